@@ -1,0 +1,42 @@
+# Verbs of this project; CI calls nothing else. `make setup` needs only python3 (3.11 or newer) and a network.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.setup-done
+TESTS ?= tests
+TEST_WORKERS ?= 2
+
+.PHONY: setup demo check test bench fmt lock clean
+
+setup: $(STAMP)
+
+$(STAMP): requirements.lock pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet "uv>=0.5"
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	touch $(STAMP)
+
+demo: setup
+	$(BIN)/teachonce demo --out demo
+
+test: setup
+	$(BIN)/python -m pytest -n $(TEST_WORKERS) $(TESTS)
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+fmt: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: setup
+	$(BIN)/python benchmarks/extraction.py
+
+lock: setup
+	$(BIN)/uv pip compile --quiet --universal --upgrade --python-version 3.11 --no-annotate --no-header \
+		--all-extras pyproject.toml --output-file requirements.lock
+
+clean:
+	rm -rf .venv build demo src/*.egg-info

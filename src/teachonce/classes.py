@@ -1,0 +1,66 @@
+"""Class spaces, and the explicit mapping between them.
+
+Data has labels 0..C-1; TFRecords of ImageNet have C = 1001, where 0 is "background" and never occurs. A model has its
+own classes, and ``offset`` is the data label of the model's class 0: 0 for AmoebaNet (1001 classes), 1 for a model of
+1000 classes. A class that the source lacks gets logit -inf, which is no probability mass at any temperature; padding
+with logit 0, as the walkthrough does, takes real mass. A class that the target lacks is dropped, which conditions the
+teacher's distribution on the classes that remain.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from teachonce.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassSpace:
+    """``num_classes`` outputs, of which output ``i`` is the data label ``i + offset``."""
+
+    num_classes: int
+    offset: int = 0
+
+    def __post_init__(self) -> None:
+        if self.num_classes < 1:
+            raise ConfigError(f"a class space of {self.num_classes} classes: at least 1 is needed")
+
+
+def resolve_offset(model_classes: int, data_classes: int | None, offset: int | None, *, model: str) -> int:
+    """The offset to use: the one given, else 0 for equal class counts and 1 where only a background class is missing.
+
+    Raises ConfigError where neither fits, because a guess would shift every label.
+    """
+    if offset is not None:
+        if data_classes is not None and not -model_classes < offset < data_classes:
+            raise ConfigError(
+                f"--offset {offset} leaves {model} ({model_classes} classes) and the data ({data_classes} classes) "
+                "with no class in common"
+            )
+        return offset
+    if data_classes is None or model_classes == data_classes:
+        return 0
+    if model_classes == data_classes - 1:
+        return 1
+    raise ConfigError(
+        f"{model} has {model_classes} classes, the data {data_classes}: say with --offset which data label is the "
+        "model's class 0, or choose a model of this data"
+    )
+
+
+def map_logits(
+    logits: NDArray[np.float32], source: ClassSpace, target: ClassSpace, missing_logit: float = -np.inf
+) -> NDArray[np.float32]:
+    """Logits [N, source classes] as [N, target classes]; classes that the source lacks get ``missing_logit``."""
+    if source == target:
+        return logits
+    mapped = np.full((*logits.shape[:-1], target.num_classes), missing_logit, np.float32)
+    shift = source.offset - target.offset
+    first = max(shift, 0)
+    last = min(source.num_classes + shift, target.num_classes)
+    if last > first:
+        mapped[..., first:last] = logits[..., first - shift : last - shift]
+    return mapped

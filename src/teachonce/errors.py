@@ -1,0 +1,70 @@
+"""Every error that a user can meet, as one tree.
+
+    TeachonceError              exit code 1: the work failed, or a check did not hold
+    ├── ConfigError             exit code 2: the command or its configuration is wrong
+    │   └── MissingExtraError   an optional dependency is not installed
+    ├── RecordError             a record, a shard or an index is damaged, missing or doubled
+    │   └── ImageError          the bytes of a record are no image that can be decoded
+    ├── LogitsError             teacher logits are not finite, of another width, or missing
+    ├── ModelError              weights or a model do not fit
+    ├── StoreError              a store is incomplete, damaged or of other data
+    │   └── PlanMismatchError   what is asked for differs from the plan that the store was begun with
+    └── CheckError              a verdict: gate, verify or a parity check did not hold
+
+A message is one line and says what was found, what was expected, where (path, record, byte offset) and what to do.
+Programmers' mistakes are ``assert``, never one of these. Each error takes one string, so it crosses a process border
+by pickling; ``at`` adds the shard's name on the way without changing the class.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Self
+
+
+class TeachonceError(Exception):
+    """Base of all errors meant for users; ``exit_code`` is what the command line returns."""
+
+    exit_code: ClassVar[int] = 1
+
+    def at(self, where: str) -> Self:
+        """The same error with ``where`` in front of its message (once)."""
+        message = str(self)
+        return self if where in message else type(self)(f"{where}: {message}")
+
+
+class ConfigError(TeachonceError):
+    """The command or its configuration is wrong."""
+
+    exit_code: ClassVar[int] = 2
+
+
+class MissingExtraError(ConfigError):
+    """An optional dependency is needed and not installed."""
+
+
+class RecordError(TeachonceError):
+    """A record, a shard or an index is damaged, missing or doubled."""
+
+
+class ImageError(RecordError):
+    """The bytes of a record are no image that can be decoded."""
+
+
+class LogitsError(TeachonceError):
+    """Teacher logits are not finite, of another width, or missing."""
+
+
+class ModelError(TeachonceError):
+    """Weights or a model do not fit."""
+
+
+class StoreError(TeachonceError):
+    """A store is incomplete, damaged or of other data."""
+
+
+class PlanMismatchError(StoreError):
+    """What is asked for differs from the plan that the store was begun with."""
+
+
+class CheckError(TeachonceError):
+    """A gate, a verification or a parity check did not hold."""

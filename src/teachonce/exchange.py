@@ -1,0 +1,97 @@
+"""The walkthrough's CSV logits, written from a store and read into one.
+
+``SPLIT-0.csv``, ``SPLIT-1.csv``, ...: a line an image, basename and then one number a class, without a header. The
+numbers are the teacher's own classes (1000 or 1001), as the walkthrough's extraction writes them; floats are written
+with the digits that bring back the same float32. About 20 kB an image, which is why a store is better.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from teachonce.codec import CODECS, codec_from_json, codec_to_json
+from teachonce.config import ImportConfig
+from teachonce.errors import ConfigError, LogitsError
+from teachonce.files import atomic_write
+from teachonce.logit_table import CsvTable
+from teachonce.progress import progress
+from teachonce.records import open_records
+from teachonce.shard_files import records_file, views_file, write_records, write_views
+from teachonce.store import Plan, Store, begin_store, finalise_store, missing_files
+from teachonce.views import CenterPolicy, policy_to_json
+
+
+def export_csv(store_path: Path, out: Path, *, num_files: int = 1, view: int = 0) -> list[Path]:
+    """Write a store's logits as ``num_files`` CSV files, file i holding the shards i, i + num_files, ...
+
+    Raises ConfigError where one of the files exists already.
+    """
+    store = Store(store_path)
+    split = store.plan.data["split"]
+    paths = [out / f"{split}-{index}.csv" for index in range(num_files)]
+    for path in paths:
+        if path.exists():
+            raise ConfigError(f"{path}: exists; choose another --out or remove it")
+    with progress("export", store.num_records, unit="records") as advance:
+        for index, path in enumerate(paths):
+            write_csv(store, path, range(index, len(store.shards), num_files), view, advance)
+    return paths
+
+
+def write_csv(
+    store: Store, path: Path, shards: range, view: int = 0, advance: Callable[[int], None] | None = None
+) -> None:
+    """Write the logits of some shards of a store as one CSV file, atomically."""
+    with atomic_write(path) as file:
+        for shard in shards:
+            logits = store.read_logits(shard, view, slice(None))
+            for filename, row in zip(store.read_filenames(shard), logits, strict=True):
+                basename = filename.rpartition("/")[2]
+                if "," in basename or "\n" in basename:
+                    raise LogitsError(f"{filename}: a name with a comma or a line break cannot go into the CSV")
+                # str of a float32 is its shortest form that reads back as the same float32.
+                file.write(f"{basename},{','.join(map(str, row))}\n".encode())
+            if advance is not None:
+                advance(len(logits))
+
+
+def import_csv(config: ImportConfig) -> None:
+    """Read ``SPLIT-*.csv`` into a store over the data whose basenames they carry.
+
+    Raises LogitsError for a missing, doubled, short or non-finite line with the image's name, and for lines of images
+    that the data does not have.
+    """
+    source = open_records(config.data, config.split)
+    data_classes = config.num_classes or (len(source.classes.names) if source.classes is not None else None)
+    table = CsvTable(config.csv, split=config.split, data_classes=data_classes, offset=config.offset)
+    if len(table) != source.num_records:
+        raise LogitsError(
+            f"{config.csv}: {len(table)} lines for {source.num_records} records in {config.data}: expected one each; "
+            "the CSV is incomplete, or of other data"
+        )
+    plan = Plan(
+        teacher={"spec": "none", "model": "csv", "lines": len(table)},
+        class_space=table.class_space,
+        data_classes=data_classes or table.class_space.num_classes + table.class_space.offset,
+        data=source.describe(),
+        policy=policy_to_json(CenterPolicy()),
+        codec=codec_to_json(CODECS[config.codec]()),
+        view_groups=((0, 0),),
+    )
+    plan = begin_store(config.out, plan, views_per_file=1)
+    missing = set(missing_files(config.out, plan))
+    codec = codec_from_json(plan.codec)
+    with progress("import", source.num_records, unit="records") as advance:
+        for shard, (name, num_records) in enumerate(plan.shards):
+            if {records_file(name), views_file(name, (0, 0))} & missing:
+                records = [(r.key, r.filename, r.label) for r in source.iter_shard(shard)]
+                keys = np.array([key for key, _, _ in records], np.uint64)
+                labels = np.array([label for _, _, label in records], np.int32)
+                logits = np.stack([table.find_logits(key=key, filename=name) for key, name, _ in records])
+                write_records(config.out / records_file(name), keys, [name for _, name, _ in records], labels)
+                write_views(config.out / views_file(name, (0, 0)), keys, codec, logits[None], None)
+            advance(num_records)
+    finalise_store(config.out, {})

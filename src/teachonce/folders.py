@@ -1,0 +1,144 @@
+"""Image folders: which images a ``SPLIT/CLASS/NAME`` tree (or a flat folder) holds, in which order.
+
+A listing of ImageNet has 1.28 million names; here it takes about 30 MB (names in one block of bytes), so that programs
+over it keep their memory small and hand parts of it to their workers. The order is by class folder, then by name, in
+code points: the same on every machine and in every locale.
+
+Images are chosen by the ending of their name and judged by their content later: a text file named .JPEG is listed here
+and refused when it is read.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from teachonce.errors import RecordError
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".pgm"})
+
+
+@dataclass(frozen=True, slots=True)
+class ImageListing:
+    """Images below ``root``: image ``i`` is ``root / folders[folder_of[i]] / name``, in one block of names."""
+
+    root: Path
+    folders: tuple[str, ...]
+    folder_of: NDArray[np.int32]
+    names: bytes
+    bounds: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.folder_of)
+
+    def basename(self, index: int) -> str:
+        """File name of an image, without its folder."""
+        return self.names[self.bounds[index] : self.bounds[index + 1]].decode()
+
+    def relative_name(self, index: int) -> str:
+        """ "CLASS/NAME" of an image; "NAME" in a flat folder."""
+        folder = self.folders[self.folder_of[index]]
+        return f"{folder}/{self.basename(index)}" if folder else self.basename(index)
+
+    def path(self, index: int) -> Path:
+        """Where an image lies."""
+        return self.root / self.relative_name(index)
+
+    def relative_names(self) -> Iterator[str]:
+        """The relative names of all images, in order."""
+        return map(self.relative_name, range(len(self)))
+
+    def select(self, indices: Sequence[int] | NDArray[np.int64]) -> ImageListing:
+        """The listing of these images, in this order."""
+        names = [self.names[self.bounds[index] : self.bounds[index + 1]] for index in indices]
+        bounds = np.cumsum([0, *map(len, names)], dtype=np.int64)
+        return ImageListing(self.root, self.folders, self.folder_of[indices], b"".join(names), bounds)
+
+    def digest(self) -> str:
+        """Hash of the relative names in order; not of what the images hold."""
+        hasher = xxhash.xxh3_128()
+        for name in self.relative_names():
+            hasher.update(name.encode() + b"\n")
+        return hasher.hexdigest()
+
+
+def find_class_folders(folder: Path) -> list[str]:
+    """Names of the folders in ``folder``, sorted; hidden ones do not count. Empty where there are none."""
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(
+                _check_name(folder, entry.name) for entry in entries if entry.is_dir() and entry.name[0] != "."
+            )
+    except OSError as error:
+        raise RecordError(f"{folder}: cannot be listed: {error.strerror or error}") from error
+
+
+def find_data_classes(images: Path, split: str) -> list[str]:
+    """Classes of the data: the folders of ``train`` where there is one, else of the split.
+
+    So a validation folder that lacks a class keeps the labels of the others.
+    """
+    train = images / "train"
+    return (find_class_folders(train) if train.is_dir() else []) or find_class_folders(images / split)
+
+
+def list_images(root: Path, folders: Sequence[str]) -> ImageListing:
+    """The images of the class folders below ``root`` (of ``root`` itself for the folder ""), sorted.
+
+    Raises RecordError for a folder without an image. Files with other endings are left out, with one warning.
+    """
+    folder_of: list[NDArray[np.int32]] = []
+    names: list[bytes] = []
+    sizes: list[int] = []
+    others: list[Path] = []
+    for number, folder in enumerate(folders):
+        found = _list_folder(root / folder, others)
+        if not found:
+            raise RecordError(
+                f"{root / folder}: holds no image ({', '.join(sorted(IMAGE_SUFFIXES))}), expected at least one; "
+                "fill the folder or remove it"
+            )
+        encoded = [name.encode() for name in found]
+        folder_of.append(np.full(len(found), number, np.int32))
+        names.append(b"".join(encoded))
+        sizes += map(len, encoded)
+    if others:
+        warnings.warn(f"{len(others)} files without an image's ending are left out, such as {others[0]}", stacklevel=2)
+    bounds = np.cumsum([0, *sizes], dtype=np.int64)
+    joined = np.concatenate(folder_of) if folder_of else np.empty(0, np.int32)
+    return ImageListing(root, tuple(folders), joined, b"".join(names), bounds)
+
+
+def _list_folder(folder: Path, others: list[Path]) -> list[str]:
+    found = []
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name[0] == ".":
+                    continue
+                if os.path.splitext(entry.name)[1].lower() not in IMAGE_SUFFIXES:  # noqa: PTH122, a Path costs 2 us
+                    if not entry.is_dir():
+                        others.append(folder / entry.name)
+                # A broken link is listed: that its image is missing must come out when it is read.
+                elif not entry.is_dir():
+                    found.append(_check_name(folder, entry.name))
+    except OSError as error:
+        raise RecordError(f"{folder}: cannot be listed: {error.strerror or error}") from error
+    return sorted(found)
+
+
+def _check_name(folder: Path, name: str) -> str:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise RecordError(f"{folder}: the name {os.fsencode(name)!r} is not UTF-8; rename it") from None
+    if "\n" in name:
+        raise RecordError(f"{folder}: the name {name!r} has a line break; rename it")
+    return name

@@ -1,0 +1,197 @@
+"""Teacher logits looked up by image: from a store (by record key) or from the walkthrough's CSV files (by basename).
+
+Both keep an index of a few bytes an image and read the logits when asked, so memory does not grow with the number of
+classes (the walkthrough's own merge keeps every logit in one dict, about 41 GB for ImageNet). A CSV line is
+``basename,logit,logit,...`` without a header. A basename that occurs twice is refused with its name: which of the two
+would be meant?
+"""
+
+from __future__ import annotations
+
+import os
+from array import array
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from teachonce.classes import ClassSpace, map_logits, resolve_offset
+from teachonce.errors import ConfigError, LogitsError
+from teachonce.store import MANIFEST_NAME, PLAN_NAME, Store
+
+
+class LogitTable(Protocol):
+    """Teacher logits in the teacher's own class space."""
+
+    class_space: ClassSpace
+
+    def __len__(self) -> int: ...
+
+    def find_logits(self, *, key: int, filename: str) -> NDArray[np.float32]:
+        """Logits [C] of an image; LogitsError naming it where there are none."""
+
+
+class MappedTable:
+    """A table's logits in the class space of the data; the classes the teacher lacks get ``background_logit``."""
+
+    def __init__(self, table: LogitTable, num_classes: int, background_logit: float) -> None:
+        self.table = table
+        self.num_classes = num_classes
+        self.background_logit = background_logit
+
+    def logits_of(self, *, key: int, filename: str) -> NDArray[np.float32]:
+        """Logits [num_classes] of an image; LogitsError naming it where there are none."""
+        logits = self.table.find_logits(key=key, filename=filename)
+        target = ClassSpace(num_classes=self.num_classes)
+        return map_logits(logits, self.table.class_space, target, self.background_logit)
+
+
+def open_logit_table(path: Path, *, split: str, num_classes: int, background_logit: float) -> MappedTable:
+    """The logits of ``path``, a store or a folder of SPLIT-*.csv, for data of ``num_classes`` (background included)."""
+    table: LogitTable
+    if (path / MANIFEST_NAME).exists() or (path / PLAN_NAME).exists():
+        store = Store(path)
+        table = StoreTable(store)
+        if store.plan.data_classes != num_classes:
+            raise ConfigError(
+                f"{path}: logits for data of {store.plan.data_classes} classes, this data has {num_classes} "
+                "(background included); give the store of this data"
+            )
+    else:
+        table = CsvTable(path, split=split, data_classes=num_classes)
+    return MappedTable(table, num_classes, background_logit)
+
+
+class StoreTable:
+    """A store's logits by record key (view 0)."""
+
+    def __init__(self, store: Store, view: int = 0) -> None:
+        self.store = store
+        self.view = view
+        self.class_space = store.class_space
+        sizes = [num_records for _, num_records in store.shards]
+        keys = [store.read_keys(shard) for shard in range(len(sizes))]
+        self._first_row = np.cumsum([0, *sizes])
+        all_keys = np.concatenate(keys)
+        self._order = np.argsort(all_keys, kind="stable")
+        self._sorted_keys = all_keys[self._order]
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def find_logits(self, *, key: int, filename: str) -> NDArray[np.float32]:
+        """Logits of the image with this key. Equal images have equal keys and equal logits, so the first will do."""
+        at = int(np.searchsorted(self._sorted_keys, np.uint64(key)))
+        if at == len(self._sorted_keys) or int(self._sorted_keys[at]) != key:
+            raise LogitsError(
+                f"{filename}: no logits in {self.store.path} (key {key:016x}): the image is missing there or changed "
+                "since; extract the teacher over this data"
+            )
+        index = int(self._order[at])
+        shard = int(np.searchsorted(self._first_row, index, side="right")) - 1
+        return self.store.read_logits(shard, self.view, [index - int(self._first_row[shard])])[0]
+
+
+class CsvTable:
+    """The walkthrough's CSV logits by basename, indexed by line and parsed when asked."""
+
+    def __init__(self, folder: Path, *, split: str, data_classes: int | None = None, offset: int | None = None) -> None:
+        self.paths = sorted(folder.glob(f"{split}-*.csv"), key=_number_in_name)
+        if not self.paths:
+            raise ConfigError(f"{folder}: neither a store nor a folder with {split}-*.csv files")
+        self._files: dict[int, int] = {}
+        # Machine integers, not Python's: ImageNet has 1.28 million lines, and memory shall stay small.
+        hashes, starts = array("Q"), array("q")
+        sizes, file_indices = array("q"), array("q")
+        num_classes = None
+        for file_index, path in enumerate(self.paths):
+            with path.open("rb") as file:
+                start = 0
+                for line_number, line in enumerate(file, 1):
+                    name, _, numbers = line.rstrip(b"\r\n").partition(b",")
+                    if name or numbers:
+                        width = numbers.count(b",") + 1 if numbers else 0
+                        num_classes = num_classes or width
+                        if width != num_classes or not name:
+                            raise LogitsError(
+                                f"{path} line {line_number} ({name.decode(errors='replace')}): {width} logits, "
+                                f"expected a name and {num_classes}; the line is cut or of another teacher"
+                            )
+                        hashes.append(_name_hash(name))
+                        file_indices.append(file_index)
+                        starts.append(start)
+                        sizes.append(len(line))
+                    start += len(line)
+        if num_classes is None:
+            raise LogitsError(f"{folder}: the {split}-*.csv files hold no line; extract the logits again")
+        unsorted = np.array(hashes, np.uint64)
+        order = np.argsort(unsorted, kind="stable")
+        self._hashes = unsorted[order]
+        self._places = np.stack([np.array(values, np.int64) for values in (file_indices, starts, sizes)], axis=1)[order]
+        self._refuse_doubles()
+        self.class_space = ClassSpace(
+            num_classes=num_classes,
+            offset=resolve_offset(num_classes, data_classes, offset, model=f"{folder}/{split}-*.csv"),
+        )
+
+    def __len__(self) -> int:
+        return len(self._hashes)
+
+    def find_logits(self, *, key: int, filename: str) -> NDArray[np.float32]:
+        """Logits of the image with this basename; LogitsError naming line and image where one is no finite number."""
+        basename = filename.rpartition("/")[2]
+        at = int(np.searchsorted(self._hashes, np.uint64(_name_hash(basename.encode()))))
+        if at == len(self._hashes) or int(self._hashes[at]) != _name_hash(basename.encode()):
+            raise LogitsError(
+                f"{filename}: no line in {self.paths[0].parent} ({len(self.paths)} files, {len(self)} lines); the CSV "
+                "is incomplete or of other data"
+            )
+        name, text = self._read_line(at)
+        assert name == basename, (name, basename)
+        try:
+            logits = np.array(text.split(","), np.float32)
+        except ValueError as error:
+            raise LogitsError(f"{self._where(at)} ({name}): {error}; expected numbers") from error
+        if not np.isfinite(logits).all():
+            bad = int(np.flatnonzero(~np.isfinite(logits))[0])
+            raise LogitsError(
+                f"{self._where(at)} ({name}): logit {bad} is {logits[bad]}, expected a finite number; extract again"
+            )
+        return logits
+
+    def _refuse_doubles(self) -> None:
+        doubled = np.flatnonzero(self._hashes[1:] == self._hashes[:-1])
+        if len(doubled):
+            at = int(doubled[0])
+            name, _ = self._read_line(at)
+            raise LogitsError(
+                f"{name}: has two lines ({self._where(at)} and {self._where(at + 1)}), expected one; "
+                f"{len(doubled)} names are doubled: remove the lines that are not meant"
+            )
+
+    def _read_line(self, at: int) -> tuple[str, str]:
+        file_index, start, size_bytes = (int(value) for value in self._places[at])
+        if file_index not in self._files:
+            self._files[file_index] = os.open(self.paths[file_index], os.O_RDONLY)
+        line = os.pread(self._files[file_index], size_bytes, start).decode()
+        name, _, numbers = line.rstrip("\r\n").partition(",")
+        return name, numbers
+
+    def _where(self, at: int) -> str:
+        file_index, start, _ = self._places[at]
+        return f"{self.paths[file_index]} byte {start}"
+
+    def __del__(self) -> None:
+        for descriptor in getattr(self, "_files", {}).values():
+            os.close(descriptor)
+
+
+def _name_hash(name: bytes) -> int:
+    return xxhash.xxh3_64_intdigest(name)
+
+
+def _number_in_name(path: Path) -> tuple[int, str]:
+    digits = path.stem.rpartition("-")[2]
+    return (int(digits) if digits.isdecimal() else -1, path.name)

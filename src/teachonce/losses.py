@@ -1,0 +1,70 @@
+"""The losses of distillation: what a student is told by labels and by stored teacher logits.
+
+The student's whole loss is ``label_weight * label_loss + kd_weight * kd_loss``; the weights belong to the trainer.
+Temperature is applied here and nowhere else, to teacher and student alike. Every function computes in float32 whatever
+comes in (bf16 has 8 bits of mantissa: a log-softmax over 1000 classes in it is off by whole percents), returns the mean
+over the batch, and passes no gradient to the teacher.
+
+Deliberately not here: losses over features, over several teachers, or over sparse logits with a tail.
+
+Hinton et al. 2015, arXiv:1503.02531 (section 2: softened targets and T^2); Szegedy et al. 2015, arXiv:1512.00567
+(section 7: label smoothing); Zhang et al. 2017, arXiv:1710.09412 (mixup). The same as plain loops: ``tests/reference.py``.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+def soften(logits: Float[Tensor, "B C"], temperature: float) -> Float[Tensor, "B C"]:
+    """softmax(logits / T) in float32; a logit of -inf (a class that the teacher lacks) is exactly 0 at any T."""
+    return torch.softmax(logits.float() / temperature, dim=1)
+
+
+def kd_loss(
+    student_logits: Float[Tensor, "B C"], teacher_logits: Float[Tensor, "B C"], temperature: float
+) -> Float[Tensor, ""]:
+    """T^2 * CE(softmax(teacher / T), softmax(student / T)), mean over the batch, in nats.
+
+    Hinton et al. 2015, section 2; T^2 keeps the gradient's scale independent of T. Differs from T^2 * KL by the
+    teacher's entropy, which has no gradient: at student = teacher the loss is T^2 times that entropy and the gradient 0.
+    Teacher logits may be -inf (not all of a row); student logits are finite.
+    """
+    return kd_loss_from_probs(student_logits, soften(teacher_logits, temperature), temperature)
+
+
+def kd_loss_from_probs(
+    student_logits: Float[Tensor, "B C"], teacher_probs: Float[Tensor, "B C"], temperature: float
+) -> Float[Tensor, ""]:
+    """``kd_loss`` for teacher probabilities that are softened already (``soften``), such as mixed ones.
+
+    Mixup mixes probabilities, not logits: a linear mix of logits is a geometric mean of distributions.
+    """
+    assert temperature > 0
+    student_log_probs = torch.log_softmax(student_logits.float() / temperature, dim=1)
+    return temperature**2 * _cross_entropy(teacher_probs.detach().float(), student_log_probs)
+
+
+def label_loss(
+    student_logits: Float[Tensor, "B C"],
+    labels: Int[Tensor, " B"] | Float[Tensor, "B C"],
+    smoothing: float = 0.0,
+) -> Float[Tensor, ""]:
+    """CE((1 - smoothing) * label + smoothing / C, softmax(student)), mean over the batch, in nats.
+
+    ``labels`` are class indices, or probabilities where labels are mixed (``label_probs``).
+    """
+    if labels.is_floating_point():
+        labels = labels.float()
+    return torch.nn.functional.cross_entropy(student_logits.float(), labels, label_smoothing=smoothing)
+
+
+def label_probs(labels: Int[Tensor, " B"], num_classes: int) -> Float[Tensor, "B {num_classes}"]:
+    """Labels as one-hot float32 rows."""
+    return torch.nn.functional.one_hot(labels, num_classes).float()
+
+
+def _cross_entropy(probs: Float[Tensor, "B C"], log_probs: Float[Tensor, "B C"]) -> Float[Tensor, ""]:
+    return -(probs * log_probs).sum(dim=1).mean()

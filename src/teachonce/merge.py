@@ -1,0 +1,133 @@
+"""Merge: TFRecords in, TFRecords with ``image/logit`` out (step 2 of the walkthrough, from a store).
+
+One record is in memory at a time, whatever the data's size; the walkthrough's own merge holds every logit of ImageNet
+in one dict (about 41 GB). Images are copied as they are. Every record's key must equal the store's at its row, so a
+missing, doubled or changed image stops the merge with its name, and the shard it lies in does not appear.
+
+A store beside the records needs no merge at all (``train --store``); this is for readers that know only TFRecords.
+Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import shutil
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from teachonce.classes import ClassSpace, map_logits
+from teachonce.config import MergeConfig
+from teachonce.errors import ConfigError, PlanMismatchError, StoreError
+from teachonce.example import decode_example, replace_feature
+from teachonce.files import atomic_write, read_json, write_json
+from teachonce.launch import num_cores, run_jobs
+from teachonce.progress import progress
+from teachonce.records import CLASSES_NAME, RecordSource, open_records, record_key
+from teachonce.store import Store, check_same_data
+from teachonce.tfrecord import TFRecordWriter, index_path, read_tfrecords, record_place, write_index
+
+PLAN_NAME = "merge.json"
+
+
+def merge(config: MergeConfig) -> None:
+    """Write each shard of the data with the store's logits inserted; shards that are whole already are kept.
+
+    Raises StoreError where data and store do not belong together, PlanMismatchError where the output was begun from
+    another store.
+    """
+    store = Store(config.store)
+    source = open_records(config.data, store.plan.data["split"])
+    if source.describe()["format"] != "tfrecord":
+        raise ConfigError(
+            f"{config.data}: merge copies TFRecords, this is a folder of images; use records --logits {config.store}"
+        )
+    check_same_data(store, source.describe())
+    if not 0 <= config.view < store.num_views:
+        raise ConfigError(f"--view {config.view}: expected 0 to {store.num_views - 1}, the views of {config.store}")
+    _begin(config, store)
+    jobs = [shard for shard, info in enumerate(source.shards) if not _shard_path(config, info.name).exists()]
+    sizes = [info.num_records for info in source.shards]
+    done = sum(sizes) - sum(sizes[shard] for shard in jobs)
+    build = partial(_ShardMerger, config, store, source)
+    with progress("merge", sum(sizes), done=done, unit="records") as advance:
+        for shard, _ in run_jobs(build, jobs, config.num_workers or num_cores()):
+            advance(sizes[shard])
+
+
+class _ShardMerger:
+    def __init__(self, config: MergeConfig, store: Store, source: RecordSource, worker_index: int) -> None:
+        self.config = config
+        self.store = store
+        self.source = source
+        self.target = ClassSpace(num_classes=store.plan.data_classes)
+
+    def __call__(self, shard: int) -> None:
+        info = self.source.shards[shard]
+        assert info.path is not None
+        path = _shard_path(self.config, info.name)
+        keys = self.store.read_keys(shard)
+        row = -1
+        with atomic_write(path) as file:
+            writer = TFRecordWriter(file)
+            for row, (offset, payload) in enumerate(read_tfrecords(info.path)):
+                where = record_place(info.path, row, offset)
+                features = decode_example(payload, {"image/encoded", "image/filename"})
+                key = record_key(features["image/encoded"][0])
+                if row >= len(keys) or key != int(keys[row]):
+                    raise StoreError(f"{where}: {self._explain(shard, row, key, features)}")
+                logits = map_logits(
+                    self.store.read_logits(shard, self.config.view, [row]),
+                    self.store.class_space,
+                    self.target,
+                    self.config.background_logit,
+                )[0]
+                writer.write(replace_feature(payload, "image/logit", logits))
+            if row + 1 != len(keys):
+                missing = self.store.read_filenames(shard)[row + 1]
+                raise StoreError(f"{info.path}: ends before {missing}, which the store has; the shard was shortened")
+        write_index(index_path(path), writer.index)
+
+    def _explain(self, shard: int, row: int, key: int, features: dict) -> str:
+        keys = self.store.read_keys(shard)
+        names = self.store.read_filenames(shard)
+        found = bytes(features["image/filename"][0]).decode(errors="replace") if "image/filename" in features else "?"
+        places = np.flatnonzero(keys == np.uint64(key))
+        expected = f"{names[row]} (key {int(keys[row]):016x})" if row < len(keys) else "no further image"
+        if len(places) == 0:
+            reason = "it is not in the store's shard: changed since extraction, or added"
+        elif places[0] < row:
+            reason = f"it is doubled, the store has it at row {places[0]} already"
+        else:
+            reason = f"{names[row]} is missing here, the images between were removed or reordered"
+        return f"{found} (key {key:016x}), the store has {expected}: {reason}; extract over this data"
+
+
+def _begin(config: MergeConfig, store: Store) -> None:
+    plan = {
+        "store": store.fingerprint,
+        "view": config.view,
+        "background_logit": str(config.background_logit),
+        "num_classes": store.plan.data_classes,
+    }
+    plan_path = config.out / PLAN_NAME
+    if config.out.resolve() == config.data.resolve():
+        raise ConfigError(f"--out {config.out}: is the data itself; choose another folder")
+    if plan_path.exists():
+        old = read_json(plan_path)
+        differences = [f"{key} was {old.get(key)}, now {value}" for key, value in plan.items() if old.get(key) != value]
+        if differences:
+            raise PlanMismatchError(
+                f"{config.out}: begun by another merge: {'; '.join(differences)}; choose another --out"
+            )
+        return
+    if config.out.exists() and (not config.out.is_dir() or any(config.out.iterdir())):
+        raise ConfigError(f"--out {config.out}: exists and is not empty; choose another folder")
+    write_json(plan_path, plan)
+    classes = config.data / CLASSES_NAME
+    if classes.exists():
+        shutil.copyfile(classes, config.out / CLASSES_NAME)
+
+
+def _shard_path(config: MergeConfig, name: str) -> Path:
+    return config.out / name

@@ -1,0 +1,347 @@
+"""Records: TFRecord shards and image folders behind one interface.
+
+A record is one source example: its encoded image, label and file name, and a key, the 64-bit hash of the encoded bytes,
+by which teacher logits are joined to it. A source is cut into shards, the unit of all offline work; a folder is cut
+into virtual ones of ``FOLDER_SHARD_RECORDS`` images. Labels are those of the data: 1-based with background 0 in
+TFRecords of this project, 0-based in folders.
+
+Shards are read sequentially (``iter_shard``) or by row (``read_record``); TFRecord checksums are checked both ways.
+Images are not decoded here. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from abc import ABC, abstractmethod
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from teachonce.errors import ConfigError, LogitsError, RecordError
+from teachonce.example import Buffer, decode_example
+from teachonce.files import read_json, write_json
+from teachonce.folders import find_class_folders, find_data_classes, list_images
+from teachonce.tfrecord import TFRecordFile, read_tfrecords, record_place
+
+CLASSES_NAME = "classes.json"
+FOLDER_SHARD_RECORDS = 1024
+MAX_OPEN_SHARDS = 128
+"""Shards that a source keeps open in a process; ImageNet has 1024, which is the usual limit of open files."""
+
+_FEATURES = ("image/encoded", "image/class/label", "image/filename")
+_SHARD_NAME = re.compile(r"(.+)-(\d{5,})-of-(\d{5,})")
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One source example; ``where`` names it in messages, ``logits`` [C] are there only when asked for."""
+
+    encoded: bytes
+    label: int
+    filename: str
+    key: int
+    where: str
+    logits: NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True)
+class ShardInfo:
+    """A shard by name, such as train-00000-of-00008; ``path`` is None for the virtual shards of a folder."""
+
+    name: str
+    path: Path | None
+    num_records: int
+    num_bytes: int
+
+
+@dataclass(frozen=True)
+class ClassTable:
+    """Name and human text of every label, background (label 0) included where the data has one."""
+
+    names: tuple[str, ...]
+    texts: tuple[str, ...]
+    has_background: bool
+
+
+class RecordSource(ABC):
+    """The records of one split, cut into shards; picklable, and safe to read from several threads."""
+
+    split: str
+    shards: tuple[ShardInfo, ...]
+    classes: ClassTable | None
+    format: str
+
+    @property
+    def num_records(self) -> int:
+        """Records over all shards."""
+        return sum(shard.num_records for shard in self.shards)
+
+    @abstractmethod
+    def read_record(self, shard: int, row: int, *, with_logits: bool = False) -> Record:
+        """One record by row; RecordError where it is damaged, LogitsError where it lacks the logits asked for."""
+
+    @abstractmethod
+    def iter_shard(self, shard: int, *, with_logits: bool = False) -> Iterator[Record]:
+        """The records of a shard in order, streaming; raises as ``read_record``."""
+
+    def describe(self) -> dict[str, Any]:
+        """What identifies the data in a plan: split, format, and name, records and bytes of each shard."""
+        shards = [[shard.name, shard.num_records, shard.num_bytes] for shard in self.shards]
+        return {"split": self.split, "format": self.format, "shards": shards}
+
+
+def record_key(encoded: bytes | memoryview) -> int:
+    """The record key: xxh3 of the encoded image bytes, 0 to 2^64 - 1."""
+    return xxhash.xxh3_64_intdigest(encoded)
+
+
+def shard_name(split: str, index: int, count: int) -> str:
+    """Name of a shard, as TensorFlow's readers expect it: train-00000-of-01024."""
+    return f"{split}-{index:05d}-of-{count:05d}"
+
+
+def find_shards(data: Path, split: str) -> list[Path]:
+    """The TFRecord shards of a split in order, [] where there are none.
+
+    Raises RecordError where some are missing or shards of two different counts lie side by side.
+    """
+    found: dict[int, dict[int, Path]] = {}
+    for path in data.iterdir():
+        match = _SHARD_NAME.fullmatch(path.name)
+        if match and match[1] == split and path.is_file():
+            found.setdefault(int(match[3]), {})[int(match[2])] = path
+    if not found:
+        return []
+    if len(found) > 1:
+        counts = " and ".join(f"-of-{count:05d}" for count in sorted(found))
+        raise RecordError(f"{data}: {split} shards of several sets ({counts}), expected one; remove what is left over")
+    ((count, paths),) = found.items()
+    missing = [index for index in range(count) if index not in paths]
+    if missing or len(paths) != count:
+        raise RecordError(
+            f"{data}: {len(paths)} of {count} {split} shards"
+            + (f", {shard_name(split, missing[0], count)} is missing" if missing else "")
+            + "; finish the conversion or copy again"
+        )
+    return [paths[index] for index in range(count)]
+
+
+def find_splits(data: Path) -> list[str]:
+    """The splits that ``data`` holds, as shards or as folders of class folders."""
+    splits = set()
+    for path in data.iterdir():
+        match = _SHARD_NAME.fullmatch(path.name)
+        if match and path.is_file():
+            splits.add(match[1])
+        elif path.is_dir() and path.name[0] != "." and find_class_folders(path):
+            splits.add(path.name)
+    return sorted(splits)
+
+
+def open_records(data: Path, split: str) -> RecordSource:
+    """The records of a split: its TFRecord shards, else its class folders.
+
+    Raises ConfigError where there is neither, RecordError where what is there is incomplete.
+    """
+    if not data.is_dir():
+        raise ConfigError(f"{data}: no such folder; expected TFRecord shards or SPLIT/CLASS folders of images")
+    paths = find_shards(data, split)
+    if paths:
+        return TFRecordSource(data, split, paths)
+    if (data / split).is_dir():
+        return FolderSource(data, split)
+    others = find_splits(data)
+    found = f"only {', '.join(others)}" if others else "no records at all"
+    raise ConfigError(
+        f"{data}: {found}, expected {split}-NNNNN-of-NNNNN shards or {split}/CLASS folders of images; "
+        "give another --split or folder"
+    )
+
+
+def write_classes(data: Path, classes: ClassTable) -> None:
+    """Keep the class table beside the shards."""
+    value = {"names": classes.names, "texts": classes.texts, "has_background": classes.has_background}
+    write_json(data / CLASSES_NAME, value)
+
+
+def read_classes(data: Path) -> ClassTable | None:
+    """The class table beside the shards; None where there is none, as with records made elsewhere."""
+    path = data / CLASSES_NAME
+    if not path.exists():
+        return None
+    value = read_json(path)
+    try:
+        table = ClassTable(tuple(value["names"]), tuple(value["texts"]), bool(value["has_background"]))
+    except (KeyError, TypeError) as error:
+        raise RecordError(f"{path}: expected names, texts and has_background ({error!r}); make it again") from error
+    if len(table.names) != len(table.texts) or not table.names:
+        raise RecordError(f"{path}: {len(table.names)} names and {len(table.texts)} texts; make it again")
+    return table
+
+
+def decode_tfrecord(
+    payload: Buffer, where: str, *, with_logits: bool = False, num_classes: int | None = None
+) -> Record:
+    """The record that a serialised Example holds.
+
+    Raises RecordError without image or label or with a label outside ``num_classes``, LogitsError where logits are
+    asked for and missing, of another width, NaN or +inf (-inf is a class without mass).
+    """
+    try:
+        features = decode_example(payload, (*_FEATURES, "image/logit") if with_logits else _FEATURES)
+    except RecordError as error:
+        raise error.at(where) from error
+    encoded = _single(features.get("image/encoded"), bytes, "image/encoded", where)
+    label = int(_single(features.get("image/class/label"), np.int64, "image/class/label", where))
+    if label < 0 or (num_classes is not None and label >= num_classes):
+        expected = "0 or more" if num_classes is None else f"0 to {num_classes - 1}"
+        raise RecordError(f"{where}: label {label}, expected {expected}; the record is damaged or of other classes")
+    filename = features.get("image/filename")
+    name = filename[0].decode(errors="replace") if isinstance(filename, list) and filename else ""
+    logits = _check_logits(features.get("image/logit"), where, num_classes) if with_logits else None
+    return Record(encoded, label, name, record_key(encoded), where, logits)
+
+
+def _single(values: Any, kind: type, name: str, where: str) -> Any:
+    if values is None or len(values) == 0:
+        raise RecordError(f"{where}: no {name}, which every record must have; write the record again")
+    if len(values) > 1 or not isinstance(values[0], kind):
+        found = f"{len(values)} values of {type(values[0]).__name__}"
+        raise RecordError(f"{where}: {name} holds {found}, expected one of {kind.__name__}; write the record again")
+    return values[0]
+
+
+def _check_logits(logits: Any, where: str, num_classes: int | None) -> NDArray[np.float32]:
+    if logits is None or len(logits) == 0:
+        raise LogitsError(f"{where}: no image/logit; insert logits with merge, or give a --store")
+    if not isinstance(logits, np.ndarray) or logits.dtype != np.float32:
+        raise LogitsError(f"{where}: image/logit is no list of floats; insert the logits again")
+    if num_classes is not None and len(logits) != num_classes:
+        raise LogitsError(
+            f"{where}: image/logit has {len(logits)} classes, the data {num_classes}; insert logits of this data"
+        )
+    bad = np.flatnonzero(np.isnan(logits) | np.isposinf(logits))
+    if len(bad):
+        raise LogitsError(f"{where}: logit {bad[0]} is {logits[bad[0]]}, expected a number; insert the logits again")
+    if np.isneginf(logits).all():
+        raise LogitsError(f"{where}: all {len(logits)} logits are -inf: no class has mass; insert the logits again")
+    return logits
+
+
+class TFRecordSource(RecordSource):
+    """TFRecord shards of ``tf.train.Example``."""
+
+    format = "tfrecord"
+
+    def __init__(self, data: Path, split: str, paths: list[Path]) -> None:
+        self.split = split
+        self.classes = read_classes(data)
+        self._files = [TFRecordFile(path) for path in paths]
+        self.shards = tuple(
+            ShardInfo(path.name, path, len(file), path.stat().st_size)
+            for path, file in zip(paths, self._files, strict=True)
+        )
+        self._num_classes = None if self.classes is None else len(self.classes.names)
+        self._prepare()
+
+    def _prepare(self) -> None:
+        self._open: OrderedDict[int, None] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name not in ("_open", "_lock")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._prepare()
+
+    def read_record(self, shard: int, row: int, *, with_logits: bool = False) -> Record:
+        """One record by row; RecordError where it is damaged, LogitsError where it lacks the logits asked for."""
+        file = self._files[shard]
+        with self._lock:
+            self._open[shard] = None
+            self._open.move_to_end(shard)
+            if len(self._open) > MAX_OPEN_SHARDS:
+                self._files[self._open.popitem(last=False)[0]].close()
+        payload = file.read(row)
+        where = record_place(file.path, row, file.offset(row))
+        return decode_tfrecord(payload, where, with_logits=with_logits, num_classes=self._num_classes)
+
+    def iter_shard(self, shard: int, *, with_logits: bool = False) -> Iterator[Record]:
+        """The records of a shard in order, streaming; raises as ``read_record``."""
+        path = self._files[shard].path
+        for row, (offset, payload) in enumerate(read_tfrecords(path)):
+            where = record_place(path, row, offset)
+            yield decode_tfrecord(payload, where, with_logits=with_logits, num_classes=self._num_classes)
+
+
+class FolderSource(RecordSource):
+    """A folder of class folders of images, ``SPLIT/CLASS/NAME``; file names are "CLASS/NAME", as names alone collide.
+
+    Opening it asks for the size of every file, which identifies the data in a plan.
+    """
+
+    format = "folder"
+
+    def __init__(self, data: Path, split: str) -> None:
+        self.split = split
+        names = find_data_classes(data, split)
+        folders = find_class_folders(data / split)
+        if not folders:
+            raise RecordError(f"{data / split}: no class folders, expected {split}/CLASS/NAME.jpg")
+        unknown = sorted(set(folders) - set(names))
+        if unknown:
+            raise RecordError(
+                f"{data / split / unknown[0]}: a class that {data / 'train'} does not have ({len(names)} classes); "
+                "rename or remove the folder"
+            )
+        self.classes = ClassTable(tuple(names), tuple(names), has_background=False)
+        self._listing = list_images(data / split, folders)
+        labels = {name: label for label, name in enumerate(names)}
+        self._labels = [labels[folder] for folder in folders]
+        count = -(-len(self._listing) // FOLDER_SHARD_RECORDS)
+        starts = range(0, len(self._listing), FOLDER_SHARD_RECORDS)
+        self.shards = tuple(
+            self._describe_shard(shard_name(split, index, count), start) for index, start in enumerate(starts)
+        )
+
+    def _describe_shard(self, name: str, start: int) -> ShardInfo:
+        rows = range(start, min(start + FOLDER_SHARD_RECORDS, len(self._listing)))
+        num_bytes = 0
+        for index in rows:
+            path = self._listing.path(index)
+            try:
+                num_bytes += path.stat().st_size
+            except OSError as error:
+                raise _unreadable(path, error) from error
+        return ShardInfo(name, None, len(rows), num_bytes)
+
+    def read_record(self, shard: int, row: int, *, with_logits: bool = False) -> Record:
+        """One record by row; LogitsError where logits are asked for, which a folder cannot hold."""
+        assert 0 <= row < self.shards[shard].num_records, f"row {row} of {self.shards[shard]}"
+        index = shard * FOLDER_SHARD_RECORDS + row
+        path = self._listing.path(index)
+        if with_logits:
+            raise LogitsError(f"{path}: an image file holds no logits; give a --store")
+        try:
+            encoded = path.read_bytes()
+        except OSError as error:
+            raise _unreadable(path, error) from error
+        label = self._labels[self._listing.folder_of[index]]
+        return Record(encoded, label, self._listing.relative_name(index), record_key(encoded), str(path))
+
+    def iter_shard(self, shard: int, *, with_logits: bool = False) -> Iterator[Record]:
+        """The records of a shard in order; raises as ``read_record``."""
+        for row in range(self.shards[shard].num_records):
+            yield self.read_record(shard, row, with_logits=with_logits)
+
+
+def _unreadable(path: Path, error: OSError) -> RecordError:
+    return RecordError(f"{path}: cannot be read: {error.strerror or error}; restore the image and start again")

@@ -1,0 +1,166 @@
+"""Verify: a verdict on a store, against its data and its teacher.
+
+Three checks, each named in the verdict. ``files``: every byte of the store is the one in the manifest. ``keys``: every
+record of the data has the key at its row. ``logits``: for a sample of records, fresh teacher logits agree with the
+stored ones within the codec's bound plus the arithmetic's tolerance; the record that lies furthest out is named.
+
+The arithmetic's tolerance comes from the dtype: a network is a long chain of sums whose order changes with batch
+size, threads and device, so relative to the row's largest logit a few thousand units of the last place are allowed in
+float32 and a few in the half precisions.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from teachonce.config import VerifyConfig
+from teachonce.dataset import check_key, decode_record
+from teachonce.errors import CheckError, ConfigError, TeachonceError
+from teachonce.models import Classifier, load_model
+from teachonce.progress import progress
+from teachonce.records import Record, RecordSource, open_records
+from teachonce.rng import generator
+from teachonce.store import Store, check_same_data
+from teachonce.views import CenterPolicy, apply_view
+
+RELATIVE_TOLERANCE = {"float32": 2.0**-12, "bf16": 2.0**-5, "fp16": 2.0**-8}
+
+
+@dataclass
+class Verdict:
+    """Whether a store is sound, why not, and what was checked."""
+
+    is_sound: bool = False
+    reason: str = ""
+    num_files: int = 0
+    num_keys: int = 0
+    num_logits: int = 0
+    """Records whose logits were computed afresh."""
+    largest_error: float | None = None
+    """Largest |fresh - stored| logit of the sample."""
+    largest_excess: float | None = None
+    """Largest ratio of an error to what codec and arithmetic allow; above 1 is unsound."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The verdict as JSON values."""
+        return asdict(self)
+
+
+def verify(config: VerifyConfig) -> Verdict:
+    """Check a store. What does not hold is in the verdict; only a wrong command raises (ConfigError)."""
+    verdict = Verdict()
+    try:
+        _check(config, verdict)
+    except ConfigError:
+        raise
+    except TeachonceError as error:
+        verdict.reason = str(error)
+        return verdict
+    verdict.is_sound = True
+    verdict.reason = "sound"
+    return verdict
+
+
+def check_keys(store: Store, source: RecordSource) -> int:
+    """Compare the key of every record with the store's; StoreError for the first that differs. Returns their number."""
+    with progress("verify", source.num_records, unit="records") as advance:
+        for shard, info in enumerate(source.shards):
+            for row, record in enumerate(source.iter_shard(shard)):
+                check_key(store, shard, row, record)
+            advance(info.num_records)
+    return source.num_records
+
+
+def check_logits(
+    store: Store, source: RecordSource, teacher: Classifier, sample: list[tuple[int, int, int]], batch_size: int
+) -> tuple[float, float]:
+    """Compare fresh logits of a sample of (shard, row, view) with the stored ones: (largest error, largest excess).
+
+    Raises CheckError naming the record that lies furthest out, when it lies beyond codec and arithmetic.
+    """
+    tolerance = RELATIVE_TOLERANCE[store.plan.teacher["precision"]]
+    largest_error, largest_excess, worst = 0.0, 0.0, ""
+    for start in range(0, len(sample), batch_size):
+        chosen = sample[start : start + batch_size]
+        records = [source.read_record(shard, row) for shard, row, _ in chosen]
+        pixels = [_read_pixels(store, teacher, record, place) for record, place in zip(records, chosen, strict=True)]
+        fresh = teacher.logits(torch.from_numpy(np.stack(pixels))).cpu().numpy()
+        stored = np.concatenate([store.read_logits(shard, view, [row]) for shard, row, view in chosen])
+        allowed = store.codec.error_bound(fresh) + tolerance * np.abs(fresh).max(axis=1, keepdims=True) + 1e-6
+        errors = np.abs(fresh.astype(np.float64) - stored)
+        # A NaN, fresh or stored, must not pass as a comparison that is merely false.
+        excess = np.where(np.isfinite(errors), errors / allowed, np.inf).max(axis=1)
+        largest_error = max(largest_error, float(errors.max()))
+        at = int(excess.argmax())
+        if excess[at] > largest_excess:
+            largest_excess = float(excess[at])
+            worst = (
+                f"{records[at].where} ({records[at].filename}) view {chosen[at][2]}: fresh and stored logits differ by "
+                f"{errors[at].max():.4g}, {excess[at]:.1f} times what codec {store.codec.name} and "
+                f"{store.plan.teacher['precision']} allow"
+            )
+    if largest_excess > 1:
+        raise CheckError(f"{worst}: another decoder, library or device? or the store was changed; extract again")
+    return largest_error, largest_excess
+
+
+def _check(config: VerifyConfig, verdict: Verdict) -> None:
+    store = Store(config.store)
+    verdict.num_files = store.check_files()
+    source = open_records(config.data, store.plan.data["split"])
+    check_same_data(store, source.describe())
+    verdict.num_keys = check_keys(store, source)
+    if config.samples == 0 or config.teacher == "none":
+        return
+    spec = config.teacher or store.plan.teacher["spec"]
+    if spec == "none":
+        print("verify: logits imported from CSV, no teacher to ask; give --teacher to compare", file=sys.stderr)
+        return
+    teacher = load_model(spec, device=config.device, precision=store.plan.teacher.get("precision", "float32"))
+    _check_teacher(store, teacher)
+    sample = _draw_sample(store, config)
+    verdict.num_logits = len(sample)
+    verdict.largest_error, verdict.largest_excess = check_logits(store, source, teacher, sample, config.batch_size)
+
+
+def _check_teacher(store: Store, teacher: Classifier) -> None:
+    for field, found in (
+        ("weights_sha256", teacher.weights_sha256),
+        ("preprocessing", teacher.preprocessing.to_json()),
+    ):
+        expected = store.plan.teacher.get(field)
+        if expected is not None and found != expected:
+            raise CheckError(f"{store.path}: {field} of the teacher was {expected}, now {found}: another teacher")
+    if teacher.num_classes != store.class_space.num_classes:
+        raise CheckError(
+            f"{store.path}: logits of {store.class_space.num_classes} classes, the teacher has {teacher.num_classes}"
+        )
+
+
+def _read_pixels(store: Store, teacher: Classifier, record: Record, place: tuple[int, int, int]) -> NDArray[Any]:
+    shard, row, view_index = place
+    image = decode_record(record)
+    if isinstance(store.policy, CenterPolicy):
+        return teacher.preprocessing.apply(image)
+    view = store.read_views(shard, view_index, [row])[0]
+    return apply_view(image, view, teacher.preprocessing.size_px, teacher.preprocessing.interpolation)
+
+
+def _draw_sample(store: Store, config: VerifyConfig) -> list[tuple[int, int, int]]:
+    rng = generator(config.seed, "verify")
+    total = store.num_records * store.num_views
+    # choice without replacement would permute all of ImageNet's views for a few hundred; doubles are harmless here.
+    flat = np.unique(rng.integers(0, total, config.samples)) if config.samples < total else np.arange(total)
+    first_rows = np.cumsum([0, *(num_records for _, num_records in store.shards)])
+    views, indices = np.divmod(flat, store.num_records)
+    shards = np.searchsorted(first_rows, indices, side="right") - 1
+    return [
+        (int(shard), int(index - first_rows[shard]), int(view))
+        for shard, index, view in zip(shards, indices, views, strict=True)
+    ]
