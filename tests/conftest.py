@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
 from jaxtyping import install_import_hook
+
+# Small tensors on a busy machine: threads that spin while they wait for a core cost ten times what they bring.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Shapes and dtypes in signatures are checked wherever a test calls these modules.
 install_import_hook(["teachonce.losses", "teachonce.mixup", "teachonce.metrics"], "beartype.beartype")
@@ -39,3 +43,30 @@ def imagenet_sample(shared_data: Path, tmp_path_factory: pytest.TempPathFactory)
     with tarfile.open(archive) as file:
         file.extractall(folder, filter="data")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tensorflow() -> Any:
+    """The module, imported only by the tests that compare with it: that takes seconds."""
+    return pytest.importorskip("tensorflow")
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with 96 training and 48 validation images of handwritten digits, 16 px."""
+    from small_data import write_digits
+
+    return write_digits(tmp_path_factory.mktemp("digits"))
+
+
+@pytest.fixture(scope="session")
+def digits_store(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store (policy center) over ``digits``."""
+    from small_data import teacher_logits, write_store
+
+    from teachonce.records import open_records
+
+    source = open_records(digits, "train")
+    path = tmp_path_factory.mktemp("store") / "digits"
+    write_store(path, source, teacher_logits(source), offset=0)
+    return path

@@ -10,7 +10,7 @@ from functools import partial
 import pytest
 
 from teachonce.errors import RecordError, TeachonceError
-from teachonce.launch import run_jobs, take_part
+from teachonce.launch import count_done, run_jobs, take_part
 
 
 class Squarer:
@@ -23,6 +23,7 @@ class Squarer:
             raise RecordError(f"job {job} is bad").at("shard-7")
         if job == -9:
             os.kill(os.getpid(), signal.SIGKILL)
+        count_done(10)
         return job * job, self.worker_index
 
 
@@ -35,6 +36,13 @@ def test_every_job_is_done_once(num_workers):
     results = dict(run_jobs(partial(Squarer, None), list(range(7)), num_workers))
     assert {job: square for job, (square, _) in results.items()} == {job: job * job for job in range(7)}
     assert {worker for _, worker in results.values()} <= set(range(num_workers))
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_what_the_jobs_count_arrives(num_workers):
+    counts = []
+    assert len(list(run_jobs(partial(Squarer, None), list(range(7)), num_workers, counts.append))) == 7
+    assert sum(counts) == 70
 
 
 @pytest.mark.parametrize("num_workers", [1, 2])

@@ -36,7 +36,8 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
     """Batches of (record index, epoch): a permutation by (seed, epoch), split exactly over ranks.
 
     Every record occurs once an epoch over all ranks together, and every rank makes the same number of steps; a rest
-    too small to give each rank a record joins the last batch. ``batch_size`` is that of one rank.
+    too small to give each rank a record joins the last batch. ``batch_size`` is that of one rank. ``drop_last`` leaves
+    the records of an incomplete last batch out (others each epoch), unless there is no other batch.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         seed: int = 0,
         epoch: int = 0,
         shuffle: bool = True,
+        drop_last: bool = False,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
@@ -57,6 +59,7 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         self.seed = seed
         self.epoch = epoch
         self.shuffle = shuffle
+        self.drop_last = drop_last
         self.rank = rank
         self.world_size = world_size
 
@@ -66,7 +69,7 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
 
     def __len__(self) -> int:
         full, rest = divmod(self.num_records, self.batch_size * self.world_size)
-        return full + (rest >= self.world_size or full == 0)
+        return full + (full == 0 or (rest >= self.world_size and not self.drop_last))
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         order = np.arange(self.num_records)
@@ -74,8 +77,9 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
             order = generator(self.seed, "order", self.epoch).permutation(self.num_records)
         step_records = self.batch_size * self.world_size
         num_steps = len(self)
+        end = num_steps * step_records if self.drop_last else self.num_records
         for step in range(num_steps):
-            last = self.num_records if step == num_steps - 1 else (step + 1) * step_records
+            last = end if step == num_steps - 1 else (step + 1) * step_records
             mine = order[step * step_records : last][self.rank :: self.world_size]
             yield [(int(index), self.epoch) for index in mine]
 
@@ -297,5 +301,5 @@ def check_key(store: Store, shard: int, row: int, record: Record) -> None:
         )
 
 
-def _as_is(batch: Batch) -> Batch:
+def _as_is(batch: Any) -> Any:
     return batch

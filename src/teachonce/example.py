@@ -1,8 +1,8 @@
 """``tf.train.Example`` to and from bytes, without TensorFlow or a protobuf library.
 
 An Example is a map from names to lists of bytes, floats or integers (tensorflow/core/example/feature.proto). What is
-written equals protobuf's deterministic serialisation byte for byte: entries sorted by name, numbers packed. What is
-read may be in any order, packed or not; of two entries with one name the last counts, as in protobuf.
+written has its entries sorted by name and its numbers packed, byte for byte as protobuf's deterministic serialisation.
+What is read may be in any order, packed or not; of two entries with one name the last counts, as in protobuf.
 
 The image is nearly all of a record, so reading walks the wire format and copies only the features asked for, once;
 ``replace_feature`` changes one feature and copies the rest as it is. Only what Example needs is here: this is no

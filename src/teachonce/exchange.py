@@ -21,6 +21,7 @@ from teachonce.progress import progress
 from teachonce.records import open_records
 from teachonce.shard_files import records_file, views_file, write_records, write_views
 from teachonce.store import Plan, Store, begin_store, finalise_store, missing_files
+from teachonce.versions import library_versions
 from teachonce.views import CenterPolicy, policy_to_json
 
 
@@ -94,4 +95,4 @@ def import_csv(config: ImportConfig) -> None:
                 write_records(config.out / records_file(name), keys, [name for _, name, _ in records], labels)
                 write_views(config.out / views_file(name, (0, 0)), keys, codec, logits[None], None)
             advance(num_records)
-    finalise_store(config.out, {})
+    finalise_store(config.out, library_versions())

@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,7 +32,8 @@ from teachonce.errors import ConfigError, LogitsError, RecordError, TeachonceErr
 from teachonce.files import remove_temporaries
 from teachonce.gate import check_gate
 from teachonce.launch import num_cores, run_jobs, take_part
-from teachonce.models import Classifier, load_model, parse_model_spec
+from teachonce.model_spec import ModelSpec, parse_model_spec
+from teachonce.models import Classifier, load_model, resolve_device
 from teachonce.preprocessing import Preprocessing
 from teachonce.progress import progress
 from teachonce.records import Record, RecordSource, open_records
@@ -47,6 +48,7 @@ from teachonce.store import (
     group_views,
     missing_files,
 )
+from teachonce.versions import library_versions
 from teachonce.views import (
     CenterPolicy,
     CropPolicy,
@@ -77,12 +79,13 @@ def extract(config: ExtractConfig) -> bool:
     RecordError, LogitsError or StoreError, with the place, for what is wrong with a record, the teacher or a file.
     """
     source = open_records(config.data, config.split)
-    device = _worker_device(config.device, 0, 1)
-    teacher = load_model(config.teacher, device=device, precision=config.precision, compile=config.compile)
+    teacher = load_model(config.teacher, device=config.device, precision=config.precision, compile=config.compile)
     plan = begin_store(config.out, build_plan(config, source, teacher), config.views_per_file)
-    units = take_part(missing_units(config.out, plan), *config.worker_part())
+    missing = missing_units(config.out, plan)
+    # Parts are taken of all units, not of the missing ones: those shrink while other workers are at it.
+    units = [unit for unit in take_part(all_units(plan), *config.worker_part()) if unit in missing]
     _say(
-        f"{config.out}: {_count_units(plan) - len(missing_units(config.out, plan))} of {_count_units(plan)} units done"
+        f"{config.out}: {_count_units(plan) - len(missing)} of {_count_units(plan)} units done, {len(units)} to do here"
     )
     if units:
         if config.gate_samples:
@@ -108,7 +111,7 @@ def build_plan(config: ExtractConfig, source: RecordSource, teacher: Classifier)
     return Plan(
         teacher={
             "spec": config.teacher,
-            "model": parse_model_spec(config.teacher).identity,
+            "model": teacher_identity(parse_model_spec(config.teacher)),
             "weights_sha256": teacher.weights_sha256,
             "precision": config.precision,
             "preprocessing": teacher.preprocessing.to_json(),
@@ -122,27 +125,27 @@ def build_plan(config: ExtractConfig, source: RecordSource, teacher: Classifier)
     )
 
 
-def missing_units(path: Path, plan: Plan) -> list[Unit]:
-    """The units whose files are not all there, views first: all shards of the first group, then of the next."""
+def all_units(plan: Plan) -> list[Unit]:
+    """The units of a plan, views first: all shards of the first group of views, then of the next."""
+    return [Unit(shard, group) for group in plan.view_groups for shard in range(len(plan.shards))]
+
+
+def missing_units(path: Path, plan: Plan) -> set[Unit]:
+    """The units whose files are not all there."""
     missing = set(missing_files(path, plan))
-    return [
-        Unit(shard, group)
-        for group in plan.view_groups
-        for shard, (name, _) in enumerate(plan.shards)
-        if views_file(name, group) in missing or records_file(name) in missing
-    ]
+    names = [name for name, _ in plan.shards]
+    return {
+        unit
+        for unit in all_units(plan)
+        if views_file(names[unit.shard], unit.group) in missing or records_file(names[unit.shard]) in missing
+    }
 
 
-def library_versions() -> dict[str, str]:
-    """Versions of what makes pixels and logits, for the manifest."""
-    names = ("teachonce", "torch", "torchvision", "timm", "pillow", "numpy", "pyarrow", "onnxruntime", "tensorflow")
-    found = {"python": sys.version.split()[0]}
-    for name in names:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+def teacher_identity(spec: ModelSpec) -> str:
+    """What a SPEC names, wherever its files lie; the weights themselves are identified by their hash."""
+    name = f":{spec.name}" if spec.kind in ("timm", "torchvision") else ""
+    outputs = [f",{key}={spec.options[key]}" for key in ("signature", "output", "probs") if key in spec.options]
+    return spec.kind + name + "".join(outputs)
 
 
 class ViewReader:
@@ -153,7 +156,7 @@ class ViewReader:
         self.seed = seed
         self.preprocessing = preprocessing
 
-    def read_views(self, record: Record, group: tuple[int, int]) -> tuple[list[NDArray], list[View]]:
+    def read_views(self, record: Record, group: tuple[int, int]) -> tuple[list[NDArray[Any]], list[View]]:
         """(pixels [H, W, 3] of each view of the group, the views drawn: none for ``center``); one decode."""
         image = decode_record(record)
         if isinstance(self.policy, CenterPolicy):
@@ -167,6 +170,60 @@ class ViewReader:
         ]
         size_px, interpolation = self.preprocessing.size_px, self.preprocessing.interpolation
         return [apply_view(image, view, size_px, interpolation) for view in views], views
+
+
+class TeacherQueue:
+    """Collects pixels into batches, asks the teacher, and keeps one batch in flight so that copies overlap."""
+
+    def __init__(self, teacher: Classifier, batch_size: int, total: int) -> None:
+        self.teacher = teacher
+        self.batch_size = batch_size
+        self.logits = np.empty((total, teacher.num_classes), np.float32)
+        self._num_done = 0
+        self._pixels: list[NDArray[Any]] = []
+        self._records: list[Record] = []
+        self._in_flight: tuple[torch.Tensor, list[Record]] | None = None
+
+    def put(self, pixels: NDArray[Any], record: Record) -> None:
+        """Add the pixels of one view; runs the teacher when a batch is full."""
+        self._pixels.append(pixels)
+        self._records.append(record)
+        if len(self._pixels) == self.batch_size:
+            self._ask()
+
+    def finish(self) -> NDArray[np.float32]:
+        """Ask for the rest and return all logits [total, C] in the order of ``put``."""
+        if self._pixels:
+            self._ask()
+        self._collect()
+        assert self._num_done == len(self.logits)
+        return self.logits
+
+    def _ask(self) -> None:
+        batch = torch.from_numpy(np.stack(self._pixels))
+        if self.teacher.device.type == "cuda":
+            batch = batch.pin_memory()
+        asked = self.teacher.logits(batch), self._records
+        self._collect()
+        self._in_flight = asked
+        self._pixels, self._records = [], []
+
+    def _collect(self) -> None:
+        if self._in_flight is None:
+            return
+        pending, records = self._in_flight
+        logits = pending.cpu().numpy()
+        finite = np.isfinite(logits).all(axis=1)
+        if not finite.all():
+            bad = int(np.flatnonzero(~finite)[0])
+            num_bad = np.count_nonzero(~np.isfinite(logits[bad]))
+            raise LogitsError(
+                f"{records[bad].where}: the teacher's logits are NaN or infinite in {num_bad} of {logits.shape[1]} "
+                "classes; check its weights, its input range (mean, std, range) and --precision"
+            )
+        self.logits[self._num_done : self._num_done + len(logits)] = logits
+        self._num_done += len(logits)
+        self._in_flight = None
 
 
 class UnitExtractor:
@@ -196,43 +253,35 @@ class UnitExtractor:
 
     def _extract(self, unit: Unit, name: str, num_records: int) -> int:
         num_views = unit.group[1] - unit.group[0] + 1
-        logits = np.empty((num_records, num_views, self.teacher.num_classes), np.float32)
-        flat_logits = logits.reshape(num_records * num_views, -1)
         keys = np.empty(num_records, np.uint64)
         labels = np.empty(num_records, np.int32)
         filenames: list[str] = []
         views: list[list[View]] = [[] for _ in range(num_views)]
-        places: list[str] = []
-        batch: list[NDArray] = []
-        done = 0
+        teacher = TeacherQueue(self.teacher, self.batch_size, num_records * num_views)
+        row = -1
         for row, (record, pixels, record_views) in enumerate(self._decoded(unit)):
+            if row == num_records:
+                break
             keys[row], labels[row] = record.key, record.label
             filenames.append(record.filename)
             for view, drawn in zip(views, record_views, strict=bool(record_views)):
                 view.append(drawn)
             for view_pixels in pixels:
-                batch.append(view_pixels)
-                places.append(record.where)
-                if len(batch) == self.batch_size:
-                    done = self._run_teacher(batch, places, flat_logits, done)
-        if batch:
-            done = self._run_teacher(batch, places, flat_logits, done)
-        if done != num_records * num_views:
-            raise RecordError(f"{done // num_views} records, the plan says {num_records}: the data changed; begin anew")
+                teacher.put(view_pixels, record)
+        if row + 1 != num_records:
+            raise RecordError(f"other than {num_records} records, which the plan says: the data changed; begin anew")
+        logits = teacher.finish().reshape(num_records, num_views, -1).swapaxes(0, 1)
         # The records go first: a view file never stands without the records that it was made for.
         if not (self.path / records_file(name)).exists():
             write_records(self.path / records_file(name), keys, filenames, labels)
         has_views = not isinstance(self.reader.policy, CenterPolicy)
-        view_logits = np.ascontiguousarray(logits.swapaxes(0, 1))
-        write_views(
-            self.path / views_file(name, unit.group), keys, self.codec, view_logits, views if has_views else None
-        )
-        return done
+        write_views(self.path / views_file(name, unit.group), keys, self.codec, logits, views if has_views else None)
+        return num_records * num_views
 
-    def _decoded(self, unit: Unit) -> Iterator[tuple[Record, list[NDArray], list[View]]]:
+    def _decoded(self, unit: Unit) -> Iterator[tuple[Record, list[NDArray[Any]], list[View]]]:
         num_views = unit.group[1] - unit.group[0] + 1
         ahead = max(self.num_threads, DECODE_AHEAD_BATCHES * self.batch_size // num_views)
-        pending: deque[tuple[Record, Future[tuple[list[NDArray], list[View]]]]] = deque()
+        pending: deque[tuple[Record, Future[tuple[list[NDArray[Any]], list[View]]]]] = deque()
         with ThreadPoolExecutor(self.num_threads, thread_name_prefix="decode") as pool:
             try:
                 for record in self.source.iter_shard(unit.shard):
@@ -250,22 +299,6 @@ class UnitExtractor:
                     yield done, *future.result()
             finally:
                 pool.shutdown(cancel_futures=True)
-
-    def _run_teacher(self, batch: list[NDArray], places: list[str], flat_logits: NDArray[np.float32], done: int) -> int:
-        logits = self.teacher.logits(torch.from_numpy(np.stack(batch))).cpu().numpy()
-        finite = np.isfinite(logits).all(axis=1)
-        if not finite.all():
-            bad = int(np.flatnonzero(~finite)[0])
-            raise LogitsError(
-                f"{places[bad]}: the teacher's logits are not finite "
-                f"({np.count_nonzero(~np.isfinite(logits[bad]))} of {logits.shape[1]} classes); check its weights, its "
-                "input range (mean, std, range) and --precision"
-            )
-        flat_logits[done : done + len(batch)] = logits
-        done += len(batch)
-        batch.clear()
-        places.clear()
-        return done
 
 
 def _extract_units(
@@ -303,11 +336,10 @@ def _same(extractor: UnitExtractor, worker_index: int) -> UnitExtractor:
 
 
 def _worker_device(device: str, worker_index: int, num_workers: int) -> str:
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    if device == "cuda" and num_workers > 1:
+    resolved = resolve_device(device)
+    if resolved.type == "cuda" and resolved.index is None and num_workers > 1:
         return f"cuda:{worker_index % torch.cuda.device_count()}"
-    return device
+    return str(resolved)
 
 
 def _count_units(plan: Plan) -> int:

@@ -61,6 +61,20 @@ class ImageListing:
         bounds = np.cumsum([0, *map(len, names)], dtype=np.int64)
         return ImageListing(self.root, self.folders, self.folder_of[indices], b"".join(names), bounds)
 
+    def basename_hashes(self) -> NDArray[np.uint64]:
+        """The xxh3 hash of each image's basename."""
+        hashes = (xxhash.xxh3_64_intdigest(self.basename(index).encode()) for index in range(len(self)))
+        return np.fromiter(hashes, np.uint64, len(self))
+
+    def find_doubled_basename(self) -> tuple[str, str] | None:
+        """The relative names of two images with one basename, if there are any."""
+        hashes = self.basename_hashes()
+        unique, counts = np.unique(hashes, return_counts=True)
+        if len(unique) == len(hashes):
+            return None
+        first, second = np.flatnonzero(hashes == unique[counts > 1][0])[:2]
+        return self.relative_name(int(first)), self.relative_name(int(second))
+
     def digest(self) -> str:
         """Hash of the relative names in order; not of what the images hold."""
         hasher = xxhash.xxh3_128()

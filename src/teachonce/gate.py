@@ -8,7 +8,6 @@ The one that explains most is named, with the setting that mends it.
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import sys
 from collections.abc import Iterator
@@ -24,7 +23,7 @@ from teachonce.dataset import decode_record
 from teachonce.errors import CheckError, TeachonceError
 from teachonce.launch import num_cores
 from teachonce.models import Classifier
-from teachonce.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from teachonce.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, ValueRange
 from teachonce.records import Record, RecordSource
 from teachonce.rng import generator
 
@@ -44,7 +43,7 @@ def check_gate(teacher: Classifier, source: RecordSource, class_space: ClassSpac
     print(f"gate: top-1 {top1:.3f} on {len(records)} records", file=sys.stderr, flush=True)
     if config.expect_top1 is None or top1 >= config.expect_top1:
         return top1
-    found = diagnose(teacher, records, labels, logits, class_space, config.batch_size)
+    found = diagnose(teacher, records, labels, logits, class_space, config)
     raise CheckError(
         f"gate: top-1 {top1:.3f} of {config.teacher} on {len(records)} records of {config.data}, expected at least "
         f"{config.expect_top1}; {found}"
@@ -75,7 +74,7 @@ def score_records(teacher: Classifier, records: list[Record], batch_size: int) -
     with ThreadPoolExecutor(num_cores()) as pool:
         for start in range(0, len(records), batch_size):
             pixels = np.stack(list(pool.map(read_pixels, records[start : start + batch_size])))
-            parts.append(teacher.logits(torch.from_numpy(pixels)).cpu().numpy())
+            parts.append(teacher.collect_logits(teacher.logits(torch.from_numpy(pixels))))
     return np.concatenate(parts)
 
 
@@ -85,9 +84,10 @@ def diagnose(
     labels: NDArray[np.int64],
     logits: NDArray[np.float32],
     class_space: ClassSpace,
-    batch_size: int,
+    config: ExtractConfig,
 ) -> str:
     """Which mistake explains the low score best, as a phrase that names the setting to change."""
+    expected = config.expect_top1 or 0.0
     top1 = _top1(logits, labels, class_space.offset)
     trials = [
         (_top1(logits, labels, class_space.offset + shift), _shift_phrase(class_space.offset + shift))
@@ -96,19 +96,18 @@ def diagnose(
     order = _order_score(logits, labels)
     if order is not None:
         trials.append((order, "another order of the classes; check the labels file, or the teacher's class list"))
-    best = max(trials)
-    if best[0] < _convincing(top1, len(records)):
+    if max(score for score, _ in trials) < expected:
         # Only now the dearer trials: each of them runs the teacher again.
         for preprocessing, phrase in _other_preprocessings(teacher.preprocessing):
-            other = copy.copy(teacher)
-            other.preprocessing = preprocessing
+            other = dataclasses.replace(teacher, preprocessing=preprocessing)
             try:
-                trials.append((_top1(score_records(other, records, batch_size), labels, class_space.offset), phrase))
+                other_logits = score_records(other, records, config.batch_size)
             except (TeachonceError, RuntimeError):
                 continue  # a model of fixed input size cannot be tried at another
-        best = max(trials)
-    if best[0] >= _convincing(top1, len(records)):
-        return f"it looks like {best[1]}: that gives {best[0]:.3f}"
+            trials.append((_top1(other_logits, labels, class_space.offset), phrase))
+    score, phrase = max(trials, key=lambda trial: trial[0])
+    if score >= _convincing(top1, len(records)):
+        return f"it looks like {phrase}: that gives {score:.3f}"
     return (
         "tried: labels shifted by one, another class order, other mean and std, other sizes; none explains it: "
         "check that weights and data belong together"
@@ -132,19 +131,22 @@ def _order_score(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> floa
     """Top-1 on one half of the records when each predicted class stands for the label it mostly met in the other."""
     if len(labels) < MIN_RECORDS_PER_CLASS * len(np.unique(labels)):
         return None
-    predicted = logits.argmax(axis=1)
+    # Halves at random: records that lie class by class would put other classes into each half.
+    mixed = generator(0, "gate order").permutation(len(labels))
+    predicted, labels = logits.argmax(axis=1)[mixed], labels[mixed]
     met = np.zeros((logits.shape[1], int(labels.max()) + 1), np.int64)
     np.add.at(met, (predicted[::2], labels[::2]), 1)
     return float((met.argmax(axis=1)[predicted[1::2]] == labels[1::2]).mean())
 
 
 def _other_preprocessings(used: Preprocessing) -> Iterator[tuple[Preprocessing, str]]:
-    for mean, std, value_range, name in (
+    inputs: list[tuple[tuple[float, float, float], tuple[float, float, float], ValueRange, str]] = [
         (IMAGENET_MEAN, IMAGENET_STD, "unit", "ImageNet's mean and std"),
         (HALF, HALF, "unit", "values in -1..1"),
         (ZERO, ONE, "unit", "values in 0..1"),
         (ZERO, ONE, "byte", "values in 0..255"),
-    ):
+    ]
+    for mean, std, value_range, name in inputs:
         other = dataclasses.replace(used, mean=mean, std=std, value_range=value_range)
         if other != used:
             setting = f"mean={'/'.join(map(str, mean))},std={'/'.join(map(str, std))},range={value_range}"

@@ -151,16 +151,13 @@ class CsvBoxes:
     def has_any(self, listing: ImageListing) -> bool:
         """Whether any of the listed images has a box; RecordError where a name fits two of them."""
         names = np.fromiter(map(_hash_name, listing.relative_names()), np.uint64, len(listing))
-        basenames = np.fromiter(map(_hash_name, map(listing.basename, range(len(listing)))), np.uint64, len(listing))
+        basenames = listing.basename_hashes()
         by_name = np.isin(names, self._hashes)
         by_basename = np.flatnonzero(~by_name & np.isin(basenames, self._hashes))
-        unique, counts = np.unique(basenames[by_basename], return_counts=True)
-        if (counts > 1).any():
-            doubled = by_basename[basenames[by_basename] == unique[counts > 1][0]]
-            first, second = (listing.relative_name(int(index)) for index in doubled[:2])
-            raise RecordError(
-                f"{self.path}: {first.rpartition('/')[2]} fits {first} and {second}; name them CLASS/NAME there"
-            )
+        doubled = listing.select(by_basename).find_doubled_basename()
+        if doubled is not None:
+            name = doubled[0].rpartition("/")[2]
+            raise RecordError(f"{self.path}: {name} fits {doubled[0]} and {doubled[1]}; name them CLASS/NAME there")
         return bool(by_name.any() or len(by_basename))
 
     def digest(self) -> str:

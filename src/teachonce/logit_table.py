@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from array import array
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import xxhash
@@ -26,11 +26,16 @@ class LogitTable(Protocol):
     """Teacher logits in the teacher's own class space."""
 
     class_space: ClassSpace
+    is_by_name: bool
+    """Whether images are found by their basename, which then must be unique."""
 
     def __len__(self) -> int: ...
 
-    def find_logits(self, *, key: int, filename: str) -> NDArray[np.float32]:
-        """Logits [C] of an image; LogitsError naming it where there are none."""
+    def find_logits(self, *, key: int, filename: str, label: int | None = None) -> NDArray[np.float32]:
+        """Logits [C] of an image; LogitsError naming it where there are none, or where its label is known and another.
+
+        The label catches classes in another order, which would give every image the logits of wrong classes.
+        """
 
 
 class MappedTable:
@@ -41,20 +46,25 @@ class MappedTable:
         self.num_classes = num_classes
         self.background_logit = background_logit
 
-    def logits_of(self, *, key: int, filename: str) -> NDArray[np.float32]:
-        """Logits [num_classes] of an image; LogitsError naming it where there are none."""
-        logits = self.table.find_logits(key=key, filename=filename)
+    def logits_of(self, *, key: int, filename: str, label: int | None = None) -> NDArray[np.float32]:
+        """Logits [num_classes] of an image; raises as ``LogitTable.find_logits``."""
+        logits = self.table.find_logits(key=key, filename=filename, label=label)
         target = ClassSpace(num_classes=self.num_classes)
         return map_logits(logits, self.table.class_space, target, self.background_logit)
 
 
 def open_logit_table(path: Path, *, split: str, num_classes: int, background_logit: float) -> MappedTable:
-    """The logits of ``path``, a store or a folder of SPLIT-*.csv, for data of ``num_classes`` (background included)."""
+    """The logits of ``path``, a store or a folder of SPLIT-*.csv, for data of ``num_classes`` (background included).
+
+    A store of an image folder has labels from 0 and no background; for TFRecords of the same images it is moved by 1.
+    """
     table: LogitTable
     if (path / MANIFEST_NAME).exists() or (path / PLAN_NAME).exists():
         store = Store(path)
-        table = StoreTable(store)
-        if store.plan.data_classes != num_classes:
+        is_of_folder = store.plan.data["format"] == "folder"
+        label_shift = int(is_of_folder and store.plan.data_classes == num_classes - 1)
+        table = StoreTable(store, label_shift=label_shift)
+        if store.plan.data_classes + label_shift != num_classes:
             raise ConfigError(
                 f"{path}: logits for data of {store.plan.data_classes} classes, this data has {num_classes} "
                 "(background included); give the store of this data"
@@ -65,12 +75,16 @@ def open_logit_table(path: Path, *, split: str, num_classes: int, background_log
 
 
 class StoreTable:
-    """A store's logits by record key (view 0)."""
+    """A store's logits by record key (view 0); ``label_shift`` is added to the store's labels."""
 
-    def __init__(self, store: Store, view: int = 0) -> None:
+    is_by_name = False
+
+    def __init__(self, store: Store, view: int = 0, label_shift: int = 0) -> None:
         self.store = store
         self.view = view
-        self.class_space = store.class_space
+        self.label_shift = label_shift
+        space = store.class_space
+        self.class_space = ClassSpace(num_classes=space.num_classes, offset=space.offset + label_shift)
         sizes = [num_records for _, num_records in store.shards]
         keys = [store.read_keys(shard) for shard in range(len(sizes))]
         self._first_row = np.cumsum([0, *sizes])
@@ -81,21 +95,33 @@ class StoreTable:
     def __len__(self) -> int:
         return len(self._order)
 
-    def find_logits(self, *, key: int, filename: str) -> NDArray[np.float32]:
+    def find_logits(self, *, key: int, filename: str, label: int | None = None) -> NDArray[np.float32]:
         """Logits of the image with this key. Equal images have equal keys and equal logits, so the first will do."""
-        at = int(np.searchsorted(self._sorted_keys, np.uint64(key)))
-        if at == len(self._sorted_keys) or int(self._sorted_keys[at]) != key:
+        at, end = (int(np.searchsorted(self._sorted_keys, np.uint64(key), side)) for side in ("left", "right"))
+        if at == end:
             raise LogitsError(
                 f"{filename}: no logits in {self.store.path} (key {key:016x}): the image is missing there or changed "
                 "since; extract the teacher over this data"
             )
-        index = int(self._order[at])
+        places = [self._place(int(index)) for index in self._order[at:end]]
+        labels = {int(self.store.read_labels(shard)[row]) + self.label_shift for shard, row in places}
+        if label is not None and label not in labels:
+            raise LogitsError(
+                f"{filename}: label {label} here, {' and '.join(map(str, sorted(labels)))} in {self.store.path}: the "
+                "classes have another order there; use the same --labels, or extract over this data"
+            )
+        shard, row = places[0]
+        return self.store.read_logits(shard, self.view, [row])[0]
+
+    def _place(self, index: int) -> tuple[int, int]:
         shard = int(np.searchsorted(self._first_row, index, side="right")) - 1
-        return self.store.read_logits(shard, self.view, [index - int(self._first_row[shard])])[0]
+        return shard, index - int(self._first_row[shard])
 
 
 class CsvTable:
     """The walkthrough's CSV logits by basename, indexed by line and parsed when asked."""
+
+    is_by_name = True
 
     def __init__(self, folder: Path, *, split: str, data_classes: int | None = None, offset: int | None = None) -> None:
         self.paths = sorted(folder.glob(f"{split}-*.csv"), key=_number_in_name)
@@ -139,7 +165,7 @@ class CsvTable:
     def __len__(self) -> int:
         return len(self._hashes)
 
-    def find_logits(self, *, key: int, filename: str) -> NDArray[np.float32]:
+    def find_logits(self, *, key: int, filename: str, label: int | None = None) -> NDArray[np.float32]:
         """Logits of the image with this basename; LogitsError naming line and image where one is no finite number."""
         basename = filename.rpartition("/")[2]
         at = int(np.searchsorted(self._hashes, np.uint64(_name_hash(basename.encode()))))
@@ -151,7 +177,8 @@ class CsvTable:
         name, text = self._read_line(at)
         assert name == basename, (name, basename)
         try:
-            logits = np.array(text.split(","), np.float32)
+            with np.errstate(over="ignore"):  # a number too large becomes inf, which is refused below
+                logits = np.array(text.split(","), np.float64).astype(np.float32)
         except ValueError as error:
             raise LogitsError(f"{self._where(at)} ({name}): {error}; expected numbers") from error
         if not np.isfinite(logits).all():
@@ -178,6 +205,9 @@ class CsvTable:
         line = os.pread(self._files[file_index], size_bytes, start).decode()
         name, _, numbers = line.rstrip("\r\n").partition(",")
         return name, numbers
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_files": {}}  # descriptors are this process's
 
     def _where(self, at: int) -> str:
         file_index, start, _ = self._places[at]

@@ -8,7 +8,8 @@ over the batch, and passes no gradient to the teacher.
 Deliberately not here: losses over features, over several teachers, or over sparse logits with a tail.
 
 Hinton et al. 2015, arXiv:1503.02531 (section 2: softened targets and T^2); Szegedy et al. 2015, arXiv:1512.00567
-(section 7: label smoothing); Zhang et al. 2017, arXiv:1710.09412 (mixup). The same as plain loops: ``tests/reference.py``.
+(section 7: label smoothing); Zhang et al. 2017, arXiv:1710.09412 (mixup). ``tests/reference.py`` has the same as plain
+loops.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def kd_loss(
     """T^2 * CE(softmax(teacher / T), softmax(student / T)), mean over the batch, in nats.
 
     Hinton et al. 2015, section 2; T^2 keeps the gradient's scale independent of T. Differs from T^2 * KL by the
-    teacher's entropy, which has no gradient: at student = teacher the loss is T^2 times that entropy and the gradient 0.
+    teacher's entropy, which has no gradient: at student = teacher the gradient is 0, the loss T^2 times that entropy.
     Teacher logits may be -inf (not all of a row); student logits are finite.
     """
     return kd_loss_from_probs(student_logits, soften(teacher_logits, temperature), temperature)

@@ -19,11 +19,11 @@ import numpy as np
 from teachonce.classes import ClassSpace, map_logits
 from teachonce.config import MergeConfig
 from teachonce.errors import ConfigError, PlanMismatchError, StoreError
-from teachonce.example import decode_example, replace_feature
+from teachonce.example import replace_feature
 from teachonce.files import atomic_write, read_json, write_json
 from teachonce.launch import num_cores, run_jobs
 from teachonce.progress import progress
-from teachonce.records import CLASSES_NAME, RecordSource, open_records, record_key
+from teachonce.records import CLASSES_NAME, Record, RecordSource, decode_tfrecord, open_records
 from teachonce.store import Store, check_same_data
 from teachonce.tfrecord import TFRecordWriter, index_path, read_tfrecords, record_place, write_index
 
@@ -72,10 +72,9 @@ class _ShardMerger:
             writer = TFRecordWriter(file)
             for row, (offset, payload) in enumerate(read_tfrecords(info.path)):
                 where = record_place(info.path, row, offset)
-                features = decode_example(payload, {"image/encoded", "image/filename"})
-                key = record_key(features["image/encoded"][0])
-                if row >= len(keys) or key != int(keys[row]):
-                    raise StoreError(f"{where}: {self._explain(shard, row, key, features)}")
+                record = decode_tfrecord(payload, where, num_classes=self.target.num_classes)
+                if row >= len(keys) or record.key != int(keys[row]):
+                    raise StoreError(f"{where}: {self._explain(shard, row, record)}")
                 logits = map_logits(
                     self.store.read_logits(shard, self.config.view, [row]),
                     self.store.class_space,
@@ -88,11 +87,10 @@ class _ShardMerger:
                 raise StoreError(f"{info.path}: ends before {missing}, which the store has; the shard was shortened")
         write_index(index_path(path), writer.index)
 
-    def _explain(self, shard: int, row: int, key: int, features: dict) -> str:
+    def _explain(self, shard: int, row: int, record: Record) -> str:
         keys = self.store.read_keys(shard)
         names = self.store.read_filenames(shard)
-        found = bytes(features["image/filename"][0]).decode(errors="replace") if "image/filename" in features else "?"
-        places = np.flatnonzero(keys == np.uint64(key))
+        places = np.flatnonzero(keys == np.uint64(record.key))
         expected = f"{names[row]} (key {int(keys[row]):016x})" if row < len(keys) else "no further image"
         if len(places) == 0:
             reason = "it is not in the store's shard: changed since extraction, or added"
@@ -100,7 +98,7 @@ class _ShardMerger:
             reason = f"it is doubled, the store has it at row {places[0]} already"
         else:
             reason = f"{names[row]} is missing here, the images between were removed or reordered"
-        return f"{found} (key {key:016x}), the store has {expected}: {reason}; extract over this data"
+        return f"{record.filename} (key {record.key:016x}), the store has {expected}: {reason}; extract over this data"
 
 
 def _begin(config: MergeConfig, store: Store) -> None:

@@ -38,12 +38,11 @@ from teachonce.shard_files import (
     to_numpy,
     views_file,
 )
-from teachonce.views import Policy, View, decode_views, policy_from_json
+from teachonce.views import VIEW_COLUMNS, Policy, View, decode_views, policy_from_json
 
 FORMAT_VERSION = 1
 PLAN_NAME = "plan.json"
 MANIFEST_NAME = "manifest.json"
-VIEW_COLUMNS = ("box", "flip")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -260,12 +259,12 @@ class Store:
         self, shard: int, view: int, rows: Sequence[int] | NDArray[np.integer] | slice
     ) -> NDArray[np.float32]:
         """Teacher logits [n, C] of some rows of one view, in the teacher's class space."""
-        columns = self._view_columns(shard, view)
+        columns = self.read_columns(shard, view)
         return self.codec.decode_logits({name: c[rows] for name, c in columns.items() if name not in VIEW_COLUMNS})
 
     def read_views(self, shard: int, view: int, rows: Sequence[int] | NDArray[np.integer] | slice) -> list[View]:
         """The stored views of some rows; StoreError for a policy that stores none (center)."""
-        columns = self._view_columns(shard, view)
+        columns = self.read_columns(shard, view)
         if "box" not in columns:
             raise StoreError(f"{self.path}: policy {self.plan.policy['name']} stores no views to replay")
         return decode_views({name: columns[name][rows] for name in VIEW_COLUMNS})
@@ -296,7 +295,8 @@ class Store:
                 )
             return self._record_tables[shard]
 
-    def _view_columns(self, shard: int, view: int) -> dict[str, NDArray[Any]]:
+    def read_columns(self, shard: int, view: int) -> dict[str, NDArray[Any]]:
+        """The stored columns of one view of a shard, each [N] or [N, width], memory-mapped."""
         if not 0 <= view < self.num_views:
             raise StoreError(f"{self.path}: view {view} is not there: the store has views 0..{self.num_views - 1}")
         with self._lock:

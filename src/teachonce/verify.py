@@ -90,7 +90,7 @@ def check_logits(
         chosen = sample[start : start + batch_size]
         records = [source.read_record(shard, row) for shard, row, _ in chosen]
         pixels = [_read_pixels(store, teacher, record, place) for record, place in zip(records, chosen, strict=True)]
-        fresh = teacher.logits(torch.from_numpy(np.stack(pixels))).cpu().numpy()
+        fresh = teacher.collect_logits(teacher.logits(torch.from_numpy(np.stack(pixels))))
         stored = np.concatenate([store.read_logits(shard, view, [row]) for shard, row, view in chosen])
         allowed = store.codec.error_bound(fresh) + tolerance * np.abs(fresh).max(axis=1, keepdims=True) + 1e-6
         errors = np.abs(fresh.astype(np.float64) - stored)

@@ -18,7 +18,7 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,7 @@ from teachonce.errors import ConfigError, StoreError
 from teachonce.images import Interpolation, resize_image
 
 MAX_SIDE_PX = 65_535  # boxes are stored as uint16
+VIEW_COLUMNS = ("box", "flip")
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +103,7 @@ def apply_view(
         raise StoreError(f"view box {view.box} does not lie in the image of {image.width} x {image.height} px")
     pixels = resize_image(image, size_px, size_px, box=view.box, interpolation=interpolation)
     assert pixels.dtype == np.uint8
-    return pixels[:, ::-1] if view.flip else pixels
+    return cast(NDArray[np.uint8], pixels[:, ::-1] if view.flip else pixels)
 
 
 def encode_views(views: Sequence[View]) -> dict[str, NDArray[Any]]:

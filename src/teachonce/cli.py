@@ -1,0 +1,165 @@
+"""The command line: one subcommand a program, each a typed configuration.
+
+Nothing heavy is imported until a command runs, so that ``--help`` answers at once. A TeachonceError becomes one line
+on stderr and its exit code (1: the work failed or a check did not hold; 2: the command or its configuration is wrong);
+``--debug`` shows the traceback instead.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import tyro
+
+from teachonce import __version__
+from teachonce.config import (
+    DemoConfig,
+    EvaluateConfig,
+    ExportConfig,
+    ExtractConfig,
+    ImportConfig,
+    InspectConfig,
+    MergeConfig,
+    RecordsConfig,
+    TrainConfig,
+    VerifyConfig,
+)
+from teachonce.errors import ConfigError, TeachonceError
+
+DESCRIPTION = (
+    "Offline knowledge distillation for image classifiers: run the teacher once, keep what it said, teach any number "
+    "of students. '--debug' in front of a command shows tracebacks, '--version' the version."
+)
+
+Command = (
+    Annotated[RecordsConfig, tyro.conf.subcommand("records")]
+    | Annotated[ExtractConfig, tyro.conf.subcommand("extract")]
+    | Annotated[VerifyConfig, tyro.conf.subcommand("verify")]
+    | Annotated[InspectConfig, tyro.conf.subcommand("inspect")]
+    | Annotated[MergeConfig, tyro.conf.subcommand("merge")]
+    | Annotated[TrainConfig, tyro.conf.subcommand("train")]
+    | Annotated[EvaluateConfig, tyro.conf.subcommand("evaluate")]
+    | Annotated[ExportConfig, tyro.conf.subcommand("export")]
+    | Annotated[ImportConfig, tyro.conf.subcommand("import")]
+    | Annotated[DemoConfig, tyro.conf.subcommand("demo")]
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command and exit with its code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    is_debug = "--debug" in words
+    words = [word for word in words if word != "--debug"]
+    if words == ["--version"]:
+        print(f"teachonce {__version__}")
+        sys.exit(0)
+    try:
+        config: Any = tyro.cli(
+            Command,
+            prog="teachonce",
+            description=DESCRIPTION,
+            args=words,
+            config=(tyro.conf.CascadeSubcommandArgs,),
+        )
+        code = run(config)
+    except TeachonceError as error:
+        if is_debug:
+            raise
+        print(f"teachonce: {error}", file=sys.stderr)
+        code = error.exit_code
+    except KeyboardInterrupt:
+        print("teachonce: interrupted; what is whole is kept, the same command goes on from there", file=sys.stderr)
+        code = 130
+    except BrokenPipeError:
+        # The reader of our output has gone (`| head`): nobody is left to tell; Python would complain at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    sys.exit(code)
+
+
+def run(config: Any) -> int:
+    """Run the program of a configuration; returns the exit code."""
+    # Imports stay inside: each command pays for its own libraries only.
+    match config:
+        case RecordsConfig():
+            from teachonce.convert import convert_records
+
+            convert_records(config)
+        case ExtractConfig():
+            from teachonce.extract import extract
+
+            extract(config)
+        case VerifyConfig():
+            return _verify(config)
+        case InspectConfig():
+            from teachonce.inspect import inspect
+
+            print(inspect(config))
+        case MergeConfig():
+            from teachonce.merge import merge
+
+            merge(config)
+        case TrainConfig():
+            from teachonce.train import train
+
+            train(config)
+        case EvaluateConfig():
+            from teachonce.evaluate import evaluate
+
+            _print_result(evaluate(config), config.json)
+        case ExportConfig():
+            _export(config)
+        case ImportConfig():
+            from teachonce.exchange import import_csv
+
+            import_csv(config)
+        case DemoConfig():
+            from teachonce.demo import demo
+
+            demo(config)
+        case _:
+            raise AssertionError(config)
+    return 0
+
+
+def _verify(config: VerifyConfig) -> int:
+    from teachonce.verify import verify
+
+    verdict = verify(config)
+    if config.json:
+        print(json.dumps(verdict.to_json()))
+        return 0 if verdict.is_sound else 1
+    checked = f"{verdict.num_files} files, {verdict.num_keys:,} keys, logits of {verdict.num_logits:,} views"
+    if verdict.is_sound:
+        error = "" if verdict.largest_error is None else f"; largest logit error {verdict.largest_error:.4g}"
+        print(f"{config.store}: sound: {checked}{error}")
+        return 0
+    print(f"{config.store}: NOT sound after {checked}: {verdict.reason}")
+    return 1
+
+
+def _export(config: ExportConfig) -> None:
+    if config.format == "csv":
+        from teachonce.exchange import export_csv
+
+        for path in export_csv(config.source, config.out, num_files=config.csv_files, view=config.view):
+            print(path)
+        return
+    if config.csv_files != 1 or config.view:
+        raise ConfigError(f"--csv-files, --view: mean nothing with --format {config.format}")
+    from teachonce.export import export_run
+
+    export_run(config.source, config.format, config.out)
+    print(config.out)
+
+
+def _print_result(result: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(result))
+        return
+    for name, value in result.items():
+        print(f"{name}: {value:.4f}" if isinstance(value, float) else f"{name}: {value}")

@@ -1,0 +1,200 @@
+"""The student in training: a LightningModule with the distillation loss, mixup, optimiser, schedule and EMA.
+
+It takes batches of ``KDDataset`` (pixels, labels, teacher_logits) and works in a Trainer of your own as well. What the
+student is, in which class space, and where its weights go is the caller's business (``train``).
+
+Decisions a reader would question. SGD is the classical momentum (timm's "momentum"; its "sgd" is Nesterov's, which the
+published recipes of this field's ResNets do not use). Gradients of several devices are averaged; running statistics of
+batch norms stay each device's own within an epoch and are averaged at its end, before anybody looks at them. Torch's
+generators are seeded anew each epoch from (seed, epoch, rank), so that an epoch does not depend on how often the run
+was interrupted before it. The moving average ramps its decay up over the first steps (timm's ModelEmaV3: 0.95 after
+100 steps, 0.99 after 1,000), because the average of a few thousand steps at 0.9999 is mostly random initialisation.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning
+import torch
+from jaxtyping import Float, Int
+from timm.optim import create_optimizer_v2
+from timm.scheduler import create_scheduler_v2
+from timm.utils import ModelEmaV3, distribute_bn
+from torch import Tensor
+
+from teachonce.config import TrainConfig
+from teachonce.errors import LogitsError, TeachonceError
+from teachonce.losses import kd_loss_from_probs, label_loss, label_probs, soften
+from teachonce.metrics import ClassifierMetrics
+from teachonce.mixup import Mixup, apply_mixup, sample_mixup
+from teachonce.preprocessing import Preprocessing, normalise
+from teachonce.rng import derive_seed, generator
+
+CHECK_STEPS = 50
+"""Updates between two looks at the loss: reading it waits for the device."""
+
+_NEVER = 2**31 - 1
+
+
+class StudentModule(lightning.LightningModule):
+    """``student`` maps [B, 3, H, W] to logits [B, C]; ``preprocessing`` says what its pixels become."""
+
+    _sums: Tensor
+    _first_bad_step: Tensor
+
+    def __init__(
+        self, student: torch.nn.Module, config: TrainConfig, preprocessing: Preprocessing, num_classes: int
+    ) -> None:
+        super().__init__()
+        self.student = student
+        self.config = config
+        self.preprocessing = preprocessing
+        self.num_classes = num_classes
+        self.metrics = ClassifierMetrics(num_classes)
+        self.validation_result: dict[str, float] | None = None
+        self.last_lr = 0.0
+        self.ema: ModelEmaV3 | None = None
+        if config.ema_decay > 0:
+            self.ema = ModelEmaV3(student, decay=config.ema_decay, use_warmup=True)
+            self.ema.train()  # it never runs in this mode; Lightning would take a part in eval mode for a mistake
+        if config.channels_last:
+            self.to(memory_format=torch.channels_last)
+        if config.compile:
+            student.compile()
+        # Sums over the epoch's batches: loss, label loss, KD loss, hits, images; read once an epoch.
+        self.register_buffer("_sums", torch.zeros(5), persistent=False)
+        self.register_buffer("_first_bad_step", torch.tensor(_NEVER), persistent=False)
+
+    @property
+    def kept(self) -> torch.nn.Module:
+        """What is evaluated and kept: the moving average where there is one, else the student."""
+        return self.student if self.ema is None else self.ema.module
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Logits [B, C] of pixels [B, H, W, 3] in 0..255, by the weights that are kept."""
+        return self.kept(self._images(pixels))
+
+    def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:
+        """The loss of one batch, its parts added to the epoch's sums."""
+        self.last_lr = self.trainer.optimizers[0].param_groups[0]["lr"]
+        images, labels = self._images(batch["pixels"]), batch["labels"]
+        teacher_logits = batch.get("teacher_logits")
+        mixup = None
+        if self.config.mixup_alpha > 0:
+            rng = generator(self.config.seed, "mixup", self.current_epoch, batch_index, self.global_rank)
+            mixup = sample_mixup(rng, self.config.mixup_alpha, len(labels))
+            images = apply_mixup(mixup, images)
+        student_logits = self.student(images)
+        loss, *parts = self.losses(student_logits, labels, teacher_logits, mixup)
+        with torch.no_grad():
+            hits = (student_logits.argmax(dim=1) == labels).sum()
+            # torch.full, not torch.tensor: filled on the device, nothing waits.
+            count = torch.full_like(loss, len(labels))
+            self._sums.add_(torch.stack([loss * count, *(part * count for part in parts), hits.to(loss.dtype), count]))
+            step = torch.full_like(self._first_bad_step, self.global_step)
+            is_first = ~torch.isfinite(loss) & (self._first_bad_step == _NEVER)
+            self._first_bad_step = torch.where(is_first, step, self._first_bad_step)
+        return loss
+
+    def losses(
+        self,
+        student_logits: Float[Tensor, "B C"],
+        labels: Int[Tensor, " B"],
+        teacher_logits: Float[Tensor, "B C"] | None,
+        mixup: Mixup | None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The whole loss, the label loss and the KD loss (0 without teacher), as the config weighs them."""
+        config = self.config
+        label_targets = labels
+        if mixup is not None:
+            label_targets = apply_mixup(mixup, label_probs(labels, self.num_classes))
+        label_part = label_loss(student_logits, label_targets, config.label_smoothing)
+        loss, kd_part = config.label_weight * label_part, torch.zeros_like(label_part)
+        if config.temperature > 0:
+            if teacher_logits is None:
+                raise LogitsError("a batch without teacher_logits, expected them with --kd-temp > 0")
+            teacher_probs = soften(teacher_logits, config.temperature)
+            if mixup is not None:
+                teacher_probs = apply_mixup(mixup, teacher_probs)
+            kd_part = kd_loss_from_probs(student_logits, teacher_probs, config.temperature)
+            loss = loss + config.kd_weight * kd_part
+        return loss, label_part, kd_part
+
+    def validation_step(self, batch: dict[str, Tensor], batch_index: int) -> None:
+        """Count one batch."""
+        self.metrics.update(self(batch["pixels"]), batch["labels"])
+
+    def on_train_epoch_start(self) -> None:
+        """Seed torch for this epoch, and forget the last one's sums."""
+        torch.manual_seed(derive_seed(self.config.seed, "torch", self.current_epoch, self.global_rank))
+        self._sums.zero_()
+        self.validation_result = None
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_index: int) -> None:
+        """Move the average along, and look at the loss now and then."""
+        if self.ema is not None:
+            self.ema.update(self.student, step=self.global_step)
+        is_last = batch_index + 1 == self.trainer.num_training_batches
+        if is_last or self.global_step % CHECK_STEPS == 0:
+            self.check_loss()
+        if is_last and self.trainer.world_size > 1:
+            distribute_bn(self.student, self.trainer.world_size, reduce=True)
+            if self.ema is not None:
+                distribute_bn(self.ema.module, self.trainer.world_size, reduce=True)
+
+    def on_validation_epoch_end(self) -> None:
+        """Keep the result of this epoch's evaluation."""
+        self.validation_result = self.metrics.compute()
+        self.metrics.reset()
+
+    def check_loss(self) -> None:
+        """Raise TeachonceError if a loss of this run was NaN or infinite."""
+        step = int(self._first_bad_step)
+        if step != _NEVER:
+            precision = self.config.precision
+            other = "" if precision == "float32" else f", or another --precision than {precision}"
+            raise TeachonceError(
+                f"{self.config.out}: the loss is not finite in update {step + 1} (epoch {self.current_epoch + 1}); "
+                f"lower --lr ({self.config.lr:g}), use --warmup-epochs or --clip-norm{other}, and give another --out"
+            )
+
+    def read_sums(self) -> dict[str, float]:
+        """Means over this epoch's images on all devices: train_loss, label_loss, kd_loss, train_top1; and images."""
+        sums = self.trainer.strategy.reduce(self._sums.clone(), reduce_op="sum")
+        *totals, count = sums.double().tolist()
+        names = ("train_loss", "label_loss", "kd_loss", "train_top1")
+        return {name: total / count for name, total in zip(names, totals, strict=True)} | {"images": count}
+
+    def configure_optimizers(self) -> Any:
+        """Optimiser and per-update schedule of the config, through timm."""
+        config = self.config
+        # timm gives norms and biases (all parameters of one dimension) no weight decay.
+        optimizer = create_optimizer_v2(
+            self.student,
+            opt="momentum" if config.optimizer == "sgd" else config.optimizer,
+            lr=config.lr,
+            weight_decay=config.weight_decay,
+            momentum=config.momentum,
+        )
+        scheduler, _ = create_scheduler_v2(
+            optimizer,
+            sched=config.schedule,
+            num_epochs=config.epochs,
+            warmup_epochs=config.warmup_epochs,  # type: ignore[arg-type]  # a fraction is fine, it is a product
+            warmup_lr=0.0,
+            min_lr=config.min_lr,
+            decay_epochs=config.step_epochs,
+            decay_rate=config.step_rate,
+            step_on_epochs=False,
+            updates_per_epoch=int(self.trainer.estimated_stepping_batches) // config.epochs,
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        """Set the learning rate of the next update; timm's schedules are functions of the number of updates."""
+        scheduler.step_update(num_updates=self.global_step)
+
+    def _images(self, pixels: Tensor) -> Tensor:
+        images = normalise(pixels, self.preprocessing)
+        return images.contiguous(memory_format=torch.channels_last) if self.config.channels_last else images

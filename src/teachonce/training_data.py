@@ -1,0 +1,175 @@
+"""What a student is trained and evaluated on, and whether a configuration fits it.
+
+Opens the records, the store and the validation split in the student's class space, derives the evaluation
+preprocessing, and puts down in ``resolve_run`` everything that the numbers of a run depend on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import warnings
+from typing import Any
+
+import xxhash
+
+from teachonce.classes import ClassSpace
+from teachonce.config import TrainConfig, to_json
+from teachonce.dataset import EvalDataset, KDDataset
+from teachonce.errors import ConfigError
+from teachonce.model_spec import override_preprocessing, parse_model_spec
+from teachonce.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from teachonce.records import RecordSource, open_records
+from teachonce.versions import library_versions
+from teachonce.views import CropPolicy
+
+_STUDENT_OPTIONS = {"weights", "pretrained", "interpolation", "mean", "std", "range"}
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingData:
+    """What is trained and evaluated on, in the student's class space."""
+
+    train: KDDataset
+    validation: EvalDataset | None
+    preprocessing: Preprocessing
+    data_classes: int
+
+
+def open_training_data(config: TrainConfig) -> TrainingData:
+    """The data of a training; raises ConfigError, StoreError or LogitsError where its parts do not fit together."""
+    source = open_records(config.data, config.split)
+    preprocessing = student_preprocessing(config)
+    store = config.store if config.temperature > 0 else None
+    use_record_logits = config.logits == "records" and config.temperature > 0
+
+    def build(class_space: ClassSpace | None) -> KDDataset:
+        return KDDataset(
+            source,
+            size=config.size,
+            seed=config.seed,
+            store=store,
+            use_record_logits=use_record_logits,
+            class_space=class_space,
+            crop=CropPolicy(scale=config.crop_scale, ratio=config.crop_ratio, flip_prob=config.flip_prob),
+            interpolation=preprocessing.interpolation,
+        )
+
+    data_classes = config.num_classes or build(None).num_classes
+    if not 0 <= config.offset < data_classes - 1:
+        raise ConfigError(
+            f"--offset {config.offset}: expected 0 to {data_classes - 2}, the data has {data_classes} classes"
+        )
+    space = ClassSpace(num_classes=data_classes - config.offset, offset=config.offset)
+    validation = _open_validation(config, source)
+    return TrainingData(
+        train=build(space),
+        validation=None if validation is None else EvalDataset(validation, preprocessing, space),
+        preprocessing=preprocessing,
+        data_classes=data_classes,
+    )
+
+
+def student_preprocessing(config: TrainConfig) -> Preprocessing:
+    """How images are evaluated: ``eval_size``, ``eval_crop_frac``, and the mean and std of the SPEC or its library."""
+    spec = parse_model_spec(config.student)
+    unknown = sorted(spec.options.keys() - _STUDENT_OPTIONS)
+    if unknown:
+        raise ConfigError(
+            f"--student {config.student}: {unknown[0]}= is not for a student, which has --size, --eval-size, "
+            f"--eval-crop-frac, --offset and --num-classes; its SPEC takes {', '.join(sorted(_STUDENT_OPTIONS))}"
+        )
+    size_px = config.eval_size or config.size
+    mean, std = _library_mean_std(spec.kind, spec.name)
+    preprocessing = override_preprocessing(
+        Preprocessing(
+            size_px=size_px, resize_px=math.floor(size_px / config.eval_crop_frac + 1e-9), mean=mean, std=std
+        ),
+        spec,
+    )
+    if not preprocessing.antialias:
+        raise ConfigError(
+            f"--student {config.student}: interpolation={preprocessing.interpolation} is for teachers only"
+        )
+    return preprocessing
+
+
+def resolve_run(config: TrainConfig, data: TrainingData, world_size: int) -> dict[str, Any]:
+    """The content of config.json: the configuration, what it came to, and what the data and the store are."""
+    return {
+        **to_json(config),
+        "kd_temp": config.temperature,
+        "eval_size": data.preprocessing.size_px,
+        "num_classes": data.train.num_classes,
+        "offset": data.train.class_space.offset,
+        "data_classes": data.data_classes,
+        "preprocessing": data.preprocessing.to_json(),
+        "train_records": _identify(data.train.source),
+        "validation_records": None if data.validation is None else _identify(data.validation.source),
+        "store_fingerprint": None if data.train.store is None else data.train.store.fingerprint,
+        "store_views": None if data.train.store is None else data.train.store.num_views,
+        "world_size": world_size,
+        "versions": library_versions(),
+    }
+
+
+def warn_without_effect(config: TrainConfig, dataset: KDDataset) -> None:
+    """Warn, once, of settings that were given and change nothing."""
+    has_validation = _has_validation(config)
+    useless = {
+        "is not read at --kd-temp 0": [
+            name for name in ("store", "logits") if config.temperature == 0 and getattr(config, name) is not None
+        ],
+        "needs teacher logits and --kd-temp > 0": ["kd_weight"] if config.temperature == 0 else [],
+        "needs --kd-weight > 0": ["kd_temp"] if config.kd_weight == 0 else [],
+        "needs --label-weight > 0": ["label_smoothing"] if config.label_weight == 0 else [],
+        "is for --optimizer sgd": ["momentum"] if config.optimizer != "sgd" else [],
+        "is for --schedule cosine": ["min_lr"] if config.schedule != "cosine" else [],
+        "is for --schedule step": ["step_epochs", "step_rate"] if config.schedule != "step" else [],
+        "needs a --validation-split": [] if has_validation else ["validation_data", "eval_size", "eval_crop_frac"],
+        "does nothing where the store's views are replayed": (
+            ["crop_scale", "crop_ratio", "flip_prob"] if dataset.replays_views else []
+        ),
+    }
+    defaults = {field.name: field.default for field in dataclasses.fields(config)}
+    for reason, names in useless.items():
+        for name in names:
+            if getattr(config, name) != defaults[name]:
+                flag = f"--{name.replace('_', '-')} {getattr(config, name)}"
+                warnings.warn(f"{flag} has no effect: it {reason}", stacklevel=3)
+
+
+def _open_validation(config: TrainConfig, source: RecordSource) -> RecordSource | None:
+    if not _has_validation(config):
+        return None
+    folder = config.validation_data or config.data
+    try:
+        validation = open_records(folder, str(config.validation_split))
+    except ConfigError as error:
+        raise ConfigError(f"{error}; for the evaluation: --validation-split and --validation-data, or none") from error
+    if source.classes and validation.classes and source.classes.names != validation.classes.names:
+        raise ConfigError(
+            f"{folder}: split {config.validation_split} has {len(validation.classes.names)} classes, the training data "
+            f"{len(source.classes.names)}, with other names; give the validation split of this data"
+        )
+    return validation
+
+
+def _has_validation(config: TrainConfig) -> bool:
+    return config.validation_split not in (None, "none")
+
+
+def _library_mean_std(kind: str, name: str) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    if kind == "timm":
+        from timm.models import get_pretrained_cfg
+
+        entry = get_pretrained_cfg(name)
+        if entry is not None:
+            return tuple(entry.mean), tuple(entry.std)  # type: ignore[return-value]
+    return IMAGENET_MEAN, IMAGENET_STD
+
+
+def _identify(source: RecordSource) -> dict[str, Any]:
+    described = source.describe()
+    shards = xxhash.xxh3_64_hexdigest(repr(described["shards"]).encode())
+    return {**described, "shards": shards, "num_records": source.num_records}

@@ -1,0 +1,133 @@
+"""Verify: sound is sound, and each damage is named with an exit code."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from small_data import write_image_folder
+from small_models import write_colour_shards, write_colour_teacher
+
+from teachonce.cli import main
+from teachonce.config import ExtractConfig, VerifyConfig
+from teachonce.errors import ConfigError
+from teachonce.extract import extract
+from teachonce.shard_files import write_views
+from teachonce.store import Store, finalise_store
+from teachonce.verify import verify
+
+NAME = "train-00001-of-00002.v000-000.arrow"
+
+
+@pytest.fixture
+def data(tmp_path):
+    return write_colour_shards(tmp_path / "data", sizes=(9, 6))
+
+
+@pytest.fixture
+def teacher(tmp_path):
+    return write_colour_teacher(tmp_path / "teacher.onnx")
+
+
+@pytest.fixture
+def store(tmp_path, data, teacher):
+    extract(
+        ExtractConfig(data=data, teacher=teacher, out=tmp_path / "store", codec="int8", device="cpu", gate_samples=0)
+    )
+    return tmp_path / "store"
+
+
+def check(store, data, **options):
+    return verify(VerifyConfig(store=store, data=data, device="cpu", **options))
+
+
+@pytest.mark.parametrize("codec", ["float32", "float16", "int8"])
+@pytest.mark.parametrize("policy", ["center", "crop"])
+def test_a_fresh_store_is_sound(tmp_path, data, teacher, codec, policy):
+    views = 1 if policy == "center" else 3
+    path = tmp_path / "fresh"
+    extract(
+        ExtractConfig(
+            data=data, teacher=teacher, out=path, codec=codec, policy=policy, views=views, device="cpu", gate_samples=0
+        )
+    )
+    verdict = check(path, data, batch_size=4)
+    assert verdict.is_sound, verdict.reason
+    assert (verdict.num_files, verdict.num_keys, verdict.num_logits) == (4, 15, 15 * views)
+    assert verdict.largest_excess is not None and verdict.largest_excess <= 1
+
+
+def test_samples_are_bounded(store, data):
+    assert 1 <= check(store, data, samples=5).num_logits <= 5
+    assert check(store, data, samples=0).num_logits == 0
+    assert check(store, data, teacher="none").num_logits == 0
+
+
+def test_a_flipped_bit_in_the_store(store, data):
+    raw = bytearray((store / NAME).read_bytes())
+    raw[len(raw) // 2] ^= 1
+    (store / NAME).write_bytes(raw)
+    verdict = check(store, data)
+    assert not verdict.is_sound and NAME in verdict.reason and "damaged" in verdict.reason
+
+
+def test_logits_that_the_teacher_never_said(store, data):
+    opened = Store(store)
+    logits = np.stack([opened.read_logits(1, 0, slice(None))])
+    logits[0, 4, 2] += 0.5
+    keys = opened.read_keys(1).copy()
+    (store / NAME).unlink()
+    write_views(store / NAME, keys, opened.codec, logits, None)
+    assert finalise_store(store, {})  # a forger who keeps the books in order
+    verdict = check(store, data)
+    assert not verdict.is_sound
+    assert "train-00001-of-00002 record 4 " in verdict.reason and "image_13.jpg" in verdict.reason
+    assert "times what codec int8" in verdict.reason
+
+
+def test_data_that_changed(tmp_path, store, data):
+    other = write_colour_shards(tmp_path / "other", sizes=(9, 6), first_index=100)
+    verdict = check(store, other)
+    assert not verdict.is_sound and "the image changed since extraction" in verdict.reason
+    fewer = write_colour_shards(tmp_path / "fewer", sizes=(9, 5))
+    assert "a store of other data" in check(store, fewer).reason
+    with pytest.raises(ConfigError, match="no such folder"):
+        check(store, tmp_path / "nowhere")
+
+
+def test_another_teacher(tmp_path, store, data, teacher):
+    other = write_colour_teacher(tmp_path / "other.onnx", order=[1, 0, 2, 3])
+    verdict = check(store, data, teacher=other)
+    assert not verdict.is_sound and "weights_sha256" in verdict.reason
+    verdict = check(store, data, teacher=teacher + ",interpolation=bicubic")
+    assert not verdict.is_sound and "preprocessing of the teacher was" in verdict.reason
+
+
+def test_an_unfinished_store(store, data):
+    (store / "manifest.json").unlink()
+    (store / NAME).unlink()
+    verdict = check(store, data)
+    assert not verdict.is_sound and "3 of 4 files" in verdict.reason
+
+
+def test_folders_verify_too(tmp_path, teacher):
+    images = write_image_folder(tmp_path / "images", num_classes=4)
+    extract(ExtractConfig(data=images, teacher=teacher, out=tmp_path / "s", device="cpu", gate_samples=0))
+    assert check(tmp_path / "s", images).is_sound
+    changed = images / "train" / "class2" / "train_2_1.jpg"
+    raw = bytearray(changed.read_bytes())
+    raw[-10] ^= 1
+    changed.write_bytes(raw)
+    assert "class2/train_2_1.jpg" in check(tmp_path / "s", images).reason
+
+
+def test_the_command_line_gives_verdict_and_exit_code(store, data, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["verify", str(store), "--data", str(data), "--device", "cpu"])
+    assert end.value.code == 0 and ": sound: 4 files, 15 keys" in capsys.readouterr().out
+    (store / NAME).write_bytes(b"")
+    with pytest.raises(SystemExit) as end:
+        main(["verify", str(store), "--data", str(data), "--device", "cpu", "--json"])
+    verdict = json.loads(capsys.readouterr().out)
+    assert end.value.code == 1 and verdict["is_sound"] is False and NAME in verdict["reason"]
+    assert set(verdict) == {field.name for field in dataclasses.fields(type(check(store, data)))}
