@@ -386,7 +386,7 @@ def test_spec_of_nothing(spec: str, message: str) -> None:
 
 def test_weights_of_another_architecture(resnet_weights: Path) -> None:
     with pytest.raises(
-        ModelError, match=r"34 of 218 tensors missing|tensors missing \(layer1\.2\.conv1\.weight, .*\.\.\."
+        ModelError, match=r"\d+ of \d+ tensors missing \(layer1\.2\.conv1\.weight, .*\.\.\.\); .*trained with"
     ):
         load_model(f"torchvision:resnet34,weights={resnet_weights},classes={NUM_CLASSES}")
     with pytest.raises(ModelError, match=r"fc.weight \[7, 512\] instead of \[1000, 512\].*add classes=7"):

@@ -1,9 +1,9 @@
 """``teachonce records``: raw images to TFRecord shards (steps 0 and 2 of the walkthrough).
 
-The schema is TF-slim's for ImageNet (``build_imagenet_data.py``), so that its readers understand the result: labels from
-1 with background 0, boxes relative to the image, ``image/logit`` where logits are given. What is no RGB or grey JPEG
-(ILSVRC has a PNG named .JPEG and 22 in CMYK) is found by its content and becomes an RGB JPEG; every other image keeps
-its bytes. Each image is read once and checked down to its last byte.
+The schema is TF-slim's for ImageNet (``build_imagenet_data.py``), so that its readers understand the result: labels
+from 1 with background 0, boxes relative to the image, ``image/logit`` where logits are given. What is no RGB or grey
+JPEG (ILSVRC has a PNG named .JPEG, and 22 images in CMYK) is found by its content and becomes an RGB JPEG; every other
+image keeps its bytes. Each image is read once and checked down to its last byte.
 
 What goes into which shard is a function of the plan, which is written first: names of the images, classes, seed,
 shuffled order. A shard is written by one process, appears when it is whole, and is kept by a re-run; a re-run with
@@ -97,39 +97,45 @@ def list_labelled_images(config: RecordsConfig) -> tuple[ImageListing, NDArray[n
     """
     root = config.images / config.split
     if Path(config.split).name != config.split or not root.is_dir():
-        splits = ", ".join(find_splits(config.images)) if config.images.is_dir() else "nothing"
-        raise ConfigError(f"{root}: no such folder; {config.images} holds {splits or 'no split'}; give another --split")
-    folders = find_class_folders(root)
-    known = read_labels(config.labels) if config.labels is not None else ()
-    origin = config.labels
-    if config.image_labels is not None:
-        if folders:
-            raise ConfigError(f"--image-labels {config.image_labels}: {root} has class folders; leave the option out")
-        listing = list_images(root, [""])
-        image_classes = read_image_labels(config.image_labels, len(listing))
-        if not known and (config.images / "train").is_dir():
-            known, origin = tuple(find_data_classes(config.images, config.split)), config.images / "train"
-        known = known or tuple(sorted(set(image_classes)))
-        where = f"{config.image_labels} line "
-        numbers = {name: label for label, name in enumerate(known, 1)}
-        unknown = [(f"{where}{line}", name) for line, name in enumerate(image_classes, 1) if name not in numbers]
-        labels = [numbers.get(name, 0) for name in image_classes]
+        splits = ", ".join(find_splits(config.images)) if config.images.is_dir() else ""
+        raise ConfigError(f"{root}: no such folder; {config.images} has {splits or 'no split'}; give another --split")
+    listing, names, name_of = _list_flat(config, root) if config.image_labels else _list_folders(root)
+    if config.labels is not None:
+        known, origin = read_labels(config.labels), config.labels
     else:
-        if not folders:
-            raise ConfigError(f"{root}: no class folders; for a flat folder of images give --image-labels")
-        listing = list_images(root, folders)
-        if not known:
-            known, origin = tuple(find_data_classes(config.images, config.split)), config.images / "train"
-        numbers = {name: label for label, name in enumerate(known, 1)}
-        unknown = [(str(root / name), name) for name in folders if name not in numbers]
-        labels = np.array([numbers.get(name, 0) for name in folders], np.int32)[listing.folder_of].tolist()
+        known, origin = tuple(find_data_classes(config.images, config.split) or names), config.images / "train"
+    label_of = {name: label for label, name in enumerate(known, 1)}
+    unknown = [number for number, name in enumerate(names) if name not in label_of]
     if unknown:
-        place, name = unknown[0]
-        hint = "; ILSVRC's numbers have an order of their own, give synsets" if name.isdecimal() else ""
-        raise RecordError(f"{place}: class {name} is not among the {len(known)} of {origin}{hint}")
+        first = int(np.flatnonzero(np.isin(name_of, unknown))[0])
+        hint = "; ILSVRC's own numbers have another order, give synsets" if names[name_of[first]].isdecimal() else ""
+        raise RecordError(
+            f"{listing.path(first)}: class {names[name_of[first]]} is not among the {len(known)} of {origin}{hint}; "
+            "give the --labels of this data"
+        )
     texts = class_texts(known, read_metadata(config.metadata) if config.metadata is not None else None)
     classes = ClassTable((BACKGROUND, *known), (BACKGROUND, *texts), has_background=True)
-    return listing, np.array(labels, np.int32), classes
+    return listing, np.array([label_of[name] for name in names], np.int32)[name_of], classes
+
+
+def _list_folders(root: Path) -> tuple[ImageListing, list[str], NDArray[np.int32]]:
+    """Images, class names, and which of them each image has."""
+    folders = find_class_folders(root)
+    if not folders:
+        raise ConfigError(f"{root}: no class folders; for a flat folder of images give --image-labels")
+    listing = list_images(root, folders)
+    return listing, folders, listing.folder_of
+
+
+def _list_flat(config: RecordsConfig, root: Path) -> tuple[ImageListing, list[str], NDArray[np.int32]]:
+    assert config.image_labels is not None
+    if find_class_folders(root):
+        raise ConfigError(f"--image-labels {config.image_labels}: {root} has class folders; leave the option out")
+    listing = list_images(root, [""])
+    image_classes = read_image_labels(config.image_labels, len(listing))
+    names = sorted(set(image_classes))
+    number_of = {name: number for number, name in enumerate(names)}
+    return listing, names, np.array([number_of[name] for name in image_classes], np.int32)
 
 
 def _open_boxes(config: RecordsConfig, listing: ImageListing) -> BoxReader | None:
@@ -154,8 +160,8 @@ def _open_logits(config: RecordsConfig, listing: ImageListing, num_classes: int)
             "a store"
         )
     if len(table.table) != len(listing):
-        warnings.warn(f"--logits {config.logits}: of {len(table.table)} images, {listing.root} has {len(listing)}",
-                      stacklevel=3)  # fmt: skip
+        found = f"--logits {config.logits}: of {len(table.table)} images"
+        warnings.warn(f"{found}, {listing.root} has {len(listing)}: of other data?", stacklevel=3)
     return table
 
 
@@ -216,7 +222,8 @@ def _begin(config: RecordsConfig, plan: dict[str, Any], classes: ClassTable) -> 
             f"{config.out / CLASSES_NAME}: other classes ({_count_classes(old_classes)}) than now "
             f"({_count_classes(classes)}); give the same --labels and --metadata for every split, or another --out"
         )
-    write_json(path, plan)
+    if not path.exists():
+        write_json(path, plan)
     temporary = re.compile(rf"{re.escape(TEMPORARY_PREFIX)}\w+-{re.escape(config.split)}-\d+-of-\d+(\.idx)?")
     for left in config.out.iterdir():
         if temporary.fullmatch(left.name):
@@ -266,9 +273,7 @@ class _ShardWriter:
         try:
             original = path.read_bytes()
         except OSError as error:
-            raise ImageError(
-                f"{path}: cannot be read: {error.strerror or error}; restore it and start again"
-            ) from error
+            raise RecordError(f"{path}: cannot be read: {error.strerror or error}; restore it, start again") from error
         encoded = to_rgb_jpeg(original)
         width, height = check_jpeg(encoded)
         boxes = np.empty((0, 4), np.float32)

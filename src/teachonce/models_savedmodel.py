@@ -103,6 +103,9 @@ def _load_folder(
     place = f"/GPU:{device.index or 0}" if device.type == "cuda" else "/CPU:0"
 
     def forward(images: torch.Tensor) -> torch.Tensor:
+        # TensorFlow itself would run some graphs on other sizes than their signature's, without a word.
+        if images.shape[-1] != (width or images.shape[-1]):
+            raise ModelError(f"{path} is made for {width} x {height} pixels")
         array = (images if is_nchw else images.permute(0, 2, 3, 1)).cpu().numpy()
         if tensor.dtype.is_integer:
             array = array.round()

@@ -225,6 +225,8 @@ def _quiet_lightning() -> Iterator[None]:
     with warnings.catch_warnings():
         # --num-workers is the user's own choice, and 0 is right for small data.
         warnings.filterwarnings("ignore", ".*does not have many workers.*")
+        # Said by --validation-split none already.
+        warnings.filterwarnings("ignore", ".*but have no `val_dataloader`.*")
         # Lightning calling torch's older names for its own purposes.
         warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.*")
         for logger in loggers:

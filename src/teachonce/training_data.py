@@ -115,7 +115,6 @@ def resolve_run(config: TrainConfig, data: TrainingData, world_size: int) -> dic
 
 def warn_without_effect(config: TrainConfig, dataset: KDDataset) -> None:
     """Warn, once, of settings that were given and change nothing."""
-    has_validation = _has_validation(config)
     useless = {
         "is not read at --kd-temp 0": [
             name for name in ("store", "logits") if config.temperature == 0 and getattr(config, name) is not None
@@ -126,7 +125,7 @@ def warn_without_effect(config: TrainConfig, dataset: KDDataset) -> None:
         "is for --optimizer sgd": ["momentum"] if config.optimizer != "sgd" else [],
         "is for --schedule cosine": ["min_lr"] if config.schedule != "cosine" else [],
         "is for --schedule step": ["step_epochs", "step_rate"] if config.schedule != "step" else [],
-        "needs a --validation-split": [] if has_validation else ["validation_data", "eval_size", "eval_crop_frac"],
+        "needs a --validation-split": [] if _has_validation(config) else ["validation_data"],
         "does nothing where the store's views are replayed": (
             ["crop_scale", "crop_ratio", "flip_prob"] if dataset.replays_views else []
         ),

@@ -1,0 +1,190 @@
+"""Batches: each record once an epoch whatever the ranks and workers, joined with the logits of the view it shows."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from small_data import example, write_image_folder, write_shards, write_store
+from small_models import write_colour_shards, write_colour_teacher
+
+from teachonce.classes import ClassSpace
+from teachonce.config import ExtractConfig, MergeConfig
+from teachonce.dataset import EpochBatches, EvalDataset, KDDataset, build_loader
+from teachonce.errors import ConfigError, ImageError, LogitsError, RecordError, StoreError
+from teachonce.extract import extract
+from teachonce.images import decode_image
+from teachonce.merge import merge
+from teachonce.preprocessing import Preprocessing
+from teachonce.records import open_records
+from teachonce.store import Store
+from teachonce.views import CropPolicy, apply_view
+
+
+@pytest.fixture
+def data(tmp_path):
+    return write_colour_shards(tmp_path / "data", sizes=(9, 6))
+
+
+@pytest.fixture
+def view_store(tmp_path, data):
+    extract(
+        ExtractConfig(
+            data=data,
+            teacher=write_colour_teacher(tmp_path / "teacher.onnx"),
+            out=tmp_path / "views",
+            policy="crop",
+            views=3,
+            codec="float32",
+            device="cpu",
+            gate_samples=0,
+        )
+    )
+    return Store(tmp_path / "views")
+
+
+@given(
+    num_records=st.integers(3, 200),
+    batch_size=st.integers(1, 40),
+    world_size=st.sampled_from([1, 2, 3]),
+    epoch=st.integers(0, 3),
+    shuffle=st.booleans(),
+)
+def test_each_record_once_an_epoch_over_all_ranks_in_equal_steps(num_records, batch_size, world_size, epoch, shuffle):
+    ranks = [
+        EpochBatches(num_records, batch_size, seed=1, epoch=epoch, shuffle=shuffle, rank=rank, world_size=world_size)
+        for rank in range(world_size)
+    ]
+    batches = [list(rank) for rank in ranks]
+    seen = [index for rank in batches for batch in rank for index, _ in batch]
+    assert sorted(seen) == list(range(num_records))
+    assert {len(rank) for rank in batches} == {len(ranks[0])}
+    assert all(batch for rank in batches for batch in rank)
+    assert all(e == epoch for rank in batches for batch in rank for _, e in batch)
+
+
+def test_the_order_is_of_seed_and_epoch_and_the_global_batch_is_that_of_one_rank():
+    def order(**options):
+        return [index for batch in EpochBatches(50, 10, **options) for index, _ in batch]
+
+    assert order(seed=0, epoch=1) == order(seed=0, epoch=1)
+    assert len({tuple(order(seed=s, epoch=e)) for s, e in [(0, 0), (0, 1), (1, 0)]}) == 3
+    assert order(shuffle=False) == list(range(50))
+    one = list(EpochBatches(60, 12, seed=3))
+    three = [list(EpochBatches(60, 4, seed=3, rank=rank, world_size=3)) for rank in range(3)]
+    for step in range(5):
+        assert sorted(one[step]) == sorted(three[0][step] + three[1][step] + three[2][step])
+    with pytest.raises(ConfigError, match="2 records for 3 devices"):
+        EpochBatches(2, 1, world_size=3)
+
+
+def test_epoch_e_shows_view_e_mod_v_with_its_logits(data, view_store):
+    source = open_records(data, "train")
+    dataset = KDDataset(source, size=12, store=view_store)
+    assert dataset.replays_views and dataset.num_classes == 5
+    for epoch in (0, 2, 4):
+        batch = dataset.read_batch([3, 11], epoch)
+        assert batch["pixels"].shape == (2, 12, 12, 3) and batch["pixels"].dtype == torch.uint8
+        for position, (shard, row) in enumerate([(0, 3), (1, 2)]):
+            record = source.read_record(shard, row)
+            view = view_store.read_views(shard, epoch % 3, [row])[0]
+            np.testing.assert_array_equal(batch["pixels"][position], apply_view(decode_image(record.encoded), view, 12))
+            logits = view_store.read_logits(shard, epoch % 3, [row])[0]
+            np.testing.assert_array_equal(batch["teacher_logits"][position], [-np.inf, *logits])
+            assert batch["labels"][position] == record.label
+
+
+def test_center_logits_stay_and_the_students_crops_change(tmp_path, data):
+    store = write_store(tmp_path / "center", data, num_classes=4)
+    dataset = KDDataset(open_records(data, "train"), size=12, store=store, seed=1)
+    first, again, second = (dataset.read_batch([0, 1, 14], epoch) for epoch in (0, 0, 1))
+    assert torch.equal(first["pixels"], again["pixels"]) and not torch.equal(first["pixels"], second["pixels"])
+    assert torch.equal(first["teacher_logits"], second["teacher_logits"])
+    other_seed = KDDataset(open_records(data, "train"), size=12, store=store, seed=2).read_batch([0, 1, 14], 0)
+    assert not torch.equal(first["pixels"], other_seed["pixels"])
+
+
+def test_records_logits_equal_the_stores(tmp_path, data):
+    store = write_store(tmp_path / "center", data, num_classes=4)
+    merge(MergeConfig(store=store.path, data=data, out=tmp_path / "merged", num_workers=1))
+    from_store = KDDataset(open_records(data, "train"), size=12, store=store).read_batch(range(15), 3)
+    merged = open_records(tmp_path / "merged", "train")
+    from_records = KDDataset(merged, size=12, use_record_logits=True).read_batch(range(15), 3)
+    assert from_store.keys() == from_records.keys()
+    assert all(torch.equal(from_store[name], from_records[name]) for name in from_store)
+
+
+def test_a_student_without_background(data, view_store):
+    dataset = KDDataset(
+        open_records(data, "train"), size=8, store=view_store, class_space=ClassSpace(num_classes=4, offset=1)
+    )
+    batch = dataset.read_batch([0, 5], 0)
+    assert batch["teacher_logits"].shape == (2, 4) and torch.isfinite(batch["teacher_logits"]).all()
+    assert batch["labels"].tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_the_loader_gives_the_same_batches_whatever_the_workers(data, view_store, num_workers):
+    dataset = KDDataset(open_records(data, "train"), size=8, store=view_store, seed=4)
+    loader = dataset.batches(batch_size=4, epoch=1, num_workers=num_workers)
+    batches = list(loader)
+    expected = [dataset.read_batch([i for i, _ in items], 1) for items in EpochBatches(15, 4, seed=4, epoch=1)]
+    assert len(batches) == len(expected) == 4
+    for found, wanted in zip(batches, expected, strict=True):
+        assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
+def test_evaluation_batches(data):
+    source = open_records(data, "train")
+    preprocessing = Preprocessing(size_px=16, resize_px=18)
+    dataset = EvalDataset(source, preprocessing, ClassSpace(num_classes=5))
+    (batch,) = build_loader(dataset, EpochBatches(15, 20, shuffle=False))
+    assert batch["pixels"].shape == (15, 16, 16, 3)
+    expected = preprocessing.apply(decode_image(source.read_record(1, 5).encoded))
+    np.testing.assert_array_equal(batch["pixels"][14], expected)
+
+
+def test_an_image_that_changed_since_extraction_is_refused(tmp_path, view_store):
+    other = open_records(write_colour_shards(tmp_path / "other", sizes=(9, 6), first_index=50), "train")
+    with pytest.raises(StoreError, match=r"record 0 \(byte 0\): key .*changed since extraction"):
+        KDDataset(other, size=8, store=view_store).read_batch([0], 0)
+
+
+def test_a_store_of_other_data_is_refused_at_once(tmp_path, view_store):
+    fewer = open_records(write_colour_shards(tmp_path / "fewer", sizes=(9, 5)), "train")
+    with pytest.raises(StoreError, match="a store of other data"):
+        KDDataset(fewer, size=8, store=view_store)
+
+
+def test_wrong_records_are_named(tmp_path):
+    bad_image = write_shards(tmp_path / "a", sizes=(2,), payloads=[example(0, 1), example(1, 1, encoded=b"text")])
+    with pytest.raises(ImageError, match="train-00000-of-00001 record 1"):
+        KDDataset(open_records(bad_image, "train"), size=8).read_batch([0, 1], 0)
+    labels = write_shards(tmp_path / "b", sizes=(1,), num_classes=None, payloads=[example(0, 7)])
+    with pytest.raises(RecordError, match="label 7, expected 0 to 3"):
+        KDDataset(open_records(labels, "train"), size=8, class_space=ClassSpace(num_classes=4)).read_batch([0], 0)
+    with pytest.raises(ConfigError, match="number of classes is not known"):
+        KDDataset(open_records(labels, "train"), size=8)
+    without = write_shards(tmp_path / "c", sizes=(1,))
+    with pytest.raises(LogitsError, match="no image/logit"):
+        KDDataset(open_records(without, "train"), size=8, use_record_logits=True).read_batch([0], 0)
+
+
+@pytest.mark.parametrize("num_classes", [4, None])
+def test_logits_of_another_class_count_are_refused(tmp_path, num_classes):
+    logit = np.zeros(3, np.float32)
+    data = write_shards(tmp_path / "d", sizes=(1,), num_classes=num_classes, payloads=[example(0, 1, logit=logit)])
+    dataset = KDDataset(
+        open_records(data, "train"), size=8, use_record_logits=True, class_space=ClassSpace(num_classes=4)
+    )
+    with pytest.raises(LogitsError, match="3 classes"):
+        dataset.read_batch([0], 0)
+
+
+def test_folders_train_too(tmp_path):
+    source = open_records(write_image_folder(tmp_path / "images"), "train")
+    dataset = KDDataset(source, size=8, crop=CropPolicy(scale=(1.0, 1.0), ratio=(0.5, 2.0), flip_prob=0.0))
+    batch = dataset.read_batch([0, 11], 0)
+    assert dataset.num_classes == 3 and batch["labels"].tolist() == [0, 2] and "teacher_logits" not in batch
+    image = decode_image(source.read_record(0, 0).encoded)
+    assert np.abs(batch["pixels"][0].numpy().astype(int) - np.asarray(image.resize((8, 8), 2)).astype(int)).mean() < 12
