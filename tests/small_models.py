@@ -21,10 +21,13 @@ def colour_logits(mean_colours: np.ndarray) -> np.ndarray:
     return SHARPNESS * (2 * mean_colours @ COLOURS.T - (COLOURS**2).sum(axis=1))
 
 
-def write_colour_teacher(path: Path, *, nan_above: float | None = None, order: list[int] | None = None) -> str:
+def write_colour_teacher(
+    path: Path, *, nan_above: float | None = None, order: list[int] | None = None, num_classes: int = len(COLOURS)
+) -> str:
     """An ONNX file with the colour teacher for inputs normalised with ImageNet's mean and std; returns its SPEC.
 
-    ``nan_above``: logits are NaN for images whose mean red is above this; ``order``: its classes in another order.
+    ``nan_above``: logits are NaN for images whose mean red is above this; ``order``: its classes in another order;
+    ``num_classes``: further classes that no image resembles.
     """
     import onnx
     from onnx import TensorProto, helper, numpy_helper
@@ -34,6 +37,9 @@ def write_colour_teacher(path: Path, *, nan_above: float | None = None, order: l
     colours = COLOURS[order] if order is not None else COLOURS
     weight = (2 * SHARPNESS * colours * std).astype(np.float32)
     bias = (2 * SHARPNESS * colours @ mean - SHARPNESS * (colours**2).sum(axis=1)).astype(np.float32)
+    num_more = num_classes - len(COLOURS)
+    weight = np.concatenate([weight, np.zeros((num_more, 3), np.float32)])
+    bias = np.concatenate([bias, np.full(num_more, -9, np.float32)])
     constants = [numpy_helper.from_array(weight, "weight"), numpy_helper.from_array(bias, "bias")]
     nodes = [
         helper.make_node("GlobalAveragePool", ["images"], ["pooled"]),
@@ -58,7 +64,7 @@ def write_colour_teacher(path: Path, *, nan_above: float | None = None, order: l
     else:
         nodes.append(helper.make_node("Identity", ["clean"], ["logits"]))
     images = helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", 3, "height", "width"])
-    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", len(COLOURS)])
+    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", num_classes])
     graph = helper.make_graph(nodes, "colour", [images], [logits], constants)
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
     return f"onnx:{path},size=16,resize=16"

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from small_data import write_shards, write_store
+from small_data import write_image_folder, write_shards, write_store
 
-from teachonce.config import ImportConfig
+from teachonce.config import ExportConfig, ImportConfig
 from teachonce.errors import ConfigError, LogitsError
 from teachonce.exchange import export_csv, import_csv
 from teachonce.logit_table import open_logit_table
@@ -24,7 +24,7 @@ def store(tmp_path, data):
 
 @pytest.fixture
 def csv(tmp_path, store):
-    export_csv(store.path, tmp_path / "csv", num_files=2)
+    export_csv(ExportConfig(source=store.path, format="csv", out=tmp_path / "csv", csv_files=2))
     return tmp_path / "csv"
 
 
@@ -106,4 +106,25 @@ def test_wrong_commands(tmp_path, data, store, csv):
     with pytest.raises(ConfigError, match="data of 4 classes, this data has 9"):
         open_logit_table(store.path, split="train", num_classes=9, background_logit=0.0)
     with pytest.raises(ConfigError, match=r"train-0\.csv: exists"):
-        export_csv(store.path, csv)
+        export_csv(ExportConfig(source=store.path, format="csv", out=csv))
+
+
+def test_the_originals_padded_files_and_back(tmp_path, data, store):
+    """The original writes 0 for the background of a teacher without one; read with drop=1 it is gone again."""
+    export_csv(ExportConfig(source=store.path, format="csv", out=tmp_path / "padded", background_logit=0.0))
+    line = (tmp_path / "padded" / "train-0.csv").read_text().splitlines()[0].split(",")
+    assert len(line) == 1 + 4 and float(line[1]) == 0
+    again = run_import(tmp_path / "padded", data, tmp_path / "again", drop=1)
+    assert again.class_space == store.class_space
+    np.testing.assert_array_equal(again.read_logits(1, 0, slice(None)), store.read_logits(1, 0, slice(None)))
+    with pytest.raises(ConfigError, match="--drop 5: expected fewer than the 4 numbers"):
+        run_import(tmp_path / "padded", data, tmp_path / "more", drop=5)
+
+
+def test_shared_basenames_cannot_go_into_a_csv(tmp_path):
+    images = write_image_folder(tmp_path / "images")
+    for path in sorted((images / "train").glob("*/*.jpg")):
+        path.rename(path.with_name(path.name[-5:]))
+    store = write_store(tmp_path / "folder-store", images, offset=0)
+    with pytest.raises(LogitsError, match="8 images share a basename"):
+        export_csv(ExportConfig(source=store.path, format="csv", out=tmp_path / "out"))

@@ -31,9 +31,9 @@ def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path):
 
 
 def test_a_full_disk_is_one_line_with_the_path(tmp_path):
-    with pytest.raises(TeachonceError, match=r"a\.bin: cannot be written: No space left"):
-        with atomic_write(tmp_path / "a.bin"):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    expected = pytest.raises(TeachonceError, match=r"a\.bin: cannot be written: No space left")
+    with expected, atomic_write(tmp_path / "a.bin"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert names(tmp_path) == []
 
 
@@ -69,5 +69,7 @@ def test_json_and_its_errors(tmp_path):
 def test_leftovers_of_a_kill_are_removed(tmp_path):
     (tmp_path / ".tmp-abc-a.bin").write_bytes(b"")
     (tmp_path / "a.bin").write_bytes(b"")
+    remove_temporaries(tmp_path, older_than_seconds=60)
+    assert len(names(tmp_path)) == 2
     remove_temporaries(tmp_path)
     assert names(tmp_path) == ["a.bin"]

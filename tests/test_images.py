@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from teachonce.errors import ImageError
-from teachonce.images import MAX_PIXELS, decode_image, image_size, resize_image, to_rgb_jpeg
+from teachonce.images import MAX_PIXELS, check_jpeg, decode_image, image_size, resize_image, to_rgb_jpeg
 
 
 def draw_image(width: int = 37, height: int = 53, seed: int = 0) -> Image.Image:
@@ -108,6 +108,18 @@ def test_truncated_at_any_tenth(kind: str) -> None:
     for tenth in range(10):
         with pytest.raises(ImageError):
             decode_image(encoded[: len(encoded) * tenth // 10])
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "progressive", "grey jpeg"])
+def test_a_checked_jpeg_holds_all_its_pixels(kind: str) -> None:
+    encoded = SAMPLES[kind]
+    assert check_jpeg(encoded) == (37, 53)
+    for tenth in range(10):
+        with pytest.raises(ImageError) as decoding:
+            decode_image(encoded[: len(encoded) * tenth // 10])
+        with pytest.raises(ImageError) as checking:
+            check_jpeg(encoded[: len(encoded) * tenth // 10])
+        assert str(checking.value).partition("(")[0] == str(decoding.value).partition("(")[0]
 
 
 def test_truncated_jpeg_says_what_it_is() -> None:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -64,7 +65,7 @@ def test_a_killed_worker_is_one_line():
 def test_parts_are_disjoint_and_whole():
     jobs = list(range(11))
     parts = [take_part(jobs, index, 4) for index in range(4)]
-    assert sorted(sum(parts, [])) == jobs
+    assert sorted(job for part in parts for job in part) == jobs
     assert take_part(jobs, 0, 1) == jobs
 
 
@@ -105,5 +106,5 @@ def is_running(pid):
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    with open(f"/proc/{pid}/stat") as stat:  # a zombie that nobody reaped does not run
-        return stat.read().rpartition(")")[2].split()[0] != "Z"
+    stat = Path(f"/proc/{pid}/stat").read_text()
+    return stat.rpartition(")")[2].split()[0] != "Z"  # a zombie that nobody reaped does not run

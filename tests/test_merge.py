@@ -115,7 +115,7 @@ def test_wrong_commands(tmp_path, data, store):
     with pytest.raises(ConfigError, match=r"use records --logits"):
         run(write_store(tmp_path / "s2", images, offset=0), images, tmp_path / "out")
     run(store, data, tmp_path / "out")
-    with pytest.raises(PlanMismatchError, match="background_logit was -inf, now 0.0"):
+    with pytest.raises(PlanMismatchError, match=r"background_logit was -inf, now 0\.0"):
         run(store, data, tmp_path / "out", background_logit=0.0)
 
 

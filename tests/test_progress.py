@@ -45,7 +45,7 @@ def test_a_terminal_gets_a_bar() -> None:
     stream = Terminal()
     with progress("extract", 3, stream=stream) as advance:
         advance(3)
-    assert "extract" in stream.getvalue() and "3/3" in stream.getvalue()
+    assert "extract" in stream.getvalue() and "3 of 3 images in 0.0 s" in stream.getvalue()
 
 
 def test_seconds_for_people() -> None:

@@ -16,10 +16,11 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_data import teacher_logits, write_shards
+from small_data import teacher_logits, write_digits, write_shards
 
-from teachonce.config import TrainConfig
-from teachonce.errors import ConfigError, ModelError, PlanMismatchError, TeachonceError
+from teachonce.config import EvaluateConfig, TrainConfig
+from teachonce.errors import ConfigError, ImageError, ModelError, PlanMismatchError, TeachonceError
+from teachonce.evaluate import evaluate
 from teachonce.example import encode_example
 from teachonce.records import open_records
 from teachonce.runs import METRIC_COLUMNS, TIME_COLUMNS, read_metrics, read_result
@@ -98,6 +99,15 @@ def test_result_and_metrics_agree(kd_run: Path) -> None:
     assert result["best_top1"] == max(row["validation_top1"] for row in rows)
     for row in rows:
         assert row["train_loss"] == pytest.approx(row["label_loss"] + row["kd_loss"], rel=1e-5)
+
+
+def test_evaluate_says_the_same_of_the_run(kd_run: Path, digits: Path) -> None:
+    result = read_result(kd_run)
+    assert result is not None
+    found = evaluate(EvaluateConfig(data=digits, model=f"run:{kd_run}", device="cpu"))
+    assert (found["top1"], found["top5"]) == (result["top1"], result["top5"])
+    # Other batch sizes: the confidences differ in their last bits.
+    assert found["ece"] == pytest.approx(result["ece"], abs=1e-5)
 
 
 def test_a_finished_run_is_not_redone(
@@ -307,6 +317,21 @@ def test_loader_processes_change_nothing(digits: Path, digits_store: Path, tmp_p
     for num_workers in (0, 2):
         train(config(digits, tmp_path / str(num_workers), store=digits_store, epochs=2, num_workers=num_workers))
     assert curve(tmp_path / "0") == curve(tmp_path / "2")
+
+
+@pytest.mark.slow
+def test_an_error_of_a_loader_process_arrives_unchanged(tmp_path: Path) -> None:
+    data = write_digits(tmp_path / "digits", num_train=32, num_validation=16)
+    broken = sorted((data / "train").rglob("*.png"))[5]
+    broken.write_bytes(broken.read_bytes()[:60])
+    messages = []
+    for num_workers in (0, 1):
+        with pytest.raises(ImageError) as caught:
+            train(config(data, tmp_path / str(num_workers), num_workers=num_workers))
+        messages.append(str(caught.value))
+    assert messages[0] == messages[1]
+    assert messages[0].startswith(f"{broken}: ")
+    assert "\n" not in messages[0]
 
 
 @pytest.mark.slow

@@ -146,11 +146,11 @@ def _export(config: ExportConfig) -> None:
     if config.format == "csv":
         from teachonce.exchange import export_csv
 
-        for path in export_csv(config.source, config.out, num_files=config.csv_files, view=config.view):
+        for path in export_csv(config):
             print(path)
         return
-    if config.csv_files != 1 or config.view:
-        raise ConfigError(f"--csv-files, --view: mean nothing with --format {config.format}")
+    if config.csv_files != 1 or config.view or config.background_logit is not None:
+        raise ConfigError(f"--csv-files, --view and --background-logit: mean nothing with --format {config.format}")
     from teachonce.export import export_run
 
     export_run(config.source, config.format, config.out)

@@ -204,8 +204,10 @@ class ImportConfig:
     """Which split."""
     codec: CodecName = "float32"
     """How logits become bytes."""
+    drop: int = 0
+    """Numbers to leave out at the start of each line: 1 for the original's EfficientNet files (a made-up background)."""
     offset: int | None = None
-    """Data label of the CSV's first number. Default: 0, or 1 where only the data has a background class."""
+    """Data label of the first number that is kept. Default: 0, or 1 where only the data has a background class."""
     num_classes: int | None = None
     """Classes of the data, background included. Default: from the data, else the CSV's classes + offset."""
 
@@ -372,6 +374,13 @@ class ExportConfig:
     """csv: number of files SPLIT-0.csv, SPLIT-1.csv, ... (the walkthrough has one a worker)."""
     view: int = 0
     """csv: which view's logits."""
+    background_logit: float | None = None
+    """csv: one number a class of the data, this one for classes that the teacher lacks (the original's files: 0).
+    Default: one number a class of the teacher."""
+
+    def __post_init__(self) -> None:
+        _require(self.csv_files >= 1, "--csv-files", self.csv_files, "at least 1")
+        _require(self.view >= 0, "--view", self.view, "0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,7 +21,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from teachonce.classes import ClassSpace, map_logits
-from teachonce.errors import ConfigError, ImageError, LogitsError, RecordError, StoreError
+from teachonce.errors import ConfigError, ImageError, LogitsError, RecordError, StoreError, TeachonceError
 from teachonce.images import Interpolation, decode_image
 from teachonce.preprocessing import Preprocessing
 from teachonce.records import Record, RecordSource
@@ -260,8 +260,8 @@ class EvalDataset(Dataset[Any]):
 
 def build_loader(dataset: Dataset[Any], batches: EpochBatches, num_workers: int = 0) -> DataLoader[Batch]:
     """A DataLoader whose batches are those of ``read_batch``, in the order of ``batches`` whatever ``num_workers``."""
-    return DataLoader(
-        dataset,
+    return _Loader(
+        _ErrorsAsItems(dataset),
         batch_sampler=batches,
         collate_fn=_as_is,
         num_workers=num_workers,
@@ -303,3 +303,27 @@ def check_key(store: Store, shard: int, row: int, record: Record) -> None:
 
 def _as_is(batch: Any) -> Any:
     return batch
+
+
+class _ErrorsAsItems(Dataset[Any]):
+    """An error crosses from a loader process as an item: DataLoader would make a traceback of its message."""
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitems__(self, items: Sequence[tuple[int, int]]) -> Batch | TeachonceError:
+        try:
+            return self.dataset.__getitems__(items)
+        except TeachonceError as error:
+            return error
+
+
+class _Loader(DataLoader[Batch]):
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # a generator is all that loops need
+        for batch in super().__iter__():
+            if isinstance(batch, TeachonceError):
+                raise batch
+            yield batch

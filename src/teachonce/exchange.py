@@ -1,21 +1,27 @@
 """The walkthrough's CSV logits, written from a store and read into one.
 
 ``SPLIT-0.csv``, ``SPLIT-1.csv``, ...: a line an image, basename and then one number a class, without a header. The
-numbers are the teacher's own classes (1000 or 1001), as the walkthrough's extraction writes them; floats are written
-with the digits that bring back the same float32. About 20 kB an image, which is why a store is better.
+numbers are the teacher's own classes (1000 or 1001); floats are written with the digits that bring back the same
+float32. The original pads a teacher of 1000 classes with a background logit of 0, which takes real probability mass:
+ask for it with ``--background-logit 0`` where its own code shall read the files, and leave it out with ``--drop 1``
+when reading such files. About 20 kB an image, which is why a store is better.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from array import array
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import xxhash
 
+from teachonce.classes import ClassSpace, map_logits
 from teachonce.codec import CODECS, codec_from_json, codec_to_json
-from teachonce.config import ImportConfig
+from teachonce.config import ExportConfig, ImportConfig
 from teachonce.errors import ConfigError, LogitsError
 from teachonce.files import atomic_write
+from teachonce.launch import take_part
 from teachonce.logit_table import CsvTable
 from teachonce.progress import progress
 from teachonce.records import open_records
@@ -25,30 +31,46 @@ from teachonce.versions import library_versions
 from teachonce.views import CenterPolicy, policy_to_json
 
 
-def export_csv(store_path: Path, out: Path, *, num_files: int = 1, view: int = 0) -> list[Path]:
-    """Write a store's logits as ``num_files`` CSV files, file i holding the shards i, i + num_files, ...
+def export_csv(config: ExportConfig) -> list[Path]:
+    """Write a store's logits as ``csv_files`` files, file i holding the shards i, i + csv_files, ...
 
-    Raises ConfigError where one of the files exists already.
+    Raises ConfigError where one of the files exists already, LogitsError where two images share a basename.
     """
-    store = Store(store_path)
+    store = Store(config.source)
     split = store.plan.data["split"]
-    paths = [out / f"{split}-{index}.csv" for index in range(num_files)]
+    paths = [config.out / f"{split}-{index}.csv" for index in range(config.csv_files)]
     for path in paths:
         if path.exists():
             raise ConfigError(f"{path}: exists; choose another --out or remove it")
+    _refuse_shared_basenames(store)
     with progress("export", store.num_records, unit="records") as advance:
         for index, path in enumerate(paths):
-            write_csv(store, path, range(index, len(store.shards), num_files), view, advance)
+            shards = take_part(range(len(store.shards)), index, config.csv_files)
+            write_csv(store, path, shards, view=config.view, background_logit=config.background_logit, advance=advance)
     return paths
 
 
 def write_csv(
-    store: Store, path: Path, shards: range, view: int = 0, advance: Callable[[int], None] | None = None
+    store: Store,
+    path: Path,
+    shards: Sequence[int],
+    *,
+    view: int = 0,
+    background_logit: float | None = None,
+    advance: Callable[[int], None] | None = None,
 ) -> None:
-    """Write the logits of some shards of a store as one CSV file, atomically."""
+    """Write the logits of some shards as one CSV file, atomically.
+
+    With ``background_logit`` there is one number for each class of the data, and the classes that the teacher lacks
+    get this one (the original's own EfficientNet files have 0); else one for each class of the teacher.
+    """
+    target = store.class_space
+    if background_logit is not None:
+        target = ClassSpace(num_classes=store.plan.data_classes)
     with atomic_write(path) as file:
         for shard in shards:
             logits = store.read_logits(shard, view, slice(None))
+            logits = map_logits(logits, store.class_space, target, background_logit or 0.0)
             for filename, row in zip(store.read_filenames(shard), logits, strict=True):
                 basename = filename.rpartition("/")[2]
                 if "," in basename or "\n" in basename:
@@ -59,6 +81,18 @@ def write_csv(
                 advance(len(logits))
 
 
+def _refuse_shared_basenames(store: Store) -> None:
+    hashes = array("Q")
+    for shard in range(len(store.shards)):
+        hashes.extend(xxhash.xxh3_64_intdigest(n.rpartition("/")[2].encode()) for n in store.read_filenames(shard))
+    num_shared = len(hashes) - len(np.unique(np.array(hashes, np.uint64)))
+    if num_shared:
+        raise LogitsError(
+            f"{store.path}: {num_shared} images share a basename with another, and the CSV knows images by basename; "
+            "use the store itself"
+        )
+
+
 def import_csv(config: ImportConfig) -> None:
     """Read ``SPLIT-*.csv`` into a store over the data whose basenames they carry.
 
@@ -67,7 +101,7 @@ def import_csv(config: ImportConfig) -> None:
     """
     source = open_records(config.data, config.split)
     data_classes = config.num_classes or (len(source.classes.names) if source.classes is not None else None)
-    table = CsvTable(config.csv, split=config.split, data_classes=data_classes, offset=config.offset)
+    table = CsvTable(config.csv, split=config.split, data_classes=data_classes, offset=config.offset, drop=config.drop)
     if len(table) != source.num_records:
         raise LogitsError(
             f"{config.csv}: {len(table)} lines for {source.num_records} records in {config.data}: expected one each; "

@@ -31,7 +31,7 @@ from teachonce.dataset import decode_record
 from teachonce.errors import ConfigError, LogitsError, RecordError, TeachonceError
 from teachonce.files import remove_temporaries
 from teachonce.gate import check_gate
-from teachonce.launch import num_cores, run_jobs, take_part
+from teachonce.launch import count_done, num_cores, run_jobs, take_part
 from teachonce.model_spec import ModelSpec, parse_model_spec
 from teachonce.models import Classifier, load_model, resolve_device
 from teachonce.preprocessing import Preprocessing
@@ -63,6 +63,8 @@ from teachonce.views import (
 DECODE_AHEAD_BATCHES = 3
 """Batches of records that may be decoded before the teacher asks for them."""
 
+DAY_SECONDS = 86_400.0
+
 
 @dataclass(frozen=True)
 class Unit:
@@ -91,7 +93,7 @@ def extract(config: ExtractConfig) -> bool:
         if config.gate_samples:
             check_gate(teacher, source, plan.class_space, config)
         _extract_units(config, plan, source, teacher, units)
-    return _finish(config.out, plan)
+    return _finish(config.out, plan, config.worker_part()[1])
 
 
 def build_plan(config: ExtractConfig, source: RecordSource, teacher: Classifier) -> Plan:
@@ -268,6 +270,7 @@ class UnitExtractor:
                 view.append(drawn)
             for view_pixels in pixels:
                 teacher.put(view_pixels, record)
+            count_done(num_views)
         if row + 1 != num_records:
             raise RecordError(f"other than {num_records} records, which the plan says: the data changed; begin anew")
         logits = teacher.finish().reshape(num_records, num_views, -1).swapaxes(0, 1)
@@ -315,8 +318,8 @@ def _extract_units(
     sizes = [num_records for _, num_records in plan.shards]
     total = sum(sizes[unit.shard] * (unit.group[1] - unit.group[0] + 1) for unit in units)
     with progress("extract", total, unit="views") as advance:
-        for _, num_done in run_jobs(build, units, num_workers):
-            advance(num_done)
+        for _ in run_jobs(build, units, num_workers, advance):
+            pass
 
 
 def _build_extractor(config: ExtractConfig, plan: Plan, source: RecordSource, worker_index: int) -> UnitExtractor:
@@ -346,14 +349,15 @@ def _count_units(plan: Plan) -> int:
     return len(plan.shards) * len(plan.view_groups)
 
 
-def _finish(path: Path, plan: Plan) -> bool:
+def _finish(path: Path, plan: Plan, num_parts: int) -> bool:
     manifest_is_current = (path / MANIFEST_NAME).exists() and Store(path).plan == plan
     if not manifest_is_current and not finalise_store(path, library_versions()):
         missing = len(missing_units(path, plan))
         _say(f"{path}: {missing} of {_count_units(plan)} units are left to other workers; the last one finishes it")
         return False
     if not manifest_is_current:
-        remove_temporaries(path)
+        # Other workers may be writing their own, equal manifest at this moment; alone, nothing is in use.
+        remove_temporaries(path, older_than_seconds=0.0 if num_parts == 1 else DAY_SECONDS)
     store = Store(path)
     _say(
         f"{path}: whole: {store.num_records:,} records x {store.num_views} views, {store.num_bytes():,} bytes "

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -63,10 +64,13 @@ def read_json(path: Path) -> Any:
         raise TeachonceError(f"{path}: is not JSON: {error}") from error
 
 
-def remove_temporaries(directory: Path) -> None:
-    """Remove what killed writers left in ``directory``; only safe while nobody else writes there."""
+def remove_temporaries(directory: Path, *, older_than_seconds: float = 0.0) -> None:
+    """Remove what killed writers left in ``directory``; with an age where others may be writing there now."""
+    newest = time.time() - older_than_seconds
     for path in directory.glob(f"{TEMPORARY_PREFIX}*"):
-        path.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            if path.stat().st_mtime <= newest:
+                path.unlink()
 
 
 def _sync_directory(directory: Path) -> None:

@@ -88,11 +88,25 @@ def class_texts(names: Sequence[str], metadata: Mapping[str, str] | None = None)
     return tuple(table.get(name, name) for name in names)
 
 
+def imagenet_synsets() -> tuple[str, ...]:
+    """The 1000 synsets of ILSVRC-2012 in sorted order, which is their label order; from timm's tables."""
+    path = _timm_table("imagenet_synsets.txt")
+    if path is None:
+        raise ConfigError("timm's table of ImageNet synsets is not there; install timm, or give a labels file")
+    return read_labels(path)
+
+
 def _read_synset_texts() -> dict[str, str]:
+    path = _timm_table("imagenet_synset_to_lemma.txt")
+    return read_metadata(path) if path is not None else {}
+
+
+def _timm_table(name: str) -> Path | None:
+    # Found without importing timm, which would import torch.
     spec = importlib.util.find_spec("timm")
     folders = spec.submodule_search_locations if spec is not None else None
-    path = Path(folders[0], "data", "_info", "imagenet_synset_to_lemma.txt") if folders else None
-    return read_metadata(path) if path is not None and path.is_file() else {}
+    path = Path(folders[0], "data", "_info", name) if folders else None
+    return path if path is not None and path.is_file() else None
 
 
 class BoxReader(Protocol):

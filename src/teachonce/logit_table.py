@@ -123,7 +123,16 @@ class CsvTable:
 
     is_by_name = True
 
-    def __init__(self, folder: Path, *, split: str, data_classes: int | None = None, offset: int | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        split: str,
+        data_classes: int | None = None,
+        offset: int | None = None,
+        drop: int = 0,
+    ) -> None:
+        self.drop = drop
         self.paths = sorted(folder.glob(f"{split}-*.csv"), key=_number_in_name)
         if not self.paths:
             raise ConfigError(f"{folder}: neither a store nor a folder with {split}-*.csv files")
@@ -145,6 +154,11 @@ class CsvTable:
                                 f"{path} line {line_number} ({name.decode(errors='replace')}): {width} logits, "
                                 f"expected a name and {num_classes}; the line is cut or of another teacher"
                             )
+                        if not line.endswith(b"\n"):
+                            raise LogitsError(
+                                f"{path} line {line_number} ({name.decode(errors='replace')}): no line break at the "
+                                "end, so the last number may be cut; extract again, or add one if the line is whole"
+                            )
                         hashes.append(_name_hash(name))
                         file_indices.append(file_index)
                         starts.append(start)
@@ -152,15 +166,15 @@ class CsvTable:
                     start += len(line)
         if num_classes is None:
             raise LogitsError(f"{folder}: the {split}-*.csv files hold no line; extract the logits again")
+        if not 0 <= drop < num_classes:
+            raise ConfigError(f"--drop {drop}: expected fewer than the {num_classes} numbers of a line of {folder}")
         unsorted = np.array(hashes, np.uint64)
         order = np.argsort(unsorted, kind="stable")
         self._hashes = unsorted[order]
         self._places = np.stack([np.array(values, np.int64) for values in (file_indices, starts, sizes)], axis=1)[order]
         self._refuse_doubles()
-        self.class_space = ClassSpace(
-            num_classes=num_classes,
-            offset=resolve_offset(num_classes, data_classes, offset, model=f"{folder}/{split}-*.csv"),
-        )
+        offset = resolve_offset(num_classes - drop, data_classes, offset, model=f"{folder}/{split}-*.csv")
+        self.class_space = ClassSpace(num_classes=num_classes - drop, offset=offset)
 
     def __len__(self) -> int:
         return len(self._hashes)
@@ -178,7 +192,7 @@ class CsvTable:
         assert name == basename, (name, basename)
         try:
             with np.errstate(over="ignore"):  # a number too large becomes inf, which is refused below
-                logits = np.array(text.split(","), np.float64).astype(np.float32)
+                logits = np.array(text.split(",")[self.drop :], np.float64).astype(np.float32)
         except ValueError as error:
             raise LogitsError(f"{self._where(at)} ({name}): {error}; expected numbers") from error
         if not np.isfinite(logits).all():

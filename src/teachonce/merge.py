@@ -21,7 +21,7 @@ from teachonce.config import MergeConfig
 from teachonce.errors import ConfigError, PlanMismatchError, StoreError
 from teachonce.example import replace_feature
 from teachonce.files import atomic_write, read_json, write_json
-from teachonce.launch import num_cores, run_jobs
+from teachonce.launch import count_done, num_cores, run_jobs
 from teachonce.progress import progress
 from teachonce.records import CLASSES_NAME, Record, RecordSource, decode_tfrecord, open_records
 from teachonce.store import Store, check_same_data
@@ -51,8 +51,8 @@ def merge(config: MergeConfig) -> None:
     done = sum(sizes) - sum(sizes[shard] for shard in jobs)
     build = partial(_ShardMerger, config, store, source)
     with progress("merge", sum(sizes), done=done, unit="records") as advance:
-        for shard, _ in run_jobs(build, jobs, config.num_workers or num_cores()):
-            advance(sizes[shard])
+        for _ in run_jobs(build, jobs, config.num_workers or num_cores(), advance):
+            pass
 
 
 class _ShardMerger:
@@ -82,6 +82,7 @@ class _ShardMerger:
                     self.config.background_logit,
                 )[0]
                 writer.write(replace_feature(payload, "image/logit", logits))
+                count_done(1)
             if row + 1 != len(keys):
                 missing = self.store.read_filenames(shard)[row + 1]
                 raise StoreError(f"{info.path}: ends before {missing}, which the store has; the shard was shortened")

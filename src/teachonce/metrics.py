@@ -21,10 +21,11 @@ NUM_ECE_BINS = 15
 class ClassifierMetrics(torch.nn.Module):
     """``update`` with batches, then ``compute``; moves with ``to``, and sums over the processes of a DDP group."""
 
-    def __init__(self, num_classes: int) -> None:
+    def __init__(self, num_classes: int, *, top5_classes: int | None = None) -> None:
+        """``top5_classes``: how many of the classes the model knows, where it does not know all of them."""
         super().__init__()
         # validate_args would read every batch back from the device; labels are checked where they are read.
-        top5 = min(5, num_classes)
+        top5 = min(5, num_classes if top5_classes is None else top5_classes)
         self.top1 = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
         self.top5 = MulticlassAccuracy(num_classes, top_k=top5, average="micro", validate_args=False)
         self.ece = MulticlassCalibrationError(num_classes, n_bins=NUM_ECE_BINS, norm="l1", validate_args=False)

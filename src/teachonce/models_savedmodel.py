@@ -14,6 +14,7 @@ A SavedModel is a program: TensorFlow's graphs can read and write files. Take th
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,10 @@ def _load_folder(
 def _start_tensorflow(device: torch.device, num_threads: int | None) -> Any:
     # TensorFlow reads this at its import; unless told otherwise it reports its build on every start.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    # Both TensorFlow and Triton, which PyTorch imports at some later point, bring an LLVM of their own. Loaded in this
+    # order they get along; in the other one the second ends the process.
+    with suppress(ImportError):
+        import triton  # noqa: F401
     try:
         import tensorflow
     except ImportError as error:
@@ -134,14 +139,12 @@ def _start_tensorflow(device: torch.device, num_threads: int | None) -> Any:
     gpus = tensorflow.config.list_physical_devices("GPU")
     if device.type == "cuda" and not gpus:
         raise ConfigError(f"a SavedModel on {device}: this TensorFlow sees no GPU; use --device cpu")
-    try:
+    # RuntimeError: TensorFlow has started already in this process, with settings that somebody else chose.
+    with suppress(RuntimeError):
         for gpu in gpus:
             tensorflow.config.experimental.set_memory_growth(gpu, True)
         if num_threads is not None:
             tensorflow.config.threading.set_intra_op_parallelism_threads(num_threads)
-    except RuntimeError:
-        # TensorFlow has started already in this process, with settings that somebody else chose.
-        pass
     return tensorflow
 
 

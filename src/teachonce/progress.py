@@ -82,23 +82,22 @@ class _Lines:
 @contextmanager
 def _bar(what: str, total: int, done: int, unit: str, stream: TextIO) -> Iterator[Advance]:
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
-    from rich.progress import TimeRemainingColumn as RemainingColumn
+    from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
     from rich.text import Text
 
     class RateColumn(ProgressColumn):
         def render(self, task: Task) -> Text:
-            speed = task.finished_speed or task.speed
-            return Text("" if speed is None else f"{speed:,.0f} {unit}/s", style="progress.data.speed")
+            if task.finished:
+                return Text(f"in {format_seconds(task.finished_time or 0)}")
+            if not task.speed or task.time_remaining is None:
+                return Text("")
+            return Text(f"{task.speed:,.0f}/s, {format_seconds(task.time_remaining)} left")
 
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
-        TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
+        TextColumn(f"{{task.completed:,.0f}} of {{task.total:,.0f}} {unit}"),
         RateColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        RemainingColumn(),
     )
     with Progress(*columns, console=Console(file=stream)) as bar:
         task = bar.add_task(what, total=total, completed=done)

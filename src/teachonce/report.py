@@ -29,6 +29,9 @@ td { border-top: 1px solid #e4e8ec; padding: 0.2rem 0.6rem 0.2rem 0; vertical-al
 td:first-child { color: #59636e; width: 14rem; }
 """
 
+_KD_NOTE = """<p class="sub">The KD loss is T&sup2; times a cross-entropy: it includes the teacher's own entropy, below
+which no student can fall.</p>"""
+
 _LOSSES = {"train_loss": "whole (train)", "label_loss": "label (train)", "kd_loss": "KD (train)",
            "validation_loss": "label (validation)"}  # fmt: skip
 _ACCURACIES = {"train_top1": "top-1 (train)", "validation_top1": "top-1 (validation)",
@@ -53,6 +56,7 @@ def write_report(run: Path, result: Mapping[str, Any]) -> Path:
 <div class="numbers">{_numbers(result)}</div>
 <h2>Curves</h2>
 {draw_curves(rows)}
+{_KD_NOTE if config["kd_temp"] else ""}
 <h2>Result</h2>
 {_table(result)}
 <h2>Configuration</h2>
@@ -79,7 +83,7 @@ def draw_curves(rows: Sequence[Row]) -> str:
         accuracies.set_ylim(0, 1)
         epochs = [row["epoch"] for row in rows]
         rate.plot(epochs, [row["lr"] for row in rows], color="#59636e", marker="." if len(rows) < 40 else "")
-        rate.set_title("learning rate at the epoch's end")
+        rate.set_title("learning rate")
         rate.set_xlabel("epoch")
         for axes in (losses, accuracies, rate):
             axes.spines[["top", "right"]].set_visible(False)

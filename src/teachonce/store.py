@@ -201,14 +201,21 @@ def missing_files(path: Path, plan: Plan) -> list[str]:
 
 
 class Store:
-    """A finished store, opened for reading: memory-mapped, random access by (shard, view, row), picklable."""
+    """A finished store, opened for reading: memory-mapped, random access by (shard, view, row), picklable.
 
-    def __init__(self, path: Path | str) -> None:
+    ``is_partial`` also opens an unfinished one, for a worker that wants its own part: shards that are not there yet
+    raise StoreError when they are read.
+    """
+
+    def __init__(self, path: Path | str, *, is_partial: bool = False) -> None:
         self.path = Path(path)
         manifest_path = self.path / MANIFEST_NAME
-        if not manifest_path.exists():
+        if is_partial and not manifest_path.exists():
+            self.manifest = _partial_manifest(self.path)
+        elif manifest_path.exists():
+            self.manifest = read_json(manifest_path)
+        else:
             raise StoreError(self._why_unfinished())
-        self.manifest = read_json(manifest_path)
         try:
             self.plan = Plan.from_json(self.manifest["plan"], manifest_path)
             self.num_records: int = self.manifest["num_records"]
@@ -302,15 +309,19 @@ class Store:
         with self._lock:
             cached = self._columns.get(shard)
             # One view a shard is kept: an epoch reads one view of every shard, and the next epoch another one.
-            if cached is None or cached[0] != view:
-                cached = self._columns[shard] = (view, self._map_columns(shard, view))
-            return cached[1]
+            if cached is not None and cached[0] == view:
+                return cached[1]
+        columns = self._map_columns(shard, view)
+        with self._lock:
+            self._columns[shard] = (view, columns)
+        return columns
 
     def _map_columns(self, shard: int, view: int) -> dict[str, NDArray[Any]]:
         group = next(group for group in self.plan.view_groups if group[0] <= view <= group[1])
         entry = self._shards[shard]
         path = self.path / views_file(entry["name"], group)
-        reader = open_views_file(path, group, entry["num_records"], entry["keys_xxh3"])
+        expected_keys = entry.get("keys_xxh3") or keys_hash(self._records(shard)["key"].to_numpy())
+        reader = open_views_file(path, group, entry["num_records"], expected_keys)
         batch = reader.get_batch(view - group[0])
         return {name: to_numpy(batch.column(name)) for name in batch.schema.names}
 
@@ -360,6 +371,12 @@ def check_same_data(store: Store, described: Mapping[str, Any]) -> None:
             f"{store.path}: {len(stored)} shards in the store, {len(found)} in the data: a store of other data; "
             "give the data that it was extracted from"
         )
+
+
+def _partial_manifest(path: Path) -> dict[str, Any]:
+    plan = Plan.from_json(read_json(path / PLAN_NAME), path / PLAN_NAME)
+    shards = [{"name": name, "num_records": num_records, "files": []} for name, num_records in plan.shards]
+    return {"plan": plan.to_json(), "num_records": sum(n for _, n in plan.shards), "shards": shards}
 
 
 def _foreign_files(path: Path) -> bool:

@@ -1,0 +1,27 @@
+"""What the scripts in ``walkthrough/`` share: booleans as the original's flags take them, and errors as one line."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+
+from teachonce.errors import TeachonceError
+
+
+def parse_boolean(text: str) -> bool:
+    """``True``/``False`` in the spellings of the original's flag library."""
+    if text.lower() in ("true", "t", "1"):
+        return True
+    if text.lower() in ("false", "f", "0"):
+        return False
+    raise argparse.ArgumentTypeError(f"{text}: expected True or False")
+
+
+def run_command(command: Callable[[argparse.Namespace], None], flags: argparse.Namespace) -> None:
+    """Run a command; an error for users is one line on stderr and its exit code."""
+    try:
+        command(flags)
+    except TeachonceError as error:
+        print(f"{sys.argv[0]}: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)

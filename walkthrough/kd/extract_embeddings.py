@@ -1,0 +1,89 @@
+"""Step 1 of the walkthrough: a teacher's logits over sharded TFRecords, as CSV. Flags of the original, translated.
+
+Each of the ``--total_num_shard`` commands takes its part of one store (OUTPUT_DIR/store.SPLIT), which makes a killed
+one resumable and lets ``teachonce verify`` and ``merge`` work from it, and writes its part as SPLIT-NO_SHARD.csv.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from teachonce.config import ExtractConfig
+from teachonce.errors import ConfigError
+from teachonce.exchange import write_csv
+from teachonce.extract import extract
+from teachonce.launch import take_part
+from teachonce.records import open_records
+from teachonce.store import Store
+from teachonce.walkthrough import parse_boolean, run_command
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data_dir", type=Path, required=True, help="TFRecord shards train-*, validation-*")
+    parser.add_argument("--output_dir", type=Path, default=Path("amoebanet_logits"), help="folder for the CSV files")
+    parser.add_argument("--gpu_to_use", default="0", help="number of the GPU; without one, the CPU is used")
+    parser.add_argument("--no_shard", type=int, default=0, help="which part this command takes, from 0")
+    parser.add_argument("--total_num_shard", type=int, default=1, help="number of parts")
+    parser.add_argument("--n_tfrecord", type=int, help="number of TFRecord shards that must be there (default: any)")
+    parser.add_argument("--is_training", type=parse_boolean, default=True, help="train, else validation")
+    parser.add_argument("--net_name", choices=["amoebanet", "efficientnet"], default="amoebanet")
+    parser.add_argument("--offset", type=int, default=0, help="data label of the teacher's class 0; efficientnet: 1")
+    parser.add_argument("--batch_size", type=int, default=64)
+    parser.add_argument("--saved_model", type=Path, help="folder of the teacher's SavedModel or TF1 hub module")
+    parser.add_argument("--teacher", help="any model SPEC of teachonce instead of --net_name and --saved_model")
+    parser.add_argument(
+        "--background_logit",
+        type=float,
+        help="write one number a label, this one for labels without a teacher class; 0 is what the original writes "
+        "(default: one number a class of the teacher)",
+    )
+    run_command(extract_embeddings, parser.parse_args())
+
+
+def extract_embeddings(flags: argparse.Namespace) -> None:
+    """Extract one part and write its CSV."""
+    split = "train" if flags.is_training else "validation"
+    source = open_records(flags.data_dir, split)
+    if flags.n_tfrecord is not None and flags.n_tfrecord != len(source.shards):
+        raise ConfigError(f"--n_tfrecord {flags.n_tfrecord}: {flags.data_dir} has {len(source.shards)} {split} shards")
+    if not 0 <= flags.no_shard < flags.total_num_shard:
+        raise ConfigError(f"--no_shard {flags.no_shard}: expected 0 to {flags.total_num_shard - 1}")
+    store = flags.output_dir / f"store.{split}"
+    extract(
+        ExtractConfig(
+            data=flags.data_dir,
+            split=split,
+            teacher=teacher_spec(flags),
+            out=store,
+            codec="float32",
+            offset=flags.offset,
+            worker=f"{flags.no_shard}/{flags.total_num_shard}",
+            batch_size=flags.batch_size,
+            device=f"cuda:{flags.gpu_to_use}" if torch.cuda.is_available() else "cpu",
+        )
+    )
+    opened = Store(store, is_partial=True)
+    shards = take_part(range(len(opened.shards)), flags.no_shard, flags.total_num_shard)
+    path = flags.output_dir / f"{split}-{flags.no_shard}.csv"
+    write_csv(opened, path, shards, background_logit=flags.background_logit)
+    print(path)
+
+
+def teacher_spec(flags: argparse.Namespace) -> str:
+    """The model SPEC that the flags mean."""
+    if flags.teacher is not None:
+        return flags.teacher
+    if flags.saved_model is None:
+        raise ConfigError(
+            f"--net_name {flags.net_name}: its weights are not shipped; give --saved_model DIR, the unpacked "
+            "SavedModel or TF1 hub module"
+        )
+    return f"{flags.net_name},weights={flags.saved_model}"
+
+
+if __name__ == "__main__":
+    main()
