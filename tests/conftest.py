@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tarfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,11 @@ from jaxtyping import install_import_hook
 
 # Small tensors on a busy machine: threads that spin while they wait for a core cost ten times what they bring.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# TensorFlow and Triton (PyTorch's) each bring an LLVM. In this order they get along; in the other one the second ends
+# the process, as soon as a test imports torchvision after another one imported TensorFlow.
+with suppress(ImportError):
+    import triton  # noqa: F401
 
 # Shapes and dtypes in signatures are checked wherever a test calls these modules.
 install_import_hook(["teachonce.losses", "teachonce.mixup", "teachonce.metrics"], "beartype.beartype")

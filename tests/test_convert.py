@@ -37,6 +37,14 @@ def encode(image: Image.Image, format: str, **options: Any) -> bytes:
     return buffer.getvalue()
 
 
+def make_bomb() -> bytes:
+    """A small JPEG whose header says 30,000 x 30,000 pixels."""
+    encoded = bytearray(encode_jpeg(3))
+    at = encoded.index(b"\xff\xc0") + 5
+    encoded[at : at + 4] = (30_000).to_bytes(2, "big") * 2
+    return bytes(encoded)
+
+
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
     """17 images of three classes, sizes all different."""
@@ -325,6 +333,7 @@ def test_boxes_that_fit_no_image_are_said(images: Path, out: Path, tmp_path: Pat
         (encode_jpeg(3)[:-300], r"JPEG image of 40 x 30 pixels cannot be decoded .*truncated"),
         (b"just a text file named .JPEG", "begin with b'just a t': expected a JPEG"),
         (b"", "0 bytes: expected a JPEG"),
+        (make_bomb(), "JPEG image of 30000 x 30000 pixels, more than the"),
         (encode(decode_image(encode_jpeg(3)), "PNG")[:-200], "PNG image of 40 x 30 pixels cannot be decoded"),
     ],
 )

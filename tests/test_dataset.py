@@ -188,3 +188,15 @@ def test_folders_train_too(tmp_path):
     assert dataset.num_classes == 3 and batch["labels"].tolist() == [0, 2] and "teacher_logits" not in batch
     image = decode_image(source.read_record(0, 0).encoded)
     assert np.abs(batch["pixels"][0].numpy().astype(int) - np.asarray(image.resize((8, 8), 2)).astype(int)).mean() < 12
+
+
+@pytest.mark.parametrize(("num_records", "world_size", "sizes"), [(23, 1, [8, 8]), (23, 2, [8]), (5, 1, [5])])
+def test_an_incomplete_batch_can_be_left_out(num_records, world_size, sizes):
+    ranks = [
+        list(EpochBatches(num_records, 8, seed=1, drop_last=True, rank=rank, world_size=world_size))
+        for rank in range(world_size)
+    ]
+    for batches in ranks:
+        assert [len(batch) for batch in batches] == sizes
+    seen = [index for batches in ranks for batch in batches for index, _ in batch]
+    assert len(set(seen)) == len(seen)

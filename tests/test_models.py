@@ -16,7 +16,6 @@ from torch import nn
 
 from teachonce.errors import ConfigError, LogitsError, ModelError
 from teachonce.images import decode_image
-from teachonce.model_spec import override_preprocessing, parse_model_spec
 from teachonce.models import build_student, load_model, load_weights, resolve_device
 from teachonce.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, normalise
 
@@ -43,97 +42,6 @@ def resnet_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def resnet_spec(path: Path, *options: str) -> str:
     return ",".join([f"torchvision:resnet18,weights={path},classes={NUM_CLASSES},size={SIZE_PX}", *options])
-
-
-# --- SPECs ------------------------------------------------------------------------------------------------------------
-
-
-def test_spec_is_parsed_with_typed_options() -> None:
-    spec = parse_model_spec(
-        "torchvision:resnet50,weights=/a,b/c=d.pth,size=192,crop=0.9,mean=0.5,std=.1/.2/.3,offset=-1"
-    )
-    assert (spec.kind, spec.name) == ("torchvision", "resnet50")
-    assert dict(spec.options) == {
-        "weights": "/a,b/c=d.pth",
-        "size": 192,
-        "crop": 0.9,
-        "mean": (0.5, 0.5, 0.5),
-        "std": (0.1, 0.2, 0.3),
-        "offset": -1,
-    }
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("", "timm:NAME, torchvision:NAME, onnx:FILE, savedmodel:DIR, run:DIR, amoebanet or efficientnet"),
-        ("resnet50", "expected timm:NAME"),
-        ("tim:resnet50", "did you mean 'timm'"),
-        ("timm:", "after 'timm:'"),
-        ("amoebanet:x", "expected timm:NAME"),
-        ("timm:resnet18,sise=3", "no option 'sise' for timm .did you mean 'size'"),
-        ("timm:resnet18,signature=x", "no option 'signature' for timm"),
-        ("run:r,weights=x", "no option 'weights' for run"),
-        ("timm:resnet18,size=0", "size=0: expected a whole number"),
-        ("timm:resnet18,crop=1.5", "fraction"),
-        ("timm:resnet18,crop=a", "no number"),
-        ("timm:resnet18,mean=1/2", "R/G/B"),
-        ("timm:resnet18,antialias=yes", "0 or 1"),
-        ("timm:resnet18,size=3,size=3", "twice"),
-        ("timm:resnet18,resize=9,crop=0.5", "same thing"),
-        ("timm:resnet18,weights=", "expected a value"),
-        ("timm:resnet18,offset=a", "whole number"),
-    ],
-)
-def test_spec_refused(text: str, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        parse_model_spec(text)
-
-
-@pytest.mark.parametrize(
-    ("options", "expected"),
-    [
-        ("", Preprocessing(size_px=224, resize_px=256)),
-        ("size=227,resize=256", Preprocessing(size_px=227, resize_px=256)),
-        ("size=112", Preprocessing(size_px=112, resize_px=128)),
-        ("crop=1", Preprocessing(size_px=224, resize_px=224)),
-        ("geometry=squash", Preprocessing(size_px=224, resize_px=256, geometry="squash")),
-        ("geometry=central", Preprocessing(size_px=224, geometry="central", crop_frac=0.875)),
-        ("geometry=central,crop=0.5", Preprocessing(size_px=224, geometry="central", crop_frac=0.5)),
-        (
-            "interpolation=tf1_bilinear,range=byte,mean=1,std=2",
-            Preprocessing(
-                size_px=224,
-                resize_px=256,
-                interpolation="tf1_bilinear",
-                antialias=False,
-                value_range="byte",
-                mean=(1, 1, 1),
-                std=(2, 2, 2),
-            ),
-        ),
-        ("antialias=0", Preprocessing(size_px=224, resize_px=256, antialias=False)),
-    ],
-)
-def test_preprocessing_is_overridable(options: str, expected: Preprocessing) -> None:
-    spec = parse_model_spec("timm:resnet18" + ("," + options if options else ""))
-    assert override_preprocessing(Preprocessing(size_px=224, resize_px=256), spec) == expected
-
-
-@pytest.mark.parametrize("size_px", range(1, 400, 7))
-@pytest.mark.parametrize("margin_px", [0, 1, 8, 32])
-def test_no_option_changes_nothing(size_px: int, margin_px: int) -> None:
-    preprocessing = Preprocessing(size_px=size_px, resize_px=size_px + margin_px)
-    assert override_preprocessing(preprocessing, parse_model_spec("timm:resnet18")) == preprocessing
-
-
-@pytest.mark.parametrize("options", ["resize=8", "geometry=middle", "resize=256,geometry=central", "interpolation=x"])
-def test_preprocessing_that_cannot_be_is_refused_with_the_spec(options: str) -> None:
-    with pytest.raises(ConfigError, match="timm:resnet18"):
-        override_preprocessing(Preprocessing(size_px=224), parse_model_spec(f"timm:resnet18,{options}"))
-
-
-# --- PyTorch ----------------------------------------------------------------------------------------------------------
 
 
 def test_torchvision_logits_are_those_of_a_direct_call(resnet_weights: Path) -> None:
@@ -258,6 +166,21 @@ def test_student_of_another_input_size() -> None:
     for spec in ("timm:test_vit", "torchvision:resnet18"):
         student = build_student(spec, 5, size_px=96).eval()
         assert student(torch.zeros(2, 3, 96, 96)).shape == (2, 5)
+
+
+@pytest.mark.parametrize("has_auxiliary", [False, True])
+def test_inception_takes_its_input_as_torchvisions_own_weights_want_it(tmp_path: Path, has_auxiliary: bool) -> None:
+    import torchvision
+
+    torch.manual_seed(0)
+    module = torchvision.models.inception_v3(
+        weights=None, num_classes=5, init_weights=False, aux_logits=has_auxiliary, transform_input=True
+    ).eval()
+    save_file(module.state_dict(), tmp_path / "w.safetensors")
+    classifier = load_model(f"torchvision:inception_v3,weights={tmp_path}/w.safetensors,classes=5,size=75")
+    pixels = noise_pixels(2, 75)
+    with torch.inference_mode():
+        assert torch.equal(classifier.logits(pixels), module(normalise(pixels, classifier.preprocessing)))
 
 
 @pytest.mark.parametrize("name", ["googlenet", "inception_v3"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from teachonce.errors import ConfigError, LogitsError, ModelError
 from teachonce.models import load_model
 from teachonce.preprocessing import Preprocessing
 
-tf = pytest.importorskip("tensorflow")
+# Imported where it is used: merely collecting these tests should not take its seconds.
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("tensorflow") is None, reason="no TensorFlow")
 
 SIZE_PX = 16
 NUM_CLASSES = 5
@@ -35,6 +37,8 @@ def noise_pixels(num_images: int = 3, size_px: int = SIZE_PX) -> torch.Tensor:
 
 
 def direct_logits(pixels: torch.Tensor, kernel: np.ndarray = KERNEL, matrix: np.ndarray = MATRIX) -> np.ndarray:
+    import tensorflow as tf
+
     features = tf.nn.relu(tf.nn.conv2d(pixels.numpy().astype(np.float32) / 255, kernel, 1, "VALID"))
     return tf.linalg.matmul(tf.reduce_mean(features, axis=[1, 2]), matrix).numpy()
 
@@ -46,6 +50,7 @@ TOLERANCE = 80 * 2**-24 * 10
 @pytest.fixture(scope="module")
 def modern_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A TensorFlow 2 SavedModel with signatures: the default one, probabilities, and one of unknown size."""
+    import tensorflow as tf
 
     class Network(tf.Module):
         def __init__(self) -> None:
@@ -79,6 +84,8 @@ def modern_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def hub_module(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A TF1 hub module: variables, a graph for inference without tags and one for training, two signatures."""
+    import tensorflow as tf
+
     path = tmp_path_factory.mktemp("hub") / "module"
     v1 = tf.compat.v1
     builder = v1.saved_model.Builder(str(path))
@@ -167,6 +174,8 @@ def test_hash_is_of_the_files_not_of_their_place(modern_model: Path, hub_module:
 
 
 def test_nan(tmp_path: Path) -> None:
+    import tensorflow as tf
+
     class Broken(tf.Module):
         @tf.function(input_signature=[tf.TensorSpec([None, SIZE_PX, SIZE_PX, 3], tf.float32, name="images")])
         def serve(self, images: Any) -> Any:
@@ -194,6 +203,8 @@ def test_what_does_not_fit(modern_model: Path, options: str, message: str) -> No
 
 
 def test_model_without_signatures(tmp_path: Path) -> None:
+    import tensorflow as tf
+
     tf.saved_model.save(tf.Module(), str(tmp_path))
     with pytest.raises(ConfigError, match="no signature; export it with signatures"):
         load_model(f"savedmodel:{tmp_path}")
@@ -203,3 +214,14 @@ def test_damaged_folder(tmp_path: Path) -> None:
     (tmp_path / "saved_model.pb").write_bytes(b"\xff\xff\xff")
     with pytest.raises(ModelError, match="saved_model"):
         load_model(f"savedmodel:{tmp_path}")
+
+
+@pytest.mark.slow
+def test_pytorch_can_load_the_rest_of_itself_after_tensorflow(modern_model: Path) -> None:
+    # Without Triton loaded first, torchvision's import ends the process: two LLVMs that do not get along.
+    import subprocess
+    import sys
+
+    program = f"from teachonce.models import load_model; load_model('savedmodel:{modern_model}'); import torchvision"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]

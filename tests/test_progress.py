@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from teachonce import progress as module
-from teachonce.progress import format_seconds, progress
+from teachonce.progress import format_rate, format_seconds, progress
 
 
 class Terminal(io.StringIO):
@@ -48,7 +48,8 @@ def test_a_terminal_gets_a_bar() -> None:
     assert "extract" in stream.getvalue() and "3 of 3 images in 0.0 s" in stream.getvalue()
 
 
-def test_seconds_for_people() -> None:
+def test_seconds_and_rates_for_people() -> None:
+    assert [format_rate(value) for value in (0.251, 9.4, 10, 1234.5)] == ["0.25/s", "9.4/s", "10/s", "1,234/s"]
     assert [format_seconds(value) for value in (0, 3.21, 59.97, 245, 3599.8, 7620)] == [
         "0.0 s",
         "3.2 s",

@@ -164,7 +164,7 @@ train({killed!r})
     train(whole)
     assert curve(killed.out) == curve(whole.out)
     assert tensor_bytes(killed.out / "student.safetensors") == tensor_bytes(whole.out / "student.safetensors")
-    assert not [path for path in killed.out.rglob(".tmp-*")]
+    assert not list(killed.out.rglob(".tmp-*"))
 
 
 def test_a_run_killed_before_its_result_is_finished_from_the_checkpoint(kd_run: Path, tmp_path: Path) -> None:
@@ -287,6 +287,11 @@ def test_settings_that_do_not_fit(digits: Path, tmp_path: Path, settings: dict, 
     with pytest.raises(ConfigError, match=message):
         train(config(digits, tmp_path / "run", **settings))
     assert not (tmp_path / "run" / "metrics.csv").exists()
+
+
+def test_a_size_that_the_student_does_not_take(digits: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"--student timm:test_vit: does not run on 64 x 64 px .* or --eval-size"):
+        train(config(digits, tmp_path / "run", student="timm:test_vit", size=32, eval_size=64))
 
 
 def test_a_folder_that_is_no_run_is_left_alone(digits: Path, tmp_path: Path) -> None:

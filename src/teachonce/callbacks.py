@@ -11,7 +11,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -43,9 +43,15 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     """Checkpoints that are whole or absent, and load without executing anything."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Write under a temporary name, sync, rename."""
+        """Write under a temporary name, sync, rename; raises TeachonceError where the disk is full."""
         with atomic_write(Path(path)) as file:
-            torch.save(checkpoint, file)
+            try:
+                torch.save(checkpoint, file)
+            except RuntimeError as error:
+                # What torch makes of an OSError of the file.
+                if isinstance(error.__context__, OSError):
+                    raise error.__context__ from None
+                raise
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         """Read; raises ModelError for what is damaged or would execute code."""
@@ -207,9 +213,10 @@ class TensorBoardEvents(Callback):
             self._writer.close()
 
     def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
-        """Close."""
+        """Close; what ended the training is the error to hear of, not a full disk here."""
         if self._writer is not None:
-            self._writer.close()
+            with suppress(OSError):
+                self._writer.close()
 
     def _write_rows(self) -> None:
         if self._writer is None:

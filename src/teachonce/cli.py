@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 import os
 import sys
+import warnings
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 import tyro
 
@@ -57,6 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if words == ["--version"]:
         print(f"teachonce {__version__}")
         sys.exit(0)
+    warnings.showwarning = _show_warning
     try:
         config: Any = tyro.cli(
             Command,
@@ -124,6 +126,20 @@ def run(config: Any) -> int:
         case _:
             raise AssertionError(config)
     return 0
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """One line for people, instead of a source line that says nothing to them."""
+    # Of the libraries' own deprecations, the user is not the reader.
+    if issubclass(category, UserWarning):
+        print(f"teachonce: warning: {message}", file=sys.stderr)
 
 
 def _verify(config: VerifyConfig) -> int:

@@ -205,7 +205,7 @@ class ImportConfig:
     codec: CodecName = "float32"
     """How logits become bytes."""
     drop: int = 0
-    """Numbers to leave out at the start of each line: 1 for the original's EfficientNet files (a made-up background)."""
+    """Numbers to leave out at the start of each line: 1 for the original's EfficientNet files (a made-up class)."""
     offset: int | None = None
     """Data label of the first number that is kept. Default: 0, or 1 where only the data has a background class."""
     num_classes: int | None = None
@@ -245,7 +245,7 @@ class TrainConfig:
     epochs: int = 100
     """Epochs to train."""
     batch_size: int = 256
-    """Images a step and device."""
+    """Images a step and device; an epoch's incomplete last batch is left out (other images each epoch)."""
     size: int = 224
     """Side of the student's input in pixels."""
     eval_size: int | None = None
@@ -259,7 +259,7 @@ class TrainConfig:
     flip_prob: float = 0.5
     """Probability of a horizontal flip."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
-    """Optimizer; weight decay is not applied to norms and biases."""
+    """sgd (classical momentum) or adamw; weight decay is not applied to norms and biases."""
     lr: float = 0.1
     """Learning rate at its peak, for the whole batch over all devices."""
     momentum: float = 0.9
@@ -279,7 +279,8 @@ class TrainConfig:
     clip_norm: float | None = None
     """Clip the gradient's norm to this."""
     ema_decay: float = 0.0
-    """Decay of the exponential moving average of the weights, which is then evaluated and kept; 0 is off."""
+    """Decay of the exponential moving average of the weights, which is then evaluated and kept; it is ramped up over
+    the first steps; 0 is off."""
     precision: Precision = "float32"
     """Mixed precision: float32 (none), bf16 or fp16."""
     compile: bool = False

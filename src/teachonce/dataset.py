@@ -162,17 +162,19 @@ class KDDataset(Dataset[Any]):
         batch_size: int,
         epoch: int,
         shuffle: bool = True,
+        drop_last: bool = False,
         rank: int = 0,
         world_size: int = 1,
         num_workers: int = 0,
     ) -> DataLoader[Batch]:
-        """A loader of one epoch's batches, for loops of your own."""
+        """A loader of one epoch's batches, for loops of your own; the arguments are those of ``EpochBatches``."""
         sampler = EpochBatches(
             len(self),
             batch_size,
             seed=self.seed,
             epoch=epoch,
             shuffle=shuffle,
+            drop_last=drop_last,
             rank=rank,
             world_size=world_size,
         )

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from teachonce.classes import ClassSpace, map_logits, resolve_offset
 from teachonce.errors import ConfigError, LogitsError
 from teachonce.store import MANIFEST_NAME, PLAN_NAME, Store
+from teachonce.views import CenterPolicy
 
 
 class LogitTable(Protocol):
@@ -61,6 +62,11 @@ def open_logit_table(path: Path, *, split: str, num_classes: int, background_log
     table: LogitTable
     if (path / MANIFEST_NAME).exists() or (path / PLAN_NAME).exists():
         store = Store(path)
+        if not isinstance(store.policy, CenterPolicy):
+            raise ConfigError(
+                f"{path}: holds what the teacher said of random views (policy {store.policy.name}), which is "
+                "nothing to put beside whole images; give a store of policy center"
+            )
         is_of_folder = store.plan.data["format"] == "folder"
         label_shift = int(is_of_folder and store.plan.data_classes == num_classes - 1)
         table = StoreTable(store, label_shift=label_shift)

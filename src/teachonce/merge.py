@@ -11,6 +11,7 @@ Nothing here imports torch.
 from __future__ import annotations
 
 import shutil
+import warnings
 from functools import partial
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from teachonce.progress import progress
 from teachonce.records import CLASSES_NAME, Record, RecordSource, decode_tfrecord, open_records
 from teachonce.store import Store, check_same_data
 from teachonce.tfrecord import TFRecordWriter, index_path, read_tfrecords, record_place, write_index
+from teachonce.views import CenterPolicy
 
 PLAN_NAME = "merge.json"
 
@@ -45,6 +47,12 @@ def merge(config: MergeConfig) -> None:
     check_same_data(store, source.describe())
     if not 0 <= config.view < store.num_views:
         raise ConfigError(f"--view {config.view}: expected 0 to {store.num_views - 1}, the views of {config.store}")
+    if not isinstance(store.policy, CenterPolicy):
+        warnings.warn(
+            f"{config.store}: view {config.view} is a random crop, and a reader of the merged records does not see "
+            "which; train from the store instead",
+            stacklevel=2,
+        )
     _begin(config, store)
     jobs = [shard for shard, info in enumerate(source.shards) if not _shard_path(config, info.name).exists()]
     sizes = [info.num_records for info in source.shards]

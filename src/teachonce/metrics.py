@@ -39,7 +39,8 @@ class ClassifierMetrics(torch.nn.Module):
         self.top1.update(logits, labels)
         self.top5.update(logits, labels)
         self.ece.update(torch.softmax(logits, dim=1), labels)
-        self.loss.update(torch.nn.functional.cross_entropy(logits, labels), len(labels))
+        # One value a row: torchmetrics 1.9 drops the weights of weighted ones when it does not look for NaN.
+        self.loss.update(torch.nn.functional.cross_entropy(logits, labels, reduction="none"))
 
     def compute(self) -> dict[str, float]:
         """``top1``, ``top5`` and ``ece`` as fractions, and ``loss``: label cross-entropy in nats."""

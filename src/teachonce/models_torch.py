@@ -34,7 +34,7 @@ Weights = dict[str, torch.Tensor]
 # Wrappers around the weights in checkpoints of timm and of common training scripts; averaged weights first, as in timm.
 _WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
 _PREFIXES = ("module.", "_orig_mod.", "model.")
-# Last name of a weight that only the auxiliary classifiers of torchvision's two oldest Inceptions have.
+# How the weights of the auxiliary classifiers begin that torchvision's two Inceptions have beside the real one.
 _AUXILIARY = {"googlenet": "aux1.", "inception_v3": "AuxLogits."}
 
 

@@ -51,6 +51,11 @@ def format_seconds(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+def format_rate(per_second: float) -> str:
+    """A rate for people: 1,234/s, 0.25/s."""
+    return f"{per_second:,.0f}/s" if per_second >= 10 else f"{per_second:.2g}/s"
+
+
 class _Lines:
     def __init__(self, what: str, total: int, done: int, unit: str, stream: TextIO) -> None:
         self._what, self._total, self._unit, self._stream = what, total, unit, stream
@@ -67,12 +72,12 @@ class _Lines:
             self._last_line = now
             rate = (self._done - self._first) / (now - self._start)
             left = f", {format_seconds((self._total - self._done) / rate)} left" if rate > 0 else ""
-            self._print(f"{self._done:,} of {self._total:,} {self._unit}, {rate:,.0f}/s{left}")
+            self._print(f"{self._done:,} of {self._total:,} {self._unit}, {format_rate(rate)}{left}")
 
     def finish(self, verb: str) -> None:
         seconds = time.monotonic() - self._start
         count = self._done - self._first
-        rate = f", {count / seconds:,.0f}/s" if seconds > 0 and count else ""
+        rate = f", {format_rate(count / seconds)}" if seconds > 0 and count else ""
         self._print(f"{verb} {self._done:,} of {self._total:,} {self._unit} in {format_seconds(seconds)}{rate}")
 
     def _print(self, text: str) -> None:
@@ -91,7 +96,7 @@ def _bar(what: str, total: int, done: int, unit: str, stream: TextIO) -> Iterato
                 return Text(f"in {format_seconds(task.finished_time or 0)}")
             if not task.speed or task.time_remaining is None:
                 return Text("")
-            return Text(f"{task.speed:,.0f}/s, {format_seconds(task.time_remaining)} left")
+            return Text(f"{format_rate(task.speed)}, {format_seconds(task.time_remaining)} left")
 
     columns = (
         TextColumn("{task.description}"),

@@ -8,6 +8,7 @@ the others would wait for it in the next all-reduce for ever: they are ended, an
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import sys
 import threading
@@ -103,6 +104,8 @@ def _run_rank(
     except TeachonceError as error:
         errors.put(error)
         sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)  # Ctrl+C reaches every process; the first one says so
 
 
 def _silent_end(name: str, exit_code: int) -> TeachonceError:

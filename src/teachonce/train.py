@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import statistics
 import sys
 import warnings
@@ -26,13 +27,15 @@ import lightning
 import torch
 from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch.utils.data import DataLoader
 
 from teachonce.callbacks import AtomicCheckpointIO, EpochRecorder, TensorBoardEvents, TrainingProgress
 from teachonce.config import TrainConfig
 from teachonce.dataset import Batch, EpochBatches, build_loader
-from teachonce.errors import ConfigError
+from teachonce.errors import ConfigError, ModelError
 from teachonce.files import atomic_write, remove_temporaries, write_json
+from teachonce.model_spec import first_line
 from teachonce.models import build_student, resolve_device
 from teachonce.ranks import is_rank, run_ranks, world_shape
 from teachonce.report import write_report
@@ -66,7 +69,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
         _say(trainer, f"{config.out}: finished already ({describe_result(finished)}); nothing to do")
         return finished
     # The caller's random numbers are nobody's business here; those of the student are a function of the seed.
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+    with torch.random.fork_rng(devices=[]):  # of GPUs, a look at the state alone would take memory on each
         module = _build_module(config, data)
         with _quiet_lightning():
             _fit(config, trainer, module, data)
@@ -115,6 +118,9 @@ def _fit(config: TrainConfig, trainer: lightning.Trainer, module: StudentModule,
         _say(trainer, f"{config.out}: going on from {resume}")
     try:
         trainer.fit(module, loader, validation, ckpt_path=resume)
+    except SIGTERMException as error:
+        # A scheduler's notice: Lightning ends after the update at hand, but with exit code 0.
+        raise SystemExit(128 + signal.SIGTERM) from error
     except SystemExit as error:
         # What Lightning makes of Ctrl+C.
         raise KeyboardInterrupt from error
@@ -161,7 +167,27 @@ def _build_trainer(
 def _build_module(config: TrainConfig, data: TrainingData) -> StudentModule:
     torch.manual_seed(derive_seed(config.seed, "student"))
     student = build_student(config.student, data.train.num_classes, size_px=config.size)
+    for size_px in sorted({config.size, data.preprocessing.size_px}):
+        _check_size(config, student, size_px, data.train.num_classes)
     return StudentModule(student, config, data.preprocessing, data.train.num_classes)
+
+
+def _check_size(config: TrainConfig, student: torch.nn.Module, size_px: int, num_classes: int) -> None:
+    """Raise ModelError now, not after an epoch, where the student does not take this size."""
+    student.eval()
+    try:
+        with torch.no_grad():
+            logits = student(torch.zeros(1, 3, size_px, size_px))
+    except Exception as error:
+        # Architectures raise whatever they like; the cause stays in the message and in the chain.
+        raise ModelError(
+            f"--student {config.student}: does not run on {size_px} x {size_px} px ({first_line(error)}); choose "
+            "another --size, or --eval-size"
+        ) from error
+    student.train()
+    if not isinstance(logits, torch.Tensor) or logits.shape != (1, num_classes):
+        found = list(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+        raise ModelError(f"--student {config.student}: answers with {found}, expected [1, {num_classes}]")
 
 
 def _finish(

@@ -1,0 +1,35 @@
+"""Bring your own loop: the dataset, the store and the loss of teachonce in plain PyTorch, without its trainer.
+
+python examples/plain_pytorch_loop.py DATA STORE
+"""
+
+import sys
+from pathlib import Path
+
+import timm
+import torch
+
+from teachonce import KDDataset, kd_loss, open_records
+
+
+def train(data, store, student="resnet18", size=224, batch_size=64, epochs=10, temperature=2.0):
+    """Train on labels and on what the teacher said; returns the student and the loss of each update."""
+    dataset = KDDataset(open_records(Path(data), "train"), size=size, store=store)
+    model = timm.create_model(student, num_classes=dataset.num_classes)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    losses = []
+    for epoch in range(epochs):
+        for batch in dataset.batches(batch_size=batch_size, epoch=epoch, drop_last=True):
+            logits = model(batch["pixels"].permute(0, 3, 1, 2) / 127.5 - 1)
+            loss = torch.nn.functional.cross_entropy(logits, batch["labels"])
+            loss = loss + kd_loss(logits, batch["teacher_logits"], temperature)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+    return model, losses
+
+
+if __name__ == "__main__":
+    for update, value in enumerate(train(*sys.argv[1:3])[1]):
+        print(f"update {update}: loss {value:.4f}")

@@ -1,0 +1,96 @@
+"""The walls of the house: layers, file lengths, what importing must not import, the public names."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import teachonce
+
+PACKAGE = Path(teachonce.__file__).parent
+
+# A file imports only from layers above it in this table; within a layer, from nothing.
+LAYERS = [
+    ["errors", "rng", "versions"],
+    ["classes", "config", "files", "progress"],
+    ["example", "images", "launch", "folders", "codec"],
+    ["tfrecord", "imagenet", "preprocessing", "views", "losses", "metrics", "mixup", "runs", "ranks"],
+    ["records", "shard_files", "model_spec", "report"],
+    ["store", "models_torch", "models_onnx", "student"],
+    ["models_savedmodel", "logit_table"],
+    ["models", "inspect_store", "inspect_records", "callbacks"],
+    ["dataset", "inspect"],
+    ["training_data", "gate", "convert", "merge", "exchange", "evaluate", "export", "verify"],
+    ["extract", "train"],
+    ["demo", "walkthrough"],
+    ["cli"],
+]
+RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
+FILES = sorted(path for path in PACKAGE.glob("*.py") if path.stem != "__init__")
+MAX_LINES = 500
+
+
+def imported(path: Path) -> set[str]:
+    """Modules of this package that a file imports anywhere, inside functions and for types too."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("teachonce."):
+            found.add(node.module.removeprefix("teachonce."))
+        elif isinstance(node, ast.Import):
+            found |= {
+                alias.name.removeprefix("teachonce.") for alias in node.names if alias.name.startswith("teachonce.")
+            }
+    return found
+
+
+def test_every_file_has_its_layer():
+    assert sorted(RANK) == [path.stem for path in FILES]
+    assert len(RANK) == sum(len(layer) for layer in LAYERS)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_imports_only_go_down(path):
+    upwards = sorted(name for name in imported(path) if RANK[name] >= RANK[path.stem])
+    assert not upwards, f"{path.stem} (layer {RANK[path.stem]}) imports {upwards}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_files_can_be_read_in_one_sitting(path):
+    assert len(path.read_text().splitlines()) <= MAX_LINES
+    assert ast.get_docstring(ast.parse(path.read_text())), "a module says what it is for"
+
+
+@pytest.mark.parametrize(
+    "module, forbidden",
+    [
+        ("cli", {"torch", "pyarrow", "ray", "tensorflow", "numpy", "timm"}),
+        ("store", {"torch", "timm", "tensorflow"}),
+        ("records", {"torch", "timm", "tensorflow"}),
+        ("convert", {"torch", "timm", "tensorflow"}),
+        ("merge", {"torch", "timm", "tensorflow"}),
+        ("exchange", {"torch", "timm", "tensorflow"}),
+        ("inspect", {"torch", "timm", "tensorflow"}),
+        ("train", {"tensorflow", "onnxruntime"}),
+    ],
+)
+def test_what_importing_must_not_import(module, forbidden):
+    code = f"import teachonce.{module}, sys; print(*{{name.partition('.')[0] for name in sys.modules}})"
+    loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert not set(loaded.split()) & forbidden
+
+
+def test_the_public_names_are_there():
+    assert sorted(teachonce.__all__) == teachonce.__all__
+    for name in teachonce.__all__:
+        assert getattr(teachonce, name).__doc__
+    with pytest.raises(AttributeError, match="no attribute 'missing'"):
+        _ = teachonce.missing
+
+
+def test_nothing_names_a_machine_or_a_registry():
+    folder = PACKAGE.parents[1]
+    for path in [*FILES, *folder.glob("docs/*.md"), *folder.glob("*.md"), folder / "requirements.lock"]:
+        text = path.read_text()
+        assert "://pypi" not in text and "index-url" not in text, path
