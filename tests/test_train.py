@@ -18,10 +18,11 @@ import torch
 from safetensors.torch import load_file
 from small_data import teacher_logits, write_digits, write_shards
 
-from teachonce.config import EvaluateConfig, TrainConfig
+from teachonce.config import EvaluateConfig, ExtractConfig, TrainConfig
 from teachonce.errors import ConfigError, ImageError, ModelError, PlanMismatchError, TeachonceError
 from teachonce.evaluate import evaluate
 from teachonce.example import encode_example
+from teachonce.extract import extract
 from teachonce.records import open_records
 from teachonce.runs import METRIC_COLUMNS, TIME_COLUMNS, read_metrics, read_result
 from teachonce.train import train
@@ -207,6 +208,22 @@ def test_logits_of_the_records_train_as_those_of_a_store(digits: Path, digits_st
     assert weights[0] == weights[1]
 
 
+def test_a_run_teaches_a_student_through_stored_views(digits: Path, kd_run: Path, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    teacher = f"run:{kd_run}"
+    extract(
+        ExtractConfig(data=digits, teacher=teacher, out=store, policy="crop", views=2, gate_samples=0, device="cpu")
+    )
+    # The defaults, so that nothing is said: the views come from the store.
+    views = {"crop_scale": (0.08, 1.0), "flip_prob": 0.5}
+    train(config(digits, tmp_path / "views", store=store, **views))
+    with pytest.warns(UserWarning, match=r"--crop-scale .* has no effect: .* the store's views are replayed") as caught:
+        train(config(digits, tmp_path / "own", store=store, **(views | {"crop_scale": (0.5, 1.0)})))
+    assert len(caught) == 1
+    assert curve(tmp_path / "own") == curve(tmp_path / "views")
+    assert json.loads((tmp_path / "views" / "config.json").read_text())["store_views"] == 2
+
+
 def test_no_kd_at_temperature_0(digits: Path, digits_store: Path, tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match=r"--store .* has no effect: it is not read at --kd-temp 0"):
         train(config(digits, tmp_path / "zero", store=digits_store, kd_temp=0, epochs=1))
@@ -286,12 +303,15 @@ def test_a_damaged_checkpoint_is_named(digits: Path, kd_run: Path, digits_store:
 def test_settings_that_do_not_fit(digits: Path, tmp_path: Path, settings: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         train(config(digits, tmp_path / "run", **settings))
-    assert not (tmp_path / "run" / "metrics.csv").exists()
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_size_that_the_student_does_not_take(digits: Path, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"--student timm:test_vit: does not run on 64 x 64 px .* or --eval-size"):
-        train(config(digits, tmp_path / "run", student="timm:test_vit", size=32, eval_size=64))
+    with pytest.raises(
+        ModelError, match=r"--student timm:vit_tiny_patch16_224: does not run on 64 x 64 px .* or --eval-size"
+    ):
+        train(config(digits, tmp_path / "run", student="timm:vit_tiny_patch16_224", size=32, eval_size=64))
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_folder_that_is_no_run_is_left_alone(digits: Path, tmp_path: Path) -> None:

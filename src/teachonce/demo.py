@@ -46,8 +46,8 @@ SIDE_PX = 16
 NUM_TRAIN = 1200
 TEACHER = "timm:resnet10t"
 STUDENT = "timm:test_resnet"
-TEACHER_EPOCHS = 12
-STUDENT_EPOCHS = 8
+TEACHER_EPOCHS = 8
+STUDENT_EPOCHS = 5
 NUM_VIEWS = STUDENT_EPOCHS
 
 
@@ -70,22 +70,20 @@ def demo(config: DemoConfig) -> None:
     for split, shards in (("train", 4), ("validation", 1)):
         _run("records", convert_records, RecordsConfig(images=images, out=records, split=split, shards=shards))
     # Digits are not mirrored, and a crop that loses half of one is another digit.
+    crop: dict[str, Any] = {"crop_scale": (0.6, 1.0), "flip_prob": 0.0}
     common: dict[str, Any] = {
         "data": records,
         "offset": 1,
         "size": SIDE_PX,
         "eval_crop_frac": 1.0,
-        "crop_scale": (0.6, 1.0),
-        "flip_prob": 0.0,
         "batch_size": 60,
         "warmup_epochs": 1.0,
         "device": "cpu",
     }
-    _run("train", train, TrainConfig(student=TEACHER, out=teacher, epochs=TEACHER_EPOCHS, lr=0.05, **common))
+    _run("train", train, TrainConfig(student=TEACHER, out=teacher, epochs=TEACHER_EPOCHS, lr=0.05, **crop, **common))
     center, views, merged = out / "store-center", out / "store-views", out / "records-with-logits"
     extraction: dict[str, Any] = {"data": records, "teacher": f"run:{teacher}", "expect_top1": 0.9, "device": "cpu"}
     _run("extract", extract, ExtractConfig(out=center, **extraction))
-    crop: dict[str, Any] = {"crop_scale": (0.6, 1.0), "flip_prob": 0.0}
     _run("extract", extract, ExtractConfig(out=views, policy="crop", views=NUM_VIEWS, **crop, **extraction))
     for store in (center, views):
         verdict = _run("verify", verify, VerifyConfig(store=store, data=records, device="cpu"))
@@ -105,11 +103,10 @@ def demo(config: DemoConfig) -> None:
         return Row(name, tuple(top1), num_bytes, seconds / config.seeds)
 
     added = _folder_bytes(merged, "train") - _folder_bytes(records, "train")
+    with_logits: dict[str, Any] = {"data": merged, "validation_data": records, "logits": "records"}
     rows = [
-        students("labels only", "labels", 0),
-        students(
-            "KD, image/logit (centre view)", "records", added, data=merged, validation_data=records, logits="records"
-        ),
+        students("labels only", "labels", 0, **crop),
+        students("KD, image/logit (centre view)", "records", added, **with_logits, **crop),
         students(f"KD, store ({NUM_VIEWS} stored views)", "views", Store(views).num_bytes(), store=views),
     ]
     table = render_table(rows)

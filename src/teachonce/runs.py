@@ -73,16 +73,15 @@ _FREE = {
 Row = dict[str, float | int | None]
 
 
-def begin_run(path: Path, config: Mapping[str, Any]) -> None:
-    """Write config.json, or agree with the one that is there; processes of one training may do this at once.
+def check_run(path: Path, config: Mapping[str, Any]) -> None:
+    """Agree with the run that ``path`` holds, if any; nothing is written.
 
     Raises PlanMismatchError naming each setting that differs, TeachonceError where ``path`` holds something else.
     """
     config_path = path / CONFIG_NAME
     if not config_path.exists():
-        if path.exists() and (not path.is_dir() or any(file.name[0] != "." for file in path.iterdir())):
+        if path.exists() and (not path.is_dir() or _has_foreign_files(path)):
             raise TeachonceError(f"{path}: exists and is no run; choose another --out or remove it")
-        write_json(config_path, dict(config))
         return
     differences = run_differences(read_json(config_path), config)
     if differences:
@@ -90,6 +89,13 @@ def begin_run(path: Path, config: Mapping[str, Any]) -> None:
             f"{path}: begun with another configuration: {'; '.join(differences)}; choose another --out, or the same "
             "settings"
         )
+
+
+def begin_run(path: Path, config: Mapping[str, Any]) -> None:
+    """``check_run``, then write config.json where there is none; processes of one training may do this at once."""
+    check_run(path, config)
+    if not (path / CONFIG_NAME).exists():
+        write_json(path / CONFIG_NAME, dict(config))
 
 
 def run_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
@@ -128,6 +134,11 @@ def read_metrics(path: Path) -> list[Row]:
         except (KeyError, ValueError, TypeError) as error:
             raise TeachonceError(f"{file}: line {len(rows) + 2} is no line of metrics ({error!r})") from error
     return rows
+
+
+def _has_foreign_files(path: Path) -> bool:
+    # Another process of this training may write config.json at this moment.
+    return any(file.name[0] != "." and file.name != CONFIG_NAME for file in path.iterdir())
 
 
 def _number(name: str, text: str) -> float | int | None:

@@ -40,7 +40,15 @@ from teachonce.models import build_student, resolve_device
 from teachonce.ranks import is_rank, run_ranks, world_shape
 from teachonce.report import write_report
 from teachonce.rng import derive_seed
-from teachonce.runs import CHECKPOINTS_NAME, LAST_CHECKPOINT, RESULT_NAME, WEIGHTS_NAME, begin_run, read_result
+from teachonce.runs import (
+    CHECKPOINTS_NAME,
+    LAST_CHECKPOINT,
+    RESULT_NAME,
+    WEIGHTS_NAME,
+    begin_run,
+    check_run,
+    read_result,
+)
 from teachonce.student import StudentModule
 from teachonce.training_data import TrainingData, open_training_data, resolve_run, warn_without_effect
 
@@ -56,14 +64,15 @@ def train(config: TrainConfig) -> dict[str, Any]:
     """
     device = resolve_device(config.device)
     _check_device(config, device)
-    if config.devices > 1 and not is_rank():
+    if config.devices * config.num_nodes > 1 and not is_rank():
         run_ranks(train, config)
         return read_result(config.out) or {}
     data = open_training_data(config)
     trainer, recorder = _build_trainer(config, device, len(data.train))
     if trainer.is_global_zero:
         warn_without_effect(config, data.train)
-    begin_run(config.out, resolve_run(config, data, trainer.world_size))
+    resolved = resolve_run(config, data, trainer.world_size)
+    check_run(config.out, resolved)
     finished = read_result(config.out)
     if finished is not None:
         _say(trainer, f"{config.out}: finished already ({describe_result(finished)}); nothing to do")
@@ -71,6 +80,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
     # The caller's random numbers are nobody's business here; those of the student are a function of the seed.
     with torch.random.fork_rng(devices=[]):  # of GPUs, a look at the state alone would take memory on each
         module = _build_module(config, data)
+        begin_run(config.out, resolved)  # not before the student is known to fit: a mistake should leave nothing behind
         with _quiet_lightning():
             _fit(config, trainer, module, data)
     return _finish(config, trainer, module, recorder)
