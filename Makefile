@@ -4,6 +4,8 @@ BIN := .venv/bin
 STAMP := .venv/.setup-done
 TESTS ?= tests
 TEST_WORKERS ?= 2
+# The slow tests (kills, several processes, real images in full) run in CI, and here with SLOW=1.
+MARK := $(if $(CI)$(SLOW),,-m "not slow")
 
 .PHONY: setup demo check test bench fmt lock clean
 
@@ -20,7 +22,7 @@ demo: setup
 	$(BIN)/teachonce demo --out demo
 
 test: setup
-	$(BIN)/python -m pytest -n $(TEST_WORKERS) $(TESTS)
+	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadgroup $(MARK) $(TESTS)
 
 check: setup
 	$(BIN)/ruff check .

@@ -42,7 +42,7 @@ def run(data, teacher, out, **options):
 
 
 def files(path: Path) -> dict[str, bytes]:
-    return {file.name: file.read_bytes() for file in sorted(path.glob("*.arrow"))}
+    return {file.name: file.read_bytes() for file in sorted(path.glob("[!.]*.arrow"))}
 
 
 def test_the_store_holds_what_the_teacher_says_of_each_record(tmp_path, data, teacher):

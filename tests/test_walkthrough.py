@@ -15,6 +15,8 @@ from teachonce.models import load_model
 from teachonce.records import open_records
 from teachonce.store import Store
 
+pytestmark = pytest.mark.xdist_group("walkthrough")
+
 FOLDER = Path(__file__).resolve().parents[1] / "walkthrough"
 
 
@@ -143,6 +145,7 @@ def test_the_three_steps(raw, tfrecords, teacher, tmp_path):
     assert load_model(f"run:{tmp_path}/run").num_classes == 1001
 
 
+@pytest.mark.slow
 def test_wrong_flags_are_one_line(tfrecords, teacher, tmp_path):
     data = f"--data_dir={tfrecords}"
     out = f"--output_dir={tmp_path}/logits"

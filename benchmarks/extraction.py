@@ -1,0 +1,175 @@
+"""Extraction against the teacher's bare forward, and the store against reading: ratios within one run.
+
+    python benchmarks/extraction.py [--images N] [--teacher SPEC] [--out FILE]
+
+Synthetic photographs (smooth noise, 500 x 375 px JPEG, about the size of ImageNet's) in TFRecord shards. Every pair is
+measured in turn several times and the median of the ratios is quoted, because a shared machine drifts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from teachonce.codec import Float16Codec, Float32Codec, Int8Codec
+from teachonce.config import ExtractConfig
+from teachonce.example import encode_example
+from teachonce.extract import extract
+from teachonce.launch import num_cores
+from teachonce.models import load_model
+from teachonce.records import ClassTable, open_records, shard_name, write_classes
+from teachonce.store import Store
+from teachonce.tfrecord import TFRecordWriter
+from teachonce.versions import library_versions
+
+ROUNDS = 5
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=192)
+    parser.add_argument("--teacher", default="torchvision:resnet18")
+    parser.add_argument("--out", type=Path, help="also write the table to this file")
+    flags = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        table = measure(Path(folder), flags.images, flags.teacher)
+    print(table)
+    if flags.out is not None:
+        flags.out.parent.mkdir(parents=True, exist_ok=True)
+        flags.out.write_text(table)
+
+
+def measure(folder: Path, num_images: int, teacher: str) -> str:
+    """The table as Markdown."""
+    from safetensors.torch import save_file
+    from torchvision.models import get_model
+
+    torch.manual_seed(0)
+    name = teacher.partition(":")[2]
+    save_file(get_model(name).state_dict(), folder / "weights.safetensors")
+    data = write_photographs(folder / "data", num_images)
+    model = load_model(f"{teacher},weights={folder / 'weights.safetensors'}")
+    batch = torch.zeros(64, model.preprocessing.size_px, model.preprocessing.size_px, 3, dtype=torch.uint8)
+    source = open_records(data, "train")
+    stores = iter(range(10_000))
+
+    def bare_forward() -> int:
+        for _ in range(num_images // 64):
+            model.collect_logits(model.logits(batch))
+        return num_images // 64 * 64
+
+    def whole_extraction() -> int:
+        with contextlib.redirect_stderr(io.StringIO()):
+            extract(
+                ExtractConfig(
+                    data=data,
+                    teacher=f"{teacher},weights={folder / 'weights.safetensors'}",
+                    out=folder / f"store-{next(stores)}",
+                    gate_samples=0,
+                    device="cpu",
+                )
+            )
+        return num_images
+
+    def read_records() -> int:
+        return sum(1 for shard in range(len(source.shards)) for _ in source.iter_shard(shard))
+
+    def read_bytes() -> int:
+        for shard in source.shards:
+            assert shard.path is not None
+            shard.path.read_bytes()
+        return num_images
+
+    lines = [
+        f"# Extraction, {platform.machine()}, {num_cores()} cores",
+        "",
+        f"`python benchmarks/extraction.py --images {num_images} --teacher {teacher}`, {ROUNDS} pairs in turn.",
+        ", ".join(f"{key} {value}" for key, value in library_versions().items()),
+        "",
+        "| what | against | ratio of images/s, median (least to most) |",
+        "|---|---|---|",
+        pair("extraction, end to end (with loading the teacher)", whole_extraction, "bare forward", bare_forward),
+        pair("records read, both CRCs and key", read_records, "reading the files' bytes", read_bytes),
+    ]
+    store = Store(folder / "store-0")
+    logits = store.read_logits(0, 0, slice(None))
+    lines += ["", "| codec, 1000 classes | bytes a row | decode, us a row |", "|---|---|---|"]
+    for codec in (Float32Codec(), Float16Codec(), Int8Codec()):
+        columns = codec.encode_logits(np.repeat(logits, 64, axis=0)[:1024])
+        size = sum(values.nbytes for values in columns.values()) / 1024
+        seconds = median_seconds(partial(codec.decode_logits, columns))
+        lines.append(f"| {codec.name} | {size:.0f} | {seconds / 1024 * 1e6:.1f} |")
+    rows = np.random.default_rng(0).integers(0, len(logits), 2000)
+    seconds = median_seconds(lambda: [store.read_logits(0, 0, [row]) for row in rows])
+    lines.append(f"| int8 from the store, row by row |  | {seconds / 2000 * 1e6:.1f} |")
+    return "\n".join(lines) + "\n"
+
+
+def pair(name: str, ours: Callable[[], int], other_name: str, other: Callable[[], int]) -> str:
+    """A row with the ratio of two rates, measured in turn."""
+    ours(), other()
+    ratios = []
+    for _ in range(ROUNDS):
+        ours_count, ours_seconds = timed(ours)
+        other_count, other_seconds = timed(other)
+        ratios.append((ours_count / ours_seconds) / (other_count / other_seconds))
+    return f"| {name} | {other_name} | {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}) |"
+
+
+def timed(work: Callable[[], int]) -> tuple[int, float]:
+    """(what it returned, seconds)."""
+    start = time.perf_counter()
+    count = work()
+    return count, time.perf_counter() - start
+
+
+def median_seconds(work: Callable[[], object], rounds: int = 9) -> float:
+    """Median duration of ``work``."""
+    seconds = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds)
+
+
+def write_photographs(folder: Path, count: int, num_shards: int = 2) -> Path:
+    """Shards of JPEGs of 500 x 375 px with detail enough for about 100 kB."""
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for shard in range(num_shards):
+        with (folder / shard_name("train", shard, num_shards)).open("wb") as file:
+            writer = TFRecordWriter(file)
+            for index in range(shard, count, num_shards):
+                coarse = Image.fromarray(rng.integers(0, 256, (38, 50, 3), np.uint8)).resize(
+                    (500, 375), Image.Resampling.BICUBIC
+                )
+                pixels = np.asarray(coarse, np.int16) + rng.integers(-12, 13, (375, 500, 3), np.int16)
+                buffer = io.BytesIO()
+                Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(buffer, "JPEG", quality=90)
+                features = {
+                    "image/encoded": buffer.getvalue(),
+                    "image/class/label": 1 + index % 1000,
+                    "image/filename": f"{index}.jpg".encode(),
+                }
+                writer.write(encode_example(features))
+    names = ("background", *(str(label) for label in range(1000)))
+    write_classes(folder, ClassTable(names, names, has_background=True))
+    return folder
+
+
+if __name__ == "__main__":
+    main()
