@@ -60,13 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(0)
     warnings.showwarning = _show_warning
     try:
-        config: Any = tyro.cli(
-            Command,
-            prog="teachonce",
-            description=DESCRIPTION,
-            args=words,
-            config=(tyro.conf.CascadeSubcommandArgs,),
-        )
+        config = parse_command(words)
         code = run(config)
     except TeachonceError as error:
         if is_debug:
@@ -81,6 +75,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     sys.exit(code)
+
+
+def parse_command(words: Sequence[str]) -> Any:
+    """The configuration that a command line means; exits with code 2 and a hint where it means none."""
+    return tyro.cli(
+        Command,
+        prog="teachonce",
+        description=DESCRIPTION,
+        args=list(words),
+        config=(tyro.conf.CascadeSubcommandArgs,),
+    )
 
 
 def run(config: Any) -> int:
