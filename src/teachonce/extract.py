@@ -41,9 +41,11 @@ from teachonce.rng import generator
 from teachonce.shard_files import records_file, views_file, write_records, write_views
 from teachonce.store import (
     MANIFEST_NAME,
+    PLAN_NAME,
     Plan,
     Store,
     begin_store,
+    check_store_folder,
     finalise_store,
     group_views,
     missing_files,
@@ -80,17 +82,23 @@ def extract(config: ExtractConfig) -> bool:
     Raises CheckError when the gate does not hold, PlanMismatchError when the store was begun with another plan, and
     RecordError, LogitsError or StoreError, with the place, for what is wrong with a record, the teacher or a file.
     """
+    check_store_folder(config.out)
     source = open_records(config.data, config.split)
     teacher = load_model(config.teacher, device=config.device, precision=config.precision, compile=config.compile)
-    plan = begin_store(config.out, build_plan(config, source, teacher), config.views_per_file)
+    plan = build_plan(config, source, teacher)
+    is_gated = config.gate_samples == 0
+    if not is_gated and not (config.out / PLAN_NAME).exists():
+        # Before the plan is written: a teacher that is refused must not leave a store that refuses the right one.
+        check_gate(teacher, source, plan.class_space, config)
+        is_gated = True
+    plan = begin_store(config.out, plan, config.views_per_file)
     missing = missing_units(config.out, plan)
     # Parts are taken of all units, not of the missing ones: those shrink while other workers are at it.
     units = [unit for unit in take_part(all_units(plan), *config.worker_part()) if unit in missing]
-    _say(
-        f"{config.out}: {_count_units(plan) - len(missing)} of {_count_units(plan)} units done, {len(units)} to do here"
-    )
+    num_units = _count_units(plan)
+    _say(f"{config.out}: {num_units - len(missing)} of {num_units} units done, {len(units)} to do here")
     if units:
-        if config.gate_samples:
+        if not is_gated:
             check_gate(teacher, source, plan.class_space, config)
         _extract_units(config, plan, source, teacher, units)
     return _finish(config.out, plan, config.worker_part()[1])

@@ -131,9 +131,7 @@ def begin_store(path: Path, plan: Plan, views_per_file: int) -> Plan:
     """
     plan_path = path / PLAN_NAME
     if not plan_path.exists():
-        # Another worker may begin at this moment, hence the second look at the plan.
-        if path.exists() and (not path.is_dir() or _foreign_files(path)) and not plan_path.exists():
-            raise StoreError(f"{path}: exists and is no store; choose another --out or remove it")
+        check_store_folder(path)
         if not plan_path.exists():
             write_json(plan_path, plan.to_json())
     old = Plan.from_json(read_json(plan_path), plan_path)
@@ -148,6 +146,14 @@ def begin_store(path: Path, plan: Plan, views_per_file: int) -> Plan:
     extended = Plan(**{**vars(old), "view_groups": groups})
     write_json(plan_path, extended.to_json())
     return extended
+
+
+def check_store_folder(path: Path) -> None:
+    """Raise StoreError where ``path`` is something else than a store or a place for one."""
+    is_foreign = path.exists() and (not path.is_dir() or _foreign_files(path))
+    # Another worker may begin the store at this moment, so the plan is looked for last.
+    if is_foreign and not (path / PLAN_NAME).exists():
+        raise StoreError(f"{path}: exists and is no store; choose another --out or remove it")
 
 
 def plan_differences(old: Plan, new: Plan) -> list[str]:
