@@ -24,7 +24,7 @@ with suppress(ImportError):
 install_import_hook(["teachonce.losses", "teachonce.mixup", "teachonce.metrics"], "beartype.beartype")
 
 # A busy machine is no failure; the number of examples bounds the time.
-settings.register_profile("teachonce", deadline=None)
+settings.register_profile("teachonce", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("teachonce")
 
 REPOSITORY = Path(__file__).resolve().parents[1]

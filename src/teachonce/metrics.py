@@ -38,7 +38,8 @@ class ClassifierMetrics(torch.nn.Module):
         logits = logits.float()
         self.top1.update(logits, labels)
         self.top5.update(logits, labels)
-        self.ece.update(torch.softmax(logits, dim=1), labels)
+        # torchmetrics gives a confidence of exactly 1 a bin of its own; by definition it belongs to the last one.
+        self.ece.update(torch.softmax(logits, dim=1).clamp_max(1 - 2.0**-24), labels)
         # One value a row: torchmetrics 1.9 drops the weights of weighted ones when it does not look for NaN.
         self.loss.update(torch.nn.functional.cross_entropy(logits, labels, reduction="none"))
 
