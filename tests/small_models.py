@@ -87,11 +87,11 @@ def colour_example(index: int, label: int, colour: np.ndarray, width: int = 24, 
 
 
 def write_colour_shards(
-    folder: Path, sizes=(20, 13), split: str = "train", first_index: int = 0, shift: int = 1
+    folder: Path, sizes=(20, 13), split: str = "train", first_index: int = 0, rotate: int = 0
 ) -> Path:
-    """Shards whose label is the colour's index + ``shift`` (1: background first)."""
+    """Shards whose label is the colour's index + 1 (0 is background), or another one with ``rotate``."""
     payloads = [
-        colour_example(index, shift + index % len(COLOURS), COLOURS[index % len(COLOURS)])
+        colour_example(index, 1 + (index + rotate) % len(COLOURS), COLOURS[index % len(COLOURS)])
         for index in range(first_index, first_index + sum(sizes))
     ]
     return write_shards(folder, sizes=sizes, split=split, num_classes=len(COLOURS) + 1, payloads=payloads)

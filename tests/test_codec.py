@@ -30,10 +30,11 @@ def total_variation(a, b, temperature):
 @settings(deadline=None, max_examples=200)
 @given(logits=LOGITS)
 def test_round_trip_stays_within_the_stated_bound(codec, logits):
-    decoded = codec.decode_logits(codec.encode_logits(logits))
+    columns = codec.encode_logits(logits)
+    decoded = codec.decode_logits(columns)
     assert decoded.dtype == np.float32 and decoded.shape == logits.shape
     error = np.abs(decoded.astype(np.float64) - logits)
-    assert (error <= codec.error_bound(logits)).all(), (error - codec.error_bound(logits)).max()
+    assert (error <= codec.error_bound(columns)).all(), (error - codec.error_bound(columns)).max()
 
 
 @settings(deadline=None, max_examples=100)
@@ -50,15 +51,15 @@ def test_float32_is_exact_and_int8_has_known_bytes():
     logits = np.array([[0.0, -1.0, -4.0, -8.0]], np.float32)
     assert (Float32Codec().encode_logits(logits)["logits"] == logits).all()
     columns = Int8Codec().encode_logits(logits)
-    # (distance / 8) ** (1 / 1.5) * 255 = 0, 63.75, 160.64, 255
-    assert columns["codes"].tolist() == [[0, 64, 161, 255]]
-    assert columns["max_logit"].tolist() == [0.0] and columns["range"].tolist() == [8.0]
+    # (distance / 8) ** (1 / 1.5) * 254 = 0, 63.5, 160.01, 254
+    assert columns["codes"].tolist() == [[0, 64, 160, 254]]
+    assert columns["max_logit"].tolist() == [0.0] and columns["range"].tolist() == columns["far"].tolist() == [8.0]
     assert columns["codes"].dtype == np.uint8 and columns["range"].dtype == np.float32
 
 
-def test_int8_takes_one_byte_a_class_and_eight_a_row():
+def test_int8_takes_one_byte_a_class_and_twelve_a_row():
     columns = Int8Codec().encode_logits(np.random.default_rng(0).normal(size=(3, 1000)).astype(np.float32))
-    assert sum(values.nbytes for values in columns.values()) == 3 * 1008
+    assert sum(values.nbytes for values in columns.values()) == 3 * 1012
 
 
 @pytest.mark.parametrize("spread, peak", [(1.0, 8.0), (1.0, 14.0), (3.0, 20.0), (3.0, 60.0), (6.0, 90.0)])
@@ -70,6 +71,40 @@ def test_int8_total_variation_is_below_one_percent(spread, peak, temperature):
     codec = Int8Codec()
     decoded = codec.decode_logits(codec.encode_logits(logits))
     assert total_variation(logits, decoded, temperature).max() < 0.01
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0, 4.0])
+@pytest.mark.parametrize("num_far", [1, 10, 500])
+@pytest.mark.parametrize("outlier", [-87.3, -1e4, -3e38])
+def test_outliers_do_not_cost_the_likely_classes(outlier, num_far, temperature):
+    """A class of probability 0 (its logarithm clamped), masked classes: they must not stretch the scale."""
+    rng = np.random.default_rng(2)
+    logits = rng.normal(0, 2, (100, 1000)).astype(np.float32)
+    logits[np.arange(100), rng.integers(0, 400, 100)] += 8
+    logits[:, 1000 - num_far :] = outlier
+    codec = Int8Codec()
+    columns = codec.encode_logits(logits)
+    decoded = codec.decode_logits(columns)
+    assert total_variation(logits, decoded, temperature).max() < 0.01
+    assert (np.abs(decoded.astype(np.float64) - logits) <= codec.error_bound(columns)).all()
+
+
+def test_an_over_confident_teacher_keeps_its_dark_knowledge_at_high_temperatures():
+    """All but one class have no mass at T = 4, and are still told apart at T = 8."""
+    rng = np.random.default_rng(4)
+    logits = rng.normal(0, 3, (100, 1000)).astype(np.float32)
+    logits[np.arange(100), rng.integers(0, 1000, 100)] += 90
+    codec = Int8Codec()
+    decoded = codec.decode_logits(codec.encode_logits(logits))
+    for temperature in (8.0, 16.0):
+        assert total_variation(logits, decoded, temperature).max() < 0.03
+
+
+def test_a_row_that_int8_cannot_hold_is_refused():
+    # Two crowds far apart and both heavy at T = 4: no range serves both.
+    logits = np.concatenate([np.linspace(0, -3, 300), np.linspace(-27, -60, 50_000)])[None].astype(np.float32)
+    with pytest.raises(LogitsError, match=r"row 0: int8 would change their softmax by .* use --codec float16"):
+        Int8Codec(power=1.0).encode_logits(np.concatenate([logits, logits - 200], axis=1))
 
 
 @pytest.mark.parametrize("codec", [Float32Codec(), Float16Codec(), Int8Codec()], ids=repr)

@@ -431,6 +431,10 @@ def test_logits_from_a_store_of_the_image_folder(images: Path, tmp_path: Path) -
     labels = write(tmp_path / "labels.txt", "\n".join(reversed(CLASSES)))
     with pytest.raises(LogitsError, match="the classes have another order there"):
         run(images, tmp_path / "reversed", logits=store.path, labels=labels)
+    # Another teacher's store has files of the same names and sizes; its logits are others all the same.
+    other = write_store(tmp_path / "other-store", source, logits + 1, offset=0)
+    with pytest.raises(PlanMismatchError, match="logits was"):
+        run(images, tmp_path / "out", logits=other.path)
 
 
 INTERRUPTED = """

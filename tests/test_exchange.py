@@ -101,7 +101,7 @@ def test_wrong_lines_are_refused_with_the_name(tmp_path, data, csv, change, mess
 def test_wrong_commands(tmp_path, data, store, csv):
     with pytest.raises(ConfigError, match=r"neither a store nor a folder with train-\*\.csv"):
         open_logit_table(tmp_path, split="train", num_classes=4, background_logit=0.0)
-    with pytest.raises(ConfigError, match="3 classes, the data 9: say with --offset"):
+    with pytest.raises(ConfigError, match="3 classes, the data 9: make the records with"):
         open_logit_table(csv, split="train", num_classes=9, background_logit=0.0)
     with pytest.raises(ConfigError, match="data of 4 classes, this data has 9"):
         open_logit_table(store.path, split="train", num_classes=9, background_logit=0.0)

@@ -248,7 +248,7 @@ def test_the_class_space_is_explicit(tmp_path, teacher):
     assert run(foreign, teacher, tmp_path / "b", num_classes=5).class_space.offset == 1
     assert run(foreign, teacher, tmp_path / "c", offset=0).plan.data_classes == 4
     many = write_shards(tmp_path / "many", num_classes=9)
-    with pytest.raises(ConfigError, match="4 classes, the data 9: say with --offset"):
+    with pytest.raises(ConfigError, match="4 classes, the data 9: make the records with"):
         run(many, teacher, tmp_path / "d")
 
 
@@ -273,6 +273,21 @@ def test_the_gate_names_the_mistake(tmp_path, data, change, finding):
     # Nothing is left that would refuse the right teacher.
     good = write_colour_teacher(tmp_path / "good.onnx")
     assert run(data, good, tmp_path / "store", expect_top1=0.9).num_records == 33
+
+
+def test_the_gate_of_a_store_that_is_whole_is_its_own_logits(tmp_path, data):
+    wrong = write_colour_teacher(tmp_path / "wrong.onnx", order=[1, 2, 3, 0])
+    with pytest.warns(UserWarning, match="near chance: are --offset and the class order right"):
+        run(data, wrong, tmp_path / "store")
+    with pytest.raises(CheckError, match=r"is whole, and its logits have top-1 0\.000, expected at least 0\.5"):
+        run(data, wrong, tmp_path / "store", expect_top1=0.5)
+
+
+def test_a_file_that_is_made_again_renews_the_manifest(tmp_path, data, teacher):
+    store = run(data, teacher, tmp_path / "store")
+    (tmp_path / "store" / "train-00000-of-00002.v000-000.arrow").unlink()
+    again = run(data, teacher, tmp_path / "store", batch_size=3)
+    assert again.check_files() == store.check_files() == 4
 
 
 def test_an_unwritable_output_is_one_line(tmp_path, data, teacher):

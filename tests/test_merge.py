@@ -75,6 +75,19 @@ def test_whole_shards_are_kept_and_missing_ones_made(tmp_path, data, store):
     assert second.read_bytes() == expected and first.stat().st_mtime_ns == stamp
 
 
+def test_train_and_validation_may_lie_together_and_classes_come_back(tmp_path, data, store):
+    write_shards(data, sizes=(4,), split="validation")
+    validation = write_store(tmp_path / "validation-store", data, split="validation")
+    run(store, data, tmp_path / "out")
+    (tmp_path / "out" / "classes.json").unlink()  # as a kill between the two files leaves it
+    run(store, data, tmp_path / "out")
+    run(validation, data, tmp_path / "out")
+    for split, count in (("train", 8), ("validation", 4)):
+        merged = open_records(tmp_path / "out", split)
+        assert merged.num_records == count and merged.classes is not None
+        assert merged.read_record(0, 0, with_logits=True).logits is not None
+
+
 def test_processes_give_the_same_bytes(tmp_path, data, store):
     run(store, data, tmp_path / "one")
     merge(MergeConfig(store=store.path, data=data, out=tmp_path / "two", num_workers=2))

@@ -97,11 +97,13 @@ def test_describe_has_no_path(data: Path, folder: Path) -> None:
     assert described == {
         "split": "train",
         "format": "tfrecord",
+        "num_classes": 3,
         "shards": [[f"train-0000{index}-of-00003", (3, 2, 4)[index], sizes[index]] for index in range(3)],
     }
     described = open_records(folder, "train").describe()
     num_bytes = sum(path.stat().st_size for path in (folder / "train").rglob("*.*g"))
-    assert described == {"split": "train", "format": "folder", "shards": [["train-00000-of-00001", 4, num_bytes]]}
+    shards = [["train-00000-of-00001", 4, num_bytes]]
+    assert described == {"split": "train", "format": "folder", "num_classes": 3, "shards": shards}
 
 
 def test_logits(data: Path) -> None:

@@ -9,9 +9,12 @@ from small_data import write_image_folder
 from small_models import write_colour_shards, write_colour_teacher
 
 from teachonce.cli import main
-from teachonce.config import ExtractConfig, VerifyConfig
-from teachonce.errors import ConfigError
+from teachonce.config import ExtractConfig, MergeConfig, VerifyConfig
+from teachonce.dataset import KDDataset
+from teachonce.errors import ConfigError, StoreError
 from teachonce.extract import extract
+from teachonce.merge import merge
+from teachonce.records import ClassTable, open_records, write_classes
 from teachonce.shard_files import write_views
 from teachonce.store import Store, finalise_store
 from teachonce.verify import verify
@@ -93,6 +96,24 @@ def test_data_that_changed(tmp_path, store, data):
     assert "a store of other data" in check(store, fewer).reason
     with pytest.raises(ConfigError, match="no such folder"):
         check(store, tmp_path / "nowhere")
+
+
+def test_the_same_images_with_other_labels(tmp_path, store):
+    """Keys agree, but every image would get the logits of other classes."""
+    other = write_colour_shards(tmp_path / "other", sizes=(9, 6), rotate=1)
+    verdict = check(store, other, teacher="none")
+    assert not verdict.is_sound and "record 0" in verdict.reason and "label 2 " in verdict.reason
+    with pytest.raises(StoreError, match=r"label 2 .* has 1: the classes have another order"):
+        merge(MergeConfig(store=store, data=other, out=tmp_path / "m", num_workers=1))
+    with pytest.raises(StoreError, match=r"label \d .*another order"):
+        KDDataset(open_records(other, "train"), size=8, store=store).read_batch([0], 0)
+
+
+def test_data_with_another_class_count(tmp_path, store, data):
+    names = ("background", *"abcdefg")
+    write_classes(data, ClassTable(names, names, has_background=True))
+    verdict = check(store, data, teacher="none")
+    assert not verdict.is_sound and "made for 5 classes (background included), the data has 8" in verdict.reason
 
 
 def test_another_teacher(tmp_path, store, data, teacher):

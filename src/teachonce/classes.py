@@ -46,8 +46,9 @@ def resolve_offset(model_classes: int, data_classes: int | None, offset: int | N
     if model_classes == data_classes - 1:
         return 1
     raise ConfigError(
-        f"{model} has {model_classes} classes, the data {data_classes}: say with --offset which data label is the "
-        "model's class 0, or choose a model of this data"
+        f"{model} has {model_classes} classes, the data {data_classes}: make the records with the model's class list "
+        "(--labels), or choose a model of this data; where the model's classes are a run of the data's labels, say "
+        "with --offset which label is its class 0"
     )
 
 

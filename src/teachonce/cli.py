@@ -67,13 +67,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         print(f"teachonce: {error}", file=sys.stderr)
         code = error.exit_code
-    except KeyboardInterrupt:
-        print("teachonce: interrupted; what is whole is kept, the same command goes on from there", file=sys.stderr)
-        code = 130
     except BrokenPipeError:
         # The reader of our output has gone (`| head`): nobody is left to tell; Python would complain at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
+    except (MemoryError, RuntimeError, OSError) as error:
+        # A library's own error, such as a device out of memory: still one line.
+        if is_debug:
+            raise
+        first_line = str(error).partition("\n")[0]
+        print(f"teachonce: {type(error).__name__}: {first_line}; --debug shows where", file=sys.stderr)
+        code = 1
+    except KeyboardInterrupt:
+        print("teachonce: interrupted; what is whole is kept, the same command goes on from there", file=sys.stderr)
+        code = 130
     sys.exit(code)
 
 
@@ -164,6 +171,12 @@ def _verify(config: VerifyConfig) -> int:
 
 
 def _export(config: ExportConfig) -> None:
+    is_store = (config.source / "plan.json").exists()
+    if is_store != (config.format == "csv"):
+        kind = "store" if is_store else "run or no folder of ours"
+        raise ConfigError(
+            f"{config.source}: is a {kind}; --format csv is for stores, onnx and safetensors are for runs"
+        )
     if config.format == "csv":
         from teachonce.exchange import export_csv
 

@@ -73,7 +73,7 @@ def convert_records(config: RecordsConfig) -> None:
     boxes = _open_boxes(config, listing)
     table = _open_logits(config, listing, len(classes.names))
     order = generator(config.seed, "records", config.split).permutation(len(listing))
-    _begin(config, _build_plan(config, listing, labels, classes, boxes, order), classes)
+    _begin(config, _build_plan(config, listing, labels, classes, boxes, table, order), classes)
 
     bounds = np.linspace(0, len(listing), config.shards + 1).astype(np.int64)
     names = [shard_name(config.split, shard, config.shards) for shard in range(config.shards)]
@@ -86,6 +86,7 @@ def convert_records(config: RecordsConfig) -> None:
     build = partial(_ShardWriter, config.out, classes, boxes, table)
     with progress("records", len(listing), done=done) as advance:
         num_converted = sum(num for _, num in run_jobs(build, jobs, config.num_workers or num_cores(), advance))
+    print(f"{config.out}: {len(listing):,} {config.split} records in {config.shards} shards", file=sys.stderr)
     if num_converted:
         print(f"records: {num_converted} images were no RGB or grey JPEG and were encoded anew", file=sys.stderr)
 
@@ -171,6 +172,7 @@ def _build_plan(
     labels: NDArray[np.int32],
     classes: ClassTable,
     boxes: BoxReader | None,
+    table: MappedTable | None,
     order: NDArray[np.int64],
 ) -> dict[str, Any]:
     return {
@@ -185,16 +187,9 @@ def _build_plan(
         # hold some images twice and others never.
         "order": xxhash.xxh3_128_hexdigest(order.astype("<i8").tobytes()),
         "boxes": None if boxes is None else boxes.digest(),
-        "logits": None if config.logits is None else _describe_folder(config.logits),
+        "logits": None if table is None else table.table.digest(),
         "background logit": None if config.logits is None else str(config.background_logit),
     }
-
-
-def _describe_folder(folder: Path) -> str:
-    hasher = xxhash.xxh3_128()
-    for path in sorted(folder.iterdir()):
-        hasher.update(f"{path.name}\0{path.stat().st_size}\n".encode(errors="surrogateescape"))
-    return hasher.hexdigest()
 
 
 def _begin(config: RecordsConfig, plan: dict[str, Any], classes: ClassTable) -> None:

@@ -21,12 +21,13 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from teachonce.classes import ClassSpace, map_logits
-from teachonce.errors import ConfigError, ImageError, LogitsError, RecordError, StoreError, TeachonceError
-from teachonce.images import Interpolation, decode_image
+from teachonce.errors import ConfigError, LogitsError, RecordError, TeachonceError
+from teachonce.images import Interpolation
+from teachonce.join import check_key, check_same_data, decode_record
 from teachonce.preprocessing import Preprocessing
 from teachonce.records import Record, RecordSource
 from teachonce.rng import generator
-from teachonce.store import Store, check_same_data
+from teachonce.store import Store
 from teachonce.views import CropPolicy, View, apply_view, sample_view
 
 Batch = dict[str, torch.Tensor]
@@ -274,14 +275,6 @@ def build_loader(dataset: Dataset[Any], batches: EpochBatches, num_workers: int 
     )
 
 
-def decode_record(record: Record) -> Image.Image:
-    """The record's image, RGB; raises ImageError with the record's place."""
-    try:
-        return decode_image(record.encoded)
-    except ImageError as error:
-        raise error.at(record.where) from error
-
-
 def student_label(record: Record, class_space: ClassSpace) -> int:
     """The model's class index of a record's label; RecordError where the model has no such class."""
     label = record.label - class_space.offset
@@ -291,16 +284,6 @@ def student_label(record: Record, class_space: ClassSpace) -> int:
             f"{class_space.offset + class_space.num_classes - 1}; give --num-classes or --offset that fit the data"
         )
     return label
-
-
-def check_key(store: Store, shard: int, row: int, record: Record) -> None:
-    """Raise StoreError unless the record's bytes are those that the teacher saw."""
-    expected = int(store.read_keys(shard)[row])
-    if record.key != expected:
-        raise StoreError(
-            f"{record.where}: key {record.key:016x} ({record.filename}), the store {store.path} has {expected:016x}: "
-            "the image changed since extraction, or this is other data; extract again"
-        )
 
 
 def _as_is(batch: Any) -> Any:

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from teachonce.classes import ClassSpace, map_logits, resolve_offset
 from teachonce.config import EvaluateConfig
-from teachonce.dataset import decode_record
 from teachonce.errors import ConfigError, ImageError, LogitsError, RecordError
+from teachonce.join import decode_record
 from teachonce.launch import num_cores
 from teachonce.metrics import ClassifierMetrics
 from teachonce.models import Classifier, load_model

@@ -27,10 +27,10 @@ from numpy.typing import NDArray
 from teachonce.classes import ClassSpace, resolve_offset
 from teachonce.codec import CODECS, Codec, codec_from_json, codec_to_json
 from teachonce.config import ExtractConfig
-from teachonce.dataset import decode_record
-from teachonce.errors import ConfigError, LogitsError, RecordError, TeachonceError
+from teachonce.errors import CheckError, ConfigError, LogitsError, RecordError, TeachonceError
 from teachonce.files import remove_temporaries
 from teachonce.gate import check_gate
+from teachonce.join import decode_record
 from teachonce.launch import count_done, num_cores, run_jobs, take_part
 from teachonce.model_spec import ModelSpec, parse_model_spec
 from teachonce.models import Classifier, load_model, resolve_device
@@ -101,7 +101,9 @@ def extract(config: ExtractConfig) -> bool:
         if not is_gated:
             check_gate(teacher, source, plan.class_space, config)
         _extract_units(config, plan, source, teacher, units)
-    return _finish(config.out, plan, config.worker_part()[1])
+    elif config.expect_top1 is not None and not missing:
+        _check_stored_top1(config)
+    return _finish(config.out, plan, config.worker_part()[1], has_new_files=bool(units))
 
 
 def build_plan(config: ExtractConfig, source: RecordSource, teacher: Classifier) -> Plan:
@@ -357,8 +359,24 @@ def _count_units(plan: Plan) -> int:
     return len(plan.shards) * len(plan.view_groups)
 
 
-def _finish(path: Path, plan: Plan, num_parts: int) -> bool:
-    manifest_is_current = (path / MANIFEST_NAME).exists() and Store(path).plan == plan
+def _check_stored_top1(config: ExtractConfig) -> None:
+    """The gate of a store that is whole: by its own logits. Raises CheckError below ``expect_top1``."""
+    store = Store(config.out, is_partial=True)
+    num_hits = 0
+    for shard in range(len(store.shards)):
+        predicted = store.read_logits(shard, 0, slice(None)).argmax(axis=1) + store.class_space.offset
+        num_hits += int((predicted == store.read_labels(shard)).sum())
+    top1 = num_hits / store.num_records
+    assert config.expect_top1 is not None
+    if top1 < config.expect_top1:
+        raise CheckError(
+            f"{config.out}: is whole, and its logits have top-1 {top1:.3f}, expected at least {config.expect_top1}; "
+            "extract with another teacher or other settings into another --out"
+        )
+
+
+def _finish(path: Path, plan: Plan, num_parts: int, *, has_new_files: bool) -> bool:
+    manifest_is_current = not has_new_files and (path / MANIFEST_NAME).exists() and Store(path).plan == plan
     if not manifest_is_current and not finalise_store(path, library_versions()):
         missing = len(missing_units(path, plan))
         _say(f"{path}: {missing} of {_count_units(plan)} units are left to other workers; the last one finishes it")

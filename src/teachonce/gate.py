@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -19,8 +20,8 @@ from numpy.typing import NDArray
 
 from teachonce.classes import ClassSpace
 from teachonce.config import ExtractConfig
-from teachonce.dataset import decode_record
 from teachonce.errors import CheckError, TeachonceError
+from teachonce.join import decode_record
 from teachonce.launch import num_cores
 from teachonce.models import Classifier
 from teachonce.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, ValueRange
@@ -30,6 +31,8 @@ from teachonce.rng import generator
 HALF = (0.5, 0.5, 0.5)
 ZERO, ONE = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
 SIZES_PX = (160, 192, 224, 227, 240, 256, 288, 299, 320, 331, 380, 384, 448)
+NEAR_CHANCE = 0.1
+"""Top-1 below which a teacher is not believed without a word, whatever was expected."""
 MIN_RECORDS_PER_CLASS = 4
 """Records of a class, on average, below which a learnt class order would be chance."""
 
@@ -41,7 +44,15 @@ def check_gate(teacher: Classifier, source: RecordSource, class_space: ClassSpac
     logits = score_records(teacher, records, config.batch_size)
     top1 = _top1(logits, labels, class_space.offset)
     print(f"gate: top-1 {top1:.3f} on {len(records)} records", file=sys.stderr, flush=True)
-    if config.expect_top1 is None or top1 >= config.expect_top1:
+    if config.expect_top1 is None:
+        if top1 < NEAR_CHANCE:
+            warnings.warn(
+                f"top-1 {top1:.3f} of {config.teacher} on {len(records)} records is near chance: are --offset and the "
+                "class order right? give --expect-top1 to stop here and be told the likely mistake",
+                stacklevel=2,
+            )
+        return top1
+    if top1 >= config.expect_top1:
         return top1
     found = diagnose(teacher, records, labels, logits, class_space, config)
     raise CheckError(
@@ -108,9 +119,10 @@ def diagnose(
     score, phrase = max(trials, key=lambda trial: trial[0])
     if score >= _convincing(top1, len(records)):
         return f"it looks like {phrase}: that gives {score:.3f}"
+    tried = ["labels shifted by one", *(["another class order"] if order is not None else [])]
     return (
-        "tried: labels shifted by one, another class order, other mean and std, other sizes; none explains it: "
-        "check that weights and data belong together"
+        f"tried: {', '.join(tried)}, other mean and std, other sizes; none explains it: check that weights and data "
+        "belong together"
     )
 
 

@@ -126,9 +126,12 @@ def _start_worker(build_worker: Callable[[int], Worker[Any, Any]], indices: Any,
     index = indices.get()
     try:
         _worker = build_worker(index)
-    except TeachonceError as error:
+    except Exception as error:
         # An error in an initializer would break the pool and lose its message; the first job raises it instead.
-        failure = error
+        failure: Exception = error
+        if not isinstance(error, TeachonceError):
+            # Out of memory on the device, say: the libraries' errors do not all survive the way between processes.
+            failure = TeachonceError(f"a worker process cannot start: {type(error).__name__}: {error}")
 
         def fail(job: Any) -> Any:
             raise failure

@@ -28,6 +28,10 @@ class LogitTable(Protocol):
 
     class_space: ClassSpace
     is_by_name: bool
+
+    def digest(self) -> str:
+        """What identifies the logits, to notice others on a re-run."""
+
     """Whether images are found by their basename, which then must be unique."""
 
     def __len__(self) -> int: ...
@@ -85,6 +89,10 @@ class StoreTable:
 
     is_by_name = False
 
+    def digest(self) -> str:
+        """The store's fingerprint."""
+        return self.store.fingerprint
+
     def __init__(self, store: Store, view: int = 0, label_shift: int = 0) -> None:
         self.store = store
         self.view = view
@@ -129,6 +137,10 @@ class CsvTable:
 
     is_by_name = True
 
+    def digest(self) -> str:
+        """Hash of the files' content."""
+        return self._digest
+
     def __init__(
         self,
         folder: Path,
@@ -146,11 +158,13 @@ class CsvTable:
         # Machine integers, not Python's: ImageNet has 1.28 million lines, and memory shall stay small.
         hashes, starts = array("Q"), array("q")
         sizes, file_indices = array("q"), array("q")
+        hasher = xxhash.xxh3_128()
         num_classes = None
         for file_index, path in enumerate(self.paths):
             with path.open("rb") as file:
                 start = 0
                 for line_number, line in enumerate(file, 1):
+                    hasher.update(line)
                     name, _, numbers = line.rstrip(b"\r\n").partition(b",")
                     if name or numbers:
                         width = numbers.count(b",") + 1 if numbers else 0
@@ -174,6 +188,7 @@ class CsvTable:
             raise LogitsError(f"{folder}: the {split}-*.csv files hold no line; extract the logits again")
         if not 0 <= drop < num_classes:
             raise ConfigError(f"--drop {drop}: expected fewer than the {num_classes} numbers of a line of {folder}")
+        self._digest = hasher.hexdigest()
         unsorted = np.array(hashes, np.uint64)
         order = np.argsort(unsorted, kind="stable")
         self._hashes = unsorted[order]

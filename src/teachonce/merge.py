@@ -10,7 +10,6 @@ Nothing here imports torch.
 
 from __future__ import annotations
 
-import shutil
 import warnings
 from functools import partial
 from pathlib import Path
@@ -22,14 +21,13 @@ from teachonce.config import MergeConfig
 from teachonce.errors import ConfigError, PlanMismatchError, StoreError
 from teachonce.example import replace_feature
 from teachonce.files import atomic_write, read_json, write_json
+from teachonce.join import check_key, check_same_data
 from teachonce.launch import count_done, num_cores, run_jobs
 from teachonce.progress import progress
-from teachonce.records import CLASSES_NAME, Record, RecordSource, decode_tfrecord, open_records
-from teachonce.store import Store, check_same_data
+from teachonce.records import Record, RecordSource, decode_tfrecord, open_records, read_classes, write_classes
+from teachonce.store import Store
 from teachonce.tfrecord import TFRecordWriter, index_path, read_tfrecords, record_place, write_index
 from teachonce.views import CenterPolicy
-
-PLAN_NAME = "merge.json"
 
 
 def merge(config: MergeConfig) -> None:
@@ -83,6 +81,7 @@ class _ShardMerger:
                 record = decode_tfrecord(payload, where, num_classes=self.target.num_classes)
                 if row >= len(keys) or record.key != int(keys[row]):
                     raise StoreError(f"{where}: {self._explain(shard, row, record)}")
+                check_key(self.store, shard, row, record)
                 logits = map_logits(
                     self.store.read_logits(shard, self.config.view, [row]),
                     self.store.class_space,
@@ -112,12 +111,14 @@ class _ShardMerger:
 
 def _begin(config: MergeConfig, store: Store) -> None:
     plan = {
+        "split": store.plan.data["split"],
         "store": store.fingerprint,
         "view": config.view,
         "background_logit": str(config.background_logit),
         "num_classes": store.plan.data_classes,
     }
-    plan_path = config.out / PLAN_NAME
+    split = store.plan.data["split"]
+    plan_path = config.out / f"merge.{split}.json"
     if config.out.resolve() == config.data.resolve():
         raise ConfigError(f"--out {config.out}: is the data itself; choose another folder")
     if plan_path.exists():
@@ -127,13 +128,21 @@ def _begin(config: MergeConfig, store: Store) -> None:
             raise PlanMismatchError(
                 f"{config.out}: begun by another merge: {'; '.join(differences)}; choose another --out"
             )
-        return
-    if config.out.exists() and (not config.out.is_dir() or any(config.out.iterdir())):
+    elif config.out.exists() and (not config.out.is_dir() or not _is_of_merges(config.out, split)):
         raise ConfigError(f"--out {config.out}: exists and is not empty; choose another folder")
-    write_json(plan_path, plan)
-    classes = config.data / CLASSES_NAME
-    if classes.exists():
-        shutil.copyfile(classes, config.out / CLASSES_NAME)
+    else:
+        write_json(plan_path, plan)
+    classes = read_classes(config.data)
+    if classes is not None and read_classes(config.out) is None:
+        write_classes(config.out, classes)
+
+
+def _is_of_merges(folder: Path, split: str) -> bool:
+    """Whether the folder is empty or holds merges of other splits alone: train and validation may lie together."""
+    names = [path.name for path in folder.iterdir() if path.name[0] != "."]
+    return not names or (
+        any(name.startswith("merge.") for name in names) and not any(name.startswith(f"{split}-") for name in names)
+    )
 
 
 def _shard_path(config: MergeConfig, name: str) -> Path:

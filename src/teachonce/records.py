@@ -92,9 +92,10 @@ class RecordSource(ABC):
         """The records of a shard in order, streaming; raises as ``read_record``."""
 
     def describe(self) -> dict[str, Any]:
-        """What identifies the data in a plan: split, format, and name, records and bytes of each shard."""
+        """What identifies the data in a plan: split, format, class count, and name, records, bytes of each shard."""
+        num_classes = None if self.classes is None else len(self.classes.names)
         shards = [[shard.name, shard.num_records, shard.num_bytes] for shard in self.shards]
-        return {"split": self.split, "format": self.format, "shards": shards}
+        return {"split": self.split, "format": self.format, "num_classes": num_classes, "shards": shards}
 
 
 def record_key(encoded: bytes | memoryview) -> int:

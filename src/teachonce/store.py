@@ -272,8 +272,14 @@ class Store:
         self, shard: int, view: int, rows: Sequence[int] | NDArray[np.integer] | slice
     ) -> NDArray[np.float32]:
         """Teacher logits [n, C] of some rows of one view, in the teacher's class space."""
+        return self.codec.decode_logits(self.read_rows(shard, view, rows))
+
+    def read_rows(
+        self, shard: int, view: int, rows: Sequence[int] | NDArray[np.integer] | slice
+    ) -> dict[str, NDArray[Any]]:
+        """The codec's columns of some rows of one view, as they are stored."""
         columns = self.read_columns(shard, view)
-        return self.codec.decode_logits({name: c[rows] for name, c in columns.items() if name not in VIEW_COLUMNS})
+        return {name: values[rows] for name, values in columns.items() if name not in VIEW_COLUMNS}
 
     def read_views(self, shard: int, view: int, rows: Sequence[int] | NDArray[np.integer] | slice) -> list[View]:
         """The stored views of some rows; StoreError for a policy that stores none (center)."""
@@ -354,28 +360,6 @@ class Store:
         return (
             f"{self.path}: is not finished: {num_files - num_missing} of {num_files} files are there; "
             "run the same extract again"
-        )
-
-
-def check_same_data(store: Store, described: Mapping[str, Any]) -> None:
-    """Raise StoreError unless the store was made of the data that ``RecordSource.describe`` describes."""
-    if store.plan.data["split"] != described["split"]:
-        raise StoreError(
-            f"{store.path}: made of split {store.plan.data['split']!r}, this is {described['split']!r}; "
-            "give the store of this split"
-        )
-    stored = [(name, num_records) for name, num_records, _ in store.plan.data["shards"]]
-    found = [(name, num_records) for name, num_records, _ in described["shards"]]
-    for index, (a, b) in enumerate(zip(stored, found, strict=False)):
-        if a != b:
-            raise StoreError(
-                f"{store.path}: shard {index} is {a[0]} with {a[1]} records in the store, {b[0]} with {b[1]} in the "
-                "data: a store of other data; give the data that it was extracted from"
-            )
-    if len(stored) != len(found):
-        raise StoreError(
-            f"{store.path}: {len(stored)} shards in the store, {len(found)} in the data: a store of other data; "
-            "give the data that it was extracted from"
         )
 
 

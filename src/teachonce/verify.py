@@ -20,13 +20,13 @@ import torch
 from numpy.typing import NDArray
 
 from teachonce.config import VerifyConfig
-from teachonce.dataset import check_key, decode_record
 from teachonce.errors import CheckError, ConfigError, TeachonceError
+from teachonce.join import check_key, check_same_data, decode_record
 from teachonce.models import Classifier, load_model
 from teachonce.progress import progress
 from teachonce.records import Record, RecordSource, open_records
 from teachonce.rng import generator
-from teachonce.store import Store, check_same_data
+from teachonce.store import Store
 from teachonce.views import CenterPolicy, apply_view
 
 RELATIVE_TOLERANCE = {"float32": 2.0**-12, "bf16": 2.0**-5, "fp16": 2.0**-8}
@@ -91,8 +91,10 @@ def check_logits(
         records = [source.read_record(shard, row) for shard, row, _ in chosen]
         pixels = [_read_pixels(store, teacher, record, place) for record, place in zip(records, chosen, strict=True)]
         fresh = teacher.collect_logits(teacher.logits(torch.from_numpy(np.stack(pixels))))
-        stored = np.concatenate([store.read_logits(shard, view, [row]) for shard, row, view in chosen])
-        allowed = store.codec.error_bound(fresh) + tolerance * np.abs(fresh).max(axis=1, keepdims=True) + 1e-6
+        columns = [store.read_rows(shard, view, [row]) for shard, row, view in chosen]
+        stored = np.concatenate([store.codec.decode_logits(row) for row in columns])
+        bound = np.concatenate([store.codec.error_bound(row) for row in columns])
+        allowed = bound + tolerance * np.abs(fresh).max(axis=1, keepdims=True) + 1e-6
         errors = np.abs(fresh.astype(np.float64) - stored)
         # A NaN, fresh or stored, must not pass as a comparison that is merely false.
         excess = np.where(np.isfinite(errors), errors / allowed, np.inf).max(axis=1)
