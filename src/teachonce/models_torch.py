@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import hashlib
+import logging
 import math
 import pickle
 import re
@@ -206,6 +207,10 @@ def _create_timm(spec: ModelSpec, num_classes: int | None, size_px: int | None, 
         raise ConfigError(f"model {spec.text!r}: timm cannot build it ({first_line(error)})") from error
     if size_px is not None and config is not None and config.fixed_input_size:
         arguments["img_size"] = size_px
+    hub_log = logging.getLogger("huggingface_hub")
+    level = hub_log.level
+    # The hub's client prints each of its tries; what came of them is said below, in one line.
+    hub_log.setLevel(logging.ERROR)
     try:
         return timm.create_model(spec.name, pretrained=pretrained, **arguments)
     except Exception as error:
@@ -216,6 +221,8 @@ def _create_timm(spec: ModelSpec, num_classes: int | None, size_px: int | None, 
                 "fetch them elsewhere and give weights=FILE"
             ) from error
         raise ConfigError(f"model {spec.text!r}: timm cannot build it ({first_line(error)})") from error
+    finally:
+        hub_log.setLevel(level)
 
 
 def _load_torchvision(spec: ModelSpec) -> tuple[nn.Module, Preprocessing]:

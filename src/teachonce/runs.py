@@ -100,11 +100,14 @@ def begin_run(path: Path, config: Mapping[str, Any]) -> None:
 
 def run_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """One phrase for each setting in which two configurations differ, those aside that may change."""
-    return [
-        f"{key} was {_brief(old.get(key))}, now {_brief(new.get(key))}"
-        for key in sorted((old.keys() | new.keys()) - _FREE)
-        if old.get(key) != new.get(key)
-    ]
+    phrases = []
+    for key in sorted((old.keys() | new.keys()) - _FREE):
+        before, now = old.get(key), new.get(key)
+        if isinstance(before, dict) and isinstance(now, dict):
+            phrases += [f"{key}.{phrase}" for phrase in run_differences(before, now)]
+        elif before != now:
+            phrases.append(f"{key} was {_brief(before)}, now {_brief(now)}")
+    return phrases
 
 
 def read_result(path: Path) -> dict[str, Any] | None:
