@@ -37,6 +37,14 @@ def test_a_full_disk_is_one_line_with_the_path(tmp_path):
     assert names(tmp_path) == []
 
 
+def test_the_first_of_several_writers_wins(tmp_path):
+    with atomic_write(tmp_path / "a.bin", overwrite=False) as slow:
+        with atomic_write(tmp_path / "a.bin", overwrite=False) as fast:
+            fast.write(b"first")
+        slow.write(b"second")
+    assert (tmp_path / "a.bin").read_bytes() == b"first" and names(tmp_path) == ["a.bin"]
+
+
 def test_a_folder_that_is_a_file(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(TeachonceError, match="cannot be written"), atomic_write(tmp_path / "file" / "a.bin"):

@@ -21,8 +21,10 @@ TEMPORARY_PREFIX = ".tmp-"
 
 
 @contextmanager
-def atomic_write(path: Path) -> Iterator[BinaryIO]:
+def atomic_write(path: Path, *, overwrite: bool = True) -> Iterator[BinaryIO]:
     """Open a binary file that appears as ``path`` only when the block ends without an error.
+
+    Without ``overwrite`` the first of several writers wins, and the others leave its file as it is.
 
     Raises TeachonceError with the path when the directory cannot be written or the disk is full; the temporary file is
     removed in every case but a kill.
@@ -36,7 +38,10 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
+        if overwrite:
+            temporary.replace(path)
+        else:
+            _appear_once(temporary, path)
         _sync_directory(path.parent)
     except OSError as error:
         raise TeachonceError(
@@ -48,9 +53,9 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
                 temporary.unlink(missing_ok=True)
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write ``value`` as indented JSON, atomically, with a newline at the end."""
-    with atomic_write(path) as file:
+def write_json(path: Path, value: Any, *, overwrite: bool = True) -> None:
+    """Write ``value`` as indented JSON, atomically, with a newline at the end; ``overwrite`` as in ``atomic_write``."""
+    with atomic_write(path, overwrite=overwrite) as file:
         file.write(json.dumps(value, indent=2, allow_nan=False).encode() + b"\n")
 
 
@@ -71,6 +76,17 @@ def remove_temporaries(directory: Path, *, older_than_seconds: float = 0.0) -> N
         with suppress(FileNotFoundError):
             if path.stat().st_mtime <= newest:
                 path.unlink()
+
+
+def _appear_once(temporary: Path, path: Path) -> None:
+    try:
+        path.hardlink_to(temporary)
+    except FileExistsError:
+        return
+    except OSError:
+        # A file system without hard links: a rename is the next best thing.
+        if not path.exists():
+            temporary.replace(path)
 
 
 def _sync_directory(directory: Path) -> None:

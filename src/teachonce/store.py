@@ -126,14 +126,13 @@ def group_views(
 def begin_store(path: Path, plan: Plan, views_per_file: int) -> Plan:
     """Write the plan, or agree with the one that is there, extended to more views if it has fewer.
 
-    Several workers may begin the same store at once: they write the same bytes. Raises PlanMismatchError naming each
+    Several workers may begin the same store at once: the first one's plan counts. Raises PlanMismatchError naming each
     field that differs, and StoreError where ``path`` holds something that is no store.
     """
     plan_path = path / PLAN_NAME
     if not plan_path.exists():
         check_store_folder(path)
-        if not plan_path.exists():
-            write_json(plan_path, plan.to_json())
+        write_json(plan_path, plan.to_json(), overwrite=False)
     old = Plan.from_json(read_json(plan_path), plan_path)
     differences = plan_differences(old, plan)
     if differences:
