@@ -158,7 +158,7 @@ def _build_trainer(
             num_nodes=num_nodes,
             # Running statistics are averaged at the end of an epoch (``student``), not copied from the first rank.
             strategy=DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True) if world_size > 1 else "auto",
-            precision=_PRECISIONS[config.precision],  # type: ignore[arg-type]
+            precision=_PRECISIONS[config.precision],  # type: ignore[arg-type]  # Lightning lists literals
             max_epochs=config.epochs,
             gradient_clip_val=config.clip_norm,
             benchmark=device.type == "cuda",
