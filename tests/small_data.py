@@ -9,13 +9,14 @@ import numpy as np
 from PIL import Image
 
 from teachonce.classes import ClassSpace
-from teachonce.codec import CODECS, codec_to_json
+from teachonce.codec import build_codec, codec_to_json
 from teachonce.example import encode_example
+from teachonce.policies import CenterPolicy, policy_to_json
 from teachonce.records import ClassTable, RecordSource, open_records, shard_name, write_classes
 from teachonce.shard_files import records_file, views_file, write_records, write_views
-from teachonce.store import Plan, Store, begin_store, finalise_store
+from teachonce.store import Store
+from teachonce.store_plan import Plan, begin_store, finalise_store
 from teachonce.tfrecord import TFRecordWriter
-from teachonce.views import CenterPolicy, policy_to_json
 
 
 def encode_jpeg(index: int, width: int = 40, height: int = 30) -> bytes:
@@ -88,7 +89,7 @@ def write_store(
         data_classes=data_classes,
         data=source.describe(),
         policy=policy_to_json(CenterPolicy()),
-        codec=codec_to_json(CODECS[codec]()),
+        codec=codec_to_json(build_codec(codec, num_classes=logits.shape[1])),
         view_groups=((0, 0),),
     )
     begin_store(path, plan, views_per_file=1)
@@ -99,7 +100,7 @@ def write_store(
         labels = np.array([record.label for record in records], np.int32)
         write_records(path / records_file(name), keys, [record.filename for record in records], labels)
         rows = logits[None, first : first + num_records]
-        write_views(path / views_file(name, (0, 0)), keys, CODECS[codec](), rows, None)
+        write_views(path / views_file(name, (0, 0)), keys, build_codec(codec, num_classes=logits.shape[1]), rows, None)
         first += num_records
     assert finalise_store(path, {})
     return Store(path)

@@ -6,8 +6,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from teachonce.codec import CODECS, Float16Codec, Float32Codec, Int8Codec, codec_from_json, codec_to_json
-from teachonce.errors import LogitsError, StoreError
+from teachonce.codec import (
+    CODECS,
+    Float16Codec,
+    Float32Codec,
+    Int8Codec,
+    build_codec,
+    codec_from_json,
+    codec_to_json,
+)
+from teachonce.errors import ConfigError, LogitsError, StoreError
 
 LOGITS = hnp.arrays(
     np.float32,
@@ -108,6 +116,25 @@ def test_a_row_that_int8_cannot_hold_is_refused():
 
 
 @pytest.mark.parametrize("codec", [Float32Codec(), Float16Codec(), Int8Codec()], ids=repr)
+def test_the_temperature_of_reading_changes_no_dense_logit(codec):
+    columns = codec.encode_logits(np.random.default_rng(5).normal(0, 3, (4, 30)).astype(np.float32))
+    np.testing.assert_array_equal(codec.decode_logits(columns, temperature=4.0), codec.decode_logits(columns))
+
+
+@pytest.mark.parametrize("codec", [Float32Codec(), Float16Codec(), Int8Codec()], ids=repr)
+def test_comparison_is_logit_by_logit(codec):
+    logits = np.random.default_rng(6).normal(0, 3, (4, 30)).astype(np.float32)
+    columns = codec.encode_logits(logits)
+    fresh = logits.copy()
+    fresh[2, 7] += 1.0
+    tolerance = np.array([0.0, 0.1, 0.2, 0.3])
+    errors, allowed = codec.compare_logits(columns, fresh, tolerance)
+    np.testing.assert_array_equal(allowed, codec.error_bound(columns) + tolerance[:, None])
+    np.testing.assert_array_equal(errors, np.abs(fresh.astype(np.float64) - codec.decode_logits(columns)))
+    assert np.argwhere(errors > allowed).tolist() == [[2, 7]]
+
+
+@pytest.mark.parametrize("codec", [Float32Codec(), Float16Codec(), Int8Codec()], ids=repr)
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_not_finite_is_refused_with_its_place(codec, bad):
     logits = np.zeros((3, 5), np.float32)
@@ -130,9 +157,12 @@ def test_edges_all_equal_one_class_and_extremes(codec):
 
 
 def test_json_is_the_codec():
-    for name, codec in CODECS.items():
-        assert codec_from_json(codec_to_json(codec())) == codec()
-        assert codec_to_json(codec())["name"] == name
+    for name in CODECS:
+        codec = build_codec(name, num_classes=7)
+        assert codec_from_json(codec_to_json(codec)) == codec
+        assert codec_to_json(codec)["name"] == name
+    with pytest.raises(ConfigError, match="'int3' is not known; known: float32, float16, int8, topk"):
+        build_codec("int3", num_classes=7)
     with pytest.raises(StoreError, match="newer teachonce"):
         codec_from_json({"name": "int3"})
     with pytest.raises(StoreError, match="parameters"):

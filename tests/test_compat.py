@@ -1,18 +1,18 @@
-"""Stores of every released format stay readable: tests/golden/store-v1 was written once and is never written again."""
+"""Stores of every released format stay readable: tests/golden/store-* were written once and are never written again."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from teachonce.codec import CODECS
+from teachonce.policies import CropPolicy
 from teachonce.store import Store
-from teachonce.views import CropPolicy, View
+from teachonce.views import View
 
 GOLDEN = Path(__file__).parent / "golden"
 
 
-@pytest.mark.parametrize("codec", sorted(CODECS))
+@pytest.mark.parametrize("codec", ["float16", "float32", "int8"])
 def test_version_1(codec):
     store = Store(GOLDEN / f"store-v1-{codec}")
     assert store.check_files() == 4

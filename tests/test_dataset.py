@@ -15,10 +15,11 @@ from teachonce.errors import ConfigError, ImageError, LogitsError, RecordError, 
 from teachonce.extract import extract
 from teachonce.images import decode_image
 from teachonce.merge import merge
+from teachonce.policies import CropPolicy
 from teachonce.preprocessing import Preprocessing
 from teachonce.records import open_records
 from teachonce.store import Store
-from teachonce.views import CropPolicy, apply_view
+from teachonce.views import apply_view
 
 
 @pytest.fixture
@@ -183,7 +184,7 @@ def test_logits_of_another_class_count_are_refused(tmp_path, num_classes):
 
 def test_folders_train_too(tmp_path):
     source = open_records(write_image_folder(tmp_path / "images"), "train")
-    dataset = KDDataset(source, size=8, crop=CropPolicy(scale=(1.0, 1.0), ratio=(0.5, 2.0), flip_prob=0.0))
+    dataset = KDDataset(source, size=8, policy=CropPolicy(scale=(1.0, 1.0), ratio=(0.5, 2.0), flip_prob=0.0))
     batch = dataset.read_batch([0, 11], 0)
     assert dataset.num_classes == 3 and batch["labels"].tolist() == [0, 2] and "teacher_logits" not in batch
     image = decode_image(source.read_record(0, 0).encoded)

@@ -11,7 +11,7 @@ from torchmetrics.classification import MulticlassCalibrationError
 from teachonce.cli import main
 from teachonce.inspect_store import render_store, summarise_store
 from teachonce.records import open_records
-from teachonce.store import begin_store
+from teachonce.store_plan import begin_store
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from teachonce.config import TrainConfig
+from teachonce.config_train import TrainConfig
 from teachonce.errors import ConfigError, LogitsError, TeachonceError
 from teachonce.ranks import is_rank, run_ranks, world_shape
 

@@ -10,7 +10,8 @@ from torchvision.models import squeezenet1_0
 
 from teachonce.cli import main
 from teachonce.codec import Float16Codec, Int8Codec
-from teachonce.config import ExtractConfig, MergeConfig, RecordsConfig, TrainConfig, VerifyConfig
+from teachonce.config import ExtractConfig, MergeConfig, RecordsConfig, VerifyConfig
+from teachonce.config_train import TrainConfig
 from teachonce.convert import convert_records
 from teachonce.extract import extract
 from teachonce.imagenet import imagenet_synsets

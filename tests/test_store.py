@@ -13,9 +13,11 @@ from teachonce.classes import ClassSpace
 from teachonce.codec import Int8Codec, codec_to_json
 from teachonce.errors import LogitsError, PlanMismatchError, StoreError
 from teachonce.join import check_same_data
+from teachonce.policies import CenterPolicy, CropPolicy, policy_to_json
 from teachonce.shard_files import records_file, views_file, write_records, write_views
-from teachonce.store import Plan, Store, begin_store, finalise_store, group_views, missing_files
-from teachonce.views import CenterPolicy, CropPolicy, View, policy_to_json
+from teachonce.store import Store
+from teachonce.store_plan import Plan, begin_store, finalise_store, group_views, missing_files
+from teachonce.views import View
 
 SIZES = (5, 3)
 NUM_CLASSES = 7

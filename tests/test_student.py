@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from teachonce.config import TrainConfig
+from teachonce.config_train import TrainConfig
 from teachonce.errors import LogitsError
 from teachonce.losses import kd_loss, label_loss
 from teachonce.mixup import Mixup

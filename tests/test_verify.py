@@ -16,7 +16,8 @@ from teachonce.extract import extract
 from teachonce.merge import merge
 from teachonce.records import ClassTable, open_records, write_classes
 from teachonce.shard_files import write_views
-from teachonce.store import Store, finalise_store
+from teachonce.store import Store
+from teachonce.store_plan import finalise_store
 from teachonce.verify import verify
 
 NAME = "train-00001-of-00002.v000-000.arrow"
@@ -56,7 +57,8 @@ def test_a_fresh_store_is_sound(tmp_path, data, teacher, codec, policy):
     )
     verdict = check(path, data, batch_size=4)
     assert verdict.is_sound, verdict.reason
-    assert (verdict.num_files, verdict.num_keys, verdict.num_logits) == (4, 15, 15 * views)
+    assert (verdict.num_files, verdict.num_keys) == (6, 15)
+    assert verdict.num_pixels == verdict.num_logits == 15 * views
     assert verdict.largest_excess is not None and verdict.largest_excess <= 1
 
 
@@ -85,7 +87,7 @@ def test_logits_that_the_teacher_never_said(store, data):
     verdict = check(store, data)
     assert not verdict.is_sound
     assert "train-00001-of-00002 record 4 " in verdict.reason and "image_13.jpg" in verdict.reason
-    assert "times what codec int8" in verdict.reason
+    assert "differ from what the teacher said by 0.5" in verdict.reason and "codec int8" in verdict.reason
 
 
 def test_data_that_changed(tmp_path, store, data):
@@ -128,7 +130,7 @@ def test_an_unfinished_store(store, data):
     (store / "manifest.json").unlink()
     (store / NAME).unlink()
     verdict = check(store, data)
-    assert not verdict.is_sound and "3 of 4 files" in verdict.reason
+    assert not verdict.is_sound and "5 of 6 files" in verdict.reason
 
 
 def test_folders_verify_too(tmp_path, teacher):
@@ -145,7 +147,7 @@ def test_folders_verify_too(tmp_path, teacher):
 def test_the_command_line_gives_verdict_and_exit_code(store, data, capsys):
     with pytest.raises(SystemExit) as end:
         main(["verify", str(store), "--data", str(data), "--device", "cpu"])
-    assert end.value.code == 0 and ": sound: 4 files, 15 keys" in capsys.readouterr().out
+    assert end.value.code == 0 and ": sound: 6 files, 15 keys" in capsys.readouterr().out
     (store / NAME).write_bytes(b"")
     with pytest.raises(SystemExit) as end:
         main(["verify", str(store), "--data", str(data), "--device", "cpu", "--json"])

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from teachonce.config import TrainConfig
+from teachonce.config_train import TrainConfig
 from teachonce.errors import ConfigError
 from teachonce.records import open_records
 from teachonce.train import train

@@ -15,15 +15,16 @@ if TYPE_CHECKING:
     from teachonce.errors import TeachonceError
     from teachonce.losses import kd_loss
     from teachonce.models import load_model
+    from teachonce.policies import CropPolicy
     from teachonce.records import open_records
     from teachonce.store import Store
-    from teachonce.views import CropPolicy, View
+    from teachonce.views import View
 
 __version__ = "0.1.0"
 
 _HOME = {
     "ClassSpace": "classes",
-    "CropPolicy": "views",
+    "CropPolicy": "policies",
     "EpochBatches": "dataset",
     "EvalDataset": "dataset",
     "KDDataset": "dataset",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import shutil
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
@@ -138,6 +139,33 @@ class EpochRecorder(Checkpoint):
             return
         self._last_line = time.monotonic()
         print(f"train: {describe_row(self.rows[-1], self.num_epochs)}", file=sys.stderr, flush=True)
+
+
+class TeacherPassed(Callback):
+    """Warns, once, when the student knows the labels of its training views better than its teacher does.
+
+    From there on the teacher's targets pull it back towards the teacher's errors.
+    """
+
+    def __init__(self, teacher_top1: float, recorder: EpochRecorder) -> None:
+        self.teacher_top1 = teacher_top1
+        self.recorder = recorder
+        self._has_warned = False
+
+    def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
+        """Compare the epoch before, whose row the recorder adds after all other callbacks."""
+        if self._has_warned or not self.recorder.rows:
+            return
+        top1 = float(self.recorder.rows[-1]["train_top1"] or 0.0)
+        if top1 <= self.teacher_top1:
+            return
+        self._has_warned = True
+        warnings.warn(
+            f"epoch {self.recorder.rows[-1]['epoch']}: the student's top-1 on its training views is {top1:.3f}, the "
+            f"teacher's was {self.teacher_top1:.3f}: the teacher holds it back from here on; try a smaller "
+            "--kd-weight, another teacher, or labels alone (teachonce ablate)",
+            stacklevel=2,
+        )
 
 
 class TrainingProgress(Callback):

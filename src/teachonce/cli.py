@@ -25,10 +25,11 @@ from teachonce.config import (
     ImportConfig,
     InspectConfig,
     MergeConfig,
+    PlanConfig,
     RecordsConfig,
-    TrainConfig,
     VerifyConfig,
 )
+from teachonce.config_train import AblateConfig, TrainConfig
 from teachonce.errors import ConfigError, TeachonceError
 
 DESCRIPTION = (
@@ -46,6 +47,8 @@ Command = (
     | Annotated[EvaluateConfig, tyro.conf.subcommand("evaluate")]
     | Annotated[ExportConfig, tyro.conf.subcommand("export")]
     | Annotated[ImportConfig, tyro.conf.subcommand("import")]
+    | Annotated[PlanConfig, tyro.conf.subcommand("plan")]
+    | Annotated[AblateConfig, tyro.conf.subcommand("ablate")]
     | Annotated[DemoConfig, tyro.conf.subcommand("demo")]
 )
 
@@ -131,6 +134,14 @@ def run(config: Any) -> int:
             from teachonce.exchange import import_csv
 
             import_csv(config)
+        case PlanConfig():
+            from teachonce.plan import plan
+
+            print(plan(config))
+        case AblateConfig():
+            from teachonce.ablate import ablate
+
+            ablate(config)
         case DemoConfig():
             from teachonce.demo import demo
 
@@ -161,7 +172,10 @@ def _verify(config: VerifyConfig) -> int:
     if config.json:
         print(json.dumps(verdict.to_json()))
         return 0 if verdict.is_sound else 1
-    checked = f"{verdict.num_files} files, {verdict.num_keys:,} keys, logits of {verdict.num_logits:,} views"
+    checked = (
+        f"{verdict.num_files} files, {verdict.num_keys:,} keys, pixels of {verdict.num_pixels:,} and logits of "
+        f"{verdict.num_logits:,} views"
+    )
     if verdict.is_sound:
         error = "" if verdict.largest_error is None else f"; largest logit error {verdict.largest_error:.4g}"
         print(f"{config.store}: sound: {checked}{error}")

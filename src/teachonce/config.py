@@ -8,6 +8,7 @@ saved with every store and run by ``to_json``.
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,8 +17,8 @@ from tyro.conf import Positional
 
 from teachonce.errors import ConfigError
 
-CodecName = Literal["float32", "float16", "int8"]
-PolicyName = Literal["center", "crop"]
+CodecName = Literal["float32", "float16", "int8", "topk"]
+PolicyName = Literal["center", "crop", "crop+randaugment"]
 Precision = Literal["float32", "bf16", "fp16"]
 
 
@@ -51,50 +52,93 @@ class RecordsConfig:
     """Processes that write shards; 0 means one a core."""
 
     def __post_init__(self) -> None:
-        _require(self.shards >= 1, "--shards", self.shards, "at least 1")
-        _require(self.shards <= 99_999, "--shards", self.shards, "at most 99999 (the names have five digits)")
-        _require(self.num_workers >= 0, "--num-workers", self.num_workers, "0 (one a core) or more")
+        require(self.shards >= 1, "--shards", self.shards, "at least 1")
+        require(self.shards <= 99_999, "--shards", self.shards, "at most 99999 (the names have five digits)")
+        require(self.num_workers >= 0, "--num-workers", self.num_workers, "0 (one a core) or more")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExtractConfig:
-    """Run the teacher once over sharded data and keep its logits in a store."""
+class ViewOptions:
+    """The parameters of the policies that draw views."""
+
+    crop_scale: tuple[float, float] = (0.08, 1.0)
+    """Random resized crop: area as a fraction of the image, least and most (1 1: the whole image)."""
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    """Random resized crop: aspect ratio (width / height), least and most."""
+    flip_prob: float = 0.5
+    """Probability of a horizontal flip."""
+    randaugment_ops: int = 2
+    """Policy crop+randaugment: operations a view."""
+    randaugment_magnitude: float = 9.0
+    """Policy crop+randaugment: mean level of the operations, 0 to 10."""
+    randaugment_magnitude_std: float = 0.5
+    """Policy crop+randaugment: standard deviation of the level."""
+    erase_prob: float = 0.0
+    """Probability that a box of a view is filled with a random colour; 0 is off."""
+    erase_scale: tuple[float, float] = (0.02, 1 / 3)
+    """Erased box: area as a fraction of the view, least and most."""
+    erase_ratio: tuple[float, float] = (0.3, 10 / 3)
+    """Erased box: height / width, least and most."""
+
+    def __post_init__(self) -> None:
+        _check_ranges("--crop-scale", self.crop_scale, "--crop-ratio", self.crop_ratio)
+        _check_ranges("--erase-scale", self.erase_scale, "--erase-ratio", self.erase_ratio)
+        for name in ("flip_prob", "erase_prob"):
+            require(0 <= getattr(self, name) <= 1, flag(name), getattr(self, name), "a probability from 0 to 1")
+        require(1 <= self.randaugment_ops <= 255, "--randaugment-ops", self.randaugment_ops, "1 to 255")
+        level, std = self.randaugment_magnitude, self.randaugment_magnitude_std
+        require(0 <= level <= 10, "--randaugment-magnitude", level, "0 to 10")
+        require(std >= 0, "--randaugment-magnitude-std", std, "0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixOptions(ViewOptions):
+    """The same, and mixing: the teacher sees the mixed image."""
+
+    mixup_alpha: float = 0.0
+    """Mixup with a share from Beta(alpha, alpha); 0 is off."""
+    cutmix_alpha: float = 0.0
+    """Cutmix with an area from Beta(alpha, alpha); 0 is off."""
+    mix_prob: float = 1.0
+    """Probability that a view is mixed, where one of the two is on."""
+    cutmix_prob: float = 0.5
+    """Part of the mixes that are cutmix, where both are on."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("mixup_alpha", "cutmix_alpha"):
+            require(getattr(self, name) >= 0, flag(name), getattr(self, name), "0 or more")
+        require(0 < self.mix_prob <= 1, "--mix-prob", self.mix_prob, "more than 0, up to 1")
+        require(0 <= self.cutmix_prob <= 1, "--cutmix-prob", self.cutmix_prob, "a probability from 0 to 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractionOptions(MixOptions):
+    """What a teacher looks at and how its logits are kept: what ``extract`` does and ``plan`` foresees."""
 
     data: Path
     """Folder of TFRecord shards, or of SPLIT/CLASS/*.jpg."""
     teacher: str
     """Model SPEC: timm:NAME, torchvision:NAME, onnx:FILE, savedmodel:DIR, run:DIR, amoebanet, efficientnet; options
     follow after commas, as in torchvision:resnet50,weights=FILE,size=224,resize=256,mean=0.5/0.5/0.5."""
-    out: Path
-    """Folder of the store. An unfinished store with the same plan is finished; another plan is refused."""
     split: str = "train"
-    """Which split to extract."""
+    """Which split the teacher looks at."""
     policy: PolicyName = "center"
-    """What the teacher looks at: its own evaluation crop (center), or random resized crops and flips (crop)."""
-    views: int = 1
-    """Views a record (policy crop). More can be added later by the same command with a larger number."""
+    """What the teacher looks at: its own evaluation crop (center), random resized crops and flips (crop), or these with
+    RandAugment (crop+randaugment); each of the latter with erasing, mixup and cutmix where their options say so."""
+    views: int | None = None
+    """Views a record (random policies)."""
     views_per_file: int = 10
     """Views in one file of the store: the unit of work is one shard x this many views."""
-    crop_scale: tuple[float, float] = (0.08, 1.0)
-    """Policy crop: area of the crop as a fraction of the image, least and most."""
-    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    """Policy crop: aspect ratio (width / height) of the crop, least and most."""
-    flip_prob: float = 0.5
-    """Policy crop: probability of a horizontal flip."""
     codec: CodecName = "int8"
-    """How logits become bytes: float32 (exact), float16, int8 (about 1 byte a class, total variation below 0.01)."""
+    """How logits become bytes: float32 (exact), float16, int8 (about 1 byte a class, total variation below 0.01), topk
+    (the likeliest classes and the mass of the rest)."""
+    topk: int = 10
+    """Codec topk: classes that are kept."""
     offset: int | None = None
     """Data label of the teacher's class 0. Default: 0, or 1 where only the data has a background class."""
     num_classes: int | None = None
     """Classes of the data, background included. Default: from the data, else the teacher's classes + offset."""
-    expect_top1: float | None = None
-    """Refuse to start where the teacher's top-1 on --gate-samples labelled records is below this (0..1)."""
-    gate_samples: int = 256
-    """Records on which the teacher is scored before the work starts; 0 skips the gate."""
-    num_workers: int = 1
-    """Teacher processes on this machine: one a GPU, or N on the CPU."""
-    worker: str = "0/1"
-    """i/n: this call takes the i-th of n parts of the shards (for a scheduler's job array or several machines)."""
     batch_size: int = 64
     """Images a teacher batch."""
     decode_threads: int = 0
@@ -106,21 +150,58 @@ class ExtractConfig:
     compile: bool = False
     """torch.compile the teacher."""
     seed: int = 0
-    """Seed of the views (policy crop)."""
+    """Seed of the views (random policies)."""
 
     def __post_init__(self) -> None:
-        _require(self.views >= 1, "--views", self.views, "at least 1")
-        _require(self.policy == "crop" or self.views == 1, "--views", self.views, "1 with --policy center")
-        _require(self.views_per_file >= 1, "--views-per-file", self.views_per_file, "at least 1")
-        _require(self.batch_size >= 1, "--batch-size", self.batch_size, "at least 1")
-        _require(self.num_workers >= 1, "--num-workers", self.num_workers, "at least 1")
-        _require(self.gate_samples >= 0, "--gate-samples", self.gate_samples, "0 or more")
-        _require(self.num_classes is None or self.num_classes >= 2, "--num-classes", self.num_classes, "at least 2")
+        super().__post_init__()
+        require(self.views is None or self.views >= 1, "--views", self.views, "at least 1")
+        if self.draws_no_views:
+            require(self.views in (None, 1), "--views", self.views, "1 with --policy center")
+            for name in ("mixup_alpha", "cutmix_alpha", "erase_prob"):
+                require(getattr(self, name) == 0, flag(name), getattr(self, name), "0 with --policy center")
+        for name in ("topk", "views_per_file", "batch_size"):
+            require(getattr(self, name) >= 1, flag(name), getattr(self, name), "at least 1")
+        require(self.num_classes is None or self.num_classes >= 2, "--num-classes", self.num_classes, "at least 2")
+
+    @property
+    def draws_no_views(self) -> bool:
+        """Whether the teacher looks through its own evaluation crop, so that there is one view and nothing random."""
+        return self.policy == "center"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractConfig(ExtractionOptions):
+    """Run the teacher once over sharded data and keep its logits in a store."""
+
+    out: Path
+    """Folder of the store. An unfinished store with the same plan is finished; another plan is refused."""
+    views: int | None = None
+    """Views a record (random policies). More can be added later by the same command with a larger number. Default: 1,
+    or as many as --views-of has."""
+    views_of: Path | None = None
+    """A store whose views this teacher shall look at: then policy, seed and views are that store's."""
+    expect_top1: float | None = None
+    """Refuse to start where the teacher's top-1 on --gate-samples labelled records is below this (0..1)."""
+    gate_samples: int = 256
+    """Records on which the teacher is scored before the work starts; 0 skips the gate."""
+    num_workers: int = 1
+    """Teacher processes on this machine: one a GPU, or N on the CPU."""
+    worker: str = "0/1"
+    """i/n: this call takes the i-th of n parts of the shards (for a scheduler's job array or several machines)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.num_workers >= 1, "--num-workers", self.num_workers, "at least 1")
+        require(self.gate_samples >= 0, "--gate-samples", self.gate_samples, "0 or more")
         if self.expect_top1 is not None:
-            _require(0 <= self.expect_top1 <= 1, "--expect-top1", self.expect_top1, "a fraction from 0 to 1")
-            _require(self.gate_samples > 0, "--gate-samples", 0, "more than 0 with --expect-top1")
-        _check_crop(self.crop_scale, self.crop_ratio, self.flip_prob)
+            require(0 <= self.expect_top1 <= 1, "--expect-top1", self.expect_top1, "a fraction from 0 to 1")
+            require(self.gate_samples > 0, "--gate-samples", 0, "more than 0 with --expect-top1")
         self.worker_part()
+
+    @property
+    def draws_no_views(self) -> bool:
+        """As without ``--views-of``, which brings views of its own."""
+        return self.views_of is None and super().draws_no_views
 
     def worker_part(self) -> tuple[int, int]:
         """(i, n) of ``--worker i/n``."""
@@ -128,6 +209,44 @@ class ExtractConfig:
         if not (slash and index.isdecimal() and count.isdecimal() and int(index) < int(count)):
             raise ConfigError(f"--worker {self.worker}: expected i/n with 0 <= i < n, such as 3/8")
         return int(index), int(count)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanConfig(ExtractionOptions):
+    """Bytes, hours, distortion and break-even of an extraction, measured on a sample before anything is spent."""
+
+    policy: PolicyName = "crop"
+    """What the teacher is to look at, as --policy of extract (where the default is center): center, crop or
+    crop+randaugment, with erasing, mixup and cutmix where their options say so."""
+    views: int | None = None
+    """Views a record. Default: 10; 1 with --policy center."""
+    epochs: int = 100
+    """Epochs of a student, in each of which an online teacher would look at every record again."""
+    students: int = 1
+    """Students that are to be taught."""
+    num_devices: int = 8
+    """Devices on which the extraction is to run, for the hours on several."""
+    samples: int = 256
+    """Records to measure on; of fewer records all are taken."""
+    out: Path | None = None
+    """Folder for plan.txt, plan.json and plan.svg. Default: nothing is written."""
+    json: bool = False
+    """Print JSON."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("epochs", "students", "num_devices", "samples"):
+            require(getattr(self, name) >= 1, flag(name), getattr(self, name), "at least 1")
+
+    def to_extraction(self) -> ExtractConfig:
+        """The extraction that is planned; its ``out`` stands for a store that nobody makes."""
+        shared = {field.name: getattr(self, field.name) for field in dataclasses.fields(ExtractionOptions)}
+        shared["views"] = self.views or (1 if self.draws_no_views else DEFAULT_PLANNED_VIEWS)
+        return ExtractConfig(out=Path("store"), **shared)
+
+
+DEFAULT_PLANNED_VIEWS = 10
+"""Views that ``plan`` counts with where none are given and the policy draws them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,8 +271,8 @@ class VerifyConfig:
     """Print the verdict as JSON."""
 
     def __post_init__(self) -> None:
-        _require(self.samples >= 0, "--samples", self.samples, "0 or more")
-        _require(self.batch_size >= 1, "--batch-size", self.batch_size, "at least 1")
+        require(self.samples >= 0, "--samples", self.samples, "0 or more")
+        require(self.batch_size >= 1, "--batch-size", self.batch_size, "at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,6 +285,18 @@ class InspectConfig:
     """Records: only this split. Default: all that are there."""
     json: bool = False
     """Print JSON."""
+    html: bool = False
+    """Store: write a page to look at in a browser, inspect.html."""
+    data: Path | None = None
+    """The records that the store was extracted from, for the pictures of --html."""
+    out: Path | None = None
+    """File for the page of --html. Default: inspect.html in the store."""
+
+    def __post_init__(self) -> None:
+        require(not (self.html and self.json), "--html", "with --json", "one of the two")
+        for name in ("data", "out"):
+            value = getattr(self, name)
+            require(self.html or value is None, flag(name), value, "--html with it, it is for the page alone")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,8 +317,8 @@ class MergeConfig:
     """Processes that write shards; 0 means one a core."""
 
     def __post_init__(self) -> None:
-        _require(self.view >= 0, "--view", self.view, "0 or more")
-        _require(self.num_workers >= 0, "--num-workers", self.num_workers, "0 (one a core) or more")
+        require(self.view >= 0, "--view", self.view, "0 or more")
+        require(self.num_workers >= 0, "--num-workers", self.num_workers, "0 (one a core) or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,136 +335,14 @@ class ImportConfig:
     """Which split."""
     codec: CodecName = "float32"
     """How logits become bytes."""
+    topk: int = 10
+    """Codec topk: classes that are kept."""
     drop: int = 0
     """Numbers to leave out at the start of each line: 1 for the original's EfficientNet files (a made-up class)."""
     offset: int | None = None
     """Data label of the first number that is kept. Default: 0, or 1 where only the data has a background class."""
     num_classes: int | None = None
     """Classes of the data, background included. Default: from the data, else the CSV's classes + offset."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """Train a student on labels and, if given, the teacher's stored logits."""
-
-    data: Path
-    """Folder of TFRecord shards, or of SPLIT/CLASS/*.jpg."""
-    student: str
-    """Model SPEC: timm:NAME or torchvision:NAME; ',pretrained=1' or ',weights=FILE' starts from weights."""
-    out: Path
-    """Folder of the run. The same command again resumes an interrupted run; another configuration is refused."""
-    split: str = "train"
-    """Split to train on."""
-    validation_split: str | None = "validation"
-    """Split to evaluate on after each epoch; 'none' for no evaluation."""
-    validation_data: Path | None = None
-    """Folder of the validation split, where it is not in --data."""
-    store: Path | None = None
-    """Store with the teacher's logits. Policy crop: the student sees exactly the stored views."""
-    logits: Literal["records"] | None = None
-    """'records': teacher logits from image/logit of the records (the walkthrough)."""
-    kd_temp: float | None = None
-    """Temperature of the KD loss; 0 is no KD. Default: 1 where teacher logits are given."""
-    kd_weight: float = 1.0
-    """Weight of the KD loss."""
-    label_weight: float = 1.0
-    """Weight of the label cross-entropy."""
-    label_smoothing: float = 0.0
-    """Label smoothing of the label cross-entropy."""
-    mixup_alpha: float = 0.0
-    """Beta(alpha, alpha) for mixup of images, labels and teacher probabilities together; 0 is off."""
-    epochs: int = 100
-    """Epochs to train."""
-    batch_size: int = 256
-    """Images a step and device; an epoch's incomplete last batch is left out (other images each epoch)."""
-    size: int = 224
-    """Side of the student's input in pixels."""
-    eval_size: int | None = None
-    """Side of the input at evaluation. Default: --size."""
-    eval_crop_frac: float = 0.875
-    """Evaluation: the shorter side is resized to size / this, then the centre is cropped (1: no margin)."""
-    crop_scale: tuple[float, float] = (0.08, 1.0)
-    """Random resized crop: area as a fraction of the image, least and most (1 1: the whole image)."""
-    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    """Random resized crop: aspect ratio (width / height), least and most."""
-    flip_prob: float = 0.5
-    """Probability of a horizontal flip."""
-    optimizer: Literal["sgd", "adamw"] = "sgd"
-    """sgd (classical momentum) or adamw; weight decay is not applied to norms and biases."""
-    lr: float = 0.1
-    """Learning rate at its peak, for the whole batch over all devices."""
-    momentum: float = 0.9
-    """Momentum of SGD."""
-    weight_decay: float = 1e-4
-    """Weight decay."""
-    schedule: Literal["cosine", "step"] = "cosine"
-    """Learning rate schedule after the warm-up."""
-    warmup_epochs: float = 0.0
-    """Epochs of linear warm-up from 0."""
-    min_lr: float = 0.0
-    """Learning rate at the end of the cosine."""
-    step_epochs: int = 30
-    """Schedule step: epochs between two decays."""
-    step_rate: float = 0.1
-    """Schedule step: factor of each decay."""
-    clip_norm: float | None = None
-    """Clip the gradient's norm to this."""
-    ema_decay: float = 0.0
-    """Decay of the exponential moving average of the weights, which is then evaluated and kept; it is ramped up over
-    the first steps; 0 is off."""
-    precision: Precision = "float32"
-    """Mixed precision: float32 (none), bf16 or fp16."""
-    compile: bool = False
-    """torch.compile the student."""
-    channels_last: bool = False
-    """Keep the student's tensors channels-last."""
-    device: str = "auto"
-    """auto, cpu, cuda, mps."""
-    devices: int = 1
-    """Devices a node; DDP where more than one."""
-    num_nodes: int = 1
-    """Nodes (start the same command on each, or use torchrun)."""
-    num_workers: int = 0
-    """Loader processes a device; 0 loads in the training process."""
-    offset: int = 0
-    """Data label of the student's class 0; 1 leaves the background class of TFRecords out."""
-    num_classes: int | None = None
-    """Classes of the data, background included. Default: from the data, the store or the logits."""
-    seed: int = 0
-    """Seed of everything random."""
-    checkpoint_epochs: int = 1
-    """Epochs between two checkpoints."""
-
-    def __post_init__(self) -> None:
-        _require(self.store is None or self.logits is None, "--logits", self.logits, "not given together with --store")
-        has_logits = self.store is not None or self.logits is not None
-        if self.kd_temp is not None:
-            _require(self.kd_temp >= 0, "--kd-temp", self.kd_temp, "0 (no KD) or more")
-            _require(
-                self.kd_temp == 0 or has_logits, "--kd-temp", self.kd_temp, "0 without --store or --logits records"
-            )
-        for name in ("kd_weight", "label_weight", "mixup_alpha", "warmup_epochs", "weight_decay", "min_lr", "momentum"):
-            _require(getattr(self, name) >= 0, _flag(name), getattr(self, name), "0 or more")
-        for name in ("epochs", "batch_size", "size", "devices", "num_nodes", "checkpoint_epochs", "step_epochs"):
-            _require(getattr(self, name) >= 1, _flag(name), getattr(self, name), "at least 1")
-        _require(self.lr > 0, "--lr", self.lr, "more than 0")
-        _require(0 <= self.label_smoothing < 1, "--label-smoothing", self.label_smoothing, "in [0, 1)")
-        _require(0 <= self.ema_decay < 1, "--ema-decay", self.ema_decay, "in [0, 1)")
-        _require(0 < self.eval_crop_frac <= 1, "--eval-crop-frac", self.eval_crop_frac, "in (0, 1]")
-        _require(
-            self.label_weight > 0 or (has_logits and self.kd_weight > 0 and self.kd_temp != 0),
-            "--label-weight",
-            self.label_weight,
-            "more than 0 where there is no KD loss",
-        )
-        _check_crop(self.crop_scale, self.crop_ratio, self.flip_prob)
-
-    @property
-    def temperature(self) -> float:
-        """The KD temperature in force: 0 without teacher logits or with ``--kd-temp 0``."""
-        if self.store is None and self.logits is None:
-            return 0.0
-        return 1.0 if self.kd_temp is None else self.kd_temp
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -358,7 +367,7 @@ class EvaluateConfig:
     """Print JSON."""
 
     def __post_init__(self) -> None:
-        _require(self.batch_size >= 1, "--batch-size", self.batch_size, "at least 1")
+        require(self.batch_size >= 1, "--batch-size", self.batch_size, "at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -380,8 +389,8 @@ class ExportConfig:
     Default: one number a class of the teacher."""
 
     def __post_init__(self) -> None:
-        _require(self.csv_files >= 1, "--csv-files", self.csv_files, "at least 1")
-        _require(self.view >= 0, "--view", self.view, "0 or more")
+        require(self.csv_files >= 1, "--csv-files", self.csv_files, "at least 1")
+        require(self.view >= 0, "--view", self.view, "0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -409,16 +418,36 @@ def _json_value(value: Any) -> Any:
     return value
 
 
-def _flag(name: str) -> str:
+def command_line(config: Any) -> str:
+    """The options of a configuration that differ from the defaults, as they are typed."""
+    words = []
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if value == field.default:
+            continue
+        values = [str(item) for item in (value if isinstance(value, tuple) else (value,))]
+        if "Positional" in str(field.type):
+            words += values
+        elif "UseAppendAction" in str(field.type):
+            words += [word for item in values for word in (flag(field.name), item)]
+        elif isinstance(value, bool):
+            words.append(flag(field.name) if value else flag("no_" + field.name))
+        else:
+            words += [flag(field.name), *values]
+    return shlex.join(words)
+
+
+def flag(name: str) -> str:
+    """A field's name as its option."""
     return "--" + name.replace("_", "-")
 
 
-def _require(holds: bool, flag: str, found: object, expected: str) -> None:
+def require(holds: bool, option: str, found: object, expected: str) -> None:
+    """Raise ConfigError, naming option, value and expectation, unless the condition holds."""
     if not holds:
-        raise ConfigError(f"{flag} {found}: expected {expected}")
+        raise ConfigError(f"{option} {found}: expected {expected}")
 
 
-def _check_crop(scale: tuple[float, float], ratio: tuple[float, float], flip_prob: float) -> None:
-    _require(0 < scale[0] <= scale[1] <= 1, "--crop-scale", f"{scale[0]} {scale[1]}", "0 < least <= most <= 1")
-    _require(0 < ratio[0] <= ratio[1], "--crop-ratio", f"{ratio[0]} {ratio[1]}", "0 < least <= most")
-    _require(0 <= flip_prob <= 1, "--flip-prob", flip_prob, "a probability from 0 to 1")
+def _check_ranges(scale_option: str, scale: tuple[float, float], ratio_option: str, ratio: tuple[float, float]) -> None:
+    require(0 < scale[0] <= scale[1] <= 1, scale_option, f"{scale[0]} {scale[1]}", "0 < least <= most <= 1")
+    require(0 < ratio[0] <= ratio[1], ratio_option, f"{ratio[0]} {ratio[1]}", "0 < least <= most")

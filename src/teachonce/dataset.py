@@ -1,9 +1,12 @@
 """Records joined with views and teacher logits: batches that any training loop can take.
 
 Every item is a function of (seed, epoch, record), never of worker, rank, batch size or order. Where the store's policy
-draws views, epoch e replays view e mod V and nothing else is random; where it is ``center`` (or the logits come from
-``image/logit``), the student's own random crops are drawn by (seed, epoch, record key), and the teacher's logits stay
-those of its centre view, as in the walkthrough.
+draws views, epoch e replays view e mod V (or a permutation of the V views) and nothing else is random; where it is
+``center`` (or the logits come from ``image/logit``), the student's own views are drawn by (seed, epoch, record key),
+and the teacher's logits stay those of its centre view, as in the walkthrough.
+
+Several stores over the same views give several rows of logits for the same pixels. For an online teacher the views are
+drawn as its extraction would draw them, view e for epoch e, and the batch holds the pixels at the teacher's size too.
 
 Each record's key is compared with the store's as it is read; a mismatch is a refusal, never a guess.
 """
@@ -12,23 +15,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from teachonce.classes import ClassSpace, map_logits
-from teachonce.errors import ConfigError, LogitsError, RecordError, TeachonceError
+from teachonce.errors import ConfigError, LogitsError, RecordError, StoreError, TeachonceError
 from teachonce.images import Interpolation
-from teachonce.join import check_key, check_same_data, decode_record
+from teachonce.join import check_key, check_same_data, check_same_policy, decode_record
+from teachonce.policies import CropPolicy, sample_view
 from teachonce.preprocessing import Preprocessing
 from teachonce.records import Record, RecordSource
+from teachonce.replay import DrawnViews, Look, Looker, StoredViews
 from teachonce.rng import generator
 from teachonce.store import Store
-from teachonce.views import CropPolicy, View, apply_view, sample_view
+from teachonce.views import VIEW_COLUMNS
 
 Batch = dict[str, torch.Tensor]
 
@@ -86,10 +90,15 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
 
 
 class KDDataset(Dataset[Any]):
-    """A record source for training, joined with a store's or the records' own teacher logits if wanted.
+    """A record source for training, joined with stores' or the records' own teacher logits if wanted.
 
-    Raises StoreError where the store is of other data, LogitsError where the logits do not fit the class space, and
-    RecordError, with the place, for whatever is wrong with a record.
+    ``policy`` is what the student's own views are drawn from, where none are replayed; ``own_views`` draws them even
+    if the store has some. ``online`` is an online teacher's preprocessing: then the views are drawn from ``policy`` by
+    ``view_seed`` (default: ``seed``) as an extraction would draw them. ``temperature`` is the one that the logits will
+    be softened with; only sparse codecs need to know.
+
+    Raises StoreError where a store is of other data or views, LogitsError where the logits do not fit the class space,
+    and RecordError, with the place, for whatever is wrong with a record.
     """
 
     def __init__(
@@ -98,24 +107,39 @@ class KDDataset(Dataset[Any]):
         *,
         size: int,
         seed: int = 0,
-        store: Store | Path | str | None = None,
+        store: Store | Path | str | Sequence[Store | Path | str] | None = None,
         use_record_logits: bool = False,
         class_space: ClassSpace | None = None,
-        crop: CropPolicy | None = None,
+        policy: CropPolicy | None = None,
         interpolation: Interpolation = "bilinear",
+        temperature: float = 1.0,
+        view_order: Literal["sequential", "permuted"] = "sequential",
+        own_views: bool = False,
+        online: Preprocessing | None = None,
+        view_seed: int | None = None,
     ) -> None:
-        if store is not None and use_record_logits:
+        given = [] if store is None else [store] if isinstance(store, Store | Path | str) else list(store)
+        if given and use_record_logits:
             raise ConfigError("logits from a store and from the records: choose one")
+        assert online is None or not (given or use_record_logits)
         self.source = source
         self.size = size
         self.seed = seed
-        self.store = Store(store) if isinstance(store, Path | str) else store
+        self.stores = [item if isinstance(item, Store) else Store(item) for item in given]
         self.use_record_logits = use_record_logits
-        self.crop = crop or CropPolicy()
+        self.policy = policy or CropPolicy()
         self.interpolation = interpolation
+        self.temperature = temperature
+        self.view_order = view_order
+        self.online = online
+        self.view_seed = seed if view_seed is None else view_seed
         self._first_index = np.cumsum([0, *(shard.num_records for shard in source.shards)])
-        if self.store is not None:
-            check_same_data(self.store, source.describe())
+        for item in self.stores:
+            check_same_data(item, source.describe())
+            check_same_policy(self.stores[0], item)
+        self.num_views = min((item.num_views for item in self.stores), default=0)
+        self._looker = self._build_looker(own_views)
+        self._same_views: set[tuple[int, int]] = set()
         self.class_space = class_space or ClassSpace(num_classes=self._find_num_classes())
 
     def __len__(self) -> int:
@@ -129,29 +153,37 @@ class KDDataset(Dataset[Any]):
     @property
     def replays_views(self) -> bool:
         """Whether the student sees the stored views (and nothing else is random)."""
-        return self.store is not None and isinstance(self.store.policy, CropPolicy)
+        return self._looker is not None and self.online is None
 
     def locate(self, index: int) -> tuple[int, int]:
         """(shard, row) of a record."""
         shard = int(np.searchsorted(self._first_index, index, side="right")) - 1
         return shard, index - int(self._first_index[shard])
 
-    def read_batch(self, indices: Sequence[int], epoch: int) -> Batch:
-        """Records as tensors: pixels uint8 [B, H, W, 3], labels int64 [B], teacher_logits float32 [B, C], indices [B].
+    def view_of_epoch(self, epoch: int) -> int:
+        """The number of the view that every record shows in this epoch.
 
-        ``teacher_logits`` is there only with a store or the records' logits; classes that the teacher does not know
-        are -inf.
+        ``sequential``: epoch mod V. ``permuted``: each V epochs go through the V views in an order of their own.
+        """
+        if self.online is not None:
+            return epoch
+        if not self.stores:
+            return 0
+        cycle, position = divmod(epoch, self.num_views)
+        if self.view_order == "sequential":
+            return position
+        return int(generator(self.seed, "view order", cycle).permutation(self.num_views)[position])
+
+    def read_batch(self, indices: Sequence[int], epoch: int) -> Batch:
+        """Records as tensors: pixels uint8 [B, H, W, 3], labels int64 [B], indices [B], and what there is of:
+
+        ``teacher_logits`` float32 [B, C], of M > 1 stores [B, M, C], with stores or the records' logits; classes that
+        the teacher does not know are -inf. ``partner_labels`` int64 [B] and ``shares`` float32 [B] (1: not mixed) where
+        the views are mixed. ``teacher_pixels`` uint8 [B, h, w, 3] for an online teacher that sees another size.
         """
         items = [self._read_item(index, epoch) for index in indices]
-        batch = {
-            "pixels": torch.from_numpy(np.stack([pixels for pixels, _, _ in items])),
-            "labels": torch.tensor([label for _, label, _ in items], dtype=torch.int64),
-            "indices": torch.tensor(indices, dtype=torch.int64),
-        }
-        if self.store is not None or self.use_record_logits:
-            batch["teacher_logits"] = torch.from_numpy(
-                np.stack([logits for _, _, logits in items if logits is not None])
-            )
+        batch = {name: torch.from_numpy(np.stack([item[name] for item in items])) for name in items[0]}
+        batch["indices"] = torch.tensor(indices, dtype=torch.int64)
         return batch
 
     def __getitems__(self, items: Sequence[tuple[int, int]]) -> Batch:
@@ -181,35 +213,82 @@ class KDDataset(Dataset[Any]):
         )
         return build_loader(self, sampler, num_workers)
 
-    def _read_item(self, index: int, epoch: int) -> tuple[NDArray[np.uint8], int, NDArray[np.float32] | None]:
+    def _build_looker(self, own_views: bool) -> Looker | None:
+        if self.online is not None:
+            return Looker(self.source, DrawnViews(self.policy, self.view_seed, self.source))
+        if self.stores and isinstance(self.stores[0].policy, CropPolicy) and not own_views:
+            return Looker(self.source, StoredViews(self.stores[0]))
+        return None
+
+    def _read_item(self, index: int, epoch: int) -> dict[str, NDArray[Any]]:
         shard, row = self.locate(index)
         record = self.source.read_record(shard, row, with_logits=self.use_record_logits)
-        if self.store is not None:
-            check_key(self.store, shard, row, record)
-        label = student_label(record, self.class_space)
-        image = decode_record(record)
-        view_index = epoch % self.store.num_views if self.store is not None else 0
-        view = self._view(shard, row, view_index, epoch, record, image)
-        return (
-            apply_view(image, view, self.size, self.interpolation),
-            label,
-            self._teacher_logits(shard, row, view_index, record),
-        )
+        for store in self.stores:
+            check_key(store, shard, row, record)
+        number = self.view_of_epoch(epoch)
+        if self._looker is None:
+            image = decode_record(record)
+            rng = generator(self.seed, "student view", epoch, record.key)
+            look = Look(record, image, sample_view(rng, self.policy, image.width, image.height))
+        else:
+            look = self._looker.look(shard, row, number, record)
+        item: dict[str, NDArray[Any]] = {
+            "pixels": look.pixels(self.size, self.interpolation),
+            "labels": np.array(student_label(record, self.class_space), np.int64),
+        }
+        if self._looker is not None and self.mixes:
+            mix = look.view.mix
+            partner = record if look.partner is None else look.partner.record
+            item["partner_labels"] = np.array(student_label(partner, self.class_space), np.int64)
+            item["shares"] = np.array(1.0 if mix is None else mix.share, np.float32)
+        if self.online is not None and not self.online_sees_students_pixels:
+            item["teacher_pixels"] = look.pixels(self.online.size_px, self.online.interpolation)
+        logits = self._teacher_logits(shard, row, number, record)
+        if logits is not None:
+            item["teacher_logits"] = logits
+        return item
 
-    def _view(self, shard: int, row: int, view_index: int, epoch: int, record: Record, image: Image.Image) -> View:
-        if self.store is not None and self.replays_views:
-            return self.store.read_views(shard, view_index, [row])[0]
-        rng = generator(self.seed, "student view", epoch, record.key)
-        return sample_view(rng, self.crop, image.width, image.height)
+    @property
+    def online_sees_students_pixels(self) -> bool:
+        """Whether an online teacher looks at the very pixels of the student: same size and filter."""
+        assert self.online is not None
+        return (self.online.size_px, self.online.interpolation) == (self.size, self.interpolation)
+
+    @property
+    def mixes(self) -> bool:
+        """Whether the views that are replayed, or shown to an online teacher, are mixed with a partner's."""
+        policy = self.policy if self.online is not None else self.stores[0].policy
+        return isinstance(policy, CropPolicy) and policy.mix is not None
 
     def _teacher_logits(self, shard: int, row: int, view: int, record: Record) -> NDArray[np.float32] | None:
-        if self.store is not None:
-            logits = self.store.read_logits(shard, view, [row])[0]
-            return map_logits(logits, self.store.class_space, self.class_space)
+        if self.stores:
+            self._check_same_views(shard, view)
+            rows = [
+                map_logits(
+                    store.read_logits(shard, view, [row], self.temperature)[0], store.class_space, self.class_space
+                )
+                for store in self.stores
+            ]
+            return rows[0] if len(rows) == 1 else np.stack(rows)
         if record.logits is None:
             return None
         self._check_width(record)
         return map_logits(record.logits, ClassSpace(num_classes=len(record.logits)), self.class_space)
+
+    def _check_same_views(self, shard: int, view: int) -> None:
+        """Stores that are averaged must have looked at the same views; compared once for each shard and view."""
+        if len(self.stores) == 1 or (shard, view) in self._same_views:
+            return
+        first = self.stores[0].read_columns(shard, view)
+        for store in self.stores[1:]:
+            columns = store.read_columns(shard, view)
+            different = [name for name in VIEW_COLUMNS & first.keys() if not np.array_equal(first[name], columns[name])]
+            if different:
+                raise StoreError(
+                    f"{store.path}: view {view} of {store.shards[shard][0]} differs from that of "
+                    f"{self.stores[0].path} ({', '.join(sorted(different))}): other views; extract with --views-of"
+                )
+        self._same_views.add((shard, view))
 
     def _check_width(self, record: Record) -> None:
         assert record.logits is not None
@@ -223,8 +302,8 @@ class KDDataset(Dataset[Any]):
     def _find_num_classes(self) -> int:
         if self.source.classes is not None:
             return len(self.source.classes.names)
-        if self.store is not None:
-            return self.store.plan.data_classes
+        if self.stores:
+            return self.stores[0].plan.data_classes
         if self.use_record_logits:
             logits = self.source.read_record(0, 0, with_logits=True).logits
             assert logits is not None

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import shlex
 import statistics
 import time
 from collections.abc import Callable
@@ -24,14 +23,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from teachonce.config import (
-    DemoConfig,
-    ExtractConfig,
-    MergeConfig,
-    RecordsConfig,
-    TrainConfig,
-    VerifyConfig,
-)
+from teachonce.config import DemoConfig, ExtractConfig, MergeConfig, RecordsConfig, VerifyConfig, command_line
+from teachonce.config_train import TrainConfig
 from teachonce.convert import convert_records
 from teachonce.errors import CheckError
 from teachonce.extract import extract
@@ -107,7 +100,7 @@ def demo(config: DemoConfig) -> None:
     rows = [
         students("labels only", "labels", 0, **crop),
         students("KD, image/logit (centre view)", "records", added, **with_logits, **crop),
-        students(f"KD, store ({NUM_VIEWS} stored views)", "views", Store(views).num_bytes(), store=views),
+        students(f"KD, store ({NUM_VIEWS} stored views)", "views", Store(views).num_bytes(), store=(views,)),
     ]
     table = render_table(rows)
     with atomic_write(out / "table.txt") as file:
@@ -168,20 +161,6 @@ def _summarise(labels: Row, best: Row) -> str:
 def _run(command: str, program: Callable[[Any], Any], config: Any) -> Any:
     print(f"\n$ teachonce {command} {command_line(config)}", flush=True)
     return program(config)
-
-
-def command_line(config: Any) -> str:
-    """The options of a configuration that differ from the defaults, as they are typed."""
-    words = []
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if value == field.default:
-            continue
-        values = value if isinstance(value, tuple) else (value,)
-        is_positional = field.name in ("store",) and isinstance(config, MergeConfig | VerifyConfig)
-        flag = [] if is_positional else ["--" + field.name.replace("_", "-")]
-        words += [*flag, *(str(item) for item in values)]
-    return shlex.join(words)
 
 
 def _folder_bytes(folder: Path, split: str) -> int:

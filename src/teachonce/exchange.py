@@ -17,18 +17,19 @@ import numpy as np
 import xxhash
 
 from teachonce.classes import ClassSpace, map_logits
-from teachonce.codec import CODECS, codec_from_json, codec_to_json
+from teachonce.codec import build_codec, codec_from_json, codec_to_json
 from teachonce.config import ExportConfig, ImportConfig
 from teachonce.errors import ConfigError, LogitsError
 from teachonce.files import atomic_write
 from teachonce.launch import take_part
 from teachonce.logit_table import CsvTable
+from teachonce.policies import CenterPolicy, policy_to_json
 from teachonce.progress import progress
 from teachonce.records import open_records
 from teachonce.shard_files import records_file, views_file, write_records, write_views
-from teachonce.store import Plan, Store, begin_store, finalise_store, missing_files
+from teachonce.store import Store
+from teachonce.store_plan import Plan, begin_store, finalise_store, missing_files
 from teachonce.versions import library_versions
-from teachonce.views import CenterPolicy, policy_to_json
 
 
 def export_csv(config: ExportConfig) -> list[Path]:
@@ -113,7 +114,7 @@ def import_csv(config: ImportConfig) -> None:
         data_classes=data_classes or table.class_space.num_classes + table.class_space.offset,
         data=source.describe(),
         policy=policy_to_json(CenterPolicy()),
-        codec=codec_to_json(CODECS[config.codec]()),
+        codec=codec_to_json(build_codec(config.codec, num_classes=table.class_space.num_classes, k=config.topk)),
         view_groups=((0, 0),),
     )
     plan = begin_store(config.out, plan, views_per_file=1)

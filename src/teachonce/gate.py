@@ -63,13 +63,15 @@ def check_gate(teacher: Classifier, source: RecordSource, class_space: ClassSpac
 
 def sample_records(source: RecordSource, count: int, seed: int) -> list[Record]:
     """``count`` records of the source (all, where it has fewer), drawn by ``seed``, in their order."""
+    return [source.read_record(shard, row) for shard, row in sample_places(source, count, seed)]
+
+
+def sample_places(source: RecordSource, count: int, seed: int) -> list[tuple[int, int]]:
+    """(shard, row) of each of ``sample_records``."""
     chosen = np.sort(generator(seed, "gate").permutation(source.num_records)[:count])
     first_rows = np.cumsum([0, *(shard.num_records for shard in source.shards)])
     shards = np.searchsorted(first_rows, chosen, side="right") - 1
-    return [
-        source.read_record(int(shard), int(index - first_rows[shard]))
-        for shard, index in zip(shards, chosen, strict=True)
-    ]
+    return [(int(shard), int(index - first_rows[shard])) for shard, index in zip(shards, chosen, strict=True)]
 
 
 def score_records(teacher: Classifier, records: list[Record], batch_size: int) -> NDArray[np.float32]:

@@ -11,8 +11,8 @@ from teachonce.errors import ConfigError
 from teachonce.files import read_json
 from teachonce.inspect_records import render_records, summarise_records
 from teachonce.inspect_store import render_store, summarise_store
-from teachonce.runs import CONFIG_NAME, METRIC_COLUMNS, read_metrics, read_result
-from teachonce.store import PLAN_NAME
+from teachonce.runs import CONFIG_NAME, METRIC_COLUMNS, describe_teaching, read_metrics, read_result
+from teachonce.store_plan import PLAN_NAME
 
 EPOCHS_SHOWN = 8
 
@@ -26,6 +26,15 @@ def inspect(config: InspectConfig) -> str:
         raise ConfigError(
             f"--split {config.split}: is for records, {config.path} is a {'store' if is_store else 'run'}"
         )
+    if config.html:
+        if not is_store:
+            kind = "a run, whose page is its report.html" if is_run else "no store (records?)"
+            raise ConfigError(f"--html: is for stores, {config.path} is {kind}")
+        # Drawing libraries are for those who want a page.
+        from teachonce.inspect_page import write_page
+
+        page = write_page(config.path, config.data, config.out)
+        return f"{page}: {page.stat().st_size:,} bytes, to look at in a browser"
     if is_store:
         summary, render = summarise_store(config.path), render_store
     elif is_run:
@@ -51,9 +60,7 @@ def summarise_run(path: Path) -> dict[str, Any]:
 def render_run(summary: dict[str, Any]) -> str:
     """The summary for people."""
     config, rows = summary["config"], summary["metrics"]
-    taught = "labels only"
-    if config["kd_temp"]:
-        taught = f"KD at temperature {config['kd_temp']:g} from {config['store'] or 'image/logit'}"
+    taught = describe_teaching(config)
     state = "finished" if summary["is_finished"] else "NOT finished: run the same train again"
     lines = [
         f"{summary['path']}: run of {config['student']}, {config['num_classes']} classes, {state}",

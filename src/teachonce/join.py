@@ -46,10 +46,28 @@ def check_same_data(store: Store, described: Mapping[str, Any]) -> None:
         )
 
 
+def check_same_policy(first: Store, other: Store) -> None:
+    """Raise StoreError unless two stores have views drawn from one policy by one seed, for one set of data classes."""
+    for name, a, b in (
+        ("policy", first.plan.policy, other.plan.policy),
+        ("data classes", first.plan.data_classes, other.plan.data_classes),
+    ):
+        if a != b:
+            raise StoreError(
+                f"{other.path}: {name} {b}, {first.path} has {a}: the teachers looked at other views, nothing to "
+                f"average; extract with --views-of {first.path}"
+            )
+
+
 def check_key(store: Store, shard: int, row: int, record: Record) -> None:
     """Raise StoreError unless the record has the bytes that the teacher saw, and the label that the store has."""
     expected = int(store.read_keys(shard)[row])
     if record.key != expected:
+        if record.key in store.read_keys(shard):
+            raise StoreError(
+                f"{record.where}: key {record.key:016x} ({record.filename}) is another row of the store {store.path}: "
+                "the records of this shard have another order than at extraction; restore it, or extract again"
+            )
         raise StoreError(
             f"{record.where}: key {record.key:016x} ({record.filename}), the store {store.path} has {expected:016x}: "
             "the image changed since extraction, or this is other data; extract again"

@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 
 from teachonce.classes import ClassSpace, map_logits, resolve_offset
 from teachonce.errors import ConfigError, LogitsError
-from teachonce.store import MANIFEST_NAME, PLAN_NAME, Store
-from teachonce.views import CenterPolicy
+from teachonce.policies import CenterPolicy
+from teachonce.store import Store
+from teachonce.store_plan import MANIFEST_NAME, PLAN_NAME
 
 
 class LogitTable(Protocol):

@@ -5,7 +5,7 @@ Temperature is applied here and nowhere else, to teacher and student alike. Ever
 comes in (bf16 has 8 bits of mantissa: a log-softmax over 1000 classes in it is off by whole percents), returns the mean
 over the batch, and passes no gradient to the teacher.
 
-Deliberately not here: losses over features, over several teachers, or over sparse logits with a tail.
+Deliberately not here: losses over features, or over sparse logits that stay sparse.
 
 Hinton et al. 2015, arXiv:1503.02531 (section 2: softened targets and T^2); Szegedy et al. 2015, arXiv:1512.00567
 (section 7: label smoothing); Zhang et al. 2017, arXiv:1710.09412 (mixup). ``tests/reference.py`` has the same as plain
@@ -13,6 +13,8 @@ loops.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float, Int
@@ -22,6 +24,16 @@ from torch import Tensor
 def soften(logits: Float[Tensor, "B C"], temperature: float) -> Float[Tensor, "B C"]:
     """softmax(logits / T) in float32; a logit of -inf (a class that the teacher lacks) is exactly 0 at any T."""
     return torch.softmax(logits.float() / temperature, dim=1)
+
+
+def average_probs(logits: Float[Tensor, "B M C"], temperature: float, weights: Sequence[float]) -> Float[Tensor, "B C"]:
+    """Weighted mean of M teachers' softmax(logits / T); the weights sum to 1.
+
+    Probabilities are averaged, not logits: the mean of logits is a geometric mean, in which the most doubtful teacher
+    vetoes (You et al. 2017, "Learning from multiple teacher networks", section 3, averages softened outputs too).
+    """
+    probs = torch.softmax(logits.float() / temperature, dim=2)
+    return torch.einsum("bmc,m->bc", probs, torch.tensor(weights, dtype=torch.float32, device=logits.device))
 
 
 def kd_loss(

@@ -23,11 +23,11 @@ from teachonce.example import replace_feature
 from teachonce.files import atomic_write, read_json, write_json
 from teachonce.join import check_key, check_same_data
 from teachonce.launch import count_done, num_cores, run_jobs
+from teachonce.policies import CenterPolicy
 from teachonce.progress import progress
 from teachonce.records import Record, RecordSource, decode_tfrecord, open_records, read_classes, write_classes
 from teachonce.store import Store
 from teachonce.tfrecord import TFRecordWriter, index_path, read_tfrecords, record_place, write_index
-from teachonce.views import CenterPolicy
 
 
 def merge(config: MergeConfig) -> None:

@@ -17,7 +17,7 @@ from multiprocessing import connection, get_context
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from teachonce.config import TrainConfig
+from teachonce.config_train import TrainConfig
 from teachonce.errors import ConfigError, TeachonceError
 from teachonce.launch import exit_with_parent, num_cores
 

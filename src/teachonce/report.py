@@ -1,33 +1,36 @@
-"""report.html of a run: one page without anything beside it, to look at or to send.
-
-The configuration, the curves and the result, from what the run's directory holds. Figures are SVG inside the page,
-drawn by matplotlib's object interface: no display, no global state.
-"""
+"""report.html of a run: the configuration, the curves and the result, from what the run's directory holds."""
 
 from __future__ import annotations
 
-import html
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from teachonce.files import atomic_write, read_json
-from teachonce.runs import CONFIG_NAME, METRICS_NAME, REPORT_NAME, WEIGHTS_NAME, Row, read_metrics
+from teachonce.page import (
+    BLUE,
+    INK,
+    ORANGE,
+    PURPLE,
+    QUIET,
+    draw_svg,
+    escape,
+    render_facts,
+    render_numbers,
+    render_page,
+)
+from teachonce.runs import (
+    CONFIG_NAME,
+    METRICS_NAME,
+    REPORT_NAME,
+    WEIGHTS_NAME,
+    Row,
+    describe_teaching,
+    read_metrics,
+)
 
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #1b1f24; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.5rem; margin-bottom: 0; } h2 { font-size: 1.1rem; margin-top: 2rem; }
-p.sub { color: #59636e; margin-top: 0.2rem; }
-.numbers { display: flex; flex-wrap: wrap; gap: 1rem; margin: 1.5rem 0; }
-.numbers div { border: 1px solid #d1d9e0; border-radius: 6px; padding: 0.6rem 1rem; min-width: 7rem; }
-.numbers b { display: block; font-size: 1.4rem; font-variant-numeric: tabular-nums; }
-.numbers span { color: #59636e; font-size: 0.85rem; }
-svg { max-width: 100%; height: auto; }
-table { border-collapse: collapse; width: 100%; font-size: 0.88rem; }
-td { border-top: 1px solid #e4e8ec; padding: 0.2rem 0.6rem 0.2rem 0; vertical-align: top; overflow-wrap: anywhere; }
-td:first-child { color: #59636e; width: 14rem; }
-"""
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _KD_NOTE = """<p class="sub">The KD loss is T&sup2; times a cross-entropy: it includes the teacher's own entropy, below
 which no student can fall.</p>"""
@@ -36,61 +39,50 @@ _LOSSES = {"train_loss": "whole (train)", "label_loss": "label (train)", "kd_los
            "validation_loss": "label (validation)"}  # fmt: skip
 _ACCURACIES = {"train_top1": "top-1 (train)", "validation_top1": "top-1 (validation)",
                "validation_top5": "top-5 (validation)"}  # fmt: skip
-_COLORS = {"train_loss": "#1b1f24", "label_loss": "#0969da", "kd_loss": "#bc4c00", "validation_loss": "#8250df",
-           "train_top1": "#0969da", "validation_top1": "#bc4c00", "validation_top5": "#8250df"}  # fmt: skip
+_COLORS = {"train_loss": INK, "label_loss": BLUE, "kd_loss": ORANGE, "validation_loss": PURPLE,
+           "train_top1": BLUE, "validation_top1": ORANGE, "validation_top5": PURPLE}  # fmt: skip
 
 
 def write_report(run: Path, result: Mapping[str, Any]) -> Path:
     """Write RUN/report.html from config.json, metrics.csv and ``result``; returns its path."""
     config = read_json(run / CONFIG_NAME)
     rows = read_metrics(run)
-    teacher = "labels only"
-    if config["kd_temp"]:
-        source = config["store"] or "image/logit of the records"
-        teacher = f"labels and a teacher ({source}) at temperature {config['kd_temp']:g}"
-    page = f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>{_text(run.name)}: teachonce run</title>
-<meta name="viewport" content="width=device-width, initial-scale=1"><style>{_STYLE}</style></head><body>
-<h1>{_text(config["student"])}</h1>
-<p class="sub">{_text(teacher)}; {_text(config["data"])}, seed {config["seed"]}</p>
-<div class="numbers">{_numbers(result)}</div>
+    teacher = describe_teaching(config)
+    body = f"""<h1>{escape(config["student"])}</h1>
+<p class="sub">{escape(teacher)}; {escape(config["data"])}, seed {config["seed"]}</p>
+{render_numbers(_numbers(result))}
 <h2>Curves</h2>
 {draw_curves(rows)}
 {_KD_NOTE if config["kd_temp"] else ""}
 <h2>Result</h2>
-{_table(result)}
+{render_facts(result)}
 <h2>Configuration</h2>
-{_table(config)}
-<p class="sub">Beside this page: {WEIGHTS_NAME} (the weights), {METRICS_NAME} (the curves as numbers).</p>
-</body></html>
-"""
+{render_facts(config)}
+<p class="sub">Beside this page: {WEIGHTS_NAME} (the weights), {METRICS_NAME} (the curves as numbers).</p>"""
     with atomic_write(run / REPORT_NAME) as file:
-        file.write(page.encode())
+        file.write(render_page(f"{run.name}: teachonce run", body).encode())
     return run / REPORT_NAME
 
 
 def draw_curves(rows: Sequence[Row]) -> str:
     """Losses, accuracies and learning rate over epochs, as one SVG element."""
-    import matplotlib
-    from matplotlib.figure import Figure
 
-    # Text stays text: smaller, and it can be searched. A fixed salt makes the same curve the same bytes.
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "teachonce", "font.size": 9}):
-        figure = Figure(figsize=(11, 3.4), layout="constrained")
+    def draw(figure: Figure) -> None:
         losses, accuracies, rate = figure.subplots(1, 3, width_ratios=(4, 4, 2))
         _draw(losses, rows, _LOSSES, "loss in nats")
         _draw(accuracies, rows, _ACCURACIES, "accuracy")
         accuracies.set_ylim(0, 1)
         epochs = [row["epoch"] for row in rows]
-        rate.plot(epochs, [row["lr"] for row in rows], color="#59636e", marker="." if len(rows) < 40 else "")
+        rate.plot(epochs, [row["lr"] for row in rows], color=QUIET, marker="." if len(rows) < 40 else "")
         rate.set_title("learning rate")
         rate.set_xlabel("epoch")
         for axes in (losses, accuracies, rate):
-            axes.spines[["top", "right"]].set_visible(False)
             axes.xaxis.get_major_locator().set_params(integer=True)
-        text = io.StringIO()
-        figure.savefig(text, format="svg", metadata={"Date": None})
-    return text.getvalue()[text.getvalue().index("<svg") :]
+
+    description = (
+        "Losses, accuracies and learning rate by epoch; the same numbers are in the table of the run's metrics."
+    )
+    return draw_svg(draw, size_inches=(11, 3.4), name="curves", description=description)
 
 
 def _draw(axes: Any, rows: Sequence[Row], columns: Mapping[str, str], title: str) -> None:
@@ -104,11 +96,11 @@ def _draw(axes: Any, rows: Sequence[Row], columns: Mapping[str, str], title: str
         axes.plot(epochs, values, label=label, color=_COLORS[name], marker="." if len(rows) < 40 else "")
     axes.set_title(title)
     axes.set_xlabel("epoch")
-    axes.grid(axis="y", color="#e4e8ec")
-    axes.legend(frameon=False)
+    axes.grid(axis="y")
+    axes.legend()
 
 
-def _numbers(result: Mapping[str, Any]) -> str:
+def _numbers(result: Mapping[str, Any]) -> list[tuple[str, str]]:
     numbers = []
     for name, label in (("top1", "top-1"), ("top5", "top-5"), ("ece", "ECE, 15 bins")):
         if result[name] is not None:
@@ -116,18 +108,4 @@ def _numbers(result: Mapping[str, Any]) -> str:
     numbers.append((f"{result['train_loss']:.4f}", "train loss"))
     numbers.append((f"{result['images_per_second']:,.0f}", "images/s"))
     numbers.append((f"{result['num_parameters'] / 1e6:,.2f} M", "parameters"))
-    return "".join(f"<div><b>{value}</b><span>{label}</span></div>" for value, label in numbers)
-
-
-def _table(values: Mapping[str, Any]) -> str:
-    lines = []
-    for name, value in values.items():
-        if isinstance(value, dict):
-            value = ", ".join(f"{key} {item}" for key, item in value.items())
-        shown = "" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
-        lines.append(f"<tr><td>{_text(name)}</td><td>{_text(shown)}</td></tr>")
-    return f"<table>{''.join(lines)}</table>"
-
-
-def _text(value: Any) -> str:
-    return html.escape(str(value))
+    return numbers

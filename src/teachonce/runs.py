@@ -61,6 +61,7 @@ _FREE = {
     "data",
     "validation_data",
     "store",
+    "views",
     "device",
     "devices",
     "num_nodes",
@@ -108,6 +109,22 @@ def run_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]
         elif before != now:
             phrases.append(f"{key} was {_brief(before)}, now {_brief(now)}")
     return phrases
+
+
+def read_begun(path: Path) -> dict[str, Any] | None:
+    """The configuration of a run that was begun, None where there is none."""
+    return read_json(path / CONFIG_NAME) if (path / CONFIG_NAME).exists() else None
+
+
+def describe_teaching(config: Mapping[str, Any]) -> str:
+    """Who taught a run's student, as a phrase: the content of config.json says."""
+    if not config["kd_temp"]:
+        return "labels only"
+    stores = config["store"] or []
+    names = [stores] if isinstance(stores, str) else stores  # runs of 0.1 have one store, as a string
+    source = " and ".join(names) or config.get("teacher") or "image/logit of the records"
+    views = config.get("store_views")
+    return f"KD at temperature {config['kd_temp']:g} from {source}" + (f", {views} views" if views else "")
 
 
 def read_result(path: Path) -> dict[str, Any] | None:

@@ -1,13 +1,17 @@
-"""The Arrow files of a store: one with the records of a shard, one for each group of its views.
+"""The Arrow files of a store: one with the records of a shard, and for each group of its views the views and a sample.
 
 View files are view-major: one Arrow record batch a view, rows in record order. What belongs to a record (key, filename,
 label) is kept once and not once a view; each view file carries the hash of the keys that it was made for, so a pair
 that does not belong together is noticed when it is opened.
+
+A sample file keeps, of a few rows of its view file, what a later look is compared with: the hash of the decoded image,
+the hash of the pixels that the teacher saw, and its logits as they were before any codec.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +24,7 @@ from pyarrow import ipc
 from teachonce.codec import Codec
 from teachonce.errors import StoreError
 from teachonce.files import atomic_write
-from teachonce.views import View, encode_views
+from teachonce.views import CROP_ONLY, View, ViewLayout, encode_views
 
 
 def records_file(shard_name: str) -> str:
@@ -31,6 +35,11 @@ def records_file(shard_name: str) -> str:
 def views_file(shard_name: str, group: tuple[int, int]) -> str:
     """Name of the file with a shard's views ``group[0]``..``group[1]``."""
     return f"{shard_name}.v{group[0]:03d}-{group[1]:03d}.arrow"
+
+
+def samples_file(shard_name: str, group: tuple[int, int]) -> str:
+    """Name of the file with the sample of a shard's views ``group[0]``..``group[1]``."""
+    return f"{shard_name}.v{group[0]:03d}-{group[1]:03d}.sample.arrow"
 
 
 def keys_hash(keys: NDArray[np.uint64]) -> str:
@@ -50,18 +59,62 @@ def write_views(
     codec: Codec,
     logits: NDArray[np.float32],
     views: Sequence[Sequence[View]] | None,
+    layout: ViewLayout = CROP_ONLY,
 ) -> None:
-    """Write a view file from logits [V, N, C] and, where the policy draws any, the views [V][N].
+    """Write a view file from logits [V, N, C] and, where the policy draws any, the views [V][N] in its ``layout``.
 
     Raises LogitsError, with view and row, where a logit is not finite; then nothing is written.
     """
     batches = []
     for index, view_logits in enumerate(logits):
-        columns = dict(encode_views(views[index])) if views is not None else {}
+        columns = dict(encode_views(views[index], layout)) if views is not None else {}
         columns |= codec.encode_logits(view_logits)
         batches.append(pa.record_batch({name: _to_arrow(values) for name, values in columns.items()}))
     schema = batches[0].schema.with_metadata({"keys_xxh3": keys_hash(keys)})
     _write_batches(path, schema, [batch.replace_schema_metadata(schema.metadata) for batch in batches])
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One (row, view) of a shard as the teacher met it."""
+
+    row: int
+    view: int
+    image_xxh3: int
+    """Hash of the decoded image's RGB bytes: says whether the decoder is the same."""
+    pixels_xxh3: int
+    """Hash of the pixels at the teacher's size: says whether crop, resize and operations are the same."""
+    logits: NDArray[np.float32]
+    """[C], before the codec."""
+
+
+def write_samples(path: Path, samples: Sequence[Sample]) -> None:
+    """Write a sample file (not empty)."""
+    names = ("row", "view", "image_xxh3", "pixels_xxh3")
+    types = (np.uint32, np.uint32, np.uint64, np.uint64)
+    columns = {
+        name: _to_arrow(np.array([getattr(sample, name) for sample in samples], kind))
+        for name, kind in zip(names, types, strict=True)
+    }
+    columns["logits"] = _to_arrow(np.stack([sample.logits for sample in samples]))
+    batch = pa.record_batch(columns)
+    _write_batches(path, batch.schema, [batch])
+
+
+def read_samples(path: Path) -> list[Sample]:
+    """The samples of a file; raises StoreError where it is damaged."""
+    batch = _open_arrow(path).get_batch(0)
+    columns = {name: to_numpy(batch.column(name)) for name in batch.schema.names}
+    names = ("row", "view", "image_xxh3", "pixels_xxh3")
+    return [
+        Sample(**{name: int(columns[name][i]) for name in names}, logits=columns["logits"][i])
+        for i in range(batch.num_rows)
+    ]
+
+
+def pixels_hash(pixels: NDArray[Any]) -> int:
+    """Hash (xxh3, 64 bits) of pixels or of a decoded image as an array [H, W, 3]."""
+    return xxhash.xxh3_64_intdigest(np.ascontiguousarray(pixels).data)
 
 
 def _to_arrow(values: NDArray[Any]) -> pa.Array:

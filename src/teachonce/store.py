@@ -3,20 +3,21 @@
     STORE/plan.json                              what is being extracted; written first; a second extract must agree
           train-00000-of-01024.records.arrow     key, filename, label of each record, in record order
           train-00000-of-01024.v000-009.arrow    views 0..9 of that shard: view parameters and the codec's columns
-          manifest.json                          written last, when every file of the plan is there and sound
+          train-00000-of-01024.v000-009.sample.arrow   of a few of them: hashes of the pixels, logits before the codec
+          manifest.json                          written last: the files of all groups of views that are whole
 
 Arrow IPC is memory-mapped, needs no parsing, and opens in pandas, polars or DuckDB (``shard_files`` reads and writes
 the files). Nothing here needs torch.
 
-A store without a manifest is unfinished and is refused by readers. More views are added by extending the plan's view
-groups; until the new manifest is written, readers see the old number of views.
+A store without a manifest is unfinished and is refused by readers; ``store_plan`` says when it is written. While more
+views are being extracted, readers see those of the manifest that they opened.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,192 +28,33 @@ from numpy.typing import NDArray
 
 from teachonce.classes import ClassSpace
 from teachonce.codec import Codec, codec_from_json
-from teachonce.errors import PlanMismatchError, StoreError
-from teachonce.files import read_json, write_json
+from teachonce.errors import StoreError
+from teachonce.files import read_json
+from teachonce.policies import Policy, policy_from_json
 from teachonce.shard_files import (
+    Sample,
     file_entry,
     keys_hash,
     open_records_file,
     open_views_file,
+    read_samples,
     records_file,
+    samples_file,
     to_numpy,
     views_file,
 )
-from teachonce.views import VIEW_COLUMNS, Policy, View, decode_views, policy_from_json
-
-FORMAT_VERSION = 1
-PLAN_NAME = "plan.json"
-MANIFEST_NAME = "manifest.json"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What a store holds, decided before anything is extracted."""
-
-    teacher: dict[str, Any]
-    """Spec, SHA-256 of the weights, precision, and the preprocessing it looks through."""
-    class_space: ClassSpace
-    """The teacher's classes, and which data label its class 0 is."""
-    data_classes: int
-    """Classes of the data, background included."""
-    data: dict[str, Any]
-    """Split, format and shards ([name, records, bytes] each)."""
-    policy: dict[str, Any]
-    """Policy name and parameters, with the seed of the views where it draws any."""
-    codec: dict[str, Any]
-    """Codec name and parameters."""
-    view_groups: tuple[tuple[int, int], ...]
-    """First and last view of each file of a shard."""
-
-    def to_json(self) -> dict[str, Any]:
-        """The plan as JSON values."""
-        return {
-            "format_version": FORMAT_VERSION,
-            "teacher": self.teacher,
-            "class_space": {"num_classes": self.class_space.num_classes, "offset": self.class_space.offset},
-            "data_classes": self.data_classes,
-            "policy": self.policy,
-            "codec": self.codec,
-            "view_groups": [list(group) for group in self.view_groups],
-            "data": self.data,
-        }
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any], path: Path) -> Plan:
-        """The plan in ``value``; raises StoreError for another format version or a missing field."""
-        version = value.get("format_version")
-        if version != FORMAT_VERSION:
-            raise StoreError(
-                f"{path}: store format version {version}, this teachonce reads {FORMAT_VERSION}; "
-                "use the version of teachonce that wrote it, or extract again"
-            )
-        try:
-            return cls(
-                teacher=value["teacher"],
-                class_space=ClassSpace(**value["class_space"]),
-                data_classes=value["data_classes"],
-                data=value["data"],
-                policy=value["policy"],
-                codec=value["codec"],
-                view_groups=tuple((int(first), int(last)) for first, last in value["view_groups"]),
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise StoreError(f"{path}: not a plan of a store: {error!r}") from error
-
-    @property
-    def num_views(self) -> int:
-        """Views that the plan asks for."""
-        return self.view_groups[-1][1] + 1
-
-    @property
-    def shards(self) -> list[tuple[str, int]]:
-        """(name, number of records) of each shard."""
-        return [(name, num_records) for name, num_records, _ in self.data["shards"]]
-
-
-def group_views(
-    num_views: int, views_per_file: int, done: Sequence[tuple[int, int]] = ()
-) -> tuple[tuple[int, int], ...]:
-    """View groups up to ``num_views``: those ``done`` stay as they are, further ones have ``views_per_file`` views."""
-    groups = list(done)
-    first = groups[-1][1] + 1 if groups else 0
-    while first < num_views:
-        last = min(first + views_per_file, num_views) - 1
-        groups.append((first, last))
-        first = last + 1
-    return tuple(groups)
-
-
-def begin_store(path: Path, plan: Plan, views_per_file: int) -> Plan:
-    """Write the plan, or agree with the one that is there, extended to more views if it has fewer.
-
-    Several workers may begin the same store at once: the first one's plan counts. Raises PlanMismatchError naming each
-    field that differs, and StoreError where ``path`` holds something that is no store.
-    """
-    plan_path = path / PLAN_NAME
-    if not plan_path.exists():
-        check_store_folder(path)
-        write_json(plan_path, plan.to_json(), overwrite=False)
-    old = Plan.from_json(read_json(plan_path), plan_path)
-    differences = plan_differences(old, plan)
-    if differences:
-        raise PlanMismatchError(
-            f"{path}: begun with another plan: {'; '.join(differences)}; choose another --out, or the same settings"
-        )
-    groups = group_views(plan.num_views, views_per_file, old.view_groups)
-    if groups == old.view_groups:
-        return old
-    extended = Plan(**{**vars(old), "view_groups": groups})
-    write_json(plan_path, extended.to_json())
-    return extended
-
-
-def check_store_folder(path: Path) -> None:
-    """Raise StoreError where ``path`` is something else than a store or a place for one."""
-    is_foreign = path.exists() and (not path.is_dir() or _foreign_files(path))
-    # Another worker may begin the store at this moment, so the plan is looked for last.
-    if is_foreign and not (path / PLAN_NAME).exists():
-        raise StoreError(f"{path}: exists and is no store; choose another --out or remove it")
-
-
-def plan_differences(old: Plan, new: Plan) -> list[str]:
-    """One phrase for each setting in which two plans differ.
-
-    View groups may differ, because more views may be added, and so may the teacher's spec, because its weights may lie
-    elsewhere today: what the teacher is, its model and the weights' hash say.
-    """
-    old_json, new_json = old.to_json(), new.to_json()
-    for value in (old_json, new_json):
-        del value["view_groups"]
-        value["teacher"] = {key: item for key, item in value["teacher"].items() if key != "spec"}
-    return _differences("", old_json, new_json)
-
-
-def finalise_store(path: Path, versions: Mapping[str, str]) -> bool:
-    """Write the manifest if every file of the plan is there and sound; False while some are missing.
-
-    Raises StoreError for a file that is there and damaged.
-    """
-    plan = Plan.from_json(read_json(path / PLAN_NAME), path / PLAN_NAME)
-    if missing_files(path, plan):
-        return False
-    shards = []
-    for name, num_records in plan.shards:
-        keys = open_records_file(path / records_file(name), num_records)["key"].to_numpy()
-        files = [file_entry(path, records_file(name))]
-        for group in plan.view_groups:
-            open_views_file(path / views_file(name, group), group, num_records, keys_hash(keys))
-            files.append(file_entry(path, views_file(name, group)))
-        shards.append({"name": name, "num_records": num_records, "keys_xxh3": keys_hash(keys), "files": files})
-    manifest = {
-        "format_version": FORMAT_VERSION,
-        "num_views": plan.num_views,
-        "num_records": sum(num_records for _, num_records in plan.shards),
-        "versions": dict(versions),
-        "plan": plan.to_json(),
-        "shards": shards,
-    }
-    write_json(path / MANIFEST_NAME, manifest)
-    return True
-
-
-def missing_files(path: Path, plan: Plan) -> list[str]:
-    """Names of the plan's files that are not there yet."""
-    present = {file.name for file in path.iterdir()}
-    wanted = []
-    for name, _ in plan.shards:
-        wanted += [records_file(name), *(views_file(name, group) for group in plan.view_groups)]
-    return [name for name in wanted if name not in present]
+from teachonce.store_plan import MANIFEST_NAME, PLAN_NAME, Plan, missing_files, read_plan
+from teachonce.views import VIEW_COLUMNS, View, decode_views
 
 
 class Store:
     """A finished store, opened for reading: memory-mapped, random access by (shard, view, row), picklable.
 
-    ``is_partial`` also opens an unfinished one, for a worker that wants its own part: shards that are not there yet
-    raise StoreError when they are read.
+    ``num_views`` reads only the first so many views, as if there were no more. ``is_partial`` also opens an unfinished
+    one, for a worker that wants its own part: shards that are not there yet raise StoreError when they are read.
     """
 
-    def __init__(self, path: Path | str, *, is_partial: bool = False) -> None:
+    def __init__(self, path: Path | str, *, num_views: int | None = None, is_partial: bool = False) -> None:
         self.path = Path(path)
         manifest_path = self.path / MANIFEST_NAME
         if is_partial and not manifest_path.exists():
@@ -229,14 +71,16 @@ class Store:
             raise StoreError(f"{manifest_path}: not a manifest of a store: {error!r}") from error
         self.codec: Codec = codec_from_json(self.plan.codec)
         policy = dict(self.plan.policy)
-        policy.pop("seed", None)
+        self.seed: int = policy.pop("seed", 0)
         self.policy: Policy = policy_from_json(policy)
+        if num_views is not None and not 1 <= num_views <= self.plan.num_views:
+            raise StoreError(
+                f"{self.path}: {num_views} views asked for, the store has {self.plan.num_views} that are whole; "
+                "extract more with the same command and a larger --views"
+            )
+        self.num_views: int = num_views or self.plan.num_views
+        """Views of each record that are read."""
         self._open_cache()
-
-    @property
-    def num_views(self) -> int:
-        """Views of each record."""
-        return self.plan.num_views
 
     @property
     def class_space(self) -> ClassSpace:
@@ -250,9 +94,15 @@ class Store:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the plan and of every file's hash: what a run says it was trained from."""
-        parts = [str(sorted(self.plan.to_json().items()))]
-        parts += [file["xxh3"] for shard in self._shards for file in shard["files"]]
+        """Hash of the plan and of every file's hash: what a run says it was trained from.
+
+        Only what the views that are read depend on: it stays the same when more views are added to the store.
+        """
+        groups = tuple(group for group in self.plan.view_groups if group[0] < self.num_views)
+        plan = replace(self.plan, view_groups=groups)
+        used = {name for names in plan.files.values() for name in names}
+        parts = [str(sorted(plan.to_json().items())), str(self.num_views)]
+        parts += [file["xxh3"] for shard in self._shards for file in shard["files"] if file["name"] in used]
         return xxhash.xxh3_128_hexdigest("\n".join(parts).encode())
 
     def read_keys(self, shard: int) -> NDArray[np.uint64]:
@@ -268,10 +118,14 @@ class Store:
         return self._records(shard)["filename"].to_pylist()
 
     def read_logits(
-        self, shard: int, view: int, rows: Sequence[int] | NDArray[np.integer] | slice
+        self, shard: int, view: int, rows: Sequence[int] | NDArray[np.integer] | slice, temperature: float = 1.0
     ) -> NDArray[np.float32]:
-        """Teacher logits [n, C] of some rows of one view, in the teacher's class space."""
-        return self.codec.decode_logits(self.read_rows(shard, view, rows))
+        """Teacher logits [n, C] of some rows of one view, in the teacher's class space.
+
+        A sparse codec estimates the classes that it does not keep for a softmax at ``temperature``; a dense one gives
+        the same at any.
+        """
+        return self.codec.decode_logits(self.read_rows(shard, view, rows), temperature)
 
     def read_rows(
         self, shard: int, view: int, rows: Sequence[int] | NDArray[np.integer] | slice
@@ -285,7 +139,39 @@ class Store:
         columns = self.read_columns(shard, view)
         if "box" not in columns:
             raise StoreError(f"{self.path}: policy {self.plan.policy['name']} stores no views to replay")
-        return decode_views({name: columns[name][rows] for name in VIEW_COLUMNS})
+        return decode_views({name: values[rows] for name, values in columns.items() if name in VIEW_COLUMNS})
+
+    def read_samples(self) -> list[tuple[int, Sample]]:
+        """(shard, sample) of every sample of the views that are read; none in a store that keeps no samples."""
+        if not self.plan.num_samples:
+            return []
+        groups = [group for group in self.plan.view_groups if group[0] < self.num_views]
+        return [
+            (shard, sample)
+            for shard, (name, _) in enumerate(self.shards)
+            for group in groups
+            for sample in read_samples(self.path / samples_file(name, group))
+            if sample.view < self.num_views
+        ]
+
+    def find_row(self, shard: int, key: int) -> int:
+        """The row of a record key in a shard (of equal images the first); StoreError where it is not there."""
+        with self._lock:
+            found = self._orders.get(shard)
+        if found is None:
+            keys = self.read_keys(shard)
+            order = np.argsort(keys, kind="stable")
+            found = order, keys[order]
+            with self._lock:
+                self._orders[shard] = found
+        order, ordered = found
+        at = int(np.searchsorted(ordered, np.uint64(key)))
+        if at == len(ordered) or int(ordered[at]) != key:
+            raise StoreError(
+                f"{self.path}: a view of {self.shards[shard][0]} is mixed with record {key:016x}, which is not in that "
+                "shard: partners come from the same shard; the store is damaged: extract again"
+            )
+        return int(order[at])
 
     def check_files(self) -> int:
         """Compare every file's bytes with the manifest; StoreError for the first that differs. Returns their number."""
@@ -340,9 +226,10 @@ class Store:
         self._lock = threading.Lock()
         self._record_tables: dict[int, dict[str, pa.Array]] = {}
         self._columns: dict[int, tuple[int, dict[str, NDArray[Any]]]] = {}
+        self._orders: dict[int, tuple[NDArray[np.intp], NDArray[np.uint64]]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        hidden = {"_lock", "_record_tables", "_columns"}  # memory maps are opened anew in each process
+        hidden = {"_lock", "_record_tables", "_columns", "_orders"}  # memory maps are opened anew in each process
         return {name: value for name, value in vars(self).items() if name not in hidden}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -353,8 +240,8 @@ class Store:
         plan_path = self.path / PLAN_NAME
         if not plan_path.exists():
             return f"{self.path}: is no store (neither {MANIFEST_NAME} nor {PLAN_NAME} is there)"
-        plan = Plan.from_json(read_json(plan_path), plan_path)
-        num_files = len(plan.shards) * (1 + len(plan.view_groups))
+        plan = read_plan(self.path)
+        num_files = len({name for names in plan.files.values() for name in names})
         num_missing = len(missing_files(self.path, plan))
         return (
             f"{self.path}: is not finished: {num_files - num_missing} of {num_files} files are there; "
@@ -363,24 +250,6 @@ class Store:
 
 
 def _partial_manifest(path: Path) -> dict[str, Any]:
-    plan = Plan.from_json(read_json(path / PLAN_NAME), path / PLAN_NAME)
+    plan = read_plan(path)
     shards = [{"name": name, "num_records": num_records, "files": []} for name, num_records in plan.shards]
     return {"plan": plan.to_json(), "num_records": sum(n for _, n in plan.shards), "shards": shards}
-
-
-def _foreign_files(path: Path) -> bool:
-    return any(not file.name.startswith(".") for file in path.iterdir())
-
-
-def _differences(prefix: str, old: Any, new: Any) -> list[str]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        found = []
-        for key in sorted(old.keys() | new.keys()):
-            found += _differences(f"{prefix}.{key}" if prefix else key, old.get(key), new.get(key))
-        return found
-    if old == new:
-        return []
-    if isinstance(old, list) and isinstance(new, list) and len(str(old)) > 80:
-        different = sum(a != b for a, b in zip(old, new, strict=False)) + abs(len(old) - len(new))
-        return [f"{prefix}: {different} of {max(len(old), len(new))} entries differ"]
-    return [f"{prefix} was {old}, now {new}"]

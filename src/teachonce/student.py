@@ -23,11 +23,13 @@ from timm.scheduler import create_scheduler_v2
 from timm.utils import ModelEmaV3, distribute_bn
 from torch import Tensor
 
-from teachonce.config import TrainConfig
+from teachonce.classes import ClassSpace
+from teachonce.config_train import TrainConfig
 from teachonce.errors import LogitsError, TeachonceError
-from teachonce.losses import kd_loss_from_probs, label_loss, label_probs, soften
+from teachonce.losses import average_probs, kd_loss_from_probs, label_loss, label_probs, soften
 from teachonce.metrics import ClassifierMetrics
 from teachonce.mixup import Mixup, apply_mixup, sample_mixup
+from teachonce.models import Classifier
 from teachonce.preprocessing import Preprocessing, normalise
 from teachonce.rng import derive_seed, generator
 
@@ -37,6 +39,29 @@ CHECK_STEPS = 50
 _NEVER = 2**31 - 1
 
 
+class OnlineTeacher:
+    """A teacher asked at every step: logits [B, C] of the student's class space, from pixels at the teacher's size.
+
+    Not a module: neither its weights nor its mode are the training's.
+    """
+
+    def __init__(self, teacher: Classifier, source: ClassSpace, target: ClassSpace) -> None:
+        self.teacher = teacher
+        self.source = source
+        self.target = target
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Ask; classes that the teacher lacks are -inf."""
+        logits = self.teacher.logits(pixels).clone()  # out of inference mode, into the training's graph
+        if self.source == self.target:
+            return logits
+        mapped = logits.new_full((len(logits), self.target.num_classes), -torch.inf)
+        shift = self.source.offset - self.target.offset
+        first, last = max(shift, 0), min(self.source.num_classes + shift, self.target.num_classes)
+        mapped[:, first:last] = logits[:, first - shift : last - shift]
+        return mapped
+
+
 class StudentModule(lightning.LightningModule):
     """``student`` maps [B, 3, H, W] to logits [B, C]; ``preprocessing`` says what its pixels become."""
 
@@ -44,9 +69,15 @@ class StudentModule(lightning.LightningModule):
     _first_bad_step: Tensor
 
     def __init__(
-        self, student: torch.nn.Module, config: TrainConfig, preprocessing: Preprocessing, num_classes: int
+        self,
+        student: torch.nn.Module,
+        config: TrainConfig,
+        preprocessing: Preprocessing,
+        num_classes: int,
+        online: OnlineTeacher | None = None,
     ) -> None:
         super().__init__()
+        self.online = online
         self.student = student
         self.config = config
         self.preprocessing = preprocessing
@@ -80,13 +111,18 @@ class StudentModule(lightning.LightningModule):
         self.last_lr = self.trainer.optimizers[0].param_groups[0]["lr"]
         images, labels = self._images(batch["pixels"]), batch["labels"]
         teacher_logits = batch.get("teacher_logits")
+        label_targets: Tensor = labels
+        if "shares" in batch:
+            label_targets = self._mixed_labels(batch)
         mixup = None
-        if self.config.mixup_alpha > 0:
+        if self.online is not None:
+            teacher_logits = self.online(batch.get("teacher_pixels", batch["pixels"]))
+        elif self.config.mixup_alpha > 0:
             rng = generator(self.config.seed, "mixup", self.current_epoch, batch_index, self.global_rank)
             mixup = sample_mixup(rng, self.config.mixup_alpha, len(labels))
             images = apply_mixup(mixup, images)
         student_logits = self.student(images)
-        loss, *parts = self.losses(student_logits, labels, teacher_logits, mixup)
+        loss, *parts = self.losses(student_logits, label_targets, teacher_logits, mixup)
         with torch.no_grad():
             hits = (student_logits.argmax(dim=1) == labels).sum()
             # torch.full, not torch.tensor: filled on the device, nothing waits.
@@ -100,21 +136,28 @@ class StudentModule(lightning.LightningModule):
     def losses(
         self,
         student_logits: Float[Tensor, "B C"],
-        labels: Int[Tensor, " B"],
-        teacher_logits: Float[Tensor, "B C"] | None,
+        labels: Int[Tensor, " B"] | Float[Tensor, "B C"],
+        teacher_logits: Float[Tensor, "B C"] | Float[Tensor, "B M C"] | None,
         mixup: Mixup | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The whole loss, the label loss and the KD loss (0 without teacher), as the config weighs them."""
+        """The whole loss, the label loss and the KD loss (0 without teacher), as the config weighs them.
+
+        Of M teachers the softened probabilities are averaged, by ``--store-weights``.
+        """
         config = self.config
         label_targets = labels
         if mixup is not None:
-            label_targets = apply_mixup(mixup, label_probs(labels, self.num_classes))
+            probs = labels if labels.is_floating_point() else label_probs(labels, self.num_classes)
+            label_targets = apply_mixup(mixup, probs)
         label_part = label_loss(student_logits, label_targets, config.label_smoothing)
         loss, kd_part = config.label_weight * label_part, torch.zeros_like(label_part)
         if config.temperature > 0:
             if teacher_logits is None:
                 raise LogitsError("a batch without teacher_logits, expected them with --kd-temp > 0")
-            teacher_probs = soften(teacher_logits, config.temperature)
+            if teacher_logits.ndim == 3:
+                teacher_probs = average_probs(teacher_logits, config.temperature, config.teacher_weights())
+            else:
+                teacher_probs = soften(teacher_logits, config.temperature)
             if mixup is not None:
                 teacher_probs = apply_mixup(mixup, teacher_probs)
             kd_part = kd_loss_from_probs(student_logits, teacher_probs, config.temperature)
@@ -194,6 +237,12 @@ class StudentModule(lightning.LightningModule):
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
         """Set the learning rate of the next update; timm's schedules are functions of the number of updates."""
         scheduler.step_update(num_updates=self.global_step)
+
+    def _mixed_labels(self, batch: dict[str, Tensor]) -> Tensor:
+        """Label probabilities [B, C] of views that are mixed: own and partner's label by the effective share."""
+        share = batch["shares"][:, None]
+        own, partner = (label_probs(batch[name], self.num_classes) for name in ("labels", "partner_labels"))
+        return share * own + (1 - share) * partner
 
     def _images(self, pixels: Tensor) -> Tensor:
         images = normalise(pixels, self.preprocessing)

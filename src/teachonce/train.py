@@ -30,13 +30,15 @@ from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch.utils.data import DataLoader
 
-from teachonce.callbacks import AtomicCheckpointIO, EpochRecorder, TensorBoardEvents, TrainingProgress
-from teachonce.config import TrainConfig
+from teachonce.callbacks import AtomicCheckpointIO, EpochRecorder, TeacherPassed, TensorBoardEvents, TrainingProgress
+from teachonce.classes import ClassSpace, resolve_offset
+from teachonce.config_train import TrainConfig
 from teachonce.dataset import Batch, EpochBatches, build_loader
 from teachonce.errors import ConfigError, ModelError
 from teachonce.files import atomic_write, remove_temporaries, write_json
+from teachonce.guards import measure_teaching, warn_before_training
 from teachonce.model_spec import first_line
-from teachonce.models import build_student, resolve_device
+from teachonce.models import Classifier, build_student, load_model, resolve_device
 from teachonce.ranks import is_rank, run_ranks, world_shape
 from teachonce.report import write_report
 from teachonce.rng import derive_seed
@@ -49,7 +51,7 @@ from teachonce.runs import (
     check_run,
     read_result,
 )
-from teachonce.student import StudentModule
+from teachonce.student import OnlineTeacher, StudentModule
 from teachonce.training_data import TrainingData, open_training_data, resolve_run, warn_without_effect
 
 _PRECISIONS = {"float32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
@@ -67,11 +69,12 @@ def train(config: TrainConfig) -> dict[str, Any]:
     if config.devices * config.num_nodes > 1 and not is_rank():
         run_ranks(train, config)
         return read_result(config.out) or {}
-    data = open_training_data(config)
+    teacher = _load_online_teacher(config, device)
+    data = open_training_data(config, None if teacher is None else teacher.preprocessing)
     trainer, recorder = _build_trainer(config, device, len(data.train))
     if trainer.is_global_zero:
         warn_without_effect(config, data.train)
-    resolved = resolve_run(config, data, trainer.world_size)
+    resolved = resolve_run(config, data, trainer.world_size, None if teacher is None else teacher.weights_sha256)
     check_run(config.out, resolved)
     finished = read_result(config.out)
     if finished is not None:
@@ -79,11 +82,13 @@ def train(config: TrainConfig) -> dict[str, Any]:
         return finished
     # The caller's random numbers are nobody's business here; those of the student are a function of the seed.
     with torch.random.fork_rng(devices=[]):  # of GPUs, a look at the state alone would take memory on each
-        module = _build_module(config, data)
+        module = _build_module(config, data, teacher)
+        if trainer.is_global_zero:
+            _guard(config, data, module, trainer, recorder)
         begin_run(config.out, resolved)  # not before the student is known to fit: a mistake should leave nothing behind
         with _quiet_lightning():
             _fit(config, trainer, module, data)
-    return _finish(config, trainer, module, recorder)
+    return _finish(config, trainer, module, recorder, data)
 
 
 def describe_result(result: dict[str, Any]) -> str:
@@ -160,6 +165,7 @@ def _build_trainer(
             strategy=DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True) if world_size > 1 else "auto",
             precision=_PRECISIONS[config.precision],  # type: ignore[arg-type]  # Lightning lists literals
             max_epochs=config.epochs,
+            check_val_every_n_epoch=config.validation_epochs,
             gradient_clip_val=config.clip_norm,
             benchmark=device.type == "cuda",
             callbacks=[TrainingProgress(config.epochs, step_images), TensorBoardEvents(config.out, recorder), recorder],
@@ -174,12 +180,47 @@ def _build_trainer(
     return trainer, recorder
 
 
-def _build_module(config: TrainConfig, data: TrainingData) -> StudentModule:
+def _guard(
+    config: TrainConfig,
+    data: TrainingData,
+    module: StudentModule,
+    trainer: lightning.Trainer,
+    recorder: EpochRecorder,
+) -> None:
+    """Warn of what each store is about to teach, and watch whether the student passes the best of its teachers."""
+    num_student = sum(parameter.numel() for parameter in module.student.parameters())
+    best = None
+    for store in data.train.stores:
+        teaching = measure_teaching(store, config.temperature)
+        warn_before_training(store, teaching, config.temperature, num_student)
+        best = max(teaching.top1, best or 0.0)
+    if best is not None and data.train.replays_views and not data.train.mixes and config.mixup_alpha == 0:
+        trainer.callbacks.insert(0, TeacherPassed(best, recorder))  # type: ignore[attr-defined]  # Lightning adds it
+
+
+def _load_online_teacher(config: TrainConfig, device: torch.device) -> Classifier | None:
+    if config.teacher is None or config.temperature == 0:
+        return None
+    if device.type == "cuda" and device.index is None and "LOCAL_RANK" in os.environ:
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    teacher = load_model(config.teacher, device=device)
+    if not teacher.preprocessing.antialias:
+        raise ConfigError(f"--teacher {config.teacher}: sees unrounded pixels (antialias=0); it cannot share a view")
+    return teacher
+
+
+def _build_module(config: TrainConfig, data: TrainingData, teacher: Classifier | None) -> StudentModule:
     torch.manual_seed(derive_seed(config.seed, "student"))
     student = build_student(config.student, data.train.num_classes, size_px=config.size)
     for size_px in sorted({config.size, data.preprocessing.size_px}):
         _check_size(config, student, size_px, data.train.num_classes)
-    return StudentModule(student, config, data.preprocessing, data.train.num_classes)
+    online = None
+    if teacher is not None:
+        offset = config.teacher_offset if config.teacher_offset is not None else teacher.default_offset
+        offset = resolve_offset(teacher.num_classes, data.data_classes, offset, model=str(config.teacher))
+        space = ClassSpace(num_classes=teacher.num_classes, offset=offset)
+        online = OnlineTeacher(teacher, space, data.train.class_space)
+    return StudentModule(student, config, data.preprocessing, data.train.num_classes, online)
 
 
 def _check_size(config: TrainConfig, student: torch.nn.Module, size_px: int, num_classes: int) -> None:
@@ -201,7 +242,11 @@ def _check_size(config: TrainConfig, student: torch.nn.Module, size_px: int, num
 
 
 def _finish(
-    config: TrainConfig, trainer: lightning.Trainer, module: StudentModule, recorder: EpochRecorder
+    config: TrainConfig,
+    trainer: lightning.Trainer,
+    module: StudentModule,
+    recorder: EpochRecorder,
+    data: TrainingData,
 ) -> dict[str, Any]:
     """Weights, result and report; the result file comes last, as it says that the run is finished."""
     from safetensors.torch import save
@@ -224,7 +269,8 @@ def _finish(
         "images_per_second": statistics.median(float(row["images_per_second"] or 0) for row in rows),
         "student": config.student,
         "num_parameters": sum(parameter.numel() for parameter in module.kept.parameters()),
-        "store": None if config.store is None else str(config.store),
+        "store": "+".join(map(str, config.store)) or None,
+        "store_views": data.train.num_views or None,
         "kd_temp": config.temperature,
         "seed": config.seed,
     }

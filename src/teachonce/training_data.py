@@ -14,14 +14,17 @@ from typing import Any
 import xxhash
 
 from teachonce.classes import ClassSpace
-from teachonce.config import TrainConfig, to_json
+from teachonce.config import ViewOptions, to_json
+from teachonce.config_train import TrainConfig
 from teachonce.dataset import EvalDataset, KDDataset
 from teachonce.errors import ConfigError
 from teachonce.model_spec import override_preprocessing, parse_model_spec
+from teachonce.policies import CropPolicy, build_policy
 from teachonce.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from teachonce.records import RecordSource, open_records
+from teachonce.runs import read_begun
+from teachonce.store import Store
 from teachonce.versions import library_versions
-from teachonce.views import CropPolicy
 
 _STUDENT_OPTIONS = {"weights", "pretrained", "interpolation", "mean", "std", "range"}
 
@@ -36,23 +39,36 @@ class TrainingData:
     data_classes: int
 
 
-def open_training_data(config: TrainConfig) -> TrainingData:
-    """The data of a training; raises ConfigError, StoreError or LogitsError where its parts do not fit together."""
+def open_training_data(config: TrainConfig, online: Preprocessing | None = None) -> TrainingData:
+    """The data of a training; raises ConfigError, StoreError or LogitsError where its parts do not fit together.
+
+    ``online`` is what an online teacher wants to see.
+    """
     source = open_records(config.data, config.split)
     preprocessing = student_preprocessing(config)
-    store = config.store if config.temperature > 0 else None
+    stores = open_stores(config) if config.temperature > 0 else []
     use_record_logits = config.logits == "records" and config.temperature > 0
+    policy = build_policy(config.policy, config)
+    assert isinstance(policy, CropPolicy)
+    if online is None:
+        # Without an online teacher, mixup is of the batch (``mixup``); here it would be of the views.
+        policy = dataclasses.replace(policy, mix=None)
 
     def build(class_space: ClassSpace | None) -> KDDataset:
         return KDDataset(
             source,
             size=config.size,
             seed=config.seed,
-            store=store,
+            store=stores or None,
             use_record_logits=use_record_logits,
             class_space=class_space,
-            crop=CropPolicy(scale=config.crop_scale, ratio=config.crop_ratio, flip_prob=config.flip_prob),
+            policy=policy,
             interpolation=preprocessing.interpolation,
+            temperature=config.temperature or 1.0,
+            view_order=config.view_order,
+            own_views=config.own_views,
+            online=online,
+            view_seed=config.view_seed,
         )
 
     data_classes = config.num_classes or build(None).num_classes
@@ -68,6 +84,18 @@ def open_training_data(config: TrainConfig) -> TrainingData:
         preprocessing=preprocessing,
         data_classes=data_classes,
     )
+
+
+def open_stores(config: TrainConfig) -> list[Store]:
+    """The stores of a training, each cut to the views that it uses.
+
+    A run that was begun while a store was growing goes on with the views that it began with.
+    """
+    begun = read_begun(config.out)
+    num_views = config.views or (begun or {}).get("store_views")
+    stores = [Store(path) for path in config.store]
+    num_views = num_views or min((store.num_views for store in stores), default=None)
+    return [Store(path, num_views=num_views) for path in config.store]
 
 
 def student_preprocessing(config: TrainConfig) -> Preprocessing:
@@ -94,7 +122,9 @@ def student_preprocessing(config: TrainConfig) -> Preprocessing:
     return preprocessing
 
 
-def resolve_run(config: TrainConfig, data: TrainingData, world_size: int) -> dict[str, Any]:
+def resolve_run(
+    config: TrainConfig, data: TrainingData, world_size: int, online_sha256: str | None = None
+) -> dict[str, Any]:
     """The content of config.json: the configuration, what it came to, and what the data and the store are."""
     return {
         **to_json(config),
@@ -106,8 +136,9 @@ def resolve_run(config: TrainConfig, data: TrainingData, world_size: int) -> dic
         "preprocessing": data.preprocessing.to_json(),
         "train_records": _identify(data.train.source),
         "validation_records": None if data.validation is None else _identify(data.validation.source),
-        "store_fingerprint": None if data.train.store is None else data.train.store.fingerprint,
-        "store_views": None if data.train.store is None else data.train.store.num_views,
+        "store_fingerprint": _join([store.fingerprint for store in data.train.stores]),
+        "store_views": data.train.num_views or None,
+        "online_weights_sha256": online_sha256,
         "world_size": world_size,
         "versions": library_versions(),
     }
@@ -120,6 +151,7 @@ def warn_without_effect(config: TrainConfig, dataset: KDDataset) -> None:
             name for name in ("store", "logits") if config.temperature == 0 and getattr(config, name) is not None
         ],
         "needs teacher logits and --kd-temp > 0": ["kd_weight"] if config.temperature == 0 else [],
+        "needs a --store": [] if dataset.stores else ["views", "view_order", "own_views", "store_weights"],
         "needs --kd-weight > 0": ["kd_temp"] if config.kd_weight == 0 else [],
         "needs --label-weight > 0": ["label_smoothing"] if config.label_weight == 0 else [],
         "is for --optimizer sgd": ["momentum"] if config.optimizer != "sgd" else [],
@@ -127,8 +159,9 @@ def warn_without_effect(config: TrainConfig, dataset: KDDataset) -> None:
         "is for --schedule step": ["step_epochs", "step_rate"] if config.schedule != "step" else [],
         "needs a --validation-split": [] if _has_validation(config) else ["validation_data"],
         "does nothing where the store's views are replayed": (
-            ["crop_scale", "crop_ratio", "flip_prob"] if dataset.replays_views else []
+            ["policy", *(field.name for field in dataclasses.fields(ViewOptions))] if dataset.replays_views else []
         ),
+        "is for an online --teacher": ["mix_prob", "cutmix_prob"] if config.teacher is None else [],
     }
     defaults = {field.name: field.default for field in dataclasses.fields(config)}
     for reason, names in useless.items():
@@ -136,6 +169,15 @@ def warn_without_effect(config: TrainConfig, dataset: KDDataset) -> None:
             if getattr(config, name) != defaults[name]:
                 flag = f"--{name.replace('_', '-')} {getattr(config, name)}"
                 warnings.warn(f"{flag} has no effect: it {reason}", stacklevel=3)
+    if dataset.stores and isinstance(dataset.stores[0].policy, CropPolicy):
+        broken = [
+            "--own-views: the student does not see what the teacher saw" if config.own_views else "",
+            "--mixup-alpha: the teacher never saw the mixed images (extract --mixup-alpha shows them to it)"
+            if config.mixup_alpha > 0
+            else "",
+        ]
+        for why in filter(None, broken):
+            warnings.warn(f"{why}; this breaks the agreement that stored views are for", stacklevel=3)
 
 
 def _open_validation(config: TrainConfig, source: RecordSource) -> RecordSource | None:
@@ -166,6 +208,10 @@ def _library_mean_std(kind: str, name: str) -> tuple[tuple[float, float, float],
         if entry is not None:
             return tuple(entry.mean), tuple(entry.std)  # type: ignore[return-value]
     return IMAGENET_MEAN, IMAGENET_STD
+
+
+def _join(fingerprints: list[str]) -> str | None:
+    return "+".join(fingerprints) or None
 
 
 def _identify(source: RecordSource) -> dict[str, Any]:

@@ -1,8 +1,11 @@
 """Verify: a verdict on a store, against its data and its teacher.
 
-Three checks, each named in the verdict. ``files``: every byte of the store is the one in the manifest. ``keys``: every
-record of the data has the key at its row. ``logits``: for a sample of records, fresh teacher logits agree with the
-stored ones within the codec's bound plus the arithmetic's tolerance; the record that lies furthest out is named.
+Four checks, each named in the verdict. ``files``: every byte of the store is the one in the manifest. ``keys``: every
+record of the data has the key at its row. ``pixels``: the store's own samples are replayed; the hash of the decoded
+image says whether the decoder is the one of the extraction, the hash of the pixels at the teacher's size whether crop,
+resize, operations and mix are. ``logits``: for another sample, fresh teacher logits agree with the stored ones within
+the codec's bound plus the arithmetic's tolerance; the record that lies furthest out is named. So a verdict says what
+differs: order, decoder, resize, weights, or the arithmetic.
 
 The arithmetic's tolerance comes from the dtype: a network is a long chain of sums whose order changes with batch
 size, threads and device, so relative to the row's largest logit a few thousand units of the last place are allowed in
@@ -18,16 +21,22 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 
 from teachonce.config import VerifyConfig
 from teachonce.errors import CheckError, ConfigError, TeachonceError
 from teachonce.join import check_key, check_same_data, decode_record
 from teachonce.models import Classifier, load_model
+from teachonce.policies import CenterPolicy
+from teachonce.preprocessing import Preprocessing
 from teachonce.progress import progress
 from teachonce.records import Record, RecordSource, open_records
+from teachonce.replay import Looker, StoredViews
 from teachonce.rng import generator
+from teachonce.shard_files import pixels_hash
 from teachonce.store import Store
-from teachonce.views import CenterPolicy, apply_view
+from teachonce.store_plan import MANIFEST_NAME
+from teachonce.versions import library_versions
 
 RELATIVE_TOLERANCE = {"float32": 2.0**-12, "bf16": 2.0**-5, "fp16": 2.0**-8}
 
@@ -40,6 +49,8 @@ class Verdict:
     reason: str = ""
     num_files: int = 0
     num_keys: int = 0
+    num_pixels: int = 0
+    """Samples of the store whose pixels were made again; a store of format 1 has none."""
     num_logits: int = 0
     """Records whose logits were computed afresh."""
     largest_error: float | None = None
@@ -85,19 +96,21 @@ def check_logits(
     Raises CheckError naming the record that lies furthest out, when it lies beyond codec and arithmetic.
     """
     tolerance = RELATIVE_TOLERANCE[store.plan.teacher["precision"]]
+    looker = _build_looker(store, source)
     largest_error, largest_excess, worst = 0.0, 0.0, ""
     for start in range(0, len(sample), batch_size):
         chosen = sample[start : start + batch_size]
         records = [source.read_record(shard, row) for shard, row, _ in chosen]
-        pixels = [_read_pixels(store, teacher, record, place) for record, place in zip(records, chosen, strict=True)]
+        pixels = [_read_pixels(looker, teacher.preprocessing, source, place)[1] for place in chosen]
         fresh = teacher.collect_logits(teacher.logits(torch.from_numpy(np.stack(pixels))))
-        columns = [store.read_rows(shard, view, [row]) for shard, row, view in chosen]
-        stored = np.concatenate([store.codec.decode_logits(row) for row in columns])
-        bound = np.concatenate([store.codec.error_bound(row) for row in columns])
-        allowed = bound + tolerance * np.abs(fresh).max(axis=1, keepdims=True) + 1e-6
-        errors = np.abs(fresh.astype(np.float64) - stored)
+        rows = [store.read_rows(shard, view, [row]) for shard, row, view in chosen]
+        columns = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+        slack = tolerance * np.abs(fresh).max(axis=1).astype(np.float64) + 1e-6
+        errors, allowed = store.codec.compare_logits(columns, fresh, slack)
         # A NaN, fresh or stored, must not pass as a comparison that is merely false.
-        excess = np.where(np.isfinite(errors), errors / allowed, np.inf).max(axis=1)
+        with np.errstate(invalid="ignore"):
+            ratios = errors / allowed
+        excess = np.where(np.isnan(ratios), np.inf, ratios).max(axis=1)
         largest_error = max(largest_error, float(errors.max()))
         at = int(excess.argmax())
         if excess[at] > largest_excess:
@@ -108,8 +121,48 @@ def check_logits(
                 f"{store.plan.teacher['precision']} allow"
             )
     if largest_excess > 1:
-        raise CheckError(f"{worst}: another decoder, library or device? or the store was changed; extract again")
+        raise CheckError(
+            f"{worst}: the pixels are the teacher's, so weights or arithmetic differ "
+            f"({_versions(store, 'torch', 'onnxruntime', 'tensorflow')}), or the store was changed; extract again"
+            if store.plan.num_samples
+            else f"{worst}: another decoder, library or device? or the store was changed; extract again"
+        )
     return largest_error, largest_excess
+
+
+def check_pixels(store: Store, source: RecordSource, count: int) -> int:
+    """Replay up to ``count`` of the store's own samples; returns how many.
+
+    Raises CheckError for the first whose decoded image, pixels at the teacher's size, or logits behind the codec are
+    not those of the extraction: it says which of the three.
+    """
+    samples = store.read_samples()
+    if len(samples) > count:
+        samples = [samples[at] for at in np.linspace(0, len(samples) - 1, count).astype(np.int64).tolist()]
+    preprocessing = Preprocessing.from_json(store.plan.teacher["preprocessing"]) if samples else None
+    looker = _build_looker(store, source)
+    for shard, sample in samples:
+        assert preprocessing is not None
+        record, pixels, image = _read_pixels(looker, preprocessing, source, (shard, sample.row, sample.view))
+        where = f"{record.where} ({record.filename}) view {sample.view}"
+        if pixels_hash(np.asarray(image)) != sample.image_xxh3:
+            raise CheckError(
+                f"{where}: the same bytes decode to other pixels than at extraction: another decoder "
+                f"({_versions(store, 'pillow')}); use that version, or extract again"
+            )
+        if pixels_hash(pixels) != sample.pixels_xxh3:
+            raise CheckError(
+                f"{where}: the image decodes as at extraction, its view differs: another resize, crop or operation "
+                f"({_versions(store, 'pillow', 'numpy', 'teachonce')}), or the stored view was changed; extract again"
+            )
+        columns = store.read_rows(shard, sample.view, [sample.row])
+        errors, allowed = store.codec.compare_logits(columns, sample.logits[None], np.zeros(1))
+        if not (errors <= allowed).all():
+            raise CheckError(
+                f"{where}: the stored logits differ from what the teacher said by {errors.max():.4g}, more than codec "
+                f"{store.codec.name} allows: the view file was changed; remove it and {MANIFEST_NAME}, extract again"
+            )
+    return len(samples)
 
 
 def _check(config: VerifyConfig, verdict: Verdict) -> None:
@@ -118,7 +171,10 @@ def _check(config: VerifyConfig, verdict: Verdict) -> None:
     source = open_records(config.data, store.plan.data["split"])
     check_same_data(store, source.describe())
     verdict.num_keys = check_keys(store, source)
-    if config.samples == 0 or config.teacher == "none":
+    if config.samples == 0:
+        return
+    verdict.num_pixels = check_pixels(store, source, config.samples)
+    if config.teacher == "none":
         return
     spec = config.teacher or store.plan.teacher["spec"]
     if spec == "none":
@@ -145,13 +201,32 @@ def _check_teacher(store: Store, teacher: Classifier) -> None:
         )
 
 
-def _read_pixels(store: Store, teacher: Classifier, record: Record, place: tuple[int, int, int]) -> NDArray[Any]:
-    shard, row, view_index = place
-    image = decode_record(record)
-    if isinstance(store.policy, CenterPolicy):
-        return teacher.preprocessing.apply(image)
-    view = store.read_views(shard, view_index, [row])[0]
-    return apply_view(image, view, teacher.preprocessing.size_px, teacher.preprocessing.interpolation)
+def _build_looker(store: Store, source: RecordSource) -> Looker | None:
+    return None if isinstance(store.policy, CenterPolicy) else Looker(source, StoredViews(store))
+
+
+def _read_pixels(
+    looker: Looker | None, preprocessing: Preprocessing, source: RecordSource, place: tuple[int, int, int]
+) -> tuple[Record, NDArray[Any], Image.Image]:
+    """(record, pixels as the teacher saw them, decoded image) of (shard, row, view)."""
+    shard, row, view = place
+    if looker is None:
+        record = source.read_record(shard, row)
+        image = decode_record(record)
+        return record, preprocessing.apply(image), image
+    look = looker.look(shard, row, view)
+    return look.record, look.pixels(preprocessing.size_px, preprocessing.interpolation), look.image
+
+
+def _versions(store: Store, *names: str) -> str:
+    """Library versions at extraction against those of today, as a phrase."""
+    then, now = store.manifest.get("versions", {}), library_versions()
+    changed = [
+        f"{name} {then.get(name, 'unknown')} at extraction, {now.get(name, 'none')} now"
+        for name in names
+        if then.get(name) != now.get(name)
+    ]
+    return "; ".join(changed) or f"the same {', '.join(name for name in names if name in now)} as at extraction"
 
 
 def _draw_sample(store: Store, config: VerifyConfig) -> list[tuple[int, int, int]]:

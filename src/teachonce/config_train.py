@@ -1,0 +1,250 @@
+"""The configuration of training and of the ablation: frozen dataclasses like those of ``config``.
+
+``TrainingOptions`` is what both have in common: how a student is trained, whoever teaches it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import UseAppendAction
+
+from teachonce.config import CodecName, MixOptions, Precision, flag, require
+from teachonce.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingOptions(MixOptions):
+    """How a student is trained, whoever teaches it."""
+
+    data: Path
+    """Folder of TFRecord shards, or of SPLIT/CLASS/*.jpg."""
+    student: str
+    """Model SPEC: timm:NAME or torchvision:NAME; ',pretrained=1' or ',weights=FILE' starts from weights."""
+    out: Path
+    """Folder of the run, or of everything that an ablation makes. The same command again goes on; another one is
+    refused."""
+    split: str = "train"
+    """Split to train on."""
+    validation_split: str | None = "validation"
+    """Split to evaluate on after each epoch; 'none' for no evaluation."""
+    validation_data: Path | None = None
+    """Folder of the validation split, where it is not in --data."""
+    validation_epochs: int = 1
+    """Epochs between two evaluations; the last epoch is always evaluated, so it must divide --epochs."""
+    policy: Literal["crop", "crop+randaugment"] = "crop"
+    """What the student's own views are drawn from, where none are replayed."""
+    kd_temp: float | None = None
+    """Temperature of the KD loss; 0 is no KD. Default: 1 where teacher logits are given."""
+    kd_weight: float = 1.0
+    """Weight of the KD loss."""
+    label_weight: float = 1.0
+    """Weight of the label cross-entropy."""
+    label_smoothing: float = 0.0
+    """Label smoothing of the label cross-entropy."""
+    epochs: int = 100
+    """Epochs to train."""
+    batch_size: int = 256
+    """Images a step and device; an epoch's incomplete last batch is left out (other images each epoch)."""
+    size: int = 224
+    """Side of the student's input in pixels."""
+    eval_size: int | None = None
+    """Side of the input at evaluation. Default: --size."""
+    eval_crop_frac: float = 0.875
+    """Evaluation: the shorter side is resized to size / this, then the centre is cropped (1: no margin)."""
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    """sgd (classical momentum) or adamw; weight decay is not applied to norms and biases."""
+    lr: float = 0.1
+    """Learning rate at its peak, for the whole batch over all devices."""
+    momentum: float = 0.9
+    """Momentum of SGD."""
+    weight_decay: float = 1e-4
+    """Weight decay."""
+    schedule: Literal["cosine", "step"] = "cosine"
+    """Learning rate schedule after the warm-up."""
+    warmup_epochs: float = 0.0
+    """Epochs of linear warm-up from 0."""
+    min_lr: float = 0.0
+    """Learning rate at the end of the cosine."""
+    step_epochs: int = 30
+    """Schedule step: epochs between two decays."""
+    step_rate: float = 0.1
+    """Schedule step: factor of each decay."""
+    clip_norm: float | None = None
+    """Clip the gradient's norm to this."""
+    ema_decay: float = 0.0
+    """Decay of the exponential moving average of the weights, which is then evaluated and kept; it is ramped up over
+    the first steps; 0 is off."""
+    precision: Precision = "float32"
+    """Mixed precision: float32 (none), bf16 or fp16."""
+    compile: bool = False
+    """torch.compile the student."""
+    channels_last: bool = False
+    """Keep the student's tensors channels-last."""
+    device: str = "auto"
+    """auto, cpu, cuda, mps."""
+    num_workers: int = 0
+    """Loader processes a device; 0 loads in the training process."""
+    offset: int = 0
+    """Data label of the student's class 0; 1 leaves the background class of TFRecords out."""
+    num_classes: int | None = None
+    """Classes of the data, background included. Default: from the data, the store or the logits."""
+    checkpoint_epochs: int = 1
+    """Epochs between two checkpoints."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.kd_temp is not None:
+            require(self.kd_temp >= 0, "--kd-temp", self.kd_temp, "0 (no KD) or more")
+        for name in ("kd_weight", "label_weight", "warmup_epochs", "weight_decay", "min_lr", "momentum"):
+            require(getattr(self, name) >= 0, flag(name), getattr(self, name), "0 or more")
+        for name in ("epochs", "batch_size", "size", "checkpoint_epochs", "step_epochs", "validation_epochs"):
+            require(getattr(self, name) >= 1, flag(name), getattr(self, name), "at least 1")
+        require(self.lr > 0, "--lr", self.lr, "more than 0")
+        require(0 <= self.label_smoothing < 1, "--label-smoothing", self.label_smoothing, "in [0, 1)")
+        require(0 <= self.ema_decay < 1, "--ema-decay", self.ema_decay, "in [0, 1)")
+        require(0 < self.eval_crop_frac <= 1, "--eval-crop-frac", self.eval_crop_frac, "in (0, 1]")
+        require(
+            self.epochs % self.validation_epochs == 0,
+            "--validation-epochs",
+            self.validation_epochs,
+            f"a divisor of --epochs {self.epochs}",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(TrainingOptions):
+    """Train a student on labels and, if given, the teacher's stored logits."""
+
+    store: Annotated[tuple[Path, ...], UseAppendAction] = ()
+    """Store with the teacher's logits; its views, where it has any, are exactly what the student sees. Several stores
+    over the same views (--store A --store B): the teachers' probabilities are averaged."""
+    store_weights: str = ""
+    """Several stores: weights of the average, such as 0.7,0.3. Default: equal."""
+    views: int | None = None
+    """Use only the first so many views of the store. Default: all that are whole (resuming: those it began with)."""
+    view_order: Literal["sequential", "permuted"] = "sequential"
+    """Which of the V views an epoch uses: view epoch mod V, or each V epochs a permutation drawn by --seed."""
+    own_views: bool = False
+    """Draw the student's own views instead of replaying the store's: breaks the agreement of teacher and student."""
+    logits: Literal["records"] | None = None
+    """'records': teacher logits from image/logit of the records (the walkthrough)."""
+    teacher: str | None = None
+    """Model SPEC of an online teacher, asked at every step: the costly reference that stores are compared with. It sees
+    the student's views, mixed where --mixup-alpha or --cutmix-alpha say so."""
+    teacher_offset: int | None = None
+    """Data label of the online teacher's class 0. Default: 0, or 1 where only the data has a background class."""
+    view_seed: int | None = None
+    """Online teacher: seed of the views, as --seed of extract. Default: --seed."""
+    seed: int = 0
+    """Seed of everything random."""
+    devices: int = 1
+    """Devices a node; DDP where more than one."""
+    num_nodes: int = 1
+    """Nodes (start the same command on each, or use torchrun)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.store, Path | str):
+            # In Python one store may be given as it is.
+            object.__setattr__(self, "store", (Path(self.store),))
+        require(not self.store or self.logits is None, "--logits", self.logits, "not given together with --store")
+        is_online_alone = self.teacher is None or not (self.store or self.logits)
+        require(is_online_alone, "--teacher", self.teacher, "not given together with --store or --logits")
+        if self.kd_temp is not None:
+            require(
+                self.kd_temp == 0 or self.has_teacher,
+                "--kd-temp",
+                self.kd_temp,
+                "0 without --store, --logits records or --teacher",
+            )
+        for name in ("devices", "num_nodes"):
+            require(getattr(self, name) >= 1, flag(name), getattr(self, name), "at least 1")
+        require(self.views is None or self.views >= 1, "--views", self.views, "at least 1")
+        require(
+            self.cutmix_alpha == 0 or self.teacher is not None,
+            "--cutmix-alpha",
+            self.cutmix_alpha,
+            "0 without --teacher: stored views bring their own mix (extract --cutmix-alpha)",
+        )
+        require(
+            self.label_weight > 0 or (self.has_teacher and self.kd_weight > 0 and self.kd_temp != 0),
+            "--label-weight",
+            self.label_weight,
+            "more than 0 where there is no KD loss",
+        )
+        self.teacher_weights()
+
+    @property
+    def has_teacher(self) -> bool:
+        """Whether there are teacher logits, from wherever."""
+        return bool(self.store) or self.logits is not None or self.teacher is not None
+
+    @property
+    def temperature(self) -> float:
+        """The KD temperature in force: 0 without teacher logits or with ``--kd-temp 0``."""
+        if not self.has_teacher:
+            return 0.0
+        return 1.0 if self.kd_temp is None else self.kd_temp
+
+    def teacher_weights(self) -> tuple[float, ...]:
+        """The weight of each store's probabilities; they sum to 1. Raises ConfigError for other than one a store."""
+        if not self.store_weights:
+            return (1 / len(self.store),) * len(self.store) if self.store else ()
+        try:
+            weights = [float(word) for word in self.store_weights.split(",")]
+        except ValueError:
+            weights = []
+        is_right = len(weights) == len(self.store) and min(weights, default=0.0) >= 0 and sum(weights) > 0
+        require(is_right, "--store-weights", self.store_weights, f"{len(self.store)} weights of 0 or more, one a store")
+        return tuple(weight / sum(weights) for weight in weights)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AblateConfig(TrainingOptions):
+    """Is it worth it? The same student at equal steps: labels, fixed logits, stored views, online teacher."""
+
+    teacher: str | None = None
+    """Model SPEC of the teacher: makes the stores that the arms need, and is the online teacher."""
+    stores: str = ""
+    """Stores to compare instead of making them: A,B,A+B; A+B averages two teachers over the same views."""
+    arms: str = "labels,center,views:1,views:4,views:10,online"
+    """What to compare: labels; center (fixed logits, the student's own crops); views:V (V stored views); own:V (V
+    stored views, but the student draws its own: no agreement); online. With --stores only labels counts."""
+    seeds: int = 3
+    """Students an arm, each with another seed."""
+    codec: CodecName = "int8"
+    """Codec of the stores."""
+    topk: int = 10
+    """Codec topk: classes that are kept."""
+    view_seed: int = 0
+    """Seed of the views; those of a store are the same for all students."""
+    teacher_offset: int | None = None
+    """Data label of the teacher's class 0, as --offset of extract."""
+    jobs: int = 1
+    """Students trained at the same time; 0 means one a core (on the CPU)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.seeds >= 1, "--seeds", self.seeds, "at least 1")
+        require(self.jobs >= 0, "--jobs", self.jobs, "0 (one a core) or more")
+        require(self.topk >= 1, "--topk", self.topk, "at least 1")
+        require(bool(self.teacher) or bool(self.stores), "--teacher", self.teacher, "a model SPEC, or --stores")
+        require(bool(self.stores) or bool(self.arms), "--arms", self.arms, "at least one arm")
+        self.parse_arms()
+
+    def parse_arms(self) -> list[tuple[str, int]]:
+        """(kind, number of views) of each arm; raises ConfigError for what is no arm."""
+        found: list[tuple[str, int]] = []
+        for word in self.arms.split(","):
+            kind, colon, count = word.strip().partition(":")
+            if kind in ("labels", "center", "online") and not colon:
+                found.append((kind, 0))
+            elif kind in ("views", "own") and count.isdecimal() and int(count) >= 1:
+                found.append((kind, int(count)))
+            else:
+                raise ConfigError(f"--arms {word}: expected labels, center, online, views:V or own:V")
+        require(len(set(found)) == len(found), "--arms", self.arms, "each arm once")
+        return found

@@ -1,0 +1,257 @@
+"""The plan of a store: what is being extracted, who agreed to it, and which of its files are there.
+
+    begin_store      the first call writes plan.json; every later one must agree with it, or adds views
+    missing_files    what is not there yet, by name: so resuming is "skip what is there"
+    finalise_store   writes manifest.json for the groups of views that are whole in every shard
+
+The manifest is written whenever a group of views is whole, so training can begin while later views are still being
+extracted, and whatever a stopped extraction left behind is usable for the views that are whole. More views are added by
+extending the plan's groups. Version 1 stores have no sample files; they are read, and not extended. Nothing here needs
+torch.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from teachonce.classes import ClassSpace
+from teachonce.errors import PlanMismatchError, StoreError, TeachonceError
+from teachonce.files import read_json, write_json
+from teachonce.shard_files import (
+    file_entry,
+    keys_hash,
+    open_records_file,
+    open_views_file,
+    records_file,
+    samples_file,
+    views_file,
+)
+
+FORMAT_VERSION = 2
+READABLE_VERSIONS = (1, 2)
+PLAN_NAME = "plan.json"
+MANIFEST_NAME = "manifest.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a store holds, decided before anything is extracted."""
+
+    teacher: dict[str, Any]
+    """Spec, SHA-256 of the weights, precision, and the preprocessing it looks through."""
+    class_space: ClassSpace
+    """The teacher's classes, and which data label its class 0 is."""
+    data_classes: int
+    """Classes of the data, background included."""
+    data: dict[str, Any]
+    """Split, format and shards ([name, records, bytes] each)."""
+    policy: dict[str, Any]
+    """Policy name and parameters, with the seed of the views where it draws any."""
+    codec: dict[str, Any]
+    """Codec name and parameters."""
+    view_groups: tuple[tuple[int, int], ...]
+    """First and last view of each file of a shard."""
+    num_samples: int = 0
+    """Rows in the sample file of each view file; 0: there is none (format 1, and logits that came without pixels)."""
+    format_version: int = FORMAT_VERSION
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan as JSON values."""
+        value = {
+            "format_version": self.format_version,
+            "teacher": self.teacher,
+            "class_space": {"num_classes": self.class_space.num_classes, "offset": self.class_space.offset},
+            "data_classes": self.data_classes,
+            "policy": self.policy,
+            "codec": self.codec,
+            "view_groups": [list(group) for group in self.view_groups],
+            "num_samples": self.num_samples,
+            "data": self.data,
+        }
+        if self.format_version == 1:
+            del value["num_samples"]
+        return value
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any], path: Path) -> Plan:
+        """The plan in ``value``; raises StoreError for another format version or a missing field."""
+        version = value.get("format_version")
+        if version not in READABLE_VERSIONS:
+            raise StoreError(
+                f"{path}: store format version {version}, this teachonce reads {READABLE_VERSIONS[0]} to "
+                f"{READABLE_VERSIONS[-1]}; "
+                "use the version of teachonce that wrote it, or extract again"
+            )
+        try:
+            return cls(
+                teacher=value["teacher"],
+                class_space=ClassSpace(**value["class_space"]),
+                data_classes=value["data_classes"],
+                data=value["data"],
+                policy=value["policy"],
+                codec=value["codec"],
+                view_groups=tuple((int(first), int(last)) for first, last in value["view_groups"]),
+                num_samples=0 if version == 1 else int(value["num_samples"]),
+                format_version=version,
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise StoreError(f"{path}: not a plan of a store: {error!r}") from error
+
+    @property
+    def num_views(self) -> int:
+        """Views that the plan asks for."""
+        return self.view_groups[-1][1] + 1
+
+    @property
+    def shards(self) -> list[tuple[str, int]]:
+        """(name, number of records) of each shard."""
+        return [(name, num_records) for name, num_records, _ in self.data["shards"]]
+
+    @property
+    def files(self) -> dict[tuple[str, tuple[int, int]], list[str]]:
+        """The files of each unit: (shard name, group of views) -> records, views and, where there is one, sample."""
+        return {
+            (name, group): [records_file(name), views_file(name, group)]
+            + ([samples_file(name, group)] if self.num_samples else [])
+            for group in self.view_groups
+            for name, _ in self.shards
+        }
+
+
+def group_views(
+    num_views: int, views_per_file: int, done: Sequence[tuple[int, int]] = ()
+) -> tuple[tuple[int, int], ...]:
+    """View groups up to ``num_views``: those ``done`` stay as they are, further ones have ``views_per_file`` views."""
+    groups = list(done)
+    first = groups[-1][1] + 1 if groups else 0
+    while first < num_views:
+        last = min(first + views_per_file, num_views) - 1
+        groups.append((first, last))
+        first = last + 1
+    return tuple(groups)
+
+
+def begin_store(path: Path, plan: Plan, views_per_file: int) -> Plan:
+    """Write the plan, or agree with the one that is there, extended to more views if it has fewer.
+
+    Several workers may begin the same store at once: the first one's plan counts. Raises PlanMismatchError naming each
+    field that differs, and StoreError where ``path`` holds something that is no store.
+    """
+    plan_path = path / PLAN_NAME
+    if not plan_path.exists():
+        check_store_folder(path)
+        write_json(plan_path, plan.to_json(), overwrite=False)
+    old = read_plan(path)
+    if old.format_version != plan.format_version:
+        raise PlanMismatchError(
+            f"{path}: a store of format version {old.format_version}, this teachonce writes {plan.format_version}: it "
+            "can be read and trained from, not extended; extract into another --out"
+        )
+    differences = plan_differences(old, plan)
+    if differences:
+        raise PlanMismatchError(
+            f"{path}: begun with another plan: {'; '.join(differences)}; choose another --out, or the same settings"
+        )
+    groups = group_views(plan.num_views, views_per_file, old.view_groups)
+    if groups == old.view_groups:
+        return old
+    extended = replace(old, view_groups=groups)
+    write_json(plan_path, extended.to_json())
+    return extended
+
+
+def check_store_folder(path: Path) -> None:
+    """Raise StoreError where ``path`` is something else than a store or a place for one."""
+    is_foreign = path.exists() and (not path.is_dir() or _foreign_files(path))
+    # Another worker may begin the store at this moment, so the plan is looked for last.
+    if is_foreign and not (path / PLAN_NAME).exists():
+        raise StoreError(f"{path}: exists and is no store; choose another --out or remove it")
+
+
+def plan_differences(old: Plan, new: Plan) -> list[str]:
+    """One phrase for each setting in which two plans differ.
+
+    View groups may differ, because more views may be added, and so may the teacher's spec, because its weights may lie
+    elsewhere today: what the teacher is, its model and the weights' hash say.
+    """
+    old_json, new_json = old.to_json(), new.to_json()
+    for value in (old_json, new_json):
+        del value["view_groups"]
+        value["teacher"] = {key: item for key, item in value["teacher"].items() if key != "spec"}
+    return _differences("", old_json, new_json)
+
+
+def finalise_store(path: Path, versions: Mapping[str, str]) -> int:
+    """Write the manifest of the groups of views that are whole in every shard; returns how many views these are.
+
+    0 where not even the first group is whole: then there is no manifest. Raises StoreError for a file that is there and
+    damaged.
+    """
+    plan = read_plan(path)
+    missing = set(missing_files(path, plan))
+    incomplete = {group for (_, group), names in plan.files.items() if missing.intersection(names)}
+    whole = list(itertools.takewhile(lambda group: group not in incomplete, plan.view_groups))
+    if not whole:
+        return 0
+    plan = replace(plan, view_groups=tuple(whole))
+    shards = []
+    for name, num_records in plan.shards:
+        keys = open_records_file(path / records_file(name), num_records)["key"].to_numpy()
+        files = [file_entry(path, records_file(name))]
+        for group in plan.view_groups:
+            open_views_file(path / views_file(name, group), group, num_records, keys_hash(keys))
+            files += [file_entry(path, file) for file in plan.files[name, group][1:]]
+        shards.append({"name": name, "num_records": num_records, "keys_xxh3": keys_hash(keys), "files": files})
+    manifest = {
+        "format_version": FORMAT_VERSION,
+        "num_views": plan.num_views,
+        "num_records": sum(num_records for _, num_records in plan.shards),
+        "versions": dict(versions),
+        "plan": plan.to_json(),
+        "shards": shards,
+    }
+    # Another worker may have got further while this one was hashing.
+    if plan.num_views >= _manifest_views(path):
+        write_json(path / MANIFEST_NAME, manifest)
+    return plan.num_views
+
+
+def read_plan(path: Path) -> Plan:
+    """The plan of a store, finished or not; raises StoreError where there is none that can be read."""
+    return Plan.from_json(read_json(path / PLAN_NAME), path / PLAN_NAME)
+
+
+def missing_files(path: Path, plan: Plan) -> list[str]:
+    """Names of the plan's files that are not there yet, each once."""
+    present = {file.name for file in path.iterdir()}
+    wanted = dict.fromkeys(name for names in plan.files.values() for name in names)
+    return [name for name in wanted if name not in present]
+
+
+def _manifest_views(path: Path) -> int:
+    try:
+        return int(read_json(path / MANIFEST_NAME)["num_views"])
+    except (TeachonceError, KeyError, TypeError, ValueError):
+        return 0  # none, or a damaged one: nothing to lose
+
+
+def _foreign_files(path: Path) -> bool:
+    return any(not file.name.startswith(".") for file in path.iterdir())
+
+
+def _differences(prefix: str, old: Any, new: Any) -> list[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        found = []
+        for key in sorted(old.keys() | new.keys()):
+            found += _differences(f"{prefix}.{key}" if prefix else key, old.get(key), new.get(key))
+        return found
+    if old == new:
+        return []
+    if isinstance(old, list) and isinstance(new, list) and len(str(old)) > 80:
+        different = sum(a != b for a, b in zip(old, new, strict=False)) + abs(len(old) - len(new))
+        return [f"{prefix}: {different} of {max(len(old), len(new))} entries differ"]
+    return [f"{prefix} was {old}, now {new}"]
