@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from small_data import example, write_image_folder, write_shards, write_store
 from small_models import write_colour_shards, write_colour_teacher
 
-from teachonce.classes import ClassSpace
+from teachonce.classes import ClassSpace, map_logits
 from teachonce.config import ExtractConfig, MergeConfig
 from teachonce.dataset import EpochBatches, EvalDataset, KDDataset, build_loader
 from teachonce.errors import ConfigError, ImageError, LogitsError, RecordError, StoreError
@@ -18,6 +18,7 @@ from teachonce.merge import merge
 from teachonce.policies import CropPolicy
 from teachonce.preprocessing import Preprocessing
 from teachonce.records import open_records
+from teachonce.shard_files import views_file, write_views
 from teachonce.store import Store
 from teachonce.views import apply_view
 
@@ -62,6 +63,9 @@ def test_each_record_once_an_epoch_over_all_ranks_in_equal_steps(num_records, ba
     assert {len(rank) for rank in batches} == {len(ranks[0])}
     assert all(batch for rank in batches for batch in rank)
     assert all(e == epoch for rank in batches for batch in rank for _, e in batch)
+    steps = [sum(len(rank[step]) for rank in batches) for step in range(len(batches[0]))]
+    assert max(steps) - min(steps) <= 1
+    assert max(steps) <= batch_size * world_size or num_records // len(steps) < 2 * world_size
 
 
 def test_the_order_is_of_seed_and_epoch_and_the_global_batch_is_that_of_one_rank():
@@ -201,3 +205,118 @@ def test_an_incomplete_batch_can_be_left_out(num_records, world_size, sizes):
         assert [len(batch) for batch in batches] == sizes
     seen = [index for batches in ranks for batch in batches for index, _ in batch]
     assert len(set(seen)) == len(seen)
+
+
+@pytest.mark.parametrize("world_size", [1, 3])
+@pytest.mark.parametrize("batch_size, num_workers", [(4, 0), (5, 2)])
+def test_each_record_and_view_as_planned_over_ranks_and_resumption(
+    data, view_store, world_size, batch_size, num_workers
+):
+    """Two runs of V epochs, the second one begun anew at epoch 1 as a resumed run would: the same pairs and pixels."""
+    source = open_records(data, "train")
+    num_records, num_views = source.num_records, view_store.num_views
+
+    def epoch_pairs(epoch):
+        found = {}
+        for rank in range(world_size):
+            dataset = KDDataset(source, size=8, store=Store(view_store.path), seed=2)
+            options = {"rank": rank, "world_size": world_size, "num_workers": num_workers}
+            for batch in dataset.batches(batch_size=batch_size, epoch=epoch, **options):
+                for row, index in enumerate(batch["indices"].tolist()):
+                    assert index not in found, "seen twice"
+                    found[index] = (
+                        batch["pixels"][row].numpy().tobytes(),
+                        batch["teacher_logits"][row].numpy().tobytes(),
+                    )
+        assert len(found) == num_records, "missed"
+        return found
+
+    whole = [epoch_pairs(epoch) for epoch in range(num_views + 1)]
+    assert epoch_pairs(1) == whole[1]
+    assert whole[num_views] == whole[0] and whole[0] != whole[1]
+    dataset = KDDataset(source, size=8, store=view_store)
+    for index in range(num_records):
+        shard, row = dataset.locate(index)
+        for view in range(num_views):
+            expected = map_logits(
+                view_store.read_logits(shard, view, [row]), view_store.class_space, dataset.class_space
+            )
+            assert whole[view][index][1] == expected.tobytes()
+
+
+def test_permuted_views_go_through_all_of_them(data, view_store):
+    dataset = KDDataset(open_records(data, "train"), size=8, store=view_store, view_order="permuted", seed=1)
+    num_views = view_store.num_views
+    order = [dataset.view_of_epoch(epoch) for epoch in range(20 * num_views)]
+    cycles = [tuple(order[start : start + num_views]) for start in range(0, len(order), num_views)]
+    assert all(sorted(cycle) == list(range(num_views)) for cycle in cycles) and len(set(cycles)) > 1
+    other = KDDataset(open_records(data, "train"), size=8, store=view_store, view_order="permuted", seed=2)
+    assert [other.view_of_epoch(epoch) for epoch in range(len(order))] != order
+
+
+def test_several_stores_give_their_logits_for_the_same_pixels(tmp_path, data, view_store):
+    teacher = write_colour_teacher(tmp_path / "second.onnx", order=[1, 0, 2, 3])
+    second = tmp_path / "second"
+    extract(
+        ExtractConfig(data=data, teacher=teacher, out=second, views_of=view_store.path, device="cpu", gate_samples=0)
+    )
+    source = open_records(data, "train")
+    batch = KDDataset(source, size=8, store=[view_store, second]).read_batch([0, 3], 1)
+    alone = KDDataset(source, size=8, store=view_store).read_batch([0, 3], 1)
+    other = KDDataset(source, size=8, store=second).read_batch([0, 3], 1)
+    assert torch.equal(batch["pixels"], alone["pixels"]) and torch.equal(alone["pixels"], other["pixels"])
+    assert torch.equal(batch["teacher_logits"], torch.stack([alone["teacher_logits"], other["teacher_logits"]], dim=1))
+    # The second teacher has the classes 0 and 1 swapped.
+    swapped = alone["teacher_logits"][:, [0, 2, 1, 3, 4]]
+    torch.testing.assert_close(other["teacher_logits"], swapped, atol=0.1, rtol=0)
+
+
+def test_stores_of_other_views_are_not_averaged(tmp_path, data, view_store):
+    teacher = write_colour_teacher(tmp_path / "t.onnx")
+    common = {"data": data, "teacher": teacher, "policy": "crop", "views": 3, "device": "cpu", "gate_samples": 0}
+    extract(ExtractConfig(out=tmp_path / "other", seed=99, **common))
+    with pytest.raises(StoreError, match="the teachers looked at other views"):
+        KDDataset(open_records(data, "train"), size=8, store=[view_store, tmp_path / "other"])
+    # Plans that agree and views that do not: the columns are compared as they are read.
+    extract(ExtractConfig(out=tmp_path / "same", views_of=view_store.path, data=data, teacher=teacher, device="cpu"))
+    same = Store(tmp_path / "same")
+    other_views = [Store(tmp_path / "other").read_views(0, view, slice(None)) for view in range(3)]
+    logits = np.stack([same.read_logits(0, view, slice(None)) for view in range(3)])
+    name, group = same.shards[0][0], same.plan.view_groups[0]
+    (tmp_path / "same" / views_file(name, group)).unlink()
+    write_views(tmp_path / "same" / views_file(name, group), same.read_keys(0), same.codec, logits, other_views)
+    dataset = KDDataset(open_records(data, "train"), size=8, store=[view_store, Store(tmp_path / "same")])
+    with pytest.raises(StoreError, match=r"view 0 of train-0.* differs from that of .*\(box.*extract with --views-of"):
+        dataset.read_batch([0], 0)
+
+
+def test_mixed_views_bring_both_labels_and_the_share(tmp_path, data):
+    teacher = write_colour_teacher(tmp_path / "t.onnx")
+    out = tmp_path / "mixed"
+    options = {"policy": "crop", "views": 2, "cutmix_alpha": 1.0, "mix_prob": 0.7, "device": "cpu", "gate_samples": 0}
+    extract(ExtractConfig(data=data, teacher=teacher, out=out, **options))
+    store, source = Store(out), open_records(data, "train")
+    dataset = KDDataset(source, size=16, store=store)
+    batch = dataset.read_batch(range(len(dataset)), 1)
+    shares = batch["shares"].tolist()
+    assert 0 < sum(share < 1 for share in shares) < len(shares)
+    for index, share in enumerate(shares):
+        shard, row = dataset.locate(index)
+        (view,) = store.read_views(shard, 1, [row])
+        partner = row if view.mix is None else store.find_row(shard, view.mix.partner)
+        assert batch["partner_labels"][index] == source.read_record(shard, partner).label
+        assert share == (1.0 if view.mix is None else np.float32(view.mix.share))
+        assert batch["labels"][index] == source.read_record(shard, row).label
+
+
+def test_an_online_teachers_views_are_those_of_an_extraction(data, view_store):
+    """Same seed and policy, view e for epoch e; the teacher's pixels at its own size."""
+    source = open_records(data, "train")
+    teacher = Preprocessing(size_px=24)
+    online = KDDataset(source, size=8, policy=view_store.policy, online=teacher, view_seed=view_store.seed)
+    stored, large = (KDDataset(source, size=size, store=view_store) for size in (8, 24))
+    for epoch in range(view_store.num_views):
+        batch = online.read_batch([0, 5], epoch)
+        assert torch.equal(batch["pixels"], stored.read_batch([0, 5], epoch)["pixels"])
+        assert torch.equal(batch["teacher_pixels"], large.read_batch([0, 5], epoch)["pixels"])
+    assert "teacher_pixels" not in KDDataset(source, size=24, online=teacher).read_batch([0], 0)

@@ -1,17 +1,21 @@
 """Inspect: a store's accuracy, entropy and calibration from its own bytes; runs and records by the same command."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from small_data import write_shards, write_store
+from small_models import write_colour_teacher
 from torchmetrics.classification import MulticlassCalibrationError
 
 from teachonce.cli import main
+from teachonce.config import ExtractConfig
+from teachonce.extract import extract
 from teachonce.inspect_store import render_store, summarise_store
 from teachonce.records import open_records
-from teachonce.store_plan import begin_store
+from teachonce.store_plan import begin_store, read_plan
 
 
 @pytest.fixture
@@ -22,7 +26,7 @@ def data(tmp_path):
 @pytest.fixture
 def store(tmp_path, data):
     logits = np.random.default_rng(0).normal(0, 2, (63, 8)).astype(np.float32)
-    logits[np.arange(63), np.arange(63) % 8] += 2  # labels go 1, 2, .. 8, 1, ..: right more often than not
+    logits[np.arange(63), np.arange(63) % 8] += 4  # labels go 1, 2, .. 8, 1, ..: right more often than not
     return write_store(tmp_path / "store", data, logits, codec="float32")
 
 
@@ -47,6 +51,39 @@ def test_a_stores_numbers_are_those_of_torch(store):
     assert [shard["num_records"] for shard in summary["shards"]] == [40, 23]
     assert summary["bytes_per_view_by_column"]["codec"] == 32
     assert summary["is_finished"] and summary["files_present"] == summary["files_planned"] == 4
+
+
+def test_what_the_codec_changes_is_in_the_summary(tmp_path, store, data):
+    assert summarise_store(store.path)["codec_error"] == {} and summarise_store(store.path)["num_samples"] == 0
+    assert "not known: the store keeps no samples" in render_store(summarise_store(store.path))
+    teacher = write_colour_teacher(tmp_path / "teacher.onnx", num_classes=8)
+    options = {"codec": "topk", "topk": 3, "offset": 1, "device": "cpu"}
+    extract(ExtractConfig(data=data, teacher=teacher, out=tmp_path / "sparse", gate_samples=0, **options))
+    summary = summarise_store(tmp_path / "sparse")
+    assert summary["num_samples"] == 63 and list(summary["codec_error"]) == ["1", "2", "4"]
+    for error in summary["codec_error"].values():
+        assert 0 < error["mean"] < error["largest"] < 1 and 0 < error["tail_mass"] < 1
+    (line,) = [line for line in render_store(summary).splitlines() if line.startswith("  error ")]
+    assert f"{summary['codec_error']['2']['mean']:.2g} (largest" in line and "mean of 63 samples" in line
+    assert sum(summary["bytes_per_view_by_column"].values()) == pytest.approx(summary["bytes_per_view"], abs=0.3)
+
+
+def test_a_store_that_is_being_extended_is_usable_for_the_views_that_are_whole(tmp_path, data):
+    teacher = write_colour_teacher(tmp_path / "teacher.onnx", num_classes=8)
+    options = {"codec": "float32", "offset": 1, "device": "cpu", "policy": "crop", "views": 2, "gate_samples": 0}
+    extract(ExtractConfig(data=data, teacher=teacher, out=tmp_path / "crops", **options))
+    before = summarise_store(tmp_path / "crops")
+    assert before["is_finished"] and before["num_views"] == before["num_views_planned"] == 2
+    begin_store(tmp_path / "crops", replace(read_plan(tmp_path / "crops"), view_groups=((0, 1), (2, 4))), 10)
+    summary = summarise_store(tmp_path / "crops")
+    assert not summary["is_finished"] and (summary["num_views"], summary["num_views_planned"]) == (2, 5)
+    # The numbers are of the two views that are there.
+    assert {key: summary[key] for key in ("top1", "ece", "bytes_per_view", "shards")} == {
+        key: before[key] for key in ("top1", "ece", "bytes_per_view", "shards")
+    }
+    text = render_store(summary)
+    assert "63 records x 2 views" in text
+    assert "6 of 10 files; usable for 2 of 5 views: run the same extract again for the rest" in text
 
 
 def test_an_unfinished_store_shows_its_coverage(tmp_path, store):

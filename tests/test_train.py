@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -178,7 +179,12 @@ def test_a_run_killed_before_its_result_is_finished_from_the_checkpoint(kd_run: 
         (copy / name).unlink()
     settings = json.loads((kd_run / "config.json").read_text())
     again = config(
-        Path(settings["data"]), copy, store=Path(settings["store"][0]), kd_temp=2.0, label_smoothing=0.1, weight_decay=1e-3
+        Path(settings["data"]),
+        copy,
+        store=Path(settings["store"][0]),
+        kd_temp=2.0,
+        label_smoothing=0.1,
+        weight_decay=1e-3,
     )
     assert train(again) == read_result(kd_run)
     assert tensor_bytes(copy / "student.safetensors") == tensor_bytes(kd_run / "student.safetensors")
@@ -217,7 +223,8 @@ def test_a_run_teaches_a_student_through_stored_views(digits: Path, kd_run: Path
     )
     # The defaults, so that nothing is said: the views come from the store.
     views = {"crop_scale": (0.08, 1.0), "flip_prob": 0.5}
-    with pytest.warns(UserWarning, match="contradicts them more often"):  # a teacher of one epoch
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the teacher is one of two epochs: test_guards has what is said of it
         train(config(digits, tmp_path / "views", store=store, **views))
     with pytest.warns(UserWarning, match=r"--crop-scale .* has no effect: .* the store's views are replayed") as caught:
         train(config(digits, tmp_path / "own", store=store, **(views | {"crop_scale": (0.5, 1.0)})))
@@ -253,7 +260,7 @@ def test_weights_of_the_losses(digits: Path, digits_store: Path, tmp_path: Path)
 def test_settings_without_effect_warn(digits: Path, tmp_path: Path, settings: dict, message: str) -> None:
     with pytest.warns(UserWarning, match=message) as caught:
         train(config(digits, tmp_path / "run", epochs=1, batch_size=96, **settings))
-    assert ["--crop-scale" in str(warning.message) for warning in caught].count(True) == 1
+    assert len(caught) == 1
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(digits: Path, tmp_path: Path) -> None:

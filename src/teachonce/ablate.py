@@ -36,6 +36,7 @@ from teachonce.extract import extract
 from teachonce.files import atomic_write, read_json, write_json
 from teachonce.launch import count_done, num_cores, run_jobs
 from teachonce.progress import progress
+from teachonce.records import open_records
 from teachonce.runs import read_metrics, read_result
 from teachonce.store import Store
 from teachonce.train import train
@@ -201,7 +202,7 @@ def _read_arm(config: AblateConfig, teaching: Teaching) -> Arm:
     stores = [Store(path) for path in teaching.stores]
     forwards = sum(store.num_records for store in stores) * teaching.num_views
     if "teacher" in teaching.settings:
-        forwards = config.seeds * results[0]["steps"] * config.batch_size
+        forwards = config.seeds * config.epochs * open_records(config.data, config.split).num_records
     extractions = read_json(config.out / _EXTRACTIONS_NAME) if (config.out / _EXTRACTIONS_NAME).exists() else {}
     share = teaching.num_views / max((store.num_views for store in stores), default=1)
     return Arm(

@@ -171,24 +171,31 @@ class TeacherPassed(Callback):
 class TrainingProgress(Callback):
     """Progress over all epochs in images, on the first process."""
 
-    def __init__(self, num_epochs: int, images_per_step: int) -> None:
+    def __init__(self, num_epochs: int, num_records: int) -> None:
         self.num_epochs = num_epochs
-        self.images_per_step = images_per_step
+        self.num_records = num_records
         self._context: AbstractContextManager[Advance] | None = None
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Begin where the checkpoint stands."""
         if trainer.is_global_zero:
-            total = self.num_epochs * int(trainer.num_training_batches) * self.images_per_step
-            self._context = progress("train", total, done=trainer.global_step * self.images_per_step)
+            done = self._images(trainer)
+            self._context = progress("train", self.num_epochs * self.num_records, done=done)
             self._advance = self._context.__enter__()
+            self._num_done = done
 
     def on_train_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_index: int
     ) -> None:
         """One step of all devices."""
         if self._context is not None:
-            self._advance(self.images_per_step)
+            done = self._images(trainer)
+            self._advance(done - self._num_done)
+            self._num_done = done
+
+    def _images(self, trainer: Trainer) -> int:
+        # Steps of one epoch differ in size by one image at most.
+        return trainer.global_step * self.num_records // int(trainer.num_training_batches)
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Say how long it took."""

@@ -47,7 +47,7 @@ class TrainingOptions(MixOptions):
     epochs: int = 100
     """Epochs to train."""
     batch_size: int = 256
-    """Images a step and device; an epoch's incomplete last batch is left out (other images each epoch)."""
+    """Images a step and device, at most: an epoch's images are split evenly over its steps, none is left out."""
     size: int = 224
     """Side of the student's input in pixels."""
     eval_size: int | None = None

@@ -40,9 +40,11 @@ Batch = dict[str, torch.Tensor]
 class EpochBatches(Sampler[list[tuple[int, int]]]):
     """Batches of (record index, epoch): a permutation by (seed, epoch), split exactly over ranks.
 
-    Every record occurs once an epoch over all ranks together, and every rank makes the same number of steps; a rest
-    too small to give each rank a record joins the last batch. ``batch_size`` is that of one rank. ``drop_last`` leaves
-    the records of an incomplete last batch out (others each epoch), unless there is no other batch.
+    Every record occurs once an epoch over all ranks together, and every rank makes the same number of steps. The
+    batches of an epoch have one size, give or take one record, and at most ``batch_size`` a rank (more only where a
+    rank would have no record): no small last batch, whose statistics would do harm, and nothing left out.
+    ``drop_last`` makes batches of ``batch_size`` exactly, without the records of an incomplete last one (others each
+    epoch), unless there is no other batch.
     """
 
     def __init__(
@@ -73,19 +75,22 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        full, rest = divmod(self.num_records, self.batch_size * self.world_size)
-        return full + (full == 0 or (rest >= self.world_size and not self.drop_last))
+        step_records = self.batch_size * self.world_size
+        if self.drop_last:
+            return max(1, self.num_records // step_records)
+        return min(-(-self.num_records // step_records), self.num_records // self.world_size)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         order = np.arange(self.num_records)
         if self.shuffle:
             order = generator(self.seed, "order", self.epoch).permutation(self.num_records)
-        step_records = self.batch_size * self.world_size
         num_steps = len(self)
-        end = num_steps * step_records if self.drop_last else self.num_records
+        end = self.num_records
+        if self.drop_last:
+            end = min(end, num_steps * self.batch_size * self.world_size)
         for step in range(num_steps):
-            last = end if step == num_steps - 1 else (step + 1) * step_records
-            mine = order[step * step_records : last][self.rank :: self.world_size]
+            first, last = step * end // num_steps, (step + 1) * end // num_steps
+            mine = order[first:last][self.rank :: self.world_size]
             yield [(int(index), self.epoch) for index in mine]
 
 

@@ -7,8 +7,8 @@ them: the same command resumes an interrupted run with exactly the curve and wei
 bit on a CPU), another configuration is refused, a finished run is not redone. The weights kept are those of the last
 epoch, never chosen by the validation split; the best epoch's checkpoint lies beside them for who wants it.
 
-An incomplete last batch of an epoch is dropped, because batch norm on a handful of images does harm; every epoch drops
-others. Several nodes need --out on a file system that they share.
+Every epoch sees every record once, in batches of one size, give or take one record (``dataset.EpochBatches``). Several
+nodes need --out on a file system that they share.
 """
 
 from __future__ import annotations
@@ -119,9 +119,7 @@ class EpochLoader:
 
 def _fit(config: TrainConfig, trainer: lightning.Trainer, module: StudentModule, data: TrainingData) -> None:
     rank, world_size = trainer.global_rank, trainer.world_size
-    order = EpochBatches(
-        len(data.train), config.batch_size, seed=config.seed, drop_last=True, rank=rank, world_size=world_size
-    )
+    order = EpochBatches(len(data.train), config.batch_size, seed=config.seed, rank=rank, world_size=world_size)
     loader = EpochLoader(build_loader(data.train, order, config.num_workers), order)
     validation = None
     if data.validation is not None:
@@ -168,7 +166,7 @@ def _build_trainer(
             check_val_every_n_epoch=config.validation_epochs,
             gradient_clip_val=config.clip_norm,
             benchmark=device.type == "cuda",
-            callbacks=[TrainingProgress(config.epochs, step_images), TensorBoardEvents(config.out, recorder), recorder],
+            callbacks=[TrainingProgress(config.epochs, num_records), TensorBoardEvents(config.out, recorder), recorder],
             plugins=plugins,
             logger=False,
             enable_progress_bar=False,
