@@ -1,5 +1,7 @@
 """Codecs: the stated bound holds, exact where exact is promised, and the softened targets stay within 0.01."""
 
+import warnings
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -14,6 +16,7 @@ from teachonce.codec import (
     build_codec,
     codec_from_json,
     codec_to_json,
+    warn_of_estimates,
 )
 from teachonce.errors import ConfigError, LogitsError, StoreError
 
@@ -167,3 +170,12 @@ def test_json_is_the_codec():
         codec_from_json({"name": "int3"})
     with pytest.raises(StoreError, match="parameters"):
         codec_from_json({"name": "int8", "bits": 3})
+
+
+def test_estimates_that_leave_a_store_are_said():
+    with pytest.warns(UserWarning, match="out: codec topk kept 2 of 5 classes; the others get one estimated logit"):
+        warn_of_estimates(build_codec("topk", num_classes=5, k=2), "out")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_of_estimates(build_codec("topk", num_classes=5, k=5), "out")
+        warn_of_estimates(build_codec("int8", num_classes=5), "out")

@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from teachonce.policies import CropPolicy
+from teachonce.operations import Operation
+from teachonce.policies import CropPolicy, RandAugment, RandomErasing, RandomMix
 from teachonce.store import Store
-from teachonce.views import View
+from teachonce.views import Erasing, Mix, View
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -28,3 +29,39 @@ def test_version_1(codec):
         # The code of 2.5 below the largest, in a range of 4.25, is 178; the largest and the farthest are exact.
         np.testing.assert_allclose(logits[0], [3 - 4.25 * (178 / 254) ** 1.5, -1.25, 3.0], atol=1e-6)
         assert logits[1, 0] == 10.0 and logits[1, 2] == -75.0
+
+
+def test_version_2():
+    """Every column of a view, a sparse codec, samples, and the manifest."""
+    store = Store(GOLDEN / "store-v2-topk")
+    assert store.check_files() == 3 and store.num_views == 2 and store.seed == 3
+    assert store.policy == CropPolicy(
+        scale=(0.25, 1.0),
+        randaugment=RandAugment(),
+        erasing=RandomErasing(),
+        mix=RandomMix(mixup_alpha=0.5, cutmix_alpha=1.0),
+    )
+    rotated = View((0, 0, 9, 8), True, (Operation("rotate", -12.5), Operation("equalize")))
+    assert store.read_views(0, 0, [1]) == [rotated]
+    assert store.read_views(0, 1, slice(None)) == [
+        View(
+            (1, 2, 3, 65535),
+            False,
+            (Operation("solarize", 96.0), Operation("translate_x", 0.25)),
+            (Erasing((1, 2, 3, 4), (5, 6, 7)),),
+            Mix(77, 0.75),
+        ),
+        View(
+            (1, 2, 3, 4), True, (Operation("identity"), Operation("color", 1.5)), (), Mix(5, 0.75, (0, 0, 32768, 32767))
+        ),
+        View((0, 0, 1, 1), False, (Operation("posterize", 4.0), Operation("shear_y", -0.25))),
+    ]
+    assert store.find_row(0, 77) == 2 and store.find_row(0, 2**64 - 1) == 1
+    logits = np.array([[2, 2.5, 0, -3, -9], [0, -30, -30, -30, -31], [3, 2, 1, 0, -1]], np.float32)
+    errors, allowed = store.codec.compare_logits(store.read_rows(0, 1, slice(None)), logits, np.zeros(3))
+    assert (errors <= allowed).all() and store.codec.num_kept == 2
+    samples = store.read_samples()
+    assert [(shard, sample.row, sample.view) for shard, sample in samples] == [(0, 0, 0), (0, 2, 1)]
+    assert (samples[0][1].image_xxh3, samples[0][1].pixels_xxh3) == (11, 2**64 - 1)
+    assert samples[1][1].logits.tolist() == [3, 2, 1, 0, -1]
+    assert store.plan.teacher["num_parameters"] == 7

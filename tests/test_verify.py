@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -14,10 +15,12 @@ from teachonce.dataset import KDDataset
 from teachonce.errors import ConfigError, StoreError
 from teachonce.extract import extract
 from teachonce.merge import merge
+from teachonce.models import load_model
 from teachonce.records import ClassTable, open_records, write_classes
-from teachonce.shard_files import write_views
+from teachonce.shard_files import read_samples, views_file, write_samples, write_views
 from teachonce.store import Store
 from teachonce.store_plan import finalise_store
+from teachonce.tfrecord import TFRecordWriter, read_tfrecords
 from teachonce.verify import verify
 
 NAME = "train-00001-of-00002.v000-000.arrow"
@@ -116,6 +119,84 @@ def test_data_with_another_class_count(tmp_path, store, data):
     write_classes(data, ClassTable(names, names, has_background=True))
     verdict = check(store, data, teacher="none")
     assert not verdict.is_sound and "made for 5 classes (background included), the data has 8" in verdict.reason
+
+
+def forge_samples(store, **changes):
+    """Change what the samples say of the extraction: as if another library had made it."""
+    for path in store.glob("*.sample.arrow"):
+        write_samples(path, [dataclasses.replace(sample, **changes) for sample in read_samples(path)])
+    assert finalise_store(store, {"pillow": "1.0"})
+
+
+def test_another_decoder(store, data):
+    forge_samples(store, image_xxh3=1)
+    verdict = check(store, data)
+    assert not verdict.is_sound and verdict.num_pixels == 0
+    assert "decode to other pixels than at extraction: another decoder (pillow 1.0 at extraction" in verdict.reason
+    assert " record " in verdict.reason and "view 0" in verdict.reason
+
+
+def test_another_resize(store, data):
+    forge_samples(store, pixels_xxh3=1)
+    reason = check(store, data).reason
+    assert "decodes as at extraction, its view differs: another resize, crop or operation (pillow 1.0" in reason
+
+
+def test_a_view_that_was_changed(tmp_path, data, teacher):
+    """The replayed pixels are no longer those that the teacher saw."""
+    out = tmp_path / "views"
+    common = {"policy": "crop", "views": 2, "device": "cpu", "gate_samples": 0}
+    extract(ExtractConfig(data=data, teacher=teacher, out=out, **common))
+    store = Store(out)
+    name, group = store.shards[1][0], store.plan.view_groups[0]
+    logits = np.stack([store.read_logits(1, view, slice(None)) for view in range(2)])
+    views = [store.read_views(1, view, slice(None)) for view in range(2)]
+    views[1][3] = dataclasses.replace(views[1][3], flip=not views[1][3].flip)
+    (out / views_file(name, group)).unlink()
+    write_views(out / views_file(name, group), store.read_keys(1), store.codec, logits, views)
+    assert finalise_store(out, {})
+    reason = check(out, data).reason
+    assert (
+        "train-00001-of-00002 record 3 " in reason and "view 1: the image decodes as at extraction, its view" in reason
+    )
+
+
+def test_another_order(tmp_path, store, data):
+    """The same records, two of them swapped."""
+    swapped = tmp_path / "swapped"
+    shutil.copytree(data, swapped)
+    path = swapped / "train-00000-of-00002"
+    payloads = [payload for _, payload in read_tfrecords(path)]
+    payloads[2], payloads[5] = payloads[5], payloads[2]
+    with path.open("wb") as file:
+        writer = TFRecordWriter(file)
+        for payload in payloads:
+            writer.write(payload)
+    for index in swapped.glob("*.idx"):
+        index.unlink()
+    verdict = check(store, swapped)
+    assert not verdict.is_sound and "record 2 " in verdict.reason
+    assert "the records of this shard have another order than at extraction" in verdict.reason
+
+
+def test_logits_of_other_weights(tmp_path, store, data, teacher):
+    """The pixels are right, the answers are not, and the weights' hash was forged: the arithmetic is suspected."""
+    other = write_colour_teacher(tmp_path / "other.onnx", order=[1, 0, 2, 3])
+    for name in ("plan.json", "manifest.json"):
+        value = (store / name).read_text()
+        (store / name).write_text(value.replace(load_model(teacher).weights_sha256, load_model(other).weights_sha256))
+    verdict = check(store, data, teacher=other)
+    assert not verdict.is_sound and verdict.num_pixels == 15
+    assert "the pixels are the teacher's, so weights or arithmetic differ (the same torch" in verdict.reason
+
+
+def test_mixed_and_augmented_views_replay(tmp_path, data, teacher):
+    out = tmp_path / "full"
+    options = {"policy": "crop+randaugment", "erase_prob": 0.5, "mixup_alpha": 0.5, "cutmix_alpha": 1.0, "views": 3}
+    extract(ExtractConfig(data=data, teacher=teacher, out=out, codec="topk", topk=2, device="cpu", **options))
+    verdict = check(out, data)
+    assert verdict.is_sound, verdict.reason
+    assert verdict.num_pixels == verdict.num_logits == 45
 
 
 def test_another_teacher(tmp_path, store, data, teacher):

@@ -35,6 +35,7 @@ from teachonce.errors import ConfigError
 from teachonce.extract import extract
 from teachonce.files import atomic_write, read_json, write_json
 from teachonce.launch import count_done, num_cores, run_jobs
+from teachonce.policies import CropPolicy
 from teachonce.progress import progress
 from teachonce.records import open_records
 from teachonce.runs import read_metrics, read_result
@@ -53,6 +54,8 @@ class Teaching:
     settings: dict[str, Any]
     stores: tuple[Path, ...] = ()
     num_views: int = 0
+    replays: bool = False
+    """Whether the students look through the stores' views."""
 
 
 def ablate(config: AblateConfig) -> list[Arm]:
@@ -98,8 +101,7 @@ def _make_stores(config: AblateConfig) -> list[Teaching]:
             found.append(Teaching("fixed centre logits", _no_view_mix(config), (folder / "center",), 1))
         elif kind == "views":
             name = f"{count} stored view" + "s" * (count > 1)
-            settings = {"views": count, "mixup_alpha": 0.0, "cutmix_alpha": 0.0}
-            found.append(Teaching(name, settings, (folder / "views",), count))
+            found.append(Teaching(name, {"views": count}, (folder / "views",), count, replays=True))
         elif kind == "own":
             settings = {"views": count, "own_views": True, "mixup_alpha": 0.0, "cutmix_alpha": 0.0}
             found.append(Teaching(f"{count} views, not replayed", settings, (folder / "views",), count))
@@ -118,8 +120,10 @@ def _given_stores(config: AblateConfig) -> list[Teaching]:
         paths = tuple(Path(part) for part in word.split("+"))
         stores = [Store(path) for path in paths]
         num_views = min(store.num_views for store in stores)
-        settings = {"mixup_alpha": 0.0, "cutmix_alpha": 0.0}
-        found.append(Teaching(" + ".join(path.name for path in paths), settings, paths, num_views))
+        replays = isinstance(stores[0].policy, CropPolicy)
+        name = " + ".join(path.name for path in paths)
+        settings = {} if replays else _no_view_mix(config)
+        found.append(Teaching(name, settings, paths, num_views, replays))
     names = [teaching.name for teaching in found]
     if len(set(names)) != len(names):
         raise ConfigError(f"--stores {config.stores}: two arms would have one name; the folders' names must differ")
@@ -162,6 +166,9 @@ def _student_config(config: AblateConfig, teaching: Teaching, seed: int) -> Trai
     if not has_teacher:
         # Without a teacher there is nothing but labels, at their full weight.
         common |= {"kd_temp": None, "kd_weight": 1.0, "label_weight": 1.0}
+    if teaching.replays:
+        # The views are the store's: options that would draw others say nothing here.
+        common |= {field.name: field.default for field in dataclasses.fields(MixOptions)} | {"policy": "crop"}
     settings = teaching.settings | {"store": teaching.stores, "seed": seed}
     return TrainConfig(**{**common, "out": _run_path(config, teaching, seed), **settings})
 

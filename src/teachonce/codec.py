@@ -7,6 +7,7 @@ likeliest classes and the tail's mass.
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -26,6 +27,7 @@ __all__ = [
     "build_codec",
     "codec_from_json",
     "codec_to_json",
+    "warn_of_estimates",
 ]
 
 CODECS: dict[str, Callable[..., Codec]] = {
@@ -41,6 +43,16 @@ def build_codec(name: str, *, num_classes: int, k: int = 10) -> Codec:
     if name not in CODECS:
         raise ConfigError(f"codec {name!r} is not known; known: {', '.join(CODECS)}")
     return TopKCodec(k=k, num_classes=num_classes) if name == TopKCodec.name else CODECS[name]()
+
+
+def warn_of_estimates(codec: Codec, what: str) -> None:
+    """Warn where logits leave a store for readers that will take every class for what the teacher said."""
+    if isinstance(codec, TopKCodec) and codec.num_tail:
+        warnings.warn(
+            f"{what}: codec topk kept {codec.num_kept} of {codec.num_classes} classes; the others get one estimated "
+            "logit, right for temperature 1 alone; extract with int8 for other temperatures",
+            stacklevel=3,
+        )
 
 
 def codec_to_json(codec: Codec) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import numpy as np
 import xxhash
 
 from teachonce.classes import ClassSpace, map_logits
-from teachonce.codec import build_codec, codec_from_json, codec_to_json
+from teachonce.codec import build_codec, codec_from_json, codec_to_json, warn_of_estimates
 from teachonce.config import ExportConfig, ImportConfig
 from teachonce.errors import ConfigError, LogitsError
 from teachonce.files import atomic_write
@@ -44,6 +44,7 @@ def export_csv(config: ExportConfig) -> list[Path]:
         if path.exists():
             raise ConfigError(f"{path}: exists; choose another --out or remove it")
     _refuse_shared_basenames(store)
+    warn_of_estimates(store.codec, f"{config.source} -> {config.out}")
     with progress("export", store.num_records, unit="records") as advance:
         for index, path in enumerate(paths):
             shards = take_part(range(len(store.shards)), index, config.csv_files)

@@ -87,7 +87,8 @@ def draw_agreement(measures: Measures) -> str:
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
-        axes.stairs(counts / max(counts.sum(), 1), edges, fill=True, color=BLUE, alpha=0.55)
+        middles, width = (edges[:-1] + edges[1:]) / 2, 0.86 * (edges[1] - edges[0])
+        axes.bar(middles, counts / max(counts.sum(), 1), width, color=BLUE, alpha=0.55)
         axes.set_title("agreement of a record's views")
         axes.set_xlabel(label)
         axes.set_ylabel("part of the records")

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from teachonce.classes import ClassSpace, map_logits
+from teachonce.codec import warn_of_estimates
 from teachonce.config import MergeConfig
 from teachonce.errors import ConfigError, PlanMismatchError, StoreError
 from teachonce.example import replace_feature
@@ -51,6 +52,7 @@ def merge(config: MergeConfig) -> None:
             "which; train from the store instead",
             stacklevel=2,
         )
+    warn_of_estimates(store.codec, f"{config.store} -> {config.out}")
     _begin(config, store)
     jobs = [shard for shard, info in enumerate(source.shards) if not _shard_path(config, info.name).exists()]
     sizes = [info.num_records for info in source.shards]

@@ -132,7 +132,7 @@ def foresee_hours(timings: Timings, workload: Workload) -> Hours:
     }
     pipeline = max(lanes.values()) if timings.has_accelerator else sum(lanes.values())
     here = pipeline * workload.all_views / 3600
-    used = workload.num_devices
+    used = min(workload.num_devices, workload.num_units)
     largest_share = math.ceil(workload.num_units / used) / workload.num_units
     sharing = None
     if timings.has_accelerator:
