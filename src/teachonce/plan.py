@@ -69,7 +69,7 @@ def check_plan_folder(out: Path | None) -> None:
         raise ConfigError(f"--out {out}: is a file, expected a folder for {TEXT_NAME}, {PLAN_NAME} and {PICTURE_NAME}")
     if (out / PLAN_NAME).exists():
         old = read_json(out / PLAN_NAME)
-        if False:
+        if not (isinstance(old, dict) and old.get("kind") == "plan"):
             raise ConfigError(
                 f"--out {out}: holds a store or another {PLAN_NAME}, expected none or that of an earlier plan; choose "
                 "another --out"
