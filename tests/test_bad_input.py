@@ -165,6 +165,7 @@ def test_a_label_out_of_range(tmp_path, capsys, teacher):
     )
 
 
+@pytest.mark.filterwarnings("ignore:.*contradicts them more often:UserWarning")  # random logits are no teacher
 def test_a_store_of_other_data(tmp_path, capsys):
     store = write_store(tmp_path / "store", write_shards(tmp_path / "data", sizes=(6, 4)))
     more = write_shards(tmp_path / "more", sizes=(6, 5))
