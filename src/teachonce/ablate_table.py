@@ -124,7 +124,7 @@ def draw_ablation(arms: Sequence[Arm]) -> str:
         curves.set_xlabel("epoch")
         curves.set_ylabel("validation top-1 in %, mean over seeds")
         curves.grid(axis="y", color="#e4e8ec")
-        curves.legend(frameon=False, fontsize=8)
+        curves.legend(frameon=False, fontsize=8, loc="lower right")
         for axes in (dots, curves):
             axes.spines[["top", "right"]].set_visible(False)
         text = io.StringIO()

@@ -100,7 +100,8 @@ def _draw_tails(axes: Any, summary: Mapping[str, Any]) -> None:
     axes.set_xlabel("k")
     axes.set_ylabel("softened probability")
     axes.grid(axis="y", color=LINE)
-    axes.legend(frameon=False, fontsize=8)
+    # A place of its own above the panel: the curves may be anywhere, and to look for a free place takes time.
+    axes.legend(frameon=False, fontsize=8, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0), borderaxespad=0.1)
 
 
 def _draw_break_even(axes: Any, summary: Mapping[str, Any]) -> None:
