@@ -127,7 +127,7 @@ def _draw_histogram(axes: Any, counts: NDArray[np.int64], most: float) -> None:
         axes.stairs(plain / plain.sum(), edges, fill=True, color=BLUE, alpha=0.55, label="views without a mix")
     if mixed.any():
         axes.stairs(mixed / mixed.sum(), edges, color=ORANGE, linewidth=1.5, label="mixed views")
-        axes.legend()
+        axes.legend(loc="upper right")
     axes.set_xlim(0, most)
     axes.set_ylabel("part of the views")
     axes.grid(axis="y")
