@@ -13,7 +13,7 @@ PACKAGE = Path(teachonce.__file__).parent
 
 # A file imports only from layers above it in this table; within a layer, from nothing.
 LAYERS = [
-    ["errors", "rng", "versions"],
+    ["errors", "rng", "softmax", "versions"],
     ["classes", "config", "files", "progress", "page"],
     ["config_train", "example", "images", "launch", "folders", "codec_protocol", "plan_costs"],
     ["tfrecord", "imagenet", "preprocessing", "operations", "losses", "metrics", "mixup", "runs", "ranks"],

@@ -60,11 +60,11 @@ def test_what_the_codec_changes_is_in_the_summary(tmp_path, store, data):
     options = {"codec": "topk", "topk": 3, "offset": 1, "device": "cpu"}
     extract(ExtractConfig(data=data, teacher=teacher, out=tmp_path / "sparse", gate_samples=0, **options))
     summary = summarise_store(tmp_path / "sparse")
-    assert summary["num_samples"] == 63 and list(summary["codec_error"]) == ["1", "2", "4"]
+    assert summary["num_samples"] == 8 and list(summary["codec_error"]) == ["1", "2", "4"]
     for error in summary["codec_error"].values():
         assert 0 < error["mean"] < error["largest"] < 1 and 0 < error["tail_mass"] < 1
     (line,) = [line for line in render_store(summary).splitlines() if line.startswith("  error ")]
-    assert f"{summary['codec_error']['2']['mean']:.2g} (largest" in line and "mean of 63 samples" in line
+    assert f"{summary['codec_error']['2']['mean']:.2g} (largest" in line and "mean of 8 samples" in line
     assert sum(summary["bytes_per_view_by_column"].values()) == pytest.approx(summary["bytes_per_view"], abs=0.3)
 
 

@@ -28,17 +28,17 @@ from teachonce.plan_costs import (
     measure_tails,
     recommend,
     tail_mass,
-    total_variation,
 )
 from teachonce.plan_measure import SampleSource, look_and_ask, try_codec
 from teachonce.plan_picture import draw_plan
 from teachonce.plan_table import format_bytes, format_hours, render_plan
 from teachonce.records import open_records
+from teachonce.softmax import total_variation
 from teachonce.store import Store
 from teachonce.views import VIEW_COLUMNS
 
 NUM_CLASSES = 30  # enough for topk 5, 10 and 20; the last 26 are colours of no image
-FILES = ["plan.json", "plan.svg", "plan.txt"]
+FILES = ["extraction-plan.json", "extraction-plan.svg", "extraction-plan.txt"]
 MIXED = {"policy": "crop+randaugment", "erase_prob": 0.5, "mixup_alpha": 0.4, "cutmix_alpha": 1.0}
 
 
@@ -342,16 +342,16 @@ def test_the_written_plan_is_the_printed_one(tmp_path, config, capsys):
     out = tmp_path / "plan"
     text = plan(replace(config, out=out))
     assert sorted(path.name for path in out.iterdir()) == FILES
-    assert (out / "plan.txt").read_text() == text + "\n"
-    summary = json.loads((out / "plan.json").read_text())
+    assert (out / "extraction-plan.txt").read_text() == text + "\n"
+    summary = json.loads((out / "extraction-plan.json").read_text())
     assert render_plan(summary) == text
-    picture = (out / "plan.svg").read_text()
+    picture = (out / "extraction-plan.svg").read_text()
     assert ElementTree.fromstring(picture).tag.endswith("svg") and picture == draw_plan(summary)
     for words in ("distortion by codec", "mass beyond the k likeliest", "offline", "online"):
         assert words in picture
     # An earlier plan may be written over, and --json prints what is written.
     printed = json.loads(plan(replace(config, out=out, json=True)))
-    assert printed == json.loads((out / "plan.json").read_text()) and printed.keys() == summary.keys()
+    assert printed == json.loads((out / "extraction-plan.json").read_text()) and printed.keys() == summary.keys()
     assert "plan: done 33 of 33 images" in capsys.readouterr().err
 
 
@@ -387,7 +387,7 @@ def test_the_command(config, tmp_path, capsys):
     assert end.value.code == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed["sample"]["num_records"] == 5 and printed["workload"]["num_views"] == 10
-    assert printed["policy"]["name"] == "crop" and not list(tmp_path.glob("**/plan.json"))
+    assert printed["policy"]["name"] == "crop" and not list(tmp_path.glob("**/extraction-plan.json"))
 
 
 @pytest.mark.parametrize(
@@ -427,7 +427,7 @@ def test_a_store_is_not_written_over(tmp_path, config):
     out = tmp_path / "store"
     extract(replace(config.to_extraction(), out=out, gate_samples=0))
     before = {path.name: path.read_bytes() for path in out.iterdir()}
-    with pytest.raises(ConfigError, match=r"--out .*store: holds a store or another plan\.json, expected none"):
+    with pytest.raises(ConfigError, match=r"--out .*store: holds a store \(plan\.json\)"):
         plan(replace(config, out=out))
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
     with pytest.raises(ConfigError, match="is a file, expected a folder"):

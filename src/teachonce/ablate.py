@@ -47,7 +47,7 @@ _EXTRACTIONS_NAME = "extractions.json"
 
 
 @dataclass(frozen=True)
-class Teaching:
+class Lesson:
     """How the students of one arm are taught: what their TrainConfig has beyond the common options."""
 
     name: str
@@ -64,15 +64,15 @@ def ablate(config: AblateConfig) -> list[Arm]:
     Raises what ``extract`` and ``train`` do.
     """
     start = time.monotonic()
-    teachings = _given_stores(config) if config.stores else _make_stores(config)
-    jobs = [_student_config(config, teaching, seed) for seed in range(config.seeds) for teaching in teachings]
+    lessons = _given_stores(config) if config.stores else _make_stores(config)
+    jobs = [_student_config(config, lesson, seed) for seed in range(config.seeds) for lesson in lessons]
     missing = [job for job in jobs if read_result(job.out) is None]
     num_jobs = min(config.jobs or num_cores(), max(1, len(missing)))
     with progress("ablate", len(jobs), done=len(jobs) - len(missing), unit="students") as advance:
         build: Callable[[int], Any] = partial(_build_trainer, config.out / "logs", num_jobs)
         for _ in run_jobs(build, missing, num_jobs, advance):
             pass
-    arms = [_read_arm(config, teaching) for teaching in teachings]
+    arms = [_read_arm(config, lesson) for lesson in lessons]
     table = render_table(arms, config.seeds)
     with atomic_write(config.out / TABLE_NAME) as file:
         file.write(f"    teachonce ablate {command_line(config)}\n\n{table}".encode())
@@ -84,7 +84,7 @@ def ablate(config: AblateConfig) -> list[Arm]:
     return arms
 
 
-def _make_stores(config: AblateConfig) -> list[Teaching]:
+def _make_stores(config: AblateConfig) -> list[Lesson]:
     """The arms of ``--arms``, after extracting the stores that they need."""
     arms = config.parse_arms()
     num_views = max((count for _, count in arms), default=0)
@@ -96,26 +96,26 @@ def _make_stores(config: AblateConfig) -> list[Teaching]:
     found = []
     for kind, count in arms:
         if kind == "labels":
-            found.append(Teaching("labels only", _no_view_mix(config)))
+            found.append(Lesson("labels only", _no_view_mix(config)))
         elif kind == "center":
-            found.append(Teaching("fixed centre logits", _no_view_mix(config), (folder / "center",), 1))
+            found.append(Lesson("fixed centre logits", _no_view_mix(config), (folder / "center",), 1))
         elif kind == "views":
             name = f"{count} stored view" + "s" * (count > 1)
-            found.append(Teaching(name, {"views": count}, (folder / "views",), count, replays=True))
+            found.append(Lesson(name, {"views": count}, (folder / "views",), count, replays=True))
         elif kind == "own":
             settings = {"views": count, "own_views": True, "mixup_alpha": 0.0, "cutmix_alpha": 0.0}
-            found.append(Teaching(f"{count} views, not replayed", settings, (folder / "views",), count))
+            found.append(Lesson(f"{count} views, not replayed", settings, (folder / "views",), count))
         else:
             online = {"teacher": config.teacher, "teacher_offset": config.teacher_offset}
-            found.append(Teaching("online teacher", online | {"view_seed": config.view_seed}))
+            found.append(Lesson("online teacher", online | {"view_seed": config.view_seed}))
     return found
 
 
-def _given_stores(config: AblateConfig) -> list[Teaching]:
+def _given_stores(config: AblateConfig) -> list[Lesson]:
     """The arms of ``--stores``, and labels only where ``--arms`` asks for it."""
     found = []
     if any(kind == "labels" for kind, _ in config.parse_arms()):
-        found.append(Teaching("labels only", _no_view_mix(config)))
+        found.append(Lesson("labels only", _no_view_mix(config)))
     for word in config.stores.split(","):
         paths = tuple(Path(part) for part in word.split("+"))
         stores = [Store(path) for path in paths]
@@ -123,8 +123,8 @@ def _given_stores(config: AblateConfig) -> list[Teaching]:
         replays = isinstance(stores[0].policy, CropPolicy)
         name = " + ".join(path.name for path in paths)
         settings = {} if replays else _no_view_mix(config)
-        found.append(Teaching(name, settings, paths, num_views, replays))
-    names = [teaching.name for teaching in found]
+        found.append(Lesson(name, settings, paths, num_views, replays))
+    names = [lesson.name for lesson in found]
     if len(set(names)) != len(names):
         raise ConfigError(f"--stores {config.stores}: two arms would have one name; the folders' names must differ")
     return found
@@ -160,21 +160,21 @@ def _extract(config: AblateConfig, out: Path, **settings: Any) -> None:
     write_json(path, seconds)
 
 
-def _student_config(config: AblateConfig, teaching: Teaching, seed: int) -> TrainConfig:
+def _student_config(config: AblateConfig, lesson: Lesson, seed: int) -> TrainConfig:
     common = {field.name: getattr(config, field.name) for field in dataclasses.fields(TrainingOptions)}
-    has_teacher = bool(teaching.stores) or "teacher" in teaching.settings
+    has_teacher = bool(lesson.stores) or "teacher" in lesson.settings
     if not has_teacher:
         # Without a teacher there is nothing but labels, at their full weight.
         common |= {"kd_temp": None, "kd_weight": 1.0, "label_weight": 1.0}
-    if teaching.replays:
+    if lesson.replays:
         # The views are the store's: options that would draw others say nothing here.
         common |= {field.name: field.default for field in dataclasses.fields(MixOptions)} | {"policy": "crop"}
-    settings = teaching.settings | {"store": teaching.stores, "seed": seed}
-    return TrainConfig(**{**common, "out": _run_path(config, teaching, seed), **settings})
+    settings = lesson.settings | {"store": lesson.stores, "seed": seed}
+    return TrainConfig(**{**common, "out": _run_path(config, lesson, seed), **settings})
 
 
-def _run_path(config: AblateConfig, teaching: Teaching, seed: int) -> Path:
-    folder = teaching.name.replace(" ", "-").replace(",", "")
+def _run_path(config: AblateConfig, lesson: Lesson, seed: int) -> Path:
+    folder = lesson.name.replace(" ", "-").replace(",", "")
     return config.out / "runs" / f"{folder}-seed{seed}"
 
 
@@ -195,10 +195,10 @@ def _build_trainer(logs: Path, num_jobs: int, worker_index: int) -> Callable[[Tr
     return train_one
 
 
-def _read_arm(config: AblateConfig, teaching: Teaching) -> Arm:
+def _read_arm(config: AblateConfig, lesson: Lesson) -> Arm:
     results, curves = [], []
     for seed in range(config.seeds):
-        path = _run_path(config, teaching, seed)
+        path = _run_path(config, lesson, seed)
         result = read_result(path)
         assert result is not None, path
         if result["top1"] is None:
@@ -206,20 +206,20 @@ def _read_arm(config: AblateConfig, teaching: Teaching) -> Arm:
         results.append(result)
         rows = [row for row in read_metrics(path) if row["validation_top1"] is not None]
         curves.append([(int(row["epoch"] or 0), float(row["validation_top1"] or 0.0)) for row in rows])
-    stores = [Store(path) for path in teaching.stores]
-    forwards = sum(store.num_records for store in stores) * teaching.num_views
-    if "teacher" in teaching.settings:
+    stores = [Store(path) for path in lesson.stores]
+    forwards = sum(store.num_records for store in stores) * lesson.num_views
+    if "teacher" in lesson.settings:
         forwards = config.seeds * config.epochs * open_records(config.data, config.split).num_records
     extractions = read_json(config.out / _EXTRACTIONS_NAME) if (config.out / _EXTRACTIONS_NAME).exists() else {}
-    share = teaching.num_views / max((store.num_views for store in stores), default=1)
+    share = lesson.num_views / max((store.num_views for store in stores), default=1)
     return Arm(
-        name=teaching.name,
+        name=lesson.name,
         top1=[result["top1"] for result in results],
         ece=[result["ece"] for result in results],
         train_seconds=[result["seconds"] for result in results],
-        extract_seconds=sum(extractions.get(path.name, 0.0) for path in teaching.stores) * share,
+        extract_seconds=sum(extractions.get(path.name, 0.0) for path in lesson.stores) * share,
         teacher_forwards=forwards,
         store_bytes=round(sum(store.num_bytes() for store in stores) * share),
         curves=curves,
-        is_baseline=teaching.name == "labels only",
+        is_baseline=lesson.name == "labels only",
     )

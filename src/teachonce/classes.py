@@ -52,6 +52,14 @@ def resolve_offset(model_classes: int, data_classes: int | None, offset: int | N
     )
 
 
+def shared_classes(source: ClassSpace, target: ClassSpace) -> tuple[slice, slice]:
+    """The outputs of both spaces that stand for the same labels: (slice of the source's, slice of the target's)."""
+    shift = source.offset - target.offset
+    first, last = max(shift, 0), min(source.num_classes + shift, target.num_classes)
+    last = max(first, last)
+    return slice(first - shift, last - shift), slice(first, last)
+
+
 def map_logits(
     logits: NDArray[np.float32], source: ClassSpace, target: ClassSpace, missing_logit: float = -np.inf
 ) -> NDArray[np.float32]:
@@ -59,9 +67,6 @@ def map_logits(
     if source == target:
         return logits
     mapped = np.full((*logits.shape[:-1], target.num_classes), missing_logit, np.float32)
-    shift = source.offset - target.offset
-    first = max(shift, 0)
-    last = min(source.num_classes + shift, target.num_classes)
-    if last > first:
-        mapped[..., first:last] = logits[..., first - shift : last - shift]
+    of_source, of_target = shared_classes(source, target)
+    mapped[..., of_target] = logits[..., of_source]
     return mapped

@@ -229,7 +229,7 @@ class PlanConfig(ExtractionOptions):
     samples: int = 256
     """Records to measure on; of fewer records all are taken."""
     out: Path | None = None
-    """Folder for plan.txt, plan.json and plan.svg. Default: nothing is written."""
+    """Folder for extraction-plan.txt, .json and .svg. Default: nothing is written."""
     json: bool = False
     """Print JSON."""
 

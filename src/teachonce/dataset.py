@@ -186,7 +186,8 @@ class KDDataset(Dataset[Any]):
         the teacher does not know are -inf. ``partner_labels`` int64 [B] and ``shares`` float32 [B] (1: not mixed) where
         the views are mixed. ``teacher_pixels`` uint8 [B, h, w, 3] for an online teacher that sees another size.
         """
-        items = [self._read_item(index, epoch) for index in indices]
+        number = self.view_of_epoch(epoch)
+        items = [self._read_item(index, epoch, number) for index in indices]
         batch = {name: torch.from_numpy(np.stack([item[name] for item in items])) for name in items[0]}
         batch["indices"] = torch.tensor(indices, dtype=torch.int64)
         return batch
@@ -225,12 +226,11 @@ class KDDataset(Dataset[Any]):
             return Looker(self.source, StoredViews(self.stores[0]))
         return None
 
-    def _read_item(self, index: int, epoch: int) -> dict[str, NDArray[Any]]:
+    def _read_item(self, index: int, epoch: int, number: int) -> dict[str, NDArray[Any]]:
         shard, row = self.locate(index)
         record = self.source.read_record(shard, row, with_logits=self.use_record_logits)
         for store in self.stores:
             check_key(store, shard, row, record)
-        number = self.view_of_epoch(epoch)
         if self._looker is None:
             image = decode_record(record)
             rng = generator(self.seed, "student view", epoch, record.key)

@@ -48,8 +48,10 @@ from teachonce.versions import library_versions
 
 DAY_SECONDS = 86_400.0
 MIN_SAMPLES = 4
-"""Samples of each view file; of few shards more, so that a group of views has at least ``SAMPLES_A_GROUP``."""
+"""Samples of each view file; of few shards more, so that a group of views has about ``SAMPLES_A_GROUP``."""
 SAMPLES_A_GROUP = 256
+MAX_SAMPLED_PART = 1 / 16
+"""Of a shard's records: dense logits of more of them would be most of a small store."""
 
 
 def extract(config: ExtractConfig) -> bool:
@@ -115,8 +117,13 @@ def build_plan(config: ExtractConfig, source: RecordSource, teacher: Classifier)
         policy=policy,
         codec=codec_to_json(build_codec(config.codec, num_classes=teacher.num_classes, k=config.topk)),
         view_groups=group_views(num_views, config.views_per_file),
-        num_samples=max(MIN_SAMPLES, -(-SAMPLES_A_GROUP // len(source.shards))),
+        num_samples=_num_samples([shard.num_records for shard in source.shards]),
     )
+
+
+def _num_samples(sizes: Sequence[int]) -> int:
+    wanted = -(-SAMPLES_A_GROUP // len(sizes))
+    return max(MIN_SAMPLES, min(wanted, int(max(sizes) * MAX_SAMPLED_PART)))
 
 
 def open_views_of(config: ExtractConfig, source: RecordSource) -> Store | None:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from teachonce.rng import generator
+from teachonce.softmax import log_softmax
 from teachonce.store import Store
 
 NUM_ROWS = 2048
@@ -54,13 +55,13 @@ def measure_teaching(store: Store, temperature: float) -> Teaching:
         view = int(rng.integers(store.num_views))
         rows = np.sort(rng.permutation(num_records)[:per_shard])
         labels = store.read_labels(shard)[rows] - store.class_space.offset
-        logits = store.read_logits(shard, view, rows).astype(np.float64)
-        softened = store.read_logits(shard, view, rows, temperature).astype(np.float64) / temperature
+        logits = store.read_logits(shard, view, rows)
+        softened = store.read_logits(shard, view, rows, temperature)
         hits += float((logits.argmax(axis=1) == labels).sum())
         is_known = (labels >= 0) & (labels < logits.shape[1])
-        log_probs = _log_softmax(logits)[is_known]
+        log_probs = log_softmax(logits)[is_known]
         nats -= float(np.take_along_axis(log_probs, labels[is_known, None], axis=1).sum())
-        dark += float((1 - np.exp(_log_softmax(softened).max(axis=1))).sum())
+        dark += float((1 - np.exp(log_softmax(softened, temperature).max(axis=1))).sum())
         total += len(rows)
     return Teaching(hits / total, nats / total, dark / total, int(total))
 
@@ -90,8 +91,3 @@ def warn_before_training(store: Store, teaching: Teaching, temperature: float, n
             "by distillation; compare with labels alone and with a smaller teacher (teachonce ablate)",
             stacklevel=2,
         )
-
-
-def _log_softmax(logits: np.ndarray) -> np.ndarray:
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))

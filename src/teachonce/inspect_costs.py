@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from teachonce.codec import TopKCodec
-from teachonce.inspect_measures import log_softmax, spread_evenly
+from teachonce.inspect_measures import spread_evenly
 from teachonce.rng import generator
 from teachonce.shard_files import read_samples, records_file, samples_file, views_file
+from teachonce.softmax import soften, total_variation
 from teachonce.store import Store
 from teachonce.views import VIEW_COLUMNS
 
@@ -53,12 +54,11 @@ def measure_codec(store: Store, max_samples: int = MAX_CODEC_SAMPLES) -> CodecEr
     tails: dict[int, list[NDArray[np.float64]]] = {temperature: [] for temperature in TEMPERATURES}
     for shard, view, rows, logits in _iter_samples(store, max_samples):
         for temperature in TEMPERATURES:
-            dense = np.exp(log_softmax(logits / temperature))
             decoded = store.read_logits(shard, view, rows, temperature=temperature)
-            stored = np.exp(log_softmax(decoded / temperature))
-            errors[temperature].append(np.abs(dense - stored).sum(axis=1) / 2)
+            errors[temperature].append(total_variation(logits, decoded, temperature))
             if isinstance(store.codec, TopKCodec):
                 kept = store.read_rows(shard, view, rows)["indices"].astype(np.intp)
+                dense = soften(logits, temperature)
                 tails[temperature].append(1 - np.take_along_axis(dense, kept, axis=1).sum(axis=1))
     if not errors[1]:
         return None

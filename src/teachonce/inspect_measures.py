@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from teachonce.codec import TopKCodec
 from teachonce.rng import generator
+from teachonce.softmax import log_softmax
 from teachonce.store import Store
 
 NUM_BINS = 15
@@ -212,14 +213,6 @@ def read_is_mixed(store: Store, shard: int, view: int, rows: NDArray[np.int64]) 
     if "mix_box" in columns:
         is_mixed |= columns["mix_box"][rows].any(axis=1)
     return is_mixed
-
-
-def log_softmax(logits: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Log-probabilities [N, C] of logits [N, C], in float64."""
-    shifted = logits.astype(np.float64)
-    shifted -= shifted.max(axis=1, keepdims=True)
-    shifted -= np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    return shifted
 
 
 def top_classes(values: NDArray[np.floating], count: int) -> NDArray[np.int64]:

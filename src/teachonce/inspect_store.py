@@ -33,7 +33,7 @@ def describe_store(path: Path) -> dict[str, Any]:
     """
     plan = read_plan(path)
     missing = missing_files(path, plan)
-    num_files = len({name for names in plan.files.values() for name in names})
+    num_files = len({name for names in plan.unit_files().values() for name in names})
     num_views = Store(path).num_views if (path / MANIFEST_NAME).exists() else 0
     return {
         "kind": "store",

@@ -24,7 +24,7 @@ from teachonce.codec import Codec, Float32Codec, TopKCodec, build_codec, codec_f
 from teachonce.config import PlanConfig
 from teachonce.errors import ConfigError, LogitsError, RecordError
 from teachonce.extract import build_plan
-from teachonce.files import atomic_write, read_json, write_json
+from teachonce.files import atomic_write, write_json
 from teachonce.gate import sample_places
 from teachonce.launch import num_cores
 from teachonce.models import Classifier, load_model
@@ -39,12 +39,12 @@ from teachonce.versions import library_versions
 
 COMPARED_KS = (5, 10, 20, 50)
 """Classes kept by the topk codecs that are compared, beside that of ``--topk`` where it is the codec."""
-PICTURE_NAME = "plan.svg"
-TEXT_NAME = "plan.txt"
+# Not plan.json, which marks a store.
+PICTURE_NAME, RESULTS_NAME, TEXT_NAME = "extraction-plan.svg", "extraction-plan.json", "extraction-plan.txt"
 
 
 def plan(config: PlanConfig) -> str:
-    """The text to print; with ``--out`` also plan.txt, plan.svg and plan.json, each whole or absent.
+    """The text to print; with ``--out`` also ``TEXT_NAME``, ``PICTURE_NAME`` and ``RESULTS_NAME``, each whole or absent.
 
     Raises ConfigError for settings that fit neither data nor teacher, or an ``out`` that holds a store; RecordError,
     ImageError or LogitsError, with the place, for what is wrong with a sampled record or the teacher.
@@ -57,23 +57,18 @@ def plan(config: PlanConfig) -> str:
             file.write(text.encode() + b"\n")
         with atomic_write(config.out / PICTURE_NAME) as file:
             file.write(draw_plan(summary).encode())
-        write_json(config.out / PLAN_NAME, summary)
+        write_json(config.out / RESULTS_NAME, summary)
     return json.dumps(summary) if config.json else text
 
 
 def check_plan_folder(out: Path | None) -> None:
-    """Raise ConfigError where ``out`` is no folder, or a store: its plan.json must not be written over."""
+    """Raise ConfigError where ``out`` is no folder, or a store, which holds nothing but what belongs to it."""
     if out is None or not out.exists():
         return
     if not out.is_dir():
-        raise ConfigError(f"--out {out}: is a file, expected a folder for {TEXT_NAME}, {PLAN_NAME} and {PICTURE_NAME}")
+        raise ConfigError(f"--out {out}: is a file, expected a folder for {TEXT_NAME}, {RESULTS_NAME}, {PICTURE_NAME}")
     if (out / PLAN_NAME).exists():
-        old = read_json(out / PLAN_NAME)
-        if not (isinstance(old, dict) and old.get("kind") == "plan"):
-            raise ConfigError(
-                f"--out {out}: holds a store or another {PLAN_NAME}, expected none or that of an earlier plan; choose "
-                "another --out"
-            )
+        raise ConfigError(f"--out {out}: holds a store ({PLAN_NAME}); choose another --out")
 
 
 def measure_plan(config: PlanConfig) -> dict[str, Any]:

@@ -22,6 +22,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from teachonce.softmax import soften
+
 TEMPERATURES = (1, 2, 4)
 """Where distortion and tail mass are measured: students are mostly trained at one of these."""
 TAIL_KS = (1, 2, 5, 10, 20, 50)
@@ -172,20 +174,6 @@ def foresee_break_even(timings: Timings, workload: Workload, extraction_hours: f
 def first_cheaper(break_even: float) -> int:
     """The first whole epoch, or student, at which offline has cost less."""
     return math.floor(break_even) + 1
-
-
-def soften(logits: NDArray[np.float32], temperature: float) -> NDArray[np.float64]:
-    """softmax(logits / temperature) [N, C]."""
-    scaled = logits.astype(np.float64) / temperature
-    probs = np.exp(scaled - scaled.max(axis=1, keepdims=True))
-    return probs / probs.sum(axis=1, keepdims=True)
-
-
-def total_variation(
-    dense_logits: NDArray[np.float32], stored_logits: NDArray[np.float32], temperature: float
-) -> NDArray[np.float64]:
-    """Total variation [N] between the softened distributions: the probability mass that lies on other classes, 0..1."""
-    return 0.5 * np.abs(soften(dense_logits, temperature) - soften(stored_logits, temperature)).sum(axis=1)
 
 
 def tail_mass(logits: NDArray[np.float32], k: int, temperature: float) -> NDArray[np.float64]:

@@ -28,8 +28,8 @@ from teachonce.codec import Codec, codec_to_json
 from teachonce.errors import LogitsError, RecordError, TeachonceError
 from teachonce.join import decode_record
 from teachonce.models import Classifier
-from teachonce.plan_costs import TEMPERATURES, mean_and_worst, total_variation
-from teachonce.policies import CropPolicy, policy_from_json
+from teachonce.plan_costs import TEMPERATURES, mean_and_worst
+from teachonce.policies import CropPolicy
 from teachonce.progress import Advance
 from teachonce.records import Record, RecordSource, ShardInfo, shard_name
 from teachonce.replay import DrawnViews, Looker
@@ -42,6 +42,7 @@ from teachonce.shard_files import (
     write_samples,
     write_views,
 )
+from teachonce.softmax import total_variation
 from teachonce.store import Store
 from teachonce.store_plan import Plan, begin_store
 from teachonce.views import VIEW_COLUMNS, View, ViewLayout
@@ -175,9 +176,7 @@ class _Looked:
 
 
 def _build_look(sample: SampleSource, plan: Plan, teacher: Classifier) -> Callable[[int, Record], _Looked]:
-    policy_entry = dict(plan.policy)
-    seed = policy_entry.pop("seed", 0)
-    policy = policy_from_json(policy_entry)
+    policy, seed = plan.read_policy()
     looker = Looker(sample, DrawnViews(policy, seed, sample)) if isinstance(policy, CropPolicy) else None
     preprocessing = teacher.preprocessing
 
@@ -249,7 +248,7 @@ def _write_trial(path: Path, plan: Plan, codec: Codec, answers: Answers, num_vie
     count, num_classes = answers.logits.shape
     group = (0, num_views - 1)
     plan = replace(plan, codec=codec_to_json(codec), view_groups=(group,), num_samples=0)
-    policy = policy_from_json({key: value for key, value in plan.policy.items() if key != "seed"})
+    policy, _ = plan.read_policy()
     begin_store(path, plan, views_per_file=num_views)
     name = plan.shards[0][0]
     write_records(path / records_file(name), answers.keys, answers.filenames, answers.labels)

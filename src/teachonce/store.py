@@ -30,7 +30,7 @@ from teachonce.classes import ClassSpace
 from teachonce.codec import Codec, codec_from_json
 from teachonce.errors import StoreError
 from teachonce.files import read_json
-from teachonce.policies import Policy, policy_from_json
+from teachonce.policies import Policy
 from teachonce.shard_files import (
     Sample,
     file_entry,
@@ -70,9 +70,9 @@ class Store:
         except (KeyError, TypeError) as error:
             raise StoreError(f"{manifest_path}: not a manifest of a store: {error!r}") from error
         self.codec: Codec = codec_from_json(self.plan.codec)
-        policy = dict(self.plan.policy)
-        self.seed: int = policy.pop("seed", 0)
-        self.policy: Policy = policy_from_json(policy)
+        self.policy: Policy
+        self.seed: int
+        self.policy, self.seed = self.plan.read_policy()
         if num_views is not None and not 1 <= num_views <= self.plan.num_views:
             raise StoreError(
                 f"{self.path}: {num_views} views asked for, the store has {self.plan.num_views} that are whole; "
@@ -100,7 +100,7 @@ class Store:
         """
         groups = tuple(group for group in self.plan.view_groups if group[0] < self.num_views)
         plan = replace(self.plan, view_groups=groups)
-        used = {name for names in plan.files.values() for name in names}
+        used = {name for names in plan.unit_files().values() for name in names}
         parts = [str(sorted(plan.to_json().items())), str(self.num_views)]
         parts += [file["xxh3"] for shard in self._shards for file in shard["files"] if file["name"] in used]
         return xxhash.xxh3_128_hexdigest("\n".join(parts).encode())
@@ -241,7 +241,7 @@ class Store:
         if not plan_path.exists():
             return f"{self.path}: is no store (neither {MANIFEST_NAME} nor {PLAN_NAME} is there)"
         plan = read_plan(self.path)
-        num_files = len({name for names in plan.files.values() for name in names})
+        num_files = len({name for names in plan.unit_files().values() for name in names})
         num_missing = len(missing_files(self.path, plan))
         return (
             f"{self.path}: is not finished: {num_files - num_missing} of {num_files} files are there; "

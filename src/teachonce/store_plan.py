@@ -21,6 +21,7 @@ from typing import Any
 from teachonce.classes import ClassSpace
 from teachonce.errors import PlanMismatchError, StoreError, TeachonceError
 from teachonce.files import read_json, write_json
+from teachonce.policies import Policy, policy_from_json
 from teachonce.shard_files import (
     file_entry,
     keys_hash,
@@ -111,9 +112,17 @@ class Plan:
         """(name, number of records) of each shard."""
         return [(name, num_records) for name, num_records, _ in self.data["shards"]]
 
-    @property
-    def files(self) -> dict[tuple[str, tuple[int, int]], list[str]]:
-        """The files of each unit: (shard name, group of views) -> records, views and, where there is one, sample."""
+    def read_policy(self) -> tuple[Policy, int]:
+        """The policy, and the seed that its views were drawn by (0 where it draws none)."""
+        entry = dict(self.policy)
+        seed = entry.pop("seed", 0)
+        return policy_from_json(entry), seed
+
+    def unit_files(self) -> dict[tuple[str, tuple[int, int]], list[str]]:
+        """The files of each unit: (shard name, group of views) -> records, views and, where there is one, sample.
+
+        Made anew at each call: ask once for a whole store.
+        """
         return {
             (name, group): [records_file(name), views_file(name, group)]
             + ([samples_file(name, group)] if self.num_samples else [])
@@ -193,7 +202,8 @@ def finalise_store(path: Path, versions: Mapping[str, str]) -> int:
     """
     plan = read_plan(path)
     missing = set(missing_files(path, plan))
-    incomplete = {group for (_, group), names in plan.files.items() if missing.intersection(names)}
+    unit_files = plan.unit_files()
+    incomplete = {group for (_, group), names in unit_files.items() if missing.intersection(names)}
     whole = list(itertools.takewhile(lambda group: group not in incomplete, plan.view_groups))
     if not whole:
         return 0
@@ -204,7 +214,7 @@ def finalise_store(path: Path, versions: Mapping[str, str]) -> int:
         files = [file_entry(path, records_file(name))]
         for group in plan.view_groups:
             open_views_file(path / views_file(name, group), group, num_records, keys_hash(keys))
-            files += [file_entry(path, file) for file in plan.files[name, group][1:]]
+            files += [file_entry(path, file) for file in unit_files[name, group][1:]]
         shards.append({"name": name, "num_records": num_records, "keys_xxh3": keys_hash(keys), "files": files})
     manifest = {
         "format_version": FORMAT_VERSION,
@@ -228,7 +238,7 @@ def read_plan(path: Path) -> Plan:
 def missing_files(path: Path, plan: Plan) -> list[str]:
     """Names of the plan's files that are not there yet, each once."""
     present = {file.name for file in path.iterdir()}
-    wanted = dict.fromkeys(name for names in plan.files.values() for name in names)
+    wanted = dict.fromkeys(name for names in plan.unit_files().values() for name in names)
     return [name for name in wanted if name not in present]
 
 

@@ -23,7 +23,7 @@ from timm.scheduler import create_scheduler_v2
 from timm.utils import ModelEmaV3, distribute_bn
 from torch import Tensor
 
-from teachonce.classes import ClassSpace
+from teachonce.classes import ClassSpace, shared_classes
 from teachonce.config_train import TrainConfig
 from teachonce.errors import LogitsError, TeachonceError
 from teachonce.losses import average_probs, kd_loss_from_probs, label_loss, label_probs, soften
@@ -56,9 +56,8 @@ class OnlineTeacher:
         if self.source == self.target:
             return logits
         mapped = logits.new_full((len(logits), self.target.num_classes), -torch.inf)
-        shift = self.source.offset - self.target.offset
-        first, last = max(shift, 0), min(self.source.num_classes + shift, self.target.num_classes)
-        mapped[:, first:last] = logits[:, first - shift : last - shift]
+        of_source, of_target = shared_classes(self.source, self.target)
+        mapped[:, of_target] = logits[:, of_source]
         return mapped
 
 

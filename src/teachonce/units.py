@@ -29,7 +29,7 @@ from teachonce.errors import LogitsError, RecordError, TeachonceError
 from teachonce.join import decode_record
 from teachonce.launch import count_done
 from teachonce.models import Classifier
-from teachonce.policies import CenterPolicy, CropPolicy, policy_from_json
+from teachonce.policies import CenterPolicy, CropPolicy
 from teachonce.records import Record, RecordSource
 from teachonce.replay import DrawnViews, Looker, StoredViews, Views
 from teachonce.rng import generator
@@ -74,8 +74,9 @@ def all_units(plan: Plan) -> list[Unit]:
 def missing_units(path: Path, plan: Plan) -> set[Unit]:
     """The units whose files are not all there."""
     missing = set(missing_files(path, plan))
+    files = plan.unit_files()
     names = [name for name, _ in plan.shards]
-    return {unit for unit in all_units(plan) if missing.intersection(plan.files[names[unit.shard], unit.group])}
+    return {unit for unit in all_units(plan) if missing.intersection(files[names[unit.shard], unit.group])}
 
 
 def bundle_units(plan: Plan, units: Sequence[Unit], batch_size: int) -> list[tuple[Unit, ...]]:
@@ -197,14 +198,12 @@ class UnitExtractor:
         num_threads: int,
         views_of: Store | None = None,
     ) -> None:
-        policy = dict(plan.policy)
-        seed = policy.pop("seed", 0)
         self.path = path
         self.plan = plan
         self.source = source
         self.teacher = teacher
         self.codec: Codec = codec_from_json(plan.codec)
-        self.policy = policy_from_json(policy)
+        self.policy, seed = plan.read_policy()
         self.looker: Looker | None = None
         if isinstance(self.policy, CropPolicy):
             views: Views = DrawnViews(self.policy, seed, source) if views_of is None else StoredViews(views_of)
