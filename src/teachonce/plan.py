@@ -44,7 +44,7 @@ PICTURE_NAME, RESULTS_NAME, TEXT_NAME = "extraction-plan.svg", "extraction-plan.
 
 
 def plan(config: PlanConfig) -> str:
-    """The text to print; with ``--out`` also ``TEXT_NAME``, ``PICTURE_NAME`` and ``RESULTS_NAME``, each whole or absent.
+    """The text to print; with ``--out`` also text, figures as JSON and picture, each whole or absent.
 
     Raises ConfigError for settings that fit neither data nor teacher, or an ``out`` that holds a store; RecordError,
     ImageError or LogitsError, with the place, for what is wrong with a sampled record or the teacher.
