@@ -14,7 +14,7 @@ from teachonce import KDDataset, kd_loss, open_records
 
 def train(data, store, student="resnet18", size=224, batch_size=64, epochs=10, temperature=2.0):
     """Train on labels and on what the teacher said; returns the student and the loss of each update."""
-    dataset = KDDataset(open_records(Path(data), "train"), size=size, store=store)
+    dataset = KDDataset(open_records(Path(data), "train"), size=size, store=store, temperature=temperature)
     model = timm.create_model(student, num_classes=dataset.num_classes)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     losses = []

@@ -1,5 +1,6 @@
 """The ablation: every arm is trained as it says, at equal steps, and the whole resumes."""
 
+import dataclasses
 import json
 import warnings
 
@@ -10,7 +11,7 @@ from small_data import write_digits
 from teachonce.ablate import ablate
 from teachonce.config import ExtractConfig
 from teachonce.config_train import AblateConfig, TrainConfig
-from teachonce.errors import ConfigError
+from teachonce.errors import ConfigError, PlanMismatchError
 from teachonce.extract import extract
 from teachonce.runs import read_result
 from teachonce.store import Store
@@ -94,6 +95,7 @@ def test_what_is_written(ablation):
     assert (config.out / "ablation.svg").read_text().count("online teacher") >= 2
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
 def test_the_same_command_again_trains_nothing(ablation):
     config, arms = ablation
     stamps = {path: path.stat().st_mtime_ns for path in config.out.glob("runs/*/*.json")}
@@ -147,3 +149,13 @@ def test_without_validation_there_is_nothing_to_compare(digits, tmp_path):
     )
     with pytest.raises(ConfigError, match="an ablation compares validation accuracies"):
         ablate(config)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_another_configuration_is_refused(ablation):
+    """Finished students of other settings must not be shown under a new command line."""
+    config, _ = ablation
+    before = (config.out / "ablation.md").read_text()
+    with pytest.raises(PlanMismatchError, match=r"lr was 0\.05, now 0\.5"):
+        ablate(dataclasses.replace(config, lr=0.5))
+    assert (config.out / "ablation.md").read_text() == before

@@ -320,3 +320,14 @@ def test_an_online_teachers_views_are_those_of_an_extraction(data, view_store):
         assert torch.equal(batch["pixels"], stored.read_batch([0, 5], epoch)["pixels"])
         assert torch.equal(batch["teacher_pixels"], large.read_batch([0, 5], epoch)["pixels"])
     assert "teacher_pixels" not in KDDataset(source, size=24, online=teacher).read_batch([0], 0)
+
+
+def test_a_sparse_store_must_know_the_temperature(tmp_path, data):
+    teacher = write_colour_teacher(tmp_path / "t.onnx")
+    extract(ExtractConfig(data=data, teacher=teacher, out=tmp_path / "s", codec="topk", topk=2, device="cpu"))
+    source = open_records(data, "train")
+    with pytest.raises(ConfigError, match="codec topk gives logits for one temperature: give temperature="):
+        KDDataset(source, size=8, store=tmp_path / "s")
+    datasets = [KDDataset(source, size=8, store=tmp_path / "s", temperature=t) for t in (1.0, 4.0)]
+    one, four = (dataset.read_batch(range(len(dataset)), 0) for dataset in datasets)
+    assert not torch.equal(one["teacher_logits"], four["teacher_logits"])

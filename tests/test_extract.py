@@ -1,5 +1,6 @@
 """Extraction: what the teacher said, in record order, whatever was killed, resumed or split among workers."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ import torch
 from small_data import example, write_image_folder, write_shards
 from small_models import COLOURS, write_colour_shards, write_colour_teacher
 
+from teachonce import store_plan
 from teachonce.config import ExtractConfig
 from teachonce.errors import CheckError, ConfigError, LogitsError, PlanMismatchError, RecordError, StoreError
 from teachonce.extract import extract
@@ -23,6 +25,7 @@ from teachonce.policies import CropPolicy, sample_view
 from teachonce.records import open_records
 from teachonce.rng import generator
 from teachonce.store import Store
+from teachonce.store_plan import finalise_store
 from teachonce.views import apply_view
 
 
@@ -296,3 +299,51 @@ def test_an_unwritable_output_is_one_line(tmp_path, data, teacher):
     with pytest.raises(StoreError, match="exists and is no store"):
         run(data, teacher, tmp_path / "file")
     assert len(COLOURS) == 4
+
+
+def test_the_same_command_again_passes_the_gate_again(tmp_path, data, teacher):
+    """Mixed views are no measure of the teacher: the gate looks at centre crops, the second time too."""
+    options = {"policy": "crop", "views": 2, "mixup_alpha": 1.0, "expect_top1": 0.9}
+    run(data, teacher, tmp_path / "store", **options)
+    assert run(data, teacher, tmp_path / "store", **options).num_views == 2
+
+
+def test_a_teacher_without_antialiasing_does_not_look_through_views(tmp_path, data, teacher):
+    blind = teacher + ",interpolation=tf1_bilinear"
+    with pytest.raises(ConfigError, match="sees pixels without antialiasing, and views are antialiased"):
+        run(data, blind, tmp_path / "views", policy="crop", gate_samples=0)
+    assert not (tmp_path / "views").exists()
+    assert run(data, blind, tmp_path / "center", gate_samples=0).num_views == 1
+
+
+def test_fewer_views_of_another_store_are_finished_all_the_same(tmp_path, data, teacher, capsys):
+    first = run(data, teacher, tmp_path / "a", policy="crop", views=4, views_per_file=2)
+    begun = run(data, teacher, tmp_path / "b", views_of=first.path, views_per_file=2)
+    for path in (tmp_path / "b").glob("*.v002-003*"):
+        path.unlink()
+    again = run(data, teacher, tmp_path / "b", views_of=first.path, views=2, views_per_file=2)
+    assert again.num_views == begun.num_views == 4
+    assert "planned for 4 views, more than --views 2: all are extracted" in capsys.readouterr().err
+
+
+def test_training_can_begin_when_the_first_views_are_whole(tmp_path, data, teacher, capsys):
+    """What a stopped extraction left is usable, and the manifest of each group hashes only what is new."""
+    run(data, teacher, tmp_path / "store", policy="crop", views=4, views_per_file=2)
+    assert "views 0 to 1 are whole; training can begin with them" in capsys.readouterr().err
+    for name in ("manifest.json", "train-00001-of-00002.v002-003.arrow"):
+        (tmp_path / "store" / name).unlink()
+    assert finalise_store(tmp_path / "store", {}) == 2 and Store(tmp_path / "store").num_views == 2
+    store = run(data, teacher, tmp_path / "store", policy="crop", views=4, views_per_file=2)
+    assert store.num_views == 4 and store.check_files() == 10
+
+
+def test_a_late_worker_does_not_take_views_away(tmp_path, data, teacher, monkeypatch):
+    """A worker that hashed when one group was whole writes its manifest after another one finished the store."""
+    run(data, teacher, tmp_path / "store", policy="crop", views=4, views_per_file=2)
+    whole = store_plan._whole_plan(tmp_path / "store")
+    early = dataclasses.replace(whole, view_groups=whole.view_groups[:1])
+    answers = iter([early])
+    real = store_plan._whole_plan
+    monkeypatch.setattr(store_plan, "_whole_plan", lambda path: next(answers, None) or real(path))
+    assert finalise_store(tmp_path / "store", {}) == 4
+    assert Store(tmp_path / "store").num_views == 4

@@ -16,7 +16,7 @@ from torch import nn
 
 from teachonce.errors import ConfigError, LogitsError, ModelError
 from teachonce.images import decode_image
-from teachonce.models import build_student, load_model, load_weights, resolve_device
+from teachonce.models import Classifier, build_student, load_model, load_weights, resolve_device
 from teachonce.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, normalise
 
 NUM_CLASSES = 7
@@ -403,3 +403,28 @@ def test_size_that_does_not_fit(tmp_path: Path) -> None:
     save_file(build_student("torchvision:alexnet", 5).state_dict(), tmp_path / "alexnet.safetensors")
     with pytest.raises(ModelError, match=r"does not run on 16 x 16 pixels .*check size="):
         load_model(f"torchvision:alexnet,weights={tmp_path}/alexnet.safetensors,classes=5,size=16")
+
+
+def test_a_float32_teacher_stays_float32_within_anothers_autocast():
+    """An online teacher is asked inside the student's training step."""
+    seen = []
+    linear = torch.nn.Linear(3 * 4 * 4, 5)
+
+    def forward(images):
+        answer = linear(images.flatten(1))
+        seen.append(answer.dtype)
+        return answer
+
+    teacher = Classifier(
+        spec="test",
+        num_classes=5,
+        preprocessing=Preprocessing(size_px=4),
+        default_offset=None,
+        weights_sha256="",
+        device=torch.device("cpu"),
+        forward=forward,
+    )
+    pixels = torch.zeros(2, 4, 4, 3, dtype=torch.uint8)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        teacher.logits(pixels)
+    assert seen == [torch.float32]

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from teachonce.config import ExtractConfig
-from teachonce.errors import ConfigError, StoreError
+from teachonce.errors import ConfigError, ImageError, StoreError
 from teachonce.operations import OPERATION_NAMES, Operation
 from teachonce.policies import (
     CenterPolicy,
@@ -84,7 +84,7 @@ def test_wrong_policies_and_huge_images_are_refused():
         CropPolicy(scale=(0.5, 0.2))
     with pytest.raises(ConfigError, match="flip probability"):
         CropPolicy(flip_prob=2.0)
-    with pytest.raises(ConfigError, match="65535"):
+    with pytest.raises(ImageError, match="65535"):
         sample_view(generator(0), CropPolicy(), 70_000, 10)
 
 

@@ -66,11 +66,11 @@ def ablate(config: AblateConfig) -> list[Arm]:
     start = time.monotonic()
     lessons = _given_stores(config) if config.stores else _make_stores(config)
     jobs = [_student_config(config, lesson, seed) for seed in range(config.seeds) for lesson in lessons]
-    missing = [job for job in jobs if read_result(job.out) is None]
-    num_jobs = min(config.jobs or num_cores(), max(1, len(missing)))
-    with progress("ablate", len(jobs), done=len(jobs) - len(missing), unit="students") as advance:
+    # The finished ones too: train looks whether they are of this configuration, and refuses or skips them.
+    num_jobs = min(config.jobs or num_cores(), len(jobs))
+    with progress("ablate", len(jobs), unit="students") as advance:
         build: Callable[[int], Any] = partial(_build_trainer, config.out / "logs", num_jobs)
-        for _ in run_jobs(build, missing, num_jobs, advance):
+        for _ in run_jobs(build, jobs, num_jobs, advance):
             pass
     arms = [_read_arm(config, lesson) for lesson in lessons]
     table = render_table(arms, config.seeds)

@@ -187,7 +187,7 @@ class ExtractConfig(ExtractionOptions):
     num_workers: int = 1
     """Teacher processes on this machine: one a GPU, or N on the CPU."""
     worker: str = "0/1"
-    """i/n: this call takes the i-th of n parts of the shards (for a scheduler's job array or several machines)."""
+    """i/n: this call takes the i-th of n parts of the work, shards x groups of views (for a scheduler's job array)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

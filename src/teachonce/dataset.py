@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from teachonce.classes import ClassSpace, map_logits
-from teachonce.errors import ConfigError, LogitsError, RecordError, StoreError, TeachonceError
+from teachonce.codec import TopKCodec
+from teachonce.errors import ConfigError, ImageError, LogitsError, RecordError, StoreError, TeachonceError
 from teachonce.images import Interpolation
 from teachonce.join import check_key, check_same_data, check_same_policy, decode_record
 from teachonce.policies import CropPolicy, sample_view
@@ -100,7 +101,7 @@ class KDDataset(Dataset[Any]):
     ``policy`` is what the student's own views are drawn from, where none are replayed; ``own_views`` draws them even
     if the store has some. ``online`` is an online teacher's preprocessing: then the views are drawn from ``policy`` by
     ``view_seed`` (default: ``seed``) as an extraction would draw them. ``temperature`` is the one that the logits will
-    be softened with; only sparse codecs need to know.
+    be softened with: sparse codecs must know it.
 
     Raises StoreError where a store is of other data or views, LogitsError where the logits do not fit the class space,
     and RecordError, with the place, for whatever is wrong with a record.
@@ -117,7 +118,7 @@ class KDDataset(Dataset[Any]):
         class_space: ClassSpace | None = None,
         policy: CropPolicy | None = None,
         interpolation: Interpolation = "bilinear",
-        temperature: float = 1.0,
+        temperature: float | None = None,
         view_order: Literal["sequential", "permuted"] = "sequential",
         own_views: bool = False,
         online: Preprocessing | None = None,
@@ -134,7 +135,7 @@ class KDDataset(Dataset[Any]):
         self.use_record_logits = use_record_logits
         self.policy = policy or CropPolicy()
         self.interpolation = interpolation
-        self.temperature = temperature
+        self.temperature = 1.0 if temperature is None else temperature
         self.view_order = view_order
         self.online = online
         self.view_seed = seed if view_seed is None else view_seed
@@ -142,6 +143,10 @@ class KDDataset(Dataset[Any]):
         for item in self.stores:
             check_same_data(item, source.describe())
             check_same_policy(self.stores[0], item)
+            if temperature is None and isinstance(item.codec, TopKCodec) and item.codec.num_tail:
+                raise ConfigError(
+                    f"{item.path}: codec topk gives logits for one temperature: give temperature=, the one of the loss"
+                )
         self.num_views = min((item.num_views for item in self.stores), default=0)
         self._looker = self._build_looker(own_views)
         self._same_views: set[tuple[int, int]] = set()
@@ -234,7 +239,11 @@ class KDDataset(Dataset[Any]):
         if self._looker is None:
             image = decode_record(record)
             rng = generator(self.seed, "student view", epoch, record.key)
-            look = Look(record, image, sample_view(rng, self.policy, image.width, image.height))
+            try:
+                view = sample_view(rng, self.policy, image.width, image.height)
+            except ImageError as error:
+                raise error.at(record.where) from error
+            look = Look(record, image, view)
         else:
             look = self._looker.look(shard, row, number, record)
         item: dict[str, NDArray[Any]] = {

@@ -74,13 +74,18 @@ def extract(config: ExtractConfig) -> bool:
     # Parts are taken of all units, not of the missing ones: those shrink while other workers are at it.
     units = [unit for unit in take_part(all_units(plan), *config.worker_part()) if unit in missing]
     num_units = _count_units(plan)
+    if config.views is not None and config.views < plan.num_views:
+        _say(f"{config.out}: planned for {plan.num_views} views, more than --views {config.views}: all are extracted")
     _say(f"{config.out}: {num_units - len(missing)} of {num_units} units done, {len(units)} to do here")
     if units:
         if not is_gated:
             check_gate(teacher, source, plan.class_space, config)
         _extract_units(config, plan, source, teacher, units)
     elif config.expect_top1 is not None and not missing:
-        _check_stored_top1(config)
+        if plan.policy["name"] == CenterPolicy.name:
+            _check_stored_top1(config)
+        else:
+            check_gate(teacher, source, plan.class_space, config)  # stored views are no centre crops
     return _finish(config.out, plan, config.worker_part()[1], has_new_files=bool(units))
 
 
@@ -95,6 +100,12 @@ def build_plan(config: ExtractConfig, source: RecordSource, teacher: Classifier)
         )
     offset = resolve_offset(teacher.num_classes, data_classes, offset, model=config.teacher)
     views_of = open_views_of(config, source)
+    is_random = views_of is not None or config.policy != CenterPolicy.name
+    if is_random and not teacher.preprocessing.antialias:
+        raise ConfigError(
+            f"--teacher {config.teacher}: sees pixels without antialiasing, and views are antialiased and rounded to 8 "
+            "bits; add ',interpolation=bilinear,antialias=1' to look through views, or use --policy center"
+        )
     if views_of is None:
         drawn = build_policy(config.policy, config)
         policy = policy_to_json(drawn) | ({} if isinstance(drawn, CenterPolicy) else {"seed": config.seed})
@@ -130,9 +141,11 @@ def open_views_of(config: ExtractConfig, source: RecordSource) -> Store | None:
     """The store of ``--views-of``, checked to be of this data and to have the views asked for; None without."""
     if config.views_of is None:
         return None
-    store = Store(config.views_of, num_views=config.views)
+    store = Store(config.views_of)
     check_same_data(store, source.describe())
     StoredViews(store)  # raises for a store that has none
+    if config.views is not None:
+        Store(config.views_of, num_views=config.views)  # raises for one that has fewer
     return store
 
 

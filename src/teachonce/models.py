@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -94,7 +94,8 @@ class Classifier:
 
     def _autocast(self) -> AbstractContextManager[Any]:
         if self.precision == "float32":
-            return nullcontext()
+            # Off, and not merely not on: an online teacher is asked within the student's autocast.
+            return torch.autocast(self.device.type, enabled=False)
         return torch.autocast(self.device.type, dtype=_AUTOCAST[self.precision])
 
 

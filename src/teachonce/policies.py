@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from teachonce.config import MixOptions, ViewOptions
-from teachonce.errors import ConfigError, StoreError
+from teachonce.errors import ConfigError, ImageError, StoreError
 from teachonce.operations import OPERATION_NAMES, Operation
 from teachonce.rng import generator
 from teachonce.views import MAX_SIDE_PX, RELATIVE_ONE, Box, Erasing, Mix, View, ViewLayout
@@ -201,7 +201,9 @@ def sample_view(
     but the record's own ``key``; a shard with no other record gives no mix.
     """
     if max(width, height) > MAX_SIDE_PX:
-        raise ConfigError(f"an image of {width} x {height} px: views reach up to {MAX_SIDE_PX} px a side")
+        raise ImageError(
+            f"an image of {width} x {height} px: views reach up to {MAX_SIDE_PX} px a side; scale it down or remove it"
+        )
     box = _sample_box(rng, policy, width, height)
     flip = bool(rng.random() < policy.flip_prob)
     operations = () if policy.randaugment is None else _sample_operations(rng, policy.randaugment)

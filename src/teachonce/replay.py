@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from teachonce.errors import StoreError, TeachonceError
+from teachonce.errors import ImageError, StoreError, TeachonceError
 from teachonce.images import Interpolation
 from teachonce.join import check_key, decode_record
 from teachonce.policies import CropPolicy, draw_view
@@ -143,7 +143,10 @@ class Looker:
             self.views.check(shard, row, record)
         if image is None:
             image = decode_record(record)
-        view = self.views.view_of(shard, row, number, record, image)
+        try:
+            view = self.views.view_of(shard, row, number, record, image)
+        except ImageError as error:
+            raise error.at(record.where) from error
         if view.mix is None:
             return Look(record, image, view)
         partner_row = self.views.partner_row(shard, view.mix.partner)

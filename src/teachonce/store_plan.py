@@ -200,21 +200,40 @@ def finalise_store(path: Path, versions: Mapping[str, str]) -> int:
     0 where not even the first group is whole: then there is no manifest. Raises StoreError for a file that is there and
     damaged.
     """
+    whole = _whole_plan(path)
+    while whole is not None:
+        _write_manifest(path, whole, versions)
+        # Other workers may have got further while this one was hashing, and their manifest been replaced by this one.
+        later = _whole_plan(path)
+        if later is None or later.num_views <= whole.num_views:
+            break
+        whole = later
+    return 0 if whole is None else whole.num_views
+
+
+def _whole_plan(path: Path) -> Plan | None:
+    """The plan of the groups of views that are whole, None where the first one is not."""
     plan = read_plan(path)
     missing = set(missing_files(path, plan))
+    incomplete = {group for (_, group), names in plan.unit_files().items() if missing.intersection(names)}
+    whole = tuple(itertools.takewhile(lambda group: group not in incomplete, plan.view_groups))
+    return replace(plan, view_groups=whole) if whole else None
+
+
+def _write_manifest(path: Path, plan: Plan, versions: Mapping[str, str]) -> None:
+    known = _known_entries(path)
+
+    def entry(name: str) -> dict[str, Any]:
+        return known.get(name) or file_entry(path, name)
+
     unit_files = plan.unit_files()
-    incomplete = {group for (_, group), names in unit_files.items() if missing.intersection(names)}
-    whole = list(itertools.takewhile(lambda group: group not in incomplete, plan.view_groups))
-    if not whole:
-        return 0
-    plan = replace(plan, view_groups=tuple(whole))
     shards = []
     for name, num_records in plan.shards:
         keys = open_records_file(path / records_file(name), num_records)["key"].to_numpy()
-        files = [file_entry(path, records_file(name))]
+        files = [entry(records_file(name))]
         for group in plan.view_groups:
             open_views_file(path / views_file(name, group), group, num_records, keys_hash(keys))
-            files += [file_entry(path, file) for file in unit_files[name, group][1:]]
+            files += [entry(file) for file in unit_files[name, group][1:]]
         shards.append({"name": name, "num_records": num_records, "keys_xxh3": keys_hash(keys), "files": files})
     manifest = {
         "format_version": FORMAT_VERSION,
@@ -224,10 +243,25 @@ def finalise_store(path: Path, versions: Mapping[str, str]) -> int:
         "plan": plan.to_json(),
         "shards": shards,
     }
-    # Another worker may have got further while this one was hashing.
-    if plan.num_views >= _manifest_views(path):
-        write_json(path / MANIFEST_NAME, manifest)
-    return plan.num_views
+    write_json(path / MANIFEST_NAME, manifest)
+
+
+def _known_entries(path: Path) -> dict[str, dict[str, Any]]:
+    """Entries of the manifest that is there, by name, of the files that are older than it and of the same size.
+
+    They were hashed when it was written; with many groups of views they would be hashed again for each of them.
+    """
+    try:
+        written_ns = (path / MANIFEST_NAME).stat().st_mtime_ns
+        entries = [file for shard in read_json(path / MANIFEST_NAME)["shards"] for file in shard["files"]]
+        found = {}
+        for item in entries:
+            status = (path / item["name"]).stat()
+            if status.st_size == item["bytes"] and status.st_mtime_ns < written_ns:
+                found[item["name"]] = item
+        return found
+    except (TeachonceError, OSError, KeyError, TypeError):
+        return {}  # no manifest, or a damaged one: everything is hashed
 
 
 def read_plan(path: Path) -> Plan:
@@ -240,13 +274,6 @@ def missing_files(path: Path, plan: Plan) -> list[str]:
     present = {file.name for file in path.iterdir()}
     wanted = dict.fromkeys(name for names in plan.unit_files().values() for name in names)
     return [name for name in wanted if name not in present]
-
-
-def _manifest_views(path: Path) -> int:
-    try:
-        return int(read_json(path / MANIFEST_NAME)["num_views"])
-    except (TeachonceError, KeyError, TypeError, ValueError):
-        return 0  # none, or a damaged one: nothing to lose
 
 
 def _foreign_files(path: Path) -> bool:

@@ -92,9 +92,10 @@ def open_stores(config: TrainConfig) -> list[Store]:
     A run that was begun while a store was growing goes on with the views that it began with.
     """
     begun = read_begun(config.out)
-    num_views = config.views or (begun or {}).get("store_views")
     stores = [Store(path) for path in config.store]
-    num_views = num_views or min((store.num_views for store in stores), default=None)
+    whole = min((store.num_views for store in stores), default=0)
+    # More than there are: another store, which check_run refuses.
+    num_views = config.views or min((begun or {}).get("store_views") or whole, whole)
     return [Store(path, num_views=num_views) for path in config.store]
 
 
