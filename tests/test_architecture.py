@@ -14,7 +14,7 @@ PACKAGE = Path(teachonce.__file__).parent
 # A file imports only from layers above it in this table; within a layer, from nothing.
 LAYERS = [
     ["errors", "rng", "softmax", "versions"],
-    ["classes", "config", "files", "progress", "page"],
+    ["batches", "classes", "config", "files", "progress", "page"],
     ["config_train", "example", "images", "launch", "folders", "codec_protocol", "plan_costs"],
     ["tfrecord", "imagenet", "preprocessing", "operations", "losses", "metrics", "mixup", "runs", "ranks"],
     ["codec_dense", "codec_topk", "views"],

@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 from small_data import example, write_image_folder, write_shards, write_store
 from small_models import write_colour_shards, write_colour_teacher
 
+from teachonce.batches import EpochBatches
 from teachonce.classes import ClassSpace, map_logits
 from teachonce.config import ExtractConfig, MergeConfig
-from teachonce.dataset import EpochBatches, EvalDataset, KDDataset, build_loader
+from teachonce.dataset import EvalDataset, KDDataset, build_loader
 from teachonce.errors import ConfigError, ImageError, LogitsError, RecordError, StoreError
 from teachonce.extract import extract
 from teachonce.images import decode_image

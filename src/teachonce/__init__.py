@@ -10,8 +10,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from teachonce.batches import EpochBatches
     from teachonce.classes import ClassSpace
-    from teachonce.dataset import EpochBatches, EvalDataset, KDDataset
+    from teachonce.dataset import EvalDataset, KDDataset
     from teachonce.errors import TeachonceError
     from teachonce.losses import kd_loss
     from teachonce.models import load_model
@@ -25,7 +26,7 @@ __version__ = "0.1.0"
 _HOME = {
     "ClassSpace": "classes",
     "CropPolicy": "policies",
-    "EpochBatches": "dataset",
+    "EpochBatches": "batches",
     "EvalDataset": "dataset",
     "KDDataset": "dataset",
     "Store": "store",

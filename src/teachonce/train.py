@@ -7,7 +7,7 @@ them: the same command resumes an interrupted run with exactly the curve and wei
 bit on a CPU), another configuration is refused, a finished run is not redone. The weights kept are those of the last
 epoch, never chosen by the validation split; the best epoch's checkpoint lies beside them for who wants it.
 
-Every epoch sees every record once, in batches of one size, give or take one record (``dataset.EpochBatches``). Several
+Every epoch sees every record once, in batches of one size, give or take one record (``batches.EpochBatches``). Several
 nodes need --out on a file system that they share.
 """
 
@@ -30,10 +30,11 @@ from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch.utils.data import DataLoader
 
+from teachonce.batches import EpochBatches
 from teachonce.callbacks import AtomicCheckpointIO, EpochRecorder, TeacherPassed, TensorBoardEvents, TrainingProgress
 from teachonce.classes import ClassSpace, resolve_offset
 from teachonce.config_train import TrainConfig
-from teachonce.dataset import Batch, EpochBatches, build_loader
+from teachonce.dataset import Batch, build_loader
 from teachonce.errors import ConfigError, ModelError
 from teachonce.files import atomic_write, remove_temporaries, write_json
 from teachonce.guards import measure_teaching, warn_before_training
