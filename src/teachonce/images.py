@@ -117,7 +117,9 @@ def resize_image(
 ) -> NDArray[np.uint8] | NDArray[np.float32]:
     """Pixels [height, width, 3] of the image, or of its ``box`` (left, top, right, bottom) cut out first.
 
-    With ``antialias``: Pillow's resize, rounded to uint8, the same bits as torchvision's transforms of a PIL image.
+    With ``antialias``: Pillow's resize, rounded to uint8, columns first and then rows, whatever the proportions: so did
+    Pillow itself (and with it torchvision) until version 12; version 13 takes the rows first where the height shrinks
+    much more than the width, with other rounding, and pixels must not depend on a version.
     Without (``bilinear`` and ``tf1_bilinear`` only): two by two pixels are mixed however much the image shrinks, as
     float32 in 0..255, the same bits as TensorFlow. ``bilinear`` is ``tf.image.resize`` (half-pixel centres),
     ``tf1_bilinear`` is TensorFlow 1's ``tf.image.resize_bilinear``: output pixel i looks at i * scale instead of
@@ -126,8 +128,9 @@ def resize_image(
     if box is not None and box != (0, 0, *image.size):
         image = image.crop(box)
     if antialias or interpolation == "nearest":
-        if image.size != (width, height):
-            image = image.resize((width, height), _PILLOW_FILTERS[interpolation])
+        for size in ((width, image.height), (width, height)):
+            if image.size != size:
+                image = image.resize(size, _PILLOW_FILTERS[interpolation])
         return np.array(image)
     assert interpolation in ("bilinear", "tf1_bilinear"), interpolation
     return _resize_plain_bilinear(np.asarray(image), width, height, half_pixel=interpolation == "bilinear")

@@ -1,0 +1,131 @@
+"""The native kernel, where it was built: views of JPEGs at nearly the speed of decoding them (``native/views.c``).
+
+It decodes with the very library that Pillow decodes with, whose functions are looked up in Pillow at run time, and does
+Pillow's arithmetic; so it is optional, and whether it is there changes no pixel. Built by ``pip install`` where there
+is a C compiler. It is used only after it has given Pillow's own pixels for a small test image; TEACHONCE_NATIVE=0
+switches it off. Calls let go of the GIL. ``pixels`` is the caller that everybody uses.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import io
+import os
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, features
+
+from teachonce.images import MAX_PIXELS, resize_image
+
+_ABI_VERSION = 1
+
+VIEW = np.dtype(
+    [
+        ("out", np.uint64),
+        ("box", np.int32, 4),
+        ("resized", np.int32, 2),
+        ("window", np.int32, 4),
+        ("flip", np.int32),
+        ("filter", np.int32),
+    ]
+)
+"""struct view: address of the output, box of the source, (width, height) that it is resized to, window of that."""
+SOURCE = np.dtype(
+    [
+        ("bytes", np.uint64),
+        ("num_bytes", np.int64),
+        ("width", np.int32),
+        ("height", np.int32),
+        ("first_view", np.int32),
+        ("num_views", np.int32),
+        ("status", np.int32),
+        ("unused", np.int32),
+    ]
+)
+"""struct source: address and length of a JPEG, or of pixels [height, width, 3] where width is not 0; status 0: done."""
+FILTERS = {"box": 0, "bilinear": 1, "bicubic": 2}
+
+# Pillow's own, in the order of struct jpeg_library.
+_JPEG_FUNCTIONS = (
+    "jpeg_std_error",
+    "jpeg_CreateDecompress",
+    "jpeg_mem_src",
+    "jpeg_read_header",
+    "jpeg_start_decompress",
+    "jpeg_crop_scanline",
+    "jpeg_skip_scanlines",
+    "jpeg_read_scanlines",
+    "jpeg_destroy_decompress",
+)
+
+
+class Kernel:
+    """The loaded library."""
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self._look = library.teachonce_look
+        self._look.restype = None
+        self._look.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_int64]
+
+    def look(self, sources: NDArray[np.void], views: NDArray[np.void]) -> None:
+        """Fill the outputs of ``views`` (VIEW) from ``sources`` (SOURCE), and each source's status.
+
+        The addresses must be good while this runs; nothing else can go wrong: what is not in order keeps a status.
+        """
+        assert sources.dtype == SOURCE and views.dtype == VIEW
+        assert sources.flags.c_contiguous and views.flags.c_contiguous
+        self._look(sources.ctypes.data, len(sources), views.ctypes.data, MAX_PIXELS)
+
+
+@functools.cache
+def load_kernel() -> Kernel | None:
+    """The kernel, or None where there is none that gives Pillow's pixels here (``describe_decoder`` says why)."""
+    return _load()[0]
+
+
+def describe_decoder() -> str:
+    """What makes pixels here, for manifests: "native, libjpeg-turbo 3.1.2", or "pillow (why not native)"."""
+    kernel, reason = _load()
+    version = features.version_feature("libjpeg_turbo") or "libjpeg"
+    return f"native, libjpeg-turbo {version}" if kernel is not None else f"pillow ({reason})"
+
+
+@functools.cache
+def _load() -> tuple[Kernel | None, str]:
+    if os.environ.get("TEACHONCE_NATIVE", "1") == "0":
+        return None, "switched off"
+    paths = [path for suffix in EXTENSION_SUFFIXES if (path := Path(__file__).with_name(f"_views{suffix}")).exists()]
+    if not paths:
+        return None, "the kernel was not built"
+    try:
+        library = ctypes.CDLL(str(paths[0]))
+        pillow = ctypes.CDLL(Image.core.__file__)
+        addresses = [ctypes.cast(getattr(pillow, name), ctypes.c_void_p).value for name in _JPEG_FUNCTIONS]
+    except (OSError, AttributeError) as error:
+        return None, f"{type(error).__name__} in binding Pillow's libjpeg"
+    if library.teachonce_bind((ctypes.c_void_p * len(addresses))(*addresses)) != _ABI_VERSION:
+        return None, "Pillow's libjpeg has another interface"
+    kernel = Kernel(library)
+    return (kernel, "") if _gives_pillows_pixels(kernel) else (None, "the kernel differs from Pillow here")
+
+
+def _gives_pillows_pixels(kernel: Kernel) -> bool:
+    """A look at a small colour JPEG with subsampled chroma, through boxes that grow and shrink."""
+    waves = np.sin(np.arange(96)[:, None, None] * np.arange(70)[None, :, None] / (37.0 + 11 * np.arange(3)))
+    buffer = io.BytesIO()
+    Image.fromarray(np.rint(127 + 127 * waves).astype(np.uint8)).save(buffer, "JPEG", quality=90, subsampling="4:2:0")
+    encoded = np.frombuffer(buffer.getvalue(), np.uint8)
+    with Image.open(io.BytesIO(buffer.getvalue())) as image:
+        for box in ((0, 0, 70, 96), (23, 41, 31, 49), (5, 3, 70, 80)):
+            out = np.zeros((24, 32, 3), np.uint8)
+            views = np.array([(out.ctypes.data, box, (32, 24), (0, 0, 32, 24), 0, FILTERS["bilinear"])], VIEW)
+            sources = np.array([(encoded.ctypes.data, len(encoded), 0, 0, 0, 1, 0, 0)], SOURCE)
+            kernel.look(sources, views)
+            expected = resize_image(image, 32, 24, box=box)
+            if sources["status"][0] != 0 or not np.array_equal(out, expected):
+                return False
+    return True

@@ -1,0 +1,106 @@
+/* The part of libjpeg's interface, version 62, that the kernel uses; frozen since 1998, and what libjpeg-turbo keeps.
+ *
+ * Written out here so that building needs a C compiler and nothing else: the library itself is the one that Pillow
+ * brings, found at run time. jpeg_CreateDecompress() compares version and size of the struct before anything else is
+ * done, so a library built for another version (70, 80) is noticed and not used. Names and order are the library's
+ * own; what the kernel never touches is kept as void pointers and numbers of the right size.
+ */
+#ifndef TEACHONCE_JPEG62_H
+#define TEACHONCE_JPEG62_H
+
+#include <stddef.h>
+
+#define JPEG_LIB_VERSION 62
+#define JPEG_HEADER_OK 1
+
+enum { JCS_GRAYSCALE = 1, JCS_RGB = 2, JCS_YCbCr = 3, JCS_EXT_RGBX = 7 };
+
+typedef struct jpeg_decompress_struct *j_decompress_ptr;
+
+struct jpeg_error_mgr {
+  void (*error_exit)(j_decompress_ptr);
+  void (*emit_message)(j_decompress_ptr, int level);
+  void (*output_message)(j_decompress_ptr);
+  void (*format_message)(j_decompress_ptr, char *);
+  void (*reset_error_mgr)(j_decompress_ptr);
+  int msg_code;
+  union {
+    int i[8];
+    char s[80];
+  } msg_parm;
+  int trace_level;
+  long num_warnings;
+  const char *const *jpeg_message_table;
+  int last_jpeg_message;
+  const char *const *addon_message_table;
+  int first_addon_message;
+  int last_addon_message;
+};
+
+struct jpeg_decompress_struct {
+  struct jpeg_error_mgr *err;
+  void *mem, *progress, *client_data;
+  int is_decompressor, global_state;
+
+  void *src;
+  unsigned image_width, image_height;
+  int num_components, jpeg_color_space;
+
+  int out_color_space;
+  unsigned scale_num, scale_denom;
+  double output_gamma;
+  int buffered_image, raw_data_out;
+  int dct_method, do_fancy_upsampling, do_block_smoothing;
+  int quantize_colors, dither_mode, two_pass_quantize, desired_number_of_colors;
+  int enable_1pass_quant, enable_external_quant, enable_2pass_quant;
+
+  unsigned output_width, output_height;
+  int out_color_components, output_components, rec_outbuf_height;
+  int actual_number_of_colors;
+  void *colormap;
+  unsigned output_scanline;
+  int input_scan_number;
+  unsigned input_iMCU_row;
+  int output_scan_number;
+  unsigned output_iMCU_row;
+  void *coef_bits;
+
+  void *quant_tbl_ptrs[4], *dc_huff_tbl_ptrs[4], *ac_huff_tbl_ptrs[4];
+  int data_precision;
+  void *comp_info;
+  int progressive_mode, arith_code;
+  unsigned char arith_dc_L[16], arith_dc_U[16], arith_ac_K[16];
+  unsigned restart_interval;
+  int saw_JFIF_marker;
+  unsigned char JFIF_major_version, JFIF_minor_version, density_unit;
+  unsigned short X_density, Y_density;
+  int saw_Adobe_marker;
+  unsigned char Adobe_transform;
+  int CCIR601_sampling;
+  void *marker_list;
+  int max_h_samp_factor, max_v_samp_factor, min_DCT_scaled_size;
+  unsigned total_iMCU_rows;
+  void *sample_range_limit;
+  int comps_in_scan;
+  void *cur_comp_info[4];
+  unsigned MCUs_per_row, MCU_rows_in_scan;
+  int blocks_in_MCU, MCU_membership[10];
+  int Ss, Se, Ah, Al;
+  int unread_marker;
+  void *modules[11];
+};
+
+/* The functions of the library, in the order in which teachonce_bind() takes them. */
+struct jpeg_library {
+  struct jpeg_error_mgr *(*std_error)(struct jpeg_error_mgr *);
+  void (*create)(j_decompress_ptr, int version, size_t struct_bytes);
+  void (*mem_src)(j_decompress_ptr, const unsigned char *, unsigned long);
+  int (*read_header)(j_decompress_ptr, int require_image);
+  int (*start)(j_decompress_ptr);
+  void (*crop_scanline)(j_decompress_ptr, unsigned *left, unsigned *width);
+  unsigned (*skip_scanlines)(j_decompress_ptr, unsigned count);
+  unsigned (*read_scanlines)(j_decompress_ptr, unsigned char **rows, unsigned max_rows);
+  void (*destroy)(j_decompress_ptr);
+};
+
+#endif

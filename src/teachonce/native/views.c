@@ -1,0 +1,382 @@
+/* From image bytes to the pixels of views: decode what a view needs, antialiased resize, flip, into a given buffer.
+ *
+ * The pixels are those of Pillow, bit for bit: decoding is done by the very library that Pillow decodes with (accurate
+ * integer DCT, smooth chroma upsampling), resizing by the arithmetic of Pillow's Image.resize (weights in 22 bits,
+ * columns first, 8 bits between the passes). What is faster is what is left out: rows above and below the box are not
+ * decoded, columns beside it get no inverse DCT, a row is resampled as soon as it is there, and no image is ever
+ * allocated. tests/test_kernel.py holds both together on random images, boxes and sizes.
+ *
+ * Only what is in order is done here. An image that is no 8-bit grey or colour JPEG, that makes the library warn, that
+ * does not end with an end-of-image marker, or whose box lies outside gets the status LEFT_TO_PILLOW: the caller asks
+ * Pillow then, which says what is wrong or does what it can. There is no global state but the bound library, so any
+ * number of threads may call.
+ */
+#include <limits.h>
+#include <math.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "jpeg62.h"
+
+#define ABI_VERSION 1
+#define PRECISION_BITS 22 /* of a weight, as in Pillow */
+#define CONTEXT_PX 4      /* rows and columns around the box that smooth upsampling looks at, and to spare */
+#define MAX_READ_ROWS 4
+
+enum { DONE = 0, LEFT_TO_PILLOW = 1 };
+enum { BOX = 0, BILINEAR = 1, BICUBIC = 2 };
+
+/* A box of a source, resized to width x height, of which a window is wanted. All in pixels; see kernel.py. */
+struct view {
+  uint8_t *out; /* [window_height, window_width, 3] */
+  int32_t left, top, right, bottom;
+  int32_t width, height;
+  int32_t window_left, window_top, window_width, window_height;
+  int32_t flip, filter;
+};
+
+/* One image and its views; a JPEG, or pixels [height, width, 3] where width is not 0. */
+struct source {
+  const uint8_t *bytes;
+  int64_t num_bytes;
+  int32_t width, height;
+  int32_t first_view, num_views;
+  int32_t status, unused;
+};
+
+typedef int32_t i32x8 __attribute__((vector_size(32), aligned(4), may_alias));
+typedef uint8_t u8x8 __attribute__((vector_size(8), aligned(1), may_alias));
+
+#if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__)
+#define FOR_EACH_PROCESSOR __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#else
+#define FOR_EACH_PROCESSOR
+#endif
+#define INLINE static inline __attribute__((always_inline))
+
+/* Weights of one direction: output i is the sum of taps source lines from first[i] on. */
+struct resampling {
+  int num_out, taps;
+  int first_needed, end_needed; /* source lines that any output looks at */
+  int32_t *first, *weights;     /* [num_out], [num_out, taps]; weights beyond an output's own taps are 0 */
+};
+
+/* A view at work: its weights, and the rows that have been resampled horizontally. */
+struct look {
+  const struct view *view;
+  struct resampling across, down;
+  i32x8 *pairs;  /* weights of two columns, four channels each: [window_width, taps / 2] */
+  uint8_t *rows; /* [rows needed, window_width * 3], padded */
+  size_t stride;
+};
+
+static struct jpeg_library jpeg;
+
+static double weight_at(double x, int filter) {
+  x = fabs(x);
+  if (filter == BILINEAR) return x < 1.0 ? 1.0 - x : 0.0;
+  const double a = -0.5; /* bicubic: Keys' cubic convolution */
+  if (x < 1.0) return ((a + 2.0) * x - (a + 3.0)) * x * x + 1;
+  if (x < 2.0) return (((x - 5) * x + 8) * x - 4) * a;
+  return 0.0;
+}
+
+/* Weights of outputs window .. window + num_out - 1 of num_in lines resized to num_resized. 0 where memory ran out. */
+static int plan_resampling(struct resampling *plan, int num_in, int num_resized, int window, int num_out, int filter,
+                           int is_reversed) {
+  const double scale = (double)num_in / num_resized, widening = scale < 1.0 ? 1.0 : scale;
+  const double support = (filter == BOX ? 0.5 : filter == BILINEAR ? 1.0 : 2.0) * widening;
+  const int max_taps = (int)ceil(support) * 2 + 1;
+  int most = 1;
+  double *weights = malloc(sizeof(double) * max_taps);
+  plan->num_out = num_out;
+  plan->taps = (max_taps + 1) & ~1;
+  plan->first = malloc(sizeof(int32_t) * num_out);
+  plan->weights = calloc((size_t)num_out * plan->taps, sizeof(int32_t));
+  plan->first_needed = INT_MAX;
+  plan->end_needed = 0;
+  if (!weights || !plan->first || !plan->weights) {
+    free(weights);
+    return 0;
+  }
+  for (int i = 0; i < num_out; i++) {
+    const double center = (window + i + 0.5) * scale, unit = 1.0 / widening;
+    int first = (int)(center - support + 0.5), end = (int)(center + support + 0.5);
+    double sum = 0.0;
+    if (first < 0) first = 0;
+    if (end > num_in) end = num_in;
+    for (int t = 0; t < end - first; t++) {
+      const double x = (t + first - center + 0.5) * unit;
+      weights[t] = filter == BOX ? (x > -0.5 && x <= 0.5 ? 1.0 : 0.0) : weight_at(x, filter);
+      sum += weights[t];
+    }
+    const int at = is_reversed ? num_out - 1 - i : i;
+    int32_t *kept = plan->weights + (size_t)at * plan->taps;
+    for (int t = 0; t < end - first; t++) {
+      const double weight = (sum != 0.0 ? weights[t] / sum : weights[t]) * (1 << PRECISION_BITS);
+      kept[t] = (int)(weight < 0 ? weight - 0.5 : weight + 0.5);
+      if (kept[t] != 0 && t + 1 > most) most = t + 1;
+    }
+    plan->first[at] = first;
+    if (first < plan->first_needed) plan->first_needed = first;
+    if (end > plan->end_needed) plan->end_needed = end;
+  }
+  free(weights);
+  /* Keep an even number of taps, and only as many as any output uses. */
+  most = (most + 1) & ~1;
+  if (most < plan->taps) {
+    for (int i = 0; i < num_out; i++)
+      memmove(plan->weights + (size_t)i * most, plan->weights + (size_t)i * plan->taps, sizeof(int32_t) * most);
+    plan->taps = most;
+  }
+  return 1;
+}
+
+INLINE i32x8 clip(i32x8 sum) {
+  sum >>= PRECISION_BITS;
+  sum &= ~(sum >> 31);
+  const i32x8 over = sum > 255;
+  return (sum & ~over) | (255 & over);
+}
+
+/* One source row [.., 4] to one row of the view [window_width, 3]. */
+FOR_EACH_PROCESSOR
+static void resample_row(const struct look *look, const uint8_t *row, uint8_t *out) {
+  const int num_out = look->across.num_out, num_pairs = look->across.taps / 2;
+  const i32x8 *pairs = look->pairs;
+  for (int i = 0; i < num_out; i++, pairs += num_pairs, out += 3) {
+    const uint8_t *pixels = row + 4 * (size_t)look->across.first[i];
+    i32x8 sum = {1 << (PRECISION_BITS - 1), 1 << (PRECISION_BITS - 1), 1 << (PRECISION_BITS - 1)};
+    for (int t = 0; t < num_pairs; t++)
+      sum += __builtin_convertvector(*(const u8x8 *)(pixels + 8 * t), i32x8) * pairs[t];
+    sum += __builtin_shuffle(sum, (i32x8){4, 5, 6, 7, 0, 1, 2, 3});
+    const u8x8 rounded = __builtin_convertvector(clip(sum), u8x8);
+    memcpy(out, &rounded, 4); /* the fourth byte is overwritten by the next pixel, or lies in the padding */
+  }
+}
+
+/* All rows of the view from the resampled source rows. */
+FOR_EACH_PROCESSOR
+static void resample_down(const struct look *look) {
+  const size_t num_bytes = (size_t)look->view->window_width * 3;
+  const int taps = look->down.taps;
+  for (int y = 0; y < look->down.num_out; y++) {
+    const int first = look->down.first[y] - look->down.first_needed;
+    const int available = look->down.end_needed - look->down.first[y];
+    const int num_taps = taps < available ? taps : available;
+    const int32_t *weights = look->down.weights + (size_t)y * taps;
+    const uint8_t *rows = look->rows + first * look->stride;
+    uint8_t *out = look->view->out + y * num_bytes;
+    for (size_t x = 0; x < num_bytes; x += 32) {
+      i32x8 sums[4];
+      for (int j = 0; j < 4; j++) sums[j] = (i32x8){0} + (1 << (PRECISION_BITS - 1));
+      for (int t = 0; t < num_taps; t++) {
+        const uint8_t *at = rows + t * look->stride + x;
+        for (int j = 0; j < 4; j++)
+          sums[j] += __builtin_convertvector(*(const u8x8 *)(at + 8 * j), i32x8) * weights[t];
+      }
+      uint8_t rounded[32];
+      for (int j = 0; j < 4; j++) *(u8x8 *)(rounded + 8 * j) = __builtin_convertvector(clip(sums[j]), u8x8);
+      memcpy(out + x, rounded, num_bytes - x < 32 ? num_bytes - x : 32);
+    }
+  }
+}
+
+static void end_look(struct look *look) {
+  free(look->across.first), free(look->across.weights);
+  free(look->down.first), free(look->down.weights);
+  free(look->pairs), free(look->rows);
+}
+
+/* 0 where the view makes no sense for an image of this size, or memory ran out. */
+static int begin_look(struct look *look, const struct view *view, int width, int height) {
+  memset(look, 0, sizeof *look);
+  look->view = view;
+  if (view->left < 0 || view->top < 0 || view->right > width || view->bottom > height) return 0;
+  if (view->left >= view->right || view->top >= view->bottom) return 0;
+  if (view->window_width < 1 || view->window_height < 1 || view->window_left < 0 || view->window_top < 0) return 0;
+  if (view->window_left + view->window_width > view->width) return 0;
+  if (view->window_top + view->window_height > view->height) return 0;
+  if (!plan_resampling(&look->across, view->right - view->left, view->width, view->window_left, view->window_width,
+                       view->filter, view->flip))
+    return 0;
+  if (!plan_resampling(&look->down, view->bottom - view->top, view->height, view->window_top, view->window_height,
+                       view->filter, 0))
+    return 0;
+  const int taps = look->across.taps;
+  look->stride = ((size_t)view->window_width * 3 + 63) & ~(size_t)31;
+  look->rows = malloc(look->stride * (look->down.end_needed - look->down.first_needed) + 64);
+  look->pairs = malloc(sizeof(i32x8) * view->window_width * (taps / 2));
+  if (!look->rows || !look->pairs) return 0;
+  for (int i = 0; i < view->window_width * (taps / 2); i++) {
+    const int32_t a = look->across.weights[2 * i], b = look->across.weights[2 * i + 1];
+    look->pairs[i] = (i32x8){a, a, a, a, b, b, b, b};
+  }
+  return 1;
+}
+
+/* Give a source row, whose first column is left and which is padded, to every view that needs it. */
+static void take_row(struct look *looks, int num_looks, const uint8_t *row, int left, int y) {
+  for (int i = 0; i < num_looks; i++) {
+    struct look *look = looks + i;
+    const int line = y - look->view->top;
+    if (line < look->down.first_needed || line >= look->down.end_needed) continue;
+    resample_row(look, row + 4 * (size_t)(look->view->left - left),
+                 look->rows + (line - look->down.first_needed) * look->stride);
+  }
+}
+
+/* The rectangle of the source that the views need. */
+struct region {
+  int left, top, right, bottom;
+};
+
+static struct region needed_region(const struct look *looks, int num_looks) {
+  struct region region = {INT_MAX, INT_MAX, 0, 0};
+  for (int i = 0; i < num_looks; i++) {
+    const struct view *view = looks[i].view;
+    const int left = view->left + looks[i].across.first_needed, right = view->left + looks[i].across.end_needed;
+    const int top = view->top + looks[i].down.first_needed, bottom = view->top + looks[i].down.end_needed;
+    if (left < region.left) region.left = left;
+    if (top < region.top) region.top = top;
+    if (right > region.right) region.right = right;
+    if (bottom > region.bottom) region.bottom = bottom;
+  }
+  return region;
+}
+
+/* Views of one source, from the moment that its size is known. Returns 0 if one of them cannot be. */
+static int begin_looks(struct look *looks, int num_looks, const struct view *views, int width, int height) {
+  for (int i = 0; i < num_looks; i++)
+    if (!begin_look(looks + i, views + i, width, height)) return 0;
+  return 1;
+}
+
+static int look_at_pixels(const struct source *source, const struct view *views, struct look *looks) {
+  if (source->num_bytes != (int64_t)source->width * source->height * 3) return LEFT_TO_PILLOW;
+  if (!begin_looks(looks, source->num_views, views, source->width, source->height)) return LEFT_TO_PILLOW;
+  const struct region region = needed_region(looks, source->num_views);
+  const int width = region.right - region.left;
+  uint8_t *row = width > 0 ? calloc((size_t)width + 8, 4) : NULL;
+  if (!row) return LEFT_TO_PILLOW;
+  for (int y = region.top; y < region.bottom; y++) {
+    const uint8_t *from = source->bytes + ((size_t)y * source->width + region.left) * 3;
+    for (int x = 0; x < width; x++) memcpy(row + 4 * x, from + 3 * x, 3);
+    take_row(looks, source->num_views, row, region.left, y);
+  }
+  free(row);
+  return DONE;
+}
+
+struct decoding {
+  struct jpeg_decompress_struct info;
+  struct jpeg_error_mgr errors;
+  jmp_buf on_error;
+  uint8_t *buffer;
+};
+
+static void leave(j_decompress_ptr info) { longjmp(((struct decoding *)info->client_data)->on_error, 1); }
+
+/* Level -1 is a warning: damaged data, of which Pillow makes what it can. */
+static void leave_if_damaged(j_decompress_ptr info, int level) {
+  if (level < 0) leave(info);
+}
+
+static void begin_decoding(struct decoding *decoding) {
+  memset(&decoding->info, 0, sizeof decoding->info);
+  decoding->info.err = jpeg.std_error(&decoding->errors);
+  decoding->info.client_data = decoding;
+  decoding->errors.error_exit = leave;
+  decoding->errors.emit_message = leave_if_damaged;
+  decoding->buffer = NULL;
+}
+
+static int ends_in_order(const struct source *source) {
+  const uint8_t *end = source->bytes + source->num_bytes;
+  return source->num_bytes > 4 && end[-2] == 0xFF && end[-1] == 0xD9;
+}
+
+static void decode_rows(struct decoding *decoding, const struct source *source, struct look *looks) {
+  struct jpeg_decompress_struct *info = &decoding->info;
+  const struct region region = needed_region(looks, source->num_views);
+  info->out_color_space = JCS_EXT_RGBX;
+  jpeg.start(info);
+  const unsigned end = (unsigned)region.right + CONTEXT_PX;
+  unsigned left = region.left > CONTEXT_PX ? region.left - CONTEXT_PX : 0;
+  unsigned width = (end < info->output_width ? end : info->output_width) - left;
+  if (width < info->output_width) jpeg.crop_scanline(info, &left, &width);
+  if (region.top > CONTEXT_PX) jpeg.skip_scanlines(info, region.top - CONTEXT_PX);
+  const size_t row_bytes = 4 * (size_t)width + 64;
+  decoding->buffer = calloc(MAX_READ_ROWS, row_bytes);
+  if (!decoding->buffer) leave(info);
+  uint8_t *rows[MAX_READ_ROWS];
+  for (int i = 0; i < MAX_READ_ROWS; i++) rows[i] = decoding->buffer + i * row_bytes;
+  while ((int)info->output_scanline < region.bottom) {
+    const int y = info->output_scanline;
+    const int num_rows = jpeg.read_scanlines(info, rows, MAX_READ_ROWS);
+    if (num_rows == 0) leave(info);
+    for (int i = 0; i < num_rows; i++) take_row(looks, source->num_views, rows[i], left, y + i);
+  }
+}
+
+static int look_at_jpeg(const struct source *source, const struct view *views, struct look *looks, int64_t max_pixels) {
+  struct decoding decoding;
+  if (!ends_in_order(source)) return LEFT_TO_PILLOW;
+  begin_decoding(&decoding);
+  if (setjmp(decoding.on_error)) {
+    free(decoding.buffer);
+    jpeg.destroy(&decoding.info);
+    return LEFT_TO_PILLOW;
+  }
+  struct jpeg_decompress_struct *info = &decoding.info;
+  jpeg.create(info, JPEG_LIB_VERSION, sizeof *info);
+  jpeg.mem_src(info, source->bytes, (unsigned long)source->num_bytes);
+  if (jpeg.read_header(info, 1) != JPEG_HEADER_OK) leave(info);
+  if ((int64_t)info->image_width * info->image_height > max_pixels) leave(info);
+  const int space = info->jpeg_color_space, is_grey = info->num_components == 1 && space == JCS_GRAYSCALE;
+  if (!is_grey && (info->num_components != 3 || (space != JCS_YCbCr && space != JCS_RGB))) leave(info);
+  if (info->data_precision != 8) leave(info);
+  if (!begin_looks(looks, source->num_views, views, info->image_width, info->image_height)) leave(info);
+  decode_rows(&decoding, source, looks);
+  free(decoding.buffer);
+  jpeg.destroy(info);
+  return DONE;
+}
+
+/* Fill the outputs of all views of all sources; each source's status says whether it was done. */
+void teachonce_look(struct source *sources, int64_t num_sources, const struct view *views, int64_t max_pixels) {
+  for (int64_t i = 0; i < num_sources; i++) {
+    struct source *source = sources + i;
+    struct look *looks = calloc(source->num_views > 0 ? source->num_views : 1, sizeof *looks);
+    source->status = LEFT_TO_PILLOW;
+    if (!looks) continue;
+    const struct view *own = views + source->first_view;
+    if (source->num_views < 1)
+      source->status = DONE;
+    else if (source->width != 0)
+      source->status = look_at_pixels(source, own, looks);
+    else if (jpeg.create)
+      source->status = look_at_jpeg(source, own, looks, max_pixels);
+    for (int v = 0; v < source->num_views; v++) {
+      if (source->status == DONE) resample_down(looks + v);
+      end_look(looks + v);
+    }
+    free(looks);
+  }
+}
+
+/* Take over the library's functions; returns ABI_VERSION, or 0 where it is built for another version of libjpeg. */
+int teachonce_bind(const struct jpeg_library *library) {
+  struct decoding decoding;
+  jpeg = *library;
+  begin_decoding(&decoding);
+  if (setjmp(decoding.on_error)) {
+    memset(&jpeg, 0, sizeof jpeg);
+    return 0;
+  }
+  jpeg.create(&decoding.info, JPEG_LIB_VERSION, sizeof decoding.info);
+  jpeg.destroy(&decoding.info);
+  return ABI_VERSION;
+}
