@@ -24,6 +24,8 @@
 #define PRECISION_BITS 22 /* of a weight, as in Pillow */
 #define CONTEXT_PX 4      /* rows and columns around the box that smooth upsampling looks at, and to spare */
 #define MAX_READ_ROWS 4
+#define BLOCK_BYTES 32
+#define HALF (1 << (PRECISION_BITS - 1))
 
 enum { DONE = 0, LEFT_TO_PILLOW = 1 };
 enum { BOX = 0, BILINEAR = 1, BICUBIC = 2 };
@@ -46,15 +48,10 @@ struct source {
   int32_t status, unused;
 };
 
-typedef int32_t i32x8 __attribute__((vector_size(32), aligned(4), may_alias));
-typedef uint8_t u8x8 __attribute__((vector_size(8), aligned(1), may_alias));
-
-#if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__)
-#define FOR_EACH_PROCESSOR __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#else
-#define FOR_EACH_PROCESSOR
+#if defined(__x86_64__) && defined(__GNUC__)
+#include <immintrin.h>
+#define HAS_AVX2_CODE 1
 #endif
-#define INLINE static inline __attribute__((always_inline))
 
 /* Weights of one direction: output i is the sum of taps source lines from first[i] on. */
 struct resampling {
@@ -67,7 +64,7 @@ struct resampling {
 struct look {
   const struct view *view;
   struct resampling across, down;
-  i32x8 *pairs;  /* weights of two columns, four channels each: [window_width, taps / 2] */
+  int32_t *pairs; /* weights of two columns, four channels each: [window_width, taps / 2, 8] */
   uint8_t *rows; /* [rows needed, window_width * 3], padded */
   size_t stride;
 };
@@ -134,52 +131,103 @@ static int plan_resampling(struct resampling *plan, int num_in, int num_resized,
   return 1;
 }
 
-INLINE i32x8 clip(i32x8 sum) {
+static inline uint8_t clip(int32_t sum) {
   sum >>= PRECISION_BITS;
-  sum &= ~(sum >> 31);
-  const i32x8 over = sum > 255;
-  return (sum & ~over) | (255 & over);
+  return sum < 0 ? 0 : sum > 255 ? 255 : sum;
 }
 
 /* One source row [.., 4] to one row of the view [window_width, 3]. */
-FOR_EACH_PROCESSOR
 static void resample_row(const struct look *look, const uint8_t *row, uint8_t *out) {
+  const int num_out = look->across.num_out, taps = look->across.taps;
+  const int32_t *weights = look->across.weights;
+  for (int i = 0; i < num_out; i++, weights += taps, out += 3) {
+    const uint8_t *pixels = row + 4 * (size_t)look->across.first[i];
+    int32_t sums[4] = {HALF, HALF, HALF, HALF};
+    for (int t = 0; t < taps; t++)
+      for (int c = 0; c < 4; c++) sums[c] += pixels[4 * t + c] * weights[t];
+    for (int c = 0; c < 3; c++) out[c] = clip(sums[c]);
+  }
+}
+
+/* BLOCK_BYTES of one row of the view from num_taps resampled source rows. */
+static void resample_block(const uint8_t *rows, size_t stride, const int32_t *weights, int num_taps, uint8_t *out) {
+  int32_t sums[BLOCK_BYTES];
+  for (int x = 0; x < BLOCK_BYTES; x++) sums[x] = HALF;
+  for (int t = 0; t < num_taps; t++)
+    for (int x = 0; x < BLOCK_BYTES; x++) sums[x] += rows[t * stride + x] * weights[t];
+  for (int x = 0; x < BLOCK_BYTES; x++) out[x] = clip(sums[x]);
+}
+
+#ifdef HAS_AVX2_CODE
+/* The same two for processors with AVX2; the compilers at hand do not find these instructions by themselves. */
+#define AVX2 __attribute__((target("avx2")))
+
+AVX2 static inline __m256i widen(const uint8_t *bytes) {
+  return _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)bytes));
+}
+
+AVX2 static void resample_row_avx2(const struct look *look, const uint8_t *row, uint8_t *out) {
   const int num_out = look->across.num_out, num_pairs = look->across.taps / 2;
-  const i32x8 *pairs = look->pairs;
+  const __m256i half = _mm256_setr_epi32(HALF, HALF, HALF, HALF, 0, 0, 0, 0);
+  const __m256i *pairs = (const __m256i *)look->pairs;
   for (int i = 0; i < num_out; i++, pairs += num_pairs, out += 3) {
     const uint8_t *pixels = row + 4 * (size_t)look->across.first[i];
-    i32x8 sum = {1 << (PRECISION_BITS - 1), 1 << (PRECISION_BITS - 1), 1 << (PRECISION_BITS - 1)};
+    __m256i sums = half;
     for (int t = 0; t < num_pairs; t++)
-      sum += __builtin_convertvector(*(const u8x8 *)(pixels + 8 * t), i32x8) * pairs[t];
-    sum += __builtin_shuffle(sum, (i32x8){4, 5, 6, 7, 0, 1, 2, 3});
-    const u8x8 rounded = __builtin_convertvector(clip(sum), u8x8);
+      sums = _mm256_add_epi32(sums, _mm256_mullo_epi32(widen(pixels + 8 * t), _mm256_loadu_si256(pairs + t)));
+    __m128i sum = _mm_add_epi32(_mm256_castsi256_si128(sums), _mm256_extracti128_si256(sums, 1));
+    sum = _mm_srai_epi32(sum, PRECISION_BITS);
+    sum = _mm_packus_epi16(_mm_packs_epi32(sum, sum), sum); /* both packings clip */
+    const int32_t rounded = _mm_cvtsi128_si32(sum);
     memcpy(out, &rounded, 4); /* the fourth byte is overwritten by the next pixel, or lies in the padding */
   }
 }
 
+AVX2 static void resample_block_avx2(const uint8_t *rows, size_t stride, const int32_t *weights, int num_taps,
+                                     uint8_t *out) {
+  __m256i sums[4];
+  for (int j = 0; j < 4; j++) sums[j] = _mm256_set1_epi32(HALF);
+  for (int t = 0; t < num_taps; t++) {
+    const __m256i weight = _mm256_set1_epi32(weights[t]);
+    for (int j = 0; j < 4; j++)
+      sums[j] = _mm256_add_epi32(sums[j], _mm256_mullo_epi32(widen(rows + t * stride + 8 * j), weight));
+  }
+  for (int j = 0; j < 4; j++) sums[j] = _mm256_srai_epi32(sums[j], PRECISION_BITS);
+  /* Packing works within halves of 128 bits: the last step puts the groups of four back into their order. */
+  const __m256i low = _mm256_packs_epi32(sums[0], sums[1]), high = _mm256_packs_epi32(sums[2], sums[3]);
+  const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+  _mm256_storeu_si256((__m256i *)out, _mm256_permutevar8x32_epi32(_mm256_packus_epi16(low, high), order));
+}
+#endif
+
+static int has_avx2(void) {
+#ifdef HAS_AVX2_CODE
+  return __builtin_cpu_supports("avx2");
+#else
+  return 0;
+#endif
+}
+
 /* All rows of the view from the resampled source rows. */
-FOR_EACH_PROCESSOR
 static void resample_down(const struct look *look) {
   const size_t num_bytes = (size_t)look->view->window_width * 3;
-  const int taps = look->down.taps;
+  void (*block)(const uint8_t *, size_t, const int32_t *, int, uint8_t *) = resample_block;
+#ifdef HAS_AVX2_CODE
+  if (has_avx2()) block = resample_block_avx2;
+#endif
   for (int y = 0; y < look->down.num_out; y++) {
-    const int first = look->down.first[y] - look->down.first_needed;
-    const int available = look->down.end_needed - look->down.first[y];
-    const int num_taps = taps < available ? taps : available;
-    const int32_t *weights = look->down.weights + (size_t)y * taps;
-    const uint8_t *rows = look->rows + first * look->stride;
+    const int first = look->down.first[y];
+    const int available = look->down.end_needed - first;
+    const int num_taps = look->down.taps < available ? look->down.taps : available;
+    const int32_t *weights = look->down.weights + (size_t)y * look->down.taps;
+    const uint8_t *rows = look->rows + (first - look->down.first_needed) * look->stride;
     uint8_t *out = look->view->out + y * num_bytes;
-    for (size_t x = 0; x < num_bytes; x += 32) {
-      i32x8 sums[4];
-      for (int j = 0; j < 4; j++) sums[j] = (i32x8){0} + (1 << (PRECISION_BITS - 1));
-      for (int t = 0; t < num_taps; t++) {
-        const uint8_t *at = rows + t * look->stride + x;
-        for (int j = 0; j < 4; j++)
-          sums[j] += __builtin_convertvector(*(const u8x8 *)(at + 8 * j), i32x8) * weights[t];
-      }
-      uint8_t rounded[32];
-      for (int j = 0; j < 4; j++) *(u8x8 *)(rounded + 8 * j) = __builtin_convertvector(clip(sums[j]), u8x8);
-      memcpy(out + x, rounded, num_bytes - x < 32 ? num_bytes - x : 32);
+    size_t x = 0;
+    for (; x + BLOCK_BYTES <= num_bytes; x += BLOCK_BYTES) block(rows + x, look->stride, weights, num_taps, out + x);
+    if (x < num_bytes) {
+      uint8_t rest[BLOCK_BYTES];
+      block(rows + x, look->stride, weights, num_taps, rest);
+      memcpy(out + x, rest, num_bytes - x);
     }
   }
 }
@@ -208,12 +256,10 @@ static int begin_look(struct look *look, const struct view *view, int width, int
   const int taps = look->across.taps;
   look->stride = ((size_t)view->window_width * 3 + 63) & ~(size_t)31;
   look->rows = malloc(look->stride * (look->down.end_needed - look->down.first_needed) + 64);
-  look->pairs = malloc(sizeof(i32x8) * view->window_width * (taps / 2));
+  look->pairs = malloc(sizeof(int32_t) * 4 * view->window_width * taps);
   if (!look->rows || !look->pairs) return 0;
-  for (int i = 0; i < view->window_width * (taps / 2); i++) {
-    const int32_t a = look->across.weights[2 * i], b = look->across.weights[2 * i + 1];
-    look->pairs[i] = (i32x8){a, a, a, a, b, b, b, b};
-  }
+  for (int i = 0; i < view->window_width * taps; i++)
+    for (int c = 0; c < 4; c++) look->pairs[4 * i + c] = look->across.weights[i];
   return 1;
 }
 
@@ -223,8 +269,15 @@ static void take_row(struct look *looks, int num_looks, const uint8_t *row, int 
     struct look *look = looks + i;
     const int line = y - look->view->top;
     if (line < look->down.first_needed || line >= look->down.end_needed) continue;
-    resample_row(look, row + 4 * (size_t)(look->view->left - left),
-                 look->rows + (line - look->down.first_needed) * look->stride);
+    const uint8_t *from = row + 4 * (size_t)(look->view->left - left);
+    uint8_t *to = look->rows + (line - look->down.first_needed) * look->stride;
+#ifdef HAS_AVX2_CODE
+    if (has_avx2()) {
+      resample_row_avx2(look, from, to);
+      continue;
+    }
+#endif
+    resample_row(look, from, to);
   }
 }
 
