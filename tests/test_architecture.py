@@ -16,7 +16,7 @@ LAYERS = [
     ["errors", "rng", "softmax", "versions"],
     ["batches", "classes", "config", "files", "progress", "page"],
     ["config_train", "example", "images", "launch", "folders", "codec_protocol", "plan_costs"],
-    ["tfrecord", "imagenet", "preprocessing", "operations", "losses", "metrics", "mixup", "runs", "ranks"],
+    ["tfrecord", "imagenet", "preprocessing", "operations", "losses", "metrics", "mixup", "runs", "ranks", "schedules"],
     ["codec_dense", "codec_topk", "views"],
     ["codec", "policies", "records", "model_spec", "report", "ablate_table", "plan_picture", "plan_table"],
     ["shard_files", "models_torch", "models_onnx"],

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -13,6 +14,8 @@ from tyro.conf import UseAppendAction
 
 from teachonce.config import CodecName, MixOptions, Precision, flag, require
 from teachonce.errors import ConfigError
+
+ScheduleName = Literal["cosine", "step", "exponential", "polynomial", "piecewise", "fixed"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,16 +65,30 @@ class TrainingOptions(MixOptions):
     """Momentum of SGD."""
     weight_decay: float = 1e-4
     """Weight decay."""
-    schedule: Literal["cosine", "step"] = "cosine"
-    """Learning rate schedule after the warm-up."""
+    schedule: ScheduleName = "cosine"
+    """Learning rate schedule: cosine and step (timm's: the warm-up replaces their beginning), exponential and
+    polynomial (they begin after the warm-up), piecewise, fixed."""
     warmup_epochs: float = 0.0
     """Epochs of linear warm-up from 0."""
+    warmup_prefix: bool = False
+    """Schedule cosine: begin it after the warm-up, over the epochs that are left, as the walkthrough does."""
+    lr_batch: int | None = None
+    """--lr is meant for a whole batch of so many images and is scaled linearly to the one in use. Default: as it is."""
     min_lr: float = 0.0
-    """Learning rate at the end of the cosine."""
+    """Schedules cosine, polynomial: learning rate at the end."""
     step_epochs: int = 30
     """Schedule step: epochs between two decays."""
     step_rate: float = 0.1
     """Schedule step: factor of each decay."""
+    decay_epochs: float | None = None
+    """Schedule exponential: epochs between two decays (default: 2); polynomial: epochs of the whole decay (default: all
+    after the warm-up)."""
+    decay_rate: float = 0.94
+    """Schedule exponential: factor of each decay."""
+    boundary_epochs: tuple[int, ...] = (30, 60, 80, 90)
+    """Schedule piecewise: epochs after which the learning rate changes."""
+    boundary_rates: tuple[float, ...] = (1.0, 0.1, 0.01, 0.001, 1e-4)
+    """Schedule piecewise: factors of --lr, one before each boundary and one after the last."""
     clip_norm: float | None = None
     """Clip the gradient's norm to this."""
     ema_decay: float = 0.0
@@ -103,6 +120,7 @@ class TrainingOptions(MixOptions):
         for name in ("epochs", "batch_size", "size", "checkpoint_epochs", "step_epochs", "validation_epochs"):
             require(getattr(self, name) >= 1, flag(name), getattr(self, name), "at least 1")
         require(self.lr > 0, "--lr", self.lr, "more than 0")
+        self._check_schedule()
         require(0 <= self.label_smoothing < 1, "--label-smoothing", self.label_smoothing, "in [0, 1)")
         require(0 <= self.ema_decay < 1, "--ema-decay", self.ema_decay, "in [0, 1)")
         require(0 < self.eval_crop_frac <= 1, "--eval-crop-frac", self.eval_crop_frac, "in (0, 1]")
@@ -112,6 +130,28 @@ class TrainingOptions(MixOptions):
             self.validation_epochs,
             f"a divisor of --epochs {self.epochs}",
         )
+
+    @property
+    def begins_after_warmup(self) -> bool:
+        """Whether the schedule counts its updates from the end of the warm-up."""
+        return self.schedule in ("exponential", "polynomial") or (self.schedule == "cosine" and self.warmup_prefix)
+
+    def _check_schedule(self) -> None:
+        require(self.lr_batch is None or self.lr_batch >= 1, "--lr-batch", self.lr_batch, "at least 1")
+        require(self.decay_epochs is None or self.decay_epochs > 0, "--decay-epochs", self.decay_epochs, "more than 0")
+        require(0 < self.decay_rate <= 1, "--decay-rate", self.decay_rate, "more than 0, up to 1")
+        boundaries, rates = self.boundary_epochs, self.boundary_rates
+        is_rising = bool(boundaries) and all(a < b for a, b in pairwise((0, *boundaries)))
+        found = " ".join(map(str, boundaries))
+        require(is_rising, "--boundary-epochs", found, "epochs from 1 on, each larger than the one before")
+        is_right = len(rates) == len(boundaries) + 1 and min(rates) >= 0
+        found = " ".join(map(str, rates))
+        require(
+            is_right, "--boundary-rates", found, f"{len(boundaries) + 1} factors of 0 or more, one more than epochs"
+        )
+        if self.begins_after_warmup:
+            expected = f"less than --epochs {self.epochs}: --schedule {self.schedule} begins after it"
+            require(self.warmup_epochs < self.epochs, "--warmup-epochs", self.warmup_epochs, expected)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,6 @@ import lightning
 import torch
 from jaxtyping import Float, Int
 from timm.optim import create_optimizer_v2
-from timm.scheduler import create_scheduler_v2
 from timm.utils import ModelEmaV3, distribute_bn
 from torch import Tensor
 
@@ -32,6 +31,7 @@ from teachonce.mixup import Mixup, apply_mixup, sample_mixup
 from teachonce.models import Classifier
 from teachonce.preprocessing import Preprocessing, normalise
 from teachonce.rng import derive_seed, generator
+from teachonce.schedules import LearningRate, build_schedule
 
 CHECK_STEPS = 50
 """Updates between two looks at the loss: reading it waits for the device."""
@@ -209,33 +209,26 @@ class StudentModule(lightning.LightningModule):
         return {name: total / count for name, total in zip(names, totals, strict=True)} | {"images": count}
 
     def configure_optimizers(self) -> Any:
-        """Optimiser and per-update schedule of the config, through timm."""
+        """Optimiser (timm's) and per-update schedule of the config."""
         config = self.config
+        peak_lr = config.lr
+        if config.lr_batch is not None:
+            peak_lr *= config.batch_size * self.trainer.world_size / config.lr_batch
         # timm gives norms and biases (all parameters of one dimension) no weight decay.
         optimizer = create_optimizer_v2(
             self.student,
             opt="momentum" if config.optimizer == "sgd" else config.optimizer,
-            lr=config.lr,
+            lr=peak_lr,
             weight_decay=config.weight_decay,
             momentum=config.momentum,
         )
-        scheduler, _ = create_scheduler_v2(
-            optimizer,
-            sched=config.schedule,
-            num_epochs=config.epochs,
-            warmup_epochs=config.warmup_epochs,  # type: ignore[arg-type]  # a fraction is fine, it is a product
-            warmup_lr=0.0,
-            min_lr=config.min_lr,
-            decay_epochs=config.step_epochs,
-            decay_rate=config.step_rate,
-            step_on_epochs=False,
-            updates_per_epoch=int(self.trainer.estimated_stepping_batches) // config.epochs,
-        )
+        updates_per_epoch = int(self.trainer.estimated_stepping_batches) // config.epochs
+        scheduler = LearningRate(optimizer, build_schedule(config, peak_lr, updates_per_epoch))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
-        """Set the learning rate of the next update; timm's schedules are functions of the number of updates."""
-        scheduler.step_update(num_updates=self.global_step)
+        """Set the learning rate of the next update."""
+        scheduler.step_update(self.global_step)
 
     def _mixed_labels(self, batch: dict[str, Tensor]) -> Tensor:
         """Label probabilities [B, C] of views that are mixed: own and partner's label by the effective share."""

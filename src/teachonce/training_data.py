@@ -156,8 +156,7 @@ def warn_without_effect(config: TrainConfig, dataset: KDDataset) -> None:
         "needs --kd-weight > 0": ["kd_temp"] if config.kd_weight == 0 else [],
         "needs --label-weight > 0": ["label_smoothing"] if config.label_weight == 0 else [],
         "is for --optimizer sgd": ["momentum"] if config.optimizer != "sgd" else [],
-        "is for --schedule cosine": ["min_lr"] if config.schedule != "cosine" else [],
-        "is for --schedule step": ["step_epochs", "step_rate"] if config.schedule != "step" else [],
+        **_idle_schedule_options(config),
         "needs a --validation-split": [] if _has_validation(config) else ["validation_data"],
         "does nothing where the store's views are replayed": (
             ["policy", *(field.name for field in dataclasses.fields(ViewOptions))] if dataset.replays_views else []
@@ -179,6 +178,22 @@ def warn_without_effect(config: TrainConfig, dataset: KDDataset) -> None:
         ]
         for why in filter(None, broken):
             warnings.warn(f"{why}; this breaks the agreement that stored views are for", stacklevel=3)
+
+
+def _idle_schedule_options(config: TrainConfig) -> dict[str, list[str]]:
+    """The options of other schedules than the one in force, by the reason why they do nothing."""
+    owners = {
+        "cosine": ["warmup_prefix"],
+        "cosine or polynomial": ["min_lr"],
+        "step": ["step_epochs", "step_rate"],
+        "exponential or polynomial": ["decay_epochs"],
+        "exponential": ["decay_rate"],
+        "piecewise": ["boundary_epochs", "boundary_rates"],
+    }
+    return {
+        f"is for --schedule {schedules}": [] if config.schedule in schedules.split(" or ") else names
+        for schedules, names in owners.items()
+    }
 
 
 def _open_validation(config: TrainConfig, source: RecordSource) -> RecordSource | None:
