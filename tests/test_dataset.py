@@ -84,6 +84,21 @@ def test_the_order_is_of_seed_and_epoch_and_the_global_batch_is_that_of_one_rank
         EpochBatches(2, 1, world_size=3)
 
 
+def test_paired_batches_show_two_views_of_a_record(data, view_store):
+    """Epoch 1 of pairs is the views 2 and 3 mod 3 of a store, or two draws of a student's own."""
+    for dataset in (KDDataset(open_records(data, "train"), size=12, store=view_store), None):
+        dataset = dataset or KDDataset(open_records(data, "train"), size=12, class_space=ClassSpace(num_classes=5))
+        (items,) = EpochBatches(15, 15, epoch=1, paired=True)
+        records, partners = items[:15], items[15:]
+        (batch,) = build_loader(dataset, EpochBatches(15, 15, epoch=1, paired=True))
+        own = dataset.read_batch([index for index, _ in records], 2)
+        other = dataset.read_batch([index for index, _ in partners], 3)
+        for name, tensor in batch.items():
+            assert torch.equal(tensor, torch.cat([own[name], other[name]])), name
+        place = [index for index, _ in partners].index(records[0][0])
+        assert not torch.equal(batch["pixels"][0], batch["pixels"][15 + place]), "one record, two views"
+
+
 def test_epoch_e_shows_view_e_mod_v_with_its_logits(data, view_store):
     source = open_records(data, "train")
     dataset = KDDataset(source, size=12, store=view_store)

@@ -290,6 +290,18 @@ def test_a_learning_rate_for_another_batch(digits: Path, tmp_path: Path) -> None
     assert [row["lr"] for row in curve(tmp_path / "run")] == [0.05 * 32 / 128]
 
 
+@pytest.mark.parametrize("mixup_type", [1, 2])
+def test_mixup_of_the_walkthroughs_types(digits: Path, digits_store: Path, tmp_path: Path, mixup_type) -> None:
+    """Type 1 reads each record twice an epoch and makes as many updates; a run resumes and repeats bit for bit."""
+    settings = {"store": digits_store, "mixup_alpha": 0.2, "mixup_type": mixup_type, "epochs": 2, "batch_size": 17}
+    train(config(digits, tmp_path / "run", **settings))
+    train(config(digits, tmp_path / "again", **settings))
+    assert curve(tmp_path / "run") == curve(tmp_path / "again")
+    assert [row["step"] for row in curve(tmp_path / "run")] == [6, 12]
+    train(config(digits, tmp_path / "batch", **(settings | {"mixup_type": "batch"})))
+    assert curve(tmp_path / "run") != curve(tmp_path / "batch")
+
+
 def test_without_validation(digits: Path, tmp_path: Path) -> None:
     result = train(config(digits, tmp_path / "run", epochs=1, validation_split="none"))
     assert result["top1"] is None

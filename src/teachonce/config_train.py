@@ -16,6 +16,7 @@ from teachonce.config import CodecName, MixOptions, Precision, flag, require
 from teachonce.errors import ConfigError
 
 ScheduleName = Literal["cosine", "step", "exponential", "polynomial", "piecewise", "fixed"]
+MixupType = Literal["batch", 1, 2]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +40,10 @@ class TrainingOptions(MixOptions):
     """Epochs between two evaluations; the last epoch is always evaluated, so it must divide --epochs."""
     policy: Literal["crop", "crop+randaugment"] = "crop"
     """What the student's own views are drawn from, where none are replayed."""
+    mixup_type: MixupType = "batch"
+    """--mixup-alpha without an online teacher: batch (one share for the batch), or the walkthrough's types with a share
+    for each image: 1 (twice as many records are read and mixed in pairs, so each is drawn twice an epoch), 2 (the
+    halves of the batch are mixed with each other)."""
     kd_temp: float | None = None
     """Temperature of the KD loss; 0 is no KD. Default: 1 where teacher logits are given."""
     kd_weight: float = 1.0
@@ -57,6 +62,9 @@ class TrainingOptions(MixOptions):
     """Side of the input at evaluation. Default: --size."""
     eval_crop_frac: float = 0.875
     """Evaluation: the shorter side is resized to size / this, then the centre is cropped (1: no margin)."""
+    bn_momentum: float | None = None
+    """Momentum of all the student's batch norms: the weight of a batch in their running statistics, PyTorch's number
+    (TensorFlow's 0.997 is 0.003 here). Default: the architecture's."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
     """sgd (classical momentum) or adamw; weight decay is not applied to norms and biases."""
     lr: float = 0.1
@@ -120,6 +128,8 @@ class TrainingOptions(MixOptions):
         for name in ("epochs", "batch_size", "size", "checkpoint_epochs", "step_epochs", "validation_epochs"):
             require(getattr(self, name) >= 1, flag(name), getattr(self, name), "at least 1")
         require(self.lr > 0, "--lr", self.lr, "more than 0")
+        is_fraction = self.bn_momentum is None or 0 < self.bn_momentum <= 1
+        require(is_fraction, "--bn-momentum", self.bn_momentum, "more than 0, up to 1")
         self._check_schedule()
         require(0 <= self.label_smoothing < 1, "--label-smoothing", self.label_smoothing, "in [0, 1)")
         require(0 <= self.ema_decay < 1, "--ema-decay", self.ema_decay, "in [0, 1)")
@@ -216,6 +226,16 @@ class TrainConfig(TrainingOptions):
             "more than 0 where there is no KD loss",
         )
         self.teacher_weights()
+
+    @property
+    def pairs_records(self) -> bool:
+        """Whether a batch holds twice as many records as the student sees images: mixup of type 1."""
+        return self.mixup_type == 1 and self.mixes_batches
+
+    @property
+    def mixes_batches(self) -> bool:
+        """Whether images are mixed within a batch; an online teacher's views are mixed before."""
+        return self.mixup_alpha > 0 and (self.teacher is None or self.temperature == 0)
 
     @property
     def has_teacher(self) -> bool:

@@ -14,6 +14,8 @@ Each record's key is compared with the store's as it is read; a mismatch is a re
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal
 
@@ -142,7 +144,11 @@ class KDDataset(Dataset[Any]):
         return batch
 
     def __getitems__(self, items: Sequence[tuple[int, int]]) -> Batch:
-        return self.read_batch([index for index, _ in items], items[0][1])
+        # Records of one epoch, or records and their partners, which count as the epoch after (``batches``).
+        parts = [
+            self.read_batch([index for index, _ in part], epoch) for epoch, part in groupby(items, key=itemgetter(1))
+        ]
+        return parts[0] if len(parts) == 1 else {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     def batches(
         self,
