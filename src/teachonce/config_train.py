@@ -38,7 +38,7 @@ class TrainingOptions(MixOptions):
     """Folder of the validation split, where it is not in --data."""
     validation_epochs: int = 1
     """Epochs between two evaluations; the last epoch is always evaluated, so it must divide --epochs."""
-    policy: Literal["crop", "crop+randaugment"] = "crop"
+    policy: Literal["crop", "crop+randaugment", "crop+autoaugment"] = "crop"
     """What the student's own views are drawn from, where none are replayed."""
     mixup_type: MixupType = "batch"
     """--mixup-alpha without an online teacher: batch (one share for the batch), or the walkthrough's types with a share

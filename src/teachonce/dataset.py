@@ -179,6 +179,8 @@ class KDDataset(Dataset[Any]):
             return Looker(self.source, DrawnViews(self.policy, self.view_seed, self.source))
         if self.stores and isinstance(self.stores[0].policy, CropPolicy) and not own_views:
             return Looker(self.source, StoredViews(self.stores[0]))
+        if self.policy.needs_boxes:
+            self.source.read_boxes()
         return None
 
     def _read_item(self, index: int, epoch: int, number: int) -> dict[str, NDArray[Any]]:
@@ -190,7 +192,7 @@ class KDDataset(Dataset[Any]):
             image = decode_record(record)
             rng = generator(self.seed, "student view", epoch, record.key)
             try:
-                view = sample_view(rng, self.policy, image.width, image.height)
+                view = sample_view(rng, self.policy, image.width, image.height, boxes=record.boxes)
             except ImageError as error:
                 raise error.at(record.where) from error
             look = Look(record, image, view)

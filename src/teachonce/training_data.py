@@ -157,6 +157,7 @@ def warn_without_effect(config: TrainConfig, dataset: KDDataset) -> None:
         "needs --label-weight > 0": ["label_smoothing"] if config.label_weight == 0 else [],
         "is for --optimizer sgd": ["momentum"] if config.optimizer != "sgd" else [],
         "is for --mixup-alpha without an online --teacher": [] if config.mixes_batches else ["mixup_type"],
+        "needs --object-covered": [] if config.object_covered > 0 or dataset.replays_views else ["object_boxes"],
         **_idle_schedule_options(config),
         "needs a --validation-split": [] if _has_validation(config) else ["validation_data"],
         "does nothing where the store's views are replayed": (
