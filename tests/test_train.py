@@ -253,6 +253,8 @@ def test_weights_of_the_losses(digits: Path, digits_store: Path, tmp_path: Path)
         ({"kd_weight": 0.5}, "--kd-weight 0.5 has no effect: it needs teacher logits"),
         ({"optimizer": "adamw", "momentum": 0.5}, "--momentum 0.5 has no effect: it is for --optimizer sgd"),
         ({"step_rate": 0.5}, "--step-rate 0.5 has no effect: it is for --schedule step"),
+        ({"mixup_type": 1}, "--mixup-type 1 has no effect: it is for --mixup-alpha without an online --teacher"),
+        ({"object_boxes": "image"}, "--object-boxes image has no effect: it needs --object-covered"),
         (
             {"schedule": "step", "min_lr": 0.01},
             "--min-lr 0.01 has no effect: it is for --schedule cosine or polynomial",

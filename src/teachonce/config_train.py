@@ -62,6 +62,9 @@ class TrainingOptions(MixOptions):
     """Side of the input at evaluation. Default: --size."""
     eval_crop_frac: float = 0.875
     """Evaluation: the shorter side is resized to size / this, then the centre is cropped (1: no margin)."""
+    eval_resize: int | None = None
+    """Evaluation: the shorter side is resized to so many pixels, instead of --eval-crop-frac (the walkthrough's second
+    crop is size + 1: --eval-size 256 --eval-resize 257)."""
     bn_momentum: float | None = None
     """Momentum of all the student's batch norms: the weight of a batch in their running statistics, PyTorch's number
     (TensorFlow's 0.997 is 0.003 here). Default: the architecture's."""
@@ -134,6 +137,10 @@ class TrainingOptions(MixOptions):
         require(0 <= self.label_smoothing < 1, "--label-smoothing", self.label_smoothing, "in [0, 1)")
         require(0 <= self.ema_decay < 1, "--ema-decay", self.ema_decay, "in [0, 1)")
         require(0 < self.eval_crop_frac <= 1, "--eval-crop-frac", self.eval_crop_frac, "in (0, 1]")
+        if self.eval_resize is not None:
+            size_px = self.eval_size or self.size
+            expected = f"at least the {size_px} px of the evaluation's input"
+            require(self.eval_resize >= size_px, "--eval-resize", self.eval_resize, expected)
         require(
             self.epochs % self.validation_epochs == 0,
             "--validation-epochs",
