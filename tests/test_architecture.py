@@ -15,7 +15,17 @@ PACKAGE = Path(teachonce.__file__).parent
 LAYERS = [
     ["errors", "rng", "softmax", "versions"],
     ["batches", "classes", "config", "files", "progress", "page"],
-    ["config_train", "example", "images", "launch", "folders", "codec_protocol", "plan_costs", "object_crops"],
+    [
+        "config_train",
+        "example",
+        "images",
+        "launch",
+        "folders",
+        "codec_protocol",
+        "plan_costs",
+        "object_crops",
+        "recipes",
+    ],
     ["tfrecord", "imagenet", "preprocessing", "operations", "losses", "metrics", "mixup", "runs", "ranks", "schedules"],
     ["codec_dense", "codec_topk", "views", "autoaugment"],
     ["codec", "policies", "records", "model_spec", "report", "ablate_table", "plan_picture", "plan_table"],

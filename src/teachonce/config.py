@@ -427,21 +427,25 @@ def _json_value(value: Any) -> Any:
 
 def command_line(config: Any) -> str:
     """The options of a configuration that differ from the defaults, as they are typed."""
-    words = []
+    words: list[str] = []
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if value == field.default:
             continue
-        values = [str(item) for item in (value if isinstance(value, tuple) else (value,))]
         if "Positional" in str(field.type):
-            words += values
+            words.append(str(value))
         elif "UseAppendAction" in str(field.type):
-            words += [word for item in values for word in (flag(field.name), item)]
-        elif isinstance(value, bool):
-            words.append(flag(field.name) if value else flag("no_" + field.name))
+            words += [word for item in value for word in option_words(field.name, item)]
         else:
-            words += [flag(field.name), *values]
+            words += option_words(field.name, value)
     return shlex.join(words)
+
+
+def option_words(name: str, value: Any) -> list[str]:
+    """A field with its value as the words of a command line."""
+    if isinstance(value, bool):
+        return [flag(name if value else "no_" + name)]
+    return [flag(name), *[str(item) for item in (value if isinstance(value, tuple) else (value,))]]
 
 
 def flag(name: str) -> str:

@@ -175,6 +175,9 @@ class TrainingOptions(MixOptions):
 class TrainConfig(TrainingOptions):
     """Train a student on labels and, if given, the teacher's stored logits."""
 
+    recipe: str | None = None
+    """Begin with the options of a recipe; those given beside it override ('train --list-recipes' shows them all). From
+    Python: TrainConfig(..., **recipe_options(NAME)); here the name is only kept."""
     store: Annotated[tuple[Path, ...], UseAppendAction] = ()
     """Store with the teacher's logits; its views, where it has any, are exactly what the student sees. Several stores
     over the same views (--store A --store B): the teachers' probabilities are averaged."""
