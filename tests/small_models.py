@@ -70,28 +70,37 @@ def write_colour_teacher(
     return f"onnx:{path},size=16,resize=16"
 
 
-def colour_example(index: int, label: int, colour: np.ndarray, width: int = 24, height: int = 20) -> bytes:
-    """A record whose image has the given mean colour, with a pattern that makes each image another."""
+def colour_example(
+    index: int, label: int, colour: np.ndarray, width: int = 24, height: int = 20, boxes: np.ndarray | None = None
+) -> bytes:
+    """A record whose image has the given mean colour, with a pattern that makes each image another.
+
+    ``boxes`` [N, 4]: xmin, ymin, xmax, ymax.
+    """
     rng = np.random.default_rng(index)
     noise = rng.uniform(-0.06, 0.06, (5, 6, 3))
     pixels = np.clip((colour + noise) * 255, 0, 255).astype(np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=95)
-    return encode_example(
-        {
-            "image/encoded": buffer.getvalue(),
-            "image/class/label": label,
-            "image/filename": f"image_{index}.jpg".encode(),
-        }
-    )
+    features = {
+        "image/encoded": buffer.getvalue(),
+        "image/class/label": label,
+        "image/filename": f"image_{index}.jpg".encode(),
+    }
+    for column, side in enumerate(("xmin", "ymin", "xmax", "ymax") if boxes is not None else ()):
+        features[f"image/object/bbox/{side}"] = np.asarray(boxes, np.float32)[:, column]
+    return encode_example(features)
 
 
 def write_colour_shards(
-    folder: Path, sizes=(20, 13), split: str = "train", first_index: int = 0, rotate: int = 0
+    folder: Path, sizes=(20, 13), split: str = "train", first_index: int = 0, rotate: int = 0, boxes=None
 ) -> Path:
-    """Shards whose label is the colour's index + 1 (0 is background), or another one with ``rotate``."""
+    """Shards whose label is the colour's index + 1 (0 is background), or another one with ``rotate``.
+
+    ``boxes`` are those of every record.
+    """
     payloads = [
-        colour_example(index, 1 + (index + rotate) % len(COLOURS), COLOURS[index % len(COLOURS)])
+        colour_example(index, 1 + (index + rotate) % len(COLOURS), COLOURS[index % len(COLOURS)], boxes=boxes)
         for index in range(first_index, first_index + sum(sizes))
     ]
     return write_shards(folder, sizes=sizes, split=split, num_classes=len(COLOURS) + 1, payloads=payloads)

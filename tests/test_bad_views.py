@@ -147,10 +147,22 @@ def test_a_mix_across_shards(tmp_path, capsys, data, store):
     )
 
 
+def test_boxes_that_no_crop_can_be_drawn_by(tmp_path, capsys, teacher):
+    data = write_colour_shards(tmp_path / "boxes", sizes=(4,), boxes=[[0.0, 0.0, 640.0, 480.0]])
+    views = ["--policy", "crop", "--object-covered", 0.1, "--gate-samples", 0]
+    phrases = ["train-00000-of-00001.* record 0", "a side at 640.0, expected 0 to 1", "--object-boxes image"]
+    fails(capsys, extract(data, teacher, tmp_path / "store", *views), 1, *phrases)
+    fails(capsys, train(data, tmp_path / "run", "--object-covered", 0.1), 1, phrases[1])
+    run(*extract(data, teacher, tmp_path / "store-image", *views, "--object-boxes", "image"))
+    run(*train(data, tmp_path / "run-image", "--object-covered", 0.1, "--object-boxes", "image"))
+
+
 def test_options_that_cannot_be_meant(tmp_path, capsys, data, teacher, store):
     center = extract(data, teacher, tmp_path / "s")
     fails(capsys, [*center, "--mixup-alpha", 0.2], 2, "--mixup-alpha 0.2: expected 0 with --policy center")
     fails(capsys, [*center, "--erase-prob", 0.2], 2, "--erase-prob 0.2: expected 0 with --policy center")
+    fails(capsys, [*center, "--object-covered", 0.1], 2, "--object-covered 0.1: expected 0 with --policy center")
+    fails(capsys, [*center, "--policy", "crop", "--object-covered", 2], 2, "--object-covered 2.0: expected a prob")
     fails(capsys, [*center, "--policy", "crop", "--erase-prob", 1.5], 2, "--erase-prob 1.5: expected a probability")
     words = train(data, tmp_path / "run", "--store", store)
     fails(capsys, [*words, "--teacher", teacher], 2, "--teacher .*: expected not given together with --store")

@@ -16,9 +16,10 @@ from teachonce.errors import ConfigError, ImageError, LogitsError, RecordError, 
 from teachonce.extract import extract
 from teachonce.images import decode_image
 from teachonce.merge import merge
-from teachonce.policies import CropPolicy
+from teachonce.policies import CropPolicy, ObjectCrop, sample_view
 from teachonce.preprocessing import Preprocessing
 from teachonce.records import open_records
+from teachonce.rng import generator
 from teachonce.shard_files import views_file, write_views
 from teachonce.store import Store
 from teachonce.views import apply_view
@@ -82,6 +83,35 @@ def test_the_order_is_of_seed_and_epoch_and_the_global_batch_is_that_of_one_rank
         assert sorted(one[step]) == sorted(three[0][step] + three[1][step] + three[2][step])
     with pytest.raises(ConfigError, match="2 records for 3 devices"):
         EpochBatches(2, 1, world_size=3)
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_students_own_views_cover_the_boxes_of_the_records(tmp_path, num_workers):
+    boxes = np.array([[0.5, 0.5, 1.0, 1.0], [0.0, 0.0, 0.0, 0.0]], np.float32)
+    source = open_records(write_colour_shards(tmp_path / "boxes", sizes=(6,), boxes=boxes), "train")
+    policy = CropPolicy(scale=(0.05, 1.0), objects=ObjectCrop(covered=0.5))
+    dataset = KDDataset(source, size=12, policy=policy, seed=3)
+    (batch,) = dataset.batches(batch_size=6, epoch=4, shuffle=False, num_workers=num_workers)
+    for row in range(6):
+        record = source.read_record(0, row)
+        np.testing.assert_array_equal(record.boxes, boxes)
+        view = sample_view(generator(3, "student view", 4, record.key), policy, 24, 20, boxes=boxes)
+        np.testing.assert_array_equal(batch["pixels"][row], apply_view(decode_image(record.encoded), view, 12))
+
+
+def test_paired_batches_show_two_views_of_a_record(data, view_store):
+    """Epoch 1 of pairs is the views 2 and 3 mod 3 of a store, or two draws of a student's own."""
+    for dataset in (KDDataset(open_records(data, "train"), size=12, store=view_store), None):
+        dataset = dataset or KDDataset(open_records(data, "train"), size=12, class_space=ClassSpace(num_classes=5))
+        (items,) = EpochBatches(15, 15, epoch=1, paired=True)
+        records, partners = items[:15], items[15:]
+        (batch,) = build_loader(dataset, EpochBatches(15, 15, epoch=1, paired=True))
+        own = dataset.read_batch([index for index, _ in records], 2)
+        other = dataset.read_batch([index for index, _ in partners], 3)
+        for name, tensor in batch.items():
+            assert torch.equal(tensor, torch.cat([own[name], other[name]])), name
+        place = [index for index, _ in partners].index(records[0][0])
+        assert not torch.equal(batch["pixels"][0], batch["pixels"][15 + place]), "one record, two views"
 
 
 def test_epoch_e_shows_view_e_mod_v_with_its_logits(data, view_store):

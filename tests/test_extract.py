@@ -17,11 +17,12 @@ from small_models import COLOURS, write_colour_shards, write_colour_teacher
 
 from teachonce import store_plan
 from teachonce.config import ExtractConfig
+from teachonce.dataset import KDDataset
 from teachonce.errors import CheckError, ConfigError, LogitsError, PlanMismatchError, RecordError, StoreError
 from teachonce.extract import extract
 from teachonce.images import decode_image
 from teachonce.models import load_model
-from teachonce.policies import CropPolicy, sample_view
+from teachonce.policies import AutoAugment, CropPolicy, ObjectCrop, draw_view, sample_view
 from teachonce.records import open_records
 from teachonce.rng import generator
 from teachonce.store import Store
@@ -167,6 +168,31 @@ def test_views_are_drawn_by_seed_key_and_view_and_stored(tmp_path, data, teacher
         np.testing.assert_allclose(store.read_logits(shard, view_index, [row])[0], expected, atol=1e-4)
 
 
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_views_drawn_by_the_boxes_of_the_records(tmp_path, teacher, num_workers):
+    """Stored as they were drawn, and seen by a student that reads no boxes at all."""
+    boxes = np.array([[0.0, 0.0, 0.25, 0.5]], np.float32)
+    data = write_colour_shards(tmp_path / "data", sizes=(6, 5), boxes=boxes)
+    options = {"policy": "crop+autoaugment", "object_covered": 0.8, "crop_scale": (0.05, 1.0), "gate_samples": 0}
+    store = run(data, teacher, tmp_path / "store", views=3, num_workers=num_workers, **options)
+    policy = CropPolicy(scale=(0.05, 1.0), autoaugment=AutoAugment(), objects=ObjectCrop(covered=0.8))
+    assert store.policy == policy
+    source = open_records(data, "train")
+    for shard, (_, num_records) in enumerate(store.shards):
+        for row in range(num_records):
+            key = source.read_record(shard, row).key
+            for number in range(3):
+                (view,) = store.read_views(shard, number, [row])
+                assert view == draw_view(policy, 0, key, number, 24, 20, None, boxes)
+                left, top, right, bottom = view.box
+                assert max(0, 6 - left) * max(0, 10 - top) >= 0.8 * 60 and right >= 6 and bottom >= 10
+    batch = KDDataset(source, size=16, store=store).read_batch([7], 2)
+    (view,) = store.read_views(1, 2, [1])
+    image = decode_image(source.read_record(1, 1).encoded)
+    np.testing.assert_array_equal(batch["pixels"][0], apply_view(image, view, 16))
+    assert not source.with_boxes
+
+
 def test_more_views_are_added_without_touching_the_first(tmp_path, data, teacher):
     run(data, teacher, tmp_path / "store", policy="crop", views=2)
     before = files(tmp_path / "store")
@@ -185,6 +211,7 @@ KILLED = """
 import sys
 from pathlib import Path
 from teachonce.config import ExtractConfig
+from teachonce.dataset import KDDataset
 from teachonce.extract import extract
 if __name__ == "__main__":
     extract(ExtractConfig(data=Path(sys.argv[1]), teacher=sys.argv[2], out=Path(sys.argv[3]), codec="int8",

@@ -33,6 +33,7 @@ MAGNITUDES = {
     "shear_y": -0.25,
     "translate_x": 0.25,
     "translate_y": -0.25,
+    "invert": 0.0,
 }
 
 
@@ -80,6 +81,8 @@ def test_directions():
     assert centre(Operation("translate_y", 0.25)) == (15, 10)
     inverted = np.asarray(apply_operation(Image.fromarray(marked), Operation("solarize", 128.0)))
     assert inverted[10, 10].tolist() == [0, 0, 0] and inverted[0, 0].tolist() == [0, 0, 0]
+    negative = np.asarray(apply_operation(Image.fromarray(marked), Operation("invert")))
+    np.testing.assert_array_equal(negative, 255 - marked)
 
 
 def test_an_unknown_operation_is_refused():
@@ -102,4 +105,5 @@ GOLDEN = {
     "shear_y": 1608784027419073411,
     "translate_x": 10071953181138257804,
     "translate_y": 8150815417827019722,
+    "invert": 69031551929606795,
 }

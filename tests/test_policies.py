@@ -11,10 +11,13 @@ from hypothesis import strategies as st
 
 from teachonce.config import ExtractConfig
 from teachonce.errors import ConfigError, ImageError, StoreError
-from teachonce.operations import OPERATION_NAMES, Operation
+from teachonce.operations import Operation
 from teachonce.policies import (
+    RANDAUGMENT_NAMES,
+    AutoAugment,
     CenterPolicy,
     CropPolicy,
+    ObjectCrop,
     RandAugment,
     RandomErasing,
     RandomMix,
@@ -25,7 +28,7 @@ from teachonce.policies import (
     sample_view,
 )
 from teachonce.rng import generator
-from teachonce.views import RELATIVE_ONE, Erasing, Mix, View
+from teachonce.views import RELATIVE_ONE, Erasing, Mix, View, decode_views, encode_views
 
 KEYS = np.array([3, 77, 1000, 2**63 + 5, 2**64 - 1], np.uint64)
 EVERYTHING = CropPolicy(
@@ -88,6 +91,11 @@ def test_wrong_policies_and_huge_images_are_refused():
         sample_view(generator(0), CropPolicy(), 70_000, 10)
 
 
+def test_golden_views_of_autoaugment():
+    views = [draw_view(AUTOAUGMENT, 7, 1000, number, 500, 375, None, LEFT_HALF) for number in range(3)]
+    assert views == GOLDEN_AUTOAUGMENT
+
+
 def test_golden_views_with_everything():
     views = [draw_view(EVERYTHING, 7, 1000, number, 500, 375, KEYS) for number in range(3)]
     assert views == GOLDEN_EVERYTHING
@@ -123,10 +131,11 @@ def test_what_is_added_to_a_policy_leaves_the_crop_as_it_is():
 def test_operations_are_uniform_and_their_magnitudes_in_range():
     policy = CropPolicy(randaugment=RandAugment(num_operations=3, magnitude=10, magnitude_std=0))
     drawn = [op for i in range(2000) for op in sample_view(generator(1, i), policy, 64, 64).operations]
-    counts = np.array([sum(op.name == name for op in drawn) for name in OPERATION_NAMES])
+    assert len(RANDAUGMENT_NAMES) == 14 and "invert" not in RANDAUGMENT_NAMES, "a longer list draws other views"
+    counts = np.array([sum(op.name == name for op in drawn) for name in RANDAUGMENT_NAMES])
     # 6000 draws of 14: the standard deviation of a count is 20.
     assert (np.abs(counts - 6000 / 14) < 4.5 * 20).all(), counts
-    full = {name: sorted({op.magnitude for op in drawn if op.name == name}) for name in OPERATION_NAMES}
+    full = {name: sorted({op.magnitude for op in drawn if op.name == name}) for name in RANDAUGMENT_NAMES}
     assert full["rotate"] == [-30.0, 30.0] and full["posterize"] == [4.0] and full["solarize"] == [0.0]
     assert full["shear_x"] == [-float(np.float16(0.3)), float(np.float16(0.3))]
     assert full["color"] == [float(np.float16(0.1)), float(np.float16(1.9))] and full["equalize"] == [0.0]
@@ -136,6 +145,39 @@ def test_magnitudes_are_what_float16_stores():
     for index in range(300):
         for op in sample_view(generator(2, index), EVERYTHING, 64, 64).operations:
             assert op.magnitude == float(np.float16(op.magnitude))
+
+
+AUTOAUGMENT = CropPolicy(
+    scale=(0.05, 1.0), autoaugment=AutoAugment(), objects=ObjectCrop(), erasing=RandomErasing(prob=0.5)
+)
+LEFT_HALF = np.array([[0.0, 0.0, 0.5, 1.0]], np.float32)
+
+
+def test_autoaugment_draws_two_operations_that_are_stored_and_come_back():
+    views = [draw_view(AUTOAUGMENT, 0, 77, number, 300, 200, None, LEFT_HALF) for number in range(200)]
+    assert AUTOAUGMENT.name == "crop+autoaugment" and AUTOAUGMENT.layout.num_operations == 2
+    assert all(len(view.operations) == 2 for view in views)
+    assert decode_views(encode_views(views, AUTOAUGMENT.layout)) == views
+    names = {operation.name for view in views for operation in view.operations}
+    assert {"identity", "invert", "equalize", "posterize"} < names
+    assert not names & {"brightness", "translate_x", "translate_y", "shear_y"}, "not in the policy for ImageNet"
+
+
+def test_crops_show_enough_of_the_object():
+    policy = CropPolicy(scale=(0.05, 1.0), objects=ObjectCrop(covered=0.6))
+    boxes = [draw_view(policy, 0, 77, number, 300, 200, None, LEFT_HALF).box for number in range(300)]
+    assert min((min(r, 150) - max(x, 0)) * (b - t) / 30_000 for x, t, r, b in boxes) >= 0.6
+    anywhere = [draw_view(policy, 0, 77, number, 300, 200, None).box for number in range(300)]
+    assert min((r - x) * (b - t) / 60_000 for x, t, r, b in anywhere) >= 0.6, "without boxes the image is the object"
+    image = CropPolicy(scale=(0.05, 1.0), objects=ObjectCrop(covered=0.6, boxes="image"))
+    assert policy.needs_boxes and not image.needs_boxes and not CropPolicy().needs_boxes
+    assert [draw_view(image, 0, 77, number, 300, 200, None, LEFT_HALF).box for number in range(300)] == anywhere
+
+
+def test_boxes_of_a_policy_that_does_not_ask_for_them_change_nothing():
+    for number in range(20):
+        plain, given_boxes = (draw_view(EVERYTHING, 7, 77, number, 300, 200, KEYS, b) for b in (None, LEFT_HALF))
+        assert plain == given_boxes
 
 
 def test_erased_boxes_follow_the_policy():
@@ -177,6 +219,10 @@ def test_options_mean_policies():
     policy = build_policy(config.policy, config)
     assert policy.name == "crop+randaugment" and policy.randaugment == RandAugment(num_operations=3)
     assert policy.erasing.prob == 0.1 and policy.mix == RandomMix(cutmix_alpha=0.5)
+    config = ExtractConfig(**base, policy="crop+autoaugment", object_covered=0.1, object_boxes="image")
+    assert build_policy(config.policy, config) == CropPolicy(
+        autoaugment=AutoAugment(), objects=ObjectCrop(covered=0.1, boxes="image")
+    )
 
 
 def test_full_policies_are_their_json():
@@ -187,8 +233,12 @@ def test_full_policies_are_their_json():
         "ratio": [3 / 4, 4 / 3],
         "flip_prob": 0.5,
     }, "a plain crop store is named as in format 1"
+    assert policy_from_json(policy_to_json(AUTOAUGMENT)) == AUTOAUGMENT
+    assert policy_to_json(AUTOAUGMENT)["objects"] == {"covered": 0.1, "boxes": "records", "max_attempts": 100}
+    assert "objects" not in policy_to_json(EVERYTHING) and "autoaugment" not in policy_to_json(EVERYTHING)
     entry = policy_to_json(EVERYTHING)
-    for wrong in ({**entry, "name": "crop"}, {**entry, "mix": {"alpha": 1}}, {"name": "crop+swirl"}):
+    newer = {**policy_to_json(AUTOAUGMENT), "autoaugment": {"found_on": "cifar10"}}
+    for wrong in ({**entry, "name": "crop"}, {**entry, "mix": {"alpha": 1}}, {"name": "crop+swirl"}, newer):
         with pytest.raises(StoreError, match="not known here"):
             policy_from_json(wrong)
 
@@ -200,6 +250,11 @@ def test_full_policies_are_their_json():
         (RandAugment, {"magnitude": 11}),
         (RandomErasing, {"prob": 0}),
         (RandomErasing, {"scale": (0.5, 0.1)}),
+        (AutoAugment, {"found_on": "svhn"}),
+        (ObjectCrop, {"covered": 0}),
+        (ObjectCrop, {"max_attempts": 0}),
+        (ObjectCrop, {"boxes": "masks"}),
+        (CropPolicy, {"randaugment": RandAugment(), "autoaugment": AutoAugment()}),
         (RandomMix, {}),
         (RandomMix, {"mixup_alpha": -1, "cutmix_alpha": 1}),
         (RandomMix, {"mixup_alpha": 1, "prob": 0}),
@@ -241,4 +296,15 @@ GOLDEN_EVERYTHING = [
         erasings=(),
         mix=Mix(partner=77, share=0.9029545187950134, box=None),
     ),
+]
+
+GOLDEN_AUTOAUGMENT = [
+    View(
+        (28, 161, 186, 360),
+        True,
+        (Operation("identity"), Operation("contrast", 1.5400390625)),
+        (Erasing((32816, 12524, 58657, 29226), (213, 247, 6)),),
+    ),
+    View((192, 110, 392, 273), True, (Operation("identity"), Operation("identity"))),
+    View((131, 12, 453, 362), True, (Operation("rotate", -24.0), Operation("color", 0.4599609375))),
 ]

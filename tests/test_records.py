@@ -123,6 +123,44 @@ def test_foreign_records_have_no_class_table(tmp_path: Path) -> None:
     assert source.read_record(0, 0).label == 900 and source.read_record(0, 0).filename == ""
 
 
+def with_boxes(xmin, ymin, xmax, ymax) -> dict[str, FeatureValue]:
+    sides = {"xmin": xmin, "ymin": ymin, "xmax": xmax, "ymax": ymax}
+    boxes = {f"image/object/bbox/{name}": np.array(side, np.float32) for name, side in sides.items()}
+    return features_of(0) | boxes
+
+
+def test_boxes_are_there_when_asked_for(tmp_path: Path) -> None:
+    shard = [with_boxes([0.1, 0.5], [0.2, 0.6], [0.3, 0.7], [0.4, 1.0]), features_of(1), with_boxes([], [], [], [])]
+    source = open_records(write_shards(tmp_path, shard), "train")
+    assert all(record.boxes is None for record in source.iter_shard(0))
+    source.read_boxes()
+    copy = pickle.loads(pickle.dumps(source))
+    expected = np.array([[0.1, 0.2, 0.3, 0.4], [0.5, 0.6, 0.7, 1.0]], np.float32)
+    for reader in (source, copy):
+        first, without, empty = reader.iter_shard(0)
+        np.testing.assert_array_equal(first.boxes, expected)
+        assert without.boxes is None and empty.boxes is None
+        np.testing.assert_array_equal(reader.read_record(0, 0).boxes, expected)
+
+
+@pytest.mark.parametrize(
+    ("sides", "message"),
+    [
+        (([0.1], [0.2], [0.3], []), "1 xmin, 1 ymin, 1 xmax and 0 ymax, expected floats, as many of each"),
+        (([0.1, 0.2], [0.2], [0.3], [0.4]), "2 xmin, 1 ymin"),
+        (([0.1], [0.2], [1.5], [0.4]), "a bounding box with a side at 1.5, expected 0 to 1"),
+        (([-0.1], [0.2], [0.5], [0.4]), "a bounding box with a side at -0.1"),
+        (([0.1], [np.nan], [0.5], [0.4]), "a bounding box with a side at nan"),
+    ],
+)
+def test_boxes_that_cannot_be_used(tmp_path: Path, sides: tuple[list[float], ...], message: str) -> None:
+    source = open_records(write_shards(tmp_path, [with_boxes(*sides)]), "train")
+    assert source.read_record(0, 0).boxes is None, "nobody asked"
+    source.read_boxes()
+    with pytest.raises(RecordError, match=rf"record 0 \(.*{message}"):
+        source.read_record(0, 0)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

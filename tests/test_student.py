@@ -5,15 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from safetensors.torch import load_file
+from timm.models import register_model
+from timm.optim import create_optimizer_v2
 
 from teachonce.config_train import TrainConfig
-from teachonce.errors import LogitsError
+from teachonce.errors import ConfigError, LogitsError
 from teachonce.losses import kd_loss, label_loss
-from teachonce.mixup import Mixup
+from teachonce.mixup import Mixup, sample_mixup
 from teachonce.models import build_student
 from teachonce.preprocessing import Preprocessing
+from teachonce.rng import generator
 from teachonce.student import StudentModule
 from teachonce.train import train
 
@@ -26,9 +30,9 @@ def build(**settings) -> StudentModule:
 
 @pytest.fixture(scope="module")
 def batch() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    student_logits, teacher_logits = torch.randn(2, 8, 10, generator=generator)
-    return student_logits, torch.randint(10, (8,), generator=generator), teacher_logits * 3
+    random = torch.Generator().manual_seed(0)
+    student_logits, teacher_logits = torch.randn(2, 8, 10, generator=random)
+    return student_logits, torch.randint(10, (8,), generator=random), teacher_logits * 3
 
 
 def test_the_whole_loss(batch) -> None:
@@ -56,6 +60,67 @@ def test_mixup_mixes_labels_and_softened_teacher_probs_linearly(batch) -> None:
     # Every part is linear in its targets.
     for part, one, two in zip(mixed, own, other, strict=True):
         torch.testing.assert_close(part, 0.7 * one + 0.3 * two)
+
+
+@pytest.mark.parametrize("mixup_type", [1, 2])
+def test_a_share_for_each_image_mixes_labels_and_teacher_alike(batch, mixup_type) -> None:
+    student_logits, labels, teacher_logits = batch
+    module = build(store=Path("store"), kd_temp=2.0, label_smoothing=0.1, mixup_alpha=0.2, mixup_type=mixup_type)
+    mixup = sample_mixup(generator(5), 0.2, 8, mixup_type)
+    student_logits = student_logits[: len(mixup.partners)]
+    mixed = module.losses(student_logits, labels, teacher_logits, mixup)
+    expected = torch.zeros(3)
+    for row, (own, other, share) in enumerate(zip(mixup.rows, mixup.partners, mixup.share, strict=True)):
+        for index, part in ((own, share), (other, 1 - share)):
+            one = slice(index, index + 1)
+            alone = module.losses(student_logits[row : row + 1], labels[one], teacher_logits[one], None)
+            expected += part / len(student_logits) * torch.stack(alone)
+    torch.testing.assert_close(torch.stack(mixed), expected)
+
+
+def test_the_momentum_of_batch_norms() -> None:
+    norms = [part for part in build(bn_momentum=0.003).student.modules() if isinstance(part, torch.nn.BatchNorm2d)]
+    assert len(norms) > 3 and {norm.momentum for norm in norms} == {0.003}
+    module = build(bn_momentum=0.003, ema_decay=0.9)
+    assert {p.momentum for p in module.kept.modules() if isinstance(p, torch.nn.BatchNorm2d)} == {0.003}
+    assert {p.momentum for p in build().student.modules() if isinstance(p, torch.nn.BatchNorm2d)} == {0.1}
+    with pytest.raises(ConfigError, match="--bn-momentum 0: expected more than 0, up to 1"):
+        build(bn_momentum=0)
+
+
+def test_momentum_and_weight_decay_are_tensorflows() -> None:
+    """accum = momentum * accum + (gradient + decay * weight), weight -= lr * accum: no Nesterov, no dampening."""
+    weight = torch.nn.Parameter(torch.tensor([[1.0, -2.0]], dtype=torch.float64))
+    optimizer = create_optimizer_v2([weight], opt="momentum", lr=0.1, weight_decay=0.01, momentum=0.9)
+    expected, accum = weight.detach().clone(), torch.zeros(1, 2, dtype=torch.float64)
+    for step in range(4):
+        gradient = torch.tensor([[0.5 * step, 1.0]], dtype=torch.float64)
+        weight.grad = gradient.clone()
+        optimizer.step()
+        accum = 0.9 * accum + gradient + 0.01 * expected
+        expected = expected - 0.1 * accum
+        torch.testing.assert_close(weight.detach(), expected, rtol=1e-14, atol=0)
+
+
+SEEN_PROGRESS: list[float] = []
+
+
+@register_model
+def teachonce_test_progress(pretrained: bool = False, **options) -> torch.nn.Module:
+    """A network that wants to know how far the training is."""
+    model = timm.create_model("test_resnet", pretrained=pretrained, **options)
+    model.set_progress = SEEN_PROGRESS.append
+    return model
+
+
+def test_a_student_that_asks_is_told_how_far_the_training_is(digits: Path, tmp_path: Path) -> None:
+    SEEN_PROGRESS.clear()
+    config = TrainConfig(
+        data=digits, student="timm:teachonce_test_progress", out=tmp_path / "run", epochs=2, batch_size=48, size=16,
+        device="cpu", validation_split=None,
+    )  # fmt: skip
+    train(config)
+    assert SEEN_PROGRESS == [0, 0.25, 0.5, 0.75]
 
 
 def test_a_class_that_the_teacher_lacks(batch) -> None:

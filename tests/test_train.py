@@ -253,6 +253,16 @@ def test_weights_of_the_losses(digits: Path, digits_store: Path, tmp_path: Path)
         ({"kd_weight": 0.5}, "--kd-weight 0.5 has no effect: it needs teacher logits"),
         ({"optimizer": "adamw", "momentum": 0.5}, "--momentum 0.5 has no effect: it is for --optimizer sgd"),
         ({"step_rate": 0.5}, "--step-rate 0.5 has no effect: it is for --schedule step"),
+        ({"mixup_type": 1}, "--mixup-type 1 has no effect: it is for --mixup-alpha without an online --teacher"),
+        ({"object_boxes": "image"}, "--object-boxes image has no effect: it needs --object-covered"),
+        (
+            {"schedule": "step", "min_lr": 0.01},
+            "--min-lr 0.01 has no effect: it is for --schedule cosine or polynomial",
+        ),
+        (
+            {"warmup_prefix": True, "schedule": "fixed"},
+            "--warmup-prefix True has no effect: it is for --schedule cosine",
+        ),
     ],
 )
 def test_settings_without_effect_warn(digits: Path, tmp_path: Path, settings: dict, message: str) -> None:
@@ -274,6 +284,24 @@ def test_schedule_with_warm_up(digits: Path, tmp_path: Path) -> None:
     train(config(digits, tmp_path / "run", validation_split=None, **settings))
     # 3 updates an epoch: a third more of 0.05 each, then whole, and a tenth from epoch 3 and of that from epoch 5.
     assert [row["lr"] for row in curve(tmp_path / "run")] == pytest.approx([0.05 * 2 / 3, 0.05, 0.005, 0.005, 0.0005])
+
+
+def test_a_learning_rate_for_another_batch(digits: Path, tmp_path: Path) -> None:
+    settings = {"schedule": "fixed", "lr": 0.05, "lr_batch": 128, "batch_size": 32, "epochs": 1}
+    train(config(digits, tmp_path / "run", validation_split=None, **settings))
+    assert [row["lr"] for row in curve(tmp_path / "run")] == [0.05 * 32 / 128]
+
+
+@pytest.mark.parametrize("mixup_type", [1, 2])
+def test_mixup_of_the_walkthroughs_types(digits: Path, digits_store: Path, tmp_path: Path, mixup_type) -> None:
+    """Type 1 reads each record twice an epoch and makes as many updates; a run resumes and repeats bit for bit."""
+    settings = {"store": digits_store, "mixup_alpha": 0.2, "mixup_type": mixup_type, "epochs": 2, "batch_size": 17}
+    train(config(digits, tmp_path / "run", **settings))
+    train(config(digits, tmp_path / "again", **settings))
+    assert curve(tmp_path / "run") == curve(tmp_path / "again")
+    assert [row["step"] for row in curve(tmp_path / "run")] == [6, 12]
+    train(config(digits, tmp_path / "batch", **(settings | {"mixup_type": "batch"})))
+    assert curve(tmp_path / "run") != curve(tmp_path / "batch")
 
 
 def test_without_validation(digits: Path, tmp_path: Path) -> None:

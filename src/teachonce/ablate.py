@@ -170,6 +170,8 @@ def _student_config(config: AblateConfig, lesson: Lesson, seed: int) -> TrainCon
         # The views are the store's: options that would draw others say nothing here.
         common |= {field.name: field.default for field in dataclasses.fields(MixOptions)} | {"policy": "crop"}
     settings = lesson.settings | {"store": lesson.stores, "seed": seed}
+    if lesson.replays or "teacher" in lesson.settings:
+        common["mixup_type"] = "batch"  # their views bring their mix
     return TrainConfig(**{**common, "out": _run_path(config, lesson, seed), **settings})
 
 

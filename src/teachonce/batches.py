@@ -19,6 +19,10 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
     rank would have no record): no small last batch, whose statistics would do harm, and nothing left out.
     ``drop_last`` makes batches of ``batch_size`` exactly, without the records of an incomplete last one (others each
     epoch), unless there is no other batch.
+
+    ``paired`` (mixup of type 1) puts as many partners behind the records of a batch, row i and row B + i a pair: a
+    second permutation, so that every record occurs twice an epoch, in as many steps. An epoch e then counts as the two
+    epochs 2 e (the records) and 2 e + 1 (their partners), so that a record's two views differ.
     """
 
     def __init__(
@@ -32,6 +36,7 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         drop_last: bool = False,
         rank: int = 0,
         world_size: int = 1,
+        paired: bool = False,
     ) -> None:
         if num_records < world_size:
             raise ConfigError(f"{num_records} records for {world_size} devices: each needs at least one record")
@@ -43,6 +48,7 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         self.drop_last = drop_last
         self.rank = rank
         self.world_size = world_size
+        self.paired = paired
 
     def set_epoch(self, epoch: int) -> None:
         """Take the order of this epoch from the next iteration on."""
@@ -58,11 +64,16 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         order = np.arange(self.num_records)
         if self.shuffle:
             order = generator(self.seed, "order", self.epoch).permutation(self.num_records)
+        partners = generator(self.seed, "partners", self.epoch).permutation(self.num_records) if self.paired else None
         num_steps = len(self)
         end = self.num_records
         if self.drop_last:
             end = min(end, num_steps * self.batch_size * self.world_size)
         for step in range(num_steps):
             first, last = step * end // num_steps, (step + 1) * end // num_steps
-            mine = order[first:last][self.rank :: self.world_size]
-            yield [(int(index), self.epoch) for index in mine]
+            mine = slice(first + self.rank, last, self.world_size)
+            if partners is None:
+                yield [(index, self.epoch) for index in order[mine].tolist()]
+            else:
+                records = [(index, 2 * self.epoch) for index in order[mine].tolist()]
+                yield records + [(index, 2 * self.epoch + 1) for index in partners[mine].tolist()]

@@ -31,6 +31,7 @@ from teachonce.config import (
 )
 from teachonce.config_train import AblateConfig, TrainConfig
 from teachonce.errors import ConfigError, TeachonceError
+from teachonce.recipes import describe_recipes, expand_recipe
 
 DESCRIPTION = (
     "Offline knowledge distillation for image classifiers: run the teacher once, keep what it said, teach any number "
@@ -60,6 +61,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = [word for word in words if word != "--debug"]
     if words == ["--version"]:
         print(f"teachonce {__version__}")
+        sys.exit(0)
+    if words[:1] == ["train"] and "--list-recipes" in words:
+        print(describe_recipes())
         sys.exit(0)
     warnings.showwarning = _show_warning
     try:
@@ -93,7 +97,7 @@ def parse_command(words: Sequence[str]) -> Any:
         Command,
         prog="teachonce",
         description=DESCRIPTION,
-        args=list(words),
+        args=expand_recipe(words),
         config=(tyro.conf.CascadeSubcommandArgs,),
     )
 

@@ -18,7 +18,7 @@ from tyro.conf import Positional
 from teachonce.errors import ConfigError
 
 CodecName = Literal["float32", "float16", "int8", "topk"]
-PolicyName = Literal["center", "crop", "crop+randaugment"]
+PolicyName = Literal["center", "crop", "crop+randaugment", "crop+autoaugment"]
 Precision = Literal["float32", "bf16", "fp16"]
 
 
@@ -65,6 +65,12 @@ class ViewOptions:
     """Random resized crop: area as a fraction of the image, least and most (1 1: the whole image)."""
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
     """Random resized crop: aspect ratio (width / height), least and most."""
+    object_covered: float = 0.0
+    """A crop must show at least this part of an object; crops are then drawn by TensorFlow's rule, and after 100
+    attempts the whole image is taken (the walkthrough: 0.1 with --crop-scale 0.05 1). 0 is off."""
+    object_boxes: Literal["records", "image"] = "records"
+    """--object-covered: what the objects are: the bounding boxes of the records (the whole image for a record without),
+    or always the whole image, as in the walkthrough's own training."""
     flip_prob: float = 0.5
     """Probability of a horizontal flip."""
     randaugment_ops: int = 2
@@ -83,7 +89,7 @@ class ViewOptions:
     def __post_init__(self) -> None:
         _check_ranges("--crop-scale", self.crop_scale, "--crop-ratio", self.crop_ratio)
         _check_ranges("--erase-scale", self.erase_scale, "--erase-ratio", self.erase_ratio)
-        for name in ("flip_prob", "erase_prob"):
+        for name in ("flip_prob", "erase_prob", "object_covered"):
             require(0 <= getattr(self, name) <= 1, flag(name), getattr(self, name), "a probability from 0 to 1")
         require(1 <= self.randaugment_ops <= 255, "--randaugment-ops", self.randaugment_ops, "1 to 255")
         level, std = self.randaugment_magnitude, self.randaugment_magnitude_std
@@ -125,7 +131,8 @@ class ExtractionOptions(MixOptions):
     """Which split the teacher looks at."""
     policy: PolicyName = "center"
     """What the teacher looks at: its own evaluation crop (center), random resized crops and flips (crop), or these with
-    RandAugment (crop+randaugment); each of the latter with erasing, mixup and cutmix where their options say so."""
+    RandAugment (crop+randaugment) or AutoAugment's policy for ImageNet (crop+autoaugment); each of the latter with
+    erasing, mixup and cutmix where their options say so."""
     views: int | None = None
     """Views a record (random policies)."""
     views_per_file: int = 10
@@ -157,7 +164,7 @@ class ExtractionOptions(MixOptions):
         require(self.views is None or self.views >= 1, "--views", self.views, "at least 1")
         if self.draws_no_views:
             require(self.views in (None, 1), "--views", self.views, "1 with --policy center")
-            for name in ("mixup_alpha", "cutmix_alpha", "erase_prob"):
+            for name in ("mixup_alpha", "cutmix_alpha", "erase_prob", "object_covered"):
                 require(getattr(self, name) == 0, flag(name), getattr(self, name), "0 with --policy center")
         for name in ("topk", "views_per_file", "batch_size"):
             require(getattr(self, name) >= 1, flag(name), getattr(self, name), "at least 1")
@@ -216,8 +223,8 @@ class PlanConfig(ExtractionOptions):
     """Bytes, hours, distortion and break-even of an extraction, measured on a sample before anything is spent."""
 
     policy: PolicyName = "crop"
-    """What the teacher is to look at, as --policy of extract (where the default is center): center, crop or
-    crop+randaugment, with erasing, mixup and cutmix where their options say so."""
+    """What the teacher is to look at, as --policy of extract (where the default is center): center, crop,
+    crop+randaugment or crop+autoaugment, with erasing, mixup and cutmix where their options say so."""
     views: int | None = None
     """Views a record. Default: 10; 1 with --policy center."""
     epochs: int = 100
@@ -420,21 +427,25 @@ def _json_value(value: Any) -> Any:
 
 def command_line(config: Any) -> str:
     """The options of a configuration that differ from the defaults, as they are typed."""
-    words = []
+    words: list[str] = []
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if value == field.default:
             continue
-        values = [str(item) for item in (value if isinstance(value, tuple) else (value,))]
         if "Positional" in str(field.type):
-            words += values
+            words.append(str(value))
         elif "UseAppendAction" in str(field.type):
-            words += [word for item in values for word in (flag(field.name), item)]
-        elif isinstance(value, bool):
-            words.append(flag(field.name) if value else flag("no_" + field.name))
+            words += [word for item in value for word in option_words(field.name, item)]
         else:
-            words += [flag(field.name), *values]
+            words += option_words(field.name, value)
     return shlex.join(words)
+
+
+def option_words(name: str, value: Any) -> list[str]:
+    """A field with its value as the words of a command line."""
+    if isinstance(value, bool):
+        return [flag(name if value else "no_" + name)]
+    return [flag(name), *[str(item) for item in (value if isinstance(value, tuple) else (value,))]]
 
 
 def flag(name: str) -> str:

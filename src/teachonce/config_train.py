@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -13,6 +14,9 @@ from tyro.conf import UseAppendAction
 
 from teachonce.config import CodecName, MixOptions, Precision, flag, require
 from teachonce.errors import ConfigError
+
+ScheduleName = Literal["cosine", "step", "exponential", "polynomial", "piecewise", "fixed"]
+MixupType = Literal["batch", 1, 2]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +38,12 @@ class TrainingOptions(MixOptions):
     """Folder of the validation split, where it is not in --data."""
     validation_epochs: int = 1
     """Epochs between two evaluations; the last epoch is always evaluated, so it must divide --epochs."""
-    policy: Literal["crop", "crop+randaugment"] = "crop"
+    policy: Literal["crop", "crop+randaugment", "crop+autoaugment"] = "crop"
     """What the student's own views are drawn from, where none are replayed."""
+    mixup_type: MixupType = "batch"
+    """--mixup-alpha without an online teacher: batch (one share for the batch), or the walkthrough's types with a share
+    for each image: 1 (twice as many records are read and mixed in pairs, so each is drawn twice an epoch), 2 (the
+    halves of the batch are mixed with each other)."""
     kd_temp: float | None = None
     """Temperature of the KD loss; 0 is no KD. Default: 1 where teacher logits are given."""
     kd_weight: float = 1.0
@@ -54,6 +62,12 @@ class TrainingOptions(MixOptions):
     """Side of the input at evaluation. Default: --size."""
     eval_crop_frac: float = 0.875
     """Evaluation: the shorter side is resized to size / this, then the centre is cropped (1: no margin)."""
+    eval_resize: int | None = None
+    """Evaluation: the shorter side is resized to so many pixels, instead of --eval-crop-frac (the walkthrough's second
+    crop is size + 1: --eval-size 256 --eval-resize 257)."""
+    bn_momentum: float | None = None
+    """Momentum of all the student's batch norms: the weight of a batch in their running statistics, PyTorch's number
+    (TensorFlow's 0.997 is 0.003 here). Default: the architecture's."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
     """sgd (classical momentum) or adamw; weight decay is not applied to norms and biases."""
     lr: float = 0.1
@@ -62,16 +76,30 @@ class TrainingOptions(MixOptions):
     """Momentum of SGD."""
     weight_decay: float = 1e-4
     """Weight decay."""
-    schedule: Literal["cosine", "step"] = "cosine"
-    """Learning rate schedule after the warm-up."""
+    schedule: ScheduleName = "cosine"
+    """Learning rate schedule: cosine and step (timm's: the warm-up replaces their beginning), exponential and
+    polynomial (they begin after the warm-up), piecewise, fixed."""
     warmup_epochs: float = 0.0
     """Epochs of linear warm-up from 0."""
+    warmup_prefix: bool = False
+    """Schedule cosine: begin it after the warm-up, over the epochs that are left, as the walkthrough does."""
+    lr_batch: int | None = None
+    """--lr is meant for a whole batch of so many images and is scaled linearly to the one in use. Default: as it is."""
     min_lr: float = 0.0
-    """Learning rate at the end of the cosine."""
+    """Schedules cosine, polynomial: learning rate at the end."""
     step_epochs: int = 30
     """Schedule step: epochs between two decays."""
     step_rate: float = 0.1
     """Schedule step: factor of each decay."""
+    decay_epochs: float | None = None
+    """Schedule exponential: epochs between two decays (default: 2); polynomial: epochs of the whole decay (default: all
+    after the warm-up)."""
+    decay_rate: float = 0.94
+    """Schedule exponential: factor of each decay."""
+    boundary_epochs: tuple[int, ...] = (30, 60, 80, 90)
+    """Schedule piecewise: epochs after which the learning rate changes."""
+    boundary_rates: tuple[float, ...] = (1.0, 0.1, 0.01, 0.001, 1e-4)
+    """Schedule piecewise: factors of --lr, one before each boundary and one after the last."""
     clip_norm: float | None = None
     """Clip the gradient's norm to this."""
     ema_decay: float = 0.0
@@ -103,9 +131,16 @@ class TrainingOptions(MixOptions):
         for name in ("epochs", "batch_size", "size", "checkpoint_epochs", "step_epochs", "validation_epochs"):
             require(getattr(self, name) >= 1, flag(name), getattr(self, name), "at least 1")
         require(self.lr > 0, "--lr", self.lr, "more than 0")
+        is_fraction = self.bn_momentum is None or 0 < self.bn_momentum <= 1
+        require(is_fraction, "--bn-momentum", self.bn_momentum, "more than 0, up to 1")
+        self._check_schedule()
         require(0 <= self.label_smoothing < 1, "--label-smoothing", self.label_smoothing, "in [0, 1)")
         require(0 <= self.ema_decay < 1, "--ema-decay", self.ema_decay, "in [0, 1)")
         require(0 < self.eval_crop_frac <= 1, "--eval-crop-frac", self.eval_crop_frac, "in (0, 1]")
+        if self.eval_resize is not None:
+            size_px = self.eval_size or self.size
+            expected = f"at least the {size_px} px of the evaluation's input"
+            require(self.eval_resize >= size_px, "--eval-resize", self.eval_resize, expected)
         require(
             self.epochs % self.validation_epochs == 0,
             "--validation-epochs",
@@ -113,11 +148,36 @@ class TrainingOptions(MixOptions):
             f"a divisor of --epochs {self.epochs}",
         )
 
+    @property
+    def begins_after_warmup(self) -> bool:
+        """Whether the schedule counts its updates from the end of the warm-up."""
+        return self.schedule in ("exponential", "polynomial") or (self.schedule == "cosine" and self.warmup_prefix)
+
+    def _check_schedule(self) -> None:
+        require(self.lr_batch is None or self.lr_batch >= 1, "--lr-batch", self.lr_batch, "at least 1")
+        require(self.decay_epochs is None or self.decay_epochs > 0, "--decay-epochs", self.decay_epochs, "more than 0")
+        require(0 < self.decay_rate <= 1, "--decay-rate", self.decay_rate, "more than 0, up to 1")
+        boundaries, rates = self.boundary_epochs, self.boundary_rates
+        is_rising = bool(boundaries) and all(a < b for a, b in pairwise((0, *boundaries)))
+        found = " ".join(map(str, boundaries))
+        require(is_rising, "--boundary-epochs", found, "epochs from 1 on, each larger than the one before")
+        is_right = len(rates) == len(boundaries) + 1 and min(rates) >= 0
+        found = " ".join(map(str, rates))
+        require(
+            is_right, "--boundary-rates", found, f"{len(boundaries) + 1} factors of 0 or more, one more than epochs"
+        )
+        if self.begins_after_warmup:
+            expected = f"less than --epochs {self.epochs}: --schedule {self.schedule} begins after it"
+            require(self.warmup_epochs < self.epochs, "--warmup-epochs", self.warmup_epochs, expected)
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(TrainingOptions):
     """Train a student on labels and, if given, the teacher's stored logits."""
 
+    recipe: str | None = None
+    """Begin with the options of a recipe; those given beside it override ('train --list-recipes' shows them all). From
+    Python: TrainConfig(..., **recipe_options(NAME)); here the name is only kept."""
     store: Annotated[tuple[Path, ...], UseAppendAction] = ()
     """Store with the teacher's logits; its views, where it has any, are exactly what the student sees. Several stores
     over the same views (--store A --store B): the teachers' probabilities are averaged."""
@@ -176,6 +236,16 @@ class TrainConfig(TrainingOptions):
             "more than 0 where there is no KD loss",
         )
         self.teacher_weights()
+
+    @property
+    def pairs_records(self) -> bool:
+        """Whether a batch holds twice as many records as the student sees images: mixup of type 1."""
+        return self.mixup_type == 1 and self.mixes_batches
+
+    @property
+    def mixes_batches(self) -> bool:
+        """Whether images are mixed within a batch; an online teacher's views are mixed before."""
+        return self.mixup_alpha > 0 and (self.teacher is None or self.temperature == 0)
 
     @property
     def has_teacher(self) -> bool:

@@ -14,6 +14,8 @@ Each record's key is compared with the store's as it is read; a mismatch is a re
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal
 
@@ -142,7 +144,11 @@ class KDDataset(Dataset[Any]):
         return batch
 
     def __getitems__(self, items: Sequence[tuple[int, int]]) -> Batch:
-        return self.read_batch([index for index, _ in items], items[0][1])
+        # Records of one epoch, or records and their partners, which count as the epoch after (``batches``).
+        parts = [
+            self.read_batch([index for index, _ in part], epoch) for epoch, part in groupby(items, key=itemgetter(1))
+        ]
+        return parts[0] if len(parts) == 1 else {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     def batches(
         self,
@@ -173,6 +179,8 @@ class KDDataset(Dataset[Any]):
             return Looker(self.source, DrawnViews(self.policy, self.view_seed, self.source))
         if self.stores and isinstance(self.stores[0].policy, CropPolicy) and not own_views:
             return Looker(self.source, StoredViews(self.stores[0]))
+        if self.policy.needs_boxes:
+            self.source.read_boxes()
         return None
 
     def _read_item(self, index: int, epoch: int, number: int) -> dict[str, NDArray[Any]]:
@@ -184,7 +192,7 @@ class KDDataset(Dataset[Any]):
             image = decode_record(record)
             rng = generator(self.seed, "student view", epoch, record.key)
             try:
-                view = sample_view(rng, self.policy, image.width, image.height)
+                view = sample_view(rng, self.policy, image.width, image.height, boxes=record.boxes)
             except ImageError as error:
                 raise error.at(record.where) from error
             look = Look(record, image, view)

@@ -1,6 +1,7 @@
 """Photometric and geometric operations by name, each with a magnitude in its own physical unit.
 
-The set is RandAugment's (Cubuk et al. 2020, arXiv:1909.13719, section 3). What is stored is what was done ("rotate by
+The set is RandAugment's (Cubuk et al. 2020, arXiv:1909.13719, section 3) and ``invert``, which AutoAugment's policy for
+ImageNet needs beside them (Cubuk et al. 2018, arXiv:1805.09501, table 6). What is stored is what was done ("rotate by
 -12.5 degrees"), never a level between 0 and 10 whose meaning is a table in some library: several such tables are about,
 and they disagree. Every operation works on the output square and none depends on its size: translations are fractions
 of the side, shears are slopes, the rest is per pixel or per histogram. One exception: ``sharpness`` is Pillow's 3 x 3
@@ -72,7 +73,7 @@ OPERATIONS: dict[str, Callable[[Image.Image, float], Image.Image]] = {
     "rotate": _rotate,  # degrees, counter-clockwise
     "solarize": lambda image, threshold: ImageOps.solarize(image, round(threshold)),  # grey level 0..256
     "color": lambda image, factor: ImageEnhance.Color(image).enhance(factor),
-    "posterize": lambda image, bits: ImageOps.posterize(image, round(bits)),  # bits kept, 1..8
+    "posterize": lambda image, bits: ImageOps.posterize(image, round(bits)),  # bits kept, 0..8
     "contrast": lambda image, factor: ImageEnhance.Contrast(image).enhance(factor),
     "brightness": lambda image, factor: ImageEnhance.Brightness(image).enhance(factor),
     "sharpness": lambda image, factor: ImageEnhance.Sharpness(image).enhance(factor),
@@ -80,5 +81,6 @@ OPERATIONS: dict[str, Callable[[Image.Image, float], Image.Image]] = {
     "shear_y": _shear_y,
     "translate_x": _translate_x,  # fraction of the side, to the right
     "translate_y": _translate_y,  # downwards
+    "invert": lambda image, _: ImageOps.invert(image),
 }
 OPERATION_NAMES = tuple(OPERATIONS)

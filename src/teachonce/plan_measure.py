@@ -63,6 +63,10 @@ class SampleSource(RecordSource):
         self.split, self.classes, self.format = source.split, source.classes, source.format
         self.shards = (ShardInfo(shard_name(source.split, 0, 1), None, len(self.places), 0),)
 
+    def read_boxes(self) -> None:
+        """Ask the source for them."""
+        self.source.read_boxes()
+
     def read_record(self, shard: int, row: int, *, with_logits: bool = False) -> Record:
         """The record at the ``row``-th place."""
         return self.source.read_record(*self.places[row], with_logits=with_logits)

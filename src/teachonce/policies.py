@@ -4,12 +4,14 @@
 walkthrough's mode), and a student then trains with augmentation of its own. ``crop`` is Inception's random resized crop
 (Szegedy et al. 2015, arXiv:1409.4842, section 6) with the drawing rule of the field's common libraries: ten tries, then
 the largest central crop of an allowed aspect ratio. To it may be added RandAugment (Cubuk et al. 2020,
-arXiv:1909.13719; then the policy is called ``crop+randaugment``), random erasing (Zhong et al. 2017, arXiv:1708.04896)
+arXiv:1909.13719; then the policy is called ``crop+randaugment``) or AutoAugment's policy for ImageNet (Cubuk et al.
+2018, arXiv:1805.09501; ``crop+autoaugment``, see ``autoaugment``), crops that must show enough of an object
+(``object_crops``), random erasing (Zhong et al. 2017, arXiv:1708.04896)
 and mixup or cutmix with a partner of the same shard, which the teacher then sees mixed.
 
-A view is a function of (seed, record key, view number, image size), and its mix of the shard's set of record keys as
-well: never of worker, order, batch or machine. The mix is drawn last, so a partner's pixels, which have no mix, need
-none of its shard's keys.
+A view is a function of (seed, record key, view number, image size), of the record's boxes where crops must cover them,
+and its mix of the shard's set of record keys as well: never of worker, order, batch or machine. The mix is drawn last,
+so a partner's pixels, which have no mix, need none of its shard's keys.
 """
 
 from __future__ import annotations
@@ -23,8 +25,10 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from teachonce.autoaugment import sample_sub_policy
 from teachonce.config import MixOptions, ViewOptions
 from teachonce.errors import ConfigError, ImageError, StoreError
+from teachonce.object_crops import sample_object_crop
 from teachonce.operations import OPERATION_NAMES, Operation
 from teachonce.rng import generator
 from teachonce.views import MAX_SIDE_PX, RELATIVE_ONE, Box, Erasing, Mix, View, ViewLayout
@@ -39,7 +43,7 @@ class CenterPolicy:
 
 @dataclass(frozen=True, kw_only=True)
 class RandAugment:
-    """``num_operations`` of the fourteen, uniformly; their level is normal around ``magnitude`` (0..10)."""
+    """``num_operations`` of RANDAUGMENT_NAMES, uniformly; their level is normal around ``magnitude`` (0..10)."""
 
     num_operations: int = 2
     magnitude: float = 9.0
@@ -52,6 +56,37 @@ class RandAugment:
             raise ConfigError(
                 f"RandAugment of magnitude {self.magnitude} +- {self.magnitude_std}: expected 0 to 10, +- 0 or more"
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoAugment:
+    """Two operations of a sub-policy of the policy found for ``found_on``."""
+
+    found_on: str = "imagenet"
+
+    def __post_init__(self) -> None:
+        if self.found_on != "imagenet":
+            raise ConfigError(f"AutoAugment for {self.found_on}: expected imagenet, the one policy that is here")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectCrop:
+    """The crop is drawn by TensorFlow's rule and shows at least ``covered`` of an object.
+
+    The objects are the ``boxes`` of the record, or the whole ``image``; a record without boxes has the whole image.
+    """
+
+    covered: float = 0.1
+    boxes: str = "records"
+    max_attempts: int = 100
+
+    def __post_init__(self) -> None:
+        if not 0 < self.covered <= 1 or self.max_attempts < 1:
+            raise ConfigError(
+                f"crops that cover {self.covered} of an object in {self.max_attempts} attempts: expected (0, 1], 1 on"
+            )
+        if self.boxes not in ("records", "image"):
+            raise ConfigError(f"crops that cover objects of {self.boxes}: expected records or image")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,24 +130,36 @@ class CropPolicy:
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     flip_prob: float = 0.5
     randaugment: RandAugment | None = None
+    autoaugment: AutoAugment | None = None
+    objects: ObjectCrop | None = None
     erasing: RandomErasing | None = None
     mix: RandomMix | None = None
 
     def __post_init__(self) -> None:
         _check_ranges("crop", self.scale, self.ratio)
+        if self.randaugment is not None and self.autoaugment is not None:
+            raise ConfigError("RandAugment and AutoAugment in one policy: expected one of them")
         if not 0 <= self.flip_prob <= 1:
             raise ConfigError(f"flip probability {self.flip_prob}: expected 0 to 1")
 
     @property
     def name(self) -> str:
-        """``crop`` or ``crop+randaugment``."""
+        """``crop``, ``crop+randaugment`` or ``crop+autoaugment``."""
+        if self.autoaugment is not None:
+            return "crop+autoaugment"
         return "crop" if self.randaugment is None else "crop+randaugment"
+
+    @property
+    def needs_boxes(self) -> bool:
+        """Whether its crops depend on the records' bounding boxes."""
+        return self.objects is not None and self.objects.boxes == "records"
 
     @property
     def layout(self) -> ViewLayout:
         """The columns that its views need."""
+        num_operations = 0 if self.randaugment is None else self.randaugment.num_operations
         return ViewLayout(
-            num_operations=0 if self.randaugment is None else self.randaugment.num_operations,
+            num_operations=2 if self.autoaugment is not None else num_operations,
             num_erasings=0 if self.erasing is None else 1,
             has_mix=self.mix is not None,
             has_mix_box=self.mix is not None and self.mix.cutmix_alpha > 0,
@@ -120,20 +167,30 @@ class CropPolicy:
 
 
 Policy = CenterPolicy | CropPolicy
-_PARTS: dict[str, type] = {"randaugment": RandAugment, "erasing": RandomErasing, "mix": RandomMix}
+_PARTS: dict[str, type] = {
+    "randaugment": RandAugment,
+    "autoaugment": AutoAugment,
+    "objects": ObjectCrop,
+    "erasing": RandomErasing,
+    "mix": RandomMix,
+}
+RANDAUGMENT_NAMES = OPERATION_NAMES[:14]
+"""The operations that RandAugment draws from; later ones are not of its set, and the draws must stay what they were."""
 
 
 def build_policy(name: str, options: ViewOptions) -> Policy:
     """The policy that options mean; a mix is part of it only where they are ``MixOptions``."""
     if name == "center":
         return CenterPolicy()
-    randaugment = erasing = mix = None
+    randaugment = objects = erasing = mix = None
     if name == "crop+randaugment":
         randaugment = RandAugment(
             num_operations=options.randaugment_ops,
             magnitude=options.randaugment_magnitude,
             magnitude_std=options.randaugment_magnitude_std,
         )
+    if options.object_covered > 0:
+        objects = ObjectCrop(covered=options.object_covered, boxes=options.object_boxes)
     if options.erase_prob > 0:
         erasing = RandomErasing(prob=options.erase_prob, scale=options.erase_scale, ratio=options.erase_ratio)
     if isinstance(options, MixOptions) and max(options.mixup_alpha, options.cutmix_alpha) > 0:
@@ -148,6 +205,8 @@ def build_policy(name: str, options: ViewOptions) -> Policy:
         ratio=options.crop_ratio,
         flip_prob=options.flip_prob,
         randaugment=randaugment,
+        autoaugment=AutoAugment() if name == "crop+autoaugment" else None,
+        objects=objects,
         erasing=erasing,
         mix=mix,
     )
@@ -171,19 +230,27 @@ def policy_from_json(entry: Mapping[str, Any]) -> Policy:
         policy = CropPolicy(**values)
         if policy.name != entry["name"]:
             raise KeyError(entry["name"])
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ConfigError) as error:
         raise StoreError(f"policy {dict(entry)} is not known here; a newer teachonce wrote it?") from error
     return policy
 
 
 def draw_view(
-    policy: CropPolicy, seed: int, key: int, view: int, width: int, height: int, shard_keys: NDArray[np.uint64] | None
+    policy: CropPolicy,
+    seed: int,
+    key: int,
+    view: int,
+    width: int,
+    height: int,
+    shard_keys: NDArray[np.uint64] | None,
+    boxes: NDArray[np.float32] | None = None,
 ) -> View:
     """View number ``view`` of the record with this key: the one place that says which generator a view is drawn with.
 
-    ``shard_keys`` as in ``sample_view``.
+    ``shard_keys`` and ``boxes`` as in ``sample_view``.
     """
-    return sample_view(generator(seed, "view", key, view), policy, width, height, key=key, shard_keys=shard_keys)
+    rng = generator(seed, "view", key, view)
+    return sample_view(rng, policy, width, height, key=key, shard_keys=shard_keys, boxes=boxes)
 
 
 def sample_view(
@@ -194,8 +261,11 @@ def sample_view(
     *,
     key: int = 0,
     shard_keys: NDArray[np.uint64] | None = None,
+    boxes: NDArray[np.float32] | None = None,
 ) -> View:
     """Draw a view of an image of ``width`` x ``height`` pixels.
+
+    ``boxes`` [N, 4] are the record's objects (xmin, ymin, xmax, ymax as fractions), for a policy that ``needs_boxes``.
 
     A mix is drawn only with ``shard_keys``: the record keys of the shard, sorted, each once. The partner is any of them
     but the record's own ``key``; a shard with no other record gives no mix.
@@ -204,9 +274,25 @@ def sample_view(
         raise ImageError(
             f"an image of {width} x {height} px: views reach up to {MAX_SIDE_PX} px a side; scale it down or remove it"
         )
-    box = _sample_box(rng, policy, width, height)
+    if policy.objects is None:
+        box = _sample_box(rng, policy, width, height)
+    else:
+        box = sample_object_crop(
+            rng,
+            width,
+            height,
+            boxes if policy.needs_boxes else None,
+            scale=policy.scale,
+            ratio=policy.ratio,
+            covered=policy.objects.covered,
+            max_attempts=policy.objects.max_attempts,
+        )
     flip = bool(rng.random() < policy.flip_prob)
-    operations = () if policy.randaugment is None else _sample_operations(rng, policy.randaugment)
+    operations: tuple[Operation, ...] = ()
+    if policy.randaugment is not None:
+        operations = _sample_operations(rng, policy.randaugment)
+    elif policy.autoaugment is not None:
+        operations = sample_sub_policy(rng)
     erasings = () if policy.erasing is None else _sample_erasings(rng, policy.erasing)
     mix = None
     if policy.mix is not None and shard_keys is not None:
@@ -234,7 +320,7 @@ def _sample_box(rng: np.random.Generator, policy: CropPolicy, width: int, height
 def _sample_operations(rng: np.random.Generator, policy: RandAugment) -> tuple[Operation, ...]:
     drawn = []
     for _ in range(policy.num_operations):
-        name = OPERATION_NAMES[rng.integers(len(OPERATION_NAMES))]
+        name = RANDAUGMENT_NAMES[rng.integers(len(RANDAUGMENT_NAMES))]
         level = min(max(rng.normal(policy.magnitude, policy.magnitude_std), 0.0), 10.0) / 10
         sign = 1.0 if rng.random() < 0.5 else -1.0
         drawn.append(Operation(name, float(np.float16(_magnitude(name, level, sign)))))

@@ -37,12 +37,17 @@ MAX_OPEN_SHARDS = 128
 """Shards that a source keeps open in a process; ImageNet has 1024, which is the usual limit of open files."""
 
 _FEATURES = ("image/encoded", "image/class/label", "image/filename")
+_BOX_FEATURES = tuple(f"image/object/bbox/{side}" for side in ("xmin", "ymin", "xmax", "ymax"))
 _SHARD_NAME = re.compile(r"(.+)-(\d{5,})-of-(\d{5,})")
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One source example; ``where`` names it in messages, ``logits`` [C] are there only when asked for."""
+    """One source example; ``where`` names it in messages, ``logits`` [C] are there only when asked for.
+
+    ``boxes`` [N, 4] are its objects' xmin, ymin, xmax, ymax as fractions of the image: only of a source ``with_boxes``,
+    and None where the record has none.
+    """
 
     encoded: bytes
     label: int
@@ -50,6 +55,7 @@ class Record:
     key: int
     where: str
     logits: NDArray[np.float32] | None = None
+    boxes: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
@@ -96,6 +102,12 @@ class RecordSource(ABC):
     shards: tuple[ShardInfo, ...]
     classes: ClassTable | None
     format: str
+    with_boxes: bool = False
+    """Whether records come with their bounding boxes, see ``read_boxes``."""
+
+    def read_boxes(self) -> None:
+        """From now on read the bounding boxes too, for whoever draws crops by them; a folder has none."""
+        self.with_boxes = True
 
     @property
     def num_records(self) -> int:
@@ -219,15 +231,17 @@ def read_classes(data: Path) -> ClassTable | None:
 
 
 def decode_tfrecord(
-    payload: Buffer, where: str, *, with_logits: bool = False, num_classes: int | None = None
+    payload: Buffer, where: str, *, with_logits: bool = False, with_boxes: bool = False, num_classes: int | None = None
 ) -> Record:
     """The record that a serialised Example holds.
 
     Raises RecordError without image or label or with a label outside ``num_classes``, LogitsError where logits are
-    asked for and missing, of another width, NaN or +inf (-inf is a class without mass).
+    asked for and missing, of another width, NaN or +inf (-inf is a class without mass), RecordError where boxes are
+    asked for and are none.
     """
+    names = (*_FEATURES, *(("image/logit",) if with_logits else ()), *(_BOX_FEATURES if with_boxes else ()))
     try:
-        features = decode_example(payload, (*_FEATURES, "image/logit") if with_logits else _FEATURES)
+        features = decode_example(payload, names)
     except RecordError as error:
         raise error.at(where) from error
     encoded = _single(features.get("image/encoded"), bytes, "image/encoded", where)
@@ -238,7 +252,8 @@ def decode_tfrecord(
     filename = features.get("image/filename")
     name = filename[0].decode(errors="replace") if isinstance(filename, list) and filename else ""
     logits = _check_logits(features.get("image/logit"), where, num_classes) if with_logits else None
-    return Record(encoded, label, name, record_key(encoded), where, logits)
+    boxes = _check_boxes([features.get(name) for name in _BOX_FEATURES], where) if with_boxes else None
+    return Record(encoded, label, name, record_key(encoded), where, logits, boxes)
 
 
 def _single(values: Any, kind: type, name: str, where: str) -> Any:
@@ -265,6 +280,25 @@ def _check_logits(logits: Any, where: str, num_classes: int | None) -> NDArray[n
     if np.isneginf(logits).all():
         raise LogitsError(f"{where}: all {len(logits)} logits are -inf: no class has mass; insert the logits again")
     return logits
+
+
+def _check_boxes(sides: list[Any], where: str) -> NDArray[np.float32] | None:
+    counts = [0 if side is None else len(side) for side in sides]
+    if not any(counts):
+        return None
+    if len(set(counts)) > 1 or not all(isinstance(side, np.ndarray) and side.dtype == np.float32 for side in sides):
+        raise RecordError(
+            f"{where}: {counts[0]} xmin, {counts[1]} ymin, {counts[2]} xmax and {counts[3]} ymax, expected floats, as "
+            "many of each; write the bounding boxes again, or draw crops without them (--object-boxes image)"
+        )
+    boxes = np.stack(sides, axis=1)
+    bad = boxes[~((boxes >= 0) & (boxes <= 1))]
+    if len(bad):
+        raise RecordError(
+            f"{where}: a bounding box with a side at {bad[0]}, expected 0 to 1 (fractions of the image); write the "
+            "bounding boxes again, or draw crops without them (--object-boxes image)"
+        )
+    return boxes
 
 
 class TFRecordSource(RecordSource):
@@ -304,14 +338,19 @@ class TFRecordSource(RecordSource):
                 self._files[self._open.popitem(last=False)[0]].close()
         payload = file.read(row)
         where = record_place(file.path, row, file.offset(row))
-        return decode_tfrecord(payload, where, with_logits=with_logits, num_classes=self._num_classes)
+        return self._decode(payload, where, with_logits)
 
     def iter_shard(self, shard: int, *, with_logits: bool = False) -> Iterator[Record]:
         """The records of a shard in order, streaming; raises as ``read_record``."""
         path = self._files[shard].path
         for row, (offset, payload) in enumerate(read_tfrecords(path)):
             where = record_place(path, row, offset)
-            yield decode_tfrecord(payload, where, with_logits=with_logits, num_classes=self._num_classes)
+            yield self._decode(payload, where, with_logits)
+
+    def _decode(self, payload: Buffer, where: str, with_logits: bool) -> Record:
+        return decode_tfrecord(
+            payload, where, with_logits=with_logits, with_boxes=self.with_boxes, num_classes=self._num_classes
+        )
 
 
 class FolderSource(RecordSource):

@@ -46,6 +46,8 @@ class DrawnViews:
         self.policy = policy
         self.seed = seed
         self.source = source
+        if policy.needs_boxes:
+            source.read_boxes()
         self._lock = threading.Lock()
         self._rows: dict[int, dict[int, int]] = {}
         self._keys: dict[int, NDArray[np.uint64]] = {}
@@ -56,7 +58,7 @@ class DrawnViews:
         if self.policy.mix is not None:
             self._read_keys(shard)
             keys = self._keys[shard]
-        return draw_view(self.policy, self.seed, record.key, number, image.width, image.height, keys)
+        return draw_view(self.policy, self.seed, record.key, number, image.width, image.height, keys, record.boxes)
 
     def partner_row(self, shard: int, key: int) -> int:
         """Of equal images the first."""

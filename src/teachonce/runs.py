@@ -67,9 +67,11 @@ _FREE = {
     "num_nodes",
     "num_workers",
     "checkpoint_epochs",
+    "recipe",
     "versions",
 }
-"""Entries of config.json that may differ when a run goes on: where it is computed and where things lie."""
+"""Entries of config.json that may differ when a run goes on: where it is computed and where things lie, and the name of
+the recipe whose options are compared one by one."""
 
 Row = dict[str, float | int | None]
 

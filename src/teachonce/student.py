@@ -13,13 +13,13 @@ was interrupted before it. The moving average ramps its decay up over the first 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import lightning
 import torch
 from jaxtyping import Float, Int
 from timm.optim import create_optimizer_v2
-from timm.scheduler import create_scheduler_v2
 from timm.utils import ModelEmaV3, distribute_bn
 from torch import Tensor
 
@@ -28,10 +28,11 @@ from teachonce.config_train import TrainConfig
 from teachonce.errors import LogitsError, TeachonceError
 from teachonce.losses import average_probs, kd_loss_from_probs, label_loss, label_probs, soften
 from teachonce.metrics import ClassifierMetrics
-from teachonce.mixup import Mixup, apply_mixup, sample_mixup
+from teachonce.mixup import Mixup, apply_mixup, dominant_rows, sample_mixup
 from teachonce.models import Classifier
 from teachonce.preprocessing import Preprocessing, normalise
 from teachonce.rng import derive_seed, generator
+from teachonce.schedules import LearningRate, build_schedule
 
 CHECK_STEPS = 50
 """Updates between two looks at the loss: reading it waits for the device."""
@@ -62,7 +63,11 @@ class OnlineTeacher:
 
 
 class StudentModule(lightning.LightningModule):
-    """``student`` maps [B, 3, H, W] to logits [B, C]; ``preprocessing`` says what its pixels become."""
+    """``student`` maps [B, 3, H, W] to logits [B, C]; ``preprocessing`` says what its pixels become.
+
+    A student with a method ``set_progress`` is told before each update which fraction of the training is done (0 at the
+    first), for what is scheduled inside it, such as DropBlock's keep probability.
+    """
 
     _sums: Tensor
     _first_bad_step: Tensor
@@ -84,6 +89,11 @@ class StudentModule(lightning.LightningModule):
         self.metrics = ClassifierMetrics(num_classes)
         self.validation_result: dict[str, float] | None = None
         self.last_lr = 0.0
+        self._set_progress: Callable[[float], None] | None = getattr(student, "set_progress", None)
+        if config.bn_momentum is not None:
+            for part in student.modules():
+                if isinstance(part, torch.nn.modules.batchnorm._BatchNorm):
+                    part.momentum = config.bn_momentum
         self.ema: ModelEmaV3 | None = None
         if config.ema_decay > 0:
             self.ema = ModelEmaV3(student, decay=config.ema_decay, use_warmup=True)
@@ -108,6 +118,8 @@ class StudentModule(lightning.LightningModule):
     def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:
         """The loss of one batch, its parts added to the epoch's sums."""
         self.last_lr = self.trainer.optimizers[0].param_groups[0]["lr"]
+        if self._set_progress is not None:
+            self._set_progress(self.global_step / int(self.trainer.estimated_stepping_batches))
         images, labels = self._images(batch["pixels"]), batch["labels"]
         teacher_logits = batch.get("teacher_logits")
         label_targets: Tensor = labels
@@ -116,16 +128,17 @@ class StudentModule(lightning.LightningModule):
         mixup = None
         if self.online is not None:
             teacher_logits = self.online(batch.get("teacher_pixels", batch["pixels"]))
-        elif self.config.mixup_alpha > 0:
+        elif self.config.mixes_batches:
             rng = generator(self.config.seed, "mixup", self.current_epoch, batch_index, self.global_rank)
-            mixup = sample_mixup(rng, self.config.mixup_alpha, len(labels))
+            mixup = sample_mixup(rng, self.config.mixup_alpha, len(labels), self.config.mixup_type)
             images = apply_mixup(mixup, images)
+            labels = dominant_rows(mixup, labels)
         student_logits = self.student(images)
         loss, *parts = self.losses(student_logits, label_targets, teacher_logits, mixup)
         with torch.no_grad():
             hits = (student_logits.argmax(dim=1) == labels).sum()
             # torch.full, not torch.tensor: filled on the device, nothing waits.
-            count = torch.full_like(loss, len(labels))
+            count = torch.full_like(loss, len(student_logits))
             self._sums.add_(torch.stack([loss * count, *(part * count for part in parts), hits.to(loss.dtype), count]))
             step = torch.full_like(self._first_bad_step, self.global_step)
             is_first = ~torch.isfinite(loss) & (self._first_bad_step == _NEVER)
@@ -135,12 +148,13 @@ class StudentModule(lightning.LightningModule):
     def losses(
         self,
         student_logits: Float[Tensor, "B C"],
-        labels: Int[Tensor, " B"] | Float[Tensor, "B C"],
-        teacher_logits: Float[Tensor, "B C"] | Float[Tensor, "B M C"] | None,
+        labels: Int[Tensor, " A"] | Float[Tensor, "A C"],
+        teacher_logits: Float[Tensor, "A C"] | Float[Tensor, "A M C"] | None,
         mixup: Mixup | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The whole loss, the label loss and the KD loss (0 without teacher), as the config weighs them.
 
+        Labels and teacher are of the A rows that ``mixup`` makes B of; without it A = B.
         Of M teachers the softened probabilities are averaged, by ``--store-weights``.
         """
         config = self.config
@@ -209,33 +223,26 @@ class StudentModule(lightning.LightningModule):
         return {name: total / count for name, total in zip(names, totals, strict=True)} | {"images": count}
 
     def configure_optimizers(self) -> Any:
-        """Optimiser and per-update schedule of the config, through timm."""
+        """Optimiser (timm's) and per-update schedule of the config."""
         config = self.config
+        peak_lr = config.lr
+        if config.lr_batch is not None:
+            peak_lr *= config.batch_size * self.trainer.world_size / config.lr_batch
         # timm gives norms and biases (all parameters of one dimension) no weight decay.
         optimizer = create_optimizer_v2(
             self.student,
             opt="momentum" if config.optimizer == "sgd" else config.optimizer,
-            lr=config.lr,
+            lr=peak_lr,
             weight_decay=config.weight_decay,
             momentum=config.momentum,
         )
-        scheduler, _ = create_scheduler_v2(
-            optimizer,
-            sched=config.schedule,
-            num_epochs=config.epochs,
-            warmup_epochs=config.warmup_epochs,  # type: ignore[arg-type]  # a fraction is fine, it is a product
-            warmup_lr=0.0,
-            min_lr=config.min_lr,
-            decay_epochs=config.step_epochs,
-            decay_rate=config.step_rate,
-            step_on_epochs=False,
-            updates_per_epoch=int(self.trainer.estimated_stepping_batches) // config.epochs,
-        )
+        updates_per_epoch = int(self.trainer.estimated_stepping_batches) // config.epochs
+        scheduler = LearningRate(optimizer, build_schedule(config, peak_lr, updates_per_epoch))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
-        """Set the learning rate of the next update; timm's schedules are functions of the number of updates."""
-        scheduler.step_update(num_updates=self.global_step)
+        """Set the learning rate of the next update."""
+        scheduler.step_update(self.global_step)
 
     def _mixed_labels(self, batch: dict[str, Tensor]) -> Tensor:
         """Label probabilities [B, C] of views that are mixed: own and partner's label by the effective share."""

@@ -120,7 +120,14 @@ class EpochLoader:
 
 def _fit(config: TrainConfig, trainer: lightning.Trainer, module: StudentModule, data: TrainingData) -> None:
     rank, world_size = trainer.global_rank, trainer.world_size
-    order = EpochBatches(len(data.train), config.batch_size, seed=config.seed, rank=rank, world_size=world_size)
+    order = EpochBatches(
+        len(data.train),
+        config.batch_size,
+        seed=config.seed,
+        rank=rank,
+        world_size=world_size,
+        paired=config.pairs_records,
+    )
     loader = EpochLoader(build_loader(data.train, order, config.num_workers), order)
     validation = None
     if data.validation is not None:

@@ -63,7 +63,7 @@ def open_training_data(config: TrainConfig, online: Preprocessing | None = None)
             use_record_logits=use_record_logits,
             class_space=class_space,
             policy=policy,
-            interpolation=preprocessing.interpolation,
+            interpolation=preprocessing.interpolation if preprocessing.antialias else "bilinear",
             temperature=config.temperature or 1.0,
             view_order=config.view_order,
             own_views=config.own_views,
@@ -100,27 +100,23 @@ def open_stores(config: TrainConfig) -> list[Store]:
 
 
 def student_preprocessing(config: TrainConfig) -> Preprocessing:
-    """How images are evaluated: ``eval_size``, ``eval_crop_frac``, and the mean and std of the SPEC or its library."""
+    """How images are evaluated: ``eval_size``, ``eval_resize`` or ``eval_crop_frac``, and the SPEC's or its library's
+    mean, std and filter.
+
+    The filter is that of the views too, unless it is one without antialiasing (TensorFlow 1's ``tf1_bilinear``): views
+    are 8-bit pixels, which teachers share, and such a filter is the evaluation's alone.
+    """
     spec = parse_model_spec(config.student)
     unknown = sorted(spec.options.keys() - _STUDENT_OPTIONS)
     if unknown:
         raise ConfigError(
             f"--student {config.student}: {unknown[0]}= is not for a student, which has --size, --eval-size, "
-            f"--eval-crop-frac, --offset and --num-classes; its SPEC takes {', '.join(sorted(_STUDENT_OPTIONS))}"
+            f"--eval-resize, --offset and --num-classes; its SPEC takes {', '.join(sorted(_STUDENT_OPTIONS))}"
         )
     size_px = config.eval_size or config.size
+    resize_px = config.eval_resize or math.floor(size_px / config.eval_crop_frac + 1e-9)
     mean, std = _library_mean_std(spec.kind, spec.name)
-    preprocessing = override_preprocessing(
-        Preprocessing(
-            size_px=size_px, resize_px=math.floor(size_px / config.eval_crop_frac + 1e-9), mean=mean, std=std
-        ),
-        spec,
-    )
-    if not preprocessing.antialias:
-        raise ConfigError(
-            f"--student {config.student}: interpolation={preprocessing.interpolation} is for teachers only"
-        )
-    return preprocessing
+    return override_preprocessing(Preprocessing(size_px=size_px, resize_px=resize_px, mean=mean, std=std), spec)
 
 
 def resolve_run(
@@ -156,8 +152,10 @@ def warn_without_effect(config: TrainConfig, dataset: KDDataset) -> None:
         "needs --kd-weight > 0": ["kd_temp"] if config.kd_weight == 0 else [],
         "needs --label-weight > 0": ["label_smoothing"] if config.label_weight == 0 else [],
         "is for --optimizer sgd": ["momentum"] if config.optimizer != "sgd" else [],
-        "is for --schedule cosine": ["min_lr"] if config.schedule != "cosine" else [],
-        "is for --schedule step": ["step_epochs", "step_rate"] if config.schedule != "step" else [],
+        "is for --mixup-alpha without an online --teacher": [] if config.mixes_batches else ["mixup_type"],
+        "needs --object-covered": [] if config.object_covered > 0 or dataset.replays_views else ["object_boxes"],
+        "is not read where --eval-resize is given": ["eval_crop_frac"] if config.eval_resize is not None else [],
+        **_idle_schedule_options(config),
         "needs a --validation-split": [] if _has_validation(config) else ["validation_data"],
         "does nothing where the store's views are replayed": (
             ["policy", *(field.name for field in dataclasses.fields(ViewOptions))] if dataset.replays_views else []
@@ -179,6 +177,22 @@ def warn_without_effect(config: TrainConfig, dataset: KDDataset) -> None:
         ]
         for why in filter(None, broken):
             warnings.warn(f"{why}; this breaks the agreement that stored views are for", stacklevel=3)
+
+
+def _idle_schedule_options(config: TrainConfig) -> dict[str, list[str]]:
+    """The options of other schedules than the one in force, by the reason why they do nothing."""
+    owners = {
+        "cosine": ["warmup_prefix"],
+        "cosine or polynomial": ["min_lr"],
+        "step": ["step_epochs", "step_rate"],
+        "exponential or polynomial": ["decay_epochs"],
+        "exponential": ["decay_rate"],
+        "piecewise": ["boundary_epochs", "boundary_rates"],
+    }
+    return {
+        f"is for --schedule {schedules}": [] if config.schedule in schedules.split(" or ") else names
+        for schedules, names in owners.items()
+    }
 
 
 def _open_validation(config: TrainConfig, source: RecordSource) -> RecordSource | None:
