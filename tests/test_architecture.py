@@ -15,6 +15,11 @@ PACKAGE = Path(teachonce.__file__).parent
 LAYERS = [
     ["errors", "rng", "softmax", "versions"],
     ["batches", "classes", "config", "files", "progress", "page"],
+    ["backbone_layers"],
+    ["backbone_options"],
+    ["backbone_blocks"],
+    ["backbones"],
+    ["backbone_weights"],
     ["config_train", "example", "images", "launch", "folders", "codec_protocol", "plan_costs"],
     ["tfrecord", "imagenet", "preprocessing", "operations", "losses", "metrics", "mixup", "runs", "ranks"],
     ["codec_dense", "codec_topk", "views"],
