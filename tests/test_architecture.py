@@ -19,6 +19,7 @@ LAYERS = [
     ["backbone_options"],
     ["backbone_blocks"],
     ["backbones"],
+    ["timm_names"],
     ["backbone_weights"],
     ["config_train", "example", "images", "launch", "folders", "codec_protocol", "plan_costs"],
     ["tfrecord", "imagenet", "preprocessing", "operations", "losses", "metrics", "mixup", "runs", "ranks"],

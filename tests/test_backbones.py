@@ -52,7 +52,7 @@ def test_logits_are_the_originals(shared_data: Path, reference: str, name: str) 
     ],
 )
 def test_parameters_are_as_many_as_the_papers(name: str, num_parameters: int) -> None:
-    """1001 classes, which is the registry's number for these names; without memory, so that the large ones are quick."""
+    """1001 classes, as registered; without memory, so that the large ones are quick."""
     with torch.device("meta"):
         module = timm.create_model(name)
     assert sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad) == num_parameters
