@@ -20,6 +20,7 @@ LAYERS = [
     ["backbone_blocks"],
     ["backbones"],
     ["timm_names"],
+    ["timm_import"],
     ["backbone_weights"],
     ["config_train", "example", "images", "launch", "folders", "codec_protocol", "plan_costs"],
     ["tfrecord", "imagenet", "preprocessing", "operations", "losses", "metrics", "mixup", "runs", "ranks"],

@@ -9,7 +9,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from teachonce.timm_names import register_with_timm
+from teachonce.timm_import import register_with_timm
 
 if TYPE_CHECKING:
     from teachonce.batches import EpochBatches

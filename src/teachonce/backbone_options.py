@@ -70,6 +70,8 @@ class BackboneOptions:
                 f"backbone with big_little {self.big_little}: expected (alpha, beta), whole numbers of at least 1, "
                 f"alpha a divisor of num_filters ({self.num_filters})"
             )
+        if isinstance(self.anti_alias, str):
+            raise ConfigError(f"backbone with anti_alias {self.anti_alias!r}: expected a tuple, such as ('sconv',)")
         if unknown := set(self.anti_alias) - {"sconv", "proj"}:
             raise ConfigError(f"backbone with anti_alias {sorted(unknown)}: expected ('sconv',), ('proj',) or both")
         if not 1 <= self.anti_alias_filter <= MAX_FILTER:

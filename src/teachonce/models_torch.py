@@ -205,7 +205,7 @@ def _load_weights_for(module: nn.Module, spec: ModelSpec) -> Weights:
 def _create_timm(spec: ModelSpec, num_classes: int | None, size_px: int | None, *, pretrained: bool) -> nn.Module:
     import timm
 
-    import teachonce.backbones  # noqa: F401, our names in timm's registry
+    import teachonce.timm_names  # noqa: F401, our names in timm's registry
 
     if not timm.is_model(spec.name):
         close = difflib.get_close_matches(spec.name, timm.list_models(), n=3)
