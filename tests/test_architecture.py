@@ -15,6 +15,13 @@ PACKAGE = Path(teachonce.__file__).parent
 LAYERS = [
     ["errors", "rng", "softmax", "versions"],
     ["batches", "classes", "config", "files", "progress", "page"],
+    ["backbone_layers"],
+    ["backbone_options"],
+    ["backbone_blocks"],
+    ["backbones"],
+    ["timm_names"],
+    ["timm_import"],
+    ["backbone_weights"],
     [
         "config_train",
         "example",

@@ -1,13 +1,15 @@
 """Offline knowledge distillation for image classifiers: run the teacher once, teach any number of students.
 
 The names below are the library's public face; the command line is ``teachonce --help``. They are imported when first
-asked for, so that reading a store needs no torch.
+asked for, so that reading a store needs no torch. Our networks are in timm's registry once timm is imported too.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from teachonce.timm_import import register_with_timm
 
 if TYPE_CHECKING:
     from teachonce.batches import EpochBatches
@@ -56,3 +58,6 @@ def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'teachonce' has no attribute {name!r}")
     return getattr(import_module(f"teachonce.{_HOME[name]}"), name)
+
+
+register_with_timm()

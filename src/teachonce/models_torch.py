@@ -3,6 +3,7 @@
 Weights load without executing anything: safetensors, or ``torch.load(weights_only=True)``, found by content. A file
 that does not fit the architecture is refused with the names that differ; it is never loaded in part. The one exception
 is asked for: a student whose class count differs from its weights file's gets a fresh last layer, and a warning.
+Weights of our own backbones may also be the original's TensorFlow variables (``backbone_weights``).
 
 Preprocessing is the library's own: timm's data configuration of the architecture's default weights, torchvision's
 transforms of its ``DEFAULT`` weights. A checkpoint that wants other numbers says so in its SPEC.
@@ -81,14 +82,12 @@ def build_pretrained_module(spec: ModelSpec, num_classes: int, size_px: int | No
 
     The last layer stays fresh, with a warning, where the weights have another number of classes.
     """
-    if spec.weights is not None and not _is_torchvision_name(spec):
-        weights = load_weights(Path(spec.weights))
-    elif spec.kind == "timm":
+    is_file = spec.weights is not None and not _is_torchvision_name(spec)
+    if spec.kind == "timm" and not is_file:
         # timm replaces the head itself, and interpolates position embeddings.
         return _create_timm(spec, num_classes, size_px, pretrained=True)
-    else:
-        weights = _fetch_torchvision(spec)
     module = build_module(spec, num_classes, size_px)
+    weights = _load_weights_for(module, spec) if is_file else _fetch_torchvision(spec)
     weights = _without_auxiliary(spec, weights)
     fresh = _last_layer_of_other_classes(module, weights, num_classes)
     if fresh:
@@ -174,7 +173,7 @@ def _load_timm(spec: ModelSpec) -> tuple[nn.Module, Preprocessing]:
 
     module = _create_timm(spec, spec.options.get("classes"), spec.options.get("size"), pretrained=spec.weights is None)
     if spec.weights is not None:
-        fit_weights(module, load_weights(Path(spec.weights)), where=spec.text)
+        fit_weights(module, _load_weights_for(module, spec), where=spec.text)
     config = resolve_model_data_config(module)
     _, height, width = config["input_size"]
     geometry = {"center": "shorter", "squash": "squash"}.get(config["crop_mode"])
@@ -193,8 +192,20 @@ def _load_timm(spec: ModelSpec) -> tuple[nn.Module, Preprocessing]:
     )
 
 
+def _load_weights_for(module: nn.Module, spec: ModelSpec) -> Weights:
+    """The SPEC's ``weights=FILE``, with TensorFlow's variables under the module's names."""
+    from teachonce.backbone_weights import convert_tf_variables, is_tf_weights, read_tf_variables
+
+    path = Path(str(spec.weights))
+    if is_tf_weights(path):
+        return convert_tf_variables(module, read_tf_variables(path), where=spec.text)
+    return load_weights(path)
+
+
 def _create_timm(spec: ModelSpec, num_classes: int | None, size_px: int | None, *, pretrained: bool) -> nn.Module:
     import timm
+
+    import teachonce.timm_names  # noqa: F401, our names in timm's registry
 
     if not timm.is_model(spec.name):
         close = difflib.get_close_matches(spec.name, timm.list_models(), n=3)
