@@ -6,9 +6,9 @@ from setuptools import Extension, setup
 
 # Not an extension module but a plain shared library, which kernel.py binds: it needs no Python headers. Without a C
 # compiler the package installs all the same, and Pillow does the work.
-views = Extension(
-    "teachonce._views",
-    sources=["src/teachonce/native/views.c"],
+native = Extension(
+    "teachonce._native",
+    sources=["src/teachonce/native/views.c", "src/teachonce/native/examples.c"],
     depends=["src/teachonce/native/jpeg62.h"],
     # No fused multiply-add: weights must be rounded as Pillow rounds them. No -Wpsabi: no vector crosses a call.
     extra_compile_args=[] if sys.platform == "win32" else ["-O3", "-std=gnu11", "-ffp-contract=off", "-Wno-psabi"],
@@ -16,4 +16,4 @@ views = Extension(
     optional=True,
 )
 
-setup(ext_modules=[views])
+setup(ext_modules=[native])

@@ -1,9 +1,10 @@
-"""The native kernel, where it was built: views of JPEGs at nearly the speed of decoding them (``native/views.c``).
+"""The native kernel, where it was built: views of JPEGs at nearly the speed of decoding them, Examples taken apart.
 
-It decodes with the very library that Pillow decodes with, whose functions are looked up in Pillow at run time, and does
-Pillow's arithmetic; so it is optional, and whether it is there changes no pixel. Built by ``pip install`` where there
-is a C compiler. It is used only after it has given Pillow's own pixels for a small test image; TEACHONCE_NATIVE=0
-switches it off. Calls let go of the GIL. ``pixels`` is the caller that everybody uses.
+``native/views.c`` decodes with the very library that Pillow decodes with, whose functions are looked up in Pillow at
+run time, and does Pillow's arithmetic; ``native/examples.c`` finds image and label in a record. Both are optional, and
+whether they are there changes neither pixels nor records: what they do not do they leave to Python. Built by
+``pip install`` where there is a C compiler. Views are made here only after the kernel has given Pillow's own pixels for
+a small test image; TEACHONCE_NATIVE=0 switches everything off. Calls let go of the GIL.
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ import ctypes
 import functools
 import io
 import os
+from collections.abc import Sequence
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +36,8 @@ VIEW = np.dtype(
         ("filter", np.int32),
     ]
 )
-"""struct view: address of the output, box of the source, (width, height) that it is resized to, window of that."""
+"""struct view: address of the output; box of the source; (width, height) that it is resized to; window of that as
+(left, top, width, height); flip; filter."""
 SOURCE = np.dtype(
     [
         ("bytes", np.uint64),
@@ -47,6 +51,17 @@ SOURCE = np.dtype(
     ]
 )
 """struct source: address and length of a JPEG, or of pixels [height, width, 3] where width is not 0; status 0: done."""
+FOUND = np.dtype(
+    [
+        ("image", np.int64, 2),
+        ("filename", np.int64, 2),
+        ("logits", np.int64, 2),
+        ("label", np.int64),
+        ("has_label", np.int32),
+        ("status", np.int32),
+    ]
+)
+"""struct found: start and end of what an Example holds, 0 and 0 for what it does not; status 0: found."""
 FILTERS = {"box": 0, "bilinear": 1, "bicubic": 2}
 
 # Pillow's own, in the order of struct jpeg_library.
@@ -64,14 +79,17 @@ _JPEG_FUNCTIONS = (
 
 
 class Kernel:
-    """The loaded library."""
+    """The part that makes pixels."""
 
     def __init__(self, library: ctypes.CDLL) -> None:
         self._look = library.teachonce_look
         self._look.restype = None
         self._look.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_int64]
+        self._measure = library.teachonce_measure
+        self._measure.restype = None
+        self._measure.argtypes = [ctypes.c_void_p, ctypes.c_int64]
 
-    def look(self, sources: NDArray[np.void], views: NDArray[np.void]) -> None:
+    def look(self, sources: NDArray[Any], views: NDArray[Any]) -> None:
         """Fill the outputs of ``views`` (VIEW) from ``sources`` (SOURCE), and each source's status.
 
         The addresses must be good while this runs; nothing else can go wrong: what is not in order keeps a status.
@@ -80,34 +98,73 @@ class Kernel:
         assert sources.flags.c_contiguous and views.flags.c_contiguous
         self._look(sources.ctypes.data, len(sources), views.ctypes.data, MAX_PIXELS)
 
+    def measure(self, sources: NDArray[Any]) -> None:
+        """Fill width and height of JPEGs from their headers, and each source's status."""
+        assert sources.dtype == SOURCE and sources.flags.c_contiguous
+        self._measure(sources.ctypes.data, len(sources))
 
-@functools.cache
+
+def addresses(buffers: Sequence[bytes]) -> NDArray[np.uint64]:
+    """Where the bytes lie; good while the bytes live."""
+    pointers = (ctypes.c_char_p * len(buffers))(*buffers)
+    return np.frombuffer(pointers, np.uint64)
+
+
 def load_kernel() -> Kernel | None:
-    """The kernel, or None where there is none that gives Pillow's pixels here (``describe_decoder`` says why)."""
-    return _load()[0]
+    """What makes views natively; None where nothing does that gives Pillow's pixels (``describe_decoder`` says why)."""
+    return _load_kernel()[0]
 
 
 def describe_decoder() -> str:
     """What makes pixels here, for manifests: "native, libjpeg-turbo 3.1.2", or "pillow (why not native)"."""
-    kernel, reason = _load()
+    kernel, reason = _load_kernel()
     version = features.version_feature("libjpeg_turbo") or "libjpeg"
     return f"native, libjpeg-turbo {version}" if kernel is not None else f"pillow ({reason})"
 
 
+def find_features(payloads: Sequence[bytes], skip_bytes: int, num_bytes: Sequence[int]) -> NDArray[Any] | None:
+    """Where image, filename, label and logits lie in serialised Examples (FOUND), counted from ``skip_bytes``.
+
+    The Example of ``payloads[i]`` begins after ``skip_bytes`` and has ``num_bytes[i]``. None without the kernel.
+    """
+    library = _load_library()
+    if library is None:
+        return None
+    found = np.empty(len(payloads), FOUND)
+    pointers = (ctypes.c_char_p * len(payloads))(*payloads)
+    lengths = np.array(num_bytes, np.int64)
+    skips = np.full(len(payloads), skip_bytes, np.int64)
+    library.teachonce_find(pointers, skips.ctypes.data, lengths.ctypes.data, len(payloads), found.ctypes.data)
+    return found
+
+
 @functools.cache
-def _load() -> tuple[Kernel | None, str]:
+def _load_library() -> ctypes.CDLL | None:
     if os.environ.get("TEACHONCE_NATIVE", "1") == "0":
-        return None, "switched off"
-    paths = [path for suffix in EXTENSION_SUFFIXES if (path := Path(__file__).with_name(f"_views{suffix}")).exists()]
-    if not paths:
-        return None, "the kernel was not built"
+        return None
+    paths = [path for suffix in EXTENSION_SUFFIXES if (path := Path(__file__).with_name(f"_native{suffix}")).exists()]
     try:
-        library = ctypes.CDLL(str(paths[0]))
+        library = ctypes.CDLL(str(paths[0])) if paths else None
+    except OSError:
+        return None
+    if library is not None:
+        library.teachonce_find.restype = None
+        pointers = [ctypes.c_void_p] * 3
+        library.teachonce_find.argtypes = [*pointers, ctypes.c_int64, ctypes.c_void_p]
+    return library
+
+
+@functools.cache
+def _load_kernel() -> tuple[Kernel | None, str]:
+    library = _load_library()
+    if library is None:
+        return None, "switched off" if os.environ.get("TEACHONCE_NATIVE") == "0" else "the kernel was not built"
+    try:
         pillow = ctypes.CDLL(Image.core.__file__)
-        addresses = [ctypes.cast(getattr(pillow, name), ctypes.c_void_p).value for name in _JPEG_FUNCTIONS]
+        functions = [ctypes.cast(getattr(pillow, name), ctypes.c_void_p).value for name in _JPEG_FUNCTIONS]
     except (OSError, AttributeError) as error:
         return None, f"{type(error).__name__} in binding Pillow's libjpeg"
-    if library.teachonce_bind((ctypes.c_void_p * len(addresses))(*addresses)) != _ABI_VERSION:
+    if library.teachonce_bind((ctypes.c_void_p * len(functions))(*functions)) != _ABI_VERSION:
         return None, "Pillow's libjpeg has another interface"
     kernel = Kernel(library)
     return (kernel, "") if _gives_pillows_pixels(kernel) else (None, "the kernel differs from Pillow here")
@@ -118,14 +175,14 @@ def _gives_pillows_pixels(kernel: Kernel) -> bool:
     waves = np.sin(np.arange(96)[:, None, None] * np.arange(70)[None, :, None] / (37.0 + 11 * np.arange(3)))
     buffer = io.BytesIO()
     Image.fromarray(np.rint(127 + 127 * waves).astype(np.uint8)).save(buffer, "JPEG", quality=90, subsampling="4:2:0")
-    encoded = np.frombuffer(buffer.getvalue(), np.uint8)
-    with Image.open(io.BytesIO(buffer.getvalue())) as image:
+    encoded = buffer.getvalue()
+    with Image.open(io.BytesIO(encoded)) as image:
         for box in ((0, 0, 70, 96), (23, 41, 31, 49), (5, 3, 70, 80)):
             out = np.zeros((24, 32, 3), np.uint8)
             views = np.array([(out.ctypes.data, box, (32, 24), (0, 0, 32, 24), 0, FILTERS["bilinear"])], VIEW)
-            sources = np.array([(encoded.ctypes.data, len(encoded), 0, 0, 0, 1, 0, 0)], SOURCE)
+            sources = np.zeros(1, SOURCE)
+            sources["bytes"], sources["num_bytes"], sources["num_views"] = addresses([encoded]), len(encoded), 1
             kernel.look(sources, views)
-            expected = resize_image(image, 32, 24, box=box)
-            if sources["status"][0] != 0 or not np.array_equal(out, expected):
+            if sources["status"][0] != 0 or not np.array_equal(out, resize_image(image, 32, 24, box=box)):
                 return False
     return True

@@ -420,6 +420,28 @@ void teachonce_look(struct source *sources, int64_t num_sources, const struct vi
   }
 }
 
+static int measure_jpeg(struct source *source) {
+  struct decoding decoding;
+  if (!ends_in_order(source)) return LEFT_TO_PILLOW;
+  begin_decoding(&decoding);
+  if (setjmp(decoding.on_error)) {
+    jpeg.destroy(&decoding.info);
+    return LEFT_TO_PILLOW;
+  }
+  jpeg.create(&decoding.info, JPEG_LIB_VERSION, sizeof decoding.info);
+  jpeg.mem_src(&decoding.info, source->bytes, (unsigned long)source->num_bytes);
+  if (jpeg.read_header(&decoding.info, 1) != JPEG_HEADER_OK) leave(&decoding.info);
+  source->width = decoding.info.image_width;
+  source->height = decoding.info.image_height;
+  jpeg.destroy(&decoding.info);
+  return DONE;
+}
+
+/* Width and height of JPEGs, from their headers. */
+void teachonce_measure(struct source *sources, int64_t num_sources) {
+  for (int64_t i = 0; i < num_sources; i++) sources[i].status = jpeg.create ? measure_jpeg(sources + i) : LEFT_TO_PILLOW;
+}
+
 /* Take over the library's functions; returns ABI_VERSION, or 0 where it is built for another version of libjpeg. */
 int teachonce_bind(const struct jpeg_library *library) {
   struct decoding decoding;
