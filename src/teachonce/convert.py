@@ -3,7 +3,8 @@
 The schema is TF-slim's for ImageNet (``build_imagenet_data.py``), so that its readers understand the result: labels
 from 1 with background 0, boxes relative to the image, ``image/logit`` where logits are given. What is no RGB or grey
 JPEG (ILSVRC has a PNG named .JPEG, and 22 images in CMYK) is found by its content and becomes an RGB JPEG; every other
-image keeps its bytes. Each image is read once and checked down to its last byte.
+image keeps its bytes. Each image is read once and checked down to its last byte: by its structure where that is enough
+(``jpeg_structure``), else by decoding it.
 
 What goes into which shard is a function of the plan, which is written first: names of the images, classes, seed,
 shuffled order. A shard is written by one process, appears when it is whole, and is kept by a re-run; a re-run with
@@ -14,6 +15,7 @@ Images are not resized: that is the reader's decision, and it can be made only o
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import warnings
@@ -33,6 +35,7 @@ from teachonce.files import TEMPORARY_PREFIX, atomic_write, read_json, write_jso
 from teachonce.folders import ImageListing, find_class_folders, find_data_classes, list_images
 from teachonce.imagenet import BoxReader, class_texts, open_boxes, read_image_labels, read_labels, read_metadata
 from teachonce.images import check_jpeg, to_rgb_jpeg
+from teachonce.jpeg_structure import sound_jpeg_size
 from teachonce.launch import count_done, num_cores, run_jobs
 from teachonce.logit_table import MappedTable, open_logit_table
 from teachonce.progress import progress
@@ -50,6 +53,8 @@ from teachonce.rng import generator
 from teachonce.tfrecord import TFRecordWriter, index_path, write_index
 
 BACKGROUND = "background"
+
+_NO_BOXES = np.empty((0, 4), np.float32)
 
 
 @dataclass(frozen=True)
@@ -252,11 +257,10 @@ class _ShardWriter:
         with atomic_write(path) as file:
             writer = TFRecordWriter(file)
             for index, label in enumerate(job.labels.tolist()):
-                image_path = job.listing.path(index)
                 try:
                     features, was_converted = self._build_features(job.listing, index, label)
                 except (ImageError, LogitsError) as error:
-                    raise error.at(str(image_path)) from error
+                    raise error.at(str(job.listing.path(index))) from error
                 num_converted += was_converted
                 writer.write(encode_example(features))
                 count_done(1)
@@ -264,14 +268,13 @@ class _ShardWriter:
         return num_converted
 
     def _build_features(self, listing: ImageListing, index: int, label: int) -> tuple[dict[str, FeatureValue], bool]:
-        path = listing.path(index)
-        try:
-            original = path.read_bytes()
-        except OSError as error:
-            raise RecordError(f"{path}: cannot be read: {error.strerror or error}; restore it, start again") from error
-        encoded = to_rgb_jpeg(original)
-        width, height = check_jpeg(encoded)
-        boxes = np.empty((0, 4), np.float32)
+        original = _read_image(f"{listing.root}/{listing.relative_name(index)}")
+        encoded, size = original, sound_jpeg_size(original)
+        if size is None:
+            encoded = to_rgb_jpeg(original)
+            size = check_jpeg(encoded)
+        width, height = size
+        boxes = _NO_BOXES
         if self.boxes is not None:
             boxes = self.boxes.find_boxes(listing.relative_name(index))
         basename = listing.basename(index)
@@ -295,6 +298,23 @@ class _ShardWriter:
         if self.table is not None:
             features["image/logit"] = _find_logits(self.table, original, encoded, basename, label)
         return features, encoded is not original
+
+
+def _read_image(path: str) -> bytes:
+    # Half the time of Path.read_bytes, which for the files of ImageNet is a tenth of all.
+    try:
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+        try:
+            size_bytes = os.fstat(descriptor).st_size
+            content = os.read(descriptor, size_bytes)
+            # One call is enough but for signals and for files that are being written just now.
+            while more := os.read(descriptor, max(size_bytes - len(content), 1)):
+                content += more
+            return content
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise RecordError(f"{path}: cannot be read: {error.strerror or error}; restore it, start again") from error
 
 
 def _find_logits(table: MappedTable, original: bytes, encoded: bytes, basename: str, label: int) -> NDArray[np.float32]:

@@ -12,6 +12,7 @@ general protobuf reader.
 from __future__ import annotations
 
 from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +29,7 @@ _Entry = tuple[bytes, int, int, tuple[tuple[int, int], ...]]
 """An entry of the map: name, start and end, and the spans of the value's parts (one, but protobuf allows more)."""
 
 _BYTES_LIST, _FLOAT_LIST, _INT64_LIST = 1, 2, 3
+_KNOWN_BYTES = 64
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
 
 
@@ -35,7 +37,13 @@ def encode_example(features: Mapping[str, FeatureValue]) -> bytes:
     """The serialised Example; floating point is stored as float32, integers as int64."""
     parts: list[bytes] = []
     for name in sorted(features):
-        parts += _encode_entry(name, features[name])
+        value = features[name]
+        if isinstance(value, np.ndarray) and len(value) == 0:
+            parts.append(_encode_known_entry(name, value.dtype.kind))
+        elif isinstance(value, int) or (isinstance(value, bytes) and len(value) <= _KNOWN_BYTES):
+            parts.append(_encode_known_entry(name, value))
+        else:
+            parts += _encode_entry(name, value)
     return b"".join([*_header(1, sum(map(len, parts))), *parts])
 
 
@@ -73,6 +81,12 @@ def replace_feature(payload: Buffer, name: str, value: FeatureValue) -> bytes:
             (after if after or key > wanted else before).extend(entry)
     parts: list[Buffer] = [*before, *_encode_entry(name, value), *after]
     return b"".join([*_header(1, sum(map(len, parts))), *parts])
+
+
+@lru_cache(4096)  # of a record's entries all but the image and its name are the same as in records before it
+def _encode_known_entry(name: str, value: int | bytes | str) -> bytes:
+    """The entry of an integer or a short string, or of an empty array given by its dtype's kind."""
+    return b"".join(_encode_entry(name, np.empty(0, f"{value}4") if isinstance(value, str) else value))
 
 
 def _encode_entry(name: str, value: FeatureValue) -> list[bytes]:
