@@ -186,6 +186,17 @@ def test_all_shards_must_be_there_once(data: Path) -> None:
     assert open_records(data, "validation").num_records == 2
 
 
+def test_a_record_is_found_by_its_number(data: Path) -> None:
+    source = open_records(data, "train")
+    expected = [(shard, row) for shard, info in enumerate(source.shards) for row in range(info.num_records)]
+    assert [source.locate(index) for index in range(source.num_records)] == expected
+    chosen = np.array([source.num_records - 1, 0, 0])
+    assert source.locate_all(chosen) == [expected[-1], expected[0], expected[0]]
+    assert pickle.loads(pickle.dumps(source)).locate(1) == expected[1]
+    with pytest.raises(AssertionError):
+        source.locate(source.num_records)
+
+
 def test_an_empty_shard_is_an_error(data: Path) -> None:
     (data / "train-00001-of-00003").write_bytes(b"")
     with pytest.raises(RecordError, match="train-00001-of-00003: holds no record"):

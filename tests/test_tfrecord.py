@@ -80,6 +80,22 @@ def test_round_trip(tmp_path_factory: pytest.TempPathFactory, payloads: list[byt
     assert index_path(path).read_text() == "".join(f"{offset} {size}\n" for offset, size in index)
 
 
+@pytest.mark.parametrize("chunk_bytes", [1, 12, 16, 37, 38, 64, 20_000])
+def test_frames_are_the_same_however_they_lie_in_what_is_read_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk_bytes: int
+) -> None:
+    monkeypatch.setattr("teachonce.tfrecord._CHUNK_BYTES", chunk_bytes)
+    path = tmp_path / "x-00000-of-00001"
+    payloads = [bytes([size % 251]) * size for size in (0, 1, 5, 21, 22, 300, 9_000, 30_000, 2)]
+    index = write_shard(path, payloads)
+    found = list(read_tfrecords(path))
+    assert [payload for _, payload in found] == payloads
+    assert [offset for offset, _ in found] == [offset for offset, _ in index]
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(RecordError, match=r"record 8 .*truncated: the frame should have 18 bytes, has 17"):
+        list(read_tfrecords(path))
+
+
 def test_the_index_is_made_where_it_is_missing_or_of_another_shard(shard: Path) -> None:
     expected = [0, 21, 37, 65, 65 + 10240 + 16]
     index = index_path(shard)

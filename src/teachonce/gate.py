@@ -69,9 +69,7 @@ def sample_records(source: RecordSource, count: int, seed: int) -> list[Record]:
 def sample_places(source: RecordSource, count: int, seed: int) -> list[tuple[int, int]]:
     """(shard, row) of each of ``sample_records``."""
     chosen = np.sort(generator(seed, "gate").permutation(source.num_records)[:count])
-    first_rows = np.cumsum([0, *(shard.num_records for shard in source.shards)])
-    shards = np.searchsorted(first_rows, chosen, side="right") - 1
-    return [(int(shard), int(index - first_rows[shard])) for shard, index in zip(shards, chosen, strict=True)]
+    return source.locate_all(chosen)
 
 
 def score_records(teacher: Classifier, records: list[Record], batch_size: int) -> NDArray[np.float32]:

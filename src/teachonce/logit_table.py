@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from teachonce.classes import ClassSpace, map_logits, resolve_offset
 from teachonce.errors import ConfigError, LogitsError
 from teachonce.policies import CenterPolicy
+from teachonce.records import Places
 from teachonce.store import Store
 from teachonce.store_plan import MANIFEST_NAME, PLAN_NAME
 
@@ -102,7 +103,7 @@ class StoreTable:
         self.class_space = ClassSpace(num_classes=space.num_classes, offset=space.offset + label_shift)
         sizes = [num_records for _, num_records in store.shards]
         keys = [store.read_keys(shard) for shard in range(len(sizes))]
-        self._first_row = np.cumsum([0, *sizes])
+        self._places = Places(sizes)
         all_keys = np.concatenate(keys)
         self._order = np.argsort(all_keys, kind="stable")
         self._sorted_keys = all_keys[self._order]
@@ -118,7 +119,7 @@ class StoreTable:
                 f"{filename}: no logits in {self.store.path} (key {key:016x}): the image is missing there or changed "
                 "since; extract the teacher over this data"
             )
-        places = [self._place(int(index)) for index in self._order[at:end]]
+        places = [self._places.locate(int(index)) for index in self._order[at:end]]
         labels = {int(self.store.read_labels(shard)[row]) + self.label_shift for shard, row in places}
         if label is not None and label not in labels:
             raise LogitsError(
@@ -127,10 +128,6 @@ class StoreTable:
             )
         shard, row = places[0]
         return self.store.read_logits(shard, self.view, [row])[0]
-
-    def _place(self, index: int) -> tuple[int, int]:
-        shard = int(np.searchsorted(self._first_row, index, side="right")) - 1
-        return shard, index - int(self._first_row[shard])
 
 
 class CsvTable:

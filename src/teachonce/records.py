@@ -15,8 +15,9 @@ import re
 import threading
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,24 @@ class ClassTable:
     has_background: bool
 
 
+class Places:
+    """Which shard and row the records are that are counted through all shards, in order."""
+
+    def __init__(self, sizes: Iterable[int]) -> None:
+        self._first = np.cumsum([0, *sizes], dtype=np.int64)
+
+    def locate(self, index: int) -> tuple[int, int]:
+        """(shard, row) of a record."""
+        assert 0 <= index < self._first[-1], f"record {index} of {self._first[-1]}"
+        shard = int(self._first.searchsorted(index, side="right")) - 1
+        return shard, index - int(self._first[shard])
+
+    def locate_all(self, indices: NDArray[np.integer]) -> list[tuple[int, int]]:
+        """(shard, row) of each of many records [n]."""
+        shards = self._first.searchsorted(indices, side="right") - 1
+        return list(zip(shards.tolist(), (indices - self._first[shards]).tolist(), strict=True))
+
+
 class RecordSource(ABC):
     """The records of one split, cut into shards; picklable, and safe to read from several threads."""
 
@@ -82,6 +101,18 @@ class RecordSource(ABC):
     def num_records(self) -> int:
         """Records over all shards."""
         return sum(shard.num_records for shard in self.shards)
+
+    @cached_property
+    def _counted(self) -> Places:
+        return Places(shard.num_records for shard in self.shards)
+
+    def locate(self, index: int) -> tuple[int, int]:
+        """(shard, row) of a record that is counted through all shards."""
+        return self._counted.locate(index)
+
+    def locate_all(self, indices: NDArray[np.integer]) -> list[tuple[int, int]]:
+        """(shard, row) of each of many records [n]."""
+        return self._counted.locate_all(indices)
 
     @abstractmethod
     def read_record(self, shard: int, row: int, *, with_logits: bool = False) -> Record:

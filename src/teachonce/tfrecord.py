@@ -34,7 +34,7 @@ FOOTER_BYTES = 4
 FRAME_BYTES = HEADER_BYTES + FOOTER_BYTES
 _HEADER = struct.Struct("<QI")
 _FOOTER = struct.Struct("<I")
-_READ_BUFFER_BYTES = 1 << 20
+_CHUNK_BYTES = 4 << 20
 
 
 def masked_crc32c(data: bytes | bytearray | memoryview) -> int:
@@ -51,7 +51,7 @@ class TFRecordWriter:
         self._offset = 0
         self.index: list[tuple[int, int]] = []
 
-    def write(self, payload: bytes) -> None:
+    def write(self, payload: bytes | memoryview) -> None:
         """Append one record."""
         length = struct.pack("<Q", len(payload))
         self._file.write(length + _FOOTER.pack(masked_crc32c(length)))
@@ -62,24 +62,36 @@ class TFRecordWriter:
         self._offset += size
 
 
-def read_tfrecords(path: Path) -> Iterator[tuple[int, bytes]]:
+def read_tfrecords(path: Path) -> Iterator[tuple[int, memoryview]]:
     """Each record of the file as (offset of its frame, payload), sequentially.
+
+    A payload is a part of the 4 MiB that were read with it, which live as long as it does: who keeps payloads, copies.
 
     Raises RecordError with path, record number and byte offset where a frame is truncated or a checksum does not hold,
     and for a file without any record.
     """
     try:
-        with path.open("rb", buffering=_READ_BUFFER_BYTES) as file:
-            file_bytes = os.fstat(file.fileno()).st_size
+        with path.open("rb", buffering=0) as file:
+            descriptor = file.fileno()
+            file_bytes = os.fstat(descriptor).st_size
             _check_not_empty(path, file_bytes)
             offset, row = 0, 0
             while offset < file_bytes:
-                length = _check_header(path, row, offset, file.read(HEADER_BYTES), file_bytes)
-                payload = file.read(length)
-                _check_payload(path, row, offset, payload, file.read(FOOTER_BYTES), length)
-                yield offset, payload
-                offset += length + FRAME_BYTES
-                row += 1
+                chunk = memoryview(_read_at(descriptor, min(_CHUNK_BYTES, file_bytes - offset), offset))
+                at = 0  # of the next frame in the chunk; one that goes on behind it begins the next chunk
+                while offset + at < file_bytes and (at == 0 or at + HEADER_BYTES <= len(chunk)):
+                    length = _check_header(path, row, offset + at, chunk[at : at + HEADER_BYTES], file_bytes)
+                    end = at + length + FRAME_BYTES
+                    if end > len(chunk):
+                        if at:
+                            break
+                        chunk = memoryview(_read_at(descriptor, end, offset))
+                    payload = chunk[at + HEADER_BYTES : end - FOOTER_BYTES]
+                    _check_payload(path, row, offset + at, payload, chunk[end - FOOTER_BYTES : end], length)
+                    yield offset + at, payload
+                    at = end
+                    row += 1
+                offset += at
     except OSError as error:
         raise RecordError(f"{path}: cannot be read: {error.strerror or error}") from error
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,11 +27,12 @@ from PIL import Image
 from teachonce.config import VerifyConfig
 from teachonce.errors import CheckError, ConfigError, TeachonceError
 from teachonce.join import check_key, check_same_data, decode_record
+from teachonce.launch import count_done, num_cores, run_jobs
 from teachonce.models import Classifier, load_model
 from teachonce.policies import CenterPolicy
 from teachonce.preprocessing import Preprocessing
 from teachonce.progress import progress
-from teachonce.records import Record, RecordSource, open_records
+from teachonce.records import Places, Record, RecordSource, open_records
 from teachonce.replay import Looker, StoredViews
 from teachonce.rng import generator
 from teachonce.shard_files import pixels_hash
@@ -38,6 +40,8 @@ from teachonce.store import Store
 from teachonce.store_plan import MANIFEST_NAME
 from teachonce.versions import library_versions
 
+WORKER_BYTES = 1 << 30
+"""Bytes of records for which it pays to start one more process: it takes about as long as to check half of them."""
 RELATIVE_TOLERANCE = {"float32": 2.0**-12, "bf16": 2.0**-5, "fp16": 2.0**-8}
 
 
@@ -80,12 +84,28 @@ def verify(config: VerifyConfig) -> Verdict:
 
 def check_keys(store: Store, source: RecordSource) -> int:
     """Compare the key of every record with the store's; StoreError for the first that differs. Returns their number."""
+    jobs = list(range(len(source.shards)))
+    num_bytes = sum(info.num_bytes for info in source.shards)
+    num_workers = min(num_cores(), num_bytes // WORKER_BYTES)
+    build = partial(_KeyChecker, store, source)
     with progress("verify", source.num_records, unit="records") as advance:
-        for shard, info in enumerate(source.shards):
-            for row, record in enumerate(source.iter_shard(shard)):
-                check_key(store, shard, row, record)
-            advance(info.num_records)
+        for _ in run_jobs(build, jobs, num_workers, advance):
+            pass
     return source.num_records
+
+
+class _KeyChecker:
+    def __init__(self, store: Store, source: RecordSource, worker_index: int) -> None:
+        self.store = store
+        self.source = source
+
+    def __call__(self, shard: int) -> None:
+        keys, labels = self.store.read_keys(shard).tolist(), self.store.read_labels(shard).tolist()
+        for row, record in enumerate(self.source.iter_shard(shard)):
+            # What agrees is the rule and is compared here; what does not is told apart by check_key.
+            if row >= len(keys) or record.key != keys[row] or record.label != labels[row]:
+                check_key(self.store, shard, row, record)
+        count_done(len(keys))
 
 
 def check_logits(
@@ -234,10 +254,6 @@ def _draw_sample(store: Store, config: VerifyConfig) -> list[tuple[int, int, int
     total = store.num_records * store.num_views
     # choice without replacement would permute all of ImageNet's views for a few hundred; doubles are harmless here.
     flat = np.unique(rng.integers(0, total, config.samples)) if config.samples < total else np.arange(total)
-    first_rows = np.cumsum([0, *(num_records for _, num_records in store.shards)])
     views, indices = np.divmod(flat, store.num_records)
-    shards = np.searchsorted(first_rows, indices, side="right") - 1
-    return [
-        (int(shard), int(index - first_rows[shard]), int(view))
-        for shard, index, view in zip(shards, indices, views, strict=True)
-    ]
+    places = Places(num_records for _, num_records in store.shards).locate_all(indices)
+    return [(shard, row, view) for (shard, row), view in zip(places, views.tolist(), strict=True)]
