@@ -2,12 +2,14 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from small_data import write_image_folder, write_shards, write_store
 
 from teachonce.config import ExportConfig, ImportConfig
 from teachonce.errors import ConfigError, LogitsError
 from teachonce.exchange import export_csv, import_csv
-from teachonce.logit_table import open_logit_table
+from teachonce.logit_table import CsvTable, open_logit_table, parse_numbers
 from teachonce.records import open_records
 from teachonce.store import Store
 
@@ -128,3 +130,32 @@ def test_shared_basenames_cannot_go_into_a_csv(tmp_path):
     store = write_store(tmp_path / "folder-store", images, offset=0)
     with pytest.raises(LogitsError, match="8 images share a basename"):
         export_csv(ExportConfig(source=store.path, format="csv", out=tmp_path / "out"))
+
+
+@pytest.mark.parametrize("drop", [0, 1])
+def test_many_lines_at_once_are_the_same_as_one_by_one(tmp_path, drop):
+    """Numbers in every notation that Python reads, in float64 as the reference has them: the same bits."""
+    rng = np.random.default_rng(0)
+    rows = [[repr(float(v)) for v in rng.normal(0, 10.0 ** rng.integers(-30, 30), 7)] for _ in range(200)]
+    rows += [["1", "-0", "+3", " 4 ", "5e-3", ".5", "1E2"], ["1_0", "2", "3", "4", "5", "6", "7"]]
+    rows += [["1e-50", "0.1", "16777217", "1.00000017881393432617187499", "3.4e38", "-3.4e38", "1e-45"]]
+    lines = [",".join([f"{index}.jpg", *row]) + ("\r\n" if index % 3 else "\n") for index, row in enumerate(rows)]
+    (tmp_path / "train-0.csv").write_text("".join(lines), newline="")
+    table = CsvTable(tmp_path, split="train", drop=drop)
+    names = [f"folder/{index}.jpg" for index in rng.permutation(len(rows))]
+    one_by_one = np.stack([table.find_logits(key=0, filename=name) for name in names])
+    assert one_by_one.shape == (len(rows), 7 - drop)
+    for count in (1, 50, len(names)):
+        np.testing.assert_array_equal(table.find_all_logits(names[:count]), one_by_one[:count])
+
+
+@pytest.mark.parametrize("text", ["", "1,,2", "1,a", '"1"', "0x10", "1;2", "nan,", "null"])
+def test_what_is_no_list_of_numbers(text):
+    assert parse_numbers(text.encode()) is None
+
+
+@given(st.lists(st.floats(allow_nan=False), min_size=1))
+def test_numbers_are_read_as_python_reads_them(numbers):
+    found = parse_numbers(",".join(map(repr, numbers)).encode())
+    assert found is not None
+    np.testing.assert_array_equal(found, np.array(numbers))

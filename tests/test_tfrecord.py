@@ -80,7 +80,7 @@ def test_round_trip(tmp_path_factory: pytest.TempPathFactory, payloads: list[byt
     assert index_path(path).read_text() == "".join(f"{offset} {size}\n" for offset, size in index)
 
 
-@pytest.mark.parametrize("chunk_bytes", [1, 12, 16, 37, 38, 64, 20_000])
+@pytest.mark.parametrize("chunk_bytes", [12, 16, 37, 38, 64, 20_000])
 def test_frames_are_the_same_however_they_lie_in_what_is_read_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk_bytes: int
 ) -> None:

@@ -11,21 +11,23 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import xxhash
+from numpy.typing import NDArray
 
 from teachonce.classes import ClassSpace, map_logits
 from teachonce.codec import build_codec, codec_from_json, codec_to_json, warn_of_estimates
 from teachonce.config import ExportConfig, ImportConfig
 from teachonce.errors import ConfigError, LogitsError
 from teachonce.files import atomic_write
-from teachonce.launch import take_part
+from teachonce.launch import num_cores, take_part
 from teachonce.logit_table import CsvTable
 from teachonce.policies import CenterPolicy, policy_to_json
 from teachonce.progress import progress
-from teachonce.records import open_records
+from teachonce.records import RecordSource, open_records
 from teachonce.shard_files import records_file, views_file, write_records, write_views
 from teachonce.store import Store
 from teachonce.store_plan import Plan, begin_store, finalise_store, missing_files
@@ -95,6 +97,10 @@ def _refuse_shared_basenames(store: Store) -> None:
         )
 
 
+BLOCK_RECORDS = 64
+"""Lines that are turned into numbers at once: about 1 MB."""
+
+
 def import_csv(config: ImportConfig) -> None:
     """Read ``SPLIT-*.csv`` into a store over the data whose basenames they carry.
 
@@ -124,11 +130,26 @@ def import_csv(config: ImportConfig) -> None:
     with progress("import", source.num_records, unit="records") as advance:
         for shard, (name, num_records) in enumerate(plan.shards):
             if {records_file(name), views_file(name, (0, 0))} & missing:
-                records = [(r.key, r.filename, r.label) for r in source.iter_shard(shard)]
-                keys = np.array([key for key, _, _ in records], np.uint64)
-                labels = np.array([label for _, _, label in records], np.int32)
-                logits = np.stack([table.find_logits(key=key, filename=name) for key, name, _ in records])
-                write_records(config.out / records_file(name), keys, [name for _, name, _ in records], labels)
+                keys, filenames, labels, logits = _join_shard(source, shard, table)
+                write_records(config.out / records_file(name), keys, filenames, labels)
                 write_views(config.out / views_file(name, (0, 0)), keys, codec, logits[None], None)
             advance(num_records)
     finalise_store(config.out, library_versions())
+
+
+def _join_shard(
+    source: RecordSource, shard: int, table: CsvTable
+) -> tuple[NDArray[np.uint64], list[str], NDArray[np.int32], NDArray[np.float32]]:
+    """Keys [N], filenames [N], labels [N] and logits [N, C] of a shard; threads read lines while records are read."""
+    num_records = source.shards[shard].num_records
+    keys, labels = np.empty(num_records, np.uint64), np.empty(num_records, np.int32)
+    filenames: list[str] = []
+    with ThreadPoolExecutor(num_cores()) as pool:
+        blocks: list[Future[NDArray[np.float32]]] = []
+        for row, record in enumerate(source.iter_shard(shard)):
+            keys[row], labels[row] = record.key, record.label
+            filenames.append(record.filename)
+            if (row + 1) % BLOCK_RECORDS == 0 or row + 1 == num_records:
+                first = len(blocks) * BLOCK_RECORDS
+                blocks.append(pool.submit(table.find_all_logits, filenames[first:]))
+        return keys, filenames, labels, np.concatenate([block.result() for block in blocks])

@@ -2,20 +2,24 @@
 
 Both keep an index of a few bytes an image and read the logits when asked, so memory does not grow with the number of
 classes (the walkthrough's own merge keeps every logit in one dict, about 41 GB for ImageNet). A CSV line is
-``basename,logit,logit,...`` without a header. A basename that occurs twice is refused with its name: which of the two
-would be meant?
+``basename,logit,logit,...`` without a header; Arrow's reader turns the numbers of many lines into floats at once. A
+basename that occurs twice is refused with its name: which of the two would be meant?
 """
 
 from __future__ import annotations
 
 import os
+import threading
 from array import array
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import pyarrow as pa
 import xxhash
 from numpy.typing import NDArray
+from pyarrow import csv
 
 from teachonce.classes import ClassSpace, map_logits, resolve_offset
 from teachonce.errors import ConfigError, LogitsError
@@ -23,6 +27,13 @@ from teachonce.policies import CenterPolicy
 from teachonce.records import Places
 from teachonce.store import Store
 from teachonce.store_plan import MANIFEST_NAME, PLAN_NAME
+
+_opening = threading.Lock()  # of a table's files, which several threads read
+_COMMA = ord(",")
+_READ_BUFFER_BYTES = 1 << 20
+_ONE_COLUMN = csv.ReadOptions(column_names=["logit"], use_threads=False, block_size=1 << 22)
+_NO_QUOTES = csv.ParseOptions(quote_char=False, double_quote=False, escape_char=False, ignore_empty_lines=False)
+_FLOAT64 = csv.ConvertOptions(column_types={"logit": pa.float64()}, null_values=[], check_utf8=False)
 
 
 class LogitTable(Protocol):
@@ -159,13 +170,14 @@ class CsvTable:
         hasher = xxhash.xxh3_128()
         num_classes = None
         for file_index, path in enumerate(self.paths):
-            with path.open("rb") as file:
+            with path.open("rb", buffering=_READ_BUFFER_BYTES) as file:
                 start = 0
                 for line_number, line in enumerate(file, 1):
                     hasher.update(line)
                     name, _, numbers = line.rstrip(b"\r\n").partition(b",")
                     if name or numbers:
-                        width = numbers.count(b",") + 1 if numbers else 0
+                        # Six times as fast as bytes.count, which was most of this loop.
+                        width = int(np.count_nonzero(np.frombuffer(numbers, np.uint8) == _COMMA)) + 1 if numbers else 0
                         num_classes = num_classes or width
                         if width != num_classes or not name:
                             raise LogitsError(
@@ -200,18 +212,11 @@ class CsvTable:
 
     def find_logits(self, *, key: int, filename: str, label: int | None = None) -> NDArray[np.float32]:
         """Logits of the image with this basename; LogitsError naming line and image where one is no finite number."""
-        basename = filename.rpartition("/")[2]
-        at = int(np.searchsorted(self._hashes, np.uint64(_name_hash(basename.encode()))))
-        if at == len(self._hashes) or int(self._hashes[at]) != _name_hash(basename.encode()):
-            raise LogitsError(
-                f"{filename}: no line in {self.paths[0].parent} ({len(self.paths)} files, {len(self)} lines); the CSV "
-                "is incomplete or of other data"
-            )
+        at = self._find_line(filename)
         name, text = self._read_line(at)
-        assert name == basename, (name, basename)
         try:
             with np.errstate(over="ignore"):  # a number too large becomes inf, which is refused below
-                logits = np.array(text.split(",")[self.drop :], np.float64).astype(np.float32)
+                logits = np.array(text.decode().split(",")[self.drop :], np.float64).astype(np.float32)
         except ValueError as error:
             raise LogitsError(f"{self._where(at)} ({name}): {error}; expected numbers") from error
         if not np.isfinite(logits).all():
@@ -220,6 +225,30 @@ class CsvTable:
                 f"{self._where(at)} ({name}): logit {bad} is {logits[bad]}, expected a finite number; extract again"
             )
         return logits
+
+    def find_all_logits(self, filenames: Sequence[str]) -> NDArray[np.float32]:
+        """Logits [n, C] of many images, the same as ``find_logits`` of each, and as its errors; five times as fast."""
+        lines = [self._read_line(self._find_line(filename))[1] for filename in filenames]
+        numbers = parse_numbers(b",".join(lines))
+        num_numbers = self.class_space.num_classes + self.drop
+        if numbers is not None and len(numbers) == len(lines) * num_numbers:
+            with np.errstate(over="ignore"):
+                logits = numbers.reshape(len(lines), num_numbers)[:, self.drop :].astype(np.float32)
+            if np.isfinite(logits).all():
+                return logits
+        # Something is wrong with a line, or it is written in a way that only Python reads: one by one.
+        return np.stack([self.find_logits(key=0, filename=filename) for filename in filenames])
+
+    def _find_line(self, filename: str) -> int:
+        basename = filename.rpartition("/")[2]
+        name_hash = _name_hash(basename.encode())
+        at = int(self._hashes.searchsorted(np.uint64(name_hash)))
+        if at == len(self._hashes) or int(self._hashes[at]) != name_hash:
+            raise LogitsError(
+                f"{filename}: no line in {self.paths[0].parent} ({len(self.paths)} files, {len(self)} lines); the CSV "
+                "is incomplete or of other data"
+            )
+        return at
 
     def _refuse_doubles(self) -> None:
         doubled = np.flatnonzero(self._hashes[1:] == self._hashes[:-1])
@@ -231,13 +260,15 @@ class CsvTable:
                 f"{len(doubled)} names are doubled: remove the lines that are not meant"
             )
 
-    def _read_line(self, at: int) -> tuple[str, str]:
-        file_index, start, size_bytes = (int(value) for value in self._places[at])
-        if file_index not in self._files:
-            self._files[file_index] = os.open(self.paths[file_index], os.O_RDONLY)
-        line = os.pread(self._files[file_index], size_bytes, start).decode()
-        name, _, numbers = line.rstrip("\r\n").partition(",")
-        return name, numbers
+    def _read_line(self, at: int) -> tuple[str, bytes]:
+        file_index, start, size_bytes = self._places[at].tolist()
+        with _opening:
+            if file_index not in self._files:
+                self._files[file_index] = os.open(self.paths[file_index], os.O_RDONLY)
+        line = os.pread(self._files[file_index], size_bytes, start)
+        name, _, numbers = line.rstrip(b"\r\n").partition(b",")
+        assert _name_hash(name) == int(self._hashes[at]), f"{self._where(at)}: the file has changed while it is read"
+        return name.decode(), numbers
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_files": {}}  # descriptors are this process's
@@ -249,6 +280,20 @@ class CsvTable:
     def __del__(self) -> None:
         for descriptor in getattr(self, "_files", {}).values():
             os.close(descriptor)
+
+
+def parse_numbers(text: bytes) -> NDArray[np.float64] | None:
+    """The numbers [n] of a text with commas between them; None where Arrow's reader finds one that is none.
+
+    As one column and not as a thousand: a column costs more than the numbers that a block of lines puts into it.
+    """
+    lines = pa.BufferReader(text.replace(b",", b"\n") + b"\n")
+    try:
+        table = csv.read_csv(lines, _ONE_COLUMN, _NO_QUOTES, _FLOAT64)
+    except pa.ArrowInvalid:
+        return None
+    column = table.column(0)
+    return None if column.null_count else column.to_numpy()
 
 
 def _name_hash(name: bytes) -> int:

@@ -1,9 +1,9 @@
 """Merge: TFRecords in, TFRecords with ``image/logit`` out (step 2 of the walkthrough, from a store).
 
 Some 4 MB of records and the logits of 128 are in memory at a time, whatever the data's size; the walkthrough's own
-merge holds every logit of ImageNet in one dict (about 41 GB). Images are copied as they are. Every record's key must equal
-the store's at its row, so a missing, doubled or changed image stops the merge with its name, and the shard it lies in
-does not appear.
+merge holds every logit of ImageNet in one dict (about 41 GB). Images are copied as they are. Every record's key must
+equal the store's at its row, so a missing, doubled or changed image stops the merge with its name, and the shard it
+lies in does not appear.
 
 A store beside the records needs no merge at all (``train --store``); this is for readers that know only TFRecords.
 Nothing here imports torch.
