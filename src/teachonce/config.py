@@ -49,7 +49,7 @@ class RecordsConfig:
     seed: int = 0
     """Seed of the shuffle."""
     num_workers: int = 0
-    """Processes that write shards; 0 means one a core."""
+    """Processes that write shards; 0 means one a core, fewer where there is little to do."""
 
     def __post_init__(self) -> None:
         require(self.shards >= 1, "--shards", self.shards, "at least 1")
@@ -314,7 +314,7 @@ class MergeConfig:
     background_logit: float = float("-inf")
     """Logit for classes that the teacher does not know; 0 reproduces the walkthrough's files (and takes real mass)."""
     num_workers: int = 0
-    """Processes that write shards; 0 means one a core."""
+    """Processes that write shards; 0 means one a core, fewer where there is little to do."""
 
     def __post_init__(self) -> None:
         require(self.view >= 0, "--view", self.view, "0 or more")

@@ -53,6 +53,8 @@ from teachonce.rng import generator
 from teachonce.tfrecord import TFRecordWriter, index_path, write_index
 
 BACKGROUND = "background"
+WORKER_IMAGES = 2000
+"""Images for which it pays to start one more process: it takes about as long as to write half of them."""
 
 _NO_BOXES = np.empty((0, 4), np.float32)
 
@@ -89,8 +91,9 @@ def convert_records(config: RecordsConfig) -> None:
             jobs.append(ShardJob(name, listing.select(chosen), labels[chosen]))
     done = len(listing) - sum(len(job.listing) for job in jobs)
     build = partial(_ShardWriter, config.out, classes, boxes, table)
+    num_workers = config.num_workers or min(num_cores(), sum(len(job.listing) for job in jobs) // WORKER_IMAGES)
     with progress("records", len(listing), done=done) as advance:
-        num_converted = sum(num for _, num in run_jobs(build, jobs, config.num_workers or num_cores(), advance))
+        num_converted = sum(num for _, num in run_jobs(build, jobs, num_workers, advance))
     print(f"{config.out}: {len(listing):,} {config.split} records in {config.shards} shards", file=sys.stderr)
     if num_converted:
         print(f"records: {num_converted} images were no RGB or grey JPEG and were encoded anew", file=sys.stderr)

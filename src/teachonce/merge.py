@@ -32,6 +32,8 @@ from teachonce.records import Record, RecordSource, decode_tfrecord, open_record
 from teachonce.store import Store
 from teachonce.tfrecord import TFRecordWriter, index_path, read_tfrecords, record_place, write_index
 
+WORKER_BYTES = 1 << 28
+"""Bytes of records for which it pays to start one more process: it takes about as long as to merge half of them."""
 BLOCK_RECORDS = 128
 """Records whose logits are decoded at once: half a megabyte for 1000 classes."""
 
@@ -63,8 +65,10 @@ def merge(config: MergeConfig) -> None:
     sizes = [info.num_records for info in source.shards]
     done = sum(sizes) - sum(sizes[shard] for shard in jobs)
     build = partial(_ShardMerger, config, store, source)
+    num_bytes = sum(source.shards[shard].num_bytes for shard in jobs)
+    num_workers = config.num_workers or min(num_cores(), num_bytes // WORKER_BYTES)
     with progress("merge", sum(sizes), done=done, unit="records") as advance:
-        for _ in run_jobs(build, jobs, config.num_workers or num_cores(), advance):
+        for _ in run_jobs(build, jobs, num_workers, advance):
             pass
 
 
