@@ -84,7 +84,7 @@ class Bench:
 
     def measure(self) -> str:
         """The table as Markdown."""
-        # Not at the top: it brings torch, which every spawned process would import, as the command's do not.
+        # Not at the top: it brings torch, which every process spawned here would import; those of the commands do not.
         from teachonce.verify import verify
 
         image_bytes = folder_bytes(self.images)

@@ -35,6 +35,7 @@ LAYERS = [
     ],
     ["tfrecord", "imagenet", "preprocessing", "operations", "losses", "metrics", "mixup", "runs", "ranks", "schedules"],
     ["codec_dense", "codec_topk", "views", "autoaugment", "jpeg_structure", "kernel"],
+    ["pixels"],
     ["codec", "policies", "records", "model_spec", "report", "ablate_table", "plan_picture", "plan_table"],
     ["shard_files", "models_torch", "models_onnx"],
     ["store_plan", "models_savedmodel"],
