@@ -11,7 +11,8 @@ from small_models import write_colour_shards, write_colour_teacher
 from teachonce.batches import EpochBatches
 from teachonce.classes import ClassSpace, map_logits
 from teachonce.config import ExtractConfig, MergeConfig
-from teachonce.dataset import EvalDataset, KDDataset, build_loader
+from teachonce.dataset import EvalDataset, KDDataset
+from teachonce.loader import Loader
 from teachonce.errors import ConfigError, ImageError, LogitsError, RecordError, StoreError
 from teachonce.extract import extract
 from teachonce.images import decode_image
@@ -105,7 +106,7 @@ def test_paired_batches_show_two_views_of_a_record(data, view_store):
         dataset = dataset or KDDataset(open_records(data, "train"), size=12, class_space=ClassSpace(num_classes=5))
         (items,) = EpochBatches(15, 15, epoch=1, paired=True)
         records, partners = items[:15], items[15:]
-        (batch,) = build_loader(dataset, EpochBatches(15, 15, epoch=1, paired=True))
+        (batch,) = Loader(dataset, EpochBatches(15, 15, epoch=1, paired=True))
         own = dataset.read_batch([index for index, _ in records], 2)
         other = dataset.read_batch([index for index, _ in partners], 3)
         for name, tensor in batch.items():
@@ -174,7 +175,7 @@ def test_evaluation_batches(data):
     source = open_records(data, "train")
     preprocessing = Preprocessing(size_px=16, resize_px=18)
     dataset = EvalDataset(source, preprocessing, ClassSpace(num_classes=5))
-    (batch,) = build_loader(dataset, EpochBatches(15, 20, shuffle=False))
+    (batch,) = Loader(dataset, EpochBatches(15, 20, shuffle=False))
     assert batch["pixels"].shape == (15, 16, 16, 3)
     expected = preprocessing.apply(decode_image(source.read_record(1, 5).encoded))
     np.testing.assert_array_equal(batch["pixels"][14], expected)
@@ -267,7 +268,7 @@ def test_each_record_and_view_as_planned_over_ranks_and_resumption(
     assert whole[num_views] == whole[0] and whole[0] != whole[1]
     dataset = KDDataset(source, size=8, store=view_store)
     for index in range(num_records):
-        shard, row = dataset.locate(index)
+        shard, row = dataset.source.locate(index)
         for view in range(num_views):
             expected = map_logits(
                 view_store.read_logits(shard, view, [row]), view_store.class_space, dataset.class_space
@@ -332,7 +333,7 @@ def test_mixed_views_bring_both_labels_and_the_share(tmp_path, data):
     shares = batch["shares"].tolist()
     assert 0 < sum(share < 1 for share in shares) < len(shares)
     for index, share in enumerate(shares):
-        shard, row = dataset.locate(index)
+        shard, row = dataset.source.locate(index)
         (view,) = store.read_views(shard, 1, [row])
         partner = row if view.mix is None else store.find_row(shard, view.mix.partner)
         assert batch["partner_labels"][index] == source.read_record(shard, partner).label

@@ -136,10 +136,14 @@ class Int8Codec(DenseCodec):
             np.maximum(worst, 0.5 * np.abs(dense - stored).sum(axis=1), out=worst)
         return worst
 
+    @property
+    def levels(self) -> NDArray[np.float32]:
+        """The part of its range that each code [256] stands for; code 255 is no part of it."""
+        return np.append((np.arange(255) / 254) ** self.power, 0.0).astype(np.float32)
+
     def _decode_distances(self, columns: Columns) -> NDArray[np.float32]:
-        levels = np.append((np.arange(255) / 254) ** self.power, 0.0).astype(np.float32)
         codes = columns["codes"]
-        distances = levels[codes]
+        distances = self.levels[codes]
         distances *= columns["range"][:, None]
         np.copyto(distances, columns["far"][:, None], where=codes == 255)
         return distances

@@ -101,13 +101,14 @@ class TopKCodec:
         if tail is None or self.num_tail == 1:
             return drops
         so_far = row_range.astype(np.float64)
-        for index, step in enumerate(self._drop_steps()):
+        for index, step in enumerate(self.drop_steps()):
             # Against what is decoded so far, so that the errors of the steps do not add up.
             drops[:, index] = np.clip(np.rint((tail[:, index + 1] - so_far) / step), 0, 255)
             so_far += drops[:, index] * step
         return drops
 
-    def _drop_steps(self) -> NDArray[np.float64]:
+    def drop_steps(self) -> NDArray[np.float64]:
+        """What a unit of ``drops`` [3] stands for."""
         # From T to 2 T the log-mean-exp of n logits falls by T log(n) at most: where one logit is all of the sum.
         return np.array(TAIL_TEMPERATURES[:-1]) * np.log(max(self.num_tail, 1)) / 255
 
@@ -123,13 +124,13 @@ class TopKCodec:
             )
         logits = np.empty((len(indices), self.num_classes), np.float32)
         if self.num_tail:
-            logits[:] = -(self._decode_tail(columns) @ _tail_weights(temperature))[:, None]
+            logits[:] = -(self._decode_tail(columns) @ tail_weights(temperature))[:, None]
         np.put_along_axis(logits, indices.astype(np.intp), (0 - _decode_kept(columns)).astype(np.float32), axis=1)
         return logits
 
     def _decode_tail(self, columns: Columns) -> NDArray[np.float64]:
         """Distances [N, 4] of the tail's logit from the row's largest, at ``TAIL_TEMPERATURES``."""
-        falls = np.cumsum(columns["drops"] * self._drop_steps(), axis=1)
+        falls = np.cumsum(columns["drops"] * self.drop_steps(), axis=1)
         return columns["range"].astype(np.float64)[:, None] + np.insert(falls, 0, 0.0, axis=1)
 
     def error_bound(self, columns: Columns) -> NDArray[np.float64]:
@@ -162,7 +163,7 @@ class TopKCodec:
             errors.append(_overlooked(logits, indices))
             # A drop is the nearest step from what is decoded so far, or 0 where that was too far already.
             rounding = _range_rounding(columns)[:, None]
-            half_steps = np.insert(self._drop_steps() / 2, 0, 0.0)[None]
+            half_steps = np.insert(self.drop_steps() / 2, 0, 0.0)[None]
             bounds += [np.maximum(rounding, half_steps), np.zeros((len(indices), 1))]
         # 1e-9: sums of exponentials in float64, at distances up to 256.
         return np.concatenate(errors, axis=1), np.concatenate(bounds, axis=1) + 2 * tolerance[:, None] + 1e-9
@@ -217,7 +218,7 @@ def _mask_kept(logits: NDArray[np.float32], indices: NDArray[np.intp]) -> NDArra
     return tail
 
 
-def _tail_weights(temperature: float) -> NDArray[np.float64]:
+def tail_weights(temperature: float) -> NDArray[np.float64]:
     """Weights [4] of the tail's distances at ``TAIL_TEMPERATURES`` in that at ``temperature``.
 
     Linear in T^-1/2 between them; as far again beyond the last one, up to T = infinity, as from the one before it.

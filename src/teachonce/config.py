@@ -156,6 +156,8 @@ class ExtractionOptions(MixOptions):
     """Autocast of the teacher: float32 (none), bf16 or fp16."""
     compile: bool = False
     """torch.compile the teacher."""
+    profile: bool = False
+    """Print, for each piece of work, where its time went: read, look, wait, teacher, encode and write."""
     seed: int = 0
     """Seed of the views (random policies)."""
 

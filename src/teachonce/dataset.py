@@ -13,41 +13,41 @@ Each record's key is compared with the store's as it is read; a mismatch is a re
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence, Set
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader, Dataset
 
 from teachonce.batches import EpochBatches
 from teachonce.classes import ClassSpace, map_logits
 from teachonce.codec import TopKCodec
-from teachonce.errors import ConfigError, ImageError, LogitsError, RecordError, StoreError, TeachonceError
+from teachonce.errors import ConfigError, ImageError, LogitsError, RecordError, StoreError
 from teachonce.images import Interpolation
-from teachonce.join import check_key, check_same_data, check_same_policy, decode_record
+from teachonce.join import check_keys, check_same_data, check_same_policy
+from teachonce.loader import Batch, Buffers, Loader
+from teachonce.pixels import image_sizes, preprocess_images
 from teachonce.policies import CropPolicy, sample_view
 from teachonce.preprocessing import Preprocessing
 from teachonce.records import Record, RecordSource
-from teachonce.replay import DrawnViews, Look, Looker, StoredViews
+from teachonce.replay import DrawnViews, Look, Looker, StoredViews, render_looks
 from teachonce.rng import generator
 from teachonce.store import Store
+from teachonce.stored_teachers import StoredTeachers
 from teachonce.views import VIEW_COLUMNS
 
-Batch = dict[str, torch.Tensor]
 
-
-class KDDataset(Dataset[Any]):
+class KDDataset:
     """A record source for training, joined with stores' or the records' own teacher logits if wanted.
 
     ``policy`` is what the student's own views are drawn from, where none are replayed; ``own_views`` draws them even
     if the store has some. ``online`` is an online teacher's preprocessing: then the views are drawn from ``policy`` by
     ``view_seed`` (default: ``seed``) as an extraction would draw them. ``temperature`` is the one that the logits will
-    be softened with: sparse codecs must know it.
+    be softened with: sparse codecs must know it. ``as_stored`` leaves decoding to ``teachers``, on the device.
 
     Raises StoreError where a store is of other data or views, LogitsError where the logits do not fit the class space,
     and RecordError, with the place, for whatever is wrong with a record.
@@ -69,6 +69,7 @@ class KDDataset(Dataset[Any]):
         own_views: bool = False,
         online: Preprocessing | None = None,
         view_seed: int | None = None,
+        as_stored: bool = False,
     ) -> None:
         given = [] if store is None else [store] if isinstance(store, Store | Path | str) else list(store)
         if given and use_record_logits:
@@ -85,7 +86,8 @@ class KDDataset(Dataset[Any]):
         self.view_order = view_order
         self.online = online
         self.view_seed = seed if view_seed is None else view_seed
-        self._first_index = np.cumsum([0, *(shard.num_records for shard in source.shards)])
+        self.as_stored = as_stored
+        self._buffers = Buffers()
         for item in self.stores:
             check_same_data(item, source.describe())
             check_same_policy(self.stores[0], item)
@@ -97,9 +99,10 @@ class KDDataset(Dataset[Any]):
         self._looker = self._build_looker(own_views)
         self._same_views: set[tuple[int, int]] = set()
         self.class_space = class_space or ClassSpace(num_classes=self._find_num_classes())
+        self.teachers = StoredTeachers(self.stores, self.class_space)
 
     def __len__(self) -> int:
-        return int(self._first_index[-1])
+        return self.source.num_records
 
     @property
     def num_classes(self) -> int:
@@ -110,11 +113,6 @@ class KDDataset(Dataset[Any]):
     def replays_views(self) -> bool:
         """Whether the student sees the stored views (and nothing else is random)."""
         return self._looker is not None and self.online is None
-
-    def locate(self, index: int) -> tuple[int, int]:
-        """(shard, row) of a record."""
-        shard = int(np.searchsorted(self._first_index, index, side="right")) - 1
-        return shard, index - int(self._first_index[shard])
 
     def view_of_epoch(self, epoch: int) -> int:
         """The number of the view that every record shows in this epoch.
@@ -134,13 +132,35 @@ class KDDataset(Dataset[Any]):
         """Records as tensors: pixels uint8 [B, H, W, 3], labels int64 [B], indices [B], and what there is of:
 
         ``teacher_logits`` float32 [B, C], of M > 1 stores [B, M, C], with stores or the records' logits; classes that
-        the teacher does not know are -inf. ``partner_labels`` int64 [B] and ``shares`` float32 [B] (1: not mixed) where
-        the views are mixed. ``teacher_pixels`` uint8 [B, h, w, 3] for an online teacher that sees another size.
+        the teacher does not know are -inf. With ``as_stored`` the stores' columns instead, for ``teachers.decode``.
+        ``partner_labels`` int64 [B] and ``shares`` float32 [B] (1: not mixed) where the views are mixed.
+        ``teacher_pixels`` uint8 [B, h, w, 3] for an online teacher that sees another size.
         """
         number = self.view_of_epoch(epoch)
-        items = [self._read_item(index, epoch, number) for index in indices]
-        batch = {name: torch.from_numpy(np.stack([item[name] for item in items])) for name in items[0]}
-        batch["indices"] = torch.tensor(indices, dtype=torch.int64)
+        places = self.source.locate_all(np.asarray(indices, np.int64))
+        records = self.source.read_batch(places, with_logits=self.use_record_logits)
+        for store in self.stores:
+            check_keys(store, places, records)
+        looks = self._look(places, records, epoch, number)
+        batch = {
+            "pixels": self._render(looks, self.size, self.interpolation),
+            "labels": torch.tensor([student_label(record, self.class_space) for record in records], dtype=torch.int64),
+            "indices": torch.tensor(indices, dtype=torch.int64),
+        }
+        if self._looker is not None and self.mixes:
+            partners = [look.record if look.partner is None else look.partner.record for look in looks]
+            labels = [student_label(record, self.class_space) for record in partners]
+            shares = [1.0 if look.view.mix is None else look.view.mix.share for look in looks]
+            batch["partner_labels"] = torch.tensor(labels, dtype=torch.int64)
+            batch["shares"] = torch.tensor(shares, dtype=torch.float32)
+        if self.online is not None and not self.online_sees_students_pixels:
+            batch["teacher_pixels"] = self._render(looks, self.online.size_px, self.online.interpolation)
+        if self.stores:
+            self._check_same_views({shard for shard, _ in places}, number)
+            stored = self.teachers.to_batch([store.gather_columns(places, number) for store in self.stores])
+            batch |= stored if self.as_stored else {"teacher_logits": self.teachers.decode(stored, self.temperature)}
+        elif self.use_record_logits:
+            batch["teacher_logits"] = torch.from_numpy(np.stack([self._record_logits(record) for record in records]))
         return batch
 
     def __getitems__(self, items: Sequence[tuple[int, int]]) -> Batch:
@@ -160,8 +180,10 @@ class KDDataset(Dataset[Any]):
         rank: int = 0,
         world_size: int = 1,
         num_workers: int = 0,
-    ) -> DataLoader[Batch]:
-        """A loader of one epoch's batches, for loops of your own; the arguments are those of ``EpochBatches``."""
+    ) -> Loader:
+        """A loader of one epoch's batches, for loops of your own; the arguments are those of ``EpochBatches``, and
+        ``num_workers`` threads that make batches ahead.
+        """
         sampler = EpochBatches(
             len(self),
             batch_size,
@@ -172,7 +194,7 @@ class KDDataset(Dataset[Any]):
             rank=rank,
             world_size=world_size,
         )
-        return build_loader(self, sampler, num_workers)
+        return Loader(self, sampler, num_workers)
 
     def _build_looker(self, own_views: bool) -> Looker | None:
         if self.online is not None:
@@ -183,36 +205,25 @@ class KDDataset(Dataset[Any]):
             self.source.read_boxes()
         return None
 
-    def _read_item(self, index: int, epoch: int, number: int) -> dict[str, NDArray[Any]]:
-        shard, row = self.locate(index)
-        record = self.source.read_record(shard, row, with_logits=self.use_record_logits)
-        for store in self.stores:
-            check_key(store, shard, row, record)
-        if self._looker is None:
-            image = decode_record(record)
+    def _look(
+        self, places: Sequence[tuple[int, int]], records: Sequence[Record], epoch: int, number: int
+    ) -> list[Look]:
+        if self._looker is not None:
+            return self._looker.look_all(places, number, records)
+        looks = []
+        sizes = image_sizes([record.encoded for record in records], [record.where for record in records]).tolist()
+        for record, (width, height) in zip(records, sizes, strict=True):
             rng = generator(self.seed, "student view", epoch, record.key)
             try:
-                view = sample_view(rng, self.policy, image.width, image.height, boxes=record.boxes)
+                looks.append(Look(record, sample_view(rng, self.policy, width, height, boxes=record.boxes)))
             except ImageError as error:
                 raise error.at(record.where) from error
-            look = Look(record, image, view)
-        else:
-            look = self._looker.look(shard, row, number, record)
-        item: dict[str, NDArray[Any]] = {
-            "pixels": look.pixels(self.size, self.interpolation),
-            "labels": np.array(student_label(record, self.class_space), np.int64),
-        }
-        if self._looker is not None and self.mixes:
-            mix = look.view.mix
-            partner = record if look.partner is None else look.partner.record
-            item["partner_labels"] = np.array(student_label(partner, self.class_space), np.int64)
-            item["shares"] = np.array(1.0 if mix is None else mix.share, np.float32)
-        if self.online is not None and not self.online_sees_students_pixels:
-            item["teacher_pixels"] = look.pixels(self.online.size_px, self.online.interpolation)
-        logits = self._teacher_logits(shard, row, number, record)
-        if logits is not None:
-            item["teacher_logits"] = logits
-        return item
+        return looks
+
+    def _render(self, looks: Sequence[Look], size_px: int, interpolation: Interpolation) -> torch.Tensor:
+        pixels = self._buffers.take((len(looks), size_px, size_px, 3))
+        render_looks(looks, size_px, interpolation, out=pixels)
+        return torch.from_numpy(pixels)
 
     @property
     def online_sees_students_pixels(self) -> bool:
@@ -226,35 +237,30 @@ class KDDataset(Dataset[Any]):
         policy = self.policy if self.online is not None else self.stores[0].policy
         return isinstance(policy, CropPolicy) and policy.mix is not None
 
-    def _teacher_logits(self, shard: int, row: int, view: int, record: Record) -> NDArray[np.float32] | None:
-        if self.stores:
-            self._check_same_views(shard, view)
-            rows = [
-                map_logits(
-                    store.read_logits(shard, view, [row], self.temperature)[0], store.class_space, self.class_space
-                )
-                for store in self.stores
-            ]
-            return rows[0] if len(rows) == 1 else np.stack(rows)
-        if record.logits is None:
-            return None
+    def _record_logits(self, record: Record) -> NDArray[np.float32]:
+        assert record.logits is not None
         self._check_width(record)
         return map_logits(record.logits, ClassSpace(num_classes=len(record.logits)), self.class_space)
 
-    def _check_same_views(self, shard: int, view: int) -> None:
+    def _check_same_views(self, shards: Set[int], view: int) -> None:
         """Stores that are averaged must have looked at the same views; compared once for each shard and view."""
-        if len(self.stores) == 1 or (shard, view) in self._same_views:
+        if len(self.stores) == 1:
             return
-        first = self.stores[0].read_columns(shard, view)
-        for store in self.stores[1:]:
-            columns = store.read_columns(shard, view)
-            different = [name for name in VIEW_COLUMNS & first.keys() if not np.array_equal(first[name], columns[name])]
-            if different:
-                raise StoreError(
-                    f"{store.path}: view {view} of {store.shards[shard][0]} differs from that of "
-                    f"{self.stores[0].path} ({', '.join(sorted(different))}): other views; extract with --views-of"
-                )
-        self._same_views.add((shard, view))
+        for shard in shards:
+            if (shard, view) in self._same_views:
+                continue
+            first = self.stores[0].read_columns(shard, view)
+            for store in self.stores[1:]:
+                columns = store.read_columns(shard, view)
+                different = [
+                    name for name in VIEW_COLUMNS & first.keys() if not np.array_equal(first[name], columns[name])
+                ]
+                if different:
+                    raise StoreError(
+                        f"{store.path}: view {view} of {store.shards[shard][0]} differs from that of "
+                        f"{self.stores[0].path} ({', '.join(sorted(different))}): other views; extract with --views-of"
+                    )
+            self._same_views.add((shard, view))
 
     def _check_width(self, record: Record) -> None:
         assert record.logits is not None
@@ -280,44 +286,26 @@ class KDDataset(Dataset[Any]):
         )
 
 
-class EvalDataset(Dataset[Any]):
+class EvalDataset:
     """A record source seen through an evaluation preprocessing: batches of pixels and labels."""
 
     def __init__(self, source: RecordSource, preprocessing: Preprocessing, class_space: ClassSpace) -> None:
         self.source = source
         self.preprocessing = preprocessing
         self.class_space = class_space
-        self._first_index = np.cumsum([0, *(shard.num_records for shard in source.shards)])
 
     def __len__(self) -> int:
-        return int(self._first_index[-1])
+        return self.source.num_records
 
     def __getitems__(self, items: Sequence[tuple[int, int]]) -> Batch:
-        pixels, labels = [], []
-        for index, _ in items:
-            shard = int(np.searchsorted(self._first_index, index, side="right")) - 1
-            record = self.source.read_record(shard, index - int(self._first_index[shard]))
-            labels.append(student_label(record, self.class_space))
-            pixels.append(self.preprocessing.apply(decode_record(record)))
+        indices = np.array([index for index, _ in items], np.int64)
+        records = self.source.read_batch(self.source.locate_all(indices))
+        encoded, places = [record.encoded for record in records], [record.where for record in records]
         return {
-            "pixels": torch.from_numpy(np.stack(pixels)),
-            "labels": torch.tensor(labels, dtype=torch.int64),
-            "indices": torch.tensor([index for index, _ in items], dtype=torch.int64),
+            "pixels": torch.from_numpy(preprocess_images(encoded, places, self.preprocessing)),
+            "labels": torch.tensor([student_label(record, self.class_space) for record in records], dtype=torch.int64),
+            "indices": torch.from_numpy(indices),
         }
-
-
-def build_loader(dataset: Dataset[Any], batches: EpochBatches, num_workers: int = 0) -> DataLoader[Batch]:
-    """A DataLoader whose batches are those of ``read_batch``, in the order of ``batches`` whatever ``num_workers``."""
-    return _Loader(
-        _ErrorsAsItems(dataset),
-        batch_sampler=batches,
-        collate_fn=_as_is,
-        num_workers=num_workers,
-        pin_memory=torch.cuda.is_available(),
-        persistent_workers=num_workers > 0,
-        # Forked workers would inherit the locks of threads that do not exist there.
-        multiprocessing_context="forkserver" if num_workers > 0 else None,
-    )
 
 
 def student_label(record: Record, class_space: ClassSpace) -> int:
@@ -329,31 +317,3 @@ def student_label(record: Record, class_space: ClassSpace) -> int:
             f"{class_space.offset + class_space.num_classes - 1}; give --num-classes or --offset that fit the data"
         )
     return label
-
-
-def _as_is(batch: Any) -> Any:
-    return batch
-
-
-class _ErrorsAsItems(Dataset[Any]):
-    """An error crosses from a loader process as an item: DataLoader would make a traceback of its message."""
-
-    def __init__(self, dataset: Any) -> None:
-        self.dataset = dataset
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitems__(self, items: Sequence[tuple[int, int]]) -> Batch | TeachonceError:
-        try:
-            return self.dataset.__getitems__(items)
-        except TeachonceError as error:
-            return error
-
-
-class _Loader(DataLoader[Batch]):
-    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # a generator is all that loops need
-        for batch in super().__iter__():
-            if isinstance(batch, TeachonceError):
-                raise batch
-            yield batch

@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 
 from teachonce.classes import ClassSpace, map_logits, resolve_offset
 from teachonce.config import EvaluateConfig
-from teachonce.errors import ConfigError, ImageError, LogitsError, RecordError
-from teachonce.join import decode_record
+from teachonce.errors import ConfigError, LogitsError, RecordError
 from teachonce.launch import num_cores
 from teachonce.metrics import ClassifierMetrics
 from teachonce.models import Classifier, load_model
+from teachonce.pixels import preprocess_images
 from teachonce.preprocessing import Preprocessing
 from teachonce.progress import Advance, progress
 from teachonce.records import Record, RecordSource, open_records
@@ -123,11 +123,7 @@ def _batches(
     """(pixels [B, H, W, 3], records) in the order of the source."""
 
     def read_pixels(record: Record) -> NDArray[np.uint8] | NDArray[np.float32]:
-        image = decode_record(record)
-        try:
-            return preprocessing.apply(image)
-        except ImageError as error:
-            raise error.at(record.where) from error
+        return preprocess_images([record.encoded], [record.where], preprocessing)[0]
 
     waiting: deque[tuple[Record, Future[NDArray[np.uint8] | NDArray[np.float32]]]] = deque()
 

@@ -165,7 +165,9 @@ def _extract_units(
     if num_workers == 1:
         threads = config.decode_threads or num_cores()
         views_of = open_views_of(config, source)
-        extractor = UnitExtractor(config.out, plan, source, teacher, config.batch_size, threads, views_of)
+        extractor = UnitExtractor(
+            config.out, plan, source, teacher, config.batch_size, threads, views_of, config.profile
+        )
         build = partial(_same, extractor)
     else:
         build = partial(_build_extractor, replace(config, num_workers=num_workers), plan, source)
@@ -199,7 +201,7 @@ def _build_extractor(config: ExtractConfig, plan: Plan, source: RecordSource, wo
     )
     threads = config.decode_threads or threads
     views_of = open_views_of(config, source)
-    return UnitExtractor(config.out, plan, source, teacher, config.batch_size, threads, views_of)
+    return UnitExtractor(config.out, plan, source, teacher, config.batch_size, threads, views_of, config.profile)
 
 
 def _same(extractor: UnitExtractor, worker_index: int) -> UnitExtractor:

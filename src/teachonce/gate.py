@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from teachonce.classes import ClassSpace
 from teachonce.config import ExtractConfig
 from teachonce.errors import CheckError, TeachonceError
-from teachonce.join import decode_record
 from teachonce.launch import num_cores
 from teachonce.models import Classifier
+from teachonce.pixels import preprocess_images
 from teachonce.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, ValueRange
 from teachonce.records import Record, RecordSource
 from teachonce.rng import generator
@@ -63,7 +63,7 @@ def check_gate(teacher: Classifier, source: RecordSource, class_space: ClassSpac
 
 def sample_records(source: RecordSource, count: int, seed: int) -> list[Record]:
     """``count`` records of the source (all, where it has fewer), drawn by ``seed``, in their order."""
-    return [source.read_record(shard, row) for shard, row in sample_places(source, count, seed)]
+    return source.read_batch(sample_places(source, count, seed))
 
 
 def sample_places(source: RecordSource, count: int, seed: int) -> list[tuple[int, int]]:
@@ -76,10 +76,7 @@ def score_records(teacher: Classifier, records: list[Record], batch_size: int) -
     """Teacher logits [N, C] of records seen through the teacher's own preprocessing."""
 
     def read_pixels(record: Record) -> NDArray:
-        try:
-            return teacher.preprocessing.apply(decode_record(record))
-        except TeachonceError as error:
-            raise error.at(record.where) from error
+        return preprocess_images([record.encoded], [record.where], teacher.preprocessing)[0]
 
     parts = []
     with ThreadPoolExecutor(num_cores()) as pool:

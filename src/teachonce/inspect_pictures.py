@@ -112,7 +112,7 @@ class Gallery:
                 partner_label = int(store.read_labels(shard)[store.find_row(shard, view.mix.partner)])
         if self.looker is not None:
             look = self.looker.look(shard, row, number)
-            image_size = look.image.size
+            image_size = decode_record(look.record).size
             # A random policy is never stored without the teacher's preprocessing: the pixels depend on its size.
             assert self.preprocessing is not None
             pixels = look.pixels(self.preprocessing.size_px, self.preprocessing.interpolation)

@@ -7,9 +7,10 @@ refused, never guessed. Nothing here needs torch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from teachonce.errors import ImageError, StoreError
@@ -78,6 +79,16 @@ def check_key(store: Store, shard: int, row: int, record: Record) -> None:
             f"{record.where}: label {record.label} ({record.filename}), the store {store.path} has {label}: the "
             "classes have another order or other numbers there; use the same --labels, or extract over this data"
         )
+
+
+def check_keys(store: Store, places: Sequence[tuple[int, int]], records: Sequence[Record]) -> None:
+    """``check_key`` of several records at (shard, row)."""
+    keys, labels = store.gather_keys(places)
+    found_keys = np.array([record.key for record in records], np.uint64)
+    found_labels = np.array([record.label for record in records], np.int64)
+    for index in np.flatnonzero((keys != found_keys) | (labels != found_labels)).tolist():
+        shard, row = places[index]
+        check_key(store, shard, row, records[index])
 
 
 def decode_record(record: Record) -> Image.Image:

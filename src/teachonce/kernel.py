@@ -107,7 +107,7 @@ class Kernel:
 def addresses(buffers: Sequence[bytes]) -> NDArray[np.uint64]:
     """Where the bytes lie; good while the bytes live."""
     pointers = (ctypes.c_char_p * len(buffers))(*buffers)
-    return np.frombuffer(pointers, np.uint64)
+    return np.frombuffer(memoryview(pointers), np.uint64)
 
 
 def load_kernel() -> Kernel | None:

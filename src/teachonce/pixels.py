@@ -17,6 +17,7 @@ from PIL import Image
 from teachonce.errors import ImageError, StoreError, TeachonceError
 from teachonce.images import Interpolation, decode_image, image_size, resize_image
 from teachonce.kernel import FILTERS, SOURCE, VIEW, addresses, load_kernel
+from teachonce.preprocessing import Preprocessing
 
 FRAME = np.dtype(
     [("box", np.int32, 4), ("resized", np.int32, 2), ("window", np.int32, 4), ("flip", np.int32)],
@@ -36,7 +37,7 @@ def square_frames(boxes: Any, flips: Any, size_px: int) -> NDArray[Any]:
 def image_sizes(encoded: Sequence[bytes], places: Sequence[str]) -> NDArray[np.int32]:
     """(width, height) [N, 2] of images, from their headers; ImageError, with its place, for the first without one."""
     sizes = np.zeros((len(encoded), 2), np.int32)
-    left = range(len(encoded))
+    left = list(range(len(encoded)))
     kernel = load_kernel()
     if kernel is not None:
         sources = _sources(encoded)
@@ -66,7 +67,7 @@ def read_pixels(
     ImageError where an image does not decode, StoreError where a box does not lie in its image, with the place of it.
     """
     assert len(frames) == len(out) == len(encoded) * num_frames and out.dtype == np.uint8 and out.flags.c_contiguous
-    left = range(len(encoded))
+    left = list(range(len(encoded)))
     kernel = load_kernel()
     if kernel is not None and interpolation in FILTERS and len(encoded):
         views = np.empty(len(frames), VIEW)
@@ -85,6 +86,29 @@ def read_pixels(
             _read_with_pillow(decode_image(encoded[index]), frames[own], out[own], interpolation)
         except TeachonceError as error:
             raise error.at(places[index]) from error
+
+
+def preprocess_images(
+    encoded: Sequence[bytes], places: Sequence[str], preprocessing: Preprocessing
+) -> NDArray[np.uint8] | NDArray[np.float32]:
+    """Pixels [N, size_px, size_px, 3] of images as ``Preprocessing.apply`` makes them; ImageError with the place."""
+    if not preprocessing.antialias:
+        pixels: list[NDArray[Any]] = []
+        for item, place in zip(encoded, places, strict=True):
+            try:
+                pixels.append(preprocessing.apply(decode_image(item)))
+            except ImageError as error:
+                raise error.at(place) from error
+        return np.stack(pixels)
+    frames = np.zeros(len(encoded), FRAME)
+    for index, (width, height) in enumerate(image_sizes(encoded, places).tolist()):
+        try:
+            frames["box"][index], frames["resized"][index], frames["window"][index] = preprocessing.frame(width, height)
+        except ImageError as error:
+            raise error.at(places[index]) from error
+    out = np.empty((len(encoded), preprocessing.size_px, preprocessing.size_px, 3), np.uint8)
+    read_pixels(encoded, frames, places, out, interpolation=preprocessing.interpolation)
+    return out
 
 
 def _sources(encoded: Sequence[bytes]) -> NDArray[Any]:

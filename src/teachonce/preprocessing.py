@@ -33,6 +33,7 @@ from teachonce.images import MAX_PIXELS, Interpolation, resize_image
 if TYPE_CHECKING:
     from torch import Tensor
 
+Box = tuple[int, int, int, int]
 Geometry = Literal["shorter", "squash", "central"]
 ValueRange = Literal["unit", "byte"]
 
@@ -95,14 +96,24 @@ class Preprocessing:
 
         Raises ImageError for a sliver that the geometry ``shorter`` would blow up beyond any memory.
         """
-        width, height = image.size
+        box, resized_size, (left, top, width, height) = self.frame(*image.size)
+        resized = self._resize(image, *resized_size, box)
+        return resized[top : top + height, left : left + width]
+
+    def frame(self, width: int, height: int) -> tuple[Box, tuple[int, int], tuple[int, int, int, int]]:
+        """What ``apply`` does to an image of ``width`` x ``height``: the box of it (left, top, right, bottom) that is
+        resized, to which (width, height), and the window (left, top, width, height) of that which is kept.
+
+        Raises ImageError as ``apply``.
+        """
         size = self.size_px
+        whole = 0, 0, width, height
         if self.geometry == "central":
             # As tf.image.central_crop: the margin is cut down to a whole pixel, and is the same on both sides.
             left, top = (int((side - side * self.crop_frac) / 2) for side in (width, height))
-            return self._resize(image, size, size, (left, top, width - left, height - top))
+            return (left, top, width - left, height - top), (size, size), (0, 0, size, size)
         if self.geometry == "squash":
-            resized = self._resize(image, self.resize_px, self.resize_px)
+            resized = self.resize_px, self.resize_px
         else:
             # torchvision's arithmetic: the longer side is cut down to a whole pixel.
             short, long = sorted((width, height))
@@ -112,13 +123,9 @@ class Preprocessing:
                     f"an image of {width} x {height} pixels, which its shorter side at {self.resize_px} pixels makes "
                     f"more than {MAX_PIXELS:,}; crop it or remove it"
                 )
-            resized = self._resize(
-                image,
-                longer_px if width > height else self.resize_px,
-                self.resize_px if width > height else longer_px,
-            )
-        top, left = (self._centre(side) for side in resized.shape[:2])
-        return resized[top : top + size, left : left + size]
+            resized = (longer_px, self.resize_px) if width > height else (self.resize_px, longer_px)
+        left, top = (self._centre(side) for side in resized)
+        return whole, resized, (left, top, size, size)
 
     def with_size(self, size_px: int) -> Preprocessing:
         """The same at another size: the margin around the centre crop keeps its proportion, as in timm."""

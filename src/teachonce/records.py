@@ -15,7 +15,7 @@ import re
 import threading
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -29,13 +29,15 @@ from teachonce.errors import ConfigError, LogitsError, RecordError
 from teachonce.example import Buffer, decode_example
 from teachonce.files import read_json, write_json
 from teachonce.folders import find_class_folders, find_data_classes, list_images
-from teachonce.tfrecord import TFRecordFile, read_tfrecords, record_place
+from teachonce.kernel import find_features
+from teachonce.tfrecord import HEADER_BYTES, TFRecordFile, read_tfrecords, record_place
 
 CLASSES_NAME = "classes.json"
 FOLDER_SHARD_RECORDS = 1024
 MAX_OPEN_SHARDS = 128
 """Shards that a source keeps open in a process; ImageNet has 1024, which is the usual limit of open files."""
 
+_STREAMED_RECORDS = 32  # that are taken apart at once
 _FEATURES = ("image/encoded", "image/class/label", "image/filename")
 _BOX_FEATURES = tuple(f"image/object/bbox/{side}" for side in ("xmin", "ymin", "xmax", "ymax"))
 _SHARD_NAME = re.compile(r"(.+)-(\d{5,})-of-(\d{5,})")
@@ -129,6 +131,10 @@ class RecordSource(ABC):
     @abstractmethod
     def read_record(self, shard: int, row: int, *, with_logits: bool = False) -> Record:
         """One record by row; RecordError where it is damaged, LogitsError where it lacks the logits asked for."""
+
+    def read_batch(self, places: Sequence[tuple[int, int]], *, with_logits: bool = False) -> list[Record]:
+        """The records at several (shard, row); raises as ``read_record``."""
+        return [self.read_record(shard, row, with_logits=with_logits) for shard, row in places]
 
     @abstractmethod
     def iter_shard(self, shard: int, *, with_logits: bool = False) -> Iterator[Record]:
@@ -330,22 +336,75 @@ class TFRecordSource(RecordSource):
 
     def read_record(self, shard: int, row: int, *, with_logits: bool = False) -> Record:
         """One record by row; RecordError where it is damaged, LogitsError where it lacks the logits asked for."""
-        file = self._files[shard]
+        file = self._keep_open(shard)
+        payload = file.read(row)
+        where = record_place(file.path, row, file.offset(row))
+        return self._decode(payload, where, with_logits)
+
+    def read_batch(self, places: Sequence[tuple[int, int]], *, with_logits: bool = False) -> list[Record]:
+        """The records at several (shard, row), taken apart by the kernel where that can; raises as ``read_record``."""
+        payloads: list[memoryview] = []
+        frames: list[bytes] = []
+        wheres: list[str] = []
+        for shard, row in places:
+            file = self._keep_open(shard)
+            payload = file.read(row)
+            payloads.append(payload)
+            frames.append(payload.obj)  # type: ignore[arg-type]  # a payload lies in its frame, behind the header
+            wheres.append(record_place(file.path, row, file.offset(row)))
+        return self._take_apart(frames, HEADER_BYTES, payloads, wheres, with_logits)
+
+    def _take_apart(
+        self, frames: list[bytes], skip: int, payloads: Sequence[Buffer], wheres: Sequence[str], with_logits: bool
+    ) -> list[Record]:
+        """The records of payloads that begin ``skip`` bytes into ``frames``."""
+        found = None if self.with_boxes else find_features(frames, skip, [len(payload) for payload in payloads])
+        if found is None:
+            return [self._decode(payload, where, with_logits) for payload, where in zip(payloads, wheres, strict=True)]
+        spans = (np.concatenate([found["image"], found["filename"], found["logits"]], axis=1) + skip).tolist()
+        labels = found["label"].tolist()
+        end_label = self._num_classes or 1 << 63
+        records = []
+        for index, is_left in enumerate(found["status"].tolist()):
+            label, frame, where = labels[index], frames[index], wheres[index]
+            if is_left or not 0 <= label < end_label:
+                records.append(self._decode(payloads[index], where, with_logits))  # or raises
+                continue
+            image, image_end, name, name_end, logits, logits_end = spans[index]
+            encoded = frame[image:image_end]
+            filename = frame[name:name_end].decode(errors="replace")
+            values = None
+            if with_logits:
+                values = np.frombuffer(frame, "<f4", (logits_end - logits) // 4, logits).astype(np.float32)
+                values = _check_logits(values, where, self._num_classes)
+            records.append(Record(encoded, label, filename, record_key(encoded), where, values))
+        return records
+
+    def _keep_open(self, shard: int) -> TFRecordFile:
         with self._lock:
             self._open[shard] = None
             self._open.move_to_end(shard)
             if len(self._open) > MAX_OPEN_SHARDS:
                 self._files[self._open.popitem(last=False)[0]].close()
-        payload = file.read(row)
-        where = record_place(file.path, row, file.offset(row))
-        return self._decode(payload, where, with_logits)
+        return self._files[shard]
 
     def iter_shard(self, shard: int, *, with_logits: bool = False) -> Iterator[Record]:
         """The records of a shard in order, streaming; raises as ``read_record``."""
         path = self._files[shard].path
-        for row, (offset, payload) in enumerate(read_tfrecords(path)):
-            where = record_place(path, row, offset)
-            yield self._decode(payload, where, with_logits)
+        frames: list[bytes] = []
+        wheres: list[str] = []
+        try:
+            for row, (offset, payload) in enumerate(read_tfrecords(path)):
+                frames.append(bytes(payload))
+                wheres.append(record_place(path, row, offset))
+                if len(frames) == _STREAMED_RECORDS:
+                    yield from self._take_apart(frames, 0, frames, wheres, with_logits)
+                    frames, wheres = [], []
+        except RecordError:
+            # What was read before the damage is good.
+            yield from self._take_apart(frames, 0, frames, wheres, with_logits)
+            raise
+        yield from self._take_apart(frames, 0, frames, wheres, with_logits)
 
     def _decode(self, payload: Buffer, where: str, with_logits: bool) -> Record:
         return decode_tfrecord(

@@ -2,41 +2,45 @@
 
 A view is either drawn (``DrawnViews``: the teacher's extraction, an online teacher) or read from a store
 (``StoredViews``: the student, ``verify``, a second teacher over the same views). Both say, for (shard, row, view
-number), what was or is to be done; ``look`` decodes the images that it takes, and ``Look.pixels`` gives the pixels at
-any size. A mixed view takes a second record: its partner is read, checked by key and decoded too, and is seen through
-its own view of the same number.
+number), what was or is to be done; ``look`` reads the records that it takes, and ``Look.pixels`` and ``render_looks``
+make the pixels at any size. A mixed view takes a second record: its partner is read and checked by key too, and is seen
+through its own view of the same number.
 """
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from teachonce.errors import ImageError, StoreError, TeachonceError
+from teachonce.errors import ImageError, StoreError
 from teachonce.images import Interpolation
-from teachonce.join import check_key, decode_record
+from teachonce.join import check_keys
+from teachonce.pixels import image_sizes, read_pixels, square_frames
 from teachonce.policies import CropPolicy, draw_view
 from teachonce.records import Record, RecordSource
 from teachonce.store import Store
-from teachonce.views import View, apply_view
+from teachonce.views import VIEW_COLUMNS, View, decode_views, finish_view
+
+Place = tuple[int, int]
+"""(shard, row)."""
 
 
 class Views(Protocol):
     """Where views come from."""
 
-    def view_of(self, shard: int, row: int, number: int, record: Record, image: Image.Image) -> View:
-        """View ``number`` of a record, with its mix if it has one."""
+    def views_of(self, places: Sequence[Place], number: int, records: Sequence[Record]) -> list[View]:
+        """View ``number`` of each record, with its mix if it has one."""
 
     def partner_row(self, shard: int, key: int) -> int:
         """The row, in this shard, of a mix's partner."""
 
-    def check(self, shard: int, row: int, record: Record) -> None:
-        """Raise StoreError where this is not the record that the views are of."""
+    def check(self, places: Sequence[Place], records: Sequence[Record]) -> None:
+        """Raise StoreError where a record is not the one that the views are of."""
 
 
 class DrawnViews:
@@ -52,19 +56,26 @@ class DrawnViews:
         self._rows: dict[int, dict[int, int]] = {}
         self._keys: dict[int, NDArray[np.uint64]] = {}
 
-    def view_of(self, shard: int, row: int, number: int, record: Record, image: Image.Image) -> View:
+    def views_of(self, places: Sequence[Place], number: int, records: Sequence[Record]) -> list[View]:
         """Drawn by seed, key and number; a policy that mixes reads the keys of the shard first, once."""
-        keys = None
-        if self.policy.mix is not None:
-            self._read_keys(shard)
-            keys = self._keys[shard]
-        return draw_view(self.policy, self.seed, record.key, number, image.width, image.height, keys, record.boxes)
+        sizes = image_sizes([record.encoded for record in records], [record.where for record in records]).tolist()
+        views = []
+        for (shard, _), record, (width, height) in zip(places, records, sizes, strict=True):
+            keys = None
+            if self.policy.mix is not None:
+                self._read_keys(shard)
+                keys = self._keys[shard]
+            try:
+                views.append(draw_view(self.policy, self.seed, record.key, number, width, height, keys, record.boxes))
+            except ImageError as error:
+                raise error.at(record.where) from error
+        return views
 
     def partner_row(self, shard: int, key: int) -> int:
         """Of equal images the first."""
         return self._rows[shard][key]
 
-    def check(self, shard: int, row: int, record: Record) -> None:
+    def check(self, places: Sequence[Place], records: Sequence[Record]) -> None:
         """Any record will do."""
 
     def _read_keys(self, shard: int) -> None:
@@ -95,35 +106,64 @@ class StoredViews:
             )
         self.store = store
 
-    def view_of(self, shard: int, row: int, number: int, record: Record, image: Image.Image) -> View:
+    def views_of(self, places: Sequence[Place], number: int, records: Sequence[Record]) -> list[View]:
         """As stored."""
-        return self.store.read_views(shard, number, [row])[0]
+        columns = self.store.gather_columns(places, number)
+        return decode_views({name: values for name, values in columns.items() if name in VIEW_COLUMNS})
 
     def partner_row(self, shard: int, key: int) -> int:
         """By key; StoreError where the shard has no such record."""
         return self.store.find_row(shard, key)
 
-    def check(self, shard: int, row: int, record: Record) -> None:
+    def check(self, places: Sequence[Place], records: Sequence[Record]) -> None:
         """Key and label must be the store's."""
-        check_key(self.store, shard, row, record)
+        check_keys(self.store, places, records)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Look:
-    """A record seen through a view, decoded; ``partner`` is there for a mixed view."""
+    """A record seen through a view; ``partner`` is there for a mixed view."""
 
     record: Record
-    image: Image.Image
     view: View
     partner: Look | None = None
 
     def pixels(self, size_px: int, interpolation: Interpolation = "bilinear") -> NDArray[np.uint8]:
-        """[size_px, size_px, 3]; raises StoreError, with the record's place, where the view is not of this image."""
-        partner_pixels = None if self.partner is None else self.partner.pixels(size_px, interpolation)
-        try:
-            return apply_view(self.image, self.view, size_px, interpolation, partner_pixels)
-        except TeachonceError as error:
-            raise error.at(self.record.where) from error
+        """[size_px, size_px, 3]; raises as ``render_looks``."""
+        return render_looks([self], size_px, interpolation)[0]
+
+
+def render_looks(
+    looks: Sequence[Look],
+    size_px: int,
+    interpolation: Interpolation = "bilinear",
+    *,
+    out: NDArray[np.uint8] | None = None,
+    num_views: int = 1,
+) -> NDArray[np.uint8]:
+    """Pixels [N, size_px, size_px, 3] of N looks, into ``out`` if given.
+
+    Each ``num_views`` looks in turn are of one record, which is decoded once. Raises ImageError where an image does not
+    decode, StoreError where a view is not of its image, with the record's place.
+    """
+    if out is None:
+        out = np.empty((len(looks), size_px, size_px, 3), np.uint8)
+    frames = square_frames([look.view.box for look in looks], [look.view.flip for look in looks], size_px)
+    records = [look.record for look in looks[::num_views]]
+    read_pixels(
+        [record.encoded for record in records],
+        frames,
+        [record.where for record in records],
+        out,
+        interpolation=interpolation,
+        num_frames=num_views,
+    )
+    partners = [look.partner for look in looks if look.partner is not None]
+    partner_pixels = iter(render_looks(partners, size_px, interpolation) if partners else ())
+    for index, look in enumerate(looks):
+        if not look.view.is_crop:
+            out[index] = finish_view(out[index], look.view, None if look.partner is None else next(partner_pixels))
+    return out
 
 
 class Looker:
@@ -133,32 +173,44 @@ class Looker:
         self.source = source
         self.views = views
 
-    def look(
-        self, shard: int, row: int, number: int, record: Record | None = None, image: Image.Image | None = None
-    ) -> Look:
-        """View ``number`` of a record, which may have been read and decoded already (and then is not checked again).
+    def look(self, shard: int, row: int, number: int) -> Look:
+        """View ``number`` of a record; raises as ``look_all``."""
+        return self.look_all([(shard, row)], number)[0]
 
-        Raises StoreError where record or partner are not those of the views, ImageError where they do not decode.
+    def look_all(self, places: Sequence[Place], number: int, records: Sequence[Record] | None = None) -> list[Look]:
+        """View ``number`` of several records, which may have been read already (and then are not checked again).
+
+        Raises StoreError where record or partner are not those of the views, ImageError where there is no image.
         """
-        if record is None:
-            record = self.source.read_record(shard, row)
-            self.views.check(shard, row, record)
-        if image is None:
-            image = decode_record(record)
-        try:
-            view = self.views.view_of(shard, row, number, record, image)
-        except ImageError as error:
-            raise error.at(record.where) from error
-        if view.mix is None:
-            return Look(record, image, view)
-        partner_row = self.views.partner_row(shard, view.mix.partner)
-        partner = self.source.read_record(shard, partner_row)
-        if partner.key != view.mix.partner:
-            raise StoreError(
-                f"{partner.where}: key {partner.key:016x} ({partner.filename}), the mix of {record.where} was made "
-                f"with {view.mix.partner:016x}: the image changed since extraction; extract again"
-            )
-        self.views.check(shard, partner_row, partner)
-        partner_image = decode_record(partner)
-        own = self.views.view_of(shard, partner_row, number, partner, partner_image).without_mix()
-        return Look(record, image, view, Look(partner, partner_image, own))
+        if records is None:
+            records = self.source.read_batch(places)
+            self.views.check(places, records)
+        views = self.views.views_of(places, number, records)
+        partners = self._read_partners(places, number, records, views)
+        return [
+            Look(record, view, partners.get(index))
+            for index, (record, view) in enumerate(zip(records, views, strict=True))
+        ]
+
+    def _read_partners(
+        self, places: Sequence[Place], number: int, records: Sequence[Record], views: Sequence[View]
+    ) -> dict[int, Look]:
+        mixes = [(index, view.mix) for index, view in enumerate(views) if view.mix is not None]
+        if not mixes:
+            return {}
+        partner_places = [
+            (places[index][0], self.views.partner_row(places[index][0], mix.partner)) for index, mix in mixes
+        ]
+        partners = self.source.read_batch(partner_places)
+        for (index, mix), partner in zip(mixes, partners, strict=True):
+            if partner.key != mix.partner:
+                raise StoreError(
+                    f"{partner.where}: key {partner.key:016x} ({partner.filename}), the mix of {records[index].where} "
+                    f"was made with {mix.partner:016x}: the image changed since extraction; extract again"
+                )
+        self.views.check(partner_places, partners)
+        own = self.views.views_of(partner_places, number, partners)
+        return {
+            index: Look(partner, view.without_mix())
+            for (index, _), partner, view in zip(mixes, partners, own, strict=True)
+        }

@@ -15,8 +15,9 @@ views are being extracted, readers see those of the manifest that they opened.
 
 from __future__ import annotations
 
+import mmap
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -107,15 +108,15 @@ class Store:
 
     def read_keys(self, shard: int) -> NDArray[np.uint64]:
         """Record keys [N] of a shard."""
-        return self._records(shard)["key"].to_numpy()
+        return self._records(shard)[0]
 
     def read_labels(self, shard: int) -> NDArray[np.int32]:
         """Data labels [N] of a shard."""
-        return self._records(shard)["label"].to_numpy()
+        return self._records(shard)[1]
 
     def read_filenames(self, shard: int) -> list[str]:
         """Filenames [N] of a shard."""
-        return self._records(shard)["filename"].to_pylist()
+        return self._records(shard)[2].to_pylist()
 
     def read_logits(
         self, shard: int, view: int, rows: Sequence[int] | NDArray[np.integer] | slice, temperature: float = 1.0
@@ -133,6 +134,26 @@ class Store:
         """The codec's columns of some rows of one view, as they are stored."""
         columns = self.read_columns(shard, view)
         return {name: values[rows] for name, values in columns.items() if name not in VIEW_COLUMNS}
+
+    def gather_columns(self, places: Sequence[tuple[int, int]], view: int) -> dict[str, NDArray[Any]]:
+        """All stored columns of one view of the records at several (shard, row), each [n] or [n, width]."""
+        gathered: dict[str, NDArray[Any]] = {}
+        for shard, where, rows in _by_shard(places):
+            columns = self.read_columns(shard, view)
+            if not gathered:
+                gathered = {
+                    name: np.empty((len(places), *values.shape[1:]), values.dtype) for name, values in columns.items()
+                }
+            for name, values in columns.items():
+                gathered[name][where] = values[rows]
+        return gathered
+
+    def gather_keys(self, places: Sequence[tuple[int, int]]) -> tuple[NDArray[np.uint64], NDArray[np.int32]]:
+        """Keys and labels [n] of the records at several (shard, row)."""
+        keys, labels = np.empty(len(places), np.uint64), np.empty(len(places), np.int32)
+        for shard, where, rows in _by_shard(places):
+            keys[where], labels[where] = self.read_keys(shard)[rows], self.read_labels(shard)[rows]
+        return keys, labels
 
     def read_views(self, shard: int, view: int, rows: Sequence[int] | NDArray[np.integer] | slice) -> list[View]:
         """The stored views of some rows; StoreError for a policy that stores none (center)."""
@@ -190,41 +211,45 @@ class Store:
         """Bytes of all files of the manifest."""
         return sum(file["bytes"] for shard in self._shards for file in shard["files"])
 
-    def _records(self, shard: int) -> dict[str, pa.Array]:
-        with self._lock:
-            if shard not in self._record_tables:
-                entry = self._shards[shard]
-                self._record_tables[shard] = open_records_file(
-                    self.path / records_file(entry["name"]), entry["num_records"]
-                )
-            return self._record_tables[shard]
+    def _records(self, shard: int) -> tuple[NDArray[np.uint64], NDArray[np.int32], pa.Array]:
+        """Keys, labels and filenames."""
+        found = self._record_tables.get(shard)
+        if found is None:
+            entry = self._shards[shard]
+            table = open_records_file(self.path / records_file(entry["name"]), entry["num_records"])
+            found = table["key"].to_numpy(), table["label"].to_numpy(), table["filename"]
+            # Two threads may both open it; the later one's is kept, and both are good.
+            self._record_tables[shard] = found
+        return found
 
     def read_columns(self, shard: int, view: int) -> dict[str, NDArray[Any]]:
         """The stored columns of one view of a shard, each [N] or [N, width], memory-mapped."""
         if not 0 <= view < self.num_views:
             raise StoreError(f"{self.path}: view {view} is not there: the store has views 0..{self.num_views - 1}")
-        with self._lock:
-            cached = self._columns.get(shard)
-            # One view a shard is kept: an epoch reads one view of every shard, and the next epoch another one.
-            if cached is not None and cached[0] == view:
-                return cached[1]
+        cached = self._columns.get(shard)
+        # One view a shard is kept: an epoch reads one view of every shard, and the next epoch another one.
+        if cached is not None and cached[0] == view:
+            return cached[1]
         columns = self._map_columns(shard, view)
-        with self._lock:
-            self._columns[shard] = (view, columns)
+        self._columns[shard] = (view, columns)
         return columns
 
     def _map_columns(self, shard: int, view: int) -> dict[str, NDArray[Any]]:
         group = next(group for group in self.plan.view_groups if group[0] <= view <= group[1])
         entry = self._shards[shard]
         path = self.path / views_file(entry["name"], group)
-        expected_keys = entry.get("keys_xxh3") or keys_hash(self._records(shard)["key"].to_numpy())
+        expected_keys = entry.get("keys_xxh3") or keys_hash(self.read_keys(shard))
         reader = open_views_file(path, group, entry["num_records"], expected_keys)
         batch = reader.get_batch(view - group[0])
-        return {name: to_numpy(batch.column(name)) for name in batch.schema.names}
+        columns = {name: to_numpy(batch.column(name)) for name in batch.schema.names}
+        for values in columns.values():
+            # A shard's view is small and will be read in random order: from a cold disk once, in order, is cheaper.
+            values.reshape(-1).view(np.uint8)[:: mmap.PAGESIZE].max(initial=0)
+        return columns
 
     def _open_cache(self) -> None:
         self._lock = threading.Lock()
-        self._record_tables: dict[int, dict[str, pa.Array]] = {}
+        self._record_tables: dict[int, tuple[NDArray[np.uint64], NDArray[np.int32], pa.Array]] = {}
         self._columns: dict[int, tuple[int, dict[str, NDArray[Any]]]] = {}
         self._orders: dict[int, tuple[NDArray[np.intp], NDArray[np.uint64]]] = {}
 
@@ -253,3 +278,11 @@ def _partial_manifest(path: Path) -> dict[str, Any]:
     plan = read_plan(path)
     shards = [{"name": name, "num_records": num_records, "files": []} for name, num_records in plan.shards]
     return {"plan": plan.to_json(), "num_records": sum(n for _, n in plan.shards), "shards": shards}
+
+
+def _by_shard(places: Sequence[tuple[int, int]]) -> Iterator[tuple[int, NDArray[np.intp], NDArray[np.intp]]]:
+    """(shard, positions in ``places``, rows) of each shard that occurs."""
+    shards, rows = np.array(places, np.intp).reshape(-1, 2).T
+    order = np.argsort(shards, kind="stable")
+    for where in np.split(order, np.flatnonzero(np.diff(shards[order])) + 1):
+        yield int(shards[where[0]]), where, rows[where]

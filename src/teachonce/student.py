@@ -33,6 +33,7 @@ from teachonce.models import Classifier
 from teachonce.preprocessing import Preprocessing, normalise
 from teachonce.rng import derive_seed, generator
 from teachonce.schedules import LearningRate, build_schedule
+from teachonce.stored_teachers import StoredTeachers
 
 CHECK_STEPS = 50
 """Updates between two looks at the loss: reading it waits for the device."""
@@ -65,6 +66,8 @@ class OnlineTeacher:
 class StudentModule(lightning.LightningModule):
     """``student`` maps [B, 3, H, W] to logits [B, C]; ``preprocessing`` says what its pixels become.
 
+    ``teachers`` decodes batches that hold a store's columns (``KDDataset(as_stored=True)``) instead of logits.
+
     A student with a method ``set_progress`` is told before each update which fraction of the training is done (0 at the
     first), for what is scheduled inside it, such as DropBlock's keep probability.
     """
@@ -79,9 +82,11 @@ class StudentModule(lightning.LightningModule):
         preprocessing: Preprocessing,
         num_classes: int,
         online: OnlineTeacher | None = None,
+        teachers: StoredTeachers | None = None,
     ) -> None:
         super().__init__()
         self.online = online
+        self.teachers = teachers
         self.student = student
         self.config = config
         self.preprocessing = preprocessing
@@ -126,6 +131,8 @@ class StudentModule(lightning.LightningModule):
         if "shares" in batch:
             label_targets = self._mixed_labels(batch)
         mixup = None
+        if self.teachers is not None and self.teachers.is_in(batch):
+            teacher_logits = self.teachers.decode(batch, self.config.temperature)
         if self.online is not None:
             teacher_logits = self.online(batch.get("teacher_pixels", batch["pixels"]))
         elif self.config.mixes_batches:

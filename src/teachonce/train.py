@@ -28,16 +28,15 @@ import torch
 from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.exceptions import SIGTERMException
-from torch.utils.data import DataLoader
 
 from teachonce.batches import EpochBatches
 from teachonce.callbacks import AtomicCheckpointIO, EpochRecorder, TeacherPassed, TensorBoardEvents, TrainingProgress
 from teachonce.classes import ClassSpace, resolve_offset
 from teachonce.config_train import TrainConfig
-from teachonce.dataset import Batch, build_loader
 from teachonce.errors import ConfigError, ModelError
 from teachonce.files import atomic_write, remove_temporaries, write_json
 from teachonce.guards import measure_teaching, warn_before_training
+from teachonce.loader import Batch, Loader
 from teachonce.model_spec import first_line
 from teachonce.models import Classifier, build_student, load_model, resolve_device
 from teachonce.ranks import is_rank, run_ranks, world_shape
@@ -101,15 +100,15 @@ def describe_result(result: dict[str, Any]) -> str:
 
 
 class EpochLoader:
-    """A DataLoader for Lightning's loop: the batches of the epoch that Lightning has said last.
+    """A loader for Lightning's loop: the batches of the epoch that Lightning has said last.
 
     Lightning makes its iterator before it says which epoch it is when it resumes, so the order is fixed at the first
     batch. It finds ``set_epoch`` through ``sampler``.
     """
 
-    def __init__(self, loader: DataLoader[Batch], batches: EpochBatches) -> None:
+    def __init__(self, loader: Loader) -> None:
         self.loader = loader
-        self.sampler = batches
+        self.sampler = loader.batches
 
     def __len__(self) -> int:
         return len(self.sampler)
@@ -128,11 +127,11 @@ def _fit(config: TrainConfig, trainer: lightning.Trainer, module: StudentModule,
         world_size=world_size,
         paired=config.pairs_records,
     )
-    loader = EpochLoader(build_loader(data.train, order, config.num_workers), order)
+    loader = EpochLoader(Loader(data.train, order, config.num_workers))
     validation = None
     if data.validation is not None:
         order = EpochBatches(len(data.validation), config.batch_size, shuffle=False, rank=rank, world_size=world_size)
-        validation = build_loader(data.validation, order, config.num_workers)
+        validation = Loader(data.validation, order, config.num_workers)
     checkpoint = config.out / CHECKPOINTS_NAME / LAST_CHECKPOINT
     resume = checkpoint if checkpoint.exists() else None
     if resume is not None:
@@ -226,7 +225,8 @@ def _build_module(config: TrainConfig, data: TrainingData, teacher: Classifier |
         offset = resolve_offset(teacher.num_classes, data.data_classes, offset, model=str(config.teacher))
         space = ClassSpace(num_classes=teacher.num_classes, offset=offset)
         online = OnlineTeacher(teacher, space, data.train.class_space)
-    return StudentModule(student, config, data.preprocessing, data.train.num_classes, online)
+    teachers = data.train.teachers if data.train.stores else None
+    return StudentModule(student, config, data.preprocessing, data.train.num_classes, online, teachers)
 
 
 def _check_size(config: TrainConfig, student: torch.nn.Module, size_px: int, num_classes: int) -> None:

@@ -69,6 +69,7 @@ def open_training_data(config: TrainConfig, online: Preprocessing | None = None)
             own_views=config.own_views,
             online=online,
             view_seed=config.view_seed,
+            as_stored=True,
         )
 
     data_classes = config.num_classes or build(None).num_classes

@@ -6,16 +6,19 @@ logits do not depend on which rows share its batch (on a CPU bit for bit, measur
 devices sum in another order): a unit that is made again after a kill has the same bytes. A unit's files are written as
 soon as its last row is answered.
 
-One decode serves all views of a group. Decoding runs ahead of the teacher in threads (Pillow lets go of the GIL),
-bounded, so memory does not grow with the shard. The logits of a unit are held in memory until it is written: shard size
-x views a file x classes x 4 bytes (ImageNet in 1024 shards, 10 views: 50 MB).
+One decode serves all views of a group. Decoding runs ahead of the teacher in threads, bounded, so memory does not grow
+with the shard; results are encoded and written behind it in one more. The logits of a unit are held in memory until it
+is written: shard size x views a file x classes x 4 bytes (ImageNet in 1024 shards, 10 views: 50 MB).
 """
 
 from __future__ import annotations
 
+import sys
+import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,9 +32,10 @@ from teachonce.errors import LogitsError, RecordError, TeachonceError
 from teachonce.join import decode_record
 from teachonce.launch import count_done
 from teachonce.models import Classifier
+from teachonce.pixels import preprocess_images
 from teachonce.policies import CenterPolicy, CropPolicy
 from teachonce.records import Record, RecordSource
-from teachonce.replay import DrawnViews, Looker, StoredViews, Views
+from teachonce.replay import DrawnViews, Looker, StoredViews, Views, render_looks
 from teachonce.rng import generator
 from teachonce.shard_files import (
     Sample,
@@ -49,6 +53,10 @@ from teachonce.views import View
 
 DECODE_AHEAD_BATCHES = 3
 """Batches of records that may be decoded before the teacher asks for them."""
+LOOK_VIEWS = 16
+"""Views that a thread makes at once: the records of a piece of work are as many as have so many views."""
+WRITE_BEHIND_UNITS = 2
+"""Units whose logits may wait for being written."""
 BUNDLE_BATCHES = 32
 """Teacher batches that a bundle of small units has at least: filling up its last one costs 1/64 on average."""
 
@@ -120,16 +128,43 @@ class Answers:
         ]
 
 
-@dataclass
-class _Decoded:
-    """One record of a unit, with the pixels of its views and what is to be kept of them."""
+Asked = tuple[Answers, int, Record]
+"""A record of a unit, with its row."""
 
-    answers: Answers
-    row: int
-    record: Record
-    pixels: list[NDArray[Any]]
-    views: list[View]
-    hashes: dict[tuple[int, int], tuple[int, int]]
+
+@dataclass
+class _Looked:
+    """Some records of units, the pixels [N, V, H, W, 3] of their views, and what is to be kept of them."""
+
+    asked: list[Asked]
+    pixels: NDArray[Any]
+    views: list[list[View]]
+    hashes: list[dict[tuple[int, int], tuple[int, int]]]
+
+
+@dataclass
+class Seconds:
+    """Where the time of a bundle goes; parts that run side by side add up to more than the whole.
+
+    ``teacher`` is what the extracting thread spends on asking and waiting for answers, ``wait`` what it waits for
+    pixels: where that is not small, looking is what limits, not the teacher.
+    """
+
+    read: float = 0.0
+    look: float = 0.0
+    wait: float = 0.0
+    teacher: float = 0.0
+    encode_and_write: float = 0.0
+
+    @contextmanager
+    def count(self, part: str) -> Iterator[None]:
+        """Add the time that the block takes to a part."""
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            # Threads may add at once; a lost addition of some milliseconds in a profile is no harm.
+            setattr(self, part, getattr(self, part) + time.perf_counter() - begin)
 
 
 class TeacherQueue:
@@ -197,6 +232,7 @@ class UnitExtractor:
         batch_size: int,
         num_threads: int,
         views_of: Store | None = None,
+        is_profiled: bool = False,
     ) -> None:
         self.path = path
         self.plan = plan
@@ -210,41 +246,95 @@ class UnitExtractor:
             self.looker = Looker(source, views)
         self.batch_size = batch_size
         self.num_threads = num_threads
+        self.is_profiled = is_profiled
+        self.seconds = Seconds()
 
     def __call__(self, bundle: Sequence[Unit]) -> None:
         """Make the files of the units."""
+        begin, self.seconds = time.perf_counter(), Seconds()
         queue = TeacherQueue(self.teacher, self.batch_size)
-        try:
-            for decoded in self._decoded(bundle):
-                for view, pixels in enumerate(decoded.pixels):
-                    self._write_all(queue.put(pixels, decoded.record, decoded.answers, view, decoded.row))
-                count_done(len(decoded.pixels))
-        except RecordError:
-            # A record that is damaged costs its own unit, not the one before whose last rows wait for a full batch.
-            self._write_all(queue.finish())
-            raise
-        self._write_all(queue.finish())
+        with ThreadPoolExecutor(1, thread_name_prefix="write") as writer:
+            written: deque[Future[None]] = deque()
+            try:
+                for looked in self._looked(bundle):
+                    for index, (answers, row, record) in enumerate(looked.asked):
+                        for view, pixels in enumerate(looked.pixels[index]):
+                            with self.seconds.count("teacher"):
+                                complete = queue.put(pixels, record, answers, view, row)
+                            self._write_behind(writer, written, complete)
+                    count_done(looked.pixels.shape[0] * looked.pixels.shape[1])
+            except RecordError:
+                # A record that is damaged costs its own unit, not the one before whose last rows wait for a full batch.
+                self._write_behind(writer, written, queue.finish())
+                _wait_for(written, 0)
+                raise
+            with self.seconds.count("teacher"):
+                complete = queue.finish()
+            self._write_behind(writer, written, complete)
+            _wait_for(written, 0)
+        if self.is_profiled:
+            self._print_profile(bundle, time.perf_counter() - begin)
 
-    def _decoded(self, bundle: Sequence[Unit]) -> Iterator[_Decoded]:
+    def _write_behind(
+        self, writer: ThreadPoolExecutor, written: deque[Future[None]], complete: Sequence[Answers]
+    ) -> None:
+        for answers in complete:
+            written.append(writer.submit(self._write, answers))
+        _wait_for(written, WRITE_BEHIND_UNITS)
+
+    def _print_profile(self, bundle: Sequence[Unit], whole: float) -> None:
+        names = [self.plan.shards[unit.shard][0] for unit in bundle]
+        num_views = sum(self.plan.shards[unit.shard][1] * unit.num_views for unit in bundle)
+        parts = ", ".join(f"{name.replace('_', ' ')} {value:.2f}" for name, value in vars(self.seconds).items())
+        more = f" to {names[-1]}" if len(names) > 1 else ""
+        print(
+            f"{names[0]}{more}: {num_views} views in {whole:.2f} s, {num_views / whole:.1f}/s; seconds: {parts} "
+            f"(look: sum over {self.num_threads} threads)",
+            file=sys.stderr,
+            flush=True,
+        )
+
+    def _looked(self, bundle: Sequence[Unit]) -> Iterator[_Looked]:
         num_views = bundle[0].num_views
-        ahead = max(self.num_threads, DECODE_AHEAD_BATCHES * self.batch_size // num_views)
-        pending: deque[Future[_Decoded]] = deque()
+        chunk_size = max(1, LOOK_VIEWS // num_views)
+        ahead = max(self.num_threads, DECODE_AHEAD_BATCHES * self.batch_size // (num_views * chunk_size))
+        pending: deque[Future[_Looked]] = deque()
+
+        def take() -> _Looked:
+            with self.seconds.count("wait"):
+                return self._keep(pending.popleft().result())
+
         with ThreadPoolExecutor(self.num_threads, thread_name_prefix="decode") as pool:
             failure = None
+            chunk: list[Asked] = []
             try:
                 try:
-                    for answers, row, record in self._records(bundle):
-                        pending.append(pool.submit(self._decode, answers, row, record))
-                        if len(pending) > ahead:
-                            yield self._keep(pending.popleft().result())
+                    for asked in self._timed_records(bundle):
+                        chunk.append(asked)
+                        if len(chunk) == chunk_size:
+                            pending.append(pool.submit(self._look, chunk))
+                            chunk = []
+                            if len(pending) > ahead:
+                                yield take()
                 except RecordError as error:
                     failure = error  # what was read before it is good, and may complete an earlier unit
+                if chunk:
+                    pending.append(pool.submit(self._look, chunk))
                 while pending:
-                    yield self._keep(pending.popleft().result())
+                    yield take()
                 if failure is not None:
                     raise failure
             finally:
                 pool.shutdown(cancel_futures=True)
+
+    def _timed_records(self, bundle: Sequence[Unit]) -> Iterator[Asked]:
+        records = self._records(bundle)
+        while True:
+            with self.seconds.count("read"):
+                asked = next(records, None)
+            if asked is None:
+                return
+            yield asked
 
     def _records(self, bundle: Sequence[Unit]) -> Iterator[tuple[Answers, int, Record]]:
         for unit in bundle:
@@ -268,43 +358,49 @@ class UnitExtractor:
             except TeachonceError as error:
                 raise error.at(name) from error
 
-    def _decode(self, answers: Answers, row: int, record: Record) -> _Decoded:
-        """Read in a thread: decode once, look through every view of the group."""
-        unit = answers.unit
-        preprocessing = self.teacher.preprocessing
-        if self.looker is not None:
-            self.looker.views.check(unit.shard, row, record)
-        image = decode_record(record)
-        decoded = _Decoded(answers, row, record, [], [], {})
-        for view in range(unit.num_views):
+    def _look(self, asked: list[Asked]) -> _Looked:
+        """In a thread: decode each record once, look through every view of the group."""
+        with self.seconds.count("look"):
+            group = asked[0][0].unit.group
+            numbers = range(group[0], group[1] + 1)
+            records = [record for _, _, record in asked]
+            preprocessing = self.teacher.preprocessing
             if self.looker is None:
-                try:
-                    pixels: NDArray[Any] = preprocessing.apply(image)
-                except TeachonceError as error:
-                    raise error.at(record.where) from error
-            else:
-                look = self.looker.look(unit.shard, row, unit.group[0] + view, record, image)
-                pixels = look.pixels(preprocessing.size_px, preprocessing.interpolation)
-                decoded.views.append(look.view)
-            if (row, view) in answers.sampled:
-                decoded.hashes[row, view] = pixels_hash(np.asarray(image)), pixels_hash(pixels)
-            decoded.pixels.append(pixels)
-        return decoded
+                encoded, places = [record.encoded for record in records], [record.where for record in records]
+                pixels = preprocess_images(encoded, places, preprocessing)[:, None]
+                return _Looked(asked, pixels, [], self._hash_samples(asked, pixels))
+            rows = [(answers.unit.shard, row) for answers, row, _ in asked]
+            self.looker.views.check(rows, records)
+            by_view = [self.looker.look_all(rows, number, records) for number in numbers]
+            looks = [look for looks in zip(*by_view, strict=True) for look in looks]
+            flat = render_looks(looks, preprocessing.size_px, preprocessing.interpolation, num_views=len(numbers))
+            pixels = flat.reshape(len(asked), len(numbers), *flat.shape[1:])
+            views = [[look.view for look in looks] for looks in zip(*by_view, strict=True)]
+            return _Looked(asked, pixels, views, self._hash_samples(asked, pixels))
 
-    def _keep(self, decoded: _Decoded) -> _Decoded:
-        answers, record = decoded.answers, decoded.record
-        answers.keys[decoded.row], answers.labels[decoded.row] = record.key, record.label
-        answers.filenames.append(record.filename)
-        for kept, view in zip(answers.views, decoded.views, strict=bool(decoded.views)):
-            kept.append(view)
-        answers.hashes |= decoded.hashes
-        return decoded
+    def _hash_samples(self, asked: list[Asked], pixels: NDArray[Any]) -> list[dict[tuple[int, int], tuple[int, int]]]:
+        hashes = []
+        for index, (answers, row, record) in enumerate(asked):
+            views = [view for view in range(pixels.shape[1]) if (row, view) in answers.sampled]
+            image = pixels_hash(np.asarray(decode_record(record))) if views else 0
+            hashes.append({(row, view): (image, pixels_hash(pixels[index, view])) for view in views})
+        return hashes
 
-    def _write_all(self, complete: Sequence[Answers]) -> None:
-        for answers in complete:
-            self._write(answers)
+    def _keep(self, looked: _Looked) -> _Looked:
+        for index, (answers, row, record) in enumerate(looked.asked):
+            answers.keys[row], answers.labels[row] = record.key, record.label
+            answers.filenames.append(record.filename)
+            if looked.views:
+                for kept, view in zip(answers.views, looked.views[index], strict=True):
+                    kept.append(view)
+            answers.hashes |= looked.hashes[index]
+        return looked
 
     def _write(self, answers: Answers) -> None:
+        with self.seconds.count("encode_and_write"):
+            self._write_files(answers)
+
+    def _write_files(self, answers: Answers) -> None:
         name, group = answers.name, answers.unit.group
         try:
             # The records go first, the views last: a view file never stands without what belongs to it.
@@ -319,3 +415,9 @@ class UnitExtractor:
                 write_views(path, answers.keys, self.codec, answers.logits, answers.views, self.policy.layout)
         except TeachonceError as error:
             raise error.at(name) from error
+
+
+def _wait_for(written: deque[Future[None]], count: int) -> None:
+    """Until at most ``count`` are left to be written; raises what went wrong with one."""
+    while len(written) > count:
+        written.popleft().result()

@@ -235,7 +235,8 @@ def _read_pixels(
         image = decode_record(record)
         return record, preprocessing.apply(image), image
     look = looker.look(shard, row, view)
-    return look.record, look.pixels(preprocessing.size_px, preprocessing.interpolation), look.image
+    pixels = look.pixels(preprocessing.size_px, preprocessing.interpolation)
+    return look.record, pixels, decode_record(look.record)
 
 
 def _versions(store: Store, *names: str) -> str:

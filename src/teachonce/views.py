@@ -70,6 +70,11 @@ class View:
     erasings: tuple[Erasing, ...] = ()
     mix: Mix | None = None
 
+    @property
+    def is_crop(self) -> bool:
+        """Whether crop, resize and flip are all of it."""
+        return not (self.operations or self.erasings or self.mix is not None)
+
     def without_mix(self) -> View:
         """The same view of the record alone."""
         return self if self.mix is None else replace(self, mix=None)
@@ -122,6 +127,13 @@ def apply_view(
     resized = resize_image(image, size_px, size_px, box=view.box, interpolation=interpolation)
     assert resized.dtype == np.uint8
     pixels = cast(NDArray[np.uint8], resized[:, ::-1] if view.flip else resized)
+    return finish_view(pixels, view, partner_pixels)
+
+
+def finish_view(
+    pixels: NDArray[np.uint8], view: View, partner_pixels: NDArray[np.uint8] | None = None
+) -> NDArray[np.uint8]:
+    """The rest of ``apply_view`` on pixels [H, W, 3] that are cropped, resized and flipped already."""
     if view.operations:
         square = Image.fromarray(pixels)
         for operation in view.operations:
@@ -130,7 +142,7 @@ def apply_view(
     if view.erasings:
         pixels = pixels.copy()
         for erasing in view.erasings:
-            pixels[_slices(erasing.box, size_px)] = erasing.fill
+            pixels[_slices(erasing.box, len(pixels))] = erasing.fill
     if view.mix is not None:
         assert partner_pixels is not None, "a mixed view needs its partner's pixels"
         pixels = apply_mix(pixels, partner_pixels, view.mix)
