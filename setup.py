@@ -8,8 +8,8 @@ from setuptools import Extension, setup
 # compiler the package installs all the same, and Pillow does the work.
 native = Extension(
     "teachonce._native",
-    sources=["src/teachonce/native/views.c", "src/teachonce/native/examples.c"],
-    depends=["src/teachonce/native/jpeg62.h"],
+    sources=["native/views.c", "native/examples.c"],
+    depends=["native/jpeg62.h"],
     # No fused multiply-add: weights must be rounded as Pillow rounds them. No -Wpsabi: no vector crosses a call.
     extra_compile_args=[] if sys.platform == "win32" else ["-O3", "-std=gnu11", "-ffp-contract=off", "-Wno-psabi"],
     libraries=[] if sys.platform == "win32" else ["m"],

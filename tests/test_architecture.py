@@ -33,6 +33,7 @@ LAYERS = [
         "object_crops",
         "recipes",
         "loader",
+        "native",
     ],
     ["tfrecord", "imagenet", "preprocessing", "operations", "losses", "metrics", "mixup", "runs", "ranks", "schedules"],
     ["codec_dense", "codec_topk", "views", "autoaugment", "jpeg_structure", "kernel"],

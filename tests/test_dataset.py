@@ -12,10 +12,10 @@ from teachonce.batches import EpochBatches
 from teachonce.classes import ClassSpace, map_logits
 from teachonce.config import ExtractConfig, MergeConfig
 from teachonce.dataset import EvalDataset, KDDataset
-from teachonce.loader import Loader
 from teachonce.errors import ConfigError, ImageError, LogitsError, RecordError, StoreError
 from teachonce.extract import extract
 from teachonce.images import decode_image
+from teachonce.loader import Loader
 from teachonce.merge import merge
 from teachonce.policies import CropPolicy, ObjectCrop, sample_view
 from teachonce.preprocessing import Preprocessing

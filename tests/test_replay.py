@@ -1,5 +1,8 @@
 """Replay: whoever looks through a view sees what was drawn, at any size; partners are found, checked and seen."""
 
+import dataclasses
+import io
+
 import numpy as np
 import pytest
 from small_data import example, write_shards, write_store
@@ -76,7 +79,7 @@ def test_another_record_or_partner_is_refused(tmp_path, data, store):
     changed = write_colour_shards(tmp_path / "changed", sizes=(9, 6), first_index=100)
 
     real, other = source.read_record, open_records(changed, "train")
-    source.read_record = lambda shard, row: other.read_record(shard, row) if row == partner_row else real(shard, row)
+    source.read_batch = lambda places: [(other.read_record if at[1] == partner_row else real)(*at) for at in places]
     with pytest.raises(StoreError, match=r"the mix of .* was made with .*the image changed since extraction"):
         looker.look(0, mixed, 0)
     with pytest.raises(StoreError, match="the image changed since extraction"):
@@ -99,8 +102,10 @@ def test_a_store_without_views_has_nothing_to_look_through(tmp_path):
 
 def test_a_view_of_another_image_says_where(tmp_path, data, store):
     source = open_records(data, "train")
+    buffer = io.BytesIO()
     record = source.read_record(0, 0)
-    tiny = decode_image(record.encoded).resize((3, 3))
-    look = Looker(source, StoredViews(store)).look(0, 0, 0, record, tiny)
+    decode_image(record.encoded).resize((3, 3)).save(buffer, "PNG")
+    tiny = dataclasses.replace(record, encoded=buffer.getvalue())
+    (look,) = Looker(source, StoredViews(store)).look_all([(0, 0)], 0, [tiny])
     with pytest.raises(StoreError, match=r"train-00000-of-00002 record 0.*does not lie in the image of 3 x 3"):
         look.pixels(8)

@@ -1,10 +1,8 @@
-"""The native kernel, where it was built: views of JPEGs at nearly the speed of decoding them, Examples taken apart.
+"""Views of JPEGs at nearly the speed of decoding them, where the native library was built.
 
 ``native/views.c`` decodes with the very library that Pillow decodes with, whose functions are looked up in Pillow at
-run time, and does Pillow's arithmetic; ``native/examples.c`` finds image and label in a record. Both are optional, and
-whether they are there changes neither pixels nor records: what they do not do they leave to Python. Built by
-``pip install`` where there is a C compiler. Views are made here only after the kernel has given Pillow's own pixels for
-a small test image; TEACHONCE_NATIVE=0 switches everything off. Calls let go of the GIL.
+run time, and does Pillow's arithmetic. So whether it is there changes no pixel; what it does not do it leaves to
+Pillow. It is used only after it has given Pillow's own pixels for a small test image. Calls let go of the GIL.
 """
 
 from __future__ import annotations
@@ -13,9 +11,6 @@ import ctypes
 import functools
 import io
 import os
-from collections.abc import Sequence
-from importlib.machinery import EXTENSION_SUFFIXES
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image, features
 
 from teachonce.images import MAX_PIXELS, resize_image
+from teachonce.native import addresses, load_library
 
 _ABI_VERSION = 1
 
@@ -51,17 +47,6 @@ SOURCE = np.dtype(
     ]
 )
 """struct source: address and length of a JPEG, or of pixels [height, width, 3] where width is not 0; status 0: done."""
-FOUND = np.dtype(
-    [
-        ("image", np.int64, 2),
-        ("filename", np.int64, 2),
-        ("logits", np.int64, 2),
-        ("label", np.int64),
-        ("has_label", np.int32),
-        ("status", np.int32),
-    ]
-)
-"""struct found: start and end of what an Example holds, 0 and 0 for what it does not; status 0: found."""
 FILTERS = {"box": 0, "bilinear": 1, "bicubic": 2}
 
 # Pillow's own, in the order of struct jpeg_library.
@@ -104,12 +89,6 @@ class Kernel:
         self._measure(sources.ctypes.data, len(sources))
 
 
-def addresses(buffers: Sequence[bytes]) -> NDArray[np.uint64]:
-    """Where the bytes lie; good while the bytes live."""
-    pointers = (ctypes.c_char_p * len(buffers))(*buffers)
-    return np.frombuffer(memoryview(pointers), np.uint64)
-
-
 def load_kernel() -> Kernel | None:
     """What makes views natively; None where nothing does that gives Pillow's pixels (``describe_decoder`` says why)."""
     return _load_kernel()[0]
@@ -122,41 +101,9 @@ def describe_decoder() -> str:
     return f"native, libjpeg-turbo {version}" if kernel is not None else f"pillow ({reason})"
 
 
-def find_features(payloads: Sequence[bytes], skip_bytes: int, num_bytes: Sequence[int]) -> NDArray[Any] | None:
-    """Where image, filename, label and logits lie in serialised Examples (FOUND), counted from ``skip_bytes``.
-
-    The Example of ``payloads[i]`` begins after ``skip_bytes`` and has ``num_bytes[i]``. None without the kernel.
-    """
-    library = _load_library()
-    if library is None:
-        return None
-    found = np.empty(len(payloads), FOUND)
-    pointers = (ctypes.c_char_p * len(payloads))(*payloads)
-    lengths = np.array(num_bytes, np.int64)
-    skips = np.full(len(payloads), skip_bytes, np.int64)
-    library.teachonce_find(pointers, skips.ctypes.data, lengths.ctypes.data, len(payloads), found.ctypes.data)
-    return found
-
-
-@functools.cache
-def _load_library() -> ctypes.CDLL | None:
-    if os.environ.get("TEACHONCE_NATIVE", "1") == "0":
-        return None
-    paths = [path for suffix in EXTENSION_SUFFIXES if (path := Path(__file__).with_name(f"_native{suffix}")).exists()]
-    try:
-        library = ctypes.CDLL(str(paths[0])) if paths else None
-    except OSError:
-        return None
-    if library is not None:
-        library.teachonce_find.restype = None
-        pointers = [ctypes.c_void_p] * 3
-        library.teachonce_find.argtypes = [*pointers, ctypes.c_int64, ctypes.c_void_p]
-    return library
-
-
 @functools.cache
 def _load_kernel() -> tuple[Kernel | None, str]:
-    library = _load_library()
+    library = load_library()
     if library is None:
         return None, "switched off" if os.environ.get("TEACHONCE_NATIVE") == "0" else "the kernel was not built"
     try:

@@ -29,7 +29,7 @@ from teachonce.errors import ConfigError, LogitsError, RecordError
 from teachonce.example import Buffer, decode_example
 from teachonce.files import read_json, write_json
 from teachonce.folders import find_class_folders, find_data_classes, list_images
-from teachonce.kernel import find_features
+from teachonce.native import find_features
 from teachonce.tfrecord import HEADER_BYTES, TFRecordFile, read_tfrecords, record_place
 
 CLASSES_NAME = "classes.json"
