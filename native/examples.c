@@ -97,10 +97,9 @@ static int find(const uint8_t *payload, int64_t num_bytes, struct found *found) 
   return found->image_end != 0 && found->has_label;
 }
 
-void teachonce_find(const uint8_t *const *payloads, const int64_t *skips, const int64_t *num_bytes, int64_t count,
-                    struct found *found) {
+void teachonce_find(const uint8_t *const *payloads, const int64_t *num_bytes, int64_t count, struct found *found) {
   for (int64_t i = 0; i < count; i++) {
     memset(found + i, 0, sizeof *found);
-    found[i].status = find(payloads[i] + skips[i], num_bytes[i], found + i) ? DONE : LEFT_TO_PYTHON;
+    found[i].status = find(payloads[i], num_bytes[i], found + i) ? DONE : LEFT_TO_PYTHON;
   }
 }

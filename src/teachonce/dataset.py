@@ -33,7 +33,7 @@ from teachonce.loader import Batch, Buffers, Loader
 from teachonce.pixels import image_sizes, preprocess_images
 from teachonce.policies import CropPolicy, sample_view
 from teachonce.preprocessing import Preprocessing
-from teachonce.records import Record, RecordSource
+from teachonce.records import Arena, Record, RecordSource
 from teachonce.replay import DrawnViews, Look, Looker, StoredViews, render_looks
 from teachonce.rng import generator
 from teachonce.store import Store
@@ -88,6 +88,7 @@ class KDDataset:
         self.view_seed = seed if view_seed is None else view_seed
         self.as_stored = as_stored
         self._buffers = Buffers()
+        self._arena = Arena()
         for item in self.stores:
             check_same_data(item, source.describe())
             check_same_policy(self.stores[0], item)
@@ -138,7 +139,7 @@ class KDDataset:
         """
         number = self.view_of_epoch(epoch)
         places = self.source.locate_all(np.asarray(indices, np.int64))
-        records = self.source.read_batch(places, with_logits=self.use_record_logits)
+        records = self.source.read_batch(places, with_logits=self.use_record_logits, arena=self._arena)
         for store in self.stores:
             check_keys(store, places, records)
         looks = self._look(places, records, epoch, number)
@@ -293,13 +294,14 @@ class EvalDataset:
         self.source = source
         self.preprocessing = preprocessing
         self.class_space = class_space
+        self._arena = Arena()
 
     def __len__(self) -> int:
         return self.source.num_records
 
     def __getitems__(self, items: Sequence[tuple[int, int]]) -> Batch:
         indices = np.array([index for index, _ in items], np.int64)
-        records = self.source.read_batch(self.source.locate_all(indices))
+        records = self.source.read_batch(self.source.locate_all(indices), arena=self._arena)
         encoded, places = [record.encoded for record in records], [record.where for record in records]
         return {
             "pixels": torch.from_numpy(preprocess_images(encoded, places, self.preprocessing)),

@@ -27,6 +27,9 @@ MAX_PIXELS = 89_478_485
 """Width x height above which an image is refused: 256 MiB as RGB. It is where Pillow begins to warn; the largest image
 of ILSVRC-2012 has 61 million."""
 
+Encoded = bytes | memoryview
+"""An image as it is stored."""
+
 Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos", "tf1_bilinear"]
 """Pillow's filters by name, and TensorFlow 1's bilinear (no half-pixel centres, see ``resize_image``)."""
 
@@ -58,7 +61,7 @@ class _JpegFile(JpegImagePlugin.JpegImageFile):
         pass
 
 
-def decode_image(encoded: bytes) -> Image.Image:
+def decode_image(encoded: Encoded) -> Image.Image:
     """The image as RGB, 8 bits a channel; grey, palette, CMYK, alpha and 16-bit images are converted.
 
     Raises ImageError for bytes that are no image, for a truncated or damaged one, and for one of more than MAX_PIXELS
@@ -72,12 +75,12 @@ def decode_image(encoded: bytes) -> Image.Image:
         raise _damaged(image, image.size, encoded, error) from error
 
 
-def image_size(encoded: bytes) -> tuple[int, int]:
+def image_size(encoded: Encoded) -> tuple[int, int]:
     """(width, height) in pixels from the header alone; raises ImageError as ``decode_image`` does for the header."""
     return _open_image(encoded).size
 
 
-def check_jpeg(encoded: bytes) -> tuple[int, int]:
+def check_jpeg(encoded: Encoded) -> tuple[int, int]:
     """(width, height) of a JPEG that holds all its pixels; raises ImageError as ``decode_image`` does.
 
     Every coefficient is read, the pixels are made at an eighth of the size: two thirds of the time of decoding.
@@ -164,7 +167,7 @@ def _neighbours(
     return first.clip(0, num_in - 1), (first + 1).clip(0, num_in - 1), position - floor
 
 
-def _open_image(encoded: bytes) -> ImageFile.ImageFile:
+def _open_image(encoded: Encoded) -> ImageFile.ImageFile:
     """The opened image, header read and size judged, no pixel decoded.
 
     The plug-in is called directly: ``Image.open`` warns of large images instead of leaving the decision to us.
@@ -188,8 +191,8 @@ def _open_image(encoded: bytes) -> ImageFile.ImageFile:
     return image
 
 
-def _find_plugin(encoded: bytes) -> type[ImageFile.ImageFile]:
-    head = encoded[:16]
+def _find_plugin(encoded: Encoded) -> type[ImageFile.ImageFile]:
+    head = bytes(encoded[:16])
     if head.startswith(b"\xff\xd8\xff"):
         return _JpegFile
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
@@ -200,7 +203,7 @@ def _find_plugin(encoded: bytes) -> type[ImageFile.ImageFile]:
         return BmpImagePlugin.BmpImageFile
     if head[:1] == b"P" and head[1:2] in b"23456" and head[2:3] in b" \t\r\n":
         return PpmImagePlugin.PpmImageFile
-    found = f"{len(encoded)} bytes that begin with {bytes(head[:8])!r}" if encoded else "0 bytes"
+    found = f"{len(encoded)} bytes that begin with {head[:8]!r}" if encoded else "0 bytes"
     raise ImageError(f"{found}: expected a JPEG, PNG, WebP, BMP or PPM image; replace it or remove it")
 
 
@@ -217,7 +220,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _damaged(image: ImageFile.ImageFile, size: tuple[int, int], encoded: bytes, error: Exception) -> ImageError:
+def _damaged(image: ImageFile.ImageFile, size: tuple[int, int], encoded: Encoded, error: Exception) -> ImageError:
     width, height = size
     return ImageError(
         f"a {image.format} image of {width} x {height} pixels cannot be decoded from its {len(encoded)} bytes "

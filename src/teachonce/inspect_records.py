@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from teachonce.errors import ConfigError, ImageError, RecordError
-from teachonce.example import Feature, decode_example
+from teachonce.example import Buffer, Feature, decode_example
 from teachonce.images import image_size
 from teachonce.launch import count_done, num_cores, run_jobs
 from teachonce.progress import progress
@@ -140,7 +140,7 @@ class _ShardReader:
         tally.keys.append(np.array(keys, np.uint64))
         return tally
 
-    def _read(self, shard: int) -> Iterator[tuple[str, int, bytes, dict[str, Feature]]]:
+    def _read(self, shard: int) -> Iterator[tuple[str, int, Buffer, dict[str, Feature]]]:
         path = self.source.shards[shard].path
         if path is None:
             for record in self.source.iter_shard(shard):

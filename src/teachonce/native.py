@@ -43,28 +43,26 @@ def load_library() -> ctypes.CDLL | None:
         return None
     if library is not None:
         library.teachonce_find.restype = None
-        pointers = [ctypes.c_void_p] * 3
-        library.teachonce_find.argtypes = [*pointers, ctypes.c_int64, ctypes.c_void_p]
+        library.teachonce_find.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p]
     return library
 
 
-def addresses(buffers: Sequence[bytes]) -> NDArray[np.uint64]:
-    """Where the bytes lie; good while the bytes live."""
-    pointers = (ctypes.c_char_p * len(buffers))(*buffers)
-    return np.frombuffer(memoryview(pointers), np.uint64)
+def addresses(buffers: Sequence[bytes | memoryview]) -> NDArray[np.uint64]:
+    """Where the bytes lie [n]; good while the buffers live."""
+    return np.array([_address(item) if item else 0 for item in buffers], np.uint64)
 
 
-def find_features(payloads: Sequence[bytes], skip_bytes: int, num_bytes: Sequence[int]) -> NDArray[Any] | None:
-    """Where image, filename, label and logits lie in serialised Examples (FOUND), counted from ``skip_bytes``.
+def _address(buffer: bytes | memoryview) -> int:
+    return np.frombuffer(buffer, np.uint8).__array_interface__["data"][0]
 
-    The Example of ``payloads[i]`` begins after ``skip_bytes`` and has ``num_bytes[i]``. None without the kernel.
-    """
+
+def find_features(payloads: Sequence[bytes | memoryview]) -> NDArray[Any] | None:
+    """Where image, filename, label and logits lie in serialised Examples (FOUND); None without the library."""
     library = load_library()
     if library is None:
         return None
     found = np.empty(len(payloads), FOUND)
-    pointers = (ctypes.c_char_p * len(payloads))(*payloads)
-    lengths = np.array(num_bytes, np.int64)
-    skips = np.full(len(payloads), skip_bytes, np.int64)
-    library.teachonce_find(pointers, skips.ctypes.data, lengths.ctypes.data, len(payloads), found.ctypes.data)
+    places = addresses(payloads)
+    lengths = np.array([len(payload) for payload in payloads], np.int64)
+    library.teachonce_find(places.ctypes.data, lengths.ctypes.data, len(payloads), found.ctypes.data)
     return found

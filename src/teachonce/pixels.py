@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from teachonce.errors import ImageError, StoreError, TeachonceError
-from teachonce.images import Interpolation, decode_image, image_size, resize_image
-from teachonce.kernel import FILTERS, SOURCE, VIEW, addresses, load_kernel
+from teachonce.images import Encoded, Interpolation, decode_image, image_size, resize_image
+from teachonce.kernel import FILTERS, SOURCE, VIEW, load_kernel
+from teachonce.native import addresses
 from teachonce.preprocessing import Preprocessing
 
 FRAME = np.dtype(
@@ -34,7 +35,7 @@ def square_frames(boxes: Any, flips: Any, size_px: int) -> NDArray[Any]:
     return frames
 
 
-def image_sizes(encoded: Sequence[bytes], places: Sequence[str]) -> NDArray[np.int32]:
+def image_sizes(encoded: Sequence[Encoded], places: Sequence[str]) -> NDArray[np.int32]:
     """(width, height) [N, 2] of images, from their headers; ImageError, with its place, for the first without one."""
     sizes = np.zeros((len(encoded), 2), np.int32)
     left = list(range(len(encoded)))
@@ -53,7 +54,7 @@ def image_sizes(encoded: Sequence[bytes], places: Sequence[str]) -> NDArray[np.i
 
 
 def read_pixels(
-    encoded: Sequence[bytes],
+    encoded: Sequence[Encoded],
     frames: NDArray[Any],
     places: Sequence[str],
     out: NDArray[np.uint8],
@@ -89,7 +90,7 @@ def read_pixels(
 
 
 def preprocess_images(
-    encoded: Sequence[bytes], places: Sequence[str], preprocessing: Preprocessing
+    encoded: Sequence[Encoded], places: Sequence[str], preprocessing: Preprocessing
 ) -> NDArray[np.uint8] | NDArray[np.float32]:
     """Pixels [N, size_px, size_px, 3] of images as ``Preprocessing.apply`` makes them; ImageError with the place."""
     if not preprocessing.antialias:
@@ -111,7 +112,7 @@ def preprocess_images(
     return out
 
 
-def _sources(encoded: Sequence[bytes]) -> NDArray[Any]:
+def _sources(encoded: Sequence[Encoded]) -> NDArray[Any]:
     sources = np.zeros(len(encoded), SOURCE)
     sources["bytes"] = addresses(encoded)
     sources["num_bytes"] = [len(item) for item in encoded]

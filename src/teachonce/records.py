@@ -12,6 +12,7 @@ Images are not decoded here. Nothing here imports torch.
 from __future__ import annotations
 
 import re
+import sys
 import threading
 from abc import ABC, abstractmethod
 from collections import OrderedDict
@@ -30,13 +31,14 @@ from teachonce.example import Buffer, decode_example
 from teachonce.files import read_json, write_json
 from teachonce.folders import find_class_folders, find_data_classes, list_images
 from teachonce.native import find_features
-from teachonce.tfrecord import HEADER_BYTES, TFRecordFile, read_tfrecords, record_place
+from teachonce.tfrecord import TFRecordFile, read_tfrecords, record_place
 
 CLASSES_NAME = "classes.json"
 FOLDER_SHARD_RECORDS = 1024
 MAX_OPEN_SHARDS = 128
 """Shards that a source keeps open in a process; ImageNet has 1024, which is the usual limit of open files."""
 
+_MAX_KEPT = 16  # batches that an arena remembers
 _STREAMED_RECORDS = 32  # that are taken apart at once
 _FEATURES = ("image/encoded", "image/class/label", "image/filename")
 _BOX_FEATURES = tuple(f"image/object/bbox/{side}" for side in ("xmin", "ymin", "xmax", "ymax"))
@@ -47,17 +49,48 @@ _SHARD_NAME = re.compile(r"(.+)-(\d{5,})-of-(\d{5,})")
 class Record:
     """One source example; ``where`` names it in messages, ``logits`` [C] are there only when asked for.
 
+    ``encoded`` is bytes, or a view of the ``Arena`` that it was read into.
     ``boxes`` [N, 4] are its objects' xmin, ymin, xmax, ymax as fractions of the image: only of a source ``with_boxes``,
     and None where the record has none.
     """
 
-    encoded: bytes
+    encoded: Buffer
     label: int
     filename: str
     key: int
     where: str
     logits: NDArray[np.float32] | None = None
     boxes: NDArray[np.float32] | None = None
+
+
+class Arena:
+    """Memory that batches of records are read into, used again once no record of an earlier batch lives; thread-safe.
+
+    Fresh memory for a batch of photographs costs as much as reading them from the page cache: the system clears it.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._kept: list[NDArray[np.uint8]] = [np.empty(0, np.uint8)]
+        # What the interpreter counts for memory that only the list knows: views of it count as well.
+        self._free_count = sys.getrefcount(self._kept[0])
+
+    def take(self, num_bytes: int) -> memoryview:
+        """Room for ``num_bytes``, with whatever it held before."""
+        with self._lock:
+            for index in range(len(self._kept)):
+                if len(self._kept[index]) >= num_bytes and sys.getrefcount(self._kept[index]) == self._free_count:
+                    return self._kept[index].data
+            # Some more than this batch needs: the next one may be larger.
+            made = np.empty(num_bytes + num_bytes // 4, np.uint8)
+            self._kept = [*self._kept[1 - _MAX_KEPT :], made]
+            return made.data
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(vars(Arena()))
 
 
 @dataclass(frozen=True)
@@ -132,8 +165,10 @@ class RecordSource(ABC):
     def read_record(self, shard: int, row: int, *, with_logits: bool = False) -> Record:
         """One record by row; RecordError where it is damaged, LogitsError where it lacks the logits asked for."""
 
-    def read_batch(self, places: Sequence[tuple[int, int]], *, with_logits: bool = False) -> list[Record]:
-        """The records at several (shard, row); raises as ``read_record``."""
+    def read_batch(
+        self, places: Sequence[tuple[int, int]], *, with_logits: bool = False, arena: Arena | None = None
+    ) -> list[Record]:
+        """The records at several (shard, row), where it can be into the memory of ``arena``; as ``read_record``."""
         return [self.read_record(shard, row, with_logits=with_logits) for shard, row in places]
 
     @abstractmethod
@@ -341,41 +376,43 @@ class TFRecordSource(RecordSource):
         where = record_place(file.path, row, file.offset(row))
         return self._decode(payload, where, with_logits)
 
-    def read_batch(self, places: Sequence[tuple[int, int]], *, with_logits: bool = False) -> list[Record]:
-        """The records at several (shard, row), taken apart by the kernel where that can; raises as ``read_record``."""
-        payloads: list[memoryview] = []
-        frames: list[bytes] = []
-        wheres: list[str] = []
-        for shard, row in places:
-            file = self._keep_open(shard)
-            payload = file.read(row)
-            payloads.append(payload)
-            frames.append(payload.obj)  # type: ignore[arg-type]  # a payload lies in its frame, behind the header
-            wheres.append(record_place(file.path, row, file.offset(row)))
-        return self._take_apart(frames, HEADER_BYTES, payloads, wheres, with_logits)
-
-    def _take_apart(
-        self, frames: list[bytes], skip: int, payloads: Sequence[Buffer], wheres: Sequence[str], with_logits: bool
+    def read_batch(
+        self, places: Sequence[tuple[int, int]], *, with_logits: bool = False, arena: Arena | None = None
     ) -> list[Record]:
-        """The records of payloads that begin ``skip`` bytes into ``frames``."""
-        found = None if self.with_boxes else find_features(frames, skip, [len(payload) for payload in payloads])
+        """The records at several (shard, row), where it can be into the memory of ``arena``; as ``read_record``."""
+        files = [(self._keep_open(shard), row) for shard, row in places]
+        wheres = [record_place(file.path, row, file.offset(row)) for file, row in files]
+        if arena is None:
+            return self._take_apart([file.read(row) for file, row in files], wheres, with_logits)
+        sizes = [file.frame_bytes(row) for file, row in files]
+        room = arena.take(sum(sizes))
+        payloads = []
+        start = 0
+        for (file, row), size in zip(files, sizes, strict=True):
+            payloads.append(file.read_into(row, room[start : start + size]))
+            start += size
+        return self._take_apart(payloads, wheres, with_logits)
+
+    def _take_apart(self, payloads: Sequence[Buffer], wheres: Sequence[str], with_logits: bool) -> list[Record]:
+        """The records of serialised Examples, by the native library where that can."""
+        found = None if self.with_boxes else find_features(payloads)
         if found is None:
             return [self._decode(payload, where, with_logits) for payload, where in zip(payloads, wheres, strict=True)]
-        spans = (np.concatenate([found["image"], found["filename"], found["logits"]], axis=1) + skip).tolist()
+        spans = np.concatenate([found["image"], found["filename"], found["logits"]], axis=1).tolist()
         labels = found["label"].tolist()
         end_label = self._num_classes or 1 << 63
         records = []
         for index, is_left in enumerate(found["status"].tolist()):
-            label, frame, where = labels[index], frames[index], wheres[index]
+            label, payload, where = labels[index], payloads[index], wheres[index]
             if is_left or not 0 <= label < end_label:
-                records.append(self._decode(payloads[index], where, with_logits))  # or raises
+                records.append(self._decode(payload, where, with_logits))  # or raises
                 continue
             image, image_end, name, name_end, logits, logits_end = spans[index]
-            encoded = frame[image:image_end]
-            filename = frame[name:name_end].decode(errors="replace")
+            encoded = payload[image:image_end]
+            filename = str(payload[name:name_end], errors="replace")
             values = None
             if with_logits:
-                values = np.frombuffer(frame, "<f4", (logits_end - logits) // 4, logits).astype(np.float32)
+                values = np.frombuffer(payload[logits:logits_end], "<f4").astype(np.float32)
                 values = _check_logits(values, where, self._num_classes)
             records.append(Record(encoded, label, filename, record_key(encoded), where, values))
         return records
@@ -398,13 +435,13 @@ class TFRecordSource(RecordSource):
                 frames.append(bytes(payload))
                 wheres.append(record_place(path, row, offset))
                 if len(frames) == _STREAMED_RECORDS:
-                    yield from self._take_apart(frames, 0, frames, wheres, with_logits)
+                    yield from self._take_apart(frames, wheres, with_logits)
                     frames, wheres = [], []
         except RecordError:
             # What was read before the damage is good.
-            yield from self._take_apart(frames, 0, frames, wheres, with_logits)
+            yield from self._take_apart(frames, wheres, with_logits)
             raise
-        yield from self._take_apart(frames, 0, frames, wheres, with_logits)
+        yield from self._take_apart(frames, wheres, with_logits)
 
     def _decode(self, payload: Buffer, where: str, with_logits: bool) -> Record:
         return decode_tfrecord(

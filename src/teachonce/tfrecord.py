@@ -116,19 +116,39 @@ class TFRecordFile:
         """Byte offset of the row's frame."""
         return int(self._load_bounds()[row])
 
+    def frame_bytes(self, row: int) -> int:
+        """Size of the row's frame: what ``read_into`` needs room for."""
+        bounds = self._load_bounds()
+        return int(bounds[row + 1] - bounds[row])
+
     def read(self, row: int) -> memoryview:
         """The payload of one record, without a copy of what was read; raises RecordError as ``read_tfrecords``."""
+        offset, end = self._frame(row)
+        return self._check(row, offset, end, self._read_at(row, offset, end - offset, None))
+
+    def read_into(self, row: int, room: memoryview) -> memoryview:
+        """The same, read into the first ``frame_bytes`` of ``room``."""
+        offset, end = self._frame(row)
+        return self._check(row, offset, end, self._read_at(row, offset, end - offset, room))
+
+    def _frame(self, row: int) -> tuple[int, int]:
         bounds = self._load_bounds()
         assert 0 <= row < len(bounds) - 1, f"{self.path}: row {row} of {len(bounds) - 1}"
-        offset, end = int(bounds[row]), int(bounds[row + 1])
+        return int(bounds[row]), int(bounds[row + 1])
+
+    def _read_at(self, row: int, offset: int, size: int, room: memoryview | None) -> memoryview:
         # A local reference keeps the descriptor open until this read is over, whatever close() does meanwhile.
         descriptor = self._open()
         try:
-            frame = memoryview(_read_at(descriptor.number, end - offset, offset))
+            if room is None:
+                return memoryview(_read_at(descriptor.number, size, offset))
+            return room[: _read_into(descriptor.number, room[:size], offset)]
         except OSError as error:
             raise RecordError(
                 f"{record_place(self.path, row, offset)}: cannot be read: {error.strerror or error}"
             ) from error
+
+    def _check(self, row: int, offset: int, end: int, frame: memoryview) -> memoryview:
         length = _check_header(self.path, row, offset, frame[:HEADER_BYTES], end)
         payload = frame[HEADER_BYTES : HEADER_BYTES + length]
         _check_payload(self.path, row, offset, payload, frame[HEADER_BYTES + length :], length)
@@ -259,6 +279,17 @@ def _read_at(descriptor: int, size: int, offset: int) -> bytes:
             break
         data += more
     return data
+
+
+def _read_into(descriptor: int, room: memoryview, offset: int) -> int:
+    """Bytes read: all that the room holds, fewer where the file ends before."""
+    done = 0
+    while done < len(room):
+        count = os.preadv(descriptor, [room[done:]], offset + done)
+        if count == 0:
+            break
+        done += count
+    return done
 
 
 def _check_not_empty(path: Path, file_bytes: int) -> None:
