@@ -314,7 +314,7 @@ def draw_ratios(pairs: list[Pair], path: Path) -> None:
     axes.axvline(1, color="#999999", linewidth=1, zorder=0)
     axes.set_yticks(range(len(pairs)), [pair.peer for pair in pairs])
     axes.invert_yaxis()
-    axes.set_xlabel("images/s of teachonce over the peer's, same round (median, least to most)")
+    axes.set_xlabel("our images/s / the peer's: median, least to most")
     if axes.get_legend_handles_labels()[1]:
         axes.legend(loc="lower right")
     figure.savefig(path, dpi=120)
