@@ -238,9 +238,11 @@ def verdict(name: str, ratios: list[float]) -> str:
 
 def report(pairs: list[Pair], one_core: dict[str, dict[str, list[float]]], flags: argparse.Namespace) -> str:
     """All tables as Markdown."""
+    from teachonce.launch import num_cores
+
     command = " ".join([Path(sys.argv[0]).name, *(Path(item).name if "/" in item else item for item in sys.argv[1:])])
     lines = [
-        f"# Loading, {platform.machine()}, {len(os.sched_getaffinity(0))} cores",
+        f"# Loading, {platform.machine()}, {num_cores()} cores",
         "",
         f"{datetime.date.today()}, `python benchmarks/{command}`, {flags.rounds} rounds of {flags.seconds} s in turn.",
         ", ".join(versions()),

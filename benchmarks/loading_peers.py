@@ -32,6 +32,8 @@ AREA = (0.08, 1.0)
 ASPECT = (3 / 4, 4 / 3)
 AHEAD_BATCHES = 4
 """Batches that a pipeline may prepare ahead, where that can be set: two a worker, PyTorch's default."""
+MIN_BATCHES = 6
+"""That a turn has at least: two worker processes hand over batches in pairs, so fewer say little."""
 NOT_INSTALLED = 3
 """Exit status of a pipeline whose library is not there."""
 
@@ -341,13 +343,13 @@ def main() -> None:
 
 
 def run(batches: Iterator[Any], seconds: float, setting: Setting) -> tuple[int, float]:
-    """(images, seconds) of as many batches as begin within ``seconds``."""
+    """(images, seconds) of as many batches as begin within ``seconds``, and at least MIN_BATCHES."""
     start = time.perf_counter()
     count = 0
-    while time.perf_counter() - start < seconds:
+    while count < MIN_BATCHES or time.perf_counter() - start < seconds:
         next(batches)
-        count += setting.batch_size
-    return count, time.perf_counter() - start
+        count += 1
+    return count * setting.batch_size, time.perf_counter() - start
 
 
 if __name__ == "__main__":
