@@ -11,7 +11,9 @@ store.
 Every pipeline lives in a process of its own (``loading_peers.py``). In each round ours and the peer's run in turn, a
 few seconds each, and only one at a time: the other is stopped (SIGSTOP) with all its workers, queues as they are. So a
 machine that drifts, or that others use, drifts for both; the ratio of the round is what counts, and the median over
-rounds is quoted with the least and the most. Peers that are not installed are skipped with a line:
+rounds is quoted with the least and the most. What others compute at the same time takes more from a pipeline of few
+threads than from one of many, so a second ratio is of images per second of CPU time (Linux only), which they touch
+less: where the two differ much, the machine was busy. Peers that are not installed are skipped with a line:
 
     pip install tensorflow webdataset grain simplejpeg nvidia-dali-cuda120 ffcv
 
@@ -65,6 +67,8 @@ class Pair:
     peer: str
     peer_rates: list[float] = field(default_factory=list)
     our_rates: dict[str, list[float]] = field(default_factory=dict)
+    per_cpu_ratios: list[float] = field(default_factory=list)
+    """Images per second of CPU time, our first variant's over the peer's, one a round."""
 
     def ratios(self, variant: str) -> list[float]:
         """Ours over the peer's, one a round."""
@@ -110,15 +114,16 @@ class Pipeline:
         self._process.wait()
         self._errors.close()
 
-    def rate(self, seconds: float) -> float:
-        """Images/s over about ``seconds``."""
+    def rate(self, seconds: float) -> tuple[float, float]:
+        """(images/s, images per second of CPU time) over about ``seconds``."""
         assert self._process.stdin is not None
+        cpu_before = cpu_seconds(self._process.pid)
         self._signal(signal.SIGCONT)
         self._process.stdin.write(f"{seconds}\n")
         self._process.stdin.flush()
         count, taken = self._answer()
         self._signal(signal.SIGSTOP)
-        return count / taken
+        return count / taken, count / max(cpu_seconds(self._process.pid) - cpu_before, 0.01)
 
     def _signal(self, number: int) -> None:
         try:
@@ -137,6 +142,20 @@ class Pipeline:
         if ready and self._process.wait() == NOT_INSTALLED:
             raise NotInstalledError(words[-1])
         raise RuntimeError(f"{self.name}: {words[-1]}" if ready else f"{self.name}: no answer in {START_SECONDS:.0f} s")
+
+
+def cpu_seconds(group: int) -> float:
+    """CPU time that the living processes of a group have taken; 0 where there is no /proc."""
+    ticks = 0
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            # After the name in brackets, which may hold anything: state, parent, group, ..., utime and stime.
+            fields = path.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue  # ended meanwhile
+        if int(fields[2]) == group:
+            ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def parse_flags(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -197,17 +216,23 @@ def measure_pairs(work: Path, num_classes: int, flags: argparse.Namespace) -> li
                 try:
                     with Pipeline(name, work, num_classes, warm_up_seconds) as theirs:
                         for _ in range(flags.rounds):
-                            pair.our_rates[names[0]].append(ours[0].rate(flags.seconds))
-                            pair.peer_rates.append(theirs.rate(flags.seconds))
+                            our_rate, our_per_cpu = ours[0].rate(flags.seconds)
+                            peer_rate, peer_per_cpu = theirs.rate(flags.seconds)
+                            pair.our_rates[names[0]].append(our_rate)
+                            pair.peer_rates.append(peer_rate)
+                            pair.per_cpu_ratios.append(our_per_cpu / peer_per_cpu)
                             for pipeline in ours[1:]:
-                                pair.our_rates[pipeline.name].append(pipeline.rate(flags.seconds))
+                                pair.our_rates[pipeline.name].append(pipeline.rate(flags.seconds)[0])
                 except NotInstalledError as error:
                     print(f"{peer}: not installed ({error}), skipped", file=sys.stderr)
                     break
                 except RuntimeError as error:
                     print(f"{error}; skipped", file=sys.stderr)
                     continue
-                print(f"{name}: {quote(pair.ratios(names[0]))}", file=sys.stderr)
+                print(
+                    f"{name}: {quote(pair.ratios(names[0]))}, per CPU second {quote(pair.per_cpu_ratios)}",
+                    file=sys.stderr,
+                )
                 pairs.append(pair)
     return pairs
 
@@ -252,15 +277,19 @@ def report(pairs: list[Pair], one_core: dict[str, dict[str, list[float]]], flags
         lines += [
             "",
             "Ratio of images/s in the same round, median (least to most). Images/s are for information.",
+            "Per CPU second: the same ratio of images per second of CPU time, which a busy machine touches less.",
             "",
-            f"| peer | {' | '.join(f'{variant} / peer' for variant in variants)} | target | images/s of peer, ours |",
-            "|---|" + "---|" * (len(variants) + 2),
+            f"| peer | {' | '.join(f'{variant} / peer' for variant in variants)} | target | per CPU second | "
+            "images/s of peer, ours |",
+            "|---|" + "---|" * (len(variants) + 3),
         ]
         for pair in pairs:
             ratios = " | ".join(quote(pair.ratios(variant)) for variant in variants)
             rates = [statistics.median(rates) for rates in (pair.peer_rates, pair.our_rates[variants[0]])]
             target = verdict(pair.peer, pair.ratios(variants[0]))
-            lines.append(f"| {pair.peer} | {ratios} | {target} | {rates[0]:.0f}, {rates[1]:.0f} |")
+            lines.append(
+                f"| {pair.peer} | {ratios} | {target} | {quote(pair.per_cpu_ratios)} | {rates[0]:.0f}, {rates[1]:.0f} |"
+            )
     titles = {
         "photographs": "One core, decoding alone: whole image, or random resized crop to 224 and flip",
         "small": "One core, small images",
