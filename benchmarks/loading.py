@@ -185,6 +185,8 @@ def main() -> None:
     from loading_data import num_classes_of, prepare_photographs, prepare_small
 
     flags = parse_flags()
+    # Ended from outside, it must still end the pipelines: stopped ones in groups of their own would stay for ever.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         source = prepare_photographs(work, flags.data, flags.images)
