@@ -6,6 +6,12 @@ TESTS ?= tests
 TEST_WORKERS ?= 2
 # The slow tests (kills, several processes, real images in full) run in CI, and here with SLOW=1.
 MARK := $(if $(CI)$(SLOW),,-m "not slow")
+# Benchmarks take real photographs where they are, else synthetic ones.
+SHARED_DATA := $(or $(TEACHONCE_SHARED_DATA),../shared/data)
+PHOTOGRAPHS := $(addprefix --images ,$(wildcard $(SHARED_DATA)/imagenet-sample.tar))
+SMALL_IMAGES := $(addprefix --small ,$(wildcard $(SHARED_DATA)/cifar10-jpeg.tar.xz))
+MACHINE = $(subst _,-,$(shell uname -m))-$(shell getconf _NPROCESSORS_ONLN)-cores
+result = benchmarks/results/$(1)_$(MACHINE)_$(shell date +%F).md
 
 .PHONY: setup demo check test bench fmt lock clean
 
@@ -34,8 +40,12 @@ fmt: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# The short versions, under ten minutes; in full, and with peers that are not in requirements.lock: each file's docstring.
+# (benchmarks/topk_tail.py needs a teacher's weights and six minutes, so it stays out.)
 bench: setup
-	$(BIN)/python benchmarks/extraction.py
+	$(BIN)/python benchmarks/loading.py --quick $(PHOTOGRAPHS) $(SMALL_IMAGES) --out $(call result,loading)
+	$(BIN)/python benchmarks/extraction.py --out $(call result,extraction)
+	$(BIN)/python benchmarks/records.py --quick --out $(call result,records)
 
 lock: setup
 	$(BIN)/uv pip compile --quiet --universal --upgrade --python-version 3.11 --no-annotate --no-header \

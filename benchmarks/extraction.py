@@ -2,7 +2,7 @@
 
     python benchmarks/extraction.py [--images N] [--teacher SPEC] [--out FILE]
 
-Synthetic photographs (smooth noise, 500 x 375 px JPEG, about the size of ImageNet's) in TFRecord shards. Every pair is
+Synthetic photographs (``photographs.py``) in TFRecord shards. Every pair is
 measured in turn several times and the median of the ratios is quoted, because a shared machine drifts.
 """
 
@@ -21,17 +21,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from photographs import write_photographs
 
 from teachonce.codec import Float16Codec, Float32Codec, Int8Codec
 from teachonce.config import ExtractConfig
-from teachonce.example import encode_example
 from teachonce.extract import extract
 from teachonce.launch import num_cores
 from teachonce.models import load_model
-from teachonce.records import ClassTable, open_records, shard_name, write_classes
+from teachonce.records import open_records
 from teachonce.store import Store
-from teachonce.tfrecord import TFRecordWriter
 from teachonce.versions import library_versions
 
 ROUNDS = 5
@@ -144,31 +142,6 @@ def median_seconds(work: Callable[[], object], rounds: int = 9) -> float:
         work()
         seconds.append(time.perf_counter() - start)
     return statistics.median(seconds)
-
-
-def write_photographs(folder: Path, count: int, num_shards: int = 2) -> Path:
-    """Shards of JPEGs of 500 x 375 px with detail enough for about 100 kB."""
-    folder.mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    for shard in range(num_shards):
-        with (folder / shard_name("train", shard, num_shards)).open("wb") as file:
-            writer = TFRecordWriter(file)
-            for index in range(shard, count, num_shards):
-                coarse = Image.fromarray(rng.integers(0, 256, (38, 50, 3), np.uint8)).resize(
-                    (500, 375), Image.Resampling.BICUBIC
-                )
-                pixels = np.asarray(coarse, np.int16) + rng.integers(-12, 13, (375, 500, 3), np.int16)
-                buffer = io.BytesIO()
-                Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(buffer, "JPEG", quality=90)
-                features = {
-                    "image/encoded": buffer.getvalue(),
-                    "image/class/label": 1 + index % 1000,
-                    "image/filename": f"{index}.jpg".encode(),
-                }
-                writer.write(encode_example(features))
-    names = ("background", *(str(label) for label in range(1000)))
-    write_classes(folder, ClassTable(names, names, has_background=True))
-    return folder
 
 
 if __name__ == "__main__":
