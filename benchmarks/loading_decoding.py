@@ -28,9 +28,10 @@ from PIL import Image
 
 from teachonce import KDDataset, open_records
 from teachonce.images import decode_image
+from teachonce.pixels import read_pixels, square_frames
 from teachonce.policies import CropPolicy, draw_view
 from teachonce.records import Record, RecordSource
-from teachonce.views import View, apply_view
+from teachonce.views import View
 
 SIZE_PX = 224
 BATCH_SIZE = 64
@@ -118,7 +119,7 @@ class GrainLook:
 
 def our_look(encoded: bytes, view: View, out: np.ndarray) -> None:
     """teachonce: decode, crop, resize and flip one image into ``out``."""
-    out[:] = apply_view(decode_image(encoded), view, len(out))
+    read_pixels([encoded], square_frames([view.box], [view.flip], len(out)), [""], out[None])
 
 
 def pillow_look(encoded: bytes, view: View, out: np.ndarray) -> None:
@@ -191,7 +192,7 @@ def in_turn(way: Callable[[int], None], num_records: int, stride: int = 16) -> I
 
 def whole_batches(source: RecordSource, store: Path, size: int, batch_size: int) -> Iterator[int]:
     """The public API on one core: records read and checked, joined with the store, as batches."""
-    dataset = KDDataset(source, size=size, store=store, seed=0)
+    dataset = KDDataset(source, size=size, store=store, seed=0, as_stored=True)
     epoch = 0
     while True:
         for batch in dataset.batches(batch_size=batch_size, epoch=epoch):

@@ -61,14 +61,15 @@ def ours(setting: Setting, *, from_store: bool) -> Iterator[tuple[Any, Any, Any]
     """teachonce: stored views and int8 logits of a store, or views drawn now and ``image/logit``."""
     from teachonce import KDDataset, open_records
 
-    logits: dict[str, Any] = {"store": setting.work / "store"} if from_store else {"use_record_logits": True}
+    # As the trainer does it: a store's logits cross to the device as they are stored, and are decoded there.
+    store = {"store": setting.work / "store", "as_stored": True}
+    logits: dict[str, Any] = store if from_store else {"use_record_logits": True}
     dataset = KDDataset(open_records(setting.work / "epoch", "train"), size=setting.size, seed=0, **logits)
     loader = dataset.batches(batch_size=setting.batch_size, epoch=0, num_workers=setting.num_workers, drop_last=True)
     for epoch in itertools.count():
-        # One loader for all epochs, as the trainer has it: its workers stay.
-        loader.batch_sampler.set_epoch(epoch)
+        loader.batches.set_epoch(epoch)
         for batch in loader:
-            yield batch["pixels"], batch["labels"], batch["teacher_logits"]
+            yield batch["pixels"], batch["labels"], batch["teacher0_codes" if from_store else "teacher_logits"]
 
 
 def tfdata(setting: Setting, *, antialias: bool, dtype: str) -> Iterator[tuple[Any, Any, Any]]:
