@@ -62,6 +62,27 @@ def ablation(digits, teacher, tmp_path_factory):
         return config, ablate(config)
 
 
+def test_each_arm_takes_of_the_techniques_what_it_can(digits, teacher, tmp_path):
+    """Crops by objects, AutoAugment, mixup in pairs: no arm is refused, none warns that an option does nothing."""
+    techniques = {"policy": "crop+autoaugment", "object_covered": 0.1, "mixup_alpha": 0.2, "mixup_type": 1}
+    arms = "labels,center,views:1,own:1,online"
+    common = COMMON | {"epochs": 1, "eval_crop_frac": 0.875}
+    config = AblateConfig(data=digits, out=tmp_path, teacher=teacher, arms=arms, seeds=1, **common, **techniques)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        ablate(config)
+    assert not [warning for warning in caught if "has no effect" in str(warning.message)]
+    runs = {path.name: json.loads((path / "config.json").read_text()) for path in tmp_path.glob("runs/*")}
+    pairs = {name.removesuffix("-seed0"): run["mixup_type"] for name, run in runs.items()}
+    assert pairs == {
+        "labels-only": 1,
+        "fixed-centre-logits": 1,
+        "1-stored-view": "batch",
+        "1-views-not-replayed": "batch",
+        "online-teacher": "batch",
+    }
+
+
 def test_every_arm_at_equal_steps(ablation):
     config, arms = ablation
     names = ["labels only", "fixed centre logits", "1 stored view", "2 stored views", "2 views, not replayed"]

@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 
 from teachonce.operations import Operation
-from teachonce.policies import CropPolicy, RandAugment, RandomErasing, RandomMix
+from teachonce.policies import (
+    AutoAugment,
+    CropPolicy,
+    ObjectCrop,
+    RandAugment,
+    RandomErasing,
+    RandomMix,
+    policy_from_json,
+    policy_to_json,
+)
 from teachonce.store import Store
 from teachonce.views import Erasing, Mix, View
 
@@ -65,3 +74,17 @@ def test_version_2():
     assert (samples[0][1].image_xxh3, samples[0][1].pixels_xxh3) == (11, 2**64 - 1)
     assert samples[1][1].logits.tolist() == [3, 2, 1, 0, -1]
     assert store.plan.teacher["num_parameters"] == 7
+
+
+def test_a_policy_with_every_part_that_plans_hold():
+    """As it stands in the plans of stores; the parts of the others are in the stores above."""
+    entry = {
+        "name": "crop+autoaugment",
+        "scale": [0.05, 1.0],
+        "ratio": [0.75, 1.33],
+        "flip_prob": 0.5,
+        "autoaugment": {"found_on": "imagenet"},
+        "objects": {"covered": 0.1, "boxes": "records", "max_attempts": 100},
+    }
+    policy = CropPolicy(scale=(0.05, 1.0), ratio=(0.75, 1.33), autoaugment=AutoAugment(), objects=ObjectCrop())
+    assert policy_from_json(entry) == policy and policy_to_json(policy) == entry

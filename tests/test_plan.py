@@ -458,3 +458,17 @@ def test_quantities_for_people():
         "99 h 00 min",
         "1,234 h",
     ]
+
+
+def test_a_sample_has_the_boxes_that_crops_are_drawn_by(tmp_path, teacher):
+    """So what is measured is what an extraction would look at."""
+    boxes = [[0.0, 0.0, 0.5, 0.5]]
+    data = write_colour_shards(tmp_path / "boxes", sizes=(9,), boxes=boxes)
+    source = open_records(data, "train")
+    sample = SampleSource(source, [(0, 3), (0, 5)])
+    assert sample.read_record(0, 1).boxes is None
+    sample.read_boxes()
+    np.testing.assert_array_equal(sample.read_record(0, 1).boxes, np.array(boxes, np.float32))
+    options = {"policy": "crop+autoaugment", "object_covered": 0.9, "views": 2, "samples": 4, "batch_size": 4}
+    summary = measure_plan(PlanConfig(data=data, teacher=teacher, offset=1, device="cpu", **options))
+    assert summary["policy"]["objects"] == {"covered": 0.9, "boxes": "records", "max_attempts": 100}

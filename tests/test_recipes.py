@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import timm
+from small_data import teacher_logits, write_digits, write_store
 
 from teachonce.cli import main, parse_command
 from teachonce.config import ExtractConfig
@@ -19,6 +20,7 @@ from teachonce.config_train import TrainConfig
 from teachonce.errors import ConfigError
 from teachonce.extract import extract
 from teachonce.recipes import RECIPES, describe_recipes, expand_recipe, recipe_options
+from teachonce.records import open_records
 from teachonce.runs import read_metrics
 from teachonce.train import train
 
@@ -126,32 +128,50 @@ def test_kd_without_a_teacher_is_refused(name: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def view_store(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two stored views of the digits, mixed, by an untrained network."""
-    folder = tmp_path_factory.mktemp("recipes")
-    train(TrainConfig(data=digits, student="timm:test_resnet", out=folder / "t", epochs=1, size=16, device="cpu",
-                      batch_size=96, validation_split=None))  # fmt: skip
-    extract(ExtractConfig(data=digits, teacher=f"run:{folder / 't'}", out=folder / "store", policy="crop", views=2,
-                          mixup_alpha=0.2, gate_samples=0, device="cpu"))  # fmt: skip
-    return folder / "store"
+def few_digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """16 images to train on, 8 to validate."""
+    return write_digits(tmp_path_factory.mktemp("digits"), num_train=16, num_validation=8)
+
+
+@pytest.fixture(scope="module")
+def stores(few_digits: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Fixed centre logits, and two stored views that were mixed, by a network that hardly knows anything."""
+    folder = tmp_path_factory.mktemp("stores")
+    source = open_records(few_digits, "train")
+    write_store(folder / "center", source, teacher_logits(source), offset=0)
+    common = {"data": few_digits, "device": "cpu"}
+    teacher = folder / "teacher"
+    settings = {"epochs": 1, "size": 16, "batch_size": 8, "validation_split": None}
+    train(TrainConfig(student="timm:test_resnet", out=teacher, **common, **settings))
+    extract(
+        ExtractConfig(
+            teacher=f"run:{teacher}",
+            out=folder / "views",
+            policy="crop",
+            views=2,
+            mixup_alpha=0.2,
+            gate_samples=0,
+            **common,
+        )
+    )
+    return {name: folder / name for name in ("center", "views")}
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*(contradicts them more|holds it back|smaller than).*:UserWarning")
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_trains_for_two_steps(
-    name: str, digits: Path, digits_store: Path, view_store: Path, tmp_path: Path
+    name: str, few_digits: Path, stores: dict[str, Path], tmp_path: Path
 ) -> None:
-    """At 32 px and without a warm-up; a network that this version lacks is replaced by a small one."""
+    """At 64 px and without a warm-up; a network that this version lacks is replaced by a small one."""
     options = recipe_options(name)
-    store = () if name not in NEEDS_STORE else view_store if options.get("label_weight") == 0 else digits_store
-    tiny = {"epochs": 1, "validation_epochs": 1, "warmup_epochs": 0.0, "batch_size": 48, "size": 32}
-    tiny |= {key: size for key, size in (("eval_size", 40), ("eval_resize", 41)) if key in options}
+    store = stores["views" if options.get("label_weight") == 0 else "center"] if name in NEEDS_STORE else ()
+    tiny = {"epochs": 1, "validation_epochs": 1, "warmup_epochs": 0.0, "batch_size": 8, "size": 64}
+    tiny |= {key: size for key, size in (("eval_size", 128), ("eval_resize", 129)) if key in options}
     if not timm.is_model(options["student"].removeprefix("timm:")) and find_spec("teachonce.backbones") is None:
         tiny["student"] = "timm:test_resnet"
-    result = train(
-        build(name, data=digits, out=tmp_path / "run", store=store, device="cpu", precision="float32", **tiny)
-    )
+    places = {"data": few_digits, "out": tmp_path / "run", "store": store}
+    result = train(build(name, device="cpu", precision="float32", **places, **tiny))
     (row,) = read_metrics(tmp_path / "run")
     assert (row["step"], result["steps"]) == (2, 2)
     assert (row["kd_loss"] > 0) == (name in NEEDS_STORE)

@@ -36,6 +36,14 @@ def test_begin_says_what_differs(tmp_path: Path) -> None:
     )
 
 
+def test_an_option_that_the_run_did_not_have_yet_had_its_default(tmp_path: Path) -> None:
+    """So a run that an older version began goes on, unless the new option is used."""
+    begin_run(tmp_path / "run", CONFIG)
+    begin_run(tmp_path / "run", {**CONFIG, "mixup_type": "batch", "boundary_epochs": [30, 60, 80, 90]})
+    with pytest.raises(PlanMismatchError, match="mixup_type was batch, now 1;"):
+        begin_run(tmp_path / "run", {**CONFIG, "mixup_type": 1})
+
+
 def test_begin_leaves_other_folders_alone(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(TeachonceError, match="exists and is no run"):

@@ -294,7 +294,7 @@ def test_a_learning_rate_for_another_batch(digits: Path, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("mixup_type", [1, 2])
 def test_mixup_of_the_walkthroughs_types(digits: Path, digits_store: Path, tmp_path: Path, mixup_type) -> None:
-    """Type 1 reads each record twice an epoch and makes as many updates; a run resumes and repeats bit for bit."""
+    """Type 1 reads each record twice an epoch and makes as many updates; all that is drawn repeats."""
     settings = {"store": digits_store, "mixup_alpha": 0.2, "mixup_type": mixup_type, "epochs": 2, "batch_size": 17}
     train(config(digits, tmp_path / "run", **settings))
     train(config(digits, tmp_path / "again", **settings))

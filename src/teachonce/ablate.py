@@ -90,7 +90,9 @@ def _make_stores(config: AblateConfig) -> list[Lesson]:
     num_views = max((count for _, count in arms), default=0)
     folder = config.out / "stores"
     if any(kind == "center" for kind, _ in arms):
-        _extract(config, folder / "center", policy="center", mixup_alpha=0.0, cutmix_alpha=0.0, erase_prob=0.0)
+        # The teacher's own crop draws nothing.
+        nothing = dict.fromkeys(("mixup_alpha", "cutmix_alpha", "erase_prob", "object_covered"), 0.0)
+        _extract(config, folder / "center", policy="center", **nothing)
     if num_views:
         _extract(config, folder / "views", policy=config.policy, views=num_views)
     found = []
@@ -169,10 +171,11 @@ def _student_config(config: AblateConfig, lesson: Lesson, seed: int) -> TrainCon
     if lesson.replays:
         # The views are the store's: options that would draw others say nothing here.
         common |= {field.name: field.default for field in dataclasses.fields(MixOptions)} | {"policy": "crop"}
-    settings = lesson.settings | {"store": lesson.stores, "seed": seed}
-    if lesson.replays or "teacher" in lesson.settings:
-        common["mixup_type"] = "batch"  # their views bring their mix
-    return TrainConfig(**{**common, "out": _run_path(config, lesson, seed), **settings})
+    settings = {**common, "out": _run_path(config, lesson, seed), **lesson.settings}
+    if settings["mixup_alpha"] == 0 or "teacher" in lesson.settings:
+        # Nothing is mixed within the batch: not at all, or in the views.
+        settings["mixup_type"] = "batch"
+    return TrainConfig(**settings | {"store": lesson.stores, "seed": seed})
 
 
 def _run_path(config: AblateConfig, lesson: Lesson, seed: int) -> Path:

@@ -22,6 +22,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from teachonce.config import to_json
+from teachonce.config_train import TrainConfig
 from teachonce.errors import PlanMismatchError, TeachonceError
 from teachonce.files import atomic_write, read_json, write_json
 
@@ -86,7 +88,10 @@ def check_run(path: Path, config: Mapping[str, Any]) -> None:
         if path.exists() and (not path.is_dir() or _has_foreign_files(path)):
             raise TeachonceError(f"{path}: exists and is no run; choose another --out or remove it")
         return
-    differences = run_differences(read_json(config_path), config)
+    # An option that the run's version did not have yet has done what its default does.
+    defaults = to_json(TrainConfig(data=Path(), student="", out=Path()))
+    old = {name: value for name, value in defaults.items() if name in config} | read_json(config_path)
+    differences = run_differences(old, config)
     if differences:
         raise PlanMismatchError(
             f"{path}: begun with another configuration: {'; '.join(differences)}; choose another --out, or the same "
