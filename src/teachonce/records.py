@@ -31,7 +31,7 @@ from teachonce.example import Buffer, decode_example
 from teachonce.files import read_json, write_json
 from teachonce.folders import find_class_folders, find_data_classes, list_images
 from teachonce.native import find_features
-from teachonce.tfrecord import TFRecordFile, read_tfrecords, record_place
+from teachonce.tfrecord import TFRecordFile, read_frames, read_tfrecords, record_place
 
 CLASSES_NAME = "classes.json"
 FOLDER_SHARD_RECORDS = 1024
@@ -381,16 +381,11 @@ class TFRecordSource(RecordSource):
     ) -> list[Record]:
         """The records at several (shard, row), where it can be into the memory of ``arena``; as ``read_record``."""
         files = [(self._keep_open(shard), row) for shard, row in places]
-        wheres = [record_place(file.path, row, file.offset(row)) for file, row in files]
+        bounds = [file.bounds(row) for file, row in files]
+        wheres = [record_place(file.path, row, begin) for (file, row), (begin, _) in zip(files, bounds, strict=True)]
         if arena is None:
             return self._take_apart([file.read(row) for file, row in files], wheres, with_logits)
-        sizes = [file.frame_bytes(row) for file, row in files]
-        room = arena.take(sum(sizes))
-        payloads = []
-        start = 0
-        for (file, row), size in zip(files, sizes, strict=True):
-            payloads.append(file.read_into(row, room[start : start + size]))
-            start += size
+        payloads = read_frames(files, arena.take(sum(end - begin for begin, end in bounds)))
         return self._take_apart(payloads, wheres, with_logits)
 
     def _take_apart(self, payloads: Sequence[Buffer], wheres: Sequence[str], with_logits: bool) -> list[Record]:
@@ -418,11 +413,12 @@ class TFRecordSource(RecordSource):
         return records
 
     def _keep_open(self, shard: int) -> TFRecordFile:
-        with self._lock:
-            self._open[shard] = None
-            self._open.move_to_end(shard)
-            if len(self._open) > MAX_OPEN_SHARDS:
-                self._files[self._open.popitem(last=False)[0]].close()
+        if len(self._files) > MAX_OPEN_SHARDS:
+            with self._lock:
+                self._open[shard] = None
+                self._open.move_to_end(shard)
+                if len(self._open) > MAX_OPEN_SHARDS:
+                    self._files[self._open.popitem(last=False)[0]].close()
         return self._files[shard]
 
     def iter_shard(self, shard: int, *, with_logits: bool = False) -> Iterator[Record]:

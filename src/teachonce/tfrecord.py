@@ -16,10 +16,10 @@ from __future__ import annotations
 import os
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import xxhash
@@ -116,43 +116,36 @@ class TFRecordFile:
         """Byte offset of the row's frame."""
         return int(self._load_bounds()[row])
 
-    def frame_bytes(self, row: int) -> int:
-        """Size of the row's frame: what ``read_into`` needs room for."""
+    def bounds(self, row: int) -> tuple[int, int]:
+        """Where the row's frame begins and ends, in bytes."""
         bounds = self._load_bounds()
-        return int(bounds[row + 1] - bounds[row])
+        assert 0 <= row < len(bounds) - 1, f"{self.path}: row {row} of {len(bounds) - 1}"
+        begin, end = bounds[row : row + 2].tolist()
+        return begin, end
 
     def read(self, row: int) -> memoryview:
         """The payload of one record, without a copy of what was read; raises RecordError as ``read_tfrecords``."""
-        offset, end = self._frame(row)
-        return self._check(row, offset, end, self._read_at(row, offset, end - offset, None))
-
-    def read_into(self, row: int, room: memoryview) -> memoryview:
-        """The same, read into the first ``frame_bytes`` of ``room``."""
-        offset, end = self._frame(row)
-        return self._check(row, offset, end, self._read_at(row, offset, end - offset, room))
-
-    def _frame(self, row: int) -> tuple[int, int]:
-        bounds = self._load_bounds()
-        assert 0 <= row < len(bounds) - 1, f"{self.path}: row {row} of {len(bounds) - 1}"
-        return int(bounds[row]), int(bounds[row + 1])
-
-    def _read_at(self, row: int, offset: int, size: int, room: memoryview | None) -> memoryview:
+        offset, end = self.bounds(row)
         # A local reference keeps the descriptor open until this read is over, whatever close() does meanwhile.
         descriptor = self._open()
         try:
-            if room is None:
-                return memoryview(_read_at(descriptor.number, size, offset))
-            return room[: _read_into(descriptor.number, room[:size], offset)]
+            frame = memoryview(_read_at(descriptor.number, end - offset, offset))
         except OSError as error:
             raise RecordError(
                 f"{record_place(self.path, row, offset)}: cannot be read: {error.strerror or error}"
             ) from error
-
-    def _check(self, row: int, offset: int, end: int, frame: memoryview) -> memoryview:
         length = _check_header(self.path, row, offset, frame[:HEADER_BYTES], end)
         payload = frame[HEADER_BYTES : HEADER_BYTES + length]
         _check_payload(self.path, row, offset, payload, frame[HEADER_BYTES + length :], length)
         return payload
+
+    def read_into(self, room: memoryview, offset: int) -> bool:
+        """Fill ``room`` with what the file holds from ``offset`` on; False where that fails or ends before."""
+        descriptor = self._open()
+        try:
+            return os.preadv(descriptor.number, [room], offset) == len(room)
+        except OSError:
+            return False
 
     def close(self) -> None:
         """Give the descriptor back; a later read opens the file again."""
@@ -177,6 +170,42 @@ class TFRecordFile:
                     except OSError as error:
                         raise RecordError(f"{self.path}: cannot be read: {error.strerror or error}") from error
         return descriptor
+
+
+def read_frames(frames: Sequence[tuple[TFRecordFile, int]], room: memoryview) -> list[memoryview]:
+    """The payloads of the rows of some files, read into ``room`` one behind the other, both checksums checked.
+
+    Raises RecordError as ``TFRecordFile.read``, which looks at every frame again that is not in order here.
+    """
+    spans: list[tuple[int, int]] = []
+    crcs = np.empty((len(frames), 2), np.uint32)
+    start = 0
+    is_good = np.ones(len(frames), np.bool_)
+    for index, (file, row) in enumerate(frames):
+        offset, frame_end = file.bounds(row)
+        end = start + frame_end - offset
+        is_good[index] = file.read_into(room[start:end], offset)
+        crcs[index] = crc32c(room[start : start + 8]), crc32c(room[start + HEADER_BYTES : end - FOOTER_BYTES])
+        spans.append((start, end))
+        start = end
+    starts, ends = np.array(spans, np.int64).reshape(-1, 2).T
+    data = np.frombuffer(room, np.uint8, start)
+    # Masked as TFRecord stores it, see ``masked_crc32c``; 32-bit arithmetic wraps round as it should.
+    masked = ((crcs >> 15) | (crcs << 17)) + np.uint32(0xA282EAD8)
+    is_good &= _gather(data, starts, "<u8") == (ends - starts - FRAME_BYTES).astype(np.uint64)
+    is_good &= _gather(data, starts + 8, "<u4") == masked[:, 0]
+    is_good &= _gather(data, ends - FOOTER_BYTES, "<u4") == masked[:, 1]
+    payloads = [room[begin + HEADER_BYTES : end - FOOTER_BYTES] for begin, end in spans]
+    for index in np.flatnonzero(~is_good).tolist():
+        file, row = frames[index]
+        payloads[index] = file.read(row)
+    return payloads
+
+
+def _gather(data: NDArray[np.uint8], starts: NDArray[np.int64], kind: str) -> NDArray[Any]:
+    """The numbers that begin at some bytes."""
+    width = np.dtype(kind).itemsize
+    return data[starts[:, None] + np.arange(width)].view(kind)[:, 0]
 
 
 class _Descriptor:
@@ -279,17 +308,6 @@ def _read_at(descriptor: int, size: int, offset: int) -> bytes:
             break
         data += more
     return data
-
-
-def _read_into(descriptor: int, room: memoryview, offset: int) -> int:
-    """Bytes read: all that the room holds, fewer where the file ends before."""
-    done = 0
-    while done < len(room):
-        count = os.preadv(descriptor, [room[done:]], offset + done)
-        if count == 0:
-            break
-        done += count
-    return done
 
 
 def _check_not_empty(path: Path, file_bytes: int) -> None:
