@@ -39,7 +39,7 @@ struct view {
   int32_t flip, filter;
 };
 
-/* One image and its views; a JPEG, or pixels [height, width, 3] where width is not 0. */
+/* One image and its views: a JPEG, or a binary PPM with 8 bits a channel. */
 struct source {
   const uint8_t *bytes;
   int64_t num_bytes;
@@ -307,17 +307,34 @@ static int begin_looks(struct look *looks, int num_looks, const struct view *vie
   return 1;
 }
 
-static int look_at_pixels(const struct source *source, const struct view *views, struct look *looks) {
-  if (source->num_bytes != (int64_t)source->width * source->height * 3) return LEFT_TO_PILLOW;
-  if (!begin_looks(looks, source->num_views, views, source->width, source->height)) return LEFT_TO_PILLOW;
-  const struct region region = needed_region(looks, source->num_views);
-  const int width = region.right - region.left;
-  uint8_t *row = width > 0 ? calloc((size_t)width + 8, 4) : NULL;
+/* A number of at most 5 digits and the one white space behind it; 0 where there is none. */
+static const uint8_t *read_number(const uint8_t *at, const uint8_t *end, int *number) {
+  int digits = 0;
+  for (*number = 0; at < end && *at >= '0' && *at <= '9' && digits < 5; at++, digits++) *number = *number * 10 + *at - '0';
+  return digits > 0 && at < end && (*at == '\n' || *at == ' ') ? at + 1 : NULL;
+}
+
+/* The pixels [height, width, 3] of a PPM as memory.py writes it; NULL for any other bytes. */
+static const uint8_t *ppm_pixels(const struct source *source, int *width, int *height) {
+  const uint8_t *at = source->bytes, *end = at + source->num_bytes;
+  int maximum;
+  if (source->num_bytes < 3 || memcmp(at, "P6\n", 3) != 0) return NULL;
+  if (!(at = read_number(at + 3, end, width)) || !(at = read_number(at, end, height))) return NULL;
+  if (!(at = read_number(at, end, &maximum)) || maximum != 255 || *width < 1 || *height < 1) return NULL;
+  return end - at == (int64_t)*width * *height * 3 ? at : NULL;
+}
+
+static int look_at_pixels(const uint8_t *pixels, int width, int height, int num_views, const struct view *views,
+                          struct look *looks) {
+  if (!begin_looks(looks, num_views, views, width, height)) return LEFT_TO_PILLOW;
+  const struct region region = needed_region(looks, num_views);
+  const int needed = region.right - region.left;
+  uint8_t *row = needed > 0 ? calloc((size_t)needed + 8, 4) : NULL;
   if (!row) return LEFT_TO_PILLOW;
   for (int y = region.top; y < region.bottom; y++) {
-    const uint8_t *from = source->bytes + ((size_t)y * source->width + region.left) * 3;
-    for (int x = 0; x < width; x++) memcpy(row + 4 * x, from + 3 * x, 3);
-    take_row(looks, source->num_views, row, region.left, y);
+    const uint8_t *from = pixels + ((size_t)y * width + region.left) * 3;
+    for (int x = 0; x < needed; x++) memcpy(row + 4 * x, from + 3 * x, 3);
+    take_row(looks, num_views, row, region.left, y);
   }
   free(row);
   return DONE;
@@ -403,13 +420,15 @@ void teachonce_look(struct source *sources, int64_t num_sources, const struct vi
   for (int64_t i = 0; i < num_sources; i++) {
     struct source *source = sources + i;
     struct look *looks = calloc(source->num_views > 0 ? source->num_views : 1, sizeof *looks);
+    const uint8_t *pixels;
+    int width, height;
     source->status = LEFT_TO_PILLOW;
     if (!looks) continue;
     const struct view *own = views + source->first_view;
     if (source->num_views < 1)
       source->status = DONE;
-    else if (source->width != 0)
-      source->status = look_at_pixels(source, own, looks);
+    else if ((pixels = ppm_pixels(source, &width, &height)))
+      source->status = look_at_pixels(pixels, width, height, source->num_views, own, looks);
     else if (jpeg.create)
       source->status = look_at_jpeg(source, own, looks, max_pixels);
     for (int v = 0; v < source->num_views; v++) {
@@ -420,9 +439,10 @@ void teachonce_look(struct source *sources, int64_t num_sources, const struct vi
   }
 }
 
-static int measure_jpeg(struct source *source) {
+static int measure(struct source *source) {
   struct decoding decoding;
-  if (!ends_in_order(source)) return LEFT_TO_PILLOW;
+  if (ppm_pixels(source, &source->width, &source->height)) return DONE;
+  if (!jpeg.create || !ends_in_order(source)) return LEFT_TO_PILLOW;
   begin_decoding(&decoding);
   if (setjmp(decoding.on_error)) {
     jpeg.destroy(&decoding.info);
@@ -437,9 +457,9 @@ static int measure_jpeg(struct source *source) {
   return DONE;
 }
 
-/* Width and height of JPEGs, from their headers. */
+/* Width and height of images, from their headers. */
 void teachonce_measure(struct source *sources, int64_t num_sources) {
-  for (int64_t i = 0; i < num_sources; i++) sources[i].status = jpeg.create ? measure_jpeg(sources + i) : LEFT_TO_PILLOW;
+  for (int64_t i = 0; i < num_sources; i++) sources[i].status = measure(sources + i);
 }
 
 /* Take over the library's functions; returns ABI_VERSION, or 0 where it is built for another version of libjpeg. */

@@ -114,7 +114,9 @@ class TrainingOptions(MixOptions):
     device: str = "auto"
     """auto, cpu, cuda, mps."""
     num_workers: int = 0
-    """Loader processes a device; 0 loads in the training process."""
+    """Threads a device that make batches ahead; 0 makes them when they are needed."""
+    in_memory: bool = False
+    """Decode every image once and keep the pixels in memory (3 kB a CIFAR image; refused where they do not fit)."""
     offset: int = 0
     """Data label of the student's class 0; 1 leaves the background class of TFRecords out."""
     num_classes: int | None = None

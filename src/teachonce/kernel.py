@@ -46,7 +46,7 @@ SOURCE = np.dtype(
         ("unused", np.int32),
     ]
 )
-"""struct source: address and length of a JPEG, or of pixels [height, width, 3] where width is not 0; status 0: done."""
+"""struct source: address and length of an image; width and height for ``measure``; its views; status 0: done."""
 FILTERS = {"box": 0, "bilinear": 1, "bicubic": 2}
 
 # Pillow's own, in the order of struct jpeg_library.
@@ -84,7 +84,7 @@ class Kernel:
         self._look(sources.ctypes.data, len(sources), views.ctypes.data, MAX_PIXELS)
 
     def measure(self, sources: NDArray[Any]) -> None:
-        """Fill width and height of JPEGs from their headers, and each source's status."""
+        """Fill width and height of images from their headers, and each source's status."""
         assert sources.dtype == SOURCE and sources.flags.c_contiguous
         self._measure(sources.ctypes.data, len(sources))
 

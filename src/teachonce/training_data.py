@@ -18,6 +18,7 @@ from teachonce.config import ViewOptions, to_json
 from teachonce.config_train import TrainConfig
 from teachonce.dataset import EvalDataset, KDDataset
 from teachonce.errors import ConfigError
+from teachonce.memory import RecordsInMemory
 from teachonce.model_spec import override_preprocessing, parse_model_spec
 from teachonce.policies import CropPolicy, build_policy
 from teachonce.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
@@ -50,6 +51,10 @@ def open_training_data(config: TrainConfig, online: Preprocessing | None = None)
     use_record_logits = config.logits == "records" and config.temperature > 0
     policy = build_policy(config.policy, config)
     assert isinstance(policy, CropPolicy)
+    if config.in_memory:
+        if policy.needs_boxes:
+            source.read_boxes()
+        source = RecordsInMemory(source, with_logits=use_record_logits)
     if online is None:
         # Without an online teacher, mixup is of the batch (``mixup``); here it would be of the views.
         policy = dataclasses.replace(policy, mix=None)

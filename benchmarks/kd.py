@@ -1,0 +1,261 @@
+"""What distillation costs a training: reading and decoding stored logits, a step with them, a store of ImageNet's size.
+
+    python benchmarks/kd.py [--quick] [--out FILE]
+
+Three parts, each a ratio or an absolute cost with its reference in the same run:
+
+1. A record's logits on one core: gathered from a memory-mapped store in shuffled order, checked against the record's
+   key, decoded where the student is. For scale, beside it: NumPy's copy of as many bytes as a record's float32 logits.
+2. Training steps of a ResNet-18 at 224 px with KD and with labels only, in turn.
+3. A synthetic store of ImageNet's size (1.28 million records x 50 views, topk; --quick: a twentieth of the shards):
+   opening it, the memory that reading takes, reading in shuffled order from a cold and a warm page cache.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from teachonce.classes import ClassSpace
+from teachonce.codec import Int8Codec, TopKCodec, codec_to_json
+from teachonce.files import write_json
+from teachonce.launch import num_cores
+from teachonce.losses import kd_loss, label_loss
+from teachonce.policies import CropPolicy, policy_to_json
+from teachonce.records import shard_name
+from teachonce.shard_files import records_file, views_file, write_records, write_views
+from teachonce.store import Store
+from teachonce.store_plan import Plan, finalise_store, group_views
+from teachonce.stored_teachers import StoredTeachers
+from teachonce.versions import library_versions
+from teachonce.views import View
+
+NUM_CLASSES = 1000
+SHARD_RECORDS = 1250
+BATCH_SIZE = 64
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a smaller store, fewer rounds")
+    parser.add_argument("--out", type=Path, help="also write the table to this file")
+    flags = parser.parse_args()
+    torch.set_num_threads(num_cores())
+    lines = [
+        f"# What distillation costs, {platform.machine()}, {num_cores()} cores",
+        "",
+        f"{time.strftime('%Y-%m-%d')}, `python benchmarks/kd.py{' --quick' if flags.quick else ''}`.",
+        ", ".join(f"{key} {value}" for key, value in library_versions().items()),
+        "",
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        lines += record_costs(Path(folder), rounds=5 if flags.quick else 15)
+        lines += step_costs(rounds=5 if flags.quick else 15)
+        lines += large_store(Path(folder), num_shards=52 if flags.quick else 1024)
+    table = "\n".join(lines) + "\n"
+    print(table)
+    if flags.out is not None:
+        flags.out.parent.mkdir(parents=True, exist_ok=True)
+        flags.out.write_text(table)
+
+
+def record_costs(folder: Path, rounds: int) -> list[str]:
+    """Part 1."""
+    torch.set_num_threads(1)
+    lines = ["## A record's logits, one core, microseconds", "", "| part | int8 | topk 10 |", "|---|---|---|"]
+    rng = np.random.default_rng(0)
+    costs: dict[str, list[float]] = {}
+    for codec in (Int8Codec(), TopKCodec(k=10, num_classes=NUM_CLASSES)):
+        store = synthetic_store(folder / codec.name, codec, num_shards=8, num_views=1)
+        teachers = StoredTeachers([store], store.class_space)
+        places = [divmod(index, SHARD_RECORDS) for index in rng.permutation(8 * SHARD_RECORDS)[:4096].tolist()]
+        batches = [places[start : start + BATCH_SIZE] for start in range(0, len(places), BATCH_SIZE)]
+        gathered = [teachers.to_batch([store.gather_columns(batch, 0)]) for batch in batches]
+        logits = [teachers.decode(batch, 2.0) for batch in gathered]
+
+        def gather(store: Store = store, batches: list = batches) -> None:
+            for batch in batches:
+                store.gather_keys(batch)
+                store.gather_columns(batch, 0)
+
+        def decode(teachers: StoredTeachers = teachers, gathered: list = gathered) -> None:
+            for batch in gathered:
+                teachers.decode(batch, 2.0)
+
+        def copy(logits: list = logits) -> None:
+            for values in logits:
+                values.numpy().copy()
+
+        for name, work in (
+            ("gather from the store, key and view included", gather),
+            ("decode to logits where the student is", decode),
+            ("(copy 4 kB of float32 logits, for scale)", copy),
+        ):
+            costs.setdefault(name, []).append(median_seconds(work, rounds) / len(places) * 1e6)
+    lines += [f"| {name} | {int8:.1f} | {topk:.1f} |" for name, (int8, topk) in costs.items()]
+    both = [sum(values[column] for name, values in costs.items() if name[0] != "(") for column in (0, 1)]
+    torch.set_num_threads(num_cores())
+    return [*lines, f"| **together** (target: 20) | **{both[0]:.1f}** | **{both[1]:.1f}** |", ""]
+
+
+def step_costs(rounds: int) -> list[str]:
+    """Part 2."""
+    import timm
+
+    torch.manual_seed(0)
+    student = timm.create_model("resnet18", num_classes=NUM_CLASSES)
+    optimizer = torch.optim.SGD(student.parameters(), lr=1e-4, momentum=0.9)
+    images = torch.rand(16, 3, 224, 224)
+    labels = torch.randint(NUM_CLASSES, (16,))
+    lines = [
+        "## A training step, ResNet-18 at 224 px, batch 16: with KD / labels only",
+        "",
+        "| codec | ratio |",
+        "|---|---|",
+    ]
+    for codec in (Int8Codec(), TopKCodec(k=10, num_classes=NUM_CLASSES)):
+        columns = codec.encode_logits(synthetic_logits(16))
+        space = ClassSpace(num_classes=NUM_CLASSES)
+        teachers = StoredTeachers([], space)
+        teachers.codecs, teachers.spaces = [codec], [space]
+        batch = {f"teacher0_{name}": torch.from_numpy(values) for name, values in columns.items()}
+
+        def step(with_kd: bool, teachers: StoredTeachers = teachers, batch: dict = batch) -> None:
+            logits = student(images)
+            loss = label_loss(logits, labels)
+            if with_kd:
+                loss = loss + kd_loss(logits, teachers.decode(batch, 2.0), 2.0)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+        ratios = []
+        for _ in range(rounds):
+            # A B B A, so that a drift of the machine counts for both.
+            seconds = [timed(lambda with_kd=with_kd: step(with_kd)) for with_kd in (True, False, False, True)]
+            ratios.append((seconds[0] + seconds[3]) / (seconds[1] + seconds[2]))
+        lines.append(
+            f"| {codec.name} | {statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f}), target 1.01 |"
+        )
+    return [*lines, ""]
+
+
+def large_store(folder: Path, num_shards: int) -> list[str]:
+    """Part 3."""
+    path = folder / "large"
+    synthetic_store(path, TopKCodec(k=10, num_classes=NUM_CLASSES), num_shards=num_shards, num_views=50)
+    begin = time.perf_counter()
+    store = Store(path)
+    open_seconds = time.perf_counter() - begin
+    rng = np.random.default_rng(0)
+    count = min(64_000, store.num_records)
+    places = [divmod(int(index), SHARD_RECORDS) for index in rng.permutation(store.num_records)[:count]]
+    batches = [places[start : start + BATCH_SIZE] for start in range(0, count, BATCH_SIZE)]
+
+    def read(view: int) -> float:
+        begin = time.perf_counter()
+        for batch in batches:
+            store.gather_columns(batch, view)
+        return count / (time.perf_counter() - begin)
+
+    os.sync()
+    for file in path.glob("*.arrow"):
+        descriptor = os.open(file, os.O_RDONLY)
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(descriptor)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    cold = read(17)
+    warm = statistics.median(read(17) for _ in range(3))
+    grown_mb = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    size = store.num_bytes()
+    return [
+        f"## A store of {num_shards * SHARD_RECORDS:,} records x 50 views, topk 10: {size / 1e9:.2f} GB",
+        "",
+        "| | |",
+        "|---|---|",
+        f"| opening | {open_seconds:.3f} s (target 1) |",
+        f"| {count:,} records in shuffled order, cold page cache | {cold:,.0f} records/s |",
+        f"| the same, warm | {warm:,.0f} records/s; cold / warm {cold / warm:.2f} |",
+        f"| peak memory grew by | {grown_mb:.0f} MB, of it mapped pages of the {num_shards} files read |",
+        "",
+    ]
+
+
+def synthetic_logits(count: int) -> np.ndarray:
+    """Logits [count, C] of a confident teacher: a few likely classes above a normal rest."""
+    rng = np.random.default_rng(1)
+    logits = rng.normal(0, 2, (count, NUM_CLASSES)).astype(np.float32)
+    logits[np.arange(count), rng.integers(0, NUM_CLASSES, count)] += 12
+    return logits
+
+
+def synthetic_store(path: Path, codec: Int8Codec | TopKCodec, num_shards: int, num_views: int) -> Store:
+    """A store of crop views; every shard has the content of the first, in files of its own."""
+    path.mkdir(parents=True)
+    names = [shard_name("train", index, num_shards) for index in range(num_shards)]
+    plan = Plan(
+        teacher={"spec": "synthetic", "weights_sha256": "0" * 64},
+        class_space=ClassSpace(num_classes=NUM_CLASSES, offset=1),
+        data_classes=NUM_CLASSES + 1,
+        data={
+            "split": "train",
+            "format": "tfrecord",
+            "num_classes": NUM_CLASSES + 1,
+            "shards": [[name, SHARD_RECORDS, 1] for name in names],
+        },
+        policy=policy_to_json(CropPolicy()) | {"seed": 0},
+        codec=codec_to_json(codec),
+        view_groups=group_views(num_views, 10),
+        num_samples=0,
+    )
+    write_json(path / "plan.json", plan.to_json())
+    keys = np.arange(SHARD_RECORDS, dtype=np.uint64)
+    labels = np.arange(SHARD_RECORDS, dtype=np.int32) % NUM_CLASSES + 1
+    logits = synthetic_logits(SHARD_RECORDS)
+    write_records(path / records_file(names[0]), keys, [f"{key}.jpg" for key in keys], labels)
+    views = [View((10, 20, 300, 330), bool(row % 2)) for row in range(SHARD_RECORDS)]
+    for group in plan.view_groups:
+        count = group[1] - group[0] + 1
+        write_views(
+            path / views_file(names[0], group),
+            keys,
+            codec,
+            np.stack([logits] * count),
+            [views] * count,
+            CropPolicy().layout,
+        )
+    for file in sorted(path.glob(f"{names[0]}.*")):
+        content = file.read_bytes()
+        for name in names[1:]:
+            (path / file.name.replace(names[0], name)).write_bytes(content)
+    finalise_store(path, library_versions())
+    return Store(path)
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Seconds that it takes."""
+    begin = time.perf_counter()
+    work()
+    return time.perf_counter() - begin
+
+
+def median_seconds(work: Callable[[], object], rounds: int) -> float:
+    """Median duration of ``work``."""
+    work()
+    return statistics.median(timed(work) for _ in range(rounds))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
