@@ -25,11 +25,13 @@ from photographs import write_photographs
 
 from teachonce.codec import Float16Codec, Float32Codec, Int8Codec
 from teachonce.config import ExtractConfig
-from teachonce.extract import extract
+from teachonce.extract import build_plan, extract
 from teachonce.launch import num_cores
 from teachonce.models import load_model
 from teachonce.records import open_records
 from teachonce.store import Store
+from teachonce.store_plan import begin_store
+from teachonce.units import UnitExtractor, all_units, bundle_units
 from teachonce.versions import library_versions
 
 ROUNDS = 5
@@ -59,7 +61,8 @@ def measure(folder: Path, num_images: int, teacher: str) -> str:
     name = teacher.partition(":")[2]
     save_file(get_model(name).state_dict(), folder / "weights.safetensors")
     data = write_photographs(folder / "data", num_images)
-    model = load_model(f"{teacher},weights={folder / 'weights.safetensors'}")
+    spec = f"{teacher},weights={folder / 'weights.safetensors'}"
+    model = load_model(spec)
     batch = torch.zeros(64, model.preprocessing.size_px, model.preprocessing.size_px, 3, dtype=torch.uint8)
     source = open_records(data, "train")
     stores = iter(range(10_000))
@@ -70,16 +73,12 @@ def measure(folder: Path, num_images: int, teacher: str) -> str:
         return num_images // 64 * 64
 
     def whole_extraction() -> int:
-        with contextlib.redirect_stderr(io.StringIO()):
-            extract(
-                ExtractConfig(
-                    data=data,
-                    teacher=f"{teacher},weights={folder / 'weights.safetensors'}",
-                    out=folder / f"store-{next(stores)}",
-                    gate_samples=0,
-                    device="cpu",
-                )
-            )
+        """As a process does it that has loaded its teacher: read, decode, ask, encode, write, all units of a store."""
+        config = ExtractConfig(data=data, teacher=spec, out=folder / f"store-{next(stores)}", device="cpu")
+        plan = begin_store(config.out, build_plan(config, source, model), config.views_per_file)
+        extractor = UnitExtractor(config.out, plan, source, model, 64, num_cores())
+        for bundle in bundle_units(plan, all_units(plan), 64):
+            extractor(bundle)
         return num_images
 
     def read_records() -> int:
@@ -99,10 +98,12 @@ def measure(folder: Path, num_images: int, teacher: str) -> str:
         "",
         "| what | against | ratio of images/s, median (least to most) |",
         "|---|---|---|",
-        pair("extraction, end to end (with loading the teacher)", whole_extraction, "bare forward", bare_forward),
+        pair("extraction: read, decode, ask, encode, write", whole_extraction, "bare forward", bare_forward),
         pair("records read, both CRCs and key", read_records, "reading the files' bytes", read_bytes),
     ]
-    store = Store(folder / "store-0")
+    with contextlib.redirect_stderr(io.StringIO()):
+        extract(ExtractConfig(data=data, teacher=spec, out=folder / "store", gate_samples=0, device="cpu"))
+    store = Store(folder / "store")
     logits = store.read_logits(0, 0, slice(None))
     lines += ["", "| codec, 1000 classes | bytes a row | decode, us a row |", "|---|---|---|"]
     for codec in (Float32Codec(), Float16Codec(), Int8Codec()):

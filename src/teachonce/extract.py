@@ -29,6 +29,7 @@ from teachonce.join import check_same_data
 from teachonce.launch import num_cores, run_jobs, take_part
 from teachonce.model_spec import ModelSpec, parse_model_spec
 from teachonce.models import Classifier, load_model, resolve_device
+from teachonce.pixels import pixel_versions
 from teachonce.policies import CenterPolicy, build_policy, policy_to_json
 from teachonce.progress import progress
 from teachonce.records import RecordSource, open_records
@@ -44,7 +45,6 @@ from teachonce.store_plan import (
     group_views,
 )
 from teachonce.units import Unit, UnitExtractor, all_units, bundle_units, missing_units
-from teachonce.versions import library_versions
 
 DAY_SECONDS = 86_400.0
 MIN_SAMPLES = 4
@@ -185,7 +185,7 @@ def _count_group(path: Path, plan: Plan, bundle: Sequence[Unit], left: Counter[t
     left[group] -= len(bundle)
     is_last = sum(left.values()) == 0
     if left[group] == 0 and not is_last:
-        num_views = finalise_store(path, library_versions())
+        num_views = finalise_store(path, pixel_versions())
         if num_views > group[1]:
             _say(f"{path}: views 0 to {num_views - 1} are whole; training can begin with them")
 
@@ -241,7 +241,7 @@ def _check_stored_top1(config: ExtractConfig) -> None:
 
 def _finish(path: Path, plan: Plan, num_parts: int, *, has_new_files: bool) -> bool:
     manifest_is_current = not has_new_files and (path / MANIFEST_NAME).exists() and Store(path).plan == plan
-    if not manifest_is_current and finalise_store(path, library_versions()) < plan.num_views:
+    if not manifest_is_current and finalise_store(path, pixel_versions()) < plan.num_views:
         missing = len(missing_units(path, plan))
         _say(f"{path}: {missing} of {_count_units(plan)} units are left to other workers; the last one finishes it")
         return False

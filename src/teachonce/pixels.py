@@ -16,14 +16,20 @@ from PIL import Image
 
 from teachonce.errors import ImageError, StoreError, TeachonceError
 from teachonce.images import Encoded, Interpolation, decode_image, image_size, resize_image
-from teachonce.kernel import FILTERS, SOURCE, VIEW, load_kernel
+from teachonce.kernel import FILTERS, SOURCE, VIEW, describe_decoder, load_kernel
 from teachonce.native import addresses
 from teachonce.preprocessing import Preprocessing
+from teachonce.versions import library_versions
 
 FRAME = np.dtype(
     [("box", np.int32, 4), ("resized", np.int32, 2), ("window", np.int32, 4), ("flip", np.int32)],
 )
 """box: left, top, right, bottom; resized: width, height; window: left, top, width, height."""
+
+
+def pixel_versions() -> dict[str, str]:
+    """``library_versions``, and under ``decoder`` what makes pixels here: what a store's manifest says."""
+    return library_versions() | {"decoder": describe_decoder()}
 
 
 def square_frames(boxes: Any, flips: Any, size_px: int) -> NDArray[Any]:

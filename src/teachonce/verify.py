@@ -29,6 +29,7 @@ from teachonce.errors import CheckError, ConfigError, TeachonceError
 from teachonce.join import check_key, check_same_data, decode_record
 from teachonce.launch import count_done, num_cores, run_jobs
 from teachonce.models import Classifier, load_model
+from teachonce.pixels import pixel_versions
 from teachonce.policies import CenterPolicy
 from teachonce.preprocessing import Preprocessing
 from teachonce.progress import progress
@@ -38,7 +39,6 @@ from teachonce.rng import generator
 from teachonce.shard_files import pixels_hash
 from teachonce.store import Store
 from teachonce.store_plan import MANIFEST_NAME
-from teachonce.versions import library_versions
 
 WORKER_BYTES = 1 << 30
 """Bytes of records for which it pays to start one more process: it takes about as long as to check half of them."""
@@ -168,12 +168,13 @@ def check_pixels(store: Store, source: RecordSource, count: int) -> int:
         if pixels_hash(np.asarray(image)) != sample.image_xxh3:
             raise CheckError(
                 f"{where}: the same bytes decode to other pixels than at extraction: another decoder "
-                f"({_versions(store, 'pillow')}); use that version, or extract again"
+                f"({_versions(store, 'pillow', 'decoder')}); use that version, or extract again"
             )
         if pixels_hash(pixels) != sample.pixels_xxh3:
             raise CheckError(
                 f"{where}: the image decodes as at extraction, its view differs: another resize, crop or operation "
-                f"({_versions(store, 'pillow', 'numpy', 'teachonce')}), or the stored view was changed; extract again"
+                f"({_versions(store, 'pillow', 'decoder', 'numpy', 'teachonce')}), or the stored view was changed; "
+                "extract again"
             )
         columns = store.read_rows(shard, sample.view, [sample.row])
         errors, allowed = store.codec.compare_logits(columns, sample.logits[None], np.zeros(1))
@@ -241,7 +242,7 @@ def _read_pixels(
 
 def _versions(store: Store, *names: str) -> str:
     """Library versions at extraction against those of today, as a phrase."""
-    then, now = store.manifest.get("versions", {}), library_versions()
+    then, now = store.manifest.get("versions", {}), pixel_versions()
     changed = [
         f"{name} {then.get(name, 'unknown')} at extraction, {now.get(name, 'none')} now"
         for name in names
