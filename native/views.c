@@ -348,15 +348,28 @@ static int ends_in_order(const struct source *source) {
   return source->num_bytes > 4 && end[-2] == 0xFF && end[-1] == 0xD9;
 }
 
+/* Of a progressive image some of whose scans are missing, blocks are smoothed from what their neighbours have, and at the
+ * edge of cropped columns the library knows no neighbours: such an image is decoded in its whole width. */
+static int is_smoothed(const struct jpeg_decompress_struct *info) {
+  if (!info->coef_bits) return 0;
+  for (int i = 0; i < info->num_components; i++)
+    for (int k = 0; k < 64; k++)
+      if (info->coef_bits[i][k] != 0) return 1;
+  return 0;
+}
+
 static void decode_rows(struct decoding *decoding, const struct source *source, struct look *looks) {
   struct jpeg_decompress_struct *info = &decoding->info;
   const struct region region = needed_region(looks, source->num_views);
   info->out_color_space = JCS_EXT_RGBX;
   jpeg.start(info);
   const unsigned end = (unsigned)region.right + CONTEXT_PX;
-  unsigned left = region.left > CONTEXT_PX ? region.left - CONTEXT_PX : 0;
-  unsigned width = (end < info->output_width ? end : info->output_width) - left;
-  if (width < info->output_width) jpeg.crop_scanline(info, &left, &width);
+  unsigned left = 0, width = info->output_width;
+  if (!is_smoothed(info)) {
+    left = region.left > CONTEXT_PX ? region.left - CONTEXT_PX : 0;
+    width = (end < info->output_width ? end : info->output_width) - left;
+    if (width < info->output_width) jpeg.crop_scanline(info, &left, &width);
+  }
   if (region.top > CONTEXT_PX) jpeg.skip_scanlines(info, region.top - CONTEXT_PX);
   const size_t row_bytes = 4 * ((size_t)width + region.taps);
   decoding->buffer = calloc(MAX_READ_ROWS, row_bytes);
