@@ -63,7 +63,7 @@ struct jpeg_decompress_struct {
   unsigned input_iMCU_row;
   int output_scan_number;
   unsigned output_iMCU_row;
-  void *coef_bits;
+  int (*coef_bits)[64]; /* of each component, how exactly each coefficient is known: 0 is exactly */
 
   void *quant_tbl_ptrs[4], *dc_huff_tbl_ptrs[4], *ac_huff_tbl_ptrs[4];
   int data_precision;

@@ -106,6 +106,11 @@ def _load_kernel() -> tuple[Kernel | None, str]:
     library = load_library()
     if library is None:
         return None, "switched off" if os.environ.get("TEACHONCE_NATIVE") == "0" else "the kernel was not built"
+    return bind_kernel(library)
+
+
+def bind_kernel(library: ctypes.CDLL) -> tuple[Kernel | None, str]:
+    """The kernel of a library, once it has been given Pillow's libjpeg and proved itself; else None, and why."""
     try:
         pillow = ctypes.CDLL(Image.core.__file__)
         functions = [ctypes.cast(getattr(pillow, name), ctypes.c_void_p).value for name in _JPEG_FUNCTIONS]

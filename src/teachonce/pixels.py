@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from teachonce.errors import ImageError, StoreError, TeachonceError
-from teachonce.images import Encoded, Interpolation, decode_image, image_size, resize_image
+from teachonce.images import MAX_PIXELS, Encoded, Interpolation, decode_image, image_size, resize_image
 from teachonce.kernel import FILTERS, SOURCE, VIEW, describe_decoder, load_kernel
 from teachonce.native import addresses
 from teachonce.preprocessing import Preprocessing
@@ -50,7 +50,8 @@ def image_sizes(encoded: Sequence[Encoded], places: Sequence[str]) -> NDArray[np
         sources = _sources(encoded)
         kernel.measure(sources)
         sizes[:, 0], sizes[:, 1] = sources["width"], sources["height"]
-        left = np.flatnonzero(sources["status"]).tolist()
+        is_too_large = sizes.astype(np.int64).prod(axis=1) > MAX_PIXELS
+        left = np.flatnonzero((sources["status"] != 0) | is_too_large).tolist()
     for index in left:
         try:
             sizes[index] = image_size(encoded[index])
@@ -74,6 +75,8 @@ def read_pixels(
     ImageError where an image does not decode, StoreError where a box does not lie in its image, with the place of it.
     """
     assert len(frames) == len(out) == len(encoded) * num_frames and out.dtype == np.uint8 and out.flags.c_contiguous
+    # The kernel writes what the windows say, into memory of the size that ``out`` says.
+    assert out.shape[3] == 3 and (frames["window"][:, 2:] == (out.shape[2], out.shape[1])).all()
     left = list(range(len(encoded)))
     kernel = load_kernel()
     if kernel is not None and interpolation in FILTERS and len(encoded):
