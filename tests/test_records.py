@@ -4,13 +4,18 @@ import pickle
 import resource
 import subprocess
 import sys
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
 import pytest
 import xxhash
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from teachonce import records
@@ -19,6 +24,7 @@ from teachonce.example import FeatureValue, encode_example
 from teachonce.records import (
     ClassTable,
     FolderSource,
+    Record,
     RecordSource,
     open_records,
     read_classes,
@@ -212,6 +218,117 @@ def test_a_payload_that_is_no_example(tmp_path: Path) -> None:
         TFRecordWriter(file).write(b"hello, this is no protobuf")
     with pytest.raises(RecordError, match=r"train-00000-of-00001 record 0 \(byte 0\): no tf.train.Example"):
         open_records(data, "train").read_record(0, 0)
+
+
+def outcomes(read: Callable[..., Iterable[Record]], *arguments: Any, **options: Any) -> list[Any] | tuple[type, str]:
+    """Records as they can be compared, or the error."""
+    try:
+        found = list(read(*arguments, **options))
+    except (RecordError, LogitsError) as error:
+        return type(error), str(error)
+    parts = ((record, record.logits, record.boxes) for record in found)
+    return [
+        (replace(record, logits=None, boxes=None), *(None if part is None else part.tobytes() for part in rest))
+        for record, *rest in parts
+    ]
+
+
+def read_each(source: RecordSource, places: list[tuple[int, int]], with_logits: bool = False) -> list[Record]:
+    return [source.read_record(*place, with_logits=with_logits) for place in places]
+
+
+UNUSUAL: dict[str, dict[str, FeatureValue | None]] = {
+    "plain": {},
+    "no name": {"filename": None},
+    "empty name": {"filename": b""},
+    "two names": {"filename": [b"a", b"b"]},
+    "a name that is not UTF-8": {"filename": b"\xff\xfe.jpg"},
+    "a number for a name": {"filename": 7},
+    "no logits": {"logit": None},
+    "no logits in a list": {"logit": np.empty(0, np.float32)},
+    "logits of another width": {"logit": np.zeros(4, np.float32)},
+    "nan": {"logit": np.array([0, np.nan, 0], np.float32)},
+    "integers": {"logit": [1, 2, 3]},
+    "no image": {"encoded": None},
+    "an empty image": {"encoded": b""},
+    "two images": {"encoded": [b"a", b"b"]},
+    "no label": {"class_label": None},
+    "two labels": {"class_label": [1, 2]},
+    "a label beyond": {"class_label": 3},
+    "a negative label": {"class_label": -1},
+    "the largest label": {"class_label": 2**63 - 1},
+    "text for a label": {"class_label": b"cat"},
+    "more features": {"height": 3, "object_bbox_xmin": np.array([0.1], np.float32), "class_text": b"a cat"},
+}
+
+
+@pytest.mark.parametrize("is_native", [True, False])
+@pytest.mark.parametrize("with_classes", [True, False])
+def test_a_batch_is_its_records_one_by_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, with_classes: bool, is_native: bool
+) -> None:
+    """Every kind of record, alone and between good ones, with logits and without; the same error where there is one."""
+    if not is_native:
+        monkeypatch.setattr(records, "find_features", lambda *_: None)
+    shard = [features_of(number, **changes) for number, changes in enumerate(UNUSUAL.values())]
+    data = write_shards(tmp_path, shard, [features_of(100)])
+    if with_classes:
+        write_classes(data, CLASSES)
+    source = open_records(data, "train")
+    num_good = 0
+    for with_logits, with_boxes in ((False, False), (True, False), (False, True)):
+        if with_boxes:
+            source.read_boxes()
+        for row, name in enumerate(UNUSUAL):
+            alone = outcomes(read_each, source, [(0, row)], with_logits)
+            assert outcomes(source.read_batch, [(0, row)], with_logits=with_logits) == alone, name
+            places = [(1, 0), (0, 0), (0, row), (1, 0)]
+            each = outcomes(read_each, source, places, with_logits)
+            assert outcomes(source.read_batch, places, with_logits=with_logits) == each, name
+            num_good += isinstance(alone, list)
+    assert 15 < num_good < 3 * len(UNUSUAL) - 15
+    assert source.read_batch([]) == []
+
+
+@given(random=st.randoms(use_true_random=False))
+def test_damaged_examples_give_the_same_record_or_error(
+    tmp_path_factory: pytest.TempPathFactory, random: Random
+) -> None:
+    """A good checksum over a bad Example: written wrong, not damaged on the way."""
+    data = tmp_path_factory.mktemp("damaged")
+    with (data / "train-00000-of-00001").open("wb") as file:
+        writer = TFRecordWriter(file)
+        for number in range(4):
+            payload = bytearray(encode_example(features_of(number)))
+            for _ in range(random.randrange(4)):
+                at = random.randrange(len(payload))
+                payload[at] = random.choice([0, 0x0A, 0x12, 0x80, 0xFF, random.randrange(256)])
+            writer.write(bytes(payload[: random.choice([len(payload), random.randrange(len(payload))])]))
+    source = open_records(data, "train")
+    for row, with_logits in itertools.product(range(4), (False, True)):
+        alone = outcomes(read_each, source, [(0, row)], with_logits)
+        assert outcomes(source.read_batch, [(0, row)], with_logits=with_logits) == alone
+    streamed = outcomes(source.iter_shard, 0)
+    assert streamed == outcomes(read_each, source, [(0, row) for row in range(4)])
+
+
+def test_a_damaged_shard_gives_the_same_error_in_a_batch(data: Path) -> None:
+    path = data / "train-00001-of-00003"
+    damaged = bytearray(path.read_bytes())
+    damaged[-30] ^= 1
+    path.write_bytes(damaged)
+    source = open_records(data, "train")
+    alone = outcomes(read_each, source, [(1, 1)])
+    assert isinstance(alone, tuple) and "the checksum of the data does not hold" in alone[1]
+    assert outcomes(source.read_batch, [(0, 0), (1, 0), (1, 1), (2, 0)]) == alone
+    assert len(source.read_batch([(0, 0), (1, 0), (2, 0)])) == 3
+
+
+def test_folders_read_batches_too(folder: Path) -> None:
+    source = open_records(folder, "train")
+    assert source.read_batch([(0, 2), (0, 0)]) == [source.read_record(0, 2), source.read_record(0, 0)]
+    with pytest.raises(LogitsError, match="an image file holds no logits"):
+        source.read_batch([(0, 0)], with_logits=True)
 
 
 def test_all_shards_must_be_there_once(data: Path) -> None:

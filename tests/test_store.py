@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pyarrow as pa
@@ -83,6 +84,58 @@ def test_what_is_written_is_read(whole):
             assert (np.abs(stored - logits[shard][view]) <= bound).all()
             np.testing.assert_array_equal(store.read_logits(shard, view, [2, 0]), stored[[2, 0]])
             assert store.read_views(shard, view, slice(None)) == views[shard][view]
+
+
+@pytest.mark.parametrize(
+    "places", [[(0, 0)], [(1, 2), (0, 4), (1, 2), (0, 0), (1, 0)], [(0, n) for n in range(5)], [(1, 0), (0, 0)]]
+)
+def test_gathered_columns_are_the_rows_one_by_one(whole, places):
+    store = Store(whole[0])
+    for view in range(3):
+        gathered = store.gather_columns(places, view)
+        assert gathered.keys() == store.read_columns(0, view).keys() >= {"box", "flip", "codes"}
+        for name, values in gathered.items():
+            rows = [store.read_columns(shard, view)[name][row] for shard, row in places]
+            np.testing.assert_array_equal(values, np.stack(rows))
+            assert values.dtype == store.read_columns(0, view)[name].dtype
+            values[...] = 0  # a copy: what is mapped cannot be written to
+    keys, labels = store.gather_keys(places)
+    assert keys.tolist() == [int(store.read_keys(shard)[row]) for shard, row in places] and keys.dtype == np.uint64
+    assert labels.tolist() == [int(store.read_labels(shard)[row]) for shard, row in places]
+
+
+def test_gathering_nothing_and_beyond(whole):
+    store = Store(whole[0])
+    keys, labels = store.gather_keys([])
+    assert len(keys) == len(labels) == 0
+    with pytest.raises(StoreError, match="view 3 is not there"):
+        store.gather_columns([(0, 0)], 3)
+    for place in ((0, 5), (2, 0)):
+        with pytest.raises(IndexError):
+            store.gather_columns([(0, 0), place], 0)
+
+
+def test_threads_may_read_different_views_at_once(whole):
+    """One view a shard is kept; whoever reads another one meanwhile takes it away from nobody."""
+    path = whole[0]
+    store = Store(path)
+    expected = {
+        (shard, view): Store(path).read_logits(shard, view, slice(None)) for shard in (0, 1) for view in range(3)
+    }
+
+    def work(number):
+        for step in range(60):
+            shard, view = (number + step) % 2, (number * step) % 3
+            places = [(shard, row) for row in range(SIZES[shard])]
+            columns = store.gather_columns(places, view)
+            if not np.array_equal(store.codec.decode_logits(columns), expected[shard, view]):
+                return False
+            if store.find_row(shard, int(store.read_keys(shard)[1])) != 1:
+                return False
+        return True
+
+    with ThreadPoolExecutor(8) as threads:
+        assert all(threads.map(work, range(16)))
 
 
 def test_it_pickles_and_its_fingerprint_is_stable(whole):

@@ -284,5 +284,5 @@ def _by_shard(places: Sequence[tuple[int, int]]) -> Iterator[tuple[int, NDArray[
     """(shard, positions in ``places``, rows) of each shard that occurs."""
     shards, rows = np.array(places, np.intp).reshape(-1, 2).T
     order = np.argsort(shards, kind="stable")
-    for where in np.split(order, np.flatnonzero(np.diff(shards[order])) + 1):
+    for where in np.split(order, np.flatnonzero(np.diff(shards[order])) + 1) if places else ():
         yield int(shards[where[0]]), where, rows[where]

@@ -97,7 +97,9 @@ def _decode_topk(codec: TopKCodec, columns: Mapping[str, Tensor], temperature: f
     kept = -row_range * (columns["codes"].float() / 255) ** 2
     if codec.num_tail:
         falls = torch.cumsum(columns["drops"].float() * _on(columns["drops"], codec.drop_steps()), dim=1)
-        tail = torch.cat([row_range, row_range + falls], dim=1) @ _on(columns["drops"], tail_weights(temperature))
+        distances = torch.cat([row_range, row_range + falls], dim=1)
+        # Not as a matrix product, which mixed precision would do in 16 bits.
+        tail = (distances * _on(columns["drops"], tail_weights(temperature))).sum(dim=1)
         logits = (-tail)[:, None].expand(-1, codec.num_classes).clone()
     else:
         logits = kept.new_empty(len(kept), codec.num_classes)
