@@ -17,7 +17,7 @@ result = benchmarks/results/$(1)_$(MACHINE)_$(shell date +%F).md
 
 setup: $(STAMP)
 
-$(STAMP): requirements.lock pyproject.toml
+$(STAMP): requirements.lock pyproject.toml setup.py $(wildcard native/*.c native/*.h)
 	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit("python3 is %d.%d, 3.11 or newer is needed: make PYTHON=python3.12 ..." % v[:2])'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet "uv>=0.5"
@@ -46,6 +46,8 @@ bench: setup
 	$(BIN)/python benchmarks/loading.py --quick $(PHOTOGRAPHS) $(SMALL_IMAGES) --out $(call result,loading)
 	$(BIN)/python benchmarks/extraction.py --out $(call result,extraction)
 	$(BIN)/python benchmarks/records.py --quick --out $(call result,records)
+	$(BIN)/python benchmarks/kd.py --quick --out $(call result,kd)
+	$(BIN)/python benchmarks/where_time_goes.py --out $(call result,where-time-goes)
 
 lock: setup
 	$(BIN)/uv pip compile --quiet --universal --upgrade --python-version 3.11 --no-annotate --no-header \

@@ -68,7 +68,8 @@ def main() -> None:
         *(f"| {name} | {seconds * 1e6:.0f} | {seconds / whole:.1%} |" for name, seconds in parts.items()),
         f"| **all** | **{whole * 1e6:.0f}** | |",
         "",
-        f"Bare full decoding with Pillow: {decoding * 1e6:.0f} us; an image in a batch takes {whole / decoding:.2f} of it.",
+        f"Bare full decoding with Pillow: {decoding * 1e6:.0f} us; an image in a batch takes {whole / decoding:.2f} of "
+        "that.",
     ]
     table = "\n".join(lines) + "\n"
     print(table)
