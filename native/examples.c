@@ -14,6 +14,8 @@ struct found {
   int64_t image_start, image_end;
   int64_t name_start, name_end;
   int64_t logits_start, logits_end;
+  int64_t body_start, body_end; /* the entries of the map */
+  int64_t splice_start, splice_end; /* what a new entry image/logit takes the place of, in a sorted map */
   int64_t label;
   int32_t has_label, status;
 };
@@ -48,6 +50,12 @@ static int read_only_field(struct span span, uint8_t tag, struct span *value) {
   return read_field(&span, tag, value) && span.at == span.end;
 }
 
+static int comes_after(struct span key, const char *name) {
+  const size_t size = key.end - key.at, length = strlen(name);
+  const int order = memcmp(key.at, name, size < length ? size : length);
+  return order > 0 || (order == 0 && size > length);
+}
+
 static int is_named(struct span key, const char *name) {
   return (size_t)(key.end - key.at) == strlen(name) && memcmp(key.at, name, strlen(name)) == 0;
 }
@@ -65,10 +73,15 @@ static int read_bytes(struct span feature, const uint8_t *base, int64_t *start, 
 static int find(const uint8_t *payload, int64_t num_bytes, struct found *found) {
   struct span example = {payload, payload + num_bytes}, features;
   if (!read_only_field(example, 0x0A, &features)) return 0;
+  found->body_start = features.at - payload;
+  found->body_end = found->splice_start = found->splice_end = features.end - payload;
   while (features.at < features.end) {
     struct span entry, key, feature, list, value;
+    const int64_t begin = features.at - payload;
     if (!read_field(&features, 0x0A, &entry) || !read_field(&entry, 0x0A, &key)) return 0;
     if (!read_only_field(entry, 0x12, &feature)) return 0;
+    if (comes_after(key, "image/logit") && found->splice_start == found->body_end)
+      found->splice_start = found->splice_end = begin;
     if (is_named(key, "image/encoded")) {
       if (!read_bytes(feature, payload, &found->image_start, &found->image_end)) return 0;
     } else if (is_named(key, "image/filename")) {
@@ -90,8 +103,11 @@ static int find(const uint8_t *payload, int64_t num_bytes, struct found *found) 
       if (found->logits_end != 0) return 0;
       if (!read_only_field(feature, 0x12, &list) || !read_only_field(list, 0x0A, &value)) return 0;
       if ((value.end - value.at) % 4 != 0 || value.end == value.at) return 0;
+      if (found->splice_start != found->body_end) return 0; /* not where a sorted map has it */
       found->logits_start = value.at - payload;
       found->logits_end = value.end - payload;
+      found->splice_start = begin;
+      found->splice_end = features.at - payload;
     }
   }
   return found->image_end != 0 && found->has_label;

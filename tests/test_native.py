@@ -18,7 +18,7 @@ from small_data import example, write_shards, write_store
 
 from teachonce.dataset import EvalDataset, KDDataset
 from teachonce.errors import RecordError
-from teachonce.example import FeatureValue, decode_example, encode_example
+from teachonce.example import FeatureValue, decode_example, encode_example, replace_feature, splice_entry
 from teachonce.kernel import load_kernel
 from teachonce.native import FOUND, addresses, find_features, load_library
 from teachonce.policies import CropPolicy, RandomErasing
@@ -263,3 +263,36 @@ def test_switched_off_everything_is_the_same(tmp_path: Path) -> None:
     assert load_kernel() is not None
     assert output[3:] == describe_reading(data, store.path)
     assert sum(line.startswith("pixels ") for line in output) == 6
+
+
+@pytest.mark.parametrize("others", [(), ("a",), ("z",), ("a", "image/logit2", "image/lo", "z")])
+@pytest.mark.parametrize("has_logits", [True, False])
+def test_a_spliced_example_is_the_replaced_one(others: tuple[str, ...], has_logits: bool) -> None:
+    features: dict[str, FeatureValue] = {IMAGE: b"bytes of an image" * 20, LABEL: 7}
+    features |= {name: np.arange(3) for name in others}
+    if has_logits:
+        features["image/logit"] = np.arange(5, dtype=np.float32)
+    payload = encode_example(features)
+    found = find(payload)
+    logits = np.linspace(-3, 3, 1001, dtype=np.float32)
+    body, splice = found["body"].tolist(), found["splice"].tolist()
+    spliced = b"".join(splice_entry(payload, body, splice, "image/logit", logits))
+    assert spliced == replace_feature(payload, "image/logit", logits)
+
+
+def test_logits_that_a_sorted_map_has_elsewhere_are_left() -> None:
+    first = encode_example({"image/logit": np.zeros(2, np.float32)})
+    second = encode_example({IMAGE: b"image", "image/object/x": 1, LABEL: 1})
+    # Of two messages one behind the other protobuf takes the union; of two maps in one message as well.
+    payload = encode_map(entries_of(second) + entries_of(first))
+    assert find(payload)["status"] == 1
+
+
+def entries_of(payload: bytes) -> bytes:
+    body = find_features([payload])["body"][0].tolist()  # type: ignore[index]
+    return payload[slice(*body)]
+
+
+def encode_map(entries: bytes) -> bytes:
+    assert len(entries) < 128
+    return bytes([0x0A, len(entries)]) + entries

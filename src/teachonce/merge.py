@@ -1,6 +1,6 @@
 """Merge: TFRecords in, TFRecords with ``image/logit`` out (step 2 of the walkthrough, from a store).
 
-Some 4 MB of records and the logits of 128 are in memory at a time, whatever the data's size; the walkthrough's own
+128 records and their logits are in memory at a time, some 15 MB whatever the data's size; the walkthrough's own
 merge holds every logit of ImageNet in one dict (about 41 GB). Images are copied as they are. Every record's key must
 equal the store's at its row, so a missing, doubled or changed image stops the merge with its name, and the shard it
 lies in does not appear.
@@ -12,8 +12,10 @@ Nothing here imports torch.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,14 +23,23 @@ from numpy.typing import NDArray
 from teachonce.classes import ClassSpace, map_logits
 from teachonce.codec import warn_of_estimates
 from teachonce.config import MergeConfig
-from teachonce.errors import ConfigError, PlanMismatchError, StoreError
-from teachonce.example import replace_feature
+from teachonce.errors import ConfigError, PlanMismatchError, RecordError, StoreError
+from teachonce.example import replace_feature, splice_entry
 from teachonce.files import atomic_write, read_json, write_json
 from teachonce.join import check_key, check_same_data
 from teachonce.launch import count_done, num_cores, run_jobs
+from teachonce.native import find_features
 from teachonce.policies import CenterPolicy
 from teachonce.progress import progress
-from teachonce.records import Record, RecordSource, decode_tfrecord, open_records, read_classes, write_classes
+from teachonce.records import (
+    Record,
+    RecordSource,
+    decode_tfrecord,
+    open_records,
+    read_classes,
+    record_key,
+    write_classes,
+)
 from teachonce.store import Store
 from teachonce.tfrecord import TFRecordWriter, index_path, read_tfrecords, record_place, write_index
 
@@ -84,25 +95,45 @@ class _ShardMerger:
         assert info.path is not None
         path = _shard_path(self.config, info.name)
         keys, labels = self.store.read_keys(shard).tolist(), self.store.read_labels(shard).tolist()
-        logits = np.empty((0, 0), np.float32)
-        row = -1
+        num_rows = 0
         with atomic_write(path) as file:
             writer = TFRecordWriter(file)
-            for row, (offset, payload) in enumerate(read_tfrecords(info.path)):
-                where = record_place(info.path, row, offset)
-                record = decode_tfrecord(payload, where, num_classes=self.target.num_classes)
-                if row >= len(keys) or record.key != keys[row]:
-                    raise StoreError(f"{where}: {self._explain(shard, row, record)}")
-                if record.label != labels[row]:
-                    check_key(self.store, shard, row, record)
-                if row % BLOCK_RECORDS == 0:
-                    logits = self._read_logits(shard, slice(row, row + BLOCK_RECORDS))
-                writer.write(replace_feature(payload, "image/logit", logits[row % BLOCK_RECORDS]))
-                count_done(1)
-            if row + 1 != len(keys):
-                missing = self.store.read_filenames(shard)[row + 1]
+            for block in _blocks(info.path):
+                payloads = [payload for _, payload in block]
+                rows = slice(num_rows, num_rows + len(block))
+                logits = self._read_logits(shard, rows)
+                found = find_features(payloads)
+                for index, (offset, payload) in enumerate(block):
+                    row = num_rows + index
+                    record = None
+                    if found is not None and found["status"][index] == 0:
+                        image, image_end = found["image"][index].tolist()
+                        key, label = record_key(payload[image:image_end]), int(found["label"][index])
+                    else:
+                        where = record_place(info.path, row, offset)
+                        record = decode_tfrecord(payload, where, num_classes=self.target.num_classes)
+                        key, label = record.key, record.label
+                    if row >= len(keys) or key != keys[row] or label != labels[row]:
+                        self._refuse(shard, row, payload, record_place(info.path, row, offset))
+                    if record is None and found is not None:
+                        body, splice = found["body"][index].tolist(), found["splice"][index].tolist()
+                        writer.write(*splice_entry(payload, body, splice, "image/logit", logits[index]))
+                    else:
+                        writer.write(replace_feature(payload, "image/logit", logits[index]))
+                num_rows += len(block)
+                count_done(len(block))
+            if num_rows != len(keys):
+                missing = self.store.read_filenames(shard)[num_rows]
                 raise StoreError(f"{info.path}: ends before {missing}, which the store has; the shard was shortened")
         write_index(index_path(path), writer.index)
+
+    def _refuse(self, shard: int, row: int, payload: bytes, where: str) -> NoReturn:
+        """Raise what is wrong with a record that is not the store's."""
+        record = decode_tfrecord(payload, where, num_classes=self.target.num_classes)
+        keys = self.store.read_keys(shard)
+        if row < len(keys) and record.key == int(keys[row]):
+            check_key(self.store, shard, row, record)
+        raise StoreError(f"{where}: {self._explain(shard, row, record)}")
 
     def _read_logits(self, shard: int, rows: slice) -> NDArray[np.float32]:
         logits = self.store.read_logits(shard, self.config.view, rows)
@@ -120,6 +151,21 @@ class _ShardMerger:
         else:
             reason = f"{names[row]} is missing here, the images between were removed or reordered"
         return f"{record.filename} (key {record.key:016x}), the store has {expected}: {reason}; extract over this data"
+
+
+def _blocks(path: Path) -> Iterator[list[tuple[int, bytes]]]:
+    """The records of a file as (offset, payload), ``BLOCK_RECORDS`` at a time; damage comes after what is good."""
+    block: list[tuple[int, bytes]] = []
+    try:
+        for offset, payload in read_tfrecords(path):
+            block.append((offset, bytes(payload)))
+            if len(block) == BLOCK_RECORDS:
+                yield block
+                block = []
+    except RecordError:
+        yield block
+        raise
+    yield block
 
 
 def _begin(config: MergeConfig, store: Store) -> None:

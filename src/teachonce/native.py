@@ -23,12 +23,15 @@ FOUND = np.dtype(
         ("image", np.int64, 2),
         ("filename", np.int64, 2),
         ("logits", np.int64, 2),
+        ("body", np.int64, 2),
+        ("splice", np.int64, 2),
         ("label", np.int64),
         ("has_label", np.int32),
         ("status", np.int32),
     ]
 )
-"""struct found: start and end of what an Example holds, 0 and 0 for what it does not; status 0: found."""
+"""struct found: start and end of what an Example holds, 0 and 0 for what it does not; status 0: found. ``splice``: what
+a new ``image/logit`` takes the place of."""
 
 
 @functools.cache

@@ -39,7 +39,10 @@ _CHUNK_BYTES = 4 << 20
 
 def masked_crc32c(data: bytes | bytearray | memoryview) -> int:
     """CRC32C rotated right by 15 bits plus a constant, as TFRecord stores it (crc of data that holds crcs is weak)."""
-    crc = crc32c(data)
+    return _mask(crc32c(data))
+
+
+def _mask(crc: int) -> int:
     return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
 
 
@@ -51,13 +54,17 @@ class TFRecordWriter:
         self._offset = 0
         self.index: list[tuple[int, int]] = []
 
-    def write(self, payload: bytes | memoryview) -> None:
-        """Append one record."""
-        length = struct.pack("<Q", len(payload))
+    def write(self, *parts: bytes | memoryview) -> None:
+        """Append one record, the payload in one part or several."""
+        num_bytes = sum(map(len, parts))
+        length = struct.pack("<Q", num_bytes)
         self._file.write(length + _FOOTER.pack(masked_crc32c(length)))
-        self._file.write(payload)
-        self._file.write(_FOOTER.pack(masked_crc32c(payload)))
-        size = len(payload) + FRAME_BYTES
+        crc = 0
+        for part in parts:
+            self._file.write(part)
+            crc = crc32c(part, crc)
+        self._file.write(_FOOTER.pack(_mask(crc)))
+        size = num_bytes + FRAME_BYTES
         self.index.append((self._offset, size))
         self._offset += size
 
