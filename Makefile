@@ -7,7 +7,7 @@ TEST_WORKERS ?= 2
 # The slow tests (kills, several processes, real images in full) run in CI, and here with SLOW=1.
 MARK := $(if $(CI)$(SLOW),,-m "not slow")
 
-.PHONY: setup demo check test bench fmt lock clean
+.PHONY: setup demo check test fuzz bench fmt lock clean
 
 setup: $(STAMP)
 
@@ -24,6 +24,12 @@ demo: setup
 
 test: setup
 	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadgroup $(MARK) $(TESTS)
+
+# The C code under AddressSanitizer and UndefinedBehaviorSanitizer, with tens of thousands of damaged images; needs gcc.
+fuzz: SANITIZE := -g -fsanitize=address,undefined -fno-sanitize-recover=undefined
+fuzz: setup
+	LD_PRELOAD="$$(gcc -print-file-name=libasan.so)" ASAN_OPTIONS=detect_leaks=0 TEACHONCE_CFLAGS="$(SANITIZE)" \
+		$(BIN)/python -m pytest tests/test_kernel.py
 
 check: setup
 	$(BIN)/ruff check .
