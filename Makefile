@@ -13,7 +13,7 @@ SMALL_IMAGES := $(addprefix --small ,$(wildcard $(SHARED_DATA)/cifar10-jpeg.tar.
 MACHINE = $(subst _,-,$(shell uname -m))-$(shell getconf _NPROCESSORS_ONLN)-cores
 result = benchmarks/results/$(1)_$(MACHINE)_$(shell date +%F).md
 
-.PHONY: setup demo check test bench fmt lock clean
+.PHONY: setup demo check test fuzz bench fmt lock clean
 
 setup: $(STAMP)
 
@@ -30,6 +30,12 @@ demo: setup
 
 test: setup
 	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadgroup $(MARK) $(TESTS)
+
+# The C code under AddressSanitizer and UndefinedBehaviorSanitizer, with tens of thousands of damaged images; needs gcc.
+fuzz: SANITIZE := -g -fsanitize=address,undefined -fno-sanitize-recover=undefined
+fuzz: setup
+	LD_PRELOAD="$$(gcc -print-file-name=libasan.so)" ASAN_OPTIONS=detect_leaks=0 TEACHONCE_CFLAGS="$(SANITIZE)" \
+		$(BIN)/python -m pytest tests/test_kernel.py
 
 check: setup
 	$(BIN)/ruff check .

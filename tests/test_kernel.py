@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import io
 import itertools
+import os
 import shutil
 import subprocess
 import sys
@@ -29,28 +30,33 @@ from teachonce.kernel import FILTERS, SOURCE, VIEW, Kernel, bind_kernel, describ
 from teachonce.native import addresses, load_library
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+CFLAGS = os.environ.get("TEACHONCE_CFLAGS", "").split()  # `make fuzz` gives those of the sanitizers
 NATIVE = [REPOSITORY / "native" / name for name in ("views.c", "examples.c")]
 
 pytestmark = pytest.mark.skipif(load_library() is None, reason="the native library was not built")
 
 
 def build_library(folder: Path, *options: str) -> Path:
-    """The library built anew, as setup.py builds it; a skip without a compiler."""
+    """The library built anew, as setup.py builds it, with TEACHONCE_CFLAGS too; a skip without a compiler."""
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None or sys.platform == "win32":
         pytest.skip("no C compiler")
     path = folder / "native.so"
-    common = ["-shared", "-fPIC", "-O2", "-std=gnu11", "-ffp-contract=off", "-Wno-psabi"]
-    subprocess.run([compiler, *common, *options, *map(str, NATIVE), "-lm", "-o", str(path)], check=True)
+    common = ["-shared", "-fPIC", "-O2", "-std=gnu11", "-ffp-contract=off", "-Wno-psabi", *CFLAGS]
+    # A sanitizer's library is preloaded for Python, not for the compiler.
+    environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
+    command = [compiler, *common, *options, *map(str, NATIVE), "-lm", "-o", str(path)]
+    subprocess.run(command, check=True, env=environment)
     return path
 
 
 @pytest.fixture(scope="session", params=["as installed", "plain loops"])
 def kernel(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Kernel:
-    if request.param == "as installed":
+    if request.param == "as installed" and not CFLAGS:
         found, reason = load_kernel(), describe_decoder()
     else:
-        path = build_library(tmp_path_factory.mktemp("native"), "-DTEACHONCE_NO_AVX2")
+        options = ["-DTEACHONCE_NO_AVX2"] if request.param == "plain loops" else []
+        path = build_library(tmp_path_factory.mktemp("native"), *options)
         found, reason = bind_kernel(ctypes.CDLL(str(path)))
     assert found is not None, reason
     return found
