@@ -35,7 +35,7 @@ test: setup
 fuzz: SANITIZE := -g -fsanitize=address,undefined -fno-sanitize-recover=undefined
 fuzz: setup
 	LD_PRELOAD="$$(gcc -print-file-name=libasan.so)" ASAN_OPTIONS=detect_leaks=0 TEACHONCE_CFLAGS="$(SANITIZE)" \
-		$(BIN)/python -m pytest tests/test_kernel.py
+		$(BIN)/python -m pytest --capture=no tests/test_kernel.py
 
 check: setup
 	$(BIN)/ruff check .

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import pickle
+import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -200,8 +201,13 @@ def test_threads_never_share_an_array() -> None:
                 return False
         return True
 
-    with ThreadPoolExecutor(8) as threads:
-        assert all(threads.map(work, range(16)))
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)  # as often as can be, so that a race would show
+    try:
+        with ThreadPoolExecutor(8) as threads:
+            assert all(threads.map(work, range(16)))
+    finally:
+        sys.setswitchinterval(interval)
 
 
 def test_buffers_and_data_sets_pickle(dataset: KDDataset) -> None:
