@@ -23,13 +23,14 @@ import torch
 from loading_data import write_crop_store
 from photographs import write_photographs
 
+from teachonce.arena import Arena
 from teachonce.dataset import KDDataset
 from teachonce.images import decode_image
 from teachonce.join import check_keys
 from teachonce.kernel import describe_decoder
 from teachonce.launch import num_cores
 from teachonce.pixels import read_pixels, square_frames
-from teachonce.records import Arena, open_records
+from teachonce.records import open_records
 from teachonce.replay import Looker, StoredViews, render_looks
 from teachonce.tfrecord import read_frames
 from teachonce.versions import library_versions

@@ -13,7 +13,7 @@ PACKAGE = Path(teachonce.__file__).parent
 
 # A file imports only from layers above it in this table; within a layer, from nothing.
 LAYERS = [
-    ["errors", "rng", "softmax", "versions"],
+    ["arena", "errors", "rng", "softmax", "versions"],
     ["batches", "classes", "config", "files", "progress", "page"],
     ["backbone_layers"],
     ["backbone_options"],

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from teachonce.arena import Arena
 from teachonce.batches import EpochBatches
 from teachonce.classes import ClassSpace, map_logits
 from teachonce.codec import TopKCodec
@@ -33,7 +34,7 @@ from teachonce.loader import Batch, Buffers, Loader
 from teachonce.pixels import image_sizes, preprocess_images
 from teachonce.policies import CropPolicy, sample_view
 from teachonce.preprocessing import Preprocessing
-from teachonce.records import Arena, Record, RecordSource
+from teachonce.records import Record, RecordSource
 from teachonce.replay import DrawnViews, Look, Looker, StoredViews, render_looks
 from teachonce.rng import generator
 from teachonce.store import Store

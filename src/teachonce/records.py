@@ -12,7 +12,6 @@ Images are not decoded here. Nothing here imports torch.
 from __future__ import annotations
 
 import re
-import sys
 import threading
 from abc import ABC, abstractmethod
 from collections import OrderedDict
@@ -26,6 +25,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from teachonce.arena import Arena
 from teachonce.errors import ConfigError, LogitsError, RecordError
 from teachonce.example import Buffer, decode_example
 from teachonce.files import read_json, write_json
@@ -38,7 +38,6 @@ FOLDER_SHARD_RECORDS = 1024
 MAX_OPEN_SHARDS = 128
 """Shards that a source keeps open in a process; ImageNet has 1024, which is the usual limit of open files."""
 
-_MAX_KEPT = 16  # batches that an arena remembers
 _STREAMED_RECORDS = 32  # that are taken apart at once
 _FEATURES = ("image/encoded", "image/class/label", "image/filename")
 _BOX_FEATURES = tuple(f"image/object/bbox/{side}" for side in ("xmin", "ymin", "xmax", "ymax"))
@@ -61,36 +60,6 @@ class Record:
     where: str
     logits: NDArray[np.float32] | None = None
     boxes: NDArray[np.float32] | None = None
-
-
-class Arena:
-    """Memory that batches of records are read into, used again once no record of an earlier batch lives; thread-safe.
-
-    Fresh memory for a batch of photographs costs as much as reading them from the page cache: the system clears it.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._kept: list[NDArray[np.uint8]] = [np.empty(0, np.uint8)]
-        # What the interpreter counts for memory that only the list knows: views of it count as well.
-        self._free_count = sys.getrefcount(self._kept[0])
-
-    def take(self, num_bytes: int) -> memoryview:
-        """Room for ``num_bytes``, with whatever it held before."""
-        with self._lock:
-            for index in range(len(self._kept)):
-                if len(self._kept[index]) >= num_bytes and sys.getrefcount(self._kept[index]) == self._free_count:
-                    return self._kept[index].data
-            # Some more than this batch needs: the next one may be larger.
-            made = np.empty(num_bytes + num_bytes // 4, np.uint8)
-            self._kept = [*self._kept[1 - _MAX_KEPT :], made]
-            return made.data
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(vars(Arena()))
 
 
 @dataclass(frozen=True)
