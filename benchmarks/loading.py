@@ -24,6 +24,7 @@ minutes, with ``--quick`` about 2. The table goes to ``--out``, and a picture be
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
 import json
 import os
@@ -112,7 +113,10 @@ class Pipeline:
         self._signal(signal.SIGCONT)
         self._signal(signal.SIGKILL)
         self._process.wait()
-        self._errors.close()
+        for file in (self._process.stdin, self._process.stdout, self._errors):
+            assert file is not None
+            with contextlib.suppress(BrokenPipeError):  # a turn that was asked for and never read
+                file.close()
 
     def rate(self, seconds: float) -> tuple[float, float]:
         """(images/s, images per second of CPU time) over about ``seconds``."""
