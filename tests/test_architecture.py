@@ -42,7 +42,7 @@ LAYERS = [
     ["shard_files", "models_torch", "models_onnx"],
     ["store_plan", "models_savedmodel"],
     ["store", "models"],
-    ["logit_table", "guards", "inspect_measures", "inspect_records", "join", "stored_teachers"],
+    ["fine_tuning", "logit_table", "guards", "inspect_measures", "inspect_records", "join", "stored_teachers"],
     ["student", "replay", "inspect_costs", "inspect_charts"],
     ["callbacks", "dataset", "plan_measure", "inspect_store", "inspect_pictures"],
     ["training_data", "gate", "convert", "merge", "exchange", "evaluate", "export", "verify", "units", "inspect_cards"],
