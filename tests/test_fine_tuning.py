@@ -16,7 +16,13 @@ from small_data import write_digits
 from test_export import write_run
 from test_train import config, tensor_bytes
 
+from teachonce.config import EvaluateConfig, ExtractConfig
+from teachonce.config_export import ExportConfig
+from teachonce.config_train import TrainConfig
 from teachonce.errors import ConfigError, ModelError, PlanMismatchError
+from teachonce.evaluate import evaluate
+from teachonce.export_int8 import export_int8, int8_path
+from teachonce.extract import extract
 from teachonce.fine_tuning import hash_classes, open_initial_run, start_from
 from teachonce.models import build_student
 from teachonce.runs import read_metrics, read_result
@@ -196,6 +202,35 @@ def test_a_run_that_moved_is_the_same_run(halves, tmp_path: Path) -> None:
     for name in ("config.json", "student.safetensors"):
         (moved / name).write_bytes((low_run / name).read_bytes())
     assert train(config(high, tmp_path / "tuned", init=moved, epochs=1)) == result
+
+
+@pytest.mark.slow
+def test_the_whole_path_of_the_page(halves, tmp_path: Path) -> None:
+    """docs/fine-tuning.md, tiny: a teacher and a student fine-tuned, KD between them, and the student in integers."""
+    pytest.importorskip("onnxruntime")
+    low, high, low_run = halves
+    spec = f"{RESNET},mean=0.5,std=0.25,interpolation=bicubic"
+    train(config(low, tmp_path / "start", student=spec, init=low_run, epochs=10))
+    train(config(high, tmp_path / "teacher", init=tmp_path / "start", epochs=20))
+    views = tmp_path / "views"
+    extract(
+        ExtractConfig(
+            data=high, teacher=f"run:{tmp_path / 'teacher'}", out=views, policy="crop", views=5, flip_prob=0.0,
+            crop_scale=(0.7, 1.0), device="cpu",
+        )
+    )  # fmt: skip
+    options = {"data": high, "student": RESNET, "init": tmp_path / "start", "store": views, "kd_temp": 2.0}
+    shared = {"size": 16, "eval_crop_frac": 1.0, "batch_size": 32, "lr": 0.05, "device": "cpu", "epochs": 20}
+    result = train(TrainConfig(out=tmp_path / "student", **options, **shared))
+    assert result["top1"] > 0.4, "five classes: chance is 0.2"
+    out = tmp_path / "student.onnx"
+    found = export_int8(
+        ExportConfig(source=tmp_path / "student", format="onnx", int8=True, data=high, store=views, out=out)
+    )
+    assert found.float32.top1 == pytest.approx(result["top1"])
+    again = evaluate(EvaluateConfig(data=high, model=f"onnx:{int8_path(out)}", device="cpu"))
+    assert again["top1"] == pytest.approx(found.int8.top1)
+    assert found.int8.agreement_teacher is not None and found.int8.agreement_teacher > 0.4
 
 
 @pytest.mark.slow

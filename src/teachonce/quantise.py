@@ -5,7 +5,7 @@ signed with one scale an output channel, ranges of activations from images that 
 activations, because processors of x86 multiply those with signed weights and have to convert signed ones: on one with
 AVX2 alone ``test_resnet`` took 0.9 of the float's time with them and 1.6 with signed ones. The same processors add two
 products in 16 bits, which saturates in silence: a SqueezeNet lost 1.35 points of top-1 with weights of 8 bits and 0.20
-with 7 (LOG.md). Phones do not saturate; but 7 bits are the default, because then what is measured here is what they get.
+with 7 (LOG.md). Phones do not saturate; 7 bits are the default because then what is measured here is what they get.
 
 Nothing is trained here: accuracy is what is left of it, and ``export_int8`` measures that. Nagel et al. 2021,
 arXiv:2106.08295, section 3, is the method.
