@@ -31,7 +31,8 @@ from PIL import Image
 
 from teachonce.classes import ClassSpace
 from teachonce.codec import build_codec, codec_to_json
-from teachonce.config import ExportConfig, ImportConfig, MergeConfig, RecordsConfig, VerifyConfig
+from teachonce.config import ImportConfig, MergeConfig, RecordsConfig, VerifyConfig
+from teachonce.config_export import ExportConfig
 from teachonce.convert import convert_records
 from teachonce.exchange import export_csv, import_csv
 from teachonce.images import check_jpeg

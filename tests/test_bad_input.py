@@ -17,7 +17,7 @@ from small_data import encode_jpeg, example, write_image_folder, write_shards, w
 from small_models import write_colour_shards, write_colour_teacher
 
 from teachonce.cli import main
-from teachonce.config import ExportConfig
+from teachonce.config_export import ExportConfig
 from teachonce.exchange import export_csv
 from teachonce.tfrecord import FOOTER_BYTES, HEADER_BYTES
 

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_data import write_image_folder, write_shards, write_store
 
-from teachonce.config import ExportConfig, ImportConfig
+from teachonce.config import ImportConfig
+from teachonce.config_export import ExportConfig
 from teachonce.errors import ConfigError, LogitsError
 from teachonce.exchange import export_csv, import_csv
 from teachonce.logit_table import CsvTable, open_logit_table, parse_numbers

@@ -20,7 +20,6 @@ from teachonce import __version__
 from teachonce.config import (
     DemoConfig,
     EvaluateConfig,
-    ExportConfig,
     ExtractConfig,
     ImportConfig,
     InspectConfig,
@@ -29,6 +28,7 @@ from teachonce.config import (
     RecordsConfig,
     VerifyConfig,
 )
+from teachonce.config_export import ExportConfig
 from teachonce.config_train import AblateConfig, TrainConfig
 from teachonce.errors import ConfigError, TeachonceError
 from teachonce.recipes import describe_recipes, expand_recipe
@@ -203,6 +203,14 @@ def _export(config: ExportConfig) -> None:
         return
     if config.csv_files != 1 or config.view or config.background_logit is not None:
         raise ConfigError(f"--csv-files, --view and --background-logit: mean nothing with --format {config.format}")
+    if config.int8:
+        from teachonce.export_int8 import export_int8, int8_path
+        from teachonce.export_table import render_comparison
+
+        found = export_int8(config)
+        print(json.dumps(found.to_json()) if config.json else render_comparison(found))
+        print(f"{config.out}\n{int8_path(config.out)}", file=sys.stderr if config.json else sys.stdout)
+        return
     from teachonce.export import export_run
 
     export_run(config.source, config.format, config.out)

@@ -380,29 +380,6 @@ class EvaluateConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportConfig:
-    """Write a run as ONNX or safetensors (checked against PyTorch), or a store as the walkthrough's CSV."""
-
-    source: Positional[Path]
-    """Folder of a run (onnx, safetensors) or of a store (csv)."""
-    format: Literal["onnx", "safetensors", "csv"]
-    """What to write."""
-    out: Path
-    """File to write (onnx, safetensors) or folder (csv)."""
-    csv_files: int = 1
-    """csv: number of files SPLIT-0.csv, SPLIT-1.csv, ... (the walkthrough has one a worker)."""
-    view: int = 0
-    """csv: which view's logits."""
-    background_logit: float | None = None
-    """csv: one number a class of the data, this one for classes that the teacher lacks (the original's files: 0).
-    Default: one number a class of the teacher."""
-
-    def __post_init__(self) -> None:
-        require(self.csv_files >= 1, "--csv-files", self.csv_files, "at least 1")
-        require(self.view >= 0, "--view", self.view, "0 or more")
-
-
-@dataclass(frozen=True, kw_only=True)
 class DemoConfig:
     """All of it on handwritten digits that ship with scikit-learn: records, extract, verify, merge, train, compare."""
 

@@ -27,6 +27,9 @@ class TrainingOptions(MixOptions):
     """Folder of TFRecord shards, or of SPLIT/CLASS/*.jpg."""
     student: str
     """Model SPEC: timm:NAME or torchvision:NAME; ',pretrained=1' or ',weights=FILE' starts from weights."""
+    init: Path | None = None
+    """Fine-tuning: start from the weights of this finished run of the same architecture, and see pixels as it did; the
+    last layer is new where the classes are others."""
     out: Path
     """Folder of the run, or of everything that an ablation makes. The same command again goes on; another one is
     refused."""
@@ -126,6 +129,7 @@ class TrainingOptions(MixOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require(self.init is None or self.init != self.out, "--init", self.init, "another folder than --out")
         if self.kd_temp is not None:
             require(self.kd_temp >= 0, "--kd-temp", self.kd_temp, "0 (no KD) or more")
         for name in ("kd_weight", "label_weight", "warmup_epochs", "weight_decay", "min_lr", "momentum"):

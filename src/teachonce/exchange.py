@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from teachonce.classes import ClassSpace, map_logits
 from teachonce.codec import build_codec, codec_from_json, codec_to_json, warn_of_estimates
-from teachonce.config import ExportConfig, ImportConfig
+from teachonce.config import ImportConfig
+from teachonce.config_export import ExportConfig
 from teachonce.errors import ConfigError, LogitsError
 from teachonce.files import atomic_write
 from teachonce.launch import num_cores, take_part

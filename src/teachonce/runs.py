@@ -62,6 +62,8 @@ _FREE = {
     "out",
     "data",
     "validation_data",
+    "init",
+    "classes_hash",
     "store",
     "views",
     "device",
@@ -72,8 +74,8 @@ _FREE = {
     "recipe",
     "versions",
 }
-"""Entries of config.json that may differ when a run goes on: where it is computed and where things lie, and the name of
-the recipe whose options are compared one by one."""
+"""Entries of config.json that may differ when a run goes on: where it is computed and where things lie; the name of
+the recipe, whose options are compared one by one; the hash of the classes, which older runs lack."""
 
 Row = dict[str, float | int | None]
 

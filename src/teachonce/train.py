@@ -35,6 +35,7 @@ from teachonce.classes import ClassSpace, resolve_offset
 from teachonce.config_train import TrainConfig
 from teachonce.errors import ConfigError, ModelError
 from teachonce.files import atomic_write, remove_temporaries, write_json
+from teachonce.fine_tuning import start_from
 from teachonce.guards import measure_teaching, warn_before_training
 from teachonce.loader import Batch, Loader
 from teachonce.model_spec import first_line
@@ -82,7 +83,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
         return finished
     # The caller's random numbers are nobody's business here; those of the student are a function of the seed.
     with torch.random.fork_rng(devices=[]):  # of GPUs, a look at the state alone would take memory on each
-        module = _build_module(config, data, teacher)
+        module = _build_module(config, trainer, data, teacher)
         if trainer.is_global_zero:
             _guard(config, data, module, trainer, recorder)
         begin_run(config.out, resolved)  # not before the student is known to fit: a mistake should leave nothing behind
@@ -214,9 +215,22 @@ def _load_online_teacher(config: TrainConfig, device: torch.device) -> Classifie
     return teacher
 
 
-def _build_module(config: TrainConfig, data: TrainingData, teacher: Classifier | None) -> StudentModule:
+def _build_module(
+    config: TrainConfig, trainer: lightning.Trainer, data: TrainingData, teacher: Classifier | None
+) -> StudentModule:
     torch.manual_seed(derive_seed(config.seed, "student"))
     student = build_student(config.student, data.train.num_classes, size_px=config.size)
+    if data.initial is not None:
+        phrase = start_from(
+            student,
+            data.initial,
+            config.student,
+            num_classes=data.train.num_classes,
+            size_px=config.size,
+            classes_hash=data.classes_hash,
+        )
+        if not (config.out / CHECKPOINTS_NAME / LAST_CHECKPOINT).exists():
+            _say(trainer, f"{config.out}: starts from {data.initial.path}: {phrase}")
     for size_px in sorted({config.size, data.preprocessing.size_px}):
         _check_size(config, student, size_px, data.train.num_classes)
     online = None

@@ -18,6 +18,7 @@ from teachonce.config import ViewOptions, to_json
 from teachonce.config_train import TrainConfig
 from teachonce.dataset import EvalDataset, KDDataset
 from teachonce.errors import ConfigError
+from teachonce.fine_tuning import InitialRun, hash_classes, initial_preprocessing, open_initial_run
 from teachonce.memory import RecordsInMemory
 from teachonce.model_spec import override_preprocessing, parse_model_spec
 from teachonce.policies import CropPolicy, build_policy
@@ -38,6 +39,10 @@ class TrainingData:
     validation: EvalDataset | None
     preprocessing: Preprocessing
     data_classes: int
+    classes_hash: str | None = None
+    """``hash_classes`` of the student's classes, where the data knows their names."""
+    initial: InitialRun | None = None
+    """The run that the student starts from."""
 
 
 def open_training_data(config: TrainConfig, online: Preprocessing | None = None) -> TrainingData:
@@ -46,7 +51,8 @@ def open_training_data(config: TrainConfig, online: Preprocessing | None = None)
     ``online`` is what an online teacher wants to see.
     """
     source = open_records(config.data, config.split)
-    preprocessing = student_preprocessing(config)
+    initial = None if config.init is None else open_initial_run(config.init, config.student)
+    preprocessing = student_preprocessing(config, initial)
     stores = open_stores(config) if config.temperature > 0 else []
     use_record_logits = config.logits == "records" and config.temperature > 0
     policy = build_policy(config.policy, config)
@@ -89,6 +95,8 @@ def open_training_data(config: TrainConfig, online: Preprocessing | None = None)
         validation=None if validation is None else EvalDataset(validation, preprocessing, space),
         preprocessing=preprocessing,
         data_classes=data_classes,
+        classes_hash=None if source.classes is None else hash_classes(source.classes.names[config.offset :]),
+        initial=initial,
     )
 
 
@@ -105,9 +113,9 @@ def open_stores(config: TrainConfig) -> list[Store]:
     return [Store(path, num_views=num_views) for path in config.store]
 
 
-def student_preprocessing(config: TrainConfig) -> Preprocessing:
+def student_preprocessing(config: TrainConfig, initial: InitialRun | None = None) -> Preprocessing:
     """How images are evaluated: ``eval_size``, ``eval_resize`` or ``eval_crop_frac``, and the SPEC's or its library's
-    mean, std and filter.
+    mean, std and filter, or those of the run that the student starts from.
 
     The filter is that of the views too, unless it is one without antialiasing (TensorFlow 1's ``tf1_bilinear``): views
     are 8-bit pixels, which teachers share, and such a filter is the evaluation's alone.
@@ -121,6 +129,8 @@ def student_preprocessing(config: TrainConfig) -> Preprocessing:
         )
     size_px = config.eval_size or config.size
     resize_px = config.eval_resize or math.floor(size_px / config.eval_crop_frac + 1e-9)
+    if initial is not None:
+        return initial_preprocessing(initial, size_px, resize_px, config.student)
     mean, std = _library_mean_std(spec.kind, spec.name)
     return override_preprocessing(Preprocessing(size_px=size_px, resize_px=resize_px, mean=mean, std=std), spec)
 
@@ -136,6 +146,8 @@ def resolve_run(
         "num_classes": data.train.num_classes,
         "offset": data.train.class_space.offset,
         "data_classes": data.data_classes,
+        "classes_hash": data.classes_hash,
+        "init_weights_sha256": None if data.initial is None else data.initial.weights_sha256,
         "preprocessing": data.preprocessing.to_json(),
         "train_records": _identify(data.train.source),
         "validation_records": None if data.validation is None else _identify(data.validation.source),

@@ -1,0 +1,120 @@
+"""What quantisation costs and brings, as one table and in words.
+
+A loss of accuracy is compared with two things: a point, which is what 8 bits usually stay within, and the noise of the
+images that it was measured on (the records that only one of the two gets right, as in McNemar's test). A loss is said
+where it is one, in capitals, because a table of six columns is looked at for its last.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+MAX_LOSS_POINTS = 1.0
+"""Points of top-1 beyond which the verdict is a warning."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """One file, measured; accuracies and agreements as fractions."""
+
+    name: str
+    top1: float
+    top5: float
+    agreement_teacher: float | None
+    """How often it has the teacher's likeliest class; None without a teacher."""
+    agreement_float: float
+    """How often it has the float file's."""
+    num_bytes: int
+    latency_ms: float
+    """Median of single images, one thread, without decoding."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Float and int8, on the same images."""
+
+    float32: Measured
+    int8: Measured
+    num_records: int
+    """Validation records that accuracies and the agreement with the float file are of."""
+    only_float_right: int
+    only_int8_right: int
+    weight_bits: int
+    num_latency_runs: int
+    teacher: str | None
+    """Whose logits the agreement is with."""
+    num_teacher_records: int
+
+    @property
+    def top1_change_points(self) -> float:
+        """int8's top-1 less float's, in points."""
+        return 100 * (self.only_int8_right - self.only_float_right) / self.num_records
+
+    @property
+    def noise_points(self) -> float:
+        """Half the 95 % interval of that change: paired, so only records count that one of the two gets right."""
+        changed, net = self.only_float_right + self.only_int8_right, self.only_int8_right - self.only_float_right
+        return 196 * max(0.0, changed - net**2 / self.num_records) ** 0.5 / self.num_records
+
+    @property
+    def latency_ratio(self) -> float:
+        """int8's time over float's."""
+        return self.int8.latency_ms / self.float32.latency_ms
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, with what follows from it."""
+        return {
+            **asdict(self),
+            "top1_change_points": self.top1_change_points,
+            "noise_points": self.noise_points,
+            "latency_ratio": self.latency_ratio,
+        }
+
+
+def render_comparison(found: Comparison) -> str:
+    """A Markdown table, and below it what it says."""
+    head = ["file", "top-1", "top-5", "agrees with the teacher", "agrees with float", "MB", "ms an image", "ratio"]
+    if found.teacher is None:
+        head.remove("agrees with the teacher")
+    rows = [head]
+    for row in (found.float32, found.int8):
+        teacher = [] if row.agreement_teacher is None else [f"{100 * row.agreement_teacher:.2f}"]
+        rows.append(
+            [
+                row.name,
+                f"{100 * row.top1:.2f}",
+                f"{100 * row.top5:.2f}",
+                *teacher,
+                f"{100 * row.agreement_float:.2f}",
+                f"{row.num_bytes / 1e6:.3f}",
+                f"{row.latency_ms:.3f}",
+                f"{row.latency_ms / found.float32.latency_ms:.2f}",
+            ]
+        )
+    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
+    lines = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
+    ]
+    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    return "\n".join([*lines, "", *find_verdicts(found)])
+
+
+def find_verdicts(found: Comparison) -> list[str]:
+    """The table in sentences, losses first."""
+    change = f"{found.top1_change_points:+.2f} +- {found.noise_points:.2f} points of top-1"
+    verdicts = [f"int8: {change} on {found.num_records:,} records."]
+    if found.top1_change_points < -MAX_LOSS_POINTS:
+        bits = "7 instead of --weight-bits 8" if found.weight_bits == 8 else "--weight-bits 8 on a phone or with VNNI"
+        verdicts = [
+            f"int8 LOSES ACCURACY: {change} on {found.num_records:,} records, more than {MAX_LOSS_POINTS:g}; look at "
+            f"it before you ship it. More --calibration-images, --calibration percentile or {bits} may mend it."
+        ]
+    if found.latency_ratio > 1:
+        verdicts.append(f"int8 IS SLOWER here, {found.latency_ratio:.2f} of float's time; a phone's CPU may differ.")
+    verdicts.append(
+        f"Times: median of {found.num_latency_runs} single images each, in turn, one thread of this CPU, ONNX Runtime."
+    )
+    if found.teacher is not None:
+        verdicts.append(f"Teacher: {found.teacher}, {found.num_teacher_records:,} records.")
+    return verdicts
