@@ -127,7 +127,7 @@ class _ShardMerger:
                 raise StoreError(f"{info.path}: ends before {missing}, which the store has; the shard was shortened")
         write_index(index_path(path), writer.index)
 
-    def _refuse(self, shard: int, row: int, payload: bytes, where: str) -> NoReturn:
+    def _refuse(self, shard: int, row: int, payload: memoryview, where: str) -> NoReturn:
         """Raise what is wrong with a record that is not the store's."""
         record = decode_tfrecord(payload, where, num_classes=self.target.num_classes)
         keys = self.store.read_keys(shard)
@@ -153,12 +153,12 @@ class _ShardMerger:
         return f"{record.filename} (key {record.key:016x}), the store has {expected}: {reason}; extract over this data"
 
 
-def _blocks(path: Path) -> Iterator[list[tuple[int, bytes]]]:
+def _blocks(path: Path) -> Iterator[list[tuple[int, memoryview]]]:
     """The records of a file as (offset, payload), ``BLOCK_RECORDS`` at a time; damage comes after what is good."""
-    block: list[tuple[int, bytes]] = []
+    block: list[tuple[int, memoryview]] = []
     try:
         for offset, payload in read_tfrecords(path):
-            block.append((offset, bytes(payload)))
+            block.append((offset, payload))
             if len(block) == BLOCK_RECORDS:
                 yield block
                 block = []

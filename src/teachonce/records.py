@@ -357,8 +357,10 @@ class TFRecordSource(RecordSource):
         payloads = read_frames(files, arena.take(sum(end - begin for begin, end in bounds)))
         return self._take_apart(payloads, wheres, with_logits)
 
-    def _take_apart(self, payloads: Sequence[Buffer], wheres: Sequence[str], with_logits: bool) -> list[Record]:
-        """The records of serialised Examples, by the native library where that can."""
+    def _take_apart(
+        self, payloads: Sequence[Buffer], wheres: Sequence[str], with_logits: bool, *, copy: bool = False
+    ) -> list[Record]:
+        """The records of serialised Examples, by the native library where that can; ``copy``: images of their own."""
         found = None if self.with_boxes else find_features(payloads)
         if found is None:
             return [self._decode(payload, where, with_logits) for payload, where in zip(payloads, wheres, strict=True)]
@@ -372,7 +374,7 @@ class TFRecordSource(RecordSource):
                 records.append(self._decode(payload, where, with_logits))  # or raises
                 continue
             image, image_end, name, name_end, logits, logits_end = spans[index]
-            encoded = payload[image:image_end]
+            encoded = bytes(payload[image:image_end]) if copy else payload[image:image_end]
             filename = str(payload[name:name_end], errors="replace")
             values = None
             if with_logits:
@@ -393,20 +395,20 @@ class TFRecordSource(RecordSource):
     def iter_shard(self, shard: int, *, with_logits: bool = False) -> Iterator[Record]:
         """The records of a shard in order, streaming; raises as ``read_record``."""
         path = self._files[shard].path
-        frames: list[bytes] = []
+        payloads: list[Buffer] = []
         wheres: list[str] = []
         try:
             for row, (offset, payload) in enumerate(read_tfrecords(path)):
-                frames.append(bytes(payload))
+                payloads.append(payload)
                 wheres.append(record_place(path, row, offset))
-                if len(frames) == _STREAMED_RECORDS:
-                    yield from self._take_apart(frames, wheres, with_logits)
-                    frames, wheres = [], []
+                if len(payloads) == _STREAMED_RECORDS:
+                    yield from self._take_apart(payloads, wheres, with_logits, copy=True)
+                    payloads, wheres = [], []
         except RecordError:
             # What was read before the damage is good.
-            yield from self._take_apart(frames, wheres, with_logits)
+            yield from self._take_apart(payloads, wheres, with_logits, copy=True)
             raise
-        yield from self._take_apart(frames, wheres, with_logits)
+        yield from self._take_apart(payloads, wheres, with_logits, copy=True)
 
     def _decode(self, payload: Buffer, where: str, with_logits: bool) -> Record:
         return decode_tfrecord(
