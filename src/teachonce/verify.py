@@ -24,9 +24,11 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from teachonce.arena import Arena
 from teachonce.config import VerifyConfig
 from teachonce.errors import CheckError, ConfigError, TeachonceError
-from teachonce.join import check_key, check_same_data, decode_record
+from teachonce.join import check_keys as compare_keys
+from teachonce.join import check_same_data, decode_record
 from teachonce.launch import count_done, num_cores, run_jobs
 from teachonce.models import Classifier, load_model
 from teachonce.pixels import pixel_versions
@@ -40,6 +42,8 @@ from teachonce.shard_files import pixels_hash
 from teachonce.store import Store
 from teachonce.store_plan import MANIFEST_NAME
 
+BLOCK_RECORDS = 64
+"""Records that are read and compared at once."""
 WORKER_BYTES = 1 << 30
 """Bytes of records for which it pays to start one more process: it takes about as long as to check half of them."""
 RELATIVE_TOLERANCE = {"float32": 2.0**-12, "bf16": 2.0**-5, "fp16": 2.0**-8}
@@ -98,14 +102,14 @@ class _KeyChecker:
     def __init__(self, store: Store, source: RecordSource, worker_index: int) -> None:
         self.store = store
         self.source = source
+        self.arena = Arena()
 
     def __call__(self, shard: int) -> None:
-        keys, labels = self.store.read_keys(shard).tolist(), self.store.read_labels(shard).tolist()
-        for row, record in enumerate(self.source.iter_shard(shard)):
-            # What agrees is the rule and is compared here; what does not is told apart by check_key.
-            if row >= len(keys) or record.key != keys[row] or record.label != labels[row]:
-                check_key(self.store, shard, row, record)
-        count_done(len(keys))
+        num_records = self.source.shards[shard].num_records
+        for first in range(0, num_records, BLOCK_RECORDS):
+            places = [(shard, row) for row in range(first, min(first + BLOCK_RECORDS, num_records))]
+            compare_keys(self.store, places, self.source.read_batch(places, arena=self.arena))
+        count_done(num_records)
 
 
 def check_logits(
