@@ -43,3 +43,15 @@ def test_partners_are_others_each_epoch() -> None:
     # A uniform permutation leaves one record in its place on average, Poisson: ten would be one in ten million.
     records = [index for index, number in flat(batches) if number % 2 == 0]
     assert sum(a == b for a, b in zip(records, partners[1], strict=True)) < 10
+
+
+@pytest.mark.parametrize("paired", [False, True])
+@pytest.mark.parametrize("drop_last", [False, True])
+def test_an_epoch_goes_on_in_its_middle(paired, drop_last):
+    options = {"seed": 5, "epoch": 2, "rank": 1, "world_size": 2, "paired": paired, "drop_last": drop_last}
+    whole = list(EpochBatches(53, 6, **options))
+    for first_step in (0, 1, len(whole) - 1, len(whole)):
+        rest = EpochBatches(53, 6, **options, first_step=first_step)
+        assert list(rest) == whole[first_step:] and len(rest) == len(whole) - first_step
+    rest.set_epoch(2)
+    assert list(rest) == whole, "another epoch begins at its beginning"

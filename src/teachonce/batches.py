@@ -23,6 +23,8 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
     ``paired`` (mixup of type 1) puts as many partners behind the records of a batch, row i and row B + i a pair: a
     second permutation, so that every record occurs twice an epoch, in as many steps. An epoch e then counts as the two
     epochs 2 e (the records) and 2 e + 1 (their partners), so that a record's two views differ.
+
+    ``first_step`` goes on in the middle of an epoch: the batches before it are left out, and nothing is read for them.
     """
 
     def __init__(
@@ -37,6 +39,7 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         rank: int = 0,
         world_size: int = 1,
         paired: bool = False,
+        first_step: int = 0,
     ) -> None:
         if num_records < world_size:
             raise ConfigError(f"{num_records} records for {world_size} devices: each needs at least one record")
@@ -49,12 +52,19 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         self.rank = rank
         self.world_size = world_size
         self.paired = paired
+        self.first_step = first_step
 
     def set_epoch(self, epoch: int) -> None:
-        """Take the order of this epoch from the next iteration on."""
+        """Take the order of this epoch from the next iteration on, from its beginning."""
         self.epoch = epoch
+        self.first_step = 0
 
     def __len__(self) -> int:
+        return max(self.num_steps - self.first_step, 0)
+
+    @property
+    def num_steps(self) -> int:
+        """Batches of a whole epoch."""
         step_records = self.batch_size * self.world_size
         if self.drop_last:
             return max(1, self.num_records // step_records)
@@ -65,11 +75,11 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         if self.shuffle:
             order = generator(self.seed, "order", self.epoch).permutation(self.num_records)
         partners = generator(self.seed, "partners", self.epoch).permutation(self.num_records) if self.paired else None
-        num_steps = len(self)
+        num_steps = self.num_steps
         end = self.num_records
         if self.drop_last:
             end = min(end, num_steps * self.batch_size * self.world_size)
-        for step in range(num_steps):
+        for step in range(self.first_step, num_steps):
             first, last = step * end // num_steps, (step + 1) * end // num_steps
             mine = slice(first + self.rank, last, self.world_size)
             if partners is None:

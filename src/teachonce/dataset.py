@@ -182,6 +182,7 @@ class KDDataset:
         rank: int = 0,
         world_size: int = 1,
         num_workers: int = 0,
+        first_step: int = 0,
     ) -> Loader:
         """A loader of one epoch's batches, for loops of your own; the arguments are those of ``EpochBatches``, and
         ``num_workers`` threads that make batches ahead.
@@ -195,6 +196,7 @@ class KDDataset:
             drop_last=drop_last,
             rank=rank,
             world_size=world_size,
+            first_step=first_step,
         )
         return Loader(self, sampler, num_workers)
 
