@@ -175,3 +175,19 @@ def test_every_recipe_trains_for_two_steps(
     (row,) = read_metrics(tmp_path / "run")
     assert (row["step"], result["steps"]) == (2, 2)
     assert (row["kd_loss"] > 0) == (name in NEEDS_STORE)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--kd-temp", "1"], "records"),
+        ([], "records"),
+        (["--kd-temp=0"], None),
+        (["--kd-temp", "0.5"], "records"),
+        (["--store", "S"], None),
+        (["--teacher=timm:resnet18"], None),
+    ],
+)
+def test_the_walkthroughs_recipes_read_the_logits_of_the_records(words: list[str], expected: str | None) -> None:
+    line = ["train", "--recipe", "assemble_resnet50", "--data", "D", "--out", "R", *words]
+    assert parse_command(line).logits == expected

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -64,6 +65,9 @@ def assemble_resnet50() -> Options:
 
         teachonce extract --data imagenet --teacher efficientnet,weights=DIR --out store
         teachonce train --recipe assemble_resnet50 --data imagenet --store store --out run --devices 8
+
+    On the command line, without --store or --teacher, the logits are those of the records, as ``merge`` and the
+    walkthrough write them.
     """
     return {
         **vanilla_resnet50(),
@@ -200,6 +204,8 @@ _WALKTHROUGH_CROPS: Options = {
     "object_covered": 0.1,
     "object_boxes": "image",
 }
+_LOGITS_IN_RECORDS = ("assemble_resnet50", "assemble_resnet152", "mobilenet_v1")
+"""Recipes of the walkthrough: where no teacher is named they train from image/logit, as it does."""
 _FAST: Options = {"precision": "bf16", "channels_last": True}
 
 
@@ -238,4 +244,12 @@ def expand_recipe(words: Sequence[str]) -> list[str]:
         if not given & {flag(field), flag("no_" + field)}
         for option in option_words(field, value)
     ]
+    if name in _LOGITS_IN_RECORDS and not given & {"--store", "--teacher", "--logits"} and _has_kd(words):
+        added += ["--logits", "records"]
     return [words[0], *added, *words[1:]]
+
+
+def _has_kd(words: Sequence[str]) -> bool:
+    """Whether the words leave KD on."""
+    joined = " ".join(words).replace("=", " ").replace("_", "-")
+    return not re.search(r"--kd-temp 0(\.0*)?( |$)", joined)
