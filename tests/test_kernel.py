@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageFile
 
 from teachonce.errors import ImageError
 from teachonce.images import MAX_PIXELS, decode_image, image_size, resize_image
@@ -113,7 +113,12 @@ def draw_image(width: int, height: int, seed: int) -> Image.Image:
 
 def encode(image: Image.Image, format: str = "JPEG", **options: Any) -> bytes:
     buffer = io.BytesIO()
-    image.save(buffer, format, **options)
+    # An optimised or progressive file must fit into Pillow's buffer, whose size it guesses too small for noise.
+    room, ImageFile.MAXBLOCK = ImageFile.MAXBLOCK, 1 << 20
+    try:
+        image.save(buffer, format, **options)
+    finally:
+        ImageFile.MAXBLOCK = room
     return buffer.getvalue()
 
 
