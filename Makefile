@@ -35,7 +35,7 @@ test: setup
 fuzz: SANITIZE := -g -fsanitize=address,undefined -fno-sanitize-recover=undefined
 fuzz: setup
 	LD_PRELOAD="$$(gcc -print-file-name=libasan.so)" ASAN_OPTIONS=detect_leaks=0 TEACHONCE_CFLAGS="$(SANITIZE)" \
-		$(BIN)/python -m pytest --capture=no tests/test_kernel.py
+		$(BIN)/python -m pytest --capture=no tests/pixels/test_kernel.py
 
 check: setup
 	$(BIN)/ruff check .
@@ -49,11 +49,11 @@ fmt: setup
 # The short versions, under ten minutes; in full, and with peers that are not in requirements.lock: each file's docstring.
 # (benchmarks/topk_tail.py needs a teacher's weights and six minutes, so it stays out.)
 bench: setup
-	$(BIN)/python benchmarks/loading.py --quick $(PHOTOGRAPHS) $(SMALL_IMAGES) --out $(call result,loading)
-	$(BIN)/python benchmarks/extraction.py --out $(call result,extraction)
-	$(BIN)/python benchmarks/records.py --quick --out $(call result,records)
-	$(BIN)/python benchmarks/kd.py --quick --out $(call result,kd)
-	$(BIN)/python benchmarks/where_time_goes.py --out $(call result,where-time-goes)
+	$(BIN)/python -m benchmarks.loading --quick $(PHOTOGRAPHS) $(SMALL_IMAGES) --out $(call result,loading)
+	$(BIN)/python -m benchmarks.extraction --out $(call result,extraction)
+	$(BIN)/python -m benchmarks.records --quick --out $(call result,records)
+	$(BIN)/python -m benchmarks.kd --quick --out $(call result,kd)
+	$(BIN)/python -m benchmarks.where_time_goes --out $(call result,where-time-goes)
 
 lock: setup
 	$(BIN)/uv pip compile --quiet --universal --upgrade --python-version 3.11 --no-annotate --no-header \

@@ -1,6 +1,6 @@
 """Extraction against the teacher's bare forward, and the store against reading: ratios within one run.
 
-    python benchmarks/extraction.py [--images N] [--teacher SPEC] [--out FILE]
+    python -m benchmarks.extraction [--images N] [--teacher SPEC] [--out FILE]
 
 Synthetic photographs (``photographs.py``) in TFRecord shards. Every pair is
 measured in turn several times and the median of the ratios is quoted, because a shared machine drifts.
@@ -21,17 +21,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from photographs import write_photographs
 
-from teachonce.codec import Float16Codec, Float32Codec, Int8Codec
-from teachonce.config import ExtractConfig
-from teachonce.extract import build_plan, extract
-from teachonce.launch import num_cores
-from teachonce.models import load_model
-from teachonce.records import open_records
-from teachonce.store import Store
-from teachonce.store_plan import begin_store
-from teachonce.units import UnitExtractor, all_units, bundle_units
+from benchmarks.photographs import write_photographs
+from teachonce.codecs.dense import Float16Codec, Float32Codec, Int8Codec
+from teachonce.engine.jobs import num_cores
+from teachonce.extraction.config import ExtractConfig
+from teachonce.extraction.extract import build_plan, extract
+from teachonce.extraction.extractor import UnitExtractor
+from teachonce.extraction.units import all_units, bundle_units
+from teachonce.models.classifier import load_model
+from teachonce.records.discovery import open_records
+from teachonce.store.plan import begin_store
+from teachonce.store.store import Store
 from teachonce.versions import library_versions
 
 ROUNDS = 5
@@ -93,7 +94,7 @@ def measure(folder: Path, num_images: int, teacher: str) -> str:
     lines = [
         f"# Extraction, {platform.machine()}, {num_cores()} cores",
         "",
-        f"`python benchmarks/extraction.py --images {num_images} --teacher {teacher}`, {ROUNDS} pairs in turn.",
+        f"`python -m benchmarks.extraction --images {num_images} --teacher {teacher}`, {ROUNDS} pairs in turn.",
         ", ".join(f"{key} {value}" for key, value in library_versions().items()),
         "",
         "| what | against | ratio of images/s, median (least to most) |",

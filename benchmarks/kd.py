@@ -1,6 +1,6 @@
 """What distillation costs a training: reading and decoding stored logits, a step with them, a store of ImageNet's size.
 
-    python benchmarks/kd.py [--quick] [--out FILE]
+    python -m benchmarks.kd [--quick] [--out FILE]
 
 Three parts, each a ratio or an absolute cost with its reference in the same run:
 
@@ -27,19 +27,21 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from teachonce.classes import ClassSpace
-from teachonce.codec import Int8Codec, TopKCodec, codec_to_json
-from teachonce.files import write_json
-from teachonce.launch import num_cores
-from teachonce.losses import kd_loss, label_loss
-from teachonce.policies import CropPolicy, policy_to_json
-from teachonce.records import shard_name
-from teachonce.shard_files import records_file, views_file, write_records, write_views
-from teachonce.store import Store
-from teachonce.store_plan import Plan, finalise_store, group_views
-from teachonce.stored_teachers import StoredTeachers
+from teachonce.codecs.dense import Int8Codec
+from teachonce.codecs.registry import codec_to_json
+from teachonce.codecs.topk import TopKCodec
+from teachonce.data.stored_logits import StoredTeachers
+from teachonce.engine.jobs import num_cores
+from teachonce.losses.losses import kd_loss, label_loss
+from teachonce.records.class_space import ClassSpace
+from teachonce.records.source import shard_name
+from teachonce.storage.files import write_json
+from teachonce.store.arrow_files import records_file, views_file, write_records, write_views
+from teachonce.store.plan import Plan, finalise_store, group_views
+from teachonce.store.store import Store
 from teachonce.versions import library_versions
-from teachonce.views import View
+from teachonce.views.policy import CropPolicy, policy_to_json
+from teachonce.views.view import View
 
 NUM_CLASSES = 1000
 SHARD_RECORDS = 1250
@@ -56,7 +58,7 @@ def main() -> None:
     lines = [
         f"# What distillation costs, {platform.machine()}, {num_cores()} cores",
         "",
-        f"{time.strftime('%Y-%m-%d')}, `python benchmarks/kd.py{' --quick' if flags.quick else ''}`.",
+        f"{time.strftime('%Y-%m-%d')}, `python -m benchmarks.kd{' --quick' if flags.quick else ''}`.",
         ", ".join(f"{key} {value}" for key, value in library_versions().items()),
         "",
     ]

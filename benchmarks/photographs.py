@@ -14,10 +14,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from teachonce.example import FeatureValue, encode_example
-from teachonce.images import to_rgb_jpeg
-from teachonce.records import ClassTable, shard_name, write_classes
-from teachonce.tfrecord import TFRecordWriter
+from teachonce.pixels.decode import to_rgb_jpeg
+from teachonce.records.class_table import ClassTable, write_classes
+from teachonce.records.source import shard_name
+from teachonce.records.tfrecord.framing import TFRecordWriter
+from teachonce.records.tfrecord.tf_example import FeatureValue, encode_example
 
 WIDTH_PX, HEIGHT_PX = 500, 375
 NUM_CLASSES = 1001

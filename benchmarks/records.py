@@ -1,6 +1,6 @@
 """What moves bytes against moving bytes: `records`, `merge`, `import`, `verify` beside cp, reading, parsing, hashing.
 
-    python benchmarks/records.py [--quick] [--images N] [--photos DIR] [--out FILE]
+    python -m benchmarks.records [--quick] [--images N] [--photos DIR] [--out FILE]
 
 Synthetic photographs (500 x 375 px JPEG, 75 kB), or the images of DIR/train/CLASS copied until there are N. Everything
 is in the page cache, so what is measured is our work and the writing. Ours ends with fsync, `cp -r` does not, so the
@@ -29,22 +29,23 @@ import numpy as np
 import xxhash
 from PIL import Image
 
-from teachonce.classes import ClassSpace
-from teachonce.codec import build_codec, codec_to_json
-from teachonce.config import ImportConfig, MergeConfig, RecordsConfig, VerifyConfig
-from teachonce.config_export import ExportConfig
-from teachonce.convert import convert_records
-from teachonce.exchange import export_csv, import_csv
-from teachonce.images import check_jpeg
-from teachonce.jpeg_structure import sound_jpeg_size
-from teachonce.launch import num_cores
-from teachonce.logit_table import parse_numbers
-from teachonce.merge import merge
-from teachonce.policies import CenterPolicy, policy_to_json
-from teachonce.records import open_records
-from teachonce.shard_files import records_file, views_file, write_records, write_views
-from teachonce.store_plan import Plan, begin_store, finalise_store
+from teachonce.codecs.registry import build_codec, codec_to_json
+from teachonce.engine.jobs import num_cores
+from teachonce.evaluation.config import ExportConfig
+from teachonce.extraction.config import VerifyConfig
+from teachonce.interop.config import ImportConfig, MergeConfig, RecordsConfig
+from teachonce.interop.convert import convert_records
+from teachonce.interop.csv_files import export_csv, import_csv
+from teachonce.interop.logit_table import parse_numbers
+from teachonce.interop.merge import merge
+from teachonce.pixels.decode import check_jpeg
+from teachonce.pixels.jpeg_structure import sound_jpeg_size
+from teachonce.records.class_space import ClassSpace
+from teachonce.records.discovery import open_records
+from teachonce.store.arrow_files import records_file, views_file, write_records, write_views
+from teachonce.store.plan import Plan, begin_store, finalise_store
 from teachonce.versions import library_versions
+from teachonce.views.policy import CenterPolicy, policy_to_json
 
 NUM_CLASSES = 1000
 NUM_SHARDS = 8
@@ -86,13 +87,13 @@ class Bench:
     def measure(self) -> str:
         """The table as Markdown."""
         # Not at the top: it brings torch, which every process spawned here would import; those of the commands do not.
-        from teachonce.verify import verify
+        from teachonce.extraction.verify import verify
 
         image_bytes = folder_bytes(self.images)
         lines = [
             f"# Moving bytes, {platform.machine()}, {num_cores()} cores",
             "",
-            f"`python benchmarks/records.py {self.command}`: {self.num_images:,} images, {image_bytes / 1e6:,.0f} MB.",
+            f"`python -m benchmarks.records {self.command}`: {self.num_images:,} images, {image_bytes / 1e6:,.0f} MB.",
             ", ".join(f"{key} {value}" for key, value in library_versions().items())
             + f", Python {platform.python_version()}.",
             "",

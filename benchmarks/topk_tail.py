@@ -1,6 +1,6 @@
 """What to keep of the classes that a sparse codec drops: total variation from the dense softened target.
 
-    python benchmarks/topk_tail.py --data DIR [--logits FILE] [--out FILE]
+    python -m benchmarks.topk_tail --data DIR [--logits FILE] [--out FILE]
 
 DIR has ``squeezenet1_0-imagenet.safetensors`` (real ImageNet weights) and ``imagenet-sample.tar`` (250 ImageNet images,
 one a class). The teacher looks at 8 random crops of each image, and at 50 of 20 of them; FILE keeps its logits for the
@@ -27,11 +27,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from teachonce.codec import TopKCodec
-from teachonce.config import ExtractConfig
-from teachonce.extract import extract
+from teachonce.codecs.topk import TopKCodec
+from teachonce.extraction.config import ExtractConfig
+from teachonce.extraction.extract import extract
 from teachonce.rng import generator
-from teachonce.store import Store
+from teachonce.store.store import Store
 from teachonce.versions import library_versions
 
 Array = NDArray[np.float64]
@@ -73,7 +73,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="also write the tables to this file")
     flags = parser.parse_args()
     torch.set_num_threads(1)
-    lines = [f"`python benchmarks/topk_tail.py`, {', '.join(f'{n} {v}' for n, v in library_versions().items())}"]
+    lines = [f"`python -m benchmarks.topk_tail`, {', '.join(f'{n} {v}' for n, v in library_versions().items())}"]
     for title, rows in read_rows(flags.data, flags.logits):
         lines += ["", f"## {title}", "", "| k | bytes | way | T = 1 | T = 2 | T = 4 |", "|---|---|---|---|---|---|"]
         for k in sorted({min(k, rows.measured.shape[1]) for k in flags.k}):

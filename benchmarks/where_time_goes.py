@@ -1,6 +1,6 @@
 """Where a batch's time goes on one core, part by part, and how far that is from decoding alone; with a picture.
 
-    python benchmarks/where_time_goes.py --data DIR [--store STORE] [--out FILE]
+    python -m benchmarks.where_time_goes --data DIR [--store STORE] [--out FILE]
 
 DIR holds TFRecord shards of photographs (``--synthetic N`` makes some), STORE a store with crop views of them (made
 with random logits if not given). Parts are timed one after the other on the same batches; "decode" is the kernel
@@ -20,19 +20,19 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from loading_data import write_crop_store
-from photographs import write_photographs
 
-from teachonce.arena import Arena
-from teachonce.dataset import KDDataset
-from teachonce.images import decode_image
-from teachonce.join import check_keys
-from teachonce.kernel import describe_decoder
-from teachonce.launch import num_cores
-from teachonce.pixels import read_pixels, square_frames
-from teachonce.records import open_records
-from teachonce.replay import Looker, StoredViews, render_looks
-from teachonce.tfrecord import read_frames
+from benchmarks.loading.data import write_crop_store
+from benchmarks.photographs import write_photographs
+from teachonce.data.dataset import KDDataset
+from teachonce.engine.buffers import Arena
+from teachonce.engine.jobs import num_cores
+from teachonce.pixels.decode import decode_image
+from teachonce.pixels.kernel import describe_decoder
+from teachonce.pixels.render import read_pixels, square_frames
+from teachonce.pixels.render_views import Looker, StoredViews, render_looks
+from teachonce.records.discovery import open_records
+from teachonce.records.tfrecord.framing import read_frames
+from teachonce.store.checks import check_keys
 from teachonce.versions import library_versions
 
 BATCH_SIZE = 64
@@ -60,7 +60,7 @@ def main() -> None:
     lines = [
         f"# Where a batch's time goes, {platform.machine()}, one of {num_cores()} cores",
         "",
-        f"{time.strftime('%Y-%m-%d')}, `python benchmarks/where_time_goes.py`, {SIZE_PX} px, batches of {BATCH_SIZE}, "
+        f"{time.strftime('%Y-%m-%d')}, `python -m benchmarks.where_time_goes`, {SIZE_PX} px, batches of {BATCH_SIZE}, "
         f"median of {ROUNDS}.",
         f"{describe_decoder()}; " + ", ".join(f"{key} {value}" for key, value in library_versions().items()),
         "",

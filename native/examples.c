@@ -2,7 +2,7 @@
  *
  * example.py reads any layout that protobuf allows; this reads the one that every known writer produces (each feature
  * once, key before value, one value or one packed list) some twenty times as fast, which matters for small images.
- * Anything else, and anything out of order, gets the status LEFT_TO_PYTHON. tests/test_example.py holds both together.
+ * Anything else, and anything out of order, gets the status LEFT_TO_PYTHON. tests/records/tfrecord/test_tf_example.py holds both together.
  */
 #include <stdint.h>
 #include <string.h>

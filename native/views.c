@@ -4,7 +4,7 @@
  * integer DCT, smooth chroma upsampling), resizing by the arithmetic of Pillow's Image.resize (weights in 22 bits,
  * columns first, 8 bits between the passes). What is faster is what is left out: rows above and below the box are not
  * decoded, columns beside it get no inverse DCT, a row is resampled as soon as it is there, and no image is ever
- * allocated. tests/test_kernel.py holds both together on random images, boxes and sizes.
+ * allocated. tests/pixels/test_kernel.py holds both together on random images, boxes and sizes.
  *
  * Only what is in order is done here. An image that is no 8-bit grey or colour JPEG, that makes the library warn, that
  * does not end with an end-of-image marker, or whose box lies outside gets the status LEFT_TO_PILLOW: the caller asks

@@ -21,7 +21,7 @@ with suppress(ImportError):
     import triton  # noqa: F401
 
 # Shapes and dtypes in signatures are checked wherever a test calls these modules.
-install_import_hook(["teachonce.losses", "teachonce.mixup", "teachonce.metrics"], "beartype.beartype")
+install_import_hook(["teachonce.losses"], "beartype.beartype")
 
 # A busy machine is no failure; the number of examples bounds the time.
 settings.register_profile("teachonce", deadline=None, derandomize="CI" in os.environ)
@@ -60,7 +60,7 @@ def tensorflow() -> Any:
 @pytest.fixture(scope="session")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with 96 training and 48 validation images of handwritten digits, 16 px."""
-    from small_data import write_digits
+    from tests.support.small_data import write_digits
 
     return write_digits(tmp_path_factory.mktemp("digits"))
 
@@ -68,9 +68,8 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def digits_store(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store (policy center) over ``digits``."""
-    from small_data import teacher_logits, write_store
-
-    from teachonce.records import open_records
+    from teachonce.records.discovery import open_records
+    from tests.support.small_data import teacher_logits, write_store
 
     source = open_records(digits, "train")
     path = tmp_path_factory.mktemp("store") / "digits"

@@ -9,11 +9,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from teachonce.config_train import TrainConfig
+from teachonce.cli.walkthrough_flags import run_command
 from teachonce.errors import ConfigError
-from teachonce.records import open_records
-from teachonce.train import train
-from teachonce.walkthrough import run_command
+from teachonce.records.discovery import open_records
+from teachonce.training.config import TrainConfig
+from teachonce.training.train import train
 
 
 def main() -> None:

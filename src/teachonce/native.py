@@ -13,25 +13,9 @@ import os
 from collections.abc import Sequence
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
-FOUND = np.dtype(
-    [
-        ("image", np.int64, 2),
-        ("filename", np.int64, 2),
-        ("logits", np.int64, 2),
-        ("body", np.int64, 2),
-        ("splice", np.int64, 2),
-        ("label", np.int64),
-        ("has_label", np.int32),
-        ("status", np.int32),
-    ]
-)
-"""struct found: start and end of what an Example holds, 0 and 0 for what it does not; status 0: found. ``splice``: what
-a new ``image/logit`` takes the place of."""
 
 
 @functools.cache
@@ -59,15 +43,3 @@ def _address(buffer: bytes | memoryview) -> int:
     if isinstance(buffer, memoryview) and not buffer.readonly:
         return ctypes.addressof(ctypes.c_char.from_buffer(buffer))  # four times as fast as through NumPy
     return np.frombuffer(buffer, np.uint8).__array_interface__["data"][0]
-
-
-def find_features(payloads: Sequence[bytes | memoryview]) -> NDArray[Any] | None:
-    """Where image, filename, label and logits lie in serialised Examples (FOUND); None without the library."""
-    library = load_library()
-    if library is None:
-        return None
-    found = np.empty(len(payloads), FOUND)
-    places = addresses(payloads)
-    lengths = np.array([len(payload) for payload in payloads], np.int64)
-    library.teachonce_find(places.ctypes.data, lengths.ctypes.data, len(payloads), found.ctypes.data)
-    return found

@@ -12,12 +12,12 @@ import argparse
 import sys
 from pathlib import Path
 
-from teachonce.config import RecordsConfig
-from teachonce.convert import convert_records
+from teachonce.cli.walkthrough_flags import parse_boolean, run_command
 from teachonce.errors import ConfigError
-from teachonce.files import atomic_write
-from teachonce.imagenet import imagenet_synsets
-from teachonce.walkthrough import parse_boolean, run_command
+from teachonce.interop.config import RecordsConfig
+from teachonce.interop.convert import convert_records
+from teachonce.interop.imagenet import imagenet_synsets
+from teachonce.storage.files import atomic_write
 
 
 def main() -> None:

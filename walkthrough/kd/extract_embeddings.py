@@ -11,14 +11,14 @@ from pathlib import Path
 
 import torch
 
-from teachonce.config import ExtractConfig
+from teachonce.cli.walkthrough_flags import parse_boolean, run_command
+from teachonce.engine.jobs import take_part
 from teachonce.errors import ConfigError
-from teachonce.exchange import write_csv
-from teachonce.extract import extract
-from teachonce.launch import take_part
-from teachonce.records import open_records
-from teachonce.store import Store
-from teachonce.walkthrough import parse_boolean, run_command
+from teachonce.extraction.config import ExtractConfig
+from teachonce.extraction.extract import extract
+from teachonce.interop.csv_files import write_csv
+from teachonce.records.discovery import open_records
+from teachonce.store.store import Store
 
 
 def main() -> None:

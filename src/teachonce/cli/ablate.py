@@ -1,0 +1,234 @@
+"""The ablation: is distilling worth it here, and is storing views as good as having the teacher at hand?
+
+The same student, the same number of steps, the same seeds (initial weights, order of the records), taught in several
+ways, the arms:
+
+    labels    no teacher
+    center    fixed logits of the teacher's centre view, the student's own random crops: the walkthrough
+    views:V   V stored views, replayed exactly
+    own:V     the same logits, but the student draws its own crops: what the replay itself is worth
+    online    a teacher asked at every step: the reference that pays for the teacher at every step
+
+With ``--stores A,B,A+B`` the arms are stores that are there already: trying teachers is cheap. Every part is the
+program that the command line calls, resumes after a kill, and is skipped when it is whole.
+
+Seeds are paired: with seed s every arm starts from the same weights and sees the records in the same order, so arms are
+compared by their differences, seed by seed; intervals are Student's t at 95 %.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from teachonce.cli.ablate_table import Arm, draw_ablation, render_table
+from teachonce.cli.config import AblateConfig
+from teachonce.engine.jobs import count_done, num_cores, run_jobs
+from teachonce.engine.progress import progress
+from teachonce.errors import ConfigError
+from teachonce.extraction.config import ExtractConfig
+from teachonce.extraction.extract import extract
+from teachonce.options import command_line
+from teachonce.records.discovery import open_records
+from teachonce.runs.metrics import read_metrics
+from teachonce.runs.run import read_result
+from teachonce.storage.files import atomic_write, read_json, write_json
+from teachonce.store.store import Store
+from teachonce.training.config import TrainConfig, TrainingOptions
+from teachonce.training.train import train
+from teachonce.views.options import MixOptions
+from teachonce.views.policy import CropPolicy
+
+TABLE_NAME, RESULTS_NAME, PICTURE_NAME = "ablation.md", "ablation.json", "ablation.svg"
+_EXTRACTIONS_NAME = "extractions.json"
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """How the students of one arm are taught: what their TrainConfig has beyond the common options."""
+
+    name: str
+    settings: dict[str, Any]
+    stores: tuple[Path, ...] = ()
+    num_views: int = 0
+    replays: bool = False
+    """Whether the students look through the stores' views."""
+
+
+def ablate(config: AblateConfig) -> list[Arm]:
+    """Train every arm, print the table and write it with a picture into ``config.out``; returns the arms' results.
+
+    Raises what ``extract`` and ``train`` do.
+    """
+    start = time.monotonic()
+    lessons = _given_stores(config) if config.stores else _make_stores(config)
+    jobs = [_student_config(config, lesson, seed) for seed in range(config.seeds) for lesson in lessons]
+    # The finished ones too: train looks whether they are of this configuration, and refuses or skips them.
+    num_jobs = min(config.jobs or num_cores(), len(jobs))
+    with progress("ablate", len(jobs), unit="students") as advance:
+        build: Callable[[int], Any] = partial(_build_trainer, config.out / "logs", num_jobs)
+        for _ in run_jobs(build, jobs, num_jobs, advance):
+            pass
+    arms = [_read_arm(config, lesson) for lesson in lessons]
+    table = render_table(arms, config.seeds)
+    with atomic_write(config.out / TABLE_NAME) as file:
+        file.write(f"    teachonce ablate {command_line(config)}\n\n{table}".encode())
+    write_json(config.out / RESULTS_NAME, [dataclasses.asdict(arm) for arm in arms])
+    with atomic_write(config.out / PICTURE_NAME) as file:
+        file.write(draw_ablation(arms).encode())
+    print(table)
+    print(f"{config.out / TABLE_NAME}, {PICTURE_NAME}, {RESULTS_NAME}; this call took {time.monotonic() - start:.0f} s")
+    return arms
+
+
+def _make_stores(config: AblateConfig) -> list[Lesson]:
+    """The arms of ``--arms``, after extracting the stores that they need."""
+    arms = config.parse_arms()
+    num_views = max((count for _, count in arms), default=0)
+    folder = config.out / "stores"
+    if any(kind == "center" for kind, _ in arms):
+        # The teacher's own crop draws nothing.
+        nothing = dict.fromkeys(("mixup_alpha", "cutmix_alpha", "erase_prob", "object_covered"), 0.0)
+        _extract(config, folder / "center", policy="center", **nothing)
+    if num_views:
+        _extract(config, folder / "views", policy=config.policy, views=num_views)
+    found = []
+    for kind, count in arms:
+        if kind == "labels":
+            found.append(Lesson("labels only", _no_view_mix(config)))
+        elif kind == "center":
+            found.append(Lesson("fixed centre logits", _no_view_mix(config), (folder / "center",), 1))
+        elif kind == "views":
+            name = f"{count} stored view" + "s" * (count > 1)
+            found.append(Lesson(name, {"views": count}, (folder / "views",), count, replays=True))
+        elif kind == "own":
+            settings = {"views": count, "own_views": True, "mixup_alpha": 0.0, "cutmix_alpha": 0.0}
+            found.append(Lesson(f"{count} views, not replayed", settings, (folder / "views",), count))
+        else:
+            online = {"teacher": config.teacher, "teacher_offset": config.teacher_offset}
+            found.append(Lesson("online teacher", online | {"view_seed": config.view_seed}))
+    return found
+
+
+def _given_stores(config: AblateConfig) -> list[Lesson]:
+    """The arms of ``--stores``, and labels only where ``--arms`` asks for it."""
+    found = []
+    if any(kind == "labels" for kind, _ in config.parse_arms()):
+        found.append(Lesson("labels only", _no_view_mix(config)))
+    for word in config.stores.split(","):
+        paths = tuple(Path(part) for part in word.split("+"))
+        stores = [Store(path) for path in paths]
+        num_views = min(store.num_views for store in stores)
+        replays = isinstance(stores[0].policy, CropPolicy)
+        name = " + ".join(path.name for path in paths)
+        settings = {} if replays else _no_view_mix(config)
+        found.append(Lesson(name, settings, paths, num_views, replays))
+    names = [lesson.name for lesson in found]
+    if len(set(names)) != len(names):
+        raise ConfigError(f"--stores {config.stores}: two arms would have one name; the folders' names must differ")
+    return found
+
+
+def _no_view_mix(config: AblateConfig) -> dict[str, Any]:
+    """Arms whose views nobody stored mix within the batch, and know no cutmix."""
+    return {"cutmix_alpha": 0.0, "mixup_alpha": config.mixup_alpha}
+
+
+def _extract(config: AblateConfig, out: Path, **settings: Any) -> None:
+    common = {
+        "data": config.data,
+        "split": config.split,
+        "teacher": config.teacher,
+        "out": out,
+        "codec": config.codec,
+        "topk": config.topk,
+        "offset": config.teacher_offset,
+        "num_classes": config.num_classes,
+        "device": config.device,
+        "seed": config.view_seed,
+    }
+    views = {field.name: getattr(config, field.name) for field in dataclasses.fields(MixOptions)}
+    extraction = ExtractConfig(**{**views, **common, **settings})
+    print(f"$ teachonce extract {command_line(extraction)}", file=sys.stderr, flush=True)
+    start = time.monotonic()
+    extract(extraction)
+    path = config.out / _EXTRACTIONS_NAME
+    seconds = read_json(path) if path.exists() else {}
+    # A call that finds the store whole takes no time; the first one's counts.
+    seconds[out.name] = max(seconds.get(out.name, 0.0), time.monotonic() - start)
+    write_json(path, seconds)
+
+
+def _student_config(config: AblateConfig, lesson: Lesson, seed: int) -> TrainConfig:
+    common = {field.name: getattr(config, field.name) for field in dataclasses.fields(TrainingOptions)}
+    has_teacher = bool(lesson.stores) or "teacher" in lesson.settings
+    if not has_teacher:
+        # Without a teacher there is nothing but labels, at their full weight.
+        common |= {"kd_temp": None, "kd_weight": 1.0, "label_weight": 1.0}
+    if lesson.replays:
+        # The views are the store's: options that would draw others say nothing here.
+        common |= {field.name: field.default for field in dataclasses.fields(MixOptions)} | {"policy": "crop"}
+    settings = {**common, "out": _run_path(config, lesson, seed), **lesson.settings}
+    if settings["mixup_alpha"] == 0 or "teacher" in lesson.settings:
+        # Nothing is mixed within the batch: not at all, or in the views.
+        settings["mixup_type"] = "batch"
+    return TrainConfig(**settings | {"store": lesson.stores, "seed": seed})
+
+
+def _run_path(config: AblateConfig, lesson: Lesson, seed: int) -> Path:
+    folder = lesson.name.replace(" ", "-").replace(",", "")
+    return config.out / "runs" / f"{folder}-seed{seed}"
+
+
+def _build_trainer(logs: Path, num_jobs: int, worker_index: int) -> Callable[[TrainConfig], None]:
+    import torch
+
+    if num_jobs > 1:
+        torch.set_num_threads(max(1, num_cores() // num_jobs))
+    logs.mkdir(parents=True, exist_ok=True)
+
+    def train_one(student: TrainConfig) -> None:
+        # What each training says would be a mess of all of them at once.
+        with (logs / f"{student.out.name}.log").open("a") as log, contextlib.redirect_stderr(log):
+            print(f"$ teachonce train {command_line(student)}", flush=True, file=log)
+            train(student)
+        count_done(1)
+
+    return train_one
+
+
+def _read_arm(config: AblateConfig, lesson: Lesson) -> Arm:
+    results, curves = [], []
+    for seed in range(config.seeds):
+        path = _run_path(config, lesson, seed)
+        result = read_result(path)
+        assert result is not None, path
+        if result["top1"] is None:
+            raise ConfigError("--validation-split none: an ablation compares validation accuracies; give a split")
+        results.append(result)
+        rows = [row for row in read_metrics(path) if row["validation_top1"] is not None]
+        curves.append([(int(row["epoch"] or 0), float(row["validation_top1"] or 0.0)) for row in rows])
+    stores = [Store(path) for path in lesson.stores]
+    forwards = sum(store.num_records for store in stores) * lesson.num_views
+    if "teacher" in lesson.settings:
+        forwards = config.seeds * config.epochs * open_records(config.data, config.split).num_records
+    extractions = read_json(config.out / _EXTRACTIONS_NAME) if (config.out / _EXTRACTIONS_NAME).exists() else {}
+    share = lesson.num_views / max((store.num_views for store in stores), default=1)
+    return Arm(
+        name=lesson.name,
+        top1=[result["top1"] for result in results],
+        ece=[result["ece"] for result in results],
+        train_seconds=[result["seconds"] for result in results],
+        extract_seconds=sum(extractions.get(path.name, 0.0) for path in lesson.stores) * share,
+        teacher_forwards=forwards,
+        store_bytes=round(sum(store.num_bytes() for store in stores) * share),
+        curves=curves,
+        is_baseline=lesson.name == "labels only",
+    )

@@ -1,0 +1,69 @@
+"""The options of the programs that live here: ``ablate`` and ``demo``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from teachonce.codecs.options import CodecName
+from teachonce.errors import ConfigError
+from teachonce.options import require
+from teachonce.training.config import TrainingOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class AblateConfig(TrainingOptions):
+    """Is it worth it? The same student at equal steps: labels, fixed logits, stored views, online teacher."""
+
+    teacher: str | None = None
+    """Model SPEC of the teacher: makes the stores that the arms need, and is the online teacher."""
+    stores: str = ""
+    """Stores to compare instead of making them: A,B,A+B; A+B averages two teachers over the same views."""
+    arms: str = "labels,center,views:1,views:4,views:10,online"
+    """What to compare: labels; center (fixed logits, the student's own crops); views:V (V stored views); own:V (V
+    stored views, but the student draws its own: no agreement); online. With --stores only labels counts."""
+    seeds: int = 3
+    """Students an arm, each with another seed."""
+    codec: CodecName = "int8"
+    """Codec of the stores."""
+    topk: int = 10
+    """Codec topk: classes that are kept."""
+    view_seed: int = 0
+    """Seed of the views; those of a store are the same for all students."""
+    teacher_offset: int | None = None
+    """Data label of the teacher's class 0, as --offset of extract."""
+    jobs: int = 1
+    """Students trained at the same time; 0 means one a core (on the CPU)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.seeds >= 1, "--seeds", self.seeds, "at least 1")
+        require(self.jobs >= 0, "--jobs", self.jobs, "0 (one a core) or more")
+        require(self.topk >= 1, "--topk", self.topk, "at least 1")
+        require(bool(self.teacher) or bool(self.stores), "--teacher", self.teacher, "a model SPEC, or --stores")
+        require(bool(self.stores) or bool(self.arms), "--arms", self.arms, "at least one arm")
+        self.parse_arms()
+
+    def parse_arms(self) -> list[tuple[str, int]]:
+        """(kind, number of views) of each arm; raises ConfigError for what is no arm."""
+        found: list[tuple[str, int]] = []
+        for word in self.arms.split(","):
+            kind, colon, count = word.strip().partition(":")
+            if kind in ("labels", "center", "online") and not colon:
+                found.append((kind, 0))
+            elif kind in ("views", "own") and count.isdecimal() and int(count) >= 1:
+                found.append((kind, int(count)))
+            else:
+                raise ConfigError(f"--arms {word}: expected labels, center, online, views:V or own:V")
+        require(len(set(found)) == len(found), "--arms", self.arms, "each arm once")
+        return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoConfig:
+    """All of it on handwritten digits that ship with scikit-learn: records, extract, verify, merge, train, compare."""
+
+    out: Path = Path("demo")
+    """Folder for everything that the demo makes."""
+    seeds: int = 3
+    """Students a row of the table, each with another seed."""

@@ -1,0 +1,186 @@
+"""The dense codecs: a number for every class, as float32, as float16, or as one companded byte.
+
+The two lossy ones keep the distance of each class from the row's largest logit, because that is what a softmax sees,
+and because likely classes then get the finest steps. Total variation after a softmax at temperature T is, to first
+order, at most half of the probability-weighted sum of |error| / T; ``tests/system/test_real_images.py`` measures it on
+real logits and ``tests/codecs/test_dense.py`` on outliers. Every class is there, so the temperature of reading changes
+nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from teachonce.codecs.codec import Codec, Columns, check_finite
+from teachonce.errors import LogitsError
+
+
+class DenseCodec:
+    """What the dense codecs share: they are compared logit by logit."""
+
+    def compare_logits(
+        self: Codec, columns: Columns, logits: NDArray[np.float32], tolerance: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """(|decoded - fresh| [N, C], ``error_bound`` + tolerance)."""
+        errors = np.abs(logits.astype(np.float64) - self.decode_logits(columns))
+        return errors, self.error_bound(columns) + tolerance[:, None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Float32Codec(DenseCodec):
+    """The logits as they are: 4 bytes a class, exact."""
+
+    name: ClassVar[str] = "float32"
+
+    def encode_logits(self, logits: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+        """One column, ``logits`` float32 [N, C]."""
+        return {"logits": check_finite(logits)}
+
+    def decode_logits(self, columns: Columns, temperature: float = 1.0) -> NDArray[np.float32]:
+        """The column itself."""
+        return np.asarray(columns["logits"], np.float32)
+
+    def error_bound(self, columns: Columns) -> NDArray[np.float64]:
+        """Zero."""
+        return np.zeros(columns["logits"].shape)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Float16Codec(DenseCodec):
+    """Distances below the row's maximum as float16, and the maximum as float32: 2 bytes a class.
+
+    Relative error of a distance at most 2^-11 (half a unit in the last place), so likely classes are the most exact.
+    A distance beyond 65504, the largest float16, is kept as 65504: no probability mass at any T below 500.
+    """
+
+    name: ClassVar[str] = "float16"
+
+    def encode_logits(self, logits: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+        """Columns ``distances`` float16 [N, C] and ``max_logit`` float32 [N]."""
+        max_logit = check_finite(logits).max(axis=1)
+        distances = np.minimum(max_logit[:, None].astype(np.float64) - logits, 65504.0)
+        return {"distances": distances.astype(np.float16), "max_logit": max_logit}
+
+    def decode_logits(self, columns: Columns, temperature: float = 1.0) -> NDArray[np.float32]:
+        """``max_logit - distances`` in float32."""
+        return columns["max_logit"][:, None] - columns["distances"].astype(np.float32)
+
+    def error_bound(self, columns: Columns) -> NDArray[np.float64]:
+        """2^-11 of the distance, the subnormal step, and float32's rounding; no bound for a distance kept as 65504."""
+        distances = columns["distances"].astype(np.float64)
+        bound = distances * 2.0**-11 + 2.0**-25 + _float32_rounding(columns["max_logit"], distances)
+        return np.where(distances < 65504, bound, np.inf)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Int8Codec(DenseCodec):
+    """Distances below the row's maximum in 255 companded steps: 1 byte a class and 12 bytes a row.
+
+    ``distance = range * (code / 254) ** power``. Power 1 spends as much on classes of no mass as on the likely ones;
+    power 1.5 was the best compromise over T = 1, 2, 4 on real logits and on wilder synthetic ones (LOG.md).
+
+    ``range`` must not be stretched by an outlier, such as the -87 that the logarithm of a probability of 0 becomes, or
+    a masked class at -10,000. The farthest classes of a row that together have no mass to speak of (``MAX_FAR_MASS``,
+    at T = 16) get code 255, which stands for the distance of the farthest of them. Where that is not enough to keep the
+    total variation against the dense softmax below ``MAX_TOTAL_VARIATION`` at T = 1, 2, 4, "no mass" is meant at T = 4.
+    A row for which even that fails is refused: float16 holds it.
+    """
+
+    name: ClassVar[str] = "int8"
+    power: float = 1.5
+
+    def encode_logits(self, logits: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+        """Columns ``codes`` uint8 [N, C]; ``max_logit``, ``range`` and ``far`` (a distance) float32 [N]."""
+        max_logit = check_finite(logits).max(axis=1)
+        distances = np.minimum(max_logit[:, None].astype(np.float64) - logits, np.finfo(np.float32).max)
+        columns = self._encode(max_logit, distances, far_temperature=16.0)
+        wrong = self._total_variation(columns, distances) > MAX_TOTAL_VARIATION
+        if wrong.any():
+            tighter = self._encode(max_logit[wrong], distances[wrong], far_temperature=4.0)
+            left = self._total_variation(tighter, distances[wrong])
+            if left.max() > MAX_TOTAL_VARIATION:
+                row = int(np.flatnonzero(wrong)[left.argmax()])
+                raise LogitsError(
+                    f"teacher logits in row {row}: int8 would change their softmax by {left.max():.4f} (total "
+                    f"variation), more than {MAX_TOTAL_VARIATION}; use --codec float16"
+                )
+            for name, values in tighter.items():
+                columns[name][wrong] = values
+        return columns
+
+    def _encode(
+        self, max_logit: NDArray[np.float32], distances: NDArray[np.float64], far_temperature: float
+    ) -> dict[str, NDArray[Any]]:
+        row_range = _near_range(distances, far_temperature).astype(np.float32)
+        divisor = np.where(row_range > 0, row_range, 1).astype(np.float64)
+        codes = np.rint(np.minimum(distances / divisor, 1.0) ** (1 / self.power) * 254)
+        codes[distances > row_range * (1 + 2.0**-22)] = 255  # not what float32's rounding of the range left outside
+        return {
+            "codes": codes.astype(np.uint8),
+            "max_logit": max_logit,
+            "range": row_range[:, 0],
+            "far": distances.max(axis=1).astype(np.float32),
+        }
+
+    def _total_variation(self, columns: Columns, distances: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Largest over T = 1, 2, 4, for each row."""
+        decoded = self._decode_distances(columns).astype(np.float64)
+        worst = np.zeros(len(distances))
+        for temperature in (1.0, 2.0, 4.0):
+            dense, stored = np.exp(-distances / temperature), np.exp(-decoded / temperature)
+            dense /= dense.sum(axis=1, keepdims=True)
+            stored /= stored.sum(axis=1, keepdims=True)
+            np.maximum(worst, 0.5 * np.abs(dense - stored).sum(axis=1), out=worst)
+        return worst
+
+    @property
+    def levels(self) -> NDArray[np.float32]:
+        """The part of its range that each code [256] stands for; code 255 is no part of it."""
+        return np.append((np.arange(255) / 254) ** self.power, 0.0).astype(np.float32)
+
+    def _decode_distances(self, columns: Columns) -> NDArray[np.float32]:
+        codes = columns["codes"]
+        distances = self.levels[codes]
+        distances *= columns["range"][:, None]
+        np.copyto(distances, columns["far"][:, None], where=codes == 255)
+        return distances
+
+    def decode_logits(self, columns: Columns, temperature: float = 1.0) -> NDArray[np.float32]:
+        """``max_logit - range * (codes / 254) ** power`` in float32, through a table; code 255 is ``far``."""
+        distances = self._decode_distances(columns)
+        return np.subtract(columns["max_logit"][:, None], distances, out=distances)
+
+    def error_bound(self, columns: Columns) -> NDArray[np.float64]:
+        """Half a step of the companded scale; for a far class, how much nearer it may have been; float32's rounding."""
+        codes, row_range = columns["codes"], columns["range"].astype(np.float64)[:, None]
+        far = columns["far"].astype(np.float64)[:, None]
+        position = codes / 254
+        # The code is the nearest in position, so the true position is at most half a step (0.5 / 254) away; the scale
+        # is convex, so the larger error is upwards.
+        half_step = row_range * ((position + 0.5 / 254) ** self.power - position**self.power)
+        bound = np.where(codes == 255, far - row_range, half_step)
+        return bound + 4 * _float32_rounding(columns["max_logit"], np.where(codes == 255, far, row_range))
+
+
+MAX_FAR_MASS = 1e-4
+"""Probability mass that ``Int8Codec`` may move to the farthest distance of a row."""
+MAX_TOTAL_VARIATION = 0.01
+"""Between the dense and the stored softmax at T = 1, 2, 4: what ``Int8Codec`` promises."""
+
+
+def _near_range(distances: NDArray[np.float64], temperature: float) -> NDArray[np.float64]:
+    """The largest distance [N, 1] left when the farthest classes of mass ``MAX_FAR_MASS`` are set apart."""
+    ordered = np.sort(distances, axis=1)
+    mass = np.exp(-ordered / temperature)
+    mass_from_here = np.cumsum(mass[:, ::-1], axis=1)[:, ::-1] / mass.sum(axis=1, keepdims=True)
+    num_near = np.maximum((mass_from_here > MAX_FAR_MASS).sum(axis=1, keepdims=True), 1)
+    return np.take_along_axis(ordered, num_near - 1, axis=1)
+
+
+def _float32_rounding(max_logit: NDArray[np.float32], distances: NDArray[np.float64]) -> NDArray[np.float64]:
+    # max - distance is rounded to float32, and so are its parts: half a unit in the last place each.
+    return (np.abs(max_logit.astype(np.float64))[:, None] + distances) * 2.0**-22

@@ -1,0 +1,26 @@
+"""Records joined with views and teacher logits, as batches of tensors.
+
+Must not import models or Lightning.
+"""
+
+from typing import TYPE_CHECKING
+
+from teachonce.lazy import exports
+
+if TYPE_CHECKING:
+    from teachonce.data.dataset import EvalDataset as EvalDataset
+    from teachonce.data.dataset import KDDataset as KDDataset
+    from teachonce.data.loader import Loader as Loader
+    from teachonce.data.sampler import EpochBatches as EpochBatches
+    from teachonce.data.stored_logits import StoredTeachers as StoredTeachers
+
+__getattr__, __dir__, __all__ = exports(
+    __name__,
+    {
+        "EpochBatches": "sampler",
+        "EvalDataset": "dataset",
+        "KDDataset": "dataset",
+        "Loader": "loader",
+        "StoredTeachers": "stored_logits",
+    },
+)

@@ -1,0 +1,61 @@
+"""Batches made ahead by threads, in an order that does not depend on their number.
+
+Threads and not processes: reading, decoding and resizing let go of Python's lock, and a batch need not cross a border
+between processes, where touching fresh shared memory costs more than a tenth of the work. A batch is made by one
+thread. Memory of batches that nobody holds any more is used again, which also saves a tenth: a fresh batch of 64 images
+of 224 px is 9.6 MB that the system has to clear first.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Protocol
+
+import torch
+
+from teachonce.data.sampler import EpochBatches
+
+Batch = dict[str, torch.Tensor]
+
+BATCHES_AHEAD = 2
+"""Batches a thread, made or in the making, that nobody has asked for yet."""
+
+
+class Batched(Protocol):
+    """What a loader takes batches from."""
+
+    def __getitems__(self, items: Sequence[tuple[int, int]]) -> Batch: ...
+
+
+class Loader:
+    """The batches of ``batches``; ``num_workers`` threads make them ahead, with 0 they are made when asked for.
+
+    What goes wrong in a thread is raised where its batch would have come. Leaving an iteration early stops the threads.
+    """
+
+    def __init__(self, dataset: Batched, batches: EpochBatches, num_workers: int = 0) -> None:
+        self.dataset = dataset
+        self.batches = batches
+        self.num_workers = num_workers
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Batch]:
+        if self.num_workers == 0:
+            for items in self.batches:
+                yield self.dataset.__getitems__(items)
+            return
+        pending: deque[Future[Batch]] = deque()
+        pool = ThreadPoolExecutor(self.num_workers, thread_name_prefix="load")
+        try:
+            for items in self.batches:
+                pending.append(pool.submit(self.dataset.__getitems__, items))
+                if len(pending) > self.num_workers * BATCHES_AHEAD:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)

@@ -1,0 +1,20 @@
+"""What a model is worth, and its way out: accuracy, ONNX, safetensors, int8.
+
+Must not import Lightning.
+"""
+
+from typing import TYPE_CHECKING
+
+from teachonce.lazy import exports
+
+if TYPE_CHECKING:
+    from teachonce.evaluation.config import EvaluateConfig as EvaluateConfig
+    from teachonce.evaluation.config import ExportConfig as ExportConfig
+
+__getattr__, __dir__, __all__ = exports(
+    __name__,
+    {
+        "EvaluateConfig": "config",
+        "ExportConfig": "config",
+    },
+)

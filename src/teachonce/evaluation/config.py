@@ -1,0 +1,112 @@
+"""The configuration of ``export``: a frozen dataclass like those of ``config``."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from teachonce.errors import ConfigError
+from teachonce.models.options import Precision
+from teachonce.options import Positional, flag, require
+
+_INT8_FIELDS = (
+    "data",
+    "split",
+    "validation_split",
+    "validation_data",
+    "calibration_images",
+    "calibration",
+    "weight_bits",
+    "store",
+    "logits",
+    "agreement_images",
+    "json",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportConfig:
+    """Write a run as ONNX or safetensors (checked against PyTorch), or a store as the walkthrough's CSV."""
+
+    source: Positional[Path]
+    """Folder of a run (onnx, safetensors) or of a store (csv)."""
+    format: Literal["onnx", "safetensors", "csv"]
+    """What to write."""
+    out: Path
+    """File to write (onnx, safetensors) or folder (csv)."""
+    int8: bool = False
+    """onnx: write it in 8-bit integers too, as NAME.int8.onnx beside NAME.onnx, and print a table of both: accuracy,
+    agreement with the teacher, size and latency on this CPU. Needs --data."""
+    data: Path | None = None
+    """int8: folder of TFRecord shards, or of SPLIT/CLASS/*.jpg."""
+    split: str = "train"
+    """int8: split whose images calibrate the integers' ranges, and whose image/logit --logits compares with."""
+    validation_split: str = "validation"
+    """int8: split that both files are evaluated on."""
+    validation_data: Path | None = None
+    """int8: folder of the validation split, where it is not in --data."""
+    calibration_images: int = 256
+    """int8: images that calibrate, evenly spaced over the split."""
+    calibration: Literal["minmax", "percentile"] = "minmax"
+    """int8: ranges of activations: all that was seen, or without the outermost 0.001 % on each side (which keeps every
+    activation of the calibration images in memory)."""
+    weight_bits: Literal[7, 8] = 7
+    """int8: 7: no processor's sums overflow, so what is measured here holds on the phone. 8: finer, but x86 processors
+    without VNNI overflow, so measure it elsewhere."""
+    store: Path | None = None
+    """int8: the teacher's store, to say how often both files agree with it: on its own views, or on whole images."""
+    logits: Literal["records"] | None = None
+    """int8: 'records': agreement with the teacher logits in image/logit of --split."""
+    agreement_images: int = 2048
+    """int8: at most so many images for the agreement with the teacher, evenly spaced."""
+    json: bool = False
+    """int8: print JSON."""
+    csv_files: int = 1
+    """csv: number of files SPLIT-0.csv, SPLIT-1.csv, ... (the walkthrough has one a worker)."""
+    view: int = 0
+    """csv: which view's logits."""
+    background_logit: float | None = None
+    """csv: one number a class of the data, this one for classes that the teacher lacks (the original's files: 0).
+    Default: one number a class of the teacher."""
+
+    def __post_init__(self) -> None:
+        require(self.csv_files >= 1, "--csv-files", self.csv_files, "at least 1")
+        require(self.view >= 0, "--view", self.view, "0 or more")
+        for name in ("calibration_images", "agreement_images"):
+            require(getattr(self, name) >= 1, flag(name), getattr(self, name), "at least 1")
+        if self.int8:
+            require(self.format == "onnx", "--int8", f"with --format {self.format}", "--format onnx")
+            require(self.data is not None, "--int8", "without --data", "--data, whose images calibrate it")
+            require(self.store is None or self.logits is None, "--logits", self.logits, "not given with --store")
+            return
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        given = [flag(name) for name in _INT8_FIELDS if getattr(self, name) != defaults[name]]
+        if given:
+            raise ConfigError(f"{', '.join(given)}: mean nothing without --int8; add it, or leave them out")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """Top-1, top-5 and expected calibration error of a model on labelled records."""
+
+    data: Path
+    """Folder of TFRecord shards, or of SPLIT/CLASS/*.jpg."""
+    model: str
+    """Model SPEC, such as run:RUN or torchvision:resnet50,weights=FILE."""
+    split: str = "validation"
+    """Which split."""
+    offset: int | None = None
+    """Data label of the model's class 0. Default: 0, or 1 where only the data has a background class."""
+    batch_size: int = 64
+    """Images a batch."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, mps."""
+    precision: Precision = "float32"
+    """Autocast of the model."""
+    json: bool = False
+    """Print JSON."""
+
+    def __post_init__(self) -> None:
+        require(self.batch_size >= 1, "--batch-size", self.batch_size, "at least 1")

@@ -1,0 +1,239 @@
+"""A student for a phone: ``export --int8`` writes float and int8 ONNX side by side and measures both.
+
+    float ONNX (checked against PyTorch) -> calibrate and quantise -> evaluate both -> agreement -> latency -> files
+
+Both are measured as the files that they are, through ONNX Runtime, on the same pixels: those of the student's own
+preprocessing. With a store of random views the agreement with the teacher is on exactly those views; with one of whole
+images, or the records' logits, on the student's view of them. Latencies are taken in turn, so that a busy machine slows
+both alike. A loss of accuracy is said, not repaired, and no failure: the files are there to be looked at.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from teachonce.data.dataset import EvalDataset, KDDataset
+from teachonce.data.loader import Loader
+from teachonce.data.sampler import EpochBatches
+from teachonce.engine.jobs import num_cores
+from teachonce.engine.progress import progress
+from teachonce.errors import CheckError, ConfigError
+from teachonce.evaluation.config import ExportConfig
+from teachonce.evaluation.int8_table import Comparison, Measured
+from teachonce.evaluation.onnx_export import export_run
+from teachonce.evaluation.quantize import quantise_onnx, require_quantiser
+from teachonce.losses.metrics import ClassifierMetrics
+from teachonce.models.classifier import Classifier, load_model
+from teachonce.models.onnx_backend import load_onnx
+from teachonce.models.spec import parse_model_spec
+from teachonce.pixels.preprocessing import Preprocessing, normalise
+from teachonce.pixels.render import preprocess_images
+from teachonce.records.class_space import ClassSpace
+from teachonce.records.discovery import open_records
+from teachonce.records.source import RecordSource
+from teachonce.storage.files import atomic_write
+from teachonce.store.store import Store
+
+BATCH_SIZE = 64
+LATENCY_RUNS = 100
+"""Single images that each file is timed with, or fewer where these would take longer than ``LATENCY_SECONDS``."""
+LATENCY_SECONDS = 20.0
+WARM_UP_RUNS = 5
+
+
+def export_int8(config: ExportConfig) -> Comparison:
+    """Write ``config.out`` and ``int8_path(config.out)``, whole or not at all, and say how they compare.
+
+    Raises ConfigError for data or outputs that cannot be meant, ModelError for a student that cannot be quantised,
+    CheckError where a file does not read back as the student.
+    """
+    require_quantiser()
+    assert config.data is not None
+    outputs = config.out, int8_path(config.out)
+    for out in outputs:
+        if out.exists():
+            raise ConfigError(f"{out}: exists; remove it or choose another --out")
+    student = load_model(f"run:{config.source}")
+    space = ClassSpace(num_classes=student.num_classes, offset=student.default_offset or 0)
+    calibration = open_records(config.data, config.split)
+    validation = EvalDataset(
+        open_records(config.validation_data or config.data, config.validation_split), student.preprocessing, space
+    )
+    taught = _open_teacher(config, student.preprocessing, space)
+    with tempfile.TemporaryDirectory(prefix="teachonce-") as folder:
+        files = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
+        export_run(config.source, "onnx", files[0])
+        quantise_onnx(
+            files[0],
+            files[1],
+            read_images(calibration, student.preprocessing, config.calibration_images),
+            calibration=config.calibration,
+            weight_bits=config.weight_bits,
+        )
+        models = [load_model(f"onnx:{file}") for file in files]
+        _check_same_interface(student, models[1])
+        found = _compare(models, files, validation, taught, config)
+        for file, out in zip(files, outputs, strict=True):
+            with atomic_write(out) as written:
+                written.write(file.read_bytes())
+    return found
+
+
+def int8_path(out: Path) -> Path:
+    """Where the integers go: student.onnx -> student.int8.onnx."""
+    return out.with_name(f"{out.name.removesuffix('.onnx')}.int8.onnx")
+
+
+def spaced_indices(num_records: int, wanted: int) -> NDArray[np.int64]:
+    """At most ``wanted`` record numbers, evenly spaced: of a split sorted by class they have all classes."""
+    return np.unique(np.linspace(0, num_records - 1, min(wanted, num_records)).round().astype(np.int64))
+
+
+def read_images(source: RecordSource, preprocessing: Preprocessing, wanted: int) -> Iterator[NDArray[np.float32]]:
+    """Normalised images [3, H, W] of evenly spaced records, as the student sees them at evaluation."""
+    for places in _parts(source.locate_all(spaced_indices(source.num_records, wanted))):
+        records = source.read_batch(places)
+        pixels = preprocess_images(
+            [record.encoded for record in records], [record.where for record in records], preprocessing
+        )
+        yield from normalise(torch.from_numpy(pixels), preprocessing).numpy()
+
+
+def _open_teacher(config: ExportConfig, preprocessing: Preprocessing, space: ClassSpace) -> KDDataset | None:
+    if config.store is None and config.logits is None:
+        return None
+    assert config.data is not None
+    store = None if config.store is None else Store(config.store)
+    split = config.split if store is None else store.plan.data["split"]
+    return KDDataset(
+        open_records(config.data, split),
+        size=preprocessing.size_px,
+        store=store,
+        use_record_logits=store is None,
+        class_space=space,
+        interpolation=preprocessing.interpolation if preprocessing.antialias else "bilinear",
+        # The likeliest class is that of any temperature.
+        temperature=1.0,
+    )
+
+
+def _check_same_interface(student: Classifier, exported: Classifier) -> None:
+    for name in ("preprocessing", "default_offset", "num_classes"):
+        found, expected = getattr(exported, name), getattr(student, name)
+        if found != expected:
+            raise CheckError(f"the int8 model reads back with {name} {found}, expected {expected}; nothing was written")
+
+
+def _compare(
+    models: Sequence[Classifier],
+    files: Sequence[Path],
+    validation: EvalDataset,
+    taught: KDDataset | None,
+    config: ExportConfig,
+) -> Comparison:
+    num_classes = models[0].num_classes
+    metrics = [ClassifierMetrics(num_classes) for _ in models]
+    num_records = len(validation)
+    only_float, only_int8, same = 0, 0, 0
+    batches = EpochBatches(num_records, BATCH_SIZE, shuffle=False)
+    with progress("evaluate", num_records) as advance:
+        for batch in Loader(validation, batches, num_cores()):
+            labels = batch["labels"]
+            logits = [_ask(model, batch["pixels"]) for model in models]
+            for one, metric in zip(logits, metrics, strict=True):
+                metric.update(one, labels)
+            classes = [one.argmax(dim=1) for one in logits]
+            is_right = [found == labels for found in classes]
+            only_float += int((is_right[0] & ~is_right[1]).sum())
+            only_int8 += int((is_right[1] & ~is_right[0]).sum())
+            same += int((classes[0] == classes[1]).sum())
+            advance(len(labels))
+    agreements, num_teacher = _measure_agreement(models, taught, config.agreement_images)
+    latencies, num_runs = measure_latencies(files, models[0].preprocessing)
+    teacher = None
+    if taught is not None:
+        views = "its stored views" if taught.replays_views else "whole images"
+        teacher = f"image/logit of {taught.source.split}" if config.store is None else f"{config.store}, {views}"
+    measured = []
+    for index, name in enumerate(("float", "int8")):
+        computed = metrics[index].compute()
+        measured.append(
+            Measured(
+                name=name,
+                top1=computed["top1"],
+                top5=computed["top5"],
+                agreement_teacher=agreements[index],
+                agreement_float=1.0 if index == 0 else same / num_records,
+                num_bytes=files[index].stat().st_size,
+                latency_ms=latencies[index],
+            )
+        )
+    return Comparison(
+        float32=measured[0],
+        int8=measured[1],
+        num_records=num_records,
+        only_float_right=only_float,
+        only_int8_right=only_int8,
+        weight_bits=config.weight_bits,
+        num_latency_runs=num_runs,
+        teacher=teacher,
+        num_teacher_records=num_teacher,
+    )
+
+
+def _measure_agreement(
+    models: Sequence[Classifier], taught: KDDataset | None, wanted: int
+) -> tuple[list[float | None], int]:
+    """How often each model has the teacher's likeliest class, and of how many records."""
+    if taught is None:
+        return [None for _ in models], 0
+    indices = spaced_indices(len(taught), wanted).tolist()
+    whole = EvalDataset(taught.source, models[0].preprocessing, taught.class_space)
+    same = [0 for _ in models]
+    with progress("agreement", len(indices)) as advance:
+        for part in _parts(indices):
+            items = [(index, 0) for index in part]
+            batch = taught.__getitems__(items)
+            # Without stored views the data set's own pixels are random crops, which the teacher never saw.
+            pixels = batch["pixels"] if taught.replays_views else whole.__getitems__(items)["pixels"]
+            teacher_classes = batch["teacher_logits"].argmax(dim=1)
+            for index, model in enumerate(models):
+                same[index] += int((_ask(model, pixels).argmax(dim=1) == teacher_classes).sum())
+            advance(len(part))
+    return [count / len(indices) for count in same], len(indices)
+
+
+def measure_latencies(files: Sequence[Path], preprocessing: Preprocessing) -> tuple[list[float], int]:
+    """Median milliseconds of a single image for each file, asked in turn with one thread; and of how many images."""
+    cpu, size_px = torch.device("cpu"), preprocessing.size_px
+    forwards = [load_onnx(parse_model_spec(f"onnx:{file}"), cpu, 1).forward for file in files]
+    image = normalise(torch.full((1, size_px, size_px, 3), 128, dtype=torch.uint8), preprocessing)
+    times: list[list[float]] = [[] for _ in files]
+    for forward in forwards:
+        for _ in range(WARM_UP_RUNS):
+            forward(image)
+    end = time.perf_counter() + LATENCY_SECONDS
+    while len(times[0]) < LATENCY_RUNS and (not times[0] or time.perf_counter() < end):
+        for forward, taken in zip(forwards, times, strict=True):
+            start = time.perf_counter()
+            forward(image)
+            taken.append(time.perf_counter() - start)
+    return [1000 * statistics.median(taken) for taken in times], len(times[0])
+
+
+def _ask(model: Classifier, pixels: torch.Tensor) -> torch.Tensor:
+    return torch.from_numpy(model.collect_logits(model.logits(pixels)))
+
+
+def _parts(items: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    for start in range(0, len(items), BATCH_SIZE):
+        yield items[start : start + BATCH_SIZE]

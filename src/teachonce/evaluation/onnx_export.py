@@ -1,0 +1,159 @@
+"""Export a run's student as ONNX or safetensors, and prove that what was written answers as PyTorch does.
+
+The exported model takes what the student takes: normalised images [batch, 3, size, size], float32, any batch size, as
+``images``, and gives ``logits``. Preprocessing and offset go along as metadata, so that ``onnx:FILE`` needs no options.
+
+The file is read back, run, and compared before it gets its name. The tolerance is measured, not guessed: float32
+rounds, and another runtime adds in another order, so both PyTorch and the runtime stray from the exact answer, by about
+as much. How far PyTorch strays is seen by asking it in float64 as well. ``ROUNDING_FACTOR`` times that is allowed, plus
+a few units in the last place of the largest logit; a wrong weight, layer or axis is orders of magnitude beyond it.
+Safetensors hold the same numbers, so nothing is allowed there.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from teachonce.errors import CheckError, ConfigError, MissingExtraError, ModelError
+from teachonce.models.classifier import Classifier, load_model
+from teachonce.models.onnx_backend import OFFSET_KEY, PREPROCESSING_KEY
+from teachonce.models.spec import first_line, parse_model_spec
+from teachonce.models.torch_backend import build_module, fit_weights, load_weights
+from teachonce.pixels.preprocessing import normalise
+from teachonce.rng import generator
+from teachonce.storage.files import atomic_write, read_json
+
+ROUNDING_FACTOR = 16
+"""How many times PyTorch's own rounding error another runtime may differ."""
+LAST_PLACES = 8
+"""Units in the last place of the largest logit that it may differ beyond that."""
+PROBE_BATCHES = (1, 3)
+"""Batch sizes that are compared: two, so that a batch size frozen into the graph is found."""
+
+
+def export_run(run: Path, format: Literal["onnx", "safetensors"], out: Path) -> None:
+    """Write the run's student to ``out``, checked; raises CheckError, and leaves no file, where it answers otherwise.
+
+    Raises ConfigError for a folder that is no finished run or an ``out`` that exists.
+    """
+    if out.exists():
+        raise ConfigError(f"{out}: exists; remove it or choose another --out")
+    student = load_model(f"run:{run}")
+    content = _to_onnx(student) if format == "onnx" else _to_safetensors(student)
+    with tempfile.TemporaryDirectory(prefix="teachonce-") as folder:
+        written = Path(folder) / f"model.{format}"
+        written.write_bytes(content)
+        if format == "onnx":
+            check_onnx(student, written)
+        else:
+            check_safetensors(student, run, written)
+    with atomic_write(out) as file:
+        file.write(content)
+
+
+def check_onnx(student: Classifier, written: Path) -> None:
+    """Run an exported file through ONNX Runtime; CheckError where it strays further than rounding can explain."""
+    exported = load_model(f"onnx:{written}")
+    if exported.preprocessing != student.preprocessing or exported.default_offset != student.default_offset:
+        raise CheckError("the exported ONNX model reads back with another preprocessing or offset; nothing was written")
+    exact_module = copy.deepcopy(_module(student)).double()
+    for batch_size in PROBE_BATCHES:
+        pixels = _noise(student, batch_size)
+        logits = student.collect_logits(student.logits(pixels))
+        with torch.inference_mode():
+            try:
+                exact = exact_module(normalise(pixels, student.preprocessing).double()).numpy()
+            except RuntimeError as error:
+                raise ModelError(f"{student.spec}: cannot be asked in float64 ({first_line(error)})") from error
+        rounding = float(np.abs(logits - exact).max())
+        allowed = ROUNDING_FACTOR * rounding + LAST_PLACES * float(np.spacing(np.abs(logits).max()))
+        difference = float(np.abs(exported.collect_logits(exported.logits(pixels)) - logits).max())
+        if not difference <= allowed:
+            raise CheckError(
+                f"{student.spec}: ONNX Runtime's logits of {batch_size} images differ from PyTorch's by "
+                f"{difference:.3g}, expected at most {allowed:.3g} (PyTorch's own rounding is {rounding:.3g}); "
+                "nothing was written"
+            )
+
+
+def check_safetensors(student: Classifier, run: Path, written: Path) -> None:
+    """Load exported weights into a fresh student; CheckError unless its logits are the same to the last bit."""
+    config = read_json(run / "config.json")
+    module = build_module(parse_model_spec(config["student"]), config["num_classes"], config.get("size"))
+    fit_weights(module, load_weights(written), where=str(written))
+    module.eval()
+    for batch_size in PROBE_BATCHES:
+        pixels = _noise(student, batch_size)
+        with torch.inference_mode():
+            again = module(normalise(pixels, student.preprocessing)).numpy()
+        if not np.array_equal(again, student.collect_logits(student.logits(pixels))):
+            raise CheckError(f"{student.spec}: exported safetensors give other logits; nothing was written")
+
+
+def _to_safetensors(student: Classifier) -> bytes:
+    from safetensors.torch import save
+
+    # A copy each: safetensors refuses tensors that share memory.
+    weights = {name: tensor.detach().contiguous().clone() for name, tensor in _module(student).state_dict().items()}
+    return save(weights, metadata={"format": "pt", **_metadata(student)})
+
+
+def _to_onnx(student: Classifier) -> bytes:
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise MissingExtraError(f"--format onnx needs {error.name}: pip install 'teachonce[onnx]'") from error
+    images = normalise(_noise(student, 2), student.preprocessing)
+    try:
+        with warnings.catch_warnings():
+            # The exporter warns of its own deprecations.
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                _module(student),
+                (images,),
+                dynamo=True,
+                verbose=False,
+                input_names=["images"],
+                output_names=["logits"],
+                dynamic_shapes=({0: torch.export.Dim("batch")},),
+            )
+        assert program is not None
+        model = program.model_proto
+        for key, value in _metadata(student).items():
+            model.metadata_props.add(key=key, value=value)
+        return model.SerializeToString()
+    except Exception as error:
+        # The exporter, the tracer and protobuf (above 2 GB) raise what they like; the cause stays in the message.
+        raise ModelError(f"{student.spec}: cannot be exported as ONNX ({first_line(error)})") from error
+
+
+def _metadata(student: Classifier) -> dict[str, str]:
+    return {
+        PREPROCESSING_KEY: json.dumps(student.preprocessing.to_json()),
+        OFFSET_KEY: str(student.default_offset or 0),
+    }
+
+
+def _noise(student: Classifier, batch_size: int) -> torch.Tensor:
+    size_px = student.preprocessing.size_px
+    pixels: NDArray[np.uint8] = generator(0, "export", batch_size).integers(
+        0, 256, (batch_size, size_px, size_px, 3), np.uint8
+    )
+    return torch.from_numpy(pixels)
+
+
+def _module(student: Classifier) -> nn.Module:
+    assert student.module is not None
+    return student.module

@@ -1,0 +1,179 @@
+"""The options of ``extract``, ``verify`` and ``plan``: frozen dataclasses, checked in ``__post_init__``."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+from teachonce.codecs.options import CodecName
+from teachonce.errors import ConfigError
+from teachonce.models.options import Precision
+from teachonce.options import Positional, flag, require
+from teachonce.views.options import MixOptions, PolicyName
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractionOptions(MixOptions):
+    """What a teacher looks at and how its logits are kept: what ``extract`` does and ``plan`` foresees."""
+
+    data: Path
+    """Folder of TFRecord shards, or of SPLIT/CLASS/*.jpg."""
+    teacher: str
+    """Model SPEC: timm:NAME, torchvision:NAME, onnx:FILE, savedmodel:DIR, run:DIR, amoebanet, efficientnet; options
+    follow after commas, as in torchvision:resnet50,weights=FILE,size=224,resize=256,mean=0.5/0.5/0.5."""
+    split: str = "train"
+    """Which split the teacher looks at."""
+    policy: PolicyName = "center"
+    """What the teacher looks at: its own evaluation crop (center), random resized crops and flips (crop), or these with
+    RandAugment (crop+randaugment) or AutoAugment's policy for ImageNet (crop+autoaugment); each of the latter with
+    erasing, mixup and cutmix where their options say so."""
+    views: int | None = None
+    """Views a record (random policies)."""
+    views_per_file: int = 10
+    """Views in one file of the store: the unit of work is one shard x this many views."""
+    codec: CodecName = "int8"
+    """How logits become bytes: float32 (exact), float16, int8 (about 1 byte a class, total variation below 0.01), topk
+    (the likeliest classes and the mass of the rest)."""
+    topk: int = 10
+    """Codec topk: classes that are kept."""
+    offset: int | None = None
+    """Data label of the teacher's class 0. Default: 0, or 1 where only the data has a background class."""
+    num_classes: int | None = None
+    """Classes of the data, background included. Default: from the data, else the teacher's classes + offset."""
+    batch_size: int = 64
+    """Images a teacher batch."""
+    decode_threads: int = 0
+    """Threads that decode ahead of the teacher; 0 means one a core of this worker's share."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, mps."""
+    precision: Precision = "float32"
+    """Autocast of the teacher: float32 (none), bf16 or fp16."""
+    compile: bool = False
+    """torch.compile the teacher."""
+    profile: bool = False
+    """Print, for each piece of work, where its time went: read, look, wait, teacher, encode and write."""
+    seed: int = 0
+    """Seed of the views (random policies)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.views is None or self.views >= 1, "--views", self.views, "at least 1")
+        if self.draws_no_views:
+            require(self.views in (None, 1), "--views", self.views, "1 with --policy center")
+            for name in ("mixup_alpha", "cutmix_alpha", "erase_prob", "object_covered"):
+                require(getattr(self, name) == 0, flag(name), getattr(self, name), "0 with --policy center")
+        for name in ("topk", "views_per_file", "batch_size"):
+            require(getattr(self, name) >= 1, flag(name), getattr(self, name), "at least 1")
+        require(self.num_classes is None or self.num_classes >= 2, "--num-classes", self.num_classes, "at least 2")
+
+    @property
+    def draws_no_views(self) -> bool:
+        """Whether the teacher looks through its own evaluation crop, so that there is one view and nothing random."""
+        return self.policy == "center"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractConfig(ExtractionOptions):
+    """Run the teacher once over sharded data and keep its logits in a store."""
+
+    out: Path
+    """Folder of the store. An unfinished store with the same plan is finished; another plan is refused."""
+    views: int | None = None
+    """Views a record (random policies). More can be added later by the same command with a larger number. Default: 1,
+    or as many as --views-of has."""
+    views_of: Path | None = None
+    """A store whose views this teacher shall look at: then policy, seed and views are that store's."""
+    expect_top1: float | None = None
+    """Refuse to start where the teacher's top-1 on --gate-samples labelled records is below this (0..1)."""
+    gate_samples: int = 256
+    """Records on which the teacher is scored before the work starts; 0 skips the gate."""
+    num_workers: int = 1
+    """Teacher processes on this machine: one a GPU, or N on the CPU."""
+    worker: str = "0/1"
+    """i/n: this call takes the i-th of n parts of the work, shards x groups of views (for a scheduler's job array)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.num_workers >= 1, "--num-workers", self.num_workers, "at least 1")
+        require(self.gate_samples >= 0, "--gate-samples", self.gate_samples, "0 or more")
+        if self.expect_top1 is not None:
+            require(0 <= self.expect_top1 <= 1, "--expect-top1", self.expect_top1, "a fraction from 0 to 1")
+            require(self.gate_samples > 0, "--gate-samples", 0, "more than 0 with --expect-top1")
+        self.worker_part()
+
+    @property
+    def draws_no_views(self) -> bool:
+        """As without ``--views-of``, which brings views of its own."""
+        return self.views_of is None and super().draws_no_views
+
+    def worker_part(self) -> tuple[int, int]:
+        """(i, n) of ``--worker i/n``."""
+        index, slash, count = self.worker.partition("/")
+        if not (slash and index.isdecimal() and count.isdecimal() and int(index) < int(count)):
+            raise ConfigError(f"--worker {self.worker}: expected i/n with 0 <= i < n, such as 3/8")
+        return int(index), int(count)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanConfig(ExtractionOptions):
+    """Bytes, hours, distortion and break-even of an extraction, measured on a sample before anything is spent."""
+
+    policy: PolicyName = "crop"
+    """What the teacher is to look at, as --policy of extract (where the default is center): center, crop,
+    crop+randaugment or crop+autoaugment, with erasing, mixup and cutmix where their options say so."""
+    views: int | None = None
+    """Views a record. Default: 10; 1 with --policy center."""
+    epochs: int = 100
+    """Epochs of a student, in each of which an online teacher would look at every record again."""
+    students: int = 1
+    """Students that are to be taught."""
+    num_devices: int = 8
+    """Devices on which the extraction is to run, for the hours on several."""
+    samples: int = 256
+    """Records to measure on; of fewer records all are taken."""
+    out: Path | None = None
+    """Folder for extraction-plan.txt, .json and .svg. Default: nothing is written."""
+    json: bool = False
+    """Print JSON."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("epochs", "students", "num_devices", "samples"):
+            require(getattr(self, name) >= 1, flag(name), getattr(self, name), "at least 1")
+
+    def to_extraction(self) -> ExtractConfig:
+        """The extraction that is planned; its ``out`` stands for a store that nobody makes."""
+        shared = {field.name: getattr(self, field.name) for field in dataclasses.fields(ExtractionOptions)}
+        shared["views"] = self.views or (1 if self.draws_no_views else DEFAULT_PLANNED_VIEWS)
+        return ExtractConfig(out=Path("store"), **shared)
+
+
+DEFAULT_PLANNED_VIEWS = 10
+"""Views that ``plan`` counts with where none are given and the policy draws them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyConfig:
+    """Check a store against its data and, if given, its teacher; exit 0 if sound, 1 if not."""
+
+    store: Positional[Path]
+    """Folder of the store."""
+    data: Path
+    """The data that the store was extracted from."""
+    teacher: str | None = None
+    """Model SPEC for fresh logits. Default: the teacher of the store's plan; 'none' checks the bytes alone."""
+    samples: int = 256
+    """Records whose logits are recomputed; 0 checks keys and files alone."""
+    batch_size: int = 64
+    """Images a teacher batch."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, mps."""
+    seed: int = 0
+    """Seed of the sample."""
+    json: bool = False
+    """Print the verdict as JSON."""
+
+    def __post_init__(self) -> None:
+        require(self.samples >= 0, "--samples", self.samples, "0 or more")
+        require(self.batch_size >= 1, "--batch-size", self.batch_size, "at least 1")

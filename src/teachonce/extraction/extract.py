@@ -1,0 +1,262 @@
+"""Extraction: the teacher looks once at every view of every record, and the store keeps what it said.
+
+    open the data -> load the teacher -> the gate -> agree with plan.json -> missing units, in bundles -> manifest
+
+What exists under its final name is skipped before anything is decoded, so a killed extraction goes on, and one
+process, several (``--num-workers``) and a scheduler's job array (``--worker i/n``) make the same store. Whenever a
+group of views is whole the manifest says so: students can begin with it while later views are still being extracted.
+``units`` has the work itself.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from teachonce.codecs.registry import build_codec, codec_to_json
+from teachonce.engine.jobs import num_cores, run_jobs, take_part
+from teachonce.engine.progress import progress
+from teachonce.errors import CheckError, ConfigError
+from teachonce.extraction.config import ExtractConfig
+from teachonce.extraction.extractor import UnitExtractor
+from teachonce.extraction.gate import check_gate
+from teachonce.extraction.units import Unit, all_units, bundle_units, missing_units
+from teachonce.models.classifier import Classifier, load_model, resolve_device
+from teachonce.models.spec import ModelSpec, parse_model_spec
+from teachonce.pixels.render import pixel_versions
+from teachonce.pixels.render_views import StoredViews
+from teachonce.records.class_space import ClassSpace, resolve_offset
+from teachonce.records.discovery import open_records
+from teachonce.records.source import RecordSource
+from teachonce.storage.files import remove_temporaries
+from teachonce.store.checks import check_same_data
+from teachonce.store.plan import (
+    MANIFEST_NAME,
+    PLAN_NAME,
+    Plan,
+    begin_store,
+    check_store_folder,
+    finalise_store,
+    group_views,
+)
+from teachonce.store.store import Store
+from teachonce.views.policy import CenterPolicy, build_policy, policy_to_json
+
+DAY_SECONDS = 86_400.0
+MIN_SAMPLES = 4
+"""Samples of each view file; of few shards more, so that a group of views has about ``SAMPLES_A_GROUP``."""
+SAMPLES_A_GROUP = 256
+MAX_SAMPLED_PART = 1 / 16
+"""Of a shard's records: dense logits of more of them would be most of a small store."""
+
+
+def extract(config: ExtractConfig) -> bool:
+    """Make the store, or this worker's part of it; True when the store is whole and its manifest written.
+
+    Raises CheckError when the gate does not hold, PlanMismatchError when the store was begun with another plan, and
+    RecordError, LogitsError or StoreError, with the place, for what is wrong with a record, the teacher or a file.
+    """
+    check_store_folder(config.out)
+    source = open_records(config.data, config.split)
+    teacher = load_model(config.teacher, device=config.device, precision=config.precision, compile=config.compile)
+    plan = build_plan(config, source, teacher)
+    is_gated = config.gate_samples == 0
+    if not is_gated and not (config.out / PLAN_NAME).exists():
+        # Before the plan is written: a teacher that is refused must not leave a store that refuses the right one.
+        check_gate(teacher, source, plan.class_space, config)
+        is_gated = True
+    plan = begin_store(config.out, plan, config.views_per_file)
+    missing = missing_units(config.out, plan)
+    # Parts are taken of all units, not of the missing ones: those shrink while other workers are at it.
+    units = [unit for unit in take_part(all_units(plan), *config.worker_part()) if unit in missing]
+    num_units = _count_units(plan)
+    if config.views is not None and config.views < plan.num_views:
+        _say(f"{config.out}: planned for {plan.num_views} views, more than --views {config.views}: all are extracted")
+    _say(f"{config.out}: {num_units - len(missing)} of {num_units} units done, {len(units)} to do here")
+    if units:
+        if not is_gated:
+            check_gate(teacher, source, plan.class_space, config)
+        _extract_units(config, plan, source, teacher, units)
+    elif config.expect_top1 is not None and not missing:
+        if plan.policy["name"] == CenterPolicy.name:
+            _check_stored_top1(config)
+        else:
+            check_gate(teacher, source, plan.class_space, config)  # stored views are no centre crops
+    return _finish(config.out, plan, config.worker_part()[1], has_new_files=bool(units))
+
+
+def build_plan(config: ExtractConfig, source: RecordSource, teacher: Classifier) -> Plan:
+    """The plan of an extraction; raises ConfigError where teacher and data have no explicit common class space."""
+    data_classes = config.num_classes or (len(source.classes.names) if source.classes is not None else None)
+    offset = config.offset if config.offset is not None else teacher.default_offset
+    if data_classes is None and offset is None:
+        raise ConfigError(
+            f"{config.data}: does not say how many classes it has (no classes.json): give --num-classes (ImageNet "
+            "TFRecords: 1001) or --offset (the data label of the teacher's class 0)"
+        )
+    offset = resolve_offset(teacher.num_classes, data_classes, offset, model=config.teacher)
+    views_of = open_views_of(config, source)
+    is_random = views_of is not None or config.policy != CenterPolicy.name
+    if is_random and not teacher.preprocessing.antialias:
+        raise ConfigError(
+            f"--teacher {config.teacher}: sees pixels without antialiasing, and views are antialiased and rounded to 8 "
+            "bits; add ',interpolation=bilinear,antialias=1' to look through views, or use --policy center"
+        )
+    if views_of is None:
+        drawn = build_policy(config.policy, config)
+        policy = policy_to_json(drawn) | ({} if isinstance(drawn, CenterPolicy) else {"seed": config.seed})
+        num_views = config.views or 1
+    else:
+        policy = views_of.plan.policy
+        num_views = config.views or views_of.num_views
+    return Plan(
+        teacher={
+            "spec": config.teacher,
+            "model": teacher_identity(parse_model_spec(config.teacher)),
+            "weights_sha256": teacher.weights_sha256,
+            "precision": config.precision,
+            "num_parameters": _num_parameters(teacher),
+            "preprocessing": teacher.preprocessing.to_json(),
+        },
+        class_space=ClassSpace(num_classes=teacher.num_classes, offset=offset),
+        data_classes=data_classes or teacher.num_classes + offset,
+        data=source.describe(),
+        policy=policy,
+        codec=codec_to_json(build_codec(config.codec, num_classes=teacher.num_classes, k=config.topk)),
+        view_groups=group_views(num_views, config.views_per_file),
+        num_samples=_num_samples([shard.num_records for shard in source.shards]),
+    )
+
+
+def _num_samples(sizes: Sequence[int]) -> int:
+    wanted = -(-SAMPLES_A_GROUP // len(sizes))
+    return max(MIN_SAMPLES, min(wanted, int(max(sizes) * MAX_SAMPLED_PART)))
+
+
+def open_views_of(config: ExtractConfig, source: RecordSource) -> Store | None:
+    """The store of ``--views-of``, checked to be of this data and to have the views asked for; None without."""
+    if config.views_of is None:
+        return None
+    store = Store(config.views_of)
+    check_same_data(store, source.describe())
+    StoredViews(store)  # raises for a store that has none
+    if config.views is not None:
+        Store(config.views_of, num_views=config.views)  # raises for one that has fewer
+    return store
+
+
+def teacher_identity(spec: ModelSpec) -> str:
+    """What a SPEC names, wherever its files lie; the weights themselves are identified by their hash."""
+    name = f":{spec.name}" if spec.kind in ("timm", "torchvision") else ""
+    outputs = [f",{key}={spec.options[key]}" for key in ("signature", "output", "probs") if key in spec.options]
+    return spec.kind + name + "".join(outputs)
+
+
+def _extract_units(
+    config: ExtractConfig, plan: Plan, source: RecordSource, teacher: Classifier, units: list[Unit]
+) -> None:
+    bundles = bundle_units(plan, units, config.batch_size)
+    build: Callable[[int], UnitExtractor]
+    num_workers = min(config.num_workers, len(bundles))
+    if num_workers == 1:
+        threads = config.decode_threads or num_cores()
+        views_of = open_views_of(config, source)
+        extractor = UnitExtractor(
+            config.out, plan, source, teacher, config.batch_size, threads, views_of, config.profile
+        )
+        build = partial(_same, extractor)
+    else:
+        build = partial(_build_extractor, replace(config, num_workers=num_workers), plan, source)
+    sizes = [num_records for _, num_records in plan.shards]
+    total = sum(sizes[unit.shard] * unit.num_views for unit in units)
+    left = Counter(unit.group for unit in units)
+    with progress("extract", total, unit="views") as advance:
+        for bundle, _ in run_jobs(build, bundles, num_workers, advance):
+            _count_group(config.out, plan, bundle, left)
+
+
+def _count_group(path: Path, plan: Plan, bundle: Sequence[Unit], left: Counter[tuple[int, int]]) -> None:
+    """Write the manifest of what is whole when this process's part of a group of views is done."""
+    group = bundle[0].group
+    left[group] -= len(bundle)
+    is_last = sum(left.values()) == 0
+    if left[group] == 0 and not is_last:
+        num_views = finalise_store(path, pixel_versions())
+        if num_views > group[1]:
+            _say(f"{path}: views 0 to {num_views - 1} are whole; training can begin with them")
+
+
+def _build_extractor(config: ExtractConfig, plan: Plan, source: RecordSource, worker_index: int) -> UnitExtractor:
+    threads = max(1, num_cores() // config.num_workers)
+    torch.set_num_threads(threads)
+    teacher = load_model(
+        config.teacher,
+        device=_worker_device(config.device, worker_index, config.num_workers),
+        precision=config.precision,
+        compile=config.compile,
+    )
+    threads = config.decode_threads or threads
+    views_of = open_views_of(config, source)
+    return UnitExtractor(config.out, plan, source, teacher, config.batch_size, threads, views_of, config.profile)
+
+
+def _same(extractor: UnitExtractor, worker_index: int) -> UnitExtractor:
+    return extractor
+
+
+def _num_parameters(teacher: Classifier) -> int | None:
+    return None if teacher.module is None else sum(parameter.numel() for parameter in teacher.module.parameters())
+
+
+def _worker_device(device: str, worker_index: int, num_workers: int) -> str:
+    resolved = resolve_device(device)
+    if resolved.type == "cuda" and resolved.index is None and num_workers > 1:
+        return f"cuda:{worker_index % torch.cuda.device_count()}"
+    return str(resolved)
+
+
+def _count_units(plan: Plan) -> int:
+    return len(plan.shards) * len(plan.view_groups)
+
+
+def _check_stored_top1(config: ExtractConfig) -> None:
+    """The gate of a store that is whole: by its own logits. Raises CheckError below ``expect_top1``."""
+    store = Store(config.out, is_partial=True)
+    num_hits = 0
+    for shard in range(len(store.shards)):
+        predicted = store.read_logits(shard, 0, slice(None)).argmax(axis=1) + store.class_space.offset
+        num_hits += int((predicted == store.read_labels(shard)).sum())
+    top1 = num_hits / store.num_records
+    assert config.expect_top1 is not None
+    if top1 < config.expect_top1:
+        raise CheckError(
+            f"{config.out}: is whole, and its logits have top-1 {top1:.3f}, expected at least {config.expect_top1}; "
+            "extract with another teacher or other settings into another --out"
+        )
+
+
+def _finish(path: Path, plan: Plan, num_parts: int, *, has_new_files: bool) -> bool:
+    manifest_is_current = not has_new_files and (path / MANIFEST_NAME).exists() and Store(path).plan == plan
+    if not manifest_is_current and finalise_store(path, pixel_versions()) < plan.num_views:
+        missing = len(missing_units(path, plan))
+        _say(f"{path}: {missing} of {_count_units(plan)} units are left to other workers; the last one finishes it")
+        return False
+    if not manifest_is_current:
+        # Other workers may be writing their own, equal manifest at this moment; alone, nothing is in use.
+        remove_temporaries(path, older_than_seconds=0.0 if num_parts == 1 else DAY_SECONDS)
+    store = Store(path)
+    _say(
+        f"{path}: whole: {store.num_records:,} records x {store.num_views} views, {store.num_bytes():,} bytes "
+        f"({store.num_bytes() / store.num_records / store.num_views:,.0f} a view)"
+    )
+    return True
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

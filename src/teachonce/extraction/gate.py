@@ -1,0 +1,155 @@
+"""The gate: is this the teacher that its owner believes it to be, before hours are spent?
+
+The teacher is scored on labelled records through the extraction path: same reader, decoder, preprocessing, precision.
+A low score is nearly always one of a few mistakes, and each leaves a mark that can be tried: labels shifted by one
+(1000 against 1001 classes), another order of the classes, other mean and std or channel order, another input size.
+The one that explains most is named, with the setting that mends it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import warnings
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from teachonce.engine.jobs import num_cores
+from teachonce.errors import CheckError, TeachonceError
+from teachonce.extraction.config import ExtractConfig
+from teachonce.models.classifier import Classifier
+from teachonce.pixels.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, ValueRange
+from teachonce.pixels.render import preprocess_images
+from teachonce.records.class_space import ClassSpace
+from teachonce.records.sample import sample_records
+from teachonce.records.source import Record, RecordSource
+from teachonce.rng import generator
+
+HALF = (0.5, 0.5, 0.5)
+ZERO, ONE = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+SIZES_PX = (160, 192, 224, 227, 240, 256, 288, 299, 320, 331, 380, 384, 448)
+NEAR_CHANCE = 0.1
+"""Top-1 below which a teacher is not believed without a word, whatever was expected."""
+MIN_RECORDS_PER_CLASS = 4
+"""Records of a class, on average, below which a learnt class order would be chance."""
+
+
+def check_gate(teacher: Classifier, source: RecordSource, class_space: ClassSpace, config: ExtractConfig) -> float:
+    """The teacher's top-1 on ``gate_samples`` records; CheckError below ``expect_top1``, with the likely mistake."""
+    records = sample_records(source, config.gate_samples, config.seed)
+    labels = np.array([record.label for record in records])
+    logits = score_records(teacher, records, config.batch_size)
+    top1 = _top1(logits, labels, class_space.offset)
+    print(f"gate: top-1 {top1:.3f} on {len(records)} records", file=sys.stderr, flush=True)
+    if config.expect_top1 is None:
+        if top1 < NEAR_CHANCE:
+            warnings.warn(
+                f"top-1 {top1:.3f} of {config.teacher} on {len(records)} records is near chance: are --offset and the "
+                "class order right? give --expect-top1 to stop here and be told the likely mistake",
+                stacklevel=2,
+            )
+        return top1
+    if top1 >= config.expect_top1:
+        return top1
+    found = diagnose(teacher, records, labels, logits, class_space, config)
+    raise CheckError(
+        f"gate: top-1 {top1:.3f} of {config.teacher} on {len(records)} records of {config.data}, expected at least "
+        f"{config.expect_top1}; {found}"
+    )
+
+
+def score_records(teacher: Classifier, records: list[Record], batch_size: int) -> NDArray[np.float32]:
+    """Teacher logits [N, C] of records seen through the teacher's own preprocessing."""
+
+    def read_pixels(record: Record) -> NDArray:
+        return preprocess_images([record.encoded], [record.where], teacher.preprocessing)[0]
+
+    parts = []
+    with ThreadPoolExecutor(num_cores()) as pool:
+        for start in range(0, len(records), batch_size):
+            pixels = np.stack(list(pool.map(read_pixels, records[start : start + batch_size])))
+            parts.append(teacher.collect_logits(teacher.logits(torch.from_numpy(pixels))))
+    return np.concatenate(parts)
+
+
+def diagnose(
+    teacher: Classifier,
+    records: list[Record],
+    labels: NDArray[np.int64],
+    logits: NDArray[np.float32],
+    class_space: ClassSpace,
+    config: ExtractConfig,
+) -> str:
+    """Which mistake explains the low score best, as a phrase that names the setting to change."""
+    expected = config.expect_top1 or 0.0
+    top1 = _top1(logits, labels, class_space.offset)
+    trials = [
+        (_top1(logits, labels, class_space.offset + shift), _shift_phrase(class_space.offset + shift))
+        for shift in (-1, 1)
+    ]
+    order = _order_score(logits, labels)
+    if order is not None:
+        trials.append((order, "another order of the classes; check the labels file, or the teacher's class list"))
+    if max(score for score, _ in trials) < expected:
+        # Only now the dearer trials: each of them runs the teacher again.
+        for preprocessing, phrase in _other_preprocessings(teacher.preprocessing):
+            other = dataclasses.replace(teacher, preprocessing=preprocessing)
+            try:
+                other_logits = score_records(other, records, config.batch_size)
+            except (TeachonceError, RuntimeError):
+                continue  # a model of fixed input size cannot be tried at another
+            trials.append((_top1(other_logits, labels, class_space.offset), phrase))
+    score, phrase = max(trials, key=lambda trial: trial[0])
+    if score >= _convincing(top1, len(records)):
+        return f"it looks like {phrase}: that gives {score:.3f}"
+    tried = ["labels shifted by one", *(["another class order"] if order is not None else [])]
+    return (
+        f"tried: {', '.join(tried)}, other mean and std, other sizes; none explains it: check that weights and data "
+        "belong together"
+    )
+
+
+def _top1(logits: NDArray[np.float32], labels: NDArray[np.int64], offset: int) -> float:
+    return float((logits.argmax(axis=1) + offset == labels).mean())
+
+
+def _convincing(top1: float, count: int) -> float:
+    # Three standard errors above the score itself, and a clear step: the best of many trials is biased upwards.
+    return top1 + max(0.05, 3 * np.sqrt(max(top1, 1 / count) * (1 - top1) / count))
+
+
+def _shift_phrase(offset: int) -> str:
+    return f"labels shifted by one (--offset {offset})"
+
+
+def _order_score(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> float | None:
+    """Top-1 on one half of the records when each predicted class stands for the label it mostly met in the other."""
+    if len(labels) < MIN_RECORDS_PER_CLASS * len(np.unique(labels)):
+        return None
+    # Halves at random: records that lie class by class would put other classes into each half.
+    mixed = generator(0, "gate order").permutation(len(labels))
+    predicted, labels = logits.argmax(axis=1)[mixed], labels[mixed]
+    met = np.zeros((logits.shape[1], int(labels.max()) + 1), np.int64)
+    np.add.at(met, (predicted[::2], labels[::2]), 1)
+    return float((met.argmax(axis=1)[predicted[1::2]] == labels[1::2]).mean())
+
+
+def _other_preprocessings(used: Preprocessing) -> Iterator[tuple[Preprocessing, str]]:
+    inputs: list[tuple[tuple[float, float, float], tuple[float, float, float], ValueRange, str]] = [
+        (IMAGENET_MEAN, IMAGENET_STD, "unit", "ImageNet's mean and std"),
+        (HALF, HALF, "unit", "values in -1..1"),
+        (ZERO, ONE, "unit", "values in 0..1"),
+        (ZERO, ONE, "byte", "values in 0..255"),
+    ]
+    for mean, std, value_range, name in inputs:
+        other = dataclasses.replace(used, mean=mean, std=std, value_range=value_range)
+        if other != used:
+            setting = f"mean={'/'.join(map(str, mean))},std={'/'.join(map(str, std))},range={value_range}"
+            yield other, f"a wrong mean/std ({name} fit: add ',{setting}' to --teacher)"
+    for size_px in SIZES_PX:
+        if size_px != used.size_px:
+            yield used.with_size(size_px), f"a wrong size (add ',size={size_px}' to --teacher)"

@@ -1,0 +1,231 @@
+"""``teachonce plan``: bytes, hours, distortion and break-even of an extraction, before anything is spent.
+
+    the plan that extract would make -> a sample goes its way (plan_measure) -> what follows (plan_costs)
+    -> a table (plan_table), JSON, a picture (plan_picture)
+
+The store that is planned is described by ``extract``'s own plan, made from the same settings, so a setting or a
+teacher that an extraction would refuse is refused here, in the same words. Nothing is estimated from tables of models
+or machines. What is not measured: a network's or a disk's speed at writing, and how several devices get in each
+other's way.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+
+from teachonce.codecs.codec import Codec
+from teachonce.codecs.dense import Float32Codec
+from teachonce.codecs.registry import build_codec, codec_from_json, codec_to_json
+from teachonce.codecs.topk import TopKCodec
+from teachonce.engine.jobs import num_cores
+from teachonce.engine.progress import progress
+from teachonce.errors import ConfigError, LogitsError, RecordError
+from teachonce.extraction.config import PlanConfig
+from teachonce.extraction.extract import build_plan
+from teachonce.extraction.planning.costs import (
+    Timings,
+    Workload,
+    foresee_break_even,
+    foresee_hours,
+    measure_tails,
+    recommend,
+)
+from teachonce.extraction.planning.measure import Answers, CodecTrial, look_and_ask, measure_side_files, try_codec
+from teachonce.extraction.planning.picture import draw_plan
+from teachonce.extraction.planning.table import render_plan
+from teachonce.models.classifier import Classifier, load_model
+from teachonce.records.discovery import open_records
+from teachonce.records.sample import SampleSource, sample_places
+from teachonce.storage.files import atomic_write, write_json
+from teachonce.store.plan import PLAN_NAME, Plan
+from teachonce.versions import library_versions
+
+COMPARED_KS = (5, 10, 20, 50)
+"""Classes kept by the topk codecs that are compared, beside that of ``--topk`` where it is the codec."""
+# Not plan.json, which marks a store.
+PICTURE_NAME, RESULTS_NAME, TEXT_NAME = "extraction-plan.svg", "extraction-plan.json", "extraction-plan.txt"
+
+
+def plan(config: PlanConfig) -> str:
+    """The text to print; with ``--out`` also text, figures as JSON and picture, each whole or absent.
+
+    Raises ConfigError for settings that fit neither data nor teacher, or an ``out`` that holds a store; RecordError,
+    ImageError or LogitsError, with the place, for what is wrong with a sampled record or the teacher.
+    """
+    check_plan_folder(config.out)
+    summary = measure_plan(config)
+    text = render_plan(summary)
+    if config.out is not None:
+        with atomic_write(config.out / TEXT_NAME) as file:
+            file.write(text.encode() + b"\n")
+        with atomic_write(config.out / PICTURE_NAME) as file:
+            file.write(draw_plan(summary).encode())
+        write_json(config.out / RESULTS_NAME, summary)
+    return json.dumps(summary) if config.json else text
+
+
+def check_plan_folder(out: Path | None) -> None:
+    """Raise ConfigError where ``out`` is no folder, or a store, which holds nothing but what belongs to it."""
+    if out is None or not out.exists():
+        return
+    if not out.is_dir():
+        raise ConfigError(f"--out {out}: is a file, expected a folder for {TEXT_NAME}, {RESULTS_NAME}, {PICTURE_NAME}")
+    if (out / PLAN_NAME).exists():
+        raise ConfigError(f"--out {out}: holds a store ({PLAN_NAME}); choose another --out")
+
+
+def measure_plan(config: PlanConfig) -> dict[str, Any]:
+    """A plan as JSON values; seconds and hours are of this machine."""
+    source = open_records(config.data, config.split)
+    if source.num_records == 0:
+        raise RecordError(f"{config.data}: split {config.split} holds no record, expected some to measure on")
+    extraction = config.to_extraction()
+    teacher = load_model(config.teacher, device=config.device, precision=config.precision, compile=config.compile)
+    whole = build_plan(extraction, source, teacher)
+    sample = SampleSource(source, sample_places(source, config.samples, config.seed))
+    of_sample = build_plan(extraction, sample, teacher)
+    threads = config.decode_threads or num_cores()
+    with progress("plan", sample.num_records) as advance:
+        answers = look_and_ask(
+            sample, of_sample, teacher, batch_size=config.batch_size, num_threads=threads, advance=advance
+        )
+    codec = codec_from_json(whole.codec)
+    with TemporaryDirectory(prefix="teachonce-plan-") as folder:
+        side_bytes = measure_side_files(Path(folder) / "side", answers, whole.num_samples)
+        trials = {
+            item: _try(Path(folder) / str(index), of_sample, item, answers)
+            for index, item in enumerate(_compared_codecs(codec, teacher.num_classes))
+        }
+    entries = [_codec_entry(item, trial, whole, side_bytes, is_planned=item == codec) for item, trial in trials.items()]
+    planned = trials[codec]
+    # A codec that refuses a row stops an extraction; its hours are then those of the codec that refuses none.
+    trial = planned if isinstance(planned, CodecTrial) else trials[Float32Codec()]
+    assert isinstance(trial, CodecTrial)
+    timings = Timings(
+        read_seconds=answers.read_seconds,
+        decode_seconds=answers.decode_seconds,
+        look_seconds=answers.look_seconds,
+        teacher_seconds=answers.teacher_seconds,
+        write_seconds=trial.write_seconds,
+        read_back_seconds=trial.read_back_seconds,
+        num_threads=threads,
+        has_accelerator=teacher.device.type != "cpu",
+    )
+    workload = Workload(
+        num_records=source.num_records,
+        num_views=whole.num_views,
+        num_groups=len(whole.view_groups),
+        num_shards=len(whole.shards),
+        epochs=config.epochs,
+        students=config.students,
+        num_devices=config.num_devices,
+    )
+    hours = foresee_hours(timings, workload)
+    largest_shard = max(num_records for _, num_records in whole.shards)
+    return {
+        "kind": "plan",
+        "data": str(config.data),
+        "split": config.split,
+        "teacher": whole.teacher,
+        "num_classes": teacher.num_classes,
+        "offset": whole.class_space.offset,
+        "policy": whole.policy,
+        "codec": whole.codec,
+        "views_per_file": config.views_per_file,
+        "batch_size": config.batch_size,
+        "device": describe_device(teacher),
+        "workload": asdict(workload),
+        "sample": {
+            "num_records": sample.num_records,
+            "asked_for": config.samples,
+            "seed": config.seed,
+            "top1": float((answers.logits.argmax(axis=1) + whole.class_space.offset == answers.labels).mean()),
+        },
+        "timings": asdict(timings),
+        "hours": asdict(hours),
+        "unit_logits_bytes": largest_shard * _largest_group(whole) * teacher.num_classes * 4,
+        "codecs": entries,
+        "tail_mass": measure_tails(answers.logits),
+        "break_even": asdict(foresee_break_even(timings, workload, hours.hours_here)),
+        "recommendation": recommend(entries),
+        "versions": library_versions(),
+    }
+
+
+def describe_device(teacher: Classifier) -> str:
+    """The device as people know it."""
+    if teacher.device.type == "cuda":
+        return f"{teacher.device} ({torch.cuda.get_device_name(teacher.device)}), {num_cores()} cores"
+    return f"{teacher.device}, {num_cores()} cores"
+
+
+def _compared_codecs(codec: Codec, num_classes: int) -> list[Codec]:
+    codecs = [build_codec(name, num_classes=num_classes) for name in ("float32", "float16", "int8")]
+    ks = {k for k in COMPARED_KS if k < num_classes}
+    if isinstance(codec, TopKCodec):
+        ks.add(codec.k)
+    return codecs + [build_codec("topk", num_classes=num_classes, k=k) for k in sorted(ks)]
+
+
+def _try(folder: Path, plan: Plan, codec: Codec, answers: Answers) -> CodecTrial | str:
+    """The trial, or the codec's words where it refuses a row of the sample."""
+    try:
+        return try_codec(folder, plan, codec, answers)
+    except LogitsError as error:
+        return str(error)
+
+
+def _codec_entry(
+    codec: Codec, trial: CodecTrial | str, plan: Plan, side_bytes: Mapping[str, float], *, is_planned: bool
+) -> dict[str, Any]:
+    k = codec.k if isinstance(codec, TopKCodec) else None
+    entry: dict[str, Any] = {
+        "name": codec.name,
+        "k": k,
+        "label": codec.name if k is None else f"{codec.name} {k}",
+        "parameters": codec_to_json(codec),
+        "is_planned": is_planned,
+        "refused": trial if isinstance(trial, str) else None,
+    }
+    if isinstance(trial, str):
+        return entry
+    num_rows = sum(num_records for _, num_records in plan.shards) * plan.num_views
+    store_bytes = count_store_bytes(plan, trial, side_bytes)
+    return entry | {
+        "codec_bytes": trial.codec_bytes,
+        "view_bytes": trial.view_bytes,
+        "store_bytes": store_bytes,
+        "bytes_per_view": store_bytes / num_rows,
+        "write_seconds": trial.write_seconds,
+        "read_back_seconds": trial.read_back_seconds,
+        "total_variation": trial.total_variation,
+    }
+
+
+def count_store_bytes(plan: Plan, trial: CodecTrial, side_bytes: Mapping[str, float]) -> int:
+    """Bytes of a store's Arrow files: those of rows exactly, those of a file's own as in the trial, to a few bytes.
+
+    ``side_bytes`` as from ``measure_side_files``.
+    """
+    num_bytes = 0.0
+    for _, num_records in plan.shards:
+        num_bytes += side_bytes["records_file_bytes"] + num_records * side_bytes["record_bytes"]
+        for first, last in plan.view_groups:
+            num_views = last - first + 1
+            num_bytes += trial.file_bytes + num_views * trial.batch_bytes
+            num_bytes += num_views * num_records * (trial.codec_bytes + trial.view_bytes)
+            if plan.num_samples:
+                num_samples = min(plan.num_samples, num_views * num_records)
+                num_bytes += side_bytes["samples_file_bytes"] + num_samples * side_bytes["sample_bytes"]
+    return round(num_bytes)
+
+
+def _largest_group(plan: Plan) -> int:
+    return max(last - first + 1 for first, last in plan.view_groups)

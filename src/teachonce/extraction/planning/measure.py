@@ -1,0 +1,269 @@
+"""What a plan measures: a sample of records goes the way that an extraction would take, with a clock at each step.
+
+    SampleSource      the sample as a source of one shard: views, stores and readers work on it as on the whole
+    look_and_ask      records read, decoded and looked at in threads; the teacher asked in full batches
+    try_codec         the answers as a real store in a temporary folder: exact bytes, encoding, reading back, distortion
+
+One view of each record is looked at, and not all that the extraction would make: its costs are those of any other, and
+the numbers V, V + 1, .. are never drawn, so the sampled views are among the extraction's own. A mixed view takes its
+partner from the sample instead of its shard, which costs the same and spares the reading of whole shards.
+
+A cold disk is read at random places here and in order there, so the first plan over cold data overrates the reading.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from teachonce.codecs.codec import Codec
+from teachonce.codecs.registry import codec_to_json
+from teachonce.codecs.softmax import total_variation
+from teachonce.engine.progress import Advance
+from teachonce.errors import LogitsError, RecordError
+from teachonce.extraction.planning.costs import TEMPERATURES, mean_and_worst
+from teachonce.models.classifier import Classifier
+from teachonce.pixels.render import preprocess_images
+from teachonce.pixels.render_views import DrawnViews, Looker, render_looks
+from teachonce.records.sample import SampleSource
+from teachonce.records.source import Record
+from teachonce.store.arrow_files import (
+    Sample,
+    records_file,
+    samples_file,
+    views_file,
+    write_records,
+    write_samples,
+    write_views,
+)
+from teachonce.store.plan import Plan, begin_store
+from teachonce.store.store import Store
+from teachonce.views.columns import VIEW_COLUMNS, ViewLayout
+from teachonce.views.policy import CropPolicy
+from teachonce.views.view import View
+
+MIN_TEACHER_SECONDS = 1.0
+"""An accelerator is timed for at least so long: a few batches take it milliseconds."""
+TRIAL_ROWS = 2048
+"""Rows that a trial store has at least, so that opening and syncing its file does not count as encoding."""
+MAX_TRIAL_VIEWS = 10
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What the teacher said of one view of each sampled record, and what it took; seconds as in ``plan_costs``."""
+
+    keys: NDArray[np.uint64]
+    filenames: list[str]
+    labels: NDArray[np.int32]
+    views: list[View] | None
+    """None where the policy draws none."""
+    logits: NDArray[np.float32]
+    """[N, C]."""
+    read_seconds: float
+    decode_seconds: float
+    look_seconds: float
+    teacher_seconds: float
+
+
+@dataclass(frozen=True)
+class CodecTrial:
+    """What a codec did to the answers. Bytes are exact, of columns as they lie in a file or of a file's rest."""
+
+    codec: Codec
+    codec_bytes: int
+    """A view."""
+    view_bytes: int
+    """A view: the columns of its parameters."""
+    file_bytes: float
+    """A view file's own, whatever it holds."""
+    batch_bytes: float
+    """Of each view in a file, whatever its rows."""
+    write_seconds: float
+    read_back_seconds: float
+    total_variation: dict[str, dict[str, float]]
+    """Mean and worst over the sample, by temperature."""
+
+
+def look_and_ask(
+    sample: SampleSource, plan: Plan, teacher: Classifier, *, batch_size: int, num_threads: int, advance: Advance
+) -> Answers:
+    """Ask the teacher about one view of each record of the sample; raises what an extraction would."""
+    look = _build_look(sample, plan, teacher)
+    records: list[Record] = []
+    views: list[View] = []
+    parts: list[NDArray[np.float32]] = []
+    read = decode = looks = asked = 0.0
+    num_batches = 0
+    look(0, _read(sample, 0, plan))  # the first image costs what is set up for all: tables, libraries, keys
+    with ThreadPoolExecutor(num_threads, thread_name_prefix="decode") as pool:
+        for start in range(0, sample.num_records, batch_size):
+            rows = range(start, min(start + batch_size, sample.num_records))
+            begin = time.perf_counter()
+            batch = [_read(sample, row, plan) for row in rows]
+            read += time.perf_counter() - begin
+            looked = list(pool.map(look, rows, batch))
+            decode += sum(item.decode_seconds for item in looked)
+            looks += sum(item.look_seconds for item in looked)
+            views += [item.view for item in looked if item.view is not None]
+            # Filled up with repeats, as in an extraction: every batch is a full one.
+            pixels = [item.pixels for item in looked]
+            tensor = torch.from_numpy(np.stack(pixels + pixels[-1:] * (batch_size - len(pixels))))
+            if teacher.device.type == "cuda":
+                tensor = tensor.pin_memory()
+            try:
+                if start == 0:
+                    teacher.collect_logits(teacher.logits(tensor))
+                begin = time.perf_counter()
+                # Bringing the logits home waits for the device.
+                logits = teacher.collect_logits(teacher.logits(tensor))
+                asked += time.perf_counter() - begin
+            except LogitsError as error:
+                raise error.at(f"{batch[0].where} to {batch[-1].where}") from error
+            num_batches += 1
+            parts.append(logits[: len(batch)])
+            records += batch
+            advance(len(batch))
+    while teacher.device.type != "cpu" and asked < MIN_TEACHER_SECONDS:
+        begin = time.perf_counter()
+        teacher.collect_logits(teacher.logits(tensor))
+        asked += time.perf_counter() - begin
+        num_batches += 1
+    count = len(records)
+    return Answers(
+        keys=np.array([record.key for record in records], np.uint64),
+        filenames=[record.filename for record in records],
+        labels=np.array([record.label for record in records], np.int32),
+        views=views or None,
+        logits=np.concatenate(parts),
+        read_seconds=read / count,
+        decode_seconds=decode / count,
+        look_seconds=looks / count,
+        teacher_seconds=asked / (num_batches * batch_size),
+    )
+
+
+@dataclass(frozen=True)
+class _Looked:
+    pixels: NDArray[Any]
+    view: View | None
+    decode_seconds: float
+    look_seconds: float
+
+
+def _build_look(sample: SampleSource, plan: Plan, teacher: Classifier) -> Callable[[int, Record], _Looked]:
+    policy, seed = plan.read_policy()
+    looker = Looker(sample, DrawnViews(policy, seed, sample)) if isinstance(policy, CropPolicy) else None
+    preprocessing = teacher.preprocessing
+
+    def look(row: int, record: Record) -> _Looked:
+        begin = time.perf_counter()
+        if looker is None:
+            pixels = preprocess_images([record.encoded], [record.where], preprocessing)[0]
+            return _Looked(pixels, None, time.perf_counter() - begin, 0.0)
+        seen = looker.look_all([(0, row)], row % plan.num_views, [record])
+        both = render_looks(seen, preprocessing.size_px, preprocessing.interpolation)
+        one = time.perf_counter() - begin
+        # A second view of the same record costs a second look, and no second decoding.
+        again = looker.look_all([(0, row)], row % plan.num_views, [record])
+        render_looks([*seen, *again], preprocessing.size_px, preprocessing.interpolation, num_views=2)
+        view_seconds = min(max(time.perf_counter() - begin - 2 * one, 0.0), one)
+        return _Looked(both[0], seen[0].view, one - view_seconds, view_seconds)
+
+    return look
+
+
+def _read(sample: SampleSource, row: int, plan: Plan) -> Record:
+    record = sample.read_record(0, row)
+    if not 0 <= record.label < plan.data_classes:
+        raise RecordError(
+            f"{record.where}: label {record.label}, expected 0 to {plan.data_classes - 1}; give --num-classes or "
+            "--offset that fit the data"
+        )
+    return record
+
+
+def try_codec(folder: Path, plan: Plan, codec: Codec, answers: Answers) -> CodecTrial:
+    """Store the answers with a codec in an empty ``folder``, each as several equal views, and read them back.
+
+    ``plan`` is that of an extraction of the sample. Raises LogitsError where the codec refuses a row.
+    """
+    count = len(answers.keys)
+    num_views = min(MAX_TRIAL_VIEWS, max(2, -(-TRIAL_ROWS // count)))
+    sizes = []
+    for views_written in (1, num_views):
+        store, seconds = _write_trial(folder / f"views-{views_written}", plan, codec, answers, views_written)
+        sizes.append((store.path / views_file(store.shards[0][0], (0, views_written - 1))).stat().st_size)
+    columns = store.read_columns(0, 0)
+    widths = {name: values.nbytes // count for name, values in columns.items()}
+    row_bytes = sum(widths.values())
+    batch_bytes = (sizes[1] - sizes[0]) / (num_views - 1) - count * row_bytes
+    stored = store.read_rows(0, 0, slice(None))
+    begin = time.perf_counter()
+    for row in range(count):
+        store.read_logits(0, 0, [row])
+    read_back = time.perf_counter() - begin
+    return CodecTrial(
+        codec=codec,
+        codec_bytes=sum(width for name, width in widths.items() if name not in VIEW_COLUMNS),
+        view_bytes=sum(width for name, width in widths.items() if name in VIEW_COLUMNS),
+        file_bytes=sizes[0] - batch_bytes - count * row_bytes,
+        batch_bytes=batch_bytes,
+        write_seconds=seconds / (count * num_views),
+        read_back_seconds=read_back / count,
+        total_variation={
+            str(t): mean_and_worst(total_variation(answers.logits, codec.decode_logits(stored, t), t))
+            for t in TEMPERATURES
+        },
+    )
+
+
+def _write_trial(path: Path, plan: Plan, codec: Codec, answers: Answers, num_views: int) -> tuple[Store, float]:
+    """The store, and the seconds that its view file took."""
+    count, num_classes = answers.logits.shape
+    group = (0, num_views - 1)
+    plan = replace(plan, codec=codec_to_json(codec), view_groups=(group,), num_samples=0)
+    policy, _ = plan.read_policy()
+    begin_store(path, plan, views_per_file=num_views)
+    name = plan.shards[0][0]
+    write_records(path / records_file(name), answers.keys, answers.filenames, answers.labels)
+    begin = time.perf_counter()
+    write_views(
+        path / views_file(name, group),
+        answers.keys,
+        codec,
+        np.broadcast_to(answers.logits, (num_views, count, num_classes)),
+        None if answers.views is None else [answers.views] * num_views,
+        policy.layout if isinstance(policy, CropPolicy) else ViewLayout(),
+    )
+    seconds = time.perf_counter() - begin
+    return Store(path, is_partial=True), seconds
+
+
+def measure_side_files(folder: Path, answers: Answers, num_samples: int) -> dict[str, float]:
+    """Bytes of what lies beside the view files: of a record and a records file, of a sample and a sample file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    records_path, samples_path = folder / records_file("trial"), folder / samples_file("trial", (0, 0))
+    write_records(records_path, answers.keys, answers.filenames, answers.labels)
+    count, num_classes = answers.logits.shape
+    write_samples(
+        samples_path, [Sample(row % count, 0, 0, 0, answers.logits[row % count]) for row in range(num_samples)]
+    )
+    # Key, label, offset of the name, name; row, view, two hashes, logits before the codec: as in
+    # docs/reference/store-format.md.
+    record_bytes = 8 + 4 + 4 + float(np.mean([len(name.encode()) for name in answers.filenames]))
+    sample_bytes = 4 + 4 + 8 + 8 + 4 * num_classes
+    return {
+        "record_bytes": record_bytes,
+        "records_file_bytes": records_path.stat().st_size - count * record_bytes,
+        "sample_bytes": float(sample_bytes),
+        "samples_file_bytes": samples_path.stat().st_size - float(num_samples * sample_bytes),
+    }

@@ -1,0 +1,187 @@
+"""A plan for people: a table that says what was measured, what follows, and which codec the figures suggest."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from teachonce.engine.progress import format_seconds
+from teachonce.extraction.planning.costs import TEMPERATURES, first_cheaper
+
+_STAGES = {
+    "read": "reading, checks and key",
+    "decode": "decoding the image",
+    "look": "the view: crop, resize, operations",
+    "teacher": "the teacher",
+    "write": "encoding and writing",
+}
+
+
+def render_plan(summary: Mapping[str, Any]) -> str:
+    """The summary of ``plan.measure_plan`` as text."""
+    blocks = [
+        _render_head(summary),
+        _render_time(summary),
+        _render_codecs(summary),
+        _render_tails(summary),
+        _render_break_even(summary),
+        _render_recommendation(summary),
+    ]
+    return "\n\n".join("\n".join(lines) for lines in blocks if lines)
+
+
+def _render_head(summary: Mapping[str, Any]) -> list[str]:
+    work, sample = summary["workload"], summary["sample"]
+    taken = f"{sample['num_records']:,} records, one view of each, drawn by seed {sample['seed']}"
+    if sample["num_records"] < sample["asked_for"]:
+        taken = f"all {sample['num_records']:,} records (of {sample['asked_for']:,} asked for), one view of each"
+    policy = summary["policy"]
+    parameters = ", ".join(f"{key} {value}" for key, value in policy.items() if key != "name")
+    return [
+        f"{summary['data']}: plan for split {summary['split']}, {work['num_records']:,} records x "
+        f"{_count(work['num_views'], 'view')} in {_count(work['num_shards'], 'shard')}",
+        f"  teacher   {summary['teacher']['model']}, {summary['num_classes']} classes, offset {summary['offset']}, "
+        f"{summary['teacher']['preprocessing']['size_px']} px, {summary['teacher']['precision']}",
+        f"  policy    {policy['name']}" + (f" ({parameters})" if parameters else ""),
+        f"  sample    {taken}; the teacher's top-1 on these views {sample['top1']:.3f}",
+        f"  device    {summary['device']}; {_count(summary['timings']['num_threads'], 'decode thread')}, batches of "
+        f"{summary['batch_size']}",
+    ]
+
+
+def _render_time(summary: Mapping[str, Any]) -> list[str]:
+    timings, hours, work = summary["timings"], summary["hours"], summary["workload"]
+    stages = hours["seconds_per_view"]
+    views_a_decode = work["num_views"] / work["num_groups"]
+    threads = timings["num_threads"]
+    lines = ["  time                                  ms a view"]
+    for name, label in _STAGES.items():
+        notes = []
+        if name in ("read", "decode") and views_a_decode > 1:
+            notes.append(f"{timings[f'{name}_seconds'] * 1e3:.3g} a record, once for {views_a_decode:.3g} views")
+        if name in ("decode", "look") and threads > 1:
+            notes.append(f"by {threads} threads")
+        if name == "write":
+            notes.append(_planned(summary)["label"])
+        note = f"   {', '.join(notes)}" if notes else ""
+        lines.append(f"    {label:<35} {stages[name] * 1e3:>8.3f}{note}")
+    rule = "the sum: the cores do it all"
+    if timings["has_accelerator"]:
+        rule = f"the slowest of three that go on at the same time: {hours['bottleneck']}"
+    lines.append(f"    {'together':<35} {hours['pipeline_seconds'] * 1e3:>8.3f}   {rule}")
+    views = work["num_records"] * work["num_views"]
+    lines.append(f"  extraction of {views:,} views: {format_hours(hours['hours_here'])} here")
+    used = hours["devices_used"]
+    several = f"{format_hours(hours['hours_on_devices'])} on {_count(used, 'device')} like this one"
+    if hours["hours_sharing_cores"] is not None and used > 1:
+        several += f", {format_hours(hours['hours_sharing_cores'])} where they share this machine's cores"
+    if used < work["num_devices"]:
+        several += f" (of {work['num_devices']}: there is work for one a shard and file of views)"
+    if used > 1 or work["num_devices"] > 1:
+        lines[-1] += f", {several}"
+    lines.append(
+        f"  memory for the logits of a unit (a shard x a file's views): {format_bytes(summary['unit_logits_bytes'])}"
+    )
+    return lines
+
+
+def _render_codecs(summary: Mapping[str, Any]) -> list[str]:
+    view_bytes = next(entry["view_bytes"] for entry in summary["codecs"] if entry["refused"] is None)
+    lines = [
+        "  codec       bytes a view      store    total variation, mean / worst view             read back",
+        f"              {f'+ {view_bytes:,} for the view' if view_bytes else '':<31}"
+        + "".join(f"{f'T = {t}':<17}" for t in TEMPERATURES)
+        + "us a row",
+    ]
+    for entry in summary["codecs"]:
+        name = entry["label"] + (" <" if entry["is_planned"] else "")
+        if entry["refused"] is not None:
+            lines.append(f"    {name:<12} refuses the sample: {entry['refused']}")
+            continue
+        variations = "".join(
+            f"{_variation(entry, t, 'mean') + ' / ' + _variation(entry, t, 'worst'):<17}" for t in TEMPERATURES
+        )
+        lines.append(
+            f"    {name:<12}{entry['codec_bytes']:>8,} {format_bytes(entry['store_bytes']):>11}    {variations}"
+            f"{entry['read_back_seconds'] * 1e6:>8.1f}"
+        )
+    lines.append("    < the codec that is planned; store: all files, with keys, names and samples for verify")
+    return lines
+
+
+def _render_tails(summary: Mapping[str, Any]) -> list[str]:
+    if not summary["tail_mass"]:
+        return []
+    lines = [
+        "  probability mass beyond the k likeliest classes, mean / worst view",
+        "         k    " + "".join(f"{f'T = {t}':<17}" for t in TEMPERATURES).rstrip(),
+    ]
+    for entry in summary["tail_mass"]:
+        cells = [f"{entry['mass'][str(t)]['mean']:.3f} / {entry['mass'][str(t)]['worst']:.3f}" for t in TEMPERATURES]
+        lines.append(f"    {entry['k']:>6}    " + "".join(f"{cell:<17}" for cell in cells).rstrip())
+    return lines
+
+
+def _render_break_even(summary: Mapping[str, Any]) -> list[str]:
+    even, work = summary["break_even"], summary["workload"]
+    students = f"{_count(work['students'], 'student')} of {_count(work['epochs'], 'epoch')}"
+    offline, online = format_hours(even["offline_hours"]), format_hours(even["online_hours"])
+    lines = [
+        "  break-even against a teacher that is asked online, at every step (hours of this device)",
+        f"    offline   {even['offline_forwards']:>15,} forwards {'once':<24}{offline}, with reading back",
+        f"    online    {even['online_forwards']:>15,} for {students:<29}{online}",
+    ]
+    if even["epochs"] is None:
+        return [*lines, "    never: reading a stored row back takes longer than asking this teacher"]
+    epoch, student = first_cheaper(even["epochs"]), first_cheaper(even["students"])
+    lines.append(
+        f"    offline costs less from epoch {epoch:,} of one student on ({even['epochs']:.1f}; by the number of "
+        f"forwards alone {work['num_views']}),"
+    )
+    lines.append(f"    or from student {student:,} of {_count(work['epochs'], 'epoch')} on ({even['students']:.2g})")
+    if even["saved_hours"] > 0:
+        saved = f"saves {format_hours(even['saved_hours'])}: online takes {even['ratio']:.3g} times as long"
+    else:
+        saved = f"would cost {format_hours(-even['saved_hours'])} more: ask online, or teach more students or epochs"
+    return [*lines, f"    for {students} offline {saved}"]
+
+
+def _render_recommendation(summary: Mapping[str, Any]) -> list[str]:
+    advice, planned = summary["recommendation"], _planned(summary)
+    option = f"--codec {advice['codec']}" + ("" if advice["k"] is None else f" --topk {advice['k']}")
+    lines = [f"  recommendation: {option}", *(f"    {part}" for part in advice["reason"].split("; "))]
+    if planned["refused"] is not None:
+        lines.append(f"    {planned['label']}, which was asked for, would stop the extraction")
+    work, policy = summary["workload"], summary["policy"]["name"]
+    views = "" if policy == "center" else f" --views {work['num_views']}"
+    lines.append(f"    as planned: teachonce extract --policy {policy}{views} {option} and the other options as here")
+    return lines
+
+
+def format_hours(hours: float) -> str:
+    """A duration for people: 3.2 s, 4 min 05 s, 2 h 07 min, 1,234 h."""
+    return format_seconds(hours * 3600) if hours < 100 else f"{hours:,.0f} h"
+
+
+def format_bytes(num_bytes: float) -> str:
+    """Decimal units, three digits: 812 B, 1.01 kB, 15.4 GB."""
+    if num_bytes < 1000:
+        return f"{num_bytes:.0f} B"
+    power = min(int(math.log10(num_bytes) // 3), 4)
+    value = num_bytes / 1000**power
+    return f"{value:.{max(0, 2 - int(math.log10(value)))}f} {('', 'k', 'M', 'G', 'T')[power]}B"
+
+
+def _variation(entry: Mapping[str, Any], temperature: int, which: str) -> str:
+    value = entry["total_variation"][str(temperature)][which]
+    return "0" if value == 0 else "<.0001" if value < 1e-4 else f"{value:.4f}" if value < 0.0995 else f"{value:.3f}"
+
+
+def _planned(summary: Mapping[str, Any]) -> Mapping[str, Any]:
+    entry: Mapping[str, Any] = next(entry for entry in summary["codecs"] if entry["is_planned"])
+    return entry
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number:,} {thing}" + ("" if number == 1 else "s")

@@ -1,0 +1,58 @@
+"""Units of extraction: one shard x one group of views, which of them are missing, and bundles of them.
+
+A unit is made whole or not at all (``extractor``); a job is a bundle of units, so that teacher batches are full
+whatever the size of a shard.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from teachonce.store.plan import Plan, missing_files
+
+BUNDLE_BATCHES = 32
+"""Teacher batches that a bundle of small units has at least: filling up its last one costs 1/64 on average."""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One shard and one group of views: what is made or not made."""
+
+    shard: int
+    group: tuple[int, int]
+
+    @property
+    def num_views(self) -> int:
+        """Views of the group."""
+        return self.group[1] - self.group[0] + 1
+
+
+def all_units(plan: Plan) -> list[Unit]:
+    """The units of a plan, views first: all shards of the first group of views, then of the next."""
+    return [Unit(shard, group) for group in plan.view_groups for shard in range(len(plan.shards))]
+
+
+def missing_units(path: Path, plan: Plan) -> set[Unit]:
+    """The units whose files are not all there."""
+    missing = set(missing_files(path, plan))
+    files = plan.unit_files()
+    names = [name for name, _ in plan.shards]
+    return {unit for unit in all_units(plan) if missing.intersection(files[names[unit.shard], unit.group])}
+
+
+def bundle_units(plan: Plan, units: Sequence[Unit], batch_size: int) -> list[tuple[Unit, ...]]:
+    """Units in bundles of one group of views each, none of fewer than ``BUNDLE_BATCHES`` batches if that can be."""
+    sizes = [num_records for _, num_records in plan.shards]
+    bundles: list[tuple[Unit, ...]] = []
+    for group in plan.view_groups:
+        bundle: list[Unit] = []
+        for unit in [unit for unit in units if unit.group == group]:
+            bundle.append(unit)
+            if sum(sizes[u.shard] * u.num_views for u in bundle) >= BUNDLE_BATCHES * batch_size:
+                bundles.append(tuple(bundle))
+                bundle = []
+        if bundle:
+            bundles.append(tuple(bundle))
+    return bundles

@@ -1,0 +1,267 @@
+"""Verify: a verdict on a store, against its data and its teacher.
+
+Four checks, each named in the verdict. ``files``: every byte of the store is the one in the manifest. ``keys``: every
+record of the data has the key at its row. ``pixels``: the store's own samples are replayed; the hash of the decoded
+image says whether the decoder is the one of the extraction, the hash of the pixels at the teacher's size whether crop,
+resize, operations and mix are. ``logits``: for another sample, fresh teacher logits agree with the stored ones within
+the codec's bound plus the arithmetic's tolerance; the record that lies furthest out is named. So a verdict says what
+differs: order, decoder, resize, weights, or the arithmetic.
+
+The arithmetic's tolerance comes from the dtype: a network is a long chain of sums whose order changes with batch
+size, threads and device, so relative to the row's largest logit a few thousand units of the last place are allowed in
+float32 and a few in the half precisions.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from teachonce.engine.buffers import Arena
+from teachonce.engine.jobs import count_done, num_cores, run_jobs
+from teachonce.engine.progress import progress
+from teachonce.errors import CheckError, ConfigError, TeachonceError
+from teachonce.extraction.config import VerifyConfig
+from teachonce.models.classifier import Classifier, load_model
+from teachonce.pixels.decode import decode_record
+from teachonce.pixels.preprocessing import Preprocessing
+from teachonce.pixels.render import pixel_versions
+from teachonce.pixels.render_views import Looker, StoredViews
+from teachonce.records.discovery import open_records
+from teachonce.records.source import Places, Record, RecordSource
+from teachonce.rng import generator
+from teachonce.store.arrow_files import pixels_hash
+from teachonce.store.checks import check_keys as compare_keys
+from teachonce.store.checks import check_same_data
+from teachonce.store.plan import MANIFEST_NAME
+from teachonce.store.store import Store
+from teachonce.views.policy import CenterPolicy
+
+BLOCK_RECORDS = 64
+"""Records that are read and compared at once."""
+WORKER_BYTES = 1 << 30
+"""Bytes of records for which it pays to start one more process: it takes about as long as to check half of them."""
+RELATIVE_TOLERANCE = {"float32": 2.0**-12, "bf16": 2.0**-5, "fp16": 2.0**-8}
+
+
+@dataclass
+class Verdict:
+    """Whether a store is sound, why not, and what was checked."""
+
+    is_sound: bool = False
+    reason: str = ""
+    num_files: int = 0
+    num_keys: int = 0
+    num_pixels: int = 0
+    """Samples of the store whose pixels were made again; a store of format 1 has none."""
+    num_logits: int = 0
+    """Records whose logits were computed afresh."""
+    largest_error: float | None = None
+    """Largest |fresh - stored| logit of the sample."""
+    largest_excess: float | None = None
+    """Largest ratio of an error to what codec and arithmetic allow; above 1 is unsound."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The verdict as JSON values."""
+        return asdict(self)
+
+
+def verify(config: VerifyConfig) -> Verdict:
+    """Check a store. What does not hold is in the verdict; only a wrong command raises (ConfigError)."""
+    verdict = Verdict()
+    try:
+        _check(config, verdict)
+    except ConfigError:
+        raise
+    except TeachonceError as error:
+        verdict.reason = str(error)
+        return verdict
+    verdict.is_sound = True
+    verdict.reason = "sound"
+    return verdict
+
+
+def check_keys(store: Store, source: RecordSource) -> int:
+    """Compare the key of every record with the store's; StoreError for the first that differs. Returns their number."""
+    jobs = list(range(len(source.shards)))
+    num_bytes = sum(info.num_bytes for info in source.shards)
+    num_workers = min(num_cores(), num_bytes // WORKER_BYTES)
+    build = partial(_KeyChecker, store, source)
+    with progress("verify", source.num_records, unit="records") as advance:
+        for _ in run_jobs(build, jobs, num_workers, advance):
+            pass
+    return source.num_records
+
+
+class _KeyChecker:
+    def __init__(self, store: Store, source: RecordSource, worker_index: int) -> None:
+        self.store = store
+        self.source = source
+        self.arena = Arena()
+
+    def __call__(self, shard: int) -> None:
+        num_records = self.source.shards[shard].num_records
+        for first in range(0, num_records, BLOCK_RECORDS):
+            places = [(shard, row) for row in range(first, min(first + BLOCK_RECORDS, num_records))]
+            compare_keys(self.store, places, self.source.read_batch(places, arena=self.arena))
+        count_done(num_records)
+
+
+def check_logits(
+    store: Store, source: RecordSource, teacher: Classifier, sample: list[tuple[int, int, int]], batch_size: int
+) -> tuple[float, float]:
+    """Compare fresh logits of a sample of (shard, row, view) with the stored ones: (largest error, largest excess).
+
+    Raises CheckError naming the record that lies furthest out, when it lies beyond codec and arithmetic.
+    """
+    tolerance = RELATIVE_TOLERANCE[store.plan.teacher["precision"]]
+    looker = _build_looker(store, source)
+    largest_error, largest_excess, worst = 0.0, 0.0, ""
+    for start in range(0, len(sample), batch_size):
+        chosen = sample[start : start + batch_size]
+        records = [source.read_record(shard, row) for shard, row, _ in chosen]
+        pixels = [_read_pixels(looker, teacher.preprocessing, source, place)[1] for place in chosen]
+        fresh = teacher.collect_logits(teacher.logits(torch.from_numpy(np.stack(pixels))))
+        rows = [store.read_rows(shard, view, [row]) for shard, row, view in chosen]
+        columns = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+        slack = tolerance * np.abs(fresh).max(axis=1).astype(np.float64) + 1e-6
+        errors, allowed = store.codec.compare_logits(columns, fresh, slack)
+        # A NaN, fresh or stored, must not pass as a comparison that is merely false.
+        with np.errstate(invalid="ignore"):
+            ratios = errors / allowed
+        excess = np.where(np.isnan(ratios), np.inf, ratios).max(axis=1)
+        largest_error = max(largest_error, float(errors.max()))
+        at = int(excess.argmax())
+        if excess[at] > largest_excess:
+            largest_excess = float(excess[at])
+            worst = (
+                f"{records[at].where} ({records[at].filename}) view {chosen[at][2]}: fresh and stored logits differ by "
+                f"{errors[at].max():.4g}, {excess[at]:.1f} times what codec {store.codec.name} and "
+                f"{store.plan.teacher['precision']} allow"
+            )
+    if largest_excess > 1:
+        raise CheckError(
+            f"{worst}: the pixels are the teacher's, so weights or arithmetic differ "
+            f"({_versions(store, 'torch', 'onnxruntime', 'tensorflow')}), or the store was changed; extract again"
+            if store.plan.num_samples
+            else f"{worst}: another decoder, library or device? or the store was changed; extract again"
+        )
+    return largest_error, largest_excess
+
+
+def check_pixels(store: Store, source: RecordSource, count: int) -> int:
+    """Replay up to ``count`` of the store's own samples; returns how many.
+
+    Raises CheckError for the first whose decoded image, pixels at the teacher's size, or logits behind the codec are
+    not those of the extraction: it says which of the three.
+    """
+    samples = store.read_samples()
+    if len(samples) > count:
+        samples = [samples[at] for at in np.linspace(0, len(samples) - 1, count).astype(np.int64).tolist()]
+    preprocessing = Preprocessing.from_json(store.plan.teacher["preprocessing"]) if samples else None
+    looker = _build_looker(store, source)
+    for shard, sample in samples:
+        assert preprocessing is not None
+        record, pixels, image = _read_pixels(looker, preprocessing, source, (shard, sample.row, sample.view))
+        where = f"{record.where} ({record.filename}) view {sample.view}"
+        if pixels_hash(np.asarray(image)) != sample.image_xxh3:
+            raise CheckError(
+                f"{where}: the same bytes decode to other pixels than at extraction: another decoder "
+                f"({_versions(store, 'pillow', 'decoder')}); use that version, or extract again"
+            )
+        if pixels_hash(pixels) != sample.pixels_xxh3:
+            raise CheckError(
+                f"{where}: the image decodes as at extraction, its view differs: another resize, crop or operation "
+                f"({_versions(store, 'pillow', 'decoder', 'numpy', 'teachonce')}), or the stored view was changed; "
+                "extract again"
+            )
+        columns = store.read_rows(shard, sample.view, [sample.row])
+        errors, allowed = store.codec.compare_logits(columns, sample.logits[None], np.zeros(1))
+        if not (errors <= allowed).all():
+            raise CheckError(
+                f"{where}: the stored logits differ from what the teacher said by {errors.max():.4g}, more than codec "
+                f"{store.codec.name} allows: the view file was changed; remove it and {MANIFEST_NAME}, extract again"
+            )
+    return len(samples)
+
+
+def _check(config: VerifyConfig, verdict: Verdict) -> None:
+    store = Store(config.store)
+    verdict.num_files = store.check_files()
+    source = open_records(config.data, store.plan.data["split"])
+    check_same_data(store, source.describe())
+    verdict.num_keys = check_keys(store, source)
+    if config.samples == 0:
+        return
+    verdict.num_pixels = check_pixels(store, source, config.samples)
+    if config.teacher == "none":
+        return
+    spec = config.teacher or store.plan.teacher["spec"]
+    if spec == "none":
+        print("verify: logits imported from CSV, no teacher to ask; give --teacher to compare", file=sys.stderr)
+        return
+    teacher = load_model(spec, device=config.device, precision=store.plan.teacher.get("precision", "float32"))
+    _check_teacher(store, teacher)
+    sample = _draw_sample(store, config)
+    verdict.num_logits = len(sample)
+    verdict.largest_error, verdict.largest_excess = check_logits(store, source, teacher, sample, config.batch_size)
+
+
+def _check_teacher(store: Store, teacher: Classifier) -> None:
+    for field, found in (
+        ("weights_sha256", teacher.weights_sha256),
+        ("preprocessing", teacher.preprocessing.to_json()),
+    ):
+        expected = store.plan.teacher.get(field)
+        if expected is not None and found != expected:
+            raise CheckError(f"{store.path}: {field} of the teacher was {expected}, now {found}: another teacher")
+    if teacher.num_classes != store.class_space.num_classes:
+        raise CheckError(
+            f"{store.path}: logits of {store.class_space.num_classes} classes, the teacher has {teacher.num_classes}"
+        )
+
+
+def _build_looker(store: Store, source: RecordSource) -> Looker | None:
+    return None if isinstance(store.policy, CenterPolicy) else Looker(source, StoredViews(store))
+
+
+def _read_pixels(
+    looker: Looker | None, preprocessing: Preprocessing, source: RecordSource, place: tuple[int, int, int]
+) -> tuple[Record, NDArray[Any], Image.Image]:
+    """(record, pixels as the teacher saw them, decoded image) of (shard, row, view)."""
+    shard, row, view = place
+    if looker is None:
+        record = source.read_record(shard, row)
+        image = decode_record(record)
+        return record, preprocessing.apply(image), image
+    look = looker.look(shard, row, view)
+    pixels = look.pixels(preprocessing.size_px, preprocessing.interpolation)
+    return look.record, pixels, decode_record(look.record)
+
+
+def _versions(store: Store, *names: str) -> str:
+    """Library versions at extraction against those of today, as a phrase."""
+    then, now = store.manifest.get("versions", {}), pixel_versions()
+    changed = [
+        f"{name} {then.get(name, 'unknown')} at extraction, {now.get(name, 'none')} now"
+        for name in names
+        if then.get(name) != now.get(name)
+    ]
+    return "; ".join(changed) or f"the same {', '.join(name for name in names if name in now)} as at extraction"
+
+
+def _draw_sample(store: Store, config: VerifyConfig) -> list[tuple[int, int, int]]:
+    rng = generator(config.seed, "verify")
+    total = store.num_records * store.num_views
+    # choice without replacement would permute all of ImageNet's views for a few hundred; doubles are harmless here.
+    flat = np.unique(rng.integers(0, total, config.samples)) if config.samples < total else np.arange(total)
+    views, indices = np.divmod(flat, store.num_records)
+    places = Places(num_records for _, num_records in store.shards).locate_all(indices)
+    return [(shard, row, view) for (shard, row), view in zip(places, views.tolist(), strict=True)]

@@ -1,0 +1,32 @@
+"""The options of ``inspect``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from teachonce.options import Positional, flag, require
+
+
+@dataclass(frozen=True, kw_only=True)
+class InspectConfig:
+    """Show what is in a folder of records, a store or a run."""
+
+    path: Positional[Path]
+    """Folder of records, a store or a run."""
+    split: str | None = None
+    """Records: only this split. Default: all that are there."""
+    json: bool = False
+    """Print JSON."""
+    html: bool = False
+    """Store: write a page to look at in a browser, inspect.html."""
+    data: Path | None = None
+    """The records that the store was extracted from, for the pictures of --html."""
+    out: Path | None = None
+    """File for the page of --html. Default: inspect.html in the store."""
+
+    def __post_init__(self) -> None:
+        require(not (self.html and self.json), "--html", "with --json", "one of the two")
+        for name in ("data", "out"):
+            value = getattr(self, name)
+            require(self.html or value is None, flag(name), value, "--html with it, it is for the page alone")

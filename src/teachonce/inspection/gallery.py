@@ -1,0 +1,233 @@
+"""Stored views to look at: what the teacher saw, what it said of it, and what had been done to the record.
+
+A ``Gallery`` reads a store and, where they are there, the records: pixels come through ``replay``, as in training and
+in ``verify``, at the teacher's size and with its interpolation, and every record's key and label are checked. Without
+the records everything but the pixels is there. Class names are those of the records; labels are the data's.
+
+Drawn views are chosen by a fixed seed, so the same store gives the same pictures.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from teachonce.codecs.softmax import log_softmax
+from teachonce.inspection.measures import num_known, spread_evenly, top_classes
+from teachonce.pixels.decode import decode_record, resize_image
+from teachonce.pixels.preprocessing import Preprocessing
+from teachonce.pixels.render_views import Looker, StoredViews
+from teachonce.records.source import RecordSource
+from teachonce.rng import generator
+from teachonce.store.checks import check_key, check_same_data
+from teachonce.store.store import Store
+from teachonce.views.operations import Operation
+from teachonce.views.policy import CropPolicy
+from teachonce.views.view import RELATIVE_ONE, Box, View
+
+MAX_PICTURE_PX = 256
+"""Longest side of a picture in the page: sharp at 160 px on a screen of fine pixels, and 15 kB as JPEG."""
+
+
+@dataclass(frozen=True)
+class SeenView:
+    """One stored view of a record: what was done, what was seen, what was said."""
+
+    shard: int
+    row: int
+    number: int
+    """Of the view."""
+    filename: str
+    label: int
+    top: list[tuple[int, float]]
+    """The likeliest labels with their probabilities at temperature 1, likeliest first."""
+    label_prob: float | None
+    """The teacher's probability of the label; None where the teacher has no such class."""
+    view: View | None
+    """None for policy center."""
+    partner_label: int | None
+    """Of the mix's partner."""
+    image_size: tuple[int, int] | None
+    """Width and height of the record's image; None without the records."""
+    pixels: NDArray[np.uint8] | None
+    """[S, S, 3] at the teacher's size; None without the records."""
+
+    @property
+    def labels(self) -> list[tuple[int, float]]:
+        """The labels of the view with their shares: one, or two where it is mixed with a record of another class."""
+        if self.view is None or self.view.mix is None or self.partner_label in (None, self.label):
+            return [(self.label, 1.0)]
+        return [(self.label, self.view.mix.share), (self.partner_label, 1 - self.view.mix.share)]
+
+    @property
+    def is_agreed(self) -> bool:
+        """Whether the teacher's choice is the label, or of two the one with the larger share."""
+        return self.top[0][0] == max(self.labels, key=lambda item: item[1])[0]
+
+
+class Gallery:
+    """Pictures of a store's views and records; raises StoreError where the records are not the store's."""
+
+    def __init__(self, store: Store, source: RecordSource | None) -> None:
+        self.store = store
+        self.source = source
+        self.looker: Looker | None = None
+        if source is not None:
+            check_same_data(store, source.describe())
+            if isinstance(store.policy, CropPolicy):
+                self.looker = Looker(source, StoredViews(store))
+        entry = store.plan.teacher.get("preprocessing")
+        self.preprocessing = None if entry is None else Preprocessing.from_json(entry)
+        """None where the teacher is not known, as for imported logits."""
+
+    def class_text(self, label: int) -> str:
+        """Human text of a data label; the number where the records do not name their classes."""
+        classes = None if self.source is None else self.source.classes
+        if classes is None or not 0 <= label < len(classes.texts):
+            return f"label {label}"
+        return classes.texts[label]
+
+    def choose_places(self, count: int) -> list[tuple[int, int, int]]:
+        """(shard, row, view) of ``count`` records spread evenly over the store, each in a view drawn for it."""
+        rng = generator(0, "inspect", "pictures")
+        records = spread_evenly(self.store.num_records, count, rng)
+        views = rng.integers(0, self.store.num_views, len(records))
+        return [(*self._place(int(record)), int(view)) for record, view in zip(records, views, strict=True)]
+
+    def read_view(self, shard: int, row: int, number: int) -> SeenView:
+        """One stored view, with its pixels where the records are there."""
+        store = self.store
+        log_probs = log_softmax(store.read_logits(shard, number, [row]))
+        probs = np.exp(log_probs[0])
+        offset = store.class_space.offset
+        label = int(store.read_labels(shard)[row])
+        has_class = 0 <= label - offset < len(probs)
+        image_size, pixels, view, partner_label = None, None, None, None
+        if isinstance(store.policy, CropPolicy):
+            view = store.read_views(shard, number, [row])[0]
+            if view.mix is not None:
+                partner_label = int(store.read_labels(shard)[store.find_row(shard, view.mix.partner)])
+        if self.looker is not None:
+            look = self.looker.look(shard, row, number)
+            image_size = decode_record(look.record).size
+            # A random policy is never stored without the teacher's preprocessing: the pixels depend on its size.
+            assert self.preprocessing is not None
+            pixels = look.pixels(self.preprocessing.size_px, self.preprocessing.interpolation)
+        elif self.source is not None:
+            image = self._read_image(shard, row)
+            image_size = image.size
+            pixels = _whole(image) if self.preprocessing is None else _to_bytes(self.preprocessing.apply(image))
+        return SeenView(
+            shard=shard,
+            row=row,
+            number=number,
+            filename=store.read_filenames(shard)[row],
+            label=label,
+            top=[(int(at) + offset, float(probs[at])) for at in top_classes(log_probs, num_known(store, 5))[0]],
+            label_prob=float(probs[label - offset]) if has_class else None,
+            view=view,
+            partner_label=partner_label,
+            image_size=image_size,
+            pixels=pixels,
+        )
+
+    def read_record(self, shard: int, row: int) -> NDArray[np.uint8] | None:
+        """The record's whole image, its longest side at most MAX_PICTURE_PX; None without the records."""
+        return None if self.source is None else _whole(self._read_image(shard, row))
+
+    def _read_image(self, shard: int, row: int) -> Image.Image:
+        assert self.source is not None
+        record = self.source.read_record(shard, row)
+        check_key(self.store, shard, row, record)
+        return decode_record(record)
+
+    def _place(self, record: int) -> tuple[int, int]:
+        for shard, (_, num_records) in enumerate(self.store.shards):
+            if record < num_records:
+                return shard, record
+            record -= num_records
+        raise AssertionError(record)
+
+
+def shrink(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Pixels [H, W, 3] with a longest side of at most MAX_PICTURE_PX."""
+    return pixels if max(pixels.shape[:2]) <= MAX_PICTURE_PX else _whole(Image.fromarray(pixels))
+
+
+def describe_view(seen: SeenView, gallery: Gallery) -> list[str]:
+    """What was done to the record, in the order of doing, one phrase a step; nothing for policy center."""
+    view = seen.view
+    if view is None:
+        return []
+    left, top, right, bottom = view.box
+    crop = f"crop {right - left}×{bottom - top} px at ({left}, {top})"
+    if seen.image_size is not None:
+        width, height = seen.image_size
+        area = (right - left) * (bottom - top) / (width * height)
+        crop += f" of {width}×{height}: {area:.0%}"
+    done = [crop]
+    if view.flip:
+        done.append("flipped")
+    done += [describe_operation(operation) for operation in view.operations]
+    done += [f"erased {_relative_area(erasing.box):.0%}" for erasing in view.erasings]
+    if view.mix is not None and seen.partner_label is not None:
+        kind = "mixup" if view.mix.box is None else "cutmix"
+        done.append(f"{kind} with {format_share(1 - view.mix.share)} {gallery.class_text(seen.partner_label)}")
+    return done
+
+
+def format_share(share: float) -> str:
+    """A share as a whole percentage, and never as all or nothing where it is not."""
+    return ">99%" if 0.995 <= share < 1 else "<1%" if 0 < share < 0.005 else f"{share:.0%}"
+
+
+def describe_operation(operation: Operation) -> str:
+    """An operation with its magnitude in its own unit."""
+    name, magnitude = operation.name.replace("_", " "), operation.magnitude
+    if operation.name == "rotate":
+        return f"rotate {magnitude:+.0f}°"
+    if operation.name.startswith("translate"):
+        return f"{name} {magnitude:+.0%}"
+    if operation.name.startswith("shear"):
+        return f"{name} {magnitude:+.2f}"
+    if operation.name == "solarize":
+        return f"solarize from {magnitude:.0f}"
+    if operation.name == "posterize":
+        return f"posterize to {magnitude:.0f} bits"
+    # What knows no magnitude is stored with 0; a factor of 0 is the far end of the scale and is worth saying.
+    if operation.name in ("color", "contrast", "brightness", "sharpness"):
+        return f"{name} ×{magnitude:.2f}"
+    return name if magnitude == 0 else f"{name} {magnitude:g}"
+
+
+def describe_preprocessing(preprocessing: Preprocessing) -> str:
+    """How policy center takes the square from an image, as a phrase."""
+    size = f"{preprocessing.size_px} px"
+    if preprocessing.geometry == "central":
+        return f"the middle {preprocessing.crop_frac:.1%} of each side, at {size} ({preprocessing.interpolation})"
+    what = "the whole image squashed to" if preprocessing.geometry == "squash" else "the shorter side at"
+    middle = (
+        ""
+        if preprocessing.resize_px == preprocessing.size_px and preprocessing.geometry == "squash"
+        else (f", then the middle {size}")
+    )
+    return f"{what} {preprocessing.resize_px} px ({preprocessing.interpolation}){middle}"
+
+
+def _relative_area(box: Box) -> float:
+    return (box[2] - box[0]) * (box[3] - box[1]) / RELATIVE_ONE**2
+
+
+def _whole(image: Image.Image) -> NDArray[np.uint8]:
+    scale = min(1.0, MAX_PICTURE_PX / max(image.size))
+    width, height = (max(1, round(side * scale)) for side in image.size)
+    return _to_bytes(resize_image(image, width, height, interpolation="bicubic"))
+
+
+def _to_bytes(pixels: NDArray[Any]) -> NDArray[np.uint8]:
+    """Pixels in 0..255 as uint8; a geometry without antialiasing gives fractions."""
+    return pixels if pixels.dtype == np.uint8 else np.clip(np.rint(pixels), 0, 255).astype(np.uint8)

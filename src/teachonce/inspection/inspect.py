@@ -1,0 +1,83 @@
+"""``teachonce inspect``: what is in a folder, whichever kind it is: records, a store, or a run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from teachonce.errors import ConfigError
+from teachonce.inspection.config import InspectConfig
+from teachonce.inspection.records import render_records, summarise_records
+from teachonce.inspection.store import render_store, summarise_store
+from teachonce.runs.metrics import METRIC_COLUMNS, read_metrics
+from teachonce.runs.run import CONFIG_NAME, describe_teaching, read_result
+from teachonce.storage.files import read_json
+from teachonce.store.plan import PLAN_NAME
+
+EPOCHS_SHOWN = 8
+
+
+def inspect(config: InspectConfig) -> str:
+    """The text to print; raises ConfigError for a folder that is none of the three."""
+    if not config.path.is_dir():
+        raise ConfigError(f"{config.path}: no such folder; expected records, a store or a run")
+    is_store, is_run = (config.path / PLAN_NAME).exists(), (config.path / CONFIG_NAME).exists()
+    if config.split is not None and (is_store or is_run):
+        raise ConfigError(
+            f"--split {config.split}: is for records, {config.path} is a {'store' if is_store else 'run'}"
+        )
+    if config.html:
+        if not is_store:
+            kind = "a run, whose page is its report.html" if is_run else "no store (records?)"
+            raise ConfigError(f"--html: is for stores, {config.path} is {kind}")
+        # Drawing libraries are for those who want a page.
+        from teachonce.inspection.page import write_page
+
+        page = write_page(config.path, config.data, config.out)
+        return f"{page}: {page.stat().st_size:,} bytes, to look at in a browser"
+    if is_store:
+        summary, render = summarise_store(config.path), render_store
+    elif is_run:
+        summary, render = summarise_run(config.path), render_run
+    else:
+        summary, render = summarise_records(config.path, config.split), render_records
+    return json.dumps(summary) if config.json else render(summary)
+
+
+def summarise_run(path: Path) -> dict[str, Any]:
+    """A run as JSON values: configuration, curve, and the result where it is finished."""
+    result = read_result(path)
+    return {
+        "kind": "run",
+        "path": str(path),
+        "is_finished": result is not None,
+        "config": read_json(path / CONFIG_NAME),
+        "metrics": read_metrics(path),
+        "result": result,
+    }
+
+
+def render_run(summary: dict[str, Any]) -> str:
+    """The summary for people."""
+    config, rows = summary["config"], summary["metrics"]
+    taught = describe_teaching(config)
+    state = "finished" if summary["is_finished"] else "NOT finished: run the same train again"
+    lines = [
+        f"{summary['path']}: run of {config['student']}, {config['num_classes']} classes, {state}",
+        f"  data      {config['data']}, split {config['split']}; {taught}",
+        f"  epochs    {rows[-1]['epoch'] if rows else 0} of {config['epochs']}, batch {config['batch_size']}",
+    ]
+    result = summary["result"]
+    if result is not None and result["top1"] is not None:
+        lines.append(f"  result    top-1 {result['top1']:.4f}, top-5 {result['top5']:.4f}, ECE {result['ece']:.4f}")
+    if rows:
+        columns = [name for name in METRIC_COLUMNS if rows[-1][name] is not None]
+        widths = [max(len(name), 9) for name in columns]
+        lines += ["", "  " + "  ".join(name.rjust(width) for name, width in zip(columns, widths, strict=True))]
+        if len(rows) > EPOCHS_SHOWN:
+            lines.append(f"  ... {len(rows) - EPOCHS_SHOWN} earlier epochs (--json shows all)")
+        for row in rows[-EPOCHS_SHOWN:]:
+            cells = [f"{row[name]:.4g}" if row[name] is not None else "-" for name in columns]
+            lines.append("  " + "  ".join(cell.rjust(width) for cell, width in zip(cells, widths, strict=True)))
+    return "\n".join(lines)

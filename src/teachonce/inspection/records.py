@@ -1,0 +1,238 @@
+"""What is in a folder of records: counts by shard and class, sizes, features, and the logits if there are any.
+
+Every record is read once, with its checksums, so a damaged one is found and named; images are opened for their size and
+not decoded. Shards are read in parallel. It answers what one asks before spending a teacher's hours: are all classes
+there, are images doubled, does ``image/logit`` have the width of the classes and agree with the labels?
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from teachonce.engine.jobs import count_done, num_cores, run_jobs
+from teachonce.engine.progress import progress
+from teachonce.errors import ConfigError, ImageError, RecordError
+from teachonce.pixels.decode import image_size
+from teachonce.records.discovery import find_splits, open_records
+from teachonce.records.source import RecordSource, record_key
+from teachonce.records.tfrecord.framing import read_tfrecords, record_place
+from teachonce.records.tfrecord.tf_example import Buffer, Feature, decode_example
+
+LINES_SHOWN = 16
+
+
+@dataclass
+class _Tally:
+    """What was counted in some records; ``keys`` are kept to find doubled images, 8 bytes each."""
+
+    num_records: int = 0
+    labels: Counter[int] = field(default_factory=Counter)
+    features: Counter[tuple[str, str]] = field(default_factory=Counter)
+    image_bytes: list[int] = field(default_factory=lambda: [2**63 - 1, 0, 0])  # least, sum, most
+    width_px: list[int] = field(default_factory=lambda: [2**63 - 1, 0])
+    height_px: list[int] = field(default_factory=lambda: [2**63 - 1, 0])
+    logit_widths: Counter[int] = field(default_factory=Counter)
+    num_logit_hits: int = 0
+    num_bad_logits: int = 0
+    keys: list[np.ndarray] = field(default_factory=list)
+
+
+def summarise_records(data: Path, split: str | None = None, num_workers: int = 0) -> dict[str, Any]:
+    """A folder of records as JSON values, one entry a split; ``num_workers`` 0 is one process a core.
+
+    Raises ConfigError where there are no records, RecordError with the place of one that is damaged.
+    """
+    splits = [split] if split is not None else find_splits(data) if data.is_dir() else []
+    if not splits:
+        raise ConfigError(f"{data}: no records; expected SPLIT-NNNNN-of-NNNNN shards or SPLIT/CLASS folders of images")
+    summaries = [_summarise_split(open_records(data, name), num_workers or num_cores()) for name in splits]
+    return {"kind": "records", "path": str(data), "splits": summaries}
+
+
+def render_records(summary: dict[str, Any]) -> str:
+    """The summary for people."""
+    lines = [f"{summary['path']}: records"]
+    for split in summary["splits"]:
+        lines += ["", *_render_split(split)]
+    return "\n".join(lines)
+
+
+def _summarise_split(source: RecordSource, num_workers: int) -> dict[str, Any]:
+    total = _Tally()
+    with progress(f"inspect {source.split}", source.num_records, unit="records") as advance:
+        for _, tally in run_jobs(partial(_ShardReader, source), range(len(source.shards)), num_workers, advance):
+            _add(total, tally)
+    table = source.classes
+    names = table.names if table is not None else ()
+    labels = sorted(set(total.labels) | set(range(len(names))))
+    keys = np.concatenate(total.keys)
+    num_logits = sum(total.logit_widths.values())
+    widths = sorted(total.logit_widths)
+    return {
+        "split": source.split,
+        "format": source.format,
+        "num_records": total.num_records,
+        "num_bytes": sum(shard.num_bytes for shard in source.shards),
+        "num_doubled": int(len(keys) - len(np.unique(keys))),
+        "num_classes": len(names) if table is not None else None,
+        "has_background": None if table is None else table.has_background,
+        "image_bytes": {
+            "least": total.image_bytes[0],
+            "mean": total.image_bytes[1] / total.num_records,
+            "most": total.image_bytes[2],
+        },
+        "width_px": {"least": total.width_px[0], "most": total.width_px[1]},
+        "height_px": {"least": total.height_px[0], "most": total.height_px[1]},
+        "features": [
+            {"name": name, "kind": kind, "num_records": count} for (name, kind), count in sorted(total.features.items())
+        ],
+        "logits": None
+        if not num_logits
+        else {
+            "num_records": num_logits,
+            "num_classes": widths[0] if len(widths) == 1 else widths,
+            "num_not_finite": total.num_bad_logits,
+            "top1": total.num_logit_hits / num_logits,
+        },
+        "classes": [
+            {"label": label, "name": names[label] if label < len(names) else None, "num_records": total.labels[label]}
+            for label in labels
+        ],
+        "shards": [
+            {"name": shard.name, "num_records": shard.num_records, "num_bytes": shard.num_bytes}
+            for shard in source.shards
+        ],
+    }
+
+
+class _ShardReader:
+    def __init__(self, source: RecordSource, worker_index: int) -> None:
+        self.source = source
+
+    def __call__(self, shard: int) -> _Tally:
+        tally = _Tally()
+        keys = []
+        for where, label, encoded, features in self._read(shard):
+            tally.num_records += 1
+            tally.labels[label] += 1
+            tally.features.update((name, _kind(value)) for name, value in features.items())
+            try:
+                width, height = image_size(encoded)
+            except ImageError as error:
+                raise error.at(where) from error
+            _widen(tally.width_px, width)
+            _widen(tally.height_px, height)
+            least, total, most = tally.image_bytes
+            tally.image_bytes = [min(least, len(encoded)), total + len(encoded), max(most, len(encoded))]
+            keys.append(record_key(encoded))
+            logits = features.get("image/logit")
+            if isinstance(logits, np.ndarray) and len(logits):
+                tally.logit_widths[len(logits)] += 1
+                tally.num_logit_hits += int(logits.argmax()) == label
+                tally.num_bad_logits += bool((np.isnan(logits) | np.isposinf(logits)).any())
+            count_done(1)
+        tally.keys.append(np.array(keys, np.uint64))
+        return tally
+
+    def _read(self, shard: int) -> Iterator[tuple[str, int, Buffer, dict[str, Feature]]]:
+        path = self.source.shards[shard].path
+        if path is None:
+            for record in self.source.iter_shard(shard):
+                yield record.where, record.label, record.encoded, {}
+            return
+        for row, (offset, payload) in enumerate(read_tfrecords(path)):
+            where = record_place(path, row, offset)
+            try:
+                features = decode_example(payload)
+            except RecordError as error:
+                raise error.at(where) from error
+            label, encoded = features.get("image/class/label"), features.get("image/encoded")
+            if label is None or not len(label) or not isinstance(encoded, list) or not encoded:
+                found = ", ".join(sorted(features)) or "nothing"
+                raise RecordError(f"{where}: expected image/encoded and image/class/label, found {found}")
+            yield where, int(label[0]), encoded[0], features
+
+
+def _add(total: _Tally, part: _Tally) -> None:
+    total.num_records += part.num_records
+    total.labels += part.labels
+    total.features += part.features
+    least, both, most = total.image_bytes
+    total.image_bytes = [min(least, part.image_bytes[0]), both + part.image_bytes[1], max(most, part.image_bytes[2])]
+    for ours, theirs in ((total.width_px, part.width_px), (total.height_px, part.height_px)):
+        _widen(ours, theirs[0])
+        _widen(ours, theirs[1])
+    total.logit_widths += part.logit_widths
+    total.num_logit_hits += part.num_logit_hits
+    total.num_bad_logits += part.num_bad_logits
+    total.keys += part.keys
+
+
+def _widen(bounds: list[int], value: int) -> None:
+    bounds[:] = min(bounds[0], value), max(bounds[1], value)
+
+
+def _kind(value: Feature) -> str:
+    if isinstance(value, list):
+        return "bytes"
+    return "float" if value.dtype == np.float32 else "int64"
+
+
+def _render_split(split: dict[str, Any]) -> list[str]:
+    sizes = split["image_bytes"]
+    doubled = f"; {split['num_doubled']:,} images are DOUBLED" if split["num_doubled"] else ""
+    lines = [
+        f"{split['split']}: {split['num_records']:,} records in {len(split['shards'])} shards "
+        f"({split['format']}), {split['num_bytes']:,} bytes{doubled}",
+        f"  images    {sizes['mean']:,.0f} bytes (least {sizes['least']:,}, most {sizes['most']:,}), "
+        f"{split['width_px']['least']} to {split['width_px']['most']} px wide, "
+        f"{split['height_px']['least']} to {split['height_px']['most']} px high",
+        f"  classes   {_render_classes(split)}",
+        f"  logits    {_render_logits(split)}",
+    ]
+    if split["features"]:
+        lines += ["", "  feature                       kind   records"]
+        lines += [f"  {f['name']:<28}  {f['kind']:<5} {f['num_records']:>9,}" for f in split["features"]]
+    lines += ["", "  shard                      records           bytes"]
+    shards = split["shards"]
+    lines += [f"  {s['name']:<26} {s['num_records']:>7,} {s['num_bytes']:>15,}" for s in shards[:LINES_SHOWN]]
+    if len(shards) > LINES_SHOWN:
+        counts = sorted(shard["num_records"] for shard in shards)
+        lines.append(
+            f"  ... {len(shards) - LINES_SHOWN} more (--json shows all); records {counts[0]:,} to {counts[-1]:,}"
+        )
+    present = [entry for entry in split["classes"] if entry["num_records"]]
+    if len(present) <= LINES_SHOWN:
+        lines += ["", "  label  records  class"]
+        lines += [f"  {c['label']:>5}  {c['num_records']:>7,}  {c['name'] or ''}".rstrip() for c in present]
+    return lines
+
+
+def _render_classes(split: dict[str, Any]) -> str:
+    present = sorted(entry["num_records"] for entry in split["classes"] if entry["num_records"])
+    median = present[len(present) // 2]
+    counts = f"{present[0]:,} to {present[-1]:,} records each, median {median:,}"
+    if split["num_classes"] is None:
+        labels = [entry["label"] for entry in split["classes"]]
+        return f"{len(present)} labels, {labels[0]} to {labels[-1]} (no classes.json); {counts}"
+    background = " and background" if split["has_background"] else ""
+    num_classes = split["num_classes"] - bool(split["has_background"])
+    return f"{len(present)} of {num_classes} present{background}; {counts}"
+
+
+def _render_logits(split: dict[str, Any]) -> str:
+    logits = split["logits"]
+    if logits is None:
+        return "none"
+    bad = f"; {logits['num_not_finite']:,} NOT FINITE" if logits["num_not_finite"] else ""
+    return (
+        f"of {logits['num_classes']} classes in {logits['num_records']:,} records, "
+        f"top-1 {logits['top1']:.4f} against the labels{bad}"
+    )

@@ -1,0 +1,90 @@
+"""The options of ``records``, ``merge`` and ``import``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from teachonce.codecs.options import CodecName
+from teachonce.options import Positional, require
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordsConfig:
+    """Convert raw images to TFRecord shards, with logits inserted if wanted."""
+
+    images: Path
+    """Folder that holds SPLIT/CLASS/*.jpg (ILSVRC: train/n01440764/*.JPEG), or SPLIT/*.JPEG with --image-labels."""
+    out: Path
+    """Folder for the TFRecord shards; created if missing."""
+    split: str = "train"
+    """Which split to convert; also the prefix of the shard names."""
+    shards: int = 1
+    """Number of shards (ImageNet: 1024 for train, 128 for validation)."""
+    labels: Path | None = None
+    """Class names (synsets), one a line; line N is label N, 0 is background. Default: the sorted class folders."""
+    image_labels: Path | None = None
+    """For a flat split: one class name a line, line N for the N-th image in sorted order."""
+    metadata: Path | None = None
+    """Human text of the classes, 'synset<TAB>text' a line. Default: timm's tables where the classes are synsets."""
+    boxes: Path | None = None
+    """Bounding boxes: a CSV (name,xmin,ymin,xmax,ymax, relative to the image) or a folder of ILSVRC XML files."""
+    logits: Path | None = None
+    """A store, or a folder of the walkthrough's CSV files: each record gets its teacher logits as image/logit."""
+    background_logit: float = float("-inf")
+    """Logit for classes that the teacher does not know; 0 reproduces the walkthrough's files (and takes real mass)."""
+    seed: int = 0
+    """Seed of the shuffle."""
+    num_workers: int = 0
+    """Processes that write shards; 0 means one a core, fewer where there is little to do."""
+
+    def __post_init__(self) -> None:
+        require(self.shards >= 1, "--shards", self.shards, "at least 1")
+        require(self.shards <= 99_999, "--shards", self.shards, "at most 99999 (the names have five digits)")
+        require(self.num_workers >= 0, "--num-workers", self.num_workers, "0 (one a core) or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MergeConfig:
+    """Copy TFRecords with a store's logits inserted as image/logit, streaming in constant memory."""
+
+    store: Positional[Path]
+    """Folder of the store (policy center, or the view to take with --view)."""
+    data: Path
+    """Folder of the TFRecords that the store was extracted from."""
+    out: Path
+    """Folder for the merged shards; finished shards are kept, missing ones are made."""
+    view: int = 0
+    """Which view's logits to insert."""
+    background_logit: float = float("-inf")
+    """Logit for classes that the teacher does not know; 0 reproduces the walkthrough's files (and takes real mass)."""
+    num_workers: int = 0
+    """Processes that write shards; 0 means one a core, fewer where there is little to do."""
+
+    def __post_init__(self) -> None:
+        require(self.view >= 0, "--view", self.view, "0 or more")
+        require(self.num_workers >= 0, "--num-workers", self.num_workers, "0 (one a core) or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportConfig:
+    """Read the walkthrough's CSV logits into a store."""
+
+    csv: Positional[Path]
+    """Folder of SPLIT-*.csv: basename, then one number a class, no header."""
+    data: Path
+    """The TFRecords (or folders) that the logits belong to, matched by basename."""
+    out: Path
+    """Folder of the store."""
+    split: str = "train"
+    """Which split."""
+    codec: CodecName = "float32"
+    """How logits become bytes."""
+    topk: int = 10
+    """Codec topk: classes that are kept."""
+    drop: int = 0
+    """Numbers to leave out at the start of each line: 1 for the original's EfficientNet files (a made-up class)."""
+    offset: int | None = None
+    """Data label of the first number that is kept. Default: 0, or 1 where only the data has a background class."""
+    num_classes: int | None = None
+    """Classes of the data, background included. Default: from the data, else the CSV's classes + offset."""

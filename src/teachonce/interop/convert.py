@@ -1,0 +1,324 @@
+"""``teachonce records``: raw images to TFRecord shards (steps 0 and 2 of the walkthrough).
+
+The schema is TF-slim's for ImageNet (``build_imagenet_data.py``), so that its readers understand the result: labels
+from 1 with background 0, boxes relative to the image, ``image/logit`` where logits are given. What is no RGB or grey
+JPEG (ILSVRC has a PNG named .JPEG, and 22 images in CMYK) is found by its content and becomes an RGB JPEG; every other
+image keeps its bytes. Each image is read once and checked down to its last byte: by its structure where that is enough
+(``jpeg_structure``), else by decoding it.
+
+What goes into which shard is a function of the plan, which is written first: names of the images, classes, seed,
+shuffled order. A shard is written by one process, appears when it is whole, and is kept by a re-run; a re-run with
+another plan is refused. One image is in memory at a time; the list of images takes about 30 bytes each.
+
+Images are not resized: that is the reader's decision, and it can be made only once.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import warnings
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from teachonce.engine.jobs import count_done, num_cores, run_jobs
+from teachonce.engine.progress import progress
+from teachonce.errors import ConfigError, ImageError, LogitsError, PlanMismatchError, RecordError
+from teachonce.interop.config import RecordsConfig
+from teachonce.interop.imagenet import BoxReader, class_texts, open_boxes, read_image_labels, read_labels, read_metadata
+from teachonce.interop.logit_table import MappedTable, open_logit_table
+from teachonce.pixels.decode import check_jpeg, to_rgb_jpeg
+from teachonce.pixels.jpeg_structure import sound_jpeg_size
+from teachonce.records.class_table import CLASSES_NAME, ClassTable, read_classes, write_classes
+from teachonce.records.discovery import find_splits
+from teachonce.records.listing import ImageListing, find_class_folders, find_data_classes, list_images
+from teachonce.records.source import record_key, shard_name
+from teachonce.records.tfrecord.framing import TFRecordWriter, index_path, write_index
+from teachonce.records.tfrecord.source import find_shards
+from teachonce.records.tfrecord.tf_example import FeatureValue, encode_example
+from teachonce.rng import generator
+from teachonce.storage.files import TEMPORARY_PREFIX, atomic_write, read_json, write_json
+
+BACKGROUND = "background"
+WORKER_IMAGES = 2000
+"""Images for which it pays to start one more process: it takes about as long as to write half of them."""
+
+_NO_BOXES = np.empty((0, 4), np.float32)
+
+
+@dataclass(frozen=True)
+class ShardJob:
+    """The images of one shard in their order, with their labels."""
+
+    name: str
+    listing: ImageListing
+    labels: NDArray[np.int32]
+
+
+def convert_records(config: RecordsConfig) -> None:
+    """Write the shards of a split that are not there yet.
+
+    Raises ConfigError or RecordError where images, classes, boxes and logits do not fit together, ImageError with the
+    path of an image that cannot be decoded, PlanMismatchError where ``out`` holds the shards of another conversion.
+    """
+    listing, labels, classes = list_labelled_images(config)
+    if len(listing) < config.shards:
+        raise ConfigError(f"--shards {config.shards}: more than the {len(listing)} images of {listing.root}")
+    boxes = _open_boxes(config, listing)
+    table = _open_logits(config, listing, len(classes.names))
+    order = generator(config.seed, "records", config.split).permutation(len(listing))
+    _begin(config, _build_plan(config, listing, labels, classes, boxes, table, order), classes)
+
+    bounds = np.linspace(0, len(listing), config.shards + 1).astype(np.int64)
+    names = [shard_name(config.split, shard, config.shards) for shard in range(config.shards)]
+    jobs = []
+    for shard, name in enumerate(names):
+        if not (config.out / name).exists():
+            chosen = order[bounds[shard] : bounds[shard + 1]]
+            jobs.append(ShardJob(name, listing.select(chosen), labels[chosen]))
+    done = len(listing) - sum(len(job.listing) for job in jobs)
+    build = partial(_ShardWriter, config.out, classes, boxes, table)
+    num_workers = config.num_workers or min(num_cores(), sum(len(job.listing) for job in jobs) // WORKER_IMAGES)
+    with progress("records", len(listing), done=done) as advance:
+        num_converted = sum(num for _, num in run_jobs(build, jobs, num_workers, advance))
+    print(f"{config.out}: {len(listing):,} {config.split} records in {config.shards} shards", file=sys.stderr)
+    if num_converted:
+        print(f"records: {num_converted} images were no RGB or grey JPEG and were encoded anew", file=sys.stderr)
+
+
+def list_labelled_images(config: RecordsConfig) -> tuple[ImageListing, NDArray[np.int32], ClassTable]:
+    """The images of the split in sorted order, their labels (from 1), and the classes with background 0.
+
+    Raises ConfigError or RecordError where there are none, or where one has a class that the labels do not know.
+    """
+    root = config.images / config.split
+    if Path(config.split).name != config.split or not root.is_dir():
+        splits = ", ".join(find_splits(config.images)) if config.images.is_dir() else ""
+        raise ConfigError(f"{root}: no such folder; {config.images} has {splits or 'no split'}; give another --split")
+    listing, names, name_of = _list_flat(config, root) if config.image_labels else _list_folders(root)
+    if config.labels is not None:
+        known, origin = read_labels(config.labels), config.labels
+    else:
+        known, origin = tuple(find_data_classes(config.images, config.split) or names), config.images / "train"
+    label_of = {name: label for label, name in enumerate(known, 1)}
+    unknown = [number for number, name in enumerate(names) if name not in label_of]
+    if unknown:
+        first = int(np.flatnonzero(np.isin(name_of, unknown))[0])
+        hint = "; ILSVRC's own numbers have another order, give synsets" if names[name_of[first]].isdecimal() else ""
+        raise RecordError(
+            f"{listing.path(first)}: class {names[name_of[first]]} is not among the {len(known)} of {origin}{hint}; "
+            "give the --labels of this data"
+        )
+    texts = class_texts(known, read_metadata(config.metadata) if config.metadata is not None else None)
+    classes = ClassTable((BACKGROUND, *known), (BACKGROUND, *texts), has_background=True)
+    return listing, np.array([label_of[name] for name in names], np.int32)[name_of], classes
+
+
+def _list_folders(root: Path) -> tuple[ImageListing, list[str], NDArray[np.int32]]:
+    """Images, class names, and which of them each image has."""
+    folders = find_class_folders(root)
+    if not folders:
+        raise ConfigError(f"{root}: no class folders; for a flat folder of images give --image-labels")
+    listing = list_images(root, folders)
+    return listing, folders, listing.folder_of
+
+
+def _list_flat(config: RecordsConfig, root: Path) -> tuple[ImageListing, list[str], NDArray[np.int32]]:
+    assert config.image_labels is not None
+    if find_class_folders(root):
+        raise ConfigError(f"--image-labels {config.image_labels}: {root} has class folders; leave the option out")
+    listing = list_images(root, [""])
+    image_classes = read_image_labels(config.image_labels, len(listing))
+    names = sorted(set(image_classes))
+    number_of = {name: number for number, name in enumerate(names)}
+    return listing, names, np.array([number_of[name] for name in image_classes], np.int32)
+
+
+def _open_boxes(config: RecordsConfig, listing: ImageListing) -> BoxReader | None:
+    if config.boxes is None:
+        return None
+    boxes = open_boxes(config.boxes)
+    if not boxes.has_any(listing):
+        warnings.warn(f"--boxes {config.boxes}: no image of {listing.root} has a box there", stacklevel=3)
+    return boxes
+
+
+def _open_logits(config: RecordsConfig, listing: ImageListing, num_classes: int) -> MappedTable | None:
+    if config.logits is None:
+        return None
+    table = open_logit_table(
+        config.logits, split=config.split, num_classes=num_classes, background_logit=config.background_logit
+    )
+    doubled = listing.find_doubled_basename() if table.table.is_by_name else None
+    if doubled is not None:
+        raise LogitsError(
+            f"{config.logits}: has logits by basename, which {doubled[0]} and {doubled[1]} share: rename one, or give "
+            "a store"
+        )
+    if len(table.table) != len(listing):
+        found = f"--logits {config.logits}: of {len(table.table)} images"
+        warnings.warn(f"{found}, {listing.root} has {len(listing)}: of other data?", stacklevel=3)
+    return table
+
+
+def _build_plan(
+    config: RecordsConfig,
+    listing: ImageListing,
+    labels: NDArray[np.int32],
+    classes: ClassTable,
+    boxes: BoxReader | None,
+    table: MappedTable | None,
+    order: NDArray[np.int64],
+) -> dict[str, Any]:
+    return {
+        "format": 1,
+        "split": config.split,
+        "shards": config.shards,
+        "seed": config.seed,
+        "images": len(listing),
+        "image names": listing.digest(),
+        "labels": xxhash.xxh3_128_hexdigest(labels.tobytes()),
+        # The drawn order, not the seed alone: another NumPy may draw another one, and shards of two orders would
+        # hold some images twice and others never.
+        "order": xxhash.xxh3_128_hexdigest(order.astype("<i8").tobytes()),
+        "boxes": None if boxes is None else boxes.digest(),
+        "logits": None if table is None else table.table.digest(),
+        "background logit": None if config.logits is None else str(config.background_logit),
+    }
+
+
+def _begin(config: RecordsConfig, plan: dict[str, Any], classes: ClassTable) -> None:
+    """Write plan and classes, or compare with what an earlier run wrote; remove what it left half-written."""
+    path = config.out / f"records.{config.split}.json"
+    if path.exists():
+        old = read_json(path)
+        old = old if isinstance(old, dict) else {}
+        differences = [f"{name} was {old.get(name)}, now {plan[name]}" for name in plan if old.get(name) != plan[name]]
+        if differences:
+            raise PlanMismatchError(
+                f"{path}: begun as another conversion: {'; '.join(differences)}; choose another --out, or remove the "
+                f"{config.split} shards and this file"
+            )
+    elif config.out.is_dir() and _holds_shards(config.out, config.split):
+        raise PlanMismatchError(
+            f"{config.out}: holds {config.split} shards that this command did not write (no {path.name}); "
+            "choose another --out"
+        )
+    old_classes = read_classes(config.out)
+    if old_classes is None:
+        write_classes(config.out, classes)
+    elif old_classes != classes:
+        raise PlanMismatchError(
+            f"{config.out / CLASSES_NAME}: other classes ({_count_classes(old_classes)}) than now "
+            f"({_count_classes(classes)}); give the same --labels and --metadata for every split, or another --out"
+        )
+    if not path.exists():
+        write_json(path, plan)
+    temporary = re.compile(rf"{re.escape(TEMPORARY_PREFIX)}\w+-{re.escape(config.split)}-\d+-of-\d+(\.idx)?")
+    for left in config.out.iterdir():
+        if temporary.fullmatch(left.name):
+            left.unlink(missing_ok=True)
+
+
+def _holds_shards(out: Path, split: str) -> bool:
+    try:
+        return bool(find_shards(out, split))
+    except RecordError:  # some, but not all of a set
+        return True
+
+
+def _count_classes(classes: ClassTable) -> str:
+    return f"{len(classes.names)}, label 1 is {classes.names[min(1, len(classes.names) - 1)]}"
+
+
+class _ShardWriter:
+    def __init__(
+        self, out: Path, classes: ClassTable, boxes: BoxReader | None, table: MappedTable | None, worker_index: int
+    ) -> None:
+        self.out = out
+        self.classes = classes
+        self.boxes = boxes
+        self.table = table
+
+    def __call__(self, job: ShardJob) -> int:
+        """Write one shard and its index; returns how many of its images had to be encoded anew."""
+        path = self.out / job.name
+        num_converted = 0
+        with atomic_write(path) as file:
+            writer = TFRecordWriter(file)
+            for index, label in enumerate(job.labels.tolist()):
+                try:
+                    features, was_converted = self._build_features(job.listing, index, label)
+                except (ImageError, LogitsError) as error:
+                    raise error.at(str(job.listing.path(index))) from error
+                num_converted += was_converted
+                writer.write(encode_example(features))
+                count_done(1)
+        write_index(index_path(path), writer.index)
+        return num_converted
+
+    def _build_features(self, listing: ImageListing, index: int, label: int) -> tuple[dict[str, FeatureValue], bool]:
+        original = _read_image(f"{listing.root}/{listing.relative_name(index)}")
+        encoded, size = original, sound_jpeg_size(original)
+        if size is None:
+            encoded = to_rgb_jpeg(original)
+            size = check_jpeg(encoded)
+        width, height = size
+        boxes = _NO_BOXES
+        if self.boxes is not None:
+            boxes = self.boxes.find_boxes(listing.relative_name(index))
+        basename = listing.basename(index)
+        features: dict[str, FeatureValue] = {
+            "image/height": height,
+            "image/width": width,
+            "image/colorspace": b"RGB",
+            "image/channels": 3,
+            "image/class/label": label,
+            "image/class/synset": self.classes.names[label].encode(),
+            "image/class/text": self.classes.texts[label].encode(),
+            "image/object/bbox/xmin": boxes[:, 0],
+            "image/object/bbox/ymin": boxes[:, 1],
+            "image/object/bbox/xmax": boxes[:, 2],
+            "image/object/bbox/ymax": boxes[:, 3],
+            "image/object/bbox/label": np.full(len(boxes), label, np.int64),
+            "image/format": b"JPEG",
+            "image/filename": basename.encode(),
+            "image/encoded": encoded,
+        }
+        if self.table is not None:
+            features["image/logit"] = _find_logits(self.table, original, encoded, basename, label)
+        return features, encoded is not original
+
+
+def _read_image(path: str) -> bytes:
+    # Half the time of Path.read_bytes, which for the files of ImageNet is a tenth of all.
+    try:
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+        try:
+            size_bytes = os.fstat(descriptor).st_size
+            content = os.read(descriptor, size_bytes)
+            # One call is enough but for signals and for files that are being written just now.
+            while more := os.read(descriptor, max(size_bytes - len(content), 1)):
+                content += more
+            return content
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise RecordError(f"{path}: cannot be read: {error.strerror or error}; restore it, start again") from error
+
+
+def _find_logits(table: MappedTable, original: bytes, encoded: bytes, basename: str, label: int) -> NDArray[np.float32]:
+    try:
+        return table.logits_of(key=record_key(encoded), filename=basename, label=label)
+    except LogitsError:
+        # A store that was extracted from the image folder knows the image by its bytes there.
+        if encoded is original:
+            raise
+        return table.logits_of(key=record_key(original), filename=basename, label=label)

@@ -1,0 +1,158 @@
+"""The walkthrough's CSV logits, written from a store and read into one.
+
+``SPLIT-0.csv``, ``SPLIT-1.csv``, ...: a line an image, basename and then one number a class, without a header. The
+numbers are the teacher's own classes (1000 or 1001); floats are written with the digits that bring back the same
+float32. The original pads a teacher of 1000 classes with a background logit of 0, which takes real probability mass:
+ask for it with ``--background-logit 0`` where its own code shall read the files, and leave it out with ``--drop 1``
+when reading such files. About 20 kB an image, which is why a store is better.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from teachonce.codecs.registry import build_codec, codec_from_json, codec_to_json, warn_of_estimates
+from teachonce.engine.jobs import num_cores, take_part
+from teachonce.engine.progress import progress
+from teachonce.errors import ConfigError, LogitsError
+from teachonce.interop.config import ImportConfig
+from teachonce.interop.logit_table import CsvTable
+from teachonce.records.class_space import ClassSpace, map_logits
+from teachonce.records.discovery import open_records
+from teachonce.records.source import RecordSource
+from teachonce.storage.files import atomic_write
+from teachonce.store.arrow_files import records_file, views_file, write_records, write_views
+from teachonce.store.plan import Plan, begin_store, finalise_store, missing_files
+from teachonce.store.store import Store
+from teachonce.versions import library_versions
+from teachonce.views.policy import CenterPolicy, policy_to_json
+
+
+def export_csv(
+    source: Path, out: Path, *, csv_files: int = 1, view: int = 0, background_logit: float | None = None
+) -> list[Path]:
+    """Write the logits of the store ``source`` as ``csv_files`` files, file i holding the shards i, i + csv_files, ...
+
+    Raises ConfigError where one of the files exists already, LogitsError where two images share a basename.
+    """
+    store = Store(source)
+    split = store.plan.data["split"]
+    paths = [out / f"{split}-{index}.csv" for index in range(csv_files)]
+    for path in paths:
+        if path.exists():
+            raise ConfigError(f"{path}: exists; choose another --out or remove it")
+    _refuse_shared_basenames(store)
+    warn_of_estimates(store.codec, f"{source} -> {out}")
+    with progress("export", store.num_records, unit="records") as advance:
+        for index, path in enumerate(paths):
+            shards = take_part(range(len(store.shards)), index, csv_files)
+            write_csv(store, path, shards, view=view, background_logit=background_logit, advance=advance)
+    return paths
+
+
+def write_csv(
+    store: Store,
+    path: Path,
+    shards: Sequence[int],
+    *,
+    view: int = 0,
+    background_logit: float | None = None,
+    advance: Callable[[int], None] | None = None,
+) -> None:
+    """Write the logits of some shards as one CSV file, atomically.
+
+    With ``background_logit`` there is one number for each class of the data, and the classes that the teacher lacks
+    get this one (the original's own EfficientNet files have 0); else one for each class of the teacher.
+    """
+    target = store.class_space
+    if background_logit is not None:
+        target = ClassSpace(num_classes=store.plan.data_classes)
+    with atomic_write(path) as file:
+        for shard in shards:
+            logits = store.read_logits(shard, view, slice(None))
+            logits = map_logits(logits, store.class_space, target, background_logit or 0.0)
+            for filename, row in zip(store.read_filenames(shard), logits, strict=True):
+                basename = filename.rpartition("/")[2]
+                if "," in basename or "\n" in basename:
+                    raise LogitsError(f"{filename}: a name with a comma or a line break cannot go into the CSV")
+                # str of a float32 is its shortest form that reads back as the same float32.
+                file.write(f"{basename},{','.join(map(str, row))}\n".encode())
+            if advance is not None:
+                advance(len(logits))
+
+
+def _refuse_shared_basenames(store: Store) -> None:
+    hashes = array("Q")
+    for shard in range(len(store.shards)):
+        hashes.extend(xxhash.xxh3_64_intdigest(n.rpartition("/")[2].encode()) for n in store.read_filenames(shard))
+    num_shared = len(hashes) - len(np.unique(np.array(hashes, np.uint64)))
+    if num_shared:
+        raise LogitsError(
+            f"{store.path}: {num_shared} images share a basename with another, and the CSV knows images by basename; "
+            "use the store itself"
+        )
+
+
+BLOCK_RECORDS = 64
+"""Lines that are turned into numbers at once: about 1 MB."""
+
+
+def import_csv(config: ImportConfig) -> None:
+    """Read ``SPLIT-*.csv`` into a store over the data whose basenames they carry.
+
+    Raises LogitsError for a missing, doubled, short or non-finite line with the image's name, and for lines of images
+    that the data does not have.
+    """
+    source = open_records(config.data, config.split)
+    data_classes = config.num_classes or (len(source.classes.names) if source.classes is not None else None)
+    table = CsvTable(config.csv, split=config.split, data_classes=data_classes, offset=config.offset, drop=config.drop)
+    if len(table) != source.num_records:
+        raise LogitsError(
+            f"{config.csv}: {len(table)} lines for {source.num_records} records in {config.data}: expected one each; "
+            "the CSV is incomplete, or of other data"
+        )
+    plan = Plan(
+        teacher={"spec": "none", "model": "csv", "lines": len(table)},
+        class_space=table.class_space,
+        data_classes=data_classes or table.class_space.num_classes + table.class_space.offset,
+        data=source.describe(),
+        policy=policy_to_json(CenterPolicy()),
+        codec=codec_to_json(build_codec(config.codec, num_classes=table.class_space.num_classes, k=config.topk)),
+        view_groups=((0, 0),),
+    )
+    plan = begin_store(config.out, plan, views_per_file=1)
+    missing = set(missing_files(config.out, plan))
+    codec = codec_from_json(plan.codec)
+    with progress("import", source.num_records, unit="records") as advance:
+        for shard, (name, num_records) in enumerate(plan.shards):
+            if {records_file(name), views_file(name, (0, 0))} & missing:
+                keys, filenames, labels, logits = _join_shard(source, shard, table)
+                write_records(config.out / records_file(name), keys, filenames, labels)
+                write_views(config.out / views_file(name, (0, 0)), keys, codec, logits[None], None)
+            advance(num_records)
+    finalise_store(config.out, library_versions())
+
+
+def _join_shard(
+    source: RecordSource, shard: int, table: CsvTable
+) -> tuple[NDArray[np.uint64], list[str], NDArray[np.int32], NDArray[np.float32]]:
+    """Keys [N], filenames [N], labels [N] and logits [N, C] of a shard; threads read lines while records are read."""
+    num_records = source.shards[shard].num_records
+    keys, labels = np.empty(num_records, np.uint64), np.empty(num_records, np.int32)
+    filenames: list[str] = []
+    with ThreadPoolExecutor(num_cores()) as pool:
+        blocks: list[Future[NDArray[np.float32]]] = []
+        for row, record in enumerate(source.iter_shard(shard)):
+            keys[row], labels[row] = record.key, record.label
+            filenames.append(record.filename)
+            if (row + 1) % BLOCK_RECORDS == 0 or row + 1 == num_records:
+                first = len(blocks) * BLOCK_RECORDS
+                blocks.append(pool.submit(table.find_all_logits, filenames[first:]))
+        return keys, filenames, labels, np.concatenate([block.result() for block in blocks])

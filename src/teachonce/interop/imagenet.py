@@ -1,0 +1,267 @@
+"""The text files that come with ILSVRC-2012, and the same for any other data set: labels, texts, boxes.
+
+Labels are 1-based in TFRecords (0 is background), because line N of the labels file is label N. What is read here:
+
+- labels file: one class name (synset) a line, ``imagenet_lsvrc_2015_synsets.txt`` of the walkthrough;
+- image labels: one class name a line for a flat validation folder, line N for the N-th image in sorted order,
+  ``imagenet_2012_validation_synset_labels.txt`` (not ILSVRC's own numeric ground truth, which counts otherwise);
+- metadata: ``synset<TAB>text``; without it, timm's table of WordNet lemmas where the classes are synsets;
+- boxes: a CSV ``name,xmin,ymin,xmax,ymax`` relative to the image, or ILSVRC's folder of XML files.
+
+timm's table is read from its files, because importing timm would import torch.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Literal, Protocol
+from xml.etree import ElementTree
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from teachonce.errors import ConfigError, RecordError
+from teachonce.records.listing import ImageListing
+
+_SIDES: tuple[Literal["left"], Literal["right"]] = ("left", "right")
+_CSV_HEADER = "name,xmin,ymin,xmax,ymax"
+
+
+def read_labels(path: Path) -> tuple[str, ...]:
+    """Class names of a labels file; item ``i`` is label ``i + 1``. ConfigError for an empty or doubled line."""
+    names: dict[str, int] = {}
+    for number, line in _read_lines(path):
+        name = line.strip()
+        if not name:
+            raise ConfigError(f"{path} line {number}: empty, expected a class name; every line is a label")
+        if name in names:
+            raise ConfigError(f"{path} line {number}: {name} is doubled (line {names[name]}); remove one of the two")
+        names[name] = number
+    if not names:
+        raise ConfigError(f"{path}: empty, expected one class name a line")
+    return tuple(names)
+
+
+def read_image_labels(path: Path, num_images: int) -> list[str]:
+    """The class name of each image of a flat folder; ConfigError where the count of lines is another."""
+    names = [line.strip() for _, line in _read_lines(path)]
+    if len(names) != num_images:
+        raise ConfigError(f"{path}: {len(names)} lines for {num_images} images: expected one line an image")
+    if "" in names:
+        raise ConfigError(f"{path} line {names.index('') + 1}: empty, expected a class name")
+    return names
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """Human text by class name, from ``synset<TAB>text`` lines."""
+    texts: dict[str, str] = {}
+    for number, line in _read_lines(path):
+        name, tab, text = line.strip().partition("\t")
+        if not tab or not name or not text.strip():
+            raise ConfigError(f"{path} line {number}: {line[:40]!r}, expected 'synset<TAB>text'")
+        if texts.setdefault(name, text.strip()) != text.strip():
+            raise ConfigError(f"{path} line {number}: {name} has another text than before; remove one of the two")
+    return texts
+
+
+def class_texts(names: Sequence[str], metadata: Mapping[str, str] | None = None) -> tuple[str, ...]:
+    """Human text of each class: from ``metadata``, else from timm's table for synsets, else the name itself.
+
+    Raises ConfigError where ``metadata`` is given and lacks a class.
+    """
+    if metadata is not None:
+        missing = [name for name in names if name not in metadata]
+        if missing:
+            raise ConfigError(
+                f"the metadata lacks {len(missing)} of {len(names)} classes, such as {missing[0]}: add a line "
+                f"'{missing[0]}<TAB>text', or leave --metadata out"
+            )
+        return tuple(metadata[name] for name in names)
+    if not all(re.fullmatch(r"n\d{8}", name) for name in names):
+        return tuple(names)
+    table = _read_synset_texts()
+    return tuple(table.get(name, name) for name in names)
+
+
+def imagenet_synsets() -> tuple[str, ...]:
+    """The 1000 synsets of ILSVRC-2012 in sorted order, which is their label order; from timm's tables."""
+    path = _timm_table("imagenet_synsets.txt")
+    if path is None:
+        raise ConfigError("timm's table of ImageNet synsets is not there; install timm, or give a labels file")
+    return read_labels(path)
+
+
+def _read_synset_texts() -> dict[str, str]:
+    path = _timm_table("imagenet_synset_to_lemma.txt")
+    return read_metadata(path) if path is not None else {}
+
+
+def _timm_table(name: str) -> Path | None:
+    # Found without importing timm, which would import torch.
+    spec = importlib.util.find_spec("timm")
+    folders = spec.submodule_search_locations if spec is not None else None
+    path = Path(folders[0], "data", "_info", name) if folders else None
+    return path if path is not None and path.is_file() else None
+
+
+class BoxReader(Protocol):
+    """Bounding boxes by image."""
+
+    def find_boxes(self, relative_name: str) -> NDArray[np.float32]:
+        """Boxes [N, 4] of an image ("CLASS/NAME") as xmin, ymin, xmax, ymax in 0..1; N = 0 where it has none."""
+
+    def has_any(self, listing: ImageListing) -> bool:
+        """Whether any of the listed images has boxes; False says that boxes and images do not belong together."""
+
+    def digest(self) -> str:
+        """Hash of what was given, to notice another file on a re-run."""
+
+
+def open_boxes(path: Path) -> BoxReader:
+    """The boxes of a CSV file or of a folder of ILSVRC XML files."""
+    return XmlBoxes(path) if path.is_dir() else CsvBoxes(path)
+
+
+class CsvBoxes:
+    """Boxes of a CSV file, by basename or by "CLASS/NAME"; about 24 bytes a box in memory."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        hashes, numbers = array("Q"), array("f")
+        hasher = xxhash.xxh3_128()
+        for number, line in _read_lines(path):
+            hasher.update(line.encode() + b"\n")
+            if number == 1 and line.replace(" ", "") == _CSV_HEADER:
+                continue
+            name, *texts = line.strip().rsplit(",", 4)
+            try:
+                xmin, ymin, xmax, ymax = map(float, texts)
+            except ValueError:
+                raise ConfigError(f"{path} line {number}: {line[:60]!r}, expected '{_CSV_HEADER}'") from None
+            if not (0 <= xmin <= xmax <= 1 and 0 <= ymin <= ymax <= 1):
+                raise ConfigError(
+                    f"{path} line {number} ({name}): box {', '.join(texts)}, expected xmin <= xmax and ymin <= ymax "
+                    "in 0..1, relative to the image's size"
+                )
+            hashes.append(_hash_name(name))
+            numbers.extend((xmin, ymin, xmax, ymax))
+        unsorted = np.array(hashes, np.uint64)
+        # Stable, so that the boxes of one image keep the order of the file.
+        order = np.argsort(unsorted, kind="stable")
+        self._hashes = unsorted[order]
+        self._boxes = np.array(numbers, np.float32).reshape(-1, 4)[order]
+        self._digest = hasher.hexdigest()
+
+    def find_boxes(self, relative_name: str) -> NDArray[np.float32]:
+        """Boxes [N, 4] of an image; lines that name it with its class count before those with its basename."""
+        boxes = self._find(relative_name)
+        return boxes if len(boxes) else self._find(relative_name.rpartition("/")[2])
+
+    def has_any(self, listing: ImageListing) -> bool:
+        """Whether any of the listed images has a box; RecordError where a name fits two of them."""
+        names = np.fromiter(map(_hash_name, listing.relative_names()), np.uint64, len(listing))
+        basenames = listing.basename_hashes()
+        by_name = np.isin(names, self._hashes)
+        by_basename = np.flatnonzero(~by_name & np.isin(basenames, self._hashes))
+        doubled = listing.select(by_basename).find_doubled_basename()
+        if doubled is not None:
+            name = doubled[0].rpartition("/")[2]
+            raise RecordError(f"{self.path}: {name} fits {doubled[0]} and {doubled[1]}; name them CLASS/NAME there")
+        return bool(by_name.any() or len(by_basename))
+
+    def digest(self) -> str:
+        """Hash of the file's lines."""
+        return self._digest
+
+    def _find(self, name: str) -> NDArray[np.float32]:
+        key = np.uint64(_hash_name(name))
+        first, last = (int(np.searchsorted(self._hashes, key, side)) for side in _SIDES)
+        return self._boxes[first:last]
+
+
+class XmlBoxes:
+    """Boxes of ILSVRC's XML files, ``FOLDER/CLASS/STEM.xml`` or ``FOLDER/STEM.xml``, read when asked.
+
+    As the walkthrough's own script does: clipped to the image, corners put in order, empty boxes left out. The size is
+    the one that the XML states, because the pixels of its corners refer to it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def find_boxes(self, relative_name: str) -> NDArray[np.float32]:
+        """Boxes [N, 4] of an image; RecordError where its XML file cannot be understood."""
+        path = self._find_file(relative_name)
+        return np.empty((0, 4), np.float32) if path is None else _read_xml_boxes(path)
+
+    def has_any(self, listing: ImageListing) -> bool:
+        """Whether any of the listed images has an XML file."""
+        return any(self._find_file(name) is not None for name in listing.relative_names())
+
+    def digest(self) -> str:
+        """Hash of the names of the XML files; not of what they hold."""
+        hasher = xxhash.xxh3_128()
+        for path in sorted(self.folder.rglob("*.xml")):
+            hasher.update(str(path.relative_to(self.folder)).encode(errors="surrogateescape") + b"\n")
+        return hasher.hexdigest()
+
+    def _find_file(self, relative_name: str) -> Path | None:
+        path = (self.folder / relative_name).with_suffix(".xml")
+        for candidate in (path, self.folder / path.name):
+            if candidate.is_file():
+                return candidate
+        return None
+
+
+def _read_xml_boxes(path: Path) -> NDArray[np.float32]:
+    try:
+        root = ElementTree.parse(path).getroot()
+        width, height = (_xml_number(root, f"size/{side}") for side in ("width", "height"))
+        if width <= 0 or height <= 0:
+            raise ValueError(f"size {width:g} x {height:g}")
+        boxes = []
+        for box in root.iterfind("object/bndbox"):
+            xs = sorted(min(max(_xml_number(box, name) / width, 0.0), 1.0) for name in ("xmin", "xmax"))
+            ys = sorted(min(max(_xml_number(box, name) / height, 0.0), 1.0) for name in ("ymin", "ymax"))
+            if xs[0] < xs[1] and ys[0] < ys[1]:
+                boxes.append((xs[0], ys[0], xs[1], ys[1]))
+    except (OSError, ElementTree.ParseError, ValueError) as error:
+        raise RecordError(
+            f"{path}: no boxes can be read: {error}; expected ILSVRC's size/width, size/height and object/bndbox"
+        ) from error
+    return np.array(boxes, np.float32).reshape(-1, 4)
+
+
+def _xml_number(element: ElementTree.Element, name: str) -> float:
+    text = element.findtext(name)
+    if text is None:
+        raise ValueError(f"no {name}")
+    return float(text)
+
+
+def _hash_name(name: str) -> int:
+    return xxhash.xxh3_64_intdigest(name.encode())
+
+
+def _read_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """The lines with their numbers from 1, without line ends; blank lines at the end of the file do not count."""
+    blank: list[tuple[int, str]] = []
+    try:
+        # utf-8-sig: a byte order mark, as some editors write it, is no part of the first name.
+        with path.open(encoding="utf-8-sig") as file:
+            for number, line in enumerate(file, 1):
+                if not line.strip():
+                    blank.append((number, ""))
+                    continue
+                yield from blank
+                blank.clear()
+                yield number, line.rstrip("\n")
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: is not UTF-8 text: {error}") from error

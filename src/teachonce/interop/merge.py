@@ -1,0 +1,203 @@
+"""Merge: TFRecords in, TFRecords with ``image/logit`` out (step 2 of the walkthrough, from a store).
+
+128 records and their logits are in memory at a time, some 15 MB whatever the data's size; the walkthrough's own
+merge holds every logit of ImageNet in one dict (about 41 GB). Images are copied as they are. Every record's key must
+equal the store's at its row, so a missing, doubled or changed image stops the merge with its name, and the shard it
+lies in does not appear.
+
+A store beside the records needs no merge at all (``train --store``); this is for readers that know only TFRecords.
+Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from teachonce.codecs.registry import warn_of_estimates
+from teachonce.engine.jobs import count_done, num_cores, run_jobs
+from teachonce.engine.progress import progress
+from teachonce.errors import ConfigError, PlanMismatchError, RecordError, StoreError
+from teachonce.interop.config import MergeConfig
+from teachonce.records.class_space import ClassSpace, map_logits
+from teachonce.records.class_table import read_classes, write_classes
+from teachonce.records.discovery import open_records
+from teachonce.records.source import Record, RecordSource, record_key
+from teachonce.records.tfrecord.framing import TFRecordWriter, index_path, read_tfrecords, record_place, write_index
+from teachonce.records.tfrecord.native_examples import find_features
+from teachonce.records.tfrecord.source import decode_tfrecord
+from teachonce.records.tfrecord.tf_example import replace_feature, splice_entry
+from teachonce.storage.files import atomic_write, read_json, write_json
+from teachonce.store.checks import check_key, check_same_data
+from teachonce.store.store import Store
+from teachonce.views.policy import CenterPolicy
+
+WORKER_BYTES = 1 << 28
+"""Bytes of records for which it pays to start one more process: it takes about as long as to merge half of them."""
+BLOCK_RECORDS = 128
+"""Records whose logits are decoded at once: half a megabyte for 1000 classes."""
+
+
+def merge(config: MergeConfig) -> None:
+    """Write each shard of the data with the store's logits inserted; shards that are whole already are kept.
+
+    Raises StoreError where data and store do not belong together, PlanMismatchError where the output was begun from
+    another store.
+    """
+    store = Store(config.store)
+    source = open_records(config.data, store.plan.data["split"])
+    if source.describe()["format"] != "tfrecord":
+        raise ConfigError(
+            f"{config.data}: merge copies TFRecords, this is a folder of images; use records --logits {config.store}"
+        )
+    check_same_data(store, source.describe())
+    if not 0 <= config.view < store.num_views:
+        raise ConfigError(f"--view {config.view}: expected 0 to {store.num_views - 1}, the views of {config.store}")
+    if not isinstance(store.policy, CenterPolicy):
+        warnings.warn(
+            f"{config.store}: view {config.view} is a random crop, and a reader of the merged records does not see "
+            "which; train from the store instead",
+            stacklevel=2,
+        )
+    warn_of_estimates(store.codec, f"{config.store} -> {config.out}")
+    _begin(config, store)
+    jobs = [shard for shard, info in enumerate(source.shards) if not _shard_path(config, info.name).exists()]
+    sizes = [info.num_records for info in source.shards]
+    done = sum(sizes) - sum(sizes[shard] for shard in jobs)
+    build = partial(_ShardMerger, config, store, source)
+    num_bytes = sum(source.shards[shard].num_bytes for shard in jobs)
+    num_workers = config.num_workers or min(num_cores(), num_bytes // WORKER_BYTES)
+    with progress("merge", sum(sizes), done=done, unit="records") as advance:
+        for _ in run_jobs(build, jobs, num_workers, advance):
+            pass
+
+
+class _ShardMerger:
+    def __init__(self, config: MergeConfig, store: Store, source: RecordSource, worker_index: int) -> None:
+        self.config = config
+        self.store = store
+        self.source = source
+        self.target = ClassSpace(num_classes=store.plan.data_classes)
+
+    def __call__(self, shard: int) -> None:
+        info = self.source.shards[shard]
+        assert info.path is not None
+        path = _shard_path(self.config, info.name)
+        keys, labels = self.store.read_keys(shard).tolist(), self.store.read_labels(shard).tolist()
+        num_rows = 0
+        with atomic_write(path) as file:
+            writer = TFRecordWriter(file)
+            for block in _blocks(info.path):
+                payloads = [payload for _, payload in block]
+                rows = slice(num_rows, num_rows + len(block))
+                logits = self._read_logits(shard, rows)
+                found = find_features(payloads)
+                for index, (offset, payload) in enumerate(block):
+                    row = num_rows + index
+                    record = None
+                    if found is not None and found["status"][index] == 0:
+                        image, image_end = found["image"][index].tolist()
+                        key, label = record_key(payload[image:image_end]), int(found["label"][index])
+                    else:
+                        where = record_place(info.path, row, offset)
+                        record = decode_tfrecord(payload, where, num_classes=self.target.num_classes)
+                        key, label = record.key, record.label
+                    if row >= len(keys) or key != keys[row] or label != labels[row]:
+                        self._refuse(shard, row, payload, record_place(info.path, row, offset))
+                    if record is None and found is not None:
+                        body, splice = found["body"][index].tolist(), found["splice"][index].tolist()
+                        writer.write(*splice_entry(payload, body, splice, "image/logit", logits[index]))
+                    else:
+                        writer.write(replace_feature(payload, "image/logit", logits[index]))
+                num_rows += len(block)
+                count_done(len(block))
+            if num_rows != len(keys):
+                missing = self.store.read_filenames(shard)[num_rows]
+                raise StoreError(f"{info.path}: ends before {missing}, which the store has; the shard was shortened")
+        write_index(index_path(path), writer.index)
+
+    def _refuse(self, shard: int, row: int, payload: memoryview, where: str) -> NoReturn:
+        """Raise what is wrong with a record that is not the store's."""
+        record = decode_tfrecord(payload, where, num_classes=self.target.num_classes)
+        keys = self.store.read_keys(shard)
+        if row < len(keys) and record.key == int(keys[row]):
+            check_key(self.store, shard, row, record)
+        raise StoreError(f"{where}: {self._explain(shard, row, record)}")
+
+    def _read_logits(self, shard: int, rows: slice) -> NDArray[np.float32]:
+        logits = self.store.read_logits(shard, self.config.view, rows)
+        return map_logits(logits, self.store.class_space, self.target, self.config.background_logit)
+
+    def _explain(self, shard: int, row: int, record: Record) -> str:
+        keys = self.store.read_keys(shard)
+        names = self.store.read_filenames(shard)
+        places = np.flatnonzero(keys == np.uint64(record.key))
+        expected = f"{names[row]} (key {int(keys[row]):016x})" if row < len(keys) else "no further image"
+        if len(places) == 0:
+            reason = "it is not in the store's shard: changed since extraction, or added"
+        elif places[0] < row:
+            reason = f"it is doubled, the store has it at row {places[0]} already"
+        else:
+            reason = f"{names[row]} is missing here, the images between were removed or reordered"
+        return f"{record.filename} (key {record.key:016x}), the store has {expected}: {reason}; extract over this data"
+
+
+def _blocks(path: Path) -> Iterator[list[tuple[int, memoryview]]]:
+    """The records of a file as (offset, payload), ``BLOCK_RECORDS`` at a time; damage comes after what is good."""
+    block: list[tuple[int, memoryview]] = []
+    try:
+        for offset, payload in read_tfrecords(path):
+            block.append((offset, payload))
+            if len(block) == BLOCK_RECORDS:
+                yield block
+                block = []
+    except RecordError:
+        yield block
+        raise
+    yield block
+
+
+def _begin(config: MergeConfig, store: Store) -> None:
+    plan = {
+        "split": store.plan.data["split"],
+        "store": store.fingerprint,
+        "view": config.view,
+        "background_logit": str(config.background_logit),
+        "num_classes": store.plan.data_classes,
+    }
+    split = store.plan.data["split"]
+    plan_path = config.out / f"merge.{split}.json"
+    if config.out.resolve() == config.data.resolve():
+        raise ConfigError(f"--out {config.out}: is the data itself; choose another folder")
+    if plan_path.exists():
+        old = read_json(plan_path)
+        differences = [f"{key} was {old.get(key)}, now {value}" for key, value in plan.items() if old.get(key) != value]
+        if differences:
+            raise PlanMismatchError(
+                f"{config.out}: begun by another merge: {'; '.join(differences)}; choose another --out"
+            )
+    elif config.out.exists() and (not config.out.is_dir() or not _is_of_merges(config.out, split)):
+        raise ConfigError(f"--out {config.out}: exists and is not empty; choose another folder")
+    else:
+        write_json(plan_path, plan)
+    classes = read_classes(config.data)
+    if classes is not None and read_classes(config.out) is None:
+        write_classes(config.out, classes)
+
+
+def _is_of_merges(folder: Path, split: str) -> bool:
+    """Whether the folder is empty or holds merges of other splits alone: train and validation may lie together."""
+    names = [path.name for path in folder.iterdir() if path.name[0] != "."]
+    return not names or (
+        any(name.startswith("merge.") for name in names) and not any(name.startswith(f"{split}-") for name in names)
+    )
+
+
+def _shard_path(config: MergeConfig, name: str) -> Path:
+    return config.out / name

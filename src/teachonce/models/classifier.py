@@ -1,0 +1,242 @@
+"""Teachers and students by SPEC: every backend becomes a ``Classifier``, from pixels to logits.
+
+``load_model`` runs the model once on noise before it hands it out. That tells the class count of any backend, and it
+catches here, in a second, what would otherwise be found after hours or never: an input size that does not fit, several
+outputs, NaN, and probabilities where logits are expected (their softmax would be almost uniform).
+
+float32 on an Nvidia GPU is what PyTorch's own settings make of it: convolutions may use TF32. Autocast is PyTorch's.
+What is not here: training (``train``), and the choice of data classes (``classes``).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from teachonce.errors import ConfigError, LogitsError, ModelError
+from teachonce.models.options import Precision
+from teachonce.models.spec import (
+    WALKTHROUGH_KINDS,
+    LoadedModel,
+    ModelSpec,
+    first_line,
+    override_preprocessing,
+    parse_model_spec,
+)
+from teachonce.models.torch_backend import (
+    build_module,
+    build_pretrained_module,
+    fit_weights,
+    load_library_model,
+    load_weights,
+    wrap_module,
+)
+from teachonce.pixels.preprocessing import Preprocessing, normalise
+from teachonce.rng import generator
+from teachonce.storage.files import read_json
+
+_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Classifier:
+    """A model that is ready to be asked; made by ``load_model``."""
+
+    spec: str
+    """The SPEC as it was given."""
+    num_classes: int
+    preprocessing: Preprocessing
+    default_offset: int | None
+    """Data label of class 0 where the model or its SPEC says so; None leaves it to ``classes.resolve_offset``."""
+    weights_sha256: str
+    device: torch.device
+    precision: Precision = "float32"
+    channels_last: bool = False
+    module: nn.Module | None = field(default=None, repr=False)
+    """The PyTorch module (not compiled, evaluation mode, on ``device``), where there is one."""
+    forward: Callable[[Tensor], Tensor] = field(repr=False)
+    """Logits of normalised images [B, 3, H, W]."""
+
+    def logits(self, pixels: Tensor) -> Tensor:
+        """Logits [B, C], float32, of pixels [B, H, W, 3] (uint8, or float in 0..255), from any device.
+
+        They lie where the backend leaves them (PyTorch: on ``device``) and nothing is waited for; ``collect_logits``
+        brings them home and checks them.
+        """
+        with torch.inference_mode(), self._autocast():
+            images = normalise(pixels.to(self.device, non_blocking=True), self.preprocessing)
+            if self.channels_last:
+                images = images.contiguous(memory_format=torch.channels_last)
+            return self.forward(images).float()
+
+    def collect_logits(self, logits: Tensor) -> NDArray[np.float32]:
+        """Logits as an array on the CPU; raises LogitsError where one is NaN or infinite."""
+        array = logits.cpu().numpy()
+        damaged = ~np.isfinite(array).all(axis=1)
+        if damaged.any():
+            advice = (
+                "use --precision float32 or bf16" if self.precision == "fp16" else "check its weights and its input"
+            )
+            raise LogitsError(
+                f"{self.spec}: NaN or infinite logits for {damaged.sum()} of {len(array)} images; {advice}"
+            )
+        return array
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        if self.precision == "float32":
+            # Off, and not merely not on: an online teacher is asked within the student's autocast.
+            return torch.autocast(self.device.type, enabled=False)
+        return torch.autocast(self.device.type, dtype=_AUTOCAST[self.precision])
+
+
+def load_model(
+    text: str,
+    *,
+    device: str | torch.device = "cpu",
+    precision: Precision = "float32",
+    compile: bool = False,
+    num_threads: int | None = None,
+) -> Classifier:
+    """The model that a SPEC names, with its weights, in evaluation mode.
+
+    ``num_threads`` is the backend's for one operation (PyTorch: of the whole process). On a GPU tensors are
+    channels-last. Raises ConfigError for a SPEC that cannot be meant, ModelError for weights or a model that do not
+    fit, LogitsError for one whose logits are not finite.
+    """
+    spec = parse_model_spec(text)
+    target = resolve_device(str(device))
+    if num_threads is not None:
+        torch.set_num_threads(num_threads)
+    model = _load_backend(spec, target, num_threads)
+    channels_last = target.type == "cuda" and model.module is not None
+    forward = model.forward
+    if model.module is not None:
+        model.module.to(target)
+        if channels_last:
+            model.module.to(memory_format=torch.channels_last)
+    elif precision != "float32" or compile:
+        setting = "--compile" if compile else f"--precision {precision}"
+        warnings.warn(f"{setting} has no effect on {text}, only on models of PyTorch", stacklevel=2)
+        precision = "float32"
+    if spec.options.get("probs"):
+        forward = _take_logarithm(forward)
+    classifier = Classifier(
+        spec=text,
+        num_classes=0,
+        preprocessing=override_preprocessing(model.preprocessing, spec),
+        default_offset=spec.options.get("offset", model.default_offset),
+        weights_sha256=model.weights_sha256,
+        device=target,
+        precision=precision,
+        channels_last=channels_last,
+        module=model.module,
+        forward=forward,
+    )
+    num_classes = _probe_classes(classifier, spec)
+    if compile and model.module is not None:
+        forward = torch.compile(model.module)
+    return dataclasses.replace(classifier, num_classes=num_classes, forward=forward)
+
+
+def build_student(text: str, num_classes: int, *, size_px: int | None = None) -> nn.Module:
+    """The SPEC's architecture with ``num_classes`` outputs, in training mode on the CPU.
+
+    Fresh weights from PyTorch's global generator, so seed that first; with ``pretrained=1`` or ``weights=FILE`` the
+    library's or the file's, where a last layer of other classes stays fresh, with a warning. ``size_px`` goes to
+    architectures made for one input size.
+    """
+    spec = parse_model_spec(text)
+    if spec.kind not in ("timm", "torchvision"):
+        raise ConfigError(f"model {text!r}: a student is timm:NAME or torchvision:NAME")
+    if spec.weights is not None or spec.options.get("pretrained"):
+        module = build_pretrained_module(spec, num_classes, size_px)
+    else:
+        module = build_module(spec, num_classes, size_px)
+    return module.train()
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device of ``--device``: auto takes a GPU where there is one; raises ConfigError for one that is not there."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"--device {name}: expected auto, cpu, cuda, cuda:N or mps") from error
+    available = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    if (device.index or 0) >= available.get(device.type, 0):
+        raise ConfigError(
+            f"--device {name}: this machine's PyTorch sees {torch.cuda.device_count()} CUDA devices; use cpu or auto"
+        )
+    return device
+
+
+def _load_backend(spec: ModelSpec, device: torch.device, num_threads: int | None) -> LoadedModel:
+    if spec.kind in ("timm", "torchvision"):
+        return load_library_model(spec)
+    if spec.kind == "run":
+        return _load_run(Path(spec.name), spec)
+    if spec.kind == "onnx":
+        from teachonce.models.onnx_backend import load_onnx
+
+        return load_onnx(spec, device, num_threads)
+    from teachonce.models.savedmodel_backend import load_savedmodel, load_walkthrough_teacher
+
+    load = load_walkthrough_teacher if spec.kind in WALKTHROUGH_KINDS else load_savedmodel
+    return load(spec, device, num_threads)
+
+
+def _load_run(run: Path, spec: ModelSpec) -> LoadedModel:
+    """A run's student, with the weights and the preprocessing that its training left behind."""
+    for name in ("config.json", "student.safetensors"):
+        if not (run / name).is_file():
+            raise ConfigError(f"model {spec.text!r}: {run} holds no {name}; expected the folder of a finished run")
+    config = read_json(run / "config.json")
+    try:
+        student, num_classes, offset = config["student"], config["num_classes"], config["offset"]
+        preprocessing = Preprocessing.from_json(config["preprocessing"])
+    except (KeyError, TypeError, ConfigError) as error:
+        raise ModelError(f"{run / 'config.json'}: is no run's ({first_line(error)}); train again") from error
+    module = build_module(parse_model_spec(student), num_classes, config.get("size"))
+    fit_weights(module, load_weights(run / "student.safetensors"), where=str(run / "student.safetensors"))
+    return wrap_module(module, preprocessing, default_offset=offset)
+
+
+def _probe_classes(classifier: Classifier, spec: ModelSpec) -> int:
+    """The class count, from one run on noise; raises what the module's text lists."""
+    from teachonce.models.savedmodel_backend import expected_classes
+
+    size_px = classifier.preprocessing.size_px
+    noise = generator(0, "probe").integers(0, 256, (2, size_px, size_px, 3), np.uint8)
+    try:
+        logits = classifier.logits(torch.from_numpy(noise))
+    except Exception as error:
+        # Each backend has errors of its own; the cause stays in the message and in the chain.
+        raise ModelError(
+            f"{spec.text}: does not run on {size_px} x {size_px} pixels ({first_line(error)}); check size="
+        ) from error
+    if logits.ndim != 2 or len(logits) != 2 or logits.shape[1] < 2:
+        raise ModelError(f"{spec.text}: answers two images with shape {list(logits.shape)}; expected [2, classes]")
+    array = classifier.collect_logits(logits)
+    if not spec.options.get("probs") and array.min() >= 0 and np.allclose(array.sum(axis=1), 1, atol=1e-3):
+        advice = "give output= or add probs=1, then their logarithm is taken" if classifier.module is None else ""
+        raise ModelError(f"{spec.text}: its outputs are probabilities, expected logits; {advice}".rstrip("; "))
+    expected = expected_classes(spec)
+    if expected is not None and array.shape[1] != expected:
+        raise ModelError(f"{spec.text}: has {array.shape[1]} classes, expected {expected}; say so with classes=")
+    return array.shape[1]
+
+
+def _take_logarithm(forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """Logits from probabilities, up to a constant that no softmax sees; zeros count as the smallest normal float32."""
+    return lambda images: forward(images).float().clamp_min(torch.finfo(torch.float32).tiny).log()

@@ -1,0 +1,157 @@
+"""Fine-tuning: a student that starts from what an earlier run left behind (``train --init RUN``).
+
+The run brings its weights, and mean, std and filter of its pixels, because the weights were made for those. The last
+layer is kept only where it means the same: as many classes, under the same names. Five other classes fit the old layer
+just as well, and a student that begins with "cat" for "ship" is worse than one that begins with nothing; so the names
+are compared, and where they are not known the counts. Which tensors the last layer is made of is seen by building the
+architecture once more with another class count: whatever changes its shape is the head, however many parts it has and
+whatever a library calls them. All the rest must fit to the last tensor; nothing is loaded in part.
+
+What is not here: weights from a file (the SPEC's ``weights=FILE``), and freezing layers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import xxhash
+from torch import nn
+
+from teachonce.errors import ConfigError, ModelError
+from teachonce.models.spec import first_line, override_preprocessing, parse_model_spec
+from teachonce.models.torch_backend import Weights, build_module, fit_weights, hash_weights, load_weights
+from teachonce.pixels.preprocessing import Preprocessing
+from teachonce.runs.run import CONFIG_NAME, WEIGHTS_NAME
+from teachonce.storage.files import read_json
+
+_PIXEL_FIELDS = ("interpolation", "antialias", "mean", "std", "value_range")
+
+
+@dataclass(frozen=True, kw_only=True)
+class InitialRun:
+    """A finished run that a student starts from."""
+
+    path: Path
+    num_classes: int
+    size_px: int
+    """Side of the pixels that it was trained on."""
+    preprocessing: Preprocessing
+    classes_hash: str | None
+    """``hash_classes`` of its classes; None for runs that did not know them."""
+    weights: Weights = field(repr=False)
+    weights_sha256: str
+
+
+def hash_classes(names: Sequence[str]) -> str:
+    """A hash of class names in the order of a student's outputs, to tell whether two last layers mean the same."""
+    return xxhash.xxh3_128_hexdigest("\n".join(names).encode())
+
+
+def open_initial_run(path: Path, student: str) -> InitialRun:
+    """The run of ``--init``; raises ConfigError where it is none or of another architecture than the SPEC ``student``.
+
+    ModelError for a run whose files are damaged.
+    """
+    spec = parse_model_spec(student)
+    for option in ("weights", "pretrained"):
+        if option in spec.options:
+            raise ConfigError(
+                f"--init {path}: --student {student} has {option}=, which says too where the student starts; "
+                "give one of them"
+            )
+    if path.is_file():
+        raise ConfigError(
+            f"--init {path}: is a file, expected the folder of a finished run; for a file of weights give "
+            f"--student {student},weights={path}"
+        )
+    for name in (CONFIG_NAME, WEIGHTS_NAME):
+        if not (path / name).is_file():
+            raise ConfigError(f"--init {path}: holds no {name}, expected the folder of a finished run")
+    config = read_json(path / CONFIG_NAME)
+    try:
+        found = parse_model_spec(config["student"])
+        num_classes, size_px = int(config["num_classes"]), int(config["size"])
+        preprocessing = Preprocessing.from_json(config["preprocessing"])
+    except (KeyError, TypeError, ValueError, AttributeError, ConfigError) as error:
+        raise ModelError(f"{path / CONFIG_NAME}: is no run's ({first_line(error)}); train again") from error
+    if (found.kind, found.name) != (spec.kind, spec.name):
+        raise ConfigError(
+            f"--init {path}: holds a {found.kind}:{found.name}, expected the {spec.kind}:{spec.name} of --student; "
+            f"give --student {found.kind}:{found.name}, or a run of the other"
+        )
+    weights = load_weights(path / WEIGHTS_NAME)
+    return InitialRun(
+        path=path,
+        num_classes=num_classes,
+        size_px=size_px,
+        preprocessing=preprocessing,
+        classes_hash=config.get("classes_hash"),
+        weights=weights,
+        weights_sha256=hash_weights(weights),
+    )
+
+
+def initial_preprocessing(initial: InitialRun, size_px: int, resize_px: int, student: str) -> Preprocessing:
+    """The run's pixels at another size; options of the SPEC ``student`` override them, with a warning."""
+    own = {name: getattr(initial.preprocessing, name) for name in _PIXEL_FIELDS}
+    preprocessing = override_preprocessing(
+        Preprocessing(size_px=size_px, resize_px=resize_px, **own), parse_model_spec(student)
+    )
+    changed = [
+        f"{name} {getattr(preprocessing, name)} instead of {value}"
+        for name, value in own.items()
+        if getattr(preprocessing, name) != value
+    ]
+    if changed:
+        warnings.warn(
+            f"--student {student}: {', '.join(changed)}, other pixels than the weights of {initial.path} were made for",
+            stacklevel=3,
+        )
+    return preprocessing
+
+
+def start_from(
+    student: nn.Module, initial: InitialRun, spec_text: str, *, num_classes: int, size_px: int, classes_hash: str | None
+) -> str:
+    """Load the run's weights into a fresh ``student``; returns a phrase that says what was taken and what is new.
+
+    Raises ModelError where a tensor beside the head does not fit, such as the position embeddings of another size.
+    """
+    weights, phrase = initial.weights, "all weights taken over, the last layer too"
+    is_same_count = initial.num_classes == num_classes
+    is_other = classes_hash is not None and initial.classes_hash not in (None, classes_hash)
+    if not is_same_count or is_other:
+        own = student.state_dict()
+        head = _head_names(own, spec_text, num_classes, size_px)
+        weights = weights | {name: own[name] for name in head}
+        reason = (
+            f"its {num_classes} classes have other names"
+            if is_same_count
+            else f"the run has {initial.num_classes} classes, this data {num_classes}"
+        )
+        phrase = f"new last layer ({', '.join(head)}): {reason}; all other weights taken over"
+    if initial.size_px != size_px:
+        phrase += f"; trained at {initial.size_px} px, now at {size_px}"
+    try:
+        fit_weights(student, weights, where=f"--init {initial.path}")
+    except ModelError as error:
+        if initial.size_px == size_px:
+            raise
+        raise ModelError(f"{error}; it was trained at {initial.size_px} px: give --size {initial.size_px}") from error
+    return phrase
+
+
+def _head_names(own: Weights, spec_text: str, num_classes: int, size_px: int) -> list[str]:
+    """The tensors whose shape depends on the class count."""
+    # Options of the SPEC say where weights and pixels come from; kind and name are the architecture.
+    spec = dataclasses.replace(parse_model_spec(spec_text), options={})
+    with torch.random.fork_rng(devices=[]):
+        other = build_module(spec, num_classes + 1, size_px).state_dict()
+    head = [name for name, tensor in own.items() if name not in other or other[name].shape != tensor.shape]
+    assert head, f"{spec_text}: no tensor depends on the class count"
+    return head

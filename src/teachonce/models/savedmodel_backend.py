@@ -1,0 +1,181 @@
+"""TensorFlow SavedModels and TF1 hub modules as teachers, through ``tf.saved_model``.
+
+A TF1 hub module is a SavedModel with two graphs, of which the one without tags is for inference; its signatures are
+called ``default`` and ``image_classification`` and take ``images`` [B, H, W, 3] in 0..1. The input size is read from
+the signature. Where the SPEC does not say otherwise, pixels are prepared as for the walkthrough's teachers: the central
+87.5 % of each side, TensorFlow 1's plain bilinear resize, values in 0..1.
+
+``amoebanet`` and ``efficientnet`` are those teachers: the same with their own size and class count. Their weights are
+not on a server that would last, so ``weights=`` says where they lie: a folder as above, or an ONNX file.
+
+A SavedModel is a program: TensorFlow's graphs can read and write files. Take them from where you would take code.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from teachonce.errors import ConfigError, MissingExtraError, ModelError
+from teachonce.models.spec import LoadedModel, ModelSpec, first_line, resolve_size
+from teachonce.pixels.preprocessing import Preprocessing
+from teachonce.storage.hashes import hash_files
+
+_SIGNATURES = ("image_classification", "serving_default", "default")
+_OUTPUTS = ("logits", "default")
+_INPUTS = ("images",)
+
+# Input size, class count and offset of the walkthrough's teachers.
+_WALKTHROUGH = {"amoebanet": (331, 1001, 0), "efficientnet": (600, 1000, 1)}
+
+
+def load_savedmodel(spec: ModelSpec, device: torch.device, num_threads: int | None) -> LoadedModel:
+    """A SavedModel folder as a backend; raises ConfigError or ModelError with the path for what cannot be used."""
+    return _load_folder(Path(spec.name), spec, device, num_threads, size_px=None)
+
+
+def load_walkthrough_teacher(spec: ModelSpec, device: torch.device, num_threads: int | None) -> LoadedModel:
+    """``amoebanet`` or ``efficientnet`` from the folder or ONNX file in ``weights=``."""
+    size_px, num_classes, offset = _WALKTHROUGH[spec.kind]
+    if spec.weights is None:
+        raise ConfigError(
+            f"model {spec.text!r}: its weights cannot be fetched; give weights=DIR, the folder of its TensorFlow "
+            f"SavedModel or TF1 hub module ({size_px} px, {num_classes} classes)"
+        )
+    path = Path(spec.weights)
+    if path.is_file():
+        from teachonce.models.onnx_backend import load_onnx_file
+
+        model = load_onnx_file(path, spec, device, num_threads, size_px=size_px)
+    else:
+        model = _load_folder(path, spec, device, num_threads, size_px=size_px)
+    return LoadedModel(
+        forward=model.forward,
+        preprocessing=_walkthrough_preprocessing(size_px),
+        weights_sha256=model.weights_sha256,
+        default_offset=offset,
+    )
+
+
+def expected_classes(spec: ModelSpec) -> int | None:
+    """The class count that a SPEC promises: ``classes=``, or that of a teacher known by name."""
+    known = _WALKTHROUGH.get(spec.kind)
+    return spec.options.get("classes", known[1] if known else None)
+
+
+def _walkthrough_preprocessing(size_px: int) -> Preprocessing:
+    return Preprocessing(
+        size_px=size_px,
+        geometry="central",
+        crop_frac=0.875,
+        interpolation="tf1_bilinear",
+        antialias=False,
+        mean=(0.0, 0.0, 0.0),
+        std=(1.0, 1.0, 1.0),
+    )
+
+
+def _load_folder(
+    path: Path, spec: ModelSpec, device: torch.device, num_threads: int | None, *, size_px: int | None
+) -> LoadedModel:
+    if not (path / "saved_model.pb").is_file():
+        raise ConfigError(f"model {spec.text!r}: {path} holds no saved_model.pb; expected a SavedModel folder")
+    tensorflow = _start_tensorflow(device, num_threads)
+    try:
+        model = tensorflow.saved_model.load(str(path), tags=_find_tags(path))
+    except Exception as error:
+        # TensorFlow raises its own, protobuf's and Python's errors here; the cause stays in the message and the chain.
+        raise ModelError(f"{path}: no SavedModel that can be loaded ({first_line(error)})") from error
+    signature = _choose("signature", list(model.signatures), _SIGNATURES, spec)
+    function = model.signatures[signature]
+    source = _choose("input", list(function.structured_input_signature[1]), _INPUTS, spec)
+    result = _choose("output", list(function.structured_outputs), _OUTPUTS, spec)
+    tensor = function.structured_input_signature[1][source]
+    dimensions = [None] * 4 if tensor.shape.rank is None else list(tensor.shape)
+    if len(dimensions) != 4:
+        raise ModelError(f"{path}: input '{source}' has shape {dimensions}; expected a batch of images")
+    is_nchw = dimensions[1] == 3 and dimensions[3] != 3
+    height, width = dimensions[2:] if is_nchw else dimensions[1:3]
+    size_px = resolve_size(spec, path, size_px, height, width)
+    place = f"/GPU:{device.index or 0}" if device.type == "cuda" else "/CPU:0"
+
+    def forward(images: torch.Tensor) -> torch.Tensor:
+        # TensorFlow itself would run some graphs on other sizes than their signature's, without a word.
+        if images.shape[-1] != (width or images.shape[-1]):
+            raise ModelError(f"{path} is made for {width} x {height} pixels")
+        array = (images if is_nchw else images.permute(0, 2, 3, 1)).cpu().numpy()
+        if tensor.dtype.is_integer:
+            array = array.round()
+        array = np.ascontiguousarray(array, dtype=tensor.dtype.as_numpy_dtype)
+        with tensorflow.device(place):
+            logits = function(**{source: tensorflow.constant(array)})[result]
+        return torch.from_numpy(np.array(logits.numpy(), np.float32))
+
+    # The function reads variables that ``model`` owns; without this they would be collected.
+    forward.model = model  # type: ignore[attr-defined]
+    names = [item for item in path.rglob("*") if item.is_file() and item.name != "fingerprint.pb"]
+    return LoadedModel(
+        forward=forward,
+        preprocessing=_walkthrough_preprocessing(size_px),
+        weights_sha256=hash_files((item.relative_to(path).as_posix(), item) for item in names),
+    )
+
+
+def _start_tensorflow(device: torch.device, num_threads: int | None) -> Any:
+    # TensorFlow reads this at its import; unless told otherwise it reports its build on every start.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    # Both TensorFlow and Triton, which PyTorch imports at some later point, bring an LLVM of their own. Loaded in this
+    # order they get along; in the other one the second ends the process.
+    with suppress(ImportError):
+        import triton  # noqa: F401
+    try:
+        import tensorflow
+    except ImportError as error:
+        raise MissingExtraError("SavedModels need TensorFlow: pip install 'teachonce[tensorflow]'") from error
+    gpus = tensorflow.config.list_physical_devices("GPU")
+    if device.type == "cuda" and not gpus:
+        raise ConfigError(f"a SavedModel on {device}: this TensorFlow sees no GPU; use --device cpu")
+    # RuntimeError: TensorFlow has started already in this process, with settings that somebody else chose.
+    with suppress(RuntimeError):
+        for gpu in gpus:
+            tensorflow.config.experimental.set_memory_growth(gpu, True)
+        if num_threads is not None:
+            tensorflow.config.threading.set_intra_op_parallelism_threads(num_threads)
+    return tensorflow
+
+
+def _find_tags(path: Path) -> list[str] | None:
+    """Which graph to load: the only one, the untagged one of a TF1 hub module, or the one for serving."""
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    content = saved_model_pb2.SavedModel()
+    try:
+        content.ParseFromString((path / "saved_model.pb").read_bytes())
+    except Exception as error:
+        # protobuf's DecodeError has moved between its versions.
+        raise ModelError(f"{path}/saved_model.pb: is damaged ({first_line(error)})") from error
+    tag_sets = [sorted(graph.meta_info_def.tags) for graph in content.meta_graphs]
+    if len(tag_sets) == 1:
+        return None
+    for tags in ([], ["serve"]):
+        if tags in tag_sets:
+            return tags
+    raise ModelError(f"{path}: has graphs with the tags {tag_sets}; expected one without tags or one with 'serve'")
+
+
+def _choose(option: str, names: list[str], preferred: tuple[str, ...], spec: ModelSpec) -> str:
+    wanted = spec.options.get(option)
+    if wanted is None:
+        choices = names if len(names) == 1 else [name for name in preferred if name in names]
+        if choices:
+            return choices[0]
+    elif wanted in names:
+        return wanted
+    found = f"no {option} '{wanted}'" if wanted else f"{'no' if not names else 'more than one'} {option}"
+    known = f"; give {option}= one of {', '.join(sorted(names))}" if names else "; export it with signatures"
+    raise ConfigError(f"model {spec.text!r}: {found}{known}")

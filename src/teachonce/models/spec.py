@@ -1,0 +1,215 @@
+"""Model SPECs: the text that names a model, its weights and how it wants its pixels.
+
+``KIND:NAME,option=value,...``, such as ``torchvision:resnet50,weights=FILE,size=224,resize=256,mean=0.5/0.5/0.5``. A
+comma begins an option only where a name and ``=`` follow, so that most paths may hold commas. An option that a kind
+does not know is an error: silently ignored, it would cost a teacher's whole run.
+
+Nothing is loaded here; ``models`` does that with one backend a kind, each of which hands back a ``LoadedModel``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from teachonce.errors import ConfigError, ModelError
+from teachonce.pixels.preprocessing import Preprocessing
+
+if TYPE_CHECKING:
+    import torch
+
+NAMED_KINDS = ("timm", "torchvision", "onnx", "savedmodel", "run")
+"""Kinds that are followed by ``:NAME``, a file or a folder."""
+WALKTHROUGH_KINDS = ("amoebanet", "efficientnet")
+"""The walkthrough's teachers, by their own names."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """A parsed SPEC: ``options`` hold their values, already of the right type."""
+
+    text: str
+    kind: str
+    name: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def weights(self) -> str | None:
+        """The value of ``weights=``, unresolved."""
+        return self.options.get("weights")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedModel:
+    """What a backend hands back: a function of normalised images and what is known about the model."""
+
+    forward: Callable[[torch.Tensor], torch.Tensor]
+    """Logits [B, C] of normalised images [B, 3, H, W], float32, wherever they lie."""
+    preprocessing: Preprocessing
+    weights_sha256: str
+    default_offset: int | None = None
+    module: torch.nn.Module | None = None
+    """The module itself, for the backends of PyTorch."""
+
+
+def parse_model_spec(text: str) -> ModelSpec:
+    """Read a SPEC; raises ConfigError that lists what is known, for an unknown kind, option or value."""
+    head, *pieces = re.split(r",(?=\s*\w+=)", text.strip())
+    kind, _, name = head.partition(":")
+    if kind in NAMED_KINDS:
+        if not name:
+            raise ConfigError(f"model {text!r}: expected a name or path after '{kind}:'")
+    elif kind not in WALKTHROUGH_KINDS or name:
+        raise ConfigError(
+            f"model {text!r}: expected timm:NAME, torchvision:NAME, onnx:FILE, savedmodel:DIR, run:DIR, "
+            f"amoebanet or efficientnet{_suggest(kind, (*NAMED_KINDS, *WALKTHROUGH_KINDS))}"
+        )
+    known = {option: parse for option, (parse, kinds) in _OPTIONS.items() if kind in kinds}
+    options: dict[str, Any] = {}
+    for piece in pieces:
+        option, _, value = (part.strip() for part in piece.partition("="))
+        if option not in known:
+            raise ConfigError(
+                f"model {text!r}: no option '{option}' for {kind}{_suggest(option, known)}; "
+                f"expected one of {', '.join(known)}"
+            )
+        if option in options:
+            raise ConfigError(f"model {text!r}: option '{option}' given twice")
+        try:
+            options[option] = known[option](value)
+        except ValueError as error:
+            raise ConfigError(f"model {text!r}: {option}={value}: {error}") from error
+    if "crop" in options and "resize" in options:
+        raise ConfigError(f"model {text!r}: resize= and crop= say the same thing; give one of them")
+    return ModelSpec(text=text, kind=kind, name=name, options=options)
+
+
+def override_preprocessing(preprocessing: Preprocessing, spec: ModelSpec) -> Preprocessing:
+    """The model's own preprocessing with the options of its SPEC in place of what they name.
+
+    ``crop=`` is the fraction of the resized side (central: of the image's side) that is kept; a new ``size=`` alone
+    keeps that fraction. Raises ConfigError for options that contradict each other.
+    """
+    options = spec.options
+    geometry = options.get("geometry", preprocessing.geometry)
+    size_px = options.get("size", preprocessing.size_px)
+    if "resize" in options and geometry == "central":
+        raise ConfigError(f"model {spec.text!r}: resize= has no effect with geometry=central; give crop= instead")
+    crop = options.get("crop")
+    if crop is None:
+        is_central = preprocessing.geometry == "central"
+        crop = preprocessing.crop_frac if is_central else preprocessing.size_px / preprocessing.resize_px
+    changes: dict[str, Any] = {
+        "geometry": geometry,
+        "size_px": size_px,
+        # timm's arithmetic; the small number undoes the rounding of a fraction that came from whole pixels.
+        "resize_px": options.get("resize", math.floor(size_px / crop + 1e-9)),
+        "crop_frac": crop,
+    }
+    changes |= {name: options[name] for name in ("interpolation", "antialias", "mean", "std") if name in options}
+    if "interpolation" in options and "antialias" not in options:
+        changes["antialias"] = options["interpolation"] != "tf1_bilinear"
+    if "range" in options:
+        changes["value_range"] = options["range"]
+    try:
+        return dataclasses.replace(preprocessing, **changes)
+    except ConfigError as error:
+        raise ConfigError(f"model {spec.text!r}: {error}") from error
+
+
+def resolve_size(spec: ModelSpec, path: Path, known_px: int | None, height: int | None, width: int | None) -> int:
+    """A model's input size: known by its name, fixed in its file (``height`` and ``width``), or from ``size=``."""
+    size_px = known_px or height or width or spec.options.get("size")
+    if size_px is None:
+        raise ConfigError(f"model {spec.text!r}: {path} does not say its input size; give size=")
+    if (height or size_px) != (width or size_px):
+        raise ModelError(f"{path}: wants {width} x {height} pixels; only squares are supported")
+    return size_px
+
+
+def first_line(error: BaseException) -> str:
+    """The class and the first line of a library's error, short enough for a message of one line."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
+
+
+def _suggest(word: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(word, known, n=1)
+    return f" (did you mean '{close[0]}'?)" if close else ""
+
+
+def _parse_count(value: str) -> int:
+    if not value.isdecimal() or int(value) < 1:
+        raise ValueError("expected a whole number of at least 1")
+    return int(value)
+
+
+def _parse_integer(value: str) -> int:
+    if not re.fullmatch(r"[+-]?\d+", value):
+        raise ValueError("expected a whole number")
+    return int(value)
+
+
+def _parse_fraction(value: str) -> float:
+    number = _parse_number(value)
+    if not 0 < number <= 1:
+        raise ValueError("expected a fraction in (0, 1]")
+    return number
+
+
+def _parse_number(value: str) -> float:
+    try:
+        return float(value)
+    except ValueError:
+        raise ValueError(f"'{value}' is no number") from None
+
+
+def _parse_triple(value: str) -> tuple[float, float, float]:
+    numbers = [_parse_number(part) for part in value.split("/")]
+    if len(numbers) == 1:
+        numbers *= 3
+    if len(numbers) != 3:
+        raise ValueError("expected R/G/B, such as 0.485/0.456/0.406, or one number")
+    red, green, blue = numbers
+    return red, green, blue
+
+
+def _parse_switch(value: str) -> bool:
+    if value not in ("0", "1"):
+        raise ValueError("expected 0 or 1")
+    return value == "1"
+
+
+def _parse_text(value: str) -> str:
+    if not value:
+        raise ValueError("expected a value")
+    return value
+
+
+_ALL = (*NAMED_KINDS, *WALKTHROUGH_KINDS)
+_TENSORFLOW = ("savedmodel", *WALKTHROUGH_KINDS)
+_OPTIONS: dict[str, tuple[Callable[[str], Any], tuple[str, ...]]] = {
+    "weights": (_parse_text, ("timm", "torchvision", *WALKTHROUGH_KINDS)),
+    "pretrained": (_parse_switch, ("timm", "torchvision")),
+    "classes": (_parse_count, tuple(kind for kind in _ALL if kind != "run")),
+    "offset": (_parse_integer, _ALL),
+    "size": (_parse_count, _ALL),
+    "resize": (_parse_count, _ALL),
+    "crop": (_parse_fraction, _ALL),
+    "geometry": (_parse_text, _ALL),
+    "interpolation": (_parse_text, _ALL),
+    "antialias": (_parse_switch, _ALL),
+    "mean": (_parse_triple, _ALL),
+    "std": (_parse_triple, _ALL),
+    "range": (_parse_text, _ALL),
+    "input": (_parse_text, ("onnx", *_TENSORFLOW)),
+    "output": (_parse_text, ("onnx", *_TENSORFLOW)),
+    "probs": (_parse_switch, ("onnx", *_TENSORFLOW)),
+    "signature": (_parse_text, _TENSORFLOW),
+}

@@ -1,0 +1,363 @@
+"""Models of timm and torchvision, and weights from files.
+
+Weights load without executing anything: safetensors, or ``torch.load(weights_only=True)``, found by content. A file
+that does not fit the architecture is refused with the names that differ; it is never loaded in part. The one exception
+is asked for: a student whose class count differs from its weights file's gets a fresh last layer, and a warning.
+Weights of our own backbones may also be the original's TensorFlow variables (``backbone_weights``).
+
+Preprocessing is the library's own: timm's data configuration of the architecture's default weights, torchvision's
+transforms of its ``DEFAULT`` weights. A checkpoint that wants other numbers says so in its SPEC.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import hashlib
+import logging
+import math
+import pickle
+import re
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from teachonce.errors import ConfigError, ModelError
+from teachonce.models.spec import LoadedModel, ModelSpec, first_line
+from teachonce.pixels.preprocessing import Preprocessing
+
+Weights = dict[str, torch.Tensor]
+
+# Wrappers around the weights in checkpoints of timm and of common training scripts; averaged weights first, as in timm.
+_WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
+_PREFIXES = ("module.", "_orig_mod.", "model.")
+# How the weights of the auxiliary classifiers begin that torchvision's two Inceptions have beside the real one.
+_AUXILIARY = {"googlenet": "aux1.", "inception_v3": "AuxLogits."}
+
+
+def load_library_model(spec: ModelSpec) -> LoadedModel:
+    """A teacher of timm or torchvision, in evaluation mode on the CPU, with its own preprocessing."""
+    if spec.weights is None and "classes" in spec.options:
+        raise ConfigError(f"model {spec.text!r}: classes= needs weights=FILE, the pretrained head has its own classes")
+    if spec.options.get("pretrained") is False and spec.weights is None:
+        raise ConfigError(f"model {spec.text!r}: pretrained=0 without weights=FILE leaves a teacher without weights")
+    if spec.kind == "timm":
+        module, preprocessing = _load_timm(spec)
+    else:
+        module, preprocessing = _load_torchvision(spec)
+    return wrap_module(module, preprocessing)
+
+
+def wrap_module(module: nn.Module, preprocessing: Preprocessing, default_offset: int | None = None) -> LoadedModel:
+    """A module as a backend's result."""
+    module.eval()
+    return LoadedModel(
+        forward=module,
+        preprocessing=preprocessing,
+        weights_sha256=hash_weights(module.state_dict()),
+        default_offset=default_offset,
+        module=module,
+    )
+
+
+def build_module(spec: ModelSpec, num_classes: int, size_px: int | None = None) -> nn.Module:
+    """The architecture with fresh weights (from PyTorch's global generator) and ``num_classes`` outputs.
+
+    ``size_px`` goes to architectures that are made for one input size (most vision transformers).
+    """
+    if spec.kind == "timm":
+        return _create_timm(spec, num_classes, size_px, pretrained=False)
+    if spec.kind == "torchvision":
+        return _create_torchvision(spec, num_classes, size_px, initialise=True, weights=None)
+    raise ConfigError(f"model {spec.text!r}: a student is timm:NAME or torchvision:NAME")
+
+
+def build_pretrained_module(spec: ModelSpec, num_classes: int, size_px: int | None = None) -> nn.Module:
+    """As ``build_module``, from the SPEC's ``weights=FILE`` or the library's pretrained weights.
+
+    The last layer stays fresh, with a warning, where the weights have another number of classes.
+    """
+    is_file = spec.weights is not None and not _is_torchvision_name(spec)
+    if spec.kind == "timm" and not is_file:
+        # timm replaces the head itself, and interpolates position embeddings.
+        return _create_timm(spec, num_classes, size_px, pretrained=True)
+    module = build_module(spec, num_classes, size_px)
+    weights = _load_weights_for(module, spec) if is_file else _fetch_torchvision(spec)
+    weights = _without_auxiliary(spec, weights)
+    fresh = _last_layer_of_other_classes(module, weights, num_classes)
+    if fresh:
+        warnings.warn(
+            f"{spec.text}: {', '.join(fresh)} start fresh, the weights have {weights[fresh[0]].shape[0]} classes "
+            f"instead of {num_classes}",
+            stacklevel=3,
+        )
+        own = module.state_dict()
+        weights = weights | {name: own[name] for name in fresh}
+    fit_weights(module, weights, where=spec.text)
+    return module
+
+
+def load_weights(path: Path) -> Weights:
+    """Tensors by name from safetensors or a PyTorch checkpoint (its averaged weights where it has both).
+
+    Raises ConfigError for a missing file, ModelError for one that holds no weights or would have to execute code.
+    """
+    if not path.is_file():
+        raise ConfigError(f"weights={path}: no such file")
+    with path.open("rb") as file:
+        head = file.read(9)
+    try:
+        if head[8:] == b"{":
+            return _unwrap(load_file(path), path)
+        # timm's own checkpoints hold an argparse.Namespace, which only stores values.
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        refused = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if refused is None:
+            raise ModelError(
+                f"{path}: is neither safetensors nor a PyTorch checkpoint of tensors alone; "
+                "save the model's state_dict() as safetensors"
+            ) from error
+        raise ModelError(
+            f"{path}: holds {refused[1]} besides tensors, and reading it would execute code, which is never done here; "
+            "save the model's state_dict() as safetensors"
+        ) from error
+    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise ModelError(f"{path}: no weights that can be read ({first_line(error)})") from error
+    return _unwrap(content, path)
+
+
+def fit_weights(module: nn.Module, weights: Weights, *, where: str) -> None:
+    """Load the weights, all of them and nothing else; raises ModelError with some of the names that differ."""
+    own = module.state_dict()
+    # Counters of batch norm, absent from checkpoints before PyTorch 0.4.1 and unused in evaluation.
+    missing = [name for name in own if name not in weights and not name.endswith("num_batches_tracked")]
+    unexpected = [name for name in weights if name not in own]
+    misshapen = [name for name in own if name in weights and own[name].shape != weights[name].shape]
+    if not (missing or unexpected or misshapen):
+        module.load_state_dict(weights, strict=False)
+        return
+    found = []
+    if missing:
+        found.append(f"{len(missing)} of {len(own)} tensors missing ({_some(missing)})")
+    if unexpected:
+        found.append(f"{len(unexpected)} unexpected ({_some(unexpected)})")
+    if misshapen:
+        shapes = [f"{name} {list(weights[name].shape)} instead of {list(own[name].shape)}" for name in misshapen]
+        found.append(f"{len(misshapen)} of another shape ({_some(shapes)})")
+    advice = "give the architecture that they were trained with"
+    first_sizes = {weights[name].shape[:1] for name in misshapen}
+    if not (missing or unexpected) and len(first_sizes) == 1 and len(misshapen) <= 2:
+        advice = f"add classes={next(iter(first_sizes))[0]} if that is the number of their classes"
+    raise ModelError(f"{where}: the weights do not fit: {'; '.join(found)}; {advice}")
+
+
+def hash_weights(weights: Weights) -> str:
+    """SHA-256 over names, types, shapes and values, whatever file they came from."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(weights.items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _load_timm(spec: ModelSpec) -> tuple[nn.Module, Preprocessing]:
+    from timm.data import resolve_model_data_config
+
+    module = _create_timm(spec, spec.options.get("classes"), spec.options.get("size"), pretrained=spec.weights is None)
+    if spec.weights is not None:
+        fit_weights(module, _load_weights_for(module, spec), where=spec.text)
+    config = resolve_model_data_config(module)
+    _, height, width = config["input_size"]
+    geometry = {"center": "shorter", "squash": "squash"}.get(config["crop_mode"])
+    if height != width or geometry is None:
+        raise ModelError(
+            f"{spec.text}: wants {width} x {height} pixels with crop mode '{config['crop_mode']}'; only squares "
+            "with center or squash are supported, choose another model"
+        )
+    return module, Preprocessing(
+        size_px=height,
+        geometry=geometry,  # type: ignore[arg-type]
+        resize_px=math.floor(height / config["crop_pct"]),
+        interpolation=config["interpolation"],
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
+    )
+
+
+def _load_weights_for(module: nn.Module, spec: ModelSpec) -> Weights:
+    """The SPEC's ``weights=FILE``, with TensorFlow's variables under the module's names."""
+    from teachonce.models.assembled_resnet.tf_weights import convert_tf_variables, is_tf_weights, read_tf_variables
+
+    path = Path(str(spec.weights))
+    if is_tf_weights(path):
+        return convert_tf_variables(module, read_tf_variables(path), where=spec.text)
+    return load_weights(path)
+
+
+def _create_timm(spec: ModelSpec, num_classes: int | None, size_px: int | None, *, pretrained: bool) -> nn.Module:
+    import timm
+
+    from teachonce.models.assembled_resnet.registry import register_models
+
+    register_models()
+
+    if not timm.is_model(spec.name):
+        close = difflib.get_close_matches(spec.name, timm.list_models(), n=3)
+        hint = f"did you mean {', '.join(close)}?" if close else "see timm.list_models()"
+        raise ConfigError(f"model {spec.text!r}: timm has no '{spec.name}'; {hint}")
+    arguments: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
+    try:
+        config = timm.get_pretrained_cfg(spec.name)
+    except RuntimeError as error:
+        raise ConfigError(f"model {spec.text!r}: timm cannot build it ({first_line(error)})") from error
+    if size_px is not None and config is not None and config.fixed_input_size:
+        arguments["img_size"] = size_px
+    hub_log = logging.getLogger("huggingface_hub")
+    level = hub_log.level
+    # The hub's client prints each of its tries; what came of them is said below, in one line.
+    hub_log.setLevel(logging.ERROR)
+    try:
+        return timm.create_model(spec.name, pretrained=pretrained, **arguments)
+    except Exception as error:
+        # The hub's client raises whatever its transport does; the cause stays in the message and in the chain.
+        if pretrained:
+            raise ModelError(
+                f"{spec.text}: the pretrained weights cannot be had ({first_line(error)}); "
+                "fetch them elsewhere and give weights=FILE"
+            ) from error
+        raise ConfigError(f"model {spec.text!r}: timm cannot build it ({first_line(error)})") from error
+    finally:
+        hub_log.setLevel(level)
+
+
+def _load_torchvision(spec: ModelSpec) -> tuple[nn.Module, Preprocessing]:
+    member = _torchvision_weights(spec)
+    if spec.weights is not None and not _is_torchvision_name(spec):
+        weights = load_weights(Path(spec.weights))
+    else:
+        weights = _fetch_torchvision(spec)
+    preset = member.transforms()
+    size_px, resize_px = preset.crop_size[0], preset.resize_size[0]
+    num_classes = spec.options.get("classes", len(member.meta["categories"]))
+    module = _create_torchvision(
+        spec, num_classes, spec.options.get("size", size_px), initialise=False, weights=weights
+    )
+    fit_weights(module, weights, where=spec.text)
+    return module, Preprocessing(
+        size_px=size_px,
+        resize_px=resize_px,
+        interpolation=preset.interpolation.value,
+        mean=tuple(preset.mean),
+        std=tuple(preset.std),
+    )
+
+
+def _create_torchvision(
+    spec: ModelSpec, num_classes: int, size_px: int | None, *, initialise: bool, weights: Weights | None
+) -> nn.Module:
+    import torchvision
+
+    _require_torchvision(spec)
+    arguments: dict[str, Any] = {"num_classes": num_classes}
+    if spec.name in _AUXILIARY:
+        auxiliary = _AUXILIARY[spec.name]
+        arguments["aux_logits"] = weights is not None and any(name.startswith(auxiliary) for name in weights)
+        arguments["init_weights"] = initialise
+        # What torchvision does with pretrained weights: they were trained on values in -1..1.
+        arguments["transform_input"] = weights is not None
+    if size_px is not None and spec.name.startswith("vit_"):
+        arguments["image_size"] = size_px
+    if size_px is not None and spec.name.startswith("maxvit"):
+        arguments["input_size"] = (size_px, size_px)
+    try:
+        return torchvision.models.get_model(spec.name, weights=None, **arguments)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise ConfigError(f"model {spec.text!r}: torchvision cannot build it ({first_line(error)})") from error
+
+
+def _fetch_torchvision(spec: ModelSpec) -> Weights:
+    member = _torchvision_weights(spec)
+    try:
+        return _unwrap(member.get_state_dict(progress=False, check_hash=True, weights_only=True), Path(member.url))
+    except (OSError, RuntimeError) as error:
+        raise ModelError(
+            f"{spec.text}: the pretrained weights cannot be had from {member.url} ({first_line(error)}); "
+            "fetch them elsewhere and give weights=FILE"
+        ) from error
+
+
+def _torchvision_weights(spec: ModelSpec) -> Any:
+    """The weights' entry in torchvision: of the name in ``weights=`` (such as IMAGENET1K_V1), else DEFAULT."""
+    import torchvision
+
+    _require_torchvision(spec)
+    entries = torchvision.models.get_model_weights(spec.name)
+    return entries[spec.weights] if spec.weights in entries.__members__ else entries["DEFAULT"]
+
+
+def _is_torchvision_name(spec: ModelSpec) -> bool:
+    if spec.kind != "torchvision" or spec.weights is None:
+        return False
+    return _torchvision_weights(spec).name == spec.weights or spec.weights == "DEFAULT"
+
+
+def _require_torchvision(spec: ModelSpec) -> None:
+    import torchvision
+
+    names = torchvision.models.list_models(module=torchvision.models)
+    if spec.name not in names:
+        close = difflib.get_close_matches(spec.name, names, n=3)
+        hint = f"did you mean {', '.join(close)}?" if close else "see torchvision.models.list_models()"
+        raise ConfigError(f"model {spec.text!r}: torchvision has no classifier '{spec.name}'; {hint}")
+
+
+def _without_auxiliary(spec: ModelSpec, weights: Weights) -> Weights:
+    """Students have no auxiliary classifiers: their loss sees one output."""
+    if spec.kind != "torchvision" or spec.name not in _AUXILIARY:
+        return weights
+    return {name: tensor for name, tensor in weights.items() if not name.lower().startswith("aux")}
+
+
+def _last_layer_of_other_classes(module: nn.Module, weights: Weights, num_classes: int) -> list[str]:
+    own = module.state_dict()
+    names = [name for name in own if name in weights and own[name].shape != weights[name].shape]
+    widths = {weights[name].shape[:1] for name in names}
+    is_head = len(widths) == 1 and all(
+        own[name].shape[:1] == (num_classes,) and own[name].shape[1:] == weights[name].shape[1:] for name in names
+    )
+    return names if is_head else []
+
+
+def _unwrap(content: Any, path: Path) -> Weights:
+    for wrapper in _WRAPPERS:
+        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
+            content = content[wrapper]
+            break
+    if (
+        not isinstance(content, dict)
+        or not content
+        or not all(isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in content.items())
+    ):
+        raise ModelError(f"{path}: expected tensors by name (a state_dict), found {_describe(content)}")
+    for prefix in _PREFIXES:
+        if all(name.startswith(prefix) for name in content):
+            content = {name.removeprefix(prefix): tensor for name, tensor in content.items()}
+    return content
+
+
+def _describe(content: Any) -> str:
+    if isinstance(content, dict):
+        return f"a dictionary with {_some([repr(name) for name in content])}" if content else "nothing"
+    return f"a {type(content).__name__}"
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

@@ -1,0 +1,73 @@
+"""What option classes share: how they are checked, named on a command line, and written as JSON.
+
+The configuration of a command is a frozen dataclass beside its program, each field with the sentence that ``--help``
+shows. Nothing heavy is imported for it, so that the command line answers at once, and not the command line's library
+either: an option class is plain. Values are checked in ``__post_init__``; what needs the data to be judged (class
+counts, sizes) is checked by the program itself. The resolved configuration is saved with every store and run by
+``to_json``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from teachonce.errors import ConfigError
+
+T = TypeVar("T")
+POSITIONAL, REPEATED = "positional", "repeated"
+Positional = Annotated[T, POSITIONAL]
+"""Marks an option that is given by its place on the command line and not by a name."""
+Repeated = Annotated[T, REPEATED]
+"""Marks an option that is given once for each of its values: --store A --store B."""
+
+
+def to_json(config: Any) -> dict[str, Any]:
+    """A config dataclass as JSON values: paths as strings, tuples as lists, infinities as strings."""
+    return {field.name: _json_value(getattr(config, field.name)) for field in dataclasses.fields(config)}
+
+
+def _json_value(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, tuple):
+        return [_json_value(item) for item in value]
+    if isinstance(value, float) and not -float("inf") < value < float("inf"):
+        return str(value)
+    return value
+
+
+def command_line(config: Any) -> str:
+    """The options of a configuration that differ from the defaults, as they are typed."""
+    words: list[str] = []
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if value == field.default:
+            continue
+        if "Positional" in str(field.type):
+            words.append(str(value))
+        elif "Repeated" in str(field.type):
+            words += [word for item in value for word in option_words(field.name, item)]
+        else:
+            words += option_words(field.name, value)
+    return shlex.join(words)
+
+
+def option_words(name: str, value: Any) -> list[str]:
+    """A field with its value as the words of a command line."""
+    if isinstance(value, bool):
+        return [flag(name if value else "no_" + name)]
+    return [flag(name), *[str(item) for item in (value if isinstance(value, tuple) else (value,))]]
+
+
+def flag(name: str) -> str:
+    """A field's name as its option."""
+    return "--" + name.replace("_", "-")
+
+
+def require(holds: bool, option: str, found: object, expected: str) -> None:
+    """Raise ConfigError, naming option, value and expectation, unless the condition holds."""
+    if not holds:
+        raise ConfigError(f"{option} {found}: expected {expected}")

@@ -1,0 +1,237 @@
+"""Encoded images: how they become pixels, and what is refused.
+
+The one place where image bytes are opened, so that the decoder can be swapped here and nowhere else. Pillow decodes:
+libjpeg-turbo's accurate integer DCT and smooth chroma upsampling, the pixels that torchvision's and timm's own
+evaluation see. The format is found from the content, never from a file name (ILSVRC has a PNG named .JPEG), and only
+JPEG, PNG, WebP, BMP and PPM are opened: Pillow's other plug-ins include ones that run programs.
+
+Deliberate choices, each as TensorFlow's decoders and the walkthrough do it: the EXIF orientation is ignored, because
+labels, boxes and the published accuracies belong to the pixels as stored; alpha is dropped, not blended; of 16 bits
+the upper 8 are kept. The size is read from the header and judged before any pixel is decoded.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import BmpImagePlugin, Image, ImageFile, JpegImagePlugin, PngImagePlugin, PpmImagePlugin, WebPImagePlugin
+
+from teachonce.errors import ImageError
+from teachonce.records.source import Record
+
+MAX_PIXELS = 89_478_485
+"""Width x height above which an image is refused: 256 MiB as RGB. It is where Pillow begins to warn; the largest image
+of ILSVRC-2012 has 61 million."""
+
+Encoded = bytes | memoryview
+"""An image as it is stored."""
+
+Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos", "tf1_bilinear"]
+"""Pillow's filters by name, and TensorFlow 1's bilinear (no half-pixel centres, see ``resize_image``)."""
+
+_PILLOW_FILTERS = {
+    name: getattr(Image.Resampling, name.upper()) for name in get_args(Interpolation) if name != "tf1_bilinear"
+}
+
+# What Pillow's plug-ins raise on damaged input: mostly the first three, which tests/pixels/test_decode.py provokes; the
+# others have been seen in some version or come from the modules that they call.
+_DECODER_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    IndexError,
+    KeyError,
+    TypeError,
+    OverflowError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+
+
+class _JpegFile(JpegImagePlugin.JpegImageFile):
+    """A JPEG whose EXIF block stays unread: broken ones are common, would only warn, and say nothing we use."""
+
+    def _read_dpi_from_exif(self) -> None:
+        pass
+
+
+def decode_image(encoded: Encoded) -> Image.Image:
+    """The image as RGB, 8 bits a channel; grey, palette, CMYK, alpha and 16-bit images are converted.
+
+    Raises ImageError for bytes that are no image, for a truncated or damaged one, and for one of more than MAX_PIXELS
+    pixels; the caller adds where the bytes came from.
+    """
+    image = _open_image(encoded)
+    try:
+        image.load()
+        return _to_rgb(image)
+    except _DECODER_ERRORS as error:
+        raise _damaged(image, image.size, encoded, error) from error
+
+
+def decode_record(record: Record) -> Image.Image:
+    """The record's image, RGB; raises ImageError with the record's place."""
+    try:
+        return decode_image(record.encoded)
+    except ImageError as error:
+        raise error.at(record.where) from error
+
+
+def image_size(encoded: Encoded) -> tuple[int, int]:
+    """(width, height) in pixels from the header alone; raises ImageError as ``decode_image`` does for the header."""
+    return _open_image(encoded).size
+
+
+def check_jpeg(encoded: Encoded) -> tuple[int, int]:
+    """(width, height) of a JPEG that holds all its pixels; raises ImageError as ``decode_image`` does.
+
+    Every coefficient is read, the pixels are made at an eighth of the size: two thirds of the time of decoding.
+    """
+    image = _open_image(encoded)
+    size = image.size
+    try:
+        image.draft(None, (1, 1))
+        image.load()
+    except _DECODER_ERRORS as error:
+        raise _damaged(image, size, encoded, error) from error
+    return size
+
+
+def to_rgb_jpeg(encoded: bytes) -> bytes:
+    """The image as a JPEG that every reader decodes to RGB: JPEG in RGB or grey unchanged, all else encoded anew.
+
+    A re-encoded image (PNG, CMYK, ...) has quality 100 and full chroma resolution. Of an unchanged one only the header
+    is read: what is truncated further down passes here and is found by ``decode_image``.
+    """
+    image = _open_image(encoded)
+    if image.format == "JPEG" and image.mode in ("RGB", "L"):
+        return encoded
+    buffer = io.BytesIO()
+    decode_image(encoded).save(buffer, "JPEG", quality=100, subsampling=0)
+    return buffer.getvalue()
+
+
+def resize_image(
+    image: Image.Image,
+    width: int,
+    height: int,
+    *,
+    box: tuple[int, int, int, int] | None = None,
+    interpolation: Interpolation = "bilinear",
+    antialias: bool = True,
+) -> NDArray[np.uint8] | NDArray[np.float32]:
+    """Pixels [height, width, 3] of the image, or of its ``box`` (left, top, right, bottom) cut out first.
+
+    With ``antialias``: Pillow's resize, rounded to uint8, columns first and then rows, whatever the proportions: so did
+    Pillow itself (and with it torchvision) until version 12; version 13 takes the rows first where the height shrinks
+    much more than the width, with other rounding, and pixels must not depend on a version.
+    Without (``bilinear`` and ``tf1_bilinear`` only): two by two pixels are mixed however much the image shrinks, as
+    float32 in 0..255, the same bits as TensorFlow. ``bilinear`` is ``tf.image.resize`` (half-pixel centres),
+    ``tf1_bilinear`` is TensorFlow 1's ``tf.image.resize_bilinear``: output pixel i looks at i * scale instead of
+    (i + 0.5) * scale - 0.5, which shifts the picture up and left by up to half an input pixel times the scale.
+    """
+    if box is not None and box != (0, 0, *image.size):
+        image = image.crop(box)
+    if antialias or interpolation == "nearest":
+        for size in ((width, image.height), (width, height)):
+            if image.size != size:
+                image = image.resize(size, _PILLOW_FILTERS[interpolation])
+        return np.array(image)
+    assert interpolation in ("bilinear", "tf1_bilinear"), interpolation
+    return _resize_plain_bilinear(np.asarray(image), width, height, half_pixel=interpolation == "bilinear")
+
+
+def _resize_plain_bilinear(
+    pixels: NDArray[np.uint8], width: int, height: int, *, half_pixel: bool
+) -> NDArray[np.float32]:
+    top_rows, bottom_rows, row_weights = _neighbours(pixels.shape[0], height, half_pixel)
+    left_columns, right_columns, column_weights = _neighbours(pixels.shape[1], width, half_pixel)
+
+    def mix_columns(rows: NDArray[np.intp]) -> NDArray[np.float32]:
+        lines = pixels[rows]
+        left = lines[:, left_columns].astype(np.float32)
+        right = lines[:, right_columns].astype(np.float32)
+        return left + (right - left) * column_weights[:, None]
+
+    top = mix_columns(top_rows)
+    return top + (mix_columns(bottom_rows) - top) * row_weights[:, None, None]
+
+
+def _neighbours(
+    num_in: int, num_out: int, half_pixel: bool
+) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]:
+    # float32 throughout, as in TensorFlow's kernel: the same rounding gives the same bits.
+    scale = np.float32(num_in) / np.float32(num_out)
+    position = np.arange(num_out, dtype=np.float32)
+    position = (position + np.float32(0.5)) * scale - np.float32(0.5) if half_pixel else position * scale
+    floor = np.floor(position)
+    first = floor.astype(np.intp)
+    return first.clip(0, num_in - 1), (first + 1).clip(0, num_in - 1), position - floor
+
+
+def _open_image(encoded: Encoded) -> ImageFile.ImageFile:
+    """The opened image, header read and size judged, no pixel decoded.
+
+    The plug-in is called directly: ``Image.open`` warns of large images instead of leaving the decision to us.
+    """
+    plugin = _find_plugin(encoded)
+    try:
+        image = plugin(io.BytesIO(encoded))
+    except _DECODER_ERRORS as error:
+        name = plugin.format
+        raise ImageError(
+            f"{len(encoded)} bytes that begin as {name} but hold no readable header ({error}); replace it or remove it"
+        ) from error
+    width, height = image.size
+    if width < 1 or height < 1:
+        raise ImageError(f"a {image.format} image of {width} x {height} pixels: nothing to see; remove it")
+    if width * height > MAX_PIXELS:
+        raise ImageError(
+            f"a {image.format} image of {width} x {height} pixels, more than the {MAX_PIXELS:,} allowed; "
+            "scale it down or remove it"
+        )
+    return image
+
+
+def _find_plugin(encoded: Encoded) -> type[ImageFile.ImageFile]:
+    head = bytes(encoded[:16])
+    if head.startswith(b"\xff\xd8\xff"):
+        return _JpegFile
+    if head.startswith(b"\x89PNG\r\n\x1a\n"):
+        return PngImagePlugin.PngImageFile
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return WebPImagePlugin.WebPImageFile
+    if head.startswith(b"BM"):
+        return BmpImagePlugin.BmpImageFile
+    if head[:1] == b"P" and head[1:2] in b"23456" and head[2:3] in b" \t\r\n":
+        return PpmImagePlugin.PpmImageFile
+    found = f"{len(encoded)} bytes that begin with {head[:8]!r}" if encoded else "0 bytes"
+    raise ImageError(f"{found}: expected a JPEG, PNG, WebP, BMP or PPM image; replace it or remove it")
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB":
+        # A plain Image instead of a file's: it pickles, and lets go of the encoded bytes.
+        return image.copy()
+    if image.mode.startswith("I"):
+        # 16-bit grey (mode I;16, or I in older Pillow); Pillow's own conversion would clip at 255 instead of scaling.
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode == "P":
+        # Straight to RGB, Pillow warns of palettes with an alpha table.
+        image = image.convert("RGBA")
+    return image.convert("RGB")
+
+
+def _damaged(image: ImageFile.ImageFile, size: tuple[int, int], encoded: Encoded, error: Exception) -> ImageError:
+    width, height = size
+    return ImageError(
+        f"a {image.format} image of {width} x {height} pixels cannot be decoded from its {len(encoded)} bytes "
+        f"({error}); replace it or remove it"
+    )

@@ -1,0 +1,98 @@
+"""Records that are read and decoded once and kept in memory, for data that fits there, such as CIFAR.
+
+A record keeps key, label and logits; its image becomes a PPM, which is the pixels behind a short header, so whatever
+reads images reads it too, and gets the same pixels. 32 px take 3 kB a record, ImageNet would take 700 GB.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from teachonce.engine.jobs import num_cores
+from teachonce.errors import ConfigError, ImageError
+from teachonce.pixels.decode import decode_image, image_size
+from teachonce.records.source import Record, RecordSource
+
+_SAMPLED_RECORDS = 64
+
+
+class RecordsInMemory(RecordSource):
+    """The same records as ``source``, decoded; what is wrong with any of them is raised here, with its place.
+
+    Raises ConfigError where the pixels of a sample say that they would not fit into the memory that is free.
+    """
+
+    def __init__(self, source: RecordSource, *, with_logits: bool = False) -> None:
+        self.split = source.split
+        self.shards = source.shards
+        self.classes = source.classes
+        self.format = source.format
+        self.with_boxes = source.with_boxes
+        self._description = source.describe()
+        self._with_logits = with_logits
+        self._check_room(source)
+        with ThreadPoolExecutor(num_cores(), thread_name_prefix="decode") as pool:
+            self._records = [
+                list(pool.map(_decode, source.iter_shard(shard, with_logits=with_logits)))
+                for shard in range(len(source.shards))
+            ]
+
+    def read_record(self, shard: int, row: int, *, with_logits: bool = False) -> Record:
+        """One record by row, as it was when all were read."""
+        assert self._with_logits or not with_logits
+        return self._records[shard][row]
+
+    def iter_shard(self, shard: int, *, with_logits: bool = False) -> Iterator[Record]:
+        """The records of a shard in order."""
+        assert self._with_logits or not with_logits
+        yield from self._records[shard]
+
+    def read_boxes(self) -> None:
+        """Nothing to do: asked before the records are read, or too late."""
+        assert self.with_boxes, "read the boxes of the source before it is taken into memory"
+
+    def describe(self) -> dict[str, Any]:
+        """As the source: it is the same data."""
+        return self._description
+
+    def _check_room(self, source: RecordSource) -> None:
+        count = min(_SAMPLED_RECORDS, source.num_records)
+        places = [source.locate(index * source.num_records // count) for index in range(count)]
+        sizes = [_size(record) for record in source.read_batch(places)]
+        needed = sum(3 * width * height for width, height in sizes) * source.num_records // count
+        free = _free_bytes()
+        if needed > free:
+            raise ConfigError(
+                f"--in-memory: the pixels of {source.num_records:,} records take about {needed / 1e9:,.1f} GB, "
+                f"{free / 1e9:,.1f} GB are free; leave it out, the records are read as they are needed"
+            )
+
+
+def _free_bytes() -> int:
+    """Memory that is free or can be freed; where the system does not say, all that the machine has."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _size(record: Record) -> tuple[int, int]:
+    try:
+        return image_size(record.encoded)
+    except ImageError as error:
+        raise error.at(record.where) from error
+
+
+def _decode(record: Record) -> Record:
+    try:
+        image = decode_image(record.encoded)
+    except ImageError as error:
+        raise error.at(record.where) from error
+    encoded = b"P6\n%d %d\n255\n" % image.size + image.tobytes()
+    return dataclasses.replace(record, encoded=encoded)

@@ -1,0 +1,140 @@
+"""Views of JPEGs at nearly the speed of decoding them, where the native library was built.
+
+``native/views.c`` decodes with the very library that Pillow decodes with, whose functions are looked up in Pillow at
+run time, and does Pillow's arithmetic. So whether it is there changes no pixel; what it does not do it leaves to
+Pillow. It is used only after it has given Pillow's own pixels for a small test image. Calls let go of the GIL.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import io
+import os
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, features
+
+from teachonce.native import addresses, load_library
+from teachonce.pixels.decode import MAX_PIXELS, resize_image
+
+_ABI_VERSION = 1
+
+VIEW = np.dtype(
+    [
+        ("out", np.uint64),
+        ("box", np.int32, 4),
+        ("resized", np.int32, 2),
+        ("window", np.int32, 4),
+        ("flip", np.int32),
+        ("filter", np.int32),
+    ]
+)
+"""struct view: address of the output; box of the source; (width, height) that it is resized to; window of that as
+(left, top, width, height); flip; filter."""
+SOURCE = np.dtype(
+    [
+        ("bytes", np.uint64),
+        ("num_bytes", np.int64),
+        ("width", np.int32),
+        ("height", np.int32),
+        ("first_view", np.int32),
+        ("num_views", np.int32),
+        ("status", np.int32),
+        ("unused", np.int32),
+    ]
+)
+"""struct source: address and length of an image; width and height for ``measure``; its views; status 0: done."""
+FILTERS = {"box": 0, "bilinear": 1, "bicubic": 2}
+
+# Pillow's own, in the order of struct jpeg_library.
+_JPEG_FUNCTIONS = (
+    "jpeg_std_error",
+    "jpeg_CreateDecompress",
+    "jpeg_mem_src",
+    "jpeg_read_header",
+    "jpeg_start_decompress",
+    "jpeg_crop_scanline",
+    "jpeg_skip_scanlines",
+    "jpeg_read_scanlines",
+    "jpeg_destroy_decompress",
+)
+
+
+class Kernel:
+    """The part that makes pixels."""
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self._look = library.teachonce_look
+        self._look.restype = None
+        self._look.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_int64]
+        self._measure = library.teachonce_measure
+        self._measure.restype = None
+        self._measure.argtypes = [ctypes.c_void_p, ctypes.c_int64]
+
+    def look(self, sources: NDArray[Any], views: NDArray[Any]) -> None:
+        """Fill the outputs of ``views`` (VIEW) from ``sources`` (SOURCE), and each source's status.
+
+        The addresses must be good while this runs; nothing else can go wrong: what is not in order keeps a status.
+        """
+        assert sources.dtype == SOURCE and views.dtype == VIEW
+        assert sources.flags.c_contiguous and views.flags.c_contiguous
+        self._look(sources.ctypes.data, len(sources), views.ctypes.data, MAX_PIXELS)
+
+    def measure(self, sources: NDArray[Any]) -> None:
+        """Fill width and height of images from their headers, and each source's status."""
+        assert sources.dtype == SOURCE and sources.flags.c_contiguous
+        self._measure(sources.ctypes.data, len(sources))
+
+
+def load_kernel() -> Kernel | None:
+    """What makes views natively; None where nothing does that gives Pillow's pixels (``describe_decoder`` says why)."""
+    return _load_kernel()[0]
+
+
+def describe_decoder() -> str:
+    """What makes pixels here, for manifests: "native, libjpeg-turbo 3.1.2", or "pillow (why not native)"."""
+    kernel, reason = _load_kernel()
+    version = features.version_feature("libjpeg_turbo") or "libjpeg"
+    return f"native, libjpeg-turbo {version}" if kernel is not None else f"pillow ({reason})"
+
+
+@functools.cache
+def _load_kernel() -> tuple[Kernel | None, str]:
+    library = load_library()
+    if library is None:
+        return None, "switched off" if os.environ.get("TEACHONCE_NATIVE") == "0" else "the kernel was not built"
+    return bind_kernel(library)
+
+
+def bind_kernel(library: ctypes.CDLL) -> tuple[Kernel | None, str]:
+    """The kernel of a library, once it has been given Pillow's libjpeg and proved itself; else None, and why."""
+    try:
+        pillow = ctypes.CDLL(Image.core.__file__)
+        functions = [ctypes.cast(getattr(pillow, name), ctypes.c_void_p).value for name in _JPEG_FUNCTIONS]
+    except (OSError, AttributeError) as error:
+        return None, f"{type(error).__name__} in binding Pillow's libjpeg"
+    if library.teachonce_bind((ctypes.c_void_p * len(functions))(*functions)) != _ABI_VERSION:
+        return None, "Pillow's libjpeg has another interface"
+    kernel = Kernel(library)
+    return (kernel, "") if _gives_pillows_pixels(kernel) else (None, "the kernel differs from Pillow here")
+
+
+def _gives_pillows_pixels(kernel: Kernel) -> bool:
+    """A look at a small colour JPEG with subsampled chroma, through boxes that grow and shrink."""
+    waves = np.sin(np.arange(96)[:, None, None] * np.arange(70)[None, :, None] / (37.0 + 11 * np.arange(3)))
+    buffer = io.BytesIO()
+    Image.fromarray(np.rint(127 + 127 * waves).astype(np.uint8)).save(buffer, "JPEG", quality=90, subsampling="4:2:0")
+    encoded = buffer.getvalue()
+    with Image.open(io.BytesIO(encoded)) as image:
+        for box in ((0, 0, 70, 96), (23, 41, 31, 49), (5, 3, 70, 80)):
+            out = np.zeros((24, 32, 3), np.uint8)
+            views = np.array([(out.ctypes.data, box, (32, 24), (0, 0, 32, 24), 0, FILTERS["bilinear"])], VIEW)
+            sources = np.zeros(1, SOURCE)
+            sources["bytes"], sources["num_bytes"], sources["num_views"] = addresses([encoded]), len(encoded), 1
+            kernel.look(sources, views)
+            if sources["status"][0] != 0 or not np.array_equal(out, resize_image(image, 32, 24, box=box)):
+                return False
+    return True

@@ -1,0 +1,41 @@
+"""Names and texts of the labels of a data set, kept as classes.json beside TFRecord shards."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from teachonce.errors import RecordError
+from teachonce.storage.files import read_json, write_json
+
+CLASSES_NAME = "classes.json"
+
+
+@dataclass(frozen=True)
+class ClassTable:
+    """Name and human text of every label, background (label 0) included where the data has one."""
+
+    names: tuple[str, ...]
+    texts: tuple[str, ...]
+    has_background: bool
+
+
+def write_classes(data: Path, classes: ClassTable) -> None:
+    """Keep the class table beside the shards."""
+    value = {"names": classes.names, "texts": classes.texts, "has_background": classes.has_background}
+    write_json(data / CLASSES_NAME, value)
+
+
+def read_classes(data: Path) -> ClassTable | None:
+    """The class table beside the shards; None where there is none, as with records made elsewhere."""
+    path = data / CLASSES_NAME
+    if not path.exists():
+        return None
+    value = read_json(path)
+    try:
+        table = ClassTable(tuple(value["names"]), tuple(value["texts"]), bool(value["has_background"]))
+    except (KeyError, TypeError) as error:
+        raise RecordError(f"{path}: expected names, texts and has_background ({error!r}); make it again") from error
+    if len(table.names) != len(table.texts) or not table.names:
+        raise RecordError(f"{path}: {len(table.names)} names and {len(table.texts)} texts; make it again")
+    return table

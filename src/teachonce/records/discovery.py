@@ -1,0 +1,43 @@
+"""Which source the records of a folder are: TFRecord shards, else class folders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from teachonce.errors import ConfigError
+from teachonce.records.image_folder import FolderSource
+from teachonce.records.listing import find_class_folders
+from teachonce.records.source import RecordSource
+from teachonce.records.tfrecord.source import _SHARD_NAME, TFRecordSource, find_shards
+
+
+def find_splits(data: Path) -> list[str]:
+    """The splits that ``data`` holds, as shards or as folders of class folders."""
+    splits = set()
+    for path in data.iterdir():
+        match = _SHARD_NAME.fullmatch(path.name)
+        if match and path.is_file():
+            splits.add(match[1])
+        elif path.is_dir() and path.name[0] != "." and find_class_folders(path):
+            splits.add(path.name)
+    return sorted(splits)
+
+
+def open_records(data: Path, split: str) -> RecordSource:
+    """The records of a split: its TFRecord shards, else its class folders.
+
+    Raises ConfigError where there is neither, RecordError where what is there is incomplete.
+    """
+    if not data.is_dir():
+        raise ConfigError(f"{data}: no such folder; expected TFRecord shards or SPLIT/CLASS folders of images")
+    paths = find_shards(data, split)
+    if paths:
+        return TFRecordSource(data, split, paths)
+    if (data / split).is_dir():
+        return FolderSource(data, split)
+    others = find_splits(data)
+    found = f"only {', '.join(others)}" if others else "no records at all"
+    raise ConfigError(
+        f"{data}: {found}, expected {split}-NNNNN-of-NNNNN shards or {split}/CLASS folders of images; "
+        "give another --split or folder"
+    )

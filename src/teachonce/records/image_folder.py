@@ -1,0 +1,82 @@
+"""Folders of class folders of images, ``SPLIT/CLASS/NAME``, as a source of records: no conversion needed.
+
+The images are cut into virtual shards of ``FOLDER_SHARD_RECORDS``, in the order of ``listing``. Labels are those of the
+sorted class names, from 0. Images are read, not decoded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from teachonce.errors import LogitsError, RecordError
+from teachonce.records.class_table import ClassTable
+from teachonce.records.listing import find_class_folders, find_data_classes, list_images
+from teachonce.records.source import Record, RecordSource, ShardInfo, record_key, shard_name
+
+FOLDER_SHARD_RECORDS = 1024
+
+
+class FolderSource(RecordSource):
+    """A folder of class folders of images, ``SPLIT/CLASS/NAME``; file names are "CLASS/NAME", as names alone collide.
+
+    Opening it asks for the size of every file, which identifies the data in a plan.
+    """
+
+    format = "folder"
+
+    def __init__(self, data: Path, split: str) -> None:
+        self.split = split
+        names = find_data_classes(data, split)
+        folders = find_class_folders(data / split)
+        if not folders:
+            raise RecordError(f"{data / split}: no class folders, expected {split}/CLASS/NAME.jpg")
+        unknown = sorted(set(folders) - set(names))
+        if unknown:
+            raise RecordError(
+                f"{data / split / unknown[0]}: a class that {data / 'train'} does not have ({len(names)} classes); "
+                "rename or remove the folder"
+            )
+        self.classes = ClassTable(tuple(names), tuple(names), has_background=False)
+        self._listing = list_images(data / split, folders)
+        labels = {name: label for label, name in enumerate(names)}
+        self._labels = [labels[folder] for folder in folders]
+        count = -(-len(self._listing) // FOLDER_SHARD_RECORDS)
+        starts = range(0, len(self._listing), FOLDER_SHARD_RECORDS)
+        self.shards = tuple(
+            self._describe_shard(shard_name(split, index, count), start) for index, start in enumerate(starts)
+        )
+
+    def _describe_shard(self, name: str, start: int) -> ShardInfo:
+        rows = range(start, min(start + FOLDER_SHARD_RECORDS, len(self._listing)))
+        num_bytes = 0
+        for index in rows:
+            path = self._listing.path(index)
+            try:
+                num_bytes += path.stat().st_size
+            except OSError as error:
+                raise _unreadable(path, error) from error
+        return ShardInfo(name, None, len(rows), num_bytes)
+
+    def read_record(self, shard: int, row: int, *, with_logits: bool = False) -> Record:
+        """One record by row; LogitsError where logits are asked for, which a folder cannot hold."""
+        assert 0 <= row < self.shards[shard].num_records, f"row {row} of {self.shards[shard]}"
+        index = shard * FOLDER_SHARD_RECORDS + row
+        path = self._listing.path(index)
+        if with_logits:
+            raise LogitsError(f"{path}: an image file holds no logits; give a --store")
+        try:
+            encoded = path.read_bytes()
+        except OSError as error:
+            raise _unreadable(path, error) from error
+        label = self._labels[self._listing.folder_of[index]]
+        return Record(encoded, label, self._listing.relative_name(index), record_key(encoded), str(path))
+
+    def iter_shard(self, shard: int, *, with_logits: bool = False) -> Iterator[Record]:
+        """The records of a shard in order; raises as ``read_record``."""
+        for row in range(self.shards[shard].num_records):
+            yield self.read_record(shard, row, with_logits=with_logits)
+
+
+def _unreadable(path: Path, error: OSError) -> RecordError:
+    return RecordError(f"{path}: cannot be read: {error.strerror or error}; restore the image and start again")

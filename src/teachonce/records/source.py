@@ -1,0 +1,135 @@
+"""Records: TFRecord shards and image folders behind one interface.
+
+A record is one source example: its encoded image, label and file name, and a key, the 64-bit hash of the encoded bytes,
+by which teacher logits are joined to it. A source is cut into shards, the unit of all offline work; a folder is cut
+into virtual ones of ``FOLDER_SHARD_RECORDS`` images. Labels are those of the data: 1-based with background 0 in
+TFRecords of this project, 0-based in folders.
+
+Shards are read sequentially (``iter_shard``) or by row (``read_record``); TFRecord checksums are checked both ways.
+Images are not decoded here. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from teachonce.engine.buffers import Arena
+from teachonce.records.class_table import ClassTable
+from teachonce.records.tfrecord.tf_example import Buffer
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One source example; ``where`` names it in messages, ``logits`` [C] are there only when asked for.
+
+    ``encoded`` is bytes, or a view of the ``Arena`` that it was read into.
+    ``boxes`` [N, 4] are its objects' xmin, ymin, xmax, ymax as fractions of the image: only of a source ``with_boxes``,
+    and None where the record has none.
+    """
+
+    encoded: Buffer
+    label: int
+    filename: str
+    key: int
+    where: str
+    logits: NDArray[np.float32] | None = None
+    boxes: NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True)
+class ShardInfo:
+    """A shard by name, such as train-00000-of-00008; ``path`` is None for the virtual shards of a folder."""
+
+    name: str
+    path: Path | None
+    num_records: int
+    num_bytes: int
+
+
+class Places:
+    """Which shard and row the records are that are counted through all shards, in order."""
+
+    def __init__(self, sizes: Iterable[int]) -> None:
+        self._first = np.cumsum([0, *sizes], dtype=np.int64)
+
+    def locate(self, index: int) -> tuple[int, int]:
+        """(shard, row) of a record."""
+        assert 0 <= index < self._first[-1], f"record {index} of {self._first[-1]}"
+        shard = int(self._first.searchsorted(index, side="right")) - 1
+        return shard, index - int(self._first[shard])
+
+    def locate_all(self, indices: NDArray[np.integer]) -> list[tuple[int, int]]:
+        """(shard, row) of each of many records [n]."""
+        shards = self._first.searchsorted(indices, side="right") - 1
+        return list(zip(shards.tolist(), (indices - self._first[shards]).tolist(), strict=True))
+
+
+class RecordSource(ABC):
+    """The records of one split, cut into shards; picklable, and safe to read from several threads."""
+
+    split: str
+    shards: tuple[ShardInfo, ...]
+    classes: ClassTable | None
+    format: str
+    with_boxes: bool = False
+    """Whether records come with their bounding boxes, see ``read_boxes``."""
+
+    def read_boxes(self) -> None:
+        """From now on read the bounding boxes too, for whoever draws crops by them; a folder has none."""
+        self.with_boxes = True
+
+    @property
+    def num_records(self) -> int:
+        """Records over all shards."""
+        return sum(shard.num_records for shard in self.shards)
+
+    @cached_property
+    def _counted(self) -> Places:
+        return Places(shard.num_records for shard in self.shards)
+
+    def locate(self, index: int) -> tuple[int, int]:
+        """(shard, row) of a record that is counted through all shards."""
+        return self._counted.locate(index)
+
+    def locate_all(self, indices: NDArray[np.integer]) -> list[tuple[int, int]]:
+        """(shard, row) of each of many records [n]."""
+        return self._counted.locate_all(indices)
+
+    @abstractmethod
+    def read_record(self, shard: int, row: int, *, with_logits: bool = False) -> Record:
+        """One record by row; RecordError where it is damaged, LogitsError where it lacks the logits asked for."""
+
+    def read_batch(
+        self, places: Sequence[tuple[int, int]], *, with_logits: bool = False, arena: Arena | None = None
+    ) -> list[Record]:
+        """The records at several (shard, row), where it can be into the memory of ``arena``; as ``read_record``."""
+        return [self.read_record(shard, row, with_logits=with_logits) for shard, row in places]
+
+    @abstractmethod
+    def iter_shard(self, shard: int, *, with_logits: bool = False) -> Iterator[Record]:
+        """The records of a shard in order, streaming; raises as ``read_record``."""
+
+    def describe(self) -> dict[str, Any]:
+        """What identifies the data in a plan: split, format, class count, and name, records, bytes of each shard."""
+        num_classes = None if self.classes is None else len(self.classes.names)
+        shards = [[shard.name, shard.num_records, shard.num_bytes] for shard in self.shards]
+        return {"split": self.split, "format": self.format, "num_classes": num_classes, "shards": shards}
+
+
+def record_key(encoded: bytes | memoryview) -> int:
+    """The record key: xxh3 of the encoded image bytes, 0 to 2^64 - 1."""
+    return xxhash.xxh3_64_intdigest(encoded)
+
+
+def shard_name(split: str, index: int, count: int) -> str:
+    """Name of a shard, as TensorFlow's readers expect it: train-00000-of-01024."""
+    return f"{split}-{index:05d}-of-{count:05d}"

@@ -1,0 +1,361 @@
+"""TFRecord files: framing, checksums, index, random access.
+
+A TFRecord file is a sequence of frames (tensorflow/core/lib/io/record_writer.h):
+
+    uint64 length | uint32 masked CRC32C of the length | payload | uint32 masked CRC32C of the payload
+
+all little-endian. Reading and writing is ours because it is a hot path: TensorFlow is not needed to train from its
+files. Both checksums are checked on every read (about 10 us for a photograph of 110 kB), where most readers skip them.
+The index beside a shard has a line "offset size" for each frame, size of the whole frame, as DALI's ``tfrecord2idx``
+and the ``tfrecord`` package write it. Files are never memory-mapped: one that is truncated under us must be an error,
+not SIGBUS. Compressed TFRecord files are not supported.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import xxhash
+from crc32c import crc32c
+from numpy.typing import NDArray
+
+from teachonce.errors import RecordError, TeachonceError
+from teachonce.storage.files import atomic_write
+
+HEADER_BYTES = 12
+FOOTER_BYTES = 4
+FRAME_BYTES = HEADER_BYTES + FOOTER_BYTES
+_HEADER = struct.Struct("<QI")
+_FOOTER = struct.Struct("<I")
+_CHUNK_BYTES = 4 << 20
+
+
+def masked_crc32c(data: bytes | bytearray | memoryview) -> int:
+    """CRC32C rotated right by 15 bits plus a constant, as TFRecord stores it (crc of data that holds crcs is weak)."""
+    return _mask(crc32c(data))
+
+
+def _mask(crc: int) -> int:
+    return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+class TFRecordWriter:
+    """Appends frames to a buffered binary file that it does not close; ``index`` collects (offset, size of frame)."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._offset = 0
+        self.index: list[tuple[int, int]] = []
+
+    def write(self, *parts: bytes | memoryview) -> None:
+        """Append one record, the payload in one part or several."""
+        num_bytes = sum(map(len, parts))
+        length = struct.pack("<Q", num_bytes)
+        self._file.write(length + _FOOTER.pack(masked_crc32c(length)))
+        crc = 0
+        for part in parts:
+            self._file.write(part)
+            crc = crc32c(part, crc)
+        self._file.write(_FOOTER.pack(_mask(crc)))
+        size = num_bytes + FRAME_BYTES
+        self.index.append((self._offset, size))
+        self._offset += size
+
+
+def read_tfrecords(path: Path) -> Iterator[tuple[int, memoryview]]:
+    """Each record of the file as (offset of its frame, payload), sequentially.
+
+    A payload is a part of the 4 MiB that were read with it, which live as long as it does: who keeps payloads, copies.
+
+    Raises RecordError with path, record number and byte offset where a frame is truncated or a checksum does not hold,
+    and for a file without any record.
+    """
+    try:
+        with path.open("rb", buffering=0) as file:
+            descriptor = file.fileno()
+            file_bytes = os.fstat(descriptor).st_size
+            _check_not_empty(path, file_bytes)
+            offset, row = 0, 0
+            while offset < file_bytes:
+                chunk = memoryview(_read_at(descriptor, min(_CHUNK_BYTES, file_bytes - offset), offset))
+                at = 0  # of the next frame in the chunk; one that goes on behind it begins the next chunk
+                while offset + at < file_bytes and (at == 0 or at + HEADER_BYTES <= len(chunk)):
+                    length = _check_header(path, row, offset + at, chunk[at : at + HEADER_BYTES], file_bytes)
+                    end = at + length + FRAME_BYTES
+                    if end > len(chunk):
+                        if at:
+                            break
+                        chunk = memoryview(_read_at(descriptor, end, offset))
+                    payload = chunk[at + HEADER_BYTES : end - FOOTER_BYTES]
+                    _check_payload(path, row, offset + at, payload, chunk[end - FOOTER_BYTES : end], length)
+                    yield offset + at, payload
+                    at = end
+                    row += 1
+                offset += at
+    except OSError as error:
+        raise RecordError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+class TFRecordFile:
+    """Random access to the records of one file, by row.
+
+    Thread-safe (positional reads), safe to use after a fork, and picklable: the descriptor is opened at the first read
+    in each process. The index is read, or made, at the first use of it.
+    """
+
+    def __init__(self, path: Path, bounds: NDArray[np.int64] | None = None) -> None:
+        self.path = path
+        self._bounds = bounds
+        self._descriptor: _Descriptor | None = None
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._load_bounds()) - 1
+
+    def offset(self, row: int) -> int:
+        """Byte offset of the row's frame."""
+        return int(self._load_bounds()[row])
+
+    def bounds(self, row: int) -> tuple[int, int]:
+        """Where the row's frame begins and ends, in bytes."""
+        bounds = self._load_bounds()
+        assert 0 <= row < len(bounds) - 1, f"{self.path}: row {row} of {len(bounds) - 1}"
+        begin, end = bounds[row : row + 2].tolist()
+        return begin, end
+
+    def read(self, row: int) -> memoryview:
+        """The payload of one record, without a copy of what was read; raises RecordError as ``read_tfrecords``."""
+        offset, end = self.bounds(row)
+        # A local reference keeps the descriptor open until this read is over, whatever close() does meanwhile.
+        descriptor = self._open()
+        try:
+            frame = memoryview(_read_at(descriptor.number, end - offset, offset))
+        except OSError as error:
+            raise RecordError(
+                f"{record_place(self.path, row, offset)}: cannot be read: {error.strerror or error}"
+            ) from error
+        length = _check_header(self.path, row, offset, frame[:HEADER_BYTES], end)
+        payload = frame[HEADER_BYTES : HEADER_BYTES + length]
+        _check_payload(self.path, row, offset, payload, frame[HEADER_BYTES + length :], length)
+        return payload
+
+    def read_into(self, room: memoryview, offset: int) -> bool:
+        """Fill ``room`` with what the file holds from ``offset`` on; False where that fails or ends before."""
+        descriptor = self._open()
+        try:
+            return os.preadv(descriptor.number, [room], offset) == len(room)
+        except OSError:
+            return False
+
+    def close(self) -> None:
+        """Give the descriptor back; a later read opens the file again."""
+        self._descriptor = None
+
+    def __reduce__(self) -> tuple[type[TFRecordFile], tuple[Path, NDArray[np.int64] | None]]:
+        return TFRecordFile, (self.path, self._bounds)
+
+    def _load_bounds(self) -> NDArray[np.int64]:
+        if self._bounds is None:
+            self._bounds = load_index(self.path)
+        return self._bounds
+
+    def _open(self) -> _Descriptor:
+        descriptor = self._descriptor
+        if descriptor is None:
+            with self._lock:
+                descriptor = self._descriptor
+                if descriptor is None:
+                    try:
+                        descriptor = self._descriptor = _Descriptor(self.path)
+                    except OSError as error:
+                        raise RecordError(f"{self.path}: cannot be read: {error.strerror or error}") from error
+        return descriptor
+
+
+def read_frames(frames: Sequence[tuple[TFRecordFile, int]], room: memoryview) -> list[memoryview]:
+    """The payloads of the rows of some files, read into ``room`` one behind the other, both checksums checked.
+
+    Raises RecordError as ``TFRecordFile.read``, which looks at every frame again that is not in order here.
+    """
+    spans: list[tuple[int, int]] = []
+    crcs = np.empty((len(frames), 2), np.uint32)
+    start = 0
+    is_good = np.ones(len(frames), np.bool_)
+    for index, (file, row) in enumerate(frames):
+        offset, frame_end = file.bounds(row)
+        end = start + frame_end - offset
+        is_good[index] = file.read_into(room[start:end], offset)
+        crcs[index] = crc32c(room[start : start + 8]), crc32c(room[start + HEADER_BYTES : end - FOOTER_BYTES])
+        spans.append((start, end))
+        start = end
+    starts, ends = np.array(spans, np.int64).reshape(-1, 2).T
+    data = np.frombuffer(room, np.uint8, start)
+    # Masked as TFRecord stores it, see ``masked_crc32c``; 32-bit arithmetic wraps round as it should.
+    masked = ((crcs >> 15) | (crcs << 17)) + np.uint32(0xA282EAD8)
+    is_good &= _gather(data, starts, "<u8") == (ends - starts - FRAME_BYTES).astype(np.uint64)
+    is_good &= _gather(data, starts + 8, "<u4") == masked[:, 0]
+    is_good &= _gather(data, ends - FOOTER_BYTES, "<u4") == masked[:, 1]
+    payloads = [room[begin + HEADER_BYTES : end - FOOTER_BYTES] for begin, end in spans]
+    for index in np.flatnonzero(~is_good).tolist():
+        file, row = frames[index]
+        payloads[index] = file.read(row)
+    return payloads
+
+
+def _gather(data: NDArray[np.uint8], starts: NDArray[np.int64], kind: str) -> NDArray[Any]:
+    """The numbers that begin at some bytes."""
+    width = np.dtype(kind).itemsize
+    return data[starts[:, None] + np.arange(width)].view(kind)[:, 0]
+
+
+class _Descriptor:
+    """An open file that closes when its last user lets go of it, so that no thread reads a closed or reused number."""
+
+    def __init__(self, path: Path) -> None:
+        self.number = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+
+    def __del__(self) -> None:
+        if hasattr(self, "number"):
+            with suppress(OSError):
+                os.close(self.number)
+
+
+def index_path(path: Path) -> Path:
+    """Where the index of a shard lies: ``PATH.idx`` beside it."""
+    return path.with_name(path.name + ".idx")
+
+
+def load_index(path: Path) -> NDArray[np.int64]:
+    """Frame bounds of a shard, [N + 1]: frame ``i`` is bytes ``bounds[i]`` to ``bounds[i + 1]``.
+
+    Read from the index where there is one that fits the shard (contiguous from 0 to the file's end); else made by
+    reading the headers, and kept beside the shard, or in the user's cache folder where the shard's is read-only.
+    """
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise RecordError(f"{path}: cannot be read: {error.strerror or error}") from error
+    _check_not_empty(path, status.st_size)
+    places = [index_path(path), *_cache_paths(path, status)]
+    for place in places:
+        bounds = _read_index(place, status.st_size)
+        if bounds is not None:
+            return bounds
+    bounds = _scan_bounds(path)
+    index = list(zip(bounds[:-1].tolist(), np.diff(bounds).tolist(), strict=True))
+    for place in places:
+        # Where neither folder can be written the index is only slower to have, so this is no error.
+        with suppress(TeachonceError):
+            write_index(place, index)
+            break
+    return bounds
+
+
+def write_index(path: Path, index: list[tuple[int, int]]) -> None:
+    """Write "offset size" lines to ``path``, atomically."""
+    with atomic_write(path) as file:
+        file.write("".join(f"{offset} {size}\n" for offset, size in index).encode())
+
+
+def record_place(path: Path, row: int, offset: int) -> str:
+    """How messages name a record."""
+    return f"{path} record {row} (byte {offset})"
+
+
+def _read_index(path: Path, shard_bytes: int) -> NDArray[np.int64] | None:
+    try:
+        numbers = np.array(path.read_bytes().split(), dtype=np.int64)
+    except (OSError, ValueError, OverflowError):
+        return None
+    if len(numbers) == 0 or len(numbers) % 2:
+        return None
+    offsets, sizes = numbers[0::2], numbers[1::2]
+    bounds = np.append(offsets, offsets[-1] + sizes[-1])
+    fits = bounds[0] == 0 and bounds[-1] == shard_bytes and (sizes >= FRAME_BYTES).all()
+    return bounds if fits and (np.diff(bounds) == sizes).all() else None
+
+
+def _scan_bounds(path: Path) -> NDArray[np.int64]:
+    bounds = [0]
+    try:
+        with path.open("rb", buffering=0) as file:
+            file_bytes = os.fstat(file.fileno()).st_size
+            while bounds[-1] < file_bytes:
+                offset = bounds[-1]
+                header = os.pread(file.fileno(), HEADER_BYTES, offset)
+                length = _check_header(path, len(bounds) - 1, offset, header, file_bytes)
+                bounds.append(offset + length + FRAME_BYTES)
+    except OSError as error:
+        raise RecordError(f"{path}: cannot be read: {error.strerror or error}") from error
+    return np.array(bounds, dtype=np.int64)
+
+
+def _cache_paths(path: Path, status: os.stat_result) -> list[Path]:
+    try:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:  # a user without a home, as in some containers
+        return []
+    identity = f"{path.resolve()}\0{status.st_size}\0{status.st_mtime_ns}"
+    return [folder / "teachonce" / f"{xxhash.xxh3_128_hexdigest(os.fsencode(identity))}.idx"]
+
+
+def _read_at(descriptor: int, size: int, offset: int) -> bytes:
+    data = os.pread(descriptor, size, offset)
+    # One call returns everything but over 2 GiB, on signals, and where the file has been cut.
+    while len(data) < size:
+        more = os.pread(descriptor, size - len(data), offset + len(data))
+        if not more:
+            break
+        data += more
+    return data
+
+
+def _check_not_empty(path: Path, file_bytes: int) -> None:
+    if file_bytes == 0:
+        raise RecordError(f"{path}: holds no record (0 bytes), expected at least one; write the shard again")
+
+
+def _check_header(path: Path, row: int, offset: int, header: bytes | memoryview, end: int) -> int:
+    """The payload's length, if its checksum holds and the frame ends at or before byte ``end``."""
+    if len(header) < HEADER_BYTES:
+        raise _truncated(path, row, offset, f"the header has {len(header)} of {HEADER_BYTES} bytes")
+    length, crc = _HEADER.unpack(header)
+    if masked_crc32c(header[:8]) != crc:
+        hint = "it looks like gzip, which is not supported" if row == 0 and bytes(header[:2]) == b"\x1f\x8b" else ""
+        hint = hint or "write the shard again, or delete its .idx if that is older"
+        raise RecordError(
+            f"{record_place(path, row, offset)}: the checksum of the length does not hold: the shard is damaged or no "
+            f"TFRecord file; {hint}"
+        )
+    if offset + length + FRAME_BYTES > end:
+        raise _truncated(path, row, offset, f"the frame should have {length + FRAME_BYTES} bytes, has {end - offset}")
+    return length
+
+
+def _check_payload(
+    path: Path, row: int, offset: int, payload: bytes | memoryview, footer: bytes | memoryview, length: int
+) -> None:
+    if len(payload) < length or len(footer) < FOOTER_BYTES:
+        found = HEADER_BYTES + len(payload) + len(footer)
+        raise _truncated(path, row, offset, f"the frame should have {length + FRAME_BYTES} bytes, has {found}")
+    if len(footer) > FOOTER_BYTES:
+        raise RecordError(
+            f"{record_place(path, row, offset)}: the index says {HEADER_BYTES + length + len(footer)} bytes, the frame "
+            f"has {length + FRAME_BYTES}: the index is of another shard; delete {index_path(path).name}"
+        )
+    if masked_crc32c(payload) != _FOOTER.unpack(footer)[0]:
+        raise RecordError(
+            f"{record_place(path, row, offset)}: the checksum of the data does not hold: the shard is damaged; "
+            "write it again"
+        )
+
+
+def _truncated(path: Path, row: int, offset: int, found: str) -> RecordError:
+    return RecordError(f"{record_place(path, row, offset)}: truncated: {found}; write the shard again")

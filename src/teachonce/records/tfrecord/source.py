@@ -1,0 +1,242 @@
+"""TFRecord shards of ``tf.train.Example`` as a source of records, read in order or by row, checksums checked both ways.
+
+The schema is TF-slim's ImageNet builder's: ``image/encoded``, ``image/class/label`` (0 is background),
+``image/filename``, and where asked for ``image/logit`` and the bounding boxes.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from teachonce.engine.buffers import Arena
+from teachonce.errors import LogitsError, RecordError
+from teachonce.records.class_table import read_classes
+from teachonce.records.source import Record, RecordSource, ShardInfo, record_key, shard_name
+from teachonce.records.tfrecord.framing import TFRecordFile, read_frames, read_tfrecords, record_place
+from teachonce.records.tfrecord.native_examples import find_features
+from teachonce.records.tfrecord.tf_example import Buffer, decode_example
+
+MAX_OPEN_SHARDS = 128
+"""Shards that a source keeps open in a process; ImageNet has 1024, which is the usual limit of open files."""
+
+
+_STREAMED_RECORDS = 32  # that are taken apart at once
+
+
+_FEATURES = ("image/encoded", "image/class/label", "image/filename")
+
+
+_BOX_FEATURES = tuple(f"image/object/bbox/{side}" for side in ("xmin", "ymin", "xmax", "ymax"))
+
+
+_SHARD_NAME = re.compile(r"(.+)-(\d{5,})-of-(\d{5,})")
+
+
+def find_shards(data: Path, split: str) -> list[Path]:
+    """The TFRecord shards of a split in order, [] where there are none.
+
+    Raises RecordError where some are missing or shards of two different counts lie side by side.
+    """
+    found: dict[int, dict[int, Path]] = {}
+    for path in data.iterdir():
+        match = _SHARD_NAME.fullmatch(path.name)
+        if match and match[1] == split and path.is_file():
+            found.setdefault(int(match[3]), {})[int(match[2])] = path
+    if not found:
+        return []
+    if len(found) > 1:
+        counts = " and ".join(f"-of-{count:05d}" for count in sorted(found))
+        raise RecordError(f"{data}: {split} shards of several sets ({counts}), expected one; remove what is left over")
+    ((count, paths),) = found.items()
+    missing = [index for index in range(count) if index not in paths]
+    if missing or len(paths) != count:
+        raise RecordError(
+            f"{data}: {len(paths)} of {count} {split} shards"
+            + (f", {shard_name(split, missing[0], count)} is missing" if missing else "")
+            + "; finish the conversion or copy again"
+        )
+    return [paths[index] for index in range(count)]
+
+
+def decode_tfrecord(
+    payload: Buffer, where: str, *, with_logits: bool = False, with_boxes: bool = False, num_classes: int | None = None
+) -> Record:
+    """The record that a serialised Example holds.
+
+    Raises RecordError without image or label or with a label outside ``num_classes``, LogitsError where logits are
+    asked for and missing, of another width, NaN or +inf (-inf is a class without mass), RecordError where boxes are
+    asked for and are none.
+    """
+    names = (*_FEATURES, *(("image/logit",) if with_logits else ()), *(_BOX_FEATURES if with_boxes else ()))
+    try:
+        features = decode_example(payload, names)
+    except RecordError as error:
+        raise error.at(where) from error
+    encoded = _single(features.get("image/encoded"), bytes, "image/encoded", where)
+    label = int(_single(features.get("image/class/label"), np.int64, "image/class/label", where))
+    if label < 0 or (num_classes is not None and label >= num_classes):
+        expected = "0 or more" if num_classes is None else f"0 to {num_classes - 1}"
+        raise RecordError(f"{where}: label {label}, expected {expected}; the record is damaged or of other classes")
+    filename = features.get("image/filename")
+    name = filename[0].decode(errors="replace") if isinstance(filename, list) and filename else ""
+    logits = _check_logits(features.get("image/logit"), where, num_classes) if with_logits else None
+    boxes = _check_boxes([features.get(name) for name in _BOX_FEATURES], where) if with_boxes else None
+    return Record(encoded, label, name, record_key(encoded), where, logits, boxes)
+
+
+def _single(values: Any, kind: type, name: str, where: str) -> Any:
+    if values is None or len(values) == 0:
+        raise RecordError(f"{where}: no {name}, which every record must have; write the record again")
+    if len(values) > 1 or not isinstance(values[0], kind):
+        found = f"{len(values)} values of {type(values[0]).__name__}"
+        raise RecordError(f"{where}: {name} holds {found}, expected one of {kind.__name__}; write the record again")
+    return values[0]
+
+
+def _check_logits(logits: Any, where: str, num_classes: int | None) -> NDArray[np.float32]:
+    if logits is None or len(logits) == 0:
+        raise LogitsError(f"{where}: no image/logit; insert logits with merge, or give a --store")
+    if not isinstance(logits, np.ndarray) or logits.dtype != np.float32:
+        raise LogitsError(f"{where}: image/logit is no list of floats; insert the logits again")
+    if num_classes is not None and len(logits) != num_classes:
+        raise LogitsError(
+            f"{where}: image/logit has {len(logits)} classes, the data {num_classes}; insert logits of this data"
+        )
+    bad = np.flatnonzero(np.isnan(logits) | np.isposinf(logits))
+    if len(bad):
+        raise LogitsError(f"{where}: logit {bad[0]} is {logits[bad[0]]}, expected a number; insert the logits again")
+    if np.isneginf(logits).all():
+        raise LogitsError(f"{where}: all {len(logits)} logits are -inf: no class has mass; insert the logits again")
+    return logits
+
+
+def _check_boxes(sides: list[Any], where: str) -> NDArray[np.float32] | None:
+    counts = [0 if side is None else len(side) for side in sides]
+    if not any(counts):
+        return None
+    if len(set(counts)) > 1 or not all(isinstance(side, np.ndarray) and side.dtype == np.float32 for side in sides):
+        raise RecordError(
+            f"{where}: {counts[0]} xmin, {counts[1]} ymin, {counts[2]} xmax and {counts[3]} ymax, expected floats, as "
+            "many of each; write the bounding boxes again, or draw crops without them (--object-boxes image)"
+        )
+    boxes = np.stack(sides, axis=1)
+    bad = boxes[~((boxes >= 0) & (boxes <= 1))]
+    if len(bad):
+        raise RecordError(
+            f"{where}: a bounding box with a side at {bad[0]}, expected 0 to 1 (fractions of the image); write the "
+            "bounding boxes again, or draw crops without them (--object-boxes image)"
+        )
+    return boxes
+
+
+class TFRecordSource(RecordSource):
+    """TFRecord shards of ``tf.train.Example``."""
+
+    format = "tfrecord"
+
+    def __init__(self, data: Path, split: str, paths: list[Path]) -> None:
+        self.split = split
+        self.classes = read_classes(data)
+        self._files = [TFRecordFile(path) for path in paths]
+        self.shards = tuple(
+            ShardInfo(path.name, path, len(file), path.stat().st_size)
+            for path, file in zip(paths, self._files, strict=True)
+        )
+        self._num_classes = None if self.classes is None else len(self.classes.names)
+        self._prepare()
+
+    def _prepare(self) -> None:
+        self._open: OrderedDict[int, None] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name not in ("_open", "_lock")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._prepare()
+
+    def read_record(self, shard: int, row: int, *, with_logits: bool = False) -> Record:
+        """One record by row; RecordError where it is damaged, LogitsError where it lacks the logits asked for."""
+        file = self._keep_open(shard)
+        payload = file.read(row)
+        where = record_place(file.path, row, file.offset(row))
+        return self._decode(payload, where, with_logits)
+
+    def read_batch(
+        self, places: Sequence[tuple[int, int]], *, with_logits: bool = False, arena: Arena | None = None
+    ) -> list[Record]:
+        """The records at several (shard, row), where it can be into the memory of ``arena``; as ``read_record``."""
+        files = [(self._keep_open(shard), row) for shard, row in places]
+        bounds = [file.bounds(row) for file, row in files]
+        wheres = [record_place(file.path, row, begin) for (file, row), (begin, _) in zip(files, bounds, strict=True)]
+        if arena is None:
+            return self._take_apart([file.read(row) for file, row in files], wheres, with_logits)
+        payloads = read_frames(files, arena.take(sum(end - begin for begin, end in bounds)))
+        return self._take_apart(payloads, wheres, with_logits)
+
+    def _take_apart(
+        self, payloads: Sequence[Buffer], wheres: Sequence[str], with_logits: bool, *, copy: bool = False
+    ) -> list[Record]:
+        """The records of serialised Examples, by the native library where that can; ``copy``: images of their own."""
+        found = None if self.with_boxes else find_features(payloads)
+        if found is None:
+            return [self._decode(payload, where, with_logits) for payload, where in zip(payloads, wheres, strict=True)]
+        spans = np.concatenate([found["image"], found["filename"], found["logits"]], axis=1).tolist()
+        labels = found["label"].tolist()
+        end_label = self._num_classes or 1 << 63
+        records = []
+        for index, is_left in enumerate(found["status"].tolist()):
+            label, payload, where = labels[index], payloads[index], wheres[index]
+            if is_left or not 0 <= label < end_label:
+                records.append(self._decode(payload, where, with_logits))  # or raises
+                continue
+            image, image_end, name, name_end, logits, logits_end = spans[index]
+            encoded = bytes(payload[image:image_end]) if copy else payload[image:image_end]
+            filename = str(payload[name:name_end], errors="replace")
+            values = None
+            if with_logits:
+                values = np.frombuffer(payload[logits:logits_end], "<f4").astype(np.float32)
+                values = _check_logits(values, where, self._num_classes)
+            records.append(Record(encoded, label, filename, record_key(encoded), where, values))
+        return records
+
+    def _keep_open(self, shard: int) -> TFRecordFile:
+        if len(self._files) > MAX_OPEN_SHARDS:
+            with self._lock:
+                self._open[shard] = None
+                self._open.move_to_end(shard)
+                if len(self._open) > MAX_OPEN_SHARDS:
+                    self._files[self._open.popitem(last=False)[0]].close()
+        return self._files[shard]
+
+    def iter_shard(self, shard: int, *, with_logits: bool = False) -> Iterator[Record]:
+        """The records of a shard in order, streaming; raises as ``read_record``."""
+        path = self._files[shard].path
+        payloads: list[Buffer] = []
+        wheres: list[str] = []
+        try:
+            for row, (offset, payload) in enumerate(read_tfrecords(path)):
+                payloads.append(payload)
+                wheres.append(record_place(path, row, offset))
+                if len(payloads) == _STREAMED_RECORDS:
+                    yield from self._take_apart(payloads, wheres, with_logits, copy=True)
+                    payloads, wheres = [], []
+        except RecordError:
+            # What was read before the damage is good.
+            yield from self._take_apart(payloads, wheres, with_logits, copy=True)
+            raise
+        yield from self._take_apart(payloads, wheres, with_logits, copy=True)
+
+    def _decode(self, payload: Buffer, where: str, with_logits: bool) -> Record:
+        return decode_tfrecord(
+            payload, where, with_logits=with_logits, with_boxes=self.with_boxes, num_classes=self._num_classes
+        )

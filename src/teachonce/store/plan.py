@@ -1,0 +1,294 @@
+"""The plan of a store: what is being extracted, who agreed to it, and which of its files are there.
+
+    begin_store      the first call writes plan.json; every later one must agree with it, or adds views
+    missing_files    what is not there yet, by name: so resuming is "skip what is there"
+    finalise_store   writes manifest.json for the groups of views that are whole in every shard
+
+The manifest is written whenever a group of views is whole, so training can begin while later views are still being
+extracted, and whatever a stopped extraction left behind is usable for the views that are whole. More views are added by
+extending the plan's groups. Version 1 stores have no sample files; they are read, and not extended. Nothing here needs
+torch.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from teachonce.errors import PlanMismatchError, StoreError, TeachonceError
+from teachonce.records.class_space import ClassSpace
+from teachonce.storage.files import read_json, write_json
+from teachonce.store.arrow_files import (
+    file_entry,
+    keys_hash,
+    open_records_file,
+    open_views_file,
+    records_file,
+    samples_file,
+    views_file,
+)
+from teachonce.views.policy import Policy, policy_from_json
+
+FORMAT_VERSION = 2
+READABLE_VERSIONS = (1, 2)
+PLAN_NAME = "plan.json"
+MANIFEST_NAME = "manifest.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a store holds, decided before anything is extracted."""
+
+    teacher: dict[str, Any]
+    """Spec, SHA-256 of the weights, precision, and the preprocessing it looks through."""
+    class_space: ClassSpace
+    """The teacher's classes, and which data label its class 0 is."""
+    data_classes: int
+    """Classes of the data, background included."""
+    data: dict[str, Any]
+    """Split, format and shards ([name, records, bytes] each)."""
+    policy: dict[str, Any]
+    """Policy name and parameters, with the seed of the views where it draws any."""
+    codec: dict[str, Any]
+    """Codec name and parameters."""
+    view_groups: tuple[tuple[int, int], ...]
+    """First and last view of each file of a shard."""
+    num_samples: int = 0
+    """Rows in the sample file of each view file; 0: there is none (format 1, and logits that came without pixels)."""
+    format_version: int = FORMAT_VERSION
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan as JSON values."""
+        value = {
+            "format_version": self.format_version,
+            "teacher": self.teacher,
+            "class_space": {"num_classes": self.class_space.num_classes, "offset": self.class_space.offset},
+            "data_classes": self.data_classes,
+            "policy": self.policy,
+            "codec": self.codec,
+            "view_groups": [list(group) for group in self.view_groups],
+            "num_samples": self.num_samples,
+            "data": self.data,
+        }
+        if self.format_version == 1:
+            del value["num_samples"]
+        return value
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any], path: Path) -> Plan:
+        """The plan in ``value``; raises StoreError for another format version or a missing field."""
+        version = value.get("format_version")
+        if version not in READABLE_VERSIONS:
+            raise StoreError(
+                f"{path}: store format version {version}, this teachonce reads {READABLE_VERSIONS[0]} to "
+                f"{READABLE_VERSIONS[-1]}; "
+                "use the version of teachonce that wrote it, or extract again"
+            )
+        try:
+            return cls(
+                teacher=value["teacher"],
+                class_space=ClassSpace(**value["class_space"]),
+                data_classes=value["data_classes"],
+                data=value["data"],
+                policy=value["policy"],
+                codec=value["codec"],
+                view_groups=tuple((int(first), int(last)) for first, last in value["view_groups"]),
+                num_samples=0 if version == 1 else int(value["num_samples"]),
+                format_version=version,
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise StoreError(f"{path}: not a plan of a store: {error!r}") from error
+
+    @property
+    def num_views(self) -> int:
+        """Views that the plan asks for."""
+        return self.view_groups[-1][1] + 1
+
+    @property
+    def shards(self) -> list[tuple[str, int]]:
+        """(name, number of records) of each shard."""
+        return [(name, num_records) for name, num_records, _ in self.data["shards"]]
+
+    def read_policy(self) -> tuple[Policy, int]:
+        """The policy, and the seed that its views were drawn by (0 where it draws none)."""
+        entry = dict(self.policy)
+        seed = entry.pop("seed", 0)
+        return policy_from_json(entry), seed
+
+    def unit_files(self) -> dict[tuple[str, tuple[int, int]], list[str]]:
+        """The files of each unit: (shard name, group of views) -> records, views and, where there is one, sample.
+
+        Made anew at each call: ask once for a whole store.
+        """
+        return {
+            (name, group): [records_file(name), views_file(name, group)]
+            + ([samples_file(name, group)] if self.num_samples else [])
+            for group in self.view_groups
+            for name, _ in self.shards
+        }
+
+
+def group_views(
+    num_views: int, views_per_file: int, done: Sequence[tuple[int, int]] = ()
+) -> tuple[tuple[int, int], ...]:
+    """View groups up to ``num_views``: those ``done`` stay as they are, further ones have ``views_per_file`` views."""
+    groups = list(done)
+    first = groups[-1][1] + 1 if groups else 0
+    while first < num_views:
+        last = min(first + views_per_file, num_views) - 1
+        groups.append((first, last))
+        first = last + 1
+    return tuple(groups)
+
+
+def begin_store(path: Path, plan: Plan, views_per_file: int) -> Plan:
+    """Write the plan, or agree with the one that is there, extended to more views if it has fewer.
+
+    Several workers may begin the same store at once: the first one's plan counts. Raises PlanMismatchError naming each
+    field that differs, and StoreError where ``path`` holds something that is no store.
+    """
+    plan_path = path / PLAN_NAME
+    if not plan_path.exists():
+        check_store_folder(path)
+        write_json(plan_path, plan.to_json(), overwrite=False)
+    old = read_plan(path)
+    if old.format_version != plan.format_version:
+        raise PlanMismatchError(
+            f"{path}: a store of format version {old.format_version}, this teachonce writes {plan.format_version}: it "
+            "can be read and trained from, not extended; extract into another --out"
+        )
+    differences = plan_differences(old, plan)
+    if differences:
+        raise PlanMismatchError(
+            f"{path}: begun with another plan: {'; '.join(differences)}; choose another --out, or the same settings"
+        )
+    groups = group_views(plan.num_views, views_per_file, old.view_groups)
+    if groups == old.view_groups:
+        return old
+    extended = replace(old, view_groups=groups)
+    write_json(plan_path, extended.to_json())
+    return extended
+
+
+def check_store_folder(path: Path) -> None:
+    """Raise StoreError where ``path`` is something else than a store or a place for one."""
+    is_foreign = path.exists() and (not path.is_dir() or _foreign_files(path))
+    # Another worker may begin the store at this moment, so the plan is looked for last.
+    if is_foreign and not (path / PLAN_NAME).exists():
+        raise StoreError(f"{path}: exists and is no store; choose another --out or remove it")
+
+
+def plan_differences(old: Plan, new: Plan) -> list[str]:
+    """One phrase for each setting in which two plans differ.
+
+    View groups may differ, because more views may be added, and so may the teacher's spec, because its weights may lie
+    elsewhere today: what the teacher is, its model and the weights' hash say.
+    """
+    old_json, new_json = old.to_json(), new.to_json()
+    for value in (old_json, new_json):
+        del value["view_groups"]
+        value["teacher"] = {key: item for key, item in value["teacher"].items() if key != "spec"}
+    return _differences("", old_json, new_json)
+
+
+def finalise_store(path: Path, versions: Mapping[str, str]) -> int:
+    """Write the manifest of the groups of views that are whole in every shard; returns how many views these are.
+
+    0 where not even the first group is whole: then there is no manifest. Raises StoreError for a file that is there and
+    damaged.
+    """
+    whole = _whole_plan(path)
+    while whole is not None:
+        _write_manifest(path, whole, versions)
+        # Other workers may have got further while this one was hashing, and their manifest been replaced by this one.
+        later = _whole_plan(path)
+        if later is None or later.num_views <= whole.num_views:
+            break
+        whole = later
+    return 0 if whole is None else whole.num_views
+
+
+def _whole_plan(path: Path) -> Plan | None:
+    """The plan of the groups of views that are whole, None where the first one is not."""
+    plan = read_plan(path)
+    missing = set(missing_files(path, plan))
+    incomplete = {group for (_, group), names in plan.unit_files().items() if missing.intersection(names)}
+    whole = tuple(itertools.takewhile(lambda group: group not in incomplete, plan.view_groups))
+    return replace(plan, view_groups=whole) if whole else None
+
+
+def _write_manifest(path: Path, plan: Plan, versions: Mapping[str, str]) -> None:
+    known = _known_entries(path)
+
+    def entry(name: str) -> dict[str, Any]:
+        return known.get(name) or file_entry(path, name)
+
+    unit_files = plan.unit_files()
+    shards = []
+    for name, num_records in plan.shards:
+        keys = open_records_file(path / records_file(name), num_records)["key"].to_numpy()
+        files = [entry(records_file(name))]
+        for group in plan.view_groups:
+            open_views_file(path / views_file(name, group), group, num_records, keys_hash(keys))
+            files += [entry(file) for file in unit_files[name, group][1:]]
+        shards.append({"name": name, "num_records": num_records, "keys_xxh3": keys_hash(keys), "files": files})
+    manifest = {
+        "format_version": FORMAT_VERSION,
+        "num_views": plan.num_views,
+        "num_records": sum(num_records for _, num_records in plan.shards),
+        "versions": dict(versions),
+        "plan": plan.to_json(),
+        "shards": shards,
+    }
+    write_json(path / MANIFEST_NAME, manifest)
+
+
+def _known_entries(path: Path) -> dict[str, dict[str, Any]]:
+    """Entries of the manifest that is there, by name, of the files that are older than it and of the same size.
+
+    They were hashed when it was written; with many groups of views they would be hashed again for each of them.
+    """
+    try:
+        written_ns = (path / MANIFEST_NAME).stat().st_mtime_ns
+        entries = [file for shard in read_json(path / MANIFEST_NAME)["shards"] for file in shard["files"]]
+        found = {}
+        for item in entries:
+            status = (path / item["name"]).stat()
+            if status.st_size == item["bytes"] and status.st_mtime_ns < written_ns:
+                found[item["name"]] = item
+        return found
+    except (TeachonceError, OSError, KeyError, TypeError):
+        return {}  # no manifest, or a damaged one: everything is hashed
+
+
+def read_plan(path: Path) -> Plan:
+    """The plan of a store, finished or not; raises StoreError where there is none that can be read."""
+    return Plan.from_json(read_json(path / PLAN_NAME), path / PLAN_NAME)
+
+
+def missing_files(path: Path, plan: Plan) -> list[str]:
+    """Names of the plan's files that are not there yet, each once."""
+    present = {file.name for file in path.iterdir()}
+    wanted = dict.fromkeys(name for names in plan.unit_files().values() for name in names)
+    return [name for name in wanted if name not in present]
+
+
+def _foreign_files(path: Path) -> bool:
+    return any(not file.name.startswith(".") for file in path.iterdir())
+
+
+def _differences(prefix: str, old: Any, new: Any) -> list[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        found = []
+        for key in sorted(old.keys() | new.keys()):
+            found += _differences(f"{prefix}.{key}" if prefix else key, old.get(key), new.get(key))
+        return found
+    if old == new:
+        return []
+    if isinstance(old, list) and isinstance(new, list) and len(str(old)) > 80:
+        different = sum(a != b for a, b in zip(old, new, strict=False)) + abs(len(old) - len(new))
+        return [f"{prefix}: {different} of {max(len(old), len(new))} entries differ"]
+    return [f"{prefix} was {old}, now {new}"]

@@ -1,0 +1,288 @@
+"""What a training leaves behind while it runs: the curve, checkpoints, TensorBoard's events, lines and a bar.
+
+The curve lives in the checkpoint, and metrics.csv is written from it: so after a kill between the two, the run that
+goes on has neither a line too many nor one too few. Checkpoints are written at the end of an epoch only, whole or not
+at all, and are read back without executing anything (``weights_only``).
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from lightning import LightningModule, Trainer
+from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch.callbacks import Callback, Checkpoint
+
+from teachonce.engine.progress import Advance, format_seconds, progress
+from teachonce.errors import ModelError
+from teachonce.runs.metrics import METRIC_COLUMNS, Row, write_metrics
+from teachonce.runs.run import BEST_CHECKPOINT, CHECKPOINTS_NAME, LAST_CHECKPOINT, TENSORBOARD_NAME
+from teachonce.storage.files import atomic_write
+from teachonce.training.student_module import CHECK_STEPS, StudentModule
+
+EPOCH_LINE_SECONDS = 2.0
+"""Epochs shorter than this do not all get a line on the terminal; metrics.csv has every one."""
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Checkpoints that are whole or absent, and load without executing anything."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Write under a temporary name, sync, rename; raises TeachonceError where the disk is full."""
+        with atomic_write(Path(path)) as file:
+            try:
+                torch.save(checkpoint, file)
+            except RuntimeError as error:
+                # What torch makes of an OSError of the file.
+                if isinstance(error.__context__, OSError):
+                    raise error.__context__ from None
+                raise
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        """Read; raises ModelError for what is damaged or would execute code."""
+        try:
+            return torch.load(path, map_location=map_location or "cpu", weights_only=True)
+        except Exception as error:  # torch raises RuntimeError, UnpicklingError, EOFError, OSError, ... for damage
+            reason = str(error).splitlines()[0]
+            raise ModelError(
+                f"{path}: no checkpoint that can be read ({type(error).__name__}: {reason}); remove it to start over"
+            ) from error
+
+
+class EpochRecorder(Checkpoint):
+    """Adds a row to the curve at the end of each epoch, writes metrics.csv and the checkpoints.
+
+    Lightning runs a ``Checkpoint`` after every other callback, when the epoch counts as done.
+    """
+
+    def __init__(self, run: Path, num_epochs: int, checkpoint_epochs: int) -> None:
+        self.run = run
+        self.num_epochs = num_epochs
+        self.checkpoint_epochs = checkpoint_epochs
+        self.rows: list[Row] = []
+        self._last_line = float("-inf")
+
+    def state_dict(self) -> dict[str, Any]:
+        """The curve so far."""
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with this curve."""
+        self.rows = state_dict["rows"]
+
+    @property
+    def best_row(self) -> Row | None:
+        """The epoch with the best validation top-1, the first of equals; None without validation."""
+        rows = [row for row in self.rows if row["validation_top1"] is not None]
+        return max(rows, key=lambda row: row["validation_top1"] or 0.0, default=None)
+
+    def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
+        """Start the clock."""
+        self._start = time.monotonic()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_index: int
+    ) -> None:
+        """Stop the clock of the speed after the last batch."""
+        if batch_index + 1 == trainer.num_training_batches:
+            _wait_for_device(module)
+            self._train_seconds = time.monotonic() - self._start
+
+    def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
+        """Add the row, then write; the curve that is checkpointed includes this epoch."""
+        assert isinstance(module, StudentModule)
+        sums = module.read_sums()
+        num_images = sums.pop("images")
+        validation = module.validation_result or {}
+        found = {
+            "epoch": trainer.current_epoch + 1,
+            "step": trainer.global_step,
+            "lr": module.last_lr,
+            **sums,
+            **{f"validation_{name}": value for name, value in validation.items()},
+            "seconds": time.monotonic() - self._start,
+            "images_per_second": num_images / self._train_seconds,
+        }
+        self.rows.append({name: found.get(name) for name in METRIC_COLUMNS})
+        is_last = trainer.current_epoch + 1 == self.num_epochs
+        if is_last or (trainer.current_epoch + 1) % self.checkpoint_epochs == 0:
+            self._save(trainer)
+        if trainer.is_global_zero:
+            write_metrics(self.run, self.rows)
+            self._say(is_last)
+
+    def _save(self, trainer: Trainer) -> None:
+        folder = self.run / CHECKPOINTS_NAME
+        trainer.save_checkpoint(folder / LAST_CHECKPOINT)  # every process: some strategies gather
+        if trainer.is_global_zero and self.best_row is self.rows[-1]:
+            with (folder / LAST_CHECKPOINT).open("rb") as last, atomic_write(folder / BEST_CHECKPOINT) as best:
+                shutil.copyfileobj(last, best)
+
+    def _say(self, is_last: bool) -> None:
+        if not is_last and time.monotonic() - self._last_line < EPOCH_LINE_SECONDS:
+            return
+        self._last_line = time.monotonic()
+        print(f"train: {describe_row(self.rows[-1], self.num_epochs)}", file=sys.stderr, flush=True)
+
+
+class TeacherPassed(Callback):
+    """Warns, once, when the student knows the labels of its training views better than its teacher does.
+
+    From there on the teacher's targets pull it back towards the teacher's errors.
+    """
+
+    def __init__(self, teacher_top1: float, recorder: EpochRecorder) -> None:
+        self.teacher_top1 = teacher_top1
+        self.recorder = recorder
+        self._has_warned = False
+
+    def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
+        """Compare the epoch before, whose row the recorder adds after all other callbacks."""
+        if self._has_warned or not self.recorder.rows:
+            return
+        top1 = float(self.recorder.rows[-1]["train_top1"] or 0.0)
+        if top1 <= self.teacher_top1:
+            return
+        self._has_warned = True
+        warnings.warn(
+            f"epoch {self.recorder.rows[-1]['epoch']}: the student's top-1 on its training views is {top1:.3f}, the "
+            f"teacher's was {self.teacher_top1:.3f}: the teacher holds it back from here on; try a smaller "
+            "--kd-weight, another teacher, or labels alone (teachonce ablate)",
+            stacklevel=2,
+        )
+
+
+class TrainingProgress(Callback):
+    """Progress over all epochs in images, on the first process."""
+
+    def __init__(self, num_epochs: int, num_records: int) -> None:
+        self.num_epochs = num_epochs
+        self.num_records = num_records
+        self._context: AbstractContextManager[Advance] | None = None
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        """Begin where the checkpoint stands."""
+        if trainer.is_global_zero:
+            done = self._images(trainer)
+            self._context = progress("train", self.num_epochs * self.num_records, done=done)
+            self._advance = self._context.__enter__()
+            self._num_done = done
+
+    def on_train_batch_end(
+        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_index: int
+    ) -> None:
+        """One step of all devices."""
+        if self._context is not None:
+            done = self._images(trainer)
+            self._advance(done - self._num_done)
+            self._num_done = done
+
+    def _images(self, trainer: Trainer) -> int:
+        # Steps of one epoch differ in size by one image at most.
+        return trainer.global_step * self.num_records // int(trainer.num_training_batches)
+
+    def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
+        """Say how long it took."""
+        if self._context is not None:
+            self._context.__exit__(None, None, None)
+            self._context = None
+
+    def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
+        """Say where it stopped."""
+        if self._context is not None:
+            context, self._context = self._context, None
+            context.__exit__(type(exception), exception, exception.__traceback__)
+
+
+class TensorBoardEvents(Callback):
+    """Loss and learning rate every ``CHECK_STEPS`` updates, and each epoch's row, as TensorBoard events."""
+
+    def __init__(self, run: Path, recorder: EpochRecorder) -> None:
+        self.run = run
+        self.recorder = recorder
+        self._writer: Any = None
+        self._num_written = 0
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        """Open the file; events of steps after the checkpoint, of an interrupted run, are hidden."""
+        if trainer.is_global_zero:
+            with _without_tensorflow():
+                from torch.utils.tensorboard import SummaryWriter
+
+                self._writer = SummaryWriter(str(self.run / TENSORBOARD_NAME), purge_step=trainer.global_step + 1)
+            self._num_written = len(self.recorder.rows)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_index: int
+    ) -> None:
+        """Write where the loss is read anyway."""
+        if self._writer is not None and trainer.global_step % CHECK_STEPS == 0:
+            assert isinstance(module, StudentModule)
+            self._writer.add_scalar("step/loss", float(outputs["loss"]), trainer.global_step)
+            self._writer.add_scalar("step/lr", module.last_lr, trainer.global_step)
+
+    def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
+        """Write the row of the epoch before, which the recorder adds after all other callbacks."""
+        self._write_rows()
+
+    def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
+        """Write the last row and close."""
+        self._write_rows()
+        if self._writer is not None:
+            self._writer.close()
+
+    def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
+        """Close; what ended the training is the error to hear of, not a full disk here."""
+        if self._writer is not None:
+            with suppress(OSError):
+                self._writer.close()
+
+    def _write_rows(self) -> None:
+        if self._writer is None:
+            return
+        for row in self.recorder.rows[self._num_written :]:
+            for name in METRIC_COLUMNS[2:]:
+                if row[name] is not None:
+                    self._writer.add_scalar(f"epoch/{name}", row[name], row["step"])
+        self._num_written = len(self.recorder.rows)
+
+
+def describe_row(row: Row, num_epochs: int) -> str:
+    """One epoch as a line for people."""
+    parts = [f"epoch {row['epoch']}/{num_epochs}: loss {row['train_loss']:.4f}"]
+    if row["kd_loss"]:
+        parts.append(f"label {row['label_loss']:.4f}, kd {row['kd_loss']:.4f}")
+    parts.append(f"train top-1 {row['train_top1']:.4f}")
+    if row["validation_top1"] is not None:
+        parts.append(f"validation top-1 {row['validation_top1']:.4f}")
+    parts.append(f"{row['images_per_second']:,.0f} images/s, {format_seconds(float(row['seconds'] or 0))}")
+    return ", ".join(parts)
+
+
+def _wait_for_device(module: LightningModule) -> None:
+    if module.device.type == "cuda":
+        torch.cuda.synchronize(module.device)
+
+
+@contextmanager
+def _without_tensorflow() -> Iterator[None]:
+    # TensorBoard imports TensorFlow where it is installed, for remote file systems: ten seconds and a page of log
+    # lines. A module of this name is TensorBoard's own switch for doing without.
+    name = "tensorboard.compat.notf"
+    is_ours = name not in sys.modules
+    if is_ours:
+        sys.modules[name] = ModuleType(name)
+    try:
+        yield
+    finally:
+        if is_ours:
+            del sys.modules[name]

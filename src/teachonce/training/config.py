@@ -1,0 +1,282 @@
+"""The configuration of training and of the ablation: frozen dataclasses like those of ``config``.
+
+``TrainingOptions`` is what both have in common: how a student is trained, whoever teaches it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal
+
+from teachonce.losses.options import MixupType
+from teachonce.models.options import Precision
+from teachonce.options import Repeated, flag, require, to_json
+from teachonce.views.options import MixOptions
+
+ScheduleName = Literal["cosine", "step", "exponential", "polynomial", "piecewise", "fixed"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingOptions(MixOptions):
+    """How a student is trained, whoever teaches it."""
+
+    data: Path
+    """Folder of TFRecord shards, or of SPLIT/CLASS/*.jpg."""
+    student: str
+    """Model SPEC: timm:NAME or torchvision:NAME; ',pretrained=1' or ',weights=FILE' starts from weights."""
+    init: Path | None = None
+    """Fine-tuning: start from the weights of this finished run of the same architecture, and see pixels as it did; the
+    last layer is new where the classes are others."""
+    out: Path
+    """Folder of the run, or of everything that an ablation makes. The same command again goes on; another one is
+    refused."""
+    split: str = "train"
+    """Split to train on."""
+    validation_split: str | None = "validation"
+    """Split to evaluate on after each epoch; 'none' for no evaluation."""
+    validation_data: Path | None = None
+    """Folder of the validation split, where it is not in --data."""
+    validation_epochs: int = 1
+    """Epochs between two evaluations; the last epoch is always evaluated, so it must divide --epochs."""
+    policy: Literal["crop", "crop+randaugment", "crop+autoaugment"] = "crop"
+    """What the student's own views are drawn from, where none are replayed."""
+    mixup_type: MixupType = "batch"
+    """--mixup-alpha without an online teacher: batch (one share for the batch), or the walkthrough's types with a share
+    for each image: 1 (twice as many records are read and mixed in pairs, so each is drawn twice an epoch), 2 (the
+    halves of the batch are mixed with each other)."""
+    kd_temp: float | None = None
+    """Temperature of the KD loss; 0 is no KD. Default: 1 where teacher logits are given."""
+    kd_weight: float = 1.0
+    """Weight of the KD loss."""
+    label_weight: float = 1.0
+    """Weight of the label cross-entropy."""
+    label_smoothing: float = 0.0
+    """Label smoothing of the label cross-entropy."""
+    epochs: int = 100
+    """Epochs to train."""
+    batch_size: int = 256
+    """Images a step and device, at most: an epoch's images are split evenly over its steps, none is left out."""
+    size: int = 224
+    """Side of the student's input in pixels."""
+    eval_size: int | None = None
+    """Side of the input at evaluation. Default: --size."""
+    eval_crop_frac: float = 0.875
+    """Evaluation: the shorter side is resized to size / this, then the centre is cropped (1: no margin)."""
+    eval_resize: int | None = None
+    """Evaluation: the shorter side is resized to so many pixels, instead of --eval-crop-frac (the walkthrough's second
+    crop is size + 1: --eval-size 256 --eval-resize 257)."""
+    bn_momentum: float | None = None
+    """Momentum of all the student's batch norms: the weight of a batch in their running statistics, PyTorch's number
+    (TensorFlow's 0.997 is 0.003 here). Default: the architecture's."""
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    """sgd (classical momentum) or adamw; weight decay is not applied to norms and biases."""
+    lr: float = 0.1
+    """Learning rate at its peak, for the whole batch over all devices."""
+    momentum: float = 0.9
+    """Momentum of SGD."""
+    weight_decay: float = 1e-4
+    """Weight decay."""
+    schedule: ScheduleName = "cosine"
+    """Learning rate schedule: cosine and step (timm's: the warm-up replaces their beginning), exponential and
+    polynomial (they begin after the warm-up), piecewise, fixed."""
+    warmup_epochs: float = 0.0
+    """Epochs of linear warm-up from 0."""
+    warmup_prefix: bool = False
+    """Schedule cosine: begin it after the warm-up, over the epochs that are left, as the walkthrough does."""
+    lr_batch: int | None = None
+    """--lr is meant for a whole batch of so many images and is scaled linearly to the one in use. Default: as it is."""
+    min_lr: float = 0.0
+    """Schedules cosine, polynomial: learning rate at the end."""
+    step_epochs: int = 30
+    """Schedule step: epochs between two decays."""
+    step_rate: float = 0.1
+    """Schedule step: factor of each decay."""
+    decay_epochs: float | None = None
+    """Schedule exponential: epochs between two decays (default: 2); polynomial: epochs of the whole decay (default: all
+    after the warm-up)."""
+    decay_rate: float = 0.94
+    """Schedule exponential: factor of each decay."""
+    boundary_epochs: tuple[int, ...] = (30, 60, 80, 90)
+    """Schedule piecewise: epochs after which the learning rate changes."""
+    boundary_rates: tuple[float, ...] = (1.0, 0.1, 0.01, 0.001, 1e-4)
+    """Schedule piecewise: factors of --lr, one before each boundary and one after the last."""
+    clip_norm: float | None = None
+    """Clip the gradient's norm to this."""
+    ema_decay: float = 0.0
+    """Decay of the exponential moving average of the weights, which is then evaluated and kept; it is ramped up over
+    the first steps; 0 is off."""
+    precision: Precision = "float32"
+    """Mixed precision: float32 (none), bf16 or fp16."""
+    compile: bool = False
+    """torch.compile the student."""
+    channels_last: bool = False
+    """Keep the student's tensors channels-last."""
+    device: str = "auto"
+    """auto, cpu, cuda, mps."""
+    num_workers: int = 0
+    """Threads a device that make batches ahead; 0 makes them when they are needed."""
+    in_memory: bool = False
+    """Decode every image once and keep the pixels in memory (3 kB a CIFAR image; refused where they do not fit)."""
+    offset: int = 0
+    """Data label of the student's class 0; 1 leaves the background class of TFRecords out."""
+    num_classes: int | None = None
+    """Classes of the data, background included. Default: from the data, the store or the logits."""
+    checkpoint_epochs: int = 1
+    """Epochs between two checkpoints."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.init is None or self.init != self.out, "--init", self.init, "another folder than --out")
+        if self.kd_temp is not None:
+            require(self.kd_temp >= 0, "--kd-temp", self.kd_temp, "0 (no KD) or more")
+        for name in ("kd_weight", "label_weight", "warmup_epochs", "weight_decay", "min_lr", "momentum"):
+            require(getattr(self, name) >= 0, flag(name), getattr(self, name), "0 or more")
+        for name in ("epochs", "batch_size", "size", "checkpoint_epochs", "step_epochs", "validation_epochs"):
+            require(getattr(self, name) >= 1, flag(name), getattr(self, name), "at least 1")
+        require(self.lr > 0, "--lr", self.lr, "more than 0")
+        is_fraction = self.bn_momentum is None or 0 < self.bn_momentum <= 1
+        require(is_fraction, "--bn-momentum", self.bn_momentum, "more than 0, up to 1")
+        self._check_schedule()
+        require(0 <= self.label_smoothing < 1, "--label-smoothing", self.label_smoothing, "in [0, 1)")
+        require(0 <= self.ema_decay < 1, "--ema-decay", self.ema_decay, "in [0, 1)")
+        require(0 < self.eval_crop_frac <= 1, "--eval-crop-frac", self.eval_crop_frac, "in (0, 1]")
+        if self.eval_resize is not None:
+            size_px = self.eval_size or self.size
+            expected = f"at least the {size_px} px of the evaluation's input"
+            require(self.eval_resize >= size_px, "--eval-resize", self.eval_resize, expected)
+        require(
+            self.epochs % self.validation_epochs == 0,
+            "--validation-epochs",
+            self.validation_epochs,
+            f"a divisor of --epochs {self.epochs}",
+        )
+
+    @property
+    def begins_after_warmup(self) -> bool:
+        """Whether the schedule counts its updates from the end of the warm-up."""
+        return self.schedule in ("exponential", "polynomial") or (self.schedule == "cosine" and self.warmup_prefix)
+
+    def _check_schedule(self) -> None:
+        require(self.lr_batch is None or self.lr_batch >= 1, "--lr-batch", self.lr_batch, "at least 1")
+        require(self.decay_epochs is None or self.decay_epochs > 0, "--decay-epochs", self.decay_epochs, "more than 0")
+        require(0 < self.decay_rate <= 1, "--decay-rate", self.decay_rate, "more than 0, up to 1")
+        boundaries, rates = self.boundary_epochs, self.boundary_rates
+        is_rising = bool(boundaries) and all(a < b for a, b in pairwise((0, *boundaries)))
+        found = " ".join(map(str, boundaries))
+        require(is_rising, "--boundary-epochs", found, "epochs from 1 on, each larger than the one before")
+        is_right = len(rates) == len(boundaries) + 1 and min(rates) >= 0
+        found = " ".join(map(str, rates))
+        require(
+            is_right, "--boundary-rates", found, f"{len(boundaries) + 1} factors of 0 or more, one more than epochs"
+        )
+        if self.begins_after_warmup:
+            expected = f"less than --epochs {self.epochs}: --schedule {self.schedule} begins after it"
+            require(self.warmup_epochs < self.epochs, "--warmup-epochs", self.warmup_epochs, expected)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(TrainingOptions):
+    """Train a student on labels and, if given, the teacher's stored logits."""
+
+    recipe: str | None = None
+    """Begin with the options of a recipe; those given beside it override ('train --list-recipes' shows them all). From
+    Python: TrainConfig(..., **recipe_options(NAME)); here the name is only kept."""
+    store: Repeated[tuple[Path, ...]] = ()
+    """Store with the teacher's logits; its views, where it has any, are exactly what the student sees. Several stores
+    over the same views (--store A --store B): the teachers' probabilities are averaged."""
+    store_weights: str = ""
+    """Several stores: weights of the average, such as 0.7,0.3. Default: equal."""
+    views: int | None = None
+    """Use only the first so many views of the store. Default: all that are whole (resuming: those it began with)."""
+    view_order: Literal["sequential", "permuted"] = "sequential"
+    """Which of the V views an epoch uses: view epoch mod V, or each V epochs a permutation drawn by --seed."""
+    own_views: bool = False
+    """Draw the student's own views instead of replaying the store's: breaks the agreement of teacher and student."""
+    logits: Literal["records"] | None = None
+    """'records': teacher logits from image/logit of the records (the walkthrough)."""
+    teacher: str | None = None
+    """Model SPEC of an online teacher, asked at every step: the costly reference that stores are compared with. It sees
+    the student's views, mixed where --mixup-alpha or --cutmix-alpha say so."""
+    teacher_offset: int | None = None
+    """Data label of the online teacher's class 0. Default: 0, or 1 where only the data has a background class."""
+    view_seed: int | None = None
+    """Online teacher: seed of the views, as --seed of extract. Default: --seed."""
+    seed: int = 0
+    """Seed of everything random."""
+    devices: int = 1
+    """Devices a node; DDP where more than one."""
+    num_nodes: int = 1
+    """Nodes (start the same command on each, or use torchrun)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.store, Path | str):
+            # In Python one store may be given as it is.
+            object.__setattr__(self, "store", (Path(self.store),))
+        require(not self.store or self.logits is None, "--logits", self.logits, "not given together with --store")
+        is_online_alone = self.teacher is None or not (self.store or self.logits)
+        require(is_online_alone, "--teacher", self.teacher, "not given together with --store or --logits")
+        if self.kd_temp is not None:
+            require(
+                self.kd_temp == 0 or self.has_teacher,
+                "--kd-temp",
+                self.kd_temp,
+                "0 without --store, --logits records or --teacher",
+            )
+        for name in ("devices", "num_nodes"):
+            require(getattr(self, name) >= 1, flag(name), getattr(self, name), "at least 1")
+        require(self.views is None or self.views >= 1, "--views", self.views, "at least 1")
+        require(
+            self.cutmix_alpha == 0 or self.teacher is not None,
+            "--cutmix-alpha",
+            self.cutmix_alpha,
+            "0 without --teacher: stored views bring their own mix (extract --cutmix-alpha)",
+        )
+        require(
+            self.label_weight > 0 or (self.has_teacher and self.kd_weight > 0 and self.kd_temp != 0),
+            "--label-weight",
+            self.label_weight,
+            "more than 0 where there is no KD loss",
+        )
+        self.teacher_weights()
+
+    @property
+    def pairs_records(self) -> bool:
+        """Whether a batch holds twice as many records as the student sees images: mixup of type 1."""
+        return self.mixup_type == 1 and self.mixes_batches
+
+    @property
+    def mixes_batches(self) -> bool:
+        """Whether images are mixed within a batch; an online teacher's views are mixed before."""
+        return self.mixup_alpha > 0 and (self.teacher is None or self.temperature == 0)
+
+    @property
+    def has_teacher(self) -> bool:
+        """Whether there are teacher logits, from wherever."""
+        return bool(self.store) or self.logits is not None or self.teacher is not None
+
+    @property
+    def temperature(self) -> float:
+        """The KD temperature in force: 0 without teacher logits or with ``--kd-temp 0``."""
+        if not self.has_teacher:
+            return 0.0
+        return 1.0 if self.kd_temp is None else self.kd_temp
+
+    def teacher_weights(self) -> tuple[float, ...]:
+        """The weight of each store's probabilities; they sum to 1. Raises ConfigError for other than one a store."""
+        if not self.store_weights:
+            return (1 / len(self.store),) * len(self.store) if self.store else ()
+        try:
+            weights = [float(word) for word in self.store_weights.split(",")]
+        except ValueError:
+            weights = []
+        is_right = len(weights) == len(self.store) and min(weights, default=0.0) >= 0 and sum(weights) > 0
+        require(is_right, "--store-weights", self.store_weights, f"{len(self.store)} weights of 0 or more, one a store")
+        return tuple(weight / sum(weights) for weight in weights)
+
+
+def default_options() -> dict[str, Any]:
+    """The options' defaults as JSON values, for runs of versions that did not have all of them."""
+    return to_json(TrainConfig(data=Path(), student="", out=Path()))

@@ -1,0 +1,113 @@
+"""One process a device: the ranks of a DDP training, started here or found started already.
+
+``torchrun`` and SLURM start the ranks themselves; a plain call with several devices starts its own on this machine,
+spawned, so that it works from a program, a notebook or a test as well as from the command line. When one rank fails
+the others would wait for it in the next all-reduce for ever: they are ended, and its error is raised here unchanged.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from multiprocessing import connection, get_context
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+from teachonce.engine.jobs import exit_with_parent, num_cores
+from teachonce.errors import ConfigError, TeachonceError
+from teachonce.training.config import TrainConfig
+
+
+def is_rank() -> bool:
+    """Whether this process is one of several that somebody started: torchrun, SLURM's srun, or ``run_ranks``."""
+    return "LOCAL_RANK" in os.environ or int(os.environ.get("SLURM_NTASKS", 1)) > 1
+
+
+def world_shape(config: TrainConfig) -> tuple[int, int]:
+    """(devices a node, nodes): what torchrun says where it started this process, else the config's."""
+    if "LOCAL_WORLD_SIZE" in os.environ:
+        devices = int(os.environ["LOCAL_WORLD_SIZE"])
+        return devices, int(os.environ["WORLD_SIZE"]) // devices
+    return config.devices, config.num_nodes
+
+
+def run_ranks(program: Callable[[TrainConfig], Any], config: TrainConfig) -> None:
+    """Run ``program(config)`` in ``config.devices`` processes at once, ranks of one group over all nodes.
+
+    Raises the first rank's TeachonceError; TeachonceError where a rank ended otherwise (its traceback is on stderr);
+    ConfigError where several nodes were asked for and the environment does not say where they meet.
+    """
+    environment = _environment(config)
+    context = get_context("spawn")
+    errors = context.SimpleQueue()
+    processes = [
+        context.Process(
+            target=_run_rank,
+            args=(program, config, environment | {"LOCAL_RANK": str(rank)}, errors, os.getpid()),
+            name=f"rank {rank}",
+        )
+        for rank in range(config.devices)
+    ]
+    try:
+        for process in processes:
+            process.start()
+        running: dict[Any, BaseProcess] = {process.sentinel: process for process in processes}
+        while running:
+            for sentinel in connection.wait(list(running)):
+                ended = running.pop(sentinel)
+                ended.join()
+                if ended.exitcode:
+                    raise errors.get() if not errors.empty() else _silent_end(ended.name, ended.exitcode)
+    finally:
+        for process in processes:
+            if process.is_alive():
+                process.kill()
+        for process in processes:
+            if process.pid is not None:
+                process.join()
+
+
+def _environment(config: TrainConfig) -> dict[str, str]:
+    """What Lightning reads in each rank."""
+    world = {"WORLD_SIZE": str(config.devices * config.num_nodes), "LOCAL_WORLD_SIZE": str(config.devices)}
+    if config.num_nodes == 1:
+        return {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "NODE_RANK": "0"} | world
+    missing = [name for name in ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK") if name not in os.environ]
+    if missing:
+        raise ConfigError(
+            f"--num-nodes {config.num_nodes}: {', '.join(missing)} not set in the environment; set them on each node "
+            "(the first node's address and a free port, 0, 1, ...), or start with torchrun or srun"
+        )
+    return world
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _run_rank(
+    program: Callable[[TrainConfig], Any], config: TrainConfig, environment: Mapping[str, str], errors: Any, parent: int
+) -> None:
+    import torch
+
+    threading.Thread(target=exit_with_parent, args=(parent,), daemon=True).start()
+    os.environ.update(environment)
+    torch.set_num_threads(max(1, num_cores() // config.devices))
+    try:
+        program(config)
+    except TeachonceError as error:
+        errors.put(error)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)  # Ctrl+C reaches every process; the first one says so
+
+
+def _silent_end(name: str, exit_code: int) -> TeachonceError:
+    how = f"was killed by signal {-exit_code} (out of memory?)" if exit_code < 0 else f"ended with code {exit_code}"
+    return TeachonceError(f"{name} {how}; the same command goes on from the last checkpoint")

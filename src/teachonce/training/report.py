@@ -1,0 +1,105 @@
+"""report.html of a run: the configuration, the curves and the result, from what the run's directory holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from teachonce.pages.page import (
+    BLUE,
+    INK,
+    ORANGE,
+    PURPLE,
+    QUIET,
+    draw_svg,
+    escape,
+    render_facts,
+    render_numbers,
+    render_page,
+)
+from teachonce.runs.metrics import METRICS_NAME, Row, read_metrics
+from teachonce.runs.run import CONFIG_NAME, REPORT_NAME, WEIGHTS_NAME, describe_teaching
+from teachonce.storage.files import atomic_write, read_json
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_KD_NOTE = """<p class="sub">The KD loss is T&sup2; times a cross-entropy: it includes the teacher's own entropy, below
+which no student can fall.</p>"""
+
+_LOSSES = {"train_loss": "whole (train)", "label_loss": "label (train)", "kd_loss": "KD (train)",
+           "validation_loss": "label (validation)"}  # fmt: skip
+_ACCURACIES = {"train_top1": "top-1 (train)", "validation_top1": "top-1 (validation)",
+               "validation_top5": "top-5 (validation)"}  # fmt: skip
+_COLORS = {"train_loss": INK, "label_loss": BLUE, "kd_loss": ORANGE, "validation_loss": PURPLE,
+           "train_top1": BLUE, "validation_top1": ORANGE, "validation_top5": PURPLE}  # fmt: skip
+
+
+def write_report(run: Path, result: Mapping[str, Any]) -> Path:
+    """Write RUN/report.html from config.json, metrics.csv and ``result``; returns its path."""
+    config = read_json(run / CONFIG_NAME)
+    rows = read_metrics(run)
+    teacher = describe_teaching(config)
+    body = f"""<h1>{escape(config["student"])}</h1>
+<p class="sub">{escape(teacher)}; {escape(config["data"])}, seed {config["seed"]}</p>
+{render_numbers(_numbers(result))}
+<h2>Curves</h2>
+{draw_curves(rows)}
+{_KD_NOTE if config["kd_temp"] else ""}
+<h2>Result</h2>
+{render_facts(result)}
+<h2>Configuration</h2>
+{render_facts(config)}
+<p class="sub">Beside this page: {WEIGHTS_NAME} (the weights), {METRICS_NAME} (the curves as numbers).</p>"""
+    with atomic_write(run / REPORT_NAME) as file:
+        file.write(render_page(f"{run.name}: teachonce run", body).encode())
+    return run / REPORT_NAME
+
+
+def draw_curves(rows: Sequence[Row]) -> str:
+    """Losses, accuracies and learning rate over epochs, as one SVG element."""
+
+    def draw(figure: Figure) -> None:
+        losses, accuracies, rate = figure.subplots(1, 3, width_ratios=(4, 4, 2))
+        _draw(losses, rows, _LOSSES, "loss in nats")
+        _draw(accuracies, rows, _ACCURACIES, "accuracy")
+        accuracies.set_ylim(0, 1)
+        epochs = [row["epoch"] for row in rows]
+        rate.plot(epochs, [row["lr"] for row in rows], color=QUIET, marker="." if len(rows) < 40 else "")
+        rate.set_title("learning rate")
+        rate.set_xlabel("epoch")
+        for axes in (losses, accuracies, rate):
+            axes.xaxis.get_major_locator().set_params(integer=True)
+
+    description = (
+        "Losses, accuracies and learning rate by epoch; the same numbers are in the table of the run's metrics."
+    )
+    return draw_svg(draw, size_inches=(11, 3.4), name="curves", description=description)
+
+
+def _draw(axes: Any, rows: Sequence[Row], columns: Mapping[str, str], title: str) -> None:
+    for name, label in columns.items():
+        points = [(row["epoch"], row[name]) for row in rows if row[name] is not None]
+        if not points or (name == "kd_loss" and not any(value for _, value in points)):
+            continue
+        if name == "train_loss" and all(row["train_loss"] == row["label_loss"] for row in rows):
+            continue  # without KD the whole loss is the label loss
+        epochs, values = zip(*points, strict=True)
+        axes.plot(epochs, values, label=label, color=_COLORS[name], marker="." if len(rows) < 40 else "")
+    axes.set_title(title)
+    axes.set_xlabel("epoch")
+    axes.grid(axis="y")
+    # A fixed place (losses fall, accuracies rise): looking for the best one is slow, and matplotlib warns of it.
+    axes.legend(loc="lower right" if title == "accuracy" else "upper right")
+
+
+def _numbers(result: Mapping[str, Any]) -> list[tuple[str, str]]:
+    numbers = []
+    for name, label in (("top1", "top-1"), ("top5", "top-5"), ("ece", "ECE, 15 bins")):
+        if result[name] is not None:
+            numbers.append((f"{result[name]:.2%}" if name != "ece" else f"{result[name]:.4f}", label))
+    numbers.append((f"{result['train_loss']:.4f}", "train loss"))
+    numbers.append((f"{result['images_per_second']:,.0f}", "images/s"))
+    numbers.append((f"{result['num_parameters'] / 1e6:,.2f} M", "parameters"))
+    return numbers

@@ -1,0 +1,93 @@
+"""Guards: warnings, each with its measured reason, where distillation is about to cost more than it gives.
+
+Nothing is forbidden and nothing is guessed. What can be measured before a training, from the store itself: the
+teacher's accuracy on the views that the student will see, how much its targets say beyond the label, and the sizes of
+the two. During it: whether the student has passed its teacher (``callbacks.TeacherPassed``). Whether KD hurts a student
+is known only by training it without: that is ``teachonce ablate``.
+
+Cho & Hariharan 2019, arXiv:1910.01348 (small students do not gain from the best teachers); Faghri et al. 2023,
+arXiv:2303.08983 (MobileNetV2-0.25, 1.5 M parameters, loses 0.5 points by it). Nothing here needs torch.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+
+from teachonce.codecs.softmax import log_softmax
+from teachonce.rng import generator
+from teachonce.store.store import Store
+
+NUM_ROWS = 2048
+"""Rows of the store that are looked at: the standard error of an accuracy is at most 1.1 points."""
+LOW_TOP1 = 0.5
+"""Top-1 on the training views below which a teacher contradicts more labels than it confirms."""
+LITTLE_DARK_MASS = 0.02
+"""Mean mass beyond the likeliest class, at the training's temperature, below which targets are little but labels."""
+SMALL_RATIO = 50
+"""Parameters of the teacher for each of the student from which gains have been seen to turn into losses."""
+
+
+@dataclass(frozen=True)
+class Teaching:
+    """What a store is about to teach, measured on a sample of its rows."""
+
+    top1: float
+    """Of the teacher, on the views that the student will see."""
+    label_nats: float
+    """Cross-entropy of the labels under the teacher: how much it is surprised by them."""
+    dark_mass: float
+    """Mean mass beyond the likeliest class at the training's temperature."""
+    num_rows: int
+
+
+def measure_teaching(store: Store, temperature: float) -> Teaching:
+    """Look at about ``NUM_ROWS`` (record, view), drawn over shards and views; a mixed view counts by its own label."""
+    rng = generator(0, "guard")
+    num_shards = len(store.shards)
+    shards = np.unique(rng.integers(0, num_shards, 64)) if num_shards > 64 else np.arange(num_shards)
+    per_shard = -(-NUM_ROWS // len(shards))
+    hits = nats = dark = total = 0.0
+    for shard in shards.tolist():
+        num_records = store.shards[shard][1]
+        view = int(rng.integers(store.num_views))
+        rows = np.sort(rng.permutation(num_records)[:per_shard])
+        labels = store.read_labels(shard)[rows] - store.class_space.offset
+        logits = store.read_logits(shard, view, rows)
+        softened = store.read_logits(shard, view, rows, temperature)
+        hits += float((logits.argmax(axis=1) == labels).sum())
+        is_known = (labels >= 0) & (labels < logits.shape[1])
+        log_probs = log_softmax(logits)[is_known]
+        nats -= float(np.take_along_axis(log_probs, labels[is_known, None], axis=1).sum())
+        dark += float((1 - np.exp(log_softmax(softened, temperature).max(axis=1))).sum())
+        total += len(rows)
+    return Teaching(hits / total, nats / total, dark / total, int(total))
+
+
+def warn_before_training(store: Store, teaching: Teaching, temperature: float, num_student: int) -> None:
+    """Warn of what the measurement shows; ``num_student`` is the student's number of parameters."""
+    num_classes = store.class_space.num_classes
+    on = f"{store.path}: on {teaching.num_rows:,} of the training views"
+    if teaching.top1 < LOW_TOP1 or teaching.label_nats > np.log(num_classes):
+        warnings.warn(
+            f"{on} the teacher has top-1 {teaching.top1:.3f} and gives the labels {teaching.label_nats:.2f} nats "
+            f"(knowing nothing is {np.log(num_classes):.2f}): it contradicts them more often than it confirms them; "
+            "try larger crops or another teacher, and compare with labels alone (teachonce ablate)",
+            stacklevel=2,
+        )
+    elif teaching.dark_mass < LITTLE_DARK_MASS:
+        warnings.warn(
+            f"{on} the teacher leaves {teaching.dark_mass:.4f} of the mass to all other classes at temperature "
+            f"{temperature:g}: its targets are little but labels; try a larger --kd-temp",
+            stacklevel=2,
+        )
+    num_teacher = store.plan.teacher.get("num_parameters")
+    if num_teacher and num_teacher > SMALL_RATIO * num_student:
+        warnings.warn(
+            f"the student has {num_student / 1e6:.2f} M parameters, the teacher of {store.path} "
+            f"{num_teacher / 1e6:.1f} M, {num_teacher / num_student:.0f} times as many: students this small have lost "
+            "by distillation; compare with labels alone and with a smaller teacher (teachonce ablate)",
+            stacklevel=2,
+        )

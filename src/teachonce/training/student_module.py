@@ -1,0 +1,262 @@
+"""The student in training: a LightningModule with the distillation loss, mixup, optimiser, schedule and EMA.
+
+It takes batches of ``KDDataset`` (pixels, labels, teacher_logits) and works in a Trainer of your own as well. What the
+student is, in which class space, and where its weights go is the caller's business (``train``).
+
+Decisions a reader would question. SGD is the classical momentum (timm's "momentum"; its "sgd" is Nesterov's, which the
+published recipes of this field's ResNets do not use). Gradients of several devices are averaged; running statistics of
+batch norms stay each device's own within an epoch and are averaged at its end, before anybody looks at them. Torch's
+generators are seeded anew each epoch from (seed, epoch, rank), so that an epoch does not depend on how often the run
+was interrupted before it. The moving average ramps its decay up over the first steps (timm's ModelEmaV3: 0.95 after
+100 steps, 0.99 after 1,000), because the average of a few thousand steps at 0.9999 is mostly random initialisation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import lightning
+import torch
+from jaxtyping import Float, Int
+from timm.optim import create_optimizer_v2
+from timm.utils import ModelEmaV3, distribute_bn
+from torch import Tensor
+
+from teachonce.data.stored_logits import StoredTeachers
+from teachonce.errors import LogitsError, TeachonceError
+from teachonce.losses.losses import average_probs, kd_loss_from_probs, label_loss, label_probs, soften
+from teachonce.losses.metrics import ClassifierMetrics
+from teachonce.losses.mixup import Mixup, apply_mixup, dominant_rows, sample_mixup
+from teachonce.models.classifier import Classifier
+from teachonce.pixels.preprocessing import Preprocessing, normalise
+from teachonce.records.class_space import ClassSpace, shared_classes
+from teachonce.rng import derive_seed, generator
+from teachonce.training.config import TrainConfig
+from teachonce.training.schedules import LearningRate, build_schedule
+
+CHECK_STEPS = 50
+"""Updates between two looks at the loss: reading it waits for the device."""
+
+_NEVER = 2**31 - 1
+
+
+class OnlineTeacher:
+    """A teacher asked at every step: logits [B, C] of the student's class space, from pixels at the teacher's size.
+
+    Not a module: neither its weights nor its mode are the training's.
+    """
+
+    def __init__(self, teacher: Classifier, source: ClassSpace, target: ClassSpace) -> None:
+        self.teacher = teacher
+        self.source = source
+        self.target = target
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Ask; classes that the teacher lacks are -inf."""
+        logits = self.teacher.logits(pixels).clone()  # out of inference mode, into the training's graph
+        if self.source == self.target:
+            return logits
+        mapped = logits.new_full((len(logits), self.target.num_classes), -torch.inf)
+        of_source, of_target = shared_classes(self.source, self.target)
+        mapped[:, of_target] = logits[:, of_source]
+        return mapped
+
+
+class StudentModule(lightning.LightningModule):
+    """``student`` maps [B, 3, H, W] to logits [B, C]; ``preprocessing`` says what its pixels become.
+
+    ``teachers`` decodes batches that hold a store's columns (``KDDataset(as_stored=True)``) instead of logits.
+
+    A student with a method ``set_progress`` is told before each update which fraction of the training is done (0 at the
+    first), for what is scheduled inside it, such as DropBlock's keep probability.
+    """
+
+    _sums: Tensor
+    _first_bad_step: Tensor
+
+    def __init__(
+        self,
+        student: torch.nn.Module,
+        config: TrainConfig,
+        preprocessing: Preprocessing,
+        num_classes: int,
+        online: OnlineTeacher | None = None,
+        teachers: StoredTeachers | None = None,
+    ) -> None:
+        super().__init__()
+        self.online = online
+        self.teachers = teachers
+        self.student = student
+        self.config = config
+        self.preprocessing = preprocessing
+        self.num_classes = num_classes
+        self.metrics = ClassifierMetrics(num_classes)
+        self.validation_result: dict[str, float] | None = None
+        self.last_lr = 0.0
+        self._set_progress: Callable[[float], None] | None = getattr(student, "set_progress", None)
+        if config.bn_momentum is not None:
+            for part in student.modules():
+                if isinstance(part, torch.nn.modules.batchnorm._BatchNorm):
+                    part.momentum = config.bn_momentum
+        self.ema: ModelEmaV3 | None = None
+        if config.ema_decay > 0:
+            self.ema = ModelEmaV3(student, decay=config.ema_decay, use_warmup=True)
+            self.ema.train()  # it never runs in this mode; Lightning would take a part in eval mode for a mistake
+        if config.channels_last:
+            self.to(memory_format=torch.channels_last)
+        if config.compile:
+            student.compile()
+        # Sums over the epoch's batches: loss, label loss, KD loss, hits, images; read once an epoch.
+        self.register_buffer("_sums", torch.zeros(5), persistent=False)
+        self.register_buffer("_first_bad_step", torch.tensor(_NEVER), persistent=False)
+
+    @property
+    def kept(self) -> torch.nn.Module:
+        """What is evaluated and kept: the moving average where there is one, else the student."""
+        return self.student if self.ema is None else self.ema.module
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Logits [B, C] of pixels [B, H, W, 3] in 0..255, by the weights that are kept."""
+        return self.kept(self._images(pixels))
+
+    def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:
+        """The loss of one batch, its parts added to the epoch's sums."""
+        self.last_lr = self.trainer.optimizers[0].param_groups[0]["lr"]
+        if self._set_progress is not None:
+            self._set_progress(self.global_step / int(self.trainer.estimated_stepping_batches))
+        images, labels = self._images(batch["pixels"]), batch["labels"]
+        teacher_logits = batch.get("teacher_logits")
+        label_targets: Tensor = labels
+        if "shares" in batch:
+            label_targets = self._mixed_labels(batch)
+        mixup = None
+        if self.teachers is not None and self.teachers.is_in(batch):
+            teacher_logits = self.teachers.decode(batch, self.config.temperature)
+        if self.online is not None:
+            teacher_logits = self.online(batch.get("teacher_pixels", batch["pixels"]))
+        elif self.config.mixes_batches:
+            rng = generator(self.config.seed, "mixup", self.current_epoch, batch_index, self.global_rank)
+            mixup = sample_mixup(rng, self.config.mixup_alpha, len(labels), self.config.mixup_type)
+            images = apply_mixup(mixup, images)
+            labels = dominant_rows(mixup, labels)
+        student_logits = self.student(images)
+        loss, *parts = self.losses(student_logits, label_targets, teacher_logits, mixup)
+        with torch.no_grad():
+            hits = (student_logits.argmax(dim=1) == labels).sum()
+            # torch.full, not torch.tensor: filled on the device, nothing waits.
+            count = torch.full_like(loss, len(student_logits))
+            self._sums.add_(torch.stack([loss * count, *(part * count for part in parts), hits.to(loss.dtype), count]))
+            step = torch.full_like(self._first_bad_step, self.global_step)
+            is_first = ~torch.isfinite(loss) & (self._first_bad_step == _NEVER)
+            self._first_bad_step = torch.where(is_first, step, self._first_bad_step)
+        return loss
+
+    def losses(
+        self,
+        student_logits: Float[Tensor, "B C"],
+        labels: Int[Tensor, " A"] | Float[Tensor, "A C"],
+        teacher_logits: Float[Tensor, "A C"] | Float[Tensor, "A M C"] | None,
+        mixup: Mixup | None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The whole loss, the label loss and the KD loss (0 without teacher), as the config weighs them.
+
+        Labels and teacher are of the A rows that ``mixup`` makes B of; without it A = B.
+        Of M teachers the softened probabilities are averaged, by ``--store-weights``.
+        """
+        config = self.config
+        label_targets = labels
+        if mixup is not None:
+            probs = labels if labels.is_floating_point() else label_probs(labels, self.num_classes)
+            label_targets = apply_mixup(mixup, probs)
+        label_part = label_loss(student_logits, label_targets, config.label_smoothing)
+        loss, kd_part = config.label_weight * label_part, torch.zeros_like(label_part)
+        if config.temperature > 0:
+            if teacher_logits is None:
+                raise LogitsError("a batch without teacher_logits, expected them with --kd-temp > 0")
+            if teacher_logits.ndim == 3:
+                teacher_probs = average_probs(teacher_logits, config.temperature, config.teacher_weights())
+            else:
+                teacher_probs = soften(teacher_logits, config.temperature)
+            if mixup is not None:
+                teacher_probs = apply_mixup(mixup, teacher_probs)
+            kd_part = kd_loss_from_probs(student_logits, teacher_probs, config.temperature)
+            loss = loss + config.kd_weight * kd_part
+        return loss, label_part, kd_part
+
+    def validation_step(self, batch: dict[str, Tensor], batch_index: int) -> None:
+        """Count one batch."""
+        self.metrics.update(self(batch["pixels"]), batch["labels"])
+
+    def on_train_epoch_start(self) -> None:
+        """Seed torch for this epoch, and forget the last one's sums."""
+        torch.manual_seed(derive_seed(self.config.seed, "torch", self.current_epoch, self.global_rank))
+        self._sums.zero_()
+        self.validation_result = None
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_index: int) -> None:
+        """Move the average along, and look at the loss now and then."""
+        if self.ema is not None:
+            self.ema.update(self.student, step=self.global_step)
+        is_last = batch_index + 1 == self.trainer.num_training_batches
+        if is_last or self.global_step % CHECK_STEPS == 0:
+            self.check_loss()
+        if is_last and self.trainer.world_size > 1:
+            distribute_bn(self.student, self.trainer.world_size, reduce=True)
+            if self.ema is not None:
+                distribute_bn(self.ema.module, self.trainer.world_size, reduce=True)
+
+    def on_validation_epoch_end(self) -> None:
+        """Keep the result of this epoch's evaluation."""
+        self.validation_result = self.metrics.compute()
+        self.metrics.reset()
+
+    def check_loss(self) -> None:
+        """Raise TeachonceError if a loss of this run was NaN or infinite."""
+        step = int(self._first_bad_step)
+        if step != _NEVER:
+            precision = self.config.precision
+            other = "" if precision == "float32" else f", or another --precision than {precision}"
+            raise TeachonceError(
+                f"{self.config.out}: the loss is not finite in update {step + 1} (epoch {self.current_epoch + 1}); "
+                f"lower --lr ({self.config.lr:g}), use --warmup-epochs or --clip-norm{other}, and give another --out"
+            )
+
+    def read_sums(self) -> dict[str, float]:
+        """Means over this epoch's images on all devices: train_loss, label_loss, kd_loss, train_top1; and images."""
+        sums = self.trainer.strategy.reduce(self._sums.clone(), reduce_op="sum")
+        *totals, count = sums.double().tolist()
+        names = ("train_loss", "label_loss", "kd_loss", "train_top1")
+        return {name: total / count for name, total in zip(names, totals, strict=True)} | {"images": count}
+
+    def configure_optimizers(self) -> Any:
+        """Optimiser (timm's) and per-update schedule of the config."""
+        config = self.config
+        peak_lr = config.lr
+        if config.lr_batch is not None:
+            peak_lr *= config.batch_size * self.trainer.world_size / config.lr_batch
+        # timm gives norms and biases (all parameters of one dimension) no weight decay.
+        optimizer = create_optimizer_v2(
+            self.student,
+            opt="momentum" if config.optimizer == "sgd" else config.optimizer,
+            lr=peak_lr,
+            weight_decay=config.weight_decay,
+            momentum=config.momentum,
+        )
+        updates_per_epoch = int(self.trainer.estimated_stepping_batches) // config.epochs
+        scheduler = LearningRate(optimizer, build_schedule(config, peak_lr, updates_per_epoch))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        """Set the learning rate of the next update."""
+        scheduler.step_update(self.global_step)
+
+    def _mixed_labels(self, batch: dict[str, Tensor]) -> Tensor:
+        """Label probabilities [B, C] of views that are mixed: own and partner's label by the effective share."""
+        share = batch["shares"][:, None]
+        own, partner = (label_probs(batch[name], self.num_classes) for name in ("labels", "partner_labels"))
+        return share * own + (1 - share) * partner
+
+    def _images(self, pixels: Tensor) -> Tensor:
+        images = normalise(pixels, self.preprocessing)
+        return images.contiguous(memory_format=torch.channels_last) if self.config.channels_last else images

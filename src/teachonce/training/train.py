@@ -1,0 +1,352 @@
+"""Training: a student learns from labels and from what the teacher said once.
+
+    open the data -> resolve and agree with RUN/config.json -> fit (resuming) -> weights, report, result
+
+The loop is Lightning's; what is ours is the joining (``dataset``), the loss (``student``), and the promises around
+them: the same command resumes an interrupted run with exactly the curve and weights of an uninterrupted one (bit for
+bit on a CPU), another configuration is refused, a finished run is not redone. The weights kept are those of the last
+epoch, never chosen by the validation split; the best epoch's checkpoint lies beside them for who wants it.
+
+Every epoch sees every record once, in batches of one size, give or take one record (``batches.EpochBatches``). Several
+nodes need --out on a file system that they share.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import statistics
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import lightning
+import torch
+from lightning.fabric.plugins.environments import LightningEnvironment
+from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from teachonce.data.loader import Batch, Loader
+from teachonce.data.sampler import EpochBatches
+from teachonce.errors import ConfigError, ModelError
+from teachonce.models.classifier import Classifier, build_student, load_model, resolve_device
+from teachonce.models.fine_tuning import start_from
+from teachonce.models.spec import first_line
+from teachonce.records.class_space import ClassSpace, resolve_offset
+from teachonce.rng import derive_seed
+from teachonce.runs.run import (
+    CHECKPOINTS_NAME,
+    LAST_CHECKPOINT,
+    RESULT_NAME,
+    WEIGHTS_NAME,
+    begin_run,
+    check_run,
+    read_result,
+)
+from teachonce.storage.files import atomic_write, remove_temporaries, write_json
+from teachonce.training.callbacks import (
+    AtomicCheckpointIO,
+    EpochRecorder,
+    TeacherPassed,
+    TensorBoardEvents,
+    TrainingProgress,
+)
+from teachonce.training.config import TrainConfig, default_options
+from teachonce.training.data import TrainingData, open_training_data, resolve_run, warn_without_effect
+from teachonce.training.ranks import is_rank, run_ranks, world_shape
+from teachonce.training.report import write_report
+from teachonce.training.store_warnings import measure_teaching, warn_before_training
+from teachonce.training.student_module import OnlineTeacher, StudentModule
+
+_PRECISIONS = {"float32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+
+
+def train(config: TrainConfig) -> dict[str, Any]:
+    """Train a student into ``config.out``, or finish what an interrupted call began; returns result.json's content.
+
+    With several devices this process starts one a device, unless torchrun or srun did. Raises ConfigError for settings
+    that do not fit the data or the machine, PlanMismatchError where the run was begun with others, TeachonceError where
+    the loss is not finite, and RecordError, StoreError or LogitsError, with the place, for what is wrong in the data.
+    """
+    device = resolve_device(config.device)
+    _check_device(config, device)
+    if config.devices * config.num_nodes > 1 and not is_rank():
+        run_ranks(train, config)
+        return read_result(config.out) or {}
+    teacher = _load_online_teacher(config, device)
+    data = open_training_data(config, None if teacher is None else teacher.preprocessing)
+    trainer, recorder = _build_trainer(config, device, len(data.train))
+    if trainer.is_global_zero:
+        warn_without_effect(config, data.train)
+    resolved = resolve_run(config, data, trainer.world_size, None if teacher is None else teacher.weights_sha256)
+    check_run(config.out, resolved, default_options())
+    finished = read_result(config.out)
+    if finished is not None:
+        _say(trainer, f"{config.out}: finished already ({describe_result(finished)}); nothing to do")
+        return finished
+    # The caller's random numbers are nobody's business here; those of the student are a function of the seed.
+    with torch.random.fork_rng(devices=[]):  # of GPUs, a look at the state alone would take memory on each
+        module = _build_module(config, trainer, data, teacher)
+        if trainer.is_global_zero:
+            _guard(config, data, module, trainer, recorder)
+        # Not before the student is known to fit: a mistake should leave nothing behind.
+        begin_run(config.out, resolved, default_options())
+        with _quiet_lightning():
+            _fit(config, trainer, module, data)
+    return _finish(config, trainer, module, recorder, data)
+
+
+def describe_result(result: dict[str, Any]) -> str:
+    """A result as a phrase for people."""
+    phrase = f"{result['epochs']} epochs"
+    if result["top1"] is not None:
+        phrase += f", top-1 {result['top1']:.4f}, top-5 {result['top5']:.4f}, ECE {result['ece']:.4f}"
+    return phrase
+
+
+class EpochLoader:
+    """A loader for Lightning's loop: the batches of the epoch that Lightning has said last.
+
+    Lightning makes its iterator before it says which epoch it is when it resumes, so the order is fixed at the first
+    batch. It finds ``set_epoch`` through ``sampler``.
+    """
+
+    def __init__(self, loader: Loader) -> None:
+        self.loader = loader
+        self.sampler = loader.batches
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[Batch]:
+        yield from self.loader
+
+
+def _fit(config: TrainConfig, trainer: lightning.Trainer, module: StudentModule, data: TrainingData) -> None:
+    rank, world_size = trainer.global_rank, trainer.world_size
+    order = EpochBatches(
+        len(data.train),
+        config.batch_size,
+        seed=config.seed,
+        rank=rank,
+        world_size=world_size,
+        paired=config.pairs_records,
+    )
+    loader = EpochLoader(Loader(data.train, order, config.num_workers))
+    validation = None
+    if data.validation is not None:
+        order = EpochBatches(len(data.validation), config.batch_size, shuffle=False, rank=rank, world_size=world_size)
+        validation = Loader(data.validation, order, config.num_workers)
+    checkpoint = config.out / CHECKPOINTS_NAME / LAST_CHECKPOINT
+    resume = checkpoint if checkpoint.exists() else None
+    if resume is not None:
+        _say(trainer, f"{config.out}: going on from {resume}")
+    try:
+        trainer.fit(module, loader, validation, ckpt_path=resume)
+    except SIGTERMException as error:
+        # A scheduler's notice: Lightning ends after the update at hand, but with exit code 0.
+        raise SystemExit(128 + signal.SIGTERM) from error
+    except SystemExit as error:
+        # What Lightning makes of Ctrl+C.
+        raise KeyboardInterrupt from error
+
+
+def _build_trainer(
+    config: TrainConfig, device: torch.device, num_records: int
+) -> tuple[lightning.Trainer, EpochRecorder]:
+    devices, num_nodes = world_shape(config)
+    world_size = devices * num_nodes
+    step_images = config.batch_size * world_size
+    if num_records < step_images:
+        raise ConfigError(
+            f"--batch-size {config.batch_size} on {world_size} devices: the split has {num_records} records, expected "
+            f"at least one batch of {step_images}; choose a smaller one"
+        )
+    recorder = EpochRecorder(config.out, config.epochs, config.checkpoint_epochs)
+    plugins: list[Any] = [AtomicCheckpointIO()]
+    if "LOCAL_RANK" in os.environ and "TORCHELASTIC_RUN_ID" not in os.environ:
+        plugins.append(LightningEnvironment())  # our own ranks, whatever cluster they run on
+    with _quiet_lightning():
+        trainer = lightning.Trainer(
+            accelerator={"cuda": "gpu"}.get(device.type, device.type),
+            devices=devices if device.index is None else [device.index],
+            num_nodes=num_nodes,
+            # Running statistics are averaged at the end of an epoch (``student``), not copied from the first rank.
+            strategy=DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True) if world_size > 1 else "auto",
+            precision=_PRECISIONS[config.precision],  # type: ignore[arg-type]  # Lightning lists literals
+            max_epochs=config.epochs,
+            check_val_every_n_epoch=config.validation_epochs,
+            gradient_clip_val=config.clip_norm,
+            benchmark=device.type == "cuda",
+            callbacks=[TrainingProgress(config.epochs, num_records), TensorBoardEvents(config.out, recorder), recorder],
+            plugins=plugins,
+            logger=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+            default_root_dir=config.out,
+        )
+    return trainer, recorder
+
+
+def _guard(
+    config: TrainConfig,
+    data: TrainingData,
+    module: StudentModule,
+    trainer: lightning.Trainer,
+    recorder: EpochRecorder,
+) -> None:
+    """Warn of what each store is about to teach, and watch whether the student passes the best of its teachers."""
+    num_student = sum(parameter.numel() for parameter in module.student.parameters())
+    best = None
+    for store in data.train.stores:
+        teaching = measure_teaching(store, config.temperature)
+        warn_before_training(store, teaching, config.temperature, num_student)
+        best = max(teaching.top1, best or 0.0)
+    if best is not None and data.train.replays_views and not data.train.mixes and config.mixup_alpha == 0:
+        trainer.callbacks.insert(0, TeacherPassed(best, recorder))  # type: ignore[attr-defined]  # Lightning adds it
+
+
+def _load_online_teacher(config: TrainConfig, device: torch.device) -> Classifier | None:
+    if config.teacher is None or config.temperature == 0:
+        return None
+    if device.type == "cuda" and device.index is None and "LOCAL_RANK" in os.environ:
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    teacher = load_model(config.teacher, device=device)
+    if not teacher.preprocessing.antialias:
+        raise ConfigError(f"--teacher {config.teacher}: sees unrounded pixels (antialias=0); it cannot share a view")
+    return teacher
+
+
+def _build_module(
+    config: TrainConfig, trainer: lightning.Trainer, data: TrainingData, teacher: Classifier | None
+) -> StudentModule:
+    torch.manual_seed(derive_seed(config.seed, "student"))
+    student = build_student(config.student, data.train.num_classes, size_px=config.size)
+    if data.initial is not None:
+        phrase = start_from(
+            student,
+            data.initial,
+            config.student,
+            num_classes=data.train.num_classes,
+            size_px=config.size,
+            classes_hash=data.classes_hash,
+        )
+        if not (config.out / CHECKPOINTS_NAME / LAST_CHECKPOINT).exists():
+            _say(trainer, f"{config.out}: starts from {data.initial.path}: {phrase}")
+    for size_px in sorted({config.size, data.preprocessing.size_px}):
+        _check_size(config, student, size_px, data.train.num_classes)
+    online = None
+    if teacher is not None:
+        offset = config.teacher_offset if config.teacher_offset is not None else teacher.default_offset
+        offset = resolve_offset(teacher.num_classes, data.data_classes, offset, model=str(config.teacher))
+        space = ClassSpace(num_classes=teacher.num_classes, offset=offset)
+        online = OnlineTeacher(teacher, space, data.train.class_space)
+    teachers = data.train.teachers if data.train.stores else None
+    return StudentModule(student, config, data.preprocessing, data.train.num_classes, online, teachers)
+
+
+def _check_size(config: TrainConfig, student: torch.nn.Module, size_px: int, num_classes: int) -> None:
+    """Raise ModelError now, not after an epoch, where the student does not take this size."""
+    student.eval()
+    try:
+        with torch.no_grad():
+            logits = student(torch.zeros(1, 3, size_px, size_px))
+    except Exception as error:
+        # Architectures raise whatever they like; the cause stays in the message and in the chain.
+        raise ModelError(
+            f"--student {config.student}: does not run on {size_px} x {size_px} px ({first_line(error)}); choose "
+            "another --size, or --eval-size"
+        ) from error
+    student.train()
+    if not isinstance(logits, torch.Tensor) or logits.shape != (1, num_classes):
+        found = list(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+        raise ModelError(f"--student {config.student}: answers with {found}, expected [1, {num_classes}]")
+
+
+def _finish(
+    config: TrainConfig,
+    trainer: lightning.Trainer,
+    module: StudentModule,
+    recorder: EpochRecorder,
+    data: TrainingData,
+) -> dict[str, Any]:
+    """Weights, result and report; the result file comes last, as it says that the run is finished."""
+    from safetensors.torch import save
+
+    rows = recorder.rows
+    last, best = rows[-1], recorder.best_row
+    result = {
+        "top1": last["validation_top1"],
+        "top5": last["validation_top5"],
+        "ece": last["validation_ece"],
+        "best_top1": None if best is None else best["validation_top1"],
+        "best_epoch": None if best is None else best["epoch"],
+        "train_loss": last["train_loss"],
+        "train_top1": last["train_top1"],
+        "validation_loss": last["validation_loss"],
+        "epochs": last["epoch"],
+        "steps": last["step"],
+        "seconds": sum(float(row["seconds"] or 0) for row in rows),
+        # The first epoch starts workers and warms caches; the median does not see it.
+        "images_per_second": statistics.median(float(row["images_per_second"] or 0) for row in rows),
+        "student": config.student,
+        "num_parameters": sum(parameter.numel() for parameter in module.kept.parameters()),
+        "store": "+".join(map(str, config.store)) or None,
+        "store_views": data.train.num_views or None,
+        "kd_temp": config.temperature,
+        "seed": config.seed,
+    }
+    if trainer.is_global_zero:
+        weights = {name: value.detach().cpu().contiguous().clone() for name, value in module.kept.state_dict().items()}
+        with atomic_write(config.out / WEIGHTS_NAME) as file:
+            file.write(save(weights, {"student": config.student, "format": "pt"}))
+        write_report(config.out, result)
+        write_json(config.out / RESULT_NAME, result)
+        for folder in (config.out, config.out / CHECKPOINTS_NAME):
+            remove_temporaries(folder)
+    _say(trainer, f"{config.out}: finished: {describe_result(result)}")
+    return result
+
+
+def _check_device(config: TrainConfig, device: torch.device) -> None:
+    if config.precision == "fp16" and device.type == "cpu":
+        raise ConfigError("--precision fp16: needs a GPU; use float32 or bf16 on the CPU")
+    if config.devices > 1 and device.index is not None:
+        raise ConfigError(
+            f"--device {config.device} with --devices {config.devices}: give the kind alone, such as cuda"
+        )
+    if config.devices > 1 and device.type == "mps":
+        raise ConfigError(f"--devices {config.devices}: mps is one device")
+    if device.type == "cuda" and config.devices > torch.cuda.device_count():
+        raise ConfigError(f"--devices {config.devices}: this machine has {torch.cuda.device_count()} CUDA devices")
+
+
+@contextmanager
+def _quiet_lightning() -> Iterator[None]:
+    """Without tips and statements of the obvious; warnings that a user can act on still come."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        # --num-workers is the user's own choice, and 0 is right for small data.
+        warnings.filterwarnings("ignore", ".*does not have many workers.*")
+        # Said by --validation-split none already.
+        warnings.filterwarnings("ignore", ".*but have no `val_dataloader`.*")
+        # Lightning calling torch's older names for its own purposes.
+        warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.*")
+        for logger in loggers:
+            logger.setLevel(logging.WARNING)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+
+
+def _say(trainer: lightning.Trainer, text: str) -> None:
+    if trainer.is_global_zero:
+        print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,76 @@
+"""The parameters of the policies that draw views, as options."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from teachonce.options import flag, require
+
+PolicyName = Literal["center", "crop", "crop+randaugment", "crop+autoaugment"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewOptions:
+    """The parameters of the policies that draw views."""
+
+    crop_scale: tuple[float, float] = (0.08, 1.0)
+    """Random resized crop: area as a fraction of the image, least and most (1 1: the whole image)."""
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    """Random resized crop: aspect ratio (width / height), least and most."""
+    object_covered: float = 0.0
+    """A crop must show at least this part of an object; crops are then drawn by TensorFlow's rule, and after 100
+    attempts the whole image is taken (the walkthrough: 0.1 with --crop-scale 0.05 1). 0 is off."""
+    object_boxes: Literal["records", "image"] = "records"
+    """--object-covered: what the objects are: the bounding boxes of the records (the whole image for a record without),
+    or always the whole image, as in the walkthrough's own training."""
+    flip_prob: float = 0.5
+    """Probability of a horizontal flip."""
+    randaugment_ops: int = 2
+    """Policy crop+randaugment: operations a view."""
+    randaugment_magnitude: float = 9.0
+    """Policy crop+randaugment: mean level of the operations, 0 to 10."""
+    randaugment_magnitude_std: float = 0.5
+    """Policy crop+randaugment: standard deviation of the level."""
+    erase_prob: float = 0.0
+    """Probability that a box of a view is filled with a random colour; 0 is off."""
+    erase_scale: tuple[float, float] = (0.02, 1 / 3)
+    """Erased box: area as a fraction of the view, least and most."""
+    erase_ratio: tuple[float, float] = (0.3, 10 / 3)
+    """Erased box: height / width, least and most."""
+
+    def __post_init__(self) -> None:
+        _check_ranges("--crop-scale", self.crop_scale, "--crop-ratio", self.crop_ratio)
+        _check_ranges("--erase-scale", self.erase_scale, "--erase-ratio", self.erase_ratio)
+        for name in ("flip_prob", "erase_prob", "object_covered"):
+            require(0 <= getattr(self, name) <= 1, flag(name), getattr(self, name), "a probability from 0 to 1")
+        require(1 <= self.randaugment_ops <= 255, "--randaugment-ops", self.randaugment_ops, "1 to 255")
+        level, std = self.randaugment_magnitude, self.randaugment_magnitude_std
+        require(0 <= level <= 10, "--randaugment-magnitude", level, "0 to 10")
+        require(std >= 0, "--randaugment-magnitude-std", std, "0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixOptions(ViewOptions):
+    """The same, and mixing: the teacher sees the mixed image."""
+
+    mixup_alpha: float = 0.0
+    """Mixup with a share from Beta(alpha, alpha); 0 is off."""
+    cutmix_alpha: float = 0.0
+    """Cutmix with an area from Beta(alpha, alpha); 0 is off."""
+    mix_prob: float = 1.0
+    """Probability that a view is mixed, where one of the two is on."""
+    cutmix_prob: float = 0.5
+    """Part of the mixes that are cutmix, where both are on."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("mixup_alpha", "cutmix_alpha"):
+            require(getattr(self, name) >= 0, flag(name), getattr(self, name), "0 or more")
+        require(0 < self.mix_prob <= 1, "--mix-prob", self.mix_prob, "more than 0, up to 1")
+        require(0 <= self.cutmix_prob <= 1, "--cutmix-prob", self.cutmix_prob, "a probability from 0 to 1")
+
+
+def _check_ranges(scale_option: str, scale: tuple[float, float], ratio_option: str, ratio: tuple[float, float]) -> None:
+    require(0 < scale[0] <= scale[1] <= 1, scale_option, f"{scale[0]} {scale[1]}", "0 < least <= most <= 1")
+    require(0 < ratio[0] <= ratio[1], ratio_option, f"{ratio[0]} {ratio[1]}", "0 < least <= most")

@@ -1,0 +1,183 @@
+"""The ablation: every arm is trained as it says, at equal steps, and the whole resumes."""
+
+import dataclasses
+import json
+import warnings
+
+import numpy as np
+import pytest
+
+from teachonce.cli.ablate import ablate
+from teachonce.cli.config import AblateConfig
+from teachonce.errors import ConfigError, PlanMismatchError
+from teachonce.extraction.config import ExtractConfig
+from teachonce.extraction.extract import extract
+from teachonce.runs.run import read_result
+from teachonce.store.store import Store
+from teachonce.training.config import TrainConfig
+from teachonce.training.train import train
+from tests.support.small_data import write_digits
+
+# The teacher of a few steps earns a warning, which is tested in test_guards.
+pytestmark = pytest.mark.filterwarnings("ignore:.*contradicts them more often:UserWarning")
+
+COMMON = {
+    "student": "timm:test_resnet",
+    "epochs": 2,
+    "batch_size": 32,
+    "size": 16,
+    "eval_crop_frac": 1.0,
+    "crop_scale": (0.5, 1.0),
+    "flip_prob": 0.0,
+    "lr": 0.05,
+    "device": "cpu",
+}
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    return write_digits(tmp_path_factory.mktemp("digits"))
+
+
+@pytest.fixture(scope="module")
+def teacher(digits, tmp_path_factory):
+    path = tmp_path_factory.mktemp("teacher") / "run"
+    train(TrainConfig(data=digits, out=path, **COMMON))
+    return f"run:{path}"
+
+
+@pytest.fixture(scope="module")
+def ablation(digits, teacher, tmp_path_factory):
+    out = tmp_path_factory.mktemp("ablation") / "out"
+    config = AblateConfig(
+        data=digits,
+        out=out,
+        teacher=teacher,
+        arms="labels,center,views:1,views:2,own:2,online",
+        seeds=2,
+        codec="float32",
+        **COMMON,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the teacher of a few steps earns some, which test_guards has
+        return config, ablate(config)
+
+
+def test_each_arm_takes_of_the_techniques_what_it_can(digits, teacher, tmp_path):
+    """Crops by objects, AutoAugment, mixup in pairs: no arm is refused, none warns that an option does nothing."""
+    techniques = {"policy": "crop+autoaugment", "object_covered": 0.1, "mixup_alpha": 0.2, "mixup_type": 1}
+    arms = "labels,center,views:1,own:1,online"
+    common = COMMON | {"epochs": 1, "eval_crop_frac": 0.875}
+    config = AblateConfig(data=digits, out=tmp_path, teacher=teacher, arms=arms, seeds=1, **common, **techniques)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        ablate(config)
+    assert not [warning for warning in caught if "has no effect" in str(warning.message)]
+    runs = {path.name: json.loads((path / "config.json").read_text()) for path in tmp_path.glob("runs/*")}
+    pairs = {name.removesuffix("-seed0"): run["mixup_type"] for name, run in runs.items()}
+    assert pairs == {
+        "labels-only": 1,
+        "fixed-centre-logits": 1,
+        "1-stored-view": "batch",
+        "1-views-not-replayed": "batch",
+        "online-teacher": "batch",
+    }
+
+
+def test_every_arm_at_equal_steps(ablation):
+    config, arms = ablation
+    names = ["labels only", "fixed centre logits", "1 stored view", "2 stored views", "2 views, not replayed"]
+    assert [arm.name for arm in arms] == [*names, "online teacher"]
+    results = [json.loads(path.read_text()) for path in config.out.glob("runs/*/result.json")]
+    assert len(results) == 12 and {result["steps"] for result in results} == {6}
+    assert [arm.teacher_forwards for arm in arms] == [0, 96, 96, 192, 192, 2 * 6 * 32]
+    assert all(len(arm.top1) == len(arm.curves) == 2 for arm in arms)
+    assert len(Store(config.out / "stores" / "views").shards) == 1
+
+
+def test_as_many_stored_views_as_epochs_are_the_online_teacher(ablation):
+    """With float32 logits nothing but the teacher's batch is different: the views are the same, drawn by one seed."""
+    config, _ = ablation
+    for seed in range(2):
+        stored = read_result(config.out / "runs" / f"2-stored-views-seed{seed}")
+        online = read_result(config.out / "runs" / f"online-teacher-seed{seed}")
+        # float32 sums in another order; six steps of SGD magnify that a little.
+        assert stored["train_loss"] == pytest.approx(online["train_loss"], abs=1e-4)
+        fixed = read_result(config.out / "runs" / f"fixed-centre-logits-seed{seed}")
+        assert abs(fixed["train_loss"] - online["train_loss"]) > 1e-3
+
+
+def test_what_is_written(ablation):
+    config, arms = ablation
+    table = (config.out / "ablation.md").read_text()
+    assert "teachonce ablate" in table.splitlines()[0] and table.count("\n| ") == 7
+    assert "Fewer than 3 seeds" in table
+    saved = json.loads((config.out / "ablation.json").read_text())
+    assert [row["name"] for row in saved] == [arm.name for arm in arms]
+    assert (config.out / "ablation.svg").read_text().count("online teacher") >= 2
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_the_same_command_again_trains_nothing(ablation):
+    config, arms = ablation
+    stamps = {path: path.stat().st_mtime_ns for path in config.out.glob("runs/*/*.json")}
+    again = ablate(config)
+    assert [arm.top1 for arm in again] == [arm.top1 for arm in arms]
+    assert {path: path.stat().st_mtime_ns for path in config.out.glob("runs/*/*.json")} == stamps
+
+
+@pytest.mark.slow
+def test_stores_that_are_there(ablation, digits, teacher, tmp_path):
+    config, _ = ablation
+    first = config.out / "stores" / "views"
+    second = tmp_path / "second"
+    extract(ExtractConfig(data=digits, teacher=teacher, out=second, views_of=first, codec="float16", device="cpu"))
+    arms = ablate(
+        AblateConfig(
+            data=digits,
+            out=tmp_path / "out",
+            stores=f"{first},{second},{first}+{second}",
+            arms="labels",
+            seeds=1,
+            jobs=2,
+            **COMMON,
+        )
+    )
+    assert [arm.name for arm in arms] == ["labels only", "views", "second", "views + second"]
+    # Two stores of one teacher are that teacher.
+    losses = [read_result(tmp_path / "out" / "runs" / f"{name}-seed0")["train_loss"] for name in ("views", "second")]
+    both = read_result(tmp_path / "out" / "runs" / "views-+-second-seed0")["train_loss"]
+    np.testing.assert_allclose(losses, both, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"arms": "labels,views"}, "--arms views: expected labels, center, online, views:V or own:V"),
+        ({"arms": "labels,labels"}, "expected each arm once"),
+        ({"seeds": 0}, "--seeds 0"),
+        ({"teacher": None}, "--teacher None: expected a model SPEC, or --stores"),
+    ],
+)
+def test_wrong_commands(settings, message, tmp_path):
+    with pytest.raises(ConfigError) as error:
+        AblateConfig(**{"data": tmp_path, "out": tmp_path / "o", "teacher": "run:x", **COMMON, **settings})
+    assert message in str(error.value)
+
+
+def test_without_validation_there_is_nothing_to_compare(digits, tmp_path):
+    config = AblateConfig(
+        data=digits, out=tmp_path / "o", teacher="run:x", arms="labels", seeds=1, validation_split="none", **COMMON
+    )
+    with pytest.raises(ConfigError, match="an ablation compares validation accuracies"):
+        ablate(config)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_another_configuration_is_refused(ablation):
+    """Finished students of other settings must not be shown under a new command line."""
+    config, _ = ablation
+    before = (config.out / "ablation.md").read_text()
+    with pytest.raises(PlanMismatchError, match=r"lr was 0\.05, now 0\.5"):
+        ablate(dataclasses.replace(config, lr=0.5))
+    assert (config.out / "ablation.md").read_text() == before

@@ -1,0 +1,61 @@
+"""The ablation's table: intervals and paired differences by hand, and words only for what they carry."""
+
+import statistics
+
+import pytest
+
+from teachonce.cli.ablate_table import Arm, difference, draw_ablation, find_verdicts, interval, render_table
+
+
+def arm(name, *top1, **more):
+    return Arm(name=name, top1=list(top1), ece=[0.1] * len(top1), train_seconds=[10.0] * len(top1), **more)
+
+
+LABELS = arm("labels only", 0.60, 0.62, 0.64, is_baseline=True)
+
+
+def test_the_interval_is_students_t():
+    values = [1.0, 2.0, 4.0]
+    # t(0.975, 2) = 4.3027 (any table)
+    assert interval(values) == pytest.approx(4.30265 * statistics.stdev(values) / 3**0.5, rel=1e-5)
+    assert interval([1.0]) == float("inf")
+
+
+def test_differences_are_paired_by_seed():
+    better = arm("KD", 0.61, 0.63, 0.65)
+    mean, half = difference(better, LABELS)
+    assert mean == pytest.approx(0.01) and half == pytest.approx(0, abs=1e-9)  # though the seeds differ by 4 points
+
+
+def test_the_table():
+    table = render_table([LABELS, arm("fixed centre logits", 0.61, 0.63, 0.66, teacher_forwards=5000)], 3)
+    lines = table.splitlines()
+    assert lines[0].startswith("| the same student") and set(lines[1]) <= set("|-")
+    assert "62.00 +- 4.97" in lines[2] and "+1.33 +- 1.43" in lines[3] and "5,000" in lines[3]
+    assert len({len(line) for line in lines[:4]}) == 1
+
+
+def test_what_hurts_is_said():
+    (verdict,) = find_verdicts([LABELS, arm("fixed centre logits", 0.58, 0.60, 0.621)])
+    assert verdict.startswith("WARNING: fixed centre logits hurts: -1.97")
+    assert find_verdicts([LABELS, arm("fixed centre logits", 0.55, 0.65, 0.62)]) == []  # within its interval
+
+
+def test_stored_views_are_compared_with_both_ends():
+    stored = arm("10 stored views", 0.66, 0.68, 0.70)
+    verdicts = find_verdicts(
+        [LABELS, arm("fixed centre logits", 0.63, 0.65, 0.671), stored, arm("online teacher", 0.665, 0.675, 0.70)]
+    )
+    assert "better than it" in verdicts[0] and "fixed centre logits: +2.97" in verdicts[0]
+    assert "within the noise of it" in verdicts[1] and "online teacher: +0.00" in verdicts[1]
+
+
+def test_two_seeds_are_no_evidence():
+    assert find_verdicts([arm("labels only", 0.6, 0.7), arm("online teacher", 0.1, 0.2)]) == [
+        "Fewer than 3 seeds: no difference here is more than an impression."
+    ]
+
+
+def test_the_picture_names_every_arm():
+    picture = draw_ablation([LABELS, arm("KD", 0.6, 0.7, 0.8, curves=[[(1, 0.5), (2, 0.6)]] * 3)])
+    assert picture.count("labels only") >= 2 and picture.count("KD") >= 2 and picture.lstrip().startswith("<?xml")

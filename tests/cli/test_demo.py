@@ -1,0 +1,58 @@
+"""The demo's table: no claim that the noise could have made; its data and its printed commands."""
+
+import shlex
+
+import pytest
+from PIL import Image
+
+from teachonce.cli.config import DemoConfig
+from teachonce.cli.demo import NUM_TRAIN, SIDE_PX, Row, demo, render_table, write_digits
+from teachonce.cli.main import parse_command
+from teachonce.extraction.config import ExtractConfig
+from teachonce.interop.config import MergeConfig
+from teachonce.options import command_line
+
+
+def rows(*values):
+    return [Row(name, tuple(top1), 10, 1.0) for name, top1 in zip("ab", values, strict=True)]
+
+
+def test_a_difference_within_the_noise_is_called_so():
+    assert "within the noise" in render_table(rows((0.97, 0.98, 0.99), (0.975, 0.985, 0.99)))
+    clear = render_table(rows((0.90, 0.91, 0.90), (0.97, 0.98, 0.97)))
+    assert "+7.00 points" in clear and "within the noise" not in clear and "p = 0.000" in clear
+    assert "too few seeds" in render_table(rows((0.90,), (0.97,)))
+
+
+def test_the_digits_are_split_once(tmp_path):
+    write_digits(tmp_path)
+    train, validation = (sorted((tmp_path / split).glob("*/*.jpg")) for split in ("train", "validation"))
+    assert (len(train), len(validation)) == (NUM_TRAIN, 1797 - NUM_TRAIN)
+    assert not {path.name for path in train} & {path.name for path in validation}
+    assert {path.parent.name for path in train} == {str(digit) for digit in range(10)}
+    with Image.open(train[0]) as image:
+        assert image.size == (SIDE_PX, SIDE_PX) and image.mode == "L"
+    stamp = train[0].stat().st_mtime_ns
+    write_digits(tmp_path)
+    assert train[0].stat().st_mtime_ns == stamp
+
+
+@pytest.mark.parametrize(
+    "command, config",
+    [
+        ("merge", MergeConfig(store="s", data="d", out="o")),
+        ("extract", ExtractConfig(data="d", teacher="run:t", out="o", policy="crop", views=5, crop_scale=(0.6, 1.0))),
+    ],
+)
+def test_printed_commands_mean_the_same(command, config):
+    parsed = parse_command([command, *shlex.split(command_line(config))])
+    assert command_line(parsed) == command_line(config)
+
+
+@pytest.mark.slow
+def test_the_whole_demo_with_one_seed(tmp_path, capsys):
+    demo(DemoConfig(out=tmp_path / "demo", seeds=1))
+    text = capsys.readouterr().out
+    assert "labels only" in text and "image/logit" in text and "stored views" in text
+    assert (tmp_path / "demo" / "table.json").exists()
+    assert (tmp_path / "demo" / "student-views-0" / "report.html").exists()

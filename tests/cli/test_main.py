@@ -1,0 +1,140 @@
+"""The command line: fast help, one line for an error, exit codes, every option with a sentence."""
+
+import dataclasses
+import inspect
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import teachonce
+from teachonce.cli import main as cli
+from teachonce.cli.main import main, parse_command
+from teachonce.errors import ConfigError
+from teachonce.extraction.config import ExtractConfig
+from teachonce.training.config import TrainConfig
+
+COMMANDS = [
+    "records",
+    "extract",
+    "verify",
+    "inspect",
+    "merge",
+    "train",
+    "evaluate",
+    "export",
+    "import",
+    "plan",
+    "ablate",
+    "demo",
+]
+
+
+def end_code(*words) -> int:
+    with pytest.raises(SystemExit) as end:
+        main(list(words))
+    return end.value.code
+
+
+def test_help_lists_every_command_at_once():
+    start = time.monotonic()
+    command = [sys.executable, "-m", "teachonce.cli.main", "--help"]
+    code = "import sys; from teachonce.cli.main import main; sys.argv = ['teachonce', '--help']; main()"
+    command = [sys.executable, "-c", code]
+    shown = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert all(name in shown for name in COMMANDS)
+    # Half a second here; importing torch alone takes several.
+    assert time.monotonic() - start < 5
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_of_each_command(name, capsys):
+    assert end_code(name, "--help") == 0
+    assert "usage: teachonce " + name in capsys.readouterr().out
+
+
+def test_every_option_has_a_sentence():
+    assert list(cli.COMMANDS) == list(COMMANDS)
+    for kind in cli.COMMANDS.values():
+        for field in dataclasses.fields(kind):
+            owner = next(base for base in kind.__mro__ if field.name in vars(base).get("__annotations__", {}))
+            source = inspect.getsource(owner)
+            after = source[source.index(f"    {field.name}: ") :].split("\n", 2)[1].strip()
+            assert after.startswith('"""'), f"{kind.__name__}.{field.name} has no sentence"
+
+
+def test_wrong_words_end_with_two(capsys):
+    assert end_code("distil") == 2
+    assert end_code("extract", "--data", "x") == 2
+    assert end_code("verify") == 2
+    capsys.readouterr()
+    assert end_code("extract", "--data", "x", "--teacher", "timm:a", "--out", "y", "--worker", "3/3") == 2
+    assert capsys.readouterr().err == "teachonce: --worker 3/3: expected i/n with 0 <= i < n, such as 3/8\n"
+
+
+def test_version_and_debug(capsys, tmp_path):
+    assert end_code("--version") == 0
+    assert capsys.readouterr().out == f"teachonce {teachonce.__version__}\n"
+    with pytest.raises(ConfigError, match="no such folder"):
+        main(["--debug", "inspect", str(tmp_path / "nowhere")])
+
+
+@pytest.mark.parametrize(
+    "kind, options, message",
+    [
+        (ExtractConfig, {"views": 2}, "--views 2: expected 1 with --policy center"),
+        (ExtractConfig, {"expect_top1": 80.0}, "--expect-top1 80.0: expected a fraction"),
+        (ExtractConfig, {"crop_scale": (0.5, 0.1)}, "--crop-scale 0.5 0.1"),
+        (ExtractConfig, {"batch_size": 0}, "--batch-size 0: expected at least 1"),
+        (TrainConfig, {"kd_temp": 2.0}, "--kd-temp 2.0: expected 0 without --store, --logits records or --teacher"),
+        (TrainConfig, {"store": Path("s"), "logits": "records"}, "not given together with --store"),
+        (TrainConfig, {"label_weight": 0.0}, "--label-weight 0.0: expected more than 0 where there is no KD loss"),
+        (TrainConfig, {"label_smoothing": 1.0}, "--label-smoothing"),
+    ],
+)
+def test_settings_that_cannot_be_meant(kind, options, message):
+    required = {"data": Path("d"), "out": Path("o"), "teacher": "t", "student": "s"}
+    names = {field.name for field in dataclasses.fields(kind) if field.default is dataclasses.MISSING}
+    with pytest.raises(ConfigError) as error:
+        kind(**{name: value for name, value in required.items() if name in names} | options)
+    assert message in str(error.value)
+
+
+def test_the_temperature_in_force():
+    base = {"data": Path("d"), "out": Path("o"), "student": "s"}
+    assert TrainConfig(**base).temperature == 0
+    assert TrainConfig(**base, store=Path("s")).temperature == 1
+    assert TrainConfig(**base, logits="records", kd_temp=4.0).temperature == 4
+    assert TrainConfig(**base, store=Path("s"), kd_temp=0.0).temperature == 0
+
+
+def test_options_as_they_are_typed():
+    parsed = parse_command(
+        [
+            "extract",
+            "--data",
+            "d",
+            "--teacher",
+            "run:r",
+            "--out",
+            "o",
+            "--policy",
+            "crop",
+            "--views",
+            "4",
+            "--crop-scale",
+            "0.2",
+            "0.9",
+            "--no-compile",
+        ]
+    )
+    assert (parsed.views, parsed.crop_scale, parsed.policy, parsed.compile) == (4, (0.2, 0.9), "crop", False)
+    assert parse_command(["merge", "store", "--data", "d", "--out", "o"]).store == Path("store")
+    assert parse_command(
+        ["train", "--data", "d", "--student", "s", "--out", "o", "--validation-split", "none"]
+    ).validation_split in (
+        None,
+        "none",
+    )

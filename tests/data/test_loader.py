@@ -1,0 +1,224 @@
+"""The loader: one order whatever the threads, errors in their place, memory used again only when nobody holds it."""
+
+from __future__ import annotations
+
+import gc
+import pickle
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from teachonce.data.dataset import KDDataset
+from teachonce.data.loader import BATCHES_AHEAD, Batch, Loader
+from teachonce.data.sampler import EpochBatches
+from teachonce.engine.pixel_buffers import MAX_KEPT, Buffers
+from teachonce.errors import ImageError
+from teachonce.records.discovery import open_records
+from tests.support.small_data import example, write_image_folder, write_shards
+
+
+class Slow:
+    """Batches of their own indices; later ones are made faster, so that threads finish in another order."""
+
+    def __init__(self, num_batches: int, bad: int | None = None) -> None:
+        self.num_batches = num_batches
+        self.bad = bad
+        self.made: list[int] = []
+
+    def __getitems__(self, items: Sequence[tuple[int, int]]) -> Batch:
+        first = items[0][0]
+        self.made.append(first)
+        time.sleep(0.002 * (3 - first % 4))
+        if first == self.bad:
+            raise ImageError(f"record {first} is bad")
+        return {"indices": torch.tensor([index for index, _ in items])}
+
+
+def batches_of_one(count: int) -> EpochBatches:
+    return EpochBatches(count, 1, shuffle=False)
+
+
+def loader_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("load")]
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> KDDataset:
+    data = write_image_folder(tmp_path_factory.mktemp("images"), num_classes=3, per_class=20)
+    return KDDataset(open_records(data, "train"), size=12, seed=5)
+
+
+def tensors_equal(a: Batch, b: Batch) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("num_workers", [0, 1, 3])
+def test_the_order_does_not_depend_on_the_threads(num_workers: int) -> None:
+    loader = Loader(Slow(40), batches_of_one(40), num_workers)
+    assert len(loader) == 40
+    assert [batch["indices"].item() for batch in loader] == list(range(40))
+    assert [batch["indices"].item() for batch in loader] == list(range(40)), "again"
+    assert not loader_threads()
+
+
+def test_batches_are_the_same_whatever_the_threads(dataset: KDDataset) -> None:
+    expected = list(dataset.batches(batch_size=7, epoch=2))
+    assert len(expected) == 9
+    for num_workers in (1, 3):
+        found = list(dataset.batches(batch_size=7, epoch=2, num_workers=num_workers))
+        assert len(found) == 9
+        assert all(tensors_equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("num_workers", [0, 1, 3])
+def test_an_error_comes_where_its_batch_would_have_come(num_workers: int) -> None:
+    iterator = iter(Loader(Slow(20, bad=6), batches_of_one(20), num_workers))
+    assert [next(iterator)["indices"].item() for _ in range(6)] == list(range(6))
+    with pytest.raises(ImageError, match="record 6 is bad"):
+        next(iterator)
+    assert not loader_threads()
+    with pytest.raises(StopIteration):
+        next(iterator)
+
+
+def test_an_error_of_a_record_names_it(tmp_path: Path) -> None:
+    payloads = [example(index, 1) for index in range(8)]
+    payloads[5] = example(5, 1, encoded=b"no image")
+    source = open_records(write_shards(tmp_path, sizes=(8,), payloads=payloads), "train")
+    loader = KDDataset(source, size=8).batches(batch_size=1, epoch=0, shuffle=False, num_workers=2)
+    iterator = iter(loader)
+    assert [next(iterator)["indices"].item() for _ in range(5)] == list(range(5))
+    with pytest.raises(ImageError, match=r"record 5 \(byte \d+\): .* expected a JPEG"):
+        next(iterator)
+
+
+def test_leaving_early_stops_the_threads() -> None:
+    num_workers = 2
+    dataset = Slow(1000)
+    for number, batch in enumerate(Loader(dataset, batches_of_one(1000), num_workers)):
+        assert batch["indices"].item() == number
+        if number == 4:
+            assert loader_threads()
+            break
+    gc.collect()
+    assert not loader_threads()
+    # What was asked for, what may lie ready, and what each thread had begun.
+    assert len(dataset.made) <= 5 + num_workers * BATCHES_AHEAD + 1
+    num_made = len(dataset.made)
+    time.sleep(0.05)
+    assert len(dataset.made) == num_made
+
+
+def test_no_more_is_made_ahead_than_said() -> None:
+    dataset = Slow(100)
+    iterator = iter(Loader(dataset, batches_of_one(100), 2))
+    next(iterator)
+    time.sleep(0.2)
+    assert len(dataset.made) == 1 + 2 * BATCHES_AHEAD
+    iterator.close()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("num_workers", [0, 3])
+def test_a_kept_batch_is_never_overwritten(dataset: KDDataset, num_workers: int) -> None:
+    """More than 50 batches at once, more than ``Buffers`` remembers; half of them kept by a view of theirs alone."""
+    kept: list[tuple[int, int, torch.Tensor]] = []
+    for epoch in range(6):
+        for number, batch in enumerate(dataset.batches(batch_size=6, epoch=epoch, num_workers=num_workers)):
+            pixels = batch["pixels"] if number % 2 else batch["pixels"][:, 1:].permute(0, 3, 1, 2)
+            kept.append((epoch, number, pixels))
+    assert len(kept) == 60 > MAX_KEPT
+    for epoch in range(6):
+        fresh = KDDataset(dataset.source, size=12, seed=5).batches(batch_size=6, epoch=epoch)
+        for number, batch in enumerate(fresh):
+            ((*_, pixels),) = [item for item in kept if item[:2] == (epoch, number)]
+            expected = batch["pixels"] if number % 2 else batch["pixels"][:, 1:].permute(0, 3, 1, 2)
+            assert torch.equal(pixels, expected), (epoch, number)
+
+
+needs_plain_memory = pytest.mark.skipif(torch.cuda.is_available(), reason="with CUDA torch keeps page-locked memory")
+
+
+@needs_plain_memory
+def test_memory_is_used_again_once_nobody_holds_it() -> None:
+    buffers = Buffers()
+    first = buffers.take((4, 3))
+    address = first.ctypes.data
+    second = buffers.take((4, 3))
+    assert second.ctypes.data != address
+    tensor = torch.from_numpy(first)
+    row = tensor[1]
+    del first, tensor
+    assert buffers.take((4, 3)).ctypes.data != address, "a view of a tensor of it is alive"
+    del row
+    assert buffers.take((4, 3)).ctypes.data == address
+    assert buffers.take((3, 4)).ctypes.data != address, "another shape"
+
+
+@needs_plain_memory
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_loop_needs_a_few_arrays_however_long_it_is(dataset: KDDataset, num_workers: int) -> None:
+    addresses = set()
+    for epoch in range(5):
+        for batch in dataset.batches(batch_size=10, epoch=epoch, num_workers=num_workers):
+            addresses.add(batch["pixels"].data_ptr())
+            del batch
+    # Made ahead, in the making, and in the loop's hands; the loader holds on to one more while it yields.
+    assert len(addresses) <= num_workers * BATCHES_AHEAD + num_workers + 3
+
+
+@needs_plain_memory
+def test_only_so_many_arrays_are_remembered() -> None:
+    buffers = Buffers()
+    held = [buffers.take((2, 5)) for _ in range(2 * MAX_KEPT)]
+    assert len({array.ctypes.data for array in held}) == 2 * MAX_KEPT
+    assert len(buffers._kept) == MAX_KEPT
+    remembered = {array.ctypes.data for array in held[MAX_KEPT:]}
+    del held
+    again = [buffers.take((2, 5)) for _ in range(MAX_KEPT)]
+    assert {array.ctypes.data for array in again} == remembered
+
+
+def test_threads_never_share_an_array() -> None:
+    buffers = Buffers()
+
+    def work(number: int) -> bool:
+        random = np.random.default_rng(number)
+        for _ in range(200):
+            array = buffers.take((8, 16))
+            value = random.integers(256)
+            array[:] = value
+            tensor = torch.from_numpy(array)
+            del array
+            if random.integers(4) == 0:
+                time.sleep(0)
+            if not (tensor == int(value)).all():
+                return False
+        return True
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)  # as often as can be, so that a race would show
+    try:
+        with ThreadPoolExecutor(8) as threads:
+            assert all(threads.map(work, range(16)))
+    finally:
+        sys.setswitchinterval(interval)
+
+
+def test_buffers_and_data_sets_pickle(dataset: KDDataset) -> None:
+    buffers = Buffers()
+    held = buffers.take((3, 3))
+    copy = pickle.loads(pickle.dumps(buffers))
+    held[:] = 1
+    taken = copy.take((3, 3))
+    taken[:] = 2
+    assert (held == 1).all()
+    dataset.read_batch([0, 1], 0)
+    again = pickle.loads(pickle.dumps(dataset))
+    assert tensors_equal(again.read_batch([3, 9], 1), dataset.read_batch([3, 9], 1))

@@ -1,0 +1,57 @@
+"""Paired batches, for mixup of type 1; what else an epoch is made of is held by test_dataset."""
+
+from __future__ import annotations
+
+import pytest
+
+from teachonce.data.sampler import EpochBatches
+
+
+def flat(batches: EpochBatches) -> list[tuple[int, int]]:
+    return [item for batch in batches for item in batch]
+
+
+@pytest.mark.parametrize(("num_records", "batch_size", "world_size"), [(23, 4, 1), (24, 4, 2), (7, 100, 3), (5, 1, 1)])
+def test_every_record_occurs_twice_an_epoch_in_as_many_steps(
+    num_records: int, batch_size: int, world_size: int
+) -> None:
+    ranks = [
+        EpochBatches(num_records, batch_size, epoch=3, rank=rank, world_size=world_size, paired=True)
+        for rank in range(world_size)
+    ]
+    plain = EpochBatches(num_records, batch_size, epoch=3, world_size=world_size)
+    assert {len(list(rank)) for rank in ranks} == {len(plain)}
+    items = [item for rank in ranks for item in flat(rank)]
+    assert sorted(items) == [(index, epoch) for index in range(num_records) for epoch in (6, 7)]
+
+
+def test_the_records_of_a_batch_are_those_without_pairs_and_their_partners_follow() -> None:
+    plain, paired = (EpochBatches(20, 6, seed=1, epoch=2, paired=paired) for paired in (False, True))
+    for records, both in zip(plain, paired, strict=True):
+        half = len(records)
+        assert [index for index, _ in both[:half]] == [index for index, _ in records]
+        assert [epoch for _, epoch in both] == [4] * half + [5] * half
+
+
+def test_partners_are_others_each_epoch() -> None:
+    batches = EpochBatches(200, 50, paired=True)
+    partners = []
+    for epoch in range(2):
+        batches.set_epoch(epoch)
+        partners.append([index for index, number in flat(batches) if number % 2])
+    assert partners[0] != partners[1]
+    # A uniform permutation leaves one record in its place on average, Poisson: ten would be one in ten million.
+    records = [index for index, number in flat(batches) if number % 2 == 0]
+    assert sum(a == b for a, b in zip(records, partners[1], strict=True)) < 10
+
+
+@pytest.mark.parametrize("paired", [False, True])
+@pytest.mark.parametrize("drop_last", [False, True])
+def test_an_epoch_goes_on_in_its_middle(paired, drop_last):
+    options = {"seed": 5, "epoch": 2, "rank": 1, "world_size": 2, "paired": paired, "drop_last": drop_last}
+    whole = list(EpochBatches(53, 6, **options))
+    for first_step in (0, 1, len(whole) - 1, len(whole)):
+        rest = EpochBatches(53, 6, **options, first_step=first_step)
+        assert list(rest) == whole[first_step:] and len(rest) == len(whole) - first_step
+    rest.set_epoch(2)
+    assert list(rest) == whole, "another epoch begins at its beginning"

@@ -1,0 +1,236 @@
+"""Float and int8 side by side: the files, the figures (against `evaluate` and against the store), and refusals."""
+
+from __future__ import annotations
+
+import builtins
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from teachonce.cli.main import main
+from teachonce.errors import ConfigError, MissingExtraError, RecordError
+from teachonce.evaluation.config import EvaluateConfig, ExportConfig
+from teachonce.evaluation.evaluate import evaluate
+from teachonce.evaluation.int8 import export_int8, int8_path, read_images, spaced_indices
+from teachonce.evaluation.int8_table import Comparison
+from teachonce.extraction.config import ExtractConfig
+from teachonce.extraction.extract import extract
+from teachonce.interop.config import MergeConfig, RecordsConfig
+from teachonce.interop.convert import convert_records
+from teachonce.interop.merge import merge
+from teachonce.models.classifier import load_model
+from teachonce.pixels.preprocessing import normalise
+from teachonce.records.discovery import open_records
+from teachonce.store.store import Store
+from teachonce.training.train import train
+from tests.support.small_data import teacher_logits, write_store
+from tests.training.test_train import config
+
+pytest.importorskip("onnxruntime")
+
+
+@pytest.fixture(scope="module")
+def run(digits: Path, digits_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("int8") / "run"
+    train(config(digits, out, store=digits_store, epochs=30, lr=0.1))
+    return out
+
+
+def settings(run: Path, digits: Path, out: Path, **more: Any) -> ExportConfig:
+    return ExportConfig(
+        source=run, format="onnx", int8=True, data=digits, out=out, **({"calibration_images": 64} | more)
+    )
+
+
+@pytest.fixture(scope="module")
+def exported(run: Path, digits: Path, digits_store: Path) -> tuple[Path, Comparison]:
+    out = run.parent / "student.onnx"
+    return out, export_int8(settings(run, digits, out, store=digits_store))
+
+
+def test_both_files_evaluate_to_the_tables_figures(exported: tuple[Path, Comparison], digits: Path) -> None:
+    out, found = exported
+    for path, row in ((out, found.float32), (int8_path(out), found.int8)):
+        # The file itself is a model: no options, any batch size.
+        result = evaluate(EvaluateConfig(data=digits, model=f"onnx:{path}", device="cpu", batch_size=7))
+        assert (result["top1"], result["top5"]) == pytest.approx((row.top1, row.top5), abs=1e-6)
+        assert path.stat().st_size == row.num_bytes
+        assert row.latency_ms > 0
+    change = found.int8.top1 - found.float32.top1
+    assert found.top1_change_points == pytest.approx(100 * change, abs=1e-4)
+    assert found.num_records == 48
+
+
+def test_the_student_has_learnt_and_int8_still_knows(exported: tuple[Path, Comparison]) -> None:
+    found = exported[1]
+    assert found.float32.top1 > 0.3, "ten classes: chance is 0.1, and a student of nothing would show no damage"
+    assert found.int8.agreement_float > 0.8
+    assert found.int8.num_bytes < 0.45 * found.float32.num_bytes, "a quarter, and scales and names"
+
+
+def test_int8_has_integer_weights_and_the_same_interface(run: Path, exported: tuple[Path, Comparison]) -> None:
+    import onnx
+
+    student, int8 = load_model(f"run:{run}"), load_model(f"onnx:{int8_path(exported[0])}")
+    assert int8.preprocessing == student.preprocessing
+    assert (int8.num_classes, int8.default_offset) == (10, 0)
+    model = onnx.load(int8_path(exported[0]))
+    kinds = {node.op_type for node in model.graph.node}
+    assert {"QuantizeLinear", "DequantizeLinear"} <= kinds
+    largest = max(model.graph.initializer, key=lambda item: np.prod(item.dims))
+    assert largest.data_type == onnx.TensorProto.INT8
+
+
+def test_agreement_with_a_store_of_whole_images(run: Path, digits: Path, exported: tuple[Path, Comparison]) -> None:
+    out, found = exported
+    source = open_records(digits, "train")
+    teacher = teacher_logits(source).argmax(axis=1)
+    for path, row in ((out, found.float32), (int8_path(out), found.int8)):
+        model = load_model(f"onnx:{path}")
+        images = np.stack(list(read_images(source, model.preprocessing, source.num_records)))
+        classes = model.forward(torch.from_numpy(images)).argmax(dim=1).numpy()
+        assert row.agreement_teacher == pytest.approx((classes == teacher).mean())
+    assert found.num_teacher_records == 96 and found.teacher is not None and "whole images" in found.teacher
+
+
+def test_agreement_with_the_records_logits_is_that_of_their_store(
+    run: Path, digits: Path, exported: tuple[Path, Comparison], tmp_path: Path
+) -> None:
+    records, merged = tmp_path / "records", tmp_path / "merged"
+    for split in ("train", "validation"):
+        convert_records(RecordsConfig(images=digits, split=split, out=records))
+    source = open_records(records, "train")
+    store = write_store(tmp_path / "store", source, teacher_logits(source, 11)[:, 1:], offset=1)
+    merge(MergeConfig(store=store.path, data=records, out=merged))
+    again = tmp_path / "run"
+    again.mkdir()
+    resolved = json.loads((run / "config.json").read_text())
+    (again / "config.json").write_text(json.dumps({**resolved, "offset": 1}))
+    (again / "student.safetensors").write_bytes((run / "student.safetensors").read_bytes())
+    options = {"validation_data": records, "logits": "records"}
+    found = export_int8(settings(again, merged, tmp_path / "student.onnx", **options))
+    by_store = export_int8(settings(again, records, tmp_path / "other.onnx", store=store.path))
+    assert found.teacher == "image/logit of train"
+    assert found.float32.agreement_teacher == by_store.float32.agreement_teacher
+    assert found.int8.agreement_teacher == by_store.int8.agreement_teacher
+    # Records with a background class and an offset, folders without: the same images, the same figures.
+    assert found.float32.top1 == exported[1].float32.top1
+
+
+def test_agreement_with_stored_views_is_on_those_views(run: Path, digits: Path, tmp_path: Path) -> None:
+    """A teacher that is the student itself: on its own views it agrees wherever float32 is float32."""
+    views = tmp_path / "views"
+    extract(
+        ExtractConfig(
+            data=digits, teacher=f"run:{run}", out=views, policy="crop", views=1, crop_scale=(0.3, 0.5), device="cpu"
+        )
+    )
+    found = export_int8(settings(run, digits, tmp_path / "student.onnx", store=views, agreement_images=40))
+    assert found.float32.agreement_teacher == 1.0
+    assert found.int8.agreement_teacher is not None and 0.7 < found.int8.agreement_teacher <= 1.0
+    assert found.num_teacher_records == 40 and found.teacher is not None and "its stored views" in found.teacher
+    # Small crops are other pixels than the whole image: looking at that instead would show.
+    student, source = load_model(f"run:{run}"), open_records(digits, "train")
+    images = np.stack(list(read_images(source, student.preprocessing, 40)))
+    whole = student.forward(torch.from_numpy(images)).argmax(dim=1).numpy()
+    store = Store(views)
+    teacher = np.concatenate([store.read_logits(shard, 0, slice(None)) for shard in range(len(store.shards))]).argmax(
+        axis=1
+    )
+    assert (whole == teacher[spaced_indices(96, 40)]).mean() < 1.0
+
+
+def test_calibration_images_are_the_students_evaluation_pixels(run: Path, digits: Path) -> None:
+    student, source = load_model(f"run:{run}"), open_records(digits, "train")
+    images = list(read_images(source, student.preprocessing, 10))
+    assert len(images) == 10 and images[0].shape == (3, 16, 16) and images[0].dtype == np.float32
+    labels = {record.label for record in source.read_batch(source.locate_all(spaced_indices(96, 30)))}
+    assert labels == set(range(10)), "a split sorted by class, all of it"
+    records = source.read_batch(source.locate_all(spaced_indices(96, 10)))
+    from teachonce.pixels.render import preprocess_images
+
+    pixels = preprocess_images([records[3].encoded], [records[3].where], student.preprocessing)
+    expected = normalise(torch.from_numpy(pixels), student.preprocessing).numpy()[0]
+    np.testing.assert_array_equal(images[3], expected)
+
+
+@pytest.mark.parametrize("num_records, wanted, count", [(96, 10, 10), (5, 64, 5), (1, 1, 1), (7, 7, 7)])
+def test_spaced_indices(num_records: int, wanted: int, count: int) -> None:
+    found = spaced_indices(num_records, wanted)
+    assert len(found) == count and found[0] == 0 and found[-1] == (num_records - 1 if count > 1 else 0)
+    assert np.ptp(np.diff(found)) <= 1 if count > 2 else True
+
+
+def test_the_command_prints_a_table_or_json(
+    run: Path, digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["export", str(run), "--format", "onnx", "--int8", "--data", str(digits), "--calibration-images", "16"]
+    for more in ([], ["--json"]):
+        out = tmp_path / f"student{len(more)}.onnx"
+        with pytest.raises(SystemExit) as end:
+            main([*command, "--out", str(out), *more])
+        assert end.value.code == 0
+        printed = capsys.readouterr().out
+        if more:
+            value = json.loads(printed)
+            assert value["int8"]["num_bytes"] == int8_path(out).stat().st_size and value["teacher"] is None
+        else:
+            assert printed.startswith("| file ") and f"{out}\n{int8_path(out)}\n" in printed
+            assert "points of top-1 on 48 records" in printed
+
+
+@pytest.mark.parametrize("name", ["student.onnx", "student.int8.onnx"])
+def test_outputs_that_exist_are_kept(run: Path, digits: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(ConfigError, match=rf"{name}: exists; remove it or choose another --out"):
+        export_int8(settings(run, digits, tmp_path / "student.onnx"))
+    assert [path.name for path in tmp_path.iterdir()] == [name] and (tmp_path / name).read_text() == "mine"
+
+
+def test_data_of_other_classes_leaves_nothing(run: Path, digits: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="nowhere"):
+        export_int8(settings(run, tmp_path / "nowhere", tmp_path / "out" / "student.onnx"))
+    more = tmp_path / "more"
+    for label in range(12):
+        for split in ("train", "validation"):
+            (more / split / f"{label:02d}").mkdir(parents=True)
+            image = next((digits / split / str(label % 10)).iterdir())
+            (more / split / f"{label:02d}" / image.name).write_bytes(image.read_bytes())
+    with pytest.raises(RecordError, match=r"label 10, expected 0 to 9"):
+        export_int8(settings(run, more, tmp_path / "out" / "student.onnx"))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"int8": True}, "--int8 without --data: expected --data"),
+        ({"int8": True, "format": "safetensors"}, "--int8 with --format safetensors: expected --format onnx"),
+        ({"int8": True, "data": Path("d"), "store": Path("s"), "logits": "records"}, "--logits records: expected not"),
+        ({"data": Path("d"), "json": True}, "--data, --json: mean nothing without --int8"),
+        ({"int8": True, "data": Path("d"), "calibration_images": 0}, "--calibration-images 0: expected at least 1"),
+    ],
+)
+def test_settings_that_cannot_be_meant(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        ExportConfig(**({"source": Path("run"), "format": "onnx", "out": Path("o")} | options))
+    assert message in str(error.value)
+
+
+def test_without_the_extra_it_says_what_to_install(
+    run: Path, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = builtins.__import__
+
+    def without(name: str, *arguments: Any, **options: Any) -> Any:
+        if name.startswith("onnxruntime"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name="onnxruntime")
+        return real(name, *arguments, **options)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(MissingExtraError, match=r"--int8 needs onnxruntime: pip install 'teachonce\[onnx\]'"):
+        export_int8(settings(run, digits, tmp_path / "student.onnx"))

@@ -1,0 +1,98 @@
+"""The table of float and int8: numbers worked out by hand, and what is said of a loss."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+
+from teachonce.evaluation.int8_table import Comparison, Measured, find_verdicts, render_comparison
+
+FLOAT = Measured(
+    name="float", top1=0.75, top5=0.95, agreement_teacher=0.8, agreement_float=1.0, num_bytes=4_000_000, latency_ms=2.0
+)
+INT8 = Measured(
+    name="int8",
+    top1=0.745,
+    top5=0.95,
+    agreement_teacher=0.79,
+    agreement_float=0.97,
+    num_bytes=1_100_000,
+    latency_ms=1.0,
+)
+FOUND = Comparison(
+    float32=FLOAT,
+    int8=INT8,
+    num_records=1000,
+    only_float_right=10,
+    only_int8_right=5,
+    weight_bits=7,
+    num_latency_runs=100,
+    teacher="views",
+    num_teacher_records=2048,
+)
+
+
+def test_the_table() -> None:
+    assert render_comparison(FOUND) == (
+        "| file  | top-1 | top-5 | agrees with the teacher | agrees with float | MB    | ms an image | ratio |\n"
+        "|-------|-------|-------|-------------------------|-------------------|-------|-------------|-------|\n"
+        "| float | 75.00 | 95.00 | 80.00                   | 100.00            | 4.000 | 2.000       | 1.00  |\n"
+        "| int8  | 74.50 | 95.00 | 79.00                   | 97.00             | 1.100 | 1.000       | 0.50  |\n"
+        "\n"
+        "int8: -0.50 +- 0.76 points of top-1 on 1,000 records.\n"
+        "Times: median of 100 single images each, in turn, one thread of this CPU, ONNX Runtime.\n"
+        "Teacher: views, 2,048 records."
+    )
+
+
+def test_without_a_teacher_there_is_no_column_of_it() -> None:
+    alone = dataclasses.replace(
+        FOUND,
+        float32=dataclasses.replace(FLOAT, agreement_teacher=None),
+        int8=dataclasses.replace(INT8, agreement_teacher=None),
+        teacher=None,
+    )
+    text = render_comparison(alone)
+    assert "eacher" not in text and "agrees with float" in text
+    assert len({line.count("|") for line in text.splitlines()[:4]}) == 1
+
+
+def test_change_and_noise_are_those_of_the_paired_hits() -> None:
+    only_float, only_int8, rest = 40, 10, 950
+    changes = [-1] * only_float + [1] * only_int8 + [0] * rest
+    found = dataclasses.replace(FOUND, only_float_right=only_float, only_int8_right=only_int8)
+    mean = sum(changes) / 1000
+    variance = sum((change - mean) ** 2 for change in changes) / 1000
+    assert found.top1_change_points == pytest.approx(100 * mean)
+    assert found.noise_points == pytest.approx(100 * 1.96 * (variance / 1000) ** 0.5)
+    # No record that only one gets right: no noise. All of them: the change is certain.
+    assert dataclasses.replace(FOUND, only_float_right=0, only_int8_right=0).noise_points == 0
+    assert dataclasses.replace(FOUND, only_float_right=1000, only_int8_right=0).noise_points == 0
+
+
+@pytest.mark.parametrize("lost, is_said", [(0, False), (10, False), (11, True), (200, True)])
+def test_more_than_a_point_is_said_in_capitals(lost: int, is_said: bool) -> None:
+    found = dataclasses.replace(FOUND, only_float_right=lost, only_int8_right=0)
+    first = find_verdicts(found)[0]
+    assert first.startswith("int8 LOSES ACCURACY: -" if is_said else "int8: ")
+    assert ("--calibration percentile or --weight-bits 8 on a phone" in first) == is_said
+    with_eight = find_verdicts(dataclasses.replace(found, weight_bits=8))[0]
+    assert ("or 7 instead of --weight-bits 8 may mend it" in with_eight) == is_said
+
+
+def test_a_gain_is_no_loss() -> None:
+    assert find_verdicts(dataclasses.replace(FOUND, only_int8_right=90))[0].startswith("int8: +8.00 +- ")
+
+
+def test_slower_is_said() -> None:
+    slow = dataclasses.replace(FOUND, int8=dataclasses.replace(INT8, latency_ms=3.0))
+    assert any(line.startswith("int8 IS SLOWER here, 1.50 of float's time") for line in find_verdicts(slow))
+    assert not any("SLOWER" in line for line in find_verdicts(FOUND))
+
+
+def test_json_has_what_follows_too() -> None:
+    value = json.loads(json.dumps(FOUND.to_json()))
+    assert value["int8"]["top1"] == 0.745 and value["float32"]["num_bytes"] == 4_000_000
+    assert value["top1_change_points"] == -0.5 and value["latency_ratio"] == 0.5

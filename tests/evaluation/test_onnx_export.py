@@ -1,0 +1,150 @@
+"""Export: the written file answers as PyTorch does, or it is not written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from teachonce.errors import CheckError, ConfigError
+from teachonce.evaluation import onnx_export as export
+from teachonce.evaluation.onnx_export import check_onnx, check_safetensors, export_run
+from teachonce.models.classifier import build_student, load_model
+from teachonce.pixels.preprocessing import Preprocessing, normalise
+
+NUM_CLASSES = 5
+PREPROCESSING = Preprocessing(size_px=64, resize_px=70, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
+
+
+def write_run(run: Path, spec: str = "timm:test_resnet", *, seed: int = 0) -> Path:
+    """A run's folder, as far as it matters here, with a student whose batch norms have seen something."""
+    torch.manual_seed(seed)
+    student = build_student(spec, NUM_CLASSES, size_px=PREPROCESSING.size_px)
+    with torch.no_grad():
+        student(torch.randn(8, 3, PREPROCESSING.size_px, PREPROCESSING.size_px))
+    run.mkdir(parents=True, exist_ok=True)
+    save_file(student.state_dict(), run / "student.safetensors")
+    config = {
+        "student": spec,
+        "num_classes": NUM_CLASSES,
+        "offset": 1,
+        "size": PREPROCESSING.size_px,
+        "preprocessing": PREPROCESSING.to_json(),
+    }
+    (run / "config.json").write_text(json.dumps(config))
+    return run
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_run(tmp_path_factory.mktemp("export") / "run")
+
+
+@pytest.fixture(scope="module")
+def exported(run: Path) -> Path:
+    pytest.importorskip("onnxruntime")
+    out = run.parent / "student.onnx"
+    export_run(run, "onnx", out)
+    return out
+
+
+def noise_pixels(num_images: int) -> torch.Tensor:
+    size_px = PREPROCESSING.size_px
+    return torch.from_numpy(np.random.default_rng(5).integers(0, 256, (num_images, size_px, size_px, 3), np.uint8))
+
+
+@pytest.mark.parametrize("num_images", [1, 2, 7])
+def test_onnx_answers_as_pytorch_at_any_batch_size(run: Path, exported: Path, num_images: int) -> None:
+    import onnxruntime
+
+    student = load_model(f"run:{run}")
+    pixels = noise_pixels(num_images)
+    session = onnxruntime.InferenceSession(str(exported), providers=["CPUExecutionProvider"])
+    (logits,) = session.run(["logits"], {"images": normalise(pixels, PREPROCESSING).numpy()})
+    # Some 12 layers, each rounding sums of up to a few hundred products to 2^-24 of values near 1.
+    np.testing.assert_allclose(logits, student.logits(pixels), rtol=0, atol=12 * 2**-24 * 16)
+
+
+def test_onnx_file_needs_no_options_as_a_teacher(exported: Path) -> None:
+    classifier = load_model(f"onnx:{exported}")
+    assert classifier.preprocessing == PREPROCESSING
+    assert (classifier.default_offset, classifier.num_classes) == (1, NUM_CLASSES)
+
+
+def test_onnx_of_another_student_does_not_pass_the_check(exported: Path, tmp_path: Path) -> None:
+    other = load_model(f"run:{write_run(tmp_path, seed=1)}")
+    with pytest.raises(CheckError, match=r"differ from PyTorch's by .*expected at most .*nothing was written"):
+        check_onnx(other, exported)
+
+
+def test_smallest_change_of_a_weight_that_matters_does_not_pass_the_check(run: Path, exported: Path) -> None:
+    student = load_model(f"run:{run}")
+    check_onnx(student, exported)
+    assert student.module is not None
+    with torch.no_grad():
+        student.module.get_parameter("fc.bias")[2] += 1e-4
+    with pytest.raises(CheckError):
+        check_onnx(student, exported)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("spec", ["timm:test_vit", "timm:test_efficientnet", "torchvision:squeezenet1_0"])
+def test_other_architectures(tmp_path: Path, spec: str) -> None:
+    pytest.importorskip("onnxruntime")
+    export_run(write_run(tmp_path / "run", spec), "onnx", tmp_path / "student.onnx")
+    assert load_model(f"onnx:{tmp_path / 'student.onnx'}").num_classes == NUM_CLASSES
+
+
+def test_safetensors_are_the_weights_with_their_preprocessing(run: Path, tmp_path: Path) -> None:
+    from safetensors import safe_open
+
+    out = tmp_path / "folder" / "student.safetensors"
+    export_run(run, "safetensors", out)
+    weights, original = load_file(out), load_file(run / "student.safetensors")
+    assert weights.keys() == original.keys()
+    assert all(torch.equal(tensor, original[name]) for name, tensor in weights.items())
+    with safe_open(out, "pt") as file:
+        metadata = file.metadata()
+    assert Preprocessing.from_json(json.loads(metadata["teachonce.preprocessing"])) == PREPROCESSING
+    assert metadata["teachonce.offset"] == "1"
+    # A plain library reads them: the file is a checkpoint of the architecture.
+    teacher = load_model(f"timm:test_resnet,weights={out},classes={NUM_CLASSES},size=64")
+    assert teacher.num_classes == NUM_CLASSES
+
+
+def test_other_safetensors_do_not_pass_the_check(run: Path, tmp_path: Path) -> None:
+    other = write_run(tmp_path, seed=1)
+    with pytest.raises(CheckError, match="other logits; nothing was written"):
+        check_safetensors(load_model(f"run:{run}"), run, other / "student.safetensors")
+
+
+@pytest.mark.parametrize("format", ["onnx", "safetensors"])
+def test_nothing_is_written_where_the_check_fails(
+    run: Path, tmp_path: Path, format: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The encoder writes another student than the one that is checked, as a broken exporter would.
+    other = load_model(f"run:{write_run(tmp_path / 'other', seed=1)}")
+    pytest.importorskip("onnxruntime")
+    encode = getattr(export, f"_to_{format}")
+    monkeypatch.setattr(export, f"_to_{format}", lambda student: encode(other))
+    out = tmp_path / "out" / "student"
+    with pytest.raises(CheckError):
+        export_run(run, format, out)  # type: ignore[arg-type]
+    assert not out.parent.exists()
+
+
+def test_output_that_exists_is_kept(run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "student.onnx"
+    out.write_text("mine")
+    with pytest.raises(ConfigError, match="exists"):
+        export_run(run, "onnx", out)
+    assert out.read_text() == "mine"
+
+
+def test_folder_that_is_no_run(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"holds no config\.json"):
+        export_run(tmp_path, "safetensors", tmp_path / "out")

@@ -1,0 +1,475 @@
+"""A plan: bytes of a real extraction, hours and break-even by hand, distortion and tails of known logits."""
+
+import json
+import xml.etree.ElementTree as ElementTree
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from teachonce.cli.main import main, parse_command
+from teachonce.codecs.dense import Int8Codec
+from teachonce.codecs.softmax import total_variation
+from teachonce.codecs.topk import TopKCodec
+from teachonce.errors import ConfigError, LogitsError, RecordError
+from teachonce.extraction.config import ExtractConfig, ExtractionOptions, PlanConfig
+from teachonce.extraction.extract import build_plan, extract
+from teachonce.extraction.planning.costs import (
+    TEMPERATURES,
+    Timings,
+    Workload,
+    first_cheaper,
+    foresee_break_even,
+    foresee_hours,
+    measure_tails,
+    recommend,
+    tail_mass,
+)
+from teachonce.extraction.planning.estimate import _codec_entry, _try, measure_plan, plan
+from teachonce.extraction.planning.measure import look_and_ask, try_codec
+from teachonce.extraction.planning.picture import draw_plan
+from teachonce.extraction.planning.table import format_bytes, format_hours, render_plan
+from teachonce.models.classifier import load_model
+from teachonce.records.discovery import open_records
+from teachonce.records.sample import SampleSource, sample_places, sample_records
+from teachonce.store.store import Store
+from teachonce.views.columns import VIEW_COLUMNS
+from tests.support.small_data import write_shards
+from tests.support.small_models import COLOURS, write_colour_shards, write_colour_teacher
+
+NUM_CLASSES = 30  # enough for topk 5, 10 and 20; the last 26 are colours of no image
+FILES = ["extraction-plan.json", "extraction-plan.svg", "extraction-plan.txt"]
+MIXED = {"policy": "crop+randaugment", "erase_prob": 0.5, "mixup_alpha": 0.4, "cutmix_alpha": 1.0}
+
+
+@pytest.fixture
+def data(tmp_path):
+    return write_colour_shards(tmp_path / "data")  # 20 and 13 records
+
+
+@pytest.fixture
+def teacher(tmp_path):
+    return write_colour_teacher(tmp_path / "teacher.onnx", num_classes=NUM_CLASSES)
+
+
+@pytest.fixture
+def config(data, teacher):
+    return PlanConfig(data=data, teacher=teacher, offset=1, device="cpu", batch_size=8, views=3, decode_threads=2)
+
+
+@pytest.fixture
+def summary(config):
+    return measure_plan(config)
+
+
+def entry_of(summary, label: str) -> dict:
+    return next(entry for entry in summary["codecs"] if entry["label"] == label)
+
+
+@pytest.mark.parametrize("options", [{"policy": "center"}, {"policy": "crop", "views": 3}, MIXED | {"views": 3}])
+@pytest.mark.parametrize("codec, k", [("float32", 0), ("float16", 0), ("int8", 0), ("topk", 5), ("topk", 7)])
+def test_bytes_are_those_of_an_extraction(tmp_path, data, teacher, options, codec, k):
+    config = PlanConfig(
+        data=data,
+        teacher=teacher,
+        offset=1,
+        device="cpu",
+        batch_size=8,
+        views_per_file=2,
+        codec=codec,
+        topk=k or 10,
+        **options,
+    )
+    planned = next(entry for entry in measure_plan(config)["codecs"] if entry["is_planned"])
+    assert planned["label"] == (f"{codec} {k}" if k else codec)
+    extract(replace(config.to_extraction(), out=tmp_path / "store", gate_samples=0))
+    store = Store(tmp_path / "store")
+    assert store.num_views == (1 if options["policy"] == "center" else 3)
+    for shard, (_, num_records) in enumerate(store.shards):
+        for view in range(store.num_views):
+            columns = store.read_columns(shard, view)
+            sizes = {name: values.nbytes / num_records for name, values in columns.items()}
+            assert planned["view_bytes"] == sum(size for name, size in sizes.items() if name in VIEW_COLUMNS)
+            assert planned["codec_bytes"] == sum(size for name, size in sizes.items() if name not in VIEW_COLUMNS)
+    # Arrow pads each buffer to 8 bytes, and by how much depends on the rows of a shard: the trial has others. Buffers:
+    # one a column and view, four of the records, five of the samples in each file of two views.
+    num_buffers = len(store.shards) * (len(columns) * store.num_views + 4 + 5 * len(store.plan.view_groups))
+    assert abs(planned["store_bytes"] - store.num_bytes()) < 8 * num_buffers
+    assert planned["bytes_per_view"] == planned["store_bytes"] / (store.num_records * store.num_views)
+
+
+def test_the_sampled_views_are_the_extractions_own(tmp_path, config):
+    extract(replace(config.to_extraction(), out=tmp_path / "store", codec="float32", gate_samples=0))
+    store, source, teacher = Store(tmp_path / "store"), open_records(config.data, "train"), load_model(config.teacher)
+    places = sample_places(source, 12, seed=5)
+    sample = SampleSource(source, places)
+    of_sample = build_plan(config.to_extraction(), sample, teacher)
+    answers = look_and_ask(sample, of_sample, teacher, batch_size=5, num_threads=2, advance=lambda count: None)
+    assert len({shard for shard, _ in places}) == 2 and len(answers.views) == 12
+    for index, (shard, row) in enumerate(places):
+        assert answers.keys[index] == store.read_keys(shard)[row]
+        assert answers.views[index] == store.read_views(shard, index % 3, [row])[0]
+        # Other batches sum in another order: float32 to 2^-20 of logits up to 10.
+        np.testing.assert_allclose(answers.logits[index], store.read_logits(shard, index % 3, [row])[0], atol=1e-5)
+
+
+def test_a_mixed_view_takes_its_partner_from_the_sample_and_pays_for_it(data, teacher):
+    config = PlanConfig(data=data, teacher=teacher, offset=1, device="cpu", **MIXED)
+    source, model = open_records(data, "train"), load_model(teacher)
+    sample = SampleSource(source, sample_places(source, 12, seed=0))
+    reads = []
+
+    class Counting(SampleSource):
+        def read_record(self, shard, row, *, with_logits=False):
+            reads.append(row)
+            return super().read_record(shard, row, with_logits=with_logits)
+
+    sample = Counting(source, sample.places)
+    of_sample = build_plan(config.to_extraction(), sample, model)
+    answers = look_and_ask(sample, of_sample, model, batch_size=8, num_threads=2, advance=lambda count: None)
+    num_mixed = sum(view.mix is not None for view in answers.views)
+    assert num_mixed > 6 and {view.mix.partner for view in answers.views if view.mix} <= set(answers.keys.tolist())
+    # The keys once, the warm-up's record, then each record; a partner twice, as two looks at each record are timed.
+    assert len(reads) == 12 + 1 + 2 * (answers.views[0].mix is not None) + 12 + 2 * num_mixed
+
+
+def test_sample_places_are_those_of_the_gates_records(data):
+    source = open_records(data, "train")
+    records = sample_records(source, 10, seed=3)
+    assert [source.read_record(*place).key for place in sample_places(source, 10, seed=3)] == [r.key for r in records]
+    assert sample_places(source, 10, seed=4) != sample_places(source, 10, seed=3)
+    assert sample_places(source, 99, seed=3) == [(0, row) for row in range(20)] + [(1, row) for row in range(13)]
+
+
+TIMINGS = Timings(
+    read_seconds=0.01,
+    decode_seconds=0.08,
+    look_seconds=0.02,
+    teacher_seconds=0.2,
+    write_seconds=0.001,
+    read_back_seconds=0.02,
+    num_threads=4,
+    has_accelerator=False,
+)
+WORKLOAD = Workload(num_records=3600, num_views=10, num_groups=2, num_shards=3, epochs=50, students=2, num_devices=4)
+
+
+def test_hours_by_hand():
+    # A view: read 0.01 x 2 files / 10 views, decode 0.08 x 2 / 10 / 4 threads, look 0.02 / 4, teacher 0.2, write 0.001.
+    stages = {"read": 0.002, "decode": 0.004, "look": 0.005, "teacher": 0.2, "write": 0.001}
+    hours = foresee_hours(TIMINGS, WORKLOAD)
+    assert hours.seconds_per_view == pytest.approx(stages)
+    assert hours.pipeline_seconds == pytest.approx(0.212) and hours.bottleneck == "teacher"
+    assert hours.hours_here == pytest.approx(2.12)  # 36,000 views
+    # Six units on four devices: two of them take two.
+    assert hours.hours_on_devices == pytest.approx(2.12 * 2 / 6) and hours.devices_used == 4
+    assert hours.hours_sharing_cores is None
+    # Ten devices, and only six units.
+    many = foresee_hours(TIMINGS, replace(WORKLOAD, num_devices=10))
+    assert many.devices_used == 6 and many.hours_on_devices == pytest.approx(2.12 / 6)
+
+
+def test_hours_beside_an_accelerator_are_those_of_the_slowest():
+    fast = replace(TIMINGS, has_accelerator=True, teacher_seconds=0.012)
+    hours = foresee_hours(fast, WORKLOAD)
+    assert hours.pipeline_seconds == pytest.approx(0.012) and hours.bottleneck == "teacher"
+    # Four accelerators that share the cores: decoding, 0.009 a view, becomes the slowest.
+    assert hours.hours_sharing_cores == pytest.approx(0.12 * 3 * 2 / 6)
+    slow = foresee_hours(replace(fast, look_seconds=0.2), WORKLOAD)
+    assert slow.pipeline_seconds == pytest.approx(0.054) and slow.bottleneck == "decoding"
+
+
+def test_break_even_by_hand():
+    even = foresee_break_even(TIMINGS, WORKLOAD, extraction_hours=2.16)
+    # An epoch of 3,600 records: online 0.2 h; offline 0.02 h for reading back. So 2.16 / 0.18 = 12 epochs.
+    assert even.epochs == pytest.approx(12) and even.students == pytest.approx(12 / 50)
+    assert even.offline_forwards == 36_000 and even.online_forwards == 3600 * 50 * 2
+    assert even.online_hours == pytest.approx(20) and even.offline_hours == pytest.approx(2.16 + 2)
+    assert even.saved_hours == pytest.approx(20 - 4.16) and even.ratio == pytest.approx(20 / 4.16)
+    # At the break-even itself both have cost the same.
+    at = foresee_break_even(TIMINGS, replace(WORKLOAD, epochs=12, students=1), extraction_hours=2.16)
+    assert at.online_hours == pytest.approx(at.offline_hours)
+    assert [first_cheaper(value) for value in (0.2, 9.9, 10.0, 10.1)] == [1, 10, 11, 11]
+
+
+def test_it_never_breaks_even_where_reading_costs_more_than_asking():
+    even = foresee_break_even(replace(TIMINGS, read_back_seconds=0.2), WORKLOAD, extraction_hours=1.0)
+    assert even.epochs is None and even.students is None and even.saved_hours == pytest.approx(-1)
+
+
+def test_tail_mass_of_known_logits():
+    probs = np.array([[0.05, 0.5, 0.15, 0.3], [0.25, 0.25, 0.25, 0.25]])
+    logits = np.log(probs).astype(np.float32)
+    # float32 logits of up to 3: 2^-22 each, so their probabilities to 1e-6.
+    np.testing.assert_allclose(tail_mass(logits, 1, 1), [0.5, 0.75], atol=1e-6)
+    np.testing.assert_allclose(tail_mass(logits, 2, 1), [0.2, 0.5], atol=1e-6)
+    np.testing.assert_allclose(tail_mass(logits, 3, 1), [0.05, 0.25], atol=1e-6)
+    roots = np.sqrt(probs[0])
+    np.testing.assert_allclose(tail_mass(logits, 2, 2)[0], (roots[0] + roots[2]) / roots.sum(), atol=1e-6)
+    tails = measure_tails(logits)
+    assert [entry["k"] for entry in tails] == [1, 2]  # 5 and more are all four classes
+    assert tails[1]["mass"]["1"] == {"mean": pytest.approx(0.35, abs=1e-6), "worst": pytest.approx(0.5, abs=1e-6)}
+
+
+def test_total_variation_of_known_logits():
+    dense, stored = np.log(np.array([[0.8, 0.2], [0.5, 0.5]])), np.log(np.array([[0.6, 0.4], [0.5, 0.5]]))
+    found = total_variation(dense.astype(np.float32), stored.astype(np.float32), 1)
+    np.testing.assert_allclose(found, [0.2, 0], atol=1e-6)
+    # A constant of the row is no distortion.
+    assert total_variation(np.float32([[1, 2, 3]]), np.float32([[11, 12, 13]]), 2)[0] == 0
+
+
+def test_distortion_by_codec(summary):
+    labels = [entry["label"] for entry in summary["codecs"]]
+    assert labels == ["float32", "float16", "int8", "topk 5", "topk 10", "topk 20"]
+    for t in map(str, TEMPERATURES):
+        assert entry_of(summary, "float32")["total_variation"][t] == {"mean": 0, "worst": 0}
+        for label in ("float16", "int8"):
+            assert 0 < entry_of(summary, label)["total_variation"][t]["worst"] <= 0.01  # as they promise
+    # 26 classes share one logit, -9, so the tail of topk 5 is 25 equal ones: nothing is lost but rounding.
+    variation = entry_of(summary, "topk 5")["total_variation"]["2"]
+    assert 0 < variation["mean"] <= variation["worst"] < 0.02
+
+
+@pytest.mark.parametrize("codec", [Int8Codec(), TopKCodec(k=3, num_classes=NUM_CLASSES)])
+def test_distortion_is_between_the_softened_distributions(tmp_path, config, codec):
+    source, teacher = open_records(config.data, "train"), load_model(config.teacher)
+    sample = SampleSource(source, sample_places(source, 33, seed=0))
+    of_sample = build_plan(config.to_extraction(), sample, teacher)
+    answers = look_and_ask(sample, of_sample, teacher, batch_size=8, num_threads=1, advance=lambda count: None)
+    trial = try_codec(tmp_path, of_sample, codec, answers)
+    for t in TEMPERATURES:
+        decoded = codec.decode_logits(codec.encode_logits(answers.logits), t)
+        expected = []
+        for dense, stored in zip(answers.logits.astype(float) / t, decoded.astype(float) / t, strict=True):
+            dense_probs, stored_probs = np.exp(dense) / np.exp(dense).sum(), np.exp(stored) / np.exp(stored).sum()
+            expected.append(np.maximum(dense_probs - stored_probs, 0).sum())
+        assert max(expected) > 0
+        assert trial.total_variation[str(t)] == pytest.approx({"mean": np.mean(expected), "worst": max(expected)})
+
+
+def entries(**worst) -> list[dict]:
+    sizes = {"float32": 4000, "float16": 2000, "int8": 1000, "topk_50": 150, "topk_10": 30}
+    return [
+        {
+            "name": label.partition("_")[0],
+            "k": int(label.partition("_")[2] or 0) or None,
+            "label": label.replace("_", " "),
+            "refused": None,
+            "bytes_per_view": sizes[label],
+            "total_variation": {str(t): {"mean": value / 2, "worst": value} for t in TEMPERATURES},
+        }
+        for label, value in worst.items()
+    ]
+
+
+def test_the_smallest_faithful_codec_is_recommended_with_what_less_would_cost():
+    advice = recommend(entries(float32=0, float16=1e-4, int8=0.006, topk_50=0.2, topk_10=0.5))
+    assert (advice["codec"], advice["k"]) == ("int8", None)
+    assert "worst 0.006" in advice["reason"] and "topk 50 takes 6.7 times fewer bytes" in advice["reason"]
+    assert "0.1 / 0.1 / 0.1" in advice["reason"]
+    assert recommend(entries(float32=0, float16=1e-4, int8=0.02))["codec"] == "float16"
+    advice = recommend(entries(float32=0, int8=0.006, topk_50=0.009))
+    assert (advice["codec"], advice["k"]) == ("topk", 50) and "trade-off" not in advice["reason"]
+    refusing = entries(float32=0, int8=0.006)
+    refusing[1] = {"name": "int8", "label": "int8", "k": None, "refused": "too wild"}
+    assert recommend(refusing)["codec"] == "float32"
+
+
+def test_a_codec_that_refuses_the_sample_is_shown_and_does_not_stop_the_plan(tmp_path, config, summary):
+    source, teacher = open_records(config.data, "train"), load_model(config.teacher)
+    sample = SampleSource(source, sample_places(source, 6, seed=0))
+    of_sample = build_plan(config.to_extraction(), sample, teacher)
+    answers = look_and_ask(sample, of_sample, teacher, batch_size=8, num_threads=1, advance=lambda count: None)
+    wrong = TopKCodec(k=3, num_classes=NUM_CLASSES + 1)
+    trial = _try(tmp_path, of_sample, wrong, answers)
+    assert trial == "teacher logits of 30 classes, expected 31 as planned"
+    entry = _codec_entry(wrong, trial, of_sample, {}, is_planned=True)
+    others = [other | {"is_planned": False} for other in summary["codecs"]]
+    text = render_plan(summary | {"codecs": [*others, entry]})
+    assert "topk 3 <     refuses the sample: teacher logits of 30" in text
+    assert "topk 3, which was asked for, would stop the extraction" in text
+
+
+def test_what_a_plan_says(config, summary):
+    assert json.loads(json.dumps(summary, allow_nan=False)) == summary
+    assert summary["kind"] == "plan" and summary["num_classes"] == NUM_CLASSES and summary["offset"] == 1
+    assert summary["workload"] == {
+        "num_records": 33,
+        "num_views": 3,
+        "num_groups": 1,
+        "num_shards": 2,
+        "epochs": 100,
+        "students": 1,
+        "num_devices": 8,
+    }
+    assert summary["sample"] == {"num_records": 33, "asked_for": 256, "seed": 0, "top1": summary["sample"]["top1"]}
+    assert summary["sample"]["top1"] > 0.9  # each image has one colour, whatever is cropped
+    assert summary["break_even"]["offline_forwards"] == 99 and summary["break_even"]["online_forwards"] == 3300
+    assert summary["unit_logits_bytes"] == 20 * 3 * NUM_CLASSES * 4
+    for name, seconds in summary["timings"].items():
+        if name.endswith("_seconds"):
+            assert seconds > 0, name
+    for entry in summary["codecs"]:
+        assert entry["read_back_seconds"] > 0 and entry["write_seconds"] > 0
+    text = render_plan(summary)
+    assert "33 records x 3 views in 2 shards" in text and "all 33 records (of 256 asked for)" in text
+    assert "2 devices like this one" in text and "(of 8: there is work for one a shard and file of views)" in text
+    assert "int8 <" in text and "recommendation: --codec" in text
+    few = render_plan(measure_plan(replace(config, samples=9, students=2)))
+    assert "sample    9 records, one view of each, drawn by seed 0" in few and "for 2 students of 100 epochs" in few
+
+
+def test_the_centre_is_one_view(config, data):
+    summary = measure_plan(replace(config, policy="center", views=None))
+    assert summary["workload"]["num_views"] == 1 and summary["codecs"][0]["view_bytes"] == 0
+    assert summary["break_even"]["offline_forwards"] == 33
+    assert "for the view" not in render_plan(summary)
+
+
+def test_a_teacher_of_few_classes_has_no_tail_to_show(tmp_path, data):
+    spec = write_colour_teacher(tmp_path / "four.onnx")
+    summary = measure_plan(PlanConfig(data=data, teacher=spec, device="cpu"))
+    assert [entry["k"] for entry in summary["tail_mass"]] == [1, 2]
+    assert [entry["label"] for entry in summary["codecs"]] == ["float32", "float16", "int8"]
+    assert summary["sample"]["top1"] > 0.9 and summary["offset"] == 1 and len(COLOURS) == summary["num_classes"]
+    two_panels = draw_plan(summary | {"tail_mass": []})
+    assert "mass beyond" in draw_plan(summary) and "mass beyond" not in two_panels
+    assert "probability mass" not in render_plan(summary | {"tail_mass": []})
+
+
+def test_the_written_plan_is_the_printed_one(tmp_path, config, capsys):
+    out = tmp_path / "plan"
+    text = plan(replace(config, out=out))
+    assert sorted(path.name for path in out.iterdir()) == FILES
+    assert (out / "extraction-plan.txt").read_text() == text + "\n"
+    summary = json.loads((out / "extraction-plan.json").read_text())
+    assert render_plan(summary) == text
+    picture = (out / "extraction-plan.svg").read_text()
+    assert ElementTree.fromstring(picture).tag.endswith("svg") and picture == draw_plan(summary)
+    for words in ("distortion by codec", "mass beyond the k likeliest", "offline", "online"):
+        assert words in picture
+    # An earlier plan may be written over, and --json prints what is written.
+    printed = json.loads(plan(replace(config, out=out, json=True)))
+    assert printed == json.loads((out / "extraction-plan.json").read_text()) and printed.keys() == summary.keys()
+    assert "plan: done 33 of 33 images" in capsys.readouterr().err
+
+
+def test_the_break_even_in_words_and_in_the_picture(summary):
+    def show(timings: Timings) -> tuple[str, str]:
+        hours = foresee_hours(timings, WORKLOAD)
+        known = summary | {
+            "timings": asdict(timings),
+            "workload": asdict(WORKLOAD),
+            "hours": asdict(hours),
+            "break_even": asdict(foresee_break_even(timings, WORKLOAD, hours.hours_here)),
+        }
+        return render_plan(known), draw_plan(known)
+
+    text, picture = show(TIMINGS)  # 2.12 h for 0.18 h an epoch: 11.8 epochs
+    assert "offline costs less from epoch 12 of one student on (11.8; by the number of forwards alone 10)" in text
+    assert "for 2 students of 50 epochs offline saves 15 h 52 min: online takes 4.85 times as long" in text
+    assert "break-even: epoch 11.8" in picture and "epochs, 2 students one after another" in picture
+    text, picture = show(replace(TIMINGS, teacher_seconds=0.021))
+    assert "would cost 13 min 48 s more" in text
+    text, picture = show(replace(TIMINGS, read_back_seconds=0.3))
+    assert "never: reading a stored row back takes longer" in text and "break-even" not in picture
+    text, _ = show(replace(TIMINGS, has_accelerator=True, teacher_seconds=0.012))
+    assert "where they share this machine's cores" in text and "at the same time: teacher" in text
+
+
+def test_the_command(config, tmp_path, capsys):
+    words = ["plan", "--data", str(config.data), "--teacher", config.teacher, "--offset", "1", "--device", "cpu"]
+    parsed = parse_command([*words, "--views", "4", "--mixup-alpha", "0.2", "--num-devices", "2"])
+    assert isinstance(parsed, PlanConfig) and (parsed.views, parsed.mixup_alpha, parsed.num_devices) == (4, 0.2, 2)
+    with pytest.raises(SystemExit) as end:
+        main([*words, "--samples", "5", "--json"])
+    assert end.value.code == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["sample"]["num_records"] == 5 and printed["workload"]["num_views"] == 10
+    assert printed["policy"]["name"] == "crop" and not list(tmp_path.glob("**/extraction-plan.json"))
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"epochs": 0}, "--epochs 0: expected at least 1"),
+        ({"students": 0}, "--students 0: expected at least 1"),
+        ({"num_devices": 0}, "--num-devices 0: expected at least 1"),
+        ({"samples": 0}, "--samples 0: expected at least 1"),
+        ({"views": 0}, "--views 0: expected at least 1"),
+        ({"views_per_file": 0}, "--views-per-file 0: expected at least 1"),
+        ({"policy": "center", "views": 2}, "--views 2: expected 1 with --policy center"),
+        ({"policy": "center", "cutmix_alpha": 1.0}, "--cutmix-alpha 1.0: expected 0 with --policy center"),
+        ({"crop_scale": (0.5, 0.1)}, "--crop-scale 0.5 0.1"),
+        ({"num_classes": 1}, "--num-classes 1: expected at least 2"),
+    ],
+)
+def test_settings_that_cannot_be_meant(options, message):
+    with pytest.raises(ConfigError) as error:
+        PlanConfig(data=Path("d"), teacher="t", **options)
+    assert message in str(error.value)
+
+
+def test_the_planned_extraction_has_the_same_settings():
+    config = PlanConfig(data=Path("d"), teacher="t", topk=7, erase_prob=0.1, seed=4, precision="bf16", views=6)
+    extraction = config.to_extraction()
+    assert isinstance(extraction, ExtractConfig) and extraction.views == 6
+    for field in ExtractionOptions.__dataclass_fields__:
+        assert getattr(extraction, field) == getattr(config, field), field
+    assert PlanConfig(data=Path("d"), teacher="t").to_extraction().views == 10
+    assert PlanConfig(data=Path("d"), teacher="t", policy="center").to_extraction().views == 1
+    # A store's views may be several, whatever --policy says beside it.
+    assert ExtractConfig(data=Path("d"), teacher="t", out=Path("o"), views_of=Path("s"), views=3).views == 3
+
+
+def test_a_store_is_not_written_over(tmp_path, config):
+    out = tmp_path / "store"
+    extract(replace(config.to_extraction(), out=out, gate_samples=0))
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    with pytest.raises(ConfigError, match=r"--out .*store: holds a store \(plan\.json\)"):
+        plan(replace(config, out=out))
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    with pytest.raises(ConfigError, match="is a file, expected a folder"):
+        plan(replace(config, out=out / "plan.json"))
+
+
+def test_what_an_extraction_would_refuse_is_refused_in_its_words(tmp_path, config, data):
+    with pytest.raises(ConfigError, match="30 classes, the data 5"):
+        measure_plan(replace(config, offset=None))
+    spec = write_colour_teacher(tmp_path / "nan.onnx", nan_above=0.7)
+    with pytest.raises(LogitsError, match=r"train-00000-of-00002.* to .*: .*NaN or infinite logits"):
+        measure_plan(replace(config, teacher=spec, offset=None))
+    bare = write_shards(tmp_path / "bare", sizes=(3,), num_classes=None)  # labels 1, 2, 3
+    spec = write_colour_teacher(tmp_path / "four.onnx")
+    with pytest.raises(RecordError, match=r"label 3, expected 0 to 2; give --num-classes or --offset"):
+        measure_plan(replace(config, data=bare, teacher=spec, offset=-1))
+    with pytest.raises(ConfigError, match="no such folder"):
+        measure_plan(replace(config, data=tmp_path / "nowhere"))
+
+
+def test_quantities_for_people():
+    assert [format_bytes(n) for n in (12, 999, 1000, 15_432, 123_456_789, 4.2e12)] == [
+        "12 B", "999 B", "1.00 kB", "15.4 kB", "123 MB", "4.20 TB",
+    ]  # fmt: skip
+    assert [format_hours(hours) for hours in (0.001, 0.5, 99, 1234.4)] == [
+        "3.6 s",
+        "30 min 00 s",
+        "99 h 00 min",
+        "1,234 h",
+    ]
+
+
+def test_a_sample_has_the_boxes_that_crops_are_drawn_by(tmp_path, teacher):
+    """So what is measured is what an extraction would look at."""
+    boxes = [[0.0, 0.0, 0.5, 0.5]]
+    data = write_colour_shards(tmp_path / "boxes", sizes=(9,), boxes=boxes)
+    source = open_records(data, "train")
+    sample = SampleSource(source, [(0, 3), (0, 5)])
+    assert sample.read_record(0, 1).boxes is None
+    sample.read_boxes()
+    np.testing.assert_array_equal(sample.read_record(0, 1).boxes, np.array(boxes, np.float32))
+    options = {"policy": "crop+autoaugment", "object_covered": 0.9, "views": 2, "samples": 4, "batch_size": 4}
+    summary = measure_plan(PlanConfig(data=data, teacher=teacher, offset=1, device="cpu", **options))
+    assert summary["policy"]["objects"] == {"covered": 0.9, "boxes": "records", "max_attempts": 100}

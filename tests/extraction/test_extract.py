@@ -1,0 +1,377 @@
+"""Extraction: what the teacher said, in record order, whatever was killed, resumed or split among workers."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from teachonce.data.dataset import KDDataset
+from teachonce.errors import CheckError, ConfigError, LogitsError, PlanMismatchError, RecordError, StoreError
+from teachonce.extraction.config import ExtractConfig
+from teachonce.extraction.extract import extract
+from teachonce.models.classifier import load_model
+from teachonce.pixels.apply_view import apply_view
+from teachonce.pixels.decode import decode_image
+from teachonce.records.discovery import open_records
+from teachonce.rng import generator
+from teachonce.store import plan as store_plan
+from teachonce.store.plan import finalise_store
+from teachonce.store.store import Store
+from teachonce.views.draw import draw_view, sample_view
+from teachonce.views.policy import AutoAugment, CropPolicy, ObjectCrop
+from tests.support.small_data import example, write_image_folder, write_shards
+from tests.support.small_models import COLOURS, write_colour_shards, write_colour_teacher
+
+
+@pytest.fixture
+def data(tmp_path):
+    return write_colour_shards(tmp_path / "data")
+
+
+@pytest.fixture
+def teacher(tmp_path):
+    return write_colour_teacher(tmp_path / "teacher.onnx")
+
+
+def run(data, teacher, out, **options):
+    options = {"codec": "float32", "batch_size": 8, "device": "cpu"} | options
+    extract(ExtractConfig(data=data, teacher=teacher, out=out, **options))
+    return Store(out)
+
+
+def files(path: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in sorted(path.glob("[!.]*.arrow"))}
+
+
+def test_the_store_holds_what_the_teacher_says_of_each_record(tmp_path, data, teacher):
+    store = run(data, teacher, tmp_path / "store")
+    source = open_records(data, "train")
+    model = load_model(teacher)
+    assert store.class_space.offset == 1 and store.class_space.num_classes == 4 and store.plan.data_classes == 5
+    for shard, (_, num_records) in enumerate(store.shards):
+        for row in range(num_records):
+            record = source.read_record(shard, row)
+            pixels = model.preprocessing.apply(decode_image(record.encoded))
+            expected = model.collect_logits(model.logits(torch.from_numpy(pixels[None])))[0]
+            np.testing.assert_allclose(store.read_logits(shard, 0, [row])[0], expected, atol=1e-4)
+            assert int(store.read_keys(shard)[row]) == record.key
+            assert store.read_labels(shard)[row] == record.label
+            assert expected.argmax() + 1 == record.label
+    manifest = json.loads((tmp_path / "store" / "manifest.json").read_text())
+    assert manifest["num_records"] == 33 and "pillow" in manifest["versions"]
+
+
+def test_a_resumed_store_is_the_same_byte_for_byte(tmp_path, data, teacher):
+    run(data, teacher, tmp_path / "whole", codec="int8")
+    run(data, teacher, tmp_path / "resumed", codec="int8")
+    removed = tmp_path / "resumed" / "train-00001-of-00002.v000-000.arrow"
+    removed.unlink()
+    (tmp_path / "resumed" / "manifest.json").unlink()
+    kept = tmp_path / "resumed" / "train-00000-of-00002.v000-000.arrow"
+    stamp = kept.stat().st_mtime_ns
+    run(data, teacher, tmp_path / "resumed", codec="int8")
+    assert files(tmp_path / "resumed") == files(tmp_path / "whole")
+    assert kept.stat().st_mtime_ns == stamp
+
+
+def test_a_finished_store_is_not_touched(tmp_path, data, teacher):
+    run(data, teacher, tmp_path / "store")
+    stamps = {file.name: file.stat().st_mtime_ns for file in (tmp_path / "store").iterdir()}
+    run(data, teacher, tmp_path / "store")
+    assert {file.name: file.stat().st_mtime_ns for file in (tmp_path / "store").iterdir()} == stamps
+
+
+def test_finished_shards_are_skipped_before_anything_is_decoded(tmp_path, teacher):
+    data = write_colour_shards(tmp_path / "data", sizes=(4, 4, 4))
+    run(data, teacher, tmp_path / "store")
+    expected = files(tmp_path / "store")
+    (tmp_path / "store" / "manifest.json").unlink()
+    (tmp_path / "store" / "train-00002-of-00003.v000-000.arrow").unlink()
+    # A finished shard whose data is destroyed (same size, so the plan agrees) is not looked at again.
+    shard = data / "train-00000-of-00003"
+    shard.write_bytes(bytes(shard.stat().st_size))
+    run(data, teacher, tmp_path / "store", gate_samples=0)
+    assert files(tmp_path / "store") == expected
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 64])
+def test_any_batch_size_gives_the_same_logits(tmp_path, data, teacher, batch_size):
+    expected = run(data, teacher, tmp_path / "a").read_logits(1, 0, slice(None))
+    found = run(data, teacher, tmp_path / "b", batch_size=batch_size).read_logits(1, 0, slice(None))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_workers_of_a_scheduler_share_the_shards_and_the_last_one_finishes(tmp_path, teacher):
+    data = write_colour_shards(tmp_path / "data", sizes=(4, 4, 4))
+    whole = run(data, teacher, tmp_path / "whole")
+    out = tmp_path / "parts"
+    for index in (1, 0):
+        finished = extract(
+            ExtractConfig(data=data, teacher=teacher, out=out, codec="float32", worker=f"{index}/2", device="cpu")
+        )
+        assert finished == (index == 0)
+    assert files(out) == files(whole.path)
+
+
+@pytest.mark.slow
+def test_processes_give_the_same_store(tmp_path, teacher):
+    data = write_colour_shards(tmp_path / "data", sizes=(4, 4, 4))
+    whole = run(data, teacher, tmp_path / "whole")
+    run(data, teacher, tmp_path / "two", num_workers=2)
+    for shard in range(3):
+        np.testing.assert_allclose(
+            Store(tmp_path / "two").read_logits(shard, 0, slice(None)),
+            whole.read_logits(shard, 0, slice(None)),
+            atol=1e-5,
+        )
+
+
+def test_another_plan_is_refused_with_what_differs(tmp_path, data, teacher):
+    run(data, teacher, tmp_path / "store")
+    with pytest.raises(PlanMismatchError, match=r"codec\.name was float32, now int8"):
+        run(data, teacher, tmp_path / "store", codec="int8")
+    other = write_colour_teacher(tmp_path / "other.onnx", order=[1, 0, 2, 3])
+    with pytest.raises(PlanMismatchError, match=r"teacher\.weights_sha256 was"):
+        run(data, other, tmp_path / "store")
+    with pytest.raises(PlanMismatchError, match=r"preprocessing\.size_px was 16, now 20"):
+        run(data, teacher.replace("size=16,resize=16", "size=20,resize=20"), tmp_path / "store")
+    with pytest.raises(PlanMismatchError, match=r"data\.shards"):
+        run(write_colour_shards(tmp_path / "more", sizes=(20, 14)), teacher, tmp_path / "store")
+    moved = tmp_path / "moved.onnx"
+    (tmp_path / "teacher.onnx").rename(moved)
+    run(data, f"onnx:{moved},size=16,resize=16", tmp_path / "store")
+
+
+def test_folders_are_a_source_too(tmp_path, teacher):
+    images = write_image_folder(tmp_path / "images", num_classes=4)
+    store = run(images, teacher, tmp_path / "store")
+    assert store.class_space.offset == 0 and store.read_filenames(0)[0] == "class0/train_0_0.jpg"
+
+
+def test_views_are_drawn_by_seed_key_and_view_and_stored(tmp_path, data, teacher):
+    store = run(data, teacher, tmp_path / "store", policy="crop", views=3, views_per_file=2, seed=5)
+    source = open_records(data, "train")
+    model = load_model(teacher)
+    for shard, row, view_index in [(0, 0, 0), (1, 7, 1), (0, 19, 2)]:
+        record = source.read_record(shard, row)
+        view = store.read_views(shard, view_index, [row])[0]
+        assert view == sample_view(generator(5, "view", record.key, view_index), CropPolicy(), 24, 20)
+        pixels = apply_view(decode_image(record.encoded), view, 16)
+        expected = model.collect_logits(model.logits(torch.from_numpy(pixels.copy()[None])))[0]
+        np.testing.assert_allclose(store.read_logits(shard, view_index, [row])[0], expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_views_drawn_by_the_boxes_of_the_records(tmp_path, teacher, num_workers):
+    """Stored as they were drawn, and seen by a student that reads no boxes at all."""
+    boxes = np.array([[0.0, 0.0, 0.25, 0.5]], np.float32)
+    data = write_colour_shards(tmp_path / "data", sizes=(6, 5), boxes=boxes)
+    options = {"policy": "crop+autoaugment", "object_covered": 0.8, "crop_scale": (0.05, 1.0), "gate_samples": 0}
+    store = run(data, teacher, tmp_path / "store", views=3, num_workers=num_workers, **options)
+    policy = CropPolicy(scale=(0.05, 1.0), autoaugment=AutoAugment(), objects=ObjectCrop(covered=0.8))
+    assert store.policy == policy
+    source = open_records(data, "train")
+    for shard, (_, num_records) in enumerate(store.shards):
+        for row in range(num_records):
+            key = source.read_record(shard, row).key
+            for number in range(3):
+                (view,) = store.read_views(shard, number, [row])
+                assert view == draw_view(policy, 0, key, number, 24, 20, None, boxes)
+                left, top, right, bottom = view.box
+                assert max(0, 6 - left) * max(0, 10 - top) >= 0.8 * 60 and right >= 6 and bottom >= 10
+    batch = KDDataset(source, size=16, store=store).read_batch([7], 2)
+    (view,) = store.read_views(1, 2, [1])
+    image = decode_image(source.read_record(1, 1).encoded)
+    np.testing.assert_array_equal(batch["pixels"][0], apply_view(image, view, 16))
+    assert not source.with_boxes
+
+
+def test_more_views_are_added_without_touching_the_first(tmp_path, data, teacher):
+    run(data, teacher, tmp_path / "store", policy="crop", views=2)
+    before = files(tmp_path / "store")
+    store = run(data, teacher, tmp_path / "store", policy="crop", views=4)
+    assert store.num_views == 4
+    after = files(tmp_path / "store")
+    assert {name: after[name] for name in before} == before
+    at_once = run(data, teacher, tmp_path / "at-once", policy="crop", views=4)
+    for view in range(4):
+        np.testing.assert_allclose(
+            at_once.read_logits(0, view, slice(None)), store.read_logits(0, view, slice(None)), atol=1e-5
+        )
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from teachonce.extraction.config import ExtractConfig
+from teachonce.data.dataset import KDDataset
+from teachonce.extraction.extract import extract
+if __name__ == "__main__":
+    extract(ExtractConfig(data=Path(sys.argv[1]), teacher=sys.argv[2], out=Path(sys.argv[3]), codec="int8",
+                          batch_size=8, device="cpu"))
+"""
+
+
+@pytest.mark.slow
+def test_kill_nine_at_any_moment_and_again(tmp_path, teacher):
+    data = write_colour_shards(tmp_path / "data", sizes=(60,) * 20)
+    command = [sys.executable, "-c", KILLED, str(data), teacher, str(tmp_path / "killed")]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    end = time.monotonic() + 120
+    while len(list((tmp_path / "killed").glob("*.v000-000.arrow"))) < 3:
+        assert process.poll() is None and time.monotonic() < end
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    done = files(tmp_path / "killed")
+    assert not (tmp_path / "killed" / "manifest.json").exists()
+    with pytest.raises(StoreError, match="is not finished"):
+        Store(tmp_path / "killed")
+    run(data, teacher, tmp_path / "killed", codec="int8")
+    run(data, teacher, tmp_path / "whole", codec="int8")
+    again = files(tmp_path / "killed")
+    assert {name: again[name] for name in done} == done
+    assert again == files(tmp_path / "whole")
+    assert not list((tmp_path / "killed").glob(".tmp-*"))
+
+
+def test_a_removed_input_leaves_what_is_whole(tmp_path, teacher):
+    data = write_colour_shards(tmp_path / "data", sizes=(4, 4))
+    broken = data / "train-00001-of-00002"
+    good = broken.read_bytes()
+    broken.write_bytes(good[:-100] + bytes(100))
+    with pytest.raises(RecordError, match=r"^train-00001-of-00002|train-00001-of-00002 record"):
+        run(data, teacher, tmp_path / "store", gate_samples=0)
+    assert (tmp_path / "store" / "train-00000-of-00002.v000-000.arrow").exists()
+    broken.write_bytes(good)
+    assert run(data, teacher, tmp_path / "store", gate_samples=0).num_records == 8
+
+
+def test_nan_logits_are_refused_with_the_record(tmp_path, data):
+    teacher = write_colour_teacher(tmp_path / "nan.onnx", nan_above=0.6)
+    with pytest.raises(LogitsError, match=r"train-0000\d-of-00002.*NaN or infinite"):
+        run(data, teacher, tmp_path / "store", gate_samples=0)
+    assert files(tmp_path / "store") == {}
+
+
+def test_a_label_out_of_range_and_a_bad_image_are_named(tmp_path, teacher):
+    payloads = [example(0, 1), example(1, 9)]
+    data = write_shards(tmp_path / "labels", sizes=(2,), num_classes=None, payloads=payloads)
+    with pytest.raises(RecordError, match=r"record 1 .*label 9, expected 0 to 4"):
+        run(data, teacher, tmp_path / "a", offset=1, gate_samples=0)
+    payloads = [example(0, 1), example(1, 2, encoded=b"\xff\xd8\xff but no image")]
+    data = write_shards(tmp_path / "images", sizes=(2,), num_classes=5, payloads=payloads)
+    with pytest.raises(RecordError, match=r"train-00000-of-00001 record 1 "):
+        run(data, teacher, tmp_path / "b", gate_samples=0)
+
+
+def test_the_class_space_is_explicit(tmp_path, teacher):
+    foreign = write_shards(tmp_path / "foreign", num_classes=None)
+    with pytest.raises(ConfigError, match="give --num-classes"):
+        run(foreign, teacher, tmp_path / "a")
+    assert run(foreign, teacher, tmp_path / "b", num_classes=5).class_space.offset == 1
+    assert run(foreign, teacher, tmp_path / "c", offset=0).plan.data_classes == 4
+    many = write_shards(tmp_path / "many", num_classes=9)
+    with pytest.raises(ConfigError, match="4 classes, the data 9: make the records with"):
+        run(many, teacher, tmp_path / "d")
+
+
+def test_the_gate_lets_a_good_teacher_pass(tmp_path, data, teacher, capsys):
+    run(data, teacher, tmp_path / "store", expect_top1=0.99)
+    assert "gate: top-1 1.000 on 33 records" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "change, finding",
+    [
+        ({"offset": 0}, r"labels shifted by one \(--offset 1\): that gives 1\.000"),
+        ({"order": [2, 0, 3, 1]}, r"another order of the classes"),
+        ({"options": ",mean=0.5,std=2.5"}, r"a wrong mean/std \(.* fit: add ',mean="),
+    ],
+)
+def test_the_gate_names_the_mistake(tmp_path, data, change, finding):
+    teacher = write_colour_teacher(tmp_path / "t.onnx", order=change.get("order")) + change.get("options", "")
+    with pytest.raises(CheckError, match=finding) as error:
+        run(data, teacher, tmp_path / "store", expect_top1=0.9, offset=change.get("offset"))
+    assert "expected at least 0.9" in str(error.value)
+    # Nothing is left that would refuse the right teacher.
+    good = write_colour_teacher(tmp_path / "good.onnx")
+    assert run(data, good, tmp_path / "store", expect_top1=0.9).num_records == 33
+
+
+def test_the_gate_of_a_store_that_is_whole_is_its_own_logits(tmp_path, data):
+    wrong = write_colour_teacher(tmp_path / "wrong.onnx", order=[1, 2, 3, 0])
+    with pytest.warns(UserWarning, match="near chance: are --offset and the class order right"):
+        run(data, wrong, tmp_path / "store")
+    with pytest.raises(CheckError, match=r"is whole, and its logits have top-1 0\.000, expected at least 0\.5"):
+        run(data, wrong, tmp_path / "store", expect_top1=0.5)
+
+
+def test_a_file_that_is_made_again_renews_the_manifest(tmp_path, data, teacher):
+    store = run(data, teacher, tmp_path / "store")
+    (tmp_path / "store" / "train-00000-of-00002.v000-000.arrow").unlink()
+    again = run(data, teacher, tmp_path / "store", batch_size=3)
+    assert again.check_files() == store.check_files() == 6
+
+
+def test_an_unwritable_output_is_one_line(tmp_path, data, teacher):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match="exists and is no store"):
+        run(data, teacher, tmp_path / "file")
+    assert len(COLOURS) == 4
+
+
+def test_the_same_command_again_passes_the_gate_again(tmp_path, data, teacher):
+    """Mixed views are no measure of the teacher: the gate looks at centre crops, the second time too."""
+    options = {"policy": "crop", "views": 2, "mixup_alpha": 1.0, "expect_top1": 0.9}
+    run(data, teacher, tmp_path / "store", **options)
+    assert run(data, teacher, tmp_path / "store", **options).num_views == 2
+
+
+def test_a_teacher_without_antialiasing_does_not_look_through_views(tmp_path, data, teacher):
+    blind = teacher + ",interpolation=tf1_bilinear"
+    with pytest.raises(ConfigError, match="sees pixels without antialiasing, and views are antialiased"):
+        run(data, blind, tmp_path / "views", policy="crop", gate_samples=0)
+    assert not (tmp_path / "views").exists()
+    assert run(data, blind, tmp_path / "center", gate_samples=0).num_views == 1
+
+
+def test_fewer_views_of_another_store_are_finished_all_the_same(tmp_path, data, teacher, capsys):
+    first = run(data, teacher, tmp_path / "a", policy="crop", views=4, views_per_file=2)
+    begun = run(data, teacher, tmp_path / "b", views_of=first.path, views_per_file=2)
+    for path in (tmp_path / "b").glob("*.v002-003*"):
+        path.unlink()
+    again = run(data, teacher, tmp_path / "b", views_of=first.path, views=2, views_per_file=2)
+    assert again.num_views == begun.num_views == 4
+    assert "planned for 4 views, more than --views 2: all are extracted" in capsys.readouterr().err
+
+
+def test_training_can_begin_when_the_first_views_are_whole(tmp_path, data, teacher, capsys):
+    """What a stopped extraction left is usable, and the manifest of each group hashes only what is new."""
+    run(data, teacher, tmp_path / "store", policy="crop", views=4, views_per_file=2)
+    assert "views 0 to 1 are whole; training can begin with them" in capsys.readouterr().err
+    for name in ("manifest.json", "train-00001-of-00002.v002-003.arrow"):
+        (tmp_path / "store" / name).unlink()
+    assert finalise_store(tmp_path / "store", {}) == 2 and Store(tmp_path / "store").num_views == 2
+    store = run(data, teacher, tmp_path / "store", policy="crop", views=4, views_per_file=2)
+    assert store.num_views == 4 and store.check_files() == 10
+
+
+def test_a_late_worker_does_not_take_views_away(tmp_path, data, teacher, monkeypatch):
+    """A worker that hashed when one group was whole writes its manifest after another one finished the store."""
+    run(data, teacher, tmp_path / "store", policy="crop", views=4, views_per_file=2)
+    whole = store_plan._whole_plan(tmp_path / "store")
+    early = dataclasses.replace(whole, view_groups=whole.view_groups[:1])
+    answers = iter([early])
+    real = store_plan._whole_plan
+    monkeypatch.setattr(store_plan, "_whole_plan", lambda path: next(answers, None) or real(path))
+    assert finalise_store(tmp_path / "store", {}) == 4
+    assert Store(tmp_path / "store").num_views == 4

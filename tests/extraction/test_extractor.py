@@ -1,0 +1,96 @@
+"""Units of extraction: full teacher batches whatever the shard size, and a row's logits do not depend on its batch."""
+
+import dataclasses
+
+import numpy as np
+import torch
+
+from teachonce.extraction.config import ExtractConfig
+from teachonce.extraction.extract import _num_samples, build_plan
+from teachonce.extraction.extractor import UnitExtractor
+from teachonce.extraction.units import BUNDLE_BATCHES, Unit, all_units, bundle_units
+from teachonce.models.classifier import load_model
+from teachonce.records.discovery import open_records
+from teachonce.store.arrow_files import read_samples, samples_file
+from teachonce.store.plan import begin_store, finalise_store
+from teachonce.store.store import Store
+from tests.support.small_models import write_colour_shards, write_colour_teacher
+
+
+def extractor(tmp_path, sizes, batch_size, **options):
+    """(UnitExtractor of a recording teacher, list of the batch sizes that it was asked)."""
+    data = write_colour_shards(tmp_path / "data", sizes=sizes)
+    config = ExtractConfig(
+        data=data, teacher=write_colour_teacher(tmp_path / "t.onnx"), out=tmp_path / "store", codec="float32", **options
+    )
+    source = open_records(data, "train")
+    teacher = load_model(config.teacher)
+    asked = []
+    forward = teacher.forward
+
+    def recording(images):
+        asked.append(len(images))
+        return forward(images)
+
+    teacher = dataclasses.replace(teacher, forward=recording)
+    plan = begin_store(config.out, build_plan(config, source, teacher), config.views_per_file)
+    return UnitExtractor(config.out, plan, source, teacher, batch_size, 2), asked
+
+
+def test_every_batch_is_full(tmp_path):
+    made, asked = extractor(tmp_path, (3, 5, 2, 7, 4), 8, policy="crop", views=2)
+    for bundle in bundle_units(made.plan, all_units(made.plan), 8):
+        made(bundle)
+    assert asked == [8] * 6  # 42 views; the last batch is filled up
+    assert finalise_store(tmp_path / "store", {}) == 2
+
+
+def test_bundles_hold_many_batches_of_one_group():
+    class Sizes:
+        shards = [("a", 100)] * 7  # a stand-in for a plan's properties
+        view_groups = ((0, 0), (1, 2))
+
+    units = [Unit(shard, group) for group in Sizes.view_groups for shard in range(7)]
+    bundles = bundle_units(Sizes, units, 8)
+    assert [unit for bundle in bundles for unit in bundle] == units
+    for bundle in bundles:
+        assert len({unit.group for unit in bundle}) == 1
+    # 32 batches of 8 are 256 views: three shards of one view, two of two; the rest of a group is a bundle too.
+    assert [len(bundle) for bundle in bundles] == [3, 3, 1, 2, 2, 2, 1] and BUNDLE_BATCHES == 32
+
+
+def test_bundles_change_no_byte(tmp_path):
+    """Units made alone, after a kill say, are the same bytes as in a bundle."""
+    made, _ = extractor(tmp_path, (3, 5, 2), 8, policy="crop", views=2)
+    units = all_units(made.plan)
+    made(units)
+    together = {path.name: path.read_bytes() for path in (tmp_path / "store").glob("*.arrow")}
+    assert len(together) == 9
+    for path in (tmp_path / "store").glob("*.arrow"):
+        path.unlink()
+    for unit in reversed(units):
+        made([unit])
+    assert {path.name: path.read_bytes() for path in (tmp_path / "store").glob("*.arrow")} == together
+
+
+def test_samples_are_what_the_teacher_met(tmp_path):
+    made, _ = extractor(tmp_path, (9, 6), 8, policy="crop", views=3, mixup_alpha=1.0)
+    made(all_units(made.plan))
+    finalise_store(tmp_path / "store", {})
+    store = Store(tmp_path / "store")
+    samples = read_samples(tmp_path / "store" / samples_file("train-00000-of-00002", (0, 2)))
+    places = [(sample.row, sample.view) for sample in samples]
+    assert len(set(places)) == 4 and places == sorted(places) and {0, 1, 2} >= {view for _, view in places}
+    for sample in samples:
+        look = made.looker.look(0, sample.row, sample.view)
+        fresh = made.teacher.logits(torch.from_numpy(look.pixels(16)[None])).numpy()[0]
+        np.testing.assert_allclose(sample.logits, fresh, atol=1e-4)
+        np.testing.assert_array_equal(sample.logits, store.read_logits(0, sample.view, [sample.row])[0])
+    assert len(store.read_samples()) == 8
+
+
+def test_how_many_samples_a_file_has():
+    assert _num_samples([1250] * 1024) == 4  # ImageNet
+    assert _num_samples([50_000]) == 256
+    assert _num_samples([250]) == 15, "a sixteenth of the records"
+    assert _num_samples([9, 6]) == 4

@@ -1,0 +1,111 @@
+"""Inspect: a store's accuracy, entropy and calibration from its own bytes; runs and records by the same command."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torchmetrics.classification import MulticlassCalibrationError
+
+from teachonce.cli.main import main
+from teachonce.extraction.config import ExtractConfig
+from teachonce.extraction.extract import extract
+from teachonce.inspection.store import render_store, summarise_store
+from teachonce.records.discovery import open_records
+from teachonce.store.plan import begin_store, read_plan
+from tests.support.small_data import write_shards, write_store
+from tests.support.small_models import write_colour_teacher
+
+
+@pytest.fixture
+def data(tmp_path):
+    return write_shards(tmp_path / "data", sizes=(40, 23), num_classes=9)
+
+
+@pytest.fixture
+def store(tmp_path, data):
+    logits = np.random.default_rng(0).normal(0, 2, (63, 8)).astype(np.float32)
+    logits[np.arange(63), np.arange(63) % 8] += 4  # labels go 1, 2, .. 8, 1, ..: right more often than not
+    return write_store(tmp_path / "store", data, logits, codec="float32")
+
+
+def shown(capsys, *words) -> str:
+    with pytest.raises(SystemExit) as end:
+        main([str(word) for word in words])
+    assert end.value.code == 0
+    return capsys.readouterr().out
+
+
+def test_a_stores_numbers_are_those_of_torch(store):
+    summary = summarise_store(store.path)
+    logits = torch.from_numpy(np.concatenate([store.read_logits(shard, 0, slice(None)) for shard in range(2)]))
+    labels = torch.from_numpy(np.concatenate([store.read_labels(shard) for shard in range(2)])).long() - 1
+    probs = logits.double().softmax(dim=1)
+    assert summary["top1"] == pytest.approx(float((logits.argmax(dim=1) == labels).double().mean()))
+    top5 = (logits.topk(5).indices == labels[:, None]).any(dim=1).double().mean()
+    assert summary["top5"] == pytest.approx(float(top5))
+    assert summary["entropy_nats"] == pytest.approx(float(-(probs * probs.log()).sum(dim=1).mean()))
+    reference = MulticlassCalibrationError(num_classes=8, n_bins=15)
+    assert summary["ece"] == pytest.approx(float(reference(probs, labels)), abs=1e-6)
+    assert [shard["num_records"] for shard in summary["shards"]] == [40, 23]
+    assert summary["bytes_per_view_by_column"]["codec"] == 32
+    assert summary["is_finished"] and summary["files_present"] == summary["files_planned"] == 4
+
+
+def test_what_the_codec_changes_is_in_the_summary(tmp_path, store, data):
+    assert summarise_store(store.path)["codec_error"] == {} and summarise_store(store.path)["num_samples"] == 0
+    assert "not known: the store keeps no samples" in render_store(summarise_store(store.path))
+    teacher = write_colour_teacher(tmp_path / "teacher.onnx", num_classes=8)
+    options = {"codec": "topk", "topk": 3, "offset": 1, "device": "cpu"}
+    extract(ExtractConfig(data=data, teacher=teacher, out=tmp_path / "sparse", gate_samples=0, **options))
+    summary = summarise_store(tmp_path / "sparse")
+    assert summary["num_samples"] == 8 and list(summary["codec_error"]) == ["1", "2", "4"]
+    for error in summary["codec_error"].values():
+        assert 0 < error["mean"] < error["largest"] < 1 and 0 < error["tail_mass"] < 1
+    (line,) = [line for line in render_store(summary).splitlines() if line.startswith("  error ")]
+    assert f"{summary['codec_error']['2']['mean']:.2g} (largest" in line and "mean of 8 samples" in line
+    assert sum(summary["bytes_per_view_by_column"].values()) == pytest.approx(summary["bytes_per_view"], abs=0.3)
+
+
+def test_a_store_that_is_being_extended_is_usable_for_the_views_that_are_whole(tmp_path, data):
+    teacher = write_colour_teacher(tmp_path / "teacher.onnx", num_classes=8)
+    options = {"codec": "float32", "offset": 1, "device": "cpu", "policy": "crop", "views": 2, "gate_samples": 0}
+    extract(ExtractConfig(data=data, teacher=teacher, out=tmp_path / "crops", **options))
+    before = summarise_store(tmp_path / "crops")
+    assert before["is_finished"] and before["num_views"] == before["num_views_planned"] == 2
+    begin_store(tmp_path / "crops", replace(read_plan(tmp_path / "crops"), view_groups=((0, 1), (2, 4))), 10)
+    summary = summarise_store(tmp_path / "crops")
+    assert not summary["is_finished"] and (summary["num_views"], summary["num_views_planned"]) == (2, 5)
+    # The numbers are of the two views that are there.
+    assert {key: summary[key] for key in ("top1", "ece", "bytes_per_view", "shards")} == {
+        key: before[key] for key in ("top1", "ece", "bytes_per_view", "shards")
+    }
+    text = render_store(summary)
+    assert "63 records x 2 views" in text
+    assert "6 of 10 files; usable for 2 of 5 views: run the same extract again for the rest" in text
+
+
+def test_an_unfinished_store_shows_its_coverage(tmp_path, store):
+    begin_store(tmp_path / "other", store.plan, views_per_file=1)
+    text = render_store(summarise_store(tmp_path / "other"))
+    assert "0 of 4 files; NOT finished" in text and "accuracy" not in text
+
+
+def test_the_command_knows_what_it_looks_at(store, data, capsys):
+    text = shown(capsys, "inspect", store.path)
+    assert "store of split train, 63 records x 1 views in 2 shards" in text and "train-00001-of-00002" in text
+    assert json.loads(shown(capsys, "inspect", store.path, "--json"))["kind"] == "store"
+    assert json.loads(shown(capsys, "inspect", data, "--json"))["kind"] == "records"
+    assert "63" in shown(capsys, "inspect", data, "--split", "train")
+    assert open_records(data, "train").num_records == 63
+
+
+def test_a_run(tmp_path, data, store, capsys):
+    words = ["train", "--data", data, "--student", "timm:test_resnet", "--store", store.path, "--out", tmp_path / "run"]
+    options = ["--size", 32, "--epochs", 1, "--batch-size", 16, "--device", "cpu", "--validation-split", "none"]
+    shown(capsys, *words, *options)
+    text = shown(capsys, "inspect", tmp_path / "run")
+    assert "run of timm:test_resnet, 9 classes, finished" in text and "KD at temperature 1" in text
+    summary = json.loads(shown(capsys, "inspect", tmp_path / "run", "--json"))
+    assert summary["kind"] == "run" and len(summary["metrics"]) == 1

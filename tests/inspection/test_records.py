@@ -1,0 +1,99 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from teachonce.errors import ConfigError, ImageError, RecordError
+from teachonce.inspection.records import render_records, summarise_records
+from tests.support.small_data import example, write_image_folder, write_shards
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """8 records in two shards: labels 1 2 3 1 2 3 1 2, one image doubled, logits that are right for seven."""
+    payloads = []
+    for index in range(8):
+        label = 1 + index % 3
+        logits = np.full(4, -1.0, np.float32)
+        logits[label if index else 2] = 5
+        payloads.append(example(3 if index == 6 else index, label, logit=logits, height=30 if index else None))
+    return write_shards(tmp_path / "data", sizes=(5, 3), payloads=payloads)
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_what_is_in_tfrecords(data: Path, num_workers: int) -> None:
+    summary = summarise_records(data, num_workers=num_workers)
+    assert json.loads(json.dumps(summary, allow_nan=False)) == summary
+    (split,) = summary["splits"]
+    assert (split["split"], split["format"], split["num_records"], split["num_doubled"]) == ("train", "tfrecord", 8, 1)
+    assert (split["num_classes"], split["has_background"]) == (4, True)
+    assert [entry["num_records"] for entry in split["classes"]] == [0, 3, 3, 2]
+    assert split["classes"][1]["name"] == "class0"
+    assert [(shard["name"], shard["num_records"]) for shard in split["shards"]] == [
+        ("train-00000-of-00002", 5),
+        ("train-00001-of-00002", 3),
+    ]
+    assert split["num_bytes"] == sum(path.stat().st_size for path in data.glob("train-*-of-00002"))
+    assert split["width_px"] == {"least": 40, "most": 40} and split["height_px"] == {"least": 30, "most": 30}
+    assert split["image_bytes"]["least"] <= split["image_bytes"]["mean"] <= split["image_bytes"]["most"]
+    assert split["logits"] == {"num_records": 8, "num_classes": 4, "num_not_finite": 0, "top1": 7 / 8}
+    features = {entry["name"]: (entry["kind"], entry["num_records"]) for entry in split["features"]}
+    assert features == {
+        "image/encoded": ("bytes", 8),
+        "image/class/label": ("int64", 8),
+        "image/filename": ("bytes", 8),
+        "image/height": ("int64", 7),
+        "image/logit": ("float", 8),
+    }
+    text = render_records(summary)
+    assert "train: 8 records in 2 shards (tfrecord), " in text and "bytes; 1 images are DOUBLED" in text
+    assert "3 of 3 present and background; 2 to 3 records each" in text
+    assert "of 4 classes in 8 records, top-1 0.8750 against the labels" in text
+    assert "train-00001-of-00002" in text and "image/class/label" in text
+
+
+def test_several_splits_and_one_of_them(tmp_path: Path) -> None:
+    write_image_folder(tmp_path, "train")
+    write_image_folder(tmp_path, "validation", per_class=2)
+    summary = summarise_records(tmp_path, num_workers=1)
+    assert [(split["split"], split["num_records"]) for split in summary["splits"]] == [("train", 12), ("validation", 6)]
+    (split,) = summarise_records(tmp_path, "validation", num_workers=1)["splits"]
+    assert split["format"] == "folder" and split["logits"] is None and split["features"] == []
+    text = render_records(summary)
+    assert "logits    none" in text and "3 of 3 present; 4 to 4 records each" in text
+
+
+def test_foreign_and_mixed_logits(tmp_path: Path) -> None:
+    bad = np.array([0, np.nan, 0], np.float32)
+    payloads = [example(0, 7, logit=np.zeros(5, np.float32)), example(1, 9, logit=bad), example(2, 9)]
+    data = write_shards(tmp_path / "data", sizes=(3,), num_classes=None, payloads=payloads)
+    summary = summarise_records(data, num_workers=1)
+    (split,) = summary["splits"]
+    assert split["num_classes"] is None
+    assert split["logits"]["num_classes"] == [3, 5] and split["logits"]["num_not_finite"] == 1
+    assert split["logits"]["num_records"] == 2
+    text = render_records(summary)
+    assert "2 labels, 7 to 9 (no classes.json)" in text and "1 NOT FINITE" in text
+
+
+def test_damage_is_named(data: Path, tmp_path: Path) -> None:
+    path = data / "train-00001-of-00002"
+    content = bytearray(path.read_bytes())
+    content[-20] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(RecordError, match=r"train-00001-of-00002 record 2 \(byte \d+\): the checksum of the data"):
+        summarise_records(data, num_workers=1)
+    for features, message in (({"encoded": b"text"}, "expected a JPEG"), ({"class/label": None}, "expected image/enc")):
+        other = write_shards(tmp_path / message[-3:], sizes=(1,), payloads=[example(0, 1, **features)])
+        with pytest.raises((ImageError, RecordError), match=rf"train-00000-of-00001 record 0 \(byte 0\): .*{message}"):
+            summarise_records(other, num_workers=1)
+
+
+def test_nothing_to_inspect(tmp_path: Path) -> None:
+    for folder in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(ConfigError, match="no records; expected SPLIT-NNNNN-of-NNNNN shards"):
+            summarise_records(folder)
+    write_image_folder(tmp_path)
+    with pytest.raises(ConfigError, match="only train, expected test-"):
+        summarise_records(tmp_path, "test")

@@ -1,0 +1,161 @@
+"""The walkthrough's CSV: written, read back exactly, and refused with a name where a line is wrong."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from teachonce.errors import ConfigError, LogitsError
+from teachonce.interop.config import ImportConfig
+from teachonce.interop.csv_files import export_csv, import_csv
+from teachonce.interop.logit_table import CsvTable, open_logit_table, parse_numbers
+from teachonce.records.discovery import open_records
+from teachonce.store.store import Store
+from tests.support.small_data import write_image_folder, write_shards, write_store
+
+
+@pytest.fixture
+def data(tmp_path):
+    return write_shards(tmp_path / "data", sizes=(5, 3, 4))
+
+
+@pytest.fixture
+def store(tmp_path, data):
+    return write_store(tmp_path / "store", data)
+
+
+@pytest.fixture
+def csv(tmp_path, store):
+    export_csv(store.path, tmp_path / "csv", csv_files=2)
+    return tmp_path / "csv"
+
+
+def run_import(csv, data, out, **options):
+    import_csv(ImportConfig(csv=csv, data=data, out=out, **options))
+    return Store(out)
+
+
+def test_lines_are_basename_then_one_number_a_class(store, csv):
+    assert sorted(path.name for path in csv.iterdir()) == ["train-0.csv", "train-1.csv"]
+    lines = (csv / "train-0.csv").read_text().splitlines()
+    assert len(lines) == 9 and len((csv / "train-1.csv").read_text().splitlines()) == 3  # shards 0 and 2; shard 1
+    name, *numbers = lines[0].split(",")
+    assert name == "image_0.jpg"
+    np.testing.assert_array_equal(np.array(numbers, np.float32), store.read_logits(0, 0, [0])[0])
+
+
+def test_csv_to_store_and_back_is_exact(tmp_path, data, store, csv):
+    again = run_import(csv, data, tmp_path / "again")
+    assert again.class_space == store.class_space
+    for shard in range(3):
+        np.testing.assert_array_equal(again.read_keys(shard), store.read_keys(shard))
+        np.testing.assert_array_equal(
+            again.read_logits(shard, 0, slice(None)), store.read_logits(shard, 0, slice(None))
+        )
+    # A second import of the same CSV has nothing left to do.
+    before = {path.name: path.stat().st_mtime_ns for path in again.path.glob("*.arrow")}
+    run_import(csv, data, tmp_path / "again")
+    assert {path.name: path.stat().st_mtime_ns for path in again.path.glob("*.arrow")} == before
+
+
+def test_logits_by_image_from_either(store, csv, data):
+    record = open_records(data, "train").read_record(1, 2)
+    expected = [-np.inf, *store.read_logits(1, 0, [2])[0]]
+    for path in (store.path, csv):
+        table = open_logit_table(path, split="train", num_classes=4, background_logit=-np.inf)
+        np.testing.assert_array_equal(table.logits_of(key=record.key, filename=record.filename), expected)
+        with pytest.raises(LogitsError, match=r"elsewhere\.jpg: no"):
+            table.logits_of(key=1, filename="elsewhere.jpg")
+    zero = open_logit_table(csv, split="train", num_classes=4, background_logit=0.0)
+    assert zero.logits_of(key=record.key, filename=record.filename)[0] == 0
+
+
+def edit(csv, change):
+    path = csv / "train-0.csv"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join(change(lines)) + "\n")
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda lines: lines[1:], r"11 lines for 12 records"),
+        (lambda lines: [*lines[1:], lines[2]], r"image_2\.jpg: has two lines .*1 names are doubled"),
+        (
+            lambda lines: [lines[0].rpartition(",")[0], *lines[1:]],
+            r"line 2 \(image_1\.jpg\): 3 logits, expected a name and 2",
+        ),
+        (lambda lines: [*lines[:-1], lines[-1][: len(lines[-1]) // 3]], r"train-0\.csv line 9 "),
+        (lambda lines: [lines[0].rpartition(",")[0] + ",nan", *lines[1:]], r"image_0\.jpg\): logit 2 is nan"),
+        (lambda lines: [lines[0].rpartition(",")[0] + ",1e99", *lines[1:]], r"image_0\.jpg\): logit 2 is inf"),
+        (lambda lines: [lines[0].rpartition(",")[0] + ",a cat", *lines[1:]], r"image_0\.jpg\): .*expected numbers"),
+        (lambda lines: ["other.jpg" + lines[0][lines[0].index(",") :], *lines[1:]], r"image_0\.jpg: no line in"),
+        (lambda lines: [], r"(lines for 12|hold no line)"),
+    ],
+)
+def test_wrong_lines_are_refused_with_the_name(tmp_path, data, csv, change, message):
+    edit(csv, change)
+    with pytest.raises(LogitsError, match=message):
+        run_import(csv, data, tmp_path / "again")
+    assert not (tmp_path / "again" / "manifest.json").exists()
+
+
+def test_wrong_commands(tmp_path, data, store, csv):
+    with pytest.raises(ConfigError, match=r"neither a store nor a folder with train-\*\.csv"):
+        open_logit_table(tmp_path, split="train", num_classes=4, background_logit=0.0)
+    with pytest.raises(ConfigError, match="3 classes, the data 9: make the records with"):
+        open_logit_table(csv, split="train", num_classes=9, background_logit=0.0)
+    with pytest.raises(ConfigError, match="data of 4 classes, this data has 9"):
+        open_logit_table(store.path, split="train", num_classes=9, background_logit=0.0)
+    with pytest.raises(ConfigError, match=r"train-0\.csv: exists"):
+        export_csv(store.path, csv)
+
+
+def test_the_originals_padded_files_and_back(tmp_path, data, store):
+    """The original writes 0 for the background of a teacher without one; read with drop=1 it is gone again."""
+    export_csv(store.path, tmp_path / "padded", background_logit=0.0)
+    line = (tmp_path / "padded" / "train-0.csv").read_text().splitlines()[0].split(",")
+    assert len(line) == 1 + 4 and float(line[1]) == 0
+    again = run_import(tmp_path / "padded", data, tmp_path / "again", drop=1)
+    assert again.class_space == store.class_space
+    np.testing.assert_array_equal(again.read_logits(1, 0, slice(None)), store.read_logits(1, 0, slice(None)))
+    with pytest.raises(ConfigError, match="--drop 5: expected fewer than the 4 numbers"):
+        run_import(tmp_path / "padded", data, tmp_path / "more", drop=5)
+
+
+def test_shared_basenames_cannot_go_into_a_csv(tmp_path):
+    images = write_image_folder(tmp_path / "images")
+    for path in sorted((images / "train").glob("*/*.jpg")):
+        path.rename(path.with_name(path.name[-5:]))
+    store = write_store(tmp_path / "folder-store", images, offset=0)
+    with pytest.raises(LogitsError, match="8 images share a basename"):
+        export_csv(store.path, tmp_path / "out")
+
+
+@pytest.mark.parametrize("drop", [0, 1])
+def test_many_lines_at_once_are_the_same_as_one_by_one(tmp_path, drop):
+    """Numbers in every notation that Python reads, in float64 as the reference has them: the same bits."""
+    rng = np.random.default_rng(0)
+    rows = [[repr(float(v)) for v in rng.normal(0, 10.0 ** rng.integers(-30, 30), 7)] for _ in range(200)]
+    rows += [["1", "-0", "+3", " 4 ", "5e-3", ".5", "1E2"], ["1_0", "2", "3", "4", "5", "6", "7"]]
+    rows += [["1e-50", "0.1", "16777217", "1.00000017881393432617187499", "3.4e38", "-3.4e38", "1e-45"]]
+    lines = [",".join([f"{index}.jpg", *row]) + ("\r\n" if index % 3 else "\n") for index, row in enumerate(rows)]
+    (tmp_path / "train-0.csv").write_text("".join(lines), newline="")
+    table = CsvTable(tmp_path, split="train", drop=drop)
+    names = [f"folder/{index}.jpg" for index in rng.permutation(len(rows))]
+    one_by_one = np.stack([table.find_logits(key=0, filename=name) for name in names])
+    assert one_by_one.shape == (len(rows), 7 - drop)
+    for count in (1, 50, len(names)):
+        np.testing.assert_array_equal(table.find_all_logits(names[:count]), one_by_one[:count])
+
+
+@pytest.mark.parametrize("text", ["", "1,,2", "1,a", '"1"', "0x10", "1;2", "nan,", "null"])
+def test_what_is_no_list_of_numbers(text):
+    assert parse_numbers(text.encode()) is None
+
+
+@given(st.lists(st.floats(allow_nan=False), min_size=1))
+def test_numbers_are_read_as_python_reads_them(numbers):
+    found = parse_numbers(",".join(map(repr, numbers)).encode())
+    assert found is not None
+    np.testing.assert_array_equal(found, np.array(numbers))

@@ -1,0 +1,191 @@
+"""ONNX teachers: the logits of a direct call, whatever layout, type and batch size the file has."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from teachonce.errors import ConfigError, LogitsError, ModelError
+from teachonce.models.classifier import load_model
+from teachonce.pixels.preprocessing import Preprocessing, normalise
+
+onnx = pytest.importorskip("onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
+
+SIZE_PX = 16
+NUM_CLASSES = 5
+
+
+def write_model(
+    path: Path,
+    *,
+    batch: int | str = "batch",
+    size: int | str = SIZE_PX,
+    is_nhwc: bool = False,
+    element: int = onnx.TensorProto.FLOAT,
+    softmax: bool = False,
+    outputs: tuple[str, ...] = ("scores",),
+    scale: float = 1.0,
+    external: bool = False,
+) -> Path:
+    """Convolution, global average, linear layer: a classifier in a few nodes, of any layout and type."""
+    rng = np.random.default_rng(0)
+    helper = onnx.helper
+    values = {
+        "kernel": rng.normal(size=(8, 3, 3, 3)),
+        "matrix": rng.normal(size=(8, NUM_CLASSES)) * scale,
+        "bias": rng.normal(size=NUM_CLASSES),
+    }
+    shape = [batch, size, size, 3] if is_nhwc else [batch, 3, size, size]
+    nodes = [helper.make_node("Cast", ["images"], ["floats"], to=onnx.TensorProto.FLOAT)]
+    if is_nhwc:
+        nodes.append(helper.make_node("Transpose", ["floats"], ["planes"], perm=[0, 3, 1, 2]))
+    nodes += [
+        helper.make_node("Conv", ["planes" if is_nhwc else "floats", "kernel"], ["features"]),
+        helper.make_node("Relu", ["features"], ["positive"]),
+        helper.make_node("GlobalAveragePool", ["positive"], ["pooled"]),
+        helper.make_node("Flatten", ["pooled"], ["flat"]),
+        helper.make_node("Gemm", ["flat", "matrix", "bias"], ["gemm"]),
+    ]
+    nodes += [helper.make_node("Softmax" if softmax else "Identity", ["gemm"], [name]) for name in outputs]
+    graph = helper.make_graph(
+        nodes,
+        "classifier",
+        [helper.make_tensor_value_info("images", element, shape)],
+        [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [batch, NUM_CLASSES]) for name in outputs],
+        [onnx.numpy_helper.from_array(value.astype(np.float32), name) for name, value in values.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    onnx.save(model, path, save_as_external_data=external, location="weights.bin", size_threshold=0)
+    return path
+
+
+def noise_pixels(num_images: int = 5) -> torch.Tensor:
+    return torch.from_numpy(np.random.default_rng(2).integers(0, 256, (num_images, SIZE_PX, SIZE_PX, 3), np.uint8))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"is_nhwc": True},
+        {"batch": 1},
+        {"batch": 4},
+        {"element": onnx.TensorProto.FLOAT16},
+        {"outputs": ("features_of_something", "logits")},
+        {"external": True},
+    ],
+    ids=str,
+)
+def test_logits_are_those_of_a_direct_call(tmp_path: Path, options: dict[str, Any]) -> None:
+    path = write_model(tmp_path / "model.onnx", **options)
+    classifier = load_model(f"onnx:{path}")
+    assert classifier.preprocessing == Preprocessing(size_px=SIZE_PX, resize_px=18)
+    pixels = noise_pixels()
+    images = normalise(pixels, classifier.preprocessing).numpy()
+    if options.get("is_nhwc"):
+        images = images.transpose(0, 2, 3, 1)
+    if options.get("element") == onnx.TensorProto.FLOAT16:
+        images = images.astype(np.float16)
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    # One image at a time where the file wants so, four times the same one where it wants four.
+    copies = options.get("batch", 1)
+    expected = [session.run(None, {"images": image[None].repeat(copies, axis=0)})[-1][:1] for image in images]
+    # Another batch size may sum in another order: 72 products a pixel, then 8 a class, each rounded to 2^-24.
+    np.testing.assert_allclose(classifier.logits(pixels), np.concatenate(expected), rtol=0, atol=80 * 2**-24 * 10)
+    assert classifier.num_classes == NUM_CLASSES
+
+
+def test_uint8_input_takes_the_pixels_as_they_are(tmp_path: Path) -> None:
+    path = write_model(tmp_path / "model.onnx", is_nhwc=True, element=onnx.TensorProto.UINT8, scale=0.01)
+    classifier = load_model(f"onnx:{path},range=byte,mean=0,std=1")
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    pixels = noise_pixels()
+    np.testing.assert_array_equal(classifier.logits(pixels), session.run(None, {"images": pixels.numpy()})[0])
+
+
+def test_size_that_the_file_leaves_open_comes_from_the_spec(tmp_path: Path) -> None:
+    path = write_model(tmp_path / "model.onnx", size="side")
+    with pytest.raises(ConfigError, match="does not say its input size; give size="):
+        load_model(f"onnx:{path}")
+    assert load_model(f"onnx:{path},size=14").preprocessing == Preprocessing(size_px=14, resize_px=16)
+
+
+def test_hash_covers_external_weights(tmp_path: Path) -> None:
+    path = write_model(tmp_path / "model.onnx", external=True)
+    first = load_model(f"onnx:{path}").weights_sha256
+    path.rename(tmp_path / "renamed.onnx")
+    assert load_model(f"onnx:{tmp_path / 'renamed.onnx'}").weights_sha256 == first
+    weights = bytearray((tmp_path / "weights.bin").read_bytes())
+    weights[0] ^= 1
+    (tmp_path / "weights.bin").write_bytes(weights)
+    assert load_model(f"onnx:{tmp_path / 'renamed.onnx'}").weights_sha256 != first
+
+
+def test_probabilities_are_refused_or_taken_back_to_logits(tmp_path: Path) -> None:
+    path = write_model(tmp_path / "model.onnx", softmax=True)
+    with pytest.raises(ModelError, match=r"outputs are probabilities, expected logits; give output= or add probs=1"):
+        load_model(f"onnx:{path}")
+    logits = load_model(f"onnx:{write_model(tmp_path / 'logits.onnx')}").logits(noise_pixels())
+    restored = load_model(f"onnx:{path},probs=1").logits(noise_pixels())
+    # log(softmax) in float32: relative rounding of a probability, 2^-22, is an absolute one of its logarithm.
+    np.testing.assert_allclose(restored, logits.log_softmax(dim=1), rtol=2**-22, atol=2**-20)
+
+
+def test_vanished_probabilities_stay_finite(tmp_path: Path) -> None:
+    path = write_model(tmp_path / "model.onnx", softmax=True, scale=10_000)
+    classifier = load_model(f"onnx:{path},probs=1")
+    assert classifier.collect_logits(classifier.logits(noise_pixels())).min() < -80
+
+
+def test_walkthrough_teacher_from_an_onnx_file(tmp_path: Path) -> None:
+    path = write_model(tmp_path / "model.onnx", is_nhwc=True)
+    with pytest.raises(ModelError, match="has 5 classes, expected 1001"):
+        load_model(f"amoebanet,weights={path},size={SIZE_PX}")
+    classifier = load_model(f"efficientnet,weights={path},size={SIZE_PX},classes=5")
+    assert classifier.default_offset == 1
+    assert classifier.preprocessing.geometry == "central" and classifier.preprocessing.crop_frac == 0.875
+    images = noise_pixels().numpy().astype(np.float32) / 255
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    np.testing.assert_array_equal(classifier.logits(noise_pixels()), session.run(None, {"images": images})[0])
+
+
+def test_nan(tmp_path: Path) -> None:
+    path = write_model(tmp_path / "model.onnx", scale=float("nan"))
+    with pytest.raises(LogitsError, match="NaN"):
+        load_model(f"onnx:{path}")
+
+
+def test_settings_of_pytorch_have_no_effect_and_say_so(tmp_path: Path) -> None:
+    path = write_model(tmp_path / "model.onnx")
+    with pytest.warns(UserWarning, match="--precision bf16 has no effect"):
+        assert load_model(f"onnx:{path}", precision="bf16").precision == "float32"
+    with pytest.warns(UserWarning, match="--compile has no effect"):
+        load_model(f"onnx:{path}", compile=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "spec", "message"),
+    [
+        ({"outputs": ("a", "b")}, "", "more than one output; give output= one of a, b"),
+        ({"outputs": ("a", "b")}, ",output=c", "no output 'c'; give output= one of a, b"),
+        ({}, ",input=x", "no input 'x'; give input= one of images"),
+        ({"element": onnx.TensorProto.INT64}, "", "expected a batch of images in float or uint8"),
+        ({}, ",size=12", "does not run on 12 x 12 pixels"),
+        ({}, ",classes=7", "has 5 classes, expected 7"),
+    ],
+)
+def test_model_that_does_not_fit(tmp_path: Path, options: dict[str, Any], spec: str, message: str) -> None:
+    path = write_model(tmp_path / "model.onnx", **options)
+    with pytest.raises((ConfigError, ModelError), match=message):
+        load_model(f"onnx:{path}{spec}")
+
+
+def test_file_that_is_no_model(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"not a model")
+    with pytest.raises(ModelError, match="no ONNX model that can be run"):
+        load_model(f"onnx:{tmp_path / 'model.onnx'}")

@@ -1,0 +1,94 @@
+"""Model SPECs: what is read from the text, and what is refused with a hint."""
+
+from __future__ import annotations
+
+import pytest
+
+from teachonce.errors import ConfigError
+from teachonce.models.spec import override_preprocessing, parse_model_spec
+from teachonce.pixels.preprocessing import Preprocessing
+
+
+def test_spec_is_parsed_with_typed_options() -> None:
+    spec = parse_model_spec(
+        "torchvision:resnet50,weights=/a,b/c=d.pth,size=192,crop=0.9,mean=0.5,std=.1/.2/.3,offset=-1"
+    )
+    assert (spec.kind, spec.name) == ("torchvision", "resnet50")
+    assert dict(spec.options) == {
+        "weights": "/a,b/c=d.pth",
+        "size": 192,
+        "crop": 0.9,
+        "mean": (0.5, 0.5, 0.5),
+        "std": (0.1, 0.2, 0.3),
+        "offset": -1,
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "timm:NAME, torchvision:NAME, onnx:FILE, savedmodel:DIR, run:DIR, amoebanet or efficientnet"),
+        ("resnet50", "expected timm:NAME"),
+        ("tim:resnet50", "did you mean 'timm'"),
+        ("timm:", "after 'timm:'"),
+        ("amoebanet:x", "expected timm:NAME"),
+        ("timm:resnet18,sise=3", "no option 'sise' for timm .did you mean 'size'"),
+        ("timm:resnet18,signature=x", "no option 'signature' for timm"),
+        ("run:r,weights=x", "no option 'weights' for run"),
+        ("timm:resnet18,size=0", "size=0: expected a whole number"),
+        ("timm:resnet18,crop=1.5", "fraction"),
+        ("timm:resnet18,crop=a", "no number"),
+        ("timm:resnet18,mean=1/2", "R/G/B"),
+        ("timm:resnet18,antialias=yes", "0 or 1"),
+        ("timm:resnet18,size=3,size=3", "twice"),
+        ("timm:resnet18,resize=9,crop=0.5", "same thing"),
+        ("timm:resnet18,weights=", "expected a value"),
+        ("timm:resnet18,offset=a", "whole number"),
+    ],
+)
+def test_spec_refused(text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse_model_spec(text)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ("", Preprocessing(size_px=224, resize_px=256)),
+        ("size=227,resize=256", Preprocessing(size_px=227, resize_px=256)),
+        ("size=112", Preprocessing(size_px=112, resize_px=128)),
+        ("crop=1", Preprocessing(size_px=224, resize_px=224)),
+        ("geometry=squash", Preprocessing(size_px=224, resize_px=256, geometry="squash")),
+        ("geometry=central", Preprocessing(size_px=224, geometry="central", crop_frac=0.875)),
+        ("geometry=central,crop=0.5", Preprocessing(size_px=224, geometry="central", crop_frac=0.5)),
+        (
+            "interpolation=tf1_bilinear,range=byte,mean=1,std=2",
+            Preprocessing(
+                size_px=224,
+                resize_px=256,
+                interpolation="tf1_bilinear",
+                antialias=False,
+                value_range="byte",
+                mean=(1, 1, 1),
+                std=(2, 2, 2),
+            ),
+        ),
+        ("antialias=0", Preprocessing(size_px=224, resize_px=256, antialias=False)),
+    ],
+)
+def test_preprocessing_is_overridable(options: str, expected: Preprocessing) -> None:
+    spec = parse_model_spec("timm:resnet18" + ("," + options if options else ""))
+    assert override_preprocessing(Preprocessing(size_px=224, resize_px=256), spec) == expected
+
+
+@pytest.mark.parametrize("size_px", range(1, 400, 7))
+@pytest.mark.parametrize("margin_px", [0, 1, 8, 32])
+def test_no_option_changes_nothing(size_px: int, margin_px: int) -> None:
+    preprocessing = Preprocessing(size_px=size_px, resize_px=size_px + margin_px)
+    assert override_preprocessing(preprocessing, parse_model_spec("timm:resnet18")) == preprocessing
+
+
+@pytest.mark.parametrize("options", ["resize=8", "geometry=middle", "resize=256,geometry=central", "interpolation=x"])
+def test_preprocessing_that_cannot_be_is_refused_with_the_spec(options: str) -> None:
+    with pytest.raises(ConfigError, match="timm:resnet18"):
+        override_preprocessing(Preprocessing(size_px=224), parse_model_spec(f"timm:resnet18,{options}"))

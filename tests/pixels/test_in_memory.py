@@ -1,0 +1,43 @@
+"""Records in memory: the same batches, refused where they do not fit or are damaged."""
+
+import numpy as np
+import pytest
+import torch
+
+from teachonce.data.dataset import KDDataset
+from teachonce.errors import ConfigError, ImageError
+from teachonce.pixels import in_memory as memory
+from teachonce.pixels.in_memory import RecordsInMemory
+from teachonce.records.discovery import open_records
+from tests.support.small_data import example, write_shards
+
+
+@pytest.fixture
+def source(tmp_path):
+    payloads = [example(i, 1 + i % 2, logit=np.array([i, 1, -2, 0.5], np.float32)) for i in range(9)]
+    return open_records(write_shards(tmp_path / "data", (5, 4), payloads=payloads), "train")
+
+
+def test_batches_are_the_same(source):
+    kept = RecordsInMemory(source, with_logits=True)
+    assert kept.describe() == source.describe() and kept.num_records == 9
+    for epoch in (0, 3):
+        batches = [
+            KDDataset(records, size=11, use_record_logits=True, seed=2).read_batch(range(9), epoch)
+            for records in (source, kept)
+        ]
+        assert batches[0].keys() == batches[1].keys()
+        assert all(torch.equal(batches[0][name], batches[1][name]) for name in batches[0])
+
+
+def test_what_does_not_fit_is_refused(source, monkeypatch):
+    monkeypatch.setattr(memory, "_free_bytes", lambda: 1000)
+    with pytest.raises(ConfigError, match=r"--in-memory: the pixels of 9 records take about .* are free; leave it out"):
+        RecordsInMemory(source)
+
+
+def test_a_damaged_image_says_where(tmp_path):
+    payloads = [example(0, 1), example(1, 1, encoded=b"no image")]
+    source = open_records(write_shards(tmp_path / "data", (2,), payloads=payloads), "train")
+    with pytest.raises(ImageError, match=r"record 1 .*expected a JPEG"):
+        RecordsInMemory(source)

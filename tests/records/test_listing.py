@@ -1,0 +1,68 @@
+from pathlib import Path
+
+import pytest
+
+from teachonce.errors import RecordError
+from teachonce.records.listing import find_class_folders, find_data_classes, list_images
+
+
+def make_tree(root: Path, *names: str) -> Path:
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+    return root
+
+
+def test_listing_is_by_class_then_name(tmp_path: Path) -> None:
+    make_tree(tmp_path, "b/2.jpg", "b/10.JPEG", "B/z.png", "a/é.jpeg", ".hidden/x.jpg", "a/.DS_Store")
+    assert find_class_folders(tmp_path) == ["B", "a", "b"]
+    listing = list_images(tmp_path, ["B", "a", "b"])
+    assert list(listing.relative_names()) == ["B/z.png", "a/é.jpeg", "b/10.JPEG", "b/2.jpg"]
+    assert [listing.basename(index) for index in range(len(listing))] == ["z.png", "é.jpeg", "10.JPEG", "2.jpg"]
+    assert listing.path(1).read_bytes() == b"x"
+    assert listing.folder_of.tolist() == [0, 1, 2, 2]
+
+
+def test_a_selection_keeps_its_order(tmp_path: Path) -> None:
+    listing = list_images(make_tree(tmp_path, "a/1.jpg", "a/2.jpg", "b/3.jpg"), ["a", "b"])
+    part = listing.select([2, 0])
+    assert list(part.relative_names()) == ["b/3.jpg", "a/1.jpg"]
+    assert part.digest() != listing.select([0, 2]).digest() == listing.select([0, 2]).digest()
+
+
+def test_a_flat_folder_and_links(tmp_path: Path) -> None:
+    make_tree(tmp_path, "1.jpg", "sub/2.jpg", "sub.jpg/x.jpg")
+    (tmp_path / "0.jpg").symlink_to("nowhere")
+    # The broken link stays in the list: that its image is missing must come out, not shrink the data.
+    assert list(list_images(tmp_path, [""]).relative_names()) == ["0.jpg", "1.jpg"]
+
+
+def test_what_holds_no_image_is_refused(tmp_path: Path) -> None:
+    make_tree(tmp_path, "a/1.jpg")
+    (tmp_path / "b").mkdir()
+    with pytest.raises(RecordError, match=r"b: holds no image \(.bmp, .jpeg, .jpg, .*expected at least one"):
+        list_images(tmp_path, ["a", "b"])
+    with pytest.raises(RecordError, match="nowhere: cannot be listed"):
+        find_class_folders(tmp_path / "nowhere")
+
+
+def test_other_files_are_left_out_with_a_word(tmp_path: Path) -> None:
+    make_tree(tmp_path, "a/1.jpg", "a/2.tiff", "a/notes.txt")
+    with pytest.warns(UserWarning, match="2 files without an image's ending are left out, such as"):
+        assert len(list_images(tmp_path, ["a"])) == 1
+
+
+def test_names_that_are_not_utf8_or_break_lines_are_refused(tmp_path: Path) -> None:
+    make_tree(tmp_path, "a/x\udcff.jpg", "b/x\ny.jpg")
+    with pytest.raises(RecordError, match="is not UTF-8; rename it"):
+        list_images(tmp_path, ["a"])
+    with pytest.raises(RecordError, match="has a line break; rename it"):
+        list_images(tmp_path, ["b"])
+
+
+def test_the_classes_of_train_are_the_datas(tmp_path: Path) -> None:
+    make_tree(tmp_path, "train/a/1.jpg", "train/b/1.jpg", "validation/b/1.jpg", "test/c/1.jpg")
+    assert find_data_classes(tmp_path, "validation") == ["a", "b"]
+    (tmp_path / "train").rename(tmp_path / "training")
+    assert find_data_classes(tmp_path, "validation") == ["b"]

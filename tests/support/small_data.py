@@ -1,0 +1,130 @@
+"""Small real data for tests: image files, TFRecord shards of them, and a store with given logits."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from teachonce.codecs.registry import build_codec, codec_to_json
+from teachonce.records.class_space import ClassSpace
+from teachonce.records.class_table import ClassTable, write_classes
+from teachonce.records.discovery import open_records
+from teachonce.records.source import RecordSource, shard_name
+from teachonce.records.tfrecord.framing import TFRecordWriter
+from teachonce.records.tfrecord.tf_example import encode_example
+from teachonce.store.arrow_files import records_file, views_file, write_records, write_views
+from teachonce.store.plan import Plan, begin_store, finalise_store
+from teachonce.store.store import Store
+from teachonce.views.policy import CenterPolicy, policy_to_json
+
+
+def encode_jpeg(index: int, width: int = 40, height: int = 30) -> bytes:
+    """A JPEG whose content is a function of ``index``: smooth colours and a bright patch."""
+    rng = np.random.default_rng(index)
+    coarse = Image.fromarray(rng.integers(0, 256, (4, 5, 3), np.uint8))
+    buffer = io.BytesIO()
+    coarse.resize((width, height), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=92)
+    return buffer.getvalue()
+
+
+def write_image_folder(folder: Path, split: str = "train", num_classes: int = 3, per_class: int = 4) -> Path:
+    """SPLIT/CLASS/NAME.jpg with names that are unique over the classes."""
+    for label in range(num_classes):
+        for index in range(per_class):
+            path = folder / split / f"class{label}" / f"{split}_{label}_{index}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(encode_jpeg(1000 * label + index + (500 if split != "train" else 0)))
+    return folder
+
+
+def example(index: int, label: int, **features) -> bytes:
+    """A serialised record; a feature given as None is left out."""
+    values = {
+        "image/encoded": encode_jpeg(index),
+        "image/class/label": label,
+        "image/filename": f"image_{index}.jpg".encode(),
+    }
+    for name, value in features.items():
+        values["image/" + name] = value
+    return encode_example({name: value for name, value in values.items() if value is not None})
+
+
+def write_shards(folder: Path, sizes=(5, 3), split: str = "train", num_classes: int | None = 4, payloads=None) -> Path:
+    """TFRecord shards; ``num_classes`` counts the background, labels go 1, 2, ..; None writes no classes.json."""
+    folder.mkdir(parents=True, exist_ok=True)
+    index = 0
+    for shard, size in enumerate(sizes):
+        with (folder / shard_name(split, shard, len(sizes))).open("wb") as file:
+            writer = TFRecordWriter(file)
+            for _ in range(size):
+                label = 1 + index % ((num_classes or 4) - 1)
+                writer.write(payloads[index] if payloads else example(index, label))
+                index += 1
+    if num_classes is not None:
+        names = ("background", *(f"class{label}" for label in range(num_classes - 1)))
+        write_classes(folder, ClassTable(names, names, has_background=True))
+    return folder
+
+
+def write_store(
+    path: Path,
+    source: RecordSource | Path,
+    logits: np.ndarray | None = None,
+    *,
+    num_classes: int = 3,
+    offset: int = 1,
+    codec: str = "float32",
+    split: str = "train",
+) -> Store:
+    """A finished store (policy center) over ``source`` with the given logits [N, C], or random ones."""
+    if isinstance(source, Path):
+        source = open_records(source, split)
+    if logits is None:
+        logits = np.random.default_rng(0).normal(0, 3, (source.num_records, num_classes)).astype(np.float32)
+    data_classes = len(source.classes.names) if source.classes is not None else logits.shape[1] + offset
+    plan = Plan(
+        teacher={"spec": "none", "model": "test", "precision": "float32"},
+        class_space=ClassSpace(num_classes=logits.shape[1], offset=offset),
+        data_classes=data_classes,
+        data=source.describe(),
+        policy=policy_to_json(CenterPolicy()),
+        codec=codec_to_json(build_codec(codec, num_classes=logits.shape[1])),
+        view_groups=((0, 0),),
+    )
+    begin_store(path, plan, views_per_file=1)
+    first = 0
+    for shard, (name, num_records) in enumerate(plan.shards):
+        records = list(source.iter_shard(shard))
+        keys = np.array([record.key for record in records], np.uint64)
+        labels = np.array([record.label for record in records], np.int32)
+        write_records(path / records_file(name), keys, [record.filename for record in records], labels)
+        rows = logits[None, first : first + num_records]
+        write_views(path / views_file(name, (0, 0)), keys, build_codec(codec, num_classes=logits.shape[1]), rows, None)
+        first += num_records
+    assert finalise_store(path, {})
+    return Store(path)
+
+
+def write_digits(folder: Path, num_train: int = 96, num_validation: int = 48, size_px: int = 16) -> Path:
+    """Handwritten digits of scikit-learn (real scans, 8 x 8 px) as PNG files, SPLIT/DIGIT/NNNN.png."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    for index in range(num_train + num_validation):
+        split = "train" if index < num_train else "validation"
+        path = folder / split / str(digits.target[index]) / f"{index:04d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = (digits.images[index] * (255 / 16)).astype(np.uint8)
+        Image.fromarray(pixels).resize((size_px, size_px), Image.Resampling.BICUBIC).save(path)
+    return folder
+
+
+def teacher_logits(source: RecordSource, num_classes: int = 10) -> np.ndarray:
+    """Logits [N, C] of a teacher that is right and not too sure: 6 for the label, noise of 1.5 everywhere."""
+    labels = [record.label for shard in range(len(source.shards)) for record in source.iter_shard(shard)]
+    logits = np.random.default_rng(1).normal(0, 1.5, (len(labels), num_classes)).astype(np.float32)
+    logits[np.arange(len(labels)), labels] += 6
+    return logits

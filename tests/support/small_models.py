@@ -1,0 +1,106 @@
+"""A teacher that tests can reason about: it names the colour of an image, exactly, as a tiny ONNX model."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from teachonce.pixels.preprocessing import IMAGENET_MEAN, IMAGENET_STD
+from teachonce.records.tfrecord.tf_example import encode_example
+from tests.support.small_data import write_shards
+
+COLOURS = np.array([[0.9, 0.1, 0.1], [0.1, 0.9, 0.1], [0.1, 0.1, 0.9], [0.85, 0.85, 0.15]], np.float32)
+SHARPNESS = 6.0
+
+
+def colour_logits(mean_colours: np.ndarray) -> np.ndarray:
+    """What the teacher says of mean colours [N, 3] in 0..1: linear, largest for the nearest of COLOURS."""
+    return SHARPNESS * (2 * mean_colours @ COLOURS.T - (COLOURS**2).sum(axis=1))
+
+
+def write_colour_teacher(
+    path: Path, *, nan_above: float | None = None, order: list[int] | None = None, num_classes: int = len(COLOURS)
+) -> str:
+    """An ONNX file with the colour teacher for inputs normalised with ImageNet's mean and std; returns its SPEC.
+
+    ``nan_above``: logits are NaN for images whose mean red is above this; ``order``: its classes in another order;
+    ``num_classes``: further classes that no image resembles.
+    """
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    # x = (colour - mean) / std, so colour = x * std + mean; both are folded into the linear layer.
+    mean, std = np.array(IMAGENET_MEAN, np.float32), np.array(IMAGENET_STD, np.float32)
+    colours = COLOURS[order] if order is not None else COLOURS
+    weight = (2 * SHARPNESS * colours * std).astype(np.float32)
+    bias = (2 * SHARPNESS * colours @ mean - SHARPNESS * (colours**2).sum(axis=1)).astype(np.float32)
+    num_more = num_classes - len(COLOURS)
+    weight = np.concatenate([weight, np.zeros((num_more, 3), np.float32)])
+    bias = np.concatenate([bias, np.full(num_more, -9, np.float32)])
+    constants = [numpy_helper.from_array(weight, "weight"), numpy_helper.from_array(bias, "bias")]
+    nodes = [
+        helper.make_node("GlobalAveragePool", ["images"], ["pooled"]),
+        helper.make_node("Flatten", ["pooled"], ["features"]),
+        helper.make_node("Gemm", ["features", "weight", "bias"], ["clean"], transB=1),
+    ]
+    if nan_above is not None:
+        # log(limit - red) is NaN above the limit; times 0 it changes nothing below.
+        limit = np.array([[(nan_above - mean[0]) / std[0]]], np.float32)
+        constants += [
+            numpy_helper.from_array(limit, "limit"),
+            numpy_helper.from_array(np.array([[1.0], [0.0], [0.0]], np.float32), "red_of"),
+            numpy_helper.from_array(np.zeros(1, np.float32), "zero"),
+        ]
+        nodes += [
+            helper.make_node("MatMul", ["features", "red_of"], ["red"]),
+            helper.make_node("Sub", ["limit", "red"], ["below"]),
+            helper.make_node("Log", ["below"], ["log"]),
+            helper.make_node("Mul", ["log", "zero"], ["poison"]),
+            helper.make_node("Add", ["clean", "poison"], ["logits"]),
+        ]
+    else:
+        nodes.append(helper.make_node("Identity", ["clean"], ["logits"]))
+    images = helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", 3, "height", "width"])
+    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", num_classes])
+    graph = helper.make_graph(nodes, "colour", [images], [logits], constants)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return f"onnx:{path},size=16,resize=16"
+
+
+def colour_example(
+    index: int, label: int, colour: np.ndarray, width: int = 24, height: int = 20, boxes: np.ndarray | None = None
+) -> bytes:
+    """A record whose image has the given mean colour, with a pattern that makes each image another.
+
+    ``boxes`` [N, 4]: xmin, ymin, xmax, ymax.
+    """
+    rng = np.random.default_rng(index)
+    noise = rng.uniform(-0.06, 0.06, (5, 6, 3))
+    pixels = np.clip((colour + noise) * 255, 0, 255).astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=95)
+    features = {
+        "image/encoded": buffer.getvalue(),
+        "image/class/label": label,
+        "image/filename": f"image_{index}.jpg".encode(),
+    }
+    for column, side in enumerate(("xmin", "ymin", "xmax", "ymax") if boxes is not None else ()):
+        features[f"image/object/bbox/{side}"] = np.asarray(boxes, np.float32)[:, column]
+    return encode_example(features)
+
+
+def write_colour_shards(
+    folder: Path, sizes=(20, 13), split: str = "train", first_index: int = 0, rotate: int = 0, boxes=None
+) -> Path:
+    """Shards whose label is the colour's index + 1 (0 is background), or another one with ``rotate``.
+
+    ``boxes`` are those of every record.
+    """
+    payloads = [
+        colour_example(index, 1 + (index + rotate) % len(COLOURS), COLOURS[index % len(COLOURS)], boxes=boxes)
+        for index in range(first_index, first_index + sum(sizes))
+    ]
+    return write_shards(folder, sizes=sizes, split=split, num_classes=len(COLOURS) + 1, payloads=payloads)

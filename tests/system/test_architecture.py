@@ -1,0 +1,189 @@
+"""The walls of the house: the import line, cycles, sizes, what importing must not import, the public names."""
+
+from __future__ import annotations
+
+import ast
+import graphlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import teachonce
+from tests.support.paths import ROOT
+
+PACKAGE = Path(teachonce.__file__).parent
+
+# What belongs to no room, and is below all of them.
+FOUNDATION = ["errors", "lazy", "native", "options", "rng", "versions"]
+# A room imports only from rooms before it. The bars are the install line: what a user must install to import it.
+LINE = [
+    # numpy, pyarrow, xxhash and crc32c are enough up to here,
+    *("storage", "engine", "pages", "codecs", "views", "records", "store"),
+    # with Pillow up to here,
+    *("pixels", "runs", "interop", "inspection"),
+    # with torch and its libraries up to here;
+    *("losses", "models", "data", "extraction", "evaluation"),
+    # Lightning,
+    "training",
+    # and tyro.
+    "cli",
+]
+BARS = {
+    "store": {"PIL", "torch", "tyro", "matplotlib", "rich"},
+    "inspection": {"torch", "torchvision", "timm", "tyro", "matplotlib", "lightning"},
+    "evaluation": {"lightning", "tyro", "tensorflow", "onnxruntime", "ray"},
+    "training": {"tyro", "tensorflow", "onnxruntime", "ray"},
+    "cli": {"tensorflow", "onnxruntime", "ray"},
+}
+"""By the last room before each bar: what importing every module up to there must not bring in."""
+MAX_LINES = 500
+MAX_MODULES = 14
+
+MODULES = {
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path
+    for path in sorted(PACKAGE.rglob("*.py"))
+    if path.name != "__init__.py"
+}
+ROOMS = sorted(path.parent for path in PACKAGE.rglob("__init__.py") if path.parent != PACKAGE)
+
+
+def imported_modules(path: Path, code: str | None = None) -> set[str]:
+    """Our modules that a file imports anywhere and in whatever form: inside functions, for types, relative, by name."""
+    package = ("teachonce", *path.relative_to(PACKAGE).parent.parts)
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text() if code is None else code)):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(package[: len(package) - node.level + 1]) if node.level else ""
+            base = ".".join(part for part in (base, node.module) if part)
+            names = [f"{base}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
+            names = [arg.value for arg in node.args if isinstance(arg, ast.Constant) and isinstance(arg.value, str)]
+        for name in names:
+            parts = name.split(".")
+            if parts[0] == "teachonce":
+                # A module, a name in a module, or a name that a room gives out (then: the room).
+                known = [".".join(parts[1:end]) for end in (len(parts), len(parts) - 1)]
+                found.add(next((item for item in known if item in MODULES), known[-1] or known[0]))
+    return found
+
+
+GRAPH = {name: imported_modules(path) for name, path in MODULES.items()}
+
+
+def rank(module: str) -> int:
+    room = module.partition(".")[0]
+    return LINE.index(room) if room in LINE else -1
+
+
+def test_every_form_of_import_is_seen():
+    path = PACKAGE / "store" / "store.py"
+    for code in (
+        "import teachonce.data.dataset",
+        "import teachonce.data.dataset as d",
+        "from teachonce.data import dataset",
+        "from teachonce.data.dataset import KDDataset",
+        "from ..data import dataset",
+        "from ..data.dataset import KDDataset",
+        "def f():\n    from importlib import import_module\n    import_module('teachonce.data.dataset')",
+        "from teachonce.data import KDDataset",
+    ):
+        assert {name.partition(".")[0] for name in imported_modules(path, code)} == {"data"}, code
+    assert imported_modules(path, "from .plan import Plan") == {"store.plan"}
+    assert imported_modules(path, "from teachonce import KDDataset") == {"KDDataset"}
+
+
+def test_every_module_has_its_place():
+    assert sorted({name.partition(".")[0] for name in MODULES}) == sorted([*FOUNDATION, *LINE])
+    assert all(path.is_file() for path in MODULES.values())
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_only_go_down(module):
+    """Across rooms; what a room's modules owe each other is free of cycles."""
+    room = module.partition(".")[0]
+    # The package itself gives out what lies above: only its version may be asked for.
+    unknown = {name for name in GRAPH[module] if name.partition(".")[0] not in [*FOUNDATION, *LINE, "__version__"]}
+    assert not unknown, f"{module} imports {unknown} from teachonce itself"
+    upwards = {name for name in GRAPH[module] if name.partition(".")[0] != room and rank(name) >= max(rank(module), 0)}
+    assert not upwards, f"{module} imports {sorted(upwards)}"
+
+
+def test_nothing_imports_in_a_circle():
+    tuple(graphlib.TopologicalSorter(GRAPH).static_order())
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_modules_can_be_read_in_one_sitting(module):
+    text = MODULES[module].read_text()
+    assert len(text.splitlines()) <= MAX_LINES
+    assert ast.get_docstring(ast.parse(text)), "a module says what it is for"
+
+
+@pytest.mark.parametrize("folder", ROOMS, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_room_says_what_it_is_for(folder):
+    modules = [path for path in folder.glob("*.py") if path.name != "__init__.py"]
+    assert 1 <= len(modules) <= MAX_MODULES
+    text = (folder / "__init__.py").read_text()
+    docstring = ast.get_docstring(ast.parse(text)) or ""
+    assert 1 <= len(docstring.splitlines()) <= 5
+    names = getattr(sys.modules.get("teachonce") and __import__(_dotted(folder), fromlist=["_"]), "__all__", [])
+    # A name beside a module of that name would be one or the other, depending on what was imported before.
+    assert not set(names) & {path.stem for path in folder.iterdir()}
+
+
+def _dotted(folder: Path) -> str:
+    return ".".join(("teachonce", *folder.relative_to(PACKAGE).parts))
+
+
+@pytest.mark.parametrize("folder", ROOMS, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_the_names_that_a_room_gives_out_are_there(folder):
+    room = __import__(_dotted(folder), fromlist=["_"])
+    for name in getattr(room, "__all__", []):
+        assert getattr(room, name).__doc__ or not callable(getattr(room, name)), name
+
+
+@pytest.mark.parametrize("last", BARS)
+def test_the_import_line_is_the_install_line(last):
+    """Importing everything up to a bar brings nothing in that stands behind it."""
+    end = LINE.index(last)
+    modules = [f"teachonce.{name}" for name in MODULES if rank(name) <= end]
+    code = f"import importlib, sys\nfor name in {modules}: importlib.import_module(name)\n"
+    code += "print(*{name.partition('.')[0] for name in sys.modules})"
+    loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert not set(loaded.split()) & BARS[last]
+
+
+def test_the_command_line_answers_without_what_runs_the_commands():
+    code = "import teachonce.cli.main, sys; print(*{name.partition('.')[0] for name in sys.modules})"
+    loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert not set(loaded.split()) & {"torch", "pyarrow", "ray", "tensorflow", "numpy", "timm", "PIL"}
+
+
+def test_the_public_names_are_there():
+    assert sorted(teachonce.__all__) == teachonce.__all__
+    for name in teachonce.__all__:
+        assert getattr(teachonce, name).__doc__
+    with pytest.raises(AttributeError, match="no attribute 'missing'"):
+        _ = teachonce.missing
+
+
+def test_tests_mirror_the_rooms():
+    """A test file has the name and the place of the module that it tests, or lies in tests/system."""
+    tests = [path.relative_to(ROOT / "tests") for path in (ROOT / "tests").rglob("test_*.py")]
+    strangers = [
+        str(path)
+        for path in tests
+        if path.parts[0] != "system" and not (PACKAGE / path.parent / f"{path.stem.removeprefix('test_')}.py").exists()
+    ]
+    assert not strangers
+
+
+def test_nothing_names_a_machine_or_a_registry():
+    for path in [*MODULES.values(), *ROOT.glob("docs/**/*.md"), *ROOT.glob("*.md"), ROOT / "requirements.lock"]:
+        text = path.read_text()
+        assert "://pypi" not in text and "index-url" not in text, path

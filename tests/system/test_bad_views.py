@@ -1,0 +1,168 @@
+"""Bad input around stored views, as a user meets it: one line, exit code 1 or 2, nothing guessed."""
+
+import shutil
+
+import pytest
+
+from teachonce.cli.main import main
+from teachonce.store.store import Store
+from tests.support.paths import GOLDEN
+from tests.support.small_models import write_colour_shards, write_colour_teacher
+from tests.system.test_bad_input import extract, fails, train, tree
+
+
+@pytest.fixture
+def data(tmp_path):
+    return write_colour_shards(tmp_path / "data", sizes=(9, 6))
+
+
+@pytest.fixture
+def teacher(tmp_path):
+    return write_colour_teacher(tmp_path / "teacher.onnx")
+
+
+def run(*words):
+    with pytest.raises(SystemExit) as end:
+        main([str(word) for word in words])
+    assert end.value.code == 0
+
+
+@pytest.fixture
+def store(tmp_path, data, teacher, capsys):
+    """Four views in two groups, half of them mixed."""
+    out = tmp_path / "store"
+    views = ["--policy", "crop", "--views", 4, "--views-per-file", 2, "--mixup-alpha", 1, "--mix-prob", 0.5]
+    run(*extract(data, teacher, out, *views))
+    capsys.readouterr()
+    return out
+
+
+def test_a_store_whose_views_are_incomplete(tmp_path, capsys, data, store):
+    """Missing later views leave the earlier ones usable; a missing first group leaves nothing."""
+    later = store / "train-00001-of-00002.v002-003.arrow"
+    (store / "manifest.json").unlink()
+    later.unlink()
+    words = train(data, tmp_path / "run", "--store", store)
+    fails(capsys, words, 1, "is not finished: 9 of 10 files are there; run the same extract again")
+    from teachonce.store.plan import finalise_store
+
+    assert finalise_store(store, {}) == 2 and Store(store).num_views == 2
+    fails(capsys, [*words, "--views", 4], 1, "4 views asked for, the store has 2 that are whole")
+    (store / "train-00000-of-00002.v000-001.arrow").unlink()
+    (store / "manifest.json").unlink()
+    assert finalise_store(store, {}) == 0
+    fails(capsys, words, 1, "8 of 10 files are there")
+
+
+def test_a_view_beyond_v(tmp_path, capsys, data, store):
+    fails(capsys, train(data, tmp_path / "run", "--store", store, "--views", 5), 1, "5 views asked for, .* 4 that are")
+    fails(
+        capsys, ["merge", store, "--data", data, "--out", tmp_path / "m", "--view", 4], 2, "--view 4: expected 0 to 3"
+    )
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "more, phrase",
+    [
+        (["--crop-scale", 0.5, 1], r"policy\.scale was \[0\.08, 1\.0\], now \[0\.5, 1\.0\]"),
+        (["--policy", "crop+randaugment"], r"policy\.name was crop, now crop\+randaugment"),
+        (["--mix-prob", 0.25], r"policy\.mix\.prob was 0\.5, now 0\.25"),
+        (["--cutmix-alpha", 1], r"policy\.mix\.cutmix_alpha was 0\.0, now 1\.0"),
+        (["--seed", 3], r"policy\.seed was 0, now 3"),
+        (["--size-of-teacher"], r"preprocessing\.size_px was 16, now 20"),
+    ],
+)
+def test_another_policy_seed_or_size(capsys, data, teacher, store, more, phrase):
+    before = tree(store)
+    if more == ["--size-of-teacher"]:
+        teacher, more = teacher.replace("size=16,resize=16", "size=20,resize=20"), []
+    views = ["--policy", "crop", "--views", 4, "--mixup-alpha", 1, "--mix-prob", 0.5]
+    fails(capsys, extract(data, teacher, store, *views, *more), 1, "begun with another plan: ", phrase)
+    assert tree(store) == before
+
+
+def test_views_of_another_store(tmp_path, capsys, data, teacher, store):
+    out = tmp_path / "second"
+    fails(capsys, extract(data, teacher, out, "--views-of", tmp_path / "nothing"), 1, "is no store")
+    run(*extract(data, teacher, tmp_path / "center"))
+    capsys.readouterr()
+    fails(capsys, extract(data, teacher, out, "--views-of", tmp_path / "center"), 1, "center stores no views to look")
+    other = write_colour_shards(tmp_path / "other", sizes=(9, 5))
+    fails(capsys, extract(other, teacher, out, "--views-of", store), 1, "a store of other data")
+    fails(capsys, extract(data, teacher, out, "--views-of", store, "--views", 9), 1, "9 views asked for")
+    changed = write_colour_shards(tmp_path / "changed", sizes=(9, 6), first_index=100)
+    words = extract(changed, teacher, out, "--views-of", store, "--gate-samples", 0)
+    fails(capsys, words, 1, "train-0000", "the image changed since extraction, or this is other data")
+    assert not list(out.glob("*.arrow"))
+
+
+def test_an_image_that_changed_since_extraction(tmp_path, capsys, store):
+    changed = write_colour_shards(tmp_path / "changed", sizes=(9, 6), first_index=100)
+    fails(capsys, train(changed, tmp_path / "run", "--store", store), 1, "record .*the image changed since extraction")
+
+
+@pytest.mark.parametrize("cut", [1, 200, 100_000])
+def test_a_truncated_view_file(tmp_path, capsys, data, store, cut):
+    path = store / "train-00000-of-00002.v000-001.arrow"
+    path.write_bytes(path.read_bytes()[: -min(cut, path.stat().st_size)])
+    fails(
+        capsys,
+        train(data, tmp_path / "run", "--store", store),
+        1,
+        r"train-00000-of-00002\.v000-001\.arrow: ",
+        "damaged",
+    )
+
+
+def test_a_store_of_an_older_format(tmp_path, capsys, teacher, data):
+    """It is read (test_compat), and not extended."""
+    old = tmp_path / "old"
+    shutil.copytree(GOLDEN / "store-v1-int8", old)
+    before = tree(old)
+    words = extract(data, teacher, old, "--policy", "crop", "--views", 3)
+    fails(capsys, words, 1, "format version 1, this teachonce writes 2: it can be read and trained from, not extended")
+    assert tree(old) == before
+
+
+def test_a_mix_across_shards(tmp_path, capsys, data, store):
+    """A store whose mixes point into another shard: nothing that extract makes, so it was damaged or forged."""
+    from teachonce.store.arrow_files import views_file, write_views
+    from teachonce.store.plan import finalise_store
+    from teachonce.views.view import Mix, View
+
+    opened = Store(store)
+    foreign = int(opened.read_keys(1)[0])
+    name, group = opened.shards[0][0], opened.plan.view_groups[0]
+    logits = [opened.read_logits(0, view, slice(None)) for view in range(2)]
+    views = [[View((0, 0, 9, 9), mix=Mix(foreign, 0.5))] * 9] * 2
+    (store / views_file(name, group)).unlink()
+    write_views(store / views_file(name, group), opened.read_keys(0), opened.codec, logits, views, opened.policy.layout)
+    finalise_store(store, {})
+    words = train(data, tmp_path / "run", "--store", store)
+    fails(
+        capsys, words, 1, f"mixed with record {foreign:016x}, which is not in that shard: partners come from the same"
+    )
+
+
+def test_boxes_that_no_crop_can_be_drawn_by(tmp_path, capsys, teacher):
+    data = write_colour_shards(tmp_path / "boxes", sizes=(4,), boxes=[[0.0, 0.0, 640.0, 480.0]])
+    views = ["--policy", "crop", "--object-covered", 0.1, "--gate-samples", 0]
+    phrases = ["train-00000-of-00001.* record 0", "a side at 640.0, expected 0 to 1", "--object-boxes image"]
+    fails(capsys, extract(data, teacher, tmp_path / "store", *views), 1, *phrases)
+    fails(capsys, train(data, tmp_path / "run", "--object-covered", 0.1), 1, phrases[1])
+    run(*extract(data, teacher, tmp_path / "store-image", *views, "--object-boxes", "image"))
+    run(*train(data, tmp_path / "run-image", "--object-covered", 0.1, "--object-boxes", "image"))
+
+
+def test_options_that_cannot_be_meant(tmp_path, capsys, data, teacher, store):
+    center = extract(data, teacher, tmp_path / "s")
+    fails(capsys, [*center, "--mixup-alpha", 0.2], 2, "--mixup-alpha 0.2: expected 0 with --policy center")
+    fails(capsys, [*center, "--erase-prob", 0.2], 2, "--erase-prob 0.2: expected 0 with --policy center")
+    fails(capsys, [*center, "--object-covered", 0.1], 2, "--object-covered 0.1: expected 0 with --policy center")
+    fails(capsys, [*center, "--policy", "crop", "--object-covered", 2], 2, "--object-covered 2.0: expected a prob")
+    fails(capsys, [*center, "--policy", "crop", "--erase-prob", 1.5], 2, "--erase-prob 1.5: expected a probability")
+    words = train(data, tmp_path / "run", "--store", store)
+    fails(capsys, [*words, "--teacher", teacher], 2, "--teacher .*: expected not given together with --store")
+    fails(capsys, [*words, "--cutmix-alpha", 1], 2, "--cutmix-alpha 1.0: expected 0 without --teacher")
+    fails(capsys, [*words, "--store", store, "--store-weights", "1"], 2, "--store-weights 1: expected 2 weights")

@@ -1,0 +1,97 @@
+"""What a student is evaluated on: both crops of the walkthrough, to the pixel, from the options that name them."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from teachonce.cli.main import parse_command
+from teachonce.data.dataset import EvalDataset
+from teachonce.errors import ConfigError
+from teachonce.evaluation.config import EvaluateConfig
+from teachonce.evaluation.evaluate import evaluate
+from teachonce.models.spec import override_preprocessing, parse_model_spec
+from teachonce.pixels.preprocessing import Preprocessing
+from teachonce.records.class_space import ClassSpace
+from teachonce.records.discovery import open_records
+from teachonce.training.config import TrainConfig
+from teachonce.training.data import student_preprocessing
+from teachonce.training.train import train
+from tests.pixels.test_preprocessing import IMAGENET_MEAN_BYTES, WALKTHROUGH
+from tests.training.test_train import config
+
+PIXELS = "interpolation=tf1_bilinear,mean=123.68/116.78/103.94,std=1,range=byte"
+CROPS = {
+    "imagenet_crop0875": ["--eval-crop-frac", "0.875"],
+    "imagenet_plus1": ["--eval-resize", "65"],
+}
+
+
+def command(*words: str) -> TrainConfig:
+    return parse_command(["train", "--data", "d", "--out", "o", "--student", f"timm:test_resnet,{PIXELS}", *words])
+
+
+@pytest.mark.parametrize("crop", CROPS)
+def test_both_crops_of_the_walkthrough_can_be_said(crop: str) -> None:
+    assert student_preprocessing(command("--size", "32", "--eval-size", "64", *CROPS[crop])) == WALKTHROUGH[crop]
+    resize = WALKTHROUGH[crop].resize_px
+    spec = parse_model_spec(f"timm:test_resnet,size=64,resize={resize},{PIXELS}")
+    assert override_preprocessing(Preprocessing(size_px=224), spec) == WALKTHROUGH[crop], "as evaluate --model says it"
+
+
+@pytest.mark.parametrize("crop", CROPS)
+def test_validation_pixels_are_the_walkthroughs(
+    crop: str, shared_data: Path, imagenet_sample: Path, tmp_path: Path
+) -> None:
+    path = shared_data / "reference" / "eval_preprocessing.npz"
+    if not path.is_file():
+        pytest.skip(f"no {path}")
+    with np.load(path) as arrays:
+        expected: dict[str, Any] = {
+            key.partition("|")[0]: arrays[key] for key in arrays.files if key.endswith(f"|{crop}")
+        }
+    for file in expected:
+        (source,) = imagenet_sample.glob(f"train/*/{file}")
+        (tmp_path / "validation" / source.parent.name).mkdir(parents=True, exist_ok=True)
+        shutil.copy(source, tmp_path / "validation" / source.parent.name)
+        (tmp_path / "train" / source.parent.name).mkdir(parents=True, exist_ok=True)
+    records = open_records(tmp_path, "validation")
+    preprocessing = student_preprocessing(command("--size", "32", "--eval-size", "64", *CROPS[crop]))
+    dataset = EvalDataset(records, preprocessing, ClassSpace(num_classes=4))
+    batch = dataset.__getitems__([(index, 0) for index in range(4)])
+    mean = np.array(IMAGENET_MEAN_BYTES, np.float32)
+    for record, pixels in zip(records.iter_shard(0), batch["pixels"].numpy(), strict=True):
+        np.testing.assert_array_equal(pixels - mean, expected[Path(record.filename).name])
+
+
+@pytest.mark.parametrize(
+    ("size", "words", "resize"),
+    [
+        (224, [], 256),
+        (256, [], 292),  # int(256 / 0.875)
+        (256, ["--eval-resize", "257"], 257),
+        (256, ["--eval-crop-frac", "1"], 256),
+    ],
+)
+def test_the_side_before_the_crop(size: int, words: list[str], resize: int) -> None:
+    found = student_preprocessing(command("--eval-size", str(size), *words))
+    assert (found.size_px, found.resize_px) == (size, resize)
+
+
+def test_a_resize_below_the_crop() -> None:
+    with pytest.raises(ConfigError, match="--eval-resize 255: expected at least the 256 px of the evaluation's input"):
+        config(Path("d"), Path("o"), eval_size=256, eval_resize=255)
+
+
+def test_a_run_with_an_evaluation_filter_of_its_own(digits: Path, tmp_path: Path) -> None:
+    """The views are antialiased, as teachers share them; the evaluation is TensorFlow 1's, and the run remembers it."""
+    settings = {"epochs": 1, "eval_size": 20, "eval_resize": 21, "eval_crop_frac": 0.875}
+    result = train(config(digits, tmp_path / "run", student="timm:test_resnet,interpolation=tf1_bilinear", **settings))
+    found = evaluate(EvaluateConfig(data=digits, model=f"run:{tmp_path / 'run'}", device="cpu"))
+    assert (found["top1"], found["top5"]) == (result["top1"], result["top5"])
+    with pytest.warns(UserWarning, match=r"--eval-crop-frac 0.5 has no effect: it is not read where --eval-resize"):
+        train(config(digits, tmp_path / "other", **(settings | {"eval_crop_frac": 0.5})))

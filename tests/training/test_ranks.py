@@ -1,0 +1,71 @@
+"""Ranks: who starts them, and what happens when one ends badly."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from teachonce.errors import ConfigError, LogitsError, TeachonceError
+from teachonce.training.config import TrainConfig
+from teachonce.training.ranks import is_rank, run_ranks, world_shape
+
+CONFIG = TrainConfig(data=Path("data"), student="timm:x", out=Path("run"), devices=2)
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("LOCAL_RANK", "LOCAL_WORLD_SIZE", "WORLD_SIZE", "SLURM_NTASKS", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_shape_of_the_world(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not is_rank()
+    assert world_shape(replace(CONFIG, num_nodes=3)) == (2, 3)
+    for name, value in {"LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4", "WORLD_SIZE": "8"}.items():
+        monkeypatch.setenv(name, value)
+    assert is_rank()
+    assert world_shape(replace(CONFIG, devices=1)) == (4, 2)
+
+
+def test_several_nodes_need_a_meeting_point() -> None:
+    with pytest.raises(ConfigError, match=r"--num-nodes 2: MASTER_ADDR, MASTER_PORT, NODE_RANK not set"):
+        run_ranks(print, replace(CONFIG, num_nodes=2))
+
+
+def write_rank(config: TrainConfig) -> None:
+    (config.out / os.environ["LOCAL_RANK"]).write_text(os.environ["WORLD_SIZE"])
+
+
+def fail_on_rank_1(config: TrainConfig) -> None:
+    if os.environ["LOCAL_RANK"] == "1":
+        raise LogitsError("train-00001 record 3: no image/logit")
+    time.sleep(600)
+
+
+def die_on_rank_0(config: TrainConfig) -> None:
+    if os.environ["LOCAL_RANK"] == "0":
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(600)
+
+
+@pytest.mark.slow
+def test_every_rank_runs(tmp_path: Path) -> None:
+    run_ranks(write_rank, replace(CONFIG, out=tmp_path))
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"0": "2", "1": "2"}
+
+
+@pytest.mark.slow
+def test_an_error_of_one_rank_ends_the_others() -> None:
+    with pytest.raises(LogitsError, match=r"^train-00001 record 3: no image/logit$"):
+        run_ranks(fail_on_rank_1, CONFIG)
+
+
+@pytest.mark.slow
+def test_a_killed_rank_is_said() -> None:
+    with pytest.raises(TeachonceError, match=r"rank 0 was killed by signal 9 .* goes on from the last checkpoint"):
+        run_ranks(die_on_rank_0, CONFIG)

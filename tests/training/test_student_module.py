@@ -1,0 +1,171 @@
+"""The student's loss, optimiser groups and moving average."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file
+from timm.models import register_model
+from timm.optim import create_optimizer_v2
+
+from teachonce.errors import ConfigError, LogitsError
+from teachonce.losses.losses import kd_loss, label_loss
+from teachonce.losses.mixup import Mixup, sample_mixup
+from teachonce.models.classifier import build_student
+from teachonce.pixels.preprocessing import Preprocessing
+from teachonce.rng import generator
+from teachonce.training.config import TrainConfig
+from teachonce.training.student_module import StudentModule
+from teachonce.training.train import train
+
+
+def build(**settings) -> StudentModule:
+    config = TrainConfig(data=Path("data"), student="timm:test_resnet", out=Path("run"), **settings)
+    student = build_student(config.student, 10)
+    return StudentModule(student, config, Preprocessing(size_px=16), 10)
+
+
+@pytest.fixture(scope="module")
+def batch() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    random = torch.Generator().manual_seed(0)
+    student_logits, teacher_logits = torch.randn(2, 8, 10, generator=random)
+    return student_logits, torch.randint(10, (8,), generator=random), teacher_logits * 3
+
+
+def test_the_whole_loss(batch) -> None:
+    student_logits, labels, teacher_logits = batch
+    module = build(store=Path("store"), kd_temp=3.0, kd_weight=0.5, label_weight=2.0, label_smoothing=0.1)
+    loss, label_part, kd_part = module.losses(student_logits, labels, teacher_logits, None)
+    assert torch.equal(label_part, label_loss(student_logits, labels, 0.1))
+    assert torch.equal(kd_part, kd_loss(student_logits, teacher_logits, 3.0))
+    assert torch.equal(loss, 2.0 * label_part + 0.5 * kd_part)
+
+
+def test_the_walkthroughs_loss_is_the_default(batch) -> None:
+    student_logits, labels, teacher_logits = batch
+    loss, _, _ = build(logits="records").losses(student_logits, labels, teacher_logits, None)
+    assert torch.equal(loss, label_loss(student_logits, labels) + kd_loss(student_logits, teacher_logits, 1.0))
+
+
+def test_mixup_mixes_labels_and_softened_teacher_probs_linearly(batch) -> None:
+    student_logits, labels, teacher_logits = batch
+    partners = (3, 2, 1, 0, 7, 6, 5, 4)
+    module = build(store=Path("store"), kd_temp=2.0, label_smoothing=0.1, mixup_alpha=0.2)
+    mixed = module.losses(student_logits, labels, teacher_logits, Mixup(0.7, partners))
+    own = module.losses(student_logits, labels, teacher_logits, None)
+    other = module.losses(student_logits, labels[list(partners)], teacher_logits[list(partners)], None)
+    # Every part is linear in its targets.
+    for part, one, two in zip(mixed, own, other, strict=True):
+        torch.testing.assert_close(part, 0.7 * one + 0.3 * two)
+
+
+@pytest.mark.parametrize("mixup_type", [1, 2])
+def test_a_share_for_each_image_mixes_labels_and_teacher_alike(batch, mixup_type) -> None:
+    student_logits, labels, teacher_logits = batch
+    module = build(store=Path("store"), kd_temp=2.0, label_smoothing=0.1, mixup_alpha=0.2, mixup_type=mixup_type)
+    mixup = sample_mixup(generator(5), 0.2, 8, mixup_type)
+    student_logits = student_logits[: len(mixup.partners)]
+    mixed = module.losses(student_logits, labels, teacher_logits, mixup)
+    expected = torch.zeros(3)
+    for row, (own, other, share) in enumerate(zip(mixup.rows, mixup.partners, mixup.share, strict=True)):
+        for index, part in ((own, share), (other, 1 - share)):
+            one = slice(index, index + 1)
+            alone = module.losses(student_logits[row : row + 1], labels[one], teacher_logits[one], None)
+            expected += part / len(student_logits) * torch.stack(alone)
+    torch.testing.assert_close(torch.stack(mixed), expected)
+
+
+def test_the_momentum_of_batch_norms() -> None:
+    norms = [part for part in build(bn_momentum=0.003).student.modules() if isinstance(part, torch.nn.BatchNorm2d)]
+    assert len(norms) > 3 and {norm.momentum for norm in norms} == {0.003}
+    module = build(bn_momentum=0.003, ema_decay=0.9)
+    assert {p.momentum for p in module.kept.modules() if isinstance(p, torch.nn.BatchNorm2d)} == {0.003}
+    assert {p.momentum for p in build().student.modules() if isinstance(p, torch.nn.BatchNorm2d)} == {0.1}
+    with pytest.raises(ConfigError, match="--bn-momentum 0: expected more than 0, up to 1"):
+        build(bn_momentum=0)
+
+
+def test_momentum_and_weight_decay_are_tensorflows() -> None:
+    """accum = momentum * accum + (gradient + decay * weight), weight -= lr * accum: no Nesterov, no dampening."""
+    weight = torch.nn.Parameter(torch.tensor([[1.0, -2.0]], dtype=torch.float64))
+    optimizer = create_optimizer_v2([weight], opt="momentum", lr=0.1, weight_decay=0.01, momentum=0.9)
+    expected, accum = weight.detach().clone(), torch.zeros(1, 2, dtype=torch.float64)
+    for step in range(4):
+        gradient = torch.tensor([[0.5 * step, 1.0]], dtype=torch.float64)
+        weight.grad = gradient.clone()
+        optimizer.step()
+        accum = 0.9 * accum + gradient + 0.01 * expected
+        expected = expected - 0.1 * accum
+        torch.testing.assert_close(weight.detach(), expected, rtol=1e-14, atol=0)
+
+
+SEEN_PROGRESS: list[float] = []
+
+
+@register_model
+def teachonce_test_progress(pretrained: bool = False, **options) -> torch.nn.Module:
+    """A network that wants to know how far the training is."""
+    model = timm.create_model("test_resnet", pretrained=pretrained, **options)
+    model.set_progress = SEEN_PROGRESS.append
+    return model
+
+
+def test_a_student_that_asks_is_told_how_far_the_training_is(digits: Path, tmp_path: Path) -> None:
+    SEEN_PROGRESS.clear()
+    config = TrainConfig(
+        data=digits, student="timm:teachonce_test_progress", out=tmp_path / "run", epochs=2, batch_size=48, size=16,
+        device="cpu", validation_split=None,
+    )  # fmt: skip
+    train(config)
+    assert SEEN_PROGRESS == [0, 0.25, 0.5, 0.75]
+
+
+def test_a_class_that_the_teacher_lacks(batch) -> None:
+    student_logits, labels, teacher_logits = batch
+    teacher_logits = teacher_logits.clone()
+    teacher_logits[:, 0] = -torch.inf
+    module = build(store=Path("store"), kd_temp=2.0)
+    loss, _, _ = module.losses(student_logits.requires_grad_(), labels, teacher_logits, Mixup(0.6, tuple(range(8))))
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert student_logits.grad is not None
+    assert torch.isfinite(student_logits.grad).all()
+
+
+def test_kd_without_teacher_logits_is_an_error(batch) -> None:
+    student_logits, labels, _ = batch
+    with pytest.raises(LogitsError, match="without teacher_logits"):
+        build(store=Path("store")).losses(student_logits, labels, None, None)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_weight_decay_spares_norms_and_biases(digits: Path, tmp_path: Path, optimizer: str) -> None:
+    config = TrainConfig(
+        data=digits, student="timm:test_resnet", out=tmp_path / "run", epochs=1, batch_size=48, size=16, device="cpu",
+        optimizer=optimizer, weight_decay=0.01, lr=0.001,
+    )  # fmt: skip
+    train(config)
+    checkpoint = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
+    spared, decayed = checkpoint["optimizer_states"][0]["param_groups"]
+    assert (spared["weight_decay"], decayed["weight_decay"]) == (0, 0.01)
+    assert not spared.get("nesterov", False)
+    parameters = dict(build_student("timm:test_resnet", 10).named_parameters())
+    assert len(decayed["params"]) == sum(parameter.ndim > 1 for parameter in parameters.values())
+    assert len(spared["params"]) == sum(parameter.ndim <= 1 for parameter in parameters.values())
+
+
+def test_the_moving_average_is_kept(digits: Path, tmp_path: Path) -> None:
+    config = TrainConfig(
+        data=digits, student="timm:test_resnet", out=tmp_path / "run", epochs=2, batch_size=16, size=16, device="cpu",
+        ema_decay=0.9, lr=0.05,
+    )  # fmt: skip
+    train(config)
+    state = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    kept = load_file(tmp_path / "run" / "student.safetensors")
+    assert kept.keys() == build_student("timm:test_resnet", 10).state_dict().keys()
+    for name, tensor in kept.items():
+        assert torch.equal(tensor, state[f"ema.module.{name}"])
+    assert any(not torch.equal(tensor, state[f"student.{name}"]) for name, tensor in kept.items())
