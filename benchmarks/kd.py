@@ -27,10 +27,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from teachonce.codecs.codec import Codec
 from teachonce.codecs.dense import Int8Codec
 from teachonce.codecs.registry import codec_to_json
 from teachonce.codecs.topk import TopKCodec
-from teachonce.data.stored_logits import StoredTeachers
+from teachonce.data.stored_logits import StoredLogits, decode_on_device
 from teachonce.engine.jobs import num_cores
 from teachonce.losses.losses import kd_loss, label_loss
 from teachonce.records.class_space import ClassSpace
@@ -81,20 +82,20 @@ def record_costs(folder: Path, rounds: int) -> list[str]:
     costs: dict[str, list[float]] = {}
     for codec in (Int8Codec(), TopKCodec(k=10, num_classes=NUM_CLASSES)):
         store = synthetic_store(folder / codec.name, codec, num_shards=8, num_views=1)
-        teachers = StoredTeachers([store], store.class_space)
+        teachers, space = StoredLogits([store]), store.class_space
         places = [divmod(index, SHARD_RECORDS) for index in rng.permutation(8 * SHARD_RECORDS)[:4096].tolist()]
         batches = [places[start : start + BATCH_SIZE] for start in range(0, len(places), BATCH_SIZE)]
         gathered = [teachers.to_batch([store.gather_columns(batch, 0)]) for batch in batches]
-        logits = [teachers.decode(batch, 2.0) for batch in gathered]
+        logits = [teachers.decode(batch, 2.0, space) for batch in gathered]
 
         def gather(store: Store = store, batches: list = batches) -> None:
             for batch in batches:
                 store.gather_keys(batch)
                 store.gather_columns(batch, 0)
 
-        def decode(teachers: StoredTeachers = teachers, gathered: list = gathered) -> None:
+        def decode(teachers: StoredLogits = teachers, space: ClassSpace = space, gathered: list = gathered) -> None:
             for batch in gathered:
-                teachers.decode(batch, 2.0)
+                teachers.decode(batch, 2.0, space)
 
         def copy(logits: list = logits) -> None:
             for values in logits:
@@ -129,16 +130,13 @@ def step_costs(rounds: int) -> list[str]:
     ]
     for codec in (Int8Codec(), TopKCodec(k=10, num_classes=NUM_CLASSES)):
         columns = codec.encode_logits(synthetic_logits(16))
-        space = ClassSpace(num_classes=NUM_CLASSES)
-        teachers = StoredTeachers([], space)
-        teachers.codecs, teachers.spaces = [codec], [space]
-        batch = {f"teacher0_{name}": torch.from_numpy(values) for name, values in columns.items()}
+        batch = {name: torch.from_numpy(values) for name, values in columns.items()}
 
-        def step(with_kd: bool, teachers: StoredTeachers = teachers, batch: dict = batch) -> None:
+        def step(with_kd: bool, codec: Codec = codec, batch: dict = batch) -> None:
             logits = student(images)
             loss = label_loss(logits, labels)
             if with_kd:
-                loss = loss + kd_loss(logits, teachers.decode(batch, 2.0), 2.0)
+                loss = loss + kd_loss(logits, decode_on_device(codec, batch, 2.0), 2.0)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -24,15 +24,19 @@ import torch
 from benchmarks.loading.data import write_crop_store
 from benchmarks.photographs import write_photographs
 from teachonce.data.dataset import KDDataset
+from teachonce.data.stored_logits import StoredLogits
 from teachonce.engine.buffers import Arena
 from teachonce.engine.jobs import num_cores
 from teachonce.pixels.decode import decode_image
+from teachonce.pixels.frames import read_pixels, square_frames
 from teachonce.pixels.kernel import describe_decoder
-from teachonce.pixels.render import read_pixels, square_frames
-from teachonce.pixels.render_views import Looker, StoredViews, render_looks
+from teachonce.pixels.preprocessing import Preprocessing
+from teachonce.pixels.render import ViewReader, render_views
 from teachonce.records.discovery import open_records
 from teachonce.records.tfrecord.framing import read_frames
 from teachonce.store.checks import check_keys
+from teachonce.store.store import Store
+from teachonce.store.stored_views import StoredViews
 from teachonce.versions import library_versions
 
 BATCH_SIZE = 64
@@ -55,7 +59,9 @@ def main() -> None:
         store = flags.store or Path(folder) / "store"
         if flags.store is None:
             write_crop_store(store, source)
-        parts, decoding = measure(KDDataset(source, size=SIZE_PX, store=store, as_stored=True))
+        opened = Store(store)
+        dataset = KDDataset(source, StoredViews(opened), StoredLogits([opened]), size=SIZE_PX)
+        parts, decoding = measure(dataset, opened)
     whole = sum(parts.values())
     lines = [
         f"# Where a batch's time goes, {platform.machine()}, one of {num_cores()} cores",
@@ -80,14 +86,14 @@ def main() -> None:
         draw(parts, decoding, flags.out.with_suffix(".png"))
 
 
-def measure(dataset: KDDataset) -> tuple[dict[str, float], float]:
+def measure(dataset: KDDataset, store: Store) -> tuple[dict[str, float], float]:
     """Seconds an image of each part, and of decoding whole images with Pillow."""
-    source, store = dataset.source, dataset.stores[0]
+    source, logits, student = dataset.records, StoredLogits([store]), Preprocessing(size_px=SIZE_PX)
     indices = np.random.default_rng(0).permutation(source.num_records)[: 4 * BATCH_SIZE]
     batches = [source.locate_all(indices[start : start + BATCH_SIZE]) for start in range(0, len(indices), BATCH_SIZE)]
-    arena, looker = Arena(), Looker(source, StoredViews(store))
+    arena, reader = Arena(), ViewReader(source, StoredViews(store))
     records = [source.read_batch(places) for places in batches]
-    looks = [looker.look_all(places, 0, batch) for places, batch in zip(batches, records, strict=True)]
+    seen = [reader.read(places, 0, batch) for places, batch in zip(batches, records, strict=True)]
     out = np.empty((BATCH_SIZE, SIZE_PX, SIZE_PX, 3), np.uint8)
     dot = np.empty((BATCH_SIZE, 1, 1, 3), np.uint8)
     files = [[(source._files[shard], row) for shard, row in places] for places in batches]
@@ -104,21 +110,21 @@ def measure(dataset: KDDataset) -> tuple[dict[str, float], float]:
     def join() -> None:
         for places, batch in zip(batches, records, strict=True):
             check_keys(store, places, batch)
-            dataset.teachers.to_batch([store.gather_columns(places, 0)])
+            logits.to_batch([store.gather_columns(places, 0)])
 
     def find_views() -> None:
         for places, batch in zip(batches, records, strict=True):
-            looker.look_all(places, 0, batch)
+            reader.read(places, 0, batch)
 
     def decode() -> None:
-        for batch in looks:
-            frames = square_frames([look.view.box for look in batch], [False] * len(batch), 1)
-            encoded = [look.record.encoded for look in batch]
+        for batch in seen:
+            frames = square_frames([item.view.box for item in batch], [False] * len(batch), 1)
+            encoded = [item.record.encoded for item in batch]
             read_pixels(encoded, frames, [""] * len(batch), dot[: len(batch)])
 
     def look() -> None:
-        for batch in looks:
-            render_looks(batch, SIZE_PX, out=out[: len(batch)])
+        for batch in seen:
+            render_views(batch, student, out=out[: len(batch)])
 
     def whole() -> None:
         for start in range(0, len(indices), BATCH_SIZE):

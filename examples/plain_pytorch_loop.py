@@ -9,12 +9,16 @@ from pathlib import Path
 import timm
 import torch
 
-from teachonce import KDDataset, kd_loss, open_records
+from teachonce import CropPolicy, KDDataset, OwnViews, Store, StoredLogits, StoredViews, kd_loss, open_records
 
 
 def train(data, store, student="resnet18", size=224, batch_size=64, epochs=10, temperature=2.0):
     """Train on labels and on what the teacher said; returns the student and the loss of each update."""
-    dataset = KDDataset(open_records(Path(data), "train"), size=size, store=store, temperature=temperature)
+    store = Store(store)
+    # Exactly what the teacher saw, where the store has views; else crops of the student's own.
+    views = StoredViews(store) if store.policy.is_random else OwnViews(CropPolicy())
+    logits = StoredLogits([store], temperature=temperature)
+    dataset = KDDataset(open_records(Path(data), "train"), views, logits, size=size)
     model = timm.create_model(student, num_classes=dataset.num_classes)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     losses = []

@@ -26,9 +26,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from teachonce import KDDataset, open_records
+from teachonce import KDDataset, Store, StoredLogits, StoredViews, open_records
 from teachonce.pixels.decode import decode_image
-from teachonce.pixels.render import read_pixels, square_frames
+from teachonce.pixels.frames import read_pixels, square_frames
 from teachonce.records.source import Record, RecordSource
 from teachonce.views.draw import draw_view
 from teachonce.views.policy import CropPolicy
@@ -193,7 +193,8 @@ def in_turn(way: Callable[[int], None], num_records: int, stride: int = 16) -> I
 
 def whole_batches(source: RecordSource, store: Path, size: int, batch_size: int) -> Iterator[int]:
     """The public API on one core: records read and checked, joined with the store, as batches."""
-    dataset = KDDataset(source, size=size, store=store, seed=0, as_stored=True)
+    opened = Store(store)
+    dataset = KDDataset(source, StoredViews(opened), StoredLogits([opened]), size=size)
     epoch = 0
     while True:
         for batch in dataset.batches(batch_size=batch_size, epoch=epoch):

@@ -59,12 +59,15 @@ Pipeline = Callable[[Setting], Iterator[tuple[Any, Any, Any]]]
 
 def ours(setting: Setting, *, from_store: bool) -> Iterator[tuple[Any, Any, Any]]:
     """teachonce: stored views and int8 logits of a store, or views drawn now and ``image/logit``."""
-    from teachonce import KDDataset, open_records
+    from teachonce import CropPolicy, KDDataset, OwnViews, RecordLogits, Store, StoredLogits, StoredViews, open_records
 
-    # As the trainer does it: a store's logits cross to the device as they are stored, and are decoded there.
-    store = {"store": setting.work / "store", "as_stored": True}
-    logits: dict[str, Any] = store if from_store else {"use_record_logits": True}
-    dataset = KDDataset(open_records(setting.work / "epoch", "train"), size=setting.size, seed=0, **logits)
+    records = open_records(setting.work / "epoch", "train")
+    if from_store:
+        # As the trainer does it: a store's logits cross to the device as they are stored, and are decoded there.
+        store = Store(setting.work / "store")
+        dataset = KDDataset(records, StoredViews(store), StoredLogits([store]), size=setting.size)
+    else:
+        dataset = KDDataset(records, OwnViews(CropPolicy()), RecordLogits(), size=setting.size)
     loader = dataset.batches(batch_size=setting.batch_size, epoch=0, num_workers=setting.num_workers, drop_last=True)
     for epoch in itertools.count():
         loader.batches.set_epoch(epoch)

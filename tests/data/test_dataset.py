@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from teachonce.data.dataset import EvalDataset, KDDataset
 from teachonce.data.loader import Loader
 from teachonce.data.sampler import EpochBatches
+from teachonce.data.stored_logits import StoredLogits
 from teachonce.errors import ConfigError, ImageError, LogitsError, RecordError, StoreError
 from teachonce.extraction.config import ExtractConfig
 from teachonce.extraction.extract import extract
@@ -17,14 +18,17 @@ from teachonce.interop.merge import merge
 from teachonce.pixels.apply_view import apply_view
 from teachonce.pixels.decode import decode_image
 from teachonce.pixels.preprocessing import Preprocessing
+from teachonce.pixels.view_sources import DrawnViews, OwnViews
 from teachonce.records.class_space import ClassSpace, map_logits
 from teachonce.records.discovery import open_records
 from teachonce.rng import generator
 from teachonce.store.arrow_files import views_file, write_views
 from teachonce.store.store import Store
+from teachonce.store.stored_views import StoredViews
 from teachonce.views.draw import sample_view
+from teachonce.views.order import ViewOrder
 from teachonce.views.policy import CropPolicy, ObjectCrop
-from tests.support.small_data import example, write_image_folder, write_shards, write_store
+from tests.support.small_data import build_dataset, example, write_image_folder, write_shards, write_store
 from tests.support.small_models import write_colour_shards, write_colour_teacher
 
 
@@ -91,9 +95,14 @@ def test_the_order_is_of_seed_and_epoch_and_the_global_batch_is_that_of_one_rank
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_a_students_own_views_cover_the_boxes_of_the_records(tmp_path, num_workers):
     boxes = np.array([[0.5, 0.5, 1.0, 1.0], [0.0, 0.0, 0.0, 0.0]], np.float32)
-    source = open_records(write_colour_shards(tmp_path / "boxes", sizes=(6,), boxes=boxes), "train")
+    data = write_colour_shards(tmp_path / "boxes", sizes=(6,), boxes=boxes)
     policy = CropPolicy(scale=(0.05, 1.0), objects=ObjectCrop(covered=0.5))
-    dataset = KDDataset(source, size=12, policy=policy, seed=3)
+    for views in (OwnViews(policy), None):
+        with pytest.raises(ConfigError, match="with_boxes=True"):
+            source = open_records(data, "train")
+            KDDataset(source, views or DrawnViews(policy, 0, source), size=12)
+    source = open_records(data, "train", with_boxes=True)
+    dataset = build_dataset(source, size=12, policy=policy, seed=3)
     (batch,) = dataset.batches(batch_size=6, epoch=4, shuffle=False, num_workers=num_workers)
     for row in range(6):
         record = source.read_record(0, row)
@@ -104,8 +113,8 @@ def test_a_students_own_views_cover_the_boxes_of_the_records(tmp_path, num_worke
 
 def test_paired_batches_show_two_views_of_a_record(data, view_store):
     """Epoch 1 of pairs is the views 2 and 3 mod 3 of a store, or two draws of a student's own."""
-    for dataset in (KDDataset(open_records(data, "train"), size=12, store=view_store), None):
-        dataset = dataset or KDDataset(open_records(data, "train"), size=12, class_space=ClassSpace(num_classes=5))
+    for dataset in (build_dataset(open_records(data, "train"), size=12, store=view_store), None):
+        dataset = dataset or build_dataset(open_records(data, "train"), size=12, class_space=ClassSpace(num_classes=5))
         (items,) = EpochBatches(15, 15, epoch=1, paired=True)
         records, partners = items[:15], items[15:]
         (batch,) = Loader(dataset, EpochBatches(15, 15, epoch=1, paired=True))
@@ -119,8 +128,8 @@ def test_paired_batches_show_two_views_of_a_record(data, view_store):
 
 def test_epoch_e_shows_view_e_mod_v_with_its_logits(data, view_store):
     source = open_records(data, "train")
-    dataset = KDDataset(source, size=12, store=view_store)
-    assert dataset.replays_views and dataset.num_classes == 5
+    dataset = build_dataset(source, size=12, store=view_store)
+    assert dataset.views.is_replay and dataset.num_classes == 5
     for epoch in (0, 2, 4):
         batch = dataset.read_batch([3, 11], epoch)
         assert batch["pixels"].shape == (2, 12, 12, 3) and batch["pixels"].dtype == torch.uint8
@@ -135,26 +144,26 @@ def test_epoch_e_shows_view_e_mod_v_with_its_logits(data, view_store):
 
 def test_center_logits_stay_and_the_students_crops_change(tmp_path, data):
     store = write_store(tmp_path / "center", data, num_classes=4)
-    dataset = KDDataset(open_records(data, "train"), size=12, store=store, seed=1)
+    dataset = build_dataset(open_records(data, "train"), size=12, store=store, seed=1)
     first, again, second = (dataset.read_batch([0, 1, 14], epoch) for epoch in (0, 0, 1))
     assert torch.equal(first["pixels"], again["pixels"]) and not torch.equal(first["pixels"], second["pixels"])
     assert torch.equal(first["teacher_logits"], second["teacher_logits"])
-    other_seed = KDDataset(open_records(data, "train"), size=12, store=store, seed=2).read_batch([0, 1, 14], 0)
+    other_seed = build_dataset(open_records(data, "train"), size=12, store=store, seed=2).read_batch([0, 1, 14], 0)
     assert not torch.equal(first["pixels"], other_seed["pixels"])
 
 
 def test_records_logits_equal_the_stores(tmp_path, data):
     store = write_store(tmp_path / "center", data, num_classes=4)
     merge(MergeConfig(store=store.path, data=data, out=tmp_path / "merged", num_workers=1))
-    from_store = KDDataset(open_records(data, "train"), size=12, store=store).read_batch(range(15), 3)
+    from_store = build_dataset(open_records(data, "train"), size=12, store=store).read_batch(range(15), 3)
     merged = open_records(tmp_path / "merged", "train")
-    from_records = KDDataset(merged, size=12, use_record_logits=True).read_batch(range(15), 3)
+    from_records = build_dataset(merged, size=12, use_record_logits=True).read_batch(range(15), 3)
     assert from_store.keys() == from_records.keys()
     assert all(torch.equal(from_store[name], from_records[name]) for name in from_store)
 
 
 def test_a_student_without_background(data, view_store):
-    dataset = KDDataset(
+    dataset = build_dataset(
         open_records(data, "train"), size=8, store=view_store, class_space=ClassSpace(num_classes=4, offset=1)
     )
     batch = dataset.read_batch([0, 5], 0)
@@ -164,8 +173,8 @@ def test_a_student_without_background(data, view_store):
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_the_loader_gives_the_same_batches_whatever_the_workers(data, view_store, num_workers):
-    dataset = KDDataset(open_records(data, "train"), size=8, store=view_store, seed=4)
-    loader = dataset.batches(batch_size=4, epoch=1, num_workers=num_workers)
+    dataset = build_dataset(open_records(data, "train"), size=8, store=view_store, seed=4)
+    loader = dataset.batches(batch_size=4, epoch=1, seed=4, num_workers=num_workers)
     batches = list(loader)
     expected = [dataset.read_batch([i for i, _ in items], 1) for items in EpochBatches(15, 4, seed=4, epoch=1)]
     assert len(batches) == len(expected) == 4
@@ -186,34 +195,34 @@ def test_evaluation_batches(data):
 def test_an_image_that_changed_since_extraction_is_refused(tmp_path, view_store):
     other = open_records(write_colour_shards(tmp_path / "other", sizes=(9, 6), first_index=50), "train")
     with pytest.raises(StoreError, match=r"record 0 \(byte 0\): key .*changed since extraction"):
-        KDDataset(other, size=8, store=view_store).read_batch([0], 0)
+        build_dataset(other, size=8, store=view_store).read_batch([0], 0)
 
 
 def test_a_store_of_other_data_is_refused_at_once(tmp_path, view_store):
     fewer = open_records(write_colour_shards(tmp_path / "fewer", sizes=(9, 5)), "train")
     with pytest.raises(StoreError, match="a store of other data"):
-        KDDataset(fewer, size=8, store=view_store)
+        build_dataset(fewer, size=8, store=view_store)
 
 
 def test_wrong_records_are_named(tmp_path):
     bad_image = write_shards(tmp_path / "a", sizes=(2,), payloads=[example(0, 1), example(1, 1, encoded=b"text")])
     with pytest.raises(ImageError, match="train-00000-of-00001 record 1"):
-        KDDataset(open_records(bad_image, "train"), size=8).read_batch([0, 1], 0)
+        build_dataset(open_records(bad_image, "train"), size=8).read_batch([0, 1], 0)
     labels = write_shards(tmp_path / "b", sizes=(1,), num_classes=None, payloads=[example(0, 7)])
     with pytest.raises(RecordError, match="label 7, expected 0 to 3"):
-        KDDataset(open_records(labels, "train"), size=8, class_space=ClassSpace(num_classes=4)).read_batch([0], 0)
+        build_dataset(open_records(labels, "train"), size=8, class_space=ClassSpace(num_classes=4)).read_batch([0], 0)
     with pytest.raises(ConfigError, match="number of classes is not known"):
-        KDDataset(open_records(labels, "train"), size=8)
+        build_dataset(open_records(labels, "train"), size=8)
     without = write_shards(tmp_path / "c", sizes=(1,))
     with pytest.raises(LogitsError, match="no image/logit"):
-        KDDataset(open_records(without, "train"), size=8, use_record_logits=True).read_batch([0], 0)
+        build_dataset(open_records(without, "train"), size=8, use_record_logits=True).read_batch([0], 0)
 
 
 @pytest.mark.parametrize("num_classes", [4, None])
 def test_logits_of_another_class_count_are_refused(tmp_path, num_classes):
     logit = np.zeros(3, np.float32)
     data = write_shards(tmp_path / "d", sizes=(1,), num_classes=num_classes, payloads=[example(0, 1, logit=logit)])
-    dataset = KDDataset(
+    dataset = build_dataset(
         open_records(data, "train"), size=8, use_record_logits=True, class_space=ClassSpace(num_classes=4)
     )
     with pytest.raises(LogitsError, match="3 classes"):
@@ -222,7 +231,7 @@ def test_logits_of_another_class_count_are_refused(tmp_path, num_classes):
 
 def test_folders_train_too(tmp_path):
     source = open_records(write_image_folder(tmp_path / "images"), "train")
-    dataset = KDDataset(source, size=8, policy=CropPolicy(scale=(1.0, 1.0), ratio=(0.5, 2.0), flip_prob=0.0))
+    dataset = build_dataset(source, size=8, policy=CropPolicy(scale=(1.0, 1.0), ratio=(0.5, 2.0), flip_prob=0.0))
     batch = dataset.read_batch([0, 11], 0)
     assert dataset.num_classes == 3 and batch["labels"].tolist() == [0, 2] and "teacher_logits" not in batch
     image = decode_image(source.read_record(0, 0).encoded)
@@ -253,7 +262,7 @@ def test_each_record_and_view_as_planned_over_ranks_and_resumption(
     def epoch_pairs(epoch):
         found = {}
         for rank in range(world_size):
-            dataset = KDDataset(source, size=8, store=Store(view_store.path), seed=2)
+            dataset = build_dataset(source, size=8, store=Store(view_store.path), seed=2)
             options = {"rank": rank, "world_size": world_size, "num_workers": num_workers}
             for batch in dataset.batches(batch_size=batch_size, epoch=epoch, **options):
                 for row, index in enumerate(batch["indices"].tolist()):
@@ -268,9 +277,9 @@ def test_each_record_and_view_as_planned_over_ranks_and_resumption(
     whole = [epoch_pairs(epoch) for epoch in range(num_views + 1)]
     assert epoch_pairs(1) == whole[1]
     assert whole[num_views] == whole[0] and whole[0] != whole[1]
-    dataset = KDDataset(source, size=8, store=view_store)
+    dataset = build_dataset(source, size=8, store=view_store)
     for index in range(num_records):
-        shard, row = dataset.source.locate(index)
+        shard, row = dataset.records.locate(index)
         for view in range(num_views):
             expected = map_logits(
                 view_store.read_logits(shard, view, [row]), view_store.class_space, dataset.class_space
@@ -279,13 +288,13 @@ def test_each_record_and_view_as_planned_over_ranks_and_resumption(
 
 
 def test_permuted_views_go_through_all_of_them(data, view_store):
-    dataset = KDDataset(open_records(data, "train"), size=8, store=view_store, view_order="permuted", seed=1)
+    dataset = build_dataset(open_records(data, "train"), size=8, store=view_store, view_order="permuted", seed=1)
     num_views = view_store.num_views
-    order = [dataset.view_of_epoch(epoch) for epoch in range(20 * num_views)]
+    order = [dataset.views.number_of(epoch) for epoch in range(20 * num_views)]
     cycles = [tuple(order[start : start + num_views]) for start in range(0, len(order), num_views)]
     assert all(sorted(cycle) == list(range(num_views)) for cycle in cycles) and len(set(cycles)) > 1
-    other = KDDataset(open_records(data, "train"), size=8, store=view_store, view_order="permuted", seed=2)
-    assert [other.view_of_epoch(epoch) for epoch in range(len(order))] != order
+    other = build_dataset(open_records(data, "train"), size=8, store=view_store, view_order="permuted", seed=2)
+    assert [other.views.number_of(epoch) for epoch in range(len(order))] != order
 
 
 def test_several_stores_give_their_logits_for_the_same_pixels(tmp_path, data, view_store):
@@ -295,9 +304,9 @@ def test_several_stores_give_their_logits_for_the_same_pixels(tmp_path, data, vi
         ExtractConfig(data=data, teacher=teacher, out=second, views_of=view_store.path, device="cpu", gate_samples=0)
     )
     source = open_records(data, "train")
-    batch = KDDataset(source, size=8, store=[view_store, second]).read_batch([0, 3], 1)
-    alone = KDDataset(source, size=8, store=view_store).read_batch([0, 3], 1)
-    other = KDDataset(source, size=8, store=second).read_batch([0, 3], 1)
+    batch = build_dataset(source, size=8, store=[view_store, second]).read_batch([0, 3], 1)
+    alone = build_dataset(source, size=8, store=view_store).read_batch([0, 3], 1)
+    other = build_dataset(source, size=8, store=second).read_batch([0, 3], 1)
     assert torch.equal(batch["pixels"], alone["pixels"]) and torch.equal(alone["pixels"], other["pixels"])
     assert torch.equal(batch["teacher_logits"], torch.stack([alone["teacher_logits"], other["teacher_logits"]], dim=1))
     # The second teacher has the classes 0 and 1 swapped.
@@ -310,7 +319,7 @@ def test_stores_of_other_views_are_not_averaged(tmp_path, data, view_store):
     common = {"data": data, "teacher": teacher, "policy": "crop", "views": 3, "device": "cpu", "gate_samples": 0}
     extract(ExtractConfig(out=tmp_path / "other", seed=99, **common))
     with pytest.raises(StoreError, match="the teachers looked at other views"):
-        KDDataset(open_records(data, "train"), size=8, store=[view_store, tmp_path / "other"])
+        build_dataset(open_records(data, "train"), size=8, store=[view_store, tmp_path / "other"])
     # Plans that agree and views that do not: the columns are compared as they are read.
     extract(ExtractConfig(out=tmp_path / "same", views_of=view_store.path, data=data, teacher=teacher, device="cpu"))
     same = Store(tmp_path / "same")
@@ -319,7 +328,7 @@ def test_stores_of_other_views_are_not_averaged(tmp_path, data, view_store):
     name, group = same.shards[0][0], same.plan.view_groups[0]
     (tmp_path / "same" / views_file(name, group)).unlink()
     write_views(tmp_path / "same" / views_file(name, group), same.read_keys(0), same.codec, logits, other_views)
-    dataset = KDDataset(open_records(data, "train"), size=8, store=[view_store, Store(tmp_path / "same")])
+    dataset = build_dataset(open_records(data, "train"), size=8, store=[view_store, Store(tmp_path / "same")])
     with pytest.raises(StoreError, match=r"view 0 of train-0.* differs from that of .*\(box.*extract with --views-of"):
         dataset.read_batch([0], 0)
 
@@ -330,12 +339,12 @@ def test_mixed_views_bring_both_labels_and_the_share(tmp_path, data):
     options = {"policy": "crop", "views": 2, "cutmix_alpha": 1.0, "mix_prob": 0.7, "device": "cpu", "gate_samples": 0}
     extract(ExtractConfig(data=data, teacher=teacher, out=out, **options))
     store, source = Store(out), open_records(data, "train")
-    dataset = KDDataset(source, size=16, store=store)
+    dataset = build_dataset(source, size=16, store=store)
     batch = dataset.read_batch(range(len(dataset)), 1)
     shares = batch["shares"].tolist()
     assert 0 < sum(share < 1 for share in shares) < len(shares)
     for index, share in enumerate(shares):
-        shard, row = dataset.source.locate(index)
+        shard, row = dataset.records.locate(index)
         (view,) = store.read_views(shard, 1, [row])
         partner = row if view.mix is None else store.find_row(shard, view.mix.partner)
         assert batch["partner_labels"][index] == source.read_record(shard, partner).label
@@ -347,21 +356,33 @@ def test_an_online_teachers_views_are_those_of_an_extraction(data, view_store):
     """Same seed and policy, view e for epoch e; the teacher's pixels at its own size."""
     source = open_records(data, "train")
     teacher = Preprocessing(size_px=24)
-    online = KDDataset(source, size=8, policy=view_store.policy, online=teacher, view_seed=view_store.seed)
-    stored, large = (KDDataset(source, size=size, store=view_store) for size in (8, 24))
+    online = build_dataset(source, size=8, policy=view_store.policy, online=teacher, view_seed=view_store.seed)
+    stored, large = (build_dataset(source, size=size, store=view_store) for size in (8, 24))
     for epoch in range(view_store.num_views):
         batch = online.read_batch([0, 5], epoch)
         assert torch.equal(batch["pixels"], stored.read_batch([0, 5], epoch)["pixels"])
         assert torch.equal(batch["teacher_pixels"], large.read_batch([0, 5], epoch)["pixels"])
-    assert "teacher_pixels" not in KDDataset(source, size=24, online=teacher).read_batch([0], 0)
+    assert "teacher_pixels" not in build_dataset(source, size=24, online=teacher).read_batch([0], 0)
+
+
+def test_logits_of_other_views_than_the_replayed_ones_are_refused(data, view_store):
+    source, again = open_records(data, "train"), Store(view_store.path)
+    with pytest.raises(ConfigError, match="give the logits' own store, opened once, for the views"):
+        KDDataset(source, StoredViews(again), StoredLogits([view_store]), size=8)
+    permuted = ViewOrder(num_views=view_store.num_views, kind="permuted", seed=1)
+    with pytest.raises(ConfigError, match="views and logits in different orders"):
+        KDDataset(source, StoredViews(view_store, permuted), StoredLogits([view_store]), size=8)
+    KDDataset(source, StoredViews(view_store, permuted), StoredLogits([view_store], permuted), size=8)
+    KDDataset(source, OwnViews(CropPolicy()), StoredLogits([view_store], permuted), size=8)
 
 
 def test_a_sparse_store_must_know_the_temperature(tmp_path, data):
     teacher = write_colour_teacher(tmp_path / "t.onnx")
     extract(ExtractConfig(data=data, teacher=teacher, out=tmp_path / "s", codec="topk", topk=2, device="cpu"))
     source = open_records(data, "train")
-    with pytest.raises(ConfigError, match="codec topk gives logits for one temperature: give temperature="):
-        KDDataset(source, size=8, store=tmp_path / "s")
-    datasets = [KDDataset(source, size=8, store=tmp_path / "s", temperature=t) for t in (1.0, 4.0)]
+    assert "teacher_logits" not in build_dataset(source, size=8, store=tmp_path / "s", as_stored=True).read_batch(
+        [0], 0
+    )
+    datasets = [build_dataset(source, size=8, store=tmp_path / "s", temperature=t) for t in (1.0, 4.0)]
     one, four = (dataset.read_batch(range(len(dataset)), 0) for dataset in datasets)
     assert not torch.equal(one["teacher_logits"], four["teacher_logits"])

@@ -21,7 +21,7 @@ from teachonce.data.sampler import EpochBatches
 from teachonce.engine.pixel_buffers import MAX_KEPT, Buffers
 from teachonce.errors import ImageError
 from teachonce.records.discovery import open_records
-from tests.support.small_data import example, write_image_folder, write_shards
+from tests.support.small_data import build_dataset, example, write_image_folder, write_shards
 
 
 class Slow:
@@ -52,7 +52,7 @@ def loader_threads() -> list[threading.Thread]:
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> KDDataset:
     data = write_image_folder(tmp_path_factory.mktemp("images"), num_classes=3, per_class=20)
-    return KDDataset(open_records(data, "train"), size=12, seed=5)
+    return build_dataset(open_records(data, "train"), size=12, seed=5)
 
 
 def tensors_equal(a: Batch, b: Batch) -> bool:
@@ -92,7 +92,7 @@ def test_an_error_of_a_record_names_it(tmp_path: Path) -> None:
     payloads = [example(index, 1) for index in range(8)]
     payloads[5] = example(5, 1, encoded=b"no image")
     source = open_records(write_shards(tmp_path, sizes=(8,), payloads=payloads), "train")
-    loader = KDDataset(source, size=8).batches(batch_size=1, epoch=0, shuffle=False, num_workers=2)
+    loader = build_dataset(source, size=8).batches(batch_size=1, epoch=0, shuffle=False, num_workers=2)
     iterator = iter(loader)
     assert [next(iterator)["indices"].item() for _ in range(5)] == list(range(5))
     with pytest.raises(ImageError, match=r"record 5 \(byte \d+\): .* expected a JPEG"):
@@ -135,7 +135,7 @@ def test_a_kept_batch_is_never_overwritten(dataset: KDDataset, num_workers: int)
             kept.append((epoch, number, pixels))
     assert len(kept) == 60 > MAX_KEPT
     for epoch in range(6):
-        fresh = KDDataset(dataset.source, size=12, seed=5).batches(batch_size=6, epoch=epoch)
+        fresh = build_dataset(dataset.records, size=12, seed=5).batches(batch_size=6, epoch=epoch)
         for number, batch in enumerate(fresh):
             ((*_, pixels),) = [item for item in kept if item[:2] == (epoch, number)]
             expected = batch["pixels"] if number % 2 else batch["pixels"][:, 1:].permute(0, 3, 1, 2)

@@ -16,13 +16,12 @@ from hypothesis.extra import numpy as hnp
 from teachonce.codecs.codec import Codec
 from teachonce.codecs.registry import build_codec
 from teachonce.codecs.topk import TopKCodec, tail_weights
-from teachonce.data.dataset import KDDataset
-from teachonce.data.stored_logits import StoredTeachers, decode_on_device
+from teachonce.data.stored_logits import StoredLogits, decode_on_device
 from teachonce.errors import StoreError
 from teachonce.records.class_space import ClassSpace, map_logits
 from teachonce.records.discovery import open_records
 from teachonce.store.store import Store
-from tests.support.small_data import example, write_shards, write_store
+from tests.support.small_data import build_dataset, example, write_shards, write_store
 
 CODECS = ["float32", "float16", "int8", "topk"]
 NUM_CLASSES = 30
@@ -152,10 +151,10 @@ def read_logits(store: Store, space: ClassSpace, temperature: float) -> np.ndarr
 @pytest.mark.parametrize("space", SPACES, ids=str)
 @pytest.mark.parametrize("name", CODECS)
 def test_in_the_students_classes(stores: dict[str, Store], name: str, space: ClassSpace) -> None:
-    teachers = StoredTeachers([stores[name]], space)
+    teachers = StoredLogits([stores[name]])
     batch = teachers.to_batch(gather([stores[name]], PLACES))
-    assert teachers.is_in(batch) and all(len(values) == len(PLACES) for values in batch.values())
-    found, expected = teachers.decode(batch, 2.0), read_logits(stores[name], space, 2.0)
+    assert all(len(values) == len(PLACES) for values in batch.values())
+    found, expected = teachers.decode(batch, 2.0, space), read_logits(stores[name], space, 2.0)
     assert found.shape == (4, space.num_classes) == expected.shape
     np.testing.assert_array_equal(np.isneginf(found.numpy()), np.isneginf(expected))
     if name == "topk":
@@ -167,19 +166,19 @@ def test_in_the_students_classes(stores: dict[str, Store], name: str, space: Cla
 
 def test_several_stores_have_an_axis_of_their_own(stores: dict[str, Store]) -> None:
     chosen = [stores["int8"], stores["topk"], stores["float16"]]
-    teachers = StoredTeachers(chosen, SPACES[1])
+    teachers = StoredLogits(chosen)
     batch = teachers.to_batch(gather(chosen, PLACES))
-    found = teachers.decode(batch, 4.0)
+    found = teachers.decode(batch, 4.0, SPACES[1])
     assert found.shape == (4, 3, NUM_CLASSES + 1)
     for number, store in enumerate(chosen):
-        alone = StoredTeachers([store], SPACES[1])
-        assert torch.equal(found[:, number], alone.decode(alone.to_batch(gather([store], PLACES)), 4.0))
+        alone = StoredLogits([store])
+        assert torch.equal(found[:, number], alone.decode(alone.to_batch(gather([store], PLACES)), 4.0, SPACES[1]))
 
 
 def test_more_than_ten_stores_are_told_apart(stores: dict[str, Store]) -> None:
     chosen = [stores["float32"]] * 11 + [stores["float16"]]
-    teachers = StoredTeachers(chosen, SPACES[0])
-    found = teachers.decode(teachers.to_batch(gather(chosen, PLACES)), 1.0)
+    teachers = StoredLogits(chosen)
+    found = teachers.decode(teachers.to_batch(gather(chosen, PLACES)), 1.0, SPACES[0])
     assert_bits(found[:, 1].contiguous(), read_logits(stores["float32"], SPACES[0], 1.0))
     assert_bits(found[:, 11].contiguous(), read_logits(stores["float16"], SPACES[0], 1.0))
 
@@ -188,25 +187,26 @@ def test_a_class_index_that_does_not_exist_is_refused_before_it_reaches_a_device
     store = stores["topk"]
     (columns,) = gather([store], PLACES)
     columns["indices"][2, 5] = NUM_CLASSES
-    teachers = StoredTeachers([stores["int8"], store], SPACES[0])
+    teachers = StoredLogits([stores["int8"], store])
     with pytest.raises(StoreError, match=rf"^{store.path}: class index {NUM_CLASSES} in a store of .* damaged"):
         teachers.to_batch([*gather([stores["int8"]], PLACES), columns])
     with pytest.raises(StoreError, match="damaged"):
         store.codec.decode_logits(columns)
 
 
-def test_a_batch_without_stored_logits(stores: dict[str, Store]) -> None:
-    teachers = StoredTeachers([stores["int8"]], SPACES[0])
-    assert not teachers.is_in(dict.fromkeys(("pixels", "teacher_logits", "teacher_pixels"), torch.zeros(1)))
-    assert StoredTeachers([], SPACES[0]).to_batch([]) == {}
+def test_with_a_temperature_a_batch_has_logits_and_no_columns(data: Path, stores: dict[str, Store]) -> None:
+    records = open_records(data, "train").read_batch(PLACES)
+    batch = StoredLogits([stores["int8"]], temperature=2.0).read(PLACES, 0, records, SPACES[1])
+    assert list(batch) == ["teacher_logits"]
+    assert_bits(batch["teacher_logits"], read_logits(stores["int8"], SPACES[1], 2.0))
 
 
 def test_it_pickles(stores: dict[str, Store]) -> None:
     chosen = [stores["topk"], stores["int8"]]
-    teachers = StoredTeachers(chosen, SPACES[1])
+    teachers = StoredLogits(chosen)
     batch = teachers.to_batch(gather(chosen, PLACES))
     again = pickle.loads(pickle.dumps(teachers))
-    assert torch.equal(again.decode(batch, 2.0), teachers.decode(batch, 2.0))
+    assert torch.equal(again.decode(batch, 2.0, SPACES[1]), teachers.decode(batch, 2.0, SPACES[1]))
 
 
 @pytest.mark.parametrize("names", [["int8"], ["topk"], ["topk", "float16"]], ids=str)
@@ -214,11 +214,12 @@ def test_a_data_sets_batches_decode_to_its_logits(data: Path, stores: dict[str, 
     """Records and partners in one batch too, whose columns are joined as they are stored."""
     source, chosen = open_records(data, "train"), [stores[name] for name in names]
     options: dict[str, Any] = {"size": 8, "store": chosen, "temperature": 2.0}
-    stored, decoded = KDDataset(source, as_stored=True, **options), KDDataset(source, **options)
+    stored, decoded = build_dataset(source, as_stored=True, **options), build_dataset(source, **options)
     for items in ([(0, 3), (7, 3), (5, 3)], [(0, 4), (6, 4), (6, 5), (1, 5)]):
         a, b = stored.__getitems__(items), decoded.__getitems__(items)
-        assert "teacher_logits" not in a and not decoded.teachers.is_in(b)
-        assert torch.equal(stored.teachers.decode(a, 2.0), b["teacher_logits"])
+        assert "teacher_logits" not in a and not [name for name in b if name.startswith("teacher0_")]
+        assert isinstance(stored.logits, StoredLogits)
+        assert torch.equal(stored.logits.decode(a, 2.0, stored.class_space), b["teacher_logits"])
         assert all(torch.equal(a[name], b[name]) for name in b.keys() - {"teacher_logits"})
 
 
@@ -226,11 +227,11 @@ def test_a_data_sets_batches_decode_to_its_logits(data: Path, stores: dict[str, 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("name", CODECS)
 def test_on_a_cuda_device(stores: dict[str, Store], name: str) -> None:
-    teachers = StoredTeachers([stores[name]], SPACES[1])
+    teachers = StoredLogits([stores[name]])
     batch = teachers.to_batch(gather([stores[name]], PLACES))
     with torch.autocast("cuda", torch.bfloat16):
-        found = teachers.decode({key: values.cuda() for key, values in batch.items()}, 2.0)
+        found = teachers.decode({key: values.cuda() for key, values in batch.items()}, 2.0, SPACES[1])
     assert found.is_cuda and found.dtype == torch.float32
-    expected = teachers.decode(batch, 2.0)
+    expected = teachers.decode(batch, 2.0, SPACES[1])
     # The tail may be summed in another order: as far as from the reference, see above.
     torch.testing.assert_close(found.cpu(), expected, rtol=0, atol=2e-5 if name == "topk" else 0)

@@ -151,9 +151,9 @@ def test_calibration_images_are_the_students_evaluation_pixels(run: Path, digits
     labels = {record.label for record in source.read_batch(source.locate_all(spaced_indices(96, 30)))}
     assert labels == set(range(10)), "a split sorted by class, all of it"
     records = source.read_batch(source.locate_all(spaced_indices(96, 10)))
-    from teachonce.pixels.render import preprocess_images
+    from teachonce.pixels.render import render_center
 
-    pixels = preprocess_images([records[3].encoded], [records[3].where], student.preprocessing)
+    pixels = render_center([records[3]], student.preprocessing)
     expected = normalise(torch.from_numpy(pixels), student.preprocessing).numpy()[0]
     np.testing.assert_array_equal(images[3], expected)
 

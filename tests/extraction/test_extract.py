@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 
-from teachonce.data.dataset import KDDataset
 from teachonce.errors import CheckError, ConfigError, LogitsError, PlanMismatchError, RecordError, StoreError
 from teachonce.extraction.config import ExtractConfig
 from teachonce.extraction.extract import extract
@@ -27,7 +26,7 @@ from teachonce.store.plan import finalise_store
 from teachonce.store.store import Store
 from teachonce.views.draw import draw_view, sample_view
 from teachonce.views.policy import AutoAugment, CropPolicy, ObjectCrop
-from tests.support.small_data import example, write_image_folder, write_shards
+from tests.support.small_data import build_dataset, example, write_image_folder, write_shards
 from tests.support.small_models import COLOURS, write_colour_shards, write_colour_teacher
 
 
@@ -187,7 +186,7 @@ def test_views_drawn_by_the_boxes_of_the_records(tmp_path, teacher, num_workers)
                 assert view == draw_view(policy, 0, key, number, 24, 20, None, boxes)
                 left, top, right, bottom = view.box
                 assert max(0, 6 - left) * max(0, 10 - top) >= 0.8 * 60 and right >= 6 and bottom >= 10
-    batch = KDDataset(source, size=16, store=store).read_batch([7], 2)
+    batch = build_dataset(source, size=16, store=store).read_batch([7], 2)
     (view,) = store.read_views(1, 2, [1])
     image = decode_image(source.read_record(1, 1).encoded)
     np.testing.assert_array_equal(batch["pixels"][0], apply_view(image, view, 16))

@@ -10,6 +10,7 @@ from teachonce.extraction.extract import _num_samples, build_plan
 from teachonce.extraction.extractor import UnitExtractor
 from teachonce.extraction.units import BUNDLE_BATCHES, Unit, all_units, bundle_units
 from teachonce.models.classifier import load_model
+from teachonce.pixels.render import render_views
 from teachonce.records.discovery import open_records
 from teachonce.store.arrow_files import read_samples, samples_file
 from teachonce.store.plan import begin_store, finalise_store
@@ -82,8 +83,10 @@ def test_samples_are_what_the_teacher_met(tmp_path):
     places = [(sample.row, sample.view) for sample in samples]
     assert len(set(places)) == 4 and places == sorted(places) and {0, 1, 2} >= {view for _, view in places}
     for sample in samples:
-        look = made.looker.look(0, sample.row, sample.view)
-        fresh = made.teacher.logits(torch.from_numpy(look.pixels(16)[None])).numpy()[0]
+        (seen,) = made.reader.read([(0, sample.row)], sample.view)
+        fresh = made.teacher.logits(
+            torch.from_numpy(render_views([seen], made.teacher.preprocessing)[0][None])
+        ).numpy()[0]
         np.testing.assert_allclose(sample.logits, fresh, atol=1e-4)
         np.testing.assert_array_equal(sample.logits, store.read_logits(0, sample.view, [sample.row])[0])
     assert len(store.read_samples()) == 8

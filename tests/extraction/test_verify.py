@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from teachonce.cli.main import main
-from teachonce.data.dataset import KDDataset
 from teachonce.errors import ConfigError, StoreError
 from teachonce.extraction.config import ExtractConfig, VerifyConfig
 from teachonce.extraction.extract import MIN_SAMPLES, extract
@@ -23,7 +22,7 @@ from teachonce.records.tfrecord.framing import TFRecordWriter, read_tfrecords
 from teachonce.store.arrow_files import read_samples, views_file, write_samples, write_views
 from teachonce.store.plan import finalise_store
 from teachonce.store.store import Store
-from tests.support.small_data import write_image_folder
+from tests.support.small_data import build_dataset, write_image_folder
 from tests.support.small_models import write_colour_shards, write_colour_teacher
 
 NAME = "train-00001-of-00002.v000-000.arrow"
@@ -117,7 +116,7 @@ def test_the_same_images_with_other_labels(tmp_path, store):
     with pytest.raises(StoreError, match=r"label 2 .* has 1: the classes have another order"):
         merge(MergeConfig(store=store, data=other, out=tmp_path / "m", num_workers=1))
     with pytest.raises(StoreError, match=r"label \d .*another order"):
-        KDDataset(open_records(other, "train"), size=8, store=store).read_batch([0], 0)
+        build_dataset(open_records(other, "train"), size=8, store=store).read_batch([0], 0)
 
 
 def test_data_with_another_class_count(tmp_path, store, data):

@@ -4,12 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from teachonce.data.dataset import KDDataset
 from teachonce.errors import ConfigError, ImageError
 from teachonce.pixels import in_memory as memory
 from teachonce.pixels.in_memory import RecordsInMemory
 from teachonce.records.discovery import open_records
-from tests.support.small_data import example, write_shards
+from tests.support.small_data import build_dataset, example, write_shards
 
 
 @pytest.fixture
@@ -23,7 +22,7 @@ def test_batches_are_the_same(source):
     assert kept.describe() == source.describe() and kept.num_records == 9
     for epoch in (0, 3):
         batches = [
-            KDDataset(records, size=11, use_record_logits=True, seed=2).read_batch(range(9), epoch)
+            build_dataset(records, size=11, use_record_logits=True, seed=2).read_batch(range(9), epoch)
             for records in (source, kept)
         ]
         assert batches[0].keys() == batches[1].keys()

@@ -1,196 +1,137 @@
-"""Pixels of many frames: the same bits by the kernel, by Pillow and by the reference; what is wrong has its place."""
+"""Replay: whoever looks through a view sees what was drawn, at any size; partners are found, checked and seen."""
 
-from __future__ import annotations
-
+import dataclasses
 import io
-from typing import Any, get_args
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from PIL import Image
 
-from teachonce.errors import ImageError, StoreError
-from teachonce.pixels.decode import MAX_PIXELS, Interpolation, decode_image, image_size, resize_image
-from teachonce.pixels.kernel import FILTERS, load_kernel
+from teachonce.errors import StoreError
+from teachonce.extraction.config import ExtractConfig
+from teachonce.extraction.extract import extract
+from teachonce.pixels.apply_view import apply_view
+from teachonce.pixels.decode import decode_image
 from teachonce.pixels.preprocessing import Preprocessing
-from teachonce.pixels.render import FRAME, image_sizes, preprocess_images, read_pixels, square_frames
-from tests.pixels.test_decode import SAMPLES, png_of
-from tests.pixels.test_kernel import draw_image, draw_jpeg
+from teachonce.pixels.render import RecordView, ViewReader, render_views
+from teachonce.pixels.view_sources import DrawnViews
+from teachonce.records.discovery import open_records
+from teachonce.store.store import Store
+from teachonce.store.stored_views import StoredViews
+from teachonce.views.draw import draw_view
+from teachonce.views.policy import CenterPolicy, CropPolicy, RandomErasing, RandomMix
+from teachonce.views.view import CENTER
+from tests.support.small_data import example, write_shards, write_store
+from tests.support.small_models import write_colour_shards, write_colour_teacher
 
-INTERPOLATIONS = [name for name in get_args(Interpolation) if name != "tf1_bilinear"]
-
-
-def encode(image: Image.Image, format: str, **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, format, **options)
-    return buffer.getvalue()
-
-
-# What the kernel does and what it leaves, side by side.
-IMAGES = {
-    "4:2:0": draw_jpeg(61, 47, 0, "4:2:0"),
-    "png": encode(draw_image(50, 40, 1), "PNG"),
-    "grey": draw_jpeg(33, 70, 2, "grey"),
-    "cmyk": encode(draw_image(45, 44, 3).convert("CMYK"), "JPEG"),
-    "progressive": draw_jpeg(90, 35, 4, "4:2:2", progressive=True),
-    "no end": draw_jpeg(40, 40, 5, "4:4:4") + b"\0",
-    "16 bits": encode(Image.fromarray(np.arange(1600, dtype=np.uint16).reshape(40, 40) * 40), "PNG"),
-    "webp": encode(draw_image(42, 43, 6), "WEBP", lossless=True),
-}
-ENCODED = list(IMAGES.values())
-PLACES = [f"the {name} one" for name in IMAGES]
+POLICY = CropPolicy(erasing=RandomErasing(prob=0.5), mix=RandomMix(mixup_alpha=0.8, cutmix_alpha=1.0))
 
 
-def reference(encoded: bytes, frame: Any, interpolation: Any) -> np.ndarray:
-    """One frame of one image by ``images`` alone."""
-    width, height = frame["resized"].tolist()
-    resized = resize_image(
-        decode_image(encoded), width, height, box=tuple(frame["box"].tolist()), interpolation=interpolation
+@pytest.fixture
+def data(tmp_path):
+    return write_colour_shards(tmp_path / "data", sizes=(9, 6))
+
+
+@pytest.fixture
+def store(tmp_path, data):
+    teacher = write_colour_teacher(tmp_path / "teacher.onnx")
+    options = {"erase_prob": 0.5, "mixup_alpha": 0.8, "cutmix_alpha": 1.0, "seed": 4}
+    extract(
+        ExtractConfig(
+            data=data,
+            teacher=teacher,
+            out=tmp_path / "s",
+            policy="crop",
+            views=3,
+            gate_samples=0,
+            device="cpu",
+            **options,
+        )
     )
-    x, y, width, height = frame["window"].tolist()
-    window = resized[y : y + height, x : x + width]
-    return window[:, ::-1] if frame["flip"] else window
+    return Store(tmp_path / "s")
 
 
-@pytest.fixture(params=["with the kernel", "without"])
-def native(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
-    """Whether the kernel may be used."""
-    if request.param == "without":
-        monkeypatch.setattr("teachonce.pixels.render.load_kernel", lambda: None)
-    elif load_kernel() is None:
-        pytest.skip("the kernel was not built")
-    return request.param != "without"
+def read(reader: ViewReader, shard: int, row: int, number: int) -> RecordView:
+    (found,) = reader.read([(shard, row)], number)
+    return found
 
 
-@settings(max_examples=60)
-@given(st.data(), st.sampled_from(INTERPOLATIONS), st.integers(1, 3), st.integers(0, 2**32 - 1))
-def test_frames_are_the_references(data: st.DataObject, interpolation: Any, num_frames: int, seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    indices = data.draw(st.lists(st.integers(0, len(ENCODED) - 1), min_size=1, max_size=5))
-    width, height = data.draw(st.integers(1, 30)), data.draw(st.integers(1, 30))
-    frames = np.zeros(len(indices) * num_frames, FRAME)
-    for position, frame in enumerate(frames):
-        image_width, image_height = image_size(ENCODED[indices[position // num_frames]])
-        left, right = np.sort(rng.choice(image_width + 1, 2, replace=False))
-        top, bottom = np.sort(rng.choice(image_height + 1, 2, replace=False))
-        more = rng.integers(0, 9, 4)
-        frame["box"] = left, top, right, bottom
-        frame["resized"] = width + more[0] + more[2], height + more[1] + more[3]
-        frame["window"] = more[0], more[1], width, height
-        frame["flip"] = rng.integers(2)
-    out = np.full((len(frames), height, width, 3), 7, np.uint8)
-    encoded, places = [ENCODED[index] for index in indices], [PLACES[index] for index in indices]
-    read_pixels(encoded, frames, places, out, interpolation=interpolation, num_frames=num_frames)
-    for position, frame in enumerate(frames):
-        np.testing.assert_array_equal(out[position], reference(encoded[position // num_frames], frame, interpolation))
+def render(seen: RecordView, size_px: int) -> np.ndarray:
+    return render_views([seen], Preprocessing(size_px=size_px))[0]
 
 
-@pytest.mark.parametrize("interpolation", INTERPOLATIONS)
-def test_every_format_and_filter_with_and_without(native: bool, interpolation: Any) -> None:
-    boxes = [(3, 2, image_size(item)[0] - 4, image_size(item)[1] - 1) for item in ENCODED]
-    frames = square_frames(boxes, [index % 2 for index in range(len(boxes))], 19)
-    out = np.empty((len(frames), 19, 19, 3), np.uint8)
-    read_pixels(ENCODED, frames, PLACES, out, interpolation=interpolation)
-    for encoded, frame, pixels in zip(ENCODED, frames, out, strict=True):
-        np.testing.assert_array_equal(pixels, reference(encoded, frame, interpolation))
+def test_stored_views_are_the_drawn_ones(data, store):
+    source = open_records(data, "train")
+    drawn, stored = ViewReader(source, DrawnViews(POLICY, 4, source)), ViewReader(source, StoredViews(store))
+    num_mixed = 0
+    for shard, row, number in [(s, r, n) for s in range(2) for r in range(6) for n in range(3)]:
+        a, b = read(drawn, shard, row, number), read(stored, shard, row, number)
+        assert a.view == b.view
+        num_mixed += a.partner is not None
+        for size_px in (8, 20):
+            np.testing.assert_array_equal(render(a, size_px), render(b, size_px))
+    assert num_mixed > 20
 
 
-def test_filters_of_the_kernel_are_known_by_name() -> None:
-    assert FILTERS.keys() <= set(get_args(Interpolation))
+def test_a_mixed_view_shows_the_partners_own_view_without_its_mix(data):
+    source = open_records(data, "train")
+    keys = np.array(sorted({record.key for record in source.iter_shard(0)}), np.uint64)
+    seen = read(ViewReader(source, DrawnViews(POLICY, 4, source)), 0, 2, 1)
+    assert seen.partner is not None and seen.view.mix is not None
+    partner = next(record for record in source.iter_shard(0) if record.key == seen.view.mix.partner)
+    image = decode_image(partner.encoded)
+    own = draw_view(POLICY, 4, partner.key, 1, image.width, image.height, keys).without_mix()
+    record = source.read_record(0, 2)
+    expected = apply_view(decode_image(record.encoded), seen.view, 16, partner_pixels=apply_view(image, own, 16))
+    np.testing.assert_array_equal(render(seen, 16), expected)
 
 
-def test_square_frames() -> None:
-    frames = square_frames([(1, 2, 3, 4), (5, 6, 7, 8)], [True, False], 9)
-    assert frames["box"].tolist() == [[1, 2, 3, 4], [5, 6, 7, 8]] and frames["flip"].tolist() == [1, 0]
-    assert frames["resized"].tolist() == [[9, 9]] * 2 and frames["window"].tolist() == [[0, 0, 9, 9]] * 2
+def test_another_record_or_partner_is_refused(tmp_path, data, store):
+    source = open_records(data, "train")
+    reader = ViewReader(source, StoredViews(store))
+    mixed = next(row for row in range(9) if store.read_views(0, 0, [row])[0].mix is not None)
+    partner_row = store.find_row(0, store.read_views(0, 0, [mixed])[0].mix.partner)
+    changed = write_colour_shards(tmp_path / "changed", sizes=(9, 6), first_index=100)
+
+    real, other = source.read_record, open_records(changed, "train")
+    source.read_batch = lambda places: [(other.read_record if at[1] == partner_row else real)(*at) for at in places]
+    with pytest.raises(StoreError, match=r"the mix of .* was made with .*the image changed since extraction"):
+        read(reader, 0, mixed, 0)
+    with pytest.raises(StoreError, match="the image changed since extraction"):
+        read(reader, 0, partner_row, 0)
 
 
-def test_sizes(native: bool) -> None:
-    encoded = [*ENCODED, *SAMPLES.values()]
-    expected = [image_size(item) for item in encoded]
-    assert image_sizes(encoded, ["?"] * len(encoded)).tolist() == [list(size) for size in expected]
-    assert image_sizes([], []).shape == (0, 2)
-
-
-def test_sizes_of_what_has_none(native: bool) -> None:
-    tall = bytearray(IMAGES["4:2:0"])
-    at = tall.index(b"\xff\xc0")
-    tall[at + 5 : at + 9] = (9500).to_bytes(2) * 2
-    assert MAX_PIXELS < 9500**2
-    for bad, message in (
-        (b"text", "expected a JPEG"),
-        (b"", "0 bytes"),
-        (IMAGES["4:2:0"][:30], "no readable header"),
-        (bytes(tall), "more than the"),
-        (png_of(20_000, 20_000), "more than the"),
-    ):
-        with pytest.raises(ImageError, match=f"^the bad one: .*{message}"):
-            image_sizes([ENCODED[0], bad, b"another"], ["the first", "the bad one", "a later one"])
-
-
-def frames_for(encoded: list[bytes], size_px: int = 8) -> np.ndarray:
-    return square_frames([(0, 0, 30, 30) for _ in encoded], [False for _ in encoded], size_px)
-
-
-def test_the_first_bad_image_is_named(native: bool) -> None:
-    damaged = IMAGES["4:2:0"][:-400]
-    encoded = [ENCODED[0], ENCODED[1], damaged, b"text"]
-    out = np.empty((4, 8, 8, 3), np.uint8)
-    places = ["zero", "one", "shard 3 record 2", "three"]
-    with pytest.raises(ImageError, match=r"^shard 3 record 2: a JPEG image of 61 x 47 pixels cannot be decoded"):
-        read_pixels(encoded, frames_for(encoded), places, out)
-    with pytest.raises(ImageError, match=r"^three: 4 bytes that begin with b'text'"):
-        read_pixels([encoded[0], encoded[3]], frames_for(encoded[:2]), ["zero", "three"], out[:2])
-
-
-@pytest.mark.parametrize("box", [(0, 0, 62, 47), (-1, 0, 61, 47), (9, 9, 9, 10), (0, 10, 61, 9), (0, 0, 61, 48)])
-def test_a_box_outside_is_a_store_error(native: bool, box: tuple[int, int, int, int]) -> None:
-    frames = square_frames([(0, 0, 40, 40), box], [False, False], 8)
-    out = np.empty((2, 8, 8, 3), np.uint8)
-    with pytest.raises(StoreError, match=r"^second: view box \(.*does not lie in the image of 61 x 47 px"):
-        read_pixels([ENCODED[0], ENCODED[0]], frames, ["first", "second"], out)
-    with pytest.raises(StoreError, match=r"^only: view box"):
-        read_pixels([ENCODED[0]], frames, ["only"], out, num_frames=2)
-
-
-def test_windows_must_have_the_size_of_the_memory() -> None:
-    out = np.empty((1, 8, 8, 3), np.uint8)
-    frames = frames_for(ENCODED[:1])
-    for window in ((0, 0, 8, 7), (0, 0, 7, 8)):
-        frames["window"] = window
-        with pytest.raises(AssertionError):
-            read_pixels(ENCODED[:1], frames, PLACES[:1], out)
-    with pytest.raises(AssertionError):
-        read_pixels(ENCODED[:1], frames_for(ENCODED[:1]), PLACES[:1], np.empty((1, 8, 16, 3), np.uint8)[:, :, ::2])
+def test_a_partner_of_another_shard_is_refused(store):
+    other = int(store.read_keys(1)[0])
+    with pytest.raises(StoreError, match="which is not in that shard: partners come from the same shard"):
+        store.find_row(0, other)
 
 
 @pytest.mark.parametrize(
     "preprocessing",
     [
-        Preprocessing(size_px=16, resize_px=18),
-        Preprocessing(size_px=24, interpolation="bicubic"),
-        Preprocessing(size_px=13, resize_px=20, geometry="squash", interpolation="lanczos"),
-        Preprocessing(size_px=15, geometry="central", crop_frac=0.875, interpolation="box"),
-        Preprocessing(size_px=16, resize_px=18, antialias=False),
-        Preprocessing(size_px=12, geometry="central", crop_frac=0.9, interpolation="tf1_bilinear", antialias=False),
-        Preprocessing(size_px=12, interpolation="nearest"),
+        Preprocessing(size_px=12, resize_px=14),
+        Preprocessing(size_px=12, geometry="central", crop_frac=0.875, interpolation="tf1_bilinear", antialias=False),
     ],
-    ids=str,
 )
-def test_preprocessing_many_is_preprocessing_each(native: bool, preprocessing: Preprocessing) -> None:
-    found = preprocess_images(ENCODED, PLACES, preprocessing)
-    expected = np.stack([preprocessing.apply(decode_image(item)) for item in ENCODED])
-    assert found.dtype == expected.dtype
-    np.testing.assert_array_equal(found, expected)
+def test_center_is_a_view_like_any_other(tmp_path, preprocessing):
+    """Stored, drawn or asked of the policy: it is seen through the evaluation preprocessing of who looks."""
+    data = write_shards(tmp_path / "data", payloads=[example(i, 1) for i in range(8)])
+    store = write_store(tmp_path / "center", data)
+    source = open_records(data, "train")
+    assert store.policy == CenterPolicy() and store.read_views(0, 0, [0, 1]) == [CENTER] * 2
+    for views in (StoredViews(store), DrawnViews(store.policy, 0, source)):
+        seen = ViewReader(source, views).read([(0, 1), (1, 0)], 0)
+        expected = [preprocessing.apply(decode_image(item.record.encoded)) for item in seen]
+        assert [item.view for item in seen] == [CENTER, CENTER]
+        np.testing.assert_array_equal(render_views(seen, preprocessing), np.stack(expected))
 
 
-@pytest.mark.parametrize("antialias", [True, False])
-def test_preprocessing_names_the_bad_one(native: bool, antialias: bool) -> None:
-    preprocessing = Preprocessing(size_px=2048, antialias=antialias)
-    sliver = encode(Image.new("RGB", (1, 30_000)), "JPEG")
-    with pytest.raises(ImageError, match=r"^sliver: an image of 1 x 30000 pixels"):
-        preprocess_images([sliver], ["sliver"], preprocessing)
-    with pytest.raises(ImageError, match=r"^the bad one: 4 bytes"):
-        preprocess_images([ENCODED[0], b"text"], ["good", "the bad one"], Preprocessing(size_px=8, antialias=antialias))
+def test_a_view_of_another_image_says_where(tmp_path, data, store):
+    source = open_records(data, "train")
+    buffer = io.BytesIO()
+    record = source.read_record(0, 0)
+    decode_image(record.encoded).resize((3, 3)).save(buffer, "PNG")
+    tiny = dataclasses.replace(record, encoded=buffer.getvalue())
+    (seen,) = ViewReader(source, StoredViews(store)).read([(0, 0)], 0, [tiny])
+    with pytest.raises(StoreError, match=r"train-00000-of-00002 record 0.*does not lie in the image of 3 x 3"):
+        render(seen, 8)

@@ -131,7 +131,7 @@ def test_boxes_are_there_when_asked_for(tmp_path: Path) -> None:
     shard = [with_boxes([0.1, 0.5], [0.2, 0.6], [0.3, 0.7], [0.4, 1.0]), features_of(1), with_boxes([], [], [], [])]
     source = open_records(write_shards(tmp_path, shard), "train")
     assert all(record.boxes is None for record in source.iter_shard(0))
-    source.read_boxes()
+    source = open_records(tmp_path, "train", with_boxes=True)
     copy = pickle.loads(pickle.dumps(source))
     expected = np.array([[0.1, 0.2, 0.3, 0.4], [0.5, 0.6, 0.7, 1.0]], np.float32)
     for reader in (source, copy):
@@ -154,7 +154,7 @@ def test_boxes_are_there_when_asked_for(tmp_path: Path) -> None:
 def test_boxes_that_cannot_be_used(tmp_path: Path, sides: tuple[list[float], ...], message: str) -> None:
     source = open_records(write_shards(tmp_path, [with_boxes(*sides)]), "train")
     assert source.read_record(0, 0).boxes is None, "nobody asked"
-    source.read_boxes()
+    source = open_records(tmp_path, "train", with_boxes=True)
     with pytest.raises(RecordError, match=rf"record 0 \(.*{message}"):
         source.read_record(0, 0)
 
@@ -269,8 +269,7 @@ def test_a_batch_is_its_records_one_by_one(
     source = open_records(data, "train")
     num_good = 0
     for with_logits, with_boxes in ((False, False), (True, False), (False, True)):
-        if with_boxes:
-            source.read_boxes()
+        source = open_records(data, "train", with_boxes=with_boxes)
         for row, name in enumerate(UNUSUAL):
             alone = outcomes(read_each, source, [(0, row)], with_logits)
             assert outcomes(source.read_batch, [(0, row)], with_logits=with_logits) == alone, name

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from teachonce.codecs.registry import build_codec, codec_to_json
+from teachonce.data.dataset import KDDataset
+from teachonce.data.logit_sources import LogitSource, RecordLogits
+from teachonce.data.stored_logits import StoredLogits
+from teachonce.pixels.preprocessing import Preprocessing
+from teachonce.pixels.view_sources import DrawnViews, OwnViews, ViewSource
 from teachonce.records.class_space import ClassSpace
 from teachonce.records.class_table import ClassTable, write_classes
 from teachonce.records.discovery import open_records
@@ -18,7 +25,10 @@ from teachonce.records.tfrecord.tf_example import encode_example
 from teachonce.store.arrow_files import records_file, views_file, write_records, write_views
 from teachonce.store.plan import Plan, begin_store, finalise_store
 from teachonce.store.store import Store
-from teachonce.views.policy import CenterPolicy, policy_to_json
+from teachonce.store.stored_views import StoredViews
+from teachonce.views.options import ViewOrderName
+from teachonce.views.order import ViewOrder
+from teachonce.views.policy import CenterPolicy, CropPolicy, policy_to_json
 
 
 def encode_jpeg(index: int, width: int = 40, height: int = 30) -> bytes:
@@ -128,3 +138,35 @@ def teacher_logits(source: RecordSource, num_classes: int = 10) -> np.ndarray:
     logits = np.random.default_rng(1).normal(0, 1.5, (len(labels), num_classes)).astype(np.float32)
     logits[np.arange(len(labels)), labels] += 6
     return logits
+
+
+def build_dataset(
+    records: RecordSource,
+    *,
+    size: int,
+    store: Store | Path | Sequence[Store | Path] | None = None,
+    use_record_logits: bool = False,
+    seed: int = 0,
+    policy: CropPolicy | None = None,
+    own_views: bool = False,
+    view_order: ViewOrderName = "sequential",
+    online: Preprocessing | None = None,
+    view_seed: int | None = None,
+    temperature: float = 1.0,
+    as_stored: bool = False,
+    **options: Any,
+) -> KDDataset:
+    """The data set that most tests want: of stores their views, else the student's own or an online teacher's."""
+    given = [] if store is None else [store] if isinstance(store, Store | Path) else list(store)
+    stores = [item if isinstance(item, Store) else Store(item) for item in given]
+    policy = policy or CropPolicy()
+    logits: LogitSource | None = RecordLogits() if use_record_logits else None
+    views: ViewSource = OwnViews(policy, seed)
+    if online is not None:
+        views = DrawnViews(policy, seed if view_seed is None else view_seed, records)
+    if stores:
+        order = ViewOrder(num_views=min(item.num_views for item in stores), kind=view_order, seed=seed)
+        logits = StoredLogits(stores, order, temperature=None if as_stored else temperature)
+        if stores[0].policy.is_random and not own_views:
+            views = StoredViews(stores[0], order)
+    return KDDataset(records, views, logits, size=size, online=online, **options)

@@ -13,9 +13,10 @@ import torch
 from PIL import Image
 
 from teachonce.pixels.decode import decode_image
-from teachonce.pixels.render_views import Looker, StoredViews
+from teachonce.pixels.render import ViewReader
 from teachonce.records.discovery import open_records
 from teachonce.store.store import Store
+from teachonce.store.stored_views import StoredViews
 from teachonce.views.draw import draw_view
 from teachonce.views.policy import CropPolicy
 
@@ -160,8 +161,8 @@ def test_the_stores_views_are_looked_through(work):
     store = Store(work / "store")
     source = open_records(work / "epoch", "train")
     assert store.num_views == 4 and store.num_records == 12
-    look = Looker(source, StoredViews(store)).look(0, 0, 3)
-    assert look.view == draw_view(CropPolicy(), 0, source.read_record(0, 0).key, 3, 500, 375, None)
+    (seen,) = ViewReader(source, StoredViews(store)).read([(0, 0)], 3)
+    assert seen.view == draw_view(CropPolicy(), 0, source.read_record(0, 0).key, 3, 500, 375, None)
 
 
 @pytest.mark.slow

@@ -360,8 +360,8 @@ def test_a_folder_that_is_no_run_is_left_alone(digits: Path, tmp_path: Path) -> 
 
 
 def test_mixed_precision_and_memory_format(digits: Path, digits_store: Path, tmp_path: Path) -> None:
-    # At 16 px the last stage's maps are 1 x 1, and there PyTorch 2.15's bf16 convolutions give gradients of uninitialized
-    # memory on processors with AMX (LOG.md, 2026-11-26).
+    # At 16 px the last stage's maps are 1 x 1, and there PyTorch 2.15's bf16 convolutions give gradients of
+    # uninitialized memory on processors with AMX (LOG.md, 2026-11-26).
     options = {"precision": "bf16", "channels_last": True, "ema_decay": 0.5, "size": 32}
     result = train(config(digits, tmp_path / "run", store=digits_store, **options))
     assert result["train_loss"] < read_metrics(tmp_path / "run")[0]["train_loss"]

@@ -156,7 +156,7 @@ def test_autoaugment_draws_two_operations_that_are_stored_and_come_back():
     views = [draw_view(AUTOAUGMENT, 0, 77, number, 300, 200, None, LEFT_HALF) for number in range(200)]
     assert AUTOAUGMENT.name == "crop+autoaugment" and AUTOAUGMENT.layout.num_operations == 2
     assert all(len(view.operations) == 2 for view in views)
-    assert decode_views(encode_views(views, AUTOAUGMENT.layout)) == views
+    assert decode_views(encode_views(views, AUTOAUGMENT.layout), len(views)) == views
     names = {operation.name for view in views for operation in view.operations}
     assert {"identity", "invert", "equalize", "posterize"} < names
     assert not names & {"brightness", "translate_x", "translate_y", "shear_y"}, "not in the policy for ImageNet"

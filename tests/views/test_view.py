@@ -46,8 +46,8 @@ def test_nine_bytes_a_view_and_back():
     views = [View((0, 1, 65535, 4)), View((10, 20, 30, 40), flip=True)]
     columns = encode_views(views)
     assert sum(values.nbytes for values in columns.values()) == 2 * 9
-    assert decode_views(columns) == views
-    assert decode_views(encode_views([])) == []
+    assert decode_views(columns, len(views)) == views
+    assert decode_views(encode_views([]), 0) == []
 
 
 FULL = ViewLayout(num_operations=2, num_erasings=1, has_mix=True, has_mix_box=True)
@@ -70,7 +70,7 @@ VIEWS = st.builds(
 def test_whatever_was_drawn_comes_back(views):
     columns = encode_views(views, FULL)
     assert tuple(columns) == FULL.columns and all(len(values) == len(views) for values in columns.values())
-    assert decode_views(columns) == views
+    assert decode_views(columns, len(views)) == views
 
 
 def test_the_bytes_of_each_part():
@@ -88,7 +88,7 @@ def test_a_code_of_a_newer_version_is_refused():
     columns = encode_views([View((0, 0, 8, 8), operations=(Operation("rotate", 3.0),))], ViewLayout(num_operations=1))
     columns["operations"][:] = 200
     with pytest.raises(StoreError, match="operation 200 is not known here"):
-        decode_views(columns)
+        decode_views(columns, 1)
 
 
 def test_operations_come_after_the_flip_and_erasing_after_them():

@@ -44,7 +44,6 @@ from teachonce.store.store import Store
 from teachonce.training.config import TrainConfig, TrainingOptions
 from teachonce.training.train import train
 from teachonce.views.options import MixOptions
-from teachonce.views.policy import CropPolicy
 
 TABLE_NAME, RESULTS_NAME, PICTURE_NAME = "ablation.md", "ablation.json", "ablation.svg"
 _EXTRACTIONS_NAME = "extractions.json"
@@ -126,7 +125,7 @@ def _given_stores(config: AblateConfig) -> list[Lesson]:
         paths = tuple(Path(part) for part in word.split("+"))
         stores = [Store(path) for path in paths]
         num_views = min(store.num_views for store in stores)
-        replays = isinstance(stores[0].policy, CropPolicy)
+        replays = stores[0].policy.is_random
         name = " + ".join(path.name for path in paths)
         settings = {} if replays else _no_view_mix(config)
         found.append(Lesson(name, settings, paths, num_views, replays))

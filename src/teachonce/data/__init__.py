@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from teachonce.data.dataset import KDDataset as KDDataset
     from teachonce.data.loader import Loader as Loader
     from teachonce.data.sampler import EpochBatches as EpochBatches
-    from teachonce.data.stored_logits import StoredTeachers as StoredTeachers
+    from teachonce.data.stored_logits import StoredLogits as StoredLogits
 
 __getattr__, __dir__, __all__ = exports(
     __name__,
@@ -21,6 +21,6 @@ __getattr__, __dir__, __all__ = exports(
         "EvalDataset": "dataset",
         "KDDataset": "dataset",
         "Loader": "loader",
-        "StoredTeachers": "stored_logits",
+        "StoredLogits": "stored_logits",
     },
 )

@@ -7,7 +7,7 @@ bits for the dense codecs, within float32's rounding for topk (tests/data/test_s
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -18,28 +18,86 @@ from torch import Tensor
 from teachonce.codecs.codec import Codec
 from teachonce.codecs.dense import Float16Codec, Float32Codec, Int8Codec
 from teachonce.codecs.topk import TopKCodec, tail_weights
-from teachonce.errors import StoreError
+from teachonce.data.loader import Batch
+from teachonce.errors import ConfigError, StoreError
+from teachonce.pixels.view_sources import ViewSource
 from teachonce.records.class_space import ClassSpace, shared_classes
+from teachonce.records.source import Location, Record, RecordSource
+from teachonce.store.checks import check_same_data, check_same_policy
 from teachonce.store.store import Store
 from teachonce.views.columns import VIEW_COLUMNS
+from teachonce.views.order import ViewOrder
 
 
-class StoredTeachers:
-    """The teachers behind some stores, for a student's class space; picklable."""
+class StoredLogits:
+    """The logits of one or several stores over the same views; picklable.
 
-    def __init__(self, stores: Sequence[Store], class_space: ClassSpace) -> None:
-        self.codecs: list[Codec] = [store.codec for store in stores]
-        self.spaces = [store.class_space for store in stores]
-        self.paths = [store.path for store in stores]
-        self.class_space = class_space
+    ``order`` says which view's logits an epoch has (default: one by one). With ``temperature`` a batch has
+    ``teacher_logits``, for a softmax at that temperature, which a sparse codec must know; without it the columns as
+    they are stored, for ``decode`` on the device.
 
-    def to_batch(self, columns: Sequence[Mapping[str, NDArray[Any]]]) -> dict[str, Tensor]:
+    Raises StoreError where the stores are of other policies, seeds or data classes.
+    """
+
+    needs_record_logits = False
+
+    def __init__(
+        self, stores: Sequence[Store], order: ViewOrder | None = None, *, temperature: float | None = None
+    ) -> None:
+        assert stores, "at least one store"
+        self.stores = list(stores)
+        for store in self.stores:
+            check_same_policy(self.stores[0], store)
+        self.order = order or ViewOrder(num_views=self.num_views)
+        self.temperature = temperature
+        self._compared: set[tuple[int, int]] = set()
+
+    @property
+    def num_views(self) -> int:
+        """Views that all stores have."""
+        return min(store.num_views for store in self.stores)
+
+    def check_source(self, records: RecordSource) -> None:
+        """Raise StoreError unless the stores were made of these records."""
+        for store in self.stores:
+            check_same_data(store, records.describe())
+
+    def check_views(self, views: ViewSource) -> None:
+        """Raise ConfigError where replayed views are not those of these stores, or come in another order."""
+        if not views.is_replay:
+            return
+        if not any(store is own for store in views.stores for own in self.stores):
+            raise ConfigError(
+                f"{views.stores[0].path}: its views with the logits of {self.stores[0].path}: give the logits' own "
+                "store, opened once, for the views"
+            )
+        epochs = range(2 * self.order.num_views)
+        if [views.number_of(epoch) for epoch in epochs] != [self.order.number_of(epoch) for epoch in epochs]:
+            raise ConfigError(f"{self.stores[0].path}: views and logits in different orders: give both one ViewOrder")
+
+    def find_num_classes(self, records: RecordSource) -> int:
+        """As the plan says."""
+        return self.stores[0].plan.data_classes
+
+    def read(
+        self, locations: Sequence[Location], epoch: int, records: Sequence[Record], class_space: ClassSpace
+    ) -> Batch:
+        """``teacher_logits`` float32 [B, C], of M > 1 stores [B, M, C]; or the columns ``teacherM_NAME`` [B, ...]."""
+        number = self.order.number_of(epoch)
+        self._check_same_views({shard for shard, _ in locations}, number)
+        stored = self.to_batch([store.gather_columns(locations, number) for store in self.stores])
+        if self.temperature is None:
+            return stored
+        return {"teacher_logits": self.decode(stored, self.temperature, class_space)}
+
+    def to_batch(self, columns: Sequence[Mapping[str, NDArray[Any]]]) -> Batch:
         """Entries of a batch, each [B, ...], from the gathered columns of each store."""
-        for path, codec, stored in zip(self.paths, self.codecs, columns, strict=True):
+        for store, stored in zip(self.stores, columns, strict=True):
+            codec = store.codec
             last = stored["indices"].max(initial=0) if isinstance(codec, TopKCodec) else 0
             if isinstance(codec, TopKCodec) and last >= codec.num_classes:
                 raise StoreError(
-                    f"{path}: class index {last} in a store of {codec.num_classes} classes: damaged; "
+                    f"{store.path}: class index {last} in a store of {codec.num_classes} classes: damaged; "
                     "run teachonce verify"
                 )
         return {
@@ -49,29 +107,48 @@ class StoredTeachers:
             if name not in VIEW_COLUMNS
         }
 
-    def is_in(self, batch: Mapping[str, Tensor]) -> bool:
-        """Whether a batch holds the columns."""
-        return any(name.startswith("teacher0_") for name in batch)
-
-    def decode(self, batch: Mapping[str, Tensor], temperature: float) -> Tensor:
+    def decode(self, batch: Mapping[str, Tensor], temperature: float, class_space: ClassSpace) -> Tensor:
         """Teacher logits [B, C] of a batch, of M > 1 stores [B, M, C], on the batch's device, in float32.
 
-        For a softmax at ``temperature``, which a sparse codec must know. Classes that a teacher lacks are -inf.
+        For a student of ``class_space`` and a softmax at ``temperature``, which a sparse codec must know. Classes that
+        a teacher lacks are -inf.
         """
         teachers = []
-        for number, (codec, space) in enumerate(zip(self.codecs, self.spaces, strict=True)):
+        for number, store in enumerate(self.stores):
             prefix = f"teacher{number}_"
             columns = {name[len(prefix) :]: values for name, values in batch.items() if name.startswith(prefix)}
-            teachers.append(self._map(decode_on_device(codec, columns, temperature), space))
+            logits = decode_on_device(store.codec, columns, temperature)
+            teachers.append(_map_logits(logits, store.class_space, class_space))
         return teachers[0] if len(teachers) == 1 else torch.stack(teachers, dim=1)
 
-    def _map(self, logits: Tensor, space: ClassSpace) -> Tensor:
-        if space == self.class_space:
-            return logits
-        mapped = logits.new_full((len(logits), self.class_space.num_classes), -torch.inf)
-        of_source, of_target = shared_classes(space, self.class_space)
-        mapped[:, of_target] = logits[:, of_source]
-        return mapped
+    def _check_same_views(self, shards: Set[int], number: int) -> None:
+        """Stores that are averaged must be of the same views; compared once for each shard and view."""
+        if len(self.stores) == 1:
+            return
+        for shard in shards:
+            if (shard, number) in self._compared:
+                continue
+            first = self.stores[0].read_columns(shard, number)
+            for store in self.stores[1:]:
+                columns = store.read_columns(shard, number)
+                different = [
+                    name for name in VIEW_COLUMNS & first.keys() if not np.array_equal(first[name], columns[name])
+                ]
+                if different:
+                    raise StoreError(
+                        f"{store.path}: view {number} of {store.shards[shard][0]} differs from that of "
+                        f"{self.stores[0].path} ({', '.join(sorted(different))}): other views; extract with --views-of"
+                    )
+            self._compared.add((shard, number))
+
+
+def _map_logits(logits: Tensor, source: ClassSpace, target: ClassSpace) -> Tensor:
+    if source == target:
+        return logits
+    mapped = logits.new_full((len(logits), target.num_classes), -torch.inf)
+    of_source, of_target = shared_classes(source, target)
+    mapped[:, of_target] = logits[:, of_source]
+    return mapped
 
 
 def decode_on_device(codec: Codec, columns: Mapping[str, Tensor], temperature: float) -> Tensor:

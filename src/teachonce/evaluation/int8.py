@@ -23,7 +23,9 @@ from numpy.typing import NDArray
 
 from teachonce.data.dataset import EvalDataset, KDDataset
 from teachonce.data.loader import Loader
+from teachonce.data.logit_sources import LogitSource, RecordLogits
 from teachonce.data.sampler import EpochBatches
+from teachonce.data.stored_logits import StoredLogits
 from teachonce.engine.jobs import num_cores
 from teachonce.engine.progress import progress
 from teachonce.errors import CheckError, ConfigError
@@ -36,12 +38,15 @@ from teachonce.models.classifier import Classifier, load_model
 from teachonce.models.onnx_backend import load_onnx
 from teachonce.models.spec import parse_model_spec
 from teachonce.pixels.preprocessing import Preprocessing, normalise
-from teachonce.pixels.render import preprocess_images
+from teachonce.pixels.render import render_center
+from teachonce.pixels.view_sources import OwnViews, ViewSource
 from teachonce.records.class_space import ClassSpace
 from teachonce.records.discovery import open_records
 from teachonce.records.source import RecordSource
 from teachonce.storage.files import atomic_write
 from teachonce.store.store import Store
+from teachonce.store.stored_views import StoredViews
+from teachonce.views.policy import CropPolicy
 
 BATCH_SIZE = 64
 LATENCY_RUNS = 100
@@ -100,11 +105,8 @@ def spaced_indices(num_records: int, wanted: int) -> NDArray[np.int64]:
 
 def read_images(source: RecordSource, preprocessing: Preprocessing, wanted: int) -> Iterator[NDArray[np.float32]]:
     """Normalised images [3, H, W] of evenly spaced records, as the student sees them at evaluation."""
-    for places in _parts(source.locate_all(spaced_indices(source.num_records, wanted))):
-        records = source.read_batch(places)
-        pixels = preprocess_images(
-            [record.encoded for record in records], [record.where for record in records], preprocessing
-        )
+    for locations in _parts(source.locate_all(spaced_indices(source.num_records, wanted))):
+        pixels = render_center(source.read_batch(locations), preprocessing)
         yield from normalise(torch.from_numpy(pixels), preprocessing).numpy()
 
 
@@ -114,15 +116,18 @@ def _open_teacher(config: ExportConfig, preprocessing: Preprocessing, space: Cla
     assert config.data is not None
     store = None if config.store is None else Store(config.store)
     split = config.split if store is None else store.plan.data["split"]
+    # The likeliest class is that of any temperature.
+    logits: LogitSource = RecordLogits() if store is None else StoredLogits([store], temperature=1.0)
+    # Without stored views the pixels are not those of the data set's (see ``_measure_agreement``).
+    replays = store is not None and store.policy.is_random
+    views: ViewSource = StoredViews(store) if store is not None and replays else OwnViews(CropPolicy())
     return KDDataset(
         open_records(config.data, split),
+        views,
+        logits,
         size=preprocessing.size_px,
-        store=store,
-        use_record_logits=store is None,
-        class_space=space,
         interpolation=preprocessing.interpolation if preprocessing.antialias else "bilinear",
-        # The likeliest class is that of any temperature.
-        temperature=1.0,
+        class_space=space,
     )
 
 
@@ -161,8 +166,8 @@ def _compare(
     latencies, num_runs = measure_latencies(files, models[0].preprocessing)
     teacher = None
     if taught is not None:
-        views = "its stored views" if taught.replays_views else "whole images"
-        teacher = f"image/logit of {taught.source.split}" if config.store is None else f"{config.store}, {views}"
+        views = "its stored views" if taught.views.is_replay else "whole images"
+        teacher = f"image/logit of {taught.records.split}" if config.store is None else f"{config.store}, {views}"
     measured = []
     for index, name in enumerate(("float", "int8")):
         computed = metrics[index].compute()
@@ -197,14 +202,14 @@ def _measure_agreement(
     if taught is None:
         return [None for _ in models], 0
     indices = spaced_indices(len(taught), wanted).tolist()
-    whole = EvalDataset(taught.source, models[0].preprocessing, taught.class_space)
+    whole = EvalDataset(taught.records, models[0].preprocessing, taught.class_space)
     same = [0 for _ in models]
     with progress("agreement", len(indices)) as advance:
         for part in _parts(indices):
             items = [(index, 0) for index in part]
             batch = taught.__getitems__(items)
             # Without stored views the data set's own pixels are random crops, which the teacher never saw.
-            pixels = batch["pixels"] if taught.replays_views else whole.__getitems__(items)["pixels"]
+            pixels = batch["pixels"] if taught.views.is_replay else whole.__getitems__(items)["pixels"]
             teacher_classes = batch["teacher_logits"].argmax(dim=1)
             for index, model in enumerate(models):
                 same[index] += int((_ask(model, pixels).argmax(dim=1) == teacher_classes).sum())

@@ -22,15 +22,14 @@ import torch
 from teachonce.codecs.registry import build_codec, codec_to_json
 from teachonce.engine.jobs import num_cores, run_jobs, take_part
 from teachonce.engine.progress import progress
-from teachonce.errors import CheckError, ConfigError
+from teachonce.errors import CheckError, ConfigError, StoreError
 from teachonce.extraction.config import ExtractConfig
 from teachonce.extraction.extractor import UnitExtractor
 from teachonce.extraction.gate import check_gate
 from teachonce.extraction.units import Unit, all_units, bundle_units, missing_units
 from teachonce.models.classifier import Classifier, load_model, resolve_device
 from teachonce.models.spec import ModelSpec, parse_model_spec
-from teachonce.pixels.render import pixel_versions
-from teachonce.pixels.render_views import StoredViews
+from teachonce.pixels.frames import pixel_versions
 from teachonce.records.class_space import ClassSpace, resolve_offset
 from teachonce.records.discovery import open_records
 from teachonce.records.source import RecordSource
@@ -46,7 +45,7 @@ from teachonce.store.plan import (
     group_views,
 )
 from teachonce.store.store import Store
-from teachonce.views.policy import CenterPolicy, build_policy, policy_to_json
+from teachonce.views.policy import build_policy, policy_to_json
 
 DAY_SECONDS = 86_400.0
 MIN_SAMPLES = 4
@@ -63,7 +62,7 @@ def extract(config: ExtractConfig) -> bool:
     RecordError, LogitsError or StoreError, with the place, for what is wrong with a record, the teacher or a file.
     """
     check_store_folder(config.out)
-    source = open_records(config.data, config.split)
+    source = open_records(config.data, config.split, with_boxes=draws_by_boxes(config))
     teacher = load_model(config.teacher, device=config.device, precision=config.precision, compile=config.compile)
     plan = build_plan(config, source, teacher)
     is_gated = config.gate_samples == 0
@@ -84,10 +83,10 @@ def extract(config: ExtractConfig) -> bool:
             check_gate(teacher, source, plan.class_space, config)
         _extract_units(config, plan, source, teacher, units)
     elif config.expect_top1 is not None and not missing:
-        if plan.policy["name"] == CenterPolicy.name:
-            _check_stored_top1(config)
-        else:
+        if plan.read_policy()[0].is_random:
             check_gate(teacher, source, plan.class_space, config)  # stored views are no centre crops
+        else:
+            _check_stored_top1(config)
     return _finish(config.out, plan, config.worker_part()[1], has_new_files=bool(units))
 
 
@@ -102,15 +101,15 @@ def build_plan(config: ExtractConfig, source: RecordSource, teacher: Classifier)
         )
     offset = resolve_offset(teacher.num_classes, data_classes, offset, model=config.teacher)
     views_of = open_views_of(config, source)
-    is_random = views_of is not None or config.policy != CenterPolicy.name
+    drawn = build_policy(config.policy, config)
+    is_random = views_of is not None or drawn.is_random
     if is_random and not teacher.preprocessing.antialias:
         raise ConfigError(
             f"--teacher {config.teacher}: sees pixels without antialiasing, and views are antialiased and rounded to 8 "
             "bits; add ',interpolation=bilinear,antialias=1' to look through views, or use --policy center"
         )
     if views_of is None:
-        drawn = build_policy(config.policy, config)
-        policy = policy_to_json(drawn) | ({} if isinstance(drawn, CenterPolicy) else {"seed": config.seed})
+        policy = policy_to_json(drawn) | ({"seed": config.seed} if drawn.is_random else {})
         num_views = config.views or 1
     else:
         policy = views_of.plan.policy
@@ -139,13 +138,21 @@ def _num_samples(sizes: Sequence[int]) -> int:
     return max(MIN_SAMPLES, min(wanted, int(max(sizes) * MAX_SAMPLED_PART)))
 
 
+def draws_by_boxes(config: ExtractConfig) -> bool:
+    """Whether the records' bounding boxes are needed to draw the views."""
+    return config.views_of is None and build_policy(config.policy, config).needs_boxes
+
+
 def open_views_of(config: ExtractConfig, source: RecordSource) -> Store | None:
     """The store of ``--views-of``, checked to be of this data and to have the views asked for; None without."""
     if config.views_of is None:
         return None
     store = Store(config.views_of)
     check_same_data(store, source.describe())
-    StoredViews(store)  # raises for a store that has none
+    if not store.policy.is_random:
+        raise StoreError(
+            f"{store.path}: policy {store.policy.name} stores no views to look through; extract with --policy crop"
+        )
     if config.views is not None:
         Store(config.views_of, num_views=config.views)  # raises for one that has fewer
     return store

@@ -12,18 +12,20 @@ import dataclasses
 import sys
 import warnings
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from teachonce.engine.jobs import num_cores
+from teachonce.engine.prefetch import prefetch
 from teachonce.errors import CheckError, TeachonceError
 from teachonce.extraction.config import ExtractConfig
 from teachonce.models.classifier import Classifier
 from teachonce.pixels.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, ValueRange
-from teachonce.pixels.render import preprocess_images
+from teachonce.pixels.render import render_center
 from teachonce.records.class_space import ClassSpace
 from teachonce.records.sample import sample_records
 from teachonce.records.source import Record, RecordSource
@@ -65,14 +67,13 @@ def check_gate(teacher: Classifier, source: RecordSource, class_space: ClassSpac
 def score_records(teacher: Classifier, records: list[Record], batch_size: int) -> NDArray[np.float32]:
     """Teacher logits [N, C] of records seen through the teacher's own preprocessing."""
 
-    def read_pixels(record: Record) -> NDArray:
-        return preprocess_images([record.encoded], [record.where], teacher.preprocessing)[0]
+    def render(record: Record) -> NDArray[Any]:
+        return render_center([record], teacher.preprocessing)
 
+    rendered = prefetch(records, render, threads=num_cores(), ahead=2 * batch_size)
     parts = []
-    with ThreadPoolExecutor(num_cores()) as pool:
-        for start in range(0, len(records), batch_size):
-            pixels = np.stack(list(pool.map(read_pixels, records[start : start + batch_size])))
-            parts.append(teacher.collect_logits(teacher.logits(torch.from_numpy(pixels))))
+    while batch := list(islice(rendered, batch_size)):
+        parts.append(teacher.collect_logits(teacher.logits(torch.from_numpy(np.concatenate(batch)))))
     return np.concatenate(parts)
 
 

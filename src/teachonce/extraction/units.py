@@ -26,7 +26,12 @@ class Unit:
     @property
     def num_views(self) -> int:
         """Views of the group."""
-        return self.group[1] - self.group[0] + 1
+        return len(self.view_numbers)
+
+    @property
+    def view_numbers(self) -> range:
+        """The numbers of the views."""
+        return range(self.group[0], self.group[1] + 1)
 
 
 def all_units(plan: Plan) -> list[Unit]:

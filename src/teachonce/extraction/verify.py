@@ -21,8 +21,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from PIL import Image
 
 from teachonce.engine.buffers import Arena
 from teachonce.engine.jobs import count_done, num_cores, run_jobs
@@ -31,18 +29,18 @@ from teachonce.errors import CheckError, ConfigError, TeachonceError
 from teachonce.extraction.config import VerifyConfig
 from teachonce.models.classifier import Classifier, load_model
 from teachonce.pixels.decode import decode_record
+from teachonce.pixels.frames import pixel_versions
 from teachonce.pixels.preprocessing import Preprocessing
-from teachonce.pixels.render import pixel_versions
-from teachonce.pixels.render_views import Looker, StoredViews
+from teachonce.pixels.render import RecordView, ViewReader, render_views
 from teachonce.records.discovery import open_records
-from teachonce.records.source import Places, Record, RecordSource
+from teachonce.records.source import Location, Places, RecordSource
 from teachonce.rng import generator
 from teachonce.store.arrow_files import pixels_hash
 from teachonce.store.checks import check_keys as compare_keys
 from teachonce.store.checks import check_same_data
 from teachonce.store.plan import MANIFEST_NAME
 from teachonce.store.store import Store
-from teachonce.views.policy import CenterPolicy
+from teachonce.store.stored_views import StoredViews
 
 BLOCK_RECORDS = 64
 """Records that are read and compared at once."""
@@ -122,13 +120,13 @@ def check_logits(
     Raises CheckError naming the record that lies furthest out, when it lies beyond codec and arithmetic.
     """
     tolerance = RELATIVE_TOLERANCE[store.plan.teacher["precision"]]
-    looker = _build_looker(store, source)
+    reader = ViewReader(source, StoredViews(store))
     largest_error, largest_excess, worst = 0.0, 0.0, ""
     for start in range(0, len(sample), batch_size):
         chosen = sample[start : start + batch_size]
-        records = [source.read_record(shard, row) for shard, row, _ in chosen]
-        pixels = [_read_pixels(looker, teacher.preprocessing, source, place)[1] for place in chosen]
-        fresh = teacher.collect_logits(teacher.logits(torch.from_numpy(np.stack(pixels))))
+        seen = [_read_view(reader, (shard, row), view) for shard, row, view in chosen]
+        pixels = render_views(seen, teacher.preprocessing)
+        fresh = teacher.collect_logits(teacher.logits(torch.from_numpy(pixels)))
         rows = [store.read_rows(shard, view, [row]) for shard, row, view in chosen]
         columns = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
         slack = tolerance * np.abs(fresh).max(axis=1).astype(np.float64) + 1e-6
@@ -141,8 +139,9 @@ def check_logits(
         at = int(excess.argmax())
         if excess[at] > largest_excess:
             largest_excess = float(excess[at])
+            record = seen[at].record
             worst = (
-                f"{records[at].where} ({records[at].filename}) view {chosen[at][2]}: fresh and stored logits differ by "
+                f"{record.where} ({record.filename}) view {chosen[at][2]}: fresh and stored logits differ by "
                 f"{errors[at].max():.4g}, {excess[at]:.1f} times what codec {store.codec.name} and "
                 f"{store.plan.teacher['precision']} allow"
             )
@@ -166,12 +165,13 @@ def check_pixels(store: Store, source: RecordSource, count: int) -> int:
     if len(samples) > count:
         samples = [samples[at] for at in np.linspace(0, len(samples) - 1, count).astype(np.int64).tolist()]
     preprocessing = Preprocessing.from_json(store.plan.teacher["preprocessing"]) if samples else None
-    looker = _build_looker(store, source)
+    reader = ViewReader(source, StoredViews(store))
     for shard, sample in samples:
         assert preprocessing is not None
-        record, pixels, image = _read_pixels(looker, preprocessing, source, (shard, sample.row, sample.view))
-        where = f"{record.where} ({record.filename}) view {sample.view}"
-        if pixels_hash(np.asarray(image)) != sample.image_xxh3:
+        seen = _read_view(reader, (shard, sample.row), sample.view)
+        pixels = render_views([seen], preprocessing)[0]
+        where = f"{seen.record.where} ({seen.record.filename}) view {sample.view}"
+        if pixels_hash(np.asarray(decode_record(seen.record))) != sample.image_xxh3:
             raise CheckError(
                 f"{where}: the same bytes decode to other pixels than at extraction: another decoder "
                 f"({_versions(store, 'pillow', 'decoder')}); use that version, or extract again"
@@ -228,22 +228,9 @@ def _check_teacher(store: Store, teacher: Classifier) -> None:
         )
 
 
-def _build_looker(store: Store, source: RecordSource) -> Looker | None:
-    return None if isinstance(store.policy, CenterPolicy) else Looker(source, StoredViews(store))
-
-
-def _read_pixels(
-    looker: Looker | None, preprocessing: Preprocessing, source: RecordSource, place: tuple[int, int, int]
-) -> tuple[Record, NDArray[Any], Image.Image]:
-    """(record, pixels as the teacher saw them, decoded image) of (shard, row, view)."""
-    shard, row, view = place
-    if looker is None:
-        record = source.read_record(shard, row)
-        image = decode_record(record)
-        return record, preprocessing.apply(image), image
-    look = looker.look(shard, row, view)
-    pixels = look.pixels(preprocessing.size_px, preprocessing.interpolation)
-    return look.record, pixels, decode_record(look.record)
+def _read_view(reader: ViewReader, location: Location, view: int) -> RecordView:
+    (found,) = reader.read([location], view)
+    return found
 
 
 def _versions(store: Store, *names: str) -> str:

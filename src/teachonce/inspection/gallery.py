@@ -20,13 +20,13 @@ from teachonce.codecs.softmax import log_softmax
 from teachonce.inspection.measures import num_known, spread_evenly, top_classes
 from teachonce.pixels.decode import decode_record, resize_image
 from teachonce.pixels.preprocessing import Preprocessing
-from teachonce.pixels.render_views import Looker, StoredViews
+from teachonce.pixels.render import ViewReader, render_views
 from teachonce.records.source import RecordSource
 from teachonce.rng import generator
 from teachonce.store.checks import check_key, check_same_data
 from teachonce.store.store import Store
+from teachonce.store.stored_views import StoredViews
 from teachonce.views.operations import Operation
-from teachonce.views.policy import CropPolicy
 from teachonce.views.view import RELATIVE_ONE, Box, View
 
 MAX_PICTURE_PX = 256
@@ -47,8 +47,7 @@ class SeenView:
     """The likeliest labels with their probabilities at temperature 1, likeliest first."""
     label_prob: float | None
     """The teacher's probability of the label; None where the teacher has no such class."""
-    view: View | None
-    """None for policy center."""
+    view: View
     partner_label: int | None
     """Of the mix's partner."""
     image_size: tuple[int, int] | None
@@ -59,7 +58,7 @@ class SeenView:
     @property
     def labels(self) -> list[tuple[int, float]]:
         """The labels of the view with their shares: one, or two where it is mixed with a record of another class."""
-        if self.view is None or self.view.mix is None or self.partner_label in (None, self.label):
+        if self.view.mix is None or self.partner_label in (None, self.label):
             return [(self.label, 1.0)]
         return [(self.label, self.view.mix.share), (self.partner_label, 1 - self.view.mix.share)]
 
@@ -75,11 +74,9 @@ class Gallery:
     def __init__(self, store: Store, source: RecordSource | None) -> None:
         self.store = store
         self.source = source
-        self.looker: Looker | None = None
+        self.reader = None if source is None else ViewReader(source, StoredViews(store))
         if source is not None:
             check_same_data(store, source.describe())
-            if isinstance(store.policy, CropPolicy):
-                self.looker = Looker(source, StoredViews(store))
         entry = store.plan.teacher.get("preprocessing")
         self.preprocessing = None if entry is None else Preprocessing.from_json(entry)
         """None where the teacher is not known, as for imported logits."""
@@ -106,21 +103,19 @@ class Gallery:
         offset = store.class_space.offset
         label = int(store.read_labels(shard)[row])
         has_class = 0 <= label - offset < len(probs)
-        image_size, pixels, view, partner_label = None, None, None, None
-        if isinstance(store.policy, CropPolicy):
-            view = store.read_views(shard, number, [row])[0]
-            if view.mix is not None:
-                partner_label = int(store.read_labels(shard)[store.find_row(shard, view.mix.partner)])
-        if self.looker is not None:
-            look = self.looker.look(shard, row, number)
-            image_size = decode_record(look.record).size
-            # A random policy is never stored without the teacher's preprocessing: the pixels depend on its size.
-            assert self.preprocessing is not None
-            pixels = look.pixels(self.preprocessing.size_px, self.preprocessing.interpolation)
-        elif self.source is not None:
-            image = self._read_image(shard, row)
+        image_size, pixels, partner_label = None, None, None
+        (view,) = store.read_views(shard, number, [row])
+        if view.mix is not None:
+            partner_label = int(store.read_labels(shard)[store.find_row(shard, view.mix.partner)])
+        if self.reader is not None:
+            (seen,) = self.reader.read([(shard, row)], number)
+            image = decode_record(seen.record)
             image_size = image.size
-            pixels = _whole(image) if self.preprocessing is None else _to_bytes(self.preprocessing.apply(image))
+            # Imported logits come without a teacher, and so without its preprocessing.
+            if self.preprocessing is None:
+                pixels = _whole(image)
+            else:
+                pixels = _to_bytes(render_views([seen], self.preprocessing)[0])
         return SeenView(
             shard=shard,
             row=row,
@@ -161,7 +156,7 @@ def shrink(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 def describe_view(seen: SeenView, gallery: Gallery) -> list[str]:
     """What was done to the record, in the order of doing, one phrase a step; nothing for policy center."""
     view = seen.view
-    if view is None:
+    if view.box is None:
         return []
     left, top, right, bottom = view.box
     crop = f"crop {right - left}×{bottom - top} px at ({left}, {top})"

@@ -36,7 +36,6 @@ from teachonce.pages.page import escape, render_columns, render_facts, render_nu
 from teachonce.records.discovery import open_records
 from teachonce.storage.files import atomic_write
 from teachonce.store.store import Store
-from teachonce.views.policy import CenterPolicy, CropPolicy
 
 PAGE_NAME = "inspect.html"
 NUM_PICTURES = 24
@@ -187,7 +186,7 @@ def _describe_look(gallery: Gallery) -> str:
     if preprocessing is None:
         whole = "" if gallery.source is None else ": shown is the whole image"
         return f"The logits came without a teacher, so its preprocessing is not known{whole}."
-    if isinstance(gallery.store.policy, CenterPolicy):
+    if not gallery.store.policy.is_random:
         return f"The teacher looks at every record in one way: {escape(describe_preprocessing(preprocessing))}."
     scaled = f"; here at most {SHOWN_PX} px" if gallery.source is not None and preprocessing.size_px > SHOWN_PX else ""
     return (
@@ -199,7 +198,7 @@ def _describe_look(gallery: Gallery) -> str:
 def _render_views(gallery: Gallery) -> str:
     """The record that the middle picture of the sheet is of, in its first views; nothing where there is one view."""
     store = gallery.store
-    if store.num_views < 2 or not isinstance(store.policy, CropPolicy):
+    if store.num_views < 2 or not store.policy.is_random:
         return ""
     places = gallery.choose_places(NUM_PICTURES)
     shard, row, _ = places[len(places) // 2]

@@ -26,7 +26,6 @@ from teachonce.records.class_space import ClassSpace, map_logits, resolve_offset
 from teachonce.records.source import Places
 from teachonce.store.plan import MANIFEST_NAME, PLAN_NAME
 from teachonce.store.store import Store
-from teachonce.views.policy import CenterPolicy
 
 _opening = threading.Lock()  # of a table's files, which several threads read
 _COMMA = ord(",")
@@ -79,7 +78,7 @@ def open_logit_table(path: Path, *, split: str, num_classes: int, background_log
     table: LogitTable
     if (path / MANIFEST_NAME).exists() or (path / PLAN_NAME).exists():
         store = Store(path)
-        if not isinstance(store.policy, CenterPolicy):
+        if store.policy.is_random:
             raise ConfigError(
                 f"{path}: holds what the teacher said of random views (policy {store.policy.name}), which is "
                 "nothing to put beside whole images; give a store of policy center"

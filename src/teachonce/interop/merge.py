@@ -36,7 +36,6 @@ from teachonce.records.tfrecord.tf_example import replace_feature, splice_entry
 from teachonce.storage.files import atomic_write, read_json, write_json
 from teachonce.store.checks import check_key, check_same_data
 from teachonce.store.store import Store
-from teachonce.views.policy import CenterPolicy
 
 WORKER_BYTES = 1 << 28
 """Bytes of records for which it pays to start one more process: it takes about as long as to merge half of them."""
@@ -59,7 +58,7 @@ def merge(config: MergeConfig) -> None:
     check_same_data(store, source.describe())
     if not 0 <= config.view < store.num_views:
         raise ConfigError(f"--view {config.view}: expected 0 to {store.num_views - 1}, the views of {config.store}")
-    if not isinstance(store.policy, CenterPolicy):
+    if store.policy.is_random:
         warnings.warn(
             f"{config.store}: view {config.view} is a random crop, and a reader of the merged records does not see "
             "which; train from the store instead",

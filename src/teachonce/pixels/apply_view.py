@@ -31,6 +31,7 @@ def apply_view(
     A mixed view needs ``partner_pixels``: the partner's own view, without mix, at the same size. Raises StoreError when
     the box does not lie in the image, which means that the image is not the one drawn for.
     """
+    assert view.box is not None, "CENTER is rendered through a preprocessing"
     left, top, right, bottom = view.box
     if not (0 <= left < right <= image.width and 0 <= top < bottom <= image.height):
         raise StoreError(f"view box {view.box} does not lie in the image of {image.width} x {image.height} px")

@@ -52,10 +52,6 @@ class RecordsInMemory(RecordSource):
         assert self._with_logits or not with_logits
         yield from self._records[shard]
 
-    def read_boxes(self) -> None:
-        """Nothing to do: asked before the records are read, or too late."""
-        assert self.with_boxes, "read the boxes of the source before it is taken into memory"
-
     def describe(self) -> dict[str, Any]:
         """As the source: it is the same data."""
         return self._description

@@ -1,142 +1,149 @@
-"""From encoded images to the pixels of boxes, many at once: what every looker, loader and evaluation calls.
+"""The one way from bytes to pixels: records read with their views, and views rendered at any size.
 
-A ``FRAME`` says which pixels: a box of the image, the size that the box is resized to, the window of the resized that
-is kept, and whether it is flipped. The kernel makes them where it can, straight into the caller's array; the rest goes
-through ``images``, which is also the reference: both give the same bits (tests/pixels/test_render.py).
+Whoever looks, teacher, student, evaluation or auditor, reads through a ``ViewReader`` and renders with
+``render_views``. A crop is rendered at the size and with the filter of who looks; ``CENTER`` through its whole
+evaluation preprocessing. A mixed view takes a second record: its partner is read and checked by key too, and is seen
+through its own view of the same number.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from teachonce.errors import ImageError, StoreError, TeachonceError
-from teachonce.native import addresses
-from teachonce.pixels.decode import MAX_PIXELS, Encoded, Interpolation, decode_image, image_size, resize_image
-from teachonce.pixels.kernel import FILTERS, SOURCE, VIEW, describe_decoder, load_kernel
+from teachonce.errors import ImageError, StoreError
+from teachonce.pixels.apply_view import finish_view
+from teachonce.pixels.decode import decode_record
+from teachonce.pixels.frames import FRAME, image_sizes, read_pixels, square_frames
 from teachonce.pixels.preprocessing import Preprocessing
-from teachonce.versions import library_versions
-
-FRAME = np.dtype(
-    [("box", np.int32, 4), ("resized", np.int32, 2), ("window", np.int32, 4), ("flip", np.int32)],
-)
-"""box: left, top, right, bottom; resized: width, height; window: left, top, width, height."""
+from teachonce.pixels.view_sources import ViewSource
+from teachonce.records.source import Location, Record, RecordSource
+from teachonce.views.view import CENTER, View
 
 
-def pixel_versions() -> dict[str, str]:
-    """``library_versions``, and under ``decoder`` what makes pixels here: what a store's manifest says."""
-    return library_versions() | {"decoder": describe_decoder()}
+@dataclass(frozen=True, slots=True)
+class RecordView:
+    """A record with one of its views; ``partner`` is there for a mixed one."""
+
+    record: Record
+    view: View
+    partner: RecordView | None = None
 
 
-def square_frames(boxes: Any, flips: Any, size_px: int) -> NDArray[Any]:
-    """Frames [N] of boxes [N, 4] resized to squares."""
-    frames = np.zeros(len(boxes), FRAME)
-    frames["box"], frames["flip"] = boxes, flips
-    frames["resized"] = size_px
-    frames["window"] = (0, 0, size_px, size_px)
-    return frames
+class ViewReader:
+    """Reads records together with their ``views``; safe to use from several threads, and picklable."""
+
+    def __init__(self, records: RecordSource, views: ViewSource) -> None:
+        self.records = records
+        self.views = views
+
+    def read(
+        self, locations: Sequence[Location], number: int, records: Sequence[Record] | None = None
+    ) -> list[RecordView]:
+        """View ``number`` of several records, which may have been read already (and then are not checked again).
+
+        Raises StoreError where record or partner are not those of the views, ImageError where there is no image.
+        """
+        if records is None:
+            records = self.records.read_batch(locations)
+            self.views.check(locations, records)
+        views = self.views.views_of(locations, number, records)
+        partners = self._read_partners(locations, number, records, views) if self.views.has_mix else {}
+        return [
+            RecordView(record, view, partners.get(index))
+            for index, (record, view) in enumerate(zip(records, views, strict=True))
+        ]
+
+    def _read_partners(
+        self, locations: Sequence[Location], number: int, records: Sequence[Record], views: Sequence[View]
+    ) -> dict[int, RecordView]:
+        """The partners by position in ``records``."""
+        mixes = [(index, view.mix) for index, view in enumerate(views) if view.mix is not None]
+        if not mixes:
+            return {}
+        partner_locations = [
+            (locations[index][0], self.views.partner_row(locations[index][0], mix.partner)) for index, mix in mixes
+        ]
+        partners = self.records.read_batch(partner_locations)
+        for (index, mix), partner in zip(mixes, partners, strict=True):
+            if partner.key != mix.partner:
+                raise StoreError(
+                    f"{partner.where}: key {partner.key:016x} ({partner.filename}), the mix of {records[index].where} "
+                    f"was made with {mix.partner:016x}: the image changed since extraction; extract again"
+                )
+        self.views.check(partner_locations, partners)
+        own = self.views.views_of(partner_locations, number, partners)
+        return {
+            index: RecordView(partner, view.without_mix())
+            for (index, _), partner, view in zip(mixes, partners, own, strict=True)
+        }
 
 
-def image_sizes(encoded: Sequence[Encoded], places: Sequence[str]) -> NDArray[np.int32]:
-    """(width, height) [N, 2] of images, from their headers; ImageError, with its place, for the first without one."""
-    sizes = np.zeros((len(encoded), 2), np.int32)
-    left = list(range(len(encoded)))
-    kernel = load_kernel()
-    if kernel is not None:
-        sources = _sources(encoded)
-        kernel.measure(sources)
-        sizes[:, 0], sizes[:, 1] = sources["width"], sources["height"]
-        is_too_large = sizes.astype(np.int64).prod(axis=1) > MAX_PIXELS
-        left = np.flatnonzero((sources["status"] != 0) | is_too_large).tolist()
-    for index in left:
-        try:
-            sizes[index] = image_size(encoded[index])
-        except ImageError as error:
-            raise error.at(places[index]) from error
-    return sizes
-
-
-def read_pixels(
-    encoded: Sequence[Encoded],
-    frames: NDArray[Any],
-    places: Sequence[str],
-    out: NDArray[np.uint8],
+def render_views(
+    record_views: Sequence[RecordView],
+    preprocessing: Preprocessing,
     *,
-    interpolation: Interpolation = "bilinear",
-    num_frames: int = 1,
-) -> None:
-    """Fill ``out`` [N * num_frames, height, width, 3] with the pixels of ``num_frames`` frames of each of N images.
-
-    Antialiased, rounded to uint8: the bits of ``images.resize_image``. All windows have the size of ``out``. Raises
-    ImageError where an image does not decode, StoreError where a box does not lie in its image, with the place of it.
-    """
-    assert len(frames) == len(out) == len(encoded) * num_frames and out.dtype == np.uint8 and out.flags.c_contiguous
-    # The kernel writes what the windows say, into memory of the size that ``out`` says.
-    assert out.shape[3] == 3 and (frames["window"][:, 2:] == (out.shape[2], out.shape[1])).all()
-    left = list(range(len(encoded)))
-    kernel = load_kernel()
-    if kernel is not None and interpolation in FILTERS and len(encoded):
-        views = np.empty(len(frames), VIEW)
-        for name in ("box", "resized", "window", "flip"):
-            views[name] = frames[name]
-        views["out"] = out.ctypes.data + np.arange(len(out), dtype=np.uint64) * np.uint64(out[0].nbytes)
-        views["filter"] = FILTERS[interpolation]
-        sources = _sources(encoded)
-        sources["num_views"] = num_frames
-        sources["first_view"] = np.arange(len(encoded)) * num_frames
-        kernel.look(sources, views)
-        left = np.flatnonzero(sources["status"]).tolist()
-    for index in left:
-        own = slice(index * num_frames, (index + 1) * num_frames)
-        try:
-            _read_with_pillow(decode_image(encoded[index]), frames[own], out[own], interpolation)
-        except TeachonceError as error:
-            raise error.at(places[index]) from error
-
-
-def preprocess_images(
-    encoded: Sequence[Encoded], places: Sequence[str], preprocessing: Preprocessing
+    out: NDArray[np.uint8] | None = None,
+    num_views: int = 1,
 ) -> NDArray[np.uint8] | NDArray[np.float32]:
-    """Pixels [N, size_px, size_px, 3] of images as ``Preprocessing.apply`` makes them; ImageError with the place."""
+    """Pixels [N, size_px, size_px, 3] of N record views as ``preprocessing`` wants them, into ``out`` if given.
+
+    uint8; float32 in 0..255 where nothing rounds them (``CENTER`` without antialiasing). Of ``preprocessing`` a crop
+    takes size and filter. Each ``num_views`` items in turn are of one record, which is decoded once. Raises ImageError
+    where an image does not decode, StoreError where a view is not of its image, with the record's place.
+    """
     if not preprocessing.antialias:
-        pixels: list[NDArray[Any]] = []
-        for item, place in zip(encoded, places, strict=True):
-            try:
-                pixels.append(preprocessing.apply(decode_image(item)))
-            except ImageError as error:
-                raise error.at(place) from error
-        return np.stack(pixels)
-    frames = np.zeros(len(encoded), FRAME)
-    for index, (width, height) in enumerate(image_sizes(encoded, places).tolist()):
-        try:
-            frames["box"][index], frames["resized"][index], frames["window"][index] = preprocessing.frame(width, height)
-        except ImageError as error:
-            raise error.at(places[index]) from error
-    out = np.empty((len(encoded), preprocessing.size_px, preprocessing.size_px, 3), np.uint8)
-    read_pixels(encoded, frames, places, out, interpolation=preprocessing.interpolation)
+        assert out is None and all(item.view == CENTER for item in record_views), "crops are antialiased"
+        return _render_unrounded([item.record for item in record_views], preprocessing)
+    if out is None:
+        out = np.empty((len(record_views), preprocessing.size_px, preprocessing.size_px, 3), np.uint8)
+    records = [item.record for item in record_views[::num_views]]
+    read_pixels(
+        [record.encoded for record in records],
+        _frames(record_views, preprocessing),
+        [record.where for record in records],
+        out,
+        interpolation=preprocessing.interpolation,
+        num_frames=num_views,
+    )
+    partners = [item.partner for item in record_views if item.partner is not None]
+    partner_pixels = iter(render_views(partners, preprocessing) if partners else ())
+    for index, item in enumerate(record_views):
+        if not item.view.is_crop:
+            out[index] = finish_view(out[index], item.view, None if item.partner is None else next(partner_pixels))
     return out
 
 
-def _sources(encoded: Sequence[Encoded]) -> NDArray[Any]:
-    sources = np.zeros(len(encoded), SOURCE)
-    sources["bytes"] = addresses(encoded)
-    sources["num_bytes"] = [len(item) for item in encoded]
-    return sources
+def render_center(records: Sequence[Record], preprocessing: Preprocessing) -> NDArray[np.uint8] | NDArray[np.float32]:
+    """Records as a model's evaluation sees them: ``render_views`` of ``CENTER``."""
+    return render_views([RecordView(record, CENTER) for record in records], preprocessing)
 
 
-def _read_with_pillow(
-    image: Image.Image, frames: NDArray[Any], out: NDArray[np.uint8], interpolation: Interpolation
-) -> None:
-    for frame, pixels in zip(frames, out, strict=True):
-        left, top, right, bottom = box = tuple(frame["box"].tolist())
-        if not (0 <= left < right <= image.width and 0 <= top < bottom <= image.height):
-            raise StoreError(f"view box {box} does not lie in the image of {image.width} x {image.height} px")
-        resized = resize_image(image, *frame["resized"].tolist(), box=box, interpolation=interpolation)
-        x, y, width, height = frame["window"].tolist()
-        # The window of a flipped frame is that of the frame before it is flipped.
-        window = resized[y : y + height, x : x + width]
-        pixels[:] = window[:, ::-1] if frame["flip"] else window
+def _frames(record_views: Sequence[RecordView], preprocessing: Preprocessing) -> NDArray[Any]:
+    boxes = [item.view.box for item in record_views]
+    if None not in boxes:
+        return square_frames(boxes, [item.view.flip for item in record_views], preprocessing.size_px)
+    assert all(box is None for box in boxes), "views of one policy"
+    records = [item.record for item in record_views]
+    frames = np.zeros(len(records), FRAME)
+    sizes = image_sizes([record.encoded for record in records], [record.where for record in records]).tolist()
+    for index, (width, height) in enumerate(sizes):
+        try:
+            frames["box"][index], frames["resized"][index], frames["window"][index] = preprocessing.frame(width, height)
+        except ImageError as error:
+            raise error.at(records[index].where) from error
+    return frames
+
+
+def _render_unrounded(records: Sequence[Record], preprocessing: Preprocessing) -> NDArray[np.float32]:
+    pixels = []
+    for record in records:
+        try:
+            pixels.append(preprocessing.apply(decode_record(record)))
+        except ImageError as error:
+            raise error.at(record.where) from error
+    return np.stack(pixels)

@@ -23,8 +23,8 @@ def find_splits(data: Path) -> list[str]:
     return sorted(splits)
 
 
-def open_records(data: Path, split: str) -> RecordSource:
-    """The records of a split: its TFRecord shards, else its class folders.
+def open_records(data: Path, split: str, *, with_boxes: bool = False) -> RecordSource:
+    """The records of a split: its TFRecord shards, else its class folders; ``with_boxes`` as in ``RecordSource``.
 
     Raises ConfigError where there is neither, RecordError where what is there is incomplete.
     """
@@ -32,9 +32,9 @@ def open_records(data: Path, split: str) -> RecordSource:
         raise ConfigError(f"{data}: no such folder; expected TFRecord shards or SPLIT/CLASS folders of images")
     paths = find_shards(data, split)
     if paths:
-        return TFRecordSource(data, split, paths)
+        return TFRecordSource(data, split, paths, with_boxes=with_boxes)
     if (data / split).is_dir():
-        return FolderSource(data, split)
+        return FolderSource(data, split, with_boxes=with_boxes)
     others = find_splits(data)
     found = f"only {', '.join(others)}" if others else "no records at all"
     raise ConfigError(

@@ -25,8 +25,9 @@ class FolderSource(RecordSource):
 
     format = "folder"
 
-    def __init__(self, data: Path, split: str) -> None:
+    def __init__(self, data: Path, split: str, *, with_boxes: bool = False) -> None:
         self.split = split
+        self.with_boxes = with_boxes
         names = find_data_classes(data, split)
         folders = find_class_folders(data / split)
         if not folders:

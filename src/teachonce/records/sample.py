@@ -28,11 +28,8 @@ class SampleSource(RecordSource):
         self.source = source
         self.places = list(places)
         self.split, self.classes, self.format = source.split, source.classes, source.format
+        self.with_boxes = source.with_boxes
         self.shards = (ShardInfo(shard_name(source.split, 0, 1), None, len(self.places), 0),)
-
-    def read_boxes(self) -> None:
-        """Ask the source for them."""
-        self.source.read_boxes()
 
     def read_record(self, shard: int, row: int, *, with_logits: bool = False) -> Record:
         """The record at the ``row``-th place."""

@@ -55,6 +55,10 @@ class ShardInfo:
     num_bytes: int
 
 
+Location = tuple[int, int]
+"""(shard, row) of a record."""
+
+
 class Places:
     """Which shard and row the records are that are counted through all shards, in order."""
 
@@ -81,11 +85,7 @@ class RecordSource(ABC):
     classes: ClassTable | None
     format: str
     with_boxes: bool = False
-    """Whether records come with their bounding boxes, see ``read_boxes``."""
-
-    def read_boxes(self) -> None:
-        """From now on read the bounding boxes too, for whoever draws crops by them; a folder has none."""
-        self.with_boxes = True
+    """Whether records come with their bounding boxes (of which a folder has none), for whoever draws crops by them."""
 
     @property
     def num_records(self) -> int:

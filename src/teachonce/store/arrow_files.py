@@ -62,13 +62,13 @@ def write_views(
     views: Sequence[Sequence[View]] | None,
     layout: ViewLayout = CROP_ONLY,
 ) -> None:
-    """Write a view file from logits [V, N, C] and, where the policy draws any, the views [V][N] in its ``layout``.
+    """Write a view file from logits [V, N, C] and the views [V][N], as ``layout`` stores them (None: not at all).
 
     Raises LogitsError, with view and row, where a logit is not finite; then nothing is written.
     """
     batches = []
     for index, view_logits in enumerate(logits):
-        columns = dict(encode_views(views[index], layout)) if views is not None else {}
+        columns = {} if views is None else encode_views(views[index], layout)
         columns |= codec.encode_logits(view_logits)
         batches.append(pa.record_batch({name: _to_arrow(values) for name, values in columns.items()}))
     schema = batches[0].schema.with_metadata({"keys_xxh3": keys_hash(keys)})

@@ -18,8 +18,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from teachonce.errors import PlanMismatchError, StoreError, TeachonceError
+from teachonce.errors import PlanMismatchError, RecordError, StoreError, TeachonceError
 from teachonce.records.class_space import ClassSpace
+from teachonce.records.source import Record
 from teachonce.storage.files import read_json, write_json
 from teachonce.store.arrow_files import (
     file_entry,
@@ -117,6 +118,14 @@ class Plan:
         entry = dict(self.policy)
         seed = entry.pop("seed", 0)
         return policy_from_json(entry), seed
+
+    def check_label(self, record: Record) -> None:
+        """Raise RecordError where a record's label is not one of the data's classes."""
+        if not 0 <= record.label < self.data_classes:
+            raise RecordError(
+                f"{record.where}: label {record.label}, expected 0 to {self.data_classes - 1}; give --num-classes or "
+                "--offset that fit the data"
+            )
 
     def unit_files(self) -> dict[tuple[str, tuple[int, int]], list[str]]:
         """The files of each unit: (shard name, group of views) -> records, views and, where there is one, sample.

@@ -158,11 +158,11 @@ class Store:
         return keys, labels
 
     def read_views(self, shard: int, view: int, rows: Sequence[int] | NDArray[np.integer] | slice) -> list[View]:
-        """The stored views of some rows; StoreError for a policy that stores none (center)."""
-        columns = self.read_columns(shard, view)
-        if "box" not in columns:
-            raise StoreError(f"{self.path}: policy {self.plan.policy['name']} stores no views to replay")
-        return decode_views({name: values[rows] for name, values in columns.items() if name in VIEW_COLUMNS})
+        """The views of some rows, as stored; ``CENTER`` for the policy that stores none."""
+        columns = {
+            name: values[rows] for name, values in self.read_columns(shard, view).items() if name in VIEW_COLUMNS
+        }
+        return decode_views(columns, len(self.read_keys(shard)[rows]))
 
     def read_samples(self) -> list[tuple[int, Sample]]:
         """(shard, sample) of every sample of the views that are read; none in a store that keeps no samples."""

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from teachonce.losses.options import MixupType
 from teachonce.models.options import Precision
 from teachonce.options import Repeated, flag, require, to_json
-from teachonce.views.options import MixOptions
+from teachonce.views.options import MixOptions, ViewOrderName
 
 ScheduleName = Literal["cosine", "step", "exponential", "polynomial", "piecewise", "fixed"]
 
@@ -190,7 +190,7 @@ class TrainConfig(TrainingOptions):
     """Several stores: weights of the average, such as 0.7,0.3. Default: equal."""
     views: int | None = None
     """Use only the first so many views of the store. Default: all that are whole (resuming: those it began with)."""
-    view_order: Literal["sequential", "permuted"] = "sequential"
+    view_order: ViewOrderName = "sequential"
     """Which of the V views an epoch uses: view epoch mod V, or each V epochs a permutation drawn by --seed."""
     own_views: bool = False
     """Draw the student's own views instead of replaying the store's: breaks the agreement of teacher and student."""

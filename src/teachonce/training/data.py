@@ -13,22 +13,27 @@ from typing import Any
 
 import xxhash
 
-from teachonce.data.dataset import EvalDataset, KDDataset
+from teachonce.data.dataset import EvalDataset, KDDataset, find_num_classes
+from teachonce.data.logit_sources import RecordLogits
+from teachonce.data.stored_logits import StoredLogits
 from teachonce.errors import ConfigError
 from teachonce.models.fine_tuning import InitialRun, hash_classes, initial_preprocessing, open_initial_run
 from teachonce.models.spec import override_preprocessing, parse_model_spec
 from teachonce.options import to_json
 from teachonce.pixels.in_memory import RecordsInMemory
 from teachonce.pixels.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from teachonce.pixels.view_sources import DrawnViews, OwnViews, ViewSource
 from teachonce.records.class_space import ClassSpace
 from teachonce.records.discovery import open_records
 from teachonce.records.source import RecordSource
 from teachonce.runs.run import read_begun
 from teachonce.store.store import Store
+from teachonce.store.stored_views import StoredViews
 from teachonce.training.config import TrainConfig
 from teachonce.versions import library_versions
 from teachonce.views.options import ViewOptions
-from teachonce.views.policy import CropPolicy, build_policy
+from teachonce.views.order import ViewOrder
+from teachonce.views.policy import Policy, build_policy
 
 _STUDENT_OPTIONS = {"weights", "pretrained", "interpolation", "mean", "std", "range"}
 
@@ -46,60 +51,79 @@ class TrainingData:
     initial: InitialRun | None = None
     """The run that the student starts from."""
 
+    @property
+    def stored(self) -> StoredLogits | None:
+        """The stored logits, where there are any."""
+        return self.train.logits if isinstance(self.train.logits, StoredLogits) else None
+
+    @property
+    def stores(self) -> list[Store]:
+        """The stores of the teachers."""
+        return [] if self.stored is None else self.stored.stores
+
+    @property
+    def num_views(self) -> int | None:
+        """Views of each record that the stores give; None without stores."""
+        return None if self.stored is None else self.stored.num_views
+
 
 def open_training_data(config: TrainConfig, online: Preprocessing | None = None) -> TrainingData:
     """The data of a training; raises ConfigError, StoreError or LogitsError where its parts do not fit together.
 
     ``online`` is what an online teacher wants to see.
     """
-    source = open_records(config.data, config.split)
+    policy = build_policy(config.policy, config)
+    source = open_records(config.data, config.split, with_boxes=policy.needs_boxes)
     initial = None if config.init is None else open_initial_run(config.init, config.student)
     preprocessing = student_preprocessing(config, initial)
     stores = open_stores(config) if config.temperature > 0 else []
-    use_record_logits = config.logits == "records" and config.temperature > 0
-    policy = build_policy(config.policy, config)
-    assert isinstance(policy, CropPolicy)
+    has_record_logits = config.logits == "records" and config.temperature > 0
     if config.in_memory:
-        if policy.needs_boxes:
-            source.read_boxes()
-        source = RecordsInMemory(source, with_logits=use_record_logits)
-    if online is None:
-        # Without an online teacher, mixup is of the batch (``mixup``); here it would be of the views.
-        policy = dataclasses.replace(policy, mix=None)
-
-    def build(class_space: ClassSpace | None) -> KDDataset:
-        return KDDataset(
-            source,
-            size=config.size,
-            seed=config.seed,
-            store=stores or None,
-            use_record_logits=use_record_logits,
-            class_space=class_space,
-            policy=policy,
-            interpolation=preprocessing.interpolation if preprocessing.antialias else "bilinear",
-            temperature=config.temperature or 1.0,
-            view_order=config.view_order,
-            own_views=config.own_views,
-            online=online,
-            view_seed=config.view_seed,
-            as_stored=True,
-        )
-
-    data_classes = config.num_classes or build(None).num_classes
+        source = RecordsInMemory(source, with_logits=has_record_logits)
+    order = ViewOrder(num_views=stores[0].num_views, kind=config.view_order, seed=config.seed) if stores else None
+    logits = StoredLogits(stores, order) if stores else RecordLogits() if has_record_logits else None
+    data_classes = config.num_classes or find_num_classes(source, logits)
     if not 0 <= config.offset < data_classes - 1:
         raise ConfigError(
             f"--offset {config.offset}: expected 0 to {data_classes - 2}, the data has {data_classes} classes"
         )
     space = ClassSpace(num_classes=data_classes - config.offset, offset=config.offset)
     validation = _open_validation(config, source)
+    train = KDDataset(
+        source,
+        _choose_views(config, policy, source, stores, order, is_online=online is not None),
+        logits,
+        size=config.size,
+        interpolation=preprocessing.interpolation if preprocessing.antialias else "bilinear",
+        class_space=space,
+        online=online,
+    )
     return TrainingData(
-        train=build(space),
+        train=train,
         validation=None if validation is None else EvalDataset(validation, preprocessing, space),
         preprocessing=preprocessing,
         data_classes=data_classes,
         classes_hash=None if source.classes is None else hash_classes(source.classes.names[config.offset :]),
         initial=initial,
     )
+
+
+def _choose_views(
+    config: TrainConfig,
+    policy: Policy,
+    source: RecordSource,
+    stores: list[Store],
+    order: ViewOrder | None,
+    *,
+    is_online: bool,
+) -> ViewSource:
+    """An online teacher's views are drawn as its extraction would; stored ones are replayed; else the student's own."""
+    if is_online:
+        return DrawnViews(policy, config.seed if config.view_seed is None else config.view_seed, source)
+    if stores and stores[0].policy.is_random and not config.own_views:
+        return StoredViews(stores[0], order)
+    # Without an online teacher mixup is of the batch (``losses.mixup``), and not of the views.
+    return OwnViews(policy, config.seed)
 
 
 def open_stores(config: TrainConfig) -> list[Store]:
@@ -151,10 +175,10 @@ def resolve_run(
         "classes_hash": data.classes_hash,
         "init_weights_sha256": None if data.initial is None else data.initial.weights_sha256,
         "preprocessing": data.preprocessing.to_json(),
-        "train_records": _identify(data.train.source),
-        "validation_records": None if data.validation is None else _identify(data.validation.source),
-        "store_fingerprint": _join([store.fingerprint for store in data.train.stores]),
-        "store_views": data.train.num_views or None,
+        "train_records": _identify(data.train.records),
+        "validation_records": None if data.validation is None else _identify(data.validation.records),
+        "store_fingerprint": _join([store.fingerprint for store in data.stores]),
+        "store_views": data.num_views,
         "online_weights_sha256": online_sha256,
         "world_size": world_size,
         "versions": library_versions(),
@@ -168,17 +192,19 @@ def warn_without_effect(config: TrainConfig, dataset: KDDataset) -> None:
             name for name in ("store", "logits") if config.temperature == 0 and getattr(config, name) is not None
         ],
         "needs teacher logits and --kd-temp > 0": ["kd_weight"] if config.temperature == 0 else [],
-        "needs a --store": [] if dataset.stores else ["views", "view_order", "own_views", "store_weights"],
+        "needs a --store": []
+        if isinstance(dataset.logits, StoredLogits)
+        else ["views", "view_order", "own_views", "store_weights"],
         "needs --kd-weight > 0": ["kd_temp"] if config.kd_weight == 0 else [],
         "needs --label-weight > 0": ["label_smoothing"] if config.label_weight == 0 else [],
         "is for --optimizer sgd": ["momentum"] if config.optimizer != "sgd" else [],
         "is for --mixup-alpha without an online --teacher": [] if config.mixes_batches else ["mixup_type"],
-        "needs --object-covered": [] if config.object_covered > 0 or dataset.replays_views else ["object_boxes"],
+        "needs --object-covered": [] if config.object_covered > 0 or dataset.views.is_replay else ["object_boxes"],
         "is not read where --eval-resize is given": ["eval_crop_frac"] if config.eval_resize is not None else [],
         **_idle_schedule_options(config),
         "needs a --validation-split": [] if _has_validation(config) else ["validation_data"],
         "does nothing where the store's views are replayed": (
-            ["policy", *(field.name for field in dataclasses.fields(ViewOptions))] if dataset.replays_views else []
+            ["policy", *(field.name for field in dataclasses.fields(ViewOptions))] if dataset.views.is_replay else []
         ),
         "is for an online --teacher": ["mix_prob", "cutmix_prob"] if config.teacher is None else [],
     }
@@ -188,7 +214,8 @@ def warn_without_effect(config: TrainConfig, dataset: KDDataset) -> None:
             if getattr(config, name) != defaults[name]:
                 flag = f"--{name.replace('_', '-')} {getattr(config, name)}"
                 warnings.warn(f"{flag} has no effect: it {reason}", stacklevel=3)
-    if dataset.stores and isinstance(dataset.stores[0].policy, CropPolicy):
+    stores = [] if dataset.logits is None else dataset.logits.stores
+    if stores and stores[0].policy.is_random:
         broken = [
             "--own-views: the student does not see what the teacher saw" if config.own_views else "",
             "--mixup-alpha: the teacher never saw the mixed images (extract --mixup-alpha shows them to it)"

@@ -13,7 +13,7 @@ was interrupted before it. The moving average ramps its decay up over the first 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import lightning
@@ -23,7 +23,6 @@ from timm.optim import create_optimizer_v2
 from timm.utils import ModelEmaV3, distribute_bn
 from torch import Tensor
 
-from teachonce.data.stored_logits import StoredTeachers
 from teachonce.errors import LogitsError, TeachonceError
 from teachonce.losses.losses import average_probs, kd_loss_from_probs, label_loss, label_probs, soften
 from teachonce.losses.metrics import ClassifierMetrics
@@ -66,7 +65,8 @@ class OnlineTeacher:
 class StudentModule(lightning.LightningModule):
     """``student`` maps [B, 3, H, W] to logits [B, C]; ``preprocessing`` says what its pixels become.
 
-    ``teachers`` decodes batches that hold a store's columns (``KDDataset(as_stored=True)``) instead of logits.
+    ``decode_stored`` makes the teacher logits of batches that hold a store's columns (``StoredLogits`` without a
+    temperature) instead of logits: (batch, temperature) to [B, C] or [B, M, C].
 
     A student with a method ``set_progress`` is told before each update which fraction of the training is done (0 at the
     first), for what is scheduled inside it, such as DropBlock's keep probability.
@@ -82,11 +82,11 @@ class StudentModule(lightning.LightningModule):
         preprocessing: Preprocessing,
         num_classes: int,
         online: OnlineTeacher | None = None,
-        teachers: StoredTeachers | None = None,
+        decode_stored: Callable[[Mapping[str, Tensor], float], Tensor] | None = None,
     ) -> None:
         super().__init__()
         self.online = online
-        self.teachers = teachers
+        self.decode_stored = decode_stored
         self.student = student
         self.config = config
         self.preprocessing = preprocessing
@@ -131,8 +131,8 @@ class StudentModule(lightning.LightningModule):
         if "shares" in batch:
             label_targets = self._mixed_labels(batch)
         mixup = None
-        if self.teachers is not None and self.teachers.is_in(batch):
-            teacher_logits = self.teachers.decode(batch, self.config.temperature)
+        if self.decode_stored is not None and teacher_logits is None:
+            teacher_logits = self.decode_stored(batch, self.config.temperature)
         if self.online is not None:
             teacher_logits = self.online(batch.get("teacher_pixels", batch["pixels"]))
         elif self.config.mixes_batches:

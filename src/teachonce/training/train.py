@@ -21,6 +21,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import lightning
@@ -203,11 +204,11 @@ def _guard(
     """Warn of what each store is about to teach, and watch whether the student passes the best of its teachers."""
     num_student = sum(parameter.numel() for parameter in module.student.parameters())
     best = None
-    for store in data.train.stores:
+    for store in data.stores:
         teaching = measure_teaching(store, config.temperature)
         warn_before_training(store, teaching, config.temperature, num_student)
         best = max(teaching.top1, best or 0.0)
-    if best is not None and data.train.replays_views and not data.train.mixes and config.mixup_alpha == 0:
+    if best is not None and data.train.views.is_replay and not data.train.views.has_mix and config.mixup_alpha == 0:
         trainer.callbacks.insert(0, TeacherPassed(best, recorder))  # type: ignore[attr-defined]  # Lightning adds it
 
 
@@ -246,8 +247,8 @@ def _build_module(
         offset = resolve_offset(teacher.num_classes, data.data_classes, offset, model=str(config.teacher))
         space = ClassSpace(num_classes=teacher.num_classes, offset=offset)
         online = OnlineTeacher(teacher, space, data.train.class_space)
-    teachers = data.train.teachers if data.train.stores else None
-    return StudentModule(student, config, data.preprocessing, data.train.num_classes, online, teachers)
+    decode = None if data.stored is None else partial(data.stored.decode, class_space=data.train.class_space)
+    return StudentModule(student, config, data.preprocessing, data.train.num_classes, online, decode)
 
 
 def _check_size(config: TrainConfig, student: torch.nn.Module, size_px: int, num_classes: int) -> None:
@@ -297,7 +298,7 @@ def _finish(
         "student": config.student,
         "num_parameters": sum(parameter.numel() for parameter in module.kept.parameters()),
         "store": "+".join(map(str, config.store)) or None,
-        "store_views": data.train.num_views or None,
+        "store_views": data.num_views,
         "kd_temp": config.temperature,
         "seed": config.seed,
     }

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from teachonce.errors import StoreError
 from teachonce.views.operations import OPERATION_NAMES, Operation
-from teachonce.views.view import Box, Erasing, Mix, View
+from teachonce.views.view import CENTER, Box, Erasing, Mix, View
 
 _NO_BOX: Box = (0, 0, 0, 0)
 
@@ -24,6 +24,8 @@ _NO_BOX: Box = (0, 0, 0, 0)
 class ViewLayout:
     """Which columns a policy's views need: a store has no column for what its policy never draws."""
 
+    has_box: bool = True
+    """Crop and flip; without them a view has no columns at all, it is ``CENTER``."""
     num_operations: int = 0
     num_erasings: int = 0
     has_mix: bool = False
@@ -32,6 +34,8 @@ class ViewLayout:
     @property
     def columns(self) -> tuple[str, ...]:
         """Names of the columns, in order."""
+        if not self.has_box:
+            return ()
         names = ["box", "flip"]
         if self.num_operations:
             names += ["operations", "magnitudes"]
@@ -46,7 +50,8 @@ class ViewLayout:
 
 CROP_ONLY = ViewLayout()
 """The layout of the policy ``crop``: box and flip."""
-
+CENTER_ONLY = ViewLayout(has_box=False)
+"""The layout of the policy ``center``: no columns."""
 
 VIEW_COLUMNS = frozenset(ViewLayout(num_operations=1, num_erasings=1, has_mix=True, has_mix_box=True).columns)
 
@@ -58,6 +63,8 @@ def encode_views(views: Sequence[View], layout: ViewLayout = CROP_ONLY) -> dict[
     Erased boxes: uint16 [4] and uint8 [3], 11 bytes each. Mix: partner uint64 and share float32, 12 bytes; 8 more for
     cutmix's box. A box of (0, 0, 0, 0) and a share of 1 mean that there is none.
     """
+    if not layout.has_box:
+        return {}
     count = len(views)
     columns: dict[str, NDArray[Any]] = {
         "box": np.array([view.box for view in views], np.uint16).reshape(count, 4),
@@ -86,9 +93,10 @@ def encode_views(views: Sequence[View], layout: ViewLayout = CROP_ONLY) -> dict[
     return columns
 
 
-def decode_views(columns: Mapping[str, NDArray[Any]]) -> list[View]:
-    """The views of the columns of ``encode_views``."""
-    count = len(columns["box"])
+def decode_views(columns: Mapping[str, NDArray[Any]], count: int) -> list[View]:
+    """The ``count`` views of the columns of ``encode_views``; other columns may stand beside them."""
+    if "box" not in columns:
+        return [CENTER] * count
     boxes = columns["box"].tolist()
     flips = columns["flip"].tolist()
     operations = _decode_operations(columns) if "operations" in columns else [()] * count

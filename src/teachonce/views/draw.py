@@ -3,7 +3,7 @@
 A view depends on nothing else: never on worker, order, batch or machine. Where crops must cover objects it depends on
 the record's boxes too, and its mix on the shard's set of record keys as well. The mix is drawn last, so a partner's
 pixels, which have no mix, need none of its shard's keys. Which numbers are drawn in which order is part of the format:
-golden views hold it (tests/views/test_draw.py).
+golden views hold it (tests/views/test_policy.py).
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from teachonce.rng import generator
 from teachonce.views.autoaugment import sample_sub_policy
 from teachonce.views.object_crop import sample_object_crop
 from teachonce.views.operations import OPERATION_NAMES, Operation
-from teachonce.views.policy import CropPolicy, RandAugment, RandomErasing, RandomMix
-from teachonce.views.view import MAX_SIDE_PX, RELATIVE_ONE, Box, Erasing, Mix, View
+from teachonce.views.policy import CenterPolicy, CropPolicy, Policy, RandAugment, RandomErasing, RandomMix
+from teachonce.views.view import CENTER, MAX_SIDE_PX, RELATIVE_ONE, Box, Erasing, Mix, View
 
 RANDAUGMENT_NAMES = OPERATION_NAMES[:14]
 """The operations that RandAugment draws from; later ones are not of its set, and the draws must stay what they were."""
 
 
 def draw_view(
-    policy: CropPolicy,
+    policy: Policy,
     seed: int,
     key: int,
     view: int,
@@ -45,7 +45,7 @@ def draw_view(
 
 def sample_view(
     rng: np.random.Generator,
-    policy: CropPolicy,
+    policy: Policy,
     width: int,
     height: int,
     *,
@@ -60,6 +60,8 @@ def sample_view(
     A mix is drawn only with ``shard_keys``: the record keys of the shard, sorted, each once. The partner is any of them
     but the record's own ``key``; a shard with no other record gives no mix.
     """
+    if isinstance(policy, CenterPolicy):
+        return CENTER
     if max(width, height) > MAX_SIDE_PX:
         raise ImageError(
             f"an image of {width} x {height} px: views reach up to {MAX_SIDE_PX} px a side; scale it down or remove it"

@@ -8,6 +8,7 @@ from typing import Literal
 from teachonce.options import flag, require
 
 PolicyName = Literal["center", "crop", "crop+randaugment", "crop+autoaugment"]
+ViewOrderName = Literal["sequential", "permuted"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,13 +1,16 @@
 """Policies: the distributions that views are drawn from.
 
-``center`` draws nothing and stores nothing: the teacher looks through its own evaluation preprocessing (the
-walkthrough's mode), and a student then trains with augmentation of its own. ``crop`` is Inception's random resized crop
-(Szegedy et al. 2015, arXiv:1409.4842, section 6) with the drawing rule of the field's common libraries: ten tries, then
-the largest central crop of an allowed aspect ratio. To it may be added RandAugment (Cubuk et al. 2020,
+``center`` has one view, ``CENTER``, which stores nothing: the teacher looks through its own evaluation preprocessing
+(the walkthrough's mode), and a student then trains with augmentation of its own. ``crop`` is Inception's random resized
+crop (Szegedy et al. 2015, arXiv:1409.4842, section 6) with the drawing rule of the field's common libraries: ten tries,
+then the largest central crop of an allowed aspect ratio. To it may be added RandAugment (Cubuk et al. 2020,
 arXiv:1909.13719; then the policy is called ``crop+randaugment``) or AutoAugment's policy for ImageNet (Cubuk et al.
 2018, arXiv:1805.09501; ``crop+autoaugment``, see ``autoaugment``), crops that must show enough of an object
-(``object_crops``), random erasing (Zhong et al. 2017, arXiv:1708.04896)
-and mixup or cutmix with a partner of the same shard, which the teacher then sees mixed.
+(``object_crop``), random erasing (Zhong et al. 2017, arXiv:1708.04896) and mixup or cutmix with a partner of the same
+shard, which the teacher then sees mixed.
+
+What is asked of a policy is asked of its properties (``is_random``, ``layout``, ``mix``, ``needs_boxes``), never of its
+class: ``center`` is a policy like any other.
 
 A view is a function of (seed, record key, view number, image size), of the record's boxes where crops must cover them,
 and its mix of the shard's set of record keys as well: never of worker, order, batch or machine. The mix is drawn last,
@@ -22,7 +25,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from teachonce.errors import ConfigError, StoreError
-from teachonce.views.columns import ViewLayout
+from teachonce.views.columns import CENTER_ONLY, ViewLayout
 from teachonce.views.options import MixOptions, ViewOptions
 
 
@@ -31,6 +34,11 @@ class CenterPolicy:
     """The teacher's own evaluation crop: one view, nothing drawn."""
 
     name: ClassVar[str] = "center"
+    is_random: ClassVar[bool] = False
+    """Whether there are views to draw, to store and to replay."""
+    needs_boxes: ClassVar[bool] = False
+    mix: ClassVar[None] = None
+    layout: ClassVar[ViewLayout] = CENTER_ONLY
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +126,7 @@ class RandomMix:
 class CropPolicy:
     """Random resized crop and horizontal flip; ``scale`` is a fraction of the area, ``ratio`` is width / height."""
 
+    is_random: ClassVar[bool] = True
     scale: tuple[float, float] = (0.08, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     flip_prob: float = 0.5

@@ -1,9 +1,10 @@
-"""Views: one concrete way of looking at a record, and how it is applied and stored.
+"""Views: one concrete way of looking at a record.
 
 A ``View`` says what was done, never from which seed, so a library that changes its random stream cannot put teacher
-and student out of step (``policies`` draws). It is resolution-independent: the crop box is in pixels of the source
-image, everything after the crop is relative to the output, so a 600 px teacher and a 160 px student look at the same
-region, with the same operations, erased boxes and mix.
+and student out of step (``draw`` draws them, ``columns`` stores them). It is resolution-independent: the crop box is in
+pixels of the source image, everything after the crop is relative to the output, so a 600 px teacher and a 160 px
+student look at the same region, with the same operations, erased boxes and mix. ``CENTER`` is the view that leaves the
+region to who looks: each model sees the image through its own evaluation preprocessing.
 
 The order is fixed: crop, antialiased resize to the output square, flip, operations, erased boxes, mix. Everything
 happens in 8-bit pixels, before mean and std: teacher and student share it whatever their normalisation. (Erasing or
@@ -53,8 +54,8 @@ class Mix:
 class View:
     """What was done to a record; the defaults are "nothing more than the crop"."""
 
-    box: Box
-    """Crop in pixels of the source image."""
+    box: Box | None
+    """Crop in pixels of the source image; None: what the evaluation preprocessing of who looks takes (``CENTER``)."""
     flip: bool = False
     operations: tuple[Operation, ...] = ()
     erasings: tuple[Erasing, ...] = ()
@@ -68,3 +69,7 @@ class View:
     def without_mix(self) -> View:
         """The same view of the record alone."""
         return self if self.mix is None else replace(self, mix=None)
+
+
+CENTER = View(None)
+"""The whole image through the evaluation preprocessing of who looks, and nothing more."""

@@ -27,7 +27,7 @@ from teachonce.extraction.planning.costs import (
     tail_mass,
 )
 from teachonce.extraction.planning.estimate import _codec_entry, _try, measure_plan, plan
-from teachonce.extraction.planning.measure import look_and_ask, try_codec
+from teachonce.extraction.planning.measure import render_and_ask, try_codec
 from teachonce.extraction.planning.picture import draw_plan
 from teachonce.extraction.planning.table import format_bytes, format_hours, render_plan
 from teachonce.models.classifier import load_model
@@ -105,7 +105,7 @@ def test_the_sampled_views_are_the_extractions_own(tmp_path, config):
     places = sample_places(source, 12, seed=5)
     sample = SampleSource(source, places)
     of_sample = build_plan(config.to_extraction(), sample, teacher)
-    answers = look_and_ask(sample, of_sample, teacher, batch_size=5, num_threads=2, advance=lambda count: None)
+    answers = render_and_ask(sample, of_sample, teacher, batch_size=5, num_threads=2, advance=lambda count: None)
     assert len({shard for shard, _ in places}) == 2 and len(answers.views) == 12
     for index, (shard, row) in enumerate(places):
         assert answers.keys[index] == store.read_keys(shard)[row]
@@ -127,7 +127,7 @@ def test_a_mixed_view_takes_its_partner_from_the_sample_and_pays_for_it(data, te
 
     sample = Counting(source, sample.places)
     of_sample = build_plan(config.to_extraction(), sample, model)
-    answers = look_and_ask(sample, of_sample, model, batch_size=8, num_threads=2, advance=lambda count: None)
+    answers = render_and_ask(sample, of_sample, model, batch_size=8, num_threads=2, advance=lambda count: None)
     num_mixed = sum(view.mix is not None for view in answers.views)
     assert num_mixed > 6 and {view.mix.partner for view in answers.views if view.mix} <= set(answers.keys.tolist())
     # The keys once, the warm-up's record, then each record; a partner twice, as two looks at each record are timed.
@@ -237,7 +237,7 @@ def test_distortion_is_between_the_softened_distributions(tmp_path, config, code
     source, teacher = open_records(config.data, "train"), load_model(config.teacher)
     sample = SampleSource(source, sample_places(source, 33, seed=0))
     of_sample = build_plan(config.to_extraction(), sample, teacher)
-    answers = look_and_ask(sample, of_sample, teacher, batch_size=8, num_threads=1, advance=lambda count: None)
+    answers = render_and_ask(sample, of_sample, teacher, batch_size=8, num_threads=1, advance=lambda count: None)
     trial = try_codec(tmp_path, of_sample, codec, answers)
     for t in TEMPERATURES:
         decoded = codec.decode_logits(codec.encode_logits(answers.logits), t)
@@ -281,7 +281,7 @@ def test_a_codec_that_refuses_the_sample_is_shown_and_does_not_stop_the_plan(tmp
     source, teacher = open_records(config.data, "train"), load_model(config.teacher)
     sample = SampleSource(source, sample_places(source, 6, seed=0))
     of_sample = build_plan(config.to_extraction(), sample, teacher)
-    answers = look_and_ask(sample, of_sample, teacher, batch_size=8, num_threads=1, advance=lambda count: None)
+    answers = render_and_ask(sample, of_sample, teacher, batch_size=8, num_threads=1, advance=lambda count: None)
     wrong = TopKCodec(k=3, num_classes=NUM_CLASSES + 1)
     trial = _try(tmp_path, of_sample, wrong, answers)
     assert trial == "teacher logits of 30 classes, expected 31 as planned"
@@ -468,7 +468,7 @@ def test_a_sample_has_the_boxes_that_crops_are_drawn_by(tmp_path, teacher):
     source = open_records(data, "train")
     sample = SampleSource(source, [(0, 3), (0, 5)])
     assert sample.read_record(0, 1).boxes is None
-    sample.read_boxes()
+    sample = SampleSource(open_records(data, "train", with_boxes=True), sample.places)
     np.testing.assert_array_equal(sample.read_record(0, 1).boxes, np.array(boxes, np.float32))
     options = {"policy": "crop+autoaugment", "object_covered": 0.9, "views": 2, "samples": 4, "batch_size": 4}
     summary = measure_plan(PlanConfig(data=data, teacher=teacher, offset=1, device="cpu", **options))

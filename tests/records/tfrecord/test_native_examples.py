@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from teachonce.data.dataset import EvalDataset, KDDataset
+from teachonce.data.dataset import EvalDataset
 from teachonce.errors import RecordError
 from teachonce.native import addresses, load_library
 from teachonce.pixels.kernel import load_kernel
@@ -32,7 +32,7 @@ from teachonce.records.tfrecord.tf_example import (
 )
 from teachonce.views.policy import CropPolicy, RandomErasing
 from tests.support.paths import ROOT
-from tests.support.small_data import example, write_shards, write_store
+from tests.support.small_data import build_dataset, example, write_shards, write_store
 
 pytestmark = pytest.mark.skipif(load_library() is None, reason="the native library was not built")
 
@@ -245,7 +245,7 @@ def describe_reading(data: Path, store: Path) -> list[str]:
     source = open_records(data, "train")
     policy = CropPolicy(erasing=RandomErasing(prob=0.5))
     for interpolation in ("bilinear", "bicubic", "lanczos"):
-        dataset = KDDataset(source, size=20, store=store, policy=policy, interpolation=interpolation, seed=3)  # type: ignore[arg-type]
+        dataset = build_dataset(source, size=20, store=store, policy=policy, interpolation=interpolation, seed=3)  # type: ignore[arg-type]
         for batch in dataset.batches(batch_size=5, epoch=1):
             lines += [f"{name} {record_key(values.numpy().tobytes())}" for name, values in sorted(batch.items())]
     evaluation = EvalDataset(source, Preprocessing(size_px=16, resize_px=19), dataset.class_space)

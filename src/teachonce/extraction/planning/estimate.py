@@ -28,7 +28,7 @@ from teachonce.engine.jobs import num_cores
 from teachonce.engine.progress import progress
 from teachonce.errors import ConfigError, LogitsError, RecordError
 from teachonce.extraction.config import PlanConfig
-from teachonce.extraction.extract import build_plan
+from teachonce.extraction.extract import build_plan, draws_by_boxes
 from teachonce.extraction.planning.costs import (
     Timings,
     Workload,
@@ -37,7 +37,13 @@ from teachonce.extraction.planning.costs import (
     measure_tails,
     recommend,
 )
-from teachonce.extraction.planning.measure import Answers, CodecTrial, look_and_ask, measure_side_files, try_codec
+from teachonce.extraction.planning.measure import (
+    CodecTrial,
+    SampleResult,
+    measure_side_files,
+    render_and_ask,
+    try_codec,
+)
 from teachonce.extraction.planning.picture import draw_plan
 from teachonce.extraction.planning.table import render_plan
 from teachonce.models.classifier import Classifier, load_model
@@ -83,24 +89,24 @@ def check_plan_folder(out: Path | None) -> None:
 
 def measure_plan(config: PlanConfig) -> dict[str, Any]:
     """A plan as JSON values; seconds and hours are of this machine."""
-    source = open_records(config.data, config.split)
+    extraction = config.to_extraction()
+    source = open_records(config.data, config.split, with_boxes=draws_by_boxes(extraction))
     if source.num_records == 0:
         raise RecordError(f"{config.data}: split {config.split} holds no record, expected some to measure on")
-    extraction = config.to_extraction()
     teacher = load_model(config.teacher, device=config.device, precision=config.precision, compile=config.compile)
     whole = build_plan(extraction, source, teacher)
     sample = SampleSource(source, sample_places(source, config.samples, config.seed))
     of_sample = build_plan(extraction, sample, teacher)
     threads = config.decode_threads or num_cores()
     with progress("plan", sample.num_records) as advance:
-        answers = look_and_ask(
+        result = render_and_ask(
             sample, of_sample, teacher, batch_size=config.batch_size, num_threads=threads, advance=advance
         )
     codec = codec_from_json(whole.codec)
     with TemporaryDirectory(prefix="teachonce-plan-") as folder:
-        side_bytes = measure_side_files(Path(folder) / "side", answers, whole.num_samples)
+        side_bytes = measure_side_files(Path(folder) / "side", result, whole.num_samples)
         trials = {
-            item: _try(Path(folder) / str(index), of_sample, item, answers)
+            item: _try(Path(folder) / str(index), of_sample, item, result)
             for index, item in enumerate(_compared_codecs(codec, teacher.num_classes))
         }
     entries = [_codec_entry(item, trial, whole, side_bytes, is_planned=item == codec) for item, trial in trials.items()]
@@ -109,10 +115,10 @@ def measure_plan(config: PlanConfig) -> dict[str, Any]:
     trial = planned if isinstance(planned, CodecTrial) else trials[Float32Codec()]
     assert isinstance(trial, CodecTrial)
     timings = Timings(
-        read_seconds=answers.read_seconds,
-        decode_seconds=answers.decode_seconds,
-        look_seconds=answers.look_seconds,
-        teacher_seconds=answers.teacher_seconds,
+        read_seconds=result.read_seconds,
+        decode_seconds=result.decode_seconds,
+        look_seconds=result.look_seconds,
+        teacher_seconds=result.teacher_seconds,
         write_seconds=trial.write_seconds,
         read_back_seconds=trial.read_back_seconds,
         num_threads=threads,
@@ -146,13 +152,13 @@ def measure_plan(config: PlanConfig) -> dict[str, Any]:
             "num_records": sample.num_records,
             "asked_for": config.samples,
             "seed": config.seed,
-            "top1": float((answers.logits.argmax(axis=1) + whole.class_space.offset == answers.labels).mean()),
+            "top1": float((result.logits.argmax(axis=1) + whole.class_space.offset == result.labels).mean()),
         },
         "timings": asdict(timings),
         "hours": asdict(hours),
         "unit_logits_bytes": largest_shard * _largest_group(whole) * teacher.num_classes * 4,
         "codecs": entries,
-        "tail_mass": measure_tails(answers.logits),
+        "tail_mass": measure_tails(result.logits),
         "break_even": asdict(foresee_break_even(timings, workload, hours.hours_here)),
         "recommendation": recommend(entries),
         "versions": library_versions(),
@@ -174,10 +180,10 @@ def _compared_codecs(codec: Codec, num_classes: int) -> list[Codec]:
     return codecs + [build_codec("topk", num_classes=num_classes, k=k) for k in sorted(ks)]
 
 
-def _try(folder: Path, plan: Plan, codec: Codec, answers: Answers) -> CodecTrial | str:
+def _try(folder: Path, plan: Plan, codec: Codec, result: SampleResult) -> CodecTrial | str:
     """The trial, or the codec's words where it refuses a row of the sample."""
     try:
-        return try_codec(folder, plan, codec, answers)
+        return try_codec(folder, plan, codec, result)
     except LogitsError as error:
         return str(error)
 

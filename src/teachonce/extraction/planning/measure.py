@@ -1,8 +1,8 @@
 """What a plan measures: a sample of records goes the way that an extraction would take, with a clock at each step.
 
     SampleSource      the sample as a source of one shard: views, stores and readers work on it as on the whole
-    look_and_ask      records read, decoded and looked at in threads; the teacher asked in full batches
-    try_codec         the answers as a real store in a temporary folder: exact bytes, encoding, reading back, distortion
+    render_and_ask    records read, decoded and rendered in threads; the teacher asked in full batches
+    try_codec         the result as a real store in a temporary folder: exact bytes, encoding, reading back, distortion
 
 One view of each record is looked at, and not all that the extraction would make: its costs are those of any other, and
 the numbers V, V + 1, .. are never drawn, so the sampled views are among the extraction's own. A mixed view takes its
@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,12 +26,13 @@ from numpy.typing import NDArray
 from teachonce.codecs.codec import Codec
 from teachonce.codecs.registry import codec_to_json
 from teachonce.codecs.softmax import total_variation
+from teachonce.engine.prefetch import prefetch
 from teachonce.engine.progress import Advance
 from teachonce.errors import LogitsError, RecordError
 from teachonce.extraction.planning.costs import TEMPERATURES, mean_and_worst
 from teachonce.models.classifier import Classifier
-from teachonce.pixels.render import preprocess_images
-from teachonce.pixels.render_views import DrawnViews, Looker, render_looks
+from teachonce.pixels.render import ViewReader, render_views
+from teachonce.pixels.view_sources import DrawnViews
 from teachonce.records.sample import SampleSource
 from teachonce.records.source import Record
 from teachonce.store.arrow_files import (
@@ -46,8 +46,7 @@ from teachonce.store.arrow_files import (
 )
 from teachonce.store.plan import Plan, begin_store
 from teachonce.store.store import Store
-from teachonce.views.columns import VIEW_COLUMNS, ViewLayout
-from teachonce.views.policy import CropPolicy
+from teachonce.views.columns import VIEW_COLUMNS
 from teachonce.views.view import View
 
 MIN_TEACHER_SECONDS = 1.0
@@ -58,14 +57,13 @@ MAX_TRIAL_VIEWS = 10
 
 
 @dataclass(frozen=True)
-class Answers:
+class SampleResult:
     """What the teacher said of one view of each sampled record, and what it took; seconds as in ``plan_costs``."""
 
     keys: NDArray[np.uint64]
     filenames: list[str]
     labels: NDArray[np.int32]
-    views: list[View] | None
-    """None where the policy draws none."""
+    views: list[View]
     logits: NDArray[np.float32]
     """[N, C]."""
     read_seconds: float
@@ -76,7 +74,7 @@ class Answers:
 
 @dataclass(frozen=True)
 class CodecTrial:
-    """What a codec did to the answers. Bytes are exact, of columns as they lie in a file or of a file's rest."""
+    """What a codec did to the result. Bytes are exact, of columns as they lie in a file or of a file's rest."""
 
     codec: Codec
     codec_bytes: int
@@ -93,92 +91,97 @@ class CodecTrial:
     """Mean and worst over the sample, by temperature."""
 
 
-def look_and_ask(
+def render_and_ask(
     sample: SampleSource, plan: Plan, teacher: Classifier, *, batch_size: int, num_threads: int, advance: Advance
-) -> Answers:
+) -> SampleResult:
     """Ask the teacher about one view of each record of the sample; raises what an extraction would."""
-    look = _build_look(sample, plan, teacher)
-    records: list[Record] = []
-    views: list[View] = []
+    render = _build_render(sample, plan, teacher)
+    rendered: list[_Rendered] = []
     parts: list[NDArray[np.float32]] = []
-    read = decode = looks = asked = 0.0
+    read = asked = 0.0
     num_batches = 0
-    look(0, _read(sample, 0, plan))  # the first image costs what is set up for all: tables, libraries, keys
-    with ThreadPoolExecutor(num_threads, thread_name_prefix="decode") as pool:
-        for start in range(0, sample.num_records, batch_size):
-            rows = range(start, min(start + batch_size, sample.num_records))
-            begin = time.perf_counter()
-            batch = [_read(sample, row, plan) for row in rows]
-            read += time.perf_counter() - begin
-            looked = list(pool.map(look, rows, batch))
-            decode += sum(item.decode_seconds for item in looked)
-            looks += sum(item.look_seconds for item in looked)
-            views += [item.view for item in looked if item.view is not None]
-            # Filled up with repeats, as in an extraction: every batch is a full one.
-            pixels = [item.pixels for item in looked]
-            tensor = torch.from_numpy(np.stack(pixels + pixels[-1:] * (batch_size - len(pixels))))
-            if teacher.device.type == "cuda":
-                tensor = tensor.pin_memory()
-            try:
-                if start == 0:
-                    teacher.collect_logits(teacher.logits(tensor))
-                begin = time.perf_counter()
-                # Bringing the logits home waits for the device.
-                logits = teacher.collect_logits(teacher.logits(tensor))
-                asked += time.perf_counter() - begin
-            except LogitsError as error:
-                raise error.at(f"{batch[0].where} to {batch[-1].where}") from error
-            num_batches += 1
-            parts.append(logits[: len(batch)])
-            records += batch
-            advance(len(batch))
-    while teacher.device.type != "cpu" and asked < MIN_TEACHER_SECONDS:
+    render((0, _read(sample, 0, plan)))  # the first image costs what is set up for all: tables, libraries, keys
+    for start in range(0, sample.num_records, batch_size):
+        rows = range(start, min(start + batch_size, sample.num_records))
         begin = time.perf_counter()
-        teacher.collect_logits(teacher.logits(tensor))
-        asked += time.perf_counter() - begin
+        pending = [(row, _read(sample, row, plan)) for row in rows]
+        read += time.perf_counter() - begin
+        batch = list(prefetch(pending, render, threads=num_threads, ahead=len(pending)))
+        # Filled up with repeats, as in an extraction: every batch is a full one.
+        pixels = [item.pixels for item in batch]
+        tensor = torch.from_numpy(np.stack(pixels + pixels[-1:] * (batch_size - len(pixels))))
+        if teacher.device.type == "cuda":
+            tensor = tensor.pin_memory()
+        try:
+            if start == 0:
+                _timed_logits(teacher, tensor)
+            logits, seconds = _timed_logits(teacher, tensor)
+        except LogitsError as error:
+            raise error.at(f"{batch[0].record.where} to {batch[-1].record.where}") from error
+        asked += seconds
         num_batches += 1
-    count = len(records)
-    return Answers(
-        keys=np.array([record.key for record in records], np.uint64),
-        filenames=[record.filename for record in records],
-        labels=np.array([record.label for record in records], np.int32),
-        views=views or None,
+        parts.append(logits[: len(batch)])
+        rendered += [item.without_pixels() for item in batch]
+        advance(len(batch))
+    while teacher.device.type != "cpu" and asked < MIN_TEACHER_SECONDS:
+        asked += _timed_logits(teacher, tensor)[1]
+        num_batches += 1
+    count = len(rendered)
+    return SampleResult(
+        keys=np.array([item.record.key for item in rendered], np.uint64),
+        filenames=[item.record.filename for item in rendered],
+        labels=np.array([item.record.label for item in rendered], np.int32),
+        views=[item.view for item in rendered],
         logits=np.concatenate(parts),
         read_seconds=read / count,
-        decode_seconds=decode / count,
-        look_seconds=looks / count,
+        decode_seconds=sum(item.decode_seconds for item in rendered) / count,
+        look_seconds=sum(item.look_seconds for item in rendered) / count,
         teacher_seconds=asked / (num_batches * batch_size),
     )
 
 
+def _timed_logits(teacher: Classifier, pixels: torch.Tensor) -> tuple[NDArray[np.float32], float]:
+    """Logits, and the seconds that they took; bringing them home waits for the device."""
+    begin = time.perf_counter()
+    return teacher.collect_logits(teacher.logits(pixels)), time.perf_counter() - begin
+
+
+PendingRow = tuple[int, Record]
+
+
 @dataclass(frozen=True)
-class _Looked:
+class _Rendered:
+    record: Record
     pixels: NDArray[Any]
-    view: View | None
+    view: View
     decode_seconds: float
     look_seconds: float
 
+    def without_pixels(self) -> _Rendered:
+        """What is kept of it: neither pixels nor the image."""
+        return replace(self, pixels=self.pixels[:0], record=replace(self.record, encoded=b""))
 
-def _build_look(sample: SampleSource, plan: Plan, teacher: Classifier) -> Callable[[int, Record], _Looked]:
+
+def _build_render(sample: SampleSource, plan: Plan, teacher: Classifier) -> Callable[[PendingRow], _Rendered]:
     policy, seed = plan.read_policy()
-    looker = Looker(sample, DrawnViews(policy, seed, sample)) if isinstance(policy, CropPolicy) else None
-    preprocessing = teacher.preprocessing
+    reader = ViewReader(sample, DrawnViews(policy, seed, sample))
 
-    def look(row: int, record: Record) -> _Looked:
+    def render(pending: PendingRow) -> _Rendered:
+        row, record = pending
+        number = row % plan.num_views
         begin = time.perf_counter()
-        if looker is None:
-            pixels = preprocess_images([record.encoded], [record.where], preprocessing)[0]
-            return _Looked(pixels, None, time.perf_counter() - begin, 0.0)
-        seen = looker.look_all([(0, row)], row % plan.num_views, [record])
-        both = render_looks(seen, preprocessing.size_px, preprocessing.interpolation)
+        seen = reader.read([(0, row)], number, [record])
+        pixels = render_views(seen, teacher.preprocessing)[0]
         one = time.perf_counter() - begin
+        if not policy.is_random:
+            return _Rendered(record, pixels, seen[0].view, one, 0.0)
         # A second view of the same record costs a second look, and no second decoding.
-        again = looker.look_all([(0, row)], row % plan.num_views, [record])
-        render_looks([*seen, *again], preprocessing.size_px, preprocessing.interpolation, num_views=2)
+        again = reader.read([(0, row)], number, [record])
+        render_views([*seen, *again], teacher.preprocessing, num_views=2)
         view_seconds = min(max(time.perf_counter() - begin - 2 * one, 0.0), one)
-        return _Looked(both[0], seen[0].view, one - view_seconds, view_seconds)
+        return _Rendered(record, pixels, seen[0].view, one - view_seconds, view_seconds)
 
-    return look
+    return render
 
 
 def _read(sample: SampleSource, row: int, plan: Plan) -> Record:
@@ -191,16 +194,16 @@ def _read(sample: SampleSource, row: int, plan: Plan) -> Record:
     return record
 
 
-def try_codec(folder: Path, plan: Plan, codec: Codec, answers: Answers) -> CodecTrial:
+def try_codec(folder: Path, plan: Plan, codec: Codec, result: SampleResult) -> CodecTrial:
     """Store the answers with a codec in an empty ``folder``, each as several equal views, and read them back.
 
     ``plan`` is that of an extraction of the sample. Raises LogitsError where the codec refuses a row.
     """
-    count = len(answers.keys)
+    count = len(result.keys)
     num_views = min(MAX_TRIAL_VIEWS, max(2, -(-TRIAL_ROWS // count)))
     sizes = []
     for views_written in (1, num_views):
-        store, seconds = _write_trial(folder / f"views-{views_written}", plan, codec, answers, views_written)
+        store, seconds = _write_trial(folder / f"views-{views_written}", plan, codec, result, views_written)
         sizes.append((store.path / views_file(store.shards[0][0], (0, views_written - 1))).stat().st_size)
     columns = store.read_columns(0, 0)
     widths = {name: values.nbytes // count for name, values in columns.items()}
@@ -220,46 +223,46 @@ def try_codec(folder: Path, plan: Plan, codec: Codec, answers: Answers) -> Codec
         write_seconds=seconds / (count * num_views),
         read_back_seconds=read_back / count,
         total_variation={
-            str(t): mean_and_worst(total_variation(answers.logits, codec.decode_logits(stored, t), t))
+            str(t): mean_and_worst(total_variation(result.logits, codec.decode_logits(stored, t), t))
             for t in TEMPERATURES
         },
     )
 
 
-def _write_trial(path: Path, plan: Plan, codec: Codec, answers: Answers, num_views: int) -> tuple[Store, float]:
+def _write_trial(path: Path, plan: Plan, codec: Codec, result: SampleResult, num_views: int) -> tuple[Store, float]:
     """The store, and the seconds that its view file took."""
-    count, num_classes = answers.logits.shape
+    count, num_classes = result.logits.shape
     group = (0, num_views - 1)
     plan = replace(plan, codec=codec_to_json(codec), view_groups=(group,), num_samples=0)
     policy, _ = plan.read_policy()
     begin_store(path, plan, views_per_file=num_views)
     name = plan.shards[0][0]
-    write_records(path / records_file(name), answers.keys, answers.filenames, answers.labels)
+    write_records(path / records_file(name), result.keys, result.filenames, result.labels)
     begin = time.perf_counter()
     write_views(
         path / views_file(name, group),
-        answers.keys,
+        result.keys,
         codec,
-        np.broadcast_to(answers.logits, (num_views, count, num_classes)),
-        None if answers.views is None else [answers.views] * num_views,
-        policy.layout if isinstance(policy, CropPolicy) else ViewLayout(),
+        np.broadcast_to(result.logits, (num_views, count, num_classes)),
+        [result.views] * num_views,
+        policy.layout,
     )
     seconds = time.perf_counter() - begin
     return Store(path, is_partial=True), seconds
 
 
-def measure_side_files(folder: Path, answers: Answers, num_samples: int) -> dict[str, float]:
+def measure_side_files(folder: Path, result: SampleResult, num_samples: int) -> dict[str, float]:
     """Bytes of what lies beside the view files: of a record and a records file, of a sample and a sample file."""
     folder.mkdir(parents=True, exist_ok=True)
     records_path, samples_path = folder / records_file("trial"), folder / samples_file("trial", (0, 0))
-    write_records(records_path, answers.keys, answers.filenames, answers.labels)
-    count, num_classes = answers.logits.shape
+    write_records(records_path, result.keys, result.filenames, result.labels)
+    count, num_classes = result.logits.shape
     write_samples(
-        samples_path, [Sample(row % count, 0, 0, 0, answers.logits[row % count]) for row in range(num_samples)]
+        samples_path, [Sample(row % count, 0, 0, 0, result.logits[row % count]) for row in range(num_samples)]
     )
     # Key, label, offset of the name, name; row, view, two hashes, logits before the codec: as in
     # docs/reference/store-format.md.
-    record_bytes = 8 + 4 + 4 + float(np.mean([len(name.encode()) for name in answers.filenames]))
+    record_bytes = 8 + 4 + 4 + float(np.mean([len(name.encode()) for name in result.filenames]))
     sample_bytes = 4 + 4 + 8 + 8 + 4 * num_classes
     return {
         "record_bytes": record_bytes,

@@ -142,8 +142,9 @@ class TFRecordSource(RecordSource):
 
     format = "tfrecord"
 
-    def __init__(self, data: Path, split: str, paths: list[Path]) -> None:
+    def __init__(self, data: Path, split: str, paths: list[Path], *, with_boxes: bool = False) -> None:
         self.split = split
+        self.with_boxes = with_boxes
         self.classes = read_classes(data)
         self._files = [TFRecordFile(path) for path in paths]
         self.shards = tuple(

@@ -1,0 +1,76 @@
+"""Where a batch's teacher logits come from: stores, or ``image/logit`` of the records (and None for neither)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from teachonce.data.loader import Batch
+from teachonce.errors import LogitsError
+from teachonce.pixels.view_sources import ViewSource
+from teachonce.records.class_space import ClassSpace, map_logits
+from teachonce.records.source import Location, Record, RecordSource
+from teachonce.store.store import Store
+
+
+class LogitSource(Protocol):
+    """What a data set asks of teacher logits."""
+
+    needs_record_logits: bool
+    """Whether records must be read with their ``image/logit``."""
+
+    @property
+    def stores(self) -> list[Store]:
+        """The stores whose keys a record must have."""
+
+    def check_source(self, records: RecordSource) -> None:
+        """Raise StoreError where the logits are not of these records."""
+
+    def check_views(self, views: ViewSource) -> None:
+        """Raise ConfigError where replayed views are not the ones that the logits are of."""
+
+    def find_num_classes(self, records: RecordSource) -> int:
+        """Classes of the data, background included, for data that does not say so itself."""
+
+    def read(
+        self, locations: Sequence[Location], epoch: int, records: Sequence[Record], class_space: ClassSpace
+    ) -> Batch:
+        """The entries of a batch, for a student of ``class_space``; raises LogitsError where widths do not fit."""
+
+
+class RecordLogits:
+    """The walkthrough's: one row of logits a record, whatever the student's view of it."""
+
+    needs_record_logits = True
+    stores: list[Store] = []  # noqa: RUF012, always empty
+
+    def check_source(self, records: RecordSource) -> None:
+        """Each record is checked as it is read."""
+
+    def check_views(self, views: ViewSource) -> None:
+        """Any will do: the logits are of the whole image."""
+
+    def find_num_classes(self, records: RecordSource) -> int:
+        """The width of the first record's."""
+        logits = records.read_record(0, 0, with_logits=True).logits
+        assert logits is not None
+        return len(logits)
+
+    def read(
+        self, locations: Sequence[Location], epoch: int, records: Sequence[Record], class_space: ClassSpace
+    ) -> Batch:
+        """``teacher_logits`` float32 [B, C]."""
+        expected = class_space.num_classes + class_space.offset
+        rows = []
+        for record in records:
+            assert record.logits is not None
+            if len(record.logits) != expected:
+                raise LogitsError(
+                    f"{record.where}: image/logit has {len(record.logits)} classes, expected {expected}; "
+                    "the logits were made for other data, or --num-classes is wrong"
+                )
+            rows.append(map_logits(record.logits, ClassSpace(num_classes=expected), class_space))
+        return {"teacher_logits": torch.from_numpy(np.stack(rows))}

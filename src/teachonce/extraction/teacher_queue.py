@@ -1,0 +1,73 @@
+"""Pixels collected into full batches for the teacher, one batch in flight so that copies overlap."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from teachonce.errors import LogitsError
+from teachonce.extraction.unit_result import UnitResult
+from teachonce.models.classifier import Classifier
+from teachonce.records.source import Record
+
+
+class _Waiting(NamedTuple):
+    pixels: NDArray[Any]
+    record: Record
+    result: UnitResult
+    view: int
+    row: int
+
+
+class TeacherQueue:
+    """Asks the teacher whenever a batch is full, and hands each row of logits to its unit."""
+
+    def __init__(self, teacher: Classifier, batch_size: int) -> None:
+        self.teacher = teacher
+        self.batch_size = batch_size
+        self._waiting: list[_Waiting] = []
+        self._in_flight: tuple[torch.Tensor, list[_Waiting]] | None = None
+
+    def put(self, pixels: NDArray[Any], record: Record, result: UnitResult, view: int, row: int) -> list[UnitResult]:
+        """Add the pixels of one view; asks when a batch is full. Returns the units that are complete now."""
+        self._waiting.append(_Waiting(pixels, record, result, view, row))
+        return self._ask() if len(self._waiting) == self.batch_size else []
+
+    def finish(self) -> list[UnitResult]:
+        """Ask for the rest, in a batch filled up with repeats; returns the units that are complete now."""
+        complete = self._ask() if self._waiting else []
+        return complete + self._collect()
+
+    def _ask(self) -> list[UnitResult]:
+        pixels = [item.pixels for item in self._waiting]
+        pixels += pixels[-1:] * (self.batch_size - len(pixels))
+        batch = torch.from_numpy(np.stack(pixels))
+        if self.teacher.device.type == "cuda":
+            batch = batch.pin_memory()
+        asked = self.teacher.logits(batch), self._waiting
+        complete = self._collect()
+        self._in_flight = asked
+        self._waiting = []
+        return complete
+
+    def _collect(self) -> list[UnitResult]:
+        if self._in_flight is None:
+            return []
+        pending, asked = self._in_flight
+        self._in_flight = None
+        logits = pending.cpu().numpy()
+        finite = np.isfinite(logits).all(axis=1)
+        complete = []
+        for index, item in enumerate(asked):
+            if not finite[index]:
+                num_bad = np.count_nonzero(~np.isfinite(logits[index]))
+                raise LogitsError(
+                    f"{item.record.where}: the teacher's logits are NaN or infinite in {num_bad} of {logits.shape[1]} "
+                    "classes; check its weights, its input range (mean, std, range) and --precision"
+                )
+            if item.result.add_logits(item.view, item.row, logits[index]):
+                complete.append(item.result)
+        return complete

@@ -1,0 +1,85 @@
+"""What is known of one unit so far: filled in as records are rendered and the teacher answers, then written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from teachonce.codecs.registry import codec_from_json
+from teachonce.errors import TeachonceError
+from teachonce.extraction.units import Unit
+from teachonce.records.source import Record
+from teachonce.rng import generator
+from teachonce.store.arrow_files import (
+    Sample,
+    records_file,
+    samples_file,
+    views_file,
+    write_records,
+    write_samples,
+    write_views,
+)
+from teachonce.store.plan import Plan
+from teachonce.views.view import View
+
+
+class UnitResult:
+    """Records, views, samples and logits of a unit; ``sampled`` are the (row, view) whose hashes are kept.
+
+    One thread fills it in (the one that asks the teacher), another one writes it, once ``num_left`` is 0.
+    """
+
+    def __init__(self, unit: Unit, name: str, num_records: int, num_classes: int, num_samples: int) -> None:
+        self.unit = unit
+        self.name = name
+        self.logits = np.empty((unit.num_views, num_records, num_classes), np.float32)
+        self.num_left = num_records * unit.num_views
+        """(row, view) whose logits are not there yet."""
+        chosen = generator(0, "sample", name, unit.group[0]).permutation(self.num_left)[:num_samples]
+        self.sampled = {(int(flat) % num_records, int(flat) // num_records) for flat in chosen}
+        self._keys = np.empty(num_records, np.uint64)
+        self._labels = np.empty(num_records, np.int32)
+        self._filenames: list[str] = []
+        self._views: list[list[View]] = [[] for _ in range(unit.num_views)]
+        self._hashes: dict[tuple[int, int], tuple[int, int]] = {}
+
+    def add_record(
+        self, row: int, record: Record, views: Sequence[View], hashes: Mapping[tuple[int, int], tuple[int, int]]
+    ) -> None:
+        """The next record, in order, with its views of the group and the hashes of those that are sampled."""
+        self._keys[row], self._labels[row] = record.key, record.label
+        self._filenames.append(record.filename)
+        for kept, view in zip(self._views, views, strict=True):
+            kept.append(view)
+        self._hashes |= hashes
+
+    def add_logits(self, view: int, row: int, logits: NDArray[np.float32]) -> bool:
+        """The teacher's logits [C] of one (row, view); whether they were the last ones missing."""
+        self.logits[view, row] = logits
+        self.num_left -= 1
+        return self.num_left == 0
+
+    def write(self, path: Path, plan: Plan) -> None:
+        """Write the unit's files into the store; LogitsError where the codec refuses a row."""
+        name, group = self.name, self.unit.group
+        policy, _ = plan.read_policy()
+        try:
+            # The records go first, the views last: a view file never stands without what belongs to it.
+            if not (path / records_file(name)).exists():
+                write_records(path / records_file(name), self._keys, self._filenames, self._labels)
+            if plan.num_samples:
+                write_samples(path / samples_file(name, group), self._samples())
+            codec = codec_from_json(plan.codec)
+            write_views(path / views_file(name, group), self._keys, codec, self.logits, self._views, policy.layout)
+        except TeachonceError as error:
+            raise error.at(name) from error
+
+    def _samples(self) -> list[Sample]:
+        """The sampled (row, view) in order."""
+        return [
+            Sample(row, self.unit.group[0] + view, *self._hashes[row, view], self.logits[view, row])
+            for row, view in sorted(self.sampled)
+        ]

@@ -1,0 +1,25 @@
+"""Which of the stored views an epoch shows: the same for every record, so an epoch reads one view of each shard."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from teachonce.rng import generator
+from teachonce.views.options import ViewOrderName
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewOrder:
+    """``sequential``: epoch mod V. ``permuted``: each V epochs go through the V views in an order of their own."""
+
+    num_views: int
+    kind: ViewOrderName = "sequential"
+    seed: int = 0
+    """Of ``permuted``."""
+
+    def number_of(self, epoch: int) -> int:
+        """The number of the view that every record shows in this epoch."""
+        cycle, position = divmod(epoch, self.num_views)
+        if self.kind == "sequential":
+            return position
+        return int(generator(self.seed, "view order", cycle).permutation(self.num_views)[position])
