@@ -19,6 +19,7 @@ from teachonce.data.dataset import KDDataset
 from teachonce.data.loader import BATCHES_AHEAD, Batch, Loader
 from teachonce.data.sampler import EpochBatches
 from teachonce.engine.pixel_buffers import MAX_KEPT, Buffers
+from teachonce.engine.prefetch import THREAD_NAME
 from teachonce.errors import ImageError
 from teachonce.records.discovery import open_records
 from tests.support.small_data import example, write_image_folder, write_shards
@@ -46,7 +47,7 @@ def batches_of_one(count: int) -> EpochBatches:
 
 
 def loader_threads() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name.startswith("load")]
+    return [thread for thread in threading.enumerate() if thread.name.startswith(THREAD_NAME)]
 
 
 @pytest.fixture(scope="module")

@@ -9,16 +9,17 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from teachonce.engine.jobs import num_cores
+from teachonce.engine.prefetch import prefetch
 from teachonce.errors import ConfigError, ImageError
 from teachonce.pixels.decode import decode_image, image_size
 from teachonce.records.source import Record, RecordSource
 
 _SAMPLED_RECORDS = 64
+_RECORDS_AHEAD = 64
 
 
 class RecordsInMemory(RecordSource):
@@ -36,11 +37,11 @@ class RecordsInMemory(RecordSource):
         self._description = source.describe()
         self._with_logits = with_logits
         self._check_room(source)
-        with ThreadPoolExecutor(num_cores(), thread_name_prefix="decode") as pool:
-            self._records = [
-                list(pool.map(_decode, source.iter_shard(shard, with_logits=with_logits)))
-                for shard in range(len(source.shards))
-            ]
+        threads = num_cores()
+        self._records = [
+            list(prefetch(records, _decode, threads=threads, ahead=_RECORDS_AHEAD))
+            for records in (source.iter_shard(shard, with_logits=with_logits) for shard in range(len(source.shards)))
+        ]
 
     def read_record(self, shard: int, row: int, *, with_logits: bool = False) -> Record:
         """One record by row, as it was when all were read."""

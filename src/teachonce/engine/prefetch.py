@@ -1,0 +1,58 @@
+"""Results made ahead by threads, in the order of their items, whatever the number of threads.
+
+Threads and not processes: what is made ahead here (reading, decoding, resizing) releases Python's lock, and a result
+need not cross a border between processes. The items themselves are taken in the thread that asks for results, so an
+iterator that reads a file needs no lock; only ``work`` must be thread-safe.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+THREAD_NAME = "prefetch"
+
+
+def prefetch(items: Iterable[Item], work: Callable[[Item], Result], *, threads: int, ahead: int) -> Iterator[Result]:
+    """``work(item)`` of each item in order, made by ``threads`` threads; with 0 threads, when it is asked for.
+
+    At most ``ahead`` results that nobody has asked for yet are made or in the making, so memory does not grow with the
+    items, and a result that was yielded is not referred to any more. What ``work`` raises is raised where its result
+    would have come, what ``items`` raises after the results of the items before it. Leaving early (closing or dropping
+    the iterator) cancels what has not begun and waits for what has.
+    """
+    if threads == 0:
+        yield from map(work, items)
+        return
+    pool = ThreadPoolExecutor(threads, thread_name_prefix=THREAD_NAME)
+    try:
+        submitted = _submit(pool, items, work)
+        pending = deque(islice(submitted, ahead + 1))
+        while pending:
+            yield pending.popleft().result()
+            pending.extend(islice(submitted, 1))
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _submit(
+    pool: ThreadPoolExecutor, items: Iterable[Item], work: Callable[[Item], Result]
+) -> Iterator[Future[Result]]:
+    """A future for each item, as it is asked for; an error of ``items`` is the last one's."""
+    try:
+        for item in items:
+            yield pool.submit(work, item)
+    except Exception as error:
+        yield _failed(error)
+
+
+def _failed(error: Exception) -> Future[Result]:
+    future: Future[Result] = Future()
+    future.set_exception(error)
+    return future
