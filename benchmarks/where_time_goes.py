@@ -25,7 +25,7 @@ from benchmarks.loading.data import write_crop_store
 from benchmarks.photographs import write_photographs
 from teachonce.data.dataset import KDDataset
 from teachonce.engine.buffers import Arena
-from teachonce.engine.jobs import num_cores
+from teachonce.engine.cores import num_cores
 from teachonce.pixels.decode import decode_image
 from teachonce.pixels.kernel import describe_decoder
 from teachonce.pixels.render import read_pixels, square_frames

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from teachonce.engine.jobs import num_cores
+from teachonce.engine.cores import num_cores
 from teachonce.engine.progress import Advance, progress
 from teachonce.errors import ConfigError, LogitsError, RecordError
 from teachonce.evaluation.config import EvaluateConfig

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from teachonce.data.dataset import EvalDataset, KDDataset
 from teachonce.data.loader import Loader
 from teachonce.data.sampler import EpochBatches
-from teachonce.engine.jobs import num_cores
+from teachonce.engine.cores import num_cores
 from teachonce.engine.progress import progress
 from teachonce.errors import CheckError, ConfigError
 from teachonce.evaluation.config import ExportConfig

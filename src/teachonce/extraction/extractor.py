@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from teachonce.codecs.codec import Codec
 from teachonce.codecs.registry import codec_from_json
-from teachonce.engine.jobs import count_done
+from teachonce.engine.progress import Advance
 from teachonce.errors import LogitsError, RecordError, TeachonceError
 from teachonce.extraction.units import Unit
 from teachonce.models.classifier import Classifier
@@ -207,8 +207,8 @@ class UnitExtractor:
         self.is_profiled = is_profiled
         self.seconds = Seconds()
 
-    def __call__(self, bundle: Sequence[Unit]) -> None:
-        """Make the files of the units."""
+    def __call__(self, bundle: Sequence[Unit], report: Advance = lambda count: None) -> None:
+        """Make the files of the units; ``report`` is called with the number of views just done."""
         begin, self.seconds = time.perf_counter(), Seconds()
         queue = TeacherQueue(self.teacher, self.batch_size)
         with ThreadPoolExecutor(1, thread_name_prefix="write") as writer:
@@ -220,7 +220,7 @@ class UnitExtractor:
                             with self.seconds.count("teacher"):
                                 complete = queue.put(pixels, record, answers, view, row)
                             self._write_behind(writer, written, complete)
-                    count_done(looked.pixels.shape[0] * looked.pixels.shape[1])
+                    report(looked.pixels.shape[0] * looked.pixels.shape[1])
             except RecordError:
                 # A record that is damaged costs its own unit, not the one before whose last rows wait for a full batch.
                 self._write_behind(writer, written, queue.finish())

@@ -19,7 +19,8 @@ import xxhash
 from numpy.typing import NDArray
 
 from teachonce.codecs.registry import build_codec, codec_from_json, codec_to_json, warn_of_estimates
-from teachonce.engine.jobs import num_cores, take_part
+from teachonce.engine.cores import num_cores
+from teachonce.engine.jobs import partition
 from teachonce.engine.prefetch import prefetch
 from teachonce.engine.progress import progress
 from teachonce.errors import ConfigError, LogitsError
@@ -53,7 +54,7 @@ def export_csv(
     warn_of_estimates(store.codec, f"{source} -> {out}")
     with progress("export", store.num_records, unit="records") as advance:
         for index, path in enumerate(paths):
-            shards = take_part(range(len(store.shards)), index, csv_files)
+            shards = partition(range(len(store.shards)), index, csv_files)
             write_csv(store, path, shards, view=view, background_logit=background_logit, advance=advance)
     return paths
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from teachonce.engine.jobs import num_cores
+from teachonce.engine.cores import num_cores
 from teachonce.engine.prefetch import prefetch
 from teachonce.errors import ConfigError, ImageError
 from teachonce.pixels.decode import decode_image, image_size
