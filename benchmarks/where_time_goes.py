@@ -24,7 +24,7 @@ import torch
 from benchmarks.loading.data import write_crop_store
 from benchmarks.photographs import write_photographs
 from teachonce.data.dataset import KDDataset
-from teachonce.engine.buffers import Arena
+from teachonce.engine.buffers import BufferPool
 from teachonce.engine.cores import num_cores
 from teachonce.pixels.decode import decode_image
 from teachonce.pixels.kernel import describe_decoder
@@ -85,7 +85,7 @@ def measure(dataset: KDDataset) -> tuple[dict[str, float], float]:
     source, store = dataset.source, dataset.stores[0]
     indices = np.random.default_rng(0).permutation(source.num_records)[: 4 * BATCH_SIZE]
     batches = [source.locate_all(indices[start : start + BATCH_SIZE]) for start in range(0, len(indices), BATCH_SIZE)]
-    arena, looker = Arena(), Looker(source, StoredViews(store))
+    buffers, looker = BufferPool(), Looker(source, StoredViews(store))
     records = [source.read_batch(places) for places in batches]
     looks = [looker.look_all(places, 0, batch) for places, batch in zip(batches, records, strict=True)]
     out = np.empty((BATCH_SIZE, SIZE_PX, SIZE_PX, 3), np.uint8)
@@ -95,11 +95,11 @@ def measure(dataset: KDDataset) -> tuple[dict[str, float], float]:
     def read_bytes() -> None:
         for frames in files:
             bounds = [file.bounds(row) for file, row in frames]
-            read_frames(frames, arena.take(sum(end - begin for begin, end in bounds)))
+            read_frames(frames, buffers.take((sum(end - begin for begin, end in bounds),)).data)
 
     def read_records() -> None:
         for places in batches:
-            source.read_batch(places, arena=arena)
+            source.read_batch(places, buffers=buffers)
 
     def join() -> None:
         for places, batch in zip(batches, records, strict=True):

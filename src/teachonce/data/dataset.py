@@ -27,8 +27,7 @@ from teachonce.codecs.topk import TopKCodec
 from teachonce.data.loader import Batch, Loader
 from teachonce.data.sampler import EpochBatches
 from teachonce.data.stored_logits import StoredTeachers
-from teachonce.engine.buffers import Arena
-from teachonce.engine.pixel_buffers import Buffers
+from teachonce.engine.buffers import BufferPool
 from teachonce.errors import ConfigError, ImageError, LogitsError, RecordError, StoreError
 from teachonce.pixels.decode import Interpolation
 from teachonce.pixels.preprocessing import Preprocessing
@@ -90,8 +89,7 @@ class KDDataset:
         self.online = online
         self.view_seed = seed if view_seed is None else view_seed
         self.as_stored = as_stored
-        self._buffers = Buffers()
-        self._arena = Arena()
+        self._buffers = BufferPool()
         for item in self.stores:
             check_same_data(item, source.describe())
             check_same_policy(self.stores[0], item)
@@ -142,7 +140,7 @@ class KDDataset:
         """
         number = self.view_of_epoch(epoch)
         places = self.source.locate_all(np.asarray(indices, np.int64))
-        records = self.source.read_batch(places, with_logits=self.use_record_logits, arena=self._arena)
+        records = self.source.read_batch(places, with_logits=self.use_record_logits, buffers=self._buffers)
         for store in self.stores:
             check_keys(store, places, records)
         looks = self._look(places, records, epoch, number)
@@ -227,9 +225,15 @@ class KDDataset:
         return looks
 
     def _render(self, looks: Sequence[Look], size_px: int, interpolation: Interpolation) -> torch.Tensor:
-        pixels = self._buffers.take((len(looks), size_px, size_px, 3))
+        pixels = self._take_pixels((len(looks), size_px, size_px, 3))
         render_looks(looks, size_px, interpolation, out=pixels)
         return torch.from_numpy(pixels)
+
+    def _take_pixels(self, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+        if torch.cuda.is_available():
+            # Page-locked, and torch's own: its allocator knows when a copy to the device is over.
+            return torch.empty(shape, dtype=torch.uint8, pin_memory=True).numpy()
+        return self._buffers.take(shape)
 
     @property
     def online_sees_students_pixels(self) -> bool:
@@ -299,14 +303,14 @@ class EvalDataset:
         self.source = source
         self.preprocessing = preprocessing
         self.class_space = class_space
-        self._arena = Arena()
+        self._buffers = BufferPool()
 
     def __len__(self) -> int:
         return self.source.num_records
 
     def __getitems__(self, items: Sequence[tuple[int, int]]) -> Batch:
         indices = np.array([index for index, _ in items], np.int64)
-        records = self.source.read_batch(self.source.locate_all(indices), arena=self._arena)
+        records = self.source.read_batch(self.source.locate_all(indices), buffers=self._buffers)
         encoded, places = [record.encoded for record in records], [record.where for record in records]
         return {
             "pixels": torch.from_numpy(preprocess_images(encoded, places, self.preprocessing)),

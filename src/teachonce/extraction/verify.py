@@ -24,7 +24,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from teachonce.engine.buffers import Arena
+from teachonce.engine.buffers import BufferPool
 from teachonce.engine.cores import num_cores
 from teachonce.engine.jobs import run
 from teachonce.engine.progress import Advance, progress
@@ -105,13 +105,13 @@ class _KeyChecker:
     def __init__(self, store: Store, source: RecordSource, worker_index: int) -> None:
         self.store = store
         self.source = source
-        self.arena = Arena()
+        self.buffers = BufferPool()
 
     def __call__(self, shard: int, report: Advance) -> None:
         num_records = self.source.shards[shard].num_records
         for first in range(0, num_records, BLOCK_RECORDS):
             places = [(shard, row) for row in range(first, min(first + BLOCK_RECORDS, num_records))]
-            compare_keys(self.store, places, self.source.read_batch(places, arena=self.arena))
+            compare_keys(self.store, places, self.source.read_batch(places, buffers=self.buffers))
         report(num_records)
 
 
