@@ -30,7 +30,7 @@ import xxhash
 from PIL import Image
 
 from teachonce.codecs.registry import build_codec, codec_to_json
-from teachonce.engine.jobs import num_cores
+from teachonce.engine.cores import num_cores
 from teachonce.evaluation.config import ExportConfig
 from teachonce.extraction.config import VerifyConfig
 from teachonce.interop.config import ImportConfig, MergeConfig, RecordsConfig

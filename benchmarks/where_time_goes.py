@@ -25,8 +25,8 @@ from benchmarks.loading.data import write_crop_store
 from benchmarks.photographs import write_photographs
 from teachonce.data.dataset import KDDataset
 from teachonce.data.stored_logits import StoredLogits
-from teachonce.engine.buffers import Arena
-from teachonce.engine.jobs import num_cores
+from teachonce.engine.buffers import BufferPool
+from teachonce.engine.cores import num_cores
 from teachonce.pixels.decode import decode_image
 from teachonce.pixels.frames import read_pixels, square_frames
 from teachonce.pixels.kernel import describe_decoder
@@ -91,7 +91,7 @@ def measure(dataset: KDDataset, store: Store) -> tuple[dict[str, float], float]:
     source, logits, student = dataset.records, StoredLogits([store]), Preprocessing(size_px=SIZE_PX)
     indices = np.random.default_rng(0).permutation(source.num_records)[: 4 * BATCH_SIZE]
     batches = [source.locate_all(indices[start : start + BATCH_SIZE]) for start in range(0, len(indices), BATCH_SIZE)]
-    arena, reader = Arena(), ViewReader(source, StoredViews(store))
+    buffers, reader = BufferPool(), ViewReader(source, StoredViews(store))
     records = [source.read_batch(places) for places in batches]
     seen = [reader.read(places, 0, batch) for places, batch in zip(batches, records, strict=True)]
     out = np.empty((BATCH_SIZE, SIZE_PX, SIZE_PX, 3), np.uint8)
@@ -101,11 +101,11 @@ def measure(dataset: KDDataset, store: Store) -> tuple[dict[str, float], float]:
     def read_bytes() -> None:
         for frames in files:
             bounds = [file.bounds(row) for file, row in frames]
-            read_frames(frames, arena.take(sum(end - begin for begin, end in bounds)))
+            read_frames(frames, buffers.take((sum(end - begin for begin, end in bounds),)).data)
 
     def read_records() -> None:
         for places in batches:
-            source.read_batch(places, arena=arena)
+            source.read_batch(places, buffers=buffers)
 
     def join() -> None:
         for places, batch in zip(batches, records, strict=True):

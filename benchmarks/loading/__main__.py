@@ -268,7 +268,7 @@ def verdict(name: str, ratios: list[float]) -> str:
 
 def report(pairs: list[Pair], one_core: dict[str, dict[str, list[float]]], flags: argparse.Namespace) -> str:
     """All tables as Markdown."""
-    from teachonce.engine.jobs import num_cores
+    from teachonce.engine.cores import num_cores
 
     command = " ".join([*(Path(item).name if "/" in item else item for item in sys.argv[1:])])
     lines = [

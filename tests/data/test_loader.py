@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import gc
 import pickle
-import sys
 import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 from teachonce.data.dataset import KDDataset
 from teachonce.data.loader import BATCHES_AHEAD, Batch, Loader
 from teachonce.data.sampler import EpochBatches
-from teachonce.engine.pixel_buffers import MAX_KEPT, Buffers
+from teachonce.engine.buffers import MAX_KEPT
+from teachonce.engine.prefetch import THREAD_NAME
 from teachonce.errors import ImageError
 from teachonce.records.discovery import open_records
 from tests.support.small_data import build_dataset, example, write_image_folder, write_shards
@@ -46,7 +44,7 @@ def batches_of_one(count: int) -> EpochBatches:
 
 
 def loader_threads() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name.startswith("load")]
+    return [thread for thread in threading.enumerate() if thread.name.startswith(THREAD_NAME)]
 
 
 @pytest.fixture(scope="module")
@@ -127,14 +125,14 @@ def test_no_more_is_made_ahead_than_said() -> None:
 
 @pytest.mark.parametrize("num_workers", [0, 3])
 def test_a_kept_batch_is_never_overwritten(dataset: KDDataset, num_workers: int) -> None:
-    """More than 50 batches at once, more than ``Buffers`` remembers; half of them kept by a view of theirs alone."""
+    """More batches at once than the pool of buffers remembers; half of them kept by a view of theirs alone."""
     kept: list[tuple[int, int, torch.Tensor]] = []
-    for epoch in range(6):
+    for epoch in range(8):
         for number, batch in enumerate(dataset.batches(batch_size=6, epoch=epoch, num_workers=num_workers)):
             pixels = batch["pixels"] if number % 2 else batch["pixels"][:, 1:].permute(0, 3, 1, 2)
             kept.append((epoch, number, pixels))
-    assert len(kept) == 60 > MAX_KEPT
-    for epoch in range(6):
+    assert len(kept) == 80 > MAX_KEPT
+    for epoch in range(8):
         fresh = build_dataset(dataset.records, size=12, seed=5).batches(batch_size=6, epoch=epoch)
         for number, batch in enumerate(fresh):
             ((*_, pixels),) = [item for item in kept if item[:2] == (epoch, number)]
@@ -143,22 +141,6 @@ def test_a_kept_batch_is_never_overwritten(dataset: KDDataset, num_workers: int)
 
 
 needs_plain_memory = pytest.mark.skipif(torch.cuda.is_available(), reason="with CUDA torch keeps page-locked memory")
-
-
-@needs_plain_memory
-def test_memory_is_used_again_once_nobody_holds_it() -> None:
-    buffers = Buffers()
-    first = buffers.take((4, 3))
-    address = first.ctypes.data
-    second = buffers.take((4, 3))
-    assert second.ctypes.data != address
-    tensor = torch.from_numpy(first)
-    row = tensor[1]
-    del first, tensor
-    assert buffers.take((4, 3)).ctypes.data != address, "a view of a tensor of it is alive"
-    del row
-    assert buffers.take((4, 3)).ctypes.data == address
-    assert buffers.take((3, 4)).ctypes.data != address, "another shape"
 
 
 @needs_plain_memory
@@ -173,52 +155,13 @@ def test_a_loop_needs_a_few_arrays_however_long_it_is(dataset: KDDataset, num_wo
     assert len(addresses) <= num_workers * BATCHES_AHEAD + num_workers + 3
 
 
-@needs_plain_memory
-def test_only_so_many_arrays_are_remembered() -> None:
-    buffers = Buffers()
-    held = [buffers.take((2, 5)) for _ in range(2 * MAX_KEPT)]
-    assert len({array.ctypes.data for array in held}) == 2 * MAX_KEPT
-    assert len(buffers._kept) == MAX_KEPT
-    remembered = {array.ctypes.data for array in held[MAX_KEPT:]}
-    del held
-    again = [buffers.take((2, 5)) for _ in range(MAX_KEPT)]
-    assert {array.ctypes.data for array in again} == remembered
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_with_cuda_the_pixels_are_page_locked(dataset: KDDataset) -> None:
+    assert dataset.read_batch([0, 1], 0)["pixels"].is_pinned()
 
 
-def test_threads_never_share_an_array() -> None:
-    buffers = Buffers()
-
-    def work(number: int) -> bool:
-        random = np.random.default_rng(number)
-        for _ in range(200):
-            array = buffers.take((8, 16))
-            value = random.integers(256)
-            array[:] = value
-            tensor = torch.from_numpy(array)
-            del array
-            if random.integers(4) == 0:
-                time.sleep(0)
-            if not (tensor == int(value)).all():
-                return False
-        return True
-
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)  # as often as can be, so that a race would show
-    try:
-        with ThreadPoolExecutor(8) as threads:
-            assert all(threads.map(work, range(16)))
-    finally:
-        sys.setswitchinterval(interval)
-
-
-def test_buffers_and_data_sets_pickle(dataset: KDDataset) -> None:
-    buffers = Buffers()
-    held = buffers.take((3, 3))
-    copy = pickle.loads(pickle.dumps(buffers))
-    held[:] = 1
-    taken = copy.take((3, 3))
-    taken[:] = 2
-    assert (held == 1).all()
+def test_data_sets_pickle(dataset: KDDataset) -> None:
     dataset.read_batch([0, 1], 0)
     again = pickle.loads(pickle.dumps(dataset))
     assert tensors_equal(again.read_batch([3, 9], 1), dataset.read_batch([3, 9], 1))

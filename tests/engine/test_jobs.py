@@ -1,17 +1,15 @@
-"""Jobs: inline and in processes, errors unchanged, and no process left behind by a kill."""
+"""Jobs: every engine keeps the contract (each job once, reports arrive, errors unchanged), and parts are disjoint."""
 
-import os
-import signal
-import subprocess
-import sys
+import threading
 import time
 from functools import partial
-from pathlib import Path
 
 import pytest
 
-from teachonce.engine.jobs import count_done, run_jobs, take_part
-from teachonce.errors import RecordError, TeachonceError
+from teachonce.engine.jobs import partition, run
+from teachonce.errors import ConfigError, RecordError
+
+engines = pytest.mark.parametrize("num_workers", [1, 2])
 
 
 class Squarer:
@@ -19,92 +17,128 @@ class Squarer:
         self.fail_at = fail_at
         self.worker_index = worker_index
 
-    def __call__(self, job):
+    def __call__(self, job, report):
         if job == self.fail_at:
             raise RecordError(f"job {job} is bad").at("shard-7")
-        if job == -9:
-            os.kill(os.getpid(), signal.SIGKILL)
-        count_done(10)
+        report(10)
         return job * job, self.worker_index
 
 
-def refuse(worker_index):
-    raise RecordError("no teacher today")
+def ignore(count):
+    pass
 
 
-@pytest.mark.parametrize("num_workers", [1, 2])
+@engines
 def test_every_job_is_done_once(num_workers):
-    results = dict(run_jobs(partial(Squarer, None), list(range(7)), num_workers))
+    results = dict(run(partial(Squarer, None), list(range(7)), num_workers=num_workers, report=ignore))
     assert {job: square for job, (square, _) in results.items()} == {job: job * job for job in range(7)}
     assert {worker for _, worker in results.values()} <= set(range(num_workers))
 
 
-@pytest.mark.parametrize("num_workers", [1, 2])
-def test_what_the_jobs_count_arrives(num_workers):
+def test_one_worker_keeps_the_order():
+    results = list(run(partial(Squarer, None), [3, 1, 2], num_workers=1, report=ignore))
+    assert results == [(3, (9, 0)), (1, (1, 0)), (2, (4, 0))]
+
+
+@engines
+def test_without_jobs_nothing_is_built(num_workers):
+    assert list(run(refuse, [], num_workers=num_workers, report=ignore)) == []
+
+
+@engines
+def test_what_the_jobs_report_arrives(num_workers):
     counts = []
-    assert len(list(run_jobs(partial(Squarer, None), list(range(7)), num_workers, counts.append))) == 7
+    assert len(list(run(partial(Squarer, None), list(range(7)), num_workers=num_workers, report=counts.append))) == 7
     assert sum(counts) == 70
 
 
-@pytest.mark.parametrize("num_workers", [1, 2])
-def test_an_error_crosses_the_process_unchanged(num_workers):
-    with pytest.raises(RecordError, match=r"^shard-7: job 3 is bad$"):
-        list(run_jobs(partial(Squarer, 3), list(range(6)), num_workers))
+def build_waiter(path, worker_index):
+    def report_and_wait(job, report):
+        report(1)
+        wait_until(path.exists)
+
+    return report_and_wait
 
 
-def test_a_worker_that_cannot_start_says_why():
-    with pytest.raises(RecordError, match="no teacher today"):
-        list(run_jobs(refuse, [1, 2, 3], 2))
+@engines
+def test_reports_arrive_while_the_jobs_run(num_workers, tmp_path):
+    """The jobs end only after the callback was called with what they have reported."""
+    path = tmp_path / "reported"
+    counts = []
+
+    def report(count):
+        counts.append(count)
+        if sum(counts):
+            path.touch()
+
+    list(run(partial(build_waiter, path), [1, 2], num_workers=num_workers, report=report))
+    assert sum(counts) == 2
 
 
-def test_a_killed_worker_is_one_line():
-    with pytest.raises(TeachonceError, match="run the same command again"):
-        list(run_jobs(partial(Squarer, None), [1, -9, 2], 2))
+def build_threaded(worker_index):
+    def report_from_threads(job, report):
+        threads = [threading.Thread(target=lambda: [report(1) for _ in range(500)]) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    return report_from_threads
+
+
+def test_threads_of_a_worker_may_report():
+    counts = []
+    list(run(build_threaded, [1, 2, 3], num_workers=2, report=counts.append))
+    assert sum(counts) == 3 * 4 * 500
+
+
+class Nested:
+    """A worker whose jobs are runs with reports of their own."""
+
+    def __init__(self, worker_index):
+        self.worker_index = worker_index
+
+    def __call__(self, job, report):
+        report(1)
+        counts = []
+        list(run(partial(Squarer, None), [1, 2, 3], num_workers=1, report=counts.append))
+        report(1)
+        return sum(counts)
+
+
+@engines
+def test_runs_keep_their_reports_apart(num_workers):
+    counts = []
+    results = dict(run(Nested, [1, 2], num_workers=num_workers, report=counts.append))
+    assert results == {1: 30, 2: 30} and sum(counts) == 4
+
+
+@engines
+def test_an_error_crosses_unchanged(num_workers):
+    with pytest.raises(RecordError, match=r"^shard-7: job 3 is bad$") as caught:
+        list(run(partial(Squarer, 3), list(range(6)), num_workers=num_workers, report=ignore))
+    assert type(caught.value) is RecordError
+
+
+def refuse(worker_index):
+    raise ConfigError("no teacher today")
+
+
+@engines
+def test_a_worker_that_cannot_be_built_says_why(num_workers):
+    with pytest.raises(ConfigError, match=r"^no teacher today$"):
+        list(run(refuse, [1, 2, 3], num_workers=num_workers, report=ignore))
 
 
 def test_parts_are_disjoint_and_whole():
     jobs = list(range(11))
-    parts = [take_part(jobs, index, 4) for index in range(4)]
+    parts = [partition(jobs, index, 4) for index in range(4)]
     assert sorted(job for part in parts for job in part) == jobs
-    assert take_part(jobs, 0, 1) == jobs
-
-
-SLEEPERS = """
-import os, sys, time
-from teachonce.engine.jobs import run_jobs
-def build(index):
-    return sleep
-def sleep(job):
-    open(os.path.join({folder!r}, str(os.getpid())), "w").close()
-    time.sleep(60)
-if __name__ == "__main__":
-    list(run_jobs(build, [1, 2], 2))
-"""
-
-
-def test_workers_end_when_their_parent_is_killed(tmp_path):
-    script = tmp_path / "sleepers.py"
-    folder = tmp_path / "pids"
-    folder.mkdir()
-    script.write_text(SLEEPERS.format(folder=str(folder)))
-    parent = subprocess.Popen([sys.executable, str(script)])
-    wait_until(lambda: len(list(folder.iterdir())) == 2)
-    parent.kill()
-    parent.wait()
-    wait_until(lambda: not any(is_running(int(path.name)) for path in folder.iterdir()))
+    assert partition(jobs, 0, 1) == jobs
 
 
 def wait_until(holds, seconds=30):
     end = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < end, "waited too long"
-        time.sleep(0.1)
-
-
-def is_running(pid):
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    stat = Path(f"/proc/{pid}/stat").read_text()
-    return stat.rpartition(")")[2].split()[0] != "Z"  # a zombie that nobody reaped does not run
+        time.sleep(0.05)

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from teachonce.errors import ConfigError, ImageError
-from teachonce.pixels import in_memory as memory
+from teachonce.pixels import in_memory
+from teachonce.pixels.decode import image_size
 from teachonce.pixels.in_memory import RecordsInMemory
 from teachonce.records.discovery import open_records
 from tests.support.small_data import build_dataset, example, write_shards
@@ -30,9 +31,20 @@ def test_batches_are_the_same(source):
 
 
 def test_what_does_not_fit_is_refused(source, monkeypatch):
-    monkeypatch.setattr(memory, "_free_bytes", lambda: 1000)
+    monkeypatch.setattr(in_memory, "free_memory", lambda: 1000)
     with pytest.raises(ConfigError, match=r"--in-memory: the pixels of 9 records take about .* are free; leave it out"):
         RecordsInMemory(source)
+
+
+def test_logits_take_room_too(source, monkeypatch):
+    images = [record.encoded for shard in (0, 1) for record in source.iter_shard(shard)]
+    pixels = sum(3 * width * height for width, height in map(image_size, images))
+    monkeypatch.setattr(in_memory, "free_memory", lambda: pixels)
+    assert RecordsInMemory(source).num_records == 9
+    with pytest.raises(ConfigError, match="--in-memory: the pixels and logits of 9 records take about"):
+        RecordsInMemory(source, with_logits=True)
+    monkeypatch.setattr(in_memory, "free_memory", lambda: pixels + 9 * 4 * 4)
+    assert RecordsInMemory(source, with_logits=True).num_records == 9
 
 
 def test_a_damaged_image_says_where(tmp_path):

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from teachonce.cli.walkthrough_flags import parse_boolean, run_command
-from teachonce.engine.jobs import take_part
+from teachonce.engine.jobs import partition
 from teachonce.errors import ConfigError
 from teachonce.extraction.config import ExtractConfig
 from teachonce.extraction.extract import extract
@@ -68,7 +68,7 @@ def extract_embeddings(flags: argparse.Namespace) -> None:
         )
     )
     opened = Store(store, is_partial=True)
-    shards = take_part(range(len(opened.shards)), flags.no_shard, flags.total_num_shard)
+    shards = partition(range(len(opened.shards)), flags.no_shard, flags.total_num_shard)
     path = flags.output_dir / f"{split}-{flags.no_shard}.csv"
     write_csv(opened, path, shards, background_logit=flags.background_logit)
     print(path)

@@ -30,8 +30,9 @@ from typing import Any
 
 from teachonce.cli.ablate_table import Arm, draw_ablation, render_table
 from teachonce.cli.config import AblateConfig
-from teachonce.engine.jobs import count_done, num_cores, run_jobs
-from teachonce.engine.progress import progress
+from teachonce.engine.cores import num_cores
+from teachonce.engine.jobs import run
+from teachonce.engine.progress import Advance, progress
 from teachonce.errors import ConfigError
 from teachonce.extraction.config import ExtractConfig
 from teachonce.extraction.extract import extract
@@ -73,7 +74,7 @@ def ablate(config: AblateConfig) -> list[Arm]:
     num_jobs = min(config.jobs or num_cores(), len(jobs))
     with progress("ablate", len(jobs), unit="students") as advance:
         build: Callable[[int], Any] = partial(_build_trainer, config.out / "logs", num_jobs)
-        for _ in run_jobs(build, jobs, num_jobs, advance):
+        for _ in run(build, jobs, num_workers=num_jobs, report=advance):
             pass
     arms = [_read_arm(config, lesson) for lesson in lessons]
     table = render_table(arms, config.seeds)
@@ -186,19 +187,19 @@ def _run_path(config: AblateConfig, lesson: Lesson, seed: int) -> Path:
     return config.out / "runs" / f"{folder}-seed{seed}"
 
 
-def _build_trainer(logs: Path, num_jobs: int, worker_index: int) -> Callable[[TrainConfig], None]:
+def _build_trainer(logs: Path, num_jobs: int, worker_index: int) -> Callable[[TrainConfig, Advance], None]:
     import torch
 
     if num_jobs > 1:
         torch.set_num_threads(max(1, num_cores() // num_jobs))
     logs.mkdir(parents=True, exist_ok=True)
 
-    def train_one(student: TrainConfig) -> None:
+    def train_one(student: TrainConfig, report: Advance) -> None:
         # What each training says would be a mess of all of them at once.
         with (logs / f"{student.out.name}.log").open("a") as log, contextlib.redirect_stderr(log):
             print(f"$ teachonce train {command_line(student)}", flush=True, file=log)
             train(student)
-        count_done(1)
+        report(1)
 
     return train_one
 

@@ -17,12 +17,12 @@ from operator import itemgetter
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from teachonce.data.loader import Batch, Loader
 from teachonce.data.logit_sources import LogitSource
 from teachonce.data.sampler import EpochBatches
-from teachonce.engine.buffers import Arena
-from teachonce.engine.pixel_buffers import Buffers
+from teachonce.engine.buffers import BufferPool
 from teachonce.errors import ConfigError, RecordError
 from teachonce.pixels.decode import Interpolation
 from teachonce.pixels.preprocessing import Preprocessing
@@ -69,8 +69,7 @@ class KDDataset:
         self.class_space = class_space or ClassSpace(num_classes=find_num_classes(records, logits))
         self._stores = _distinct([*views.stores, *([] if logits is None else logits.stores)])
         self._reader = ViewReader(records, views)
-        self._buffers = Buffers()
-        self._arena = Arena()
+        self._buffers = BufferPool()
 
     def __len__(self) -> int:
         return self.records.num_records
@@ -88,7 +87,7 @@ class KDDataset:
         """
         locations = self.records.locate_all(np.asarray(indices, np.int64))
         with_logits = self.logits is not None and self.logits.needs_record_logits
-        records = self.records.read_batch(locations, with_logits=with_logits, arena=self._arena)
+        records = self.records.read_batch(locations, with_logits=with_logits, buffers=self._buffers)
         for store in self._stores:
             check_keys(store, locations, records)
         seen = self._reader.read(locations, self.views.number_of(epoch), records)
@@ -152,9 +151,15 @@ class KDDataset:
         return (online.size_px, online.interpolation) == (own.size_px, own.interpolation)
 
     def _render(self, seen: Sequence[RecordView], preprocessing: Preprocessing) -> torch.Tensor:
-        pixels = self._buffers.take((len(seen), preprocessing.size_px, preprocessing.size_px, 3))
+        pixels = self._take_pixels((len(seen), preprocessing.size_px, preprocessing.size_px, 3))
         render_views(seen, preprocessing, out=pixels)
         return torch.from_numpy(pixels)
+
+    def _take_pixels(self, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+        if torch.cuda.is_available():
+            # Page-locked, and torch's own: its allocator knows when a copy to the device is over.
+            return torch.empty(shape, dtype=torch.uint8, pin_memory=True).numpy()
+        return self._buffers.take(shape)
 
 
 class EvalDataset:
@@ -164,14 +169,14 @@ class EvalDataset:
         self.records = records
         self.preprocessing = preprocessing
         self.class_space = class_space
-        self._arena = Arena()
+        self._buffers = BufferPool()
 
     def __len__(self) -> int:
         return self.records.num_records
 
     def __getitems__(self, items: Sequence[tuple[int, int]]) -> Batch:
         indices = np.array([index for index, _ in items], np.int64)
-        records = self.records.read_batch(self.records.locate_all(indices), arena=self._arena)
+        records = self.records.read_batch(self.records.locate_all(indices), buffers=self._buffers)
         return {
             "pixels": torch.from_numpy(render_center(records, self.preprocessing)),
             "labels": _labels(records, self.class_space),

@@ -8,14 +8,13 @@ of 224 px is 9.6 MB that the system has to clear first.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol
 
 import torch
 
 from teachonce.data.sampler import EpochBatches
+from teachonce.engine.prefetch import prefetch
 
 Batch = dict[str, torch.Tensor]
 
@@ -44,18 +43,5 @@ class Loader:
         return len(self.batches)
 
     def __iter__(self) -> Iterator[Batch]:
-        if self.num_workers == 0:
-            for items in self.batches:
-                yield self.dataset.__getitems__(items)
-            return
-        pending: deque[Future[Batch]] = deque()
-        pool = ThreadPoolExecutor(self.num_workers, thread_name_prefix="load")
-        try:
-            for items in self.batches:
-                pending.append(pool.submit(self.dataset.__getitems__, items))
-                if len(pending) > self.num_workers * BATCHES_AHEAD:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+        ahead = self.num_workers * BATCHES_AHEAD
+        return prefetch(self.batches, self.dataset.__getitems__, threads=self.num_workers, ahead=ahead)

@@ -20,7 +20,8 @@ from pathlib import Path
 import torch
 
 from teachonce.codecs.registry import build_codec, codec_to_json
-from teachonce.engine.jobs import num_cores, run_jobs, take_part
+from teachonce.engine.cores import num_cores
+from teachonce.engine.jobs import partition, run
 from teachonce.engine.progress import progress
 from teachonce.errors import CheckError, ConfigError, StoreError
 from teachonce.extraction.config import ExtractConfig
@@ -73,7 +74,7 @@ def extract(config: ExtractConfig) -> bool:
     plan = begin_store(config.out, plan, config.views_per_file)
     missing = missing_units(config.out, plan)
     # Parts are taken of all units, not of the missing ones: those shrink while other workers are at it.
-    units = [unit for unit in take_part(all_units(plan), *config.worker_part()) if unit in missing]
+    units = [unit for unit in partition(all_units(plan), *config.worker_part()) if unit in missing]
     num_units = _count_units(plan)
     if config.views is not None and config.views < plan.num_views:
         _say(f"{config.out}: planned for {plan.num_views} views, more than --views {config.views}: all are extracted")
@@ -184,7 +185,7 @@ def _extract_units(
     total = sum(sizes[unit.shard] * unit.num_views for unit in units)
     left = Counter(unit.group for unit in units)
     with progress("extract", total, unit="views") as advance:
-        for bundle, _ in run_jobs(build, bundles, num_workers, advance):
+        for bundle, _ in run(build, bundles, num_workers=num_workers, report=advance):
             _count_group(config.out, plan, bundle, left)
 
 

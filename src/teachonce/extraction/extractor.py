@@ -24,8 +24,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from teachonce.engine.jobs import count_done
 from teachonce.engine.prefetch import prefetch
+from teachonce.engine.progress import Advance
 from teachonce.errors import RecordError, TeachonceError
 from teachonce.extraction.seconds import Seconds
 from teachonce.extraction.teacher_queue import TeacherQueue
@@ -92,8 +92,8 @@ class UnitExtractor:
         self.is_profiled = is_profiled
         self.seconds = Seconds()
 
-    def __call__(self, bundle: Sequence[Unit]) -> None:
-        """Make the files of the units."""
+    def __call__(self, bundle: Sequence[Unit], report: Advance = lambda count: None) -> None:
+        """Make the files of the units; ``report`` is called with the views that are done."""
         begin, self.seconds = time.perf_counter(), Seconds()
         queue = TeacherQueue(self.teacher, self.batch_size)
         with ThreadPoolExecutor(1, thread_name_prefix="write") as writer:
@@ -102,7 +102,7 @@ class UnitExtractor:
                 with closing(self.seconds.timed("wait", self._render_ahead(bundle))) as rendered_ahead:
                     for rendered in rendered_ahead:
                         self._ask(queue, rendered, writer, writes)
-                        count_done(rendered.pixels.shape[0] * rendered.pixels.shape[1])
+                        report(rendered.pixels.shape[0] * rendered.pixels.shape[1])
             except RecordError:
                 # A record that is damaged costs its own unit, not the one before whose last rows wait for a full batch.
                 self._write_behind(writer, writes, queue.finish())

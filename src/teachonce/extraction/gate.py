@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from teachonce.engine.jobs import num_cores
+from teachonce.engine.cores import num_cores
 from teachonce.engine.prefetch import prefetch
 from teachonce.errors import CheckError, TeachonceError
 from teachonce.extraction.config import ExtractConfig

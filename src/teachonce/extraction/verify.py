@@ -22,9 +22,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from teachonce.engine.buffers import Arena
-from teachonce.engine.jobs import count_done, num_cores, run_jobs
-from teachonce.engine.progress import progress
+from teachonce.engine.buffers import BufferPool
+from teachonce.engine.cores import num_cores
+from teachonce.engine.jobs import run
+from teachonce.engine.progress import Advance, progress
 from teachonce.errors import CheckError, ConfigError, TeachonceError
 from teachonce.extraction.config import VerifyConfig
 from teachonce.models.classifier import Classifier, load_model
@@ -93,7 +94,7 @@ def check_keys(store: Store, source: RecordSource) -> int:
     num_workers = min(num_cores(), num_bytes // WORKER_BYTES)
     build = partial(_KeyChecker, store, source)
     with progress("verify", source.num_records, unit="records") as advance:
-        for _ in run_jobs(build, jobs, num_workers, advance):
+        for _ in run(build, jobs, num_workers=num_workers, report=advance):
             pass
     return source.num_records
 
@@ -102,14 +103,14 @@ class _KeyChecker:
     def __init__(self, store: Store, source: RecordSource, worker_index: int) -> None:
         self.store = store
         self.source = source
-        self.arena = Arena()
+        self.buffers = BufferPool()
 
-    def __call__(self, shard: int) -> None:
+    def __call__(self, shard: int, report: Advance) -> None:
         num_records = self.source.shards[shard].num_records
         for first in range(0, num_records, BLOCK_RECORDS):
             places = [(shard, row) for row in range(first, min(first + BLOCK_RECORDS, num_records))]
-            compare_keys(self.store, places, self.source.read_batch(places, arena=self.arena))
-        count_done(num_records)
+            compare_keys(self.store, places, self.source.read_batch(places, buffers=self.buffers))
+        report(num_records)
 
 
 def check_logits(

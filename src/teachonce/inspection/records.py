@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from teachonce.engine.jobs import count_done, num_cores, run_jobs
-from teachonce.engine.progress import progress
+from teachonce.engine.cores import num_cores
+from teachonce.engine.jobs import run
+from teachonce.engine.progress import Advance, progress
 from teachonce.errors import ConfigError, ImageError, RecordError
 from teachonce.pixels.decode import image_size
 from teachonce.records.discovery import find_splits, open_records
@@ -67,7 +68,9 @@ def render_records(summary: dict[str, Any]) -> str:
 def _summarise_split(source: RecordSource, num_workers: int) -> dict[str, Any]:
     total = _Tally()
     with progress(f"inspect {source.split}", source.num_records, unit="records") as advance:
-        for _, tally in run_jobs(partial(_ShardReader, source), range(len(source.shards)), num_workers, advance):
+        for _, tally in run(
+            partial(_ShardReader, source), range(len(source.shards)), num_workers=num_workers, report=advance
+        ):
             _add(total, tally)
     table = source.classes
     names = table.names if table is not None else ()
@@ -116,7 +119,7 @@ class _ShardReader:
     def __init__(self, source: RecordSource, worker_index: int) -> None:
         self.source = source
 
-    def __call__(self, shard: int) -> _Tally:
+    def __call__(self, shard: int, report: Advance) -> _Tally:
         tally = _Tally()
         keys = []
         for where, label, encoded, features in self._read(shard):
@@ -137,7 +140,7 @@ class _ShardReader:
                 tally.logit_widths[len(logits)] += 1
                 tally.num_logit_hits += int(logits.argmax()) == label
                 tally.num_bad_logits += bool((np.isnan(logits) | np.isposinf(logits)).any())
-            count_done(1)
+            report(1)
         tally.keys.append(np.array(keys, np.uint64))
         return tally
 

@@ -28,8 +28,9 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from teachonce.engine.jobs import count_done, num_cores, run_jobs
-from teachonce.engine.progress import progress
+from teachonce.engine.cores import num_cores
+from teachonce.engine.jobs import run
+from teachonce.engine.progress import Advance, progress
 from teachonce.errors import ConfigError, ImageError, LogitsError, PlanMismatchError, RecordError
 from teachonce.interop.config import RecordsConfig
 from teachonce.interop.imagenet import BoxReader, class_texts, open_boxes, read_image_labels, read_labels, read_metadata
@@ -87,7 +88,7 @@ def convert_records(config: RecordsConfig) -> None:
     build = partial(_ShardWriter, config.out, classes, boxes, table)
     num_workers = config.num_workers or min(num_cores(), sum(len(job.listing) for job in jobs) // WORKER_IMAGES)
     with progress("records", len(listing), done=done) as advance:
-        num_converted = sum(num for _, num in run_jobs(build, jobs, num_workers, advance))
+        num_converted = sum(num for _, num in run(build, jobs, num_workers=num_workers, report=advance))
     print(f"{config.out}: {len(listing):,} {config.split} records in {config.shards} shards", file=sys.stderr)
     if num_converted:
         print(f"records: {num_converted} images were no RGB or grey JPEG and were encoded anew", file=sys.stderr)
@@ -247,7 +248,7 @@ class _ShardWriter:
         self.boxes = boxes
         self.table = table
 
-    def __call__(self, job: ShardJob) -> int:
+    def __call__(self, job: ShardJob, report: Advance) -> int:
         """Write one shard and its index; returns how many of its images had to be encoded anew."""
         path = self.out / job.name
         num_converted = 0
@@ -260,7 +261,7 @@ class _ShardWriter:
                     raise error.at(str(job.listing.path(index))) from error
                 num_converted += was_converted
                 writer.write(encode_example(features))
-                count_done(1)
+                report(1)
         write_index(index_path(path), writer.index)
         return num_converted
 

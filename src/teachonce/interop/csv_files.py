@@ -10,8 +10,8 @@ when reading such files. About 20 kB an image, which is why a store is better.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,9 @@ import xxhash
 from numpy.typing import NDArray
 
 from teachonce.codecs.registry import build_codec, codec_from_json, codec_to_json, warn_of_estimates
-from teachonce.engine.jobs import num_cores, take_part
+from teachonce.engine.cores import num_cores
+from teachonce.engine.jobs import partition
+from teachonce.engine.prefetch import prefetch
 from teachonce.engine.progress import progress
 from teachonce.errors import ConfigError, LogitsError
 from teachonce.interop.config import ImportConfig
@@ -52,7 +54,7 @@ def export_csv(
     warn_of_estimates(store.codec, f"{source} -> {out}")
     with progress("export", store.num_records, unit="records") as advance:
         for index, path in enumerate(paths):
-            shards = take_part(range(len(store.shards)), index, csv_files)
+            shards = partition(range(len(store.shards)), index, csv_files)
             write_csv(store, path, shards, view=view, background_logit=background_logit, advance=advance)
     return paths
 
@@ -144,15 +146,17 @@ def _join_shard(
     source: RecordSource, shard: int, table: CsvTable
 ) -> tuple[NDArray[np.uint64], list[str], NDArray[np.int32], NDArray[np.float32]]:
     """Keys [N], filenames [N], labels [N] and logits [N, C] of a shard; threads read lines while records are read."""
-    num_records = source.shards[shard].num_records
-    keys, labels = np.empty(num_records, np.uint64), np.empty(num_records, np.int32)
+    keys, labels = array("Q"), array("i")
     filenames: list[str] = []
-    with ThreadPoolExecutor(num_cores()) as pool:
-        blocks: list[Future[NDArray[np.float32]]] = []
-        for row, record in enumerate(source.iter_shard(shard)):
-            keys[row], labels[row] = record.key, record.label
-            filenames.append(record.filename)
-            if (row + 1) % BLOCK_RECORDS == 0 or row + 1 == num_records:
-                first = len(blocks) * BLOCK_RECORDS
-                blocks.append(pool.submit(table.find_all_logits, filenames[first:]))
-        return keys, filenames, labels, np.concatenate([block.result() for block in blocks])
+
+    def read_blocks() -> Iterator[list[str]]:
+        records = source.iter_shard(shard)
+        while block := list(islice(records, BLOCK_RECORDS)):
+            keys.extend(record.key for record in block)
+            labels.extend(record.label for record in block)
+            filenames.extend(record.filename for record in block)
+            yield filenames[-len(block) :]
+
+    threads = num_cores()
+    logits = np.concatenate(list(prefetch(read_blocks(), table.find_all_logits, threads=threads, ahead=2 * threads)))
+    return np.array(keys, np.uint64), filenames, np.array(labels, np.int32), logits

@@ -21,8 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from teachonce.codecs.registry import warn_of_estimates
-from teachonce.engine.jobs import count_done, num_cores, run_jobs
-from teachonce.engine.progress import progress
+from teachonce.engine.cores import num_cores
+from teachonce.engine.jobs import run
+from teachonce.engine.progress import Advance, progress
 from teachonce.errors import ConfigError, PlanMismatchError, RecordError, StoreError
 from teachonce.interop.config import MergeConfig
 from teachonce.records.class_space import ClassSpace, map_logits
@@ -73,7 +74,7 @@ def merge(config: MergeConfig) -> None:
     num_bytes = sum(source.shards[shard].num_bytes for shard in jobs)
     num_workers = config.num_workers or min(num_cores(), num_bytes // WORKER_BYTES)
     with progress("merge", sum(sizes), done=done, unit="records") as advance:
-        for _ in run_jobs(build, jobs, num_workers, advance):
+        for _ in run(build, jobs, num_workers=num_workers, report=advance):
             pass
 
 
@@ -84,7 +85,7 @@ class _ShardMerger:
         self.source = source
         self.target = ClassSpace(num_classes=store.plan.data_classes)
 
-    def __call__(self, shard: int) -> None:
+    def __call__(self, shard: int, report: Advance) -> None:
         info = self.source.shards[shard]
         assert info.path is not None
         path = _shard_path(self.config, info.name)
@@ -115,7 +116,7 @@ class _ShardMerger:
                     else:
                         writer.write(replace_feature(payload, "image/logit", logits[index]))
                 num_rows += len(block)
-                count_done(len(block))
+                report(len(block))
             if num_rows != len(keys):
                 missing = self.store.read_filenames(shard)[num_rows]
                 raise StoreError(f"{info.path}: ends before {missing}, which the store has; the shard was shortened")

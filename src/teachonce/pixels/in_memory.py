@@ -7,24 +7,24 @@ reads images reads it too, and gets the same pixels. 32 px take 3 kB a record, I
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
-from teachonce.engine.jobs import num_cores
+from teachonce.engine.cores import num_cores
+from teachonce.engine.memory import free_memory
+from teachonce.engine.prefetch import prefetch
 from teachonce.errors import ConfigError, ImageError
 from teachonce.pixels.decode import decode_image, image_size
 from teachonce.records.source import Record, RecordSource
 
 _SAMPLED_RECORDS = 64
+_RECORDS_AHEAD = 64
 
 
 class RecordsInMemory(RecordSource):
     """The same records as ``source``, decoded; what is wrong with any of them is raised here, with its place.
 
-    Raises ConfigError where the pixels of a sample say that they would not fit into the memory that is free.
+    Raises ConfigError where a sample of the records says that they would not fit into the memory that is free.
     """
 
     def __init__(self, source: RecordSource, *, with_logits: bool = False) -> None:
@@ -36,11 +36,11 @@ class RecordsInMemory(RecordSource):
         self._description = source.describe()
         self._with_logits = with_logits
         self._check_room(source)
-        with ThreadPoolExecutor(num_cores(), thread_name_prefix="decode") as pool:
-            self._records = [
-                list(pool.map(_decode, source.iter_shard(shard, with_logits=with_logits)))
-                for shard in range(len(source.shards))
-            ]
+        threads = num_cores()
+        self._records = [
+            list(prefetch(records, _decode, threads=threads, ahead=_RECORDS_AHEAD))
+            for records in (source.iter_shard(shard, with_logits=with_logits) for shard in range(len(source.shards)))
+        ]
 
     def read_record(self, shard: int, row: int, *, with_logits: bool = False) -> Record:
         """One record by row, as it was when all were read."""
@@ -59,30 +59,24 @@ class RecordsInMemory(RecordSource):
     def _check_room(self, source: RecordSource) -> None:
         count = min(_SAMPLED_RECORDS, source.num_records)
         places = [source.locate(index * source.num_records // count) for index in range(count)]
-        sizes = [_size(record) for record in source.read_batch(places)]
-        needed = sum(3 * width * height for width, height in sizes) * source.num_records // count
-        free = _free_bytes()
+        sample = source.read_batch(places, with_logits=self._with_logits)
+        needed = sum(_num_bytes(record) for record in sample) * source.num_records // count
+        free = free_memory()
         if needed > free:
+            what = "the pixels and logits" if self._with_logits else "the pixels"
             raise ConfigError(
-                f"--in-memory: the pixels of {source.num_records:,} records take about {needed / 1e9:,.1f} GB, "
+                f"--in-memory: {what} of {source.num_records:,} records take about {needed / 1e9:,.1f} GB, "
                 f"{free / 1e9:,.1f} GB are free; leave it out, the records are read as they are needed"
             )
 
 
-def _free_bytes() -> int:
-    """Memory that is free or can be freed; where the system does not say, all that the machine has."""
+def _num_bytes(record: Record) -> int:
+    """Of its pixels and logits."""
     try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration):
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
-def _size(record: Record) -> tuple[int, int]:
-    try:
-        return image_size(record.encoded)
+        width, height = image_size(record.encoded)
     except ImageError as error:
         raise error.at(record.where) from error
+    return 3 * width * height + (0 if record.logits is None else record.logits.nbytes)
 
 
 def _decode(record: Record) -> Record:

@@ -22,7 +22,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from teachonce.engine.buffers import Arena
+from teachonce.engine.buffers import BufferPool
 from teachonce.records.class_table import ClassTable
 from teachonce.records.tfrecord.tf_example import Buffer
 
@@ -31,7 +31,7 @@ from teachonce.records.tfrecord.tf_example import Buffer
 class Record:
     """One source example; ``where`` names it in messages, ``logits`` [C] are there only when asked for.
 
-    ``encoded`` is bytes, or a view of the ``Arena`` that it was read into.
+    ``encoded`` is bytes, or a view of the buffer that it was read into.
     ``boxes`` [N, 4] are its objects' xmin, ymin, xmax, ymax as fractions of the image: only of a source ``with_boxes``,
     and None where the record has none.
     """
@@ -109,9 +109,9 @@ class RecordSource(ABC):
         """One record by row; RecordError where it is damaged, LogitsError where it lacks the logits asked for."""
 
     def read_batch(
-        self, places: Sequence[tuple[int, int]], *, with_logits: bool = False, arena: Arena | None = None
+        self, places: Sequence[tuple[int, int]], *, with_logits: bool = False, buffers: BufferPool | None = None
     ) -> list[Record]:
-        """The records at several (shard, row), where it can be into the memory of ``arena``; as ``read_record``."""
+        """The records at several (shard, row), where it can be into memory of ``buffers``; as ``read_record``."""
         return [self.read_record(shard, row, with_logits=with_logits) for shard, row in places]
 
     @abstractmethod

@@ -11,13 +11,13 @@ import os
 import signal
 import socket
 import sys
-import threading
 from collections.abc import Callable, Mapping
 from multiprocessing import connection, get_context
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from teachonce.engine.jobs import exit_with_parent, num_cores
+from teachonce.engine.cores import num_cores
+from teachonce.engine.processes import exit_with_parent
 from teachonce.errors import ConfigError, TeachonceError
 from teachonce.training.config import TrainConfig
 
@@ -96,7 +96,7 @@ def _run_rank(
 ) -> None:
     import torch
 
-    threading.Thread(target=exit_with_parent, args=(parent,), daemon=True).start()
+    exit_with_parent(parent)
     os.environ.update(environment)
     torch.set_num_threads(max(1, num_cores() // config.devices))
     try:

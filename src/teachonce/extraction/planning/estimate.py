@@ -24,7 +24,7 @@ from teachonce.codecs.codec import Codec
 from teachonce.codecs.dense import Float32Codec
 from teachonce.codecs.registry import build_codec, codec_from_json, codec_to_json
 from teachonce.codecs.topk import TopKCodec
-from teachonce.engine.jobs import num_cores
+from teachonce.engine.cores import num_cores
 from teachonce.engine.progress import progress
 from teachonce.errors import ConfigError, LogitsError, RecordError
 from teachonce.extraction.config import PlanConfig

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from teachonce.engine.buffers import Arena
+from teachonce.engine.buffers import BufferPool
 from teachonce.errors import LogitsError, RecordError
 from teachonce.records.class_table import read_classes
 from teachonce.records.source import Record, RecordSource, ShardInfo, record_key, shard_name
@@ -173,15 +173,15 @@ class TFRecordSource(RecordSource):
         return self._decode(payload, where, with_logits)
 
     def read_batch(
-        self, places: Sequence[tuple[int, int]], *, with_logits: bool = False, arena: Arena | None = None
+        self, places: Sequence[tuple[int, int]], *, with_logits: bool = False, buffers: BufferPool | None = None
     ) -> list[Record]:
-        """The records at several (shard, row), where it can be into the memory of ``arena``; as ``read_record``."""
+        """The records at several (shard, row), where it can be into memory of ``buffers``; as ``read_record``."""
         files = [(self._keep_open(shard), row) for shard, row in places]
         bounds = [file.bounds(row) for file, row in files]
         wheres = [record_place(file.path, row, begin) for (file, row), (begin, _) in zip(files, bounds, strict=True)]
-        if arena is None:
+        if buffers is None:
             return self._take_apart([file.read(row) for file, row in files], wheres, with_logits)
-        payloads = read_frames(files, arena.take(sum(end - begin for begin, end in bounds)))
+        payloads = read_frames(files, buffers.take((sum(end - begin for begin, end in bounds),)).data)
         return self._take_apart(payloads, wheres, with_logits)
 
     def _take_apart(

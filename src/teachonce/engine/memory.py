@@ -1,0 +1,61 @@
+"""How much memory this process can still take: the machine's, or what the limits of its cgroup leave.
+
+In a container or a scheduler's job the machine may have far more than the process may use; what takes more is killed
+without a message. Files that the page cache holds count as free in both: the kernel drops them when memory is asked
+for.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+PROC = Path("/proc")
+CGROUPS = Path("/sys/fs/cgroup")
+
+
+def free_memory(proc: Path = PROC, cgroups: Path = CGROUPS) -> int:
+    """Bytes that are free or can be freed; where the system does not say, all that the machine has."""
+    return max(0, min([_free_in_machine(proc), *_free_in_cgroups(proc, cgroups)]))
+
+
+def _free_in_machine(proc: Path) -> int:
+    available = _read_table(proc / "meminfo").get("MemAvailable:")
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if available is None else available * 1024
+
+
+def _free_in_cgroups(proc: Path, cgroups: Path) -> Iterator[int]:
+    """What the process's cgroup and each of its ancestors leave, where they have a limit; of versions 1 and 2.
+
+    In a container the path may be the host's, of which only the ancestor that the container sees as root is there.
+    """
+    for line in _read(proc / "self" / "cgroup").splitlines():
+        _, controllers, name = line.split(":", 2)
+        path = PurePosixPath(name).relative_to("/")
+        for group in (path, *path.parents):
+            if not controllers:
+                yield from _free_in(cgroups / group, "memory.max", "memory.current", "")
+            elif "memory" in controllers.split(","):
+                folder = cgroups / "memory" / group
+                yield from _free_in(folder, "memory.limit_in_bytes", "memory.usage_in_bytes", "total_")
+
+
+def _free_in(group: Path, limit_name: str, use_name: str, prefix: str) -> Iterator[int]:
+    limit, use = _read(group / limit_name).strip(), _read(group / use_name).strip()
+    if limit.isdecimal() and use.isdecimal():  # "max" is no limit
+        kinds = _read_table(group / "memory.stat")
+        yield int(limit) - int(use) + sum(kinds.get(f"{prefix}{kind}_file", 0) for kind in ("active", "inactive"))
+
+
+def _read_table(path: Path) -> dict[str, int]:
+    """The first number of each line, by the word before it."""
+    rows = [line.split() for line in _read(path).splitlines()]
+    return {row[0]: int(row[1]) for row in rows if len(row) > 1 and row[1].isdecimal()}
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""

@@ -1,0 +1,114 @@
+"""The engine of spawned processes on this machine, which take the next job when they are free.
+
+Processes are spawned, never forked: a fork would copy the locks of threads that do not exist in the child. A worker
+ends by itself when its parent is gone, so a killed command leaves no process behind.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+from typing import Any
+
+from teachonce.engine.progress import Advance
+from teachonce.engine.worker import BuildWorker, Job, Result
+from teachonce.errors import TeachonceError
+
+REPORT_SECONDS = 0.5
+"""How often the parent passes on what its workers have reported."""
+
+
+def run_in_processes(
+    build_worker: BuildWorker[Job, Result], jobs: Sequence[Job], num_workers: int, report: Advance
+) -> Iterator[tuple[Job, Result]]:
+    """Do ``jobs`` by ``num_workers`` processes; see ``worker`` for the contract.
+
+    Raises TeachonceError where a process was killed, or where a worker cannot be built for a reason of a library.
+    """
+    context = get_context("spawn")
+    num_done = context.Value("q", 0)
+    num_reported = 0
+    indices = context.SimpleQueue()
+    for index in range(num_workers):
+        indices.put(index)
+    executor = ProcessPoolExecutor(
+        num_workers,
+        mp_context=context,
+        initializer=_start_process,
+        initargs=(build_worker, indices, num_done, os.getpid()),
+    )
+    try:
+        futures: dict[Future[Result], Job] = {executor.submit(_do_job, job): job for job in jobs}
+        while futures:
+            ended, _ = wait(futures, timeout=REPORT_SECONDS, return_when=FIRST_COMPLETED)
+            num_now = num_done.value
+            report(num_now - num_reported)
+            num_reported = num_now
+            for future in ended:
+                yield futures.pop(future), future.result()
+    except BrokenProcessPool as error:
+        raise TeachonceError(
+            "a worker process exited unexpectedly (killed, or out of memory?); completed work is kept: run the same "
+            "command again, with fewer workers if memory was short"
+        ) from error
+    finally:
+        executor.shutdown(wait=True, cancel_futures=True)
+
+
+def exit_with_parent(parent: int) -> None:
+    """From now on end this process, at once, when its parent, the process ``parent``, is gone."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="exit with parent", daemon=True).start()
+
+
+class _Process:
+    """What a worker process keeps from job to job: its worker, or why there is none, and the parent's counter."""
+
+    def __init__(self, build_worker: BuildWorker[Any, Any], index: int, num_done: Any) -> None:
+        self._num_done = num_done
+        self._failure: Exception | None = None
+        try:
+            self._worker = build_worker(index)
+        except TeachonceError as error:
+            self._failure = error
+        except Exception as error:
+            # Out of memory on the device, say: the libraries' errors do not all survive the way between processes.
+            self._failure = TeachonceError(f"a worker process cannot start: {type(error).__name__}: {error}")
+
+    def do(self, job: Any) -> Any:
+        # An error in an executor's initializer would break the pool and lose its message: the first job raises it.
+        if self._failure is not None:
+            raise self._failure
+        return self._worker(job, self._report)
+
+    def _report(self, count: int) -> None:
+        with self._num_done.get_lock():
+            self._num_done.value += count
+
+
+_process: _Process | None = None
+"""This process, where it is a worker: an executor hands its tasks nothing that its initializer has made."""
+
+
+def _start_process(build_worker: BuildWorker[Any, Any], indices: Any, num_done: Any, parent: int) -> None:
+    global _process
+    # Ctrl-C goes to the whole group of processes: the workers end at once and in silence, the parent speaks.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    exit_with_parent(parent)
+    _process = _Process(build_worker, indices.get(), num_done)
+
+
+def _do_job(job: Any) -> Any:
+    assert _process is not None
+    return _process.do(job)

@@ -1,0 +1,83 @@
+"""Worker processes: what goes wrong with one is a message, and none is left behind by a kill."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from teachonce.engine.processes import run_in_processes
+from teachonce.errors import TeachonceError
+
+
+def ignore(count):
+    pass
+
+
+def build_mortal(worker_index):
+    return die_at_nine
+
+
+def die_at_nine(job, report):
+    if job == 9:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_worker_is_one_line():
+    expected = r"^a worker process exited unexpectedly \(killed, or out of memory\?\); .* run the same command again"
+    with pytest.raises(TeachonceError, match=expected):
+        list(run_in_processes(build_mortal, [1, 9, 2], 2, ignore))
+
+
+def run_out_of_memory(worker_index):
+    raise MemoryError("no 9 GB on this device")
+
+
+def test_a_library_error_at_the_start_is_one_line():
+    expected = "^a worker process cannot start: MemoryError: no 9 GB on this device$"
+    with pytest.raises(TeachonceError, match=expected):
+        list(run_in_processes(run_out_of_memory, [1, 2], 2, ignore))
+
+
+SLEEPERS = """
+import os, sys, time
+from teachonce.engine.processes import run_in_processes
+def build(index):
+    return sleep
+def sleep(job, report):
+    open(os.path.join({folder!r}, str(os.getpid())), "w").close()
+    time.sleep(60)
+if __name__ == "__main__":
+    list(run_in_processes(build, [1, 2], 2, print))
+"""
+
+
+def test_workers_end_when_their_parent_is_killed(tmp_path):
+    script = tmp_path / "sleepers.py"
+    folder = tmp_path / "pids"
+    folder.mkdir()
+    script.write_text(SLEEPERS.format(folder=str(folder)))
+    parent = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.DEVNULL)
+    wait_until(lambda: len(list(folder.iterdir())) == 2)
+    parent.kill()
+    parent.wait()
+    wait_until(lambda: not any(is_running(int(path.name)) for path in folder.iterdir()))
+
+
+def wait_until(holds, seconds=30):
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.1)
+
+
+def is_running(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    stat = Path(f"/proc/{pid}/stat").read_text()
+    return stat.rpartition(")")[2].split()[0] != "Z"  # a zombie that nobody reaped does not run
