@@ -28,7 +28,6 @@ import numpy as np
 import torch
 
 from teachonce.codecs.dense import Int8Codec
-from teachonce.codecs.registry import codec_to_json
 from teachonce.codecs.topk import TopKCodec
 from teachonce.data.stored_logits import StoredTeachers
 from teachonce.engine.jobs import num_cores
@@ -218,7 +217,7 @@ def synthetic_store(path: Path, codec: Int8Codec | TopKCodec, num_shards: int, n
             "shards": [[name, SHARD_RECORDS, 1] for name in names],
         },
         policy=policy_to_json(CropPolicy()) | {"seed": 0},
-        codec=codec_to_json(codec),
+        codec=codec.to_json(),
         view_groups=group_views(num_views, 10),
         num_samples=0,
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from teachonce.codecs.registry import build_codec, codec_to_json
+from teachonce.codecs.registry import build_codec
 from teachonce.records.class_space import ClassSpace
 from teachonce.records.class_table import ClassTable, write_classes
 from teachonce.records.discovery import open_records
@@ -91,7 +91,7 @@ def write_store(
         data_classes=data_classes,
         data=source.describe(),
         policy=policy_to_json(CenterPolicy()),
-        codec=codec_to_json(build_codec(codec, num_classes=logits.shape[1])),
+        codec=build_codec(codec, num_classes=logits.shape[1]).to_json(),
         view_groups=((0, 0),),
     )
     begin_store(path, plan, views_per_file=1)

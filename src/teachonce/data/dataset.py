@@ -23,7 +23,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from teachonce.codecs.topk import TopKCodec
 from teachonce.data.loader import Batch, Loader
 from teachonce.data.sampler import EpochBatches
 from teachonce.data.stored_logits import StoredTeachers
@@ -95,9 +94,10 @@ class KDDataset:
         for item in self.stores:
             check_same_data(item, source.describe())
             check_same_policy(self.stores[0], item)
-            if temperature is None and isinstance(item.codec, TopKCodec) and item.codec.num_tail:
+            if temperature is None and item.codec.num_tail:
                 raise ConfigError(
-                    f"{item.path}: codec topk gives logits for one temperature: give temperature=, the one of the loss"
+                    f"{item.path}: codec {item.codec.name} gives logits for one temperature: give temperature=, the "
+                    "one of the loss"
                 )
         self.num_views = min((item.num_views for item in self.stores), default=0)
         self._looker = self._build_looker(own_views)

@@ -248,7 +248,7 @@ def _read_pixels(
 
 def _versions(store: Store, *names: str) -> str:
     """Library versions at extraction against those of today, as a phrase."""
-    then, now = store.manifest.get("versions", {}), pixel_versions()
+    then, now = store.manifest.versions, pixel_versions()
     changed = [
         f"{name} {then.get(name, 'unknown')} at extraction, {now.get(name, 'none')} now"
         for name in names
