@@ -103,17 +103,17 @@ class Plan:
     """Split, format and shards ([name, records, bytes] each): a ``DataEntry``."""
 
     def __post_init__(self) -> None:
-        convert_json(self.teacher, TeacherEntry, "teacher", StoreError)
-        convert_json(self.data, DataEntry, "data", StoreError)
+        convert_json(self.teacher, TeacherEntry, "teacher", StoreError, advice=_ADVICE)
+        convert_json(self.data, DataEntry, "data", StoreError, advice=_ADVICE)
         codec_from_json(self.codec)
         self.read_policy()
         expected = 0
         for first, last in self.view_groups:
             if first != expected or last < first:
-                raise StoreError(f"view_groups: views {first} to {last}, expected those from {expected} on")
+                raise StoreError(f"view_groups: views {first} to {last}, expected those from {expected} on; {_ADVICE}")
             expected = last + 1
         if not self.view_groups:
-            raise StoreError("view_groups: none, expected at least one")
+            raise StoreError(f"view_groups: none, expected at least one; {_ADVICE}")
 
     def to_json(self) -> dict[str, Any]:
         """The plan as JSON values."""
@@ -140,7 +140,7 @@ class Plan:
     def read_policy(self) -> tuple[Policy, int]:
         """The policy, and the seed that its views were drawn by (0 where it draws none)."""
         entry = dict(self.policy)
-        seed = convert_json(entry.pop("seed", 0), int, "policy: seed", StoreError)
+        seed = convert_json(entry.pop("seed", 0), int, "policy: seed", StoreError, advice=_ADVICE)
         return policy_from_json(entry), seed
 
     def unit_files(self) -> dict[tuple[str, tuple[int, int]], list[str]]:
@@ -178,9 +178,9 @@ class Manifest:
         }
         for field, value in expected.items():
             if getattr(self, field) != value:
-                raise StoreError(f"{field}: {getattr(self, field)}, expected {value} as in its plan")
+                raise StoreError(f"{field}: {getattr(self, field)}, expected {value} as in its plan; {_ADVICE}")
         if [(shard["name"], shard["num_records"]) for shard in self.shards] != self.plan.shards:
-            raise StoreError("shards: expected those of its plan, in their order, with as many records")
+            raise StoreError(f"shards: expected those of its plan, in their order, with as many records; {_ADVICE}")
 
     def to_json(self) -> dict[str, Any]:
         """The manifest as JSON values."""
