@@ -207,7 +207,7 @@ def synthetic_store(path: Path, codec: Int8Codec | TopKCodec, num_shards: int, n
     path.mkdir(parents=True)
     names = [shard_name("train", index, num_shards) for index in range(num_shards)]
     plan = Plan(
-        teacher={"spec": "synthetic", "weights_sha256": "0" * 64},
+        teacher={"spec": "synthetic", "model": "synthetic", "weights_sha256": "0" * 64},
         class_space=ClassSpace(num_classes=NUM_CLASSES, offset=1),
         data_classes=NUM_CLASSES + 1,
         data={
