@@ -29,9 +29,8 @@ import torch
 
 from teachonce.codecs.codec import Codec
 from teachonce.codecs.dense import Int8Codec
-from teachonce.codecs.registry import codec_to_json
 from teachonce.codecs.topk import TopKCodec
-from teachonce.data.stored_logits import StoredLogits, decode_on_device
+from teachonce.data.stored_logits import StoredLogits
 from teachonce.engine.cores import num_cores
 from teachonce.losses.losses import kd_loss, label_loss
 from teachonce.records.class_space import ClassSpace
@@ -136,7 +135,7 @@ def step_costs(rounds: int) -> list[str]:
             logits = student(images)
             loss = label_loss(logits, labels)
             if with_kd:
-                loss = loss + kd_loss(logits, decode_on_device(codec, batch, 2.0), 2.0)
+                loss = loss + kd_loss(logits, codec.decode_tensor(batch, 2.0), 2.0)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -206,7 +205,7 @@ def synthetic_store(path: Path, codec: Int8Codec | TopKCodec, num_shards: int, n
     path.mkdir(parents=True)
     names = [shard_name("train", index, num_shards) for index in range(num_shards)]
     plan = Plan(
-        teacher={"spec": "synthetic", "weights_sha256": "0" * 64},
+        teacher={"spec": "synthetic", "model": "synthetic", "weights_sha256": "0" * 64},
         class_space=ClassSpace(num_classes=NUM_CLASSES, offset=1),
         data_classes=NUM_CLASSES + 1,
         data={
@@ -216,7 +215,7 @@ def synthetic_store(path: Path, codec: Int8Codec | TopKCodec, num_shards: int, n
             "shards": [[name, SHARD_RECORDS, 1] for name in names],
         },
         policy=policy_to_json(CropPolicy()) | {"seed": 0},
-        codec=codec_to_json(codec),
+        codec=codec.to_json(),
         view_groups=group_views(num_views, 10),
         num_samples=0,
     )

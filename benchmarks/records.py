@@ -29,7 +29,7 @@ import numpy as np
 import xxhash
 from PIL import Image
 
-from teachonce.codecs.registry import build_codec, codec_to_json
+from teachonce.codecs.registry import build_codec
 from teachonce.engine.cores import num_cores
 from teachonce.evaluation.config import ExportConfig
 from teachonce.extraction.config import VerifyConfig
@@ -215,7 +215,7 @@ class Bench:
             data_classes=NUM_CLASSES + 1,
             data=source.describe(),
             policy=policy_to_json(CenterPolicy()),
-            codec=codec_to_json(codec),
+            codec=codec.to_json(),
             view_groups=((0, 0),),
         )
         begin_store(path, plan, views_per_file=1)

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.photographs import read_jpegs, write_jpegs, write_photographs
-from teachonce.codecs.registry import build_codec, codec_to_json
+from teachonce.codecs.registry import build_codec
 from teachonce.pixels.decode import image_size
 from teachonce.records.class_space import ClassSpace
 from teachonce.records.class_table import read_classes, write_classes
@@ -96,7 +96,7 @@ def write_crop_store(path: Path, source: RecordSource) -> None:
         data_classes=num_classes,
         data=source.describe(),
         policy={**policy_to_json(policy), "seed": SEED},
-        codec=codec_to_json(codec),
+        codec=codec.to_json(),
         view_groups=(group,),
     )
     begin_store(path, plan, views_per_file=NUM_VIEWS)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from teachonce.codecs.dense import Float16Codec, Float32Codec, Int8Codec
-from teachonce.codecs.registry import CODECS, build_codec, codec_from_json, codec_to_json, warn_of_estimates
+from teachonce.codecs.registry import CODECS, build_codec, codec_from_json, warn_of_estimates
 from teachonce.errors import ConfigError, LogitsError, StoreError
 
 LOGITS = hnp.arrays(
@@ -154,8 +154,8 @@ def test_edges_all_equal_one_class_and_extremes(codec):
 def test_json_is_the_codec():
     for name in CODECS:
         codec = build_codec(name, num_classes=7)
-        assert codec_from_json(codec_to_json(codec)) == codec
-        assert codec_to_json(codec)["name"] == name
+        assert codec_from_json(codec.to_json()) == codec
+        assert codec.to_json()["name"] == name
     with pytest.raises(ConfigError, match="'int3' is not known; known: float32, float16, int8, topk"):
         build_codec("int3", num_classes=7)
     with pytest.raises(StoreError, match="newer teachonce"):

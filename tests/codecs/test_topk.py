@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from teachonce.codecs.registry import build_codec, codec_from_json, codec_to_json
+from teachonce.codecs.registry import build_codec, codec_from_json
 from teachonce.codecs.topk import MAX_DISTANCE, TopKCodec
 from teachonce.errors import ConfigError, LogitsError, StoreError
 from tests.support.paths import DOCS
@@ -336,8 +336,8 @@ def test_the_text_of_the_format_is_enough_to_decode(k, num_classes):
 
 def test_json_is_the_codec():
     codec = build_codec("topk", num_classes=1000, k=7)
-    assert codec_to_json(codec) == {"name": "topk", "k": 7, "num_classes": 1000}
-    assert codec_from_json(codec_to_json(codec)) == TopKCodec(k=7, num_classes=1000)
+    assert codec.to_json() == {"name": "topk", "k": 7, "num_classes": 1000}
+    assert codec_from_json(codec.to_json()) == TopKCodec(k=7, num_classes=1000)
     assert build_codec("topk", num_classes=1000) == TopKCodec(k=10, num_classes=1000)
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from teachonce.codecs.registry import build_codec, codec_to_json
+from teachonce.codecs.registry import build_codec
 from teachonce.inspection.costs import measure_bytes, measure_codec
 from teachonce.inspection.measures import choose_rows, measure_store, read_is_mixed, spread_evenly, top_classes
 from teachonce.records.class_space import ClassSpace
@@ -56,7 +56,7 @@ def write_mixed_store(
         data_classes=NUM_CLASSES + 1,
         data=source.describe(),
         policy=policy_to_json(POLICY) | {"seed": 0},
-        codec=codec_to_json(coded),
+        codec=coded.to_json(),
         view_groups=groups,
         num_samples=2 * max(SIZES),
     )

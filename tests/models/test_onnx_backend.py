@@ -64,6 +64,25 @@ def write_model(
     return path
 
 
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("{", "Expecting property name"),
+        ("[]", "preprocessing: expected `object`, got `array`"),
+        ('{"size_px": 16, "colour": 1}', "preprocessing: colour: unknown here"),
+        ('{"size_px": "16"}', "preprocessing: size_px: expected `int`, got `str`"),
+        ('{"size_px": 16, "mean": [NaN, 0, 0]}', r"preprocessing: mean\[0\]: nan, expected a finite number"),
+    ],
+)
+def test_metadata_that_is_no_preprocessing(tmp_path: Path, value: str, message: str) -> None:
+    path = write_model(tmp_path / "model.onnx")
+    model = onnx.load(path)
+    model.metadata_props.add(key="teachonce.preprocessing", value=value)
+    onnx.save(model, path)
+    with pytest.raises(ModelError, match=f"{path}: metadata teachonce.preprocessing is damaged: {message}"):
+        load_model(f"onnx:{path}")
+
+
 def noise_pixels(num_images: int = 5) -> torch.Tensor:
     return torch.from_numpy(np.random.default_rng(2).integers(0, 256, (num_images, SIZE_PX, SIZE_PX, 3), np.uint8))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -221,6 +222,34 @@ def test_refused(fields: dict[str, Any], message: str) -> None:
 def test_json_of_something_else_is_refused(value: Any) -> None:
     with pytest.raises(ConfigError):
         Preprocessing.from_json(value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"size_px": "8"}, "size_px: expected `int`, got `str`"),
+        ({"size_px": 8.0}, "size_px: expected `int`, got `float`"),
+        ({"colour": 1}, r"colour: unknown here \(known: size_px, geometry, "),
+        ({"geometry": "middle"}, "geometry: invalid enum value 'middle'"),
+        ({"antialias": 0}, "antialias: expected `bool`, got `int`"),
+        ({"mean": [0.5, 0.5]}, "mean: expected `array` of length 3, got 2"),
+        ({"mean": [0.5, 0.5, math.nan]}, r"mean\[2\]: nan, expected a finite number"),
+        ({"std": [0.5, None, 0.5]}, r"std\[1\]: expected `float`, got `null`"),
+        ({"resize_px": 7}, "preprocessing with size=8, resize=7"),
+    ],
+)
+def test_json_of_something_else_is_refused_with_its_field(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=f"^preprocessing: {message}"):
+        Preprocessing.from_json(Preprocessing(size_px=8).to_json() | changes)
+
+
+def test_json_without_a_size_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"^preprocessing: object missing required field `size_px`"):
+        Preprocessing.from_json({})
+
+
+def test_json_of_an_older_version_gets_the_defaults() -> None:
+    assert Preprocessing.from_json({"size_px": 8}).to_json() == Preprocessing(size_px=8).to_json()
 
 
 def test_sliver_is_refused_before_it_fills_the_memory() -> None:

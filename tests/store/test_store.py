@@ -11,7 +11,6 @@ import pytest
 from pyarrow import ipc
 
 from teachonce.codecs.dense import Int8Codec
-from teachonce.codecs.registry import codec_to_json
 from teachonce.errors import LogitsError, PlanMismatchError, StoreError
 from teachonce.records.class_space import ClassSpace
 from teachonce.store.arrow_files import records_file, views_file, write_records, write_views
@@ -37,7 +36,7 @@ def make_plan(num_views=1, views_per_file=2, **changes):
             "shards": [[f"train-{i:05d}-of-00002", n, 100] for i, n in enumerate(SIZES)],
         },
         policy=policy_to_json(policy) | ({} if num_views == 1 else {"seed": 0}),
-        codec=codec_to_json(Int8Codec()),
+        codec=Int8Codec().to_json(),
         view_groups=group_views(num_views, views_per_file),
     )
     return dataclasses.replace(plan, **changes)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from teachonce.codecs.registry import build_codec, codec_to_json
+from teachonce.codecs.registry import build_codec
 from teachonce.data.dataset import KDDataset
 from teachonce.data.logit_sources import LogitSource, RecordLogits
 from teachonce.data.stored_logits import StoredLogits
@@ -101,7 +101,7 @@ def write_store(
         data_classes=data_classes,
         data=source.describe(),
         policy=policy_to_json(CenterPolicy()),
-        codec=codec_to_json(build_codec(codec, num_classes=logits.shape[1])),
+        codec=build_codec(codec, num_classes=logits.shape[1]).to_json(),
         view_groups=((0, 0),),
     )
     begin_store(path, plan, views_per_file=1)

@@ -19,7 +19,7 @@ PACKAGE = Path(teachonce.__file__).parent
 FOUNDATION = ["errors", "lazy", "native", "options", "rng", "versions"]
 # A room imports only from rooms before it. The bars are the install line: what a user must install to import it.
 LINE = [
-    # numpy, pyarrow, xxhash and crc32c are enough up to here,
+    # numpy, pyarrow, xxhash, crc32c and msgspec are enough up to here,
     *("storage", "engine", "pages", "codecs", "views", "records", "store"),
     # with Pillow up to here,
     *("pixels", "runs", "interop", "inspection"),

@@ -243,6 +243,35 @@ def test_full_policies_are_their_json():
 
 
 @pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"name": None}, "policy None .*: name: expected crop"),
+        ({"name": ["crop"]}, r"policy \['crop'\] .*: name: expected crop"),
+        ({"tilt": 3}, r"policy 'crop\+randaugment' .*: tilt: unknown here \(known: scale, ratio, "),
+        ({"mix": {"mixup_alpha": 1.0, "alpha": 1}}, r": mix\.alpha: unknown here \(known: mixup_alpha, "),
+        ({"scale": [0.5]}, ": scale: expected `array` of length 2, got 1"),
+        ({"scale": [0.5, "1"]}, r": scale\[1\]: expected `float`, got `str`"),
+        ({"scale": [0.5, 0.2]}, r": crop scale \(0\.5, 0\.2\), ratio .*: expected 0 < least <= most"),
+        ({"flip_prob": math.nan}, ": flip_prob: nan, expected a finite number"),
+        ({"flip_prob": None}, ": flip_prob: expected `float`, got `null`"),
+        ({"randaugment": 2}, ": randaugment: expected `object"),
+        ({"randaugment": {"num_operations": 2.0}}, r": randaugment\.num_operations: expected `int`, got `float`"),
+        ({"erasing": {"prob": True}}, r": erasing\.prob: expected `float`, got `bool`"),
+    ],
+)
+def test_an_entry_that_means_no_policy_is_refused_with_its_field(changes, message):
+    with pytest.raises(StoreError, match=message):
+        policy_from_json(policy_to_json(EVERYTHING) | changes)
+
+
+def test_an_entry_without_a_name_and_center_with_parameters():
+    with pytest.raises(StoreError, match=r"policy None .*: name: expected crop"):
+        policy_from_json({})
+    with pytest.raises(StoreError, match=r"policy 'center' .*: scale: unknown here \(known: "):
+        policy_from_json({"name": "center", "scale": [0.5, 1.0]})
+
+
+@pytest.mark.parametrize(
     "part, values",
     [
         (RandAugment, {"num_operations": 0}),

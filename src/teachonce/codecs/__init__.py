@@ -1,6 +1,6 @@
 """Numbers to bytes and back: how a row of teacher logits is stored.
 
-Needs NumPy alone; must not import records, stores or (when it is imported) torch.
+Needs NumPy and msgspec alone; must not import records, stores or (when it is imported) torch.
 """
 
 from typing import TYPE_CHECKING

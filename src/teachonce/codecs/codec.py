@@ -1,44 +1,77 @@
 """What a codec is: a row of teacher logits becomes bytes, and comes back.
 
-A codec is a frozen dataclass whose JSON is its entry in a store's plan. Values stay in log space: the temperature is
-chosen when a student is trained, never when the logits are stored, and nothing is ever softened or renormalised.
-Rows that are not finite are refused: a NaN stored once would be a NaN in every student.
+A codec is a frozen dataclass that derives from ``Codec``; its JSON, the name and the fields, is its entry in a store's
+plan. To add one: a module with the class, and its entry in ``registry.CODECS``; a field called ``num_classes`` or ``k``
+is filled by ``build_codec``. That is enough to write it, read it and train from it; with its name in
+``options.CodecName`` the command line offers it. ``tests/codecs/test_registry.py`` takes one of its own all the way.
 
-Deliberately not here: the codecs (``codec_dense``, ``codec_topk``) and their names (``codec``).
+Values stay in log space: the temperature is chosen when a student is trained, never when the logits are stored, and
+nothing is ever softened or renormalised. Rows that are not finite are refused: a NaN stored once would be a NaN in
+every student.
+
+Deliberately not here: the codecs (``dense``, ``topk``) and their names (``registry``).
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from teachonce.errors import LogitsError
+from teachonce.storage.strict_json import json_values
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Columns = Mapping[str, NDArray[Any]]
 """Named arrays, each with the record axis first."""
 
 
-class Codec(Protocol):
-    """What a codec can do; ``name`` is its entry in ``CODECS``."""
+class Codec(ABC):
+    """What a codec can do. One that keeps every class is dense, one that keeps K likely ones is sparse."""
 
     name: ClassVar[str]
+    """Its entry in ``CODECS``."""
 
+    @property
+    def num_kept(self) -> int | None:
+        """K: the classes that a row keeps; None: every class."""
+        return None
+
+    @property
+    def num_tail(self) -> int:
+        """The classes that a row does not keep, whose logits are an estimate for one temperature; 0: there are none."""
+        return 0
+
+    @abstractmethod
     def encode_logits(self, logits: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
         """Columns for logits [N, C]; raises LogitsError where one is not finite."""
 
+    @abstractmethod
     def decode_logits(self, columns: Columns, temperature: float = 1.0) -> NDArray[np.float32]:
         """Logits [N, C] whose softmax(logits / temperature) is the teacher's softened distribution, as well as known.
 
         A codec that keeps every class gives the same logits at every temperature. Logits decoded for one temperature
-        are not to be softened at another.
+        are not to be softened at another. Raises StoreError for columns that ``check_columns`` refuses.
         """
 
+    @abstractmethod
+    def decode_tensor(self, columns: Mapping[str, Tensor], temperature: float = 1.0) -> Tensor:
+        """``decode_logits`` of columns that are tensors: [N, C], float32, on their device.
+
+        The same bits for a dense codec, within float32's rounding for a sparse one
+        (tests/codecs/test_on_device.py). What a device would not refuse is for ``check_columns`` to find before.
+        """
+
+    @abstractmethod
     def error_bound(self, columns: Columns) -> NDArray[np.float64]:
         """Largest |decoded - logit| [N, C] that the encoding into these columns can have made."""
 
+    @abstractmethod
     def compare_logits(
         self, columns: Columns, logits: NDArray[np.float32], tolerance: NDArray[np.float64]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -48,6 +81,18 @@ class Codec(Protocol):
         ones that were encoded, class by class, every error is at most its ``allowed``. A NaN among the logits makes an
         error of its row NaN.
         """
+
+    def check_columns(self, columns: Columns) -> None:
+        """Raise StoreError for values that no encoder writes and that could not be decoded."""
+        return
+
+    def kept_classes(self, columns: Columns) -> NDArray[np.intp] | None:
+        """Class indices [N, K] of the classes that each row keeps; None: every class."""
+        return None
+
+    def to_json(self) -> dict[str, Any]:
+        """The codec as its entry in a plan: name and parameters; ``registry.codec_from_json`` is the way back."""
+        return {"name": self.name, **json_values(self)}
 
 
 def check_finite(logits: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -9,21 +9,27 @@ nothing.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 
 from teachonce.codecs.codec import Codec, Columns, check_finite
+from teachonce.codecs.on_device import decode_int8
 from teachonce.errors import LogitsError
 
+if TYPE_CHECKING:
+    from torch import Tensor
 
-class DenseCodec:
+
+class DenseCodec(Codec):
     """What the dense codecs share: they are compared logit by logit."""
 
     def compare_logits(
-        self: Codec, columns: Columns, logits: NDArray[np.float32], tolerance: NDArray[np.float64]
+        self, columns: Columns, logits: NDArray[np.float32], tolerance: NDArray[np.float64]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """(|decoded - fresh| [N, C], ``error_bound`` + tolerance)."""
         errors = np.abs(logits.astype(np.float64) - self.decode_logits(columns))
@@ -43,6 +49,10 @@ class Float32Codec(DenseCodec):
     def decode_logits(self, columns: Columns, temperature: float = 1.0) -> NDArray[np.float32]:
         """The column itself."""
         return np.asarray(columns["logits"], np.float32)
+
+    def decode_tensor(self, columns: Mapping[str, Tensor], temperature: float = 1.0) -> Tensor:
+        """The column itself."""
+        return columns["logits"].float()
 
     def error_bound(self, columns: Columns) -> NDArray[np.float64]:
         """Zero."""
@@ -69,6 +79,10 @@ class Float16Codec(DenseCodec):
         """``max_logit - distances`` in float32."""
         return columns["max_logit"][:, None] - columns["distances"].astype(np.float32)
 
+    def decode_tensor(self, columns: Mapping[str, Tensor], temperature: float = 1.0) -> Tensor:
+        """``max_logit - distances`` in float32."""
+        return columns["max_logit"][:, None] - columns["distances"].float()
+
     def error_bound(self, columns: Columns) -> NDArray[np.float64]:
         """2^-11 of the distance, the subnormal step, and float32's rounding; no bound for a distance kept as 65504."""
         distances = columns["distances"].astype(np.float64)
@@ -91,7 +105,7 @@ class Int8Codec(DenseCodec):
     """
 
     name: ClassVar[str] = "int8"
-    power: float = 1.5
+    power: Annotated[float, Meta(gt=0)] = 1.5
 
     def encode_logits(self, logits: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
         """Columns ``codes`` uint8 [N, C]; ``max_logit``, ``range`` and ``far`` (a distance) float32 [N]."""
@@ -153,6 +167,10 @@ class Int8Codec(DenseCodec):
         """``max_logit - range * (codes / 254) ** power`` in float32, through a table; code 255 is ``far``."""
         distances = self._decode_distances(columns)
         return np.subtract(columns["max_logit"][:, None], distances, out=distances)
+
+    def decode_tensor(self, columns: Mapping[str, Tensor], temperature: float = 1.0) -> Tensor:
+        """The same arithmetic on tensors."""
+        return decode_int8(columns, self.levels)
 
     def error_bound(self, columns: Columns) -> NDArray[np.float64]:
         """Half a step of the companded scale; for a far class, how much nearer it may have been; float32's rounding."""

@@ -1,6 +1,6 @@
 """The codecs by name, and as entries of a store's plan.
 
-``codec_protocol`` says what a codec is; ``codec_dense`` keeps a number for every class, ``codec_topk`` keeps the
+``codec`` says what a codec is and how one is added; ``dense`` keeps a number for every class, ``topk`` keeps the
 likeliest classes and the tail's mass.
 """
 
@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from teachonce.codecs.codec import Codec, Columns
 from teachonce.codecs.dense import Float16Codec, Float32Codec, Int8Codec
 from teachonce.codecs.topk import TopKCodec
 from teachonce.errors import ConfigError, StoreError
+from teachonce.storage.strict_json import convert_json
 
 __all__ = [
     "CODECS",
@@ -26,13 +27,10 @@ __all__ = [
     "TopKCodec",
     "build_codec",
     "codec_from_json",
-    "codec_to_json",
     "warn_of_estimates",
 ]
 
-CODECS: dict[str, Callable[..., Codec]] = {
-    codec.name: codec for codec in (Float32Codec, Float16Codec, Int8Codec, TopKCodec)
-}
+CODECS: dict[str, type[Codec]] = {codec.name: codec for codec in (Float32Codec, Float16Codec, Int8Codec, TopKCodec)}
 
 
 def build_codec(name: str, *, num_classes: int, k: int = 10) -> Codec:
@@ -42,31 +40,26 @@ def build_codec(name: str, *, num_classes: int, k: int = 10) -> Codec:
     """
     if name not in CODECS:
         raise ConfigError(f"codec {name!r} is not known; known: {', '.join(CODECS)}")
-    return TopKCodec(k=k, num_classes=num_classes) if name == TopKCodec.name else CODECS[name]()
+    given = {"num_classes": num_classes, "k": k}
+    fields = {field.name for field in dataclasses.fields(CODECS[name])}  # type: ignore[arg-type]  # each is a dataclass
+    return CODECS[name](**{field: value for field, value in given.items() if field in fields})
 
 
 def warn_of_estimates(codec: Codec, what: str) -> None:
     """Warn where logits leave a store for readers that will take every class for what the teacher said."""
-    if isinstance(codec, TopKCodec) and codec.num_tail:
+    num_kept = codec.num_kept
+    if num_kept is not None and codec.num_tail:
         warnings.warn(
-            f"{what}: codec topk kept {codec.num_kept} of {codec.num_classes} classes; the others get one estimated "
-            "logit, right for temperature 1 alone; extract with int8 for other temperatures",
+            f"{what}: codec {codec.name} kept {num_kept} of {num_kept + codec.num_tail} classes; the others get one "
+            "estimated logit, right for temperature 1 alone; extract with int8 for other temperatures",
             stacklevel=3,
         )
-
-
-def codec_to_json(codec: Codec) -> dict[str, Any]:
-    """A codec as its entry in a plan: name and parameters."""
-    return {"name": codec.name, **dataclasses.asdict(codec)}  # type: ignore[call-overload]  # Protocol, not dataclass
 
 
 def codec_from_json(entry: Mapping[str, Any]) -> Codec:
     """The codec of a plan's entry; raises StoreError for one that this version does not know."""
     parameters = dict(entry)
     name = parameters.pop("name", None)
-    if name not in CODECS:
+    if not isinstance(name, str) or name not in CODECS:
         raise StoreError(f"codec {name!r} is not known here (known: {', '.join(CODECS)}); a newer teachonce wrote it?")
-    try:
-        return CODECS[name](**parameters)
-    except (TypeError, ConfigError) as error:
-        raise StoreError(f"codec {name!r} with parameters {parameters}: {error}") from error
+    return convert_json(parameters, CODECS[name], f"codec {name!r} with parameters {parameters}", StoreError)

@@ -17,14 +17,19 @@ against the dense softened target, mean over real rows at T = 2, is 0.23 here (k
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from teachonce.codecs.codec import Columns, check_finite
+from teachonce.codecs.codec import Codec, Columns, check_finite
+from teachonce.codecs.on_device import decode_topk
 from teachonce.errors import ConfigError, LogitsError, StoreError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 TAIL_TEMPERATURES = (1, 2, 4, 8)
 """Where the tail's mass is right."""
@@ -35,7 +40,7 @@ BLOCK_VALUES = 1 << 18
 
 
 @dataclass(frozen=True, kw_only=True)
-class TopKCodec:
+class TopKCodec(Codec):
     """``k`` classes with a companded byte each, and 5 bytes for scale and tail: 3 k + 5 bytes a row.
 
     Up to 65,536 classes; 5 k + 5 beyond, where an index takes 4 bytes. With ``k`` of C or more every class is kept.
@@ -117,16 +122,30 @@ class TopKCodec:
 
         Below T = 1 the tail keeps its logit of T = 1. Raises StoreError for a class index that does not exist.
         """
+        self.check_columns(columns)
         indices = columns["indices"]
-        if indices.size and indices.max() >= self.num_classes:
-            raise StoreError(
-                f"class index {indices.max()} in a store of {self.num_classes} classes: damaged; run teachonce verify"
-            )
         logits = np.empty((len(indices), self.num_classes), np.float32)
         if self.num_tail:
             logits[:] = -(self._decode_tail(columns) @ tail_weights(temperature))[:, None]
         np.put_along_axis(logits, indices.astype(np.intp), (0 - _decode_kept(columns)).astype(np.float32), axis=1)
         return logits
+
+    def decode_tensor(self, columns: Mapping[str, Tensor], temperature: float = 1.0) -> Tensor:
+        """The same arithmetic in float32."""
+        weights = tail_weights(temperature) if self.num_tail else None
+        return decode_topk(columns, self.num_classes, self.drop_steps(), weights)
+
+    def check_columns(self, columns: Columns) -> None:
+        """Raise StoreError for a class index that does not exist: a device would write beyond its memory."""
+        last = columns["indices"].max(initial=0)
+        if last >= self.num_classes:
+            raise StoreError(
+                f"class index {last} in a store of {self.num_classes} classes: damaged; run teachonce verify"
+            )
+
+    def kept_classes(self, columns: Columns) -> NDArray[np.intp]:
+        """The column ``indices``."""
+        return columns["indices"].astype(np.intp)
 
     def _decode_tail(self, columns: Columns) -> NDArray[np.float64]:
         """Distances [N, 4] of the tail's logit from the row's largest, at ``TAIL_TEMPERATURES``."""

@@ -2,7 +2,7 @@
 
 What crosses to the device is what the store holds, some 35 bytes (topk) or 1 kB (int8) a record instead of 4 kB, and
 the host does no arithmetic. ``decode`` computes there what the codec's ``decode_logits`` computes in NumPy: the same
-bits for the dense codecs, within float32's rounding for topk (tests/data/test_stored_logits.py).
+bits for the dense codecs, within float32's rounding for topk (tests/codecs/test_on_device.py).
 """
 
 from __future__ import annotations
@@ -15,9 +15,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from teachonce.codecs.codec import Codec
-from teachonce.codecs.dense import Float16Codec, Float32Codec, Int8Codec
-from teachonce.codecs.topk import TopKCodec, tail_weights
 from teachonce.data.loader import Batch
 from teachonce.errors import ConfigError, StoreError
 from teachonce.pixels.view_sources import ViewSource
@@ -93,13 +90,10 @@ class StoredLogits:
     def to_batch(self, columns: Sequence[Mapping[str, NDArray[Any]]]) -> Batch:
         """Entries of a batch, each [B, ...], from the gathered columns of each store."""
         for store, stored in zip(self.stores, columns, strict=True):
-            codec = store.codec
-            last = stored["indices"].max(initial=0) if isinstance(codec, TopKCodec) else 0
-            if isinstance(codec, TopKCodec) and last >= codec.num_classes:
-                raise StoreError(
-                    f"{store.path}: class index {last} in a store of {codec.num_classes} classes: damaged; "
-                    "run teachonce verify"
-                )
+            try:
+                store.codec.check_columns(stored)
+            except StoreError as error:
+                raise error.at(str(store.path)) from error
         return {
             f"teacher{number}_{name}": torch.from_numpy(values)
             for number, stored in enumerate(columns)
@@ -117,7 +111,7 @@ class StoredLogits:
         for number, store in enumerate(self.stores):
             prefix = f"teacher{number}_"
             columns = {name[len(prefix) :]: values for name, values in batch.items() if name.startswith(prefix)}
-            logits = decode_on_device(store.codec, columns, temperature)
+            logits = store.codec.decode_tensor(columns, temperature)
             teachers.append(_map_logits(logits, store.class_space, class_space))
         return teachers[0] if len(teachers) == 1 else torch.stack(teachers, dim=1)
 
@@ -149,40 +143,3 @@ def _map_logits(logits: Tensor, source: ClassSpace, target: ClassSpace) -> Tenso
     of_source, of_target = shared_classes(source, target)
     mapped[:, of_target] = logits[:, of_source]
     return mapped
-
-
-def decode_on_device(codec: Codec, columns: Mapping[str, Tensor], temperature: float) -> Tensor:
-    """``codec.decode_logits`` of columns that are tensors: [B, C], float32, on their device."""
-    if isinstance(codec, Float32Codec):
-        return columns["logits"].float()
-    if isinstance(codec, Float16Codec):
-        return columns["max_logit"][:, None] - columns["distances"].float()
-    if isinstance(codec, Int8Codec):
-        return _decode_int8(codec, columns)
-    assert isinstance(codec, TopKCodec), codec
-    return _decode_topk(codec, columns, temperature)
-
-
-def _decode_int8(codec: Int8Codec, columns: Mapping[str, Tensor]) -> Tensor:
-    codes = columns["codes"]
-    levels = torch.from_numpy(codec.levels).to(codes.device, non_blocking=True)
-    distances = levels[codes.int()] * columns["range"][:, None]
-    return columns["max_logit"][:, None] - torch.where(codes == 255, columns["far"][:, None], distances)
-
-
-def _decode_topk(codec: TopKCodec, columns: Mapping[str, Tensor], temperature: float) -> Tensor:
-    row_range = columns["range"].float()[:, None]
-    kept = -row_range * (columns["codes"].float() / 255) ** 2
-    if codec.num_tail:
-        falls = torch.cumsum(columns["drops"].float() * _on(columns["drops"], codec.drop_steps()), dim=1)
-        distances = torch.cat([row_range, row_range + falls], dim=1)
-        # Not as a matrix product, which mixed precision would do in 16 bits.
-        tail = (distances * _on(columns["drops"], tail_weights(temperature))).sum(dim=1)
-        logits = (-tail)[:, None].expand(-1, codec.num_classes).clone()
-    else:
-        logits = kept.new_empty(len(kept), codec.num_classes)
-    return logits.scatter_(1, columns["indices"].long(), kept)
-
-
-def _on(like: Tensor, values: NDArray[np.float64]) -> Tensor:
-    return torch.from_numpy(values.astype(np.float32)).to(like.device, non_blocking=True)

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from teachonce.codecs.registry import build_codec, codec_to_json
+from teachonce.codecs.registry import build_codec
 from teachonce.engine.cores import num_cores
 from teachonce.engine.jobs import partition, run
 from teachonce.engine.progress import progress
@@ -128,7 +128,7 @@ def build_plan(config: ExtractConfig, source: RecordSource, teacher: Classifier)
         data_classes=data_classes or teacher.num_classes + offset,
         data=source.describe(),
         policy=policy,
-        codec=codec_to_json(build_codec(config.codec, num_classes=teacher.num_classes, k=config.topk)),
+        codec=build_codec(config.codec, num_classes=teacher.num_classes, k=config.topk).to_json(),
         view_groups=group_views(num_views, config.views_per_file),
         num_samples=_num_samples([shard.num_records for shard in source.shards]),
     )

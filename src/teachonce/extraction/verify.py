@@ -120,7 +120,8 @@ def check_logits(
 
     Raises CheckError naming the record that lies furthest out, when it lies beyond codec and arithmetic.
     """
-    tolerance = RELATIVE_TOLERANCE[store.plan.teacher["precision"]]
+    precision = store.plan.teacher.get("precision", "float32")  # imported logits have none
+    tolerance = RELATIVE_TOLERANCE[precision]
     reader = ViewReader(source, StoredViews(store))
     largest_error, largest_excess, worst = 0.0, 0.0, ""
     for start in range(0, len(sample), batch_size):
@@ -144,7 +145,7 @@ def check_logits(
             worst = (
                 f"{record.where} ({record.filename}) view {chosen[at][2]}: fresh and stored logits differ by "
                 f"{errors[at].max():.4g}, {excess[at]:.1f} times what codec {store.codec.name} and "
-                f"{store.plan.teacher['precision']} allow"
+                f"{precision} allow"
             )
     if largest_excess > 1:
         raise CheckError(
@@ -236,7 +237,7 @@ def _read_view(reader: ViewReader, location: Location, view: int) -> RecordView:
 
 def _versions(store: Store, *names: str) -> str:
     """Library versions at extraction against those of today, as a phrase."""
-    then, now = store.manifest.get("versions", {}), pixel_versions()
+    then, now = store.manifest.versions, pixel_versions()
     changed = [
         f"{name} {then.get(name, 'unknown')} at extraction, {now.get(name, 'none')} now"
         for name in names

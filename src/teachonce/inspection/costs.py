@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from teachonce.codecs.softmax import soften, total_variation
-from teachonce.codecs.topk import TopKCodec
 from teachonce.inspection.measures import spread_evenly
 from teachonce.rng import generator
 from teachonce.store.arrow_files import read_samples, records_file, samples_file, views_file
@@ -53,11 +52,11 @@ def measure_codec(store: Store, max_samples: int = MAX_CODEC_SAMPLES) -> CodecEr
     errors: dict[int, list[NDArray[np.float64]]] = {temperature: [] for temperature in TEMPERATURES}
     tails: dict[int, list[NDArray[np.float64]]] = {temperature: [] for temperature in TEMPERATURES}
     for shard, view, rows, logits in _iter_samples(store, max_samples):
+        kept = store.codec.kept_classes(store.read_rows(shard, view, rows))
         for temperature in TEMPERATURES:
             decoded = store.read_logits(shard, view, rows, temperature=temperature)
             errors[temperature].append(total_variation(logits, decoded, temperature))
-            if isinstance(store.codec, TopKCodec):
-                kept = store.read_rows(shard, view, rows)["indices"].astype(np.intp)
+            if kept is not None:
                 dense = soften(logits, temperature)
                 tails[temperature].append(1 - np.take_along_axis(dense, kept, axis=1).sum(axis=1))
     if not errors[1]:

@@ -25,7 +25,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from teachonce.codecs.softmax import log_softmax
-from teachonce.codecs.topk import TopKCodec
 from teachonce.rng import generator
 from teachonce.store.store import Store
 
@@ -225,7 +224,7 @@ def top_classes(values: NDArray[np.floating], count: int) -> NDArray[np.int64]:
 
 def num_known(store: Store, count: int) -> int:
     """How many of the ``count`` likeliest classes the store tells apart: a sparse codec keeps so many and no more."""
-    return min(count, store.codec.num_kept if isinstance(store.codec, TopKCodec) else store.class_space.num_classes)
+    return min(count, store.codec.num_kept or store.class_space.num_classes)
 
 
 def _measure_block(store: Store, shard: int, rows: NDArray[np.int64], measures: Measures) -> None:

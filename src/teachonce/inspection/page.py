@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from teachonce.codecs.topk import TopKCodec
 from teachonce.engine.progress import progress
 from teachonce.errors import ConfigError, TeachonceError
 from teachonce.inspection.cards import (
@@ -223,7 +222,7 @@ def _render_suspects(gallery: Gallery, measures: Measures) -> str:
         render_suspect(number, suspect, filename, gallery)
         for number, (suspect, filename) in enumerate(zip(measures.suspects, filenames, strict=True), start=1)
     )
-    is_sparse = isinstance(gallery.store.codec, TopKCodec)
+    is_sparse = gallery.store.codec.num_kept is not None
     tail = " A class that the codec did not keep counts with the mean of its tail." if is_sparse else ""
     return (
         f'<p class="sub">Suspected mislabels: the {len(measures.suspects)} of {measures.num_records:,} records whose '
@@ -337,7 +336,7 @@ def _render_facts(store: Store, summary: dict[str, Any]) -> str:
         "coverage": f"{summary['files_present']:,} of {summary['files_planned']:,} files",
         "format": f"version {store.plan.format_version}",
         "fingerprint": store.fingerprint,
-        "made with": store.manifest.get("versions"),
+        "made with": store.manifest.versions,
     }
     return render_facts(facts)
 

@@ -18,7 +18,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from teachonce.codecs.registry import build_codec, codec_from_json, codec_to_json, warn_of_estimates
+from teachonce.codecs.registry import build_codec, codec_from_json, warn_of_estimates
 from teachonce.engine.cores import num_cores
 from teachonce.engine.jobs import partition
 from teachonce.engine.prefetch import prefetch
@@ -126,7 +126,7 @@ def import_csv(config: ImportConfig) -> None:
         data_classes=data_classes or table.class_space.num_classes + table.class_space.offset,
         data=source.describe(),
         policy=policy_to_json(CenterPolicy()),
-        codec=codec_to_json(build_codec(config.codec, num_classes=table.class_space.num_classes, k=config.topk)),
+        codec=build_codec(config.codec, num_classes=table.class_space.num_classes, k=config.topk).to_json(),
         view_groups=((0, 0),),
     )
     plan = begin_store(config.out, plan, views_per_file=1)

@@ -29,6 +29,7 @@ from PIL import Image
 
 from teachonce.errors import ConfigError, ImageError
 from teachonce.pixels.decode import MAX_PIXELS, Interpolation, resize_image
+from teachonce.storage.strict_json import convert_json, json_values
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -135,22 +136,12 @@ class Preprocessing:
 
     def to_json(self) -> dict[str, Any]:
         """Every field as a JSON value."""
-        return {
-            field.name: list(value) if isinstance(value, tuple) else value
-            for field in dataclasses.fields(self)
-            for value in [getattr(self, field.name)]
-        }
+        return json_values(self)
 
     @classmethod
-    def from_json(cls, value: dict[str, Any]) -> Self:
-        """The inverse of ``to_json``; raises ConfigError for what is no such JSON."""
-        try:
-            fields: dict[str, Any] = {
-                name: tuple(item) if isinstance(item, list) else item for name, item in value.items()
-            }
-            return cls(**fields)
-        except (TypeError, AttributeError) as error:
-            raise ConfigError(f"no preprocessing: {error}") from error
+    def from_json(cls, value: Any) -> Self:
+        """The inverse of ``to_json``; raises ConfigError with the field for what is no such JSON."""
+        return convert_json(value, cls, "preprocessing", ConfigError)
 
     def _resize(
         self, image: Image.Image, width: int, height: int, box: tuple[int, int, int, int] | None = None

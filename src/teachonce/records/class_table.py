@@ -7,6 +7,7 @@ from pathlib import Path
 
 from teachonce.errors import RecordError
 from teachonce.storage.files import read_json, write_json
+from teachonce.storage.strict_json import convert_json, json_values
 
 CLASSES_NAME = "classes.json"
 
@@ -22,8 +23,7 @@ class ClassTable:
 
 def write_classes(data: Path, classes: ClassTable) -> None:
     """Keep the class table beside the shards."""
-    value = {"names": classes.names, "texts": classes.texts, "has_background": classes.has_background}
-    write_json(data / CLASSES_NAME, value)
+    write_json(data / CLASSES_NAME, json_values(classes))
 
 
 def read_classes(data: Path) -> ClassTable | None:
@@ -31,11 +31,7 @@ def read_classes(data: Path) -> ClassTable | None:
     path = data / CLASSES_NAME
     if not path.exists():
         return None
-    value = read_json(path)
-    try:
-        table = ClassTable(tuple(value["names"]), tuple(value["texts"]), bool(value["has_background"]))
-    except (KeyError, TypeError) as error:
-        raise RecordError(f"{path}: expected names, texts and has_background ({error!r}); make it again") from error
+    table = convert_json(read_json(path), ClassTable, path, RecordError, advice="make it again")
     if len(table.names) != len(table.texts) or not table.names:
         raise RecordError(f"{path}: {len(table.names)} names and {len(table.texts)} texts; make it again")
     return table

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +24,7 @@ from pyarrow import ipc
 from teachonce.codecs.codec import Codec
 from teachonce.errors import StoreError
 from teachonce.storage.files import atomic_write
+from teachonce.storage.strict_json import Count
 from teachonce.views.columns import CROP_ONLY, ViewLayout, encode_views
 from teachonce.views.view import View
 
@@ -175,7 +176,15 @@ def open_views_file(
     return reader
 
 
-def file_entry(path: Path, name: str) -> dict[str, Any]:
+class FileEntry(TypedDict):
+    """What a manifest says of a file."""
+
+    name: str
+    bytes: Count
+    xxh3: str
+
+
+def file_entry(path: Path, name: str) -> FileEntry:
     """Name, size and hash of a file, as the manifest keeps them."""
     digest = xxhash.xxh3_128()
     size_bytes = 0

@@ -16,13 +16,18 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired, TypedDict
 
+from msgspec import Meta
+
+from teachonce.codecs.registry import codec_from_json
 from teachonce.errors import PlanMismatchError, RecordError, StoreError, TeachonceError
 from teachonce.records.class_space import ClassSpace
 from teachonce.records.source import Record
 from teachonce.storage.files import read_json, write_json
+from teachonce.storage.strict_json import Count, convert_json, json_values
 from teachonce.store.arrow_files import (
+    FileEntry,
     file_entry,
     keys_hash,
     open_records_file,
@@ -37,71 +42,91 @@ FORMAT_VERSION = 2
 READABLE_VERSIONS = (1, 2)
 PLAN_NAME = "plan.json"
 MANIFEST_NAME = "manifest.json"
+_ADVICE = "damaged, or written by a newer teachonce: restore the file, or extract again"
+
+
+class TeacherEntry(TypedDict):
+    """What a plan says of the teacher."""
+
+    spec: str
+    model: str
+    weights_sha256: NotRequired[str]
+    precision: NotRequired[str]
+    num_parameters: NotRequired[int | None]
+    preprocessing: NotRequired[dict[str, Any]]
+    lines: NotRequired[Count]
+    """Of a CSV file, where the logits were imported from one."""
+
+
+class DataEntry(TypedDict):
+    """What a plan says of the data: ``RecordSource.describe``."""
+
+    split: str
+    format: str
+    num_classes: NotRequired[Count | None]
+    shards: Annotated[list[tuple[str, Count, Count]], Meta(min_length=1)]
+    """Name, records and bytes of each."""
+
+
+class ShardEntry(TypedDict):
+    """What a manifest says of a shard."""
+
+    name: str
+    num_records: Count
+    keys_xxh3: NotRequired[str]
+    files: list[FileEntry]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What a store holds, decided before anything is extracted."""
+    """What a store holds, decided before anything is extracted: the content of plan.json, fields in its order.
 
+    Teacher, data, policy and codec stay the dicts that are written, and are checked: raises StoreError, with the field,
+    for what could not be read again.
+    """
+
+    format_version: int = FORMAT_VERSION
     teacher: dict[str, Any]
-    """Spec, SHA-256 of the weights, precision, and the preprocessing it looks through."""
+    """Spec, SHA-256 of the weights, precision, and the preprocessing it looks through: a ``TeacherEntry``."""
     class_space: ClassSpace
     """The teacher's classes, and which data label its class 0 is."""
-    data_classes: int
+    data_classes: Count
     """Classes of the data, background included."""
-    data: dict[str, Any]
-    """Split, format and shards ([name, records, bytes] each)."""
     policy: dict[str, Any]
     """Policy name and parameters, with the seed of the views where it draws any."""
     codec: dict[str, Any]
     """Codec name and parameters."""
-    view_groups: tuple[tuple[int, int], ...]
+    view_groups: tuple[tuple[Count, Count], ...]
     """First and last view of each file of a shard."""
-    num_samples: int = 0
+    num_samples: Count = 0
     """Rows in the sample file of each view file; 0: there is none (format 1, and logits that came without pixels)."""
-    format_version: int = FORMAT_VERSION
+    data: dict[str, Any]
+    """Split, format and shards ([name, records, bytes] each): a ``DataEntry``."""
+
+    def __post_init__(self) -> None:
+        convert_json(self.teacher, TeacherEntry, "teacher", StoreError, advice=_ADVICE)
+        convert_json(self.data, DataEntry, "data", StoreError, advice=_ADVICE)
+        codec_from_json(self.codec)
+        self.read_policy()
+        expected = 0
+        for first, last in self.view_groups:
+            if first != expected or last < first:
+                raise StoreError(f"view_groups: views {first} to {last}, expected those from {expected} on; {_ADVICE}")
+            expected = last + 1
+        if not self.view_groups:
+            raise StoreError(f"view_groups: none, expected at least one; {_ADVICE}")
 
     def to_json(self) -> dict[str, Any]:
         """The plan as JSON values."""
-        value = {
-            "format_version": self.format_version,
-            "teacher": self.teacher,
-            "class_space": {"num_classes": self.class_space.num_classes, "offset": self.class_space.offset},
-            "data_classes": self.data_classes,
-            "policy": self.policy,
-            "codec": self.codec,
-            "view_groups": [list(group) for group in self.view_groups],
-            "num_samples": self.num_samples,
-            "data": self.data,
-        }
+        value = json_values(self)
         if self.format_version == 1:
             del value["num_samples"]
         return value
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any], path: Path) -> Plan:
-        """The plan in ``value``; raises StoreError for another format version or a missing field."""
-        version = value.get("format_version")
-        if version not in READABLE_VERSIONS:
-            raise StoreError(
-                f"{path}: store format version {version}, this teachonce reads {READABLE_VERSIONS[0]} to "
-                f"{READABLE_VERSIONS[-1]}; "
-                "use the version of teachonce that wrote it, or extract again"
-            )
-        try:
-            return cls(
-                teacher=value["teacher"],
-                class_space=ClassSpace(**value["class_space"]),
-                data_classes=value["data_classes"],
-                data=value["data"],
-                policy=value["policy"],
-                codec=value["codec"],
-                view_groups=tuple((int(first), int(last)) for first, last in value["view_groups"]),
-                num_samples=0 if version == 1 else int(value["num_samples"]),
-                format_version=version,
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise StoreError(f"{path}: not a plan of a store: {error!r}") from error
+    def from_json(cls, value: Any, path: Path) -> Plan:
+        """The plan in ``value``; raises StoreError with the field for another format version, and as ``Plan``."""
+        return convert_json(_complete_plan(value, path), cls, path, StoreError, advice=_ADVICE)
 
     @property
     def num_views(self) -> int:
@@ -116,7 +141,7 @@ class Plan:
     def read_policy(self) -> tuple[Policy, int]:
         """The policy, and the seed that its views were drawn by (0 where it draws none)."""
         entry = dict(self.policy)
-        seed = entry.pop("seed", 0)
+        seed = convert_json(entry.pop("seed", 0), int, "policy: seed", StoreError, advice=_ADVICE)
         return policy_from_json(entry), seed
 
     def check_label(self, record: Record) -> None:
@@ -138,6 +163,60 @@ class Plan:
             for group in self.view_groups
             for name, _ in self.shards
         }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What a store has, of its plan: the content of manifest.json, fields in its order."""
+
+    format_version: int
+    num_views: Count
+    num_records: Count
+    versions: dict[str, str]
+    """Of the libraries that made pixels and logits, by name."""
+    plan: Plan
+    """With the groups of views that are whole."""
+    shards: list[ShardEntry]
+    """In the order of the plan's."""
+
+    def __post_init__(self) -> None:
+        expected = {
+            "format_version": self.plan.format_version,
+            "num_views": self.plan.num_views,
+            "num_records": sum(num_records for _, num_records in self.plan.shards),
+        }
+        for field, value in expected.items():
+            if getattr(self, field) != value:
+                raise StoreError(f"{field}: {getattr(self, field)}, expected {value} as in its plan; {_ADVICE}")
+        if [(shard["name"], shard["num_records"]) for shard in self.shards] != self.plan.shards:
+            raise StoreError(f"shards: expected those of its plan, in their order, with as many records; {_ADVICE}")
+
+    def to_json(self) -> dict[str, Any]:
+        """The manifest as JSON values."""
+        return json_values(self) | {"plan": self.plan.to_json()}
+
+    @classmethod
+    def from_json(cls, value: Any, path: Path) -> Manifest:
+        """The manifest in ``value``; raises StoreError with the field, as ``Plan.from_json``."""
+        if isinstance(value, dict) and "plan" in value:
+            value = {**value, "plan": _complete_plan(value["plan"], path)}
+        return convert_json(value, cls, path, StoreError, advice=_ADVICE)
+
+
+def _complete_plan(entry: Any, path: Path) -> Any:
+    """A plan's JSON with what its format version did not have yet."""
+    if not isinstance(entry, dict):
+        return entry
+    version = entry.get("format_version")
+    if version not in READABLE_VERSIONS:
+        raise StoreError(
+            f"{path}: store format version {version}, this teachonce reads {READABLE_VERSIONS[0]} to "
+            f"{READABLE_VERSIONS[-1]}; "
+            "use the version of teachonce that wrote it, or extract again"
+        )
+    if version != 1 and "num_samples" not in entry:
+        raise StoreError(f"{path}: plan without num_samples; {_ADVICE}")
+    return {**entry, "num_samples": 0} if version == 1 else entry
 
 
 def group_views(
@@ -232,11 +311,11 @@ def _whole_plan(path: Path) -> Plan | None:
 def _write_manifest(path: Path, plan: Plan, versions: Mapping[str, str]) -> None:
     known = _known_entries(path)
 
-    def entry(name: str) -> dict[str, Any]:
+    def entry(name: str) -> FileEntry:
         return known.get(name) or file_entry(path, name)
 
     unit_files = plan.unit_files()
-    shards = []
+    shards: list[ShardEntry] = []
     for name, num_records in plan.shards:
         keys = open_records_file(path / records_file(name), num_records)["key"].to_numpy()
         files = [entry(records_file(name))]
@@ -244,32 +323,32 @@ def _write_manifest(path: Path, plan: Plan, versions: Mapping[str, str]) -> None
             open_views_file(path / views_file(name, group), group, num_records, keys_hash(keys))
             files += [entry(file) for file in unit_files[name, group][1:]]
         shards.append({"name": name, "num_records": num_records, "keys_xxh3": keys_hash(keys), "files": files})
-    manifest = {
-        "format_version": FORMAT_VERSION,
-        "num_views": plan.num_views,
-        "num_records": sum(num_records for _, num_records in plan.shards),
-        "versions": dict(versions),
-        "plan": plan.to_json(),
-        "shards": shards,
-    }
-    write_json(path / MANIFEST_NAME, manifest)
+    manifest = Manifest(
+        format_version=FORMAT_VERSION,
+        num_views=plan.num_views,
+        num_records=sum(num_records for _, num_records in plan.shards),
+        versions=dict(versions),
+        plan=plan,
+        shards=shards,
+    )
+    write_json(path / MANIFEST_NAME, manifest.to_json())
 
 
-def _known_entries(path: Path) -> dict[str, dict[str, Any]]:
+def _known_entries(path: Path) -> dict[str, FileEntry]:
     """Entries of the manifest that is there, by name, of the files that are older than it and of the same size.
 
     They were hashed when it was written; with many groups of views they would be hashed again for each of them.
     """
     try:
         written_ns = (path / MANIFEST_NAME).stat().st_mtime_ns
-        entries = [file for shard in read_json(path / MANIFEST_NAME)["shards"] for file in shard["files"]]
-        found = {}
-        for item in entries:
+        manifest = Manifest.from_json(read_json(path / MANIFEST_NAME), path / MANIFEST_NAME)
+        found: dict[str, FileEntry] = {}
+        for item in [file for shard in manifest.shards for file in shard["files"]]:
             status = (path / item["name"]).stat()
             if status.st_size == item["bytes"] and status.st_mtime_ns < written_ns:
                 found[item["name"]] = item
         return found
-    except (TeachonceError, OSError, KeyError, TypeError):
+    except (TeachonceError, OSError):
         return {}  # no manifest, or a damaged one: everything is hashed
 
 

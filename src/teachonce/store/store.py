@@ -44,7 +44,7 @@ from teachonce.store.arrow_files import (
     to_numpy,
     views_file,
 )
-from teachonce.store.plan import MANIFEST_NAME, PLAN_NAME, Plan, missing_files, read_plan
+from teachonce.store.plan import MANIFEST_NAME, PLAN_NAME, Manifest, Plan, ShardEntry, missing_files, read_plan
 from teachonce.views.columns import VIEW_COLUMNS, decode_views
 from teachonce.views.policy import Policy
 from teachonce.views.view import View
@@ -63,15 +63,12 @@ class Store:
         if is_partial and not manifest_path.exists():
             self.manifest = _partial_manifest(self.path)
         elif manifest_path.exists():
-            self.manifest = read_json(manifest_path)
+            self.manifest = Manifest.from_json(read_json(manifest_path), manifest_path)
         else:
             raise StoreError(self._why_unfinished())
-        try:
-            self.plan = Plan.from_json(self.manifest["plan"], manifest_path)
-            self.num_records: int = self.manifest["num_records"]
-            self._shards: list[dict[str, Any]] = self.manifest["shards"]
-        except (KeyError, TypeError) as error:
-            raise StoreError(f"{manifest_path}: not a manifest of a store: {error!r}") from error
+        self.plan: Plan = self.manifest.plan
+        self.num_records: int = self.manifest.num_records
+        self._shards: list[ShardEntry] = self.manifest.shards
         self.codec: Codec = codec_from_json(self.plan.codec)
         self.policy: Policy
         self.seed: int
@@ -276,10 +273,17 @@ class Store:
         )
 
 
-def _partial_manifest(path: Path) -> dict[str, Any]:
+def _partial_manifest(path: Path) -> Manifest:
     plan = read_plan(path)
-    shards = [{"name": name, "num_records": num_records, "files": []} for name, num_records in plan.shards]
-    return {"plan": plan.to_json(), "num_records": sum(n for _, n in plan.shards), "shards": shards}
+    shards: list[ShardEntry] = [{"name": name, "num_records": count, "files": []} for name, count in plan.shards]
+    return Manifest(
+        format_version=plan.format_version,
+        num_views=plan.num_views,
+        num_records=sum(count for _, count in plan.shards),
+        versions={},
+        plan=plan,
+        shards=shards,
+    )
 
 
 def _by_shard(places: Sequence[tuple[int, int]]) -> Iterator[tuple[int, NDArray[np.intp], NDArray[np.intp]]]:

@@ -19,12 +19,12 @@ so a partner's pixels, which have no mix, need none of its shard's keys.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from teachonce.errors import ConfigError, StoreError
+from teachonce.storage.strict_json import convert_json, json_values
 from teachonce.views.columns import CENTER_ONLY, ViewLayout
 from teachonce.views.options import MixOptions, ViewOptions
 
@@ -168,13 +168,6 @@ class CropPolicy:
 
 
 Policy = CenterPolicy | CropPolicy
-_PARTS: dict[str, type] = {
-    "randaugment": RandAugment,
-    "autoaugment": AutoAugment,
-    "objects": ObjectCrop,
-    "erasing": RandomErasing,
-    "mix": RandomMix,
-}
 
 
 def build_policy(name: str, options: ViewOptions) -> Policy:
@@ -213,39 +206,22 @@ def build_policy(name: str, options: ViewOptions) -> Policy:
 
 def policy_to_json(policy: Policy) -> dict[str, Any]:
     """A policy as its entry in a plan: name and parameters; parts that it does not have are left out."""
-    entry = {"name": policy.name, **dataclasses.asdict(policy)}
-    return {key: _plain(value) for key, value in entry.items() if value is not None}
+    entry = {"name": policy.name, **json_values(policy)}
+    return {key: value for key, value in entry.items() if value is not None}
 
 
 def policy_from_json(entry: Mapping[str, Any]) -> Policy:
-    """The policy of a plan's entry; raises StoreError for one that this version does not know."""
-    values: dict[str, Any] = {key: _tuples(value) for key, value in entry.items() if key != "name"}
-    try:
-        if entry["name"] == "center":
-            return CenterPolicy(**values)
-        for name, part in _PARTS.items():
-            if name in values:
-                values[name] = part(**values[name])
-        policy = CropPolicy(**values)
-        if policy.name != entry["name"]:
-            raise KeyError(entry["name"])
-    except (KeyError, TypeError, ConfigError) as error:
-        raise StoreError(f"policy {dict(entry)} is not known here; a newer teachonce wrote it?") from error
+    """The policy of a plan's entry; raises StoreError with the field for one that this version does not know."""
+    parameters = dict(entry)
+    name = parameters.pop("name", None)
+    unknown = f"policy {name!r} with these parameters is not known here (a newer teachonce wrote it?)"
+    kind: type[Policy] = CenterPolicy if name == CenterPolicy.name else CropPolicy
+    policy: Policy = convert_json(parameters, kind, unknown, StoreError)
+    if policy.name != name:
+        raise StoreError(f"{unknown}: name: expected {policy.name} for them")
     return policy
 
 
 def _check_ranges(what: str, scale: tuple[float, float], ratio: tuple[float, float]) -> None:
     if not (0 < scale[0] <= scale[1] <= 1 and 0 < ratio[0] <= ratio[1]):
         raise ConfigError(f"{what} scale {scale}, ratio {ratio}: expected 0 < least <= most (scale <= 1)")
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return list(value) if isinstance(value, tuple) else value
-
-
-def _tuples(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _tuples(item) for key, item in value.items()}
-    return tuple(value) if isinstance(value, list) else value

@@ -22,8 +22,7 @@ import torch
 
 from teachonce.codecs.codec import Codec
 from teachonce.codecs.dense import Float32Codec
-from teachonce.codecs.registry import build_codec, codec_from_json, codec_to_json
-from teachonce.codecs.topk import TopKCodec
+from teachonce.codecs.registry import build_codec, codec_from_json
 from teachonce.engine.cores import num_cores
 from teachonce.engine.progress import progress
 from teachonce.errors import ConfigError, LogitsError, RecordError
@@ -173,11 +172,10 @@ def describe_device(teacher: Classifier) -> str:
 
 
 def _compared_codecs(codec: Codec, num_classes: int) -> list[Codec]:
+    """The one that is planned and its alternatives: dense ones first, then by the classes that they keep."""
     codecs = [build_codec(name, num_classes=num_classes) for name in ("float32", "float16", "int8")]
-    ks = {k for k in COMPARED_KS if k < num_classes}
-    if isinstance(codec, TopKCodec):
-        ks.add(codec.k)
-    return codecs + [build_codec("topk", num_classes=num_classes, k=k) for k in sorted(ks)]
+    codecs += [build_codec("topk", num_classes=num_classes, k=k) for k in COMPARED_KS if k < num_classes]
+    return sorted(dict.fromkeys([*codecs, codec]), key=lambda item: item.num_kept or 0)
 
 
 def _try(folder: Path, plan: Plan, codec: Codec, result: SampleResult) -> CodecTrial | str:
@@ -191,12 +189,13 @@ def _try(folder: Path, plan: Plan, codec: Codec, result: SampleResult) -> CodecT
 def _codec_entry(
     codec: Codec, trial: CodecTrial | str, plan: Plan, side_bytes: Mapping[str, float], *, is_planned: bool
 ) -> dict[str, Any]:
-    k = codec.k if isinstance(codec, TopKCodec) else None
+    parameters = codec.to_json()
+    k = parameters.get("k")
     entry: dict[str, Any] = {
         "name": codec.name,
         "k": k,
         "label": codec.name if k is None else f"{codec.name} {k}",
-        "parameters": codec_to_json(codec),
+        "parameters": parameters,
         "is_planned": is_planned,
         "refused": trial if isinstance(trial, str) else None,
     }

@@ -24,7 +24,6 @@ import torch
 from numpy.typing import NDArray
 
 from teachonce.codecs.codec import Codec
-from teachonce.codecs.registry import codec_to_json
 from teachonce.codecs.softmax import total_variation
 from teachonce.engine.prefetch import prefetch
 from teachonce.engine.progress import Advance
@@ -233,7 +232,7 @@ def _write_trial(path: Path, plan: Plan, codec: Codec, result: SampleResult, num
     """The store, and the seconds that its view file took."""
     count, num_classes = result.logits.shape
     group = (0, num_views - 1)
-    plan = replace(plan, codec=codec_to_json(codec), view_groups=(group,), num_samples=0)
+    plan = replace(plan, codec=codec.to_json(), view_groups=(group,), num_samples=0)
     policy, _ = plan.read_policy()
     begin_store(path, plan, views_per_file=num_views)
     name = plan.shards[0][0]

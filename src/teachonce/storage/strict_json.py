@@ -1,0 +1,87 @@
+"""JSON values to typed objects and back, strictly: what a file says is checked once, where it is read.
+
+``json`` gives dicts, lists and numbers; ``convert_json`` makes them a dataclass, a TypedDict or whatever else msgspec
+knows (https://jcristharif.com/msgspec), with the constraints of ``msgspec.Meta``. Nothing is coerced but a whole number
+where a fraction is meant. msgspec passes over unknown keys of dataclasses, and NaN, which is no JSON and which ``json``
+reads all the same: both are refused here, because a setting of a newer version must not be ignored by an older one.
+
+Deliberately not here: the files (``files``), and option classes, whose messages name the option of the command line.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Iterator
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+
+from teachonce.errors import TeachonceError
+
+T = TypeVar("T")
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+"""How many there are of something: 0 or more, in 64 bits."""
+
+
+def convert_json(value: Any, kind: type[T], where: object, error: type[TeachonceError], *, advice: str = "") -> T:
+    """``value``, as ``json`` reads it, as a ``kind``.
+
+    Raises ``error`` with one line, ``where`` and the field in it and ``advice`` at its end, for an unknown or a missing
+    key, a value of another type or out of range, and a number that is not finite; what a ``__post_init__`` refuses in
+    words of its own gets ``where`` alone.
+    """
+    end = advice and f"; {advice}"
+    for path, number in _not_finite(value):
+        raise error(_line(where, path, f"{number}, expected a finite number") + end)
+    try:
+        found = msgspec.convert(value, kind)
+    except msgspec.ValidationError as problem:
+        what, _, path = str(problem).partition(" - at `$")
+        raise error(_line(where, path.strip("`."), what[:1].lower() + what[1:]) + end) from problem
+    except TeachonceError as problem:
+        raise error(f"{where}: {problem}") from problem
+    for path, known in _unknown(value, json_values(found)):
+        raise error(_line(where, path, f"unknown here (known: {', '.join(known) or 'none'})") + end)
+    return found
+
+
+def json_values(value: Any) -> Any:
+    """A dataclass, or dicts and lists of them, as JSON values: fields in their order, tuples as lists."""
+    if dataclasses.is_dataclass(value):
+        # Not msgspec's: it leaves out the fields that it did not set itself because a default stands for them.
+        return {field.name: json_values(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {key: json_values(item) for key, item in value.items()}
+    return [json_values(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _not_finite(value: Any, path: str = "") -> Iterator[tuple[str, float]]:
+    """(path, number) of each number in ``value`` that is not finite."""
+    for at, item in _items(value, path):
+        yield from _not_finite(item, at)
+    if isinstance(value, float) and not math.isfinite(value):
+        yield path, value
+
+
+def _unknown(value: Any, known: Any, path: str = "") -> Iterator[tuple[str, Iterable[str]]]:
+    """(path, the keys there are) of each key in ``value`` that ``known``, what was made of it, lacks."""
+    for key, (at, item) in zip(_keys(value), _items(value, path), strict=True):
+        if isinstance(key, str) and key not in known:
+            yield at, known
+        else:
+            yield from _unknown(item, known[key], at)
+
+
+def _keys(value: Any) -> Iterable[str | int]:
+    return value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ()
+
+
+def _items(value: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """(path, item) of what an object or an array at ``path`` holds; nothing of a number, a text, a truth or a null."""
+    for key in _keys(value):
+        yield (f"{path}[{key}]" if isinstance(key, int) else f"{path}.{key}" if path else key), value[key]
+
+
+def _line(where: object, path: str, what: str) -> str:
+    return f"{where}: {path}: {what}" if path else f"{where}: {what}"

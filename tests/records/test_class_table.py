@@ -1,0 +1,44 @@
+"""classes.json: written and read again, and whatever else stands in it is one line that names file and field."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from teachonce.errors import RecordError
+from teachonce.records.class_table import ClassTable, read_classes, write_classes
+
+TABLE = ClassTable(("background", "n01440764"), ("background", "tench"), True)
+CONTENT = {"names": ["background", "n01440764"], "texts": ["background", "tench"], "has_background": True}
+
+
+def test_there_and_back(tmp_path: Path) -> None:
+    assert read_classes(tmp_path) is None
+    write_classes(tmp_path, TABLE)
+    assert (tmp_path / "classes.json").read_text() == json.dumps(CONTENT, indent=2) + "\n"
+    assert read_classes(tmp_path) == TABLE
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([], "expected `object`, got `array`"),
+        ({"names": ["a"], "texts": ["a"]}, "object missing required field `has_background`"),
+        (CONTENT | {"synsets": []}, "synsets: unknown here (known: names, texts, has_background)"),
+        (CONTENT | {"names": "background"}, "names: expected `array`, got `str`"),
+        (CONTENT | {"names": ["background", 7]}, "names[1]: expected `str`, got `int`"),
+        (CONTENT | {"texts": ["background", math.nan]}, "texts[1]: nan, expected a finite number"),
+        (CONTENT | {"has_background": 1}, "has_background: expected `bool`, got `int`"),
+        (CONTENT | {"texts": ["background"]}, "2 names and 1 texts"),
+        (CONTENT | {"names": [], "texts": []}, "0 names and 0 texts"),
+    ],
+)
+def test_what_is_wrong_is_one_line_with_its_field(tmp_path: Path, content: Any, message: str) -> None:
+    (tmp_path / "classes.json").write_text(json.dumps(content))
+    with pytest.raises(RecordError) as error:
+        read_classes(tmp_path)
+    assert str(error.value) == f"{tmp_path / 'classes.json'}: {message}; make it again"
