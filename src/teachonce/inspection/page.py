@@ -250,10 +250,10 @@ def _render_charts(measures: Measures) -> str:
 
 
 def _render_shards(measures: Measures) -> str:
-    judged = [shard for shard in measures.shards if shard.top1 is not None]
+    judged = [shard for shard in measures.shards if shard.sums.top1 is not None]
     if len(judged) < 2:
         return ""
-    rates = sorted(shard.top1 or 0.0 for shard in judged)
+    rates = sorted(shard.sums.top1 or 0.0 for shard in judged)
     # Not the mean: one bad shard of a few would make the good ones stand out as well.
     median = rates[len(rates) // 2]
     spread = f"top-1 from {rates[0]:.2%} to {rates[-1]:.2%} in {len(judged):,} shards, median {median:.2%}"
@@ -262,7 +262,7 @@ def _render_shards(measures: Measures) -> str:
     if not unusual:
         return f'<p class="sub">No shard stands out: {spread}.</p>'
     rows = [
-        [shard.name, f"{shard.num_measured:,}", f"{shard.top1:.2%}", f"{deviation:+.1f}"]
+        [shard.name, f"{shard.num_measured:,}", f"{shard.sums.top1:.2%}", f"{deviation:+.1f}"]
         for deviation, shard in unusual[:SHARDS_SHOWN]
     ]
     more = f" The {SHARDS_SHOWN} farthest:" if len(unusual) > SHARDS_SHOWN else ""
@@ -277,7 +277,7 @@ def _deviation(shard: ShardMeasures, median: float) -> float:
     """Of a shard's accuracy from the median, in standard errors; a record counts once, as its views are alike."""
     # At least the error of one record more or less, for a median of 100 %.
     error = (max(median * (1 - median), 1 / shard.num_measured) / shard.num_measured) ** 0.5
-    return ((shard.top1 or 0.0) - median) / error
+    return ((shard.sums.top1 or 0.0) - median) / error
 
 
 def _render_bytes(store: Store, columns: Sequence[ColumnBytes]) -> str:
