@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from teachonce.inspection.measures import NUM_BINS, NUM_HISTOGRAM_BINS, Measures
-from teachonce.pages.page import BLUE, ORANGE, QUIET, draw_svg
+from teachonce.pages.charts import BLUE, ORANGE, QUIET, draw_svg
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
