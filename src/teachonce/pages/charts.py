@@ -43,7 +43,7 @@ def draw_svg(draw: Callable[[Figure], None], *, size_inches: tuple[float, float]
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     text = buffer.getvalue()
-    # Metadata say who drew it, and the chart's own style would be one of the whole page: what it says is in style.css.jinja.
+    # Metadata say who drew it, and the chart's own style would be one of the whole page: it is in style.css.jinja.
     text = re.sub(r"\s*<(metadata|style)\b.*?</\1>", "", text[text.index("<svg") :], flags=re.DOTALL)
     # Groups are named figure_1, axes_1, ..: nothing refers to them, and on a page with two charts they are twice there.
     text = re.sub(r'<g id="[^"]*"', "<g", text)
