@@ -11,8 +11,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from teachonce.codecs.registry import build_codec
+from teachonce.inspection import measures as measures_module
 from teachonce.inspection.costs import measure_bytes, measure_codec
-from teachonce.inspection.measures import choose_rows, measure_store, read_is_mixed, spread_evenly, top_classes
+from teachonce.inspection.measures import (
+    RowSums,
+    add_calibration,
+    choose_rows,
+    judge_rows,
+    measure_store,
+    read_is_mixed,
+    spread_evenly,
+    sum_rows,
+    top_classes,
+)
 from teachonce.records.class_space import ClassSpace
 from teachonce.records.discovery import open_records
 from teachonce.rng import generator
@@ -124,10 +135,10 @@ def test_measures_are_those_of_a_loop_that_leaves_mixed_views_out(tmp_path, data
     np.testing.assert_array_equal(measures.agreement, agreement)
     # Entropy and confidence count all views; calibration has only the plain ones.
     assert measures.entropy_nats == pytest.approx(float(-(probs * np.log(probs)).sum(axis=-1).mean()))
-    assert measures.entropies.sum(axis=1).tolist() == [(~is_mixed).sum(), is_mixed.sum()]
-    assert measures.confidences.sum(axis=1).tolist() == [(~is_mixed).sum(), is_mixed.sum()]
+    assert measures.sums.entropies.sum(axis=1).tolist() == [(~is_mixed).sum(), is_mixed.sum()]
+    assert measures.sums.confidences.sum(axis=1).tolist() == [(~is_mixed).sum(), is_mixed.sum()]
     above = (probs.max(axis=-1) >= 0.5)[~is_mixed].sum()
-    assert measures.confidences[0, measures.confidences.shape[1] // 2 :].sum() == above
+    assert measures.sums.confidences[0, measures.sums.confidences.shape[1] // 2 :].sum() == above
     assert measures.calibration[:, 0].sum() == (~is_mixed).sum()
     assert measures.calibration[:, 1].sum() == pytest.approx(probs.max(axis=-1)[~is_mixed].sum())
     suspects.sort()
@@ -149,6 +160,38 @@ def test_the_mean_probabilities_of_a_suspect_are_of_its_plain_views(tmp_path, da
         assert suspect.choice_prob == pytest.approx(probs[suspect.choice - 1])
 
 
+def test_blocks_of_records_do_not_change_what_is_counted(tmp_path, data, logits, is_mixed, monkeypatch):
+    store = write_mixed_store(tmp_path / "store", data, logits, is_mixed)
+    whole = measure_store(store)
+    monkeypatch.setattr(measures_module, "_BLOCK_VALUES", 3 * NUM_CLASSES)
+    parts = measure_store(store)
+    np.testing.assert_array_equal(parts.agreement, whole.agreement)
+    np.testing.assert_array_equal(parts.calibration[:, [0, 2]], whole.calibration[:, [0, 2]])
+    # Sums of fractions are added in another order: at most an ulp for each of about a hundred rows.
+    np.testing.assert_allclose(parts.calibration[:, 1], whole.calibration[:, 1], rtol=1e-13)
+    for name in ("num_rows", "num_plain", "hits1", "hits5"):
+        assert [getattr(shard.sums, name) for shard in parts.shards] == [
+            getattr(shard.sums, name) for shard in whole.shards
+        ]
+    np.testing.assert_array_equal(parts.sums.entropies, whole.sums.entropies)
+    np.testing.assert_array_equal(parts.sums.confidences, whole.sums.confidences)
+    assert parts.suspects == whole.suspects and parts.entropy_nats == pytest.approx(whole.entropy_nats, rel=1e-13)
+
+
+def test_measuring_leaves_what_it_is_given_as_it_was(logits, is_mixed):
+    said = judge_rows(logits[0], np.arange(sum(SIZES)) % NUM_CLASSES, ~is_mixed[0], num_top=5)
+    first = add_calibration(np.zeros((15, 3)), said)
+    kept = first.copy()
+    second = add_calibration(first, said)
+    np.testing.assert_array_equal(first, kept)
+    np.testing.assert_allclose(second, 2 * first)
+    sums = sum_rows(said)
+    twice = sums + sums
+    assert sums.num_rows == sum(SIZES) and twice.num_rows == 2 * sum(SIZES) and twice.top1 == sums.top1
+    np.testing.assert_array_equal(twice.entropies, 2 * sums.entropies)
+    assert RowSums().top1 is None and (RowSums() + sums).entropy_nats == sums.entropy_nats
+
+
 def test_which_views_are_mixed(tmp_path, data, logits, is_mixed):
     store = write_mixed_store(tmp_path / "store", data, logits, is_mixed)
     for view in range(NUM_VIEWS):
@@ -161,7 +204,7 @@ def test_where_all_views_are_mixed_there_is_no_accuracy(tmp_path, data, logits):
     store = write_mixed_store(tmp_path / "store", data, logits, np.ones(logits.shape[:2], bool))
     measures = measure_store(store)
     assert measures.top1 is None and measures.ece is None and not measures.suspects
-    assert measures.entropy_nats > 0 and measures.shards[0].top1 is None
+    assert measures.entropy_nats > 0 and measures.shards[0].sums.top1 is None
 
 
 def test_a_sample_is_what_the_chosen_records_say(tmp_path, data, logits):

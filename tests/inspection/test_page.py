@@ -135,7 +135,7 @@ def shown_pixels(card: Element) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(encoded))))
 
 
-def place_of(card: Element, store: Store) -> tuple[int, int, int]:
+def position_of(card: Element, store: Store) -> tuple[int, int, int]:
     """(shard, row, view) that a card of the sheet says it is of."""
     found = re.search(r"(\S+-of-\d{5}) row (\d+)", card.text)
     assert found is not None
@@ -175,10 +175,10 @@ def test_a_card_says_what_the_store_says(tmp_path, data, crops):
     source = open_records(data, "train")
     size_px = Preprocessing.from_json(crops.plan.teacher["preprocessing"]).size_px
     cards = section(page, "sheet").find("article")
-    places = [place_of(card, crops) for card in cards]
-    assert len(set(places)) == 24 and {view for _, _, view in places} == {0, 1, 2}
+    positions = [position_of(card, crops) for card in cards]
+    assert len(set(positions)) == 24 and {view for _, _, view in positions} == {0, 1, 2}
     num_agreed = 0
-    for card, (shard, row, number) in zip(cards, places, strict=True):
+    for card, (shard, row, number) in zip(cards, positions, strict=True):
         logits = crops.read_logits(shard, number, [row])[0].astype(np.float64)
         probs = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
         label = int(crops.read_labels(shard)[row])
@@ -206,7 +206,7 @@ def test_policy_center_is_shown_through_the_teachers_preprocessing(tmp_path, dat
     source = open_records(data, "train")
     preprocessing = Preprocessing.from_json(center.plan.teacher["preprocessing"])
     for card in section(page, "sheet").find("article"):
-        shard, row, _ = place_of(card, center)
+        shard, row, _ = position_of(card, center)
         pixels = preprocessing.apply(decode_image(source.read_record(shard, row).encoded))
         np.testing.assert_array_equal(shown_pixels(card), pixels)
     assert "In 24 of 24 the teacher's choice is the label." in section(page, "sheet").text
@@ -219,7 +219,7 @@ def test_mixed_views_have_two_labels_and_their_shares(tmp_path, data, mixed):
     source = open_records(data, "train")
     num_mixed = num_views = 0
     for card in section(page, "sheet").find("article"):
-        shard, row, number = place_of(card, mixed)
+        shard, row, number = position_of(card, mixed)
         num_views += 1
         mix = mixed.read_views(shard, number, [row])[0].mix
         if mix is None:
@@ -285,7 +285,7 @@ def test_without_the_records_there_is_all_but_pictures_and_names(tmp_path, crops
     assert not page.find("img") and "class0" not in page.text
     assert f"teachonce inspect {crops.path} --html --data RECORDS" in page.text
     card = section(page, "sheet").find("article")[0]
-    shard, row, _ = place_of(card, crops)
+    shard, row, _ = position_of(card, crops)
     assert f"label {crops.read_labels(shard)[row]}" in card.text and crops.read_filenames(shard)[row] in card.text
     # A mix's partner is found in the store alone.
     assert re.search(r"(mixup|cutmix) with [<>]?\d+% label [1-4]", read_page(write_page(mixed.path)).text)
@@ -320,7 +320,7 @@ def test_a_store_whose_later_views_are_missing_is_shown_as_far_as_it_goes(tmp_pa
     begin_store(store.path, replace(store.plan, view_groups=((0, 1), (2, 4))), views_per_file=3)
     page = read_page(write_page(store.path, data))
     assert "Usable for 2 of 5 views" in page.text and "6 of 10 files" in page.text
-    assert {place_of(card, store)[2] for card in section(page, "sheet").find("article")} == {0, 1}
+    assert {position_of(card, store)[2] for card in section(page, "sheet").find("article")} == {0, 1}
     assert "2 of 5 planned" in section(page, "facts").text
     assert "Usable" not in read_page(write_page(make_store(tmp_path, data, "whole").path)).text
 

@@ -1,68 +1,80 @@
-"""Parts of a page: what is text stays text, a chart follows the page's colours, a picture keeps its pixels."""
+"""Templates: what is text stays text, what was not given is an error, and each of them can be read."""
 
 from __future__ import annotations
 
-import base64
-import io
-import re
-import xml.etree.ElementTree as ElementTree
+import html
+import subprocess
+import sys
+from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
+from jinja2 import UndefinedError
 
-from teachonce.pages.page import (
-    BLUE,
-    INK,
-    draw_svg,
-    picture_uri,
-    render_columns,
-    render_facts,
-    render_numbers,
-    render_page,
-)
+import teachonce
+from teachonce.pages.charts import COLORS
+from teachonce.pages.page import environment, render_page
 
 WILD = """<b a="1" c='2'>&"""
-TAME = "&lt;b a=&quot;1&quot; c=&#x27;2&#x27;&gt;&amp;"
+PARTS = '{% import "pages/templates/parts.html.jinja" as parts %}'
+REPORT = "training/templates/report.html.jinja"
 
 
-def draw_line(figure) -> None:
-    axes = figure.subplots()
-    axes.plot([0, 1], [0, 1], color=BLUE)
-    axes.set_title("title")
+def render(source: str, **values) -> str:
+    return environment().from_string(PARTS + source).render(values)
+
+
+def report_values(**values) -> dict:
+    names = ("name", "teacher", "curves", "weights_file", "metrics_file")
+    config = {"student": "student", "data": "data", "seed": 0, "kd_temp": None}
+    return dict.fromkeys(names, "") | {"config": config, "result": {}, "numbers": []} | values
 
 
 def test_values_are_escaped_everywhere():
     for part in (
-        render_page(WILD, ""),
-        render_numbers([(WILD, WILD)]),
-        render_facts({WILD: WILD, "inner": {WILD: WILD}}),
-        render_columns([WILD], [[WILD]]),
-        draw_svg(draw_line, size_inches=(2, 2), name="a", description=WILD),
+        render_page(REPORT, **report_values(name=WILD)),
+        render("{{ parts.numbers([(wild, wild)]) }}", wild=WILD),
+        render("{{ parts.facts({wild: wild, 'inner': {wild: wild}}) }}", wild=WILD),
+        render("{{ parts.columns([wild], [[wild]]) }}", wild=WILD),
     ):
-        assert WILD not in part and TAME in part
+        assert WILD not in part and "<b a" not in part and WILD in html.unescape(part)
 
 
-def test_a_chart_has_the_pages_colours_and_no_ids_of_its_own():
-    chart = draw_svg(draw_line, size_inches=(2, 2), name="a", description="a line")
-    element = ElementTree.fromstring(chart)
-    assert element.attrib["aria-label"] == "a line" and element.attrib["role"] == "img"
-    assert "var(--blue)" in chart and "var(--ink)" in chart and BLUE not in chart and INK not in chart
-    assert "<style" not in chart and "metadata" not in chart and "title</text>" in chart
-    other = draw_svg(draw_line, size_inches=(2, 2), name="b", description="a line")
-    ids = [set(re.findall(r'id="([^"]+)"', text)) for text in (chart, other)]
-    assert ids[0] and not ids[0] & ids[1]
-    # What a chart refers to is in it.
-    assert set(re.findall(r"#([\w-]+)", chart)) <= ids[0]
-    assert draw_svg(draw_line, size_inches=(2, 2), name="a", description="a line") == chart
+def test_values_are_shown_as_people_read_them():
+    facts = render("{{ parts.facts(values) }}", values={"a": None, "b": 0.123456789, "c": {"x": 1, "y": 2.5}, "d": [1]})
+    for name, text in (("a", ""), ("b", "0.123457"), ("c", "x 1, y 2.5"), ("d", "[1]")):
+        assert f"<tr><td>{name}</td><td>{text}</td></tr>" in facts
+    table = render("{{ parts.columns(['a', 'b', 'c'], [['1', '2', '3']], num_texts=2) }}")
+    assert '<th>a</th><th>b</th><th class="number">c</th>' in table
+    assert '<td>1</td><td>2</td><td class="number">3</td>' in table
+    assert render("{{ 1234567 | formatted(',') }}") == "1,234,567"
 
 
-@pytest.mark.parametrize("size, kind", [((7, 5), "png"), ((64, 64), "png"), ((65, 20), "jpeg"), ((200, 160), "jpeg")])
-def test_few_pixels_are_kept_exactly(size, kind):
-    pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
-    uri = picture_uri(pixels)
-    start = f"data:image/{kind};base64,"
-    assert uri.startswith(start)
-    found = np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.removeprefix(start)))))
-    assert found.shape == pixels.shape
-    assert (found == pixels).all() == (kind == "png")
+def test_what_was_not_given_is_an_error():
+    with pytest.raises(UndefinedError, match="curves"):
+        values = report_values()
+        del values["curves"]
+        render_page(REPORT, **values)
+
+
+def test_every_page_has_the_shared_style():
+    page = render_page(REPORT, **report_values(name="run"))
+    assert page.startswith("<!doctype html>") and page.endswith("</html>\n")
+    assert "<title>run: teachonce run</title>" in page and "prefers-color-scheme: dark" in page
+    for name, color in COLORS.items():
+        assert f"--{name}: {color};" in page
+
+
+def test_every_template_can_be_read():
+    found = environment().list_templates(extensions=["jinja"])
+    package = Path(teachonce.__file__).parent
+    assert found == sorted(path.relative_to(package).as_posix() for path in package.rglob("*.jinja"))
+    assert {"pages/templates/page.html.jinja", "inspection/templates/store.html.jinja", REPORT} <= set(found)
+    for name in found:
+        assert environment().get_template(name).name == name
+
+
+def test_jinja_is_imported_for_a_page_and_not_before():
+    code = "import sys, teachonce.pages.page as page; before = 'jinja2' in sys.modules; page.environment(); "
+    code += "print(before, 'jinja2' in sys.modules)"
+    shown = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert shown.split() == ["False", "True"]

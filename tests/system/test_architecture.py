@@ -31,8 +31,8 @@ LINE = [
     "cli",
 ]
 BARS = {
-    "store": {"PIL", "torch", "tyro", "matplotlib", "rich"},
-    "inspection": {"torch", "torchvision", "timm", "tyro", "matplotlib", "lightning"},
+    "store": {"PIL", "torch", "tyro", "matplotlib", "rich", "jinja2"},
+    "inspection": {"torch", "torchvision", "timm", "tyro", "matplotlib", "lightning", "jinja2"},
     "evaluation": {"lightning", "tyro", "tensorflow", "onnxruntime", "ray"},
     "training": {"tyro", "tensorflow", "onnxruntime", "ray"},
     "cli": {"tensorflow", "onnxruntime", "ray"},

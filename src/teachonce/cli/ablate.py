@@ -51,7 +51,7 @@ _EXTRACTIONS_NAME = "extractions.json"
 
 
 @dataclass(frozen=True)
-class Lesson:
+class ArmConfig:
     """How the students of one arm are taught: what their TrainConfig has beyond the common options."""
 
     name: str
@@ -68,15 +68,15 @@ def ablate(config: AblateConfig) -> list[Arm]:
     Raises what ``extract`` and ``train`` do.
     """
     start = time.monotonic()
-    lessons = _given_stores(config) if config.stores else _make_stores(config)
-    jobs = [_student_config(config, lesson, seed) for seed in range(config.seeds) for lesson in lessons]
+    arm_configs = _given_stores(config) if config.stores else _make_stores(config)
+    jobs = [_student_config(config, arm, seed) for seed in range(config.seeds) for arm in arm_configs]
     # The finished ones too: train looks whether they are of this configuration, and refuses or skips them.
     num_jobs = min(config.jobs or num_cores(), len(jobs))
     with progress("ablate", len(jobs), unit="students") as advance:
         build: Callable[[int], Any] = partial(_build_trainer, config.out / "logs", num_jobs)
         for _ in run(build, jobs, num_workers=num_jobs, report=advance):
             pass
-    arms = [_read_arm(config, lesson) for lesson in lessons]
+    arms = [_read_arm(config, arm) for arm in arm_configs]
     table = render_table(arms, config.seeds)
     with atomic_write(config.out / TABLE_NAME) as file:
         file.write(f"    teachonce ablate {command_line(config)}\n\n{table}".encode())
@@ -88,7 +88,7 @@ def ablate(config: AblateConfig) -> list[Arm]:
     return arms
 
 
-def _make_stores(config: AblateConfig) -> list[Lesson]:
+def _make_stores(config: AblateConfig) -> list[ArmConfig]:
     """The arms of ``--arms``, after extracting the stores that they need."""
     arms = config.parse_arms()
     num_views = max((count for _, count in arms), default=0)
@@ -102,26 +102,26 @@ def _make_stores(config: AblateConfig) -> list[Lesson]:
     found = []
     for kind, count in arms:
         if kind == "labels":
-            found.append(Lesson("labels only", _no_view_mix(config)))
+            found.append(ArmConfig("labels only", _no_view_mix(config)))
         elif kind == "center":
-            found.append(Lesson("fixed centre logits", _no_view_mix(config), (folder / "center",), 1))
+            found.append(ArmConfig("fixed centre logits", _no_view_mix(config), (folder / "center",), 1))
         elif kind == "views":
             name = f"{count} stored view" + "s" * (count > 1)
-            found.append(Lesson(name, {"views": count}, (folder / "views",), count, replays=True))
+            found.append(ArmConfig(name, {"views": count}, (folder / "views",), count, replays=True))
         elif kind == "own":
             settings = {"views": count, "own_views": True, "mixup_alpha": 0.0, "cutmix_alpha": 0.0}
-            found.append(Lesson(f"{count} views, not replayed", settings, (folder / "views",), count))
+            found.append(ArmConfig(f"{count} views, not replayed", settings, (folder / "views",), count))
         else:
             online = {"teacher": config.teacher, "teacher_offset": config.teacher_offset}
-            found.append(Lesson("online teacher", online | {"view_seed": config.view_seed}))
+            found.append(ArmConfig("online teacher", online | {"view_seed": config.view_seed}))
     return found
 
 
-def _given_stores(config: AblateConfig) -> list[Lesson]:
+def _given_stores(config: AblateConfig) -> list[ArmConfig]:
     """The arms of ``--stores``, and labels only where ``--arms`` asks for it."""
     found = []
     if any(kind == "labels" for kind, _ in config.parse_arms()):
-        found.append(Lesson("labels only", _no_view_mix(config)))
+        found.append(ArmConfig("labels only", _no_view_mix(config)))
     for word in config.stores.split(","):
         paths = tuple(Path(part) for part in word.split("+"))
         stores = [Store(path) for path in paths]
@@ -129,8 +129,8 @@ def _given_stores(config: AblateConfig) -> list[Lesson]:
         replays = stores[0].policy.is_random
         name = " + ".join(path.name for path in paths)
         settings = {} if replays else _no_view_mix(config)
-        found.append(Lesson(name, settings, paths, num_views, replays))
-    names = [lesson.name for lesson in found]
+        found.append(ArmConfig(name, settings, paths, num_views, replays))
+    names = [arm.name for arm in found]
     if len(set(names)) != len(names):
         raise ConfigError(f"--stores {config.stores}: two arms would have one name; the folders' names must differ")
     return found
@@ -166,24 +166,24 @@ def _extract(config: AblateConfig, out: Path, **settings: Any) -> None:
     write_json(path, seconds)
 
 
-def _student_config(config: AblateConfig, lesson: Lesson, seed: int) -> TrainConfig:
+def _student_config(config: AblateConfig, arm: ArmConfig, seed: int) -> TrainConfig:
     common = {field.name: getattr(config, field.name) for field in dataclasses.fields(TrainingOptions)}
-    has_teacher = bool(lesson.stores) or "teacher" in lesson.settings
+    has_teacher = bool(arm.stores) or "teacher" in arm.settings
     if not has_teacher:
         # Without a teacher there is nothing but labels, at their full weight.
         common |= {"kd_temp": None, "kd_weight": 1.0, "label_weight": 1.0}
-    if lesson.replays:
+    if arm.replays:
         # The views are the store's: options that would draw others say nothing here.
         common |= {field.name: field.default for field in dataclasses.fields(MixOptions)} | {"policy": "crop"}
-    settings = {**common, "out": _run_path(config, lesson, seed), **lesson.settings}
-    if settings["mixup_alpha"] == 0 or "teacher" in lesson.settings:
+    settings = {**common, "out": _run_path(config, arm, seed), **arm.settings}
+    if settings["mixup_alpha"] == 0 or "teacher" in arm.settings:
         # Nothing is mixed within the batch: not at all, or in the views.
         settings["mixup_type"] = "batch"
-    return TrainConfig(**settings | {"store": lesson.stores, "seed": seed})
+    return TrainConfig(**settings | {"store": arm.stores, "seed": seed})
 
 
-def _run_path(config: AblateConfig, lesson: Lesson, seed: int) -> Path:
-    folder = lesson.name.replace(" ", "-").replace(",", "")
+def _run_path(config: AblateConfig, arm: ArmConfig, seed: int) -> Path:
+    folder = arm.name.replace(" ", "-").replace(",", "")
     return config.out / "runs" / f"{folder}-seed{seed}"
 
 
@@ -204,10 +204,10 @@ def _build_trainer(logs: Path, num_jobs: int, worker_index: int) -> Callable[[Tr
     return train_one
 
 
-def _read_arm(config: AblateConfig, lesson: Lesson) -> Arm:
+def _read_arm(config: AblateConfig, arm: ArmConfig) -> Arm:
     results, curves = [], []
     for seed in range(config.seeds):
-        path = _run_path(config, lesson, seed)
+        path = _run_path(config, arm, seed)
         result = read_result(path)
         assert result is not None, path
         if result["top1"] is None:
@@ -215,20 +215,20 @@ def _read_arm(config: AblateConfig, lesson: Lesson) -> Arm:
         results.append(result)
         rows = [row for row in read_metrics(path) if row["validation_top1"] is not None]
         curves.append([(int(row["epoch"] or 0), float(row["validation_top1"] or 0.0)) for row in rows])
-    stores = [Store(path) for path in lesson.stores]
-    forwards = sum(store.num_records for store in stores) * lesson.num_views
-    if "teacher" in lesson.settings:
+    stores = [Store(path) for path in arm.stores]
+    forwards = sum(store.num_records for store in stores) * arm.num_views
+    if "teacher" in arm.settings:
         forwards = config.seeds * config.epochs * open_records(config.data, config.split).num_records
     extractions = read_json(config.out / _EXTRACTIONS_NAME) if (config.out / _EXTRACTIONS_NAME).exists() else {}
-    share = lesson.num_views / max((store.num_views for store in stores), default=1)
+    share = arm.num_views / max((store.num_views for store in stores), default=1)
     return Arm(
-        name=lesson.name,
+        name=arm.name,
         top1=[result["top1"] for result in results],
         ece=[result["ece"] for result in results],
         train_seconds=[result["seconds"] for result in results],
-        extract_seconds=sum(extractions.get(path.name, 0.0) for path in lesson.stores) * share,
+        extract_seconds=sum(extractions.get(path.name, 0.0) for path in arm.stores) * share,
         teacher_forwards=forwards,
         store_bytes=round(sum(store.num_bytes() for store in stores) * share),
         curves=curves,
-        is_baseline=lesson.name == "labels only",
+        is_baseline=arm.name == "labels only",
     )

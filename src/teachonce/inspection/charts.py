@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from teachonce.inspection.measures import NUM_BINS, NUM_HISTOGRAM_BINS, Measures
-from teachonce.pages.page import BLUE, ORANGE, QUIET, draw_svg
+from teachonce.pages.charts import BLUE, ORANGE, QUIET, draw_svg
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,7 +24,7 @@ def draw_entropies(measures: Measures) -> str:
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
-        _draw_histogram(axes, measures.entropies, most)
+        _draw_histogram(axes, measures.sums.entropies, most)
         axes.axvline(measures.entropy_nats, color=QUIET, linestyle="--", linewidth=1)
         axes.set_title(f"entropy: mean {measures.entropy_nats:.3f} nats (dashed)")
         axes.set_xlabel(f"nats; knowing nothing is ln {measures.num_classes:,} = {most:.2f}")
@@ -40,11 +40,11 @@ def draw_confidences(measures: Measures) -> str:
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
-        _draw_histogram(axes, measures.confidences, 1.0)
+        _draw_histogram(axes, measures.sums.confidences, 1.0)
         axes.set_title("confidence: the largest probability")
         axes.set_xlabel("probability")
 
-    counts = measures.confidences.sum(axis=0)
+    counts = measures.sums.confidences.sum(axis=0)
     sure = counts[round(0.9 * NUM_HISTOGRAM_BINS) :].sum() / max(counts.sum(), 1)
     description = f"Histogram of the teacher's largest probability: above 0.9 in {sure:.0%} of the views."
     return draw_svg(draw, size_inches=_SIZE, name="confidence", description=description)

@@ -88,12 +88,12 @@ class Gallery:
             return f"label {label}"
         return classes.texts[label]
 
-    def choose_places(self, count: int) -> list[tuple[int, int, int]]:
+    def choose_positions(self, count: int) -> list[tuple[int, int, int]]:
         """(shard, row, view) of ``count`` records spread evenly over the store, each in a view drawn for it."""
         rng = generator(0, "inspect", "pictures")
         records = spread_evenly(self.store.num_records, count, rng)
         views = rng.integers(0, self.store.num_views, len(records))
-        return [(*self._place(int(record)), int(view)) for record, view in zip(records, views, strict=True)]
+        return [(*self._position(int(record)), int(view)) for record, view in zip(records, views, strict=True)]
 
     def read_view(self, shard: int, row: int, number: int) -> SeenView:
         """One stored view, with its pixels where the records are there."""
@@ -140,7 +140,7 @@ class Gallery:
         check_key(self.store, shard, row, record)
         return decode_record(record)
 
-    def _place(self, record: int) -> tuple[int, int]:
+    def _position(self, record: int) -> tuple[int, int]:
         for shard, (_, num_records) in enumerate(self.store.shards):
             if record < num_records:
                 return shard, record

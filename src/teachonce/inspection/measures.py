@@ -17,8 +17,9 @@ Nothing here needs torch.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, fields
+from functools import cached_property
 from math import log
 
 import numpy as np
@@ -70,19 +71,30 @@ class Suspect:
     num_views: int
 
 
-@dataclass
-class ShardMeasures:
-    """Sums over the measured (record, view) rows of one shard; ``num_plain`` of them are not mixed."""
+def _no_counts() -> NDArray[np.int64]:
+    return np.zeros((2, NUM_HISTOGRAM_BINS), np.int64)
 
-    name: str
-    num_records: int
-    num_measured: int
-    """Records measured."""
+
+@dataclass(frozen=True)
+class RowSums:
+    """Sums over (record, view) rows, which can be added; ``num_plain`` of the rows are not mixed.
+
+    In a pair of rows of an array the first is of plain views, the second of mixed ones.
+    """
+
     num_rows: int = 0
     num_plain: int = 0
     hits1: float = 0.0
+    """Plain rows whose likeliest class is the label."""
     hits5: float = 0.0
     entropy_nats: float = 0.0
+    entropies: NDArray[np.int64] = field(default_factory=_no_counts)
+    """[2, bins] between 0 and log C."""
+    confidences: NDArray[np.int64] = field(default_factory=_no_counts)
+    """[2, bins] of the largest probability, between 0 and 1."""
+
+    def __add__(self, other: RowSums) -> RowSums:
+        return RowSums(*(getattr(self, item.name) + getattr(other, item.name) for item in fields(self)))
 
     @property
     def top1(self) -> float | None:
@@ -96,35 +108,40 @@ class ShardMeasures:
 
     @property
     def mean_entropy_nats(self) -> float | None:
-        """Of all rows; None where none was measured."""
+        """Of all rows, at temperature 1; None where there are none."""
         return _ratio(self.entropy_nats, self.num_rows)
 
 
-@dataclass
+@dataclass(frozen=True)
+class ShardMeasures:
+    """The measured rows of one shard."""
+
+    name: str
+    num_records: int
+    num_measured: int
+    """Records measured."""
+    sums: RowSums
+
+
+@dataclass(frozen=True)
 class Measures:
-    """Counts over the measured rows, V views each; in a pair of rows of an array the first is of plain views, the
-    second of mixed ones."""
+    """What the measured rows of a store say, V views each."""
 
     views: tuple[int, ...]
     """The views measured."""
     num_classes: int
-    entropies: NDArray[np.int64] = field(init=False)
-    """[2, bins] between 0 and log C."""
-    confidences: NDArray[np.int64] = field(init=False)
-    """[2, bins] of the largest probability, between 0 and 1."""
-    calibration: NDArray[np.float64] = field(init=False)
+    shards: list[ShardMeasures]
+    calibration: NDArray[np.float64]
     """[NUM_BINS, 3]: number, sum of confidences, hits of the plain views of each bin of confidence."""
-    agreement: NDArray[np.int64] = field(init=False)
+    agreement: NDArray[np.int64]
     """[V + 1, V + 1]: records by number of plain views, and by in how many of them their commonest top-1 is said."""
-    suspects: list[Suspect] = field(default_factory=list)
+    suspects: list[Suspect]
     """The most suspicious first."""
-    shards: list[ShardMeasures] = field(default_factory=list)
 
-    def __post_init__(self) -> None:
-        self.entropies = np.zeros((2, NUM_HISTOGRAM_BINS), np.int64)
-        self.confidences = np.zeros((2, NUM_HISTOGRAM_BINS), np.int64)
-        self.calibration = np.zeros((NUM_BINS, 3))
-        self.agreement = np.zeros((len(self.views) + 1, len(self.views) + 1), np.int64)
+    @cached_property
+    def sums(self) -> RowSums:
+        """Over all shards."""
+        return sum((shard.sums for shard in self.shards), RowSums())
 
     @property
     def num_records(self) -> int:
@@ -134,27 +151,27 @@ class Measures:
     @property
     def num_rows(self) -> int:
         """(record, view) rows measured."""
-        return sum(shard.num_rows for shard in self.shards)
+        return self.sums.num_rows
 
     @property
     def num_plain(self) -> int:
         """Those that are not mixed."""
-        return sum(shard.num_plain for shard in self.shards)
+        return self.sums.num_plain
 
     @property
     def top1(self) -> float | None:
         """Of the plain views; None where there are none."""
-        return _ratio(sum(shard.hits1 for shard in self.shards), self.num_plain)
+        return self.sums.top1
 
     @property
     def top5(self) -> float | None:
         """Of the plain views; None where there are none."""
-        return _ratio(sum(shard.hits5 for shard in self.shards), self.num_plain)
+        return self.sums.top5
 
     @property
     def entropy_nats(self) -> float:
         """Mean over all rows, at temperature 1."""
-        return sum(shard.entropy_nats for shard in self.shards) / max(self.num_rows, 1)
+        return self.sums.mean_entropy_nats or 0.0
 
     @property
     def ece(self) -> float | None:
@@ -162,27 +179,74 @@ class Measures:
         return _ratio(float(np.abs(self.calibration[:, 2] - self.calibration[:, 1]).sum()), self.num_plain)
 
 
+@dataclass(frozen=True)
+class ViewRows:
+    """What the teacher says of N records in one view, at temperature 1."""
+
+    is_plain: NDArray[np.bool_]
+    """[N], not mixed."""
+    log_probs: NDArray[np.float64]
+    """[N, C]."""
+    probs: NDArray[np.float64]
+    """[N, C]."""
+    entropies: NDArray[np.float64]
+    """[N], in nats."""
+    confidences: NDArray[np.float64]
+    """[N], the largest probability."""
+    top: NDArray[np.int64]
+    """[N, 5] the likeliest classes, likeliest first; fewer of fewer classes, or where the codec keeps fewer."""
+    is_label: NDArray[np.bool_]
+    """[N, 5], which of ``top`` is the label."""
+
+
+@dataclass(frozen=True)
+class RecordMeans:
+    """What the teacher says of N records of a shard, in the mean over their views without a mix, at least one each."""
+
+    shard: int
+    rows: NDArray[np.int64]
+    """[N], in the shard."""
+    labels: NDArray[np.int64]
+    """[N], as classes of the teacher."""
+    num_views: NDArray[np.int64]
+    """[N], without a mix."""
+    log_probs: NDArray[np.float64]
+    """[N, C]."""
+    probs: NDArray[np.float64]
+    """[N, C]."""
+
+
+@dataclass(frozen=True)
+class BlockMeasures:
+    """What a block of a shard's records says in all measured views; further fields as in ``Measures``."""
+
+    view_sums: list[RowSums]
+    """Of each measured view."""
+    calibration: NDArray[np.float64]
+    agreement: NDArray[np.int64]
+    suspects: list[Suspect]
+
+
 def measure_store(
     store: Store, selection: Selection | None = None, count_done: Callable[[int], None] = lambda _: None
 ) -> Measures:
     """Measure the rows of the selection, or all of them; ``count_done`` gets the number of rows just done."""
     selection = selection or choose_rows(store.num_records, store.num_views)
-    records = selection.records
-    measures = Measures(selection.views, store.class_space.num_classes)
+    calibration = np.zeros((NUM_BINS, 3))
+    agreement = np.zeros((len(selection.views) + 1, len(selection.views) + 1), np.int64)
+    shards: list[ShardMeasures] = []
+    suspects: list[Suspect] = []
     rows_at_once = max(1, _BLOCK_VALUES // store.class_space.num_classes)
-    first = 0
-    for shard, (name, num_records) in enumerate(store.shards):
-        if records is None:
-            rows = np.arange(num_records)
-        else:
-            rows = records[np.searchsorted(records, first) : np.searchsorted(records, first + num_records)] - first
-        first += num_records
-        measures.shards.append(ShardMeasures(name, num_records, len(rows)))
+    for shard, rows in enumerate(_rows_by_shard(store, selection)):
+        sums = RowSums()
         for start in range(0, len(rows), rows_at_once):
-            block = rows[start : start + rows_at_once]
-            _measure_block(store, shard, block, measures)
-            count_done(len(block) * len(selection.views))
-    return measures
+            block = _measure_block(store, shard, rows[start : start + rows_at_once], selection.views, calibration)
+            sums = sum(block.view_sums, sums)
+            calibration, agreement = block.calibration, agreement + block.agreement
+            suspects = _rank_suspects([*suspects, *block.suspects])
+            count_done(sum(view.num_rows for view in block.view_sums))
+        shards.append(ShardMeasures(*store.shards[shard], len(rows), sums))
+    return Measures(selection.views, store.class_space.num_classes, shards, calibration, agreement, suspects)
 
 
 def choose_rows(num_records: int, num_views: int, max_rows: int | None = None) -> Selection:
@@ -227,89 +291,140 @@ def num_known(store: Store, count: int) -> int:
     return min(count, store.codec.num_kept or store.class_space.num_classes)
 
 
-def _measure_block(store: Store, shard: int, rows: NDArray[np.int64], measures: Measures) -> None:
-    """Add some records of a shard, all their measured views, to ``measures``."""
-    sums = measures.shards[-1]
+def _rows_by_shard(store: Store, selection: Selection) -> Iterator[NDArray[np.int64]]:
+    """Of each shard the selected rows, rising."""
+    records, first = selection.records, 0
+    for _, num_records in store.shards:
+        if records is None:
+            yield np.arange(num_records)
+        else:
+            yield records[np.searchsorted(records, first) : np.searchsorted(records, first + num_records)] - first
+        first += num_records
+
+
+def _measure_block(
+    store: Store, shard: int, rows: NDArray[np.int64], views: tuple[int, ...], calibration: NDArray[np.float64]
+) -> BlockMeasures:
+    """Some records of a shard in all measured views; ``calibration`` is that of the blocks before, and is gone on with.
+
+    One view is in memory at a time.
+    """
+    num_classes, num_top = store.class_space.num_classes, num_known(store, 5)
     labels = store.read_labels(shard)[rows].astype(np.int64) - store.class_space.offset
-    num_classes = measures.num_classes
-    entropy_range, num_top = (0.0, max(log(num_classes), 1e-9)), num_known(store, 5)
+    view_sums = []
     sum_log_probs, sum_probs = np.zeros((2, len(rows), num_classes))
-    top1 = np.empty((len(measures.views), len(rows)), np.int64)
-    is_plain = np.empty((len(measures.views), len(rows)), bool)
-    for index, view in enumerate(measures.views):
-        log_probs = log_softmax(store.read_logits(shard, view, rows))
-        probs = np.exp(log_probs)
-        plain = is_plain[index] = ~read_is_mixed(store, shard, view, rows)
-        entropies = np.maximum(-(probs * log_probs).sum(axis=1), 0)
-        confidences = probs.max(axis=1)
-        top = top_classes(log_probs, num_top)
-        top1[index] = top[:, 0]
-        hits = (top == labels[:, None])[plain]
-        sums.num_rows += len(rows)
-        sums.num_plain += int(plain.sum())
-        sums.hits1 += float(hits[:, 0].sum())
-        sums.hits5 += float(hits.any(axis=1).sum())
-        sums.entropy_nats += float(entropies.sum())
-        for which, chosen in enumerate((plain, ~plain)):
-            measures.entropies[which] += np.histogram(
-                np.minimum(entropies[chosen], entropy_range[1]), NUM_HISTOGRAM_BINS, entropy_range
-            )[0]
-            measures.confidences[which] += np.histogram(np.minimum(confidences[chosen], 1), NUM_HISTOGRAM_BINS, (0, 1))[
-                0
-            ]
-        bins = np.minimum((confidences[plain] * NUM_BINS).astype(np.int64), NUM_BINS - 1)
-        values = np.stack([np.ones(len(bins)), confidences[plain], hits[:, 0]], axis=1)
-        np.add.at(measures.calibration, bins, values)
-        sum_log_probs[plain] += log_probs[plain]
-        sum_probs[plain] += probs[plain]
+    top1 = np.empty((len(views), len(rows)), np.int64)
+    is_plain = np.empty((len(views), len(rows)), bool)
+    for index, view in enumerate(views):
+        is_mixed = read_is_mixed(store, shard, view, rows)
+        said = judge_rows(store.read_logits(shard, view, rows), labels, ~is_mixed, num_top)
+        view_sums.append(sum_rows(said))
+        calibration = add_calibration(calibration, said)
+        top1[index], is_plain[index] = said.top[:, 0], said.is_plain
+        sum_log_probs[said.is_plain] += said.log_probs[said.is_plain]
+        sum_probs[said.is_plain] += said.probs[said.is_plain]
     num_plain = is_plain.sum(axis=0)
-    np.add.at(measures.agreement, (num_plain, _count_commonest(top1, is_plain)), 1)
     judged = np.flatnonzero((num_plain > 0) & (labels >= 0) & (labels < num_classes))
-    divisor = num_plain[judged, None]
-    _add_suspects(
-        store, shard, rows[judged], labels[judged], sum_log_probs[judged] / divisor, sum_probs[judged] / divisor,
-        num_plain[judged], measures,
-    )  # fmt: skip
+    means = RecordMeans(
+        shard=shard,
+        rows=rows[judged],
+        labels=labels[judged],
+        num_views=num_plain[judged],
+        log_probs=sum_log_probs[judged] / num_plain[judged, None],
+        probs=sum_probs[judged] / num_plain[judged, None],
+    )
+    return BlockMeasures(
+        view_sums, calibration, count_agreement(top1, is_plain), find_suspects(means, store.class_space.offset)
+    )
 
 
-def _count_commonest(top1: NDArray[np.int64], is_plain: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """In how many plain views [N] the commonest top-1 of a record is said, of ``top1`` and ``is_plain`` [V, N]."""
+def judge_rows(
+    logits: NDArray[np.floating], labels: NDArray[np.int64], is_plain: NDArray[np.bool_], num_top: int
+) -> ViewRows:
+    """Logits [N, C] of one view beside the labels [N], which may be none of the C classes."""
+    log_probs = log_softmax(logits)
+    probs = np.exp(log_probs)
+    top = top_classes(log_probs, num_top)
+    return ViewRows(
+        is_plain=is_plain,
+        log_probs=log_probs,
+        probs=probs,
+        entropies=np.maximum(-(probs * log_probs).sum(axis=1), 0),
+        confidences=probs.max(axis=1),
+        top=top,
+        is_label=top == labels[:, None],
+    )
+
+
+def sum_rows(said: ViewRows) -> RowSums:
+    """Counts and sums over the rows of one view."""
+    most = max(log(said.probs.shape[1]), 1e-9)
+    hits = said.is_label[said.is_plain]
+    return RowSums(
+        num_rows=len(said.is_plain),
+        num_plain=int(said.is_plain.sum()),
+        hits1=float(hits[:, 0].sum()),
+        hits5=float(hits.any(axis=1).sum()),
+        entropy_nats=float(said.entropies.sum()),
+        entropies=_count_values(said.entropies, said.is_plain, most),
+        confidences=_count_values(said.confidences, said.is_plain, 1.0),
+    )
+
+
+def _count_values(values: NDArray[np.float64], is_plain: NDArray[np.bool_], most: float) -> NDArray[np.int64]:
+    """Histograms [2, bins] of values [N] from 0 to ``most``, of the plain rows and of the mixed ones."""
+    values = np.minimum(values, most)
+    return np.stack(
+        [np.histogram(values[which], NUM_HISTOGRAM_BINS, (0.0, most))[0] for which in (is_plain, ~is_plain)]
+    )
+
+
+def add_calibration(calibration: NDArray[np.float64], said: ViewRows) -> NDArray[np.float64]:
+    """Calibration [NUM_BINS, 3] with the plain rows of one view added."""
+    confidences, hits = said.confidences[said.is_plain], said.is_label[said.is_plain, 0]
+    bins = np.minimum((confidences * NUM_BINS).astype(np.int64), NUM_BINS - 1)
+    found = calibration.copy()
+    np.add.at(found, bins, np.stack([np.ones(len(bins)), confidences, hits], axis=1))
+    return found
+
+
+def count_agreement(top1: NDArray[np.int64], is_plain: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Records [V + 1, V + 1] by number of plain views, and by in how many of these their commonest top-1 is said.
+
+    ``top1`` and ``is_plain`` are [V, N].
+    """
     commonest = np.zeros(top1.shape[1], np.int64)
-    for said, plain in zip(top1, is_plain, strict=True):
-        np.maximum(commonest, ((top1 == said) & is_plain & plain).sum(axis=0), out=commonest)
-    return commonest
+    for choices, plain in zip(top1, is_plain, strict=True):
+        np.maximum(commonest, ((top1 == choices) & is_plain & plain).sum(axis=0), out=commonest)
+    counts = np.zeros((len(top1) + 1, len(top1) + 1), np.int64)
+    np.add.at(counts, (is_plain.sum(axis=0), commonest), 1)
+    return counts
 
 
-def _add_suspects(
-    store: Store,
-    shard: int,
-    rows: NDArray[np.int64],
-    labels: NDArray[np.int64],
-    mean_log_probs: NDArray[np.float64],
-    mean_probs: NDArray[np.float64],
-    num_views: NDArray[np.int64],
-    measures: Measures,
-) -> None:
-    at = np.arange(len(rows))
-    choices = mean_log_probs.argmax(axis=1)
-    margins = mean_log_probs[at, labels] - mean_log_probs[at, choices]
+def find_suspects(means: RecordMeans, offset: int) -> list[Suspect]:
+    """The records farthest below another class, at most NUM_SUSPECTS; ``offset`` is the label of the first class."""
+    at = np.arange(len(means.rows))
+    choices = means.log_probs.argmax(axis=1)
+    margins = means.log_probs[at, means.labels] - means.log_probs[at, choices]
     worst = np.argsort(margins, kind="stable")[:NUM_SUSPECTS]
-    offset = store.class_space.offset
-    found = [
+    return [
         Suspect(
-            shard=shard,
-            row=int(rows[i]),
-            label=int(labels[i]) + offset,
+            shard=means.shard,
+            row=int(means.rows[i]),
+            label=int(means.labels[i]) + offset,
             choice=int(choices[i]) + offset,
             margin=float(margins[i]),
-            label_prob=float(mean_probs[i, labels[i]]),
-            choice_prob=float(mean_probs[i, choices[i]]),
-            num_views=int(num_views[i]),
+            label_prob=float(means.probs[i, means.labels[i]]),
+            choice_prob=float(means.probs[i, choices[i]]),
+            num_views=int(means.num_views[i]),
         )
         for i in worst
-        if choices[i] != labels[i]
+        if choices[i] != means.labels[i]
     ]
-    measures.suspects = sorted([*measures.suspects, *found], key=lambda s: (s.margin, s.shard, s.row))[:NUM_SUSPECTS]
+
+
+def _rank_suspects(suspects: list[Suspect]) -> list[Suspect]:
+    return sorted(suspects, key=lambda suspect: (suspect.margin, suspect.shard, suspect.row))[:NUM_SUSPECTS]
 
 
 def _ratio(part: float, whole: float) -> float | None:

@@ -79,9 +79,9 @@ def summarise_store(path: Path) -> dict[str, Any]:
         {
             "name": shard.name,
             "num_records": shard.num_records,
-            "top1": shard.top1,
-            "top5": shard.top5,
-            "entropy_nats": shard.mean_entropy_nats,
+            "top1": shard.sums.top1,
+            "top5": shard.sums.top5,
+            "entropy_nats": shard.sums.mean_entropy_nats,
         }
         for shard in measures.shards
     ]

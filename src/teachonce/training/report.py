@@ -6,18 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from teachonce.pages.page import (
-    BLUE,
-    INK,
-    ORANGE,
-    PURPLE,
-    QUIET,
-    draw_svg,
-    escape,
-    render_facts,
-    render_numbers,
-    render_page,
-)
+from teachonce.pages.charts import BLUE, INK, ORANGE, PURPLE, QUIET, draw_svg
+from teachonce.pages.page import render_page
 from teachonce.runs.metrics import METRICS_NAME, Row, read_metrics
 from teachonce.runs.run import CONFIG_NAME, REPORT_NAME, WEIGHTS_NAME, describe_teaching
 from teachonce.storage.files import atomic_write, read_json
@@ -25,8 +15,7 @@ from teachonce.storage.files import atomic_write, read_json
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_KD_NOTE = """<p class="sub">The KD loss is T&sup2; times a cross-entropy: it includes the teacher's own entropy, below
-which no student can fall.</p>"""
+_TEMPLATE = "training/templates/report.html.jinja"
 
 _LOSSES = {"train_loss": "whole (train)", "label_loss": "label (train)", "kd_loss": "KD (train)",
            "validation_loss": "label (validation)"}  # fmt: skip
@@ -39,21 +28,19 @@ _COLORS = {"train_loss": INK, "label_loss": BLUE, "kd_loss": ORANGE, "validation
 def write_report(run: Path, result: Mapping[str, Any]) -> Path:
     """Write RUN/report.html from config.json, metrics.csv and ``result``; returns its path."""
     config = read_json(run / CONFIG_NAME)
-    rows = read_metrics(run)
-    teacher = describe_teaching(config)
-    body = f"""<h1>{escape(config["student"])}</h1>
-<p class="sub">{escape(teacher)}; {escape(config["data"])}, seed {config["seed"]}</p>
-{render_numbers(_numbers(result))}
-<h2>Curves</h2>
-{draw_curves(rows)}
-{_KD_NOTE if config["kd_temp"] else ""}
-<h2>Result</h2>
-{render_facts(result)}
-<h2>Configuration</h2>
-{render_facts(config)}
-<p class="sub">Beside this page: {WEIGHTS_NAME} (the weights), {METRICS_NAME} (the curves as numbers).</p>"""
+    page = render_page(
+        _TEMPLATE,
+        name=run.name,
+        teacher=describe_teaching(config),
+        config=config,
+        result=result,
+        numbers=_numbers(result),
+        curves=draw_curves(read_metrics(run)),
+        weights_file=WEIGHTS_NAME,
+        metrics_file=METRICS_NAME,
+    )
     with atomic_write(run / REPORT_NAME) as file:
-        file.write(render_page(f"{run.name}: teachonce run", body).encode())
+        file.write(page.encode())
     return run / REPORT_NAME
 
 

@@ -24,32 +24,32 @@ NUM_ROWS = 2048
 """Rows of the store that are looked at: the standard error of an accuracy is at most 1.1 points."""
 LOW_TOP1 = 0.5
 """Top-1 on the training views below which a teacher contradicts more labels than it confirms."""
-LITTLE_DARK_MASS = 0.02
+LITTLE_NON_TOP1_MASS = 0.02
 """Mean mass beyond the likeliest class, at the training's temperature, below which targets are little but labels."""
 SMALL_RATIO = 50
 """Parameters of the teacher for each of the student from which gains have been seen to turn into losses."""
 
 
 @dataclass(frozen=True)
-class Teaching:
+class StoreStats:
     """What a store is about to teach, measured on a sample of its rows."""
 
     top1: float
     """Of the teacher, on the views that the student will see."""
     label_nats: float
     """Cross-entropy of the labels under the teacher: how much it is surprised by them."""
-    dark_mass: float
+    non_top1_mass: float
     """Mean mass beyond the likeliest class at the training's temperature."""
     num_rows: int
 
 
-def measure_teaching(store: Store, temperature: float) -> Teaching:
+def measure_store_stats(store: Store, temperature: float) -> StoreStats:
     """Look at about ``NUM_ROWS`` (record, view), drawn over shards and views; a mixed view counts by its own label."""
     rng = generator(0, "guard")
     num_shards = len(store.shards)
     shards = np.unique(rng.integers(0, num_shards, 64)) if num_shards > 64 else np.arange(num_shards)
     per_shard = -(-NUM_ROWS // len(shards))
-    hits = nats = dark = total = 0.0
+    hits = nats = non_top1 = total = 0.0
     for shard in shards.tolist():
         num_records = store.shards[shard][1]
         view = int(rng.integers(store.num_views))
@@ -61,25 +61,25 @@ def measure_teaching(store: Store, temperature: float) -> Teaching:
         is_known = (labels >= 0) & (labels < logits.shape[1])
         log_probs = log_softmax(logits)[is_known]
         nats -= float(np.take_along_axis(log_probs, labels[is_known, None], axis=1).sum())
-        dark += float((1 - np.exp(log_softmax(softened, temperature).max(axis=1))).sum())
+        non_top1 += float((1 - np.exp(log_softmax(softened, temperature).max(axis=1))).sum())
         total += len(rows)
-    return Teaching(hits / total, nats / total, dark / total, int(total))
+    return StoreStats(hits / total, nats / total, non_top1 / total, int(total))
 
 
-def warn_before_training(store: Store, teaching: Teaching, temperature: float, num_student: int) -> None:
+def warn_before_training(store: Store, stats: StoreStats, temperature: float, num_student: int) -> None:
     """Warn of what the measurement shows; ``num_student`` is the student's number of parameters."""
     num_classes = store.class_space.num_classes
-    on = f"{store.path}: on {teaching.num_rows:,} of the training views"
-    if teaching.top1 < LOW_TOP1 or teaching.label_nats > np.log(num_classes):
+    on = f"{store.path}: on {stats.num_rows:,} of the training views"
+    if stats.top1 < LOW_TOP1 or stats.label_nats > np.log(num_classes):
         warnings.warn(
-            f"{on} the teacher has top-1 {teaching.top1:.3f} and gives the labels {teaching.label_nats:.2f} nats "
+            f"{on} the teacher has top-1 {stats.top1:.3f} and gives the labels {stats.label_nats:.2f} nats "
             f"(knowing nothing is {np.log(num_classes):.2f}): it contradicts them more often than it confirms them; "
             "try larger crops or another teacher, and compare with labels alone (teachonce ablate)",
             stacklevel=2,
         )
-    elif teaching.dark_mass < LITTLE_DARK_MASS:
+    elif stats.non_top1_mass < LITTLE_NON_TOP1_MASS:
         warnings.warn(
-            f"{on} the teacher leaves {teaching.dark_mass:.4f} of the mass to all other classes at temperature "
+            f"{on} the teacher leaves {stats.non_top1_mass:.4f} of the mass to all other classes at temperature "
             f"{temperature:g}: its targets are little but labels; try a larger --kd-temp",
             stacklevel=2,
         )

@@ -59,7 +59,7 @@ from teachonce.training.config import TrainConfig, default_options
 from teachonce.training.data import TrainingData, open_training_data, resolve_run, warn_without_effect
 from teachonce.training.ranks import is_rank, run_ranks, world_shape
 from teachonce.training.report import write_report
-from teachonce.training.store_warnings import measure_teaching, warn_before_training
+from teachonce.training.store_warnings import measure_store_stats, warn_before_training
 from teachonce.training.student_module import OnlineTeacher, StudentModule
 
 _PRECISIONS = {"float32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
@@ -205,9 +205,9 @@ def _guard(
     num_student = sum(parameter.numel() for parameter in module.student.parameters())
     best = None
     for store in data.stores:
-        teaching = measure_teaching(store, config.temperature)
-        warn_before_training(store, teaching, config.temperature, num_student)
-        best = max(teaching.top1, best or 0.0)
+        stats = measure_store_stats(store, config.temperature)
+        warn_before_training(store, stats, config.temperature, num_student)
+        best = max(stats.top1, best or 0.0)
     if best is not None and data.train.views.is_replay and not data.train.views.has_mix and config.mixup_alpha == 0:
         trainer.callbacks.insert(0, TeacherPassed(best, recorder))  # type: ignore[attr-defined]  # Lightning adds it
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from teachonce.extraction.planning.costs import MAX_WORST_VARIATION, TEMPERATURES
-from teachonce.pages.page import BLUE, INK, LINE, ORANGE, PURPLE, QUIET
+from teachonce.pages.charts import BLUE, INK, LINE, ORANGE, PURPLE, QUIET
 
 _COLORS = (BLUE, PURPLE, ORANGE)
 """One for each of ``TEMPERATURES``."""
