@@ -17,7 +17,7 @@ from teachonce.data.dataset import EvalDataset, KDDataset
 from teachonce.errors import ConfigError
 from teachonce.models.fine_tuning import InitialRun, hash_classes, initial_preprocessing, open_initial_run
 from teachonce.models.spec import override_preprocessing, parse_model_spec
-from teachonce.options import to_json
+from teachonce.options import option_words, to_json
 from teachonce.pixels.in_memory import RecordsInMemory
 from teachonce.pixels.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from teachonce.records.class_space import ClassSpace
@@ -161,33 +161,27 @@ def resolve_run(
     }
 
 
+def check_replayed_views(config: TrainConfig, dataset: KDDataset) -> None:
+    """Raise ConfigError for an option of the student's own views where the store's are replayed."""
+    if not dataset.replays_views:
+        return
+    given = config.given_options()
+    for name in ("policy", *(field.name for field in dataclasses.fields(ViewOptions))):
+        if name in given:
+            raise ConfigError(
+                f"{' '.join(option_words(name, given[name]))}: applies only to views that the student draws, found "
+                f"--store {config.store[0]}, whose views are replayed; leave it out"
+            )
+
+
 def warn_without_effect(config: TrainConfig, dataset: KDDataset) -> None:
-    """Warn, once, of settings that were given and change nothing."""
-    useless = {
-        "is not read at --kd-temp 0": [
-            name for name in ("store", "logits") if config.temperature == 0 and getattr(config, name) is not None
-        ],
-        "needs teacher logits and --kd-temp > 0": ["kd_weight"] if config.temperature == 0 else [],
-        "needs a --store": [] if dataset.stores else ["views", "view_order", "own_views", "store_weights"],
-        "needs --kd-weight > 0": ["kd_temp"] if config.kd_weight == 0 else [],
-        "needs --label-weight > 0": ["label_smoothing"] if config.label_weight == 0 else [],
-        "is for --optimizer sgd": ["momentum"] if config.optimizer != "sgd" else [],
-        "is for --mixup-alpha without an online --teacher": [] if config.mixes_batches else ["mixup_type"],
-        "needs --object-covered": [] if config.object_covered > 0 or dataset.replays_views else ["object_boxes"],
-        "is not read where --eval-resize is given": ["eval_crop_frac"] if config.eval_resize is not None else [],
-        **_idle_schedule_options(config),
-        "needs a --validation-split": [] if _has_validation(config) else ["validation_data"],
-        "does nothing where the store's views are replayed": (
-            ["policy", *(field.name for field in dataclasses.fields(ViewOptions))] if dataset.replays_views else []
-        ),
-        "is for an online --teacher": ["mix_prob", "cutmix_prob"] if config.teacher is None else [],
-    }
-    defaults = {field.name: field.default for field in dataclasses.fields(config)}
-    for reason, names in useless.items():
-        for name in names:
-            if getattr(config, name) != defaults[name]:
-                flag = f"--{name.replace('_', '-')} {getattr(config, name)}"
-                warnings.warn(f"{flag} has no effect: it {reason}", stacklevel=3)
+    """Warn, once, of what ``--kd-temp 0`` leaves unread, and of what breaks the agreement of stored views."""
+    given = config.given_options()
+    if config.temperature == 0 and config.has_teacher:
+        for name in ("store", "logits", "teacher", "kd_weight"):
+            if name in given:
+                words = " ".join(option_words(name, given[name]))
+                warnings.warn(f"{words} has no effect: it is not read at --kd-temp 0", stacklevel=3)
     if dataset.stores and isinstance(dataset.stores[0].policy, CropPolicy):
         broken = [
             "--own-views: the student does not see what the teacher saw" if config.own_views else "",
@@ -199,24 +193,8 @@ def warn_without_effect(config: TrainConfig, dataset: KDDataset) -> None:
             warnings.warn(f"{why}; this breaks the agreement that stored views are for", stacklevel=3)
 
 
-def _idle_schedule_options(config: TrainConfig) -> dict[str, list[str]]:
-    """The options of other schedules than the one in force, by the reason why they do nothing."""
-    owners = {
-        "cosine": ["warmup_prefix"],
-        "cosine or polynomial": ["min_lr"],
-        "step": ["step_epochs", "step_rate"],
-        "exponential or polynomial": ["decay_epochs"],
-        "exponential": ["decay_rate"],
-        "piecewise": ["boundary_epochs", "boundary_rates"],
-    }
-    return {
-        f"is for --schedule {schedules}": [] if config.schedule in schedules.split(" or ") else names
-        for schedules, names in owners.items()
-    }
-
-
 def _open_validation(config: TrainConfig, source: RecordSource) -> RecordSource | None:
-    if not _has_validation(config):
+    if not config.has_validation:
         return None
     folder = config.validation_data or config.data
     try:
@@ -229,10 +207,6 @@ def _open_validation(config: TrainConfig, source: RecordSource) -> RecordSource 
             f"{len(source.classes.names)}, with other names; give the validation split of this data"
         )
     return validation
-
-
-def _has_validation(config: TrainConfig) -> bool:
-    return config.validation_split not in (None, "none")
 
 
 def _library_mean_std(kind: str, name: str) -> tuple[tuple[float, float, float], tuple[float, float, float]]:

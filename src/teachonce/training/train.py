@@ -55,7 +55,13 @@ from teachonce.training.callbacks import (
     TrainingProgress,
 )
 from teachonce.training.config import TrainConfig, default_options
-from teachonce.training.data import TrainingData, open_training_data, resolve_run, warn_without_effect
+from teachonce.training.data import (
+    TrainingData,
+    check_replayed_views,
+    open_training_data,
+    resolve_run,
+    warn_without_effect,
+)
 from teachonce.training.ranks import is_rank, run_ranks, world_shape
 from teachonce.training.report import write_report
 from teachonce.training.store_warnings import measure_teaching, warn_before_training
@@ -79,6 +85,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
     teacher = _load_online_teacher(config, device)
     data = open_training_data(config, None if teacher is None else teacher.preprocessing)
     trainer, recorder = _build_trainer(config, device, len(data.train))
+    check_replayed_views(config, data.train)
     if trainer.is_global_zero:
         warn_without_effect(config, data.train)
     resolved = resolve_run(config, data, trainer.world_size, None if teacher is None else teacher.weights_sha256)
