@@ -93,5 +93,3 @@ def test_a_run_with_an_evaluation_filter_of_its_own(digits: Path, tmp_path: Path
     result = train(config(digits, tmp_path / "run", student="timm:test_resnet,interpolation=tf1_bilinear", **settings))
     found = evaluate(EvaluateConfig(data=digits, model=f"run:{tmp_path / 'run'}", device="cpu"))
     assert (found["top1"], found["top5"]) == (result["top1"], result["top5"])
-    with pytest.warns(UserWarning, match=r"--eval-crop-frac 0.5 has no effect: it is not read where --eval-resize"):
-        train(config(digits, tmp_path / "other", **(settings | {"eval_crop_frac": 0.5})))
