@@ -9,6 +9,7 @@ that cannot apply is an error.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -163,7 +164,7 @@ class TrainingOptions(MixOptions):
         require(0 <= self.ema_decay < 1, "--ema-decay", self.ema_decay, "in [0, 1)")
         require(0 < self.eval_crop_frac <= 1, "--eval-crop-frac", self.eval_crop_frac, "in (0, 1]")
         if self.eval_resize is not None:
-            size_px = self.eval_size or self.size
+            size_px, _ = self.eval_sides_px
             expected = f"at least the {size_px} px of the evaluation's input"
             require(self.eval_resize >= size_px, "--eval-resize", self.eval_resize, expected)
         require(
@@ -192,6 +193,12 @@ class TrainingOptions(MixOptions):
     def has_validation(self) -> bool:
         """Whether the student is evaluated while it is trained."""
         return self.validation_split not in (None, "none")
+
+    @property
+    def eval_sides_px(self) -> tuple[int, int]:
+        """Evaluation: the side of the input, and the shorter side of an image before the input is cropped from it."""
+        size_px = self.eval_size or self.size
+        return size_px, self.eval_resize or math.floor(size_px / self.eval_crop_frac + 1e-9)
 
     @property
     def begins_after_warmup(self) -> bool:

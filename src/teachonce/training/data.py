@@ -7,7 +7,6 @@ preprocessing, and puts down in ``resolve_run`` everything that the numbers of a
 from __future__ import annotations
 
 import dataclasses
-import math
 import warnings
 from typing import Any
 
@@ -16,7 +15,7 @@ import xxhash
 from teachonce.data.dataset import EvalDataset, KDDataset
 from teachonce.errors import ConfigError
 from teachonce.models.fine_tuning import InitialRun, hash_classes, initial_preprocessing, open_initial_run
-from teachonce.models.spec import override_preprocessing, parse_model_spec
+from teachonce.models.spec import ModelSpec, override_preprocessing
 from teachonce.options import option_words, to_json
 from teachonce.pixels.in_memory import RecordsInMemory
 from teachonce.pixels.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
@@ -47,14 +46,14 @@ class TrainingData:
     """The run that the student starts from."""
 
 
-def open_training_data(config: TrainConfig, online: Preprocessing | None = None) -> TrainingData:
+def open_training_data(config: TrainConfig, student: ModelSpec, online: Preprocessing | None = None) -> TrainingData:
     """The data of a training; raises ConfigError, StoreError or LogitsError where its parts do not fit together.
 
     ``online`` is what an online teacher wants to see.
     """
     source = open_records(config.data, config.split)
-    initial = None if config.init is None else open_initial_run(config.init, config.student)
-    preprocessing = student_preprocessing(config, initial)
+    initial = None if config.init is None else open_initial_run(config.init, student)
+    preprocessing = student_preprocessing(student, *config.eval_sides_px, initial)
     stores = open_stores(config) if config.temperature > 0 else []
     use_record_logits = config.logits == "records" and config.temperature > 0
     policy = build_policy(config.policy, config)
@@ -115,26 +114,25 @@ def open_stores(config: TrainConfig) -> list[Store]:
     return [Store(path, num_views=num_views) for path in config.store]
 
 
-def student_preprocessing(config: TrainConfig, initial: InitialRun | None = None) -> Preprocessing:
-    """How images are evaluated: ``eval_size``, ``eval_resize`` or ``eval_crop_frac``, and the SPEC's or its library's
-    mean, std and filter, or those of the run that the student starts from.
+def student_preprocessing(
+    student: ModelSpec, size_px: int, resize_px: int, initial: InitialRun | None = None
+) -> Preprocessing:
+    """How images are evaluated: at these sides, with the SPEC's or its library's mean, std and filter, or those of the
+    run that the student starts from.
 
     The filter is that of the views too, unless it is one without antialiasing (TensorFlow 1's ``tf1_bilinear``): views
     are 8-bit pixels, which teachers share, and such a filter is the evaluation's alone.
     """
-    spec = parse_model_spec(config.student)
-    unknown = sorted(spec.options.keys() - _STUDENT_OPTIONS)
+    unknown = sorted(student.options.keys() - _STUDENT_OPTIONS)
     if unknown:
         raise ConfigError(
-            f"--student {config.student}: {unknown[0]}= is not for a student, which has --size, --eval-size, "
+            f"--student {student}: {unknown[0]}= is not for a student, which has --size, --eval-size, "
             f"--eval-resize, --offset and --num-classes; its SPEC takes {', '.join(sorted(_STUDENT_OPTIONS))}"
         )
-    size_px = config.eval_size or config.size
-    resize_px = config.eval_resize or math.floor(size_px / config.eval_crop_frac + 1e-9)
     if initial is not None:
-        return initial_preprocessing(initial, size_px, resize_px, config.student)
-    mean, std = _library_mean_std(spec.kind, spec.name)
-    return override_preprocessing(Preprocessing(size_px=size_px, resize_px=resize_px, mean=mean, std=std), spec)
+        return initial_preprocessing(initial, size_px, resize_px, student)
+    mean, std = _library_mean_std(student.kind, student.name)
+    return override_preprocessing(Preprocessing(size_px=size_px, resize_px=resize_px, mean=mean, std=std), student)
 
 
 def resolve_run(
