@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 from teachonce.errors import ConfigError
 
@@ -22,6 +23,61 @@ Positional = Annotated[T, POSITIONAL]
 """Marks an option that is given by its place on the command line and not by a name."""
 Repeated = Annotated[T, REPEATED]
 """Marks an option that is given once for each of its values: --store A --store B."""
+_CONDITION = "only with"
+
+
+class Condition(NamedTuple):
+    """What an option needs beside it: the options as they are typed, and whether a configuration has them."""
+
+    text: str
+    holds: Callable[[Any], bool]
+
+
+def only_with(default: T, condition: Condition) -> T:
+    """The default of an option that has an effect only under a condition."""
+    return dataclasses.field(default=default, metadata={_CONDITION: condition})
+
+
+def given_options(config: Any, base: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The options that somebody chose: those that differ from their defaults and from ``base``, such as a recipe's."""
+    found = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    defaults = {field.name: field.default for field in dataclasses.fields(config)}
+    chosen = defaults | dict(base or {})
+    return {name: value for name, value in found.items() if value not in (defaults[name], chosen[name])}
+
+
+def check_applicable(config: Any, given: Mapping[str, Any] | None = None) -> None:
+    """Raise ConfigError, naming both, for a given option whose condition does not hold; default: ``given_options``."""
+    given = given_options(config) if given is None else given
+    for name, condition in _broken_conditions(config).items():
+        if name in given:
+            found = [_as_found(config, word.strip(",")) for word in condition.text.split() if word.startswith("--")]
+            raise ConfigError(
+                f"{' '.join(option_words(name, given[name]))}: applies only with {condition.text}, found "
+                f"{', '.join(found)}"
+            )
+
+
+def drop_idle(options: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values without those that an option class would refuse beside the others, as ``check_applicable`` does."""
+    # Not a configuration yet: its values are unchecked.
+    draft: Any = object.__new__(options)
+    for field in dataclasses.fields(options):
+        object.__setattr__(draft, field.name, values.get(field.name, field.default))
+    idle = _broken_conditions(draft)
+    return {name: value for name, value in values.items() if name not in idle}
+
+
+def _broken_conditions(config: Any) -> dict[str, Condition]:
+    conditions = {field.name: field.metadata.get(_CONDITION) for field in dataclasses.fields(config)}
+    return {name: condition for name, condition in conditions.items() if condition and not condition.holds(config)}
+
+
+def _as_found(config: Any, option: str) -> str:
+    name = option.removeprefix("--").replace("-", "_")
+    value = getattr(config, name)
+    is_absent = value is None or value is False or value in ((), "")
+    return f"no {option}" if is_absent else " ".join(option_words(name, value))
 
 
 def to_json(config: Any) -> dict[str, Any]:

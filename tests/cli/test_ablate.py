@@ -66,6 +66,15 @@ def ablation(digits, teacher, tmp_path_factory):
 def test_each_arm_takes_of_the_techniques_what_it_can(digits, teacher, tmp_path):
     """Crops by objects, AutoAugment, mixup in pairs: no arm is refused, none warns that an option does nothing."""
     techniques = {"policy": "crop+autoaugment", "object_covered": 0.1, "mixup_alpha": 0.2, "mixup_type": 1}
+    # Each of these needs another option, or a teacher, that some arms do not have.
+    techniques |= {"object_boxes": "image", "mix_prob": 0.9, "erase_prob": 0.1, "erase_scale": (0.02, 0.1)}
+    techniques |= {
+        "kd_temp": 2.0,
+        "kd_weight": 0.5,
+        "label_weight": 0.0,
+        "label_smoothing": 0.1,
+        "validation_data": digits,
+    }
     arms = "labels,center,views:1,own:1,online"
     common = COMMON | {"epochs": 1, "eval_crop_frac": 0.875}
     config = AblateConfig(data=digits, out=tmp_path, teacher=teacher, arms=arms, seeds=1, **common, **techniques)
@@ -82,6 +91,10 @@ def test_each_arm_takes_of_the_techniques_what_it_can(digits, teacher, tmp_path)
         "1-views-not-replayed": "batch",
         "online-teacher": "batch",
     }
+    smoothing = {name.removesuffix("-seed0"): run["label_smoothing"] for name, run in runs.items()}
+    assert smoothing == dict.fromkeys(smoothing, 0.0) | {"labels-only": 0.1}, "the others have no loss of the labels"
+    mixing = {name.removesuffix("-seed0"): run["mix_prob"] for name, run in runs.items()}
+    assert mixing == dict.fromkeys(mixing, 1.0) | {"online-teacher": 0.9}
 
 
 def test_every_arm_at_equal_steps(ablation):

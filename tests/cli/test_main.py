@@ -1,6 +1,7 @@
 """The command line: fast help, one line for an error, exit codes, every option with a sentence."""
 
 import dataclasses
+import importlib
 import inspect
 import subprocess
 import sys
@@ -57,7 +58,7 @@ def test_help_of_each_command(name, capsys):
 
 def test_every_option_has_a_sentence():
     assert list(cli.COMMANDS) == list(COMMANDS)
-    for kind in cli.COMMANDS.values():
+    for kind in (command.options for command in cli.COMMANDS.values()):
         for field in dataclasses.fields(kind):
             owner = next(base for base in kind.__mro__ if field.name in vars(base).get("__annotations__", {}))
             source = inspect.getsource(owner)
@@ -79,6 +80,21 @@ def test_version_and_debug(capsys, tmp_path):
     assert capsys.readouterr().out == f"teachonce {teachonce.__version__}\n"
     with pytest.raises(ConfigError, match="no such folder"):
         main(["--debug", "inspect", str(tmp_path / "nowhere")])
+
+
+def test_the_version_and_debug_wherever_they_stand(capsys, tmp_path):
+    assert end_code("train", "--version") == 0
+    assert capsys.readouterr().out == f"teachonce {teachonce.__version__}\n"
+    with pytest.raises(ConfigError, match="no such folder"):
+        main(["inspect", str(tmp_path / "nowhere"), "--debug"])
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_a_program(name):
+    module, _, function = cli.COMMANDS[name].program.partition(":")
+    program = getattr(importlib.import_module(f"teachonce.{module}"), function)
+    (parameter,) = inspect.signature(program).parameters.values()
+    assert parameter.annotation == cli.COMMANDS[name].options.__name__
 
 
 @pytest.mark.parametrize(

@@ -211,7 +211,9 @@ def test_data_of_other_classes_leaves_nothing(run: Path, digits: Path, tmp_path:
         ({"int8": True}, "--int8 without --data: expected --data"),
         ({"int8": True, "format": "safetensors"}, "--int8 with --format safetensors: expected --format onnx"),
         ({"int8": True, "data": Path("d"), "store": Path("s"), "logits": "records"}, "--logits records: expected not"),
-        ({"data": Path("d"), "json": True}, "--data, --json: mean nothing without --int8"),
+        ({"data": Path("d"), "json": True}, "--data d: applies only with --int8, found no --int8"),
+        ({"json": True}, "--json: applies only with --int8, found no --int8"),
+        ({"csv_files": 2}, "--csv-files 2: applies only with --format csv, found --format onnx"),
         ({"int8": True, "data": Path("d"), "calibration_images": 0}, "--calibration-images 0: expected at least 1"),
     ],
 )

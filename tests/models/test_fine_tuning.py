@@ -21,6 +21,7 @@ from teachonce.extraction.config import ExtractConfig
 from teachonce.extraction.extract import extract
 from teachonce.models.classifier import build_student
 from teachonce.models.fine_tuning import hash_classes, open_initial_run, start_from
+from teachonce.models.spec import parse_model_spec
 from teachonce.runs.metrics import read_metrics
 from teachonce.runs.run import read_result
 from teachonce.training.config import TrainConfig
@@ -36,12 +37,13 @@ NUM_CLASSES = 5  # of write_run
 def begin(run: Path, spec: str, num_classes: int, *, size_px: int = 64, classes_hash: str | None = None):
     """(the student as it was built, as it starts, the phrase)."""
     torch.manual_seed(3)
-    student = build_student(spec, num_classes, size_px=size_px)
+    parsed = parse_model_spec(spec)
+    student = build_student(parsed, num_classes, size_px=size_px)
     fresh = {name: tensor.clone() for name, tensor in student.state_dict().items()}
     phrase = start_from(
         student,
-        open_initial_run(run, spec),
-        spec,
+        open_initial_run(run, parsed),
+        parsed,
         num_classes=num_classes,
         size_px=size_px,
         classes_hash=classes_hash,
@@ -119,16 +121,16 @@ def test_another_size_is_said_or_refused(tmp_path: Path) -> None:
 
 def test_what_is_refused(run: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"holds a timm:test_resnet, expected the timm:test_vit of --student; give"):
-        open_initial_run(run, "timm:test_vit")
+        open_initial_run(run, parse_model_spec("timm:test_vit"))
     with pytest.raises(ConfigError, match=r"holds no config\.json, expected the folder of a finished run"):
-        open_initial_run(tmp_path, RESNET)
+        open_initial_run(tmp_path, parse_model_spec(RESNET))
     weights = run / "student.safetensors"
     with pytest.raises(ConfigError, match=rf"is a file.*give --student {RESNET},weights={weights}"):
-        open_initial_run(weights, RESNET)
+        open_initial_run(weights, parse_model_spec(RESNET))
     with pytest.raises(ConfigError, match=r"has weights=, which says too where the student starts; give one of them"):
-        open_initial_run(run, f"{RESNET},weights={weights}")
+        open_initial_run(run, parse_model_spec(f"{RESNET},weights={weights}"))
     with pytest.raises(ConfigError, match=r"has pretrained="):
-        open_initial_run(run, f"{RESNET},pretrained=1")
+        open_initial_run(run, parse_model_spec(f"{RESNET},pretrained=1"))
     with pytest.raises(ConfigError, match=r"--init .*: expected another folder than --out"):
         config(tmp_path, run, init=run)
 
@@ -138,7 +140,7 @@ def test_a_run_that_is_damaged(run: Path, tmp_path: Path, content: str) -> None:
     (tmp_path / "config.json").write_text(content)
     (tmp_path / "student.safetensors").write_bytes((run / "student.safetensors").read_bytes())
     with pytest.raises(ModelError, match="train again"):
-        open_initial_run(tmp_path, RESNET)
+        open_initial_run(tmp_path, parse_model_spec(RESNET))
 
 
 def split_digits(folder: Path) -> tuple[Path, Path]:

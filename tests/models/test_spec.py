@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from teachonce.errors import ConfigError
-from teachonce.models.spec import override_preprocessing, parse_model_spec
+from teachonce.models.spec import override_preprocessing, parse_model_spec, path_spec
 from teachonce.pixels.preprocessing import Preprocessing
 
 
@@ -92,3 +94,12 @@ def test_no_option_changes_nothing(size_px: int, margin_px: int) -> None:
 def test_preprocessing_that_cannot_be_is_refused_with_the_spec(options: str) -> None:
     with pytest.raises(ConfigError, match="timm:resnet18"):
         override_preprocessing(Preprocessing(size_px=224), parse_model_spec(f"timm:resnet18,{options}"))
+
+
+def test_the_spec_of_a_path_has_its_commas() -> None:
+    path = Path("runs") / "a, lr=0.1"
+    spec = path_spec("run", path)
+    assert (spec.kind, spec.name, spec.options, str(spec)) == ("run", str(path), {}, f"run:{path}")
+    with pytest.raises(ConfigError, match="no option 'lr'"):
+        parse_model_spec(str(spec))
+    assert path_spec("onnx", Path("a.onnx")) == parse_model_spec("onnx:a.onnx")

@@ -28,6 +28,11 @@ def weak_teacher_warnings(function, *arguments):
         return function(*arguments)
 
 
+def replay(data: Path, out: Path, **settings) -> TrainConfig:
+    """A training on stored views, beside which no options of the student's own are allowed."""
+    return config(data, out, **({"crop_scale": (0.08, 1.0), "flip_prob": 0.5} | settings))
+
+
 @pytest.fixture(scope="module")
 def teacher(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     """A network of two epochs."""
@@ -65,26 +70,26 @@ def test_a_run_goes_on_with_the_views_that_it_began_with(digits: Path, teacher: 
         "views_per_file": 2, "codec": "float32", "gate_samples": 0, "device": "cpu",
     }  # fmt: skip
     extract(ExtractConfig(views=2, **settings))
-    begun = config(digits, tmp_path / "run", store=growing)
+    begun = replay(digits, tmp_path / "run", store=growing)
     weak_teacher_warnings(train, begun)
     extract(ExtractConfig(views=4, **settings))
     assert Store(growing).num_views == 4
     (tmp_path / "run" / "result.json").unlink()
     weak_teacher_warnings(train, begun)
     assert json.loads((tmp_path / "run" / "config.json").read_text())["store_views"] == 2
-    limited = config(digits, tmp_path / "limited", store=view_store, views=2)
+    limited = replay(digits, tmp_path / "limited", store=view_store, views=2)
     weak_teacher_warnings(train, limited)
     assert curve(tmp_path / "limited") == curve(tmp_path / "run")
     with pytest.raises(StoreError, match="5 views asked for, the store has 4 that are whole"):
-        train(config(digits, tmp_path / "beyond", store=view_store, views=5))
+        train(replay(digits, tmp_path / "beyond", store=view_store, views=5))
 
 
 def test_weights_of_several_stores(digits: Path, view_store: Path, tmp_path: Path) -> None:
     """All weight on one of two stores is that store alone."""
     other = tmp_path / "other"
     shutil.copytree(view_store, other)
-    alone = config(digits, tmp_path / "alone", store=view_store)
-    both = config(digits, tmp_path / "both", store=(view_store, other), store_weights="0,2")
+    alone = replay(digits, tmp_path / "alone", store=view_store)
+    both = replay(digits, tmp_path / "both", store=(view_store, other), store_weights="0,2")
     for settings in (alone, both):
         weak_teacher_warnings(train, settings)
     assert curve(tmp_path / "both") == curve(tmp_path / "alone")
@@ -100,10 +105,17 @@ def test_wrong_weights_of_stores(tmp_path: Path, weights: str) -> None:
 def test_what_breaks_the_agreement_is_said(digits: Path, view_store: Path, tmp_path: Path) -> None:
     for option, phrase in (({"own_views": True}, "--own-views"), ({"mixup_alpha": 0.2}, "--mixup-alpha: the teacher")):
         with pytest.warns(UserWarning) as caught:
-            train(config(digits, tmp_path / phrase[2:5], store=view_store, **option))
+            train(replay(digits, tmp_path / phrase[2:5], store=view_store, **option))
         said = [str(warning.message) for warning in caught if phrase in str(warning.message)]
         assert len(said) == 1 and "breaks the agreement" in said[0]
     assert curve(tmp_path / "own") != curve(tmp_path / "mix")
+
+
+def test_own_views_are_drawn_as_their_options_say(digits: Path, view_store: Path, tmp_path: Path) -> None:
+    for crop_scale in ((0.5, 1.0), (0.7, 1.0)):
+        own = config(digits, tmp_path / str(crop_scale[0]), store=view_store, own_views=True, crop_scale=crop_scale)
+        weak_teacher_warnings(train, own)
+    assert curve(tmp_path / "0.5") != curve(tmp_path / "0.7")
 
 
 def test_evaluation_every_few_epochs(digits: Path, digits_store: Path, tmp_path: Path) -> None:
@@ -132,7 +144,7 @@ def test_a_student_that_passes_its_teacher_is_told_so(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_three_devices_replay_the_same_views(digits: Path, view_store: Path, tmp_path: Path) -> None:
     """Three ranks of a third of the batch see what one sees; the first epoch's mean losses are of the same images."""
-    one = config(digits, tmp_path / "one", store=view_store, batch_size=24, epochs=1)
+    one = replay(digits, tmp_path / "one", store=view_store, batch_size=24, epochs=1)
     three = replace(one, out=tmp_path / "three", batch_size=8, devices=3)
     for settings in (one, three):
         weak_teacher_warnings(train, settings)

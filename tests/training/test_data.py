@@ -18,7 +18,6 @@ from teachonce.models.spec import override_preprocessing, parse_model_spec
 from teachonce.pixels.preprocessing import Preprocessing
 from teachonce.records.class_space import ClassSpace
 from teachonce.records.discovery import open_records
-from teachonce.training.config import TrainConfig
 from teachonce.training.data import student_preprocessing
 from teachonce.training.train import train
 from tests.pixels.test_preprocessing import IMAGENET_MEAN_BYTES, WALKTHROUGH
@@ -31,13 +30,15 @@ CROPS = {
 }
 
 
-def command(*words: str) -> TrainConfig:
-    return parse_command(["train", "--data", "d", "--out", "o", "--student", f"timm:test_resnet,{PIXELS}", *words])
+def preprocessing_of(*words: str) -> Preprocessing:
+    student = f"timm:test_resnet,{PIXELS}"
+    parsed = parse_command(["train", "--data", "d", "--out", "o", "--student", student, *words])
+    return student_preprocessing(parse_model_spec(parsed.student), *parsed.eval_sides_px)
 
 
 @pytest.mark.parametrize("crop", CROPS)
 def test_both_crops_of_the_walkthrough_can_be_said(crop: str) -> None:
-    assert student_preprocessing(command("--size", "32", "--eval-size", "64", *CROPS[crop])) == WALKTHROUGH[crop]
+    assert preprocessing_of("--size", "32", "--eval-size", "64", *CROPS[crop]) == WALKTHROUGH[crop]
     resize = WALKTHROUGH[crop].resize_px
     spec = parse_model_spec(f"timm:test_resnet,size=64,resize={resize},{PIXELS}")
     assert override_preprocessing(Preprocessing(size_px=224), spec) == WALKTHROUGH[crop], "as evaluate --model says it"
@@ -60,7 +61,7 @@ def test_validation_pixels_are_the_walkthroughs(
         shutil.copy(source, tmp_path / "validation" / source.parent.name)
         (tmp_path / "train" / source.parent.name).mkdir(parents=True, exist_ok=True)
     records = open_records(tmp_path, "validation")
-    preprocessing = student_preprocessing(command("--size", "32", "--eval-size", "64", *CROPS[crop]))
+    preprocessing = preprocessing_of("--size", "32", "--eval-size", "64", *CROPS[crop])
     dataset = EvalDataset(records, preprocessing, ClassSpace(num_classes=4))
     batch = dataset.__getitems__([(index, 0) for index in range(4)])
     mean = np.array(IMAGENET_MEAN_BYTES, np.float32)
@@ -78,7 +79,7 @@ def test_validation_pixels_are_the_walkthroughs(
     ],
 )
 def test_the_side_before_the_crop(size: int, words: list[str], resize: int) -> None:
-    found = student_preprocessing(command("--eval-size", str(size), *words))
+    found = preprocessing_of("--eval-size", str(size), *words)
     assert (found.size_px, found.resize_px) == (size, resize)
 
 
@@ -93,5 +94,3 @@ def test_a_run_with_an_evaluation_filter_of_its_own(digits: Path, tmp_path: Path
     result = train(config(digits, tmp_path / "run", student="timm:test_resnet,interpolation=tf1_bilinear", **settings))
     found = evaluate(EvaluateConfig(data=digits, model=f"run:{tmp_path / 'run'}", device="cpu"))
     assert (found["top1"], found["top5"]) == (result["top1"], result["top5"])
-    with pytest.warns(UserWarning, match=r"--eval-crop-frac 0.5 has no effect: it is not read where --eval-resize"):
-        train(config(digits, tmp_path / "other", **(settings | {"eval_crop_frac": 0.5})))

@@ -25,11 +25,11 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_shape_of_the_world(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not is_rank()
-    assert world_shape(replace(CONFIG, num_nodes=3)) == (2, 3)
+    assert world_shape(2, 3) == (2, 3)
     for name, value in {"LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4", "WORLD_SIZE": "8"}.items():
         monkeypatch.setenv(name, value)
     assert is_rank()
-    assert world_shape(replace(CONFIG, devices=1)) == (4, 2)
+    assert world_shape(1, 1) == (4, 2)
 
 
 def test_several_nodes_need_a_meeting_point() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import re
 import shlex
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from teachonce.models.assembled_resnet.registry import register_models
 from teachonce.records.discovery import open_records
 from teachonce.runs.metrics import read_metrics
 from teachonce.training.config import TrainConfig
-from teachonce.training.recipes import RECIPES, describe_recipes, expand_recipe, recipe_options
+from teachonce.training.recipes import RECIPES, describe_recipes, recipe_options
 from teachonce.training.train import train
 from tests.support.small_data import teacher_logits, write_digits, write_store
 
@@ -36,7 +35,7 @@ def build(name: str, **settings: Any) -> TrainConfig:
 @pytest.mark.parametrize("name", RECIPES)
 def test_the_command_line_and_python_mean_the_same(name: str) -> None:
     parsed = parse_command([*BASE, "--recipe", name])
-    assert replace(parsed, recipe=None) == build(name) and parsed.recipe == name
+    assert parsed == build(name) and parsed.recipe == name
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -93,12 +92,61 @@ def test_flags_override_wherever_they_stand(words: list[str], expected: dict) ->
         if "epochs" in expected:
             line = [*line, "--validation-epochs", "1"]
             settings["validation_epochs"] = 1
-        assert replace(parse_command(line), recipe=None) == build("assemble_resnet50", **settings)
+        assert parse_command(line) == build("assemble_resnet50", **settings)
 
 
-def test_only_train_has_recipes() -> None:
-    words = ["ablate", "--recipe", "cifar_resnet"]
-    assert expand_recipe(words) == words and expand_recipe(["train", "--data", "d"]) == ["train", "--data", "d"]
+def test_only_train_has_recipes(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["ablate", "--recipe", "cifar_resnet"], ["extract", "--list-recipes"]):
+        with pytest.raises(SystemExit) as end:
+            main(words)
+        assert end.value.code == 2 and "Unrecognized options" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["--recipe"], ["--recipe", "--data", "d", "--out", "o"]])
+def test_a_recipe_without_a_name(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["train", *words])
+    assert end.value.code == 2 and "'--recipe'" in capsys.readouterr().err
+
+
+def test_help_beside_a_recipe_shows_its_defaults(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["train", "--recipe", "assemble_resnet50", "--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert end.value.code == 0
+    for text in ("Epochs to train. (default: 600)", "(default: timm:assemble_resnet50)", "--data PATH"):
+        assert text in shown
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--kd-temp", "0"],  # no logits: the recipe's mixup, smoothing and crops go on
+        ["--schedule", "step"],  # --warmup-prefix is the cosine's
+        ["--mixup-alpha", "0"],  # --mixup-type
+        ["--object-covered", "0"],  # --object-boxes
+        ["--label-weight", "0"],  # --label-smoothing
+        ["--kd-weight", "0"],  # --kd-temp
+        ["--teacher", "timm:resnet18"],  # --mixup-type is for batches
+    ],
+)
+def test_a_recipes_own_options_may_be_idle(words: list[str]) -> None:
+    store = [] if "--teacher" in words else ["--store", "s"]
+    line = ["train", "--recipe", "assemble_resnet50", "--data", "d", "--out", "o", *store, *words]
+    assert parse_command(line).recipe == "assemble_resnet50"
+
+
+def test_an_option_beside_a_recipe_must_apply(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main([*BASE, "--recipe", "mobilenetv4_views", "--momentum", "0.8"])
+    assert end.value.code == 2
+    expected = "teachonce: --momentum 0.8: applies only with --optimizer sgd, found --optimizer adamw\n"
+    assert capsys.readouterr().err == expected
+
+
+def test_a_recipe_that_there_is_not_in_python() -> None:
+    with pytest.raises(ConfigError, match="--recipe xyz: expected one of"):
+        TrainConfig(data=Path("d"), out=Path("o"), student="s", recipe="xyz")
 
 
 def test_an_unknown_recipe(capsys: pytest.CaptureFixture[str]) -> None:
@@ -179,6 +227,8 @@ def test_every_recipe_trains_for_two_steps(
         (["--kd-temp", "1"], "records"),
         ([], "records"),
         (["--kd-temp=0"], None),
+        (["--kd_temp", "0.0"], None),
+        (["--kd-temp", "2"], "records"),
         (["--kd-temp", "0.5"], "records"),
         (["--store", "S"], None),
         (["--teacher=timm:resnet18"], None),

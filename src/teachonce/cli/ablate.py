@@ -36,7 +36,7 @@ from teachonce.engine.progress import Advance, progress
 from teachonce.errors import ConfigError
 from teachonce.extraction.config import ExtractConfig
 from teachonce.extraction.extract import extract
-from teachonce.options import command_line
+from teachonce.options import command_line, drop_idle
 from teachonce.records.discovery import open_records
 from teachonce.runs.metrics import read_metrics
 from teachonce.runs.run import read_result
@@ -155,7 +155,7 @@ def _extract(config: AblateConfig, out: Path, **settings: Any) -> None:
         "seed": config.view_seed,
     }
     views = {field.name: getattr(config, field.name) for field in dataclasses.fields(MixOptions)}
-    extraction = ExtractConfig(**{**views, **common, **settings})
+    extraction = ExtractConfig(**drop_idle(ExtractConfig, {**views, **common, **settings}))
     print(f"$ teachonce extract {command_line(extraction)}", file=sys.stderr, flush=True)
     start = time.monotonic()
     extract(extraction)
@@ -175,11 +175,9 @@ def _student_config(config: AblateConfig, arm: ArmConfig, seed: int) -> TrainCon
     if arm.replays:
         # The views are the store's: options that would draw others say nothing here.
         common |= {field.name: field.default for field in dataclasses.fields(MixOptions)} | {"policy": "crop"}
-    settings = {**common, "out": _run_path(config, arm, seed), **arm.settings}
-    if settings["mixup_alpha"] == 0 or "teacher" in arm.settings:
-        # Nothing is mixed within the batch: not at all, or in the views.
-        settings["mixup_type"] = "batch"
-    return TrainConfig(**settings | {"store": arm.stores, "seed": seed})
+    own = {"out": _run_path(config, arm, seed), "store": arm.stores, "seed": seed}
+    # What an option needs, such as a teacher or mixup, not every arm has.
+    return TrainConfig(**drop_idle(TrainConfig, {**common, **arm.settings, **own}))
 
 
 def _run_path(config: AblateConfig, arm: ArmConfig, seed: int) -> Path:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from teachonce.codecs.options import CodecName
+from teachonce.codecs.options import KEPT_CLASSES, CodecName
 from teachonce.errors import ConfigError
-from teachonce.options import require
+from teachonce.options import check_applicable, only_with, require
 from teachonce.training.config import TrainingOptions
 
 
@@ -26,7 +26,7 @@ class AblateConfig(TrainingOptions):
     """Students an arm, each with another seed."""
     codec: CodecName = "int8"
     """Codec of the stores."""
-    topk: int = 10
+    topk: int = only_with(10, KEPT_CLASSES)
     """Codec topk: classes that are kept."""
     view_seed: int = 0
     """Seed of the views; those of a store are the same for all students."""
@@ -43,6 +43,17 @@ class AblateConfig(TrainingOptions):
         require(bool(self.teacher) or bool(self.stores), "--teacher", self.teacher, "a model SPEC, or --stores")
         require(bool(self.stores) or bool(self.arms), "--arms", self.arms, "at least one arm")
         self.parse_arms()
+        check_applicable(self)
+
+    @property
+    def uses_labels(self) -> bool:
+        """As in one training, but that students without a teacher have labels whatever their weight is elsewhere."""
+        return super().uses_labels or ("labels", 0) in self.parse_arms()
+
+    @property
+    def has_teacher(self) -> bool:
+        """Yes: the arms that want teacher logits have them."""
+        return True
 
     def parse_arms(self) -> list[tuple[str, int]]:
         """(kind, number of views) of each arm; raises ConfigError for what is no arm."""

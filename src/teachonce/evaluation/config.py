@@ -1,29 +1,16 @@
-"""The configuration of ``export``: a frozen dataclass like those of ``config``."""
+"""The options of ``export`` and ``evaluate``: frozen dataclasses, checked in ``__post_init__``."""
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from teachonce.errors import ConfigError
 from teachonce.models.options import Precision
-from teachonce.options import Positional, flag, require
+from teachonce.options import Condition, Positional, check_applicable, flag, only_with, require
 
-_INT8_FIELDS = (
-    "data",
-    "split",
-    "validation_split",
-    "validation_data",
-    "calibration_images",
-    "calibration",
-    "weight_bits",
-    "store",
-    "logits",
-    "agreement_images",
-    "json",
-)
+_INT8 = Condition("--int8", lambda options: options.int8)
+_CSV = Condition("--format csv", lambda options: options.format == "csv")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,35 +26,35 @@ class ExportConfig:
     int8: bool = False
     """onnx: write it in 8-bit integers too, as NAME.int8.onnx beside NAME.onnx, and print a table of both: accuracy,
     agreement with the teacher, size and latency on this CPU. Needs --data."""
-    data: Path | None = None
+    data: Path | None = only_with(None, _INT8)
     """int8: folder of TFRecord shards, or of SPLIT/CLASS/*.jpg."""
-    split: str = "train"
+    split: str = only_with("train", _INT8)
     """int8: split whose images calibrate the integers' ranges, and whose image/logit --logits compares with."""
-    validation_split: str = "validation"
+    validation_split: str = only_with("validation", _INT8)
     """int8: split that both files are evaluated on."""
-    validation_data: Path | None = None
+    validation_data: Path | None = only_with(None, _INT8)
     """int8: folder of the validation split, where it is not in --data."""
-    calibration_images: int = 256
+    calibration_images: int = only_with(256, _INT8)
     """int8: images that calibrate, evenly spaced over the split."""
-    calibration: Literal["minmax", "percentile"] = "minmax"
+    calibration: Literal["minmax", "percentile"] = only_with("minmax", _INT8)
     """int8: ranges of activations: all that was seen, or without the outermost 0.001 % on each side (which keeps every
     activation of the calibration images in memory)."""
-    weight_bits: Literal[7, 8] = 7
+    weight_bits: Literal[7, 8] = only_with(7, _INT8)
     """int8: 7: no processor's sums overflow, so what is measured here holds on the phone. 8: finer, but x86 processors
     without VNNI overflow, so measure it elsewhere."""
-    store: Path | None = None
+    store: Path | None = only_with(None, _INT8)
     """int8: the teacher's store, to say how often both files agree with it: on its own views, or on whole images."""
-    logits: Literal["records"] | None = None
+    logits: Literal["records"] | None = only_with(None, _INT8)
     """int8: 'records': agreement with the teacher logits in image/logit of --split."""
-    agreement_images: int = 2048
+    agreement_images: int = only_with(2048, _INT8)
     """int8: at most so many images for the agreement with the teacher, evenly spaced."""
-    json: bool = False
+    json: bool = only_with(False, _INT8)
     """int8: print JSON."""
-    csv_files: int = 1
+    csv_files: int = only_with(1, _CSV)
     """csv: number of files SPLIT-0.csv, SPLIT-1.csv, ... (the walkthrough has one a worker)."""
-    view: int = 0
+    view: int = only_with(0, _CSV)
     """csv: which view's logits."""
-    background_logit: float | None = None
+    background_logit: float | None = only_with(None, _CSV)
     """csv: one number a class of the data, this one for classes that the teacher lacks (the original's files: 0).
     Default: one number a class of the teacher."""
 
@@ -80,11 +67,7 @@ class ExportConfig:
             require(self.format == "onnx", "--int8", f"with --format {self.format}", "--format onnx")
             require(self.data is not None, "--int8", "without --data", "--data, whose images calibrate it")
             require(self.store is None or self.logits is None, "--logits", self.logits, "not given with --store")
-            return
-        defaults = {field.name: field.default for field in dataclasses.fields(self)}
-        given = [flag(name) for name in _INT8_FIELDS if getattr(self, name) != defaults[name]]
-        if given:
-            raise ConfigError(f"{', '.join(given)}: mean nothing without --int8; add it, or leave them out")
+        check_applicable(self)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -36,7 +36,7 @@ from teachonce.evaluation.quantize import quantise_onnx, require_quantiser
 from teachonce.losses.metrics import ClassifierMetrics
 from teachonce.models.classifier import Classifier, load_model
 from teachonce.models.onnx_backend import load_onnx
-from teachonce.models.spec import parse_model_spec
+from teachonce.models.spec import path_spec
 from teachonce.pixels.preprocessing import Preprocessing, normalise
 from teachonce.pixels.render import render_center
 from teachonce.pixels.view_sources import OwnViews, ViewSource
@@ -67,13 +67,16 @@ def export_int8(config: ExportConfig) -> Comparison:
     for out in outputs:
         if out.exists():
             raise ConfigError(f"{out}: exists; remove it or choose another --out")
-    student = load_model(f"run:{config.source}")
+    student = load_model(path_spec("run", config.source))
     space = ClassSpace(num_classes=student.num_classes, offset=student.default_offset or 0)
     calibration = open_records(config.data, config.split)
     validation = EvalDataset(
         open_records(config.validation_data or config.data, config.validation_split), student.preprocessing, space
     )
-    taught = _open_teacher(config, student.preprocessing, space)
+    taught, teacher = None, None
+    if config.store is not None or config.logits is not None:
+        taught = _open_teacher(config.data, config.split, config.store, student.preprocessing, space)
+        teacher = _describe_teacher(taught, config.store)
     with tempfile.TemporaryDirectory(prefix="teachonce-") as folder:
         files = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
         export_run(config.source, "onnx", files[0])
@@ -84,9 +87,17 @@ def export_int8(config: ExportConfig) -> Comparison:
             calibration=config.calibration,
             weight_bits=config.weight_bits,
         )
-        models = [load_model(f"onnx:{file}") for file in files]
+        models = [load_model(path_spec("onnx", file)) for file in files]
         _check_same_interface(student, models[1])
-        found = _compare(models, files, validation, taught, config)
+        found = _compare(
+            models,
+            files,
+            validation,
+            taught,
+            teacher,
+            agreement_images=config.agreement_images,
+            weight_bits=config.weight_bits,
+        )
         for file, out in zip(files, outputs, strict=True):
             with atomic_write(out) as written:
                 written.write(file.read_bytes())
@@ -110,19 +121,18 @@ def read_images(source: RecordSource, preprocessing: Preprocessing, wanted: int)
         yield from normalise(torch.from_numpy(pixels), preprocessing).numpy()
 
 
-def _open_teacher(config: ExportConfig, preprocessing: Preprocessing, space: ClassSpace) -> KDDataset | None:
-    if config.store is None and config.logits is None:
-        return None
-    assert config.data is not None
-    store = None if config.store is None else Store(config.store)
-    split = config.split if store is None else store.plan.data["split"]
+def _open_teacher(
+    data: Path, split: str, store_path: Path | None, preprocessing: Preprocessing, space: ClassSpace
+) -> KDDataset:
+    """What a store says of its split, or without one the logits of the records of ``split``."""
+    store = None if store_path is None else Store(store_path)
     # The likeliest class is that of any temperature.
     logits: LogitSource = RecordLogits() if store is None else StoredLogits([store], temperature=1.0)
     # Without stored views the pixels are not those of the data set's (see ``_measure_agreement``).
     replays = store is not None and store.policy.is_random
     views: ViewSource = StoredViews(store) if store is not None and replays else OwnViews(CropPolicy())
     return KDDataset(
-        open_records(config.data, split),
+        open_records(data, split if store is None else store.plan.data["split"]),
         views,
         logits,
         size=preprocessing.size_px,
@@ -143,7 +153,10 @@ def _compare(
     files: Sequence[Path],
     validation: EvalDataset,
     taught: KDDataset | None,
-    config: ExportConfig,
+    teacher: str | None,
+    *,
+    agreement_images: int,
+    weight_bits: int,
 ) -> Comparison:
     num_classes = models[0].num_classes
     metrics = [ClassifierMetrics(num_classes) for _ in models]
@@ -162,12 +175,8 @@ def _compare(
             only_int8 += int((is_right[1] & ~is_right[0]).sum())
             same += int((classes[0] == classes[1]).sum())
             advance(len(labels))
-    agreements, num_teacher = _measure_agreement(models, taught, config.agreement_images)
+    agreements, num_teacher = _measure_agreement(models, taught, agreement_images)
     latencies, num_runs = measure_latencies(files, models[0].preprocessing)
-    teacher = None
-    if taught is not None:
-        views = "its stored views" if taught.views.is_replay else "whole images"
-        teacher = f"image/logit of {taught.records.split}" if config.store is None else f"{config.store}, {views}"
     measured = []
     for index, name in enumerate(("float", "int8")):
         computed = metrics[index].compute()
@@ -188,11 +197,17 @@ def _compare(
         num_records=num_records,
         only_float_right=only_float,
         only_int8_right=only_int8,
-        weight_bits=config.weight_bits,
+        weight_bits=weight_bits,
         num_latency_runs=num_runs,
         teacher=teacher,
         num_teacher_records=num_teacher,
     )
+
+
+def _describe_teacher(taught: KDDataset, store_path: Path | None) -> str:
+    if store_path is None:
+        return f"image/logit of {taught.records.split}"
+    return f"{store_path}, {'its stored views' if taught.views.is_replay else 'whole images'}"
 
 
 def _measure_agreement(
@@ -220,7 +235,7 @@ def _measure_agreement(
 def measure_latencies(files: Sequence[Path], preprocessing: Preprocessing) -> tuple[list[float], int]:
     """Median milliseconds of a single image for each file, asked in turn with one thread; and of how many images."""
     cpu, size_px = torch.device("cpu"), preprocessing.size_px
-    forwards = [load_onnx(parse_model_spec(f"onnx:{file}"), cpu, 1).forward for file in files]
+    forwards = [load_onnx(path_spec("onnx", file), cpu, 1).forward for file in files]
     image = normalise(torch.full((1, size_px, size_px, 3), 128, dtype=torch.uint8), preprocessing)
     times: list[list[float]] = [[] for _ in files]
     for forward in forwards:

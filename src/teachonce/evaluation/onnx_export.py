@@ -27,7 +27,7 @@ from torch import nn
 from teachonce.errors import CheckError, ConfigError, MissingExtraError, ModelError
 from teachonce.models.classifier import Classifier, load_model
 from teachonce.models.onnx_backend import OFFSET_KEY, PREPROCESSING_KEY
-from teachonce.models.spec import first_line, parse_model_spec
+from teachonce.models.spec import first_line, parse_model_spec, path_spec
 from teachonce.models.torch_backend import build_module, fit_weights, load_weights
 from teachonce.pixels.preprocessing import normalise
 from teachonce.rng import generator
@@ -48,7 +48,7 @@ def export_run(run: Path, format: Literal["onnx", "safetensors"], out: Path) -> 
     """
     if out.exists():
         raise ConfigError(f"{out}: exists; remove it or choose another --out")
-    student = load_model(f"run:{run}")
+    student = load_model(path_spec("run", run))
     content = _to_onnx(student) if format == "onnx" else _to_safetensors(student)
     with tempfile.TemporaryDirectory(prefix="teachonce-") as folder:
         written = Path(folder) / f"model.{format}"
@@ -63,7 +63,7 @@ def export_run(run: Path, format: Literal["onnx", "safetensors"], out: Path) -> 
 
 def check_onnx(student: Classifier, written: Path) -> None:
     """Run an exported file through ONNX Runtime; CheckError where it strays further than rounding can explain."""
-    exported = load_model(f"onnx:{written}")
+    exported = load_model(path_spec("onnx", written))
     if exported.preprocessing != student.preprocessing or exported.default_offset != student.default_offset:
         raise CheckError("the exported ONNX model reads back with another preprocessing or offset; nothing was written")
     exact_module = copy.deepcopy(_module(student)).double()

@@ -6,10 +6,10 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
-from teachonce.codecs.options import CodecName
+from teachonce.codecs.options import KEPT_CLASSES, CodecName
 from teachonce.errors import ConfigError
 from teachonce.models.options import Precision
-from teachonce.options import Positional, flag, require
+from teachonce.options import Positional, check_applicable, flag, only_with, require
 from teachonce.views.options import MixOptions, PolicyName
 
 
@@ -35,7 +35,7 @@ class ExtractionOptions(MixOptions):
     codec: CodecName = "int8"
     """How logits become bytes: float32 (exact), float16, int8 (about 1 byte a class, total variation below 0.01), topk
     (the likeliest classes and the mass of the rest)."""
-    topk: int = 10
+    topk: int = only_with(10, KEPT_CLASSES)
     """Codec topk: classes that are kept."""
     offset: int | None = None
     """Data label of the teacher's class 0. Default: 0, or 1 where only the data has a background class."""
@@ -66,6 +66,7 @@ class ExtractionOptions(MixOptions):
         for name in ("topk", "views_per_file", "batch_size"):
             require(getattr(self, name) >= 1, flag(name), getattr(self, name), "at least 1")
         require(self.num_classes is None or self.num_classes >= 2, "--num-classes", self.num_classes, "at least 2")
+        check_applicable(self)
 
     @property
     def draws_no_views(self) -> bool:

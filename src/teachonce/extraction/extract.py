@@ -29,7 +29,7 @@ from teachonce.extraction.extractor import UnitExtractor
 from teachonce.extraction.gate import check_gate
 from teachonce.extraction.units import Unit, all_units, bundle_units, missing_units
 from teachonce.models.classifier import Classifier, load_model, resolve_device
-from teachonce.models.spec import ModelSpec, parse_model_spec
+from teachonce.models.spec import ModelSpec
 from teachonce.pixels.frames import pixel_versions
 from teachonce.records.class_space import ClassSpace, resolve_offset
 from teachonce.records.discovery import open_records
@@ -118,7 +118,7 @@ def build_plan(config: ExtractConfig, source: RecordSource, teacher: Classifier)
     return Plan(
         teacher={
             "spec": config.teacher,
-            "model": teacher_identity(parse_model_spec(config.teacher)),
+            "model": teacher_identity(teacher.spec),
             "weights_sha256": teacher.weights_sha256,
             "precision": config.precision,
             "num_parameters": _num_parameters(teacher),

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from teachonce.codecs.options import CodecName
-from teachonce.options import Positional, require
+from teachonce.codecs.options import KEPT_CLASSES, CodecName
+from teachonce.options import Positional, check_applicable, only_with, require
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +80,7 @@ class ImportConfig:
     """Which split."""
     codec: CodecName = "float32"
     """How logits become bytes."""
-    topk: int = 10
+    topk: int = only_with(10, KEPT_CLASSES)
     """Codec topk: classes that are kept."""
     drop: int = 0
     """Numbers to leave out at the start of each line: 1 for the original's EfficientNet files (a made-up class)."""
@@ -88,3 +88,6 @@ class ImportConfig:
     """Data label of the first number that is kept. Default: 0, or 1 where only the data has a background class."""
     num_classes: int | None = None
     """Classes of the data, background included. Default: from the data, else the CSV's classes + offset."""
+
+    def __post_init__(self) -> None:
+        check_applicable(self)

@@ -52,8 +52,7 @@ _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 class Classifier:
     """A model that is ready to be asked; made by ``load_model``."""
 
-    spec: str
-    """The SPEC as it was given."""
+    spec: ModelSpec
     num_classes: int
     preprocessing: Preprocessing
     default_offset: int | None
@@ -100,64 +99,64 @@ class Classifier:
 
 
 def load_model(
-    text: str,
+    model: str | ModelSpec,
     *,
     device: str | torch.device = "cpu",
     precision: Precision = "float32",
     compile: bool = False,
     num_threads: int | None = None,
 ) -> Classifier:
-    """The model that a SPEC names, with its weights, in evaluation mode.
+    """The model that a SPEC (as text, or parsed) names, with its weights, in evaluation mode.
 
     ``num_threads`` is the backend's for one operation (PyTorch: of the whole process). On a GPU tensors are
     channels-last. Raises ConfigError for a SPEC that cannot be meant, ModelError for weights or a model that do not
     fit, LogitsError for one whose logits are not finite.
     """
-    spec = parse_model_spec(text)
+    spec = model if isinstance(model, ModelSpec) else parse_model_spec(model)
     target = resolve_device(str(device))
     if num_threads is not None:
         torch.set_num_threads(num_threads)
-    model = _load_backend(spec, target, num_threads)
-    channels_last = target.type == "cuda" and model.module is not None
-    forward = model.forward
-    if model.module is not None:
-        model.module.to(target)
+    loaded = _load_backend(spec, target, num_threads)
+    channels_last = target.type == "cuda" and loaded.module is not None
+    forward = loaded.forward
+    if loaded.module is not None:
+        loaded.module.to(target)
         if channels_last:
-            model.module.to(memory_format=torch.channels_last)
+            loaded.module.to(memory_format=torch.channels_last)
     elif precision != "float32" or compile:
         setting = "--compile" if compile else f"--precision {precision}"
-        warnings.warn(f"{setting} has no effect on {text}, only on models of PyTorch", stacklevel=2)
+        warnings.warn(f"{setting} has no effect on {spec}, only on models of PyTorch", stacklevel=2)
         precision = "float32"
     if spec.options.get("probs"):
         forward = _take_logarithm(forward)
     classifier = Classifier(
-        spec=text,
+        spec=spec,
         num_classes=0,
-        preprocessing=override_preprocessing(model.preprocessing, spec),
-        default_offset=spec.options.get("offset", model.default_offset),
-        weights_sha256=model.weights_sha256,
+        preprocessing=override_preprocessing(loaded.preprocessing, spec),
+        default_offset=spec.options.get("offset", loaded.default_offset),
+        weights_sha256=loaded.weights_sha256,
         device=target,
         precision=precision,
         channels_last=channels_last,
-        module=model.module,
+        module=loaded.module,
         forward=forward,
     )
-    num_classes = _probe_classes(classifier, spec)
-    if compile and model.module is not None:
-        forward = torch.compile(model.module)
+    num_classes = _probe_classes(classifier)
+    if compile and loaded.module is not None:
+        forward = torch.compile(loaded.module)
     return dataclasses.replace(classifier, num_classes=num_classes, forward=forward)
 
 
-def build_student(text: str, num_classes: int, *, size_px: int | None = None) -> nn.Module:
-    """The SPEC's architecture with ``num_classes`` outputs, in training mode on the CPU.
+def build_student(student: str | ModelSpec, num_classes: int, *, size_px: int | None = None) -> nn.Module:
+    """The architecture of a SPEC (as text, or parsed) with ``num_classes`` outputs, in training mode on the CPU.
 
     Fresh weights from PyTorch's global generator, so seed that first; with ``pretrained=1`` or ``weights=FILE`` the
     library's or the file's, where a last layer of other classes stays fresh, with a warning. ``size_px`` goes to
     architectures made for one input size.
     """
-    spec = parse_model_spec(text)
+    spec = student if isinstance(student, ModelSpec) else parse_model_spec(student)
     if spec.kind not in ("timm", "torchvision"):
-        raise ConfigError(f"model {text!r}: a student is timm:NAME or torchvision:NAME")
+        raise ConfigError(f"model {spec.text!r}: a student is timm:NAME or torchvision:NAME")
     if spec.weights is not None or spec.options.get("pretrained"):
         module = build_pretrained_module(spec, num_classes, size_px)
     else:
@@ -212,28 +211,28 @@ def _load_run(run: Path, spec: ModelSpec) -> LoadedModel:
     return wrap_module(module, preprocessing, default_offset=offset)
 
 
-def _probe_classes(classifier: Classifier, spec: ModelSpec) -> int:
+def _probe_classes(classifier: Classifier) -> int:
     """The class count, from one run on noise; raises what the module's text lists."""
     from teachonce.models.savedmodel_backend import expected_classes
 
-    size_px = classifier.preprocessing.size_px
+    spec, size_px = classifier.spec, classifier.preprocessing.size_px
     noise = generator(0, "probe").integers(0, 256, (2, size_px, size_px, 3), np.uint8)
     try:
         logits = classifier.logits(torch.from_numpy(noise))
     except Exception as error:
         # Each backend has errors of its own; the cause stays in the message and in the chain.
         raise ModelError(
-            f"{spec.text}: does not run on {size_px} x {size_px} pixels ({first_line(error)}); check size="
+            f"{spec}: does not run on {size_px} x {size_px} pixels ({first_line(error)}); check size="
         ) from error
     if logits.ndim != 2 or len(logits) != 2 or logits.shape[1] < 2:
-        raise ModelError(f"{spec.text}: answers two images with shape {list(logits.shape)}; expected [2, classes]")
+        raise ModelError(f"{spec}: answers two images with shape {list(logits.shape)}; expected [2, classes]")
     array = classifier.collect_logits(logits)
     if not spec.options.get("probs") and array.min() >= 0 and np.allclose(array.sum(axis=1), 1, atol=1e-3):
         advice = "give output= or add probs=1, then their logarithm is taken" if classifier.module is None else ""
-        raise ModelError(f"{spec.text}: its outputs are probabilities, expected logits; {advice}".rstrip("; "))
+        raise ModelError(f"{spec}: its outputs are probabilities, expected logits; {advice}".rstrip("; "))
     expected = expected_classes(spec)
     if expected is not None and array.shape[1] != expected:
-        raise ModelError(f"{spec.text}: has {array.shape[1]} classes, expected {expected}; say so with classes=")
+        raise ModelError(f"{spec}: has {array.shape[1]} classes, expected {expected}; say so with classes=")
     return array.shape[1]
 
 

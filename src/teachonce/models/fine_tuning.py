@@ -23,7 +23,7 @@ import xxhash
 from torch import nn
 
 from teachonce.errors import ConfigError, ModelError
-from teachonce.models.spec import first_line, override_preprocessing, parse_model_spec
+from teachonce.models.spec import ModelSpec, first_line, override_preprocessing, parse_model_spec
 from teachonce.models.torch_backend import Weights, build_module, fit_weights, hash_weights, load_weights
 from teachonce.pixels.preprocessing import Preprocessing
 from teachonce.runs.run import CONFIG_NAME, WEIGHTS_NAME
@@ -52,14 +52,13 @@ def hash_classes(names: Sequence[str]) -> str:
     return xxhash.xxh3_128_hexdigest("\n".join(names).encode())
 
 
-def open_initial_run(path: Path, student: str) -> InitialRun:
-    """The run of ``--init``; raises ConfigError where it is none or of another architecture than the SPEC ``student``.
+def open_initial_run(path: Path, student: ModelSpec) -> InitialRun:
+    """The run of ``--init``; raises ConfigError where it is none or of another architecture than ``student``.
 
     ModelError for a run whose files are damaged.
     """
-    spec = parse_model_spec(student)
     for option in ("weights", "pretrained"):
-        if option in spec.options:
+        if option in student.options:
             raise ConfigError(
                 f"--init {path}: --student {student} has {option}=, which says too where the student starts; "
                 "give one of them"
@@ -79,10 +78,10 @@ def open_initial_run(path: Path, student: str) -> InitialRun:
         preprocessing = Preprocessing.from_json(config["preprocessing"])
     except (KeyError, TypeError, ValueError, AttributeError, ConfigError) as error:
         raise ModelError(f"{path / CONFIG_NAME}: is no run's ({first_line(error)}); train again") from error
-    if (found.kind, found.name) != (spec.kind, spec.name):
+    if (found.kind, found.name) != (student.kind, student.name):
         raise ConfigError(
-            f"--init {path}: holds a {found.kind}:{found.name}, expected the {spec.kind}:{spec.name} of --student; "
-            f"give --student {found.kind}:{found.name}, or a run of the other"
+            f"--init {path}: holds a {found.kind}:{found.name}, expected the {student.kind}:{student.name} of "
+            f"--student; give --student {found.kind}:{found.name}, or a run of the other"
         )
     weights = load_weights(path / WEIGHTS_NAME)
     return InitialRun(
@@ -96,12 +95,10 @@ def open_initial_run(path: Path, student: str) -> InitialRun:
     )
 
 
-def initial_preprocessing(initial: InitialRun, size_px: int, resize_px: int, student: str) -> Preprocessing:
-    """The run's pixels at another size; options of the SPEC ``student`` override them, with a warning."""
+def initial_preprocessing(initial: InitialRun, size_px: int, resize_px: int, student: ModelSpec) -> Preprocessing:
+    """The run's pixels at another size; options of the student's SPEC override them, with a warning."""
     own = {name: getattr(initial.preprocessing, name) for name in _PIXEL_FIELDS}
-    preprocessing = override_preprocessing(
-        Preprocessing(size_px=size_px, resize_px=resize_px, **own), parse_model_spec(student)
-    )
+    preprocessing = override_preprocessing(Preprocessing(size_px=size_px, resize_px=resize_px, **own), student)
     changed = [
         f"{name} {getattr(preprocessing, name)} instead of {value}"
         for name, value in own.items()
@@ -116,7 +113,13 @@ def initial_preprocessing(initial: InitialRun, size_px: int, resize_px: int, stu
 
 
 def start_from(
-    student: nn.Module, initial: InitialRun, spec_text: str, *, num_classes: int, size_px: int, classes_hash: str | None
+    student: nn.Module,
+    initial: InitialRun,
+    spec: ModelSpec,
+    *,
+    num_classes: int,
+    size_px: int,
+    classes_hash: str | None,
 ) -> str:
     """Load the run's weights into a fresh ``student``; returns a phrase that says what was taken and what is new.
 
@@ -127,7 +130,7 @@ def start_from(
     is_other = classes_hash is not None and initial.classes_hash not in (None, classes_hash)
     if not is_same_count or is_other:
         own = student.state_dict()
-        head = _head_names(own, spec_text, num_classes, size_px)
+        head = _head_names(own, spec, num_classes, size_px)
         weights = weights | {name: own[name] for name in head}
         reason = (
             f"its {num_classes} classes have other names"
@@ -146,12 +149,12 @@ def start_from(
     return phrase
 
 
-def _head_names(own: Weights, spec_text: str, num_classes: int, size_px: int) -> list[str]:
+def _head_names(own: Weights, spec: ModelSpec, num_classes: int, size_px: int) -> list[str]:
     """The tensors whose shape depends on the class count."""
     # Options of the SPEC say where weights and pixels come from; kind and name are the architecture.
-    spec = dataclasses.replace(parse_model_spec(spec_text), options={})
+    architecture = dataclasses.replace(spec, options={})
     with torch.random.fork_rng(devices=[]):
-        other = build_module(spec, num_classes + 1, size_px).state_dict()
+        other = build_module(architecture, num_classes + 1, size_px).state_dict()
     head = [name for name, tensor in own.items() if name not in other or other[name].shape != tensor.shape]
-    assert head, f"{spec_text}: no tensor depends on the class count"
+    assert head, f"{spec}: no tensor depends on the class count"
     return head

@@ -16,7 +16,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from teachonce.errors import ConfigError, ModelError
 from teachonce.pixels.preprocessing import Preprocessing
@@ -32,12 +32,15 @@ WALKTHROUGH_KINDS = ("amoebanet", "efficientnet")
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec:
-    """A parsed SPEC: ``options`` hold their values, already of the right type."""
+    """A parsed SPEC: ``options`` hold their values, already of the right type; as a string it is the text it was."""
 
     text: str
     kind: str
     name: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return self.text
 
     @property
     def weights(self) -> str | None:
@@ -88,6 +91,11 @@ def parse_model_spec(text: str) -> ModelSpec:
     if "crop" in options and "resize" in options:
         raise ConfigError(f"model {text!r}: resize= and crop= say the same thing; give one of them")
     return ModelSpec(text=text, kind=kind, name=name, options=options)
+
+
+def path_spec(kind: Literal["run", "onnx"], path: Path) -> ModelSpec:
+    """The SPEC of a run's folder or an ONNX file, whatever characters its path has."""
+    return ModelSpec(text=f"{kind}:{path}", kind=kind, name=str(path))
 
 
 def override_preprocessing(preprocessing: Preprocessing, spec: ModelSpec) -> Preprocessing:

@@ -1,10 +1,15 @@
-"""The configuration of training and of the ablation: frozen dataclasses like those of ``config``.
+"""The options of ``train``: frozen dataclasses, checked in ``__post_init__``.
 
-``TrainingOptions`` is what both have in common: how a student is trained, whoever teaches it.
+``TrainingOptions`` is what they have in common with those of ``ablate``: how a student is trained, whoever teaches it.
+
+``--kd-temp 0`` switches KD off and leaves the rest of the command as it is, because a baseline is made by that option
+alone: a store, ``--logits`` or a teacher given beside it are not read, which is a warning (``data``). Any other option
+that cannot apply is an error.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -12,10 +17,26 @@ from typing import Any, Literal
 
 from teachonce.losses.options import MixupType
 from teachonce.models.options import Precision
-from teachonce.options import Repeated, flag, require, to_json
+from teachonce.options import Condition, Repeated, check_applicable, flag, given_options, only_with, require, to_json
+from teachonce.training.recipes import recipe_options
 from teachonce.views.options import MixOptions, ViewOrderName
 
 ScheduleName = Literal["cosine", "step", "exponential", "polynomial", "piecewise", "fixed"]
+
+
+def _schedules(*names: ScheduleName) -> Condition:
+    return Condition(f"--schedule {' or '.join(names)}", lambda options: options.schedule in names)
+
+
+_BATCH_MIXUP = Condition("--mixup-alpha above 0 and no online --teacher", lambda options: options.mixes_batches)
+_KD_LOSS = Condition("--kd-weight above 0", lambda options: options.kd_weight > 0 or options.kd_temp == 0)
+_LABEL_LOSS = Condition("--label-weight above 0", lambda options: options.uses_labels)
+_TEACHER = Condition("--store, --logits records or --teacher", lambda options: options.has_teacher)
+_STORE = Condition("--store", lambda options: bool(options.store))
+_ONLINE_TEACHER = Condition("--teacher", lambda options: options.teacher is not None)
+_VALIDATION = Condition("--validation-split", lambda options: options.has_validation)
+_NO_RESIZE = Condition("no --eval-resize", lambda options: options.eval_resize is None)
+_SGD = Condition("--optimizer sgd", lambda options: options.optimizer == "sgd")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,23 +57,23 @@ class TrainingOptions(MixOptions):
     """Split to train on."""
     validation_split: str | None = "validation"
     """Split to evaluate on after each epoch; 'none' for no evaluation."""
-    validation_data: Path | None = None
+    validation_data: Path | None = only_with(None, _VALIDATION)
     """Folder of the validation split, where it is not in --data."""
     validation_epochs: int = 1
     """Epochs between two evaluations; the last epoch is always evaluated, so it must divide --epochs."""
     policy: Literal["crop", "crop+randaugment", "crop+autoaugment"] = "crop"
     """What the student's own views are drawn from, where none are replayed."""
-    mixup_type: MixupType = "batch"
+    mixup_type: MixupType = only_with("batch", _BATCH_MIXUP)
     """--mixup-alpha without an online teacher: batch (one share for the batch), or the walkthrough's types with a share
     for each image: 1 (twice as many records are read and mixed in pairs, so each is drawn twice an epoch), 2 (the
     halves of the batch are mixed with each other)."""
-    kd_temp: float | None = None
+    kd_temp: float | None = only_with(None, _KD_LOSS)
     """Temperature of the KD loss; 0 is no KD. Default: 1 where teacher logits are given."""
-    kd_weight: float = 1.0
+    kd_weight: float = only_with(1.0, _TEACHER)
     """Weight of the KD loss."""
     label_weight: float = 1.0
     """Weight of the label cross-entropy."""
-    label_smoothing: float = 0.0
+    label_smoothing: float = only_with(0.0, _LABEL_LOSS)
     """Label smoothing of the label cross-entropy."""
     epochs: int = 100
     """Epochs to train."""
@@ -62,7 +83,7 @@ class TrainingOptions(MixOptions):
     """Side of the student's input in pixels."""
     eval_size: int | None = None
     """Side of the input at evaluation. Default: --size."""
-    eval_crop_frac: float = 0.875
+    eval_crop_frac: float = only_with(0.875, _NO_RESIZE)
     """Evaluation: the shorter side is resized to size / this, then the centre is cropped (1: no margin)."""
     eval_resize: int | None = None
     """Evaluation: the shorter side is resized to so many pixels, instead of --eval-crop-frac (the walkthrough's second
@@ -74,7 +95,7 @@ class TrainingOptions(MixOptions):
     """sgd (classical momentum) or adamw; weight decay is not applied to norms and biases."""
     lr: float = 0.1
     """Learning rate at its peak, for the whole batch over all devices."""
-    momentum: float = 0.9
+    momentum: float = only_with(0.9, _SGD)
     """Momentum of SGD."""
     weight_decay: float = 1e-4
     """Weight decay."""
@@ -83,24 +104,24 @@ class TrainingOptions(MixOptions):
     polynomial (they begin after the warm-up), piecewise, fixed."""
     warmup_epochs: float = 0.0
     """Epochs of linear warm-up from 0."""
-    warmup_prefix: bool = False
+    warmup_prefix: bool = only_with(False, _schedules("cosine"))
     """Schedule cosine: begin it after the warm-up, over the epochs that are left, as the walkthrough does."""
     lr_batch: int | None = None
     """--lr is meant for a whole batch of so many images and is scaled linearly to the one in use. Default: as it is."""
-    min_lr: float = 0.0
+    min_lr: float = only_with(0.0, _schedules("cosine", "polynomial"))
     """Schedules cosine, polynomial: learning rate at the end."""
-    step_epochs: int = 30
+    step_epochs: int = only_with(30, _schedules("step"))
     """Schedule step: epochs between two decays."""
-    step_rate: float = 0.1
+    step_rate: float = only_with(0.1, _schedules("step"))
     """Schedule step: factor of each decay."""
-    decay_epochs: float | None = None
+    decay_epochs: float | None = only_with(None, _schedules("exponential", "polynomial"))
     """Schedule exponential: epochs between two decays (default: 2); polynomial: epochs of the whole decay (default: all
     after the warm-up)."""
-    decay_rate: float = 0.94
+    decay_rate: float = only_with(0.94, _schedules("exponential"))
     """Schedule exponential: factor of each decay."""
-    boundary_epochs: tuple[int, ...] = (30, 60, 80, 90)
+    boundary_epochs: tuple[int, ...] = only_with((30, 60, 80, 90), _schedules("piecewise"))
     """Schedule piecewise: epochs after which the learning rate changes."""
-    boundary_rates: tuple[float, ...] = (1.0, 0.1, 0.01, 0.001, 1e-4)
+    boundary_rates: tuple[float, ...] = only_with((1.0, 0.1, 0.01, 0.001, 1e-4), _schedules("piecewise"))
     """Schedule piecewise: factors of --lr, one before each boundary and one after the last."""
     clip_norm: float | None = None
     """Clip the gradient's norm to this."""
@@ -143,7 +164,7 @@ class TrainingOptions(MixOptions):
         require(0 <= self.ema_decay < 1, "--ema-decay", self.ema_decay, "in [0, 1)")
         require(0 < self.eval_crop_frac <= 1, "--eval-crop-frac", self.eval_crop_frac, "in (0, 1]")
         if self.eval_resize is not None:
-            size_px = self.eval_size or self.size
+            size_px, _ = self.eval_sides_px
             expected = f"at least the {size_px} px of the evaluation's input"
             require(self.eval_resize >= size_px, "--eval-resize", self.eval_resize, expected)
         require(
@@ -152,6 +173,32 @@ class TrainingOptions(MixOptions):
             self.validation_epochs,
             f"a divisor of --epochs {self.epochs}",
         )
+
+    @property
+    def has_teacher(self) -> bool:
+        """Whether there are teacher logits, from wherever."""
+        raise NotImplementedError
+
+    @property
+    def uses_labels(self) -> bool:
+        """Whether the loss has a part of the labels."""
+        return self.label_weight > 0
+
+    @property
+    def mixes_batches(self) -> bool:
+        """Whether images are mixed within a batch."""
+        return self.mixup_alpha > 0
+
+    @property
+    def has_validation(self) -> bool:
+        """Whether the student is evaluated while it is trained."""
+        return self.validation_split not in (None, "none")
+
+    @property
+    def eval_sides_px(self) -> tuple[int, int]:
+        """Evaluation: the side of the input, and the shorter side of an image before the input is cropped from it."""
+        size_px = self.eval_size or self.size
+        return size_px, self.eval_resize or math.floor(size_px / self.eval_crop_frac + 1e-9)
 
     @property
     def begins_after_warmup(self) -> bool:
@@ -182,26 +229,26 @@ class TrainConfig(TrainingOptions):
 
     recipe: str | None = None
     """Begin with the options of a recipe; those given beside it override ('train --list-recipes' shows them all). From
-    Python: TrainConfig(..., **recipe_options(NAME)); here the name is only kept."""
+    Python: TrainConfig(**recipe_options(NAME), ...)."""
     store: Repeated[tuple[Path, ...]] = ()
     """Store with the teacher's logits; its views, where it has any, are exactly what the student sees. Several stores
     over the same views (--store A --store B): the teachers' probabilities are averaged."""
-    store_weights: str = ""
+    store_weights: str = only_with("", _STORE)
     """Several stores: weights of the average, such as 0.7,0.3. Default: equal."""
-    views: int | None = None
+    views: int | None = only_with(None, _STORE)
     """Use only the first so many views of the store. Default: all that are whole (resuming: those it began with)."""
-    view_order: ViewOrderName = "sequential"
+    view_order: ViewOrderName = only_with("sequential", _STORE)
     """Which of the V views an epoch uses: view epoch mod V, or each V epochs a permutation drawn by --seed."""
-    own_views: bool = False
+    own_views: bool = only_with(False, _STORE)
     """Draw the student's own views instead of replaying the store's: breaks the agreement of teacher and student."""
     logits: Literal["records"] | None = None
     """'records': teacher logits from image/logit of the records (the walkthrough)."""
     teacher: str | None = None
     """Model SPEC of an online teacher, asked at every step: the costly reference that stores are compared with. It sees
     the student's views, mixed where --mixup-alpha or --cutmix-alpha say so."""
-    teacher_offset: int | None = None
+    teacher_offset: int | None = only_with(None, _ONLINE_TEACHER)
     """Data label of the online teacher's class 0. Default: 0, or 1 where only the data has a background class."""
-    view_seed: int | None = None
+    view_seed: int | None = only_with(None, _ONLINE_TEACHER)
     """Online teacher: seed of the views, as --seed of extract. Default: --seed."""
     seed: int = 0
     """Seed of everything random."""
@@ -241,6 +288,11 @@ class TrainConfig(TrainingOptions):
             "more than 0 where there is no KD loss",
         )
         self.teacher_weights()
+        check_applicable(self, self.given_options())
+
+    def given_options(self) -> dict[str, Any]:
+        """The options that were chosen beside the recipe; raises ConfigError for a recipe that there is not."""
+        return given_options(self, None if self.recipe is None else recipe_options(self.recipe))
 
     @property
     def pairs_records(self) -> bool:
@@ -249,12 +301,12 @@ class TrainConfig(TrainingOptions):
 
     @property
     def mixes_batches(self) -> bool:
-        """Whether images are mixed within a batch; an online teacher's views are mixed before."""
-        return self.mixup_alpha > 0 and (self.teacher is None or self.temperature == 0)
+        """As without a teacher, but that an online teacher's views are mixed before."""
+        return super().mixes_batches and (self.teacher is None or self.temperature == 0)
 
     @property
     def has_teacher(self) -> bool:
-        """Whether there are teacher logits, from wherever."""
+        """Whether there are teacher logits: of a store, of the records or of an online teacher."""
         return bool(self.store) or self.logits is not None or self.teacher is not None
 
     @property

@@ -7,7 +7,6 @@ preprocessing, and puts down in ``resolve_run`` everything that the numbers of a
 from __future__ import annotations
 
 import dataclasses
-import math
 import warnings
 from typing import Any
 
@@ -18,8 +17,8 @@ from teachonce.data.logit_sources import RecordLogits
 from teachonce.data.stored_logits import StoredLogits
 from teachonce.errors import ConfigError
 from teachonce.models.fine_tuning import InitialRun, hash_classes, initial_preprocessing, open_initial_run
-from teachonce.models.spec import override_preprocessing, parse_model_spec
-from teachonce.options import to_json
+from teachonce.models.spec import ModelSpec, override_preprocessing
+from teachonce.options import option_words, to_json
 from teachonce.pixels.in_memory import RecordsInMemory
 from teachonce.pixels.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from teachonce.pixels.view_sources import DrawnViews, OwnViews, ViewSource
@@ -67,15 +66,15 @@ class TrainingData:
         return None if self.stored is None else self.stored.num_views
 
 
-def open_training_data(config: TrainConfig, online: Preprocessing | None = None) -> TrainingData:
+def open_training_data(config: TrainConfig, student: ModelSpec, online: Preprocessing | None = None) -> TrainingData:
     """The data of a training; raises ConfigError, StoreError or LogitsError where its parts do not fit together.
 
     ``online`` is what an online teacher wants to see.
     """
     policy = build_policy(config.policy, config)
     source = open_records(config.data, config.split, with_boxes=policy.needs_boxes)
-    initial = None if config.init is None else open_initial_run(config.init, config.student)
-    preprocessing = student_preprocessing(config, initial)
+    initial = None if config.init is None else open_initial_run(config.init, student)
+    preprocessing = student_preprocessing(student, *config.eval_sides_px, initial)
     stores = open_stores(config) if config.temperature > 0 else []
     has_record_logits = config.logits == "records" and config.temperature > 0
     if config.in_memory:
@@ -139,26 +138,25 @@ def open_stores(config: TrainConfig) -> list[Store]:
     return [Store(path, num_views=num_views) for path in config.store]
 
 
-def student_preprocessing(config: TrainConfig, initial: InitialRun | None = None) -> Preprocessing:
-    """How images are evaluated: ``eval_size``, ``eval_resize`` or ``eval_crop_frac``, and the SPEC's or its library's
-    mean, std and filter, or those of the run that the student starts from.
+def student_preprocessing(
+    student: ModelSpec, size_px: int, resize_px: int, initial: InitialRun | None = None
+) -> Preprocessing:
+    """How images are evaluated: at these sides, with the SPEC's or its library's mean, std and filter, or those of the
+    run that the student starts from.
 
     The filter is that of the views too, unless it is one without antialiasing (TensorFlow 1's ``tf1_bilinear``): views
     are 8-bit pixels, which teachers share, and such a filter is the evaluation's alone.
     """
-    spec = parse_model_spec(config.student)
-    unknown = sorted(spec.options.keys() - _STUDENT_OPTIONS)
+    unknown = sorted(student.options.keys() - _STUDENT_OPTIONS)
     if unknown:
         raise ConfigError(
-            f"--student {config.student}: {unknown[0]}= is not for a student, which has --size, --eval-size, "
+            f"--student {student}: {unknown[0]}= is not for a student, which has --size, --eval-size, "
             f"--eval-resize, --offset and --num-classes; its SPEC takes {', '.join(sorted(_STUDENT_OPTIONS))}"
         )
-    size_px = config.eval_size or config.size
-    resize_px = config.eval_resize or math.floor(size_px / config.eval_crop_frac + 1e-9)
     if initial is not None:
-        return initial_preprocessing(initial, size_px, resize_px, config.student)
-    mean, std = _library_mean_std(spec.kind, spec.name)
-    return override_preprocessing(Preprocessing(size_px=size_px, resize_px=resize_px, mean=mean, std=std), spec)
+        return initial_preprocessing(initial, size_px, resize_px, student)
+    mean, std = _library_mean_std(student.kind, student.name)
+    return override_preprocessing(Preprocessing(size_px=size_px, resize_px=resize_px, mean=mean, std=std), student)
 
 
 def resolve_run(
@@ -185,35 +183,27 @@ def resolve_run(
     }
 
 
+def check_replayed_views(config: TrainConfig, dataset: KDDataset) -> None:
+    """Raise ConfigError for an option of the student's own views where the store's are replayed."""
+    if not dataset.views.is_replay:
+        return
+    given = config.given_options()
+    for name in ("policy", *(field.name for field in dataclasses.fields(ViewOptions))):
+        if name in given:
+            raise ConfigError(
+                f"{' '.join(option_words(name, given[name]))}: applies only to views that the student draws, found "
+                f"--store {config.store[0]}, whose views are replayed; leave it out"
+            )
+
+
 def warn_without_effect(config: TrainConfig, dataset: KDDataset) -> None:
-    """Warn, once, of settings that were given and change nothing."""
-    useless = {
-        "is not read at --kd-temp 0": [
-            name for name in ("store", "logits") if config.temperature == 0 and getattr(config, name) is not None
-        ],
-        "needs teacher logits and --kd-temp > 0": ["kd_weight"] if config.temperature == 0 else [],
-        "needs a --store": []
-        if isinstance(dataset.logits, StoredLogits)
-        else ["views", "view_order", "own_views", "store_weights"],
-        "needs --kd-weight > 0": ["kd_temp"] if config.kd_weight == 0 else [],
-        "needs --label-weight > 0": ["label_smoothing"] if config.label_weight == 0 else [],
-        "is for --optimizer sgd": ["momentum"] if config.optimizer != "sgd" else [],
-        "is for --mixup-alpha without an online --teacher": [] if config.mixes_batches else ["mixup_type"],
-        "needs --object-covered": [] if config.object_covered > 0 or dataset.views.is_replay else ["object_boxes"],
-        "is not read where --eval-resize is given": ["eval_crop_frac"] if config.eval_resize is not None else [],
-        **_idle_schedule_options(config),
-        "needs a --validation-split": [] if _has_validation(config) else ["validation_data"],
-        "does nothing where the store's views are replayed": (
-            ["policy", *(field.name for field in dataclasses.fields(ViewOptions))] if dataset.views.is_replay else []
-        ),
-        "is for an online --teacher": ["mix_prob", "cutmix_prob"] if config.teacher is None else [],
-    }
-    defaults = {field.name: field.default for field in dataclasses.fields(config)}
-    for reason, names in useless.items():
-        for name in names:
-            if getattr(config, name) != defaults[name]:
-                flag = f"--{name.replace('_', '-')} {getattr(config, name)}"
-                warnings.warn(f"{flag} has no effect: it {reason}", stacklevel=3)
+    """Warn, once, of what ``--kd-temp 0`` leaves unread, and of what breaks the agreement of stored views."""
+    given = config.given_options()
+    if config.temperature == 0 and config.has_teacher:
+        for name in ("store", "logits", "teacher", "kd_weight"):
+            if name in given:
+                words = " ".join(option_words(name, given[name]))
+                warnings.warn(f"{words} has no effect: it is not read at --kd-temp 0", stacklevel=3)
     stores = [] if dataset.logits is None else dataset.logits.stores
     if stores and stores[0].policy.is_random:
         broken = [
@@ -226,24 +216,8 @@ def warn_without_effect(config: TrainConfig, dataset: KDDataset) -> None:
             warnings.warn(f"{why}; this breaks the agreement that stored views are for", stacklevel=3)
 
 
-def _idle_schedule_options(config: TrainConfig) -> dict[str, list[str]]:
-    """The options of other schedules than the one in force, by the reason why they do nothing."""
-    owners = {
-        "cosine": ["warmup_prefix"],
-        "cosine or polynomial": ["min_lr"],
-        "step": ["step_epochs", "step_rate"],
-        "exponential or polynomial": ["decay_epochs"],
-        "exponential": ["decay_rate"],
-        "piecewise": ["boundary_epochs", "boundary_rates"],
-    }
-    return {
-        f"is for --schedule {schedules}": [] if config.schedule in schedules.split(" or ") else names
-        for schedules, names in owners.items()
-    }
-
-
 def _open_validation(config: TrainConfig, source: RecordSource) -> RecordSource | None:
-    if not _has_validation(config):
+    if not config.has_validation:
         return None
     folder = config.validation_data or config.data
     try:
@@ -256,10 +230,6 @@ def _open_validation(config: TrainConfig, source: RecordSource) -> RecordSource 
             f"{len(source.classes.names)}, with other names; give the validation split of this data"
         )
     return validation
-
-
-def _has_validation(config: TrainConfig) -> bool:
-    return config.validation_split not in (None, "none")
 
 
 def _library_mean_std(kind: str, name: str) -> tuple[tuple[float, float, float], tuple[float, float, float]]:

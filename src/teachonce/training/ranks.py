@@ -27,12 +27,12 @@ def is_rank() -> bool:
     return "LOCAL_RANK" in os.environ or int(os.environ.get("SLURM_NTASKS", 1)) > 1
 
 
-def world_shape(config: TrainConfig) -> tuple[int, int]:
-    """(devices a node, nodes): what torchrun says where it started this process, else the config's."""
+def world_shape(devices: int, num_nodes: int) -> tuple[int, int]:
+    """(devices a node, nodes): what torchrun says where it started this process, else what is given."""
     if "LOCAL_WORLD_SIZE" in os.environ:
         devices = int(os.environ["LOCAL_WORLD_SIZE"])
         return devices, int(os.environ["WORLD_SIZE"]) // devices
-    return config.devices, config.num_nodes
+    return devices, num_nodes
 
 
 def run_ranks(program: Callable[[TrainConfig], Any], config: TrainConfig) -> None:
@@ -41,7 +41,7 @@ def run_ranks(program: Callable[[TrainConfig], Any], config: TrainConfig) -> Non
     Raises the first rank's TeachonceError; TeachonceError where a rank ended otherwise (its traceback is on stderr);
     ConfigError where several nodes were asked for and the environment does not say where they meet.
     """
-    environment = _environment(config)
+    environment = _environment(config.devices, config.num_nodes)
     context = get_context("spawn")
     errors = context.SimpleQueue()
     processes = [
@@ -71,15 +71,15 @@ def run_ranks(program: Callable[[TrainConfig], Any], config: TrainConfig) -> Non
                 process.join()
 
 
-def _environment(config: TrainConfig) -> dict[str, str]:
+def _environment(devices: int, num_nodes: int) -> dict[str, str]:
     """What Lightning reads in each rank."""
-    world = {"WORLD_SIZE": str(config.devices * config.num_nodes), "LOCAL_WORLD_SIZE": str(config.devices)}
-    if config.num_nodes == 1:
+    world = {"WORLD_SIZE": str(devices * num_nodes), "LOCAL_WORLD_SIZE": str(devices)}
+    if num_nodes == 1:
         return {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "NODE_RANK": "0"} | world
     missing = [name for name in ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK") if name not in os.environ]
     if missing:
         raise ConfigError(
-            f"--num-nodes {config.num_nodes}: {', '.join(missing)} not set in the environment; set them on each node "
+            f"--num-nodes {num_nodes}: {', '.join(missing)} not set in the environment; set them on each node "
             "(the first node's address and a free port, 0, 1, ...), or start with torchrun or srun"
         )
     return world

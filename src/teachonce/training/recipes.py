@@ -1,10 +1,11 @@
 """Recipes: published trainings as options of ``train``. ``train --recipe NAME`` begins with them, flags override.
 
-A recipe is a function that returns fields of ``TrainConfig``, so from Python:
-``TrainConfig(data=..., out=..., store=..., **assemble_resnet50())``. Its docstring says where it is from, the command,
-how long it takes on what, the figure to expect, and whether we have seen it: mostly not, because ImageNet and eight
-GPUs were not at hand. Figures are top-1 on ImageNet's validation split unless they say otherwise. What is published
-nowhere is said to be our own choice.
+A recipe is a function that returns the defaults of a ``TrainConfig``: on the command line they stand in place of the
+options' own, in Python ``TrainConfig(**recipe_options("assemble_resnet50"), data=..., out=..., store=...)`` has them.
+Where something else is given beside a recipe, those of its options that cannot apply then are no error. Its docstring
+says where it is from, the command, how long it takes on what, the figure to expect, and whether we have seen it: mostly
+not, because ImageNet and eight GPUs were not at hand. Figures are top-1 on ImageNet's validation split unless they say
+otherwise. What is published nowhere is said to be our own choice.
 
 --batch-size is that of one device, so the recipes of 1024 images have 128 for 8 of them (--devices 8); --lr is given
 for the whole batch (--lr-batch), so with fewer devices it shrinks along. Data and teacher are the caller's.
@@ -14,18 +15,35 @@ from __future__ import annotations
 
 import difflib
 import inspect
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 from teachonce.errors import ConfigError
-from teachonce.options import flag, option_words
 
 Options = dict[str, Any]
 """Fields of ``TrainConfig`` by name."""
 
 
-def vanilla_resnet50() -> Options:
+@dataclass(frozen=True)
+class Recipe:
+    """The options of a training, and which logits it means where none are named."""
+
+    options: Options
+    logits_from_records: bool = False
+    """Whether, as in the walkthrough, the logits are those of the records where no teacher is named and KD is on."""
+
+    def but(self, **options: Any) -> Recipe:
+        """The same recipe with these options in place of its own."""
+        return replace(self, options=self.options | options)
+
+    def complete(self, options: Options) -> Options:
+        """The options of a command line, the recipe's own among them, with the logits that the recipe means."""
+        is_taught = options["kd_temp"] == 0 or options["store"] or options["logits"] or options["teacher"]
+        return options | {"logits": "records"} if self.logits_from_records and not is_taught else options
+
+
+def vanilla_resnet50() -> Recipe:
     """ResNet-50 of the walkthrough's paper, labels alone: 120 epochs.
 
     Lee et al. 2020, arXiv:2001.06268, and its public training script. Momentum 0.9 not Nesterov's, 0.4 at batch 1024, 5
@@ -35,27 +53,29 @@ def vanilla_resnet50() -> Options:
 
         teachonce train --recipe vanilla_resnet50 --data imagenet --out run --devices 8
     """
-    return {
-        "student": "timm:tf_resnet50",
-        "epochs": 120,
-        "validation_epochs": 5,
-        "batch_size": 128,
-        "lr": 0.4,
-        "lr_batch": 1024,
-        "schedule": "cosine",
-        "warmup_epochs": 5.0,
-        "warmup_prefix": True,
-        "momentum": 0.9,
-        "weight_decay": 1e-4,
-        "bn_momentum": 0.003,
-        "size": 224,
-        "eval_crop_frac": 0.875,
-        **_WALKTHROUGH_CROPS,
-        **_FAST,
-    }
+    return Recipe(
+        {
+            "student": "timm:tf_resnet50",
+            "epochs": 120,
+            "validation_epochs": 5,
+            "batch_size": 128,
+            "lr": 0.4,
+            "lr_batch": 1024,
+            "schedule": "cosine",
+            "warmup_epochs": 5.0,
+            "warmup_prefix": True,
+            "momentum": 0.9,
+            "weight_decay": 1e-4,
+            "bn_momentum": 0.003,
+            "size": 224,
+            "eval_crop_frac": 0.875,
+            **_WALKTHROUGH_CROPS,
+            **_FAST,
+        }
+    )
 
 
-def assemble_resnet50() -> Options:
+def assemble_resnet50() -> Recipe:
     """Assemble-ResNet-50 of the walkthrough's paper with its KD: 600 epochs, T = 1.
 
     Lee et al. 2020, arXiv:2001.06268, and its public training script: AutoAugment, mixup of type 1 at alpha 0.2, label
@@ -69,21 +89,21 @@ def assemble_resnet50() -> Options:
     On the command line, without --store or --teacher, the logits are those of the records, as ``merge`` and the
     walkthrough write them.
     """
-    return {
-        **vanilla_resnet50(),
-        "student": "timm:assemble_resnet50",
-        "epochs": 600,
-        "validation_epochs": 10,
-        "kd_temp": 1.0,
-        "label_smoothing": 0.1,
-        "policy": "crop+autoaugment",
-        "mixup_alpha": 0.2,
-        "mixup_type": 1,
-        "eval_size": 256,
-    }
+    recipe = vanilla_resnet50().but(
+        student="timm:assemble_resnet50",
+        epochs=600,
+        validation_epochs=10,
+        kd_temp=1.0,
+        label_smoothing=0.1,
+        policy="crop+autoaugment",
+        mixup_alpha=0.2,
+        mixup_type=1,
+        eval_size=256,
+    )
+    return replace(recipe, logits_from_records=True)
 
 
-def assemble_resnet152() -> Options:
+def assemble_resnet152() -> Recipe:
     """Assemble-ResNet-152 of the walkthrough's paper: as ``assemble_resnet50``, evaluated with the other crop.
 
     Lee et al. 2020, arXiv:2001.06268. Its training script is not published; that it is the one of the 50 is our guess.
@@ -92,12 +112,10 @@ def assemble_resnet152() -> Options:
 
         teachonce train --recipe assemble_resnet152 --data imagenet --store store --out run --devices 8
     """
-    options = assemble_resnet50() | {"student": "timm:assemble_resnet152", "eval_resize": 257}
-    del options["eval_crop_frac"]
-    return options
+    return assemble_resnet50().but(student="timm:assemble_resnet152", eval_resize=257)
 
 
-def mobilenet_v1() -> Options:
+def mobilenet_v1() -> Recipe:
     """MobileNetV1 of the walkthrough's paper with its KD.
 
     Lee et al. 2020, arXiv:2001.06268: KD raises it from 73.54 to 74.18 %. Neither script nor schedule is published:
@@ -106,10 +124,10 @@ def mobilenet_v1() -> Options:
 
         teachonce train --recipe mobilenet_v1 --data imagenet --store store --out run --devices 8
     """
-    return {**assemble_resnet50(), "student": "timm:mobilenetv1_100", "epochs": 300, "weight_decay": 4e-5}
+    return assemble_resnet50().but(student="timm:mobilenetv1_100", epochs=300, weight_decay=4e-5)
 
 
-def resnet50_views() -> Options:
+def resnet50_views() -> Recipe:
     """ResNet-50 from stored views alone: 300 epochs, KD without labels, mixup that the teacher saw.
 
     After Beyer et al. 2021, arXiv:2106.05237 (same view, same mix, patience, no labels) and Faghri et al. 2023,
@@ -120,25 +138,27 @@ def resnet50_views() -> Options:
         teachonce extract --data imagenet --teacher TEACHER --policy crop --views 50 --mixup-alpha 0.2 --out views
         teachonce train --recipe resnet50_views --data imagenet --store views --out run --devices 8
     """
-    return {
-        "student": "timm:resnet50",
-        "epochs": 300,
-        "validation_epochs": 10,
-        "batch_size": 128,
-        "lr": 0.4,
-        "lr_batch": 1024,
-        "schedule": "cosine",
-        "warmup_epochs": 5.0,
-        "warmup_prefix": True,
-        "weight_decay": 1e-4,
-        "kd_temp": 1.0,
-        "label_weight": 0.0,
-        "size": 224,
-        **_FAST,
-    }
+    return Recipe(
+        {
+            "student": "timm:resnet50",
+            "epochs": 300,
+            "validation_epochs": 10,
+            "batch_size": 128,
+            "lr": 0.4,
+            "lr_batch": 1024,
+            "schedule": "cosine",
+            "warmup_epochs": 5.0,
+            "warmup_prefix": True,
+            "weight_decay": 1e-4,
+            "kd_temp": 1.0,
+            "label_weight": 0.0,
+            "size": 224,
+            **_FAST,
+        }
+    )
 
 
-def mobilenetv4_views() -> Options:
+def mobilenetv4_views() -> Recipe:
     """MobileNetV4-Conv-M from stored views: 300 epochs, KD without labels, AdamW.
 
     The network: Qin et al. 2024, arXiv:2404.10518. The training: that of ``resnet50_views``, but for AdamW and a moving
@@ -147,18 +167,17 @@ def mobilenetv4_views() -> Options:
 
         teachonce train --recipe mobilenetv4_views --data imagenet --store views --out run --devices 8
     """
-    return {
-        **resnet50_views(),
-        "student": "timm:mobilenetv4_conv_medium",
-        "optimizer": "adamw",
-        "lr": 1e-3,
-        "weight_decay": 0.05,
-        "clip_norm": 1.0,
-        "ema_decay": 0.9999,
-    }
+    return resnet50_views().but(
+        student="timm:mobilenetv4_conv_medium",
+        optimizer="adamw",
+        lr=1e-3,
+        weight_decay=0.05,
+        clip_norm=1.0,
+        ema_decay=0.9999,
+    )
 
 
-def cifar_resnet() -> Options:
+def cifar_resnet() -> Recipe:
     """A small ResNet at 32 px from stored views: 30 epochs, KD alone at T = 2.
 
     Our own experiment (docs/results/accuracy.md, 2026-11-24): ``timm:test_resnet`` of 0.37 million parameters on 5,000
@@ -169,23 +188,25 @@ def cifar_resnet() -> Options:
         teachonce extract --data cifar --teacher TEACHER --policy crop --crop-scale 0.25 1 --views 30 --out views
         teachonce train --recipe cifar_resnet --data cifar --store views --out run
     """
-    return {
-        "student": "timm:test_resnet",
-        "epochs": 30,
-        "validation_epochs": 5,
-        "batch_size": 64,
-        "lr": 0.1,
-        "warmup_epochs": 1.0,
-        "weight_decay": 5e-4,
-        "kd_temp": 2.0,
-        "label_weight": 0.0,
-        "size": 32,
-        "eval_crop_frac": 1.0,
-        "channels_last": True,
-    }
+    return Recipe(
+        {
+            "student": "timm:test_resnet",
+            "epochs": 30,
+            "validation_epochs": 5,
+            "batch_size": 64,
+            "lr": 0.1,
+            "warmup_epochs": 1.0,
+            "weight_decay": 5e-4,
+            "kd_temp": 2.0,
+            "label_weight": 0.0,
+            "size": 32,
+            "eval_crop_frac": 1.0,
+            "channels_last": True,
+        }
+    )
 
 
-RECIPES: dict[str, Callable[[], Options]] = {
+RECIPES: dict[str, Callable[[], Recipe]] = {
     recipe.__name__: recipe
     for recipe in (
         vanilla_resnet50,
@@ -205,18 +226,21 @@ _WALKTHROUGH_CROPS: Options = {
     "object_covered": 0.1,
     "object_boxes": "image",
 }
-_LOGITS_IN_RECORDS = ("assemble_resnet50", "assemble_resnet152", "mobilenet_v1")
-"""Recipes of the walkthrough: where no teacher is named they train from image/logit, as it does."""
 _FAST: Options = {"precision": "bf16", "channels_last": True}
 
 
-def recipe_options(name: str) -> Options:
-    """The options of a recipe; raises ConfigError for a name that there is not."""
+def build_recipe(name: str) -> Recipe:
+    """The recipe of a name; raises ConfigError for one that there is not."""
     if name not in RECIPES:
         close = difflib.get_close_matches(name, RECIPES, n=1)
         hint = f"did you mean {close[0]}?" if close else "see train --list-recipes"
         raise ConfigError(f"--recipe {name}: expected one of {', '.join(RECIPES)}; {hint}")
     return RECIPES[name]()
+
+
+def recipe_options(name: str) -> Options:
+    """A recipe as options of ``TrainConfig``, its name among them; raises ConfigError for one that there is not."""
+    return {"recipe": name, **build_recipe(name).options}
 
 
 def describe_recipes() -> str:
@@ -225,32 +249,3 @@ def describe_recipes() -> str:
         f"{name}\n    " + (inspect.getdoc(recipe) or "").replace("\n", "\n    ").replace("\n    \n", "\n\n")
         for name, recipe in RECIPES.items()
     )
-
-
-def expand_recipe(words: Sequence[str]) -> list[str]:
-    """A command line with the options of its ``--recipe`` put in, those left out that it gives itself."""
-    words = list(words)
-    name = None
-    for index, word in enumerate(words):
-        if word == "--recipe" and index + 1 < len(words):
-            name = words[index + 1]
-        elif word.startswith("--recipe="):
-            name = word.partition("=")[2]
-    if words[:1] != ["train"] or name is None:
-        return words
-    given = {word.partition("=")[0].replace("_", "-") for word in words if word.startswith("--")}
-    added = [
-        option
-        for field, value in recipe_options(name).items()
-        if not given & {flag(field), flag("no_" + field)}
-        for option in option_words(field, value)
-    ]
-    if name in _LOGITS_IN_RECORDS and not given & {"--store", "--teacher", "--logits"} and _has_kd(words):
-        added += ["--logits", "records"]
-    return [words[0], *added, *words[1:]]
-
-
-def _has_kd(words: Sequence[str]) -> bool:
-    """Whether the words leave KD on."""
-    joined = " ".join(words).replace("=", " ").replace("_", "-")
-    return not re.search(r"--kd-temp 0(\.0*)?( |$)", joined)

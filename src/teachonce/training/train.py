@@ -35,7 +35,7 @@ from teachonce.data.sampler import EpochBatches
 from teachonce.errors import ConfigError, ModelError
 from teachonce.models.classifier import Classifier, build_student, load_model, resolve_device
 from teachonce.models.fine_tuning import start_from
-from teachonce.models.spec import first_line
+from teachonce.models.spec import ModelSpec, first_line, parse_model_spec
 from teachonce.records.class_space import ClassSpace, resolve_offset
 from teachonce.rng import derive_seed
 from teachonce.runs.run import (
@@ -56,7 +56,13 @@ from teachonce.training.callbacks import (
     TrainingProgress,
 )
 from teachonce.training.config import TrainConfig, default_options
-from teachonce.training.data import TrainingData, open_training_data, resolve_run, warn_without_effect
+from teachonce.training.data import (
+    TrainingData,
+    check_replayed_views,
+    open_training_data,
+    resolve_run,
+    warn_without_effect,
+)
 from teachonce.training.ranks import is_rank, run_ranks, world_shape
 from teachonce.training.report import write_report
 from teachonce.training.store_warnings import measure_store_stats, warn_before_training
@@ -77,9 +83,11 @@ def train(config: TrainConfig) -> dict[str, Any]:
     if config.devices * config.num_nodes > 1 and not is_rank():
         run_ranks(train, config)
         return read_result(config.out) or {}
+    student = parse_model_spec(config.student)
     teacher = _load_online_teacher(config, device)
-    data = open_training_data(config, None if teacher is None else teacher.preprocessing)
+    data = open_training_data(config, student, None if teacher is None else teacher.preprocessing)
     trainer, recorder = _build_trainer(config, device, len(data.train))
+    check_replayed_views(config, data.train)
     if trainer.is_global_zero:
         warn_without_effect(config, data.train)
     resolved = resolve_run(config, data, trainer.world_size, None if teacher is None else teacher.weights_sha256)
@@ -90,7 +98,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
         return finished
     # The caller's random numbers are nobody's business here; those of the student are a function of the seed.
     with torch.random.fork_rng(devices=[]):  # of GPUs, a look at the state alone would take memory on each
-        module = _build_module(config, trainer, data, teacher)
+        module = _build_module(config, student, trainer, data, teacher)
         if trainer.is_global_zero:
             _guard(config, data, module, trainer, recorder)
         # Not before the student is known to fit: a mistake should leave nothing behind.
@@ -158,7 +166,7 @@ def _fit(config: TrainConfig, trainer: lightning.Trainer, module: StudentModule,
 def _build_trainer(
     config: TrainConfig, device: torch.device, num_records: int
 ) -> tuple[lightning.Trainer, EpochRecorder]:
-    devices, num_nodes = world_shape(config)
+    devices, num_nodes = world_shape(config.devices, config.num_nodes)
     world_size = devices * num_nodes
     step_images = config.batch_size * world_size
     if num_records < step_images:
@@ -224,15 +232,19 @@ def _load_online_teacher(config: TrainConfig, device: torch.device) -> Classifie
 
 
 def _build_module(
-    config: TrainConfig, trainer: lightning.Trainer, data: TrainingData, teacher: Classifier | None
+    config: TrainConfig,
+    spec: ModelSpec,
+    trainer: lightning.Trainer,
+    data: TrainingData,
+    teacher: Classifier | None,
 ) -> StudentModule:
     torch.manual_seed(derive_seed(config.seed, "student"))
-    student = build_student(config.student, data.train.num_classes, size_px=config.size)
+    student = build_student(spec, data.train.num_classes, size_px=config.size)
     if data.initial is not None:
         phrase = start_from(
             student,
             data.initial,
-            config.student,
+            spec,
             num_classes=data.train.num_classes,
             size_px=config.size,
             classes_hash=data.classes_hash,
@@ -240,7 +252,7 @@ def _build_module(
         if not (config.out / CHECKPOINTS_NAME / LAST_CHECKPOINT).exists():
             _say(trainer, f"{config.out}: starts from {data.initial.path}: {phrase}")
     for size_px in sorted({config.size, data.preprocessing.size_px}):
-        _check_size(config, student, size_px, data.train.num_classes)
+        _check_size(spec, student, size_px, data.train.num_classes)
     online = None
     if teacher is not None:
         offset = config.teacher_offset if config.teacher_offset is not None else teacher.default_offset
@@ -251,7 +263,7 @@ def _build_module(
     return StudentModule(student, config, data.preprocessing, data.train.num_classes, online, decode)
 
 
-def _check_size(config: TrainConfig, student: torch.nn.Module, size_px: int, num_classes: int) -> None:
+def _check_size(spec: ModelSpec, student: torch.nn.Module, size_px: int, num_classes: int) -> None:
     """Raise ModelError now, not after an epoch, where the student does not take this size."""
     student.eval()
     try:
@@ -260,13 +272,13 @@ def _check_size(config: TrainConfig, student: torch.nn.Module, size_px: int, num
     except Exception as error:
         # Architectures raise whatever they like; the cause stays in the message and in the chain.
         raise ModelError(
-            f"--student {config.student}: does not run on {size_px} x {size_px} px ({first_line(error)}); choose "
+            f"--student {spec}: does not run on {size_px} x {size_px} px ({first_line(error)}); choose "
             "another --size, or --eval-size"
         ) from error
     student.train()
     if not isinstance(logits, torch.Tensor) or logits.shape != (1, num_classes):
         found = list(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
-        raise ModelError(f"--student {config.student}: answers with {found}, expected [1, {num_classes}]")
+        raise ModelError(f"--student {spec}: answers with {found}, expected [1, {num_classes}]")
 
 
 def _finish(

@@ -5,15 +5,26 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from teachonce.options import flag, require
+from teachonce.options import Condition, flag, only_with, require
 
 PolicyName = Literal["center", "crop", "crop+randaugment", "crop+autoaugment"]
 ViewOrderName = Literal["sequential", "permuted"]
 
+_OBJECTS = Condition("--object-covered above 0", lambda options: options.object_covered > 0)
+_RANDAUGMENT = Condition("--policy crop+randaugment", lambda options: options.policy == "crop+randaugment")
+_ERASING = Condition("--erase-prob above 0", lambda options: options.erase_prob > 0)
+_MIXED_VIEWS = Condition(
+    "--teacher and --mixup-alpha or --cutmix-alpha above 0",
+    lambda options: options.teacher is not None and (options.mixup_alpha > 0 or options.cutmix_alpha > 0),
+)
+_BOTH_MIXES = Condition(
+    "--mixup-alpha and --cutmix-alpha above 0", lambda options: options.mixup_alpha > 0 and options.cutmix_alpha > 0
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class ViewOptions:
-    """The parameters of the policies that draw views."""
+    """The parameters of the policies that draw views; a program adds ``policy``, which chooses one of these."""
 
     crop_scale: tuple[float, float] = (0.08, 1.0)
     """Random resized crop: area as a fraction of the image, least and most (1 1: the whole image)."""
@@ -22,22 +33,22 @@ class ViewOptions:
     object_covered: float = 0.0
     """A crop must show at least this part of an object; crops are then drawn by TensorFlow's rule, and after 100
     attempts the whole image is taken (the walkthrough: 0.1 with --crop-scale 0.05 1). 0 is off."""
-    object_boxes: Literal["records", "image"] = "records"
+    object_boxes: Literal["records", "image"] = only_with("records", _OBJECTS)
     """--object-covered: what the objects are: the bounding boxes of the records (the whole image for a record without),
     or always the whole image, as in the walkthrough's own training."""
     flip_prob: float = 0.5
     """Probability of a horizontal flip."""
-    randaugment_ops: int = 2
+    randaugment_ops: int = only_with(2, _RANDAUGMENT)
     """Policy crop+randaugment: operations a view."""
-    randaugment_magnitude: float = 9.0
+    randaugment_magnitude: float = only_with(9.0, _RANDAUGMENT)
     """Policy crop+randaugment: mean level of the operations, 0 to 10."""
-    randaugment_magnitude_std: float = 0.5
+    randaugment_magnitude_std: float = only_with(0.5, _RANDAUGMENT)
     """Policy crop+randaugment: standard deviation of the level."""
     erase_prob: float = 0.0
     """Probability that a box of a view is filled with a random colour; 0 is off."""
-    erase_scale: tuple[float, float] = (0.02, 1 / 3)
+    erase_scale: tuple[float, float] = only_with((0.02, 1 / 3), _ERASING)
     """Erased box: area as a fraction of the view, least and most."""
-    erase_ratio: tuple[float, float] = (0.3, 10 / 3)
+    erase_ratio: tuple[float, float] = only_with((0.3, 10 / 3), _ERASING)
     """Erased box: height / width, least and most."""
 
     def __post_init__(self) -> None:
@@ -53,15 +64,15 @@ class ViewOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class MixOptions(ViewOptions):
-    """The same, and mixing: the teacher sees the mixed image."""
+    """The same, and mixing: the ``teacher`` that a program adds sees the mixed image."""
 
     mixup_alpha: float = 0.0
     """Mixup with a share from Beta(alpha, alpha); 0 is off."""
     cutmix_alpha: float = 0.0
     """Cutmix with an area from Beta(alpha, alpha); 0 is off."""
-    mix_prob: float = 1.0
+    mix_prob: float = only_with(1.0, _MIXED_VIEWS)
     """Probability that a view is mixed, where one of the two is on."""
-    cutmix_prob: float = 0.5
+    cutmix_prob: float = only_with(0.5, _BOTH_MIXES)
     """Part of the mixes that are cutmix, where both are on."""
 
     def __post_init__(self) -> None:

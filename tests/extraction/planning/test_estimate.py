@@ -413,7 +413,9 @@ def test_settings_that_cannot_be_meant(options, message):
 
 
 def test_the_planned_extraction_has_the_same_settings():
-    config = PlanConfig(data=Path("d"), teacher="t", topk=7, erase_prob=0.1, seed=4, precision="bf16", views=6)
+    config = PlanConfig(
+        data=Path("d"), teacher="t", codec="topk", topk=7, erase_prob=0.1, seed=4, precision="bf16", views=6
+    )
     extraction = config.to_extraction()
     assert isinstance(extraction, ExtractConfig) and extraction.views == 6
     for field in ExtractionOptions.__dataclass_fields__:

@@ -1,0 +1,47 @@
+"""``teachonce export``: a run or a store in the formats of others, each written by its own program."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+from teachonce.errors import ConfigError
+from teachonce.evaluation.config import ExportConfig
+from teachonce.store.plan import PLAN_NAME
+
+
+def export(config: ExportConfig) -> None:
+    """Write the files and print where they are, with ``--int8`` the comparison of both students too.
+
+    Raises ConfigError for a folder that has nothing to write in that format, and what the formats' programs raise.
+    """
+    is_store = (config.source / PLAN_NAME).exists()
+    if is_store != (config.format == "csv"):
+        kind = "store" if is_store else "run or no folder of ours"
+        raise ConfigError(
+            f"{config.source}: is a {kind}; --format csv is for stores, onnx and safetensors are for runs"
+        )
+    # Imports stay inside: a store's CSV needs no torch.
+    if config.format == "csv":
+        from teachonce.interop.csv_files import export_csv
+
+        paths = export_csv(
+            config.source,
+            config.out,
+            csv_files=config.csv_files,
+            view=config.view,
+            background_logit=config.background_logit,
+        )
+        print(*paths, sep="\n")
+    elif config.int8:
+        from teachonce.evaluation.int8 import export_int8, int8_path
+        from teachonce.evaluation.int8_table import render_comparison
+
+        found = export_int8(config)
+        print(json.dumps(found.to_json()) if config.json else render_comparison(found))
+        print(f"{config.out}\n{int8_path(config.out)}", file=sys.stderr if config.json else sys.stdout)
+    else:
+        from teachonce.evaluation.onnx_export import export_run
+
+        export_run(config.source, config.format, config.out)
+        print(config.out)

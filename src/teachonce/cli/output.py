@@ -1,0 +1,49 @@
+"""How the results of programs are shown on the command line, each with the exit code that it means."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from teachonce.evaluation.config import EvaluateConfig
+from teachonce.extraction.config import VerifyConfig
+
+if TYPE_CHECKING:
+    from teachonce.extraction.verify import Verdict
+
+
+def show_nothing(result: Any, config: Any) -> int:
+    """Of a program that leaves files behind."""
+    return 0
+
+
+def show_text(text: str, config: Any) -> int:
+    """Of a program whose result is what it has to say."""
+    print(text)
+    return 0
+
+
+def show_verdict(verdict: Verdict, config: VerifyConfig) -> int:
+    """Of ``verify``: 1 where the store is not sound."""
+    checked = (
+        f"{verdict.num_files} files, {verdict.num_keys:,} keys, pixels of {verdict.num_pixels:,} and logits of "
+        f"{verdict.num_logits:,} views"
+    )
+    if config.json:
+        print(json.dumps(verdict.to_json()))
+    elif verdict.is_sound:
+        error = "" if verdict.largest_error is None else f"; largest logit error {verdict.largest_error:.4g}"
+        print(f"{config.store}: sound: {checked}{error}")
+    else:
+        print(f"{config.store}: NOT sound after {checked}: {verdict.reason}")
+    return 0 if verdict.is_sound else 1
+
+
+def show_scores(scores: dict[str, Any], config: EvaluateConfig) -> int:
+    """Of ``evaluate``: a line a figure, or JSON."""
+    if config.json:
+        print(json.dumps(scores))
+        return 0
+    for name, value in scores.items():
+        print(f"{name}: {value:.4f}" if isinstance(value, float) else f"{name}: {value}")
+    return 0
