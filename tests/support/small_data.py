@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from teachonce.codecs.registry import build_codec, codec_to_json
+from teachonce.pixels.preprocessing import Preprocessing
 from teachonce.records.class_space import ClassSpace
 from teachonce.records.class_table import ClassTable, write_classes
 from teachonce.records.discovery import open_records
@@ -128,3 +130,17 @@ def teacher_logits(source: RecordSource, num_classes: int = 10) -> np.ndarray:
     logits = np.random.default_rng(1).normal(0, 1.5, (len(labels), num_classes)).astype(np.float32)
     logits[np.arange(len(labels)), labels] += 6
     return logits
+
+
+def run_config(student: str, preprocessing: Preprocessing, *, num_classes: int = 5, offset: int = 0) -> dict[str, Any]:
+    """The content of a run's config.json that ``Run`` asks for: of a student that learnt from labels."""
+    return {
+        "student": student,
+        "num_classes": num_classes,
+        "offset": offset,
+        "data_classes": num_classes + offset,
+        "size": preprocessing.size_px,
+        "preprocessing": preprocessing.to_json(),
+        "kd_temp": 0.0,
+        "store": None,
+    }

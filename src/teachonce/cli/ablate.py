@@ -37,8 +37,7 @@ from teachonce.extraction.config import ExtractConfig
 from teachonce.extraction.extract import extract
 from teachonce.options import command_line
 from teachonce.records.discovery import open_records
-from teachonce.runs.metrics import read_metrics
-from teachonce.runs.run import read_result
+from teachonce.runs.run import Run
 from teachonce.storage.files import atomic_write, read_json, write_json
 from teachonce.store.store import Store
 from teachonce.training.config import TrainConfig, TrainingOptions
@@ -207,13 +206,13 @@ def _build_trainer(logs: Path, num_jobs: int, worker_index: int) -> Callable[[Tr
 def _read_arm(config: AblateConfig, lesson: Lesson) -> Arm:
     results, curves = [], []
     for seed in range(config.seeds):
-        path = _run_path(config, lesson, seed)
-        result = read_result(path)
-        assert result is not None, path
+        run = Run(_run_path(config, lesson, seed))
+        result = run.result
+        assert result is not None, run.path
         if result["top1"] is None:
             raise ConfigError("--validation-split none: an ablation compares validation accuracies; give a split")
         results.append(result)
-        rows = [row for row in read_metrics(path) if row["validation_top1"] is not None]
+        rows = [row for row in run.metrics if row["validation_top1"] is not None]
         curves.append([(int(row["epoch"] or 0), float(row["validation_top1"] or 0.0)) for row in rows])
     stores = [Store(path) for path in lesson.stores]
     forwards = sum(store.num_records for store in stores) * lesson.num_views

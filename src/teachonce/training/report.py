@@ -18,9 +18,9 @@ from teachonce.pages.page import (
     render_numbers,
     render_page,
 )
-from teachonce.runs.metrics import METRICS_NAME, Row, read_metrics
-from teachonce.runs.run import CONFIG_NAME, REPORT_NAME, WEIGHTS_NAME, describe_teaching
-from teachonce.storage.files import atomic_write, read_json
+from teachonce.runs.metrics import METRICS_NAME, Row
+from teachonce.runs.run import REPORT_NAME, WEIGHTS_NAME, Run
+from teachonce.storage.files import atomic_write
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -38,9 +38,8 @@ _COLORS = {"train_loss": INK, "label_loss": BLUE, "kd_loss": ORANGE, "validation
 
 def write_report(run: Path, result: Mapping[str, Any]) -> Path:
     """Write RUN/report.html from config.json, metrics.csv and ``result``; returns its path."""
-    config = read_json(run / CONFIG_NAME)
-    rows = read_metrics(run)
-    teacher = describe_teaching(config)
+    opened = Run(run)
+    config, rows, teacher = opened.config, opened.metrics, opened.describe_teaching()
     body = f"""<h1>{escape(config["student"])}</h1>
 <p class="sub">{escape(teacher)}; {escape(config["data"])}, seed {config["seed"]}</p>
 {render_numbers(_numbers(result))}

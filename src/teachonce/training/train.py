@@ -42,9 +42,10 @@ from teachonce.runs.run import (
     LAST_CHECKPOINT,
     RESULT_NAME,
     WEIGHTS_NAME,
+    Run,
     begin_run,
     check_run,
-    read_result,
+    find_run,
 )
 from teachonce.storage.files import atomic_write, remove_temporaries, write_json
 from teachonce.training.callbacks import (
@@ -75,7 +76,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
     _check_device(config, device)
     if config.devices * config.num_nodes > 1 and not is_rank():
         run_ranks(train, config)
-        return read_result(config.out) or {}
+        return Run(config.out).result or {}
     teacher = _load_online_teacher(config, device)
     data = open_training_data(config, None if teacher is None else teacher.preprocessing)
     trainer, recorder = _build_trainer(config, device, len(data.train))
@@ -83,7 +84,8 @@ def train(config: TrainConfig) -> dict[str, Any]:
         warn_without_effect(config, data.train)
     resolved = resolve_run(config, data, trainer.world_size, None if teacher is None else teacher.weights_sha256)
     check_run(config.out, resolved, default_options())
-    finished = read_result(config.out)
+    begun = find_run(config.out)
+    finished = None if begun is None else begun.result
     if finished is not None:
         _say(trainer, f"{config.out}: finished already ({describe_result(finished)}); nothing to do")
         return finished
