@@ -39,12 +39,12 @@ from teachonce.pixels.jpeg_structure import sound_jpeg_size
 from teachonce.records.class_table import CLASSES_NAME, ClassTable, read_classes, write_classes
 from teachonce.records.discovery import find_splits
 from teachonce.records.listing import ImageListing, find_class_folders, find_data_classes, list_images
-from teachonce.records.source import record_key, shard_name
+from teachonce.records.source import parse_shard_name, record_key, shard_name
 from teachonce.records.tfrecord.framing import TFRecordWriter, index_path, write_index
-from teachonce.records.tfrecord.source import find_shards
 from teachonce.records.tfrecord.tf_example import FeatureValue, encode_example
 from teachonce.rng import generator
-from teachonce.storage.files import TEMPORARY_PREFIX, atomic_write, read_json, write_json
+from teachonce.storage.files import TEMPORARY_PREFIX, atomic_write
+from teachonce.storage.resume import PlanFile
 
 BACKGROUND = "background"
 WORKER_IMAGES = 2000
@@ -196,21 +196,18 @@ def _build_plan(
 
 def _begin(config: RecordsConfig, plan: dict[str, Any], classes: ClassTable) -> None:
     """Write plan and classes, or compare with what an earlier run wrote; remove what it left half-written."""
-    path = config.out / f"records.{config.split}.json"
-    if path.exists():
-        old = read_json(path)
-        old = old if isinstance(old, dict) else {}
-        differences = [f"{name} was {old.get(name)}, now {plan[name]}" for name in plan if old.get(name) != plan[name]]
-        if differences:
-            raise PlanMismatchError(
-                f"{path}: begun as another conversion: {'; '.join(differences)}; choose another --out, or remove the "
-                f"{config.split} shards and this file"
-            )
-    elif config.out.is_dir() and _holds_shards(config.out, config.split):
-        raise PlanMismatchError(
-            f"{config.out}: holds {config.split} shards that this command did not write (no {path.name}); "
+    name = f"records.{config.split}.json"
+    plan_file = PlanFile(
+        folder=config.out,
+        name=name,
+        foreign=PlanMismatchError(
+            f"{config.out}: is no folder, or holds {config.split} shards that this command did not write (no {name}); "
             "choose another --out"
-        )
+        ),
+        is_foreign=lambda names: any(shard and shard[0] == config.split for shard in map(parse_shard_name, names)),
+        advice=f"choose another --out, or remove the {config.split} shards and {name}",
+    )
+    plan_file.check(plan)
     old_classes = read_classes(config.out)
     if old_classes is None:
         write_classes(config.out, classes)
@@ -219,19 +216,11 @@ def _begin(config: RecordsConfig, plan: dict[str, Any], classes: ClassTable) -> 
             f"{config.out / CLASSES_NAME}: other classes ({_count_classes(old_classes)}) than now "
             f"({_count_classes(classes)}); give the same --labels and --metadata for every split, or another --out"
         )
-    if not path.exists():
-        write_json(path, plan)
+    plan_file.begin(plan)
     temporary = re.compile(rf"{re.escape(TEMPORARY_PREFIX)}\w+-{re.escape(config.split)}-\d+-of-\d+(\.idx)?")
     for left in config.out.iterdir():
         if temporary.fullmatch(left.name):
             left.unlink(missing_ok=True)
-
-
-def _holds_shards(out: Path, split: str) -> bool:
-    try:
-        return bool(find_shards(out, split))
-    except RecordError:  # some, but not all of a set
-        return True
 
 
 def _count_classes(classes: ClassTable) -> str:

@@ -7,17 +7,17 @@ from pathlib import Path
 from teachonce.errors import ConfigError
 from teachonce.records.image_folder import FolderSource
 from teachonce.records.listing import find_class_folders
-from teachonce.records.source import RecordSource
-from teachonce.records.tfrecord.source import _SHARD_NAME, TFRecordSource, find_shards
+from teachonce.records.source import RecordSource, parse_shard_name
+from teachonce.records.tfrecord.source import TFRecordSource, find_shards
 
 
 def find_splits(data: Path) -> list[str]:
     """The splits that ``data`` holds, as shards or as folders of class folders."""
     splits = set()
     for path in data.iterdir():
-        match = _SHARD_NAME.fullmatch(path.name)
-        if match and path.is_file():
-            splits.add(match[1])
+        shard = parse_shard_name(path.name)
+        if shard and path.is_file():
+            splits.add(shard[0])
         elif path.is_dir() and path.name[0] != "." and find_class_folders(path):
             splits.add(path.name)
     return sorted(splits)

@@ -20,10 +20,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from teachonce.errors import ConfigError, ModelError, PlanMismatchError, TeachonceError
+from teachonce.errors import ConfigError, ModelError, TeachonceError
 from teachonce.pixels.preprocessing import Preprocessing
 from teachonce.runs.metrics import Row, read_metrics
-from teachonce.storage.files import read_json, write_json
+from teachonce.storage.files import read_json
+from teachonce.storage.resume import PlanFile
 
 T = TypeVar("T")
 
@@ -37,22 +38,24 @@ BEST_CHECKPOINT = "best.ckpt"
 TENSORBOARD_NAME = "tensorboard"
 
 
-_FREE = {
-    "out",
-    "data",
-    "validation_data",
-    "init",
-    "classes_hash",
-    "store",
-    "views",
-    "device",
-    "devices",
-    "num_nodes",
-    "num_workers",
-    "checkpoint_epochs",
-    "recipe",
-    "versions",
-}
+_FREE = frozenset(
+    {
+        "out",
+        "data",
+        "validation_data",
+        "init",
+        "classes_hash",
+        "store",
+        "views",
+        "device",
+        "devices",
+        "num_nodes",
+        "num_workers",
+        "checkpoint_epochs",
+        "recipe",
+        "versions",
+    }
+)
 """Entries of config.json that may differ when a run goes on: where it is computed and where things lie; the name of
 the recipe, whose options are compared one by one; the hash of the classes, which older runs lack."""
 
@@ -146,48 +149,23 @@ def check_run(path: Path, config: Mapping[str, Any], defaults: Mapping[str, Any]
     ``defaults`` are the values of options that the run's version may not have had yet. Raises PlanMismatchError naming
     each setting that differs, TeachonceError where ``path`` holds something else.
     """
-    config_path = path / CONFIG_NAME
-    if not config_path.exists():
-        if path.exists() and (not path.is_dir() or _has_foreign_files(path)):
-            raise TeachonceError(f"{path}: exists and is no run; choose another --out or remove it")
-        return
-    # An option that the run's version did not have yet has done what its default does.
-    old = {name: value for name, value in defaults.items() if name in config} | read_json(config_path)
-    differences = run_differences(old, config)
-    if differences:
-        raise PlanMismatchError(
-            f"{path}: begun with another configuration: {'; '.join(differences)}; choose another --out, or the same "
-            "settings"
-        )
+    _plan_file(path, defaults).check(config)
 
 
 def begin_run(path: Path, config: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
     """``check_run``, then write config.json where there is none; processes of one training may do this at once."""
-    check_run(path, config, defaults)
-    if not (path / CONFIG_NAME).exists():
-        write_json(path / CONFIG_NAME, dict(config))
+    _plan_file(path, defaults).begin(config)
 
 
-def run_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """One phrase for each setting in which two configurations differ, those aside that may change."""
-    phrases = []
-    for key in sorted((old.keys() | new.keys()) - _FREE):
-        before, now = old.get(key), new.get(key)
-        if isinstance(before, dict) and isinstance(now, dict):
-            phrases += [f"{key}.{phrase}" for phrase in run_differences(before, now)]
-        elif before != now:
-            phrases.append(f"{key} was {_brief(before)}, now {_brief(now)}")
-    return phrases
-
-
-def _has_foreign_files(path: Path) -> bool:
-    # Another process of this training may write config.json at this moment.
-    return any(file.name[0] != "." and file.name != CONFIG_NAME for file in path.iterdir())
-
-
-def _brief(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+def _plan_file(path: Path, defaults: Mapping[str, Any]) -> PlanFile:
+    return PlanFile(
+        folder=path,
+        name=CONFIG_NAME,
+        foreign=TeachonceError(f"{path}: exists and is no run; choose another --out or remove it"),
+        what="configuration",
+        may_differ=_FREE,
+        defaults=defaults,
+    )
 
 
 def _typed(config: Mapping[str, Any], name: str, kind: type[T] | tuple[type[T], ...]) -> T:

@@ -6,7 +6,6 @@ The schema is TF-slim's ImageNet builder's: ``image/encoded``, ``image/class/lab
 
 from __future__ import annotations
 
-import re
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 from teachonce.engine.buffers import Arena
 from teachonce.errors import LogitsError, RecordError
 from teachonce.records.class_table import read_classes
-from teachonce.records.source import Record, RecordSource, ShardInfo, record_key, shard_name
+from teachonce.records.source import Record, RecordSource, ShardInfo, parse_shard_name, record_key, shard_name
 from teachonce.records.tfrecord.framing import TFRecordFile, read_frames, read_tfrecords, record_place
 from teachonce.records.tfrecord.native_examples import find_features
 from teachonce.records.tfrecord.tf_example import Buffer, decode_example
@@ -37,9 +36,6 @@ _FEATURES = ("image/encoded", "image/class/label", "image/filename")
 _BOX_FEATURES = tuple(f"image/object/bbox/{side}" for side in ("xmin", "ymin", "xmax", "ymax"))
 
 
-_SHARD_NAME = re.compile(r"(.+)-(\d{5,})-of-(\d{5,})")
-
-
 def find_shards(data: Path, split: str) -> list[Path]:
     """The TFRecord shards of a split in order, [] where there are none.
 
@@ -47,9 +43,9 @@ def find_shards(data: Path, split: str) -> list[Path]:
     """
     found: dict[int, dict[int, Path]] = {}
     for path in data.iterdir():
-        match = _SHARD_NAME.fullmatch(path.name)
-        if match and match[1] == split and path.is_file():
-            found.setdefault(int(match[3]), {})[int(match[2])] = path
+        shard = parse_shard_name(path.name)
+        if shard and shard[0] == split and path.is_file():
+            found.setdefault(shard[2], {})[shard[1]] = path
     if not found:
         return []
     if len(found) > 1:
