@@ -38,7 +38,7 @@ from teachonce.extraction.extract import extract
 from teachonce.options import command_line
 from teachonce.records.discovery import open_records
 from teachonce.runs.run import Run
-from teachonce.storage.files import atomic_write, read_json, write_json
+from teachonce.storage.files import atomic_write, open_storage, read_json, write_json
 from teachonce.store.store import Store
 from teachonce.training.config import TrainConfig, TrainingOptions
 from teachonce.training.train import train
@@ -158,11 +158,16 @@ def _extract(config: AblateConfig, out: Path, **settings: Any) -> None:
     print(f"$ teachonce extract {command_line(extraction)}", file=sys.stderr, flush=True)
     start = time.monotonic()
     extract(extraction)
-    path = config.out / _EXTRACTIONS_NAME
-    seconds = read_json(path) if path.exists() else {}
+    seconds = _read_extractions(config)
     # A call that finds the store whole takes no time; the first one's counts.
     seconds[out.name] = max(seconds.get(out.name, 0.0), time.monotonic() - start)
-    write_json(path, seconds)
+    write_json(config.out / _EXTRACTIONS_NAME, seconds)
+
+
+def _read_extractions(config: AblateConfig) -> dict[str, float]:
+    """Seconds of the extractions, by name of the store."""
+    has_any = open_storage(config.out).has(_EXTRACTIONS_NAME)
+    return read_json(config.out / _EXTRACTIONS_NAME) if has_any else {}
 
 
 def _student_config(config: AblateConfig, lesson: Lesson, seed: int) -> TrainConfig:
@@ -218,7 +223,7 @@ def _read_arm(config: AblateConfig, lesson: Lesson) -> Arm:
     forwards = sum(store.num_records for store in stores) * lesson.num_views
     if "teacher" in lesson.settings:
         forwards = config.seeds * config.epochs * open_records(config.data, config.split).num_records
-    extractions = read_json(config.out / _EXTRACTIONS_NAME) if (config.out / _EXTRACTIONS_NAME).exists() else {}
+    extractions = _read_extractions(config)
     share = lesson.num_views / max((store.num_views for store in stores), default=1)
     return Arm(
         name=lesson.name,

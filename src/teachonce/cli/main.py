@@ -209,7 +209,9 @@ def _verify(config: VerifyConfig) -> int:
 
 
 def _export(config: ExportConfig) -> None:
-    is_store = (config.source / "plan.json").exists()
+    from teachonce.store.plan import holds_store
+
+    is_store = holds_store(config.source)
     if is_store != (config.format == "csv"):
         kind = "store" if is_store else "run or no folder of ours"
         raise ConfigError(

@@ -32,7 +32,7 @@ from teachonce.models.torch_backend import build_module, fit_weights, load_weigh
 from teachonce.pixels.preprocessing import normalise
 from teachonce.rng import generator
 from teachonce.runs.run import Run
-from teachonce.storage.files import atomic_write
+from teachonce.storage.files import atomic_write, exists
 
 ROUNDING_FACTOR = 16
 """How many times PyTorch's own rounding error another runtime may differ."""
@@ -47,7 +47,7 @@ def export_run(run: Path, format: Literal["onnx", "safetensors"], out: Path) -> 
 
     Raises ConfigError for a folder that is no finished run or an ``out`` that exists.
     """
-    if out.exists():
+    if exists(out):
         raise ConfigError(f"{out}: exists; remove it or choose another --out")
     student = load_model(f"run:{run}")
     content = _to_onnx(student) if format == "onnx" else _to_safetensors(student)

@@ -38,6 +38,7 @@ from teachonce.pixels.render import preprocess_images
 from teachonce.pixels.render_views import DrawnViews, Looker, StoredViews, Views, render_looks
 from teachonce.records.source import Record, RecordSource
 from teachonce.rng import generator
+from teachonce.storage.files import open_storage
 from teachonce.store.arrow_files import (
     Sample,
     pixels_hash,
@@ -362,7 +363,7 @@ class UnitExtractor:
         name, group = answers.name, answers.unit.group
         try:
             # The records go first, the views last: a view file never stands without what belongs to it.
-            if not (self.path / records_file(name)).exists():
+            if not open_storage(self.path).has(records_file(name)):
                 write_records(self.path / records_file(name), answers.keys, answers.filenames, answers.labels)
             if self.plan.num_samples:
                 write_samples(self.path / samples_file(name, group), answers.samples())

@@ -11,16 +11,17 @@ from teachonce.inspection.records import render_records, summarise_records
 from teachonce.inspection.store import render_store, summarise_store
 from teachonce.runs.metrics import METRIC_COLUMNS
 from teachonce.runs.run import Run, holds_run
-from teachonce.store.plan import PLAN_NAME
+from teachonce.storage.files import locate, open_storage
+from teachonce.store.plan import holds_store
 
 EPOCHS_SHOWN = 8
 
 
 def inspect(config: InspectConfig) -> str:
     """The text to print; raises ConfigError for a folder that is none of the three."""
-    if not config.path.is_dir():
+    if not open_storage(config.path).is_folder():
         raise ConfigError(f"{config.path}: no such folder; expected records, a store or a run")
-    is_store, is_run = (config.path / PLAN_NAME).exists(), holds_run(config.path)
+    is_store, is_run = holds_store(config.path), holds_run(config.path)
     if config.split is not None and (is_store or is_run):
         raise ConfigError(
             f"--split {config.split}: is for records, {config.path} is a {'store' if is_store else 'run'}"
@@ -33,7 +34,8 @@ def inspect(config: InspectConfig) -> str:
         from teachonce.inspection.page import write_page
 
         page = write_page(config.path, config.data, config.out)
-        return f"{page}: {page.stat().st_size:,} bytes, to look at in a browser"
+        storage, name = locate(page)
+        return f"{page}: {storage.status(name).num_bytes:,} bytes, to look at in a browser"
     if is_run and not is_store:
         run = Run(config.path)
         return json.dumps(summarise_run(run)) if config.json else render_run(run)

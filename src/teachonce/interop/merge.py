@@ -33,7 +33,7 @@ from teachonce.records.tfrecord.framing import TFRecordWriter, index_path, read_
 from teachonce.records.tfrecord.native_examples import find_features
 from teachonce.records.tfrecord.source import decode_tfrecord
 from teachonce.records.tfrecord.tf_example import replace_feature, splice_entry
-from teachonce.storage.files import atomic_write
+from teachonce.storage.files import atomic_write, open_storage
 from teachonce.storage.resume import PlanFile
 from teachonce.store.checks import check_key, check_same_data
 from teachonce.store.store import Store
@@ -68,7 +68,8 @@ def merge(config: MergeConfig) -> None:
         )
     warn_of_estimates(store.codec, f"{config.store} -> {config.out}")
     _begin(config, store)
-    jobs = [shard for shard, info in enumerate(source.shards) if not _shard_path(config, info.name).exists()]
+    out = open_storage(config.out)
+    jobs = [shard for shard, info in enumerate(source.shards) if not out.has(info.name)]
     sizes = [info.num_records for info in source.shards]
     done = sum(sizes) - sum(sizes[shard] for shard in jobs)
     build = partial(_ShardMerger, config, store, source)
@@ -89,7 +90,7 @@ class _ShardMerger:
     def __call__(self, shard: int) -> None:
         info = self.source.shards[shard]
         assert info.path is not None
-        path = _shard_path(self.config, info.name)
+        path = self.config.out / info.name
         keys, labels = self.store.read_keys(shard).tolist(), self.store.read_labels(shard).tolist()
         num_rows = 0
         with atomic_write(path) as file:
@@ -192,7 +193,3 @@ def _are_of_merges(names: Sequence[str], split: str) -> bool:
     return not names or (
         any(name.startswith("merge.") for name in names) and not any(name.startswith(f"{split}-") for name in names)
     )
-
-
-def _shard_path(config: MergeConfig, name: str) -> Path:
-    return config.out / name

@@ -27,6 +27,7 @@ from teachonce.models.spec import override_preprocessing, parse_model_spec
 from teachonce.models.torch_backend import Weights, build_module, fit_weights, hash_weights, load_weights
 from teachonce.pixels.preprocessing import Preprocessing
 from teachonce.runs.run import open_finished_run
+from teachonce.storage.files import locate
 
 _PIXEL_FIELDS = ("interpolation", "antialias", "mean", "std", "value_range")
 
@@ -63,7 +64,8 @@ def open_initial_run(path: Path, student: str) -> InitialRun:
                 f"--init {path}: --student {student} has {option}=, which says too where the student starts; "
                 "give one of them"
             )
-    if path.is_file():
+    storage, name = locate(path)
+    if storage.has(name):
         raise ConfigError(
             f"--init {path}: is a file, expected the folder of a finished run; for a file of weights give "
             f"--student {student},weights={path}"

@@ -9,17 +9,14 @@ from teachonce.records.image_folder import FolderSource
 from teachonce.records.listing import find_class_folders
 from teachonce.records.source import RecordSource, parse_shard_name
 from teachonce.records.tfrecord.source import TFRecordSource, find_shards
+from teachonce.storage.files import open_storage
 
 
 def find_splits(data: Path) -> list[str]:
     """The splits that ``data`` holds, as shards or as folders of class folders."""
-    splits = set()
-    for path in data.iterdir():
-        shard = parse_shard_name(path.name)
-        if shard and path.is_file():
-            splits.add(shard[0])
-        elif path.is_dir() and path.name[0] != "." and find_class_folders(path):
-            splits.add(path.name)
+    listing = open_storage(data).list_folder()
+    splits = {shard[0] for shard in map(parse_shard_name, listing.files) if shard}
+    splits.update(name for name in listing.folders if name[0] != "." and find_class_folders(data / name))
     return sorted(splits)
 
 
@@ -28,12 +25,13 @@ def open_records(data: Path, split: str) -> RecordSource:
 
     Raises ConfigError where there is neither, RecordError where what is there is incomplete.
     """
-    if not data.is_dir():
+    storage = open_storage(data)
+    if not storage.is_folder():
         raise ConfigError(f"{data}: no such folder; expected TFRecord shards or SPLIT/CLASS folders of images")
     paths = find_shards(data, split)
     if paths:
         return TFRecordSource(data, split, paths)
-    if (data / split).is_dir():
+    if storage.is_folder(split):
         return FolderSource(data, split)
     others = find_splits(data)
     found = f"only {', '.join(others)}" if others else "no records at all"

@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 from teachonce.errors import ConfigError, ModelError, TeachonceError
 from teachonce.pixels.preprocessing import Preprocessing
 from teachonce.runs.metrics import Row, read_metrics
-from teachonce.storage.files import read_json
+from teachonce.storage.files import open_storage, read_json
 from teachonce.storage.resume import PlanFile
 
 T = TypeVar("T")
@@ -33,8 +33,8 @@ RESULT_NAME = "result.json"
 WEIGHTS_NAME = "student.safetensors"
 REPORT_NAME = "report.html"
 CHECKPOINTS_NAME = "checkpoints"
-LAST_CHECKPOINT = "last.ckpt"
-BEST_CHECKPOINT = "best.ckpt"
+LAST_CHECKPOINT = f"{CHECKPOINTS_NAME}/last.ckpt"
+BEST_CHECKPOINT = f"{CHECKPOINTS_NAME}/best.ckpt"
 TENSORBOARD_NAME = "tensorboard"
 
 
@@ -114,7 +114,7 @@ class Run:
     @property
     def result(self) -> dict[str, Any] | None:
         """The result of a finished run, None for one that is not finished."""
-        return read_json(self.path / RESULT_NAME) if (self.path / RESULT_NAME).exists() else None
+        return read_json(self.path / RESULT_NAME) if open_storage(self.path).has(RESULT_NAME) else None
 
     def describe_teaching(self) -> str:
         """Who taught the student, as a phrase."""
@@ -127,7 +127,7 @@ class Run:
 
 def holds_run(path: Path) -> bool:
     """Whether a run was begun in this folder."""
-    return (path / CONFIG_NAME).exists()
+    return open_storage(path).has(CONFIG_NAME)
 
 
 def find_run(path: Path) -> Run | None:
@@ -138,7 +138,7 @@ def find_run(path: Path) -> Run | None:
 def open_finished_run(path: Path, *, asked_by: str) -> Run:
     """A run with its weights; ConfigError that begins with ``asked_by`` for a folder that is none, else as ``Run``."""
     for name in (CONFIG_NAME, WEIGHTS_NAME):
-        if not (path / name).is_file():
+        if not open_storage(path).has(name):
             raise ConfigError(f"{asked_by}: holds no {name}, expected the folder of a finished run")
     return Run(path)
 

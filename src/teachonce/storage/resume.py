@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from teachonce.errors import PlanMismatchError, TeachonceError
-from teachonce.storage.files import read_json, write_json
+from teachonce.storage.files import open_storage, read_json, write_json
 
 SHOWN_CHARACTERS = 80
 """Of a value in a message; of longer lists it says how many entries differ."""
@@ -40,7 +40,7 @@ class PlanFile:
     def read(self) -> dict[str, Any] | None:
         """The plan that is there, None where there is none."""
         path = self.folder / self.name
-        if not path.exists():
+        if not open_storage(self.folder).has(self.name):
             return None
         plan = read_json(path)
         if not isinstance(plan, dict):
@@ -49,12 +49,14 @@ class PlanFile:
 
     def check_folder(self) -> None:
         """Raise ``foreign`` where the folder is neither this program's nor free."""
-        if not self.folder.exists():
-            return
-        names = [path.name for path in self.folder.iterdir()] if self.folder.is_dir() else None
-        is_foreign = names is None or self.is_foreign([n for n in names if n[0] != "." and n != self.name])
+        storage = open_storage(self.folder)
+        is_foreign = storage.has()
+        if storage.is_folder():
+            listing = storage.list_folder()
+            names = [name for name in (*listing.files, *listing.folders) if name[0] != "." and name != self.name]
+            is_foreign = self.is_foreign(names)
         # Another process may begin at this moment, so the plan is looked for last.
-        if is_foreign and not (self.folder / self.name).exists():
+        if is_foreign and not storage.has(self.name):
             raise self.foreign
 
     def check(self, plan: Mapping[str, Any]) -> dict[str, Any] | None:

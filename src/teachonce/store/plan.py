@@ -20,7 +20,7 @@ from typing import Any
 
 from teachonce.errors import PlanMismatchError, StoreError, TeachonceError
 from teachonce.records.class_space import ClassSpace
-from teachonce.storage.files import read_json, write_json
+from teachonce.storage.files import open_storage, read_json, write_json
 from teachonce.storage.resume import PlanFile
 from teachonce.store.arrow_files import (
     file_entry,
@@ -242,16 +242,23 @@ def _known_entries(path: Path) -> dict[str, dict[str, Any]]:
     They were hashed when it was written; with many groups of views they would be hashed again for each of them.
     """
     try:
-        written_ns = (path / MANIFEST_NAME).stat().st_mtime_ns
+        storage = open_storage(path)
+        written_ns = storage.status(MANIFEST_NAME).modified_ns
         entries = [file for shard in read_json(path / MANIFEST_NAME)["shards"] for file in shard["files"]]
         found = {}
         for item in entries:
-            status = (path / item["name"]).stat()
-            if status.st_size == item["bytes"] and status.st_mtime_ns < written_ns:
+            status = storage.status(item["name"])
+            if status.num_bytes == item["bytes"] and status.modified_ns < written_ns:
                 found[item["name"]] = item
         return found
-    except (TeachonceError, OSError, KeyError, TypeError):
+    except (TeachonceError, KeyError, TypeError):
         return {}  # no manifest, or a damaged one: everything is hashed
+
+
+def holds_store(path: Path) -> bool:
+    """Whether a store was begun in this folder."""
+    storage = open_storage(path)
+    return storage.has(PLAN_NAME) or storage.has(MANIFEST_NAME)
 
 
 def read_plan(path: Path) -> Plan:
@@ -261,6 +268,6 @@ def read_plan(path: Path) -> Plan:
 
 def missing_files(path: Path, plan: Plan) -> list[str]:
     """Names of the plan's files that are not there yet, each once."""
-    present = {file.name for file in path.iterdir()}
+    present = set(open_storage(path).list_folder().files)
     wanted = dict.fromkeys(name for names in plan.unit_files().values() for name in names)
     return [name for name in wanted if name not in present]

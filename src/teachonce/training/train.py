@@ -47,7 +47,7 @@ from teachonce.runs.run import (
     check_run,
     find_run,
 )
-from teachonce.storage.files import atomic_write, remove_temporaries, write_json
+from teachonce.storage.files import atomic_write, open_storage, write_json
 from teachonce.training.callbacks import (
     AtomicCheckpointIO,
     EpochRecorder,
@@ -142,8 +142,7 @@ def _fit(config: TrainConfig, trainer: lightning.Trainer, module: StudentModule,
     if data.validation is not None:
         order = EpochBatches(len(data.validation), config.batch_size, shuffle=False, rank=rank, world_size=world_size)
         validation = Loader(data.validation, order, config.num_workers)
-    checkpoint = config.out / CHECKPOINTS_NAME / LAST_CHECKPOINT
-    resume = checkpoint if checkpoint.exists() else None
+    resume = config.out / LAST_CHECKPOINT if open_storage(config.out).has(LAST_CHECKPOINT) else None
     if resume is not None:
         _say(trainer, f"{config.out}: going on from {resume}")
     try:
@@ -238,7 +237,7 @@ def _build_module(
             size_px=config.size,
             classes_hash=data.classes_hash,
         )
-        if not (config.out / CHECKPOINTS_NAME / LAST_CHECKPOINT).exists():
+        if not open_storage(config.out).has(LAST_CHECKPOINT):
             _say(trainer, f"{config.out}: starts from {data.initial.path}: {phrase}")
     for size_px in sorted({config.size, data.preprocessing.size_px}):
         _check_size(config, student, size_px, data.train.num_classes)
@@ -309,8 +308,8 @@ def _finish(
             file.write(save(weights, {"student": config.student, "format": "pt"}))
         write_report(config.out, result)
         write_json(config.out / RESULT_NAME, result)
-        for folder in (config.out, config.out / CHECKPOINTS_NAME):
-            remove_temporaries(folder)
+        for folder in ("", CHECKPOINTS_NAME):
+            open_storage(config.out).remove_temporaries(folder)
     _say(trainer, f"{config.out}: finished: {describe_result(result)}")
     return result
 

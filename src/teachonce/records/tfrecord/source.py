@@ -22,6 +22,7 @@ from teachonce.records.source import Record, RecordSource, ShardInfo, parse_shar
 from teachonce.records.tfrecord.framing import TFRecordFile, read_frames, read_tfrecords, record_place
 from teachonce.records.tfrecord.native_examples import find_features
 from teachonce.records.tfrecord.tf_example import Buffer, decode_example
+from teachonce.storage.files import open_storage
 
 MAX_OPEN_SHARDS = 128
 """Shards that a source keeps open in a process; ImageNet has 1024, which is the usual limit of open files."""
@@ -42,10 +43,10 @@ def find_shards(data: Path, split: str) -> list[Path]:
     Raises RecordError where some are missing or shards of two different counts lie side by side.
     """
     found: dict[int, dict[int, Path]] = {}
-    for path in data.iterdir():
-        shard = parse_shard_name(path.name)
-        if shard and shard[0] == split and path.is_file():
-            found.setdefault(shard[2], {})[shard[1]] = path
+    for name in open_storage(data).list_folder().files:
+        shard = parse_shard_name(name)
+        if shard and shard[0] == split:
+            found.setdefault(shard[2], {})[shard[1]] = data / name
     if not found:
         return []
     if len(found) > 1:
@@ -142,8 +143,9 @@ class TFRecordSource(RecordSource):
         self.split = split
         self.classes = read_classes(data)
         self._files = [TFRecordFile(path) for path in paths]
+        storage = open_storage(data, RecordError)
         self.shards = tuple(
-            ShardInfo(path.name, path, len(file), path.stat().st_size)
+            ShardInfo(path.name, path, len(file), storage.status(path.name).num_bytes)
             for path, file in zip(paths, self._files, strict=True)
         )
         self._num_classes = None if self.classes is None else len(self.classes.names)
