@@ -166,9 +166,9 @@ def test_the_command_line_answers_without_what_runs_the_commands():
 
 # fmt: off
 PATH_METHODS = {
-    "open", "read_bytes", "read_text", "write_bytes", "write_text", "iterdir", "glob", "rglob", "stat", "lstat", "exists",
-    "is_file", "is_dir", "is_symlink", "mkdir", "unlink", "rename", "rmdir", "touch", "chmod", "hardlink_to", "symlink_to",
-    "samefile",
+    "open", "read_bytes", "read_text", "write_bytes", "write_text", "iterdir", "glob", "rglob", "stat", "lstat",
+    "exists", "is_file", "is_dir", "is_symlink", "mkdir", "unlink", "rename", "rmdir", "touch", "chmod",
+    "hardlink_to", "symlink_to", "samefile",
 }
 """Methods of Path that look at what is under it. ``replace`` is one too, told from str's by its one argument."""
 FILE_MODULES = {

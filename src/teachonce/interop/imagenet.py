@@ -257,8 +257,8 @@ def _read_lines(path: Path) -> Iterator[tuple[int, str]]:
     storage, name = locate(path, ConfigError)
     try:
         # utf-8-sig: a byte order mark, as some editors write it, is no part of the first name.
-        with storage.stream(name) as file:
-            for number, line in enumerate(io.TextIOWrapper(file, encoding="utf-8-sig"), 1):
+        with storage.stream(name) as file, io.TextIOWrapper(file, encoding="utf-8-sig") as text:
+            for number, line in enumerate(text, 1):
                 if not line.strip():
                     blank.append((number, ""))
                     continue

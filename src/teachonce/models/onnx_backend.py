@@ -141,7 +141,8 @@ def _model_files(path: Path) -> list[tuple[str, Path]]:
     import onnx
 
     files = {"": path}
-    for tensor in onnx.load(path, load_external_data=False).graph.initializer:
+    storage, name = locate(path)
+    for tensor in onnx.load(storage.local_path(name), load_external_data=False).graph.initializer:
         for entry in tensor.external_data:
             if entry.key == "location":
                 files[entry.value] = path.parent / entry.value

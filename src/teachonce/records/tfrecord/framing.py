@@ -225,14 +225,13 @@ def load_index(path: Path) -> NDArray[np.int64]:
     storage, name = locate(path, RecordError)
     status = storage.status(name)
     _check_not_empty(path, status.num_bytes)
-    places = [index_path(path), *_cache_paths(path, status)]
-    for place in places:
+    for place in _index_places(path, status):
         bounds = _read_index(place, status.num_bytes)
         if bounds is not None:
             return bounds
     bounds = _scan_bounds(path)
     index = list(zip(bounds[:-1].tolist(), np.diff(bounds).tolist(), strict=True))
-    for place in places:
+    for place in _index_places(path, status):
         # Where neither folder can be written the index is only slower to have, so this is no error.
         with suppress(TeachonceError):
             write_index(place, index)
@@ -276,13 +275,15 @@ def _scan_bounds(path: Path) -> NDArray[np.int64]:
     return np.array(bounds, dtype=np.int64)
 
 
-def _cache_paths(path: Path, status: FileStatus) -> list[Path]:
+def _index_places(path: Path, status: FileStatus) -> Iterator[Path]:
+    """Where an index may lie, or be put: beside the shard, else in the cache under the shard's identity."""
+    yield index_path(path)
     try:
         folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     except RuntimeError:  # a user without a home, as in some containers
-        return []
+        return
     identity = f"{path.resolve()}\0{status.num_bytes}\0{status.modified_ns}"
-    return [folder / "teachonce" / f"{xxhash.xxh3_128_hexdigest(os.fsencode(identity))}.idx"]
+    yield folder / "teachonce" / f"{xxhash.xxh3_128_hexdigest(os.fsencode(identity))}.idx"
 
 
 def _check_not_empty(path: Path, file_bytes: int) -> None:
