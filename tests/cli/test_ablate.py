@@ -12,7 +12,7 @@ from teachonce.cli.config import AblateConfig
 from teachonce.errors import ConfigError, PlanMismatchError
 from teachonce.extraction.config import ExtractConfig
 from teachonce.extraction.extract import extract
-from teachonce.runs.run import read_result
+from teachonce.runs.run import Run
 from teachonce.store.store import Store
 from teachonce.training.config import TrainConfig
 from teachonce.training.train import train
@@ -112,11 +112,11 @@ def test_as_many_stored_views_as_epochs_are_the_online_teacher(ablation):
     """With float32 logits nothing but the teacher's batch is different: the views are the same, drawn by one seed."""
     config, _ = ablation
     for seed in range(2):
-        stored = read_result(config.out / "runs" / f"2-stored-views-seed{seed}")
-        online = read_result(config.out / "runs" / f"online-teacher-seed{seed}")
+        stored = Run(config.out / "runs" / f"2-stored-views-seed{seed}").result
+        online = Run(config.out / "runs" / f"online-teacher-seed{seed}").result
         # float32 sums in another order; six steps of SGD magnify that a little.
         assert stored["train_loss"] == pytest.approx(online["train_loss"], abs=1e-4)
-        fixed = read_result(config.out / "runs" / f"fixed-centre-logits-seed{seed}")
+        fixed = Run(config.out / "runs" / f"fixed-centre-logits-seed{seed}").result
         assert abs(fixed["train_loss"] - online["train_loss"]) > 1e-3
 
 
@@ -158,8 +158,8 @@ def test_stores_that_are_there(ablation, digits, teacher, tmp_path):
     )
     assert [arm.name for arm in arms] == ["labels only", "views", "second", "views + second"]
     # Two stores of one teacher are that teacher.
-    losses = [read_result(tmp_path / "out" / "runs" / f"{name}-seed0")["train_loss"] for name in ("views", "second")]
-    both = read_result(tmp_path / "out" / "runs" / "views-+-second-seed0")["train_loss"]
+    losses = [Run(tmp_path / "out" / "runs" / f"{name}-seed0").result["train_loss"] for name in ("views", "second")]
+    both = Run(tmp_path / "out" / "runs" / "views-+-second-seed0").result["train_loss"]
     np.testing.assert_allclose(losses, both, rtol=1e-3)
 
 

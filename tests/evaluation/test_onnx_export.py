@@ -15,6 +15,7 @@ from teachonce.evaluation import onnx_export as export
 from teachonce.evaluation.onnx_export import check_onnx, check_safetensors, export_run
 from teachonce.models.classifier import build_student, load_model
 from teachonce.pixels.preprocessing import Preprocessing, normalise
+from tests.support.small_data import run_config
 
 NUM_CLASSES = 5
 PREPROCESSING = Preprocessing(size_px=64, resize_px=70, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
@@ -28,13 +29,7 @@ def write_run(run: Path, spec: str = "timm:test_resnet", *, seed: int = 0) -> Pa
         student(torch.randn(8, 3, PREPROCESSING.size_px, PREPROCESSING.size_px))
     run.mkdir(parents=True, exist_ok=True)
     save_file(student.state_dict(), run / "student.safetensors")
-    config = {
-        "student": spec,
-        "num_classes": NUM_CLASSES,
-        "offset": 1,
-        "size": PREPROCESSING.size_px,
-        "preprocessing": PREPROCESSING.to_json(),
-    }
+    config = run_config(spec, PREPROCESSING, num_classes=NUM_CLASSES, offset=1)
     (run / "config.json").write_text(json.dumps(config))
     return run
 

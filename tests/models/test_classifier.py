@@ -19,6 +19,7 @@ from teachonce.models.classifier import Classifier, build_student, load_model, r
 from teachonce.models.torch_backend import load_weights
 from teachonce.pixels.decode import decode_image
 from teachonce.pixels.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, normalise
+from tests.support.small_data import run_config
 
 NUM_CLASSES = 7
 SIZE_PX = 32
@@ -230,14 +231,7 @@ def test_run_is_a_teacher(tmp_path: Path) -> None:
 
 def write_run(run: Path, student: nn.Module, spec: str, preprocessing: Preprocessing, offset: int = 0) -> None:
     save_file(student.state_dict(), run / "student.safetensors")
-    config = {
-        "student": spec,
-        "num_classes": 5,
-        "offset": offset,
-        "size": preprocessing.size_px,
-        "preprocessing": preprocessing.to_json(),
-    }
-    (run / "config.json").write_text(json.dumps(config))
+    (run / "config.json").write_text(json.dumps(run_config(spec, preprocessing, offset=offset)))
 
 
 def test_damaged_run(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from teachonce.models.classifier import build_student
 from teachonce.models.fine_tuning import hash_classes, open_initial_run, start_from
 from teachonce.models.spec import parse_model_spec
 from teachonce.runs.metrics import read_metrics
-from teachonce.runs.run import read_result
+from teachonce.runs.run import Run
 from teachonce.training.config import TrainConfig
 from teachonce.training.train import train
 from tests.evaluation.test_onnx_export import write_run
@@ -191,7 +191,7 @@ def test_the_start_is_the_runs_network(halves, tmp_path: Path) -> None:
     """At a learning rate that changes nothing, the same data gives the run's own validation figures."""
     low, _, low_run = halves
     frozen = config(low, tmp_path / "frozen", init=low_run, epochs=1, lr=1e-30, weight_decay=0.0, bn_momentum=1e-30)
-    result, before = train(frozen), read_result(low_run)
+    result, before = train(frozen), Run(low_run).result
     assert before is not None
     assert (result["top1"], result["top5"]) == (before["top1"], before["top5"])
     assert result["validation_loss"] == pytest.approx(before["validation_loss"], rel=1e-6)
@@ -255,7 +255,7 @@ train({killed!r})
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert read_result(killed.out) is None
+    assert Run(killed.out).result is None
     train(killed)
     train(whole)
     assert tensor_bytes(killed.out / "student.safetensors") == tensor_bytes(whole.out / "student.safetensors")

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from teachonce.errors import PlanMismatchError, TeachonceError
+from teachonce.errors import ConfigError, ModelError, PlanMismatchError, TeachonceError
+from teachonce.pixels.preprocessing import Preprocessing
 from teachonce.runs.metrics import METRIC_COLUMNS, read_metrics, write_metrics
-from teachonce.runs.run import begin_run, read_result, run_differences
+from teachonce.runs.run import Run, begin_run, find_run, open_finished_run
+from teachonce.storage.files import write_json
 from teachonce.training.config import default_options
+from tests.support.small_data import run_config
 
 CONFIG = {
     "student": "timm:x",
@@ -33,8 +37,8 @@ def test_begin_says_what_differs(tmp_path: Path) -> None:
     with pytest.raises(PlanMismatchError) as caught:
         begin_run(tmp_path / "run", other, default_options())
     assert str(caught.value) == (
-        f"{tmp_path / 'run'}: begun with another configuration: crop_scale was [0.08, 1.0], now [0.5, 1.0]; "
-        "lr was 0.1, now 0.2; new was None, now 1; choose another --out, or the same settings"
+        f"{tmp_path / 'run'}: begun with another configuration: lr was 0.1, now 0.2; "
+        "crop_scale was [0.08, 1.0], now [0.5, 1.0]; new was None, now 1; choose another --out, or the same settings"
     )
 
 
@@ -56,11 +60,6 @@ def test_begin_leaves_other_folders_alone(tmp_path: Path) -> None:
         begin_run(tmp_path / "notes.txt", CONFIG, default_options())
 
 
-def test_long_values_are_cut() -> None:
-    (phrase,) = run_differences({"a": "x" * 500}, {"a": "y"})
-    assert len(phrase) < 120
-
-
 def test_metrics_survive_the_file_exactly(tmp_path: Path) -> None:
     row = {name: 1 / 3 + index for index, name in enumerate(METRIC_COLUMNS)}
     rows = [{**row, "epoch": 1, "step": 10}, {**row, "epoch": 2, "step": 20, "validation_top1": None, "lr": 1e-300}]
@@ -78,5 +77,62 @@ def test_damaged_metrics_are_named(tmp_path: Path, damage: str) -> None:
         read_metrics(tmp_path)
 
 
-def test_result_of_an_unfinished_run(tmp_path: Path) -> None:
-    assert read_result(tmp_path) is None
+def write_config(run: Path, **changes: Any) -> Path:
+    """A run that was begun; a setting given as ... is left out."""
+    config = run_config("timm:x", Preprocessing(size_px=32), offset=1) | changes
+    run.mkdir(exist_ok=True)
+    write_json(run / "config.json", {name: value for name, value in config.items() if value is not ...})
+    return run
+
+
+def test_a_run_knows_what_its_student_is(tmp_path: Path) -> None:
+    run = Run(write_config(tmp_path, kd_temp=2, store=["A", "B"], store_views=3, classes_hash="abc", lr=0.1))
+    assert (run.student, run.num_classes, run.offset, run.data_classes, run.size_px) == ("timm:x", 5, 1, 6, 32)
+    assert run.preprocessing == Preprocessing(size_px=32)
+    assert (run.temperature, run.stores, run.store_views, run.classes_hash) == (2, ("A", "B"), 3, "abc")
+    assert run.weights_path == tmp_path / "student.safetensors"
+    assert run.config["lr"] == 0.1, "all that config.json holds, for those who show it"
+
+
+@pytest.mark.parametrize(
+    ("changes", "phrase"),
+    [
+        ({}, "labels only"),
+        ({"kd_temp": 2.0, "store": "A"}, "KD at temperature 2 from A"),
+        ({"kd_temp": 1.5, "store": ["A", "B"], "store_views": 4}, "KD at temperature 1.5 from A and B, 4 views"),
+        ({"kd_temp": 1.0, "teacher": "timm:y"}, "KD at temperature 1 from timm:y"),
+        ({"kd_temp": 1.0}, "KD at temperature 1 from image/logit of the records"),
+    ],
+)
+def test_who_taught(tmp_path: Path, changes: dict[str, Any], phrase: str) -> None:
+    assert Run(write_config(tmp_path, **changes)).describe_teaching() == phrase
+
+
+def test_what_is_no_run(tmp_path: Path) -> None:
+    with pytest.raises(TeachonceError, match=r"config\.json: cannot be read: No such file"):
+        Run(tmp_path)
+    for changes, why in (
+        ({"num_classes": ...}, "KeyError: 'num_classes'"),
+        ({"student": 3}, "TypeError: student is 3"),
+        ({"offset": True}, "TypeError: offset is True"),
+        ({"preprocessing": {"size_px": 0}}, "ConfigError: "),
+    ):
+        with pytest.raises(ModelError, match=rf"config\.json: is no run's \({why}.*\); train again"):
+            Run(write_config(tmp_path, **changes))
+    (tmp_path / "config.json").write_text("[]")
+    with pytest.raises(ModelError, match="is no run's"):
+        Run(tmp_path)
+
+
+def test_what_is_found_of_a_run(tmp_path: Path) -> None:
+    assert find_run(tmp_path) is None
+    with pytest.raises(ConfigError, match=r"^--x: holds no config\.json, expected the folder of a finished run"):
+        open_finished_run(tmp_path, asked_by="--x")
+    write_config(tmp_path)
+    run = find_run(tmp_path)
+    assert run is not None and run.result is None and run.metrics == []
+    with pytest.raises(ConfigError, match=r"^--x: holds no student\.safetensors"):
+        open_finished_run(tmp_path, asked_by="--x")
+    run.weights_path.write_bytes(b"")
+    write_json(tmp_path / "result.json", {"top1": 0.5})
+    assert open_finished_run(tmp_path, asked_by="--x").result == run.result == {"top1": 0.5}

@@ -1,4 +1,4 @@
-"""Files that are whole or absent."""
+"""Single files by their path: written whole, read as JSON."""
 
 import errno
 import os
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from teachonce.errors import RecordError, TeachonceError
-from teachonce.storage.files import atomic_write, read_json, remove_temporaries, write_json
+from teachonce.storage.files import atomic_write, exists, locate, open_storage, read_json, write_json
 
 
 def names(folder: Path) -> list[str]:
@@ -20,14 +20,6 @@ def test_a_file_appears_only_when_the_block_ends(tmp_path):
         assert "a.bin" not in names(tmp_path / "deep")
     assert (tmp_path / "deep" / "a.bin").read_bytes() == b"half"
     assert names(tmp_path / "deep") == ["a.bin"]
-
-
-def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path):
-    (tmp_path / "a.bin").write_bytes(b"old")
-    with pytest.raises(RecordError, match="mine"), atomic_write(tmp_path / "a.bin") as file:
-        file.write(b"new")
-        raise RecordError("mine")
-    assert (tmp_path / "a.bin").read_bytes() == b"old" and names(tmp_path) == ["a.bin"]
 
 
 def test_a_full_disk_is_one_line_with_the_path(tmp_path):
@@ -45,20 +37,14 @@ def test_the_first_of_several_writers_wins(tmp_path):
     assert (tmp_path / "a.bin").read_bytes() == b"first" and names(tmp_path) == ["a.bin"]
 
 
-def test_a_folder_that_is_a_file(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(TeachonceError, match="cannot be written"), atomic_write(tmp_path / "file" / "a.bin"):
-        pass
-
-
-def test_files_follow_the_umask(tmp_path):
-    old = os.umask(0o022)
-    try:
-        with atomic_write(tmp_path / "a.bin"):
-            pass
-    finally:
-        os.umask(old)
-    assert (tmp_path / "a.bin").stat().st_mode & 0o777 == 0o644
+def test_a_location_and_a_single_file(tmp_path, monkeypatch):
+    storage, name = locate(tmp_path / "folder" / "a.bin", RecordError)
+    assert (storage, name) == (open_storage(str(tmp_path / "folder"), RecordError), "a.bin")
+    monkeypatch.chdir(tmp_path)
+    write_json(Path("a.json"), 1)
+    storage, name = locate(Path("a.json"))
+    assert storage.describe(name) == "a.json" and storage.read(name) == b"1\n"
+    assert exists(Path("a.json")) and exists(tmp_path) and exists(Path()) and not exists(Path("b.json"))
 
 
 def test_json_and_its_errors(tmp_path):
@@ -72,12 +58,3 @@ def test_json_and_its_errors(tmp_path):
     with pytest.raises(ValueError):
         write_json(tmp_path / "d.json", float("nan"))
     assert names(tmp_path) == ["a.json", "b.json"]
-
-
-def test_leftovers_of_a_kill_are_removed(tmp_path):
-    (tmp_path / ".tmp-abc-a.bin").write_bytes(b"")
-    (tmp_path / "a.bin").write_bytes(b"")
-    remove_temporaries(tmp_path, older_than_seconds=60)
-    assert len(names(tmp_path)) == 2
-    remove_temporaries(tmp_path)
-    assert names(tmp_path) == ["a.bin"]

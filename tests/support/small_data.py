@@ -170,3 +170,17 @@ def build_dataset(
         if stores[0].policy.is_random and not own_views:
             views = StoredViews(stores[0], order)
     return KDDataset(records, views, logits, size=size, online=online, **options)
+
+
+def run_config(student: str, preprocessing: Preprocessing, *, num_classes: int = 5, offset: int = 0) -> dict[str, Any]:
+    """The content of a run's config.json that ``Run`` asks for: of a student that learnt from labels."""
+    return {
+        "student": student,
+        "num_classes": num_classes,
+        "offset": offset,
+        "data_classes": num_classes + offset,
+        "size": preprocessing.size_px,
+        "preprocessing": preprocessing.to_json(),
+        "kd_temp": 0.0,
+        "store": None,
+    }

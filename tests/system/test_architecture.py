@@ -164,6 +164,121 @@ def test_the_command_line_answers_without_what_runs_the_commands():
     assert not set(loaded.split()) & {"torch", "pyarrow", "ray", "tensorflow", "numpy", "timm", "PIL"}
 
 
+# fmt: off
+PATH_METHODS = {
+    "open", "read_bytes", "read_text", "write_bytes", "write_text", "iterdir", "glob", "rglob", "stat", "lstat",
+    "exists", "is_file", "is_dir", "is_symlink", "mkdir", "unlink", "rename", "rmdir", "touch", "chmod",
+    "hardlink_to", "symlink_to", "samefile",
+}
+"""Methods of Path that look at what is under it. ``replace`` is one too, told from str's by its one argument."""
+FILE_MODULES = {
+    "os": {
+        "open", "listdir", "scandir", "walk", "stat", "lstat", "fstat", "read", "pread", "preadv", "write", "pwrite",
+        "fdopen", "access", "remove", "unlink", "rename", "replace", "link", "symlink", "mkdir", "makedirs", "rmdir",
+        "removedirs", "truncate", "utime", "chmod",
+    },
+    "os.path": {"exists", "lexists", "isfile", "isdir", "islink", "getsize", "getmtime", "samefile"},
+    "shutil": {"copy", "copy2", "copyfile", "copytree", "move", "rmtree"},
+    "np": {"load", "save", "savez", "savez_compressed", "memmap", "fromfile", "loadtxt", "savetxt"},
+    "pa": {"memory_map", "OSFile", "input_stream", "output_stream"},
+    "mmap": {"mmap"},
+    "ElementTree": {"parse"},
+    "tempfile": {"TemporaryDirectory", "NamedTemporaryFile", "TemporaryFile", "mkdtemp", "mkstemp"},
+    "glob": {"glob", "iglob"},
+}
+# fmt: on
+"""By module, under the names that it has here: its functions that touch files. shutil.copyfileobj takes open files."""
+NO_FILES = {"Image", "webbrowser"}
+"""What has an ``open`` of its own: Pillow's is given bytes."""
+
+ALLOWED_FILES = {
+    # What this package or another one brings along: no path of the user's.
+    "native": {"exists": "whether the native library was built"},
+    "interop.imagenet": {"is_file": "timm's tables, in the folder of timm"},
+    # What the machine says of itself.
+    "engine.memory": {"read_text": "/proc and the cgroups"},
+    "cli.main": {"os.open": "/dev/null instead of an output that nobody reads any more"},
+    # Scratch folders, of this process alone, for libraries that read and write files themselves.
+    "evaluation.onnx_export": {"tempfile.TemporaryDirectory": "", "write_bytes": "what ONNX Runtime is to read back"},
+    "evaluation.int8": {
+        "tempfile.TemporaryDirectory": "",
+        "read_bytes": "what ONNX Runtime's quantizer wrote",
+        "stat": "its size",
+    },
+    "evaluation.quantize": {"unlink": "what ONNX Runtime's quantizer left there"},
+    "extraction.planning.estimate": {"TemporaryDirectory": "trial stores that are measured"},
+    # Libraries that open what Storage.local_path gives them.
+    "models.assembled_resnet.tf_weights": {"np.load": "an .npz, by numpy"},
+    # Appended to while it is written, which no file of a storage is.
+    "cli.ablate": {"mkdir": "the trainings' logs", "open": "a training's log"},
+}
+"""By module: what it may do to files past the storage, and to which."""
+
+
+def file_accesses(code: str) -> dict[str, int]:
+    """Calls in a module that touch files by themselves, with the line of one of them."""
+    found = {}
+    tree = ast.parse(code)
+    imported = {
+        alias.asname or alias.name: (node.module, alias.name)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module
+        for alias in node.names
+    }
+    for node in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+        if isinstance(node.func, ast.Name):
+            module, name = imported.get(node.func.id, ("builtins", node.func.id))
+            if (module, name) == ("builtins", "open") or name in FILE_MODULES.get(module, ()):
+                found[name] = node.lineno
+        elif isinstance(node.func, ast.Attribute):
+            owner, name = ast.unparse(node.func.value), node.func.attr
+            is_path_replace = name == "replace" and len(node.args) == 1 and not node.keywords
+            if owner in FILE_MODULES:
+                if name in FILE_MODULES[owner]:
+                    found[f"{owner}.{name}"] = node.lineno
+            elif owner not in NO_FILES and (name in PATH_METHODS or is_path_replace):
+                found[name] = node.lineno
+    return found
+
+
+def test_every_direct_access_to_files_is_seen():
+    for code in (
+        "open('a')",
+        "path.open('rb')",
+        "(folder / 'a').read_text()",
+        "[p for p in path.iterdir()]",
+        "path.replace(other)",
+        "os.open('a', 0)",
+        "os.path.exists('a')",
+        "shutil.rmtree('a')",
+        "pa.memory_map('a')",
+        "np.load('a')",
+        "from os import scandir\nscandir('a')",
+        "from tempfile import TemporaryDirectory as Folder\nFolder()",
+    ):
+        assert file_accesses(code), code
+    for code in (
+        "text.replace('a', 'b')",
+        "dataclasses.replace(config, a=1)",
+        "shutil.copyfileobj(a, b)",
+        "Image.open(io.BytesIO(b''))",
+        "os.path.splitext('a')",
+        "storage.read('a'), storage.has('a'), storage.put('a')",
+        "def open(a): ...",
+    ):
+        assert not file_accesses(code), code
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if not name.startswith("storage.")])
+def test_files_are_touched_through_the_storage(module):
+    """Else an object store would not do where a folder does. What ALLOWED_FILES lists, and nothing more."""
+    found = file_accesses(MODULES[module].read_text())
+    allowed = ALLOWED_FILES.get(module, {})
+    direct = {f"{name} (line {line})" for name, line in found.items() if name not in allowed}
+    assert not direct, f"{module} touches files itself: {sorted(direct)}; use teachonce.storage"
+    assert not set(allowed) - set(found), "an access is listed that there is not any more"
+
+
 def test_the_public_names_are_there():
     assert sorted(teachonce.__all__) == teachonce.__all__
     for name in teachonce.__all__:

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from teachonce.pixels.preprocessing import Preprocessing
 from teachonce.runs.metrics import METRIC_COLUMNS, write_metrics
 from teachonce.storage.files import write_json
 from teachonce.training.report import draw_curves, write_report
+from tests.support.small_data import run_config
 
-CONFIG = {
-    "student": "timm:x<y",
+CONFIG = run_config("timm:x<y", Preprocessing(size_px=32)) | {
     "data": "data",
     "seed": 3,
     "kd_temp": 2.0,

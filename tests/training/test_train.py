@@ -25,7 +25,7 @@ from teachonce.extraction.extract import extract
 from teachonce.records.discovery import open_records
 from teachonce.records.tfrecord.tf_example import encode_example
 from teachonce.runs.metrics import METRIC_COLUMNS, TIME_COLUMNS, read_metrics
-from teachonce.runs.run import read_result
+from teachonce.runs.run import Run
 from teachonce.training.config import TrainConfig
 from teachonce.training.train import train
 from tests.support.paths import GOLDEN
@@ -92,7 +92,7 @@ def test_run_directory_is_complete(kd_run: Path, digits: Path, digits_store: Pat
 
 def test_result_and_metrics_agree(kd_run: Path) -> None:
     rows = read_metrics(kd_run)
-    result = read_result(kd_run)
+    result = Run(kd_run).result
     assert result is not None
     assert (kd_run / "metrics.csv").read_text().splitlines()[0] == ",".join(METRIC_COLUMNS)
     assert [(row["epoch"], row["step"]) for row in rows] == [(1, 3), (2, 6), (3, 9)]
@@ -107,7 +107,7 @@ def test_result_and_metrics_agree(kd_run: Path) -> None:
 
 
 def test_evaluate_says_the_same_of_the_run(kd_run: Path, digits: Path) -> None:
-    result = read_result(kd_run)
+    result = Run(kd_run).result
     assert result is not None
     found = evaluate(EvaluateConfig(data=digits, model=f"run:{kd_run}", device="cpu"))
     assert (found["top1"], found["top5"]) == (result["top1"], result["top5"])
@@ -120,7 +120,7 @@ def test_a_finished_run_is_not_redone(
 ) -> None:
     before = {path: path.stat().st_mtime_ns for path in kd_run.rglob("*") if path.is_file()}
     again = config(digits, kd_run, store=digits_store, kd_temp=2.0, label_smoothing=0.1, weight_decay=1e-3)
-    assert train(again) == read_result(kd_run)
+    assert train(again) == Run(kd_run).result
     assert "finished already (3 epochs, top-1" in capsys.readouterr().err
     assert {path: path.stat().st_mtime_ns for path in kd_run.rglob("*") if path.is_file()} == before
 
@@ -129,7 +129,7 @@ def test_another_configuration_is_refused(kd_run: Path, digits: Path, digits_sto
     other = config(digits, kd_run, store=digits_store, kd_temp=3.0, label_smoothing=0.1, weight_decay=1e-3, lr=0.1)
     with pytest.raises(PlanMismatchError, match=r"kd_temp was 2.0, now 3.0; lr was 0.05, now 0.1; choose another"):
         train(other)
-    assert read_result(kd_run) is not None
+    assert Run(kd_run).result is not None
 
 
 def test_killed_and_resumed_is_bit_for_bit_the_same(digits: Path, digits_store: Path, tmp_path: Path) -> None:
@@ -188,7 +188,7 @@ def test_a_run_killed_before_its_result_is_finished_from_the_checkpoint(kd_run: 
         label_smoothing=0.1,
         weight_decay=1e-3,
     )
-    assert train(again) == read_result(kd_run)
+    assert train(again) == Run(kd_run).result
     assert tensor_bytes(copy / "student.safetensors") == tensor_bytes(kd_run / "student.safetensors")
 
 
@@ -414,7 +414,7 @@ def test_torchrun(digits: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", str(program)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env={**os.environ}, check=False)
     assert done.returncode == 0, done.stderr
-    result = read_result(run.out)
+    result = Run(run.out).result
     assert result is not None
     assert result["steps"] == 3
     assert json.loads((run.out / "config.json").read_text())["world_size"] == 2

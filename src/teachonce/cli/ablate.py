@@ -38,9 +38,8 @@ from teachonce.extraction.config import ExtractConfig
 from teachonce.extraction.extract import extract
 from teachonce.options import command_line, drop_idle
 from teachonce.records.discovery import open_records
-from teachonce.runs.metrics import read_metrics
-from teachonce.runs.run import read_result
-from teachonce.storage.files import atomic_write, read_json, write_json
+from teachonce.runs.run import Run
+from teachonce.storage.files import atomic_write, open_storage, read_json, write_json
 from teachonce.store.store import Store
 from teachonce.training.config import TrainConfig, TrainingOptions
 from teachonce.training.train import train
@@ -159,11 +158,16 @@ def _extract(config: AblateConfig, out: Path, **settings: Any) -> None:
     print(f"$ teachonce extract {command_line(extraction)}", file=sys.stderr, flush=True)
     start = time.monotonic()
     extract(extraction)
-    path = config.out / _EXTRACTIONS_NAME
-    seconds = read_json(path) if path.exists() else {}
+    seconds = _read_extractions(config)
     # A call that finds the store whole takes no time; the first one's counts.
     seconds[out.name] = max(seconds.get(out.name, 0.0), time.monotonic() - start)
-    write_json(path, seconds)
+    write_json(config.out / _EXTRACTIONS_NAME, seconds)
+
+
+def _read_extractions(config: AblateConfig) -> dict[str, float]:
+    """Seconds of the extractions, by name of the store."""
+    has_any = open_storage(config.out).has(_EXTRACTIONS_NAME)
+    return read_json(config.out / _EXTRACTIONS_NAME) if has_any else {}
 
 
 def _student_config(config: AblateConfig, arm: ArmConfig, seed: int) -> TrainConfig:
@@ -205,19 +209,19 @@ def _build_trainer(logs: Path, num_jobs: int, worker_index: int) -> Callable[[Tr
 def _read_arm(config: AblateConfig, arm: ArmConfig) -> Arm:
     results, curves = [], []
     for seed in range(config.seeds):
-        path = _run_path(config, arm, seed)
-        result = read_result(path)
-        assert result is not None, path
+        run = Run(_run_path(config, arm, seed))
+        result = run.result
+        assert result is not None, run.path
         if result["top1"] is None:
             raise ConfigError("--validation-split none: an ablation compares validation accuracies; give a split")
         results.append(result)
-        rows = [row for row in read_metrics(path) if row["validation_top1"] is not None]
+        rows = [row for row in run.metrics if row["validation_top1"] is not None]
         curves.append([(int(row["epoch"] or 0), float(row["validation_top1"] or 0.0)) for row in rows])
     stores = [Store(path) for path in arm.stores]
     forwards = sum(store.num_records for store in stores) * arm.num_views
     if "teacher" in arm.settings:
         forwards = config.seeds * config.epochs * open_records(config.data, config.split).num_records
-    extractions = read_json(config.out / _EXTRACTIONS_NAME) if (config.out / _EXTRACTIONS_NAME).exists() else {}
+    extractions = _read_extractions(config)
     share = arm.num_views / max((store.num_views for store in stores), default=1)
     return Arm(
         name=arm.name,

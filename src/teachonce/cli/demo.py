@@ -32,8 +32,9 @@ from teachonce.interop.config import MergeConfig, RecordsConfig
 from teachonce.interop.convert import convert_records
 from teachonce.interop.merge import merge
 from teachonce.options import command_line
+from teachonce.records.discovery import open_records
 from teachonce.rng import generator
-from teachonce.storage.files import atomic_write, write_json
+from teachonce.storage.files import atomic_write, open_storage, write_json
 from teachonce.store.store import Store
 from teachonce.training.config import TrainConfig
 from teachonce.training.train import train
@@ -121,17 +122,17 @@ def write_digits(folder: Path) -> None:
     """The digits as ``train`` and ``validation`` folders of grey JPEG files, 16 px a side; a random split by seed."""
     from sklearn.datasets import load_digits
 
-    digits = load_digits()
+    digits, storage = load_digits(), open_storage(folder)
     order = generator(0, "demo split").permutation(len(digits.target))
     for position, index in enumerate(order.tolist()):
         split = "train" if position < NUM_TRAIN else "validation"
-        path = folder / split / str(digits.target[index]) / f"digit_{index:04d}.jpg"
-        if path.exists():
+        name = f"{split}/{digits.target[index]}/digit_{index:04d}.jpg"
+        if storage.has(name):
             continue
         grey = Image.fromarray(np.minimum(digits.images[index] * 16, 255).astype(np.uint8))
         buffer = io.BytesIO()
         grey.resize((SIDE_PX, SIDE_PX), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=95)
-        with atomic_write(path) as file:
+        with storage.put(name) as file:
             file.write(buffer.getvalue())
 
 
@@ -167,4 +168,4 @@ def _run(command: str, program: Callable[[Any], Any], config: Any) -> Any:
 
 
 def _folder_bytes(folder: Path, split: str) -> int:
-    return sum(path.stat().st_size for path in folder.glob(f"{split}-*-of-*") if path.suffix != ".idx")
+    return sum(shard.num_bytes for shard in open_records(folder, split).shards)

@@ -7,7 +7,7 @@ import sys
 
 from teachonce.errors import ConfigError
 from teachonce.evaluation.config import ExportConfig
-from teachonce.store.plan import PLAN_NAME
+from teachonce.store.plan import holds_store
 
 
 def export(config: ExportConfig) -> None:
@@ -15,7 +15,7 @@ def export(config: ExportConfig) -> None:
 
     Raises ConfigError for a folder that has nothing to write in that format, and what the formats' programs raise.
     """
-    is_store = (config.source / PLAN_NAME).exists()
+    is_store = holds_store(config.source)
     if is_store != (config.format == "csv"):
         kind = "store" if is_store else "run or no folder of ours"
         raise ConfigError(

@@ -43,7 +43,7 @@ from teachonce.pixels.view_sources import OwnViews, ViewSource
 from teachonce.records.class_space import ClassSpace
 from teachonce.records.discovery import open_records
 from teachonce.records.source import RecordSource
-from teachonce.storage.files import atomic_write
+from teachonce.storage.files import atomic_write, exists
 from teachonce.store.store import Store
 from teachonce.store.stored_views import StoredViews
 from teachonce.views.policy import CropPolicy
@@ -65,7 +65,7 @@ def export_int8(config: ExportConfig) -> Comparison:
     assert config.data is not None
     outputs = config.out, int8_path(config.out)
     for out in outputs:
-        if out.exists():
+        if exists(out):
             raise ConfigError(f"{out}: exists; remove it or choose another --out")
     student = load_model(path_spec("run", config.source))
     space = ClassSpace(num_classes=student.num_classes, offset=student.default_offset or 0)

@@ -31,7 +31,8 @@ from teachonce.models.spec import first_line, parse_model_spec, path_spec
 from teachonce.models.torch_backend import build_module, fit_weights, load_weights
 from teachonce.pixels.preprocessing import normalise
 from teachonce.rng import generator
-from teachonce.storage.files import atomic_write, read_json
+from teachonce.runs.run import Run
+from teachonce.storage.files import atomic_write, exists
 
 ROUNDING_FACTOR = 16
 """How many times PyTorch's own rounding error another runtime may differ."""
@@ -46,7 +47,7 @@ def export_run(run: Path, format: Literal["onnx", "safetensors"], out: Path) -> 
 
     Raises ConfigError for a folder that is no finished run or an ``out`` that exists.
     """
-    if out.exists():
+    if exists(out):
         raise ConfigError(f"{out}: exists; remove it or choose another --out")
     student = load_model(path_spec("run", run))
     content = _to_onnx(student) if format == "onnx" else _to_safetensors(student)
@@ -88,8 +89,8 @@ def check_onnx(student: Classifier, written: Path) -> None:
 
 def check_safetensors(student: Classifier, run: Path, written: Path) -> None:
     """Load exported weights into a fresh student; CheckError unless its logits are the same to the last bit."""
-    config = read_json(run / "config.json")
-    module = build_module(parse_model_spec(config["student"]), config["num_classes"], config.get("size"))
+    opened = Run(run)
+    module = build_module(parse_model_spec(opened.student), opened.num_classes, opened.size_px)
     fit_weights(module, load_weights(written), where=str(written))
     module.eval()
     for batch_size in PROBE_BATCHES:

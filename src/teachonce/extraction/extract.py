@@ -34,16 +34,16 @@ from teachonce.pixels.frames import pixel_versions
 from teachonce.records.class_space import ClassSpace, resolve_offset
 from teachonce.records.discovery import open_records
 from teachonce.records.source import RecordSource
-from teachonce.storage.files import remove_temporaries
+from teachonce.storage.files import open_storage
 from teachonce.store.checks import check_same_data
 from teachonce.store.plan import (
     MANIFEST_NAME,
-    PLAN_NAME,
     Plan,
     begin_store,
     check_store_folder,
     finalise_store,
     group_views,
+    holds_store,
 )
 from teachonce.store.store import Store
 from teachonce.views.policy import build_policy, policy_to_json
@@ -67,7 +67,7 @@ def extract(config: ExtractConfig) -> bool:
     teacher = load_model(config.teacher, device=config.device, precision=config.precision, compile=config.compile)
     plan = build_plan(config, source, teacher)
     is_gated = config.gate_samples == 0
-    if not is_gated and not (config.out / PLAN_NAME).exists():
+    if not is_gated and not holds_store(config.out):
         # Before the plan is written: a teacher that is refused must not leave a store that refuses the right one.
         check_gate(teacher, source, plan.class_space, config)
         is_gated = True
@@ -250,14 +250,15 @@ def _check_stored_top1(config: ExtractConfig) -> None:
 
 
 def _finish(path: Path, plan: Plan, num_parts: int, *, has_new_files: bool) -> bool:
-    manifest_is_current = not has_new_files and (path / MANIFEST_NAME).exists() and Store(path).plan == plan
+    storage = open_storage(path)
+    manifest_is_current = not has_new_files and storage.has(MANIFEST_NAME) and Store(path).plan == plan
     if not manifest_is_current and finalise_store(path, pixel_versions()) < plan.num_views:
         missing = len(missing_units(path, plan))
         _say(f"{path}: {missing} of {_count_units(plan)} units are left to other workers; the last one finishes it")
         return False
     if not manifest_is_current:
         # Other workers may be writing their own, equal manifest at this moment; alone, nothing is in use.
-        remove_temporaries(path, older_than_seconds=0.0 if num_parts == 1 else DAY_SECONDS)
+        storage.remove_temporaries(older_than_seconds=0.0 if num_parts == 1 else DAY_SECONDS)
     store = Store(path)
     _say(
         f"{path}: whole: {store.num_records:,} records x {store.num_views} views, {store.num_bytes():,} bytes "

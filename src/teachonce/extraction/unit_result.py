@@ -13,6 +13,7 @@ from teachonce.errors import TeachonceError
 from teachonce.extraction.units import Unit
 from teachonce.records.source import Record
 from teachonce.rng import generator
+from teachonce.storage.files import open_storage
 from teachonce.store.arrow_files import (
     Sample,
     records_file,
@@ -68,7 +69,7 @@ class UnitResult:
         policy, _ = plan.read_policy()
         try:
             # The records go first, the views last: a view file never stands without what belongs to it.
-            if not (path / records_file(name)).exists():
+            if not open_storage(path).has(records_file(name)):
                 write_records(path / records_file(name), self._keys, self._filenames, self._labels)
             if plan.num_samples:
                 write_samples(path / samples_file(name, group), self._samples())

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from teachonce.codecs.softmax import soften, total_variation
 from teachonce.inspection.measures import spread_evenly
 from teachonce.rng import generator
+from teachonce.storage.files import open_storage
 from teachonce.store.arrow_files import read_samples, records_file, samples_file, views_file
 from teachonce.store.store import Store
 from teachonce.views.columns import VIEW_COLUMNS
@@ -107,4 +108,5 @@ def _iter_samples(store: Store, max_samples: int) -> Iterator[tuple[int, int, ND
 
 def _file_bytes(store: Store, names: list[str]) -> float:
     """Bytes of these files a view of a record."""
-    return sum((store.path / name).stat().st_size for name in names) / (store.num_records * store.num_views)
+    storage = open_storage(store.path)
+    return sum(storage.status(name).num_bytes for name in names) / (store.num_records * store.num_views)

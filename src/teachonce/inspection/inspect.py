@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 from teachonce.errors import ConfigError
 from teachonce.inspection.config import InspectConfig
 from teachonce.inspection.records import render_records, summarise_records
 from teachonce.inspection.store import render_store, summarise_store
-from teachonce.runs.metrics import METRIC_COLUMNS, read_metrics
-from teachonce.runs.run import CONFIG_NAME, describe_teaching, read_result
-from teachonce.storage.files import read_json
-from teachonce.store.plan import PLAN_NAME
+from teachonce.runs.metrics import METRIC_COLUMNS
+from teachonce.runs.run import Run, holds_run
+from teachonce.storage.files import locate, open_storage
+from teachonce.store.plan import holds_store
 
 EPOCHS_SHOWN = 8
 
 
 def inspect(config: InspectConfig) -> str:
     """The text to print; raises ConfigError for a folder that is none of the three."""
-    if not config.path.is_dir():
+    if not open_storage(config.path).is_folder():
         raise ConfigError(f"{config.path}: no such folder; expected records, a store or a run")
-    is_store, is_run = (config.path / PLAN_NAME).exists(), (config.path / CONFIG_NAME).exists()
+    is_store, is_run = holds_store(config.path), holds_run(config.path)
     if config.split is not None and (is_store or is_run):
         raise ConfigError(
             f"--split {config.split}: is for records, {config.path} is a {'store' if is_store else 'run'}"
@@ -35,40 +34,40 @@ def inspect(config: InspectConfig) -> str:
         from teachonce.inspection.page import write_page
 
         page = write_page(config.path, config.data, config.out)
-        return f"{page}: {page.stat().st_size:,} bytes, to look at in a browser"
+        storage, name = locate(page)
+        return f"{page}: {storage.status(name).num_bytes:,} bytes, to look at in a browser"
+    if is_run and not is_store:
+        run = Run(config.path)
+        return json.dumps(summarise_run(run)) if config.json else render_run(run)
     if is_store:
         summary, render = summarise_store(config.path), render_store
-    elif is_run:
-        summary, render = summarise_run(config.path), render_run
     else:
         summary, render = summarise_records(config.path, config.split), render_records
     return json.dumps(summary) if config.json else render(summary)
 
 
-def summarise_run(path: Path) -> dict[str, Any]:
+def summarise_run(run: Run) -> dict[str, Any]:
     """A run as JSON values: configuration, curve, and the result where it is finished."""
-    result = read_result(path)
+    result = run.result
     return {
         "kind": "run",
-        "path": str(path),
+        "path": str(run.path),
         "is_finished": result is not None,
-        "config": read_json(path / CONFIG_NAME),
-        "metrics": read_metrics(path),
+        "config": run.config,
+        "metrics": run.metrics,
         "result": result,
     }
 
 
-def render_run(summary: dict[str, Any]) -> str:
-    """The summary for people."""
-    config, rows = summary["config"], summary["metrics"]
-    taught = describe_teaching(config)
-    state = "finished" if summary["is_finished"] else "NOT finished: run the same train again"
+def render_run(run: Run) -> str:
+    """A run for people."""
+    config, rows, result = run.config, run.metrics, run.result
+    state = "finished" if result is not None else "NOT finished: run the same train again"
     lines = [
-        f"{summary['path']}: run of {config['student']}, {config['num_classes']} classes, {state}",
-        f"  data      {config['data']}, split {config['split']}; {taught}",
+        f"{run.path}: run of {run.student}, {run.num_classes} classes, {state}",
+        f"  data      {config['data']}, split {config['split']}; {run.describe_teaching()}",
         f"  epochs    {rows[-1]['epoch'] if rows else 0} of {config['epochs']}, batch {config['batch_size']}",
     ]
-    result = summary["result"]
     if result is not None and result["top1"] is not None:
         lines.append(f"  result    top-1 {result['top1']:.4f}, top-5 {result['top5']:.4f}, ECE {result['ece']:.4f}")
     if rows:

@@ -10,7 +10,6 @@ here they become the values of ``templates/store.html.jinja``, which has the wor
 
 from __future__ import annotations
 
-import os
 import shlex
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from teachonce.inspection.measures import Measures, ShardMeasures, choose_rows, 
 from teachonce.inspection.store import describe_entry, describe_store
 from teachonce.pages.page import render_page
 from teachonce.records.discovery import open_records
-from teachonce.storage.files import atomic_write
+from teachonce.storage.files import atomic_write, locate
 from teachonce.store.store import Store
 
 PAGE_NAME = "inspect.html"
@@ -76,9 +75,10 @@ def write_page(path: Path, data: Path | None = None, out: Path | None = None) ->
 
 def _check_target(target: Path, *, is_default: bool) -> None:
     """Raise before anything is measured, where it is plain that the page cannot be written."""
-    if target.is_dir():
+    storage, name = locate(target)
+    if storage.is_folder(name):
         raise ConfigError(f"{target}: is a folder; give with --out a file for the page")
-    if is_default and not os.access(target.parent, os.W_OK):
+    if is_default and not storage.is_writable():
         raise TeachonceError(f"{target}: the store's folder cannot be written; give with --out a file for the page")
 
 

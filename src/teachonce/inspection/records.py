@@ -25,6 +25,7 @@ from teachonce.records.discovery import find_splits, open_records
 from teachonce.records.source import RecordSource, record_key
 from teachonce.records.tfrecord.framing import read_tfrecords, record_place
 from teachonce.records.tfrecord.tf_example import Buffer, Feature, decode_example
+from teachonce.storage.files import open_storage
 
 LINES_SHOWN = 16
 
@@ -50,7 +51,7 @@ def summarise_records(data: Path, split: str | None = None, num_workers: int = 0
 
     Raises ConfigError where there are no records, RecordError with the place of one that is damaged.
     """
-    splits = [split] if split is not None else find_splits(data) if data.is_dir() else []
+    splits = [split] if split is not None else find_splits(data) if open_storage(data).is_folder() else []
     if not splits:
         raise ConfigError(f"{data}: no records; expected SPLIT-NNNNN-of-NNNNN shards or SPLIT/CLASS folders of images")
     summaries = [_summarise_split(open_records(data, name), num_workers or num_cores()) for name in splits]

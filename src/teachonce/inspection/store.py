@@ -12,6 +12,7 @@ from typing import Any
 
 from teachonce.inspection.costs import CodecError, ColumnBytes, measure_bytes, measure_codec
 from teachonce.inspection.measures import measure_store
+from teachonce.storage.files import open_storage
 from teachonce.store.plan import MANIFEST_NAME, missing_files, read_plan
 from teachonce.store.store import Store
 
@@ -34,7 +35,7 @@ def describe_store(path: Path) -> dict[str, Any]:
     plan = read_plan(path)
     missing = missing_files(path, plan)
     num_files = len({name for names in plan.unit_files().values() for name in names})
-    num_views = Store(path).num_views if (path / MANIFEST_NAME).exists() else 0
+    num_views = Store(path).num_views if open_storage(path).has(MANIFEST_NAME) else 0
     return {
         "kind": "store",
         "path": str(path),

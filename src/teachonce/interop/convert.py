@@ -15,7 +15,6 @@ Images are not resized: that is the reader's decision, and it can be made only o
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 import warnings
@@ -40,12 +39,13 @@ from teachonce.pixels.jpeg_structure import sound_jpeg_size
 from teachonce.records.class_table import CLASSES_NAME, ClassTable, read_classes, write_classes
 from teachonce.records.discovery import find_splits
 from teachonce.records.listing import ImageListing, find_class_folders, find_data_classes, list_images
-from teachonce.records.source import record_key, shard_name
+from teachonce.records.source import parse_shard_name, record_key, shard_name
 from teachonce.records.tfrecord.framing import TFRecordWriter, index_path, write_index
-from teachonce.records.tfrecord.source import find_shards
 from teachonce.records.tfrecord.tf_example import FeatureValue, encode_example
 from teachonce.rng import generator
-from teachonce.storage.files import TEMPORARY_PREFIX, atomic_write, read_json, write_json
+from teachonce.storage.files import atomic_write, open_storage
+from teachonce.storage.resume import PlanFile
+from teachonce.storage.storage import Storage
 
 BACKGROUND = "background"
 WORKER_IMAGES = 2000
@@ -79,9 +79,10 @@ def convert_records(config: RecordsConfig) -> None:
 
     bounds = np.linspace(0, len(listing), config.shards + 1).astype(np.int64)
     names = [shard_name(config.split, shard, config.shards) for shard in range(config.shards)]
+    out = open_storage(config.out)
     jobs = []
     for shard, name in enumerate(names):
-        if not (config.out / name).exists():
+        if not out.has(name):
             chosen = order[bounds[shard] : bounds[shard + 1]]
             jobs.append(ShardJob(name, listing.select(chosen), labels[chosen]))
     done = len(listing) - sum(len(job.listing) for job in jobs)
@@ -100,8 +101,9 @@ def list_labelled_images(config: RecordsConfig) -> tuple[ImageListing, NDArray[n
     Raises ConfigError or RecordError where there are none, or where one has a class that the labels do not know.
     """
     root = config.images / config.split
-    if Path(config.split).name != config.split or not root.is_dir():
-        splits = ", ".join(find_splits(config.images)) if config.images.is_dir() else ""
+    images = open_storage(config.images)
+    if Path(config.split).name != config.split or not images.is_folder(config.split):
+        splits = ", ".join(find_splits(config.images)) if images.is_folder() else ""
         raise ConfigError(f"{root}: no such folder; {config.images} has {splits or 'no split'}; give another --split")
     listing, names, name_of = _list_flat(config, root) if config.image_labels else _list_folders(root)
     if config.labels is not None:
@@ -197,21 +199,18 @@ def _build_plan(
 
 def _begin(config: RecordsConfig, plan: dict[str, Any], classes: ClassTable) -> None:
     """Write plan and classes, or compare with what an earlier run wrote; remove what it left half-written."""
-    path = config.out / f"records.{config.split}.json"
-    if path.exists():
-        old = read_json(path)
-        old = old if isinstance(old, dict) else {}
-        differences = [f"{name} was {old.get(name)}, now {plan[name]}" for name in plan if old.get(name) != plan[name]]
-        if differences:
-            raise PlanMismatchError(
-                f"{path}: begun as another conversion: {'; '.join(differences)}; choose another --out, or remove the "
-                f"{config.split} shards and this file"
-            )
-    elif config.out.is_dir() and _holds_shards(config.out, config.split):
-        raise PlanMismatchError(
-            f"{config.out}: holds {config.split} shards that this command did not write (no {path.name}); "
+    name = f"records.{config.split}.json"
+    plan_file = PlanFile(
+        folder=config.out,
+        name=name,
+        foreign=PlanMismatchError(
+            f"{config.out}: is no folder, or holds {config.split} shards that this command did not write (no {name}); "
             "choose another --out"
-        )
+        ),
+        is_foreign=lambda names: any(shard and shard[0] == config.split for shard in map(parse_shard_name, names)),
+        advice=f"choose another --out, or remove the {config.split} shards and {name}",
+    )
+    plan_file.check(plan)
     old_classes = read_classes(config.out)
     if old_classes is None:
         write_classes(config.out, classes)
@@ -220,19 +219,9 @@ def _begin(config: RecordsConfig, plan: dict[str, Any], classes: ClassTable) -> 
             f"{config.out / CLASSES_NAME}: other classes ({_count_classes(old_classes)}) than now "
             f"({_count_classes(classes)}); give the same --labels and --metadata for every split, or another --out"
         )
-    if not path.exists():
-        write_json(path, plan)
-    temporary = re.compile(rf"{re.escape(TEMPORARY_PREFIX)}\w+-{re.escape(config.split)}-\d+-of-\d+(\.idx)?")
-    for left in config.out.iterdir():
-        if temporary.fullmatch(left.name):
-            left.unlink(missing_ok=True)
-
-
-def _holds_shards(out: Path, split: str) -> bool:
-    try:
-        return bool(find_shards(out, split))
-    except RecordError:  # some, but not all of a set
-        return True
+    plan_file.begin(plan)
+    shards = rf"{re.escape(config.split)}-\d+-of-\d+(\.idx)?"
+    open_storage(config.out).remove_temporaries(of=shards)
 
 
 def _count_classes(classes: ClassTable) -> str:
@@ -251,12 +240,13 @@ class _ShardWriter:
     def __call__(self, job: ShardJob, report: Advance) -> int:
         """Write one shard and its index; returns how many of its images had to be encoded anew."""
         path = self.out / job.name
+        images = open_storage(job.listing.root, RecordError)
         num_converted = 0
         with atomic_write(path) as file:
             writer = TFRecordWriter(file)
             for index, label in enumerate(job.labels.tolist()):
                 try:
-                    features, was_converted = self._build_features(job.listing, index, label)
+                    features, was_converted = self._build_features(images, job.listing, index, label)
                 except (ImageError, LogitsError) as error:
                     raise error.at(str(job.listing.path(index))) from error
                 num_converted += was_converted
@@ -265,8 +255,10 @@ class _ShardWriter:
         write_index(index_path(path), writer.index)
         return num_converted
 
-    def _build_features(self, listing: ImageListing, index: int, label: int) -> tuple[dict[str, FeatureValue], bool]:
-        original = _read_image(f"{listing.root}/{listing.relative_name(index)}")
+    def _build_features(
+        self, images: Storage, listing: ImageListing, index: int, label: int
+    ) -> tuple[dict[str, FeatureValue], bool]:
+        original = _read_image(images, listing.relative_name(index))
         encoded, size = original, sound_jpeg_size(original)
         if size is None:
             encoded = to_rgb_jpeg(original)
@@ -298,21 +290,11 @@ class _ShardWriter:
         return features, encoded is not original
 
 
-def _read_image(path: str) -> bytes:
-    # Half the time of Path.read_bytes, which for the files of ImageNet is a tenth of all.
+def _read_image(images: Storage, name: str) -> bytes:
     try:
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
-        try:
-            size_bytes = os.fstat(descriptor).st_size
-            content = os.read(descriptor, size_bytes)
-            # One call is enough but for signals and for files that are being written just now.
-            while more := os.read(descriptor, max(size_bytes - len(content), 1)):
-                content += more
-            return content
-        finally:
-            os.close(descriptor)
-    except OSError as error:
-        raise RecordError(f"{path}: cannot be read: {error.strerror or error}; restore it, start again") from error
+        return images.read(name)
+    except RecordError as error:
+        raise RecordError(f"{error}; restore it, start again") from error
 
 
 def _find_logits(table: MappedTable, original: bytes, encoded: bytes, basename: str, label: int) -> NDArray[np.float32]:

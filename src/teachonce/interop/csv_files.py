@@ -29,7 +29,7 @@ from teachonce.interop.logit_table import CsvTable
 from teachonce.records.class_space import ClassSpace, map_logits
 from teachonce.records.discovery import open_records
 from teachonce.records.source import RecordSource
-from teachonce.storage.files import atomic_write
+from teachonce.storage.files import atomic_write, exists
 from teachonce.store.arrow_files import records_file, views_file, write_records, write_views
 from teachonce.store.plan import Plan, begin_store, finalise_store, missing_files
 from teachonce.store.store import Store
@@ -48,7 +48,7 @@ def export_csv(
     split = store.plan.data["split"]
     paths = [out / f"{split}-{index}.csv" for index in range(csv_files)]
     for path in paths:
-        if path.exists():
+        if exists(path):
             raise ConfigError(f"{path}: exists; choose another --out or remove it")
     _refuse_shared_basenames(store)
     warn_of_estimates(store.codec, f"{source} -> {out}")

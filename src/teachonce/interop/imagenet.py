@@ -14,10 +14,11 @@ timm's table is read from its files, because importing timm would import torch.
 from __future__ import annotations
 
 import importlib.util
+import io
 import re
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal, Protocol
 from xml.etree import ElementTree
 
@@ -27,6 +28,8 @@ from numpy.typing import NDArray
 
 from teachonce.errors import ConfigError, RecordError
 from teachonce.records.listing import ImageListing
+from teachonce.storage.files import locate, open_storage
+from teachonce.storage.storage import Storage
 
 _SIDES: tuple[Literal["left"], Literal["right"]] = ("left", "right")
 _CSV_HEADER = "name,xmin,ymin,xmax,ymax"
@@ -124,7 +127,7 @@ class BoxReader(Protocol):
 
 def open_boxes(path: Path) -> BoxReader:
     """The boxes of a CSV file or of a folder of ILSVRC XML files."""
-    return XmlBoxes(path) if path.is_dir() else CsvBoxes(path)
+    return XmlBoxes(path) if open_storage(path).is_folder() else CsvBoxes(path)
 
 
 class CsvBoxes:
@@ -192,12 +195,12 @@ class XmlBoxes:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self._storage = open_storage(folder, RecordError)
 
     def find_boxes(self, relative_name: str) -> NDArray[np.float32]:
         """Boxes [N, 4] of an image; RecordError where its XML file cannot be understood."""
-        path = self._find_file(relative_name)
-        return np.empty((0, 4), np.float32) if path is None else _read_xml_boxes(path)
+        name = self._find_file(relative_name)
+        return np.empty((0, 4), np.float32) if name is None else _read_xml_boxes(self._storage, name)
 
     def has_any(self, listing: ImageListing) -> bool:
         """Whether any of the listed images has an XML file."""
@@ -206,21 +209,20 @@ class XmlBoxes:
     def digest(self) -> str:
         """Hash of the names of the XML files; not of what they hold."""
         hasher = xxhash.xxh3_128()
-        for path in sorted(self.folder.rglob("*.xml")):
-            hasher.update(str(path.relative_to(self.folder)).encode(errors="surrogateescape") + b"\n")
+        names = (name for name in self._storage.walk() if name.endswith(".xml"))
+        for name in sorted(names, key=lambda name: name.split("/")):
+            hasher.update(name.encode(errors="surrogateescape") + b"\n")
         return hasher.hexdigest()
 
-    def _find_file(self, relative_name: str) -> Path | None:
-        path = (self.folder / relative_name).with_suffix(".xml")
-        for candidate in (path, self.folder / path.name):
-            if candidate.is_file():
-                return candidate
-        return None
+    def _find_file(self, relative_name: str) -> str | None:
+        path = PurePosixPath(relative_name).with_suffix(".xml")
+        return next((name for name in (str(path), path.name) if self._storage.has(name)), None)
 
 
-def _read_xml_boxes(path: Path) -> NDArray[np.float32]:
+def _read_xml_boxes(storage: Storage, name: str) -> NDArray[np.float32]:
+    content = storage.read(name)
     try:
-        root = ElementTree.parse(path).getroot()
+        root = ElementTree.fromstring(content)
         width, height = (_xml_number(root, f"size/{side}") for side in ("width", "height"))
         if width <= 0 or height <= 0:
             raise ValueError(f"size {width:g} x {height:g}")
@@ -230,9 +232,10 @@ def _read_xml_boxes(path: Path) -> NDArray[np.float32]:
             ys = sorted(min(max(_xml_number(box, name) / height, 0.0), 1.0) for name in ("ymin", "ymax"))
             if xs[0] < xs[1] and ys[0] < ys[1]:
                 boxes.append((xs[0], ys[0], xs[1], ys[1]))
-    except (OSError, ElementTree.ParseError, ValueError) as error:
+    except (ElementTree.ParseError, ValueError) as error:
         raise RecordError(
-            f"{path}: no boxes can be read: {error}; expected ILSVRC's size/width, size/height and object/bndbox"
+            f"{storage.describe(name)}: no boxes can be read: {error}; expected ILSVRC's size/width, size/height and "
+            "object/bndbox"
         ) from error
     return np.array(boxes, np.float32).reshape(-1, 4)
 
@@ -251,17 +254,16 @@ def _hash_name(name: str) -> int:
 def _read_lines(path: Path) -> Iterator[tuple[int, str]]:
     """The lines with their numbers from 1, without line ends; blank lines at the end of the file do not count."""
     blank: list[tuple[int, str]] = []
+    storage, name = locate(path, ConfigError)
     try:
         # utf-8-sig: a byte order mark, as some editors write it, is no part of the first name.
-        with path.open(encoding="utf-8-sig") as file:
-            for number, line in enumerate(file, 1):
+        with storage.stream(name) as file, io.TextIOWrapper(file, encoding="utf-8-sig") as text:
+            for number, line in enumerate(text, 1):
                 if not line.strip():
                     blank.append((number, ""))
                     continue
                 yield from blank
                 blank.clear()
                 yield number, line.rstrip("\n")
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: is not UTF-8 text: {error}") from error

@@ -8,7 +8,6 @@ basename that occurs twice is refused with its name: which of the two would be m
 
 from __future__ import annotations
 
-import os
 import threading
 from array import array
 from collections.abc import Sequence
@@ -24,12 +23,13 @@ from pyarrow import csv
 from teachonce.errors import ConfigError, LogitsError
 from teachonce.records.class_space import ClassSpace, map_logits, resolve_offset
 from teachonce.records.source import Places
-from teachonce.store.plan import MANIFEST_NAME, PLAN_NAME
+from teachonce.storage.files import open_storage
+from teachonce.storage.storage import Reader
+from teachonce.store.plan import holds_store
 from teachonce.store.store import Store
 
 _opening = threading.Lock()  # of a table's files, which several threads read
 _COMMA = ord(",")
-_READ_BUFFER_BYTES = 1 << 20
 _ONE_COLUMN = csv.ReadOptions(column_names=["logit"], use_threads=False, block_size=1 << 22)
 _NO_QUOTES = csv.ParseOptions(quote_char=False, double_quote=False, escape_char=False, ignore_empty_lines=False)
 _FLOAT64 = csv.ConvertOptions(column_types={"logit": pa.float64()}, null_values=[], check_utf8=False)
@@ -76,7 +76,7 @@ def open_logit_table(path: Path, *, split: str, num_classes: int, background_log
     A store of an image folder has labels from 0 and no background; for TFRecords of the same images it is moved by 1.
     """
     table: LogitTable
-    if (path / MANIFEST_NAME).exists() or (path / PLAN_NAME).exists():
+    if holds_store(path):
         store = Store(path)
         if store.policy.is_random:
             raise ConfigError(
@@ -159,17 +159,22 @@ class CsvTable:
         drop: int = 0,
     ) -> None:
         self.drop = drop
-        self.paths = sorted(folder.glob(f"{split}-*.csv"), key=_number_in_name)
-        if not self.paths:
+        self._storage = open_storage(folder)
+        found = self._storage.list_folder().files if self._storage.is_folder() else []
+        self._names = sorted(
+            (name for name in found if name.startswith(f"{split}-") and name.endswith(".csv")), key=_number_in_name
+        )
+        if not self._names:
             raise ConfigError(f"{folder}: neither a store nor a folder with {split}-*.csv files")
-        self._files: dict[int, int] = {}
+        self._files: dict[int, Reader] = {}
         # Machine integers, not Python's: ImageNet has 1.28 million lines, and memory shall stay small.
         hashes, starts = array("Q"), array("q")
         sizes, file_indices = array("q"), array("q")
         hasher = xxhash.xxh3_128()
         num_classes = None
-        for file_index, path in enumerate(self.paths):
-            with path.open("rb", buffering=_READ_BUFFER_BYTES) as file:
+        for file_index, file_name in enumerate(self._names):
+            path = self._storage.describe(file_name)
+            with self._storage.stream(file_name) as file:
                 start = 0
                 for line_number, line in enumerate(file, 1):
                     hasher.update(line)
@@ -244,8 +249,8 @@ class CsvTable:
         at = int(self._hashes.searchsorted(np.uint64(name_hash)))
         if at == len(self._hashes) or int(self._hashes[at]) != name_hash:
             raise LogitsError(
-                f"{filename}: no line in {self.paths[0].parent} ({len(self.paths)} files, {len(self)} lines); the CSV "
-                "is incomplete or of other data"
+                f"{filename}: no line in {self._storage.describe()} ({len(self._names)} files, {len(self)} lines); the "
+                "CSV is incomplete or of other data"
             )
         return at
 
@@ -263,22 +268,18 @@ class CsvTable:
         file_index, start, size_bytes = self._places[at].tolist()
         with _opening:
             if file_index not in self._files:
-                self._files[file_index] = os.open(self.paths[file_index], os.O_RDONLY)
-        line = os.pread(self._files[file_index], size_bytes, start)
+                self._files[file_index] = self._storage.open_reader(self._names[file_index])
+        line = self._files[file_index].read(start, size_bytes)
         name, _, numbers = line.rstrip(b"\r\n").partition(b",")
         assert _name_hash(name) == int(self._hashes[at]), f"{self._where(at)}: the file has changed while it is read"
         return name.decode(), numbers
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_files": {}}  # descriptors are this process's
+        return {**self.__dict__, "_files": {}}  # open files are this process's
 
     def _where(self, at: int) -> str:
         file_index, start, _ = self._places[at]
-        return f"{self.paths[file_index]} byte {start}"
-
-    def __del__(self) -> None:
-        for descriptor in getattr(self, "_files", {}).values():
-            os.close(descriptor)
+        return f"{self._storage.describe(self._names[file_index])} byte {start}"
 
 
 def parse_numbers(text: bytes) -> NDArray[np.float64] | None:
@@ -299,6 +300,6 @@ def _name_hash(name: bytes) -> int:
     return xxhash.xxh3_64_intdigest(name)
 
 
-def _number_in_name(path: Path) -> tuple[int, str]:
-    digits = path.stem.rpartition("-")[2]
-    return (int(digits) if digits.isdecimal() else -1, path.name)
+def _number_in_name(name: str) -> tuple[int, str]:
+    digits = name.removesuffix(".csv").rpartition("-")[2]
+    return (int(digits) if digits.isdecimal() else -1, name)

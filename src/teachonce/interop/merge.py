@@ -12,7 +12,7 @@ Nothing here imports torch.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NoReturn
@@ -24,7 +24,7 @@ from teachonce.codecs.registry import warn_of_estimates
 from teachonce.engine.cores import num_cores
 from teachonce.engine.jobs import run
 from teachonce.engine.progress import Advance, progress
-from teachonce.errors import ConfigError, PlanMismatchError, RecordError, StoreError
+from teachonce.errors import ConfigError, RecordError, StoreError
 from teachonce.interop.config import MergeConfig
 from teachonce.records.class_space import ClassSpace, map_logits
 from teachonce.records.class_table import read_classes, write_classes
@@ -34,7 +34,8 @@ from teachonce.records.tfrecord.framing import TFRecordWriter, index_path, read_
 from teachonce.records.tfrecord.native_examples import find_features
 from teachonce.records.tfrecord.source import decode_tfrecord
 from teachonce.records.tfrecord.tf_example import replace_feature, splice_entry
-from teachonce.storage.files import atomic_write, read_json, write_json
+from teachonce.storage.files import atomic_write, open_storage
+from teachonce.storage.resume import PlanFile
 from teachonce.store.checks import check_key, check_same_data
 from teachonce.store.store import Store
 
@@ -67,7 +68,8 @@ def merge(config: MergeConfig) -> None:
         )
     warn_of_estimates(store.codec, f"{config.store} -> {config.out}")
     _begin(config, store)
-    jobs = [shard for shard, info in enumerate(source.shards) if not _shard_path(config, info.name).exists()]
+    out = open_storage(config.out)
+    jobs = [shard for shard, info in enumerate(source.shards) if not out.has(info.name)]
     sizes = [info.num_records for info in source.shards]
     done = sum(sizes) - sum(sizes[shard] for shard in jobs)
     build = partial(_ShardMerger, config, store, source)
@@ -88,7 +90,7 @@ class _ShardMerger:
     def __call__(self, shard: int, report: Advance) -> None:
         info = self.source.shards[shard]
         assert info.path is not None
-        path = _shard_path(self.config, info.name)
+        path = self.config.out / info.name
         keys, labels = self.store.read_keys(shard).tolist(), self.store.read_labels(shard).tolist()
         num_rows = 0
         with atomic_write(path) as file:
@@ -164,40 +166,30 @@ def _blocks(path: Path) -> Iterator[list[tuple[int, memoryview]]]:
 
 
 def _begin(config: MergeConfig, store: Store) -> None:
-    plan = {
-        "split": store.plan.data["split"],
-        "store": store.fingerprint,
-        "view": config.view,
-        "background_logit": str(config.background_logit),
-        "num_classes": store.plan.data_classes,
-    }
     split = store.plan.data["split"]
-    plan_path = config.out / f"merge.{split}.json"
     if config.out.resolve() == config.data.resolve():
         raise ConfigError(f"--out {config.out}: is the data itself; choose another folder")
-    if plan_path.exists():
-        old = read_json(plan_path)
-        differences = [f"{key} was {old.get(key)}, now {value}" for key, value in plan.items() if old.get(key) != value]
-        if differences:
-            raise PlanMismatchError(
-                f"{config.out}: begun by another merge: {'; '.join(differences)}; choose another --out"
-            )
-    elif config.out.exists() and (not config.out.is_dir() or not _is_of_merges(config.out, split)):
-        raise ConfigError(f"--out {config.out}: exists and is not empty; choose another folder")
-    else:
-        write_json(plan_path, plan)
+    PlanFile(
+        folder=config.out,
+        name=f"merge.{split}.json",
+        foreign=ConfigError(f"--out {config.out}: exists and is not empty; choose another folder"),
+        is_foreign=lambda names: not _are_of_merges(names, split),
+    ).begin(
+        {
+            "split": split,
+            "store": store.fingerprint,
+            "view": config.view,
+            "background_logit": str(config.background_logit),
+            "num_classes": store.plan.data_classes,
+        }
+    )
     classes = read_classes(config.data)
     if classes is not None and read_classes(config.out) is None:
         write_classes(config.out, classes)
 
 
-def _is_of_merges(folder: Path, split: str) -> bool:
-    """Whether the folder is empty or holds merges of other splits alone: train and validation may lie together."""
-    names = [path.name for path in folder.iterdir() if path.name[0] != "."]
+def _are_of_merges(names: Sequence[str], split: str) -> bool:
+    """Whether there are none, or those of merges of other splits alone: train and validation may lie together."""
     return not names or (
         any(name.startswith("merge.") for name in names) and not any(name.startswith(f"{split}-") for name in names)
     )
-
-
-def _shard_path(config: MergeConfig, name: str) -> Path:
-    return config.out / name

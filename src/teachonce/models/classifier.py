@@ -43,7 +43,7 @@ from teachonce.models.torch_backend import (
 )
 from teachonce.pixels.preprocessing import Preprocessing, normalise
 from teachonce.rng import generator
-from teachonce.storage.files import read_json
+from teachonce.runs.run import open_finished_run
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -197,18 +197,10 @@ def _load_backend(spec: ModelSpec, device: torch.device, num_threads: int | None
 
 def _load_run(run: Path, spec: ModelSpec) -> LoadedModel:
     """A run's student, with the weights and the preprocessing that its training left behind."""
-    for name in ("config.json", "student.safetensors"):
-        if not (run / name).is_file():
-            raise ConfigError(f"model {spec.text!r}: {run} holds no {name}; expected the folder of a finished run")
-    config = read_json(run / "config.json")
-    try:
-        student, num_classes, offset = config["student"], config["num_classes"], config["offset"]
-        preprocessing = Preprocessing.from_json(config["preprocessing"])
-    except (KeyError, TypeError, ConfigError) as error:
-        raise ModelError(f"{run / 'config.json'}: is no run's ({first_line(error)}); train again") from error
-    module = build_module(parse_model_spec(student), num_classes, config.get("size"))
-    fit_weights(module, load_weights(run / "student.safetensors"), where=str(run / "student.safetensors"))
-    return wrap_module(module, preprocessing, default_offset=offset)
+    opened = open_finished_run(run, asked_by=f"model {spec.text!r}")
+    module = build_module(parse_model_spec(opened.student), opened.num_classes, opened.size_px)
+    fit_weights(module, load_weights(opened.weights_path), where=str(opened.weights_path))
+    return wrap_module(module, opened.preprocessing, default_offset=opened.offset)
 
 
 def _probe_classes(classifier: Classifier) -> int:

@@ -23,11 +23,11 @@ import xxhash
 from torch import nn
 
 from teachonce.errors import ConfigError, ModelError
-from teachonce.models.spec import ModelSpec, first_line, override_preprocessing, parse_model_spec
+from teachonce.models.spec import ModelSpec, override_preprocessing, parse_model_spec
 from teachonce.models.torch_backend import Weights, build_module, fit_weights, hash_weights, load_weights
 from teachonce.pixels.preprocessing import Preprocessing
-from teachonce.runs.run import CONFIG_NAME, WEIGHTS_NAME
-from teachonce.storage.files import read_json
+from teachonce.runs.run import open_finished_run
+from teachonce.storage.files import locate
 
 _PIXEL_FIELDS = ("interpolation", "antialias", "mean", "std", "value_range")
 
@@ -63,33 +63,29 @@ def open_initial_run(path: Path, student: ModelSpec) -> InitialRun:
                 f"--init {path}: --student {student} has {option}=, which says too where the student starts; "
                 "give one of them"
             )
-    if path.is_file():
+    storage, name = locate(path)
+    if storage.has(name):
         raise ConfigError(
             f"--init {path}: is a file, expected the folder of a finished run; for a file of weights give "
             f"--student {student},weights={path}"
         )
-    for name in (CONFIG_NAME, WEIGHTS_NAME):
-        if not (path / name).is_file():
-            raise ConfigError(f"--init {path}: holds no {name}, expected the folder of a finished run")
-    config = read_json(path / CONFIG_NAME)
+    run = open_finished_run(path, asked_by=f"--init {path}")
     try:
-        found = parse_model_spec(config["student"])
-        num_classes, size_px = int(config["num_classes"]), int(config["size"])
-        preprocessing = Preprocessing.from_json(config["preprocessing"])
-    except (KeyError, TypeError, ValueError, AttributeError, ConfigError) as error:
-        raise ModelError(f"{path / CONFIG_NAME}: is no run's ({first_line(error)}); train again") from error
+        found = parse_model_spec(run.student)
+    except ConfigError as error:
+        raise ModelError(f"{path}: is no run's ({error}); train again") from error
     if (found.kind, found.name) != (student.kind, student.name):
         raise ConfigError(
             f"--init {path}: holds a {found.kind}:{found.name}, expected the {student.kind}:{student.name} of "
             f"--student; give --student {found.kind}:{found.name}, or a run of the other"
         )
-    weights = load_weights(path / WEIGHTS_NAME)
+    weights = load_weights(run.weights_path)
     return InitialRun(
         path=path,
-        num_classes=num_classes,
-        size_px=size_px,
-        preprocessing=preprocessing,
-        classes_hash=config.get("classes_hash"),
+        num_classes=run.num_classes,
+        size_px=run.size_px,
+        preprocessing=run.preprocessing,
+        classes_hash=run.classes_hash,
         weights=weights,
         weights_sha256=hash_weights(weights),
     )

@@ -19,6 +19,7 @@ import torch
 from teachonce.errors import ConfigError, MissingExtraError, ModelError
 from teachonce.models.spec import LoadedModel, ModelSpec, first_line, resolve_size
 from teachonce.pixels.preprocessing import Preprocessing
+from teachonce.storage.files import locate
 from teachonce.storage.hashes import hash_files
 
 PREPROCESSING_KEY = "teachonce.preprocessing"
@@ -38,9 +39,10 @@ def load_onnx_file(
     path: Path, spec: ModelSpec, device: torch.device, num_threads: int | None, *, size_px: int | None = None
 ) -> LoadedModel:
     """As ``load_onnx``, for a path from elsewhere than the SPEC's name, whose input size may be known."""
-    if not path.is_file():
+    storage, name = locate(path)
+    if not storage.has(name):
         raise ConfigError(f"model {spec.text!r}: no file {path}")
-    session = _start_session(path, device, num_threads)
+    session = _start_session(storage.local_path(name), device, num_threads)
     source = _choose("input", [node.name for node in session.get_inputs()], spec)
     node = next(node for node in session.get_inputs() if node.name == source)
     result = _choose("output", [node.name for node in session.get_outputs()], spec)
@@ -139,7 +141,8 @@ def _model_files(path: Path) -> list[tuple[str, Path]]:
     import onnx
 
     files = {"": path}
-    for tensor in onnx.load(path, load_external_data=False).graph.initializer:
+    storage, name = locate(path)
+    for tensor in onnx.load(storage.local_path(name), load_external_data=False).graph.initializer:
         for entry in tensor.external_data:
             if entry.key == "location":
                 files[entry.value] = path.parent / entry.value

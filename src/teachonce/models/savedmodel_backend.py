@@ -24,7 +24,9 @@ import torch
 from teachonce.errors import ConfigError, MissingExtraError, ModelError
 from teachonce.models.spec import LoadedModel, ModelSpec, first_line, resolve_size
 from teachonce.pixels.preprocessing import Preprocessing
+from teachonce.storage.files import locate, open_storage
 from teachonce.storage.hashes import hash_files
+from teachonce.storage.storage import Storage
 
 _SIGNATURES = ("image_classification", "serving_default", "default")
 _OUTPUTS = ("logits", "default")
@@ -48,7 +50,8 @@ def load_walkthrough_teacher(spec: ModelSpec, device: torch.device, num_threads:
             f"SavedModel or TF1 hub module ({size_px} px, {num_classes} classes)"
         )
     path = Path(spec.weights)
-    if path.is_file():
+    storage, name = locate(path)
+    if storage.has(name):
         from teachonce.models.onnx_backend import load_onnx_file
 
         model = load_onnx_file(path, spec, device, num_threads, size_px=size_px)
@@ -83,11 +86,12 @@ def _walkthrough_preprocessing(size_px: int) -> Preprocessing:
 def _load_folder(
     path: Path, spec: ModelSpec, device: torch.device, num_threads: int | None, *, size_px: int | None
 ) -> LoadedModel:
-    if not (path / "saved_model.pb").is_file():
+    storage = open_storage(path)
+    if not storage.has("saved_model.pb"):
         raise ConfigError(f"model {spec.text!r}: {path} holds no saved_model.pb; expected a SavedModel folder")
     tensorflow = _start_tensorflow(device, num_threads)
     try:
-        model = tensorflow.saved_model.load(str(path), tags=_find_tags(path))
+        model = tensorflow.saved_model.load(str(storage.local_path()), tags=_find_tags(storage))
     except Exception as error:
         # TensorFlow raises its own, protobuf's and Python's errors here; the cause stays in the message and the chain.
         raise ModelError(f"{path}: no SavedModel that can be loaded ({first_line(error)})") from error
@@ -118,11 +122,11 @@ def _load_folder(
 
     # The function reads variables that ``model`` owns; without this they would be collected.
     forward.model = model  # type: ignore[attr-defined]
-    names = [item for item in path.rglob("*") if item.is_file() and item.name != "fingerprint.pb"]
+    names = [name for name in storage.walk() if name.rpartition("/")[2] != "fingerprint.pb"]
     return LoadedModel(
         forward=forward,
         preprocessing=_walkthrough_preprocessing(size_px),
-        weights_sha256=hash_files((item.relative_to(path).as_posix(), item) for item in names),
+        weights_sha256=hash_files((name, path / name) for name in names),
     )
 
 
@@ -149,23 +153,25 @@ def _start_tensorflow(device: torch.device, num_threads: int | None) -> Any:
     return tensorflow
 
 
-def _find_tags(path: Path) -> list[str] | None:
+def _find_tags(storage: Storage) -> list[str] | None:
     """Which graph to load: the only one, the untagged one of a TF1 hub module, or the one for serving."""
     from tensorflow.core.protobuf import saved_model_pb2
 
     content = saved_model_pb2.SavedModel()
     try:
-        content.ParseFromString((path / "saved_model.pb").read_bytes())
+        content.ParseFromString(storage.read("saved_model.pb"))
     except Exception as error:
         # protobuf's DecodeError has moved between its versions.
-        raise ModelError(f"{path}/saved_model.pb: is damaged ({first_line(error)})") from error
+        raise ModelError(f"{storage.describe('saved_model.pb')}: is damaged ({first_line(error)})") from error
     tag_sets = [sorted(graph.meta_info_def.tags) for graph in content.meta_graphs]
     if len(tag_sets) == 1:
         return None
     for tags in ([], ["serve"]):
         if tags in tag_sets:
             return tags
-    raise ModelError(f"{path}: has graphs with the tags {tag_sets}; expected one without tags or one with 'serve'")
+    raise ModelError(
+        f"{storage.describe()}: has graphs with the tags {tag_sets}; expected one without tags or one with 'serve'"
+    )
 
 
 def _choose(option: str, names: list[str], preferred: tuple[str, ...], spec: ModelSpec) -> str:

@@ -30,6 +30,7 @@ from torch import nn
 from teachonce.errors import ConfigError, ModelError
 from teachonce.models.spec import LoadedModel, ModelSpec, first_line
 from teachonce.pixels.preprocessing import Preprocessing
+from teachonce.storage.files import locate
 
 Weights = dict[str, torch.Tensor]
 
@@ -107,17 +108,17 @@ def load_weights(path: Path) -> Weights:
 
     Raises ConfigError for a missing file, ModelError for one that holds no weights or would have to execute code.
     """
-    if not path.is_file():
+    storage, name = locate(path)
+    if not storage.has(name):
         raise ConfigError(f"weights={path}: no such file")
-    with path.open("rb") as file:
-        head = file.read(9)
+    head, local_path = storage.open_reader(name).read(0, 9), storage.local_path(name)
     try:
         if head[8:] == b"{":
-            return _unwrap(load_file(path), path)
+            return _unwrap(load_file(local_path), path)
         # timm's own checkpoints hold an argparse.Namespace, which only stores values.
         with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            content = torch.load(local_path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         refused = re.search(r"GLOBAL ([\w.]+)", str(error))
         if refused is None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from teachonce.errors import RecordError
-from teachonce.storage.files import read_json, write_json
+from teachonce.storage.files import open_storage, read_json, write_json
 from teachonce.storage.strict_json import convert_json, json_values
 
 CLASSES_NAME = "classes.json"
@@ -29,7 +29,7 @@ def write_classes(data: Path, classes: ClassTable) -> None:
 def read_classes(data: Path) -> ClassTable | None:
     """The class table beside the shards; None where there is none, as with records made elsewhere."""
     path = data / CLASSES_NAME
-    if not path.exists():
+    if not open_storage(data).has(CLASSES_NAME):
         return None
     table = convert_json(read_json(path), ClassTable, path, RecordError, advice="make it again")
     if len(table.names) != len(table.texts) or not table.names:

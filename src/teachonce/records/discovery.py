@@ -7,19 +7,16 @@ from pathlib import Path
 from teachonce.errors import ConfigError
 from teachonce.records.image_folder import FolderSource
 from teachonce.records.listing import find_class_folders
-from teachonce.records.source import RecordSource
-from teachonce.records.tfrecord.source import _SHARD_NAME, TFRecordSource, find_shards
+from teachonce.records.source import RecordSource, parse_shard_name
+from teachonce.records.tfrecord.source import TFRecordSource, find_shards
+from teachonce.storage.files import open_storage
 
 
 def find_splits(data: Path) -> list[str]:
     """The splits that ``data`` holds, as shards or as folders of class folders."""
-    splits = set()
-    for path in data.iterdir():
-        match = _SHARD_NAME.fullmatch(path.name)
-        if match and path.is_file():
-            splits.add(match[1])
-        elif path.is_dir() and path.name[0] != "." and find_class_folders(path):
-            splits.add(path.name)
+    listing = open_storage(data).list_folder()
+    splits = {shard[0] for shard in map(parse_shard_name, listing.files) if shard}
+    splits.update(name for name in listing.folders if name[0] != "." and find_class_folders(data / name))
     return sorted(splits)
 
 
@@ -28,12 +25,13 @@ def open_records(data: Path, split: str, *, with_boxes: bool = False) -> RecordS
 
     Raises ConfigError where there is neither, RecordError where what is there is incomplete.
     """
-    if not data.is_dir():
+    storage = open_storage(data)
+    if not storage.is_folder():
         raise ConfigError(f"{data}: no such folder; expected TFRecord shards or SPLIT/CLASS folders of images")
     paths = find_shards(data, split)
     if paths:
         return TFRecordSource(data, split, paths, with_boxes=with_boxes)
-    if (data / split).is_dir():
+    if storage.is_folder(split):
         return FolderSource(data, split, with_boxes=with_boxes)
     others = find_splits(data)
     found = f"only {', '.join(others)}" if others else "no records at all"

@@ -13,6 +13,7 @@ from teachonce.errors import LogitsError, RecordError
 from teachonce.records.class_table import ClassTable
 from teachonce.records.listing import find_class_folders, find_data_classes, list_images
 from teachonce.records.source import Record, RecordSource, ShardInfo, record_key, shard_name
+from teachonce.storage.files import open_storage
 
 FOLDER_SHARD_RECORDS = 1024
 
@@ -40,6 +41,7 @@ class FolderSource(RecordSource):
             )
         self.classes = ClassTable(tuple(names), tuple(names), has_background=False)
         self._listing = list_images(data / split, folders)
+        self._storage = open_storage(data / split, RecordError)
         labels = {name: label for label, name in enumerate(names)}
         self._labels = [labels[folder] for folder in folders]
         count = -(-len(self._listing) // FOLDER_SHARD_RECORDS)
@@ -52,26 +54,25 @@ class FolderSource(RecordSource):
         rows = range(start, min(start + FOLDER_SHARD_RECORDS, len(self._listing)))
         num_bytes = 0
         for index in rows:
-            path = self._listing.path(index)
             try:
-                num_bytes += path.stat().st_size
-            except OSError as error:
-                raise _unreadable(path, error) from error
+                num_bytes += self._storage.status(self._listing.relative_name(index)).num_bytes
+            except RecordError as error:
+                raise _unreadable(error) from error
         return ShardInfo(name, None, len(rows), num_bytes)
 
     def read_record(self, shard: int, row: int, *, with_logits: bool = False) -> Record:
         """One record by row; LogitsError where logits are asked for, which a folder cannot hold."""
         assert 0 <= row < self.shards[shard].num_records, f"row {row} of {self.shards[shard]}"
         index = shard * FOLDER_SHARD_RECORDS + row
-        path = self._listing.path(index)
+        name = self._listing.relative_name(index)
+        where = self._storage.describe(name)
         if with_logits:
-            raise LogitsError(f"{path}: an image file holds no logits; give a --store")
+            raise LogitsError(f"{where}: an image file holds no logits; give a --store")
         try:
-            encoded = path.read_bytes()
-        except OSError as error:
-            raise _unreadable(path, error) from error
-        label = self._labels[self._listing.folder_of[index]]
-        return Record(encoded, label, self._listing.relative_name(index), record_key(encoded), str(path))
+            encoded = self._storage.read(name)
+        except RecordError as error:
+            raise _unreadable(error) from error
+        return Record(encoded, self._labels[self._listing.folder_of[index]], name, record_key(encoded), where)
 
     def iter_shard(self, shard: int, *, with_logits: bool = False) -> Iterator[Record]:
         """The records of a shard in order; raises as ``read_record``."""
@@ -79,5 +80,5 @@ class FolderSource(RecordSource):
             yield self.read_record(shard, row, with_logits=with_logits)
 
 
-def _unreadable(path: Path, error: OSError) -> RecordError:
-    return RecordError(f"{path}: cannot be read: {error.strerror or error}; restore the image and start again")
+def _unreadable(error: RecordError) -> RecordError:
+    return RecordError(f"{error}; restore the image and start again")

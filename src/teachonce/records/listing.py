@@ -21,6 +21,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from teachonce.errors import RecordError
+from teachonce.storage.files import open_storage
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".pgm"})
 
@@ -85,13 +86,8 @@ class ImageListing:
 
 def find_class_folders(folder: Path) -> list[str]:
     """Names of the folders in ``folder``, sorted; hidden ones do not count. Empty where there are none."""
-    try:
-        with os.scandir(folder) as entries:
-            return sorted(
-                _check_name(folder, entry.name) for entry in entries if entry.is_dir() and entry.name[0] != "."
-            )
-    except OSError as error:
-        raise RecordError(f"{folder}: cannot be listed: {error.strerror or error}") from error
+    found = open_storage(folder, RecordError).list_folder().folders
+    return sorted(_check_name(folder, name) for name in found if name[0] != ".")
 
 
 def find_data_classes(images: Path, split: str) -> list[str]:
@@ -99,8 +95,8 @@ def find_data_classes(images: Path, split: str) -> list[str]:
 
     So a validation folder that lacks a class keeps the labels of the others.
     """
-    train = images / "train"
-    return (find_class_folders(train) if train.is_dir() else []) or find_class_folders(images / split)
+    has_train = open_storage(images).is_folder("train")
+    return (find_class_folders(images / "train") if has_train else []) or find_class_folders(images / split)
 
 
 def list_images(root: Path, folders: Sequence[str]) -> ImageListing:
@@ -132,19 +128,14 @@ def list_images(root: Path, folders: Sequence[str]) -> ImageListing:
 
 def _list_folder(folder: Path, others: list[Path]) -> list[str]:
     found = []
-    try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.name[0] == ".":
-                    continue
-                if os.path.splitext(entry.name)[1].lower() not in IMAGE_SUFFIXES:  # noqa: PTH122, a Path costs 2 us
-                    if not entry.is_dir():
-                        others.append(folder / entry.name)
-                # A broken link is listed: that its image is missing must come out when it is read.
-                elif not entry.is_dir():
-                    found.append(_check_name(folder, entry.name))
-    except OSError as error:
-        raise RecordError(f"{folder}: cannot be listed: {error.strerror or error}") from error
+    # A broken link is a file: that its image is missing must come out when it is read.
+    for name in open_storage(folder, RecordError).list_folder().files:
+        if name[0] == ".":
+            continue
+        if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES:  # noqa: PTH122, a Path costs 2 us
+            found.append(_check_name(folder, name))
+        else:
+            others.append(folder / name)
     return sorted(found)
 
 

@@ -11,6 +11,7 @@ Images are not decoded here. Nothing here imports torch.
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ from numpy.typing import NDArray
 from teachonce.engine.buffers import BufferPool
 from teachonce.records.class_table import ClassTable
 from teachonce.records.tfrecord.tf_example import Buffer
+
+_SHARD_NAME = re.compile(r"(.+)-(\d{5,})-of-(\d{5,})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,3 +136,9 @@ def record_key(encoded: bytes | memoryview) -> int:
 def shard_name(split: str, index: int, count: int) -> str:
     """Name of a shard, as TensorFlow's readers expect it: train-00000-of-01024."""
     return f"{split}-{index:05d}-of-{count:05d}"
+
+
+def parse_shard_name(name: str) -> tuple[str, int, int] | None:
+    """Split, index and count that made a ``shard_name``; None for other names."""
+    match = _SHARD_NAME.fullmatch(name)
+    return (match[1], int(match[2]), int(match[3])) if match else None

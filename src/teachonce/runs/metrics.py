@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from teachonce.errors import TeachonceError
-from teachonce.storage.files import atomic_write
+from teachonce.storage.files import atomic_write, open_storage
 
 METRICS_NAME = "metrics.csv"
 
@@ -51,15 +51,17 @@ def write_metrics(path: Path, rows: Sequence[Row]) -> None:
 
 def read_metrics(path: Path) -> list[Row]:
     """The rows of metrics.csv, [] where there is none yet; TeachonceError where it is damaged."""
-    file = path / METRICS_NAME
-    if not file.exists():
+    storage = open_storage(path)
+    if not storage.has(METRICS_NAME):
         return []
     rows = []
-    for line in csv.DictReader(io.StringIO(file.read_text())):
+    for line in csv.DictReader(io.StringIO(storage.read(METRICS_NAME).decode())):
         try:
             rows.append({name: _number(name, line[name]) for name in METRIC_COLUMNS})
         except (KeyError, ValueError, TypeError) as error:
-            raise TeachonceError(f"{file}: line {len(rows) + 2} is no line of metrics ({error!r})") from error
+            raise TeachonceError(
+                f"{path / METRICS_NAME}: line {len(rows) + 2} is no line of metrics ({error!r})"
+            ) from error
     return rows
 
 

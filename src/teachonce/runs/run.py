@@ -18,39 +18,129 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from teachonce.errors import PlanMismatchError, TeachonceError
-from teachonce.storage.files import read_json, write_json
+from teachonce.errors import ConfigError, ModelError, TeachonceError
+from teachonce.pixels.preprocessing import Preprocessing
+from teachonce.runs.metrics import Row, read_metrics
+from teachonce.storage.files import open_storage, read_json
+from teachonce.storage.resume import PlanFile
+
+T = TypeVar("T")
 
 CONFIG_NAME = "config.json"
 RESULT_NAME = "result.json"
 WEIGHTS_NAME = "student.safetensors"
 REPORT_NAME = "report.html"
 CHECKPOINTS_NAME = "checkpoints"
-LAST_CHECKPOINT = "last.ckpt"
-BEST_CHECKPOINT = "best.ckpt"
+LAST_CHECKPOINT = f"{CHECKPOINTS_NAME}/last.ckpt"
+BEST_CHECKPOINT = f"{CHECKPOINTS_NAME}/best.ckpt"
 TENSORBOARD_NAME = "tensorboard"
 
 
-_FREE = {
-    "out",
-    "data",
-    "validation_data",
-    "init",
-    "classes_hash",
-    "store",
-    "views",
-    "device",
-    "devices",
-    "num_nodes",
-    "num_workers",
-    "checkpoint_epochs",
-    "recipe",
-    "versions",
-}
+_FREE = frozenset(
+    {
+        "out",
+        "data",
+        "validation_data",
+        "init",
+        "classes_hash",
+        "store",
+        "views",
+        "device",
+        "devices",
+        "num_nodes",
+        "num_workers",
+        "checkpoint_epochs",
+        "recipe",
+        "versions",
+    }
+)
 """Entries of config.json that may differ when a run goes on: where it is computed and where things lie; the name of
 the recipe, whose options are compared one by one; the hash of the classes, which older runs lack."""
+
+
+class Run:
+    """A run that was begun, opened for reading: config.json is parsed once, the rest is read when it is asked for.
+
+    Raises TeachonceError for a folder without config.json, ModelError for one whose config.json is no run's.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        config = read_json(self.path / CONFIG_NAME)
+        try:
+            self.student: str = _typed(config, "student", str)
+            """The student's SPEC."""
+            self.num_classes: int = _typed(config, "num_classes", int)
+            """Outputs of the student."""
+            self.offset: int = _typed(config, "offset", int)
+            """Data label of the student's class 0."""
+            self.data_classes: int = _typed(config, "data_classes", int)
+            """Classes of the data, background included."""
+            self.size_px: int = _typed(config, "size", int)
+            """Side of the pixels that the student is trained on."""
+            self.preprocessing = Preprocessing.from_json(config["preprocessing"])
+            """How the student sees images at evaluation."""
+            self.temperature: float = _typed(config, "kd_temp", (int, float))
+            """0 for a student that learns from labels only."""
+            stores = config["store"] or []
+            # Runs of 0.1 have one store, as a string.
+            self.stores: tuple[str, ...] = (stores,) if isinstance(stores, str) else tuple(stores)
+            """Where the stores lay that teach the student."""
+            self.teacher: str | None = config.get("teacher")
+            """The SPEC of an online teacher."""
+            self.store_views: int | None = config.get("store_views")
+            """Views of the stores that are used; None without a store."""
+            self.classes_hash: str | None = config.get("classes_hash")
+            """``hash_classes`` of its classes; None for data that does not know their names, and in older runs."""
+        except (KeyError, TypeError, ValueError, AttributeError, ConfigError) as error:
+            raise ModelError(
+                f"{self.path / CONFIG_NAME}: is no run's ({type(error).__name__}: {error}); train again"
+            ) from error
+        self.config: dict[str, Any] = config
+        """The content of config.json, to be shown."""
+
+    @property
+    def weights_path(self) -> Path:
+        """Where the student's final weights lie, or will."""
+        return self.path / WEIGHTS_NAME
+
+    @property
+    def metrics(self) -> list[Row]:
+        """The curve so far, as ``read_metrics``."""
+        return read_metrics(self.path)
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """The result of a finished run, None for one that is not finished."""
+        return read_json(self.path / RESULT_NAME) if open_storage(self.path).has(RESULT_NAME) else None
+
+    def describe_teaching(self) -> str:
+        """Who taught the student, as a phrase."""
+        if not self.temperature:
+            return "labels only"
+        source = " and ".join(self.stores) or self.teacher or "image/logit of the records"
+        views = f", {self.store_views} views" if self.store_views else ""
+        return f"KD at temperature {self.temperature:g} from {source}{views}"
+
+
+def holds_run(path: Path) -> bool:
+    """Whether a run was begun in this folder."""
+    return open_storage(path).has(CONFIG_NAME)
+
+
+def find_run(path: Path) -> Run | None:
+    """The run in this folder, None where none was begun; raises as ``Run``."""
+    return Run(path) if holds_run(path) else None
+
+
+def open_finished_run(path: Path, *, asked_by: str) -> Run:
+    """A run with its weights; ConfigError that begins with ``asked_by`` for a folder that is none, else as ``Run``."""
+    for name in (CONFIG_NAME, WEIGHTS_NAME):
+        if not open_storage(path).has(name):
+            raise ConfigError(f"{asked_by}: holds no {name}, expected the folder of a finished run")
+    return Run(path)
 
 
 def check_run(path: Path, config: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
@@ -59,66 +149,27 @@ def check_run(path: Path, config: Mapping[str, Any], defaults: Mapping[str, Any]
     ``defaults`` are the values of options that the run's version may not have had yet. Raises PlanMismatchError naming
     each setting that differs, TeachonceError where ``path`` holds something else.
     """
-    config_path = path / CONFIG_NAME
-    if not config_path.exists():
-        if path.exists() and (not path.is_dir() or _has_foreign_files(path)):
-            raise TeachonceError(f"{path}: exists and is no run; choose another --out or remove it")
-        return
-    # An option that the run's version did not have yet has done what its default does.
-    old = {name: value for name, value in defaults.items() if name in config} | read_json(config_path)
-    differences = run_differences(old, config)
-    if differences:
-        raise PlanMismatchError(
-            f"{path}: begun with another configuration: {'; '.join(differences)}; choose another --out, or the same "
-            "settings"
-        )
+    _plan_file(path, defaults).check(config)
 
 
 def begin_run(path: Path, config: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
     """``check_run``, then write config.json where there is none; processes of one training may do this at once."""
-    check_run(path, config, defaults)
-    if not (path / CONFIG_NAME).exists():
-        write_json(path / CONFIG_NAME, dict(config))
+    _plan_file(path, defaults).begin(config)
 
 
-def run_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """One phrase for each setting in which two configurations differ, those aside that may change."""
-    phrases = []
-    for key in sorted((old.keys() | new.keys()) - _FREE):
-        before, now = old.get(key), new.get(key)
-        if isinstance(before, dict) and isinstance(now, dict):
-            phrases += [f"{key}.{phrase}" for phrase in run_differences(before, now)]
-        elif before != now:
-            phrases.append(f"{key} was {_brief(before)}, now {_brief(now)}")
-    return phrases
+def _plan_file(path: Path, defaults: Mapping[str, Any]) -> PlanFile:
+    return PlanFile(
+        folder=path,
+        name=CONFIG_NAME,
+        foreign=TeachonceError(f"{path}: exists and is no run; choose another --out or remove it"),
+        what="configuration",
+        may_differ=_FREE,
+        defaults=defaults,
+    )
 
 
-def read_begun(path: Path) -> dict[str, Any] | None:
-    """The configuration of a run that was begun, None where there is none."""
-    return read_json(path / CONFIG_NAME) if (path / CONFIG_NAME).exists() else None
-
-
-def describe_teaching(config: Mapping[str, Any]) -> str:
-    """Who taught a run's student, as a phrase: the content of config.json says."""
-    if not config["kd_temp"]:
-        return "labels only"
-    stores = config["store"] or []
-    names = [stores] if isinstance(stores, str) else stores  # runs of 0.1 have one store, as a string
-    source = " and ".join(names) or config.get("teacher") or "image/logit of the records"
-    views = config.get("store_views")
-    return f"KD at temperature {config['kd_temp']:g} from {source}" + (f", {views} views" if views else "")
-
-
-def read_result(path: Path) -> dict[str, Any] | None:
-    """The result of a finished run, None for one that is not finished."""
-    return read_json(path / RESULT_NAME) if (path / RESULT_NAME).exists() else None
-
-
-def _has_foreign_files(path: Path) -> bool:
-    # Another process of this training may write config.json at this moment.
-    return any(file.name[0] != "." and file.name != CONFIG_NAME for file in path.iterdir())
-
-
-def _brief(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+def _typed(config: Mapping[str, Any], name: str, kind: type[T] | tuple[type[T], ...]) -> T:
+    value = config[name]
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise TypeError(f"{name} is {value!r}")
+    return value

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from pyarrow import ipc
 
 from teachonce.codecs.codec import Codec
-from teachonce.errors import StoreError
-from teachonce.storage.files import atomic_write
+from teachonce.errors import StoreError, TeachonceError
+from teachonce.storage.files import atomic_write, locate, open_storage
 from teachonce.storage.strict_json import Count
 from teachonce.views.columns import CROP_ONLY, ViewLayout, encode_views
 from teachonce.views.view import View
@@ -139,9 +139,10 @@ def _write_batches(path: Path, schema: pa.Schema, batches: Sequence[pa.RecordBat
 
 
 def _open_arrow(path: Path) -> ipc.RecordBatchFileReader:
+    storage, name = locate(path)
     try:
-        return ipc.open_file(pa.memory_map(str(path)))
-    except (OSError, pa.ArrowInvalid) as error:
+        return ipc.open_file(pa.py_buffer(storage.map(name)))
+    except (TeachonceError, pa.ArrowInvalid) as error:
         raise StoreError(
             f"{path}: cannot be read as an Arrow file ({error}): missing or damaged; remove it and manifest.json, "
             "and extract again"
@@ -188,11 +189,8 @@ def file_entry(path: Path, name: str) -> FileEntry:
     """Name, size and hash of a file, as the manifest keeps them."""
     digest = xxhash.xxh3_128()
     size_bytes = 0
-    try:
-        with (path / name).open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-                size_bytes += len(block)
-    except OSError as error:
-        raise StoreError(f"{path / name}: cannot be read: {error.strerror or error}") from error
+    with open_storage(path, StoreError).stream(name) as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+            size_bytes += len(block)
     return {"name": name, "bytes": size_bytes, "xxh3": digest.hexdigest()}

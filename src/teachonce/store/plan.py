@@ -24,7 +24,8 @@ from teachonce.codecs.registry import codec_from_json
 from teachonce.errors import PlanMismatchError, RecordError, StoreError, TeachonceError
 from teachonce.records.class_space import ClassSpace
 from teachonce.records.source import Record
-from teachonce.storage.files import read_json, write_json
+from teachonce.storage.files import open_storage, read_json, write_json
+from teachonce.storage.resume import PlanFile
 from teachonce.storage.strict_json import Count, convert_json, json_values
 from teachonce.store.arrow_files import (
     FileEntry,
@@ -238,48 +239,37 @@ def begin_store(path: Path, plan: Plan, views_per_file: int) -> Plan:
     Several workers may begin the same store at once: the first one's plan counts. Raises PlanMismatchError naming each
     field that differs, and StoreError where ``path`` holds something that is no store.
     """
-    plan_path = path / PLAN_NAME
-    if not plan_path.exists():
-        check_store_folder(path)
-        write_json(plan_path, plan.to_json(), overwrite=False)
-    old = read_plan(path)
-    if old.format_version != plan.format_version:
+    plan_file = _plan_file(path)
+    begun = plan_file.read()
+    version = plan.format_version if begun is None else Plan.from_json(begun, path / PLAN_NAME).format_version
+    if version != plan.format_version:
         raise PlanMismatchError(
-            f"{path}: a store of format version {old.format_version}, this teachonce writes {plan.format_version}: it "
-            "can be read and trained from, not extended; extract into another --out"
+            f"{path}: a store of format version {version}, this teachonce writes {plan.format_version}: it can be read "
+            "and trained from, not extended; extract into another --out"
         )
-    differences = plan_differences(old, plan)
-    if differences:
-        raise PlanMismatchError(
-            f"{path}: begun with another plan: {'; '.join(differences)}; choose another --out, or the same settings"
-        )
+    old = Plan.from_json(plan_file.begin(plan.to_json()), path / PLAN_NAME)
     groups = group_views(plan.num_views, views_per_file, old.view_groups)
     if groups == old.view_groups:
         return old
     extended = replace(old, view_groups=groups)
-    write_json(plan_path, extended.to_json())
+    write_json(path / PLAN_NAME, extended.to_json())
     return extended
 
 
 def check_store_folder(path: Path) -> None:
     """Raise StoreError where ``path`` is something else than a store or a place for one."""
-    is_foreign = path.exists() and (not path.is_dir() or _foreign_files(path))
-    # Another worker may begin the store at this moment, so the plan is looked for last.
-    if is_foreign and not (path / PLAN_NAME).exists():
-        raise StoreError(f"{path}: exists and is no store; choose another --out or remove it")
+    _plan_file(path).check_folder()
 
 
-def plan_differences(old: Plan, new: Plan) -> list[str]:
-    """One phrase for each setting in which two plans differ.
-
-    View groups may differ, because more views may be added, and so may the teacher's spec, because its weights may lie
-    elsewhere today: what the teacher is, its model and the weights' hash say.
-    """
-    old_json, new_json = old.to_json(), new.to_json()
-    for value in (old_json, new_json):
-        del value["view_groups"]
-        value["teacher"] = {key: item for key, item in value["teacher"].items() if key != "spec"}
-    return _differences("", old_json, new_json)
+def _plan_file(path: Path) -> PlanFile:
+    return PlanFile(
+        folder=path,
+        name=PLAN_NAME,
+        foreign=StoreError(f"{path}: exists and is no store; choose another --out or remove it"),
+        # More views may be added, and the teacher's weights may lie elsewhere today: what the teacher is, its model and
+        # the weights' hash say.
+        may_differ=frozenset({"view_groups", "teacher.spec"}),
+    )
 
 
 def finalise_store(path: Path, versions: Mapping[str, str]) -> int:
@@ -340,16 +330,23 @@ def _known_entries(path: Path) -> dict[str, FileEntry]:
     They were hashed when it was written; with many groups of views they would be hashed again for each of them.
     """
     try:
-        written_ns = (path / MANIFEST_NAME).stat().st_mtime_ns
+        storage = open_storage(path)
+        written_ns = storage.status(MANIFEST_NAME).modified_ns
         manifest = Manifest.from_json(read_json(path / MANIFEST_NAME), path / MANIFEST_NAME)
         found: dict[str, FileEntry] = {}
         for item in [file for shard in manifest.shards for file in shard["files"]]:
-            status = (path / item["name"]).stat()
-            if status.st_size == item["bytes"] and status.st_mtime_ns < written_ns:
+            status = storage.status(item["name"])
+            if status.num_bytes == item["bytes"] and status.modified_ns < written_ns:
                 found[item["name"]] = item
         return found
-    except (TeachonceError, OSError):
+    except TeachonceError:
         return {}  # no manifest, or a damaged one: everything is hashed
+
+
+def holds_store(path: Path) -> bool:
+    """Whether a store was begun in this folder."""
+    storage = open_storage(path)
+    return storage.has(PLAN_NAME) or storage.has(MANIFEST_NAME)
 
 
 def read_plan(path: Path) -> Plan:
@@ -359,24 +356,6 @@ def read_plan(path: Path) -> Plan:
 
 def missing_files(path: Path, plan: Plan) -> list[str]:
     """Names of the plan's files that are not there yet, each once."""
-    present = {file.name for file in path.iterdir()}
+    present = set(open_storage(path).list_folder().files)
     wanted = dict.fromkeys(name for names in plan.unit_files().values() for name in names)
     return [name for name in wanted if name not in present]
-
-
-def _foreign_files(path: Path) -> bool:
-    return any(not file.name.startswith(".") for file in path.iterdir())
-
-
-def _differences(prefix: str, old: Any, new: Any) -> list[str]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        found = []
-        for key in sorted(old.keys() | new.keys()):
-            found += _differences(f"{prefix}.{key}" if prefix else key, old.get(key), new.get(key))
-        return found
-    if old == new:
-        return []
-    if isinstance(old, list) and isinstance(new, list) and len(str(old)) > 80:
-        different = sum(a != b for a, b in zip(old, new, strict=False)) + abs(len(old) - len(new))
-        return [f"{prefix}: {different} of {max(len(old), len(new))} entries differ"]
-    return [f"{prefix} was {old}, now {new}"]

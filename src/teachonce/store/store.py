@@ -31,7 +31,7 @@ from teachonce.codecs.codec import Codec
 from teachonce.codecs.registry import codec_from_json
 from teachonce.errors import StoreError
 from teachonce.records.class_space import ClassSpace
-from teachonce.storage.files import read_json
+from teachonce.storage.files import open_storage, read_json
 from teachonce.store.arrow_files import (
     Sample,
     file_entry,
@@ -44,7 +44,16 @@ from teachonce.store.arrow_files import (
     to_numpy,
     views_file,
 )
-from teachonce.store.plan import MANIFEST_NAME, PLAN_NAME, Manifest, Plan, ShardEntry, missing_files, read_plan
+from teachonce.store.plan import (
+    MANIFEST_NAME,
+    PLAN_NAME,
+    Manifest,
+    Plan,
+    ShardEntry,
+    holds_store,
+    missing_files,
+    read_plan,
+)
 from teachonce.views.columns import VIEW_COLUMNS, decode_views
 from teachonce.views.policy import Policy
 from teachonce.views.view import View
@@ -60,9 +69,10 @@ class Store:
     def __init__(self, path: Path | str, *, num_views: int | None = None, is_partial: bool = False) -> None:
         self.path = Path(path)
         manifest_path = self.path / MANIFEST_NAME
-        if is_partial and not manifest_path.exists():
+        has_manifest = open_storage(self.path).has(MANIFEST_NAME)
+        if is_partial and not has_manifest:
             self.manifest = _partial_manifest(self.path)
-        elif manifest_path.exists():
+        elif has_manifest:
             self.manifest = Manifest.from_json(read_json(manifest_path), manifest_path)
         else:
             raise StoreError(self._why_unfinished())
@@ -261,8 +271,7 @@ class Store:
         self._open_cache()
 
     def _why_unfinished(self) -> str:
-        plan_path = self.path / PLAN_NAME
-        if not plan_path.exists():
+        if not holds_store(self.path):
             return f"{self.path}: is no store (neither {MANIFEST_NAME} nor {PLAN_NAME} is there)"
         plan = read_plan(self.path)
         num_files = len({name for names in plan.unit_files().values() for name in names})

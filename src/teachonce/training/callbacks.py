@@ -25,8 +25,8 @@ from lightning.pytorch.callbacks import Callback, Checkpoint
 from teachonce.engine.progress import Advance, format_seconds, progress
 from teachonce.errors import ModelError
 from teachonce.runs.metrics import METRIC_COLUMNS, Row, write_metrics
-from teachonce.runs.run import BEST_CHECKPOINT, CHECKPOINTS_NAME, LAST_CHECKPOINT, TENSORBOARD_NAME
-from teachonce.storage.files import atomic_write
+from teachonce.runs.run import BEST_CHECKPOINT, LAST_CHECKPOINT, TENSORBOARD_NAME
+from teachonce.storage.files import atomic_write, locate, open_storage
 from teachonce.training.student_module import CHECK_STEPS, StudentModule
 
 EPOCH_LINE_SECONDS = 2.0
@@ -49,8 +49,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         """Read; raises ModelError for what is damaged or would execute code."""
+        storage, name = locate(Path(path))
         try:
-            return torch.load(path, map_location=map_location or "cpu", weights_only=True)
+            return torch.load(storage.local_path(name), map_location=map_location or "cpu", weights_only=True)
         except Exception as error:  # torch raises RuntimeError, UnpicklingError, EOFError, OSError, ... for damage
             reason = str(error).splitlines()[0]
             raise ModelError(
@@ -121,10 +122,10 @@ class EpochRecorder(Checkpoint):
             self._say(is_last)
 
     def _save(self, trainer: Trainer) -> None:
-        folder = self.run / CHECKPOINTS_NAME
-        trainer.save_checkpoint(folder / LAST_CHECKPOINT)  # every process: some strategies gather
+        trainer.save_checkpoint(self.run / LAST_CHECKPOINT)  # every process: some strategies gather
         if trainer.is_global_zero and self.best_row is self.rows[-1]:
-            with (folder / LAST_CHECKPOINT).open("rb") as last, atomic_write(folder / BEST_CHECKPOINT) as best:
+            storage = open_storage(self.run)
+            with storage.stream(LAST_CHECKPOINT) as last, storage.put(BEST_CHECKPOINT) as best:
                 shutil.copyfileobj(last, best)
 
     def _say(self, is_last: bool) -> None:
@@ -218,7 +219,8 @@ class TensorBoardEvents(Callback):
             with _without_tensorflow():
                 from torch.utils.tensorboard import SummaryWriter
 
-                self._writer = SummaryWriter(str(self.run / TENSORBOARD_NAME), purge_step=trainer.global_step + 1)
+                folder = open_storage(self.run).local_path(TENSORBOARD_NAME)
+                self._writer = SummaryWriter(str(folder), purge_step=trainer.global_step + 1)
             self._num_written = len(self.recorder.rows)
 
     def on_train_batch_end(

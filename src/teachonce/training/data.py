@@ -25,7 +25,7 @@ from teachonce.pixels.view_sources import DrawnViews, OwnViews, ViewSource
 from teachonce.records.class_space import ClassSpace
 from teachonce.records.discovery import open_records
 from teachonce.records.source import RecordSource
-from teachonce.runs.run import read_begun
+from teachonce.runs.run import find_run
 from teachonce.store.store import Store
 from teachonce.store.stored_views import StoredViews
 from teachonce.training.config import TrainConfig
@@ -130,11 +130,11 @@ def open_stores(config: TrainConfig) -> list[Store]:
 
     A run that was begun while a store was growing goes on with the views that it began with.
     """
-    begun = read_begun(config.out)
+    begun = find_run(config.out)
     stores = [Store(path) for path in config.store]
     whole = min((store.num_views for store in stores), default=0)
     # More than there are: another store, which check_run refuses.
-    num_views = config.views or min((begun or {}).get("store_views") or whole, whole)
+    num_views = config.views or min((begun and begun.store_views) or whole, whole)
     return [Store(path, num_views=num_views) for path in config.store]
 
 

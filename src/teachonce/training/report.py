@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from teachonce.pages.charts import BLUE, INK, ORANGE, PURPLE, QUIET, draw_svg
 from teachonce.pages.page import render_page
-from teachonce.runs.metrics import METRICS_NAME, Row, read_metrics
-from teachonce.runs.run import CONFIG_NAME, REPORT_NAME, WEIGHTS_NAME, describe_teaching
-from teachonce.storage.files import atomic_write, read_json
+from teachonce.runs.metrics import METRICS_NAME, Row
+from teachonce.runs.run import REPORT_NAME, WEIGHTS_NAME, Run
+from teachonce.storage.files import atomic_write
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -27,15 +27,15 @@ _COLORS = {"train_loss": INK, "label_loss": BLUE, "kd_loss": ORANGE, "validation
 
 def write_report(run: Path, result: Mapping[str, Any]) -> Path:
     """Write RUN/report.html from config.json, metrics.csv and ``result``; returns its path."""
-    config = read_json(run / CONFIG_NAME)
+    opened = Run(run)
     page = render_page(
         _TEMPLATE,
         name=run.name,
-        teacher=describe_teaching(config),
-        config=config,
+        teacher=opened.describe_teaching(),
+        config=opened.config,
         result=result,
         numbers=_numbers(result),
-        curves=draw_curves(read_metrics(run)),
+        curves=draw_curves(opened.metrics),
         weights_file=WEIGHTS_NAME,
         metrics_file=METRICS_NAME,
     )

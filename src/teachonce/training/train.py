@@ -43,11 +43,12 @@ from teachonce.runs.run import (
     LAST_CHECKPOINT,
     RESULT_NAME,
     WEIGHTS_NAME,
+    Run,
     begin_run,
     check_run,
-    read_result,
+    find_run,
 )
-from teachonce.storage.files import atomic_write, remove_temporaries, write_json
+from teachonce.storage.files import atomic_write, open_storage, write_json
 from teachonce.training.callbacks import (
     AtomicCheckpointIO,
     EpochRecorder,
@@ -82,7 +83,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
     _check_device(config, device)
     if config.devices * config.num_nodes > 1 and not is_rank():
         run_ranks(train, config)
-        return read_result(config.out) or {}
+        return Run(config.out).result or {}
     student = parse_model_spec(config.student)
     teacher = _load_online_teacher(config, device)
     data = open_training_data(config, student, None if teacher is None else teacher.preprocessing)
@@ -92,7 +93,8 @@ def train(config: TrainConfig) -> dict[str, Any]:
         warn_without_effect(config, data.train)
     resolved = resolve_run(config, data, trainer.world_size, None if teacher is None else teacher.weights_sha256)
     check_run(config.out, resolved, default_options())
-    finished = read_result(config.out)
+    begun = find_run(config.out)
+    finished = None if begun is None else begun.result
     if finished is not None:
         _say(trainer, f"{config.out}: finished already ({describe_result(finished)}); nothing to do")
         return finished
@@ -149,8 +151,7 @@ def _fit(config: TrainConfig, trainer: lightning.Trainer, module: StudentModule,
     if data.validation is not None:
         order = EpochBatches(len(data.validation), config.batch_size, shuffle=False, rank=rank, world_size=world_size)
         validation = Loader(data.validation, order, config.num_workers)
-    checkpoint = config.out / CHECKPOINTS_NAME / LAST_CHECKPOINT
-    resume = checkpoint if checkpoint.exists() else None
+    resume = config.out / LAST_CHECKPOINT if open_storage(config.out).has(LAST_CHECKPOINT) else None
     if resume is not None:
         _say(trainer, f"{config.out}: going on from {resume}")
     try:
@@ -249,7 +250,7 @@ def _build_module(
             size_px=config.size,
             classes_hash=data.classes_hash,
         )
-        if not (config.out / CHECKPOINTS_NAME / LAST_CHECKPOINT).exists():
+        if not open_storage(config.out).has(LAST_CHECKPOINT):
             _say(trainer, f"{config.out}: starts from {data.initial.path}: {phrase}")
     for size_px in sorted({config.size, data.preprocessing.size_px}):
         _check_size(spec, student, size_px, data.train.num_classes)
@@ -320,8 +321,8 @@ def _finish(
             file.write(save(weights, {"student": config.student, "format": "pt"}))
         write_report(config.out, result)
         write_json(config.out / RESULT_NAME, result)
-        for folder in (config.out, config.out / CHECKPOINTS_NAME):
-            remove_temporaries(folder)
+        for folder in ("", CHECKPOINTS_NAME):
+            open_storage(config.out).remove_temporaries(folder)
     _say(trainer, f"{config.out}: finished: {describe_result(result)}")
     return result
 

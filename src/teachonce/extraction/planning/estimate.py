@@ -48,8 +48,8 @@ from teachonce.extraction.planning.table import render_plan
 from teachonce.models.classifier import Classifier, load_model
 from teachonce.records.discovery import open_records
 from teachonce.records.sample import SampleSource, sample_places
-from teachonce.storage.files import atomic_write, write_json
-from teachonce.store.plan import PLAN_NAME, Plan
+from teachonce.storage.files import atomic_write, exists, open_storage, write_json
+from teachonce.store.plan import PLAN_NAME, Plan, holds_store
 from teachonce.versions import library_versions
 
 COMPARED_KS = (5, 10, 20, 50)
@@ -78,11 +78,11 @@ def plan(config: PlanConfig) -> str:
 
 def check_plan_folder(out: Path | None) -> None:
     """Raise ConfigError where ``out`` is no folder, or a store, which holds nothing but what belongs to it."""
-    if out is None or not out.exists():
+    if out is None or not exists(out):
         return
-    if not out.is_dir():
+    if not open_storage(out).is_folder():
         raise ConfigError(f"--out {out}: is a file, expected a folder for {TEXT_NAME}, {RESULTS_NAME}, {PICTURE_NAME}")
-    if (out / PLAN_NAME).exists():
+    if holds_store(out):
         raise ConfigError(f"--out {out}: holds a store ({PLAN_NAME}); choose another --out")
 
 

@@ -34,6 +34,7 @@ from teachonce.pixels.render import ViewReader, render_views
 from teachonce.pixels.view_sources import DrawnViews
 from teachonce.records.sample import SampleSource
 from teachonce.records.source import Record
+from teachonce.storage.files import open_storage
 from teachonce.store.arrow_files import (
     Sample,
     records_file,
@@ -203,7 +204,8 @@ def try_codec(folder: Path, plan: Plan, codec: Codec, result: SampleResult) -> C
     sizes = []
     for views_written in (1, num_views):
         store, seconds = _write_trial(folder / f"views-{views_written}", plan, codec, result, views_written)
-        sizes.append((store.path / views_file(store.shards[0][0], (0, views_written - 1))).stat().st_size)
+        file_name = views_file(store.shards[0][0], (0, views_written - 1))
+        sizes.append(open_storage(store.path).status(file_name).num_bytes)
     columns = store.read_columns(0, 0)
     widths = {name: values.nbytes // count for name, values in columns.items()}
     row_bytes = sum(widths.values())
@@ -252,20 +254,20 @@ def _write_trial(path: Path, plan: Plan, codec: Codec, result: SampleResult, num
 
 def measure_side_files(folder: Path, result: SampleResult, num_samples: int) -> dict[str, float]:
     """Bytes of what lies beside the view files: of a record and a records file, of a sample and a sample file."""
-    folder.mkdir(parents=True, exist_ok=True)
-    records_path, samples_path = folder / records_file("trial"), folder / samples_file("trial", (0, 0))
-    write_records(records_path, result.keys, result.filenames, result.labels)
+    records_name, samples_name = records_file("trial"), samples_file("trial", (0, 0))
+    write_records(folder / records_name, result.keys, result.filenames, result.labels)
     count, num_classes = result.logits.shape
     write_samples(
-        samples_path, [Sample(row % count, 0, 0, 0, result.logits[row % count]) for row in range(num_samples)]
+        folder / samples_name, [Sample(row % count, 0, 0, 0, result.logits[row % count]) for row in range(num_samples)]
     )
     # Key, label, offset of the name, name; row, view, two hashes, logits before the codec: as in
     # docs/reference/store-format.md.
     record_bytes = 8 + 4 + 4 + float(np.mean([len(name.encode()) for name in result.filenames]))
     sample_bytes = 4 + 4 + 8 + 8 + 4 * num_classes
+    storage = open_storage(folder)
     return {
         "record_bytes": record_bytes,
-        "records_file_bytes": records_path.stat().st_size - count * record_bytes,
+        "records_file_bytes": storage.status(records_name).num_bytes - count * record_bytes,
         "sample_bytes": float(sample_bytes),
-        "samples_file_bytes": samples_path.stat().st_size - float(num_samples * sample_bytes),
+        "samples_file_bytes": storage.status(samples_name).num_bytes - float(num_samples * sample_bytes),
     }

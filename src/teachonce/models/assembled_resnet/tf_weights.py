@@ -44,6 +44,7 @@ from torch import nn
 
 from teachonce.errors import ConfigError, MissingExtraError, ModelError
 from teachonce.models.assembled_resnet.network import AssembledResNet
+from teachonce.storage.files import locate
 
 Variables = dict[str, NDArray[Any]]
 
@@ -78,7 +79,7 @@ _BIG_LITTLE_SCOPES = {
 
 def is_tf_weights(path: Path) -> bool:
     """Whether a path is an ``.npz`` or the prefix of a TensorFlow checkpoint (``PREFIX.index`` lies there)."""
-    return path.suffix == ".npz" or _index_file(path).is_file()
+    return path.suffix == ".npz" or _has_index(path)
 
 
 def read_tf_variables(path: Path) -> Variables:
@@ -186,10 +187,11 @@ def _to_tf_layout(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _read_npz(path: Path) -> Variables:
-    if not path.is_file():
+    storage, name = locate(path)
+    if not storage.has(name):
         raise ConfigError(f"weights={path}: no such file")
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with np.load(storage.local_path(name), allow_pickle=False) as file:
             return {key: file[key] for key in file.files}
     except (OSError, ValueError, EOFError, KeyError, AttributeError, zipfile.BadZipFile) as error:
         raise ModelError(f"{path}: is no .npz of arrays alone ({error}); save it with numpy.savez") from error
@@ -197,7 +199,8 @@ def _read_npz(path: Path) -> Variables:
 
 def _read_checkpoint(path: Path) -> Variables:
     prefix = _index_file(path).with_suffix("")
-    if not _index_file(path).is_file():
+    storage, name = locate(prefix)
+    if not _has_index(path):
         raise ConfigError(f"weights={path}: no such checkpoint, {prefix}.index is not there")
     try:
         import tensorflow
@@ -207,11 +210,16 @@ def _read_checkpoint(path: Path) -> Variables:
             "or save its variables as .npz elsewhere"
         ) from error
     try:
-        reader = tensorflow.train.load_checkpoint(str(prefix))
+        reader = tensorflow.train.load_checkpoint(str(storage.local_path(name)))
         names = [name for name in reader.get_variable_to_shape_map() if name.startswith(_ROOT)]
         return {name: np.asarray(reader.get_tensor(name)) for name in names if not name.endswith(_SLOTS)}
     except (tensorflow.errors.OpError, RuntimeError, ValueError) as error:
         raise ModelError(f"{path}: no checkpoint that can be read ({str(error).splitlines()[0]})") from error
+
+
+def _has_index(path: Path) -> bool:
+    storage, name = locate(_index_file(path))
+    return storage.has(name)
 
 
 def _index_file(path: Path) -> Path:

@@ -27,7 +27,8 @@ from crc32c import crc32c
 from numpy.typing import NDArray
 
 from teachonce.errors import RecordError, TeachonceError
-from teachonce.storage.files import atomic_write
+from teachonce.storage.files import atomic_write, locate
+from teachonce.storage.storage import FileStatus, Reader
 
 HEADER_BYTES = 12
 FOOTER_BYTES = 4
@@ -77,30 +78,25 @@ def read_tfrecords(path: Path) -> Iterator[tuple[int, memoryview]]:
     Raises RecordError with path, record number and byte offset where a frame is truncated or a checksum does not hold,
     and for a file without any record.
     """
-    try:
-        with path.open("rb", buffering=0) as file:
-            descriptor = file.fileno()
-            file_bytes = os.fstat(descriptor).st_size
-            _check_not_empty(path, file_bytes)
-            offset, row = 0, 0
-            while offset < file_bytes:
-                chunk = memoryview(_read_at(descriptor, min(_CHUNK_BYTES, file_bytes - offset), offset))
-                at = 0  # of the next frame in the chunk; one that goes on behind it begins the next chunk
-                while offset + at < file_bytes and (at == 0 or at + HEADER_BYTES <= len(chunk)):
-                    length = _check_header(path, row, offset + at, chunk[at : at + HEADER_BYTES], file_bytes)
-                    end = at + length + FRAME_BYTES
-                    if end > len(chunk):
-                        if at:
-                            break
-                        chunk = memoryview(_read_at(descriptor, end, offset))
-                    payload = chunk[at + HEADER_BYTES : end - FOOTER_BYTES]
-                    _check_payload(path, row, offset + at, payload, chunk[end - FOOTER_BYTES : end], length)
-                    yield offset + at, payload
-                    at = end
-                    row += 1
-                offset += at
-    except OSError as error:
-        raise RecordError(f"{path}: cannot be read: {error.strerror or error}") from error
+    reader = _open(path)
+    file_bytes = reader.num_bytes
+    offset, row = 0, 0
+    while offset < file_bytes:
+        chunk = memoryview(reader.read(offset, min(_CHUNK_BYTES, file_bytes - offset)))
+        at = 0  # of the next frame in the chunk; one that goes on behind it begins the next chunk
+        while offset + at < file_bytes and (at == 0 or at + HEADER_BYTES <= len(chunk)):
+            length = _check_header(path, row, offset + at, chunk[at : at + HEADER_BYTES], file_bytes)
+            end = at + length + FRAME_BYTES
+            if end > len(chunk):
+                if at:
+                    break
+                chunk = memoryview(reader.read(offset, end))
+            payload = chunk[at + HEADER_BYTES : end - FOOTER_BYTES]
+            _check_payload(path, row, offset + at, payload, chunk[end - FOOTER_BYTES : end], length)
+            yield offset + at, payload
+            at = end
+            row += 1
+        offset += at
 
 
 class TFRecordFile:
@@ -113,7 +109,7 @@ class TFRecordFile:
     def __init__(self, path: Path, bounds: NDArray[np.int64] | None = None) -> None:
         self.path = path
         self._bounds = bounds
-        self._descriptor: _Descriptor | None = None
+        self._reader: Reader | None = None
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -133,14 +129,10 @@ class TFRecordFile:
     def read(self, row: int) -> memoryview:
         """The payload of one record, without a copy of what was read; raises RecordError as ``read_tfrecords``."""
         offset, end = self.bounds(row)
-        # A local reference keeps the descriptor open until this read is over, whatever close() does meanwhile.
-        descriptor = self._open()
         try:
-            frame = memoryview(_read_at(descriptor.number, end - offset, offset))
-        except OSError as error:
-            raise RecordError(
-                f"{record_place(self.path, row, offset)}: cannot be read: {error.strerror or error}"
-            ) from error
+            frame = memoryview(self._open().read(offset, end - offset))
+        except RecordError as error:
+            raise RecordError(f"{error} (record {row}, byte {offset})") from error
         length = _check_header(self.path, row, offset, frame[:HEADER_BYTES], end)
         payload = frame[HEADER_BYTES : HEADER_BYTES + length]
         _check_payload(self.path, row, offset, payload, frame[HEADER_BYTES + length :], length)
@@ -148,15 +140,14 @@ class TFRecordFile:
 
     def read_into(self, room: memoryview, offset: int) -> bool:
         """Fill ``room`` with what the file holds from ``offset`` on; False where that fails or ends before."""
-        descriptor = self._open()
         try:
-            return os.preadv(descriptor.number, [room], offset) == len(room)
-        except OSError:
+            return self._open().read_into(room, offset) == len(room)
+        except RecordError:
             return False
 
     def close(self) -> None:
-        """Give the descriptor back; a later read opens the file again."""
-        self._descriptor = None
+        """Close the file, once the reads that are under way are over; a later read opens it again."""
+        self._reader = None
 
     def __reduce__(self) -> tuple[type[TFRecordFile], tuple[Path, NDArray[np.int64] | None]]:
         return TFRecordFile, (self.path, self._bounds)
@@ -166,17 +157,22 @@ class TFRecordFile:
             self._bounds = load_index(self.path)
         return self._bounds
 
-    def _open(self) -> _Descriptor:
-        descriptor = self._descriptor
-        if descriptor is None:
+    def _open(self) -> Reader:
+        # Who reads holds a reference of its own, so the file stays open, whatever close() does meanwhile.
+        reader = self._reader
+        if reader is None:
             with self._lock:
-                descriptor = self._descriptor
-                if descriptor is None:
-                    try:
-                        descriptor = self._descriptor = _Descriptor(self.path)
-                    except OSError as error:
-                        raise RecordError(f"{self.path}: cannot be read: {error.strerror or error}") from error
-        return descriptor
+                reader = self._reader
+                if reader is None:
+                    reader = self._reader = _open(self.path)
+        return reader
+
+
+def _open(path: Path) -> Reader:
+    storage, name = locate(path, RecordError)
+    reader = storage.open_reader(name)
+    _check_not_empty(path, reader.num_bytes)
+    return reader
 
 
 def read_frames(frames: Sequence[tuple[TFRecordFile, int]], room: memoryview) -> list[memoryview]:
@@ -215,18 +211,6 @@ def _gather(data: NDArray[np.uint8], starts: NDArray[np.int64], kind: str) -> ND
     return data[starts[:, None] + np.arange(width)].view(kind)[:, 0]
 
 
-class _Descriptor:
-    """An open file that closes when its last user lets go of it, so that no thread reads a closed or reused number."""
-
-    def __init__(self, path: Path) -> None:
-        self.number = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
-
-    def __del__(self) -> None:
-        if hasattr(self, "number"):
-            with suppress(OSError):
-                os.close(self.number)
-
-
 def index_path(path: Path) -> Path:
     """Where the index of a shard lies: ``PATH.idx`` beside it."""
     return path.with_name(path.name + ".idx")
@@ -238,19 +222,16 @@ def load_index(path: Path) -> NDArray[np.int64]:
     Read from the index where there is one that fits the shard (contiguous from 0 to the file's end); else made by
     reading the headers, and kept beside the shard, or in the user's cache folder where the shard's is read-only.
     """
-    try:
-        status = path.stat()
-    except OSError as error:
-        raise RecordError(f"{path}: cannot be read: {error.strerror or error}") from error
-    _check_not_empty(path, status.st_size)
-    places = [index_path(path), *_cache_paths(path, status)]
-    for place in places:
-        bounds = _read_index(place, status.st_size)
+    storage, name = locate(path, RecordError)
+    status = storage.status(name)
+    _check_not_empty(path, status.num_bytes)
+    for place in _index_places(path, status):
+        bounds = _read_index(place, status.num_bytes)
         if bounds is not None:
             return bounds
     bounds = _scan_bounds(path)
     index = list(zip(bounds[:-1].tolist(), np.diff(bounds).tolist(), strict=True))
-    for place in places:
+    for place in _index_places(path, status):
         # Where neither folder can be written the index is only slower to have, so this is no error.
         with suppress(TeachonceError):
             write_index(place, index)
@@ -270,9 +251,10 @@ def record_place(path: Path, row: int, offset: int) -> str:
 
 
 def _read_index(path: Path, shard_bytes: int) -> NDArray[np.int64] | None:
+    storage, name = locate(path)
     try:
-        numbers = np.array(path.read_bytes().split(), dtype=np.int64)
-    except (OSError, ValueError, OverflowError):
+        numbers = np.array(storage.read(name).split(), dtype=np.int64)
+    except (TeachonceError, ValueError, OverflowError):
         return None
     if len(numbers) == 0 or len(numbers) % 2:
         return None
@@ -283,38 +265,25 @@ def _read_index(path: Path, shard_bytes: int) -> NDArray[np.int64] | None:
 
 
 def _scan_bounds(path: Path) -> NDArray[np.int64]:
+    reader = _open(path)
     bounds = [0]
-    try:
-        with path.open("rb", buffering=0) as file:
-            file_bytes = os.fstat(file.fileno()).st_size
-            while bounds[-1] < file_bytes:
-                offset = bounds[-1]
-                header = os.pread(file.fileno(), HEADER_BYTES, offset)
-                length = _check_header(path, len(bounds) - 1, offset, header, file_bytes)
-                bounds.append(offset + length + FRAME_BYTES)
-    except OSError as error:
-        raise RecordError(f"{path}: cannot be read: {error.strerror or error}") from error
+    while bounds[-1] < reader.num_bytes:
+        offset = bounds[-1]
+        header = reader.read(offset, HEADER_BYTES)
+        length = _check_header(path, len(bounds) - 1, offset, header, reader.num_bytes)
+        bounds.append(offset + length + FRAME_BYTES)
     return np.array(bounds, dtype=np.int64)
 
 
-def _cache_paths(path: Path, status: os.stat_result) -> list[Path]:
+def _index_places(path: Path, status: FileStatus) -> Iterator[Path]:
+    """Where an index may lie, or be put: beside the shard, else in the cache under the shard's identity."""
+    yield index_path(path)
     try:
         folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     except RuntimeError:  # a user without a home, as in some containers
-        return []
-    identity = f"{path.resolve()}\0{status.st_size}\0{status.st_mtime_ns}"
-    return [folder / "teachonce" / f"{xxhash.xxh3_128_hexdigest(os.fsencode(identity))}.idx"]
-
-
-def _read_at(descriptor: int, size: int, offset: int) -> bytes:
-    data = os.pread(descriptor, size, offset)
-    # One call returns everything but over 2 GiB, on signals, and where the file has been cut.
-    while len(data) < size:
-        more = os.pread(descriptor, size - len(data), offset + len(data))
-        if not more:
-            break
-        data += more
-    return data
+        return
+    identity = f"{path.resolve()}\0{status.num_bytes}\0{status.modified_ns}"
+    yield folder / "teachonce" / f"{xxhash.xxh3_128_hexdigest(os.fsencode(identity))}.idx"
 
 
 def _check_not_empty(path: Path, file_bytes: int) -> None:

@@ -6,7 +6,6 @@ The schema is TF-slim's ImageNet builder's: ``image/encoded``, ``image/class/lab
 
 from __future__ import annotations
 
-import re
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -19,10 +18,11 @@ from numpy.typing import NDArray
 from teachonce.engine.buffers import BufferPool
 from teachonce.errors import LogitsError, RecordError
 from teachonce.records.class_table import read_classes
-from teachonce.records.source import Record, RecordSource, ShardInfo, record_key, shard_name
+from teachonce.records.source import Record, RecordSource, ShardInfo, parse_shard_name, record_key, shard_name
 from teachonce.records.tfrecord.framing import TFRecordFile, read_frames, read_tfrecords, record_place
 from teachonce.records.tfrecord.native_examples import find_features
 from teachonce.records.tfrecord.tf_example import Buffer, decode_example
+from teachonce.storage.files import open_storage
 
 MAX_OPEN_SHARDS = 128
 """Shards that a source keeps open in a process; ImageNet has 1024, which is the usual limit of open files."""
@@ -37,19 +37,16 @@ _FEATURES = ("image/encoded", "image/class/label", "image/filename")
 _BOX_FEATURES = tuple(f"image/object/bbox/{side}" for side in ("xmin", "ymin", "xmax", "ymax"))
 
 
-_SHARD_NAME = re.compile(r"(.+)-(\d{5,})-of-(\d{5,})")
-
-
 def find_shards(data: Path, split: str) -> list[Path]:
     """The TFRecord shards of a split in order, [] where there are none.
 
     Raises RecordError where some are missing or shards of two different counts lie side by side.
     """
     found: dict[int, dict[int, Path]] = {}
-    for path in data.iterdir():
-        match = _SHARD_NAME.fullmatch(path.name)
-        if match and match[1] == split and path.is_file():
-            found.setdefault(int(match[3]), {})[int(match[2])] = path
+    for name in open_storage(data).list_folder().files:
+        shard = parse_shard_name(name)
+        if shard and shard[0] == split:
+            found.setdefault(shard[2], {})[shard[1]] = data / name
     if not found:
         return []
     if len(found) > 1:
@@ -147,8 +144,9 @@ class TFRecordSource(RecordSource):
         self.with_boxes = with_boxes
         self.classes = read_classes(data)
         self._files = [TFRecordFile(path) for path in paths]
+        storage = open_storage(data, RecordError)
         self.shards = tuple(
-            ShardInfo(path.name, path, len(file), path.stat().st_size)
+            ShardInfo(path.name, path, len(file), storage.status(path.name).num_bytes)
             for path, file in zip(paths, self._files, strict=True)
         )
         self._num_classes = None if self.classes is None else len(self.classes.names)

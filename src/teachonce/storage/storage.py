@@ -1,0 +1,126 @@
+"""The storage seam: every byte that is read or written under a user's path goes through ``Storage``.
+
+A storage is a place with named files: a local folder today (``local.py``), a bucket tomorrow. Names are relative to it,
+with "/" between their parts; "" is the place itself. There is nothing here that an object store cannot do: a file
+appears by one put, whole or not at all, and is never changed in place; folders are what names have in common, made and
+gone with their files. Writers that collide are told apart by ``put_if_absent`` alone.
+
+Whatever cannot be read, listed or written is a TeachonceError of the class ``raises``, with the file's full name.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+from teachonce.errors import TeachonceError
+
+
+class Listing(NamedTuple):
+    """Names of what lies directly in a folder, without the folder's own, in no order."""
+
+    files: list[str]
+    folders: list[str]
+
+
+class FileStatus(NamedTuple):
+    """What is known of a file without reading it."""
+
+    num_bytes: int
+    modified_ns: int
+    """When it appeared, in nanoseconds since 1970; as fine as the storage counts."""
+
+
+class Reader(ABC):
+    """One file, kept open for many ranges of it; safe to use from several threads, closed when nobody holds it."""
+
+    num_bytes: int
+    """Size of the file when it was opened."""
+
+    @abstractmethod
+    def read(self, offset: int, num_bytes: int) -> bytes:
+        """So many bytes from ``offset`` on; fewer only where the file ends before."""
+
+    @abstractmethod
+    def read_into(self, room: memoryview, offset: int) -> int:
+        """Fill ``room`` from ``offset`` on; returns how many bytes that were: fewer only where the file ends before."""
+
+
+class Storage(ABC):
+    """A place with named files; picklable, and safe to use from several threads."""
+
+    raises: type[TeachonceError]
+    """The class of the errors of reading, listing and writing."""
+
+    @abstractmethod
+    def describe(self, name: str = "") -> str:
+        """How messages name a file: its location with the storage's own."""
+
+    @abstractmethod
+    def list_folder(self, folder: str = "") -> Listing:
+        """What lies in a folder; files that are still being written are left out."""
+
+    @abstractmethod
+    def walk(self, folder: str = "") -> Iterator[str]:
+        """Names, relative to the folder, of the files anywhere below it, in no order; links to folders are left out."""
+
+    @abstractmethod
+    def status(self, name: str) -> FileStatus:
+        """Size and time of a file."""
+
+    @abstractmethod
+    def has(self, name: str = "") -> bool:
+        """Whether there is a file of this name."""
+
+    @abstractmethod
+    def is_folder(self, name: str = "") -> bool:
+        """Whether there is a folder of this name."""
+
+    @abstractmethod
+    def is_writable(self) -> bool:
+        """False where it is plain that nothing can be put here; True where only trying tells."""
+
+    @abstractmethod
+    def read(self, name: str) -> bytes:
+        """A whole file."""
+
+    @abstractmethod
+    def stream(self, name: str) -> AbstractContextManager[BinaryIO]:
+        """A file to be read in order, from its beginning, within the block."""
+
+    @abstractmethod
+    def open_reader(self, name: str) -> Reader:
+        """A file of which many ranges are read."""
+
+    @abstractmethod
+    def map(self, name: str) -> memoryview:
+        """A whole file as memory, read-only: mapped where it is local, else read."""
+
+    @abstractmethod
+    def put(self, name: str) -> AbstractContextManager[BinaryIO]:
+        """A binary file that appears under its name when the block ends without an error, in place of an older one.
+
+        It is durable then. After an error, or a kill, there is what was there before.
+        """
+
+    @abstractmethod
+    def put_if_absent(self, name: str) -> AbstractContextManager[BinaryIO]:
+        """As ``put``, but the first of several writers wins, and the others leave its file as it is."""
+
+    @abstractmethod
+    def delete(self, name: str) -> None:
+        """Remove a file; nothing happens where there is none."""
+
+    @abstractmethod
+    def remove_temporaries(self, folder: str = "", *, of: str = ".*", older_than_seconds: float = 0.0) -> None:
+        """Remove what killed writers of files with a name like ``of`` (a regular expression) left in a folder.
+
+        With an age where others may be writing there now.
+        """
+
+    @abstractmethod
+    def local_path(self, name: str = "") -> Path:
+        """A path for libraries that open files themselves; elsewhere than here, of a local copy."""
