@@ -37,7 +37,7 @@ from teachonce.records.class_space import ClassSpace
 from teachonce.records.source import shard_name
 from teachonce.storage.files import write_json
 from teachonce.store.arrow_files import records_file, views_file, write_records, write_views
-from teachonce.store.plan import Plan, finalise_store, group_views
+from teachonce.store.plan import Plan, finalize_store, group_views
 from teachonce.store.store import Store
 from teachonce.versions import library_versions
 from teachonce.views.policy import CropPolicy, policy_to_json
@@ -239,7 +239,7 @@ def synthetic_store(path: Path, codec: Int8Codec | TopKCodec, num_shards: int, n
         content = file.read_bytes()
         for name in names[1:]:
             (path / file.name.replace(names[0], name)).write_bytes(content)
-    finalise_store(path, library_versions())
+    finalize_store(path, library_versions())
     return Store(path)
 
 

@@ -43,7 +43,7 @@ from teachonce.pixels.jpeg_structure import sound_jpeg_size
 from teachonce.records.class_space import ClassSpace
 from teachonce.records.discovery import open_records
 from teachonce.store.arrow_files import records_file, views_file, write_records, write_views
-from teachonce.store.plan import Plan, begin_store, finalise_store
+from teachonce.store.plan import Plan, begin_store, finalize_store
 from teachonce.versions import library_versions
 from teachonce.views.policy import CenterPolicy, policy_to_json
 
@@ -226,7 +226,7 @@ class Bench:
             logits = rng.normal(0, 3, (1, num_records, NUM_CLASSES)).astype(np.float32)
             write_records(path / records_file(name), np.array(keys, np.uint64), filenames, np.array(labels, np.int32))
             write_views(path / views_file(name, (0, 0)), np.array(keys, np.uint64), codec, logits, None)
-        finalise_store(path, library_versions())
+        finalize_store(path, library_versions())
         return path
 
 

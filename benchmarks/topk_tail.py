@@ -55,9 +55,9 @@ class Rows:
     @classmethod
     def build(cls, measured: Array, learned: Array, many_views: Array | None) -> Rows:
         """The sums of ``learned`` [M, C] beside the rest."""
-        centred = learned - learned.mean(axis=1, keepdims=True)
-        profile = centred.mean(axis=0)
-        return cls(measured, many_views, profile, np.cov(centred, rowvar=False))
+        centered = learned - learned.mean(axis=1, keepdims=True)
+        profile = centered.mean(axis=0)
+        return cls(measured, many_views, profile, np.cov(centered, rowvar=False))
 
 
 Way = Callable[[Array, int, float, Rows], Array]

@@ -26,7 +26,7 @@ def test_parts_do_not_run_into_each_other():
     assert derive_seed(0, 1, 2) != derive_seed(0, 12)
 
 
-def test_neighbouring_seeds_do_not_overlap():
+def test_neighboring_seeds_do_not_overlap():
     # Philox(key=seed + index) would make stream (0, 1) equal to (1, 0).
     assert derive_seed(0, 1) != derive_seed(1, 0)
 

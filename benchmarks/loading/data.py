@@ -23,7 +23,7 @@ from teachonce.records.discovery import open_records
 from teachonce.records.source import RecordSource, shard_name
 from teachonce.records.tfrecord.source import find_shards
 from teachonce.store.arrow_files import records_file, views_file, write_records, write_views
-from teachonce.store.plan import Plan, begin_store, finalise_store
+from teachonce.store.plan import Plan, begin_store, finalize_store
 from teachonce.views.draw import draw_view
 from teachonce.views.policy import CropPolicy, policy_to_json
 
@@ -116,4 +116,4 @@ def write_crop_store(path: Path, source: RecordSource) -> None:
         logits = rng.normal(0, 3, (NUM_VIEWS, num_records, num_classes)).astype(np.float32)
         write_records(path / records_file(name), keys, [record.filename for record in records], labels)
         write_views(path / views_file(name, group), keys, codec, logits, views, policy.layout)
-    assert finalise_store(path, {}) == NUM_VIEWS
+    assert finalize_store(path, {}) == NUM_VIEWS

@@ -85,8 +85,8 @@ def tfdata(setting: Setting, *, antialias: bool, dtype: str) -> Iterator[tuple[A
         "image/logit": tf.io.FixedLenFeature([setting.num_classes], tf.float32),
     }
 
-    def look(serialised: Any) -> Any:
-        record = tf.io.parse_single_example(serialised, features)
+    def look(serialized: Any) -> Any:
+        record = tf.io.parse_single_example(serialized, features)
         encoded = record["image/encoded"]
         begin, size, _ = tf.image.sample_distorted_bounding_box(
             tf.io.extract_jpeg_shape(encoded),

@@ -160,7 +160,7 @@ def test_a_constant_of_the_row_changes_nothing():
         np.testing.assert_array_equal(values, shifted[name])
 
 
-def test_rows_do_not_depend_on_their_neighbours():
+def test_rows_do_not_depend_on_their_neighbors():
     """Rows are worked on in blocks (262 of 1000 classes); a row's bytes must not depend on its block."""
     logits = teacher_like_logits(600, 1000)
     codec = TopKCodec(k=10, num_classes=1000)

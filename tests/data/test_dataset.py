@@ -29,12 +29,12 @@ from teachonce.views.draw import sample_view
 from teachonce.views.order import ViewOrder
 from teachonce.views.policy import CropPolicy, ObjectCrop
 from tests.support.small_data import build_dataset, example, write_image_folder, write_shards, write_store
-from tests.support.small_models import write_colour_shards, write_colour_teacher
+from tests.support.small_models import write_color_shards, write_color_teacher
 
 
 @pytest.fixture
 def data(tmp_path):
-    return write_colour_shards(tmp_path / "data", sizes=(9, 6))
+    return write_color_shards(tmp_path / "data", sizes=(9, 6))
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def view_store(tmp_path, data):
     extract(
         ExtractConfig(
             data=data,
-            teacher=write_colour_teacher(tmp_path / "teacher.onnx"),
+            teacher=write_color_teacher(tmp_path / "teacher.onnx"),
             out=tmp_path / "views",
             policy="crop",
             views=3,
@@ -95,7 +95,7 @@ def test_the_order_is_of_seed_and_epoch_and_the_global_batch_is_that_of_one_rank
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_a_students_own_views_cover_the_boxes_of_the_records(tmp_path, num_workers):
     boxes = np.array([[0.5, 0.5, 1.0, 1.0], [0.0, 0.0, 0.0, 0.0]], np.float32)
-    data = write_colour_shards(tmp_path / "boxes", sizes=(6,), boxes=boxes)
+    data = write_color_shards(tmp_path / "boxes", sizes=(6,), boxes=boxes)
     policy = CropPolicy(scale=(0.05, 1.0), objects=ObjectCrop(covered=0.5))
     for views in (OwnViews(policy), None):
         with pytest.raises(ConfigError, match="with_boxes=True"):
@@ -193,13 +193,13 @@ def test_evaluation_batches(data):
 
 
 def test_an_image_that_changed_since_extraction_is_refused(tmp_path, view_store):
-    other = open_records(write_colour_shards(tmp_path / "other", sizes=(9, 6), first_index=50), "train")
+    other = open_records(write_color_shards(tmp_path / "other", sizes=(9, 6), first_index=50), "train")
     with pytest.raises(StoreError, match=r"record 0 \(byte 0\): key .*changed since extraction"):
         build_dataset(other, size=8, store=view_store).read_batch([0], 0)
 
 
 def test_a_store_of_other_data_is_refused_at_once(tmp_path, view_store):
-    fewer = open_records(write_colour_shards(tmp_path / "fewer", sizes=(9, 5)), "train")
+    fewer = open_records(write_color_shards(tmp_path / "fewer", sizes=(9, 5)), "train")
     with pytest.raises(StoreError, match="a store of other data"):
         build_dataset(fewer, size=8, store=view_store)
 
@@ -298,7 +298,7 @@ def test_permuted_views_go_through_all_of_them(data, view_store):
 
 
 def test_several_stores_give_their_logits_for_the_same_pixels(tmp_path, data, view_store):
-    teacher = write_colour_teacher(tmp_path / "second.onnx", order=[1, 0, 2, 3])
+    teacher = write_color_teacher(tmp_path / "second.onnx", order=[1, 0, 2, 3])
     second = tmp_path / "second"
     extract(
         ExtractConfig(data=data, teacher=teacher, out=second, views_of=view_store.path, device="cpu", gate_samples=0)
@@ -315,7 +315,7 @@ def test_several_stores_give_their_logits_for_the_same_pixels(tmp_path, data, vi
 
 
 def test_stores_of_other_views_are_not_averaged(tmp_path, data, view_store):
-    teacher = write_colour_teacher(tmp_path / "t.onnx")
+    teacher = write_color_teacher(tmp_path / "t.onnx")
     common = {"data": data, "teacher": teacher, "policy": "crop", "views": 3, "device": "cpu", "gate_samples": 0}
     extract(ExtractConfig(out=tmp_path / "other", seed=99, **common))
     with pytest.raises(StoreError, match="the teachers looked at other views"):
@@ -334,7 +334,7 @@ def test_stores_of_other_views_are_not_averaged(tmp_path, data, view_store):
 
 
 def test_mixed_views_bring_both_labels_and_the_share(tmp_path, data):
-    teacher = write_colour_teacher(tmp_path / "t.onnx")
+    teacher = write_color_teacher(tmp_path / "t.onnx")
     out = tmp_path / "mixed"
     options = {"policy": "crop", "views": 2, "cutmix_alpha": 1.0, "mix_prob": 0.7, "device": "cpu", "gate_samples": 0}
     extract(ExtractConfig(data=data, teacher=teacher, out=out, **options))
@@ -377,7 +377,7 @@ def test_logits_of_other_views_than_the_replayed_ones_are_refused(data, view_sto
 
 
 def test_a_sparse_store_must_know_the_temperature(tmp_path, data):
-    teacher = write_colour_teacher(tmp_path / "t.onnx")
+    teacher = write_color_teacher(tmp_path / "t.onnx")
     extract(ExtractConfig(data=data, teacher=teacher, out=tmp_path / "s", codec="topk", topk=2, device="cpu"))
     source = open_records(data, "train")
     assert "teacher_logits" not in build_dataset(source, size=8, store=tmp_path / "s", as_stored=True).read_batch(

@@ -20,7 +20,7 @@ from teachonce.records.discovery import open_records
 from teachonce.records.source import RecordSource
 from teachonce.records.tfrecord.tf_example import encode_example
 from tests.support.small_data import write_shards
-from tests.support.small_models import COLOURS, colour_example, write_colour_shards, write_colour_teacher
+from tests.support.small_models import COLORS, color_example, write_color_shards, write_color_teacher
 
 pytest.importorskip("onnxruntime")
 
@@ -30,13 +30,13 @@ NUM_RECORDS = 33
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A teacher that confuses two of its four classes."""
-    return write_colour_teacher(tmp_path_factory.mktemp("teacher") / "teacher.onnx", order=[1, 0, 2, 3])
+    return write_color_teacher(tmp_path_factory.mktemp("teacher") / "teacher.onnx", order=[1, 0, 2, 3])
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """33 records in two shards, labels 1..4 of five classes, background first."""
-    return write_colour_shards(tmp_path_factory.mktemp("data") / "records", split="validation")
+    return write_color_shards(tmp_path_factory.mktemp("data") / "records", split="validation")
 
 
 def plain_numbers(classifier: Classifier, source: RecordSource, offset: int, k: int) -> dict[str, float]:
@@ -89,14 +89,14 @@ def test_spec_offset_is_used_unless_another_is_given(teacher: str, data: Path) -
 
 def test_class_that_the_model_does_not_know_counts_as_wrong(teacher: str, tmp_path: Path) -> None:
     # Ten classes in the data, of which the model knows the labels 1 to 4; half of the records are of the others.
-    payloads = [colour_example(i, 1 + i % 8, COLOURS[[1, 0, 2, 3][i % 4]]) for i in range(16)]
+    payloads = [color_example(i, 1 + i % 8, COLORS[[1, 0, 2, 3][i % 4]]) for i in range(16)]
     folder = write_shards(tmp_path / "records", sizes=(16,), split="validation", num_classes=10, payloads=payloads)
     result = evaluate(EvaluateConfig(data=folder, model=teacher, offset=1))
     assert result["top1"] == 0.5 and result["top5"] == 0.5
 
 
 def test_classes_that_cannot_be_aligned(teacher: str, tmp_path: Path) -> None:
-    payloads = [colour_example(0, 1, COLOURS[0])]
+    payloads = [color_example(0, 1, COLORS[0])]
     folder = write_shards(tmp_path / "records", sizes=(1,), split="validation", num_classes=10, payloads=payloads)
     with pytest.raises(ConfigError, match="has 4 classes, the data 10"):
         evaluate(EvaluateConfig(data=folder, model=teacher))
@@ -119,8 +119,8 @@ def test_folder_of_images(teacher: str, tmp_path: Path) -> None:
     for index, name in enumerate("abcd"):
         folder = tmp_path / "validation" / name
         folder.mkdir(parents=True)
-        colour = (COLOURS[[1, 0, 2, 3][index]] * 255).astype(np.uint8)
-        Image.new("RGB", (30, 20), tuple(int(value) for value in colour)).save(folder / "image.png")
+        color = (COLORS[[1, 0, 2, 3][index]] * 255).astype(np.uint8)
+        Image.new("RGB", (30, 20), tuple(int(value) for value in color)).save(folder / "image.png")
     result = evaluate(EvaluateConfig(data=tmp_path, model=teacher))
     assert (result["top1"], result["num_records"], result["offset"]) == (1.0, 4, 0)
 
@@ -134,7 +134,7 @@ def broken_jpeg() -> bytes:
 @pytest.mark.parametrize("encoded", [broken_jpeg(), b"text"], ids=["truncated", "text"])
 def test_damaged_image_is_named(teacher: str, tmp_path: Path, encoded: bytes) -> None:
     broken: Any = {"image/encoded": encoded, "image/class/label": 1, "image/filename": b"broken.jpg"}
-    payloads = [colour_example(i, 1, COLOURS[0]) for i in range(5)]
+    payloads = [color_example(i, 1, COLORS[0]) for i in range(5)]
     payloads.insert(3, encode_example(broken))
     folder = write_shards(tmp_path / "records", sizes=(6,), split="validation", num_classes=5, payloads=payloads)
     with pytest.raises(ImageError, match=r"validation-00000-of-00001 record 3 "):
@@ -142,6 +142,6 @@ def test_damaged_image_is_named(teacher: str, tmp_path: Path, encoded: bytes) ->
 
 
 def test_nan_is_named(data: Path, tmp_path: Path) -> None:
-    spec = write_colour_teacher(tmp_path / "nan.onnx", nan_above=0.8)
+    spec = write_color_teacher(tmp_path / "nan.onnx", nan_above=0.8)
     with pytest.raises(LogitsError, match=r"validation-00000-of-00002 record 0 .*NaN or infinite logits"):
         evaluate(EvaluateConfig(data=data, model=spec, batch_size=4))

@@ -23,7 +23,7 @@ from teachonce.interop.config import MergeConfig, RecordsConfig
 from teachonce.interop.convert import convert_records
 from teachonce.interop.merge import merge
 from teachonce.models.classifier import load_model
-from teachonce.pixels.preprocessing import normalise
+from teachonce.pixels.preprocessing import normalize
 from teachonce.records.discovery import open_records
 from teachonce.store.store import Store
 from teachonce.training.train import train
@@ -65,7 +65,7 @@ def test_both_files_evaluate_to_the_tables_figures(exported: tuple[Path, Compari
     assert found.num_records == 48
 
 
-def test_the_student_has_learnt_and_int8_still_knows(exported: tuple[Path, Comparison]) -> None:
+def test_the_student_has_learned_and_int8_still_knows(exported: tuple[Path, Comparison]) -> None:
     found = exported[1]
     assert found.float32.top1 > 0.3, "ten classes: chance is 0.1, and a student of nothing would show no damage"
     assert found.int8.agreement_float > 0.8
@@ -154,7 +154,7 @@ def test_calibration_images_are_the_students_evaluation_pixels(run: Path, digits
     from teachonce.pixels.render import render_center
 
     pixels = render_center([records[3]], student.preprocessing)
-    expected = normalise(torch.from_numpy(pixels), student.preprocessing).numpy()[0]
+    expected = normalize(torch.from_numpy(pixels), student.preprocessing).numpy()[0]
     np.testing.assert_array_equal(images[3], expected)
 
 

@@ -14,7 +14,7 @@ from teachonce.errors import CheckError, ConfigError
 from teachonce.evaluation import onnx_export as export
 from teachonce.evaluation.onnx_export import check_onnx, check_safetensors, export_run
 from teachonce.models.classifier import build_student, load_model
-from teachonce.pixels.preprocessing import Preprocessing, normalise
+from teachonce.pixels.preprocessing import Preprocessing, normalize
 from tests.support.small_data import run_config
 
 NUM_CLASSES = 5
@@ -59,7 +59,7 @@ def test_onnx_answers_as_pytorch_at_any_batch_size(run: Path, exported: Path, nu
     student = load_model(f"run:{run}")
     pixels = noise_pixels(num_images)
     session = onnxruntime.InferenceSession(str(exported), providers=["CPUExecutionProvider"])
-    (logits,) = session.run(["logits"], {"images": normalise(pixels, PREPROCESSING).numpy()})
+    (logits,) = session.run(["logits"], {"images": normalize(pixels, PREPROCESSING).numpy()})
     # Some 12 layers, each rounding sums of up to a few hundred products to 2^-24 of values near 1.
     np.testing.assert_allclose(logits, student.logits(pixels), rtol=0, atol=12 * 2**-24 * 16)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from teachonce.errors import ModelError
-from teachonce.evaluation.quantize import quantise_onnx
+from teachonce.evaluation.quantize import quantize_onnx
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -39,27 +39,27 @@ def ask(path: Path, images: np.ndarray) -> np.ndarray:
     return session.run(["logits"], {"images": images})[0]
 
 
-def flat_images(colours: np.ndarray) -> np.ndarray:
-    return np.broadcast_to(colours.astype(np.float32)[:, :, None, None], (len(colours), 3, 4, 4)).copy()
+def flat_images(colors: np.ndarray) -> np.ndarray:
+    return np.broadcast_to(colors.astype(np.float32)[:, :, None, None], (len(colors), 3, 4, 4)).copy()
 
 
 WEIGHT = np.array([[1.0, -0.5, 0.25], [100.0, 50.0, -75.0], [0.01, 0.02, -0.005]])
 
 
-@pytest.mark.parametrize("colour_range", [(-1, 1), (0, 1), (-2.5, 0.5)])
-def test_one_layer_stays_within_the_steps_of_its_numbers(tmp_path: Path, colour_range: tuple[float, float]) -> None:
+@pytest.mark.parametrize("color_range", [(-1, 1), (0, 1), (-2.5, 0.5)])
+def test_one_layer_stays_within_the_steps_of_its_numbers(tmp_path: Path, color_range: tuple[float, float]) -> None:
     """Inputs in 255 steps of their range, weights in 64 of each channel's: the bound follows from half a step each.
 
     With weights of 8 bits this fails by a factor of 20 on processors that add two products in 16 bits.
     """
     rng = np.random.default_rng(0)
-    colours = rng.uniform(*colour_range, (64, 3))
+    colors = rng.uniform(*color_range, (64, 3))
     float_file = write_convolution(tmp_path / "float.onnx", WEIGHT)
-    quantise_onnx(float_file, tmp_path / "int8.onnx", flat_images(colours))
-    exact, found = colours @ WEIGHT.T, ask(tmp_path / "int8.onnx", flat_images(colours))
-    input_step = np.ptp([*colours.ravel(), 0.0]) / 255
+    quantize_onnx(float_file, tmp_path / "int8.onnx", flat_images(colors))
+    exact, found = colors @ WEIGHT.T, ask(tmp_path / "int8.onnx", flat_images(colors))
+    input_step = np.ptp([*colors.ravel(), 0.0]) / 255
     weight_steps = np.abs(WEIGHT).max(axis=1) / 64
-    largest = np.abs(colours).max()
+    largest = np.abs(colors).max()
     of_layer = np.abs(WEIGHT).sum(axis=1) * input_step / 2 + 3 * weight_steps * (largest + input_step) / 2
     # The convolution's and the pooling's outputs are integers again, in 255 steps of the range of all channels.
     of_outputs = 2 * np.ptp([*exact.ravel(), 0.0]) / 255
@@ -73,7 +73,7 @@ def test_weights_have_a_scale_a_channel(tmp_path: Path) -> None:
     float_file = write_convolution(tmp_path / "float.onnx", WEIGHT)
     for weight_bits, largest in ((8, 127), (7, 64)):
         out = tmp_path / f"int8-{weight_bits}.onnx"
-        quantise_onnx(float_file, out, flat_images(np.eye(3)), weight_bits=weight_bits)  # type: ignore[arg-type]
+        quantize_onnx(float_file, out, flat_images(np.eye(3)), weight_bits=weight_bits)  # type: ignore[arg-type]
         constants = {item.name: numpy_helper.to_array(item) for item in onnx.load(out).graph.initializer}
         scales = next(value for name, value in constants.items() if name.startswith("weight") and "scale" in name)
         integers = next(value for value in constants.values() if value.dtype == np.int8 and value.ndim == 4)
@@ -85,7 +85,7 @@ def test_weights_have_a_scale_a_channel(tmp_path: Path) -> None:
 
 def test_form_and_metadata(tmp_path: Path) -> None:
     float_file = write_convolution(tmp_path / "float.onnx", WEIGHT)
-    quantise_onnx(float_file, tmp_path / "int8.onnx", flat_images(np.eye(3)))
+    quantize_onnx(float_file, tmp_path / "int8.onnx", flat_images(np.eye(3)))
     model = onnx.load(tmp_path / "int8.onnx")
     onnx.checker.check_model(model)
     kinds = Counter(node.op_type for node in model.graph.node)
@@ -97,7 +97,7 @@ def test_form_and_metadata(tmp_path: Path) -> None:
 def test_what_was_not_seen_is_clipped(tmp_path: Path) -> None:
     """Calibration decides: of images of half the contrast, the other half has no numbers."""
     float_file = write_convolution(tmp_path / "float.onnx", np.eye(3))
-    quantise_onnx(float_file, tmp_path / "int8.onnx", flat_images(np.eye(3) / 2))
+    quantize_onnx(float_file, tmp_path / "int8.onnx", flat_images(np.eye(3) / 2))
     found = ask(tmp_path / "int8.onnx", flat_images(np.eye(3)))
     np.testing.assert_allclose(np.diag(found), 0.5, atol=2 * 0.5 / 255)
 
@@ -110,7 +110,7 @@ def test_percentile_leaves_the_outermost_out(tmp_path: Path) -> None:
     errors = {}
     for calibration in ("minmax", "percentile"):
         out = tmp_path / f"{calibration}.onnx"
-        quantise_onnx(float_file, out, images, calibration=calibration)  # type: ignore[arg-type]
+        quantize_onnx(float_file, out, images, calibration=calibration)  # type: ignore[arg-type]
         errors[calibration] = np.abs(ask(out, grid) - ask(float_file, grid)).max()
     assert errors["minmax"] > 0.1, "a step of 100 / 255 is a coarse one"
     assert errors["percentile"] < errors["minmax"] / 2
@@ -119,15 +119,15 @@ def test_percentile_leaves_the_outermost_out(tmp_path: Path) -> None:
 def test_calibration_uses_every_image(tmp_path: Path) -> None:
     float_file = write_convolution(tmp_path / "float.onnx", np.eye(3))
     for position in (0, 5, 11):
-        colours = np.full((12, 3), 0.1)
-        colours[position] = 1.0
-        quantise_onnx(float_file, tmp_path / "int8.onnx", flat_images(colours))
+        colors = np.full((12, 3), 0.1)
+        colors[position] = 1.0
+        quantize_onnx(float_file, tmp_path / "int8.onnx", flat_images(colors))
         assert ask(tmp_path / "int8.onnx", flat_images(np.ones((1, 3))))[0] == pytest.approx([1, 1, 1], abs=2 / 255)
 
 
 def test_nothing_is_printed_or_logged(tmp_path: Path, capsys, caplog) -> None:
     float_file = write_convolution(tmp_path / "float.onnx", WEIGHT)
-    quantise_onnx(float_file, tmp_path / "int8.onnx", flat_images(np.eye(3)), calibration="percentile")
+    quantize_onnx(float_file, tmp_path / "int8.onnx", flat_images(np.eye(3)), calibration="percentile")
     assert capsys.readouterr() == ("", "")
     assert not caplog.records
 
@@ -135,8 +135,8 @@ def test_nothing_is_printed_or_logged(tmp_path: Path, capsys, caplog) -> None:
 def test_without_images_and_with_a_damaged_file(tmp_path: Path) -> None:
     float_file = write_convolution(tmp_path / "float.onnx", WEIGHT)
     with pytest.raises(ModelError, match=r"float\.onnx: cannot be quantised \(ValueError: No data"):
-        quantise_onnx(float_file, tmp_path / "int8.onnx", [])
+        quantize_onnx(float_file, tmp_path / "int8.onnx", [])
     float_file.write_bytes(b"no model")
     with pytest.raises(ModelError, match="cannot be quantised"):
-        quantise_onnx(float_file, tmp_path / "int8.onnx", flat_images(np.eye(3)))
+        quantize_onnx(float_file, tmp_path / "int8.onnx", flat_images(np.eye(3)))
     assert [path.name for path in tmp_path.iterdir()] == ["float.onnx"]

@@ -22,22 +22,22 @@ from teachonce.pixels.decode import decode_image
 from teachonce.records.discovery import open_records
 from teachonce.rng import generator
 from teachonce.store import plan as store_plan
-from teachonce.store.plan import finalise_store
+from teachonce.store.plan import finalize_store
 from teachonce.store.store import Store
 from teachonce.views.draw import draw_view, sample_view
 from teachonce.views.policy import AutoAugment, CropPolicy, ObjectCrop
 from tests.support.small_data import build_dataset, example, write_image_folder, write_shards
-from tests.support.small_models import COLOURS, write_colour_shards, write_colour_teacher
+from tests.support.small_models import COLORS, write_color_shards, write_color_teacher
 
 
 @pytest.fixture
 def data(tmp_path):
-    return write_colour_shards(tmp_path / "data")
+    return write_color_shards(tmp_path / "data")
 
 
 @pytest.fixture
 def teacher(tmp_path):
-    return write_colour_teacher(tmp_path / "teacher.onnx")
+    return write_color_teacher(tmp_path / "teacher.onnx")
 
 
 def run(data, teacher, out, **options):
@@ -89,7 +89,7 @@ def test_a_finished_store_is_not_touched(tmp_path, data, teacher):
 
 
 def test_finished_shards_are_skipped_before_anything_is_decoded(tmp_path, teacher):
-    data = write_colour_shards(tmp_path / "data", sizes=(4, 4, 4))
+    data = write_color_shards(tmp_path / "data", sizes=(4, 4, 4))
     run(data, teacher, tmp_path / "store")
     expected = files(tmp_path / "store")
     (tmp_path / "store" / "manifest.json").unlink()
@@ -109,7 +109,7 @@ def test_any_batch_size_gives_the_same_logits(tmp_path, data, teacher, batch_siz
 
 
 def test_workers_of_a_scheduler_share_the_shards_and_the_last_one_finishes(tmp_path, teacher):
-    data = write_colour_shards(tmp_path / "data", sizes=(4, 4, 4))
+    data = write_color_shards(tmp_path / "data", sizes=(4, 4, 4))
     whole = run(data, teacher, tmp_path / "whole")
     out = tmp_path / "parts"
     for index in (1, 0):
@@ -122,7 +122,7 @@ def test_workers_of_a_scheduler_share_the_shards_and_the_last_one_finishes(tmp_p
 
 @pytest.mark.slow
 def test_processes_give_the_same_store(tmp_path, teacher):
-    data = write_colour_shards(tmp_path / "data", sizes=(4, 4, 4))
+    data = write_color_shards(tmp_path / "data", sizes=(4, 4, 4))
     whole = run(data, teacher, tmp_path / "whole")
     run(data, teacher, tmp_path / "two", num_workers=2)
     for shard in range(3):
@@ -137,13 +137,13 @@ def test_another_plan_is_refused_with_what_differs(tmp_path, data, teacher):
     run(data, teacher, tmp_path / "store")
     with pytest.raises(PlanMismatchError, match=r"codec\.name was float32, now int8"):
         run(data, teacher, tmp_path / "store", codec="int8")
-    other = write_colour_teacher(tmp_path / "other.onnx", order=[1, 0, 2, 3])
+    other = write_color_teacher(tmp_path / "other.onnx", order=[1, 0, 2, 3])
     with pytest.raises(PlanMismatchError, match=r"teacher\.weights_sha256 was"):
         run(data, other, tmp_path / "store")
     with pytest.raises(PlanMismatchError, match=r"preprocessing\.size_px was 16, now 20"):
         run(data, teacher.replace("size=16,resize=16", "size=20,resize=20"), tmp_path / "store")
     with pytest.raises(PlanMismatchError, match=r"data\.shards"):
-        run(write_colour_shards(tmp_path / "more", sizes=(20, 14)), teacher, tmp_path / "store")
+        run(write_color_shards(tmp_path / "more", sizes=(20, 14)), teacher, tmp_path / "store")
     moved = tmp_path / "moved.onnx"
     (tmp_path / "teacher.onnx").rename(moved)
     run(data, f"onnx:{moved},size=16,resize=16", tmp_path / "store")
@@ -172,7 +172,7 @@ def test_views_are_drawn_by_seed_key_and_view_and_stored(tmp_path, data, teacher
 def test_views_drawn_by_the_boxes_of_the_records(tmp_path, teacher, num_workers):
     """Stored as they were drawn, and seen by a student that reads no boxes at all."""
     boxes = np.array([[0.0, 0.0, 0.25, 0.5]], np.float32)
-    data = write_colour_shards(tmp_path / "data", sizes=(6, 5), boxes=boxes)
+    data = write_color_shards(tmp_path / "data", sizes=(6, 5), boxes=boxes)
     options = {"policy": "crop+autoaugment", "object_covered": 0.8, "crop_scale": (0.05, 1.0), "gate_samples": 0}
     store = run(data, teacher, tmp_path / "store", views=3, num_workers=num_workers, **options)
     policy = CropPolicy(scale=(0.05, 1.0), autoaugment=AutoAugment(), objects=ObjectCrop(covered=0.8))
@@ -221,7 +221,7 @@ if __name__ == "__main__":
 
 @pytest.mark.slow
 def test_kill_nine_at_any_moment_and_again(tmp_path, teacher):
-    data = write_colour_shards(tmp_path / "data", sizes=(60,) * 20)
+    data = write_color_shards(tmp_path / "data", sizes=(60,) * 20)
     command = [sys.executable, "-c", KILLED, str(data), teacher, str(tmp_path / "killed")]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     end = time.monotonic() + 120
@@ -243,7 +243,7 @@ def test_kill_nine_at_any_moment_and_again(tmp_path, teacher):
 
 
 def test_a_removed_input_leaves_what_is_whole(tmp_path, teacher):
-    data = write_colour_shards(tmp_path / "data", sizes=(4, 4))
+    data = write_color_shards(tmp_path / "data", sizes=(4, 4))
     broken = data / "train-00001-of-00002"
     good = broken.read_bytes()
     broken.write_bytes(good[:-100] + bytes(100))
@@ -255,7 +255,7 @@ def test_a_removed_input_leaves_what_is_whole(tmp_path, teacher):
 
 
 def test_nan_logits_are_refused_with_the_record(tmp_path, data):
-    teacher = write_colour_teacher(tmp_path / "nan.onnx", nan_above=0.6)
+    teacher = write_color_teacher(tmp_path / "nan.onnx", nan_above=0.6)
     with pytest.raises(LogitsError, match=r"train-0000\d-of-00002.*NaN or infinite"):
         run(data, teacher, tmp_path / "store", gate_samples=0)
     assert files(tmp_path / "store") == {}
@@ -297,17 +297,17 @@ def test_the_gate_lets_a_good_teacher_pass(tmp_path, data, teacher, capsys):
     ],
 )
 def test_the_gate_names_the_mistake(tmp_path, data, change, finding):
-    teacher = write_colour_teacher(tmp_path / "t.onnx", order=change.get("order")) + change.get("options", "")
+    teacher = write_color_teacher(tmp_path / "t.onnx", order=change.get("order")) + change.get("options", "")
     with pytest.raises(CheckError, match=finding) as error:
         run(data, teacher, tmp_path / "store", expect_top1=0.9, offset=change.get("offset"))
     assert "expected at least 0.9" in str(error.value)
     # Nothing is left that would refuse the right teacher.
-    good = write_colour_teacher(tmp_path / "good.onnx")
+    good = write_color_teacher(tmp_path / "good.onnx")
     assert run(data, good, tmp_path / "store", expect_top1=0.9).num_records == 33
 
 
 def test_the_gate_of_a_store_that_is_whole_is_its_own_logits(tmp_path, data):
-    wrong = write_colour_teacher(tmp_path / "wrong.onnx", order=[1, 2, 3, 0])
+    wrong = write_color_teacher(tmp_path / "wrong.onnx", order=[1, 2, 3, 0])
     with pytest.warns(UserWarning, match="near chance: are --offset and the class order right"):
         run(data, wrong, tmp_path / "store")
     with pytest.raises(CheckError, match=r"is whole, and its logits have top-1 0\.000, expected at least 0\.5"):
@@ -325,7 +325,7 @@ def test_an_unwritable_output_is_one_line(tmp_path, data, teacher):
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="exists and is no store"):
         run(data, teacher, tmp_path / "file")
-    assert len(COLOURS) == 4
+    assert len(COLORS) == 4
 
 
 def test_the_same_command_again_passes_the_gate_again(tmp_path, data, teacher):
@@ -359,7 +359,7 @@ def test_training_can_begin_when_the_first_views_are_whole(tmp_path, data, teach
     assert "views 0 to 1 are whole; training can begin with them" in capsys.readouterr().err
     for name in ("manifest.json", "train-00001-of-00002.v002-003.arrow"):
         (tmp_path / "store" / name).unlink()
-    assert finalise_store(tmp_path / "store", {}) == 2 and Store(tmp_path / "store").num_views == 2
+    assert finalize_store(tmp_path / "store", {}) == 2 and Store(tmp_path / "store").num_views == 2
     store = run(data, teacher, tmp_path / "store", policy="crop", views=4, views_per_file=2)
     assert store.num_views == 4 and store.check_files() == 10
 
@@ -372,5 +372,5 @@ def test_a_late_worker_does_not_take_views_away(tmp_path, data, teacher, monkeyp
     answers = iter([early])
     real = store_plan._whole_plan
     monkeypatch.setattr(store_plan, "_whole_plan", lambda path: next(answers, None) or real(path))
-    assert finalise_store(tmp_path / "store", {}) == 4
+    assert finalize_store(tmp_path / "store", {}) == 4
     assert Store(tmp_path / "store").num_views == 4

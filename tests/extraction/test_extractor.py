@@ -13,16 +13,16 @@ from teachonce.models.classifier import load_model
 from teachonce.pixels.render import render_views
 from teachonce.records.discovery import open_records
 from teachonce.store.arrow_files import read_samples, samples_file
-from teachonce.store.plan import begin_store, finalise_store
+from teachonce.store.plan import begin_store, finalize_store
 from teachonce.store.store import Store
-from tests.support.small_models import write_colour_shards, write_colour_teacher
+from tests.support.small_models import write_color_shards, write_color_teacher
 
 
 def extractor(tmp_path, sizes, batch_size, **options):
     """(UnitExtractor of a recording teacher, list of the batch sizes that it was asked)."""
-    data = write_colour_shards(tmp_path / "data", sizes=sizes)
+    data = write_color_shards(tmp_path / "data", sizes=sizes)
     config = ExtractConfig(
-        data=data, teacher=write_colour_teacher(tmp_path / "t.onnx"), out=tmp_path / "store", codec="float32", **options
+        data=data, teacher=write_color_teacher(tmp_path / "t.onnx"), out=tmp_path / "store", codec="float32", **options
     )
     source = open_records(data, "train")
     teacher = load_model(config.teacher)
@@ -43,7 +43,7 @@ def test_every_batch_is_full(tmp_path):
     for bundle in bundle_units(made.plan, all_units(made.plan), 8):
         made(bundle)
     assert asked == [8] * 6  # 42 views; the last batch is filled up
-    assert finalise_store(tmp_path / "store", {}) == 2
+    assert finalize_store(tmp_path / "store", {}) == 2
 
 
 def test_bundles_hold_many_batches_of_one_group():
@@ -77,7 +77,7 @@ def test_bundles_change_no_byte(tmp_path):
 def test_samples_are_what_the_teacher_met(tmp_path):
     made, _ = extractor(tmp_path, (9, 6), 8, policy="crop", views=3, mixup_alpha=1.0)
     made(all_units(made.plan))
-    finalise_store(tmp_path / "store", {})
+    finalize_store(tmp_path / "store", {})
     store = Store(tmp_path / "store")
     samples = read_samples(tmp_path / "store" / samples_file("train-00000-of-00002", (0, 2)))
     places = [(sample.row, sample.view) for sample in samples]

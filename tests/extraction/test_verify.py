@@ -20,22 +20,22 @@ from teachonce.records.class_table import ClassTable, write_classes
 from teachonce.records.discovery import open_records
 from teachonce.records.tfrecord.framing import TFRecordWriter, read_tfrecords
 from teachonce.store.arrow_files import read_samples, views_file, write_samples, write_views
-from teachonce.store.plan import finalise_store
+from teachonce.store.plan import finalize_store
 from teachonce.store.store import Store
 from tests.support.small_data import build_dataset, write_image_folder
-from tests.support.small_models import write_colour_shards, write_colour_teacher
+from tests.support.small_models import write_color_shards, write_color_teacher
 
 NAME = "train-00001-of-00002.v000-000.arrow"
 
 
 @pytest.fixture
 def data(tmp_path):
-    return write_colour_shards(tmp_path / "data", sizes=(9, 6))
+    return write_color_shards(tmp_path / "data", sizes=(9, 6))
 
 
 @pytest.fixture
 def teacher(tmp_path):
-    return write_colour_teacher(tmp_path / "teacher.onnx")
+    return write_color_teacher(tmp_path / "teacher.onnx")
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ def test_logits_that_the_teacher_never_said(store, data):
     keys = opened.read_keys(1).copy()
     (store / NAME).unlink()
     write_views(store / NAME, keys, opened.codec, logits, None)
-    assert finalise_store(store, {})  # a forger who keeps the books in order
+    assert finalize_store(store, {})  # a forger who keeps the books in order
     verdict = check(store, data)
     assert not verdict.is_sound
     assert f"train-00001-of-00002 record {row} " in verdict.reason and f"image_{9 + row}.jpg" in verdict.reason
@@ -99,10 +99,10 @@ def test_logits_that_the_teacher_never_said(store, data):
 
 
 def test_data_that_changed(tmp_path, store, data):
-    other = write_colour_shards(tmp_path / "other", sizes=(9, 6), first_index=100)
+    other = write_color_shards(tmp_path / "other", sizes=(9, 6), first_index=100)
     verdict = check(store, other)
     assert not verdict.is_sound and "the image changed since extraction" in verdict.reason
-    fewer = write_colour_shards(tmp_path / "fewer", sizes=(9, 5))
+    fewer = write_color_shards(tmp_path / "fewer", sizes=(9, 5))
     assert "a store of other data" in check(store, fewer).reason
     with pytest.raises(ConfigError, match="no such folder"):
         check(store, tmp_path / "nowhere")
@@ -110,7 +110,7 @@ def test_data_that_changed(tmp_path, store, data):
 
 def test_the_same_images_with_other_labels(tmp_path, store):
     """Keys agree, but every image would get the logits of other classes."""
-    other = write_colour_shards(tmp_path / "other", sizes=(9, 6), rotate=1)
+    other = write_color_shards(tmp_path / "other", sizes=(9, 6), rotate=1)
     verdict = check(store, other, teacher="none")
     assert not verdict.is_sound and "record 0" in verdict.reason and "label 2 " in verdict.reason
     with pytest.raises(StoreError, match=r"label 2 .* has 1: the classes have another order"):
@@ -130,7 +130,7 @@ def forge_samples(store, **changes):
     """Change what the samples say of the extraction: as if another library had made it."""
     for path in store.glob("*.sample.arrow"):
         write_samples(path, [dataclasses.replace(sample, **changes) for sample in read_samples(path)])
-    assert finalise_store(store, {"pillow": "1.0"})
+    assert finalize_store(store, {"pillow": "1.0"})
 
 
 def test_another_decoder(store, data):
@@ -160,7 +160,7 @@ def test_a_view_that_was_changed(tmp_path, data, teacher):
     views[number][row] = dataclasses.replace(views[number][row], flip=not views[number][row].flip)
     (out / views_file(name, group)).unlink()
     write_views(out / views_file(name, group), store.read_keys(1), store.codec, logits, views)
-    assert finalise_store(out, {})
+    assert finalize_store(out, {})
     reason = check(out, data).reason
     assert (
         f"train-00001-of-00002 record {row} " in reason
@@ -188,7 +188,7 @@ def test_another_order(tmp_path, store, data):
 
 def test_logits_of_other_weights(tmp_path, store, data, teacher):
     """The pixels are right, the answers are not, and the weights' hash was forged: the arithmetic is suspected."""
-    other = write_colour_teacher(tmp_path / "other.onnx", order=[1, 0, 2, 3])
+    other = write_color_teacher(tmp_path / "other.onnx", order=[1, 0, 2, 3])
     for name in ("plan.json", "manifest.json"):
         value = (store / name).read_text()
         (store / name).write_text(value.replace(load_model(teacher).weights_sha256, load_model(other).weights_sha256))
@@ -207,7 +207,7 @@ def test_mixed_and_augmented_views_replay(tmp_path, data, teacher):
 
 
 def test_another_teacher(tmp_path, store, data, teacher):
-    other = write_colour_teacher(tmp_path / "other.onnx", order=[1, 0, 2, 3])
+    other = write_color_teacher(tmp_path / "other.onnx", order=[1, 0, 2, 3])
     verdict = check(store, data, teacher=other)
     assert not verdict.is_sound and "weights_sha256" in verdict.reason
     verdict = check(store, data, teacher=teacher + ",interpolation=bicubic")

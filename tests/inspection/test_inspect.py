@@ -11,11 +11,11 @@ from torchmetrics.classification import MulticlassCalibrationError
 from teachonce.cli.main import main
 from teachonce.extraction.config import ExtractConfig
 from teachonce.extraction.extract import extract
-from teachonce.inspection.store import render_store, summarise_store
+from teachonce.inspection.store import render_store, summarize_store
 from teachonce.records.discovery import open_records
 from teachonce.store.plan import begin_store, read_plan
 from tests.support.small_data import write_shards, write_store
-from tests.support.small_models import write_colour_teacher
+from tests.support.small_models import write_color_teacher
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def shown(capsys, *words) -> str:
 
 
 def test_a_stores_numbers_are_those_of_torch(store):
-    summary = summarise_store(store.path)
+    summary = summarize_store(store.path)
     logits = torch.from_numpy(np.concatenate([store.read_logits(shard, 0, slice(None)) for shard in range(2)]))
     labels = torch.from_numpy(np.concatenate([store.read_labels(shard) for shard in range(2)])).long() - 1
     probs = logits.double().softmax(dim=1)
@@ -54,12 +54,12 @@ def test_a_stores_numbers_are_those_of_torch(store):
 
 
 def test_what_the_codec_changes_is_in_the_summary(tmp_path, store, data):
-    assert summarise_store(store.path)["codec_error"] == {} and summarise_store(store.path)["num_samples"] == 0
-    assert "not known: the store keeps no samples" in render_store(summarise_store(store.path))
-    teacher = write_colour_teacher(tmp_path / "teacher.onnx", num_classes=8)
+    assert summarize_store(store.path)["codec_error"] == {} and summarize_store(store.path)["num_samples"] == 0
+    assert "not known: the store keeps no samples" in render_store(summarize_store(store.path))
+    teacher = write_color_teacher(tmp_path / "teacher.onnx", num_classes=8)
     options = {"codec": "topk", "topk": 3, "offset": 1, "device": "cpu"}
     extract(ExtractConfig(data=data, teacher=teacher, out=tmp_path / "sparse", gate_samples=0, **options))
-    summary = summarise_store(tmp_path / "sparse")
+    summary = summarize_store(tmp_path / "sparse")
     assert summary["num_samples"] == 8 and list(summary["codec_error"]) == ["1", "2", "4"]
     for error in summary["codec_error"].values():
         assert 0 < error["mean"] < error["largest"] < 1 and 0 < error["tail_mass"] < 1
@@ -69,13 +69,13 @@ def test_what_the_codec_changes_is_in_the_summary(tmp_path, store, data):
 
 
 def test_a_store_that_is_being_extended_is_usable_for_the_views_that_are_whole(tmp_path, data):
-    teacher = write_colour_teacher(tmp_path / "teacher.onnx", num_classes=8)
+    teacher = write_color_teacher(tmp_path / "teacher.onnx", num_classes=8)
     options = {"codec": "float32", "offset": 1, "device": "cpu", "policy": "crop", "views": 2, "gate_samples": 0}
     extract(ExtractConfig(data=data, teacher=teacher, out=tmp_path / "crops", **options))
-    before = summarise_store(tmp_path / "crops")
+    before = summarize_store(tmp_path / "crops")
     assert before["is_finished"] and before["num_views"] == before["num_views_planned"] == 2
     begin_store(tmp_path / "crops", replace(read_plan(tmp_path / "crops"), view_groups=((0, 1), (2, 4))), 10)
-    summary = summarise_store(tmp_path / "crops")
+    summary = summarize_store(tmp_path / "crops")
     assert not summary["is_finished"] and (summary["num_views"], summary["num_views_planned"]) == (2, 5)
     # The numbers are of the two views that are there.
     assert {key: summary[key] for key in ("top1", "ece", "bytes_per_view", "shards")} == {
@@ -88,7 +88,7 @@ def test_a_store_that_is_being_extended_is_usable_for_the_views_that_are_whole(t
 
 def test_an_unfinished_store_shows_its_coverage(tmp_path, store):
     begin_store(tmp_path / "other", store.plan, views_per_file=1)
-    text = render_store(summarise_store(tmp_path / "other"))
+    text = render_store(summarize_store(tmp_path / "other"))
     assert "0 of 4 files; NOT finished" in text and "accuracy" not in text
 
 

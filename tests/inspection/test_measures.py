@@ -36,7 +36,7 @@ from teachonce.store.arrow_files import (
     write_samples,
     write_views,
 )
-from teachonce.store.plan import Plan, begin_store, finalise_store, group_views
+from teachonce.store.plan import Plan, begin_store, finalize_store, group_views
 from teachonce.store.store import Store
 from teachonce.views.policy import CropPolicy, RandomMix, policy_to_json
 from teachonce.views.view import Mix, View
@@ -93,7 +93,7 @@ def write_mixed_store(
             samples = [Sample(row, v, 0, 0, logits[v, first + row]) for v in numbers for row in range(num_records)]
             write_samples(path / samples_file(name, (start, last)), samples)
         first += num_records
-    assert finalise_store(path, {})
+    assert finalize_store(path, {})
     return Store(path)
 
 

@@ -28,7 +28,7 @@ from teachonce.records.discovery import open_records
 from teachonce.store.plan import begin_store
 from teachonce.store.store import Store
 from tests.support.small_data import write_shards, write_store
-from tests.support.small_models import COLOURS, colour_example, write_colour_shards, write_colour_teacher
+from tests.support.small_models import COLORS, color_example, write_color_shards, write_color_teacher
 
 SECTIONS = ["sheet", "views", "suspects", "sure", "shards", "bytes", "codec", "facts"]
 VOID_TAGS = {"meta", "img", "br"}
@@ -97,7 +97,7 @@ def section(page: Element, name: str) -> Element:
 
 
 def make_store(folder: Path, data: Path, name: str, **options) -> Store:
-    teacher = write_colour_teacher(folder / f"{name}.onnx")
+    teacher = write_color_teacher(folder / f"{name}.onnx")
     extract(ExtractConfig(data=data, teacher=teacher, out=folder / name, device="cpu", batch_size=8, **options))
     return Store(folder / name)
 
@@ -109,7 +109,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def data(folder):
-    return write_colour_shards(folder / "data")
+    return write_color_shards(folder / "data")
 
 
 @pytest.fixture(scope="module")
@@ -254,12 +254,12 @@ def test_where_all_views_are_mixed_nothing_is_said_of_labels(tmp_path, data):
 
 @pytest.mark.parametrize("options", [{}, {"policy": "crop", "views": 3, "mix_prob": 0.3, "mixup_alpha": 1.0}])
 def test_a_planted_mislabel_comes_first(tmp_path, options):
-    labels = [1 + index % len(COLOURS) for index in range(33)]
-    colours = [COLOURS[index % len(COLOURS)] for index in range(33)]
+    labels = [1 + index % len(COLORS) for index in range(33)]
+    colors = [COLORS[index % len(COLORS)] for index in range(33)]
     # Record 22 is as blue as any and labelled as red; record 9 is between yellow and red, and labelled as red.
-    labels[22], colours[22] = 1, COLOURS[2]
-    labels[9], colours[9] = 1, 0.75 * COLOURS[3] + 0.25 * COLOURS[0]
-    payloads = [colour_example(index, labels[index], colours[index]) for index in range(33)]
+    labels[22], colors[22] = 1, COLORS[2]
+    labels[9], colors[9] = 1, 0.75 * COLORS[3] + 0.25 * COLORS[0]
+    payloads = [color_example(index, labels[index], colors[index]) for index in range(33)]
     data = write_shards(tmp_path / "data", sizes=(20, 13), num_classes=5, payloads=payloads)
     store = make_store(tmp_path, data, "store", codec="float32", **options)
     suspects = section(read_page(write_page(store.path, data)), "suspects").find("article")
@@ -293,7 +293,7 @@ def test_without_the_records_there_is_all_but_pictures_and_names(tmp_path, crops
 
 def test_what_the_data_says_is_text_and_never_html(tmp_path):
     wild = "<script>alert('x')</script>"
-    payload = colour_example(0, 2, COLOURS[0])
+    payload = color_example(0, 2, COLORS[0])
     data = write_shards(tmp_path / "data", sizes=(1, 1), payloads=[payload, payload], num_classes=None)
     write_classes(data, ClassTable(("background", "a", wild, 'b"c'), ("", 'on"e', wild, "&lt;"), has_background=True))
     store = write_store(tmp_path / "<i>store", data, np.array([[9, 0, 0], [0, 0, 9.0]], np.float32))
@@ -385,10 +385,10 @@ def test_a_run_is_sent_to_its_report(tmp_path, capsys):
 
 
 def test_records_of_another_store_are_refused(tmp_path, center, capsys):
-    other = write_colour_shards(tmp_path / "other", first_index=100)
+    other = write_color_shards(tmp_path / "other", first_index=100)
     assert end(center.path, "--html", "--data", other, "--out", tmp_path / "page.html") == 1
     assert "the image changed since extraction, or this is other data" in capsys.readouterr().err
-    other = write_colour_shards(tmp_path / "more", sizes=(13, 20))
+    other = write_color_shards(tmp_path / "more", sizes=(13, 20))
     assert end(center.path, "--html", "--data", other, "--out", tmp_path / "page.html") == 1
     assert "with 20 records in the store, train-00000-of-00002 with 13 in the data" in capsys.readouterr().err
     assert not (tmp_path / "page.html").exists()

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from teachonce.errors import ConfigError, ImageError, RecordError
-from teachonce.inspection.records import render_records, summarise_records
+from teachonce.inspection.records import render_records, summarize_records
 from tests.support.small_data import example, write_image_folder, write_shards
 
 
@@ -23,7 +23,7 @@ def data(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("num_workers", [1, 2])
 def test_what_is_in_tfrecords(data: Path, num_workers: int) -> None:
-    summary = summarise_records(data, num_workers=num_workers)
+    summary = summarize_records(data, num_workers=num_workers)
     assert json.loads(json.dumps(summary, allow_nan=False)) == summary
     (split,) = summary["splits"]
     assert (split["split"], split["format"], split["num_records"], split["num_doubled"]) == ("train", "tfrecord", 8, 1)
@@ -56,9 +56,9 @@ def test_what_is_in_tfrecords(data: Path, num_workers: int) -> None:
 def test_several_splits_and_one_of_them(tmp_path: Path) -> None:
     write_image_folder(tmp_path, "train")
     write_image_folder(tmp_path, "validation", per_class=2)
-    summary = summarise_records(tmp_path, num_workers=1)
+    summary = summarize_records(tmp_path, num_workers=1)
     assert [(split["split"], split["num_records"]) for split in summary["splits"]] == [("train", 12), ("validation", 6)]
-    (split,) = summarise_records(tmp_path, "validation", num_workers=1)["splits"]
+    (split,) = summarize_records(tmp_path, "validation", num_workers=1)["splits"]
     assert split["format"] == "folder" and split["logits"] is None and split["features"] == []
     text = render_records(summary)
     assert "logits    none" in text and "3 of 3 present; 4 to 4 records each" in text
@@ -68,7 +68,7 @@ def test_foreign_and_mixed_logits(tmp_path: Path) -> None:
     bad = np.array([0, np.nan, 0], np.float32)
     payloads = [example(0, 7, logit=np.zeros(5, np.float32)), example(1, 9, logit=bad), example(2, 9)]
     data = write_shards(tmp_path / "data", sizes=(3,), num_classes=None, payloads=payloads)
-    summary = summarise_records(data, num_workers=1)
+    summary = summarize_records(data, num_workers=1)
     (split,) = summary["splits"]
     assert split["num_classes"] is None
     assert split["logits"]["num_classes"] == [3, 5] and split["logits"]["num_not_finite"] == 1
@@ -83,17 +83,17 @@ def test_damage_is_named(data: Path, tmp_path: Path) -> None:
     content[-20] ^= 1
     path.write_bytes(content)
     with pytest.raises(RecordError, match=r"train-00001-of-00002 record 2 \(byte \d+\): the checksum of the data"):
-        summarise_records(data, num_workers=1)
+        summarize_records(data, num_workers=1)
     for features, message in (({"encoded": b"text"}, "expected a JPEG"), ({"class/label": None}, "expected image/enc")):
         other = write_shards(tmp_path / message[-3:], sizes=(1,), payloads=[example(0, 1, **features)])
         with pytest.raises((ImageError, RecordError), match=rf"train-00000-of-00001 record 0 \(byte 0\): .*{message}"):
-            summarise_records(other, num_workers=1)
+            summarize_records(other, num_workers=1)
 
 
 def test_nothing_to_inspect(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(ConfigError, match="no records; expected SPLIT-NNNNN-of-NNNNN shards"):
-            summarise_records(folder)
+            summarize_records(folder)
     write_image_folder(tmp_path)
     with pytest.raises(ConfigError, match="only train, expected test-"):
-        summarise_records(tmp_path, "test")
+        summarize_records(tmp_path, "test")

@@ -18,7 +18,7 @@ from teachonce.errors import ConfigError, LogitsError, ModelError
 from teachonce.models.classifier import Classifier, build_student, load_model, resolve_device
 from teachonce.models.torch_backend import load_weights
 from teachonce.pixels.decode import decode_image
-from teachonce.pixels.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, normalise
+from teachonce.pixels.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, normalize
 from tests.support.small_data import run_config
 
 NUM_CLASSES = 7
@@ -85,7 +85,7 @@ def test_timm_model_with_its_own_preprocessing(tmp_path: Path) -> None:
     size_px = config["input_size"][1]
     pixels = noise_pixels(2, size_px)
     with torch.inference_mode():
-        expected = module(normalise(pixels, classifier.preprocessing))
+        expected = module(normalize(pixels, classifier.preprocessing))
     assert torch.equal(classifier.logits(pixels), expected)
     assert classifier.preprocessing == Preprocessing(
         size_px=size_px,
@@ -96,7 +96,7 @@ def test_timm_model_with_its_own_preprocessing(tmp_path: Path) -> None:
     )
     reference = timm.data.create_transform(**config, is_training=False)
     image = decode_image(encode_noise_image(90, 61))
-    ours = normalise(torch.from_numpy(classifier.preprocessing.apply(image))[None], classifier.preprocessing)[0]
+    ours = normalize(torch.from_numpy(classifier.preprocessing.apply(image))[None], classifier.preprocessing)[0]
     assert torch.equal(ours, reference(image))
 
 
@@ -180,7 +180,7 @@ def test_inception_takes_its_input_as_torchvisions_own_weights_want_it(tmp_path:
     classifier = load_model(f"torchvision:inception_v3,weights={tmp_path}/w.safetensors,classes=5,size=75")
     pixels = noise_pixels(2, 75)
     with torch.inference_mode():
-        assert torch.equal(classifier.logits(pixels), module(normalise(pixels, classifier.preprocessing)))
+        assert torch.equal(classifier.logits(pixels), module(normalize(pixels, classifier.preprocessing)))
 
 
 @pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
@@ -223,7 +223,7 @@ def test_run_is_a_teacher(tmp_path: Path) -> None:
     classifier = load_model(f"run:{tmp_path}")
     pixels = noise_pixels(2, 96)
     with torch.inference_mode():
-        expected = student(normalise(pixels, preprocessing))
+        expected = student(normalize(pixels, preprocessing))
     assert torch.equal(classifier.logits(pixels), expected)
     assert (classifier.default_offset, classifier.num_classes) == (1, 5)
     assert classifier.preprocessing == preprocessing

@@ -11,7 +11,7 @@ import torch
 
 from teachonce.errors import ConfigError, LogitsError, ModelError
 from teachonce.models.classifier import load_model
-from teachonce.pixels.preprocessing import Preprocessing, normalise
+from teachonce.pixels.preprocessing import Preprocessing, normalize
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -105,7 +105,7 @@ def test_logits_are_those_of_a_direct_call(tmp_path: Path, options: dict[str, An
     classifier = load_model(f"onnx:{path}")
     assert classifier.preprocessing == Preprocessing(size_px=SIZE_PX, resize_px=18)
     pixels = noise_pixels()
-    images = normalise(pixels, classifier.preprocessing).numpy()
+    images = normalize(pixels, classifier.preprocessing).numpy()
     if options.get("is_nhwc"):
         images = images.transpose(0, 2, 3, 1)
     if options.get("element") == onnx.TensorProto.FLOAT16:

@@ -20,7 +20,7 @@ def test_the_description_is_escaped():
     assert wild not in chart and "&lt;b a=&quot;1&quot; c=&#x27;2&#x27;&gt;&amp;" in chart
 
 
-def test_a_chart_has_the_pages_colours_and_no_ids_of_its_own():
+def test_a_chart_has_the_pages_colors_and_no_ids_of_its_own():
     chart = draw_svg(draw_line, size_inches=(2, 2), name="a", description="a line")
     element = ElementTree.fromstring(chart)
     assert element.attrib["aria-label"] == "a line" and element.attrib["role"] == "img"

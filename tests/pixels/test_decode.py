@@ -61,7 +61,7 @@ def test_pixels_are_those_of_pillow(kind: str) -> None:
     assert pickle.loads(pickle.dumps(image)).size == image.size
 
 
-def test_grey_becomes_three_equal_channels() -> None:
+def test_grayscale_becomes_three_equal_channels() -> None:
     pixels = np.asarray(decode_image(SAMPLES["grey jpeg"]))
     assert (pixels[..., 0] == pixels[..., 1]).all() and (pixels[..., 1] == pixels[..., 2]).all()
 
@@ -200,7 +200,7 @@ def test_damage_gives_pixels_or_an_image_error(kind: str, changes: list[tuple[in
 
 
 @pytest.mark.parametrize("kind", ["jpeg", "progressive", "grey jpeg"])
-def test_rgb_and_grey_jpegs_keep_their_bytes(kind: str) -> None:
+def test_rgb_and_grayscale_jpegs_keep_their_bytes(kind: str) -> None:
     assert to_rgb_jpeg(SAMPLES[kind]) is SAMPLES[kind]
 
 

@@ -271,7 +271,7 @@ def test_progressive_images_without_their_last_scans(kernel: Kernel, subsampling
             assert_pillows(kernel, cut, [(box, (20, 20), (0, 0, 20, 20), False, "bilinear")])
 
 
-def test_rgb_jpegs_without_a_colour_transform(kernel: Kernel) -> None:
+def test_rgb_jpegs_without_a_color_transform(kernel: Kernel) -> None:
     encoded = draw_jpeg(60, 44, 1, "rgb")
     assert encoded[frame_header(encoded) + 10] == ord("R")
     assert_pillows(kernel, encoded, [((3, 5, 51, 40), (20, 30), (0, 0, 20, 30), True, "bicubic")])
@@ -371,7 +371,7 @@ def test_an_end_marker_behind_other_bytes_is_an_end(kernel: Kernel) -> None:
         assert_pillows(kernel, encoded, [WHOLE])
 
 
-def test_sources_do_not_mind_their_neighbours(kernel: Kernel) -> None:
+def test_sources_do_not_mind_their_neighbors(kernel: Kernel) -> None:
     """Good and bad ones in one call, with several views or none, from several threads at once."""
     encoded = [draw_jpeg(50 + n, 40 + n, n, SUBSAMPLINGS[n % len(SUBSAMPLINGS)]) for n in range(16)]
     encoded[3], encoded[7] = encoded[3][:300], b"text"

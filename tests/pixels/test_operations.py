@@ -64,7 +64,7 @@ def test_the_same_operation_at_another_resolution(name):
 
 
 @pytest.mark.parametrize("name", ["rotate", "shear_x", "shear_y", "translate_x", "translate_y"])
-def test_what_is_uncovered_gets_the_shared_colour(name):
+def test_what_is_uncovered_gets_the_shared_color(name):
     black = Image.new("RGB", (32, 32))
     pixels = np.asarray(apply_operation(black, Operation(name, MAGNITUDES[name]))).reshape(-1, 3)
     assert (pixels == FILL_RGB).all(axis=1).sum() > 20
@@ -74,12 +74,12 @@ def test_directions():
     marked = np.zeros((20, 20, 3), np.uint8)
     marked[10, 10] = 255
 
-    def centre(operation):
+    def center(operation):
         moved = np.asarray(apply_operation(Image.fromarray(marked), operation))[:, :, 0] > 200
         return tuple(int(value) for value in np.argwhere(moved)[0])
 
-    assert centre(Operation("translate_x", 0.25)) == (10, 15)
-    assert centre(Operation("translate_y", 0.25)) == (15, 10)
+    assert center(Operation("translate_x", 0.25)) == (10, 15)
+    assert center(Operation("translate_y", 0.25)) == (15, 10)
     inverted = np.asarray(apply_operation(Image.fromarray(marked), Operation("solarize", 128.0)))
     assert inverted[10, 10].tolist() == [0, 0, 0] and inverted[0, 0].tolist() == [0, 0, 0]
     negative = np.asarray(apply_operation(Image.fromarray(marked), Operation("invert")))

@@ -17,7 +17,7 @@ from torchvision import transforms
 
 from teachonce.errors import ConfigError, ImageError
 from teachonce.pixels.decode import decode_image
-from teachonce.pixels.preprocessing import Preprocessing, normalise
+from teachonce.pixels.preprocessing import Preprocessing, normalize
 
 SIZES = [(500, 375), (375, 500), (301, 300), (37, 91), (255, 256), (256, 256), (233, 1001), (1, 1), (3, 90)]
 
@@ -28,7 +28,7 @@ def noise_image(width: int, height: int) -> Image.Image:
 
 
 def model_input(preprocessing: Preprocessing, image: Image.Image) -> torch.Tensor:
-    return normalise(torch.from_numpy(preprocessing.apply(image))[None], preprocessing)[0]
+    return normalize(torch.from_numpy(preprocessing.apply(image))[None], preprocessing)[0]
 
 
 @pytest.mark.parametrize(("size", "resize"), [(224, 256), (227, 256), (224, 232), (21, 33), (64, 64)])
@@ -57,7 +57,7 @@ def shrinks_rows_first(width: int, height: int, resize: int) -> bool:
     return height > new_height and height - new_height > 2 * (width - new_width)
 
 
-def test_grey_and_real_images_are_torchvision_bit_for_bit(imagenet_sample: Path) -> None:
+def test_grayscale_and_real_images_are_torchvision_bit_for_bit(imagenet_sample: Path) -> None:
     preprocessing = Preprocessing(size_px=227, resize_px=256)
     reference = transforms.Compose([transforms.Resize(256), transforms.CenterCrop(227)])
     paths = sorted(imagenet_sample.glob("train/*/*"))[::10]

@@ -21,19 +21,19 @@ from teachonce.views.draw import draw_view
 from teachonce.views.policy import CenterPolicy, CropPolicy, RandomErasing, RandomMix
 from teachonce.views.view import CENTER
 from tests.support.small_data import example, write_shards, write_store
-from tests.support.small_models import write_colour_shards, write_colour_teacher
+from tests.support.small_models import write_color_shards, write_color_teacher
 
 POLICY = CropPolicy(erasing=RandomErasing(prob=0.5), mix=RandomMix(mixup_alpha=0.8, cutmix_alpha=1.0))
 
 
 @pytest.fixture
 def data(tmp_path):
-    return write_colour_shards(tmp_path / "data", sizes=(9, 6))
+    return write_color_shards(tmp_path / "data", sizes=(9, 6))
 
 
 @pytest.fixture
 def store(tmp_path, data):
-    teacher = write_colour_teacher(tmp_path / "teacher.onnx")
+    teacher = write_color_teacher(tmp_path / "teacher.onnx")
     options = {"erase_prob": 0.5, "mixup_alpha": 0.8, "cutmix_alpha": 1.0, "seed": 4}
     extract(
         ExtractConfig(
@@ -90,7 +90,7 @@ def test_another_record_or_partner_is_refused(tmp_path, data, store):
     reader = ViewReader(source, StoredViews(store))
     mixed = next(row for row in range(9) if store.read_views(0, 0, [row])[0].mix is not None)
     partner_row = store.find_row(0, store.read_views(0, 0, [mixed])[0].mix.partner)
-    changed = write_colour_shards(tmp_path / "changed", sizes=(9, 6), first_index=100)
+    changed = write_color_shards(tmp_path / "changed", sizes=(9, 6), first_index=100)
 
     real, other = source.read_record, open_records(changed, "train")
     source.read_batch = lambda places: [(other.read_record if at[1] == partner_row else real)(*at) for at in places]

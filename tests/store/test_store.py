@@ -15,7 +15,7 @@ from teachonce.errors import LogitsError, PlanMismatchError, StoreError
 from teachonce.records.class_space import ClassSpace
 from teachonce.store.arrow_files import records_file, views_file, write_records, write_views
 from teachonce.store.checks import check_same_data
-from teachonce.store.plan import Plan, begin_store, finalise_store, group_views, missing_files
+from teachonce.store.plan import Plan, begin_store, finalize_store, group_views, missing_files
 from teachonce.store.store import Store
 from teachonce.views.policy import CenterPolicy, CropPolicy, policy_to_json
 from teachonce.views.view import CENTER, View
@@ -67,7 +67,7 @@ def whole(tmp_path):
     path = tmp_path / "store"
     plan = begin_store(path, make_plan(num_views=3), views_per_file=2)
     logits, views = fill(path, plan)
-    assert finalise_store(path, {"python": "3"})
+    assert finalize_store(path, {"python": "3"})
     return path, logits, views
 
 
@@ -168,7 +168,7 @@ def test_an_unfinished_store_is_refused_and_says_what_is_missing(tmp_path):
     fill(path, plan)
     (path / "train-00001-of-00002.v000-000.arrow").unlink()
     assert missing_files(path, plan) == ["train-00001-of-00002.v000-000.arrow"]
-    assert not finalise_store(path, {})
+    assert not finalize_store(path, {})
     with pytest.raises(StoreError, match="3 of 4 files"):
         Store(path)
     with pytest.raises(StoreError, match="is no store"):
@@ -208,7 +208,7 @@ def test_more_views_leave_the_first_ones_untouched(whole):
     # Until the new views are whole, readers see the old number.
     assert Store(path).num_views == 3
     fill(path, plan, groups=plan.view_groups[2:])
-    assert finalise_store(path, {})
+    assert finalize_store(path, {})
     assert Store(path).num_views == 6
     assert {name: (path / name).read_bytes() for name in before} == before
     # Asking for fewer views again is no other plan.
@@ -221,7 +221,7 @@ def test_a_view_beyond_and_a_policy_without_views(whole, tmp_path):
         store.read_logits(0, 3, [0])
     path = tmp_path / "center"
     fill(path, begin_store(path, make_plan(), views_per_file=2))
-    finalise_store(path, {})
+    finalize_store(path, {})
     assert Store(path).read_views(0, 0, [0]) == [CENTER]
 
 
@@ -252,7 +252,7 @@ def test_files_of_other_records_are_refused(whole):
     name = "train-00000-of-00002"
     write_records(path / records_file(name), np.arange(5, dtype=np.uint64), list("abcde"), np.ones(5, np.int32))
     with pytest.raises(StoreError, match="made for records with key hash"):
-        finalise_store(path, {})
+        finalize_store(path, {})
 
 
 def test_a_newer_format_and_a_foreign_folder_are_refused(whole, tmp_path):

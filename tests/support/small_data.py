@@ -23,7 +23,7 @@ from teachonce.records.source import RecordSource, shard_name
 from teachonce.records.tfrecord.framing import TFRecordWriter
 from teachonce.records.tfrecord.tf_example import encode_example
 from teachonce.store.arrow_files import records_file, views_file, write_records, write_views
-from teachonce.store.plan import Plan, begin_store, finalise_store
+from teachonce.store.plan import Plan, begin_store, finalize_store
 from teachonce.store.store import Store
 from teachonce.store.stored_views import StoredViews
 from teachonce.views.options import ViewOrderName
@@ -114,7 +114,7 @@ def write_store(
         rows = logits[None, first : first + num_records]
         write_views(path / views_file(name, (0, 0)), keys, build_codec(codec, num_classes=logits.shape[1]), rows, None)
         first += num_records
-    assert finalise_store(path, {})
+    assert finalize_store(path, {})
     return Store(path)
 
 

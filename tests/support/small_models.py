@@ -12,17 +12,17 @@ from teachonce.pixels.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from teachonce.records.tfrecord.tf_example import encode_example
 from tests.support.small_data import write_shards
 
-COLOURS = np.array([[0.9, 0.1, 0.1], [0.1, 0.9, 0.1], [0.1, 0.1, 0.9], [0.85, 0.85, 0.15]], np.float32)
+COLORS = np.array([[0.9, 0.1, 0.1], [0.1, 0.9, 0.1], [0.1, 0.1, 0.9], [0.85, 0.85, 0.15]], np.float32)
 SHARPNESS = 6.0
 
 
-def colour_logits(mean_colours: np.ndarray) -> np.ndarray:
+def color_logits(mean_colors: np.ndarray) -> np.ndarray:
     """What the teacher says of mean colours [N, 3] in 0..1: linear, largest for the nearest of COLOURS."""
-    return SHARPNESS * (2 * mean_colours @ COLOURS.T - (COLOURS**2).sum(axis=1))
+    return SHARPNESS * (2 * mean_colors @ COLORS.T - (COLORS**2).sum(axis=1))
 
 
-def write_colour_teacher(
-    path: Path, *, nan_above: float | None = None, order: list[int] | None = None, num_classes: int = len(COLOURS)
+def write_color_teacher(
+    path: Path, *, nan_above: float | None = None, order: list[int] | None = None, num_classes: int = len(COLORS)
 ) -> str:
     """An ONNX file with the colour teacher for inputs normalised with ImageNet's mean and std; returns its SPEC.
 
@@ -34,10 +34,10 @@ def write_colour_teacher(
 
     # x = (colour - mean) / std, so colour = x * std + mean; both are folded into the linear layer.
     mean, std = np.array(IMAGENET_MEAN, np.float32), np.array(IMAGENET_STD, np.float32)
-    colours = COLOURS[order] if order is not None else COLOURS
-    weight = (2 * SHARPNESS * colours * std).astype(np.float32)
-    bias = (2 * SHARPNESS * colours @ mean - SHARPNESS * (colours**2).sum(axis=1)).astype(np.float32)
-    num_more = num_classes - len(COLOURS)
+    colors = COLORS[order] if order is not None else COLORS
+    weight = (2 * SHARPNESS * colors * std).astype(np.float32)
+    bias = (2 * SHARPNESS * colors @ mean - SHARPNESS * (colors**2).sum(axis=1)).astype(np.float32)
+    num_more = num_classes - len(COLORS)
     weight = np.concatenate([weight, np.zeros((num_more, 3), np.float32)])
     bias = np.concatenate([bias, np.full(num_more, -9, np.float32)])
     constants = [numpy_helper.from_array(weight, "weight"), numpy_helper.from_array(bias, "bias")]
@@ -70,8 +70,8 @@ def write_colour_teacher(
     return f"onnx:{path},size=16,resize=16"
 
 
-def colour_example(
-    index: int, label: int, colour: np.ndarray, width: int = 24, height: int = 20, boxes: np.ndarray | None = None
+def color_example(
+    index: int, label: int, color: np.ndarray, width: int = 24, height: int = 20, boxes: np.ndarray | None = None
 ) -> bytes:
     """A record whose image has the given mean colour, with a pattern that makes each image another.
 
@@ -79,7 +79,7 @@ def colour_example(
     """
     rng = np.random.default_rng(index)
     noise = rng.uniform(-0.06, 0.06, (5, 6, 3))
-    pixels = np.clip((colour + noise) * 255, 0, 255).astype(np.uint8)
+    pixels = np.clip((color + noise) * 255, 0, 255).astype(np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=95)
     features = {
@@ -92,7 +92,7 @@ def colour_example(
     return encode_example(features)
 
 
-def write_colour_shards(
+def write_color_shards(
     folder: Path, sizes=(20, 13), split: str = "train", first_index: int = 0, rotate: int = 0, boxes=None
 ) -> Path:
     """Shards whose label is the colour's index + 1 (0 is background), or another one with ``rotate``.
@@ -100,7 +100,7 @@ def write_colour_shards(
     ``boxes`` are those of every record.
     """
     payloads = [
-        colour_example(index, 1 + (index + rotate) % len(COLOURS), COLOURS[index % len(COLOURS)], boxes=boxes)
+        color_example(index, 1 + (index + rotate) % len(COLORS), COLORS[index % len(COLORS)], boxes=boxes)
         for index in range(first_index, first_index + sum(sizes))
     ]
-    return write_shards(folder, sizes=sizes, split=split, num_classes=len(COLOURS) + 1, payloads=payloads)
+    return write_shards(folder, sizes=sizes, split=split, num_classes=len(COLORS) + 1, payloads=payloads)

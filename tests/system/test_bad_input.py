@@ -19,7 +19,7 @@ from teachonce.interop.csv_files import export_csv
 from teachonce.records.tfrecord.framing import FOOTER_BYTES, HEADER_BYTES
 from tests.support.paths import DOCS, ROOT
 from tests.support.small_data import encode_jpeg, example, write_image_folder, write_shards, write_store
-from tests.support.small_models import write_colour_shards, write_colour_teacher
+from tests.support.small_models import write_color_shards, write_color_teacher
 
 ERRORS_PAGE = DOCS / "reference" / "errors.md"
 
@@ -48,7 +48,7 @@ def fails(capsys, words, code, *phrases) -> str:
 
 @pytest.fixture
 def teacher(tmp_path):
-    return write_colour_teacher(tmp_path / "teacher.onnx")
+    return write_color_teacher(tmp_path / "teacher.onnx")
 
 
 def extract(data, teacher, out, *more):
@@ -131,7 +131,7 @@ def damaged(raw: bytes, damage: str) -> bytes:
     ],
 )
 def test_damaged_tfrecords(tmp_path, capsys, teacher, damage, phrase):
-    data = write_colour_shards(tmp_path / "data")
+    data = write_color_shards(tmp_path / "data")
     shard = data / "train-00001-of-00002"
     shard.write_bytes(damaged(shard.read_bytes(), damage))
     before = tree(data)
@@ -198,8 +198,8 @@ def test_wrong_csv(tmp_path, capsys, change, phrase):
 
 
 def test_a_teacher_with_nan_outputs(tmp_path, capsys):
-    data = write_colour_shards(tmp_path / "data")
-    teacher = write_colour_teacher(tmp_path / "nan.onnx", nan_above=0.6)
+    data = write_color_shards(tmp_path / "data")
+    teacher = write_color_teacher(tmp_path / "nan.onnx", nan_above=0.6)
     words = extract(data, teacher, tmp_path / "s", "--gate-samples", 0)
     fails(capsys, words, 1, r"record \d+ \(byte \d+\)", "NaN or infinite", "check its weights")
     assert not list((tmp_path / "s").glob("*.arrow"))
@@ -208,7 +208,7 @@ def test_a_teacher_with_nan_outputs(tmp_path, capsys):
 def test_weights_of_another_architecture(tmp_path, capsys):
     from torchvision.models import squeezenet1_1
 
-    data = write_colour_shards(tmp_path / "data")
+    data = write_color_shards(tmp_path / "data")
     save_file(squeezenet1_1().state_dict(), tmp_path / "w.safetensors")
     spec = f"torchvision:resnet18,weights={tmp_path / 'w.safetensors'}"
     fails(
@@ -225,7 +225,7 @@ class Malicious:
 
 def test_a_pickle_that_would_execute_code(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("TEACHONCE_TEST_MARK", str(tmp_path / "executed"))
-    data = write_colour_shards(tmp_path / "data")
+    data = write_color_shards(tmp_path / "data")
     torch.save({"weight": Malicious()}, tmp_path / "evil.pt")
     (tmp_path / "plain.pt").write_bytes(pickle.dumps(Malicious()))
     for name in ("evil.pt", "plain.pt"):
@@ -235,7 +235,7 @@ def test_a_pickle_that_would_execute_code(tmp_path, capsys, monkeypatch):
 
 
 def test_an_output_that_exists(tmp_path, capsys, teacher):
-    data = write_colour_shards(tmp_path / "data")
+    data = write_color_shards(tmp_path / "data")
     store = write_store(tmp_path / "store", data, num_classes=4)
     foreign = tmp_path / "foreign"
     foreign.mkdir()
@@ -252,7 +252,7 @@ def test_an_output_that_exists(tmp_path, capsys, teacher):
 
 
 def test_an_output_that_cannot_be_written(tmp_path, capsys, teacher):
-    data = write_colour_shards(tmp_path / "data")
+    data = write_color_shards(tmp_path / "data")
     store = write_store(tmp_path / "store", data, num_classes=4)
     (tmp_path / "file").write_text("")
     below = tmp_path / "file" / "out"
@@ -278,7 +278,7 @@ if __name__ == "__main__":
 
 @pytest.mark.slow
 def test_a_full_disk_and_then_space_again(tmp_path, teacher):
-    data = write_colour_shards(tmp_path / "data", sizes=(400, 400))
+    data = write_color_shards(tmp_path / "data", sizes=(400, 400))
     words = [str(w) for w in extract(data, teacher, tmp_path / "s", "--gate-samples", 0, "--codec", "float32")]
 
     def run(limit_bytes):

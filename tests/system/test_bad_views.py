@@ -7,18 +7,18 @@ import pytest
 from teachonce.cli.main import main
 from teachonce.store.store import Store
 from tests.support.paths import GOLDEN
-from tests.support.small_models import write_colour_shards, write_colour_teacher
+from tests.support.small_models import write_color_shards, write_color_teacher
 from tests.system.test_bad_input import extract, fails, train, tree
 
 
 @pytest.fixture
 def data(tmp_path):
-    return write_colour_shards(tmp_path / "data", sizes=(9, 6))
+    return write_color_shards(tmp_path / "data", sizes=(9, 6))
 
 
 @pytest.fixture
 def teacher(tmp_path):
-    return write_colour_teacher(tmp_path / "teacher.onnx")
+    return write_color_teacher(tmp_path / "teacher.onnx")
 
 
 def run(*words):
@@ -44,13 +44,13 @@ def test_a_store_whose_views_are_incomplete(tmp_path, capsys, data, store):
     later.unlink()
     words = train(data, tmp_path / "run", "--store", store)
     fails(capsys, words, 1, "is not finished: 9 of 10 files are there; run the same extract again")
-    from teachonce.store.plan import finalise_store
+    from teachonce.store.plan import finalize_store
 
-    assert finalise_store(store, {}) == 2 and Store(store).num_views == 2
+    assert finalize_store(store, {}) == 2 and Store(store).num_views == 2
     fails(capsys, [*words, "--views", 4], 1, "4 views asked for, the store has 2 that are whole")
     (store / "train-00000-of-00002.v000-001.arrow").unlink()
     (store / "manifest.json").unlink()
-    assert finalise_store(store, {}) == 0
+    assert finalize_store(store, {}) == 0
     fails(capsys, words, 1, "8 of 10 files are there")
 
 
@@ -88,17 +88,17 @@ def test_views_of_another_store(tmp_path, capsys, data, teacher, store):
     run(*extract(data, teacher, tmp_path / "center"))
     capsys.readouterr()
     fails(capsys, extract(data, teacher, out, "--views-of", tmp_path / "center"), 1, "center stores no views to look")
-    other = write_colour_shards(tmp_path / "other", sizes=(9, 5))
+    other = write_color_shards(tmp_path / "other", sizes=(9, 5))
     fails(capsys, extract(other, teacher, out, "--views-of", store), 1, "a store of other data")
     fails(capsys, extract(data, teacher, out, "--views-of", store, "--views", 9), 1, "9 views asked for")
-    changed = write_colour_shards(tmp_path / "changed", sizes=(9, 6), first_index=100)
+    changed = write_color_shards(tmp_path / "changed", sizes=(9, 6), first_index=100)
     words = extract(changed, teacher, out, "--views-of", store, "--gate-samples", 0)
     fails(capsys, words, 1, "train-0000", "the image changed since extraction, or this is other data")
     assert not list(out.glob("*.arrow"))
 
 
 def test_an_image_that_changed_since_extraction(tmp_path, capsys, store):
-    changed = write_colour_shards(tmp_path / "changed", sizes=(9, 6), first_index=100)
+    changed = write_color_shards(tmp_path / "changed", sizes=(9, 6), first_index=100)
     fails(capsys, train(changed, tmp_path / "run", "--store", store), 1, "record .*the image changed since extraction")
 
 
@@ -128,7 +128,7 @@ def test_a_store_of_an_older_format(tmp_path, capsys, teacher, data):
 def test_a_mix_across_shards(tmp_path, capsys, data, store):
     """A store whose mixes point into another shard: nothing that extract makes, so it was damaged or forged."""
     from teachonce.store.arrow_files import views_file, write_views
-    from teachonce.store.plan import finalise_store
+    from teachonce.store.plan import finalize_store
     from teachonce.views.view import Mix, View
 
     opened = Store(store)
@@ -138,7 +138,7 @@ def test_a_mix_across_shards(tmp_path, capsys, data, store):
     views = [[View((0, 0, 9, 9), mix=Mix(foreign, 0.5))] * 9] * 2
     (store / views_file(name, group)).unlink()
     write_views(store / views_file(name, group), opened.read_keys(0), opened.codec, logits, views, opened.policy.layout)
-    finalise_store(store, {})
+    finalize_store(store, {})
     words = train(data, tmp_path / "run", "--store", store)
     fails(
         capsys, words, 1, f"mixed with record {foreign:016x}, which is not in that shard: partners come from the same"
@@ -146,7 +146,7 @@ def test_a_mix_across_shards(tmp_path, capsys, data, store):
 
 
 def test_boxes_that_no_crop_can_be_drawn_by(tmp_path, capsys, teacher):
-    data = write_colour_shards(tmp_path / "boxes", sizes=(4,), boxes=[[0.0, 0.0, 640.0, 480.0]])
+    data = write_color_shards(tmp_path / "boxes", sizes=(4,), boxes=[[0.0, 0.0, 640.0, 480.0]])
     views = ["--policy", "crop", "--object-covered", 0.1, "--gate-samples", 0]
     phrases = ["train-00000-of-00001.* record 0", "a side at 640.0, expected 0 to 1", "--object-boxes image"]
     fails(capsys, extract(data, teacher, tmp_path / "store", *views), 1, *phrases)

@@ -13,7 +13,7 @@ from teachonce.records.discovery import open_records
 from teachonce.store.store import Store
 from tests.support.paths import ROOT
 from tests.support.small_data import encode_jpeg
-from tests.support.small_models import write_colour_teacher
+from tests.support.small_models import write_color_teacher
 
 pytestmark = pytest.mark.xdist_group("walkthrough")
 
@@ -68,7 +68,7 @@ def tfrecords(raw, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory):
-    return write_colour_teacher(tmp_path_factory.mktemp("teacher") / "teacher.onnx", num_classes=1000)
+    return write_color_teacher(tmp_path_factory.mktemp("teacher") / "teacher.onnx", num_classes=1000)
 
 
 @pytest.mark.slow

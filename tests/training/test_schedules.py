@@ -150,7 +150,7 @@ def test_no_rate_leaves_0_to_the_peak_and_none_rises_after_the_warmup(
     assert all(a >= b for a, b in pairwise(after))
 
 
-def test_the_optimiser_gets_the_rate() -> None:
+def test_the_optimizer_gets_the_rate() -> None:
     parameters = [torch.nn.Parameter(torch.zeros(1)) for _ in range(2)]
     optimizer = torch.optim.SGD([{"params": parameters[:1]}, {"params": parameters[1:], "lr_scale": 0.5}], lr=1.0)
     rate = LearningRate(optimizer, lambda update: 0.1 * (update + 1))

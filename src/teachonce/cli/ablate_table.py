@@ -105,18 +105,18 @@ def draw_ablation(arms: Sequence[Arm]) -> str:
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "teachonce", "font.size": 9}):
         figure = Figure(figsize=(11, 0.9 + 0.42 * max(6, len(arms))), layout="constrained")
         dots, curves = figure.subplots(1, 2, width_ratios=(5, 4))
-        colours = matplotlib.colormaps["tab10"].colors  # type: ignore[attr-defined]
+        colors = matplotlib.colormaps["tab10"].colors  # type: ignore[attr-defined]
         for position, arm in enumerate(arms):
-            colour = colours[position % len(colours)]
+            color = colors[position % len(colors)]
             top1 = [100 * value for value in arm.top1]
             half = 100 * interval(arm.top1)
             if len(top1) > 1:
-                dots.errorbar(statistics.mean(top1), position, xerr=half, color=colour, capsize=3, lw=1.2)
-            dots.plot(top1, [position] * len(top1), "|", color=colour, alpha=0.6, ms=9)
-            dots.plot(statistics.mean(top1), position, "o", color=colour, ms=6)
+                dots.errorbar(statistics.mean(top1), position, xerr=half, color=color, capsize=3, lw=1.2)
+            dots.plot(top1, [position] * len(top1), "|", color=color, alpha=0.6, ms=9)
+            dots.plot(statistics.mean(top1), position, "o", color=color, ms=6)
             epochs = [epoch for epoch, _ in arm.curves[0]] if arm.curves else []
             means = [100 * statistics.mean(curve[at][1] for curve in arm.curves) for at in range(len(epochs))]
-            curves.plot(epochs, means, color=colour, label=arm.name, lw=1.3)
+            curves.plot(epochs, means, color=color, label=arm.name, lw=1.3)
         dots.set_yticks(range(len(arms)), [arm.name for arm in arms])
         dots.invert_yaxis()
         dots.set_xlabel("top-1 in %, mean with 95 % interval; strokes are seeds")

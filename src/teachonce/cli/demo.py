@@ -129,9 +129,9 @@ def write_digits(folder: Path) -> None:
         name = f"{split}/{digits.target[index]}/digit_{index:04d}.jpg"
         if storage.has(name):
             continue
-        grey = Image.fromarray(np.minimum(digits.images[index] * 16, 255).astype(np.uint8))
+        gray = Image.fromarray(np.minimum(digits.images[index] * 16, 255).astype(np.uint8))
         buffer = io.BytesIO()
-        grey.resize((SIDE_PX, SIDE_PX), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=95)
+        gray.resize((SIDE_PX, SIDE_PX), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=95)
         with storage.put(name) as file:
             file.write(buffer.getvalue())
 
@@ -143,11 +143,11 @@ def render_table(rows: list[Row]) -> str:
         spread = statistics.stdev(row.top1) if len(row.top1) > 1 else 0.0
         mean = f"{100 * statistics.mean(row.top1):.2f} +- {100 * spread:.2f} ({len(row.top1)})"
         lines.append(f"{row.name:<32}  {mean:<24}  {row.num_bytes:>10,}  {row.seconds:>8.1f}")
-    lines += ["", _summarise(rows[0], max(rows[1:], key=lambda row: statistics.mean(row.top1))), ""]
+    lines += ["", _summarize(rows[0], max(rows[1:], key=lambda row: statistics.mean(row.top1))), ""]
     return "\n".join(lines)
 
 
-def _summarise(labels: Row, best: Row) -> str:
+def _summarize(labels: Row, best: Row) -> str:
     """Compare a row with labels only by Welch's t; no claim below 3 seeds or within the noise."""
     difference = 100 * (statistics.mean(best.top1) - statistics.mean(labels.top1))
     if min(len(best.top1), len(labels.top1)) < 3:

@@ -32,12 +32,12 @@ from teachonce.errors import CheckError, ConfigError
 from teachonce.evaluation.config import ExportConfig
 from teachonce.evaluation.int8_table import Comparison, Measured
 from teachonce.evaluation.onnx_export import export_run
-from teachonce.evaluation.quantize import quantise_onnx, require_quantiser
+from teachonce.evaluation.quantize import quantize_onnx, require_quantizer
 from teachonce.losses.metrics import ClassifierMetrics
 from teachonce.models.classifier import Classifier, load_model
 from teachonce.models.onnx_backend import load_onnx
 from teachonce.models.spec import path_spec
-from teachonce.pixels.preprocessing import Preprocessing, normalise
+from teachonce.pixels.preprocessing import Preprocessing, normalize
 from teachonce.pixels.render import render_center
 from teachonce.pixels.view_sources import OwnViews, ViewSource
 from teachonce.records.class_space import ClassSpace
@@ -61,7 +61,7 @@ def export_int8(config: ExportConfig) -> Comparison:
     Raises ConfigError for data or outputs that cannot be meant, ModelError for a student that cannot be quantised,
     CheckError where a file does not read back as the student.
     """
-    require_quantiser()
+    require_quantizer()
     assert config.data is not None
     outputs = config.out, int8_path(config.out)
     for out in outputs:
@@ -80,7 +80,7 @@ def export_int8(config: ExportConfig) -> Comparison:
     with tempfile.TemporaryDirectory(prefix="teachonce-") as folder:
         files = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
         export_run(config.source, "onnx", files[0])
-        quantise_onnx(
+        quantize_onnx(
             files[0],
             files[1],
             read_images(calibration, student.preprocessing, config.calibration_images),
@@ -118,7 +118,7 @@ def read_images(source: RecordSource, preprocessing: Preprocessing, wanted: int)
     """Normalised images [3, H, W] of evenly spaced records, as the student sees them at evaluation."""
     for locations in _parts(source.locate_all(spaced_indices(source.num_records, wanted))):
         pixels = render_center(source.read_batch(locations), preprocessing)
-        yield from normalise(torch.from_numpy(pixels), preprocessing).numpy()
+        yield from normalize(torch.from_numpy(pixels), preprocessing).numpy()
 
 
 def _open_teacher(
@@ -236,7 +236,7 @@ def measure_latencies(files: Sequence[Path], preprocessing: Preprocessing) -> tu
     """Median milliseconds of a single image for each file, asked in turn with one thread; and of how many images."""
     cpu, size_px = torch.device("cpu"), preprocessing.size_px
     forwards = [load_onnx(path_spec("onnx", file), cpu, 1).forward for file in files]
-    image = normalise(torch.full((1, size_px, size_px, 3), 128, dtype=torch.uint8), preprocessing)
+    image = normalize(torch.full((1, size_px, size_px, 3), 128, dtype=torch.uint8), preprocessing)
     times: list[list[float]] = [[] for _ in files]
     for forward in forwards:
         for _ in range(WARM_UP_RUNS):

@@ -29,7 +29,7 @@ from teachonce.models.classifier import Classifier, load_model
 from teachonce.models.onnx_backend import OFFSET_KEY, PREPROCESSING_KEY
 from teachonce.models.spec import first_line, parse_model_spec, path_spec
 from teachonce.models.torch_backend import build_module, fit_weights, load_weights
-from teachonce.pixels.preprocessing import normalise
+from teachonce.pixels.preprocessing import normalize
 from teachonce.rng import generator
 from teachonce.runs.run import Run
 from teachonce.storage.files import atomic_write, exists
@@ -73,7 +73,7 @@ def check_onnx(student: Classifier, written: Path) -> None:
         logits = student.collect_logits(student.logits(pixels))
         with torch.inference_mode():
             try:
-                exact = exact_module(normalise(pixels, student.preprocessing).double()).numpy()
+                exact = exact_module(normalize(pixels, student.preprocessing).double()).numpy()
             except RuntimeError as error:
                 raise ModelError(f"{student.spec}: cannot be asked in float64 ({first_line(error)})") from error
         rounding = float(np.abs(logits - exact).max())
@@ -96,7 +96,7 @@ def check_safetensors(student: Classifier, run: Path, written: Path) -> None:
     for batch_size in PROBE_BATCHES:
         pixels = _noise(student, batch_size)
         with torch.inference_mode():
-            again = module(normalise(pixels, student.preprocessing)).numpy()
+            again = module(normalize(pixels, student.preprocessing)).numpy()
         if not np.array_equal(again, student.collect_logits(student.logits(pixels))):
             raise CheckError(f"{student.spec}: exported safetensors give other logits; nothing was written")
 
@@ -116,7 +116,7 @@ def _to_onnx(student: Classifier) -> bytes:
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise MissingExtraError(f"--format onnx needs {error.name}: pip install 'teachonce[onnx]'") from error
-    images = normalise(_noise(student, 2), student.preprocessing)
+    images = normalize(_noise(student, 2), student.preprocessing)
     try:
         with warnings.catch_warnings():
             # The exporter warns of its own deprecations.

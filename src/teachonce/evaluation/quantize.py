@@ -30,7 +30,7 @@ from teachonce.models.spec import first_line
 Calibration = Literal["minmax", "percentile"]
 
 
-def require_quantiser() -> None:
+def require_quantizer() -> None:
     """Raise MissingExtraError where ONNX Runtime's quantiser is not installed."""
     try:
         import onnxruntime.quantization  # noqa: F401
@@ -38,7 +38,7 @@ def require_quantiser() -> None:
         raise MissingExtraError(f"--int8 needs {error.name}: pip install 'teachonce[onnx]'") from error
 
 
-def quantise_onnx(
+def quantize_onnx(
     float_file: Path,
     int8_file: Path,
     images: Iterable[NDArray[np.float32]],
@@ -50,7 +50,7 @@ def quantise_onnx(
 
     ``int8_file``'s folder holds the prepared graph for the time being (shapes inferred, batch norms folded).
     """
-    require_quantiser()
+    require_quantizer()
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 

@@ -41,7 +41,7 @@ from teachonce.store.plan import (
     Plan,
     begin_store,
     check_store_folder,
-    finalise_store,
+    finalize_store,
     group_views,
     holds_store,
 )
@@ -195,7 +195,7 @@ def _count_group(path: Path, plan: Plan, bundle: Sequence[Unit], left: Counter[t
     left[group] -= len(bundle)
     is_last = sum(left.values()) == 0
     if left[group] == 0 and not is_last:
-        num_views = finalise_store(path, pixel_versions())
+        num_views = finalize_store(path, pixel_versions())
         if num_views > group[1]:
             _say(f"{path}: views 0 to {num_views - 1} are whole; training can begin with them")
 
@@ -252,7 +252,7 @@ def _check_stored_top1(config: ExtractConfig) -> None:
 def _finish(path: Path, plan: Plan, num_parts: int, *, has_new_files: bool) -> bool:
     storage = open_storage(path)
     manifest_is_current = not has_new_files and storage.has(MANIFEST_NAME) and Store(path).plan == plan
-    if not manifest_is_current and finalise_store(path, pixel_versions()) < plan.num_views:
+    if not manifest_is_current and finalize_store(path, pixel_versions()) < plan.num_views:
         missing = len(missing_units(path, plan))
         _say(f"{path}: {missing} of {_count_units(plan)} units are left to other workers; the last one finishes it")
         return False

@@ -7,8 +7,8 @@ from typing import Any
 
 from teachonce.errors import ConfigError
 from teachonce.inspection.config import InspectConfig
-from teachonce.inspection.records import render_records, summarise_records
-from teachonce.inspection.store import render_store, summarise_store
+from teachonce.inspection.records import render_records, summarize_records
+from teachonce.inspection.store import render_store, summarize_store
 from teachonce.runs.metrics import METRIC_COLUMNS
 from teachonce.runs.run import Run, holds_run
 from teachonce.storage.files import locate, open_storage
@@ -38,15 +38,15 @@ def inspect(config: InspectConfig) -> str:
         return f"{page}: {storage.status(name).num_bytes:,} bytes, to look at in a browser"
     if is_run and not is_store:
         run = Run(config.path)
-        return json.dumps(summarise_run(run)) if config.json else render_run(run)
+        return json.dumps(summarize_run(run)) if config.json else render_run(run)
     if is_store:
-        summary, render = summarise_store(config.path), render_store
+        summary, render = summarize_store(config.path), render_store
     else:
-        summary, render = summarise_records(config.path, config.split), render_records
+        summary, render = summarize_records(config.path, config.split), render_records
     return json.dumps(summary) if config.json else render(summary)
 
 
-def summarise_run(run: Run) -> dict[str, Any]:
+def summarize_run(run: Run) -> dict[str, Any]:
     """A run as JSON values: configuration, curve, and the result where it is finished."""
     result = run.result
     return {

@@ -46,7 +46,7 @@ class _Tally:
     keys: list[np.ndarray] = field(default_factory=list)
 
 
-def summarise_records(data: Path, split: str | None = None, num_workers: int = 0) -> dict[str, Any]:
+def summarize_records(data: Path, split: str | None = None, num_workers: int = 0) -> dict[str, Any]:
     """A folder of records as JSON values, one entry a split; ``num_workers`` 0 is one process a core.
 
     Raises ConfigError where there are no records, RecordError with the place of one that is damaged.
@@ -54,7 +54,7 @@ def summarise_records(data: Path, split: str | None = None, num_workers: int = 0
     splits = [split] if split is not None else find_splits(data) if open_storage(data).is_folder() else []
     if not splits:
         raise ConfigError(f"{data}: no records; expected SPLIT-NNNNN-of-NNNNN shards or SPLIT/CLASS folders of images")
-    summaries = [_summarise_split(open_records(data, name), num_workers or num_cores()) for name in splits]
+    summaries = [_summarize_split(open_records(data, name), num_workers or num_cores()) for name in splits]
     return {"kind": "records", "path": str(data), "splits": summaries}
 
 
@@ -66,7 +66,7 @@ def render_records(summary: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _summarise_split(source: RecordSource, num_workers: int) -> dict[str, Any]:
+def _summarize_split(source: RecordSource, num_workers: int) -> dict[str, Any]:
     total = _Tally()
     with progress(f"inspect {source.split}", source.num_records, unit="records") as advance:
         for _, tally in run(

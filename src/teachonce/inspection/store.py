@@ -55,7 +55,7 @@ def describe_store(path: Path) -> dict[str, Any]:
     }
 
 
-def summarise_store(path: Path) -> dict[str, Any]:
+def summarize_store(path: Path) -> dict[str, Any]:
     """A store as JSON values; accuracy, entropy (nats) and ECE are means over records and views at temperature 1.
 
     Accuracy and ECE are of the views that are not mixed, and None where all are. ``codec_error`` is total variation

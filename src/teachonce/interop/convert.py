@@ -69,7 +69,7 @@ def convert_records(config: RecordsConfig) -> None:
     Raises ConfigError or RecordError where images, classes, boxes and logits do not fit together, ImageError with the
     path of an image that cannot be decoded, PlanMismatchError where ``out`` holds the shards of another conversion.
     """
-    listing, labels, classes = list_labelled_images(config)
+    listing, labels, classes = list_labeled_images(config)
     if len(listing) < config.shards:
         raise ConfigError(f"--shards {config.shards}: more than the {len(listing)} images of {listing.root}")
     boxes = _open_boxes(config, listing)
@@ -95,7 +95,7 @@ def convert_records(config: RecordsConfig) -> None:
         print(f"records: {num_converted} images were no RGB or grey JPEG and were encoded anew", file=sys.stderr)
 
 
-def list_labelled_images(config: RecordsConfig) -> tuple[ImageListing, NDArray[np.int32], ClassTable]:
+def list_labeled_images(config: RecordsConfig) -> tuple[ImageListing, NDArray[np.int32], ClassTable]:
     """The images of the split in sorted order, their labels (from 1), and the classes with background 0.
 
     Raises ConfigError or RecordError where there are none, or where one has a class that the labels do not know.

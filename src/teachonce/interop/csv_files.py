@@ -31,7 +31,7 @@ from teachonce.records.discovery import open_records
 from teachonce.records.source import RecordSource
 from teachonce.storage.files import atomic_write, exists
 from teachonce.store.arrow_files import records_file, views_file, write_records, write_views
-from teachonce.store.plan import Plan, begin_store, finalise_store, missing_files
+from teachonce.store.plan import Plan, begin_store, finalize_store, missing_files
 from teachonce.store.store import Store
 from teachonce.versions import library_versions
 from teachonce.views.policy import CenterPolicy, policy_to_json
@@ -139,7 +139,7 @@ def import_csv(config: ImportConfig) -> None:
                 write_records(config.out / records_file(name), keys, filenames, labels)
                 write_views(config.out / views_file(name, (0, 0)), keys, codec, logits[None], None)
             advance(num_records)
-    finalise_store(config.out, library_versions())
+    finalize_store(config.out, library_versions())
 
 
 def _join_shard(

@@ -41,7 +41,7 @@ from teachonce.models.torch_backend import (
     load_weights,
     wrap_module,
 )
-from teachonce.pixels.preprocessing import Preprocessing, normalise
+from teachonce.pixels.preprocessing import Preprocessing, normalize
 from teachonce.rng import generator
 from teachonce.runs.run import open_finished_run
 
@@ -73,7 +73,7 @@ class Classifier:
         brings them home and checks them.
         """
         with torch.inference_mode(), self._autocast():
-            images = normalise(pixels.to(self.device, non_blocking=True), self.preprocessing)
+            images = normalize(pixels.to(self.device, non_blocking=True), self.preprocessing)
             if self.channels_last:
                 images = images.contiguous(memory_format=torch.channels_last)
             return self.forward(images).float()

@@ -74,7 +74,7 @@ def build_module(spec: ModelSpec, num_classes: int, size_px: int | None = None) 
     if spec.kind == "timm":
         return _create_timm(spec, num_classes, size_px, pretrained=False)
     if spec.kind == "torchvision":
-        return _create_torchvision(spec, num_classes, size_px, initialise=True, weights=None)
+        return _create_torchvision(spec, num_classes, size_px, initialize=True, weights=None)
     raise ConfigError(f"model {spec.text!r}: a student is timm:NAME or torchvision:NAME")
 
 
@@ -249,7 +249,7 @@ def _load_torchvision(spec: ModelSpec) -> tuple[nn.Module, Preprocessing]:
     size_px, resize_px = preset.crop_size[0], preset.resize_size[0]
     num_classes = spec.options.get("classes", len(member.meta["categories"]))
     module = _create_torchvision(
-        spec, num_classes, spec.options.get("size", size_px), initialise=False, weights=weights
+        spec, num_classes, spec.options.get("size", size_px), initialize=False, weights=weights
     )
     fit_weights(module, weights, where=spec.text)
     return module, Preprocessing(
@@ -262,7 +262,7 @@ def _load_torchvision(spec: ModelSpec) -> tuple[nn.Module, Preprocessing]:
 
 
 def _create_torchvision(
-    spec: ModelSpec, num_classes: int, size_px: int | None, *, initialise: bool, weights: Weights | None
+    spec: ModelSpec, num_classes: int, size_px: int | None, *, initialize: bool, weights: Weights | None
 ) -> nn.Module:
     import torchvision
 
@@ -271,7 +271,7 @@ def _create_torchvision(
     if spec.name in _AUXILIARY:
         auxiliary = _AUXILIARY[spec.name]
         arguments["aux_logits"] = weights is not None and any(name.startswith(auxiliary) for name in weights)
-        arguments["init_weights"] = initialise
+        arguments["init_weights"] = initialize
         # What torchvision does with pretrained weights: they were trained on values in -1..1.
         arguments["transform_input"] = weights is not None
     if size_px is not None and spec.name.startswith("vit_"):

@@ -151,8 +151,8 @@ def resize_image(
 def _resize_plain_bilinear(
     pixels: NDArray[np.uint8], width: int, height: int, *, half_pixel: bool
 ) -> NDArray[np.float32]:
-    top_rows, bottom_rows, row_weights = _neighbours(pixels.shape[0], height, half_pixel)
-    left_columns, right_columns, column_weights = _neighbours(pixels.shape[1], width, half_pixel)
+    top_rows, bottom_rows, row_weights = _neighbors(pixels.shape[0], height, half_pixel)
+    left_columns, right_columns, column_weights = _neighbors(pixels.shape[1], width, half_pixel)
 
     def mix_columns(rows: NDArray[np.intp]) -> NDArray[np.float32]:
         lines = pixels[rows]
@@ -164,7 +164,7 @@ def _resize_plain_bilinear(
     return top + (mix_columns(bottom_rows) - top) * row_weights[:, None, None]
 
 
-def _neighbours(
+def _neighbors(
     num_in: int, num_out: int, half_pixel: bool
 ) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]:
     # float32 throughout, as in TensorFlow's kernel: the same rounding gives the same bits.

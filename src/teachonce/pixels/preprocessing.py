@@ -1,7 +1,7 @@
 """What a model wants to see: geometry, interpolation, and the numbers that its pixels become.
 
 Every model carries its own ``Preprocessing``, from its library's configuration, its file or its SPEC. ``apply`` is the
-part on the CPU, from a decoded image to pixels; ``normalise`` is the part on the device, from a batch of pixels to the
+part on the CPU, from a decoded image to pixels; ``normalize`` is the part on the device, from a batch of pixels to the
 model's input. Pixels travel as uint8 between the two (a quarter of the bytes) unless the geometry makes fractions.
 
 Three geometries cover the field. ``shorter``: the shorter side to ``resize_px``, then the centre (torchvision, most of
@@ -125,7 +125,7 @@ class Preprocessing:
                     f"more than {MAX_PIXELS:,}; crop it or remove it"
                 )
             resized = (longer_px, self.resize_px) if width > height else (self.resize_px, longer_px)
-        left, top = (self._centre(side) for side in resized)
+        left, top = (self._center(side) for side in resized)
         return whole, resized, (left, top, size, size)
 
     def with_size(self, size_px: int) -> Preprocessing:
@@ -148,13 +148,13 @@ class Preprocessing:
     ) -> NDArray[np.uint8] | NDArray[np.float32]:
         return resize_image(image, width, height, box=box, interpolation=self.interpolation, antialias=self.antialias)
 
-    def _centre(self, side_px: int) -> int:
+    def _center(self, side_px: int) -> int:
         """Where the centre crop begins: torchvision rounds half to even, the walkthrough's code rounds down."""
         margin = side_px - self.size_px
         return margin // 2 if self.interpolation == "tf1_bilinear" else round(margin / 2)
 
 
-def normalise(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
+def normalize(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
     """The model's input [B, 3, H, W], float32, from pixels [B, H, W, 3] (uint8, or float in 0..255), on their device.
 
     The operations and their order are torchvision's ``ToTensor`` and ``Normalize``, so the bits are the same.

@@ -272,7 +272,7 @@ def _plan_file(path: Path) -> PlanFile:
     )
 
 
-def finalise_store(path: Path, versions: Mapping[str, str]) -> int:
+def finalize_store(path: Path, versions: Mapping[str, str]) -> int:
     """Write the manifest of the groups of views that are whole in every shard; returns how many views these are.
 
     0 where not even the first group is whole: then there is no manifest. Raises StoreError for a file that is there and

@@ -28,7 +28,7 @@ from teachonce.losses.losses import average_probs, kd_loss_from_probs, label_los
 from teachonce.losses.metrics import ClassifierMetrics
 from teachonce.losses.mixup import Mixup, apply_mixup, dominant_rows, sample_mixup
 from teachonce.models.classifier import Classifier
-from teachonce.pixels.preprocessing import Preprocessing, normalise
+from teachonce.pixels.preprocessing import Preprocessing, normalize
 from teachonce.records.class_space import ClassSpace, shared_classes
 from teachonce.rng import derive_seed, generator
 from teachonce.training.config import TrainConfig
@@ -258,5 +258,5 @@ class StudentModule(lightning.LightningModule):
         return share * own + (1 - share) * partner
 
     def _images(self, pixels: Tensor) -> Tensor:
-        images = normalise(pixels, self.preprocessing)
+        images = normalize(pixels, self.preprocessing)
         return images.contiguous(memory_format=torch.channels_last) if self.config.channels_last else images

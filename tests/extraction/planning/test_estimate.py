@@ -36,7 +36,7 @@ from teachonce.records.sample import SampleSource, sample_places, sample_records
 from teachonce.store.store import Store
 from teachonce.views.columns import VIEW_COLUMNS
 from tests.support.small_data import write_shards
-from tests.support.small_models import COLOURS, write_colour_shards, write_colour_teacher
+from tests.support.small_models import COLORS, write_color_shards, write_color_teacher
 
 NUM_CLASSES = 30  # enough for topk 5, 10 and 20; the last 26 are colours of no image
 FILES = ["extraction-plan.json", "extraction-plan.svg", "extraction-plan.txt"]
@@ -45,12 +45,12 @@ MIXED = {"policy": "crop+randaugment", "erase_prob": 0.5, "mixup_alpha": 0.4, "c
 
 @pytest.fixture
 def data(tmp_path):
-    return write_colour_shards(tmp_path / "data")  # 20 and 13 records
+    return write_color_shards(tmp_path / "data")  # 20 and 13 records
 
 
 @pytest.fixture
 def teacher(tmp_path):
-    return write_colour_teacher(tmp_path / "teacher.onnx", num_classes=NUM_CLASSES)
+    return write_color_teacher(tmp_path / "teacher.onnx", num_classes=NUM_CLASSES)
 
 
 @pytest.fixture
@@ -321,7 +321,7 @@ def test_what_a_plan_says(config, summary):
     assert "sample    9 records, one view of each, drawn by seed 0" in few and "for 2 students of 100 epochs" in few
 
 
-def test_the_centre_is_one_view(config, data):
+def test_the_center_is_one_view(config, data):
     summary = measure_plan(replace(config, policy="center", views=None))
     assert summary["workload"]["num_views"] == 1 and summary["codecs"][0]["view_bytes"] == 0
     assert summary["break_even"]["offline_forwards"] == 33
@@ -329,11 +329,11 @@ def test_the_centre_is_one_view(config, data):
 
 
 def test_a_teacher_of_few_classes_has_no_tail_to_show(tmp_path, data):
-    spec = write_colour_teacher(tmp_path / "four.onnx")
+    spec = write_color_teacher(tmp_path / "four.onnx")
     summary = measure_plan(PlanConfig(data=data, teacher=spec, device="cpu"))
     assert [entry["k"] for entry in summary["tail_mass"]] == [1, 2]
     assert [entry["label"] for entry in summary["codecs"]] == ["float32", "float16", "int8"]
-    assert summary["sample"]["top1"] > 0.9 and summary["offset"] == 1 and len(COLOURS) == summary["num_classes"]
+    assert summary["sample"]["top1"] > 0.9 and summary["offset"] == 1 and len(COLORS) == summary["num_classes"]
     two_panels = draw_plan(summary | {"tail_mass": []})
     assert "mass beyond" in draw_plan(summary) and "mass beyond" not in two_panels
     assert "probability mass" not in render_plan(summary | {"tail_mass": []})
@@ -440,11 +440,11 @@ def test_a_store_is_not_written_over(tmp_path, config):
 def test_what_an_extraction_would_refuse_is_refused_in_its_words(tmp_path, config, data):
     with pytest.raises(ConfigError, match="30 classes, the data 5"):
         measure_plan(replace(config, offset=None))
-    spec = write_colour_teacher(tmp_path / "nan.onnx", nan_above=0.7)
+    spec = write_color_teacher(tmp_path / "nan.onnx", nan_above=0.7)
     with pytest.raises(LogitsError, match=r"train-00000-of-00002.* to .*: .*NaN or infinite logits"):
         measure_plan(replace(config, teacher=spec, offset=None))
     bare = write_shards(tmp_path / "bare", sizes=(3,), num_classes=None)  # labels 1, 2, 3
-    spec = write_colour_teacher(tmp_path / "four.onnx")
+    spec = write_color_teacher(tmp_path / "four.onnx")
     with pytest.raises(RecordError, match=r"label 3, expected 0 to 2; give --num-classes or --offset"):
         measure_plan(replace(config, data=bare, teacher=spec, offset=-1))
     with pytest.raises(ConfigError, match="no such folder"):
@@ -466,7 +466,7 @@ def test_quantities_for_people():
 def test_a_sample_has_the_boxes_that_crops_are_drawn_by(tmp_path, teacher):
     """So what is measured is what an extraction would look at."""
     boxes = [[0.0, 0.0, 0.5, 0.5]]
-    data = write_colour_shards(tmp_path / "boxes", sizes=(9,), boxes=boxes)
+    data = write_color_shards(tmp_path / "boxes", sizes=(9,), boxes=boxes)
     source = open_records(data, "train")
     sample = SampleSource(source, [(0, 3), (0, 5)])
     assert sample.read_record(0, 1).boxes is None

@@ -67,7 +67,7 @@ class AssembledResNet(nn.Module):
             channels = width
         self.num_features = self.head_hidden_size = channels
         self.fc = _build_classifier(channels, num_classes)
-        self._initialise()
+        self._initialize()
 
     def forward(self, x: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C"]:
         """Logits, or features where there are no classes."""
@@ -110,7 +110,7 @@ class AssembledResNet(nn.Module):
         self.num_classes = num_classes
         self.fc = _build_classifier(self.num_features, num_classes).to(next(self.parameters()).device)
 
-    def _initialise(self) -> None:
+    def _initialize(self) -> None:
         """The original's: truncated normals of variance 1 / fan-in, which is half of what ResNets mostly have."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d) or (isinstance(module, nn.Linear) and module is not self.fc):
