@@ -221,7 +221,7 @@ def sample_classes(
     """Random sampling: ``num_samples * k`` draws with replacement from p^power, each weighted by p_T / p^power.
 
     Anshumann et al. 2025, "Sparse Logit Sampling", arXiv:2503.16870: unbiased at T = 1 from p itself. At other
-    temperatures the weights are normalised to sum 1, which is biased. Draws fall on the same classes again, so that
+    temperatures the weights are normalized to sum 1, which is biased. Draws fall on the same classes again, so that
     several times k of them need about the bytes of k classes (LOG.md), in rows of unequal length.
     """
     proposal = soften(logits, 1 / power)

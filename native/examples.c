@@ -1,4 +1,4 @@
-/* Where the image, the label and the logits lie in serialised tf.train.Examples.
+/* Where the image, the label and the logits lie in serialized tf.train.Examples.
  *
  * example.py reads any layout that protobuf allows; this reads the one that every known writer produces (each feature
  * once, key before value, one value or one packed list) some twenty times as fast, which matters for small images.

@@ -6,10 +6,10 @@
  * decoded, columns beside it get no inverse DCT, a row is resampled as soon as it is there, and no image is ever
  * allocated. tests/pixels/test_kernel.py holds both together on random images, boxes and sizes.
  *
- * Only what is in order is done here. An image that is no 8-bit grey or colour JPEG, that makes the library warn, that
- * does not end with an end-of-image marker, or whose box lies outside gets the status LEFT_TO_PILLOW: the caller asks
- * Pillow then, which says what is wrong or does what it can. (Damage behind the last row that a view needs is not seen;
- * Pillow refuses some of it, about one in 300 damaged files of the tests.) There is no global state but the bound
+ * Only what is in order is done here. An image that is no 8-bit grayscale or color JPEG, that makes the library warn,
+ * that does not end with an end-of-image marker, or whose box lies outside gets the status LEFT_TO_PILLOW: the caller
+ * asks Pillow then, which says what is wrong or does what it can. (Damage behind the last row that a view needs is not
+ * seen; Pillow refuses some of it, about one in 300 damaged files of the tests.) There is no global state but the bound
  * library, so any number of threads may call.
  */
 #include <limits.h>
@@ -63,7 +63,7 @@ struct resampling {
 };
 
 /* A view at work: its weights, and the rows that have been resampled horizontally. */
-struct look {
+struct rendering {
   const struct view *view;
   struct resampling across, down;
   int32_t *pairs; /* weights of two columns, four channels each: [window_width, taps / 2, 8] */
@@ -139,11 +139,11 @@ static inline uint8_t clip(int32_t sum) {
 }
 
 /* One source row [.., 4] to one row of the view [window_width, 3]. */
-static void resample_row(const struct look *look, const uint8_t *row, uint8_t *out) {
-  const int num_out = look->across.num_out, taps = look->across.taps;
-  const int32_t *weights = look->across.weights;
+static void resample_row(const struct rendering *rendering, const uint8_t *row, uint8_t *out) {
+  const int num_out = rendering->across.num_out, taps = rendering->across.taps;
+  const int32_t *weights = rendering->across.weights;
   for (int i = 0; i < num_out; i++, weights += taps, out += 3) {
-    const uint8_t *pixels = row + 4 * (size_t)look->across.first[i];
+    const uint8_t *pixels = row + 4 * (size_t)rendering->across.first[i];
     int32_t sums[4] = {HALF, HALF, HALF, HALF};
     for (int t = 0; t < taps; t++)
       for (int c = 0; c < 4; c++) sums[c] += pixels[4 * t + c] * weights[t];
@@ -168,12 +168,12 @@ AVX2 static inline __m256i widen(const uint8_t *bytes) {
   return _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)bytes));
 }
 
-AVX2 static void resample_row_avx2(const struct look *look, const uint8_t *row, uint8_t *out) {
-  const int num_out = look->across.num_out, num_pairs = look->across.taps / 2;
+AVX2 static void resample_row_avx2(const struct rendering *rendering, const uint8_t *row, uint8_t *out) {
+  const int num_out = rendering->across.num_out, num_pairs = rendering->across.taps / 2;
   const __m256i half = _mm256_setr_epi32(HALF, HALF, HALF, HALF, 0, 0, 0, 0);
-  const __m256i *pairs = (const __m256i *)look->pairs;
+  const __m256i *pairs = (const __m256i *)rendering->pairs;
   for (int i = 0; i < num_out; i++, pairs += num_pairs, out += 3) {
-    const uint8_t *pixels = row + 4 * (size_t)look->across.first[i];
+    const uint8_t *pixels = row + 4 * (size_t)rendering->across.first[i];
     __m256i sums = half;
     for (int t = 0; t < num_pairs; t++)
       sums = _mm256_add_epi32(sums, _mm256_mullo_epi32(widen(pixels + 8 * t), _mm256_loadu_si256(pairs + t)));
@@ -205,75 +205,76 @@ static int has_avx2(void) { return __builtin_cpu_supports("avx2"); }
 #endif
 
 /* All rows of the view from the resampled source rows. */
-static void resample_down(const struct look *look) {
-  const size_t num_bytes = (size_t)look->view->window_width * 3;
+static void resample_down(const struct rendering *rendering) {
+  const size_t num_bytes = (size_t)rendering->view->window_width * 3;
   void (*block)(const uint8_t *, size_t, const int32_t *, int, uint8_t *) = resample_block;
 #ifdef HAS_AVX2_CODE
   if (has_avx2()) block = resample_block_avx2;
 #endif
-  for (int y = 0; y < look->down.num_out; y++) {
-    const int first = look->down.first[y];
-    const int available = look->down.end_needed - first;
-    const int num_taps = look->down.taps < available ? look->down.taps : available;
-    const int32_t *weights = look->down.weights + (size_t)y * look->down.taps;
-    const uint8_t *rows = look->rows + (first - look->down.first_needed) * look->stride;
-    uint8_t *out = look->view->out + y * num_bytes;
+  for (int y = 0; y < rendering->down.num_out; y++) {
+    const int first = rendering->down.first[y];
+    const int available = rendering->down.end_needed - first;
+    const int num_taps = rendering->down.taps < available ? rendering->down.taps : available;
+    const int32_t *weights = rendering->down.weights + (size_t)y * rendering->down.taps;
+    const uint8_t *rows = rendering->rows + (first - rendering->down.first_needed) * rendering->stride;
+    uint8_t *out = rendering->view->out + y * num_bytes;
     size_t x = 0;
-    for (; x + BLOCK_BYTES <= num_bytes; x += BLOCK_BYTES) block(rows + x, look->stride, weights, num_taps, out + x);
+    for (; x + BLOCK_BYTES <= num_bytes; x += BLOCK_BYTES)
+      block(rows + x, rendering->stride, weights, num_taps, out + x);
     if (x < num_bytes) {
       uint8_t rest[BLOCK_BYTES];
-      block(rows + x, look->stride, weights, num_taps, rest);
+      block(rows + x, rendering->stride, weights, num_taps, rest);
       memcpy(out + x, rest, num_bytes - x);
     }
   }
 }
 
-static void end_look(struct look *look) {
-  free(look->across.first), free(look->across.weights);
-  free(look->down.first), free(look->down.weights);
-  free(look->pairs), free(look->rows);
+static void end_rendering(struct rendering *rendering) {
+  free(rendering->across.first), free(rendering->across.weights);
+  free(rendering->down.first), free(rendering->down.weights);
+  free(rendering->pairs), free(rendering->rows);
 }
 
 /* 0 where the view makes no sense for an image of this size, or memory ran out. */
-static int begin_look(struct look *look, const struct view *view, int width, int height) {
-  memset(look, 0, sizeof *look);
-  look->view = view;
+static int begin_rendering(struct rendering *rendering, const struct view *view, int width, int height) {
+  memset(rendering, 0, sizeof *rendering);
+  rendering->view = view;
   if (view->left < 0 || view->top < 0 || view->right > width || view->bottom > height) return 0;
   if (view->left >= view->right || view->top >= view->bottom) return 0;
   if (view->window_width < 1 || view->window_height < 1 || view->window_left < 0 || view->window_top < 0) return 0;
   if (view->window_width > view->width || view->window_left > view->width - view->window_width) return 0;
   if (view->window_height > view->height || view->window_top > view->height - view->window_height) return 0;
-  if (!plan_resampling(&look->across, view->right - view->left, view->width, view->window_left, view->window_width,
+  if (!plan_resampling(&rendering->across, view->right - view->left, view->width, view->window_left, view->window_width,
                        view->filter, view->flip))
     return 0;
-  if (!plan_resampling(&look->down, view->bottom - view->top, view->height, view->window_top, view->window_height,
+  if (!plan_resampling(&rendering->down, view->bottom - view->top, view->height, view->window_top, view->window_height,
                        view->filter, 0))
     return 0;
-  const int taps = look->across.taps;
-  look->stride = ((size_t)view->window_width * 3 + 63) & ~(size_t)31;
-  look->rows = malloc(look->stride * (look->down.end_needed - look->down.first_needed) + 64);
-  look->pairs = malloc(sizeof(int32_t) * 4 * view->window_width * taps);
-  if (!look->rows || !look->pairs) return 0;
+  const int taps = rendering->across.taps;
+  rendering->stride = ((size_t)view->window_width * 3 + 63) & ~(size_t)31;
+  rendering->rows = malloc(rendering->stride * (rendering->down.end_needed - rendering->down.first_needed) + 64);
+  rendering->pairs = malloc(sizeof(int32_t) * 4 * view->window_width * taps);
+  if (!rendering->rows || !rendering->pairs) return 0;
   for (size_t i = 0; i < (size_t)view->window_width * taps; i++)
-    for (int c = 0; c < 4; c++) look->pairs[4 * i + c] = look->across.weights[i];
+    for (int c = 0; c < 4; c++) rendering->pairs[4 * i + c] = rendering->across.weights[i];
   return 1;
 }
 
 /* Give a source row, whose first column is left and which is padded, to every view that needs it. */
-static void take_row(struct look *looks, int num_looks, const uint8_t *row, int left, int y) {
-  for (int i = 0; i < num_looks; i++) {
-    struct look *look = looks + i;
-    const int line = y - look->view->top;
-    if (line < look->down.first_needed || line >= look->down.end_needed) continue;
-    const uint8_t *from = row + 4 * (size_t)(look->view->left - left);
-    uint8_t *to = look->rows + (line - look->down.first_needed) * look->stride;
+static void take_row(struct rendering *renderings, int num_renderings, const uint8_t *row, int left, int y) {
+  for (int i = 0; i < num_renderings; i++) {
+    struct rendering *rendering = renderings + i;
+    const int line = y - rendering->view->top;
+    if (line < rendering->down.first_needed || line >= rendering->down.end_needed) continue;
+    const uint8_t *from = row + 4 * (size_t)(rendering->view->left - left);
+    uint8_t *to = rendering->rows + (line - rendering->down.first_needed) * rendering->stride;
 #ifdef HAS_AVX2_CODE
     if (has_avx2()) {
-      resample_row_avx2(look, from, to);
+      resample_row_avx2(rendering, from, to);
       continue;
     }
 #endif
-    resample_row(look, from, to);
+    resample_row(rendering, from, to);
   }
 }
 
@@ -283,25 +284,27 @@ struct region {
   int left, top, right, bottom, taps;
 };
 
-static struct region needed_region(const struct look *looks, int num_looks) {
+static struct region needed_region(const struct rendering *renderings, int num_renderings) {
   struct region region = {INT_MAX, INT_MAX, 0, 0, 0};
-  for (int i = 0; i < num_looks; i++) {
-    const struct view *view = looks[i].view;
-    const int left = view->left + looks[i].across.first_needed, right = view->left + looks[i].across.end_needed;
-    const int top = view->top + looks[i].down.first_needed, bottom = view->top + looks[i].down.end_needed;
+  for (int i = 0; i < num_renderings; i++) {
+    const struct view *view = renderings[i].view;
+    const struct resampling *across = &renderings[i].across, *down = &renderings[i].down;
+    const int left = view->left + across->first_needed, right = view->left + across->end_needed;
+    const int top = view->top + down->first_needed, bottom = view->top + down->end_needed;
     if (left < region.left) region.left = left;
     if (top < region.top) region.top = top;
     if (right > region.right) region.right = right;
     if (bottom > region.bottom) region.bottom = bottom;
-    if (looks[i].across.taps > region.taps) region.taps = looks[i].across.taps;
+    if (across->taps > region.taps) region.taps = across->taps;
   }
   return region;
 }
 
 /* Views of one source, from the moment that its size is known. Returns 0 if one of them cannot be. */
-static int begin_looks(struct look *looks, int num_looks, const struct view *views, int width, int height) {
-  for (int i = 0; i < num_looks; i++)
-    if (!begin_look(looks + i, views + i, width, height)) return 0;
+static int begin_renderings(struct rendering *renderings, int num_renderings, const struct view *views, int width,
+                            int height) {
+  for (int i = 0; i < num_renderings; i++)
+    if (!begin_rendering(renderings + i, views + i, width, height)) return 0;
   return 1;
 }
 
@@ -312,7 +315,7 @@ static const uint8_t *read_number(const uint8_t *at, const uint8_t *end, int *nu
   return digits > 0 && at < end && (*at == '\n' || *at == ' ') ? at + 1 : NULL;
 }
 
-/* The pixels [height, width, 3] of a PPM as memory.py writes it; NULL for any other bytes. */
+/* The pixels [height, width, 3] of a PPM as pixels/in_memory.py writes it; NULL for any other bytes. */
 static const uint8_t *ppm_pixels(const struct source *source, int *width, int *height) {
   const uint8_t *at = source->bytes, *end = at + source->num_bytes;
   int maximum;
@@ -322,17 +325,17 @@ static const uint8_t *ppm_pixels(const struct source *source, int *width, int *h
   return end - at == (int64_t)*width * *height * 3 ? at : NULL;
 }
 
-static int look_at_pixels(const uint8_t *pixels, int width, int height, int num_views, const struct view *views,
-                          struct look *looks) {
-  if (!begin_looks(looks, num_views, views, width, height)) return LEFT_TO_PILLOW;
-  const struct region region = needed_region(looks, num_views);
+static int render_pixels(const uint8_t *pixels, int width, int height, int num_views, const struct view *views,
+                         struct rendering *renderings) {
+  if (!begin_renderings(renderings, num_views, views, width, height)) return LEFT_TO_PILLOW;
+  const struct region region = needed_region(renderings, num_views);
   const int needed = region.right - region.left;
   uint8_t *row = needed > 0 ? calloc((size_t)needed + region.taps, 4) : NULL;
   if (!row) return LEFT_TO_PILLOW;
   for (int y = region.top; y < region.bottom; y++) {
     const uint8_t *from = pixels + ((size_t)y * width + region.left) * 3;
     for (int x = 0; x < needed; x++) memcpy(row + 4 * x, from + 3 * x, 3);
-    take_row(looks, num_views, row, region.left, y);
+    take_row(renderings, num_views, row, region.left, y);
   }
   free(row);
   return DONE;
@@ -366,8 +369,8 @@ static int ends_in_order(const struct source *source) {
   return source->num_bytes > 4 && end[-2] == 0xFF && end[-1] == 0xD9;
 }
 
-/* Of a progressive image some of whose scans are missing, blocks are smoothed from what their neighbours have, and at the
- * edge of cropped columns the library knows no neighbours: such an image is decoded in its whole width. */
+/* Of a progressive image some of whose scans are missing, blocks are smoothed from what their neighbors have, and at
+ * the edge of cropped columns the library knows no neighbors: such an image is decoded in its whole width. */
 static int is_smoothed(const struct jpeg_decompress_struct *info) {
   if (!info->coef_bits) return 0;
   for (int i = 0; i < info->num_components; i++)
@@ -376,9 +379,9 @@ static int is_smoothed(const struct jpeg_decompress_struct *info) {
   return 0;
 }
 
-static void decode_rows(struct decoding *decoding, const struct source *source, struct look *looks) {
+static void decode_rows(struct decoding *decoding, const struct source *source, struct rendering *renderings) {
   struct jpeg_decompress_struct *info = &decoding->info;
-  const struct region region = needed_region(looks, source->num_views);
+  const struct region region = needed_region(renderings, source->num_views);
   info->out_color_space = JCS_EXT_RGBX;
   jpeg.start(info);
   const unsigned end = (unsigned)region.right + CONTEXT_PX;
@@ -398,58 +401,59 @@ static void decode_rows(struct decoding *decoding, const struct source *source, 
     const int y = info->output_scanline;
     const int num_rows = jpeg.read_scanlines(info, rows, MAX_READ_ROWS);
     if (num_rows == 0) leave(info);
-    for (int i = 0; i < num_rows; i++) take_row(looks, source->num_views, rows[i], left, y + i);
+    for (int i = 0; i < num_rows; i++) take_row(renderings, source->num_views, rows[i], left, y + i);
   }
 }
 
 /* setjmp is called below the frame that owns the decoding: what is changed in it in between is then well defined. */
-static int try_look(struct decoding *decoding, const struct source *source, const struct view *views,
-                    struct look *looks, int64_t max_pixels) {
+static int try_render(struct decoding *decoding, const struct source *source, const struct view *views,
+                      struct rendering *renderings, int64_t max_pixels) {
   if (setjmp(decoding->on_error)) return LEFT_TO_PILLOW;
   struct jpeg_decompress_struct *info = &decoding->info;
   jpeg.create(info, JPEG_LIB_VERSION, sizeof *info);
   jpeg.mem_src(info, source->bytes, (unsigned long)source->num_bytes);
   if (jpeg.read_header(info, 1) != JPEG_HEADER_OK) leave(info);
   if ((int64_t)info->image_width * info->image_height > max_pixels) leave(info);
-  const int space = info->jpeg_color_space, is_grey = info->num_components == 1 && space == JCS_GRAYSCALE;
-  if (!is_grey && (info->num_components != 3 || (space != JCS_YCbCr && space != JCS_RGB))) leave(info);
+  const int space = info->jpeg_color_space, is_gray = info->num_components == 1 && space == JCS_GRAYSCALE;
+  if (!is_gray && (info->num_components != 3 || (space != JCS_YCbCr && space != JCS_RGB))) leave(info);
   if (info->data_precision != 8) leave(info);
-  if (!begin_looks(looks, source->num_views, views, info->image_width, info->image_height)) leave(info);
-  decode_rows(decoding, source, looks);
+  if (!begin_renderings(renderings, source->num_views, views, info->image_width, info->image_height)) leave(info);
+  decode_rows(decoding, source, renderings);
   return DONE;
 }
 
-static int look_at_jpeg(const struct source *source, const struct view *views, struct look *looks, int64_t max_pixels) {
+static int render_jpeg(const struct source *source, const struct view *views, struct rendering *renderings,
+                       int64_t max_pixels) {
   struct decoding decoding;
   if (!ends_in_order(source)) return LEFT_TO_PILLOW;
   begin_decoding(&decoding);
-  const int status = try_look(&decoding, source, views, looks, max_pixels);
+  const int status = try_render(&decoding, source, views, renderings, max_pixels);
   free(decoding.buffer);
   jpeg.destroy(&decoding.info);
   return status;
 }
 
 /* Fill the outputs of all views of all sources; each source's status says whether it was done. */
-void teachonce_look(struct source *sources, int64_t num_sources, const struct view *views, int64_t max_pixels) {
+void teachonce_render(struct source *sources, int64_t num_sources, const struct view *views, int64_t max_pixels) {
   for (int64_t i = 0; i < num_sources; i++) {
     struct source *source = sources + i;
-    struct look *looks = calloc(source->num_views > 0 ? source->num_views : 1, sizeof *looks);
+    struct rendering *renderings = calloc(source->num_views > 0 ? source->num_views : 1, sizeof *renderings);
     const uint8_t *pixels;
     int width, height;
     source->status = LEFT_TO_PILLOW;
-    if (!looks) continue;
+    if (!renderings) continue;
     const struct view *own = views + source->first_view;
     if (source->num_views < 1)
       source->status = DONE;
     else if ((pixels = ppm_pixels(source, &width, &height)))
-      source->status = look_at_pixels(pixels, width, height, source->num_views, own, looks);
+      source->status = render_pixels(pixels, width, height, source->num_views, own, renderings);
     else if (jpeg.create)
-      source->status = look_at_jpeg(source, own, looks, max_pixels);
+      source->status = render_jpeg(source, own, renderings, max_pixels);
     for (int v = 0; v < source->num_views; v++) {
-      if (source->status == DONE) resample_down(looks + v);
-      end_look(looks + v);
+      if (source->status == DONE) resample_down(renderings + v);
+      end_rendering(renderings + v);
     }
-    free(looks);
+    free(renderings);
   }
 }
 

@@ -1,7 +1,7 @@
 """The native library, where it was built: optional C code that does what Python does too, in a fraction of the time.
 
 Built from ``native/*.c`` by ``pip install`` where there is a C compiler; without it, or with TEACHONCE_NATIVE=0, the
-speed changes and nothing else. Here is what finds image, label and logits in serialised Examples; ``kernel`` makes
+speed changes and nothing else. Here is what finds image, label and logits in serialized Examples; ``kernel`` makes
 views.
 """
 

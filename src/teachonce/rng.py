@@ -1,7 +1,7 @@
 """The one place where random generators are made.
 
 A generator is a function of (seed, key...): never of worker, rank, batch size or order, and never of ``seed + epoch``
-(streams of neighbouring seeds would overlap). The parts are hashed to a 128-bit Philox key, so that distinct tuples
+(streams of neighboring seeds would overlap). The parts are hashed to a 128-bit Philox key, so that distinct tuples
 give independent streams. NumPy promises no stability of streams across its versions; therefore what is drawn is
 stored (see ``views``), never the seed alone.
 """

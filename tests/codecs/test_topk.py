@@ -344,7 +344,7 @@ def test_json_is_the_codec():
 def test_topk_on_real_logits(shared_data, tmp_path):
     """On 25 real images: total variation from the dense softened target, and the tail's mass.
 
-    The figures of LOG.md (2026-11-24) are means over random crops; these are a centre crop's (0.052, 0.161 and 0.238;
+    The figures of LOG.md (2026-11-24) are means over random crops; these are a center crop's (0.052, 0.161 and 0.238;
     the mass within 0.002), with some room.
     """
     torch = pytest.importorskip("torch")

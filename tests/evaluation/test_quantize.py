@@ -1,4 +1,4 @@
-"""Quantisation: the arithmetic of one layer, the form of the file, and what calibration decides."""
+"""Quantization: the arithmetic of one layer, the form of the file, and what calibration decides."""
 
 from __future__ import annotations
 

@@ -329,7 +329,7 @@ def test_an_unwritable_output_is_one_line(tmp_path, data, teacher):
 
 
 def test_the_same_command_again_passes_the_gate_again(tmp_path, data, teacher):
-    """Mixed views are no measure of the teacher: the gate looks at centre crops, the second time too."""
+    """Mixed views are no measure of the teacher: the gate looks at center crops, the second time too."""
     options = {"policy": "crop", "views": 2, "mixup_alpha": 1.0, "expect_top1": 0.9}
     run(data, teacher, tmp_path / "store", **options)
     assert run(data, teacher, tmp_path / "store", **options).num_views == 2

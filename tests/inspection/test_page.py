@@ -256,7 +256,7 @@ def test_where_all_views_are_mixed_nothing_is_said_of_labels(tmp_path, data):
 def test_a_planted_mislabel_comes_first(tmp_path, options):
     labels = [1 + index % len(COLORS) for index in range(33)]
     colors = [COLORS[index % len(COLORS)] for index in range(33)]
-    # Record 22 is as blue as any and labelled as red; record 9 is between yellow and red, and labelled as red.
+    # Record 22 is as blue as any and labeled as red; record 9 is between yellow and red, and labeled as red.
     labels[22], colors[22] = 1, COLORS[2]
     labels[9], colors[9] = 1, 0.75 * COLORS[3] + 0.25 * COLORS[0]
     payloads = [color_example(index, labels[index], colors[index]) for index in range(33)]

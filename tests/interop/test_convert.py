@@ -245,7 +245,7 @@ def test_pngs_and_cmyk_become_rgb_jpegs_whatever_their_name(images: Path, out: P
             assert decode_image(encoded).mode == "RGB"
         else:
             assert stored.mode == "RGB"
-            # Quality 100 without chroma subsampling is within a few grey levels of the original.
+            # Quality 100 without chroma subsampling is within a few gray levels of the original.
             difference = np.asarray(decode_image(encoded), int) - np.asarray(decode_image(content), int)
             assert abs(difference).max() <= 6
     assert "3 images were no RGB or grey JPEG" in capsys.readouterr().err
@@ -542,7 +542,7 @@ def test_nothing_here_imports_torch() -> None:
 
 
 def test_imagenet(imagenet_sample: Path, tmp_path: Path, capsys: Any) -> None:
-    """250 real images: grey ones keep their bytes, and every image is what the folder holds."""
+    """250 real images: grayscale ones keep their bytes, and every image is what the folder holds."""
     run(imagenet_sample, tmp_path / "out", shards=8, num_workers=2)
     examples = examples_of(tmp_path / "out")
     assert len(examples) == 250

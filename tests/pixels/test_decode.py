@@ -209,8 +209,8 @@ def test_everything_else_becomes_an_rgb_jpeg(kind: str) -> None:
     converted = to_rgb_jpeg(SAMPLES[kind])
     with Image.open(io.BytesIO(converted)) as image:
         assert (image.format, image.mode, image.size) == ("JPEG", "RGB", PICTURE.size)
-        # At quality 100 every quantisation step is 1: what is left is the rounding of the coefficients (half a step
-        # each, 64 of them, orthonormal) and of the colour transform, far below 8 grey levels.
+        # At quality 100 every quantization step is 1: what is left is the rounding of the coefficients (half a step
+        # each, 64 of them, orthonormal) and of the color transform, far below 8 gray levels.
         difference = np.asarray(image).astype(int) - np.asarray(decode_image(SAMPLES[kind]))
     assert np.abs(difference).max() < 8 and np.abs(difference).mean() < 1
     assert to_rgb_jpeg(converted) is converted
@@ -250,7 +250,7 @@ def test_plain_bilinear_is_its_plain_loop(sides: tuple[int, int, int, int], half
             upper = pixels[y0, x0] + (pixels[y0, x1] - pixels[y0, x0]) * (x - x0)
             lower = pixels[y1, x0] + (pixels[y1, x1] - pixels[y1, x0]) * (x - x0)
             # Positions below 64 are rounded to 2^-18 in float32, twice; times a slope of at most 255 a pixel in each
-            # of two directions, that is 2 * 2 * 255 * 2^-18 = 0.004 grey levels.
+            # of two directions, that is 2 * 2 * 255 * 2^-18 = 0.004 gray levels.
             np.testing.assert_allclose(resized[row, column], upper + (lower - upper) * (y - y0), rtol=0, atol=0.004)
 
 

@@ -83,7 +83,7 @@ def change(encoded: bytes, at: int, new: bytes) -> bytes:
         (0xC4, 21, b"\x10"),  # a DC difference of 16 bits
         (0xC4, 4, b"\x03"),  # defined as another table than the scan uses
         (0xDB, 4, b"\x04"),
-        (0xDB, 4, b"\x01"),  # the luma's quantisation is missing
+        (0xDB, 4, b"\x01"),  # the luma's quantization is missing
         (0xC0, 4, b"\x0c"),  # 12 bits a sample
         (0xC0, 5, b"\x00\x00"),  # no lines
         (0xC0, 9, b"\x04"),

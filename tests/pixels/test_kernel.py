@@ -62,41 +62,41 @@ def kernel(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return found
 
 
-Look = tuple[tuple[int, int, int, int], tuple[int, int], tuple[int, int, int, int], bool, str]
+Frame = tuple[tuple[int, int, int, int], tuple[int, int], tuple[int, int, int, int], bool, str]
 """box, size that it is resized to, window (left, top, width, height) of that, flip, filter."""
 
 
-def look(kernel: Kernel, source: bytes, looks: list[Look]) -> tuple[int, list[np.ndarray]]:
-    """(status, pixels of each look) of an image; every byte around the pixels must stay as it is."""
-    rooms = [np.full((w * h * 3 + 128,), 0xA5, np.uint8) for _, _, (_, _, w, h), _, _ in looks]
+def render(kernel: Kernel, source: bytes, frames: list[Frame]) -> tuple[int, list[np.ndarray]]:
+    """(status, pixels of each frame) of an image; every byte around the pixels must stay as it is."""
+    rooms = [np.full((w * h * 3 + 128,), 0xA5, np.uint8) for _, _, (_, _, w, h), _, _ in frames]
     views = np.array(
         [
             (room.ctypes.data + 64, box, resized, window, flip, FILTERS[name])
-            for room, (box, resized, window, flip, name) in zip(rooms, looks, strict=True)
+            for room, (box, resized, window, flip, name) in zip(rooms, frames, strict=True)
         ],
         VIEW,
     )
     sources = np.zeros(1, SOURCE)
     sources["bytes"], sources["num_bytes"] = addresses([source]), len(source)
-    sources["num_views"], sources["status"] = len(looks), -1
-    kernel.look(sources, views)
+    sources["num_views"], sources["status"] = len(frames), -1
+    kernel.render(sources, views)
     for room in rooms:
         assert (room[:64] == 0xA5).all() and (room[-64:] == 0xA5).all()
-    shapes = [(h, w, 3) for _, _, (_, _, w, h), _, _ in looks]
+    shapes = [(h, w, 3) for _, _, (_, _, w, h), _, _ in frames]
     return int(sources["status"][0]), [room[64:-64].reshape(s) for room, s in zip(rooms, shapes, strict=True)]
 
 
-def reference(image: Image.Image, look: Look) -> np.ndarray:
-    box, resized, (x, y, width, height), flip, name = look
+def reference(image: Image.Image, frame: Frame) -> np.ndarray:
+    box, resized, (x, y, width, height), flip, name = frame
     pixels = resize_image(image, *resized, box=box, interpolation=name)[y : y + height, x : x + width]  # type: ignore[arg-type]
     return pixels[:, ::-1] if flip else pixels
 
 
-def assert_pillows(kernel: Kernel, encoded: bytes, looks: list[Look]) -> None:
-    status, found = look(kernel, encoded, looks)
+def assert_pillows(kernel: Kernel, encoded: bytes, frames: list[Frame]) -> None:
+    status, found = render(kernel, encoded, frames)
     assert status == 0
     image = decode_image(encoded)
-    for pixels, wanted in zip(found, looks, strict=True):
+    for pixels, wanted in zip(found, frames, strict=True):
         np.testing.assert_array_equal(pixels, reference(image, wanted), err_msg=str(wanted))
 
 
@@ -113,7 +113,7 @@ def draw_image(width: int, height: int, seed: int) -> Image.Image:
 
 def encode(image: Image.Image, format: str = "JPEG", **options: Any) -> bytes:
     buffer = io.BytesIO()
-    # An optimised or progressive file must fit into Pillow's buffer, whose size it guesses too small for noise.
+    # An optimized or progressive file must fit into Pillow's buffer, whose size it guesses too small for noise.
     room, ImageFile.MAXBLOCK = ImageFile.MAXBLOCK, 1 << 20
     try:
         image.save(buffer, format, **options)
@@ -193,7 +193,7 @@ kinds = st.fixed_dictionaries(
 
 
 @st.composite
-def looks_at(draw: st.DrawFn, width: int, height: int) -> Look:
+def draw_frame(draw: st.DrawFn, width: int, height: int) -> Frame:
     left, top = draw(st.integers(0, width - 1)), draw(st.integers(0, height - 1))
     box = left, top, draw(st.integers(left + 1, width)), draw(st.integers(top + 1, height))
     if draw(st.booleans()):
@@ -213,7 +213,7 @@ def test_pixels_are_pillows(kernel: Kernel, data: st.DataObject) -> None:
     encoded = draw_jpeg(
         data.draw(sides), data.draw(sides), data.draw(st.integers(0, 1000)), subsampling, **data.draw(kinds)
     )
-    assert_pillows(kernel, encoded, data.draw(st.lists(looks_at(*image_size(encoded)), min_size=1, max_size=4)))
+    assert_pillows(kernel, encoded, data.draw(st.lists(draw_frame(*image_size(encoded)), min_size=1, max_size=4)))
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 700), (700, 1), (2, 333), (333, 3), (17, 9), (1100, 40)])
@@ -230,13 +230,13 @@ def test_tiny_and_thin_images(kernel: Kernel, size: tuple[int, int], subsampling
         (0, height // 2, width, height // 2 + 1),
         (max(width - 9, 0), max(height - 9, 0), width, height),
     }
-    looks = [
+    frames = [
         (box, resized, (0, 0, *resized), flip, name)
         for box in boxes
         for resized, flip in (((1, 1), False), ((7, 5), True), ((33, 1), False), ((1, 50), True), (size, False))
         for name in FILTERS
     ]
-    assert_pillows(kernel, encoded, looks)
+    assert_pillows(kernel, encoded, frames)
 
 
 def test_every_box_of_a_small_image(kernel: Kernel) -> None:
@@ -244,16 +244,16 @@ def test_every_box_of_a_small_image(kernel: Kernel) -> None:
     encoded = draw_jpeg(37, 35, 5, "4:2:0")
     image = decode_image(encoded)
     edges = [(a, b) for a, b in itertools.combinations(range(36), 2)]
-    looks: list[Look] = [
+    frames: list[Frame] = [
         ((a, c, b, d), (b - a, d - c), (0, 0, b - a, d - c), False, "box")
         for (a, b), (c, d) in zip(edges, reversed(edges), strict=True)
     ]
-    status, found = look(kernel, encoded, looks)
+    status, found = render(kernel, encoded, frames)
     assert status == 0
     pixels = np.asarray(image)
-    for own, ((left, top, right, bottom), *_) in zip(found, looks, strict=True):
+    for own, ((left, top, right, bottom), *_) in zip(found, frames, strict=True):
         np.testing.assert_array_equal(own, pixels[top:bottom, left:right])
-    for wanted in looks[::9]:  # alone, so that nothing else makes the decoder take more than it would
+    for wanted in frames[::9]:  # alone, so that nothing else makes the decoder take more than it would
         assert_pillows(kernel, encoded, [wanted])
 
 
@@ -286,16 +286,16 @@ def test_photographs(kernel: Kernel, imagenet_sample: Path) -> None:
         width, height = image_size(encoded)
         left, right = sorted(rng.choice(width + 1, 2, replace=False).tolist())
         top, bottom = sorted(rng.choice(height + 1, 2, replace=False).tolist())
-        looks: list[Look] = [
+        frames: list[Frame] = [
             ((0, 0, width, height), (256, 240), (16, 8, 224, 224), False, "bilinear"),
             ((left, top, right, bottom), (224, 224), (0, 0, 224, 224), True, "bicubic"),
             ((left, 0, left + 1, height), (3, 160), (0, 0, 3, 160), False, "box"),
         ]
-        status, found = look(kernel, encoded, looks)
+        status, found = render(kernel, encoded, frames)
         if status == 0:
             num_done += 1
             image = decode_image(encoded)
-            for pixels, wanted in zip(found, looks, strict=True):
+            for pixels, wanted in zip(found, frames, strict=True):
                 np.testing.assert_array_equal(pixels, reference(image, wanted))
     assert num_done >= 45, "of 50, and the rest is CMYK, PNG or damaged"
 
@@ -304,14 +304,14 @@ def test_photographs(kernel: Kernel, imagenet_sample: Path) -> None:
 def test_pixels_as_a_source(kernel: Kernel, data: st.DataObject) -> None:
     width, height = data.draw(sides), data.draw(sides)
     image = draw_image(width, height, 2)
-    looks = data.draw(st.lists(looks_at(width, height), min_size=1, max_size=3))
-    status, found = look(kernel, b"P6\n%d %d\n255\n" % image.size + image.tobytes(), looks)
+    frames = data.draw(st.lists(draw_frame(width, height), min_size=1, max_size=3))
+    status, found = render(kernel, b"P6\n%d %d\n255\n" % image.size + image.tobytes(), frames)
     assert status == 0
-    for pixels, wanted in zip(found, looks, strict=True):
+    for pixels, wanted in zip(found, frames, strict=True):
         np.testing.assert_array_equal(pixels, reference(image, wanted))
 
 
-WHOLE: Look = ((0, 0, 40, 30), (16, 16), (0, 0, 16, 16), False, "bilinear")
+WHOLE: Frame = ((0, 0, 40, 30), (16, 16), (0, 0, 16, 16), False, "bilinear")
 JPEG = draw_jpeg(40, 30, 0, "4:2:0")
 
 
@@ -336,11 +336,11 @@ JPEG = draw_jpeg(40, 30, 0, "4:2:0")
     ],
 )
 @pytest.mark.parametrize("is_jpeg", [True, False])
-def test_a_view_that_cannot_be_is_left(kernel: Kernel, wanted: Look, is_jpeg: bool) -> None:
+def test_a_view_that_cannot_be_is_left(kernel: Kernel, wanted: Frame, is_jpeg: bool) -> None:
     source = JPEG if is_jpeg else b"P6\n40 30\n255\n" + decode_image(JPEG).tobytes()
-    assert look(kernel, source, [wanted])[0] == 1
-    assert look(kernel, source, [WHOLE, wanted])[0] == 1, "one of two"
-    assert look(kernel, source, [WHOLE])[0] == 0
+    assert render(kernel, source, [wanted])[0] == 1
+    assert render(kernel, source, [WHOLE, wanted])[0] == 1, "one of two"
+    assert render(kernel, source, [WHOLE])[0] == 0
 
 
 def test_what_is_no_plain_jpeg_is_left(kernel: Kernel) -> None:
@@ -362,7 +362,7 @@ def test_what_is_no_plain_jpeg_is_left(kernel: Kernel) -> None:
     }
     assert MAX_PIXELS < 9500**2
     for name, encoded in others.items():
-        assert look(kernel, encoded, [WHOLE])[0] == 1, name
+        assert render(kernel, encoded, [WHOLE])[0] == 1, name
 
 
 def test_an_end_marker_behind_other_bytes_is_an_end(kernel: Kernel) -> None:
@@ -387,7 +387,7 @@ def test_sources_do_not_mind_their_neighbors(kernel: Kernel) -> None:
         sources = np.zeros(16, SOURCE)
         sources["bytes"], sources["num_bytes"] = addresses(encoded), [len(item) for item in encoded]
         sources["num_views"], sources["first_view"] = counts, np.cumsum([0, *counts[:-1]])
-        kernel.look(sources, views)
+        kernel.render(sources, views)
         return sources["status"].tolist(), out.tobytes()
 
     statuses, pixels = run(0)
@@ -398,7 +398,7 @@ def test_sources_do_not_mind_their_neighbors(kernel: Kernel) -> None:
         for position in range(first, first + count):
             if n not in (3, 7):
                 box = position % 5, position % 3, 40 + position % 7, 37
-                wanted: Look = (box, resized, (0, 0, *resized), False, "bilinear")
+                wanted: Frame = (box, resized, (0, 0, *resized), False, "bilinear")
                 np.testing.assert_array_equal(found[position], reference(decode_image(encoded[n]), wanted))
         first += count
     with ThreadPoolExecutor(4) as threads:
@@ -470,12 +470,12 @@ def check_damaged(kernel: Kernel, count: int, seed: int) -> dict[str, int]:
             width, height = 50, 50
         left, top = random.randrange(width), random.randrange(height)
         box = left, top, random.randint(left + 1, width), random.randint(top + 1, height)
-        wanted: list[Look] = [
+        wanted: list[Frame] = [
             (box, (9, 8), (0, 0, 9, 8), False, "bilinear"),
             ((0, 0, width, height), (11, 7), (1, 2, 9, 5), True, "bicubic"),
         ]
         wanted = wanted[: random.choice([1, 2])]
-        status, found = look(kernel, encoded, wanted)
+        status, found = render(kernel, encoded, wanted)
         if status != 0:
             outcomes["left"] += 1
             continue

@@ -11,7 +11,7 @@ from teachonce.views.operations import FILL_RGB, OPERATION_NAMES, Operation
 
 
 def smooth_image(size=64):
-    """Colours that vary smoothly, so that two resolutions of it can be compared."""
+    """Colors that vary smoothly, so that two resolutions of it can be compared."""
     # Triangle waves in integers: no cosine whose last bit depends on the machine.
     y, x = np.mgrid[0:size, 0:size] * 768 // size
     planes = [np.abs((x + y // 2 + 40) % 510 - 255), np.abs((y + 90) % 510 - 255), 40 + x * y // 3500]
@@ -58,7 +58,7 @@ def test_the_same_operation_at_another_resolution(name):
     large = apply_operation(smooth_image(192), operation).resize((64, 64), Image.Resampling.BOX)
     difference = np.abs(small - np.asarray(large).astype(int)).mean()
     other = np.abs(small - np.asarray(smooth_image(64)).astype(int)).mean()
-    assert difference < 6, difference  # solarize and equalize are steep: a rounded edge is tens of grey levels
+    assert difference < 6, difference  # solarize and equalize are steep: a rounded edge is tens of gray levels
     if name not in ("identity", "autocontrast"):
         assert other > 2 * difference, (difference, other)
 

@@ -46,7 +46,7 @@ def test_shorter_is_torchvision_bit_for_bit(image_size: tuple[int, int], size: i
     )(image)
     assert preprocessing.apply(image).dtype == np.uint8
     difference = (model_input(preprocessing, image) - reference).abs()
-    # Since version 13 Pillow takes the rows first where the height shrinks much more than the width: one grey level.
+    # Since version 13 Pillow takes the rows first where the height shrinks much more than the width: one gray level.
     levels = 1.01 if shrinks_rows_first(*image_size, resize) else 0.0
     assert (difference * torch.tensor(preprocessing.std)[:, None, None] * 255).max() <= levels
 

@@ -32,7 +32,7 @@ from teachonce.views.policy import CenterPolicy, CropPolicy, policy_to_json
 
 
 def encode_jpeg(index: int, width: int = 40, height: int = 30) -> bytes:
-    """A JPEG whose content is a function of ``index``: smooth colours and a bright patch."""
+    """A JPEG whose content is a function of ``index``: smooth colors and a bright patch."""
     rng = np.random.default_rng(index)
     coarse = Image.fromarray(rng.integers(0, 256, (4, 5, 3), np.uint8))
     buffer = io.BytesIO()
@@ -51,7 +51,7 @@ def write_image_folder(folder: Path, split: str = "train", num_classes: int = 3,
 
 
 def example(index: int, label: int, **features) -> bytes:
-    """A serialised record; a feature given as None is left out."""
+    """A serialized record; a feature given as None is left out."""
     values = {
         "image/encoded": encode_jpeg(index),
         "image/class/label": label,
@@ -173,7 +173,7 @@ def build_dataset(
 
 
 def run_config(student: str, preprocessing: Preprocessing, *, num_classes: int = 5, offset: int = 0) -> dict[str, Any]:
-    """The content of a run's config.json that ``Run`` asks for: of a student that learnt from labels."""
+    """The content of a run's config.json that ``Run`` asks for: of a student that learned from labels."""
     return {
         "student": student,
         "num_classes": num_classes,

@@ -1,4 +1,4 @@
-"""A teacher that tests can reason about: it names the colour of an image, exactly, as a tiny ONNX model."""
+"""A teacher that tests can reason about: it names the color of an image, exactly, as a tiny ONNX model."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ SHARPNESS = 6.0
 
 
 def color_logits(mean_colors: np.ndarray) -> np.ndarray:
-    """What the teacher says of mean colours [N, 3] in 0..1: linear, largest for the nearest of COLOURS."""
+    """What the teacher says of mean colors [N, 3] in 0..1: linear, largest for the nearest of COLORS."""
     return SHARPNESS * (2 * mean_colors @ COLORS.T - (COLORS**2).sum(axis=1))
 
 
 def write_color_teacher(
     path: Path, *, nan_above: float | None = None, order: list[int] | None = None, num_classes: int = len(COLORS)
 ) -> str:
-    """An ONNX file with the colour teacher for inputs normalised with ImageNet's mean and std; returns its SPEC.
+    """An ONNX file with the color teacher for inputs normalized with ImageNet's mean and std; returns its SPEC.
 
     ``nan_above``: logits are NaN for images whose mean red is above this; ``order``: its classes in another order;
     ``num_classes``: further classes that no image resembles.
@@ -32,7 +32,7 @@ def write_color_teacher(
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
-    # x = (colour - mean) / std, so colour = x * std + mean; both are folded into the linear layer.
+    # x = (color - mean) / std, so color = x * std + mean; both are folded into the linear layer.
     mean, std = np.array(IMAGENET_MEAN, np.float32), np.array(IMAGENET_STD, np.float32)
     colors = COLORS[order] if order is not None else COLORS
     weight = (2 * SHARPNESS * colors * std).astype(np.float32)
@@ -73,7 +73,7 @@ def write_color_teacher(
 def color_example(
     index: int, label: int, color: np.ndarray, width: int = 24, height: int = 20, boxes: np.ndarray | None = None
 ) -> bytes:
-    """A record whose image has the given mean colour, with a pattern that makes each image another.
+    """A record whose image has the given mean color, with a pattern that makes each image another.
 
     ``boxes`` [N, 4]: xmin, ymin, xmax, ymax.
     """
@@ -95,7 +95,7 @@ def color_example(
 def write_color_shards(
     folder: Path, sizes=(20, 13), split: str = "train", first_index: int = 0, rotate: int = 0, boxes=None
 ) -> Path:
-    """Shards whose label is the colour's index + 1 (0 is background), or another one with ``rotate``.
+    """Shards whose label is the color's index + 1 (0 is background), or another one with ``rotate``.
 
     ``boxes`` are those of every record.
     """

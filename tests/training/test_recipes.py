@@ -181,7 +181,7 @@ def few_digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def stores(few_digits: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Fixed centre logits, and two stored views that were mixed, by a network that hardly knows anything."""
+    """Fixed center logits, and two stored views that were mixed, by a network that hardly knows anything."""
     folder = tmp_path_factory.mktemp("stores")
     source = open_records(few_digits, "train")
     write_store(folder / "center", source, teacher_logits(source), offset=0)

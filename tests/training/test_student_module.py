@@ -1,4 +1,4 @@
-"""The student's loss, optimiser groups and moving average."""
+"""The student's loss, optimizer groups and moving average."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ def kd_run(digits: Path, digits_store: Path, tmp_path_factory: pytest.TempPathFa
 
 def test_golden_curve(kd_run: Path) -> None:
     # Made by this run on an x86-64 CPU in float32, 2026-11. Other kernels (two threads, channels-last) give the same to
-    # 1e-6; a change of the loss, the order, the crops, the schedule or the initialisation shows far above 1e-3.
+    # 1e-6; a change of the loss, the order, the crops, the schedule or the initialization shows far above 1e-3.
     golden = json.loads((GOLDEN / "train_curve.json").read_text())
     rows = [{name: row[name] for name in golden[0]} for row in curve(kd_run)]
     assert len(rows) == len(golden)

@@ -4,7 +4,7 @@ The same student, the same number of steps, the same seeds (initial weights, ord
 ways, the arms:
 
     labels    no teacher
-    center    fixed logits of the teacher's centre view, the student's own random crops: the walkthrough
+    center    fixed logits of the teacher's center view, the student's own random crops: the walkthrough
     views:V   V stored views, replayed exactly
     own:V     the same logits, but the student draws its own crops: what the replay itself is worth
     online    a teacher asked at every step: the reference that pays for the teacher at every step

@@ -1,7 +1,7 @@
 """The demo: all of it on real images that ship with a dependency, in a few minutes on two cores.
 
 scikit-learn's handwritten digits (1,797 images, 8 x 8 px; Alpaydin & Kaynak 1998) become image files, TFRecords, a
-teacher, two stores (the walkthrough's centre view, and several stored crops), a verdict on each, merged TFRecords, and
+teacher, two stores (the walkthrough's center view, and several stored crops), a verdict on each, merged TFRecords, and
 one small student trained three ways at equal steps. Every step is the program that the command line calls, with its
 command printed first, so that it can be repeated by hand.
 
@@ -119,7 +119,7 @@ def demo(config: DemoConfig) -> None:
 
 
 def write_digits(folder: Path) -> None:
-    """The digits as ``train`` and ``validation`` folders of grey JPEG files, 16 px a side; a random split by seed."""
+    """The digits as ``train`` and ``validation`` folders of grayscale JPEGs, 16 px a side; a random split by seed."""
     from sklearn.datasets import load_digits
 
     digits, storage = load_digits(), open_storage(folder)

@@ -6,7 +6,7 @@ is filled by ``build_codec``. That is enough to write it, read it and train from
 ``options.CodecName`` the command line offers it. ``tests/codecs/test_registry.py`` takes one of its own all the way.
 
 Values stay in log space: the temperature is chosen when a student is trained, never when the logits are stored, and
-nothing is ever softened or renormalised. Rows that are not finite are refused: a NaN stored once would be a NaN in
+nothing is ever softened or renormalized. Rows that are not finite are refused: a NaN stored once would be a NaN in
 every student.
 
 Deliberately not here: the codecs (``dense``, ``topk``) and their names (``registry``).

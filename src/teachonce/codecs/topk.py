@@ -2,7 +2,7 @@
 
 A row of 1000 classes takes 35 bytes at k = 10. Which classes follow is lost, how much mass they have is not: the tail
 classes share one logit, and at T = 1, 2, 4, 8 that logit is the one that gives the tail its softened mass. A tail that
-only has its mass at T = 1 would be far too heavy at T = 4, because a softmax of logits that differ softens towards
+only has its mass at T = 1 would be far too heavy at T = 4, because a softmax of logits that differ softens toward
 their mean: with n tail classes of logits z_j the shared logit at temperature T is T * log(mean(exp(z_j / T))), the
 log-mean-exp at T = 1 and the plain mean at T = infinity. The mass is kept as that logit of its own, never as one minus
 the sum of the kept probabilities, which rounding can make negative for a confident teacher.

@@ -4,7 +4,7 @@ Every item is a function of (seed, epoch, record), never of worker, rank, batch 
 batch holds: records (``records.discovery.open_records``); views (``StoredViews`` replays a store's, ``OwnViews`` is the
 student's own augmentation, ``DrawnViews`` draws them as an extraction would, for an online teacher); and logits
 (``StoredLogits``, ``RecordLogits``, or None). With a store of policy ``center`` the student's views are its own and the
-logits stay those of the teacher's centre view, as in the walkthrough.
+logits stay those of the teacher's center view, as in the walkthrough.
 
 Each record's key is compared with the stores' as it is read; a mismatch is a refusal, never a guess.
 """

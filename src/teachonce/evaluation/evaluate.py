@@ -1,4 +1,4 @@
-"""Evaluation: top-1, top-5 and expected calibration error of any model on labelled records.
+"""Evaluation: top-1, top-5 and expected calibration error of any model on labeled records.
 
 The model sees each record through its own preprocessing, and its logits are compared in the class space of the data,
 where a class that it does not know has no mass: a record of such a class counts as wrong. A model of fewer than five

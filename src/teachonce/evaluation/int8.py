@@ -1,6 +1,6 @@
 """A student for a phone: ``export --int8`` writes float and int8 ONNX side by side and measures both.
 
-    float ONNX (checked against PyTorch) -> calibrate and quantise -> evaluate both -> agreement -> latency -> files
+    float ONNX (checked against PyTorch) -> calibrate and quantize -> evaluate both -> agreement -> latency -> files
 
 Both are measured as the files that they are, through ONNX Runtime, on the same pixels: those of the student's own
 preprocessing. With a store of random views the agreement with the teacher is on exactly those views; with one of whole
@@ -58,7 +58,7 @@ WARM_UP_RUNS = 5
 def export_int8(config: ExportConfig) -> Comparison:
     """Write ``config.out`` and ``int8_path(config.out)``, whole or not at all, and say how they compare.
 
-    Raises ConfigError for data or outputs that cannot be meant, ModelError for a student that cannot be quantised,
+    Raises ConfigError for data or outputs that cannot be meant, ModelError for a student that cannot be quantized,
     CheckError where a file does not read back as the student.
     """
     require_quantizer()
@@ -115,7 +115,7 @@ def spaced_indices(num_records: int, wanted: int) -> NDArray[np.int64]:
 
 
 def read_images(source: RecordSource, preprocessing: Preprocessing, wanted: int) -> Iterator[NDArray[np.float32]]:
-    """Normalised images [3, H, W] of evenly spaced records, as the student sees them at evaluation."""
+    """Normalized images [3, H, W] of evenly spaced records, as the student sees them at evaluation."""
     for locations in _parts(source.locate_all(spaced_indices(source.num_records, wanted))):
         pixels = render_center(source.read_batch(locations), preprocessing)
         yield from normalize(torch.from_numpy(pixels), preprocessing).numpy()

@@ -1,4 +1,4 @@
-"""What quantisation costs and brings, as one table and in words.
+"""What quantization costs and brings, as one table and in words.
 
 A loss of accuracy is compared with two things: a point, which is what 8 bits usually stay within, and the noise of the
 images that it was measured on (the records that only one of the two gets right, as in McNemar's test). A loss is said

@@ -1,6 +1,6 @@
 """Export a run's student as ONNX or safetensors, and prove that what was written answers as PyTorch does.
 
-The exported model takes what the student takes: normalised images [batch, 3, size, size], float32, any batch size, as
+The exported model takes what the student takes: normalized images [batch, 3, size, size], float32, any batch size, as
 ``images``, and gives ``logits``. Preprocessing and offset go along as metadata, so that ``onnx:FILE`` needs no options.
 
 The file is read back, run, and compared before it gets its name. The tolerance is measured, not guessed: float32

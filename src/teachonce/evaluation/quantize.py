@@ -1,4 +1,4 @@
-"""Quantisation of an exported ONNX file to 8-bit integers, by ONNX Runtime's own quantiser.
+"""Quantization of an exported ONNX file to 8-bit integers, by ONNX Runtime's own quantizer.
 
 Static, in the QDQ form that every runtime for phones reads: activations unsigned with one range a tensor, weights
 signed with one scale an output channel, ranges of activations from images that the student is shown. Unsigned
@@ -31,7 +31,7 @@ Calibration = Literal["minmax", "percentile"]
 
 
 def require_quantizer() -> None:
-    """Raise MissingExtraError where ONNX Runtime's quantiser is not installed."""
+    """Raise MissingExtraError where ONNX Runtime's quantizer is not installed."""
     try:
         import onnxruntime.quantization  # noqa: F401
     except ImportError as error:
@@ -46,7 +46,7 @@ def quantize_onnx(
     calibration: Calibration = "minmax",
     weight_bits: Literal[7, 8] = 7,
 ) -> None:
-    """Write ``float_file`` in integers; ``images`` [3, H, W] are normalised. Metadata stays; raises ModelError.
+    """Write ``float_file`` in integers; ``images`` [3, H, W] are normalized. Metadata stays; raises ModelError.
 
     ``int8_file``'s folder holds the prepared graph for the time being (shapes inferred, batch norms folded).
     """
@@ -71,14 +71,14 @@ def quantize_onnx(
                 calibrate_method=methods[calibration],
             )
     except Exception as error:
-        # The quantiser raises what it likes; the cause stays in the message and in the chain.
+        # The quantizer raises what it likes; the cause stays in the message and in the chain.
         raise ModelError(f"{float_file.name}: cannot be quantised ({first_line(error)})") from error
     finally:
         prepared.unlink(missing_ok=True)
 
 
 class _Reader:
-    """What the quantiser asks for images, one at a time; its interface is this one method."""
+    """What the quantizer asks for images, one at a time; its interface is this one method."""
 
     def __init__(self, name: str, images: Iterable[NDArray[np.float32]]) -> None:
         self._name = name
@@ -98,7 +98,7 @@ def _input_name(path: Path) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the quantiser's prints and its log lines, which it writes to the root logger."""
+    """Without the quantizer's prints and its log lines, which it writes to the root logger."""
     level = logging.root.level
     logging.root.setLevel(logging.ERROR)
     try:

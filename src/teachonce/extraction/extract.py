@@ -85,7 +85,7 @@ def extract(config: ExtractConfig) -> bool:
         _extract_units(config, plan, source, teacher, units)
     elif config.expect_top1 is not None and not missing:
         if plan.read_policy()[0].is_random:
-            check_gate(teacher, source, plan.class_space, config)  # stored views are no centre crops
+            check_gate(teacher, source, plan.class_space, config)  # stored views are no center crops
         else:
             _check_stored_top1(config)
     return _finish(config.out, plan, config.worker_part()[1], has_new_files=bool(units))

@@ -1,6 +1,6 @@
 """The gate: is this the teacher that its owner believes it to be, before hours are spent?
 
-The teacher is scored on labelled records through the extraction path: same reader, decoder, preprocessing, precision.
+The teacher is scored on labeled records through the extraction path: same reader, decoder, preprocessing, precision.
 A low score is nearly always one of a few mistakes, and each leaves a mark that can be tried: labels shifted by one
 (1000 against 1001 classes), another order of the classes, other mean and std or channel order, another input size.
 The one that explains most is named, with the setting that mends it.
@@ -37,7 +37,7 @@ SIZES_PX = (160, 192, 224, 227, 240, 256, 288, 299, 320, 331, 380, 384, 448)
 NEAR_CHANCE = 0.1
 """Top-1 below which a teacher is not believed without a word, whatever was expected."""
 MIN_RECORDS_PER_CLASS = 4
-"""Records of a class, on average, below which a learnt class order would be chance."""
+"""Records of a class, on average, below which a learned class order would be chance."""
 
 
 def check_gate(teacher: Classifier, source: RecordSource, class_space: ClassSpace, config: ExtractConfig) -> float:

@@ -10,7 +10,7 @@ Suspects are records whose label the teacher contradicts. Of confident learning 
 arXiv:1911.00068, section 3.2) this takes the ranking, by how far another class is above the given label, here as mean
 log-probabilities over a record's views. It estimates no noise rates and has no thresholds, so the list says where to
 look first and not how many labels are wrong; and where the teacher was trained on these very records, the paper's
-condition of predictions from outside the training set does not hold: mistakes that it has learnt are missing.
+condition of predictions from outside the training set does not hold: mistakes that it has learned are missing.
 
 Nothing here needs torch.
 """

@@ -1,10 +1,10 @@
 """``teachonce records``: raw images to TFRecord shards (steps 0 and 2 of the walkthrough).
 
 The schema is TF-slim's for ImageNet (``build_imagenet_data.py``), so that its readers understand the result: labels
-from 1 with background 0, boxes relative to the image, ``image/logit`` where logits are given. What is no RGB or grey
-JPEG (ILSVRC has a PNG named .JPEG, and 22 images in CMYK) is found by its content and becomes an RGB JPEG; every other
-image keeps its bytes. Each image is read once and checked down to its last byte: by its structure where that is enough
-(``jpeg_structure``), else by decoding it.
+from 1 with background 0, boxes relative to the image, ``image/logit`` where logits are given. What is neither an RGB
+nor a grayscale JPEG (ILSVRC has a PNG named .JPEG, and 22 images in CMYK) is found by its content and becomes an RGB
+JPEG; every other image keeps its bytes. Each image is read once and checked down to its last byte: by its structure
+where that is enough (``jpeg_structure``), else by decoding it.
 
 What goes into which shard is a function of the plan, which is written first: names of the images, classes, seed,
 shuffled order. A shard is written by one process, appears when it is whole, and is kept by a re-run; a re-run with

@@ -64,7 +64,7 @@ class Classifier:
     module: nn.Module | None = field(default=None, repr=False)
     """The PyTorch module (not compiled, evaluation mode, on ``device``), where there is one."""
     forward: Callable[[Tensor], Tensor] = field(repr=False)
-    """Logits of normalised images [B, 3, H, W]."""
+    """Logits of normalized images [B, 3, H, W]."""
 
     def logits(self, pixels: Tensor) -> Tensor:
         """Logits [B, C], float32, of pixels [B, H, W, 3] (uint8, or float in 0..255), from any device.

@@ -2,7 +2,7 @@
 
 The layout (NCHW or NHWC), the input size and a fixed batch size are read from the file. A file that
 ``teachonce export`` wrote carries its preprocessing and offset as metadata; any other one is taken to want what most
-exports from PyTorch want, a 0.875 centre crop and ImageNet's mean and std. The gate of ``extract`` is there for when
+exports from PyTorch want, a 0.875 center crop and ImageNet's mean and std. The gate of ``extract`` is there for when
 that is wrong.
 """
 

@@ -50,10 +50,10 @@ class ModelSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class LoadedModel:
-    """What a backend hands back: a function of normalised images and what is known about the model."""
+    """What a backend hands back: a function of normalized images and what is known about the model."""
 
     forward: Callable[[torch.Tensor], torch.Tensor]
-    """Logits [B, C] of normalised images [B, 3, H, W], float32, wherever they lie."""
+    """Logits [B, C] of normalized images [B, 3, H, W], float32, wherever they lie."""
     preprocessing: Preprocessing
     weights_sha256: str
     default_offset: int | None = None

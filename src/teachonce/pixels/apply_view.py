@@ -61,7 +61,7 @@ def finish_view(
 
 
 def apply_mix(pixels: NDArray[np.uint8], partner_pixels: NDArray[np.uint8], mix: Mix) -> NDArray[np.uint8]:
-    """Own and partner's pixels [H, W, 3] of one size, mixed; a blend is rounded to the nearest grey level."""
+    """Own and partner's pixels [H, W, 3] of one size, mixed; a blend is rounded to the nearest gray level."""
     if mix.box is not None:
         mixed = pixels.copy()
         where = _slices(mix.box, len(pixels))

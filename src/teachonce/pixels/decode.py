@@ -32,7 +32,7 @@ Encoded = bytes | memoryview
 """An image as it is stored."""
 
 Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos", "tf1_bilinear"]
-"""Pillow's filters by name, and TensorFlow 1's bilinear (no half-pixel centres, see ``resize_image``)."""
+"""Pillow's filters by name, and TensorFlow 1's bilinear (no half-pixel centers, see ``resize_image``)."""
 
 _PILLOW_FILTERS = {
     name: getattr(Image.Resampling, name.upper()) for name in get_args(Interpolation) if name != "tf1_bilinear"
@@ -63,7 +63,7 @@ class _JpegFile(JpegImagePlugin.JpegImageFile):
 
 
 def decode_image(encoded: Encoded) -> Image.Image:
-    """The image as RGB, 8 bits a channel; grey, palette, CMYK, alpha and 16-bit images are converted.
+    """The image as RGB, 8 bits a channel; grayscale, palette, CMYK, alpha and 16-bit images are converted.
 
     Raises ImageError for bytes that are no image, for a truncated or damaged one, and for one of more than MAX_PIXELS
     pixels; the caller adds where the bytes came from.
@@ -105,7 +105,7 @@ def check_jpeg(encoded: Encoded) -> tuple[int, int]:
 
 
 def to_rgb_jpeg(encoded: bytes) -> bytes:
-    """The image as a JPEG that every reader decodes to RGB: JPEG in RGB or grey unchanged, all else encoded anew.
+    """The image as a JPEG that every reader decodes to RGB: JPEG in RGB or grayscale unchanged, all else encoded anew.
 
     A re-encoded image (PNG, CMYK, ...) has quality 100 and full chroma resolution. Of an unchanged one only the header
     is read: what is truncated further down passes here and is found by ``decode_image``.
@@ -133,7 +133,7 @@ def resize_image(
     Pillow itself (and with it torchvision) until version 12; version 13 takes the rows first where the height shrinks
     much more than the width, with other rounding, and pixels must not depend on a version.
     Without (``bilinear`` and ``tf1_bilinear`` only): two by two pixels are mixed however much the image shrinks, as
-    float32 in 0..255, the same bits as TensorFlow. ``bilinear`` is ``tf.image.resize`` (half-pixel centres),
+    float32 in 0..255, the same bits as TensorFlow. ``bilinear`` is ``tf.image.resize`` (half-pixel centers),
     ``tf1_bilinear`` is TensorFlow 1's ``tf.image.resize_bilinear``: output pixel i looks at i * scale instead of
     (i + 0.5) * scale - 0.5, which shifts the picture up and left by up to half an input pixel times the scale.
     """
@@ -221,7 +221,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         # A plain Image instead of a file's: it pickles, and lets go of the encoded bytes.
         return image.copy()
     if image.mode.startswith("I"):
-        # 16-bit grey (mode I;16, or I in older Pillow); Pillow's own conversion would clip at 255 instead of scaling.
+        # 16-bit grayscale (mode I;16, or I in older Pillow): Pillow's own conversion clips at 255 instead of scaling.
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
     if image.mode == "P":
         # Straight to RGB, Pillow warns of palettes with an alpha table.

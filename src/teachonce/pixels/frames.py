@@ -87,7 +87,7 @@ def read_pixels(
         sources = _sources(encoded)
         sources["num_views"] = num_frames
         sources["first_view"] = np.arange(len(encoded)) * num_frames
-        kernel.look(sources, views)
+        kernel.render(sources, views)
         left = np.flatnonzero(sources["status"]).tolist()
     for index in left:
         own = slice(index * num_frames, (index + 1) * num_frames)

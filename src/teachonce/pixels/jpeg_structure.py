@@ -3,7 +3,7 @@
 Checking an image by decoding it takes about a millisecond, ten times as long as copying it. What libjpeg refuses is
 little: a file that ends too early, a header that contradicts itself, a Huffman table that is no prefix code. Damaged
 coefficients it mends with a warning that nobody sees, so decoding finds no more than that either. Here the same is read
-off the structure, for the JPEGs that are nearly all of every data set: sequential, Huffman-coded, one scan, grey or
+off the structure, for the JPEGs that are nearly all of every data set: sequential, Huffman-coded, one scan, one or
 three components. Of any other (progressive, restart markers, bytes after the end, an odd table) nothing is said, and
 the caller decodes it.
 
@@ -43,7 +43,7 @@ class _Frame:
 
 
 def sound_jpeg_size(encoded: bytes) -> tuple[int, int] | None:
-    """(width, height) in pixels of a grey or RGB JPEG that every decoder accepts; None where only decoding can tell."""
+    """(width, height) in pixels of a grayscale or RGB JPEG that all decoders accept; None where only decoding tells."""
     num_bytes = len(encoded)
     if encoded[:2] != START or encoded[-2:] != END:
         return None

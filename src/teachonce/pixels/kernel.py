@@ -67,21 +67,21 @@ class Kernel:
     """The part that makes pixels."""
 
     def __init__(self, library: ctypes.CDLL) -> None:
-        self._look = library.teachonce_look
-        self._look.restype = None
-        self._look.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_int64]
+        self._render = library.teachonce_render
+        self._render.restype = None
+        self._render.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_int64]
         self._measure = library.teachonce_measure
         self._measure.restype = None
         self._measure.argtypes = [ctypes.c_void_p, ctypes.c_int64]
 
-    def look(self, sources: NDArray[Any], views: NDArray[Any]) -> None:
+    def render(self, sources: NDArray[Any], views: NDArray[Any]) -> None:
         """Fill the outputs of ``views`` (VIEW) from ``sources`` (SOURCE), and each source's status.
 
         The addresses must be good while this runs; nothing else can go wrong: what is not in order keeps a status.
         """
         assert sources.dtype == SOURCE and views.dtype == VIEW
         assert sources.flags.c_contiguous and views.flags.c_contiguous
-        self._look(sources.ctypes.data, len(sources), views.ctypes.data, MAX_PIXELS)
+        self._render(sources.ctypes.data, len(sources), views.ctypes.data, MAX_PIXELS)
 
     def measure(self, sources: NDArray[Any]) -> None:
         """Fill width and height of images from their headers, and each source's status."""
@@ -123,7 +123,7 @@ def bind_kernel(library: ctypes.CDLL) -> tuple[Kernel | None, str]:
 
 
 def _gives_pillows_pixels(kernel: Kernel) -> bool:
-    """A look at a small colour JPEG with subsampled chroma, through boxes that grow and shrink."""
+    """A small color JPEG with subsampled chroma, rendered through boxes that grow and shrink."""
     waves = np.sin(np.arange(96)[:, None, None] * np.arange(70)[None, :, None] / (37.0 + 11 * np.arange(3)))
     buffer = io.BytesIO()
     Image.fromarray(np.rint(127 + 127 * waves).astype(np.uint8)).save(buffer, "JPEG", quality=90, subsampling="4:2:0")
@@ -134,7 +134,7 @@ def _gives_pillows_pixels(kernel: Kernel) -> bool:
             views = np.array([(out.ctypes.data, box, (32, 24), (0, 0, 32, 24), 0, FILTERS["bilinear"])], VIEW)
             sources = np.zeros(1, SOURCE)
             sources["bytes"], sources["num_bytes"], sources["num_views"] = addresses([encoded]), len(encoded), 1
-            kernel.look(sources, views)
+            kernel.render(sources, views)
             if sources["status"][0] != 0 or not np.array_equal(out, resize_image(image, 32, 24, box=box)):
                 return False
     return True

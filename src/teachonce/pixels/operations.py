@@ -60,7 +60,7 @@ OPERATIONS: dict[str, Callable[[Image.Image, float], Image.Image]] = {
     "autocontrast": lambda image, _: ImageOps.autocontrast(image),
     "equalize": lambda image, _: ImageOps.equalize(image),
     "rotate": _rotate,  # degrees, counter-clockwise
-    "solarize": lambda image, threshold: ImageOps.solarize(image, round(threshold)),  # grey level 0..256
+    "solarize": lambda image, threshold: ImageOps.solarize(image, round(threshold)),  # gray level 0..256
     "color": lambda image, factor: ImageEnhance.Color(image).enhance(factor),
     "posterize": lambda image, bits: ImageOps.posterize(image, round(bits)),  # bits kept, 0..8
     "contrast": lambda image, factor: ImageEnhance.Contrast(image).enhance(factor),

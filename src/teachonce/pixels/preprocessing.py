@@ -4,12 +4,12 @@ Every model carries its own ``Preprocessing``, from its library's configuration,
 part on the CPU, from a decoded image to pixels; ``normalize`` is the part on the device, from a batch of pixels to the
 model's input. Pixels travel as uint8 between the two (a quarter of the bytes) unless the geometry makes fractions.
 
-Three geometries cover the field. ``shorter``: the shorter side to ``resize_px``, then the centre (torchvision, most of
-timm). ``squash``: the whole image to a square of ``resize_px``, then the centre (timm's CLIP and SigLIP). ``central``:
+Three geometries cover the field. ``shorter``: the shorter side to ``resize_px``, then the center (torchvision, most of
+timm). ``squash``: the whole image to a square of ``resize_px``, then the center (timm's CLIP and SigLIP). ``central``:
 the middle ``crop_frac`` of each side to a square (Inception, and the walkthrough's AmoebaNet and EfficientNet-B7).
 
 With Pillow's filters the results are the bits of torchvision's and timm's evaluation transforms. ``tf1_bilinear`` is
-the resize of TensorFlow 1, without antialiasing and without half-pixel centres: it is what the walkthrough's code does,
+the resize of TensorFlow 1, without antialiasing and without half-pixel centers: it is what the walkthrough's code does,
 bit for bit from the same decoded pixels. (Its "inception" preprocessing decodes with TensorFlow's fast DCT, so from the
 same JPEG it differs by that decoder's error; its "imagenet" ones use the accurate DCT, and there nothing differs.)
 
@@ -53,7 +53,7 @@ class Preprocessing:
     geometry: Geometry = "shorter"
     """How the square is taken from the image, see the module's text."""
     resize_px: int = 0
-    """shorter, squash: side after resizing, before the centre crop; 0 stands for ``size_px``. central: unused."""
+    """shorter, squash: side after resizing, before the center crop; 0 stands for ``size_px``. central: unused."""
     crop_frac: float = 1.0
     """central: the part of each side that is kept. shorter, squash: unused."""
     interpolation: Interpolation = "bilinear"
@@ -129,7 +129,7 @@ class Preprocessing:
         return whole, resized, (left, top, size, size)
 
     def with_size(self, size_px: int) -> Preprocessing:
-        """The same at another size: the margin around the centre crop keeps its proportion, as in timm."""
+        """The same at another size: the margin around the center crop keeps its proportion, as in timm."""
         return dataclasses.replace(
             self, size_px=size_px, resize_px=math.floor(size_px * self.resize_px / self.size_px + 1e-9)
         )
@@ -149,7 +149,7 @@ class Preprocessing:
         return resize_image(image, width, height, box=box, interpolation=self.interpolation, antialias=self.antialias)
 
     def _center(self, side_px: int) -> int:
-        """Where the centre crop begins: torchvision rounds half to even, the walkthrough's code rounds down."""
+        """Where the center crop begins: torchvision rounds half to even, the walkthrough's code rounds down."""
         margin = side_px - self.size_px
         return margin // 2 if self.interpolation == "tf1_bilinear" else round(margin / 2)
 

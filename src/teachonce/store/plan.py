@@ -2,7 +2,7 @@
 
     begin_store      the first call writes plan.json; every later one must agree with it, or adds views
     missing_files    what is not there yet, by name: so resuming is "skip what is there"
-    finalise_store   writes manifest.json for the groups of views that are whole in every shard
+    finalize_store   writes manifest.json for the groups of views that are whole in every shard
 
 The manifest is written whenever a group of views is whole, so training can begin while later views are still being
 extracted, and whatever a stopped extraction left behind is usable for the views that are whole. More views are added by

@@ -138,7 +138,7 @@ class EpochRecorder(Checkpoint):
 class TeacherPassed(Callback):
     """Warns, once, when the student knows the labels of its training views better than its teacher does.
 
-    From there on the teacher's targets pull it back towards the teacher's errors.
+    From there on the teacher's targets pull it back toward the teacher's errors.
     """
 
     def __init__(self, teacher_top1: float, recorder: EpochRecorder) -> None:

@@ -90,7 +90,7 @@ def build_schedule(options: TrainingOptions, peak_lr: float, updates_per_epoch: 
 
 
 class LearningRate:
-    """Sets an optimiser's learning rate by a schedule; what it sets follows from the update alone, so it has no state.
+    """Sets an optimizer's learning rate by a schedule; what it sets follows from the update alone, so it has no state.
 
     ``lr_scale`` of a parameter group, where it has one, is a factor on top (timm's layer-wise decay).
     """

@@ -1,4 +1,4 @@
-"""The student in training: a LightningModule with the distillation loss, mixup, optimiser, schedule and EMA.
+"""The student in training: a LightningModule with the distillation loss, mixup, optimizer, schedule and EMA.
 
 It takes batches of ``KDDataset`` (pixels, labels, teacher_logits) and works in a Trainer of your own as well. What the
 student is, in which class space, and where its weights go is the caller's business (``train``).
@@ -8,7 +8,7 @@ published recipes of this field's ResNets do not use). Gradients of several devi
 batch norms stay each device's own within an epoch and are averaged at its end, before anybody looks at them. Torch's
 generators are seeded anew each epoch from (seed, epoch, rank), so that an epoch does not depend on how often the run
 was interrupted before it. The moving average ramps its decay up over the first steps (timm's ModelEmaV3: 0.95 after
-100 steps, 0.99 after 1,000), because the average of a few thousand steps at 0.9999 is mostly random initialisation.
+100 steps, 0.99 after 1,000), because the average of a few thousand steps at 0.9999 is mostly random initialization.
 """
 
 from __future__ import annotations
@@ -230,7 +230,7 @@ class StudentModule(lightning.LightningModule):
         return {name: total / count for name, total in zip(names, totals, strict=True)} | {"images": count}
 
     def configure_optimizers(self) -> Any:
-        """Optimiser (timm's) and per-update schedule of the config."""
+        """Optimizer (timm's) and per-update schedule of the config."""
         config = self.config
         peak_lr = config.lr
         if config.lr_batch is not None:

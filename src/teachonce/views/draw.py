@@ -160,7 +160,7 @@ def _sample_mix(rng: np.random.Generator, policy: RandomMix, key: int, shard_key
     partner = int(shard_keys[at + (at >= own)])
     both = policy.mixup_alpha > 0 and policy.cutmix_alpha > 0
     if policy.mixup_alpha == 0 or (both and rng.random() < policy.cutmix_prob):
-        # Yun et al., section 3.1: a box of area 1 - lambda around a uniform centre, cut at the borders.
+        # Yun et al., section 3.1: a box of area 1 - lambda around a uniform center, cut at the borders.
         side = math.sqrt(1 - rng.beta(policy.cutmix_alpha, policy.cutmix_alpha))
         x, y = rng.random(2)
         left, top = max(x - side / 2, 0.0), max(y - side / 2, 0.0)

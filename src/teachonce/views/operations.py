@@ -23,7 +23,7 @@ OPERATION_NAMES = (
 )
 """Position is the code in a store's ``operations`` column: append only."""
 FILL_RGB = (124, 116, 104)
-"""Colour of what a geometric operation uncovers: ImageNet's mean, for teacher and student alike."""
+"""Color of what a geometric operation uncovers: ImageNet's mean, for teacher and student alike."""
 
 
 class Operation(NamedTuple):

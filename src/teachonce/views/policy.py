@@ -91,7 +91,7 @@ class ObjectCrop:
 
 @dataclass(frozen=True, kw_only=True)
 class RandomErasing:
-    """With probability ``prob`` a box of ``scale`` of the area and ``ratio`` (height / width) gets a random colour."""
+    """With probability ``prob`` a box of ``scale`` of the area and ``ratio`` (height / width) gets a random color."""
 
     prob: float = 0.25
     scale: tuple[float, float] = (0.02, 1 / 3)

@@ -7,8 +7,8 @@ student look at the same region, with the same operations, erased boxes and mix.
 region to who looks: each model sees the image through its own evaluation preprocessing.
 
 The order is fixed: crop, antialiased resize to the output square, flip, operations, erased boxes, mix. Everything
-happens in 8-bit pixels, before mean and std: teacher and student share it whatever their normalisation. (Erasing or
-mixing normalised values, as common loaders do, shows models of other mean and std other pixels.)
+happens in 8-bit pixels, before mean and std: teacher and student share it whatever their normalization. (Erasing or
+mixing normalized values, as common loaders do, shows models of other mean and std other pixels.)
 
 Pixels outside the box do not count: the box is cropped first and resized then.
 """
@@ -29,7 +29,7 @@ Box = tuple[int, int, int, int]
 
 @dataclass(frozen=True, slots=True)
 class Erasing:
-    """A box relative to the output (units of 1 / RELATIVE_ONE), filled with one colour (R, G, B)."""
+    """A box relative to the output (units of 1 / RELATIVE_ONE), filled with one color (R, G, B)."""
 
     box: Box
     fill: tuple[int, int, int]

@@ -38,7 +38,7 @@ from teachonce.views.columns import VIEW_COLUMNS
 from tests.support.small_data import write_shards
 from tests.support.small_models import COLORS, write_color_shards, write_color_teacher
 
-NUM_CLASSES = 30  # enough for topk 5, 10 and 20; the last 26 are colours of no image
+NUM_CLASSES = 30  # enough for topk 5, 10 and 20; the last 26 are colors of no image
 FILES = ["extraction-plan.json", "extraction-plan.svg", "extraction-plan.txt"]
 MIXED = {"policy": "crop+randaugment", "erase_prob": 0.5, "mixup_alpha": 0.4, "cutmix_alpha": 1.0}
 
@@ -305,7 +305,7 @@ def test_what_a_plan_says(config, summary):
         "num_devices": 8,
     }
     assert summary["sample"] == {"num_records": 33, "asked_for": 256, "seed": 0, "top1": summary["sample"]["top1"]}
-    assert summary["sample"]["top1"] > 0.9  # each image has one colour, whatever is cropped
+    assert summary["sample"]["top1"] > 0.9  # each image has one color, whatever is cropped
     assert summary["break_even"]["offline_forwards"] == 99 and summary["break_even"]["online_forwards"] == 3300
     assert summary["unit_logits_bytes"] == 20 * 3 * NUM_CLASSES * 4
     for name, seconds in summary["timings"].items():

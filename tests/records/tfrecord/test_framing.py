@@ -58,7 +58,7 @@ def test_writes_the_bytes_that_tensorflow_writes() -> None:
 
 
 def test_masked_crc_of_the_standard_check_string() -> None:
-    crc = 0xE3069283  # CRC-32C of "123456789", RFC 3720 appendix B.4 and every catalogue
+    crc = 0xE3069283  # CRC-32C of "123456789", RFC 3720 appendix B.4 and every catalog
     assert masked_crc32c(b"123456789") == ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 

@@ -2,7 +2,7 @@
 
 The order in which a module makes its layers is the order in which the original TensorFlow code makes its variables;
 ``backbone_weights`` relies on it. Beside each class stands the paper it is from; where the original code and a paper
-differ, it is the code's behaviour, because its weights are to load.
+differ, it is the code's behavior, because its weights are to load.
 """
 
 from __future__ import annotations

@@ -127,7 +127,7 @@ def sample_kept(
 
 
 class GemPool(nn.Module):
-    """Generalised mean over the pixels: (mean of x^3)^(1/3), of x clamped to 1e-6 or more.
+    """Generalized mean over the pixels: (mean of x^3)^(1/3), of x clamped to 1e-6 or more.
 
     Radenovic et al. 2018, arXiv:1711.02512, with the exponent fixed. float32 whatever comes in.
     """

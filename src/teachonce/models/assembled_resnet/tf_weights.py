@@ -23,7 +23,7 @@ our layers in their order, which is the same, with this table:
                            stages.0.big         stage1/big1, likewise little and merge, and stages 1 and 2
                            stages.3             stage4
 
-Variables outside ``resnet_model/`` (the step counter) and an optimiser's slots are no weights and are left out.
+Variables outside ``resnet_model/`` (the step counter) and an optimizer's slots are no weights and are left out.
 Everything else must fit: all of the network's variables and no others.
 """
 
@@ -49,7 +49,7 @@ from teachonce.storage.files import locate
 Variables = dict[str, NDArray[Any]]
 
 _ROOT = "resnet_model/"
-# What optimisers keep beside each variable, by the end of its name.
+# What optimizers keep beside each variable, by the end of its name.
 _SLOTS = ("/Momentum", "/Adam", "/Adam_1", "/RMSProp", "/RMSProp_1", "/ExponentialMovingAverage")
 
 _CONV = {"weight": "kernel"}

@@ -27,7 +27,7 @@ a new ``image/logit`` takes the place of."""
 
 
 def find_features(payloads: Sequence[bytes | memoryview]) -> NDArray[Any] | None:
-    """Where image, filename, label and logits lie in serialised Examples (FOUND); None without the library."""
+    """Where image, filename, label and logits lie in serialized Examples (FOUND); None without the library."""
     library = load_library()
     if library is None:
         return None

@@ -66,7 +66,7 @@ def find_shards(data: Path, split: str) -> list[Path]:
 def decode_tfrecord(
     payload: Buffer, where: str, *, with_logits: bool = False, with_boxes: bool = False, num_classes: int | None = None
 ) -> Record:
-    """The record that a serialised Example holds.
+    """The record that a serialized Example holds.
 
     Raises RecordError without image or label or with a label outside ``num_classes``, LogitsError where logits are
     asked for and missing, of another width, NaN or +inf (-inf is a class without mass), RecordError where boxes are
@@ -185,7 +185,7 @@ class TFRecordSource(RecordSource):
     def _take_apart(
         self, payloads: Sequence[Buffer], wheres: Sequence[str], with_logits: bool, *, copy: bool = False
     ) -> list[Record]:
-        """The records of serialised Examples, by the native library where that can; ``copy``: images of their own."""
+        """The records of serialized Examples, by the native library where that can; ``copy``: images of their own."""
         found = None if self.with_boxes else find_features(payloads)
         if found is None:
             return [self._decode(payload, where, with_logits) for payload, where in zip(payloads, wheres, strict=True)]

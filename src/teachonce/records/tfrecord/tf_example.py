@@ -1,7 +1,7 @@
 """``tf.train.Example`` to and from bytes, without TensorFlow or a protobuf library.
 
 An Example is a map from names to lists of bytes, floats or integers (tensorflow/core/example/feature.proto). What is
-written has its entries sorted by name and its numbers packed, byte for byte as protobuf's deterministic serialisation.
+written has its entries sorted by name and its numbers packed, byte for byte as protobuf's deterministic serialization.
 What is read may be in any order, packed or not; of two entries with one name the last counts, as in protobuf.
 
 The image is nearly all of a record, so reading walks the wire format and copies only the features asked for, once;
@@ -34,7 +34,7 @@ _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
 
 
 def encode_example(features: Mapping[str, FeatureValue]) -> bytes:
-    """The serialised Example; floating point is stored as float32, integers as int64."""
+    """The serialized Example; floating point is stored as float32, integers as int64."""
     parts: list[bytes] = []
     for name in sorted(features):
         value = features[name]
