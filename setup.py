@@ -4,8 +4,8 @@ import sys
 
 from setuptools import Extension, setup
 
-# Not an extension module but a plain shared library, which kernel.py binds: it needs no Python headers. Without a C
-# compiler the package installs all the same, and Pillow does the work.
+# Not an extension module but a plain shared library, which native.py loads and pixels/kernel.py binds: it needs no
+# Python headers. Without a C compiler the package installs all the same, and Pillow does the work.
 native = Extension(
     "teachonce._native",
     sources=["native/views.c", "native/examples.c"],

@@ -82,8 +82,8 @@ def record_costs(folder: Path, rounds: int) -> list[str]:
     for codec in (Int8Codec(), TopKCodec(k=10, num_classes=NUM_CLASSES)):
         store = synthetic_store(folder / codec.name, codec, num_shards=8, num_views=1)
         teachers, space = StoredLogits([store]), store.class_space
-        places = [divmod(index, SHARD_RECORDS) for index in rng.permutation(8 * SHARD_RECORDS)[:4096].tolist()]
-        batches = [places[start : start + BATCH_SIZE] for start in range(0, len(places), BATCH_SIZE)]
+        locations = [divmod(index, SHARD_RECORDS) for index in rng.permutation(8 * SHARD_RECORDS)[:4096].tolist()]
+        batches = [locations[start : start + BATCH_SIZE] for start in range(0, len(locations), BATCH_SIZE)]
         gathered = [teachers.to_batch([store.gather_columns(batch, 0)]) for batch in batches]
         logits = [teachers.decode(batch, 2.0, space) for batch in gathered]
 
@@ -105,7 +105,7 @@ def record_costs(folder: Path, rounds: int) -> list[str]:
             ("decode to logits where the student is", decode),
             ("(copy 4 kB of float32 logits, for scale)", copy),
         ):
-            costs.setdefault(name, []).append(median_seconds(work, rounds) / len(places) * 1e6)
+            costs.setdefault(name, []).append(median_seconds(work, rounds) / len(locations) * 1e6)
     lines += [f"| {name} | {int8:.1f} | {topk:.1f} |" for name, (int8, topk) in costs.items()]
     both = [sum(values[column] for name, values in costs.items() if name[0] != "(") for column in (0, 1)]
     torch.set_num_threads(num_cores())
@@ -160,8 +160,8 @@ def large_store(folder: Path, num_shards: int) -> list[str]:
     open_seconds = time.perf_counter() - begin
     rng = np.random.default_rng(0)
     count = min(64_000, store.num_records)
-    places = [divmod(int(index), SHARD_RECORDS) for index in rng.permutation(store.num_records)[:count]]
-    batches = [places[start : start + BATCH_SIZE] for start in range(0, count, BATCH_SIZE)]
+    locations = [divmod(int(index), SHARD_RECORDS) for index in rng.permutation(store.num_records)[:count]]
+    batches = [locations[start : start + BATCH_SIZE] for start in range(0, count, BATCH_SIZE)]
 
     def read(view: int) -> float:
         begin = time.perf_counter()

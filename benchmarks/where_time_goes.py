@@ -4,7 +4,7 @@
 
 DIR holds TFRecord shards of photographs (``--synthetic N`` makes some), STORE a store with crop views of them (made
 with random logits if not given). Parts are timed one after the other on the same batches; "decode" is the kernel
-looking through the same boxes at a single pixel, "resize" what the full look takes longer. Written to FILE with a
+rendering the same boxes at a single pixel, "resize" what the full rendering takes longer. Written to FILE with a
 stacked bar beside it (.png).
 """
 
@@ -92,11 +92,11 @@ def measure(dataset: KDDataset, store: Store) -> tuple[dict[str, float], float]:
     indices = np.random.default_rng(0).permutation(source.num_records)[: 4 * BATCH_SIZE]
     batches = [source.locate_all(indices[start : start + BATCH_SIZE]) for start in range(0, len(indices), BATCH_SIZE)]
     buffers, reader = BufferPool(), ViewReader(source, StoredViews(store))
-    records = [source.read_batch(places) for places in batches]
-    seen = [reader.read(places, 0, batch) for places, batch in zip(batches, records, strict=True)]
+    records = [source.read_batch(locations) for locations in batches]
+    record_views = [reader.read(locations, 0, batch) for locations, batch in zip(batches, records, strict=True)]
     out = np.empty((BATCH_SIZE, SIZE_PX, SIZE_PX, 3), np.uint8)
     dot = np.empty((BATCH_SIZE, 1, 1, 3), np.uint8)
-    files = [[(source._files[shard], row) for shard, row in places] for places in batches]
+    files = [[(source._files[shard], row) for shard, row in locations] for locations in batches]
 
     def read_bytes() -> None:
         for frames in files:
@@ -104,26 +104,26 @@ def measure(dataset: KDDataset, store: Store) -> tuple[dict[str, float], float]:
             read_frames(frames, buffers.take((sum(end - begin for begin, end in bounds),)).data)
 
     def read_records() -> None:
-        for places in batches:
-            source.read_batch(places, buffers=buffers)
+        for locations in batches:
+            source.read_batch(locations, buffers=buffers)
 
     def join() -> None:
-        for places, batch in zip(batches, records, strict=True):
-            check_keys(store, places, batch)
-            logits.to_batch([store.gather_columns(places, 0)])
+        for locations, batch in zip(batches, records, strict=True):
+            check_keys(store, locations, batch)
+            logits.to_batch([store.gather_columns(locations, 0)])
 
     def find_views() -> None:
-        for places, batch in zip(batches, records, strict=True):
-            reader.read(places, 0, batch)
+        for locations, batch in zip(batches, records, strict=True):
+            reader.read(locations, 0, batch)
 
     def decode() -> None:
-        for batch in seen:
+        for batch in record_views:
             frames = square_frames([item.view.box for item in batch], [False] * len(batch), 1)
             encoded = [item.record.encoded for item in batch]
             read_pixels(encoded, frames, [""] * len(batch), dot[: len(batch)])
 
-    def look() -> None:
-        for batch in seen:
+    def render() -> None:
+        for batch in record_views:
             render_views(batch, student, out=out[: len(batch)])
 
     def whole() -> None:
@@ -135,7 +135,7 @@ def measure(dataset: KDDataset, store: Store) -> tuple[dict[str, float], float]:
             for record in batch:
                 decode_image(record.encoded)
 
-    timed = [read_bytes, read_records, join, find_views, decode, look, whole, decode_all]
+    timed = [read_bytes, read_records, join, find_views, decode, render, whole, decode_all]
     seconds = medians(timed, len(indices))
     parts = {
         "read, both checksums": seconds[read_bytes],
@@ -143,7 +143,7 @@ def measure(dataset: KDDataset, store: Store) -> tuple[dict[str, float], float]:
         "joined: key checked, logits": seconds[join],
         "views": seconds[find_views],
         "decode what the box needs": seconds[decode],
-        "resize, flip, into the batch": seconds[look] - seconds[decode],
+        "resize, flip, into the batch": seconds[render] - seconds[decode],
     }
     parts["the rest"] = max(seconds[whole] - sum(parts.values()), 0.0)
     return {name: max(value, 0.0) for name, value in parts.items()}, seconds[decode_all]

@@ -2,12 +2,13 @@
 
     python -m benchmarks.loading.decoding --work DIR     (started by the package, which makes DIR)
 
-All ways look at the same records through the same boxes, in turn, in one process bound to one core.
+All ways render the same records through the same boxes, in turn, in one process bound to one core.
 
-``library_look`` is the yardstick that code of our own has to beat by 1.15: the fastest way found that needs nothing but
-wheels. It cuts the height in the JPEG's header to the last row that the box needs, so that libjpeg-turbo stops there,
-decodes into a buffer that is used again, and lets PyTorch's native antialiased uint8 resize write where the batch wants
-it. Its pixels are those of a full decode and the same resize, bit for bit (tests/system/test_loading_benchmark.py).
+``LibraryRenderer`` is the yardstick that code of our own has to beat by 1.15: the fastest way found that needs nothing
+but wheels. It cuts the height in the JPEG's header to the last row that the box needs, so that libjpeg-turbo stops
+there, decodes into a buffer that is used again, and lets PyTorch's native antialiased uint8 resize write where the
+batch wants it. Its pixels are those of a full decode and the same resize, bit for bit
+(tests/system/test_loading_benchmark.py).
 """
 
 from __future__ import annotations
@@ -57,10 +58,10 @@ def cut_height(encoded: bytes, num_rows: int) -> tuple[bytearray, int]:
             continue
         if marker in _START_OF_FRAME:
             (height,) = struct.unpack_from(">H", encoded, position + 5)
-            kept = min(height, num_rows)
+            num_kept = min(height, num_rows)
             short = bytearray(encoded)
-            struct.pack_into(">H", short, position + 5, kept)
-            return short, kept
+            struct.pack_into(">H", short, position + 5, num_kept)
+            return short, num_kept
         if marker in _ALONE:
             position += 2
             continue
@@ -68,7 +69,7 @@ def cut_height(encoded: bytes, num_rows: int) -> tuple[bytearray, int]:
     raise ValueError(f"{len(encoded)} bytes without a JPEG frame header")
 
 
-class LibraryLook:
+class LibraryRenderer:
     """Decode, crop, resize, flip with simplejpeg and PyTorch alone; keeps its buffer, so one a thread."""
 
     def __init__(self) -> None:
@@ -95,35 +96,35 @@ class LibraryLook:
             out[:] = target.numpy()[:, ::-1]
 
 
-class GrainLook:
-    """Random crop and flip for grain's workers, by ``LibraryLook``."""
+class GrainTransform:
+    """Random crop and flip for grain's workers, by ``LibraryRenderer``."""
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self._look: LibraryLook | None = None
+        self._render: LibraryRenderer | None = None
 
     def __call__(self, item: tuple[str, int, np.ndarray], rng: np.random.Generator) -> tuple[Any, int, np.ndarray]:
         """(pixels, label, logits)."""
         from simplejpeg import decode_jpeg_header
 
-        if self._look is None:
+        if self._render is None:
             torch.set_num_threads(1)
-            self._look = LibraryLook()
+            self._render = LibraryRenderer()
         path, label, logits = item
         encoded = Path(path).read_bytes()
         height, width = decode_jpeg_header(encoded)[:2]
         view = draw_view(CropPolicy(), int(rng.integers(1 << 62)), 0, 0, width, height, None)
         out = np.empty((self.size, self.size, 3), np.uint8)
-        self._look(encoded, view, out, width)
+        self._render(encoded, view, out, width)
         return out, label, logits
 
 
-def our_look(encoded: bytes, view: View, out: np.ndarray) -> None:
+def render_with_teachonce(encoded: bytes, view: View, out: np.ndarray) -> None:
     """teachonce: decode, crop, resize and flip one image into ``out``."""
     read_pixels([encoded], square_frames([view.box], [view.flip], len(out)), [""], out[None])
 
 
-def pillow_look(encoded: bytes, view: View, out: np.ndarray) -> None:
+def render_with_pillow(encoded: bytes, view: View, out: np.ndarray) -> None:
     """Pillow: whole decode, then the box resized."""
     image = (
         Image.open(io.BytesIO(encoded)).convert("RGB").crop(view.box).resize(out.shape[:2], Image.Resampling.BILINEAR)
@@ -140,14 +141,14 @@ def photograph_ways(records: list[Record], views: list[View], widths: list[int])
     except ImportError:
         print("simplejpeg: not installed, skipped")
     else:
-        library_look = LibraryLook()
+        render_with_library = LibraryRenderer()
         buffer = np.empty(max(len(decode_jpeg(r.encoded).ravel()) for r in records), np.uint8)
 
         def full(i: int) -> None:
             decode_jpeg(records[i].encoded, "RGB", buffer=buffer)
 
         def library(i: int) -> None:
-            library_look(records[i].encoded, views[i], out[i % BATCH_SIZE], widths[i])
+            render_with_library(records[i].encoded, views[i], out[i % BATCH_SIZE], widths[i])
 
         ways["bare full decode, libjpeg-turbo (simplejpeg)"] = full
         ways["simplejpeg to the last needed row + torch resize into out="] = library
@@ -156,10 +157,10 @@ def photograph_ways(records: list[Record], views: list[View], widths: list[int])
         Image.open(io.BytesIO(records[i].encoded)).convert("RGB").load()
 
     def pillow(i: int) -> None:
-        pillow_look(records[i].encoded, views[i], out[i % BATCH_SIZE])
+        render_with_pillow(records[i].encoded, views[i], out[i % BATCH_SIZE])
 
     def own(i: int) -> None:
-        our_look(records[i].encoded, views[i], out[i % BATCH_SIZE])
+        render_with_teachonce(records[i].encoded, views[i], out[i % BATCH_SIZE])
 
     return {**ways, "bare full decode, Pillow": pillow_full, "Pillow": pillow, OURS: own}
 

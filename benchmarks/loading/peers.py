@@ -85,7 +85,7 @@ def tfdata(setting: Setting, *, antialias: bool, dtype: str) -> Iterator[tuple[A
         "image/logit": tf.io.FixedLenFeature([setting.num_classes], tf.float32),
     }
 
-    def look(serialized: Any) -> Any:
+    def transform(serialized: Any) -> Any:
         record = tf.io.parse_single_example(serialized, features)
         encoded = record["image/encoded"]
         begin, size, _ = tf.image.sample_distorted_bounding_box(
@@ -109,7 +109,7 @@ def tfdata(setting: Setting, *, antialias: bool, dtype: str) -> Iterator[tuple[A
     options.threading.private_threadpool_size = setting.num_workers
     shards = tf.data.Dataset.from_tensor_slices(setting.shards).shuffle(len(setting.shards)).repeat()
     dataset = shards.interleave(tf.data.TFRecordDataset, cycle_length=8, num_parallel_calls=tf.data.AUTOTUNE)
-    dataset = dataset.shuffle(256).map(look, num_parallel_calls=tf.data.AUTOTUNE)
+    dataset = dataset.shuffle(256).map(transform, num_parallel_calls=tf.data.AUTOTUNE)
     dataset = dataset.batch(setting.batch_size, drop_remainder=True).prefetch(AHEAD_BATCHES).with_options(options)
     yield from dataset
 
@@ -229,13 +229,13 @@ def grain(setting: Setting) -> Iterator[tuple[Any, Any, Any]]:
     from absl import flags
     from grain import MapDataset, MultiprocessingOptions, ReadOptions
 
-    from benchmarks.loading.decoding import GrainLook
+    from benchmarks.loading.decoding import GrainTransform
 
     flags.FLAGS.mark_as_parsed()  # its workers ask for absl's flags
     folder, logits = _write_folder(setting, "grain")
     paths = sorted(folder.glob("*/*.jpg"))
     items = [(str(path), int(path.parent.name), row) for path, row in zip(paths, logits, strict=True)]
-    dataset = MapDataset.source(items).seed(0).shuffle().repeat(1000).random_map(GrainLook(setting.size))
+    dataset = MapDataset.source(items).seed(0).shuffle().repeat(1000).random_map(GrainTransform(setting.size))
     batches = dataset.batch(setting.batch_size).to_iter_dataset(ReadOptions(num_threads=1, prefetch_buffer_size=2))
     yield from batches.mp_prefetch(MultiprocessingOptions(num_workers=setting.num_workers, per_worker_buffer_size=2))
 

@@ -51,9 +51,11 @@ def check_applicable(config: Any, given: Mapping[str, Any] | None = None) -> Non
     given = given_options(config) if given is None else given
     for name, condition in _broken_conditions(config).items():
         if name in given:
-            found = [_as_found(config, word.strip(",")) for word in condition.text.split() if word.startswith("--")]
+            found = [
+                _as_found(config, option.strip(",")) for option in condition.text.split() if option.startswith("--")
+            ]
             raise ConfigError(
-                f"{' '.join(option_words(name, given[name]))}: applies only with {condition.text}, found "
+                f"{' '.join(option_arguments(name, given[name]))}: applies only with {condition.text}, found "
                 f"{', '.join(found)}"
             )
 
@@ -77,7 +79,7 @@ def _as_found(config: Any, option: str) -> str:
     name = option.removeprefix("--").replace("-", "_")
     value = getattr(config, name)
     is_absent = value is None or value is False or value in ((), "")
-    return f"no {option}" if is_absent else " ".join(option_words(name, value))
+    return f"no {option}" if is_absent else " ".join(option_arguments(name, value))
 
 
 def to_json(config: Any) -> dict[str, Any]:
@@ -97,21 +99,21 @@ def _json_value(value: Any) -> Any:
 
 def command_line(config: Any) -> str:
     """The options of a configuration that differ from the defaults, as they are typed."""
-    words: list[str] = []
+    arguments: list[str] = []
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if value == field.default:
             continue
         if "Positional" in str(field.type):
-            words.append(str(value))
+            arguments.append(str(value))
         elif "Repeated" in str(field.type):
-            words += [word for item in value for word in option_words(field.name, item)]
+            arguments += [argument for item in value for argument in option_arguments(field.name, item)]
         else:
-            words += option_words(field.name, value)
-    return shlex.join(words)
+            arguments += option_arguments(field.name, value)
+    return shlex.join(arguments)
 
 
-def option_words(name: str, value: Any) -> list[str]:
+def option_arguments(name: str, value: Any) -> list[str]:
     """A field with its value as the words of a command line."""
     if isinstance(value, bool):
         return [flag(name if value else "no_" + name)]

@@ -54,12 +54,12 @@ def test_a_codec_of_ones_own_is_a_class_and_an_entry(tmp_path: Path, monkeypatch
     store = Store(tmp_path / "store")
     assert store.codec == FixedPointCodec(num_classes=3)
     assert store.plan.codec == {"name": "fixed", "num_classes": 3, "step": 0.125}
-    places = [(0, 0), (1, 2), (0, 4)]
+    locations = [(0, 0), (1, 2), (0, 4)]
     expected = np.rint(logits[[0, 7, 4]] / 0.125) * 0.125
-    assert [store.read_logits(shard, 0, [row])[0].tolist() for shard, row in places] == expected.tolist()
+    assert [store.read_logits(shard, 0, [row])[0].tolist() for shard, row in locations] == expected.tolist()
 
     teachers = StoredLogits([store])
-    batch = teachers.to_batch([store.gather_columns(places, 0)])
+    batch = teachers.to_batch([store.gather_columns(locations, 0)])
     assert batch["teacher0_steps"].dtype == torch.int16
     decoded = teachers.decode(batch, 2.0, ClassSpace(num_classes=4))
     assert decoded.dtype == torch.float32 and decoded[:, 1:].tolist() == expected.tolist()

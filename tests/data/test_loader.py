@@ -15,7 +15,7 @@ import torch
 from teachonce.data.dataset import KDDataset
 from teachonce.data.loader import BATCHES_AHEAD, Batch, Loader
 from teachonce.data.sampler import EpochBatches
-from teachonce.engine.buffers import MAX_KEPT
+from teachonce.engine.buffers import MAX_BUFFERS
 from teachonce.engine.prefetch import THREAD_NAME
 from teachonce.errors import ImageError
 from teachonce.records.discovery import open_records
@@ -131,7 +131,7 @@ def test_a_kept_batch_is_never_overwritten(dataset: KDDataset, num_workers: int)
         for number, batch in enumerate(dataset.batches(batch_size=6, epoch=epoch, num_workers=num_workers)):
             pixels = batch["pixels"] if number % 2 else batch["pixels"][:, 1:].permute(0, 3, 1, 2)
             kept.append((epoch, number, pixels))
-    assert len(kept) == 80 > MAX_KEPT
+    assert len(kept) == 80 > MAX_BUFFERS
     for epoch in range(8):
         fresh = build_dataset(dataset.records, size=12, seed=5).batches(batch_size=6, epoch=epoch)
         for number, batch in enumerate(fresh):

@@ -35,11 +35,11 @@ def stores(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, St
     return {name: write_store(folder / name, data, codec=name, **options) for name in CODECS}
 
 
-def gather(stores: list[Store], places: list[tuple[int, int]]) -> list[dict[str, np.ndarray]]:
-    return [store.gather_columns(places, 0) for store in stores]
+def gather(stores: list[Store], locations: list[tuple[int, int]]) -> list[dict[str, np.ndarray]]:
+    return [store.gather_columns(locations, 0) for store in stores]
 
 
-PLACES = [(1, 2), (0, 4), (0, 0), (1, 0)]
+LOCATIONS = [(1, 2), (0, 4), (0, 0), (1, 0)]
 SPACES = [
     ClassSpace(num_classes=NUM_CLASSES, offset=1),
     ClassSpace(num_classes=NUM_CLASSES + 1),
@@ -49,7 +49,7 @@ SPACES = [
 
 
 def read_logits(store: Store, space: ClassSpace, temperature: float) -> np.ndarray:
-    rows = [store.read_logits(shard, 0, [row], temperature)[0] for shard, row in PLACES]
+    rows = [store.read_logits(shard, 0, [row], temperature)[0] for shard, row in LOCATIONS]
     return map_logits(np.stack(rows), store.class_space, space)
 
 
@@ -57,8 +57,8 @@ def read_logits(store: Store, space: ClassSpace, temperature: float) -> np.ndarr
 @pytest.mark.parametrize("name", CODECS)
 def test_in_the_students_classes(stores: dict[str, Store], name: str, space: ClassSpace) -> None:
     teachers = StoredLogits([stores[name]])
-    batch = teachers.to_batch(gather([stores[name]], PLACES))
-    assert all(len(values) == len(PLACES) for values in batch.values())
+    batch = teachers.to_batch(gather([stores[name]], LOCATIONS))
+    assert all(len(values) == len(LOCATIONS) for values in batch.values())
     found, expected = teachers.decode(batch, 2.0, space), read_logits(stores[name], space, 2.0)
     assert found.shape == (4, space.num_classes) == expected.shape
     np.testing.assert_array_equal(np.isneginf(found.numpy()), np.isneginf(expected))
@@ -72,36 +72,36 @@ def test_in_the_students_classes(stores: dict[str, Store], name: str, space: Cla
 def test_several_stores_have_an_axis_of_their_own(stores: dict[str, Store]) -> None:
     chosen = [stores["int8"], stores["topk"], stores["float16"]]
     teachers = StoredLogits(chosen)
-    batch = teachers.to_batch(gather(chosen, PLACES))
+    batch = teachers.to_batch(gather(chosen, LOCATIONS))
     found = teachers.decode(batch, 4.0, SPACES[1])
     assert found.shape == (4, 3, NUM_CLASSES + 1)
     for number, store in enumerate(chosen):
         alone = StoredLogits([store])
-        assert torch.equal(found[:, number], alone.decode(alone.to_batch(gather([store], PLACES)), 4.0, SPACES[1]))
+        assert torch.equal(found[:, number], alone.decode(alone.to_batch(gather([store], LOCATIONS)), 4.0, SPACES[1]))
 
 
 def test_more_than_ten_stores_are_told_apart(stores: dict[str, Store]) -> None:
     chosen = [stores["float32"]] * 11 + [stores["float16"]]
     teachers = StoredLogits(chosen)
-    found = teachers.decode(teachers.to_batch(gather(chosen, PLACES)), 1.0, SPACES[0])
+    found = teachers.decode(teachers.to_batch(gather(chosen, LOCATIONS)), 1.0, SPACES[0])
     assert_bits(found[:, 1].contiguous(), read_logits(stores["float32"], SPACES[0], 1.0))
     assert_bits(found[:, 11].contiguous(), read_logits(stores["float16"], SPACES[0], 1.0))
 
 
 def test_a_class_index_that_does_not_exist_is_refused_before_it_reaches_a_device(stores: dict[str, Store]) -> None:
     store = stores["topk"]
-    (columns,) = gather([store], PLACES)
+    (columns,) = gather([store], LOCATIONS)
     columns["indices"][2, 5] = NUM_CLASSES
     teachers = StoredLogits([stores["int8"], store])
     with pytest.raises(StoreError, match=rf"^{store.path}: class index {NUM_CLASSES} in a store of .* damaged"):
-        teachers.to_batch([*gather([stores["int8"]], PLACES), columns])
+        teachers.to_batch([*gather([stores["int8"]], LOCATIONS), columns])
     with pytest.raises(StoreError, match="damaged"):
         store.codec.decode_logits(columns)
 
 
 def test_with_a_temperature_a_batch_has_logits_and_no_columns(data: Path, stores: dict[str, Store]) -> None:
-    records = open_records(data, "train").read_batch(PLACES)
-    batch = StoredLogits([stores["int8"]], temperature=2.0).read(PLACES, 0, records, SPACES[1])
+    records = open_records(data, "train").read_batch(LOCATIONS)
+    batch = StoredLogits([stores["int8"]], temperature=2.0).read(LOCATIONS, 0, records, SPACES[1])
     assert list(batch) == ["teacher_logits"]
     assert_bits(batch["teacher_logits"], read_logits(stores["int8"], SPACES[1], 2.0))
 
@@ -109,7 +109,7 @@ def test_with_a_temperature_a_batch_has_logits_and_no_columns(data: Path, stores
 def test_it_pickles(stores: dict[str, Store]) -> None:
     chosen = [stores["topk"], stores["int8"]]
     teachers = StoredLogits(chosen)
-    batch = teachers.to_batch(gather(chosen, PLACES))
+    batch = teachers.to_batch(gather(chosen, LOCATIONS))
     again = pickle.loads(pickle.dumps(teachers))
     assert torch.equal(again.decode(batch, 2.0, SPACES[1]), teachers.decode(batch, 2.0, SPACES[1]))
 
@@ -133,7 +133,7 @@ def test_a_data_sets_batches_decode_to_its_logits(data: Path, stores: dict[str, 
 @pytest.mark.parametrize("name", CODECS)
 def test_on_a_cuda_device(stores: dict[str, Store], name: str) -> None:
     teachers = StoredLogits([stores[name]])
-    batch = teachers.to_batch(gather([stores[name]], PLACES))
+    batch = teachers.to_batch(gather([stores[name]], LOCATIONS))
     with torch.autocast("cuda", torch.bfloat16):
         found = teachers.decode({key: values.cuda() for key, values in batch.items()}, 2.0, SPACES[1])
     assert found.is_cuda and found.dtype == torch.float32

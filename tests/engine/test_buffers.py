@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from teachonce.engine.buffers import MAX_KEPT, BufferPool
+from teachonce.engine.buffers import MAX_BUFFERS, BufferPool
 
 
 def test_an_array_has_the_shape_asked_for() -> None:
@@ -85,12 +85,12 @@ def test_a_batch_of_about_the_size_takes_the_same_memory() -> None:
 
 def test_only_so_many_buffers_are_remembered() -> None:
     buffers = BufferPool()
-    held = [buffers.take((2, 5)) for _ in range(2 * MAX_KEPT)]
-    assert len({array.ctypes.data for array in held}) == 2 * MAX_KEPT
-    assert len(buffers._kept) == MAX_KEPT
-    remembered = {array.ctypes.data for array in held[MAX_KEPT:]}
+    held = [buffers.take((2, 5)) for _ in range(2 * MAX_BUFFERS)]
+    assert len({array.ctypes.data for array in held}) == 2 * MAX_BUFFERS
+    assert len(buffers._buffers) == MAX_BUFFERS
+    remembered = {array.ctypes.data for array in held[MAX_BUFFERS:]}
     del held
-    again = [buffers.take((2, 5)) for _ in range(MAX_KEPT)]
+    again = [buffers.take((2, 5)) for _ in range(MAX_BUFFERS)]
     assert {array.ctypes.data for array in again} == remembered
 
 

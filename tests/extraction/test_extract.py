@@ -367,10 +367,10 @@ def test_training_can_begin_when_the_first_views_are_whole(tmp_path, data, teach
 def test_a_late_worker_does_not_take_views_away(tmp_path, data, teacher, monkeypatch):
     """A worker that hashed when one group was whole writes its manifest after another one finished the store."""
     run(data, teacher, tmp_path / "store", policy="crop", views=4, views_per_file=2)
-    whole = store_plan._whole_plan(tmp_path / "store")
+    whole = store_plan._finished_plan(tmp_path / "store")
     early = dataclasses.replace(whole, view_groups=whole.view_groups[:1])
     answers = iter([early])
-    real = store_plan._whole_plan
-    monkeypatch.setattr(store_plan, "_whole_plan", lambda path: next(answers, None) or real(path))
+    real = store_plan._finished_plan
+    monkeypatch.setattr(store_plan, "_finished_plan", lambda path: next(answers, None) or real(path))
     assert finalize_store(tmp_path / "store", {}) == 4
     assert Store(tmp_path / "store").num_views == 4

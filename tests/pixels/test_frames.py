@@ -42,11 +42,11 @@ IMAGES = {
     "webp": encode(draw_image(42, 43, 6), "WEBP", lossless=True),
 }
 ENCODED = list(IMAGES.values())
-PLACES = [f"the {name} one" for name in IMAGES]
+DESCRIPTIONS = [f"the {name} one" for name in IMAGES]
 
 
 def reference(encoded: bytes, frame: Any, interpolation: Any) -> np.ndarray:
-    """One frame of one image by ``images`` alone."""
+    """One frame of one image by ``decode`` alone."""
     width, height = frame["resized"].tolist()
     resized = resize_image(
         decode_image(encoded), width, height, box=tuple(frame["box"].tolist()), interpolation=interpolation
@@ -83,8 +83,8 @@ def test_frames_are_the_references(data: st.DataObject, interpolation: Any, num_
         frame["window"] = more[0], more[1], width, height
         frame["flip"] = rng.integers(2)
     out = np.full((len(frames), height, width, 3), 7, np.uint8)
-    encoded, places = [ENCODED[index] for index in indices], [PLACES[index] for index in indices]
-    read_pixels(encoded, frames, places, out, interpolation=interpolation, num_frames=num_frames)
+    encoded, descriptions = [ENCODED[index] for index in indices], [DESCRIPTIONS[index] for index in indices]
+    read_pixels(encoded, frames, descriptions, out, interpolation=interpolation, num_frames=num_frames)
     for position, frame in enumerate(frames):
         np.testing.assert_array_equal(out[position], reference(encoded[position // num_frames], frame, interpolation))
 
@@ -94,7 +94,7 @@ def test_every_format_and_filter_with_and_without(native: bool, interpolation: A
     boxes = [(3, 2, image_size(item)[0] - 4, image_size(item)[1] - 1) for item in ENCODED]
     frames = square_frames(boxes, [index % 2 for index in range(len(boxes))], 19)
     out = np.empty((len(frames), 19, 19, 3), np.uint8)
-    read_pixels(ENCODED, frames, PLACES, out, interpolation=interpolation)
+    read_pixels(ENCODED, frames, DESCRIPTIONS, out, interpolation=interpolation)
     for encoded, frame, pixels in zip(ENCODED, frames, out, strict=True):
         np.testing.assert_array_equal(pixels, reference(encoded, frame, interpolation))
 
@@ -140,9 +140,9 @@ def test_the_first_bad_image_is_named(native: bool) -> None:
     damaged = IMAGES["4:2:0"][:-400]
     encoded = [ENCODED[0], ENCODED[1], damaged, b"text"]
     out = np.empty((4, 8, 8, 3), np.uint8)
-    places = ["zero", "one", "shard 3 record 2", "three"]
+    descriptions = ["zero", "one", "shard 3 record 2", "three"]
     with pytest.raises(ImageError, match=r"^shard 3 record 2: a JPEG image of 61 x 47 pixels cannot be decoded"):
-        read_pixels(encoded, frames_for(encoded), places, out)
+        read_pixels(encoded, frames_for(encoded), descriptions, out)
     with pytest.raises(ImageError, match=r"^three: 4 bytes that begin with b'text'"):
         read_pixels([encoded[0], encoded[3]], frames_for(encoded[:2]), ["zero", "three"], out[:2])
 
@@ -163,9 +163,11 @@ def test_windows_must_have_the_size_of_the_memory() -> None:
     for window in ((0, 0, 8, 7), (0, 0, 7, 8)):
         frames["window"] = window
         with pytest.raises(AssertionError):
-            read_pixels(ENCODED[:1], frames, PLACES[:1], out)
+            read_pixels(ENCODED[:1], frames, DESCRIPTIONS[:1], out)
     with pytest.raises(AssertionError):
-        read_pixels(ENCODED[:1], frames_for(ENCODED[:1]), PLACES[:1], np.empty((1, 8, 16, 3), np.uint8)[:, :, ::2])
+        read_pixels(
+            ENCODED[:1], frames_for(ENCODED[:1]), DESCRIPTIONS[:1], np.empty((1, 8, 16, 3), np.uint8)[:, :, ::2]
+        )
 
 
 def render(encoded: list[bytes], names: list[str], preprocessing: Preprocessing) -> np.ndarray:
@@ -187,7 +189,7 @@ def render(encoded: list[bytes], names: list[str], preprocessing: Preprocessing)
     ids=str,
 )
 def test_preprocessing_many_is_preprocessing_each(native: bool, preprocessing: Preprocessing) -> None:
-    found = render(ENCODED, PLACES, preprocessing)
+    found = render(ENCODED, DESCRIPTIONS, preprocessing)
     expected = np.stack([preprocessing.apply(decode_image(item)) for item in ENCODED])
     assert found.dtype == expected.dtype
     np.testing.assert_array_equal(found, expected)

@@ -1,4 +1,4 @@
-"""Replay: whoever looks through a view sees what was drawn, at any size; partners are found, checked and seen."""
+"""Replay: every model sees through a view what was drawn, at any size; partners are found, checked and seen."""
 
 import dataclasses
 import io
@@ -93,7 +93,9 @@ def test_another_record_or_partner_is_refused(tmp_path, data, store):
     changed = write_color_shards(tmp_path / "changed", sizes=(9, 6), first_index=100)
 
     real, other = source.read_record, open_records(changed, "train")
-    source.read_batch = lambda places: [(other.read_record if at[1] == partner_row else real)(*at) for at in places]
+    source.read_batch = lambda locations: [
+        (other.read_record if at[1] == partner_row else real)(*at) for at in locations
+    ]
     with pytest.raises(StoreError, match=r"the mix of .* was made with .*the image changed since extraction"):
         read(reader, 0, mixed, 0)
     with pytest.raises(StoreError, match="the image changed since extraction"):
@@ -114,7 +116,7 @@ def test_a_partner_of_another_shard_is_refused(store):
     ],
 )
 def test_center_is_a_view_like_any_other(tmp_path, preprocessing):
-    """Stored, drawn or asked of the policy: it is seen through the evaluation preprocessing of who looks."""
+    """Stored, drawn or asked of the policy: it is seen through the evaluation preprocessing of the model."""
     data = write_shards(tmp_path / "data", payloads=[example(i, 1) for i in range(8)])
     store = write_store(tmp_path / "center", data)
     source = open_records(data, "train")

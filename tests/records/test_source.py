@@ -176,10 +176,10 @@ def test_a_record_that_lacks_what_it_must_have(tmp_path: Path, changes: dict[str
     data = write_shards(tmp_path, [features_of(0), features_of(1, **changes)])
     write_classes(data, CLASSES)
     source = open_records(data, "train")
-    place = r"train-00000-of-00001 record 1 \(byte \d+\): "
-    with pytest.raises(RecordError, match=place + message):
+    location = r"train-00000-of-00001 record 1 \(byte \d+\): "
+    with pytest.raises(RecordError, match=location + message):
         source.read_record(0, 1)
-    with pytest.raises(RecordError, match=place + message):
+    with pytest.raises(RecordError, match=location + message):
         list(source.iter_shard(0))
 
 
@@ -225,8 +225,8 @@ def outcomes(read: Callable[..., Iterable[Record]], *arguments: Any, **options: 
     ]
 
 
-def read_each(source: RecordSource, places: list[tuple[int, int]], with_logits: bool = False) -> list[Record]:
-    return [source.read_record(*place, with_logits=with_logits) for place in places]
+def read_each(source: RecordSource, locations: list[tuple[int, int]], with_logits: bool = False) -> list[Record]:
+    return [source.read_record(*location, with_logits=with_logits) for location in locations]
 
 
 UNUSUAL: dict[str, dict[str, FeatureValue | None]] = {
@@ -273,9 +273,9 @@ def test_a_batch_is_its_records_one_by_one(
         for row, name in enumerate(UNUSUAL):
             alone = outcomes(read_each, source, [(0, row)], with_logits)
             assert outcomes(source.read_batch, [(0, row)], with_logits=with_logits) == alone, name
-            places = [(1, 0), (0, 0), (0, row), (1, 0)]
-            each = outcomes(read_each, source, places, with_logits)
-            assert outcomes(source.read_batch, places, with_logits=with_logits) == each, name
+            locations = [(1, 0), (0, 0), (0, row), (1, 0)]
+            each = outcomes(read_each, source, locations, with_logits)
+            assert outcomes(source.read_batch, locations, with_logits=with_logits) == each, name
             num_good += isinstance(alone, list)
     assert 15 < num_good < 3 * len(UNUSUAL) - 15
     assert source.read_batch([]) == []
@@ -428,10 +428,10 @@ def test_sources_pickle_and_serve_threads(data: Path, folder: Path, kind: str) -
     source: RecordSource = open_records(data if kind == "tfrecord" else folder, "train")
     source.read_record(0, 0)
     copy = pickle.loads(pickle.dumps(source))
-    places = [(shard, row) for shard, info in enumerate(copy.shards) for row in range(info.num_records)] * 20
+    locations = [(shard, row) for shard, info in enumerate(copy.shards) for row in range(info.num_records)] * 20
     with ThreadPoolExecutor(8) as threads:
-        found = list(threads.map(lambda place: copy.read_record(*place), places))
-    assert found == [source.read_record(*place) for place in places]
+        found = list(threads.map(lambda location: copy.read_record(*location), locations))
+    assert found == [source.read_record(*location) for location in locations]
     assert copy.describe() == source.describe()
 
 

@@ -105,7 +105,7 @@ def test_a_run_knows_what_its_student_is(tmp_path: Path) -> None:
     ],
 )
 def test_who_taught(tmp_path: Path, changes: dict[str, Any], phrase: str) -> None:
-    assert Run(write_config(tmp_path, **changes)).describe_teaching() == phrase
+    assert Run(write_config(tmp_path, **changes)).describe_supervision() == phrase
 
 
 def test_what_is_no_run(tmp_path: Path) -> None:
@@ -127,12 +127,12 @@ def test_what_is_no_run(tmp_path: Path) -> None:
 def test_what_is_found_of_a_run(tmp_path: Path) -> None:
     assert find_run(tmp_path) is None
     with pytest.raises(ConfigError, match=r"^--x: holds no config\.json, expected the folder of a finished run"):
-        open_finished_run(tmp_path, asked_by="--x")
+        open_finished_run(tmp_path, requested_by="--x")
     write_config(tmp_path)
     run = find_run(tmp_path)
     assert run is not None and run.result is None and run.metrics == []
     with pytest.raises(ConfigError, match=r"^--x: holds no student\.safetensors"):
-        open_finished_run(tmp_path, asked_by="--x")
+        open_finished_run(tmp_path, requested_by="--x")
     run.weights_path.write_bytes(b"")
     write_json(tmp_path / "result.json", {"top1": 0.5})
-    assert open_finished_run(tmp_path, asked_by="--x").result == run.result == {"top1": 0.5}
+    assert open_finished_run(tmp_path, requested_by="--x").result == run.result == {"top1": 0.5}

@@ -11,7 +11,7 @@ from teachonce.store.checks import check_key, check_keys, check_same_data, check
 from teachonce.store.store import Store
 from tests.support.small_data import example, write_shards, write_store
 
-PLACES = [(1, 2), (0, 4), (0, 0), (1, 0), (0, 0)]
+LOCATIONS = [(1, 2), (0, 4), (0, 0), (1, 0), (0, 0)]
 
 
 @pytest.fixture
@@ -25,10 +25,10 @@ def store(tmp_path, source):
 
 
 def test_records_of_the_store_pass(store, source):
-    check_keys(store, PLACES, source.read_batch(PLACES))
+    check_keys(store, LOCATIONS, source.read_batch(LOCATIONS))
     check_keys(store, [], [])
-    for place in PLACES:
-        check_key(store, *place, source.read_record(*place))
+    for location in LOCATIONS:
+        check_key(store, *location, source.read_record(*location))
 
 
 CHANGES = {
@@ -45,20 +45,20 @@ CHANGES = {
 @pytest.mark.parametrize("kind", CHANGES)
 def test_what_changed_is_refused_alone_and_in_a_batch(store, source, kind):
     changes, message = CHANGES[kind]
-    places = [(1, 0), (0, 1), (0, 2)]
-    records = source.read_batch(places)
+    locations = [(1, 0), (0, 1), (0, 2)]
+    records = source.read_batch(locations)
     records[1] = dataclasses.replace(records[1], **changes)
-    place = r"train-00000-of-00002 record 1 \(byte \d+\): "
-    with pytest.raises(StoreError, match=place + message):
+    location = r"train-00000-of-00002 record 1 \(byte \d+\): "
+    with pytest.raises(StoreError, match=location + message):
         check_key(store, 0, 1, records[1])
-    with pytest.raises(StoreError, match=place + message):
-        check_keys(store, places, records)
+    with pytest.raises(StoreError, match=location + message):
+        check_keys(store, locations, records)
 
 
 def test_the_first_of_several_is_named(store, source):
-    records = [dataclasses.replace(record, label=0) for record in source.read_batch(PLACES)]
+    records = [dataclasses.replace(record, label=0) for record in source.read_batch(LOCATIONS)]
     with pytest.raises(StoreError, match=r"train-00001-of-00002 record 2 .*label 0"):
-        check_keys(store, PLACES, records)
+        check_keys(store, LOCATIONS, records)
 
 
 def test_another_order_is_told_from_other_images(store, source):

@@ -87,21 +87,21 @@ def test_what_is_written_is_read(whole):
 
 
 @pytest.mark.parametrize(
-    "places", [[(0, 0)], [(1, 2), (0, 4), (1, 2), (0, 0), (1, 0)], [(0, n) for n in range(5)], [(1, 0), (0, 0)]]
+    "locations", [[(0, 0)], [(1, 2), (0, 4), (1, 2), (0, 0), (1, 0)], [(0, n) for n in range(5)], [(1, 0), (0, 0)]]
 )
-def test_gathered_columns_are_the_rows_one_by_one(whole, places):
+def test_gathered_columns_are_the_rows_one_by_one(whole, locations):
     store = Store(whole[0])
     for view in range(3):
-        gathered = store.gather_columns(places, view)
+        gathered = store.gather_columns(locations, view)
         assert gathered.keys() == store.read_columns(0, view).keys() >= {"box", "flip", "codes"}
         for name, values in gathered.items():
-            rows = [store.read_columns(shard, view)[name][row] for shard, row in places]
+            rows = [store.read_columns(shard, view)[name][row] for shard, row in locations]
             np.testing.assert_array_equal(values, np.stack(rows))
             assert values.dtype == store.read_columns(0, view)[name].dtype
             values[...] = 0  # a copy: what is mapped cannot be written to
-    keys, labels = store.gather_keys(places)
-    assert keys.tolist() == [int(store.read_keys(shard)[row]) for shard, row in places] and keys.dtype == np.uint64
-    assert labels.tolist() == [int(store.read_labels(shard)[row]) for shard, row in places]
+    keys, labels = store.gather_keys(locations)
+    assert keys.tolist() == [int(store.read_keys(shard)[row]) for shard, row in locations] and keys.dtype == np.uint64
+    assert labels.tolist() == [int(store.read_labels(shard)[row]) for shard, row in locations]
 
 
 def test_gathering_nothing_and_beyond(whole):
@@ -110,9 +110,9 @@ def test_gathering_nothing_and_beyond(whole):
     assert len(keys) == len(labels) == 0
     with pytest.raises(StoreError, match="view 3 is not there"):
         store.gather_columns([(0, 0)], 3)
-    for place in ((0, 5), (2, 0)):
+    for location in ((0, 5), (2, 0)):
         with pytest.raises(IndexError):
-            store.gather_columns([(0, 0), place], 0)
+            store.gather_columns([(0, 0), location], 0)
 
 
 def test_threads_may_read_different_views_at_once(whole):
@@ -126,8 +126,8 @@ def test_threads_may_read_different_views_at_once(whole):
     def work(number):
         for step in range(60):
             shard, view = (number + step) % 2, (number * step) % 3
-            places = [(shard, row) for row in range(SIZES[shard])]
-            columns = store.gather_columns(places, view)
+            locations = [(shard, row) for row in range(SIZES[shard])]
+            columns = store.gather_columns(locations, view)
             if not np.array_equal(store.codec.decode_logits(columns), expected[shard, view]):
                 return False
             if store.find_row(shard, int(store.read_keys(shard)[1])) != 1:

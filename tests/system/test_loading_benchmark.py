@@ -112,15 +112,15 @@ def test_the_yardsticks_pixels_are_those_of_a_whole_decode(options):
     pytest.importorskip("simplejpeg")
     from torchvision.transforms.v2.functional import resize
 
-    from benchmarks.loading.decoding import LibraryLook
+    from benchmarks.loading.decoding import LibraryRenderer
 
     encoded = photograph(**options)
     whole = torch.from_numpy(np.array(decode_image(encoded))).permute(2, 0, 1)
-    look = LibraryLook()
+    render = LibraryRenderer()
     out = np.empty((32, 32, 3), np.uint8)
     for number in range(20):
         view = draw_view(CropPolicy(), 0, 0, number, WIDTH, HEIGHT, None)
-        look(encoded, view, out, WIDTH)
+        render(encoded, view, out, WIDTH)
         left, top, right, bottom = view.box
         expected = resize(whole[:, top:bottom, left:right], [32, 32], antialias=True).permute(1, 2, 0).numpy()
         np.testing.assert_array_equal(out, expected[:, ::-1] if view.flip else expected)

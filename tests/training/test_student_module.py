@@ -82,7 +82,7 @@ def test_the_momentum_of_batch_norms() -> None:
     norms = [part for part in build(bn_momentum=0.003).student.modules() if isinstance(part, torch.nn.BatchNorm2d)]
     assert len(norms) > 3 and {norm.momentum for norm in norms} == {0.003}
     module = build(bn_momentum=0.003, ema_decay=0.9)
-    assert {p.momentum for p in module.kept.modules() if isinstance(p, torch.nn.BatchNorm2d)} == {0.003}
+    assert {p.momentum for p in module.eval_model.modules() if isinstance(p, torch.nn.BatchNorm2d)} == {0.003}
     assert {p.momentum for p in build().student.modules() if isinstance(p, torch.nn.BatchNorm2d)} == {0.1}
     with pytest.raises(ConfigError, match="--bn-momentum 0: expected more than 0, up to 1"):
         build(bn_momentum=0)
@@ -164,8 +164,8 @@ def test_the_moving_average_is_kept(digits: Path, tmp_path: Path) -> None:
     )  # fmt: skip
     train(config)
     state = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
-    kept = load_file(tmp_path / "run" / "student.safetensors")
-    assert kept.keys() == build_student("timm:test_resnet", 10).state_dict().keys()
-    for name, tensor in kept.items():
+    weights = load_file(tmp_path / "run" / "student.safetensors")
+    assert weights.keys() == build_student("timm:test_resnet", 10).state_dict().keys()
+    for name, tensor in weights.items():
         assert torch.equal(tensor, state[f"ema.module.{name}"])
-    assert any(not torch.equal(tensor, state[f"student.{name}"]) for name, tensor in kept.items())
+    assert any(not torch.equal(tensor, state[f"student.{name}"]) for name, tensor in weights.items())

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from teachonce.rng import generator
-from teachonce.views.object_crop import Box, sample_object_crop
+from teachonce.views.object_crop import sample_object_crop
+from teachonce.views.view import Box
 
 NUM_DRAWS = 20_000
 TWO_BOXES = [[0.0, 0.0, 0.5, 0.4], [0.6, 0.5, 1.0, 1.0]]

@@ -119,7 +119,7 @@ def test_draws_depend_on_seed_key_and_number_alone():
 
 
 def test_what_is_added_to_a_policy_leaves_the_crop_as_it_is():
-    """So a plain crop store and one with operations look at the same regions."""
+    """So a plain crop store and one with operations show the same regions."""
     for number in range(20):
         plain = draw_view(CropPolicy(), 0, 77, number, 300, 200, None)
         full = draw_view(EVERYTHING, 0, 77, number, 300, 200, KEYS)

@@ -31,7 +31,7 @@ from typing import Any
 from teachonce.cli.ablate_table import Arm, draw_ablation, render_table
 from teachonce.cli.config import AblateConfig
 from teachonce.engine.cores import num_cores
-from teachonce.engine.jobs import run
+from teachonce.engine.jobs import run_jobs
 from teachonce.engine.progress import Advance, progress
 from teachonce.errors import ConfigError
 from teachonce.extraction.config import ExtractConfig
@@ -58,7 +58,7 @@ class ArmConfig:
     stores: tuple[Path, ...] = ()
     num_views: int = 0
     replays: bool = False
-    """Whether the students look through the stores' views."""
+    """Whether the students see the stores' views."""
 
 
 def ablate(config: AblateConfig) -> list[Arm]:
@@ -69,11 +69,11 @@ def ablate(config: AblateConfig) -> list[Arm]:
     start = time.monotonic()
     arm_configs = _given_stores(config) if config.stores else _make_stores(config)
     jobs = [_student_config(config, arm, seed) for seed in range(config.seeds) for arm in arm_configs]
-    # The finished ones too: train looks whether they are of this configuration, and refuses or skips them.
+    # The finished ones too: train checks whether they are of this configuration, and refuses or skips them.
     num_jobs = min(config.jobs or num_cores(), len(jobs))
     with progress("ablate", len(jobs), unit="students") as advance:
         build: Callable[[int], Any] = partial(_build_trainer, config.out / "logs", num_jobs)
-        for _ in run(build, jobs, num_workers=num_jobs, report=advance):
+        for _ in run_jobs(build, jobs, num_workers=num_jobs, report=advance):
             pass
     arms = [_read_arm(config, arm) for arm in arm_configs]
     table = render_table(arms, config.seeds)

@@ -60,7 +60,7 @@ COMMANDS: dict[str, Command] = {
     "evaluate": Command(EvaluateConfig, "evaluation.evaluate:evaluate", output.show_scores),
     "export": Command(ExportConfig, "cli.export:export"),
     "import": Command(ImportConfig, "interop.csv_files:import_csv"),
-    "plan": Command(PlanConfig, "extraction.planning.estimate:plan", output.show_text),
+    "plan": Command(PlanConfig, "extraction.planning.estimate:estimate", output.show_text),
     "ablate": Command(AblateConfig, "cli.ablate:ablate"),
     "demo": Command(DemoConfig, "cli.demo:demo"),
 }
@@ -71,10 +71,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     first = argparse.ArgumentParser(prog="teachonce", add_help=False, allow_abbrev=False)
     first.add_argument("--debug", action="store_true")
     first.add_argument("--version", action="version", version=f"teachonce {__version__}")
-    flags, words = first.parse_known_args(arguments)
+    flags, remaining = first.parse_known_args(arguments)
     warnings.showwarning = _show_warning
     try:
-        code = run(parse_command(words))
+        code = run_command(parse_command(remaining))
     except KeyboardInterrupt:
         print("teachonce: interrupted; what is whole is kept, the same command goes on from there", file=sys.stderr)
         code = 130
@@ -90,9 +90,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.exit(code)
 
 
-def parse_command(words: Sequence[str]) -> Any:
+def parse_command(arguments: Sequence[str]) -> Any:
     """The configuration that a command line means; exits with code 2 and a hint where it means none."""
-    recipe = _find_recipe(words) if words[:1] == ["train"] else None
+    recipe = _find_recipe(arguments) if arguments[:1] == ["train"] else None
     forms = {_unchecked_form(command.options): name for name, command in COMMANDS.items()}
     chosen: dict[str, Options] = {} if recipe is None else {"train": recipe.options}
     subcommands = tuple(
@@ -101,13 +101,13 @@ def parse_command(words: Sequence[str]) -> Any:
     )
     union: Any = Union[subcommands]  # noqa: UP007, of what a dictionary holds
     form = tyro.cli(
-        union, prog="teachonce", description=DESCRIPTION, args=words, config=(tyro.conf.CascadeSubcommandArgs,)
+        union, prog="teachonce", description=DESCRIPTION, args=arguments, config=(tyro.conf.CascadeSubcommandArgs,)
     )
     values = {field.name: getattr(form, field.name) for field in dataclasses.fields(form)}
     return COMMANDS[forms[type(form)]].options(**(values if recipe is None else recipe.complete(values)))
 
 
-def run(config: Any) -> int:
+def run_command(config: Any) -> int:
     """Run the program of a configuration; returns the exit code."""
     command = next(command for command in COMMANDS.values() if type(config) is command.options)
     module, _, function = command.program.partition(":")
@@ -115,12 +115,12 @@ def run(config: Any) -> int:
     return command.show(program(config), config)
 
 
-def _find_recipe(words: Sequence[str]) -> Recipe | None:
+def _find_recipe(arguments: Sequence[str]) -> Recipe | None:
     """The recipe that a training begins with; for ``--list-recipes`` all are printed instead, and nothing follows."""
     first = argparse.ArgumentParser(prog="teachonce train", add_help=False, allow_abbrev=False)
     first.add_argument("--recipe", nargs="?")  # where its value is missing, tyro says so
     first.add_argument("--list-recipes", action="store_true")
-    found, _ = first.parse_known_args(words)
+    found, _ = first.parse_known_args(arguments)
     if found.list_recipes:
         print(describe_recipes())
         sys.exit(0)

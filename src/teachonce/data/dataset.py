@@ -90,19 +90,19 @@ class KDDataset:
         records = self.records.read_batch(locations, with_logits=with_logits, buffers=self._buffers)
         for store in self._stores:
             check_keys(store, locations, records)
-        seen = self._reader.read(locations, self.views.number_of(epoch), records)
+        record_views = self._reader.read(locations, self.views.number_of(epoch), records)
         batch = {
-            "pixels": self._render(seen, self.preprocessing),
+            "pixels": self._render(record_views, self.preprocessing),
             "labels": _labels(records, self.class_space),
             "indices": torch.tensor(indices, dtype=torch.int64),
         }
         if self.views.has_mix:
-            partners = [item.record if item.partner is None else item.partner.record for item in seen]
-            shares = [1.0 if item.view.mix is None else item.view.mix.share for item in seen]
+            partners = [item.record if item.partner is None else item.partner.record for item in record_views]
+            shares = [1.0 if item.view.mix is None else item.view.mix.share for item in record_views]
             batch["partner_labels"] = _labels(partners, self.class_space)
             batch["shares"] = torch.tensor(shares, dtype=torch.float32)
         if self.online is not None and not self.online_sees_students_pixels:
-            batch["teacher_pixels"] = self._render(seen, self.online)
+            batch["teacher_pixels"] = self._render(record_views, self.online)
         if self.logits is not None:
             batch |= self.logits.read(locations, epoch, records, self.class_space)
         return batch
@@ -145,14 +145,14 @@ class KDDataset:
 
     @property
     def online_sees_students_pixels(self) -> bool:
-        """Whether an online teacher looks at the very pixels of the student: same size and filter."""
+        """Whether an online teacher sees the very pixels of the student: same size and filter."""
         own, online = self.preprocessing, self.online
         assert online is not None
         return (online.size_px, online.interpolation) == (own.size_px, own.interpolation)
 
-    def _render(self, seen: Sequence[RecordView], preprocessing: Preprocessing) -> torch.Tensor:
-        pixels = self._take_pixels((len(seen), preprocessing.size_px, preprocessing.size_px, 3))
-        render_views(seen, preprocessing, out=pixels)
+    def _render(self, record_views: Sequence[RecordView], preprocessing: Preprocessing) -> torch.Tensor:
+        pixels = self._take_pixels((len(record_views), preprocessing.size_px, preprocessing.size_px, 3))
+        render_views(record_views, preprocessing, out=pixels)
         return torch.from_numpy(pixels)
 
     def _take_pixels(self, shape: tuple[int, ...]) -> NDArray[np.uint8]:

@@ -13,7 +13,7 @@ import threading
 import numpy as np
 from numpy.typing import NDArray
 
-MAX_KEPT = 64
+MAX_BUFFERS = 64
 """Buffers that a pool remembers; of more the oldest go first."""
 
 
@@ -26,24 +26,24 @@ class BufferPool:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._kept: list[NDArray[np.uint8]] = [np.empty(0, np.uint8)]
+        self._buffers: list[NDArray[np.uint8]] = [np.empty(0, np.uint8)]
         # What the interpreter counts for an array that only the list knows.
-        self._free_count = sys.getrefcount(self._kept[0])
+        self._free_count = sys.getrefcount(self._buffers[0])
 
     def take(self, shape: tuple[int, ...]) -> NDArray[np.uint8]:
         """A contiguous array of this shape, with whatever its memory held before."""
         num_bytes = math.prod(shape)
         with self._lock:
-            for index in range(len(self._kept)):
+            for index in range(len(self._buffers)):
                 # Not a much larger one: another batch will need it.
                 if (
-                    num_bytes <= len(self._kept[index]) <= 2 * num_bytes
-                    and sys.getrefcount(self._kept[index]) == self._free_count
+                    num_bytes <= len(self._buffers[index]) <= 2 * num_bytes
+                    and sys.getrefcount(self._buffers[index]) == self._free_count
                 ):
-                    return self._kept[index][:num_bytes].reshape(shape)
+                    return self._buffers[index][:num_bytes].reshape(shape)
             # Some more than is asked for, the next batch may be larger; what is not written to takes no memory.
             made = np.empty(num_bytes + num_bytes // 4, np.uint8)
-            self._kept = [*self._kept[1 - MAX_KEPT :], made]
+            self._buffers = [*self._buffers[1 - MAX_BUFFERS :], made]
             return made[:num_bytes].reshape(shape)
 
     def __getstate__(self) -> dict[str, object]:

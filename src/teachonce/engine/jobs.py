@@ -14,7 +14,7 @@ from teachonce.engine.progress import Advance
 from teachonce.engine.worker import BuildWorker, Job, Result
 
 
-def run(
+def run_jobs(
     build_worker: BuildWorker[Job, Result], jobs: Sequence[Job], *, num_workers: int, report: Advance
 ) -> Iterator[tuple[Job, Result]]:
     """Do ``jobs`` and yield (job, result) as they end: inline for one worker or job, else in processes.

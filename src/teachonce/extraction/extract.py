@@ -1,4 +1,4 @@
-"""Extraction: the teacher looks once at every view of every record, and the store keeps what it said.
+"""Extraction: the teacher sees every view of every record once, and the store keeps what it said.
 
     open the data -> load the teacher -> the gate -> agree with plan.json -> missing units, in bundles -> manifest
 
@@ -21,7 +21,7 @@ import torch
 
 from teachonce.codecs.registry import build_codec
 from teachonce.engine.cores import num_cores
-from teachonce.engine.jobs import partition, run
+from teachonce.engine.jobs import partition, run_jobs
 from teachonce.engine.progress import progress
 from teachonce.errors import CheckError, ConfigError, StoreError
 from teachonce.extraction.config import ExtractConfig
@@ -185,7 +185,7 @@ def _extract_units(
     total = sum(sizes[unit.shard] * unit.num_views for unit in units)
     left = Counter(unit.group for unit in units)
     with progress("extract", total, unit="views") as advance:
-        for bundle, _ in run(build, bundles, num_workers=num_workers, report=advance):
+        for bundle, _ in run_jobs(build, bundles, num_workers=num_workers, report=advance):
             _count_group(config.out, plan, bundle, left)
 
 

@@ -149,8 +149,8 @@ class UnitExtractor:
             records = [item.record for item in pending]
             self.reader.views.check(locations, records)
             by_view = [self.reader.read(locations, number, records) for number in unit.view_numbers]
-            seen = [item for of_record in zip(*by_view, strict=True) for item in of_record]
-            flat = render_views(seen, self.teacher.preprocessing, num_views=unit.num_views)
+            record_views = [item for of_record in zip(*by_view, strict=True) for item in of_record]
+            flat = render_views(record_views, self.teacher.preprocessing, num_views=unit.num_views)
             pixels = flat.reshape(len(pending), unit.num_views, *flat.shape[1:])
             hashes = [_hash_samples(item, of_record) for item, of_record in zip(pending, pixels, strict=True)]
             return RenderedRecords(pending, by_view, pixels, hashes)

@@ -16,7 +16,7 @@ class Seconds:
     """Seconds by part; parts that run side by side add up to more than the whole.
 
     ``teacher`` is what the extracting thread spends on asking and waiting for answers, ``wait`` what it waits for
-    pixels: where that is not small, looking is what limits, not the teacher.
+    pixels: where that is not small, rendering is what limits, not the teacher.
     """
 
     read: float = 0.0

@@ -47,21 +47,21 @@ class TeacherQueue:
         batch = torch.from_numpy(np.stack(pixels))
         if self.teacher.device.type == "cuda":
             batch = batch.pin_memory()
-        asked = self.teacher.logits(batch), self._waiting
+        submitted = self.teacher.logits(batch), self._waiting
         complete = self._collect()
-        self._in_flight = asked
+        self._in_flight = submitted
         self._waiting = []
         return complete
 
     def _collect(self) -> list[UnitResult]:
         if self._in_flight is None:
             return []
-        pending, asked = self._in_flight
+        pending, items = self._in_flight
         self._in_flight = None
         logits = pending.cpu().numpy()
         finite = np.isfinite(logits).all(axis=1)
         complete = []
-        for index, item in enumerate(asked):
+        for index, item in enumerate(items):
             if not finite[index]:
                 num_bad = np.count_nonzero(~np.isfinite(logits[index]))
                 raise LogitsError(

@@ -24,7 +24,7 @@ import torch
 
 from teachonce.engine.buffers import BufferPool
 from teachonce.engine.cores import num_cores
-from teachonce.engine.jobs import run
+from teachonce.engine.jobs import run_jobs
 from teachonce.engine.progress import Advance, progress
 from teachonce.errors import CheckError, ConfigError, TeachonceError
 from teachonce.extraction.config import VerifyConfig
@@ -34,18 +34,17 @@ from teachonce.pixels.frames import pixel_versions
 from teachonce.pixels.preprocessing import Preprocessing
 from teachonce.pixels.render import RecordView, ViewReader, render_views
 from teachonce.records.discovery import open_records
-from teachonce.records.source import Location, Places, RecordSource
+from teachonce.records.source import Location, RecordSource, ShardOffsets
 from teachonce.rng import generator
 from teachonce.store.arrow_files import pixels_hash
-from teachonce.store.checks import check_keys as compare_keys
-from teachonce.store.checks import check_same_data
+from teachonce.store.checks import check_keys, check_same_data
 from teachonce.store.plan import MANIFEST_NAME
 from teachonce.store.store import Store
 from teachonce.store.stored_views import StoredViews
 
-BLOCK_RECORDS = 64
+VERIFY_BLOCK_RECORDS = 64
 """Records that are read and compared at once."""
-WORKER_BYTES = 1 << 30
+VERIFY_WORKER_BYTES = 1 << 30
 """Bytes of records for which it pays to start one more process: it takes about as long as to check half of them."""
 RELATIVE_TOLERANCE = {"float32": 2.0**-12, "bf16": 2.0**-5, "fp16": 2.0**-8}
 
@@ -87,14 +86,14 @@ def verify(config: VerifyConfig) -> Verdict:
     return verdict
 
 
-def check_keys(store: Store, source: RecordSource) -> int:
+def check_all_keys(store: Store, source: RecordSource) -> int:
     """Compare the key of every record with the store's; StoreError for the first that differs. Returns their number."""
     jobs = list(range(len(source.shards)))
     num_bytes = sum(info.num_bytes for info in source.shards)
-    num_workers = min(num_cores(), num_bytes // WORKER_BYTES)
+    num_workers = min(num_cores(), num_bytes // VERIFY_WORKER_BYTES)
     build = partial(_KeyChecker, store, source)
     with progress("verify", source.num_records, unit="records") as advance:
-        for _ in run(build, jobs, num_workers=num_workers, report=advance):
+        for _ in run_jobs(build, jobs, num_workers=num_workers, report=advance):
             pass
     return source.num_records
 
@@ -107,16 +106,16 @@ class _KeyChecker:
 
     def __call__(self, shard: int, report: Advance) -> None:
         num_records = self.source.shards[shard].num_records
-        for first in range(0, num_records, BLOCK_RECORDS):
-            places = [(shard, row) for row in range(first, min(first + BLOCK_RECORDS, num_records))]
-            compare_keys(self.store, places, self.source.read_batch(places, buffers=self.buffers))
+        for first in range(0, num_records, VERIFY_BLOCK_RECORDS):
+            locations = [(shard, row) for row in range(first, min(first + VERIFY_BLOCK_RECORDS, num_records))]
+            check_keys(self.store, locations, self.source.read_batch(locations, buffers=self.buffers))
         report(num_records)
 
 
 def check_logits(
-    store: Store, source: RecordSource, teacher: Classifier, sample: list[tuple[int, int, int]], batch_size: int
+    store: Store, source: RecordSource, teacher: Classifier, positions: list[tuple[int, int, int]], batch_size: int
 ) -> tuple[float, float]:
-    """Compare fresh logits of a sample of (shard, row, view) with the stored ones: (largest error, largest excess).
+    """Compare fresh logits at some (shard, row, view) with the stored ones: (largest error, largest excess).
 
     Raises CheckError naming the record that lies furthest out, when it lies beyond codec and arithmetic.
     """
@@ -124,10 +123,10 @@ def check_logits(
     tolerance = RELATIVE_TOLERANCE[precision]
     reader = ViewReader(source, StoredViews(store))
     largest_error, largest_excess, worst = 0.0, 0.0, ""
-    for start in range(0, len(sample), batch_size):
-        chosen = sample[start : start + batch_size]
-        seen = [_read_view(reader, (shard, row), view) for shard, row, view in chosen]
-        pixels = render_views(seen, teacher.preprocessing)
+    for start in range(0, len(positions), batch_size):
+        chosen = positions[start : start + batch_size]
+        record_views = [_read_view(reader, (shard, row), view) for shard, row, view in chosen]
+        pixels = render_views(record_views, teacher.preprocessing)
         fresh = teacher.collect_logits(teacher.logits(torch.from_numpy(pixels)))
         rows = [store.read_rows(shard, view, [row]) for shard, row, view in chosen]
         columns = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
@@ -141,7 +140,7 @@ def check_logits(
         at = int(excess.argmax())
         if excess[at] > largest_excess:
             largest_excess = float(excess[at])
-            record = seen[at].record
+            record = record_views[at].record
             worst = (
                 f"{record.where} ({record.filename}) view {chosen[at][2]}: fresh and stored logits differ by "
                 f"{errors[at].max():.4g}, {excess[at]:.1f} times what codec {store.codec.name} and "
@@ -170,10 +169,10 @@ def check_pixels(store: Store, source: RecordSource, count: int) -> int:
     reader = ViewReader(source, StoredViews(store))
     for shard, sample in samples:
         assert preprocessing is not None
-        seen = _read_view(reader, (shard, sample.row), sample.view)
-        pixels = render_views([seen], preprocessing)[0]
-        where = f"{seen.record.where} ({seen.record.filename}) view {sample.view}"
-        if pixels_hash(np.asarray(decode_record(seen.record))) != sample.image_xxh3:
+        record_view = _read_view(reader, (shard, sample.row), sample.view)
+        pixels = render_views([record_view], preprocessing)[0]
+        where = f"{record_view.record.where} ({record_view.record.filename}) view {sample.view}"
+        if pixels_hash(np.asarray(decode_record(record_view.record))) != sample.image_xxh3:
             raise CheckError(
                 f"{where}: the same bytes decode to other pixels than at extraction: another decoder "
                 f"({_versions(store, 'pillow', 'decoder')}); use that version, or extract again"
@@ -199,7 +198,7 @@ def _check(config: VerifyConfig, verdict: Verdict) -> None:
     verdict.num_files = store.check_files()
     source = open_records(config.data, store.plan.data["split"])
     check_same_data(store, source.describe())
-    verdict.num_keys = check_keys(store, source)
+    verdict.num_keys = check_all_keys(store, source)
     if config.samples == 0:
         return
     verdict.num_pixels = check_pixels(store, source, config.samples)
@@ -211,9 +210,9 @@ def _check(config: VerifyConfig, verdict: Verdict) -> None:
         return
     teacher = load_model(spec, device=config.device, precision=store.plan.teacher.get("precision", "float32"))
     _check_teacher(store, teacher)
-    sample = _draw_sample(store, config)
-    verdict.num_logits = len(sample)
-    verdict.largest_error, verdict.largest_excess = check_logits(store, source, teacher, sample, config.batch_size)
+    positions = _draw_positions(store, config)
+    verdict.num_logits = len(positions)
+    verdict.largest_error, verdict.largest_excess = check_logits(store, source, teacher, positions, config.batch_size)
 
 
 def _check_teacher(store: Store, teacher: Classifier) -> None:
@@ -246,11 +245,11 @@ def _versions(store: Store, *names: str) -> str:
     return "; ".join(changed) or f"the same {', '.join(name for name in names if name in now)} as at extraction"
 
 
-def _draw_sample(store: Store, config: VerifyConfig) -> list[tuple[int, int, int]]:
+def _draw_positions(store: Store, config: VerifyConfig) -> list[tuple[int, int, int]]:
     rng = generator(config.seed, "verify")
     total = store.num_records * store.num_views
     # choice without replacement would permute all of ImageNet's views for a few hundred; doubles are harmless here.
     flat = np.unique(rng.integers(0, total, config.samples)) if config.samples < total else np.arange(total)
     views, indices = np.divmod(flat, store.num_records)
-    places = Places(num_records for _, num_records in store.shards).locate_all(indices)
-    return [(shard, row, view) for (shard, row), view in zip(places, views.tolist(), strict=True)]
+    locations = ShardOffsets(num_records for _, num_records in store.shards).locate_all(indices)
+    return [(shard, row, view) for (shard, row), view in zip(locations, views.tolist(), strict=True)]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from teachonce.inspection.gallery import Gallery, SeenView, describe_view, format_share, shrink
+from teachonce.inspection.gallery import Gallery, GalleryView, describe_view, format_share, shrink
 from teachonce.inspection.measures import Suspect
 from teachonce.pages.pictures import picture_uri
 
@@ -77,26 +77,27 @@ class SuspectCard:
     num_views: int
 
 
-def prepare_view(seen: SeenView, gallery: Gallery) -> ViewCard:
+def prepare_view(gallery_view: GalleryView, gallery: Gallery) -> ViewCard:
     """The card of a stored view."""
-    choice, choice_prob = seen.top[0]
-    has_one_label = len(seen.labels) == 1
+    choice, choice_prob = gallery_view.top[0]
+    has_one_label = len(gallery_view.labels) == 1
     # Where nothing was drawn, in the one view that there is, nothing was done that the page does not say above.
-    is_plain = seen.view is None and gallery.store.num_views == 1
+    is_plain = gallery_view.view is None and gallery.store.num_views == 1
     return ViewCard(
-        picture=None if seen.pixels is None else prepare_picture(seen.pixels),
-        filename=seen.filename,
-        shard=gallery.store.shards[seen.shard][0],
-        row=seen.row,
-        number=seen.number,
+        picture=None if gallery_view.pixels is None else prepare_picture(gallery_view.pixels),
+        filename=gallery_view.filename,
+        shard=gallery.store.shards[gallery_view.shard][0],
+        row=gallery_view.row,
+        number=gallery_view.number,
         labels=[
-            ("" if has_one_label else format_share(share), gallery.class_text(label)) for label, share in seen.labels
+            ("" if has_one_label else format_share(share), gallery.class_text(label))
+            for label, share in gallery_view.labels
         ],
-        is_agreed=seen.is_agreed,
+        is_agreed=gallery_view.is_agreed,
         choice=gallery.class_text(choice),
         choice_prob=choice_prob,
-        bars=_prepare_bars(seen, gallery),
-        steps=[] if is_plain else [f"view {seen.number}", *describe_view(seen, gallery)],
+        bars=_prepare_bars(gallery_view, gallery),
+        steps=[] if is_plain else [f"view {gallery_view.number}", *describe_view(gallery_view, gallery)],
     )
 
 
@@ -125,14 +126,14 @@ def prepare_picture(pixels: NDArray[np.uint8]) -> Picture:
     return Picture(picture_uri(pixels), round(width * factor), round(height * factor), is_enlarged=factor > 1)
 
 
-def _prepare_bars(seen: SeenView, gallery: Gallery) -> list[Bar]:
+def _prepare_bars(gallery_view: GalleryView, gallery: Gallery) -> list[Bar]:
     """The likeliest classes, likeliest first, and the label where it is none of them."""
-    labels = {label for label, _ in seen.labels}
+    labels = {label for label, _ in gallery_view.labels}
     bars = []
-    for index, (label, prob) in enumerate(seen.top):
+    for index, (label, prob) in enumerate(gallery_view.top):
         kind = "label" if label in labels else "" if index else "wrong"
         bars.append(Bar(gallery.class_text(label), prob, kind))
-    if seen.label not in dict(seen.top):
-        kind = "rest" if seen.label_prob is None else "label rest"
-        bars.append(Bar(gallery.class_text(seen.label), seen.label_prob, kind))
+    if gallery_view.label not in dict(gallery_view.top):
+        kind = "rest" if gallery_view.label_prob is None else "label rest"
+        bars.append(Bar(gallery.class_text(gallery_view.label), gallery_view.label_prob, kind))
     return bars

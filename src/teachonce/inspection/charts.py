@@ -83,7 +83,7 @@ def draw_agreement(measures: Measures) -> str:
     """In how many of its views a record's commonest top-1 is said; records with at least two plain views."""
     from matplotlib.ticker import MaxNLocator
 
-    edges, counts, label = count_agreement(measures)
+    edges, counts, label = prepare_agreement(measures)
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
@@ -104,7 +104,7 @@ def draw_agreement(measures: Measures) -> str:
     return draw_svg(draw, size_inches=_SIZE, name="agreement", description=description)
 
 
-def count_agreement(measures: Measures) -> tuple[NDArray[np.floating], NDArray[Any], str]:
+def prepare_agreement(measures: Measures) -> tuple[NDArray[np.floating], NDArray[Any], str]:
     """(edges of the bars, records in each, what the axis is).
 
     One bar a number of views where every record has the same few of them; else bars of the part of its plain views.

@@ -1,6 +1,6 @@
 """Stored views to look at: what the teacher saw, what it said of it, and what had been done to the record.
 
-A ``Gallery`` reads a store and, where they are there, the records: pixels come through ``replay``, as in training and
+A ``Gallery`` reads a store and, where they are there, the records: pixels come through ``render``, as in training and
 in ``verify``, at the teacher's size and with its interpolation, and every record's key and label are checked. Without
 the records everything but the pixels is there. Class names are those of the records; labels are the data's.
 
@@ -34,7 +34,7 @@ MAX_PICTURE_PX = 256
 
 
 @dataclass(frozen=True)
-class SeenView:
+class GalleryView:
     """One stored view of a record: what was done, what was seen, what was said."""
 
     shard: int
@@ -95,7 +95,7 @@ class Gallery:
         views = rng.integers(0, self.store.num_views, len(records))
         return [(*self._position(int(record)), int(view)) for record, view in zip(records, views, strict=True)]
 
-    def read_view(self, shard: int, row: int, number: int) -> SeenView:
+    def read_view(self, shard: int, row: int, number: int) -> GalleryView:
         """One stored view, with its pixels where the records are there."""
         store = self.store
         log_probs = log_softmax(store.read_logits(shard, number, [row]))
@@ -108,15 +108,15 @@ class Gallery:
         if view.mix is not None:
             partner_label = int(store.read_labels(shard)[store.find_row(shard, view.mix.partner)])
         if self.reader is not None:
-            (seen,) = self.reader.read([(shard, row)], number)
-            image = decode_record(seen.record)
+            (record_view,) = self.reader.read([(shard, row)], number)
+            image = decode_record(record_view.record)
             image_size = image.size
             # Imported logits come without a teacher, and so without its preprocessing.
             if self.preprocessing is None:
                 pixels = _whole(image)
             else:
-                pixels = _to_bytes(render_views([seen], self.preprocessing)[0])
-        return SeenView(
+                pixels = _to_bytes(render_views([record_view], self.preprocessing)[0])
+        return GalleryView(
             shard=shard,
             row=row,
             number=number,
@@ -153,15 +153,15 @@ def shrink(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return pixels if max(pixels.shape[:2]) <= MAX_PICTURE_PX else _whole(Image.fromarray(pixels))
 
 
-def describe_view(seen: SeenView, gallery: Gallery) -> list[str]:
+def describe_view(gallery_view: GalleryView, gallery: Gallery) -> list[str]:
     """What was done to the record, in the order of doing, one phrase a step; nothing for policy center."""
-    view = seen.view
+    view = gallery_view.view
     if view.box is None:
         return []
     left, top, right, bottom = view.box
     crop = f"crop {right - left}×{bottom - top} px at ({left}, {top})"
-    if seen.image_size is not None:
-        width, height = seen.image_size
+    if gallery_view.image_size is not None:
+        width, height = gallery_view.image_size
         area = (right - left) * (bottom - top) / (width * height)
         crop += f" of {width}×{height}: {area:.0%}"
     done = [crop]
@@ -169,9 +169,9 @@ def describe_view(seen: SeenView, gallery: Gallery) -> list[str]:
         done.append("flipped")
     done += [describe_operation(operation) for operation in view.operations]
     done += [f"erased {_relative_area(erasing.box):.0%}" for erasing in view.erasings]
-    if view.mix is not None and seen.partner_label is not None:
+    if view.mix is not None and gallery_view.partner_label is not None:
         kind = "mixup" if view.mix.box is None else "cutmix"
-        done.append(f"{kind} with {format_share(1 - view.mix.share)} {gallery.class_text(seen.partner_label)}")
+        done.append(f"{kind} with {format_share(1 - view.mix.share)} {gallery.class_text(gallery_view.partner_label)}")
     return done
 
 

@@ -65,7 +65,7 @@ def render_run(run: Run) -> str:
     state = "finished" if result is not None else "NOT finished: run the same train again"
     lines = [
         f"{run.path}: run of {run.student}, {run.num_classes} classes, {state}",
-        f"  data      {config['data']}, split {config['split']}; {run.describe_teaching()}",
+        f"  data      {config['data']}, split {config['split']}; {run.describe_supervision()}",
         f"  epochs    {rows[-1]['epoch'] if rows else 0} of {config['epochs']}, batch {config['batch_size']}",
     ]
     if result is not None and result["top1"] is not None:

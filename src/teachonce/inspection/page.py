@@ -126,11 +126,11 @@ def _numbers(store: Store, measures: Measures) -> list[tuple[str, str]]:
 
 def _show_sheet(gallery: Gallery) -> dict[str, Any]:
     """Views of records from all over the store."""
-    seen = [gallery.read_view(*position) for position in gallery.choose_positions(NUM_PICTURES)]
+    gallery_views = [gallery.read_view(*position) for position in gallery.choose_positions(NUM_PICTURES)]
     return {
-        "cards": [prepare_view(view, gallery) for view in seen],
-        "num_agreed": sum(view.is_agreed for view in seen),
-        "has_mixed": any(len(view.labels) > 1 for view in seen),
+        "cards": [prepare_view(gallery_view, gallery) for gallery_view in gallery_views],
+        "num_agreed": sum(gallery_view.is_agreed for gallery_view in gallery_views),
+        "has_mixed": any(len(gallery_view.labels) > 1 for gallery_view in gallery_views),
     }
 
 
@@ -141,13 +141,13 @@ def _show_views(gallery: Gallery) -> dict[str, Any] | None:
         return None
     positions = gallery.choose_positions(NUM_PICTURES)
     shard, row, _ = positions[len(positions) // 2]
-    seen = [gallery.read_view(shard, row, number) for number in range(min(store.num_views, NUM_VIEWS_SHOWN))]
+    gallery_views = [gallery.read_view(shard, row, number) for number in range(min(store.num_views, NUM_VIEWS_SHOWN))]
     pixels = gallery.read_record(shard, row)
     return {
-        "filename": seen[0].filename,
-        "label": gallery.class_text(seen[0].label),
+        "filename": gallery_views[0].filename,
+        "label": gallery.class_text(gallery_views[0].label),
         "picture": None if pixels is None else prepare_picture(pixels),
-        "cards": [prepare_view(view, gallery) for view in seen],
+        "cards": [prepare_view(gallery_view, gallery) for gallery_view in gallery_views],
     }
 
 

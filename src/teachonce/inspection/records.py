@@ -17,13 +17,13 @@ from typing import Any
 import numpy as np
 
 from teachonce.engine.cores import num_cores
-from teachonce.engine.jobs import run
+from teachonce.engine.jobs import run_jobs
 from teachonce.engine.progress import Advance, progress
 from teachonce.errors import ConfigError, ImageError, RecordError
 from teachonce.pixels.decode import image_size
 from teachonce.records.discovery import find_splits, open_records
 from teachonce.records.source import RecordSource, record_key
-from teachonce.records.tfrecord.framing import read_tfrecords, record_place
+from teachonce.records.tfrecord.framing import describe_record, read_tfrecords
 from teachonce.records.tfrecord.tf_example import Buffer, Feature, decode_example
 from teachonce.storage.files import open_storage
 
@@ -69,7 +69,7 @@ def render_records(summary: dict[str, Any]) -> str:
 def _summarize_split(source: RecordSource, num_workers: int) -> dict[str, Any]:
     total = _Tally()
     with progress(f"inspect {source.split}", source.num_records, unit="records") as advance:
-        for _, tally in run(
+        for _, tally in run_jobs(
             partial(_ShardReader, source), range(len(source.shards)), num_workers=num_workers, report=advance
         ):
             _add(total, tally)
@@ -152,7 +152,7 @@ class _ShardReader:
                 yield record.where, record.label, record.encoded, {}
             return
         for row, (offset, payload) in enumerate(read_tfrecords(path)):
-            where = record_place(path, row, offset)
+            where = describe_record(path, row, offset)
             try:
                 features = decode_example(payload)
             except RecordError as error:
@@ -191,10 +191,10 @@ def _kind(value: Feature) -> str:
 
 def _render_split(split: dict[str, Any]) -> list[str]:
     sizes = split["image_bytes"]
-    doubled = f"; {split['num_doubled']:,} images are DOUBLED" if split["num_doubled"] else ""
+    duplicates = f"; {split['num_doubled']:,} images are DOUBLED" if split["num_doubled"] else ""
     lines = [
         f"{split['split']}: {split['num_records']:,} records in {len(split['shards'])} shards "
-        f"({split['format']}), {split['num_bytes']:,} bytes{doubled}",
+        f"({split['format']}), {split['num_bytes']:,} bytes{duplicates}",
         f"  images    {sizes['mean']:,.0f} bytes (least {sizes['least']:,}, most {sizes['most']:,}), "
         f"{split['width_px']['least']} to {split['width_px']['most']} px wide, "
         f"{split['height_px']['least']} to {split['height_px']['most']} px high",

@@ -28,7 +28,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from teachonce.engine.cores import num_cores
-from teachonce.engine.jobs import run
+from teachonce.engine.jobs import run_jobs
 from teachonce.engine.progress import Advance, progress
 from teachonce.errors import ConfigError, ImageError, LogitsError, PlanMismatchError, RecordError
 from teachonce.interop.config import RecordsConfig
@@ -89,7 +89,7 @@ def convert_records(config: RecordsConfig) -> None:
     build = partial(_ShardWriter, config.out, classes, boxes, table)
     num_workers = config.num_workers or min(num_cores(), sum(len(job.listing) for job in jobs) // WORKER_IMAGES)
     with progress("records", len(listing), done=done) as advance:
-        num_converted = sum(num for _, num in run(build, jobs, num_workers=num_workers, report=advance))
+        num_converted = sum(num for _, num in run_jobs(build, jobs, num_workers=num_workers, report=advance))
     print(f"{config.out}: {len(listing):,} {config.split} records in {config.shards} shards", file=sys.stderr)
     if num_converted:
         print(f"records: {num_converted} images were no RGB or grey JPEG and were encoded anew", file=sys.stderr)
@@ -159,11 +159,11 @@ def _open_logits(config: RecordsConfig, listing: ImageListing, num_classes: int)
     table = open_logit_table(
         config.logits, split=config.split, num_classes=num_classes, background_logit=config.background_logit
     )
-    doubled = listing.find_doubled_basename() if table.table.is_by_name else None
-    if doubled is not None:
+    duplicates = listing.find_duplicate_basename() if table.table.is_by_name else None
+    if duplicates is not None:
         raise LogitsError(
-            f"{config.logits}: has logits by basename, which {doubled[0]} and {doubled[1]} share: rename one, or give "
-            "a store"
+            f"{config.logits}: has logits by basename, which {duplicates[0]} and {duplicates[1]} share: rename one, or "
+            "give a store"
         )
     if len(table.table) != len(listing):
         found = f"--logits {config.logits}: of {len(table.table)} images"

@@ -102,7 +102,7 @@ def _refuse_shared_basenames(store: Store) -> None:
         )
 
 
-BLOCK_RECORDS = 64
+IMPORT_BLOCK_RECORDS = 64
 """Lines that are turned into numbers at once: about 1 MB."""
 
 
@@ -151,7 +151,7 @@ def _join_shard(
 
     def read_blocks() -> Iterator[list[str]]:
         records = source.iter_shard(shard)
-        while block := list(islice(records, BLOCK_RECORDS)):
+        while block := list(islice(records, IMPORT_BLOCK_RECORDS)):
             keys.extend(record.key for record in block)
             labels.extend(record.label for record in block)
             filenames.extend(record.filename for record in block)

@@ -171,10 +171,12 @@ class CsvBoxes:
         basenames = listing.basename_hashes()
         by_name = np.isin(names, self._hashes)
         by_basename = np.flatnonzero(~by_name & np.isin(basenames, self._hashes))
-        doubled = listing.select(by_basename).find_doubled_basename()
-        if doubled is not None:
-            name = doubled[0].rpartition("/")[2]
-            raise RecordError(f"{self.path}: {name} fits {doubled[0]} and {doubled[1]}; name them CLASS/NAME there")
+        duplicates = listing.select(by_basename).find_duplicate_basename()
+        if duplicates is not None:
+            name = duplicates[0].rpartition("/")[2]
+            raise RecordError(
+                f"{self.path}: {name} fits {duplicates[0]} and {duplicates[1]}; name them CLASS/NAME there"
+            )
         return bool(by_name.any() or len(by_basename))
 
     def digest(self) -> str:

@@ -22,7 +22,7 @@ from pyarrow import csv
 
 from teachonce.errors import ConfigError, LogitsError
 from teachonce.records.class_space import ClassSpace, map_logits, resolve_offset
-from teachonce.records.source import Places
+from teachonce.records.source import ShardOffsets
 from teachonce.storage.files import open_storage
 from teachonce.storage.storage import Reader
 from teachonce.store.plan import holds_store
@@ -113,7 +113,7 @@ class StoreTable:
         self.class_space = ClassSpace(num_classes=space.num_classes, offset=space.offset + label_shift)
         sizes = [num_records for _, num_records in store.shards]
         keys = [store.read_keys(shard) for shard in range(len(sizes))]
-        self._places = Places(sizes)
+        self._places = ShardOffsets(sizes)
         all_keys = np.concatenate(keys)
         self._order = np.argsort(all_keys, kind="stable")
         self._sorted_keys = all_keys[self._order]

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from teachonce.codecs.registry import warn_of_estimates
 from teachonce.engine.cores import num_cores
-from teachonce.engine.jobs import run
+from teachonce.engine.jobs import run_jobs
 from teachonce.engine.progress import Advance, progress
 from teachonce.errors import ConfigError, RecordError, StoreError
 from teachonce.interop.config import MergeConfig
@@ -30,7 +30,7 @@ from teachonce.records.class_space import ClassSpace, map_logits
 from teachonce.records.class_table import read_classes, write_classes
 from teachonce.records.discovery import open_records
 from teachonce.records.source import Record, RecordSource, record_key
-from teachonce.records.tfrecord.framing import TFRecordWriter, index_path, read_tfrecords, record_place, write_index
+from teachonce.records.tfrecord.framing import TFRecordWriter, describe_record, index_path, read_tfrecords, write_index
 from teachonce.records.tfrecord.native_examples import find_features
 from teachonce.records.tfrecord.source import decode_tfrecord
 from teachonce.records.tfrecord.tf_example import replace_feature, splice_entry
@@ -39,9 +39,9 @@ from teachonce.storage.resume import PlanFile
 from teachonce.store.checks import check_key, check_same_data
 from teachonce.store.store import Store
 
-WORKER_BYTES = 1 << 28
+MERGE_WORKER_BYTES = 1 << 28
 """Bytes of records for which it pays to start one more process: it takes about as long as to merge half of them."""
-BLOCK_RECORDS = 128
+MERGE_BLOCK_RECORDS = 128
 """Records whose logits are decoded at once: half a megabyte for 1000 classes."""
 
 
@@ -74,9 +74,9 @@ def merge(config: MergeConfig) -> None:
     done = sum(sizes) - sum(sizes[shard] for shard in jobs)
     build = partial(_ShardMerger, config, store, source)
     num_bytes = sum(source.shards[shard].num_bytes for shard in jobs)
-    num_workers = config.num_workers or min(num_cores(), num_bytes // WORKER_BYTES)
+    num_workers = config.num_workers or min(num_cores(), num_bytes // MERGE_WORKER_BYTES)
     with progress("merge", sum(sizes), done=done, unit="records") as advance:
-        for _ in run(build, jobs, num_workers=num_workers, report=advance):
+        for _ in run_jobs(build, jobs, num_workers=num_workers, report=advance):
             pass
 
 
@@ -107,11 +107,11 @@ class _ShardMerger:
                         image, image_end = found["image"][index].tolist()
                         key, label = record_key(payload[image:image_end]), int(found["label"][index])
                     else:
-                        where = record_place(info.path, row, offset)
+                        where = describe_record(info.path, row, offset)
                         record = decode_tfrecord(payload, where, num_classes=self.target.num_classes)
                         key, label = record.key, record.label
                     if row >= len(keys) or key != keys[row] or label != labels[row]:
-                        self._refuse(shard, row, payload, record_place(info.path, row, offset))
+                        self._refuse(shard, row, payload, describe_record(info.path, row, offset))
                     if record is None and found is not None:
                         body, splice = found["body"][index].tolist(), found["splice"][index].tolist()
                         writer.write(*splice_entry(payload, body, splice, "image/logit", logits[index]))
@@ -139,24 +139,24 @@ class _ShardMerger:
     def _explain(self, shard: int, row: int, record: Record) -> str:
         keys = self.store.read_keys(shard)
         names = self.store.read_filenames(shard)
-        places = np.flatnonzero(keys == np.uint64(record.key))
+        rows = np.flatnonzero(keys == np.uint64(record.key))
         expected = f"{names[row]} (key {int(keys[row]):016x})" if row < len(keys) else "no further image"
-        if len(places) == 0:
+        if len(rows) == 0:
             reason = "it is not in the store's shard: changed since extraction, or added"
-        elif places[0] < row:
-            reason = f"it is doubled, the store has it at row {places[0]} already"
+        elif rows[0] < row:
+            reason = f"it is doubled, the store has it at row {rows[0]} already"
         else:
             reason = f"{names[row]} is missing here, the images between were removed or reordered"
         return f"{record.filename} (key {record.key:016x}), the store has {expected}: {reason}; extract over this data"
 
 
 def _blocks(path: Path) -> Iterator[list[tuple[int, memoryview]]]:
-    """The records of a file as (offset, payload), ``BLOCK_RECORDS`` at a time; damage comes after what is good."""
+    """The records of a file as (offset, payload), some at a time; damage comes after what is good."""
     block: list[tuple[int, memoryview]] = []
     try:
         for offset, payload in read_tfrecords(path):
             block.append((offset, payload))
-            if len(block) == BLOCK_RECORDS:
+            if len(block) == MERGE_BLOCK_RECORDS:
                 yield block
                 block = []
     except RecordError:

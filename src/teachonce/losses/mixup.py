@@ -5,7 +5,7 @@ of a mixed image is not known from stored logits; the linear mix of its softened
 walkthrough and of FKD (arXiv:2112.01528). Three types, of B rows each that the student sees:
 
     batch  one share for the batch, the partners a permutation of it (Zhang et al., their published code)
-    1      2 B rows become B: row i with row B + i, a share of its own for each pair (``batches`` pairs the records)
+    1      2 B rows become B: row i with row B + i, a share of its own for each pair (``sampler`` pairs the records)
     2      the halves of B rows twice: row i with row B/2 + i, and row i with row B - 1 - i, shares of their own
 
 1 and 2 are the walkthrough's (Lee et al. 2020, arXiv:2001.06268); its code mixes labels instead of teacher

@@ -5,7 +5,7 @@ catches here, in a second, what would otherwise be found after hours or never: a
 outputs, NaN, and probabilities where logits are expected (their softmax would be almost uniform).
 
 float32 on an Nvidia GPU is what PyTorch's own settings make of it: convolutions may use TF32. Autocast is PyTorch's.
-What is not here: training (``train``), and the choice of data classes (``classes``).
+What is not here: training (``train``), and the choice of data classes (``records.class_space``).
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Classifier:
     num_classes: int
     preprocessing: Preprocessing
     default_offset: int | None
-    """Data label of class 0 where the model or its SPEC says so; None leaves it to ``classes.resolve_offset``."""
+    """Data label of class 0 where the model or its SPEC says so; None leaves it to ``class_space.resolve_offset``."""
     weights_sha256: str
     device: torch.device
     precision: Precision = "float32"
@@ -197,7 +197,7 @@ def _load_backend(spec: ModelSpec, device: torch.device, num_threads: int | None
 
 def _load_run(run: Path, spec: ModelSpec) -> LoadedModel:
     """A run's student, with the weights and the preprocessing that its training left behind."""
-    opened = open_finished_run(run, asked_by=f"model {spec.text!r}")
+    opened = open_finished_run(run, requested_by=f"model {spec.text!r}")
     module = build_module(parse_model_spec(opened.student), opened.num_classes, opened.size_px)
     fit_weights(module, load_weights(opened.weights_path), where=str(opened.weights_path))
     return wrap_module(module, opened.preprocessing, default_offset=opened.offset)

@@ -69,7 +69,7 @@ def open_initial_run(path: Path, student: ModelSpec) -> InitialRun:
             f"--init {path}: is a file, expected the folder of a finished run; for a file of weights give "
             f"--student {student},weights={path}"
         )
-    run = open_finished_run(path, asked_by=f"--init {path}")
+    run = open_finished_run(path, requested_by=f"--init {path}")
     try:
         found = parse_model_spec(run.student)
     except ConfigError as error:

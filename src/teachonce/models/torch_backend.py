@@ -3,7 +3,7 @@
 Weights load without executing anything: safetensors, or ``torch.load(weights_only=True)``, found by content. A file
 that does not fit the architecture is refused with the names that differ; it is never loaded in part. The one exception
 is asked for: a student whose class count differs from its weights file's gets a fresh last layer, and a warning.
-Weights of our own backbones may also be the original's TensorFlow variables (``backbone_weights``).
+Weights of our own backbones may also be the original's TensorFlow variables (``tf_weights``).
 
 Preprocessing is the library's own: timm's data configuration of the architecture's default weights, torchvision's
 transforms of its ``DEFAULT`` weights. A checkpoint that wants other numbers says so in its SPEC.

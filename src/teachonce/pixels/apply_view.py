@@ -64,8 +64,8 @@ def apply_mix(pixels: NDArray[np.uint8], partner_pixels: NDArray[np.uint8], mix:
     """Own and partner's pixels [H, W, 3] of one size, mixed; a blend is rounded to the nearest gray level."""
     if mix.box is not None:
         mixed = pixels.copy()
-        where = _slices(mix.box, len(pixels))
-        mixed[where] = partner_pixels[where]
+        region = _slices(mix.box, len(pixels))
+        mixed[region] = partner_pixels[region]
         return mixed
     share = np.float32(mix.share)
     blend = share * pixels.astype(np.float32) + (1 - share) * partner_pixels.astype(np.float32)

@@ -40,8 +40,8 @@ def square_frames(boxes: Any, flips: Any, size_px: int) -> NDArray[Any]:
     return frames
 
 
-def image_sizes(encoded: Sequence[Encoded], places: Sequence[str]) -> NDArray[np.int32]:
-    """(width, height) [N, 2] of images, from their headers; ImageError, with its place, for the first without one."""
+def image_sizes(encoded: Sequence[Encoded], descriptions: Sequence[str]) -> NDArray[np.int32]:
+    """(width, height) [N, 2] of images, from their headers; ImageError, which says where, for the first without one."""
     sizes = np.zeros((len(encoded), 2), np.int32)
     left = list(range(len(encoded)))
     kernel = load_kernel()
@@ -55,14 +55,14 @@ def image_sizes(encoded: Sequence[Encoded], places: Sequence[str]) -> NDArray[np
         try:
             sizes[index] = image_size(encoded[index])
         except ImageError as error:
-            raise error.at(places[index]) from error
+            raise error.at(descriptions[index]) from error
     return sizes
 
 
 def read_pixels(
     encoded: Sequence[Encoded],
     frames: NDArray[Any],
-    places: Sequence[str],
+    descriptions: Sequence[str],
     out: NDArray[np.uint8],
     *,
     interpolation: Interpolation = "bilinear",
@@ -70,8 +70,8 @@ def read_pixels(
 ) -> None:
     """Fill ``out`` [N * num_frames, height, width, 3] with the pixels of ``num_frames`` frames of each of N images.
 
-    Antialiased, rounded to uint8: the bits of ``images.resize_image``. All windows have the size of ``out``. Raises
-    ImageError where an image does not decode, StoreError where a box does not lie in its image, with the place of it.
+    Antialiased, rounded to uint8: the bits of ``decode.resize_image``. All windows have the size of ``out``. Raises
+    ImageError where an image does not decode, StoreError where a box does not lie in its image, with its description.
     """
     assert len(frames) == len(out) == len(encoded) * num_frames and out.dtype == np.uint8 and out.flags.c_contiguous
     # The kernel writes what the windows say, into memory of the size that ``out`` says.
@@ -94,7 +94,7 @@ def read_pixels(
         try:
             _read_with_pillow(decode_image(encoded[index]), frames[own], out[own], interpolation)
         except TeachonceError as error:
-            raise error.at(places[index]) from error
+            raise error.at(descriptions[index]) from error
 
 
 def _sources(encoded: Sequence[Encoded]) -> NDArray[Any]:

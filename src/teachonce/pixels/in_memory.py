@@ -58,8 +58,8 @@ class RecordsInMemory(RecordSource):
 
     def _check_room(self, source: RecordSource) -> None:
         count = min(_SAMPLED_RECORDS, source.num_records)
-        places = [source.locate(index * source.num_records // count) for index in range(count)]
-        sample = source.read_batch(places, with_logits=self._with_logits)
+        locations = [source.locate(index * source.num_records // count) for index in range(count)]
+        sample = source.read_batch(locations, with_logits=self._with_logits)
         needed = sum(_num_bytes(record) for record in sample) * source.num_records // count
         free = free_memory()
         if needed > free:

@@ -23,7 +23,7 @@ from teachonce.errors import ImageError
 from teachonce.pixels.decode import MAX_PIXELS, image_size
 
 START, END = b"\xff\xd8", b"\xff\xd9"
-MAX_SIDE_PX = 65_500
+MAX_JPEG_SIDE_PX = 65_500
 """libjpeg's limit; the format would allow 35 more."""
 
 _SEQUENTIAL = (0xC0, 0xC1)
@@ -93,7 +93,7 @@ def _read_frame(segment: bytes) -> _Frame | None:
     if len(segment) < 9 or segment[0] != 8 or segment[5] not in (1, 3) or len(segment) != 6 + 3 * segment[5]:
         return None
     height, width = segment[1] << 8 | segment[2], segment[3] << 8 | segment[4]
-    if not (0 < width <= MAX_SIDE_PX and 0 < height <= MAX_SIDE_PX and width * height <= MAX_PIXELS):
+    if not (0 < width <= MAX_JPEG_SIDE_PX and 0 < height <= MAX_JPEG_SIDE_PX and width * height <= MAX_PIXELS):
         return None
     ids, samplings, tables = segment[6::3], segment[7::3], segment[8::3]
     if len(set(ids)) != len(ids) or samplings[0] not in (0x11, 0x12, 0x21, 0x22) or max(tables) > 3:

@@ -30,11 +30,11 @@ from PIL import Image
 from teachonce.errors import ConfigError, ImageError
 from teachonce.pixels.decode import MAX_PIXELS, Interpolation, resize_image
 from teachonce.storage.strict_json import convert_json, json_values
+from teachonce.views.view import Box
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Box = tuple[int, int, int, int]
 Geometry = Literal["shorter", "squash", "central"]
 ValueRange = Literal["unit", "byte"]
 

@@ -67,7 +67,7 @@ class ImageListing:
         hashes = (xxhash.xxh3_64_intdigest(self.basename(index).encode()) for index in range(len(self)))
         return np.fromiter(hashes, np.uint64, len(self))
 
-    def find_doubled_basename(self) -> tuple[str, str] | None:
+    def find_duplicate_basename(self) -> tuple[str, str] | None:
         """The relative names of two images with one basename, if there are any."""
         hashes = self.basename_hashes()
         unique, counts = np.unique(hashes, return_counts=True)

@@ -6,36 +6,36 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from teachonce.records.source import Record, RecordSource, ShardInfo, shard_name
+from teachonce.records.source import Location, Record, RecordSource, ShardInfo, shard_name
 from teachonce.rng import generator
 
 
 def sample_records(source: RecordSource, count: int, seed: int) -> list[Record]:
     """``count`` records of the source (all, where it has fewer), drawn by ``seed``, in their order."""
-    return source.read_batch(sample_places(source, count, seed))
+    return source.read_batch(sample_locations(source, count, seed))
 
 
-def sample_places(source: RecordSource, count: int, seed: int) -> list[tuple[int, int]]:
-    """(shard, row) of each of ``sample_records``."""
+def sample_locations(source: RecordSource, count: int, seed: int) -> list[Location]:
+    """The locations of ``sample_records``."""
     chosen = np.sort(generator(seed, "gate").permutation(source.num_records)[:count])
     return source.locate_all(chosen)
 
 
-class SampleSource(RecordSource):
-    """Some records of a source, at ``places`` (shard, row), as a source of one shard."""
+class SubsetSource(RecordSource):
+    """Some records of a source, at ``locations``, as a source of one shard."""
 
-    def __init__(self, source: RecordSource, places: Sequence[tuple[int, int]]) -> None:
+    def __init__(self, source: RecordSource, locations: Sequence[Location]) -> None:
         self.source = source
-        self.places = list(places)
+        self.locations = list(locations)
         self.split, self.classes, self.format = source.split, source.classes, source.format
         self.with_boxes = source.with_boxes
-        self.shards = (ShardInfo(shard_name(source.split, 0, 1), None, len(self.places), 0),)
+        self.shards = (ShardInfo(shard_name(source.split, 0, 1), None, len(self.locations), 0),)
 
     def read_record(self, shard: int, row: int, *, with_logits: bool = False) -> Record:
-        """The record at the ``row``-th place."""
-        return self.source.read_record(*self.places[row], with_logits=with_logits)
+        """The record at the ``row``-th location."""
+        return self.source.read_record(*self.locations[row], with_logits=with_logits)
 
     def iter_shard(self, shard: int, *, with_logits: bool = False) -> Iterator[Record]:
-        """The records in the order of their places."""
-        for row in range(len(self.places)):
+        """The records in the order of their locations."""
+        for row in range(len(self.locations)):
             yield self.read_record(0, row, with_logits=with_logits)

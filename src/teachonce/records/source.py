@@ -62,19 +62,19 @@ Location = tuple[int, int]
 """(shard, row) of a record."""
 
 
-class Places:
+class ShardOffsets:
     """Which shard and row the records are that are counted through all shards, in order."""
 
     def __init__(self, sizes: Iterable[int]) -> None:
         self._first = np.cumsum([0, *sizes], dtype=np.int64)
 
-    def locate(self, index: int) -> tuple[int, int]:
+    def locate(self, index: int) -> Location:
         """(shard, row) of a record."""
         assert 0 <= index < self._first[-1], f"record {index} of {self._first[-1]}"
         shard = int(self._first.searchsorted(index, side="right")) - 1
         return shard, index - int(self._first[shard])
 
-    def locate_all(self, indices: NDArray[np.integer]) -> list[tuple[int, int]]:
+    def locate_all(self, indices: NDArray[np.integer]) -> list[Location]:
         """(shard, row) of each of many records [n]."""
         shards = self._first.searchsorted(indices, side="right") - 1
         return list(zip(shards.tolist(), (indices - self._first[shards]).tolist(), strict=True))
@@ -96,26 +96,26 @@ class RecordSource(ABC):
         return sum(shard.num_records for shard in self.shards)
 
     @cached_property
-    def _counted(self) -> Places:
-        return Places(shard.num_records for shard in self.shards)
+    def _offsets(self) -> ShardOffsets:
+        return ShardOffsets(shard.num_records for shard in self.shards)
 
-    def locate(self, index: int) -> tuple[int, int]:
+    def locate(self, index: int) -> Location:
         """(shard, row) of a record that is counted through all shards."""
-        return self._counted.locate(index)
+        return self._offsets.locate(index)
 
-    def locate_all(self, indices: NDArray[np.integer]) -> list[tuple[int, int]]:
+    def locate_all(self, indices: NDArray[np.integer]) -> list[Location]:
         """(shard, row) of each of many records [n]."""
-        return self._counted.locate_all(indices)
+        return self._offsets.locate_all(indices)
 
     @abstractmethod
     def read_record(self, shard: int, row: int, *, with_logits: bool = False) -> Record:
         """One record by row; RecordError where it is damaged, LogitsError where it lacks the logits asked for."""
 
     def read_batch(
-        self, places: Sequence[tuple[int, int]], *, with_logits: bool = False, buffers: BufferPool | None = None
+        self, locations: Sequence[Location], *, with_logits: bool = False, buffers: BufferPool | None = None
     ) -> list[Record]:
-        """The records at several (shard, row), where it can be into memory of ``buffers``; as ``read_record``."""
-        return [self.read_record(shard, row, with_logits=with_logits) for shard, row in places]
+        """The records at several locations, where it can be into memory of ``buffers``; as ``read_record``."""
+        return [self.read_record(shard, row, with_logits=with_logits) for shard, row in locations]
 
     @abstractmethod
     def iter_shard(self, shard: int, *, with_logits: bool = False) -> Iterator[Record]:

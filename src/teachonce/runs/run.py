@@ -116,7 +116,7 @@ class Run:
         """The result of a finished run, None for one that is not finished."""
         return read_json(self.path / RESULT_NAME) if open_storage(self.path).has(RESULT_NAME) else None
 
-    def describe_teaching(self) -> str:
+    def describe_supervision(self) -> str:
         """Who taught the student, as a phrase."""
         if not self.temperature:
             return "labels only"
@@ -135,11 +135,11 @@ def find_run(path: Path) -> Run | None:
     return Run(path) if holds_run(path) else None
 
 
-def open_finished_run(path: Path, *, asked_by: str) -> Run:
-    """A run with its weights; ConfigError that begins with ``asked_by`` for a folder that is none, else as ``Run``."""
+def open_finished_run(path: Path, *, requested_by: str) -> Run:
+    """A run with its weights; ConfigError that begins with ``requested_by`` where there is none, else as ``Run``."""
     for name in (CONFIG_NAME, WEIGHTS_NAME):
         if not open_storage(path).has(name):
-            raise ConfigError(f"{asked_by}: holds no {name}, expected the folder of a finished run")
+            raise ConfigError(f"{requested_by}: holds no {name}, expected the folder of a finished run")
     return Run(path)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from teachonce.errors import StoreError
-from teachonce.records.source import Record
+from teachonce.records.source import Location, Record
 from teachonce.store.store import Store
 
 
@@ -79,11 +79,11 @@ def check_key(store: Store, shard: int, row: int, record: Record) -> None:
         )
 
 
-def check_keys(store: Store, places: Sequence[tuple[int, int]], records: Sequence[Record]) -> None:
-    """``check_key`` of several records at (shard, row)."""
-    keys, labels = store.gather_keys(places)
+def check_keys(store: Store, locations: Sequence[Location], records: Sequence[Record]) -> None:
+    """``check_key`` of several records."""
+    keys, labels = store.gather_keys(locations)
     found_keys = np.array([record.key for record in records], np.uint64)
     found_labels = np.array([record.label for record in records], np.int64)
     for index in np.flatnonzero((keys != found_keys) | (labels != found_labels)).tolist():
-        shard, row = places[index]
+        shard, row = locations[index]
         check_key(store, shard, row, records[index])

@@ -88,7 +88,7 @@ class Plan:
 
     format_version: int = FORMAT_VERSION
     teacher: dict[str, Any]
-    """Spec, SHA-256 of the weights, precision, and the preprocessing it looks through: a ``TeacherEntry``."""
+    """Spec, SHA-256 of the weights, precision, and its evaluation preprocessing: a ``TeacherEntry``."""
     class_space: ClassSpace
     """The teacher's classes, and which data label its class 0 is."""
     data_classes: Count
@@ -278,18 +278,18 @@ def finalize_store(path: Path, versions: Mapping[str, str]) -> int:
     0 where not even the first group is whole: then there is no manifest. Raises StoreError for a file that is there and
     damaged.
     """
-    whole = _whole_plan(path)
+    whole = _finished_plan(path)
     while whole is not None:
         _write_manifest(path, whole, versions)
         # Other workers may have got further while this one was hashing, and their manifest been replaced by this one.
-        later = _whole_plan(path)
+        later = _finished_plan(path)
         if later is None or later.num_views <= whole.num_views:
             break
         whole = later
     return 0 if whole is None else whole.num_views
 
 
-def _whole_plan(path: Path) -> Plan | None:
+def _finished_plan(path: Path) -> Plan | None:
     """The plan of the groups of views that are whole, None where the first one is not."""
     plan = read_plan(path)
     missing = set(missing_files(path, plan))

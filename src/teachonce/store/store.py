@@ -6,10 +6,10 @@
           train-00000-of-01024.v000-009.sample.arrow   of a few of them: hashes of the pixels, logits before the codec
           manifest.json                          written last: the files of all groups of views that are whole
 
-Arrow IPC is memory-mapped, needs no parsing, and opens in pandas, polars or DuckDB (``shard_files`` reads and writes
+Arrow IPC is memory-mapped, needs no parsing, and opens in pandas, polars or DuckDB (``arrow_files`` reads and writes
 the files). Nothing here needs torch.
 
-A store without a manifest is unfinished and is refused by readers; ``store_plan`` says when it is written. While more
+A store without a manifest is unfinished and is refused by readers; ``plan`` says when it is written. While more
 views are being extracted, readers see those of the manifest that they opened.
 """
 
@@ -31,6 +31,7 @@ from teachonce.codecs.codec import Codec
 from teachonce.codecs.registry import codec_from_json
 from teachonce.errors import StoreError
 from teachonce.records.class_space import ClassSpace
+from teachonce.records.source import Location
 from teachonce.storage.files import open_storage, read_json
 from teachonce.store.arrow_files import (
     Sample,
@@ -144,24 +145,25 @@ class Store:
         columns = self.read_columns(shard, view)
         return {name: values[rows] for name, values in columns.items() if name not in VIEW_COLUMNS}
 
-    def gather_columns(self, places: Sequence[tuple[int, int]], view: int) -> dict[str, NDArray[Any]]:
-        """All stored columns of one view of the records at several (shard, row), each [n] or [n, width]."""
+    def gather_columns(self, locations: Sequence[Location], view: int) -> dict[str, NDArray[Any]]:
+        """All stored columns of one view of the records at several locations, each [n] or [n, width]."""
         gathered: dict[str, NDArray[Any]] = {}
-        for shard, where, rows in _by_shard(places):
+        for shard, positions, rows in _by_shard(locations):
             columns = self.read_columns(shard, view)
             if not gathered:
                 gathered = {
-                    name: np.empty((len(places), *values.shape[1:]), values.dtype) for name, values in columns.items()
+                    name: np.empty((len(locations), *values.shape[1:]), values.dtype)
+                    for name, values in columns.items()
                 }
             for name, values in columns.items():
-                gathered[name][where] = values[rows]
+                gathered[name][positions] = values[rows]
         return gathered
 
-    def gather_keys(self, places: Sequence[tuple[int, int]]) -> tuple[NDArray[np.uint64], NDArray[np.int32]]:
-        """Keys and labels [n] of the records at several (shard, row)."""
-        keys, labels = np.empty(len(places), np.uint64), np.empty(len(places), np.int32)
-        for shard, where, rows in _by_shard(places):
-            keys[where], labels[where] = self.read_keys(shard)[rows], self.read_labels(shard)[rows]
+    def gather_keys(self, locations: Sequence[Location]) -> tuple[NDArray[np.uint64], NDArray[np.int32]]:
+        """Keys and labels [n] of the records at several locations."""
+        keys, labels = np.empty(len(locations), np.uint64), np.empty(len(locations), np.int32)
+        for shard, positions, rows in _by_shard(locations):
+            keys[positions], labels[positions] = self.read_keys(shard)[rows], self.read_labels(shard)[rows]
         return keys, labels
 
     def read_views(self, shard: int, view: int, rows: Sequence[int] | NDArray[np.integer] | slice) -> list[View]:
@@ -295,9 +297,9 @@ def _partial_manifest(path: Path) -> Manifest:
     )
 
 
-def _by_shard(places: Sequence[tuple[int, int]]) -> Iterator[tuple[int, NDArray[np.intp], NDArray[np.intp]]]:
-    """(shard, positions in ``places``, rows) of each shard that occurs."""
-    shards, rows = np.array(places, np.intp).reshape(-1, 2).T
+def _by_shard(locations: Sequence[Location]) -> Iterator[tuple[int, NDArray[np.intp], NDArray[np.intp]]]:
+    """(shard, positions in ``locations``, rows) of each shard that occurs."""
+    shards, rows = np.array(locations, np.intp).reshape(-1, 2).T
     order = np.argsort(shards, kind="stable")
-    for where in np.split(order, np.flatnonzero(np.diff(shards[order])) + 1) if places else ():
-        yield int(shards[where[0]]), where, rows[where]
+    for positions in np.split(order, np.flatnonzero(np.diff(shards[order])) + 1) if locations else ():
+        yield int(shards[positions[0]]), positions, rows[positions]

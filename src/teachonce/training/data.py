@@ -18,7 +18,7 @@ from teachonce.data.stored_logits import StoredLogits
 from teachonce.errors import ConfigError
 from teachonce.models.fine_tuning import InitialRun, hash_classes, initial_preprocessing, open_initial_run
 from teachonce.models.spec import ModelSpec, override_preprocessing
-from teachonce.options import option_words, to_json
+from teachonce.options import option_arguments, to_json
 from teachonce.pixels.in_memory import RecordsInMemory
 from teachonce.pixels.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from teachonce.pixels.view_sources import DrawnViews, OwnViews, ViewSource
@@ -191,7 +191,7 @@ def check_replayed_views(config: TrainConfig, dataset: KDDataset) -> None:
     for name in ("policy", *(field.name for field in dataclasses.fields(ViewOptions))):
         if name in given:
             raise ConfigError(
-                f"{' '.join(option_words(name, given[name]))}: applies only to views that the student draws, found "
+                f"{' '.join(option_arguments(name, given[name]))}: applies only to views that the student draws, found "
                 f"--store {config.store[0]}, whose views are replayed; leave it out"
             )
 
@@ -202,8 +202,8 @@ def warn_without_effect(config: TrainConfig, dataset: KDDataset) -> None:
     if config.temperature == 0 and config.has_teacher:
         for name in ("store", "logits", "teacher", "kd_weight"):
             if name in given:
-                words = " ".join(option_words(name, given[name]))
-                warnings.warn(f"{words} has no effect: it is not read at --kd-temp 0", stacklevel=3)
+                given_option = " ".join(option_arguments(name, given[name]))
+                warnings.warn(f"{given_option} has no effect: it is not read at --kd-temp 0", stacklevel=3)
     stores = [] if dataset.logits is None else dataset.logits.stores
     if stores and stores[0].policy.is_random:
         broken = [

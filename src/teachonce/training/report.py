@@ -31,7 +31,7 @@ def write_report(run: Path, result: Mapping[str, Any]) -> Path:
     page = render_page(
         _TEMPLATE,
         name=run.name,
-        teacher=opened.describe_teaching(),
+        teacher=opened.describe_supervision(),
         config=opened.config,
         result=result,
         numbers=_numbers(result),

@@ -35,7 +35,7 @@ from teachonce.training.config import TrainConfig
 from teachonce.training.schedules import LearningRate, build_schedule
 
 CHECK_STEPS = 50
-"""Updates between two looks at the loss: reading it waits for the device."""
+"""Updates between two checks of the loss: reading it waits for the device."""
 
 _NEVER = 2**31 - 1
 
@@ -112,13 +112,13 @@ class StudentModule(lightning.LightningModule):
         self.register_buffer("_first_bad_step", torch.tensor(_NEVER), persistent=False)
 
     @property
-    def kept(self) -> torch.nn.Module:
+    def eval_model(self) -> torch.nn.Module:
         """What is evaluated and kept: the moving average where there is one, else the student."""
         return self.student if self.ema is None else self.ema.module
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Logits [B, C] of pixels [B, H, W, 3] in 0..255, by the weights that are kept."""
-        return self.kept(self._images(pixels))
+        return self.eval_model(self._images(pixels))
 
     def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:
         """The loss of one batch, its parts added to the epoch's sums."""
@@ -195,7 +195,7 @@ class StudentModule(lightning.LightningModule):
         self.validation_result = None
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_index: int) -> None:
-        """Move the average along, and look at the loss now and then."""
+        """Move the average along, and check the loss now and then."""
         if self.ema is not None:
             self.ema.update(self.student, step=self.global_step)
         is_last = batch_index + 1 == self.trainer.num_training_batches

@@ -2,13 +2,13 @@
 
     open the data -> resolve and agree with RUN/config.json -> fit (resuming) -> weights, report, result
 
-The loop is Lightning's; what is ours is the joining (``dataset``), the loss (``student``), and the promises around
-them: the same command resumes an interrupted run with exactly the curve and weights of an uninterrupted one (bit for
-bit on a CPU), another configuration is refused, a finished run is not redone. The weights kept are those of the last
-epoch, never chosen by the validation split; the best epoch's checkpoint lies beside them for who wants it.
+The loop is Lightning's; what is ours is the joining (``data.dataset``), the loss (``student_module``), and the promises
+around them: the same command resumes an interrupted run with exactly the curve and weights of an uninterrupted one (bit
+for bit on a CPU), another configuration is refused, a finished run is not redone. The weights kept are those of the
+last epoch, never chosen by the validation split; the best epoch's checkpoint lies beside them for who wants it.
 
-Every epoch sees every record once, in batches of one size, give or take one record (``batches.EpochBatches``). Several
-nodes need --out on a file system that they share.
+Every epoch sees every record once, in batches of one size, give or take one record (``EpochBatches``). Several nodes
+need --out on a file system that they share.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
         _say(trainer, f"{config.out}: finished already ({describe_result(finished)}); nothing to do")
         return finished
     # The caller's random numbers are nobody's business here; those of the student are a function of the seed.
-    with torch.random.fork_rng(devices=[]):  # of GPUs, a look at the state alone would take memory on each
+    with torch.random.fork_rng(devices=[]):  # of GPUs, to read the state alone would take memory on each
         module = _build_module(config, student, trainer, data, teacher)
         if trainer.is_global_zero:
             _guard(config, data, module, trainer, recorder)
@@ -184,7 +184,7 @@ def _build_trainer(
             accelerator={"cuda": "gpu"}.get(device.type, device.type),
             devices=devices if device.index is None else [device.index],
             num_nodes=num_nodes,
-            # Running statistics are averaged at the end of an epoch (``student``), not copied from the first rank.
+            # ``student_module`` averages running statistics at the end of an epoch: none are the first rank's.
             strategy=DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True) if world_size > 1 else "auto",
             precision=_PRECISIONS[config.precision],  # type: ignore[arg-type]  # Lightning lists literals
             max_epochs=config.epochs,
@@ -309,14 +309,16 @@ def _finish(
         # The first epoch starts workers and warms caches; the median does not see it.
         "images_per_second": statistics.median(float(row["images_per_second"] or 0) for row in rows),
         "student": config.student,
-        "num_parameters": sum(parameter.numel() for parameter in module.kept.parameters()),
+        "num_parameters": sum(parameter.numel() for parameter in module.eval_model.parameters()),
         "store": "+".join(map(str, config.store)) or None,
         "store_views": data.num_views,
         "kd_temp": config.temperature,
         "seed": config.seed,
     }
     if trainer.is_global_zero:
-        weights = {name: value.detach().cpu().contiguous().clone() for name, value in module.kept.state_dict().items()}
+        weights = {
+            name: value.detach().cpu().contiguous().clone() for name, value in module.eval_model.state_dict().items()
+        }
         with atomic_write(config.out / WEIGHTS_NAME) as file:
             file.write(save(weights, {"student": config.student, "format": "pt"}))
         write_report(config.out, result)

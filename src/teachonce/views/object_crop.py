@@ -3,7 +3,7 @@
 Szegedy et al. 2015, arXiv:1409.4842, section 6, as ``tf.image.sample_distorted_bounding_box`` draws them, which the
 walkthrough trains with. An aspect ratio is drawn uniformly, then a height uniformly between those that the smallest and
 the largest area allow, then a place; the crop is taken if it covers at least ``covered`` of one of the objects, and
-after ``max_attempts`` in vain the whole image is. The common libraries' rule (``policies``) draws the area uniformly
+after ``max_attempts`` in vain the whole image is. The common libraries' rule (``draw``) draws the area uniformly
 instead, so its crops are smaller on average.
 
 Without boxes the whole image is the object, so ``covered`` is then a least area. What looks like an oversight in
@@ -18,8 +18,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-Box = tuple[int, int, int, int]
-"""left, top, right, bottom in pixels."""
+from teachonce.views.view import Box
 
 
 def sample_object_crop(

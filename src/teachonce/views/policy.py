@@ -1,14 +1,13 @@
 """Policies: the distributions that views are drawn from.
 
-``center`` has one view, ``CENTER``, which stores nothing: the teacher looks through its own evaluation preprocessing
-(the walkthrough's mode), and a student then trains with augmentation of its own. ``crop`` is Inception's random resized
-crop (Szegedy et al. 2015, arXiv:1409.4842, section 6) with the drawing rule of the field's common libraries: ten tries,
-then the largest central crop of an allowed aspect ratio. To it may be added RandAugment (Cubuk et al. 2020,
-arXiv:1909.13719; then the policy is called ``crop+randaugment``) or AutoAugment's policy for ImageNet (Cubuk et al.
-2018, arXiv:1805.09501; ``crop+autoaugment``, see ``autoaugment``), crops that must show enough of an object
+``center`` has one view, ``CENTER``, which stores nothing: the teacher sees the image through its own evaluation
+preprocessing (the walkthrough's mode), and a student then trains with augmentation of its own. ``crop`` is Inception's
+random resized crop (Szegedy et al. 2015, arXiv:1409.4842, section 6) with the drawing rule of the field's common
+libraries: ten tries, then the largest central crop of an allowed aspect ratio. To it may be added RandAugment (Cubuk et
+al. 2020, arXiv:1909.13719; then the policy is called ``crop+randaugment``) or AutoAugment's policy for ImageNet (Cubuk
+et al. 2018, arXiv:1805.09501; ``crop+autoaugment``, see ``autoaugment``), crops that must show enough of an object
 (``object_crop``), random erasing (Zhong et al. 2017, arXiv:1708.04896) and mixup or cutmix with a partner of the same
 shard, which the teacher then sees mixed.
-
 What is asked of a policy is asked of its properties (``is_random``, ``layout``, ``mix``, ``needs_boxes``), never of its
 class: ``center`` is a policy like any other.
 

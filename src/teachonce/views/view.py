@@ -1,10 +1,10 @@
-"""Views: one concrete way of looking at a record.
+"""Views: one concrete way of rendering a record.
 
 A ``View`` says what was done, never from which seed, so a library that changes its random stream cannot put teacher
 and student out of step (``draw`` draws them, ``columns`` stores them). It is resolution-independent: the crop box is in
 pixels of the source image, everything after the crop is relative to the output, so a 600 px teacher and a 160 px
-student look at the same region, with the same operations, erased boxes and mix. ``CENTER`` is the view that leaves the
-region to who looks: each model sees the image through its own evaluation preprocessing.
+student see the same region, with the same operations, erased boxes and mix. ``CENTER`` is the view that leaves the
+region to the model: each sees the image through its own evaluation preprocessing.
 
 The order is fixed: crop, antialiased resize to the output square, flip, operations, erased boxes, mix. Everything
 happens in 8-bit pixels, before mean and std: teacher and student share it whatever their normalization. (Erasing or
@@ -24,7 +24,7 @@ RELATIVE_ONE = 65_535
 MAX_SIDE_PX = 65_535  # crop boxes are stored as uint16
 
 Box = tuple[int, int, int, int]
-"""left, top, right, bottom."""
+"""left, top, right, bottom: a crop in pixels of the image, an erasing or a mix relative to the output."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class View:
     """What was done to a record; the defaults are "nothing more than the crop"."""
 
     box: Box | None
-    """Crop in pixels of the source image; None: what the evaluation preprocessing of who looks takes (``CENTER``)."""
+    """Crop in pixels of the source image; None: what the evaluation preprocessing of the model takes (``CENTER``)."""
     flip: bool = False
     operations: tuple[Operation, ...] = ()
     erasings: tuple[Erasing, ...] = ()
@@ -72,4 +72,4 @@ class View:
 
 
 CENTER = View(None)
-"""The whole image through the evaluation preprocessing of who looks, and nothing more."""
+"""The whole image through the evaluation preprocessing of the model, and nothing more."""

@@ -19,20 +19,20 @@ from teachonce.extraction.planning.costs import (
     TEMPERATURES,
     Timings,
     Workload,
+    estimate_break_even,
+    estimate_hours,
     first_cheaper,
-    foresee_break_even,
-    foresee_hours,
     measure_tails,
     recommend,
     tail_mass,
 )
-from teachonce.extraction.planning.estimate import _codec_entry, _try, measure_plan, plan
+from teachonce.extraction.planning.estimate import _codec_entry, _try, build_estimate, estimate
 from teachonce.extraction.planning.measure import render_and_ask, try_codec
-from teachonce.extraction.planning.picture import draw_plan
-from teachonce.extraction.planning.table import format_bytes, format_hours, render_plan
+from teachonce.extraction.planning.picture import draw_estimate
+from teachonce.extraction.planning.table import format_bytes, format_hours, render_estimate
 from teachonce.models.classifier import load_model
 from teachonce.records.discovery import open_records
-from teachonce.records.sample import SampleSource, sample_places, sample_records
+from teachonce.records.sample import SubsetSource, sample_locations, sample_records
 from teachonce.store.store import Store
 from teachonce.views.columns import VIEW_COLUMNS
 from tests.support.small_data import write_shards
@@ -60,7 +60,7 @@ def config(data, teacher):
 
 @pytest.fixture
 def summary(config):
-    return measure_plan(config)
+    return build_estimate(config)
 
 
 def entry_of(summary, label: str) -> dict:
@@ -81,7 +81,7 @@ def test_bytes_are_those_of_an_extraction(tmp_path, data, teacher, options, code
         topk=k or 10,
         **options,
     )
-    planned = next(entry for entry in measure_plan(config)["codecs"] if entry["is_planned"])
+    planned = next(entry for entry in build_estimate(config)["codecs"] if entry["is_planned"])
     assert planned["label"] == (f"{codec} {k}" if k else codec)
     extract(replace(config.to_extraction(), out=tmp_path / "store", gate_samples=0))
     store = Store(tmp_path / "store")
@@ -102,12 +102,12 @@ def test_bytes_are_those_of_an_extraction(tmp_path, data, teacher, options, code
 def test_the_sampled_views_are_the_extractions_own(tmp_path, config):
     extract(replace(config.to_extraction(), out=tmp_path / "store", codec="float32", gate_samples=0))
     store, source, teacher = Store(tmp_path / "store"), open_records(config.data, "train"), load_model(config.teacher)
-    places = sample_places(source, 12, seed=5)
-    sample = SampleSource(source, places)
-    of_sample = build_plan(config.to_extraction(), sample, teacher)
-    answers = render_and_ask(sample, of_sample, teacher, batch_size=5, num_threads=2, advance=lambda count: None)
-    assert len({shard for shard, _ in places}) == 2 and len(answers.views) == 12
-    for index, (shard, row) in enumerate(places):
+    locations = sample_locations(source, 12, seed=5)
+    subset = SubsetSource(source, locations)
+    subset_plan = build_plan(config.to_extraction(), subset, teacher)
+    answers = render_and_ask(subset, subset_plan, teacher, batch_size=5, num_threads=2, advance=lambda count: None)
+    assert len({shard for shard, _ in locations}) == 2 and len(answers.views) == 12
+    for index, (shard, row) in enumerate(locations):
         assert answers.keys[index] == store.read_keys(shard)[row]
         assert answers.views[index] == store.read_views(shard, index % 3, [row])[0]
         # Other batches sum in another order: float32 to 2^-20 of logits up to 10.
@@ -117,29 +117,31 @@ def test_the_sampled_views_are_the_extractions_own(tmp_path, config):
 def test_a_mixed_view_takes_its_partner_from_the_sample_and_pays_for_it(data, teacher):
     config = PlanConfig(data=data, teacher=teacher, offset=1, device="cpu", **MIXED)
     source, model = open_records(data, "train"), load_model(teacher)
-    sample = SampleSource(source, sample_places(source, 12, seed=0))
+    subset = SubsetSource(source, sample_locations(source, 12, seed=0))
     reads = []
 
-    class Counting(SampleSource):
+    class Counting(SubsetSource):
         def read_record(self, shard, row, *, with_logits=False):
             reads.append(row)
             return super().read_record(shard, row, with_logits=with_logits)
 
-    sample = Counting(source, sample.places)
-    of_sample = build_plan(config.to_extraction(), sample, model)
-    answers = render_and_ask(sample, of_sample, model, batch_size=8, num_threads=2, advance=lambda count: None)
+    subset = Counting(source, subset.locations)
+    subset_plan = build_plan(config.to_extraction(), subset, model)
+    answers = render_and_ask(subset, subset_plan, model, batch_size=8, num_threads=2, advance=lambda count: None)
     num_mixed = sum(view.mix is not None for view in answers.views)
     assert num_mixed > 6 and {view.mix.partner for view in answers.views if view.mix} <= set(answers.keys.tolist())
-    # The keys once, the warm-up's record, then each record; a partner twice, as two looks at each record are timed.
+    # The keys once, the warm-up's record, then each record; a partner twice: two renderings of a record are timed.
     assert len(reads) == 12 + 1 + 2 * (answers.views[0].mix is not None) + 12 + 2 * num_mixed
 
 
-def test_sample_places_are_those_of_the_gates_records(data):
+def test_sample_locations_are_those_of_the_gates_records(data):
     source = open_records(data, "train")
     records = sample_records(source, 10, seed=3)
-    assert [source.read_record(*place).key for place in sample_places(source, 10, seed=3)] == [r.key for r in records]
-    assert sample_places(source, 10, seed=4) != sample_places(source, 10, seed=3)
-    assert sample_places(source, 99, seed=3) == [(0, row) for row in range(20)] + [(1, row) for row in range(13)]
+    assert [source.read_record(*location).key for location in sample_locations(source, 10, seed=3)] == [
+        r.key for r in records
+    ]
+    assert sample_locations(source, 10, seed=4) != sample_locations(source, 10, seed=3)
+    assert sample_locations(source, 99, seed=3) == [(0, row) for row in range(20)] + [(1, row) for row in range(13)]
 
 
 TIMINGS = Timings(
@@ -158,7 +160,7 @@ WORKLOAD = Workload(num_records=3600, num_views=10, num_groups=2, num_shards=3, 
 def test_hours_by_hand():
     # A view: read 0.01 x 2 files / 10 views, decode 0.08 x 2 / 10 / 4 threads, look 0.02 / 4, teacher 0.2, write 0.001.
     stages = {"read": 0.002, "decode": 0.004, "look": 0.005, "teacher": 0.2, "write": 0.001}
-    hours = foresee_hours(TIMINGS, WORKLOAD)
+    hours = estimate_hours(TIMINGS, WORKLOAD)
     assert hours.seconds_per_view == pytest.approx(stages)
     assert hours.pipeline_seconds == pytest.approx(0.212) and hours.bottleneck == "teacher"
     assert hours.hours_here == pytest.approx(2.12)  # 36,000 views
@@ -166,35 +168,35 @@ def test_hours_by_hand():
     assert hours.hours_on_devices == pytest.approx(2.12 * 2 / 6) and hours.devices_used == 4
     assert hours.hours_sharing_cores is None
     # Ten devices, and only six units.
-    many = foresee_hours(TIMINGS, replace(WORKLOAD, num_devices=10))
+    many = estimate_hours(TIMINGS, replace(WORKLOAD, num_devices=10))
     assert many.devices_used == 6 and many.hours_on_devices == pytest.approx(2.12 / 6)
 
 
 def test_hours_beside_an_accelerator_are_those_of_the_slowest():
     fast = replace(TIMINGS, has_accelerator=True, teacher_seconds=0.012)
-    hours = foresee_hours(fast, WORKLOAD)
+    hours = estimate_hours(fast, WORKLOAD)
     assert hours.pipeline_seconds == pytest.approx(0.012) and hours.bottleneck == "teacher"
     # Four accelerators that share the cores: decoding, 0.009 a view, becomes the slowest.
     assert hours.hours_sharing_cores == pytest.approx(0.12 * 3 * 2 / 6)
-    slow = foresee_hours(replace(fast, look_seconds=0.2), WORKLOAD)
+    slow = estimate_hours(replace(fast, look_seconds=0.2), WORKLOAD)
     assert slow.pipeline_seconds == pytest.approx(0.054) and slow.bottleneck == "decoding"
 
 
 def test_break_even_by_hand():
-    even = foresee_break_even(TIMINGS, WORKLOAD, extraction_hours=2.16)
+    even = estimate_break_even(TIMINGS, WORKLOAD, extraction_hours=2.16)
     # An epoch of 3,600 records: online 0.2 h; offline 0.02 h for reading back. So 2.16 / 0.18 = 12 epochs.
     assert even.epochs == pytest.approx(12) and even.students == pytest.approx(12 / 50)
     assert even.offline_forwards == 36_000 and even.online_forwards == 3600 * 50 * 2
     assert even.online_hours == pytest.approx(20) and even.offline_hours == pytest.approx(2.16 + 2)
     assert even.saved_hours == pytest.approx(20 - 4.16) and even.ratio == pytest.approx(20 / 4.16)
     # At the break-even itself both have cost the same.
-    at = foresee_break_even(TIMINGS, replace(WORKLOAD, epochs=12, students=1), extraction_hours=2.16)
+    at = estimate_break_even(TIMINGS, replace(WORKLOAD, epochs=12, students=1), extraction_hours=2.16)
     assert at.online_hours == pytest.approx(at.offline_hours)
     assert [first_cheaper(value) for value in (0.2, 9.9, 10.0, 10.1)] == [1, 10, 11, 11]
 
 
 def test_it_never_breaks_even_where_reading_costs_more_than_asking():
-    even = foresee_break_even(replace(TIMINGS, read_back_seconds=0.2), WORKLOAD, extraction_hours=1.0)
+    even = estimate_break_even(replace(TIMINGS, read_back_seconds=0.2), WORKLOAD, extraction_hours=1.0)
     assert even.epochs is None and even.students is None and even.saved_hours == pytest.approx(-1)
 
 
@@ -235,10 +237,10 @@ def test_distortion_by_codec(summary):
 @pytest.mark.parametrize("codec", [Int8Codec(), TopKCodec(k=3, num_classes=NUM_CLASSES)])
 def test_distortion_is_between_the_softened_distributions(tmp_path, config, codec):
     source, teacher = open_records(config.data, "train"), load_model(config.teacher)
-    sample = SampleSource(source, sample_places(source, 33, seed=0))
-    of_sample = build_plan(config.to_extraction(), sample, teacher)
-    answers = render_and_ask(sample, of_sample, teacher, batch_size=8, num_threads=1, advance=lambda count: None)
-    trial = try_codec(tmp_path, of_sample, codec, answers)
+    subset = SubsetSource(source, sample_locations(source, 33, seed=0))
+    subset_plan = build_plan(config.to_extraction(), subset, teacher)
+    answers = render_and_ask(subset, subset_plan, teacher, batch_size=8, num_threads=1, advance=lambda count: None)
+    trial = try_codec(tmp_path, subset_plan, codec, answers)
     for t in TEMPERATURES:
         decoded = codec.decode_logits(codec.encode_logits(answers.logits), t)
         expected = []
@@ -279,15 +281,15 @@ def test_the_smallest_faithful_codec_is_recommended_with_what_less_would_cost():
 
 def test_a_codec_that_refuses_the_sample_is_shown_and_does_not_stop_the_plan(tmp_path, config, summary):
     source, teacher = open_records(config.data, "train"), load_model(config.teacher)
-    sample = SampleSource(source, sample_places(source, 6, seed=0))
-    of_sample = build_plan(config.to_extraction(), sample, teacher)
-    answers = render_and_ask(sample, of_sample, teacher, batch_size=8, num_threads=1, advance=lambda count: None)
+    subset = SubsetSource(source, sample_locations(source, 6, seed=0))
+    subset_plan = build_plan(config.to_extraction(), subset, teacher)
+    answers = render_and_ask(subset, subset_plan, teacher, batch_size=8, num_threads=1, advance=lambda count: None)
     wrong = TopKCodec(k=3, num_classes=NUM_CLASSES + 1)
-    trial = _try(tmp_path, of_sample, wrong, answers)
+    trial = _try(tmp_path, subset_plan, wrong, answers)
     assert trial == "teacher logits of 30 classes, expected 31 as planned"
-    entry = _codec_entry(wrong, trial, of_sample, {}, is_planned=True)
+    entry = _codec_entry(wrong, trial, subset_plan, {}, is_planned=True)
     others = [other | {"is_planned": False} for other in summary["codecs"]]
-    text = render_plan(summary | {"codecs": [*others, entry]})
+    text = render_estimate(summary | {"codecs": [*others, entry]})
     assert "topk 3 <     refuses the sample: teacher logits of 30" in text
     assert "topk 3, which was asked for, would stop the extraction" in text
 
@@ -313,59 +315,59 @@ def test_what_a_plan_says(config, summary):
             assert seconds > 0, name
     for entry in summary["codecs"]:
         assert entry["read_back_seconds"] > 0 and entry["write_seconds"] > 0
-    text = render_plan(summary)
+    text = render_estimate(summary)
     assert "33 records x 3 views in 2 shards" in text and "all 33 records (of 256 asked for)" in text
     assert "2 devices like this one" in text and "(of 8: there is work for one a shard and file of views)" in text
     assert "int8 <" in text and "recommendation: --codec" in text
-    few = render_plan(measure_plan(replace(config, samples=9, students=2)))
+    few = render_estimate(build_estimate(replace(config, samples=9, students=2)))
     assert "sample    9 records, one view of each, drawn by seed 0" in few and "for 2 students of 100 epochs" in few
 
 
 def test_the_center_is_one_view(config, data):
-    summary = measure_plan(replace(config, policy="center", views=None))
+    summary = build_estimate(replace(config, policy="center", views=None))
     assert summary["workload"]["num_views"] == 1 and summary["codecs"][0]["view_bytes"] == 0
     assert summary["break_even"]["offline_forwards"] == 33
-    assert "for the view" not in render_plan(summary)
+    assert "for the view" not in render_estimate(summary)
 
 
 def test_a_teacher_of_few_classes_has_no_tail_to_show(tmp_path, data):
     spec = write_color_teacher(tmp_path / "four.onnx")
-    summary = measure_plan(PlanConfig(data=data, teacher=spec, device="cpu"))
+    summary = build_estimate(PlanConfig(data=data, teacher=spec, device="cpu"))
     assert [entry["k"] for entry in summary["tail_mass"]] == [1, 2]
     assert [entry["label"] for entry in summary["codecs"]] == ["float32", "float16", "int8"]
     assert summary["sample"]["top1"] > 0.9 and summary["offset"] == 1 and len(COLORS) == summary["num_classes"]
-    two_panels = draw_plan(summary | {"tail_mass": []})
-    assert "mass beyond" in draw_plan(summary) and "mass beyond" not in two_panels
-    assert "probability mass" not in render_plan(summary | {"tail_mass": []})
+    two_panels = draw_estimate(summary | {"tail_mass": []})
+    assert "mass beyond" in draw_estimate(summary) and "mass beyond" not in two_panels
+    assert "probability mass" not in render_estimate(summary | {"tail_mass": []})
 
 
 def test_the_written_plan_is_the_printed_one(tmp_path, config, capsys):
     out = tmp_path / "plan"
-    text = plan(replace(config, out=out))
+    text = estimate(replace(config, out=out))
     assert sorted(path.name for path in out.iterdir()) == FILES
     assert (out / "extraction-plan.txt").read_text() == text + "\n"
     summary = json.loads((out / "extraction-plan.json").read_text())
-    assert render_plan(summary) == text
+    assert render_estimate(summary) == text
     picture = (out / "extraction-plan.svg").read_text()
-    assert ElementTree.fromstring(picture).tag.endswith("svg") and picture == draw_plan(summary)
+    assert ElementTree.fromstring(picture).tag.endswith("svg") and picture == draw_estimate(summary)
     for words in ("distortion by codec", "mass beyond the k likeliest", "offline", "online"):
         assert words in picture
     # An earlier plan may be written over, and --json prints what is written.
-    printed = json.loads(plan(replace(config, out=out, json=True)))
+    printed = json.loads(estimate(replace(config, out=out, json=True)))
     assert printed == json.loads((out / "extraction-plan.json").read_text()) and printed.keys() == summary.keys()
     assert "plan: done 33 of 33 images" in capsys.readouterr().err
 
 
 def test_the_break_even_in_words_and_in_the_picture(summary):
     def show(timings: Timings) -> tuple[str, str]:
-        hours = foresee_hours(timings, WORKLOAD)
+        hours = estimate_hours(timings, WORKLOAD)
         known = summary | {
             "timings": asdict(timings),
             "workload": asdict(WORKLOAD),
             "hours": asdict(hours),
-            "break_even": asdict(foresee_break_even(timings, WORKLOAD, hours.hours_here)),
+            "break_even": asdict(estimate_break_even(timings, WORKLOAD, hours.hours_here)),
         }
-        return render_plan(known), draw_plan(known)
+        return render_estimate(known), draw_estimate(known)
 
     text, picture = show(TIMINGS)  # 2.12 h for 0.18 h an epoch: 11.8 epochs
     assert "offline costs less from epoch 12 of one student on (11.8; by the number of forwards alone 10)" in text
@@ -431,24 +433,24 @@ def test_a_store_is_not_written_over(tmp_path, config):
     extract(replace(config.to_extraction(), out=out, gate_samples=0))
     before = {path.name: path.read_bytes() for path in out.iterdir()}
     with pytest.raises(ConfigError, match=r"--out .*store: holds a store \(plan\.json\)"):
-        plan(replace(config, out=out))
+        estimate(replace(config, out=out))
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
     with pytest.raises(ConfigError, match="is a file, expected a folder"):
-        plan(replace(config, out=out / "plan.json"))
+        estimate(replace(config, out=out / "plan.json"))
 
 
 def test_what_an_extraction_would_refuse_is_refused_in_its_words(tmp_path, config, data):
     with pytest.raises(ConfigError, match="30 classes, the data 5"):
-        measure_plan(replace(config, offset=None))
+        build_estimate(replace(config, offset=None))
     spec = write_color_teacher(tmp_path / "nan.onnx", nan_above=0.7)
     with pytest.raises(LogitsError, match=r"train-00000-of-00002.* to .*: .*NaN or infinite logits"):
-        measure_plan(replace(config, teacher=spec, offset=None))
+        build_estimate(replace(config, teacher=spec, offset=None))
     bare = write_shards(tmp_path / "bare", sizes=(3,), num_classes=None)  # labels 1, 2, 3
     spec = write_color_teacher(tmp_path / "four.onnx")
     with pytest.raises(RecordError, match=r"label 3, expected 0 to 2; give --num-classes or --offset"):
-        measure_plan(replace(config, data=bare, teacher=spec, offset=-1))
+        build_estimate(replace(config, data=bare, teacher=spec, offset=-1))
     with pytest.raises(ConfigError, match="no such folder"):
-        measure_plan(replace(config, data=tmp_path / "nowhere"))
+        build_estimate(replace(config, data=tmp_path / "nowhere"))
 
 
 def test_quantities_for_people():
@@ -464,14 +466,14 @@ def test_quantities_for_people():
 
 
 def test_a_sample_has_the_boxes_that_crops_are_drawn_by(tmp_path, teacher):
-    """So what is measured is what an extraction would look at."""
+    """So what is measured is what an extraction would render."""
     boxes = [[0.0, 0.0, 0.5, 0.5]]
     data = write_color_shards(tmp_path / "boxes", sizes=(9,), boxes=boxes)
     source = open_records(data, "train")
-    sample = SampleSource(source, [(0, 3), (0, 5)])
-    assert sample.read_record(0, 1).boxes is None
-    sample = SampleSource(open_records(data, "train", with_boxes=True), sample.places)
-    np.testing.assert_array_equal(sample.read_record(0, 1).boxes, np.array(boxes, np.float32))
+    subset = SubsetSource(source, [(0, 3), (0, 5)])
+    assert subset.read_record(0, 1).boxes is None
+    subset = SubsetSource(open_records(data, "train", with_boxes=True), subset.locations)
+    np.testing.assert_array_equal(subset.read_record(0, 1).boxes, np.array(boxes, np.float32))
     options = {"policy": "crop+autoaugment", "object_covered": 0.9, "views": 2, "samples": 4, "batch_size": 4}
-    summary = measure_plan(PlanConfig(data=data, teacher=teacher, offset=1, device="cpu", **options))
+    summary = build_estimate(PlanConfig(data=data, teacher=teacher, offset=1, device="cpu", **options))
     assert summary["policy"]["objects"] == {"covered": 0.9, "boxes": "records", "max_attempts": 100}

@@ -1,6 +1,6 @@
 """What follows from a plan's measurements: hours, break-even and distortion, as functions of numbers alone.
 
-``plan_measure`` measures; nothing here reads a clock or a file, so each rule can be checked by hand. Two of them a
+``measure`` measures; nothing here reads a clock or a file, so each rule can be checked by hand. Two of them a
 reader would question:
 
 - *One pipeline.* The extraction decodes in threads ahead of the teacher, and reads and writes beside both. On an
@@ -116,7 +116,7 @@ class BreakEven:
     """The same in students of the planned epochs."""
 
 
-def foresee_hours(timings: Timings, workload: Workload) -> Hours:
+def estimate_hours(timings: Timings, workload: Workload) -> Hours:
     """Hours of the extraction here and on several devices; the module's text says how stages are put together."""
     decodes = workload.num_groups / workload.num_views
     stages = {
@@ -151,7 +151,7 @@ def foresee_hours(timings: Timings, workload: Workload) -> Hours:
     )
 
 
-def foresee_break_even(timings: Timings, workload: Workload, extraction_hours: float) -> BreakEven:
+def estimate_break_even(timings: Timings, workload: Workload, extraction_hours: float) -> BreakEven:
     """When the extraction has paid for itself: N V views once against N forwards an epoch."""
     steps = workload.epochs * workload.students
     online_a_step = workload.num_records * timings.teacher_seconds / 3600

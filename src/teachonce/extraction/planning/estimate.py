@@ -1,7 +1,7 @@
 """``teachonce plan``: bytes, hours, distortion and break-even of an extraction, before anything is spent.
 
-    the plan that extract would make -> a sample goes its way (plan_measure) -> what follows (plan_costs)
-    -> a table (plan_table), JSON, a picture (plan_picture)
+    the plan that extract would make -> a sample goes its way (measure) -> what follows (costs)
+    -> a table (table), JSON, a picture (picture)
 
 The store that is planned is described by ``extract``'s own plan, made from the same settings, so a setting or a
 teacher that an extraction would refuse is refused here, in the same words. Nothing is estimated from tables of models
@@ -31,8 +31,8 @@ from teachonce.extraction.extract import build_plan, draws_by_boxes
 from teachonce.extraction.planning.costs import (
     Timings,
     Workload,
-    foresee_break_even,
-    foresee_hours,
+    estimate_break_even,
+    estimate_hours,
     measure_tails,
     recommend,
 )
@@ -43,11 +43,11 @@ from teachonce.extraction.planning.measure import (
     render_and_ask,
     try_codec,
 )
-from teachonce.extraction.planning.picture import draw_plan
-from teachonce.extraction.planning.table import render_plan
+from teachonce.extraction.planning.picture import draw_estimate
+from teachonce.extraction.planning.table import render_estimate
 from teachonce.models.classifier import Classifier, load_model
 from teachonce.records.discovery import open_records
-from teachonce.records.sample import SampleSource, sample_places
+from teachonce.records.sample import SubsetSource, sample_locations
 from teachonce.storage.files import atomic_write, exists, open_storage, write_json
 from teachonce.store.plan import PLAN_NAME, Plan, holds_store
 from teachonce.versions import library_versions
@@ -58,25 +58,25 @@ COMPARED_KS = (5, 10, 20, 50)
 PICTURE_NAME, RESULTS_NAME, TEXT_NAME = "extraction-plan.svg", "extraction-plan.json", "extraction-plan.txt"
 
 
-def plan(config: PlanConfig) -> str:
+def estimate(config: PlanConfig) -> str:
     """The text to print; with ``--out`` also text, figures as JSON and picture, each whole or absent.
 
     Raises ConfigError for settings that fit neither data nor teacher, or an ``out`` that holds a store; RecordError,
     ImageError or LogitsError, with the place, for what is wrong with a sampled record or the teacher.
     """
-    check_plan_folder(config.out)
-    summary = measure_plan(config)
-    text = render_plan(summary)
+    check_estimate_folder(config.out)
+    summary = build_estimate(config)
+    text = render_estimate(summary)
     if config.out is not None:
         with atomic_write(config.out / TEXT_NAME) as file:
             file.write(text.encode() + b"\n")
         with atomic_write(config.out / PICTURE_NAME) as file:
-            file.write(draw_plan(summary).encode())
+            file.write(draw_estimate(summary).encode())
         write_json(config.out / RESULTS_NAME, summary)
     return json.dumps(summary) if config.json else text
 
 
-def check_plan_folder(out: Path | None) -> None:
+def check_estimate_folder(out: Path | None) -> None:
     """Raise ConfigError where ``out`` is no folder, or a store, which holds nothing but what belongs to it."""
     if out is None or not exists(out):
         return
@@ -86,29 +86,29 @@ def check_plan_folder(out: Path | None) -> None:
         raise ConfigError(f"--out {out}: holds a store ({PLAN_NAME}); choose another --out")
 
 
-def measure_plan(config: PlanConfig) -> dict[str, Any]:
+def build_estimate(config: PlanConfig) -> dict[str, Any]:
     """A plan as JSON values; seconds and hours are of this machine."""
     extraction = config.to_extraction()
     source = open_records(config.data, config.split, with_boxes=draws_by_boxes(extraction))
     if source.num_records == 0:
         raise RecordError(f"{config.data}: split {config.split} holds no record, expected some to measure on")
     teacher = load_model(config.teacher, device=config.device, precision=config.precision, compile=config.compile)
-    whole = build_plan(extraction, source, teacher)
-    sample = SampleSource(source, sample_places(source, config.samples, config.seed))
-    of_sample = build_plan(extraction, sample, teacher)
+    plan = build_plan(extraction, source, teacher)
+    subset = SubsetSource(source, sample_locations(source, config.samples, config.seed))
+    subset_plan = build_plan(extraction, subset, teacher)
     threads = config.decode_threads or num_cores()
-    with progress("plan", sample.num_records) as advance:
+    with progress("plan", subset.num_records) as advance:
         result = render_and_ask(
-            sample, of_sample, teacher, batch_size=config.batch_size, num_threads=threads, advance=advance
+            subset, subset_plan, teacher, batch_size=config.batch_size, num_threads=threads, advance=advance
         )
-    codec = codec_from_json(whole.codec)
+    codec = codec_from_json(plan.codec)
     with TemporaryDirectory(prefix="teachonce-plan-") as folder:
-        side_bytes = measure_side_files(Path(folder) / "side", result, whole.num_samples)
+        side_bytes = measure_side_files(Path(folder) / "side", result, plan.num_samples)
         trials = {
-            item: _try(Path(folder) / str(index), of_sample, item, result)
+            item: _try(Path(folder) / str(index), subset_plan, item, result)
             for index, item in enumerate(_compared_codecs(codec, teacher.num_classes))
         }
-    entries = [_codec_entry(item, trial, whole, side_bytes, is_planned=item == codec) for item, trial in trials.items()]
+    entries = [_codec_entry(item, trial, plan, side_bytes, is_planned=item == codec) for item, trial in trials.items()]
     planned = trials[codec]
     # A codec that refuses a row stops an extraction; its hours are then those of the codec that refuses none.
     trial = planned if isinstance(planned, CodecTrial) else trials[Float32Codec()]
@@ -125,40 +125,40 @@ def measure_plan(config: PlanConfig) -> dict[str, Any]:
     )
     workload = Workload(
         num_records=source.num_records,
-        num_views=whole.num_views,
-        num_groups=len(whole.view_groups),
-        num_shards=len(whole.shards),
+        num_views=plan.num_views,
+        num_groups=len(plan.view_groups),
+        num_shards=len(plan.shards),
         epochs=config.epochs,
         students=config.students,
         num_devices=config.num_devices,
     )
-    hours = foresee_hours(timings, workload)
-    largest_shard = max(num_records for _, num_records in whole.shards)
+    hours = estimate_hours(timings, workload)
+    largest_shard = max(num_records for _, num_records in plan.shards)
     return {
         "kind": "plan",
         "data": str(config.data),
         "split": config.split,
-        "teacher": whole.teacher,
+        "teacher": plan.teacher,
         "num_classes": teacher.num_classes,
-        "offset": whole.class_space.offset,
-        "policy": whole.policy,
-        "codec": whole.codec,
+        "offset": plan.class_space.offset,
+        "policy": plan.policy,
+        "codec": plan.codec,
         "views_per_file": config.views_per_file,
         "batch_size": config.batch_size,
         "device": describe_device(teacher),
         "workload": asdict(workload),
         "sample": {
-            "num_records": sample.num_records,
+            "num_records": subset.num_records,
             "asked_for": config.samples,
             "seed": config.seed,
-            "top1": float((result.logits.argmax(axis=1) + whole.class_space.offset == result.labels).mean()),
+            "top1": float((result.logits.argmax(axis=1) + plan.class_space.offset == result.labels).mean()),
         },
         "timings": asdict(timings),
         "hours": asdict(hours),
-        "unit_logits_bytes": largest_shard * _largest_group(whole) * teacher.num_classes * 4,
+        "unit_logits_bytes": largest_shard * _largest_group(plan) * teacher.num_classes * 4,
         "codecs": entries,
         "tail_mass": measure_tails(result.logits),
-        "break_even": asdict(foresee_break_even(timings, workload, hours.hours_here)),
+        "break_even": asdict(estimate_break_even(timings, workload, hours.hours_here)),
         "recommendation": recommend(entries),
         "versions": library_versions(),
     }

@@ -1,10 +1,10 @@
 """What a plan measures: a sample of records goes the way that an extraction would take, with a clock at each step.
 
-    SampleSource      the sample as a source of one shard: views, stores and readers work on it as on the whole
+    SubsetSource      the sample as a source of one shard: views, stores and readers work on it as on the whole
     render_and_ask    records read, decoded and rendered in threads; the teacher asked in full batches
     try_codec         the result as a real store in a temporary folder: exact bytes, encoding, reading back, distortion
 
-One view of each record is looked at, and not all that the extraction would make: its costs are those of any other, and
+One view of each record is rendered, and not all that the extraction would make: its costs are those of any other, and
 the numbers V, V + 1, .. are never drawn, so the sampled views are among the extraction's own. A mixed view takes its
 partner from the sample instead of its shard, which costs the same and spares the reading of whole shards.
 
@@ -32,7 +32,7 @@ from teachonce.extraction.planning.costs import TEMPERATURES, mean_and_worst
 from teachonce.models.classifier import Classifier
 from teachonce.pixels.render import ViewReader, render_views
 from teachonce.pixels.view_sources import DrawnViews
-from teachonce.records.sample import SampleSource
+from teachonce.records.sample import SubsetSource
 from teachonce.records.source import Record
 from teachonce.storage.files import open_storage
 from teachonce.store.arrow_files import (
@@ -58,7 +58,7 @@ MAX_TRIAL_VIEWS = 10
 
 @dataclass(frozen=True)
 class SampleResult:
-    """What the teacher said of one view of each sampled record, and what it took; seconds as in ``plan_costs``."""
+    """What the teacher said of one view of each sampled record, and what it took; seconds as in ``costs``."""
 
     keys: NDArray[np.uint64]
     filenames: list[str]
@@ -92,19 +92,19 @@ class CodecTrial:
 
 
 def render_and_ask(
-    sample: SampleSource, plan: Plan, teacher: Classifier, *, batch_size: int, num_threads: int, advance: Advance
+    subset: SubsetSource, plan: Plan, teacher: Classifier, *, batch_size: int, num_threads: int, advance: Advance
 ) -> SampleResult:
     """Ask the teacher about one view of each record of the sample; raises what an extraction would."""
-    render = _build_render(sample, plan, teacher)
+    render = _build_render(subset, plan, teacher)
     rendered: list[_Rendered] = []
     parts: list[NDArray[np.float32]] = []
     read = asked = 0.0
     num_batches = 0
-    render((0, _read(sample, 0, plan)))  # the first image costs what is set up for all: tables, libraries, keys
-    for start in range(0, sample.num_records, batch_size):
-        rows = range(start, min(start + batch_size, sample.num_records))
+    render((0, _read(subset, 0, plan)))  # the first image costs what is set up for all: tables, libraries, keys
+    for start in range(0, subset.num_records, batch_size):
+        rows = range(start, min(start + batch_size, subset.num_records))
         begin = time.perf_counter()
-        pending = [(row, _read(sample, row, plan)) for row in rows]
+        pending = [(row, _read(subset, row, plan)) for row in rows]
         read += time.perf_counter() - begin
         batch = list(prefetch(pending, render, threads=num_threads, ahead=len(pending)))
         # Filled up with repeats, as in an extraction: every batch is a full one.
@@ -162,30 +162,30 @@ class _Rendered:
         return replace(self, pixels=self.pixels[:0], record=replace(self.record, encoded=b""))
 
 
-def _build_render(sample: SampleSource, plan: Plan, teacher: Classifier) -> Callable[[PendingRow], _Rendered]:
+def _build_render(subset: SubsetSource, plan: Plan, teacher: Classifier) -> Callable[[PendingRow], _Rendered]:
     policy, seed = plan.read_policy()
-    reader = ViewReader(sample, DrawnViews(policy, seed, sample))
+    reader = ViewReader(subset, DrawnViews(policy, seed, subset))
 
     def render(pending: PendingRow) -> _Rendered:
         row, record = pending
         number = row % plan.num_views
         begin = time.perf_counter()
-        seen = reader.read([(0, row)], number, [record])
-        pixels = render_views(seen, teacher.preprocessing)[0]
+        record_views = reader.read([(0, row)], number, [record])
+        pixels = render_views(record_views, teacher.preprocessing)[0]
         one = time.perf_counter() - begin
         if not policy.is_random:
-            return _Rendered(record, pixels, seen[0].view, one, 0.0)
-        # A second view of the same record costs a second look, and no second decoding.
+            return _Rendered(record, pixels, record_views[0].view, one, 0.0)
+        # A second view of the same record costs a second rendering, and no second decoding.
         again = reader.read([(0, row)], number, [record])
-        render_views([*seen, *again], teacher.preprocessing, num_views=2)
+        render_views([*record_views, *again], teacher.preprocessing, num_views=2)
         view_seconds = min(max(time.perf_counter() - begin - 2 * one, 0.0), one)
-        return _Rendered(record, pixels, seen[0].view, one - view_seconds, view_seconds)
+        return _Rendered(record, pixels, record_views[0].view, one - view_seconds, view_seconds)
 
     return render
 
 
-def _read(sample: SampleSource, row: int, plan: Plan) -> Record:
-    record = sample.read_record(0, row)
+def _read(subset: SubsetSource, row: int, plan: Plan) -> Record:
+    record = subset.read_record(0, row)
     if not 0 <= record.label < plan.data_classes:
         raise RecordError(
             f"{record.where}: label {record.label}, expected 0 to {plan.data_classes - 1}; give --num-classes or "

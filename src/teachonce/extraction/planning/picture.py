@@ -18,8 +18,8 @@ _LEAST_VARIATION = 1e-5
 """Total variations below this, the 0 of float32 among them, are drawn here: the axis is logarithmic."""
 
 
-def draw_plan(summary: Mapping[str, Any]) -> str:
-    """The SVG of a summary of ``plan.measure_plan``, as text."""
+def draw_estimate(summary: Mapping[str, Any]) -> str:
+    """The SVG of a summary of ``estimate.build_estimate``, as text."""
     import matplotlib
 
     text = io.StringIO()

@@ -18,8 +18,8 @@ _STAGES = {
 }
 
 
-def render_plan(summary: Mapping[str, Any]) -> str:
-    """The summary of ``plan.measure_plan`` as text."""
+def render_estimate(summary: Mapping[str, Any]) -> str:
+    """The summary of ``estimate.build_estimate`` as text."""
     blocks = [
         _render_head(summary),
         _render_time(summary),

@@ -1,7 +1,7 @@
 """Stems, blocks and stages of the assembled ResNet, from its options.
 
 The order in which a module makes its layers is the order in which the original TensorFlow code makes its variables;
-``backbone_weights`` relies on it. Beside each class stands the paper it is from; where the original code and a paper
+``tf_weights`` relies on it. Beside each class stands the paper it is from; where the original code and a paper
 differ, it is the code's behavior, because its weights are to load.
 """
 
@@ -69,7 +69,7 @@ class Bottleneck(nn.Module):
         has_last_relu: bool = True,
     ):
         super().__init__()
-        # The order of the layers is the order in which the original makes its variables (backbone_weights).
+        # The order of the layers is the order in which the original makes its variables (tf_weights).
         norm, out_channels = options.norm, filters * EXPANSION
         is_blurred = stride > 1 and "sconv" in options.anti_alias
         stride = 1 if is_blurred else stride

@@ -1,7 +1,7 @@
 """The assembled ResNet, the student of the walkthrough.
 
 Lee et al. 2020, arXiv:2001.06268: a ResNet whose tweaks can be had one by one (``BackboneOptions``) and together
-(``assemble_resnet50``). Weights of the original TensorFlow code load into it (``backbone_weights``), and its logits are
+(``assemble_resnet50``). Weights of the original TensorFlow code load into it (``tf_weights``), and its logits are
 then the original's to float32 accuracy; so padding, pooling, normalization and the order of everything are those of
 that code, also where timm's networks of like names do it otherwise. ``registry`` has it under its names.
 

@@ -245,7 +245,7 @@ def write_index(path: Path, index: list[tuple[int, int]]) -> None:
         file.write("".join(f"{offset} {size}\n" for offset, size in index).encode())
 
 
-def record_place(path: Path, row: int, offset: int) -> str:
+def describe_record(path: Path, row: int, offset: int) -> str:
     """How messages name a record."""
     return f"{path} record {row} (byte {offset})"
 
@@ -300,8 +300,8 @@ def _check_header(path: Path, row: int, offset: int, header: bytes | memoryview,
         hint = "it looks like gzip, which is not supported" if row == 0 and bytes(header[:2]) == b"\x1f\x8b" else ""
         hint = hint or "write the shard again, or delete its .idx if that is older"
         raise RecordError(
-            f"{record_place(path, row, offset)}: the checksum of the length does not hold: the shard is damaged or no "
-            f"TFRecord file; {hint}"
+            f"{describe_record(path, row, offset)}: the checksum of the length does not hold: the shard is damaged or "
+            f"no TFRecord file; {hint}"
         )
     if offset + length + FRAME_BYTES > end:
         raise _truncated(path, row, offset, f"the frame should have {length + FRAME_BYTES} bytes, has {end - offset}")
@@ -316,15 +316,15 @@ def _check_payload(
         raise _truncated(path, row, offset, f"the frame should have {length + FRAME_BYTES} bytes, has {found}")
     if len(footer) > FOOTER_BYTES:
         raise RecordError(
-            f"{record_place(path, row, offset)}: the index says {HEADER_BYTES + length + len(footer)} bytes, the frame "
-            f"has {length + FRAME_BYTES}: the index is of another shard; delete {index_path(path).name}"
+            f"{describe_record(path, row, offset)}: the index says {HEADER_BYTES + length + len(footer)} bytes, the "
+            f"frame has {length + FRAME_BYTES}: the index is of another shard; delete {index_path(path).name}"
         )
     if masked_crc32c(payload) != _FOOTER.unpack(footer)[0]:
         raise RecordError(
-            f"{record_place(path, row, offset)}: the checksum of the data does not hold: the shard is damaged; "
+            f"{describe_record(path, row, offset)}: the checksum of the data does not hold: the shard is damaged; "
             "write it again"
         )
 
 
 def _truncated(path: Path, row: int, offset: int, found: str) -> RecordError:
-    return RecordError(f"{record_place(path, row, offset)}: truncated: {found}; write the shard again")
+    return RecordError(f"{describe_record(path, row, offset)}: truncated: {found}; write the shard again")

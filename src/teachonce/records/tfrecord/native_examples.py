@@ -32,7 +32,7 @@ def find_features(payloads: Sequence[bytes | memoryview]) -> NDArray[Any] | None
     if library is None:
         return None
     found = np.empty(len(payloads), FOUND)
-    places = addresses(payloads)
+    pointers = addresses(payloads)
     lengths = np.array([len(payload) for payload in payloads], np.int64)
-    library.teachonce_find(places.ctypes.data, lengths.ctypes.data, len(payloads), found.ctypes.data)
+    library.teachonce_find(pointers.ctypes.data, lengths.ctypes.data, len(payloads), found.ctypes.data)
     return found

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from teachonce.engine.buffers import BufferPool
 from teachonce.errors import LogitsError, RecordError
 from teachonce.records.class_table import read_classes
-from teachonce.records.source import Record, RecordSource, ShardInfo, parse_shard_name, record_key, shard_name
-from teachonce.records.tfrecord.framing import TFRecordFile, read_frames, read_tfrecords, record_place
+from teachonce.records.source import Location, Record, RecordSource, ShardInfo, parse_shard_name, record_key, shard_name
+from teachonce.records.tfrecord.framing import TFRecordFile, describe_record, read_frames, read_tfrecords
 from teachonce.records.tfrecord.native_examples import find_features
 from teachonce.records.tfrecord.tf_example import Buffer, decode_example
 from teachonce.storage.files import open_storage
@@ -167,16 +167,16 @@ class TFRecordSource(RecordSource):
         """One record by row; RecordError where it is damaged, LogitsError where it lacks the logits asked for."""
         file = self._keep_open(shard)
         payload = file.read(row)
-        where = record_place(file.path, row, file.offset(row))
+        where = describe_record(file.path, row, file.offset(row))
         return self._decode(payload, where, with_logits)
 
     def read_batch(
-        self, places: Sequence[tuple[int, int]], *, with_logits: bool = False, buffers: BufferPool | None = None
+        self, locations: Sequence[Location], *, with_logits: bool = False, buffers: BufferPool | None = None
     ) -> list[Record]:
-        """The records at several (shard, row), where it can be into memory of ``buffers``; as ``read_record``."""
-        files = [(self._keep_open(shard), row) for shard, row in places]
+        """The records at several locations, where it can be into memory of ``buffers``; as ``read_record``."""
+        files = [(self._keep_open(shard), row) for shard, row in locations]
         bounds = [file.bounds(row) for file, row in files]
-        wheres = [record_place(file.path, row, begin) for (file, row), (begin, _) in zip(files, bounds, strict=True)]
+        wheres = [describe_record(file.path, row, begin) for (file, row), (begin, _) in zip(files, bounds, strict=True)]
         if buffers is None:
             return self._take_apart([file.read(row) for file, row in files], wheres, with_logits)
         payloads = read_frames(files, buffers.take((sum(end - begin for begin, end in bounds),)).data)
@@ -225,7 +225,7 @@ class TFRecordSource(RecordSource):
         try:
             for row, (offset, payload) in enumerate(read_tfrecords(path)):
                 payloads.append(payload)
-                wheres.append(record_place(path, row, offset))
+                wheres.append(describe_record(path, row, offset))
                 if len(payloads) == _STREAMED_RECORDS:
                     yield from self._take_apart(payloads, wheres, with_logits, copy=True)
                     payloads, wheres = [], []
