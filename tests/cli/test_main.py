@@ -66,7 +66,7 @@ def test_every_option_has_a_sentence():
             assert after.startswith('"""'), f"{kind.__name__}.{field.name} has no sentence"
 
 
-def test_wrong_words_end_with_two(capsys):
+def test_wrong_arguments_exit_with_two(capsys):
     assert end_code("distil") == 2
     assert end_code("extract", "--data", "x") == 2
     assert end_code("verify") == 2

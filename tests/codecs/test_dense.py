@@ -131,7 +131,7 @@ def test_comparison_is_logit_by_logit(codec):
 
 @pytest.mark.parametrize("codec", [Float32Codec(), Float16Codec(), Int8Codec()], ids=repr)
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_not_finite_is_refused_with_its_place(codec, bad):
+def test_not_finite_is_refused_with_its_position(codec, bad):
     logits = np.zeros((3, 5), np.float32)
     logits[2, 4] = bad
     with pytest.raises(LogitsError, match=r"class 4 in row 2"):

@@ -296,7 +296,7 @@ def test_a_nan_in_the_comparison_is_seen(place):
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_not_finite_is_refused_with_its_place(bad):
+def test_not_finite_is_refused_with_its_position(bad):
     logits = np.zeros((3, 5), np.float32)
     logits[2, 4] = bad
     with pytest.raises(LogitsError, match=r"class 4 in row 2"):

@@ -7,12 +7,12 @@ import json
 
 import pytest
 
-from teachonce.evaluation.int8_table import Comparison, Measured, find_verdicts, render_comparison
+from teachonce.evaluation.int8_table import Comparison, Measurement, find_verdicts, render_comparison
 
-FLOAT = Measured(
+FLOAT = Measurement(
     name="float", top1=0.75, top5=0.95, agreement_teacher=0.8, agreement_float=1.0, num_bytes=4_000_000, latency_ms=2.0
 )
-INT8 = Measured(
+INT8 = Measurement(
     name="int8",
     top1=0.745,
     top5=0.95,

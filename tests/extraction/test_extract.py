@@ -335,7 +335,7 @@ def test_the_same_command_again_passes_the_gate_again(tmp_path, data, teacher):
     assert run(data, teacher, tmp_path / "store", **options).num_views == 2
 
 
-def test_a_teacher_without_antialiasing_does_not_look_through_views(tmp_path, data, teacher):
+def test_a_teacher_without_antialiasing_cannot_render_views(tmp_path, data, teacher):
     blind = teacher + ",interpolation=tf1_bilinear"
     with pytest.raises(ConfigError, match="sees pixels without antialiasing, and views are antialiased"):
         run(data, blind, tmp_path / "views", policy="crop", gate_samples=0)

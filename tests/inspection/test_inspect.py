@@ -92,7 +92,7 @@ def test_an_unfinished_store_shows_its_coverage(tmp_path, store):
     assert "0 of 4 files; NOT finished" in text and "accuracy" not in text
 
 
-def test_the_command_knows_what_it_looks_at(store, data, capsys):
+def test_the_command_knows_what_it_inspects(store, data, capsys):
     text = shown(capsys, "inspect", store.path)
     assert "store of split train, 63 records x 1 views in 2 shards" in text and "train-00001-of-00002" in text
     assert json.loads(shown(capsys, "inspect", store.path, "--json"))["kind"] == "store"

@@ -164,7 +164,7 @@ def test_probabilities_are_refused_or_taken_back_to_logits(modern_model: Path) -
     np.testing.assert_allclose(load_model(f"{spec},probs=1").logits(pixels), expected, rtol=2**-22, atol=TOLERANCE)
 
 
-def test_hash_is_of_the_files_not_of_their_place(modern_model: Path, hub_module: Path, tmp_path: Path) -> None:
+def test_hash_is_of_the_files_not_of_their_path(modern_model: Path, hub_module: Path, tmp_path: Path) -> None:
     import shutil
 
     first = load_model(f"savedmodel:{modern_model}").weights_sha256

@@ -47,7 +47,7 @@ def test_what_holds_no_image_is_refused(tmp_path: Path) -> None:
         find_class_folders(tmp_path / "nowhere")
 
 
-def test_other_files_are_left_out_with_a_word(tmp_path: Path) -> None:
+def test_other_files_are_left_out_with_a_warning(tmp_path: Path) -> None:
     make_tree(tmp_path, "a/1.jpg", "a/2.tiff", "a/notes.txt")
     with pytest.warns(UserWarning, match="2 files without an image's ending are left out, such as"):
         assert len(list_images(tmp_path, ["a"])) == 1

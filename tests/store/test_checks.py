@@ -87,7 +87,7 @@ def test_stores_of_other_classes_are_not_joined(store, source, tmp_path):
         check_same_policy(store, other)
 
 
-def test_an_image_that_does_not_decode_has_its_place(source):
+def test_an_image_that_does_not_decode_says_where(source):
     record = source.read_record(0, 3)
     assert decode_record(record).size == (40, 30)
     with pytest.raises(ImageError, match=r"train-00000-of-00002 record 3 \(byte \d+\): 4 bytes"):

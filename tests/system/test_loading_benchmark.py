@@ -157,7 +157,7 @@ def test_ours_delivers_what_it_says(work, name):
         check_batch(next(batches), Setting(work=work, num_classes=1001, batch_size=5, size=16))
 
 
-def test_the_stores_views_are_looked_through(work):
+def test_the_stores_views_are_rendered(work):
     store = Store(work / "store")
     source = open_records(work / "epoch", "train")
     assert store.num_views == 4 and store.num_records == 12

@@ -30,7 +30,7 @@ from teachonce.engine.cores import num_cores
 from teachonce.engine.progress import progress
 from teachonce.errors import CheckError, ConfigError
 from teachonce.evaluation.config import ExportConfig
-from teachonce.evaluation.int8_table import Comparison, Measured
+from teachonce.evaluation.int8_table import Comparison, Measurement
 from teachonce.evaluation.onnx_export import export_run
 from teachonce.evaluation.quantize import quantize_onnx, require_quantizer
 from teachonce.losses.metrics import ClassifierMetrics
@@ -166,7 +166,7 @@ def _compare(
     with progress("evaluate", num_records) as advance:
         for batch in Loader(validation, batches, num_cores()):
             labels = batch["labels"]
-            logits = [_ask(model, batch["pixels"]) for model in models]
+            logits = [_predict(model, batch["pixels"]) for model in models]
             for one, metric in zip(logits, metrics, strict=True):
                 metric.update(one, labels)
             classes = [one.argmax(dim=1) for one in logits]
@@ -181,7 +181,7 @@ def _compare(
     for index, name in enumerate(("float", "int8")):
         computed = metrics[index].compute()
         measured.append(
-            Measured(
+            Measurement(
                 name=name,
                 top1=computed["top1"],
                 top5=computed["top5"],
@@ -227,7 +227,7 @@ def _measure_agreement(
             pixels = batch["pixels"] if taught.views.is_replay else whole.__getitems__(items)["pixels"]
             teacher_classes = batch["teacher_logits"].argmax(dim=1)
             for index, model in enumerate(models):
-                same[index] += int((_ask(model, pixels).argmax(dim=1) == teacher_classes).sum())
+                same[index] += int((_predict(model, pixels).argmax(dim=1) == teacher_classes).sum())
             advance(len(part))
     return [count / len(indices) for count in same], len(indices)
 
@@ -250,7 +250,7 @@ def measure_latencies(files: Sequence[Path], preprocessing: Preprocessing) -> tu
     return [1000 * statistics.median(taken) for taken in times], len(times[0])
 
 
-def _ask(model: Classifier, pixels: torch.Tensor) -> torch.Tensor:
+def _predict(model: Classifier, pixels: torch.Tensor) -> torch.Tensor:
     return torch.from_numpy(model.collect_logits(model.logits(pixels)))
 
 

@@ -15,7 +15,7 @@ MAX_LOSS_POINTS = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measured:
+class Measurement:
     """One file, measured; accuracies and agreements as fractions."""
 
     name: str
@@ -34,8 +34,8 @@ class Measured:
 class Comparison:
     """Float and int8, on the same images."""
 
-    float32: Measured
-    int8: Measured
+    float32: Measurement
+    int8: Measurement
     num_records: int
     """Validation records that accuracies and the agreement with the float file are of."""
     only_float_right: int

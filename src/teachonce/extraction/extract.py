@@ -77,8 +77,8 @@ def extract(config: ExtractConfig) -> bool:
     units = [unit for unit in partition(all_units(plan), *config.worker_part()) if unit in missing]
     num_units = _count_units(plan)
     if config.views is not None and config.views < plan.num_views:
-        _say(f"{config.out}: planned for {plan.num_views} views, more than --views {config.views}: all are extracted")
-    _say(f"{config.out}: {num_units - len(missing)} of {num_units} units done, {len(units)} to do here")
+        _log(f"{config.out}: planned for {plan.num_views} views, more than --views {config.views}: all are extracted")
+    _log(f"{config.out}: {num_units - len(missing)} of {num_units} units done, {len(units)} to do here")
     if units:
         if not is_gated:
             check_gate(teacher, source, plan.class_space, config)
@@ -197,7 +197,7 @@ def _count_group(path: Path, plan: Plan, bundle: Sequence[Unit], left: Counter[t
     if left[group] == 0 and not is_last:
         num_views = finalize_store(path, pixel_versions())
         if num_views > group[1]:
-            _say(f"{path}: views 0 to {num_views - 1} are whole; training can begin with them")
+            _log(f"{path}: views 0 to {num_views - 1} are whole; training can begin with them")
 
 
 def _build_extractor(config: ExtractConfig, plan: Plan, source: RecordSource, worker_index: int) -> UnitExtractor:
@@ -254,18 +254,18 @@ def _finish(path: Path, plan: Plan, num_parts: int, *, has_new_files: bool) -> b
     manifest_is_current = not has_new_files and storage.has(MANIFEST_NAME) and Store(path).plan == plan
     if not manifest_is_current and finalize_store(path, pixel_versions()) < plan.num_views:
         missing = len(missing_units(path, plan))
-        _say(f"{path}: {missing} of {_count_units(plan)} units are left to other workers; the last one finishes it")
+        _log(f"{path}: {missing} of {_count_units(plan)} units are left to other workers; the last one finishes it")
         return False
     if not manifest_is_current:
         # Other workers may be writing their own, equal manifest at this moment; alone, nothing is in use.
         storage.remove_temporaries(older_than_seconds=0.0 if num_parts == 1 else DAY_SECONDS)
     store = Store(path)
-    _say(
+    _log(
         f"{path}: whole: {store.num_records:,} records x {store.num_views} views, {store.num_bytes():,} bytes "
         f"({store.num_bytes() / store.num_records / store.num_views:,.0f} a view)"
     )
     return True
 
 
-def _say(text: str) -> None:
+def _log(text: str) -> None:
     print(text, file=sys.stderr, flush=True)

@@ -101,7 +101,7 @@ class UnitExtractor:
             try:
                 with closing(self.seconds.timed("wait", self._render_ahead(bundle))) as rendered_ahead:
                     for rendered in rendered_ahead:
-                        self._ask(queue, rendered, writer, writes)
+                        self._enqueue(queue, rendered, writer, writes)
                         report(rendered.pixels.shape[0] * rendered.pixels.shape[1])
             except RecordError:
                 # A record that is damaged costs its own unit, not the one before whose last rows wait for a full batch.
@@ -155,7 +155,7 @@ class UnitExtractor:
             hashes = [_hash_samples(item, of_record) for item, of_record in zip(pending, pixels, strict=True)]
             return RenderedRecords(pending, by_view, pixels, hashes)
 
-    def _ask(
+    def _enqueue(
         self, queue: TeacherQueue, rendered: RenderedRecords, writer: ThreadPoolExecutor, writes: deque[Future[None]]
     ) -> None:
         for index, (result, row, record) in enumerate(rendered.pending):

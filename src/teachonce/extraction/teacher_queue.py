@@ -14,7 +14,7 @@ from teachonce.models.classifier import Classifier
 from teachonce.records.source import Record
 
 
-class _Waiting(NamedTuple):
+class _QueuedView(NamedTuple):
     pixels: NDArray[Any]
     record: Record
     result: UnitResult
@@ -23,34 +23,34 @@ class _Waiting(NamedTuple):
 
 
 class TeacherQueue:
-    """Asks the teacher whenever a batch is full, and hands each row of logits to its unit."""
+    """Runs the teacher whenever a batch is full, and hands each row of logits to its unit."""
 
     def __init__(self, teacher: Classifier, batch_size: int) -> None:
         self.teacher = teacher
         self.batch_size = batch_size
-        self._waiting: list[_Waiting] = []
-        self._in_flight: tuple[torch.Tensor, list[_Waiting]] | None = None
+        self._queued: list[_QueuedView] = []
+        self._in_flight: tuple[torch.Tensor, list[_QueuedView]] | None = None
 
     def put(self, pixels: NDArray[Any], record: Record, result: UnitResult, view: int, row: int) -> list[UnitResult]:
-        """Add the pixels of one view; asks when a batch is full. Returns the units that are complete now."""
-        self._waiting.append(_Waiting(pixels, record, result, view, row))
-        return self._ask() if len(self._waiting) == self.batch_size else []
+        """Add the pixels of one view; runs the teacher on a full batch. Returns the units that are complete now."""
+        self._queued.append(_QueuedView(pixels, record, result, view, row))
+        return self._submit() if len(self._queued) == self.batch_size else []
 
     def finish(self) -> list[UnitResult]:
-        """Ask for the rest, in a batch filled up with repeats; returns the units that are complete now."""
-        complete = self._ask() if self._waiting else []
+        """Run the teacher on the rest, in a batch filled up with repeats; returns the units that are complete now."""
+        complete = self._submit() if self._queued else []
         return complete + self._collect()
 
-    def _ask(self) -> list[UnitResult]:
-        pixels = [item.pixels for item in self._waiting]
+    def _submit(self) -> list[UnitResult]:
+        pixels = [item.pixels for item in self._queued]
         pixels += pixels[-1:] * (self.batch_size - len(pixels))
         batch = torch.from_numpy(np.stack(pixels))
         if self.teacher.device.type == "cuda":
             batch = batch.pin_memory()
-        submitted = self.teacher.logits(batch), self._waiting
+        submitted = self.teacher.logits(batch), self._queued
         complete = self._collect()
         self._in_flight = submitted
-        self._waiting = []
+        self._queued = []
         return complete
 
     def _collect(self) -> list[UnitResult]:

@@ -147,12 +147,12 @@ def fit_weights(module: nn.Module, weights: Weights, *, where: str) -> None:
         return
     found = []
     if missing:
-        found.append(f"{len(missing)} of {len(own)} tensors missing ({_some(missing)})")
+        found.append(f"{len(missing)} of {len(own)} tensors missing ({_abbreviate(missing)})")
     if unexpected:
-        found.append(f"{len(unexpected)} unexpected ({_some(unexpected)})")
+        found.append(f"{len(unexpected)} unexpected ({_abbreviate(unexpected)})")
     if misshapen:
         shapes = [f"{name} {list(weights[name].shape)} instead of {list(own[name].shape)}" for name in misshapen]
-        found.append(f"{len(misshapen)} of another shape ({_some(shapes)})")
+        found.append(f"{len(misshapen)} of another shape ({_abbreviate(shapes)})")
     advice = "give the architecture that they were trained with"
     first_sizes = {weights[name].shape[:1] for name in misshapen}
     if not (missing or unexpected) and len(first_sizes) == 1 and len(misshapen) <= 2:
@@ -356,9 +356,9 @@ def _unwrap(content: Any, path: Path) -> Weights:
 
 def _describe(content: Any) -> str:
     if isinstance(content, dict):
-        return f"a dictionary with {_some([repr(name) for name in content])}" if content else "nothing"
+        return f"a dictionary with {_abbreviate([repr(name) for name in content])}" if content else "nothing"
     return f"a {type(content).__name__}"
 
 
-def _some(names: list[str]) -> str:
+def _abbreviate(names: list[str]) -> str:
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

@@ -4,8 +4,8 @@ View files are view-major: one Arrow record batch a view, rows in record order. 
 label) is kept once and not once a view; each view file carries the hash of the keys that it was made for, so a pair
 that does not belong together is noticed when it is opened.
 
-A sample file keeps, of a few rows of its view file, what a later rendering is compared with: the hashes of the decoded image
-and of the pixels that the teacher saw, and its logits as they were before any codec.
+A sample file keeps, of a few rows of its view file, what a later rendering is compared with: the hashes of the decoded
+image and of the pixels that the teacher saw, and its logits as they were before any codec.
 """
 
 from __future__ import annotations

@@ -119,7 +119,7 @@ class EpochRecorder(Checkpoint):
             self._save(trainer)
         if trainer.is_global_zero:
             write_metrics(self.run, self.rows)
-            self._say(is_last)
+            self._log(is_last)
 
     def _save(self, trainer: Trainer) -> None:
         trainer.save_checkpoint(self.run / LAST_CHECKPOINT)  # every process: some strategies gather
@@ -128,7 +128,7 @@ class EpochRecorder(Checkpoint):
             with storage.stream(LAST_CHECKPOINT) as last, storage.put(BEST_CHECKPOINT) as best:
                 shutil.copyfileobj(last, best)
 
-    def _say(self, is_last: bool) -> None:
+    def _log(self, is_last: bool) -> None:
         if not is_last and time.monotonic() - self._last_line < EPOCH_LINE_SECONDS:
             return
         self._last_line = time.monotonic()

@@ -61,7 +61,7 @@ def run_ranks(program: Callable[[TrainConfig], Any], config: TrainConfig) -> Non
                 ended = running.pop(sentinel)
                 ended.join()
                 if ended.exitcode:
-                    raise errors.get() if not errors.empty() else _silent_end(ended.name, ended.exitcode)
+                    raise errors.get() if not errors.empty() else _unexplained_exit(ended.name, ended.exitcode)
     finally:
         for process in processes:
             if process.is_alive():
@@ -108,6 +108,6 @@ def _run_rank(
         sys.exit(128 + signal.SIGINT)  # Ctrl+C reaches every process; the first one says so
 
 
-def _silent_end(name: str, exit_code: int) -> TeachonceError:
+def _unexplained_exit(name: str, exit_code: int) -> TeachonceError:
     how = f"was killed by signal {-exit_code} (out of memory?)" if exit_code < 0 else f"ended with code {exit_code}"
     return TeachonceError(f"{name} {how}; the same command goes on from the last checkpoint")

@@ -33,7 +33,7 @@ class Recipe:
     logits_from_records: bool = False
     """Whether, as in the walkthrough, the logits are those of the records where no teacher is named and KD is on."""
 
-    def but(self, **options: Any) -> Recipe:
+    def with_options(self, **options: Any) -> Recipe:
         """The same recipe with these options in place of its own."""
         return replace(self, options=self.options | options)
 
@@ -89,7 +89,7 @@ def assemble_resnet50() -> Recipe:
     On the command line, without --store or --teacher, the logits are those of the records, as ``merge`` and the
     walkthrough write them.
     """
-    recipe = vanilla_resnet50().but(
+    recipe = vanilla_resnet50().with_options(
         student="timm:assemble_resnet50",
         epochs=600,
         validation_epochs=10,
@@ -112,7 +112,7 @@ def assemble_resnet152() -> Recipe:
 
         teachonce train --recipe assemble_resnet152 --data imagenet --store store --out run --devices 8
     """
-    return assemble_resnet50().but(student="timm:assemble_resnet152", eval_resize=257)
+    return assemble_resnet50().with_options(student="timm:assemble_resnet152", eval_resize=257)
 
 
 def mobilenet_v1() -> Recipe:
@@ -124,7 +124,7 @@ def mobilenet_v1() -> Recipe:
 
         teachonce train --recipe mobilenet_v1 --data imagenet --store store --out run --devices 8
     """
-    return assemble_resnet50().but(student="timm:mobilenetv1_100", epochs=300, weight_decay=4e-5)
+    return assemble_resnet50().with_options(student="timm:mobilenetv1_100", epochs=300, weight_decay=4e-5)
 
 
 def resnet50_views() -> Recipe:
@@ -167,7 +167,7 @@ def mobilenetv4_views() -> Recipe:
 
         teachonce train --recipe mobilenetv4_views --data imagenet --store views --out run --devices 8
     """
-    return resnet50_views().but(
+    return resnet50_views().with_options(
         student="timm:mobilenetv4_conv_medium",
         optimizer="adamw",
         lr=1e-3,

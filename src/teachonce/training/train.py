@@ -96,7 +96,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
     begun = find_run(config.out)
     finished = None if begun is None else begun.result
     if finished is not None:
-        _say(trainer, f"{config.out}: finished already ({describe_result(finished)}); nothing to do")
+        _log(trainer, f"{config.out}: finished already ({describe_result(finished)}); nothing to do")
         return finished
     # The caller's random numbers are nobody's business here; those of the student are a function of the seed.
     with torch.random.fork_rng(devices=[]):  # of GPUs, to read the state alone would take memory on each
@@ -153,7 +153,7 @@ def _fit(config: TrainConfig, trainer: lightning.Trainer, module: StudentModule,
         validation = Loader(data.validation, order, config.num_workers)
     resume = config.out / LAST_CHECKPOINT if open_storage(config.out).has(LAST_CHECKPOINT) else None
     if resume is not None:
-        _say(trainer, f"{config.out}: going on from {resume}")
+        _log(trainer, f"{config.out}: going on from {resume}")
     try:
         trainer.fit(module, loader, validation, ckpt_path=resume)
     except SIGTERMException as error:
@@ -251,7 +251,7 @@ def _build_module(
             classes_hash=data.classes_hash,
         )
         if not open_storage(config.out).has(LAST_CHECKPOINT):
-            _say(trainer, f"{config.out}: starts from {data.initial.path}: {phrase}")
+            _log(trainer, f"{config.out}: starts from {data.initial.path}: {phrase}")
     for size_px in sorted({config.size, data.preprocessing.size_px}):
         _check_size(spec, student, size_px, data.train.num_classes)
     online = None
@@ -325,7 +325,7 @@ def _finish(
         write_json(config.out / RESULT_NAME, result)
         for folder in ("", CHECKPOINTS_NAME):
             open_storage(config.out).remove_temporaries(folder)
-    _say(trainer, f"{config.out}: finished: {describe_result(result)}")
+    _log(trainer, f"{config.out}: finished: {describe_result(result)}")
     return result
 
 
@@ -363,6 +363,6 @@ def _quiet_lightning() -> Iterator[None]:
                 logger.setLevel(level)
 
 
-def _say(trainer: lightning.Trainer, text: str) -> None:
+def _log(trainer: lightning.Trainer, text: str) -> None:
     if trainer.is_global_zero:
         print(text, file=sys.stderr, flush=True)

@@ -27,7 +27,7 @@ from teachonce.extraction.planning.costs import (
     tail_mass,
 )
 from teachonce.extraction.planning.estimate import _codec_entry, _try, build_estimate, estimate
-from teachonce.extraction.planning.measure import render_and_ask, try_codec
+from teachonce.extraction.planning.measure import run_teacher, try_codec
 from teachonce.extraction.planning.picture import draw_estimate
 from teachonce.extraction.planning.table import format_bytes, format_hours, render_estimate
 from teachonce.models.classifier import load_model
@@ -105,13 +105,13 @@ def test_the_sampled_views_are_the_extractions_own(tmp_path, config):
     locations = sample_locations(source, 12, seed=5)
     subset = SubsetSource(source, locations)
     subset_plan = build_plan(config.to_extraction(), subset, teacher)
-    answers = render_and_ask(subset, subset_plan, teacher, batch_size=5, num_threads=2, advance=lambda count: None)
-    assert len({shard for shard, _ in locations}) == 2 and len(answers.views) == 12
+    result = run_teacher(subset, subset_plan, teacher, batch_size=5, num_threads=2, advance=lambda count: None)
+    assert len({shard for shard, _ in locations}) == 2 and len(result.views) == 12
     for index, (shard, row) in enumerate(locations):
-        assert answers.keys[index] == store.read_keys(shard)[row]
-        assert answers.views[index] == store.read_views(shard, index % 3, [row])[0]
+        assert result.keys[index] == store.read_keys(shard)[row]
+        assert result.views[index] == store.read_views(shard, index % 3, [row])[0]
         # Other batches sum in another order: float32 to 2^-20 of logits up to 10.
-        np.testing.assert_allclose(answers.logits[index], store.read_logits(shard, index % 3, [row])[0], atol=1e-5)
+        np.testing.assert_allclose(result.logits[index], store.read_logits(shard, index % 3, [row])[0], atol=1e-5)
 
 
 def test_a_mixed_view_takes_its_partner_from_the_sample_and_pays_for_it(data, teacher):
@@ -127,11 +127,11 @@ def test_a_mixed_view_takes_its_partner_from_the_sample_and_pays_for_it(data, te
 
     subset = Counting(source, subset.locations)
     subset_plan = build_plan(config.to_extraction(), subset, model)
-    answers = render_and_ask(subset, subset_plan, model, batch_size=8, num_threads=2, advance=lambda count: None)
-    num_mixed = sum(view.mix is not None for view in answers.views)
-    assert num_mixed > 6 and {view.mix.partner for view in answers.views if view.mix} <= set(answers.keys.tolist())
+    result = run_teacher(subset, subset_plan, model, batch_size=8, num_threads=2, advance=lambda count: None)
+    num_mixed = sum(view.mix is not None for view in result.views)
+    assert num_mixed > 6 and {view.mix.partner for view in result.views if view.mix} <= set(result.keys.tolist())
     # The keys once, the warm-up's record, then each record; a partner twice: two renderings of a record are timed.
-    assert len(reads) == 12 + 1 + 2 * (answers.views[0].mix is not None) + 12 + 2 * num_mixed
+    assert len(reads) == 12 + 1 + 2 * (result.views[0].mix is not None) + 12 + 2 * num_mixed
 
 
 def test_sample_locations_are_those_of_the_gates_records(data):
@@ -239,12 +239,12 @@ def test_distortion_is_between_the_softened_distributions(tmp_path, config, code
     source, teacher = open_records(config.data, "train"), load_model(config.teacher)
     subset = SubsetSource(source, sample_locations(source, 33, seed=0))
     subset_plan = build_plan(config.to_extraction(), subset, teacher)
-    answers = render_and_ask(subset, subset_plan, teacher, batch_size=8, num_threads=1, advance=lambda count: None)
-    trial = try_codec(tmp_path, subset_plan, codec, answers)
+    result = run_teacher(subset, subset_plan, teacher, batch_size=8, num_threads=1, advance=lambda count: None)
+    trial = try_codec(tmp_path, subset_plan, codec, result)
     for t in TEMPERATURES:
-        decoded = codec.decode_logits(codec.encode_logits(answers.logits), t)
+        decoded = codec.decode_logits(codec.encode_logits(result.logits), t)
         expected = []
-        for dense, stored in zip(answers.logits.astype(float) / t, decoded.astype(float) / t, strict=True):
+        for dense, stored in zip(result.logits.astype(float) / t, decoded.astype(float) / t, strict=True):
             dense_probs, stored_probs = np.exp(dense) / np.exp(dense).sum(), np.exp(stored) / np.exp(stored).sum()
             expected.append(np.maximum(dense_probs - stored_probs, 0).sum())
         assert max(expected) > 0
@@ -283,9 +283,9 @@ def test_a_codec_that_refuses_the_sample_is_shown_and_does_not_stop_the_plan(tmp
     source, teacher = open_records(config.data, "train"), load_model(config.teacher)
     subset = SubsetSource(source, sample_locations(source, 6, seed=0))
     subset_plan = build_plan(config.to_extraction(), subset, teacher)
-    answers = render_and_ask(subset, subset_plan, teacher, batch_size=8, num_threads=1, advance=lambda count: None)
+    result = run_teacher(subset, subset_plan, teacher, batch_size=8, num_threads=1, advance=lambda count: None)
     wrong = TopKCodec(k=3, num_classes=NUM_CLASSES + 1)
-    trial = _try(tmp_path, subset_plan, wrong, answers)
+    trial = _try(tmp_path, subset_plan, wrong, result)
     assert trial == "teacher logits of 30 classes, expected 31 as planned"
     entry = _codec_entry(wrong, trial, subset_plan, {}, is_planned=True)
     others = [other | {"is_planned": False} for other in summary["codecs"]]

@@ -227,7 +227,7 @@ def test_weights_start_as_the_originals_do() -> None:
     assert not module.fc.bias.any()
 
 
-def test_the_classifier_can_be_made_anew() -> None:
+def test_the_classifier_can_be_replaced() -> None:
     module = build(embedding_size=12).eval()
     module.reset_classifier(3)
     assert module(torch.randn(1, 3, 64, 64)).shape == (1, 3) and module.get_classifier() is module.fc

@@ -125,7 +125,7 @@ def test_the_index_goes_to_the_cache_where_it_cannot_lie_beside_the_shard(shard:
     assert len(load_index(shard)) == 5
 
 
-def test_no_place_for_the_index_is_no_error(shard: Path, cache: Path) -> None:
+def test_an_index_that_cannot_be_written_is_no_error(shard: Path, cache: Path) -> None:
     index_path(shard).mkdir()
     cache.parent.mkdir()
     cache.write_text("a file where the folder should be")

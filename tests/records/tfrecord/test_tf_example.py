@@ -71,7 +71,7 @@ def test_round_trip(features: dict) -> None:
 
 
 @given(examples, names, values)
-def test_replacing_equals_encoding_anew(features: dict, name: str, value: FeatureValue) -> None:
+def test_replacing_equals_encoding_again(features: dict, name: str, value: FeatureValue) -> None:
     assert replace_feature(encode_example(features), name, value) == encode_example({**features, name: value})
 
 

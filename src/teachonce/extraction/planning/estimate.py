@@ -40,7 +40,7 @@ from teachonce.extraction.planning.measure import (
     CodecTrial,
     SampleResult,
     measure_side_files,
-    render_and_ask,
+    run_teacher,
     try_codec,
 )
 from teachonce.extraction.planning.picture import draw_estimate
@@ -98,7 +98,7 @@ def build_estimate(config: PlanConfig) -> dict[str, Any]:
     subset_plan = build_plan(extraction, subset, teacher)
     threads = config.decode_threads or num_cores()
     with progress("plan", subset.num_records) as advance:
-        result = render_and_ask(
+        result = run_teacher(
             subset, subset_plan, teacher, batch_size=config.batch_size, num_threads=threads, advance=advance
         )
     codec = codec_from_json(plan.codec)

@@ -1,7 +1,7 @@
 """What a plan measures: a sample of records goes the way that an extraction would take, with a clock at each step.
 
     SubsetSource      the sample as a source of one shard: views, stores and readers work on it as on the whole
-    render_and_ask    records read, decoded and rendered in threads; the teacher asked in full batches
+    run_teacher       records read, decoded and rendered in threads; the teacher asked in full batches
     try_codec         the result as a real store in a temporary folder: exact bytes, encoding, reading back, distortion
 
 One view of each record is rendered, and not all that the extraction would make: its costs are those of any other, and
@@ -91,21 +91,21 @@ class CodecTrial:
     """Mean and worst over the sample, by temperature."""
 
 
-def render_and_ask(
+def run_teacher(
     subset: SubsetSource, plan: Plan, teacher: Classifier, *, batch_size: int, num_threads: int, advance: Advance
 ) -> SampleResult:
-    """Ask the teacher about one view of each record of the sample; raises what an extraction would."""
+    """Run the teacher on one view of each record of the sample; raises what an extraction would."""
     render = _build_render(subset, plan, teacher)
     rendered: list[_Rendered] = []
     parts: list[NDArray[np.float32]] = []
-    read = asked = 0.0
+    read_seconds = teacher_seconds = 0.0
     num_batches = 0
     render((0, _read(subset, 0, plan)))  # the first image costs what is set up for all: tables, libraries, keys
     for start in range(0, subset.num_records, batch_size):
         rows = range(start, min(start + batch_size, subset.num_records))
         begin = time.perf_counter()
         pending = [(row, _read(subset, row, plan)) for row in rows]
-        read += time.perf_counter() - begin
+        read_seconds += time.perf_counter() - begin
         batch = list(prefetch(pending, render, threads=num_threads, ahead=len(pending)))
         # Filled up with repeats, as in an extraction: every batch is a full one.
         pixels = [item.pixels for item in batch]
@@ -118,13 +118,13 @@ def render_and_ask(
             logits, seconds = _timed_logits(teacher, tensor)
         except LogitsError as error:
             raise error.at(f"{batch[0].record.where} to {batch[-1].record.where}") from error
-        asked += seconds
+        teacher_seconds += seconds
         num_batches += 1
         parts.append(logits[: len(batch)])
         rendered += [item.without_pixels() for item in batch]
         advance(len(batch))
-    while teacher.device.type != "cpu" and asked < MIN_TEACHER_SECONDS:
-        asked += _timed_logits(teacher, tensor)[1]
+    while teacher.device.type != "cpu" and teacher_seconds < MIN_TEACHER_SECONDS:
+        teacher_seconds += _timed_logits(teacher, tensor)[1]
         num_batches += 1
     count = len(rendered)
     return SampleResult(
@@ -133,10 +133,10 @@ def render_and_ask(
         labels=np.array([item.record.label for item in rendered], np.int32),
         views=[item.view for item in rendered],
         logits=np.concatenate(parts),
-        read_seconds=read / count,
+        read_seconds=read_seconds / count,
         decode_seconds=sum(item.decode_seconds for item in rendered) / count,
         look_seconds=sum(item.look_seconds for item in rendered) / count,
-        teacher_seconds=asked / (num_batches * batch_size),
+        teacher_seconds=teacher_seconds / (num_batches * batch_size),
     )
 
 

@@ -160,11 +160,11 @@ def convert_tf_variables(module: nn.Module, variables: Variables, *, where: str)
     surplus = [name for name in variables if name not in names]
     found = []
     if missing:
-        found.append(f"{len(missing)} of {len(names)} variables missing ({_some(missing)})")
+        found.append(f"{len(missing)} of {len(names)} variables missing ({_abbreviate(missing)})")
     if surplus:
-        found.append(f"{len(surplus)} surplus ({_some(surplus)})")
+        found.append(f"{len(surplus)} surplus ({_abbreviate(surplus)})")
     if misshapen:
-        found.append(f"{len(misshapen)} of another shape ({_some(misshapen)})")
+        found.append(f"{len(misshapen)} of another shape ({_abbreviate(misshapen)})")
     if found:
         raise ModelError(f"{where}: the variables do not fit: {'; '.join(found)}; give the architecture they are of")
     return weights
@@ -227,5 +227,5 @@ def _index_file(path: Path) -> Path:
     return path if path.suffix == ".index" else path.with_name(f"{path.name}.index")
 
 
-def _some(names: list[str]) -> str:
+def _abbreviate(names: list[str]) -> str:
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
