@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from teachonce.engine.buffers import BufferPool
 from teachonce.errors import LogitsError, RecordError
 from teachonce.records.class_table import read_classes
-from teachonce.records.source import Record, RecordSource, ShardInfo, parse_shard_name, record_key, shard_name
+from teachonce.records.source import Location, Record, RecordSource, ShardInfo, parse_shard_name, record_key, shard_name
 from teachonce.records.tfrecord.framing import TFRecordFile, read_frames, read_tfrecords, record_place
 from teachonce.records.tfrecord.native_examples import find_features
 from teachonce.records.tfrecord.tf_example import Buffer, decode_example
@@ -163,18 +163,11 @@ class TFRecordSource(RecordSource):
         self.__dict__.update(state)
         self._prepare()
 
-    def read_record(self, shard: int, row: int, *, with_logits: bool = False) -> Record:
-        """One record by row; RecordError where it is damaged, LogitsError where it lacks the logits asked for."""
-        file = self._keep_open(shard)
-        payload = file.read(row)
-        where = record_place(file.path, row, file.offset(row))
-        return self._decode(payload, where, with_logits)
-
     def read_batch(
-        self, places: Sequence[tuple[int, int]], *, with_logits: bool = False, buffers: BufferPool | None = None
+        self, locations: Sequence[Location], *, with_logits: bool = False, buffers: BufferPool | None = None
     ) -> list[Record]:
-        """The records at several (shard, row), where it can be into memory of ``buffers``; as ``read_record``."""
-        files = [(self._keep_open(shard), row) for shard, row in places]
+        """The records at several locations, where it can be into memory of ``buffers``."""
+        files = [(self._keep_open(shard), row) for shard, row in locations]
         bounds = [file.bounds(row) for file, row in files]
         wheres = [record_place(file.path, row, begin) for (file, row), (begin, _) in zip(files, bounds, strict=True)]
         if buffers is None:
@@ -218,7 +211,7 @@ class TFRecordSource(RecordSource):
         return self._files[shard]
 
     def iter_shard(self, shard: int, *, with_logits: bool = False) -> Iterator[Record]:
-        """The records of a shard in order, streaming; raises as ``read_record``."""
+        """The records of a shard in order, streaming; raises as ``read_batch``."""
         path = self._files[shard].path
         payloads: list[Buffer] = []
         wheres: list[str] = []
