@@ -1,8 +1,8 @@
 """The lines of the walkthrough's CSV files, found by basename: an index of 32 bytes a line, nothing else in memory.
 
 ``SPLIT-0.csv``, ``SPLIT-1.csv``, ...: ``basename,number,number,...``, without a header. Every line is checked once,
-when the index is made: as many numbers as the first has, a name, a line break at its end. A basename that occurs twice is
-refused with its name: which of the two would be meant?
+when the index is made: as many numbers as the first has, a name, a line break at its end. A basename that occurs twice
+is refused with its name: which of the two would be meant?
 """
 
 from __future__ import annotations
