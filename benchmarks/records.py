@@ -36,7 +36,7 @@ from teachonce.extraction.config import VerifyConfig
 from teachonce.interop.config import ImportConfig, MergeConfig, RecordsConfig
 from teachonce.interop.convert import convert_records
 from teachonce.interop.csv_files import export_csv, import_csv
-from teachonce.interop.logit_table import parse_numbers
+from teachonce.interop.csv_table import parse_numbers
 from teachonce.interop.merge import merge
 from teachonce.pixels.decode import check_jpeg
 from teachonce.pixels.jpeg_structure import sound_jpeg_size

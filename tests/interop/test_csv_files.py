@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from teachonce.errors import ConfigError, LogitsError
 from teachonce.interop.config import ImportConfig
 from teachonce.interop.csv_files import export_csv, import_csv
-from teachonce.interop.logit_table import CsvTable, open_logit_table, parse_numbers
+from teachonce.interop.csv_table import CsvTable, parse_numbers
+from teachonce.interop.logit_table import open_logit_table
 from teachonce.records.discovery import open_records
 from teachonce.store.store import Store
 from tests.support.small_data import write_image_folder, write_shards, write_store

@@ -92,9 +92,9 @@ def test_another_record_or_partner_is_refused(tmp_path, data, store):
     partner_row = store.find_row(0, store.read_views(0, 0, [mixed])[0].mix.partner)
     changed = write_color_shards(tmp_path / "changed", sizes=(9, 6), first_index=100)
 
-    real, other = source.read_record, open_records(changed, "train")
+    real, other = source.read_batch, open_records(changed, "train")
     source.read_batch = lambda locations: [
-        (other.read_record if at[1] == partner_row else real)(*at) for at in locations
+        (other.read_batch if at[1] == partner_row else real)([at])[0] for at in locations
     ]
     with pytest.raises(StoreError, match=r"the mix of .* was made with .*the image changed since extraction"):
         read(reader, 0, mixed, 0)

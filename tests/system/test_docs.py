@@ -1,5 +1,6 @@
-"""What the documents print: commands that parse, code that runs, files and links that are there."""
+"""What the documents print: commands that parse, code that runs, and files, links and names of code that are there."""
 
+import pkgutil
 import re
 import shlex
 import subprocess
@@ -19,6 +20,13 @@ PAGES = [
     ROOT / "walkthrough" / "README.md",
     *sorted(DOCS.rglob("*.md")),
 ]
+"""LOG.md and CHANGELOG.md are not among them: they tell of names that are gone."""
+CODE = "\n".join(
+    path.read_text()
+    for folder in ("src", "tests", "benchmarks", "examples", "native", "walkthrough")
+    for path in sorted((ROOT / folder).rglob("*"))
+    if path.suffix in (".py", ".c", ".h", ".jinja") and path != Path(__file__)
+)
 
 
 def printed_commands(page: Path) -> list[str]:
@@ -28,7 +36,11 @@ def printed_commands(page: Path) -> list[str]:
     return [line for line in lines if line.startswith("teachonce ")]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def page_id(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
 def test_printed_commands_are_commands(page):
     for line in printed_commands(page):
         parse_command(shlex.split(line, comments=True)[1:])
@@ -38,11 +50,68 @@ def test_the_readme_prints_some():
     assert len(printed_commands(ROOT / "README.md")) >= 7
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
 def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
         if "://" not in target:
             assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def missing_paths(text: str) -> set[str]:
+    """Files and folders of code that a text names and that are not there: from the root, the package, or the tests."""
+    folders = re.findall(r"(?<![\w/.-])(?:src|tests|benchmarks|examples|native|walkthrough|docs)/[\w./-]*", text)
+    files = re.findall(r"(?<![\w/.*>-])(?:[\w-]+/)+[\w-]+\.(?:py|c|h)\b", text)
+    bases = (ROOT, ROOT / "src" / "teachonce", ROOT / "tests", ROOT / "walkthrough")
+    named = {path.rstrip(".") for path in [*folders, *files]}
+    return {path for path in named if not any((base / path).exists() for base in bases)}
+
+
+def missing_names(text: str) -> set[str]:
+    """Modules and names of this package, and benchmarks, that a text names and that are not there."""
+    imports = re.findall(r"from (teachonce[\w.]*) import ([\w, ]+)", text)
+    dotted = {f"{module}.{name}" for module, names in imports for name in re.findall(r"\w+", names)}
+    dotted.update(re.findall(r"(?<![\w/.-])(?:teachonce|benchmarks)(?:\.\w+)+", text))
+    return {name for name in dotted if not _is_there(name)}
+
+
+def _is_there(name: str) -> bool:
+    try:
+        pkgutil.resolve_name(name)
+    except (ImportError, AttributeError):
+        return False
+    return True
+
+
+def unknown_words(text: str) -> set[str]:
+    """Identifiers between backticks, such as snake_case and CamelCase, that occur nowhere in the code."""
+    words = re.findall(r"(?<!`)`(\w+)(?:\(\))?`(?!`)", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
+    named = {word for word in words if re.search(r"[a-z0-9]_\w|[a-z][A-Z]", word)}
+    return {word for word in named if not re.search(rf"\b{word}\b", CODE)}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_what_a_page_names_is_there(page):
+    text = page.read_text()
+    assert not missing_paths(text) | missing_names(text) | unknown_words(text)
+
+
+def test_wrong_names_are_seen():
+    right = """`src/teachonce/codecs/topk.py`, `codecs/topk.py`, native/views.c, `system/test_docs.py::test_a`.
+    `tests/views`, `python -m benchmarks.kd`, `teachonce.store.plan.Plan`, `teachonce.interop`, `render_views`, `int8`.
+    `tests/<package>/test_<module>.py`, from teachonce import Store, StoredLogits"""
+    assert not missing_paths(right) | missing_names(right) | unknown_words(right)
+    assert missing_paths("`src/teachonce/codec_topk.py` tests/test_units.py") == {
+        "src/teachonce/codec_topk.py",
+        "tests/test_units.py",
+    }
+    assert missing_paths("`codecs/codec_topk.py`, in tests/views_of.") == {"codecs/codec_topk.py", "tests/views_of"}
+    assert "teachonce.imagenet" in missing_names("from teachonce.imagenet import imagenet_synsets")
+    assert missing_names("from teachonce import Store, Storage") == {"teachonce.Storage"}
+    assert missing_names("`teachonce.interop.imagenets`, python -m benchmarks.units") == {
+        "teachonce.interop.imagenets",
+        "benchmarks.units",
+    }
+    assert unknown_words("`StoredTeachers`, `take_" + "part()`") == {"StoredTeachers", "take_part"}
 
 
 def test_the_file_tree_names_every_room():

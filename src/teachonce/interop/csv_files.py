@@ -25,7 +25,7 @@ from teachonce.engine.prefetch import prefetch
 from teachonce.engine.progress import progress
 from teachonce.errors import ConfigError, LogitsError
 from teachonce.interop.config import ImportConfig
-from teachonce.interop.logit_table import CsvTable
+from teachonce.interop.csv_table import CsvTable
 from teachonce.records.class_space import ClassSpace, map_logits
 from teachonce.records.discovery import open_records
 from teachonce.records.source import RecordSource

@@ -7,15 +7,16 @@ reads images reads it too, and gets the same pixels. 32 px take 3 kB a record, I
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+from teachonce.engine.buffers import BufferPool
 from teachonce.engine.cores import num_cores
 from teachonce.engine.memory import free_memory
 from teachonce.engine.prefetch import prefetch
 from teachonce.errors import ConfigError, ImageError
 from teachonce.pixels.decode import decode_image, image_size
-from teachonce.records.source import Record, RecordSource
+from teachonce.records.source import Location, Record, RecordSource
 
 _SAMPLED_RECORDS = 64
 _RECORDS_AHEAD = 64
@@ -42,10 +43,12 @@ class RecordsInMemory(RecordSource):
             for records in (source.iter_shard(shard, with_logits=with_logits) for shard in range(len(source.shards)))
         ]
 
-    def read_record(self, shard: int, row: int, *, with_logits: bool = False) -> Record:
-        """One record by row, as it was when all were read."""
+    def read_batch(
+        self, locations: Sequence[Location], *, with_logits: bool = False, buffers: BufferPool | None = None
+    ) -> list[Record]:
+        """The records at several locations, as they were when all were read."""
         assert self._with_logits or not with_logits
-        return self._records[shard][row]
+        return [self._records[shard][row] for shard, row in locations]
 
     def iter_shard(self, shard: int, *, with_logits: bool = False) -> Iterator[Record]:
         """The records of a shard in order."""

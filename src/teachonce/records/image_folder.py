@@ -6,13 +6,14 @@ sorted class names, from 0. Images are read, not decoded.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from teachonce.engine.buffers import BufferPool
 from teachonce.errors import LogitsError, RecordError
 from teachonce.records.class_table import ClassTable
 from teachonce.records.listing import find_class_folders, find_data_classes, list_images
-from teachonce.records.source import Record, RecordSource, ShardInfo, record_key, shard_name
+from teachonce.records.source import Location, Record, RecordSource, ShardInfo, record_key, shard_name
 from teachonce.storage.files import open_storage
 
 FOLDER_SHARD_RECORDS = 1024
@@ -60,8 +61,13 @@ class FolderSource(RecordSource):
                 raise _unreadable(error) from error
         return ShardInfo(name, None, len(rows), num_bytes)
 
-    def read_record(self, shard: int, row: int, *, with_logits: bool = False) -> Record:
-        """One record by row; LogitsError where logits are asked for, which a folder cannot hold."""
+    def read_batch(
+        self, locations: Sequence[Location], *, with_logits: bool = False, buffers: BufferPool | None = None
+    ) -> list[Record]:
+        """The records at several locations; LogitsError where logits are asked for, which a folder cannot hold."""
+        return [self._read(shard, row, with_logits) for shard, row in locations]
+
+    def _read(self, shard: int, row: int, with_logits: bool) -> Record:
         assert 0 <= row < self.shards[shard].num_records, f"row {row} of {self.shards[shard]}"
         index = shard * FOLDER_SHARD_RECORDS + row
         name = self._listing.relative_name(index)
@@ -75,9 +81,9 @@ class FolderSource(RecordSource):
         return Record(encoded, self._labels[self._listing.folder_of[index]], name, record_key(encoded), where)
 
     def iter_shard(self, shard: int, *, with_logits: bool = False) -> Iterator[Record]:
-        """The records of a shard in order; raises as ``read_record``."""
+        """The records of a shard in order; raises as ``read_batch``."""
         for row in range(self.shards[shard].num_records):
-            yield self.read_record(shard, row, with_logits=with_logits)
+            yield self._read(shard, row, with_logits)
 
 
 def _unreadable(error: RecordError) -> RecordError:

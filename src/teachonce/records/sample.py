@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from teachonce.engine.buffers import BufferPool
 from teachonce.records.source import Location, Record, RecordSource, ShardInfo, shard_name
 from teachonce.rng import generator
 
@@ -31,9 +32,12 @@ class SubsetSource(RecordSource):
         self.with_boxes = source.with_boxes
         self.shards = (ShardInfo(shard_name(source.split, 0, 1), None, len(self.locations), 0),)
 
-    def read_record(self, shard: int, row: int, *, with_logits: bool = False) -> Record:
-        """The record at the ``row``-th location."""
-        return self.source.read_record(*self.locations[row], with_logits=with_logits)
+    def read_batch(
+        self, locations: Sequence[Location], *, with_logits: bool = False, buffers: BufferPool | None = None
+    ) -> list[Record]:
+        """The records at the rows of the one shard."""
+        own = [self.locations[row] for _, row in locations]
+        return self.source.read_batch(own, with_logits=with_logits, buffers=buffers)
 
     def iter_shard(self, shard: int, *, with_logits: bool = False) -> Iterator[Record]:
         """The records in the order of their locations."""

@@ -81,7 +81,12 @@ class ShardOffsets:
 
 
 class RecordSource(ABC):
-    """The records of one split, cut into shards; picklable, and safe to read from several threads."""
+    """The records of one split, cut into shards; picklable, and safe to read from several threads.
+
+    A source of another kind is one file with one class that has five things: ``shards`` (with their sizes) and
+    ``classes``, set when it is opened; ``read_batch`` by location; ``iter_shard`` in order; and ``format``, which
+    ``describe`` puts into a plan. ``discovery.open_records`` is where a folder is told to be its kind.
+    """
 
     split: str
     shards: tuple[ShardInfo, ...]
@@ -108,18 +113,21 @@ class RecordSource(ABC):
         return self._offsets.locate_all(indices)
 
     @abstractmethod
-    def read_record(self, shard: int, row: int, *, with_logits: bool = False) -> Record:
-        """One record by row; RecordError where it is damaged, LogitsError where it lacks the logits asked for."""
-
     def read_batch(
         self, locations: Sequence[Location], *, with_logits: bool = False, buffers: BufferPool | None = None
     ) -> list[Record]:
-        """The records at several locations, where it can be into memory of ``buffers``; as ``read_record``."""
-        return [self.read_record(shard, row, with_logits=with_logits) for shard, row in locations]
+        """The records at several locations, where it can be into memory of ``buffers``.
+
+        Raises RecordError where one is damaged, LogitsError where one lacks the logits asked for.
+        """
 
     @abstractmethod
     def iter_shard(self, shard: int, *, with_logits: bool = False) -> Iterator[Record]:
-        """The records of a shard in order, streaming; raises as ``read_record``."""
+        """The records of a shard in order, streaming; raises as ``read_batch``."""
+
+    def read_record(self, shard: int, row: int, *, with_logits: bool = False) -> Record:
+        """One record; raises as ``read_batch``."""
+        return self.read_batch([(shard, row)], with_logits=with_logits)[0]
 
     def describe(self) -> dict[str, Any]:
         """What identifies the data in a plan: split, format, class count, and name, records, bytes of each shard."""

@@ -121,9 +121,9 @@ def test_a_mixed_view_takes_its_partner_from_the_sample_and_pays_for_it(data, te
     reads = []
 
     class Counting(SubsetSource):
-        def read_record(self, shard, row, *, with_logits=False):
-            reads.append(row)
-            return super().read_record(shard, row, with_logits=with_logits)
+        def read_batch(self, locations, **options):
+            reads.extend(row for _, row in locations)
+            return super().read_batch(locations, **options)
 
     subset = Counting(source, subset.locations)
     subset_plan = build_plan(config.to_extraction(), subset, model)

@@ -225,16 +225,16 @@ def load_index(path: Path) -> NDArray[np.int64]:
     storage, name = locate(path, RecordError)
     status = storage.status(name)
     _check_not_empty(path, status.num_bytes)
-    for place in _index_places(path, status):
-        bounds = _read_index(place, status.num_bytes)
+    for candidate in _index_paths(path, status):
+        bounds = _read_index(candidate, status.num_bytes)
         if bounds is not None:
             return bounds
     bounds = _scan_bounds(path)
     index = list(zip(bounds[:-1].tolist(), np.diff(bounds).tolist(), strict=True))
-    for place in _index_places(path, status):
+    for candidate in _index_paths(path, status):
         # Where neither folder can be written the index is only slower to have, so this is no error.
         with suppress(TeachonceError):
-            write_index(place, index)
+            write_index(candidate, index)
             break
     return bounds
 
@@ -275,7 +275,7 @@ def _scan_bounds(path: Path) -> NDArray[np.int64]:
     return np.array(bounds, dtype=np.int64)
 
 
-def _index_places(path: Path, status: FileStatus) -> Iterator[Path]:
+def _index_paths(path: Path, status: FileStatus) -> Iterator[Path]:
     """Where an index may lie, or be put: beside the shard, else in the cache under the shard's identity."""
     yield index_path(path)
     try:

@@ -163,38 +163,35 @@ class TFRecordSource(RecordSource):
         self.__dict__.update(state)
         self._prepare()
 
-    def read_record(self, shard: int, row: int, *, with_logits: bool = False) -> Record:
-        """One record by row; RecordError where it is damaged, LogitsError where it lacks the logits asked for."""
-        file = self._keep_open(shard)
-        payload = file.read(row)
-        where = describe_record(file.path, row, file.offset(row))
-        return self._decode(payload, where, with_logits)
-
     def read_batch(
         self, locations: Sequence[Location], *, with_logits: bool = False, buffers: BufferPool | None = None
     ) -> list[Record]:
-        """The records at several locations, where it can be into memory of ``buffers``; as ``read_record``."""
+        """The records at several locations, where it can be into memory of ``buffers``."""
         files = [(self._keep_open(shard), row) for shard, row in locations]
         bounds = [file.bounds(row) for file, row in files]
-        wheres = [describe_record(file.path, row, begin) for (file, row), (begin, _) in zip(files, bounds, strict=True)]
+        descriptions = [
+            describe_record(file.path, row, begin) for (file, row), (begin, _) in zip(files, bounds, strict=True)
+        ]
         if buffers is None:
-            return self._take_apart([file.read(row) for file, row in files], wheres, with_logits)
+            return self._take_apart([file.read(row) for file, row in files], descriptions, with_logits)
         payloads = read_frames(files, buffers.take((sum(end - begin for begin, end in bounds),)).data)
-        return self._take_apart(payloads, wheres, with_logits)
+        return self._take_apart(payloads, descriptions, with_logits)
 
     def _take_apart(
-        self, payloads: Sequence[Buffer], wheres: Sequence[str], with_logits: bool, *, copy: bool = False
+        self, payloads: Sequence[Buffer], descriptions: Sequence[str], with_logits: bool, *, copy: bool = False
     ) -> list[Record]:
         """The records of serialized Examples, by the native library where that can; ``copy``: images of their own."""
         found = None if self.with_boxes else find_features(payloads)
         if found is None:
-            return [self._decode(payload, where, with_logits) for payload, where in zip(payloads, wheres, strict=True)]
+            return [
+                self._decode(payload, where, with_logits) for payload, where in zip(payloads, descriptions, strict=True)
+            ]
         spans = np.concatenate([found["image"], found["filename"], found["logits"]], axis=1).tolist()
         labels = found["label"].tolist()
         end_label = self._num_classes or 1 << 63
         records = []
         for index, is_left in enumerate(found["status"].tolist()):
-            label, payload, where = labels[index], payloads[index], wheres[index]
+            label, payload, where = labels[index], payloads[index], descriptions[index]
             if is_left or not 0 <= label < end_label:
                 records.append(self._decode(payload, where, with_logits))  # or raises
                 continue
@@ -218,22 +215,22 @@ class TFRecordSource(RecordSource):
         return self._files[shard]
 
     def iter_shard(self, shard: int, *, with_logits: bool = False) -> Iterator[Record]:
-        """The records of a shard in order, streaming; raises as ``read_record``."""
+        """The records of a shard in order, streaming; raises as ``read_batch``."""
         path = self._files[shard].path
         payloads: list[Buffer] = []
-        wheres: list[str] = []
+        descriptions: list[str] = []
         try:
             for row, (offset, payload) in enumerate(read_tfrecords(path)):
                 payloads.append(payload)
-                wheres.append(describe_record(path, row, offset))
+                descriptions.append(describe_record(path, row, offset))
                 if len(payloads) == _STREAMED_RECORDS:
-                    yield from self._take_apart(payloads, wheres, with_logits, copy=True)
-                    payloads, wheres = [], []
+                    yield from self._take_apart(payloads, descriptions, with_logits, copy=True)
+                    payloads, descriptions = [], []
         except RecordError:
             # What was read before the damage is good.
-            yield from self._take_apart(payloads, wheres, with_logits, copy=True)
+            yield from self._take_apart(payloads, descriptions, with_logits, copy=True)
             raise
-        yield from self._take_apart(payloads, wheres, with_logits, copy=True)
+        yield from self._take_apart(payloads, descriptions, with_logits, copy=True)
 
     def _decode(self, payload: Buffer, where: str, with_logits: bool) -> Record:
         return decode_tfrecord(
