@@ -26,7 +26,7 @@ from teachonce.engine.progress import progress
 from teachonce.errors import CheckError, ConfigError, StoreError
 from teachonce.extraction.config import ExtractConfig
 from teachonce.extraction.extractor import UnitExtractor
-from teachonce.extraction.gate import check_gate
+from teachonce.extraction.gate import Gate
 from teachonce.extraction.units import Unit, all_units, bundle_units, missing_units
 from teachonce.models.classifier import Classifier, load_model, resolve_device
 from teachonce.models.spec import ModelSpec
@@ -66,10 +66,17 @@ def extract(config: ExtractConfig) -> bool:
     source = open_records(config.data, config.split, with_boxes=draws_by_boxes(config))
     teacher = load_model(config.teacher, device=config.device, precision=config.precision, compile=config.compile)
     plan = build_plan(config, source, teacher)
+    gate = Gate(
+        num_samples=config.gate_samples,
+        expect_top1=config.expect_top1,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        data=config.data,
+    )
     is_gated = config.gate_samples == 0
     if not is_gated and not holds_store(config.out):
         # Before the plan is written: a teacher that is refused must not leave a store that refuses the right one.
-        check_gate(teacher, source, plan.class_space, config)
+        gate.check(teacher, source, plan.class_space.offset)
         is_gated = True
     plan = begin_store(config.out, plan, config.views_per_file)
     missing = missing_units(config.out, plan)
@@ -81,11 +88,11 @@ def extract(config: ExtractConfig) -> bool:
     _log(f"{config.out}: {num_units - len(missing)} of {num_units} units done, {len(units)} to do here")
     if units:
         if not is_gated:
-            check_gate(teacher, source, plan.class_space, config)
+            gate.check(teacher, source, plan.class_space.offset)
         _extract_units(config, plan, source, teacher, units)
     elif config.expect_top1 is not None and not missing:
         if plan.read_policy()[0].is_random:
-            check_gate(teacher, source, plan.class_space, config)  # stored views are no center crops
+            gate.check(teacher, source, plan.class_space.offset)  # stored views are no center crops
         else:
             _check_stored_top1(config)
     return _finish(config.out, plan, config.worker_part()[1], has_new_files=bool(units))

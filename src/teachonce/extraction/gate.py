@@ -12,7 +12,9 @@ import dataclasses
 import sys
 import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,11 +24,9 @@ from numpy.typing import NDArray
 from teachonce.engine.cores import num_cores
 from teachonce.engine.prefetch import prefetch
 from teachonce.errors import CheckError, TeachonceError
-from teachonce.extraction.config import ExtractConfig
 from teachonce.models.classifier import Classifier
 from teachonce.pixels.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, ValueRange
 from teachonce.pixels.render import render_center
-from teachonce.records.class_space import ClassSpace
 from teachonce.records.sample import sample_records
 from teachonce.records.source import Record, RecordSource
 from teachonce.rng import generator
@@ -40,28 +40,47 @@ MIN_RECORDS_PER_CLASS = 4
 """Records of a class, on average, below which a learned class order would be chance."""
 
 
-def check_gate(teacher: Classifier, source: RecordSource, class_space: ClassSpace, config: ExtractConfig) -> float:
-    """The teacher's top-1 on ``gate_samples`` records; CheckError below ``expect_top1``, with the likely mistake."""
-    records = sample_records(source, config.gate_samples, config.seed)
-    labels = np.array([record.label for record in records])
-    logits = score_records(teacher, records, config.batch_size)
-    top1 = _top1(logits, labels, class_space.offset)
-    print(f"gate: top-1 {top1:.3f} on {len(records)} records", file=sys.stderr, flush=True)
-    if config.expect_top1 is None:
-        if top1 < NEAR_CHANCE:
-            warnings.warn(
-                f"top-1 {top1:.3f} of {config.teacher} on {len(records)} records is near chance: are --offset and the "
-                "class order right? give --expect-top1 to stop here and be told the likely mistake",
-                stacklevel=2,
-            )
-        return top1
-    if top1 >= config.expect_top1:
-        return top1
-    found = diagnose(teacher, records, labels, logits, class_space, config)
-    raise CheckError(
-        f"gate: top-1 {top1:.3f} of {config.teacher} on {len(records)} records of {config.data}, expected at least "
-        f"{config.expect_top1}; {found}"
-    )
+@dataclass(frozen=True, kw_only=True)
+class Gate:
+    """How a teacher is scored before the work starts, and what is expected of it."""
+
+    num_samples: int
+    """Labeled records that it is scored on."""
+    expect_top1: float | None
+    """The least top-1, 0..1; None: only a score near chance is warned of."""
+    batch_size: int
+    seed: int
+    """Of the sample."""
+    data: Path
+    """Where the records are, for messages."""
+
+    def check(self, teacher: Classifier, source: RecordSource, offset: int) -> float:
+        """The teacher's top-1; CheckError below ``expect_top1``, with the likely mistake.
+
+        ``offset`` is the data label of the teacher's class 0.
+        """
+        records = sample_records(source, self.num_samples, self.seed)
+        labels = np.array([record.label for record in records])
+        logits = score_records(teacher, records, self.batch_size)
+        top1 = _top1(logits, labels, offset)
+        print(f"gate: top-1 {top1:.3f} on {len(records)} records", file=sys.stderr, flush=True)
+        if self.expect_top1 is None:
+            if top1 < NEAR_CHANCE:
+                warnings.warn(
+                    f"top-1 {top1:.3f} of {teacher.spec} on {len(records)} records is near chance: are --offset and "
+                    "the class order right? give --expect-top1 to stop here and be told the likely mistake",
+                    stacklevel=2,
+                )
+            return top1
+        if top1 >= self.expect_top1:
+            return top1
+        found = diagnose(
+            teacher, records, labels, logits, offset, expect_top1=self.expect_top1, batch_size=self.batch_size
+        )
+        raise CheckError(
+            f"gate: top-1 {top1:.3f} of {teacher.spec} on {len(records)} records of {self.data}, expected at least "
+            f"{self.expect_top1}; {found}"
+        )
 
 
 def score_records(teacher: Classifier, records: list[Record], batch_size: int) -> NDArray[np.float32]:
@@ -82,28 +101,26 @@ def diagnose(
     records: list[Record],
     labels: NDArray[np.int64],
     logits: NDArray[np.float32],
-    class_space: ClassSpace,
-    config: ExtractConfig,
+    offset: int,
+    *,
+    expect_top1: float,
+    batch_size: int,
 ) -> str:
     """Which mistake explains the low score best, as a phrase that names the setting to change."""
-    expected = config.expect_top1 or 0.0
-    top1 = _top1(logits, labels, class_space.offset)
-    trials = [
-        (_top1(logits, labels, class_space.offset + shift), _shift_phrase(class_space.offset + shift))
-        for shift in (-1, 1)
-    ]
+    top1 = _top1(logits, labels, offset)
+    trials = [(_top1(logits, labels, offset + shift), _shift_phrase(offset + shift)) for shift in (-1, 1)]
     order = _order_score(logits, labels)
     if order is not None:
         trials.append((order, "another order of the classes; check the labels file, or the teacher's class list"))
-    if max(score for score, _ in trials) < expected:
+    if max(score for score, _ in trials) < expect_top1:
         # Only now the dearer trials: each of them runs the teacher again.
         for preprocessing, phrase in _other_preprocessings(teacher.preprocessing):
             other = dataclasses.replace(teacher, preprocessing=preprocessing)
             try:
-                other_logits = score_records(other, records, config.batch_size)
+                other_logits = score_records(other, records, batch_size)
             except (TeachonceError, RuntimeError):
                 continue  # a model of fixed input size cannot be tried at another
-            trials.append((_top1(other_logits, labels, class_space.offset), phrase))
+            trials.append((_top1(other_logits, labels, offset), phrase))
     score, phrase = max(trials, key=lambda trial: trial[0])
     if score >= _convincing(top1, len(records)):
         return f"it looks like {phrase}: that gives {score:.3f}"

@@ -116,6 +116,8 @@ def bind_kernel(library: ctypes.CDLL) -> tuple[Kernel | None, str]:
         functions = [ctypes.cast(getattr(pillow, name), ctypes.c_void_p).value for name in _JPEG_FUNCTIONS]
     except (OSError, AttributeError) as error:
         return None, f"{type(error).__name__} in binding Pillow's libjpeg"
+    if not hasattr(library, "teachonce_render"):
+        return None, "the kernel was built from other sources; install again"
     if library.teachonce_bind((ctypes.c_void_p * len(functions))(*functions)) != _ABI_VERSION:
         return None, "Pillow's libjpeg has another interface"
     kernel = Kernel(library)

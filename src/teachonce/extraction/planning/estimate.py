@@ -113,16 +113,7 @@ def build_estimate(config: PlanConfig) -> dict[str, Any]:
     # A codec that refuses a row stops an extraction; its hours are then those of the codec that refuses none.
     trial = planned if isinstance(planned, CodecTrial) else trials[Float32Codec()]
     assert isinstance(trial, CodecTrial)
-    timings = Timings(
-        read_seconds=result.read_seconds,
-        decode_seconds=result.decode_seconds,
-        look_seconds=result.look_seconds,
-        teacher_seconds=result.teacher_seconds,
-        write_seconds=trial.write_seconds,
-        read_back_seconds=trial.read_back_seconds,
-        num_threads=threads,
-        has_accelerator=teacher.device.type != "cpu",
-    )
+    timings = _collect_timings(result, trial, teacher, threads)
     workload = Workload(
         num_records=source.num_records,
         num_views=plan.num_views,
@@ -162,6 +153,19 @@ def build_estimate(config: PlanConfig) -> dict[str, Any]:
         "recommendation": recommend(entries),
         "versions": library_versions(),
     }
+
+
+def _collect_timings(result: SampleResult, trial: CodecTrial, teacher: Classifier, num_threads: int) -> Timings:
+    return Timings(
+        read_seconds=result.read_seconds,
+        decode_seconds=result.decode_seconds,
+        look_seconds=result.look_seconds,
+        teacher_seconds=result.teacher_seconds,
+        write_seconds=trial.write_seconds,
+        read_back_seconds=trial.read_back_seconds,
+        num_threads=num_threads,
+        has_accelerator=teacher.device.type != "cpu",
+    )
 
 
 def describe_device(teacher: Classifier) -> str:
