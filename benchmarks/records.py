@@ -31,7 +31,6 @@ from PIL import Image
 
 from teachonce.codecs.registry import build_codec
 from teachonce.engine.cores import num_cores
-from teachonce.evaluation.config import ExportConfig
 from teachonce.extraction.config import VerifyConfig
 from teachonce.interop.config import ImportConfig, MergeConfig, RecordsConfig
 from teachonce.interop.convert import convert_records
@@ -127,7 +126,7 @@ class Bench:
         ]
         quiet(records(self.shards))
         store, csv = self.write_store(), self.folder / "csv"
-        quiet(lambda: export_csv(ExportConfig(source=store, format="csv", out=csv)))
+        quiet(lambda: export_csv(store, csv))
         shard_bytes, csv_bytes = folder_bytes(self.shards), folder_bytes(csv)
 
         def merged() -> None:

@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -235,7 +236,8 @@ def read_rows(data: Path, cache: Path | None) -> Iterator[tuple[str, Rows]]:
     if cache is None or not cache.exists():
         logits = teacher_logits(data)
         if cache is not None:
-            np.savez(cache, **logits)
+            arrays: Any = logits  # not the flags that savez has too
+            np.savez(cache, **arrays)
     else:
         logits = dict(np.load(cache))
     views, many_views = logits["views"].astype(np.float64), logits["many_views"].astype(np.float64)

@@ -34,6 +34,7 @@ from teachonce.pixels.preprocessing import Preprocessing
 from teachonce.pixels.render import ViewReader, render_views
 from teachonce.records.discovery import open_records
 from teachonce.records.tfrecord.framing import read_frames
+from teachonce.records.tfrecord.source import TFRecordSource
 from teachonce.store.checks import check_keys
 from teachonce.store.store import Store
 from teachonce.store.stored_views import StoredViews
@@ -96,6 +97,7 @@ def measure(dataset: KDDataset, store: Store) -> tuple[dict[str, float], float]:
     record_views = [reader.read(locations, 0, batch) for locations, batch in zip(batches, records, strict=True)]
     out = np.empty((BATCH_SIZE, SIZE_PX, SIZE_PX, 3), np.uint8)
     dot = np.empty((BATCH_SIZE, 1, 1, 3), np.uint8)
+    assert isinstance(source, TFRecordSource)
     files = [[(source._files[shard], row) for shard, row in locations] for locations in batches]
 
     def read_bytes() -> None:

@@ -300,8 +300,8 @@ def report(pairs: list[Pair], one_core: dict[str, dict[str, list[float]]], flags
         "photographs": "One core, decoding alone: whole image, or random resized crop to 224 and flip",
         "small": "One core, small images",
     }
-    for key, rates in one_core.items():
-        lines += ["", f"## {titles[key]}", "", *one_core_table(rates)]
+    for key, rates_by_way in one_core.items():
+        lines += ["", f"## {titles[key]}", "", *one_core_table(rates_by_way)]
     return "\n".join(lines) + "\n"
 
 

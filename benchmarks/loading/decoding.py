@@ -28,7 +28,7 @@ import torch
 from PIL import Image
 
 from teachonce import KDDataset, Store, StoredLogits, StoredViews, open_records
-from teachonce.pixels.decode import decode_image
+from teachonce.pixels.decode import Encoded, decode_image
 from teachonce.pixels.frames import read_pixels, square_frames
 from teachonce.records.source import Record, RecordSource
 from teachonce.views.draw import draw_view
@@ -43,7 +43,7 @@ CONTEXT_ROWS = 2
 """Rows below the box that smooth chroma upsampling looks at."""
 
 
-def cut_height(encoded: bytes, num_rows: int) -> tuple[bytearray, int]:
+def cut_height(encoded: Encoded, num_rows: int) -> tuple[bytearray, int]:
     """The JPEG with a header that says ``num_rows`` rows, or as many as it has; and that number.
 
     A decoder then stops early, and complains of the bytes that are left. ValueError for bytes without a frame header.
@@ -78,8 +78,9 @@ class LibraryRenderer:
         self._decode = simplejpeg.decode_jpeg
         self._buffer = np.empty(0, np.uint8)
 
-    def __call__(self, encoded: bytes, view: View, out: np.ndarray, width: int) -> None:
+    def __call__(self, encoded: Encoded, view: View, out: np.ndarray, width: int) -> None:
         """Write the view's pixels into ``out`` [H, W, 3], uint8, contiguous; ``width`` is the image's."""
+        assert view.box is not None
         left, top, right, bottom = view.box
         short, num_rows = cut_height(encoded, bottom + CONTEXT_ROWS)
         if len(self._buffer) < num_rows * width * 3:
@@ -119,12 +120,12 @@ class GrainTransform:
         return out, label, logits
 
 
-def render_with_teachonce(encoded: bytes, view: View, out: np.ndarray) -> None:
+def render_with_teachonce(encoded: Encoded, view: View, out: np.ndarray) -> None:
     """teachonce: decode, crop, resize and flip one image into ``out``."""
     read_pixels([encoded], square_frames([view.box], [view.flip], len(out)), [""], out[None])
 
 
-def render_with_pillow(encoded: bytes, view: View, out: np.ndarray) -> None:
+def render_with_pillow(encoded: Encoded, view: View, out: np.ndarray) -> None:
     """Pillow: whole decode, then the box resized."""
     image = (
         Image.open(io.BytesIO(encoded)).convert("RGB").crop(view.box).resize(out.shape[:2], Image.Resampling.BILINEAR)

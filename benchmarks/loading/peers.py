@@ -144,7 +144,7 @@ def torchvision_folder(setting: Setting) -> Iterator[tuple[Any, Any, Any]]:
 
     folder, logits = _write_folder(setting, "torchvision")
     dataset = ImageFolder(str(folder), transform=_torchvision_transform(setting))
-    joined = _Joined(dataset, logits)
+    joined: Any = _Joined(dataset, logits)
     # One epoch without end, so that none ends within a measurement.
     sampler = RandomSampler(joined, num_samples=1_000_000)
     yield from DataLoader(joined, setting.batch_size, sampler=sampler, num_workers=setting.num_workers)
@@ -294,7 +294,7 @@ def _read_unique(setting: Setting) -> list[tuple[bytes, int, np.ndarray]]:
     source = open_records(setting.work / "epoch", "train")
     first = {Path(shard).resolve(): index for index, shard in reversed(list(enumerate(setting.shards)))}
     records = [r for index in sorted(first.values()) for r in source.iter_shard(index, with_logits=True)]
-    return [(record.encoded, record.label, np.asarray(record.logits)) for record in records]
+    return [(bytes(record.encoded), record.label, np.asarray(record.logits)) for record in records]
 
 
 def _write_folder(setting: Setting, name: str) -> tuple[Path, np.ndarray]:
