@@ -14,7 +14,16 @@ from teachonce.cli.main import COMMANDS
 from teachonce.errors import ConfigError
 from teachonce.extraction.config import ExtractConfig, PlanConfig
 from teachonce.interop.config import ImportConfig
-from teachonce.options import Condition, check_applicable, drop_idle, given_options, only_with
+from teachonce.options import (
+    Condition,
+    Positional,
+    Repeated,
+    check_applicable,
+    command_line,
+    drop_idle,
+    given_options,
+    only_with,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,3 +111,22 @@ def test_every_condition_can_be_asked_of_every_option_class() -> None:
         fields = dataclasses.fields(command.options)
         values = {field.name: None if field.default is dataclasses.MISSING else field.default for field in fields}
         assert drop_idle(command.options, values).items() <= values.items()
+
+
+Marked = Repeated  # another name for it must not matter
+
+
+@dataclass(frozen=True, kw_only=True)
+class Serving:
+    """Every form that an option has on a command line."""
+
+    table: Positional[Path | None] = None
+    guest: Marked[tuple[str, ...]] = ()
+    sides: tuple[int, int] = (1, 1)
+    candles: bool = True
+
+
+def test_a_command_line_as_it_is_typed() -> None:
+    serving = Serving(table=Path("by the window"), guest=("Ada", "Grace"), sides=(2, 3), candles=False)
+    assert command_line(serving) == "'by the window' --guest Ada --guest Grace --sides 2 3 --no-candles"
+    assert command_line(Serving()) == ""

@@ -27,9 +27,10 @@ class TeachonceError(Exception):
     exit_code: ClassVar[int] = 1
 
     def at(self, where: str) -> Self:
-        """The same error with ``where`` in front of its message (once)."""
+        """The same error with ``where`` in front of its message, unless the place that it begins with says so."""
         message = str(self)
-        return self if where in message else type(self)(f"{where}: {message}")
+        place = message.partition(": ")[0]
+        return self if where in place else type(self)(f"{where}: {message}")
 
 
 class ConfigError(TeachonceError):

@@ -13,7 +13,7 @@ import dataclasses
 import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, TypeVar
+from typing import Annotated, Any, NamedTuple, TypeVar, get_type_hints
 
 from teachonce.errors import ConfigError
 
@@ -100,13 +100,15 @@ def _json_value(value: Any) -> Any:
 def command_line(config: Any) -> str:
     """The options of a configuration that differ from the defaults, as they are typed."""
     arguments: list[str] = []
+    hints = get_type_hints(type(config), include_extras=True)
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if value == field.default:
             continue
-        if "Positional" in str(field.type):
+        marks = getattr(hints[field.name], "__metadata__", ())
+        if POSITIONAL in marks:
             arguments.append(str(value))
-        elif "Repeated" in str(field.type):
+        elif REPEATED in marks:
             arguments += [argument for item in value for argument in option_arguments(field.name, item)]
         else:
             arguments += option_arguments(field.name, value)

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from teachonce.errors import ConfigError, LogitsError
 from teachonce.interop.config import ImportConfig
 from teachonce.interop.csv_files import export_csv, import_csv
+from teachonce.interop.csv_lines import CsvLines
 from teachonce.interop.csv_table import CsvTable, parse_numbers
 from teachonce.interop.logit_table import open_logit_table
 from teachonce.records.discovery import open_records
@@ -160,3 +161,13 @@ def test_numbers_are_read_as_python_reads_them(numbers):
     found = parse_numbers(",".join(map(repr, numbers)).encode())
     assert found is not None
     np.testing.assert_array_equal(found, np.array(numbers))
+
+
+def test_a_file_that_changes_after_it_was_opened_is_refused(csv):
+    lines = CsvLines(csv, "train")
+    at = lines.find("image_0.jpg")
+    assert lines.read(at)[0] == "image_0.jpg"
+    file = csv / "train-0.csv"
+    file.write_bytes(file.read_bytes().replace(b"image_0.jpg", b"image_\xff.jpg"))
+    with pytest.raises(LogitsError, match=r"train-0\.csv byte 0: another line than when the file was opened"):
+        lines.read(at)

@@ -13,7 +13,7 @@ from teachonce.pixels.apply_view import apply_view
 from teachonce.pixels.decode import decode_image
 from teachonce.pixels.preprocessing import Preprocessing
 from teachonce.pixels.render import RecordView, ViewReader, render_views
-from teachonce.pixels.view_sources import DrawnViews
+from teachonce.pixels.view_sources import DrawnViews, OwnViews
 from teachonce.records.discovery import open_records
 from teachonce.store.store import Store
 from teachonce.store.stored_views import StoredViews
@@ -137,3 +137,14 @@ def test_a_view_of_another_image_says_where(tmp_path, data, store):
     (seen,) = ViewReader(source, StoredViews(store)).read([(0, 0)], 0, [tiny])
     with pytest.raises(StoreError, match=r"train-00000-of-00002 record 0.*does not lie in the image of 3 x 3"):
         render(seen, 8)
+
+
+def test_records_are_those_of_the_stores_beside_the_views_too(tmp_path, data, store):
+    source = open_records(data, "train")
+    other = write_store(
+        tmp_path / "other", write_shards(tmp_path / "data2", payloads=[example(i, 1) for i in range(8)])
+    )
+    own = OwnViews(CropPolicy())
+    ViewReader(source, own, stores=[store]).read([(0, 0)], 0)
+    with pytest.raises(StoreError, match=r"record 0 .*: key"):
+        ViewReader(source, own, stores=[other]).read([(0, 0)], 0)

@@ -30,8 +30,6 @@ from teachonce.pixels.render import RecordView, ViewReader, render_center, rende
 from teachonce.pixels.view_sources import ViewSource
 from teachonce.records.class_space import ClassSpace
 from teachonce.records.source import Record, RecordSource
-from teachonce.store.checks import check_keys
-from teachonce.store.store import Store
 
 
 class KDDataset:
@@ -67,8 +65,7 @@ class KDDataset:
         if logits is not None:
             logits.check_views(views)
         self.class_space = class_space or ClassSpace(num_classes=find_num_classes(records, logits))
-        self._stores = _distinct([*views.stores, *([] if logits is None else logits.stores)])
-        self._reader = ViewReader(records, views)
+        self._reader = ViewReader(records, views, stores=[] if logits is None else logits.stores)
         self._buffers = BufferPool()
 
     def __len__(self) -> int:
@@ -88,8 +85,7 @@ class KDDataset:
         locations = self.records.locate_all(np.asarray(indices, np.int64))
         with_logits = self.logits is not None and self.logits.needs_record_logits
         records = self.records.read_batch(locations, with_logits=with_logits, buffers=self._buffers)
-        for store in self._stores:
-            check_keys(store, locations, records)
+        self._reader.check(locations, records)
         record_views = self._reader.read(locations, self.views.number_of(epoch), records)
         batch = {
             "pixels": self._render(record_views, self.preprocessing),
@@ -209,8 +205,3 @@ def student_label(record: Record, class_space: ClassSpace) -> int:
 
 def _labels(records: Sequence[Record], class_space: ClassSpace) -> torch.Tensor:
     return torch.tensor([student_label(record, class_space) for record in records], dtype=torch.int64)
-
-
-def _distinct(stores: Sequence[Store]) -> list[Store]:
-    """Without those that are there twice, as views and as logits."""
-    return [store for index, store in enumerate(stores) if all(store is not other for other in stores[:index])]

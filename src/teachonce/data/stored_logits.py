@@ -17,8 +17,9 @@ from torch import Tensor
 
 from teachonce.data.loader import Batch
 from teachonce.errors import ConfigError, StoreError
+from teachonce.models.class_map import map_tensor
 from teachonce.pixels.view_sources import ViewSource
-from teachonce.records.class_space import ClassSpace, shared_classes
+from teachonce.records.class_space import ClassSpace
 from teachonce.records.source import Location, Record, RecordSource
 from teachonce.store.checks import check_same_data, check_same_policy
 from teachonce.store.store import Store
@@ -112,7 +113,7 @@ class StoredLogits:
             prefix = f"teacher{number}_"
             columns = {name[len(prefix) :]: values for name, values in batch.items() if name.startswith(prefix)}
             logits = store.codec.decode_tensor(columns, temperature)
-            teachers.append(_map_logits(logits, store.class_space, class_space))
+            teachers.append(map_tensor(logits, store.class_space, class_space))
         return teachers[0] if len(teachers) == 1 else torch.stack(teachers, dim=1)
 
     def _check_same_views(self, shards: Set[int], number: int) -> None:
@@ -134,12 +135,3 @@ class StoredLogits:
                         f"{self.stores[0].path} ({', '.join(sorted(different))}): other views; extract with --views-of"
                     )
             self._compared.add((shard, number))
-
-
-def _map_logits(logits: Tensor, source: ClassSpace, target: ClassSpace) -> Tensor:
-    if source == target:
-        return logits
-    mapped = logits.new_full((len(logits), target.num_classes), -torch.inf)
-    of_source, of_target = shared_classes(source, target)
-    mapped[:, of_target] = logits[:, of_source]
-    return mapped

@@ -147,7 +147,7 @@ class UnitExtractor:
             unit = pending[0].result.unit
             locations = [(item.result.unit.shard, item.row) for item in pending]
             records = [item.record for item in pending]
-            self.reader.views.check(locations, records)
+            self.reader.check(locations, records)
             by_view = [self.reader.read(locations, number, records) for number in unit.view_numbers]
             record_views = [item for of_record in zip(*by_view, strict=True) for item in of_record]
             flat = render_views(record_views, self.teacher.preprocessing, num_views=unit.num_views)

@@ -51,6 +51,7 @@ class UnitResult:
         self, row: int, record: Record, views: Sequence[View], hashes: Mapping[tuple[int, int], tuple[int, int]]
     ) -> None:
         """The next record, in order, with its views of the group and the hashes of those that are sampled."""
+        assert row == len(self._filenames), "records come in order"
         self._keys[row], self._labels[row] = record.key, record.label
         self._filenames.append(record.filename)
         for kept, view in zip(self._views, views, strict=True):

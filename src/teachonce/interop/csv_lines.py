@@ -82,7 +82,10 @@ class CsvLines:
         file_index, start, num_bytes = self._ranges[at].tolist()
         line = self._readers[file_index].read(start, num_bytes)
         name, _, numbers = line.rstrip(b"\r\n").partition(b",")
-        assert _hash_name(name) == int(self._hashes[at]), f"{self.describe(at)}: the file has changed while it is read"
+        if _hash_name(name) != int(self._hashes[at]):
+            raise LogitsError(
+                f"{self.describe(at)}: another line than when the file was opened: it was changed; run again"
+            )
         return name.decode(), numbers
 
     def describe(self, at: int) -> str:

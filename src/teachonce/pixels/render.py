@@ -22,6 +22,8 @@ from teachonce.pixels.frames import FRAME, image_sizes, read_pixels, square_fram
 from teachonce.pixels.preprocessing import Preprocessing
 from teachonce.pixels.view_sources import ViewSource
 from teachonce.records.source import Location, Record, RecordSource
+from teachonce.store.checks import check_keys
+from teachonce.store.store import Store
 from teachonce.views.view import CENTER, View
 
 
@@ -35,22 +37,31 @@ class RecordView:
 
 
 class ViewReader:
-    """Reads records together with their ``views``; safe to use from several threads, and picklable."""
+    """Reads records together with their ``views``; safe to use from several threads, and picklable.
 
-    def __init__(self, records: RecordSource, views: ViewSource) -> None:
+    Records must be those of the views' stores, and of ``stores``, such as those of the logits beside the views.
+    """
+
+    def __init__(self, records: RecordSource, views: ViewSource, stores: Sequence[Store] = ()) -> None:
         self.records = records
         self.views = views
+        self._stores = list({id(store): store for store in (*views.stores, *stores)}.values())
+
+    def check(self, locations: Sequence[Location], records: Sequence[Record]) -> None:
+        """Raise StoreError for a record that is not the one which a store has there."""
+        for store in self._stores:
+            check_keys(store, locations, records)
 
     def read(
         self, locations: Sequence[Location], number: int, records: Sequence[Record] | None = None
     ) -> list[RecordView]:
-        """View ``number`` of several records, which may have been read already (and then are not checked again).
+        """View ``number`` of several records, which may have been read, and then are ``check``ed by who read them.
 
         Raises StoreError where record or partner are not those of the views, ImageError where there is no image.
         """
         if records is None:
             records = self.records.read_batch(locations)
-            self.views.check(locations, records)
+            self.check(locations, records)
         views = self.views.views_of(locations, number, records)
         partners = self._read_partners(locations, number, records, views) if self.views.has_mix else {}
         return [
@@ -75,7 +86,7 @@ class ViewReader:
                     f"{partner.where}: key {partner.key:016x} ({partner.filename}), the mix of {records[index].where} "
                     f"was made with {mix.partner:016x}: the image changed since extraction; extract again"
                 )
-        self.views.check(partner_locations, partners)
+        self.check(partner_locations, partners)
         own = self.views.views_of(partner_locations, number, partners)
         return {
             index: RecordView(partner, view.without_mix())

@@ -47,9 +47,6 @@ class ViewSource(Protocol):
     def partner_row(self, shard: int, key: int) -> int:
         """The row, in this shard, of a mix's partner."""
 
-    def check(self, locations: Sequence[Location], records: Sequence[Record]) -> None:
-        """Raise StoreError where a record is not the one that the views are of."""
-
 
 class DrawnViews:
     """Views drawn now by ``views.draw.draw_view``, as an extraction draws them: view e is that of epoch e."""
@@ -91,9 +88,6 @@ class DrawnViews:
     def partner_row(self, shard: int, key: int) -> int:
         """Of equal images the first."""
         return self._rows[shard][key]
-
-    def check(self, locations: Sequence[Location], records: Sequence[Record]) -> None:
-        """Any record will do."""
 
     def _shard_keys(self, shard: int) -> NDArray[np.uint64]:
         with self._lock:
@@ -147,9 +141,6 @@ class OwnViews:
     def partner_row(self, shard: int, key: int) -> int:
         """There are no partners."""
         raise AssertionError("a student's own views are not mixed")
-
-    def check(self, locations: Sequence[Location], records: Sequence[Record]) -> None:
-        """Any record will do."""
 
 
 def _require_boxes(policy: Policy, records: RecordSource) -> None:

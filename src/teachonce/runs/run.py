@@ -51,6 +51,7 @@ _FREE = frozenset(
         "devices",
         "num_nodes",
         "num_workers",
+        "in_memory",
         "checkpoint_epochs",
         "recipe",
         "versions",

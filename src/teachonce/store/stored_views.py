@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from teachonce.records.source import Location, Record, RecordSource
-from teachonce.store.checks import check_keys, check_same_data
+from teachonce.store.checks import check_same_data
 from teachonce.store.store import Store
 from teachonce.views.columns import VIEW_COLUMNS, decode_views
 from teachonce.views.order import ViewOrder
@@ -42,7 +42,3 @@ class StoredViews:
     def partner_row(self, shard: int, key: int) -> int:
         """By key; StoreError where the shard has no such record."""
         return self.store.find_row(shard, key)
-
-    def check(self, locations: Sequence[Location], records: Sequence[Record]) -> None:
-        """Key and label must be the store's."""
-        check_keys(self.store, locations, records)

@@ -27,9 +27,10 @@ from teachonce.errors import LogitsError, TeachonceError
 from teachonce.losses.losses import average_probs, kd_loss_from_probs, label_loss, label_probs, soften
 from teachonce.losses.metrics import ClassifierMetrics
 from teachonce.losses.mixup import Mixup, apply_mixup, dominant_rows, sample_mixup
+from teachonce.models.class_map import map_tensor
 from teachonce.models.classifier import Classifier
 from teachonce.pixels.preprocessing import Preprocessing, normalize
-from teachonce.records.class_space import ClassSpace, shared_classes
+from teachonce.records.class_space import ClassSpace
 from teachonce.rng import derive_seed, generator
 from teachonce.training.config import TrainConfig
 from teachonce.training.schedules import LearningRate, build_schedule
@@ -54,12 +55,7 @@ class OnlineTeacher:
     def __call__(self, pixels: Tensor) -> Tensor:
         """Ask; classes that the teacher lacks are -inf."""
         logits = self.teacher.logits(pixels).clone()  # out of inference mode, into the training's graph
-        if self.source == self.target:
-            return logits
-        mapped = logits.new_full((len(logits), self.target.num_classes), -torch.inf)
-        of_source, of_target = shared_classes(self.source, self.target)
-        mapped[:, of_target] = logits[:, of_source]
-        return mapped
+        return map_tensor(logits, self.source, self.target)
 
 
 class StudentModule(lightning.LightningModule):

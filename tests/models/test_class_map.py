@@ -1,0 +1,20 @@
+"""Class spaces on the device: the mapping of NumPy's ``map_logits``."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from teachonce.models.class_map import map_tensor
+from teachonce.records.class_space import ClassSpace, map_logits
+
+SPACES = [ClassSpace(num_classes=count, offset=offset) for count in (1, 3, 4) for offset in (0, 1, 5)]
+
+
+@pytest.mark.parametrize("target", SPACES)
+@pytest.mark.parametrize("source", SPACES)
+def test_the_same_numbers_as_on_the_host(source: ClassSpace, target: ClassSpace) -> None:
+    logits = np.arange(2 * source.num_classes, dtype=np.float32).reshape(2, -1)
+    mapped = map_tensor(torch.from_numpy(logits), source, target)
+    np.testing.assert_array_equal(mapped.numpy(), map_logits(logits, source, target))
