@@ -91,6 +91,8 @@ def test_views_of_another_store(tmp_path, capsys, data, teacher, store):
     other = write_color_shards(tmp_path / "other", sizes=(9, 5))
     fails(capsys, extract(other, teacher, out, "--views-of", store), 1, "a store of other data")
     fails(capsys, extract(data, teacher, out, "--views-of", store, "--views", 9), 1, "9 views asked for")
+    for words in (["--policy", "crop"], ["--seed", 3], ["--flip-prob", 0.1], ["--mixup-alpha", 0.2]):
+        fails(capsys, extract(data, teacher, out, "--views-of", store, *words), 2, words[0], "not given together with")
     changed = write_color_shards(tmp_path / "changed", sizes=(9, 6), first_index=100)
     words = extract(changed, teacher, out, "--views-of", store, "--gate-samples", 0)
     fails(capsys, words, 1, "train-0000", "the image changed since extraction, or this is other data")
@@ -157,9 +159,14 @@ def test_boxes_that_no_crop_can_be_drawn_by(tmp_path, capsys, teacher):
 
 def test_options_that_cannot_be_meant(tmp_path, capsys, data, teacher, store):
     center = extract(data, teacher, tmp_path / "s")
-    fails(capsys, [*center, "--mixup-alpha", 0.2], 2, "--mixup-alpha 0.2: expected 0 with --policy center")
-    fails(capsys, [*center, "--erase-prob", 0.2], 2, "--erase-prob 0.2: expected 0 with --policy center")
-    fails(capsys, [*center, "--object-covered", 0.1], 2, "--object-covered 0.1: expected 0 with --policy center")
+    for words in (
+        ["--mixup-alpha", 0.2],
+        ["--erase-prob", 0.2],
+        ["--object-covered", 0.1],
+        ["--crop-scale", 0.2, 1],
+        ["--flip-prob", 0],
+    ):
+        fails(capsys, [*center, *words], 2, f"{words[0]} ", "applies only with a --policy that draws views", "center")
     fails(capsys, [*center, "--policy", "crop", "--object-covered", 2], 2, "--object-covered 2.0: expected a prob")
     fails(capsys, [*center, "--policy", "crop", "--erase-prob", 1.5], 2, "--erase-prob 1.5: expected a probability")
     words = train(data, tmp_path / "run", "--store", store)

@@ -9,7 +9,15 @@ from pathlib import Path
 from teachonce.codecs.options import KEPT_CLASSES, CodecName
 from teachonce.errors import ConfigError
 from teachonce.models.options import Precision
-from teachonce.options import Positional, check_applicable, flag, only_with, require
+from teachonce.options import (
+    Positional,
+    check_applicable,
+    flag,
+    given_options,
+    only_with,
+    option_arguments,
+    require,
+)
 from teachonce.views.options import MixOptions, PolicyName
 
 
@@ -61,8 +69,6 @@ class ExtractionOptions(MixOptions):
         require(self.views is None or self.views >= 1, "--views", self.views, "at least 1")
         if self.draws_no_views:
             require(self.views in (None, 1), "--views", self.views, "1 with --policy center")
-            for name in ("mixup_alpha", "cutmix_alpha", "erase_prob", "object_covered"):
-                require(getattr(self, name) == 0, flag(name), getattr(self, name), "0 with --policy center")
         for name in ("topk", "views_per_file", "batch_size"):
             require(getattr(self, name) >= 1, flag(name), getattr(self, name), "at least 1")
         require(self.num_classes is None or self.num_classes >= 2, "--num-classes", self.num_classes, "at least 2")
@@ -101,12 +107,23 @@ class ExtractConfig(ExtractionOptions):
         if self.expect_top1 is not None:
             require(0 <= self.expect_top1 <= 1, "--expect-top1", self.expect_top1, "a fraction from 0 to 1")
             require(self.gate_samples > 0, "--gate-samples", 0, "more than 0 with --expect-top1")
+        if self.views_of is not None:
+            self._refuse_views_of_our_own()
         self.worker_part()
 
     @property
     def draws_no_views(self) -> bool:
         """As without ``--views-of``, which brings views of its own."""
         return self.views_of is None and super().draws_no_views
+
+    def _refuse_views_of_our_own(self) -> None:
+        given = given_options(self)
+        for name in ("policy", "seed", *(field.name for field in dataclasses.fields(MixOptions))):
+            if name in given:
+                raise ConfigError(
+                    f"{' '.join(option_arguments(name, given[name]))}: not given together with --views-of "
+                    f"{self.views_of}, whose policy and seed are used; leave it out"
+                )
 
     def worker_part(self) -> tuple[int, int]:
         """(i, n) of ``--worker i/n``."""

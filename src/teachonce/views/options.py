@@ -10,6 +10,7 @@ from teachonce.options import Condition, flag, only_with, require
 PolicyName = Literal["center", "crop", "crop+randaugment", "crop+autoaugment"]
 ViewOrderName = Literal["sequential", "permuted"]
 
+_DRAWN_VIEWS = Condition("a --policy that draws views", lambda options: not options.draws_no_views)
 _OBJECTS = Condition("--object-covered above 0", lambda options: options.object_covered > 0)
 _RANDAUGMENT = Condition("--policy crop+randaugment", lambda options: options.policy == "crop+randaugment")
 _ERASING = Condition("--erase-prob above 0", lambda options: options.erase_prob > 0)
@@ -26,17 +27,17 @@ _BOTH_MIXES = Condition(
 class ViewOptions:
     """The parameters of the policies that draw views; a program adds ``policy``, which chooses one of these."""
 
-    crop_scale: tuple[float, float] = (0.08, 1.0)
+    crop_scale: tuple[float, float] = only_with((0.08, 1.0), _DRAWN_VIEWS)
     """Random resized crop: area as a fraction of the image, least and most (1 1: the whole image)."""
-    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    crop_ratio: tuple[float, float] = only_with((3 / 4, 4 / 3), _DRAWN_VIEWS)
     """Random resized crop: aspect ratio (width / height), least and most."""
-    object_covered: float = 0.0
+    object_covered: float = only_with(0.0, _DRAWN_VIEWS)
     """A crop must show at least this part of an object; crops are then drawn by TensorFlow's rule, and after 100
     attempts the whole image is taken (the walkthrough: 0.1 with --crop-scale 0.05 1). 0 is off."""
     object_boxes: Literal["records", "image"] = only_with("records", _OBJECTS)
     """--object-covered: what the objects are: the bounding boxes of the records (the whole image for a record without),
     or always the whole image, as in the walkthrough's own training."""
-    flip_prob: float = 0.5
+    flip_prob: float = only_with(0.5, _DRAWN_VIEWS)
     """Probability of a horizontal flip."""
     randaugment_ops: int = only_with(2, _RANDAUGMENT)
     """Policy crop+randaugment: operations a view."""
@@ -44,7 +45,7 @@ class ViewOptions:
     """Policy crop+randaugment: mean level of the operations, 0 to 10."""
     randaugment_magnitude_std: float = only_with(0.5, _RANDAUGMENT)
     """Policy crop+randaugment: standard deviation of the level."""
-    erase_prob: float = 0.0
+    erase_prob: float = only_with(0.0, _DRAWN_VIEWS)
     """Probability that a box of a view is filled with a random colour; 0 is off."""
     erase_scale: tuple[float, float] = only_with((0.02, 1 / 3), _ERASING)
     """Erased box: area as a fraction of the view, least and most."""
@@ -61,14 +62,19 @@ class ViewOptions:
         require(0 <= level <= 10, "--randaugment-magnitude", level, "0 to 10")
         require(std >= 0, "--randaugment-magnitude-std", std, "0 or more")
 
+    @property
+    def draws_no_views(self) -> bool:
+        """Whether nothing is drawn, so that none of these options applies."""
+        return False
+
 
 @dataclass(frozen=True, kw_only=True)
 class MixOptions(ViewOptions):
     """The same, and mixing: the ``teacher`` that a program adds sees the mixed image."""
 
-    mixup_alpha: float = 0.0
+    mixup_alpha: float = only_with(0.0, _DRAWN_VIEWS)
     """Mixup with a share from Beta(alpha, alpha); 0 is off."""
-    cutmix_alpha: float = 0.0
+    cutmix_alpha: float = only_with(0.0, _DRAWN_VIEWS)
     """Cutmix with an area from Beta(alpha, alpha); 0 is off."""
     mix_prob: float = only_with(1.0, _MIXED_VIEWS)
     """Probability that a view is mixed, where one of the two is on."""

@@ -403,7 +403,10 @@ def test_the_command(config, tmp_path, capsys):
         ({"views": 0}, "--views 0: expected at least 1"),
         ({"views_per_file": 0}, "--views-per-file 0: expected at least 1"),
         ({"policy": "center", "views": 2}, "--views 2: expected 1 with --policy center"),
-        ({"policy": "center", "cutmix_alpha": 1.0}, "--cutmix-alpha 1.0: expected 0 with --policy center"),
+        (
+            {"policy": "center", "cutmix_alpha": 1.0},
+            "--cutmix-alpha 1.0: applies only with a --policy that draws views",
+        ),
         ({"crop_scale": (0.5, 0.1)}, "--crop-scale 0.5 0.1"),
         ({"num_classes": 1}, "--num-classes 1: expected at least 2"),
     ],
