@@ -102,13 +102,13 @@ def test_a_read_that_comes_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyP
     read, pread, preadv = os.read, os.pread, os.preadv
     monkeypatch.setattr(os, "read", lambda fd, size: read(fd, min(size, 7)))
     monkeypatch.setattr(os, "pread", lambda fd, size, offset: pread(fd, min(size, 7), offset))
-    monkeypatch.setattr(os, "preadv", lambda fd, rooms, offset: preadv(fd, [rooms[0][:7]], offset))
+    monkeypatch.setattr(os, "preadv", lambda fd, buffers, offset: preadv(fd, [buffers[0][:7]], offset))
     storage = LocalStorage(tmp_path)
-    reader, room = storage.open_reader("a.bin"), memoryview(bytearray(100))
+    reader, buffer = storage.open_reader("a.bin"), memoryview(bytearray(100))
     assert storage.read("a.bin") == content
     assert reader.read(10, 100) == content[10:110] and reader.read(150, 100) == content[150:]
-    assert reader.read_into(room, 10) == 100 and room == content[10:110]
-    assert reader.read_into(room, 150) == 50 and room[:50] == content[150:]
+    assert reader.read_into(buffer, 10) == 100 and buffer == content[10:110]
+    assert reader.read_into(buffer, 150) == 50 and buffer[:50] == content[150:]
 
 
 def test_a_disk_that_fails_is_one_line_with_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,8 +121,8 @@ def test_a_disk_that_fails_is_one_line_with_the_path(tmp_path: Path, monkeypatch
 
     for name in ("read", "pread", "preadv"):
         monkeypatch.setattr(os, name, fail)
-    room = memoryview(bytearray(3))
-    for ask in (lambda: storage.read("a.bin"), lambda: reader.read(0, 3), lambda: reader.read_into(room, 0)):
+    buffer = memoryview(bytearray(3))
+    for ask in (lambda: storage.read("a.bin"), lambda: reader.read(0, 3), lambda: reader.read_into(buffer, 0)):
         with pytest.raises(RecordError, match=r"a\.bin: cannot be read: Input/output error"):
             ask()
 

@@ -81,10 +81,10 @@ class StorageContract:
         assert reader.num_bytes == len(content)
         assert reader.read(100, 300) == content[100:400] and reader.read(0, 0) == b""
         assert reader.read(len(content) - 3, 10) == content[-3:] and reader.read(len(content), 10) == b""
-        room = memoryview(bytearray(10))
-        assert reader.read_into(room, 5) == 10 and bytes(room) == content[5:15]
-        assert reader.read_into(room, len(content) - 4) == 4 and bytes(room[:4]) == content[-4:]
-        assert reader.read_into(room, len(content)) == 0
+        buffer = memoryview(bytearray(10))
+        assert reader.read_into(buffer, 5) == 10 and bytes(buffer) == content[5:15]
+        assert reader.read_into(buffer, len(content) - 4) == 4 and bytes(buffer[:4]) == content[-4:]
+        assert reader.read_into(buffer, len(content)) == 0
 
     def test_a_reader_is_for_many_threads(self, storage: Storage) -> None:
         content = bytes(range(256)) * 20

@@ -1,6 +1,6 @@
-"""The command line, and the programs that chain the others: ablate, demo.
+"""The command line, and the programs that chain or choose among the others: ablate, demo, export.
 
-The only room that imports tyro.
+The only package that imports tyro.
 """
 
 from typing import TYPE_CHECKING

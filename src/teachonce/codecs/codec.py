@@ -5,6 +5,9 @@ plan. To add one: a module with the class, and its entry in ``registry.CODECS``;
 is filled by ``build_codec``. That is enough to write it, read it and train from it; with its name in
 ``options.CodecName`` the command line offers it. ``tests/codecs/test_registry.py`` takes one of its own all the way.
 
+A codec that keeps every class derives from ``dense.DenseCodec``, which has ``compare_logits``. The arithmetic of
+``decode_tensor`` goes into ``on_device``, where torch is imported inside the functions: stores are read without it.
+
 Values stay in log space: the temperature is chosen when a student is trained, never when the logits are stored, and
 nothing is ever softened or renormalized. Rows that are not finite are refused: a NaN stored once would be a NaN in
 every student.

@@ -1,4 +1,4 @@
-"""Jobs: done by the engine that fits the number of workers, or parted between commands.
+"""Jobs: done by the engine that fits the number of workers, or split between commands.
 
 A scheduler's job array, ``torchrun`` or several machines need no more than ``--worker i/n``, which ``partition`` turns
 into a part of the jobs.

@@ -5,7 +5,7 @@
 What exists under its final name is skipped before anything is decoded, so a killed extraction goes on, and one
 process, several (``--num-workers``) and a scheduler's job array (``--worker i/n``) make the same store. Whenever a
 group of views is whole the manifest says so: students can begin with it while later views are still being extracted.
-``units`` has the work itself.
+``extractor`` has the work itself.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 The teacher is scored on labeled records through the extraction path: same reader, decoder, preprocessing, precision.
 A low score is nearly always one of a few mistakes, and each leaves a mark that can be tried: labels shifted by one
-(1000 against 1001 classes), another order of the classes, other mean and std or channel order, another input size.
+(1000 against 1001 classes), another order of the classes, other mean and std, another input size.
 The one that explains most is named, with the setting that mends it.
 """
 

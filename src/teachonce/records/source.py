@@ -83,9 +83,14 @@ class ShardOffsets:
 class RecordSource(ABC):
     """The records of one split, cut into shards; picklable, and safe to read from several threads.
 
-    A source of another kind is one file with one class that has five things: ``shards`` (with their sizes) and
-    ``classes``, set when it is opened; ``read_batch`` by location; ``iter_shard`` in order; and ``format``, which
+    A source of another kind is one file with one class that has six things: ``split``, ``shards`` (with their sizes)
+    and ``classes``, set when it is opened; ``read_batch`` by location; ``iter_shard`` in order; and ``format``, which
     ``describe`` puts into a plan. ``discovery.open_records`` is where a folder is told to be its kind.
+
+    What others rely on: a record's key is ``record_key`` of its encoded bytes. Names of shards become names of a
+    store's files, so they are unique and have no "/". ``read_batch`` gives for (shard, row) the record that
+    ``iter_shard`` gives as the row-th. A copy that was pickled reads the same; files and locks do not travel with it,
+    it opens its own.
     """
 
     split: str

@@ -7,11 +7,12 @@
         tensorboard/          event files
         student.safetensors   the final weights (their moving average, where there is one)
         report.html           one page to look at
-        result.json           written last: a run that has it is finished
+        result.json           written last: for ``train``, a run that has it is finished
 
-A run is the same run wherever it is computed: paths, devices and loader processes may change between two starts.
-Everything that the numbers depend on may not; data and store are compared by what they are, not by where they lie.
-Nothing here needs torch.
+A run is the same run wherever it is computed: paths, the kind of device, the nodes that devices are spread over and
+loader threads may change between two starts. Everything that the numbers depend on may not, the number of devices
+(``world_size``) included; data and store are compared by what they are, not by where they lie. Who only needs the
+final weights (``open_finished_run``) asks for these and not for result.json. Nothing here needs torch.
 """
 
 from __future__ import annotations
@@ -114,7 +115,7 @@ class Run:
 
     @property
     def result(self) -> dict[str, Any] | None:
-        """The result of a finished run, None for one that is not finished."""
+        """The content of result.json, None where there is none: the run is not finished."""
         return read_json(self.path / RESULT_NAME) if open_storage(self.path).has(RESULT_NAME) else None
 
     def describe_supervision(self) -> str:
@@ -137,7 +138,10 @@ def find_run(path: Path) -> Run | None:
 
 
 def open_finished_run(path: Path, *, requested_by: str) -> Run:
-    """A run with its weights; ConfigError that begins with ``requested_by`` where there is none, else as ``Run``."""
+    """A run with its final weights, whether or not result.json is there yet.
+
+    ConfigError that begins with ``requested_by`` where configuration or weights are missing, else as ``Run``.
+    """
     for name in (CONFIG_NAME, WEIGHTS_NAME):
         if not open_storage(path).has(name):
             raise ConfigError(f"{requested_by}: holds no {name}, expected the folder of a finished run")

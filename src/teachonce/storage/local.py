@@ -215,12 +215,12 @@ class _LocalReader(Reader):
         except OSError as error:
             raise self._storage._error(self._name, "read", error) from error
 
-    def read_into(self, room: memoryview, offset: int) -> int:
+    def read_into(self, buffer: memoryview, offset: int) -> int:
         """A range into memory that is there, as ``read``."""
         try:
-            done = os.preadv(self._descriptor, [room], offset)
-            while done < len(room):
-                more = os.preadv(self._descriptor, [room[done:]], offset + done)
+            done = os.preadv(self._descriptor, [buffer], offset)
+            while done < len(buffer):
+                more = os.preadv(self._descriptor, [buffer[done:]], offset + done)
                 if not more:
                     break
                 done += more

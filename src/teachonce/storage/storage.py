@@ -5,7 +5,10 @@ with "/" between their parts; "" is the place itself. There is nothing here that
 appears by one put, whole or not at all, and is never changed in place; folders are what names have in common, made and
 gone with their files. Writers that collide are told apart by ``put_if_absent`` alone.
 
-Whatever cannot be read, listed or written is a TeachonceError of the class ``raises``, with the file's full name.
+Whatever cannot be read, listed or written is a TeachonceError of the class ``raises``, with the file's full name as
+``describe`` has it. To read what is not there is "NAME: cannot be read: No such file or directory", and so is to ask
+for its status; a folder that is not there "cannot be listed", as it is not an empty one: ``list_folder`` and ``walk``
+raise. ``StorageContract`` in ``tests/storage/test_storage.py`` holds an implementation to all of this.
 """
 
 from __future__ import annotations
@@ -45,8 +48,8 @@ class Reader(ABC):
         """So many bytes from ``offset`` on; fewer only where the file ends before."""
 
     @abstractmethod
-    def read_into(self, room: memoryview, offset: int) -> int:
-        """Fill ``room`` from ``offset`` on; returns how many bytes that were: fewer only where the file ends before."""
+    def read_into(self, buffer: memoryview, offset: int) -> int:
+        """Fill ``buffer`` from ``offset`` on; returns how many bytes: fewer than it has only where the file ends."""
 
 
 class Storage(ABC):
@@ -123,4 +126,7 @@ class Storage(ABC):
 
     @abstractmethod
     def local_path(self, name: str = "") -> Path:
-        """A path for libraries that open files themselves; elsewhere than here, of a local copy."""
+        """A path for libraries that open files themselves; elsewhere than here, of a local copy.
+
+        For reading only: what is written there is local to this machine and need not reach the storage.
+        """

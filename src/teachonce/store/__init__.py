@@ -1,6 +1,6 @@
 """What a teacher said: plan, Arrow files, manifest, and whether records belong to it.
 
-Needs numpy, pyarrow and xxhash alone: must not import Pillow, torch or tyro.
+Needs numpy, pyarrow, xxhash and msgspec alone: must not import Pillow, torch or tyro.
 """
 
 from typing import TYPE_CHECKING

@@ -65,7 +65,7 @@ def write_views(
 ) -> None:
     """Write a view file from logits [V, N, C] and the views [V][N], as ``layout`` stores them (None: not at all).
 
-    Raises LogitsError, with view and row, where a logit is not finite; then nothing is written.
+    Raises LogitsError, with the row, where the codec refuses a logit (not finite, say); then nothing is written.
     """
     batches = []
     for index, view_logits in enumerate(logits):

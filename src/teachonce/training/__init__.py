@@ -1,6 +1,6 @@
 """Training a student: options, the module, callbacks, recipes, the report.
 
-The only room that imports Lightning.
+The only package that imports Lightning.
 """
 
 from typing import TYPE_CHECKING

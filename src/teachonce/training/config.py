@@ -3,8 +3,8 @@
 ``TrainingOptions`` is what they have in common with those of ``ablate``: how a student is trained, whoever teaches it.
 
 ``--kd-temp 0`` switches KD off and leaves the rest of the command as it is, because a baseline is made by that option
-alone: a store, ``--logits`` or a teacher given beside it are not read, which is a warning (``data``). Any other option
-that cannot apply is an error.
+alone: a store, ``--logits`` or a teacher given beside it are not read, which is a warning (``training/data.py``). Any
+other option that cannot apply is an error.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
 """Recipes: published trainings as options of ``train``. ``train --recipe NAME`` begins with them, flags override.
 
-A recipe is a function that returns the defaults of a ``TrainConfig``: on the command line they stand in place of the
-options' own, in Python ``TrainConfig(**recipe_options("assemble_resnet50"), data=..., out=..., store=...)`` has them.
-Where something else is given beside a recipe, those of its options that cannot apply then are no error. Its docstring
-says where it is from, the command, how long it takes on what, the figure to expect, and whether we have seen it: mostly
-not, because ImageNet and eight GPUs were not at hand. Figures are top-1 on ImageNet's validation split unless they say
+A recipe is a function that returns a ``Recipe``: defaults of a ``TrainConfig``, and which logits are meant where none
+are named. On the command line the defaults stand in place of the options' own, in Python
+``TrainConfig(**recipe_options("assemble_resnet50"), data=..., out=..., store=...)`` has them. Where something else is
+given beside a recipe, those of its options that cannot apply then are no error. The function's docstring says where the
+recipe is from, the command, how long it takes on what, the figure to expect, and whether we have seen it: mostly not,
+because ImageNet and eight GPUs were not at hand. Figures are top-1 on ImageNet's validation split unless they say
 otherwise. What is published nowhere is said to be our own choice.
 
 --batch-size is that of one device, so the recipes of 1024 images have 128 for 8 of them (--devices 8); --lr is given

@@ -138,10 +138,10 @@ class TFRecordFile:
         _check_payload(self.path, row, offset, payload, frame[HEADER_BYTES + length :], length)
         return payload
 
-    def read_into(self, room: memoryview, offset: int) -> bool:
-        """Fill ``room`` with what the file holds from ``offset`` on; False where that fails or ends before."""
+    def read_into(self, buffer: memoryview, offset: int) -> bool:
+        """Fill ``buffer`` with what the file holds from ``offset`` on; False where that fails or ends before."""
         try:
-            return self._open().read_into(room, offset) == len(room)
+            return self._open().read_into(buffer, offset) == len(buffer)
         except RecordError:
             return False
 
@@ -175,8 +175,8 @@ def _open(path: Path) -> Reader:
     return reader
 
 
-def read_frames(frames: Sequence[tuple[TFRecordFile, int]], room: memoryview) -> list[memoryview]:
-    """The payloads of the rows of some files, read into ``room`` one behind the other, both checksums checked.
+def read_frames(frames: Sequence[tuple[TFRecordFile, int]], buffer: memoryview) -> list[memoryview]:
+    """The payloads of the rows of some files, read into ``buffer`` one behind the other, both checksums checked.
 
     Raises RecordError as ``TFRecordFile.read``, which looks at every frame again that is not in order here.
     """
@@ -187,18 +187,18 @@ def read_frames(frames: Sequence[tuple[TFRecordFile, int]], room: memoryview) ->
     for index, (file, row) in enumerate(frames):
         offset, frame_end = file.bounds(row)
         end = start + frame_end - offset
-        is_good[index] = file.read_into(room[start:end], offset)
-        crcs[index] = crc32c(room[start : start + 8]), crc32c(room[start + HEADER_BYTES : end - FOOTER_BYTES])
+        is_good[index] = file.read_into(buffer[start:end], offset)
+        crcs[index] = crc32c(buffer[start : start + 8]), crc32c(buffer[start + HEADER_BYTES : end - FOOTER_BYTES])
         spans.append((start, end))
         start = end
     starts, ends = np.array(spans, np.int64).reshape(-1, 2).T
-    data = np.frombuffer(room, np.uint8, start)
+    data = np.frombuffer(buffer, np.uint8, start)
     # Masked as TFRecord stores it, see ``masked_crc32c``; 32-bit arithmetic wraps round as it should.
     masked = ((crcs >> 15) | (crcs << 17)) + np.uint32(0xA282EAD8)
     is_good &= _gather(data, starts, "<u8") == (ends - starts - FRAME_BYTES).astype(np.uint64)
     is_good &= _gather(data, starts + 8, "<u4") == masked[:, 0]
     is_good &= _gather(data, ends - FOOTER_BYTES, "<u4") == masked[:, 1]
-    payloads = [room[begin + HEADER_BYTES : end - FOOTER_BYTES] for begin, end in spans]
+    payloads = [buffer[begin + HEADER_BYTES : end - FOOTER_BYTES] for begin, end in spans]
     for index in np.flatnonzero(~is_good).tolist():
         file, row = frames[index]
         payloads[index] = file.read(row)
