@@ -19,10 +19,19 @@ from teachonce.engine.buffers import BufferPool
 from teachonce.engine.chunked import chunked
 from teachonce.errors import LogitsError, RecordError
 from teachonce.records.class_table import read_classes
-from teachonce.records.source import Location, Record, RecordSource, ShardInfo, parse_shard_name, record_key, shard_name
+from teachonce.records.source import (
+    Buffer,
+    Location,
+    Record,
+    RecordSource,
+    ShardInfo,
+    parse_shard_name,
+    record_key,
+    shard_name,
+)
 from teachonce.records.tfrecord.framing import TFRecordFile, describe_record, read_frames, read_tfrecords
 from teachonce.records.tfrecord.native_examples import find_features
-from teachonce.records.tfrecord.tf_example import Buffer, decode_example
+from teachonce.records.tfrecord.tf_example import decode_example
 from teachonce.storage.files import open_storage
 
 MAX_OPEN_SHARDS = 128
