@@ -116,7 +116,7 @@ def test_gathering_nothing_and_beyond(whole):
 
 
 def test_threads_may_read_different_views_at_once(whole):
-    """One view a shard is kept; whoever reads another one meanwhile takes it away from nobody."""
+    """Two views a shard are kept; whoever reads another one meanwhile takes it away from nobody."""
     path = whole[0]
     store = Store(path)
     expected = {
@@ -136,6 +136,29 @@ def test_threads_may_read_different_views_at_once(whole):
 
     with ThreadPoolExecutor(8) as threads:
         assert all(threads.map(work, range(16)))
+
+
+def test_two_views_of_a_shard_stay_mapped(whole, monkeypatch):
+    """A batch of mixed-up images reads two views of each shard; the epoch after it two others."""
+    store = Store(whole[0])
+    mapped = []
+    map_columns = Store._map_columns
+
+    def count(self, shard, view):
+        mapped.append((shard, view))
+        return map_columns(self, shard, view)
+
+    monkeypatch.setattr(Store, "_map_columns", count)
+    for _ in range(3):
+        for view in (0, 1):
+            store.gather_columns([(0, 0), (1, 0)], view)
+    assert mapped == [(0, 0), (1, 0), (0, 1), (1, 1)]
+    first = store.read_columns(0, 1)
+    store.read_columns(0, 2)
+    assert store.read_columns(0, 1) is first
+    assert mapped[4:] == [(0, 2)]
+    store.read_columns(0, 0)
+    assert mapped[5:] == [(0, 0)], "the view before the last two is let go"
 
 
 def test_it_pickles_and_its_fingerprint_is_stable(whole):

@@ -147,6 +147,38 @@ def test_the_names_that_a_room_gives_out_are_there(folder):
         assert getattr(room, name).__doc__ or not callable(getattr(room, name)), name
 
 
+def names_for_types(code: str) -> dict[str, str]:
+    """The names that an ``__init__.py`` imports under TYPE_CHECKING as themselves, with their modules."""
+    return {
+        alias.name: node.module
+        for block in ast.walk(ast.parse(code))
+        if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING"
+        for node in block.body
+        if isinstance(node, ast.ImportFrom) and node.module
+        for alias in node.names
+        if alias.asname == alias.name
+    }
+
+
+def names_given_out(code: str, package: str) -> dict[str, str]:
+    """The names of the dictionary that an ``__init__.py`` gives to ``exports``, with their modules."""
+    return {
+        name: f"{package}.{home}"
+        for node in ast.walk(ast.parse(code))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "exports"
+        for name, home in ast.literal_eval(node.args[1]).items()
+    }
+
+
+@pytest.mark.parametrize("folder", [PACKAGE, *ROOMS], ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_type_checker_sees_the_names_that_a_room_gives_out(folder):
+    """A name is listed twice, for type checkers and for ``exports``; one list would otherwise be forgotten."""
+    code = (folder / "__init__.py").read_text()
+    given_out = names_given_out(code, _dotted(folder))
+    assert names_for_types(code) == given_out
+    assert sorted(given_out) == getattr(__import__(_dotted(folder), fromlist=["_"]), "__all__", [])
+
+
 @pytest.mark.parametrize("last", BARS)
 def test_the_import_line_is_the_install_line(last):
     """Importing everything up to a bar brings nothing in that stands behind it."""

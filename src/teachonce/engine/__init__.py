@@ -1,4 +1,4 @@
-"""How work is run: jobs inline or in processes, prefetch, progress, buffers.
+"""How work is run: jobs inline or in processes, prefetch, chunks, progress, buffers.
 
 Knows nothing of images, stores or models; must not import torch when it is imported.
 """

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from teachonce.engine.chunked import chunked
 from teachonce.engine.prefetch import prefetch
 from teachonce.engine.progress import Advance
 from teachonce.errors import RecordError, TeachonceError
@@ -119,7 +120,8 @@ class UnitExtractor:
         num_views = bundle[0].num_views
         chunk_size = max(1, CHUNK_VIEWS // num_views)
         ahead = max(self.num_threads, AHEAD_BATCHES * self.batch_size // (num_views * chunk_size))
-        chunks = _chunks(self.seconds.timed("read", self._read(bundle)), chunk_size)
+        # What was read before an error comes before it, as it may complete an earlier unit.
+        chunks = chunked(self.seconds.timed("read", self._read(bundle)), chunk_size)
         return prefetch(chunks, self._render, threads=self.num_threads, ahead=ahead)
 
     def _read(self, bundle: Sequence[Unit]) -> Iterator[PendingRecord]:
@@ -188,23 +190,6 @@ class UnitExtractor:
             file=sys.stderr,
             flush=True,
         )
-
-
-def _chunks(pending: Iterator[PendingRecord], size: int) -> Iterator[list[PendingRecord]]:
-    """Lists of ``size``; what was read before an error comes before it, as it may complete an earlier unit."""
-    chunk: list[PendingRecord] = []
-    try:
-        for item in pending:
-            chunk.append(item)
-            if len(chunk) == size:
-                yield chunk
-                chunk = []
-    except RecordError:
-        if chunk:
-            yield chunk
-        raise
-    if chunk:
-        yield chunk
 
 
 def _hash_samples(pending: PendingRecord, pixels: NDArray[Any]) -> dict[tuple[int, int], tuple[int, int]]:

@@ -22,9 +22,9 @@ from teachonce.engine.progress import Advance, progress
 from teachonce.errors import ConfigError, ImageError, RecordError
 from teachonce.pixels.decode import image_size
 from teachonce.records.discovery import find_splits, open_records
-from teachonce.records.source import RecordSource, record_key
+from teachonce.records.source import Buffer, RecordSource, record_key
 from teachonce.records.tfrecord.framing import describe_record, read_tfrecords
-from teachonce.records.tfrecord.tf_example import Buffer, Feature, decode_example
+from teachonce.records.tfrecord.tf_example import Feature, decode_example
 from teachonce.storage.files import open_storage
 
 LINES_SHOWN = 16

@@ -12,19 +12,19 @@ Nothing here imports torch.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
 from teachonce.codecs.registry import warn_of_estimates
+from teachonce.engine.chunked import chunked
 from teachonce.engine.cores import num_cores
 from teachonce.engine.jobs import run_jobs
 from teachonce.engine.progress import Advance, progress
-from teachonce.errors import ConfigError, RecordError, StoreError
+from teachonce.errors import ConfigError, StoreError
 from teachonce.interop.config import MergeConfig
 from teachonce.records.class_space import ClassSpace, map_logits
 from teachonce.records.class_table import read_classes, write_classes
@@ -95,7 +95,7 @@ class _ShardMerger:
         num_rows = 0
         with atomic_write(path) as file:
             writer = TFRecordWriter(file)
-            for block in _blocks(info.path):
+            for block in chunked(read_tfrecords(info.path), MERGE_BLOCK_RECORDS):
                 payloads = [payload for _, payload in block]
                 rows = slice(num_rows, num_rows + len(block))
                 logits = self._read_logits(shard, rows)
@@ -148,21 +148,6 @@ class _ShardMerger:
         else:
             reason = f"{names[row]} is missing here, the images between were removed or reordered"
         return f"{record.filename} (key {record.key:016x}), the store has {expected}: {reason}; extract over this data"
-
-
-def _blocks(path: Path) -> Iterator[list[tuple[int, memoryview]]]:
-    """The records of a file as (offset, payload), some at a time; damage comes after what is good."""
-    block: list[tuple[int, memoryview]] = []
-    try:
-        for offset, payload in read_tfrecords(path):
-            block.append((offset, payload))
-            if len(block) == MERGE_BLOCK_RECORDS:
-                yield block
-                block = []
-    except RecordError:
-        yield block
-        raise
-    yield block
 
 
 def _begin(config: MergeConfig, store: Store) -> None:

@@ -25,7 +25,9 @@ from numpy.typing import NDArray
 
 from teachonce.engine.buffers import BufferPool
 from teachonce.records.class_table import ClassTable
-from teachonce.records.tfrecord.tf_example import Buffer
+
+Buffer = bytes | memoryview
+"""Bytes that were read: of their own, or a view of the buffer that they were read into."""
 
 _SHARD_NAME = re.compile(r"(.+)-(\d{5,})-of-(\d{5,})")
 
@@ -34,7 +36,6 @@ _SHARD_NAME = re.compile(r"(.+)-(\d{5,})-of-(\d{5,})")
 class Record:
     """One source example; ``where`` names it in messages, ``logits`` [C] are there only when asked for.
 
-    ``encoded`` is bytes, or a view of the buffer that it was read into.
     ``boxes`` [N, 4] are its objects' xmin, ymin, xmax, ymax as fractions of the image: only of a source ``with_boxes``,
     and None where the record has none.
     """
@@ -141,7 +142,7 @@ class RecordSource(ABC):
         return {"split": self.split, "format": self.format, "num_classes": num_classes, "shards": shards}
 
 
-def record_key(encoded: bytes | memoryview) -> int:
+def record_key(encoded: Buffer) -> int:
     """The record key: xxh3 of the encoded image bytes, 0 to 2^64 - 1."""
     return xxhash.xxh3_64_intdigest(encoded)
 

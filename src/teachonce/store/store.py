@@ -59,6 +59,9 @@ from teachonce.views.columns import VIEW_COLUMNS, decode_views
 from teachonce.views.policy import Policy
 from teachonce.views.view import View
 
+KEPT_VIEWS = 2
+"""Views of a shard whose columns stay mapped: as many as one batch reads."""
+
 
 class Store:
     """A finished store, opened for reading: memory-mapped, random access by (shard, view, row), picklable.
@@ -237,12 +240,14 @@ class Store:
         """The stored columns of one view of a shard, each [N] or [N, width], memory-mapped."""
         if not 0 <= view < self.num_views:
             raise StoreError(f"{self.path}: view {view} is not there: the store has views 0..{self.num_views - 1}")
-        cached = self._columns.get(shard)
-        # One view a shard is kept: an epoch reads one view of every shard, and the next epoch another one.
-        if cached is not None and cached[0] == view:
-            return cached[1]
+        # An epoch reads one view of every shard, with mixup of two images two, and the next epoch others. Of threads
+        # that map views of a shard at once the last one's are kept, and all are good.
+        cached = self._columns.get(shard, ())
+        for cached_view, columns in cached:
+            if cached_view == view:
+                return columns
         columns = self._map_columns(shard, view)
-        self._columns[shard] = (view, columns)
+        self._columns[shard] = ((view, columns), *cached)[:KEPT_VIEWS]
         return columns
 
     def _map_columns(self, shard: int, view: int) -> dict[str, NDArray[Any]]:
@@ -261,7 +266,7 @@ class Store:
     def _open_cache(self) -> None:
         self._lock = threading.Lock()
         self._record_tables: dict[int, tuple[NDArray[np.uint64], NDArray[np.int32], pa.Array]] = {}
-        self._columns: dict[int, tuple[int, dict[str, NDArray[Any]]]] = {}
+        self._columns: dict[int, tuple[tuple[int, dict[str, NDArray[Any]]], ...]] = {}
         self._orders: dict[int, tuple[NDArray[np.intp], NDArray[np.uint64]]] = {}
 
     def __getstate__(self) -> dict[str, Any]:

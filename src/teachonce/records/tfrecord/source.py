@@ -16,12 +16,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from teachonce.engine.buffers import BufferPool
+from teachonce.engine.chunked import chunked
 from teachonce.errors import LogitsError, RecordError
 from teachonce.records.class_table import read_classes
-from teachonce.records.source import Location, Record, RecordSource, ShardInfo, parse_shard_name, record_key, shard_name
+from teachonce.records.source import (
+    Buffer,
+    Location,
+    Record,
+    RecordSource,
+    ShardInfo,
+    parse_shard_name,
+    record_key,
+    shard_name,
+)
 from teachonce.records.tfrecord.framing import TFRecordFile, describe_record, read_frames, read_tfrecords
 from teachonce.records.tfrecord.native_examples import find_features
-from teachonce.records.tfrecord.tf_example import Buffer, decode_example
+from teachonce.records.tfrecord.tf_example import decode_example
 from teachonce.storage.files import open_storage
 
 MAX_OPEN_SHARDS = 128
@@ -217,20 +227,10 @@ class TFRecordSource(RecordSource):
     def iter_shard(self, shard: int, *, with_logits: bool = False) -> Iterator[Record]:
         """The records of a shard in order, streaming; raises as ``read_batch``."""
         path = self._files[shard].path
-        payloads: list[Buffer] = []
-        descriptions: list[str] = []
-        try:
-            for row, (offset, payload) in enumerate(read_tfrecords(path)):
-                payloads.append(payload)
-                descriptions.append(describe_record(path, row, offset))
-                if len(payloads) == _STREAMED_RECORDS:
-                    yield from self._take_apart(payloads, descriptions, with_logits, copy=True)
-                    payloads, descriptions = [], []
-        except RecordError:
-            # What was read before the damage is good.
+        for block in chunked(enumerate(read_tfrecords(path)), _STREAMED_RECORDS):
+            payloads = [payload for _, (_, payload) in block]
+            descriptions = [describe_record(path, row, offset) for row, (offset, _) in block]
             yield from self._take_apart(payloads, descriptions, with_logits, copy=True)
-            raise
-        yield from self._take_apart(payloads, descriptions, with_logits, copy=True)
 
     def _decode(self, payload: Buffer, where: str, with_logits: bool) -> Record:
         return decode_tfrecord(

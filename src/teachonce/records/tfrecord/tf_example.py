@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from teachonce.errors import RecordError
+from teachonce.records.source import Buffer
 
-Buffer = bytes | memoryview
 Feature = list[bytes] | NDArray[np.float32] | NDArray[np.int64]
 """A decoded feature; one whose kind is not set decodes as an empty list of bytes."""
 FeatureValue = bytes | int | Sequence[bytes] | Sequence[int] | NDArray[np.floating] | NDArray[np.integer]
