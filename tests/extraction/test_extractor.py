@@ -3,8 +3,10 @@
 import dataclasses
 
 import numpy as np
+import pytest
 import torch
 
+from teachonce.errors import StoreError
 from teachonce.extraction.config import ExtractConfig
 from teachonce.extraction.extract import _num_samples, build_plan
 from teachonce.extraction.extractor import UnitExtractor
@@ -72,6 +74,23 @@ def test_bundles_change_no_byte(tmp_path):
     for unit in reversed(units):
         made([unit])
     assert {path.name: path.read_bytes() for path in (tmp_path / "store").glob("*.arrow")} == together
+
+
+def test_a_changed_image_costs_only_its_own_unit(tmp_path):
+    """The rows before it wait for a full batch when it is met; they are finished all the same."""
+    first, _ = extractor(tmp_path, (5, 4), 4, policy="crop", views=1)
+    first(all_units(first.plan))
+    finalize_store(tmp_path / "store", {})
+    shard = tmp_path / "data" / "train-00001-of-00002"
+    shard.write_bytes((write_color_shards(tmp_path / "other", sizes=(5, 4), first_index=50) / shard.name).read_bytes())
+    source = open_records(tmp_path / "data", "train")
+    config = ExtractConfig(data=tmp_path / "data", teacher=str(tmp_path / "t.onnx"), out=tmp_path / "second")
+    plan = begin_store(config.out, first.plan, config.views_per_file)
+    second = UnitExtractor(config.out, plan, source, first.teacher, 64, 2, views_of=Store(tmp_path / "store"))
+    with pytest.raises(StoreError, match=r"train-00001-of-00002 record 0 .*the image changed since extraction"):
+        second(all_units(plan))
+    written = [path.name for path in config.out.glob("train-*.v???-???.arrow")]
+    assert written == ["train-00000-of-00002.v000-000.arrow"]
 
 
 def test_samples_are_what_the_teacher_met(tmp_path):

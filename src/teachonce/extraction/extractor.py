@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from teachonce.engine.chunked import chunked
 from teachonce.engine.prefetch import prefetch
 from teachonce.engine.progress import Advance
-from teachonce.errors import RecordError, TeachonceError
+from teachonce.errors import RecordError, StoreError, TeachonceError
 from teachonce.extraction.seconds import Seconds
 from teachonce.extraction.teacher_queue import TeacherQueue
 from teachonce.extraction.unit_result import UnitResult
@@ -104,8 +104,9 @@ class UnitExtractor:
                     for rendered in rendered_ahead:
                         self._enqueue(queue, rendered, writer, writes)
                         report(rendered.pixels.shape[0] * rendered.pixels.shape[1])
-            except RecordError:
-                # A record that is damaged costs its own unit, not the one before whose last rows wait for a full batch.
+            except (RecordError, StoreError):
+                # What is wrong with a record costs its own unit, not the one before whose last rows wait for a full
+                # batch.
                 self._write_behind(writer, writes, queue.finish())
                 _wait_for(writes, 0)
                 raise
@@ -120,28 +121,29 @@ class UnitExtractor:
         num_views = bundle[0].num_views
         chunk_size = max(1, CHUNK_VIEWS // num_views)
         ahead = max(self.num_threads, AHEAD_BATCHES * self.batch_size // (num_views * chunk_size))
-        # What was read before an error comes before it, as it may complete an earlier unit.
-        chunks = chunked(self.seconds.timed("read", self._read(bundle)), chunk_size)
+        # No chunk holds rows of two units: what cannot be read or rendered costs its own unit, not the one before.
+        chunks = (
+            chunk for unit in bundle for chunk in chunked(self.seconds.timed("read", self._read(unit)), chunk_size)
+        )
         return prefetch(chunks, self._render, threads=self.num_threads, ahead=ahead)
 
-    def _read(self, bundle: Sequence[Unit]) -> Iterator[PendingRecord]:
-        """The records of the units in order; what is wrong with one names its shard."""
-        for unit in bundle:
-            name, num_records = self.plan.shards[unit.shard]
-            result = UnitResult(unit, name, num_records, self.teacher.num_classes, self.plan.num_samples)
-            row = -1
-            try:
-                for row, record in enumerate(self.source.iter_shard(unit.shard)):
-                    if row == num_records:
-                        break
-                    self.plan.check_label(record)
-                    yield PendingRecord(result, row, record)
-                if row + 1 != num_records:
-                    raise RecordError(
-                        f"other than {num_records} records, which the plan says: the data changed; begin anew"
-                    )
-            except TeachonceError as error:
-                raise error.at(name) from error
+    def _read(self, unit: Unit) -> Iterator[PendingRecord]:
+        """The records of a unit in order; what is wrong with one names its shard."""
+        name, num_records = self.plan.shards[unit.shard]
+        result = UnitResult(unit, name, num_records, self.teacher.num_classes, self.plan.num_samples)
+        row = -1
+        try:
+            for row, record in enumerate(self.source.iter_shard(unit.shard)):
+                if row == num_records:
+                    break
+                self.plan.check_label(record)
+                yield PendingRecord(result, row, record)
+            if row + 1 != num_records:
+                raise RecordError(
+                    f"other than {num_records} records, which the plan says: the data changed; begin anew"
+                )
+        except TeachonceError as error:
+            raise error.at(name) from error
 
     def _render(self, pending: list[PendingRecord]) -> RenderedRecords:
         """In a thread: decode each record once, render every view of the group."""
