@@ -137,3 +137,16 @@ def test_a_reader_gives_its_descriptor_back(tmp_path: Path) -> None:
     for descriptor in descriptors:
         with pytest.raises(OSError, match="Bad file descriptor"):
             os.fstat(descriptor)
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="asks the system for the open files")
+def test_a_mapped_file_takes_no_descriptor(tmp_path: Path) -> None:
+    """A store maps two files of every shard, which may be a thousand."""
+    for number in range(20):
+        (tmp_path / f"{number}.bin").write_bytes(b"%d" % number)
+    storage = LocalStorage(tmp_path)
+    mapped = [storage.map(f"{number}.bin") for number in range(20)]
+    opened = {os.path.realpath(path) for path in Path("/proc/self/fd").iterdir()}
+    assert not opened & {str((tmp_path / f"{number}.bin").resolve()) for number in range(20)}
+    assert [bytes(view) for view in mapped] == [b"%d" % number for number in range(20)]
+    assert all(view.readonly for view in mapped)

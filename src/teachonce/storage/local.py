@@ -6,7 +6,6 @@ a full disk or a power cut leaves either the old state or the new one.
 
 from __future__ import annotations
 
-import mmap
 import os
 import re
 import secrets
@@ -122,8 +121,14 @@ class LocalStorage(Storage):
         try:
             with (self.root / name).open("rb") as file:
                 # What is empty cannot be mapped.
-                size_bytes = os.fstat(file.fileno()).st_size
-                return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size_bytes else b"")
+                if not os.fstat(file.fileno()).st_size:
+                    return memoryview(b"")
+            # Not by mmap, which keeps a descriptor a file: a store maps two files a shard, and 1024 is a usual limit.
+            # Imported here, as reading records needs no pyarrow.
+            import pyarrow as pa
+
+            with pa.memory_map(str(self.root / name)) as mapped:
+                return memoryview(mapped.read_buffer())
         except OSError as error:
             raise self._error(name, "read", error) from error
 
