@@ -19,7 +19,7 @@ from teachonce.models.assembled_resnet.registry import register_models
 from teachonce.records.discovery import open_records
 from teachonce.runs.metrics import read_metrics
 from teachonce.training.config import TrainConfig
-from teachonce.training.recipes import RECIPES, describe_recipes, recipe_options
+from teachonce.training.recipes import RECIPES, build_recipe, describe_recipes, recipe_options
 from teachonce.training.train import train
 from tests.support.small_data import teacher_logits, write_digits, write_store
 
@@ -28,14 +28,22 @@ NEEDS_STORE = [name for name in RECIPES if recipe_options(name).get("kd_temp", 0
 
 
 def build(name: str, **settings: Any) -> TrainConfig:
-    places = {"data": Path("d"), "out": Path("o"), "store": (Path("s"),)}
-    return TrainConfig(**(places | recipe_options(name) | settings))
+    places: dict[str, Any] = {"data": Path("d"), "out": Path("o"), "store": (Path("s"),)}
+    return TrainConfig.from_recipe(name, **(places | settings))
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_the_command_line_and_python_mean_the_same(name: str) -> None:
     parsed = parse_command([*BASE, "--recipe", name])
     assert parsed == build(name) and parsed.recipe == name
+
+
+def test_from_python_options_override_and_the_records_logits_are_meant() -> None:
+    words = ["train", "--recipe", "assemble_resnet50", "--data", "d", "--out", "o", "--epochs", "10"]
+    config = TrainConfig.from_recipe("assemble_resnet50", data=Path("d"), out=Path("o"), epochs=10)
+    assert config == parse_command(words) and config.logits == "records" and config.epochs == 10
+    with pytest.raises(ConfigError, match="did you mean assemble_resnet50"):
+        TrainConfig.from_recipe("assemble_resnet5", data=Path("d"), out=Path("o"))
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -169,6 +177,9 @@ def test_the_list(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize("name", NEEDS_STORE)
 def test_kd_without_a_teacher_is_refused(name: str) -> None:
+    if build_recipe(name).logits_from_records:
+        assert build(name, store=()).logits == "records"
+        return
     with pytest.raises(ConfigError, match="expected 0 without --store"):
         build(name, store=())
 

@@ -13,12 +13,12 @@ import math
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from teachonce.losses.options import MixupType
 from teachonce.models.options import Precision
 from teachonce.options import Condition, Repeated, check_applicable, flag, given_options, only_with, require, to_json
-from teachonce.training.recipes import recipe_options
+from teachonce.training.recipes import build_recipe, recipe_options
 from teachonce.views.options import MixOptions, ViewOrderName
 
 ScheduleName = Literal["cosine", "step", "exponential", "polynomial", "piecewise", "fixed"]
@@ -229,7 +229,7 @@ class TrainConfig(TrainingOptions):
 
     recipe: str | None = None
     """Begin with the options of a recipe; those given beside it override ('train --list-recipes' shows them all). From
-    Python: TrainConfig(**recipe_options(NAME), ...)."""
+    Python: TrainConfig.from_recipe(NAME, ...)."""
     store: Repeated[tuple[Path, ...]] = ()
     """Store with the teacher's logits; its views, where it has any, are exactly what the student sees. Several stores
     over the same views (--store A --store B): the teachers' probabilities are averaged."""
@@ -289,6 +289,11 @@ class TrainConfig(TrainingOptions):
         )
         self.teacher_weights()
         check_applicable(self, self.given_options())
+
+    @classmethod
+    def from_recipe(cls, name: str, **options: Any) -> Self:
+        """What ``train --recipe NAME`` means with these options beside it, which override the recipe's."""
+        return cls(**build_recipe(name).complete(recipe_options(name) | options))
 
     def given_options(self) -> dict[str, Any]:
         """The options that were chosen beside the recipe; raises ConfigError for a recipe that there is not."""

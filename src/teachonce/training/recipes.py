@@ -1,8 +1,8 @@
 """Recipes: published trainings as options of ``train``. ``train --recipe NAME`` begins with them, flags override.
 
 A recipe is a function that returns a ``Recipe``: defaults of a ``TrainConfig``, and which logits are meant where none
-are named. On the command line the defaults stand in place of the options' own, in Python
-``TrainConfig(**recipe_options("assemble_resnet50"), data=..., out=..., store=...)`` has them. Where something else is
+are named. On the command line the defaults stand in place of the options' own, and
+``TrainConfig.from_recipe("assemble_resnet50", data=..., out=..., store=...)`` is the same. Where something else is
 given beside a recipe, those of its options that cannot apply then are no error. The function's docstring says where the
 recipe is from, the command, how long it takes on what, the figure to expect, and whether we have seen it: mostly not,
 because ImageNet and eight GPUs were not at hand. Figures are top-1 on ImageNet's validation split unless they say
@@ -39,8 +39,8 @@ class Recipe:
         return replace(self, options=self.options | options)
 
     def complete(self, options: Options) -> Options:
-        """The options of a command line, the recipe's own among them, with the logits that the recipe means."""
-        is_taught = options["kd_temp"] == 0 or options["store"] or options["logits"] or options["teacher"]
+        """Options of a training, the recipe's own among them, with the logits that the recipe means."""
+        is_taught = options.get("kd_temp") == 0 or any(options.get(name) for name in ("store", "logits", "teacher"))
         return options | {"logits": "records"} if self.logits_from_records and not is_taught else options
 
 
