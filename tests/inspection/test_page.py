@@ -200,6 +200,11 @@ def test_a_card_says_what_the_store_says(tmp_path, data, crops):
     assert f"In {num_agreed} of 24 the teacher's choice is the label" in section(page, "sheet").text
 
 
+def test_what_was_done_is_said_where_something_was(tmp_path, data, crops, center):
+    assert "crop " in read_page(write_page(crops.path, data, tmp_path / "crops.html")).text
+    assert "view 0" not in read_page(write_page(center.path, data, tmp_path / "center.html")).text
+
+
 def test_policy_center_is_shown_through_the_teachers_preprocessing(tmp_path, data, center):
     page = read_page(write_page(center.path, data, tmp_path / "page.html"))
     assert [element.attributes["id"] for element in page.find("section")] == [s for s in SECTIONS if s != "views"]

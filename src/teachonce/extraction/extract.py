@@ -231,7 +231,7 @@ def _num_parameters(teacher: Classifier) -> int | None:
 
 def _worker_device(device: str, worker_index: int, num_workers: int) -> str:
     resolved = resolve_device(device)
-    if resolved.type == "cuda" and resolved.index is None and num_workers > 1:
+    if str(resolved) == "cuda" and num_workers > 1:
         return f"cuda:{worker_index % torch.cuda.device_count()}"
     return str(resolved)
 

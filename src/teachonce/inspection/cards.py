@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from teachonce.inspection.gallery import Gallery, GalleryView, describe_view, format_share, shrink
 from teachonce.inspection.measures import Suspect
 from teachonce.pages.pictures import picture_uri
+from teachonce.views.view import CENTER
 
 SHOWN_PX = 160
 """Longest side of a picture on the page."""
@@ -82,7 +83,7 @@ def prepare_view(gallery_view: GalleryView, gallery: Gallery) -> ViewCard:
     choice, choice_prob = gallery_view.top[0]
     has_one_label = len(gallery_view.labels) == 1
     # Where nothing was drawn, in the one view that there is, nothing was done that the page does not say above.
-    is_plain = gallery_view.view is None and gallery.store.num_views == 1
+    is_plain = gallery_view.view == CENTER and gallery.store.num_views == 1
     return ViewCard(
         picture=None if gallery_view.pixels is None else prepare_picture(gallery_view.pixels),
         filename=gallery_view.filename,

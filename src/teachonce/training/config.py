@@ -13,7 +13,7 @@ import math
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, cast
 
 from teachonce.losses.options import MixupType
 from teachonce.models.options import Precision
@@ -259,9 +259,10 @@ class TrainConfig(TrainingOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.store, Path | str):
+        store = cast(object, self.store)
+        if isinstance(store, Path | str):
             # In Python one store may be given as it is.
-            object.__setattr__(self, "store", (Path(self.store),))
+            object.__setattr__(self, "store", (Path(store),))
         require(not self.store or self.logits is None, "--logits", self.logits, "not given together with --store")
         is_online_alone = self.teacher is None or not (self.store or self.logits)
         require(is_online_alone, "--teacher", self.teacher, "not given together with --store or --logits")

@@ -224,7 +224,7 @@ def _guard(
 def _load_online_teacher(config: TrainConfig, device: torch.device) -> Classifier | None:
     if config.teacher is None or config.temperature == 0:
         return None
-    if device.type == "cuda" and device.index is None and "LOCAL_RANK" in os.environ:
+    if str(device) == "cuda" and "LOCAL_RANK" in os.environ:
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
     teacher = load_model(config.teacher, device=device)
     if not teacher.preprocessing.antialias:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Literal, cast
 
 from torch import nn
 
@@ -70,7 +70,7 @@ class BackboneOptions:
                 f"backbone with big_little {self.big_little}: expected (alpha, beta), whole numbers of at least 1, "
                 f"alpha a divisor of num_filters ({self.num_filters})"
             )
-        if isinstance(self.anti_alias, str):
+        if isinstance(cast(object, self.anti_alias), str):
             raise ConfigError(f"backbone with anti_alias {self.anti_alias!r}: expected a tuple, such as ('sconv',)")
         if unknown := set(self.anti_alias) - {"sconv", "proj"}:
             raise ConfigError(f"backbone with anti_alias {sorted(unknown)}: expected ('sconv',), ('proj',) or both")
