@@ -13,7 +13,7 @@ from pyarrow import ipc
 from teachonce.codecs.dense import Int8Codec
 from teachonce.errors import LogitsError, PlanMismatchError, StoreError
 from teachonce.records.class_space import ClassSpace
-from teachonce.store.arrow_files import records_file, views_file, write_records, write_views
+from teachonce.store.arrow_files import open_records_file, records_file, views_file, write_records, write_views
 from teachonce.store.checks import check_same_data
 from teachonce.store.plan import Plan, begin_store, finalize_store, group_views, missing_files
 from teachonce.store.store import Store
@@ -314,3 +314,9 @@ def test_other_data_is_refused(whole):
         check_same_data(store, data | {"shards": shards})
     with pytest.raises(StoreError, match="2 shards in the store, 1 in the data"):
         check_same_data(store, data | {"shards": data["shards"][:1]})
+
+
+def test_a_missing_file_is_named_once(tmp_path):
+    with pytest.raises(StoreError) as error:
+        open_records_file(tmp_path / "gone.arrow", 3)
+    assert str(error.value).count("gone.arrow") == 1

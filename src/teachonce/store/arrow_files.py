@@ -143,8 +143,9 @@ def _open_arrow(path: Path) -> ipc.RecordBatchFileReader:
     try:
         return ipc.open_file(pa.py_buffer(storage.map(name)))
     except (TeachonceError, pa.ArrowInvalid) as error:
+        reason = str(error).removeprefix(f"{path}: ")
         raise StoreError(
-            f"{path}: cannot be read as an Arrow file ({error}): missing or damaged; remove it and manifest.json, "
+            f"{path}: is no Arrow file that can be read ({reason}): missing or damaged; remove it and manifest.json, "
             "and extract again"
         ) from error
 
