@@ -114,6 +114,9 @@ def diagnose(
         trials.append((order, "another order of the classes; check the labels file, or the teacher's class list"))
     if max(score for score, _ in trials) < expect_top1:
         # Only now the dearer trials: each of them runs the teacher again.
+        print(
+            "gate: below what is expected; trying other mean, std and sizes for the reason", file=sys.stderr, flush=True
+        )
         for preprocessing, phrase in _other_preprocessings(teacher.preprocessing):
             other = dataclasses.replace(teacher, preprocessing=preprocessing)
             try:
