@@ -22,10 +22,12 @@ from teachonce.records.discovery import open_records
 from teachonce.records.source import RecordSource, shard_name
 from teachonce.records.tfrecord.framing import TFRecordWriter
 from teachonce.records.tfrecord.tf_example import encode_example
-from teachonce.store.arrow_files import records_file, views_file, write_records, write_views
-from teachonce.store.plan import Plan, begin_store, finalize_store
+from teachonce.store.begin import begin_store
+from teachonce.store.manifests import finalize_store
+from teachonce.store.plan import Plan, describe_data
 from teachonce.store.store import Store
 from teachonce.store.stored_views import StoredViews
+from teachonce.store.tables import StoreWriter
 from teachonce.views.options import ViewOrderName
 from teachonce.views.order import ViewOrder
 from teachonce.views.policy import CenterPolicy, CropPolicy, policy_to_json
@@ -99,22 +101,23 @@ def write_store(
         teacher={"spec": "none", "model": "test", "precision": "float32"},
         class_space=ClassSpace(num_classes=logits.shape[1], offset=offset),
         data_classes=data_classes,
-        data=source.describe(),
+        **describe_data(source, data_classes),
         policy=policy_to_json(CenterPolicy()),
         codec=build_codec(codec, num_classes=logits.shape[1]).to_json(),
         view_groups=((0, 0),),
     )
     begin_store(path, plan, views_per_file=1)
     first = 0
+    writer = StoreWriter(path, plan, {"versions": {"teachonce": "0"}, "device": "cpu"})
     for shard, (name, num_records) in enumerate(plan.shards):
         records = list(source.iter_shard(shard))
         keys = np.array([record.key for record in records], np.uint64)
         labels = np.array([record.label for record in records], np.int32)
-        write_records(path / records_file(name), keys, [record.filename for record in records], labels)
+        writer.write_records(name, keys, [record.filename for record in records], labels)
         rows = logits[None, first : first + num_records]
-        write_views(path / views_file(name, (0, 0)), keys, build_codec(codec, num_classes=logits.shape[1]), rows, None)
+        writer.write_views(name, (0, 0), keys, labels, rows, None)
         first += num_records
-    assert finalize_store(path, {})
+    assert finalize_store(path)
     return Store(path)
 
 

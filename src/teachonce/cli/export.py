@@ -7,7 +7,7 @@ import sys
 
 from teachonce.errors import ConfigError
 from teachonce.evaluation.config import ExportConfig
-from teachonce.store.plan import holds_store
+from teachonce.store.plan_files import holds_store
 
 
 def export(config: ExportConfig) -> None:

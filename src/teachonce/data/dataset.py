@@ -59,13 +59,11 @@ class KDDataset:
         self.logits = logits
         self.preprocessing = Preprocessing(size_px=size, interpolation=interpolation)
         self.online = online
-        for part in (views, logits):
-            if part is not None:
-                part.check_source(records)
+        joins = [] if logits is None else logits.join(records, views.join(records))
+        self._reader = ViewReader(records, views, joins)
         if logits is not None:
             logits.check_views(views)
         self.class_space = class_space or ClassSpace(num_classes=find_num_classes(records, logits))
-        self._reader = ViewReader(records, views, stores=[] if logits is None else logits.stores)
         self._buffers = BufferPool()
 
     def __len__(self) -> int:
@@ -85,8 +83,8 @@ class KDDataset:
         locations = self.records.locate_all(np.asarray(indices, np.int64))
         with_logits = self.logits is not None and self.logits.needs_record_logits
         records = self.records.read_batch(locations, with_logits=with_logits, buffers=self._buffers)
-        self._reader.check(locations, records)
-        record_views = self._reader.read(locations, self.views.number_of(epoch), records)
+        joined = self._reader.join(locations, records)
+        record_views = self._reader.views_of(joined, self.views.number_of(epoch))
         batch = {
             "pixels": self._render(record_views, self.preprocessing),
             "labels": _labels(records, self.class_space),
@@ -100,7 +98,7 @@ class KDDataset:
         if self.online is not None and not self.online_sees_students_pixels:
             batch["teacher_pixels"] = self._render(record_views, self.online)
         if self.logits is not None:
-            batch |= self.logits.read(locations, epoch, records, self.class_space)
+            batch |= self.logits.read(joined, epoch, self.class_space)
         return batch
 
     def __getitems__(self, items: Sequence[tuple[int, int]]) -> Batch:

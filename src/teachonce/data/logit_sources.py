@@ -12,7 +12,8 @@ from teachonce.data.loader import Batch
 from teachonce.errors import LogitsError
 from teachonce.pixels.view_sources import ViewSource
 from teachonce.records.class_space import ClassSpace, map_logits
-from teachonce.records.source import Location, Record, RecordSource
+from teachonce.records.source import RecordSource
+from teachonce.store.join import JoinedRecords, StoreJoin
 from teachonce.store.store import Store
 
 
@@ -24,10 +25,13 @@ class LogitSource(Protocol):
 
     @property
     def stores(self) -> list[Store]:
-        """The stores whose keys a record must have."""
+        """The stores that the logits come from."""
 
-    def check_source(self, records: RecordSource) -> None:
-        """Raise StoreError where the logits are not of these records."""
+    def join(self, records: RecordSource, known: Sequence[StoreJoin] = ()) -> list[StoreJoin]:
+        """The stores that a record must be in, joined with the records; raises StoreError where they are not of them.
+
+        ``known`` are such of stores that were joined with the records already.
+        """
 
     def check_views(self, views: ViewSource) -> None:
         """Raise ConfigError where replayed views are not the ones that the logits are of."""
@@ -35,9 +39,7 @@ class LogitSource(Protocol):
     def find_num_classes(self, records: RecordSource) -> int:
         """Classes of the data, background included, for data that does not say so itself."""
 
-    def read(
-        self, locations: Sequence[Location], epoch: int, records: Sequence[Record], class_space: ClassSpace
-    ) -> Batch:
+    def read(self, joined: JoinedRecords, epoch: int, class_space: ClassSpace) -> Batch:
         """The entries of a batch, for a student of ``class_space``; raises LogitsError where widths do not fit."""
 
 
@@ -47,8 +49,9 @@ class RecordLogits:
     needs_record_logits = True
     stores: list[Store] = []  # noqa: RUF012, always empty
 
-    def check_source(self, records: RecordSource) -> None:
+    def join(self, records: RecordSource, known: Sequence[StoreJoin] = ()) -> list[StoreJoin]:
         """Each record is checked as it is read."""
+        return []
 
     def check_views(self, views: ViewSource) -> None:
         """Any will do: the logits are of the whole image."""
@@ -59,13 +62,11 @@ class RecordLogits:
         assert logits is not None
         return len(logits)
 
-    def read(
-        self, locations: Sequence[Location], epoch: int, records: Sequence[Record], class_space: ClassSpace
-    ) -> Batch:
+    def read(self, joined: JoinedRecords, epoch: int, class_space: ClassSpace) -> Batch:
         """``teacher_logits`` float32 [B, C]."""
         expected = class_space.num_classes + class_space.offset
         rows = []
-        for record in records:
+        for record in joined.records:
             assert record.logits is not None
             if len(record.logits) != expected:
                 raise LogitsError(

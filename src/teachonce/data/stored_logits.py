@@ -7,7 +7,7 @@ bits for the dense codecs, within float32's rounding for topk (tests/codecs/test
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,8 +20,8 @@ from teachonce.errors import ConfigError, StoreError
 from teachonce.models.class_map import map_tensor
 from teachonce.pixels.view_sources import ViewSource
 from teachonce.records.class_space import ClassSpace
-from teachonce.records.source import Location, Record, RecordSource
-from teachonce.store.checks import check_same_data, check_same_policy
+from teachonce.records.source import RecordSource
+from teachonce.store.join import JoinedRecords, StoreJoin, check_same_policy
 from teachonce.store.store import Store
 from teachonce.views.columns import VIEW_COLUMNS
 from teachonce.views.order import ViewOrder
@@ -48,17 +48,18 @@ class StoredLogits:
             check_same_policy(self.stores[0], store)
         self.order = order or ViewOrder(num_views=self.num_views)
         self.temperature = temperature
-        self._compared: set[tuple[int, int]] = set()
+        self._joins: list[StoreJoin] = []
 
     @property
     def num_views(self) -> int:
         """Views that all stores have."""
         return min(store.num_views for store in self.stores)
 
-    def check_source(self, records: RecordSource) -> None:
-        """Raise StoreError unless the stores were made of these records."""
-        for store in self.stores:
-            check_same_data(store, records.describe())
+    def join(self, records: RecordSource, known: Sequence[StoreJoin] = ()) -> list[StoreJoin]:
+        """The stores with the records; raises StoreError where one does not know them."""
+        joined = {id(join.store): join for join in known}
+        self._joins = [joined.get(id(store)) or StoreJoin(store, records) for store in self.stores]
+        return list(self._joins)
 
     def check_views(self, views: ViewSource) -> None:
         """Raise ConfigError where replayed views are not those of these stores, or come in another order."""
@@ -77,13 +78,12 @@ class StoredLogits:
         """As the plan says."""
         return self.stores[0].plan.data_classes
 
-    def read(
-        self, locations: Sequence[Location], epoch: int, records: Sequence[Record], class_space: ClassSpace
-    ) -> Batch:
+    def read(self, joined: JoinedRecords, epoch: int, class_space: ClassSpace) -> Batch:
         """``teacher_logits`` float32 [B, C], of M > 1 stores [B, M, C]; or the columns ``teacherM_NAME`` [B, ...]."""
         number = self.order.number_of(epoch)
-        self._check_same_views({shard for shard, _ in locations}, number)
-        stored = self.to_batch([store.gather_columns(locations, number) for store in self.stores])
+        gathered = [store.gather_columns(joined.locations_in(store), number) for store in self.stores]
+        self._check_same_views(gathered, joined, number)
+        stored = self.to_batch(gathered)
         if self.temperature is None:
             return stored
         return {"teacher_logits": self.decode(stored, self.temperature, class_space)}
@@ -113,25 +113,23 @@ class StoredLogits:
             prefix = f"teacher{number}_"
             columns = {name[len(prefix) :]: values for name, values in batch.items() if name.startswith(prefix)}
             logits = store.codec.decode_tensor(columns, temperature)
-            teachers.append(map_tensor(logits, store.class_space, class_space))
+            teachers.append(map_tensor(logits, self._space(number), class_space))
         return teachers[0] if len(teachers) == 1 else torch.stack(teachers, dim=1)
 
-    def _check_same_views(self, shards: Set[int], number: int) -> None:
-        """Stores that are averaged must be of the same views; compared once for each shard and view."""
-        if len(self.stores) == 1:
-            return
-        for shard in shards:
-            if (shard, number) in self._compared:
-                continue
-            first = self.stores[0].read_columns(shard, number)
-            for store in self.stores[1:]:
-                columns = store.read_columns(shard, number)
-                different = [
-                    name for name in VIEW_COLUMNS & first.keys() if not np.array_equal(first[name], columns[name])
-                ]
-                if different:
-                    raise StoreError(
-                        f"{store.path}: view {number} of {store.shards[shard][0]} differs from that of "
-                        f"{self.stores[0].path} ({', '.join(sorted(different))}): other views; extract with --views-of"
-                    )
-            self._compared.add((shard, number))
+    def _space(self, number: int) -> ClassSpace:
+        """A teacher's classes in the labels of the data, where that is known."""
+        return self._joins[number].class_space if self._joins else self.stores[number].class_space
+
+    def _check_same_views(
+        self, gathered: Sequence[Mapping[str, NDArray[Any]]], joined: JoinedRecords, number: int
+    ) -> None:
+        """Stores that are averaged must be of the same views."""
+        first = gathered[0]
+        names = sorted(VIEW_COLUMNS & first.keys())
+        for store, columns in zip(self.stores[1:], gathered[1:], strict=True):
+            different = [name for name in names if not np.array_equal(first[name], columns[name])]
+            if different:
+                raise StoreError(
+                    f"{store.path}: view {number} of {joined.records[0].where} and others differs from that of "
+                    f"{self.stores[0].path} ({', '.join(different)}): other views; extract with --views-of"
+                )

@@ -27,25 +27,21 @@ from teachonce.errors import CheckError, ConfigError, StoreError
 from teachonce.extraction.config import ExtractConfig
 from teachonce.extraction.extractor import UnitExtractor
 from teachonce.extraction.gate import Gate
+from teachonce.extraction.plan_source import find_added, open_plan_source
 from teachonce.extraction.units import Unit, all_units, bundle_units, missing_units
 from teachonce.models.classifier import Classifier, load_model, resolve_device
 from teachonce.models.spec import ModelSpec
-from teachonce.pixels.frames import pixel_versions
 from teachonce.records.class_space import ClassSpace, resolve_offset
 from teachonce.records.discovery import open_records
 from teachonce.records.source import RecordSource
 from teachonce.storage.files import open_storage
-from teachonce.store.checks import check_same_data
-from teachonce.store.plan import (
-    MANIFEST_NAME,
-    Plan,
-    begin_store,
-    check_store_folder,
-    finalize_store,
-    group_views,
-    holds_store,
-)
+from teachonce.store.begin import begin_store, check_store_folder
+from teachonce.store.join import StoreJoin
+from teachonce.store.manifests import finalize_store, visible_views
+from teachonce.store.plan import Plan, describe_data, group_views
+from teachonce.store.plan_files import holds_store
 from teachonce.store.store import Store
+from teachonce.store.tables import count_hits
 from teachonce.views.policy import build_policy, policy_to_json
 
 DAY_SECONDS = 86_400.0
@@ -78,7 +74,8 @@ def extract(config: ExtractConfig) -> bool:
         # Before the plan is written: a teacher that is refused must not leave a store that refuses the right one.
         gate.check(teacher, source, plan.class_space.offset)
         is_gated = True
-    plan = begin_store(config.out, plan, config.views_per_file)
+    plan = begin_store(config.out, plan, config.views_per_file, partial(find_added, config.out, source=source))
+    source = open_plan_source(config.out, plan, source)
     missing = missing_units(config.out, plan)
     # Parts are taken of all units, not of the missing ones: those shrink while other workers are at it.
     units = [unit for unit in partition(all_units(plan), *config.worker_part()) if unit in missing]
@@ -133,7 +130,7 @@ def build_plan(config: ExtractConfig, source: RecordSource, teacher: Classifier)
         },
         class_space=ClassSpace(num_classes=teacher.num_classes, offset=offset),
         data_classes=data_classes or teacher.num_classes + offset,
-        data=source.describe(),
+        **describe_data(source, data_classes),
         policy=policy,
         codec=build_codec(config.codec, num_classes=teacher.num_classes, k=config.topk).to_json(),
         view_groups=group_views(num_views, config.views_per_file),
@@ -156,7 +153,7 @@ def open_views_of(config: ExtractConfig, source: RecordSource) -> Store | None:
     if config.views_of is None:
         return None
     store = Store(config.views_of)
-    check_same_data(store, source.describe())
+    StoreJoin(store, source)
     if not store.policy.is_random:
         raise StoreError(
             f"{store.path}: policy {store.policy.name} stores no views to look through; extract with --policy crop"
@@ -202,9 +199,9 @@ def _count_group(path: Path, plan: Plan, bundle: Sequence[Unit], left: Counter[t
     left[group] -= len(bundle)
     is_last = sum(left.values()) == 0
     if left[group] == 0 and not is_last:
-        num_views = finalize_store(path, pixel_versions())
+        num_views = finalize_store(path)
         if num_views > group[1]:
-            _log(f"{path}: views 0 to {num_views - 1} are whole; training can begin with them")
+            _log(f"{path}: views 0 to {num_views - 1} are complete; training can begin with them")
 
 
 def _build_extractor(config: ExtractConfig, plan: Plan, source: RecordSource, worker_index: int) -> UnitExtractor:
@@ -245,8 +242,8 @@ def _check_stored_top1(config: ExtractConfig) -> None:
     store = Store(config.out, is_partial=True)
     num_hits = 0
     for shard in range(len(store.shards)):
-        predicted = store.read_logits(shard, 0, slice(None)).argmax(axis=1) + store.class_space.offset
-        num_hits += int((predicted == store.read_labels(shard)).sum())
+        logits = store.read_logits(shard, 0, slice(None))
+        num_hits += count_hits(logits, store.read_labels(shard), store.class_space.offset)
     top1 = num_hits / store.num_records
     assert config.expect_top1 is not None
     if top1 < config.expect_top1:
@@ -258,17 +255,17 @@ def _check_stored_top1(config: ExtractConfig) -> None:
 
 def _finish(path: Path, plan: Plan, num_parts: int, *, has_new_files: bool) -> bool:
     storage = open_storage(path)
-    manifest_is_current = not has_new_files and storage.has(MANIFEST_NAME) and Store(path).plan == plan
-    if not manifest_is_current and finalize_store(path, pixel_versions()) < plan.num_views:
+    is_current = not has_new_files and visible_views(path) >= plan.num_views
+    if not is_current and finalize_store(path) < plan.num_views:
         missing = len(missing_units(path, plan))
         _log(f"{path}: {missing} of {_count_units(plan)} units are left to other workers; the last one finishes it")
         return False
-    if not manifest_is_current:
-        # Other workers may be writing their own, equal manifest at this moment; alone, nothing is in use.
+    if not is_current:
+        # Other workers may be writing their own, equal manifests at this moment; alone, nothing is in use.
         storage.remove_temporaries(older_than_seconds=0.0 if num_parts == 1 else DAY_SECONDS)
     store = Store(path)
     _log(
-        f"{path}: whole: {store.num_records:,} records x {store.num_views} views, {store.num_bytes():,} bytes "
+        f"{path}: complete: {store.num_records:,} records x {store.num_views} views, {store.num_bytes():,} bytes "
         f"({store.num_bytes() / store.num_records / store.num_views:,.0f} a view)"
     )
     return True

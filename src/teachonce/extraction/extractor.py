@@ -28,6 +28,7 @@ from teachonce.engine.chunked import chunked
 from teachonce.engine.prefetch import prefetch
 from teachonce.engine.progress import Advance
 from teachonce.errors import RecordError, StoreError, TeachonceError
+from teachonce.extraction.made_by import made_by
 from teachonce.extraction.seconds import Seconds
 from teachonce.extraction.teacher_queue import TeacherQueue
 from teachonce.extraction.unit_result import UnitResult
@@ -37,10 +38,10 @@ from teachonce.pixels.decode import decode_record
 from teachonce.pixels.render import RecordView, ViewReader, render_views
 from teachonce.pixels.view_sources import DrawnViews, ViewSource
 from teachonce.records.source import Record, RecordSource
-from teachonce.store.arrow_files import pixels_hash
 from teachonce.store.plan import Plan
 from teachonce.store.store import Store
 from teachonce.store.stored_views import StoredViews
+from teachonce.store.tables import pixels_hash
 
 AHEAD_BATCHES = 3
 """Batches of records that may be rendered before the teacher asks for them."""
@@ -88,6 +89,7 @@ class UnitExtractor:
         policy, seed = plan.read_policy()
         views: ViewSource = DrawnViews(policy, seed, source) if views_of is None else StoredViews(views_of)
         self.reader = ViewReader(source, views)
+        self.made_by = made_by(teacher)
         self.batch_size = batch_size
         self.num_threads = num_threads
         self.is_profiled = is_profiled
@@ -151,8 +153,8 @@ class UnitExtractor:
             unit = pending[0].result.unit
             locations = [(item.result.unit.shard, item.row) for item in pending]
             records = [item.record for item in pending]
-            self.reader.check(locations, records)
-            by_view = [self.reader.read(locations, number, records) for number in unit.view_numbers]
+            joined = self.reader.join(locations, records)
+            by_view = [self.reader.views_of(joined, number) for number in unit.view_numbers]
             record_views = [item for of_record in zip(*by_view, strict=True) for item in of_record]
             flat = render_views(record_views, self.teacher.preprocessing, num_views=unit.num_views)
             pixels = flat.reshape(len(pending), unit.num_views, *flat.shape[1:])
@@ -180,7 +182,7 @@ class UnitExtractor:
 
     def _write(self, result: UnitResult) -> None:
         with self.seconds.count("encode_and_write"):
-            result.write(self.path, self.plan)
+            result.write(self.path, self.plan, self.made_by)
 
     def _print_profile(self, bundle: Sequence[Unit], whole: float) -> None:
         names = [self.plan.shards[unit.shard][0] for unit in bundle]

@@ -4,26 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from teachonce.codecs.registry import codec_from_json
 from teachonce.errors import TeachonceError
 from teachonce.extraction.units import Unit
 from teachonce.records.source import Record
 from teachonce.rng import generator
 from teachonce.storage.files import open_storage
-from teachonce.store.arrow_files import (
-    Sample,
-    records_file,
-    samples_file,
-    views_file,
-    write_records,
-    write_samples,
-    write_views,
-)
-from teachonce.store.plan import Plan
+from teachonce.store.plan import Plan, records_file
+from teachonce.store.tables import Sample, StoreWriter
 from teachonce.views.view import View
 
 
@@ -64,18 +56,17 @@ class UnitResult:
         self.num_left -= 1
         return self.num_left == 0
 
-    def write(self, path: Path, plan: Plan) -> None:
+    def write(self, path: Path, plan: Plan, made_by: Mapping[str, Any]) -> None:
         """Write the unit's files into the store; LogitsError where the codec refuses a row."""
         name, group = self.name, self.unit.group
-        policy, _ = plan.read_policy()
+        writer = StoreWriter(path, plan, made_by)
         try:
             # The records go first, the views last: a view file never stands without what belongs to it.
             if not open_storage(path).has(records_file(name)):
-                write_records(path / records_file(name), self._keys, self._filenames, self._labels)
+                writer.write_records(name, self._keys, self._filenames, self._labels)
             if plan.num_samples:
-                write_samples(path / samples_file(name, group), self._samples())
-            codec = codec_from_json(plan.codec)
-            write_views(path / views_file(name, group), self._keys, codec, self.logits, self._views, policy.layout)
+                writer.write_samples(name, group, self._keys, self._samples())
+            writer.write_views(name, group, self._keys, self._labels, self.logits, self._views)
         except TeachonceError as error:
             raise error.at(name) from error
 

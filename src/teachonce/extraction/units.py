@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from teachonce.store.plan import Plan, missing_files
+from teachonce.store.manifests import missing_files
+from teachonce.store.plan import Plan, records_file
 
 BUNDLE_BATCHES = 32
 """Teacher batches that a bundle of small units has at least: filling up its last one costs 1/64 on average."""
@@ -41,10 +42,16 @@ def all_units(plan: Plan) -> list[Unit]:
 
 def missing_units(path: Path, plan: Plan) -> set[Unit]:
     """The units whose files are not all there."""
-    missing = set(missing_files(path, plan))
-    files = plan.unit_files()
+    missing = missing_files(path, plan)
+    if not missing:
+        return set()
     names = [name for name, _ in plan.shards]
-    return {unit for unit in all_units(plan) if missing.intersection(files[names[unit.shard], unit.group])}
+    return {
+        unit
+        for unit in all_units(plan)
+        if records_file(names[unit.shard]) in missing
+        or not missing.isdisjoint(plan.group_files(names[unit.shard], unit.group))
+    }
 
 
 def bundle_units(plan: Plan, units: Sequence[Unit], batch_size: int) -> list[tuple[Unit, ...]]:

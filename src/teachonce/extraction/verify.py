@@ -1,7 +1,8 @@
 """Verify: a verdict on a store, against its data and its teacher.
 
-Four checks, each named in the verdict. ``files``: every byte of the store is the one in the manifest. ``keys``: every
-record of the data has the key at its row. ``pixels``: the store's own samples are replayed; the hash of the decoded
+Five checks, each named in the verdict. ``files``: every byte of the store is the one that was written; all damaged blocks
+are listed. ``keys``: every record of the data is in the store, by key; the store may have more. ``top1``: the likeliest
+class is the label as often as at extraction, so the offset between both is that of the extraction. ``pixels``: the store's own samples are replayed; the hash of the decoded
 image says whether the decoder is the one of the extraction, the hash of the pixels at the teacher's size whether crop,
 resize, operations and mix are. ``logits``: for another sample, fresh teacher logits agree with the stored ones within
 the codec's bound plus the arithmetic's tolerance; the record that lies furthest out is named. So a verdict says what
@@ -34,14 +35,14 @@ from teachonce.pixels.frames import pixel_versions
 from teachonce.pixels.preprocessing import Preprocessing
 from teachonce.pixels.render import RecordView, ViewReader, render_views
 from teachonce.records.discovery import open_records
-from teachonce.records.source import Location, RecordSource, ShardOffsets
+from teachonce.records.source import Location
 from teachonce.rng import generator
-from teachonce.store.arrow_files import pixels_hash
-from teachonce.store.checks import check_keys, check_same_data
-from teachonce.store.plan import MANIFEST_NAME
+from teachonce.store.join import StoreJoin
 from teachonce.store.store import Store
 from teachonce.store.stored_views import StoredViews
+from teachonce.store.tables import Sample, count_hits, pixels_hash
 
+MAX_TOP1_BLOCKS = 256
 VERIFY_BLOCK_RECORDS = 64
 """Records that are read and compared at once."""
 VERIFY_WORKER_BYTES = 1 << 30
@@ -57,6 +58,9 @@ class Verdict:
     reason: str = ""
     num_files: int = 0
     num_keys: int = 0
+    """Records of the data, each found in the store by its key."""
+    num_top1: int = 0
+    """Blocks (a view of a shard) whose top-1 was compared with that of the extraction."""
     num_pixels: int = 0
     """Samples of the store whose pixels were made again; a store of format 1 has none."""
     num_logits: int = 0
@@ -86,12 +90,16 @@ def verify(config: VerifyConfig) -> Verdict:
     return verdict
 
 
-def check_all_keys(store: Store, source: RecordSource) -> int:
-    """Compare the key of every record with the store's; StoreError for the first that differs. Returns their number."""
+def check_all_keys(join: StoreJoin) -> int:
+    """Read every record of the data and find it in the store; StoreError for the first that is not there.
+
+    Returns their number.
+    """
+    source = join.source
     jobs = list(range(len(source.shards)))
     num_bytes = sum(info.num_bytes for info in source.shards)
     num_workers = min(num_cores(), num_bytes // VERIFY_WORKER_BYTES)
-    build = partial(_KeyChecker, store, source)
+    build = partial(_KeyChecker, join)
     with progress("verify", source.num_records, unit="records") as advance:
         for _ in run_jobs(build, jobs, num_workers=num_workers, report=advance):
             pass
@@ -99,36 +107,68 @@ def check_all_keys(store: Store, source: RecordSource) -> int:
 
 
 class _KeyChecker:
-    def __init__(self, store: Store, source: RecordSource, worker_index: int) -> None:
-        self.store = store
-        self.source = source
+    def __init__(self, join: StoreJoin, worker_index: int) -> None:
+        self.join = join
+        self.source = join.source
         self.buffers = BufferPool()
 
     def __call__(self, shard: int, report: Advance) -> None:
         num_records = self.source.shards[shard].num_records
         for first in range(0, num_records, VERIFY_BLOCK_RECORDS):
             locations = [(shard, row) for row in range(first, min(first + VERIFY_BLOCK_RECORDS, num_records))]
-            check_keys(self.store, locations, self.source.read_batch(locations, buffers=self.buffers))
+            self.join.locate(locations, self.source.read_batch(locations, buffers=self.buffers))
         report(num_records)
 
 
+def check_top1(store: Store, count: int) -> int:
+    """Of up to ``count`` blocks (a view of a shard), spread evenly, how often the likeliest class is the label.
+
+    Raises CheckError where it is not as often as at extraction: then labels, logits, or the offset between the
+    teacher's classes and the labels are not those of the extraction. Returns the number of blocks.
+    """
+    num_blocks = len(store.shards) * store.num_views
+    chosen = np.unique(np.linspace(0, num_blocks - 1, min(count, num_blocks)).astype(np.int64)).tolist()
+    num_checked = 0
+    for block in chosen:
+        view, shard = divmod(block, len(store.shards))
+        group = store.plan.group_of(view)
+        recorded = store.read_hits(shard, group)
+        if recorded is None:
+            continue
+        labels = store.read_labels(shard)
+        expected, found = recorded[view - group[0]], 0
+        for first in range(0, len(labels), VERIFY_BLOCK_RECORDS):
+            rows = slice(first, first + VERIFY_BLOCK_RECORDS)
+            found += count_hits(store.read_logits(shard, view, rows), labels[rows], store.class_space.offset)
+        if found != expected:
+            raise CheckError(
+                f"{store.path}: {store.shards[shard][0]} view {view}: the likeliest class is the label of {found} of "
+                f"{len(labels)} records, at extraction of {expected}: labels, logits or the offset were changed; "
+                "extract again"
+            )
+        num_checked += 1
+    return num_checked
+
+
 def check_logits(
-    store: Store, source: RecordSource, teacher: Classifier, positions: list[tuple[int, int, int]], batch_size: int
+    join: StoreJoin, teacher: Classifier, positions: list[tuple[int, int, int]], batch_size: int
 ) -> tuple[float, float]:
-    """Compare fresh logits at some (shard, row, view) with the stored ones: (largest error, largest excess).
+    """Compare fresh logits of some (shard, row, view), shard and row of the data, with the stored ones: (largest error, largest excess).
 
     Raises CheckError naming the record that lies furthest out, when it lies beyond codec and arithmetic.
     """
+    store = join.store
     precision = store.plan.teacher.get("precision", "float32")  # imported logits have none
     tolerance = RELATIVE_TOLERANCE[precision]
-    reader = ViewReader(source, StoredViews(store))
+    reader = ViewReader(join.source, StoredViews(store), [join])
     largest_error, largest_excess, worst = 0.0, 0.0, ""
     for start in range(0, len(positions), batch_size):
         chosen = positions[start : start + batch_size]
         record_views = [_read_view(reader, (shard, row), view) for shard, row, view in chosen]
         pixels = render_views(record_views, teacher.preprocessing)
         fresh = teacher.collect_logits(teacher.logits(torch.from_numpy(pixels)))
-        rows = [store.read_rows(shard, view, [row]) for shard, row, view in chosen]
+        stored = join.locate([(shard, row) for shard, row, _ in chosen], [item.record for item in record_views])
+        rows = [store.read_rows(shard, view, [row]) for (shard, row), (_, _, view) in zip(stored, chosen, strict=True)]
         columns = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
         slack = tolerance * np.abs(fresh).max(axis=1).astype(np.float64) + 1e-6
         errors, allowed = store.codec.compare_logits(columns, fresh, slack)
@@ -156,20 +196,19 @@ def check_logits(
     return largest_error, largest_excess
 
 
-def check_pixels(store: Store, source: RecordSource, count: int) -> int:
-    """Replay up to ``count`` of the store's own samples; returns how many.
+def check_pixels(join: StoreJoin, count: int) -> int:
+    """Replay up to ``count`` of the store's own samples, of records that the data has; returns how many.
 
     Raises CheckError for the first whose decoded image, pixels at the teacher's size, or logits behind the codec are
     not those of the extraction: it says which of the three.
     """
-    samples = store.read_samples()
-    if len(samples) > count:
-        samples = [samples[at] for at in np.linspace(0, len(samples) - 1, count).astype(np.int64).tolist()]
+    store = join.store
+    samples = _choose_samples(join, count)
     preprocessing = Preprocessing.from_json(store.plan.teacher["preprocessing"]) if samples else None
-    reader = ViewReader(source, StoredViews(store))
-    for shard, sample in samples:
+    reader = ViewReader(join.source, StoredViews(store), [join])
+    for location, shard, sample in samples:
         assert preprocessing is not None
-        record_view = _read_view(reader, (shard, sample.row), sample.view)
+        record_view = _read_view(reader, location, sample.view)
         pixels = render_views([record_view], preprocessing)[0]
         where = f"{record_view.record.where} ({record_view.record.filename}) view {sample.view}"
         if pixels_hash(np.asarray(decode_record(record_view.record))) != sample.image_xxh3:
@@ -188,20 +227,40 @@ def check_pixels(store: Store, source: RecordSource, count: int) -> int:
         if not (errors <= allowed).all():
             raise CheckError(
                 f"{where}: the stored logits differ from what the teacher said by {errors.max():.4g}, more than codec "
-                f"{store.codec.name} allows: the view file was changed; remove it and {MANIFEST_NAME}, extract again"
+                f"{store.codec.name} allows: the view file was changed; extract again"
             )
     return len(samples)
+
+
+def _choose_samples(join: StoreJoin, count: int) -> list[tuple[Location, int, Sample]]:
+    """(location in the data, shard of the store, sample), from sample files spread evenly over the store.
+
+    Only the files that are needed are opened.
+    """
+    files = join.store.sample_files()
+    num_files = min(len(files), max(1, count // max(1, join.store.plan.num_samples)))
+    found: list[tuple[Location, int, Sample]] = []
+    for at in np.unique(np.linspace(0, len(files) - 1, num_files).astype(np.int64)).tolist() if files else ():
+        shard, group = files[at]
+        keys = join.store.read_keys(shard)
+        for sample in join.store.read_samples(shard, group):
+            location = join.find_in_source(int(keys[sample.row])) if sample.view < join.store.num_views else None
+            if location is not None:
+                found.append((location, shard, sample))
+    chosen = np.unique(np.linspace(0, len(found) - 1, min(count, len(found))).astype(np.int64)).tolist()
+    return [found[at] for at in chosen]
 
 
 def _check(config: VerifyConfig, verdict: Verdict) -> None:
     store = Store(config.store)
     verdict.num_files = store.check_files()
     source = open_records(config.data, store.plan.data["split"])
-    check_same_data(store, source.describe())
-    verdict.num_keys = check_all_keys(store, source)
+    join = StoreJoin(store, source)
+    verdict.num_keys = check_all_keys(join)
+    verdict.num_top1 = check_top1(store, MAX_TOP1_BLOCKS)
     if config.samples == 0:
         return
-    verdict.num_pixels = check_pixels(store, source, config.samples)
+    verdict.num_pixels = check_pixels(join, config.samples)
     if config.teacher == "none":
         return
     spec = config.teacher or store.plan.teacher["spec"]
@@ -210,9 +269,9 @@ def _check(config: VerifyConfig, verdict: Verdict) -> None:
         return
     teacher = load_model(spec, device=config.device, precision=store.plan.teacher.get("precision", "float32"))
     _check_teacher(store, teacher)
-    positions = _draw_positions(store, config)
+    positions = _draw_positions(join, config)
     verdict.num_logits = len(positions)
-    verdict.largest_error, verdict.largest_excess = check_logits(store, source, teacher, positions, config.batch_size)
+    verdict.largest_error, verdict.largest_excess = check_logits(join, teacher, positions, config.batch_size)
 
 
 def _check_teacher(store: Store, teacher: Classifier) -> None:
@@ -236,7 +295,7 @@ def _read_view(reader: ViewReader, location: Location, view: int) -> RecordView:
 
 def _versions(store: Store, *names: str) -> str:
     """Library versions at extraction against those of today, as a phrase."""
-    then, now = store.manifest.versions, pixel_versions()
+    then, now = store.versions, pixel_versions()
     changed = [
         f"{name} {then.get(name, 'unknown')} at extraction, {now.get(name, 'none')} now"
         for name in names
@@ -245,11 +304,12 @@ def _versions(store: Store, *names: str) -> str:
     return "; ".join(changed) or f"the same {', '.join(name for name in names if name in now)} as at extraction"
 
 
-def _draw_positions(store: Store, config: VerifyConfig) -> list[tuple[int, int, int]]:
+def _draw_positions(join: StoreJoin, config: VerifyConfig) -> list[tuple[int, int, int]]:
+    """(shard, row, view), shard and row of the data."""
     rng = generator(config.seed, "verify")
-    total = store.num_records * store.num_views
+    total = join.source.num_records * join.store.num_views
     # choice without replacement would permute all of ImageNet's views for a few hundred; doubles are harmless here.
     flat = np.unique(rng.integers(0, total, config.samples)) if config.samples < total else np.arange(total)
-    views, indices = np.divmod(flat, store.num_records)
-    locations = ShardOffsets(num_records for _, num_records in store.shards).locate_all(indices)
+    views, indices = np.divmod(flat, join.source.num_records)
+    locations = join.source.locate_all(indices)
     return [(shard, row, view) for (shard, row), view in zip(locations, views.tolist(), strict=True)]

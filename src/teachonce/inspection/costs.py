@@ -16,7 +16,7 @@ from teachonce.codecs.softmax import soften, total_variation
 from teachonce.inspection.measures import spread_evenly
 from teachonce.rng import generator
 from teachonce.storage.files import open_storage
-from teachonce.store.arrow_files import read_samples, records_file, samples_file, views_file
+from teachonce.store.plan import records_file, samples_file, views_file
 from teachonce.store.store import Store
 from teachonce.views.columns import VIEW_COLUMNS
 
@@ -94,13 +94,11 @@ def measure_bytes(store: Store) -> list[ColumnBytes]:
 
 def _iter_samples(store: Store, max_samples: int) -> Iterator[tuple[int, int, NDArray[np.int64], NDArray[np.float32]]]:
     """(shard, view, rows [n], logits before the codec [n, C]) of the samples, by view; one sample file at a time."""
-    if not store.plan.num_samples:
-        return
-    units = [(shard, group) for shard in range(len(store.shards)) for group in store.plan.view_groups]
-    num_units = max(1, max_samples // store.plan.num_samples)
+    units = store.sample_files()
+    num_units = max(1, max_samples // max(1, store.plan.num_samples))
     for at in spread_evenly(len(units), num_units, generator(0, "inspect", "samples")):
         shard, group = units[at]
-        samples = read_samples(store.path / samples_file(store.shards[shard][0], group))
+        samples = store.read_samples(shard, group)
         for view in sorted({sample.view for sample in samples}):
             chosen = [sample for sample in samples if sample.view == view]
             yield shard, view, np.array([s.row for s in chosen]), np.stack([s.logits for s in chosen])

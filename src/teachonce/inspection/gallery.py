@@ -17,13 +17,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from teachonce.codecs.softmax import log_softmax
+from teachonce.errors import StoreError
 from teachonce.inspection.measures import num_known, spread_evenly, top_classes
 from teachonce.pixels.decode import decode_record, resize_image
 from teachonce.pixels.preprocessing import Preprocessing
 from teachonce.pixels.render import ViewReader, render_views
-from teachonce.records.source import RecordSource
+from teachonce.records.source import Location, RecordSource
 from teachonce.rng import generator
-from teachonce.store.checks import check_key, check_same_data
+from teachonce.store.join import StoreJoin
 from teachonce.store.store import Store
 from teachonce.store.stored_views import StoredViews
 from teachonce.views.operations import Operation
@@ -74,9 +75,9 @@ class Gallery:
     def __init__(self, store: Store, source: RecordSource | None) -> None:
         self.store = store
         self.source = source
-        self.reader = None if source is None else ViewReader(source, StoredViews(store))
-        if source is not None:
-            check_same_data(store, source.describe())
+        views = StoredViews(store)
+        self.reader = None if source is None else ViewReader(source, views)
+        self.join: StoreJoin | None = None if source is None else views.join(source)[0]
         entry = store.plan.teacher.get("preprocessing")
         self.preprocessing = None if entry is None else Preprocessing.from_json(entry)
         """None where the teacher is not known, as for imported logits."""
@@ -106,9 +107,9 @@ class Gallery:
         image_size, pixels, partner_label = None, None, None
         (view,) = store.read_views(shard, number, [row])
         if view.mix is not None:
-            partner_label = int(store.read_labels(shard)[store.find_row(shard, view.mix.partner)])
+            partner_label = int(self._partner_label(view.mix.partner))
         if self.reader is not None:
-            (record_view,) = self.reader.read([(shard, row)], number)
+            (record_view,) = self.reader.read([self._locate(shard, row)], number)
             image = decode_record(record_view.record)
             image_size = image.size
             # Imported logits come without a teacher, and so without its preprocessing.
@@ -120,7 +121,7 @@ class Gallery:
             shard=shard,
             row=row,
             number=number,
-            filename=store.read_filenames(shard)[row],
+            filename=store.read_filename(shard, row),
             label=label,
             top=[(int(at) + offset, float(probs[at])) for at in top_classes(log_probs, num_known(store, 5))[0]],
             label_prob=float(probs[label - offset]) if has_class else None,
@@ -135,10 +136,26 @@ class Gallery:
         return None if self.source is None else _whole(self._read_image(shard, row))
 
     def _read_image(self, shard: int, row: int) -> Image.Image:
-        assert self.source is not None
-        record = self.source.read_record(shard, row)
-        check_key(self.store, shard, row, record)
+        assert self.source is not None and self.join is not None
+        location = self._locate(shard, row)
+        record = self.source.read_record(*location)
+        self.join.locate([location], [record])
         return decode_record(record)
+
+    def _locate(self, shard: int, row: int) -> Location:
+        """Where the source has a record of the store."""
+        assert self.join is not None
+        return self.join.locate_key(int(self.store.read_keys(shard)[row]), self.store.read_filename(shard, row))
+
+    def _partner_label(self, key: int) -> int:
+        found = self.store.locations_of(key)
+        if not found:
+            raise StoreError(
+                f"{self.store.path}: a view is mixed with record {key:016x}, which is not in the store: damaged; "
+                "extract again"
+            )
+        shard, row = found[0]
+        return int(self.store.read_labels(shard)[row])
 
     def _position(self, record: int) -> tuple[int, int]:
         for shard, (_, num_records) in enumerate(self.store.shards):

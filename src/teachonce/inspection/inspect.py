@@ -12,7 +12,7 @@ from teachonce.inspection.store import render_store, summarize_store
 from teachonce.runs.metrics import METRIC_COLUMNS
 from teachonce.runs.run import Run, holds_run
 from teachonce.storage.files import locate, open_storage
-from teachonce.store.plan import holds_store
+from teachonce.store.plan_files import holds_store
 
 EPOCHS_SHOWN = 8
 

@@ -242,7 +242,7 @@ def _list_facts(store: Store, summary: dict[str, Any]) -> dict[str, Any]:
         "coverage": f"{summary['files_present']:,} of {summary['files_planned']:,} files",
         "format": f"version {store.plan.format_version}",
         "fingerprint": store.fingerprint,
-        "made with": store.manifest.versions,
+        "made with": store.versions,
     }
 
 

@@ -12,8 +12,8 @@ from typing import Any
 
 from teachonce.inspection.costs import CodecError, ColumnBytes, measure_bytes, measure_codec
 from teachonce.inspection.measures import measure_store
-from teachonce.storage.files import open_storage
-from teachonce.store.plan import MANIFEST_NAME, missing_files, read_plan
+from teachonce.store.manifests import missing_files, visible_views
+from teachonce.store.plan_files import read_plan
 from teachonce.store.store import Store
 
 SHARDS_SHOWN = 16
@@ -30,12 +30,12 @@ _KIND_NAMES = {
 def describe_store(path: Path) -> dict[str, Any]:
     """What plan and manifest say, as JSON values, without a look at any logits.
 
-    ``num_views`` are those that are whole in every shard, of ``num_views_planned``; 0 where there is no manifest yet.
+    ``num_views`` are those that are complete in every shard, of ``num_views_planned``; 0 where there is no manifest yet.
     """
     plan = read_plan(path)
     missing = missing_files(path, plan)
-    num_files = len({name for names in plan.unit_files().values() for name in names})
-    num_views = Store(path).num_views if open_storage(path).has(MANIFEST_NAME) else 0
+    num_files = sum(1 for _ in plan.files())
+    num_views = visible_views(path)
     return {
         "kind": "store",
         "path": str(path),

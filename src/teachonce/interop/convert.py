@@ -18,6 +18,7 @@ from __future__ import annotations
 import re
 import sys
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -73,7 +74,7 @@ def convert_records(config: RecordsConfig) -> None:
     if len(listing) < config.shards:
         raise ConfigError(f"--shards {config.shards}: more than the {len(listing)} images of {listing.root}")
     boxes = _open_boxes(config, listing)
-    table = _open_logits(config, listing, len(classes.names))
+    table = _open_logits(config, listing, classes.names)
     order = generator(config.seed, "records", config.split).permutation(len(listing))
     _begin(config, _build_plan(config, listing, labels, classes, boxes, table, order), classes)
 
@@ -153,11 +154,15 @@ def _open_boxes(config: RecordsConfig, listing: ImageListing) -> BoxReader | Non
     return boxes
 
 
-def _open_logits(config: RecordsConfig, listing: ImageListing, num_classes: int) -> MappedTable | None:
+def _open_logits(config: RecordsConfig, listing: ImageListing, names: Sequence[str]) -> MappedTable | None:
     if config.logits is None:
         return None
     table = open_logit_table(
-        config.logits, split=config.split, num_classes=num_classes, background_logit=config.background_logit
+        config.logits,
+        split=config.split,
+        num_classes=len(names),
+        background_logit=config.background_logit,
+        class_names=names,
     )
     duplicates = listing.find_duplicate_basename() if table.table.is_by_name else None
     if duplicates is not None:

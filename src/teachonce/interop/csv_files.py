@@ -18,7 +18,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from teachonce.codecs.registry import build_codec, codec_from_json, warn_of_estimates
+from teachonce.codecs.registry import build_codec, warn_of_estimates
 from teachonce.engine.cores import num_cores
 from teachonce.engine.jobs import partition
 from teachonce.engine.prefetch import prefetch
@@ -30,9 +30,11 @@ from teachonce.records.class_space import ClassSpace, map_logits
 from teachonce.records.discovery import open_records
 from teachonce.records.source import RecordSource
 from teachonce.storage.files import atomic_write, exists
-from teachonce.store.arrow_files import records_file, views_file, write_records, write_views
-from teachonce.store.plan import Plan, begin_store, finalize_store, missing_files
+from teachonce.store.begin import begin_store
+from teachonce.store.manifests import finalize_store, missing_files
+from teachonce.store.plan import Plan, describe_data, records_file, views_file
 from teachonce.store.store import Store
+from teachonce.store.tables import StoreWriter
 from teachonce.versions import library_versions
 from teachonce.views.policy import CenterPolicy, policy_to_json
 
@@ -120,26 +122,27 @@ def import_csv(config: ImportConfig) -> None:
             f"{config.csv}: {len(table)} lines for {source.num_records} records in {config.data}: expected one each; "
             "the CSV is incomplete, or of other data"
         )
+    data_classes = data_classes or table.class_space.num_classes + table.class_space.offset
     plan = Plan(
         teacher={"spec": "none", "model": "csv", "lines": len(table)},
         class_space=table.class_space,
-        data_classes=data_classes or table.class_space.num_classes + table.class_space.offset,
-        data=source.describe(),
+        data_classes=data_classes,
+        **describe_data(source, data_classes),
         policy=policy_to_json(CenterPolicy()),
         codec=build_codec(config.codec, num_classes=table.class_space.num_classes, k=config.topk).to_json(),
         view_groups=((0, 0),),
     )
     plan = begin_store(config.out, plan, views_per_file=1)
-    missing = set(missing_files(config.out, plan))
-    codec = codec_from_json(plan.codec)
+    missing = missing_files(config.out, plan)
+    writer = StoreWriter(config.out, plan, {"versions": library_versions(), "device": "imported"})
     with progress("import", source.num_records, unit="records") as advance:
         for shard, (name, num_records) in enumerate(plan.shards):
             if {records_file(name), views_file(name, (0, 0))} & missing:
                 keys, filenames, labels, logits = _join_shard(source, shard, table)
-                write_records(config.out / records_file(name), keys, filenames, labels)
-                write_views(config.out / views_file(name, (0, 0)), keys, codec, logits[None], None)
+                writer.write_records(name, keys, filenames, labels)
+                writer.write_views(name, (0, 0), keys, labels, logits[None], None)
             advance(num_records)
-    finalize_store(config.out, library_versions())
+    finalize_store(config.out)
 
 
 def _join_shard(

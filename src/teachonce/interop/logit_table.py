@@ -6,6 +6,7 @@ classes (the walkthrough's own merge keeps every logit in one dict, about 41 GB 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -16,7 +17,8 @@ from teachonce.errors import ConfigError
 from teachonce.interop.csv_table import CsvTable
 from teachonce.interop.store_table import StoreTable
 from teachonce.records.class_space import ClassSpace, map_logits
-from teachonce.store.plan import holds_store
+from teachonce.store.join import invert_labels, label_map
+from teachonce.store.plan_files import holds_store
 from teachonce.store.store import Store
 
 
@@ -54,10 +56,13 @@ class MappedTable:
         return map_logits(logits, self.table.class_space, target, self.background_logit)
 
 
-def open_logit_table(path: Path, *, split: str, num_classes: int, background_logit: float) -> MappedTable:
+def open_logit_table(
+    path: Path, *, split: str, num_classes: int, background_logit: float, class_names: Sequence[str] | None = None
+) -> MappedTable:
     """The logits of ``path``, a store or a folder of SPLIT-*.csv, for data of ``num_classes`` (background included).
 
-    A store of an image folder has labels from 0 and no background; for TFRecords of the same images it is moved by 1.
+    Classes of a store are found by ``class_names`` where both have names; else a store of an image folder has labels
+    from 0 and no background, and is moved by 1.
     """
     table: LogitTable
     if holds_store(path):
@@ -67,14 +72,18 @@ def open_logit_table(path: Path, *, split: str, num_classes: int, background_log
                 f"{path}: holds what the teacher said of random views (policy {store.policy.name}), which is "
                 "nothing to put beside whole images; give a store of policy center"
             )
-        is_of_folder = store.plan.data["format"] == "folder"
-        label_shift = int(is_of_folder and store.plan.data_classes == num_classes - 1)
-        table = StoreTable(store, label_shift=label_shift)
-        if store.plan.data_classes + label_shift != num_classes:
-            raise ConfigError(
-                f"{path}: logits for data of {store.plan.data_classes} classes, this data has {num_classes} "
-                "(background included); give the store of this data"
-            )
+        if store.plan.class_names is not None and class_names is not None:
+            new_labels = invert_labels(store, label_map(store, class_names, num_classes))
+        else:
+            new_labels = np.arange(store.plan.data_classes)
+            if store.plan.data["format"] == "folder" and store.plan.data_classes == num_classes - 1:
+                new_labels += 1
+            elif store.plan.data_classes != num_classes:
+                raise ConfigError(
+                    f"{path}: logits for data of {store.plan.data_classes} classes, this data has {num_classes} "
+                    "(background included); give the store of this data"
+                )
+        table = StoreTable(store, new_labels)
     else:
         table = CsvTable(path, split=split, data_classes=num_classes)
     return MappedTable(table, num_classes, background_logit)

@@ -1,9 +1,9 @@
 """Merge: TFRecords in, TFRecords with ``image/logit`` out (step 2 of the walkthrough, from a store).
 
 128 records and their logits are in memory at a time, some 15 MB whatever the data's size; the walkthrough's own
-merge holds every logit of ImageNet in one dict (about 41 GB). Images are copied as they are. Every record's key must
-equal the store's at its row, so a missing, doubled or changed image stops the merge with its name, and the shard it
-lies in does not appear.
+merge holds every logit of ImageNet in one dict (about 41 GB). Images are copied as they are. Every record is found in
+the store by its key, so an added or changed image stops the merge with its place, and the shard that it lies in does
+not appear; records that were removed from the data, or lie in another order, do no harm.
 
 A store beside the records needs no merge at all (``train --store``); this is for readers that know only TFRecords.
 Nothing here imports torch.
@@ -14,7 +14,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from functools import partial
-from typing import NoReturn
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,20 +24,21 @@ from teachonce.engine.chunked import chunked
 from teachonce.engine.cores import num_cores
 from teachonce.engine.jobs import run_jobs
 from teachonce.engine.progress import Advance, progress
-from teachonce.errors import ConfigError, StoreError
+from teachonce.errors import ConfigError, RecordError
 from teachonce.interop.config import MergeConfig
 from teachonce.records.class_space import ClassSpace, map_logits
 from teachonce.records.class_table import read_classes, write_classes
 from teachonce.records.discovery import open_records
-from teachonce.records.source import Record, RecordSource, record_key
+from teachonce.records.source import Location, Record, RecordSource, record_key
 from teachonce.records.tfrecord.framing import TFRecordWriter, describe_record, index_path, read_tfrecords, write_index
 from teachonce.records.tfrecord.native_examples import find_features
 from teachonce.records.tfrecord.source import decode_tfrecord
 from teachonce.records.tfrecord.tf_example import replace_feature, splice_entry
 from teachonce.storage.files import atomic_write, open_storage
 from teachonce.storage.resume import PlanFile
-from teachonce.store.checks import check_key, check_same_data
+from teachonce.store.join import StoreJoin
 from teachonce.store.store import Store
+from teachonce.views.columns import VIEW_COLUMNS
 
 MERGE_WORKER_BYTES = 1 << 28
 """Bytes of records for which it pays to start one more process: it takes about as long as to merge half of them."""
@@ -57,7 +58,7 @@ def merge(config: MergeConfig) -> None:
         raise ConfigError(
             f"{config.data}: merge copies TFRecords, this is a folder of images; use records --logits {config.store}"
         )
-    check_same_data(store, source.describe())
+    join = StoreJoin(store, source)
     if not 0 <= config.view < store.num_views:
         raise ConfigError(f"--view {config.view}: expected 0 to {store.num_views - 1}, the views of {config.store}")
     if store.policy.is_random:
@@ -67,12 +68,13 @@ def merge(config: MergeConfig) -> None:
             stacklevel=2,
         )
     warn_of_estimates(store.codec, f"{config.store} -> {config.out}")
-    _begin(config, store)
+    target = ClassSpace(num_classes=_count_classes(store, source))
+    _begin(config, store, target.num_classes)
     out = open_storage(config.out)
     jobs = [shard for shard, info in enumerate(source.shards) if not out.has(info.name)]
     sizes = [info.num_records for info in source.shards]
     done = sum(sizes) - sum(sizes[shard] for shard in jobs)
-    build = partial(_ShardMerger, config, store, source)
+    build = partial(_ShardMerger, config, join, target)
     num_bytes = sum(source.shards[shard].num_bytes for shard in jobs)
     num_workers = config.num_workers or min(num_cores(), num_bytes // MERGE_WORKER_BYTES)
     with progress("merge", sum(sizes), done=done, unit="records") as advance:
@@ -81,76 +83,62 @@ def merge(config: MergeConfig) -> None:
 
 
 class _ShardMerger:
-    def __init__(self, config: MergeConfig, store: Store, source: RecordSource, worker_index: int) -> None:
+    def __init__(self, config: MergeConfig, join: StoreJoin, target: ClassSpace, worker_index: int) -> None:
         self.config = config
-        self.store = store
-        self.source = source
-        self.target = ClassSpace(num_classes=store.plan.data_classes)
+        self.join = join
+        self.store = join.store
+        self.target = target
 
     def __call__(self, shard: int, report: Advance) -> None:
-        info = self.source.shards[shard]
+        info = self.join.source.shards[shard]
         assert info.path is not None
         path = self.config.out / info.name
-        keys, labels = self.store.read_keys(shard).tolist(), self.store.read_labels(shard).tolist()
         num_rows = 0
         with atomic_write(path) as file:
             writer = TFRecordWriter(file)
             for block in chunked(read_tfrecords(info.path), MERGE_BLOCK_RECORDS):
                 payloads = [payload for _, payload in block]
-                rows = slice(num_rows, num_rows + len(block))
-                logits = self._read_logits(shard, rows)
                 found = find_features(payloads)
-                for index, (offset, payload) in enumerate(block):
-                    row = num_rows + index
-                    record = None
+                records = [
+                    self._read(found, index, payload, describe_record(info.path, num_rows + index, offset))
+                    for index, (offset, payload) in enumerate(block)
+                ]
+                logits = self._read_logits([(shard, num_rows + index) for index in range(len(block))], records)
+                for index, payload in enumerate(payloads):
                     if found is not None and found["status"][index] == 0:
-                        image, image_end = found["image"][index].tolist()
-                        key, label = record_key(payload[image:image_end]), int(found["label"][index])
-                    else:
-                        where = describe_record(info.path, row, offset)
-                        record = decode_tfrecord(payload, where, num_classes=self.target.num_classes)
-                        key, label = record.key, record.label
-                    if row >= len(keys) or key != keys[row] or label != labels[row]:
-                        self._refuse(shard, row, payload, describe_record(info.path, row, offset))
-                    if record is None and found is not None:
                         body, splice = found["body"][index].tolist(), found["splice"][index].tolist()
                         writer.write(*splice_entry(payload, body, splice, "image/logit", logits[index]))
                     else:
                         writer.write(replace_feature(payload, "image/logit", logits[index]))
                 num_rows += len(block)
                 report(len(block))
-            if num_rows != len(keys):
-                missing = self.store.read_filenames(shard)[num_rows]
-                raise StoreError(f"{info.path}: ends before {missing}, which the store has; the shard was shortened")
+            if num_rows != info.num_records:
+                raise RecordError(
+                    f"{info.path}: {num_rows} records, {info.num_records} when it was opened: the shard was changed"
+                )
         write_index(index_path(path), writer.index)
 
-    def _refuse(self, shard: int, row: int, payload: memoryview, where: str) -> NoReturn:
-        """Raise what is wrong with a record that is not the store's."""
-        record = decode_tfrecord(payload, where, num_classes=self.target.num_classes)
-        keys = self.store.read_keys(shard)
-        if row < len(keys) and record.key == int(keys[row]):
-            check_key(self.store, shard, row, record)
-        raise StoreError(f"{where}: {self._explain(shard, row, record)}")
+    def _read(self, found: NDArray[Any] | None, index: int, payload: memoryview, where: str) -> Record:
+        if found is None or found["status"][index] != 0:
+            return decode_tfrecord(payload, where, num_classes=self.target.num_classes)
+        image, image_end = found["image"][index].tolist()
+        encoded = payload[image:image_end]
+        return Record(encoded, int(found["label"][index]), "", record_key(encoded), where)
 
-    def _read_logits(self, shard: int, rows: slice) -> NDArray[np.float32]:
-        logits = self.store.read_logits(shard, self.config.view, rows)
-        return map_logits(logits, self.store.class_space, self.target, self.config.background_logit)
-
-    def _explain(self, shard: int, row: int, record: Record) -> str:
-        keys = self.store.read_keys(shard)
-        names = self.store.read_filenames(shard)
-        rows = np.flatnonzero(keys == np.uint64(record.key))
-        expected = f"{names[row]} (key {int(keys[row]):016x})" if row < len(keys) else "no further image"
-        if len(rows) == 0:
-            reason = "it is not in the store's shard: changed since extraction, or added"
-        elif rows[0] < row:
-            reason = f"it is doubled, the store has it at row {rows[0]} already"
-        else:
-            reason = f"{names[row]} is missing here, the images between were removed or reordered"
-        return f"{record.filename} (key {record.key:016x}), the store has {expected}: {reason}; extract over this data"
+    def _read_logits(self, locations: Sequence[Location], records: Sequence[Record]) -> NDArray[np.float32]:
+        stored = self.join.locate(locations, records)
+        columns = self.store.gather_columns(stored, self.config.view)
+        logits = self.store.codec.decode_logits(
+            {name: values for name, values in columns.items() if name not in VIEW_COLUMNS}
+        )
+        return map_logits(logits, self.join.class_space, self.target, self.config.background_logit)
 
 
-def _begin(config: MergeConfig, store: Store) -> None:
+def _count_classes(store: Store, source: RecordSource) -> int:
+    return store.plan.data_classes if source.classes is None else len(source.classes.names)
+
+
+def _begin(config: MergeConfig, store: Store, num_classes: int) -> None:
     split = store.plan.data["split"]
     if config.out.resolve() == config.data.resolve():
         raise ConfigError(f"--out {config.out}: is the data itself; choose another folder")
@@ -165,7 +153,7 @@ def _begin(config: MergeConfig, store: Store) -> None:
             "store": store.fingerprint,
             "view": config.view,
             "background_logit": str(config.background_logit),
-            "num_classes": store.plan.data_classes,
+            "num_classes": num_classes,
         }
     )
     classes = read_classes(config.data)

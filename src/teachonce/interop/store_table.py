@@ -1,4 +1,4 @@
-"""A store's logits by record key, wherever the image lies now: an index of 16 bytes a record."""
+"""A store's logits by record key, wherever the image lies now: through the store's index."""
 
 from __future__ import annotations
 
@@ -7,30 +7,22 @@ from numpy.typing import NDArray
 
 from teachonce.errors import LogitsError
 from teachonce.records.class_space import ClassSpace
-from teachonce.records.source import ShardOffsets
 from teachonce.store.store import Store
 
 
 class StoreTable:
-    """A ``LogitTable`` of a store's view 0; ``label_shift`` is added to the store's labels."""
+    """A ``LogitTable`` of a store's view 0, for data whose label of each of the store's is in ``new_labels`` [n]."""
 
     is_by_name = False
 
-    def __init__(self, store: Store, view: int = 0, label_shift: int = 0) -> None:
+    def __init__(self, store: Store, new_labels: NDArray[np.int64], view: int = 0) -> None:
         self.store = store
         self.view = view
-        self.label_shift = label_shift
-        space = store.class_space
-        self.class_space = ClassSpace(num_classes=space.num_classes, offset=space.offset + label_shift)
-        sizes = [num_records for _, num_records in store.shards]
-        keys = [store.read_keys(shard) for shard in range(len(sizes))]
-        self._offsets = ShardOffsets(sizes)
-        all_keys = np.concatenate(keys)
-        self._order = np.argsort(all_keys, kind="stable")
-        self._sorted_keys = all_keys[self._order]
+        self.new_labels = new_labels
+        self.class_space: ClassSpace = store.class_space.relabel(new_labels)
 
     def __len__(self) -> int:
-        return len(self._order)
+        return self.store.num_records
 
     def digest(self) -> str:
         """The store's fingerprint."""
@@ -38,14 +30,14 @@ class StoreTable:
 
     def find_logits(self, *, key: int, filename: str, label: int | None = None) -> NDArray[np.float32]:
         """Logits of the image with this key. Equal images have equal keys and equal logits, so the first will do."""
-        at, end = (int(np.searchsorted(self._sorted_keys, np.uint64(key), side)) for side in ("left", "right"))
-        if at == end:
+        found = self.store.locations_of(key)
+        if not found:
             raise LogitsError(
                 f"{filename}: no logits in {self.store.path} (key {key:016x}): the image is missing there or changed "
                 "since; extract the teacher over this data"
             )
-        found = [self._offsets.locate(int(index)) for index in self._order[at:end]]
-        labels = {int(self.store.read_labels(shard)[row]) + self.label_shift for shard, row in found}
+        stored = {int(self.store.read_labels(shard)[row]) for shard, row in found}
+        labels = {int(self.new_labels[at]) for at in stored if 0 <= at < len(self.new_labels)}
         if label is not None and label not in labels:
             raise LogitsError(
                 f"{filename}: label {label} here, {' and '.join(map(str, sorted(labels)))} in {self.store.path}: the "

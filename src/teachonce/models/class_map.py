@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from teachonce.records.class_space import ClassSpace, shared_classes
+from teachonce.records.class_space import ClassSpace, Outputs, shared_classes
 
 
 def map_tensor(logits: Float[Tensor, "B S"], source: ClassSpace, target: ClassSpace) -> Float[Tensor, "B T"]:
@@ -15,5 +15,9 @@ def map_tensor(logits: Float[Tensor, "B S"], source: ClassSpace, target: ClassSp
         return logits
     mapped = logits.new_full((len(logits), target.num_classes), -torch.inf)
     of_source, of_target = shared_classes(source, target)
-    mapped[:, of_target] = logits[:, of_source]
+    mapped[:, _index(of_target)] = logits[:, _index(of_source)]
     return mapped
+
+
+def _index(outputs: Outputs) -> slice | Tensor:
+    return outputs if isinstance(outputs, slice) else torch.from_numpy(outputs)

@@ -22,8 +22,7 @@ from teachonce.pixels.frames import FRAME, image_sizes, read_pixels, square_fram
 from teachonce.pixels.preprocessing import Preprocessing
 from teachonce.pixels.view_sources import ViewSource
 from teachonce.records.source import Location, Record, RecordSource
-from teachonce.store.checks import check_keys
-from teachonce.store.store import Store
+from teachonce.store.join import JoinedRecords, StoreJoin, join_records
 from teachonce.views.view import CENTER, View
 
 
@@ -39,55 +38,52 @@ class RecordView:
 class ViewReader:
     """Reads records together with their ``views``; safe to use from several threads, and picklable.
 
-    Records must be those of the views' stores, and of ``stores``, such as those of the logits beside the views.
+    Records must be in the views' stores, and in those of ``joins``, such as those of the logits beside the views.
     """
 
-    def __init__(self, records: RecordSource, views: ViewSource, stores: Sequence[Store] = ()) -> None:
+    def __init__(self, records: RecordSource, views: ViewSource, joins: Sequence[StoreJoin] = ()) -> None:
         self.records = records
         self.views = views
-        self._stores = list({id(store): store for store in (*views.stores, *stores)}.values())
+        self._joins = list({id(join.store): join for join in (*views.join(records), *joins)}.values())
 
-    def check(self, locations: Sequence[Location], records: Sequence[Record]) -> None:
-        """Raise StoreError for a record that is not the one which a store has there."""
-        for store in self._stores:
-            check_keys(store, locations, records)
+    def join(self, locations: Sequence[Location], records: Sequence[Record]) -> JoinedRecords:
+        """Where the stores have records that were read; raises StoreError for one that a store does not have."""
+        return join_records(self._joins, locations, records)
 
-    def read(
-        self, locations: Sequence[Location], number: int, records: Sequence[Record] | None = None
-    ) -> list[RecordView]:
-        """View ``number`` of several records, which may have been read, and then are ``check``ed by who read them.
+    def read(self, locations: Sequence[Location], number: int) -> list[RecordView]:
+        """View ``number`` of several records; raises as ``join`` and ``views_of``."""
+        return self.views_of(self.join(locations, self.records.read_batch(locations)), number)
 
-        Raises StoreError where record or partner are not those of the views, ImageError where there is no image.
+    def views_of(self, joined: JoinedRecords, number: int) -> list[RecordView]:
+        """View ``number`` of records that were read.
+
+        Raises StoreError where a partner is not that of its view, ImageError where there is no image.
         """
-        if records is None:
-            records = self.records.read_batch(locations)
-            self.check(locations, records)
-        views = self.views.views_of(locations, number, records)
-        partners = self._read_partners(locations, number, records, views) if self.views.has_mix else {}
+        views = self.views.views_of(joined, number)
+        partners = self._read_partners(joined, number, views) if self.views.has_mix else {}
         return [
             RecordView(record, view, partners.get(index))
-            for index, (record, view) in enumerate(zip(records, views, strict=True))
+            for index, (record, view) in enumerate(zip(joined.records, views, strict=True))
         ]
 
-    def _read_partners(
-        self, locations: Sequence[Location], number: int, records: Sequence[Record], views: Sequence[View]
-    ) -> dict[int, RecordView]:
-        """The partners by position in ``records``."""
+    def _read_partners(self, joined: JoinedRecords, number: int, views: Sequence[View]) -> dict[int, RecordView]:
+        """The partners by position in the records."""
         mixes = [(index, view.mix) for index, view in enumerate(views) if view.mix is not None]
         if not mixes:
             return {}
-        partner_locations = [
-            (locations[index][0], self.views.partner_row(locations[index][0], mix.partner)) for index, mix in mixes
+        locations = [
+            self.views.locate_partner(joined.locations[index], mix.partner, joined.records[index].where)
+            for index, mix in mixes
         ]
-        partners = self.records.read_batch(partner_locations)
+        partners = self.records.read_batch(locations)
         for (index, mix), partner in zip(mixes, partners, strict=True):
             if partner.key != mix.partner:
                 raise StoreError(
-                    f"{partner.where}: key {partner.key:016x} ({partner.filename}), the mix of {records[index].where} "
-                    f"was made with {mix.partner:016x}: the image changed since extraction; extract again"
+                    f"{partner.where}: key {partner.key:016x} ({partner.filename}), the mix of "
+                    f"{joined.records[index].where} was made with {mix.partner:016x}: the image changed since "
+                    "extraction; extract again"
                 )
-        self.check(partner_locations, partners)
-        own = self.views.views_of(partner_locations, number, partners)
+        own = self.views.views_of(self.join(locations, partners), number)
         return {
             index: RecordView(partner, view.without_mix())
             for (index, _), partner, view in zip(mixes, partners, own, strict=True)

@@ -6,8 +6,6 @@ epoch: which stored view it replays, or which one is drawn.
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -15,12 +13,17 @@ from numpy.typing import NDArray
 
 from teachonce.errors import ConfigError, ImageError
 from teachonce.pixels.frames import image_sizes
-from teachonce.records.source import Location, Record, RecordSource
+from teachonce.records.data_keys import DataKeys
+from teachonce.records.source import Location, RecordSource
 from teachonce.rng import generator
+from teachonce.store.join import JoinedRecords, StoreJoin
 from teachonce.store.store import Store
 from teachonce.views.draw import draw_view, sample_view
 from teachonce.views.policy import Policy
 from teachonce.views.view import CENTER, View
+
+KEPT_SHARDS = 64
+"""Shards whose sorted keys are kept, of views that are mixed with partners: 10 kB a shard of ImageNet."""
 
 
 class ViewSource(Protocol):
@@ -33,19 +36,19 @@ class ViewSource(Protocol):
 
     @property
     def stores(self) -> list[Store]:
-        """The stores whose keys a record must have."""
+        """The stores that the views come from."""
 
-    def check_source(self, records: RecordSource) -> None:
-        """Raise StoreError where the views are not of these records."""
+    def join(self, records: RecordSource) -> list[StoreJoin]:
+        """The stores that a record must be in, joined with the records; raises StoreError where they are not of them."""
 
     def number_of(self, epoch: int) -> int:
         """The number of the view that every record shows in this epoch."""
 
-    def views_of(self, locations: Sequence[Location], number: int, records: Sequence[Record]) -> list[View]:
+    def views_of(self, joined: JoinedRecords, number: int) -> list[View]:
         """View ``number`` of each record, with its mix if it has one."""
 
-    def partner_row(self, shard: int, key: int) -> int:
-        """The row, in this shard, of a mix's partner."""
+    def locate_partner(self, location: Location, key: int, where: str) -> Location:
+        """(shard, row), in the source, of the partner with this key of the record that lies at ``location``."""
 
 
 class DrawnViews:
@@ -60,51 +63,57 @@ class DrawnViews:
         self.records = records
         self.has_mix = policy.mix is not None
         _require_boxes(policy, records)
-        self._lock = threading.Lock()
-        self._rows: dict[int, dict[int, int]] = {}
-        self._keys: dict[int, NDArray[np.uint64]] = {}
+        self._open_cache()
 
-    def check_source(self, records: RecordSource) -> None:
-        """Any will do."""
+    def join(self, records: RecordSource) -> list[StoreJoin]:
+        """Any records will do."""
+        return []
 
     def number_of(self, epoch: int) -> int:
         """The epoch."""
         return epoch
 
-    def views_of(self, locations: Sequence[Location], number: int, records: Sequence[Record]) -> list[View]:
-        """Drawn by seed, key and number; a policy that mixes reads the keys of the shard first, once."""
+    def views_of(self, joined: JoinedRecords, number: int) -> list[View]:
+        """Drawn by seed, key and number; a policy that mixes needs the keys of the records' shards."""
         if not self.policy.is_random:
-            return [CENTER] * len(records)
+            return [CENTER] * len(joined.records)
         views = []
+        records = joined.records
         sizes = image_sizes([record.encoded for record in records], [record.where for record in records]).tolist()
-        for (shard, _), record, (width, height) in zip(locations, records, sizes, strict=True):
-            keys = self._shard_keys(shard) if self.has_mix else None
+        for (shard, _), record, (width, height) in zip(joined.locations, records, sizes, strict=True):
+            keys = self._partners(shard) if self.has_mix else None
             try:
                 views.append(draw_view(self.policy, self.seed, record.key, number, width, height, keys, record.boxes))
             except ImageError as error:
                 raise error.at(record.where) from error
         return views
 
-    def partner_row(self, shard: int, key: int) -> int:
-        """Of equal images the first."""
-        return self._rows[shard][key]
+    def locate_partner(self, location: Location, key: int, where: str) -> Location:
+        """Of equal images the first of the record's shard."""
+        shard, _ = location
+        return shard, int(np.flatnonzero(self._keys.shard(shard) == np.uint64(key))[0])
 
-    def _shard_keys(self, shard: int) -> NDArray[np.uint64]:
-        with self._lock:
-            if shard not in self._keys:
-                rows: dict[int, int] = {}
-                for row, record in enumerate(self.records.iter_shard(shard)):
-                    rows.setdefault(record.key, row)
-                self._rows[shard] = rows
-                self._keys[shard] = np.array(sorted(rows), np.uint64)
-            return self._keys[shard]
+    def _partners(self, shard: int) -> NDArray[np.uint64]:
+        """The keys of a shard, sorted, each once: what a view's mix is drawn from."""
+        found = self._kept.get(shard)
+        if found is None:
+            found = np.unique(self._keys.shard(shard))
+            while len(self._kept) >= KEPT_SHARDS:
+                # Of threads that do so at once one may find it gone.
+                self._kept.pop(next(iter(self._kept)), None)
+            self._kept[shard] = found
+        return found
+
+    def _open_cache(self) -> None:
+        self._keys = DataKeys(self.records)
+        self._kept: dict[int, NDArray[np.uint64]] = {}
 
     def __getstate__(self) -> dict[str, object]:
-        return {name: value for name, value in vars(self).items() if name != "_lock"}
+        return {name: value for name, value in vars(self).items() if name not in ("_keys", "_kept")}
 
     def __setstate__(self, state: dict[str, object]) -> None:
         vars(self).update(state)
-        self._lock = threading.Lock()
+        self._open_cache()
 
 
 class OwnViews:
@@ -118,17 +127,19 @@ class OwnViews:
         self.policy = policy
         self.seed = seed
 
-    def check_source(self, records: RecordSource) -> None:
-        """ConfigError where crops are drawn by boxes that are not read."""
+    def join(self, records: RecordSource) -> list[StoreJoin]:
+        """Any records will do; ConfigError where crops are drawn by boxes that are not read."""
         _require_boxes(self.policy, records)
+        return []
 
     def number_of(self, epoch: int) -> int:
         """The epoch."""
         return epoch
 
-    def views_of(self, locations: Sequence[Location], number: int, records: Sequence[Record]) -> list[View]:
+    def views_of(self, joined: JoinedRecords, number: int) -> list[View]:
         """Drawn; each epoch other views."""
         views = []
+        records = joined.records
         sizes = image_sizes([record.encoded for record in records], [record.where for record in records]).tolist()
         for record, (width, height) in zip(records, sizes, strict=True):
             rng = generator(self.seed, "student view", number, record.key)
@@ -138,7 +149,7 @@ class OwnViews:
                 raise error.at(record.where) from error
         return views
 
-    def partner_row(self, shard: int, key: int) -> int:
+    def locate_partner(self, location: Location, key: int, where: str) -> Location:
         """There are no partners."""
         raise AssertionError("a student's own views are not mixed")
 

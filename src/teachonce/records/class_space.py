@@ -28,6 +28,35 @@ class ClassSpace:
         if self.num_classes < 1:
             raise ConfigError(f"a class space of {self.num_classes} classes: at least 1 is needed")
 
+    def labels(self) -> NDArray[np.int64]:
+        """The data label of each output [num_classes]; negative: none."""
+        return np.arange(self.offset, self.offset + self.num_classes)
+
+    def relabel(self, new_labels: NDArray[np.integer]) -> ClassSpace:
+        """The same outputs for data that numbers its classes otherwise.
+
+        ``new_labels`` [n] has the new label of each old one, negative where the new data has no such class.
+        """
+        own = self.labels()
+        is_known = (own >= 0) & (own < len(new_labels))
+        labels = np.where(is_known, new_labels[np.where(is_known, own, 0)], -1)
+        shift = labels - np.arange(self.num_classes)
+        if (shift == shift[0]).all() and labels[0] >= 0:
+            return ClassSpace(num_classes=self.num_classes, offset=int(shift[0]))
+        return NamedClassSpace(num_classes=self.num_classes, output_labels=tuple(labels.tolist()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class NamedClassSpace(ClassSpace):
+    """Outputs whose data labels are no run of numbers: found by the names of the classes."""
+
+    output_labels: tuple[int, ...]
+    """Data label of each output; negative: the data has no such class."""
+
+    def labels(self) -> NDArray[np.int64]:
+        """As given."""
+        return np.array(self.output_labels, np.int64)
+
 
 def resolve_offset(model_classes: int, data_classes: int | None, offset: int | None, *, model: str) -> int:
     """The offset to use: the one given, else 0 for equal class counts and 1 where only a background class is missing.
@@ -52,8 +81,18 @@ def resolve_offset(model_classes: int, data_classes: int | None, offset: int | N
     )
 
 
-def shared_classes(source: ClassSpace, target: ClassSpace) -> tuple[slice, slice]:
-    """The outputs of both spaces that stand for the same labels: (slice of the source's, slice of the target's)."""
+Outputs = slice | NDArray[np.int64]
+"""Which outputs of a class space."""
+
+
+def shared_classes(source: ClassSpace, target: ClassSpace) -> tuple[Outputs, Outputs]:
+    """The outputs of both spaces that stand for the same labels: (the source's, the target's), in the same order."""
+    if isinstance(source, NamedClassSpace) or isinstance(target, NamedClassSpace):
+        labels = target.labels()
+        order = np.argsort(labels, kind="stable")
+        places = np.minimum(np.searchsorted(labels[order], source.labels()), len(labels) - 1)
+        is_shared = (source.labels() >= 0) & (labels[order][places] == source.labels())
+        return np.flatnonzero(is_shared), order[places[is_shared]]
     shift = source.offset - target.offset
     first, last = max(shift, 0), min(source.num_classes + shift, target.num_classes)
     last = max(first, last)

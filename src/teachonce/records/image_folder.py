@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import xxhash
+
 from teachonce.engine.buffers import BufferPool
 from teachonce.errors import LogitsError, RecordError
 from teachonce.records.class_table import ClassTable
@@ -54,12 +56,16 @@ class FolderSource(RecordSource):
     def _describe_shard(self, name: str, start: int) -> ShardInfo:
         rows = range(start, min(start + FOLDER_SHARD_RECORDS, len(self._listing)))
         num_bytes = 0
+        identity = xxhash.xxh3_128(self._storage.describe().encode())
         for index in rows:
+            image = self._listing.relative_name(index)
             try:
-                num_bytes += self._storage.status(self._listing.relative_name(index)).num_bytes
+                status = self._storage.status(image)
             except RecordError as error:
                 raise _unreadable(error) from error
-        return ShardInfo(name, None, len(rows), num_bytes)
+            num_bytes += status.num_bytes
+            identity.update(f"{image}\n{status.num_bytes} {status.modified_ns}\n".encode())
+        return ShardInfo(name, None, len(rows), num_bytes, identity.hexdigest())
 
     def read_batch(
         self, locations: Sequence[Location], *, with_logits: bool = False, buffers: BufferPool | None = None

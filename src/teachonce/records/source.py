@@ -51,13 +51,20 @@ class Record:
 
 @dataclass(frozen=True)
 class ShardInfo:
-    """A shard by name, such as train-00000-of-00008; ``path`` is None for the virtual shards of a folder."""
+    """A shard by name, such as train-00000-of-00008; ``path`` is None for the virtual shards of a folder.
+
+    ``identity`` is another one when a file of the shard was replaced, as far as sizes and times tell; "": not known.
+    """
 
     name: str
     path: Path | None
     num_records: int
     num_bytes: int
+    identity: str = ""
 
+
+NO_LABEL = -1
+"""The label of a record that has none."""
 
 Location = tuple[int, int]
 """(shard, row) of a record."""
@@ -130,6 +137,10 @@ class RecordSource(ABC):
     @abstractmethod
     def iter_shard(self, shard: int, *, with_logits: bool = False) -> Iterator[Record]:
         """The records of a shard in order, streaming; raises as ``read_batch``."""
+
+    def known_keys(self, shard: int) -> NDArray[np.uint64] | None:
+        """The keys of a shard's records, where they are known without reading these."""
+        return None
 
     def read_record(self, shard: int, row: int, *, with_logits: bool = False) -> Record:
         """One record; raises as ``read_batch``."""

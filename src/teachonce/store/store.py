@@ -1,29 +1,28 @@
 """The store: what one teacher said of one data set, as a directory that describes itself.
 
-    STORE/plan.json                              what is being extracted; written first; a second extract must agree
+    STORE/plan.json                              what is being extracted; a second extract must agree with it
           train-00000-of-01024.records.arrow     key, filename, label of each record, in record order
           train-00000-of-01024.v000-009.arrow    views 0..9 of that shard: view parameters and the codec's columns
           train-00000-of-01024.v000-009.sample.arrow   of a few of them: hashes of the pixels, logits before the codec
-          manifest.json                          written last: the files of all groups of views that are whole
+          index.arrow                            all record keys in order, with shard and row
+          manifest.records.json                  complete: the records of all shards, and the index
+          manifest.v000-009.json                 complete: views 0..9 of all shards
 
-Arrow IPC is memory-mapped, needs no parsing, and opens in pandas, polars or DuckDB (``arrow_files`` reads and writes
-the files). Nothing here needs torch.
+Every file is put once and never changed. Arrow IPC is memory-mapped, needs no parsing, and opens in pandas, polars or
+DuckDB; docs/reference/store-format.md is the specification. Nothing here needs torch.
 
-A store without a manifest is unfinished and is refused by readers; ``plan`` says when it is written. While more
-views are being extracted, readers see those of the manifest that they opened.
+A store without a complete group of views is unfinished and is refused by readers. While more views are being extracted,
+readers see those that were complete when they opened it.
 """
 
 from __future__ import annotations
 
-import mmap
-import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
+import pyarrow.compute as pc
 import xxhash
 from numpy.typing import NDArray
 
@@ -31,29 +30,22 @@ from teachonce.codecs.codec import Codec
 from teachonce.codecs.registry import codec_from_json
 from teachonce.errors import StoreError
 from teachonce.records.class_space import ClassSpace
+from teachonce.records.key_index import KeyIndex
 from teachonce.records.source import Location
-from teachonce.storage.files import open_storage, read_json
-from teachonce.store.arrow_files import (
+from teachonce.store.contents import LegacyContents, StoreContents
+from teachonce.store.legacy import is_legacy
+from teachonce.store.manifests import missing_files
+from teachonce.store.plan import Group, Plan, records_file, samples_file, views_file
+from teachonce.store.plan_files import holds_store, plan_file, read_plan
+from teachonce.store.tables import (
     Sample,
-    file_entry,
-    keys_hash,
-    open_records_file,
-    open_views_file,
+    ShardRecords,
     read_samples,
-    records_file,
-    samples_file,
+    records_schema,
+    samples_schema,
     to_numpy,
-    views_file,
-)
-from teachonce.store.plan import (
-    MANIFEST_NAME,
-    PLAN_NAME,
-    Manifest,
-    Plan,
-    ShardEntry,
-    holds_store,
-    missing_files,
-    read_plan,
+    to_records,
+    views_schema,
 )
 from teachonce.views.columns import VIEW_COLUMNS, decode_views
 from teachonce.views.policy import Policy
@@ -68,33 +60,43 @@ class Store:
 
     ``num_views`` reads only the first so many views, as if there were no more. ``is_partial`` also opens an unfinished
     one, for a worker that wants its own part: shards that are not there yet raise StoreError when they are read.
+
+    A block (one view of one shard) is compared with its hash when it is first read; ``trust`` leaves that out. A file
+    whose bytes are not those that were written is a StoreError with its name.
     """
 
-    def __init__(self, path: Path | str, *, num_views: int | None = None, is_partial: bool = False) -> None:
+    _index: list[KeyIndex]
+
+    def __init__(
+        self, path: Path | str, *, num_views: int | None = None, is_partial: bool = False, trust: bool = False
+    ) -> None:
         self.path = Path(path)
-        manifest_path = self.path / MANIFEST_NAME
-        has_manifest = open_storage(self.path).has(MANIFEST_NAME)
-        if is_partial and not has_manifest:
-            self.manifest = _partial_manifest(self.path)
-        elif has_manifest:
-            self.manifest = Manifest.from_json(read_json(manifest_path), manifest_path)
-        else:
+        if not holds_store(self.path):
+            raise StoreError(f"{self.path}: is no store (there is no {plan_file(0)})")
+        contents = LegacyContents if is_legacy(self.path) else StoreContents
+        self._contents: StoreContents | LegacyContents = contents(self.path, is_partial=is_partial, trust=trust)
+        if not self._contents.num_views:
             raise StoreError(self._why_unfinished())
-        self.plan: Plan = self.manifest.plan
-        self.num_records: int = self.manifest.num_records
-        self._shards: list[ShardEntry] = self.manifest.shards
+        self.plan: Plan = self._contents.plan
+        """With the groups of views and the shards that are complete."""
         self.codec: Codec = codec_from_json(self.plan.codec)
         self.policy: Policy
         self.seed: int
         self.policy, self.seed = self.plan.read_policy()
-        if num_views is not None and not 1 <= num_views <= self.plan.num_views:
+        complete = self._contents.num_views
+        if num_views is not None and not 1 <= num_views <= complete:
             raise StoreError(
-                f"{self.path}: {num_views} views asked for, the store has {self.plan.num_views} that are whole; "
+                f"{self.path}: {num_views} views asked for, the store has {complete} that are complete; "
                 "extract more with the same command and a larger --views"
             )
-        self.num_views: int = num_views or self.plan.num_views
+        self.num_views: int = num_views or complete
         """Views of each record that are read."""
         self._open_cache()
+
+    @property
+    def num_records(self) -> int:
+        """Records of all shards."""
+        return self.plan.num_records
 
     @property
     def class_space(self) -> ClassSpace:
@@ -102,34 +104,81 @@ class Store:
         return self.plan.class_space
 
     @property
-    def shards(self) -> list[tuple[str, int]]:
+    def shards(self) -> Sequence[tuple[str, int]]:
         """(name, number of records) of each shard."""
         return self.plan.shards
 
     @property
+    def made_by(self) -> list[dict[str, Any]]:
+        """What made the numbers of the views that are read, each once: ``versions`` of libraries, ``device``."""
+        return self._contents.made_by(self._groups())
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Versions of the libraries that made the views that are read, by name; several of one as "a and b"."""
+        found: dict[str, list[str]] = {}
+        for made in self.made_by:
+            for name, version in made.get("versions", {}).items():
+                if version not in found.setdefault(name, []):
+                    found[name].append(version)
+        return {name: " and ".join(versions) for name, versions in found.items()}
+
+    @property
     def fingerprint(self) -> str:
-        """Hash of the plan and of every file's hash: what a run says it was trained from.
+        """Hash of the plan and of the manifests: what a run says it was trained from.
 
         Only what the views that are read depend on: it stays the same when more views are added to the store.
         """
-        groups = tuple(group for group in self.plan.view_groups if group[0] < self.num_views)
-        plan = replace(self.plan, view_groups=groups)
-        used = {name for names in plan.unit_files().values() for name in names}
-        parts = [str(sorted(plan.to_json().items())), str(self.num_views)]
-        parts += [file["xxh3"] for shard in self._shards for file in shard["files"] if file["name"] in used]
+        parts = [str(self.num_views), *self._contents.seals(self._groups())]
         return xxhash.xxh3_128_hexdigest("\n".join(parts).encode())
+
+    @property
+    def index(self) -> list[KeyIndex]:
+        """The key index of each part of the store; of a store of format 1 or 2 made now, of all its records."""
+        if not self._index:
+            self._index = self._contents.read_index() or [
+                KeyIndex.build([self.read_keys(shard) for shard in range(len(self.shards))])
+            ]
+        return self._index
+
+    def find(self, keys: NDArray[np.uint64]) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+        """Whether each of some keys [n] is known, and (shard, row) [n, 2] of its first record."""
+        known = np.zeros(len(keys), bool)
+        locations = np.full((len(keys), 2), -1, np.int64)
+        for index in self.index:
+            places = index.find(keys)
+            new = (places >= 0) & ~known
+            locations[new, 0], locations[new, 1] = index.shards[places[new]], index.rows[places[new]]
+            known |= new
+        return known, locations
+
+    def locations_of(self, key: int) -> list[Location]:
+        """(shard, row) of every record with this key."""
+        return [location for index in self.index for location in index.locations_of(key)]
 
     def read_keys(self, shard: int) -> NDArray[np.uint64]:
         """Record keys [N] of a shard."""
-        return self._records(shard)[0]
+        return self._records(shard).keys
 
     def read_labels(self, shard: int) -> NDArray[np.int32]:
-        """Data labels [N] of a shard."""
-        return self._records(shard)[1]
+        """Data labels [N] of a shard; ``NO_LABEL`` where there is none."""
+        return self._records(shard).labels
 
     def read_filenames(self, shard: int) -> list[str]:
         """Filenames [N] of a shard."""
-        return self._records(shard)[2].to_pylist()
+        return self._records(shard).filenames.to_pylist()
+
+    def has_filename(self, filename: str) -> bool:
+        """Whether a record has this name, folders aside; all names are searched."""
+        name = filename.rpartition("/")[2]
+        return any(
+            pc.any(pc.or_(pc.equal(names, name), pc.ends_with(names, f"/{name}"))).as_py()
+            for names in (self._records(shard).filenames for shard in range(len(self.shards)))
+        )
+
+    def read_filename(self, shard: int, row: int) -> str:
+        """One filename."""
+        return self._records(shard).filenames[row].as_py()
 
     def read_logits(
         self, shard: int, view: int, rows: Sequence[int] | NDArray[np.integer] | slice, temperature: float = 1.0
@@ -176,65 +225,46 @@ class Store:
         }
         return decode_views(columns, len(self.read_keys(shard)[rows]))
 
-    def read_samples(self) -> list[tuple[int, Sample]]:
-        """(shard, sample) of every sample of the views that are read; none in a store that keeps no samples."""
+    def read_samples(self, shard: int, group: Group) -> list[Sample]:
+        """The samples of a shard's group of views; none in a store that keeps no samples."""
         if not self.plan.num_samples:
             return []
-        groups = [group for group in self.plan.view_groups if group[0] < self.num_views]
-        return [
-            (shard, sample)
-            for shard, (name, _) in enumerate(self.shards)
-            for group in groups
-            for sample in read_samples(self.path / samples_file(name, group))
-            if sample.view < self.num_views
-        ]
+        name, _ = self.shards[shard]
+        file = self._contents.open(samples_file(name, group), shard, group)
+        return read_samples(file.read(0, samples_schema(self.class_space.num_classes), None))
 
-    def find_row(self, shard: int, key: int) -> int:
-        """The row of a record key in a shard (of equal images the first); StoreError where it is not there."""
-        with self._lock:
-            found = self._orders.get(shard)
-        if found is None:
-            keys = self.read_keys(shard)
-            order = np.argsort(keys, kind="stable")
-            found = order, keys[order]
-            with self._lock:
-                self._orders[shard] = found
-        order, ordered = found
-        at = int(np.searchsorted(ordered, np.uint64(key)))
-        if at == len(ordered) or int(ordered[at]) != key:
-            raise StoreError(
-                f"{self.path}: a view of {self.shards[shard][0]} is mixed with record {key:016x}, which is not in that "
-                "shard: partners come from the same shard; the store is damaged: extract again"
-            )
-        return int(order[at])
+    def sample_files(self) -> list[tuple[int, Group]]:
+        """(shard, group of views) of each sample file of the views that are read."""
+        if not self.plan.num_samples:
+            return []
+        return [(shard, group) for group in self._groups() for shard in range(len(self.shards))]
+
+    def read_hits(self, shard: int, group: Group) -> list[int] | None:
+        """Of each view of a group, the rows whose likeliest class was the label at extraction; None: not recorded."""
+        name, _ = self.shards[shard]
+        return self._contents.open(views_file(name, group), shard, group).metadata.get("hits")
 
     def check_files(self) -> int:
-        """Compare every file's bytes with the manifest; StoreError for the first that differs. Returns their number."""
-        for shard in self._shards:
-            for file in shard["files"]:
-                found = file_entry(self.path, file["name"])
-                if found != file:
-                    raise StoreError(
-                        f"{self.path / file['name']}: {found['bytes']} bytes with hash {found['xxh3']}, the manifest "
-                        f"says {file['bytes']} bytes with hash {file['xxh3']}: damaged; remove the file and "
-                        f"{MANIFEST_NAME}, and extract again"
-                    )
-        return sum(len(shard["files"]) for shard in self._shards)
+        """Compare all bytes of all files with what was written; returns the number of files.
+
+        Raises StoreError that lists every damaged block.
+        """
+        num_files, damaged = self.find_damage()
+        if damaged:
+            listed = "\n  ".join(reason for _, reason in damaged)
+            raise StoreError(
+                f"{self.path}: {len(damaged)} of {num_files} files are damaged; extract with the same options and "
+                f"--repair makes them again:\n  {listed}"
+            )
+        return num_files
+
+    def find_damage(self) -> tuple[int, list[tuple[str, str]]]:
+        """The number of files, and (file, what is wrong with its blocks) of each that is not what was written."""
+        return self._contents.find_damage()
 
     def num_bytes(self) -> int:
-        """Bytes of all files of the manifest."""
-        return sum(file["bytes"] for shard in self._shards for file in shard["files"])
-
-    def _records(self, shard: int) -> tuple[NDArray[np.uint64], NDArray[np.int32], pa.Array]:
-        """Keys, labels and filenames."""
-        found = self._record_tables.get(shard)
-        if found is None:
-            entry = self._shards[shard]
-            table = open_records_file(self.path / records_file(entry["name"]), entry["num_records"])
-            found = table["key"].to_numpy(), table["label"].to_numpy(), table["filename"]
-            # Two threads may both open it; the later one's is kept, and both are good.
-            self._record_tables[shard] = found
-        return found
+        """Bytes of all files of the manifests."""
+        return self._contents.num_bytes(self._groups())
 
     def read_columns(self, shard: int, view: int) -> dict[str, NDArray[Any]]:
         """The stored columns of one view of a shard, each [N] or [N, width], memory-mapped."""
@@ -250,27 +280,38 @@ class Store:
         self._columns[shard] = ((view, columns), *cached)[:KEPT_VIEWS]
         return columns
 
+    def _groups(self) -> list[Group]:
+        return [group for group in self.plan.view_groups if group[0] < self.num_views]
+
+    def _records(self, shard: int) -> ShardRecords:
+        found = self._record_tables.get(shard)
+        if found is None:
+            name, num_records = self.shards[shard]
+            file = self._contents.open(records_file(name), shard, None)
+            found = to_records(file.read(0, records_schema(file.schema), num_records))
+            # Two threads may both open it; the later one's is kept, and both are good.
+            self._record_tables[shard] = found
+        return found
+
     def _map_columns(self, shard: int, view: int) -> dict[str, NDArray[Any]]:
-        group = next(group for group in self.plan.view_groups if group[0] <= view <= group[1])
-        entry = self._shards[shard]
-        path = self.path / views_file(entry["name"], group)
-        expected_keys = entry.get("keys_xxh3") or keys_hash(self.read_keys(shard))
-        reader = open_views_file(path, group, entry["num_records"], expected_keys)
-        batch = reader.get_batch(view - group[0])
-        columns = {name: to_numpy(batch.column(name)) for name in batch.schema.names}
-        for values in columns.values():
-            # A shard's view is small and will be read in random order: from a cold disk once, in order, is cheaper.
-            values.reshape(-1).view(np.uint8)[:: mmap.PAGESIZE].max(initial=0)
-        return columns
+        group = self.plan.group_of(view)
+        name, num_records = self.shards[shard]
+        file = self._contents.open(views_file(name, group), shard, group)
+        schema = views_schema(self.policy.layout, self.codec, self.class_space.num_classes)
+        # A shard's view is small and will be read in random order: hashing it also reads it once, in order, which on a
+        # cold disk is cheaper.
+        batch = file.read(view - group[0], schema, num_records, is_checked=(shard, view) in self._checked)
+        self._checked.add((shard, view))
+        return {column: to_numpy(batch.column(column)) for column in batch.schema.names}
 
     def _open_cache(self) -> None:
-        self._lock = threading.Lock()
-        self._record_tables: dict[int, tuple[NDArray[np.uint64], NDArray[np.int32], pa.Array]] = {}
+        self._record_tables: dict[int, ShardRecords] = {}
         self._columns: dict[int, tuple[tuple[int, dict[str, NDArray[Any]]], ...]] = {}
-        self._orders: dict[int, tuple[NDArray[np.intp], NDArray[np.uint64]]] = {}
+        self._checked: set[tuple[int, int]] = set()
+        self._index = []
 
     def __getstate__(self) -> dict[str, Any]:
-        hidden = {"_lock", "_record_tables", "_columns", "_orders"}  # memory maps are opened anew in each process
+        hidden = {"_record_tables", "_columns", "_checked", "_index"}  # memory maps are opened again in each process
         return {name: value for name, value in vars(self).items() if name not in hidden}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -278,33 +319,18 @@ class Store:
         self._open_cache()
 
     def _why_unfinished(self) -> str:
-        if not holds_store(self.path):
-            return f"{self.path}: is no store (neither {MANIFEST_NAME} nor {PLAN_NAME} is there)"
         plan = read_plan(self.path)
-        num_files = len({name for names in plan.unit_files().values() for name in names})
+        names = set(plan.files())
         num_missing = len(missing_files(self.path, plan))
         return (
-            f"{self.path}: is not finished: {num_files - num_missing} of {num_files} files are there; "
+            f"{self.path}: is not finished: {len(names) - num_missing} of {len(names)} files are there; "
             "run the same extract again"
         )
-
-
-def _partial_manifest(path: Path) -> Manifest:
-    plan = read_plan(path)
-    shards: list[ShardEntry] = [{"name": name, "num_records": count, "files": []} for name, count in plan.shards]
-    return Manifest(
-        format_version=plan.format_version,
-        num_views=plan.num_views,
-        num_records=sum(count for _, count in plan.shards),
-        versions={},
-        plan=plan,
-        shards=shards,
-    )
 
 
 def _by_shard(locations: Sequence[Location]) -> Iterator[tuple[int, NDArray[np.intp], NDArray[np.intp]]]:
     """(shard, positions in ``locations``, rows) of each shard that occurs."""
     shards, rows = np.array(locations, np.intp).reshape(-1, 2).T
     order = np.argsort(shards, kind="stable")
-    for positions in np.split(order, np.flatnonzero(np.diff(shards[order])) + 1) if locations else ():
+    for positions in np.split(order, np.flatnonzero(np.diff(shards[order])) + 1) if len(locations) else ():
         yield int(shards[positions[0]]), positions, rows[positions]

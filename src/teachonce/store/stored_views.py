@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from teachonce.records.source import Location, Record, RecordSource
-from teachonce.store.checks import check_same_data
+from teachonce.records.source import Location, RecordSource
+from teachonce.store.join import JoinedRecords, StoreJoin
 from teachonce.store.store import Store
 from teachonce.views.columns import VIEW_COLUMNS, decode_views
 from teachonce.views.order import ViewOrder
@@ -20,25 +18,30 @@ class StoredViews:
         self.order = order or ViewOrder(num_views=store.num_views)
         self.is_replay = store.policy.is_random
         self.has_mix = store.policy.mix is not None
+        self._join: StoreJoin | None = None
 
     @property
     def stores(self) -> list[Store]:
         """The store."""
         return [self.store]
 
-    def check_source(self, records: RecordSource) -> None:
-        """Raise StoreError unless the store was made of these records."""
-        check_same_data(self.store, records.describe())
+    def join(self, records: RecordSource) -> list[StoreJoin]:
+        """The store with the records; raises StoreError unless it knows them."""
+        if self._join is None or self._join.source is not records:
+            self._join = StoreJoin(self.store, records)
+        return [self._join]
 
     def number_of(self, epoch: int) -> int:
         """By the order."""
         return self.order.number_of(epoch)
 
-    def views_of(self, locations: Sequence[Location], number: int, records: Sequence[Record]) -> list[View]:
+    def views_of(self, joined: JoinedRecords, number: int) -> list[View]:
         """As stored."""
+        locations = joined.locations_in(self.store)
         columns = self.store.gather_columns(locations, number)
         return decode_views({name: columns[name] for name in VIEW_COLUMNS & columns.keys()}, len(locations))
 
-    def partner_row(self, shard: int, key: int) -> int:
-        """By key; StoreError where the shard has no such record."""
-        return self.store.find_row(shard, key)
+    def locate_partner(self, location: Location, key: int, where: str) -> Location:
+        """By key, through the index; StoreError where the data has no such record."""
+        assert self._join is not None, "joined with the records"
+        return self._join.locate_key(key, where)

@@ -239,6 +239,11 @@ class TrainConfig(TrainingOptions):
     """Use only the first so many views of the store. Default: all that are whole (resuming: those it began with)."""
     view_order: ViewOrderName = only_with("sequential", _STORE)
     """Which of the V views an epoch uses: view epoch mod V, or each V epochs a permutation drawn by --seed."""
+    missing: Literal["refuse", "skip"] = only_with("refuse", _STORE)
+    """Records that a store does not know (by the hash of their image): refuse to start, or skip them and say how many
+    at each start and in result.json."""
+    trust: bool = only_with(False, _STORE)
+    """Do not compare the store's blocks with their hashes as they are first read."""
     own_views: bool = only_with(False, _STORE)
     """Draw the student's own views instead of replaying the store's: breaks the agreement of teacher and student."""
     logits: Literal["records"] | None = None

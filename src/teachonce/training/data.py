@@ -26,6 +26,7 @@ from teachonce.records.class_space import ClassSpace
 from teachonce.records.discovery import open_records
 from teachonce.records.source import RecordSource
 from teachonce.runs.run import find_run
+from teachonce.store.join import known_records
 from teachonce.store.store import Store
 from teachonce.store.stored_views import StoredViews
 from teachonce.training.config import TrainConfig
@@ -49,6 +50,8 @@ class TrainingData:
     """``hash_classes`` of the student's classes, where the data knows their names."""
     initial: InitialRun | None = None
     """The run that the student starts from."""
+    num_missing: int = 0
+    """Records that are left out, as the stores do not know them."""
 
     @property
     def stored(self) -> StoredLogits | None:
@@ -77,6 +80,12 @@ def open_training_data(config: TrainConfig, student: ModelSpec, online: Preproce
     preprocessing = student_preprocessing(student, *config.eval_sides_px, initial)
     stores = open_stores(config) if config.temperature > 0 else []
     has_record_logits = config.logits == "records" and config.temperature > 0
+    num_missing = 0
+    if stores and config.missing == "skip":
+        source, unknown = known_records(stores, source)
+        num_missing = unknown.count
+        if num_missing:
+            warnings.warn(unknown.describe("they are skipped (--missing skip)"), stacklevel=3)
     if config.in_memory:
         source = RecordsInMemory(source, with_logits=has_record_logits)
     order = ViewOrder(num_views=stores[0].num_views, kind=config.view_order, seed=config.seed) if stores else None
@@ -104,6 +113,7 @@ def open_training_data(config: TrainConfig, student: ModelSpec, online: Preproce
         data_classes=data_classes,
         classes_hash=None if source.classes is None else hash_classes(source.classes.names[config.offset :]),
         initial=initial,
+        num_missing=num_missing,
     )
 
 
@@ -131,11 +141,11 @@ def open_stores(config: TrainConfig) -> list[Store]:
     A run that was begun while a store was growing goes on with the views that it began with.
     """
     begun = find_run(config.out)
-    stores = [Store(path) for path in config.store]
+    stores = [Store(path, trust=config.trust) for path in config.store]
     whole = min((store.num_views for store in stores), default=0)
     # More than there are: another store, which check_run refuses.
     num_views = config.views or min((begun and begun.store_views) or whole, whole)
-    return [Store(path, num_views=num_views) for path in config.store]
+    return [Store(path, num_views=num_views, trust=config.trust) for path in config.store]
 
 
 def student_preprocessing(

@@ -312,6 +312,7 @@ def _finish(
         "num_parameters": sum(parameter.numel() for parameter in module.eval_model.parameters()),
         "store": "+".join(map(str, config.store)) or None,
         "store_views": data.num_views,
+        "missing_records": data.num_missing,
         "kd_temp": config.temperature,
         "seed": config.seed,
     }

@@ -49,7 +49,8 @@ from teachonce.models.classifier import Classifier, load_model
 from teachonce.records.discovery import open_records
 from teachonce.records.sample import SubsetSource, sample_locations
 from teachonce.storage.files import atomic_write, exists, open_storage, write_json
-from teachonce.store.plan import PLAN_NAME, Plan, holds_store
+from teachonce.store.plan import Plan
+from teachonce.store.plan_files import PLAN_NAME, holds_store
 from teachonce.versions import library_versions
 
 COMPARED_KS = (5, 10, 20, 50)
@@ -103,7 +104,7 @@ def build_estimate(config: PlanConfig) -> dict[str, Any]:
         )
     codec = codec_from_json(plan.codec)
     with TemporaryDirectory(prefix="teachonce-plan-") as folder:
-        side_bytes = measure_side_files(Path(folder) / "side", result, plan.num_samples)
+        side_bytes = measure_side_files(Path(folder) / "side", subset_plan, result, plan.num_samples)
         trials = {
             item: _try(Path(folder) / str(index), subset_plan, item, result)
             for index, item in enumerate(_compared_codecs(codec, teacher.num_classes))

@@ -30,22 +30,16 @@ from teachonce.engine.progress import Advance
 from teachonce.errors import LogitsError, RecordError
 from teachonce.extraction.planning.costs import TEMPERATURES, mean_and_worst
 from teachonce.models.classifier import Classifier
+from teachonce.pixels.frames import pixel_versions
 from teachonce.pixels.render import ViewReader, render_views
 from teachonce.pixels.view_sources import DrawnViews
 from teachonce.records.sample import SubsetSource
 from teachonce.records.source import Record
 from teachonce.storage.files import open_storage
-from teachonce.store.arrow_files import (
-    Sample,
-    records_file,
-    samples_file,
-    views_file,
-    write_records,
-    write_samples,
-    write_views,
-)
-from teachonce.store.plan import Plan, begin_store
+from teachonce.store.begin import begin_store
+from teachonce.store.plan import Plan, records_file, samples_file, views_file
 from teachonce.store.store import Store
+from teachonce.store.tables import Sample, StoreWriter
 from teachonce.views.columns import VIEW_COLUMNS
 from teachonce.views.view import View
 
@@ -170,13 +164,13 @@ def _build_render(subset: SubsetSource, plan: Plan, teacher: Classifier) -> Call
         row, record = pending
         number = row % plan.num_views
         begin = time.perf_counter()
-        record_views = reader.read([(0, row)], number, [record])
+        record_views = reader.views_of(reader.join([(0, row)], [record]), number)
         pixels = render_views(record_views, teacher.preprocessing)[0]
         one = time.perf_counter() - begin
         if not policy.is_random:
             return _Rendered(record, pixels, record_views[0].view, one, 0.0)
         # A second view of the same record costs a second rendering, and no second decoding.
-        again = reader.read([(0, row)], number, [record])
+        again = reader.views_of(reader.join([(0, row)], [record]), number)
         render_views([*record_views, *again], teacher.preprocessing, num_views=2)
         view_seconds = min(max(time.perf_counter() - begin - 2 * one, 0.0), one)
         return _Rendered(record, pixels, record_views[0].view, one - view_seconds, view_seconds)
@@ -235,31 +229,25 @@ def _write_trial(path: Path, plan: Plan, codec: Codec, result: SampleResult, num
     count, num_classes = result.logits.shape
     group = (0, num_views - 1)
     plan = replace(plan, codec=codec.to_json(), view_groups=(group,), num_samples=0)
-    policy, _ = plan.read_policy()
     begin_store(path, plan, views_per_file=num_views)
     name = plan.shards[0][0]
-    write_records(path / records_file(name), result.keys, result.filenames, result.labels)
+    writer = StoreWriter(path, plan, {"versions": pixel_versions()})
+    writer.write_records(name, result.keys, result.filenames, result.labels)
     begin = time.perf_counter()
-    write_views(
-        path / views_file(name, group),
-        result.keys,
-        codec,
-        np.broadcast_to(result.logits, (num_views, count, num_classes)),
-        [result.views] * num_views,
-        policy.layout,
-    )
+    logits = np.broadcast_to(result.logits, (num_views, count, num_classes))
+    writer.write_views(name, group, result.keys, result.labels, logits, [result.views] * num_views)
     seconds = time.perf_counter() - begin
     return Store(path, is_partial=True), seconds
 
 
-def measure_side_files(folder: Path, result: SampleResult, num_samples: int) -> dict[str, float]:
+def measure_side_files(folder: Path, plan: Plan, result: SampleResult, num_samples: int) -> dict[str, float]:
     """Bytes of what lies beside the view files: of a record and a records file, of a sample and a sample file."""
     records_name, samples_name = records_file("trial"), samples_file("trial", (0, 0))
-    write_records(folder / records_name, result.keys, result.filenames, result.labels)
     count, num_classes = result.logits.shape
-    write_samples(
-        folder / samples_name, [Sample(row % count, 0, 0, 0, result.logits[row % count]) for row in range(num_samples)]
-    )
+    writer = StoreWriter(folder, plan, {"versions": pixel_versions()})
+    writer.write_records("trial", result.keys, result.filenames, result.labels)
+    samples = [Sample(row % count, 0, 0, 0, result.logits[row % count]) for row in range(num_samples)]
+    writer.write_samples("trial", (0, 0), result.keys, samples)
     # Key, label, offset of the name, name; row, view, two hashes, logits before the codec: as in
     # docs/reference/store-format.md.
     record_bytes = 8 + 4 + 4 + float(np.mean([len(name.encode()) for name in result.filenames]))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 
 from teachonce.engine.buffers import BufferPool
@@ -33,6 +34,7 @@ from teachonce.records.tfrecord.framing import TFRecordFile, describe_record, re
 from teachonce.records.tfrecord.native_examples import find_features
 from teachonce.records.tfrecord.tf_example import decode_example
 from teachonce.storage.files import open_storage
+from teachonce.storage.storage import Storage
 
 MAX_OPEN_SHARDS = 128
 """Shards that a source keeps open in a process; ImageNet has 1024, which is the usual limit of open files."""
@@ -71,6 +73,12 @@ def find_shards(data: Path, split: str) -> list[Path]:
             + "; finish the conversion or copy again"
         )
     return [paths[index] for index in range(count)]
+
+
+def _describe_shard(storage: Storage, path: Path, num_records: int) -> ShardInfo:
+    status = storage.status(path.name)
+    identity = f"{storage.describe(path.name)}\n{status.num_bytes} {status.modified_ns}"
+    return ShardInfo(path.name, path, num_records, status.num_bytes, xxhash.xxh3_128_hexdigest(identity.encode()))
 
 
 def decode_tfrecord(
@@ -156,8 +164,7 @@ class TFRecordSource(RecordSource):
         self._files = [TFRecordFile(path) for path in paths]
         storage = open_storage(data, RecordError)
         self.shards = tuple(
-            ShardInfo(path.name, path, len(file), storage.status(path.name).num_bytes)
-            for path, file in zip(paths, self._files, strict=True)
+            _describe_shard(storage, path, len(file)) for path, file in zip(paths, self._files, strict=True)
         )
         self._num_classes = None if self.classes is None else len(self.classes.names)
         self._prepare()

@@ -1,0 +1,157 @@
+"""The keys of all records of a source, without reading its images again: kept in the user's cache folder.
+
+A key is a hash of the image, so to know the keys of data is to read all of it, once. They are kept shard by shard under
+an identity that is another one when a file's size or time changes (``ShardInfo.identity``), so data that grows has only
+its new shards read; and as an index of all shards, memory-mapped, 16 bytes a record. A cache that is out of date does no
+harm: whoever reads a record compares its key.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from teachonce.engine.cores import num_cores
+from teachonce.engine.jobs import run_jobs
+from teachonce.engine.progress import Advance, progress
+from teachonce.errors import TeachonceError
+from teachonce.records.key_index import KeyIndex
+from teachonce.records.source import RecordSource
+from teachonce.storage.files import atomic_write, locate
+
+WORKER_BYTES = 1 << 30
+"""Bytes of records for which it pays to start one more process."""
+
+
+class DataKeys:
+    """Keys [n] of each shard of a source, and where each key lies; reads the records whose keys are not cached.
+
+    Safe to use from several threads. Raises RecordError for a record that cannot be read.
+    """
+
+    def __init__(self, source: RecordSource) -> None:
+        self._source = source
+        self._lock = threading.RLock()
+        self._shards: dict[int, NDArray[np.uint64]] = {}
+        self._index: KeyIndex | None = None
+
+    @property
+    def shards(self) -> list[NDArray[np.uint64]]:
+        """The keys of every shard."""
+        with self._lock:
+            numbers = range(len(self._source.shards))
+            self._read([shard for shard in numbers if self._find(shard) is None])
+            return [self._shards[shard] for shard in numbers]
+
+    @property
+    def index(self) -> KeyIndex:
+        """(shard, row) by key."""
+        with self._lock:
+            if self._index is None:
+                self._index = self._map_index()
+            return self._index
+
+    def shard(self, shard: int) -> NDArray[np.uint64]:
+        """The keys of one shard; no other is read."""
+        with self._lock:
+            found = self._find(shard)
+            if found is None:
+                found = self._shards[shard] = _KeyReader(self._source, 0)(shard, lambda count: None)
+                self._cache(shard)
+            return found
+
+    def _find(self, shard: int) -> NDArray[np.uint64] | None:
+        if shard not in self._shards:
+            info = self._source.shards[shard]
+            found = self._source.known_keys(shard)
+            if found is None and info.identity:
+                found = _read_cached(f"{info.identity}.keys", info.num_records)
+            if found is None:
+                return None
+            self._shards[shard] = found
+        return self._shards[shard]
+
+    def _read(self, missing: list[int]) -> None:
+        if not missing:
+            return
+        infos = [self._source.shards[shard] for shard in missing]
+        num_workers = min(num_cores(), sum(info.num_bytes for info in infos) // WORKER_BYTES)
+        build = partial(_KeyReader, self._source)
+        with progress("keys", sum(info.num_records for info in infos), unit="records") as advance:
+            for shard, found in run_jobs(build, missing, num_workers=num_workers, report=advance):
+                self._shards[shard] = found
+                self._cache(shard)
+
+    def _cache(self, shard: int) -> None:
+        if identity := self._source.shards[shard].identity:
+            _write_cached(f"{identity}.keys", self._shards[shard])
+
+    def _map_index(self) -> KeyIndex:
+        shards = self.shards
+        identities = [info.identity for info in self._source.shards]
+        if not all(identities):
+            return KeyIndex.build(shards)
+        num_records = sum(map(len, shards))
+        name = xxhash.xxh3_128_hexdigest("\n".join(identities).encode()) + ".index"
+        found = _read_cached(name, 2 * num_records)
+        if found is None:
+            built = KeyIndex.build(shards)
+            numbers = np.concatenate([built.shards, built.rows]).view(np.uint64)
+            _write_cached(name, np.concatenate([built.keys, numbers]))
+            return built
+        halves = found[num_records:].view(np.uint32)
+        return KeyIndex(found[:num_records], halves[:num_records], halves[num_records:])
+
+
+class _KeyReader:
+    def __init__(self, source: RecordSource, worker_index: int) -> None:
+        self.source = source
+
+    def __call__(self, shard: int, report: Advance) -> NDArray[np.uint64]:
+        keys = np.empty(self.source.shards[shard].num_records, np.uint64)
+        for row, record in enumerate(self.source.iter_shard(shard)):
+            keys[row] = record.key
+            report(1)
+        return keys
+
+
+def _cache_file(name: str) -> Path | None:
+    try:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:  # a user without a home, as in some containers
+        return None
+    return folder / "teachonce" / name
+
+
+def _read_cached(name: str, num_words: int) -> NDArray[np.uint64] | None:
+    """Words (uint64) of a cached file, memory-mapped; behind them stands their xxh3."""
+    path = _cache_file(name)
+    if path is None:
+        return None
+    storage, file = locate(path)
+    try:
+        if not storage.has(file):
+            return None
+        words = np.frombuffer(storage.map(file), np.uint64)
+    except (TeachonceError, ValueError):
+        return None
+    if len(words) != num_words + 1 or xxhash.xxh3_64_intdigest(words[:-1].data) != int(words[-1]):
+        return None
+    return words[:-1]
+
+
+def _write_cached(name: str, words: NDArray[np.uint64]) -> None:
+    path = _cache_file(name)
+    if path is None:
+        return
+    # Where the folder cannot be written the keys are only slower to have, so this is no error.
+    with suppress(TeachonceError), atomic_write(path) as file:
+        file.write(words.tobytes())
+        file.write(xxhash.xxh3_64_intdigest(np.ascontiguousarray(words).data).to_bytes(8, "little"))

@@ -1,0 +1,55 @@
+"""Record keys in order, and where their records lie: how records and stores find each other whatever their shards.
+
+Three arrays, 16 bytes a record: the keys sorted, and the shard and the row of each. Equal images have equal keys and
+stand beside each other, by shard and row. The arrays may be memory-mapped; a search touches a few pages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from teachonce.records.source import Location
+
+
+@dataclass(frozen=True)
+class KeyIndex:
+    """``keys`` uint64 [N], ascending; ``shards`` and ``rows`` uint32 [N]."""
+
+    keys: NDArray[np.uint64]
+    shards: NDArray[np.uint32]
+    rows: NDArray[np.uint32]
+
+    @classmethod
+    def build(cls, shard_keys: Sequence[NDArray[np.uint64]], first_shard: int = 0) -> KeyIndex:
+        """The index of the keys [n] of each shard, which are counted from ``first_shard``."""
+        sizes = np.array([len(keys) for keys in shard_keys], np.int64)
+        keys = np.concatenate([*shard_keys, np.empty(0, np.uint64)])
+        order = np.argsort(keys, kind="stable").astype(np.uint32 if len(keys) < 2**32 else np.int64)
+        starts = np.concatenate([[0], np.cumsum(sizes)])
+        shards = np.repeat(np.arange(len(sizes), dtype=np.uint32), sizes)[order]
+        rows = (order - starts[shards]).astype(np.uint32)
+        return cls(keys[order], shards + np.uint32(first_shard), rows)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def find(self, keys: NDArray[np.uint64]) -> NDArray[np.int64]:
+        """The place in this index of the first record with each of some keys [n]; -1 where there is none."""
+        places = np.searchsorted(self.keys, keys)
+        places[places == len(self.keys)] = 0
+        if not len(self.keys):
+            return np.full(len(keys), -1, np.int64)
+        return np.where(self.keys[places] == keys, places, -1)
+
+    def location(self, place: int) -> Location:
+        """(shard, row) of a place."""
+        return int(self.shards[place]), int(self.rows[place])
+
+    def locations_of(self, key: int) -> list[Location]:
+        """(shard, row) of every record with this key."""
+        first, end = (int(np.searchsorted(self.keys, np.uint64(key), side)) for side in ("left", "right"))
+        return [self.location(place) for place in range(first, end)]

@@ -1,0 +1,49 @@
+"""Some records of a source, shard by shard, as a source."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from teachonce.engine.buffers import BufferPool
+from teachonce.records.source import Location, Record, RecordSource
+
+
+class SelectedSource(RecordSource):
+    """The records at some ``rows`` [n] of each shard of a source, in their order; shards keep their names.
+
+    A shard of which no record is left is not there.
+    """
+
+    def __init__(self, source: RecordSource, rows: Sequence[NDArray[np.integer]]) -> None:
+        assert len(rows) == len(source.shards)
+        self.source = source
+        self.split, self.classes, self.format = source.split, source.classes, source.format
+        self.with_boxes = source.with_boxes
+        kept = [shard for shard, chosen in enumerate(rows) if len(chosen)]
+        self._shards = kept
+        self._rows = [np.asarray(rows[shard], np.int64) for shard in kept]
+        # The bytes are of the whole shard, and a shard of fewer records is not what was cached for all of them.
+        self.shards = tuple(
+            replace(source.shards[shard], num_records=len(chosen), identity="")
+            for shard, chosen in zip(kept, self._rows, strict=True)
+        )
+
+    def read_batch(
+        self, locations: Sequence[Location], *, with_logits: bool = False, buffers: BufferPool | None = None
+    ) -> list[Record]:
+        """The records at several locations; raises as the source."""
+        own = [(self._shards[shard], int(self._rows[shard][row])) for shard, row in locations]
+        return self.source.read_batch(own, with_logits=with_logits, buffers=buffers)
+
+    def iter_shard(self, shard: int, *, with_logits: bool = False) -> Iterator[Record]:
+        """The records of a shard in order; the others are read and passed over."""
+        wanted = iter(self._rows[shard].tolist())
+        next_row = next(wanted, -1)
+        for row, record in enumerate(self.source.iter_shard(self._shards[shard], with_logits=with_logits)):
+            if row == next_row:
+                yield record
+                next_row = next(wanted, -1)

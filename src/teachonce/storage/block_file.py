@@ -1,0 +1,205 @@
+"""Arrow files of hashed blocks: a block is one record batch, and its hash stands in the file's own metadata.
+
+An Arrow IPC file is its magic, the schema, the record batches one behind the other, and a footer. The schema's metadata
+has one entry, ``teachonce``: a JSON object with what the writer says of the file, and ``blocks``: [bytes, xxh3 (128
+bits)] of each batch as it lies in the file. So the first bytes of a file (its *head*: magic and schema) say where each
+block begins and what its bytes must be; a block is read alone, and checked before anything in it is believed. What
+comes behind the last block (its *tail*) repeats the schema for other readers and is not needed here.
+
+A ``FileEntry`` (size, hash of the head, hash of the tail) is what a manifest keeps of such a file: with it every byte is
+accounted for, and to make it nothing but head and tail is read.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import xxhash
+from pyarrow import ipc
+
+from teachonce.errors import StoreError, TeachonceError
+from teachonce.storage.storage import Storage
+from teachonce.storage.strict_json import Count, convert_json
+
+METADATA_KEY = b"teachonce"
+_MAGIC = b"ARROW1\0\0"
+_CONTINUATION = b"\xff\xff\xff\xff"
+_PREFIX_BYTES = len(_MAGIC) + len(_CONTINUATION) + 4
+MAX_HEAD_BYTES = 1 << 24
+ARROW_ERRORS = (pa.ArrowException, OSError, ValueError, KeyError, IndexError, TypeError)
+"""What pyarrow raises for bytes that are no Arrow."""
+
+
+class FileEntry(NamedTuple):
+    """What a manifest keeps of a file."""
+
+    num_bytes: Count
+    head: str
+    """xxh3 (128 bits) of magic and schema, which have the hashes of the blocks."""
+    tail: str
+    """xxh3 (128 bits) of what comes behind the last block."""
+
+
+class DamagedBlock(NamedTuple):
+    """A block (None: the file as a whole) whose bytes are not those that were written, and the reason."""
+
+    block: int | None
+    reason: str
+
+
+def write_blocks(storage: Storage, name: str, batches: Sequence[pa.RecordBatch], metadata: Mapping[str, Any]) -> None:
+    """Put a file of these batches, of one schema, where there is none of this name; the first of several writers wins.
+
+    ``metadata`` is JSON values; ``blocks`` is added.
+    """
+    assert "blocks" not in metadata
+    blocks = []
+    for batch in batches:
+        message = batch.replace_schema_metadata(None).serialize()
+        blocks.append([message.size, xxhash.xxh3_128_hexdigest(memoryview(message))])
+    text = json.dumps({**metadata, "blocks": blocks}, allow_nan=False, ensure_ascii=False)
+    schema = batches[0].schema.with_metadata({METADATA_KEY: text.encode()})
+    with storage.put_if_absent(name) as file, ipc.new_file(file, schema) as writer:
+        for batch in batches:
+            writer.write_batch(batch.replace_schema_metadata(schema.metadata))
+
+
+class BlockFile:
+    """A file of ``write_blocks``, memory-mapped; each block is checked by its hash when it is read.
+
+    With ``entry`` size and head are checked too when it is opened; ``trust`` reads without any hash. Raises StoreError,
+    with the file and ``advice``, for whatever does not hold.
+    """
+
+    def __init__(
+        self, storage: Storage, name: str, *, entry: FileEntry | None = None, trust: bool = False, advice: str = ""
+    ) -> None:
+        self._where = storage.describe(name)
+        self._advice = advice and f"; {advice}"
+        self._trust = trust
+        try:
+            self._bytes = storage.map(name)
+        except TeachonceError as error:
+            raise StoreError(f"{error}{self._advice}") from error
+        if entry is not None and len(self._bytes) != entry.num_bytes:
+            raise self._error(f"has {len(self._bytes):,} bytes, {entry.num_bytes:,} were written: damaged or replaced")
+        self._head_bytes = self._find_head()
+        if entry is not None and not trust and self._hash(0, self._head_bytes) != entry.head:
+            raise self._error(
+                "its first bytes (schema and hashes) are not those that were written: damaged or replaced"
+            )
+        self.schema = self._read_schema()
+        self.metadata, self._blocks = self._read_metadata()
+        self._starts = [self._head_bytes]
+        for num_bytes, _ in self._blocks:
+            self._starts.append(self._starts[-1] + num_bytes)
+        if self._starts[-1] > len(self._bytes):
+            raise self._error(f"{len(self._bytes):,} bytes, its blocks need {self._starts[-1]:,}: cut short")
+
+    @property
+    def num_blocks(self) -> int:
+        """Record batches in the file."""
+        return len(self._blocks)
+
+    @property
+    def entry(self) -> FileEntry:
+        """What a manifest keeps of the file: head and tail are hashed, no block is read."""
+        num_bytes = len(self._bytes)
+        return FileEntry(num_bytes, self._hash(0, self._head_bytes), self._hash(self._starts[-1], num_bytes))
+
+    def read(self, block: int, schema: pa.Schema, num_rows: int | None, *, is_checked: bool = False) -> pa.RecordBatch:
+        """A block without a copy, which must have the types of ``schema`` and so many rows
+        (None: any).
+
+        ``is_checked``: its bytes were checked before, by whoever says so. The batch is validated in full: offsets,
+        lengths, and that there is a null only where the schema allows it.
+        """
+        if block >= self.num_blocks:
+            raise self._error(f"{self.num_blocks} blocks, expected more than {block}: a file of other views")
+        start, end = self._starts[block], self._starts[block + 1]
+        if not (self._trust or is_checked):
+            reason = self._damage(block)
+            if reason is not None:
+                raise self._error(f"block {block}: {reason}")
+        found = self.schema.remove_metadata()
+        if not has_same_columns(found, schema):
+            raise self._error(
+                f"columns {_types(found)}, expected {_types(schema)}: damaged, or of another policy or codec"
+            )
+        try:
+            batch = ipc.read_record_batch(pa.py_buffer(self._bytes[start:end]), found)
+            batch.validate(full=True)
+        except ARROW_ERRORS as error:
+            raise self._error(
+                f"block {block}: is no Arrow record batch that can be read ({_first_line(error)})"
+            ) from error
+        if num_rows not in (None, batch.num_rows):
+            raise self._error(f"block {block}: {batch.num_rows} rows, expected {num_rows}: of other records")
+        for field, column in zip(schema, batch.columns, strict=True):
+            if not field.nullable and column.null_count:
+                raise self._error(f"block {block}: column {field.name} has {column.null_count} nulls, expected none")
+        return batch
+
+    def find_damage(self, entry: FileEntry | None = None) -> list[DamagedBlock]:
+        """Every block whose bytes are not those that were written; with ``entry`` the tail too."""
+        damaged = [DamagedBlock(block, reason) for block in range(self.num_blocks) if (reason := self._damage(block))]
+        if entry is not None and self.entry.tail != entry.tail:
+            damaged.append(DamagedBlock(None, "its last bytes (Arrow's footer) are not those that were written"))
+        return damaged
+
+    def _damage(self, block: int) -> str | None:
+        expected = self._blocks[block][1]
+        found = self._hash(self._starts[block], self._starts[block + 1])
+        return None if found == expected else f"hash {found}, {expected} was written: its bytes changed on disk"
+
+    def _hash(self, start: int, end: int) -> str:
+        return xxhash.xxh3_128_hexdigest(self._bytes[start:end])
+
+    def _find_head(self) -> int:
+        prefix = bytes(self._bytes[:_PREFIX_BYTES])
+        if len(prefix) < _PREFIX_BYTES or not prefix.startswith(_MAGIC + _CONTINUATION):
+            raise self._error("is no Arrow file (its first bytes are others): damaged or cut short")
+        end = _PREFIX_BYTES + int.from_bytes(prefix[-4:], "little", signed=True)
+        if not _PREFIX_BYTES < end <= min(len(self._bytes), MAX_HEAD_BYTES):
+            raise self._error("its schema does not fit into the file: damaged or cut short")
+        return end
+
+    def _read_schema(self) -> pa.Schema:
+        try:
+            return ipc.read_schema(pa.py_buffer(self._bytes[len(_MAGIC) : self._head_bytes]))
+        except ARROW_ERRORS as error:
+            raise self._error(f"its schema cannot be read ({_first_line(error)}): damaged") from error
+
+    def _read_metadata(self) -> tuple[dict[str, Any], list[tuple[int, str]]]:
+        text = (self.schema.metadata or {}).get(METADATA_KEY)
+        if text is None:
+            raise self._error("has no hashes of its blocks: written by something else")
+        try:
+            metadata = json.loads(text)
+        except ValueError as error:
+            raise self._error(f"its metadata is not JSON ({error}): damaged") from error
+        if not isinstance(metadata, dict):
+            raise self._error("its metadata is no JSON object: damaged")
+        blocks = convert_json(
+            metadata.pop("blocks", None), list[tuple[Count, str]], f"{self._where}: blocks", StoreError
+        )
+        return metadata, blocks
+
+    def _error(self, what: str) -> StoreError:
+        return StoreError(f"{self._where}: {what}{self._advice}")
+
+
+def has_same_columns(found: pa.Schema, expected: pa.Schema) -> bool:
+    """Whether names and types are the same; nulls are counted in the columns."""
+    return [(field.name, field.type) for field in found] == [(field.name, field.type) for field in expected]
+
+
+def _types(schema: pa.Schema) -> str:
+    return ", ".join(f"{field.name} {field.type}" for field in schema) or "none"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

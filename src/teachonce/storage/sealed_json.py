@@ -1,0 +1,65 @@
+"""JSON files that are written once and prove themselves: their last entry is a hash of all their bytes.
+
+    {
+      ...
+      "xxh3": "0f343b0931126a20f133d67c2b018a3b"
+    }
+
+The hash is xxh3 (128 bits, 32 hexadecimal digits) of the file's bytes with these digits as zeros. So a flipped bit, an
+edited number and another indentation are all noticed, and what was read is what was written. It protects against
+damage and against edits by hand, not against somebody who computes it again.
+
+Such a file is immutable: it is put under a name that is free, and the first of several writers wins.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import xxhash
+
+from teachonce.errors import TeachonceError
+from teachonce.storage.storage import Storage
+
+SEAL = "xxh3"
+_ZEROS = "0" * 32
+SEALED_END = re.compile(rb'"xxh3": "([0-9a-f]{32})"\n}\n\Z')
+
+
+def sealed_bytes(value: Mapping[str, Any]) -> bytes:
+    """A JSON object as the bytes of a file whose last entry is their hash."""
+    assert SEAL not in value
+    text = json.dumps({**value, SEAL: _ZEROS}, indent=1, allow_nan=False, ensure_ascii=False).encode() + b"\n"
+    end = len(text) - len(b'"\n}\n')
+    return text[: end - len(_ZEROS)] + xxhash.xxh3_128_hexdigest(text).encode() + text[end:]
+
+
+def write_sealed(storage: Storage, name: str, value: Mapping[str, Any]) -> None:
+    """Put the object where there is no file of this name yet."""
+    with storage.put_if_absent(name) as file:
+        file.write(sealed_bytes(value))
+
+
+def read_sealed(storage: Storage, name: str, error: type[TeachonceError], advice: str) -> tuple[dict[str, Any], str]:
+    """The object without its hash, and the hash; raises ``error`` with ``advice`` where it does not hold."""
+    content = storage.read(name)
+    match = SEALED_END.search(content)
+    if match is None:
+        raise error(f"{storage.describe(name)}: does not end with its hash: damaged or cut short; {advice}")
+    found = match[1].decode()
+    computed = xxhash.xxh3_128_hexdigest(content[: match.start(1)] + _ZEROS.encode() + content[match.end(1) :])
+    if found != computed:
+        raise error(
+            f"{storage.describe(name)}: its bytes have the hash {computed}, it says {found}: damaged or edited; {advice}"
+        )
+    try:
+        value = json.loads(content)
+    except ValueError as problem:
+        raise error(f"{storage.describe(name)}: is not JSON: {problem}; {advice}") from problem
+    if not isinstance(value, dict):
+        raise error(f"{storage.describe(name)}: expected a JSON object; {advice}")
+    del value[SEAL]
+    return value, found

@@ -1,0 +1,88 @@
+"""Beginning a store, or agreeing with the one that is there: the first plan, more views, and data that has grown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from teachonce.errors import PlanMismatchError, StoreError
+from teachonce.storage.files import open_storage
+from teachonce.storage.resume import plan_differences
+from teachonce.store.manifests import Manifests
+from teachonce.store.plan import FORMAT_VERSION, Part, Plan, group_views
+from teachonce.store.plan_files import SealedPlan, holds_store, put_plan, read_plans
+
+MAY_DIFFER = frozenset(
+    {"format_version", "view_groups", "teacher.spec", "shards", "parts", "num_samples", "data.shards"}
+)
+"""More views and records may be added, and the teacher's weights may lie elsewhere today: what the teacher is, its model
+and the weights' hash say."""
+
+FindAdded = Callable[[Plan], Sequence[tuple[str, int]]]
+"""The shards (name, records) that data has beyond a plan's; raises StoreError where it is other data."""
+
+
+def begin_store(path: Path, plan: Plan, views_per_file: int, find_added: FindAdded | None = None) -> Plan:
+    """Write the plan, or agree with the one that is there, which is followed by another if this one has more views.
+
+    Where the data is another than the latest plan's, ``find_added`` says what it has beyond it; without it other data is
+    refused. Several workers may begin or extend the same store at once: they end with one plan. Raises
+    PlanMismatchError naming each field that differs, and StoreError where ``path`` holds something that is no store.
+    """
+    if not holds_store(path):
+        check_store_folder(path)
+        put_plan(path, plan, [])
+    while True:
+        plans = read_plans(path)
+        latest = plans[-1].plan
+        _check_agrees(path, latest, plan, knows_data=find_added is not None)
+        extended = replace(latest, view_groups=group_views(plan.num_views, views_per_file, latest.view_groups))
+        if plan.data["shards"] != latest.data["shards"]:
+            assert find_added is not None
+            extended = _add_shards(path, plans, extended, plan.data, find_added(latest))
+        if extended == latest:
+            return latest
+        put_plan(path, extended, plans)
+
+
+def check_store_folder(path: Path) -> None:
+    """Raise StoreError where ``path`` is something else than a store or a place for one."""
+    storage = open_storage(path)
+    is_foreign = storage.has()
+    if storage.is_folder():
+        listing = storage.list_folder()
+        is_foreign = any(name[0] != "." for name in (*listing.files, *listing.folders))
+    # Another process may begin at this moment, so the plan is looked for last.
+    if is_foreign and not holds_store(path):
+        raise StoreError(f"{path}: exists and is no store; choose another --out or remove it")
+
+
+def _check_agrees(path: Path, old: Plan, new: Plan, *, knows_data: bool) -> None:
+    if old.format_version != FORMAT_VERSION:
+        raise PlanMismatchError(
+            f"{path}: a store of format version {old.format_version}, this teachonce writes {FORMAT_VERSION}: it can be "
+            f"read and trained from, not extended; make one of format {FORMAT_VERSION} of it: teachonce upgrade {path}"
+        )
+    # Names that the data did not have when the store was begun say nothing against it.
+    names = {"class_names"} if old.class_names is None or new.class_names is None else set()
+    may_differ = MAY_DIFFER | names | ({"data.format"} if knows_data else set())
+    if not knows_data:
+        may_differ -= {"data.shards"}
+    differences = plan_differences(old.to_json(), new.to_json(), frozenset(may_differ))
+    if differences:
+        raise PlanMismatchError(
+            f"{path}: begun with another plan: {'; '.join(differences)}; choose another --out, or the same settings"
+        )
+
+
+def _add_shards(
+    path: Path, plans: list[SealedPlan], plan: Plan, data: dict[str, Any], added: Sequence[tuple[str, int]]
+) -> Plan:
+    if not added:
+        return plan
+    part = Part(len(plan.shards), Manifests(path, plans).visible()[0])
+    number = len(plan.parts)
+    shards = tuple((f"{name}.p{number:03d}", count) for name, count in added)
+    return replace(plan, data=data, shards=plan.shards + shards, parts=(*plan.parts, part))

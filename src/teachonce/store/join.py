@@ -1,0 +1,345 @@
+"""Records and a store, joined by key: where the store has each record, whatever the shards and the order of either.
+
+Where data and store have the same shards, a record's position is tried first and its key compared; else, and where the
+key is another one, the record is found by its key in the index. Labels compare by class name where both have names,
+since numbers differ between containers (TFRecords count from 1, folders from 0). What does not agree is refused, never
+guessed. Nothing here needs torch.
+"""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from teachonce.errors import StoreError
+from teachonce.records.class_space import ClassSpace
+from teachonce.records.data_keys import DataKeys
+from teachonce.records.selection import SelectedSource
+from teachonce.records.source import NO_LABEL, Location, Record, RecordSource
+from teachonce.store.store import Store
+
+SAMPLED_LABELS = 32
+"""Records whose labels are compared when data and store are joined."""
+
+
+class StoreJoin:
+    """A store and the records that it is read for; picklable, and safe to use from several threads.
+
+    Raises StoreError where the store is of other classes or does not know all of the records (``known_records`` leaves
+    such out).
+    """
+
+    def __init__(self, store: Store, source: RecordSource) -> None:
+        self.store = store
+        self.source = source
+        names = None if source.classes is None else source.classes.names
+        self.labels = label_map(store, names, None if names is None else len(names))
+        """Store label of each data label [n], negative where the store has no such class; None: they are the same."""
+        self.is_by_name = store.plan.class_names is not None and source.classes is not None
+        self.class_space: ClassSpace = (
+            store.class_space if self.labels is None else store.class_space.relabel(invert_labels(store, self.labels))
+        )
+        """The teacher's classes, and the *data's* label of each."""
+        self.has_positions = has_same_shards(store, source)
+        self.num_relabeled = 0
+        """Records that were read and have another label than in the store, by name."""
+        self._lock = threading.Lock()
+        if not self.has_positions:
+            unknown = find_unknown([store], source)
+            if unknown.count:
+                raise StoreError(
+                    unknown.describe(
+                        f"give the data of {store.path}, extract over this data, or skip them: --missing skip"
+                    )
+                )
+        self._check_sampled_labels()
+
+    def locate(self, locations: Sequence[Location], records: Sequence[Record]) -> Sequence[Location]:
+        """(shard, row) in the store of records that were read at ``locations`` of the source.
+
+        Raises StoreError for a record that the store does not know, or has under another label.
+        """
+        keys = np.array([record.key for record in records], np.uint64)
+        found = list(locations)
+        if self.has_positions:
+            stored, stored_labels = self.store.gather_keys(locations)
+            others = np.flatnonzero(stored != keys)
+        else:
+            stored_labels = np.empty(len(records), np.int32)
+            others = np.arange(len(records))
+        if len(others):
+            known, places = self.store.find(keys[others])
+            if not known.all():
+                at = int(others[np.flatnonzero(~known)[0]])
+                raise StoreError(self._unknown(locations[at], records[at]))
+            for at, (shard, row) in zip(others.tolist(), places.tolist(), strict=True):
+                found[at] = (shard, row)
+            _, stored_labels[others] = self.store.gather_keys([found[at] for at in others.tolist()])
+        self._check_labels(records, stored_labels)
+        return found
+
+    def locate_key(self, key: int, where: str) -> Location:
+        """(shard, row) in the source of a record with a key that the store has: of a mix's partner, say.
+
+        Raises StoreError where the data has no such record.
+        """
+        found = self.find_in_source(key)
+        if found is None:
+            raise StoreError(
+                f"{where}: record {key:016x} of the store {self.store.path} is not in the data, and is needed here (a "
+                "view is mixed with it, say): give all of the data that the store was made of"
+            )
+        return found
+
+    def find_in_source(self, key: int) -> Location | None:
+        """(shard, row) in the source of a key of the store; None where the data has no such record."""
+        if self.has_positions:
+            found = self.store.locations_of(key)
+            return found[0] if found else None
+        index = self._data_keys().index
+        place = int(index.find(np.array([key], np.uint64))[0])
+        return index.location(place) if place >= 0 else None
+
+    def _data_keys(self) -> DataKeys:
+        with self._lock:
+            if not hasattr(self, "_keys"):
+                self._keys = DataKeys(self.source)
+        return self._keys
+
+    def _check_labels(self, records: Sequence[Record], stored: NDArray[np.int32]) -> None:
+        labels = np.array([record.label for record in records], np.int64)
+        mapped = labels if self.labels is None else _take(self.labels, labels)
+        is_other = (mapped != stored) & (labels != NO_LABEL) & (stored != NO_LABEL)
+        for at in np.flatnonzero(is_other).tolist():
+            self._check_label(records[at], int(mapped[at]), int(stored[at]))
+
+    def _check_label(self, record: Record, mapped: int, stored: int) -> None:
+        """Of equal images each may have a label of its own, and an image may have been given another one since."""
+        for shard, row in self.store.locations_of(record.key):
+            if int(self.store.read_labels(shard)[row]) == mapped:
+                return
+        what = (
+            f"{record.where}: label {record.label}{self._name(record.label)} ({record.filename}), the store "
+            f"{self.store.path} has {stored}{self._stored_name(stored)}"
+        )
+        if not self.is_by_name:
+            raise StoreError(
+                f"{what}: the classes have another order or other numbers there; use the same --labels, or extract "
+                "over this data"
+            )
+        with self._lock:
+            self.num_relabeled += 1
+            is_first = self.num_relabeled == 1
+        if is_first:
+            warnings.warn(
+                f"{what}: the image was given another label since; it keeps its own, and the views and logits of its "
+                "image (further ones are counted, not named)",
+                stacklevel=2,
+            )
+
+    def _check_sampled_labels(self) -> None:
+        """Raise StoreError where most labels differ: then it is not single images that were given other ones."""
+        count = min(SAMPLED_LABELS, self.source.num_records)
+        if not self.is_by_name or not count:
+            return
+        locations = [self.source.locate(index * self.source.num_records // count) for index in range(count)]
+        records = self.source.read_batch(locations)
+        known, places = self.store.find(np.array([record.key for record in records], np.uint64))
+        different = [
+            record
+            for record, is_known, (shard, row) in zip(records, known.tolist(), places.tolist(), strict=True)
+            if is_known and not self._has_label(record, (shard, row))
+        ]
+        if 2 * len(different) > int(known.sum()):
+            record = different[0]
+            raise StoreError(
+                f"{record.where}: label {record.label}{self._name(record.label)} ({record.filename}), another one in "
+                f"the store {self.store.path}, as of {len(different)} of {int(known.sum())} records: the classes have "
+                "another order there; use the same --labels, or extract over this data"
+            )
+
+    def _has_label(self, record: Record, location: Location) -> bool:
+        mapped = record.label if self.labels is None else int(_take(self.labels, np.array([record.label]))[0])
+        stored = [
+            int(self.store.read_labels(shard)[row]) for shard, row in (location, *self.store.locations_of(record.key))
+        ]
+        return record.label == NO_LABEL or mapped in stored or NO_LABEL in stored
+
+    def _unknown(self, location: Location, record: Record) -> str:
+        found = f"{record.where}: key {record.key:016x} ({record.filename})"
+        if self.has_positions:
+            expected = int(self.store.read_keys(location[0])[location[1]])
+            return (
+                f"{found}, the store {self.store.path} has {expected:016x} there and this key nowhere: the image "
+                "changed since extraction, or this is other data; extract again"
+            )
+        return f"{found} is not in the store {self.store.path}: the image changed while it was read; start again"
+
+    def _name(self, label: int) -> str:
+        names = self.source.classes.names if self.source.classes is not None else ()
+        return f" ({names[label]})" if 0 <= label < len(names) else ""
+
+    def _stored_name(self, label: int) -> str:
+        names = self.store.plan.class_names or ()
+        return f" ({names[label]})" if 0 <= label < len(names) else ""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name not in ("_lock", "_keys")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._lock = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Unknown:
+    """Records of a source that stores do not know: ``rows`` of each shard, and the first of them."""
+
+    rows: list[NDArray[np.int64]]
+    num_records: int
+    stores: str
+    first: str
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return sum(map(len, self.rows))
+
+    def describe(self, advice: str) -> str:
+        """One line: how many are known, how many not, and the first of these."""
+        return (
+            f"{self.stores}: {self.num_records - self.count:,} of {self.num_records:,} records are known; {self.count:,} "
+            f"are not (first: {self.first}); {advice}"
+        )
+
+
+def find_unknown(stores: Sequence[Store], source: RecordSource) -> Unknown:
+    """The records of a source that one of several stores does not know, by key."""
+    missing = [np.zeros(info.num_records, bool) for info in source.shards]
+    by_key = [store for store in stores if not has_same_shards(store, source)]
+    if by_key:
+        keys = DataKeys(source).shards
+        sizes = np.cumsum([0, *map(len, keys)])
+        together = np.concatenate(keys)
+        for store in by_key:
+            is_missing = ~store.find(together)[0]
+            for shard, mask in enumerate(missing):
+                mask |= is_missing[sizes[shard] : sizes[shard + 1]]
+    rows = [np.flatnonzero(mask) for mask in missing]
+    first = next(((shard, int(found[0])) for shard, found in enumerate(rows) if len(found)), None)
+    paths = " and ".join(str(store.path) for store in stores)
+    return Unknown(rows, source.num_records, paths, "" if first is None else _explain(by_key, source, first))
+
+
+def known_records(stores: Sequence[Store], source: RecordSource) -> tuple[RecordSource, Unknown]:
+    """The records of a source that all of the stores know, and what was left out; StoreError where there is none."""
+    unknown = find_unknown(stores, source)
+    if not unknown.count:
+        return source, unknown
+    if unknown.count == source.num_records:
+        raise StoreError(unknown.describe("a store of other data; give the data that it was extracted from"))
+    rows = [
+        np.setdiff1d(np.arange(info.num_records), gone, assume_unique=True)
+        for info, gone in zip(source.shards, unknown.rows, strict=True)
+    ]
+    return SelectedSource(source, rows), unknown
+
+
+def has_same_shards(store: Store, source: RecordSource) -> bool:
+    """Whether the store's shards are the source's: as many, of as many records and, where they are known, bytes.
+
+    Then positions are tried first. Names may differ: the bytes of images are what counts.
+    """
+    described = store.plan.data["shards"]
+    if len(store.shards) != len(source.shards) or len(described) != len(source.shards):
+        return False
+    return all(
+        (count, num_bytes) == (info.num_records, info.num_bytes)
+        for (_, count, num_bytes), info in zip(described, source.shards, strict=True)
+    )
+
+
+def check_same_policy(first: Store, other: Store) -> None:
+    """Raise StoreError unless two stores have views drawn from one policy by one seed, for one set of data classes."""
+    for name, a, b in (
+        ("policy", first.plan.policy, other.plan.policy),
+        ("data classes", first.plan.data_classes, other.plan.data_classes),
+    ):
+        if a != b:
+            raise StoreError(
+                f"{other.path}: {name} {b}, {first.path} has {a}: the teachers looked at other views, nothing to "
+                f"average; extract with --views-of {first.path}"
+            )
+
+
+@dataclass(frozen=True)
+class JoinedRecords:
+    """Records that were read, where they lie in their source, and where in each of several stores."""
+
+    records: Sequence[Record]
+    locations: Sequence[Location]
+    stored: Mapping[int, Sequence[Location]]
+
+    def locations_in(self, store: Store) -> Sequence[Location]:
+        """(shard, row) of each record in a store."""
+        return self.stored[id(store)]
+
+
+def join_records(joins: Sequence[StoreJoin], locations: Sequence[Location], records: Sequence[Record]) -> JoinedRecords:
+    """The records with their place in each store; StoreError for one that a store does not have."""
+    return JoinedRecords(records, locations, {id(join.store): join.locate(locations, records) for join in joins})
+
+
+def label_map(store: Store, names: Sequence[str] | None, num_classes: int | None) -> NDArray[np.int64] | None:
+    """The store's label of each label of data with these class names [n], negative where it has none; None: the same.
+
+    Without names on both sides numbers are compared. Raises StoreError where the classes are others.
+    """
+    stored = store.plan.class_names
+    if stored is None or names is None:
+        if num_classes not in (None, store.plan.data_classes):
+            raise StoreError(
+                f"{store.path}: made for {store.plan.data_classes} classes (background included), the data has "
+                f"{num_classes}, and the store has no names to tell them by: a store of other data; give the data that it "
+                "was extracted from"
+            )
+        return None
+    if tuple(names) == stored:
+        return None
+    label_of = {name: label for label, name in enumerate(stored)}
+    labels = np.array([label_of.get(name, -1) for name in names], np.int64)
+    if (labels < 0).all():
+        raise StoreError(
+            f"{store.path}: its classes are {stored[0]}, {stored[-1]} and the like, those of the data "
+            f"{names[0]}, {names[-1]}: none in common; give the data that it was extracted from, with the same names"
+        )
+    return labels
+
+
+def invert_labels(store: Store, labels: NDArray[np.int64] | None) -> NDArray[np.int64]:
+    """The data's label of each label of the store [n], negative where the data has none; ``labels`` of ``label_map``."""
+    if labels is None:
+        return np.arange(store.plan.data_classes)
+    inverted = np.full(store.plan.data_classes, -1, np.int64)
+    known = np.flatnonzero(labels >= 0)
+    inverted[labels[known]] = known
+    return inverted
+
+
+def _take(labels: NDArray[np.int64], at: NDArray[np.int64]) -> NDArray[np.int64]:
+    is_inside = (at >= 0) & (at < len(labels))
+    return np.where(is_inside, labels[np.where(is_inside, at, 0)], -1)
+
+
+def _explain(stores: Sequence[Store], source: RecordSource, location: Location) -> str:
+    record = source.read_record(*location)
+    for store in stores:
+        if store.has_filename(record.filename):
+            return f"{record.filename}, which the store has with other bytes: it looks re-encoded"
+    return record.filename or record.where

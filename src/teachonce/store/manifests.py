@@ -1,0 +1,232 @@
+"""Manifests: what is complete in a store. Each is put once, behind the files that it lists, and never changed.
+
+    manifest.records.json      the records files of all shards, and index.arrow, which is made of their keys
+    manifest.v000-009.json     the view and sample files of a group of views, of all shards
+    manifest.records.001.json, index.001.arrow, manifest.v000-009.001.json    those of the part that plan 1 added
+
+A reader sees the views whose manifests are there. To finalize is to list the files and to read the first and the last
+bytes of those that no manifest has yet; their blocks are not read. File times decide nothing.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from teachonce.errors import StoreError
+from teachonce.records.key_index import KeyIndex
+from teachonce.storage.block_file import BlockFile, FileEntry
+from teachonce.storage.files import open_storage
+from teachonce.storage.sealed_json import read_sealed, write_sealed
+from teachonce.storage.storage import Storage
+from teachonce.storage.strict_json import Count, convert_json, json_values
+from teachonce.store import legacy
+from teachonce.store.plan import ADVICE, FORMAT_VERSION, Group, Plan, records_file
+from teachonce.store.plan_files import SealedPlan, read_plans
+from teachonce.store.tables import check_metadata, records_schema, to_records, write_index
+
+REPAIR = "extract with the same options and --repair makes it again"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """The content of a manifest, fields in its order."""
+
+    format_version: int = FORMAT_VERSION
+    plan: str
+    """Hash of the first plan that has these shards and views."""
+    part: Count
+    views: Group | None
+    """First and last view; None: of the records."""
+    made_by: list[dict[str, Any]]
+    """What made the numbers, each once: versions of libraries, device."""
+    keys_xxh3: list[str]
+    """Of the records: the hash of each shard's keys."""
+    files: dict[str, FileEntry]
+
+
+class ReadManifest:
+    """A manifest as it was read, with the hash that its file ends with."""
+
+    def __init__(self, storage: Storage, name: str, expected: tuple[str, int, Group | None]) -> None:
+        value, self.seal = read_sealed(storage, name, StoreError, ADVICE)
+        where = storage.describe(name)
+        self.content = convert_json(value, Manifest, where, StoreError, advice=ADVICE)
+        found = (self.content.plan, self.content.part, self.content.views)
+        if self.content.format_version != FORMAT_VERSION or found != expected:
+            raise StoreError(f"{where}: (plan, part, views) {found}, expected {expected}: of another store; {ADVICE}")
+
+
+def records_manifest(part: int) -> str:
+    """Name of the manifest of a part's records."""
+    return f"manifest.records{_suffix(part)}.json"
+
+
+def views_manifest(part: int, group: Group) -> str:
+    """Name of the manifest of a part's group of views."""
+    return f"manifest.v{group[0]:03d}-{group[1]:03d}{_suffix(part)}.json"
+
+
+def index_file(part: int) -> str:
+    """Name of a part's key index."""
+    return f"index{_suffix(part)}.arrow"
+
+
+def _suffix(part: int) -> str:
+    return f".{part:03d}" if part else ""
+
+
+class Manifests:
+    """The manifests of a store, each read when it is first asked for."""
+
+    def __init__(self, path: Path, plans: Sequence[SealedPlan]) -> None:
+        self.path = path
+        self.plan: Plan = plans[-1].plan
+        self._plans = list(plans)
+        self._read: dict[tuple[int, Group | None], ReadManifest] = {}
+
+    def read(self, part: int, group: Group | None) -> ReadManifest:
+        """The manifest of a part's records (None) or of one of its groups; raises StoreError where it is damaged."""
+        found = self._read.get((part, group))
+        if found is None:
+            name = records_manifest(part) if group is None else views_manifest(part, group)
+            found = ReadManifest(open_storage(self.path), name, (self.plan_seal(part, group), part, group))
+            self._read[part, group] = found
+        return found
+
+    def plan_seal(self, part: int, group: Group | None) -> str:
+        """Hash of the first plan that has both."""
+        return next(
+            seal
+            for plan, seal in self._plans
+            if len(plan.parts) > part and (group is None or group in plan.view_groups)
+        )
+
+    def complete_views(self, part: int) -> int:
+        """Views of a part that are complete, from the first on."""
+        storage = open_storage(self.path)
+        if not storage.has(records_manifest(part)):
+            return 0
+        groups = self.plan.view_groups
+        complete = list(itertools.takewhile(lambda group: storage.has(views_manifest(part, group)), groups))
+        return complete[-1][1] + 1 if complete else 0
+
+    def visible(self) -> tuple[int, int]:
+        """(views, parts) that a reader sees: a part that was added is there once it has as many views as it needs.
+
+        0 views where not even the first group is complete.
+        """
+        complete = [self.complete_views(part) for part in range(len(self.plan.parts))]
+        visible = list(
+            itertools.takewhile(
+                lambda item: item[0] >= max(1, item[1].min_views), zip(complete, self.plan.parts, strict=True)
+            )
+        )
+        return min((views for views, _ in visible), default=0), len(visible)
+
+
+def finalize_store(path: Path) -> int:
+    """Put the manifests of what is complete and has none yet; returns how many views readers see.
+
+    Raises StoreError for a file that is there and damaged, or another one than its name says.
+    """
+    plans = read_plans(path)
+    manifests = Manifests(path, plans)
+    plan = manifests.plan
+    present = set(open_storage(path).list_folder().files)
+    for part in range(len(plan.parts)):
+        shards = [plan.shards[shard] for shard in plan.part_shards(part)]
+        if records_manifest(part) not in present:
+            if not all(records_file(name) in present for name, _ in shards):
+                continue
+            _seal_records(manifests, part)
+        for group in plan.view_groups:
+            if views_manifest(part, group) in present:
+                continue
+            if all(file in present for name, _ in shards for file in plan.group_files(name, group)):
+                _seal_views(manifests, part, group)
+    return manifests.visible()[0]
+
+
+def _seal_records(manifests: Manifests, part: int) -> None:
+    plan, storage = manifests.plan, open_storage(manifests.path)
+    numbers = plan.part_shards(part)
+    entries: dict[str, FileEntry] = {}
+    keys: list[NDArray[np.uint64]] = []
+    hashes: list[str] = []
+    for shard in numbers:
+        name, num_records = plan.shards[shard]
+        file = _open(storage, records_file(name), plan, shard, kind="records")
+        entries[records_file(name)] = file.entry
+        hashes.append(str(file.metadata.get("keys_xxh3")))
+        keys.append(to_records(file.read(0, records_schema(file.schema), num_records)).keys)
+    index = KeyIndex.build(keys, numbers[0])
+    write_index(manifests.path, index_file(part), index, plan.identity)
+    entries[index_file(part)] = BlockFile(storage, index_file(part)).entry
+    _write(manifests, part, None, entries, [], hashes)
+
+
+def _seal_views(manifests: Manifests, part: int, group: Group) -> None:
+    plan, storage = manifests.plan, open_storage(manifests.path)
+    hashes = manifests.read(part, None).content.keys_xxh3
+    entries: dict[str, FileEntry] = {}
+    made_by: list[dict[str, Any]] = []
+    for shard, keys_xxh3 in zip(plan.part_shards(part), hashes, strict=True):
+        for name in plan.group_files(plan.shards[shard][0], group):
+            file = _open(storage, name, plan, shard, views=list(group), keys_xxh3=keys_xxh3)
+            entries[name] = file.entry
+            made = file.metadata.get("made_by", {})
+            if made not in made_by:
+                made_by.append(made)
+    _write(manifests, part, group, entries, sorted(made_by, key=str), [])
+
+
+def _open(storage: Storage, name: str, plan: Plan, shard: int, **expected: Any) -> BlockFile:
+    shard_name, num_records = plan.shards[shard]
+    file = BlockFile(storage, name, advice=REPAIR)
+    known = {"plan": plan.identity, "shard": shard_name, "num_records": num_records, **expected}
+    check_metadata(file.metadata, storage.describe(name), known, REPAIR)
+    return file
+
+
+def _write(
+    manifests: Manifests,
+    part: int,
+    group: Group | None,
+    files: dict[str, FileEntry],
+    made_by: list[dict[str, Any]],
+    keys_xxh3: list[str],
+) -> None:
+    manifest = Manifest(
+        plan=manifests.plan_seal(part, group),
+        part=part,
+        views=group,
+        made_by=made_by,
+        keys_xxh3=keys_xxh3,
+        files=files,
+    )
+    name = records_manifest(part) if group is None else views_manifest(part, group)
+    write_sealed(open_storage(manifests.path), name, json_values(manifest))
+
+
+def visible_views(path: Path) -> int:
+    """Views that readers of a store see; 0 where there is none yet."""
+    if legacy.is_legacy(path):
+        has_manifest = open_storage(path).has(legacy.MANIFEST_NAME)
+        return legacy.read_manifest(path)[0].num_views if has_manifest else 0
+    return Manifests(path, read_plans(path)).visible()[0]
+
+
+def missing_files(path: Path, plan: Plan) -> set[str]:
+    """Names of the plan's files that are not there yet."""
+    return set(_missing(plan.files(), set(open_storage(path).list_folder().files)))
+
+
+def _missing(wanted: Iterable[str], present: set[str]) -> Iterable[str]:
+    return (name for name in wanted if name not in present)

@@ -1,0 +1,85 @@
+"""plan.json and the plans that follow it: immutable files, each with a hash over itself and that of the one before.
+
+    plan.json        the first, put before anything is extracted
+    plan.001.json    more views, or records that were added to the data
+    plan.002.json    ...
+
+Each name is put once, and the first of several writers wins; so machines that extend a store at once end with one plan.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from teachonce.errors import StoreError
+from teachonce.storage.files import open_storage
+from teachonce.storage.sealed_json import read_sealed, write_sealed
+from teachonce.store import legacy
+from teachonce.store.plan import ADVICE, Plan
+
+PLAN_NAME = "plan.json"
+
+
+class SealedPlan(NamedTuple):
+    """A plan and the hash that its file ends with."""
+
+    plan: Plan
+    seal: str
+
+
+def plan_file(revision: int) -> str:
+    """Name of the plan that follows ``revision`` others."""
+    return f"plan.{revision:03d}.json" if revision else PLAN_NAME
+
+
+def holds_store(path: Path) -> bool:
+    """Whether a store was begun in this folder."""
+    storage = open_storage(path)
+    return storage.has(PLAN_NAME) or storage.has(legacy.MANIFEST_NAME)
+
+
+def read_plans(path: Path) -> list[SealedPlan]:
+    """The plans of a store, in their order; raises StoreError where one is damaged or follows another than it says.
+
+    A store of format 1 or 2 has one, without a hash.
+    """
+    storage = open_storage(path)
+    if legacy.is_legacy(path):
+        return [SealedPlan(legacy.read_plan(path), "")]
+    plans: list[SealedPlan] = []
+    while storage.has(name := plan_file(len(plans))) or not plans:
+        value, seal = read_sealed(storage, name, StoreError, ADVICE)
+        where = storage.describe(name)
+        follows = value.pop("follows", None)
+        expected = plans[-1].seal if plans else None
+        if follows != expected:
+            raise StoreError(f"{where}: follows the plan with hash {follows}, expected {expected}; {ADVICE}")
+        plans.append(SealedPlan(Plan.from_json(value, where), seal))
+        _check_follows(plans, where)
+    return plans
+
+
+def read_plan(path: Path) -> Plan:
+    """The latest plan of a store, finished or not; raises StoreError where there is none that can be read."""
+    return read_plans(path)[-1].plan
+
+
+def put_plan(path: Path, plan: Plan, earlier: list[SealedPlan]) -> None:
+    """Put a plan behind the earlier ones, where nobody else has put one."""
+    value: dict[str, Any] = {**plan.to_json(), "follows": earlier[-1].seal if earlier else None}
+    write_sealed(open_storage(path), plan_file(len(earlier)), value)
+
+
+def _check_follows(plans: list[SealedPlan], where: str) -> None:
+    if len(plans) == 1:
+        return
+    before, after = plans[-2].plan, plans[-1].plan
+    continues = (
+        before.identity == after.identity
+        and after.view_groups[: len(before.view_groups)] == before.view_groups
+        and after.shards[: len(before.shards)] == before.shards
+        and after.parts[: len(before.parts)] == before.parts
+    )
+    if not continues:
+        raise StoreError(f"{where}: does not continue the plan before it; {ADVICE}")
