@@ -31,6 +31,7 @@ def export(config: ExportConfig) -> None:
             csv_files=config.csv_files,
             view=config.view,
             background_logit=config.background_logit,
+            trust=config.trust,
         )
         print(*paths, sep="\n")
     elif config.int8:

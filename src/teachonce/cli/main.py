@@ -29,7 +29,7 @@ from teachonce.errors import TeachonceError
 from teachonce.evaluation.config import EvaluateConfig, ExportConfig
 from teachonce.extraction.config import ExtractConfig, PlanConfig, VerifyConfig
 from teachonce.inspection.config import InspectConfig
-from teachonce.interop.config import ImportConfig, MergeConfig, RecordsConfig
+from teachonce.interop.config import ImportConfig, MergeConfig, RecordsConfig, UpgradeConfig
 from teachonce.options import POSITIONAL, REPEATED
 from teachonce.training.config import TrainConfig
 from teachonce.training.recipes import Options, Recipe, build_recipe, describe_recipes
@@ -59,6 +59,7 @@ COMMANDS: dict[str, Command] = {
     "train": Command(TrainConfig, "training.train:train"),
     "evaluate": Command(EvaluateConfig, "evaluation.evaluate:evaluate", output.show_scores),
     "export": Command(ExportConfig, "cli.export:export"),
+    "upgrade": Command(UpgradeConfig, "interop.upgrade:upgrade"),
     "import": Command(ImportConfig, "interop.csv_files:import_csv"),
     "plan": Command(PlanConfig, "extraction.planning.estimate:estimate", output.show_text),
     "ablate": Command(AblateConfig, "cli.ablate:ablate"),

@@ -26,8 +26,8 @@ def show_text(text: str, config: Any) -> int:
 def show_verdict(verdict: Verdict, config: VerifyConfig) -> int:
     """Of ``verify``: 1 where the store is not sound."""
     checked = (
-        f"{verdict.num_files} files, {verdict.num_keys:,} keys, pixels of {verdict.num_pixels:,} and logits of "
-        f"{verdict.num_logits:,} views"
+        f"{verdict.num_files} files, {verdict.num_keys:,} keys, top-1 of {verdict.num_top1} blocks, pixels of "
+        f"{verdict.num_pixels:,} and logits of {verdict.num_logits:,} views"
     )
     if config.json:
         print(json.dumps(verdict.to_json()))

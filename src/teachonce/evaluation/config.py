@@ -50,6 +50,8 @@ class ExportConfig:
     """int8: at most so many images for the agreement with the teacher, evenly spaced."""
     json: bool = only_with(False, _INT8)
     """int8: print JSON."""
+    trust: bool = only_with(False, _CSV)
+    """csv: do not compare the store's blocks with their hashes as they are first read."""
     csv_files: int = only_with(1, _CSV)
     """csv: number of files SPLIT-0.csv, SPLIT-1.csv, ... (the walkthrough has one a worker)."""
     view: int = only_with(0, _CSV)

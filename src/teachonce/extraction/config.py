@@ -97,6 +97,8 @@ class ExtractConfig(ExtractionOptions):
     """Records on which the teacher is scored before the work starts; 0 skips the gate."""
     num_workers: int = 1
     """Teacher processes on this machine: one a GPU, or N on the CPU."""
+    repair: bool = False
+    """First compare every byte of the store's files, and make those again that are damaged."""
     worker: str = "0/1"
     """i/n: this call takes the i-th of n parts of the work, shards x groups of views (for a scheduler's job array)."""
 

@@ -28,6 +28,7 @@ from teachonce.extraction.config import ExtractConfig
 from teachonce.extraction.extractor import UnitExtractor
 from teachonce.extraction.gate import Gate
 from teachonce.extraction.plan_source import find_added, open_plan_source
+from teachonce.extraction.unit_result import write_missing_records
 from teachonce.extraction.units import Unit, all_units, bundle_units, missing_units
 from teachonce.models.classifier import Classifier, load_model, resolve_device
 from teachonce.models.spec import ModelSpec
@@ -40,6 +41,7 @@ from teachonce.store.join import StoreJoin
 from teachonce.store.manifests import finalize_store, visible_views
 from teachonce.store.plan import Plan, describe_data, group_views
 from teachonce.store.plan_files import holds_store
+from teachonce.store.repair import remove_damaged, report_repaired
 from teachonce.store.store import Store
 from teachonce.store.tables import count_hits
 from teachonce.views.policy import build_policy, policy_to_json
@@ -76,6 +78,9 @@ def extract(config: ExtractConfig) -> bool:
         is_gated = True
     plan = begin_store(config.out, plan, config.views_per_file, partial(find_added, config.out, source=source))
     source = open_plan_source(config.out, plan, source)
+    if config.repair:
+        report_repaired(config.out, remove_damaged(config.out))
+        write_missing_records(config.out, plan, source)
     missing = missing_units(config.out, plan)
     # Parts are taken of all units, not of the missing ones: those shrink while other workers are at it.
     units = [unit for unit in partition(all_units(plan), *config.worker_part()) if unit in missing]

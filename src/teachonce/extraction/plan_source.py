@@ -101,7 +101,7 @@ class PlanSource(RecordSource):
         return self._find_keys(shard)
 
     def _find_keys(self, shard: int) -> NDArray[np.uint64]:
-        name, num_records = self.plan.shards[shard]
+        name, _ = self.plan.shards[shard]
         if open_storage(self.path).has(records_file(name)):
             return read_records(self.path, self.plan, shard).keys
         part = max(part for part, entry in enumerate(self.plan.parts) if entry.first_shard <= shard)
@@ -133,7 +133,7 @@ class PlanSource(RecordSource):
         if len(missing):
             raise RecordError(
                 f"{self.path}: {len(missing)} records of shard {name} are not in the data any more (first: key "
-                f"{int(keys[missing[0]]):016x}), so it cannot get more views; restore them, or extract into another --out"
+                f"{int(keys[missing[0]]):016x}), so it cannot get more views; restore them, or choose another --out"
             )
         return [index.location(place) for place in places.tolist()]
 

@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from teachonce.errors import TeachonceError
 from teachonce.extraction.units import Unit
-from teachonce.records.source import Record
+from teachonce.records.source import Record, RecordSource
 from teachonce.rng import generator
 from teachonce.storage.files import open_storage
-from teachonce.store.plan import Plan, records_file
+from teachonce.store.manifests import missing_files
+from teachonce.store.plan import Plan, records_file, views_file
 from teachonce.store.tables import Sample, StoreWriter
 from teachonce.views.view import View
 
@@ -76,3 +77,15 @@ class UnitResult:
             Sample(row, self.unit.group[0] + view, *self._hashes[row, view], self.logits[view, row])
             for row, view in sorted(self.sampled)
         ]
+
+
+def write_missing_records(path: Path, plan: Plan, source: RecordSource) -> None:
+    """Write the records files that are missing of shards that have views already: no teacher is needed for them."""
+    missing = missing_files(path, plan)
+    for shard, (name, _) in enumerate(plan.shards):
+        has_views = any(views_file(name, group) not in missing for group in plan.view_groups)
+        if records_file(name) in missing and has_views:
+            records = list(source.iter_shard(shard))
+            keys = np.array([record.key for record in records], np.uint64)
+            labels = np.array([record.label for record in records], np.int32)
+            StoreWriter(path, plan).write_records(name, keys, [record.filename for record in records], labels)

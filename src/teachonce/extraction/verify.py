@@ -1,12 +1,13 @@
 """Verify: a verdict on a store, against its data and its teacher.
 
-Five checks, each named in the verdict. ``files``: every byte of the store is the one that was written; all damaged blocks
-are listed. ``keys``: every record of the data is in the store, by key; the store may have more. ``top1``: the likeliest
-class is the label as often as at extraction, so the offset between both is that of the extraction. ``pixels``: the store's own samples are replayed; the hash of the decoded
-image says whether the decoder is the one of the extraction, the hash of the pixels at the teacher's size whether crop,
-resize, operations and mix are. ``logits``: for another sample, fresh teacher logits agree with the stored ones within
-the codec's bound plus the arithmetic's tolerance; the record that lies furthest out is named. So a verdict says what
-differs: order, decoder, resize, weights, or the arithmetic.
+Five checks, each named in the verdict. ``files``: every byte of the store is the one that was written; all damaged
+blocks are listed. ``keys``: every record of the data is in the store, by key; the store may have more. ``top1``: the
+likeliest class is the label as often as at extraction, so the offset between both is that of the extraction.
+``pixels``: the store's own samples are replayed; the hash of the decoded image says whether the decoder is the one of
+the extraction, the hash of the pixels at the teacher's size whether crop, resize, operations and mix are. ``logits``:
+for another sample, fresh teacher logits agree with the stored ones within the codec's bound plus the arithmetic's
+tolerance; the record that lies furthest out is named. So a verdict says what differs: order, decoder, resize, weights,
+or the arithmetic.
 
 The arithmetic's tolerance comes from the dtype: a network is a long chain of sums whose order changes with batch
 size, threads and device, so relative to the row's largest logit a few thousand units of the last place are allowed in
@@ -153,7 +154,9 @@ def check_top1(store: Store, count: int) -> int:
 def check_logits(
     join: StoreJoin, teacher: Classifier, positions: list[tuple[int, int, int]], batch_size: int
 ) -> tuple[float, float]:
-    """Compare fresh logits of some (shard, row, view), shard and row of the data, with the stored ones: (largest error, largest excess).
+    """Compare fresh logits of some (shard, row, view), by the data's shards, with the stored ones.
+
+    Returns (largest error, largest excess).
 
     Raises CheckError naming the record that lies furthest out, when it lies beyond codec and arithmetic.
     """

@@ -22,6 +22,8 @@ class InspectConfig:
     """Store: write a page to look at in a browser, inspect.html."""
     data: Path | None = None
     """The records that the store was extracted from, for the pictures of --html."""
+    trust: bool = False
+    """Store: do not compare blocks with their hashes as they are first read."""
     out: Path | None = None
     """File for the page of --html. Default: inspect.html in the store."""
 

@@ -30,7 +30,7 @@ _KIND_NAMES = {
 def describe_store(path: Path) -> dict[str, Any]:
     """What plan and manifest say, as JSON values, without a look at any logits.
 
-    ``num_views`` are those that are complete in every shard, of ``num_views_planned``; 0 where there is no manifest yet.
+    ``num_views`` are those that readers see, of ``num_views_planned``; 0 where there is no manifest yet.
     """
     plan = read_plan(path)
     missing = missing_files(path, plan)

@@ -60,6 +60,8 @@ class MergeConfig:
     """Logit for classes that the teacher does not know; 0 reproduces the walkthrough's files (and takes real mass)."""
     num_workers: int = 0
     """Processes that write shards; 0 means one a core, fewer where there is little to do."""
+    trust: bool = False
+    """Do not compare the store's blocks with their hashes as they are first read."""
 
     def __post_init__(self) -> None:
         require(self.view >= 0, "--view", self.view, "0 or more")
@@ -88,6 +90,20 @@ class ImportConfig:
     """Data label of the first number that is kept. Default: 0, or 1 where only the data has a background class."""
     num_classes: int | None = None
     """Classes of the data, background included. Default: from the data, else the CSV's classes + offset."""
+    repair: bool = False
+    """First compare every byte of the store's files, and import those again that are damaged."""
 
     def __post_init__(self) -> None:
         check_applicable(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpgradeConfig:
+    """Make a store of today's format of one of format 1 or 2, without the teacher."""
+
+    store: Positional[Path]
+    """Folder of the old store; it is left as it is."""
+    out: Path | None = None
+    """Folder of the new store. Default: beside the old one, STORE-v3."""
+    data: Path | None = None
+    """Folder of its records with classes.json, whose class names the new store shall know."""

@@ -33,6 +33,7 @@ from teachonce.storage.files import atomic_write, exists
 from teachonce.store.begin import begin_store
 from teachonce.store.manifests import finalize_store, missing_files
 from teachonce.store.plan import Plan, describe_data, records_file, views_file
+from teachonce.store.repair import remove_damaged, report_repaired
 from teachonce.store.store import Store
 from teachonce.store.tables import StoreWriter
 from teachonce.versions import library_versions
@@ -40,13 +41,19 @@ from teachonce.views.policy import CenterPolicy, policy_to_json
 
 
 def export_csv(
-    source: Path, out: Path, *, csv_files: int = 1, view: int = 0, background_logit: float | None = None
+    source: Path,
+    out: Path,
+    *,
+    csv_files: int = 1,
+    view: int = 0,
+    background_logit: float | None = None,
+    trust: bool = False,
 ) -> list[Path]:
     """Write the logits of the store ``source`` as ``csv_files`` files, file i holding the shards i, i + csv_files, ...
 
     Raises ConfigError where one of the files exists already, LogitsError where two images share a basename.
     """
-    store = Store(source)
+    store = Store(source, trust=trust)
     split = store.plan.data["split"]
     paths = [out / f"{split}-{index}.csv" for index in range(csv_files)]
     for path in paths:
@@ -133,6 +140,8 @@ def import_csv(config: ImportConfig) -> None:
         view_groups=((0, 0),),
     )
     plan = begin_store(config.out, plan, views_per_file=1)
+    if config.repair:
+        report_repaired(config.out, remove_damaged(config.out))
     missing = missing_files(config.out, plan)
     writer = StoreWriter(config.out, plan, {"versions": library_versions(), "device": "imported"})
     with progress("import", source.num_records, unit="records") as advance:

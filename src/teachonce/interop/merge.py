@@ -52,7 +52,7 @@ def merge(config: MergeConfig) -> None:
     Raises StoreError where data and store do not belong together, PlanMismatchError where the output was begun from
     another store.
     """
-    store = Store(config.store)
+    store = Store(config.store, trust=config.trust)
     source = open_records(config.data, store.plan.data["split"])
     if source.describe()["format"] != "tfrecord":
         raise ConfigError(

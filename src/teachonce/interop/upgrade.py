@@ -1,0 +1,90 @@
+"""Upgrade: a store of format 1 or 2 as one of format 3, without the teacher.
+
+The stored columns are copied as they are, each file compared with its hash in the old manifest first. What the old
+formats did not have is made of what is there: the index of the keys, a hash of each block, and how often the likeliest
+class is the label. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from teachonce.engine.progress import progress
+from teachonce.errors import ConfigError, StoreError
+from teachonce.interop.config import UpgradeConfig
+from teachonce.records.class_table import read_classes
+from teachonce.storage.files import open_storage
+from teachonce.store.begin import begin_store
+from teachonce.store.manifests import finalize_store
+from teachonce.store.plan import FORMAT_VERSION, Group, Plan, records_file, samples_file, views_file
+from teachonce.store.plan_files import read_plan
+from teachonce.store.store import Store
+from teachonce.store.tables import StoreWriter, count_hits, to_batch
+
+ROWS_AT_ONCE = 1024
+
+
+def upgrade(config: UpgradeConfig) -> None:
+    """Write the store of format 3; files that are there already are kept, so an interrupted upgrade goes on.
+
+    Raises ConfigError for a store that is of format 3, StoreError where the old one is unfinished or damaged.
+    """
+    if read_plan(config.store).format_version == FORMAT_VERSION:
+        raise ConfigError(f"{config.store}: is of format {FORMAT_VERSION} already")
+    out = config.out or config.store.with_name(f"{config.store.resolve().name}-v{FORMAT_VERSION}")
+    store = Store(config.store)
+    versions = store.versions
+    plan = _begin(config, store, out)
+    writer = StoreWriter(out, plan, {"versions": versions, "device": "unknown"})
+    with progress("upgrade", store.num_records * store.num_views, unit="views") as advance:
+        for shard, (_, num_records) in enumerate(store.shards):
+            _copy_records(store, writer, out, shard)
+            for group in store.plan.view_groups:
+                _copy_group(store, writer, out, shard, group)
+                advance(num_records * (group[1] - group[0] + 1))
+    finalize_store(out)
+    print(f"{out}: format {FORMAT_VERSION}: {store.num_records:,} records x {store.num_views} views", file=sys.stderr)
+
+
+def _begin(config: UpgradeConfig, store: Store, out: Path) -> Plan:
+    names = None
+    if config.data is not None:
+        classes = read_classes(config.data)
+        if classes is None or len(classes.names) != store.plan.data_classes:
+            found = "no classes.json" if classes is None else f"{len(classes.names)} classes"
+            raise ConfigError(f"{config.data}: {found}, expected the {store.plan.data_classes} classes of the store")
+        names = classes.names
+    plan = replace(store.plan, format_version=FORMAT_VERSION, class_names=names)
+    return begin_store(out, plan, views_per_file=1)
+
+
+def _copy_records(store: Store, writer: StoreWriter, out: Path, shard: int) -> None:
+    name, _ = store.shards[shard]
+    if not open_storage(out).has(records_file(name)):
+        writer.write_records(name, store.read_keys(shard), store.read_filenames(shard), store.read_labels(shard))
+
+
+def _copy_group(store: Store, writer: StoreWriter, out: Path, shard: int, group: Group) -> None:
+    name, _ = store.shards[shard]
+    storage = open_storage(out)
+    keys, labels = store.read_keys(shard), store.read_labels(shard)
+    if store.plan.num_samples and not storage.has(samples_file(name, group)):
+        samples = store.read_samples(shard, group)
+        if not samples:
+            raise StoreError(f"{store.path / samples_file(name, group)}: holds no sample; damaged: restore the file")
+        writer.write_samples(name, group, keys, samples)
+    if storage.has(views_file(name, group)):
+        return
+    batches, hits = [], []
+    for view in range(group[0], group[1] + 1):
+        batches.append(
+            to_batch({column: np.array(values) for column, values in store.read_columns(shard, view).items()})
+        )
+        parts = (slice(first, first + ROWS_AT_ONCE) for first in range(0, len(labels), ROWS_AT_ONCE))
+        offset = store.class_space.offset
+        hits.append(sum(count_hits(store.read_logits(shard, view, rows), labels[rows], offset) for rows in parts))
+    writer.write_columns(name, group, keys, batches, hits)

@@ -1,0 +1,93 @@
+"""Repair: the damaged files of a store are found and removed, so that the program that made them makes them again.
+
+A manifest goes before the files that it lists, and nothing else that it lists is trusted anew for that: a manifest is
+put together from hashes that each file has carried since it was written, and all of them are compared here.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from teachonce.errors import StoreError
+from teachonce.storage.block_file import BlockFile, FileEntry
+from teachonce.storage.files import open_storage
+from teachonce.storage.storage import Storage
+from teachonce.store.manifests import Manifests, index_file, records_manifest, views_manifest
+from teachonce.store.plan import Group, Plan, records_file
+from teachonce.store.plan_files import read_plans
+from teachonce.store.tables import check_metadata
+
+
+class Damage(NamedTuple):
+    """A file, and what is wrong with it."""
+
+    name: str
+    reason: str
+
+
+def remove_damaged(path: Path) -> list[Damage]:
+    """Compare every byte of a store's files, finished or not, and remove those that are damaged; returns them.
+
+    Raises StoreError where a plan is damaged: nothing but a copy can bring that back.
+    """
+    plans = read_plans(path)
+    manifests, storage = Manifests(path, plans), open_storage(path)
+    plan = manifests.plan
+    present = set(storage.list_folder().files)
+    found: list[Damage] = []
+    for part in range(len(plan.parts)):
+        for group in (None, *plan.view_groups):
+            manifest = records_manifest(part) if group is None else views_manifest(part, group)
+            entries: dict[str, FileEntry] = {}
+            damaged: list[Damage] = []
+            if manifest in present:
+                try:
+                    entries = manifests.read(part, group).content.files
+                except StoreError as error:
+                    damaged.append(Damage(manifest, str(error)))
+            for name, shard in _files(plan, part, group):
+                if name in present:
+                    reason = _check(storage, name, plan, shard, entries.get(name))
+                elif name in entries:
+                    reason = f"{storage.describe(name)}: is missing"
+                else:
+                    continue
+                if reason is not None:
+                    damaged.append(Damage(name, reason))
+            if damaged:
+                storage.delete(manifest)
+            for file in damaged:
+                storage.delete(file.name)
+            found += damaged
+    return found
+
+
+def report_repaired(path: Path, damaged: Sequence[Damage]) -> None:
+    """Say on stderr what was removed."""
+    print(f"{path}: {len(damaged)} damaged files" + (" are made again:" if damaged else ""), file=sys.stderr)
+    for _, reason in damaged:
+        print(f"  {reason}", file=sys.stderr)
+    sys.stderr.flush()
+
+
+def _files(plan: Plan, part: int, group: Group | None) -> Iterator[tuple[str, int | None]]:
+    """(name, shard) of the files of a part's records or of one of its groups of views."""
+    if group is None:
+        yield index_file(part), None
+    for shard in plan.part_shards(part):
+        name = plan.shards[shard][0]
+        for file in [records_file(name)] if group is None else plan.group_files(name, group):
+            yield file, shard
+
+
+def _check(storage: Storage, name: str, plan: Plan, shard: int | None, entry: FileEntry | None) -> str | None:
+    try:
+        file = BlockFile(storage, name, entry=entry)
+        expected = {"plan": plan.identity} | ({} if shard is None else {"shard": plan.shards[shard][0]})
+        check_metadata(file.metadata, storage.describe(name), expected, "removed")
+    except StoreError as error:
+        return str(error)
+    return "; ".join(why for _, why in file.find_damage(entry)) or None
