@@ -28,7 +28,7 @@ class LogitSource(Protocol):
         """The stores that the logits come from."""
 
     def join(self, records: RecordSource, known: Sequence[StoreJoin] = ()) -> list[StoreJoin]:
-        """The stores that a record must be in, joined with the records; raises StoreError where they are not of them.
+        """The stores that a record must be in, joined with the records; StoreError where they are not of them.
 
         ``known`` are such of stores that were joined with the records already.
         """

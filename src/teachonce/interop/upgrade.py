@@ -69,22 +69,23 @@ def _copy_records(store: Store, writer: StoreWriter, out: Path, shard: int) -> N
 
 
 def _copy_group(store: Store, writer: StoreWriter, out: Path, shard: int, group: Group) -> None:
-    name, _ = store.shards[shard]
+    shard_name, _ = store.shards[shard]
     storage = open_storage(out)
     keys, labels = store.read_keys(shard), store.read_labels(shard)
-    if store.plan.num_samples and not storage.has(samples_file(name, group)):
+    if store.plan.num_samples and not storage.has(samples_file(shard_name, group)):
         samples = store.read_samples(shard, group)
         if not samples:
-            raise StoreError(f"{store.path / samples_file(name, group)}: holds no sample; damaged: restore the file")
-        writer.write_samples(name, group, keys, samples)
-    if storage.has(views_file(name, group)):
+            raise StoreError(
+                f"{store.path / samples_file(shard_name, group)}: holds no sample; damaged: restore the file"
+            )
+        writer.write_samples(shard_name, group, keys, samples)
+    if storage.has(views_file(shard_name, group)):
         return
     batches, hits = [], []
     for view in range(group[0], group[1] + 1):
-        batches.append(
-            to_batch({column: np.array(values) for column, values in store.read_columns(shard, view).items()})
-        )
+        columns = store.read_columns(shard, view)
+        batches.append(to_batch({column: np.array(values) for column, values in columns.items()}))
         parts = (slice(first, first + ROWS_AT_ONCE) for first in range(0, len(labels), ROWS_AT_ONCE))
         offset = store.class_space.offset
         hits.append(sum(count_hits(store.read_logits(shard, view, rows), labels[rows], offset) for rows in parts))
-    writer.write_columns(name, group, keys, batches, hits)
+    writer.write_columns(shard_name, group, keys, batches, hits)

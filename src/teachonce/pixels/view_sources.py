@@ -39,7 +39,7 @@ class ViewSource(Protocol):
         """The stores that the views come from."""
 
     def join(self, records: RecordSource) -> list[StoreJoin]:
-        """The stores that a record must be in, joined with the records; raises StoreError where they are not of them."""
+        """The stores that a record must be in, joined with the records; StoreError where they are not of them."""
 
     def number_of(self, epoch: int) -> int:
         """The number of the view that every record shows in this epoch."""

@@ -2,8 +2,8 @@
 
 A key is a hash of the image, so to know the keys of data is to read all of it, once. They are kept shard by shard under
 an identity that is another one when a file's size or time changes (``ShardInfo.identity``), so data that grows has only
-its new shards read; and as an index of all shards, memory-mapped, 16 bytes a record. A cache that is out of date does no
-harm: whoever reads a record compares its key.
+its new shards read; and as an index of all shards, memory-mapped, 16 bytes a record. A cache that is out of date does
+no harm: whoever reads a record compares its key.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@ bits)] of each batch as it lies in the file. So the first bytes of a file (its *
 block begins and what its bytes must be; a block is read alone, and checked before anything in it is believed. What
 comes behind the last block (its *tail*) repeats the schema for other readers and is not needed here.
 
-A ``FileEntry`` (size, hash of the head, hash of the tail) is what a manifest keeps of such a file: with it every byte is
-accounted for, and to make it nothing but head and tail is read.
+A ``FileEntry`` (size, hash of the head, hash of the tail) is what a manifest keeps of such a file: with it every byte
+is accounted for, and to make it nothing but head and tail is read.
 """
 
 from __future__ import annotations

@@ -17,8 +17,8 @@ from teachonce.store.plan_files import SealedPlan, holds_store, put_plan, read_p
 MAY_DIFFER = frozenset(
     {"format_version", "view_groups", "teacher.spec", "shards", "parts", "num_samples", "data.shards"}
 )
-"""More views and records may be added, and the teacher's weights may lie elsewhere today: what the teacher is, its model
-and the weights' hash say."""
+"""More views and records may be added, and the teacher's weights may lie elsewhere today: what the teacher is, its
+model and the weights' hash say."""
 
 FindAdded = Callable[[Plan], Sequence[tuple[str, int]]]
 """The shards (name, records) that data has beyond a plan's; raises StoreError where it is other data."""
@@ -27,8 +27,8 @@ FindAdded = Callable[[Plan], Sequence[tuple[str, int]]]
 def begin_store(path: Path, plan: Plan, views_per_file: int, find_added: FindAdded | None = None) -> Plan:
     """Write the plan, or agree with the one that is there, which is followed by another if this one has more views.
 
-    Where the data is another than the latest plan's, ``find_added`` says what it has beyond it; without it other data is
-    refused. Several workers may begin or extend the same store at once: they end with one plan. Raises
+    Where the data is another than the latest plan's, ``find_added`` says what it has beyond it; without it other data
+    is refused. Several workers may begin or extend the same store at once: they end with one plan. Raises
     PlanMismatchError naming each field that differs, and StoreError where ``path`` holds something that is no store.
     """
     if not holds_store(path):
@@ -62,8 +62,8 @@ def check_store_folder(path: Path) -> None:
 def _check_agrees(path: Path, old: Plan, new: Plan, *, knows_data: bool) -> None:
     if old.format_version != FORMAT_VERSION:
         raise PlanMismatchError(
-            f"{path}: a store of format version {old.format_version}, this teachonce writes {FORMAT_VERSION}: it can be "
-            f"read and trained from, not extended; make one of format {FORMAT_VERSION} of it: teachonce upgrade {path}"
+            f"{path}: a store of format version {old.format_version}, this teachonce writes {FORMAT_VERSION}: it can "
+            f"be read and trained from, not extended; make one of format {FORMAT_VERSION} of it: teachonce upgrade {path}"
         )
     # Names that the data did not have when the store was begun say nothing against it.
     names = {"class_names"} if old.class_names is None or new.class_names is None else set()

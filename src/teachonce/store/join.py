@@ -214,8 +214,8 @@ class Unknown:
     def describe(self, advice: str) -> str:
         """One line: how many are known, how many not, and the first of these."""
         return (
-            f"{self.stores}: {self.num_records - self.count:,} of {self.num_records:,} records are known; {self.count:,} "
-            f"are not (first: {self.first}); {advice}"
+            f"{self.stores}: {self.num_records - self.count:,} of {self.num_records:,} records are known; "
+            f"{self.count:,} are not (first: {self.first}); {advice}"
         )
 
 
@@ -306,8 +306,8 @@ def label_map(store: Store, names: Sequence[str] | None, num_classes: int | None
         if num_classes not in (None, store.plan.data_classes):
             raise StoreError(
                 f"{store.path}: made for {store.plan.data_classes} classes (background included), the data has "
-                f"{num_classes}, and the store has no names to tell them by: a store of other data; give the data that it "
-                "was extracted from"
+                f"{num_classes}, and the store has no names to tell them by: a store of other data; give the data "
+                "that it was extracted from"
             )
         return None
     if tuple(names) == stored:
@@ -323,7 +323,7 @@ def label_map(store: Store, names: Sequence[str] | None, num_classes: int | None
 
 
 def invert_labels(store: Store, labels: NDArray[np.int64] | None) -> NDArray[np.int64]:
-    """The data's label of each label of the store [n], negative where the data has none; ``labels`` of ``label_map``."""
+    """The data's label of each label of the store [n], negative where it has none; ``labels`` as of ``label_map``."""
     if labels is None:
         return np.arange(store.plan.data_classes)
     inverted = np.full(store.plan.data_classes, -1, np.int64)

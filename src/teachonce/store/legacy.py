@@ -1,7 +1,7 @@
 """Stores of format 1 and 2, as golden stores and users have them: read, verified, merged, and trained from.
 
-They have one manifest, which is replaced as groups of views finish, and a hash of each whole file in it; format 1 has no
-samples. ``upgrade`` makes a store of format 3 of one. Nothing here writes.
+They have one manifest, which is replaced as groups of views finish, and a hash of each whole file in it; format 1 has
+no samples. ``upgrade`` makes a store of format 3 of one. Nothing here writes.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def _build_plan(value: Any, where: Path) -> Plan:
 
 
 class LegacyFile:
-    """An Arrow file whose manifest has a hash of the whole; it has the interface of ``storage.block_file.BlockFile``."""
+    """An Arrow file whose manifest has a hash of the whole; the interface is that of ``block_file.BlockFile``."""
 
     def __init__(self, storage: Storage, name: str, *, entry: LegacyEntry | None, trust: bool, advice: str) -> None:
         self._where = storage.describe(name)
