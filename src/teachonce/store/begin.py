@@ -15,7 +15,7 @@ from teachonce.store.plan import FORMAT_VERSION, Part, Plan, group_views
 from teachonce.store.plan_files import SealedPlan, holds_store, put_plan, read_plans
 
 MAY_DIFFER = frozenset(
-    {"format_version", "view_groups", "teacher.spec", "shards", "parts", "num_samples", "data.shards"}
+    {"format_version", "identity", "view_groups", "teacher.spec", "shards", "parts", "num_samples", "data.shards"}
 )
 """More views and records may be added, and the teacher's weights may lie elsewhere today: what the teacher is, its
 model and the weights' hash say."""

@@ -7,12 +7,13 @@ made stays where it is. Shards that were added together are a *part* of the stor
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, NamedTuple, NotRequired, TypedDict
 
 import xxhash
-from msgspec import Meta, json
+from msgspec import Meta
 
 from teachonce.codecs.registry import codec_from_json
 from teachonce.errors import RecordError, StoreError
@@ -74,6 +75,11 @@ class Plan:
     """
 
     format_version: int = FORMAT_VERSION
+    identity: Annotated[str, Meta(pattern="^[0-9a-f]{32}$")] = ""
+    """Stands in every file of the store, so that one of another store is noticed; the same in each of its plans.
+
+    Readers take it as it is written. Made here ("") of ``identified``.
+    """
     signal: Literal["logits"] = "logits"
     """What the teacher was asked for."""
     teacher: dict[str, Any]
@@ -100,6 +106,9 @@ class Plan:
     """Shards that were added together."""
 
     def __post_init__(self) -> None:
+        if not self.identity:
+            text = json.dumps(self.identified, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+            object.__setattr__(self, "identity", xxhash.xxh3_128_hexdigest(text.encode()))
         convert_json(self.teacher, TeacherEntry, "teacher", StoreError, advice=ADVICE)
         convert_json(self.data, DataEntry, "data", StoreError, advice=ADVICE)
         check_component(self.data["split"], "data.split", StoreError)
@@ -153,14 +162,19 @@ class Plan:
         return sum(num_records for _, num_records in self.shards)
 
     @property
-    def identity(self) -> str:
-        """Hash of what the stored numbers depend on but the records: the same for each plan of a store.
+    def identified(self) -> dict[str, Any]:
+        """What the stored numbers depend on but the records, as JSON values; the same for each plan of a store.
 
-        It stands in every file, so one of another store is noticed. Where the teacher's weights lie is not in it.
+        Where the teacher's weights lie is not in it.
         """
-        teacher = {name: value for name, value in self.teacher.items() if name != "spec"}
-        parts = (self.signal, teacher, json_values(self.class_space), self.data_classes, self.policy, self.codec)
-        return xxhash.xxh3_128_hexdigest(json.encode(parts, order="deterministic"))
+        return {
+            "signal": self.signal,
+            "teacher": {name: value for name, value in self.teacher.items() if name != "spec"},
+            "class_space": json_values(self.class_space),
+            "data_classes": self.data_classes,
+            "policy": self.policy,
+            "codec": self.codec,
+        }
 
     def part_shards(self, part: int) -> range:
         """The numbers of a part's shards."""
