@@ -59,6 +59,7 @@ class StoreJoin:
                     )
                 )
         self._check_sampled_labels()
+        _warn_of_conflicts(store)
 
     def locate(self, locations: Sequence[Location], records: Sequence[Record]) -> Sequence[Location]:
         """(shard, row) in the store of records that were read at ``locations`` of the source.
@@ -105,6 +106,13 @@ class StoreJoin:
         index = self._data_keys().index
         place = int(index.find(np.array([key], np.uint64))[0])
         return index.location(place) if place >= 0 else None
+
+    def count_absent(self) -> int:
+        """Images of the store that the data does not have."""
+        if self.has_positions:
+            return 0
+        own = self._data_keys().index
+        return sum(int((own.find(np.unique(part.keys)) < 0).sum()) for part in self.store.index)
 
     def _data_keys(self) -> DataKeys:
         with self._lock:
@@ -294,6 +302,31 @@ class JoinedRecords:
 def join_records(joins: Sequence[StoreJoin], locations: Sequence[Location], records: Sequence[Record]) -> JoinedRecords:
     """The records with their place in each store; StoreError for one that a store does not have."""
     return JoinedRecords(records, locations, {id(join.store): join.locate(locations, records) for join in joins})
+
+
+def _warn_of_conflicts(store: Store) -> None:
+    """Name the first of the store's equal images that have different labels, and count them."""
+    num_conflicts, first = 0, ""
+    for index in store.index:
+        same = np.flatnonzero(index.keys[1:] == index.keys[:-1])
+        if not len(same):
+            continue
+        locations = [[index.location(place + behind) for place in same.tolist()] for behind in (0, 1)]
+        labels = [store.gather_keys(part)[1] for part in locations]
+        different = np.flatnonzero(labels[0] != labels[1])
+        if len(different) and not first:
+            at = int(different[0])
+            first = " and ".join(
+                f"{store.read_filename(*part[at])} with label {of_part[at]}"
+                for part, of_part in zip(locations, labels, strict=True)
+            )
+        num_conflicts += len(different)
+    if num_conflicts:
+        warnings.warn(
+            f"{store.path}: {num_conflicts:,} images occur again under another label (first: {first}); they share "
+            "their views and logits, and each keeps its own label",
+            stacklevel=4,
+        )
 
 
 def label_map(store: Store, names: Sequence[str] | None, num_classes: int | None) -> NDArray[np.int64] | None:
