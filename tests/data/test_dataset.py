@@ -92,6 +92,20 @@ def test_the_order_is_of_seed_and_epoch_and_the_global_batch_is_that_of_one_rank
         EpochBatches(2, 1, world_size=3)
 
 
+def test_batches_of_a_window_of_shards(tmp_path):
+    source = open_records(write_shards(tmp_path / "records", sizes=(4, 4, 4)), "train")
+    dataset = build_dataset(source, size=8)
+    batches = list(dataset.batches(batch_size=4, epoch=0, shuffle_shards=1))
+    # One shard after another, each shuffled.
+    assert sorted(sorted(batch["indices"].tolist()) for batch in batches) == [
+        [0, 1, 2, 3],
+        [4, 5, 6, 7],
+        [8, 9, 10, 11],
+    ]
+    everything = [batch["indices"].tolist() for batch in dataset.batches(batch_size=4, epoch=0, shuffle_shards=3)]
+    assert everything == [batch["indices"].tolist() for batch in dataset.batches(batch_size=4, epoch=0)]
+
+
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_a_students_own_views_cover_the_boxes_of_the_records(tmp_path, num_workers):
     boxes = np.array([[0.5, 0.5, 1.0, 1.0], [0.0, 0.0, 0.0, 0.0]], np.float32)
