@@ -85,12 +85,15 @@ class StoreJoin:
         self._check_labels(records, stored_labels)
         return found
 
-    def locate_key(self, key: int, where: str) -> Location:
+    def locate_key(self, key: int, where: str, *, by_position: bool = False) -> Location:
         """(shard, row) in the source of a record with a key that the store has: of a mix's partner, say.
 
-        Raises StoreError where the data has no such record.
+        ``by_position``, where data and store have the same shards, it is where the store has it: another record may lie
+        there now, so whoever reads it compares its key, and asks again without. Raises StoreError where the data has no
+        such record.
         """
-        found = self.find_in_source(key)
+        by_position = by_position and self.has_positions
+        found = self._find_position(key) if by_position else self.find_in_source(key)
         if found is None:
             raise StoreError(
                 f"{where}: record {key:016x} of the store {self.store.path} is not in the data, and is needed here (a "
@@ -101,8 +104,9 @@ class StoreJoin:
     def find_in_source(self, key: int) -> Location | None:
         """(shard, row) in the source of a key of the store; None where the data has no such record."""
         if self.has_positions:
-            found = self.store.locations_of(key)
-            return found[0] if found else None
+            found = self._find_position(key)
+            if found is None or self.source.read_record(*found).key == key:
+                return found
         index = self._data_keys().index
         place = int(index.find(np.array([key], np.uint64))[0])
         return index.location(place) if place >= 0 else None
@@ -113,6 +117,10 @@ class StoreJoin:
             return 0
         own = self._data_keys().index
         return sum(int((own.find(np.unique(part.keys)) < 0).sum()) for part in self.store.index)
+
+    def _find_position(self, key: int) -> Location | None:
+        found = self.store.locations_of(key)
+        return found[0] if found else None
 
     def _data_keys(self) -> DataKeys:
         with self._lock:
