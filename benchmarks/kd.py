@@ -26,6 +26,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from teachonce.store.arrow_files import records_file, views_file, write_records, write_views
 
 from teachonce.codecs.codec import Codec
 from teachonce.codecs.dense import Int8Codec
@@ -36,7 +37,6 @@ from teachonce.losses.losses import kd_loss, label_loss
 from teachonce.records.class_space import ClassSpace
 from teachonce.records.source import shard_name
 from teachonce.storage.files import write_json
-from teachonce.store.arrow_files import records_file, views_file, write_records, write_views
 from teachonce.store.plan import Plan, finalize_store, group_views
 from teachonce.store.store import Store
 from teachonce.versions import library_versions

@@ -28,6 +28,7 @@ from pathlib import Path
 import numpy as np
 import xxhash
 from PIL import Image
+from teachonce.store.arrow_files import records_file, views_file, write_records, write_views
 
 from teachonce.codecs.registry import build_codec
 from teachonce.engine.cores import num_cores
@@ -41,7 +42,6 @@ from teachonce.pixels.decode import check_jpeg
 from teachonce.pixels.jpeg_structure import sound_jpeg_size
 from teachonce.records.class_space import ClassSpace
 from teachonce.records.discovery import open_records
-from teachonce.store.arrow_files import records_file, views_file, write_records, write_views
 from teachonce.store.plan import Plan, begin_store, finalize_store
 from teachonce.versions import library_versions
 from teachonce.views.policy import CenterPolicy, policy_to_json

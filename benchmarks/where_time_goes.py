@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from teachonce.store.checks import check_keys
 
 from benchmarks.loading.data import write_crop_store
 from benchmarks.photographs import write_photographs
@@ -35,7 +36,6 @@ from teachonce.pixels.render import ViewReader, render_views
 from teachonce.records.discovery import open_records
 from teachonce.records.tfrecord.framing import read_frames
 from teachonce.records.tfrecord.source import TFRecordSource
-from teachonce.store.checks import check_keys
 from teachonce.store.store import Store
 from teachonce.store.stored_views import StoredViews
 from teachonce.versions import library_versions

@@ -13,6 +13,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from teachonce.store.arrow_files import records_file, views_file, write_records, write_views
 
 from benchmarks.photographs import read_jpegs, write_jpegs, write_photographs
 from teachonce.codecs.registry import build_codec
@@ -22,7 +23,6 @@ from teachonce.records.class_table import read_classes, write_classes
 from teachonce.records.discovery import open_records
 from teachonce.records.source import RecordSource, shard_name
 from teachonce.records.tfrecord.source import find_shards
-from teachonce.store.arrow_files import records_file, views_file, write_records, write_views
 from teachonce.store.plan import Plan, begin_store, finalize_store
 from teachonce.views.draw import draw_view
 from teachonce.views.policy import CropPolicy, policy_to_json

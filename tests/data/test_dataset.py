@@ -22,13 +22,20 @@ from teachonce.pixels.view_sources import DrawnViews, OwnViews
 from teachonce.records.class_space import ClassSpace, map_logits
 from teachonce.records.discovery import open_records
 from teachonce.rng import generator
-from teachonce.store.arrow_files import views_file, write_views
 from teachonce.store.store import Store
 from teachonce.store.stored_views import StoredViews
 from teachonce.views.draw import sample_view
 from teachonce.views.order import ViewOrder
 from teachonce.views.policy import CropPolicy, ObjectCrop
-from tests.support.small_data import build_dataset, example, write_image_folder, write_shards, write_store
+from tests.support.small_data import (
+    build_dataset,
+    change_image,
+    example,
+    forge_views,
+    write_image_folder,
+    write_shards,
+    write_store,
+)
 from tests.support.small_models import write_color_shards, write_color_teacher
 
 
@@ -90,6 +97,20 @@ def test_the_order_is_of_seed_and_epoch_and_the_global_batch_is_that_of_one_rank
         assert sorted(one[step]) == sorted(three[0][step] + three[1][step] + three[2][step])
     with pytest.raises(ConfigError, match="2 records for 3 devices"):
         EpochBatches(2, 1, world_size=3)
+
+
+def test_batches_of_a_window_of_shards(tmp_path):
+    source = open_records(write_shards(tmp_path / "records", sizes=(4, 4, 4)), "train")
+    dataset = build_dataset(source, size=8)
+    batches = list(dataset.batches(batch_size=4, epoch=0, shuffle_shards=1))
+    # One shard after another, each shuffled.
+    assert sorted(sorted(batch["indices"].tolist()) for batch in batches) == [
+        [0, 1, 2, 3],
+        [4, 5, 6, 7],
+        [8, 9, 10, 11],
+    ]
+    everything = [batch["indices"].tolist() for batch in dataset.batches(batch_size=4, epoch=0, shuffle_shards=3)]
+    assert everything == [batch["indices"].tolist() for batch in dataset.batches(batch_size=4, epoch=0)]
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
@@ -192,16 +213,27 @@ def test_evaluation_batches(data):
     np.testing.assert_array_equal(batch["pixels"][14], expected)
 
 
-def test_an_image_that_changed_since_extraction_is_refused(tmp_path, view_store):
-    other = open_records(write_color_shards(tmp_path / "other", sizes=(9, 6), first_index=50), "train")
-    with pytest.raises(StoreError, match=r"record 0 \(byte 0\): key .*changed since extraction"):
-        build_dataset(other, size=8, store=view_store).read_batch([0], 0)
+def test_an_image_that_changed_since_extraction_is_refused(data, view_store):
+    change_image(data / "train-00000-of-00002", 1)
+    dataset = build_dataset(open_records(data, "train"), size=8, store=view_store)
+    dataset.read_batch([0, 2], 0)
+    with pytest.raises(StoreError, match=r"record 1 \(byte \d+\): key .*changed since extraction"):
+        dataset.read_batch([1], 0)
 
 
 def test_a_store_of_other_data_is_refused_at_once(tmp_path, view_store):
-    fewer = open_records(write_color_shards(tmp_path / "fewer", sizes=(9, 5)), "train")
-    with pytest.raises(StoreError, match="a store of other data"):
-        build_dataset(fewer, size=8, store=view_store)
+    more = open_records(write_color_shards(tmp_path / "more", sizes=(9, 8)), "train")
+    with pytest.raises(StoreError, match=r"15 of 17 records are known; 2 are not \(first: image_15\.jpg\)"):
+        build_dataset(more, size=8, store=view_store)
+
+
+def test_some_of_the_records_in_other_shards(tmp_path, data, view_store):
+    """Each has its own view and logits, wherever it lies."""
+    fewer = open_records(write_color_shards(tmp_path / "fewer", sizes=(4, 6, 3)), "train")
+    some = build_dataset(fewer, size=8, store=view_store).read_batch(range(13), 1)
+    expected = build_dataset(open_records(data, "train"), size=8, store=view_store).read_batch(range(13), 1)
+    for name in ("pixels", "teacher_logits", "labels"):
+        assert torch.equal(some[name], expected[name])
 
 
 def test_wrong_records_are_named(tmp_path):
@@ -325,11 +357,11 @@ def test_stores_of_other_views_are_not_averaged(tmp_path, data, view_store):
     same = Store(tmp_path / "same")
     other_views = [Store(tmp_path / "other").read_views(0, view, slice(None)) for view in range(3)]
     logits = np.stack([same.read_logits(0, view, slice(None)) for view in range(3)])
-    name, group = same.shards[0][0], same.plan.view_groups[0]
-    (tmp_path / "same" / views_file(name, group)).unlink()
-    write_views(tmp_path / "same" / views_file(name, group), same.read_keys(0), same.codec, logits, other_views)
+    forge_views(same.path, 0, logits, other_views)
     dataset = build_dataset(open_records(data, "train"), size=8, store=[view_store, Store(tmp_path / "same")])
-    with pytest.raises(StoreError, match=r"view 0 of train-0.* differs from that of .*\(box.*extract with --views-of"):
+    with pytest.raises(
+        StoreError, match=r"view 0 of .*train-0.* differs from that of .*\(box.*extract with --views-of"
+    ):
         dataset.read_batch([0], 0)
 
 
@@ -346,7 +378,7 @@ def test_mixed_views_bring_both_labels_and_the_share(tmp_path, data):
     for index, share in enumerate(shares):
         shard, row = dataset.records.locate(index)
         (view,) = store.read_views(shard, 1, [row])
-        partner = row if view.mix is None else store.find_row(shard, view.mix.partner)
+        (_, partner), *_ = [(shard, row)] if view.mix is None else store.locations_of(view.mix.partner)
         assert batch["partner_labels"][index] == source.read_record(shard, partner).label
         assert share == (1.0 if view.mix is None else np.float32(view.mix.share))
         assert batch["labels"][index] == source.read_record(shard, row).label

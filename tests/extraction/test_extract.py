@@ -1,12 +1,12 @@
 """Extraction: what the teacher said, in record order, whatever was killed, resumed or split among workers."""
 
-import dataclasses
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +21,11 @@ from teachonce.pixels.apply_view import apply_view
 from teachonce.pixels.decode import decode_image
 from teachonce.records.discovery import open_records
 from teachonce.rng import generator
-from teachonce.store import plan as store_plan
-from teachonce.store.plan import finalize_store
+from teachonce.store.manifests import finalize_store
 from teachonce.store.store import Store
 from teachonce.views.draw import draw_view, sample_view
 from teachonce.views.policy import AutoAugment, CropPolicy, ObjectCrop
-from tests.support.small_data import build_dataset, example, write_image_folder, write_shards
+from tests.support.small_data import build_dataset, example, remove_manifests, write_image_folder, write_shards
 from tests.support.small_models import COLORS, write_color_shards, write_color_teacher
 
 
@@ -50,6 +49,10 @@ def files(path: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in sorted(path.glob("[!.]*.arrow"))}
 
 
+def tree(path: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in sorted(path.glob("[!.]*"))}
+
+
 def test_the_store_holds_what_the_teacher_says_of_each_record(tmp_path, data, teacher):
     store = run(data, teacher, tmp_path / "store")
     source = open_records(data, "train")
@@ -64,8 +67,10 @@ def test_the_store_holds_what_the_teacher_says_of_each_record(tmp_path, data, te
             assert int(store.read_keys(shard)[row]) == record.key
             assert store.read_labels(shard)[row] == record.label
             assert expected.argmax() + 1 == record.label
-    manifest = json.loads((tmp_path / "store" / "manifest.json").read_text())
-    assert manifest["num_records"] == 33 and "pillow" in manifest["versions"]
+    manifest = json.loads((tmp_path / "store" / "manifest.v000-000.json").read_text())
+    (made_by,) = manifest["made_by"]
+    assert "pillow" in made_by["versions"] and made_by["device"] == "cpu" and store.made_by == [made_by]
+    assert len(store.index) == 1 and len(store.index[0]) == 33
 
 
 def test_a_resumed_store_is_the_same_byte_for_byte(tmp_path, data, teacher):
@@ -73,7 +78,7 @@ def test_a_resumed_store_is_the_same_byte_for_byte(tmp_path, data, teacher):
     run(data, teacher, tmp_path / "resumed", codec="int8")
     removed = tmp_path / "resumed" / "train-00001-of-00002.v000-000.arrow"
     removed.unlink()
-    (tmp_path / "resumed" / "manifest.json").unlink()
+    remove_manifests(tmp_path / "resumed")
     kept = tmp_path / "resumed" / "train-00000-of-00002.v000-000.arrow"
     stamp = kept.stat().st_mtime_ns
     run(data, teacher, tmp_path / "resumed", codec="int8")
@@ -92,7 +97,7 @@ def test_finished_shards_are_skipped_before_anything_is_decoded(tmp_path, teache
     data = write_color_shards(tmp_path / "data", sizes=(4, 4, 4))
     run(data, teacher, tmp_path / "store")
     expected = files(tmp_path / "store")
-    (tmp_path / "store" / "manifest.json").unlink()
+    remove_manifests(tmp_path / "store")
     (tmp_path / "store" / "train-00002-of-00003.v000-000.arrow").unlink()
     # A finished shard whose data is destroyed (same size, so the plan agrees) is not looked at again.
     shard = data / "train-00000-of-00003"
@@ -142,8 +147,9 @@ def test_another_plan_is_refused_with_what_differs(tmp_path, data, teacher):
         run(data, other, tmp_path / "store")
     with pytest.raises(PlanMismatchError, match=r"preprocessing\.size_px was 16, now 20"):
         run(data, teacher.replace("size=16,resize=16", "size=20,resize=20"), tmp_path / "store")
-    with pytest.raises(PlanMismatchError, match=r"data\.shards"):
-        run(write_color_shards(tmp_path / "more", sizes=(20, 14)), teacher, tmp_path / "store")
+    others = write_color_shards(tmp_path / "others", sizes=(20, 14), first_index=100)
+    with pytest.raises(PlanMismatchError, match=r"begun with other data: it knows none of the 34 records here"):
+        run(others, teacher, tmp_path / "store")
     moved = tmp_path / "moved.onnx"
     (tmp_path / "teacher.onnx").rename(moved)
     run(data, f"onnx:{moved},size=16,resize=16", tmp_path / "store")
@@ -231,7 +237,7 @@ def test_kill_nine_at_any_moment_and_again(tmp_path, teacher):
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     done = files(tmp_path / "killed")
-    assert not (tmp_path / "killed" / "manifest.json").exists()
+    assert not list((tmp_path / "killed").glob("manifest.*"))
     with pytest.raises(StoreError, match="is not finished"):
         Store(tmp_path / "killed")
     run(data, teacher, tmp_path / "killed", codec="int8")
@@ -314,11 +320,15 @@ def test_the_gate_of_a_store_that_is_whole_is_its_own_logits(tmp_path, data):
         run(data, wrong, tmp_path / "store", expect_top1=0.5)
 
 
-def test_a_file_that_is_made_again_renews_the_manifest(tmp_path, data, teacher):
+def test_a_file_that_is_made_again_is_the_one_that_was_there(tmp_path, data, teacher):
+    """The manifest stays as it is, so the bytes must be the same; they are, with the same libraries and batches."""
     store = run(data, teacher, tmp_path / "store")
+    before = tree(tmp_path / "store")
     (tmp_path / "store" / "train-00000-of-00002.v000-000.arrow").unlink()
-    again = run(data, teacher, tmp_path / "store", batch_size=3)
-    assert again.check_files() == store.check_files() == 6
+    with pytest.raises(StoreError, match=r"1 of 7 files are damaged.*\n.*v000-000\.arrow: cannot be read"):
+        store.check_files()
+    assert run(data, teacher, tmp_path / "store").check_files() == 7
+    assert tree(tmp_path / "store") == before
 
 
 def test_an_unwritable_output_is_one_line(tmp_path, data, teacher):
@@ -354,23 +364,20 @@ def test_fewer_views_of_another_store_are_finished_all_the_same(tmp_path, data, 
 
 
 def test_training_can_begin_when_the_first_views_are_whole(tmp_path, data, teacher, capsys):
-    """What a stopped extraction left is usable, and the manifest of each group hashes only what is new."""
+    """What a stopped extraction left is usable."""
     run(data, teacher, tmp_path / "store", policy="crop", views=4, views_per_file=2)
-    assert "views 0 to 1 are whole; training can begin with them" in capsys.readouterr().err
-    for name in ("manifest.json", "train-00001-of-00002.v002-003.arrow"):
-        (tmp_path / "store" / name).unlink()
-    assert finalize_store(tmp_path / "store", {}) == 2 and Store(tmp_path / "store").num_views == 2
+    assert "views 0 to 1 are complete; training can begin with them" in capsys.readouterr().err
+    remove_manifests(tmp_path / "store")
+    (tmp_path / "store" / "train-00001-of-00002.v002-003.arrow").unlink()
+    assert finalize_store(tmp_path / "store") == 2 and Store(tmp_path / "store").num_views == 2
     store = run(data, teacher, tmp_path / "store", policy="crop", views=4, views_per_file=2)
-    assert store.num_views == 4 and store.check_files() == 10
+    assert store.num_views == 4 and store.check_files() == 11
 
 
-def test_a_late_worker_does_not_take_views_away(tmp_path, data, teacher, monkeypatch):
-    """A worker that hashed when one group was whole writes its manifest after another one finished the store."""
+def test_workers_that_finish_at_once_write_the_same_manifests(tmp_path, data, teacher):
     run(data, teacher, tmp_path / "store", policy="crop", views=4, views_per_file=2)
-    whole = store_plan._finished_plan(tmp_path / "store")
-    early = dataclasses.replace(whole, view_groups=whole.view_groups[:1])
-    answers = iter([early])
-    real = store_plan._finished_plan
-    monkeypatch.setattr(store_plan, "_finished_plan", lambda path: next(answers, None) or real(path))
-    assert finalize_store(tmp_path / "store", {}) == 4
-    assert Store(tmp_path / "store").num_views == 4
+    expected = tree(tmp_path / "store")
+    remove_manifests(tmp_path / "store")
+    with ThreadPoolExecutor(8) as threads:
+        assert list(threads.map(finalize_store, [tmp_path / "store"] * 16)) == [4] * 16
+    assert tree(tmp_path / "store") == expected

@@ -14,9 +14,10 @@ from teachonce.extraction.units import BUNDLE_BATCHES, Unit, all_units, bundle_u
 from teachonce.models.classifier import load_model
 from teachonce.pixels.render import render_views
 from teachonce.records.discovery import open_records
-from teachonce.store.arrow_files import read_samples, samples_file
-from teachonce.store.plan import begin_store, finalize_store
+from teachonce.store.begin import begin_store
+from teachonce.store.manifests import finalize_store
 from teachonce.store.store import Store
+from tests.support.small_data import change_image
 from tests.support.small_models import write_color_shards, write_color_teacher
 
 
@@ -45,7 +46,7 @@ def test_every_batch_is_full(tmp_path):
     for bundle in bundle_units(made.plan, all_units(made.plan), 8):
         made(bundle)
     assert asked == [8] * 6  # 42 views; the last batch is filled up
-    assert finalize_store(tmp_path / "store", {}) == 2
+    assert finalize_store(tmp_path / "store") == 2
 
 
 def test_bundles_hold_many_batches_of_one_group():
@@ -80,9 +81,8 @@ def test_a_changed_image_costs_only_its_own_unit(tmp_path):
     """The rows before it wait for a full batch when it is met; they are finished all the same."""
     first, _ = extractor(tmp_path, (5, 4), 4, policy="crop", views=1)
     first(all_units(first.plan))
-    finalize_store(tmp_path / "store", {})
-    shard = tmp_path / "data" / "train-00001-of-00002"
-    shard.write_bytes((write_color_shards(tmp_path / "other", sizes=(5, 4), first_index=50) / shard.name).read_bytes())
+    finalize_store(tmp_path / "store")
+    change_image(tmp_path / "data" / "train-00001-of-00002", 0)
     source = open_records(tmp_path / "data", "train")
     config = ExtractConfig(data=tmp_path / "data", teacher=str(tmp_path / "t.onnx"), out=tmp_path / "second")
     plan = begin_store(config.out, first.plan, config.views_per_file)
@@ -96,9 +96,9 @@ def test_a_changed_image_costs_only_its_own_unit(tmp_path):
 def test_samples_are_what_the_teacher_met(tmp_path):
     made, _ = extractor(tmp_path, (9, 6), 8, policy="crop", views=3, mixup_alpha=1.0)
     made(all_units(made.plan))
-    finalize_store(tmp_path / "store", {})
+    finalize_store(tmp_path / "store")
     store = Store(tmp_path / "store")
-    samples = read_samples(tmp_path / "store" / samples_file("train-00000-of-00002", (0, 2)))
+    samples = store.read_samples(0, (0, 2))
     places = [(sample.row, sample.view) for sample in samples]
     assert len(set(places)) == 4 and places == sorted(places) and {0, 1, 2} >= {view for _, view in places}
     for sample in samples:
@@ -108,7 +108,7 @@ def test_samples_are_what_the_teacher_met(tmp_path):
         ).numpy()[0]
         np.testing.assert_allclose(sample.logits, fresh, atol=1e-4)
         np.testing.assert_array_equal(sample.logits, store.read_logits(0, sample.view, [sample.row])[0])
-    assert len(store.read_samples()) == 8
+    assert store.sample_files() == [(0, (0, 2)), (1, (0, 2))] and len(store.read_samples(1, (0, 2))) == 4
 
 
 def test_how_many_samples_a_file_has():

@@ -18,11 +18,20 @@ from teachonce.interop.merge import merge
 from teachonce.models.classifier import load_model
 from teachonce.records.class_table import ClassTable, write_classes
 from teachonce.records.discovery import open_records
-from teachonce.records.tfrecord.framing import TFRecordWriter, read_tfrecords
-from teachonce.store.arrow_files import read_samples, views_file, write_samples, write_views
-from teachonce.store.plan import finalize_store
+from teachonce.store.begin import begin_store
+from teachonce.store.manifests import finalize_store
+from teachonce.store.plan import samples_file
 from teachonce.store.store import Store
-from tests.support.small_data import build_dataset, write_image_folder
+from teachonce.store.tables import StoreWriter
+from tests.support.small_data import (
+    build_dataset,
+    change_image,
+    forge,
+    forge_views,
+    remove_manifests,
+    rewrite_shard,
+    write_image_folder,
+)
 from tests.support.small_models import write_color_shards, write_color_teacher
 
 NAME = "train-00001-of-00002.v000-000.arrow"
@@ -62,7 +71,8 @@ def test_a_fresh_store_is_sound(tmp_path, data, teacher, codec, policy):
     )
     verdict = check(path, data, batch_size=4)
     assert verdict.is_sound, verdict.reason
-    assert (verdict.num_files, verdict.num_keys) == (6, 15)
+    # Records, samples and views of two shards, and the index.
+    assert (verdict.num_files, verdict.num_keys, verdict.num_top1) == (7, 15, 2 * views)
     assert (verdict.num_pixels, verdict.num_logits) == (2 * MIN_SAMPLES, 15 * views)
     assert verdict.largest_excess is not None and verdict.largest_excess <= 1
 
@@ -79,17 +89,29 @@ def test_a_flipped_bit_in_the_store(store, data):
     (store / NAME).write_bytes(raw)
     verdict = check(store, data)
     assert not verdict.is_sound and NAME in verdict.reason and "damaged" in verdict.reason
+    assert (verdict.num_files, verdict.num_keys) == (0, 0)
+
+
+def test_all_damage_is_listed_at_once(store, data):
+    other = NAME.replace("00001-of", "00000-of")
+    for name in (NAME, other):
+        raw = bytearray((store / name).read_bytes())
+        raw[len(raw) // 2] ^= 1
+        (store / name).write_bytes(raw)
+    (store / "train-00000-of-00002.records.arrow").unlink()
+    reason = check(store, data).reason
+    assert "3 of 7 files are damaged; extract with the same options and --repair makes them again" in reason
+    for name in (NAME, other):
+        assert re.search(rf"{name}: block 0: hash \w+, \w+ was written", reason)
+    assert re.search(r"train-00000-of-00002\.records\.arrow: cannot be read", reason)
 
 
 def test_logits_that_the_teacher_never_said(store, data):
     opened = Store(store)
-    row = next(sample.row for shard, sample in opened.read_samples() if shard == 1)
+    row = opened.read_samples(1, (0, 0))[0].row
     logits = np.stack([opened.read_logits(1, 0, slice(None))])
     logits[0, row, 2] += 0.5
-    keys = opened.read_keys(1).copy()
-    (store / NAME).unlink()
-    write_views(store / NAME, keys, opened.codec, logits, None)
-    assert finalize_store(store, {})  # a forger who keeps the books in order
+    forge_views(store, 1, logits, None)
     verdict = check(store, data)
     assert not verdict.is_sound
     assert f"train-00001-of-00002 record {row} " in verdict.reason and f"image_{9 + row}.jpg" in verdict.reason
@@ -101,9 +123,15 @@ def test_logits_that_the_teacher_never_said(store, data):
 def test_data_that_changed(tmp_path, store, data):
     other = write_color_shards(tmp_path / "other", sizes=(9, 6), first_index=100)
     verdict = check(store, other)
-    assert not verdict.is_sound and "the image changed since extraction" in verdict.reason
-    fewer = write_color_shards(tmp_path / "fewer", sizes=(9, 5))
-    assert "a store of other data" in check(store, fewer).reason
+    assert not verdict.is_sound and "0 of 15 records are known; 15 are not (first: image_100.jpg)" in verdict.reason
+    changed = shutil.copytree(data, tmp_path / "changed")
+    change_image(changed / "train-00001-of-00002", 4)
+    verdict = check(store, changed)
+    assert not verdict.is_sound and "train-00001-of-00002 record 4 " in verdict.reason
+    assert "the image changed since extraction" in verdict.reason
+    more = write_color_shards(tmp_path / "more", sizes=(9, 7))
+    reason = check(store, more).reason
+    assert "15 of 16 records are known; 1 are not (first: image_15.jpg)" in reason
     with pytest.raises(ConfigError, match="no such folder"):
         check(store, tmp_path / "nowhere")
 
@@ -112,39 +140,66 @@ def test_the_same_images_with_other_labels(tmp_path, store):
     """Keys agree, but every image would get the logits of other classes."""
     other = write_color_shards(tmp_path / "other", sizes=(9, 6), rotate=1)
     verdict = check(store, other, teacher="none")
-    assert not verdict.is_sound and "record 0" in verdict.reason and "label 2 " in verdict.reason
-    with pytest.raises(StoreError, match=r"label 2 .* has 1: the classes have another order"):
+    assert not verdict.is_sound and "record 0" in verdict.reason and "label 2 (class1) " in verdict.reason
+    with pytest.raises(StoreError, match=r"label 2 .* as of 15 of 15 records: the classes have another order there"):
         merge(MergeConfig(store=store, data=other, out=tmp_path / "m", num_workers=1))
     with pytest.raises(StoreError, match=r"label \d .*another order"):
         build_dataset(open_records(other, "train"), size=8, store=store).read_batch([0], 0)
 
 
 def test_data_with_another_class_count(tmp_path, store, data):
-    names = ("background", *"abcdefg")
-    write_classes(data, ClassTable(names, names, has_background=True))
-    verdict = check(store, data, teacher="none")
-    assert not verdict.is_sound and "made for 5 classes (background included), the data has 8" in verdict.reason
+    """Classes of one name are the same, whatever their number; without a name in common they are others."""
+    for first, reason in (
+        ("background", "label 1 (a) (image_0.jpg), another one in the store"),
+        ("none", "its classes are background, class3 and the like, those of the data none, g: none in common"),
+    ):
+        names = (first, *"abcdefg")
+        write_classes(data, ClassTable(names, names, has_background=True))
+        verdict = check(store, data, teacher="none")
+        assert not verdict.is_sound and reason in verdict.reason
+    (data / "classes.json").unlink()
+    assert check(store, data).is_sound, "without names the numbers count"
 
 
 def forge_samples(store, **changes):
     """Change what the samples say of the extraction: as if another library had made it."""
-    for path in store.glob("*.sample.arrow"):
-        write_samples(path, [dataclasses.replace(sample, **changes) for sample in read_samples(path)])
-    assert finalize_store(store, {"pillow": "1.0"})
+    opened = Store(store)
+    made_by = {"versions": {"pillow": "1.0"}, "device": "cpu"}
+    found = {at: (opened.read_keys(at[0]).copy(), opened.read_samples(*at)) for at in opened.sample_files()}
+    names = [samples_file(opened.shards[shard][0], group) for shard, group in found]
+    with forge(store, *names, made_by=made_by) as writer:
+        for (shard, group), (keys, samples) in found.items():
+            changed = [dataclasses.replace(sample, **changes) for sample in samples]
+            writer.write_samples(opened.shards[shard][0], group, keys, changed)
+
+
+def rewrite_store(store, path, plan):
+    """The content of a store under another plan; returns the new path."""
+    begin_store(path, plan, views_per_file=1)
+    writer = StoreWriter(path, plan, store.made_by[0])
+    for shard, (name, _) in enumerate(store.shards):
+        keys, labels = store.read_keys(shard), store.read_labels(shard)
+        writer.write_records(name, keys, store.read_filenames(shard), labels)
+        for group in plan.view_groups:
+            writer.write_samples(name, group, keys, store.read_samples(shard, group))
+            logits = [store.read_logits(shard, view, slice(None)) for view in range(group[0], group[1] + 1)]
+            writer.write_views(name, group, keys, labels, np.stack(logits), None)
+    assert finalize_store(path) == plan.num_views
+    return path
 
 
 def test_another_decoder(store, data):
     forge_samples(store, image_xxh3=1)
     verdict = check(store, data)
     assert not verdict.is_sound and verdict.num_pixels == 0
-    assert "decode to other pixels than at extraction: another decoder (pillow 1.0 at extraction" in verdict.reason
+    assert "decode to other pixels than at extraction: another decoder (pillow" in verdict.reason
     assert " record " in verdict.reason and "view 0" in verdict.reason
 
 
 def test_another_resize(store, data):
     forge_samples(store, pixels_xxh3=1)
     reason = check(store, data).reason
-    assert "decodes as at extraction, its view differs: another resize, crop or operation (pillow 1.0" in reason
+    assert "decodes as at extraction, its view differs: another resize, crop or operation (pillow" in reason
 
 
 def test_a_view_that_was_changed(tmp_path, data, teacher):
@@ -153,14 +208,12 @@ def test_a_view_that_was_changed(tmp_path, data, teacher):
     common = {"policy": "crop", "views": 2, "device": "cpu", "gate_samples": 0}
     extract(ExtractConfig(data=data, teacher=teacher, out=out, **common))
     store = Store(out)
-    name, group = store.shards[1][0], store.plan.view_groups[0]
     logits = np.stack([store.read_logits(1, view, slice(None)) for view in range(2)])
     views = [store.read_views(1, view, slice(None)) for view in range(2)]
-    row, number = next((sample.row, sample.view) for shard, sample in store.read_samples() if shard == 1)
+    sample = store.read_samples(1, (0, 1))[0]
+    row, number = sample.row, sample.view
     views[number][row] = dataclasses.replace(views[number][row], flip=not views[number][row].flip)
-    (out / views_file(name, group)).unlink()
-    write_views(out / views_file(name, group), store.read_keys(1), store.codec, logits, views)
-    assert finalize_store(out, {})
+    forge_views(out, 1, logits, views)
     reason = check(out, data).reason
     assert (
         f"train-00001-of-00002 record {row} " in reason
@@ -169,29 +222,23 @@ def test_a_view_that_was_changed(tmp_path, data, teacher):
 
 
 def test_another_order(tmp_path, store, data):
-    """The same records, two of them swapped."""
+    """The same records, two of them swapped: they are found by their keys."""
     swapped = tmp_path / "swapped"
     shutil.copytree(data, swapped)
-    path = swapped / "train-00000-of-00002"
-    payloads = [payload for _, payload in read_tfrecords(path)]
-    payloads[2], payloads[5] = payloads[5], payloads[2]
-    with path.open("wb") as file:
-        writer = TFRecordWriter(file)
-        for payload in payloads:
-            writer.write(payload)
-    for index in swapped.glob("*.idx"):
-        index.unlink()
+    rewrite_shard(swapped / "train-00000-of-00002", lambda rows: [rows[5], *rows[1:5], rows[0], *rows[6:]])
     verdict = check(store, swapped)
-    assert not verdict.is_sound and "record 2 " in verdict.reason
-    assert "the records of this shard have another order than at extraction" in verdict.reason
+    assert verdict.is_sound, verdict.reason
+    assert (verdict.num_keys, verdict.num_pixels, verdict.num_logits) == (15, 2 * MIN_SAMPLES, 15)
 
 
 def test_logits_of_other_weights(tmp_path, store, data, teacher):
     """The pixels are right, the answers are not, and the weights' hash was forged: the arithmetic is suspected."""
     other = write_color_teacher(tmp_path / "other.onnx", order=[1, 0, 2, 3])
-    for name in ("plan.json", "manifest.json"):
-        value = (store / name).read_text()
-        (store / name).write_text(value.replace(load_model(teacher).weights_sha256, load_model(other).weights_sha256))
+    opened = Store(store)
+    hashes = {name: load_model(spec).weights_sha256 for name, spec in (("old", teacher), ("new", other))}
+    plan = dataclasses.replace(opened.plan, teacher=opened.plan.teacher | {"weights_sha256": hashes["new"]})
+    assert opened.plan.teacher["weights_sha256"] == hashes["old"] != hashes["new"]
+    store = rewrite_store(opened, tmp_path / "forged", plan)
     verdict = check(store, data, teacher=other)
     assert not verdict.is_sound and verdict.num_pixels == 2 * MIN_SAMPLES
     assert "the pixels are the teacher's, so weights or arithmetic differ (the same torch" in verdict.reason
@@ -215,7 +262,7 @@ def test_another_teacher(tmp_path, store, data, teacher):
 
 
 def test_an_unfinished_store(store, data):
-    (store / "manifest.json").unlink()
+    remove_manifests(store)
     (store / NAME).unlink()
     verdict = check(store, data)
     assert not verdict.is_sound and "5 of 6 files" in verdict.reason
@@ -235,7 +282,7 @@ def test_folders_verify_too(tmp_path, teacher):
 def test_the_command_line_gives_verdict_and_exit_code(store, data, capsys):
     with pytest.raises(SystemExit) as end:
         main(["verify", str(store), "--data", str(data), "--device", "cpu"])
-    assert end.value.code == 0 and ": sound: 6 files, 15 keys" in capsys.readouterr().out
+    assert end.value.code == 0 and ": sound: 7 files, 15 keys" in capsys.readouterr().out
     (store / NAME).write_bytes(b"")
     with pytest.raises(SystemExit) as end:
         main(["verify", str(store), "--data", str(data), "--device", "cpu", "--json"])

@@ -13,7 +13,8 @@ from teachonce.extraction.config import ExtractConfig
 from teachonce.extraction.extract import extract
 from teachonce.inspection.store import render_store, summarize_store
 from teachonce.records.discovery import open_records
-from teachonce.store.plan import begin_store, read_plan
+from teachonce.store.begin import begin_store
+from teachonce.store.plan_files import read_plan
 from tests.support.small_data import write_shards, write_store
 from tests.support.small_models import write_color_teacher
 

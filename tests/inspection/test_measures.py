@@ -27,17 +27,11 @@ from teachonce.inspection.measures import (
 from teachonce.records.class_space import ClassSpace
 from teachonce.records.discovery import open_records
 from teachonce.rng import generator
-from teachonce.store.arrow_files import (
-    Sample,
-    records_file,
-    samples_file,
-    views_file,
-    write_records,
-    write_samples,
-    write_views,
-)
-from teachonce.store.plan import Plan, begin_store, finalize_store, group_views
+from teachonce.store.begin import begin_store
+from teachonce.store.manifests import finalize_store
+from teachonce.store.plan import Plan, describe_data, group_views
 from teachonce.store.store import Store
+from teachonce.store.tables import Sample, StoreWriter
 from teachonce.views.policy import CropPolicy, RandomMix, policy_to_json
 from teachonce.views.view import Mix, View
 from tests.support.small_data import write_shards, write_store
@@ -65,20 +59,21 @@ def write_mixed_store(
         teacher={"spec": "none", "model": "test", "precision": "float32"},
         class_space=ClassSpace(num_classes=NUM_CLASSES, offset=1),
         data_classes=NUM_CLASSES + 1,
-        data=source.describe(),
+        **describe_data(source),
         policy=policy_to_json(POLICY) | {"seed": 0},
         codec=coded.to_json(),
         view_groups=groups,
         num_samples=2 * max(SIZES),
     )
     begin_store(path, plan, views_per_file=2)
+    writer = StoreWriter(path, plan)
     mixes = [Mix(1, 0.5), Mix(1, 0.75, (0, 0, 32768, 32768)), Mix(1, 1.0, (5, 5, 6, 6))]
     first = 0
     for shard, (name, num_records) in enumerate(plan.shards):
         records = list(source.iter_shard(shard))
         keys = np.array([record.key for record in records], np.uint64)
         labels = np.array([record.label for record in records], np.int32)
-        write_records(path / records_file(name), keys, [record.filename for record in records], labels)
+        writer.write_records(name, keys, [record.filename for record in records], labels)
         for start, last in groups:
             numbers = range(start, last + 1)
             views = [
@@ -89,11 +84,11 @@ def write_mixed_store(
                 for v in numbers
             ]
             part = logits[start : last + 1, first : first + num_records]
-            write_views(path / views_file(name, (start, last)), keys, coded, part, views, POLICY.layout)
+            writer.write_views(name, (start, last), keys, labels, part, views)
             samples = [Sample(row, v, 0, 0, logits[v, first + row]) for v in numbers for row in range(num_records)]
-            write_samples(path / samples_file(name, (start, last)), samples)
+            writer.write_samples(name, (start, last), keys, samples)
         first += num_records
-    assert finalize_store(path, {})
+    assert finalize_store(path)
     return Store(path)
 
 

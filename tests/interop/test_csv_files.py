@@ -99,7 +99,7 @@ def test_wrong_lines_are_refused_with_the_name(tmp_path, data, csv, change, mess
     edit(csv, change)
     with pytest.raises(LogitsError, match=message):
         run_import(csv, data, tmp_path / "again")
-    assert not (tmp_path / "again" / "manifest.json").exists()
+    assert not list((tmp_path / "again").glob("manifest.*"))
 
 
 def test_wrong_commands(tmp_path, data, store, csv):

@@ -6,7 +6,7 @@ from PIL import Image
 
 from teachonce.errors import StoreError
 from teachonce.pixels.operations import OPERATIONS, apply_operation
-from teachonce.store.arrow_files import pixels_hash
+from teachonce.store.tables import pixels_hash
 from teachonce.views.operations import FILL_RGB, OPERATION_NAMES, Operation
 
 

@@ -15,12 +15,13 @@ from teachonce.pixels.preprocessing import Preprocessing
 from teachonce.pixels.render import RecordView, ViewReader, render_views
 from teachonce.pixels.view_sources import DrawnViews, OwnViews
 from teachonce.records.discovery import open_records
+from teachonce.store.join import StoreJoin
 from teachonce.store.store import Store
 from teachonce.store.stored_views import StoredViews
 from teachonce.views.draw import draw_view
 from teachonce.views.policy import CenterPolicy, CropPolicy, RandomErasing, RandomMix
 from teachonce.views.view import CENTER
-from tests.support.small_data import example, write_shards, write_store
+from tests.support.small_data import change_image, example, rewrite_shard, write_shards, write_store
 from tests.support.small_models import write_color_shards, write_color_teacher
 
 POLICY = CropPolicy(erasing=RandomErasing(prob=0.5), mix=RandomMix(mixup_alpha=0.8, cutmix_alpha=1.0))
@@ -89,23 +90,50 @@ def test_another_record_or_partner_is_refused(tmp_path, data, store):
     source = open_records(data, "train")
     reader = ViewReader(source, StoredViews(store))
     mixed = next(row for row in range(9) if store.read_views(0, 0, [row])[0].mix is not None)
-    partner_row = store.find_row(0, store.read_views(0, 0, [mixed])[0].mix.partner)
-    changed = write_color_shards(tmp_path / "changed", sizes=(9, 6), first_index=100)
-
-    real, other = source.read_batch, open_records(changed, "train")
-    source.read_batch = lambda locations: [
-        (other.read_batch if at[1] == partner_row else real)([at])[0] for at in locations
-    ]
-    with pytest.raises(StoreError, match=r"the mix of .* was made with .*the image changed since extraction"):
+    ((_, partner_row),) = store.locations_of(store.read_views(0, 0, [mixed])[0].mix.partner)
+    assert partner_row != mixed
+    read(reader, 0, mixed, 0)
+    change_image(data / "train-00000-of-00002", partner_row)
+    source = open_records(data, "train")
+    reader = ViewReader(source, StoredViews(store))
+    with pytest.raises(
+        StoreError, match=r"record \d+ .* record \w{16} of the store .* is not in the data, and is needed"
+    ):
         read(reader, 0, mixed, 0)
     with pytest.raises(StoreError, match="the image changed since extraction"):
         read(reader, 0, partner_row, 0)
 
 
-def test_a_partner_of_another_shard_is_refused(store):
-    other = int(store.read_keys(1)[0])
-    with pytest.raises(StoreError, match="which is not in that shard: partners come from the same shard"):
-        store.find_row(0, other)
+def test_a_drawn_partner_that_changed_meanwhile_is_refused(data):
+    source = open_records(data, "train")
+    reader = ViewReader(source, DrawnViews(POLICY, 4, source))
+    mixed, seen = next((row, seen) for row in range(9) if (seen := read(reader, 0, row, 1)).partner is not None)
+    keys = [record.key for record in source.iter_shard(0)]
+    change_image(data / "train-00000-of-00002", keys.index(seen.view.mix.partner))
+    again = ViewReader(open_records(data, "train"), reader.views)
+    with pytest.raises(StoreError, match=r"the mix of .* was made with .*the image changed since extraction"):
+        read(again, 0, mixed, 1)
+
+
+def test_records_in_another_order_show_the_same_pixels(data, store):
+    """The shard is as long as it was, so positions are tried first: for the records, and for their partners."""
+    source = open_records(data, "train")
+    reader = ViewReader(source, StoredViews(store))
+    expected = {}
+    for row in range(9):
+        seen = read(reader, 0, row, 1)
+        expected[seen.record.key] = (seen.view, render(seen, 16))
+    assert any(view.mix is not None for view, _ in expected.values())
+    rewrite_shard(data / "train-00000-of-00002", lambda payloads: payloads[::-1])
+    source = open_records(data, "train")
+    reader = ViewReader(source, StoredViews(store))
+    keys = []
+    for row in range(9):
+        seen = read(reader, 0, row, 1)
+        keys.append(seen.record.key)
+        assert seen.view == expected[seen.record.key][0]
+        np.testing.assert_array_equal(render(seen, 16), expected[seen.record.key][1])
+    assert keys == list(expected)[::-1]
 
 
 @pytest.mark.parametrize(
@@ -134,7 +162,8 @@ def test_a_view_of_another_image_says_where(tmp_path, data, store):
     record = source.read_record(0, 0)
     decode_image(record.encoded).resize((3, 3)).save(buffer, "PNG")
     tiny = dataclasses.replace(record, encoded=buffer.getvalue())
-    (seen,) = ViewReader(source, StoredViews(store)).read([(0, 0)], 0, [tiny])
+    reader = ViewReader(source, StoredViews(store))
+    (seen,) = reader.views_of(reader.join([(0, 0)], [tiny]), 0)
     with pytest.raises(StoreError, match=r"train-00000-of-00002 record 0.*does not lie in the image of 3 x 3"):
         render(seen, 8)
 
@@ -145,6 +174,9 @@ def test_records_are_those_of_the_stores_beside_the_views_too(tmp_path, data, st
         tmp_path / "other", write_shards(tmp_path / "data2", payloads=[example(i, 1) for i in range(8)])
     )
     own = OwnViews(CropPolicy())
-    ViewReader(source, own, stores=[store]).read([(0, 0)], 0)
+    ViewReader(source, own, joins=[StoreJoin(store, source)]).read([(0, 0)], 0)
+    with pytest.raises(StoreError, match="0 of 15 records are known"):
+        StoreJoin(other, source)
+    foreign = StoreJoin(other, open_records(tmp_path / "data2", "train"))
     with pytest.raises(StoreError, match=r"record 0 .*: key"):
-        ViewReader(source, own, stores=[other]).read([(0, 0)], 0)
+        ViewReader(source, own, joins=[foreign]).read([(0, 0)], 0)

@@ -3,11 +3,11 @@
 import dataclasses
 
 import pytest
+from teachonce.store.checks import check_key, check_keys, check_same_data, check_same_policy
 
 from teachonce.errors import ImageError, StoreError
 from teachonce.pixels.decode import decode_record
 from teachonce.records.discovery import open_records
-from teachonce.store.checks import check_key, check_keys, check_same_data, check_same_policy
 from teachonce.store.store import Store
 from tests.support.small_data import example, write_shards, write_store
 

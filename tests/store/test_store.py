@@ -9,12 +9,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from pyarrow import ipc
+from teachonce.store.arrow_files import open_records_file, records_file, views_file, write_records, write_views
+from teachonce.store.checks import check_same_data
 
 from teachonce.codecs.dense import Int8Codec
 from teachonce.errors import LogitsError, PlanMismatchError, StoreError
 from teachonce.records.class_space import ClassSpace
-from teachonce.store.arrow_files import open_records_file, records_file, views_file, write_records, write_views
-from teachonce.store.checks import check_same_data
 from teachonce.store.plan import Plan, begin_store, finalize_store, group_views, missing_files
 from teachonce.store.store import Store
 from teachonce.views.policy import CenterPolicy, CropPolicy, policy_to_json

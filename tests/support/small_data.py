@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +21,19 @@ from teachonce.records.class_space import ClassSpace
 from teachonce.records.class_table import ClassTable, write_classes
 from teachonce.records.discovery import open_records
 from teachonce.records.source import RecordSource, shard_name
-from teachonce.records.tfrecord.framing import TFRecordWriter
+from teachonce.records.tfrecord.framing import TFRecordWriter, index_path, read_tfrecords
 from teachonce.records.tfrecord.tf_example import encode_example
 from teachonce.store.begin import begin_store
 from teachonce.store.manifests import finalize_store
-from teachonce.store.plan import Plan, describe_data
+from teachonce.store.plan import Group, Plan, describe_data, views_file
+from teachonce.store.plan_files import read_plan
 from teachonce.store.store import Store
 from teachonce.store.stored_views import StoredViews
 from teachonce.store.tables import StoreWriter
 from teachonce.views.options import ViewOrderName
 from teachonce.views.order import ViewOrder
 from teachonce.views.policy import CenterPolicy, CropPolicy, policy_to_json
+from teachonce.views.view import View
 
 
 def encode_jpeg(index: int, width: int = 40, height: int = 30) -> bytes:
@@ -81,6 +84,27 @@ def write_shards(folder: Path, sizes=(5, 3), split: str = "train", num_classes: 
     return folder
 
 
+def rewrite_shard(path: Path, change: Callable[[list[bytes]], list[bytes]]) -> None:
+    """Write a TFRecord shard again with other payloads."""
+    payloads = change([bytes(payload) for _, payload in read_tfrecords(path)])
+    index_path(path).unlink(missing_ok=True)  # as any program does that writes shards anew
+    with path.open("wb") as file:
+        writer = TFRecordWriter(file)
+        for payload in payloads:
+            writer.write(payload)
+
+
+def change_image(path: Path, row: int) -> None:
+    """Flip one bit of an image of a TFRecord shard, which stays as long as it was."""
+
+    def change(payloads: list[bytes]) -> list[bytes]:
+        payload = bytearray(payloads[row])
+        payload[payload.index(b"\xff\xd9") - 10] ^= 1
+        return [*payloads[:row], bytes(payload), *payloads[row + 1 :]]
+
+    rewrite_shard(path, change)
+
+
 def write_store(
     path: Path,
     source: RecordSource | Path,
@@ -119,6 +143,35 @@ def write_store(
         first += num_records
     assert finalize_store(path)
     return Store(path)
+
+
+def remove_manifests(path: Path) -> None:
+    """Leave a store without its manifests, as one whose last worker was killed before it wrote them."""
+    for file in (*path.glob("manifest.*"), *path.glob("index.*")):
+        file.unlink()
+
+
+@contextmanager
+def forge(path: Path, *names: str, made_by: Mapping[str, Any] | None = None) -> Iterator[StoreWriter]:
+    """Write files of a finished store anew as a forger does who keeps the books in order: hashes and manifests fit."""
+    for name in names:
+        (path / name).unlink()
+    remove_manifests(path)
+    plan = read_plan(path)
+    yield StoreWriter(path, plan, made_by or {"versions": {"teachonce": "0"}, "device": "cpu"})
+    assert finalize_store(path) == plan.num_views
+
+
+def forge_views(
+    path: Path, shard: int, logits: np.ndarray, views: Sequence[Sequence[View]] | None, group: Group | None = None
+) -> None:
+    """Other logits [V, N, C] and views [V][N] of a shard's group (the first one), in an otherwise sound store."""
+    store = Store(path)
+    group = group or store.plan.view_groups[0]
+    keys, labels = store.read_keys(shard).copy(), store.read_labels(shard).copy()
+    name, _ = store.shards[shard]
+    with forge(path, views_file(name, group)) as writer:
+        writer.write_views(name, group, keys, labels, logits, views)
 
 
 def write_digits(folder: Path, num_train: int = 96, num_validation: int = 48, size_px: int = 16) -> Path:

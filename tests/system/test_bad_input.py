@@ -291,7 +291,7 @@ def test_a_full_disk_and_then_space_again(tmp_path, teacher):
     assert not list((tmp_path / "s").glob("*.arrow")) and not list((tmp_path / "s").glob(".tmp-*"))
     again = run(10_000_000)
     assert again.returncode == 0, again.stderr
-    assert (tmp_path / "s" / "manifest.json").exists()
+    assert (tmp_path / "s" / "manifest.v000-000.json").exists()
 
 
 def test_the_table_in_the_docs_names_a_test_for_each_row():

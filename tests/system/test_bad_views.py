@@ -2,11 +2,13 @@
 
 import shutil
 
+import numpy as np
 import pytest
 
 from teachonce.cli.main import main
 from teachonce.store.store import Store
 from tests.support.paths import GOLDEN
+from tests.support.small_data import change_image, forge_views, remove_manifests
 from tests.support.small_models import write_color_shards, write_color_teacher
 from tests.system.test_bad_input import extract, fails, train, tree
 
@@ -39,18 +41,17 @@ def store(tmp_path, data, teacher, capsys):
 
 def test_a_store_whose_views_are_incomplete(tmp_path, capsys, data, store):
     """Missing later views leave the earlier ones usable; a missing first group leaves nothing."""
-    later = store / "train-00001-of-00002.v002-003.arrow"
-    (store / "manifest.json").unlink()
-    later.unlink()
+    remove_manifests(store)
+    (store / "train-00001-of-00002.v002-003.arrow").unlink()
     words = train(data, tmp_path / "run", "--store", store)
     fails(capsys, words, 1, "is not finished: 9 of 10 files are there; run the same extract again")
-    from teachonce.store.plan import finalize_store
+    from teachonce.store.manifests import finalize_store
 
-    assert finalize_store(store, {}) == 2 and Store(store).num_views == 2
-    fails(capsys, [*words, "--views", 4], 1, "4 views asked for, the store has 2 that are whole")
+    assert finalize_store(store) == 2 and Store(store).num_views == 2
+    fails(capsys, [*words, "--views", 4], 1, "4 views asked for, the store has 2 that are complete")
     (store / "train-00000-of-00002.v000-001.arrow").unlink()
-    (store / "manifest.json").unlink()
-    assert finalize_store(store, {}) == 0
+    remove_manifests(store)
+    assert finalize_store(store) == 0
     fails(capsys, words, 1, "8 of 10 files are there")
 
 
@@ -88,19 +89,21 @@ def test_views_of_another_store(tmp_path, capsys, data, teacher, store):
     run(*extract(data, teacher, tmp_path / "center"))
     capsys.readouterr()
     fails(capsys, extract(data, teacher, out, "--views-of", tmp_path / "center"), 1, "center stores no views to look")
-    other = write_color_shards(tmp_path / "other", sizes=(9, 5))
-    fails(capsys, extract(other, teacher, out, "--views-of", store), 1, "a store of other data")
+    other = write_color_shards(tmp_path / "other", sizes=(9, 7))
+    fails(capsys, extract(other, teacher, out, "--views-of", store), 1, "15 of 16 records are known; 1 are not")
     fails(capsys, extract(data, teacher, out, "--views-of", store, "--views", 9), 1, "9 views asked for")
     for words in (["--policy", "crop"], ["--seed", 3], ["--flip-prob", 0.1], ["--mixup-alpha", 0.2]):
         fails(capsys, extract(data, teacher, out, "--views-of", store, *words), 2, words[0], "not given together with")
-    changed = write_color_shards(tmp_path / "changed", sizes=(9, 6), first_index=100)
+    changed = shutil.copytree(data, tmp_path / "changed")
+    change_image(changed / "train-00000-of-00002", 3)
     words = extract(changed, teacher, out, "--views-of", store, "--gate-samples", 0)
     fails(capsys, words, 1, "train-0000", "the image changed since extraction, or this is other data")
-    assert not list(out.glob("*.arrow"))
+    assert not list(out.glob("train-00000-*.arrow"))
 
 
-def test_an_image_that_changed_since_extraction(tmp_path, capsys, store):
-    changed = write_color_shards(tmp_path / "changed", sizes=(9, 6), first_index=100)
+def test_an_image_that_changed_since_extraction(tmp_path, capsys, data, store):
+    changed = shutil.copytree(data, tmp_path / "changed")
+    change_image(changed / "train-00000-of-00002", 3)
     fails(capsys, train(changed, tmp_path / "run", "--store", store), 1, "record .*the image changed since extraction")
 
 
@@ -123,28 +126,24 @@ def test_a_store_of_an_older_format(tmp_path, capsys, teacher, data):
     shutil.copytree(GOLDEN / "store-v1-int8", old)
     before = tree(old)
     words = extract(data, teacher, old, "--policy", "crop", "--views", 3)
-    fails(capsys, words, 1, "format version 1, this teachonce writes 2: it can be read and trained from, not extended")
+    fails(capsys, words, 1, "format version 1, this teachonce writes 3: it can be read and trained from, not extended")
     assert tree(old) == before
 
 
-def test_a_mix_across_shards(tmp_path, capsys, data, store):
-    """A store whose mixes point into another shard: nothing that extract makes, so it was damaged or forged."""
-    from teachonce.store.arrow_files import views_file, write_views
-    from teachonce.store.plan import finalize_store
+def test_a_mix_with_a_record_that_is_not_there(tmp_path, capsys, data, store):
+    """Partners are found wherever they lie; one that the data does not have is named."""
     from teachonce.views.view import Mix, View
 
     opened = Store(store)
-    foreign = int(opened.read_keys(1)[0])
-    name, group = opened.shards[0][0], opened.plan.view_groups[0]
-    logits = [opened.read_logits(0, view, slice(None)) for view in range(2)]
-    views = [[View((0, 0, 9, 9), mix=Mix(foreign, 0.5))] * 9] * 2
-    (store / views_file(name, group)).unlink()
-    write_views(store / views_file(name, group), opened.read_keys(0), opened.codec, logits, views, opened.policy.layout)
-    finalize_store(store, {})
-    words = train(data, tmp_path / "run", "--store", store)
-    fails(
-        capsys, words, 1, f"mixed with record {foreign:016x}, which is not in that shard: partners come from the same"
-    )
+    logits = np.stack([opened.read_logits(0, view, slice(None)) for view in range(2)])
+    for number, partner in enumerate((int(opened.read_keys(1)[0]), 0xABC)):
+        views = [[View((0, 0, 9, 9), mix=Mix(partner, 0.5))] * 9] * 2
+        forge_views(store, 0, logits, views)
+        words = train(data, tmp_path / f"run-{number}", "--store", store)
+        if number == 0:
+            run(*words)
+        else:
+            fails(capsys, words, 1, f"record {partner:016x} of the store .* is not in the data")
 
 
 def test_boxes_that_no_crop_can_be_drawn_by(tmp_path, capsys, teacher):

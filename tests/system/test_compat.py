@@ -62,14 +62,15 @@ def test_version_2():
         ),
         View((0, 0, 1, 1), False, (Operation("posterize", 4.0), Operation("shear_y", -0.25))),
     ]
-    assert store.find_row(0, 77) == 2 and store.find_row(0, 2**64 - 1) == 1
+    assert store.locations_of(77) == [(0, 2)] and store.locations_of(2**64 - 1) == [(0, 1)]
     logits = np.array([[2, 2.5, 0, -3, -9], [0, -30, -30, -30, -31], [3, 2, 1, 0, -1]], np.float32)
     errors, allowed = store.codec.compare_logits(store.read_rows(0, 1, slice(None)), logits, np.zeros(3))
     assert (errors <= allowed).all() and store.codec.num_kept == 2
-    samples = store.read_samples()
-    assert [(shard, sample.row, sample.view) for shard, sample in samples] == [(0, 0, 0), (0, 2, 1)]
-    assert (samples[0][1].image_xxh3, samples[0][1].pixels_xxh3) == (11, 2**64 - 1)
-    assert samples[1][1].logits.tolist() == [3, 2, 1, 0, -1]
+    ((shard, group),) = store.sample_files()
+    samples = store.read_samples(shard, group)
+    assert (shard, [(sample.row, sample.view) for sample in samples]) == (0, [(0, 0), (2, 1)])
+    assert (samples[0].image_xxh3, samples[0].pixels_xxh3) == (11, 2**64 - 1)
+    assert samples[1].logits.tolist() == [3, 2, 1, 0, -1]
     assert store.plan.teacher["num_parameters"] == 7
 
 

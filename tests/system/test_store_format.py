@@ -499,7 +499,7 @@ def test_growing_a_store(tmp_path, capsys, data, teacher):
     assert (store.num_records, store.shards[1]) == (15, ("train-00000-of-00001.p001", 5))
     assert [tuple(part) for part in store.plan.parts] == [(0, 0), (1, 2)]
     StoreJoin(store, open_records(grown, "train"))
-    with pytest.raises(Exception, match=r"1 records of shard train-00000-of-00001 are not in the data any more"):
+    with pytest.raises(PlanMismatchError, match="1 images of the store are not in the data any more"):
         run_extract(grown, teacher, tmp_path / "store", **(options | {"views": 3}))
     run_extract(data, teacher, tmp_path / "store", **(options | {"views": 3}))
     assert compare(tmp_path / "store").num_views == 3

@@ -80,7 +80,7 @@ def test_a_run_goes_on_with_the_views_that_it_began_with(digits: Path, teacher: 
     limited = replay(digits, tmp_path / "limited", store=view_store, views=2)
     weak_teacher_warnings(train, limited)
     assert curve(tmp_path / "limited") == curve(tmp_path / "run")
-    with pytest.raises(StoreError, match="5 views asked for, the store has 4 that are whole"):
+    with pytest.raises(StoreError, match="5 views asked for, the store has 4 that are complete"):
         train(replay(digits, tmp_path / "beyond", store=view_store, views=5))
 
 

@@ -108,3 +108,9 @@ def test_what_is_given_is_what_differs_from_the_defaults() -> None:
         "out": Path("o"),
         "schedule": "step",
     }
+
+
+def test_a_window_without_shards() -> None:
+    with pytest.raises(ConfigError, match="--shuffle-shards 0: expected at least 1"):
+        build(shuffle_shards=0)
+    assert build(shuffle_shards=1).given_options()["shuffle_shards"] == 1

@@ -9,7 +9,7 @@ from PIL import Image
 from teachonce.errors import StoreError
 from teachonce.pixels.apply_view import apply_mix, apply_view
 from teachonce.pixels.operations import apply_operation
-from teachonce.store.arrow_files import pixels_hash
+from teachonce.store.tables import pixels_hash
 from teachonce.views.columns import ViewLayout, decode_views, encode_views
 from teachonce.views.operations import OPERATION_NAMES, Operation
 from teachonce.views.view import RELATIVE_ONE, Erasing, Mix, View

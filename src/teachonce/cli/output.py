@@ -29,6 +29,8 @@ def show_verdict(verdict: Verdict, config: VerifyConfig) -> int:
         f"{verdict.num_files} files, {verdict.num_keys:,} keys, top-1 of {verdict.num_top1} blocks, pixels of "
         f"{verdict.num_pixels:,} and logits of {verdict.num_logits:,} views"
     )
+    if verdict.num_absent:
+        checked += f" ({verdict.num_absent:,} images of the store are not in the data)"
     if config.json:
         print(json.dumps(verdict.to_json()))
     elif verdict.is_sound:

@@ -120,6 +120,7 @@ class KDDataset:
         world_size: int = 1,
         num_workers: int = 0,
         first_step: int = 0,
+        shuffle_shards: int | None = None,
     ) -> Loader:
         """A loader of one epoch's batches, for loops of your own; the arguments are those of ``EpochBatches``, and
         ``num_workers`` threads that make batches ahead.
@@ -134,6 +135,8 @@ class KDDataset:
             rank=rank,
             world_size=world_size,
             first_step=first_step,
+            shuffle_shards=shuffle_shards,
+            shard_sizes=[shard.num_records for shard in self.records.shards],
         )
         return Loader(self, sampler, num_workers)
 

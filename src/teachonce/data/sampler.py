@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
+from teachonce.data.shard_window import windowed_order
 from teachonce.errors import ConfigError
 from teachonce.rng import generator
 
@@ -25,6 +27,14 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
     epochs 2 e (the records) and 2 e + 1 (their partners), so that a record's two views differ.
 
     ``first_step`` goes on in the middle of an epoch: the batches before it are left out, and nothing is read for them.
+
+    ``shuffle_shards`` N permutes the shards, whose numbers of records are ``shard_sizes``, and shuffles records in a
+    window of N of them (``shard_window``) instead of all at once, for data that is read well only shard by shard. What
+    is said above holds all the same; a batch over all ranks touches N shards, and one more for each shard's worth of
+    records that it holds or begins. N of all shards or more is the order without a window. Every rank reads from the
+    same shards.
+
+    Raises ConfigError for fewer records than ranks, and for a window that cannot be meant.
     """
 
     def __init__(
@@ -40,9 +50,13 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         world_size: int = 1,
         paired: bool = False,
         first_step: int = 0,
+        shuffle_shards: int | None = None,
+        shard_sizes: Sequence[int] = (),
     ) -> None:
         if num_records < world_size:
             raise ConfigError(f"{num_records} records for {world_size} devices: each needs at least one record")
+        if shuffle_shards is not None:
+            _check_window(shuffle_shards, shard_sizes, num_records, shuffle=shuffle)
         self.num_records = num_records
         self.batch_size = batch_size
         self.seed = seed
@@ -53,6 +67,8 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         self.world_size = world_size
         self.paired = paired
         self.first_step = first_step
+        self.shuffle_shards = shuffle_shards
+        self._shard_sizes = np.array([size for size in shard_sizes if size], np.int64)
 
     def set_epoch(self, epoch: int) -> None:
         """Take the order of this epoch from the next iteration on, from its beginning."""
@@ -71,10 +87,8 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         return min(-(-self.num_records // step_records), self.num_records // self.world_size)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        order = np.arange(self.num_records)
-        if self.shuffle:
-            order = generator(self.seed, "order", self.epoch).permutation(self.num_records)
-        partners = generator(self.seed, "partners", self.epoch).permutation(self.num_records) if self.paired else None
+        order = self._permute("order") if self.shuffle else np.arange(self.num_records)
+        partners = self._permute("partners") if self.paired else None
         num_steps = self.num_steps
         end = self.num_records
         if self.drop_last:
@@ -87,3 +101,23 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
             else:
                 records = [(index, 2 * self.epoch) for index in order[mine].tolist()]
                 yield records + [(index, 2 * self.epoch + 1) for index in partners[mine].tolist()]
+
+    def _permute(self, purpose: str) -> NDArray[np.integer]:
+        """The records in the order of this epoch; of its two orders the same shards are open at the same time."""
+        draws = generator(self.seed, purpose, self.epoch)
+        if self.shuffle_shards is None or self.shuffle_shards >= len(self._shard_sizes):
+            return draws.permutation(self.num_records)
+        layout = generator(self.seed, "shards", self.epoch)
+        return windowed_order(self._shard_sizes, self.shuffle_shards, layout=layout, draws=draws)
+
+
+def _check_window(shuffle_shards: int, shard_sizes: Sequence[int], num_records: int, *, shuffle: bool) -> None:
+    if not shuffle:
+        raise ConfigError(f"shuffle_shards {shuffle_shards}: applies only with shuffle=True")
+    if shuffle_shards < 1:
+        raise ConfigError(f"shuffle_shards {shuffle_shards}: expected at least 1")
+    if sum(shard_sizes) != num_records:
+        raise ConfigError(
+            f"shuffle_shards {shuffle_shards}: shard_sizes of {sum(shard_sizes)} records in {len(shard_sizes)} shards, "
+            f"expected those of the {num_records} records"
+        )

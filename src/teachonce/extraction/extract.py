@@ -27,7 +27,7 @@ from teachonce.errors import CheckError, ConfigError, StoreError
 from teachonce.extraction.config import ExtractConfig
 from teachonce.extraction.extractor import UnitExtractor
 from teachonce.extraction.gate import Gate
-from teachonce.extraction.plan_source import find_added, open_plan_source
+from teachonce.extraction.plan_source import ExtractedData, open_plan_source
 from teachonce.extraction.unit_result import write_missing_records
 from teachonce.extraction.units import Unit, all_units, bundle_units, missing_units
 from teachonce.models.classifier import Classifier, load_model, resolve_device
@@ -76,7 +76,7 @@ def extract(config: ExtractConfig) -> bool:
         # Before the plan is written: a teacher that is refused must not leave a store that refuses the right one.
         gate.check(teacher, source, plan.class_space.offset)
         is_gated = True
-    plan = begin_store(config.out, plan, config.views_per_file, partial(find_added, config.out, source=source))
+    plan = begin_store(config.out, plan, config.views_per_file, ExtractedData(config.out, source))
     source = open_plan_source(config.out, plan, source)
     if config.repair:
         report_repaired(config.out, remove_damaged(config.out))

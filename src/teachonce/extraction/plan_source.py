@@ -37,39 +37,64 @@ def open_plan_source(path: Path, plan: Plan, source: RecordSource) -> RecordSour
     return PlanSource(path, plan, source)
 
 
-def find_added(path: Path, plan: Plan, source: RecordSource) -> list[tuple[str, int]]:
-    """(shard, records) of what the data has beyond a plan that was made for other data, and says what that is.
+class ExtractedData:
+    """The data of an extraction, for a store that may have been begun with other data (``store.begin``)."""
 
-    Raises PlanMismatchError where the data has none of the store's records, or the store's records are not complete.
-    """
-    keys = DataKeys(source)
-    index = _read_index(path, range(len(plan.parts)))
-    if index is None:
-        raise PlanMismatchError(
-            f"{path}: is unfinished and was begun with other data: finish it with that data first, or choose another "
-            "--out"
-        )
-    added, num_known = [], 0
-    for shard, info in enumerate(source.shards):
-        num_new = int((~_is_known(index, keys.shard(shard))).sum())
-        num_known += info.num_records - num_new
-        if num_new:
-            added.append((info.name, num_new))
-    num_added = sum(count for _, count in added)
-    if not num_known:
-        raise PlanMismatchError(
-            f"{path}: was begun with other data: it knows none of the {num_added:,} records here; choose another --out"
-        )
-    stored = np.unique(np.concatenate([part.keys for part in index]))
-    num_gone = len(stored) - int((keys.index.find(stored) >= 0).sum())
-    gone = f"; {num_gone:,} that the store has are not in the data" if num_gone else ""
-    if num_added or num_gone:
-        print(
-            f"{path}: the data has changed: {num_added:,} new records in {len(added)} shards{gone}",
-            file=sys.stderr,
-            flush=True,
-        )
-    return added
+    def __init__(self, path: Path, source: RecordSource) -> None:
+        self._path = path
+        self._source = source
+        self._keys = DataKeys(source)
+
+    def find_added(self, plan: Plan) -> list[tuple[str, int]]:
+        """(shard, records) of what the data has beyond the plan, and says what that is.
+
+        Raises PlanMismatchError where the data has none of the store's records, or these are not complete.
+        """
+        index = self._read_index(plan)
+        added, num_known = [], 0
+        for shard, info in enumerate(self._source.shards):
+            num_new = int((~_is_known(index, self._keys.shard(shard))).sum())
+            num_known += info.num_records - num_new
+            if num_new:
+                added.append((info.name, num_new))
+        num_added = sum(count for _, count in added)
+        if not num_known:
+            raise PlanMismatchError(
+                f"{self._path}: was begun with other data: it knows none of the {num_added:,} records here; choose "
+                "another --out"
+            )
+        num_gone = self._count_gone(index)
+        if num_added or num_gone:
+            gone = f"; {num_gone:,} that the store has are not in the data" if num_gone else ""
+            print(
+                f"{self._path}: the data has changed: {num_added:,} new records in {len(added)} shards{gone}",
+                file=sys.stderr,
+                flush=True,
+            )
+        return added
+
+    def check_has_all(self, plan: Plan) -> None:
+        """Raise PlanMismatchError where records of the store are not in the data."""
+        num_gone = self._count_gone(self._read_index(plan))
+        if num_gone:
+            raise PlanMismatchError(
+                f"{self._path}: {num_gone:,} images of the store are not in the data any more, so its records cannot "
+                "get more views: give them back, or extract into another --out; new records alone can be added with "
+                "the --views that the store has"
+            )
+
+    def _read_index(self, plan: Plan) -> list[KeyIndex]:
+        index = _read_index(self._path, range(len(plan.parts)))
+        if index is None:
+            raise PlanMismatchError(
+                f"{self._path}: is unfinished and was begun with other data: finish it with that data first, or choose "
+                "another --out"
+            )
+        return index
+
+    def _count_gone(self, index: Sequence[KeyIndex]) -> int:
+        stored = np.unique(np.concatenate([part.keys for part in index]))
+        return len(stored) - int((self._keys.index.find(stored) >= 0).sum())
 
 
 class PlanSource(RecordSource):

@@ -60,6 +60,8 @@ class Verdict:
     num_files: int = 0
     num_keys: int = 0
     """Records of the data, each found in the store by its key."""
+    num_absent: int = 0
+    """Images of the store that the data does not have; they do no harm."""
     num_top1: int = 0
     """Blocks (a view of a shard) whose top-1 was compared with that of the extraction."""
     num_pixels: int = 0
@@ -260,6 +262,7 @@ def _check(config: VerifyConfig, verdict: Verdict) -> None:
     source = open_records(config.data, store.plan.data["split"])
     join = StoreJoin(store, source)
     verdict.num_keys = check_all_keys(join)
+    verdict.num_absent = join.count_absent()
     verdict.num_top1 = check_top1(store, MAX_TOP1_BLOCKS)
     if config.samples == 0:
         return

@@ -16,6 +16,7 @@ from teachonce.codecs.softmax import soften, total_variation
 from teachonce.inspection.measures import spread_evenly
 from teachonce.rng import generator
 from teachonce.storage.files import open_storage
+from teachonce.store.manifests import index_file
 from teachonce.store.plan import records_file, samples_file, views_file
 from teachonce.store.store import Store
 from teachonce.views.columns import VIEW_COLUMNS
@@ -80,10 +81,12 @@ def measure_bytes(store: Store) -> list[ColumnBytes]:
         for name, values in columns.items()
     ]
     names = [name for name, _ in store.shards]
-    groups = store.plan.view_groups
+    groups, storage = store.plan.view_groups, open_storage(store.path)
     records = _file_bytes(store, [records_file(name) for name in names])
     views = _file_bytes(store, [views_file(name, group) for name in names for group in groups])
     found.append(ColumnBytes("key, filename, label (once a record)", "record", records))
+    if indexes := [name for part in range(len(store.plan.parts)) if storage.has(name := index_file(part))]:
+        found.append(ColumnBytes("index of the keys (once a record)", "record", _file_bytes(store, indexes)))
     if store.plan.num_samples:
         samples = _file_bytes(store, [samples_file(name, group) for name in names for group in groups])
         found.append(ColumnBytes("samples that verify looks at", "sample", samples))

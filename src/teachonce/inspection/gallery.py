@@ -24,7 +24,7 @@ from teachonce.pixels.preprocessing import Preprocessing
 from teachonce.pixels.render import ViewReader, render_views
 from teachonce.records.source import Location, RecordSource
 from teachonce.rng import generator
-from teachonce.store.join import StoreJoin
+from teachonce.store.join import StoreJoin, invert_labels
 from teachonce.store.store import Store
 from teachonce.store.stored_views import StoredViews
 from teachonce.views.operations import Operation
@@ -78,16 +78,19 @@ class Gallery:
         views = StoredViews(store)
         self.reader = None if source is None else ViewReader(source, views)
         self.join: StoreJoin | None = None if source is None else views.join(source)[0]
+        self._own_labels = invert_labels(store, None if self.join is None else self.join.labels)
         entry = store.plan.teacher.get("preprocessing")
         self.preprocessing = None if entry is None else Preprocessing.from_json(entry)
         """None where the teacher is not known, as for imported logits."""
 
     def class_text(self, label: int) -> str:
-        """Human text of a data label; the number where the records do not name their classes."""
+        """Human text of a label of the store; the number where the records do not name their classes."""
         classes = None if self.source is None else self.source.classes
-        if classes is None or not 0 <= label < len(classes.texts):
+        # The records may number their classes otherwise.
+        own = int(self._own_labels[label]) if 0 <= label < len(self._own_labels) else -1
+        if classes is None or not 0 <= own < len(classes.texts):
             return f"label {label}"
-        return classes.texts[label]
+        return classes.texts[own]
 
     def choose_positions(self, count: int) -> list[tuple[int, int, int]]:
         """(shard, row, view) of ``count`` records spread evenly over the store, each in a view drawn for it."""

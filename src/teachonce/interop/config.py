@@ -33,6 +33,10 @@ class RecordsConfig:
     """A store, or a folder of the walkthrough's CSV files: each record gets its teacher logits as image/logit."""
     background_logit: float = float("-inf")
     """Logit for classes that the teacher does not know; 0 reproduces the walkthrough's files (and takes real mass)."""
+    keep: bool = False
+    """Keep the bytes of every image, so that a record's key is that of its file. Otherwise PNG, WebP, BMP, PPM and JPEG
+    in CMYK become RGB JPEGs, as with TF-slim's builder. With it image/format says what each one is; TensorFlow's
+    decode_image reads all of them but PPM (older versions: but WebP). GIF is refused either way."""
     seed: int = 0
     """Seed of the shuffle."""
     num_workers: int = 0

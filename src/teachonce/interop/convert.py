@@ -3,8 +3,10 @@
 The schema is TF-slim's for ImageNet (``build_imagenet_data.py``), so that its readers understand the result: labels
 from 1 with background 0, boxes relative to the image, ``image/logit`` where logits are given. What is neither an RGB
 nor a grayscale JPEG (ILSVRC has a PNG named .JPEG, and 22 images in CMYK) is found by its content and becomes an RGB
-JPEG; every other image keeps its bytes. Each image is read once and checked down to its last byte: by its structure
-where that is enough (``jpeg_structure``), else by decoding it.
+JPEG; every other image keeps its bytes, and with ``--keep`` all do, so that a record's key is that of the file. Such
+records say in ``image/format`` what they hold; channels and color space stay those that a reader gets who asks for
+three channels, as they always were of grayscale JPEGs. Each image is read once and checked down to its last byte: by
+its structure where that is enough (``jpeg_structure``), else by decoding it.
 
 What goes into which shard is a function of the plan, which is written first: names of the images, classes, seed,
 shuffled order. A shard is written by one process, appears when it is whole, and is kept by a re-run; a re-run with
@@ -35,7 +37,7 @@ from teachonce.errors import ConfigError, ImageError, LogitsError, PlanMismatchE
 from teachonce.interop.config import RecordsConfig
 from teachonce.interop.imagenet import BoxReader, class_texts, open_boxes, read_image_labels, read_labels, read_metadata
 from teachonce.interop.logit_table import MappedTable, open_logit_table
-from teachonce.pixels.decode import check_jpeg, to_rgb_jpeg
+from teachonce.pixels.decode import CheckedImage, check_image, check_jpeg, to_rgb_jpeg
 from teachonce.pixels.jpeg_structure import sound_jpeg_size
 from teachonce.records.class_table import CLASSES_NAME, ClassTable, read_classes, write_classes
 from teachonce.records.discovery import find_splits
@@ -87,13 +89,14 @@ def convert_records(config: RecordsConfig) -> None:
             chosen = order[bounds[shard] : bounds[shard + 1]]
             jobs.append(ShardJob(name, listing.select(chosen), labels[chosen]))
     done = len(listing) - sum(len(job.listing) for job in jobs)
-    build = partial(_ShardWriter, config.out, classes, boxes, table)
+    build = partial(_ShardWriter, config.out, classes, boxes, table, config.keep)
     num_workers = config.num_workers or min(num_cores(), sum(len(job.listing) for job in jobs) // WORKER_IMAGES)
     with progress("records", len(listing), done=done) as advance:
-        num_converted = sum(num for _, num in run_jobs(build, jobs, num_workers=num_workers, report=advance))
+        num_others = sum(num for _, num in run_jobs(build, jobs, num_workers=num_workers, report=advance))
     print(f"{config.out}: {len(listing):,} {config.split} records in {config.shards} shards", file=sys.stderr)
-    if num_converted:
-        print(f"records: {num_converted} images were no RGB or grey JPEG and were encoded anew", file=sys.stderr)
+    if num_others:
+        done_to = "kept as they are" if config.keep else "encoded anew"
+        print(f"records: {num_others} images were no RGB or grey JPEG and were {done_to}", file=sys.stderr)
 
 
 def list_labeled_images(config: RecordsConfig) -> tuple[ImageListing, NDArray[np.int32], ClassTable]:
@@ -190,6 +193,7 @@ def _build_plan(
         "split": config.split,
         "shards": config.shards,
         "seed": config.seed,
+        "keep": config.keep,
         "images": len(listing),
         "image names": listing.digest(),
         "labels": xxhash.xxh3_128_hexdigest(labels.tobytes()),
@@ -214,6 +218,7 @@ def _begin(config: RecordsConfig, plan: dict[str, Any], classes: ClassTable) -> 
         ),
         is_foreign=lambda names: any(shard and shard[0] == config.split for shard in map(parse_shard_name, names)),
         advice=f"choose another --out, or remove the {config.split} shards and {name}",
+        defaults={"keep": False},
     )
     plan_file.check(plan)
     old_classes = read_classes(config.out)
@@ -235,40 +240,44 @@ def _count_classes(classes: ClassTable) -> str:
 
 class _ShardWriter:
     def __init__(
-        self, out: Path, classes: ClassTable, boxes: BoxReader | None, table: MappedTable | None, worker_index: int
+        self,
+        out: Path,
+        classes: ClassTable,
+        boxes: BoxReader | None,
+        table: MappedTable | None,
+        keep: bool,
+        worker_index: int,
     ) -> None:
         self.out = out
         self.classes = classes
         self.boxes = boxes
         self.table = table
+        self.keep = keep
 
     def __call__(self, job: ShardJob, report: Advance) -> int:
-        """Write one shard and its index; returns how many of its images had to be encoded anew."""
+        """Write one shard and its index; returns how many of its images are no JPEG in RGB or grayscale."""
         path = self.out / job.name
         images = open_storage(job.listing.root, RecordError)
-        num_converted = 0
+        num_others = 0
         with atomic_write(path) as file:
             writer = TFRecordWriter(file)
             for index, label in enumerate(job.labels.tolist()):
                 try:
-                    features, was_converted = self._build_features(images, job.listing, index, label)
+                    features, is_other = self._build_features(images, job.listing, index, label)
                 except (ImageError, LogitsError) as error:
                     raise error.at(str(job.listing.path(index))) from error
-                num_converted += was_converted
+                num_others += is_other
                 writer.write(encode_example(features))
                 report(1)
         write_index(index_path(path), writer.index)
-        return num_converted
+        return num_others
 
     def _build_features(
         self, images: Storage, listing: ImageListing, index: int, label: int
     ) -> tuple[dict[str, FeatureValue], bool]:
         original = _read_image(images, listing.relative_name(index))
-        encoded, size = original, sound_jpeg_size(original)
-        if size is None:
-            encoded = to_rgb_jpeg(original)
-            size = check_jpeg(encoded)
-        width, height = size
+        encoded, image = _check_image(original, keep=self.keep)
+        width, height = image.size
         boxes = _NO_BOXES
         if self.boxes is not None:
             boxes = self.boxes.find_boxes(listing.relative_name(index))
@@ -286,13 +295,24 @@ class _ShardWriter:
             "image/object/bbox/xmax": boxes[:, 2],
             "image/object/bbox/ymax": boxes[:, 3],
             "image/object/bbox/label": np.full(len(boxes), label, np.int64),
-            "image/format": b"JPEG",
+            "image/format": image.format.encode(),
             "image/filename": basename.encode(),
             "image/encoded": encoded,
         }
         if self.table is not None:
             features["image/logit"] = _find_logits(self.table, original, encoded, basename, label)
-        return features, encoded is not original
+        return features, not image.is_plain
+
+
+def _check_image(original: bytes, *, keep: bool) -> tuple[bytes, CheckedImage]:
+    """The bytes to write, the very ``original`` or encoded anew, and what they are; raises ImageError."""
+    size = sound_jpeg_size(original)
+    if size is not None:
+        return original, CheckedImage("JPEG", size, is_plain=True)
+    if keep:
+        return original, check_image(original)
+    encoded = to_rgb_jpeg(original)
+    return encoded, CheckedImage("JPEG", check_jpeg(encoded), is_plain=encoded is original)
 
 
 def _read_image(images: Storage, name: str) -> bytes:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,9 @@ of ILSVRC-2012 has 61 million."""
 
 Encoded = bytes | memoryview
 """An image as it is stored."""
+
+_PLAIN_MODES = ("RGB", "L")
+"""Pillow's modes of the JPEGs that every reader decodes to RGB."""
 
 Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos", "tf1_bilinear"]
 """Pillow's filters by name, and TensorFlow 1's bilinear (no half-pixel centers, see ``resize_image``)."""
@@ -104,6 +107,29 @@ def check_jpeg(encoded: Encoded) -> tuple[int, int]:
     return size
 
 
+class CheckedImage(NamedTuple):
+    """What an image is that was checked down to its last byte."""
+
+    format: str
+    """JPEG, PNG, WEBP, BMP or PPM."""
+    size: tuple[int, int]
+    """(width, height) in pixels."""
+    is_plain: bool
+    """Whether it is a JPEG in RGB or grayscale."""
+
+
+def check_image(encoded: Encoded) -> CheckedImage:
+    """What an image of any kind is that holds all its pixels; raises ImageError as ``decode_image`` does.
+
+    A JPEG in RGB or grayscale is checked as by ``check_jpeg``, any other image decoded as it will be by readers.
+    """
+    image = _open_image(encoded)
+    assert image.format is not None
+    is_plain = image.format == "JPEG" and image.mode in _PLAIN_MODES
+    size = check_jpeg(encoded) if is_plain else decode_image(encoded).size
+    return CheckedImage(image.format, size, is_plain)
+
+
 def to_rgb_jpeg(encoded: bytes) -> bytes:
     """The image as a JPEG that every reader decodes to RGB: JPEG in RGB or grayscale unchanged, all else encoded anew.
 
@@ -111,7 +137,7 @@ def to_rgb_jpeg(encoded: bytes) -> bytes:
     is read: what is truncated further down passes here and is found by ``decode_image``.
     """
     image = _open_image(encoded)
-    if image.format == "JPEG" and image.mode in ("RGB", "L"):
+    if image.format == "JPEG" and image.mode in _PLAIN_MODES:
         return encoded
     buffer = io.BytesIO()
     decode_image(encoded).save(buffer, "JPEG", quality=100, subsampling=0)

@@ -72,10 +72,17 @@ class ViewReader:
         if not mixes:
             return {}
         locations = [
-            self.views.locate_partner(joined.locations[index], mix.partner, joined.records[index].where)
+            self.views.locate_partner(
+                joined.locations[index], mix.partner, joined.records[index].where, by_position=True
+            )
             for index, mix in mixes
         ]
         partners = self.records.read_batch(locations)
+        for at, (index, mix) in enumerate(mixes):
+            if partners[at].key != mix.partner:
+                where = joined.records[index].where
+                locations[at] = self.views.locate_partner(joined.locations[index], mix.partner, where)
+                partners[at] = self.records.read_record(*locations[at])
         for (index, mix), partner in zip(mixes, partners, strict=True):
             if partner.key != mix.partner:
                 raise StoreError(

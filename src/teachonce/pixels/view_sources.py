@@ -47,8 +47,11 @@ class ViewSource(Protocol):
     def views_of(self, joined: JoinedRecords, number: int) -> list[View]:
         """View ``number`` of each record, with its mix if it has one."""
 
-    def locate_partner(self, location: Location, key: int, where: str) -> Location:
-        """(shard, row), in the source, of the partner with this key of the record that lies at ``location``."""
+    def locate_partner(self, location: Location, key: int, where: str, *, by_position: bool = False) -> Location:
+        """(shard, row), in the source, of the partner with this key of the record that lies at ``location``.
+
+        ``by_position`` it may be where it lay once: whoever reads it compares its key, and asks again without.
+        """
 
 
 class DrawnViews:
@@ -88,7 +91,7 @@ class DrawnViews:
                 raise error.at(record.where) from error
         return views
 
-    def locate_partner(self, location: Location, key: int, where: str) -> Location:
+    def locate_partner(self, location: Location, key: int, where: str, *, by_position: bool = False) -> Location:
         """Of equal images the first of the record's shard."""
         shard, _ = location
         return shard, int(np.flatnonzero(self._keys.shard(shard) == np.uint64(key))[0])
@@ -149,7 +152,7 @@ class OwnViews:
                 raise error.at(record.where) from error
         return views
 
-    def locate_partner(self, location: Location, key: int, where: str) -> Location:
+    def locate_partner(self, location: Location, key: int, where: str, *, by_position: bool = False) -> Location:
         """There are no partners."""
         raise AssertionError("a student's own views are not mixed")
 

@@ -49,6 +49,9 @@ class DamagedBlock(NamedTuple):
     block: int | None
     reason: str
 
+    def __str__(self) -> str:
+        return self.reason if self.block is None else f"block {self.block}: {self.reason}"
+
 
 def write_blocks(storage: Storage, name: str, batches: Sequence[pa.RecordBatch], metadata: Mapping[str, Any]) -> None:
     """Put a file of these batches, of one schema, where there is none of this name; the first of several writers wins.

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from teachonce.errors import PlanMismatchError, StoreError
 from teachonce.storage.files import open_storage
@@ -20,15 +20,22 @@ MAY_DIFFER = frozenset(
 """More views and records may be added, and the teacher's weights may lie elsewhere today: what the teacher is, its
 model and the weights' hash say."""
 
-FindAdded = Callable[[Plan], Sequence[tuple[str, int]]]
-"""The shards (name, records) that data has beyond a plan's; raises StoreError where it is other data."""
+
+class DataToday(Protocol):
+    """The data that a store is extended with, which may be other data than its plan was made for."""
+
+    def find_added(self, plan: Plan) -> Sequence[tuple[str, int]]:
+        """The shards (name, records) that the data has beyond the plan; raises where it is other data."""
+
+    def check_has_all(self, plan: Plan) -> None:
+        """Raise where the data lacks records of the plan: then these cannot get more views."""
 
 
-def begin_store(path: Path, plan: Plan, views_per_file: int, find_added: FindAdded | None = None) -> Plan:
+def begin_store(path: Path, plan: Plan, views_per_file: int, today: DataToday | None = None) -> Plan:
     """Write the plan, or agree with the one that is there, which is followed by another if this one has more views.
 
-    Where the data is another than the latest plan's, ``find_added`` says what it has beyond it; without it other data
-    is refused. Several workers may begin or extend the same store at once: they end with one plan. Raises
+    Where the data is another than the latest plan's, ``today`` says what it has beyond it; without it other data is
+    refused. Several workers may begin or extend the same store at once: they end with one plan. Raises
     PlanMismatchError naming each field that differs, and StoreError where ``path`` holds something that is no store.
     """
     if not holds_store(path):
@@ -37,11 +44,14 @@ def begin_store(path: Path, plan: Plan, views_per_file: int, find_added: FindAdd
     while True:
         plans = read_plans(path)
         latest = plans[-1].plan
-        _check_agrees(path, latest, plan, knows_data=find_added is not None)
+        _check_agrees(path, latest, plan, knows_data=today is not None)
         extended = replace(latest, view_groups=group_views(plan.num_views, views_per_file, latest.view_groups))
-        if plan.data["shards"] != latest.data["shards"]:
-            assert find_added is not None
-            extended = _add_shards(path, plans, extended, plan.data, find_added(latest))
+        has_other_data = plan.data["shards"] != latest.data["shards"]
+        if today is not None and extended != latest and (has_other_data or len(latest.parts) > 1):
+            today.check_has_all(latest)
+        if has_other_data:
+            assert today is not None
+            extended = _add_shards(path, plans, extended, plan.data, today.find_added(latest))
         if extended == latest:
             return latest
         put_plan(path, extended, plans)
@@ -63,7 +73,7 @@ def _check_agrees(path: Path, old: Plan, new: Plan, *, knows_data: bool) -> None
     if old.format_version != FORMAT_VERSION:
         raise PlanMismatchError(
             f"{path}: a store of format version {old.format_version}, this teachonce writes {FORMAT_VERSION}: it can "
-            f"be read and trained from, not extended; make one of format {FORMAT_VERSION} of it: teachonce upgrade {path}"
+            f"be read and trained from, not extended; 'teachonce upgrade {path}' makes one of format {FORMAT_VERSION}"
         )
     # Names that the data did not have when the store was begun say nothing against it.
     names = {"class_names"} if old.class_names is None or new.class_names is None else set()

@@ -113,8 +113,7 @@ class StoreContents:
                     damaged.append((name, str(error)))
                     continue
                 if found:
-                    where = [f"block {block}: {why}" if block is not None else why for block, why in found]
-                    damaged.append((name, f"{storage.describe(name)}: {'; '.join(where)}"))
+                    damaged.append((name, f"{storage.describe(name)}: {'; '.join(map(str, found))}"))
         return num_files, damaged
 
     def _listed(self, groups: Sequence[Group | None]) -> Iterator[tuple[int, Group | None]]:

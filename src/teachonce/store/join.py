@@ -59,6 +59,7 @@ class StoreJoin:
                     )
                 )
         self._check_sampled_labels()
+        _warn_of_conflicts(store)
 
     def locate(self, locations: Sequence[Location], records: Sequence[Record]) -> Sequence[Location]:
         """(shard, row) in the store of records that were read at ``locations`` of the source.
@@ -84,12 +85,15 @@ class StoreJoin:
         self._check_labels(records, stored_labels)
         return found
 
-    def locate_key(self, key: int, where: str) -> Location:
+    def locate_key(self, key: int, where: str, *, by_position: bool = False) -> Location:
         """(shard, row) in the source of a record with a key that the store has: of a mix's partner, say.
 
-        Raises StoreError where the data has no such record.
+        ``by_position``, where data and store have the same shards, it is where the store has it: another record may lie
+        there now, so whoever reads it compares its key, and asks again without. Raises StoreError where the data has no
+        such record.
         """
-        found = self.find_in_source(key)
+        by_position = by_position and self.has_positions
+        found = self._find_position(key) if by_position else self.find_in_source(key)
         if found is None:
             raise StoreError(
                 f"{where}: record {key:016x} of the store {self.store.path} is not in the data, and is needed here (a "
@@ -100,11 +104,23 @@ class StoreJoin:
     def find_in_source(self, key: int) -> Location | None:
         """(shard, row) in the source of a key of the store; None where the data has no such record."""
         if self.has_positions:
-            found = self.store.locations_of(key)
-            return found[0] if found else None
+            found = self._find_position(key)
+            if found is None or self.source.read_record(*found).key == key:
+                return found
         index = self._data_keys().index
         place = int(index.find(np.array([key], np.uint64))[0])
         return index.location(place) if place >= 0 else None
+
+    def count_absent(self) -> int:
+        """Images of the store that the data does not have."""
+        if self.has_positions:
+            return 0
+        own = self._data_keys().index
+        return sum(int((own.find(np.unique(part.keys)) < 0).sum()) for part in self.store.index)
+
+    def _find_position(self, key: int) -> Location | None:
+        found = self.store.locations_of(key)
+        return found[0] if found else None
 
     def _data_keys(self) -> DataKeys:
         with self._lock:
@@ -294,6 +310,31 @@ class JoinedRecords:
 def join_records(joins: Sequence[StoreJoin], locations: Sequence[Location], records: Sequence[Record]) -> JoinedRecords:
     """The records with their place in each store; StoreError for one that a store does not have."""
     return JoinedRecords(records, locations, {id(join.store): join.locate(locations, records) for join in joins})
+
+
+def _warn_of_conflicts(store: Store) -> None:
+    """Name the first of the store's equal images that have different labels, and count them."""
+    num_conflicts, first = 0, ""
+    for index in store.index:
+        same = np.flatnonzero(index.keys[1:] == index.keys[:-1])
+        if not len(same):
+            continue
+        locations = [[index.location(place + behind) for place in same.tolist()] for behind in (0, 1)]
+        labels = [store.gather_keys(part)[1] for part in locations]
+        different = np.flatnonzero(labels[0] != labels[1])
+        if len(different) and not first:
+            at = int(different[0])
+            first = " and ".join(
+                f"{store.read_filename(*part[at])} with label {of_part[at]}"
+                for part, of_part in zip(locations, labels, strict=True)
+            )
+        num_conflicts += len(different)
+    if num_conflicts:
+        warnings.warn(
+            f"{store.path}: {num_conflicts:,} images occur again under another label (first: {first}); they share "
+            "their views and logits, and each keeps its own label",
+            stacklevel=4,
+        )
 
 
 def label_map(store: Store, names: Sequence[str] | None, num_classes: int | None) -> NDArray[np.int64] | None:

@@ -90,4 +90,5 @@ def _check(storage: Storage, name: str, plan: Plan, shard: int | None, entry: Fi
         check_metadata(file.metadata, storage.describe(name), expected, "removed")
     except StoreError as error:
         return str(error)
-    return "; ".join(why for _, why in file.find_damage(entry)) or None
+    damaged = file.find_damage(entry)
+    return f"{storage.describe(name)}: {'; '.join(map(str, damaged))}" if damaged else None

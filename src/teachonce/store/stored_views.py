@@ -41,7 +41,7 @@ class StoredViews:
         columns = self.store.gather_columns(locations, number)
         return decode_views({name: columns[name] for name in VIEW_COLUMNS & columns.keys()}, len(locations))
 
-    def locate_partner(self, location: Location, key: int, where: str) -> Location:
+    def locate_partner(self, location: Location, key: int, where: str, *, by_position: bool = False) -> Location:
         """By key, through the index; StoreError where the data has no such record."""
         assert self._join is not None, "joined with the records"
-        return self._join.locate_key(key, where)
+        return self._join.locate_key(key, where, by_position=by_position)

@@ -1,9 +1,9 @@
 """The tables of a store: the records of a shard, and for each group of its views the views and a sample of them.
 
 View files are view-major: one block (an Arrow record batch) a view, rows in record order. What belongs to a record
-(key, filename, label) is kept once and not once a view. A sample file keeps, of a few rows of its view file, what a later
-rendering is compared with: the hashes of the decoded image and of the pixels that the teacher saw, and its logits as
-they were before any codec.
+(key, filename, label) is kept once and not once a view. A sample file keeps, of a few rows of its view file, what a
+later rendering is compared with: the hashes of the decoded image and of the pixels that the teacher saw, and its logits
+as they were before any codec.
 
 Each file says in its metadata which plan it was made for, of which shard, for which keys, and by what; a file that lies
 in the wrong place is noticed when it is opened.

@@ -79,6 +79,9 @@ class TrainingOptions(MixOptions):
     """Epochs to train."""
     batch_size: int = 256
     """Images a step and device, at most: an epoch's images are split evenly over its steps, none is left out."""
+    shuffle_shards: int | None = None
+    """For slow disks and remote data: an epoch permutes the shards and shuffles records in a window of so many of them,
+    so that few are read at a time. Default: all records at once."""
     size: int = 224
     """Side of the student's input in pixels."""
     eval_size: int | None = None
@@ -156,6 +159,8 @@ class TrainingOptions(MixOptions):
             require(getattr(self, name) >= 0, flag(name), getattr(self, name), "0 or more")
         for name in ("epochs", "batch_size", "size", "checkpoint_epochs", "step_epochs", "validation_epochs"):
             require(getattr(self, name) >= 1, flag(name), getattr(self, name), "at least 1")
+        is_window = self.shuffle_shards is None or self.shuffle_shards >= 1
+        require(is_window, "--shuffle-shards", self.shuffle_shards, "at least 1")
         require(self.lr > 0, "--lr", self.lr, "more than 0")
         is_fraction = self.bn_momentum is None or 0 < self.bn_momentum <= 1
         require(is_fraction, "--bn-momentum", self.bn_momentum, "more than 0, up to 1")

@@ -145,6 +145,8 @@ def _fit(config: TrainConfig, trainer: lightning.Trainer, module: StudentModule,
         rank=rank,
         world_size=world_size,
         paired=config.pairs_records,
+        shuffle_shards=config.shuffle_shards,
+        shard_sizes=[shard.num_records for shard in data.train.records.shards],
     )
     loader = EpochLoader(Loader(data.train, order, config.num_workers))
     validation = None
@@ -314,6 +316,7 @@ def _finish(
         "store_views": data.num_views,
         "missing_records": data.num_missing,
         "kd_temp": config.temperature,
+        "shuffle_shards": config.shuffle_shards,
         "seed": config.seed,
     }
     if trainer.is_global_zero:
