@@ -45,7 +45,10 @@ def write_sealed(storage: Storage, name: str, value: Mapping[str, Any]) -> None:
 
 def read_sealed(storage: Storage, name: str, error: type[TeachonceError], advice: str) -> tuple[dict[str, Any], str]:
     """The object without its hash, and the hash; raises ``error`` with ``advice`` where it does not hold."""
-    content = storage.read(name)
+    try:
+        content = storage.read(name)
+    except TeachonceError as problem:
+        raise error(f"{problem}; {advice}") from problem
     match = SEALED_END.search(content)
     if match is None:
         raise error(f"{storage.describe(name)}: does not end with its hash: damaged or cut short; {advice}")
