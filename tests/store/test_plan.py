@@ -1,162 +1,87 @@
-"""plan.json and manifest.json, whatever stands in them: a store, or one line that names file and field."""
+"""A plan: whatever stands in it is a plan, or one line that names the field."""
 
 from __future__ import annotations
 
-import copy
 import json
 import math
-from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from teachonce.errors import StoreError
-from teachonce.store.plan import Plan, read_plan
-from teachonce.store.store import Store
-from tests.support.paths import GOLDEN
+from teachonce.errors import RecordError, StoreError
+from teachonce.records.class_table import ClassTable
+from teachonce.records.discovery import open_records
+from teachonce.records.source import NO_LABEL, Record
+from teachonce.store.plan import Part, Plan, describe_data, group_views
+from tests.store.test_legacy import FREE, OPTIONAL, OTHER_VALUES, edited, nodes
+from tests.support.small_data import write_shards
+from tests.support.small_stores import make_plan
 
-STORES = ["store-v1-int8", "store-v2-topk"]
-FILES = ["plan.json", "manifest.json"]
-OTHER_VALUES = [None, True, False, -1, 0, 3, 10**30, 1.5, math.nan, math.inf, "", "text", [], [0], [[]], {}, {"a": 1}]
-FREE = ("preprocessing", "versions")
-"""Dicts of any keys."""
-
-
-def nodes(value: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], Any]]:
-    yield path, value
-    for key, item in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
-        yield from nodes(item, (*path, key))
-
-
-def edited(value: Any, path: tuple[str | int, ...], edit: Any) -> Any:
-    """A copy in which ``edit(container, key)`` was done at ``path``."""
-    root = {"": copy.deepcopy(value)}
-    container: Any = root
-    for key in ("", *path)[:-1]:
-        container = container[key]
-    edit(container, ("", *path)[-1])
-    return root[""]
+FULL = make_plan(
+    num_views=3,
+    class_names=tuple("abcdefgh"),
+    num_samples=2,
+    parts=(Part(0, 0), Part(1, 3)),
+    teacher=make_plan().teacher | {"num_parameters": 5, "preprocessing": {"mean": [0.5]}},
+)
+DEFAULTS = {"signal", "class_names", "num_samples", "parts", "num_classes"}
 
 
-def open_with(folder: Path, name: str, content: Any) -> Store:
-    """A store of which only this file is there, used as far as its files do not matter."""
-    (folder / name).write_text(json.dumps(content))
-    store = Store(folder, is_partial=name == "plan.json")
-    assert store.shards and store.fingerprint and store.num_bytes() >= 0
-    assert store.class_space.num_classes > 0 and store.num_views > 0 and store.codec and store.policy
-    return store
+def content() -> Any:
+    return json.loads(json.dumps(FULL.to_json()))
 
 
-def refused(folder: Path, name: str, content: Any) -> str:
+def refused(value: Any) -> str:
     with pytest.raises(StoreError) as error:
-        open_with(folder, name, content)
+        Plan.from_json(value, "WHERE")
     line = str(error.value)
-    assert line.startswith(f"{folder / name}: ") and "\n" not in line
+    assert line.startswith("WHERE: ") and "\n" not in line
     return line
 
 
-def is_named(key: str, line: str) -> bool:
-    words = {"format_version": "store format version", "name": "codec "}
-    return key in line or (key in words and words[key] in line)
+def test_it_comes_back_as_it_was() -> None:
+    assert Plan.from_json(content(), "x") == FULL
+    assert Plan.from_json(make_plan().to_json(), "x") == make_plan()
+    assert list(content())[0] == "format_version" and content()["format_version"] == 3
 
 
-def content_of(store: str, name: str) -> Any:
-    return json.loads((GOLDEN / store / name).read_text())
-
-
-@pytest.mark.parametrize("name", FILES)
-@pytest.mark.parametrize("store", STORES)
-def test_any_other_value_anywhere_gives_a_store_or_one_line(tmp_path: Path, store: str, name: str) -> None:
-    content = content_of(store, name)
-    assert open_with(tmp_path, name, content).plan == read_plan(GOLDEN / store)
-    for path, _ in nodes(content):
+def test_any_other_value_anywhere_gives_a_plan_or_one_line() -> None:
+    for path, _ in nodes(content()):
         for other in OTHER_VALUES:
-            changed = edited(content, path, lambda container, key, other=other: container.__setitem__(key, other))
+            changed = edited(content(), path, lambda container, key, other=other: container.__setitem__(key, other))
             try:
-                open_with(tmp_path, name, changed)
+                Plan.from_json(changed, "WHERE")
             except StoreError as error:
-                assert str(error).startswith(f"{tmp_path / name}: ") and "\n" not in str(error), (path, other)
+                assert str(error).startswith("WHERE: ") and "\n" not in str(error), (path, other)
 
 
-@pytest.mark.parametrize("name", FILES)
-@pytest.mark.parametrize("store", STORES)
-def test_values_of_another_type_are_refused_with_their_field(tmp_path: Path, store: str, name: str) -> None:
-    """A truth, an array or an object where a number or a text is meant; a text for a number, a number for a text."""
-    content = content_of(store, name)
-    for path, value in nodes(content):
+def test_values_of_another_type_are_refused_with_their_field() -> None:
+    for path, value in nodes(content()):
         if not path or any(key in FREE for key in path[:-1]):
             continue
         key = next(key for key in reversed(path) if isinstance(key, str))
-        wrong = (
-            [{}, [], "text"] if isinstance(value, int | float) else [1, 1.5] if isinstance(value, str) else ["text", 1]
-        )
-        wrong += [[]] if isinstance(value, dict) else [{}]
-        wrong += [] if isinstance(value, bool) else [True]
-        for other in wrong:
-            changed = edited(content, path, lambda container, key, other=other: container.__setitem__(key, other))
-            assert is_named(key, refused(tmp_path, name, changed)), (path, other)
+        wrong = [{}, [], "text"] if isinstance(value, int | float) else [1, 1.5] if isinstance(value, str) else ["text"]
+        for other in [*wrong, *([] if isinstance(value, bool) else [True])]:
+            changed = edited(content(), path, lambda container, key, other=other: container.__setitem__(key, other))
+            line = refused(changed)
+            words = {"format_version": "store format version", "name": "codec "}
+            assert key in line or words.get(key, key) in line, (path, other)
 
 
-@pytest.mark.parametrize("name", FILES)
-@pytest.mark.parametrize("store", STORES)
-def test_nan_is_refused_wherever_it_stands(tmp_path: Path, store: str, name: str) -> None:
-    content = content_of(store, name)
-    for path, value in nodes(content):
-        if path and isinstance(value, int | float | dict):
-            key = next(key for key in reversed(path) if isinstance(key, str))
-            for other in (math.nan, -math.inf):
-                changed = edited(content, path, lambda container, key, other=other: container.__setitem__(key, other))
-                assert is_named(key, refused(tmp_path, name, changed)), path
-    changed = edited(content, (), lambda container, key: None)
-    plan = changed.get("plan", changed)
-    plan["teacher"]["preprocessing"] = {"mean": [0.5, math.nan]}
-    assert "teacher.preprocessing.mean[1]: nan" in refused(tmp_path, name, changed)
-
-
-@pytest.mark.parametrize("name", FILES)
-@pytest.mark.parametrize("store", STORES)
-def test_an_unknown_key_is_refused_in_every_object(tmp_path: Path, store: str, name: str) -> None:
-    content = content_of(store, name)
-    for path, value in nodes(content):
+def test_missing_and_unknown_keys_and_numbers_that_are_none() -> None:
+    for path, value in nodes(content()):
         if isinstance(value, dict) and not (path and path[-1] in FREE):
-            changed = edited(content, path, lambda container, key: container[key].update(newest=1))
-            assert "newest: unknown here" in refused(tmp_path, name, changed), path
-
-
-OPTIONAL = {
-    # A plan may lack them: what the golden stores of format 1 lack, and what has a default since the first version.
-    *("weights_sha256", "precision", "num_parameters", "preprocessing", "keys_xxh3", "seed", "offset", "k", "power"),
-    # Of a policy; a plan always has them.
-    *("scale", "ratio", "flip_prob", "erasing", "mix", "num_operations", "magnitude", "magnitude_std", "prob"),
-    *("mixup_alpha", "cutmix_alpha", "cutmix_prob", "teachonce"),
-}
-
-
-@pytest.mark.parametrize("name", FILES)
-@pytest.mark.parametrize("store", STORES)
-def test_a_missing_key_is_refused_with_its_name(tmp_path: Path, store: str, name: str) -> None:
-    content = content_of(store, name)
-    for path, _ in nodes(content):
-        if path and isinstance(path[-1], str) and path[-1] not in OPTIONAL:
-            changed = edited(content, path, lambda container, key: container.pop(key))
-            if path[-2:] == ("data", "num_classes"):
-                open_with(tmp_path, name, changed)
-            else:
-                line = refused(tmp_path, name, changed)
-                is_policy = path[-1] in ("name", "randaugment") and path[-2] in ("policy", "codec")
-                assert is_named(path[-1], line) or is_policy, path
-
-
-def test_a_manifest_that_is_not_of_its_plan_is_refused(tmp_path: Path) -> None:
-    content = content_of("store-v2-topk", "manifest.json")
-    for changes, message in (
-        ({"num_views": 3}, "num_views: 3, expected 2 as in its plan"),
-        ({"num_records": 4}, "num_records: 4, expected 3 as in its plan"),
-        ({"format_version": 1}, "format_version: 1, expected 2 as in its plan"),
-        ({"shards": []}, "shards: expected those of its plan"),
-    ):
-        assert message in refused(tmp_path, "manifest.json", content | changes)
+            changed = edited(content(), path, lambda container, key: container[key].update(newest=1))
+            assert "newest: unknown here" in refused(changed), path
+        if path and isinstance(path[-1], str) and path[-1] not in OPTIONAL | DEFAULTS and path[0] != "policy":
+            changed = edited(content(), path, lambda container, key: container.pop(key))
+            if not (path[0] == "teacher" and len(path) > 2):
+                assert path[-1] in refused(changed) or path[-1] in ("format_version", "name"), path
+        if path and isinstance(value, int | float):
+            changed = edited(content(), path, lambda container, key: container.__setitem__(key, math.nan))
+            refused(changed)
 
 
 @pytest.mark.parametrize(
@@ -169,15 +94,75 @@ def test_a_manifest_that_is_not_of_its_plan_is_refused(tmp_path: Path) -> None:
         ([[0, 1], [2, 1]], "views 2 to 1, expected those from 2 on"),
     ],
 )
-def test_groups_of_views_follow_each_other(tmp_path: Path, groups: list[list[int]], message: str) -> None:
-    content = content_of("store-v2-topk", "plan.json") | {"view_groups": groups}
-    assert f"view_groups: {message}" in refused(tmp_path, "plan.json", content)
+def test_groups_of_views_follow_each_other(groups: list[list[int]], message: str) -> None:
+    assert f"view_groups: {message}" in refused(content() | {"view_groups": groups})
 
 
-def test_a_plan_is_written_as_it_was_read() -> None:
-    for path in GOLDEN.glob("store-*/plan.json"):
-        text = path.read_text()
-        plan = Plan.from_json(json.loads(text), path)
-        assert json.dumps(plan.to_json(), indent=2) + "\n" == text
-        manifest = path.with_name("manifest.json").read_text()
-        assert json.dumps(Store(path.parent).manifest.to_json(), indent=2) + "\n" == manifest
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"shards": [["a", 1], ["a", 2]]}, "shards: a name occurs twice"),
+        ({"shards": [["../a", 1], ["b", 2]]}, "shards: '../a' cannot be part of a file's name"),
+        ({"shards": [["a\nb", 1], ["b", 2]]}, r"shards: 'a\nb' cannot be part of a file's name"),
+        ({"shards": []}, "parts: begin with the shards [0, 1], expected rising numbers from 0 below 0"),
+        ({"parts": []}, "parts: begin with the shards []"),
+        ({"parts": [[1, 0]]}, "parts: begin with the shards [1]"),
+        ({"parts": [[0, 0], [0, 0]]}, "parts: begin with the shards [0, 0]"),
+        ({"parts": [[0, 0], [2, 0]]}, "parts: begin with the shards [0, 2]"),
+        ({"class_names": ["a", "b"]}, "class_names: expected one for each of data_classes"),
+    ],
+)
+def test_shards_parts_and_names_that_cannot_be(changes: dict[str, Any], message: str) -> None:
+    assert message in refused(content() | changes)
+
+
+def test_a_split_that_is_no_name_is_refused() -> None:
+    value = content()
+    value["data"]["split"] = "a/b"
+    assert "data.split: 'a/b' cannot be part of a file's name" in refused(value)
+
+
+def test_the_identity_is_that_of_the_numbers() -> None:
+    """The same for each plan of a store, and wherever the weights lie; another one for whatever changes a number."""
+    moved = replace(FULL, teacher=FULL.teacher | {"spec": "timm:x,weights=/elsewhere"})
+    longer = replace(FULL, view_groups=group_views(9, 2, FULL.view_groups), shards=(*FULL.shards, ("c", 1)))
+    assert FULL.identity == moved.identity == longer.identity == Plan.from_json(content(), "x").identity
+    others = [
+        replace(FULL, codec={"name": "float32"}),
+        replace(FULL, teacher=FULL.teacher | {"weights_sha256": "cd"}),
+        replace(FULL, policy=FULL.policy | {"seed": 1}),
+        replace(FULL, data_classes=9, class_names=None),
+    ]
+    assert len({plan.identity for plan in [FULL, *others]}) == 5
+
+
+def test_the_files_of_a_plan() -> None:
+    plan = make_plan(num_views=3, num_samples=1)
+    a, b = (name for name, _ in plan.shards)
+    assert list(plan.files()) == [
+        *(f"{a}.records.arrow", f"{b}.records.arrow"),
+        *(f"{a}.v000-001.sample.arrow", f"{a}.v000-001.arrow", f"{b}.v000-001.sample.arrow", f"{b}.v000-001.arrow"),
+        *(f"{a}.v002-002.sample.arrow", f"{a}.v002-002.arrow", f"{b}.v002-002.sample.arrow", f"{b}.v002-002.arrow"),
+    ]
+    assert plan.group_of(1) == (0, 1) and plan.group_of(2) == (2, 2)
+    assert FULL.part_shards(0) == range(1) and FULL.part_shards(1) == range(1, 2)
+
+
+def test_labels_of_records_are_those_of_the_data() -> None:
+    for label in (0, 7, NO_LABEL):
+        FULL.check_label(Record(b"", label, "a.jpg", 1, "here"))
+    for label in (8, -2):
+        with pytest.raises(RecordError, match=rf"here: label {label}, expected 0 to 7"):
+            FULL.check_label(Record(b"", label, "a.jpg", 1, "here"))
+
+
+def test_what_a_plan_says_of_data(tmp_path: Path) -> None:
+    source = open_records(write_shards(tmp_path / "data"), "train")
+    described = describe_data(source, 4)
+    assert described["shards"] == (("train-00000-of-00002", 5), ("train-00001-of-00002", 3))
+    assert described["class_names"] == ("background", "class0", "class1", "class2")
+    assert described["data"] == source.describe()
+    assert describe_data(source)["class_names"] is not None and describe_data(source, 5)["class_names"] is None
+    source.classes = None
+    assert describe_data(source, 4)["class_names"] is None
+    assert ClassTable is not None

@@ -1,78 +1,27 @@
-"""The store: describes itself, is whole or refused, and gives back what the codec promises."""
+"""The store: describes itself, is complete or refused, and gives back what the codec promises."""
 
-import dataclasses
-import json
 import pickle
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pyarrow as pa
 import pytest
 from pyarrow import ipc
-from teachonce.store.arrow_files import open_records_file, records_file, views_file, write_records, write_views
-from teachonce.store.checks import check_same_data
 
-from teachonce.codecs.dense import Int8Codec
-from teachonce.errors import LogitsError, PlanMismatchError, StoreError
-from teachonce.records.class_space import ClassSpace
-from teachonce.store.plan import Plan, begin_store, finalize_store, group_views, missing_files
+from teachonce.errors import StoreError
+from teachonce.storage.block_file import BlockFile
+from teachonce.storage.files import open_storage
+from teachonce.store.begin import begin_store
+from teachonce.store.manifests import finalize_store, missing_files
 from teachonce.store.store import Store
-from teachonce.views.policy import CenterPolicy, CropPolicy, policy_to_json
+from teachonce.store.tables import StoreWriter
 from teachonce.views.view import CENTER, View
-
-SIZES = (5, 3)
-NUM_CLASSES = 7
+from tests.support.small_stores import MADE_BY, NUM_CLASSES, SIZES, fill, make_plan, shard_keys
 
 
-def make_plan(num_views=1, views_per_file=2, **changes):
-    policy = CenterPolicy() if num_views == 1 else CropPolicy()
-    plan = Plan(
-        teacher={"spec": "timm:x", "model": "timm:x", "weights_sha256": "ab", "precision": "float32"},
-        class_space=ClassSpace(num_classes=NUM_CLASSES, offset=1),
-        data_classes=NUM_CLASSES + 1,
-        data={
-            "split": "train",
-            "format": "tfrecord",
-            "shards": [[f"train-{i:05d}-of-00002", n, 100] for i, n in enumerate(SIZES)],
-        },
-        policy=policy_to_json(policy) | ({} if num_views == 1 else {"seed": 0}),
-        codec=Int8Codec().to_json(),
-        view_groups=group_views(num_views, views_per_file),
-    )
-    return dataclasses.replace(plan, **changes)
-
-
-def fill(path, plan, groups=None):
-    """Write every file of the plan (or of some groups); returns the logits [shard][V, N, C] and views."""
-    logits, views = [], []
-    for shard, (name, num_records) in enumerate(plan.shards):
-        rng = np.random.default_rng(shard)
-        keys = np.arange(num_records, dtype=np.uint64) + np.uint64(2**63 + 100 * shard)
-        labels = np.arange(num_records, dtype=np.int32) + 1
-        all_logits = rng.normal(0, 5, (plan.num_views, num_records, NUM_CLASSES)).astype(np.float32)
-        all_views = [
-            [View((0, 0, v + 1, n + 1), n % 2 == 0) for n in range(num_records)] for v in range(plan.num_views)
-        ]
-        write_records(path / records_file(name), keys, [f"{shard}_{i}.jpg" for i in range(num_records)], labels)
-        for first, last in groups or plan.view_groups:
-            chosen = all_views[first : last + 1] if plan.num_views > 1 else None
-            write_views(path / views_file(name, (first, last)), keys, Int8Codec(), all_logits[first : last + 1], chosen)
-        logits.append(all_logits)
-        views.append(all_views)
-    return logits, views
-
-
-@pytest.fixture
-def whole(tmp_path):
-    path = tmp_path / "store"
-    plan = begin_store(path, make_plan(num_views=3), views_per_file=2)
-    logits, views = fill(path, plan)
-    assert finalize_store(path, {"python": "3"})
-    return path, logits, views
-
-
-def test_what_is_written_is_read(whole):
-    path, logits, views = whole
+def test_what_is_written_is_read(finished):
+    path, logits, views = finished
     store = Store(path)
     assert (store.num_records, store.num_views, store.shards[1]) == (8, 3, ("train-00001-of-00002", 3))
     for shard in range(2):
@@ -89,8 +38,8 @@ def test_what_is_written_is_read(whole):
 @pytest.mark.parametrize(
     "locations", [[(0, 0)], [(1, 2), (0, 4), (1, 2), (0, 0), (1, 0)], [(0, n) for n in range(5)], [(1, 0), (0, 0)]]
 )
-def test_gathered_columns_are_the_rows_one_by_one(whole, locations):
-    store = Store(whole[0])
+def test_gathered_columns_are_the_rows_one_by_one(finished, locations):
+    store = Store(finished[0])
     for view in range(3):
         gathered = store.gather_columns(locations, view)
         assert gathered.keys() == store.read_columns(0, view).keys() >= {"box", "flip", "codes"}
@@ -104,8 +53,8 @@ def test_gathered_columns_are_the_rows_one_by_one(whole, locations):
     assert labels.tolist() == [int(store.read_labels(shard)[row]) for shard, row in locations]
 
 
-def test_gathering_nothing_and_beyond(whole):
-    store = Store(whole[0])
+def test_gathering_nothing_and_beyond(finished):
+    store = Store(finished[0])
     keys, labels = store.gather_keys([])
     assert len(keys) == len(labels) == 0
     with pytest.raises(StoreError, match="view 3 is not there"):
@@ -115,9 +64,9 @@ def test_gathering_nothing_and_beyond(whole):
             store.gather_columns([(0, 0), location], 0)
 
 
-def test_threads_may_read_different_views_at_once(whole):
+def test_threads_may_read_different_views_at_once(finished):
     """Two views a shard are kept; whoever reads another one meanwhile takes it away from nobody."""
-    path = whole[0]
+    path = finished[0]
     store = Store(path)
     expected = {
         (shard, view): Store(path).read_logits(shard, view, slice(None)) for shard in (0, 1) for view in range(3)
@@ -130,7 +79,7 @@ def test_threads_may_read_different_views_at_once(whole):
             columns = store.gather_columns(locations, view)
             if not np.array_equal(store.codec.decode_logits(columns), expected[shard, view]):
                 return False
-            if store.find_row(shard, int(store.read_keys(shard)[1])) != 1:
+            if store.locations_of(int(store.read_keys(shard)[1])) != [(shard, 1)]:
                 return False
         return True
 
@@ -138,9 +87,9 @@ def test_threads_may_read_different_views_at_once(whole):
         assert all(threads.map(work, range(16)))
 
 
-def test_two_views_of_a_shard_stay_mapped(whole, monkeypatch):
+def test_two_views_of_a_shard_stay_mapped(finished, monkeypatch):
     """A batch of mixed-up images reads two views of each shard; the epoch after it two others."""
-    store = Store(whole[0])
+    store = Store(finished[0])
     mapped = []
     map_columns = Store._map_columns
 
@@ -161,17 +110,19 @@ def test_two_views_of_a_shard_stay_mapped(whole, monkeypatch):
     assert mapped[5:] == [(0, 0)], "the view before the last two is let go"
 
 
-def test_it_pickles_and_its_fingerprint_is_stable(whole):
-    path, *_ = whole
+def test_it_pickles_and_its_fingerprint_is_stable(finished):
+    path, *_ = finished
     store = Store(path)
     store.read_keys(0)
+    store.find(store.read_keys(1))
     again = pickle.loads(pickle.dumps(store))
+    assert again.locations_of(int(store.read_keys(1)[2])) == [(1, 2)]
     np.testing.assert_array_equal(again.read_logits(1, 2, [1]), store.read_logits(1, 2, [1]))
     assert again.fingerprint == store.fingerprint == Store(path).fingerprint
 
 
-def test_anybody_can_open_a_file(whole):
-    path, *_ = whole
+def test_anybody_can_open_a_file(finished):
+    path, *_ = finished
     table = ipc.open_file(pa.memory_map(str(path / "train-00000-of-00002.v000-001.arrow"))).read_all()
     frame = table.to_pandas() if importlib_has("pandas") else table.to_pydict()
     assert set(table.column_names) == {"box", "flip", "codes", "max_logit", "range", "far"} and len(frame["flip"]) == 10
@@ -190,133 +141,175 @@ def test_an_unfinished_store_is_refused_and_says_what_is_missing(tmp_path):
         Store(path)
     fill(path, plan)
     (path / "train-00001-of-00002.v000-000.arrow").unlink()
-    assert missing_files(path, plan) == ["train-00001-of-00002.v000-000.arrow"]
-    assert not finalize_store(path, {})
+    assert missing_files(path, plan) == {"train-00001-of-00002.v000-000.arrow"}
+    assert not finalize_store(path)
     with pytest.raises(StoreError, match="3 of 4 files"):
         Store(path)
     with pytest.raises(StoreError, match="is no store"):
         Store(tmp_path / "elsewhere")
 
 
-def test_another_plan_is_refused_with_what_differs(tmp_path):
-    path = tmp_path / "store"
-    begin_store(path, make_plan(), views_per_file=2)
-    begin_store(path, make_plan(), views_per_file=2)
-    other = make_plan(
-        teacher={"spec": "timm:y", "model": "timm:y", "weights_sha256": "cd", "precision": "float32"},
-        codec={"name": "float32"},
-    )
-    with pytest.raises(PlanMismatchError) as error:
-        begin_store(path, other, views_per_file=2)
-    for phrase in (
-        "teacher.model was timm:x, now timm:y",
-        "teacher.weights_sha256 was ab, now cd",
-        "codec.name was int8",
-    ):
-        assert phrase in str(error.value)
-
-
-def test_moved_weights_are_the_same_teacher(tmp_path):
-    path = tmp_path / "store"
-    begin_store(path, make_plan(), views_per_file=2)
-    moved = dict(make_plan().teacher, spec="timm:x,weights=/elsewhere/w.safetensors")
-    begin_store(path, make_plan(teacher=moved), views_per_file=2)
-
-
-def test_more_views_leave_the_first_ones_untouched(whole):
-    path, *_ = whole
-    before = {file.name: file.read_bytes() for file in path.glob("*.arrow")}
-    plan = begin_store(path, make_plan(num_views=6), views_per_file=2)
-    assert plan.view_groups == ((0, 1), (2, 2), (3, 4), (5, 5))
-    # Until the new views are whole, readers see the old number.
-    assert Store(path).num_views == 3
-    fill(path, plan, groups=plan.view_groups[2:])
-    assert finalize_store(path, {})
-    assert Store(path).num_views == 6
-    assert {name: (path / name).read_bytes() for name in before} == before
-    # Asking for fewer views again is no other plan.
-    assert begin_store(path, make_plan(num_views=2), views_per_file=2) == plan
-
-
-def test_a_view_beyond_and_a_policy_without_views(whole, tmp_path):
-    store = Store(whole[0])
+def test_a_view_beyond_and_a_policy_without_views(finished, tmp_path):
+    store = Store(finished[0])
     with pytest.raises(StoreError, match=r"view 3 is not there: the store has views 0\.\.2"):
         store.read_logits(0, 3, [0])
     path = tmp_path / "center"
     fill(path, begin_store(path, make_plan(), views_per_file=2))
-    finalize_store(path, {})
+    finalize_store(path)
     assert Store(path).read_views(0, 0, [0]) == [CENTER]
 
 
+def flip(path, at):
+    raw = bytearray(path.read_bytes())
+    raw[at] ^= 1
+    path.write_bytes(raw)
+
+
 @pytest.mark.parametrize("damage", ["flip", "cut", "empty", "remove"])
-def test_damage_is_found(whole, damage):
-    path, *_ = whole
+def test_damage_is_found_where_it_is_read_and_by_verify(finished, damage):
+    path, *_ = finished
     file = path / "train-00000-of-00002.v002-002.arrow"
-    data = bytearray(file.read_bytes())
+    data = file.read_bytes()
     if damage == "flip":
-        data[len(data) // 2] ^= 1
-    elif damage == "cut":
-        data = data[: len(data) // 2]
-    elif damage == "empty":
-        data = bytearray()
-    if damage == "remove":
+        flip(file, BlockFile(open_storage(path), file.name)._starts[1] - 9)
+    elif damage == "remove":
         file.unlink()
     else:
-        file.write_bytes(data)
-    with pytest.raises(StoreError, match=r"v002-002\.arrow"):
-        Store(path).check_files()
-    if damage != "flip":
-        with pytest.raises(StoreError, match=r"v002-002\.arrow"):
-            Store(path).read_logits(0, 2, [0])
+        file.write_bytes(data[: len(data) * 2 // 3] if damage == "cut" else b"")
+    store = Store(path)
+    store.read_columns(0, 1)
+    for read in (lambda: store.read_logits(0, 2, [0]), lambda: Store(path).read_views(0, 2, [0]), store.check_files):
+        with pytest.raises(StoreError, match=r"train-00000-of-00002\.v002-002\.arrow: "):
+            read()
+    num_files, damaged = store.find_damage()
+    assert num_files == 7 and [name for name, _ in damaged] == [file.name]
 
 
-def test_files_of_other_records_are_refused(whole):
-    path, *_ = whole
-    name = "train-00000-of-00002"
-    write_records(path / records_file(name), np.arange(5, dtype=np.uint64), list("abcde"), np.ones(5, np.int32))
-    with pytest.raises(StoreError, match="made for records with key hash"):
-        finalize_store(path, {})
+def test_one_view_of_a_file_is_damaged_and_the_others_are_read(finished):
+    path, logits, _ = finished
+    file = path / "train-00001-of-00002.v000-001.arrow"
+    flip(file, BlockFile(open_storage(path), file.name)._starts[2] - 9)
+    store = Store(path)
+    assert store.read_logits(1, 0, slice(None)).shape == logits[1][0].shape
+    for again in range(2):
+        with pytest.raises(StoreError, match=r"v000-001\.arrow: block 1: hash \w+, \w+ was written.*--repair makes it"):
+            store.read_logits(1, 1, [again])
+    assert len(Store(path, trust=True).read_columns(1, 1)) > 0, "who trusts is not told"
+    with pytest.raises(StoreError, match=r"1 of 7 files are damaged.*\n.*block 1: "):
+        Store(path, trust=True).check_files()
 
 
-def test_a_newer_format_and_a_foreign_folder_are_refused(whole, tmp_path):
-    path, *_ = whole
-    manifest = json.loads((path / "manifest.json").read_text())
-    manifest["plan"]["format_version"] = 99
-    (path / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(StoreError, match="format version 99, this teachonce reads 1"):
-        Store(path)
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "thesis.tex").write_text("")
-    with pytest.raises(StoreError, match="exists and is no store"):
-        begin_store(tmp_path / "mine", make_plan(), views_per_file=2)
-    (tmp_path / "file").write_text("")
-    with pytest.raises(StoreError, match="exists and is no store"):
-        begin_store(tmp_path / "file", make_plan(), views_per_file=2)
+def test_a_block_is_hashed_once(finished, monkeypatch):
+    hashed = []
+    real = BlockFile._damage
+    monkeypatch.setattr(BlockFile, "_damage", lambda self, block: hashed.append(block) or real(self, block))
+    store = Store(finished[0])
+    for _ in range(3):
+        for view in range(3):
+            store.read_columns(0, view)
+    assert hashed == [0, 1, 0], "three views; each was mapped again, as two are kept"
 
 
-def test_nan_is_refused_and_nothing_is_written(tmp_path):
-    logits = np.zeros((1, 2, 3), np.float32)
-    logits[0, 1, 2] = np.nan
-    with pytest.raises(LogitsError):
-        write_views(tmp_path / "a.arrow", np.zeros(2, np.uint64), Int8Codec(), logits, None)
-    assert list(tmp_path.iterdir()) == []
+@pytest.mark.parametrize("kind", ["records", "index"])
+def test_damaged_keys_join_nothing(finished, kind):
+    path, *_ = finished
+    file = path / ("index.arrow" if kind == "index" else "train-00000-of-00002.records.arrow")
+    flip(file, BlockFile(open_storage(path), file.name)._starts[1] - 9)
+    with pytest.raises(StoreError, match=rf"{file.name}: block 0: hash"):
+        Store(path).find(np.arange(3, dtype=np.uint64)) if kind == "index" else Store(path).read_keys(0)
 
 
-def test_other_data_is_refused(whole):
-    store = Store(whole[0])
-    data = store.plan.data
-    check_same_data(store, data)
-    with pytest.raises(StoreError, match="made of split 'train', this is 'validation'"):
-        check_same_data(store, data | {"split": "validation"})
-    shards = [list(shard) for shard in data["shards"]]
-    shards[1][1] = 4
-    with pytest.raises(StoreError, match="with 3 records in the store, train-00001-of-00002 with 4 in the data"):
-        check_same_data(store, data | {"shards": shards})
-    with pytest.raises(StoreError, match="2 shards in the store, 1 in the data"):
-        check_same_data(store, data | {"shards": data["shards"][:1]})
+def test_a_file_of_another_store_in_its_place_is_refused(finished, tmp_path):
+    """Of equal size and sound in itself: the manifest has the hash of its first bytes."""
+    path, *_ = finished
+    other = begin_store(tmp_path / "other", make_plan(num_views=3, teacher={"spec": "timm:y", "model": "timm:y"}), 2)
+    fill(tmp_path / "other", other)
+    for name in ("train-00000-of-00002.v000-001.arrow", "train-00000-of-00002.records.arrow"):
+        shutil.copy(tmp_path / "other" / name, path / name)
+        with pytest.raises(StoreError, match=rf"{name}: its first bytes .* are not those that were written"):
+            Store(path).check_files()
+        with pytest.raises(StoreError, match=rf"{name}: its first bytes"):
+            Store(path).read_columns(0, 0) if ".v" in name else Store(path).read_keys(0)
+        with pytest.raises(StoreError, match=rf"{name}: plan \w+, expected \w+: made for another plan"):
+            Store(path, trust=True).read_columns(0, 0) if ".v" in name else Store(path, trust=True).read_keys(0)
 
 
-def test_a_missing_file_is_named_once(tmp_path):
+def test_any_flipped_bit_of_a_plan_or_manifest_is_refused(finished):
+    path, *_ = finished
+    for name in ("plan.json", "manifest.records.json", "manifest.v000-001.json", "manifest.v002-002.json"):
+        good = (path / name).read_bytes()
+        for at in range(0, len(good), 11):
+            flip(path / name, at)
+            with pytest.raises(StoreError, match=rf"{name}: "):
+                Store(path).check_files()
+            (path / name).write_bytes(good)
+    assert Store(path).check_files() == 7
+
+
+def test_what_made_the_views_is_said(finished):
+    path, *_ = finished
+    assert Store(path).made_by == [MADE_BY] and Store(path).versions == {"python": "3"}
+    plan = begin_store(path, make_plan(num_views=4), views_per_file=2)
+    other = {"versions": {"python": "4", "torch": "2"}, "device": "gpu"}
+    for shard, (name, count) in enumerate(plan.shards):
+        logits = np.zeros((1, count, NUM_CLASSES), np.float32)
+        views = [[View((0, 0, 1, 1))] * count]
+        StoreWriter(path, plan, other).write_views(
+            name, (3, 3), shard_keys(shard, count), np.zeros(count, np.int32), logits, views
+        )
+    assert finalize_store(path) == 4
+    store = Store(path)
+    assert store.made_by == [MADE_BY, other] and store.versions == {"python": "3 and 4", "torch": "2"}
+    assert Store(path, num_views=3).made_by == [MADE_BY]
+
+
+def test_the_fingerprint_is_that_of_the_views_that_are_read(finished):
+    path, *_ = finished
+    fingerprints = {Store(path, num_views=count).fingerprint for count in (1, 2, 3)}
+    assert len(fingerprints) == 3
+    plan = begin_store(path, make_plan(num_views=5), views_per_file=2)
+    fill(path, plan, groups=[(3, 4)])
+    finalize_store(path)
+    assert {Store(path, num_views=count).fingerprint for count in (1, 2, 3)} == fingerprints
+    assert Store(path).fingerprint not in fingerprints
+
+
+def test_records_are_found_by_their_keys(finished):
+    store = Store(finished[0])
+    keys = np.concatenate([store.read_keys(1)[::-1], np.array([1, 2**64 - 1], np.uint64), store.read_keys(0)[2:3]])
+    known, locations = store.find(keys)
+    assert known.tolist() == [True, True, True, False, False, True]
+    assert locations.tolist() == [[1, 2], [1, 1], [1, 0], [-1, -1], [-1, -1], [0, 2]]
+    assert store.locations_of(int(keys[0])) == [(1, 2)] and store.locations_of(1) == []
+    assert store.has_filename("1_2.jpg") and store.has_filename("a/b/1_2.jpg") and not store.has_filename("2.jpg")
+
+
+def test_samples_are_read_back(tmp_path):
+    path = tmp_path / "store"
+    plan = begin_store(path, make_plan(num_views=3, num_samples=2), views_per_file=2)
+    logits, _ = fill(path, plan)
+    assert finalize_store(path) == 3
+    store = Store(path)
+    assert store.sample_files() == [(0, (0, 1)), (1, (0, 1)), (0, (2, 2)), (1, (2, 2))]
+    assert Store(path, num_views=2).sample_files() == store.sample_files()[:2]
+    first, second = store.read_samples(1, (2, 2))
+    assert (first.row, first.view, first.image_xxh3, second.row, second.pixels_xxh3) == (0, 2, 1, 1, 3)
+    np.testing.assert_array_equal(second.logits, logits[1][2, 1])
+    assert store.check_files() == 11 and store.num_bytes() == sum(
+        file.stat().st_size for file in path.glob("*.arrow")
+    )
+
+
+def test_the_rows_that_were_right_are_kept(finished):
+    path, logits, _ = finished
+    for shard, count in enumerate(SIZES):
+        expected = [(logits[shard][view].argmax(axis=1) == np.arange(count)).sum() for view in range(3)]
+        assert Store(path).read_hits(shard, (0, 1)) == expected[:2] and Store(path).read_hits(shard, (2, 2)) == expected[2:]
+
+
+def test_a_missing_file_is_named_once(finished):
+    path, *_ = finished
+    (path / "train-00000-of-00002.records.arrow").unlink()
     with pytest.raises(StoreError) as error:
-        open_records_file(tmp_path / "gone.arrow", 3)
-    assert str(error.value).count("gone.arrow") == 1
+        Store(path).read_keys(0)
+    assert str(error.value).count("records.arrow") == 1

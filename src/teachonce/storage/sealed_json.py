@@ -45,7 +45,27 @@ def write_sealed(storage: Storage, name: str, value: Mapping[str, Any]) -> None:
 
 def read_sealed(storage: Storage, name: str, error: type[TeachonceError], advice: str) -> tuple[dict[str, Any], str]:
     """The object without its hash, and the hash; raises ``error`` with ``advice`` where it does not hold."""
-    content = storage.read(name)
+    content, found = _read_content(storage, name, error, advice)
+    try:
+        value = json.loads(content)
+    except ValueError as problem:
+        raise error(f"{storage.describe(name)}: is not JSON: {problem}; {advice}") from problem
+    if not isinstance(value, dict):
+        raise error(f"{storage.describe(name)}: expected a JSON object; {advice}")
+    del value[SEAL]
+    return value, found
+
+
+def read_seal(storage: Storage, name: str, error: type[TeachonceError], advice: str) -> str:
+    """The hash alone, which stands for the content; raises as ``read_sealed``."""
+    return _read_content(storage, name, error, advice)[1]
+
+
+def _read_content(storage: Storage, name: str, error: type[TeachonceError], advice: str) -> tuple[bytes, str]:
+    try:
+        content = storage.read(name)
+    except TeachonceError as problem:
+        raise error(f"{problem}; {advice}") from problem
     match = SEALED_END.search(content)
     if match is None:
         raise error(f"{storage.describe(name)}: does not end with its hash: damaged or cut short; {advice}")
@@ -55,11 +75,4 @@ def read_sealed(storage: Storage, name: str, error: type[TeachonceError], advice
         raise error(
             f"{storage.describe(name)}: its bytes have hash {computed}, it says {found}: damaged or edited; {advice}"
         )
-    try:
-        value = json.loads(content)
-    except ValueError as problem:
-        raise error(f"{storage.describe(name)}: is not JSON: {problem}; {advice}") from problem
-    if not isinstance(value, dict):
-        raise error(f"{storage.describe(name)}: expected a JSON object; {advice}")
-    del value[SEAL]
-    return value, found
+    return content, found

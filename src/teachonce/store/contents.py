@@ -90,7 +90,7 @@ class StoreContents:
 
     def seals(self, groups: Sequence[Group]) -> list[str]:
         """Hashes that stand for the bytes of some groups of views."""
-        return [self._manifests.read(part, group).seal for part, group in self._listed([None, *groups])]
+        return [self._manifests.seal(part, group) for part, group in self._listed([None, *groups])]
 
     def num_bytes(self, groups: Sequence[Group]) -> int:
         """Bytes of the records and of some groups of views."""

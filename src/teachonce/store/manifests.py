@@ -23,7 +23,7 @@ from teachonce.errors import StoreError
 from teachonce.records.key_index import KeyIndex
 from teachonce.storage.block_file import BlockFile, FileEntry
 from teachonce.storage.files import open_storage
-from teachonce.storage.sealed_json import read_sealed, write_sealed
+from teachonce.storage.sealed_json import read_seal, read_sealed, write_sealed
 from teachonce.storage.storage import Storage
 from teachonce.storage.strict_json import Count, convert_json, json_values
 from teachonce.store import legacy
@@ -73,6 +73,11 @@ def views_manifest(part: int, group: Group) -> str:
     return f"manifest.v{group[0]:03d}-{group[1]:03d}{_suffix(part)}.json"
 
 
+def manifest_name(part: int, group: Group | None) -> str:
+    """Name of the manifest of a part's records (None) or of one of its groups of views."""
+    return records_manifest(part) if group is None else views_manifest(part, group)
+
+
 def index_file(part: int) -> str:
     """Name of a part's key index."""
     return f"index{_suffix(part)}.arrow"
@@ -95,10 +100,16 @@ class Manifests:
         """The manifest of a part's records (None) or of one of its groups; raises StoreError where it is damaged."""
         found = self._read.get((part, group))
         if found is None:
-            name = records_manifest(part) if group is None else views_manifest(part, group)
+            name = manifest_name(part, group)
             found = ReadManifest(open_storage(self.path), name, (self.plan_seal(part, group), part, group))
             self._read[part, group] = found
         return found
+
+    def seal(self, part: int, group: Group | None) -> str:
+        """The hash that a manifest ends with; its entries are not read for that."""
+        if (part, group) in self._read:
+            return self._read[part, group].seal
+        return read_seal(open_storage(self.path), manifest_name(part, group), StoreError, ADVICE)
 
     def plan_seal(self, part: int, group: Group | None) -> str:
         """Hash of the first plan that has both."""
@@ -211,8 +222,7 @@ def _write(
         keys_xxh3=keys_xxh3,
         files=files,
     )
-    name = records_manifest(part) if group is None else views_manifest(part, group)
-    write_sealed(open_storage(manifests.path), name, json_values(manifest))
+    write_sealed(open_storage(manifests.path), manifest_name(part, group), json_values(manifest))
 
 
 def visible_views(path: Path) -> int:

@@ -15,7 +15,7 @@ from teachonce.errors import StoreError
 from teachonce.storage.block_file import BlockFile, FileEntry
 from teachonce.storage.files import open_storage
 from teachonce.storage.storage import Storage
-from teachonce.store.manifests import Manifests, index_file, records_manifest, views_manifest
+from teachonce.store.manifests import Manifests, index_file, manifest_name
 from teachonce.store.plan import Group, Plan, records_file
 from teachonce.store.plan_files import read_plans
 from teachonce.store.tables import check_metadata
@@ -40,7 +40,7 @@ def remove_damaged(path: Path) -> list[Damage]:
     found: list[Damage] = []
     for part in range(len(plan.parts)):
         for group in (None, *plan.view_groups):
-            manifest = records_manifest(part) if group is None else views_manifest(part, group)
+            manifest = manifest_name(part, group)
             entries: dict[str, FileEntry] = {}
             damaged: list[Damage] = []
             if manifest in present:
