@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -45,7 +44,7 @@ def begin_store(path: Path, plan: Plan, views_per_file: int, today: DataToday | 
         plans = read_plans(path)
         latest = plans[-1].plan
         _check_agrees(path, latest, plan, knows_data=today is not None)
-        extended = replace(latest, view_groups=group_views(plan.num_views, views_per_file, latest.view_groups))
+        extended = latest.extend(view_groups=group_views(plan.num_views, views_per_file, latest.view_groups))
         has_other_data = plan.data["shards"] != latest.data["shards"]
         if today is not None and extended != latest and (has_other_data or len(latest.parts) > 1):
             today.check_has_all(latest)
@@ -95,4 +94,4 @@ def _add_shards(
     part = Part(len(plan.shards), Manifests(path, plans).visible()[0])
     number = len(plan.parts)
     shards = tuple((f"{name}.p{number:03d}", count) for name, count in added)
-    return replace(plan, data=data, shards=plan.shards + shards, parts=(*plan.parts, part))
+    return plan.extend(data=data, shards=plan.shards + shards, parts=(*plan.parts, part))

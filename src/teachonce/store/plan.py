@@ -8,8 +8,9 @@ made stays where it is. Shards that were added together are a *part* of the stor
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal, NamedTuple, NotRequired, TypedDict
 
 import xxhash
@@ -24,6 +25,7 @@ from teachonce.storage.strict_json import Count, convert_json, json_values
 from teachonce.views.policy import Policy, policy_from_json
 
 FORMAT_VERSION = 3
+_IDENTITY = re.compile(r"[0-9a-f]{32}")
 ADVICE = "damaged, or written by a newer teachonce: restore the file, or extract again"
 
 
@@ -75,10 +77,10 @@ class Plan:
     """
 
     format_version: int = FORMAT_VERSION
-    identity: Annotated[str, Meta(pattern="^[0-9a-f]{32}$")] = ""
+    identity: str = field(init=False, default="")
     """Stands in every file of the store, so that one of another store is noticed; the same in each of its plans.
 
-    Readers take it as it is written. Made here ("") of ``identified``.
+    A new plan has a hash of ``identified``; that of a stored one is what is written, which nobody computes again.
     """
     signal: Literal["logits"] = "logits"
     """What the teacher was asked for."""
@@ -106,9 +108,8 @@ class Plan:
     """Shards that were added together."""
 
     def __post_init__(self) -> None:
-        if not self.identity:
-            text = json.dumps(self.identified, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-            object.__setattr__(self, "identity", xxhash.xxh3_128_hexdigest(text.encode()))
+        text = json.dumps(self.identified, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        object.__setattr__(self, "identity", xxhash.xxh3_128_hexdigest(text.encode()))
         convert_json(self.teacher, TeacherEntry, "teacher", StoreError, advice=ADVICE)
         convert_json(self.data, DataEntry, "data", StoreError, advice=ADVICE)
         check_component(self.data["split"], "data.split", StoreError)
@@ -149,7 +150,19 @@ class Plan:
                 f"{where}: store format version {version}, this teachonce reads {FORMAT_VERSION} (and 1 and 2); "
                 "use the version of teachonce that wrote it, or extract again"
             )
-        return convert_json(value, cls, where, StoreError, advice=ADVICE)
+        plan = convert_json(value, cls, where, StoreError, advice=ADVICE)
+        identity = value.get("identity")
+        if not isinstance(identity, str) or not _IDENTITY.fullmatch(identity):
+            raise StoreError(f"{where}: identity: {identity!r}, expected 32 digits 0-9 a-f; {ADVICE}")
+        object.__setattr__(plan, "identity", identity)
+        return plan
+
+    def extend(self, **changes: Any) -> Plan:
+        """A plan of the same store, with the same identity, that has other groups of views, shards or parts."""
+        plan = replace(self, **changes)
+        assert plan.identified == self.identified
+        object.__setattr__(plan, "identity", self.identity)
+        return plan
 
     @property
     def num_views(self) -> int:
