@@ -167,7 +167,7 @@ def test_version_3_with_everything_that_a_view_may_have():
     assert logits[1, [0, 2]].tolist() == [10.0, -75.0]
     top = store.read_logits(0, 1, [0])[0].tolist()
     assert top[:2] == [np.float32(1.0004)] * 2
-    assert [store.read_hits(shard, (0, 1)) for shard in (0, 1)] == [[0, 1], [1, 1]]
+    assert [store.read_hits(shard, (0, 1)) for shard in (0, 1)] == [[0, 1], [1, 0]]
     assert store.locations_of(5) == [(0, 0), (1, 1)] and store.locations_of(6) == []
     samples = store.read_samples(1, (2, 2))
     assert [(sample.row, sample.view, sample.image_xxh3, sample.pixels_xxh3) for sample in samples] == [
