@@ -94,7 +94,7 @@ class ExtractedData:
 
     def _count_gone(self, index: Sequence[KeyIndex]) -> int:
         stored = np.unique(np.concatenate([part.keys for part in index]))
-        return len(stored) - int((self._keys.index.find(stored) >= 0).sum())
+        return len(stored) - int(self._keys.index.contains(stored).sum())
 
 
 class PlanSource(RecordSource):
@@ -183,5 +183,5 @@ def _read_index(path: Path, parts: range) -> list[KeyIndex] | None:
 def _is_known(index: Sequence[KeyIndex], keys: NDArray[np.uint64]) -> NDArray[np.bool_]:
     known = np.zeros(len(keys), bool)
     for part in index:
-        known |= part.find(keys) >= 0
+        known |= part.contains(keys)
     return known

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from teachonce.errors import StoreError
 from teachonce.records.class_space import ClassSpace
 from teachonce.records.data_keys import DataKeys
+from teachonce.records.key_index import SORTED_AT_ONCE
 from teachonce.records.selection import SelectedSource
 from teachonce.records.source import NO_LABEL, Location, Record, RecordSource
 from teachonce.store.store import Store
@@ -116,7 +117,7 @@ class StoreJoin:
         if self.has_positions:
             return 0
         own = self._data_keys().index
-        return sum(int((own.find(np.unique(part.keys)) < 0).sum()) for part in self.store.index)
+        return sum(int((~own.contains(np.unique(part.keys))).sum()) for part in self.store.index)
 
     def _find_position(self, key: int) -> Location | None:
         found = self.store.locations_of(key)
@@ -241,16 +242,28 @@ def find_unknown(stores: Sequence[Store], source: RecordSource) -> Unknown:
     by_key = [store for store in stores if not has_same_shards(store, source)]
     if by_key:
         keys = DataKeys(source).shards
-        sizes = np.cumsum([0, *map(len, keys)])
-        together = np.concatenate(keys)
-        for store in by_key:
-            is_missing = ~store.find(together)[0]
-            for shard, mask in enumerate(missing):
-                mask |= is_missing[sizes[shard] : sizes[shard + 1]]
+        for shards in _together(list(map(len, keys))):
+            together = np.concatenate([keys[shard] for shard in shards])
+            ends = np.cumsum([len(keys[shard]) for shard in shards])
+            is_missing = ~np.logical_and.reduce([store.knows(together) for store in by_key])
+            for shard, of_shard in zip(shards, np.split(is_missing, ends[:-1]), strict=True):
+                missing[shard] = of_shard
     rows = [np.flatnonzero(mask) for mask in missing]
     first = next(((shard, int(found[0])) for shard, found in enumerate(rows) if len(found)), None)
     paths = " and ".join(str(store.path) for store in stores)
     return Unknown(rows, source.num_records, paths, "" if first is None else _explain(by_key, source, first))
+
+
+def _together(sizes: Sequence[int]) -> Iterator[list[int]]:
+    """Shards in groups of about ``SORTED_AT_ONCE`` records."""
+    group: list[int] = []
+    for shard in range(len(sizes)):
+        group.append(shard)
+        if sum(sizes[own] for own in group) >= SORTED_AT_ONCE:
+            yield group
+            group = []
+    if group:
+        yield group
 
 
 def known_records(stores: Sequence[Store], source: RecordSource) -> tuple[RecordSource, Unknown]:

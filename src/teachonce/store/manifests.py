@@ -176,7 +176,7 @@ def _seal_records(manifests: Manifests, part: int) -> None:
         file = _open(storage, records_file(name), plan, shard, kind="records")
         entries[records_file(name)] = file.entry
         hashes.append(str(file.metadata.get("keys_xxh3")))
-        keys.append(to_records(file.read(0, records_schema(file.schema), num_records)).keys)
+        keys.append(to_records(file.read(0, records_schema(file.schema), num_records)).keys.copy())
     index = KeyIndex.build(keys, numbers[0])
     write_index(manifests.path, index_file(part), index, plan.identity)
     entries[index_file(part)] = BlockFile(storage, index_file(part)).entry

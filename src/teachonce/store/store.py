@@ -152,6 +152,13 @@ class Store:
             known |= new
         return known, locations
 
+    def knows(self, keys: NDArray[np.uint64]) -> NDArray[np.bool_]:
+        """Whether each of many keys [n] is known; where they are ``find`` says."""
+        known = np.zeros(len(keys), bool)
+        for index in self.index:
+            known |= index.contains(keys)
+        return known
+
     def locations_of(self, key: int) -> list[Location]:
         """(shard, row) of every record with this key."""
         return [location for index in self.index for location in index.locations_of(key)]
