@@ -44,6 +44,7 @@ from teachonce.records.tfrecord.framing import TFRecordWriter, index_path, write
 from teachonce.records.tfrecord.tf_example import FeatureValue, encode_example
 from teachonce.rng import generator
 from teachonce.storage.files import atomic_write, open_storage
+from teachonce.storage.names import check_component
 from teachonce.storage.resume import PlanFile
 from teachonce.storage.storage import Storage
 
@@ -100,9 +101,9 @@ def list_labeled_images(config: RecordsConfig) -> tuple[ImageListing, NDArray[np
 
     Raises ConfigError or RecordError where there are none, or where one has a class that the labels do not know.
     """
-    root = config.images / config.split
+    root = config.images / check_component(config.split, "--split", ConfigError)
     images = open_storage(config.images)
-    if Path(config.split).name != config.split or not images.is_folder(config.split):
+    if not images.is_folder(config.split):
         splits = ", ".join(find_splits(config.images)) if images.is_folder() else ""
         raise ConfigError(f"{root}: no such folder; {config.images} has {splits or 'no split'}; give another --split")
     listing, names, name_of = _list_flat(config, root) if config.image_labels else _list_folders(root)

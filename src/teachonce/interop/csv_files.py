@@ -23,13 +23,14 @@ from teachonce.engine.cores import num_cores
 from teachonce.engine.jobs import partition
 from teachonce.engine.prefetch import prefetch
 from teachonce.engine.progress import progress
-from teachonce.errors import ConfigError, LogitsError
+from teachonce.errors import ConfigError, LogitsError, StoreError
 from teachonce.interop.config import ImportConfig
 from teachonce.interop.csv_table import CsvTable
 from teachonce.records.class_space import ClassSpace, map_logits
 from teachonce.records.discovery import open_records
 from teachonce.records.source import RecordSource
 from teachonce.storage.files import atomic_write, exists
+from teachonce.storage.names import check_component
 from teachonce.store.arrow_files import records_file, views_file, write_records, write_views
 from teachonce.store.plan import Plan, begin_store, finalize_store, missing_files
 from teachonce.store.store import Store
@@ -42,10 +43,11 @@ def export_csv(
 ) -> list[Path]:
     """Write the logits of the store ``source`` as ``csv_files`` files, file i holding the shards i, i + csv_files, ...
 
-    Raises ConfigError where one of the files exists already, LogitsError where two images share a basename.
+    Raises ConfigError where one of the files exists already, LogitsError where two images share a basename, StoreError
+    where the store's split is no name of a file.
     """
     store = Store(source)
-    split = store.plan.data["split"]
+    split = check_component(store.plan.data["split"], f"{source}: the plan's split", StoreError)
     paths = [out / f"{split}-{index}.csv" for index in range(csv_files)]
     for path in paths:
         if exists(path):

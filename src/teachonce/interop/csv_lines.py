@@ -17,6 +17,7 @@ import xxhash
 
 from teachonce.errors import ConfigError, LogitsError
 from teachonce.storage.files import open_storage
+from teachonce.storage.names import check_component
 from teachonce.storage.storage import Reader
 
 _COMMA = ord(",")
@@ -33,10 +34,12 @@ class _Line(NamedTuple):
 class CsvLines:
     """The lines of ``SPLIT-*.csv`` in a folder, of which any is read when asked; picklable, and thread-safe.
 
-    Raises ConfigError where there is no such file, LogitsError, with file and line, for one that is cut or another's.
+    Raises ConfigError where there is no such file and for a split that is no name of one, LogitsError, with file and
+    line, for a line that is cut or another's.
     """
 
     def __init__(self, folder: Path, split: str) -> None:
+        check_component(split, f"{folder}: split", ConfigError)
         self._storage = open_storage(folder)
         found = self._storage.list_folder().files if self._storage.is_folder() else []
         self._files = sorted(

@@ -35,6 +35,7 @@ from teachonce.records.tfrecord.native_examples import find_features
 from teachonce.records.tfrecord.source import decode_tfrecord
 from teachonce.records.tfrecord.tf_example import replace_feature, splice_entry
 from teachonce.storage.files import atomic_write, open_storage
+from teachonce.storage.names import check_component
 from teachonce.storage.resume import PlanFile
 from teachonce.store.checks import check_key, check_same_data
 from teachonce.store.store import Store
@@ -52,7 +53,8 @@ def merge(config: MergeConfig) -> None:
     another store.
     """
     store = Store(config.store)
-    source = open_records(config.data, store.plan.data["split"])
+    split = check_component(store.plan.data["split"], f"{config.store}: the plan's split", StoreError)
+    source = open_records(config.data, split)
     if source.describe()["format"] != "tfrecord":
         raise ConfigError(
             f"{config.data}: merge copies TFRecords, this is a folder of images; use records --logits {config.store}"
