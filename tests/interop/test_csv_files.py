@@ -1,5 +1,7 @@
 """The walkthrough's CSV: written, read back exactly, and refused with a name where a line is wrong."""
 
+import os
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -170,4 +172,37 @@ def test_a_file_that_changes_after_it_was_opened_is_refused(csv):
     file = csv / "train-0.csv"
     file.write_bytes(file.read_bytes().replace(b"image_0.jpg", b"image_\xff.jpg"))
     with pytest.raises(LogitsError, match=r"train-0\.csv byte 0: another line than when the file was opened"):
+        lines.read(at)
+
+
+def test_a_line_that_is_read_in_pieces_is_the_whole_line(csv, monkeypatch):
+    lines = CsvLines(csv, "train")
+    at = lines.find("image_0.jpg")
+    expected, pread = lines.read(at), os.pread
+    monkeypatch.setattr(os, "pread", lambda fd, size, offset: pread(fd, min(size, 3), offset))
+    assert lines.read(at) == expected
+
+
+@pytest.mark.parametrize("change", [lambda line: line[:-2] + line[-1:], lambda line: line.replace(b"1", b"2", 1)])
+def test_a_number_that_changes_after_the_scan_is_refused(tmp_path, csv, change):
+    """0.0027807057 without its last digit is a number too."""
+    lines = CsvLines(csv, "train")
+    file = csv / "train-0.csv"
+    *before, last = file.read_bytes().splitlines(keepends=True)
+    name = last.partition(b",")[0].decode()
+    at = lines.find(name)
+    assert lines.read(at)[0] == name
+    name_bytes, comma, numbers = last.partition(b",")
+    file.write_bytes(b"".join(before) + name_bytes + comma + change(numbers))
+    with pytest.raises(LogitsError, match=r"another line than when the file was opened \(\d+ bytes, were \d+\)"):
+        lines.read(at)
+
+
+@pytest.mark.parametrize("missing", [1, 2])
+def test_a_read_that_comes_back_short_is_refused(csv, monkeypatch, missing):
+    lines = CsvLines(csv, "train")
+    at = lines.find("image_0.jpg")
+    pread = os.pread
+    monkeypatch.setattr(os, "pread", lambda fd, size, offset: pread(fd, size, offset)[:-missing] if size > 9 else b"")
+    with pytest.raises(LogitsError, match="another line than when the file was opened"):
         lines.read(at)
