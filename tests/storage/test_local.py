@@ -85,9 +85,8 @@ def test_a_full_disk_is_told_whatever_a_library_makes_of_it(tmp_path: Path) -> N
                 file.write(bytes(2 * LIMIT_BYTES))
             except TeachonceError:
                 raise RuntimeError("a library's own words") from None
-        with pytest.raises(TeachonceError, match=FULL), storage.put("a.bin") as file:
-            with suppress(TeachonceError):  # a library that goes on
-                file.write(bytes(2 * LIMIT_BYTES))
+        with pytest.raises(TeachonceError, match=FULL), storage.put("a.bin") as file, suppress(TeachonceError):
+            file.write(bytes(2 * LIMIT_BYTES))  # by a library that goes on
         batch = pa.record_batch({"a": pa.array(range(100_000))})
         with (
             pytest.raises(TeachonceError, match=FULL),

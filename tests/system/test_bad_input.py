@@ -181,7 +181,7 @@ def test_a_store_of_other_data(tmp_path, capsys):
 @pytest.mark.parametrize(
     "change, phrase",
     [
-        (lambda lines: lines[1:], "7 lines for 8 records"),
+        (lambda lines: lines[1:], r"image_0\.jpg: no line in .*7 lines"),
         (lambda lines: [*lines[1:], lines[3]], "has two lines"),
         (lambda lines: [lines[0].rpartition(",")[0], *lines[1:]], r"line 2 .*expected a name and"),
         (lambda lines: [lines[0].rpartition(",")[0] + ",nan", *lines[1:]], r"image_0\.jpg\): logit 2 is nan"),

@@ -32,6 +32,8 @@ from teachonce.engine.jobs import run_jobs
 from teachonce.engine.progress import Advance, progress
 from teachonce.errors import ConfigError, ImageError, LogitsError, PlanMismatchError, RecordError
 from teachonce.interop.config import RecordsConfig
+from teachonce.interop.csv_join import LineClaims
+from teachonce.interop.csv_table import CsvTable
 from teachonce.interop.imagenet import BoxReader, class_texts, open_boxes, read_image_labels, read_labels, read_metadata
 from teachonce.interop.logit_table import MappedTable, open_logit_table
 from teachonce.pixels.decode import check_jpeg, to_rgb_jpeg
@@ -51,6 +53,8 @@ from teachonce.storage.storage import Storage
 BACKGROUND = "background"
 WORKER_IMAGES = 2000
 """Images for which it pays to start one more process: it takes about as long as to write half of them."""
+CLAIMED_IMAGES = 4096
+"""Names that are looked up at once in a CSV."""
 
 _NO_BOXES = np.empty((0, 4), np.float32)
 
@@ -160,13 +164,13 @@ def _open_logits(config: RecordsConfig, listing: ImageListing, num_classes: int)
     table = open_logit_table(
         config.logits, split=config.split, num_classes=num_classes, background_logit=config.background_logit
     )
-    duplicates = listing.find_duplicate_basename() if table.table.is_by_name else None
-    if duplicates is not None:
-        raise LogitsError(
-            f"{config.logits}: has logits by basename, which {duplicates[0]} and {duplicates[1]} share: rename one, or "
-            "give a store"
-        )
-    if len(table.table) != len(listing):
+    if isinstance(table.table, CsvTable):
+        claims = LineClaims(table.table.lines, listing.root, listing.relative_name)
+        for first in range(0, len(listing), CLAIMED_IMAGES):
+            images = range(first, min(first + CLAIMED_IMAGES, len(listing)))
+            claims.claim([listing.relative_name(index) for index in images], first)
+        claims.check_all()
+    elif len(table.table) != len(listing):
         found = f"--logits {config.logits}: of {len(table.table)} images"
         warnings.warn(f"{found}, {listing.root} has {len(listing)}: of other data?", stacklevel=3)
     return table

@@ -8,12 +8,13 @@ is refused with its name: which of the two would be meant?
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import xxhash
+from numpy.typing import NDArray
 
 from teachonce.errors import ConfigError, LogitsError
 from teachonce.storage.files import open_storage
@@ -73,12 +74,17 @@ class CsvLines:
 
     def find(self, filename: str) -> int:
         """The number, in this index, of the line with this file name's basename; LogitsError where there is none."""
-        name_hash = _hash(filename.rpartition("/")[2].encode())
-        at = int(self._hashes.searchsorted(np.uint64(name_hash)))
-        if at == len(self) or int(self._hashes[at]) != name_hash:
+        return int(self.find_all([filename])[0])
+
+    def find_all(self, filenames: Sequence[str]) -> NDArray[np.int64]:
+        """``find`` of many [n]; LogitsError with the first that has no line."""
+        hashes = np.array([_hash(name.rpartition("/")[2].encode()) for name in filenames], np.uint64)
+        at = np.minimum(self._hashes.searchsorted(hashes), len(self) - 1)
+        missing = np.flatnonzero(self._hashes[at] != hashes)
+        if len(missing):
             raise LogitsError(
-                f"{filename}: no line in {self._storage.describe()} ({len(self._files)} files, {len(self)} lines); the "
-                "CSV is incomplete or of other data"
+                f"{filenames[missing[0]] or 'an image without a name'}: no line in {self._storage.describe()} "
+                f"({len(self._files)} files, {len(self)} lines); the CSV is incomplete or of other data"
             )
         return at
 

@@ -17,6 +17,7 @@ from functools import partial
 from typing import NoReturn
 
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 
 from teachonce.codecs.registry import warn_of_estimates
@@ -69,7 +70,7 @@ def merge(config: MergeConfig) -> None:
             stacklevel=2,
         )
     warn_of_estimates(store.codec, f"{config.store} -> {config.out}")
-    _begin(config, store)
+    _begin(config, store, source)
     out = open_storage(config.out)
     jobs = [shard for shard, info in enumerate(source.shards) if not out.has(info.name)]
     sizes = [info.num_records for info in source.shards]
@@ -152,8 +153,9 @@ class _ShardMerger:
         return f"{record.filename} (key {record.key:016x}), the store has {expected}: {reason}; extract over this data"
 
 
-def _begin(config: MergeConfig, store: Store) -> None:
+def _begin(config: MergeConfig, store: Store, source: RecordSource) -> None:
     split = store.plan.data["split"]
+    shards = xxhash.xxh3_64_hexdigest(repr(source.describe()["shards"]).encode())
     if config.out.resolve() == config.data.resolve():
         raise ConfigError(f"--out {config.out}: is the data itself; choose another folder")
     PlanFile(
@@ -161,6 +163,7 @@ def _begin(config: MergeConfig, store: Store) -> None:
         name=f"merge.{split}.json",
         foreign=ConfigError(f"--out {config.out}: exists and is not empty; choose another folder"),
         is_foreign=lambda names: not _are_of_merges(names, split),
+        defaults={"data": shards},
     ).begin(
         {
             "split": split,
@@ -168,6 +171,8 @@ def _begin(config: MergeConfig, store: Store) -> None:
             "view": config.view,
             "background_logit": str(config.background_logit),
             "num_classes": store.plan.data_classes,
+            # Beside the images, which the store knows, records have texts and boxes.
+            "data": shards,
         }
     )
     classes = read_classes(config.data)

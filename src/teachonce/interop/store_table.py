@@ -14,8 +14,6 @@ from teachonce.store.store import Store
 class StoreTable:
     """A ``LogitTable`` of a store's view 0; ``label_shift`` is added to the store's labels."""
 
-    is_by_name = False
-
     def __init__(self, store: Store, view: int = 0, label_shift: int = 0) -> None:
         self.store = store
         self.view = view

@@ -57,6 +57,10 @@ class TeacherEntry(TypedDict):
     preprocessing: NotRequired[dict[str, Any]]
     lines: NotRequired[Count]
     """Of a CSV file, where the logits were imported from one."""
+    csv_xxh3: NotRequired[str]
+    """Hash of the CSV files' content."""
+    drop: NotRequired[Count]
+    """Numbers that were left out at the start of each line."""
 
 
 class DataEntry(TypedDict):
