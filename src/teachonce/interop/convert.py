@@ -42,7 +42,7 @@ from teachonce.records.class_table import CLASSES_NAME, ClassTable, read_classes
 from teachonce.records.discovery import find_splits
 from teachonce.records.listing import ImageListing, find_class_folders, find_data_classes, list_images
 from teachonce.records.source import parse_shard_name, record_key, shard_name
-from teachonce.records.tfrecord.framing import TFRecordWriter, index_path, write_index
+from teachonce.records.tfrecord.framing import TFRecordWriter, delete_index, index_path, write_index
 from teachonce.records.tfrecord.tf_example import FeatureValue, encode_example
 from teachonce.rng import generator
 from teachonce.storage.files import atomic_write, open_storage
@@ -247,6 +247,7 @@ class _ShardWriter:
         path = self.out / job.name
         images = open_storage(job.listing.root, RecordError)
         num_converted = 0
+        delete_index(path)  # of an older shard of this name
         with atomic_write(path) as file:
             writer = TFRecordWriter(file)
             for index, label in enumerate(job.labels.tolist()):

@@ -31,7 +31,14 @@ from teachonce.records.class_space import ClassSpace, map_logits
 from teachonce.records.class_table import read_classes, write_classes
 from teachonce.records.discovery import open_records
 from teachonce.records.source import Record, RecordSource, record_key
-from teachonce.records.tfrecord.framing import TFRecordWriter, describe_record, index_path, read_tfrecords, write_index
+from teachonce.records.tfrecord.framing import (
+    TFRecordWriter,
+    delete_index,
+    describe_record,
+    index_path,
+    read_tfrecords,
+    write_index,
+)
 from teachonce.records.tfrecord.native_examples import find_features
 from teachonce.records.tfrecord.source import decode_tfrecord
 from teachonce.records.tfrecord.tf_example import replace_feature, splice_entry
@@ -96,6 +103,7 @@ class _ShardMerger:
         path = self.config.out / info.name
         keys, labels = self.store.read_keys(shard).tolist(), self.store.read_labels(shard).tolist()
         num_rows = 0
+        delete_index(path)  # of an older shard of this name
         with atomic_write(path) as file:
             writer = TFRecordWriter(file)
             for block in chunked(read_tfrecords(info.path), MERGE_BLOCK_RECORDS):
