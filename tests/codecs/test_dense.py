@@ -11,6 +11,7 @@ from hypothesis.extra import numpy as hnp
 
 from teachonce.codecs.dense import Float16Codec, Float32Codec, Int8Codec
 from teachonce.codecs.registry import CODECS, build_codec, codec_from_json, warn_of_estimates
+from teachonce.codecs.topk import TopKCodec
 from teachonce.errors import ConfigError, LogitsError, StoreError
 
 LOGITS = hnp.arrays(
@@ -123,6 +124,26 @@ def test_a_near_tie_takes_the_first_step_and_nothing_else_changes():
     half = Float16Codec().encode_logits(np.array([[0.5 - 2**-25, 0.5, -1]], np.float32))
     assert half["distances"][0].tolist() == [2**-24, 0, 1.5]
     assert Float16Codec().encode_logits(logits)["distances"][0, 0] == np.float16(0.0016)
+
+
+@pytest.mark.parametrize("codec", [Float32Codec(), Float16Codec(), Int8Codec()], ids=repr)
+@settings(deadline=None, max_examples=150)
+@given(
+    seed=st.integers(0, 999), spread=st.sampled_from([0.1, 3.0, 15.0]), temperature=st.sampled_from([0.5, 1, 4, 16, 64])
+)
+def test_the_total_variation_is_within_its_bound(codec, seed, spread, temperature):
+    logits = np.random.default_rng(seed).normal(0, spread, (8, 400)).astype(np.float32)
+    columns = codec.encode_logits(logits)
+    bound = codec.variation_bound(columns, temperature)
+    found = total_variation(logits, codec.decode_logits(columns, temperature), temperature)
+    assert bound.shape == (8,) and (found <= bound + 1e-12).all() and (bound <= 1).all()
+    if codec.promised_temperatures is None:
+        assert bound.max() < 0.05  # a bound that says something
+
+
+def test_no_bound_where_a_class_has_none():
+    columns = TopKCodec(k=2, num_classes=5).encode_logits(np.arange(10, dtype=np.float32).reshape(2, 5))
+    assert TopKCodec(k=2, num_classes=5).variation_bound(columns, 1.0).tolist() == [1.0, 1.0]
 
 
 def test_float16_refuses_what_it_cannot_tell_apart():

@@ -133,6 +133,16 @@ class Int8Codec(DenseCodec):
     name: ClassVar[str] = "int8"
     power: Annotated[float, Meta(gt=0)] = 1.5
 
+    @property
+    def promised_temperatures(self) -> tuple[float, float]:
+        """Those at which each row is checked as it is encoded."""
+        return min(CHECKED_TEMPERATURES), max(CHECKED_TEMPERATURES)
+
+    @property
+    def promise(self) -> str:
+        """Checked, row by row."""
+        return f"total variation of at most {MAX_TOTAL_VARIATION} to the dense softmax, checked as a row is encoded"
+
     def encode_logits(self, logits: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
         """Columns ``codes`` uint8 [N, C]; ``max_logit``, ``range`` and ``far`` (a distance) float32 [N]."""
         max_logit = check_finite(logits).max(axis=1)
@@ -172,7 +182,7 @@ class Int8Codec(DenseCodec):
         """Largest over T = 1, 2, 4, for each row."""
         decoded = self._decode_distances(columns).astype(np.float64)
         worst = np.zeros(len(distances))
-        for temperature in (1.0, 2.0, 4.0):
+        for temperature in CHECKED_TEMPERATURES:
             dense, stored = np.exp(-distances / temperature), np.exp(-decoded / temperature)
             dense /= dense.sum(axis=1, keepdims=True)
             stored /= stored.sum(axis=1, keepdims=True)
@@ -218,6 +228,8 @@ class Int8Codec(DenseCodec):
 
 _HALF_STEP = np.finfo(np.float16).smallest_subnormal
 """2^-24: the least distance of float16."""
+CHECKED_TEMPERATURES = (1.0, 2.0, 4.0)
+"""Where ``Int8Codec`` checks what it promises."""
 MAX_FAR_MASS = 1e-4
 """Probability mass that ``Int8Codec`` may move to the farthest distance of a row."""
 MAX_TOTAL_VARIATION = 0.01
