@@ -142,8 +142,11 @@ class BlockFile:
         if num_rows not in (None, batch.num_rows):
             raise self._error(f"block {block}: {batch.num_rows} rows, expected {num_rows}: of other records")
         for field, column in zip(schema, batch.columns, strict=True):
-            if not field.nullable and column.null_count:
-                raise self._error(f"block {block}: column {field.name} has {column.null_count} nulls, expected none")
+            num_nulls = column.null_count if not field.nullable else 0
+            if pa.types.is_fixed_size_list(column.type):
+                num_nulls += column.flatten().null_count
+            if num_nulls:
+                raise self._error(f"block {block}: column {field.name} has {num_nulls} nulls, expected none")
         return batch
 
     def find_damage(self, entry: FileEntry | None = None) -> list[DamagedBlock]:

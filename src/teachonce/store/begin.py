@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,7 +14,7 @@ from teachonce.store.plan import FORMAT_VERSION, Part, Plan, group_views
 from teachonce.store.plan_files import SealedPlan, holds_store, put_plan, read_plans
 
 MAY_DIFFER = frozenset(
-    {"format_version", "view_groups", "teacher.spec", "shards", "parts", "num_samples", "data.shards"}
+    {"format_version", "identity", "view_groups", "teacher.spec", "shards", "parts", "num_samples", "data.shards"}
 )
 """More views and records may be added, and the teacher's weights may lie elsewhere today: what the teacher is, its
 model and the weights' hash say."""
@@ -45,7 +44,7 @@ def begin_store(path: Path, plan: Plan, views_per_file: int, today: DataToday | 
         plans = read_plans(path)
         latest = plans[-1].plan
         _check_agrees(path, latest, plan, knows_data=today is not None)
-        extended = replace(latest, view_groups=group_views(plan.num_views, views_per_file, latest.view_groups))
+        extended = latest.extend(view_groups=group_views(plan.num_views, views_per_file, latest.view_groups))
         has_other_data = plan.data["shards"] != latest.data["shards"]
         if today is not None and extended != latest and (has_other_data or len(latest.parts) > 1):
             today.check_has_all(latest)
@@ -95,4 +94,4 @@ def _add_shards(
     part = Part(len(plan.shards), Manifests(path, plans).visible()[0])
     number = len(plan.parts)
     shards = tuple((f"{name}.p{number:03d}", count) for name, count in added)
-    return replace(plan, data=data, shards=plan.shards + shards, parts=(*plan.parts, part))
+    return plan.extend(data=data, shards=plan.shards + shards, parts=(*plan.parts, part))

@@ -41,7 +41,7 @@ class StoreContents:
         if self.num_views:
             end = plan.part_shards(num_parts - 1).stop
             groups = tuple(group for group in plan.view_groups if group[1] < self.num_views)
-            self.plan = replace(plan, shards=plan.shards[:end], parts=plan.parts[:num_parts], view_groups=groups)
+            self.plan = plan.extend(shards=plan.shards[:end], parts=plan.parts[:num_parts], view_groups=groups)
         self._part_of = [part for part in range(len(self.plan.parts)) for _ in self.plan.part_shards(part)]
 
     def open(self, name: str, shard: int, group: Group | None) -> BlockFile:

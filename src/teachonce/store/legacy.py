@@ -103,7 +103,7 @@ def _build_plan(value: Any, where: Path) -> Plan:
         )
     if value["format_version"] != 1 and "num_samples" not in value:
         raise StoreError(f"{where}: plan without num_samples; {_ADVICE}")
-    for name in ("signal", "class_names", "shards", "parts"):
+    for name in ("identity", "signal", "class_names", "shards", "parts"):
         if name in value:
             raise StoreError(f"{where}: {name}: unknown in format {value['format_version']}; {_ADVICE}")
     data = value.get("data")

@@ -55,7 +55,7 @@ class ReadManifest:
     """A manifest as it was read, with the hash that its file ends with."""
 
     def __init__(self, storage: Storage, name: str, expected: tuple[str, int, Group | None]) -> None:
-        value, self.seal = read_sealed(storage, name, StoreError, ADVICE)
+        value, self.seal = read_sealed(storage, name, StoreError, REPAIR)
         where = storage.describe(name)
         self.content = convert_json(value, Manifest, where, StoreError, advice=ADVICE)
         found = (self.content.plan, self.content.part, self.content.views)

@@ -7,12 +7,14 @@ made stays where it is. Shards that were added together are a *part* of the stor
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal, NamedTuple, NotRequired, TypedDict
 
 import xxhash
-from msgspec import Meta, json
+from msgspec import Meta
 
 from teachonce.codecs.registry import codec_from_json
 from teachonce.errors import RecordError, StoreError
@@ -23,6 +25,7 @@ from teachonce.storage.strict_json import Count, convert_json, json_values
 from teachonce.views.policy import Policy, policy_from_json
 
 FORMAT_VERSION = 3
+_IDENTITY = re.compile(r"[0-9a-f]{32}")
 ADVICE = "damaged, or written by a newer teachonce: restore the file, or extract again"
 
 
@@ -74,6 +77,11 @@ class Plan:
     """
 
     format_version: int = FORMAT_VERSION
+    identity: str = field(init=False, default="")
+    """Stands in every file of the store, so that one of another store is noticed; the same in each of its plans.
+
+    A new plan has a hash of ``identified``; that of a stored one is what is written, which nobody computes again.
+    """
     signal: Literal["logits"] = "logits"
     """What the teacher was asked for."""
     teacher: dict[str, Any]
@@ -100,6 +108,8 @@ class Plan:
     """Shards that were added together."""
 
     def __post_init__(self) -> None:
+        text = json.dumps(self.identified, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        object.__setattr__(self, "identity", xxhash.xxh3_128_hexdigest(text.encode()))
         convert_json(self.teacher, TeacherEntry, "teacher", StoreError, advice=ADVICE)
         convert_json(self.data, DataEntry, "data", StoreError, advice=ADVICE)
         check_component(self.data["split"], "data.split", StoreError)
@@ -140,7 +150,19 @@ class Plan:
                 f"{where}: store format version {version}, this teachonce reads {FORMAT_VERSION} (and 1 and 2); "
                 "use the version of teachonce that wrote it, or extract again"
             )
-        return convert_json(value, cls, where, StoreError, advice=ADVICE)
+        plan = convert_json(value, cls, where, StoreError, advice=ADVICE)
+        identity = value.get("identity")
+        if not isinstance(identity, str) or not _IDENTITY.fullmatch(identity):
+            raise StoreError(f"{where}: identity: {identity!r}, expected 32 digits 0-9 a-f; {ADVICE}")
+        object.__setattr__(plan, "identity", identity)
+        return plan
+
+    def extend(self, **changes: Any) -> Plan:
+        """A plan of the same store, with the same identity, that has other groups of views, shards or parts."""
+        plan = replace(self, **changes)
+        assert plan.identified == self.identified
+        object.__setattr__(plan, "identity", self.identity)
+        return plan
 
     @property
     def num_views(self) -> int:
@@ -153,14 +175,19 @@ class Plan:
         return sum(num_records for _, num_records in self.shards)
 
     @property
-    def identity(self) -> str:
-        """Hash of what the stored numbers depend on but the records: the same for each plan of a store.
+    def identified(self) -> dict[str, Any]:
+        """What the stored numbers depend on but the records, as JSON values; the same for each plan of a store.
 
-        It stands in every file, so one of another store is noticed. Where the teacher's weights lie is not in it.
+        Where the teacher's weights lie is not in it.
         """
-        teacher = {name: value for name, value in self.teacher.items() if name != "spec"}
-        parts = (self.signal, teacher, json_values(self.class_space), self.data_classes, self.policy, self.codec)
-        return xxhash.xxh3_128_hexdigest(json.encode(parts, order="deterministic"))
+        return {
+            "signal": self.signal,
+            "teacher": {name: value for name, value in self.teacher.items() if name != "spec"},
+            "class_space": json_values(self.class_space),
+            "data_classes": self.data_classes,
+            "policy": self.policy,
+            "codec": self.codec,
+        }
 
     def part_shards(self, part: int) -> range:
         """The numbers of a part's shards."""

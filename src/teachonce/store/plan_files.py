@@ -77,6 +77,7 @@ def _check_follows(plans: list[SealedPlan], where: str) -> None:
     before, after = plans[-2].plan, plans[-1].plan
     continues = (
         before.identity == after.identity
+        and (before.identified, before.num_samples) == (after.identified, after.num_samples)
         and after.view_groups[: len(before.view_groups)] == before.view_groups
         and after.shards[: len(before.shards)] == before.shards
         and after.parts[: len(before.parts)] == before.parts

@@ -114,7 +114,8 @@ class StoreWriter:
             columns = {} if views is None else encode_views(views[index], self._layout)
             columns |= self._codec.encode_logits(of_view)
             batches.append(to_batch(columns))
-            hits.append(count_hits(of_view, labels, self._plan.class_space.offset))
+            # Of what is read: where two logits are nearly equal, a codec may keep one number for both.
+            hits.append(count_hits(self._codec.decode_logits(columns), labels, self._plan.class_space.offset))
         more = {"views": list(group), "hits": hits, "made_by": self._made_by}
         self._write(views_file(shard, group), "views", shard, keys, batches, more)
 
@@ -223,13 +224,17 @@ def read_samples(batch: pa.RecordBatch) -> list[Sample]:
 def views_schema(layout: ViewLayout, codec: Codec, num_classes: int) -> pa.Schema:
     """The columns of a view file: those of the views, then the codec's."""
     columns = encode_views([View((0, 0, 1, 1), False)], layout)
-    return to_batch(columns | codec.encode_logits(np.zeros((1, num_classes), np.float32))).schema
+    return _without_nulls(to_batch(columns | codec.encode_logits(np.zeros((1, num_classes), np.float32))).schema)
 
 
 def samples_schema(num_classes: int) -> pa.Schema:
     """The columns of a sample file."""
     columns: dict[str, NDArray[Any]] = {name: np.zeros(1, kind) for name, kind in _SAMPLE_COLUMNS.items()}
-    return to_batch(columns | {"logits": np.zeros((1, num_classes), np.float32)}).schema
+    return _without_nulls(to_batch(columns | {"logits": np.zeros((1, num_classes), np.float32)}).schema)
+
+
+def _without_nulls(schema: pa.Schema) -> pa.Schema:
+    return pa.schema([field.with_nullable(False) for field in schema])
 
 
 def keys_hash(keys: NDArray[np.uint64]) -> str:
