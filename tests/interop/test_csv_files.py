@@ -1,19 +1,23 @@
 """The walkthrough's CSV: written, read back exactly, and refused with a name where a line is wrong."""
 
+import json
+import os
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from teachonce.errors import ConfigError, LogitsError
-from teachonce.interop.config import ImportConfig
+from teachonce.errors import ConfigError, LogitsError, PlanMismatchError
+from teachonce.interop.config import ImportConfig, RecordsConfig
+from teachonce.interop.convert import convert_records
 from teachonce.interop.csv_files import export_csv, import_csv
 from teachonce.interop.csv_lines import CsvLines
 from teachonce.interop.csv_table import CsvTable, parse_numbers
 from teachonce.interop.logit_table import open_logit_table
 from teachonce.records.discovery import open_records
 from teachonce.store.store import Store
-from tests.support.small_data import write_image_folder, write_shards, write_store
+from tests.support.small_data import example, write_image_folder, write_shards, write_store
 
 
 @pytest.fixture
@@ -81,7 +85,7 @@ def edit(csv, change):
 @pytest.mark.parametrize(
     "change, message",
     [
-        (lambda lines: lines[1:], r"11 lines for 12 records"),
+        (lambda lines: lines[1:], r"image_0\.jpg: no line in .*11 lines"),
         (lambda lines: [*lines[1:], lines[2]], r"image_2\.jpg: has two lines .*1 names are doubled"),
         (
             lambda lines: [lines[0].rpartition(",")[0], *lines[1:]],
@@ -92,7 +96,7 @@ def edit(csv, change):
         (lambda lines: [lines[0].rpartition(",")[0] + ",1e99", *lines[1:]], r"image_0\.jpg\): logit 2 is inf"),
         (lambda lines: [lines[0].rpartition(",")[0] + ",a cat", *lines[1:]], r"image_0\.jpg\): .*expected numbers"),
         (lambda lines: ["other.jpg" + lines[0][lines[0].index(",") :], *lines[1:]], r"image_0\.jpg: no line in"),
-        (lambda lines: [], r"(lines for 12|hold no line)"),
+        (lambda lines: [], r"(: no line in|hold no line)"),
     ],
 )
 def test_wrong_lines_are_refused_with_the_name(tmp_path, data, csv, change, message):
@@ -100,6 +104,139 @@ def test_wrong_lines_are_refused_with_the_name(tmp_path, data, csv, change, mess
     with pytest.raises(LogitsError, match=message):
         run_import(csv, data, tmp_path / "again")
     assert not list((tmp_path / "again").glob("manifest.*"))
+
+
+def shifted(csv, folder, by=1.0):
+    """The same names, lines and widths: another teacher."""
+    folder.mkdir()
+    for path in csv.iterdir():
+        lines = [line.split(",") for line in path.read_text().splitlines()]
+        text = "".join(",".join([name, *(repr(float(v) + by) for v in values)]) + "\n" for name, *values in lines)
+        (folder / path.name).write_text(text)
+    return folder
+
+
+def tree(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_the_csv_of_another_teacher_is_refused(tmp_path, data, csv):
+    first = run_import(csv, data, tmp_path / "again")
+    before = tree(first.path)
+    other = shifted(csv, tmp_path / "other")
+    with pytest.raises(PlanMismatchError, match=r"again: begun from the CSV files of another teacher, or others than"):
+        run_import(other, data, tmp_path / "again")
+    assert tree(first.path) == before
+    run_import(csv, data, tmp_path / "again")
+    assert first.plan.teacher["csv_xxh3"] == CsvLines(csv, "train").digest and first.plan.teacher["drop"] == 0
+
+
+def test_an_interrupted_import_is_not_finished_from_another_csv(tmp_path, data, csv):
+    out = tmp_path / "again"
+    edit(csv, lambda lines: [*lines[:-1], lines[-1].rpartition(",")[0] + ",nan"])  # of the last shard
+    with pytest.raises(LogitsError, match="logit 2 is nan"):
+        run_import(csv, data, out)
+    before = tree(out)
+    assert any(name.endswith(".v000-000.arrow") for name in before) and "manifest.json" not in before
+    edit(csv, lambda lines: [*lines[:-1], lines[-1].rpartition(",")[0] + ",1.5"])
+    with pytest.raises(PlanMismatchError, match="another teacher, or others than"):
+        run_import(csv, data, out)
+    assert tree(out) == before
+
+
+def test_another_drop_is_refused(tmp_path, data, store):
+    """Both leave three numbers: of which classes, the count does not tell."""
+    export_csv(store.path, tmp_path / "csv")
+    path = tmp_path / "csv" / "train-0.csv"
+    path.write_text("".join(line + ",0.25\n" for line in path.read_text().splitlines()))
+    run_import(tmp_path / "csv", data, tmp_path / "again", drop=1)
+    with pytest.raises(PlanMismatchError, match="begun with --drop 1, now 0"):
+        run_import(tmp_path / "csv", data, tmp_path / "again", drop=0, num_classes=5)
+
+
+def test_a_store_of_an_older_import_is_refused(tmp_path, data, csv):
+    out = run_import(csv, data, tmp_path / "again").path
+    plan = json.loads((out / "plan.json").read_text())
+    del plan["teacher"]["csv_xxh3"], plan["teacher"]["drop"]
+    (out / "plan.json").write_text(json.dumps(plan))
+    with pytest.raises(PlanMismatchError, match="noted by an older teachonce without their hash"):
+        run_import(csv, data, out)
+
+
+def two_of_one_name(folder):
+    """A folder of images, two of which share a basename."""
+    images = write_image_folder(folder)
+    (images / "train/class0/train_0_1.jpg").rename(images / "train/class0/same.jpg")
+    (images / "train/class2/train_2_3.jpg").rename(images / "train/class2/same.jpg")
+    return images
+
+
+def write_lines(folder, names):
+    folder.mkdir()
+    (folder / "train-0.csv").write_text("".join(f"{name},{index},1,2\n" for index, name in enumerate(names)))
+    return folder
+
+
+@pytest.mark.parametrize("foreign", [["foreign.jpg"], []])
+def test_images_that_share_a_basename_are_refused(tmp_path, foreign):
+    """With a foreign line besides, there are as many lines as images."""
+    images = two_of_one_name(tmp_path / "images")
+    names = sorted({path.name for path in images.rglob("*.jpg")})
+    csv = write_lines(tmp_path / "csv", [*names, *foreign])
+    with pytest.raises(LogitsError, match=r"class0/same\.jpg and class2/same\.jpg of .*images: two images of one base"):
+        run_import(csv, images, tmp_path / "out")
+    assert not list(tmp_path.glob("out/*.arrow"))
+    with pytest.raises(
+        LogitsError, match=r"class0/same\.jpg and class2/same\.jpg of .*images/train: two images of one"
+    ):
+        convert_records(RecordsConfig(images=images, out=tmp_path / "records", logits=csv))
+    assert not (tmp_path / "records").exists()
+
+
+def test_a_basename_shared_by_two_shards_is_refused_with_both(tmp_path):
+    payloads = [example(index, 1) for index in range(5)]
+    payloads[4] = example(1, 1)
+    data = write_shards(tmp_path / "data", sizes=(3, 2), payloads=payloads)
+    csv = write_lines(tmp_path / "csv", [f"image_{index}.jpg" for index in range(5)])
+    with pytest.raises(LogitsError, match=r"^image_1\.jpg and image_1\.jpg of .*data: two images of one basename"):
+        run_import(csv, data, tmp_path / "out")
+    assert not (tmp_path / "out" / "manifest.json").exists()
+
+
+@pytest.mark.parametrize("num_foreign", [1, 3])
+def test_lines_of_images_that_the_data_lacks_are_refused(tmp_path, num_foreign):
+    images = write_image_folder(tmp_path / "images")
+    names = [path.name for path in sorted(images.rglob("*.jpg"))]
+    csv = write_lines(tmp_path / "csv", [*names, *(f"foreign_{index}.jpg" for index in range(num_foreign))])
+    message = rf"train-0\.csv byte \d+ \(foreign_\d\.jpg\): a line of an image .*\({num_foreign} such of "
+    with pytest.raises(LogitsError, match=message):
+        run_import(csv, images, tmp_path / "out")
+    with pytest.raises(LogitsError, match=message):
+        convert_records(RecordsConfig(images=images, out=tmp_path / "records", logits=csv))
+    assert not (tmp_path / "out").exists() and not (tmp_path / "records").exists()
+
+
+def test_images_that_the_csv_lacks_are_refused(tmp_path):
+    images = write_image_folder(tmp_path / "images")
+    names = [path.name for path in sorted(images.rglob("*.jpg"))]
+    for csv in (write_lines(tmp_path / "less", names[:-1]), write_lines(tmp_path / "other", [*names[:-1], "x.jpg"])):
+        with pytest.raises(LogitsError, match=r"train_2_3\.jpg: no line in"):
+            run_import(csv, images, tmp_path / "out")
+        with pytest.raises(LogitsError, match=r"train_2_3\.jpg: no line in"):
+            convert_records(RecordsConfig(images=images, out=tmp_path / "records", logits=csv))
+    assert not list(tmp_path.glob("out/*.arrow")) and not (tmp_path / "records").exists()
+
+
+def test_a_finished_part_of_an_import_counts_its_names_too(tmp_path):
+    """Resuming reads the names of the shards that are whole from the store."""
+    payloads = [example(index, 1) for index in range(5)]
+    payloads[4] = example(1, 1)
+    data = write_shards(tmp_path / "data", sizes=(3, 2), payloads=payloads)
+    csv = write_lines(tmp_path / "csv", [f"image_{index}.jpg" for index in range(5)])
+    for _ in range(2):
+        with pytest.raises(LogitsError, match=r"^image_1\.jpg and image_1\.jpg of"):
+            run_import(csv, data, tmp_path / "out")
+        assert len(list(tmp_path.glob("out/*.v000-000.arrow"))) == 1
 
 
 def test_wrong_commands(tmp_path, data, store, csv):
@@ -170,4 +307,37 @@ def test_a_file_that_changes_after_it_was_opened_is_refused(csv):
     file = csv / "train-0.csv"
     file.write_bytes(file.read_bytes().replace(b"image_0.jpg", b"image_\xff.jpg"))
     with pytest.raises(LogitsError, match=r"train-0\.csv byte 0: another line than when the file was opened"):
+        lines.read(at)
+
+
+def test_a_line_that_is_read_in_pieces_is_the_whole_line(csv, monkeypatch):
+    lines = CsvLines(csv, "train")
+    at = lines.find("image_0.jpg")
+    expected, pread = lines.read(at), os.pread
+    monkeypatch.setattr(os, "pread", lambda fd, size, offset: pread(fd, min(size, 3), offset))
+    assert lines.read(at) == expected
+
+
+@pytest.mark.parametrize("change", [lambda line: line[:-2] + line[-1:], lambda line: line.replace(b"1", b"2", 1)])
+def test_a_number_that_changes_after_the_scan_is_refused(tmp_path, csv, change):
+    """0.0027807057 without its last digit is a number too."""
+    lines = CsvLines(csv, "train")
+    file = csv / "train-0.csv"
+    *before, last = file.read_bytes().splitlines(keepends=True)
+    name = last.partition(b",")[0].decode()
+    at = lines.find(name)
+    assert lines.read(at)[0] == name
+    name_bytes, comma, numbers = last.partition(b",")
+    file.write_bytes(b"".join(before) + name_bytes + comma + change(numbers))
+    with pytest.raises(LogitsError, match=r"another line than when the file was opened \(\d+ bytes, were \d+\)"):
+        lines.read(at)
+
+
+@pytest.mark.parametrize("missing", [1, 2])
+def test_a_read_that_comes_back_short_is_refused(csv, monkeypatch, missing):
+    lines = CsvLines(csv, "train")
+    at = lines.find("image_0.jpg")
+    pread = os.pread
+    monkeypatch.setattr(os, "pread", lambda fd, size, offset: pread(fd, size, offset)[:-missing] if size > 9 else b"")
+    with pytest.raises(LogitsError, match="another line than when the file was opened"):
         lines.read(at)

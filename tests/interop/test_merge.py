@@ -34,6 +34,15 @@ def run(store, data, out, **options):
     )
 
 
+def test_records_with_the_same_images_and_other_texts_are_another_merge(tmp_path, data, store):
+    run(store, data, tmp_path / "out")
+    run(store, data, tmp_path / "out")
+    names = {"image/class/text".removeprefix("image/"): b"a longer text"}
+    other = write_shards(tmp_path / "other", payloads=[example(i, 1 + i % 3, **names) for i in range(8)])
+    with pytest.raises(PlanMismatchError, match=r"data was \w+, now \w+"):
+        run(store, other, tmp_path / "out")
+
+
 def test_each_record_keeps_its_features_and_gains_its_logits(tmp_path, data, store):
     run(store, data, tmp_path / "out")
     for shard, (name, num_records) in enumerate(store.shards):

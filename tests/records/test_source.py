@@ -36,6 +36,39 @@ from tests.support import small_data
 CLASSES = ClassTable(("background", "cat", "dog"), ("background", "a cat", "a dog"), has_background=True)
 
 
+FRAMES = [(900, 1100, 700), (1100, 900, 700), (1516, 1200), (1200, 1516), (700, 800, 600, 584)]
+"""Bytes of records whose shards have the same bytes: 16 more for each."""
+
+
+@pytest.mark.parametrize(("before", "now"), list(itertools.permutations(FRAMES, 2)))
+def test_a_shard_that_was_replaced_by_one_of_equal_size(tmp_path: Path, before: tuple[int], now: tuple[int]) -> None:
+    """Its index is of the right length, and of other records: read in order or by row, the index is named."""
+    path = tmp_path / shard_name("train", 0, 1)
+
+    def write(sizes: tuple[int]) -> int:
+        with path.open("wb") as file:
+            writer = TFRecordWriter(file)
+            for size in sizes:
+                features = {"image/encoded": b"\xff\xd8", "image/class/label": 1, "image/filename": b"a"}
+                more = size - len(encode_example({**features, "other": b"x"})) + 1
+                more -= len(encode_example({**features, "other": bytes(more)})) - size  # a longer varint or two
+                writer.write(encode_example({**features, "other": bytes(more)}))
+        assert [entry[1] - 16 for entry in writer.index] == list(sizes)
+        return path.stat().st_size
+
+    total = write(before)
+    assert len(list(open_records(tmp_path, "train").iter_shard(0))) == len(before)
+    assert write(now) == total
+    source = open_records(tmp_path, "train")
+    with pytest.raises(RecordError, match=r"the index says .*the index is of another shard; .*delete .*\.idx"):
+        list(source.iter_shard(0))
+    for buffers in (None, BufferPool()):
+        with pytest.raises(RecordError, match=r"delete (its \.idx if that is older|train-00000-of-00001\.idx)$"):
+            source.read_batch([(0, row) for row in range(source.num_records)], buffers=buffers)
+    path.with_name(path.name + ".idx").unlink()
+    assert len(list(open_records(tmp_path, "train").iter_shard(0))) == len(now)
+
+
 def image_bytes(number: int) -> bytes:
     buffer = io.BytesIO()
     Image.new("RGB", (4, 3), (number % 256, number // 256, 7)).save(buffer, "JPEG")

@@ -1,7 +1,6 @@
 """Single files by their path: written whole, read as JSON."""
 
-import errno
-import os
+import resource
 from pathlib import Path
 
 import pytest
@@ -23,9 +22,14 @@ def test_a_file_appears_only_when_the_block_ends(tmp_path):
 
 
 def test_a_full_disk_is_one_line_with_the_path(tmp_path):
-    expected = pytest.raises(TeachonceError, match=r"a\.bin: cannot be written: No space left")
-    with expected, atomic_write(tmp_path / "a.bin"):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    expected = pytest.raises(TeachonceError, match=r"a\.bin: cannot be written: File too large; free space or choose")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with expected, atomic_write(tmp_path / "a.bin") as file:
+            file.write(bytes(200_000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert names(tmp_path) == []
 
 

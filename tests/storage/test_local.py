@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
+from pyarrow import ipc
 
 from teachonce.errors import ConfigError, RecordError, TeachonceError
 from teachonce.storage.local import LocalStorage
@@ -32,6 +37,137 @@ def test_a_folder_that_is_a_file(tmp_path: Path) -> None:
     expected = pytest.raises(TeachonceError, match=r"file/a\.bin: cannot be written: .*choose another --out")
     with expected, storage.put("a.bin"):
         pass
+
+
+LIMIT_BYTES = 100_000
+"""Of files while a test has its full disk; pytest's own are smaller."""
+
+
+@contextmanager
+def files_of_at_most(num_bytes: int) -> Iterator[None]:
+    """What a full disk does to a write, without one."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+FULL = r"^\S+a\.bin: cannot be written: File too large; free space or choose another --out$"
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC, errno.ENOENT, errno.EACCES])
+def test_what_fails_beside_the_file_stays_what_it_is(tmp_path: Path, number: int) -> None:
+    """An input that cannot be read while an output is open is no full disk."""
+    (tmp_path / "a.bin").write_bytes(b"old")
+    storage, foreign = LocalStorage(tmp_path), OSError(number, os.strerror(number), "/elsewhere/input")
+    for open_file in (storage.put, storage.put_if_absent, storage.stream):
+        with pytest.raises(OSError) as found, open_file("a.bin"):
+            raise foreign
+        assert found.value is foreign
+    with pytest.raises(RecordError, match=r"^input: cannot be read"), storage.put("a.bin") as file:
+        file.write(bytes(2 * LIMIT_BYTES))
+        raise RecordError("input: cannot be read")
+    assert (tmp_path / "a.bin").read_bytes() == b"old" and names(tmp_path) == ["a.bin"]
+
+
+def test_a_full_disk_is_told_whatever_a_library_makes_of_it(tmp_path: Path) -> None:
+    storage = LocalStorage(tmp_path)
+    with files_of_at_most(LIMIT_BYTES):
+        with pytest.raises(TeachonceError, match=FULL), storage.put("a.bin") as file:
+            file.write(bytes(2 * LIMIT_BYTES))
+        with pytest.raises(TeachonceError, match=FULL), storage.put("a.bin") as file:
+            file.write(bytes(LIMIT_BYTES - 1000))
+            file.write(bytes(2000))  # stays in the buffer until the end of the block
+        with pytest.raises(TeachonceError, match=FULL), storage.put("a.bin") as file:
+            try:
+                file.write(bytes(2 * LIMIT_BYTES))
+            except TeachonceError:
+                raise RuntimeError("a library's own words") from None
+        with pytest.raises(TeachonceError, match=FULL), storage.put("a.bin") as file, suppress(TeachonceError):
+            file.write(bytes(2 * LIMIT_BYTES))  # by a library that goes on
+        batch = pa.record_batch({"a": pa.array(range(100_000))})
+        with (
+            pytest.raises(TeachonceError, match=FULL),
+            storage.put("a.bin") as file,
+            ipc.new_file(file, batch.schema) as writer,
+        ):
+            writer.write_batch(batch)
+    assert names(tmp_path) == []
+
+
+def test_an_error_before_the_disk_was_full_is_the_one_to_hear_of(tmp_path: Path) -> None:
+    with (
+        files_of_at_most(LIMIT_BYTES),
+        pytest.raises(KeyError, match="mine"),
+        LocalStorage(tmp_path).put("a.bin") as file,
+    ):
+        file.write(bytes(LIMIT_BYTES - 1000))
+        file.write(bytes(2000))
+        raise KeyError("mine")
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("number", "message"),
+    [
+        (errno.EIO, r"input/output error: check the disk"),
+        (errno.ENOSPC, r"No space left on device; free space or choose another --out"),
+        (errno.EDQUOT, r"Disk quota exceeded; free space or choose another --out"),
+        (errno.EACCES, r"Permission denied; allow it or choose another --out"),
+        (errno.EROFS, r"Read-only file system; allow it or choose another --out"),
+        (errno.EMFILE, r"Too many open files"),
+    ],
+)
+def test_each_cause_has_its_own_advice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, message: str
+) -> None:
+    (tmp_path / "a.bin").write_bytes(b"old")
+
+    def fail(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    storage = LocalStorage(tmp_path, RecordError)
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(RecordError, match=rf"a\.bin: cannot be written: {message}$"), storage.put("a.bin") as file:
+        file.write(b"new")
+    assert (tmp_path / "a.bin").read_bytes() == b"old" and names(tmp_path) == ["a.bin"]
+    monkeypatch.setattr(os, "pread", fail)
+    reader, advice = storage.open_reader("a.bin"), message.partition(";")[0]
+    with pytest.raises(RecordError, match=rf"a\.bin: cannot be read: {advice}"):
+        reader.read(0, 3)
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC, errno.EINVAL, errno.EACCES, errno.EOPNOTSUPP])
+def test_a_folder_that_cannot_be_made_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """A disk that fails there is told; a file system that cannot do it is no error."""
+    open_file = os.open
+
+    def refuse_folders(path: object, *rest: int) -> int:
+        if path == tmp_path:
+            raise OSError(number, os.strerror(number))
+        return open_file(path, *rest)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(os, "open", refuse_folders)
+    storage = LocalStorage(tmp_path)
+    if number in (errno.EIO, errno.ENOSPC):
+        with pytest.raises(TeachonceError, match=r"a\.bin: cannot be written"), storage.put("a.bin") as file:
+            file.write(b"new")
+    else:
+        with storage.put("a.bin") as file:
+            file.write(b"new")
+    assert (tmp_path / "a.bin").read_bytes() == b"new" and names(tmp_path) == ["a.bin"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="needs a file whose reading fails")
+def test_a_stream_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Address 0 of a process is mapped to nothing: input/output error."""
+    message = r"self/mem: cannot be read: input/output error: check the disk$"
+    storage = LocalStorage(Path("/proc/self"), RecordError)
+    for read in (lambda file: file.read(3), lambda file: file.read(), lambda file: list(file)):
+        with pytest.raises(RecordError, match=message), storage.stream("mem") as file:
+            read(file)
 
 
 def test_files_follow_the_umask(tmp_path: Path) -> None:
@@ -67,6 +203,19 @@ def test_a_file_system_without_hard_links(tmp_path: Path, monkeypatch: pytest.Mo
         with storage.put_if_absent("a.bin") as file:
             file.write(content)
     assert storage.read("a.bin") == b"first" and names(tmp_path) == ["a.bin"]
+
+
+def test_a_disk_that_fails_is_not_a_file_system_without_hard_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: Path, target: Path) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(Path, "hardlink_to", fail)
+    expected = pytest.raises(TeachonceError, match=r"a\.bin: cannot be written: input/output error: check the disk")
+    with expected, LocalStorage(tmp_path).put_if_absent("a.bin") as file:
+        file.write(b"first")
+    assert names(tmp_path) == []
 
 
 def test_links(tmp_path: Path) -> None:
@@ -123,7 +272,7 @@ def test_a_disk_that_fails_is_one_line_with_the_path(tmp_path: Path, monkeypatch
         monkeypatch.setattr(os, name, fail)
     buffer = memoryview(bytearray(3))
     for ask in (lambda: storage.read("a.bin"), lambda: reader.read(0, 3), lambda: reader.read_into(buffer, 0)):
-        with pytest.raises(RecordError, match=r"a\.bin: cannot be read: Input/output error"):
+        with pytest.raises(RecordError, match=r"a\.bin: cannot be read: input/output error: check the disk"):
             ask()
 
 

@@ -181,7 +181,7 @@ def test_a_store_of_other_data(tmp_path, capsys):
 @pytest.mark.parametrize(
     "change, phrase",
     [
-        (lambda lines: lines[1:], "7 lines for 8 records"),
+        (lambda lines: lines[1:], r"image_0\.jpg: no line in .*7 lines"),
         (lambda lines: [*lines[1:], lines[3]], "has two lines"),
         (lambda lines: [lines[0].rpartition(",")[0], *lines[1:]], r"line 2 .*expected a name and"),
         (lambda lines: [lines[0].rpartition(",")[0] + ",nan", *lines[1:]], r"image_0\.jpg\): logit 2 is nan"),
@@ -301,3 +301,43 @@ def test_the_table_in_the_docs_names_a_test_for_each_row():
     for row in rows:
         for file, name in re.findall(r"`((?:\w+/)*test_\w+)\.py::(test_\w+)`", row):
             assert f"def {name}(" in (ROOT / "tests" / f"{file}.py").read_text(), row
+
+
+HOSTILE_NAMES = ["../../elsewhere", "..", "/elsewhere", "a/b", "..\\elsewhere", "a\\u0000b", "a\\nb", ""]
+
+
+@pytest.mark.parametrize("split", HOSTILE_NAMES)
+def test_a_split_that_leads_out_of_the_folder(tmp_path, capsys, split):
+    """A store's JSON may come from anybody: nothing is written, or looked for, beside where the user said."""
+    data = write_shards(tmp_path / "data")
+    store = write_store(tmp_path / "store", data)
+    for name in ("plan.json", "manifest.json"):
+        text = (store.path / name).read_text()
+        assert '"split": "train"' in text
+        split_json = split if "\\u" in split or "\\n" in split else split.replace("\\", "\\\\")
+        (store.path / name).write_text(text.replace('"split": "train"', f'"split": "{split_json}"'))
+    before = tree(tmp_path)
+    out = tmp_path / "deep" / "er" / "out"
+    for words in (
+        ["export", store.path, "--format", "csv", "--out", out],
+        ["merge", store.path, "--data", data, "--out", out],
+    ):
+        fails(capsys, words, 1, "split", "expected the name of one file or folder")
+    assert tree(tmp_path) == before and not out.exists()
+
+
+@pytest.mark.parametrize("split", ["../../elsewhere", "..", "/elsewhere", "a/b", "..\\elsewhere", "a\nb", ""])
+def test_a_split_of_the_command_line_that_is_no_name(tmp_path, capsys, teacher, split):
+    images = write_image_folder(tmp_path / "images")
+    data = write_shards(tmp_path / "data")
+    before = tree(tmp_path)
+    out = tmp_path / "out"
+    for words in (
+        ["records", "--images", images, "--out", out, "--split", split],
+        ["import", tmp_path, "--data", data, "--out", out, "--split", split],
+        extract(data, teacher, out, "--split", split),
+        ["evaluate", "--data", data, "--model", teacher, "--split", split],
+        train(data, out, "--split", split),
+    ):
+        fails(capsys, words, 2, "split", "expected the name of one file or folder")
+    assert tree(tmp_path) == before and not out.exists()

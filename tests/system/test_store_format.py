@@ -548,11 +548,13 @@ def test_two_writers_of_one_name(tmp_path):
     assert not [file for file in (tmp_path / "store").iterdir() if file.name.startswith(".tmp-")]
 
 
-def test_hits_are_counted_of_what_is_read(tmp_path):
-    """Two nearly equal logits have one code in int8, and the first of equal ones is the likeliest, for any reader."""
-    data = write_shards(tmp_path / "data", sizes=(2,), num_classes=3)
-    logits = np.array([[1.0, 1.0004, -8.0], [1.0, 1.0004, -8.0]], np.float32)
-    store = write_store(tmp_path / "store", data, logits, num_classes=3, codec="int8")
-    found = store.read_logits(0, 0, slice(None)).argmax(axis=1) + 1
-    assert found.tolist() == [1, 1] and store.read_labels(0).tolist() == [1, 2]
-    assert store.read_hits(0, (0, 0)) == [1]
+@pytest.mark.parametrize("codec", ["float32", "float16", "int8", "topk"])
+def test_hits_are_counted_of_what_is_read(tmp_path, codec):
+    """As any reader counts them, near ties and ties too."""
+    data = write_shards(tmp_path / "data", sizes=(4,), num_classes=4)
+    logits = np.array([[1.0004, 1.0, -8], [1.0, 1.0004, -8], [2.0, 2.0, 2.0], [1, 2, 3]], np.float32)
+    write_store(tmp_path / "store", data, logits, num_classes=3, codec=codec)
+    reader = open_reader(tmp_path / "store")
+    likeliest = reader.logits(reader.views(0, 0)).argmax(axis=1) + 1
+    assert likeliest.tolist() == [1, 2, 1, 3] and reader.records(0)["label"].tolist() == [1, 2, 3, 1]
+    assert Store(tmp_path / "store").read_hits(0, (0, 0)) == [2]

@@ -5,8 +5,15 @@ import warnings
 import numpy as np
 import pytest
 
+from teachonce.codecs.softmax import total_variation
 from teachonce.records.discovery import open_records
-from teachonce.training.store_warnings import StoreStats, measure_store_stats, warn_before_training
+from teachonce.store.arrow_files import Sample, samples_file, write_samples
+from teachonce.training.store_warnings import (
+    StoreStats,
+    measure_store_stats,
+    warn_before_training,
+    warn_of_temperature,
+)
 from tests.support.small_data import write_shards, write_store
 
 NUM_CLASSES = 4
@@ -66,3 +73,72 @@ def test_a_student_much_smaller_than_the_teacher(tmp_path):
     assert warned(store, stats, num_student=2_000_000) == []
     (message,) = warned(store, stats, num_student=1_000_000)
     assert "1.00 M parameters" in message and "66 times as many" in message
+
+
+def wide_logits(num_rows, num_classes):
+    """A crowd of likely classes, and one that has no mass at T = 4 and much of it at T = 16, as int8's scale ends."""
+    rows = np.concatenate([np.linspace(0, -3, num_classes // 20), np.linspace(-60, -200, num_classes * 19 // 20)])
+    return np.tile(rows.astype(np.float32), (num_rows, 1))
+
+
+def warned_of_temperature(store, temperature):
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        warn_of_temperature(store, temperature)
+    return [str(warning.message) for warning in found]
+
+
+@pytest.fixture
+def source(tmp_path):
+    return open_records(write_shards(tmp_path / "data", sizes=(8,), num_classes=None), "train")
+
+
+def test_a_temperature_outside_of_what_the_codec_promises(tmp_path, source):
+    logits = wide_logits(8, 5000)
+    store = write_store(tmp_path / "int8", source, logits, codec="int8", offset=0)
+    for temperature in (1.0, 2.0, 3.0, 4.0):
+        assert warned_of_temperature(store, temperature) == []
+    (message,) = warned_of_temperature(store, 16.0)
+    assert "--kd-temp 16 is outside of T = 1 to 4, for which codec int8 promises total variation of at most" in message
+    assert "with 5,000 classes, the total variation is not bounded by anything stored" in message
+    assert "extract with --codec float16, or give a smaller --kd-temp" in message and "\n" not in message
+    (message,) = warned_of_temperature(store, 0.5)
+    assert "give a larger --kd-temp" in message
+
+
+def test_the_error_is_measured_where_the_store_has_samples(tmp_path, source):
+    logits = wide_logits(8, 5000)
+    store = write_store(tmp_path / "int8", source, logits, codec="int8", offset=0)
+    samples = [Sample(row=row, view=0, image_xxh3=0, pixels_xxh3=0, logits=logits[row]) for row in (2, 5)]
+    write_samples(store.path / samples_file(store.shards[0][0], (0, 0)), samples)
+    object.__setattr__(store.plan, "num_samples", 2)
+    expected = total_variation(logits[[2, 5]], store.read_logits(0, 0, [2, 5]), 16.0)
+    assert expected.max() > 0.01  # the promise does not reach so far
+    (message,) = warned_of_temperature(store, 16.0)
+    assert f"{expected.mean():.2g} in the mean and {expected.max():.2g} at most, measured on 2 views" in message
+
+
+@pytest.mark.parametrize("codec", ["float32", "float16"])
+def test_codecs_that_are_for_any_temperature(tmp_path, source, codec):
+    store = write_store(tmp_path / codec, source, wide_logits(8, 50), codec=codec, offset=0)
+    assert [warned_of_temperature(store, temperature) for temperature in (0.1, 1.0, 100.0)] == [[], [], []]
+
+
+def test_topk_is_for_the_temperatures_of_its_tail(tmp_path, source):
+    store = write_store(tmp_path / "topk", source, wide_logits(8, 50), codec="topk", offset=0)
+    assert warned_of_temperature(store, 1.0) == warned_of_temperature(store, 8.0) == []
+    (message,) = warned_of_temperature(store, 9.0)
+    assert "outside of T = 1 to 8, for which codec topk promises the mass of the classes that are not kept" in message
+    whole = write_store(tmp_path / "whole", source, wide_logits(8, 10), codec="topk", offset=0)
+    assert warned_of_temperature(whole, 9.0) == []
+
+
+def test_it_is_said_before_the_training(tmp_path, source):
+    store = write_store(tmp_path / "store", source, np.eye(8, 4, dtype=np.float32), codec="int8", offset=0)
+    stats = StoreStats(0.9, 0.5, 0.3, 60)
+    assert warned(store, stats, temperature=4.0) == []
+    (message,) = warned(store, stats, temperature=5.0)
+    assert "--kd-temp 5 is outside" in message
+    columns = store.read_rows(0, 0, slice(None))
+    bound = store.codec.variation_bound(columns, 5.0).max()
+    assert bound < 1 and f"at most {bound:.2g}, proven for 8 views" in message

@@ -22,6 +22,8 @@ from teachonce.evaluation.config import EvaluateConfig
 from teachonce.evaluation.evaluate import evaluate
 from teachonce.extraction.config import ExtractConfig
 from teachonce.extraction.extract import extract
+from teachonce.interop.config import MergeConfig
+from teachonce.interop.merge import merge
 from teachonce.records.discovery import open_records
 from teachonce.records.tfrecord.tf_example import encode_example
 from teachonce.runs.metrics import METRIC_COLUMNS, TIME_COLUMNS, read_metrics
@@ -29,7 +31,7 @@ from teachonce.runs.run import Run
 from teachonce.training.config import TrainConfig
 from teachonce.training.train import train
 from tests.support.paths import GOLDEN
-from tests.support.small_data import teacher_logits, write_digits, write_shards
+from tests.support.small_data import teacher_logits, write_digits, write_shards, write_store
 
 
 def config(data: Path, out: Path, **settings) -> TrainConfig:
@@ -250,6 +252,25 @@ def test_logits_of_the_records_train_as_those_of_a_store(digits: Path, digits_st
     assert curve(plain.out) == curve(merged.out)
     weights = [tensor_bytes(tmp_path / name / "student.safetensors") for name in ("from_store", "from_records")]
     assert weights[0] == weights[1]
+
+
+def test_records_with_the_logits_of_another_teacher_are_another_run(digits: Path, tmp_path: Path) -> None:
+    """Names, sizes and counts of merged shards are the same for all teachers."""
+    source = open_records(digits, "train")
+    payloads = [
+        encode_example({"image/encoded": record.encoded, "image/class/label": record.label + 1})
+        for record in source.iter_shard(0)
+    ]
+    shards = write_shards(tmp_path / "data", sizes=(50, 46), num_classes=11, payloads=payloads)
+    found = teacher_logits(source)
+    for name, logits in (("a", found), ("b", -found)):
+        store = write_store(tmp_path / f"store-{name}", shards, logits)
+        merge(MergeConfig(store=store.path, data=shards, out=tmp_path / name, num_workers=1))
+    settings = {"logits": "records", "offset": 1, "epochs": 1, "validation_split": None}
+    train(config(tmp_path / "a", tmp_path / "run", **settings))
+    train(config(tmp_path / "a", tmp_path / "run", **settings))
+    with pytest.raises(PlanMismatchError, match=r"record_logits\.store was \w+, now \w+"):
+        train(config(tmp_path / "b", tmp_path / "run", **settings))
 
 
 @pytest.mark.filterwarnings("ignore:.*(contradicts them more|holds it back):UserWarning")  # a teacher of two epochs

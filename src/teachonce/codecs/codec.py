@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from teachonce.codecs.softmax import soften
 from teachonce.errors import LogitsError
 from teachonce.storage.strict_json import json_values
 
@@ -49,6 +50,32 @@ class Codec(ABC):
     def num_tail(self) -> int:
         """The classes that a row does not keep, whose logits are an estimate for one temperature; 0: there are none."""
         return 0
+
+    @property
+    def promised_temperatures(self) -> tuple[float, float] | None:
+        """Least and largest temperature of a softmax for which the codec says how near it is; None: any.
+
+        ``promise`` says how near. It holds for any number of classes; beyond these temperatures what was set apart as
+        having no mass has some, and the more classes there are the more.
+        """
+        return None
+
+    @property
+    def promise(self) -> str:
+        """What holds at ``promised_temperatures``, as a phrase."""
+        return "every class within its error bound"
+
+    def variation_bound(self, columns: Columns, temperature: float) -> NDArray[np.float64]:
+        """Proven bound [N] of the total variation, at ``temperature``, between what was encoded and what is decoded.
+
+        With q = softmax(decoded / T), e = ``error_bound`` / T and dense probabilities q w / sum(q w), where w lies in
+        exp(-e)..exp(e), it is at most sum(q (exp(e) - 1)) / sum(q exp(-e)); and 1 where a class has no bound.
+        """
+        probs = soften(self.decode_logits(columns, temperature), temperature)
+        errors = self.error_bound(columns) / temperature
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            bound = (probs * np.expm1(errors)).sum(axis=1) / (probs * np.exp(-errors)).sum(axis=1)
+        return np.where(np.isnan(bound), 1.0, np.minimum(bound, 1.0))
 
     @abstractmethod
     def encode_logits(self, logits: NDArray[np.float32]) -> dict[str, NDArray[Any]]:

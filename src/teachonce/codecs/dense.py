@@ -5,6 +5,12 @@ and because likely classes then get the finest steps. Total variation after a so
 order, at most half of the probability-weighted sum of |error| / T; ``tests/system/test_real_images.py`` measures it on
 real logits and ``tests/codecs/test_dense.py`` on outliers. Every class is there, so the temperature of reading changes
 nothing.
+
+Which class is the likeliest is exact: only classes whose logit equals the largest have distance 0. One that is nearer
+than half of the first step, and would be rounded to 0 and so tie, gets the whole step. What float32 makes of
+``max_logit - distance`` does not undo that: a distance is at least the step s of float32 below the largest logit, and
+what is stored is more than s / 2 (of ``Int8Codec`` at least (2 / 3)^1.5 = 0.54 of the distance, where code 1 stands for
+one of 1.5).
 """
 
 from __future__ import annotations
@@ -64,16 +70,30 @@ class Float16Codec(DenseCodec):
     """Distances below the row's maximum as float16, and the maximum as float32: 2 bytes a class.
 
     Relative error of a distance at most 2^-11 (half a unit in the last place), so likely classes are the most exact.
-    A distance beyond 65504, the largest float16, is kept as 65504: no probability mass at any T below 500.
+    A distance beyond 65504, the largest float16, is kept as 65504: no probability mass at any T below 500. Where the
+    largest logit is so large (10^12) that float32 does not see 65504 beside it, the row is refused.
     """
 
     name: ClassVar[str] = "float16"
 
     def encode_logits(self, logits: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
-        """Columns ``distances`` float16 [N, C] and ``max_logit`` float32 [N]."""
+        """Columns ``distances`` float16 [N, C] and ``max_logit`` float32 [N].
+
+        Raises LogitsError for a row whose likeliest class would tie with the others.
+        """
         max_logit = check_finite(logits).max(axis=1)
         distances = np.minimum(max_logit[:, None].astype(np.float64) - logits, 65504.0)
-        return {"distances": distances.astype(np.float16), "max_logit": max_logit}
+        halves = distances.astype(np.float16)
+        _part_near_ties(halves.view(np.uint16), distances)  # whose 1 is the least distance
+        lost = np.flatnonzero(max_logit - np.float32(65504) == max_logit)
+        lost = lost[distances[lost].any(axis=1)]
+        if len(lost):
+            row = int(lost[0])
+            raise LogitsError(
+                f"teacher logits in row {row}: the largest is {max_logit[row]:.3g}, beside which float16 cannot tell "
+                "the other classes from it; use --codec float32"
+            )
+        return {"distances": halves, "max_logit": max_logit}
 
     def decode_logits(self, columns: Columns, temperature: float = 1.0) -> NDArray[np.float32]:
         """``max_logit - distances`` in float32."""
@@ -84,9 +104,13 @@ class Float16Codec(DenseCodec):
         return columns["max_logit"][:, None] - columns["distances"].float()
 
     def error_bound(self, columns: Columns) -> NDArray[np.float64]:
-        """2^-11 of the distance, the subnormal step, and float32's rounding; no bound for a distance kept as 65504."""
+        """2^-11 of the distance, half the subnormal step, and float32's rounding; none for a distance kept as 65504.
+
+        The whole step for a near tie, which has it as its distance.
+        """
         distances = columns["distances"].astype(np.float64)
-        bound = distances * 2.0**-11 + 2.0**-25 + _float32_rounding(columns["max_logit"], distances)
+        half_step = np.where(distances == _HALF_STEP, 2.0**-24, 2.0**-25)
+        bound = distances * 2.0**-11 + half_step + _float32_rounding(columns["max_logit"], distances)
         return np.where(distances < 65504, bound, np.inf)
 
 
@@ -102,10 +126,22 @@ class Int8Codec(DenseCodec):
     at T = 16) get code 255, which stands for the distance of the farthest of them. Where that is not enough to keep the
     total variation against the dense softmax below ``MAX_TOTAL_VARIATION`` at T = 1, 2, 4, "no mass" is meant at T = 4.
     A row for which even that fails is refused: float16 holds it.
+
+    A class that nearly ties with the likeliest has code 1.
     """
 
     name: ClassVar[str] = "int8"
     power: Annotated[float, Meta(gt=0)] = 1.5
+
+    @property
+    def promised_temperatures(self) -> tuple[float, float]:
+        """Those at which each row is checked as it is encoded."""
+        return min(CHECKED_TEMPERATURES), max(CHECKED_TEMPERATURES)
+
+    @property
+    def promise(self) -> str:
+        """Checked, row by row."""
+        return f"total variation of at most {MAX_TOTAL_VARIATION} to the dense softmax, checked as a row is encoded"
 
     def encode_logits(self, logits: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
         """Columns ``codes`` uint8 [N, C]; ``max_logit``, ``range`` and ``far`` (a distance) float32 [N]."""
@@ -133,8 +169,10 @@ class Int8Codec(DenseCodec):
         divisor = np.where(row_range > 0, row_range, 1).astype(np.float64)
         codes = np.rint(np.minimum(distances / divisor, 1.0) ** (1 / self.power) * 254)
         codes[distances > row_range * (1 + 2.0**-22)] = 255  # not what float32's rounding of the range left outside
+        narrow = codes.astype(np.uint8)
+        _part_near_ties(narrow, distances)
         return {
-            "codes": codes.astype(np.uint8),
+            "codes": narrow,
             "max_logit": max_logit,
             "range": row_range[:, 0],
             "far": distances.max(axis=1).astype(np.float32),
@@ -144,7 +182,7 @@ class Int8Codec(DenseCodec):
         """Largest over T = 1, 2, 4, for each row."""
         decoded = self._decode_distances(columns).astype(np.float64)
         worst = np.zeros(len(distances))
-        for temperature in (1.0, 2.0, 4.0):
+        for temperature in CHECKED_TEMPERATURES:
             dense, stored = np.exp(-distances / temperature), np.exp(-decoded / temperature)
             dense /= dense.sum(axis=1, keepdims=True)
             stored /= stored.sum(axis=1, keepdims=True)
@@ -173,21 +211,36 @@ class Int8Codec(DenseCodec):
         return decode_int8(columns, self.levels)
 
     def error_bound(self, columns: Columns) -> NDArray[np.float64]:
-        """Half a step of the companded scale; for a far class, how much nearer it may have been; float32's rounding."""
+        """Half a step of the companded scale; for a far class, how much nearer it may have been; float32's rounding.
+
+        Code 1 has the whole first step: it may stand for a near tie.
+        """
         codes, row_range = columns["codes"], columns["range"].astype(np.float64)[:, None]
         far = columns["far"].astype(np.float64)[:, None]
         position = codes / 254
         # The code is the nearest in position, so the true position is at most half a step (0.5 / 254) away; the scale
         # is convex, so the larger error is upwards.
         half_step = row_range * ((position + 0.5 / 254) ** self.power - position**self.power)
+        half_step = np.where(codes == 1, np.maximum(half_step, row_range * position**self.power), half_step)
         bound = np.where(codes == 255, far - row_range, half_step)
         return bound + 4 * _float32_rounding(columns["max_logit"], np.where(codes == 255, far, row_range))
 
 
+_HALF_STEP = np.finfo(np.float16).smallest_subnormal
+"""2^-24: the least distance of float16."""
+CHECKED_TEMPERATURES = (1.0, 2.0, 4.0)
+"""Where ``Int8Codec`` checks what it promises."""
 MAX_FAR_MASS = 1e-4
 """Probability mass that ``Int8Codec`` may move to the farthest distance of a row."""
 MAX_TOTAL_VARIATION = 0.01
 """Between the dense and the stored softmax at T = 1, 2, 4: what ``Int8Codec`` promises."""
+
+
+def _part_near_ties(codes: NDArray[np.unsignedinteger[Any]], distances: NDArray[np.float64]) -> None:
+    """Code 1, in place, instead of 0 for classes [N, C] that are less likely than the likeliest."""
+    # Few are 0, so this costs next to nothing beside a look at every distance.
+    zeros = np.flatnonzero(codes.reshape(-1) == 0)
+    codes.reshape(-1)[zeros[distances.reshape(-1)[zeros] > 0]] = 1
 
 
 def _near_range(distances: NDArray[np.float64], temperature: float) -> NDArray[np.float64]:
@@ -200,5 +253,6 @@ def _near_range(distances: NDArray[np.float64], temperature: float) -> NDArray[n
 
 
 def _float32_rounding(max_logit: NDArray[np.float32], distances: NDArray[np.float64]) -> NDArray[np.float64]:
-    # max - distance is rounded to float32, and so are its parts: half a unit in the last place each.
-    return (np.abs(max_logit.astype(np.float64))[:, None] + distances) * 2.0**-22
+    # max - distance is rounded to float32, and so are its parts: half a unit in the last place each, below 2^-126 half
+    # of the least step.
+    return (np.abs(max_logit.astype(np.float64))[:, None] + distances) * 2.0**-22 + 2.0**-149

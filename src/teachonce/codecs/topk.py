@@ -66,6 +66,16 @@ class TopKCodec(Codec):
         """The classes that share the tail's logit."""
         return self.num_classes - self.num_kept
 
+    @property
+    def promised_temperatures(self) -> tuple[float, float] | None:
+        """Where the tail's mass is right; any where every class is kept."""
+        return (min(TAIL_TEMPERATURES), max(TAIL_TEMPERATURES)) if self.num_tail else None
+
+    @property
+    def promise(self) -> str:
+        """Of the mass alone: which tail class is likelier is lost at every temperature."""
+        return "the mass of the classes that are not kept, and nothing of which of them is likelier"
+
     def encode_logits(self, logits: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
         """Columns ``indices`` uint16 or 32 [N, K], ``codes`` uint8 [N, K], ``range`` float16 [N] and ``drops``.
 

@@ -73,6 +73,15 @@ def measure_codec(store: Store, max_samples: int = MAX_CODEC_SAMPLES) -> CodecEr
     )
 
 
+def measure_variation(store: Store, temperature: float, max_samples: int = 256) -> NDArray[np.float64] | None:
+    """Total variation [n] at one temperature, by the store's samples of logits before the codec; None without any."""
+    parts = [
+        total_variation(logits, store.read_logits(shard, view, rows, temperature=temperature), temperature)
+        for shard, view, rows, logits in _iter_samples(store, max_samples)
+    ]
+    return np.concatenate(parts) if parts else None
+
+
 def measure_bytes(store: Store) -> list[ColumnBytes]:
     """Bytes of each column a view; together they are all files of the manifest."""
     columns = store.read_columns(0, 0)

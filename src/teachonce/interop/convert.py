@@ -35,6 +35,8 @@ from teachonce.engine.jobs import run_jobs
 from teachonce.engine.progress import Advance, progress
 from teachonce.errors import ConfigError, ImageError, LogitsError, PlanMismatchError, RecordError
 from teachonce.interop.config import RecordsConfig
+from teachonce.interop.csv_join import LineClaims
+from teachonce.interop.csv_table import CsvTable
 from teachonce.interop.imagenet import BoxReader, class_texts, open_boxes, read_image_labels, read_labels, read_metadata
 from teachonce.interop.logit_table import MappedTable, open_logit_table
 from teachonce.pixels.decode import CheckedImage, check_image, check_jpeg, to_rgb_jpeg
@@ -43,16 +45,19 @@ from teachonce.records.class_table import CLASSES_NAME, ClassTable, read_classes
 from teachonce.records.discovery import find_splits
 from teachonce.records.listing import ImageListing, find_class_folders, find_data_classes, list_images
 from teachonce.records.source import parse_shard_name, record_key, shard_name
-from teachonce.records.tfrecord.framing import TFRecordWriter, index_path, write_index
+from teachonce.records.tfrecord.framing import TFRecordWriter, delete_index, index_path, write_index
 from teachonce.records.tfrecord.tf_example import FeatureValue, encode_example
 from teachonce.rng import generator
 from teachonce.storage.files import atomic_write, open_storage
+from teachonce.storage.names import check_component
 from teachonce.storage.resume import PlanFile
 from teachonce.storage.storage import Storage
 
 BACKGROUND = "background"
 WORKER_IMAGES = 2000
 """Images for which it pays to start one more process: it takes about as long as to write half of them."""
+CLAIMED_IMAGES = 4096
+"""Names that are looked up at once in a CSV."""
 
 _NO_BOXES = np.empty((0, 4), np.float32)
 
@@ -104,9 +109,9 @@ def list_labeled_images(config: RecordsConfig) -> tuple[ImageListing, NDArray[np
 
     Raises ConfigError or RecordError where there are none, or where one has a class that the labels do not know.
     """
-    root = config.images / config.split
+    root = config.images / check_component(config.split, "--split", ConfigError)
     images = open_storage(config.images)
-    if Path(config.split).name != config.split or not images.is_folder(config.split):
+    if not images.is_folder(config.split):
         splits = ", ".join(find_splits(config.images)) if images.is_folder() else ""
         raise ConfigError(f"{root}: no such folder; {config.images} has {splits or 'no split'}; give another --split")
     listing, names, name_of = _list_flat(config, root) if config.image_labels else _list_folders(root)
@@ -167,13 +172,13 @@ def _open_logits(config: RecordsConfig, listing: ImageListing, names: Sequence[s
         background_logit=config.background_logit,
         class_names=names,
     )
-    duplicates = listing.find_duplicate_basename() if table.table.is_by_name else None
-    if duplicates is not None:
-        raise LogitsError(
-            f"{config.logits}: has logits by basename, which {duplicates[0]} and {duplicates[1]} share: rename one, or "
-            "give a store"
-        )
-    if len(table.table) != len(listing):
+    if isinstance(table.table, CsvTable):
+        claims = LineClaims(table.table.lines, listing.root, listing.relative_name)
+        for first in range(0, len(listing), CLAIMED_IMAGES):
+            images = range(first, min(first + CLAIMED_IMAGES, len(listing)))
+            claims.claim([listing.relative_name(index) for index in images], first)
+        claims.check_all()
+    elif len(table.table) != len(listing):
         found = f"--logits {config.logits}: of {len(table.table)} images"
         warnings.warn(f"{found}, {listing.root} has {len(listing)}: of other data?", stacklevel=3)
     return table
@@ -259,6 +264,7 @@ class _ShardWriter:
         path = self.out / job.name
         images = open_storage(job.listing.root, RecordError)
         num_others = 0
+        delete_index(path)  # of an older shard of this name
         with atomic_write(path) as file:
             writer = TFRecordWriter(file)
             for index, label in enumerate(job.labels.tolist()):

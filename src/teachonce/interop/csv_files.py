@@ -13,29 +13,34 @@ from array import array
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
 from teachonce.codecs.registry import build_codec, warn_of_estimates
+from teachonce.engine.chunked import chunked
 from teachonce.engine.cores import num_cores
 from teachonce.engine.jobs import partition
 from teachonce.engine.prefetch import prefetch
 from teachonce.engine.progress import progress
-from teachonce.errors import ConfigError, LogitsError
+from teachonce.errors import ConfigError, LogitsError, PlanMismatchError, StoreError
 from teachonce.interop.config import ImportConfig
+from teachonce.interop.csv_join import LineClaims
 from teachonce.interop.csv_table import CsvTable
 from teachonce.records.class_space import ClassSpace, map_logits
 from teachonce.records.discovery import open_records
 from teachonce.records.source import RecordSource
 from teachonce.storage.files import atomic_write, exists
+from teachonce.storage.names import check_component
 from teachonce.store.begin import begin_store
 from teachonce.store.manifests import finalize_store, missing_files
 from teachonce.store.plan import Plan, describe_data, records_file, views_file
+from teachonce.store.plan_files import holds_store, read_plan
 from teachonce.store.repair import remove_damaged, report_repaired
 from teachonce.store.store import Store
-from teachonce.store.tables import StoreWriter
+from teachonce.store.tables import StoreWriter, read_records
 from teachonce.versions import library_versions
 from teachonce.views.policy import CenterPolicy, policy_to_json
 
@@ -51,10 +56,11 @@ def export_csv(
 ) -> list[Path]:
     """Write the logits of the store ``source`` as ``csv_files`` files, file i holding the shards i, i + csv_files, ...
 
-    Raises ConfigError where one of the files exists already, LogitsError where two images share a basename.
+    Raises ConfigError where one of the files exists already, LogitsError where two images share a basename, StoreError
+    where the store's split is no name of a file.
     """
     store = Store(source, trust=trust)
-    split = store.plan.data["split"]
+    split = check_component(store.plan.data["split"], f"{source}: the plan's split", StoreError)
     paths = [out / f"{split}-{index}.csv" for index in range(csv_files)]
     for path in paths:
         if exists(path):
@@ -113,25 +119,28 @@ def _refuse_shared_basenames(store: Store) -> None:
 
 IMPORT_BLOCK_RECORDS = 64
 """Lines that are turned into numbers at once: about 1 MB."""
+CLAIMED_RECORDS = 32
+"""Records whose names are looked up at once; they are held with their images."""
 
 
 def import_csv(config: ImportConfig) -> None:
     """Read ``SPLIT-*.csv`` into a store over the data whose basenames they carry.
 
-    Raises LogitsError for a missing, doubled, short or non-finite line with the image's name, and for lines of images
-    that the data does not have.
+    Raises LogitsError for a missing, doubled, short or non-finite line with the image's name, for lines of images that
+    the data does not have and for images that share a basename; PlanMismatchError where the store was begun from other
+    CSV files.
     """
     source = open_records(config.data, config.split)
     data_classes = config.num_classes or (len(source.classes.names) if source.classes is not None else None)
     table = CsvTable(config.csv, split=config.split, data_classes=data_classes, offset=config.offset, drop=config.drop)
+    claims = LineClaims(table.lines, config.data, lambda index: source.read_record(*source.locate(index)).filename)
     if len(table) != source.num_records:
-        raise LogitsError(
-            f"{config.csv}: {len(table)} lines for {source.num_records} records in {config.data}: expected one each; "
-            "the CSV is incomplete, or of other data"
-        )
+        # It is wrong already; to say which image or line it is, the names are worth a pass over the records.
+        _claim_all(source, claims)
+        claims.check_all()
     data_classes = data_classes or table.class_space.num_classes + table.class_space.offset
     plan = Plan(
-        teacher={"spec": "none", "model": "csv", "lines": len(table)},
+        teacher=_describe_csv(table),
         class_space=table.class_space,
         data_classes=data_classes,
         **describe_data(source, data_classes),
@@ -139,19 +148,67 @@ def import_csv(config: ImportConfig) -> None:
         codec=build_codec(config.codec, num_classes=table.class_space.num_classes, k=config.topk).to_json(),
         view_groups=((0, 0),),
     )
+    _refuse_other_csv(config, plan)
     plan = begin_store(config.out, plan, views_per_file=1)
     if config.repair:
         report_repaired(config.out, remove_damaged(config.out))
     missing = missing_files(config.out, plan)
     writer = StoreWriter(config.out, plan, {"versions": library_versions(), "device": "imported"})
     with progress("import", source.num_records, unit="records") as advance:
+        first = 0
         for shard, (name, num_records) in enumerate(plan.shards):
             if {records_file(name), views_file(name, (0, 0))} & missing:
                 keys, filenames, labels, logits = _join_shard(source, shard, table)
+                claims.claim(filenames, first)
                 writer.write_records(name, keys, filenames, labels)
                 writer.write_views(name, (0, 0), keys, labels, logits[None], None)
+            else:
+                claims.claim(read_records(config.out, plan, shard).filenames.to_pylist(), first)
+            first += num_records
             advance(num_records)
+    claims.check_all()
     finalize_store(config.out)
+
+
+def _describe_csv(table: CsvTable) -> dict[str, Any]:
+    """What the logits are, as the teacher of the plan: by the files' content, which no count of lines tells."""
+    return {
+        "spec": "none",
+        "model": "csv",
+        "lines": len(table),
+        "csv_xxh3": table.digest(),
+        "drop": table.drop,
+    }
+
+
+def _refuse_other_csv(config: ImportConfig, plan: Plan) -> None:
+    """Raise PlanMismatchError, in plain words, where ``--out`` was begun from other files or another ``--drop``."""
+    if not holds_store(config.out):
+        return
+    old = read_plan(config.out).teacher
+    if old["model"] != plan.teacher["model"]:
+        return  # for ``begin_store`` to say
+    found = []
+    if old.get("csv_xxh3") != plan.teacher["csv_xxh3"]:
+        was = f"hash {old['csv_xxh3']}" if "csv_xxh3" in old else "noted by an older teachonce without their hash"
+        found.append(
+            f"begun from the CSV files of another teacher, or others than {config.csv} holds now ({was}, now "
+            f"{plan.teacher['csv_xxh3']})"
+        )
+    if old.get("drop", plan.teacher["drop"]) != plan.teacher["drop"]:
+        found.append(f"begun with --drop {old['drop']}, now {plan.teacher['drop']}")
+    if found:
+        raise PlanMismatchError(
+            f"{config.out}: {'; '.join(found)}: a store holds one teacher; choose another --out, or give those again"
+        )
+
+
+def _claim_all(source: RecordSource, claims: LineClaims) -> None:
+    first = 0
+    for shard in range(len(source.shards)):
+        for block in chunked(source.iter_shard(shard), CLAIMED_RECORDS):
+            claims.claim([record.filename for record in block], first)
+            first += len(block)
 
 
 def _join_shard(

@@ -1,4 +1,4 @@
-"""The lines of the walkthrough's CSV files, found by basename: an index of 32 bytes a line, nothing else in memory.
+"""The lines of the walkthrough's CSV files, found by basename: an index of 40 bytes a line, nothing else in memory.
 
 ``SPLIT-0.csv``, ``SPLIT-1.csv``, ...: ``basename,number,number,...``, without a header. Every line is checked once,
 when the index is made: as many numbers as the first has, a name, a line break at its end. A basename that occurs twice
@@ -8,15 +8,17 @@ is refused with its name: which of the two would be meant?
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import xxhash
+from numpy.typing import NDArray
 
 from teachonce.errors import ConfigError, LogitsError
 from teachonce.storage.files import open_storage
+from teachonce.storage.names import check_component
 from teachonce.storage.storage import Reader
 
 _COMMA = ord(",")
@@ -25,7 +27,7 @@ _COMMA = ord(",")
 class _Line(NamedTuple):
     file_index: int
     start: int
-    num_bytes: int
+    whole: bytes
     name: bytes
     numbers: bytes
 
@@ -33,10 +35,12 @@ class _Line(NamedTuple):
 class CsvLines:
     """The lines of ``SPLIT-*.csv`` in a folder, of which any is read when asked; picklable, and thread-safe.
 
-    Raises ConfigError where there is no such file, LogitsError, with file and line, for one that is cut or another's.
+    Raises ConfigError where there is no such file and for a split that is no name of one, LogitsError, with file and
+    line, for a line that is cut or another's.
     """
 
     def __init__(self, folder: Path, split: str) -> None:
+        check_component(split, f"{folder}: split", ConfigError)
         self._storage = open_storage(folder)
         found = self._storage.list_folder().files if self._storage.is_folder() else []
         self._files = sorted(
@@ -49,10 +53,11 @@ class CsvLines:
         """Numbers of each line."""
         hasher = xxhash.xxh3_128()
         # Machine integers, not Python's: ImageNet has 1.28 million lines, and memory shall stay small.
-        hashes, ranges = array("Q"), array("q")
+        hashes, line_hashes, ranges = array("Q"), array("Q"), array("q")
         for line in self._scan(hasher):
-            hashes.append(_hash_name(line.name))
-            ranges.extend((line.file_index, line.start, line.num_bytes))
+            hashes.append(_hash(line.name))
+            line_hashes.append(_hash(line.whole))
+            ranges.extend((line.file_index, line.start, len(line.whole)))
         if not hashes:
             raise LogitsError(f"{folder}: the {split}-*.csv files hold no line; extract the logits again")
         self.digest: str = hasher.hexdigest()
@@ -60,6 +65,7 @@ class CsvLines:
         unsorted = np.array(hashes, np.uint64)
         order = np.argsort(unsorted, kind="stable")
         self._hashes = unsorted[order]
+        self._line_hashes = np.array(line_hashes, np.uint64)[order]
         self._ranges = np.array(ranges, np.int64).reshape(-1, 3)[order]
         self._refuse_duplicates()
 
@@ -68,24 +74,33 @@ class CsvLines:
 
     def find(self, filename: str) -> int:
         """The number, in this index, of the line with this file name's basename; LogitsError where there is none."""
-        name_hash = _hash_name(filename.rpartition("/")[2].encode())
-        at = int(self._hashes.searchsorted(np.uint64(name_hash)))
-        if at == len(self) or int(self._hashes[at]) != name_hash:
+        return int(self.find_all([filename])[0])
+
+    def find_all(self, filenames: Sequence[str]) -> NDArray[np.int64]:
+        """``find`` of many [n]; LogitsError with the first that has no line."""
+        hashes = np.array([_hash(name.rpartition("/")[2].encode()) for name in filenames], np.uint64)
+        at = np.minimum(self._hashes.searchsorted(hashes), len(self) - 1)
+        missing = np.flatnonzero(self._hashes[at] != hashes)
+        if len(missing):
             raise LogitsError(
-                f"{filename}: no line in {self._storage.describe()} ({len(self._files)} files, {len(self)} lines); the "
-                "CSV is incomplete or of other data"
+                f"{filenames[missing[0]] or 'an image without a name'}: no line in {self._storage.describe()} "
+                f"({len(self._files)} files, {len(self)} lines); the CSV is incomplete or of other data"
             )
         return at
 
     def read(self, at: int) -> tuple[str, bytes]:
-        """Name and numbers, as text, of a line."""
+        """Name and numbers, as text, of a line; LogitsError where it is not, to the byte, what it was at the scan.
+
+        A line that lost its last digit still has as many numbers, and they are numbers.
+        """
         file_index, start, num_bytes = self._ranges[at].tolist()
         line = self._readers[file_index].read(start, num_bytes)
-        name, _, numbers = line.rstrip(b"\r\n").partition(b",")
-        if _hash_name(name) != int(self._hashes[at]):
+        if _hash(line) != int(self._line_hashes[at]):
             raise LogitsError(
-                f"{self.describe(at)}: another line than when the file was opened: it was changed; run again"
+                f"{self.describe(at)}: another line than when the file was opened ({len(line)} bytes, were "
+                f"{num_bytes}): it was changed; run again"
             )
+        name, _, numbers = line.rstrip(b"\r\n").partition(b",")
         return name.decode(), numbers
 
     def describe(self, at: int) -> str:
@@ -103,7 +118,7 @@ class CsvLines:
                     name, _, numbers = line.rstrip(b"\r\n").partition(b",")
                     if name or numbers:
                         self._check_line(file_name, line_number, name, numbers, line)
-                        yield _Line(file_index, start, len(line), name, numbers)
+                        yield _Line(file_index, start, line, name, numbers)
                     start += len(line)
 
     def _check_line(self, file_name: str, line_number: int, name: bytes, numbers: bytes, line: bytes) -> None:
@@ -143,8 +158,8 @@ class CsvLines:
         self._readers = self._open_readers()
 
 
-def _hash_name(name: bytes) -> int:
-    return xxhash.xxh3_64_intdigest(name)
+def _hash(data: bytes) -> int:
+    return xxhash.xxh3_64_intdigest(data)
 
 
 def _number_in_name(name: str) -> tuple[int, str]:

@@ -209,11 +209,12 @@ class XmlBoxes:
         return any(self._find_file(name) is not None for name in listing.relative_names())
 
     def digest(self) -> str:
-        """Hash of the names of the XML files; not of what they hold."""
+        """Hash of the names of the XML files and of what they hold."""
         hasher = xxhash.xxh3_128()
         names = (name for name in self._storage.walk() if name.endswith(".xml"))
         for name in sorted(names, key=lambda name: name.split("/")):
-            hasher.update(name.encode(errors="surrogateescape") + b"\n")
+            content = self._storage.read(name)
+            hasher.update(name.encode(errors="surrogateescape") + b"\n%d\n" % len(content) + content)
         return hasher.hexdigest()
 
     def _find_file(self, relative_name: str) -> str | None:

@@ -26,8 +26,6 @@ class LogitTable(Protocol):
     """Teacher logits in the teacher's own class space."""
 
     class_space: ClassSpace
-    is_by_name: bool
-    """Whether images are found by their basename, which then must be unique."""
 
     def __len__(self) -> int: ...
 

@@ -17,6 +17,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 
 from teachonce.codecs.registry import warn_of_estimates
@@ -24,17 +25,25 @@ from teachonce.engine.chunked import chunked
 from teachonce.engine.cores import num_cores
 from teachonce.engine.jobs import run_jobs
 from teachonce.engine.progress import Advance, progress
-from teachonce.errors import ConfigError, RecordError
+from teachonce.errors import ConfigError, RecordError, StoreError
 from teachonce.interop.config import MergeConfig
 from teachonce.records.class_space import ClassSpace, map_logits
 from teachonce.records.class_table import read_classes, write_classes
 from teachonce.records.discovery import open_records
 from teachonce.records.source import Location, Record, RecordSource, record_key
-from teachonce.records.tfrecord.framing import TFRecordWriter, describe_record, index_path, read_tfrecords, write_index
+from teachonce.records.tfrecord.framing import (
+    TFRecordWriter,
+    delete_index,
+    describe_record,
+    index_path,
+    read_tfrecords,
+    write_index,
+)
 from teachonce.records.tfrecord.native_examples import find_features
 from teachonce.records.tfrecord.source import decode_tfrecord
 from teachonce.records.tfrecord.tf_example import replace_feature, splice_entry
 from teachonce.storage.files import atomic_write, open_storage
+from teachonce.storage.names import check_component
 from teachonce.storage.resume import PlanFile
 from teachonce.store.join import StoreJoin
 from teachonce.store.store import Store
@@ -53,7 +62,8 @@ def merge(config: MergeConfig) -> None:
     another store.
     """
     store = Store(config.store, trust=config.trust)
-    source = open_records(config.data, store.plan.data["split"])
+    split = check_component(store.plan.data["split"], f"{config.store}: the plan's split", StoreError)
+    source = open_records(config.data, split)
     if source.describe()["format"] != "tfrecord":
         raise ConfigError(
             f"{config.data}: merge copies TFRecords, this is a folder of images; use records --logits {config.store}"
@@ -69,7 +79,7 @@ def merge(config: MergeConfig) -> None:
         )
     warn_of_estimates(store.codec, f"{config.store} -> {config.out}")
     target = ClassSpace(num_classes=_count_classes(store, source))
-    _begin(config, store, target.num_classes)
+    _begin(config, store, source, target.num_classes)
     out = open_storage(config.out)
     jobs = [shard for shard, info in enumerate(source.shards) if not out.has(info.name)]
     sizes = [info.num_records for info in source.shards]
@@ -94,6 +104,7 @@ class _ShardMerger:
         assert info.path is not None
         path = self.config.out / info.name
         num_rows = 0
+        delete_index(path)  # of an older shard of this name
         with atomic_write(path) as file:
             writer = TFRecordWriter(file)
             for block in chunked(read_tfrecords(info.path), MERGE_BLOCK_RECORDS):
@@ -138,8 +149,9 @@ def _count_classes(store: Store, source: RecordSource) -> int:
     return store.plan.data_classes if source.classes is None else len(source.classes.names)
 
 
-def _begin(config: MergeConfig, store: Store, num_classes: int) -> None:
+def _begin(config: MergeConfig, store: Store, source: RecordSource, num_classes: int) -> None:
     split = store.plan.data["split"]
+    shards = xxhash.xxh3_64_hexdigest(repr(source.describe()["shards"]).encode())
     if config.out.resolve() == config.data.resolve():
         raise ConfigError(f"--out {config.out}: is the data itself; choose another folder")
     PlanFile(
@@ -147,6 +159,7 @@ def _begin(config: MergeConfig, store: Store, num_classes: int) -> None:
         name=f"merge.{split}.json",
         foreign=ConfigError(f"--out {config.out}: exists and is not empty; choose another folder"),
         is_foreign=lambda names: not _are_of_merges(names, split),
+        defaults={"data": shards},
     ).begin(
         {
             "split": split,
@@ -154,6 +167,8 @@ def _begin(config: MergeConfig, store: Store, num_classes: int) -> None:
             "view": config.view,
             "background_logit": str(config.background_logit),
             "num_classes": num_classes,
+            # Beside the images, which the store knows, records have texts and boxes.
+            "data": shards,
         }
     )
     classes = read_classes(config.data)

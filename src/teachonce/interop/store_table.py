@@ -13,8 +13,6 @@ from teachonce.store.store import Store
 class StoreTable:
     """A ``LogitTable`` of a store's view 0, for data whose label of each of the store's is in ``new_labels`` [n]."""
 
-    is_by_name = False
-
     def __init__(self, store: Store, new_labels: NDArray[np.int64], view: int = 0) -> None:
         self.store = store
         self.view = view

@@ -10,6 +10,7 @@ from teachonce.records.listing import find_class_folders
 from teachonce.records.source import RecordSource, parse_shard_name
 from teachonce.records.tfrecord.source import TFRecordSource, find_shards
 from teachonce.storage.files import open_storage
+from teachonce.storage.names import check_component
 
 
 def find_splits(data: Path) -> list[str]:
@@ -23,8 +24,10 @@ def find_splits(data: Path) -> list[str]:
 def open_records(data: Path, split: str, *, with_boxes: bool = False) -> RecordSource:
     """The records of a split: its TFRecord shards, else its class folders; ``with_boxes`` as in ``RecordSource``.
 
-    Raises ConfigError where there is neither, RecordError where what is there is incomplete.
+    Raises ConfigError where there is neither, and for a split that is no name of a folder in ``data``; RecordError
+    where what is there is incomplete.
     """
+    check_component(split, f"{data}: split", ConfigError)
     storage = open_storage(data)
     if not storage.is_folder():
         raise ConfigError(f"{data}: no such folder; expected TFRecord shards or SPLIT/CLASS folders of images")

@@ -2,20 +2,26 @@
 
 A file is whole or absent: it is written under a temporary name in the same folder, synced, and renamed, so that a kill,
 a full disk or a power cut leaves either the old state or the new one.
+
+Errors of the operating system are one line only where they are this file's own: while it is open for somebody else's
+block, its own reads and writes are told from whatever else fails in the block, which passes through as it is.
 """
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import re
 import secrets
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from teachonce.errors import TeachonceError
 from teachonce.storage.storage import FileStatus, Listing, Reader, Storage
@@ -24,6 +30,12 @@ TEMPORARY_PREFIX = ".tmp-"
 _READ_FLAGS = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0)
 _TEMPORARY = re.compile(re.escape(TEMPORARY_PREFIX) + r"\w+-(.*)", re.DOTALL)
 _STREAM_BUFFER_BYTES = 1 << 20
+
+_NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_NO_PERMISSION = {errno.EACCES, errno.EPERM, errno.EROFS}
+_NO_PLACE = {errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOENT, errno.ENAMETOOLONG, errno.ELOOP}
+_NOT_SUPPORTED = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EACCES, errno.EPERM}
+"""What file systems say that cannot do what is asked for at all: it is not this file that failed."""
 
 
 @dataclass(frozen=True)
@@ -106,11 +118,13 @@ class LocalStorage(Storage):
     @contextmanager
     def stream(self, name: str) -> Iterator[BinaryIO]:
         """A file to be read in order; pipes are files here."""
+        explain = partial(self._error, name, "read")
         try:
-            with (self.root / name).open("rb", buffering=_STREAM_BUFFER_BYTES) as file:
-                yield file
+            raw = _OwnErrors(self.root / name, "rb", explain)
         except OSError as error:
-            raise self._error(name, "read", error) from error
+            raise explain(error) from error
+        with _lend(raw, io.BufferedReader(raw, _STREAM_BUFFER_BYTES)) as file:
+            yield file
 
     def open_reader(self, name: str) -> Reader:
         """A descriptor for positional reads."""
@@ -174,25 +188,106 @@ class LocalStorage(Storage):
         path = self.root / name
         # Not tempfile: its mode 0600 would hide the file from a colleague's job; the umask decides here.
         temporary = path.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(6)}-{path.name}")
+        explain = partial(self._error, name, "written")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with temporary.open("xb") as file:
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                raw = _OwnErrors(temporary, "xb", explain)
+            except OSError as error:
+                raise explain(error) from error
+            with _lend(raw, io.BufferedWriter(raw)) as file:
                 yield file
-                file.flush()
-                os.fsync(file.fileno())
-            if overwrite:
-                temporary.replace(path)
-            else:
-                _appear_once(temporary, path)
-            _sync_folder(path.parent)
-        except OSError as error:
-            raise self._error(name, "written", error, "; free space or choose another --out") from error
+            try:
+                if overwrite:
+                    temporary.replace(path)
+                else:
+                    _appear_once(temporary, path)
+                _sync_folder(path.parent)
+            except OSError as error:
+                raise explain(error) from error
         finally:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
 
-    def _error(self, name: str, verb: str, error: OSError, advice: str = "") -> TeachonceError:
-        return self.raises(f"{self.describe(name)}: cannot be {verb}: {error.strerror or error}{advice}")
+    def _error(self, name: str, verb: str, error: OSError) -> TeachonceError:
+        return self.raises(f"{self.describe(name)}: cannot be {verb}: {_explain(error, is_written=verb == 'written')}")
+
+
+def _explain(error: OSError, *, is_written: bool) -> str:
+    """What went wrong, and what to do about it."""
+    reason = error.strerror or str(error)
+    if error.errno == errno.EIO:
+        return "input/output error: check the disk"
+    if is_written and error.errno in _NO_SPACE:
+        return f"{reason}; free space or choose another --out"
+    if error.errno in _NO_PERMISSION:
+        return f"{reason}; {'allow it or choose another --out' if is_written else 'check the permissions'}"
+    return f"{reason}; choose another --out" if is_written and error.errno in _NO_PLACE else reason
+
+
+class _OwnErrors(io.FileIO):
+    """An unbuffered file whose own errors are what ``explain`` makes of them, and no OSErrors any more.
+
+    In a block that reads other files too, an OSError does not say which file it is about.
+    """
+
+    def __init__(self, path: Path, mode: str, explain: Callable[[OSError], TeachonceError]) -> None:
+        self.failure: TeachonceError | None = None
+        self._explain = explain
+        super().__init__(path, mode)
+
+    def write(self, data: Any) -> int:
+        """Some of ``data``; returns how many bytes."""
+        return self._own(super().write, data)
+
+    def readinto(self, buffer: Any) -> int:
+        """Some bytes into ``buffer``; returns how many."""
+        return self._own(super().readinto, buffer)
+
+    def readall(self) -> bytes:
+        """What is left."""
+        return self._own(super().readall)
+
+    def close(self) -> None:
+        """Some file systems say only here that they are full."""
+        self._own(super().close)
+
+    def sync(self) -> None:
+        """Wait until the disk has what was written."""
+        self._own(os.fsync, self.fileno())
+
+    def _own(self, call: Callable[..., Any], *arguments: Any) -> Any:
+        try:
+            return call(*arguments)
+        except OSError as error:
+            failure = self._explain(error)
+            self.failure = self.failure or failure
+            raise failure from error
+
+
+@contextmanager
+def _lend(raw: _OwnErrors, file: BinaryIO) -> Iterator[BinaryIO]:
+    """``file``, the buffer of ``raw``, for a block; flushed and on the disk after it, where it is written.
+
+    The first error of ``raw`` is what is raised, whatever the block made of it: libraries turn it into errors of their
+    own, or finish without a word (torch, Arrow). Any other error of the block stays what it is, also where ``raw``
+    fails after it.
+    """
+    try:
+        yield file
+        if raw.mode != "rb":
+            file.flush()
+            raw.sync()
+    except BaseException as error:
+        first = raw.failure
+        with suppress(TeachonceError):
+            file.close()
+        if first is not None and first is not error and isinstance(error, Exception):
+            raise first from error
+        raise
+    file.close()
+    if raw.failure is not None:
+        raise raw.failure
 
 
 class _LocalReader(Reader):
@@ -244,17 +339,23 @@ def _appear_once(temporary: Path, path: Path) -> None:
         path.hardlink_to(temporary)
     except FileExistsError:
         return
-    except OSError:
+    except OSError as error:
         # A file system without hard links: a rename is the next best thing.
+        if error.errno not in _NOT_SUPPORTED | {errno.EMLINK, errno.EXDEV}:
+            raise
         if not path.exists():
             temporary.replace(path)
 
 
 def _sync_folder(folder: Path) -> None:
-    # The rename itself is durable only once the folder is; some file systems do not allow it, which is harmless.
-    with suppress(OSError):
+    # The rename itself is durable only once the folder is; some file systems cannot say so, which is harmless. A disk
+    # that fails here is not: the file is whole under its name, and nobody knows whether it will be after a power cut.
+    try:
         descriptor = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+    except OSError as error:
+        if error.errno not in _NOT_SUPPORTED | {errno.EBADF}:
+            raise

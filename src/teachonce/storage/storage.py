@@ -92,7 +92,10 @@ class Storage(ABC):
 
     @abstractmethod
     def stream(self, name: str) -> AbstractContextManager[BinaryIO]:
-        """A file to be read in order, from its beginning, within the block."""
+        """A file to be read in order, from its beginning, within the block.
+
+        Errors of reading this file are of the class ``raises``; whatever else is raised in the block passes through.
+        """
 
     @abstractmethod
     def open_reader(self, name: str) -> Reader:
@@ -106,7 +109,9 @@ class Storage(ABC):
     def put(self, name: str) -> AbstractContextManager[BinaryIO]:
         """A binary file that appears under its name when the block ends without an error, in place of an older one.
 
-        It is durable then. After an error, or a kill, there is what was there before.
+        It is durable then. After an error, or a kill, there is what was there before; only where it is the last step
+        that fails, which makes the name durable, the new file may be there, whole. Errors of writing this file are of
+        the class ``raises``; whatever else is raised in the block passes through.
         """
 
     @abstractmethod

@@ -39,13 +39,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Write under a temporary name, sync, rename; raises TeachonceError where the disk is full."""
         with atomic_write(Path(path)) as file:
-            try:
-                torch.save(checkpoint, file)
-            except RuntimeError as error:
-                # What torch makes of an OSError of the file.
-                if isinstance(error.__context__, OSError):
-                    raise error.__context__ from None
-                raise
+            torch.save(checkpoint, file)
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         """Read; raises ModelError for what is damaged or would execute code."""

@@ -26,6 +26,7 @@ from teachonce.records.class_space import ClassSpace
 from teachonce.records.discovery import open_records
 from teachonce.records.source import RecordSource
 from teachonce.runs.run import find_run
+from teachonce.storage.files import open_storage, read_json
 from teachonce.store.join import known_records
 from teachonce.store.store import Store
 from teachonce.store.stored_views import StoredViews
@@ -186,6 +187,7 @@ def resolve_run(
         "train_records": _identify(data.train.records),
         "validation_records": None if data.validation is None else _identify(data.validation.records),
         "store_fingerprint": _join([store.fingerprint for store in data.stores]),
+        "record_logits": _identify_record_logits(config),
         "store_views": data.num_views,
         "online_weights_sha256": online_sha256,
         "world_size": world_size,
@@ -254,6 +256,24 @@ def _library_mean_std(kind: str, name: str) -> tuple[tuple[float, float, float],
 
 def _join(fingerprints: list[str]) -> str | None:
     return "+".join(fingerprints) or None
+
+
+def _identify_record_logits(config: TrainConfig) -> dict[str, Any] | None:
+    """What ``merge`` or ``records`` noted of the logits that they put into the records; None where nobody did.
+
+    Records with the logits of two teachers have the same names, sizes and counts.
+    """
+    if config.logits != "records" or config.temperature == 0:
+        return None
+    noted = {
+        f"merge.{config.split}.json": ("store", "view", "background_logit"),
+        f"records.{config.split}.json": ("logits", "background logit"),
+    }
+    for name, settings in noted.items():
+        if open_storage(config.data).has(name):
+            found = read_json(config.data / name)
+            return {setting: found.get(setting) for setting in settings} if isinstance(found, dict) else None
+    return None
 
 
 def _identify(source: RecordSource) -> dict[str, Any]:

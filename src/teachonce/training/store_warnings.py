@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from teachonce.codecs.softmax import log_softmax
+from teachonce.inspection.costs import measure_variation
 from teachonce.rng import generator
 from teachonce.store.store import Store
 
@@ -28,6 +29,10 @@ LITTLE_NON_TOP1_MASS = 0.02
 """Mean mass beyond the likeliest class, at the training's temperature, below which targets are little but labels."""
 SMALL_RATIO = 50
 """Parameters of the teacher for each of the student from which gains have been seen to turn into losses."""
+
+
+NUM_BOUND_ROWS = 256
+"""Rows of a store without samples whose bound is computed."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +71,37 @@ def measure_store_stats(store: Store, temperature: float) -> StoreStats:
     return StoreStats(hits / total, nats / total, non_top1 / total, int(total))
 
 
+def warn_of_temperature(store: Store, temperature: float) -> None:
+    """Warn of a temperature outside of what the store's codec promises, with the error there.
+
+    Measured on the store's samples of logits before the codec; in a store that has none, ``Codec.variation_bound`` of
+    some of its rows.
+    """
+    promised = store.codec.promised_temperatures
+    if promised is None or promised[0] <= temperature <= promised[1]:
+        return
+    num_classes = store.class_space.num_classes
+    variation = measure_variation(store, temperature)
+    if variation is not None:
+        found = (
+            f"{variation.mean():.2g} in the mean and {variation.max():.2g} at most, measured on {len(variation)} views"
+        )
+    else:
+        rows = np.arange(min(store.shards[0][1], NUM_BOUND_ROWS))
+        bound = store.codec.variation_bound(store.read_rows(0, 0, rows), temperature).max()
+        found = f"at most {bound:.2g}, proven for {len(rows)} views" if bound < 1 else "not bounded by anything stored"
+    warnings.warn(
+        f"{store.path}: --kd-temp {temperature:g} is outside of T = {promised[0]:g} to {promised[1]:g}, for which "
+        f"codec {store.codec.name} promises {store.codec.promise}; at T = {temperature:g}, with {num_classes:,} "
+        f"classes, the total variation is {found}; extract with --codec float16, or give a "
+        f"{'smaller' if temperature > promised[1] else 'larger'} --kd-temp",
+        stacklevel=2,
+    )
+
+
 def warn_before_training(store: Store, stats: StoreStats, temperature: float, num_student: int) -> None:
     """Warn of what the measurement shows; ``num_student`` is the student's number of parameters."""
+    warn_of_temperature(store, temperature)
     num_classes = store.class_space.num_classes
     on = f"{store.path}: on {stats.num_rows:,} of the training views"
     if stats.top1 < LOW_TOP1 or stats.label_nats > np.log(num_classes):

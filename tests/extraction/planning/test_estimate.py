@@ -294,6 +294,14 @@ def test_a_codec_that_refuses_the_sample_is_shown_and_does_not_stop_the_plan(tmp
     assert "topk 3, which was asked for, would stop the extraction" in text
 
 
+def test_a_plan_says_for_which_temperatures_a_codec_is(summary):
+    found = {entry["name"]: entry["promised_temperatures"] for entry in summary["codecs"]}
+    assert found == {"float32": None, "float16": None, "int8": [1.0, 4.0], "topk": [1, 8]}
+    planned = next(entry for entry in summary["codecs"] if entry["is_planned"])
+    said = f"{planned['label']} says how near it is at T = "
+    assert (said in render_estimate(summary)) == (planned["promised_temperatures"] is not None)
+
+
 def test_what_a_plan_says(config, summary):
     assert json.loads(json.dumps(summary, allow_nan=False)) == summary
     assert summary["kind"] == "plan" and summary["num_classes"] == NUM_CLASSES and summary["offset"] == 1

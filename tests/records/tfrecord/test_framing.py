@@ -15,6 +15,7 @@ from teachonce.errors import RecordError
 from teachonce.records.tfrecord.framing import (
     TFRecordFile,
     TFRecordWriter,
+    delete_index,
     index_path,
     load_index,
     masked_crc32c,
@@ -96,16 +97,106 @@ def test_frames_are_the_same_however_they_lie_in_what_is_read_at_once(
         list(read_tfrecords(path))
 
 
-def test_the_index_is_made_where_it_is_missing_or_of_another_shard(shard: Path) -> None:
-    expected = [0, 21, 37, 65, 65 + 10240 + 16]
+BOUNDS = [0, 21, 37, 65, 65 + 10240 + 16]
+
+
+def test_the_index_is_made_where_it_is_missing(shard: Path) -> None:
     index = index_path(shard)
-    for damage in (b"", b"0 21\n", b"0 21\n21 16\nx y\n", b"0 21 21\n", b"9999999999999999999999999 1\n", b"\xff\xfe"):
-        index.write_bytes(damage)
-        assert load_index(shard).tolist() == expected
-        assert index.read_text() == "0 21\n21 16\n37 28\n65 10256\n"
-    index.unlink()
-    assert load_index(shard).tolist() == expected
-    assert index.exists()
+    assert load_index(shard).tolist() == BOUNDS
+    assert index.read_text() == "0 21\n21 16\n37 28\n65 10256\n"
+
+
+HUGE = 2**63 - 1
+
+
+@pytest.mark.parametrize(
+    ("index", "message"),
+    [
+        ("", "its index has 0 numbers, expected two for each"),
+        ("\n \n", "its index has 0 numbers, expected two for each"),
+        ("0 21 21\n", "its index has 3 numbers, expected two for each"),
+        ("0 21\n", "its index says 1 records in 21 bytes, the file has 10321: it has grown, or is another shard"),
+        ("0 21\n21 16\n37 28\n65 20000\n", r"record 3 \(byte 65\): truncated: its index says 4 records in 20065 bytes"),
+        ("0 21\n21 16\nx y\n", "its index has b'x', expected 'offset size'"),
+        ("0 21.5\n", "its index has b'21.5', expected 'offset size'"),
+        ("0 0x15\n", "its index has b'0x15', expected 'offset size'"),
+        ("9999999999999999999999999 1\n", "its index has b'99999999999999999999', expected 'offset size'"),
+        ("\xff\xfe", "its index has b'.*', expected 'offset size'"),
+        ("0 21\n20 17\n37 28\n65 10256\n", "record 1 at byte 20 with 17 bytes, expected it at byte 21"),
+        ("0 21\n22 15\n37 28\n65 10256\n", "record 1 at byte 22 with 15 bytes, expected it at byte 21"),
+        ("5 16\n21 16\n37 28\n65 10256\n", "record 0 at byte 5 with 16 bytes, expected it at byte 0"),
+        ("0 21\n21 -16\n5 60\n65 10256\n", "record 1 at byte 21 with -16 bytes, .* with at least 16"),
+        ("0 21\n21 0\n21 16\n37 28\n65 10256\n", "record 1 at byte 21 with 0 bytes"),
+        ("21 16\n0 21\n37 28\n65 10256\n", "record 0 at byte 21"),
+        # Together 2^64 + the file's bytes: what wraps round to it.
+        (f"0 {HUGE}\n{HUGE} {HUGE}\n-2 10323\n", f"record 1 at byte {HUGE} with {HUGE} bytes"),
+    ],
+)
+def test_an_index_that_is_not_the_shards_is_refused_and_kept(shard: Path, index: str, message: str) -> None:
+    """It is what knows how long the shard was; who wrote the shard anew is told to delete it."""
+    path = index_path(shard)
+    path.write_bytes(index.encode("latin-1"))
+    advice = rf".*; restore the shard .*; or, if the shard is right and .* delete {path}$"
+    with pytest.raises(RecordError, match=rf"^{shard}.*{message}{advice}") as found:
+        load_index(shard)
+    assert "\n" not in str(found.value)
+    assert path.read_bytes() == index.encode("latin-1")
+    path.unlink()
+    assert load_index(shard).tolist() == BOUNDS
+
+
+@pytest.mark.parametrize("num_left", [1, 2, 3])
+def test_a_shard_that_was_cut_where_a_frame_ends_is_refused(shard: Path, num_left: int) -> None:
+    load_index(shard)
+    index = index_path(shard).read_bytes()
+    shard.write_bytes(shard.read_bytes()[: BOUNDS[num_left]])
+    message = (
+        rf"^{shard} record {num_left} \(byte {BOUNDS[num_left]}\): truncated: its index says 4 records in 10321 bytes, "
+        rf"the file has {BOUNDS[num_left]}; restore"
+    )
+    with pytest.raises(RecordError, match=message):
+        len(TFRecordFile(shard))
+    assert index_path(shard).read_bytes() == index
+
+
+def test_a_shard_that_has_grown_is_refused(shard: Path) -> None:
+    load_index(shard)
+    shard.write_bytes(shard.read_bytes() + TENSORFLOW_BYTES)
+    with pytest.raises(RecordError, match="its index says 4 records in 10321 bytes, the file has 10362: it has grown"):
+        load_index(shard)
+
+
+@given(st.lists(st.tuples(st.integers(-40, 120), st.integers(-20, 120)), min_size=1, max_size=5))
+def test_no_index_but_the_shards_own_is_taken(
+    tmp_path_factory: pytest.TempPathFactory, entries: list[tuple[int, int]]
+) -> None:
+    path = tmp_path_factory.mktemp("any") / "x-00000-of-00001"
+    write_shard(path, PAYLOADS[:3])
+    write_index(index_path(path), entries)
+    try:
+        bounds = load_index(path).tolist()
+    except RecordError:
+        assert entries != [(0, 21), (21, 16), (37, 28)]
+        return
+    assert bounds[0] == 0 and bounds[-1] == 65 and len(bounds) == len(entries) + 1
+    assert entries == list(zip(bounds[:-1], np.diff(bounds).tolist(), strict=True)) and min(np.diff(bounds)) >= 16
+
+
+def test_a_damaged_index_in_the_cache_is_made_again(shard: Path, cache: Path) -> None:
+    index_path(shard).mkdir()
+    load_index(shard)
+    (kept,) = cache.iterdir()
+    for damage in (b"", b"0 21\n", b"x y\n", b"\xff"):
+        kept.write_bytes(damage)
+        assert load_index(shard).tolist() == BOUNDS
+        assert kept.read_text() == "0 21\n21 16\n37 28\n65 10256\n"
+
+
+def test_an_old_index_is_gone_before_its_shard_is_written_anew(shard: Path) -> None:
+    load_index(shard)
+    delete_index(shard)
+    delete_index(shard)
+    assert not index_path(shard).exists() and shard.exists()
 
 
 def test_an_index_is_used_and_not_made_again(shard: Path) -> None:

@@ -194,7 +194,7 @@ def _try(folder: Path, plan: Plan, codec: Codec, result: SampleResult) -> CodecT
 def _codec_entry(
     codec: Codec, trial: CodecTrial | str, plan: Plan, side_bytes: Mapping[str, float], *, is_planned: bool
 ) -> dict[str, Any]:
-    parameters = codec.to_json()
+    parameters, promised = codec.to_json(), codec.promised_temperatures
     k = parameters.get("k")
     entry: dict[str, Any] = {
         "name": codec.name,
@@ -202,6 +202,7 @@ def _codec_entry(
         "label": codec.name if k is None else f"{codec.name} {k}",
         "parameters": parameters,
         "is_planned": is_planned,
+        "promised_temperatures": None if promised is None else list(promised),
         "refused": trial if isinstance(trial, str) else None,
     }
     if isinstance(trial, str):

@@ -106,6 +106,13 @@ def _render_codecs(summary: Mapping[str, Any]) -> list[str]:
             f"    {name:<12}{entry['codec_bytes']:>8,} {format_bytes(entry['store_bytes']):>11}    {variations}"
             f"{entry['read_back_seconds'] * 1e6:>8.1f}"
         )
+    promised = _planned(summary).get("promised_temperatures")
+    if promised is not None:
+        least, largest = promised
+        lines.append(
+            f"    {_planned(summary)['label']} says how near it is at T = {least:g} to {largest:g} alone; beyond, "
+            "train warns, and float16 is near at any"
+        )
     lines.append("    < the codec that is planned; store: all files, with keys, names and samples for verify")
     return lines
 

@@ -14,6 +14,7 @@ not SIGBUS. Compressed TFRecord files are not supported.
 from __future__ import annotations
 
 import os
+import re
 import struct
 import threading
 from collections.abc import Iterator, Sequence
@@ -133,7 +134,12 @@ class TFRecordFile:
             frame = memoryview(self._open().read(offset, end - offset))
         except RecordError as error:
             raise RecordError(f"{error} (record {row}, byte {offset})") from error
-        length = _check_header(self.path, row, offset, frame[:HEADER_BYTES], end)
+        length = _check_header(self.path, row, offset, frame[:HEADER_BYTES], self._open().num_bytes)
+        if length + FRAME_BYTES != end - offset:
+            raise RecordError(
+                f"{describe_record(self.path, row, offset)}: the index says {end - offset} bytes, the frame has "
+                f"{length + FRAME_BYTES}: the index is of another shard; delete {index_path(self.path).name}"
+            )
         payload = frame[HEADER_BYTES : HEADER_BYTES + length]
         _check_payload(self.path, row, offset, payload, frame[HEADER_BYTES + length :], length)
         return payload
@@ -219,24 +225,41 @@ def index_path(path: Path) -> Path:
 def load_index(path: Path) -> NDArray[np.int64]:
     """Frame bounds of a shard, [N + 1]: frame ``i`` is bytes ``bounds[i]`` to ``bounds[i + 1]``.
 
-    Read from the index where there is one that fits the shard (contiguous from 0 to the file's end); else made by
-    reading the headers, and kept beside the shard, or in the user's cache folder where the shard's is read-only.
+    Read from the index beside the shard, which was written with it and so says how much of it there was. One that does
+    not fit (contiguous from 0 to the file's end) is never made again here: without it a shard that was cut where a
+    frame ends looks whole. Raises RecordError then, with the way out for who wrote the shard anew: to delete the index.
+
+    Where there is none it is made by reading the headers, and kept beside the shard, or in the user's cache folder
+    where the shard's is read-only. The cache's is found by the shard's size and time and is for speed alone: it says
+    nothing of a shard that changed, and a damaged one is made again.
     """
     storage, name = locate(path, RecordError)
     status = storage.status(name)
     _check_not_empty(path, status.num_bytes)
-    for candidate in _index_paths(path, status):
-        bounds = _read_index(candidate, status.num_bytes)
-        if bounds is not None:
-            return bounds
+    beside = index_path(path)
+    if storage.has(beside.name):
+        return _read_index(path, status.num_bytes)
+    cached = _cached_index_path(path, status)
+    if cached is not None:
+        try:
+            return _parse_index(locate(cached)[0].read(cached.name), status.num_bytes)
+        except (TeachonceError, _IndexProblem):
+            pass  # none, or a damaged one
     bounds = _scan_bounds(path)
     index = list(zip(bounds[:-1].tolist(), np.diff(bounds).tolist(), strict=True))
-    for candidate in _index_paths(path, status):
+    for candidate in (beside, cached):
         # Where neither folder can be written the index is only slower to have, so this is no error.
         with suppress(TeachonceError):
-            write_index(candidate, index)
-            break
+            if candidate is not None:
+                write_index(candidate, index)
+                break
     return bounds
+
+
+def delete_index(path: Path) -> None:
+    """Remove the index beside a shard that is about to be written, with whatever is in the way of its own."""
+    storage, name = locate(index_path(path))
+    storage.delete(name)
 
 
 def write_index(path: Path, index: list[tuple[int, int]]) -> None:
@@ -250,18 +273,52 @@ def describe_record(path: Path, row: int, offset: int) -> str:
     return f"{path} record {row} (byte {offset})"
 
 
-def _read_index(path: Path, shard_bytes: int) -> NDArray[np.int64] | None:
-    storage, name = locate(path)
+class _IndexProblem(Exception):
+    """Why an index is none of this shard, as a phrase."""
+
+
+def _read_index(path: Path, shard_bytes: int) -> NDArray[np.int64]:
+    """The bounds that the index beside a shard has; RecordError where it is not of this shard as it is."""
+    beside = index_path(path)
+    storage, name = locate(beside, RecordError)
     try:
-        numbers = np.array(storage.read(name).split(), dtype=np.int64)
-    except (TeachonceError, ValueError, OverflowError):
-        return None
+        return _parse_index(storage.read(name), shard_bytes, path)
+    except _IndexProblem as problem:
+        raise RecordError(
+            f"{problem}; restore the shard from where it came; or, if the shard is right and its index is of an older "
+            f"one, delete {beside}"
+        ) from None
+
+
+def _parse_index(content: bytes, shard_bytes: int, path: Path | None = None) -> NDArray[np.int64]:
+    """Frame bounds [N + 1]; ``_IndexProblem`` where they are not contiguous from 0 to the shard's end."""
+    words = content.split()
+    try:
+        numbers = np.array(words, np.int64)
+    except (ValueError, OverflowError):
+        bad = next((word for word in words if not re.fullmatch(rb"-?\d{1,18}", word)), words[0])
+        raise _IndexProblem(
+            f"{path}: its index has {bad[:20]!r}, expected 'offset size' in bytes, a line a record"
+        ) from None
     if len(numbers) == 0 or len(numbers) % 2:
-        return None
+        raise _IndexProblem(f"{path}: its index has {len(numbers)} numbers, expected two for each of its records")
     offsets, sizes = numbers[0::2], numbers[1::2]
-    bounds = np.append(offsets, offsets[-1] + sizes[-1])
-    fits = bounds[0] == 0 and bounds[-1] == shard_bytes and (sizes >= FRAME_BYTES).all()
-    return bounds if fits and (np.diff(bounds) == sizes).all() else None
+    bounds = np.append(0, np.cumsum(sizes))
+    # Sizes that are too large for 64 bits together are negative where they first are, not round to what fits.
+    wrong = np.flatnonzero((sizes < FRAME_BYTES) | (offsets != bounds[:-1]) | (bounds[1:] < 0))
+    if len(wrong):
+        row = int(wrong[0])
+        raise _IndexProblem(
+            f"{path}: its index has record {row} at byte {offsets[row]} with {sizes[row]} bytes, expected it at byte "
+            f"{bounds[row]}, where the one before ends, with at least {FRAME_BYTES}"
+        )
+    if bounds[-1] != shard_bytes:
+        found = f"its index says {len(sizes)} records in {bounds[-1]} bytes, the file has {shard_bytes}"
+        if shard_bytes < bounds[-1]:
+            row = int(np.searchsorted(bounds, shard_bytes, side="right")) - 1
+            raise _IndexProblem(f"{path} record {row} (byte {bounds[row]}): truncated: {found}")
+        raise _IndexProblem(f"{path}: {found}: it has grown, or is another shard")
+    return bounds
 
 
 def _scan_bounds(path: Path) -> NDArray[np.int64]:
@@ -275,15 +332,14 @@ def _scan_bounds(path: Path) -> NDArray[np.int64]:
     return np.array(bounds, dtype=np.int64)
 
 
-def _index_paths(path: Path, status: FileStatus) -> Iterator[Path]:
-    """Where an index may lie, or be put: beside the shard, else in the cache under the shard's identity."""
-    yield index_path(path)
+def _cached_index_path(path: Path, status: FileStatus) -> Path | None:
+    """Where an index may lie that cannot lie beside its shard: in the cache, under the shard's identity."""
     try:
         folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     except RuntimeError:  # a user without a home, as in some containers
-        return
+        return None
     identity = f"{path.resolve()}\0{status.num_bytes}\0{status.modified_ns}"
-    yield folder / "teachonce" / f"{xxhash.xxh3_128_hexdigest(os.fsencode(identity))}.idx"
+    return folder / "teachonce" / f"{xxhash.xxh3_128_hexdigest(os.fsencode(identity))}.idx"
 
 
 def _check_not_empty(path: Path, file_bytes: int) -> None:
@@ -314,11 +370,6 @@ def _check_payload(
     if len(payload) < length or len(footer) < FOOTER_BYTES:
         found = HEADER_BYTES + len(payload) + len(footer)
         raise _truncated(path, row, offset, f"the frame should have {length + FRAME_BYTES} bytes, has {found}")
-    if len(footer) > FOOTER_BYTES:
-        raise RecordError(
-            f"{describe_record(path, row, offset)}: the index says {HEADER_BYTES + length + len(footer)} bytes, the "
-            f"frame has {length + FRAME_BYTES}: the index is of another shard; delete {index_path(path).name}"
-        )
     if masked_crc32c(payload) != _FOOTER.unpack(footer)[0]:
         raise RecordError(
             f"{describe_record(path, row, offset)}: the checksum of the data does not hold: the shard is damaged; "

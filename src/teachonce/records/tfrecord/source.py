@@ -30,7 +30,7 @@ from teachonce.records.source import (
     record_key,
     shard_name,
 )
-from teachonce.records.tfrecord.framing import TFRecordFile, describe_record, read_frames, read_tfrecords
+from teachonce.records.tfrecord.framing import TFRecordFile, describe_record, index_path, read_frames, read_tfrecords
 from teachonce.records.tfrecord.native_examples import find_features
 from teachonce.records.tfrecord.tf_example import decode_example
 from teachonce.storage.files import open_storage
@@ -152,6 +152,14 @@ def _check_boxes(sides: list[Any], where: str) -> NDArray[np.float32] | None:
     return boxes
 
 
+def _other_index(file: TFRecordFile, row: int, offset: int) -> RecordError:
+    expected = f"at byte {file.offset(row)}" if row < len(file) else f"no more than {len(file)} records"
+    return RecordError(
+        f"{describe_record(file.path, row, offset)}: the index says {expected}: the index is of another shard; restore "
+        f"the shard, or delete {index_path(file.path)} if the shard is right"
+    )
+
+
 class TFRecordSource(RecordSource):
     """TFRecord shards of ``tf.train.Example``."""
 
@@ -234,10 +242,24 @@ class TFRecordSource(RecordSource):
     def iter_shard(self, shard: int, *, with_logits: bool = False) -> Iterator[Record]:
         """The records of a shard in order, streaming; raises as ``read_batch``."""
         path = self._files[shard].path
-        for block in chunked(enumerate(read_tfrecords(path)), _STREAMED_RECORDS):
+        for block in chunked(self._iter_frames(shard), _STREAMED_RECORDS):
             payloads = [payload for _, (_, payload) in block]
             descriptions = [describe_record(path, row, offset) for row, (offset, _) in block]
             yield from self._take_apart(payloads, descriptions, with_logits, copy=True)
+
+    def _iter_frames(self, shard: int) -> Iterator[tuple[int, tuple[int, memoryview]]]:
+        """(row, (offset, payload)) of a shard, in order; RecordError where its index has others.
+
+        A shard that was replaced by one of equal size has other rows than its index, by which others read.
+        """
+        file = self._files[shard]
+        row = -1
+        for row, (offset, payload) in enumerate(read_tfrecords(file.path)):
+            if row >= len(file) or offset != file.offset(row):
+                raise _other_index(file, row, offset)
+            yield row, (offset, payload)
+        if row + 1 != len(file):
+            raise _other_index(file, row + 1, file.offset(row + 1))
 
     def _decode(self, payload: Buffer, where: str, with_logits: bool) -> Record:
         return decode_tfrecord(
