@@ -1,6 +1,5 @@
 """Extraction: what the teacher said, in record order, whatever was killed, resumed or split among workers."""
 
-import dataclasses
 import json
 import os
 import signal
