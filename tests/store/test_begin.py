@@ -175,7 +175,7 @@ def test_processes_that_begin_at_once_end_with_one_plan(tmp_path, _round):
 
 def test_an_older_format_is_not_extended():
     plan = make_plan(num_views=3)
-    with pytest.raises(PlanMismatchError, match="format version 2, this teachonce writes 3.*teachonce upgrade"):
+    with pytest.raises(PlanMismatchError, match=r"format version 2, this teachonce writes 3.*teachonce upgrade"):
         begin_store(GOLDEN / "store-v2-topk", plan, views_per_file=2)
 
 
