@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ import torch
 from teachonce.errors import PlanMismatchError, RecordError
 from teachonce.extraction.config import ExtractConfig, VerifyConfig
 from teachonce.extraction.extract import extract
-from teachonce.extraction.plan_source import PlanSource, find_added, open_plan_source
+from teachonce.extraction.plan_source import ExtractedData, PlanSource, open_plan_source
 from teachonce.extraction.verify import verify
 from teachonce.models import classifier
 from teachonce.records.discovery import open_records
@@ -382,7 +381,7 @@ def grow(path: Path, source: RecordSource):
     plan = Store(path).plan
     from dataclasses import replace
 
-    return begin_store(path, replace(plan, data=source.describe()), 1, partial(find_added, path, source=source))
+    return begin_store(path, replace(plan, data=source.describe()), 1, ExtractedData(path, source))
 
 
 def test_the_source_itself_where_it_is_as_planned(tmp_path):

@@ -8,7 +8,6 @@ import sys
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -22,7 +21,7 @@ from PIL import Image
 
 from teachonce.engine.buffers import BufferPool
 from teachonce.errors import ConfigError, LogitsError, RecordError
-from teachonce.extraction.plan_source import PlanSource, find_added
+from teachonce.extraction.plan_source import ExtractedData, PlanSource
 from teachonce.pixels.decode import decode_image
 from teachonce.pixels.in_memory import RecordsInMemory
 from teachonce.records.class_table import ClassTable, read_classes, write_classes
@@ -544,7 +543,7 @@ def open_in_plan(folder: Path) -> RecordSource:
     payloads = [small_data.example(index, 1 + index % 3) for index in (7, 100, 2, 0, 1, 3, 4, 101, 5, 6)]
     source = open_records(small_data.write_shards(folder / "new", (4, 6), payloads=payloads), "train")
     plan = replace(store.plan, data=source.describe())
-    return PlanSource(path, begin_store(path, plan, 1, partial(find_added, path, source=source)), source)
+    return PlanSource(path, begin_store(path, plan, 1, ExtractedData(path, source)), source)
 
 
 def open_in_memory(folder: Path) -> RecordSource:
