@@ -31,7 +31,7 @@ from teachonce.extraction.extractor import UnitExtractor
 from teachonce.extraction.units import all_units, bundle_units
 from teachonce.models.classifier import load_model
 from teachonce.records.discovery import open_records
-from teachonce.store.plan import begin_store
+from teachonce.store.begin import begin_store
 from teachonce.store.store import Store
 from teachonce.versions import library_versions
 

@@ -26,7 +26,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from teachonce.store.arrow_files import records_file, views_file, write_records, write_views
 
 from teachonce.codecs.codec import Codec
 from teachonce.codecs.dense import Int8Codec
@@ -36,10 +35,13 @@ from teachonce.engine.cores import num_cores
 from teachonce.losses.losses import kd_loss, label_loss
 from teachonce.records.class_space import ClassSpace
 from teachonce.records.source import shard_name
-from teachonce.storage.files import write_json
-from teachonce.store.plan import Plan, finalize_store, group_views
+from teachonce.store.begin import begin_store
+from teachonce.store.manifests import finalize_store
+from teachonce.store.plan import Plan, group_views
 from teachonce.store.store import Store
+from teachonce.store.tables import StoreWriter, to_batch
 from teachonce.versions import library_versions
+from teachonce.views.columns import encode_views
 from teachonce.views.policy import CropPolicy, policy_to_json
 from teachonce.views.view import View
 
@@ -201,8 +203,7 @@ def synthetic_logits(count: int) -> np.ndarray:
 
 
 def synthetic_store(path: Path, codec: Int8Codec | TopKCodec, num_shards: int, num_views: int) -> Store:
-    """A store of crop views; every shard has the content of the first, in files of its own."""
-    path.mkdir(parents=True)
+    """A store of crop views; every shard has the content of the first under keys and in files of its own."""
     names = [shard_name("train", index, num_shards) for index in range(num_shards)]
     plan = Plan(
         teacher={"spec": "synthetic", "model": "synthetic", "weights_sha256": "0" * 64},
@@ -217,29 +218,21 @@ def synthetic_store(path: Path, codec: Int8Codec | TopKCodec, num_shards: int, n
         policy=policy_to_json(CropPolicy()) | {"seed": 0},
         codec=codec.to_json(),
         view_groups=group_views(num_views, 10),
-        num_samples=0,
+        shards=tuple((name, SHARD_RECORDS) for name in names),
     )
-    write_json(path / "plan.json", plan.to_json())
-    keys = np.arange(SHARD_RECORDS, dtype=np.uint64)
+    begin_store(path, plan, views_per_file=10)
     labels = np.arange(SHARD_RECORDS, dtype=np.int32) % NUM_CLASSES + 1
-    logits = synthetic_logits(SHARD_RECORDS)
-    write_records(path / records_file(names[0]), keys, [f"{key}.jpg" for key in keys], labels)
     views = [View((10, 20, 300, 330), bool(row % 2)) for row in range(SHARD_RECORDS)]
-    for group in plan.view_groups:
-        count = group[1] - group[0] + 1
-        write_views(
-            path / views_file(names[0], group),
-            keys,
-            codec,
-            np.stack([logits] * count),
-            [views] * count,
-            CropPolicy().layout,
-        )
-    for file in sorted(path.glob(f"{names[0]}.*")):
-        content = file.read_bytes()
-        for name in names[1:]:
-            (path / file.name.replace(names[0], name)).write_bytes(content)
-    finalize_store(path, library_versions())
+    columns = encode_views(views, CropPolicy().layout) | codec.encode_logits(synthetic_logits(SHARD_RECORDS))
+    batch = to_batch(columns)
+    writer = StoreWriter(path, plan, {"versions": library_versions(), "device": "cpu"})
+    for shard, name in enumerate(names):
+        keys = np.arange(SHARD_RECORDS, dtype=np.uint64) + np.uint64(shard * SHARD_RECORDS)
+        writer.write_records(name, keys, [f"{key}.jpg" for key in keys], labels)
+        for first, last in plan.view_groups:
+            count = last - first + 1
+            writer.write_columns(name, (first, last), keys, [batch] * count, [0] * count)
+    finalize_store(path)
     return Store(path)
 
 

@@ -28,7 +28,6 @@ from pathlib import Path
 import numpy as np
 import xxhash
 from PIL import Image
-from teachonce.store.arrow_files import records_file, views_file, write_records, write_views
 
 from teachonce.codecs.registry import build_codec
 from teachonce.engine.cores import num_cores
@@ -42,7 +41,10 @@ from teachonce.pixels.decode import check_jpeg
 from teachonce.pixels.jpeg_structure import sound_jpeg_size
 from teachonce.records.class_space import ClassSpace
 from teachonce.records.discovery import open_records
-from teachonce.store.plan import Plan, begin_store, finalize_store
+from teachonce.store.begin import begin_store
+from teachonce.store.manifests import finalize_store
+from teachonce.store.plan import Plan, describe_data
+from teachonce.store.tables import StoreWriter
 from teachonce.versions import library_versions
 from teachonce.views.policy import CenterPolicy, policy_to_json
 
@@ -212,20 +214,22 @@ class Bench:
             teacher={"spec": "none", "model": "random", "precision": "float32"},
             class_space=ClassSpace(num_classes=NUM_CLASSES, offset=1),
             data_classes=NUM_CLASSES + 1,
-            data=source.describe(),
+            **describe_data(source, NUM_CLASSES + 1),
             policy=policy_to_json(CenterPolicy()),
             codec=codec.to_json(),
             view_groups=((0, 0),),
         )
         begin_store(path, plan, views_per_file=1)
+        writer = StoreWriter(path, plan, {"versions": library_versions(), "device": "cpu"})
         rng = np.random.default_rng(0)
         for shard, (name, num_records) in enumerate(plan.shards):
             records = [(record.key, record.filename, record.label) for record in source.iter_shard(shard)]
             keys, filenames, labels = zip(*records, strict=True)
             logits = rng.normal(0, 3, (1, num_records, NUM_CLASSES)).astype(np.float32)
-            write_records(path / records_file(name), np.array(keys, np.uint64), filenames, np.array(labels, np.int32))
-            write_views(path / views_file(name, (0, 0)), np.array(keys, np.uint64), codec, logits, None)
-        finalize_store(path, library_versions())
+            of_records = np.array(keys, np.uint64), np.array(labels, np.int32)
+            writer.write_records(name, of_records[0], filenames, of_records[1])
+            writer.write_views(name, (0, 0), *of_records, logits, None)
+        finalize_store(path)
         return path
 
 

@@ -20,7 +20,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from teachonce.store.checks import check_keys
 
 from benchmarks.loading.data import write_crop_store
 from benchmarks.photographs import write_photographs
@@ -36,6 +35,7 @@ from teachonce.pixels.render import ViewReader, render_views
 from teachonce.records.discovery import open_records
 from teachonce.records.tfrecord.framing import read_frames
 from teachonce.records.tfrecord.source import TFRecordSource
+from teachonce.store.join import StoreJoin, join_records
 from teachonce.store.store import Store
 from teachonce.store.stored_views import StoredViews
 from teachonce.versions import library_versions
@@ -94,7 +94,9 @@ def measure(dataset: KDDataset, store: Store) -> tuple[dict[str, float], float]:
     batches = [source.locate_all(indices[start : start + BATCH_SIZE]) for start in range(0, len(indices), BATCH_SIZE)]
     buffers, reader = BufferPool(), ViewReader(source, StoredViews(store))
     records = [source.read_batch(locations) for locations in batches]
-    record_views = [reader.read(locations, 0, batch) for locations, batch in zip(batches, records, strict=True)]
+    joined = [reader.join(locations, batch) for locations, batch in zip(batches, records, strict=True)]
+    record_views = [reader.views_of(batch, 0) for batch in joined]
+    store_join = StoreJoin(store, source)
     out = np.empty((BATCH_SIZE, SIZE_PX, SIZE_PX, 3), np.uint8)
     dot = np.empty((BATCH_SIZE, 1, 1, 3), np.uint8)
     assert isinstance(source, TFRecordSource)
@@ -111,12 +113,12 @@ def measure(dataset: KDDataset, store: Store) -> tuple[dict[str, float], float]:
 
     def join() -> None:
         for locations, batch in zip(batches, records, strict=True):
-            check_keys(store, locations, batch)
-            logits.to_batch([store.gather_columns(locations, 0)])
+            found = join_records([store_join], locations, batch)
+            logits.to_batch([store.gather_columns(found.locations_in(store), 0)])
 
     def find_views() -> None:
-        for locations, batch in zip(batches, records, strict=True):
-            reader.read(locations, 0, batch)
+        for batch in joined:
+            reader.views_of(batch, 0)
 
     def decode() -> None:
         for batch in record_views:

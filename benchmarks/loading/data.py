@@ -13,7 +13,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from teachonce.store.arrow_files import records_file, views_file, write_records, write_views
 
 from benchmarks.photographs import read_jpegs, write_jpegs, write_photographs
 from teachonce.codecs.registry import build_codec
@@ -23,7 +22,10 @@ from teachonce.records.class_table import read_classes, write_classes
 from teachonce.records.discovery import open_records
 from teachonce.records.source import RecordSource, shard_name
 from teachonce.records.tfrecord.source import find_shards
-from teachonce.store.plan import Plan, begin_store, finalize_store
+from teachonce.store.begin import begin_store
+from teachonce.store.manifests import finalize_store
+from teachonce.store.plan import Plan, describe_data
+from teachonce.store.tables import StoreWriter
 from teachonce.views.draw import draw_view
 from teachonce.views.policy import CropPolicy, policy_to_json
 
@@ -94,12 +96,13 @@ def write_crop_store(path: Path, source: RecordSource) -> None:
         teacher={"spec": "none", "model": "random", "precision": "float32"},
         class_space=ClassSpace(num_classes=num_classes),
         data_classes=num_classes,
-        data=source.describe(),
+        **describe_data(source, num_classes),
         policy={**policy_to_json(policy), "seed": SEED},
         codec=codec.to_json(),
         view_groups=(group,),
     )
     begin_store(path, plan, views_per_file=NUM_VIEWS)
+    writer = StoreWriter(path, plan)
     rng = np.random.default_rng(2)
     for shard, (name, num_records) in enumerate(plan.shards):
         records = list(source.iter_shard(shard))
@@ -114,6 +117,6 @@ def write_crop_store(path: Path, source: RecordSource) -> None:
             for view in range(NUM_VIEWS)
         ]
         logits = rng.normal(0, 3, (NUM_VIEWS, num_records, num_classes)).astype(np.float32)
-        write_records(path / records_file(name), keys, [record.filename for record in records], labels)
-        write_views(path / views_file(name, group), keys, codec, logits, views, policy.layout)
-    assert finalize_store(path, {}) == NUM_VIEWS
+        writer.write_records(name, keys, [record.filename for record in records], labels)
+        writer.write_views(name, group, keys, labels, logits, views)
+    assert finalize_store(path) == NUM_VIEWS

@@ -7,9 +7,12 @@ import pytest
 import torch
 
 from teachonce.models.class_map import map_tensor
-from teachonce.records.class_space import ClassSpace, map_logits
+from teachonce.records.class_space import ClassSpace, NamedClassSpace, map_logits
 
 SPACES = [ClassSpace(num_classes=count, offset=offset) for count in (1, 3, 4) for offset in (0, 1, 5)]
+SPACES += [
+    NamedClassSpace(num_classes=3, output_labels=labels) for labels in ((2, 0, 1), (2, -1, 0), (-1, -1, -1), (7, 3, 1))
+]
 
 
 @pytest.mark.parametrize("target", SPACES)

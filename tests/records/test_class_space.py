@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from teachonce.errors import ConfigError
-from teachonce.records.class_space import ClassSpace, map_logits, resolve_offset
+from teachonce.records.class_space import ClassSpace, NamedClassSpace, map_logits, resolve_offset, shared_classes
 
 
 def test_a_missing_class_gets_no_mass_at_any_temperature():
@@ -52,3 +52,53 @@ def test_offsets_are_given_or_beyond_doubt():
         resolve_offset(10, 11, 11, model="m")
     with pytest.raises(ConfigError, match="at least 1"):
         ClassSpace(num_classes=0)
+
+
+def test_relabeled_outputs_are_a_run_where_they_can_be():
+    space = ClassSpace(num_classes=3, offset=1)
+    assert space.labels().tolist() == [1, 2, 3]
+    # Labels that all move by as much: from shards, which count from 1, to a folder, which counts from 0.
+    assert space.relabel(np.array([-1, 0, 1, 2])) == ClassSpace(num_classes=3)
+    assert space.relabel(np.arange(4)) == space
+    assert ClassSpace(num_classes=3).relabel(np.array([5, 6, 7])) == ClassSpace(num_classes=3, offset=5)
+    swapped = space.relabel(np.array([0, 2, 1, 3]))
+    assert swapped == NamedClassSpace(num_classes=3, output_labels=(2, 1, 3))
+    assert swapped.labels().tolist() == [2, 1, 3] and swapped != ClassSpace(num_classes=3)
+    # A class that the data has not, an output beyond the labels, and one before them.
+    assert space.relabel(np.array([0, 1, -1, 2])).labels().tolist() == [1, -1, 2]
+    assert space.relabel(np.array([0, 1])).labels().tolist() == [1, -1, -1]
+    assert ClassSpace(num_classes=3, offset=-1).relabel(np.array([0, 1, 2])).labels().tolist() == [-1, 0, 1]
+    # None at all is no run that begins before the labels.
+    assert space.relabel(np.full(4, -1)).labels().tolist() == [-1, -1, -1]
+    assert swapped.relabel(np.array([0, 3, 2, 1])) == NamedClassSpace(num_classes=3, output_labels=(2, 3, 1))
+
+
+def by_hand(logits, source, target, missing):
+    """One label at a time."""
+    of_label = {label: at for at, label in enumerate(source.labels().tolist()) if label >= 0}
+    return [
+        [row[of_label[label]] if label in of_label and label >= 0 else missing for label in target.labels().tolist()]
+        for row in logits.tolist()
+    ]
+
+
+NAMED = [
+    NamedClassSpace(num_classes=3, output_labels=labels)
+    for labels in ((2, 0, 1), (2, -1, 0), (-1, -1, -1), (7, 3, 1), (-1, 4, 2))
+]
+RUNS = [ClassSpace(num_classes=count, offset=offset) for count, offset in ((3, 0), (3, 1), (5, 0), (1, 2), (2, 6))]
+
+
+@pytest.mark.parametrize("target", [*RUNS, *NAMED], ids=str)
+@pytest.mark.parametrize("source", [*RUNS, *NAMED], ids=str)
+def test_outputs_are_mapped_by_their_labels(source, target):
+    logits = np.random.default_rng(0).normal(0, 1, (2, source.num_classes)).astype(np.float32)
+    if source == target:
+        assert map_logits(logits, source, target) is logits
+        return
+    mapped = map_logits(logits, source, target, 0.25)
+    assert mapped.tolist() == by_hand(logits, source, target, 0.25)
+    of_source, of_target = shared_classes(source, target)
+    labels = source.labels()[of_source]
+    assert (labels == target.labels()[of_target]).all()
+    assert set(labels.tolist()) - {-1} == (set(source.labels().tolist()) & set(target.labels().tolist())) - {-1}

@@ -21,16 +21,20 @@ from PIL import Image
 
 from teachonce.engine.buffers import BufferPool
 from teachonce.errors import ConfigError, LogitsError, RecordError
+from teachonce.extraction.plan_source import ExtractedData, PlanSource
 from teachonce.pixels.decode import decode_image
 from teachonce.pixels.in_memory import RecordsInMemory
 from teachonce.records.class_table import ClassTable, read_classes, write_classes
 from teachonce.records.discovery import open_records
 from teachonce.records.image_folder import FolderSource
 from teachonce.records.sample import SubsetSource
+from teachonce.records.selection import SelectedSource
 from teachonce.records.source import Record, RecordSource, record_key, shard_name
 from teachonce.records.tfrecord.framing import TFRecordWriter
 from teachonce.records.tfrecord.source import TFRecordSource
 from teachonce.records.tfrecord.tf_example import FeatureValue, encode_example
+from teachonce.store.begin import begin_store
+from teachonce.store.store import Store
 from tests.support import small_data
 
 CLASSES = ClassTable(("background", "cat", "dog"), ("background", "a cat", "a dog"), has_background=True)
@@ -524,6 +528,24 @@ def open_subset(folder: Path) -> RecordSource:
     return SubsetSource(open_shards(folder), [(2, 30), (0, 4), (1, 0), (2, 30), (0, 0), (2, 39)])
 
 
+def open_selected(folder: Path) -> RecordSource:
+    """Some of each shard, and a shard of which nothing is left."""
+    source = open_records(small_data.write_shards(folder, (5, 3, 2, 4)), "train")
+    return SelectedSource(source, [np.array([1, 4]), np.array([], np.int64), np.arange(2), np.array([0, 3])])
+
+
+def open_in_plan(folder: Path) -> RecordSource:
+    """In the shards and the order of a store, whose data lies in others today and has grown."""
+    path = folder / "store"
+    if not path.exists():
+        small_data.write_store(path, small_data.write_shards(folder / "old", (5, 3)))
+    store = Store(path)
+    payloads = [small_data.example(index, 1 + index % 3) for index in (7, 100, 2, 0, 1, 3, 4, 101, 5, 6)]
+    source = open_records(small_data.write_shards(folder / "new", (4, 6), payloads=payloads), "train")
+    plan = replace(store.plan, data=source.describe())
+    return PlanSource(path, begin_store(path, plan, 1, ExtractedData(path, source)), source)
+
+
 def open_in_memory(folder: Path) -> RecordSource:
     return RecordsInMemory(open_shards(folder))
 
@@ -534,6 +556,8 @@ def open_in_memory(folder: Path) -> RecordSource:
         (TFRecordSource, open_shards),
         (FolderSource, open_folder),
         (SubsetSource, open_subset),
+        (SelectedSource, open_selected),
+        (PlanSource, open_in_plan),
         (RecordsInMemory, open_in_memory),
     ],
     ids=lambda value: value.__name__ if isinstance(value, type) else "",

@@ -73,6 +73,21 @@ def test_names_that_the_data_did_not_have_are_no_other_plan(tmp_path):
         begin_store(tmp_path / "named", make_plan(class_names=names[::-1]), views_per_file=2)
 
 
+class Today:
+    """Data that has some shards more than the plan, and all of its records."""
+
+    def __init__(self, *added):
+        self.added = list(added)
+        self.asked = []
+
+    def find_added(self, plan):
+        self.asked.append(plan)
+        return self.added
+
+    def check_has_all(self, plan):
+        """It does."""
+
+
 def grown(plan, *added):
     data = plan.data | {"shards": [*plan.data["shards"], *([name, count, 50] for name, count in added)]}
     return replace(plan, data=data, shards=(*plan.shards, *added))
@@ -88,15 +103,10 @@ def test_other_data_is_refused_where_nobody_says_what_it_has_more(tmp_path):
 def test_records_that_were_added_are_a_part_of_their_own(finished):
     path, *_ = finished
     before = read_tree(path)
-    asked = []
-
-    def find_added(plan):
-        asked.append(plan)
-        return [("more", 2), ("train-00000-of-00002", 1)]
-
+    today = Today(("more", 2), ("train-00000-of-00002", 1))
     first = read_plan(path)
-    plan = begin_store(path, grown(make_plan(num_views=3), ("more", 2)), 2, find_added)
-    assert asked == [first]
+    plan = begin_store(path, grown(make_plan(num_views=3), ("more", 2)), 2, today)
+    assert today.asked == [first]
     assert plan.shards == (*first.shards, ("more.p001", 2), ("train-00000-of-00002.p001", 1))
     assert plan.parts == (Part(0, 0), Part(2, 3)) and plan.view_groups == first.view_groups
     assert plan.identity == first.identity
@@ -112,7 +122,7 @@ def test_records_that_were_added_are_a_part_of_their_own(finished):
     after = read_tree(path)
     assert {name: after[name] for name in before} == before
     # The same data again adds nothing.
-    assert begin_store(path, grown(make_plan(num_views=3), ("more", 2)), 2, find_added) == plan and len(asked) == 1
+    assert begin_store(path, grown(make_plan(num_views=3), ("more", 2)), 2, today) == plan and len(today.asked) == 1
 
 
 def test_data_in_other_shards_with_no_new_records_is_no_new_plan(finished):
@@ -120,13 +130,13 @@ def test_data_in_other_shards_with_no_new_records_is_no_new_plan(finished):
     before = read_tree(path)
     plan = make_plan(num_views=3)
     other = replace(plan, data=plan.data | {"format": "folder", "shards": [["all", 8, 1]]}, shards=(("all", 8),))
-    assert begin_store(path, other, 2, lambda plan: []) == read_plan(path)
+    assert begin_store(path, other, 2, Today()) == read_plan(path)
     assert read_tree(path) == before
 
 
 def test_more_views_and_records_at_once(finished):
     path, *_ = finished
-    plan = begin_store(path, grown(make_plan(num_views=4), ("more", 2)), 2, lambda plan: [("more", 2)])
+    plan = begin_store(path, grown(make_plan(num_views=4), ("more", 2)), 2, Today(("more", 2)))
     assert plan.num_views == 4 and plan.parts == (Part(0, 0), Part(2, 3))
     fill(path, plan, groups=plan.view_groups[2:], shards=[0, 1])
     assert finalize_store(path) == 4 and (Store(path).num_views, Store(path).num_records) == (4, 8)
@@ -175,7 +185,7 @@ def test_processes_that_begin_at_once_end_with_one_plan(tmp_path, _round):
 
 def test_an_older_format_is_not_extended():
     plan = make_plan(num_views=3)
-    with pytest.raises(PlanMismatchError, match="format version 2, this teachonce writes 3.*teachonce upgrade"):
+    with pytest.raises(PlanMismatchError, match=r"format version 2, this teachonce writes 3.*teachonce upgrade"):
         begin_store(GOLDEN / "store-v2-topk", plan, views_per_file=2)
 
 

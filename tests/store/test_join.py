@@ -1,15 +1,42 @@
-"""Joining by position: what is another record, label, order or data set is refused, each with its reason and place."""
+"""Joining by key: records find their rows wherever they lie, classes compare by name, and what is other is refused."""
 
 import dataclasses
+import pickle
+import warnings
 
+import numpy as np
 import pytest
-from teachonce.store.checks import check_key, check_keys, check_same_data, check_same_policy
+import torch
 
 from teachonce.errors import ImageError, StoreError
 from teachonce.pixels.decode import decode_record
+from teachonce.pixels.render import ViewReader
+from teachonce.records.class_space import ClassSpace, NamedClassSpace
+from teachonce.records.class_table import ClassTable, write_classes
 from teachonce.records.discovery import open_records
+from teachonce.records.selection import SelectedSource
+from teachonce.records.source import NO_LABEL, shard_name
+from teachonce.records.tfrecord.framing import read_tfrecords
+from teachonce.store.join import (
+    StoreJoin,
+    check_same_policy,
+    find_unknown,
+    has_same_shards,
+    invert_labels,
+    join_records,
+    known_records,
+    label_map,
+)
 from teachonce.store.store import Store
-from tests.support.small_data import example, write_shards, write_store
+from teachonce.store.stored_views import StoredViews
+from tests.support.small_data import (
+    build_dataset,
+    example,
+    rewrite_shard,
+    write_as_folder,
+    write_shards,
+    write_store,
+)
 
 LOCATIONS = [(1, 2), (0, 4), (0, 0), (1, 0), (0, 0)]
 
@@ -24,67 +51,431 @@ def store(tmp_path, source):
     return write_store(tmp_path / "store", source)
 
 
-def test_records_of_the_store_pass(store, source):
-    check_keys(store, LOCATIONS, source.read_batch(LOCATIONS))
-    check_keys(store, [], [])
-    for location in LOCATIONS:
-        check_key(store, *location, source.read_record(*location))
+def read_all(source):
+    locations = [source.locate(index) for index in range(source.num_records)]
+    return locations, source.read_batch(locations)
+
+
+def check_joined(store, source):
+    """Every record of the source is found where the store has its key; returns the join."""
+    join = StoreJoin(store, source)
+    locations, records = read_all(source)
+    found = join.locate(locations, records)
+    assert [int(store.read_keys(shard)[row]) for shard, row in found] == [record.key for record in records]
+    for location, record in zip(locations, records, strict=True):
+        at = join.find_in_source(record.key)
+        assert source.read_record(*at).key == record.key and (at == location or source.read_record(*location))
+    return join
+
+
+def payloads_of(data):
+    return [bytes(payload) for path in sorted(data.glob("train-*-of-?????")) for _, payload in read_tfrecords(path)]
+
+
+def reshard(data, out, order, sizes):
+    """The records of a folder in another order, in shards of other sizes, with the same classes."""
+    payloads = payloads_of(data)
+    write_shards(out, sizes=sizes, payloads=[payloads[index] for index in order])
+    return open_records(out, "train")
+
+
+def test_records_of_the_store_are_where_they_are(store, source):
+    join = check_joined(store, source)
+    assert join.has_positions and join.labels is None and join.class_space == store.class_space
+    assert list(join.locate(LOCATIONS, source.read_batch(LOCATIONS))) == LOCATIONS
+    assert list(join.locate([], [])) == []
+    joined = join_records([join], LOCATIONS, source.read_batch(LOCATIONS))
+    assert list(joined.locations_in(store)) == list(joined.locations) == LOCATIONS
+
+
+@pytest.mark.parametrize(
+    ("order", "sizes"),
+    [
+        (range(8), (3, 5)),
+        (range(8), (8,)),
+        (range(8), (1, 2, 2, 3)),
+        ([7, 0, 6, 1, 5, 2, 4, 3], (2, 6)),
+        ([7, 0, 6], (3,)),
+        ([4], (1,)),
+        ([0, 0, 3, 3, 3], (2, 3)),
+    ],
+    ids=str,
+)
+def test_other_orders_shards_and_subsets_join(tmp_path, store, source, order, sizes):
+    other = reshard(tmp_path / "data", tmp_path / "other", order, sizes)
+    join = check_joined(store, other)
+    assert not join.has_positions
+    dataset, expected = build_dataset(other, size=8, store=store), build_dataset(source, size=8, store=store)
+    batch, whole = dataset.read_batch(range(len(order)), 0), expected.read_batch(list(order), 0)
+    assert torch.equal(batch["teacher_logits"], whole["teacher_logits"])
+    assert torch.equal(batch["labels"], whole["labels"])
+
+
+def test_a_shard_in_another_order_joins(tmp_path, store):
+    """As many records and bytes as before, so positions are tried first."""
+    rewrite_shard(tmp_path / "data" / "train-00000-of-00002", lambda payloads: payloads[::-1])
+    source = open_records(tmp_path / "data", "train")
+    join = check_joined(store, source)
+    assert join.has_positions
+    assert list(join.locate([(0, 0), (0, 4)], source.read_batch([(0, 0), (0, 4)]))) == [(0, 4), (0, 0)]
+    assert join.find_in_source(int(store.read_keys(0)[0])) == (0, 4)
+    # Who reads what lies there compares its key.
+    assert join.locate_key(int(store.read_keys(0)[0]), "here", by_position=True) == (0, 0)
+
+
+def test_shards_of_other_names_are_tried_by_position(tmp_path, store):
+    data = tmp_path / "renamed"
+    data.mkdir()
+    for index in range(2):
+        (data / shard_name("train", index, 2)).write_bytes(
+            (tmp_path / "data" / shard_name("train", index, 2)).read_bytes()
+        )
+    validation = tmp_path / "validation"
+    validation.mkdir()
+    for index in range(2):
+        (validation / shard_name("validation", index, 2)).write_bytes(
+            (tmp_path / "data" / shard_name("train", index, 2)).read_bytes()
+        )
+    for folder, split in ((data, "train"), (validation, "validation")):
+        other = open_records(folder, split)
+        assert has_same_shards(store, other)
+        check_joined(store, other)
+
+
+def test_a_folder_with_the_images_of_the_shards(tmp_path, store, source):
+    """Labels count from 0 there and from 1 here; the logits are those of the same classes."""
+    folder = open_records(write_as_folder(source, tmp_path / "folder"), "train")
+    join = check_joined(store, folder)
+    # The folder has no background; the teacher has no logit for it either.
+    assert join.labels.tolist() == [1, 2, 3] and join.class_space == ClassSpace(num_classes=3, offset=0)
+    assert join.is_by_name and join.num_relabeled == 0
+    dataset = build_dataset(folder, size=8, store=store)
+    batch = dataset.read_batch(range(8), 0)
+    assert dataset.num_classes == 3 and batch["teacher_logits"].shape == (8, 3)
+    _, records = read_all(folder)
+    for record, logits, label in zip(records, batch["teacher_logits"], batch["labels"].tolist(), strict=True):
+        ((shard, row),) = store.locations_of(record.key)
+        np.testing.assert_array_equal(logits, store.read_logits(shard, 0, [row])[0])
+        assert label == record.label == int(store.read_labels(shard)[row]) - 1
+    # And the other way round: a store over the folder, and the shards.
+    back = write_store(tmp_path / "back", folder, offset=0)
+    join = check_joined(back, source)
+    assert join.labels.tolist() == [-1, 0, 1, 2] and join.class_space == ClassSpace(num_classes=3, offset=1)
+    batch = build_dataset(source, size=8, store=back).read_batch(range(8), 0)
+    assert batch["teacher_logits"].shape == (8, 4) and (batch["teacher_logits"][:, 0] == -np.inf).all()
+    ((shard, row),) = back.locations_of(source.read_record(0, 3).key)
+    np.testing.assert_array_equal(batch["teacher_logits"][3, 1:], back.read_logits(shard, 0, [row])[0])
+
+
+@pytest.fixture
+def six(tmp_path):
+    """Shards of six classes, class0 to class5 with labels 1 to 6, and a store of which each logit says what it is."""
+    payloads = [example(index, 1 + index % 6) for index in range(12)]
+    source = open_records(write_shards(tmp_path / "six", (7, 5), num_classes=7, payloads=payloads), "train")
+    logits = (np.arange(12)[:, None] * 0.125 + np.arange(6)[None] * [1, -1, 0.5, 2, -2, 0]).astype(np.float32)
+    return source, write_store(tmp_path / "six-store", source, logits)
+
+
+def test_some_of_the_classes_in_another_numbering(tmp_path, six):
+    """A folder of three classes under names that sort otherwise: labels, logits and KD targets by hand."""
+    _, store = six
+    # Labels 0, 1, 2 of the new data are the classes 4, 0, 2 of the teacher, which are the labels 5, 1, 3 of the store.
+    names = ("class4", "class0", "class2")
+    chosen = [index for index in range(12) if index % 6 in (4, 0, 2)]
+    new_label = {4: 0, 0: 1, 2: 2}
+    data = tmp_path / "three"
+    write_shards(data, (6,), num_classes=None, payloads=[example(index, new_label[index % 6]) for index in chosen])
+    write_classes(data, ClassTable(names, names, has_background=False))
+    some = open_records(data, "train")
+    join = check_joined(store, some)
+    assert join.labels.tolist() == [5, 1, 3]
+    assert join.class_space == NamedClassSpace(num_classes=6, output_labels=(1, -1, 2, -1, 0, -1))
+    dataset = build_dataset(some, size=8, store=store)
+    batch = dataset.read_batch(range(6), 0)
+    assert batch["labels"].tolist() == [new_label[index % 6] for index in chosen] == [1, 2, 0, 1, 2, 0]
+    for index, row in zip(chosen, batch["teacher_logits"].tolist(), strict=True):
+        base = index * 0.125
+        assert row == [base + 4 * -2, base + 0, base + 2 * 0.5]
+    # The teacher's distribution, conditioned on the three classes.
+    target = torch.softmax(batch["teacher_logits"][0], 0)
+    np.testing.assert_allclose(target, np.exp([-8, 0, 1]) / np.exp([-8, 0, 1]).sum(), rtol=1e-6)
+    # On the device it is the same.
+    raw = build_dataset(some, size=8, store=store, as_stored=True)
+    stored = raw.read_batch(range(6), 0)
+    decoded = raw.logits.decode(stored, 1.0, raw.class_space)
+    assert torch.equal(decoded, batch["teacher_logits"])
+
+
+def test_unknown_records_are_counted_and_named(tmp_path, store, source):
+    payloads = payloads_of(tmp_path / "data")
+    more = [payloads[0], example(100, 1), *payloads[1:5], example(101, 2), payloads[5]]
+    other = open_records(write_shards(tmp_path / "more", sizes=(5, 3), payloads=more), "train")
+    with pytest.raises(StoreError) as error:
+        StoreJoin(store, other)
+    assert str(error.value) == (
+        f"{store.path}: 6 of 8 records are known; 2 are not (first: image_100.jpg); give the data of {store.path}, "
+        "extract over this data, or skip them: --missing skip"
+    )
+    unknown = find_unknown([store], other)
+    assert unknown.count == 2 and [rows.tolist() for rows in unknown.rows] == [[1], [1]]
+    known, unknown = known_records([store], other)
+    assert isinstance(known, SelectedSource) and known.num_records == 6 and unknown.count == 2
+    check_joined(store, known)
+    same, unknown = known_records([store], source)
+    assert same is source and unknown.count == 0
+
+
+def test_what_one_of_two_stores_does_not_know_is_left_out(tmp_path, source, store):
+    halves = [SelectedSource(source, [np.array(rows), np.arange(3)]) for rows in ([0, 1, 2], [1, 2, 3])]
+    stores = [write_store(tmp_path / f"half-{index}", half) for index, half in enumerate(halves)]
+    known, unknown = known_records(stores, source)
+    assert unknown.count == 3 and known.num_records == 5
+    assert f"{stores[0].path} and {stores[1].path}: 5 of 8 records are known" in unknown.describe("")
+    for item in stores:
+        check_joined(item, known)
+    foreign = write_store(
+        tmp_path / "foreign-store", write_shards(tmp_path / "foreign", payloads=[example(i, 1) for i in range(50, 58)])
+    )
+    with pytest.raises(StoreError, match=r"0 of 8 records are known; 8 are not .* a store of other data"):
+        known_records([foreign], reshard(tmp_path / "data", tmp_path / "x", range(8), (8,)))
+
+
+def test_records_that_were_left_out_are_read_once(tmp_path, store, monkeypatch):
+    """Their keys are known by then: ImageNet would be read once more at every start."""
+    payloads = [*payloads_of(tmp_path / "data"), example(100, 1)]
+    other = open_records(write_shards(tmp_path / "more", sizes=(4, 5), payloads=payloads), "train")
+    known, _ = known_records([store], other)
+    read = []
+    real = type(other).iter_shard
+    monkeypatch.setattr(
+        type(other), "iter_shard", lambda self, shard, **options: read.append(shard) or real(self, shard, **options)
+    )
+    StoreJoin(store, known)
+    assert not read
+
+
+def test_a_changed_image_that_looks_re_encoded_is_named_so(tmp_path, store):
+    payloads = payloads_of(tmp_path / "data")
+    again = example(100, 1, filename=b"image_2.jpg")
+    other = open_records(
+        write_shards(tmp_path / "more", sizes=(8,), payloads=[*payloads[:2], again, *payloads[3:]]), "train"
+    )
+    with pytest.raises(StoreError, match=r"first: image_2\.jpg, which the store has with other bytes: it looks re-enc"):
+        StoreJoin(store, other)
 
 
 CHANGES = {
     "another image": (
         {"key": 2**64 - 5},
-        r"key fffffffffffffffb \(image_1\.jpg\), the store .* has [0-9a-f]{16}",
+        r"key fffffffffffffffb \(image_1\.jpg\), the store .* has [0-9a-f]{16} there and this key nowhere: the image "
+        "changed since extraction, or this is other data",
     ),
     "another label": ({"label": 3}, r"label 3 \(image_1\.jpg\), the store .* has 2: the classes have another order"),
     "a label beyond int32": ({"label": 2 + 2**32}, "label 4294967298 .* has 2"),
-    "a negative label": ({"label": -1}, "label -1 .* has 2"),
+    "a negative label": ({"label": -2}, "label -2 .* has 2"),
 }
 
 
+@pytest.fixture
+def unnamed(tmp_path):
+    """Shards without class names, and their store."""
+    source = open_records(write_shards(tmp_path / "unnamed", num_classes=None), "train")
+    return source, write_store(tmp_path / "unnamed-store", source)
+
+
 @pytest.mark.parametrize("kind", CHANGES)
-def test_what_changed_is_refused_alone_and_in_a_batch(store, source, kind):
+def test_what_changed_is_refused_alone_and_in_a_batch(unnamed, kind):
+    source, store = unnamed
+    join = StoreJoin(store, source)
     changes, message = CHANGES[kind]
     locations = [(1, 0), (0, 1), (0, 2)]
     records = source.read_batch(locations)
     records[1] = dataclasses.replace(records[1], **changes)
     location = r"train-00000-of-00002 record 1 \(byte \d+\): "
+    with pytest.raises(StoreError, match=location + message.replace("2: the", r"2: the")):
+        join.locate(locations[1:2], records[1:2])
     with pytest.raises(StoreError, match=location + message):
-        check_key(store, 0, 1, records[1])
-    with pytest.raises(StoreError, match=location + message):
-        check_keys(store, locations, records)
+        join.locate(locations, records)
 
 
-def test_the_first_of_several_is_named(store, source):
+def test_the_first_of_several_is_named(unnamed):
+    source, store = unnamed
     records = [dataclasses.replace(record, label=0) for record in source.read_batch(LOCATIONS)]
     with pytest.raises(StoreError, match=r"train-00001-of-00002 record 2 .*label 0"):
-        check_keys(store, LOCATIONS, records)
+        StoreJoin(store, source).locate(LOCATIONS, records)
 
 
-def test_another_order_is_told_from_other_images(store, source):
-    with pytest.raises(StoreError, match=r"is another row of the store .* have another order than at extraction"):
-        check_keys(store, [(0, 0), (0, 1)], source.read_batch([(0, 1), (0, 0)]))
-    with pytest.raises(StoreError, match="the image changed since extraction, or this is other data"):
-        check_keys(store, [(0, 0)], source.read_batch([(1, 0)]))
+def test_an_image_that_changed_while_it_was_read(tmp_path, store):
+    other = reshard(tmp_path / "data", tmp_path / "other", range(8), (8,))
+    join = StoreJoin(store, other)
+    record = dataclasses.replace(other.read_record(0, 3), key=5)
+    with pytest.raises(StoreError, match=r"record 3 .*key 0{15}5 .* is not in the store .* changed while it was read"):
+        join.locate([(0, 3)], [record])
 
 
-def test_other_data_is_refused(store, source, tmp_path):
-    described = source.describe()
-    check_same_data(store, described)
-    with pytest.raises(StoreError, match=r"made for 4 classes \(background included\), the data has 5"):
-        check_same_data(store, described | {"num_classes": 5})
-    check_same_data(store, described | {"num_classes": None})
-    other = open_records(write_shards(tmp_path / "other", sizes=(4, 4)), "train")
-    with pytest.raises(StoreError, match=r"shard 0 is train-00000-of-00002 with 5 records in the store, .* with 4 in"):
-        check_same_data(store, other.describe())
+def test_numbers_compare_where_one_side_has_no_names(tmp_path, source, store, unnamed):
+    """And must be as many where the data says how many there are."""
+    nameless, nameless_store = unnamed
+    for records, other in ((nameless, store), (source, nameless_store)):
+        join = check_joined(other, records)
+        assert join.labels is None and not join.is_by_name
+    shifted = [example(index, index % 3) for index in range(8)]
+    wrong = open_records(write_shards(tmp_path / "wrong", num_classes=None, payloads=shifted), "train")
+    join = StoreJoin(store, wrong)
+    with pytest.raises(StoreError, match="the classes have another order or other numbers there"):
+        join.locate([(0, 0)], wrong.read_batch([(0, 0)]))
+    five = open_records(
+        write_shards(tmp_path / "five", num_classes=5, payloads=payloads_of(tmp_path / "data")), "train"
+    )
+    with pytest.raises(
+        StoreError, match=r"made for 4 classes \(background included\), the data has 5, and the store has"
+    ):
+        StoreJoin(nameless_store, five)
 
 
-def test_stores_of_other_classes_are_not_joined(store, source, tmp_path):
+def test_the_same_names_in_another_number_join(tmp_path, store):
+    five = open_records(
+        write_shards(tmp_path / "five", num_classes=5, payloads=payloads_of(tmp_path / "data")), "train"
+    )
+    join = check_joined(store, five)
+    assert join.labels.tolist() == [0, 1, 2, 3, -1] and join.class_space == store.class_space
+
+
+def test_no_class_in_common_is_refused(tmp_path, source, store):
+    names = ("x", "y", "z", "w")
+    write_classes(tmp_path / "data", ClassTable(names, names, has_background=False))
+    with pytest.raises(
+        StoreError, match="its classes are background, class2 and the like, those of the data x, w: none"
+    ):
+        StoreJoin(store, open_records(tmp_path / "data", "train"))
+
+
+def test_equal_images_under_two_labels_are_both_right(tmp_path):
+    """Whichever of them a record's row is: its own label is one of the store's."""
+    image = example(7, 1)
+    payloads = [image, example(7, 2), example(1, 3), example(2, 1)]
+    source = open_records(write_shards(tmp_path / "twice", (2, 2), payloads=payloads), "train")
+    store = write_store(tmp_path / "twice-store", source)
+    key = source.read_record(0, 0).key
+    assert key == source.read_record(0, 1).key and store.locations_of(key) == [(0, 0), (0, 1)]
+    for order, sizes in (((0, 1, 2, 3), (2, 2)), ((2, 1, 3, 0), (4,)), ((1, 0), (1, 1))):
+        write_shards(tmp_path / str(order), sizes, payloads=[payloads[index] for index in order])
+        other = open_records(tmp_path / str(order), "train")
+        join = StoreJoin(store, other)
+        join.locate(*read_all(other))
+        assert join.num_relabeled == 0
+        batch = build_dataset(other, size=8, store=store).read_batch(range(len(order)), 0)
+        assert batch["labels"].tolist() == [(1, 2, 3, 1)[index] for index in order]
+
+
+def test_an_image_that_was_given_another_label_keeps_its_own(tmp_path, source, store):
+    payloads = payloads_of(tmp_path / "data")
+    # Records 3 and 6 (label 1) are of class 3 today.
+    relabeled = [example(index, 3) if index in (3, 6) else payload for index, payload in enumerate(payloads)]
+    other = open_records(write_shards(tmp_path / "other", payloads=relabeled), "train")
+    dataset = build_dataset(other, size=8, store=store)
+    with pytest.warns(
+        UserWarning, match=r"record 3 .*label 3 \(class2\) \(image_3\.jpg\), the store .* has 1 \(class0\)"
+    ) as seen:
+        batch = dataset.read_batch(range(8), 0)
+    assert len(seen) == 1, "the second one is counted, not named"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        dataset.read_batch(range(8), 0)
+    before = build_dataset(source, size=8, store=store).read_batch(range(8), 0)
+    assert batch["labels"].tolist() == [1, 2, 3, 3, 2, 3, 3, 2] != before["labels"].tolist()
+    assert torch.equal(batch["teacher_logits"], before["teacher_logits"])
+    (join,) = dataset.logits.join(other)
+    with pytest.warns(UserWarning, match="further ones are counted"):
+        join.locate(*read_all(other))
+    assert join.num_relabeled == 2
+
+
+def test_most_labels_different_is_another_order_of_the_classes(tmp_path, store):
+    relabeled = [example(index, 1 + (index + (index < 5)) % 3) for index in range(8)]
+    other = open_records(write_shards(tmp_path / "other", payloads=relabeled), "train")
+    with pytest.raises(
+        StoreError, match=r"record 0 .*label 2 \(class1\) .*as of 5 of 8 records: the classes have another order"
+    ):
+        StoreJoin(store, other)
+
+
+def test_records_without_a_label_match_any(tmp_path, source, store):
+    join = StoreJoin(store, source)
+    records = [dataclasses.replace(record, label=NO_LABEL) for record in source.read_batch(LOCATIONS)]
+    assert list(join.locate(LOCATIONS, records)) == LOCATIONS and join.num_relabeled == 0
+
+
+def test_a_join_travels_to_another_process(tmp_path, store):
+    other = reshard(tmp_path / "data", tmp_path / "other", [7, 0, 6, 1, 5, 2, 4, 3], (2, 6))
+    join = StoreJoin(store, other)
+    join.find_in_source(int(store.read_keys(0)[0]))
+    again = pickle.loads(pickle.dumps(join))
+    locations, records = read_all(other)
+    assert list(again.locate(locations, records)) == list(join.locate(locations, records))
+    assert again.find_in_source(int(store.read_keys(1)[1])) == join.find_in_source(int(store.read_keys(1)[1]))
+
+
+def test_mix_partners_are_found_across_shards(tmp_path, digits):
+    """A store whose partners lay in the same shard, over data in other shards, and over a part of it."""
+    from teachonce.extraction.config import ExtractConfig
+    from teachonce.extraction.extract import extract
+    from tests.support.small_models import write_color_shards, write_color_teacher
+
+    data = write_color_shards(tmp_path / "color", sizes=(9, 6))
+    options = {"policy": "crop", "views": 2, "mixup_alpha": 1.0, "device": "cpu", "gate_samples": 0}
+    extract(ExtractConfig(data=data, teacher=write_color_teacher(tmp_path / "t.onnx"), out=tmp_path / "mix", **options))
+    store, source = Store(tmp_path / "mix"), open_records(data, "train")
+    payloads = [bytes(payload) for path in sorted(data.glob("train-*2")) for _, payload in read_tfrecords(path)]
+    order = np.random.default_rng(0).permutation(15).tolist()
+    write_shards(tmp_path / "other", (4, 7, 4), num_classes=5, payloads=[payloads[index] for index in order])
+    other = open_records(tmp_path / "other", "train")
+    batches = [build_dataset(records, size=8, store=store) for records in (source, other)]
+    for epoch in range(2):
+        expected, found = (
+            dataset.read_batch(indices, epoch) for dataset, indices in zip(batches, (order, range(15)), strict=True)
+        )
+        assert (found["shares"] < 1).all()
+        for name in ("pixels", "labels", "partner_labels", "shares", "teacher_logits"):
+            assert torch.equal(found[name], expected[name]), name
+    row = next(row for row in range(9) if store.read_views(0, 0, [row])[0].mix is not None)
+    key, partner = int(store.read_keys(0)[row]), store.read_views(0, 0, [row])[0].mix.partner
+    keep = [index for index in range(15) if source.read_record(*source.locate(index)).key != partner]
+    assert len(keep) == 14 and key != partner
+    write_shards(tmp_path / "fewer", (14,), num_classes=5, payloads=[payloads[index] for index in keep])
+    fewer = open_records(tmp_path / "fewer", "train")
+    reader = ViewReader(fewer, StoredViews(store))
+    location = StoreJoin(store, fewer).find_in_source(key)
+    with pytest.raises(
+        StoreError, match=rf"record {partner:016x} of the store .*give all of the data that the store was"
+    ):
+        reader.read([location], 0)
+
+
+def test_stores_of_other_classes_are_not_joined(store, tmp_path):
     check_same_policy(store, Store(store.path))
     payloads = [example(index, 1) for index in range(8)]
     other = write_store(tmp_path / "five", write_shards(tmp_path / "more", num_classes=5, payloads=payloads))
     with pytest.raises(StoreError, match=r"data classes 5, .* has 4: the teachers looked at other views"):
         check_same_policy(store, other)
+
+
+def test_labels_by_name(store):
+    assert label_map(store, store.plan.class_names, 4) is None
+    assert label_map(store, None, None) is None and label_map(store, None, 4) is None
+    found = label_map(store, ("class2", "new", "class0"), 3)
+    assert found.tolist() == [3, -1, 1]
+    assert invert_labels(store, found).tolist() == [-1, 2, -1, 0]
+    assert invert_labels(store, None).tolist() == [0, 1, 2, 3]
+
+
+def test_a_damaged_index_joins_nothing(tmp_path, store):
+    raw = bytearray((store.path / "index.arrow").read_bytes())
+    raw[len(raw) // 2] ^= 1
+    (store.path / "index.arrow").write_bytes(raw)
+    other = reshard(tmp_path / "data", tmp_path / "other", range(8), (8,))
+    with pytest.raises(StoreError, match=r"index\.arrow: "):
+        StoreJoin(Store(store.path), other)
 
 
 def test_an_image_that_does_not_decode_says_where(source):

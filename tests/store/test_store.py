@@ -295,16 +295,17 @@ def test_samples_are_read_back(tmp_path):
     first, second = store.read_samples(1, (2, 2))
     assert (first.row, first.view, first.image_xxh3, second.row, second.pixels_xxh3) == (0, 2, 1, 1, 3)
     np.testing.assert_array_equal(second.logits, logits[1][2, 1])
-    assert store.check_files() == 11 and store.num_bytes() == sum(
-        file.stat().st_size for file in path.glob("*.arrow")
-    )
+    assert store.check_files() == 11 and store.num_bytes() == sum(file.stat().st_size for file in path.glob("*.arrow"))
 
 
 def test_the_rows_that_were_right_are_kept(finished):
     path, logits, _ = finished
     for shard, count in enumerate(SIZES):
         expected = [(logits[shard][view].argmax(axis=1) == np.arange(count)).sum() for view in range(3)]
-        assert Store(path).read_hits(shard, (0, 1)) == expected[:2] and Store(path).read_hits(shard, (2, 2)) == expected[2:]
+        assert (
+            Store(path).read_hits(shard, (0, 1)) == expected[:2]
+            and Store(path).read_hits(shard, (2, 2)) == expected[2:]
+        )
 
 
 def test_a_missing_file_is_named_once(finished):

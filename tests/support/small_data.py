@@ -20,7 +20,7 @@ from teachonce.pixels.view_sources import DrawnViews, OwnViews, ViewSource
 from teachonce.records.class_space import ClassSpace
 from teachonce.records.class_table import ClassTable, write_classes
 from teachonce.records.discovery import open_records
-from teachonce.records.source import RecordSource, shard_name
+from teachonce.records.source import Record, RecordSource, shard_name
 from teachonce.records.tfrecord.framing import TFRecordWriter, index_path, read_tfrecords
 from teachonce.records.tfrecord.tf_example import encode_example
 from teachonce.store.begin import begin_store
@@ -240,3 +240,16 @@ def run_config(student: str, preprocessing: Preprocessing, *, num_classes: int =
         "kd_temp": 0.0,
         "store": None,
     }
+
+
+def write_as_folder(source: RecordSource, folder: Path, *, names: Callable[[Record], str] | None = None) -> Path:
+    """The images of a source as FOLDER/SPLIT/CLASS/NAME; ``names`` says the class of each, default: as the source."""
+    assert source.classes is not None
+    classes = source.classes.names
+    name_of = names or (lambda record: classes[record.label])
+    for shard in range(len(source.shards)):
+        for record in source.iter_shard(shard):
+            path = folder / source.split / name_of(record) / record.filename.rpartition("/")[2]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(bytes(record.encoded))
+    return folder

@@ -38,7 +38,7 @@ from teachonce.records.source import RecordSource
 from teachonce.storage.files import open_storage
 from teachonce.store.begin import begin_store, check_store_folder
 from teachonce.store.join import StoreJoin
-from teachonce.store.manifests import finalize_store, visible_views
+from teachonce.store.manifests import finalize_store, is_complete
 from teachonce.store.plan import Plan, describe_data, group_views
 from teachonce.store.plan_files import holds_store
 from teachonce.store.repair import remove_damaged, report_repaired
@@ -260,8 +260,10 @@ def _check_stored_top1(config: ExtractConfig) -> None:
 
 def _finish(path: Path, plan: Plan, num_parts: int, *, has_new_files: bool) -> bool:
     storage = open_storage(path)
-    is_current = not has_new_files and visible_views(path) >= plan.num_views
-    if not is_current and finalize_store(path) < plan.num_views:
+    is_current = not has_new_files and is_complete(path, plan)
+    if not is_current:
+        finalize_store(path)
+    if not is_complete(path, plan):
         missing = len(missing_units(path, plan))
         _log(f"{path}: {missing} of {_count_units(plan)} units are left to other workers; the last one finishes it")
         return False

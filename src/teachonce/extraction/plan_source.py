@@ -129,14 +129,24 @@ class PlanSource(RecordSource):
         name, _ = self.plan.shards[shard]
         if open_storage(self.path).has(records_file(name)):
             return read_records(self.path, self.plan, shard).keys
-        part = max(part for part, entry in enumerate(self.plan.parts) if entry.first_shard <= shard)
-        data_shard = name.removesuffix(f".p{part:03d}")
-        numbers = [number for number, info in enumerate(self.source.shards) if info.name == data_shard]
-        earlier = _read_index(self.path, range(part))
-        if not (part and numbers and earlier):
+        added = self._find_rows(shard)
+        if added is None:
             raise RecordError(f"{self.path}: shard {name} of the store is not in the data, which changed; start again")
-        keys = self._keys.shard(numbers[0])
-        return keys[~_is_known(earlier, keys)]
+        return self._keys.shard(added[0])[added[1]]
+
+    def _find_rows(self, shard: int) -> tuple[int, NDArray[np.int64]] | None:
+        """Of a shard that was added: the data's shard of its name, and the rows there that no earlier part has."""
+        part = max(part for part, entry in enumerate(self.plan.parts) if entry.first_shard <= shard)
+        name = self.plan.shards[shard][0].removesuffix(f".p{part:03d}")
+        numbers = [number for number, info in enumerate(self.source.shards) if info.name == name]
+        if not (part and numbers):
+            return None
+        with self._lock:
+            if part not in self._earlier:
+                self._earlier[part] = _read_index(self.path, range(part)) or []
+            earlier = self._earlier[part]
+        known = _is_known(earlier, self._keys.shard(numbers[0]))
+        return (numbers[0], np.flatnonzero(~known)) if earlier else None
 
     def _locations(self, shard: int) -> list[Location]:
         with self._lock:
@@ -152,6 +162,9 @@ class PlanSource(RecordSource):
             raise RecordError(
                 f"{name}: {len(keys)} records, {num_records} in the plan: the data changed since; start again"
             )
+        # Where the shard is as it was planned, its rows are those: of equal images each has a label of its own.
+        if (added := self._find_rows(shard)) and np.array_equal(self._keys.shard(added[0])[added[1]], keys):
+            return [(added[0], row) for row in added[1].tolist()]
         index = self._keys.index
         places = index.find(keys)
         missing = np.flatnonzero(places < 0)
@@ -166,9 +179,12 @@ class PlanSource(RecordSource):
         self._lock = threading.RLock()
         self._keys = DataKeys(self.source)
         self._found: dict[int, list[Location]] = {}
+        self._earlier: dict[int, list[KeyIndex]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name not in ("_lock", "_keys", "_found")}
+        return {
+            name: value for name, value in vars(self).items() if name not in ("_lock", "_keys", "_found", "_earlier")
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)

@@ -16,7 +16,7 @@ from teachonce.rng import generator
 from teachonce.storage.files import open_storage
 from teachonce.store.manifests import missing_files
 from teachonce.store.plan import Plan, records_file, views_file
-from teachonce.store.tables import Sample, StoreWriter
+from teachonce.store.tables import Sample, StoreWriter, read_records
 from teachonce.views.view import View
 
 
@@ -63,11 +63,15 @@ class UnitResult:
         writer = StoreWriter(path, plan, made_by)
         try:
             # The records go first, the views last: a view file never stands without what belongs to it.
-            if not open_storage(path).has(records_file(name)):
-                writer.write_records(name, self._keys, self._filenames, self._labels)
+            labels = self._labels
+            if open_storage(path).has(records_file(name)):
+                # An image may have been given another label since; what is counted is what the store says.
+                labels = read_records(path, plan, self.unit.shard).labels
+            else:
+                writer.write_records(name, self._keys, self._filenames, labels)
             if plan.num_samples:
                 writer.write_samples(name, group, self._keys, self._samples())
-            writer.write_views(name, group, self._keys, self._labels, self.logits, self._views)
+            writer.write_views(name, group, self._keys, labels, self.logits, self._views)
         except TeachonceError as error:
             raise error.at(name) from error
 

@@ -15,10 +15,15 @@ from teachonce.records.source import Location, Record, RecordSource
 class SelectedSource(RecordSource):
     """The records at some ``rows`` [n] of each shard of a source, in their order; shards keep their names.
 
-    A shard of which no record is left is not there.
+    A shard of which no record is left is not there. ``keys`` [n] of each shard of the source, where they are known.
     """
 
-    def __init__(self, source: RecordSource, rows: Sequence[NDArray[np.integer]]) -> None:
+    def __init__(
+        self,
+        source: RecordSource,
+        rows: Sequence[NDArray[np.integer]],
+        keys: Sequence[NDArray[np.uint64]] | None = None,
+    ) -> None:
         assert len(rows) == len(source.shards)
         self.source = source
         self.split, self.classes, self.format = source.split, source.classes, source.format
@@ -26,6 +31,7 @@ class SelectedSource(RecordSource):
         kept = [shard for shard, chosen in enumerate(rows) if len(chosen)]
         self._shards = kept
         self._rows = [np.asarray(rows[shard], np.int64) for shard in kept]
+        self._keys = None if keys is None else [keys[shard][rows[shard]] for shard in kept]
         # The bytes are of the whole shard, and a shard of fewer records is not what was cached for all of them.
         self.shards = tuple(
             replace(source.shards[shard], num_records=len(chosen), identity="")
@@ -38,6 +44,10 @@ class SelectedSource(RecordSource):
         """The records at several locations; raises as the source."""
         own = [(self._shards[shard], int(self._rows[shard][row])) for shard, row in locations]
         return self.source.read_batch(own, with_logits=with_logits, buffers=buffers)
+
+    def known_keys(self, shard: int) -> NDArray[np.uint64] | None:
+        """Those that were given."""
+        return None if self._keys is None else self._keys[shard]
 
     def iter_shard(self, shard: int, *, with_logits: bool = False) -> Iterator[Record]:
         """The records of a shard in order; the others are read and passed over."""

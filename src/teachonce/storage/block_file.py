@@ -175,7 +175,9 @@ class BlockFile:
 
     def _read_schema(self) -> pa.Schema:
         try:
-            return ipc.read_schema(pa.py_buffer(self._bytes[len(_MAGIC) : self._head_bytes]))
+            schema = ipc.read_schema(pa.py_buffer(self._bytes[len(_MAGIC) : self._head_bytes]))
+            _ = schema.names  # which are decoded when they are asked for
+            return schema
         except ARROW_ERRORS as error:
             raise self._error(f"its schema cannot be read ({_first_line(error)}): damaged") from error
 

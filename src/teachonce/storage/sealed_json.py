@@ -73,6 +73,7 @@ def _read_content(storage: Storage, name: str, error: type[TeachonceError], advi
     computed = xxhash.xxh3_128_hexdigest(content[: match.start(1)] + _ZEROS.encode() + content[match.end(1) :])
     if found != computed:
         raise error(
-            f"{storage.describe(name)}: its bytes have hash {computed}, it says {found}: damaged or edited; {advice}"
+            f"{storage.describe(name)}: its bytes have the hash {computed}, it says {found}: damaged or edited; "
+            f"{advice}"
         )
     return content, found

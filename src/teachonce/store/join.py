@@ -222,6 +222,8 @@ class Unknown:
     num_records: int
     stores: str
     first: str
+    keys: list[NDArray[np.uint64]] | None
+    """The keys of each shard of the source; None where positions were enough."""
 
     @property
     def count(self) -> int:
@@ -240,6 +242,7 @@ def find_unknown(stores: Sequence[Store], source: RecordSource) -> Unknown:
     """The records of a source that one of several stores does not know, by key."""
     missing = [np.zeros(info.num_records, bool) for info in source.shards]
     by_key = [store for store in stores if not has_same_shards(store, source)]
+    keys = None
     if by_key:
         keys = DataKeys(source).shards
         for shards in _together(list(map(len, keys))):
@@ -251,7 +254,7 @@ def find_unknown(stores: Sequence[Store], source: RecordSource) -> Unknown:
     rows = [np.flatnonzero(mask) for mask in missing]
     first = next(((shard, int(found[0])) for shard, found in enumerate(rows) if len(found)), None)
     paths = " and ".join(str(store.path) for store in stores)
-    return Unknown(rows, source.num_records, paths, "" if first is None else _explain(by_key, source, first))
+    return Unknown(rows, source.num_records, paths, "" if first is None else _explain(by_key, source, first), keys)
 
 
 def _together(sizes: Sequence[int]) -> Iterator[list[int]]:
@@ -277,7 +280,7 @@ def known_records(stores: Sequence[Store], source: RecordSource) -> tuple[Record
         np.setdiff1d(np.arange(info.num_records), gone, assume_unique=True)
         for info, gone in zip(source.shards, unknown.rows, strict=True)
     ]
-    return SelectedSource(source, rows), unknown
+    return SelectedSource(source, rows, unknown.keys), unknown
 
 
 def has_same_shards(store: Store, source: RecordSource) -> bool:

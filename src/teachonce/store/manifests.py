@@ -233,6 +233,12 @@ def visible_views(path: Path) -> int:
     return Manifests(path, read_plans(path)).visible()[0]
 
 
+def is_complete(path: Path, plan: Plan) -> bool:
+    """Whether readers of a store see all views and records of a plan."""
+    num_views, num_parts = Manifests(path, read_plans(path)).visible()
+    return num_views >= plan.num_views and num_parts >= len(plan.parts)
+
+
 def missing_files(path: Path, plan: Plan) -> set[str]:
     """Names of the plan's files that are not there yet."""
     return set(_missing(plan.files(), set(open_storage(path).list_folder().files)))

@@ -1,0 +1,423 @@
+"""Data that has grown: what is missing is extracted, what is there is not touched, and all of it is trained from."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from teachonce.errors import PlanMismatchError, RecordError
+from teachonce.extraction.config import ExtractConfig, VerifyConfig
+from teachonce.extraction.extract import extract
+from teachonce.extraction.plan_source import ExtractedData, PlanSource, open_plan_source
+from teachonce.extraction.verify import verify
+from teachonce.models import classifier
+from teachonce.records.discovery import open_records
+from teachonce.records.source import RecordSource
+from teachonce.store.begin import begin_store
+from teachonce.store.plan_files import read_plan
+from teachonce.store.store import Store
+from tests.support.small_data import (
+    build_dataset,
+    example,
+    remove_manifests,
+    rewrite_shard,
+    write_as_folder,
+    write_shards,
+    write_store,
+)
+from tests.support.small_models import COLORS, color_example, write_color_shards, write_color_teacher
+from tests.support.small_stores import read_tree
+
+OPTIONS = {"policy": "crop", "views": 3, "views_per_file": 2, "codec": "float32", "device": "cpu", "gate_samples": 0}
+
+
+@pytest.fixture
+def teacher(tmp_path: Path) -> str:
+    return write_color_teacher(tmp_path / "teacher.onnx")
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """Filenames of the records that extraction rendered for the teacher, once for each view."""
+    from teachonce.extraction import unit_result
+
+    seen: Counter[str] = Counter()
+    real = unit_result.UnitResult.add_record
+
+    def add_record(self, row, record, views, hashes):
+        seen[record.filename] += len(views)
+        real(self, row, record, views, hashes)
+
+    monkeypatch.setattr(unit_result.UnitResult, "add_record", add_record)
+    return seen
+
+
+@pytest.fixture
+def rows_asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Rows of each batch that a teacher was asked."""
+    rows: list[int] = []
+    real = classifier.Classifier.logits
+
+    def logits(self, images):
+        rows.append(len(images))
+        return real(self, images)
+
+    monkeypatch.setattr(classifier.Classifier, "logits", logits)
+    return rows
+
+
+def run(data: Path, teacher: str, out: Path, **options) -> Store:
+    assert extract(ExtractConfig(data=data, teacher=teacher, out=out, **(OPTIONS | {"batch_size": 8} | options)))
+    return Store(out)
+
+
+def add_shard(data: Path, count: int, first_index: int, name: str) -> Path:
+    """One more shard of so many images of the colors."""
+    payloads = [
+        color_example(index, 1 + index % len(COLORS), COLORS[index % len(COLORS)])
+        for index in range(first_index, first_index + count)
+    ]
+    more = write_shards(data.parent / f"more-{first_index}", (count,), num_classes=None, payloads=payloads)
+    return (more / "train-00000-of-00001").rename(data / name)
+
+
+def rename_shards(data: Path, old: int, new: int) -> None:
+    for index in range(old):
+        (data / f"train-{index:05d}-of-{old:05d}").rename(data / f"train-{index:05d}-of-{new:05d}")
+    for path in data.glob("*.idx"):
+        path.unlink()
+
+
+def by_key(store: Store) -> dict[int, list]:
+    """Views and logits of each record, and its label and filename."""
+    return {
+        key: [
+            (store.read_views(shard, view, [row])[0], store.read_logits(shard, view, [row])[0])
+            for view in range(store.num_views)
+        ]
+        + [int(store.read_labels(shard)[row]), store.read_filename(shard, row)]
+        for shard in range(len(store.shards))
+        for row, key in enumerate(store.read_keys(shard).tolist())
+    }
+
+
+def check_same_content(store: Store, scratch: Store, *, num_gone: int = 0) -> None:
+    """What an extraction from scratch has of the data as it is now, the store has too."""
+    found, expected = by_key(store), by_key(scratch)
+    assert len(found) == len(expected) + num_gone and store.num_views == scratch.num_views
+    for key, (*views, label, filename) in expected.items():
+        assert found[key][-2:] == [label, filename]
+        for (view, logits), (other_view, other_logits) in zip(views, found[key], strict=False):
+            assert view == other_view
+            np.testing.assert_allclose(logits, other_logits, atol=1e-5)
+
+
+def check_kept(path: Path, before: dict[str, bytes]) -> None:
+    after = read_tree(path)
+    assert {name: after[name] for name in before} == before
+
+
+def check_trains(store: Store, data: Path) -> None:
+    """Every record of the data in every view, with the logits of its own key."""
+    source = open_records(data, "train")
+    dataset = build_dataset(source, size=8, store=store)
+    for epoch in range(store.num_views):
+        batch = dataset.read_batch(range(len(dataset)), epoch)
+        for index in range(len(dataset)):
+            record = source.read_record(*source.locate(index))
+            (shard, row), *_ = store.locations_of(record.key)
+            assert batch["labels"][index] == record.label
+            logits = batch["teacher_logits"][index][torch.isfinite(batch["teacher_logits"][index])]
+            np.testing.assert_array_equal(logits, store.read_logits(shard, epoch, [row])[0])
+
+
+def test_shards_that_were_appended(tmp_path, teacher, asked, rows_asked, capsys):
+    data = write_color_shards(tmp_path / "data", sizes=(9, 6))
+    out = tmp_path / "store"
+    run(data, teacher, out)
+    before = read_tree(out)
+    rename_shards(data, 2, 3)
+    add_shard(data, 5, 100, "train-00002-of-00003")
+    asked.clear()
+    rows_asked.clear()
+    store = run(data, teacher, out)
+    assert "the data has changed: 5 new records in 1 shards\n" in capsys.readouterr().err
+    assert asked == {f"image_{index}.jpg": 3 for index in range(100, 105)}
+    # Two views of 5 records in two batches of 8, the third in one; when it is loaded a teacher is asked once.
+    assert rows_asked[1:] == [8, 8, 8]
+    check_kept(out, before)
+    assert store.num_records == 20 and [count for _, count in store.shards] == [9, 6, 5]
+    assert store.shards[2][0] == "train-00002-of-00003.p001"
+    check_same_content(store, run(data, teacher, tmp_path / "scratch"))
+    check_trains(store, data)
+    verdict = verify(VerifyConfig(store=out, data=data, device="cpu"))
+    assert verdict.is_sound, verdict.reason
+    # The same command again makes nothing, and the data of the beginning is still known.
+    before = read_tree(out)
+    asked.clear()
+    run(data, teacher, out)
+    assert not asked and read_tree(out) == before
+    # More views of all of it.
+    more = run(data, teacher, out, views=5)
+    assert more.num_views == 5 and sum(asked.values()) == 20 * 2
+    check_kept(out, before)
+    check_same_content(more, run(data, teacher, tmp_path / "scratch", views=5))
+    check_trains(more, data)
+
+
+def test_it_grows_again_and_again(tmp_path, teacher, asked):
+    data = write_color_shards(tmp_path / "data", sizes=(4,))
+    out = tmp_path / "store"
+    run(data, teacher, out)
+    for step in range(1, 4):
+        rename_shards(data, step, step + 1)
+        add_shard(data, 2 + step, 100 * step, f"train-{step:05d}-of-{step + 1:05d}")
+        before = read_tree(out)
+        asked.clear()
+        store = run(data, teacher, out, views=3 + step)
+        check_kept(out, before)
+        assert len(store.plan.parts) == step + 1 and store.num_views == 3 + step
+        assert asked == {
+            store.read_filename(shard, row): (3 + step if shard == step else 1)
+            for shard, (_, count) in enumerate(store.shards)
+            for row in range(count)
+        }
+    assert store.num_records == 4 + 3 + 4 + 5
+    check_same_content(store, run(data, teacher, tmp_path / "scratch", views=6))
+    assert verify(VerifyConfig(store=out, data=data, device="cpu")).is_sound
+
+
+def test_a_folder_with_images_that_came_and_went(tmp_path, teacher, asked, monkeypatch, capsys):
+    monkeypatch.setattr("teachonce.records.image_folder.FOLDER_SHARD_RECORDS", 6)
+    shards = write_color_shards(tmp_path / "shards", sizes=(15,))
+    images = write_as_folder(open_records(shards, "train"), tmp_path / "images")
+    out = tmp_path / "store"
+    run(images, teacher, out)
+    before = read_tree(out)
+    more = write_color_shards(tmp_path / "more", sizes=(6,), first_index=200)
+    write_as_folder(open_records(more, "train"), images)
+    # One of the old images goes, one moves into another folder and gets another name.
+    gone = images / "train" / "class2" / "image_2.jpg"
+    key_gone = next(r.key for r in open_records(shards, "train").iter_shard(0) if r.filename == "image_2.jpg")
+    gone.unlink()
+    (images / "train" / "class1" / "image_5.jpg").rename(images / "train" / "class1" / "zzz.jpg")
+    asked.clear()
+    store = run(images, teacher, out)
+    assert "6 new records in " in (text := capsys.readouterr().err) and "; 1 that the store has are not in" in text
+    assert sum(asked.values()) == 6 * 3 and all("image_20" in name for name in asked)
+    check_kept(out, before)
+    assert store.num_records == 21 and store.locations_of(key_gone)
+    scratch = run(images, teacher, tmp_path / "scratch")
+    assert scratch.num_records == 20
+    found, expected = by_key(store), by_key(scratch)
+    assert set(found) == {*expected, key_gone}
+    for key, (*views, label, _) in expected.items():
+        assert found[key][-2] == label
+        for (view, logits), (other_view, other_logits) in zip(views, found[key], strict=False):
+            assert view == other_view
+            np.testing.assert_allclose(logits, other_logits, atol=1e-5)
+    check_trains(store, images)
+    verdict = verify(VerifyConfig(store=out, data=images, device="cpu"))
+    assert verdict.is_sound, verdict.reason
+    # A record that is gone gets no more views: that is said, and nothing is lost.
+    before = read_tree(out)
+    with pytest.raises(RecordError, match=r"1 records of shard train-00001-of-00003 are not in the data any more"):
+        run(images, teacher, out, views=4)
+    check_kept(out, before)
+    assert Store(out).num_views == 3
+    write_as_folder(open_records(shards, "train"), images)
+    assert run(images, teacher, out, views=4).num_views == 4
+
+
+def test_only_removed_records_are_nothing_to_do(tmp_path, teacher, asked, capsys):
+    data = write_color_shards(tmp_path / "data", sizes=(9, 6))
+    run(data, teacher, tmp_path / "store")
+    before = read_tree(tmp_path / "store")
+    rewrite_shard(data / "train-00000-of-00002", lambda payloads: payloads[:7])
+    asked.clear()
+    store = run(data, teacher, tmp_path / "store")
+    assert "0 new records in 0 shards; 2 that the store has are not in the data" in capsys.readouterr().err
+    assert not asked and store.num_records == 15 and read_tree(tmp_path / "store") == before
+    check_trains(store, data)
+
+
+def test_records_in_other_shards_are_not_asked_again(tmp_path, teacher, asked):
+    data = write_color_shards(tmp_path / "data", sizes=(9, 6))
+    run(data, teacher, tmp_path / "store")
+    other = write_color_shards(tmp_path / "other", sizes=(2, 12, 1))
+    before = read_tree(tmp_path / "store")
+    asked.clear()
+    store = run(other, teacher, tmp_path / "store")
+    assert not asked and read_tree(tmp_path / "store") == before
+    # More views of them: in the shards and rows of the store.
+    store = run(other, teacher, tmp_path / "store", views=5)
+    assert sum(asked.values()) == 2 * 15
+    check_kept(tmp_path / "store", before)
+    check_same_content(store, run(data, teacher, tmp_path / "scratch", views=5))
+
+
+def test_a_killed_growth_goes_on(tmp_path, teacher, asked):
+    """After the plan was written, and after a part of the files."""
+    data = write_color_shards(tmp_path / "data", sizes=(9, 6))
+    out = tmp_path / "store"
+    run(data, teacher, out)
+    rename_shards(data, 2, 4)
+    add_shard(data, 5, 100, "train-00002-of-00004")
+    add_shard(data, 4, 200, "train-00003-of-00004")
+    run(data, teacher, out)
+    complete = read_tree(out)
+    for name in ("train-00003-of-00004.p001.v000-001.arrow", "train-00002-of-00004.p001.records.arrow"):
+        shutil.rmtree(out)
+        out.mkdir()
+        for file, content in complete.items():
+            if ".001." not in file or file == "plan.001.json":
+                (out / file).write_bytes(content)
+        assert Store(out, is_partial=True).num_records == 15
+        (out / name).unlink()
+        asked.clear()
+        store = run(data, teacher, out)
+        assert store.num_records == 24 and 0 < sum(asked.values()) < 9 * 3
+        assert read_tree(out) == complete
+
+
+def test_a_growth_that_was_killed_before_its_last_manifest(tmp_path, teacher, asked):
+    """All files are there, and readers do not see them yet."""
+    data = write_color_shards(tmp_path / "data", sizes=(9, 6))
+    out = tmp_path / "store"
+    run(data, teacher, out)
+    rename_shards(data, 2, 3)
+    add_shard(data, 5, 100, "train-00002-of-00003")
+    run(data, teacher, out)
+    complete = read_tree(out)
+    for name in ("manifest.v002-002.001.json", "manifest.records.001.json"):
+        (out / name).unlink()
+        assert Store(out).num_records == 15
+        asked.clear()
+        assert run(data, teacher, out).num_records == 20
+        assert not asked and read_tree(out) == complete
+
+
+def test_more_views_of_an_image_that_was_given_another_label(tmp_path, teacher):
+    """The store keeps the label that it had, in what it counts too."""
+    data = write_color_shards(tmp_path / "data", sizes=(9, 6))
+    out = tmp_path / "store"
+    run(data, teacher, out)
+    relabeled = [color_example(index, 3 if index == 4 else 1 + index % 4, COLORS[index % 4]) for index in range(15)]
+    write_shards(data, (9, 6), num_classes=5, payloads=relabeled)
+    for path in data.glob("*.idx"):
+        path.unlink()
+    store = run(data, teacher, out, views=5)
+    assert store.num_views == 5 and store.read_labels(0)[4] == 1
+    with pytest.warns(UserWarning, match="the image was given another label since"):
+        verdict = verify(VerifyConfig(store=out, data=data, device="cpu"))
+    assert verdict.is_sound, verdict.reason
+
+
+def test_workers_share_what_was_added(tmp_path, teacher):
+    data = write_color_shards(tmp_path / "data", sizes=(4, 4))
+    out = tmp_path / "store"
+    run(data, teacher, out)
+    rename_shards(data, 2, 5)
+    for index in range(2, 5):
+        add_shard(data, 3, 100 * index, f"train-{index:05d}-of-00005")
+    shutil.copytree(out, tmp_path / "alone")
+    run(data, teacher, tmp_path / "alone")
+    for index in (2, 0, 1):
+        config = ExtractConfig(data=data, teacher=teacher, out=out, batch_size=8, worker=f"{index}/3", **OPTIONS)
+        assert extract(config) == (index == 1)
+    assert read_tree(out) == read_tree(tmp_path / "alone")
+
+
+def test_mixed_views_of_records_that_were_added(tmp_path, teacher):
+    """Partners of new records are new records of their shard; those of the old ones stay."""
+    data = write_color_shards(tmp_path / "data", sizes=(9, 6))
+    out = tmp_path / "store"
+    run(data, teacher, out, mixup_alpha=1.0)
+    rename_shards(data, 2, 3)
+    add_shard(data, 5, 100, "train-00002-of-00003")
+    store = run(data, teacher, out, mixup_alpha=1.0)
+    keys = set(store.read_keys(2).tolist())
+    mixes = [view.mix for number in range(3) for view in store.read_views(2, number, slice(None))]
+    assert all(mix is not None and mix.partner in keys for mix in mixes)
+    check_same_content(store, run(data, teacher, tmp_path / "scratch", mixup_alpha=1.0))
+    check_trains(store, data)
+    assert verify(VerifyConfig(store=out, data=data, device="cpu")).is_sound
+
+
+def test_data_of_an_unfinished_store_must_be_its_own(tmp_path, teacher):
+    data = write_color_shards(tmp_path / "data", sizes=(9, 6))
+    out = tmp_path / "store"
+    run(data, teacher, out)
+    remove_manifests(out)
+    (out / "train-00001-of-00002.records.arrow").unlink()
+    before = read_tree(out)
+    other = write_color_shards(tmp_path / "other", sizes=(9, 7))
+    with pytest.raises(
+        PlanMismatchError, match="is unfinished and was begun with other data: finish it with that data"
+    ):
+        run(other, teacher, out)
+    assert read_tree(out) == before
+
+
+def test_equal_images_that_were_added_keep_their_own_labels(tmp_path, teacher):
+    """One image twice, under two labels: each has a row of its own."""
+    data = write_color_shards(tmp_path / "data", sizes=(4,))
+    out = tmp_path / "store"
+    run(data, teacher, out)
+    rename_shards(data, 1, 2)
+    add_shard(data, 1, 100, "train-00001-of-00002")
+    twice = [color_example(100, 1, COLORS[0]), color_example(100, 3, COLORS[0])]
+    rewrite_shard(data / "train-00001-of-00002", lambda payloads: twice)
+    store = run(data, teacher, out)
+    assert store.read_keys(1)[0] == store.read_keys(1)[1] and store.read_labels(1).tolist() == [1, 3]
+
+
+def grow(path: Path, source: RecordSource):
+    plan = Store(path).plan
+    from dataclasses import replace
+
+    return begin_store(path, replace(plan, data=source.describe()), 1, ExtractedData(path, source))
+
+
+def test_the_source_itself_where_it_is_as_planned(tmp_path):
+    source = open_records(write_shards(tmp_path / "data"), "train")
+    store = write_store(tmp_path / "store", source)
+    assert open_plan_source(store.path, store.plan, source) is source
+    other = open_records(write_shards(tmp_path / "other", (8,)), "train")
+    found = open_plan_source(store.path, store.plan, other)
+    assert isinstance(found, PlanSource)
+    for shard in range(2):
+        assert [replace_where(record) for record in found.iter_shard(shard)] == [
+            replace_where(record) for record in source.iter_shard(shard)
+        ]
+
+
+def replace_where(record):
+    from dataclasses import replace
+
+    return replace(record, where="", encoded=bytes(record.encoded))
+
+
+def test_data_that_changes_between_plan_and_extraction(tmp_path):
+    """The records of an added shard are found again when they are read; others than were planned are refused."""
+    store = write_store(tmp_path / "store", write_shards(tmp_path / "data"))
+    payloads = [example(index, 1 + index % 3) for index in (*range(8), 100, 101)]
+    grown = open_records(write_shards(tmp_path / "grown", (8, 2), payloads=payloads), "train")
+    plan = grow(store.path, grown)
+    assert [record.filename for record in PlanSource(store.path, plan, grown).iter_shard(2)] == [
+        "image_100.jpg",
+        "image_101.jpg",
+    ]
+    rewrite_shard(tmp_path / "grown" / "train-00001-of-00002", lambda rows: [*rows, example(102, 1)])
+    changed = open_records(tmp_path / "grown", "train")
+    with pytest.raises(RecordError, match=r"\.p001: 3 records, 2 in the plan: the data changed since; start again"):
+        list(PlanSource(store.path, plan, changed).iter_shard(2))
+    renamed = open_records(write_shards(tmp_path / "renamed", (8, 1, 1), payloads=payloads), "train")
+    with pytest.raises(RecordError, match=r"shard train-00001-of-00002\.p001 of the store is not in the data"):
+        list(PlanSource(store.path, plan, renamed).iter_shard(2))
+    assert read_plan(store.path) == plan
