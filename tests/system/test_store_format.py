@@ -372,7 +372,7 @@ def test_an_edited_plan_or_manifest(copy):
         content = (path / name).read_bytes()
         assert content.count(old) == 1
         (path / name).write_bytes(content.replace(old, new))
-        with pytest.raises(StoreError, match=rf"{name}: (its bytes have hash|does not end with its hash)"):
+        with pytest.raises(StoreError, match=rf"{name}: (its bytes have the hash|does not end with its hash)"):
             Store(path).read_columns(0, 0)
         shutil.rmtree(path)
 
@@ -538,7 +538,7 @@ def test_repair_makes_damaged_files_again(tmp_path, capsys, data, teacher):
     assert "3 damaged files are made again" in capsys.readouterr().err
     assert {file.name: file.read_bytes() for file in path.iterdir()} == before
     (path / "plan.json").write_bytes((path / "plan.json").read_bytes().replace(b'"offset": 1', b'"offset": 2'))
-    with pytest.raises(StoreError, match=r"plan\.json: its bytes have hash"):
+    with pytest.raises(StoreError, match=r"plan\.json: its bytes have the hash"):
         run_extract(data, teacher, path, **options, repair=True)
 
 
