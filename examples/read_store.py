@@ -27,7 +27,8 @@ class StoreReader:
         names = ("plan.json", *(f"plan.{number:03d}.json" for number in range(1, 1000)))
         plans = [json.loads((self.path / name).read_bytes()) for name in takewhile(self._has, names)]
         assert [plan["follows"] for plan in plans] == [None, *(plan["xxh3"] for plan in plans[:-1])]
-        self.plan, self.files = plans[-1], {}
+        self.plan = plans[-1]
+        self.files: dict[str, list] = {}
         seen = []  # views of each part that is seen
         for number, (_, min_views) in enumerate(self.plan["parts"]):
             end = f".{number:03d}.json" if number else ".json"

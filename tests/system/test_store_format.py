@@ -9,6 +9,7 @@ import runpy
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,14 +20,18 @@ from pyarrow import ipc
 
 from teachonce.cli.main import main
 from teachonce.errors import PlanMismatchError, StoreError
-from teachonce.extraction.config import ExtractConfig
+from teachonce.extraction.config import ExtractConfig, VerifyConfig
 from teachonce.extraction.extract import extract
+from teachonce.extraction.verify import verify
 from teachonce.records.class_table import ClassTable, write_classes
 from teachonce.records.discovery import open_records
 from teachonce.records.tfrecord.framing import TFRecordWriter, read_tfrecords
 from teachonce.store.begin import begin_store
 from teachonce.store.join import StoreJoin
+from teachonce.store.manifests import finalize_store
+from teachonce.store.plan import samples_file
 from teachonce.store.store import Store
+from teachonce.store.tables import StoreWriter
 from teachonce.views.columns import VIEW_COLUMNS
 from teachonce.views.operations import OPERATION_NAMES
 from tests.support.paths import DOCS, GOLDEN, ROOT
@@ -367,7 +372,7 @@ def test_an_edited_plan_or_manifest(copy):
         content = (path / name).read_bytes()
         assert content.count(old) == 1
         (path / name).write_bytes(content.replace(old, new))
-        with pytest.raises(StoreError, match=rf"{name}: (its bytes have the hash|does not end with its hash)"):
+        with pytest.raises(StoreError, match=rf"{name}: (its bytes have hash|does not end with its hash)"):
             Store(path).read_columns(0, 0)
         shutil.rmtree(path)
 
@@ -405,8 +410,6 @@ def test_a_file_of_another_store(tmp_path, copy):
             Store(tmp_path / "store").read_columns(0, 0)
         (tmp_path / "store" / "manifest.v000-000.json").rename(tmp_path / "kept")
         with pytest.raises(StoreError, match=f"{name}: .*{reason}"):
-            from teachonce.store.manifests import finalize_store
-
             finalize_store(tmp_path / "store")
         (tmp_path / "kept").rename(tmp_path / "store" / "manifest.v000-000.json")
     own.write_bytes(content)
@@ -535,8 +538,25 @@ def test_repair_makes_damaged_files_again(tmp_path, capsys, data, teacher):
     assert "3 damaged files are made again" in capsys.readouterr().err
     assert {file.name: file.read_bytes() for file in path.iterdir()} == before
     (path / "plan.json").write_bytes((path / "plan.json").read_bytes().replace(b'"offset": 1', b'"offset": 2'))
-    with pytest.raises(StoreError, match=r"plan\.json: its bytes have the hash"):
+    with pytest.raises(StoreError, match=r"plan\.json: its bytes have hash"):
         run_extract(data, teacher, path, **options, repair=True)
+
+
+def test_sample_and_views_of_two_writers(tmp_path, data, teacher):
+    """One was killed behind the sample, another one went on: on another device, with logits equal but for rounding."""
+    path = tmp_path / "store"
+    run_extract(data, teacher, path, codec="float32")
+    store = Store(path)
+    (name, group), keys = (store.shards[0][0], (0, 0)), store.read_keys(0)
+    samples = store.read_samples(0, group)
+    for factor, is_sound in ((1 + 2.0**-20, True), (1.01, False)):
+        (path / samples_file(name, group)).unlink()
+        (path / "manifest.v000-000.json").unlink()
+        changed = [replace(sample, logits=sample.logits * np.float32(factor)) for sample in samples]
+        StoreWriter(path, store.plan, {"device": "another"}).write_samples(name, group, keys, changed)
+        assert finalize_store(path) == 1 and {"device": "another"} in Store(path).made_by
+        verdict = verify(VerifyConfig(store=path, data=data, teacher="none", device="cpu"))
+        assert verdict.is_sound == is_sound, verdict.reason
 
 
 def test_two_writers_of_one_name(tmp_path):
@@ -548,11 +568,13 @@ def test_two_writers_of_one_name(tmp_path):
     assert not [file for file in (tmp_path / "store").iterdir() if file.name.startswith(".tmp-")]
 
 
-def test_hits_are_counted_of_what_is_read(tmp_path):
-    """By what any reader decodes; near ties are kept apart by the codec."""
-    data = write_shards(tmp_path / "data", sizes=(2,), num_classes=3)
-    logits = np.array([[1.0, 1.0004, -8.0], [1.0, 1.0004, -8.0]], np.float32)
-    store = write_store(tmp_path / "store", data, logits, num_classes=3, codec="int8")
-    found = store.read_logits(0, 0, slice(None)).argmax(axis=1) + 1
-    assert found.tolist() == [2, 2] and store.read_labels(0).tolist() == [1, 2]
-    assert store.read_hits(0, (0, 0)) == [1]
+@pytest.mark.parametrize("codec", ["float32", "float16", "int8", "topk"])
+def test_hits_are_counted_of_what_is_read(tmp_path, codec):
+    """As any reader counts them, near ties and ties too."""
+    data = write_shards(tmp_path / "data", sizes=(4,), num_classes=4)
+    logits = np.array([[1.0004, 1.0, -8], [1.0, 1.0004, -8], [2.0, 2.0, 2.0], [1, 2, 3]], np.float32)
+    write_store(tmp_path / "store", data, logits, num_classes=3, codec=codec)
+    reader = open_reader(tmp_path / "store")
+    likeliest = reader.logits(reader.views(0, 0)).argmax(axis=1) + 1
+    assert likeliest.tolist() == [1, 2, 1, 3] and reader.records(0)["label"].tolist() == [1, 2, 3, 1]
+    assert Store(tmp_path / "store").read_hits(0, (0, 0)) == [2]

@@ -114,7 +114,7 @@ class StoreWriter:
             columns = {} if views is None else encode_views(views[index], self._layout)
             columns |= self._codec.encode_logits(of_view)
             batches.append(to_batch(columns))
-            # Of what is read: where two logits are nearly equal, a codec may keep one number for both.
+            # Of what is read, so that any reader counts the same, whatever a codec makes of near ties.
             hits.append(count_hits(self._codec.decode_logits(columns), labels, self._plan.class_space.offset))
         more = {"views": list(group), "hits": hits, "made_by": self._made_by}
         self._write(views_file(shard, group), "views", shard, keys, batches, more)
