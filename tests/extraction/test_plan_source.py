@@ -226,7 +226,7 @@ def test_a_folder_with_images_that_came_and_went(tmp_path, teacher, asked, monke
     assert verdict.is_sound, verdict.reason
     # A record that is gone gets no more views: that is said, and nothing is lost.
     before = read_tree(out)
-    with pytest.raises(RecordError, match=r"1 records of shard train-00001-of-00003 are not in the data any more"):
+    with pytest.raises(PlanMismatchError, match=r"1 images of the store are not in the data any more"):
         run(images, teacher, out, views=4)
     check_kept(out, before)
     assert Store(out).num_views == 3

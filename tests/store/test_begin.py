@@ -13,7 +13,7 @@ from teachonce.store.plan import Part
 from teachonce.store.plan_files import read_plan, read_plans
 from teachonce.store.store import Store
 from tests.support.paths import GOLDEN
-from tests.support.small_stores import fill, make_plan, read_tree
+from tests.support.small_stores import Today, fill, make_plan, read_tree
 
 
 def test_another_plan_is_refused_with_what_differs(tmp_path):
@@ -71,21 +71,6 @@ def test_names_that_the_data_did_not_have_are_no_other_plan(tmp_path):
     begin_store(tmp_path / "named", make_plan(), views_per_file=2)
     with pytest.raises(PlanMismatchError, match="class_names was"):
         begin_store(tmp_path / "named", make_plan(class_names=names[::-1]), views_per_file=2)
-
-
-class Today:
-    """Data that has some shards more than the plan, and all of its records."""
-
-    def __init__(self, *added):
-        self.added = list(added)
-        self.asked = []
-
-    def find_added(self, plan):
-        self.asked.append(plan)
-        return self.added
-
-    def check_has_all(self, plan):
-        """It does."""
 
 
 def grown(plan, *added):

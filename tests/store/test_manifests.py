@@ -30,7 +30,7 @@ from teachonce.store.store import Store
 from teachonce.store.tables import StoreWriter
 from tests.support.paths import GOLDEN
 from tests.support.small_data import remove_manifests
-from tests.support.small_stores import MADE_BY, NUM_CLASSES, fill, make_plan, read_tree
+from tests.support.small_stores import MADE_BY, NUM_CLASSES, Today, fill, make_plan, read_tree
 
 NAME = "train-00000-of-00002"
 
@@ -199,7 +199,7 @@ def test_a_part_is_seen_when_it_has_as_many_views_as_the_store_had(finished):
     first = read_plan(path)
     data = first.data | {"shards": [*first.data["shards"], ["more", 2, 9]]}
     grown = replace(first, data=data, shards=(*first.shards, ("more", 2)))
-    plan = begin_store(path, grown, 2, lambda _: [("more", 2)])
+    plan = begin_store(path, grown, 2, Today(("more", 2)))
     manifests = Manifests(path, read_plans(path))
     assert manifests.visible() == (3, 1) and not is_complete(path, plan) and is_complete(path, first)
     fill(path, plan, groups=[(0, 1)], shards=[2])

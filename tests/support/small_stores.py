@@ -78,3 +78,18 @@ def fill(
 def read_tree(path: Path) -> dict[str, bytes]:
     """The files of a store, those that are not done aside."""
     return {file.name: file.read_bytes() for file in sorted(path.glob("[!.]*"))}
+
+
+class Today:
+    """Data that has some shards more than the plan, and all of its records."""
+
+    def __init__(self, *added):
+        self.added = list(added)
+        self.asked = []
+
+    def find_added(self, plan):
+        self.asked.append(plan)
+        return self.added
+
+    def check_has_all(self, plan):
+        """It does."""

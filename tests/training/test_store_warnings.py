@@ -4,10 +4,10 @@ import warnings
 
 import numpy as np
 import pytest
+from teachonce.store.arrow_files import Sample, samples_file, write_samples
 
 from teachonce.codecs.softmax import total_variation
 from teachonce.records.discovery import open_records
-from teachonce.store.arrow_files import Sample, samples_file, write_samples
 from teachonce.training.store_warnings import (
     StoreStats,
     measure_store_stats,

@@ -28,18 +28,20 @@ from teachonce.codecs.softmax import total_variation
 from teachonce.engine.prefetch import prefetch
 from teachonce.engine.progress import Advance
 from teachonce.errors import LogitsError, RecordError
+from teachonce.extraction.made_by import made_by
 from teachonce.extraction.planning.costs import TEMPERATURES, mean_and_worst
 from teachonce.models.classifier import Classifier
-from teachonce.pixels.frames import pixel_versions
 from teachonce.pixels.render import ViewReader, render_views
 from teachonce.pixels.view_sources import DrawnViews
+from teachonce.records.key_index import KeyIndex
 from teachonce.records.sample import SubsetSource
 from teachonce.records.source import Record
 from teachonce.storage.files import open_storage
 from teachonce.store.begin import begin_store
+from teachonce.store.manifests import index_file
 from teachonce.store.plan import Plan, records_file, samples_file, views_file
 from teachonce.store.store import Store
-from teachonce.store.tables import Sample, StoreWriter
+from teachonce.store.tables import Sample, StoreWriter, write_index
 from teachonce.views.columns import VIEW_COLUMNS
 from teachonce.views.view import View
 
@@ -64,6 +66,8 @@ class SampleResult:
     decode_seconds: float
     look_seconds: float
     teacher_seconds: float
+    made_by: dict[str, Any]
+    """As ``extraction.made_by``."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +135,7 @@ def run_teacher(
         decode_seconds=sum(item.decode_seconds for item in rendered) / count,
         look_seconds=sum(item.look_seconds for item in rendered) / count,
         teacher_seconds=teacher_seconds / (num_batches * batch_size),
+        made_by=made_by(teacher),
     )
 
 
@@ -231,7 +236,7 @@ def _write_trial(path: Path, plan: Plan, codec: Codec, result: SampleResult, num
     plan = replace(plan, codec=codec.to_json(), view_groups=(group,), num_samples=0)
     begin_store(path, plan, views_per_file=num_views)
     name = plan.shards[0][0]
-    writer = StoreWriter(path, plan, {"versions": pixel_versions()})
+    writer = StoreWriter(path, plan, result.made_by)
     writer.write_records(name, result.keys, result.filenames, result.labels)
     begin = time.perf_counter()
     logits = np.broadcast_to(result.logits, (num_views, count, num_classes))
@@ -241,19 +246,25 @@ def _write_trial(path: Path, plan: Plan, codec: Codec, result: SampleResult, num
 
 
 def measure_side_files(folder: Path, plan: Plan, result: SampleResult, num_samples: int) -> dict[str, float]:
-    """Bytes of what lies beside the view files: of a record and a records file, of a sample and a sample file."""
-    records_name, samples_name = records_file("trial"), samples_file("trial", (0, 0))
+    """Bytes of what lies beside the view files: a record, a sample, and a key in the index, each with its file."""
+    name = plan.shards[0][0]
+    records_name, samples_name = records_file(name), samples_file(name, (0, 0))
     count, num_classes = result.logits.shape
-    writer = StoreWriter(folder, plan, {"versions": pixel_versions()})
-    writer.write_records("trial", result.keys, result.filenames, result.labels)
+    writer = StoreWriter(folder, plan, result.made_by)
+    writer.write_records(name, result.keys, result.filenames, result.labels)
     samples = [Sample(row % count, 0, 0, 0, result.logits[row % count]) for row in range(num_samples)]
-    writer.write_samples("trial", (0, 0), result.keys, samples)
+    writer.write_samples(name, (0, 0), result.keys, samples)
     # Key, label, offset of the name, name; row, view, two hashes, logits before the codec: as in
     # docs/reference/store-format.md.
     record_bytes = 8 + 4 + 4 + float(np.mean([len(name.encode()) for name in result.filenames]))
     sample_bytes = 4 + 4 + 8 + 8 + 4 * num_classes
+    index_name = index_file(0)
+    write_index(folder, index_name, KeyIndex.build([result.keys]), plan.identity)
     storage = open_storage(folder)
+    index_bytes = 8 + 4 + 4
     return {
+        "index_bytes": float(index_bytes),
+        "index_file_bytes": storage.status(index_name).num_bytes - float(count * index_bytes),
         "record_bytes": record_bytes,
         "records_file_bytes": storage.status(records_name).num_bytes - count * record_bytes,
         "sample_bytes": float(sample_bytes),
