@@ -37,6 +37,7 @@ from teachonce.extraction.planning.costs import (
     recommend,
 )
 from teachonce.extraction.planning.measure import (
+    INDEX_RECORD_BYTES,
     CodecTrial,
     SampleResult,
     measure_side_files,
@@ -224,7 +225,7 @@ def count_store_bytes(plan: Plan, trial: CodecTrial, side_bytes: Mapping[str, fl
 
     ``side_bytes`` as from ``measure_side_files``.
     """
-    num_bytes = 0.0
+    num_bytes = side_bytes["index_file_bytes"] + plan.num_records * INDEX_RECORD_BYTES
     for _, num_records in plan.shards:
         num_bytes += side_bytes["records_file_bytes"] + num_records * side_bytes["record_bytes"]
         for first, last in plan.view_groups:

@@ -33,18 +33,22 @@ from teachonce.models.classifier import Classifier
 from teachonce.pixels.frames import pixel_versions
 from teachonce.pixels.render import ViewReader, render_views
 from teachonce.pixels.view_sources import DrawnViews
+from teachonce.records.key_index import KeyIndex
 from teachonce.records.sample import SubsetSource
 from teachonce.records.source import Record
 from teachonce.storage.files import open_storage
 from teachonce.store.begin import begin_store
+from teachonce.store.manifests import index_file
 from teachonce.store.plan import Plan, records_file, samples_file, views_file
 from teachonce.store.store import Store
-from teachonce.store.tables import Sample, StoreWriter
+from teachonce.store.tables import Sample, StoreWriter, write_index
 from teachonce.views.columns import VIEW_COLUMNS
 from teachonce.views.view import View
 
 MIN_TEACHER_SECONDS = 1.0
 """An accelerator is timed for at least so long: a few batches take it milliseconds."""
+INDEX_RECORD_BYTES = 8 + 4 + 4
+"""Key, shard, row."""
 TRIAL_ROWS = 2048
 """Rows that a trial store has at least, so that opening and syncing its file does not count as encoding."""
 MAX_TRIAL_VIEWS = 10
@@ -231,7 +235,7 @@ def _write_trial(path: Path, plan: Plan, codec: Codec, result: SampleResult, num
     plan = replace(plan, codec=codec.to_json(), view_groups=(group,), num_samples=0)
     begin_store(path, plan, views_per_file=num_views)
     name = plan.shards[0][0]
-    writer = StoreWriter(path, plan, {"versions": pixel_versions()})
+    writer = StoreWriter(path, plan, {"versions": pixel_versions(), "device": "cpu"})
     writer.write_records(name, result.keys, result.filenames, result.labels)
     begin = time.perf_counter()
     logits = np.broadcast_to(result.logits, (num_views, count, num_classes))
@@ -241,10 +245,10 @@ def _write_trial(path: Path, plan: Plan, codec: Codec, result: SampleResult, num
 
 
 def measure_side_files(folder: Path, plan: Plan, result: SampleResult, num_samples: int) -> dict[str, float]:
-    """Bytes of what lies beside the view files: of a record and a records file, of a sample and a sample file."""
+    """Bytes of what lies beside the view files: of a record, a sample, and of records, sample and index file."""
     records_name, samples_name = records_file("trial"), samples_file("trial", (0, 0))
     count, num_classes = result.logits.shape
-    writer = StoreWriter(folder, plan, {"versions": pixel_versions()})
+    writer = StoreWriter(folder, plan, {"versions": pixel_versions(), "device": "cpu"})
     writer.write_records("trial", result.keys, result.filenames, result.labels)
     samples = [Sample(row % count, 0, 0, 0, result.logits[row % count]) for row in range(num_samples)]
     writer.write_samples("trial", (0, 0), result.keys, samples)
@@ -252,8 +256,10 @@ def measure_side_files(folder: Path, plan: Plan, result: SampleResult, num_sampl
     # docs/reference/store-format.md.
     record_bytes = 8 + 4 + 4 + float(np.mean([len(name.encode()) for name in result.filenames]))
     sample_bytes = 4 + 4 + 8 + 8 + 4 * num_classes
+    write_index(folder, index_file(0), KeyIndex.build([result.keys]), plan.identity)
     storage = open_storage(folder)
     return {
+        "index_file_bytes": storage.status(index_file(0)).num_bytes - float(count * INDEX_RECORD_BYTES),
         "record_bytes": record_bytes,
         "records_file_bytes": storage.status(records_name).num_bytes - count * record_bytes,
         "sample_bytes": float(sample_bytes),
