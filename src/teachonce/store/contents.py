@@ -44,7 +44,7 @@ class StoreContents:
             self.plan = replace(plan, shards=plan.shards[:end], parts=plan.parts[:num_parts], view_groups=groups)
         self._part_of = [part for part in range(len(self.plan.parts)) for _ in self.plan.part_shards(part)]
 
-    def open(self, name: str, shard: int, group: Group | None) -> BlockFile:
+    def open_file(self, name: str, shard: int, group: Group | None) -> BlockFile:
         """A file of a shard; raises StoreError where it is missing, damaged, or another than its name says."""
         entry, expected = None, {"plan": self.plan.identity, "shard": self.plan.shards[shard][0]}
         if self._is_complete:
@@ -149,7 +149,7 @@ class LegacyContents:
             self.plan = read_legacy_plan(path)
             self.num_views = self.plan.num_views if is_partial else 0
 
-    def open(self, name: str, shard: int, group: Group | None) -> LegacyFile:
+    def open_file(self, name: str, shard: int, group: Group | None) -> LegacyFile:
         """A file of a shard; raises StoreError where it is missing, damaged, or made for other records."""
         advice = "restore the file, or extract again"
         if self._entries and name not in self._entries:
@@ -164,7 +164,7 @@ class LegacyContents:
     def _expected_keys(self, shard: int) -> str:
         name, num_records = self.plan.shards[shard]
         if name not in self._keys:
-            file = self.open(records_file(name), shard, None)
+            file = self.open_file(records_file(name), shard, None)
             batch = file.read(0, file.schema, num_records)
             self._keys[name] = keys_hash(batch["key"].to_numpy())
         return self._keys[name]

@@ -230,7 +230,7 @@ class Store:
         if not self.plan.num_samples:
             return []
         name, _ = self.shards[shard]
-        file = self._contents.open(samples_file(name, group), shard, group)
+        file = self._contents.open_file(samples_file(name, group), shard, group)
         return read_samples(file.read(0, samples_schema(self.class_space.num_classes), None))
 
     def sample_files(self) -> list[tuple[int, Group]]:
@@ -242,7 +242,7 @@ class Store:
     def read_hits(self, shard: int, group: Group) -> list[int] | None:
         """Of each view of a group, the rows whose likeliest class was the label at extraction; None: not recorded."""
         name, _ = self.shards[shard]
-        return self._contents.open(views_file(name, group), shard, group).metadata.get("hits")
+        return self._contents.open_file(views_file(name, group), shard, group).metadata.get("hits")
 
     def check_files(self) -> int:
         """Compare all bytes of all files with what was written; returns the number of files.
@@ -287,7 +287,7 @@ class Store:
         found = self._record_tables.get(shard)
         if found is None:
             name, num_records = self.shards[shard]
-            file = self._contents.open(records_file(name), shard, None)
+            file = self._contents.open_file(records_file(name), shard, None)
             found = to_records(file.read(0, records_schema(file.schema), num_records))
             # Two threads may both open it; the later one's is kept, and both are good.
             self._record_tables[shard] = found
@@ -296,7 +296,7 @@ class Store:
     def _map_columns(self, shard: int, view: int) -> dict[str, NDArray[Any]]:
         group = self.plan.group_of(view)
         name, num_records = self.shards[shard]
-        file = self._contents.open(views_file(name, group), shard, group)
+        file = self._contents.open_file(views_file(name, group), shard, group)
         schema = views_schema(self.policy.layout, self.codec, self.class_space.num_classes)
         # A shard's view is small and will be read in random order: hashing it also reads it once, in order, which on a
         # cold disk is cheaper.
