@@ -119,9 +119,9 @@ def test_an_unknown_image_stops_with_its_name(tmp_path, store):
     assert not list((tmp_path / "out").glob(".tmp-*"))
 
 
-def test_an_image_that_changed_in_place_stops_with_its_name(tmp_path, data, store):
+def test_an_image_that_changed_in_place_stops_with_its_place(tmp_path, data, store):
     change_image(data / "train-00000-of-00002", 2)
-    with pytest.raises(StoreError, match=r"train-00000-of-00002 record 2 .*image_2\.jpg.*changed since extraction"):
+    with pytest.raises(StoreError, match=r"train-00000-of-00002 record 2 .*changed since extraction"):
         run(store, data, tmp_path / "out")
     assert not (tmp_path / "out" / "train-00000-of-00002").exists()
 
@@ -153,7 +153,7 @@ def test_a_damaged_record_stops_it(tmp_path, data, store):
     shard.write_bytes(raw)
     with pytest.raises(RecordError, match=r"train-00001-of-00002 record 1 .*checksum"):
         run(store, data, tmp_path / "out")
-    assert (tmp_path / "out" / "train-00000-of-00002").exists()
+    assert not (tmp_path / "out" / "train-00001-of-00002").exists()
 
 
 PEAK = """
