@@ -14,6 +14,7 @@ from teachonce.data.stored_logits import StoredLogits
 from teachonce.errors import StoreError
 from teachonce.records.class_space import ClassSpace, map_logits
 from teachonce.records.discovery import open_records
+from teachonce.store.join import join_records
 from teachonce.store.store import Store
 from tests.codecs.test_on_device import assert_bits
 from tests.support.small_data import build_dataset, example, write_shards, write_store
@@ -100,8 +101,10 @@ def test_a_class_index_that_does_not_exist_is_refused_before_it_reaches_a_device
 
 
 def test_with_a_temperature_a_batch_has_logits_and_no_columns(data: Path, stores: dict[str, Store]) -> None:
-    records = open_records(data, "train").read_batch(LOCATIONS)
-    batch = StoredLogits([stores["int8"]], temperature=2.0).read(LOCATIONS, 0, records, SPACES[1])
+    source = open_records(data, "train")
+    teachers = StoredLogits([stores["int8"]], temperature=2.0)
+    joined = join_records(teachers.join(source), LOCATIONS, source.read_batch(LOCATIONS))
+    batch = teachers.read(joined, 0, SPACES[1])
     assert list(batch) == ["teacher_logits"]
     assert_bits(batch["teacher_logits"], read_logits(stores["int8"], SPACES[1], 2.0))
 
