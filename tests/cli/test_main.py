@@ -26,6 +26,7 @@ COMMANDS = [
     "train",
     "evaluate",
     "export",
+    "upgrade",
     "import",
     "plan",
     "ablate",

@@ -322,7 +322,7 @@ def test_what_does_not_fit_is_refused():
 def test_the_text_of_the_format_is_enough_to_decode(k, num_classes):
     """The numpy of docs/reference/store-format.md, as printed there, gives the probabilities of ``decode_logits``."""
     text = (DOCS / "reference" / "store-format.md").read_text()
-    snippet = text.partition("```python\n")[2].partition("```")[0]
+    (snippet,) = [part.partition("```")[0] for part in text.split("```python\n") if part.startswith("steps = ")]
     codec = TopKCodec(k=k, num_classes=num_classes)
     columns = codec.encode_logits(teacher_like_logits(20, num_classes))
     for temperature in (0.7, 1.0, 1.5, 3.0, 8.0, 20.0):

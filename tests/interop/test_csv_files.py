@@ -16,6 +16,7 @@ from teachonce.interop.csv_lines import CsvLines
 from teachonce.interop.csv_table import CsvTable, parse_numbers
 from teachonce.interop.logit_table import open_logit_table
 from teachonce.records.discovery import open_records
+from teachonce.storage.sealed_json import SEAL, sealed_bytes
 from teachonce.store.store import Store
 from tests.support.small_data import example, write_image_folder, write_shards, write_store
 
@@ -157,8 +158,8 @@ def test_another_drop_is_refused(tmp_path, data, store):
 def test_a_store_of_an_older_import_is_refused(tmp_path, data, csv):
     out = run_import(csv, data, tmp_path / "again").path
     plan = json.loads((out / "plan.json").read_text())
-    del plan["teacher"]["csv_xxh3"], plan["teacher"]["drop"]
-    (out / "plan.json").write_text(json.dumps(plan))
+    del plan["teacher"]["csv_xxh3"], plan["teacher"]["drop"], plan[SEAL]
+    (out / "plan.json").write_bytes(sealed_bytes(plan))
     with pytest.raises(PlanMismatchError, match="noted by an older teachonce without their hash"):
         run_import(csv, data, out)
 

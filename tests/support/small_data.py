@@ -29,7 +29,7 @@ from teachonce.store.plan import Group, Plan, describe_data, views_file
 from teachonce.store.plan_files import read_plan
 from teachonce.store.store import Store
 from teachonce.store.stored_views import StoredViews
-from teachonce.store.tables import StoreWriter
+from teachonce.store.tables import Sample, StoreWriter
 from teachonce.views.options import ViewOrderName
 from teachonce.views.order import ViewOrder
 from teachonce.views.policy import CenterPolicy, CropPolicy, policy_to_json
@@ -114,8 +114,12 @@ def write_store(
     offset: int = 1,
     codec: str = "float32",
     split: str = "train",
+    sample_rows: Sequence[int] = (),
 ) -> Store:
-    """A finished store (policy center) over ``source`` with the given logits [N, C], or random ones."""
+    """A finished store (policy center) over ``source`` with the given logits [N, C], or random ones.
+
+    ``sample_rows`` of each shard have samples, without the hashes of pixels.
+    """
     if isinstance(source, Path):
         source = open_records(source, split)
     if logits is None:
@@ -129,6 +133,7 @@ def write_store(
         policy=policy_to_json(CenterPolicy()),
         codec=build_codec(codec, num_classes=logits.shape[1]).to_json(),
         view_groups=((0, 0),),
+        num_samples=len(sample_rows),
     )
     begin_store(path, plan, views_per_file=1)
     first = 0
@@ -139,6 +144,9 @@ def write_store(
         labels = np.array([record.label for record in records], np.int32)
         writer.write_records(name, keys, [record.filename for record in records], labels)
         rows = logits[None, first : first + num_records]
+        if sample_rows:
+            samples = [Sample(row=row, view=0, image_xxh3=0, pixels_xxh3=0, logits=rows[0, row]) for row in sample_rows]
+            writer.write_samples(name, (0, 0), keys, samples)
         writer.write_views(name, (0, 0), keys, labels, rows, None)
         first += num_records
     assert finalize_store(path)

@@ -4,7 +4,6 @@ import warnings
 
 import numpy as np
 import pytest
-from teachonce.store.arrow_files import Sample, samples_file, write_samples
 
 from teachonce.codecs.softmax import total_variation
 from teachonce.records.discovery import open_records
@@ -108,10 +107,7 @@ def test_a_temperature_outside_of_what_the_codec_promises(tmp_path, source):
 
 def test_the_error_is_measured_where_the_store_has_samples(tmp_path, source):
     logits = wide_logits(8, 5000)
-    store = write_store(tmp_path / "int8", source, logits, codec="int8", offset=0)
-    samples = [Sample(row=row, view=0, image_xxh3=0, pixels_xxh3=0, logits=logits[row]) for row in (2, 5)]
-    write_samples(store.path / samples_file(store.shards[0][0], (0, 0)), samples)
-    object.__setattr__(store.plan, "num_samples", 2)
+    store = write_store(tmp_path / "int8", source, logits, codec="int8", offset=0, sample_rows=(2, 5))
     expected = total_variation(logits[[2, 5]], store.read_logits(0, 0, [2, 5]), 16.0)
     assert expected.max() > 0.01  # the promise does not reach so far
     (message,) = warned_of_temperature(store, 16.0)

@@ -47,8 +47,6 @@ from teachonce.views.view import View
 
 MIN_TEACHER_SECONDS = 1.0
 """An accelerator is timed for at least so long: a few batches take it milliseconds."""
-INDEX_RECORD_BYTES = 8 + 4 + 4
-"""Key, shard, row."""
 TRIAL_ROWS = 2048
 """Rows that a trial store has at least, so that opening and syncing its file does not count as encoding."""
 MAX_TRIAL_VIEWS = 10
