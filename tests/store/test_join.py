@@ -148,7 +148,7 @@ def test_a_folder_with_the_images_of_the_shards(tmp_path, store, source):
     join = check_joined(store, folder)
     # The folder has no background; the teacher has no logit for it either.
     assert join.labels.tolist() == [1, 2, 3] and join.class_space == ClassSpace(num_classes=3, offset=0)
-    assert join.is_by_name and join.num_relabeled == 0
+    assert join.is_by_name and len(join.relabeled) == 0
     dataset = build_dataset(folder, size=8, store=store)
     batch = dataset.read_batch(range(8), 0)
     assert dataset.num_classes == 3 and batch["teacher_logits"].shape == (8, 3)
@@ -364,7 +364,7 @@ def test_equal_images_under_two_labels_are_both_right(tmp_path):
         with pytest.warns(UserWarning, match=r"1 images occur again under another label \(first: image_7\.jpg with"):
             join = StoreJoin(store, other)
         join.locate(*read_all(other))
-        assert join.num_relabeled == 0
+        assert len(join.relabeled) == 0
         with pytest.warns(UserWarning, match="each keeps its own label"):
             dataset = build_dataset(other, size=8, store=store)
         batch = dataset.read_batch(range(len(order)), 0)
@@ -391,7 +391,7 @@ def test_an_image_that_was_given_another_label_keeps_its_own(tmp_path, source, s
     (join,) = dataset.logits.join(other)
     with pytest.warns(UserWarning, match="further ones are counted"):
         join.locate(*read_all(other))
-    assert join.num_relabeled == 2
+    assert len(join.relabeled) == 2
 
 
 def test_most_labels_different_is_another_order_of_the_classes(tmp_path, store):
@@ -406,7 +406,7 @@ def test_most_labels_different_is_another_order_of_the_classes(tmp_path, store):
 def test_records_without_a_label_match_any(tmp_path, source, store):
     join = StoreJoin(store, source)
     records = [dataclasses.replace(record, label=NO_LABEL) for record in source.read_batch(LOCATIONS)]
-    assert list(join.locate(LOCATIONS, records)) == LOCATIONS and join.num_relabeled == 0
+    assert list(join.locate(LOCATIONS, records)) == LOCATIONS and len(join.relabeled) == 0
 
 
 def test_a_join_travels_to_another_process(tmp_path, store):

@@ -70,6 +70,11 @@ class KDDataset:
         return self.records.num_records
 
     @property
+    def num_relabeled(self) -> int:
+        """Records that were read so far and have another label than in a store, by the classes' names."""
+        return len(set().union(*(join.relabeled for join in self._reader.joins)))
+
+    @property
     def num_classes(self) -> int:
         """Classes of the student."""
         return self.class_space.num_classes

@@ -54,7 +54,7 @@ class GalleryView:
     image_size: tuple[int, int] | None
     """Width and height of the record's image; None without the records."""
     pixels: NDArray[np.uint8] | None
-    """[S, S, 3] at the teacher's size; None without the records."""
+    """[S, S, 3] at the teacher's size; None where it is not in the records."""
 
     @property
     def labels(self) -> list[tuple[int, float]]:
@@ -111,8 +111,9 @@ class Gallery:
         (view,) = store.read_views(shard, number, [row])
         if view.mix is not None:
             partner_label = int(self._partner_label(view.mix.partner))
-        if self.reader is not None:
-            (record_view,) = self.reader.read([self._locate(shard, row)], number)
+        location = self._locate(shard, row)
+        if self.reader is not None and location is not None:
+            (record_view,) = self.reader.read([location], number)
             image = decode_record(record_view.record)
             image_size = image.size
             # Imported logits come without a teacher, and so without its preprocessing.
@@ -135,20 +136,17 @@ class Gallery:
         )
 
     def read_record(self, shard: int, row: int) -> NDArray[np.uint8] | None:
-        """The record's whole image, its longest side at most MAX_PICTURE_PX; None without the records."""
-        return None if self.source is None else _whole(self._read_image(shard, row))
-
-    def _read_image(self, shard: int, row: int) -> Image.Image:
-        assert self.source is not None and self.join is not None
+        """The record's whole image, its longest side at most MAX_PICTURE_PX; None where it is not in the records."""
         location = self._locate(shard, row)
+        if self.source is None or self.join is None or location is None:
+            return None
         record = self.source.read_record(*location)
         self.join.locate([location], [record])
-        return decode_record(record)
+        return _whole(decode_record(record))
 
-    def _locate(self, shard: int, row: int) -> Location:
-        """Where the source has a record of the store."""
-        assert self.join is not None
-        return self.join.locate_key(int(self.store.read_keys(shard)[row]), self.store.read_filename(shard, row))
+    def _locate(self, shard: int, row: int) -> Location | None:
+        """Where the source has a record of the store; None where it does not have it."""
+        return None if self.join is None else self.join.find_in_source(int(self.store.read_keys(shard)[row]))
 
     def _partner_label(self, key: int) -> int:
         found = self.store.locations_of(key)

@@ -114,7 +114,19 @@ class _ShardMerger:
                     self._read(found, index, payload, describe_record(info.path, num_rows + index, offset))
                     for index, (offset, payload) in enumerate(block)
                 ]
-                logits = self._read_logits([(shard, num_rows + index) for index in range(len(block))], records)
+                locations = [(shard, num_rows + index) for index in range(len(block))]
+                try:
+                    logits = self._read_logits(locations, records)
+                except StoreError:
+                    # Names are worth reading only for a message.
+                    self.join.locate(
+                        locations,
+                        [
+                            decode_tfrecord(payload, record.where, num_classes=self.target.num_classes)
+                            for payload, record in zip(payloads, records, strict=True)
+                        ],
+                    )
+                    raise
                 for index, payload in enumerate(payloads):
                     if found is not None and found["status"][index] == 0:
                         body, splice = found["body"][index].tolist(), found["splice"][index].tolist()

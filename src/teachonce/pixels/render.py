@@ -44,11 +44,11 @@ class ViewReader:
     def __init__(self, records: RecordSource, views: ViewSource, joins: Sequence[StoreJoin] = ()) -> None:
         self.records = records
         self.views = views
-        self._joins = list({id(join.store): join for join in (*views.join(records), *joins)}.values())
+        self.joins = list({id(join.store): join for join in (*views.join(records), *joins)}.values())
 
     def join(self, locations: Sequence[Location], records: Sequence[Record]) -> JoinedRecords:
         """Where the stores have records that were read; raises StoreError for one that a store does not have."""
-        return join_records(self._joins, locations, records)
+        return join_records(self.joins, locations, records)
 
     def read(self, locations: Sequence[Location], number: int) -> list[RecordView]:
         """View ``number`` of several records; raises as ``join`` and ``views_of``."""

@@ -94,4 +94,11 @@ def _add_shards(
     part = Part(len(plan.shards), Manifests(path, plans).visible()[0])
     number = len(plan.parts)
     shards = tuple((f"{name}.p{number:03d}", count) for name, count in added)
+    taken = {name for name, _ in plan.shards}
+    for name, _ in shards:
+        if name in taken:
+            raise PlanMismatchError(
+                f"{path}: the records that were added to shard {name} need a name that a shard of the store has "
+                "already: rename the shards of the data"
+            )
     return plan.extend(data=data, shards=plan.shards + shards, parts=(*plan.parts, part))

@@ -48,8 +48,8 @@ class StoreJoin:
         )
         """The teacher's classes, and the *data's* label of each."""
         self.has_positions = has_same_shards(store, source)
-        self.num_relabeled = 0
-        """Records that were read and have another label than in the store, by name."""
+        self.relabeled: set[int] = set()
+        """Keys of the records that were read and have another label than in the store, by name."""
         self._lock = threading.Lock()
         if not self.has_positions:
             unknown = find_unknown([store], source)
@@ -151,8 +151,8 @@ class StoreJoin:
                 "over this data"
             )
         with self._lock:
-            self.num_relabeled += 1
-            is_first = self.num_relabeled == 1
+            is_first = not self.relabeled
+            self.relabeled.add(record.key)
         if is_first:
             warnings.warn(
                 f"{what}: the image was given another label since; it keeps its own, and the views and logits of its "
@@ -298,11 +298,15 @@ def has_same_shards(store: Store, source: RecordSource) -> bool:
 
 
 def check_same_policy(first: Store, other: Store) -> None:
-    """Raise StoreError unless two stores have views drawn from one policy by one seed, for one set of data classes."""
-    for name, a, b in (
-        ("policy", first.plan.policy, other.plan.policy),
-        ("data classes", first.plan.data_classes, other.plan.data_classes),
-    ):
+    """Raise StoreError unless two stores have views drawn from one policy by one seed.
+
+    Classes are compared by number where one of them does not name them; by name each is joined with the data.
+    """
+    names = (first.plan.class_names, other.plan.class_names)
+    compared: list[tuple[str, Any, Any]] = [("policy", first.plan.policy, other.plan.policy)]
+    if None in names:
+        compared.append(("data classes", first.plan.data_classes, other.plan.data_classes))
+    for name, a, b in compared:
         if a != b:
             raise StoreError(
                 f"{other.path}: {name} {b}, {first.path} has {a}: the teachers looked at other views, nothing to "

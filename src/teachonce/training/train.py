@@ -315,6 +315,7 @@ def _finish(
         "store": "+".join(map(str, config.store)) or None,
         "store_views": data.num_views,
         "missing_records": data.num_missing,
+        "relabeled_records": data.train.num_relabeled,
         "kd_temp": config.temperature,
         "shuffle_shards": config.shuffle_shards,
         "seed": config.seed,
