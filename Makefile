@@ -13,7 +13,9 @@ SMALL_IMAGES := $(addprefix --small ,$(wildcard $(SHARED_DATA)/cifar10-jpeg.tar.
 MACHINE = $(subst _,-,$(shell uname -m))-$(shell getconf _NPROCESSORS_ONLN)-cores
 result = benchmarks/results/$(1)_$(MACHINE)_$(shell date +%F).md
 
-.PHONY: setup demo check test fuzz bench fmt lock clean
+DEVICE ?= cuda
+
+.PHONY: setup demo check test fuzz bench gpu fmt lock clean
 
 setup: $(STAMP)
 
@@ -54,6 +56,10 @@ bench: setup
 	$(BIN)/python -m benchmarks.records --quick --out $(call result,records)
 	$(BIN)/python -m benchmarks.kd --quick --out $(call result,kd)
 	$(BIN)/python -m benchmarks.where_time_goes --out $(call result,where-time-goes)
+
+# What no CPU can tell, on one GPU; `make gpu DEVICE=cpu` tries the program out on tiny sizes.
+gpu: setup
+	$(BIN)/python -m benchmarks.gpu --device $(DEVICE) $(if $(filter cpu,$(DEVICE)),--tiny,$(PHOTOGRAPHS) --out docs/results/gpu.md)
 
 lock: setup
 	$(BIN)/uv pip compile --quiet --universal --upgrade --python-version 3.11 --no-annotate --no-header \

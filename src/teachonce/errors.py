@@ -2,7 +2,8 @@
 
     TeachonceError              exit code 1: the work failed, or a check did not hold
     ├── ConfigError             exit code 2: the command or its configuration is wrong
-    │   └── MissingExtraError   an optional dependency is not installed
+    │   ├── MissingExtraError   an optional dependency is not installed
+    │   └── NoGpuError          an optional dependency is installed without what a GPU needs
     ├── RecordError             a record, a shard or an index is damaged, missing or doubled
     │   └── ImageError          the bytes of a record are no image that can be decoded
     ├── LogitsError             teacher logits are not finite, of another width, or missing
@@ -41,6 +42,10 @@ class ConfigError(TeachonceError):
 
 class MissingExtraError(ConfigError):
     """An optional dependency is needed and not installed."""
+
+
+class NoGpuError(ConfigError):
+    """An optional dependency is installed, but not with what the GPU that was asked for needs."""
 
 
 class RecordError(TeachonceError):

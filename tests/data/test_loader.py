@@ -140,10 +140,6 @@ def test_a_kept_batch_is_never_overwritten(dataset: KDDataset, num_workers: int)
             assert torch.equal(pixels, expected), (epoch, number)
 
 
-needs_plain_memory = pytest.mark.skipif(torch.cuda.is_available(), reason="with CUDA torch keeps page-locked memory")
-
-
-@needs_plain_memory
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_a_loop_needs_a_few_arrays_however_long_it_is(dataset: KDDataset, num_workers: int) -> None:
     addresses = set()
@@ -158,7 +154,18 @@ def test_a_loop_needs_a_few_arrays_however_long_it_is(dataset: KDDataset, num_wo
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_with_cuda_the_pixels_are_page_locked(dataset: KDDataset) -> None:
-    assert dataset.read_batch([0, 1], 0)["pixels"].is_pinned()
+    assert not any(values.is_pinned() for values in dataset.__getitems__([(0, 0)]).values())
+    locked = build_dataset(dataset.records, size=12, page_locked=True)
+    assert all(values.is_pinned() for values in locked.__getitems__([(0, 0), (1, 1)]).values())
+
+
+def test_a_machine_with_cuda_takes_plain_memory_for_the_cpu(
+    dataset: KDDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Page-locked memory is asked for: by itself it would start CUDA in a process that does not use it."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch, "empty", None)
+    assert dataset.read_batch([0, 1], 0)["pixels"].shape == (2, 12, 12, 3)
 
 
 def test_data_sets_pickle(dataset: KDDataset) -> None:

@@ -16,7 +16,7 @@ import torch
 from teachonce.errors import CheckError, ConfigError, LogitsError, PlanMismatchError, RecordError, StoreError
 from teachonce.extraction.config import ExtractConfig
 from teachonce.extraction.extract import extract
-from teachonce.models.classifier import load_model
+from teachonce.models.classifier import Classifier, load_model
 from teachonce.pixels.apply_view import apply_view
 from teachonce.pixels.decode import decode_image
 from teachonce.records.discovery import open_records
@@ -381,3 +381,24 @@ def test_workers_that_finish_at_once_write_the_same_manifests(tmp_path, data, te
     with ThreadPoolExecutor(8) as threads:
         assert list(threads.map(finalize_store, [tmp_path / "store"] * 16)) == [4] * 16
     assert tree(tmp_path / "store") == expected
+
+
+def test_the_plan_says_the_precision_that_there_was(tmp_path, data, teacher):
+    """ONNX models have their own: verify would otherwise allow what bf16 needs."""
+    with pytest.warns(UserWarning, match="--precision bf16 has no effect"):
+        store = run(data, teacher, tmp_path / "store", precision="bf16")
+    assert store.plan.teacher["precision"] == "float32"
+
+
+def test_every_batch_that_a_teacher_sees_has_one_size(tmp_path, data, teacher, monkeypatch):
+    """Those of the gate too: a compiled teacher is made for one."""
+    sizes = set()
+    ask = Classifier.logits
+
+    def logits(self, pixels):
+        sizes.add(len(pixels))
+        return ask(self, pixels)
+
+    monkeypatch.setattr(Classifier, "logits", logits)
+    run(data, teacher, tmp_path / "store", batch_size=7)
+    assert sizes == {2, 7}  # 2: the probe, before anything is compiled

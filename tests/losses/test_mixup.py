@@ -92,3 +92,12 @@ def test_shares_of_pairs_are_beta() -> None:
     assert shares.mean() == pytest.approx(0.5 + np.abs(draws - 0.5).mean(), abs=4 * 0.0024)
     first = np.array(mixup.rows) < 4000
     assert abs(first.mean() - 0.5) < 4 * 0.5 / np.sqrt(4000), "either half of the batch is dominant as often"
+
+
+@pytest.mark.parametrize("mixup_type", ["batch", 1, 2])
+def test_nothing_is_made_on_the_device(mixup_type, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tensor made there from numbers is a copy that waits for all the work before it."""
+    mixup, make = sample_mixup(generator(0), 0.2, 8, mixup_type), torch.tensor
+    monkeypatch.setattr(torch, "tensor", lambda values, *, dtype: make(values, dtype=dtype))
+    assert apply_mixup(mixup, torch.randn(8, 3)).shape[1] == 3
+    assert len(dominant_rows(mixup, torch.arange(8))) in (4, 8)

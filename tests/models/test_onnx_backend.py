@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from teachonce.errors import ConfigError, LogitsError, ModelError
+from teachonce.errors import ConfigError, LogitsError, ModelError, NoGpuError
 from teachonce.models.classifier import load_model
 from teachonce.pixels.preprocessing import Preprocessing, normalize
 
@@ -208,3 +208,34 @@ def test_file_that_is_no_model(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"not a model")
     with pytest.raises(ModelError, match="no ONNX model that can be run"):
         load_model(f"onnx:{tmp_path / 'model.onnx'}")
+
+
+def pretend_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+
+
+@pytest.mark.skipif("CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="with CUDA")
+def test_without_cuda_of_its_own_auto_is_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_model(tmp_path / "model.onnx")
+    pretend_cuda(monkeypatch)
+    assert load_model(f"onnx:{path}", device="auto").device.type == "cpu"
+    assert load_model(f"onnx:{path}", device="cuda", or_cpu=True).device.type == "cpu"
+    with pytest.raises(NoGpuError, match="has no CUDA; install onnxruntime-gpu or use --device cpu"):
+        load_model(f"onnx:{path}", device="cuda")
+
+
+def test_on_cuda_float32_is_not_tf32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_model(tmp_path / "model.onnx")
+    asked = []
+
+    def start(*arguments: object, providers: list[object], **options: object) -> None:
+        asked.append(providers)
+        raise RuntimeError("far enough")
+
+    pretend_cuda(monkeypatch)
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr(onnxruntime, "InferenceSession", start)
+    with pytest.raises(ModelError, match="far enough"):
+        load_model(f"onnx:{path}", device="cuda")
+    assert asked == [[("CUDAExecutionProvider", {"device_id": 0, "use_tf32": 0}), "CPUExecutionProvider"]]

@@ -257,3 +257,10 @@ def test_sliver_is_refused_before_it_fills_the_memory() -> None:
     with pytest.raises(ImageError, match="1 x 1000000 pixels"):
         Preprocessing(size_px=224, resize_px=256).apply(sliver)
     assert Preprocessing(size_px=224, geometry="squash").apply(sliver).shape == (224, 224, 3)
+
+
+def test_mean_and_std_are_not_made_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That would be a copy that waits for all the work before it, at every batch."""
+    make = torch.tensor
+    monkeypatch.setattr(torch, "tensor", lambda values, *, dtype: make(values, dtype=dtype))
+    assert normalize(torch.zeros(1, 4, 4, 3, dtype=torch.uint8), Preprocessing(size_px=4)).shape == (1, 3, 4, 4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import timm
@@ -16,9 +17,10 @@ from teachonce.losses.losses import kd_loss, label_loss
 from teachonce.losses.mixup import Mixup, sample_mixup
 from teachonce.models.classifier import build_student
 from teachonce.pixels.preprocessing import Preprocessing
+from teachonce.records.class_space import ClassSpace
 from teachonce.rng import generator
 from teachonce.training.config import TrainConfig
-from teachonce.training.student_module import StudentModule
+from teachonce.training.student_module import OnlineTeacher, StudentModule
 from teachonce.training.train import train
 
 
@@ -169,3 +171,25 @@ def test_the_moving_average_is_kept(digits: Path, tmp_path: Path) -> None:
     for name, tensor in weights.items():
         assert torch.equal(tensor, state[f"ema.module.{name}"])
     assert any(not torch.equal(tensor, state[f"student.{name}"]) for name, tensor in weights.items())
+
+
+def test_compiled_for_each_batch_size() -> None:
+    """Batches of an epoch differ by one image: code for any size, which PyTorch makes at the second one, is slower."""
+    from torch._dynamo.utils import counters
+
+    torch._dynamo.reset()
+    counters.clear()
+    config = TrainConfig(data=Path("data"), student="timm:test_resnet", out=Path("run"), compile=True)
+    student = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 4))
+    module = StudentModule(student, config, Preprocessing(size_px=2, resize_px=2), 4)
+    for num_images in (5, 6, 7, 5, 6, 7):
+        assert module(torch.zeros(num_images, 2, 2, 3, dtype=torch.uint8)).shape == (num_images, 4)
+    assert counters["stats"]["unique_graphs"] == 3
+
+
+def test_an_online_teacher_answers_beside_the_student() -> None:
+    """Also one whose backend leaves its logits on the CPU, as those of ONNX do."""
+    space = ClassSpace(num_classes=4)
+    teacher = SimpleNamespace(logits=lambda pixels: torch.zeros(len(pixels), 4))
+    pixels = torch.zeros(2, 8, 8, 3, dtype=torch.uint8, device="meta")
+    assert OnlineTeacher(teacher, space, space)(pixels).device.type == "meta"

@@ -12,6 +12,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import lightning
 import numpy as np
 import pytest
 import torch
@@ -474,3 +475,11 @@ def test_torchrun(digits: Path, tmp_path: Path) -> None:
     assert result is not None
     assert result["steps"] == 3
     assert json.loads((run.out / "config.json").read_text())["world_size"] == 2
+
+
+def test_on_the_cpu_of_a_machine_with_a_gpu(digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The GPU is not used because --device says so: no warning, and no page-locked memory."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(lightning.pytorch.accelerators.CUDAAccelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", None)
+    assert train(config(digits, tmp_path / "run", epochs=1))["epochs"] == 1

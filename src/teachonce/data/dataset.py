@@ -38,6 +38,8 @@ class KDDataset:
     ``online`` is the preprocessing of a teacher that is asked at every step: batches then hold its pixels too, where
     they are not the student's.
 
+    ``page_locked`` is for batches that go to a CUDA device: they are copied there while it works.
+
     Raises StoreError where a store is of other data or views, LogitsError where the logits do not fit the class space,
     ConfigError where nothing says how many classes there are, and RecordError, with the place, for whatever is wrong
     with a record.
@@ -53,8 +55,10 @@ class KDDataset:
         interpolation: Interpolation = "bilinear",
         class_space: ClassSpace | None = None,
         online: Preprocessing | None = None,
+        page_locked: bool = False,
     ) -> None:
         self.records = records
+        self.page_locked = page_locked
         self.views = views
         self.logits = logits
         self.preprocessing = Preprocessing(size_px=size, interpolation=interpolation)
@@ -111,7 +115,8 @@ class KDDataset:
         parts = [
             self.read_batch([index for index, _ in part], epoch) for epoch, part in groupby(items, key=itemgetter(1))
         ]
-        return parts[0] if len(parts) == 1 else {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        batch = parts[0] if len(parts) == 1 else {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        return lock_pages(batch) if self.page_locked else batch
 
     def batches(
         self,
@@ -158,7 +163,7 @@ class KDDataset:
         return torch.from_numpy(pixels)
 
     def _take_pixels(self, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-        if torch.cuda.is_available():
+        if self.page_locked:
             # Page-locked, and torch's own: its allocator knows when a copy to the device is over.
             return torch.empty(shape, dtype=torch.uint8, pin_memory=True).numpy()
         return self._buffers.take(shape)
@@ -167,8 +172,16 @@ class KDDataset:
 class EvalDataset:
     """Records as a model's evaluation sees them: batches of pixels, labels and indices."""
 
-    def __init__(self, records: RecordSource, preprocessing: Preprocessing, class_space: ClassSpace) -> None:
+    def __init__(
+        self,
+        records: RecordSource,
+        preprocessing: Preprocessing,
+        class_space: ClassSpace,
+        *,
+        page_locked: bool = False,
+    ) -> None:
         self.records = records
+        self.page_locked = page_locked
         self.preprocessing = preprocessing
         self.class_space = class_space
         self._buffers = BufferPool()
@@ -179,11 +192,17 @@ class EvalDataset:
     def __getitems__(self, items: Sequence[tuple[int, int]]) -> Batch:
         indices = np.array([index for index, _ in items], np.int64)
         records = self.records.read_batch(self.records.locate_all(indices), buffers=self._buffers)
-        return {
+        batch = {
             "pixels": torch.from_numpy(render_center(records, self.preprocessing)),
             "labels": _labels(records, self.class_space),
             "indices": torch.from_numpy(indices),
         }
+        return lock_pages(batch) if self.page_locked else batch
+
+
+def lock_pages(batch: Batch) -> Batch:
+    """The batch in page-locked memory, torch's own; what lies there already is not copied."""
+    return {name: values if values.is_pinned() else values.pin_memory() for name, values in batch.items()}
 
 
 def find_num_classes(records: RecordSource, logits: LogitSource | None) -> int:

@@ -22,6 +22,7 @@ from teachonce.errors import ConfigError, LogitsError, RecordError
 from teachonce.evaluation.config import EvaluateConfig
 from teachonce.losses.metrics import ClassifierMetrics
 from teachonce.models.classifier import Classifier, load_model
+from teachonce.models.pending import PendingLogits
 from teachonce.records.class_space import ClassSpace, map_logits, resolve_offset
 from teachonce.records.discovery import open_records
 from teachonce.records.source import RecordSource
@@ -66,9 +67,11 @@ def evaluate_model(
     num_threads = num_cores() if num_threads is None else num_threads
     batches = EpochBatches(source.num_records, batch_size, shuffle=False)
     # One batch is in flight while the next is put together: on a GPU nothing waits for the copy back.
-    in_flight: tuple[torch.Tensor, Batch] | None = None
-    for batch in Loader(EvalDataset(source, classifier.preprocessing, data_space), batches, num_threads):
-        asked = classifier.logits(batch["pixels"]), batch
+    in_flight: tuple[PendingLogits, Batch] | None = None
+    page_locked = classifier.device.type == "cuda"
+    dataset = EvalDataset(source, classifier.preprocessing, data_space, page_locked=page_locked)
+    for batch in Loader(dataset, batches, num_threads):
+        asked = PendingLogits(classifier.logits(batch["pixels"])), batch
         if in_flight is not None:
             _count(metrics, classifier, *in_flight, source, model_space, data_space)
         in_flight = asked
@@ -90,7 +93,7 @@ def evaluate_model(
 def _count(
     metrics: ClassifierMetrics,
     classifier: Classifier,
-    logits: torch.Tensor,
+    logits: PendingLogits,
     batch: Batch,
     source: RecordSource,
     model_space: ClassSpace,

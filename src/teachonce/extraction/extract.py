@@ -129,7 +129,7 @@ def build_plan(config: ExtractConfig, source: RecordSource, teacher: Classifier)
             "spec": config.teacher,
             "model": teacher_identity(teacher.spec),
             "weights_sha256": teacher.weights_sha256,
-            "precision": config.precision,
+            "precision": teacher.precision,
             "num_parameters": _num_parameters(teacher),
             "preprocessing": teacher.preprocessing.to_json(),
         },
@@ -189,7 +189,9 @@ def _extract_units(
         )
         build = partial(_same, extractor)
     else:
-        build = partial(_build_extractor, replace(config, num_workers=num_workers), plan, source)
+        # Where ``auto`` led: a backend may have no GPU where PyTorch has one.
+        resolved = replace(config, num_workers=num_workers, device=str(teacher.device))
+        build = partial(_build_extractor, resolved, plan, source)
     sizes = [num_records for _, num_records in plan.shards]
     total = sum(sizes[unit.shard] * unit.num_views for unit in units)
     left = Counter(unit.group for unit in units)

@@ -92,8 +92,10 @@ def score_records(teacher: Classifier, records: list[Record], batch_size: int) -
     rendered = prefetch(records, render, threads=num_cores(), ahead=2 * batch_size)
     parts = []
     while batch := list(islice(rendered, batch_size)):
+        # Filled up with repeats, as in an extraction: a compiled teacher is made for one batch size.
+        batch += batch[-1:] * (batch_size - len(batch))
         parts.append(teacher.collect_logits(teacher.logits(torch.from_numpy(np.concatenate(batch)))))
-    return np.concatenate(parts)
+    return np.concatenate(parts)[: len(records)]
 
 
 def diagnose(

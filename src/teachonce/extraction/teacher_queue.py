@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from teachonce.errors import LogitsError
 from teachonce.extraction.unit_result import UnitResult
 from teachonce.models.classifier import Classifier
+from teachonce.models.pending import PendingLogits
 from teachonce.records.source import Record
 
 
@@ -29,7 +30,7 @@ class TeacherQueue:
         self.teacher = teacher
         self.batch_size = batch_size
         self._queued: list[_QueuedView] = []
-        self._in_flight: tuple[torch.Tensor, list[_QueuedView]] | None = None
+        self._in_flight: tuple[PendingLogits, list[_QueuedView]] | None = None
 
     def put(self, pixels: NDArray[Any], record: Record, result: UnitResult, view: int, row: int) -> list[UnitResult]:
         """Add the pixels of one view; runs the teacher on a full batch. Returns the units that are complete now."""
@@ -47,7 +48,7 @@ class TeacherQueue:
         batch = torch.from_numpy(np.stack(pixels))
         if self.teacher.device.type == "cuda":
             batch = batch.pin_memory()
-        submitted = self.teacher.logits(batch), self._queued
+        submitted = PendingLogits(self.teacher.logits(batch)), self._queued
         complete = self._collect()
         self._in_flight = submitted
         self._queued = []
@@ -58,8 +59,8 @@ class TeacherQueue:
             return []
         pending, items = self._in_flight
         self._in_flight = None
-        logits = pending.cpu().numpy()
-        finite = np.isfinite(logits).all(axis=1)
+        logits = pending.wait()
+        finite: NDArray[Any] = np.asarray(np.isfinite(logits).all(axis=1))
         complete = []
         for index, item in enumerate(items):
             if not finite[index]:

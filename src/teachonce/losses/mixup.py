@@ -62,17 +62,22 @@ def sample_mixup(rng: np.random.Generator, alpha: float, num_rows: int, mixup_ty
 def apply_mixup(mixup: Mixup, rows: Shaped[Tensor, "A ..."]) -> Shaped[Tensor, "B ..."]:
     """The mixtures of images, of label or of teacher probabilities, in floating point."""
     assert rows.is_floating_point()
-    partners = rows[torch.tensor(mixup.partners, device=rows.device)]
-    own = rows if mixup.rows is None else rows[torch.tensor(mixup.rows, device=rows.device)]
+    partners = rows[_beside(rows, mixup.partners)]
+    own = rows if mixup.rows is None else rows[_beside(rows, mixup.rows)]
     if isinstance(mixup.share, float):
         return torch.lerp(partners, own, mixup.share)
-    share = torch.tensor(mixup.share, dtype=rows.dtype, device=rows.device)
+    share = _beside(rows, mixup.share, rows.dtype)
     return torch.lerp(partners, own, share.reshape(-1, *[1] * (rows.ndim - 1)))
 
 
 def dominant_rows(mixup: Mixup, rows: Shaped[Tensor, "A ..."]) -> Shaped[Tensor, "B ..."]:
     """Of each mixture the row with the larger share."""
-    return rows if mixup.rows is None else rows[torch.tensor(mixup.rows, device=rows.device)]
+    return rows if mixup.rows is None else rows[_beside(rows, mixup.rows)]
+
+
+def _beside(rows: Tensor, values: tuple[int, ...] | tuple[float, ...], dtype: torch.dtype = torch.int64) -> Tensor:
+    """A tensor where ``rows`` are; not made there, which would wait for the device."""
+    return torch.tensor(values, dtype=dtype).to(rows.device, non_blocking=True)
 
 
 def _pairs(shares: NDArray[np.float64], first: NDArray[Any], second: NDArray[Any]) -> Mixup:

@@ -4,7 +4,9 @@
 catches here, in a second, what would otherwise be found after hours or never: an input size that does not fit, several
 outputs, NaN, and probabilities where logits are expected (their softmax would be almost uniform).
 
-float32 on an Nvidia GPU is what PyTorch's own settings make of it: convolutions may use TF32. Autocast is PyTorch's.
+float32 is float32 on every device, whatever PyTorch's settings allow it to use instead (``true_float32``): a store that
+a GPU made is verified on a CPU. What is less is asked for by ``precision``, as PyTorch's autocast.
+
 What is not here: training (``train``), and the choice of data classes (``records.class_space``).
 """
 
@@ -13,18 +15,18 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from teachonce.errors import ConfigError, LogitsError, ModelError
+from teachonce.errors import ConfigError, LogitsError, ModelError, NoGpuError
 from teachonce.models.options import Precision
+from teachonce.models.pending import PendingLogits
 from teachonce.models.spec import (
     WALKTHROUGH_KINDS,
     LoadedModel,
@@ -41,6 +43,7 @@ from teachonce.models.torch_backend import (
     load_weights,
     wrap_module,
 )
+from teachonce.models.true_float32 import true_float32
 from teachonce.pixels.preprocessing import Preprocessing, normalize
 from teachonce.rng import generator
 from teachonce.runs.run import open_finished_run
@@ -72,15 +75,21 @@ class Classifier:
         They lie where the backend leaves them (PyTorch: on ``device``) and nothing is waited for; ``collect_logits``
         brings them home and checks them.
         """
-        with torch.inference_mode(), self._autocast():
+        with ExitStack() as settings:
+            settings.enter_context(torch.inference_mode())
+            settings.enter_context(true_float32())
+            settings.enter_context(self._autocast())
             images = normalize(pixels.to(self.device, non_blocking=True), self.preprocessing)
             if self.channels_last:
                 images = images.contiguous(memory_format=torch.channels_last)
             return self.forward(images).float()
 
-    def collect_logits(self, logits: Tensor) -> NDArray[np.float32]:
-        """Logits as an array on the CPU; raises LogitsError where one is NaN or infinite."""
-        array = logits.cpu().numpy()
+    def collect_logits(self, logits: Tensor | PendingLogits) -> NDArray[np.float32]:
+        """Logits as an array on the CPU; raises LogitsError where one is NaN or infinite.
+
+        Where the next batch is asked for before these are collected, they must be ``PendingLogits``.
+        """
+        array = logits.wait() if isinstance(logits, PendingLogits) else logits.cpu().numpy()
         damaged = ~np.isfinite(array).all(axis=1)
         if damaged.any():
             advice = (
@@ -91,7 +100,7 @@ class Classifier:
             )
         return array
 
-    def _autocast(self) -> AbstractContextManager[Any]:
+    def _autocast(self) -> torch.autocast:
         if self.precision == "float32":
             # Off, and not merely not on: an online teacher is asked within the student's autocast.
             return torch.autocast(self.device.type, enabled=False)
@@ -105,18 +114,26 @@ def load_model(
     precision: Precision = "float32",
     compile: bool = False,
     num_threads: int | None = None,
+    or_cpu: bool = False,
 ) -> Classifier:
     """The model that a SPEC (as text, or parsed) names, with its weights, in evaluation mode.
 
     ``num_threads`` is the backend's for one operation (PyTorch: of the whole process). On a GPU tensors are
-    channels-last. Raises ConfigError for a SPEC that cannot be meant, ModelError for weights or a model that do not
+    channels-last. A backend that was built without a GPU is used on the CPU where the device is ``auto``, or with
+    ``or_cpu``. Raises ConfigError for a SPEC that cannot be meant, ModelError for weights or a model that do not
     fit, LogitsError for one whose logits are not finite.
     """
     spec = model if isinstance(model, ModelSpec) else parse_model_spec(model)
     target = resolve_device(str(device))
     if num_threads is not None:
         torch.set_num_threads(num_threads)
-    loaded = _load_backend(spec, target, num_threads)
+    try:
+        loaded = _load_backend(spec, target, num_threads)
+    except NoGpuError:
+        if not (or_cpu or str(device) == "auto"):
+            raise
+        target = torch.device("cpu")
+        loaded = _load_backend(spec, target, num_threads)
     channels_last = target.type == "cuda" and loaded.module is not None
     forward = loaded.forward
     if loaded.module is not None:
@@ -143,7 +160,7 @@ def load_model(
     )
     num_classes = _probe_classes(classifier)
     if compile and loaded.module is not None:
-        forward = torch.compile(loaded.module)
+        forward = _compile(loaded.module)
     return dataclasses.replace(classifier, num_classes=num_classes, forward=forward)
 
 
@@ -226,6 +243,19 @@ def _probe_classes(classifier: Classifier) -> int:
     if expected is not None and array.shape[1] != expected:
         raise ModelError(f"{spec}: has {array.shape[1]} classes, expected {expected}; say so with classes=")
     return array.shape[1]
+
+
+def _compile(module: nn.Module) -> Callable[[Tensor], Tensor]:
+    # For one batch size, which all batches of an extraction have.
+    compiled = torch.compile(module, dynamic=False)
+
+    def forward(images: Tensor) -> Tensor:
+        with warnings.catch_warnings():
+            # Compiling advises TF32, which is what ``true_float32`` is there to prevent.
+            warnings.filterwarnings("ignore", "TensorFloat32 tensor cores .* available but not enabled.*")
+            return compiled(images)
+
+    return forward
 
 
 def _take_logarithm(forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:

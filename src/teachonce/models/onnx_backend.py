@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from teachonce.errors import ConfigError, MissingExtraError, ModelError
+from teachonce.errors import ConfigError, MissingExtraError, ModelError, NoGpuError
 from teachonce.models.spec import LoadedModel, ModelSpec, first_line, resolve_size
 from teachonce.pixels.preprocessing import Preprocessing
 from teachonce.storage.files import locate
@@ -89,10 +89,11 @@ def _start_session(path: Path, device: torch.device, num_threads: int | None) ->
     providers: list[Any] = ["CPUExecutionProvider"]
     if device.type == "cuda":
         if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
-            raise ConfigError(
+            raise NoGpuError(
                 f"{path} on {device}: this ONNX Runtime has no CUDA; install onnxruntime-gpu or use --device cpu"
             )
-        providers.insert(0, ("CUDAExecutionProvider", {"device_id": device.index or 0}))
+        # float32 means float32, as in ``true_float32``.
+        providers.insert(0, ("CUDAExecutionProvider", {"device_id": device.index or 0, "use_tf32": 0}))
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=providers)
     except Exception as error:

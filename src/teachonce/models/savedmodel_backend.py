@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from teachonce.errors import ConfigError, MissingExtraError, ModelError
+from teachonce.errors import ConfigError, MissingExtraError, ModelError, NoGpuError
 from teachonce.models.spec import LoadedModel, ModelSpec, first_line, resolve_size
 from teachonce.pixels.preprocessing import Preprocessing
 from teachonce.storage.files import locate, open_storage
@@ -143,7 +143,9 @@ def _start_tensorflow(device: torch.device, num_threads: int | None) -> Any:
         raise MissingExtraError("SavedModels need TensorFlow: pip install 'teachonce[tensorflow]'") from error
     gpus = tensorflow.config.list_physical_devices("GPU")
     if device.type == "cuda" and not gpus:
-        raise ConfigError(f"a SavedModel on {device}: this TensorFlow sees no GPU; use --device cpu")
+        raise NoGpuError(f"a SavedModel on {device}: this TensorFlow sees no GPU; use --device cpu")
+    # float32 means float32, as in ``true_float32``; nothing but teachers runs on TensorFlow here.
+    tensorflow.config.experimental.enable_tensor_float_32_execution(False)
     # RuntimeError: TensorFlow has started already in this process, with settings that somebody else chose.
     with suppress(RuntimeError):
         for gpu in gpus:

@@ -166,7 +166,8 @@ def normalize(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
     if preprocessing.value_range == "unit":
         images = images / 255
     mean, std = (
-        torch.tensor(values, dtype=torch.float32, device=pixels.device).view(3, 1, 1)
+        # Not made on the device: that waits for all that was asked of it before.
+        torch.tensor(values, dtype=torch.float32).view(3, 1, 1).to(pixels.device, non_blocking=True)
         for values in (preprocessing.mean, preprocessing.std)
     )
     return (images - mean) / std

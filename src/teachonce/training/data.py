@@ -70,10 +70,12 @@ class TrainingData:
         return None if self.stored is None else self.stored.num_views
 
 
-def open_training_data(config: TrainConfig, student: ModelSpec, online: Preprocessing | None = None) -> TrainingData:
+def open_training_data(
+    config: TrainConfig, student: ModelSpec, online: Preprocessing | None = None, *, page_locked: bool = False
+) -> TrainingData:
     """The data of a training; raises ConfigError, StoreError or LogitsError where its parts do not fit together.
 
-    ``online`` is what an online teacher wants to see.
+    ``online`` is what an online teacher wants to see; ``page_locked`` is for a student on a CUDA device.
     """
     policy = build_policy(config.policy, config)
     source = open_records(config.data, config.split, with_boxes=policy.needs_boxes)
@@ -106,10 +108,13 @@ def open_training_data(config: TrainConfig, student: ModelSpec, online: Preproce
         interpolation=preprocessing.interpolation if preprocessing.antialias else "bilinear",
         class_space=space,
         online=online,
+        page_locked=page_locked,
     )
     return TrainingData(
         train=train,
-        validation=None if validation is None else EvalDataset(validation, preprocessing, space),
+        validation=None
+        if validation is None
+        else EvalDataset(validation, preprocessing, space, page_locked=page_locked),
         preprocessing=preprocessing,
         data_classes=data_classes,
         classes_hash=None if source.classes is None else hash_classes(source.classes.names[config.offset :]),

@@ -54,7 +54,9 @@ class OnlineTeacher:
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """Ask; classes that the teacher lacks are -inf."""
-        logits = self.teacher.logits(pixels).clone()  # out of inference mode, into the training's graph
+        logits = self.teacher.logits(pixels)
+        # Beside the student, wherever the backend leaves them; cloned out of inference mode, into the training's graph.
+        logits = logits.clone().to(pixels.device, non_blocking=True)
         return map_tensor(logits, self.source, self.target)
 
 
@@ -102,7 +104,8 @@ class StudentModule(lightning.LightningModule):
         if config.channels_last:
             self.to(memory_format=torch.channels_last)
         if config.compile:
-            student.compile()
+            # Once for each of the few batch sizes: code for any size took 1.3 times as long (LOG.md, 2026-11-26).
+            student.compile(dynamic=False)
         # Sums over the epoch's batches: loss, label loss, KD loss, hits, images; read once an epoch.
         self.register_buffer("_sums", torch.zeros(5), persistent=False)
         self.register_buffer("_first_bad_step", torch.tensor(_NEVER), persistent=False)

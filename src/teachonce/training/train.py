@@ -86,7 +86,9 @@ def train(config: TrainConfig) -> dict[str, Any]:
         return Run(config.out).result or {}
     student = parse_model_spec(config.student)
     teacher = _load_online_teacher(config, device)
-    data = open_training_data(config, student, None if teacher is None else teacher.preprocessing)
+    data = open_training_data(
+        config, student, None if teacher is None else teacher.preprocessing, page_locked=device.type == "cuda"
+    )
     trainer, recorder = _build_trainer(config, device, len(data.train))
     check_replayed_views(config, data.train)
     if trainer.is_global_zero:
@@ -228,7 +230,7 @@ def _load_online_teacher(config: TrainConfig, device: torch.device) -> Classifie
         return None
     if str(device) == "cuda" and "LOCAL_RANK" in os.environ:
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-    teacher = load_model(config.teacher, device=device)
+    teacher = load_model(config.teacher, device=device, or_cpu=config.device == "auto")
     if not teacher.preprocessing.antialias:
         raise ConfigError(f"--teacher {config.teacher}: sees unrounded pixels (antialias=0); it cannot share a view")
     return teacher
@@ -355,6 +357,10 @@ def _quiet_lightning() -> Iterator[None]:
     with warnings.catch_warnings():
         # --num-workers is the user's own choice, and 0 is right for small data.
         warnings.filterwarnings("ignore", ".*does not have many workers.*")
+        # --device is too.
+        warnings.filterwarnings("ignore", "GPU available but not used.*")
+        # Nothing that an option could follow; convolutions, the most of it, are in TF32.
+        warnings.filterwarnings("ignore", "TensorFloat32 tensor cores .* available but not enabled.*")
         # Said by --validation-split none already.
         warnings.filterwarnings("ignore", ".*but have no `val_dataloader`.*")
         # Lightning calling torch's older names for its own purposes.
