@@ -27,7 +27,7 @@ from teachonce.models.options import Precision
 from teachonce.models.pending import PendingLogits
 from teachonce.pixels.preprocessing import Preprocessing, normalize
 from teachonce.records.discovery import open_records
-from teachonce.store.plan import begin_store
+from teachonce.store.begin import begin_store
 from teachonce.store.store import Store
 from teachonce.training.config import TrainConfig
 from teachonce.training.train import train
