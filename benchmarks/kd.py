@@ -14,6 +14,7 @@ Three parts, each a ratio or an absolute cost with its reference in the same run
 from __future__ import annotations
 
 import argparse
+import mmap
 import os
 import platform
 import resource
@@ -109,9 +110,36 @@ def record_costs(folder: Path, rounds: int) -> list[str]:
         ):
             costs.setdefault(name, []).append(median_seconds(work, rounds) / len(locations) * 1e6)
     lines += [f"| {name} | {int8:.1f} | {topk:.1f} |" for name, (int8, topk) in costs.items()]
+    for codec_name in ("int8", "topk"):
+        plain, trusted = reading_costs(folder / codec_name, rounds)
+        costs.setdefault("a block's first reading, with its hash; once a view", []).append(plain)
+        costs.setdefault("(the same with --trust)", []).append(trusted)
+    lines += [f"| {name} | {int8:.2f} | {topk:.2f} |" for name, (int8, topk) in list(costs.items())[3:]]
+    costs = dict(list(costs.items())[:3])
     both = [sum(values[column] for name, values in costs.items() if name[0] != "(") for column in (0, 1)]
     torch.set_num_threads(num_cores())
     return [*lines, f"| **together** (target: 20) | **{both[0]:.1f}** | **{both[1]:.1f}** |", ""]
+
+
+def reading_costs(path: Path, rounds: int) -> tuple[float, float]:
+    """Microseconds of the processor a record to map and read all blocks of a view: checked by their hash, and trusted.
+
+    All pages are touched both ways, as reading will do it.
+    """
+    seconds: dict[bool, list[float]] = {False: [], True: []}
+    for round_number in range(2 * rounds + 2):
+        trust = round_number % 2 == 1
+        store = Store(path, trust=trust)
+        for shard in range(len(store.shards)):
+            store.read_keys(shard)
+        begin = time.process_time()
+        for shard in range(len(store.shards)):
+            for values in store.read_columns(shard, 0).values():
+                values.reshape(-1).view(np.uint8)[:: mmap.PAGESIZE].max(initial=0)
+        if round_number >= 2:
+            seconds[trust].append(time.process_time() - begin)
+    checked, trusted = (statistics.median(seconds[trust]) / store.num_records * 1e6 for trust in (False, True))
+    return checked, trusted
 
 
 def step_costs(rounds: int) -> list[str]:

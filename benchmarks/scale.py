@@ -239,10 +239,10 @@ def measure(flags: argparse.Namespace, folder: str) -> str:
         f"{flags.shards * (1 + 2 * groups):,} files.",
         ", ".join(f"{key} {value}" for key, value in library_versions().items()),
         "",
-        "| step | seconds | peak memory, MB |",
-        "|---|---|---|",
+        "| step | seconds | of them the processor's | peak memory, MB |",
+        "|---|---|---|---|",
     ]
-    idle = 0.0
+    idle = idle_cpu = 0.0
     for name, (description, _) in STEPS.items():
         command = [sys.executable, "-m", "benchmarks.scale", *map(str, own), "--folder", folder, "--step", name]
         begin = time.perf_counter()
@@ -252,9 +252,13 @@ def measure(flags: argparse.Namespace, folder: str) -> str:
         seconds = time.perf_counter() - begin
         if process.returncode:
             raise SystemExit(f"step {name} failed")
-        idle = idle or seconds
-        shown = seconds if name == "nothing" else seconds - idle
-        lines.append(f"| {description} | {shown:.2f} | {usage.ru_maxrss / 1024:.0f} |")
+        cpu = usage.ru_utime + usage.ru_stime
+        if name == "nothing":
+            idle, idle_cpu = seconds, cpu
+            lines.append(f"| {description} | {seconds:.2f} | {cpu:.2f} | {usage.ru_maxrss / 1024:.0f} |")
+        else:
+            memory = f"{usage.ru_maxrss / 1024:.0f}"
+            lines.append(f"| {description} | {seconds - idle:.2f} | {cpu - idle_cpu:.2f} | {memory} |")
         print(lines[-1], file=sys.stderr, flush=True)
     lines += ["", "Seconds are without those of the first row."]
     return "\n".join(lines) + "\n"

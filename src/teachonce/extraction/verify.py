@@ -50,6 +50,8 @@ VERIFY_BLOCK_RECORDS = 64
 VERIFY_WORKER_BYTES = 1 << 30
 """Bytes of records for which it pays to start one more process: it takes about as long as to check half of them."""
 RELATIVE_TOLERANCE = {"float32": 2.0**-12, "bf16": 2.0**-5, "fp16": 2.0**-8}
+DEVICE_TOLERANCE = {"mps": 2.0**-10}
+"""Where a device is known to be coarser than its precision, or nobody has measured that it is not (Apple's)."""
 
 
 @dataclass
@@ -240,8 +242,13 @@ def check_pixels(join: StoreJoin, count: int) -> int:
 
 
 def _rounding(store: Store, logits: NDArray[np.float32]) -> NDArray[np.float64]:
-    """By how much [N] the logits [N, C] of two extractions may differ: what the arithmetic's precision leaves open."""
+    """By how much [N] the logits [N, C] of two extractions may differ: what the arithmetic's precision leaves open.
+
+    The widest of what made the store's files counts.
+    """
     tolerance = RELATIVE_TOLERANCE[store.plan.teacher.get("precision", "float32")]  # imported logits have none
+    devices = [str(made.get("device")) for made in store.made_by]
+    tolerance = max(tolerance, *(DEVICE_TOLERANCE.get(device, 0.0) for device in devices))
     return tolerance * np.abs(logits).max(axis=1).astype(np.float64) + 1e-6
 
 
