@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from teachonce.errors import RecordError, TeachonceError
+from teachonce.errors import ConfigError, RecordError, TeachonceError
 from teachonce.storage.files import atomic_write, exists, locate, open_storage, read_json, write_json
 
 
@@ -62,3 +62,16 @@ def test_json_and_its_errors(tmp_path):
     with pytest.raises(ValueError):
         write_json(tmp_path / "d.json", float("nan"))
     assert names(tmp_path) == ["a.json", "b.json"]
+
+
+@pytest.mark.parametrize("address", ["s3://bucket/store", "gs://b", "https://host/a/b", "az://x"])
+def test_an_address_is_no_local_folder(tmp_path, monkeypatch, address):
+    """It would be a folder called "s3:" in the working folder, and the data in it where nobody looks."""
+    monkeypatch.chdir(tmp_path)
+    for location in (address, Path(address)):
+        with pytest.raises(ConfigError, match=f"{address}: addresses are not supported yet, expected a local path"):
+            open_storage(location)
+    with pytest.raises(ConfigError), atomic_write(Path(address) / "plan.json"):
+        pass
+    assert names(tmp_path) == []
+    assert open_storage("C:/data").describe() == "C:/data"

@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from teachonce.errors import TeachonceError
+from teachonce.errors import ConfigError, TeachonceError
 from teachonce.storage.local import LocalStorage
 from teachonce.storage.storage import Storage
 
+_ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
+"""The beginning of an address; a Path has one slash of the two. A drive's single letter is none."""
+
 
 def open_storage(location: Path | str, raises: type[TeachonceError] = TeachonceError) -> Storage:
-    """The storage at a location: a local folder, which need not exist. ``raises`` is the class of its errors."""
+    """The storage at a location: a local folder, which need not exist. ``raises`` is the class of its errors.
+
+    Raises ConfigError for an address such as s3://BUCKET: as a path it would be a folder called "s3:".
+    """
+    if match := _ADDRESS.match(str(location)):
+        raise ConfigError(
+            f"{match[1]}://{str(location)[match.end() :].lstrip('/')}: addresses are not supported yet, expected a local "
+            "path; copy the files to a local folder, or mount the bucket"
+        )
     return LocalStorage(Path(location), raises)
 
 
