@@ -24,8 +24,8 @@ def open_storage(location: Path | str, raises: type[TeachonceError] = TeachonceE
     """
     if match := _ADDRESS.match(str(location)):
         raise ConfigError(
-            f"{match[1]}://{str(location)[match.end() :].lstrip('/')}: addresses are not supported yet, expected a local "
-            "path; copy the files to a local folder, or mount the bucket"
+            f"{match[1]}://{str(location)[match.end() :].lstrip('/')}: addresses are not supported yet, expected a "
+            "local path; copy the files to a local folder, or mount the bucket"
         )
     return LocalStorage(Path(location), raises)
 
