@@ -18,11 +18,13 @@ from teachonce.extraction.verify import verify
 from teachonce.models import classifier
 from teachonce.records.discovery import open_records
 from teachonce.records.source import RecordSource
+from teachonce.records.tfrecord.framing import index_path, read_tfrecords
 from teachonce.store.begin import begin_store
 from teachonce.store.plan_files import read_plan
 from teachonce.store.store import Store
 from tests.support.small_data import (
     build_dataset,
+    change_image,
     example,
     remove_manifests,
     rewrite_shard,
@@ -421,3 +423,80 @@ def test_data_that_changes_between_plan_and_extraction(tmp_path):
     with pytest.raises(RecordError, match=r"shard train-00001-of-00002\.p001 of the store is not in the data"):
         list(PlanSource(store.path, plan, renamed).iter_shard(2))
     assert read_plan(store.path) == plan
+
+
+def test_grown_data_whose_shards_happen_to_have_the_store_s_numbers(tmp_path, teacher):
+    """A store of 9, 6 and 5 records, and data in shards of 14, 3 and 3: positions mean nothing there."""
+    first = write_color_shards(tmp_path / "first", sizes=(9, 6))
+    run(first, teacher, tmp_path / "store")
+    payloads = [bytes(p) for shard in sorted(first.glob("train-*-of-00002")) for _, p in read_tfrecords(shard)]
+    payloads += [color_example(index, 1 + index % 4, COLORS[index % 4]) for index in range(700, 705)]
+    # The new ones all lie in the first shard.
+    order = [*payloads[:9], *payloads[15:], *payloads[9:15]]
+    data = write_shards(tmp_path / "data", (14, 3, 3), num_classes=5, payloads=order)
+    shutil.copy(first / "classes.json", data / "classes.json")
+    store = run(data, teacher, tmp_path / "store")
+    assert [count for _, count in store.shards] == [9, 6, 5]
+    check_trains(store, data)
+    assert verify(VerifyConfig(store=store.path, data=data, device="cpu")).is_sound
+
+
+def test_an_image_that_changed_costs_no_store_its_further_views(tmp_path, teacher):
+    """The unit is refused before anything of it is written; with the image restored the views are made."""
+    data = write_color_shards(tmp_path / "data", sizes=(4, 4))
+    run(data, teacher, tmp_path / "store", views=2)
+    shard = data / "train-00001-of-00002"
+    before, kept = shard.read_bytes(), read_tree(tmp_path / "store")
+    change_image(shard, 2)
+    with pytest.raises(
+        RecordError, match=r"record 2 .* its earlier views are of .*: 1 images of the shard were changed"
+    ):
+        run(data, teacher, tmp_path / "store", views=4)
+    check_kept(tmp_path / "store", kept)
+    shard.write_bytes(before)
+    index_path(shard).unlink(missing_ok=True)
+    store = run(data, teacher, tmp_path / "store", views=4)
+    assert store.num_views == 4 and store.check_files()
+    check_same_content(store, run(data, teacher, tmp_path / "scratch", views=4))
+
+
+def test_data_with_its_labels_shifted_does_not_grow_a_store(tmp_path, teacher):
+    data = write_color_shards(tmp_path / "data", sizes=(6,))
+    (data / "classes.json").unlink()
+    run(data, teacher, tmp_path / "store", num_classes=6, offset=1)
+    before = read_tree(tmp_path / "store")
+    payloads = [color_example(index, 2 + index % 4, COLORS[index % 4]) for index in [*range(6), 900, 901]]
+    other = write_shards(tmp_path / "other", (8,), num_classes=None, payloads=payloads)
+    with pytest.raises(PlanMismatchError, match="the classes have other numbers here; use the same --labels"):
+        run(other, teacher, tmp_path / "store", num_classes=6, offset=1)
+    assert read_tree(tmp_path / "store") == before
+
+
+def test_a_grown_store_is_repaired_though_its_first_index_and_later_records_are_damaged(tmp_path, teacher):
+    data = write_color_shards(tmp_path / "data", sizes=(4,))
+    run(data, teacher, tmp_path / "store")
+    rename_shards(data, 1, 2)
+    add_shard(data, 3, 500, "train-00001-of-00002")
+    store = run(data, teacher, tmp_path / "store")
+    before = read_tree(store.path)
+    for name in ("index.arrow", f"{store.shards[1][0]}.records.arrow"):
+        raw = bytearray((store.path / name).read_bytes())
+        raw[len(raw) // 2] ^= 1
+        (store.path / name).write_bytes(raw)
+    run(data, teacher, tmp_path / "store", repair=True)
+    assert read_tree(store.path) == before
+
+
+def test_a_training_goes_on_with_the_records_that_it_began_with(tmp_path, teacher):
+    """Though the store has grown since: a later part is as if it were not there."""
+    data = write_color_shards(tmp_path / "data", sizes=(4,))
+    first = run(data, teacher, tmp_path / "store")
+    fingerprint = first.fingerprint
+    shutil.copytree(data, tmp_path / "more")
+    rename_shards(tmp_path / "more", 1, 2)
+    add_shard(tmp_path / "more", 3, 500, "train-00001-of-00002")
+    grown = run(tmp_path / "more", teacher, tmp_path / "store")
+    assert (grown.num_parts, grown.num_records) == (2, 7) and grown.fingerprint != fingerprint
+    store = Store(tmp_path / "store", num_parts=1)
+    assert (store.num_parts, store.num_records, store.fingerprint) == (1, 4, fingerprint)
+    check_trains(store, data)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from teachonce.errors import ImageError, StoreError
+from teachonce.data.stored_logits import StoredLogits
+from teachonce.errors import ConfigError, ImageError, StoreError
 from teachonce.pixels.decode import decode_record
 from teachonce.pixels.render import ViewReader
 from teachonce.records.class_space import ClassSpace, NamedClassSpace
@@ -27,10 +28,13 @@ from teachonce.store.join import (
     known_records,
     label_map,
 )
+from teachonce.store.manifests import finalize_store
 from teachonce.store.store import Store
 from teachonce.store.stored_views import StoredViews
+from teachonce.store.tables import write_index
 from tests.support.small_data import (
     build_dataset,
+    change_image,
     example,
     rewrite_shard,
     write_as_folder,
@@ -388,7 +392,8 @@ def test_an_image_that_was_given_another_label_keeps_its_own(tmp_path, source, s
     before = build_dataset(source, size=8, store=store).read_batch(range(8), 0)
     assert batch["labels"].tolist() == [1, 2, 3, 3, 2, 3, 3, 2] != before["labels"].tolist()
     assert torch.equal(batch["teacher_logits"], before["teacher_logits"])
-    (join,) = dataset.logits.join(other)
+    assert dataset.num_relabeled == 2
+    join = StoreJoin(store, other)
     with pytest.warns(UserWarning, match="further ones are counted"):
         join.locate(*read_all(other))
     assert len(join.relabeled) == 2
@@ -489,3 +494,44 @@ def test_an_image_that_does_not_decode_says_where(source):
     assert decode_record(record).size == (40, 30)
     with pytest.raises(ImageError, match=r"train-00000-of-00002 record 3 \(byte \d+\): 4 bytes"):
         decode_record(dataclasses.replace(record, encoded=b"text"))
+
+
+def test_an_index_that_names_other_rows_is_refused_where_it_is_used(tmp_path, store):
+    """Also where hashes are not asked for: a record's own key is compared with that of the row that was found."""
+    index = store.index[0]
+    rows = index.rows.copy()
+    rows[:2] = rows[1::-1]
+    (store.path / "index.arrow").unlink()
+    write_index(store.path, "index.arrow", dataclasses.replace(index, rows=rows), store.plan.identity)
+    other = reshard(tmp_path / "data", tmp_path / "other", range(8), (8,))
+    trusting = Store(store.path, trust=True)
+    trusting._index = [dataclasses.replace(index, rows=rows)]
+    with pytest.raises(StoreError, match=r"the index of .* names a row with another key"):
+        StoreJoin(trusting, other).locate(*read_all(other))
+    for manifest in store.path.glob("manifest.*"):
+        manifest.unlink()
+    with pytest.raises(StoreError, match=r"index\.arrow: is not the index of these records"):
+        finalize_store(store.path)
+
+
+def test_logits_and_views_are_joined_with_one_source_alone(tmp_path, source, store):
+    """What decodes them later must know whose classes are meant."""
+    folder = open_records(write_as_folder(source, tmp_path / "folder"), "train")
+    logits = StoredLogits([store])
+    assert logits.join(source)[0] is logits.join(source)[0]
+    with pytest.raises(ConfigError, match="its logits are joined with other records: make StoredLogits for each"):
+        logits.join(folder)
+    views = StoredViews(store)
+    views.join(source)
+    with pytest.raises(ConfigError, match="make StoredViews for each"):
+        views.join(folder)
+
+
+def test_skipping_looks_at_every_key(tmp_path, store):
+    """Though data and store have shards of the same sizes: one image changed in its place."""
+    change_image(tmp_path / "data" / "train-00000-of-00002", 1)
+    source = open_records(tmp_path / "data", "train")
+    assert has_same_shards(store, source)
+    kept, unknown = known_records([store], source)
+    assert unknown.count == 1 and kept.num_records == source.num_records - 1
+    StoreJoin(store, kept).locate(*read_all(kept))

@@ -214,3 +214,14 @@ def test_a_part_is_seen_when_it_has_as_many_views_as_the_store_had(finished):
 
 def test_views_of_an_older_store():
     assert visible_views(GOLDEN / "store-v2-topk") == 2
+
+
+def test_a_file_that_was_cut_before_it_was_sealed(finished):
+    """Its blocks are there, Arrow's own end is not: others could not open it."""
+    path, *_ = finished
+    for manifest in (*path.glob("manifest.*"), *path.glob("index.*")):
+        manifest.unlink()
+    file = sorted(path.glob("*.v*.arrow"))[0]
+    file.write_bytes(file.read_bytes()[:-20])
+    with pytest.raises(StoreError, match=rf"{file.name}: its end is not that of an Arrow file"):
+        finalize_store(path)

@@ -513,7 +513,8 @@ def test_a_store_is_not_grown_by_other_data(tmp_path, data, teacher):
     nothing = write_color_shards(tmp_path / "nothing", first_index=900, sizes=(4,))
     with pytest.raises(PlanMismatchError, match="begun with other data: it knows none of the 4 records here"):
         run_extract(nothing, teacher, tmp_path / "store")
-    (tmp_path / "store" / "manifest.records.json").unlink()
+    for name in ("manifest.records.json", "train-00000-of-00002.records.arrow"):
+        (tmp_path / "store" / name).unlink()
     some = copy_records(data, tmp_path / "some", lambda index: index)
     with pytest.raises(PlanMismatchError, match="is unfinished and was begun with other data"):
         run_extract(some, teacher, tmp_path / "store")

@@ -1,4 +1,4 @@
-"""A short torture: a few rounds of each kind. The long one is ``make torture``; docs/reference/reliability.md has counts."""
+"""A short torture: some rounds of each kind. The long one is ``make torture``. See docs/reference/reliability.md."""
 
 from __future__ import annotations
 

@@ -57,7 +57,12 @@ class StoredLogits:
 
     def join(self, records: RecordSource, known: Sequence[StoreJoin] = ()) -> list[StoreJoin]:
         """The stores with the records; raises StoreError where one does not know them."""
-        joined = {id(join.store): join for join in known}
+        if self._joins and self._joins[0].source is not records:
+            # Their classes are those of the records, and decoding asks for them later.
+            raise ConfigError(
+                f"{self.stores[0].path}: its logits are joined with other records: make StoredLogits for each"
+            )
+        joined = {id(join.store): join for join in (*known, *self._joins)}
         self._joins = [joined.get(id(store)) or StoreJoin(store, records) for store in self.stores]
         return list(self._joins)
 

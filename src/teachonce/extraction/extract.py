@@ -36,7 +36,7 @@ from teachonce.records.class_space import ClassSpace, resolve_offset
 from teachonce.records.discovery import open_records
 from teachonce.records.source import RecordSource
 from teachonce.storage.files import open_storage
-from teachonce.store.begin import begin_store, check_store_folder
+from teachonce.store.begin import begin_store, check_agrees, check_store_folder
 from teachonce.store.join import StoreJoin
 from teachonce.store.manifests import finalize_store, is_complete
 from teachonce.store.plan import Plan, describe_data, group_views
@@ -76,10 +76,15 @@ def extract(config: ExtractConfig) -> bool:
         # Before the plan is written: a teacher that is refused must not leave a store that refuses the right one.
         gate.check(teacher, source, plan.class_space.offset)
         is_gated = True
+    if holds_store(config.out):
+        check_agrees(config.out, plan)
+        if config.repair:
+            report_repaired(config.out, remove_damaged(config.out))
+        # What a kill, or a repair, left without its manifest: data that has grown is compared with the index.
+        finalize_store(config.out)
     plan = begin_store(config.out, plan, config.views_per_file, ExtractedData(config.out, source))
     source = open_plan_source(config.out, plan, source)
     if config.repair:
-        report_repaired(config.out, remove_damaged(config.out))
         write_missing_records(config.out, plan, source)
     missing = missing_units(config.out, plan)
     # Parts are taken of all units, not of the missing ones: those shrink while other workers are at it.

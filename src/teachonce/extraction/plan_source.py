@@ -25,9 +25,14 @@ from teachonce.records.source import Location, Record, RecordSource, ShardInfo
 from teachonce.storage.files import open_storage
 from teachonce.store.contents import StoreContents
 from teachonce.store.plan import Plan, records_file
+from teachonce.store.store import Store
 from teachonce.store.tables import read_records
 
 READ_AT_ONCE = 32
+KEPT_SHARDS = 64
+"""Shards whose keys are kept."""
+LABEL_SAMPLE = 256
+"""Known records whose labels are compared before a store grows."""
 
 
 def open_plan_source(path: Path, plan: Plan, source: RecordSource) -> RecordSource:
@@ -63,6 +68,8 @@ class ExtractedData:
                 f"{self._path}: was begun with other data: it knows none of the {num_added:,} records here; choose "
                 "another --out"
             )
+        if num_added:
+            self._check_labels(plan)
         num_gone = self._count_gone(index)
         if num_added or num_gone:
             gone = f"; {num_gone:,} that the store has are not in the data" if num_gone else ""
@@ -73,9 +80,32 @@ class ExtractedData:
             )
         return added
 
+    def _check_labels(self, plan: Plan) -> None:
+        """Raise PlanMismatchError where known records have other labels than in the store: the new ones would, too.
+
+        Plans that agree have the same class names; without any, no label may differ.
+        """
+        store = Store(self._path, is_partial=True)
+        num_records = self._source.num_records
+        chosen = np.unique(np.linspace(0, num_records - 1, min(LABEL_SAMPLE, num_records)).astype(np.int64))
+        records = self._source.read_batch(self._source.locate_all(chosen))
+        known, _ = store.find(np.array([record.key for record in records], np.uint64))
+        different, num_known = [], int(known.sum())
+        for at in np.flatnonzero(known).tolist():
+            found = store.locations_of(records[at].key)
+            if records[at].label not in {int(store.read_labels(shard)[row]) for shard, row in found}:
+                different.append(records[at])
+        if different and (plan.class_names is None or 2 * len(different) > num_known):
+            raise PlanMismatchError(
+                f"{self._path}: {different[0].where} has label {different[0].label} and another one in the store, as "
+                f"{len(different)} of {num_known} records that were looked at: the classes have other numbers here; "
+                "use the same --labels, or another --out"
+            )
+
     def check_has_all(self, plan: Plan) -> None:
-        """Raise PlanMismatchError where records of the store are not in the data."""
-        num_gone = self._count_gone(self._read_index(plan))
+        """Raise PlanMismatchError where records of the store are not in the data; of parts whose records are known."""
+        index = _read_index(self._path, range(len(plan.parts)), is_partial=True) or []
+        num_gone = self._count_gone(index) if index else 0
         if num_gone:
             raise PlanMismatchError(
                 f"{self._path}: {num_gone:,} images of the store are not in the data any more, so its records cannot "
@@ -114,16 +144,39 @@ class PlanSource(RecordSource):
     ) -> list[Record]:
         """By key; RecordError where the data has a record no more."""
         own = [self._locations(shard)[row] for shard, row in locations]
-        return self.source.read_batch(own, with_logits=with_logits, buffers=buffers)
+        records = self.source.read_batch(own, with_logits=with_logits, buffers=buffers)
+        for (shard, row), record in zip(locations, records, strict=True):
+            self._check_key(shard, row, record)
+        return records
+
+    def _check_key(self, shard: int, row: int, record: Record) -> None:
+        """Positions come from a cache of keys, which knows of changed images only what sizes and times tell."""
+        expected = int(self._keys_of(shard)[row])
+        if record.key != expected:
+            raise RecordError(
+                f"{record.where}: key {record.key:016x} ({record.filename}), expected {expected:016x}: the image was "
+                "changed, and its file has the old size and time; restore it, or touch it and start again"
+            )
 
     def iter_shard(self, shard: int, *, with_logits: bool = False) -> Iterator[Record]:
         """In the rows of the store."""
-        for block in chunked(iter(self._locations(shard)), READ_AT_ONCE):
-            yield from self.source.read_batch(block, with_logits=with_logits)
+        rows = range(self.shards[shard].num_records)
+        for block in chunked(((shard, row) for row in rows), READ_AT_ONCE):
+            yield from self.read_batch(block, with_logits=with_logits)
 
     def known_keys(self, shard: int) -> NDArray[np.uint64] | None:
         """Those of the records file, where there is one."""
         return self._find_keys(shard)
+
+    def _keys_of(self, shard: int) -> NDArray[np.uint64]:
+        """Kept for the shards that are being read."""
+        with self._lock:
+            found = self._kept_keys.get(shard)
+            if found is None:
+                while len(self._kept_keys) >= KEPT_SHARDS:
+                    self._kept_keys.pop(next(iter(self._kept_keys)))
+                found = self._kept_keys[shard] = self._find_keys(shard)
+            return found
 
     def _find_keys(self, shard: int) -> NDArray[np.uint64]:
         name, _ = self.plan.shards[shard]
@@ -180,19 +233,22 @@ class PlanSource(RecordSource):
         self._keys = DataKeys(self.source)
         self._found: dict[int, list[Location]] = {}
         self._earlier: dict[int, list[KeyIndex]] = {}
+        self._kept_keys: dict[int, NDArray[np.uint64]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {
-            name: value for name, value in vars(self).items() if name not in ("_lock", "_keys", "_found", "_earlier")
-        }
+        hidden = {"_lock", "_keys", "_found", "_earlier", "_kept_keys"}
+        return {name: value for name, value in vars(self).items() if name not in hidden}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
         self._open_cache()
 
 
-def _read_index(path: Path, parts: range) -> list[KeyIndex] | None:
+def _read_index(path: Path, parts: range, *, is_partial: bool = False) -> list[KeyIndex] | None:
+    """The index of some parts, of those alone that have one if ``is_partial``; else None where one has none."""
     contents = StoreContents(path, is_partial=True, trust=False)
+    if is_partial:
+        return [index for part in parts for index in contents.read_parts(range(part, part + 1)) or ()]
     return contents.read_parts(parts)
 
 

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from teachonce.errors import TeachonceError
+from teachonce.errors import RecordError, TeachonceError
 from teachonce.extraction.units import Unit
 from teachonce.records.source import Record, RecordSource
 from teachonce.rng import generator
 from teachonce.storage.files import open_storage
 from teachonce.store.manifests import missing_files
 from teachonce.store.plan import Plan, records_file, views_file
-from teachonce.store.tables import Sample, StoreWriter, read_records
+from teachonce.store.tables import Sample, ShardRecords, StoreWriter, read_records
 from teachonce.views.view import View
 
 
@@ -66,7 +66,9 @@ class UnitResult:
             labels = self._labels
             if open_storage(path).has(records_file(name)):
                 # An image may have been given another label since; what is counted is what the store says.
-                labels = read_records(path, plan, self.unit.shard).labels
+                stored = read_records(path, plan, self.unit.shard)
+                self._check_same_records(stored)
+                labels = stored.labels
             else:
                 writer.write_records(name, self._keys, self._filenames, labels)
             if plan.num_samples:
@@ -74,6 +76,17 @@ class UnitResult:
             writer.write_views(name, group, self._keys, labels, self.logits, self._views)
         except TeachonceError as error:
             raise error.at(name) from error
+
+    def _check_same_records(self, stored: ShardRecords) -> None:
+        """Raise RecordError where these are other images than those whose earlier views are stored."""
+        others = np.flatnonzero(stored.keys != self._keys)
+        if len(others):
+            row = int(others[0])
+            raise RecordError(
+                f"record {row} ({self._filenames[row]}) has key {int(self._keys[row]):016x}, its earlier views are of "
+                f"{int(stored.keys[row]):016x}: {len(others)} images of the shard were changed since; restore them, or "
+                "extract into another --out"
+            )
 
     def _samples(self) -> list[Sample]:
         """The sampled (row, view) in order."""

@@ -62,6 +62,25 @@ class KeyIndex:
             known[first + order] = self.find(part[order]) >= 0
         return known
 
+    def fits(self, shard_keys: Sequence[NDArray[np.uint64]], first_shard: int = 0) -> bool:
+        """Whether this is the index of these keys: each record once, at its place, in order."""
+        sizes = np.array([len(keys) for keys in shard_keys], np.int64)
+        starts = np.cumsum(sizes) - sizes
+        if len(self) != sizes.sum() or (self.keys[1:] < self.keys[:-1]).any():
+            return False
+        keys = np.concatenate([*shard_keys, np.empty(0, np.uint64)])
+        is_named = np.zeros(len(keys), bool)
+        for first in range(0, len(self), SORTED_AT_ONCE):
+            part = slice(first, first + SORTED_AT_ONCE)
+            shards, rows = self.shards[part].astype(np.int64) - first_shard, self.rows[part].astype(np.int64)
+            if ((shards < 0) | (shards >= len(sizes))).any() or (rows >= sizes[shards]).any():
+                return False
+            flat = starts[shards] + rows
+            if (keys[flat] != self.keys[part]).any():
+                return False
+            is_named[flat] = True
+        return bool(is_named.all())
+
     def location(self, place: int) -> Location:
         """(shard, row) of a place."""
         return int(self.shards[place]), int(self.rows[place])

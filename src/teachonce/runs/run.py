@@ -48,6 +48,7 @@ _FREE = frozenset(
         "classes_hash",
         "store",
         "views",
+        "store_parts",
         "device",
         "devices",
         "num_nodes",
@@ -94,6 +95,8 @@ class Run:
             """The SPEC of an online teacher."""
             self.store_views: int | None = config.get("store_views")
             """Views of the stores that are used; None without a store."""
+            self.store_parts: list[int] | None = config.get("store_parts")
+            """Parts of each store that are used; None without a store, and in older runs."""
             self.classes_hash: str | None = config.get("classes_hash")
             """``hash_classes`` of its classes; None for data that does not know their names, and in older runs."""
         except (KeyError, TypeError, ValueError, AttributeError, ConfigError) as error:

@@ -149,6 +149,15 @@ class BlockFile:
                 raise self._error(f"block {block}: column {field.name} has {num_nulls} nulls, expected none")
         return batch
 
+    def check_tail(self) -> None:
+        """Raise StoreError where the end is not that of an Arrow file with these blocks; none of them is read."""
+        try:
+            found = ipc.open_file(pa.py_buffer(self._bytes)).num_record_batches
+        except ARROW_ERRORS as error:
+            raise self._error(f"its end is not that of an Arrow file ({_first_line(error)}): cut short") from error
+        if found != self.num_blocks:
+            raise self._error(f"its end names {found} record batches, its beginning {self.num_blocks}: damaged")
+
     def find_damage(self, entry: FileEntry | None = None) -> list[DamagedBlock]:
         """Every block whose bytes are not those that were written; with ``entry`` the tail too."""
         damaged = [DamagedBlock(block, reason) for block in range(self.num_blocks) if (reason := self._damage(block))]

@@ -46,7 +46,8 @@ def begin_store(path: Path, plan: Plan, views_per_file: int, today: DataToday | 
         _check_agrees(path, latest, plan, knows_data=today is not None)
         extended = latest.extend(view_groups=group_views(plan.num_views, views_per_file, latest.view_groups))
         has_other_data = plan.data["shards"] != latest.data["shards"]
-        if today is not None and extended != latest and (has_other_data or len(latest.parts) > 1):
+        lacks_views = extended != latest or Manifests(path, plans).visible()[0] < latest.num_views
+        if today is not None and lacks_views and (has_other_data or len(latest.parts) > 1):
             today.check_has_all(latest)
         if has_other_data:
             assert today is not None
@@ -54,6 +55,12 @@ def begin_store(path: Path, plan: Plan, views_per_file: int, today: DataToday | 
         if extended == latest:
             return latest
         put_plan(path, extended, plans)
+
+
+def check_agrees(path: Path, plan: Plan) -> None:
+    """Raise PlanMismatchError where a store was begun with another plan; views and data aside, which may be others."""
+    if holds_store(path):
+        _check_agrees(path, read_plans(path)[-1].plan, plan, knows_data=True)
 
 
 def check_store_folder(path: Path) -> None:

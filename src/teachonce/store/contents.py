@@ -26,14 +26,15 @@ Damage = tuple[int, list[tuple[str, str]]]
 class StoreContents:
     """Of format 3: manifests are read when a file of theirs is first opened."""
 
-    def __init__(self, path: Path, *, is_partial: bool, trust: bool) -> None:
+    def __init__(self, path: Path, *, is_partial: bool, trust: bool, num_parts: int | None = None) -> None:
         self.path = path
         self._is_partial = is_partial
         self._trust = trust
         plans = read_plans(path)
         self._manifests = Manifests(path, plans)
         plan = plans[-1].plan
-        self.num_views, num_parts = self._manifests.visible()
+        self.num_views, num_visible = self._manifests.visible(num_parts)
+        num_parts = num_visible
         self._is_complete = self.num_views > 0
         if not self._is_complete and is_partial:
             self.num_views, num_parts = plan.num_views, len(plan.parts)
@@ -132,7 +133,7 @@ class StoreContents:
 class LegacyContents:
     """Of format 1 or 2."""
 
-    def __init__(self, path: Path, *, is_partial: bool, trust: bool) -> None:
+    def __init__(self, path: Path, *, is_partial: bool, trust: bool, num_parts: int | None = None) -> None:
         self.path = path
         self._trust = trust
         self._entries: dict[str, LegacyEntry] = {}

@@ -82,7 +82,13 @@ class StoreJoin:
                 raise StoreError(self._unknown(locations[at], records[at]))
             for at, (shard, row) in zip(others.tolist(), places.tolist(), strict=True):
                 found[at] = (shard, row)
-            _, stored_labels[others] = self.store.gather_keys([found[at] for at in others.tolist()])
+            stored, stored_labels[others] = self.store.gather_keys([found[at] for at in others.tolist()])
+            if (stored != keys[others]).any():
+                at = int(others[np.flatnonzero(stored != keys[others])[0]])
+                raise StoreError(
+                    f"{records[at].where}: the index of {self.store.path} names a row with another key: it is damaged "
+                    "or of other records; extract with the same options and --repair makes it again"
+                )
         self._check_labels(records, stored_labels)
         return found
 
@@ -238,10 +244,13 @@ class Unknown:
         )
 
 
-def find_unknown(stores: Sequence[Store], source: RecordSource) -> Unknown:
-    """The records of a source that one of several stores does not know, by key."""
+def find_unknown(stores: Sequence[Store], source: RecordSource, *, by_position: bool = True) -> Unknown:
+    """The records of a source that one of several stores does not know, by key.
+
+    ``by_position`` believes shards of equal sizes to be the same, until their records are read.
+    """
     missing = [np.zeros(info.num_records, bool) for info in source.shards]
-    by_key = [store for store in stores if not has_same_shards(store, source)]
+    by_key = [store for store in stores if not (by_position and has_same_shards(store, source))]
     keys = None
     if by_key:
         keys = DataKeys(source).shards
@@ -271,7 +280,7 @@ def _together(sizes: Sequence[int]) -> Iterator[list[int]]:
 
 def known_records(stores: Sequence[Store], source: RecordSource) -> tuple[RecordSource, Unknown]:
     """The records of a source that all of the stores know, and what was left out; StoreError where there is none."""
-    unknown = find_unknown(stores, source)
+    unknown = find_unknown(stores, source, by_position=False)
     if not unknown.count:
         return source, unknown
     if unknown.count == source.num_records:
@@ -289,7 +298,9 @@ def has_same_shards(store: Store, source: RecordSource) -> bool:
     Then positions are tried first. Names may differ: the bytes of images are what counts.
     """
     described = store.plan.data["shards"]
-    if len(store.shards) != len(source.shards) or len(described) != len(source.shards):
+    counts = [info.num_records for info in source.shards]
+    # A store that has grown describes the latest data, in whose shards only a part of its own lie.
+    if len(store.plan.parts) > 1 or [count for _, count in store.shards] != counts or len(described) != len(counts):
         return False
     return all(
         (count, num_bytes) == (info.num_records, info.num_bytes)

@@ -29,7 +29,7 @@ from teachonce.storage.strict_json import Count, convert_json, json_values
 from teachonce.store import legacy
 from teachonce.store.plan import ADVICE, FORMAT_VERSION, Group, Plan, records_file
 from teachonce.store.plan_files import SealedPlan, read_plans
-from teachonce.store.tables import check_metadata, records_schema, to_records, write_index
+from teachonce.store.tables import check_metadata, read_index, records_schema, to_records, write_index
 
 REPAIR = "extract with the same options and --repair makes it again"
 
@@ -128,15 +128,18 @@ class Manifests:
         complete = list(itertools.takewhile(lambda group: storage.has(views_manifest(part, group)), groups))
         return complete[-1][1] + 1 if complete else 0
 
-    def visible(self) -> tuple[int, int]:
+    def visible(self, num_parts: int | None = None) -> tuple[int, int]:
         """(views, parts) that a reader sees: a part that was added is there once it has as many views as it needs.
+
+        ``num_parts``: of the first parts alone, as if there were no more.
 
         0 views where not even the first group is complete.
         """
-        complete = [self.complete_views(part) for part in range(len(self.plan.parts))]
+        parts = range(len(self.plan.parts) if num_parts is None else min(num_parts, len(self.plan.parts)))
+        complete = [self.complete_views(part) for part in parts]
         visible = list(
             itertools.takewhile(
-                lambda item: item[0] >= max(1, item[1].min_views), zip(complete, self.plan.parts, strict=True)
+                lambda item: item[0] >= max(1, item[1].min_views), zip(complete, self.plan.parts, strict=False)
             )
         )
         return min((views for views, _ in visible), default=0), len(visible)
@@ -179,7 +182,11 @@ def _seal_records(manifests: Manifests, part: int) -> None:
         keys.append(to_records(file.read(0, records_schema(file.schema), num_records)).keys.copy())
     index = KeyIndex.build(keys, numbers[0])
     write_index(manifests.path, index_file(part), index, plan.identity)
-    entries[index_file(part)] = BlockFile(storage, index_file(part)).entry
+    # Who came first may have written another: of other records, or by a kill and changed data between.
+    file = BlockFile(storage, index_file(part), advice=REPAIR)
+    if not read_index(file, len(index)).fits(keys, numbers[0]):
+        raise StoreError(f"{storage.describe(index_file(part))}: is not the index of these records; {REPAIR}")
+    entries[index_file(part)] = file.entry
     _write(manifests, part, None, entries, [], hashes)
 
 
@@ -203,6 +210,7 @@ def _open(storage: Storage, name: str, plan: Plan, shard: int, **expected: Any) 
     file = BlockFile(storage, name, advice=REPAIR)
     known = {"plan": plan.identity, "shard": shard_name, "num_records": num_records, **expected}
     check_metadata(file.metadata, storage.describe(name), known, REPAIR)
+    file.check_tail()
     return file
 
 

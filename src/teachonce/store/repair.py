@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from teachonce.errors import StoreError
 from teachonce.storage.block_file import BlockFile, FileEntry
@@ -38,6 +39,7 @@ def remove_damaged(path: Path) -> list[Damage]:
     plan = manifests.plan
     present = set(storage.list_folder().files)
     found: list[Damage] = []
+    hashes = _read_key_hashes(storage, manifests, present)
     for part in range(len(plan.parts)):
         for group in (None, *plan.view_groups):
             manifest = manifest_name(part, group)
@@ -50,7 +52,7 @@ def remove_damaged(path: Path) -> list[Damage]:
                     damaged.append(Damage(manifest, str(error)))
             for name, shard in _files(plan, part, group):
                 if name in present:
-                    reason = _check(storage, name, plan, shard, entries.get(name))
+                    reason = _check(storage, name, plan, shard, entries.get(name), hashes.get(shard))
                 elif name in entries:
                     reason = f"{storage.describe(name)}: is missing"
                 else:
@@ -83,11 +85,37 @@ def _files(plan: Plan, part: int, group: Group | None) -> Iterator[tuple[str, in
             yield file, shard
 
 
-def _check(storage: Storage, name: str, plan: Plan, shard: int | None, entry: FileEntry | None) -> str | None:
+def _read_key_hashes(storage: Storage, manifests: Manifests, present: set[str]) -> dict[int | None, str]:
+    """The hash of each shard's keys: by the manifest of the records, else by the records files."""
+    plan = manifests.plan
+    hashes: dict[int | None, str] = {}
+    for part in range(len(plan.parts)):
+        shards = plan.part_shards(part)
+        with suppress(StoreError):
+            if manifest_name(part, None) in present:
+                hashes |= dict(zip(shards, manifests.read(part, None).content.keys_xxh3, strict=False))
+                continue
+        for shard in shards:
+            name = records_file(plan.shards[shard][0])
+            with suppress(StoreError):
+                if name in present:
+                    hashes[shard] = str(BlockFile(storage, name).metadata.get("keys_xxh3"))
+    return hashes
+
+
+def _check(
+    storage: Storage, name: str, plan: Plan, shard: int | None, entry: FileEntry | None, keys_xxh3: str | None
+) -> str | None:
     try:
         file = BlockFile(storage, name, entry=entry)
-        expected = {"plan": plan.identity} | ({} if shard is None else {"shard": plan.shards[shard][0]})
+        expected: dict[str, Any] = {"plan": plan.identity}
+        if shard is not None:
+            shard_name, num_records = plan.shards[shard]
+            expected |= {"shard": shard_name, "num_records": num_records}
+        if keys_xxh3 is not None:
+            expected["keys_xxh3"] = keys_xxh3
         check_metadata(file.metadata, storage.describe(name), expected, "removed")
+        file.check_tail()
     except StoreError as error:
         return str(error)
     damaged = file.find_damage(entry)

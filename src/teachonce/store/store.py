@@ -58,7 +58,8 @@ KEPT_VIEWS = 2
 class Store:
     """A finished store, opened for reading: memory-mapped, random access by (shard, view, row), picklable.
 
-    ``num_views`` reads only the first so many views, as if there were no more. ``is_partial`` also opens an unfinished
+    ``num_views`` reads only the first so many views, as if there were no more, and ``num_parts`` only the first so many
+    parts: what was there before records were added. ``is_partial`` also opens an unfinished
     one, for a worker that wants its own part: shards that are not there yet raise StoreError when they are read.
 
     A block (one view of one shard) is compared with its hash when it is first read; ``trust`` leaves that out. A file
@@ -68,13 +69,21 @@ class Store:
     _index: list[KeyIndex]
 
     def __init__(
-        self, path: Path | str, *, num_views: int | None = None, is_partial: bool = False, trust: bool = False
+        self,
+        path: Path | str,
+        *,
+        num_views: int | None = None,
+        num_parts: int | None = None,
+        is_partial: bool = False,
+        trust: bool = False,
     ) -> None:
         self.path = Path(path)
         if not holds_store(self.path):
             raise StoreError(f"{self.path}: is no store (there is no {plan_file(0)})")
         contents = LegacyContents if is_legacy(self.path) else StoreContents
-        self._contents: StoreContents | LegacyContents = contents(self.path, is_partial=is_partial, trust=trust)
+        self._contents: StoreContents | LegacyContents = contents(
+            self.path, is_partial=is_partial, trust=trust, num_parts=num_parts
+        )
         if not self._contents.num_views:
             raise StoreError(self._why_unfinished())
         self.plan: Plan = self._contents.plan
@@ -92,6 +101,11 @@ class Store:
         self.num_views: int = num_views or complete
         """Views of each record that are read."""
         self._open_cache()
+
+    @property
+    def num_parts(self) -> int:
+        """Parts that are read: one, and one more for each time that records were added."""
+        return len(self.plan.parts)
 
     @property
     def num_records(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from teachonce.errors import ConfigError
 from teachonce.records.source import Location, RecordSource
 from teachonce.store.join import JoinedRecords, StoreJoin
 from teachonce.store.store import Store
@@ -27,8 +28,10 @@ class StoredViews:
 
     def join(self, records: RecordSource) -> list[StoreJoin]:
         """The store with the records; raises StoreError unless it knows them."""
-        if self._join is None or self._join.source is not records:
+        if self._join is None:
             self._join = StoreJoin(self.store, records)
+        elif self._join.source is not records:
+            raise ConfigError(f"{self.store.path}: its views are joined with other records: make StoredViews for each")
         return [self._join]
 
     def number_of(self, epoch: int) -> int:

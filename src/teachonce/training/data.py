@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
+from functools import partial
 from typing import Any
 
 import xxhash
@@ -144,14 +145,19 @@ def _choose_views(
 def open_stores(config: TrainConfig) -> list[Store]:
     """The stores of a training, each cut to the views that it uses.
 
-    A run that was begun while a store was growing goes on with the views that it began with.
+    A run that was begun while a store was growing goes on with the views and the records that it began with.
     """
     begun = find_run(config.out)
-    stores = [Store(path, trust=config.trust) for path in config.store]
+    parts = (begun and begun.store_parts) or []
+    opened = [
+        partial(Store, path, trust=config.trust, num_parts=parts[index] if index < len(parts) else None)
+        for index, path in enumerate(config.store)
+    ]
+    stores = [open_store() for open_store in opened]
     whole = min((store.num_views for store in stores), default=0)
     # More than there are: another store, which check_run refuses.
     num_views = config.views or min((begun and begun.store_views) or whole, whole)
-    return [Store(path, num_views=num_views, trust=config.trust) for path in config.store]
+    return [open_store(num_views=num_views) for open_store in opened]
 
 
 def student_preprocessing(
@@ -194,6 +200,7 @@ def resolve_run(
         "store_fingerprint": _join([store.fingerprint for store in data.stores]),
         "record_logits": _identify_record_logits(config),
         "store_views": data.num_views,
+        "store_parts": [store.num_parts for store in data.stores] or None,
         "online_weights_sha256": online_sha256,
         "world_size": world_size,
         "versions": library_versions(),
