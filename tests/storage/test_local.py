@@ -16,6 +16,8 @@ from pyarrow import ipc
 
 from teachonce.errors import ConfigError, RecordError, TeachonceError
 from teachonce.storage.local import LocalStorage
+from teachonce.storage.writers import is_writer_name
+from tests.support.kills import dead_writer, temporary
 
 
 def names(folder: Path) -> list[str]:
@@ -180,17 +182,47 @@ def test_files_follow_the_umask(tmp_path: Path) -> None:
     assert (tmp_path / "a.bin").stat().st_mode & 0o777 == 0o644
 
 
-def test_leftovers_of_a_kill_are_removed(tmp_path: Path) -> None:
-    storage = LocalStorage(tmp_path)
-    for name in (".tmp-abc-a.bin", ".tmp-abc-b.bin", "a.bin", ".tmp-notours"):
-        (tmp_path / name).write_bytes(b"")
-    assert storage.list_folder().files == list(storage.walk()) == ["a.bin"]
-    storage.remove_temporaries(older_than_seconds=60)
-    assert len(names(tmp_path)) == 4
-    storage.remove_temporaries(of=r"a\..*")
-    assert names(tmp_path) == [".tmp-abc-b.bin", ".tmp-notours", "a.bin"]
+def test_leftovers_of_a_kill_are_removed_and_nothing_else(tmp_path: Path) -> None:
+    storage, dead = LocalStorage(tmp_path), dead_writer()
+    elsewhere = "00000000" + dead[8:]
+    temporary(tmp_path, dead)
+    temporary(tmp_path, elsewhere, "old")
+    (tmp_path / ".tmp-0123456789ab-old").write_bytes(b"of an older version")
+    for path in tmp_path.iterdir():
+        os.utime(path, (0, 0))
+    kept = [temporary(tmp_path, elsewhere, "new"), temporary(tmp_path, name="of-a-living-process"), tmp_path / "a.bin"]
+    kept += [tmp_path / f".tmp-{name}" for name in ("my-notes.txt", "x", "0123456789ab-new", f"{dead}", f"{dead}x-a")]
+    kept += [tmp_path / f".tmp-{dead}-folder", tmp_path / f".tmp-{dead}-link"]
+    for path in kept[2:-2]:
+        path.write_bytes(b"years of work")
+    for path in kept[2:-3]:
+        os.utime(path, (0, 0) if "new" not in path.name else None)
+    kept[-2].mkdir()
+    kept[-1].symlink_to("a.bin")
+    assert storage.list_folder() == (["a.bin"], []) and list(storage.walk()) == ["a.bin"]
     storage.remove_temporaries()
-    assert names(tmp_path) == [".tmp-notours", "a.bin"]
+    assert names(tmp_path) == sorted(path.name for path in kept)
+
+
+def test_what_may_not_be_removed_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another user's file, or a folder that is read-only: no error of a command that has done its work."""
+    left = temporary(tmp_path, dead_writer())
+
+    def refuse(self: Path, missing_ok: bool = False) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    LocalStorage(tmp_path).remove_temporaries()
+    assert left.exists()
+
+
+def test_a_temporary_carries_its_writer(tmp_path: Path) -> None:
+    with LocalStorage(tmp_path).put("a.bin"):
+        (name,) = names(tmp_path)
+        assert name.endswith("-a.bin") and is_writer_name(name.removeprefix(".tmp-").removesuffix("-a.bin"))
+        LocalStorage(tmp_path).remove_temporaries()
+        assert names(tmp_path) == [name]
+    assert names(tmp_path) == ["a.bin"]
 
 
 def test_a_file_system_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,9 +13,7 @@ import errno
 import io
 import os
 import re
-import secrets
 import stat
-import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
@@ -25,10 +23,13 @@ from typing import Any, BinaryIO
 
 from teachonce.errors import TeachonceError
 from teachonce.storage.storage import FileStatus, Listing, Reader, Storage
+from teachonce.storage.writers import is_dead, is_old, is_writer_name, writer_name
 
 TEMPORARY_PREFIX = ".tmp-"
 _READ_FLAGS = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0)
-_TEMPORARY = re.compile(re.escape(TEMPORARY_PREFIX) + r"\w+-(.*)", re.DOTALL)
+_TEMPORARY = re.compile(re.escape(TEMPORARY_PREFIX) + r"(\w+-\w+-\w+-\w+)-.+", re.DOTALL)
+_OLD_TEMPORARY = re.compile(re.escape(TEMPORARY_PREFIX) + r"[0-9a-f]{12}-.+", re.DOTALL)
+"""As they were named before they carried their writer."""
 _STREAM_BUFFER_BYTES = 1 << 20
 
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -161,19 +162,20 @@ class LocalStorage(Storage):
         except OSError as error:
             raise self._error(name, "removed", error) from error
 
-    def remove_temporaries(self, folder: str = "", *, of: str = ".*", older_than_seconds: float = 0.0) -> None:
-        """Remove what killed writers left in a folder; nothing happens where there is no such folder."""
-        newest = time.time() - older_than_seconds
+    def remove_temporaries(self, folder: str = "") -> None:
+        """Remove what killed writers left; nothing happens where there is no such folder, or none may be removed."""
         try:
-            for path in (self.root / folder).glob(f"{TEMPORARY_PREFIX}*"):
-                match = _TEMPORARY.fullmatch(path.name)
-                if match and re.fullmatch(of, match[1]):
-                    # Another process may remove it at this moment.
-                    with suppress(FileNotFoundError):
-                        if path.stat().st_mtime <= newest:
-                            path.unlink()
+            with os.scandir(self.root / folder) as entries:
+                for entry in entries:
+                    # Another process may remove it at this moment, or it may be another user's.
+                    with suppress(FileNotFoundError, PermissionError):
+                        if entry.name.startswith(TEMPORARY_PREFIX) and _is_leftover(entry):
+                            Path(entry.path).unlink()
+        except (FileNotFoundError, NotADirectoryError):
+            pass
         except OSError as error:
-            raise self._error(folder, "cleaned up", error) from error
+            if error.errno not in _NO_PERMISSION:
+                raise self._error(folder, "cleaned up", error) from error
 
     def _mode(self, name: str) -> int | None:
         try:
@@ -187,7 +189,7 @@ class LocalStorage(Storage):
     def _put(self, name: str, *, overwrite: bool) -> Iterator[BinaryIO]:
         path = self.root / name
         # Not tempfile: its mode 0600 would hide the file from a colleague's job; the umask decides here.
-        temporary = path.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(6)}-{path.name}")
+        temporary = path.with_name(f"{TEMPORARY_PREFIX}{writer_name()}-{path.name}")
         explain = partial(self._error, name, "written")
         try:
             try:
@@ -211,6 +213,17 @@ class LocalStorage(Storage):
 
     def _error(self, name: str, verb: str, error: OSError) -> TeachonceError:
         return self.raises(f"{self.describe(name)}: cannot be {verb}: {_explain(error, is_written=verb == 'written')}")
+
+
+def _is_leftover(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a temporary file of ours whose writer is dead."""
+    if not entry.is_file(follow_symlinks=False):
+        return False
+    match = _TEMPORARY.fullmatch(entry.name)
+    modified_seconds = entry.stat(follow_symlinks=False).st_mtime
+    if match and is_writer_name(match[1]):
+        return is_dead(match[1], modified_seconds)
+    return _OLD_TEMPORARY.fullmatch(entry.name) is not None and is_old(modified_seconds)
 
 
 def _explain(error: OSError, *, is_written: bool) -> str:

@@ -123,11 +123,8 @@ class Storage(ABC):
         """Remove a file; nothing happens where there is none."""
 
     @abstractmethod
-    def remove_temporaries(self, folder: str = "", *, of: str = ".*", older_than_seconds: float = 0.0) -> None:
-        """Remove what killed writers of files with a name like ``of`` (a regular expression) left in a folder.
-
-        With an age where others may be writing there now.
-        """
+    def remove_temporaries(self, folder: str = "") -> None:
+        """Remove what killed writers left in a folder, and nothing that a living one, or somebody else, put there."""
 
     @abstractmethod
     def local_path(self, name: str = "") -> Path:
