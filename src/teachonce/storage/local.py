@@ -15,13 +15,14 @@ import os
 import re
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from teachonce.errors import TeachonceError
+from teachonce.storage.lock import LockHeldError, hold_lock
 from teachonce.storage.storage import FileStatus, Listing, Reader, Storage
 from teachonce.storage.writers import is_dead, is_old, is_writer_name, writer_name
 
@@ -176,6 +177,22 @@ class LocalStorage(Storage):
         except OSError as error:
             if error.errno not in _NO_PERMISSION:
                 raise self._error(folder, "cleaned up", error) from error
+
+    @contextmanager
+    def lock(self, name: str, doing: str) -> Iterator[None]:
+        """A locked file, which is removed after the block."""
+        path = self.root / name
+        with ExitStack() as stack:
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(hold_lock(path))
+            except LockHeldError as error:
+                raise self.raises(
+                    f"{path.parent}: is being {doing} by {error}; wait until it has ended, or choose another --out"
+                ) from None
+            except OSError as error:
+                raise self._error(name, "written", error) from error
+            yield
 
     def _mode(self, name: str) -> int | None:
         try:

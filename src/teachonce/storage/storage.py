@@ -127,6 +127,13 @@ class Storage(ABC):
         """Remove what killed writers left in a folder, and nothing that a living one, or somebody else, put there."""
 
     @abstractmethod
+    def lock(self, name: str, doing: str) -> AbstractContextManager[None]:
+        """Hold ``name`` for a block, so that no other process on any machine does; a killed holder lets go of it.
+
+        Raises where one does: "FOLDER: is being DOING by process 12 on HOST".
+        """
+
+    @abstractmethod
     def local_path(self, name: str = "") -> Path:
         """A path for libraries that open files themselves; elsewhere than here, of a local copy.
 
