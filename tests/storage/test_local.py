@@ -5,8 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import resource
-import threading
-from collections.abc import Iterator
+import socket
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -15,6 +15,7 @@ import pytest
 from pyarrow import ipc
 
 from teachonce.errors import ConfigError, RecordError, TeachonceError
+from teachonce.storage import regular
 from teachonce.storage.local import LocalStorage
 from teachonce.storage.writers import is_writer_name
 from tests.support.kills import dead_writer, temporary
@@ -266,14 +267,62 @@ def test_links(tmp_path: Path) -> None:
         storage.status("broken")
 
 
-def test_a_pipe_is_a_file(tmp_path: Path) -> None:
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="asks the system what a pipe is called")
+def test_a_pipe_without_a_name_is_read_in_order() -> None:
     """``--labels <(command)``."""
-    os.mkfifo(tmp_path / "pipe")
-    writer = threading.Thread(target=(tmp_path / "pipe").write_bytes, args=(b"a\nb\n",))
-    writer.start()
-    with LocalStorage(tmp_path).stream("pipe") as file:
+    reading, writing = os.pipe()
+    os.write(writing, b"a\nb\n")
+    os.close(writing)
+    with LocalStorage(Path("/dev/fd")).stream(str(reading)) as file:
         assert list(file) == [b"a\n", b"b\n"]
-    writer.join()
+    os.close(reading)
+
+
+def every_reading(storage: LocalStorage) -> list[Callable[[str], object]]:
+    return [
+        storage.read,
+        storage.status,
+        storage.open_reader,
+        storage.map,
+        lambda name: storage.stream(name).__enter__(),
+    ]
+
+
+def test_what_is_no_regular_file_is_refused_at_once(tmp_path: Path) -> None:
+    """A pipe that nobody writes to, and what never ends; links to regular files are regular files."""
+    os.mkfifo(tmp_path / "pipe")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "socket"))
+    (tmp_path / "zero").symlink_to("/dev/zero")
+    (tmp_path / "linked").symlink_to("pipe")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "a.bin").write_bytes(b"a")
+    (tmp_path / "good").symlink_to("a.bin")
+    storage = LocalStorage(tmp_path, RecordError)
+    kinds = {"pipe": "is a named pipe", "linked": "is a named pipe", "zero": "is a device"}
+    for read in every_reading(storage):
+        for name, kind in kinds.items():
+            with pytest.raises(RecordError, match=rf"{name}: cannot be read: {kind}, expected a regular file$"):
+                read(name)
+        with pytest.raises(RecordError, match=r"socket: cannot be read: (is a socket|No such device)"):
+            read("socket")
+        with pytest.raises(RecordError, match=r"folder: cannot be read: Is a directory$"):
+            read("folder")
+    assert storage.read("good") == storage.open_reader("good").read(0, 9) == storage.map("good") == b"a"
+
+
+def test_a_file_without_end_is_refused_before_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with (tmp_path / "a.bin").open("wb") as file:
+        file.truncate(1 << 40)
+    expected = r"a\.bin: cannot be read: 1,099,511,627,776 bytes, expected at most 2,147,483,648$"
+    with pytest.raises(TeachonceError, match=expected):
+        LocalStorage(tmp_path).read("a.bin")
+    monkeypatch.setattr(regular, "MAX_WHOLE_BYTES", 10)
+    (tmp_path / "growing").write_bytes(b"12345")
+    read = os.read
+    monkeypatch.setattr(os, "read", lambda descriptor, size: read(descriptor, 0) + b"12345")
+    with pytest.raises(TeachonceError, match=r"growing: cannot be read: 15 bytes, expected at most 10$"):
+        LocalStorage(tmp_path).read("growing")
 
 
 def test_a_read_that_comes_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,11 +23,11 @@ from typing import Any, BinaryIO
 
 from teachonce.errors import TeachonceError
 from teachonce.storage.lock import LockHeldError, hold_lock
+from teachonce.storage.regular import check_regular, check_size, open_regular
 from teachonce.storage.storage import FileStatus, Listing, Reader, Storage
 from teachonce.storage.writers import is_dead, is_old, is_writer_name, writer_name
 
 TEMPORARY_PREFIX = ".tmp-"
-_READ_FLAGS = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0)
 _TEMPORARY = re.compile(re.escape(TEMPORARY_PREFIX) + r"(\w+-\w+-\w+-\w+)-.+", re.DOTALL)
 _OLD_TEMPORARY = re.compile(re.escape(TEMPORARY_PREFIX) + r"[0-9a-f]{12}-.+", re.DOTALL)
 """As they were named before they carried their writer."""
@@ -82,6 +82,7 @@ class LocalStorage(Storage):
         """Size and time of last change."""
         try:
             found = os.stat(f"{self.root}/{name}")  # noqa: PTH116, a Path costs as much as the call
+            check_regular(found)
         except OSError as error:
             raise self._error(name, "read", error) from error
         return FileStatus(found.st_size, found.st_mtime_ns)
@@ -104,13 +105,15 @@ class LocalStorage(Storage):
         """A whole file."""
         # Half the time of Path.read_bytes, which for the files of ImageNet is a tenth of all.
         try:
-            descriptor = os.open(f"{self.root}/{name}", _READ_FLAGS)
+            descriptor = open_regular(f"{self.root}/{name}")
             try:
                 num_bytes = os.fstat(descriptor).st_size
+                check_size(num_bytes)
                 content = os.read(descriptor, num_bytes)
                 # One call is enough but for signals and for files that are being written just now.
                 while more := os.read(descriptor, max(num_bytes - len(content), 1)):
                     content += more
+                    check_size(len(content))
                 return content
             finally:
                 os.close(descriptor)
@@ -119,10 +122,10 @@ class LocalStorage(Storage):
 
     @contextmanager
     def stream(self, name: str) -> Iterator[BinaryIO]:
-        """A file to be read in order; pipes are files here."""
+        """A file to be read in order; a pipe without a name, as of a shell's ``<(command)``, is one too."""
         explain = partial(self._error, name, "read")
         try:
-            raw = _OwnErrors(self.root / name, "rb", explain)
+            raw = _OwnErrors(open_regular(self.root / name, allows_pipe=True), "rb", explain)
         except OSError as error:
             raise explain(error) from error
         with _lend(raw, io.BufferedReader(raw, _STREAM_BUFFER_BYTES)) as file:
@@ -135,7 +138,7 @@ class LocalStorage(Storage):
     def map(self, name: str) -> memoryview:
         """The file's pages; one that is truncated later is a SIGBUS, so only for files that are never changed."""
         try:
-            with (self.root / name).open("rb") as file:
+            with os.fdopen(open_regular(self.root / name), "rb") as file:
                 # What is empty cannot be mapped.
                 if not os.fstat(file.fileno()).st_size:
                     return memoryview(b"")
@@ -261,7 +264,7 @@ class _OwnErrors(io.FileIO):
     In a block that reads other files too, an OSError does not say which file it is about.
     """
 
-    def __init__(self, path: Path, mode: str, explain: Callable[[OSError], TeachonceError]) -> None:
+    def __init__(self, path: Path | int, mode: str, explain: Callable[[OSError], TeachonceError]) -> None:
         self.failure: TeachonceError | None = None
         self._explain = explain
         super().__init__(path, mode)
@@ -327,7 +330,7 @@ class _LocalReader(Reader):
         self._storage = storage
         self._name = name
         try:
-            self._descriptor = os.open(storage.root / name, _READ_FLAGS)
+            self._descriptor = open_regular(storage.root / name)
             self.num_bytes = os.fstat(self._descriptor).st_size
         except OSError as error:
             raise storage._error(name, "read", error) from error

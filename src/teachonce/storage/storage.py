@@ -88,7 +88,7 @@ class Storage(ABC):
 
     @abstractmethod
     def read(self, name: str) -> bytes:
-        """A whole file."""
+        """A whole file, of at most 2 GiB (``regular.MAX_WHOLE_BYTES``)."""
 
     @abstractmethod
     def stream(self, name: str) -> AbstractContextManager[BinaryIO]:
