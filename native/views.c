@@ -25,6 +25,7 @@
 #define PRECISION_BITS 22 /* of a weight, as in Pillow */
 #define CONTEXT_PX 4      /* rows and columns around the box that smooth upsampling looks at, and to spare */
 #define MAX_READ_ROWS 4
+#define MAX_SCANS 100     /* of pixels/decode.py, where they are counted exactly */
 #define BLOCK_BYTES 32
 #define HALF (1 << (PRECISION_BITS - 1))
 
@@ -369,6 +370,16 @@ static int ends_in_order(const struct source *source) {
   return source->num_bytes > 4 && end[-2] == 0xFF && end[-1] == 0xD9;
 }
 
+/* Of several scans each costs a pass over all blocks: where there may be more than MAX_SCANS, pixels/decode.py counts
+ * them and decides. Their marker may stand in metadata too, so that this finds too many rather than too few. */
+static int has_many_scans(const struct jpeg_decompress_struct *info, const struct source *source) {
+  if (!info->progressive_mode && info->comps_in_scan == info->num_components) return 0;
+  const uint8_t *at = source->bytes, *end = at + source->num_bytes - 1;
+  int num_scans = 0;
+  while (at < end && (at = memchr(at, 0xFF, end - at))) num_scans += *++at == 0xDA;
+  return num_scans > MAX_SCANS;
+}
+
 /* Of a progressive image some of whose scans are missing, blocks are smoothed from what their neighbors have, and at
  * the edge of cropped columns the library knows no neighbors: such an image is decoded in its whole width. */
 static int is_smoothed(const struct jpeg_decompress_struct *info) {
@@ -416,7 +427,7 @@ static int try_render(struct decoding *decoding, const struct source *source, co
   if ((int64_t)info->image_width * info->image_height > max_pixels) leave(info);
   const int space = info->jpeg_color_space, is_gray = info->num_components == 1 && space == JCS_GRAYSCALE;
   if (!is_gray && (info->num_components != 3 || (space != JCS_YCbCr && space != JCS_RGB))) leave(info);
-  if (info->data_precision != 8) leave(info);
+  if (info->data_precision != 8 || has_many_scans(info, source)) leave(info);
   if (!begin_renderings(renderings, source->num_views, views, info->image_width, info->image_height)) leave(info);
   decode_rows(decoding, source, renderings);
   return DONE;

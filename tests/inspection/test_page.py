@@ -345,7 +345,7 @@ def test_a_shard_that_stands_out_is_named(tmp_path):
 def test_of_a_large_store_a_sample_is_measured_and_the_page_says_so(tmp_path, crops, monkeypatch):
     assert "sample, spread evenly" not in read_page(write_page(crops.path, None, tmp_path / "page.html")).text
     monkeypatch.setattr(inspect_page, "MAX_ROWS", 60)
-    page = read_page(write_page(crops.path, None, tmp_path / "page.html"))
+    page = read_page(write_page(crops.path, None, tmp_path / "again.html"))
     assert "20 of 33 records in 3 of 3 views, 60 of 99 altogether" in page.text
     assert "of 20 records" in section(page, "suspects").text and "Of 60 views" in section(page, "sure").text
 
@@ -394,6 +394,20 @@ def test_records_of_another_store_are_refused(tmp_path, center, capsys):
     assert end(center.path, "--html", "--data", other, "--out", tmp_path / "page.html") == 1
     assert "0 of 33 records are known; 33 are not (first: image_100.jpg)" in capsys.readouterr().err
     assert not (tmp_path / "page.html").exists()
+
+
+def test_a_file_that_exists_is_not_replaced_unasked(tmp_path, center, capsys):
+    notes = tmp_path / "notes.txt"
+    notes.write_text("years of work")
+    assert end(center.path, "--html", "--out", notes) == 2
+    assert "notes.txt: exists; remove it, choose another --out, or give --overwrite" in capsys.readouterr().err
+    assert notes.read_text() == "years of work"
+    assert end(center.path, "--html", "--overwrite") == 2
+    assert "--overwrite without --out: expected --out FILE with it" in capsys.readouterr().err
+    assert end(center.path, "--html", "--out", notes, "--overwrite") == 0
+    assert notes.read_text().startswith("<!doctype html>")
+    for _ in range(2):  # the store's own page is made anew
+        assert end(center.path, "--html") == 0
 
 
 def test_classes_that_are_numbered_otherwise_keep_their_names(tmp_path, data, center):

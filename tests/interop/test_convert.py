@@ -23,6 +23,7 @@ from teachonce.records.discovery import open_records
 from teachonce.records.source import record_key
 from teachonce.records.tfrecord.framing import index_path, read_tfrecords
 from teachonce.records.tfrecord.tf_example import decode_example
+from tests.support.kills import dead_writer, temporary
 from tests.support.small_data import encode_jpeg, write_store
 
 CLASSES = ["n01440764", "n01443537", "n01484850"]
@@ -159,13 +160,13 @@ def test_a_rerun_makes_only_what_is_missing(images: Path, out: Path, tmp_path: P
     whole = shards_of(out)
     (out / "train-00002-of-00004").unlink()
     index_path(out / "train-00001-of-00004").unlink()
-    write(out / ".tmp-0123456789ab-train-00002-of-00004", b"half a shard")
-    write(out / ".tmp-0123456789ab-validation-00000-of-00001", b"of a neighbour at work")
+    temporary(out, dead_writer(), "train-00002-of-00004")
+    neighbor = temporary(out, name="validation-00000-of-00001")
     before = {path.name: path.stat().st_mtime_ns for path in out.glob("train-*-of-00004")}
     run(images, out)
     assert shards_of(out) == whole
     assert {name: (out / name).stat().st_mtime_ns for name in before} == before
-    assert [path.name for path in out.glob(".tmp-*")] == [".tmp-0123456789ab-validation-00000-of-00001"]
+    assert list(out.glob(".tmp-*")) == [neighbor]
     # And nothing at all when all is there, even if the images are gone but for their names.
     for path in images.rglob("*.JPEG"):
         path.write_bytes(b"")

@@ -6,6 +6,7 @@ import io
 import pickle
 import struct
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,18 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from teachonce.errors import ImageError
-from teachonce.pixels.decode import MAX_PIXELS, check_jpeg, decode_image, image_size, resize_image, to_rgb_jpeg
+from teachonce.pixels.decode import (
+    MAX_PIXELS,
+    MAX_SCANS,
+    check_image,
+    check_jpeg,
+    count_scans,
+    decode_image,
+    image_size,
+    resize_image,
+    to_rgb_jpeg,
+)
+from tests.support.small_data import encode_scans
 
 
 def draw_image(width: int = 37, height: int = 53, seed: int = 0) -> Image.Image:
@@ -268,3 +280,27 @@ def test_plain_bilinear_is_tensorflows() -> None:
         legacy = tensorflow.compat.v1.image.resize_bilinear(pixels, (height, width)).numpy()[0]
         ours = resize_image(image, width, height, interpolation="tf1_bilinear", antialias=False)
         np.testing.assert_allclose(ours, legacy, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("read", [decode_image, check_jpeg, check_image])
+def test_scans_are_limited(read: Callable[[bytes], object]) -> None:
+    """The marker of a scan in a comment, or behind the end, is none."""
+    read(encode_scans(MAX_SCANS, comment=b"\xff\xda" * 500) + b"\xff\xda" * 500)
+    expected = (
+        r"a JPEG image of 16 x 16 pixels in (101|883) scans, more than the 100 allowed; save it anew or remove it$"
+    )
+    for num_scans in (MAX_SCANS + 1, 883):
+        with pytest.raises(ImageError, match=expected):
+            read(encode_scans(num_scans))
+
+
+def test_scans_are_counted_as_libjpeg_does() -> None:
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8))
+    for options, num_scans in (({}, 1), ({"progressive": True}, 10), ({"restart_marker_blocks": 1}, 1)):
+        buffer = io.BytesIO()
+        image.save(buffer, "JPEG", **options)
+        assert count_scans(buffer.getvalue()) == num_scans, options
+    for num_scans in (1, 7, 883):
+        assert count_scans(encode_scans(num_scans)) == num_scans
+    for damaged in (b"", b"\xff\xd8", b"\xff\xd8\xff\xda", b"\xff\xd8\xff\xc4\xff"):
+        assert count_scans(damaged) <= 1

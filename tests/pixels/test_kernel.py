@@ -26,9 +26,10 @@ from PIL import Image, ImageFile
 
 from teachonce.errors import ImageError
 from teachonce.native import addresses, load_library
-from teachonce.pixels.decode import MAX_PIXELS, decode_image, image_size, resize_image
+from teachonce.pixels.decode import MAX_PIXELS, MAX_SCANS, decode_image, image_size, resize_image
 from teachonce.pixels.kernel import FILTERS, SOURCE, VIEW, Kernel, bind_kernel, describe_decoder, load_kernel
 from tests.support.paths import ROOT
+from tests.support.small_data import encode_jpeg, encode_scans
 
 CFLAGS = os.environ.get("TEACHONCE_CFLAGS", "").split()  # `make fuzz` gives those of the sanitizers
 NATIVE = [ROOT / "native" / name for name in ("views.c", "examples.c")]
@@ -269,6 +270,18 @@ def test_progressive_images_without_their_last_scans(kernel: Kernel, subsampling
         cut = encoded[: scan if table < 0 else table] + b"\xff\xd9"
         for box in ((0, 0, 96, 96), (40, 41, 60, 59), (71, 0, 96, 30), (0, 80, 13, 96), (23, 0, 24, 96)):
             assert_pillows(kernel, cut, [(box, (20, 20), (0, 0, 20, 20), False, "bilinear")])
+
+
+def test_images_of_many_scans_are_left(kernel: Kernel) -> None:
+    """To what counts them exactly, and refuses them; up to the limit both decode."""
+    frame: Frame = ((0, 0, 16, 16), (8, 8), (0, 0, 8, 8), False, "bilinear")
+    assert_pillows(kernel, encode_scans(MAX_SCANS), [frame])
+    for encoded in (encode_scans(MAX_SCANS + 1), encode_scans(2, comment=b"\xff\xda" * MAX_SCANS)):
+        assert render(kernel, encoded, [frame])[0] != 0
+    # Of one scan, nothing is counted.
+    plain = encode_jpeg(1)
+    commented = plain[:2] + b"\xff\xfe\x01\x92" + b"\xff\xda" * 200 + plain[2:]
+    assert_pillows(kernel, commented, [frame])
 
 
 def test_rgb_jpegs_without_a_color_transform(kernel: Kernel) -> None:

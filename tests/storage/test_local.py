@@ -5,8 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import resource
-import threading
-from collections.abc import Iterator
+import socket
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -15,7 +15,10 @@ import pytest
 from pyarrow import ipc
 
 from teachonce.errors import ConfigError, RecordError, TeachonceError
+from teachonce.storage import regular
 from teachonce.storage.local import LocalStorage
+from teachonce.storage.writers import is_writer_name
+from tests.support.kills import dead_writer, temporary
 
 
 def names(folder: Path) -> list[str]:
@@ -180,17 +183,47 @@ def test_files_follow_the_umask(tmp_path: Path) -> None:
     assert (tmp_path / "a.bin").stat().st_mode & 0o777 == 0o644
 
 
-def test_leftovers_of_a_kill_are_removed(tmp_path: Path) -> None:
-    storage = LocalStorage(tmp_path)
-    for name in (".tmp-abc-a.bin", ".tmp-abc-b.bin", "a.bin", ".tmp-notours"):
-        (tmp_path / name).write_bytes(b"")
-    assert storage.list_folder().files == list(storage.walk()) == ["a.bin"]
-    storage.remove_temporaries(older_than_seconds=60)
-    assert len(names(tmp_path)) == 4
-    storage.remove_temporaries(of=r"a\..*")
-    assert names(tmp_path) == [".tmp-abc-b.bin", ".tmp-notours", "a.bin"]
+def test_leftovers_of_a_kill_are_removed_and_nothing_else(tmp_path: Path) -> None:
+    storage, dead = LocalStorage(tmp_path), dead_writer()
+    elsewhere = "00000000" + dead[8:]
+    temporary(tmp_path, dead)
+    temporary(tmp_path, elsewhere, "old")
+    (tmp_path / ".tmp-0123456789ab-old").write_bytes(b"of an older version")
+    for path in tmp_path.iterdir():
+        os.utime(path, (0, 0))
+    kept = [temporary(tmp_path, elsewhere, "new"), temporary(tmp_path, name="of-a-living-process"), tmp_path / "a.bin"]
+    kept += [tmp_path / f".tmp-{name}" for name in ("my-notes.txt", "x", "0123456789ab-new", f"{dead}", f"{dead}x-a")]
+    kept += [tmp_path / f".tmp-{dead}-folder", tmp_path / f".tmp-{dead}-link"]
+    for path in kept[2:-2]:
+        path.write_bytes(b"years of work")
+    for path in kept[2:-3]:
+        os.utime(path, (0, 0) if "new" not in path.name else None)
+    kept[-2].mkdir()
+    kept[-1].symlink_to("a.bin")
+    assert storage.list_folder() == (["a.bin"], []) and list(storage.walk()) == ["a.bin"]
     storage.remove_temporaries()
-    assert names(tmp_path) == [".tmp-notours", "a.bin"]
+    assert names(tmp_path) == sorted(path.name for path in kept)
+
+
+def test_what_may_not_be_removed_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another user's file, or a folder that is read-only: no error of a command that has done its work."""
+    left = temporary(tmp_path, dead_writer())
+
+    def refuse(self: Path, missing_ok: bool = False) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    LocalStorage(tmp_path).remove_temporaries()
+    assert left.exists()
+
+
+def test_a_temporary_carries_its_writer(tmp_path: Path) -> None:
+    with LocalStorage(tmp_path).put("a.bin"):
+        (name,) = names(tmp_path)
+        assert name.endswith("-a.bin") and is_writer_name(name.removeprefix(".tmp-").removesuffix("-a.bin"))
+        LocalStorage(tmp_path).remove_temporaries()
+        assert names(tmp_path) == [name]
+    assert names(tmp_path) == ["a.bin"]
 
 
 def test_a_file_system_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -234,14 +267,62 @@ def test_links(tmp_path: Path) -> None:
         storage.status("broken")
 
 
-def test_a_pipe_is_a_file(tmp_path: Path) -> None:
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="asks the system what a pipe is called")
+def test_a_pipe_without_a_name_is_read_in_order() -> None:
     """``--labels <(command)``."""
-    os.mkfifo(tmp_path / "pipe")
-    writer = threading.Thread(target=(tmp_path / "pipe").write_bytes, args=(b"a\nb\n",))
-    writer.start()
-    with LocalStorage(tmp_path).stream("pipe") as file:
+    reading, writing = os.pipe()
+    os.write(writing, b"a\nb\n")
+    os.close(writing)
+    with LocalStorage(Path("/dev/fd")).stream(str(reading)) as file:
         assert list(file) == [b"a\n", b"b\n"]
-    writer.join()
+    os.close(reading)
+
+
+def every_reading(storage: LocalStorage) -> list[Callable[[str], object]]:
+    return [
+        storage.read,
+        storage.status,
+        storage.open_reader,
+        storage.map,
+        lambda name: storage.stream(name).__enter__(),
+    ]
+
+
+def test_what_is_no_regular_file_is_refused_at_once(tmp_path: Path) -> None:
+    """A pipe that nobody writes to, and what never ends; links to regular files are regular files."""
+    os.mkfifo(tmp_path / "pipe")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "socket"))
+    (tmp_path / "zero").symlink_to("/dev/zero")
+    (tmp_path / "linked").symlink_to("pipe")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "a.bin").write_bytes(b"a")
+    (tmp_path / "good").symlink_to("a.bin")
+    storage = LocalStorage(tmp_path, RecordError)
+    kinds = {"pipe": "is a named pipe", "linked": "is a named pipe", "zero": "is a device"}
+    for read in every_reading(storage):
+        for name, kind in kinds.items():
+            with pytest.raises(RecordError, match=rf"{name}: cannot be read: {kind}, expected a regular file$"):
+                read(name)
+        with pytest.raises(RecordError, match=r"socket: cannot be read: (is a socket|No such device)"):
+            read("socket")
+        with pytest.raises(RecordError, match=r"folder: cannot be read: Is a directory$"):
+            read("folder")
+    assert storage.read("good") == storage.open_reader("good").read(0, 9) == storage.map("good") == b"a"
+
+
+def test_a_file_without_end_is_refused_before_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with (tmp_path / "a.bin").open("wb") as file:
+        file.truncate(1 << 40)
+    expected = r"a\.bin: cannot be read: 1,099,511,627,776 bytes, expected at most 2,147,483,648$"
+    with pytest.raises(TeachonceError, match=expected):
+        LocalStorage(tmp_path).read("a.bin")
+    monkeypatch.setattr(regular, "MAX_WHOLE_BYTES", 10)
+    (tmp_path / "growing").write_bytes(b"12345")
+    read = os.read
+    monkeypatch.setattr(os, "read", lambda descriptor, size: read(descriptor, 0) + b"12345")
+    with pytest.raises(TeachonceError, match=r"growing: cannot be read: 15 bytes, expected at most 10$"):
+        LocalStorage(tmp_path).read("growing")
 
 
 def test_a_read_that_comes_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import pickle
 import threading
 from pathlib import Path
@@ -144,6 +145,18 @@ class StorageContract:
         again = pickle.loads(pickle.dumps(storage))
         assert again.read("a.bin") == b"content" and again.describe("a.bin") == storage.describe("a.bin")
         assert again.raises is RecordError and again.is_writable()
+
+    def test_one_holds_a_lock(self, storage: Storage) -> None:
+        for _ in range(2):
+            with storage.lock("a/lock", "painted"):
+                expected = (
+                    rf"^{storage.describe('a')}: is being painted by process {os.getpid()} on \S+; wait until it has"
+                )
+                with pytest.raises(RecordError, match=expected), storage.lock("a/lock", "painted"):
+                    pass
+                with pytest.raises(KeyError), storage.lock("a/other", "painted"):
+                    raise KeyError
+        assert not storage.has("a/lock") and list(storage.walk()) == []
 
     def test_leftovers_are_cleaned_up_and_files_stay(self, storage: Storage) -> None:
         put(storage, "b/a.bin")

@@ -45,6 +45,34 @@ def encode_jpeg(index: int, width: int = 40, height: int = 30) -> bytes:
     return buffer.getvalue()
 
 
+def encode_scans(num_scans: int, comment: bytes = b"") -> bytes:
+    """A sound progressive JPEG, gray, 16 x 16 px, in up to 883 scans: each coefficient is sent bit by bit.
+
+    Annex G of T.81; all coefficients are 0, so each block of a scan is the code of one bit for nothing.
+    """
+
+    def segment(marker: int, *content: int) -> bytes:
+        return bytes((0xFF, marker)) + (len(content) + 2).to_bytes(2, "big") + bytes(content)
+
+    no_codes = (1, *(0,) * 15, 0)  # one code, "0", of symbol 0
+    steps = [
+        (k, k, high, low) for k in range(1, 64) for high, low in [(0, 13), *((b + 1, b) for b in range(12, -1, -1))]
+    ]
+    scans = [segment(0xDA, 1, 1, 0, first, last, high << 4 | low) for first, last, high, low in [(0, 0, 0, 0), *steps]]
+    return b"".join(
+        (
+            b"\xff\xd8",
+            segment(0xFE, *comment),
+            segment(0xDB, 0, *(1,) * 64),
+            segment(0xC2, 8, 0, 16, 0, 16, 1, 1, 0x11, 0),
+            segment(0xC4, 0x00, *no_codes),
+            segment(0xC4, 0x10, *no_codes),
+            *(scan + b"\x0f" for scan in scans[:num_scans]),
+            b"\xff\xd9",
+        )
+    )
+
+
 def write_image_folder(folder: Path, split: str = "train", num_classes: int = 3, per_class: int = 4) -> Path:
     """SPLIT/CLASS/NAME.jpg with names that are unique over the classes."""
     for label in range(num_classes):

@@ -231,14 +231,12 @@ ALLOWED_FILES = {
     "engine.memory": {"read_text": "/proc and the cgroups"},
     "cli.main": {"os.open": "/dev/null instead of an output that nobody reads any more"},
     # Scratch folders, of this process alone, for libraries that read and write files themselves.
-    "evaluation.onnx_export": {"tempfile.TemporaryDirectory": "", "write_bytes": "what ONNX Runtime is to read back"},
+    "evaluation.onnx_export": {"write_bytes": "what ONNX Runtime is to read back"},
     "evaluation.int8": {
-        "tempfile.TemporaryDirectory": "",
         "read_bytes": "what ONNX Runtime's quantizer wrote",
         "stat": "its size",
     },
     "evaluation.quantize": {"unlink": "what ONNX Runtime's quantizer left there"},
-    "extraction.planning.estimate": {"TemporaryDirectory": "trial stores that are measured"},
     # Libraries that open what Storage.local_path gives them.
     "models.assembled_resnet.tf_weights": {"np.load": "an .npz, by numpy"},
     # Appended to while it is written, which no file of a storage is.

@@ -72,6 +72,40 @@ def test_an_empty_folder(tmp_path, capsys, teacher):
     assert not (tmp_path / "o").exists() and not (tmp_path / "s").exists()
 
 
+def test_what_never_ends(tmp_path, capsys, teacher):
+    """A pipe, a device or a file of a terabyte, as an image or as a text file."""
+    images = write_image_folder(tmp_path / "images")
+    bad = min((images / "train").iterdir()) / "bad.jpg"
+    pipe, labels = tmp_path / "pipe", tmp_path / "labels.txt"
+    os.mkfifo(pipe)
+    with labels.open("wb") as file:
+        file.truncate(1 << 40)
+    for target, phrase in (
+        (pipe, "is a named pipe"),
+        (Path("/dev/zero"), "is a device"),
+        (labels, "1,099,511,627,776"),
+    ):
+        bad.symlink_to(target)
+        found = rf"bad\.jpg: cannot be read: {phrase}.*expected"
+        fails(
+            capsys,
+            ["records", "--images", images, "--out", tmp_path / "o", "--shards", 1, "--num-workers", 1],
+            1,
+            found,
+        )
+        fails(capsys, extract(images, teacher, tmp_path / "s", "--num-classes", 4, "--offset", 0), 1, found)
+        bad.unlink()
+    words = ["records", "--images", images, "--out", tmp_path / "new", "--labels"]
+    fails(capsys, [*words, pipe], 2, "pipe: cannot be read: is a named pipe, expected a regular file")
+    fails(capsys, [*words, "/dev/zero"], 2, "zero: cannot be read: is a device, expected a regular file")
+    fails(capsys, [*words, labels], 2, r"labels\.txt line 1: more than 1,048,576 characters without a line break")
+    with (tmp_path / "train-0.csv").open("wb") as file:
+        file.truncate(1 << 40)
+    words = ["import", tmp_path, "--data", write_shards(tmp_path / "data"), "--out", tmp_path / "new"]
+    fails(capsys, words, 1, r"train-0\.csv line 1: more than 16,777,216 bytes without a line break")
+    assert not (tmp_path / "new").exists()
+
+
 def test_an_unknown_class(tmp_path, capsys):
     images = write_image_folder(tmp_path / "images")
     (tmp_path / "labels.txt").write_text("class0\nclass2\n")

@@ -29,6 +29,7 @@ from teachonce.records.discovery import open_records
 from teachonce.records.tfrecord.tf_example import encode_example
 from teachonce.runs.metrics import METRIC_COLUMNS, TIME_COLUMNS, read_metrics
 from teachonce.runs.run import Run
+from teachonce.storage.files import open_storage
 from teachonce.training.config import TrainConfig
 from teachonce.training.train import train
 from tests.support.paths import GOLDEN
@@ -208,6 +209,52 @@ train({killed!r})
     assert curve(killed.out) == curve(whole.out)
     assert tensor_bytes(killed.out / "student.safetensors") == tensor_bytes(whole.out / "student.safetensors")
     assert not list(killed.out.rglob(".tmp-*"))
+
+
+TRAIN = """
+import sys; from pathlib import Path, PosixPath
+from teachonce.training.config import TrainConfig
+from teachonce.training.train import train
+train({config!r})
+"""
+
+
+def test_a_second_training_of_a_run_is_refused(digits: Path, tmp_path: Path) -> None:
+    """While the first one trains; the first one's curve is that of a run that nobody disturbed."""
+    first = config(digits, tmp_path / "run", epochs=200, num_workers=0)
+    process = subprocess.Popen([sys.executable, "-c", TRAIN.format(config=first)], stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 300
+        while not read_metrics(first.out):
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.01)
+        expected = rf"^{first.out}: is being trained by process {process.pid} on \S+; wait until it has ended"
+        with pytest.raises(TeachonceError, match=expected):
+            train(first)
+        assert process.poll() is None and not (first.out / "result.json").exists()
+    finally:
+        process.kill()
+        process.wait()
+    assert (first.out / ".train.lock").exists() and len(read_metrics(first.out)) < 200
+
+
+def test_a_run_that_another_process_finished_meanwhile(
+    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from teachonce.training import train as module
+
+    out, begin = tmp_path / "run", module._build_module
+
+    def finish_meanwhile(*arguments):
+        built = begin(*arguments)
+        out.mkdir()
+        (out / "result.json").write_text("{}")
+        return built
+
+    monkeypatch.setattr(module, "_build_module", finish_meanwhile)
+    with pytest.raises(TeachonceError, match="another process finished it meanwhile"):
+        train(config(digits, out))
+    assert [path.name for path in out.iterdir()] == ["result.json"]
 
 
 def test_a_run_killed_before_its_result_is_finished_from_the_checkpoint(kd_run: Path, tmp_path: Path) -> None:
@@ -483,3 +530,13 @@ def test_on_the_cpu_of_a_machine_with_a_gpu(digits: Path, tmp_path: Path, monkey
     monkeypatch.setattr(lightning.pytorch.accelerators.CUDAAccelerator, "is_available", lambda: True)
     monkeypatch.setattr(torch.Tensor, "pin_memory", None)
     assert train(config(digits, tmp_path / "run", epochs=1))["epochs"] == 1
+
+
+@pytest.mark.slow
+def test_ranks_of_a_second_training_are_all_refused(digits: Path, tmp_path: Path) -> None:
+    """The first rank holds the lock for all of its training."""
+    second = config(digits, tmp_path / "run", batch_size=16, devices=2, epochs=1)
+    expected = rf"run: is being trained by process {os.getpid()} on"
+    with open_storage(second.out).lock(".train.lock", "trained"), pytest.raises(TeachonceError, match=expected):
+        train(second)
+    assert train(second)["epochs"] == 1 and not (second.out / ".train.lock").exists()

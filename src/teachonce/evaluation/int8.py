@@ -11,7 +11,6 @@ both alike. A loss of accuracy is said, not repaired, and no failure: the files 
 from __future__ import annotations
 
 import statistics
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -44,6 +43,7 @@ from teachonce.records.class_space import ClassSpace
 from teachonce.records.discovery import open_records
 from teachonce.records.source import RecordSource
 from teachonce.storage.files import atomic_write, exists
+from teachonce.storage.scratch import scratch_folder
 from teachonce.store.store import Store
 from teachonce.store.stored_views import StoredViews
 from teachonce.views.policy import CropPolicy
@@ -77,8 +77,8 @@ def export_int8(config: ExportConfig) -> Comparison:
     if config.store is not None or config.logits is not None:
         taught = _open_teacher(config.data, config.split, config.store, student.preprocessing, space)
         teacher = _describe_teacher(taught, config.store)
-    with tempfile.TemporaryDirectory(prefix="teachonce-") as folder:
-        files = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
+    with scratch_folder() as folder:
+        files = folder / "float.onnx", folder / "int8.onnx"
         export_run(config.source, "onnx", files[0])
         quantize_onnx(
             files[0],

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import copy
 import json
-import tempfile
 import warnings
 from pathlib import Path
 from typing import Literal
@@ -33,6 +32,7 @@ from teachonce.pixels.preprocessing import normalize
 from teachonce.rng import generator
 from teachonce.runs.run import Run
 from teachonce.storage.files import atomic_write, exists
+from teachonce.storage.scratch import scratch_folder
 
 ROUNDING_FACTOR = 16
 """How many times PyTorch's own rounding error another runtime may differ."""
@@ -51,8 +51,8 @@ def export_run(run: Path, format: Literal["onnx", "safetensors"], out: Path) -> 
         raise ConfigError(f"{out}: exists; remove it or choose another --out")
     student = load_model(path_spec("run", run))
     content = _to_onnx(student) if format == "onnx" else _to_safetensors(student)
-    with tempfile.TemporaryDirectory(prefix="teachonce-") as folder:
-        written = Path(folder) / f"model.{format}"
+    with scratch_folder() as folder:
+        written = folder / f"model.{format}"
         written.write_bytes(content)
         if format == "onnx":
             check_onnx(student, written)

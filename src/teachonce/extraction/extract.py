@@ -46,7 +46,6 @@ from teachonce.store.store import Store
 from teachonce.store.tables import count_hits
 from teachonce.views.policy import build_policy, policy_to_json
 
-DAY_SECONDS = 86_400.0
 MIN_SAMPLES = 4
 """Samples of each view file; of few shards more, so that a group of views has about ``SAMPLES_A_GROUP``."""
 SAMPLES_A_GROUP = 256
@@ -102,7 +101,7 @@ def extract(config: ExtractConfig) -> bool:
             gate.check(teacher, source, plan.class_space.offset)  # stored views are no center crops
         else:
             _check_stored_top1(config)
-    return _finish(config.out, plan, config.worker_part()[1], has_new_files=bool(units))
+    return _finish(config.out, plan, has_new_files=bool(units))
 
 
 def build_plan(config: ExtractConfig, source: RecordSource, teacher: Classifier) -> Plan:
@@ -265,8 +264,8 @@ def _check_stored_top1(config: ExtractConfig) -> None:
         )
 
 
-def _finish(path: Path, plan: Plan, num_parts: int, *, has_new_files: bool) -> bool:
-    storage = open_storage(path)
+def _finish(path: Path, plan: Plan, *, has_new_files: bool) -> bool:
+    open_storage(path).remove_temporaries()
     is_current = not has_new_files and is_complete(path, plan)
     if not is_current:
         finalize_store(path)
@@ -274,9 +273,6 @@ def _finish(path: Path, plan: Plan, num_parts: int, *, has_new_files: bool) -> b
         missing = len(missing_units(path, plan))
         _log(f"{path}: {missing} of {_count_units(plan)} units are left to other workers; the last one finishes it")
         return False
-    if not is_current:
-        # Other workers may be writing their own, equal manifests at this moment; alone, nothing is in use.
-        storage.remove_temporaries(older_than_seconds=0.0 if num_parts == 1 else DAY_SECONDS)
     store = Store(path)
     _log(
         f"{path}: complete: {store.num_records:,} records x {store.num_views} views, {store.num_bytes():,} bytes "

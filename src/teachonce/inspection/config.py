@@ -26,9 +26,12 @@ class InspectConfig:
     """Store: do not compare blocks with their hashes as they are first read."""
     out: Path | None = None
     """File for the page of --html. Default: inspect.html in the store."""
+    overwrite: bool = False
+    """Replace the file of --out where there is one."""
 
     def __post_init__(self) -> None:
         require(not (self.html and self.json), "--html", "with --json", "one of the two")
         for name in ("data", "out"):
             value = getattr(self, name)
             require(self.html or value is None, flag(name), value, "--html with it, it is for the page alone")
+        require(self.out is not None or not self.overwrite, "--overwrite", "without --out", "--out FILE with it")

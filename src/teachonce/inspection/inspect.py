@@ -33,7 +33,7 @@ def inspect(config: InspectConfig) -> str:
         # Drawing libraries are for those who want a page.
         from teachonce.inspection.page import write_page
 
-        page = write_page(config.path, config.data, config.out)
+        page = write_page(config.path, config.data, config.out, overwrite=config.overwrite)
         storage, name = locate(page)
         return f"{page}: {storage.status(name).num_bytes:,} bytes, to look at in a browser"
     if is_run and not is_store:

@@ -40,14 +40,15 @@ _TEMPLATE = "inspection/templates/store.html.jinja"
 _KINDS = {"codec": "logits", "view": "views", "record": "records", "sample": "samples", "file": "files"}
 
 
-def write_page(path: Path, data: Path | None = None, out: Path | None = None) -> Path:
+def write_page(path: Path, data: Path | None = None, out: Path | None = None, *, overwrite: bool = False) -> Path:
     """Write the page of the store at ``path``, with pictures where its records are given; returns where it is.
 
     Raises StoreError for a store of which no view is whole, or that is not of these records; ImageError for a record
-    shown that does not decode; TeachonceError where the page cannot be written.
+    shown that does not decode; ConfigError for an ``out`` that exists and is not to be overwritten; TeachonceError
+    where the page cannot be written.
     """
     target = path / PAGE_NAME if out is None else out
-    _check_target(target, is_default=out is None)
+    _check_target(target, is_default=out is None, overwrite=overwrite)
     summary = describe_store(path)
     store = Store(path)
     gallery = Gallery(store, None if data is None else open_records(data, store.plan.data["split"]))
@@ -73,11 +74,13 @@ def write_page(path: Path, data: Path | None = None, out: Path | None = None) ->
     return target
 
 
-def _check_target(target: Path, *, is_default: bool) -> None:
+def _check_target(target: Path, *, is_default: bool, overwrite: bool) -> None:
     """Raise before anything is measured, where it is plain that the page cannot be written."""
     storage, name = locate(target)
     if storage.is_folder(name):
         raise ConfigError(f"{target}: is a folder; give with --out a file for the page")
+    if not is_default and not overwrite and storage.has(name):
+        raise ConfigError(f"{target}: exists; remove it, choose another --out, or give --overwrite")
     if is_default and not storage.is_writable():
         raise TeachonceError(f"{target}: the store's folder cannot be written; give with --out a file for the page")
 

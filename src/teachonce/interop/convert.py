@@ -17,7 +17,6 @@ Images are not resized: that is the reader's decision, and it can be made only o
 
 from __future__ import annotations
 
-import re
 import sys
 import warnings
 from collections.abc import Sequence
@@ -45,7 +44,7 @@ from teachonce.records.class_table import CLASSES_NAME, ClassTable, read_classes
 from teachonce.records.discovery import find_splits
 from teachonce.records.listing import ImageListing, find_class_folders, find_data_classes, list_images
 from teachonce.records.source import parse_shard_name, record_key, shard_name
-from teachonce.records.tfrecord.framing import TFRecordWriter, delete_index, index_path, write_index
+from teachonce.records.tfrecord.framing import TFRecordWriter, delete_index, index_path, is_whole, write_index
 from teachonce.records.tfrecord.tf_example import FeatureValue, encode_example
 from teachonce.rng import generator
 from teachonce.storage.files import atomic_write, open_storage
@@ -87,10 +86,9 @@ def convert_records(config: RecordsConfig) -> None:
 
     bounds = np.linspace(0, len(listing), config.shards + 1).astype(np.int64)
     names = [shard_name(config.split, shard, config.shards) for shard in range(config.shards)]
-    out = open_storage(config.out)
     jobs = []
     for shard, name in enumerate(names):
-        if not out.has(name):
+        if not is_whole(config.out / name):
             chosen = order[bounds[shard] : bounds[shard + 1]]
             jobs.append(ShardJob(name, listing.select(chosen), labels[chosen]))
     done = len(listing) - sum(len(job.listing) for job in jobs)
@@ -98,6 +96,7 @@ def convert_records(config: RecordsConfig) -> None:
     num_workers = config.num_workers or min(num_cores(), sum(len(job.listing) for job in jobs) // WORKER_IMAGES)
     with progress("records", len(listing), done=done) as advance:
         num_others = sum(num for _, num in run_jobs(build, jobs, num_workers=num_workers, report=advance))
+    open_storage(config.out).remove_temporaries()
     print(f"{config.out}: {len(listing):,} {config.split} records in {config.shards} shards", file=sys.stderr)
     if num_others:
         done_to = "kept as they are" if config.keep else "encoded anew"
@@ -235,8 +234,7 @@ def _begin(config: RecordsConfig, plan: dict[str, Any], classes: ClassTable) -> 
             f"({_count_classes(classes)}); give the same --labels and --metadata for every split, or another --out"
         )
     plan_file.begin(plan)
-    shards = rf"{re.escape(config.split)}-\d+-of-\d+(\.idx)?"
-    open_storage(config.out).remove_temporaries(of=shards)
+    open_storage(config.out).remove_temporaries()
 
 
 def _count_classes(classes: ClassTable) -> str:
@@ -262,6 +260,9 @@ class _ShardWriter:
     def __call__(self, job: ShardJob, report: Advance) -> int:
         """Write one shard and its index; returns how many of its images are no JPEG in RGB or grayscale."""
         path = self.out / job.name
+        if is_whole(path):  # by another process, meanwhile
+            report(len(job.listing))
+            return 0
         images = open_storage(job.listing.root, RecordError)
         num_others = 0
         delete_index(path)  # of an older shard of this name

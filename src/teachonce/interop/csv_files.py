@@ -32,7 +32,7 @@ from teachonce.interop.csv_table import CsvTable
 from teachonce.records.class_space import ClassSpace, map_logits
 from teachonce.records.discovery import open_records
 from teachonce.records.source import RecordSource
-from teachonce.storage.files import atomic_write, exists
+from teachonce.storage.files import atomic_write, exists, open_storage
 from teachonce.storage.names import check_component
 from teachonce.store.begin import begin_store
 from teachonce.store.manifests import finalize_store, missing_files
@@ -168,6 +168,7 @@ def import_csv(config: ImportConfig) -> None:
             advance(num_records)
     claims.check_all()
     finalize_store(config.out)
+    open_storage(config.out).remove_temporaries()
 
 
 def _describe_csv(table: CsvTable) -> dict[str, Any]:

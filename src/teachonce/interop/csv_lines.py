@@ -21,6 +21,8 @@ from teachonce.storage.files import open_storage
 from teachonce.storage.names import check_component
 from teachonce.storage.storage import Reader
 
+MAX_LINE_BYTES = 1 << 24
+"""The logits of 21,841 classes take half a megabyte; a file that holds something else may have no line break at all."""
 _COMMA = ord(",")
 
 
@@ -113,7 +115,12 @@ class CsvLines:
         for file_index, file_name in enumerate(self._files):
             start = 0
             with self._storage.stream(file_name) as file:
-                for line_number, line in enumerate(file, 1):
+                for line_number, line in enumerate(iter(lambda: file.readline(MAX_LINE_BYTES + 1), b""), 1):
+                    if len(line) > MAX_LINE_BYTES:
+                        raise LogitsError(
+                            f"{self._storage.describe(file_name)} line {line_number}: more than {MAX_LINE_BYTES:,} "
+                            "bytes without a line break; expected a name and its logits"
+                        )
                     hasher.update(line)
                     name, _, numbers = line.rstrip(b"\r\n").partition(b",")
                     if name or numbers:

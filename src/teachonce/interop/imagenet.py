@@ -32,6 +32,8 @@ from teachonce.storage.files import locate, open_storage
 from teachonce.storage.storage import Storage
 
 _SIDES: tuple[Literal["left"], Literal["right"]] = ("left", "right")
+MAX_LINE_CHARACTERS = 1 << 20
+"""A file that holds something else may have no line break in gigabytes."""
 _CSV_HEADER = "name,xmin,ymin,xmax,ymax"
 
 
@@ -261,7 +263,12 @@ def _read_lines(path: Path) -> Iterator[tuple[int, str]]:
     try:
         # utf-8-sig: a byte order mark, as some editors write it, is no part of the first name.
         with storage.stream(name) as file, io.TextIOWrapper(file, encoding="utf-8-sig") as text:
-            for number, line in enumerate(text, 1):
+            for number, line in enumerate(iter(lambda: text.readline(MAX_LINE_CHARACTERS + 1), ""), 1):
+                if len(line) > MAX_LINE_CHARACTERS:
+                    raise ConfigError(
+                        f"{path} line {number}: more than {MAX_LINE_CHARACTERS:,} characters without a line break; "
+                        "expected a text file"
+                    )
                 if not line.strip():
                     blank.append((number, ""))
                     continue

@@ -36,6 +36,7 @@ from teachonce.records.tfrecord.framing import (
     delete_index,
     describe_record,
     index_path,
+    is_whole,
     read_tfrecords,
     write_index,
 )
@@ -80,8 +81,7 @@ def merge(config: MergeConfig) -> None:
     warn_of_estimates(store.codec, f"{config.store} -> {config.out}")
     target = ClassSpace(num_classes=_count_classes(store, source))
     _begin(config, store, source, target.num_classes)
-    out = open_storage(config.out)
-    jobs = [shard for shard, info in enumerate(source.shards) if not out.has(info.name)]
+    jobs = [shard for shard, info in enumerate(source.shards) if not is_whole(config.out / info.name)]
     sizes = [info.num_records for info in source.shards]
     done = sum(sizes) - sum(sizes[shard] for shard in jobs)
     build = partial(_ShardMerger, config, join, target)
@@ -90,6 +90,7 @@ def merge(config: MergeConfig) -> None:
     with progress("merge", sum(sizes), done=done, unit="records") as advance:
         for _ in run_jobs(build, jobs, num_workers=num_workers, report=advance):
             pass
+    open_storage(config.out).remove_temporaries()
 
 
 class _ShardMerger:
@@ -103,6 +104,9 @@ class _ShardMerger:
         info = self.join.source.shards[shard]
         assert info.path is not None
         path = self.config.out / info.name
+        if is_whole(path):  # by another process, meanwhile
+            report(info.num_records)
+            return
         num_rows = 0
         delete_index(path)  # of an older shard of this name
         with atomic_write(path) as file:
@@ -186,6 +190,7 @@ def _begin(config: MergeConfig, store: Store, source: RecordSource, num_classes:
     classes = read_classes(config.data)
     if classes is not None and read_classes(config.out) is None:
         write_classes(config.out, classes)
+    open_storage(config.out).remove_temporaries()
 
 
 def _are_of_merges(names: Sequence[str], split: str) -> bool:

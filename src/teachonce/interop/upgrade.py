@@ -47,6 +47,7 @@ def upgrade(config: UpgradeConfig) -> None:
                 _copy_group(store, writer, out, shard, group)
                 advance(num_records * (group[1] - group[0] + 1))
     finalize_store(out)
+    open_storage(out).remove_temporaries()
     print(f"{out}: format {FORMAT_VERSION}: {store.num_records:,} records x {store.num_views} views", file=sys.stderr)
 
 

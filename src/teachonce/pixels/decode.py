@@ -13,6 +13,7 @@ the upper 8 are kept. The size is read from the header and judged before any pix
 from __future__ import annotations
 
 import io
+import re
 import struct
 import zlib
 from typing import Literal, NamedTuple, get_args
@@ -28,8 +29,16 @@ MAX_PIXELS = 89_478_485
 """Width x height above which an image is refused: 256 MiB as RGB. It is where Pillow begins to warn; the largest image
 of ILSVRC-2012 has 61 million."""
 
+MAX_SCANS = 100
+"""Scans above which a JPEG is refused: each costs a pass over all blocks (18 ms of a large photograph) and may take 11
+bytes, so that a small file could cost minutes. libjpeg's own progressive images have 10 scans, optimizers' about 20.
+zune-jpeg's limit is 100 too; libjpeg-turbo's fuzzers stop at 500, which would be 9 seconds."""
+
 Encoded = bytes | memoryview
 """An image as it is stored."""
+
+_SCAN = b"\xff\xda"
+_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd8\x01]", re.DOTALL)
 
 _PLAIN_MODES = ("RGB", "L")
 """Pillow's modes of the JPEGs that every reader decodes to RGB."""
@@ -72,6 +81,7 @@ def decode_image(encoded: Encoded) -> Image.Image:
     pixels; the caller adds where the bytes came from.
     """
     image = _open_image(encoded)
+    _check_scans(image, encoded)
     try:
         image.load()
         return _to_rgb(image)
@@ -99,6 +109,7 @@ def check_jpeg(encoded: Encoded) -> tuple[int, int]:
     """
     image = _open_image(encoded)
     size = image.size
+    _check_scans(image, encoded)
     try:
         image.draft(None, (1, 1))
         image.load()
@@ -224,6 +235,33 @@ def _open_image(encoded: Encoded) -> ImageFile.ImageFile:
             "scale it down or remove it"
         )
     return image
+
+
+def _check_scans(image: ImageFile.ImageFile, encoded: Encoded) -> None:
+    content = bytes(encoded) if image.format == "JPEG" else b""
+    # Every scan has this marker. It may stand elsewhere too, in metadata, so only many of them are worth a closer look.
+    if content.count(_SCAN) <= MAX_SCANS:
+        return
+    num_scans = count_scans(content)
+    if num_scans > MAX_SCANS:
+        width, height = image.size
+        raise ImageError(
+            f"a JPEG image of {width} x {height} pixels in {num_scans} scans, more than the {MAX_SCANS} allowed; save "
+            "it anew or remove it"
+        )
+
+
+def count_scans(encoded: bytes) -> int:
+    """Scans of a JPEG, up to its end or to where no marker follows."""
+    num_scans, at = 0, 2
+    # Markers are 0xFF and neither 0 nor 0xFF, which fills; those of 0xD0 to 0xD7, restarts, are within a scan.
+    while match := _MARKER.search(encoded, at):
+        at, marker = match.end(), match[0][1:]
+        if marker == b"\xd9":
+            break
+        num_scans += marker == _SCAN[1:]
+        at += int.from_bytes(encoded[at : at + 2], "big")
+    return num_scans
 
 
 def _find_plugin(encoded: Encoded) -> type[ImageFile.ImageFile]:

@@ -8,6 +8,7 @@
         student.safetensors   the final weights (their moving average, where there is one)
         report.html           one page to look at
         result.json           written last: for ``train``, a run that has it is finished
+        .train.lock           while it is trained: by which process
 
 A run is the same run wherever it is computed: paths, the kind of device, the nodes that devices are spread over and
 loader threads may change between two starts. Everything that the numbers depend on may not, the number of devices
@@ -37,6 +38,8 @@ CHECKPOINTS_NAME = "checkpoints"
 LAST_CHECKPOINT = f"{CHECKPOINTS_NAME}/last.ckpt"
 BEST_CHECKPOINT = f"{CHECKPOINTS_NAME}/best.ckpt"
 TENSORBOARD_NAME = "tensorboard"
+LOCK_NAME = ".train.lock"
+"""Held while a training writes into the run; hidden, as it may come before anything says that this is a run."""
 
 
 _FREE = frozenset(

@@ -13,22 +13,24 @@ import errno
 import io
 import os
 import re
-import secrets
 import stat
-import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from teachonce.errors import TeachonceError
+from teachonce.storage.lock import LockHeldError, hold_lock
+from teachonce.storage.regular import check_regular, check_size, open_regular
 from teachonce.storage.storage import FileStatus, Listing, Reader, Storage
+from teachonce.storage.writers import is_dead, is_old, is_writer_name, writer_name
 
 TEMPORARY_PREFIX = ".tmp-"
-_READ_FLAGS = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0)
-_TEMPORARY = re.compile(re.escape(TEMPORARY_PREFIX) + r"\w+-(.*)", re.DOTALL)
+_TEMPORARY = re.compile(re.escape(TEMPORARY_PREFIX) + r"(\w+-\w+-\w+-\w+)-.+", re.DOTALL)
+_OLD_TEMPORARY = re.compile(re.escape(TEMPORARY_PREFIX) + r"[0-9a-f]{12}-.+", re.DOTALL)
+"""As they were named before they carried their writer."""
 _STREAM_BUFFER_BYTES = 1 << 20
 
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -80,6 +82,7 @@ class LocalStorage(Storage):
         """Size and time of last change."""
         try:
             found = os.stat(f"{self.root}/{name}")  # noqa: PTH116, a Path costs as much as the call
+            check_regular(found)
         except OSError as error:
             raise self._error(name, "read", error) from error
         return FileStatus(found.st_size, found.st_mtime_ns)
@@ -102,13 +105,15 @@ class LocalStorage(Storage):
         """A whole file."""
         # Half the time of Path.read_bytes, which for the files of ImageNet is a tenth of all.
         try:
-            descriptor = os.open(f"{self.root}/{name}", _READ_FLAGS)
+            descriptor = open_regular(f"{self.root}/{name}")
             try:
                 num_bytes = os.fstat(descriptor).st_size
+                check_size(num_bytes)
                 content = os.read(descriptor, num_bytes)
                 # One call is enough but for signals and for files that are being written just now.
                 while more := os.read(descriptor, max(num_bytes - len(content), 1)):
                     content += more
+                    check_size(len(content))
                 return content
             finally:
                 os.close(descriptor)
@@ -117,10 +122,10 @@ class LocalStorage(Storage):
 
     @contextmanager
     def stream(self, name: str) -> Iterator[BinaryIO]:
-        """A file to be read in order; pipes are files here."""
+        """A file to be read in order; a pipe without a name, as of a shell's ``<(command)``, is one too."""
         explain = partial(self._error, name, "read")
         try:
-            raw = _OwnErrors(self.root / name, "rb", explain)
+            raw = _OwnErrors(open_regular(self.root / name, allows_pipe=True), "rb", explain)
         except OSError as error:
             raise explain(error) from error
         with _lend(raw, io.BufferedReader(raw, _STREAM_BUFFER_BYTES)) as file:
@@ -133,7 +138,7 @@ class LocalStorage(Storage):
     def map(self, name: str) -> memoryview:
         """The file's pages; one that is truncated later is a SIGBUS, so only for files that are never changed."""
         try:
-            with (self.root / name).open("rb") as file:
+            with os.fdopen(open_regular(self.root / name), "rb") as file:
                 # What is empty cannot be mapped.
                 if not os.fstat(file.fileno()).st_size:
                     return memoryview(b"")
@@ -161,19 +166,36 @@ class LocalStorage(Storage):
         except OSError as error:
             raise self._error(name, "removed", error) from error
 
-    def remove_temporaries(self, folder: str = "", *, of: str = ".*", older_than_seconds: float = 0.0) -> None:
-        """Remove what killed writers left in a folder; nothing happens where there is no such folder."""
-        newest = time.time() - older_than_seconds
+    def remove_temporaries(self, folder: str = "") -> None:
+        """Remove what killed writers left; nothing happens where there is no such folder, or none may be removed."""
         try:
-            for path in (self.root / folder).glob(f"{TEMPORARY_PREFIX}*"):
-                match = _TEMPORARY.fullmatch(path.name)
-                if match and re.fullmatch(of, match[1]):
-                    # Another process may remove it at this moment.
-                    with suppress(FileNotFoundError):
-                        if path.stat().st_mtime <= newest:
-                            path.unlink()
+            with os.scandir(self.root / folder) as entries:
+                for entry in entries:
+                    # Another process may remove it at this moment, or it may be another user's.
+                    with suppress(FileNotFoundError, PermissionError):
+                        if entry.name.startswith(TEMPORARY_PREFIX) and _is_leftover(entry):
+                            Path(entry.path).unlink()
+        except (FileNotFoundError, NotADirectoryError):
+            pass
         except OSError as error:
-            raise self._error(folder, "cleaned up", error) from error
+            if error.errno not in _NO_PERMISSION:
+                raise self._error(folder, "cleaned up", error) from error
+
+    @contextmanager
+    def lock(self, name: str, doing: str) -> Iterator[None]:
+        """A locked file, which is removed after the block."""
+        path = self.root / name
+        with ExitStack() as stack:
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(hold_lock(path))
+            except LockHeldError as error:
+                raise self.raises(
+                    f"{path.parent}: is being {doing} by {error}; wait until it has ended, or choose another --out"
+                ) from None
+            except OSError as error:
+                raise self._error(name, "written", error) from error
+            yield
 
     def _mode(self, name: str) -> int | None:
         try:
@@ -187,7 +209,7 @@ class LocalStorage(Storage):
     def _put(self, name: str, *, overwrite: bool) -> Iterator[BinaryIO]:
         path = self.root / name
         # Not tempfile: its mode 0600 would hide the file from a colleague's job; the umask decides here.
-        temporary = path.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(6)}-{path.name}")
+        temporary = path.with_name(f"{TEMPORARY_PREFIX}{writer_name()}-{path.name}")
         explain = partial(self._error, name, "written")
         try:
             try:
@@ -213,6 +235,17 @@ class LocalStorage(Storage):
         return self.raises(f"{self.describe(name)}: cannot be {verb}: {_explain(error, is_written=verb == 'written')}")
 
 
+def _is_leftover(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a temporary file of ours whose writer is dead."""
+    if not entry.is_file(follow_symlinks=False):
+        return False
+    match = _TEMPORARY.fullmatch(entry.name)
+    modified_seconds = entry.stat(follow_symlinks=False).st_mtime
+    if match and is_writer_name(match[1]):
+        return is_dead(match[1], modified_seconds)
+    return _OLD_TEMPORARY.fullmatch(entry.name) is not None and is_old(modified_seconds)
+
+
 def _explain(error: OSError, *, is_written: bool) -> str:
     """What went wrong, and what to do about it."""
     reason = error.strerror or str(error)
@@ -231,7 +264,7 @@ class _OwnErrors(io.FileIO):
     In a block that reads other files too, an OSError does not say which file it is about.
     """
 
-    def __init__(self, path: Path, mode: str, explain: Callable[[OSError], TeachonceError]) -> None:
+    def __init__(self, path: Path | int, mode: str, explain: Callable[[OSError], TeachonceError]) -> None:
         self.failure: TeachonceError | None = None
         self._explain = explain
         super().__init__(path, mode)
@@ -297,7 +330,7 @@ class _LocalReader(Reader):
         self._storage = storage
         self._name = name
         try:
-            self._descriptor = os.open(storage.root / name, _READ_FLAGS)
+            self._descriptor = open_regular(storage.root / name)
             self.num_bytes = os.fstat(self._descriptor).st_size
         except OSError as error:
             raise storage._error(name, "read", error) from error

@@ -88,7 +88,7 @@ class Storage(ABC):
 
     @abstractmethod
     def read(self, name: str) -> bytes:
-        """A whole file."""
+        """A whole file, of at most 2 GiB (``regular.MAX_WHOLE_BYTES``)."""
 
     @abstractmethod
     def stream(self, name: str) -> AbstractContextManager[BinaryIO]:
@@ -123,10 +123,14 @@ class Storage(ABC):
         """Remove a file; nothing happens where there is none."""
 
     @abstractmethod
-    def remove_temporaries(self, folder: str = "", *, of: str = ".*", older_than_seconds: float = 0.0) -> None:
-        """Remove what killed writers of files with a name like ``of`` (a regular expression) left in a folder.
+    def remove_temporaries(self, folder: str = "") -> None:
+        """Remove what killed writers left in a folder, and nothing that a living one, or somebody else, put there."""
 
-        With an age where others may be writing there now.
+    @abstractmethod
+    def lock(self, name: str, doing: str) -> AbstractContextManager[None]:
+        """Hold ``name`` for a block, so that no other process on any machine does; a killed holder lets go of it.
+
+        Raises where one does: "FOLDER: is being DOING by process 12 on HOST".
         """
 
     @abstractmethod

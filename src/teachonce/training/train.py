@@ -32,7 +32,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from teachonce.data.loader import Batch, Loader
 from teachonce.data.sampler import EpochBatches
-from teachonce.errors import ConfigError, ModelError
+from teachonce.errors import ConfigError, ModelError, TeachonceError
 from teachonce.models.classifier import Classifier, build_student, load_model, resolve_device
 from teachonce.models.fine_tuning import start_from
 from teachonce.models.spec import ModelSpec, first_line, parse_model_spec
@@ -41,6 +41,7 @@ from teachonce.rng import derive_seed
 from teachonce.runs.run import (
     CHECKPOINTS_NAME,
     LAST_CHECKPOINT,
+    LOCK_NAME,
     RESULT_NAME,
     WEIGHTS_NAME,
     Run,
@@ -98,6 +99,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
     begun = find_run(config.out)
     finished = None if begun is None else begun.result
     if finished is not None:
+        _remove_temporaries(trainer, config)
         _log(trainer, f"{config.out}: finished already ({describe_result(finished)}); nothing to do")
         return finished
     # The caller's random numbers are nobody's business here; those of the student are a function of the seed.
@@ -106,10 +108,24 @@ def train(config: TrainConfig) -> dict[str, Any]:
         if trainer.is_global_zero:
             _guard(config, data, module, trainer, recorder)
         # Not before the student is known to fit: a mistake should leave nothing behind.
-        begin_run(config.out, resolved, default_options())
-        with _quiet_lightning():
-            _fit(config, trainer, module, data)
-    return _finish(config, trainer, module, recorder, data)
+        with _alone(config, trainer):
+            begin_run(config.out, resolved, default_options())
+            with _quiet_lightning():
+                _fit(config, trainer, module, data)
+            return _finish(config, trainer, module, recorder, data)
+
+
+@contextmanager
+def _alone(config: TrainConfig, trainer: lightning.Trainer) -> Iterator[None]:
+    """Hold the run, for all ranks of this training; raises TeachonceError where another training does, or did."""
+    if not trainer.is_global_zero:
+        yield  # the first rank's end is everyone's
+        return
+    storage = open_storage(config.out)
+    with storage.lock(LOCK_NAME, "trained"):
+        if storage.has(RESULT_NAME):
+            raise TeachonceError(f"{config.out}: another process finished it meanwhile; run again to see its result")
+        yield
 
 
 def describe_result(result: dict[str, Any]) -> str:
@@ -330,10 +346,15 @@ def _finish(
             file.write(save(weights, {"student": config.student, "format": "pt"}))
         write_report(config.out, result)
         write_json(config.out / RESULT_NAME, result)
-        for folder in ("", CHECKPOINTS_NAME):
-            open_storage(config.out).remove_temporaries(folder)
+    _remove_temporaries(trainer, config)
     _log(trainer, f"{config.out}: finished: {describe_result(result)}")
     return result
+
+
+def _remove_temporaries(trainer: lightning.Trainer, config: TrainConfig) -> None:
+    if trainer.is_global_zero:
+        for folder in ("", CHECKPOINTS_NAME):
+            open_storage(config.out).remove_temporaries(folder)
 
 
 def _check_device(config: TrainConfig, device: torch.device) -> None:

@@ -15,7 +15,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -49,6 +48,7 @@ from teachonce.models.classifier import Classifier, load_model
 from teachonce.records.discovery import open_records
 from teachonce.records.sample import SubsetSource, sample_locations
 from teachonce.storage.files import atomic_write, exists, open_storage, write_json
+from teachonce.storage.scratch import scratch_folder
 from teachonce.store.plan import Plan
 from teachonce.store.plan_files import PLAN_NAME, holds_store
 from teachonce.versions import library_versions
@@ -103,10 +103,10 @@ def build_estimate(config: PlanConfig) -> dict[str, Any]:
             subset, subset_plan, teacher, batch_size=config.batch_size, num_threads=threads, advance=advance
         )
     codec = codec_from_json(plan.codec)
-    with TemporaryDirectory(prefix="teachonce-plan-") as folder:
-        side_bytes = measure_side_files(Path(folder) / "side", subset_plan, result, plan.num_samples)
+    with scratch_folder() as folder:
+        side_bytes = measure_side_files(folder / "side", subset_plan, result, plan.num_samples)
         trials = {
-            item: _try(Path(folder) / str(index), subset_plan, item, result)
+            item: _try(folder / str(index), subset_plan, item, result)
             for index, item in enumerate(_compared_codecs(codec, teacher.num_classes))
         }
     entries = [_codec_entry(item, trial, plan, side_bytes, is_planned=item == codec) for item, trial in trials.items()]

@@ -262,6 +262,20 @@ def delete_index(path: Path) -> None:
     storage.delete(name)
 
 
+def is_whole(path: Path) -> bool:
+    """Whether a shard is there, as a writer leaves it: with the index beside it.
+
+    Writers put the index last. Of one that was killed in between the index is made here, of the shard.
+    """
+    storage, name = locate(path)
+    if not storage.has(name):
+        return False
+    if not storage.has(index_path(path).name):
+        bounds = _scan_bounds(path)
+        write_index(index_path(path), list(zip(bounds[:-1].tolist(), np.diff(bounds).tolist(), strict=True)))
+    return True
+
+
 def write_index(path: Path, index: list[tuple[int, int]]) -> None:
     """Write "offset size" lines to ``path``, atomically."""
     with atomic_write(path) as file:

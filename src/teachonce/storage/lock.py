@@ -1,0 +1,76 @@
+"""One process at a time, told by the system itself: a locked file, which a killed holder lets go of.
+
+The file says who holds it, for the message to the second one. It is removed when it is let go of; what a killed holder
+left is taken over. An object store would have an object here that its holder renews, and that counts for nothing when
+it is old.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import socket
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}
+_SHOWN_BYTES = 100
+
+
+class LockHeldError(Exception):
+    """Another process, which the argument describes, holds the lock."""
+
+
+@contextmanager
+def hold_lock(path: Path) -> Iterator[None]:
+    """Hold the lock for a block; raises LockHeldError where another process does, OSError where no file can be."""
+    descriptor = _take(path)
+    try:
+        yield
+    finally:
+        # While it is locked, so that whoever opened the file before knows by its missing name that it counts no more.
+        path.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _take(path: Path) -> int:
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            if _lock(descriptor, path) and not _is_named(descriptor, path):
+                os.close(descriptor)
+                continue
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return descriptor
+
+
+def _lock(descriptor: int, path: Path) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.pread(descriptor, _SHOWN_BYTES, 0).decode(errors="replace").strip()
+        raise LockHeldError(holder if holder.isprintable() and holder else "another process") from None
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        warnings.warn(
+            f"{path}: this file system knows no locks ({error.strerror}): see to it that no second process writes here",
+            stacklevel=2,
+        )
+        return False
+    return True
+
+
+def _is_named(descriptor: int, path: Path) -> bool:
+    """Whether a file has its name still; its holder removed it if not, between our opening and locking it."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,82 @@
+"""A lock is held by one process, and a killed one holds nothing."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from teachonce.errors import TeachonceError
+from teachonce.storage.local import LocalStorage
+from teachonce.storage.lock import LockHeldError, hold_lock
+
+HOLD = """
+import sys
+from pathlib import Path
+from teachonce.storage.lock import hold_lock
+with hold_lock(Path(sys.argv[1])):
+    print("held", flush=True)
+    input()
+"""
+
+
+def test_another_process_is_named_and_its_death_sets_free(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None and process.stdout.readline() == b"held\n"
+        with pytest.raises(LockHeldError, match=rf"^process {process.pid} on \S+$"), hold_lock(path):
+            pass
+        process.kill()
+        process.wait()
+        assert path.exists(), "what a kill leaves"
+        with hold_lock(path):
+            assert path.read_text().startswith(f"process {os.getpid()} on ")
+    assert not path.exists()
+
+
+def test_a_lock_that_was_let_go_of_between_opening_and_locking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file that was opened has lost its name: who locks it holds nothing that a third one would meet."""
+    path, flock, files = tmp_path / "lock", fcntl.flock, []
+
+    def remove_first(descriptor: int, operation: int) -> None:
+        if not files:
+            path.unlink()
+        files.append(descriptor)
+        flock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", remove_first)
+    with hold_lock(path), pytest.raises(LockHeldError), hold_lock(path):
+        pass
+    assert len(files) == 3
+
+
+def test_what_the_file_says_is_shown_only_where_it_can_be(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    with hold_lock(path):
+        path.write_bytes(b"\x1b[2J")
+        with pytest.raises(LockHeldError, match=r"^another process$"), hold_lock(path):
+            pass
+
+
+def test_a_file_system_without_locks_is_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.warns(UserWarning, match=r"lock: this file system knows no locks"), hold_lock(tmp_path / "lock"):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    expected = pytest.raises(TeachonceError, match=r"file/lock: cannot be written: .*choose another --out")
+    with expected, LocalStorage(tmp_path / "file").lock("lock", "trained"):
+        pass
