@@ -83,6 +83,16 @@ def test_metadata_that_is_no_preprocessing(tmp_path: Path, value: str, message: 
         load_model(f"onnx:{path}")
 
 
+@pytest.mark.parametrize("value", ["abc", "", "1.5", "1_0", "9" * 5000, "[]"])
+def test_metadata_that_is_no_offset(tmp_path: Path, value: str) -> None:
+    path = write_model(tmp_path / "model.onnx")
+    model = onnx.load(path)
+    model.metadata_props.add(key="teachonce.offset", value=value)
+    onnx.save(model, path)
+    with pytest.raises(ModelError, match=f"{path}: metadata teachonce.offset is damaged: .*expected a whole number"):
+        load_model(f"onnx:{path}")
+
+
 def noise_pixels(num_images: int = 5) -> torch.Tensor:
     return torch.from_numpy(np.random.default_rng(2).integers(0, 256, (num_images, SIZE_PX, SIZE_PX, 3), np.uint8))
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -68,12 +69,11 @@ def load_onnx_file(
     preprocessing = _read_preprocessing(metadata, path) or _common_preprocessing(
         resolve_size(spec, path, size_px, height, width)
     )
-    offset = metadata.get(OFFSET_KEY)
     return LoadedModel(
         forward=forward,
         preprocessing=preprocessing,
         weights_sha256=hash_files(_model_files(path)),
-        default_offset=None if offset is None else int(offset),
+        default_offset=_read_offset(metadata, path),
     )
 
 
@@ -131,6 +131,15 @@ def _read_preprocessing(metadata: dict[str, str], path: Path) -> Preprocessing |
         return Preprocessing.from_json(json.loads(metadata[PREPROCESSING_KEY]))
     except (ConfigError, ValueError) as error:
         raise ModelError(f"{path}: metadata {PREPROCESSING_KEY} is damaged: {error}") from error
+
+
+def _read_offset(metadata: dict[str, str], path: Path) -> int | None:
+    text = metadata.get(OFFSET_KEY)
+    if text is None:
+        return None
+    if not re.fullmatch(r"-?[0-9]{1,9}", text):
+        raise ModelError(f"{path}: metadata {OFFSET_KEY} is damaged: {text[:40]!r}, expected a whole number")
+    return int(text)
 
 
 def _common_preprocessing(size_px: int) -> Preprocessing:

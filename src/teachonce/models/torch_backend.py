@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
@@ -110,7 +109,8 @@ def load_weights(path: Path) -> Weights:
     """
     storage, name = locate(path)
     if not storage.has(name):
-        raise ConfigError(f"weights={path}: no such file")
+        found = "is a folder" if storage.is_folder(name) else "no such file"
+        raise ConfigError(f"weights={path}: {found}; expected safetensors or a PyTorch checkpoint")
     head, local_path = storage.open_reader(name).read(0, 9), storage.local_path(name)
     try:
         if head[8:] == b"{":
@@ -130,8 +130,11 @@ def load_weights(path: Path) -> Weights:
             f"{path}: holds {refused[1]} besides tensors, and reading it would execute code, which is never done here; "
             "save the model's state_dict() as safetensors"
         ) from error
-    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise ModelError(f"{path}: no weights that can be read ({first_line(error)})") from error
+    except Exception as error:
+        # PyTorch takes any text for a pickle of old and raises what its opcodes come to: IndexError, struct.error, ...
+        raise ModelError(
+            f"{path}: no weights that can be read ({first_line(error)}); expected safetensors or a PyTorch checkpoint"
+        ) from error
     return _unwrap(content, path)
 
 
@@ -280,7 +283,8 @@ def _create_torchvision(
         arguments["input_size"] = (size_px, size_px)
     try:
         return torchvision.models.get_model(spec.name, weights=None, **arguments)
-    except (ValueError, TypeError, RuntimeError) as error:
+    except Exception as error:
+        # Architectures assert and raise what they like; the cause stays in the message and in the chain.
         raise ConfigError(f"model {spec.text!r}: torchvision cannot build it ({first_line(error)})") from error
 
 

@@ -218,6 +218,8 @@ def _read_checkpoint(path: Path) -> Variables:
 
 
 def _has_index(path: Path) -> bool:
+    if not path.name:
+        return False  # "/" and ".": folders without a name, beside which nothing lies
     storage, name = locate(_index_file(path))
     return storage.has(name)
 
