@@ -348,13 +348,19 @@ def test_pickle_that_would_execute_code_does_not(tmp_path: Path, legacy: bool) -
         b"J.",
         b"q.",
         b"hello this is text\n",
-        *(bytes([opcode]) + b"." for opcode in range(256)),
     ],
 )
 def test_file_without_weights(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "weights").write_bytes(content)
     with pytest.raises(ModelError, match="weights"):
         load_weights(tmp_path / "weights")
+
+
+def test_a_text_that_begins_as_any_pickle(tmp_path: Path) -> None:
+    for opcode in range(256):
+        (tmp_path / "weights").write_bytes(bytes([opcode]) + b".")
+        with pytest.raises(ModelError, match="weights"):
+            load_weights(tmp_path / "weights")
 
 
 @pytest.mark.parametrize("spec", ["timm:test_resnet", "torchvision:resnet18"])
@@ -411,11 +417,6 @@ def test_pretrained_weights_that_cannot_be_fetched(monkeypatch: pytest.MonkeyPat
 
 
 def test_size_that_does_not_fit(tmp_path: Path) -> None:
-    import timm
-
-    save_file(timm.create_model("test_vit", num_classes=5).state_dict(), tmp_path / "vit.safetensors")
-    with pytest.raises(ModelError, match="fit"):
-        load_model(f"timm:test_vit,weights={tmp_path}/vit.safetensors,classes=5,size=96")
     student = build_student("torchvision:resnet18", 5)
     save_file(student.state_dict(), tmp_path / "resnet.safetensors")
     save_file(build_student("torchvision:alexnet", 5).state_dict(), tmp_path / "alexnet.safetensors")

@@ -204,6 +204,7 @@ _ALL = (*NAMED_KINDS, *WALKTHROUGH_KINDS)
 _TENSORFLOW = ("savedmodel", *WALKTHROUGH_KINDS)
 _OPTIONS: dict[str, tuple[Callable[[str], Any], tuple[str, ...]]] = {
     "weights": (_parse_text, ("timm", "torchvision", *WALKTHROUGH_KINDS)),
+    "part": (_parse_text, ("timm", "torchvision")),
     "pretrained": (_parse_switch, ("timm", "torchvision")),
     "classes": (_parse_count, tuple(kind for kind in _ALL if kind != "run")),
     "offset": (_parse_integer, _ALL),
