@@ -221,4 +221,5 @@ _OPTIONS: dict[str, tuple[Callable[[str], Any], tuple[str, ...]]] = {
     "output": (_parse_text, ("onnx", *_TENSORFLOW)),
     "probs": (_parse_switch, ("onnx", *_TENSORFLOW)),
     "signature": (_parse_text, _TENSORFLOW),
+    "trust": (_parse_switch, ("onnx", *_TENSORFLOW)),
 }
