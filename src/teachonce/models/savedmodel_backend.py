@@ -14,7 +14,6 @@ the operations, unless the SPEC says ``trust=1`` (``savedmodel_graph``).
 
 from __future__ import annotations
 
-import os
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ import numpy as np
 import torch
 
 from teachonce.errors import ConfigError, MissingExtraError, ModelError, NoGpuError, TeachonceError
+from teachonce.llvm import import_tensorflow
 from teachonce.models.savedmodel_graph import find_outside_operations
 from teachonce.models.spec import LoadedModel, ModelSpec, first_line, resolve_size
 from teachonce.pixels.preprocessing import Preprocessing
@@ -137,14 +137,8 @@ def _load_folder(
 
 
 def _start_tensorflow(device: torch.device, num_threads: int | None) -> Any:
-    # TensorFlow reads this at its import; unless told otherwise it reports its build on every start.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    # Both TensorFlow and Triton, which PyTorch imports at some later point, bring an LLVM of their own. Loaded in this
-    # order they get along; in the other one the second ends the process.
-    with suppress(ImportError):
-        import triton  # noqa: F401
     try:
-        import tensorflow
+        tensorflow = import_tensorflow()
     except ImportError as error:
         raise MissingExtraError("SavedModels need TensorFlow: pip install 'teachonce[tensorflow]'") from error
     gpus = tensorflow.config.list_physical_devices("GPU")

@@ -43,6 +43,7 @@ from timm.layers.selective_kernel import SelectiveKernelAttn
 from torch import nn
 
 from teachonce.errors import ConfigError, MissingExtraError, ModelError
+from teachonce.llvm import import_tensorflow
 from teachonce.models.assembled_resnet.network import AssembledResNet
 from teachonce.storage.files import locate
 
@@ -203,7 +204,7 @@ def _read_checkpoint(path: Path) -> Variables:
     if not _has_index(path):
         raise ConfigError(f"weights={path}: no such checkpoint, {prefix}.index is not there")
     try:
-        import tensorflow
+        tensorflow = import_tensorflow()
     except ImportError as error:
         raise MissingExtraError(
             f"weights={path}: reading a TensorFlow checkpoint needs TensorFlow: pip install 'teachonce[tensorflow]', "
