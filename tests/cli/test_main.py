@@ -79,15 +79,46 @@ def test_wrong_arguments_exit_with_two(capsys):
 def test_version_and_debug(capsys, tmp_path):
     assert end_code("--version") == 0
     assert capsys.readouterr().out == f"teachonce {teachonce.__version__}\n"
-    with pytest.raises(ConfigError, match="no such folder"):
-        main(["--debug", "inspect", str(tmp_path / "nowhere")])
+    assert end_code("--debug", "inspect", str(tmp_path / "nowhere")) == 2
+    shown = capsys.readouterr().err
+    assert shown.startswith("Traceback") and "in inspect" in shown
+    assert shown.splitlines()[-1].startswith("teachonce: ") and "no such folder" in shown.splitlines()[-1]
+
+
+class Unforeseen(Exception):
+    """No error of ours, nor of any library that is known here."""
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (Unforeseen("first\nsecond"), "Unforeseen: first"),
+        (AssertionError(), "AssertionError"),
+        (KeyError("x"), "KeyError: 'x'"),
+        (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "why"), "UnicodeDecodeError: 'utf-8' codec can't decode byte 0xff"),
+        (RecursionError("deep"), "RecursionError: deep"),
+        (MemoryError(), "MemoryError"),
+    ],
+)
+@pytest.mark.parametrize("debug", [False, True])
+def test_every_exception_is_one_line(capsys, monkeypatch, tmp_path, error, line, debug):
+    def program(config):
+        raise error
+
+    monkeypatch.setattr("teachonce.inspection.inspect.inspect", program)
+    assert end_code(*(["--debug"] if debug else []), "inspect", str(tmp_path)) == 1
+    shown = capsys.readouterr().err
+    assert ("Traceback" in shown) is debug
+    *_, last = shown.splitlines()
+    assert last.startswith(f"teachonce: {line}") and last.endswith("; --debug shows where")
+    assert debug or shown.count("\n") == 1
 
 
 def test_the_version_and_debug_wherever_they_stand(capsys, tmp_path):
     assert end_code("train", "--version") == 0
     assert capsys.readouterr().out == f"teachonce {teachonce.__version__}\n"
-    with pytest.raises(ConfigError, match="no such folder"):
-        main(["inspect", str(tmp_path / "nowhere"), "--debug"])
+    assert end_code("inspect", str(tmp_path / "nowhere"), "--debug") == 2
+    assert "Traceback" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from teachonce.evaluation import onnx_export as export
 from teachonce.evaluation.onnx_export import check_onnx, check_safetensors, export_run
 from teachonce.models.classifier import build_student, load_model
 from teachonce.pixels.preprocessing import Preprocessing, normalize
+from tests.support.paths import DOCS
 from tests.support.small_data import run_config
 
 NUM_CLASSES = 5
@@ -143,3 +146,20 @@ def test_output_that_exists_is_kept(run: Path, tmp_path: Path) -> None:
 def test_folder_that_is_no_run(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"holds no config\.json"):
         export_run(tmp_path, "safetensors", tmp_path / "out")
+
+
+def test_the_documented_lines_load_the_weights_into_plain_timm(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (DOCS / "guide" / "fine-tuning.md").read_text()
+    (lines,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    assert "teachonce" not in lines, "without the package"
+    export_run(run, "safetensors", tmp_path / "student.safetensors")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(lines.replace("num_classes=10", f"num_classes={NUM_CLASSES}"), names)
+    student, pixels = load_model(f"run:{run}"), noise_pixels(3)
+    with torch.inference_mode():
+        logits = names["model"](normalize(pixels, student.preprocessing))
+    assert torch.equal(logits, student.logits(pixels))
+    assert f'"size_px": {PREPROCESSING.size_px}' in capsys.readouterr().out

@@ -43,6 +43,16 @@ def flat_images(colors: np.ndarray) -> np.ndarray:
     return np.broadcast_to(colors.astype(np.float32)[:, :, None, None], (len(colors), 3, 4, 4)).copy()
 
 
+def test_only_domains_that_are_used_are_declared(tmp_path: Path) -> None:
+    float_file = write_convolution(tmp_path / "float.onnx", WEIGHT)
+    quantize_onnx(float_file, tmp_path / "int8.onnx", flat_images(np.eye(3)))
+    model = onnx.load(tmp_path / "int8.onnx")
+    assert [opset.domain for opset in model.opset_import] == [""]
+    assert {node.domain for node in model.graph.node} == {""}
+    onnx.checker.check_model(model)
+    ask(tmp_path / "int8.onnx", flat_images(np.eye(3)))
+
+
 WEIGHT = np.array([[1.0, -0.5, 0.25], [100.0, 50.0, -75.0], [0.01, 0.02, -0.005]])
 
 

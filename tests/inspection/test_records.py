@@ -3,6 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from teachonce.errors import ConfigError, ImageError, RecordError
 from teachonce.inspection.records import render_records, summarize_records
@@ -97,3 +98,28 @@ def test_nothing_to_inspect(tmp_path: Path) -> None:
     write_image_folder(tmp_path)
     with pytest.raises(ConfigError, match="only train, expected test-"):
         summarize_records(tmp_path, "test")
+
+
+def test_images_that_viewers_would_turn_are_counted(tmp_path: Path) -> None:
+    folder = tmp_path / "data" / "train" / "a"
+    folder.mkdir(parents=True)
+    for orientation in (None, 1, 3, 6, 8, 9, "broken"):
+        image = Image.fromarray(np.full((8, 12, 3), 9, np.uint8))
+        exif = Image.Exif()
+        if isinstance(orientation, int):
+            exif[0x0112] = orientation
+        content = b"Exif\0\0II*\0\xff\xff" if orientation == "broken" else exif.tobytes()
+        for kind in ("jpg", "png", "webp"):
+            if kind != "jpg" and orientation == "broken":
+                continue
+            image.save(folder / f"{orientation}.{kind}", exif=content)
+    (split,) = summarize_records(tmp_path / "data", num_workers=1)["splits"]
+    assert (split["num_records"], split["num_turned"]) == (19, 9), "orientations 3, 6 and 8, in three formats"
+    assert split["width_px"] == {"least": 12, "most": 12}, "as stored"
+    text = render_records({"path": "data", "splits": [split]})
+    assert "  turned    9 images say in EXIF that viewers turn them; they are seen as stored" in text
+
+
+def test_without_turned_images_nothing_is_said(data: Path) -> None:
+    summary = summarize_records(data)
+    assert summary["splits"][0]["num_turned"] == 0 and "viewers turn" not in render_records(summary)

@@ -335,11 +335,40 @@ def test_pickle_that_would_execute_code_does_not(tmp_path: Path, legacy: bool) -
     assert evidence.exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"weights", b"PK\x03\x04 broken", b"\x10\0\0\0\0\0\0\0{broken safetensors"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"weights",
+        b"PK\x03\x04 broken",
+        b"\x10\0\0\0\0\0\0\0{broken safetensors",
+        # Texts that are opcodes of a pickle: IndexError, struct.error, KeyError.
+        b"synset\nsynset\n",
+        b"G.",
+        b"J.",
+        b"q.",
+        b"hello this is text\n",
+    ],
+)
 def test_file_without_weights(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "weights").write_bytes(content)
     with pytest.raises(ModelError, match="weights"):
         load_weights(tmp_path / "weights")
+
+
+def test_a_text_that_begins_as_any_pickle(tmp_path: Path) -> None:
+    for opcode in range(256):
+        (tmp_path / "weights").write_bytes(bytes([opcode]) + b".")
+        with pytest.raises(ModelError, match="weights"):
+            load_weights(tmp_path / "weights")
+
+
+@pytest.mark.parametrize("spec", ["timm:test_resnet", "torchvision:resnet18"])
+@pytest.mark.parametrize("folder", ["/", ".", "{tmp}"])
+def test_a_folder_as_weights(tmp_path: Path, spec: str, folder: str) -> None:
+    folder = folder.format(tmp=tmp_path)
+    with pytest.raises(ConfigError, match=f"^weights={folder}: is a folder; expected safetensors or a PyTorch"):
+        load_model(f"{spec},weights={folder}")
 
 
 @pytest.mark.parametrize(
@@ -388,14 +417,13 @@ def test_pretrained_weights_that_cannot_be_fetched(monkeypatch: pytest.MonkeyPat
 
 
 def test_size_that_does_not_fit(tmp_path: Path) -> None:
-    import timm
-
-    save_file(timm.create_model("test_vit", num_classes=5).state_dict(), tmp_path / "vit.safetensors")
-    with pytest.raises(ModelError, match="fit"):
-        load_model(f"timm:test_vit,weights={tmp_path}/vit.safetensors,classes=5,size=96")
     student = build_student("torchvision:resnet18", 5)
     save_file(student.state_dict(), tmp_path / "resnet.safetensors")
     save_file(build_student("torchvision:alexnet", 5).state_dict(), tmp_path / "alexnet.safetensors")
+    with pytest.raises(ConfigError, match=r"torchvision cannot build it \(AssertionError: Input shape indivisible"):
+        load_model(f"torchvision:vit_b_32,weights={tmp_path}/alexnet.safetensors,size=50")
+    with pytest.raises(ConfigError, match=r"torchvision cannot build it \(AssertionError: Input shape indivisible"):
+        build_student("torchvision:vit_b_32", 5, size_px=50)
     with pytest.raises(ModelError, match=r"does not run on 16 x 16 pixels .*check size="):
         load_model(f"torchvision:alexnet,weights={tmp_path}/alexnet.safetensors,classes=5,size=16")
 

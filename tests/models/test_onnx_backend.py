@@ -83,6 +83,78 @@ def test_metadata_that_is_no_preprocessing(tmp_path: Path, value: str, message: 
         load_model(f"onnx:{path}")
 
 
+@pytest.mark.parametrize("value", ["abc", "", "1.5", "1_0", "9" * 5000, "[]"])
+def test_metadata_that_is_no_offset(tmp_path: Path, value: str) -> None:
+    path = write_model(tmp_path / "model.onnx")
+    model = onnx.load(path)
+    model.metadata_props.add(key="teachonce.offset", value=value)
+    onnx.save(model, path)
+    with pytest.raises(ModelError, match=f"{path}: metadata teachonce.offset is damaged: .*expected a whole number"):
+        load_model(f"onnx:{path}")
+
+
+def add_node(path: Path, domain: str, op_type: str, functions: Any = ()) -> None:
+    """Put one more operator between a model and its first output."""
+    model = onnx.load(path)
+    output = model.graph.output[0].name
+    for node in model.graph.node:
+        node.output[:] = [f"{name}_before" if name == output else name for name in node.output]
+    model.graph.node.append(onnx.helper.make_node(op_type, [f"{output}_before"], [output], domain=domain))
+    model.opset_import.append(onnx.helper.make_opsetid(domain, 1))
+    model.functions.extend(functions)
+    onnx.save(model, path)
+
+
+def test_custom_operators_are_refused_by_name(tmp_path: Path) -> None:
+    path = write_model(tmp_path / "model.onnx")
+    add_node(path, "my.ops", "Dial")
+    with pytest.raises(ModelError, match=rf"^{path}: has operators that are not ONNX's own \(my.ops:Dial\); .*trust=1"):
+        load_model(f"onnx:{path}")
+    # Trusted, it is ONNX Runtime's to say that it has no such operator.
+    with pytest.raises(ModelError, match=r"my\.ops:Dial.* is not a registered function/op"):
+        load_model(f"onnx:{path},trust=1")
+
+
+def test_custom_operators_within_a_function_or_a_branch(tmp_path: Path) -> None:
+    path = write_model(tmp_path / "model.onnx")
+    inner = onnx.helper.make_node("Dial", ["x"], ["y"], domain="other")
+    opsets = [onnx.helper.make_opsetid("", 17), onnx.helper.make_opsetid("other", 1)]
+    add_node(path, "my.ops", "Wrap", [onnx.helper.make_function("my.ops", "Wrap", ["x"], ["y"], [inner], opsets)])
+    with pytest.raises(ModelError, match=r"\(other:Dial\)"):
+        load_model(f"onnx:{path}")
+    branch = onnx.helper.make_graph([onnx.helper.make_node("Dial", [], ["z"], domain="deep")], "branch", [], [])
+    model = onnx.load(path)
+    model.graph.node.append(onnx.helper.make_node("If", ["condition"], ["z"], then_branch=branch, else_branch=branch))
+    onnx.save(model, path)
+    with pytest.raises(ModelError, match=r"\(deep:Dial, other:Dial\)"):
+        load_model(f"onnx:{path}")
+
+
+def test_functions_of_the_model_itself_are_none(tmp_path: Path) -> None:
+    path = write_model(tmp_path / "model.onnx")
+    pixels = noise_pixels()
+    before = load_model(f"onnx:{path}").logits(pixels)
+    inner = onnx.helper.make_node("Neg", ["x"], ["y"])
+    function = onnx.helper.make_function("my.ops", "Minus", ["x"], ["y"], [inner], [onnx.helper.make_opsetid("", 17)])
+    add_node(path, "my.ops", "Minus", [function])
+    assert torch.equal(load_model(f"onnx:{path}").logits(pixels), -before)
+
+
+def test_tensors_outside_of_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "inner").mkdir()
+    path = write_model(tmp_path / "inner" / "model.onnx", external=True)
+    (tmp_path / "inner" / "weights.bin").rename(tmp_path / "weights.bin")
+    for location in ("../weights.bin", str(tmp_path / "weights.bin")):
+        model = onnx.load(path, load_external_data=False)
+        for tensor in model.graph.initializer:
+            for entry in tensor.external_data:
+                if entry.key == "location":
+                    entry.value = location
+        onnx.save(model, path)
+        with pytest.raises(ModelError, match=f"has tensors in '{location}', outside of its own folder"):
+            load_model(f"onnx:{path}")
+
+
 def noise_pixels(num_images: int = 5) -> torch.Tensor:
     return torch.from_numpy(np.random.default_rng(2).integers(0, 256, (num_images, SIZE_PX, SIZE_PX, 3), np.uint8))
 

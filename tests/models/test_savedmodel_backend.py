@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -217,11 +219,36 @@ def test_damaged_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    "imports",
+    [
+        "import tensorflow; import teachonce",
+        "import tensorflow; from teachonce.models.classifier import load_model",
+        "import torch; import tensorflow; from teachonce import train",
+        "import teachonce; import tensorflow; teachonce.StoredViews",
+        "from teachonce.models.classifier import build_student as b; import tensorflow; b('timm:test_resnet', 5)",
+    ],
+)
+def test_tensorflow_before_teachonce_ends_no_process(imports: str) -> None:
+    pytest.importorskip("triton")
+    code = f"{imports}; import torchvision, timm, lightning, torch; torch._dynamo; print('alive')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout == "alive\n", done.stderr
+    assert done.stderr.count("tensorflow was imported before Triton") == 1
+    assert "import triton before tensorflow" in done.stderr
+
+
+@pytest.mark.parametrize("imports", ["import triton, tensorflow, teachonce", "import teachonce", "import torchvision"])
+def test_otherwise_triton_is_left_alone(imports: str) -> None:
+    pytest.importorskip("triton")
+    code = f"{imports}; import teachonce.models.classifier, triton; print(triton.__name__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "triton\n"), done.stderr
+    assert "before Triton" not in done.stderr
+
+
 def test_pytorch_can_load_the_rest_of_itself_after_tensorflow(modern_model: Path) -> None:
     # Without Triton loaded first, torchvision's import ends the process: two LLVMs that do not get along.
-    import subprocess
-    import sys
-
     program = (
         "from teachonce.models.classifier import load_model; "
         f"load_model('savedmodel:{modern_model}'); import torchvision"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL
 import pytest
 import torch
 from hypothesis import given, settings
@@ -65,6 +66,26 @@ def test_grayscale_and_real_images_are_torchvision_bit_for_bit(imagenet_sample: 
         with Image.open(path) as image:
             expected = np.asarray(reference(image.convert("RGB")))
         np.testing.assert_array_equal(preprocessing.apply(decode_image(path.read_bytes())), expected)
+
+
+@pytest.mark.parametrize(("interpolation", "levels"), [("bilinear", 2), ("bicubic", 16)])
+def test_which_pillow_has_torchvisions_bits(imagenet_sample: Path, interpolation: str, levels: int) -> None:
+    """docs/reference/models.md: all up to Pillow 12; from 13 on all images but those that it shrinks rows first."""
+    side = 224
+    preprocessing = Preprocessing(size_px=side, geometry="squash", interpolation=interpolation)  # type: ignore[arg-type]
+    reference = transforms.Resize((side, side), interpolation=transforms.InterpolationMode(interpolation))
+    num_rows_first = 0
+    for path in sorted(imagenet_sample.glob("train/*/*"))[::5]:
+        image = decode_image(path.read_bytes())
+        width, height = image.size
+        is_rows_first = height > side and height - side > 2 * (width - side)
+        num_rows_first += is_rows_first
+        difference = np.abs(preprocessing.apply(image).astype(int) - np.asarray(reference(image)).astype(int)).max()
+        # Bilinear: two roundings each way, weights that add up to 1. Bicubic overshoots, and is cut off
+        # in between: no bound but 255; up to 12 levels in the sample.
+        allowed = levels if is_rows_first and int(PIL.__version__.partition(".")[0]) >= 13 else 0
+        assert difference <= allowed, (path.name, image.size)
+    assert num_rows_first, "portraits, without which nothing is tested"
 
 
 @pytest.mark.parametrize(

@@ -68,10 +68,10 @@ def test_metrics_survive_the_file_exactly(tmp_path: Path) -> None:
     assert read_metrics(tmp_path) == rows
 
 
-@pytest.mark.parametrize("damage", ["1,2\n", "x" * 9 + "," * 12 + "\n"])
-def test_damaged_metrics_are_named(tmp_path: Path, damage: str) -> None:
+@pytest.mark.parametrize("damage", [b"1,2\n", b"x" * 9 + b"," * 12 + b"\n", b"\xff", b"\xff,1\n", b"x" * 200_000])
+def test_damaged_metrics_are_named(tmp_path: Path, damage: bytes) -> None:
     write_metrics(tmp_path, [])
-    with (tmp_path / "metrics.csv").open("a") as file:
+    with (tmp_path / "metrics.csv").open("ab") as file:
         file.write(damage)
     with pytest.raises(TeachonceError, match=r"metrics.csv: line 2 is no line of metrics"):
         read_metrics(tmp_path)
@@ -124,6 +124,16 @@ def test_what_is_no_run(tmp_path: Path) -> None:
         Run(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "content",
+    ["[]", "{}", "3", '{"top1": "0.5"}', "[" * 100_000, '{"epochs": 1, "top1": null, "top5": null, "ece": 0}'],
+)
+def test_a_damaged_result_is_named(tmp_path: Path, content: str) -> None:
+    (write_config(tmp_path) / "result.json").write_text(content)
+    with pytest.raises(TeachonceError, match=r"result\.json: is (no run's result \(.*\); remove it|not JSON)"):
+        _ = Run(tmp_path).result
+
+
 def test_what_is_found_of_a_run(tmp_path: Path) -> None:
     assert find_run(tmp_path) is None
     with pytest.raises(ConfigError, match=r"^--x: holds no config\.json, expected the folder of a finished run"):
@@ -134,5 +144,6 @@ def test_what_is_found_of_a_run(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"^--x: holds no student\.safetensors"):
         open_finished_run(tmp_path, requested_by="--x")
     run.weights_path.write_bytes(b"")
-    write_json(tmp_path / "result.json", {"top1": 0.5})
-    assert open_finished_run(tmp_path, requested_by="--x").result == run.result == {"top1": 0.5}
+    result = {"epochs": 1, "top1": 0.5, "top5": 1, "ece": 0.1, "seconds": 2.5}
+    write_json(tmp_path / "result.json", result)
+    assert open_finished_run(tmp_path, requested_by="--x").result == run.result == result

@@ -33,13 +33,14 @@ from teachonce.cli.config import AblateConfig
 from teachonce.engine.cores import num_cores
 from teachonce.engine.jobs import run_jobs
 from teachonce.engine.progress import Advance, progress
-from teachonce.errors import ConfigError
+from teachonce.errors import ConfigError, TeachonceError
 from teachonce.extraction.config import ExtractConfig
 from teachonce.extraction.extract import extract
 from teachonce.options import command_line, drop_idle
 from teachonce.records.discovery import open_records
 from teachonce.runs.run import Run
 from teachonce.storage.files import atomic_write, open_storage, read_json, write_json
+from teachonce.storage.strict_json import convert_json
 from teachonce.store.store import Store
 from teachonce.training.config import TrainConfig, TrainingOptions
 from teachonce.training.train import train
@@ -166,8 +167,10 @@ def _extract(config: AblateConfig, out: Path, **settings: Any) -> None:
 
 def _read_extractions(config: AblateConfig) -> dict[str, float]:
     """Seconds of the extractions, by name of the store."""
-    has_any = open_storage(config.out).has(_EXTRACTIONS_NAME)
-    return read_json(config.out / _EXTRACTIONS_NAME) if has_any else {}
+    if not open_storage(config.out).has(_EXTRACTIONS_NAME):
+        return {}
+    path = config.out / _EXTRACTIONS_NAME
+    return convert_json(read_json(path), dict[str, float], path, TeachonceError, advice="remove it")
 
 
 def _student_config(config: AblateConfig, arm: ArmConfig, seed: int) -> TrainConfig:

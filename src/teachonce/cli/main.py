@@ -1,8 +1,8 @@
 """The command line: one subcommand a program, each a typed configuration.
 
 Nothing heavy is imported until a command runs, so that ``--help`` answers at once. A TeachonceError becomes one line
-on stderr and its exit code (1: the work failed or a check did not hold; 2: the command or its configuration is wrong);
-``--debug`` shows the traceback instead.
+on stderr and its exit code (1: the work failed or a check did not hold; 2: the command or its configuration is wrong),
+and so does every other exception, with exit code 1; ``--debug`` shows the traceback before the line.
 
 What a command means is found in three steps: argparse takes out the few options that must be known first (``--recipe``
 among them), tyro reads the words into an unchecked form whose defaults are the recipe's, and the command's own option
@@ -15,6 +15,7 @@ import argparse
 import dataclasses
 import os
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -83,9 +84,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # The reader of our output has gone (`| head`): nobody is left to tell; Python would complain at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
-    except (TeachonceError, MemoryError, RuntimeError, OSError) as error:
+    except Exception as error:
+        # Whatever it is: a library's error, or a mistake of ours. The last handler there is.
         if flags.debug:
-            raise
+            traceback.print_exc()
         print(f"teachonce: {_as_line(error)}", file=sys.stderr)
         code = error.exit_code if isinstance(error, TeachonceError) else 1
     sys.exit(code)
@@ -155,8 +157,9 @@ def _as_line(error: BaseException) -> str:
     if isinstance(error, TeachonceError):
         return str(error)
     # A library's own error, such as a device out of memory: still one line.
-    first_line = str(error).partition("\n")[0]
-    return f"{type(error).__name__}: {first_line}; --debug shows where"
+    lines = str(error).strip().splitlines()
+    found = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    return f"{found}; --debug shows where"
 
 
 def _show_warning(

@@ -19,7 +19,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,6 +70,7 @@ def quantize_onnx(
                 weight_type=QuantType.QInt8,
                 calibrate_method=methods[calibration],
             )
+            _drop_unused_domains(int8_file)
     except Exception as error:
         # The quantizer raises what it likes; the cause stays in the message and in the chain.
         raise ModelError(f"{float_file.name}: cannot be quantised ({first_line(error)})") from error
@@ -88,6 +89,32 @@ class _Reader:
         """The next batch of one image; None at the end."""
         image = next(self._images, None)
         return None if image is None else {self._name: image[None]}
+
+
+def _drop_unused_domains(path: Path) -> None:
+    """Declare only domains that have an operator in the file: the quantizer declares all that ONNX Runtime knows.
+
+    To a reader, a declared domain is one that the file needs.
+    """
+    import onnx
+
+    model = onnx.load(path)
+    used = _domains(model.graph) | {domain for function in model.functions for domain in _domains(function)}
+    kept = [opset for opset in model.opset_import if opset.domain in used | {""}]
+    del model.opset_import[:]
+    model.opset_import.extend(kept)
+    onnx.save(model, path)
+
+
+def _domains(graph: Any) -> set[str]:
+    """The domains of a graph's operators, of those within its branches and loops too."""
+    found = set()
+    for node in graph.node:
+        found.add(node.domain)
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                found |= _domains(inner)
+    return found
 
 
 def _input_name(path: Path) -> str:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from teachonce.engine.cores import num_cores
 from teachonce.engine.prefetch import prefetch
-from teachonce.errors import CheckError, TeachonceError
+from teachonce.errors import CheckError
 from teachonce.models.classifier import Classifier
 from teachonce.pixels.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, ValueRange
 from teachonce.pixels.render import render_center
@@ -114,6 +114,7 @@ def diagnose(
     order = _order_score(logits, labels)
     if order is not None:
         trials.append((order, "another order of the classes; check the labels file, or the teacher's class list"))
+    num_failed = 0
     if max(score for score, _ in trials) < expect_top1:
         # Only now the dearer trials: each of them runs the teacher again.
         print(
@@ -123,16 +124,20 @@ def diagnose(
             other = dataclasses.replace(teacher, preprocessing=preprocessing)
             try:
                 other_logits = score_records(other, records, batch_size)
-            except (TeachonceError, RuntimeError):
-                continue  # a model of fixed input size cannot be tried at another
+            except Exception:
+                # A model of fixed input size refuses another with an error of its library's own, of any class; what
+                # the other trials find is worth more than that.
+                num_failed += 1
+                continue
             trials.append((_top1(other_logits, labels, offset), phrase))
     score, phrase = max(trials, key=lambda trial: trial[0])
     if score >= _convincing(top1, len(records)):
         return f"it looks like {phrase}: that gives {score:.3f}"
+    unable = f" ({num_failed} trials cannot be run on this model)" if num_failed else ""
     tried = ["labels shifted by one", *(["another class order"] if order is not None else [])]
     return (
-        f"tried: {', '.join(tried)}, other mean and std, other sizes; none explains it: check that weights and data "
-        "belong together"
+        f"tried: {', '.join(tried)}, other mean and std, other sizes{unable}; none explains it: check that weights and "
+        "data belong together"
     )
 
 

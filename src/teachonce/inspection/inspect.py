@@ -61,12 +61,14 @@ def summarize_run(run: Run) -> dict[str, Any]:
 
 def render_run(run: Run) -> str:
     """A run for people."""
-    config, rows, result = run.config, run.metrics, run.result
+    rows, result = run.metrics, run.result
+    data, split = run.setting("data", str), run.setting("split", str)
+    epochs, batch_size = run.setting("epochs", int), run.setting("batch_size", int)
     state = "finished" if result is not None else "NOT finished: run the same train again"
     lines = [
         f"{run.path}: run of {run.student}, {run.num_classes} classes, {state}",
-        f"  data      {config['data']}, split {config['split']}; {run.describe_supervision()}",
-        f"  epochs    {rows[-1]['epoch'] if rows else 0} of {config['epochs']}, batch {config['batch_size']}",
+        f"  data      {data}, split {split}; {run.describe_supervision()}",
+        f"  epochs    {rows[-1]['epoch'] if rows else 0} of {epochs}, batch {batch_size}",
     ]
     if result is not None and result["top1"] is not None:
         lines.append(f"  result    top-1 {result['top1']:.4f}, top-5 {result['top5']:.4f}, ECE {result['ece']:.4f}")

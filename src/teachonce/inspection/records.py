@@ -20,7 +20,7 @@ from teachonce.engine.cores import num_cores
 from teachonce.engine.jobs import run_jobs
 from teachonce.engine.progress import Advance, progress
 from teachonce.errors import ConfigError, ImageError, RecordError
-from teachonce.pixels.decode import image_size
+from teachonce.pixels.decode import exif_orientation, image_size
 from teachonce.records.discovery import find_splits, open_records
 from teachonce.records.source import Buffer, RecordSource, record_key
 from teachonce.records.tfrecord.framing import describe_record, read_tfrecords
@@ -40,6 +40,7 @@ class _Tally:
     image_bytes: list[int] = field(default_factory=lambda: [2**63 - 1, 0, 0])  # least, sum, most
     width_px: list[int] = field(default_factory=lambda: [2**63 - 1, 0])
     height_px: list[int] = field(default_factory=lambda: [2**63 - 1, 0])
+    num_turned: int = 0
     logit_widths: Counter[int] = field(default_factory=Counter)
     num_logit_hits: int = 0
     num_bad_logits: int = 0
@@ -85,6 +86,7 @@ def _summarize_split(source: RecordSource, num_workers: int) -> dict[str, Any]:
         "num_records": total.num_records,
         "num_bytes": sum(shard.num_bytes for shard in source.shards),
         "num_doubled": int(len(keys) - len(np.unique(keys))),
+        "num_turned": total.num_turned,
         "num_classes": len(names) if table is not None else None,
         "has_background": None if table is None else table.has_background,
         "image_bytes": {
@@ -131,6 +133,7 @@ class _ShardReader:
                 width, height = image_size(encoded)
             except ImageError as error:
                 raise error.at(where) from error
+            tally.num_turned += exif_orientation(encoded) != 1
             _widen(tally.width_px, width)
             _widen(tally.height_px, height)
             least, total, most = tally.image_bytes
@@ -173,6 +176,7 @@ def _add(total: _Tally, part: _Tally) -> None:
     for ours, theirs in ((total.width_px, part.width_px), (total.height_px, part.height_px)):
         _widen(ours, theirs[0])
         _widen(ours, theirs[1])
+    total.num_turned += part.num_turned
     total.logit_widths += part.logit_widths
     total.num_logit_hits += part.num_logit_hits
     total.num_bad_logits += part.num_bad_logits
@@ -198,6 +202,7 @@ def _render_split(split: dict[str, Any]) -> list[str]:
         f"  images    {sizes['mean']:,.0f} bytes (least {sizes['least']:,}, most {sizes['most']:,}), "
         f"{split['width_px']['least']} to {split['width_px']['most']} px wide, "
         f"{split['height_px']['least']} to {split['height_px']['most']} px high",
+        *_render_turned(split),
         f"  classes   {_render_classes(split)}",
         f"  logits    {_render_logits(split)}",
     ]
@@ -217,6 +222,12 @@ def _render_split(split: dict[str, Any]) -> list[str]:
         lines += ["", "  label  records  class"]
         lines += [f"  {c['label']:>5}  {c['num_records']:>7,}  {c['name'] or ''}".rstrip() for c in present]
     return lines
+
+
+def _render_turned(split: dict[str, Any]) -> list[str]:
+    if not split["num_turned"]:
+        return []
+    return [f"  turned    {split['num_turned']:,} images say in EXIF that viewers turn them; they are seen as stored"]
 
 
 def _render_classes(split: dict[str, Any]) -> str:

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from teachonce.errors import ConfigError, LogitsError, ModelError, NoGpuError
+from teachonce.llvm import keep_triton_out
 from teachonce.models.options import Precision
 from teachonce.models.pending import PendingLogits
 from teachonce.models.spec import (
@@ -123,6 +124,7 @@ def load_model(
     ``or_cpu``. Raises ConfigError for a SPEC that cannot be meant, ModelError for weights or a model that do not
     fit, LogitsError for one whose logits are not finite.
     """
+    keep_triton_out()
     spec = model if isinstance(model, ModelSpec) else parse_model_spec(model)
     target = resolve_device(str(device))
     if num_threads is not None:
@@ -171,6 +173,7 @@ def build_student(student: str | ModelSpec, num_classes: int, *, size_px: int | 
     library's or the file's, where a last layer of other classes stays fresh, with a warning. ``size_px`` goes to
     architectures made for one input size.
     """
+    keep_triton_out()
     spec = student if isinstance(student, ModelSpec) else parse_model_spec(student)
     if spec.kind not in ("timm", "torchvision"):
         raise ConfigError(f"model {spec.text!r}: a student is timm:NAME or torchvision:NAME")

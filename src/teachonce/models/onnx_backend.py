@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,9 @@ PREPROCESSING_KEY = "teachonce.preprocessing"
 OFFSET_KEY = "teachonce.offset"
 """Metadata of exported models: the data label of class 0."""
 
+_DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft", "com.microsoft.nchwc")
+"""Whose operators ONNX Runtime brings along: ONNX's, and its own for what was optimized or quantized."""
+
 _INPUT_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(uint8)": np.uint8}
 
 
@@ -42,6 +46,7 @@ def load_onnx_file(
     storage, name = locate(path)
     if not storage.has(name):
         raise ConfigError(f"model {spec.text!r}: no file {path}")
+    files = _model_files(path, spec)
     session = _start_session(storage.local_path(name), device, num_threads)
     source = _choose("input", [node.name for node in session.get_inputs()], spec)
     node = next(node for node in session.get_inputs() if node.name == source)
@@ -68,12 +73,11 @@ def load_onnx_file(
     preprocessing = _read_preprocessing(metadata, path) or _common_preprocessing(
         resolve_size(spec, path, size_px, height, width)
     )
-    offset = metadata.get(OFFSET_KEY)
     return LoadedModel(
         forward=forward,
         preprocessing=preprocessing,
-        weights_sha256=hash_files(_model_files(path)),
-        default_offset=None if offset is None else int(offset),
+        weights_sha256=hash_files(files),
+        default_offset=_read_offset(metadata, path),
     )
 
 
@@ -133,18 +137,62 @@ def _read_preprocessing(metadata: dict[str, str], path: Path) -> Preprocessing |
         raise ModelError(f"{path}: metadata {PREPROCESSING_KEY} is damaged: {error}") from error
 
 
+def _read_offset(metadata: dict[str, str], path: Path) -> int | None:
+    text = metadata.get(OFFSET_KEY)
+    if text is None:
+        return None
+    if not re.fullmatch(r"-?[0-9]{1,9}", text):
+        raise ModelError(f"{path}: metadata {OFFSET_KEY} is damaged: {text[:40]!r}, expected a whole number")
+    return int(text)
+
+
 def _common_preprocessing(size_px: int) -> Preprocessing:
     return Preprocessing(size_px=size_px, resize_px=math.floor(size_px / 0.875))
 
 
-def _model_files(path: Path) -> list[tuple[str, Path]]:
-    """The file and those beside it that hold its large tensors; the name of the file itself does not count."""
+def _model_files(path: Path, spec: ModelSpec) -> list[tuple[str, Path]]:
+    """The file and those beside it that hold its large tensors; the name of the file itself does not count.
+
+    Raises ModelError for operators that ONNX Runtime does not bring along, and for tensors in files elsewhere, unless
+    the SPEC says ``trust=1``: both make it run or read what is not this model.
+    """
     import onnx
 
     files = {"": path}
     storage, name = locate(path)
-    for tensor in onnx.load(storage.local_path(name), load_external_data=False).graph.initializer:
+    try:
+        model = onnx.load(storage.local_path(name), load_external_data=False)
+    except Exception as error:
+        # protobuf's DecodeError has moved between its versions.
+        raise ModelError(f"{path}: no ONNX model that can be run ({first_line(error)})") from error
+    for tensor in model.graph.initializer:
         for entry in tensor.external_data:
             if entry.key == "location":
                 files[entry.value] = path.parent / entry.value
+    if spec.options.get("trust"):
+        return list(files.items())
+    advice = "or add trust=1 to its SPEC if you trust whoever made it"
+    custom = _custom_operators(model)
+    if custom:
+        shown = ", ".join(custom[:8]) + (", ..." if len(custom) > 8 else "")
+        raise ModelError(f"{path}: has operators that are not ONNX's own ({shown}); export it without them, {advice}")
+    for location in files:
+        if Path(location).is_absolute() or ".." in Path(location).parts:
+            raise ModelError(
+                f"{path}: has tensors in {location!r}, outside of its own folder; put them there, {advice}"
+            )
     return list(files.items())
+
+
+def _custom_operators(model: Any) -> list[str]:
+    """DOMAIN:NAME of the operators that neither ONNX, nor ONNX Runtime, nor the model itself defines."""
+    own = {(function.domain, function.name) for function in model.functions}
+    found = set()
+    waiting = [model.graph.node, *(function.node for function in model.functions)]
+    while waiting:
+        for node in waiting.pop():
+            if node.domain not in _DOMAINS and (node.domain, node.op_type) not in own:
+                found.add(f"{node.domain}:{node.op_type}")
+            for attribute in node.attribute:
+                waiting += [graph.node for graph in (attribute.g, *attribute.graphs) if graph.node]
+    return sorted(found)

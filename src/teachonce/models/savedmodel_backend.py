@@ -8,12 +8,12 @@ the signature. Where the SPEC does not say otherwise, pixels are prepared as for
 ``amoebanet`` and ``efficientnet`` are those teachers: the same with their own size and class count. Their weights are
 not on a server that would last, so ``weights=`` says where they lie: a folder as above, or an ONNX file.
 
-A SavedModel is a program: TensorFlow's graphs can read and write files. Take them from where you would take code.
+A SavedModel is a program: TensorFlow's graphs can read and write files. Those that do are refused, with the names of
+the operations, unless the SPEC says ``trust=1`` (``savedmodel_graph``).
 """
 
 from __future__ import annotations
 
-import os
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from teachonce.errors import ConfigError, MissingExtraError, ModelError, NoGpuError
+from teachonce.errors import ConfigError, MissingExtraError, ModelError, NoGpuError, TeachonceError
+from teachonce.llvm import import_tensorflow
+from teachonce.models.savedmodel_graph import find_outside_operations
 from teachonce.models.spec import LoadedModel, ModelSpec, first_line, resolve_size
 from teachonce.pixels.preprocessing import Preprocessing
 from teachonce.storage.files import locate, open_storage
@@ -91,7 +93,11 @@ def _load_folder(
         raise ConfigError(f"model {spec.text!r}: {path} holds no saved_model.pb; expected a SavedModel folder")
     tensorflow = _start_tensorflow(device, num_threads)
     try:
-        model = tensorflow.saved_model.load(str(storage.local_path()), tags=_find_tags(storage))
+        meta_graph, tags = _find_graph(storage)
+        _refuse_outside_operations(meta_graph, path, spec)
+        model = tensorflow.saved_model.load(str(storage.local_path()), tags=tags)
+    except TeachonceError:
+        raise
     except Exception as error:
         # TensorFlow raises its own, protobuf's and Python's errors here; the cause stays in the message and the chain.
         raise ModelError(f"{path}: no SavedModel that can be loaded ({first_line(error)})") from error
@@ -131,14 +137,8 @@ def _load_folder(
 
 
 def _start_tensorflow(device: torch.device, num_threads: int | None) -> Any:
-    # TensorFlow reads this at its import; unless told otherwise it reports its build on every start.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    # Both TensorFlow and Triton, which PyTorch imports at some later point, bring an LLVM of their own. Loaded in this
-    # order they get along; in the other one the second ends the process.
-    with suppress(ImportError):
-        import triton  # noqa: F401
     try:
-        import tensorflow
+        tensorflow = import_tensorflow()
     except ImportError as error:
         raise MissingExtraError("SavedModels need TensorFlow: pip install 'teachonce[tensorflow]'") from error
     gpus = tensorflow.config.list_physical_devices("GPU")
@@ -155,8 +155,18 @@ def _start_tensorflow(device: torch.device, num_threads: int | None) -> Any:
     return tensorflow
 
 
-def _find_tags(storage: Storage) -> list[str] | None:
-    """Which graph to load: the only one, the untagged one of a TF1 hub module, or the one for serving."""
+def _refuse_outside_operations(meta_graph: Any, path: Path, spec: ModelSpec) -> None:
+    found = [] if spec.options.get("trust") else find_outside_operations(meta_graph)
+    if found:
+        shown = ", ".join(found[:8]) + (", ..." if len(found) > 8 else "")
+        raise ModelError(
+            f"{path}: its graph does more than arithmetic ({shown}): it may read or write files or run other code; "
+            "export it without them, or add trust=1 to its SPEC if you trust whoever made it"
+        )
+
+
+def _find_graph(storage: Storage) -> tuple[Any, list[str] | None]:
+    """The graph to load and its tags: the only one, the untagged one of a TF1 hub module, or the one for serving."""
     from tensorflow.core.protobuf import saved_model_pb2
 
     content = saved_model_pb2.SavedModel()
@@ -167,10 +177,10 @@ def _find_tags(storage: Storage) -> list[str] | None:
         raise ModelError(f"{storage.describe('saved_model.pb')}: is damaged ({first_line(error)})") from error
     tag_sets = [sorted(graph.meta_info_def.tags) for graph in content.meta_graphs]
     if len(tag_sets) == 1:
-        return None
+        return content.meta_graphs[0], None
     for tags in ([], ["serve"]):
         if tags in tag_sets:
-            return tags
+            return content.meta_graphs[tag_sets.index(tags)], tags
     raise ModelError(
         f"{storage.describe()}: has graphs with the tags {tag_sets}; expected one without tags or one with 'serve'"
     )

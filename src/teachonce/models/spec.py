@@ -204,6 +204,7 @@ _ALL = (*NAMED_KINDS, *WALKTHROUGH_KINDS)
 _TENSORFLOW = ("savedmodel", *WALKTHROUGH_KINDS)
 _OPTIONS: dict[str, tuple[Callable[[str], Any], tuple[str, ...]]] = {
     "weights": (_parse_text, ("timm", "torchvision", *WALKTHROUGH_KINDS)),
+    "part": (_parse_text, ("timm", "torchvision")),
     "pretrained": (_parse_switch, ("timm", "torchvision")),
     "classes": (_parse_count, tuple(kind for kind in _ALL if kind != "run")),
     "offset": (_parse_integer, _ALL),
@@ -220,4 +221,5 @@ _OPTIONS: dict[str, tuple[Callable[[str], Any], tuple[str, ...]]] = {
     "output": (_parse_text, ("onnx", *_TENSORFLOW)),
     "probs": (_parse_switch, ("onnx", *_TENSORFLOW)),
     "signature": (_parse_text, _TENSORFLOW),
+    "trust": (_parse_switch, ("onnx", *_TENSORFLOW)),
 }

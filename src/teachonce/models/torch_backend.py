@@ -1,8 +1,9 @@
 """Models of timm and torchvision, and weights from files.
 
-Weights load without executing anything: safetensors, or ``torch.load(weights_only=True)``, found by content. A file
-that does not fit the architecture is refused with the names that differ; it is never loaded in part. The one exception
-is asked for: a student whose class count differs from its weights file's gets a fresh last layer, and a warning.
+Weights load without executing anything: safetensors, or ``torch.load(weights_only=True)``, found by content. Names and
+sizes of other origins are adapted where it is known how (``adapt_weights``). A file that does not fit the architecture
+then is refused with the names that differ; it is never loaded in part. The one exception is asked for: a student whose
+class count differs from its weights file's gets a fresh last layer, and a warning.
 Weights of our own backbones may also be the original's TensorFlow variables (``tf_weights``).
 
 Preprocessing is the library's own: timm's data configuration of the architecture's default weights, torchvision's
@@ -19,20 +20,19 @@ import math
 import pickle
 import re
 import warnings
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
 from teachonce.errors import ConfigError, ModelError
+from teachonce.models.adapt_weights import Weights, adapt_weights, required_names
 from teachonce.models.spec import LoadedModel, ModelSpec, first_line
 from teachonce.pixels.preprocessing import Preprocessing
 from teachonce.storage.files import locate
-
-Weights = dict[str, torch.Tensor]
 
 # Wrappers around the weights in checkpoints of timm and of common training scripts; averaged weights first, as in timm.
 _WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
@@ -89,7 +89,7 @@ def build_pretrained_module(spec: ModelSpec, num_classes: int, size_px: int | No
         return _create_timm(spec, num_classes, size_px, pretrained=True)
     module = build_module(spec, num_classes, size_px)
     weights = _load_weights_for(module, spec) if is_file else _fetch_torchvision(spec)
-    weights = _without_auxiliary(spec, weights)
+    weights = _adapt(module, _without_auxiliary(spec, weights), spec)
     fresh = _last_layer_of_other_classes(module, weights, num_classes)
     if fresh:
         warnings.warn(
@@ -110,7 +110,8 @@ def load_weights(path: Path) -> Weights:
     """
     storage, name = locate(path)
     if not storage.has(name):
-        raise ConfigError(f"weights={path}: no such file")
+        found = "is a folder" if storage.is_folder(name) else "no such file"
+        raise ConfigError(f"weights={path}: {found}; expected safetensors or a PyTorch checkpoint")
     head, local_path = storage.open_reader(name).read(0, 9), storage.local_path(name)
     try:
         if head[8:] == b"{":
@@ -130,20 +131,26 @@ def load_weights(path: Path) -> Weights:
             f"{path}: holds {refused[1]} besides tensors, and reading it would execute code, which is never done here; "
             "save the model's state_dict() as safetensors"
         ) from error
-    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise ModelError(f"{path}: no weights that can be read ({first_line(error)})") from error
+    except Exception as error:
+        # PyTorch takes any text for a pickle of old and raises what its opcodes come to: IndexError, struct.error, ...
+        raise ModelError(
+            f"{path}: no weights that can be read ({first_line(error)}); expected safetensors or a PyTorch checkpoint"
+        ) from error
     return _unwrap(content, path)
 
 
 def fit_weights(module: nn.Module, weights: Weights, *, where: str) -> None:
     """Load the weights, all of them and nothing else; raises ModelError with some of the names that differ."""
     own = module.state_dict()
-    # Counters of batch norm, absent from checkpoints before PyTorch 0.4.1 and unused in evaluation.
-    missing = [name for name in own if name not in weights and not name.endswith("num_batches_tracked")]
+    missing = [name for name in required_names(own) if name not in weights]
     unexpected = [name for name in weights if name not in own]
     misshapen = [name for name in own if name in weights and own[name].shape != weights[name].shape]
     if not (missing or unexpected or misshapen):
-        module.load_state_dict(weights, strict=False)
+        state: OrderedDict[str, torch.Tensor] = OrderedDict(weights)
+        # The layout is the present one, as names and shapes have shown. Files of tensors alone do not say so, and
+        # torchvision's MnasNet refuses what does not.
+        state._metadata = own._metadata  # type: ignore[attr-defined]
+        module.load_state_dict(state, strict=False)
         return
     found = []
     if missing:
@@ -155,8 +162,13 @@ def fit_weights(module: nn.Module, weights: Weights, *, where: str) -> None:
         found.append(f"{len(misshapen)} of another shape ({_abbreviate(shapes)})")
     advice = "give the architecture that they were trained with"
     first_sizes = {weights[name].shape[:1] for name in misshapen}
-    if not (missing or unexpected) and len(first_sizes) == 1 and len(misshapen) <= 2:
+    is_head = all(weights[name].shape[1:] == own[name].shape[1:] for name in misshapen)
+    if missing or unexpected:
+        advice += ", or a file without the unexpected ones" if not (missing or misshapen) else ""
+    elif is_head and len(first_sizes) == 1 and len(misshapen) <= 2:
         advice = f"add classes={next(iter(first_sizes))[0]} if that is the number of their classes"
+    elif not is_head:
+        advice = "give the size or the architecture that they were trained with"
     raise ModelError(f"{where}: the weights do not fit: {'; '.join(found)}; {advice}")
 
 
@@ -169,12 +181,16 @@ def hash_weights(weights: Weights) -> str:
     return digest.hexdigest()
 
 
+def _adapt(module: nn.Module, weights: Weights, spec: ModelSpec) -> Weights:
+    return adapt_weights(module, weights, where=spec.text, part=spec.options.get("part"))
+
+
 def _load_timm(spec: ModelSpec) -> tuple[nn.Module, Preprocessing]:
     from timm.data import resolve_model_data_config
 
     module = _create_timm(spec, spec.options.get("classes"), spec.options.get("size"), pretrained=spec.weights is None)
     if spec.weights is not None:
-        fit_weights(module, _load_weights_for(module, spec), where=spec.text)
+        fit_weights(module, _adapt(module, _load_weights_for(module, spec), spec), where=spec.text)
     config = resolve_model_data_config(module)
     _, height, width = config["input_size"]
     geometry = {"center": "shorter", "squash": "squash"}.get(config["crop_mode"])
@@ -251,7 +267,7 @@ def _load_torchvision(spec: ModelSpec) -> tuple[nn.Module, Preprocessing]:
     module = _create_torchvision(
         spec, num_classes, spec.options.get("size", size_px), initialize=False, weights=weights
     )
-    fit_weights(module, weights, where=spec.text)
+    fit_weights(module, _adapt(module, weights, spec), where=spec.text)
     return module, Preprocessing(
         size_px=size_px,
         resize_px=resize_px,
@@ -280,7 +296,8 @@ def _create_torchvision(
         arguments["input_size"] = (size_px, size_px)
     try:
         return torchvision.models.get_model(spec.name, weights=None, **arguments)
-    except (ValueError, TypeError, RuntimeError) as error:
+    except Exception as error:
+        # Architectures assert and raise what they like; the cause stays in the message and in the chain.
         raise ConfigError(f"model {spec.text!r}: torchvision cannot build it ({first_line(error)})") from error
 
 

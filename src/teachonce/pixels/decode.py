@@ -39,6 +39,7 @@ Encoded = bytes | memoryview
 
 _SCAN = b"\xff\xda"
 _MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd8\x01]", re.DOTALL)
+_ORIENTATION_TAG = 0x0112
 
 _PLAIN_MODES = ("RGB", "L")
 """Pillow's modes of the JPEGs that every reader decodes to RGB."""
@@ -100,6 +101,15 @@ def decode_record(record: Record) -> Image.Image:
 def image_size(encoded: Encoded) -> tuple[int, int]:
     """(width, height) in pixels from the header alone; raises ImageError as ``decode_image`` does for the header."""
     return _open_image(encoded).size
+
+
+def exif_orientation(encoded: Encoded) -> int:
+    """1 to 8, how viewers turn the image (1: not at all), as its EXIF block says; 1 where that is absent or broken."""
+    try:
+        found = _open_image(encoded).getexif().get(_ORIENTATION_TAG, 1)
+    except _DECODER_ERRORS:
+        return 1
+    return found if isinstance(found, int) and 1 <= found <= 8 else 1
 
 
 def check_jpeg(encoded: Encoded) -> tuple[int, int]:

@@ -54,14 +54,16 @@ def read_metrics(path: Path) -> list[Row]:
     storage = open_storage(path)
     if not storage.has(METRICS_NAME):
         return []
-    rows = []
-    for line in csv.DictReader(io.StringIO(storage.read(METRICS_NAME).decode())):
-        try:
+    rows: list[Row] = []
+    # A byte that is no text is in some line, which then is none of numbers.
+    text = storage.read(METRICS_NAME).decode(errors="backslashreplace")
+    try:
+        for line in csv.DictReader(io.StringIO(text)):
             rows.append({name: _number(name, line[name]) for name in METRIC_COLUMNS})
-        except (KeyError, ValueError, TypeError) as error:
-            raise TeachonceError(
-                f"{path / METRICS_NAME}: line {len(rows) + 2} is no line of metrics ({error!r})"
-            ) from error
+    except (KeyError, ValueError, TypeError, csv.Error) as error:
+        raise TeachonceError(
+            f"{path / METRICS_NAME}: line {len(rows) + 2} is no line of metrics ({error!r})"
+        ) from error
     return rows
 
 

@@ -65,6 +65,17 @@ _FREE = frozenset(
 """Entries of config.json that may differ when a run goes on: where it is computed and where things lie; the name of
 the recipe, whose options are compared one by one; the hash of the classes, which older runs lack."""
 
+_NUMBER = (int, float)
+_ANY_NUMBER = (int, float, type(None))
+_RESULT: dict[str, type | tuple[type, ...]] = {
+    "epochs": int,
+    "top1": _ANY_NUMBER,
+    "top5": _ANY_NUMBER,
+    "ece": _ANY_NUMBER,
+    "seconds": _NUMBER,
+}
+"""Entries of result.json that are read again, with their types; None without a validation split."""
+
 
 class Run:
     """A run that was begun, opened for reading: config.json is parsed once, the rest is read when it is asked for.
@@ -94,7 +105,7 @@ class Run:
             # Runs of 0.1 have one store, as a string.
             self.stores: tuple[str, ...] = (stores,) if isinstance(stores, str) else tuple(stores)
             """Where the stores lay that teach the student."""
-            self.teacher: str | None = config.get("teacher")
+            self.teacher: str | None = _typed(config, "teacher", (str, type(None))) if "teacher" in config else None
             """The SPEC of an online teacher."""
             self.store_views: int | None = config.get("store_views")
             """Views of the stores that are used; None without a store."""
@@ -103,9 +114,7 @@ class Run:
             self.classes_hash: str | None = config.get("classes_hash")
             """``hash_classes`` of its classes; None for data that does not know their names, and in older runs."""
         except (KeyError, TypeError, ValueError, AttributeError, ConfigError) as error:
-            raise ModelError(
-                f"{self.path / CONFIG_NAME}: is no run's ({type(error).__name__}: {error}); train again"
-            ) from error
+            raise _no_run(self.path / CONFIG_NAME, error) from error
         self.config: dict[str, Any] = config
         """The content of config.json, to be shown."""
 
@@ -121,8 +130,26 @@ class Run:
 
     @property
     def result(self) -> dict[str, Any] | None:
-        """The content of result.json, None where there is none: the run is not finished."""
-        return read_json(self.path / RESULT_NAME) if open_storage(self.path).has(RESULT_NAME) else None
+        """The content of result.json, None where there is none: the run is not finished; ModelError if damaged."""
+        if not open_storage(self.path).has(RESULT_NAME):
+            return None
+        result = read_json(self.path / RESULT_NAME)
+        try:
+            for name, kind in _RESULT.items():
+                _typed(result, name, kind)
+        except (KeyError, TypeError) as error:
+            raise ModelError(
+                f"{self.path / RESULT_NAME}: is no run's result ({type(error).__name__}: {error}); remove it, and the "
+                "same train writes it again"
+            ) from error
+        return result
+
+    def setting(self, name: str, kind: type[T]) -> T:
+        """An entry of config.json to be shown; ModelError where it is missing or of another type."""
+        try:
+            return _typed(self.config, name, kind)
+        except (KeyError, TypeError) as error:
+            raise _no_run(self.path / CONFIG_NAME, error) from error
 
     def describe_supervision(self) -> str:
         """Who taught the student, as a phrase."""
@@ -168,6 +195,10 @@ def begin_run(path: Path, config: Mapping[str, Any], defaults: Mapping[str, Any]
     _plan_file(path, defaults).begin(config)
 
 
+def _no_run(path: Path, error: Exception) -> ModelError:
+    return ModelError(f"{path}: is no run's ({type(error).__name__}: {error}); train again")
+
+
 def _plan_file(path: Path, defaults: Mapping[str, Any]) -> PlanFile:
     return PlanFile(
         folder=path,
@@ -180,6 +211,8 @@ def _plan_file(path: Path, defaults: Mapping[str, Any]) -> PlanFile:
 
 
 def _typed(config: Mapping[str, Any], name: str, kind: type[T] | tuple[type[T], ...]) -> T:
+    if not isinstance(config, Mapping):
+        raise TypeError(f"a {type(config).__name__} instead of an object")
     value = config[name]
     if not isinstance(value, kind) or isinstance(value, bool):
         raise TypeError(f"{name} is {value!r}")

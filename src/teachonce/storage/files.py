@@ -60,5 +60,5 @@ def read_json(path: Path) -> Any:
     storage, name = locate(path)
     try:
         return json.loads(storage.read(name))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise TeachonceError(f"{path}: is not JSON: {error}") from error

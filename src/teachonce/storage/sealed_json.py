@@ -48,7 +48,7 @@ def read_sealed(storage: Storage, name: str, error: type[TeachonceError], advice
     content, found = _read_content(storage, name, error, advice)
     try:
         value = json.loads(content)
-    except ValueError as problem:
+    except (ValueError, RecursionError) as problem:
         raise error(f"{storage.describe(name)}: is not JSON: {problem}; {advice}") from problem
     if not isinstance(value, dict):
         raise error(f"{storage.describe(name)}: expected a JSON object; {advice}")

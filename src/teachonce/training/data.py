@@ -16,7 +16,7 @@ import xxhash
 from teachonce.data.dataset import EvalDataset, KDDataset, find_num_classes
 from teachonce.data.logit_sources import RecordLogits
 from teachonce.data.stored_logits import StoredLogits
-from teachonce.errors import ConfigError
+from teachonce.errors import ConfigError, RecordError
 from teachonce.models.fine_tuning import InitialRun, hash_classes, initial_preprocessing, open_initial_run
 from teachonce.models.spec import ModelSpec, override_preprocessing
 from teachonce.options import option_arguments, to_json
@@ -284,7 +284,11 @@ def _identify_record_logits(config: TrainConfig) -> dict[str, Any] | None:
     for name, settings in noted.items():
         if open_storage(config.data).has(name):
             found = read_json(config.data / name)
-            return {setting: found.get(setting) for setting in settings} if isinstance(found, dict) else None
+            if not isinstance(found, dict):
+                raise RecordError(
+                    f"{config.data / name}: is no plan of merged records, expected a JSON object; make it again"
+                )
+            return {setting: found.get(setting) for setting in settings}
     return None
 
 

@@ -13,6 +13,7 @@ need --out on a file system that they share.
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 import signal
@@ -274,6 +275,8 @@ def _build_module(
             _log(trainer, f"{config.out}: starts from {data.initial.path}: {phrase}")
     for size_px in sorted({config.size, data.preprocessing.size_px}):
         _check_size(spec, student, size_px, data.train.num_classes)
+    if config.batch_size == 1:
+        _check_single_image(spec, student, config.size)
     online = None
     if teacher is not None:
         offset = config.teacher_offset if config.teacher_offset is not None else teacher.default_offset
@@ -300,6 +303,19 @@ def _check_size(spec: ModelSpec, student: torch.nn.Module, size_px: int, num_cla
     if not isinstance(logits, torch.Tensor) or logits.shape != (1, num_classes):
         found = list(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
         raise ModelError(f"--student {spec}: answers with {found}, expected [1, {num_classes}]")
+
+
+def _check_single_image(spec: ModelSpec, student: torch.nn.Module, size_px: int) -> None:
+    """Raise ConfigError where batches of one image leave batch normalization a single value to normalize."""
+    trained = copy.deepcopy(student).train()
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            trained(torch.zeros(1, 3, size_px, size_px))
+    except ValueError as error:
+        raise ConfigError(
+            f"--batch-size 1: --student {spec} cannot be trained on one image of {size_px} px ({first_line(error)}); "
+            "choose a larger --batch-size or --size"
+        ) from error
 
 
 def _finish(

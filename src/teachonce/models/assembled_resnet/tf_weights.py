@@ -43,6 +43,7 @@ from timm.layers.selective_kernel import SelectiveKernelAttn
 from torch import nn
 
 from teachonce.errors import ConfigError, MissingExtraError, ModelError
+from teachonce.llvm import import_tensorflow
 from teachonce.models.assembled_resnet.network import AssembledResNet
 from teachonce.storage.files import locate
 
@@ -203,7 +204,7 @@ def _read_checkpoint(path: Path) -> Variables:
     if not _has_index(path):
         raise ConfigError(f"weights={path}: no such checkpoint, {prefix}.index is not there")
     try:
-        import tensorflow
+        tensorflow = import_tensorflow()
     except ImportError as error:
         raise MissingExtraError(
             f"weights={path}: reading a TensorFlow checkpoint needs TensorFlow: pip install 'teachonce[tensorflow]', "
@@ -218,6 +219,8 @@ def _read_checkpoint(path: Path) -> Variables:
 
 
 def _has_index(path: Path) -> bool:
+    if not path.name:
+        return False  # "/" and ".": folders without a name, beside which nothing lies
     storage, name = locate(_index_file(path))
     return storage.has(name)
 
