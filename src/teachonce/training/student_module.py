@@ -7,8 +7,7 @@ Decisions a reader would question. SGD is the classical momentum (timm's "moment
 published recipes of this field's ResNets do not use). Gradients of several devices are averaged; running statistics of
 batch norms stay each device's own within an epoch and are averaged at its end, before anybody looks at them. Torch's
 generators are seeded anew each epoch from (seed, epoch, rank), so that an epoch does not depend on how often the run
-was interrupted before it. The moving average ramps its decay up over the first steps (timm's ModelEmaV3: 0.95 after
-100 steps, 0.99 after 1,000), because the average of a few thousand steps at 0.9999 is mostly random initialization.
+was interrupted before it. The moving average (``weight_average``) is held beside the module's parts and not among them.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ import lightning
 import torch
 from jaxtyping import Float, Int
 from timm.optim import create_optimizer_v2
-from timm.utils import ModelEmaV3, distribute_bn
+from timm.utils import distribute_bn
 from torch import Tensor
 
 from teachonce.errors import LogitsError, TeachonceError
@@ -34,11 +33,14 @@ from teachonce.records.class_space import ClassSpace
 from teachonce.rng import derive_seed, generator
 from teachonce.training.config import TrainConfig
 from teachonce.training.schedules import LearningRate, build_schedule
+from teachonce.training.weight_average import WeightAverage
 
 CHECK_STEPS = 50
 """Updates between two checks of the loss: reading it waits for the device."""
 
 _NEVER = 2**31 - 1
+_AVERAGE_PREFIX = "ema."
+"""Of the average's tensors in a checkpoint's state_dict."""
 
 
 class OnlineTeacher:
@@ -97,10 +99,7 @@ class StudentModule(lightning.LightningModule):
             for part in student.modules():
                 if isinstance(part, torch.nn.modules.batchnorm._BatchNorm):
                     part.momentum = config.bn_momentum
-        self.ema: ModelEmaV3 | None = None
-        if config.ema_decay > 0:
-            self.ema = ModelEmaV3(student, decay=config.ema_decay, use_warmup=True)
-            self.ema.train()  # it never runs in this mode; Lightning would take a part in eval mode for a mistake
+        self.average = WeightAverage(student, config.ema_decay) if config.ema_decay > 0 else None
         if config.channels_last:
             self.to(memory_format=torch.channels_last)
         if config.compile:
@@ -113,7 +112,7 @@ class StudentModule(lightning.LightningModule):
     @property
     def eval_model(self) -> torch.nn.Module:
         """What is evaluated and kept: the moving average where there is one, else the student."""
-        return self.student if self.ema is None else self.ema.module
+        return self.student if self.average is None else self.average.model
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Logits [B, C] of pixels [B, H, W, 3] in 0..255, by the weights that are kept."""
@@ -195,15 +194,33 @@ class StudentModule(lightning.LightningModule):
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_index: int) -> None:
         """Move the average along, and check the loss now and then."""
-        if self.ema is not None:
-            self.ema.update(self.student, step=self.global_step)
+        if self.average is not None:
+            self.average.update(self.student, self.global_step)
         is_last = batch_index + 1 == self.trainer.num_training_batches
         if is_last or self.global_step % CHECK_STEPS == 0:
             self.check_loss()
         if is_last and self.trainer.world_size > 1:
             distribute_bn(self.student, self.trainer.world_size, reduce=True)
-            if self.ema is not None:
-                distribute_bn(self.ema.module, self.trainer.world_size, reduce=True)
+            if self.average is not None:
+                distribute_bn(self.average.model, self.trainer.world_size, reduce=True)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Put the average beside the student."""
+        if self.average is not None:
+            checkpoint["state_dict"] |= self.average.state_dict(_AVERAGE_PREFIX)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the average out of what is the module's own."""
+        if self.average is not None:
+            state = checkpoint["state_dict"]
+            names = [name for name in state if name.startswith(_AVERAGE_PREFIX)]
+            self.average.load_state_dict({name.removeprefix(_AVERAGE_PREFIX): state.pop(name) for name in names})
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        # The average follows to another device or memory format.
+        if self.average is not None:
+            self.average.apply(fn)
+        return super()._apply(fn, recurse)
 
     def on_validation_epoch_end(self) -> None:
         """Keep the result of this epoch's evaluation."""
