@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from torch.nn.parallel import DistributedDataParallel
 
 from teachonce.errors import TeachonceError
 from teachonce.extraction.config import ExtractConfig
@@ -72,6 +73,9 @@ SAME_CURVES: dict[str, dict[str, Any]] = {
         "cutmix_prob": 0.4,
     },
     "initial": {"init": "{vit}"},
+    "uneven": {"data": "{odd}", "ema_decay": 0.9, "lr": 0.05},
+    "accumulated": {"accumulate": 4, "ema_decay": 0.9, "clip_norm": 0.5, "lr_batch": 32},
+    "uneven accumulated": {"data": "{odd}", "accumulate": 4, "store": "{center}", **TEACHER_OPTIONS},
 }
 OTHER_CURVES: dict[str, dict[str, Any]] = {
     "norms": {"student": "timm:test_resnet", "bn_momentum": 0.2, "ema_decay": 0.9, "validation_epochs": 1},
@@ -117,6 +121,7 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             teacher=f"run:{folder / 'teacher'}", out=folder / "views", policy="crop", views=3, gate_samples=0, **common
         )
     )
+    write_digits(folder / "odd", num_train=31, num_validation=8)
     write_digits(folder / "few", num_train=16, num_validation=0)
     return {path.name: path for path in folder.iterdir()}
 
@@ -129,7 +134,7 @@ def build(places: dict[str, Path], out: Path, *, num_ranks: int, **options: Any)
         "size": 32,
         "epochs": 1,
         "lr": 0.01,
-        "batch_size": 16 // num_ranks,
+        "batch_size": 16 // num_ranks // options.get("accumulate", 1),
         "device": "cpu",
         "devices": num_ranks,
         **options,
@@ -181,10 +186,33 @@ def test_every_option_on_two_ranks_is_one_process_with_the_same_batch(places: di
     for config in configs:
         assert [row["step"] for row in curve(config.out)] == [2], config.out.name
     for name, options in SAME_CURVES.items():
-        train(build(places, tmp_path / "one" / name, num_ranks=1, **options))
+        train(build(places, tmp_path / "one" / name, num_ranks=1, **(options | {"accumulate": 1})))
         (one,), (two,) = curve(tmp_path / "one" / name), curve(tmp_path / "two" / name)
         # The sums are taken in another order: 2^-24, amplified by two updates.
         assert two == pytest.approx(one, rel=1e-3, abs=1e-6), name
+
+
+def count_unsynchronized(config: TrainConfig) -> None:
+    """Train, and say how many batches' gradients were kept back from the other rank."""
+    num_kept_back = 0
+    no_sync = DistributedDataParallel.no_sync
+
+    def counted(self: DistributedDataParallel) -> Any:
+        nonlocal num_kept_back
+        num_kept_back += 1
+        return no_sync(self)
+
+    DistributedDataParallel.no_sync = counted  # type: ignore[method-assign]
+    train(config)
+    (config.out / f"kept-back-{os.environ['LOCAL_RANK']}").write_text(str(num_kept_back))
+
+
+@pytest.mark.slow
+def test_gradients_are_exchanged_once_an_update(places: dict[str, Path], tmp_path: Path) -> None:
+    config = build(places, tmp_path / "run", num_ranks=2, accumulate=4)
+    run_ranks(count_unsynchronized, config)
+    # Two updates of four batches.
+    assert {path.read_text() for path in config.out.glob("kept-back-*")} == {"6"}
 
 
 @pytest.mark.slow

@@ -147,9 +147,11 @@ def _fit(config: TrainConfig, trainer: lightning.Trainer, module: StudentModule,
         rank=rank,
         world_size=world_size,
         paired=config.pairs_records,
+        accumulate=config.accumulate,
         shuffle_shards=config.shuffle_shards,
         shard_sizes=[shard.num_records for shard in data.train.records.shards],
     )
+    module.loss_weight = order.loss_weight
     loader = EpochLoader(Loader(data.train, order, config.num_workers))
     validation = None
     if data.validation is not None:
@@ -173,11 +175,12 @@ def _build_trainer(
 ) -> tuple[lightning.Trainer, EpochRecorder]:
     devices, num_nodes = world_shape(config.devices, config.num_nodes)
     world_size = devices * num_nodes
-    step_images = config.batch_size * world_size
-    if num_records < step_images:
+    update_images = config.batch_size * config.accumulate * world_size
+    if num_records < update_images:
+        times = f" --accumulate {config.accumulate}" if config.accumulate > 1 else ""
         raise ConfigError(
-            f"--batch-size {config.batch_size} on {world_size} devices: the split has {num_records} records, expected "
-            f"at least one batch of {step_images}; choose a smaller one"
+            f"--batch-size {config.batch_size}{times} on {world_size} devices: the split has {num_records} records, "
+            f"expected at least one batch of {update_images}; choose a smaller one"
         )
     recorder = EpochRecorder(config.out, config.epochs, config.checkpoint_epochs)
     plugins: list[Any] = [AtomicCheckpointIO()]
@@ -194,6 +197,7 @@ def _build_trainer(
             max_epochs=config.epochs,
             check_val_every_n_epoch=config.validation_epochs,
             gradient_clip_val=config.clip_norm,
+            accumulate_grad_batches=config.accumulate,
             benchmark=device.type == "cuda",
             callbacks=[TrainingProgress(config.epochs, num_records), TensorBoardEvents(config.out, recorder), recorder],
             plugins=plugins,
