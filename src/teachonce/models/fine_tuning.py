@@ -136,12 +136,9 @@ def start_from(
         phrase = f"new last layer ({', '.join(head)}): {reason}; all other weights taken over"
     if initial.size_px != size_px:
         phrase += f"; trained at {initial.size_px} px, now at {size_px}"
-    try:
-        fit_weights(student, weights, where=f"--init {initial.path}")
-    except ModelError as error:
-        if initial.size_px == size_px:
-            raise
-        raise ModelError(f"{error}; it was trained at {initial.size_px} px: give --size {initial.size_px}") from error
+    is_other_size = initial.size_px != size_px
+    advice = f"it was trained at {initial.size_px} px: give --size {initial.size_px}" if is_other_size else None
+    fit_weights(student, weights, where=f"--init {initial.path}", advice=advice)
     return phrase
 
 

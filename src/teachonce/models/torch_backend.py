@@ -135,8 +135,11 @@ def load_weights(path: Path) -> Weights:
     return _unwrap(content, path)
 
 
-def fit_weights(module: nn.Module, weights: Weights, *, where: str) -> None:
-    """Load the weights, all of them and nothing else; raises ModelError with some of the names that differ."""
+def fit_weights(module: nn.Module, weights: Weights, *, where: str, advice: str | None = None) -> None:
+    """Load the weights, all of them and nothing else; raises ModelError with some of the names that differ.
+
+    ``advice`` is for callers who know what to do then.
+    """
     own = module.state_dict()
     # Counters of batch norm, absent from checkpoints before PyTorch 0.4.1 and unused in evaluation.
     missing = [name for name in own if name not in weights and not name.endswith("num_batches_tracked")]
@@ -153,11 +156,13 @@ def fit_weights(module: nn.Module, weights: Weights, *, where: str) -> None:
     if misshapen:
         shapes = [f"{name} {list(weights[name].shape)} instead of {list(own[name].shape)}" for name in misshapen]
         found.append(f"{len(misshapen)} of another shape ({_abbreviate(shapes)})")
-    advice = "give the architecture that they were trained with"
+    likely = "give the architecture that they were trained with"
     first_sizes = {weights[name].shape[:1] for name in misshapen}
-    if not (missing or unexpected) and len(first_sizes) == 1 and len(misshapen) <= 2:
-        advice = f"add classes={next(iter(first_sizes))[0]} if that is the number of their classes"
-    raise ModelError(f"{where}: the weights do not fit: {'; '.join(found)}; {advice}")
+    # Of a head the first dimension alone differs; of position embeddings, at another input size, another one.
+    is_head = all(weights[name].shape[1:] == own[name].shape[1:] for name in misshapen)
+    if not (missing or unexpected) and len(first_sizes) == 1 and len(misshapen) <= 2 and is_head:
+        likely = f"add classes={next(iter(first_sizes))[0]} if that is the number of their classes"
+    raise ModelError(f"{where}: the weights do not fit: {'; '.join(found)}; {advice or likely}")
 
 
 def hash_weights(weights: Weights) -> str:
