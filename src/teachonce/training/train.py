@@ -64,9 +64,10 @@ from teachonce.training.data import (
     resolve_run,
     warn_without_effect,
 )
+from teachonce.training.online_stats import measure_online_stats
 from teachonce.training.ranks import is_rank, run_ranks, world_shape
 from teachonce.training.report import write_report
-from teachonce.training.store_warnings import measure_store_stats, warn_before_training
+from teachonce.training.store_warnings import measure_store_stats, warn_before_training, warn_of_teacher
 from teachonce.training.student_module import OnlineTeacher, StudentModule
 
 _PRECISIONS = {"float32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
@@ -218,14 +219,28 @@ def _guard(
     trainer: lightning.Trainer,
     recorder: EpochRecorder,
 ) -> None:
-    """Warn of what each store is about to teach, and watch whether the student passes the best of its teachers."""
+    """Warn of what each teacher is about to teach, and watch whether the student passes the best of them."""
     num_student = sum(parameter.numel() for parameter in module.student.parameters())
     best = None
     for store in data.stores:
         stats = measure_store_stats(store, config.temperature)
         warn_before_training(store, stats, config.temperature, num_student)
         best = max(stats.top1, best or 0.0)
-    if best is not None and data.train.views.is_replay and not data.train.views.has_mix and config.mixup_alpha == 0:
+    is_seen = data.train.views.is_replay
+    if module.online is not None:
+        teacher = module.online.teacher
+        stats = measure_online_stats(data.train, module.online, config.temperature, config.batch_size)
+        num_teacher = None if teacher.module is None else sum(part.numel() for part in teacher.module.parameters())
+        warn_of_teacher(
+            f"--teacher {config.teacher}",
+            stats,
+            config.temperature,
+            num_classes=data.train.num_classes,
+            num_teacher=num_teacher,
+            num_student=num_student,
+        )
+        best, is_seen = stats.top1, True
+    if best is not None and is_seen and not data.train.views.has_mix and config.mixup_alpha == 0:
         trainer.callbacks.insert(0, TeacherPassed(best, recorder))  # type: ignore[attr-defined]  # Lightning adds it
 
 
