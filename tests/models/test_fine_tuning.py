@@ -20,8 +20,9 @@ from teachonce.evaluation.int8 import export_int8, int8_path
 from teachonce.extraction.config import ExtractConfig
 from teachonce.extraction.extract import extract
 from teachonce.models.classifier import build_student
-from teachonce.models.fine_tuning import hash_classes, open_initial_run, start_from
+from teachonce.models.fine_tuning import open_initial_run, start_from
 from teachonce.models.spec import parse_model_spec
+from teachonce.records.class_table import hash_classes
 from teachonce.runs.metrics import read_metrics
 from teachonce.runs.run import Run
 from teachonce.training.config import TrainConfig

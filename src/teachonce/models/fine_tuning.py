@@ -14,12 +14,10 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-import xxhash
 from torch import nn
 
 from teachonce.errors import ConfigError, ModelError
@@ -42,14 +40,9 @@ class InitialRun:
     """Side of the pixels that it was trained on."""
     preprocessing: Preprocessing
     classes_hash: str | None
-    """``hash_classes`` of its classes; None for runs that did not know them."""
+    """``class_table.hash_classes`` of its classes; None for runs that did not know them."""
     weights: Weights = field(repr=False)
     weights_sha256: str
-
-
-def hash_classes(names: Sequence[str]) -> str:
-    """A hash of class names in the order of a student's outputs, to tell whether two last layers mean the same."""
-    return xxhash.xxh3_128_hexdigest("\n".join(names).encode())
 
 
 def open_initial_run(path: Path, student: ModelSpec) -> InitialRun:

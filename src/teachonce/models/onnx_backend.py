@@ -1,9 +1,9 @@
 """ONNX files as teachers, through ONNX Runtime.
 
 The layout (NCHW or NHWC), the input size and a fixed batch size are read from the file. A file that
-``teachonce export`` wrote carries its preprocessing and offset as metadata; any other one is taken to want what most
-exports from PyTorch want, a 0.875 center crop and ImageNet's mean and std. The gate of ``extract`` is there for when
-that is wrong.
+``teachonce export`` wrote carries its preprocessing, offset and a hash of its classes' names as metadata; any other one
+is taken to want what most exports from PyTorch want, a 0.875 center crop and ImageNet's mean and std. The gate of
+``extract`` is there for when that is wrong.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ PREPROCESSING_KEY = "teachonce.preprocessing"
 """Metadata of exported models: the JSON of their ``Preprocessing``."""
 OFFSET_KEY = "teachonce.offset"
 """Metadata of exported models: the data label of class 0."""
+CLASSES_KEY = "teachonce.classes_hash"
+"""Metadata of exported models: ``class_table.hash_classes`` of their classes, where their names are known."""
 
 _INPUT_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(uint8)": np.uint8}
 
@@ -74,6 +76,7 @@ def load_onnx_file(
         preprocessing=preprocessing,
         weights_sha256=hash_files(_model_files(path)),
         default_offset=None if offset is None else int(offset),
+        classes_hash=metadata.get(CLASSES_KEY),
     )
 
 

@@ -54,7 +54,12 @@ def load_library_model(spec: ModelSpec) -> LoadedModel:
     return wrap_module(module, preprocessing)
 
 
-def wrap_module(module: nn.Module, preprocessing: Preprocessing, default_offset: int | None = None) -> LoadedModel:
+def wrap_module(
+    module: nn.Module,
+    preprocessing: Preprocessing,
+    default_offset: int | None = None,
+    classes_hash: str | None = None,
+) -> LoadedModel:
     """A module as a backend's result."""
     module.eval()
     return LoadedModel(
@@ -62,6 +67,7 @@ def wrap_module(module: nn.Module, preprocessing: Preprocessing, default_offset:
         preprocessing=preprocessing,
         weights_sha256=hash_weights(module.state_dict()),
         default_offset=default_offset,
+        classes_hash=classes_hash,
         module=module,
     )
 

@@ -268,7 +268,8 @@ class TrainConfig(TrainingOptions):
     """Model SPEC of an online teacher, asked at every step: the costly reference that stores are compared with. It sees
     the student's views, mixed where --mixup-alpha or --cutmix-alpha say so."""
     teacher_offset: int | None = only_with(None, _ONLINE_TEACHER)
-    """Data label of the online teacher's class 0. Default: 0, or 1 where only the data has a background class."""
+    """Data label of the online teacher's class 0. Default: by the names of the classes where both have them (a run, an
+    exported ONNX file); else 0, or 1 where only the data has a background class."""
     view_seed: int | None = only_with(None, _ONLINE_TEACHER)
     """Online teacher: seed of the views, as --seed of extract. Default: --seed."""
     seed: int = 0

@@ -35,8 +35,9 @@ from teachonce.data.sampler import EpochBatches
 from teachonce.errors import ConfigError, ModelError
 from teachonce.models.classifier import Classifier, build_student, load_model, resolve_device
 from teachonce.models.fine_tuning import start_from
+from teachonce.models.own_classes import resolve_model_offset
 from teachonce.models.spec import ModelSpec, first_line, parse_model_spec
-from teachonce.records.class_space import ClassSpace, resolve_offset
+from teachonce.records.class_space import ClassSpace
 from teachonce.rng import derive_seed
 from teachonce.runs.run import (
     CHECKPOINTS_NAME,
@@ -279,8 +280,10 @@ def _build_module(
         _check_size(spec, student, size_px, data.train.num_classes)
     online = None
     if teacher is not None:
-        offset = config.teacher_offset if config.teacher_offset is not None else teacher.default_offset
-        offset = resolve_offset(teacher.num_classes, data.data_classes, offset, model=str(config.teacher))
+        classes = data.train.records.classes
+        names = None if classes is None else classes.names
+        asked = config.teacher_offset
+        offset = resolve_model_offset(teacher, names, data.data_classes, asked, option="--teacher-offset")
         space = ClassSpace(num_classes=teacher.num_classes, offset=offset)
         online = OnlineTeacher(teacher, space, data.train.class_space)
     decode = None if data.stored is None else partial(data.stored.decode, class_space=data.train.class_space)
