@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from teachonce.data.sampler import EpochBatches
+from teachonce.errors import ConfigError
 
 
 def flat(batches: EpochBatches) -> list[tuple[int, int]]:
@@ -43,6 +44,40 @@ def test_partners_are_others_each_epoch() -> None:
     # A uniform permutation leaves one record in its place on average, Poisson: ten would be one in ten million.
     records = [index for index, number in flat(batches) if number % 2 == 0]
     assert sum(a == b for a, b in zip(records, partners[1], strict=True)) < 10
+
+
+@pytest.mark.parametrize("paired", [False, True])
+@pytest.mark.parametrize("drop_last", [False, True])
+@pytest.mark.parametrize(("num_records", "world_size", "accumulate"), [(48, 1, 3), (53, 2, 3), (6, 2, 3), (47, 3, 2)])
+def test_accumulated_batches_are_those_of_the_large_batch(num_records, world_size, accumulate, paired, drop_last):
+    options = {"seed": 5, "epoch": 2, "paired": paired, "drop_last": drop_last}
+    large = list(EpochBatches(num_records, 4 * accumulate * world_size, **options))
+    ranks = [
+        EpochBatches(num_records, 4, rank=rank, world_size=world_size, accumulate=accumulate, **options)
+        for rank in range(world_size)
+    ]
+    steps = list(zip(*ranks, strict=True))
+    assert len(steps) == ranks[0].num_steps == len(large) * accumulate
+    for update, whole in enumerate(large):
+        mine = range(update * accumulate, (update + 1) * accumulate)
+        assert sorted(item for step in mine for part in steps[step] for item in part) == sorted(whole)
+        sizes = [len(part) for step in mine for part in steps[step]]
+        limit = (2 if paired else 1) * (4 if num_records > 6 or drop_last else 1)
+        assert min(sizes) > 0 and max(sizes) <= limit
+        # The mean over batches and ranks of weighted means is the mean over the update.
+        weights = [rank.loss_weight(step) for step in mine for rank in ranks]
+        shares = [weight / (world_size * accumulate) for weight in weights]
+        assert shares == pytest.approx([size / len(whole) for size in sizes], rel=1e-12)
+
+
+def test_one_batch_an_update_weighs_exactly_1() -> None:
+    batches = EpochBatches(53, 6)
+    assert {batches.loss_weight(step) for step in range(len(batches))} == {1.0}
+
+
+def test_fewer_records_than_batches_of_an_update() -> None:
+    with pytest.raises(ConfigError, match="5 records for 2 devices, 3 batches an update: each needs at least one"):
+        EpochBatches(5, 1, world_size=2, accumulate=3)
 
 
 @pytest.mark.parametrize("paired", [False, True])

@@ -65,6 +65,18 @@ def test_an_error_of_one_rank_ends_the_others() -> None:
         run_ranks(fail_on_rank_1, CONFIG)
 
 
+def raise_on_rank_1(config: TrainConfig) -> None:
+    if os.environ["LOCAL_RANK"] == "1":
+        raise ZeroDivisionError("a mistake of ours")
+    time.sleep(600)
+
+
+@pytest.mark.slow
+def test_a_rank_that_ends_by_itself_would_do_so_again() -> None:
+    with pytest.raises(TeachonceError, match=r"^rank 1 ended with code 1; what it said is above, and must be mended"):
+        run_ranks(raise_on_rank_1, CONFIG)
+
+
 @pytest.mark.slow
 def test_a_killed_rank_is_said() -> None:
     with pytest.raises(TeachonceError, match=r"rank 0 was killed by signal 9 .* goes on from the last checkpoint"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,14 +14,17 @@ from safetensors.torch import load_file
 from timm.models import register_model
 from timm.optim import create_optimizer_v2
 
-from teachonce.errors import ConfigError, LogitsError
+from teachonce.errors import ConfigError, LogitsError, TeachonceError
 from teachonce.losses.losses import kd_loss, label_loss
 from teachonce.losses.mixup import Mixup, sample_mixup
 from teachonce.models.classifier import build_student
 from teachonce.pixels.preprocessing import Preprocessing
 from teachonce.records.class_space import ClassSpace
 from teachonce.rng import generator
+from teachonce.runs.metrics import read_metrics
+from teachonce.training import student_module
 from teachonce.training.config import TrainConfig
+from teachonce.training.loss_watch import LossWatch
 from teachonce.training.student_module import OnlineTeacher, StudentModule
 from teachonce.training.train import train
 
@@ -115,14 +120,66 @@ def teachonce_test_progress(pretrained: bool = False, **options) -> torch.nn.Mod
     return model
 
 
-def test_a_student_that_asks_is_told_how_far_the_training_is(digits: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_student_that_asks_is_told_how_far_the_training_is(digits: Path, tmp_path: Path, accumulate: int) -> None:
     SEEN_PROGRESS.clear()
     config = TrainConfig(
-        data=digits, student="timm:teachonce_test_progress", out=tmp_path / "run", epochs=2, batch_size=48, size=16,
-        device="cpu", validation_split=None,
+        data=digits, student="timm:teachonce_test_progress", out=tmp_path / "run", epochs=2, size=16, device="cpu",
+        validation_split=None, batch_size=48 // accumulate, accumulate=accumulate,
     )  # fmt: skip
     train(config)
     assert SEEN_PROGRESS == [0, 0.25, 0.5, 0.75]
+
+
+NUM_FORWARD: list[int] = []
+BAD_BATCH = 0
+
+
+class Breaking(torch.nn.Module):
+    """A network whose logits are NaN in one batch of the training."""
+
+    def __init__(self, inner: torch.nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        logits = self.inner(images)
+        if not self.training:
+            return logits
+        NUM_FORWARD.append(len(images))
+        return logits * torch.nan if len(NUM_FORWARD) == BAD_BATCH else logits
+
+
+@register_model
+def teachonce_test_breaking(pretrained: bool = False, **options) -> torch.nn.Module:
+    return Breaking(timm.create_model("test_resnet", pretrained=pretrained, **options))
+
+
+# 96 images in batches of 16: six of them an epoch; the eighth is in the middle, the twelfth ends the second epoch.
+@pytest.mark.parametrize("is_late", [False, True])
+@pytest.mark.parametrize(("bad_batch", "accumulate"), [(1, 1), (8, 1), (12, 1), (8, 3), (12, 3)])
+def test_a_loss_that_is_not_finite_ends_the_training_within_an_update(
+    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_late: bool, bad_batch: int, accumulate: int
+) -> None:
+    """``is_late`` is how a GPU's losses are looked at."""
+    NUM_FORWARD.clear()
+    monkeypatch.setattr(sys.modules[__name__], "BAD_BATCH", bad_batch)
+    monkeypatch.setattr(student_module, "LossWatch", partial(LossWatch, is_late=is_late))
+    config = TrainConfig(
+        data=digits, student="timm:teachonce_test_breaking", out=tmp_path / "run", epochs=3, batch_size=16, size=16,
+        device="cpu", validation_split=None, accumulate=accumulate, ema_decay=0.9,
+    )  # fmt: skip
+    update, epoch = (bad_batch - 1) // accumulate + 1, (bad_batch - 1) // 6 + 1
+    with pytest.raises(TeachonceError, match=rf"the loss is not finite in update {update} \(epoch {epoch}\); lower"):
+        train(config)
+    assert len(NUM_FORWARD) == bad_batch + (is_late and bad_batch != 12)
+    assert [row["epoch"] for row in read_metrics(config.out)] == [1][: epoch - 1]
+    checkpoints = list((config.out / "checkpoints").glob("*.ckpt"))
+    assert len(checkpoints) == (epoch > 1) and not (config.out / "student.safetensors").exists()
+    for checkpoint in checkpoints:
+        found = torch.load(checkpoint, weights_only=True)
+        assert found["global_step"] == 6 // accumulate
+        assert all(torch.isfinite(tensor).all() for tensor in found["state_dict"].values())
 
 
 def test_a_class_that_the_teacher_lacks(batch) -> None:

@@ -176,6 +176,57 @@ def test_killed_and_resumed_is_bit_for_bit_the_same(digits: Path, digits_store: 
     check_resumption(config(digits, tmp_path / "killed", **settings))
 
 
+def test_accumulated_updates_are_resumed(digits: Path, digits_store: Path, tmp_path: Path) -> None:
+    settings = {"store": digits_store, "epochs": 8, "batch_size": 8, "accumulate": 3, "ema_decay": 0.9}
+    check_resumption(config(digits, tmp_path / "killed", warmup_epochs=1.5, clip_norm=1.0, **settings))
+
+
+# 96 records: three updates of 32, and five of 19 or 20, in batches of 6 or 7.
+@pytest.mark.parametrize(("batch_size", "accumulate", "num_updates"), [(8, 4, 3), (7, 3, 5)])
+def test_accumulated_batches_are_the_large_batch(
+    digits: Path, digits_store: Path, tmp_path: Path, batch_size: int, accumulate: int, num_updates: int
+) -> None:
+    """Schedule, average, clipping, KD: all as of the whole batch, for a student without batch norm."""
+    settings = {
+        "student": "timm:test_vit",
+        "size": 32,
+        "store": digits_store,
+        "kd_temp": 2.0,
+        "epochs": 2,
+        "lr": 0.02,
+        "lr_batch": 64,
+        "warmup_epochs": 0.5,
+        "clip_norm": 0.5,
+        "ema_decay": 0.9,
+        "label_smoothing": 0.1,
+    }
+    large = config(digits, tmp_path / "large", batch_size=batch_size * accumulate, **settings)
+    small = config(digits, tmp_path / "small", batch_size=batch_size, accumulate=accumulate, **settings)
+    assert train(large)["steps"] == train(small)["steps"] == 2 * num_updates
+    for one, many in zip(curve(large.out), curve(small.out), strict=True):
+        # The sums are taken in another order; ten updates amplify 2^-24 to about 1e-5.
+        assert many == pytest.approx(one, rel=1e-4)
+        assert many["lr"] == one["lr"]
+    state = [
+        torch.load(run.out / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"] for run in (large, small)
+    ]
+    assert any(name.startswith("ema.") for name in state[0])
+    for name, tensor in state[0].items():
+        torch.testing.assert_close(state[1][name], tensor, rtol=1e-4, atol=1e-5)
+    with pytest.raises(PlanMismatchError, match=r"accumulate was 1, now 2"):
+        train(replace(large, accumulate=2))
+
+
+def test_a_student_is_told_of_updates_and_not_of_batches(digits: Path, tmp_path: Path) -> None:
+    """TensorBoard's step, the learning rate of the last update, images that count: by whole updates."""
+    run = config(digits, tmp_path / "run", batch_size=16, accumulate=2, epochs=2, validation_split=None)
+    assert train(run)["steps"] == 6
+    assert [row["step"] for row in curve(run.out)] == [3, 6]
+    # Cosine from 0.05: the last update of each epoch is the third and the sixth.
+    expected = [0.025 * (1 + np.cos(np.pi * update / 6)) for update in (2, 5)]
+    assert [row["lr"] for row in curve(run.out)] == pytest.approx(expected, rel=1e-12)
+
+
 @pytest.mark.parametrize("paired", [False, True])
 def test_a_window_of_shards_is_resumed(tmp_path: Path, paired: bool) -> None:
     data = write_shards(tmp_path / "data", sizes=(30, 5, 41, 1, 20))
@@ -418,6 +469,10 @@ def test_a_damaged_checkpoint_is_named(digits: Path, kd_run: Path, digits_store:
     ("settings", "message"),
     [
         ({"batch_size": 97}, "--batch-size 97 on 1 devices: the split has 96 records"),
+        (
+            {"batch_size": 32, "accumulate": 4},
+            "--batch-size 32 --accumulate 4 on 1 devices: the split has 96 records, expected at least one batch of 128",
+        ),
         ({"precision": "fp16"}, "--precision fp16: needs a GPU"),
         ({"student": "timm:test_resnet,size=64"}, "size= is not for a student"),
         ({"student": "timm:test_resnat"}, "timm has no 'test_resnat'; did you mean"),

@@ -26,6 +26,10 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
     second permutation, so that every record occurs twice an epoch, in as many steps. An epoch e then counts as the two
     epochs 2 e (the records) and 2 e + 1 (their partners), so that a record's two views differ.
 
+    ``accumulate`` N makes N batches, one after another, of what one update is made of: the records of each update are
+    those of batches N times as large, and every update has N batches. ``loss_weight`` weighs their losses so that the
+    mean over N batches, and over ranks, is the mean over the update's records.
+
     ``first_step`` goes on in the middle of an epoch: the batches before it are left out, and nothing is read for them.
 
     ``shuffle_shards`` N permutes the shards, whose numbers of records are ``shard_sizes``, and shuffles records in a
@@ -34,7 +38,7 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
     records that it holds or begins. N of all shards or more is the order without a window. Every rank reads from the
     same shards.
 
-    Raises ConfigError for fewer records than ranks, and for a window that cannot be meant.
+    Raises ConfigError for fewer records than the batches of one update, and for a window that cannot be meant.
     """
 
     def __init__(
@@ -49,12 +53,14 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         rank: int = 0,
         world_size: int = 1,
         paired: bool = False,
+        accumulate: int = 1,
         first_step: int = 0,
         shuffle_shards: int | None = None,
         shard_sizes: Sequence[int] = (),
     ) -> None:
-        if num_records < world_size:
-            raise ConfigError(f"{num_records} records for {world_size} devices: each needs at least one record")
+        if num_records < world_size * accumulate:
+            times = f", {accumulate} batches an update" if accumulate > 1 else ""
+            raise ConfigError(f"{num_records} records for {world_size} devices{times}: each needs at least one record")
         if shuffle_shards is not None:
             _check_window(shuffle_shards, shard_sizes, num_records, shuffle=shuffle)
         self.num_records = num_records
@@ -66,6 +72,7 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         self.rank = rank
         self.world_size = world_size
         self.paired = paired
+        self.accumulate = accumulate
         self.first_step = first_step
         self.shuffle_shards = shuffle_shards
         self._shard_sizes = np.array([size for size in shard_sizes if size], np.int64)
@@ -81,26 +88,46 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
     @property
     def num_steps(self) -> int:
         """Batches of a whole epoch."""
-        step_records = self.batch_size * self.world_size
+        return self.num_updates * self.accumulate
+
+    @property
+    def num_updates(self) -> int:
+        """Updates of a whole epoch: its batches, unless several are accumulated."""
+        parts = self.world_size * self.accumulate
+        update_records = self.batch_size * parts
         if self.drop_last:
-            return max(1, self.num_records // step_records)
-        return min(-(-self.num_records // step_records), self.num_records // self.world_size)
+            return max(1, self.num_records // update_records)
+        return min(-(-self.num_records // update_records), self.num_records // parts)
+
+    def loss_weight(self, step: int) -> float:
+        """What the mean loss of this rank's batch counts, so that the mean over batches and ranks is the update's."""
+        first, last = self._bounds(step)
+        mine = len(range(last)[self._part(step)])
+        return mine * self.world_size * self.accumulate / (last - first)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         order = self._permute("order") if self.shuffle else np.arange(self.num_records)
         partners = self._permute("partners") if self.paired else None
-        num_steps = self.num_steps
-        end = self.num_records
-        if self.drop_last:
-            end = min(end, num_steps * self.batch_size * self.world_size)
-        for step in range(self.first_step, num_steps):
-            first, last = step * end // num_steps, (step + 1) * end // num_steps
-            mine = slice(first + self.rank, last, self.world_size)
+        for step in range(self.first_step, self.num_steps):
+            mine = self._part(step)
             if partners is None:
                 yield [(index, self.epoch) for index in order[mine].tolist()]
             else:
                 records = [(index, 2 * self.epoch) for index in order[mine].tolist()]
                 yield records + [(index, 2 * self.epoch + 1) for index in partners[mine].tolist()]
+
+    def _bounds(self, step: int) -> tuple[int, int]:
+        """The places of the epoch's order that the update of a batch begins and ends at."""
+        update, num_updates, end = step // self.accumulate, self.num_updates, self.num_records
+        if self.drop_last:
+            end = min(end, num_updates * self.batch_size * self.world_size * self.accumulate)
+        return update * end // num_updates, (update + 1) * end // num_updates
+
+    def _part(self, step: int) -> slice:
+        """This rank's places in the epoch's order: batches of one update are as further ranks."""
+        first, last = self._bounds(step)
+        part = step % self.accumulate * self.world_size + self.rank
+        return slice(first + part, last, self.world_size * self.accumulate)
 
     def _permute(self, purpose: str) -> NDArray[np.integer]:
         """The records in the order of this epoch; of its two orders the same shards are open at the same time."""

@@ -83,7 +83,8 @@ class EvaluateConfig:
     split: str = "validation"
     """Which split."""
     offset: int | None = None
-    """Data label of the model's class 0. Default: 0, or 1 where only the data has a background class."""
+    """Data label of the model's class 0. Default: by the names of the classes where both have them (a run, an exported
+    ONNX file); else 0, or 1 where only the data has a background class."""
     batch_size: int = 64
     """Images a batch."""
     device: str = "auto"

@@ -22,8 +22,9 @@ from teachonce.errors import ConfigError, LogitsError, RecordError
 from teachonce.evaluation.config import EvaluateConfig
 from teachonce.losses.metrics import ClassifierMetrics
 from teachonce.models.classifier import Classifier, load_model
+from teachonce.models.own_classes import resolve_model_offset
 from teachonce.models.pending import PendingLogits
-from teachonce.records.class_space import ClassSpace, map_logits, resolve_offset
+from teachonce.records.class_space import ClassSpace, map_logits
 from teachonce.records.discovery import open_records
 from teachonce.records.source import RecordSource
 
@@ -32,9 +33,8 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     """Run ``teachonce evaluate``; returns what ``evaluate_model`` does, after the model, split and offset."""
     source = open_records(config.data, config.split)
     classifier = load_model(config.model, device=config.device, precision=config.precision)
-    offset = classifier.default_offset if config.offset is None else config.offset
-    data_classes = None if source.classes is None else len(source.classes.names)
-    offset = resolve_offset(classifier.num_classes, data_classes, offset, model=config.model)
+    names = None if source.classes is None else source.classes.names
+    offset = resolve_model_offset(classifier, names, None if names is None else len(names), config.offset)
     with progress("evaluate", source.num_records) as advance:
         result = evaluate_model(classifier, source, offset, batch_size=config.batch_size, advance=advance)
     return {"model": config.model, "split": config.split, "offset": offset, **result}

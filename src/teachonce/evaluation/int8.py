@@ -35,6 +35,7 @@ from teachonce.evaluation.quantize import quantize_onnx, require_quantizer
 from teachonce.losses.metrics import ClassifierMetrics
 from teachonce.models.classifier import Classifier, load_model
 from teachonce.models.onnx_backend import load_onnx
+from teachonce.models.own_classes import resolve_model_offset
 from teachonce.models.spec import path_spec
 from teachonce.pixels.preprocessing import Preprocessing, normalize
 from teachonce.pixels.render import render_center
@@ -68,11 +69,12 @@ def export_int8(config: ExportConfig) -> Comparison:
         if exists(out):
             raise ConfigError(f"{out}: exists; remove it or choose another --out")
     student = load_model(path_spec("run", config.source))
-    space = ClassSpace(num_classes=student.num_classes, offset=student.default_offset or 0)
     calibration = open_records(config.data, config.split)
-    validation = EvalDataset(
-        open_records(config.validation_data or config.data, config.validation_split), student.preprocessing, space
-    )
+    measured = open_records(config.validation_data or config.data, config.validation_split)
+    names = None if measured.classes is None else measured.classes.names
+    offset = resolve_model_offset(student, names, None if names is None else len(names), option=None)
+    space = ClassSpace(num_classes=student.num_classes, offset=offset)
+    validation = EvalDataset(measured, student.preprocessing, space)
     taught, teacher = None, None
     if config.store is not None or config.logits is not None:
         taught = _open_teacher(config.data, config.split, config.store, student.preprocessing, space)
@@ -142,7 +144,7 @@ def _open_teacher(
 
 
 def _check_same_interface(student: Classifier, exported: Classifier) -> None:
-    for name in ("preprocessing", "default_offset", "num_classes"):
+    for name in ("preprocessing", "default_offset", "classes_hash", "num_classes"):
         found, expected = getattr(exported, name), getattr(student, name)
         if found != expected:
             raise CheckError(f"the int8 model reads back with {name} {found}, expected {expected}; nothing was written")

@@ -1,7 +1,8 @@
 """Export a run's student as ONNX or safetensors, and prove that what was written answers as PyTorch does.
 
 The exported model takes what the student takes: normalized images [batch, 3, size, size], float32, any batch size, as
-``images``, and gives ``logits``. Preprocessing and offset go along as metadata, so that ``onnx:FILE`` needs no options.
+``images``, and gives ``logits``. Preprocessing, offset and a hash of the classes' names go along as metadata, so that
+``onnx:FILE`` needs no options.
 
 The file is read back, run, and compared before it gets its name. The tolerance is measured, not guessed: float32
 rounds, and another runtime adds in another order, so both PyTorch and the runtime stray from the exact answer, by about
@@ -25,7 +26,7 @@ from torch import nn
 
 from teachonce.errors import CheckError, ConfigError, MissingExtraError, ModelError
 from teachonce.models.classifier import Classifier, load_model
-from teachonce.models.onnx_backend import OFFSET_KEY, PREPROCESSING_KEY
+from teachonce.models.onnx_backend import CLASSES_KEY, OFFSET_KEY, PREPROCESSING_KEY
 from teachonce.models.spec import first_line, parse_model_spec, path_spec
 from teachonce.models.torch_backend import build_module, fit_weights, load_weights
 from teachonce.pixels.preprocessing import normalize
@@ -65,8 +66,9 @@ def export_run(run: Path, format: Literal["onnx", "safetensors"], out: Path) -> 
 def check_onnx(student: Classifier, written: Path) -> None:
     """Run an exported file through ONNX Runtime; CheckError where it strays further than rounding can explain."""
     exported = load_model(path_spec("onnx", written))
-    if exported.preprocessing != student.preprocessing or exported.default_offset != student.default_offset:
-        raise CheckError("the exported ONNX model reads back with another preprocessing or offset; nothing was written")
+    for name in ("preprocessing", "default_offset", "classes_hash"):
+        if getattr(exported, name) != getattr(student, name):
+            raise CheckError(f"the exported ONNX model reads back with another {name}; nothing was written")
     exact_module = copy.deepcopy(_module(student)).double()
     for batch_size in PROBE_BATCHES:
         pixels = _noise(student, batch_size)
@@ -141,10 +143,11 @@ def _to_onnx(student: Classifier) -> bytes:
 
 
 def _metadata(student: Classifier) -> dict[str, str]:
-    return {
+    found = {
         PREPROCESSING_KEY: json.dumps(student.preprocessing.to_json()),
         OFFSET_KEY: str(student.default_offset or 0),
     }
+    return found if student.classes_hash is None else found | {CLASSES_KEY: student.classes_hash}
 
 
 def _noise(student: Classifier, batch_size: int) -> torch.Tensor:

@@ -46,7 +46,8 @@ class ExtractionOptions(MixOptions):
     topk: int = only_with(10, KEPT_CLASSES)
     """Codec topk: classes that are kept."""
     offset: int | None = None
-    """Data label of the teacher's class 0. Default: 0, or 1 where only the data has a background class."""
+    """Data label of the teacher's class 0. Default: by the names of the classes where both have them (a run, an
+    exported ONNX file); else 0, or 1 where only the data has a background class."""
     num_classes: int | None = None
     """Classes of the data, background included. Default: from the data, else the teacher's classes + offset."""
     batch_size: int = 64

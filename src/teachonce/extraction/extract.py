@@ -31,8 +31,9 @@ from teachonce.extraction.plan_source import ExtractedData, open_plan_source
 from teachonce.extraction.unit_result import write_missing_records
 from teachonce.extraction.units import Unit, all_units, bundle_units, missing_units
 from teachonce.models.classifier import Classifier, load_model, resolve_device
+from teachonce.models.own_classes import resolve_model_offset
 from teachonce.models.spec import ModelSpec
-from teachonce.records.class_space import ClassSpace, resolve_offset
+from teachonce.records.class_space import ClassSpace
 from teachonce.records.discovery import open_records
 from teachonce.records.source import RecordSource
 from teachonce.storage.files import open_storage
@@ -106,14 +107,14 @@ def extract(config: ExtractConfig) -> bool:
 
 def build_plan(config: ExtractConfig, source: RecordSource, teacher: Classifier) -> Plan:
     """The plan of an extraction; raises ConfigError where teacher and data have no explicit common class space."""
-    data_classes = config.num_classes or (len(source.classes.names) if source.classes is not None else None)
-    offset = config.offset if config.offset is not None else teacher.default_offset
-    if data_classes is None and offset is None:
+    names = None if source.classes is None else source.classes.names
+    data_classes = config.num_classes or (None if names is None else len(names))
+    if data_classes is None and config.offset is None and teacher.default_offset is None:
         raise ConfigError(
             f"{config.data}: does not say how many classes it has (no classes.json): give --num-classes (ImageNet "
             "TFRecords: 1001) or --offset (the data label of the teacher's class 0)"
         )
-    offset = resolve_offset(teacher.num_classes, data_classes, offset, model=config.teacher)
+    offset = resolve_model_offset(teacher, names, data_classes, config.offset)
     views_of = open_views_of(config, source)
     drawn = build_policy(config.policy, config)
     is_random = views_of is not None or drawn.is_random

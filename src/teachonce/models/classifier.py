@@ -60,7 +60,9 @@ class Classifier:
     num_classes: int
     preprocessing: Preprocessing
     default_offset: int | None
-    """Data label of class 0 where the model or its SPEC says so; None leaves it to ``class_space.resolve_offset``."""
+    """Data label of class 0 where the model or its SPEC says so; ``own_classes`` compares it with the data."""
+    classes_hash: str | None = None
+    """``class_table.hash_classes`` of its classes; None where it does not know their names."""
     weights_sha256: str
     device: torch.device
     precision: Precision = "float32"
@@ -153,6 +155,7 @@ def load_model(
         num_classes=0,
         preprocessing=override_preprocessing(loaded.preprocessing, spec),
         default_offset=spec.options.get("offset", loaded.default_offset),
+        classes_hash=loaded.classes_hash,
         weights_sha256=loaded.weights_sha256,
         device=target,
         precision=precision,
@@ -220,7 +223,7 @@ def _load_run(run: Path, spec: ModelSpec) -> LoadedModel:
     opened = open_finished_run(run, requested_by=f"model {spec.text!r}")
     module = build_module(parse_model_spec(opened.student), opened.num_classes, opened.size_px)
     fit_weights(module, load_weights(opened.weights_path), where=str(opened.weights_path))
-    return wrap_module(module, opened.preprocessing, default_offset=opened.offset)
+    return wrap_module(module, opened.preprocessing, default_offset=opened.offset, classes_hash=opened.classes_hash)
 
 
 def _probe_classes(classifier: Classifier) -> int:

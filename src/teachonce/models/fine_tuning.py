@@ -14,12 +14,10 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-import xxhash
 from torch import nn
 
 from teachonce.errors import ConfigError, ModelError
@@ -42,14 +40,9 @@ class InitialRun:
     """Side of the pixels that it was trained on."""
     preprocessing: Preprocessing
     classes_hash: str | None
-    """``hash_classes`` of its classes; None for runs that did not know them."""
+    """``class_table.hash_classes`` of its classes; None for runs that did not know them."""
     weights: Weights = field(repr=False)
     weights_sha256: str
-
-
-def hash_classes(names: Sequence[str]) -> str:
-    """A hash of class names in the order of a student's outputs, to tell whether two last layers mean the same."""
-    return xxhash.xxh3_128_hexdigest("\n".join(names).encode())
 
 
 def open_initial_run(path: Path, student: ModelSpec) -> InitialRun:
@@ -136,12 +129,9 @@ def start_from(
         phrase = f"new last layer ({', '.join(head)}): {reason}; all other weights taken over"
     if initial.size_px != size_px:
         phrase += f"; trained at {initial.size_px} px, now at {size_px}"
-    try:
-        fit_weights(student, weights, where=f"--init {initial.path}")
-    except ModelError as error:
-        if initial.size_px == size_px:
-            raise
-        raise ModelError(f"{error}; it was trained at {initial.size_px} px: give --size {initial.size_px}") from error
+    is_other_size = initial.size_px != size_px
+    advice = f"it was trained at {initial.size_px} px: give --size {initial.size_px}" if is_other_size else None
+    fit_weights(student, weights, where=f"--init {initial.path}", advice=advice)
     return phrase
 
 

@@ -1,9 +1,9 @@
 """ONNX files as teachers, through ONNX Runtime.
 
 The layout (NCHW or NHWC), the input size and a fixed batch size are read from the file. A file that
-``teachonce export`` wrote carries its preprocessing and offset as metadata; any other one is taken to want what most
-exports from PyTorch want, a 0.875 center crop and ImageNet's mean and std. The gate of ``extract`` is there for when
-that is wrong.
+``teachonce export`` wrote carries its preprocessing, offset and a hash of its classes' names as metadata; any other one
+is taken to want what most exports from PyTorch want, a 0.875 center crop and ImageNet's mean and std. The gate of
+``extract`` is there for when that is wrong.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ PREPROCESSING_KEY = "teachonce.preprocessing"
 """Metadata of exported models: the JSON of their ``Preprocessing``."""
 OFFSET_KEY = "teachonce.offset"
 """Metadata of exported models: the data label of class 0."""
+CLASSES_KEY = "teachonce.classes_hash"
+"""Metadata of exported models: ``class_table.hash_classes`` of their classes, where their names are known."""
 
 _DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft", "com.microsoft.nchwc")
 """Whose operators ONNX Runtime brings along: ONNX's, and its own for what was optimized or quantized."""
@@ -78,6 +80,7 @@ def load_onnx_file(
         preprocessing=preprocessing,
         weights_sha256=hash_files(files),
         default_offset=_read_offset(metadata, path),
+        classes_hash=metadata.get(CLASSES_KEY),
     )
 
 

@@ -57,6 +57,8 @@ class LoadedModel:
     preprocessing: Preprocessing
     weights_sha256: str
     default_offset: int | None = None
+    classes_hash: str | None = None
+    """``class_table.hash_classes`` of its classes; None where it does not know their names."""
     module: torch.nn.Module | None = None
     """The module itself, for the backends of PyTorch."""
 

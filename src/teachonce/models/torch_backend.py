@@ -54,7 +54,12 @@ def load_library_model(spec: ModelSpec) -> LoadedModel:
     return wrap_module(module, preprocessing)
 
 
-def wrap_module(module: nn.Module, preprocessing: Preprocessing, default_offset: int | None = None) -> LoadedModel:
+def wrap_module(
+    module: nn.Module,
+    preprocessing: Preprocessing,
+    default_offset: int | None = None,
+    classes_hash: str | None = None,
+) -> LoadedModel:
     """A module as a backend's result."""
     module.eval()
     return LoadedModel(
@@ -62,6 +67,7 @@ def wrap_module(module: nn.Module, preprocessing: Preprocessing, default_offset:
         preprocessing=preprocessing,
         weights_sha256=hash_weights(module.state_dict()),
         default_offset=default_offset,
+        classes_hash=classes_hash,
         module=module,
     )
 
@@ -139,8 +145,11 @@ def load_weights(path: Path) -> Weights:
     return _unwrap(content, path)
 
 
-def fit_weights(module: nn.Module, weights: Weights, *, where: str) -> None:
-    """Load the weights, all of them and nothing else; raises ModelError with some of the names that differ."""
+def fit_weights(module: nn.Module, weights: Weights, *, where: str, advice: str | None = None) -> None:
+    """Load the weights, all of them and nothing else; raises ModelError with some of the names that differ.
+
+    ``advice`` is for callers who know what to do then.
+    """
     own = module.state_dict()
     missing = [name for name in required_names(own) if name not in weights]
     unexpected = [name for name in weights if name not in own]
@@ -160,16 +169,16 @@ def fit_weights(module: nn.Module, weights: Weights, *, where: str) -> None:
     if misshapen:
         shapes = [f"{name} {list(weights[name].shape)} instead of {list(own[name].shape)}" for name in misshapen]
         found.append(f"{len(misshapen)} of another shape ({_abbreviate(shapes)})")
-    advice = "give the architecture that they were trained with"
+    likely = "give the architecture that they were trained with"
     first_sizes = {weights[name].shape[:1] for name in misshapen}
     is_head = all(weights[name].shape[1:] == own[name].shape[1:] for name in misshapen)
     if missing or unexpected:
-        advice += ", or a file without the unexpected ones" if not (missing or misshapen) else ""
+        likely += ", or a file without the unexpected ones" if not (missing or misshapen) else ""
     elif is_head and len(first_sizes) == 1 and len(misshapen) <= 2:
-        advice = f"add classes={next(iter(first_sizes))[0]} if that is the number of their classes"
+        likely = f"add classes={next(iter(first_sizes))[0]} if that is the number of their classes"
     elif not is_head:
-        advice = "give the size or the architecture that they were trained with"
-    raise ModelError(f"{where}: the weights do not fit: {'; '.join(found)}; {advice}")
+        likely = "give the size or the architecture that they were trained with"
+    raise ModelError(f"{where}: the weights do not fit: {'; '.join(found)}; {advice or likely}")
 
 
 def hash_weights(weights: Weights) -> str:

@@ -58,15 +58,18 @@ class NamedClassSpace(ClassSpace):
         return np.array(self.output_labels, np.int64)
 
 
-def resolve_offset(model_classes: int, data_classes: int | None, offset: int | None, *, model: str) -> int:
+def resolve_offset(
+    model_classes: int, data_classes: int | None, offset: int | None, *, model: str, option: str | None = "--offset"
+) -> int:
     """The offset to use: the one given, else 0 for equal class counts and 1 where only a background class is missing.
 
-    Raises ConfigError where neither fits, because a guess would shift every label.
+    Raises ConfigError where neither fits, because a guess would shift every label. ``option`` is the one that an offset
+    is given by, where there is one.
     """
     if offset is not None:
         if data_classes is not None and not -model_classes < offset < data_classes:
             raise ConfigError(
-                f"--offset {offset} leaves {model} ({model_classes} classes) and the data ({data_classes} classes) "
+                f"{option} {offset} leaves {model} ({model_classes} classes) and the data ({data_classes} classes) "
                 "with no class in common"
             )
         return offset
@@ -74,11 +77,10 @@ def resolve_offset(model_classes: int, data_classes: int | None, offset: int | N
         return 0
     if model_classes == data_classes - 1:
         return 1
-    raise ConfigError(
-        f"{model} has {model_classes} classes, the data {data_classes}: make the records with the model's class list "
-        "(--labels), or choose a model of this data; where the model's classes are a run of the data's labels, say "
-        "with --offset which label is its class 0"
-    )
+    advice = "make the records with the model's class list (--labels), or choose a model of this data"
+    if option is not None:
+        advice += f"; where the model's classes are a run of the data's labels, say with {option} which is its class 0"
+    raise ConfigError(f"{model} has {model_classes} classes, the data {data_classes}: {advice}")
 
 
 Outputs = slice | NDArray[np.int64]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import xxhash
 
 from teachonce.errors import RecordError
 from teachonce.storage.files import open_storage, read_json, write_json
@@ -19,6 +22,11 @@ class ClassTable:
     names: tuple[str, ...]
     texts: tuple[str, ...]
     has_background: bool
+
+
+def hash_classes(names: Sequence[str]) -> str:
+    """A hash of class names in the order of a model's outputs, to tell whether two models' outputs mean the same."""
+    return xxhash.xxh3_128_hexdigest("\n".join(names).encode())
 
 
 def write_classes(data: Path, classes: ClassTable) -> None:

@@ -27,10 +27,14 @@ from teachonce.errors import ModelError
 from teachonce.runs.metrics import METRIC_COLUMNS, Row, write_metrics
 from teachonce.runs.run import BEST_CHECKPOINT, LAST_CHECKPOINT, TENSORBOARD_NAME
 from teachonce.storage.files import atomic_write, locate, open_storage
-from teachonce.training.student_module import CHECK_STEPS, StudentModule
+from teachonce.training.student_module import StudentModule
 
 EPOCH_LINE_SECONDS = 2.0
 """Epochs shorter than this do not all get a line on the terminal; metrics.csv has every one."""
+
+
+EVENT_STEPS = 50
+"""Updates between two events of TensorBoard: reading the loss waits for the device."""
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -182,8 +186,9 @@ class TrainingProgress(Callback):
             self._num_done = done
 
     def _images(self, trainer: Trainer) -> int:
-        # Steps of one epoch differ in size by one image at most.
-        return trainer.global_step * self.num_records // int(trainer.num_training_batches)
+        # Updates of one epoch differ in size by one image at most.
+        updates_per_epoch = int(trainer.num_training_batches) // trainer.accumulate_grad_batches
+        return trainer.global_step * self.num_records // updates_per_epoch
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Say how long it took."""
@@ -199,7 +204,7 @@ class TrainingProgress(Callback):
 
 
 class TensorBoardEvents(Callback):
-    """Loss and learning rate every ``CHECK_STEPS`` updates, and each epoch's row, as TensorBoard events."""
+    """Loss and learning rate every ``EVENT_STEPS`` updates, and each epoch's row, as TensorBoard events."""
 
     def __init__(self, run: Path, recorder: EpochRecorder) -> None:
         self.run = run
@@ -220,10 +225,12 @@ class TensorBoardEvents(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_index: int
     ) -> None:
-        """Write where the loss is read anyway."""
-        if self._writer is not None and trainer.global_step % CHECK_STEPS == 0:
+        """Write the mean over this device's images of the update."""
+        is_updated = (batch_index + 1) % trainer.accumulate_grad_batches == 0
+        if self._writer is not None and is_updated and trainer.global_step % EVENT_STEPS == 0:
             assert isinstance(module, StudentModule)
-            self._writer.add_scalar("step/loss", float(outputs["loss"]), trainer.global_step)
+            loss, num_images = module.update_loss
+            self._writer.add_scalar("step/loss", float(loss) / num_images, trainer.global_step)
             self._writer.add_scalar("step/lr", module.last_lr, trainer.global_step)
 
     def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:

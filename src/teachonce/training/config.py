@@ -79,6 +79,9 @@ class TrainingOptions(MixOptions):
     """Epochs to train."""
     batch_size: int = 256
     """Images a step and device, at most: an epoch's images are split evenly over its steps, none is left out."""
+    accumulate: int = 1
+    """Batches an update: their gradients are accumulated, as if --batch-size were so many times as large, for what does
+    not fit into the device's memory at once. Batch norms and mixup are still of --batch-size images."""
     shuffle_shards: int | None = None
     """For slow disks and remote data: an epoch permutes the shards and shuffles records in a window of so many of them,
     so that few are read at a time. Default: all records at once."""
@@ -157,7 +160,15 @@ class TrainingOptions(MixOptions):
             require(self.kd_temp >= 0, "--kd-temp", self.kd_temp, "0 (no KD) or more")
         for name in ("kd_weight", "label_weight", "warmup_epochs", "weight_decay", "min_lr", "momentum"):
             require(getattr(self, name) >= 0, flag(name), getattr(self, name), "0 or more")
-        for name in ("epochs", "batch_size", "size", "checkpoint_epochs", "step_epochs", "validation_epochs"):
+        for name in (
+            "epochs",
+            "batch_size",
+            "accumulate",
+            "size",
+            "checkpoint_epochs",
+            "step_epochs",
+            "validation_epochs",
+        ):
             require(getattr(self, name) >= 1, flag(name), getattr(self, name), "at least 1")
         is_window = self.shuffle_shards is None or self.shuffle_shards >= 1
         require(is_window, "--shuffle-shards", self.shuffle_shards, "at least 1")
@@ -257,7 +268,8 @@ class TrainConfig(TrainingOptions):
     """Model SPEC of an online teacher, asked at every step: the costly reference that stores are compared with. It sees
     the student's views, mixed where --mixup-alpha or --cutmix-alpha say so."""
     teacher_offset: int | None = only_with(None, _ONLINE_TEACHER)
-    """Data label of the online teacher's class 0. Default: 0, or 1 where only the data has a background class."""
+    """Data label of the online teacher's class 0. Default: by the names of the classes where both have them (a run, an
+    exported ONNX file); else 0, or 1 where only the data has a background class."""
     view_seed: int | None = only_with(None, _ONLINE_TEACHER)
     """Online teacher: seed of the views, as --seed of extract. Default: --seed."""
     seed: int = 0

@@ -17,13 +17,14 @@ from teachonce.data.dataset import EvalDataset, KDDataset, find_num_classes
 from teachonce.data.logit_sources import RecordLogits
 from teachonce.data.stored_logits import StoredLogits
 from teachonce.errors import ConfigError, RecordError
-from teachonce.models.fine_tuning import InitialRun, hash_classes, initial_preprocessing, open_initial_run
+from teachonce.models.fine_tuning import InitialRun, initial_preprocessing, open_initial_run
 from teachonce.models.spec import ModelSpec, override_preprocessing
 from teachonce.options import option_arguments, to_json
 from teachonce.pixels.in_memory import RecordsInMemory
 from teachonce.pixels.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from teachonce.pixels.view_sources import DrawnViews, OwnViews, ViewSource
 from teachonce.records.class_space import ClassSpace
+from teachonce.records.class_table import hash_classes
 from teachonce.records.discovery import open_records
 from teachonce.records.source import RecordSource
 from teachonce.runs.run import find_run

@@ -109,5 +109,7 @@ def _run_rank(
 
 
 def _unexplained_exit(name: str, exit_code: int) -> TeachonceError:
-    how = f"was killed by signal {-exit_code} (out of memory?)" if exit_code < 0 else f"ended with code {exit_code}"
-    return TeachonceError(f"{name} {how}; the same command goes on from the last checkpoint")
+    if exit_code < 0:
+        how = f"was killed by signal {-exit_code} (out of memory?)"
+        return TeachonceError(f"{name} {how}; the same command goes on from the last checkpoint")
+    return TeachonceError(f"{name} ended with code {exit_code}; what it said is above, and must be mended first")

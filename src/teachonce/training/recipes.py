@@ -9,7 +9,8 @@ because ImageNet and eight GPUs were not at hand. Figures are top-1 on ImageNet'
 otherwise. What is published nowhere is said to be our own choice.
 
 --batch-size is that of one device, so the recipes of 1024 images have 128 for 8 of them (--devices 8); --lr is given
-for the whole batch (--lr-batch), so with fewer devices it shrinks along. Data and teacher are the caller's.
+for the whole batch (--lr-batch), so with fewer devices it shrinks along, unless --accumulate keeps the batch as it is
+(--accumulate 8 on one). Data and teacher are the caller's.
 """
 
 from __future__ import annotations

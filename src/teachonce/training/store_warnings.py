@@ -37,7 +37,7 @@ NUM_BOUND_ROWS = 256
 
 @dataclass(frozen=True)
 class StoreStats:
-    """What a store is about to teach, measured on a sample of its rows."""
+    """What a store, or an online teacher, is about to teach, measured on a sample."""
 
     top1: float
     """Of the teacher, on the views that the student will see."""
@@ -102,26 +102,38 @@ def warn_of_temperature(store: Store, temperature: float) -> None:
 def warn_before_training(store: Store, stats: StoreStats, temperature: float, num_student: int) -> None:
     """Warn of what the measurement shows; ``num_student`` is the student's number of parameters."""
     warn_of_temperature(store, temperature)
-    num_classes = store.class_space.num_classes
-    on = f"{store.path}: on {stats.num_rows:,} of the training views"
+    warn_of_teacher(
+        str(store.path),
+        stats,
+        temperature,
+        num_classes=store.class_space.num_classes,
+        num_teacher=store.plan.teacher.get("num_parameters"),
+        num_student=num_student,
+    )
+
+
+def warn_of_teacher(
+    name: str, stats: StoreStats, temperature: float, *, num_classes: int, num_teacher: int | None, num_student: int
+) -> None:
+    """Warn of what was measured of a store, or of an online teacher; both numbers are of parameters."""
+    on = f"{name}: on {stats.num_rows:,} of the training views"
     if stats.top1 < LOW_TOP1 or stats.label_nats > np.log(num_classes):
         warnings.warn(
             f"{on} the teacher has top-1 {stats.top1:.3f} and gives the labels {stats.label_nats:.2f} nats "
             f"(knowing nothing is {np.log(num_classes):.2f}): it contradicts them more often than it confirms them; "
             "try larger crops or another teacher, and compare with labels alone (teachonce ablate)",
-            stacklevel=2,
+            stacklevel=3,
         )
     elif stats.non_top1_mass < LITTLE_NON_TOP1_MASS:
         warnings.warn(
             f"{on} the teacher leaves {stats.non_top1_mass:.4f} of the mass to all other classes at temperature "
             f"{temperature:g}: its targets are little but labels; try a larger --kd-temp",
-            stacklevel=2,
+            stacklevel=3,
         )
-    num_teacher = store.plan.teacher.get("num_parameters")
     if num_teacher and num_teacher > SMALL_RATIO * num_student:
         warnings.warn(
-            f"the student has {num_student / 1e6:.2f} M parameters, the teacher of {store.path} "
+            f"{name}: the student has {num_student / 1e6:.2f} M parameters, the teacher "
             f"{num_teacher / 1e6:.1f} M, {num_teacher / num_student:.0f} times as many: students this small have lost "
             "by distillation; compare with labels alone and with a smaller teacher (teachonce ablate)",
-            stacklevel=2,
+            stacklevel=3,
         )

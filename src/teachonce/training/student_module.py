@@ -7,8 +7,7 @@ Decisions a reader would question. SGD is the classical momentum (timm's "moment
 published recipes of this field's ResNets do not use). Gradients of several devices are averaged; running statistics of
 batch norms stay each device's own within an epoch and are averaged at its end, before anybody looks at them. Torch's
 generators are seeded anew each epoch from (seed, epoch, rank), so that an epoch does not depend on how often the run
-was interrupted before it. The moving average ramps its decay up over the first steps (timm's ModelEmaV3: 0.95 after
-100 steps, 0.99 after 1,000), because the average of a few thousand steps at 0.9999 is mostly random initialization.
+was interrupted before it. The moving average (``weight_average``) is held beside the module's parts and not among them.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ import lightning
 import torch
 from jaxtyping import Float, Int
 from timm.optim import create_optimizer_v2
-from timm.utils import ModelEmaV3, distribute_bn
+from timm.utils import distribute_bn
 from torch import Tensor
 
 from teachonce.errors import LogitsError, TeachonceError
@@ -33,12 +32,12 @@ from teachonce.pixels.preprocessing import Preprocessing, normalize
 from teachonce.records.class_space import ClassSpace
 from teachonce.rng import derive_seed, generator
 from teachonce.training.config import TrainConfig
+from teachonce.training.loss_watch import LossWatch
 from teachonce.training.schedules import LearningRate, build_schedule
+from teachonce.training.weight_average import WeightAverage
 
-CHECK_STEPS = 50
-"""Updates between two checks of the loss: reading it waits for the device."""
-
-_NEVER = 2**31 - 1
+_AVERAGE_PREFIX = "ema."
+"""Of the average's tensors in a checkpoint's state_dict."""
 
 
 class OnlineTeacher:
@@ -66,12 +65,14 @@ class StudentModule(lightning.LightningModule):
     ``decode_stored`` makes the teacher logits of batches that hold a store's columns (``StoredLogits`` without a
     temperature) instead of logits: (batch, temperature) to [B, C] or [B, M, C].
 
+    Gradients are accumulated by the Trainer (``accumulate_grad_batches``): schedule, average and clipping are of whole
+    updates. Each batch is mixed, and normed by batch norms, by itself.
+
     A student with a method ``set_progress`` is told before each update which fraction of the training is done (0 at the
     first), for what is scheduled inside it, such as DropBlock's keep probability.
     """
 
     _sums: Tensor
-    _first_bad_step: Tensor
 
     def __init__(
         self,
@@ -97,10 +98,7 @@ class StudentModule(lightning.LightningModule):
             for part in student.modules():
                 if isinstance(part, torch.nn.modules.batchnorm._BatchNorm):
                     part.momentum = config.bn_momentum
-        self.ema: ModelEmaV3 | None = None
-        if config.ema_decay > 0:
-            self.ema = ModelEmaV3(student, decay=config.ema_decay, use_warmup=True)
-            self.ema.train()  # it never runs in this mode; Lightning would take a part in eval mode for a mistake
+        self.average = WeightAverage(student, config.ema_decay) if config.ema_decay > 0 else None
         if config.channels_last:
             self.to(memory_format=torch.channels_last)
         if config.compile:
@@ -108,21 +106,26 @@ class StudentModule(lightning.LightningModule):
             student.compile(dynamic=False)
         # Sums over the epoch's batches: loss, label loss, KD loss, hits, images; read once an epoch.
         self.register_buffer("_sums", torch.zeros(5), persistent=False)
-        self.register_buffer("_first_bad_step", torch.tensor(_NEVER), persistent=False)
+        self.watch = LossWatch()
+        self.loss_weight: Callable[[int], float] | None = None
+        """What a batch of the epoch counts in its update (``EpochBatches.loss_weight``); None: all the same."""
+        self.update_loss = (torch.zeros(()), 0)
+        """Of the update at hand, on this device: the sum of the images' losses so far, and how many they are."""
 
     @property
     def eval_model(self) -> torch.nn.Module:
         """What is evaluated and kept: the moving average where there is one, else the student."""
-        return self.student if self.ema is None else self.ema.module
+        return self.student if self.average is None else self.average.model
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Logits [B, C] of pixels [B, H, W, 3] in 0..255, by the weights that are kept."""
         return self.eval_model(self._images(pixels))
 
     def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:
-        """The loss of one batch, its parts added to the epoch's sums."""
+        """The loss of one batch as it counts in its update; its parts are added to the epoch's sums."""
         self.last_lr = self.trainer.optimizers[0].param_groups[0]["lr"]
-        if self._set_progress is not None:
+        is_first = batch_index % self.trainer.accumulate_grad_batches == 0
+        if self._set_progress is not None and is_first:
             self._set_progress(self.global_step / int(self.trainer.estimated_stepping_batches))
         images, labels = self._images(batch["pixels"]), batch["labels"]
         teacher_logits = batch.get("teacher_logits")
@@ -146,10 +149,11 @@ class StudentModule(lightning.LightningModule):
             # torch.full, not torch.tensor: filled on the device, nothing waits.
             count = torch.full_like(loss, len(student_logits))
             self._sums.add_(torch.stack([loss * count, *(part * count for part in parts), hits.to(loss.dtype), count]))
-            step = torch.full_like(self._first_bad_step, self.global_step)
-            is_first = ~torch.isfinite(loss) & (self._first_bad_step == _NEVER)
-            self._first_bad_step = torch.where(is_first, step, self._first_bad_step)
-        return loss
+            before, num_before = (torch.zeros_like(loss), 0) if is_first else self.update_loss
+            self.update_loss = (before + loss * count, num_before + len(student_logits))
+        self.watch.add(loss, self.global_step)
+        self.check_loss()
+        return loss if self.loss_weight is None else loss * self.loss_weight(batch_index)
 
     def losses(
         self,
@@ -194,30 +198,49 @@ class StudentModule(lightning.LightningModule):
         self.validation_result = None
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_index: int) -> None:
-        """Move the average along, and check the loss now and then."""
-        if self.ema is not None:
-            self.ema.update(self.student, step=self.global_step)
+        """Move the average along after an update; make the epoch's end sound before anything is kept of it."""
         is_last = batch_index + 1 == self.trainer.num_training_batches
-        if is_last or self.global_step % CHECK_STEPS == 0:
-            self.check_loss()
+        is_updated = is_last or (batch_index + 1) % self.trainer.accumulate_grad_batches == 0
+        if self.average is not None and is_updated:
+            self.average.update(self.student, self.global_step)
+        if is_last:
+            self.check_loss(newest=True)
         if is_last and self.trainer.world_size > 1:
             distribute_bn(self.student, self.trainer.world_size, reduce=True)
-            if self.ema is not None:
-                distribute_bn(self.ema.module, self.trainer.world_size, reduce=True)
+            if self.average is not None:
+                distribute_bn(self.average.model, self.trainer.world_size, reduce=True)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Put the average beside the student."""
+        if self.average is not None:
+            checkpoint["state_dict"] |= self.average.state_dict(_AVERAGE_PREFIX)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the average out of what is the module's own."""
+        if self.average is not None:
+            state = checkpoint["state_dict"]
+            names = [name for name in state if name.startswith(_AVERAGE_PREFIX)]
+            self.average.load_state_dict({name.removeprefix(_AVERAGE_PREFIX): state.pop(name) for name in names})
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        # The average follows to another device or memory format.
+        if self.average is not None:
+            self.average.apply(fn)
+        return super()._apply(fn, recurse)
 
     def on_validation_epoch_end(self) -> None:
         """Keep the result of this epoch's evaluation."""
         self.validation_result = self.metrics.compute()
         self.metrics.reset()
 
-    def check_loss(self) -> None:
-        """Raise TeachonceError if a loss of this run was NaN or infinite."""
-        step = int(self._first_bad_step)
-        if step != _NEVER:
+    def check_loss(self, *, newest: bool = False) -> None:
+        """Raise TeachonceError if a loss was NaN or infinite; on a GPU the last batch's counts only with ``newest``."""
+        update = self.watch.find_bad(newest=newest)
+        if update is not None:
             precision = self.config.precision
             other = "" if precision == "float32" else f", or another --precision than {precision}"
             raise TeachonceError(
-                f"{self.config.out}: the loss is not finite in update {step + 1} (epoch {self.current_epoch + 1}); "
+                f"{self.config.out}: the loss is not finite in update {update + 1} (epoch {self.current_epoch + 1}); "
                 f"lower --lr ({self.config.lr:g}), use --warmup-epochs or --clip-norm{other}, and give another --out"
             )
 
@@ -233,7 +256,7 @@ class StudentModule(lightning.LightningModule):
         config = self.config
         peak_lr = config.lr
         if config.lr_batch is not None:
-            peak_lr *= config.batch_size * self.trainer.world_size / config.lr_batch
+            peak_lr *= config.batch_size * config.accumulate * self.trainer.world_size / config.lr_batch
         # timm gives norms and biases (all parameters of one dimension) no weight decay.
         optimizer = create_optimizer_v2(
             self.student,

@@ -36,8 +36,9 @@ from teachonce.data.sampler import EpochBatches
 from teachonce.errors import ConfigError, ModelError, TeachonceError
 from teachonce.models.classifier import Classifier, build_student, load_model, resolve_device
 from teachonce.models.fine_tuning import start_from
+from teachonce.models.own_classes import resolve_model_offset
 from teachonce.models.spec import ModelSpec, first_line, parse_model_spec
-from teachonce.records.class_space import ClassSpace, resolve_offset
+from teachonce.records.class_space import ClassSpace
 from teachonce.rng import derive_seed
 from teachonce.runs.run import (
     CHECKPOINTS_NAME,
@@ -66,9 +67,10 @@ from teachonce.training.data import (
     resolve_run,
     warn_without_effect,
 )
+from teachonce.training.online_stats import measure_online_stats
 from teachonce.training.ranks import is_rank, run_ranks, world_shape
 from teachonce.training.report import write_report
-from teachonce.training.store_warnings import measure_store_stats, warn_before_training
+from teachonce.training.store_warnings import measure_store_stats, warn_before_training, warn_of_teacher
 from teachonce.training.student_module import OnlineTeacher, StudentModule
 
 _PRECISIONS = {"float32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
@@ -164,9 +166,11 @@ def _fit(config: TrainConfig, trainer: lightning.Trainer, module: StudentModule,
         rank=rank,
         world_size=world_size,
         paired=config.pairs_records,
+        accumulate=config.accumulate,
         shuffle_shards=config.shuffle_shards,
         shard_sizes=[shard.num_records for shard in data.train.records.shards],
     )
+    module.loss_weight = order.loss_weight
     loader = EpochLoader(Loader(data.train, order, config.num_workers))
     validation = None
     if data.validation is not None:
@@ -190,11 +194,12 @@ def _build_trainer(
 ) -> tuple[lightning.Trainer, EpochRecorder]:
     devices, num_nodes = world_shape(config.devices, config.num_nodes)
     world_size = devices * num_nodes
-    step_images = config.batch_size * world_size
-    if num_records < step_images:
+    update_images = config.batch_size * config.accumulate * world_size
+    if num_records < update_images:
+        times = f" --accumulate {config.accumulate}" if config.accumulate > 1 else ""
         raise ConfigError(
-            f"--batch-size {config.batch_size} on {world_size} devices: the split has {num_records} records, expected "
-            f"at least one batch of {step_images}; choose a smaller one"
+            f"--batch-size {config.batch_size}{times} on {world_size} devices: the split has {num_records} records, "
+            f"expected at least one batch of {update_images}; choose a smaller one"
         )
     recorder = EpochRecorder(config.out, config.epochs, config.checkpoint_epochs)
     plugins: list[Any] = [AtomicCheckpointIO()]
@@ -211,6 +216,7 @@ def _build_trainer(
             max_epochs=config.epochs,
             check_val_every_n_epoch=config.validation_epochs,
             gradient_clip_val=config.clip_norm,
+            accumulate_grad_batches=config.accumulate,
             benchmark=device.type == "cuda",
             callbacks=[TrainingProgress(config.epochs, num_records), TensorBoardEvents(config.out, recorder), recorder],
             plugins=plugins,
@@ -231,14 +237,28 @@ def _guard(
     trainer: lightning.Trainer,
     recorder: EpochRecorder,
 ) -> None:
-    """Warn of what each store is about to teach, and watch whether the student passes the best of its teachers."""
+    """Warn of what each teacher is about to teach, and watch whether the student passes the best of them."""
     num_student = sum(parameter.numel() for parameter in module.student.parameters())
     best = None
     for store in data.stores:
         stats = measure_store_stats(store, config.temperature)
         warn_before_training(store, stats, config.temperature, num_student)
         best = max(stats.top1, best or 0.0)
-    if best is not None and data.train.views.is_replay and not data.train.views.has_mix and config.mixup_alpha == 0:
+    is_seen = data.train.views.is_replay
+    if module.online is not None:
+        teacher = module.online.teacher
+        stats = measure_online_stats(data.train, module.online, config.temperature, config.batch_size)
+        num_teacher = None if teacher.module is None else sum(part.numel() for part in teacher.module.parameters())
+        warn_of_teacher(
+            f"--teacher {config.teacher}",
+            stats,
+            config.temperature,
+            num_classes=data.train.num_classes,
+            num_teacher=num_teacher,
+            num_student=num_student,
+        )
+        best, is_seen = stats.top1, True
+    if best is not None and is_seen and not data.train.views.has_mix and config.mixup_alpha == 0:
         trainer.callbacks.insert(0, TeacherPassed(best, recorder))  # type: ignore[attr-defined]  # Lightning adds it
 
 
@@ -279,8 +299,10 @@ def _build_module(
         _check_single_image(spec, student, config.size)
     online = None
     if teacher is not None:
-        offset = config.teacher_offset if config.teacher_offset is not None else teacher.default_offset
-        offset = resolve_offset(teacher.num_classes, data.data_classes, offset, model=str(config.teacher))
+        classes = data.train.records.classes
+        names = None if classes is None else classes.names
+        asked = config.teacher_offset
+        offset = resolve_model_offset(teacher, names, data.data_classes, asked, option="--teacher-offset")
         space = ClassSpace(num_classes=teacher.num_classes, offset=offset)
         online = OnlineTeacher(teacher, space, data.train.class_space)
     decode = None if data.stored is None else partial(data.stored.decode, class_space=data.train.class_space)
