@@ -11,6 +11,7 @@ import argparse
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 from teachonce.cli.walkthrough_flags import add_boolean, parse_list, run_command
 from teachonce.errors import ConfigError
@@ -170,7 +171,8 @@ def main_classification(flags: argparse.Namespace) -> None:
 def build_config(flags: argparse.Namespace) -> TrainConfig:
     """The options of teachonce that the flags mean."""
     student = student_spec(flags)
-    kind, size, options = flags.learning_rate_decay_type, image_sizes(flags), {}
+    kind, size = flags.learning_rate_decay_type, image_sizes(flags)
+    options: dict[str, Any] = {}
     if kind in ("exponential", "polynomial"):
         options["decay_epochs"] = flags.num_epochs_per_decay
     if kind == "exponential":
@@ -275,7 +277,7 @@ def find_checkpoint(path: Path | None) -> Path | None:
     return path / found[1]
 
 
-def image_sizes(flags: argparse.Namespace) -> dict[str, int]:
+def image_sizes(flags: argparse.Namespace) -> dict[str, Any]:
     """The sides of images in training and evaluation that ``--preprocessing_type`` means."""
     found = re.fullmatch(r"imagenet(?:_(\d{3}))?(?:_(256))?(a?)", flags.preprocessing_type)
     if found is None or (found[2] and found[1] != "224") or (found[3] and not found[1]):
