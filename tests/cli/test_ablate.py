@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 import pytest
 
-from teachonce.cli.ablate import ablate
+from teachonce.cli.ablate import ArmConfig, _student_config, ablate
 from teachonce.cli.config import AblateConfig
 from teachonce.errors import ConfigError, PlanMismatchError
 from teachonce.extraction.config import ExtractConfig
@@ -120,6 +120,19 @@ def test_as_many_stored_views_as_epochs_are_the_online_teacher(ablation):
         assert abs(fixed["train_loss"] - online["train_loss"]) > 1e-3
 
 
+def test_loss_weights_sum_to_the_labels_arms(ablation):
+    """1 + 1 at the labels' learning rate would be about twice the gradient."""
+    config, arms = ablation
+    runs = [json.loads(path.read_text()) for path in config.out.glob("runs/*/config.json")]
+    weights = {(run["label_weight"], run["kd_weight"]) for run in runs if run["store"] or run["teacher"]}
+    assert weights == {(0.5, 0.5)} and len(runs) == 12
+    assert {run["label_weight"] for run in runs if not (run["store"] or run["teacher"])} == {1.0}
+    assert {arm.label_weight + arm.kd_weight for arm in arms} == {1.0} and {arm.lr for arm in arms} == {0.05}
+    assert "Loss weights sum to 1 in every arm" in (config.out / "ablation.md").read_text()
+    given = _student_config(dataclasses.replace(config, total_weight="given"), ArmConfig("KD", {"teacher": "t"}), 0)
+    assert (given.label_weight, given.kd_weight) == (1.0, 1.0)
+
+
 def test_what_is_written(ablation):
     config, arms = ablation
     table = (config.out / "ablation.md").read_text()
@@ -169,6 +182,7 @@ def test_stores_that_are_there(ablation, digits, teacher, tmp_path):
         ({"arms": "labels,views"}, "--arms views: expected labels, center, online, views:V or own:V"),
         ({"arms": "labels,labels"}, "expected each arm once"),
         ({"seeds": 0}, "--seeds 0"),
+        ({"label_weight": 0.0, "kd_weight": 0.0}, "--kd-weight 0.0: expected above 0 with --label-weight 0"),
         ({"teacher": None}, "--teacher None: expected a model SPEC, or --stores"),
     ],
 )

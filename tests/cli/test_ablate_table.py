@@ -4,7 +4,15 @@ import statistics
 
 import pytest
 
-from teachonce.cli.ablate_table import Arm, difference, draw_ablation, find_verdicts, interval, render_table
+from teachonce.cli.ablate_table import (
+    Arm,
+    difference,
+    draw_ablation,
+    find_verdicts,
+    interval,
+    render_table,
+    sampling_interval,
+)
 
 
 def arm(name, *top1, **more):
@@ -31,7 +39,8 @@ def test_the_table():
     table = render_table([LABELS, arm("fixed centre logits", 0.61, 0.63, 0.66, teacher_forwards=5000)], 3)
     lines = table.splitlines()
     assert lines[0].startswith("| the same student") and set(lines[1]) <= set("|-")
-    assert "62.00 +- 4.97" in lines[2] and "+1.33 +- 1.43" in lines[3] and "5,000" in lines[3]
+    # The difference is one comparison; the two means hold together: t(1 - 0.025 / 2, 2) = 6.2053 (any table).
+    assert "62.00 +- 7.17" in lines[2] and "+1.33 +- 1.43" in lines[3] and "5,000" in lines[3]
     assert len({len(line) for line in lines[:4]}) == 1
 
 
@@ -59,3 +68,39 @@ def test_two_seeds_are_no_evidence():
 def test_the_picture_names_every_arm():
     picture = draw_ablation([LABELS, arm("KD", 0.6, 0.7, 0.8, curves=[[(1, 0.5), (2, 0.6)]] * 3)])
     assert picture.count("labels only") >= 2 and picture.count("KD") >= 2 and picture.lstrip().startswith("<?xml")
+
+
+def test_intervals_are_corrected_for_the_number_of_arms():
+    arms = [LABELS, *(arm(f"KD {index}", 0.61, 0.63, 0.66) for index in range(5))]
+    # t(1 - 0.025 / 5, 2) = 9.9248 instead of 4.3027.
+    _, single = difference(arms[1], LABELS)
+    _, half = difference(arms[1], LABELS, 5)
+    assert half / single == pytest.approx(9.92484 / 4.30265, rel=1e-5)
+    table = render_table(arms, 3)
+    assert f"+1.33 +- {100 * half:.2f}" in table and "corrected for 6 arms and 5 comparisons" in table
+
+
+def test_among_many_arms_a_difference_must_be_larger_to_be_one():
+    slightly = arm("KD", 0.58, 0.61, 0.62)
+    others = [arm(f"other {index}", 0.60, 0.621, 0.64) for index in range(40)]
+    (verdict,) = find_verdicts([LABELS, slightly])
+    assert "WARNING: KD hurts: -1.67 +- 1.43" in verdict
+    assert find_verdicts([LABELS, slightly, *others]) == []
+
+
+def test_what_validation_sampling_alone_would_move():
+    base = arm("labels only", 0.62, 0.62, 0.62, is_baseline=True, num_validation=10_000)
+    # 1.96 sqrt(0.62 * 0.38 / 10000), though three equal seeds say +- 0.
+    assert sampling_interval(base) == pytest.approx(0.009513, abs=1e-6) and interval(base.top1) == 0
+    table = render_table([base, arm("KD", 0.62, 0.62, 0.62, num_validation=10_000)], 3)
+    assert "+- 0.95" in table.splitlines()[2]
+    assert "Another validation split of 10,000 images would move a top-1 by up to 0.95 points" in table
+    assert sampling_interval(LABELS) == float("inf") and "Another validation split of" not in render_table([LABELS], 3)
+
+
+def test_the_table_says_what_the_gradients_are():
+    equal = [LABELS, arm("KD", 0.6, 0.6, 0.6, label_weight=0.5, kd_weight=0.5, lr=0.1)]
+    table = render_table(equal, 3)
+    assert "| 0.5 + 0.5 " in table and "| 0.1 " in table and "Loss weights sum to 1 in every arm" in table
+    twice = render_table([LABELS, arm("KD", 0.6, 0.6, 0.6, kd_weight=1.0)], 3)
+    assert "| 1 + 1 " in twice and "WARNING: the arms' loss weights sum to different totals" in twice

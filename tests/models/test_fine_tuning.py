@@ -137,6 +137,21 @@ def test_what_is_refused(run: Path, tmp_path: Path) -> None:
         config(tmp_path, run, init=run)
 
 
+def test_a_network_with_options_is_the_same_only_with_them(tmp_path: Path) -> None:
+    spec = "timm:tf_resnet50,num_filters=4,embedding_size=12,zero_gamma=1"
+    run = write_run(tmp_path / "run", spec)
+    # Where weights begin is no matter of the network.
+    _, weights, phrase = begin(run, spec.removesuffix(",zero_gamma=1"), 7)
+    assert phrase.startswith("new last layer (fc.weight, fc.bias)")
+    assert torch.equal(
+        weights["embedding.linear.weight"], load_file(run / "student.safetensors")["embedding.linear.weight"]
+    )
+    with pytest.raises(
+        ConfigError, match=r"embedding_size=12.* expected the .*global_pool=gem of --student; give the same"
+    ):
+        open_initial_run(run, parse_model_spec(f"{spec},global_pool=gem"))
+
+
 @pytest.mark.parametrize("content", ["{}", '{"student": 3}', "[]"])
 def test_a_run_that_is_damaged(run: Path, tmp_path: Path, content: str) -> None:
     (tmp_path / "config.json").write_text(content)

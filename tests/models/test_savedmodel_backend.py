@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -143,6 +144,17 @@ def test_walkthrough_teachers(hub_module: Path, modern_model: Path) -> None:
         np.testing.assert_allclose(classifier.logits(pixels), direct_logits(pixels), rtol=0, atol=TOLERANCE)
 
 
+def test_a_folder_of_savedmodels(modern_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = noise_pixels()
+    monkeypatch.setenv("TEACHONCE_SAVEDMODELS", str(tmp_path))
+    for name, offset in [("amoebanet", 0), ("efficientnet", 1)]:
+        shutil.copytree(modern_model, tmp_path / name)
+        classifier = load_model(f"{name},size={SIZE_PX},classes={NUM_CLASSES}")
+        assert classifier.default_offset == offset
+        assert classifier.preprocessing == Preprocessing(size_px=SIZE_PX, **WALKTHROUGH_PREPROCESSING)
+        np.testing.assert_allclose(classifier.logits(pixels), direct_logits(pixels), rtol=0, atol=TOLERANCE)
+
+
 def test_size_of_a_walkthrough_teacher_is_known(modern_model: Path) -> None:
     classifier = load_model(f"amoebanet,weights={modern_model},signature=bytes,range=byte,classes={NUM_CLASSES}")
     assert classifier.preprocessing.size_px == 331
@@ -167,8 +179,6 @@ def test_probabilities_are_refused_or_taken_back_to_logits(modern_model: Path) -
 
 
 def test_hash_is_of_the_files_not_of_their_path(modern_model: Path, hub_module: Path, tmp_path: Path) -> None:
-    import shutil
-
     first = load_model(f"savedmodel:{modern_model}").weights_sha256
     shutil.copytree(modern_model, tmp_path / "copy")
     assert load_model(f"savedmodel:{tmp_path / 'copy'}").weights_sha256 == first

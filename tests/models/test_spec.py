@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 
 from teachonce.errors import ConfigError
-from teachonce.models.spec import override_preprocessing, parse_model_spec, path_spec
+from teachonce.models.assembled_resnet.options import BackboneOptions
+from teachonce.models.classifier import build_student
+from teachonce.models.spec import BACKBONE_OPTIONS, override_preprocessing, parse_model_spec, path_spec
 from teachonce.pixels.preprocessing import Preprocessing
 
 
@@ -46,6 +49,11 @@ def test_spec_is_parsed_with_typed_options() -> None:
         ("timm:resnet18,resize=9,crop=0.5", "same thing"),
         ("timm:resnet18,weights=", "expected a value"),
         ("timm:resnet18,offset=a", "whole number"),
+        ("timm:tf_resnet50,big_little=2", "ALPHA/BETA, such as 2/4, or none"),
+        ("timm:tf_resnet50,drop_block_keep=0.9", "BEGIN/END"),
+        ("timm:tf_resnet50,anti_alias=max/sconv", "sconv, proj, sconv/proj or none"),
+        ("timm:tf_resnet50,embedding_size=-1", "0 or more"),
+        ("torchvision:resnet50,zero_gamma=1", "no option 'zero_gamma' for torchvision"),
     ],
 )
 def test_spec_refused(text: str, message: str) -> None:
@@ -103,3 +111,54 @@ def test_the_spec_of_a_path_has_its_commas() -> None:
     with pytest.raises(ConfigError, match="no option 'lr'"):
         parse_model_spec(str(spec))
     assert path_spec("onnx", Path("a.onnx")) == parse_model_spec("onnx:a.onnx")
+
+
+def test_a_spec_carries_every_option_of_the_backbone() -> None:
+    fields = {field.name for field in dataclasses.fields(BackboneOptions)}
+    # The depth is in the name, and batch norm's momentum is an option of the training, for every network.
+    assert fields - {"depth", "bn_momentum"} == set(BACKBONE_OPTIONS)
+
+
+@pytest.mark.filterwarnings("ignore:anti_alias 'proj' has no effect:UserWarning")  # which test_options has
+def test_options_of_the_backbone_build_what_they_say() -> None:
+    text = (
+        "timm:tf_resnet101,num_filters=8,big_little=2/4,use_resnet_d=1,use_se=1,use_sk=1,anti_alias=sconv/proj,"
+        "anti_alias_filter=5,drop_block_keep=0.9/0.7,zero_gamma=1,global_pool=gem,embedding_size=12,"
+        "use_last_downsample=0,size=64"
+    )
+    student = build_student(text, 5)
+    assert student.options == BackboneOptions(
+        depth=101,
+        num_filters=8,
+        big_little=(2, 4),
+        use_resnet_d=True,
+        use_se=True,
+        use_sk=True,
+        anti_alias=("sconv", "proj"),
+        anti_alias_filter=5,
+        drop_block_keep=(0.9, 0.7),
+        zero_gamma=True,
+        global_pool="gem",
+        embedding_size=12,
+        use_last_downsample=False,
+    )
+
+
+def test_options_of_a_name_can_be_taken_away() -> None:
+    student = build_student(
+        "timm:assemble_resnet50,num_filters=8,big_little=none,anti_alias=none,drop_block_keep=none,use_sk=0", 5
+    )
+    assert student.options == BackboneOptions(num_filters=8, zero_gamma=True)
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("timm:resnet18,use_sk=1,zero_gamma=1", "use_sk, zero_gamma are options of the assembled ResNets alone"),
+        ("timm:tf_resnet50,num_filters=6", "num_filters 6: expected a multiple of 4"),
+        ("timm:tf_resnet50,global_pool=max", "expected 'avg' or 'gem'"),
+    ],
+)
+def test_options_of_the_backbone_are_refused_where_they_cannot_be(text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build_student(text, 5)

@@ -9,19 +9,22 @@ none, which training does not need.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from pathlib import Path
 
 from teachonce.cli.walkthrough_flags import parse_boolean, run_command
 from teachonce.errors import ConfigError
 from teachonce.interop.config import RecordsConfig
-from teachonce.interop.convert import convert_records
+from teachonce.interop.convert import convert_records, list_labeled_images
 from teachonce.interop.imagenet import imagenet_synsets
 from teachonce.storage.files import atomic_write
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("--train_directory", type=Path, help="folder called train, with SYNSET/*.JPEG")
     parser.add_argument("--validation_directory", type=Path, help="folder called validation, with SYNSET/*.JPEG")
     parser.add_argument("--output_directory", type=Path, required=True)
@@ -53,31 +56,35 @@ def build_imagenet_data(flags: argparse.Namespace) -> None:
             file.write("".join(f"{synset}\n" for synset in imagenet_synsets()).encode())
     if flags.make_val is None:
         flags.make_val = flags.validation_directory is not None and flags.validation_directory.is_dir()
-    if flags.make_val:
-        convert("validation", flags.validation_directory, flags.validation_shards, labels, flags)
-    if flags.make_train:
-        convert("train", flags.train_directory, flags.train_shards, labels, flags)
+    splits = {"validation": flags.make_val, "train": flags.make_train}
+    # Both are looked at before the first is written.
+    for config in [plan_split(split, labels, flags) for split, is_wanted in splits.items() if is_wanted]:
+        convert_records(config)
 
 
-def convert(split: str, directory: Path | None, num_shards: int, labels: Path, flags: argparse.Namespace) -> None:
-    """Convert one split."""
+def plan_split(split: str, labels: Path, flags: argparse.Namespace) -> RecordsConfig:
+    """How one split is converted; where it has fewer images than shards were asked for, it has one a shard."""
+    directory = getattr(flags, f"{split}_directory")
     if directory is None or directory.name != split:
         raise ConfigError(f"--{split}_directory {directory}: expected a folder called {split}")
-    convert_records(
-        RecordsConfig(
-            images=directory.parent,
-            split=split,
-            out=flags.output_directory,
-            shards=num_shards,
-            labels=labels,
-            metadata=existing(flags.imagenet_metadata_file, "the texts are timm's"),
-            boxes=existing(flags.bounding_box_file, "no boxes are written"),
-            logits=find_logits(split, flags.logits_file_path),
-            background_logit=flags.background_logit,
-            seed=12345,
-            num_workers=flags.num_threads,
-        )
+    config = RecordsConfig(
+        images=directory.parent,
+        split=split,
+        out=flags.output_directory,
+        shards=getattr(flags, f"{split}_shards"),
+        labels=labels,
+        metadata=existing(flags.imagenet_metadata_file, "the texts are timm's"),
+        boxes=existing(flags.bounding_box_file, "no boxes are written"),
+        logits=find_logits(split, flags.logits_file_path),
+        background_logit=flags.background_logit,
+        seed=12345,
+        num_workers=flags.num_threads,
     )
+    listing, _, _ = list_labeled_images(config)
+    if len(listing) < config.shards:
+        say(f"--{split}_shards {config.shards}: {directory} has {len(listing)} images, so {len(listing)} shards")
+        config = dataclasses.replace(config, shards=len(listing))
+    return config
 
 
 def find_logits(split: str, folder: Path | None) -> Path | None:

@@ -7,6 +7,7 @@ one resumable and lets ``teachonce verify`` and ``merge`` work from it, and writ
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 import torch
@@ -22,18 +23,25 @@ from teachonce.store.store import Store
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("--data_dir", type=Path, required=True, help="TFRecord shards train-*, validation-*")
+    parser.add_argument("--data_name", choices=["imagenet"], default="imagenet", help=argparse.SUPPRESS)
     parser.add_argument("--output_dir", type=Path, default=Path("amoebanet_logits"), help="folder for the CSV files")
     parser.add_argument("--gpu_to_use", default="0", help="number of the GPU; without one, the CPU is used")
     parser.add_argument("--no_shard", type=int, default=0, help="which part this command takes, from 0")
     parser.add_argument("--total_num_shard", type=int, default=1, help="number of parts")
-    parser.add_argument("--n_tfrecord", type=int, help="number of TFRecord shards that must be there (default: any)")
+    parser.add_argument("--n_tfrecord", type=int, help="number of TFRecord shards, at most (default: any)")
     parser.add_argument("--is_training", type=parse_boolean, default=True, help="train, else validation")
     parser.add_argument("--net_name", choices=["amoebanet", "efficientnet"], default="amoebanet")
     parser.add_argument("--offset", type=int, default=0, help="data label of the teacher's class 0; efficientnet: 1")
     parser.add_argument("--batch_size", type=int, default=64)
-    parser.add_argument("--saved_model", type=Path, help="folder of the teacher's SavedModel or TF1 hub module")
+    parser.add_argument(
+        "--saved_model",
+        type=Path,
+        help="folder of the teacher's SavedModel or TF1 hub module (default: where it is published)",
+    )
     parser.add_argument("--teacher", help="any model SPEC of teachonce instead of --net_name and --saved_model")
     parser.add_argument(
         "--background_logit",
@@ -48,8 +56,12 @@ def extract_embeddings(flags: argparse.Namespace) -> None:
     """Extract one part and write its CSV."""
     split = "train" if flags.is_training else "validation"
     source = open_records(flags.data_dir, split)
-    if flags.n_tfrecord is not None and flags.n_tfrecord != len(source.shards):
-        raise ConfigError(f"--n_tfrecord {flags.n_tfrecord}: {flags.data_dir} has {len(source.shards)} {split} shards")
+    found = f"--n_tfrecord {flags.n_tfrecord}: {flags.data_dir} has {len(source.shards)} {split} shards"
+    if flags.n_tfrecord is not None and flags.n_tfrecord < len(source.shards):
+        raise ConfigError(f"{found}, the rest would be left out")
+    if flags.n_tfrecord is not None and flags.n_tfrecord > len(source.shards):
+        # That none of a set is missing, the records' own reader has seen.
+        print(f"{found}, the whole set: all are taken", file=sys.stderr)
     if not 0 <= flags.no_shard < flags.total_num_shard:
         raise ConfigError(f"--no_shard {flags.no_shard}: expected 0 to {flags.total_num_shard - 1}")
     store = flags.output_dir / f"store.{split}"
@@ -79,10 +91,7 @@ def teacher_spec(flags: argparse.Namespace) -> str:
     if flags.teacher is not None:
         return flags.teacher
     if flags.saved_model is None:
-        raise ConfigError(
-            f"--net_name {flags.net_name}: its weights are not shipped; give --saved_model DIR, the unpacked "
-            "SavedModel or TF1 hub module"
-        )
+        return flags.net_name
     return f"{flags.net_name},weights={flags.saved_model}"
 
 

@@ -13,7 +13,10 @@ With ``--stores A,B,A+B`` the arms are stores that are there already: trying tea
 program that the command line calls, resumes after a kill, and is skipped when it is whole.
 
 Seeds are paired: with seed s every arm starts from the same weights and sees the records in the same order, so arms are
-compared by their differences, seed by seed; intervals are Student's t at 95 %.
+compared by their differences, seed by seed; intervals are Student's t, at 95 % for all comparisons together.
+
+Loss weights sum to 1 in every arm (``--total-weight``): label + KD at 1 + 1 would be about twice the gradient of the
+labels alone at the same learning rate, and the comparison one of learning rates.
 """
 
 from __future__ import annotations
@@ -179,6 +182,9 @@ def _student_config(config: AblateConfig, arm: ArmConfig, seed: int) -> TrainCon
     if not has_teacher:
         # Without a teacher there is nothing but labels, at their full weight.
         common |= {"kd_temp": None, "kd_weight": 1.0, "label_weight": 1.0}
+    elif config.total_weight == "equal" and config.kd_temp != 0:
+        total = config.label_weight + config.kd_weight
+        common |= {name: common[name] / total for name in ("label_weight", "kd_weight")}
     if arm.replays:
         # The views are the store's: options that would draw others say nothing here.
         common |= {field.name: field.default for field in dataclasses.fields(MixOptions)} | {"policy": "crop"}
@@ -211,6 +217,7 @@ def _build_trainer(logs: Path, num_jobs: int, worker_index: int) -> Callable[[Tr
 
 def _read_arm(config: AblateConfig, arm: ArmConfig) -> Arm:
     results, curves = [], []
+    student = _student_config(config, arm, 0)
     for seed in range(config.seeds):
         run = Run(_run_path(config, arm, seed))
         result = run.result
@@ -236,4 +243,8 @@ def _read_arm(config: AblateConfig, arm: ArmConfig) -> Arm:
         store_bytes=round(sum(store.num_bytes() for store in stores) * share),
         curves=curves,
         is_baseline=arm.name == "labels only",
+        label_weight=student.label_weight,
+        kd_weight=student.kd_weight if student.temperature > 0 else 0.0,
+        lr=student.lr,
+        num_validation=open_records(config.validation_data or config.data, str(config.validation_split)).num_records,
     )

@@ -1,8 +1,12 @@
 """What an ablation found, as a table with intervals and as a picture.
 
 Arms are compared with the first one (labels only, where it is there) by the differences of equal seeds; the interval is
-Student's t at 95 % over the seeds. An arm that loses beyond its interval gets a warning in words: distillation that
-hurts should not have to be found in a column.
+Student's t over the seeds, and all intervals of a column hold together with 95 % (Bonferroni): of ten arms that do
+nothing, one would otherwise be found to help or to hurt every other time. An arm that loses beyond its interval gets a
+warning in words: distillation that hurts should not have to be found in a column.
+
+Seeds say nothing of the images that happen to be in the validation split, which all arms and seeds share; what another
+draw of as many would move stands beside them (binomial).
 """
 
 from __future__ import annotations
@@ -30,36 +34,72 @@ class Arm:
     store_bytes: int = 0
     curves: list[Curve] = field(default_factory=list)
     is_baseline: bool = False
+    label_weight: float = 1.0
+    kd_weight: float = 0.0
+    lr: float = 0.0
+    num_validation: int = 0
+    """Images of the validation split; 0 where that is not known."""
 
 
-def interval(values: Sequence[float]) -> float:
-    """Half the width of the 95 % confidence interval of the mean (Student's t); infinite for a single value."""
+def interval(values: Sequence[float], num_intervals: int = 1) -> float:
+    """Half the width of the mean's confidence interval (Student's t); infinite for a single value.
+
+    Of ``num_intervals`` such intervals, all hold together with 95 % or more (Bonferroni).
+    """
     if len(values) < 2:
         return float("inf")
     from scipy.stats import t
 
-    return float(t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / len(values) ** 0.5
+    return float(t.ppf(1 - 0.025 / num_intervals, len(values) - 1)) * statistics.stdev(values) / len(values) ** 0.5
 
 
-def difference(arm: Arm, other: Arm) -> tuple[float, float]:
-    """(mean, half interval) of arm - other in top-1, paired by seed."""
+def difference(arm: Arm, other: Arm, num_intervals: int = 1) -> tuple[float, float]:
+    """(mean, half interval) of arm - other in top-1, paired by seed; ``num_intervals`` as in ``interval``."""
     pairs = [a - b for a, b in zip(arm.top1, other.top1, strict=True)]
-    return statistics.mean(pairs), interval(pairs)
+    return statistics.mean(pairs), interval(pairs, num_intervals)
+
+
+def sampling_interval(arm: Arm) -> float:
+    """Half the width in which 95 % of validation splits of as many images would put this arm's top-1.
+
+    1.96 sqrt(p (1 - p) / n): what sampling alone moves, whatever the number of seeds.
+    """
+    if not arm.num_validation:
+        return float("inf")
+    top1 = statistics.mean(arm.top1)
+    return 1.959964 * (top1 * (1 - top1) / arm.num_validation) ** 0.5
+
+
+def count_comparisons(arms: Sequence[Arm]) -> int:
+    """How many differences the table and its sentences judge together."""
+    return max(1, len(arms) - 1 + len(_find_pairs(arms)))
 
 
 def render_table(arms: Sequence[Arm], num_seeds: int) -> str:
     """A Markdown table in points of top-1, and below it what it allows to say."""
     base = arms[0]
-    head = ["the same student, equal steps", f"top-1, mean +- 95 % ({num_seeds} seeds)", f"against {base.name}"]
-    head += ["ECE", "training s", "extraction s", "teacher forwards", "logits, bytes"]
+    num_comparisons = count_comparisons(arms)
+    head = ["the same student, equal steps", "label + KD weight", "lr", f"top-1, mean +- 95 % ({num_seeds} seeds)"]
+    head += [
+        f"against {base.name}",
+        "another validation split",
+        "ECE",
+        "training s",
+        "extraction s",
+        "teacher forwards",
+        "logits, bytes",
+    ]
     rows = [head, ["---"] * len(head)]
     for arm in arms:
-        against = "" if arm is base else _signed(*difference(arm, base))
+        against = "" if arm is base else _signed(*difference(arm, base, num_comparisons))
         rows.append(
             [
                 arm.name,
-                f"{100 * statistics.mean(arm.top1):.2f}{_plus_minus(interval(arm.top1))}",
+                f"{arm.label_weight:.3g} + {arm.kd_weight:.3g}",
+                f"{arm.lr:g}",
+                f"{100 * statistics.mean(arm.top1):.2f}{_plus_minus(interval(arm.top1, len(arms)))}",
                 against,
+                _plus_minus(sampling_interval(arm)).strip(),
                 f"{statistics.mean(arm.ece):.3f}",
                 f"{statistics.mean(arm.train_seconds):,.0f}",
                 f"{arm.extract_seconds:,.0f}",
@@ -72,29 +112,59 @@ def render_table(arms: Sequence[Arm], num_seeds: int) -> str:
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
     ]
     lines[1] = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
-    return "\n".join([*lines, "", *find_verdicts(arms), ""])
+    return "\n".join([*lines, "", *_describe_table(arms, num_comparisons), "", *find_verdicts(arms), ""])
+
+
+def _describe_table(arms: Sequence[Arm], num_comparisons: int) -> list[str]:
+    """What the columns mean, and what they do not say."""
+    found = []
+    totals = {round(arm.label_weight + arm.kd_weight, 6) for arm in arms}
+    if len(totals) > 1:
+        found.append(
+            "WARNING: the arms' loss weights sum to different totals at one learning rate: their gradients are of "
+            "different size, and so are their steps (--total-weight equal)."
+        )
+    else:
+        found.append(
+            f"Loss weights sum to {totals.pop():g} in every arm: gradients are of one size, at one learning rate."
+        )
+    found.append(
+        f"Intervals are Student's t over the seeds, corrected for {len(arms)} arms and {num_comparisons} "
+        "comparisons (Bonferroni): all of them hold together with 95 %."
+    )
+    if all(arm.num_validation for arm in arms):
+        half = max(sampling_interval(arm) for arm in arms)
+        found.append(
+            f"Another validation split of {arms[0].num_validation:,} images would move a top-1 by up to "
+            f"{100 * half:.2f} points (95 %), whatever the seeds, and a difference by up to "
+            f"{100 * half * 2**0.5:.2f} where two arms err on unrelated images; by less where they err on the same."
+        )
+    return found
 
 
 def find_verdicts(arms: Sequence[Arm]) -> list[str]:
     """Sentences that the figures carry: what hurts, and how the best stored views stand to the rest."""
     if len(arms[0].top1) < 3:
         return ["Fewer than 3 seeds: no difference here is more than an impression."]
-    base = arms[0]
+    base, num_comparisons = arms[0], count_comparisons(arms)
     found = []
     for arm in arms[1:]:
-        mean, half = difference(arm, base)
+        mean, half = difference(arm, base, num_comparisons)
         if base.is_baseline and mean + half < 0:
             found.append(f"WARNING: {arm.name} hurts: {_signed(mean, half)} points against {base.name}.")
+    for arm, other in _find_pairs(arms):
+        mean, half = difference(arm, other, num_comparisons)
+        word = "within the noise of" if abs(mean) <= half else "better than" if mean > 0 else "worse than"
+        found.append(f"{arm.name} against {other.name}: {_signed(mean, half)} points, {word} it.")
+    return found
+
+
+def _find_pairs(arms: Sequence[Arm]) -> list[tuple[Arm, Arm]]:
+    """The best stored views beside both ends: fixed logits and the teacher at hand."""
     by_name = {arm.name: arm for arm in arms}
     stored = [arm for arm in arms if "stored view" in arm.name]
-    if stored:
-        last = stored[-1]
-        for other in ("fixed centre logits", "online teacher"):
-            if other in by_name:
-                mean, half = difference(last, by_name[other])
-                word = "within the noise of" if abs(mean) <= half else "better than" if mean > 0 else "worse than"
-                found.append(f"{last.name} against {other}: {_signed(mean, half)} points, {word} it.")
-    return found
+    ends = [by_name[name] for name in ("fixed centre logits", "online teacher") if name in by_name]
+    return [(stored[-1], end) for end in ends if stored and end is not arms[0]]
 
 
 def draw_ablation(arms: Sequence[Arm]) -> str:
@@ -109,7 +179,7 @@ def draw_ablation(arms: Sequence[Arm]) -> str:
         for position, arm in enumerate(arms):
             color = colors[position % len(colors)]
             top1 = [100 * value for value in arm.top1]
-            half = 100 * interval(arm.top1)
+            half = 100 * interval(arm.top1, len(arms))
             if len(top1) > 1:
                 dots.errorbar(statistics.mean(top1), position, xerr=half, color=color, capsize=3, lw=1.2)
             dots.plot(top1, [position] * len(top1), "|", color=color, alpha=0.6, ms=9)

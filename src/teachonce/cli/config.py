@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from teachonce.codecs.options import KEPT_CLASSES, CodecName
 from teachonce.errors import ConfigError
@@ -24,6 +25,10 @@ class AblateConfig(TrainingOptions):
     stored views, but the student draws its own: no agreement); online. With --stores only labels counts."""
     seeds: int = 3
     """Students an arm, each with another seed."""
+    total_weight: Literal["equal", "given"] = "equal"
+    """Loss weights of the arms with a teacher: equal scales --label-weight and --kd-weight to the sum 1 that the labels
+    have in the arm without one, so that gradients are of one size at one learning rate; given takes them as they are
+    (1 + 1 is about twice the gradient)."""
     codec: CodecName = "int8"
     """Codec of the stores."""
     topk: int = only_with(10, KEPT_CLASSES)
@@ -43,6 +48,8 @@ class AblateConfig(TrainingOptions):
         require(bool(self.teacher) or bool(self.stores), "--teacher", self.teacher, "a model SPEC, or --stores")
         require(bool(self.stores) or bool(self.arms), "--arms", self.arms, "at least one arm")
         self.parse_arms()
+        # Scaled to a sum of 1, which nothing cannot be.
+        require(self.label_weight + self.kd_weight > 0, "--kd-weight", self.kd_weight, "above 0 with --label-weight 0")
         check_applicable(self)
 
     @property

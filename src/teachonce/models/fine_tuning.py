@@ -72,6 +72,11 @@ def open_initial_run(path: Path, student: ModelSpec) -> InitialRun:
             f"--init {path}: holds a {found.kind}:{found.name}, expected the {student.kind}:{student.name} of "
             f"--student; give --student {found.kind}:{found.name}, or a run of the other"
         )
+    if _forward_options(found) != _forward_options(student):
+        raise ConfigError(
+            f"--init {path}: holds a {found}, expected the {student} of --student; give the same options of the "
+            "architecture, or a run of the other"
+        )
     weights = load_weights(run.weights_path)
     return InitialRun(
         path=path,
@@ -135,10 +140,15 @@ def start_from(
     return phrase
 
 
+def _forward_options(spec: ModelSpec) -> dict[str, object]:
+    """What the network computes; where weights begin and what DropBlock drops may change from run to run."""
+    return {name: value for name, value in spec.backbone.items() if name not in ("zero_gamma", "drop_block_keep")}
+
+
 def _head_names(own: Weights, spec: ModelSpec, num_classes: int, size_px: int) -> list[str]:
     """The tensors whose shape depends on the class count."""
-    # Options of the SPEC say where weights and pixels come from; kind and name are the architecture.
-    architecture = dataclasses.replace(spec, options={})
+    # The other options of the SPEC say where weights and pixels come from.
+    architecture = dataclasses.replace(spec, options=spec.backbone)
     with torch.random.fork_rng(devices=[]):
         other = build_module(architecture, num_classes + 1, size_px).state_dict()
     head = [name for name, tensor in own.items() if name not in other or other[name].shape != tensor.shape]

@@ -5,8 +5,9 @@ called ``default`` and ``image_classification`` and take ``images`` [B, H, W, 3]
 the signature. Where the SPEC does not say otherwise, pixels are prepared as for the walkthrough's teachers: the central
 87.5 % of each side, TensorFlow 1's plain bilinear resize, values in 0..1.
 
-``amoebanet`` and ``efficientnet`` are those teachers: the same with their own size and class count. Their weights are
-not on a server that would last, so ``weights=`` says where they lie: a folder as above, or an ONNX file.
+``amoebanet`` and ``efficientnet`` are those teachers: the same with their own size and class count. ``weights=`` says
+where they lie (a folder as above, or an ONNX file); without it they come from where they are published
+(``walkthrough_weights``).
 
 A SavedModel is a program: TensorFlow's graphs can read and write files. Those that do are refused, with the names of
 the operations, unless the SPEC says ``trust=1`` (``savedmodel_graph``).
@@ -14,6 +15,7 @@ the operations, unless the SPEC says ``trust=1`` (``savedmodel_graph``).
 
 from __future__ import annotations
 
+import dataclasses
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,9 @@ import torch
 from teachonce.errors import ConfigError, MissingExtraError, ModelError, NoGpuError, TeachonceError
 from teachonce.llvm import import_tensorflow
 from teachonce.models.savedmodel_graph import find_outside_operations
-from teachonce.models.spec import LoadedModel, ModelSpec, first_line, resolve_size
+from teachonce.models.spec import LoadedModel, ModelSpec, first_line, parse_model_spec, resolve_size
+from teachonce.models.torch_backend import load_library_model
+from teachonce.models.walkthrough_weights import TIMM_NAMES, describe_missing, find_savedmodel
 from teachonce.pixels.preprocessing import Preprocessing
 from teachonce.storage.files import locate, open_storage
 from teachonce.storage.hashes import hash_files
@@ -44,14 +48,15 @@ def load_savedmodel(spec: ModelSpec, device: torch.device, num_threads: int | No
 
 
 def load_walkthrough_teacher(spec: ModelSpec, device: torch.device, num_threads: int | None) -> LoadedModel:
-    """``amoebanet`` or ``efficientnet`` from the folder or ONNX file in ``weights=``."""
-    size_px, num_classes, offset = _WALKTHROUGH[spec.kind]
-    if spec.weights is None:
-        raise ConfigError(
-            f"model {spec.text!r}: its weights cannot be fetched; give weights=DIR, the folder of its TensorFlow "
-            f"SavedModel or TF1 hub module ({size_px} px, {num_classes} classes)"
-        )
-    path = Path(spec.weights)
+    """``amoebanet`` or ``efficientnet`` from the folder or ONNX file in ``weights=``, or from where they are published.
+
+    ``efficientnet`` may be timm's network too (its own weights, or a .safetensors of them), under the walkthrough's
+    pixels.
+    """
+    size_px, _, offset = _WALKTHROUGH[spec.kind]
+    path = find_savedmodel(spec) if spec.weights is None else Path(spec.weights)
+    if path is None or (spec.kind in TIMM_NAMES and path.suffix == ".safetensors"):
+        return _load_timm_teacher(spec, size_px, offset)
     storage, name = locate(path)
     if storage.has(name):
         from teachonce.models.onnx_backend import load_onnx_file
@@ -65,6 +70,25 @@ def load_walkthrough_teacher(spec: ModelSpec, device: torch.device, num_threads:
         weights_sha256=model.weights_sha256,
         default_offset=offset,
     )
+
+
+def _load_timm_teacher(spec: ModelSpec, size_px: int, offset: int) -> LoadedModel:
+    idle = [name for name in ("input", "output", "signature", "probs") if name in spec.options]
+    if idle:
+        raise ConfigError(f"model {spec.text!r}: {idle[0]}= is for a SavedModel or an ONNX file; give weights=DIR")
+    name = f"timm:{TIMM_NAMES[spec.kind]}"
+    options = {} if spec.weights is None else {"weights": spec.weights}
+    try:
+        model = load_library_model(dataclasses.replace(parse_model_spec(name), text=spec.text, options=options))
+    except ModelError as error:
+        if spec.weights is not None:
+            raise
+        reason = str(error).removeprefix(f"{spec.text}: ")
+        raise ConfigError(describe_missing(spec, f"{name}: {reason}")) from error
+    # The SavedModel takes 0..1 and has this normalization inside.
+    own = model.preprocessing
+    pixels = dataclasses.replace(_walkthrough_preprocessing(size_px), mean=own.mean, std=own.std)
+    return dataclasses.replace(model, preprocessing=pixels, default_offset=offset)
 
 
 def expected_classes(spec: ModelSpec) -> int | None:

@@ -47,6 +47,11 @@ class ModelSpec:
         """The value of ``weights=``, unresolved."""
         return self.options.get("weights")
 
+    @property
+    def backbone(self) -> dict[str, Any]:
+        """The options that say what an assembled ResNet is made of: with kind and name, the architecture."""
+        return {name: value for name, value in self.options.items() if name in BACKBONE_OPTIONS}
+
 
 @dataclass(frozen=True, kw_only=True)
 class LoadedModel:
@@ -202,6 +207,53 @@ def _parse_text(value: str) -> str:
     return value
 
 
+def _parse_natural(value: str) -> int:
+    if not value.isdecimal():
+        raise ValueError("expected a whole number of 0 or more")
+    return int(value)
+
+
+def _parse_branches(value: str) -> tuple[int, ...]:
+    if value == "none":
+        return ()
+    numbers = [int(part) for part in value.split("/") if part.isdecimal()]
+    if len(numbers) != 2 or value.count("/") != 1:
+        raise ValueError("expected ALPHA/BETA, such as 2/4, or none")
+    return tuple(numbers)
+
+
+def _parse_keeps(value: str) -> tuple[float, ...]:
+    if value == "none":
+        return ()
+    numbers = [_parse_number(part) for part in value.split("/")]
+    if len(numbers) != 2:
+        raise ValueError("expected BEGIN/END, such as 1.0/0.9, or none")
+    return tuple(numbers)
+
+
+def _parse_places(value: str) -> tuple[str, ...]:
+    places = () if value == "none" else tuple(value.split("/"))
+    if set(places) - {"sconv", "proj"} or len(set(places)) != len(places):
+        raise ValueError("expected sconv, proj, sconv/proj or none")
+    return places
+
+
+BACKBONE_OPTIONS: dict[str, Callable[[str], Any]] = {
+    "num_filters": _parse_count,
+    "big_little": _parse_branches,
+    "use_resnet_d": _parse_switch,
+    "use_se": _parse_switch,
+    "use_sk": _parse_switch,
+    "anti_alias": _parse_places,
+    "anti_alias_filter": _parse_count,
+    "drop_block_keep": _parse_keeps,
+    "zero_gamma": _parse_switch,
+    "global_pool": _parse_text,
+    "embedding_size": _parse_natural,
+    "use_last_downsample": _parse_switch,
+}
+"""The fields of ``BackboneOptions`` that a SPEC carries; depth is in the name, ``--bn-momentum`` is the training's."""
+
 _ALL = (*NAMED_KINDS, *WALKTHROUGH_KINDS)
 _TENSORFLOW = ("savedmodel", *WALKTHROUGH_KINDS)
 _OPTIONS: dict[str, tuple[Callable[[str], Any], tuple[str, ...]]] = {
@@ -224,4 +276,5 @@ _OPTIONS: dict[str, tuple[Callable[[str], Any], tuple[str, ...]]] = {
     "probs": (_parse_switch, ("onnx", *_TENSORFLOW)),
     "signature": (_parse_text, _TENSORFLOW),
     "trust": (_parse_switch, ("onnx", *_TENSORFLOW)),
+    **{name: (parse, ("timm",)) for name, parse in BACKBONE_OPTIONS.items()},
 }

@@ -231,7 +231,7 @@ def _load_weights_for(module: nn.Module, spec: ModelSpec) -> Weights:
 def _create_timm(spec: ModelSpec, num_classes: int | None, size_px: int | None, *, pretrained: bool) -> nn.Module:
     import timm
 
-    from teachonce.models.assembled_resnet.registry import register_models
+    from teachonce.models.assembled_resnet.registry import MODEL_NAMES, register_models
 
     register_models()
 
@@ -240,6 +240,12 @@ def _create_timm(spec: ModelSpec, num_classes: int | None, size_px: int | None, 
         hint = f"did you mean {', '.join(close)}?" if close else "see timm.list_models()"
         raise ConfigError(f"model {spec.text!r}: timm has no '{spec.name}'; {hint}")
     arguments: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
+    if spec.backbone and spec.name not in MODEL_NAMES:
+        raise ConfigError(
+            f"model {spec.text!r}: {', '.join(spec.backbone)} are options of the assembled ResNets alone; give one of "
+            f"{', '.join(MODEL_NAMES)}"
+        )
+    arguments |= spec.backbone
     try:
         config = timm.get_pretrained_cfg(spec.name)
     except RuntimeError as error:

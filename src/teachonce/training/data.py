@@ -18,7 +18,7 @@ from teachonce.data.logit_sources import RecordLogits
 from teachonce.data.stored_logits import StoredLogits
 from teachonce.errors import ConfigError, RecordError
 from teachonce.models.fine_tuning import InitialRun, initial_preprocessing, open_initial_run
-from teachonce.models.spec import ModelSpec, override_preprocessing
+from teachonce.models.spec import BACKBONE_OPTIONS, ModelSpec, override_preprocessing
 from teachonce.options import option_arguments, to_json
 from teachonce.pixels.in_memory import RecordsInMemory
 from teachonce.pixels.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
@@ -38,7 +38,7 @@ from teachonce.views.options import ViewOptions
 from teachonce.views.order import ViewOrder
 from teachonce.views.policy import Policy, build_policy
 
-_STUDENT_OPTIONS = {"weights", "pretrained", "interpolation", "mean", "std", "range"}
+_STUDENT_OPTIONS = {"weights", "pretrained", "interpolation", "mean", "std", "range", *BACKBONE_OPTIONS}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -180,3 +180,31 @@ def test_a_spec_loads_them_into_teacher_and_student(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"of another shape|missing"):
         build_student(f"timm:tf_resnet50d,weights={path}", 7)
     assert isinstance(build_student("timm:assemble_resnet50", 4), AssembledResNet)
+
+
+@pytest.mark.parametrize(
+    "name, words, options",
+    [
+        (
+            "tf_resnet50",
+            "anti_alias=proj/sconv,anti_alias_filter=5,global_pool=gem",
+            {"anti_alias": ("proj", "sconv"), "anti_alias_filter": 5, "global_pool": "gem"},
+        ),
+        (
+            "tf_resnet50",
+            "use_se=1,embedding_size=12,use_last_downsample=0",
+            {"use_se": True, "embedding_size": 12, "use_last_downsample": False},
+        ),
+        ("tf_resnet101", "big_little=1/2,use_sk=1", {"big_little": (1, 2), "use_sk": True}),
+    ],
+)
+def test_a_spec_loads_checkpoints_of_networks_with_options(
+    tmp_path: Path, name: str, words: str, options: dict[str, Any]
+) -> None:
+    module = build(name, **options)
+    path = tmp_path / "w.npz"
+    np.savez(path, **to_tf(module))
+    teacher = load_model(f"timm:{name},weights={path},classes=5,size=64,num_filters=4,{words}")
+    images = torch.randn(1, 3, 64, 64)
+    with torch.inference_mode():
+        assert torch.equal(teacher.forward(images), module(images))

@@ -41,19 +41,22 @@ _ASSEMBLED: dict[str, Any] = {
     "zero_gamma": True,
     "drop_block_keep": (1.0, 0.9),
 }
-_NAMES = [
+MODEL_NAMES = (
     *("tf_resnet50", "tf_resnet101", "tf_resnet152", "tf_resnet200"),
     *("tf_resnet50d", "tf_seresnet50", "tf_skresnet50", "tf_skresnet50d"),
     *("tf_blresnet50", "tf_blresnet101", "tf_blresnet152"),
     *("assemble_resnet50", "assemble_resnet101", "assemble_resnet152"),
-]
-default_cfgs = generate_default_cfgs({name: dict(_CONFIG) for name in _NAMES})
+)
+"""The names that ``register_models`` brings."""
+default_cfgs = generate_default_cfgs({name: dict(_CONFIG) for name in MODEL_NAMES})
 
 
 def _create(variant: str, pretrained: bool, own: dict[str, Any], **kwargs: Any) -> AssembledResNet:
     """timm's builder, with the options among the keywords on top of the variant's ``own``."""
     names = {field.name for field in dataclasses.fields(BackboneOptions)}
     given = {name: kwargs.pop(name) for name in names & set(kwargs)}
+    # timm hands on no None, so an empty pair takes away what the name brings.
+    given |= {name: None for name in ("big_little", "drop_block_keep") if given.get(name) == ()}
     options = BackboneOptions(**(own | given))
     return build_model_with_cfg(AssembledResNet, variant, pretrained, options=options, **kwargs)
 
