@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from teachonce.errors import StoreError
 from teachonce.storage.block_file import BlockFile, FileEntry
@@ -18,7 +18,7 @@ from teachonce.storage.storage import Storage
 from teachonce.store.manifests import Manifests, index_file, manifest_name
 from teachonce.store.plan import Group, Plan, records_file
 from teachonce.store.plan_files import read_plans
-from teachonce.store.tables import check_metadata
+from teachonce.store.tables import check_file
 
 
 class Damage(NamedTuple):
@@ -50,7 +50,7 @@ def remove_damaged(path: Path) -> list[Damage]:
                     damaged.append(Damage(manifest, str(error)))
             for name, shard in _files(plan, part, group):
                 if name in present:
-                    reason = _check(storage, name, plan, shard, entries.get(name))
+                    reason = _check(storage, name, plan, (shard, group), entries.get(name))
                 elif name in entries:
                     reason = f"{storage.describe(name)}: is missing"
                 else:
@@ -83,11 +83,18 @@ def _files(plan: Plan, part: int, group: Group | None) -> Iterator[tuple[str, in
             yield file, shard
 
 
-def _check(storage: Storage, name: str, plan: Plan, shard: int | None, entry: FileEntry | None) -> str | None:
+def _check(
+    storage: Storage, name: str, plan: Plan, place: tuple[int | None, Group | None], entry: FileEntry | None
+) -> str | None:
+    shard, group = place
+    expected: dict[str, Any] = {"plan": plan.identity}
+    if shard is not None:
+        expected |= dict(zip(("shard", "num_records"), plan.shards[shard], strict=True))
+    if group is not None:
+        expected["views"] = list(group)
     try:
         file = BlockFile(storage, name, entry=entry)
-        expected = {"plan": plan.identity} | ({} if shard is None else {"shard": plan.shards[shard][0]})
-        check_metadata(file.metadata, storage.describe(name), expected, "removed")
+        check_file(file, name, storage.describe(name), expected, "removed")
     except StoreError as error:
         return str(error)
     damaged = file.find_damage(entry)
