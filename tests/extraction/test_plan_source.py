@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from teachonce.errors import PlanMismatchError, RecordError
+from teachonce.extraction import plan_source
 from teachonce.extraction.config import ExtractConfig, VerifyConfig
 from teachonce.extraction.extract import extract
 from teachonce.extraction.plan_source import ExtractedData, PlanSource, open_plan_source
@@ -421,3 +422,26 @@ def test_data_that_changes_between_plan_and_extraction(tmp_path):
     with pytest.raises(RecordError, match=r"shard train-00001-of-00002\.p001 of the store is not in the data"):
         list(PlanSource(store.path, plan, renamed).iter_shard(2))
     assert read_plan(store.path) == plan
+
+
+def test_the_places_of_few_shards_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight bytes a record, and of the shards that were read last alone."""
+    data = write_shards(tmp_path / "data", sizes=(5, 3, 4))
+    write_store(tmp_path / "store", data)
+    plan = read_plan(tmp_path / "store")
+    monkeypatch.setattr(plan_source, "KEPT_SHARDS", 2)
+    source = PlanSource(tmp_path / "store", plan, open_records(data, "train"))
+    for _ in range(2):
+        for shard, (_, count) in enumerate(plan.shards):
+            assert [record.key for record in source.iter_shard(shard)] == source.known_keys(shard).tolist()
+            assert source.read_batch([(shard, count - 1)])[0].key == source.known_keys(shard)[-1]
+    assert list(source._found) == [1, 2]
+    assert {(places.dtype, places.nbytes) for places in source._found.values()} == {
+        (np.dtype(np.uint32), 8 * 3),
+        (np.dtype(np.uint32), 8 * 4),
+    }
+    located = []
+    monkeypatch.setattr(source, "_locate_shard", lambda shard: located.append(shard) or real(shard))
+    real = PlanSource._locate_shard.__get__(source)
+    source.read_batch([(shard, 0) for shard in (0, 1, 2, 0, 1, 2)])
+    assert len(located) <= 3, "once a batch"

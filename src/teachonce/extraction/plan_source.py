@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 import threading
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ from teachonce.store.plan import Plan, records_file
 from teachonce.store.tables import read_records
 
 READ_AT_ONCE = 32
+KEPT_SHARDS = 64
+"""Shards whose places in the data are kept, 8 bytes a record: as many as threads may read at once."""
 
 
 def open_plan_source(path: Path, plan: Plan, source: RecordSource) -> RecordSource:
@@ -113,13 +116,14 @@ class PlanSource(RecordSource):
         self, locations: Sequence[Location], *, with_logits: bool = False, buffers: BufferPool | None = None
     ) -> list[Record]:
         """By key; RecordError where the data has a record no more."""
-        own = [self._locations(shard)[row] for shard, row in locations]
+        found = {shard: self._locations(shard) for shard in dict.fromkeys(shard for shard, _ in locations)}
+        own = [_location(found[shard][row]) for shard, row in locations]
         return self.source.read_batch(own, with_logits=with_logits, buffers=buffers)
 
     def iter_shard(self, shard: int, *, with_logits: bool = False) -> Iterator[Record]:
         """In the rows of the store."""
         for block in chunked(iter(self._locations(shard)), READ_AT_ONCE):
-            yield from self.source.read_batch(block, with_logits=with_logits)
+            yield from self.source.read_batch([_location(pair) for pair in block], with_logits=with_logits)
 
     def known_keys(self, shard: int) -> NDArray[np.uint64] | None:
         """Those of the records file, where there is one."""
@@ -137,25 +141,31 @@ class PlanSource(RecordSource):
     def _find_rows(self, shard: int) -> tuple[int, NDArray[np.int64]] | None:
         """Of a shard that was added: the data's shard of its name, and the rows there that no earlier part has."""
         part = max(part for part, entry in enumerate(self.plan.parts) if entry.first_shard <= shard)
+        if not part:
+            return None
         name = self.plan.shards[shard][0].removesuffix(f".p{part:03d}")
-        numbers = [number for number, info in enumerate(self.source.shards) if info.name == name]
-        if not (part and numbers):
+        number = self._numbers.get(name)
+        if number is None:
             return None
         with self._lock:
             if part not in self._earlier:
                 self._earlier[part] = _read_index(self.path, range(part)) or []
             earlier = self._earlier[part]
-        known = _is_known(earlier, self._keys.shard(numbers[0]))
-        return (numbers[0], np.flatnonzero(~known)) if earlier else None
+        known = _is_known(earlier, self._keys.shard(number))
+        return (number, np.flatnonzero(~known)) if earlier else None
 
-    def _locations(self, shard: int) -> list[Location]:
+    def _locations(self, shard: int) -> NDArray[np.uint32]:
+        """(shard, row) in the source [n, 2] of each record of a shard."""
         with self._lock:
             found = self._found.get(shard)
             if found is None:
                 found = self._found[shard] = self._locate_shard(shard)
+            self._found.move_to_end(shard)
+            while len(self._found) > KEPT_SHARDS:
+                self._found.popitem(last=False)
             return found
 
-    def _locate_shard(self, shard: int) -> list[Location]:
+    def _locate_shard(self, shard: int) -> NDArray[np.uint32]:
         name, num_records = self.plan.shards[shard]
         keys = self._find_keys(shard)
         if len(keys) != num_records:
@@ -164,7 +174,7 @@ class PlanSource(RecordSource):
             )
         # Where the shard is as it was planned, its rows are those: of equal images each has a label of its own.
         if (added := self._find_rows(shard)) and np.array_equal(self._keys.shard(added[0])[added[1]], keys):
-            return [(added[0], row) for row in added[1].tolist()]
+            return np.column_stack([np.full(num_records, added[0]), added[1]]).astype(np.uint32)
         index = self._keys.index
         places = index.find(keys)
         missing = np.flatnonzero(places < 0)
@@ -173,18 +183,18 @@ class PlanSource(RecordSource):
                 f"{self.path}: {len(missing)} records of shard {name} are not in the data any more (first: key "
                 f"{int(keys[missing[0]]):016x}), so it cannot get more views; restore them, or choose another --out"
             )
-        return [index.location(place) for place in places.tolist()]
+        return np.column_stack([index.shards[places], index.rows[places]])
 
     def _open_cache(self) -> None:
         self._lock = threading.RLock()
         self._keys = DataKeys(self.source)
-        self._found: dict[int, list[Location]] = {}
+        self._numbers = {info.name: number for number, info in enumerate(self.source.shards)}
+        self._found: OrderedDict[int, NDArray[np.uint32]] = OrderedDict()
         self._earlier: dict[int, list[KeyIndex]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {
-            name: value for name, value in vars(self).items() if name not in ("_lock", "_keys", "_found", "_earlier")
-        }
+        hidden = {"_lock", "_keys", "_numbers", "_found", "_earlier"}
+        return {name: value for name, value in vars(self).items() if name not in hidden}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
@@ -194,6 +204,10 @@ class PlanSource(RecordSource):
 def _read_index(path: Path, parts: range) -> list[KeyIndex] | None:
     contents = StoreContents(path, is_partial=True, trust=False)
     return contents.read_parts(parts)
+
+
+def _location(pair: NDArray[np.uint32]) -> Location:
+    return int(pair[0]), int(pair[1])
 
 
 def _is_known(index: Sequence[KeyIndex], keys: NDArray[np.uint64]) -> NDArray[np.bool_]:
