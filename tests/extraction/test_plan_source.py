@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from teachonce.errors import PlanMismatchError, RecordError
+from teachonce.extraction import plan_source
 from teachonce.extraction.config import ExtractConfig, VerifyConfig
 from teachonce.extraction.extract import extract
 from teachonce.extraction.plan_source import ExtractedData, PlanSource, open_plan_source
@@ -500,3 +501,26 @@ def test_a_training_goes_on_with_the_records_that_it_began_with(tmp_path, teache
     store = Store(tmp_path / "store", num_parts=1)
     assert (store.num_parts, store.num_records, store.fingerprint) == (1, 4, fingerprint)
     check_trains(store, data)
+
+
+def test_the_places_of_few_shards_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight bytes a record, and of the shards that were read last alone."""
+    data = write_shards(tmp_path / "data", sizes=(5, 3, 4))
+    write_store(tmp_path / "store", data)
+    plan = read_plan(tmp_path / "store")
+    monkeypatch.setattr(plan_source, "KEPT_SHARDS", 2)
+    source = PlanSource(tmp_path / "store", plan, open_records(data, "train"))
+    for _ in range(2):
+        for shard, (_, count) in enumerate(plan.shards):
+            assert [record.key for record in source.iter_shard(shard)] == source.known_keys(shard).tolist()
+            assert source.read_batch([(shard, count - 1)])[0].key == source.known_keys(shard)[-1]
+    assert list(source._found) == [1, 2]
+    assert {(places.dtype, places.nbytes) for places in source._found.values()} == {
+        (np.dtype(np.uint32), 8 * 3),
+        (np.dtype(np.uint32), 8 * 4),
+    }
+    located = []
+    monkeypatch.setattr(source, "_locate_shard", lambda shard: located.append(shard) or real(shard))
+    real = PlanSource._locate_shard.__get__(source)
+    source.read_batch([(shard, 0) for shard in (0, 1, 2, 0, 1, 2)])
+    assert len(located) <= 3, "once a batch"

@@ -235,12 +235,26 @@ def test_what_is_no_file_of_blocks(tmp_path: Path, content: bytes, message: str)
         open_blocks(tmp_path / "b.arrow", advice="do this")
 
 
+def test_a_block_that_is_an_end_of_stream(path: Path) -> None:
+    """With a hash that holds."""
+    raw, file = bytearray(path.read_bytes()), open_blocks(path)
+    start, end = file._starts[:2]
+    before = xxhash.xxh3_128_hexdigest(bytes(raw[start:end])).encode()
+    raw[start + 4 : start + 8] = bytes(4)
+    after = xxhash.xxh3_128_hexdigest(bytes(raw[start:end])).encode()
+    assert raw.count(before, 0, start) == 1
+    path.write_bytes(bytes(raw[:start]).replace(before, after) + raw[start:])
+    with pytest.raises(StoreError, match="block 0: is no Arrow record batch that can be read"):
+        open_blocks(path).read(0, SCHEMA, None)
+
+
 @pytest.mark.parametrize(
     ("metadata", "message"),
     [
         (None, "has no hashes of its blocks: written by something else"),
         (b"text", "its metadata is not JSON"),
         (b"[1]", "its metadata is no JSON object"),
+        (b"[" * 200_000, r"its metadata is not JSON \(nested more than 64 deep\)"),
         (b"{}", "blocks"),
         (b'{"blocks": [[1]]}', "blocks"),
         (b'{"blocks": [[-1, "a"]]}', "blocks"),

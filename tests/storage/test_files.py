@@ -57,6 +57,9 @@ def test_json_and_its_errors(tmp_path):
     (tmp_path / "b.json").write_text("{")
     with pytest.raises(TeachonceError, match=r"b\.json: is not JSON"):
         read_json(tmp_path / "b.json")
+    (tmp_path / "b.json").write_text("[" * 200_000)
+    with pytest.raises(TeachonceError, match=r"b\.json: is not JSON: nested more than 64 deep"):
+        read_json(tmp_path / "b.json")
     with pytest.raises(TeachonceError, match=r"c\.json: cannot be read: No such file"):
         read_json(tmp_path / "c.json")
     with pytest.raises(ValueError):

@@ -124,3 +124,12 @@ def test_of_many_at_once_one_wins_and_is_whole(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as threads:
         found = list(threads.map(write, range(32)))
     assert all(value == found[0] for value in found)
+
+
+def test_what_is_nested_too_deep_is_refused(tmp_path: Path) -> None:
+    """With a hash that holds."""
+    content = b'{"a": ' + b"[" * 200_000 + b"]" * 200_000 + b',\n"xxh3": "' + b"0" * 32 + b'"\n}\n'
+    seal = xxhash.xxh3_128_hexdigest(content).encode()
+    (tmp_path / NAME).write_bytes(content.replace(b"0" * 32, seal))
+    with pytest.raises(StoreError, match=r"a\.json: is not JSON: nested more than 64 deep; do this"):
+        read(tmp_path / NAME)

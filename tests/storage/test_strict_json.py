@@ -9,7 +9,7 @@ from typing import Any, Literal, NotRequired, TypedDict
 import pytest
 
 from teachonce.errors import ConfigError, RecordError
-from teachonce.storage.strict_json import Count, convert_json, json_values
+from teachonce.storage.strict_json import Count, convert_json, json_values, parse_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,3 +96,12 @@ def test_what_a_class_refuses_keeps_its_words() -> None:
     with pytest.raises(RecordError) as error:
         convert(value(crop={"scale": [2, 1]}))
     assert str(error.value) == "FILE: scale (2.0, 1.0): expected least <= most"
+
+
+@pytest.mark.parametrize("depth", [65, 900, 200_000])
+@pytest.mark.parametrize(("begin", "end"), [("[", "]"), ('{"a":', "}")])
+def test_what_is_nested_too_deep_is_no_json(depth, begin, end):
+    """Whatever a stack would hold of it: json's reading, a comparison or a message."""
+    with pytest.raises(ValueError, match="nested more than 64 deep"):
+        parse_json(begin * depth + "1" + end * depth)
+    assert parse_json(begin * 64 + "1" + end * 64)

@@ -15,11 +15,13 @@ from teachonce.pixels.render import ViewReader
 from teachonce.records.class_space import ClassSpace, NamedClassSpace
 from teachonce.records.class_table import ClassTable, write_classes
 from teachonce.records.discovery import open_records
+from teachonce.records.key_index import SORTED_AT_ONCE
 from teachonce.records.selection import SelectedSource
 from teachonce.records.source import NO_LABEL, shard_name
 from teachonce.records.tfrecord.framing import read_tfrecords
 from teachonce.store.join import (
     StoreJoin,
+    _together,
     check_same_policy,
     find_unknown,
     has_same_shards,
@@ -535,3 +537,63 @@ def test_skipping_looks_at_every_key(tmp_path, store):
     kept, unknown = known_records([store], source)
     assert unknown.count == 1 and kept.num_records == source.num_records - 1
     StoreJoin(store, kept).locate(*read_all(kept))
+
+
+def with_names(store, names):
+    store.plan = dataclasses.replace(store.plan, class_names=tuple(names), data_classes=len(names))
+    return store
+
+
+def test_names_that_occur_twice_do_not_tell_classes_apart(store):
+    """As "crane" and "maillot" of ImageNet's texts, a bird or a machine, a swimsuit or a tank suit."""
+    doubled = ("background", "crane", "crane", "b")
+    assert label_map(with_names(store, doubled), doubled, 4) is None, "the same list: by number"
+    for names in ((*doubled, "c"), ("crane", "b"), ("b", "crane", "background", "crane")):
+        with pytest.raises(StoreError, match=r"class 'crane' is there 2 times, in the data \d times, and the lists of"):
+            label_map(store, names, len(names))
+    with pytest.raises(StoreError, match=r"class 'b' is there 1 times, in the data 2 times"):
+        label_map(store, ("b", "b", "x"), 3)
+    # What only one side has does not matter.
+    with pytest.warns(UserWarning, match="1 of the teacher's 3 classes"):
+        assert label_map(store, ("x", "b", "x"), 3).tolist() == [-1, 3, -1]
+
+
+def test_background_alone_is_no_class_in_common(store):
+    with pytest.raises(StoreError, match="none in common"):
+        label_map(store, ("background", "x", "y"), 3)
+
+
+def test_few_classes_in_common_are_said(store):
+    with pytest.warns(UserWarning, match="by name the data has 1 of the teacher's 3 classes; what the teacher says of"):
+        assert label_map(store, ("background", "x", "class2"), 3).tolist() == [0, -1, 3]
+    assert label_map(store, ("background", "class1", "class2"), 3).tolist() == [0, 2, 3]
+
+
+def test_many_shards_are_put_together_in_linear_time():
+    sizes = Counted([3, 0, SORTED_AT_ONCE, 5, 2])
+    assert list(_together(sizes)) == [[0, 1, 2], [3, 4]]
+    assert sizes.num_read == 5
+    assert list(_together([])) == []
+
+
+class Counted(list):
+    num_read = 0
+
+    def __iter__(self):
+        for item in super().__iter__():
+            self.num_read += 1
+            yield item
+
+    def __getitem__(self, at):
+        self.num_read += 1
+        return super().__getitem__(at)
+
+
+def test_the_advice_is_that_of_the_program(tmp_path, store):
+    other = open_records(
+        write_shards(tmp_path / "other", payloads=[example(index, 1 + index % 3) for index in range(3, 12)]), "train"
+    )
+    with pytest.raises(StoreError, match="or skip them: --missing skip"):
+        StoreJoin(store, other)
+    with pytest.raises(StoreError, match=r"3 are not .*; do this$"):
+        StoreJoin(store, other, advice="do this")

@@ -252,3 +252,14 @@ def test_a_file_of_other_records_is_refused(old: Path) -> None:
         writer.write_table(changed)
     with pytest.raises(StoreError, match=r"keys_xxh3 .*made for other records: the data changed between two"):
         Store(old, is_partial=True).read_columns(0, 0)
+
+
+def test_format_3_is_told_by_its_plan(tmp_path: Path) -> None:
+    """A file of the old format's name that somebody left in the folder changes nothing."""
+    path = Path(shutil.copytree(GOLDEN / "store-v3-grown", tmp_path / "store"))
+    (path / "manifest.json").write_text("{}")
+    assert not is_legacy(path) and Store(path).num_records == 5
+    (path / "plan.json").write_text('{"a": ' + "[" * 200_000)
+    (path / "manifest.json").unlink()
+    with pytest.raises(StoreError, match=r"plan\.json: does not end with its hash"):
+        Store(path)

@@ -26,6 +26,7 @@ from teachonce.store.manifests import (
 )
 from teachonce.store.plan import records_file
 from teachonce.store.plan_files import read_plan, read_plans
+from teachonce.store.repair import remove_damaged
 from teachonce.store.store import Store
 from teachonce.store.tables import StoreWriter
 from tests.support.paths import GOLDEN
@@ -189,9 +190,44 @@ def test_a_file_that_the_manifest_does_not_have_is_refused(finished):
     path, *_ = finished
     files = json.loads((path / "manifest.v000-001.json").read_text())["files"]
     reseal(path, "manifest.v000-001.json", files={name: entry for name, entry in files.items() if NAME not in name})
-    with pytest.raises(StoreError, match=rf"{NAME}\.v000-001\.arrow: is not in the manifest of its part"):
+    with pytest.raises(
+        StoreError, match=rf"\.json: files: 0 that .* 1 of its 2 are missing \(first: {NAME}\.v000-001\."
+    ):
+        Store(path).read_columns(1, 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "match"),
+    [
+        ("manifest.records.json", lambda value: value["keys_xxh3"].pop(), "keys_xxh3: 1 hashes, expected 2: damaged"),
+        ("manifest.v000-001.json", lambda value: value["keys_xxh3"].append("0"), "keys_xxh3: 1 hashes, expected 0"),
+        (
+            "manifest.records.json",
+            lambda value: value["files"].pop("index.arrow"),
+            "files: 0 that .* 1 of its 3 are missing .first: index",
+        ),
+        (
+            "manifest.v000-001.json",
+            lambda value: value["files"].update({"../../elsewhere": [1, "a", "b"]}),
+            "files: 1 that the plan does not have, 0 of its 2",
+        ),
+        ("manifest.v000-001.json", lambda value: value["made_by"].append({"versions": ["a"]}), "made_by: versions: "),
+        ("manifest.v000-001.json", lambda value: value["made_by"].append({"versions": {"a": 1}}), "made_by: versions"),
+        ("manifest.v000-001.json", lambda value: value["made_by"].append({"device": None}), "made_by: device: "),
+    ],
+)
+def test_a_manifest_is_what_its_plan_says(finished, name, change, match):
+    """Else it is refused in one line, is what a repair finds, and is made again as it was."""
+    path, *_ = finished
+    good = (path / name).read_bytes()
+    value = json.loads(good)
+    del value["xxh3"]
+    change(value)
+    (path / name).write_bytes(sealed_bytes(value))
+    with pytest.raises(StoreError, match=rf"{name}: {match}.*--repair makes it again"):
         Store(path).read_columns(0, 0)
-    assert Store(path).read_columns(1, 0)
+    assert [(damage.name, name in damage.reason) for damage in remove_damaged(path)] == [(name, True)]
+    assert finalize_store(path) == 3 and (path / name).read_bytes() == good
 
 
 def test_a_part_is_seen_when_it_has_as_many_views_as_the_store_had(finished):
@@ -225,3 +261,19 @@ def test_a_file_that_was_cut_before_it_was_sealed(finished):
     file.write_bytes(file.read_bytes()[:-20])
     with pytest.raises(StoreError, match=rf"{file.name}: its end is not that of an Arrow file"):
         finalize_store(path)
+
+
+def test_an_index_that_was_removed_is_made_again(finished):
+    """And one that would be another is not put in its place."""
+    path, *_ = finished
+    plan, tree = read_plan(path), read_tree(path)
+    assert is_complete(path, plan)
+    (path / "index.arrow").unlink()
+    assert not is_complete(path, plan)
+    assert finalize_store(path) == 3 and is_complete(path, plan) and read_tree(path) == tree
+    (path / "index.arrow").unlink()
+    (path / records_file(NAME)).unlink()
+    StoreWriter(path, plan).write_records(NAME, np.arange(5, dtype=np.uint64), list("abcde"), np.ones(5, np.int32))
+    with pytest.raises(StoreError, match=r"index\.arrow: is missing, and what the records give is another; .*--repair"):
+        finalize_store(path)
+    assert not (path / "index.arrow").exists()

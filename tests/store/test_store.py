@@ -1,8 +1,11 @@
 """The store: describes itself, is complete or refused, and gives back what the codec promises."""
 
+import json
 import pickle
 import shutil
+import weakref
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -10,12 +13,17 @@ import pytest
 from pyarrow import ipc
 
 from teachonce.errors import StoreError
+from teachonce.records.key_index import KeyIndex
 from teachonce.storage.block_file import BlockFile
 from teachonce.storage.files import open_storage
+from teachonce.storage.sealed_json import sealed_bytes
+from teachonce.store import open_shards
 from teachonce.store.begin import begin_store
 from teachonce.store.manifests import finalize_store, missing_files
+from teachonce.store.open_shards import OpenShards
+from teachonce.store.plan_files import read_plan
 from teachonce.store.store import Store
-from teachonce.store.tables import StoreWriter
+from teachonce.store.tables import Sample, StoreWriter, write_index
 from teachonce.views.view import CENTER, View
 from tests.support.small_stores import MADE_BY, NUM_CLASSES, SIZES, fill, make_plan, shard_keys
 
@@ -314,3 +322,82 @@ def test_a_missing_file_is_named_once(finished):
     with pytest.raises(StoreError) as error:
         Store(path).read_keys(0)
     assert str(error.value).count("records.arrow") == 1
+
+
+def count_maps(path):
+    return sum(str(path) in line for line in Path("/proc/self/maps").read_text().splitlines())
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="of Linux")
+def test_a_file_is_mapped_once_and_a_shard_three_times_at_most(finished):
+    """A process may have 65,530 maps: of 13,672 shards and two stores that is not much."""
+    path, *_ = finished
+    store = Store(path)
+    for views, expected in ([0, 1], 2), ([2], 3), ([0], 3), ([1], 2):
+        for view in views:
+            for shard in range(2):
+                store.read_columns(shard, view)
+                store.read_labels(shard)
+        assert count_maps(path) == 2 * expected
+    del store
+    assert count_maps(path) == 0
+
+
+def test_the_shards_that_were_used_last_stay_open(finished, monkeypatch):
+    monkeypatch.setattr(OpenShards, "_all", weakref.WeakSet())
+    monkeypatch.setattr(open_shards, "MAX_OPEN_SHARDS", 2)
+    opened = []
+    real = BlockFile.__init__
+    monkeypatch.setattr(BlockFile, "__init__", lambda self, *a, **o: opened.append(a[1]) or real(self, *a, **o))
+    hashed = []
+    damage = BlockFile._damage
+    monkeypatch.setattr(BlockFile, "_damage", lambda self, block: hashed.append(block) or damage(self, block))
+    store = Store(finished[0])
+    for _ in range(2):
+        first, second = store.read_columns(0, 0), store.read_keys(1)
+    assert len(opened) == 2 and len(store._open) == 2
+    other = Store(finished[0])  # two stores share what a process may have
+    assert store.read_columns(0, 0) is first and len(store._open) == 1
+    assert store.read_keys(1).tolist() == second.tolist() and len(store._open) == 1
+    assert len(opened) == 3 and len(hashed) == 2, "opened again, not hashed again"
+    assert len(pickle.loads(pickle.dumps(store))._open) == 0
+    del other
+    assert store.read_columns(0, 0)["codes"].tolist() == first["codes"].tolist() and len(store._open) == 2
+
+
+def test_manifests_do_not_travel(finished):
+    store = Store(finished[0])
+    empty = len(pickle.dumps(store))
+    assert store.read_columns(0, 0) and store.made_by
+    assert len(pickle.dumps(store)) == empty
+    assert pickle.loads(pickle.dumps(store)).made_by == store.made_by
+
+
+@pytest.mark.parametrize(("row", "view"), [(5, 0), (0, 2), (2**32 - 1, 0)])
+def test_a_sample_of_a_row_or_view_that_is_not_there_is_refused(tmp_path, row, view):
+    path = tmp_path / "store"
+    plan = begin_store(path, make_plan(num_views=3, num_samples=2), views_per_file=2)
+    name = "train-00000-of-00002.v000-001.sample.arrow"
+    sample = Sample(row, view, 1, 2, np.zeros(NUM_CLASSES, np.float32))
+    StoreWriter(path, plan, MADE_BY).write_samples("train-00000-of-00002", (0, 1), shard_keys(0, 5), [sample])
+    fill(path, plan)
+    finalize_store(path)
+    with pytest.raises(StoreError, match=rf"{name}: a sample of row {row}, view {view}, expected rows below 5 and vie"):
+        Store(path).read_samples(0, (0, 1))
+
+
+@pytest.mark.parametrize("trust", [False, True])
+def test_an_index_of_records_that_are_not_there_is_refused(finished, trust):
+    """Though its hashes hold, and where nothing is hashed."""
+    path, *_ = finished
+    index = Store(path).index[0]
+    rows = index.rows.copy()
+    rows[3] = 4_000_000_000
+    (path / "index.arrow").unlink()
+    write_index(path, "index.arrow", KeyIndex(index.keys, index.shards, rows), read_plan(path).identity)
+    value = json.loads((path / "manifest.records.json").read_text())
+    del value["xxh3"]
+    value["files"]["index.arrow"] = BlockFile(open_storage(path), "index.arrow").entry
+    (path / "manifest.records.json").write_bytes(sealed_bytes(value))
+    with pytest.raises(StoreError, match=r"index\.arrow: shard \d row 4000000000: there is no such record: damaged"):
+        Store(path, trust=trust).find(np.array([1], np.uint64))

@@ -18,6 +18,7 @@ from teachonce.store.tables import (
     RECORDS_SCHEMA,
     Sample,
     StoreWriter,
+    check_file,
     check_metadata,
     count_hits,
     keys_hash,
@@ -81,7 +82,8 @@ def test_records_with_the_key_of_an_original(tmp_path):
     schema = RECORDS_SCHEMA.append(ALIAS_FIELD)
     columns = [pa.array(KEYS), pa.array(list("abc")), pa.array(LABELS), pa.array([None, 5, None], pa.uint64())]
     plan = make_plan()
-    metadata = {"plan": plan.identity, "shard": SHARD}
+    about = {"format": 3, "kind": "records", "num_records": 3, "keys_xxh3": keys_hash(KEYS)}
+    metadata = about | {"plan": plan.identity, "shard": SHARD}
     write_blocks(open_storage(tmp_path), records_file(SHARD), [pa.record_batch(columns, schema)], metadata)
     assert read_records(tmp_path, plan, 1).keys.tolist() == KEYS.tolist()
     assert records_schema(schema) == schema and records_schema(RECORDS_SCHEMA) == RECORDS_SCHEMA
@@ -157,7 +159,11 @@ def test_samples_are_read_back(tmp_path):
     plan = make_plan(num_views=2, num_samples=2)
     StoreWriter(tmp_path, plan).write_samples(SHARD, (0, 1), KEYS, samples)
     file = open_blocks(tmp_path, f"{SHARD}.v000-001.sample.arrow")
-    found = read_samples(file.read(0, samples_schema(NUM_CLASSES), None))
+    batch = file.read(0, samples_schema(NUM_CLASSES), None)
+    found = read_samples(batch, 3, (0, 1), "file")
+    for num_records, group in ((2, (0, 1)), (3, (0, 0)), (3, (2, 3))):
+        with pytest.raises(StoreError, match=r"file: a sample of row [02], view 1, expected rows below .*: damaged"):
+            read_samples(batch, num_records, group, "file")
     for sample, expected in zip(found, samples, strict=True):
         assert (sample.row, sample.view, sample.image_xxh3, sample.pixels_xxh3) == (
             *(expected.row, expected.view),
@@ -172,12 +178,54 @@ def test_an_index_is_read_back_without_a_copy(tmp_path):
     index = KeyIndex.build([KEYS[::-1], np.array([2**64 - 1, 0], np.uint64)], first_shard=4)
     write_index(tmp_path, "index.arrow", index, "identity")
     file = open_blocks(tmp_path, "index.arrow")
-    found = read_index(file, 5)
+    found = read_index(file, range(4, 6), [3, 2])
     for name in ("keys", "shards", "rows"):
         assert getattr(found, name).tolist() == getattr(index, name).tolist()
         assert not getattr(found, name).flags.writeable and not getattr(found, name).flags.owndata
     with pytest.raises(StoreError, match="block 0: 5 rows, expected 4: of other records"):
-        read_index(file, 4)
+        read_index(file, range(4, 6), [3, 1])
+    for shards, sizes in ((range(4, 6), [2, 3]), (range(5, 7), [3, 2]), (range(4, 5), [5]), (range(3, 5), [2, 3])):
+        with pytest.raises(StoreError, match=r"index\.arrow: shard [45] row \d: there is no such record: damaged"):
+            read_index(file, shards, sizes)
+
+
+ABOUT = {"views": [0, 1], "hits": [0, 3], "made_by": {}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"hits": [1]}, r"hits \[1\], expected 2 numbers up to 3"),
+        ({"hits": {"a": 1}}, "hits: expected `array`"),
+        ({"hits": [0, -1]}, "hits"),
+        ({"hits": [0, 4]}, r"hits \[0, 4\], expected 2 numbers up to 3"),
+        ({"hits": None}, "hits"),
+        ({"views": [0, 2]}, r"views \[0, 2\], expected \[0, 1\]: another file than its name says"),
+        ({"made_by": [1]}, "made_by: expected `object`"),
+        ({"made_by": {"versions": "a"}}, "made_by: versions: expected `object`"),
+        ({"made_by": {"device": 1}}, "made_by: device: expected `str`"),
+        ({"newer": 1}, "newer: unknown here"),
+        ({"batches": 1}, "1 blocks, expected 2"),
+    ],
+)
+def test_metadata_that_are_not_as_the_format_says(tmp_path, changes, match):
+    """Before anything is read by them."""
+    plan = make_plan(num_views=2)
+    name = views_file(SHARD, (0, 1))
+    batch = to_batch({"a": np.arange(3)})
+    about = ABOUT | changes
+    batches = [batch] * about.pop("batches", 2)
+    StoreWriter(tmp_path, plan)._write(name, "views", SHARD, KEYS, batches, about)
+    with pytest.raises(StoreError, match=rf"^file: {match}.*; do this$"):
+        check_file(open_blocks(tmp_path, name), name, "file", {"plan": plan.identity, "views": [0, 1]}, "do this")
+
+
+def test_metadata_as_the_format_says(tmp_path):
+    plan = make_plan(num_views=2)
+    name = views_file(SHARD, (0, 1))
+    about = ABOUT | {"made_by": {"device": "cpu", "more": [1]}}
+    StoreWriter(tmp_path, plan)._write(name, "views", SHARD, KEYS, [to_batch({"a": np.arange(3)})] * 2, about)
+    check_file(open_blocks(tmp_path, name), name, "file", {"plan": plan.identity, "views": [0, 1]}, "do this")
 
 
 def test_metadata_that_is_not_as_expected():

@@ -21,7 +21,7 @@ from teachonce.extraction.extract import extract
 from teachonce.extraction.verify import verify
 from teachonce.interop.config import MergeConfig, UpgradeConfig
 from teachonce.interop.merge import merge
-from teachonce.interop.upgrade import upgrade
+from teachonce.interop.upgrade import read_names, upgrade
 from teachonce.losses.losses import kd_loss
 from teachonce.pixels.view_sources import OwnViews
 from teachonce.records.class_table import ClassTable
@@ -47,7 +47,7 @@ from teachonce.views.policy import (
 )
 from teachonce.views.view import CENTER, Erasing, Mix, View
 from tests.support.paths import GOLDEN
-from tests.support.small_data import encode_jpeg
+from tests.support.small_data import encode_jpeg, write_as_folder, write_image_folder, write_store
 from tests.system.test_store_format import compare
 
 OLD = sorted(path.name for path in GOLDEN.glob("store-v[12]-*"))
@@ -458,3 +458,50 @@ def test_what_is_not_upgraded(tmp_path):
         upgrade(UpgradeConfig(store=path, out=tmp_path / "new"))
     with pytest.raises(StoreError, match="is not finished"):
         Store(tmp_path / "new")
+
+
+def test_an_upgrade_of_the_working_folder_lies_beside_it(tmp_path, monkeypatch):
+    shutil.copytree(GOLDEN / "store-v2-crop", tmp_path / "old")
+    (tmp_path / "old" / "below").mkdir()
+    for folder, name in (("old", "."), ("old/below", "..")):
+        monkeypatch.chdir(tmp_path / folder)
+        upgrade(UpgradeConfig(store=Path(name)))
+        assert Store(tmp_path / "old-v3").num_views == 2
+        shutil.rmtree(tmp_path / "old-v3")
+
+
+def test_names_are_given_to_an_upgraded_store_later_too(tmp_path, records, old):
+    """By a plan that follows; nothing else is written anew."""
+    out = tmp_path / "new"
+    upgrade(UpgradeConfig(store=old, out=out))
+    assert Store(out).plan.class_names is None
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    for _ in range(2):
+        upgrade(UpgradeConfig(store=old, out=out, data=records))
+        store = compare(out)
+        assert store.plan.class_names == open_records(records, "train").classes.names
+        after = {path.name: path.read_bytes() for path in out.iterdir()}
+        assert after.keys() == before.keys() | {"plan.001.json"} and before.items() <= after.items()
+    upgrade(UpgradeConfig(store=old, out=out))
+    assert len(list(out.glob("plan*.json"))) == 2
+
+
+def test_names_come_from_any_data_of_the_store_and_no_other(tmp_path, records, old):
+    """Its keys and labels are compared, as the old store has no names to be compared with."""
+    out = tmp_path / "refused"
+    with pytest.raises(ConfigError, match=r"others: .*label \d .* has \d: its classes have other numbers"):
+        other = write_as_folder(
+            open_records(records, "train"), tmp_path / "others", names=lambda record: "axyzb"[record.label]
+        )
+        (other / "train" / "c").mkdir()
+        shutil.copyfile(next((other / "train" / "b").iterdir()), other / "train" / "c" / "copy.jpg")
+        upgrade(UpgradeConfig(store=old, out=out, data=other))
+    images = write_image_folder(tmp_path / "images", num_classes=5)
+    with pytest.raises(ConfigError, match=r"images: of 20 records the store .* knows 0: other data"):
+        upgrade(UpgradeConfig(store=old, out=out, data=images))
+    folder = write_store(tmp_path / "of_folder", images, num_classes=5, offset=0)
+    assert read_names(images, folder) == tuple(f"class{label}" for label in range(5))
+    (records / "classes.json").unlink()
+    with pytest.raises(ConfigError, match="no names of classes, expected the 5 classes of the store"):
+        upgrade(UpgradeConfig(store=old, out=out, data=records))
+    assert not out.exists()

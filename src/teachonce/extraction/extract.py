@@ -163,7 +163,7 @@ def open_views_of(config: ExtractConfig, source: RecordSource) -> Store | None:
     if config.views_of is None:
         return None
     store = Store(config.views_of)
-    StoreJoin(store, source)
+    StoreJoin(store, source, advice=f"give the data of {store.path}, or extend that store by this data first")
     if not store.policy.is_random:
         raise StoreError(
             f"{store.path}: policy {store.policy.name} stores no views to look through; extract with --policy crop"

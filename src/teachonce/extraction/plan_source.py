@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 import threading
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from teachonce.store.tables import read_records
 
 READ_AT_ONCE = 32
 KEPT_SHARDS = 64
-"""Shards whose keys are kept."""
+"""Shards whose keys and places in the data are kept, 16 bytes a record: as many as threads may read at once."""
 LABEL_SAMPLE = 256
 """Known records whose labels are compared before a store grows."""
 
@@ -143,7 +144,8 @@ class PlanSource(RecordSource):
         self, locations: Sequence[Location], *, with_logits: bool = False, buffers: BufferPool | None = None
     ) -> list[Record]:
         """By key; RecordError where the data has a record no more."""
-        own = [self._locations(shard)[row] for shard, row in locations]
+        found = {shard: self._locations(shard) for shard in dict.fromkeys(shard for shard, _ in locations)}
+        own = [_location(found[shard][row]) for shard, row in locations]
         records = self.source.read_batch(own, with_logits=with_logits, buffers=buffers)
         for (shard, row), record in zip(locations, records, strict=True):
             self._check_key(shard, row, record)
@@ -190,25 +192,31 @@ class PlanSource(RecordSource):
     def _find_rows(self, shard: int) -> tuple[int, NDArray[np.int64]] | None:
         """Of a shard that was added: the data's shard of its name, and the rows there that no earlier part has."""
         part = max(part for part, entry in enumerate(self.plan.parts) if entry.first_shard <= shard)
+        if not part:
+            return None
         name = self.plan.shards[shard][0].removesuffix(f".p{part:03d}")
-        numbers = [number for number, info in enumerate(self.source.shards) if info.name == name]
-        if not (part and numbers):
+        number = self._numbers.get(name)
+        if number is None:
             return None
         with self._lock:
             if part not in self._earlier:
                 self._earlier[part] = _read_index(self.path, range(part)) or []
             earlier = self._earlier[part]
-        known = _is_known(earlier, self._keys.shard(numbers[0]))
-        return (numbers[0], np.flatnonzero(~known)) if earlier else None
+        known = _is_known(earlier, self._keys.shard(number))
+        return (number, np.flatnonzero(~known)) if earlier else None
 
-    def _locations(self, shard: int) -> list[Location]:
+    def _locations(self, shard: int) -> NDArray[np.uint32]:
+        """(shard, row) in the source [n, 2] of each record of a shard."""
         with self._lock:
             found = self._found.get(shard)
             if found is None:
                 found = self._found[shard] = self._locate_shard(shard)
+            self._found.move_to_end(shard)
+            while len(self._found) > KEPT_SHARDS:
+                self._found.popitem(last=False)
             return found
 
-    def _locate_shard(self, shard: int) -> list[Location]:
+    def _locate_shard(self, shard: int) -> NDArray[np.uint32]:
         name, num_records = self.plan.shards[shard]
         keys = self._find_keys(shard)
         if len(keys) != num_records:
@@ -217,7 +225,7 @@ class PlanSource(RecordSource):
             )
         # Where the shard is as it was planned, its rows are those: of equal images each has a label of its own.
         if (added := self._find_rows(shard)) and np.array_equal(self._keys.shard(added[0])[added[1]], keys):
-            return [(added[0], row) for row in added[1].tolist()]
+            return np.column_stack([np.full(num_records, added[0]), added[1]]).astype(np.uint32)
         index = self._keys.index
         places = index.find(keys)
         missing = np.flatnonzero(places < 0)
@@ -226,17 +234,18 @@ class PlanSource(RecordSource):
                 f"{self.path}: {len(missing)} records of shard {name} are not in the data any more (first: key "
                 f"{int(keys[missing[0]]):016x}), so it cannot get more views; restore them, or choose another --out"
             )
-        return [index.location(place) for place in places.tolist()]
+        return np.column_stack([index.shards[places], index.rows[places]])
 
     def _open_cache(self) -> None:
         self._lock = threading.RLock()
         self._keys = DataKeys(self.source)
-        self._found: dict[int, list[Location]] = {}
+        self._numbers = {info.name: number for number, info in enumerate(self.source.shards)}
+        self._found: OrderedDict[int, NDArray[np.uint32]] = OrderedDict()
         self._earlier: dict[int, list[KeyIndex]] = {}
         self._kept_keys: dict[int, NDArray[np.uint64]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        hidden = {"_lock", "_keys", "_found", "_earlier", "_kept_keys"}
+        hidden = {"_lock", "_keys", "_numbers", "_found", "_earlier", "_kept_keys"}
         return {name: value for name, value in vars(self).items() if name not in hidden}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -250,6 +259,10 @@ def _read_index(path: Path, parts: range, *, is_partial: bool = False) -> list[K
     if is_partial:
         return [index for part in parts for index in contents.read_parts(range(part, part + 1)) or ()]
     return contents.read_parts(parts)
+
+
+def _location(pair: NDArray[np.uint32]) -> Location:
+    return int(pair[0]), int(pair[1])
 
 
 def _is_known(index: Sequence[KeyIndex], keys: NDArray[np.uint64]) -> NDArray[np.bool_]:

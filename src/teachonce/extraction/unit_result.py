@@ -9,14 +9,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from teachonce.errors import RecordError, TeachonceError
+from teachonce.errors import RecordError, StoreError, TeachonceError
 from teachonce.extraction.units import Unit
 from teachonce.records.source import Record, RecordSource
 from teachonce.rng import generator
 from teachonce.storage.files import open_storage
 from teachonce.store.manifests import missing_files
-from teachonce.store.plan import Plan, records_file, views_file
-from teachonce.store.tables import Sample, ShardRecords, StoreWriter, read_records
+from teachonce.store.plan import Group, Plan, records_file, views_file
+from teachonce.store.shard_files import count_view_hits, open_views, read_indexed_keys
+from teachonce.store.tables import Sample, ShardRecords, StoreWriter, keys_hash, read_records
 from teachonce.views.view import View
 
 
@@ -97,12 +98,55 @@ class UnitResult:
 
 
 def write_missing_records(path: Path, plan: Plan, source: RecordSource) -> None:
-    """Write the records files that are missing of shards that have views already: no teacher is needed for them."""
+    """Write the records files that are missing of shards that have views already: no teacher is needed for them.
+
+    Raises StoreError where the data's records are not those that the views are of, or have other labels since.
+    """
     missing = missing_files(path, plan)
     for shard, (name, _) in enumerate(plan.shards):
-        has_views = any(views_file(name, group) not in missing for group in plan.view_groups)
-        if records_file(name) in missing and has_views:
+        groups = [group for group in plan.view_groups if views_file(name, group) not in missing]
+        if records_file(name) in missing and groups:
             records = list(source.iter_shard(shard))
             keys = np.array([record.key for record in records], np.uint64)
             labels = np.array([record.label for record in records], np.int32)
+            for group in groups:
+                _check_made_of(path, plan, (shard, group), records, keys)
+                _check_hits(path, plan, (shard, group), labels)
             StoreWriter(path, plan).write_records(name, keys, [record.filename for record in records], labels)
+
+
+def _check_made_of(
+    path: Path, plan: Plan, place: tuple[int, Group], records: Sequence[Record], keys: NDArray[np.uint64]
+) -> None:
+    """Raise StoreError where a view file is of other records; which one changed the index says, where it is there."""
+    shard, group = place
+    file = open_views(path, plan, shard, group)
+    if file.metadata["keys_xxh3"] == keys_hash(keys):
+        return
+    changed = "which one it is cannot be said without the store's index"
+    stored = read_indexed_keys(path, plan, shard)
+    if stored is not None:
+        other = np.flatnonzero(stored[: len(keys)] != keys[: len(stored)])
+        at = int(other[0]) if len(other) else min(len(keys), len(stored))
+        what = f"{records[at].where} ({records[at].filename})" if at < len(records) else f"record {at}"
+        changed = f"first: {what}"
+    name = plan.shards[shard][0]
+    raise StoreError(
+        f"{path / records_file(name)}: is missing or damaged and cannot be made again: an image of the data changed "
+        f"since the views were made ({changed}); restore it, or remove the views of {name} too"
+    )
+
+
+def _check_hits(path: Path, plan: Plan, place: tuple[int, Group], labels: NDArray[np.int32]) -> None:
+    """Raise StoreError where the labels of today do not give the hits of a view file: they have changed since."""
+    shard, group = place
+    recorded = open_views(path, plan, shard, group).metadata["hits"]
+    found = count_view_hits(path, plan, shard, group, labels)
+    for view, (expected, now) in enumerate(zip(recorded, found, strict=True), group[0]):
+        if now != expected:
+            name = plan.shards[shard][0]
+            raise StoreError(
+                f"{path / records_file(name)}: is missing or damaged and cannot be made again: labels of the data "
+                f"changed since the views were made (of view {view} the likeliest class was the label of {expected} "
+                f"records, now of {now}); give the data with the labels of then, or remove the views of {name} too"
+            )

@@ -57,14 +57,19 @@ def missing_units(path: Path, plan: Plan) -> set[Unit]:
 def bundle_units(plan: Plan, units: Sequence[Unit], batch_size: int) -> list[tuple[Unit, ...]]:
     """Units in bundles of one group of views each, none of fewer than ``BUNDLE_BATCHES`` batches if that can be."""
     sizes = [num_records for _, num_records in plan.shards]
+    of_group: dict[tuple[int, int], list[Unit]] = {}
+    for unit in units:
+        of_group.setdefault(unit.group, []).append(unit)
     bundles: list[tuple[Unit, ...]] = []
     for group in plan.view_groups:
         bundle: list[Unit] = []
-        for unit in [unit for unit in units if unit.group == group]:
+        num_rows = 0
+        for unit in of_group.get(group, ()):
             bundle.append(unit)
-            if sum(sizes[u.shard] * u.num_views for u in bundle) >= BUNDLE_BATCHES * batch_size:
+            num_rows += sizes[unit.shard] * unit.num_views
+            if num_rows >= BUNDLE_BATCHES * batch_size:
                 bundles.append(tuple(bundle))
-                bundle = []
+                bundle, num_rows = [], 0
         if bundle:
             bundles.append(tuple(bundle))
     return bundles

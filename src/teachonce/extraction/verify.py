@@ -275,7 +275,7 @@ def _check(config: VerifyConfig, verdict: Verdict) -> None:
     store = Store(config.store)
     verdict.num_files = store.check_files()
     source = open_records(config.data, store.plan.data["split"])
-    join = StoreJoin(store, source)
+    join = StoreJoin(store, source, advice="give the data that it was made of, or extract over this data to add them")
     verdict.num_keys = check_all_keys(join)
     verdict.num_absent = join.count_absent()
     verdict.num_top1 = check_top1(store, MAX_TOP1_BLOCKS)

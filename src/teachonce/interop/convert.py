@@ -40,7 +40,7 @@ from teachonce.interop.imagenet import BoxReader, class_texts, open_boxes, read_
 from teachonce.interop.logit_table import MappedTable, open_logit_table
 from teachonce.pixels.decode import CheckedImage, check_image, check_jpeg, to_rgb_jpeg
 from teachonce.pixels.jpeg_structure import sound_jpeg_size
-from teachonce.records.class_table import CLASSES_NAME, ClassTable, read_classes, write_classes
+from teachonce.records.class_table import BACKGROUND, CLASSES_NAME, ClassTable, read_classes, write_classes
 from teachonce.records.discovery import find_splits
 from teachonce.records.listing import ImageListing, find_class_folders, find_data_classes, list_images
 from teachonce.records.source import parse_shard_name, record_key, shard_name
@@ -52,7 +52,6 @@ from teachonce.storage.names import check_component
 from teachonce.storage.resume import PlanFile
 from teachonce.storage.storage import Storage
 
-BACKGROUND = "background"
 WORKER_IMAGES = 2000
 """Images for which it pays to start one more process: it takes about as long as to write half of them."""
 CLAIMED_IMAGES = 4096

@@ -69,7 +69,7 @@ def merge(config: MergeConfig) -> None:
         raise ConfigError(
             f"{config.data}: merge copies TFRecords, this is a folder of images; use records --logits {config.store}"
         )
-    join = StoreJoin(store, source)
+    join = StoreJoin(store, source, advice=f"give the data of {store.path}, or extract over this data")
     if not 0 <= config.view < store.num_views:
         raise ConfigError(f"--view {config.view}: expected 0 to {store.num_views - 1}, the views of {config.store}")
     if store.policy.is_random:

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from teachonce.errors import LogitsError
 from teachonce.records.class_space import ClassSpace
+from teachonce.records.source import NO_LABEL
 from teachonce.store.store import Store
 
 
@@ -35,11 +36,14 @@ class StoreTable:
                 "since; extract the teacher over this data"
             )
         stored = {int(self.store.read_labels(shard)[row]) for shard, row in found}
-        labels = {int(self.new_labels[at]) for at in stored if 0 <= at < len(self.new_labels)}
-        if label is not None and label not in labels:
+        labels = {int(self.new_labels[at]) if 0 <= at < len(self.new_labels) else -1 for at in stored}
+        # As in a ``StoreJoin``, a record without a label fits any.
+        if label not in {None, NO_LABEL, *labels} and NO_LABEL not in stored:
+            known = sorted(labels - {-1})
+            of_store = " and ".join(map(str, known)) if known else "a class that the data does not have"
             raise LogitsError(
-                f"{filename}: label {label} here, {' and '.join(map(str, sorted(labels)))} in {self.store.path}: the "
-                "classes have another order there; use the same --labels, or extract over this data"
+                f"{filename}: label {label} here, {of_store} in {self.store.path}: the classes have another order "
+                "there; use the same --labels, or extract over this data"
             )
         shard, row = found[0]
         return self.store.read_logits(shard, self.view, [row])[0]

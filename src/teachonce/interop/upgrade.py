@@ -16,16 +16,18 @@ import numpy as np
 from teachonce.engine.progress import progress
 from teachonce.errors import ConfigError, StoreError
 from teachonce.interop.config import UpgradeConfig
-from teachonce.records.class_table import read_classes
+from teachonce.records.discovery import open_records
 from teachonce.storage.files import open_storage
 from teachonce.store.begin import begin_store
 from teachonce.store.manifests import finalize_store
 from teachonce.store.plan import FORMAT_VERSION, Group, Plan, records_file, samples_file, views_file
-from teachonce.store.plan_files import read_plan
+from teachonce.store.plan_files import put_plan, read_plan, read_plans
 from teachonce.store.store import Store
 from teachonce.store.tables import StoreWriter, count_hits, to_batch
 
 ROWS_AT_ONCE = 1024
+COMPARED_RECORDS = 256
+"""Of the data that gives the names: of so many keys and labels are compared with the store's."""
 
 
 def upgrade(config: UpgradeConfig) -> None:
@@ -35,7 +37,9 @@ def upgrade(config: UpgradeConfig) -> None:
     """
     if read_plan(config.store).format_version == FORMAT_VERSION:
         raise ConfigError(f"{config.store}: is of format {FORMAT_VERSION} already")
-    out = config.out or config.store.with_name(f"{config.store.resolve().name}-v{FORMAT_VERSION}")
+    # Of "." and "..", which have no name of their own, what they stand for.
+    path = config.store if config.store.name not in ("", "..") else config.store.resolve()
+    out = config.out or path.with_name(f"{path.resolve().name}-v{FORMAT_VERSION}")
     store = Store(config.store)
     versions = store.versions
     plan = _begin(config, store, out)
@@ -52,15 +56,39 @@ def upgrade(config: UpgradeConfig) -> None:
 
 
 def _begin(config: UpgradeConfig, store: Store, out: Path) -> Plan:
-    names = None
-    if config.data is not None:
-        classes = read_classes(config.data)
-        if classes is None or len(classes.names) != store.plan.data_classes:
-            found = "no classes.json" if classes is None else f"{len(classes.names)} classes"
-            raise ConfigError(f"{config.data}: {found}, expected the {store.plan.data_classes} classes of the store")
-        names = classes.names
+    names = None if config.data is None else read_names(config.data, store)
     plan = replace(store.plan, format_version=FORMAT_VERSION, class_names=names)
-    return begin_store(out, plan, views_per_file=1)
+    plan = begin_store(out, plan, views_per_file=1)
+    while names is not None and plan.class_names is None:
+        # Begun without names: they are those of the last plan. Another process may put one at this moment.
+        put_plan(out, plan.extend(class_names=names), read_plans(out))
+        plan = read_plan(out)
+    return plan
+
+
+def read_names(data: Path, store: Store) -> tuple[str, ...]:
+    """The names of the data's classes; ConfigError where there are none, or it is not the data of the store."""
+    source = open_records(data, store.plan.data["split"])
+    if source.classes is None or len(source.classes.names) != store.plan.data_classes:
+        found = "no names of classes" if source.classes is None else f"{len(source.classes.names)} classes"
+        raise ConfigError(f"{data}: {found}, expected the {store.plan.data_classes} classes of the store")
+    count = min(COMPARED_RECORDS, source.num_records)
+    records = source.read_batch([source.locate(index * source.num_records // count) for index in range(count)])
+    known = 0
+    for record in records:
+        labels = {int(store.read_labels(shard)[row]) for shard, row in store.locations_of(record.key)}
+        known += bool(labels)
+        if labels and record.label not in labels:
+            raise ConfigError(
+                f"{data}: {record.where}: label {record.label} ({record.filename}), the store {store.path} has "
+                f"{min(labels)}: its classes have other numbers; give the data that the store was made of"
+            )
+    if 2 * known <= count:
+        raise ConfigError(
+            f"{data}: of {count} records the store {store.path} knows {known}: other data; give the data that the "
+            "store was made of"
+        )
+    return source.classes.names
 
 
 def _copy_records(store: Store, writer: StoreWriter, out: Path, shard: int) -> None:

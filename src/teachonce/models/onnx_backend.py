@@ -8,7 +8,6 @@ is taken to want what most exports from PyTorch want, a 0.875 center crop and Im
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from pathlib import Path
@@ -22,6 +21,7 @@ from teachonce.models.spec import LoadedModel, ModelSpec, first_line, resolve_si
 from teachonce.pixels.preprocessing import Preprocessing
 from teachonce.storage.files import locate
 from teachonce.storage.hashes import hash_files
+from teachonce.storage.strict_json import parse_json
 
 PREPROCESSING_KEY = "teachonce.preprocessing"
 """Metadata of exported models: the JSON of their ``Preprocessing``."""
@@ -135,7 +135,7 @@ def _read_preprocessing(metadata: dict[str, str], path: Path) -> Preprocessing |
     if PREPROCESSING_KEY not in metadata:
         return None
     try:
-        return Preprocessing.from_json(json.loads(metadata[PREPROCESSING_KEY]))
+        return Preprocessing.from_json(parse_json(metadata[PREPROCESSING_KEY]))
     except (ConfigError, ValueError) as error:
         raise ModelError(f"{path}: metadata {PREPROCESSING_KEY} is damaged: {error}") from error
 

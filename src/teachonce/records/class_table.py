@@ -13,6 +13,8 @@ from teachonce.storage.files import open_storage, read_json, write_json
 from teachonce.storage.strict_json import convert_json, json_values
 
 CLASSES_NAME = "classes.json"
+BACKGROUND = "background"
+"""Name of label 0 where the data has none of that label, as TFRecords of ImageNet."""
 
 
 @dataclass(frozen=True)

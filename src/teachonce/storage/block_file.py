@@ -22,14 +22,14 @@ from pyarrow import ipc
 
 from teachonce.errors import StoreError, TeachonceError
 from teachonce.storage.storage import Storage
-from teachonce.storage.strict_json import Count, convert_json
+from teachonce.storage.strict_json import Count, convert_json, parse_json
 
 METADATA_KEY = b"teachonce"
 _MAGIC = b"ARROW1\0\0"
 _CONTINUATION = b"\xff\xff\xff\xff"
 _PREFIX_BYTES = len(_MAGIC) + len(_CONTINUATION) + 4
 MAX_HEAD_BYTES = 1 << 24
-ARROW_ERRORS = (pa.ArrowException, OSError, ValueError, KeyError, IndexError, TypeError)
+ARROW_ERRORS = (pa.ArrowException, OSError, EOFError, ValueError, KeyError, IndexError, TypeError)
 """What pyarrow raises for bytes that are no Arrow."""
 
 
@@ -88,19 +88,17 @@ class BlockFile:
         except TeachonceError as error:
             raise StoreError(f"{error}{self._advice}") from error
         if entry is not None and len(self._bytes) != entry.num_bytes:
-            raise self._error(f"has {len(self._bytes):,} bytes, {entry.num_bytes:,} were written: damaged or replaced")
+            raise self.error(f"has {len(self._bytes):,} bytes, {entry.num_bytes:,} were written: damaged or replaced")
         self._head_bytes = self._find_head()
         if entry is not None and not trust and self._hash(0, self._head_bytes) != entry.head:
-            raise self._error(
-                "its first bytes (schema and hashes) are not those that were written: damaged or replaced"
-            )
+            raise self.error("its first bytes (schema and hashes) are not those that were written: damaged or replaced")
         self.schema = self._read_schema()
         self.metadata, self._blocks = self._read_metadata()
         self._starts = [self._head_bytes]
         for num_bytes, _ in self._blocks:
             self._starts.append(self._starts[-1] + num_bytes)
         if self._starts[-1] > len(self._bytes):
-            raise self._error(f"{len(self._bytes):,} bytes, its blocks need {self._starts[-1]:,}: cut short")
+            raise self.error(f"{len(self._bytes):,} bytes, its blocks need {self._starts[-1]:,}: cut short")
 
     @property
     def num_blocks(self) -> int:
@@ -121,32 +119,32 @@ class BlockFile:
         lengths, and that there is a null only where the schema allows it.
         """
         if block >= self.num_blocks:
-            raise self._error(f"{self.num_blocks} blocks, expected more than {block}: a file of other views")
+            raise self.error(f"{self.num_blocks} blocks, expected more than {block}: a file of other views")
         start, end = self._starts[block], self._starts[block + 1]
         if not (self._trust or is_checked):
             reason = self._damage(block)
             if reason is not None:
-                raise self._error(f"block {block}: {reason}")
+                raise self.error(f"block {block}: {reason}")
         found = self.schema.remove_metadata()
         if not has_same_columns(found, schema):
-            raise self._error(
+            raise self.error(
                 f"columns {_types(found)}, expected {_types(schema)}: damaged, or of another policy or codec"
             )
         try:
             batch = ipc.read_record_batch(pa.py_buffer(self._bytes[start:end]), found)
             batch.validate(full=True)
         except ARROW_ERRORS as error:
-            raise self._error(
+            raise self.error(
                 f"block {block}: is no Arrow record batch that can be read ({_first_line(error)})"
             ) from error
         if num_rows not in (None, batch.num_rows):
-            raise self._error(f"block {block}: {batch.num_rows} rows, expected {num_rows}: of other records")
+            raise self.error(f"block {block}: {batch.num_rows} rows, expected {num_rows}: of other records")
         for field, column in zip(schema, batch.columns, strict=True):
             num_nulls = column.null_count if not field.nullable else 0
             if pa.types.is_fixed_size_list(column.type):
                 num_nulls += column.flatten().null_count
             if num_nulls:
-                raise self._error(f"block {block}: column {field.name} has {num_nulls} nulls, expected none")
+                raise self.error(f"block {block}: column {field.name} has {num_nulls} nulls, expected none")
         return batch
 
     def check_tail(self) -> None:
@@ -154,9 +152,9 @@ class BlockFile:
         try:
             found = ipc.open_file(pa.py_buffer(self._bytes)).num_record_batches
         except ARROW_ERRORS as error:
-            raise self._error(f"its end is not that of an Arrow file ({_first_line(error)}): cut short") from error
+            raise self.error(f"its end is not that of an Arrow file ({_first_line(error)}): cut short") from error
         if found != self.num_blocks:
-            raise self._error(f"its end names {found} record batches, its beginning {self.num_blocks}: damaged")
+            raise self.error(f"its end names {found} record batches, its beginning {self.num_blocks}: damaged")
 
     def find_damage(self, entry: FileEntry | None = None) -> list[DamagedBlock]:
         """Every block whose bytes are not those that were written; with ``entry`` the tail too."""
@@ -176,10 +174,10 @@ class BlockFile:
     def _find_head(self) -> int:
         prefix = bytes(self._bytes[:_PREFIX_BYTES])
         if len(prefix) < _PREFIX_BYTES or not prefix.startswith(_MAGIC + _CONTINUATION):
-            raise self._error("is no Arrow file (its first bytes are others): damaged or cut short")
+            raise self.error("is no Arrow file (its first bytes are others): damaged or cut short")
         end = _PREFIX_BYTES + int.from_bytes(prefix[-4:], "little", signed=True)
         if not _PREFIX_BYTES < end <= min(len(self._bytes), MAX_HEAD_BYTES):
-            raise self._error("its schema does not fit into the file: damaged or cut short")
+            raise self.error("its schema does not fit into the file: damaged or cut short")
         return end
 
     def _read_schema(self) -> pa.Schema:
@@ -188,24 +186,25 @@ class BlockFile:
             _ = schema.names  # which are decoded when they are asked for
             return schema
         except ARROW_ERRORS as error:
-            raise self._error(f"its schema cannot be read ({_first_line(error)}): damaged") from error
+            raise self.error(f"its schema cannot be read ({_first_line(error)}): damaged") from error
 
     def _read_metadata(self) -> tuple[dict[str, Any], list[tuple[int, str]]]:
         text = (self.schema.metadata or {}).get(METADATA_KEY)
         if text is None:
-            raise self._error("has no hashes of its blocks: written by something else")
+            raise self.error("has no hashes of its blocks: written by something else")
         try:
-            metadata = json.loads(text)
+            metadata = parse_json(text)
         except ValueError as error:
-            raise self._error(f"its metadata is not JSON ({error}): damaged") from error
+            raise self.error(f"its metadata is not JSON ({error}): damaged") from error
         if not isinstance(metadata, dict):
-            raise self._error("its metadata is no JSON object: damaged")
+            raise self.error("its metadata is no JSON object: damaged")
         blocks = convert_json(
             metadata.pop("blocks", None), list[tuple[Count, str]], f"{self._where}: blocks", StoreError
         )
         return metadata, blocks
 
-    def _error(self, what: str) -> StoreError:
+    def error(self, what: str) -> StoreError:
+        """The error that says so of this file, with the advice."""
         return StoreError(f"{self._where}: {what}{self._advice}")
 
 

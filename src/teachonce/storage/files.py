@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 from teachonce.errors import ConfigError, TeachonceError
 from teachonce.storage.local import LocalStorage
 from teachonce.storage.storage import Storage
+from teachonce.storage.strict_json import parse_json
 
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
 """The beginning of an address; a Path has one slash of the two. A drive's single letter is none."""
@@ -59,6 +60,6 @@ def read_json(path: Path) -> Any:
     """Read JSON; raises TeachonceError with the path and the position when it is missing or does not parse."""
     storage, name = locate(path)
     try:
-        return json.loads(storage.read(name))
-    except (ValueError, RecursionError) as error:
+        return parse_json(storage.read(name))
+    except ValueError as error:
         raise TeachonceError(f"{path}: is not JSON: {error}") from error

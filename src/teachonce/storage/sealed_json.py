@@ -23,6 +23,7 @@ import xxhash
 
 from teachonce.errors import TeachonceError
 from teachonce.storage.storage import Storage
+from teachonce.storage.strict_json import parse_json
 
 SEAL = "xxh3"
 _ZEROS = "0" * 32
@@ -47,8 +48,8 @@ def read_sealed(storage: Storage, name: str, error: type[TeachonceError], advice
     """The object without its hash, and the hash; raises ``error`` with ``advice`` where it does not hold."""
     content, found = _read_content(storage, name, error, advice)
     try:
-        value = json.loads(content)
-    except (ValueError, RecursionError) as problem:
+        value = parse_json(content)
+    except ValueError as problem:
         raise error(f"{storage.describe(name)}: is not JSON: {problem}; {advice}") from problem
     if not isinstance(value, dict):
         raise error(f"{storage.describe(name)}: expected a JSON object; {advice}")

@@ -11,6 +11,7 @@ Deliberately not here: the files (``files``), and option classes, whose messages
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, TypeVar
@@ -22,6 +23,28 @@ from teachonce.errors import TeachonceError
 T = TypeVar("T")
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 """How many there are of something: 0 or more, in 64 bits."""
+
+
+MAX_DEPTH = 64
+"""Objects and arrays in one another; what is written here has a tenth of that."""
+
+
+def parse_json(text: str | bytes) -> Any:
+    """``json.loads``, but what is nested too deep for recursion is a ValueError too, as is all that is no JSON."""
+    try:
+        value = json.loads(text)
+    except RecursionError as error:
+        raise ValueError(f"nested more than {MAX_DEPTH} deep") from error
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        level = [item for inner in level for item in _inner(inner) if isinstance(item, dict | list)]
+        if not level:
+            return value
+    raise ValueError(f"nested more than {MAX_DEPTH} deep")
+
+
+def _inner(value: Any) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
 
 
 def convert_json(value: Any, kind: type[T], where: object, error: type[TeachonceError], *, advice: str = "") -> T:

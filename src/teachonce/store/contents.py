@@ -16,7 +16,7 @@ from teachonce.store.legacy import read_plan as read_legacy_plan
 from teachonce.store.manifests import REPAIR, Manifests, index_file, records_manifest
 from teachonce.store.plan import Group, records_file
 from teachonce.store.plan_files import read_plans
-from teachonce.store.tables import check_metadata, keys_hash, read_index
+from teachonce.store.tables import check_file, check_metadata, keys_hash, read_index
 
 StoreFile = BlockFile | LegacyFile
 Damage = tuple[int, list[tuple[str, str]]]
@@ -47,7 +47,11 @@ class StoreContents:
 
     def open_file(self, name: str, shard: int, group: Group | None) -> BlockFile:
         """A file of a shard; raises StoreError where it is missing, damaged, or another than its name says."""
-        entry, expected = None, {"plan": self.plan.identity, "shard": self.plan.shards[shard][0]}
+        shard_name, num_records = self.plan.shards[shard]
+        entry: FileEntry | None = None
+        expected: dict[str, Any] = {"plan": self.plan.identity, "shard": shard_name, "num_records": num_records}
+        if group is not None:
+            expected["views"] = list(group)
         if self._is_complete:
             part = self._part_of[shard]
             entry = self._entry(part, group, name)
@@ -55,7 +59,7 @@ class StoreContents:
             expected["keys_xxh3"] = hashes[shard - self.plan.parts[part].first_shard]
         storage = open_storage(self.path)
         file = BlockFile(storage, name, entry=entry, trust=self._trust, advice=REPAIR)
-        check_metadata(file.metadata, storage.describe(name), expected, REPAIR)
+        check_file(file, name, storage.describe(name), expected, REPAIR)
         return file
 
     def read_index(self) -> list[KeyIndex]:
@@ -68,19 +72,15 @@ class StoreContents:
         if not all(storage.has(records_manifest(part)) for part in parts):
             return None
         plan = self._manifests.plan
-        return [
-            read_index(
-                BlockFile(
-                    storage,
-                    index_file(part),
-                    entry=self._entry(part, None, index_file(part)),
-                    trust=self._trust,
-                    advice=REPAIR,
-                ),
-                sum(plan.shards[shard][1] for shard in plan.part_shards(part)),
-            )
-            for part in parts
-        ]
+        found: list[KeyIndex] = []
+        for part in parts:
+            name, shards = index_file(part), plan.part_shards(part)
+            file = BlockFile(storage, name, entry=self._entry(part, None, name), trust=self._trust, advice=REPAIR)
+            sizes = [plan.shards[shard][1] for shard in shards]
+            expected = {"plan": plan.identity, "num_records": sum(sizes)}
+            check_file(file, name, storage.describe(name), expected, REPAIR)
+            found.append(read_index(file, shards, sizes))
+        return found
 
     def made_by(self, groups: Sequence[Group]) -> list[dict[str, Any]]:
         """What made some groups of views, each once."""
@@ -124,10 +124,7 @@ class StoreContents:
                     yield part, group
 
     def _entry(self, part: int, group: Group | None, name: str) -> FileEntry:
-        files = self._manifests.read(part, group).content.files
-        if name not in files:
-            raise StoreError(f"{self.path / name}: is not in the manifest of its part: damaged; {REPAIR}")
-        return files[name]
+        return self._manifests.read(part, group).content.files[name]
 
 
 class LegacyContents:

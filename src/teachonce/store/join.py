@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 
 from teachonce.errors import StoreError
 from teachonce.records.class_space import ClassSpace
+from teachonce.records.class_table import BACKGROUND
 from teachonce.records.data_keys import DataKeys
 from teachonce.records.key_index import SORTED_AT_ONCE
 from teachonce.records.selection import SelectedSource
@@ -33,10 +35,10 @@ class StoreJoin:
     """A store and the records that it is read for; picklable, and safe to use from several threads.
 
     Raises StoreError where the store is of other classes or does not know all of the records (``known_records`` leaves
-    such out).
+    such out); ``advice`` is the end of that message, where it is not what a training can do.
     """
 
-    def __init__(self, store: Store, source: RecordSource) -> None:
+    def __init__(self, store: Store, source: RecordSource, *, advice: str | None = None) -> None:
         self.store = store
         self.source = source
         names = None if source.classes is None else source.classes.names
@@ -54,11 +56,8 @@ class StoreJoin:
         if not self.has_positions:
             unknown = find_unknown([store], source)
             if unknown.count:
-                raise StoreError(
-                    unknown.describe(
-                        f"give the data of {store.path}, extract over this data, or skip them: --missing skip"
-                    )
-                )
+                skip = f"give the data of {store.path}, extract over this data, or skip them: --missing skip"
+                raise StoreError(unknown.describe(advice or skip))
         self._check_sampled_labels()
         _warn_of_conflicts(store)
 
@@ -269,11 +268,13 @@ def find_unknown(stores: Sequence[Store], source: RecordSource, *, by_position: 
 def _together(sizes: Sequence[int]) -> Iterator[list[int]]:
     """Shards in groups of about ``SORTED_AT_ONCE`` records."""
     group: list[int] = []
-    for shard in range(len(sizes)):
+    num_records = 0
+    for shard, size in enumerate(sizes):
         group.append(shard)
-        if sum(sizes[own] for own in group) >= SORTED_AT_ONCE:
+        num_records += size
+        if num_records >= SORTED_AT_ONCE:
             yield group
-            group = []
+            group, num_records = [], 0
     if group:
         yield group
 
@@ -371,7 +372,8 @@ def _warn_of_conflicts(store: Store) -> None:
 def label_map(store: Store, names: Sequence[str] | None, num_classes: int | None) -> NDArray[np.int64] | None:
     """The store's label of each label of data with these class names [n], negative where it has none; None: the same.
 
-    Without names on both sides numbers are compared. Raises StoreError where the classes are others.
+    Without names on both sides numbers are compared. Raises StoreError where the classes are others, or where a name
+    that occurs twice does not tell which of them is meant.
     """
     stored = store.plan.class_names
     if stored is None or names is None:
@@ -384,14 +386,35 @@ def label_map(store: Store, names: Sequence[str] | None, num_classes: int | None
         return None
     if tuple(names) == stored:
         return None
+    _check_doubled(store, stored, names)
     label_of = {name: label for label, name in enumerate(stored)}
     labels = np.array([label_of.get(name, -1) for name in names], np.int64)
-    if (labels < 0).all():
+    if all(label < 0 or name == BACKGROUND for label, name in zip(labels.tolist(), names, strict=True)):
         raise StoreError(
             f"{store.path}: its classes are {stored[0]}, {stored[-1]} and the like, those of the data "
             f"{names[0]}, {names[-1]}: none in common; give the data that it was extracted from, with the same names"
         )
+    outputs = np.arange(store.class_space.num_classes) + store.class_space.offset
+    num_kept = int(np.isin(outputs, labels[labels >= 0]).sum())
+    if 2 * num_kept < len(outputs):
+        warnings.warn(
+            f"{store.path}: by name the data has {num_kept:,} of the teacher's {len(outputs):,} classes; what the "
+            "teacher says of the others is left out",
+            stacklevel=3,
+        )
     return labels
+
+
+def _check_doubled(store: Store, stored: Sequence[str], names: Sequence[str]) -> None:
+    """Raise StoreError where both sides have a name that one of them has twice, as ImageNet's texts have "crane"."""
+    doubled = {name for names_ in (stored, names) for name, count in Counter(names_).items() if count > 1}
+    both = sorted(doubled & set(stored) & set(names))
+    if both:
+        raise StoreError(
+            f"{store.path}: class {both[0]!r} is there {stored.count(both[0])} times, in the data "
+            f"{names.count(both[0])} times, and the lists of classes differ, so its name does not say which is meant; "
+            "give every class a name of its own (WordNet ids, say), or data with the store's list of classes"
+        )
 
 
 def invert_labels(store: Store, labels: NDArray[np.int64] | None) -> NDArray[np.int64]:

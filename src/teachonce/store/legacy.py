@@ -58,15 +58,17 @@ class LegacyManifest(TypedDict):
 def is_legacy(path: Path) -> bool:
     """Whether the folder holds a store of format 1 or 2."""
     storage = open_storage(path)
-    if storage.has(MANIFEST_NAME):
-        return True
-    if not storage.has("plan.json") or SEALED_END.search(storage.read("plan.json")):
-        return False
-    try:
-        value = read_json(path / "plan.json")
-    except TeachonceError:
-        return False
-    return isinstance(value, dict) and value.get("format_version") in VERSIONS
+    if storage.has("plan.json"):
+        # Of format 3 the plan is sealed, whatever else lies beside it.
+        if SEALED_END.search(storage.read("plan.json")):
+            return False
+        try:
+            value = read_json(path / "plan.json")
+        except TeachonceError:
+            value = None
+        if isinstance(value, dict) and value.get("format_version") in VERSIONS:
+            return True
+    return storage.has(MANIFEST_NAME)
 
 
 def read_plan(path: Path) -> Plan:
@@ -134,7 +136,9 @@ class LegacyFile:
             raise self._error(f"is no Arrow file that can be read ({error}): damaged") from error
         self.schema: pa.Schema = self._reader.schema
         metadata = self.schema.metadata or {}
-        self.metadata = {name.decode(): text.decode("utf-8", "replace") for name, text in metadata.items()}
+        self.metadata = {
+            name.decode("utf-8", "replace"): text.decode("utf-8", "replace") for name, text in metadata.items()
+        }
 
     def read(self, block: int, schema: pa.Schema, num_rows: int | None, *, is_checked: bool = False) -> pa.RecordBatch:
         """As ``BlockFile.read``; what is checked is the hash of the whole file, once."""

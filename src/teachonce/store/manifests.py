@@ -27,9 +27,17 @@ from teachonce.storage.sealed_json import read_seal, read_sealed, write_sealed
 from teachonce.storage.storage import Storage
 from teachonce.storage.strict_json import Count, convert_json, json_values
 from teachonce.store import legacy
-from teachonce.store.plan import ADVICE, FORMAT_VERSION, Group, Plan, records_file
+from teachonce.store.plan import FORMAT_VERSION, Group, Plan, records_file
 from teachonce.store.plan_files import SealedPlan, read_plans
-from teachonce.store.tables import check_metadata, read_index, records_schema, to_records, write_index
+from teachonce.store.tables import (
+    check_file,
+    check_made_by,
+    read_index,
+    read_records,
+    records_schema,
+    to_records,
+    write_index,
+)
 
 REPAIR = "extract with the same options and --repair makes it again"
 
@@ -54,13 +62,38 @@ class Manifest:
 class ReadManifest:
     """A manifest as it was read, with the hash that its file ends with."""
 
-    def __init__(self, storage: Storage, name: str, expected: tuple[str, int, Group | None]) -> None:
+    def __init__(self, storage: Storage, name: str, plan: Plan, expected: tuple[str, int, Group | None]) -> None:
         value, self.seal = read_sealed(storage, name, StoreError, REPAIR)
         where = storage.describe(name)
-        self.content = convert_json(value, Manifest, where, StoreError, advice=ADVICE)
+        self.content = convert_json(value, Manifest, where, StoreError, advice=REPAIR)
         found = (self.content.plan, self.content.part, self.content.views)
         if self.content.format_version != FORMAT_VERSION or found != expected:
-            raise StoreError(f"{where}: (plan, part, views) {found}, expected {expected}: of another store; {ADVICE}")
+            raise StoreError(f"{where}: (plan, part, views) {found}, expected {expected}: of another store; {REPAIR}")
+        check_manifest(self.content, plan, where)
+
+
+def check_manifest(manifest: Manifest, plan: Plan, where: str) -> None:
+    """Raise StoreError unless a manifest lists the files that the plan says for its part and group, and no other."""
+    part, group = manifest.part, manifest.views
+    names = [plan.shards[shard][0] for shard in plan.part_shards(part)]
+    if group is None:
+        expected = {index_file(part), *map(records_file, names)}
+    else:
+        expected = {file for name in names for file in plan.group_files(name, group)}
+    found = manifest.files.keys()
+    if found != expected:
+        first = min(found ^ expected)
+        raise StoreError(
+            f"{where}: files: {len(found - expected)} that the plan does not have, {len(expected - found)} of its "
+            f"{len(expected)} are missing (first: {first}): damaged; {REPAIR}"
+        )
+    num_hashes = len(names) if group is None else 0
+    if len(manifest.keys_xxh3) != num_hashes:
+        raise StoreError(
+            f"{where}: keys_xxh3: {len(manifest.keys_xxh3)} hashes, expected {num_hashes}: damaged; {REPAIR}"
+        )
+    for made_by in manifest.made_by:
+        check_made_by(made_by, where, REPAIR)
 
 
 def records_manifest(part: int) -> str:
@@ -96,12 +129,16 @@ class Manifests:
         self._plans = list(plans)
         self._read: dict[tuple[int, Group | None], ReadManifest] = {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        # Of a large store they are megabytes, and a process that needs one reads it.
+        return vars(self) | {"_read": {}}
+
     def read(self, part: int, group: Group | None) -> ReadManifest:
         """The manifest of a part's records (None) or of one of its groups; raises StoreError where it is damaged."""
         found = self._read.get((part, group))
         if found is None:
             name = manifest_name(part, group)
-            found = ReadManifest(open_storage(self.path), name, (self.plan_seal(part, group), part, group))
+            found = ReadManifest(open_storage(self.path), name, self.plan, (self.plan_seal(part, group), part, group))
             self._read[part, group] = found
         return found
 
@@ -109,7 +146,7 @@ class Manifests:
         """The hash that a manifest ends with; its entries are not read for that."""
         if (part, group) in self._read:
             return self._read[part, group].seal
-        return read_seal(open_storage(self.path), manifest_name(part, group), StoreError, ADVICE)
+        return read_seal(open_storage(self.path), manifest_name(part, group), StoreError, REPAIR)
 
     def plan_seal(self, part: int, group: Group | None) -> str:
         """Hash of the first plan that has both."""
@@ -160,6 +197,8 @@ def finalize_store(path: Path) -> int:
             if not all(records_file(name) in present for name, _ in shards):
                 continue
             _seal_records(manifests, part)
+        elif index_file(part) not in present:
+            _restore_index(manifests, part)
         for group in plan.view_groups:
             if views_manifest(part, group) in present:
                 continue
@@ -184,10 +223,22 @@ def _seal_records(manifests: Manifests, part: int) -> None:
     write_index(manifests.path, index_file(part), index, plan.identity)
     # Who came first may have written another: of other records, or by a kill and changed data between.
     file = BlockFile(storage, index_file(part), advice=REPAIR)
-    if not read_index(file, len(index)).fits(keys, numbers[0]):
+    if not read_index(file, numbers, [len(own) for own in keys]).fits(keys, numbers[0]):
         raise StoreError(f"{storage.describe(index_file(part))}: is not the index of these records; {REPAIR}")
     entries[index_file(part)] = file.entry
     _write(manifests, part, None, entries, [], hashes)
+
+
+def _restore_index(manifests: Manifests, part: int) -> None:
+    """Make a part's index again, which somebody removed; StoreError where it is not the one of the manifest."""
+    plan, name, storage = manifests.plan, index_file(part), open_storage(manifests.path)
+    expected = manifests.read(part, None).content.files[name]
+    numbers = plan.part_shards(part)
+    keys = [read_records(manifests.path, plan, shard).keys for shard in numbers]
+    write_index(manifests.path, name, KeyIndex.build(keys, numbers[0]), plan.identity)
+    if BlockFile(storage, name).entry != expected:
+        storage.delete(name)
+        raise StoreError(f"{storage.describe(name)}: is missing, and what the records give is another; {REPAIR}")
 
 
 def _seal_views(manifests: Manifests, part: int, group: Group) -> None:
@@ -209,7 +260,7 @@ def _open(storage: Storage, name: str, plan: Plan, shard: int, **expected: Any) 
     shard_name, num_records = plan.shards[shard]
     file = BlockFile(storage, name, advice=REPAIR)
     known = {"plan": plan.identity, "shard": shard_name, "num_records": num_records, **expected}
-    check_metadata(file.metadata, storage.describe(name), known, REPAIR)
+    check_file(file, name, storage.describe(name), known, REPAIR)
     file.check_tail()
     return file
 
@@ -242,9 +293,11 @@ def visible_views(path: Path) -> int:
 
 
 def is_complete(path: Path, plan: Plan) -> bool:
-    """Whether readers of a store see all views and records of a plan."""
+    """Whether readers of a store see all views and records of a plan, and find the records by their keys."""
     num_views, num_parts = Manifests(path, read_plans(path)).visible()
-    return num_views >= plan.num_views and num_parts >= len(plan.parts)
+    storage = open_storage(path)
+    has_index = all(storage.has(index_file(part)) for part in range(len(plan.parts)))
+    return has_index and num_views >= plan.num_views and num_parts >= len(plan.parts)
 
 
 def missing_files(path: Path, plan: Plan) -> set[str]:

@@ -26,7 +26,8 @@ from teachonce.views.policy import Policy, policy_from_json
 
 FORMAT_VERSION = 3
 _IDENTITY = re.compile(r"[0-9a-f]{32}")
-ADVICE = "damaged, or written by a newer teachonce: restore the file, or extract again"
+RESTORE = "restore the file, or extract again"
+ADVICE = f"damaged, or written by a newer teachonce: {RESTORE}"
 
 
 class TeacherEntry(TypedDict):

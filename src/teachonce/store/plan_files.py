@@ -16,7 +16,7 @@ from teachonce.errors import StoreError
 from teachonce.storage.files import open_storage
 from teachonce.storage.sealed_json import read_sealed, write_sealed
 from teachonce.store import legacy
-from teachonce.store.plan import ADVICE, Plan
+from teachonce.store.plan import ADVICE, RESTORE, Plan
 
 PLAN_NAME = "plan.json"
 
@@ -49,7 +49,7 @@ def read_plans(path: Path) -> list[SealedPlan]:
         return [SealedPlan(legacy.read_plan(path), "")]
     plans: list[SealedPlan] = []
     while storage.has(name := plan_file(len(plans))) or not plans:
-        value, seal = read_sealed(storage, name, StoreError, ADVICE)
+        value, seal = read_sealed(storage, name, StoreError, RESTORE)
         where = storage.describe(name)
         follows = value.pop("follows", None)
         expected = plans[-1].seal if plans else None

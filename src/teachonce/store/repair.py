@@ -19,7 +19,7 @@ from teachonce.storage.storage import Storage
 from teachonce.store.manifests import Manifests, index_file, manifest_name
 from teachonce.store.plan import Group, Plan, records_file
 from teachonce.store.plan_files import read_plans
-from teachonce.store.tables import check_metadata
+from teachonce.store.tables import check_file
 
 
 class Damage(NamedTuple):
@@ -52,7 +52,7 @@ def remove_damaged(path: Path) -> list[Damage]:
                     damaged.append(Damage(manifest, str(error)))
             for name, shard in _files(plan, part, group):
                 if name in present:
-                    reason = _check(storage, name, plan, shard, entries.get(name), hashes.get(shard))
+                    reason = _check(storage, name, plan, (shard, group), entries.get(name), hashes.get(shard))
                 elif name in entries:
                     reason = f"{storage.describe(name)}: is missing"
                 else:
@@ -104,17 +104,24 @@ def _read_key_hashes(storage: Storage, manifests: Manifests, present: set[str]) 
 
 
 def _check(
-    storage: Storage, name: str, plan: Plan, shard: int | None, entry: FileEntry | None, keys_xxh3: str | None
+    storage: Storage,
+    name: str,
+    plan: Plan,
+    place: tuple[int | None, Group | None],
+    entry: FileEntry | None,
+    keys_xxh3: str | None,
 ) -> str | None:
+    shard, group = place
+    expected: dict[str, Any] = {"plan": plan.identity}
+    if shard is not None:
+        expected |= dict(zip(("shard", "num_records"), plan.shards[shard], strict=True))
+    if group is not None:
+        expected["views"] = list(group)
+    if keys_xxh3 is not None:
+        expected["keys_xxh3"] = keys_xxh3
     try:
         file = BlockFile(storage, name, entry=entry)
-        expected: dict[str, Any] = {"plan": plan.identity}
-        if shard is not None:
-            shard_name, num_records = plan.shards[shard]
-            expected |= {"shard": shard_name, "num_records": num_records}
-        if keys_xxh3 is not None:
-            expected["keys_xxh3"] = keys_xxh3
-        check_metadata(file.metadata, storage.describe(name), expected, "removed")
+        check_file(file, name, storage.describe(name), expected, "removed")
         file.check_tail()
     except StoreError as error:
         return str(error)

@@ -35,6 +35,7 @@ from teachonce.records.source import Location
 from teachonce.store.contents import LegacyContents, StoreContents
 from teachonce.store.legacy import is_legacy
 from teachonce.store.manifests import missing_files
+from teachonce.store.open_shards import OpenShards
 from teachonce.store.plan import Group, Plan, records_file, samples_file, views_file
 from teachonce.store.plan_files import holds_store, plan_file, read_plan
 from teachonce.store.tables import (
@@ -51,9 +52,6 @@ from teachonce.views.columns import VIEW_COLUMNS, decode_views
 from teachonce.views.policy import Policy
 from teachonce.views.view import View
 
-KEPT_VIEWS = 2
-"""Views of a shard whose columns stay mapped: as many as one batch reads."""
-
 
 class Store:
     """A finished store, opened for reading: memory-mapped, random access by (shard, view, row), picklable.
@@ -61,6 +59,9 @@ class Store:
     ``num_views`` reads only the first so many views, as if there were no more, and ``num_parts`` only the first so many
     parts: what was there before records were added. ``is_partial`` also opens an unfinished
     one, for a worker that wants its own part: shards that are not there yet raise StoreError when they are read.
+
+    The files of the shards that were used last stay mapped, of 16,384 shards in all stores of a process together
+    (``open_shards``): at most 49,152 maps of the 65,530 that Linux allows, and about 15 KB a shard besides their pages.
 
     A block (one view of one shard) is compared with its hash when it is first read; ``trust`` leaves that out. A file
     whose bytes are not those that were written is a StoreError with its name.
@@ -250,9 +251,10 @@ class Store:
         """The samples of a shard's group of views; none in a store that keeps no samples."""
         if not self.plan.num_samples:
             return []
-        name, _ = self.shards[shard]
+        name, num_records = self.shards[shard]
         file = self._contents.open_file(samples_file(name, group), shard, group)
-        return read_samples(file.read(0, samples_schema(self.class_space.num_classes), None))
+        batch = file.read(0, samples_schema(self.class_space.num_classes), None)
+        return read_samples(batch, num_records, group, str(self.path / samples_file(name, group)))
 
     def sample_files(self) -> list[tuple[int, Group]]:
         """(shard, group of views) of each sample file of the views that are read."""
@@ -291,48 +293,46 @@ class Store:
         """The stored columns of one view of a shard, each [N] or [N, width], memory-mapped."""
         if not 0 <= view < self.num_views:
             raise StoreError(f"{self.path}: view {view} is not there: the store has views 0..{self.num_views - 1}")
-        # An epoch reads one view of every shard, with mixup of two images two, and the next epoch others. Of threads
-        # that map views of a shard at once the last one's are kept, and all are good.
-        cached = self._columns.get(shard, ())
-        for cached_view, columns in cached:
-            if cached_view == view:
-                return columns
-        columns = self._map_columns(shard, view)
-        self._columns[shard] = ((view, columns), *cached)[:KEPT_VIEWS]
-        return columns
+        # An epoch reads one view of every shard, with mixup of two images two, and the next epoch others.
+        return self._open.get(shard).columns(view) or self._map_columns(shard, view)
 
     def _groups(self) -> list[Group]:
         return [group for group in self.plan.view_groups if group[0] < self.num_views]
 
     def _records(self, shard: int) -> ShardRecords:
-        found = self._record_tables.get(shard)
+        opened = self._open.get(shard)
+        found = opened.records
         if found is None:
             name, num_records = self.shards[shard]
             file = self._contents.open_file(records_file(name), shard, None)
-            found = to_records(file.read(0, records_schema(file.schema), num_records))
-            # Two threads may both open it; the later one's is kept, and both are good.
-            self._record_tables[shard] = found
+            found = to_records(
+                file.read(0, records_schema(file.schema), num_records, is_checked=bool(self._checked[shard, -1]))
+            )
+            self._checked[shard, -1] = True
+            opened.records = found
         return found
 
     def _map_columns(self, shard: int, view: int) -> dict[str, NDArray[Any]]:
-        group = self.plan.group_of(view)
+        opened, group = self._open.get(shard), self.plan.group_of(view)
         name, num_records = self.shards[shard]
-        file = self._contents.open_file(views_file(name, group), shard, group)
+        file = opened.file(group) or self._contents.open_file(views_file(name, group), shard, group)
         schema = views_schema(self.policy.layout, self.codec, self.class_space.num_classes)
         # A shard's view is small and will be read in random order: hashing it also reads it once, in order, which on a
         # cold disk is cheaper.
-        batch = file.read(view - group[0], schema, num_records, is_checked=(shard, view) in self._checked)
-        self._checked.add((shard, view))
-        return {column: to_numpy(batch.column(column)) for column in batch.schema.names}
+        batch = file.read(view - group[0], schema, num_records, is_checked=bool(self._checked[shard, view]))
+        self._checked[shard, view] = True
+        columns = {column: to_numpy(batch.column(column)) for column in batch.schema.names}
+        opened.keep(group, file, view, columns)
+        return columns
 
     def _open_cache(self) -> None:
-        self._record_tables: dict[int, ShardRecords] = {}
-        self._columns: dict[int, tuple[tuple[int, dict[str, NDArray[Any]]], ...]] = {}
-        self._checked: set[tuple[int, int]] = set()
+        self._open = OpenShards()
+        # Of each shard and view, and behind the views of the records, whether the block's hash was compared.
+        self._checked = np.zeros((len(self.shards), self.num_views + 1), bool)
         self._index = []
 
     def __getstate__(self) -> dict[str, Any]:
-        hidden = {"_record_tables", "_columns", "_checked", "_index"}  # memory maps are opened again in each process
+        hidden = {"_open", "_checked", "_index"}  # memory maps are opened again in each process
         return {name: value for name, value in vars(self).items() if name not in hidden}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -11,11 +11,12 @@ in the wrong place is noticed when it is opened.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -25,11 +26,12 @@ from numpy.typing import NDArray
 from teachonce.codecs.codec import Codec
 from teachonce.codecs.registry import codec_from_json
 from teachonce.errors import StoreError
-from teachonce.records.key_index import KeyIndex
+from teachonce.records.key_index import SORTED_AT_ONCE, KeyIndex
 from teachonce.records.source import NO_LABEL
 from teachonce.storage.block_file import BlockFile, write_blocks
 from teachonce.storage.files import open_storage
-from teachonce.store.plan import FORMAT_VERSION, Group, Plan, records_file, samples_file, views_file
+from teachonce.storage.strict_json import Count, convert_json
+from teachonce.store.plan import FORMAT_VERSION, RESTORE, Group, Plan, records_file, samples_file, views_file
 from teachonce.views.columns import ViewLayout, encode_views
 from teachonce.views.view import View
 
@@ -164,10 +166,82 @@ def write_index(path: Path, name: str, index: KeyIndex, identity: str) -> None:
     write_blocks(open_storage(path), name, [pa.record_batch(columns, INDEX_SCHEMA)], metadata)
 
 
-def read_index(file: BlockFile, num_records: int) -> KeyIndex:
-    """The index, memory-mapped; StoreError where it is damaged."""
-    batch = file.read(0, INDEX_SCHEMA, num_records)
-    return KeyIndex(*(to_numpy(column) for column in batch.columns))
+def read_index(file: BlockFile, shards: range, sizes: Sequence[int]) -> KeyIndex:
+    """The index of some shards, which are of ``sizes``, memory-mapped; StoreError where it is damaged.
+
+    That each entry is a record that there is, is checked whatever its hash says.
+    """
+    batch = file.read(0, INDEX_SCHEMA, sum(sizes))
+    index = KeyIndex(*(to_numpy(column) for column in batch.columns))
+    ends = np.array(sizes, np.int64)
+    for first in range(0, len(index), SORTED_AT_ONCE):
+        part = slice(first, first + SORTED_AT_ONCE)
+        own = index.shards[part].astype(np.int64) - shards.start
+        is_inside = (own >= 0) & (own < len(ends))
+        is_inside &= index.rows[part] < ends[np.where(is_inside, own, 0)]
+        if not is_inside.all():
+            shard, row = index.location(first + int(np.flatnonzero(~is_inside)[0]))
+            raise file.error(f"shard {shard} row {row}: there is no such record: damaged")
+    return index
+
+
+class MadeBy(TypedDict, total=False):
+    """What the format says of ``made_by``; other entries are allowed."""
+
+    versions: dict[str, str]
+    device: str
+
+
+class _About(TypedDict):
+    """What the metadata of an index says; of the others more."""
+
+    format: int
+    kind: str
+    plan: str
+    num_records: Count
+
+
+class _AboutRecords(_About):
+    shard: str
+    keys_xxh3: str
+
+
+class _AboutSample(_AboutRecords):
+    views: Group
+    made_by: dict[str, Any]
+
+
+class _AboutViews(_AboutSample):
+    hits: list[Count]
+
+
+_ABOUT = {"index": _About, "records": _AboutRecords, "sample": _AboutSample, "views": _AboutViews}
+_INDEX_NAME = re.compile(r"index(\.\d{3,})?\.arrow")
+
+
+def check_file(file: BlockFile, name: str, where: str, expected: Mapping[str, Any], advice: str) -> None:
+    """Raise StoreError where a file's metadata are not what the format says for its name, or not as expected."""
+    kind = "index" if _INDEX_NAME.fullmatch(name) else "views"
+    kind = next((end for end in ("records", "sample") if name.endswith(f".{end}.arrow")), kind)
+    check_metadata(file.metadata, where, {"format": FORMAT_VERSION, "kind": kind, **expected}, advice)
+    about: Any = convert_json(file.metadata, _ABOUT[kind], where, StoreError, advice=advice)
+    if "made_by" in about:
+        check_made_by(about["made_by"], where, advice)
+    num_views = about["views"][1] - about["views"][0] + 1 if kind == "views" else 1
+    if file.num_blocks != num_views:
+        raise StoreError(f"{where}: {file.num_blocks} blocks, expected {num_views}: damaged; {advice}")
+    hits = about.get("hits", [0])
+    if len(hits) != num_views or max(hits, default=0) > about["num_records"]:
+        raise StoreError(
+            f"{where}: hits {str(hits)[:80]}, expected {num_views} numbers up to {about['num_records']}: damaged; "
+            f"{advice}"
+        )
+
+
+def check_made_by(made_by: Mapping[str, Any], where: str, advice: str) -> None:
+    """Raise StoreError where what made a file's numbers is not said as the format has it."""
+    known = {name: made_by[name] for name in MadeBy.__annotations__ if name in made_by}
+    convert_json(known, MadeBy, f"{where}: made_by", StoreError, advice=advice)
 
 
 def check_metadata(metadata: Mapping[str, Any], where: str, expected: Mapping[str, Any], advice: str) -> None:
@@ -195,9 +269,8 @@ def read_records(path: Path, plan: Plan, shard: int) -> ShardRecords:
     """The records file of a shard that no manifest may have yet; StoreError where it is damaged."""
     name, num_records = plan.shards[shard]
     file = BlockFile(open_storage(path), records_file(name))
-    check_metadata(
-        file.metadata, str(path / records_file(name)), {"plan": plan.identity, "shard": name}, "extract again"
-    )
+    expected = {"plan": plan.identity, "shard": name, "num_records": num_records}
+    check_file(file, records_file(name), str(path / records_file(name)), expected, "extract again")
     return to_records(file.read(0, records_schema(file.schema), num_records))
 
 
@@ -211,9 +284,17 @@ def to_records(batch: pa.RecordBatch) -> ShardRecords:
     return ShardRecords(to_numpy(batch["key"]), batch["label"].fill_null(NO_LABEL).to_numpy(), batch["filename"])
 
 
-def read_samples(batch: pa.RecordBatch) -> list[Sample]:
-    """The samples of a block."""
+def read_samples(batch: pa.RecordBatch, num_records: int, group: Group, where: str) -> list[Sample]:
+    """The samples of a block; StoreError for one of a row or a view that the shard and the group do not have."""
     columns = {name: to_numpy(batch.column(name)) for name in batch.schema.names}
+    views = columns["view"]
+    is_inside = (columns["row"] < num_records) & (views >= group[0]) & (views <= group[1])
+    if not is_inside.all():
+        at = int(np.flatnonzero(~is_inside)[0])
+        raise StoreError(
+            f"{where}: a sample of row {columns['row'][at]}, view {views[at]}, expected rows below {num_records} and "
+            f"views {group[0]} to {group[1]}: damaged; {RESTORE}"
+        )
     return [
         Sample(**{name: int(columns[name][row]) for name in _SAMPLE_COLUMNS}, logits=columns["logits"][row])
         for row in range(batch.num_rows)
