@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 import shutil
+import warnings
 
 import numpy as np
 import pytest
@@ -150,13 +151,17 @@ def test_the_same_images_with_other_labels(tmp_path, store):
 def test_data_with_another_class_count(tmp_path, store, data):
     """Classes of one name are the same, whatever their number; without a name in common they are others."""
     for first, reason in (
-        ("background", "label 1 (a) (image_0.jpg), another one in the store"),
+        ("class0", "label 1 (a) (image_0.jpg), another one in the store"),
+        ("background", "its classes are background, class3 and the like, those of the data background, g: none in"),
         ("none", "its classes are background, class3 and the like, those of the data none, g: none in common"),
     ):
         names = (first, *"abcdefg")
         write_classes(data, ClassTable(names, names, has_background=True))
-        verdict = check(store, data, teacher="none")
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            verdict = check(store, data, teacher="none")
         assert not verdict.is_sound and reason in verdict.reason
+        assert len(warned) == (first == "class0")
     (data / "classes.json").unlink()
     assert check(store, data).is_sound, "without names the numbers count"
 

@@ -110,4 +110,4 @@ class UpgradeConfig:
     out: Path | None = None
     """Folder of the new store. Default: beside the old one, STORE-v3."""
     data: Path | None = None
-    """Folder of its records with classes.json, whose class names the new store shall know."""
+    """Its records, whose class names the new store shall know; a sample of keys and labels is compared."""

@@ -61,7 +61,7 @@ class Store:
     one, for a worker that wants its own part: shards that are not there yet raise StoreError when they are read.
 
     The files of the shards that were used last stay mapped, of 16,384 shards in all stores of a process together
-    (``open_shards``): at most 49,152 maps of the 65,530 that Linux allows, and about 15 KB a shard besides their pages.
+    (``open_shards``): at most 49,152 maps of the 65,530 that Linux allows, and about 12 KB a shard besides their pages.
 
     A block (one view of one shard) is compared with its hash when it is first read; ``trust`` leaves that out. A file
     whose bytes are not those that were written is a StoreError with its name.
