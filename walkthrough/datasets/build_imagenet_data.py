@@ -9,7 +9,6 @@ none, which training does not need.
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 from teachonce.cli.walkthrough_flags import parse_boolean, run_command
@@ -18,6 +17,7 @@ from teachonce.interop.config import RecordsConfig
 from teachonce.interop.convert import convert_records
 from teachonce.interop.imagenet import imagenet_synsets
 from teachonce.storage.files import atomic_write
+from teachonce.terminal import print_line
 
 
 def main() -> None:
@@ -100,7 +100,7 @@ def existing(path: Path, otherwise: str) -> Path | None:
 
 
 def say(text: str) -> None:
-    print(text, file=sys.stderr)
+    print_line(text)
 
 
 if __name__ == "__main__":

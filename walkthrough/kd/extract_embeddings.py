@@ -19,6 +19,7 @@ from teachonce.extraction.extract import extract
 from teachonce.interop.csv_files import write_csv
 from teachonce.records.discovery import open_records
 from teachonce.store.store import Store
+from teachonce.terminal import print_text, visible
 
 
 def main() -> None:
@@ -71,7 +72,7 @@ def extract_embeddings(flags: argparse.Namespace) -> None:
     shards = partition(range(len(opened.shards)), flags.no_shard, flags.total_num_shard)
     path = flags.output_dir / f"{split}-{flags.no_shard}.csv"
     write_csv(opened, path, shards, background_logit=flags.background_logit)
-    print(path)
+    print_text(visible(str(path)))
 
 
 def teacher_spec(flags: argparse.Namespace) -> str:

@@ -15,10 +15,9 @@ import argparse
 import dataclasses
 import os
 import sys
-import warnings
 from collections.abc import Callable, Sequence
 from importlib import import_module
-from typing import Annotated, Any, NamedTuple, TextIO, Union, get_args, get_type_hints
+from typing import Annotated, Any, NamedTuple, Union, get_args, get_type_hints
 
 import tyro
 
@@ -31,6 +30,7 @@ from teachonce.extraction.config import ExtractConfig, PlanConfig, VerifyConfig
 from teachonce.inspection.config import InspectConfig
 from teachonce.interop.config import ImportConfig, MergeConfig, RecordsConfig, UpgradeConfig
 from teachonce.options import POSITIONAL, REPEATED
+from teachonce.terminal import print_line, print_text, show_warnings_as_lines
 from teachonce.training.config import TrainConfig
 from teachonce.training.recipes import Options, Recipe, build_recipe, describe_recipes
 
@@ -73,11 +73,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     first.add_argument("--debug", action="store_true")
     first.add_argument("--version", action="version", version=f"teachonce {__version__}")
     flags, remaining = first.parse_known_args(arguments)
-    warnings.showwarning = _show_warning
+    show_warnings_as_lines()
     try:
         code = run_command(parse_command(remaining))
     except KeyboardInterrupt:
-        print("teachonce: interrupted; what is whole is kept, the same command goes on from there", file=sys.stderr)
+        print_line("teachonce: interrupted; what is whole is kept, the same command goes on from there")
         code = 130
     except BrokenPipeError:
         # The reader of our output has gone (`| head`): nobody is left to tell; Python would complain at exit.
@@ -86,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (TeachonceError, MemoryError, RuntimeError, OSError) as error:
         if flags.debug:
             raise
-        print(f"teachonce: {_as_line(error)}", file=sys.stderr)
+        print_line(f"teachonce: {_as_line(error)}")
         code = error.exit_code if isinstance(error, TeachonceError) else 1
     sys.exit(code)
 
@@ -123,7 +123,7 @@ def _find_recipe(arguments: Sequence[str]) -> Recipe | None:
     first.add_argument("--list-recipes", action="store_true")
     found, _ = first.parse_known_args(arguments)
     if found.list_recipes:
-        print(describe_recipes())
+        print_text(describe_recipes())
         sys.exit(0)
     return None if found.recipe is None else build_recipe(found.recipe)
 
@@ -157,17 +157,3 @@ def _as_line(error: BaseException) -> str:
     # A library's own error, such as a device out of memory: still one line.
     first_line = str(error).partition("\n")[0]
     return f"{type(error).__name__}: {first_line}; --debug shows where"
-
-
-def _show_warning(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    file: TextIO | None = None,
-    line: str | None = None,
-) -> None:
-    """One line for people, instead of a source line that says nothing to them."""
-    # Of the libraries' own deprecations, the user is not the reader.
-    if issubclass(category, UserWarning):
-        print(f"teachonce: warning: {message}", file=sys.stderr)

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
+from teachonce.terminal import print_line
+
 LINE_SECONDS = 10.0
 
 Advance = Callable[[int], None]
@@ -81,7 +83,7 @@ class _Lines:
         self._print(f"{verb} {self._done:,} of {self._total:,} {self._unit} in {format_seconds(seconds)}{rate}")
 
     def _print(self, text: str) -> None:
-        print(f"{self._what}: {text}", file=self._stream, flush=True)
+        print_line(f"{self._what}: {text}", self._stream)
 
 
 @contextmanager

@@ -10,7 +10,6 @@ group of views is whole the manifest says so: students can begin with it while l
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -44,6 +43,7 @@ from teachonce.store.plan_files import holds_store
 from teachonce.store.repair import remove_damaged, report_repaired
 from teachonce.store.store import Store
 from teachonce.store.tables import count_hits
+from teachonce.terminal import print_line
 from teachonce.views.policy import build_policy, policy_to_json
 
 DAY_SECONDS = 86_400.0
@@ -281,4 +281,4 @@ def _finish(path: Path, plan: Plan, num_parts: int, *, has_new_files: bool) -> b
 
 
 def _log(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    print_line(text)

@@ -16,7 +16,6 @@ float32 and a few in the half precisions.
 
 from __future__ import annotations
 
-import sys
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -43,6 +42,7 @@ from teachonce.store.join import StoreJoin
 from teachonce.store.store import Store
 from teachonce.store.stored_views import StoredViews
 from teachonce.store.tables import Sample, count_hits, pixels_hash
+from teachonce.terminal import print_line
 
 MAX_TOP1_BLOCKS = 256
 VERIFY_BLOCK_RECORDS = 64
@@ -279,7 +279,7 @@ def _check(config: VerifyConfig, verdict: Verdict) -> None:
         return
     spec = config.teacher or store.plan.teacher["spec"]
     if spec == "none":
-        print("verify: logits imported from CSV, no teacher to ask; give --teacher to compare", file=sys.stderr)
+        print_line("verify: logits imported from CSV, no teacher to ask; give --teacher to compare")
         return
     teacher = load_model(spec, device=config.device, precision=store.plan.teacher.get("precision", "float32"))
     _check_teacher(store, teacher)
