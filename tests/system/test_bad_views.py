@@ -171,4 +171,4 @@ def test_options_that_cannot_be_meant(tmp_path, capsys, data, teacher, store):
     words = train(data, tmp_path / "run", "--store", store)
     fails(capsys, [*words, "--teacher", teacher], 2, "--teacher .*: expected not given together with --store")
     fails(capsys, [*words, "--cutmix-alpha", 1], 2, "--cutmix-alpha 1.0: expected 0 without --teacher")
-    fails(capsys, [*words, "--store", store, "--store-weights", "1"], 2, "--store-weights 1: expected 2 weights")
+    fails(capsys, [*words, "--store", store, "--store-weights", "1"], 2, "--store-weights 1: expected 2 finite weights")

@@ -24,6 +24,7 @@ import tyro
 from teachonce import __version__
 from teachonce.cli import output
 from teachonce.cli.config import AblateConfig, DemoConfig
+from teachonce.cli.reading import with_readers
 from teachonce.errors import TeachonceError
 from teachonce.evaluation.config import EvaluateConfig, ExportConfig
 from teachonce.extraction.config import ExtractConfig, PlanConfig, VerifyConfig
@@ -133,9 +134,10 @@ def _unchecked_form(options: type) -> type:
     markers = {POSITIONAL: tyro.conf.Positional, REPEATED: tyro.conf.UseAppendAction}
     marked: dict[str, Any] = {}
     for name, hint in get_type_hints(options, include_extras=True).items():
+        marked[name] = with_readers(name, hint)
         for marker in getattr(hint, "__metadata__", ()):
             if marker in markers:
-                marked[name] = Annotated[get_args(hint)[0], markers[marker]]
+                marked[name] = Annotated[with_readers(name, get_args(hint)[0]), markers[marker]]
     namespace = {
         "__doc__": options.__doc__,
         "__module__": options.__module__,
