@@ -62,7 +62,8 @@ def extract_embeddings(flags: argparse.Namespace) -> None:
             out=store,
             codec="float32",
             offset=flags.offset,
-            gate_samples=64,
+            # One teacher for all parts: the first one looks at it.
+            gate_samples=64 if flags.no_shard == 0 else 0,
             worker=f"{flags.no_shard}/{flags.total_num_shard}",
             batch_size=flags.batch_size,
             device=f"cuda:{flags.gpu_to_use}" if torch.cuda.is_available() else "cpu",

@@ -33,7 +33,7 @@ from teachonce.models.classifier import Classifier, load_model, resolve_device
 from teachonce.models.spec import ModelSpec
 from teachonce.records.class_space import ClassSpace, resolve_offset
 from teachonce.records.discovery import open_records
-from teachonce.records.source import RecordSource
+from teachonce.records.source import RecordSource, choose_data_classes
 from teachonce.storage.files import open_storage
 from teachonce.store.begin import begin_store, check_store_folder
 from teachonce.store.join import StoreJoin
@@ -102,7 +102,7 @@ def extract(config: ExtractConfig) -> bool:
 
 def build_plan(config: ExtractConfig, source: RecordSource, teacher: Classifier) -> Plan:
     """The plan of an extraction; raises ConfigError where teacher and data have no explicit common class space."""
-    data_classes = config.num_classes or (len(source.classes.names) if source.classes is not None else None)
+    data_classes = choose_data_classes(config.num_classes, source)
     offset = config.offset if config.offset is not None else teacher.default_offset
     if data_classes is None and offset is None:
         raise ConfigError(

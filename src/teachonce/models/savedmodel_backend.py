@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 from teachonce.errors import ConfigError, MissingExtraError, ModelError, NoGpuError
+from teachonce.models.class_map import as_rows
 from teachonce.models.spec import LoadedModel, ModelSpec, first_line, resolve_size
 from teachonce.pixels.preprocessing import Preprocessing
 from teachonce.storage.files import locate, open_storage
@@ -118,7 +119,7 @@ def _load_folder(
         array = np.ascontiguousarray(array, dtype=tensor.dtype.as_numpy_dtype)
         with tensorflow.device(place):
             logits = function(**{source: tensorflow.constant(array)})[result]
-        return torch.from_numpy(np.array(logits.numpy(), np.float32))
+        return torch.from_numpy(as_rows(np.array(logits.numpy(), np.float32)))
 
     # The function reads variables that ``model`` owns; without this they would be collected.
     forward.model = model  # type: ignore[attr-defined]

@@ -112,6 +112,12 @@ def list_images(root: Path, folders: Sequence[str]) -> ImageListing:
     for number, folder in enumerate(folders):
         found = _list_folder(root / folder, others)
         if not found:
+            below = open_storage(root / folder).list_folder().folders
+            if below:
+                raise RecordError(
+                    f"{root / folder}: holds no image itself, but {len(below)} folders, such as {sorted(below)[0]}; "
+                    "expected SPLIT/CLASS/IMAGE: move the images one folder up"
+                )
             raise RecordError(
                 f"{root / folder}: holds no image ({', '.join(sorted(IMAGE_SUFFIXES))}), expected at least one; "
                 "fill the folder or remove it"

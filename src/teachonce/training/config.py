@@ -10,6 +10,7 @@ other option that cannot apply is an error.
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -307,6 +308,9 @@ class TrainConfig(TrainingOptions):
             "more than 0 where there is no KD loss",
         )
         self.teacher_weights()
+        stores = [os.path.normpath(path) for path in self.store]
+        doubled = next((path for path in self.store if stores.count(os.path.normpath(path)) > 1), None)
+        require(doubled is None, "--store", doubled, "each store once: a teacher's weight is given by --store-weights")
         check_applicable(self, self.given_options())
 
     @classmethod
