@@ -10,10 +10,13 @@ counts, sizes) is checked by the program itself. The resolved configuration is s
 from __future__ import annotations
 
 import dataclasses
+import math
+import re
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, TypeVar, get_type_hints
+from typing import Annotated, Any, NamedTuple, TypeVar, get_args, get_type_hints
 
 from teachonce.errors import ConfigError
 
@@ -24,6 +27,37 @@ Positional = Annotated[T, POSITIONAL]
 Repeated = Annotated[T, REPEATED]
 """Marks an option that is given once for each of its values: --store A --store B."""
 _CONDITION = "only with"
+
+
+class Range(NamedTuple):
+    """The numbers that an option takes; ``check_ranges`` refuses all others, NaN among them."""
+
+    least: float
+    most: float
+    expected: str
+    """What a message says of it."""
+    excludes_least: bool = False
+    excludes_most: bool = False
+    also: tuple[float, ...] = ()
+
+    def holds(self, value: float) -> bool:
+        """Whether the option takes this number."""
+        is_above = self.least < value if self.excludes_least else self.least <= value
+        is_below = value < self.most if self.excludes_most else value <= self.most
+        return (is_above and is_below) or value in self.also
+
+
+_LARGE = 2**31 - 1
+Count = Annotated[int, Range(1, _LARGE, "at least 1")]
+CountOrNone = Annotated[int, Range(0, _LARGE, "0 or more")]
+NumClasses = Annotated[int, Range(2, _LARGE, "at least 2")]
+Label = Annotated[int, Range(-_LARGE, _LARGE, "a label of the data")]
+Seed = Annotated[int, Range(-(2**63), 2**63 - 1, "a whole number of at most 64 bits")]
+Probability = Annotated[float, Range(0, 1, "a probability from 0 to 1")]
+PositiveFraction = Annotated[float, Range(0, 1, "more than 0, up to 1", excludes_least=True)]
+FractionBelowOne = Annotated[float, Range(0, 1, "in [0, 1)", excludes_most=True)]
+Weight = Annotated[float, Range(0, 1e6, "0 or more, at most 1000000")]
+Logit = Annotated[float, Range(-1e30, 1e30, "a finite logit, or -inf", also=(-math.inf,))]
 
 
 class Condition(NamedTuple):
@@ -125,6 +159,45 @@ def option_arguments(name: str, value: Any) -> list[str]:
 def flag(name: str) -> str:
     """A field's name as its option."""
     return "--" + name.replace("_", "-")
+
+
+def check_ranges(config: Any) -> None:
+    """Raise ConfigError, naming option, value and expectation, for a number outside of its ``Range``."""
+    for name, numbers in _ranges(config.__class__).items():
+        value = getattr(config, name)
+        if value is not None:
+            values = value if isinstance(value, tuple) else (value,)
+            holds = all(isinstance(item, int | float) and numbers.holds(item) for item in values)
+            require(holds, flag(name), " ".join(map(str, values)), numbers.expected)
+
+
+def find_ranges(hint: Any) -> Iterator[Range]:
+    """The ranges that a type hint has, whatever is around it: ``Count | None``, ``tuple[Count, ...]``."""
+    for part in (*getattr(hint, "__metadata__", ()), *get_args(hint)):
+        if isinstance(part, Range):
+            yield part
+        elif not isinstance(part, str):
+            yield from find_ranges(part)
+
+
+@cache
+def _ranges(options: type) -> dict[str, Range]:
+    hints = get_type_hints(options, include_extras=True)
+    return {name: found for name, hint in hints.items() if (found := next(find_ranges(hint), None)) is not None}
+
+
+def parse_integer(text: str) -> int:
+    """A whole number as people write it; ValueError for other texts that Python reads as one, such as ``1_0``."""
+    if not re.fullmatch(r"[+-]?[0-9]{1,1000}", text):
+        raise ValueError("expected a whole number")
+    return int(text)
+
+
+def parse_number(text: str) -> float:
+    """A number as people write it, ``inf`` and ``nan`` too; ValueError for other texts that Python reads as one."""
+    if not re.fullmatch(r"[+-]?(([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|inf(inity)?|nan)", text, re.IGNORECASE):
+        raise ValueError(f"{text!r} is no number")
+    return float(text)
 
 
 def require(holds: bool, option: str, found: object, expected: str) -> None:

@@ -73,7 +73,10 @@ def test_wrong_arguments_exit_with_two(capsys):
     assert end_code("verify") == 2
     capsys.readouterr()
     assert end_code("extract", "--data", "x", "--teacher", "timm:a", "--out", "y", "--worker", "3/3") == 2
-    assert capsys.readouterr().err == "teachonce: --worker 3/3: expected i/n with 0 <= i < n, such as 3/8\n"
+    assert capsys.readouterr().err == (
+        "teachonce: --worker 3/3: expected i/n with i from 0 to 2; of a job array that counts from 1 give its number "
+        "less 1, such as $((N - 1))/3\n"
+    )
 
 
 def test_version_and_debug(capsys, tmp_path):

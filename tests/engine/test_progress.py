@@ -20,8 +20,8 @@ def test_plain_lines_say_count_rate_and_remaining_time(monkeypatch: pytest.Monke
         advance(500)
         advance(1000)
     first, second, last = stream.getvalue().splitlines()
-    assert first.startswith("extract: 1,000 of 2,000 images, ") and first.endswith(" left")
-    assert second.startswith("extract: 2,000 of 2,000 images, ")
+    assert first == "extract: 1,000 of 2,000 images", "of one batch nobody knows how long it took"
+    assert second.startswith("extract: 2,000 of 2,000 images, ") and second.endswith(" left")
     assert last.startswith("extract: done 2,000 of 2,000 images in 0.0 s, ")
 
 
@@ -66,3 +66,19 @@ def test_plain_lines_do_not_import_rich() -> None:
         "sys.exit('rich' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], stderr=subprocess.DEVNULL).returncode == 0
+
+
+def test_the_start_of_workers_is_no_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A minute until the first items, then 10 a second: 8 seconds are left, not minutes."""
+    now = 100.0
+    monkeypatch.setattr(module.time, "monotonic", lambda: now)
+    stream = io.StringIO()
+    with progress("extract", 110, stream=stream) as advance:
+        for seconds, count in ((30, 0), (60, 10), (62, 20)):
+            now = 100.0 + seconds
+            advance(count)
+        now = 100.0 + 71
+        advance(0)
+    lines = stream.getvalue().splitlines()
+    assert lines[0] == "extract: 0 of 110 images" and lines[1] == "extract: 10 of 110 images"
+    assert lines[2] == "extract: 30 of 110 images, 1.8/s, 44.0 s left"

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from teachonce.cli.main import main
-from teachonce.errors import ConfigError, StoreError
+from teachonce.errors import ConfigError, StoreError, TeachonceError
 from teachonce.extraction.config import ExtractConfig, VerifyConfig
 from teachonce.extraction.extract import MIN_SAMPLES, extract
 from teachonce.extraction.verify import verify
@@ -263,7 +263,7 @@ def test_another_teacher(tmp_path, store, data, teacher):
     verdict = check(store, data, teacher=other)
     assert not verdict.is_sound and "weights_sha256" in verdict.reason
     verdict = check(store, data, teacher=teacher + ",interpolation=bicubic")
-    assert not verdict.is_sound and "preprocessing of the teacher was" in verdict.reason
+    assert not verdict.is_sound and "preprocessing.interpolation was bilinear, now bicubic" in verdict.reason
 
 
 def test_an_unfinished_store(store, data):
@@ -294,3 +294,20 @@ def test_the_command_line_gives_verdict_and_exit_code(store, data, capsys):
     verdict = json.loads(capsys.readouterr().out)
     assert end.value.code == 1 and verdict["is_sound"] is False and NAME in verdict["reason"]
     assert set(verdict) == {field.name for field in dataclasses.fields(type(check(store, data)))}
+
+
+def test_a_teacher_that_is_not_where_the_plan_says(tmp_path, store, data, teacher):
+    (tmp_path / "teacher.onnx").rename(tmp_path / "moved.onnx")
+    with pytest.raises(TeachonceError, match=r"the store's plan, onnx:.*give --teacher .* or --samples 0"):
+        check(store, data)
+    with pytest.raises(TeachonceError) as error:
+        check(store, data, teacher=teacher)
+    assert "plan" not in str(error.value), "it was given"
+    assert check(store, data, samples=0).is_sound
+    assert check(store, data, teacher=teacher.replace("teacher.onnx", "moved.onnx")).is_sound
+
+
+def test_another_preprocessing_is_said_by_what_differs(store, data, teacher):
+    found = check(store, data, teacher=teacher + ",mean=0.5")
+    assert not found.is_sound
+    assert "preprocessing.mean was [" in found.reason and "resize_px" not in found.reason

@@ -2,6 +2,7 @@
 
 import json
 import os
+import warnings
 
 import numpy as np
 import pytest
@@ -152,7 +153,7 @@ def test_another_drop_is_refused(tmp_path, data, store):
     path.write_text("".join(line + ",0.25\n" for line in path.read_text().splitlines()))
     run_import(tmp_path / "csv", data, tmp_path / "again", drop=1)
     with pytest.raises(PlanMismatchError, match="begun with --drop 1, now 0"):
-        run_import(tmp_path / "csv", data, tmp_path / "again", drop=0, num_classes=5)
+        run_import(tmp_path / "csv", data, tmp_path / "again", drop=0)
 
 
 def test_a_store_of_an_older_import_is_refused(tmp_path, data, csv):
@@ -277,7 +278,7 @@ def test_many_lines_at_once_are_the_same_as_one_by_one(tmp_path, drop):
     """Numbers in every notation that Python reads, in float64 as the reference has them: the same bits."""
     rng = np.random.default_rng(0)
     rows = [[repr(float(v)) for v in rng.normal(0, 10.0 ** rng.integers(-30, 30), 7)] for _ in range(200)]
-    rows += [["1", "-0", "+3", " 4 ", "5e-3", ".5", "1E2"], ["1_0", "2", "3", "4", "5", "6", "7"]]
+    rows += [["1", "-0", "+3", " 4 ", "5e-3", ".5", "1E2"], ["1e+1", "2", "3", "4", "5", "6", "7"]]
     rows += [["1e-50", "0.1", "16777217", "1.00000017881393432617187499", "3.4e38", "-3.4e38", "1e-45"]]
     lines = [",".join([f"{index}.jpg", *row]) + ("\r\n" if index % 3 else "\n") for index, row in enumerate(rows)]
     (tmp_path / "train-0.csv").write_text("".join(lines), newline="")
@@ -342,3 +343,48 @@ def test_a_read_that_comes_back_short_is_refused(csv, monkeypatch, missing):
     monkeypatch.setattr(os, "pread", lambda fd, size, offset: pread(fd, size, offset)[:-missing] if size > 9 else b"")
     with pytest.raises(LogitsError, match="another line than when the file was opened"):
         lines.read(at)
+
+
+def test_csv_files_as_spreadsheets_write_them(tmp_path, data, store, csv):
+    """A byte order mark, quotes around every field, and paths as names: the same store."""
+    plain = run_import(csv, data, tmp_path / "plain")
+    for path in csv.iterdir():
+        rows = [line.split(",") for line in path.read_text().splitlines()]
+        lines = [",".join(f'"{cell}"' for cell in (f"train/some, folder/{row[0]}", *row[1:])) for row in rows]
+        path.write_text("\ufeff" + "".join(f"{line}\r\n" for line in lines), encoding="utf-8")
+    found = run_import(csv, data, tmp_path / "found")
+    for shard in range(3):
+        expected = plain.read_logits(shard, 0, slice(None))
+        np.testing.assert_array_equal(found.read_logits(shard, 0, slice(None)), expected)
+
+
+def test_the_first_name_of_a_csv_of_other_images_is_shown(tmp_path, data, csv):
+    edit(csv, lambda lines: ["elsewhere.jpg,1,2,3\n", *lines[1:]])
+    with pytest.raises(LogitsError, match=r"image_0\.jpg: no line in .* lines, the first of 'elsewhere\.jpg'"):
+        run_import(csv, data, tmp_path / "out")
+
+
+def test_what_python_alone_calls_a_number_is_none(tmp_path, data, csv):
+    edit(csv, lambda lines: [lines[0].replace(",", ",1_0,", 1).rpartition(",")[0] + "\n", *lines[1:]])
+    with pytest.raises(LogitsError, match=r"\(image_0\.jpg\): '1_0' is no number; expected numbers"):
+        run_import(csv, data, tmp_path / "out")
+
+
+def test_an_import_says_the_top1_and_warns_of_shifted_classes(tmp_path, capsys):
+    data = write_shards(tmp_path / "data", sizes=(9,))
+    folder = tmp_path / "csv"
+    for shift, top1 in ((0, 1.0), (1, 0.0)):
+        rows = np.eye(3)[(np.arange(9) + shift) % 3]
+        folder.mkdir(exist_ok=True)
+        lines = [f"image_{at}.jpg,{','.join(map(str, row))}\n" for at, row in enumerate(rows)]
+        (folder / "train-0.csv").write_text("".join(lines))
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            run_import(folder, data, tmp_path / f"store-{shift}", offset=1)
+        assert f"import: top-1 {top1:.3f} of {folder} on 9 records" in capsys.readouterr().err
+        assert [("near chance: are --offset" in str(warning.message)) for warning in caught] == [True] * shift
+
+
+def test_more_classes_than_the_data_has_are_refused(tmp_path, data, csv):
+    with pytest.raises(ConfigError, match="--num-classes 5: the data has 4 classes; leave it out"):
+        run_import(csv, data, tmp_path / "out", num_classes=5)

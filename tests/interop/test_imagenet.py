@@ -142,7 +142,7 @@ def test_xml_boxes_are_clipped_ordered_and_never_empty(tmp_path: Path) -> None:
         ("<annotation>", "no element found"),
         (XML.replace("<ymin>10</ymin>", ""), "no ymin"),
         (XML.replace("<width>200</width>", "<width>0</width>"), "size 0 x 100"),
-        (XML.replace("<xmin>50</xmin>", "<xmin>left</xmin>"), "could not convert string to float: 'left'"),
+        (XML.replace("<xmin>50</xmin>", "<xmin>left</xmin>"), "'left' is no number"),
     ],
 )
 def test_xml_that_cannot_be_understood(tmp_path: Path, text: str, message: str) -> None:

@@ -31,6 +31,7 @@ def write_model(
     outputs: tuple[str, ...] = ("scores",),
     scale: float = 1.0,
     external: bool = False,
+    as_map: bool = False,
 ) -> Path:
     """Convolution, global average, linear layer: a classifier in a few nodes, of any layout and type."""
     rng = np.random.default_rng(0)
@@ -52,12 +53,21 @@ def write_model(
         helper.make_node("Gemm", ["flat", "matrix", "bias"], ["gemm"]),
     ]
     nodes += [helper.make_node("Softmax" if softmax else "Identity", ["gemm"], [name]) for name in outputs]
+    answer = [batch, NUM_CLASSES]
+    if as_map:
+        nodes[-1].output[0] = "rows"
+        values["axes"] = np.array([2, 3])
+        nodes.append(helper.make_node("Unsqueeze", ["rows", "axes"], [outputs[-1]]))
+        answer += [1, 1]
     graph = helper.make_graph(
         nodes,
         "classifier",
         [helper.make_tensor_value_info("images", element, shape)],
-        [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [batch, NUM_CLASSES]) for name in outputs],
-        [onnx.numpy_helper.from_array(value.astype(np.float32), name) for name, value in values.items()],
+        [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, answer) for name in outputs],
+        [
+            onnx.numpy_helper.from_array(value.astype(np.int64 if name == "axes" else np.float32), name)
+            for name, value in values.items()
+        ],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     onnx.save(model, path, save_as_external_data=external, location="weights.bin", size_threshold=0)
@@ -311,3 +321,12 @@ def test_on_cuda_float32_is_not_tf32(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(ModelError, match="far enough"):
         load_model(f"onnx:{path}", device="cuda")
     assert asked == [[("CUDAExecutionProvider", {"device_id": 0, "use_tf32": 0}), "CPUExecutionProvider"]]
+
+
+def test_logits_as_a_map_of_one_pixel(tmp_path: Path) -> None:
+    """[B, C, 1, 1], as fully convolutional classifiers answer."""
+    found = []
+    for as_map in (False, True):
+        path = write_model(tmp_path / f"{as_map}.onnx", as_map=as_map)
+        found.append(load_model(f"onnx:{path}").logits(noise_pixels()))
+    assert found[1].shape == (5, NUM_CLASSES) and torch.equal(*found)

@@ -16,7 +16,7 @@ from tests.support.paths import ROOT
 PACKAGE = Path(teachonce.__file__).parent
 
 # What belongs to no room, and is below all of them.
-FOUNDATION = ["errors", "lazy", "llvm", "native", "options", "rng", "versions"]
+FOUNDATION = ["errors", "lazy", "llvm", "native", "options", "rng", "terminal", "versions"]
 # A room imports only from rooms before it. The bars are the install line: what a user must install to import it.
 LINE = [
     # numpy, pyarrow, xxhash, crc32c and msgspec are enough up to here,
@@ -332,3 +332,10 @@ def test_nothing_names_a_machine_or_a_registry():
     for path in [*MODULES.values(), *ROOT.glob("docs/**/*.md"), *ROOT.glob("*.md"), ROOT / "requirements.lock"]:
         text = path.read_text()
         assert "://pypi" not in text and "index-url" not in text, path
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if name != "terminal"])
+def test_everything_is_printed_through_the_terminal(module):
+    """Else a name from a file reaches the terminal as it is."""
+    calls = (node for node in ast.walk(ast.parse(MODULES[module].read_text())) if isinstance(node, ast.Call))
+    assert not [call.lineno for call in calls if isinstance(call.func, ast.Name) and call.func.id == "print"]

@@ -1,5 +1,6 @@
 """Bad input around stored views, as a user meets it: one line, exit code 1 or 2, nothing guessed."""
 
+import re
 import shutil
 
 import numpy as np
@@ -171,4 +172,26 @@ def test_options_that_cannot_be_meant(tmp_path, capsys, data, teacher, store):
     words = train(data, tmp_path / "run", "--store", store)
     fails(capsys, [*words, "--teacher", teacher], 2, "--teacher .*: expected not given together with --store")
     fails(capsys, [*words, "--cutmix-alpha", 1], 2, "--cutmix-alpha 1.0: expected 0 without --teacher")
-    fails(capsys, [*words, "--store", store, "--store-weights", "1"], 2, "--store-weights 1: expected 2 weights")
+    fails(capsys, [*words, "--store", store, "--store-weights", "1"], 2, "--store-weights 1: expected 2 finite weights")
+
+
+def test_several_stores(tmp_path, capsys, teacher, data, store):
+    """The same one twice, one with more views, weights said otherwise, another seed: each is said."""
+    shutil.copytree(store, tmp_path / "copy")
+    words = train(data, tmp_path / "run", "--store", store)
+    fails(capsys, [*words, "--store", tmp_path / "copy"], 2, "copy: is the same store as .*store, expected each")
+    more = tmp_path / "more"
+    run(*extract(data, teacher + ",mean=0.5", more, "--views-of", store, "--views", 1))
+    capsys.readouterr()
+    run(*words, "--store", more, "--store-weights", "7,3")
+    shown = capsys.readouterr().err
+    assert re.search(r"warning: the stores differ in views \(.* has 4, .* has 1\): the first 1 of each", shown)
+    run(*words, "--store", more, "--views", 1, "--store-weights", "0.7,0.3")
+    again = [*words, "--store", more, "--views", 1, "--store-weights"]
+    fails(capsys, [*again, "3,7"], 1, "store_weights was 7,3, now 3,7")
+    other = tmp_path / "other"
+    run(*extract(data, teacher, other, "--policy", "crop", "--views", 2, "--seed", 9))
+    line = fails(
+        capsys, [*words, "--store", other], 1, "other views than .*policy.*seed there 0, here 9.*nothing to average"
+    )
+    assert "{" not in line

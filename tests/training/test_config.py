@@ -114,3 +114,8 @@ def test_a_window_without_shards() -> None:
     with pytest.raises(ConfigError, match="--shuffle-shards 0: expected at least 1"):
         build(shuffle_shards=0)
     assert build(shuffle_shards=1).given_options()["shuffle_shards"] == 1
+
+
+def test_a_store_given_twice() -> None:
+    with pytest.raises(ConfigError, match=r"--store a/../s: expected each store once"):
+        build(store=(Path("a/../s"), Path("t"), Path("s")))

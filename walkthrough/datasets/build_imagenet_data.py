@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import sys
 from pathlib import Path
 
 from teachonce.cli.walkthrough_flags import parse_boolean, run_command
@@ -19,6 +18,7 @@ from teachonce.interop.config import RecordsConfig
 from teachonce.interop.convert import convert_records, list_labeled_images
 from teachonce.interop.imagenet import imagenet_synsets
 from teachonce.storage.files import atomic_write
+from teachonce.terminal import print_line
 
 
 def main() -> None:
@@ -107,7 +107,7 @@ def existing(path: Path, otherwise: str) -> Path | None:
 
 
 def say(text: str) -> None:
-    print(text, file=sys.stderr)
+    print_line(text)
 
 
 if __name__ == "__main__":

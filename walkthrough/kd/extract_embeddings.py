@@ -20,6 +20,7 @@ from teachonce.extraction.extract import extract
 from teachonce.interop.csv_files import write_csv
 from teachonce.records.discovery import open_records
 from teachonce.store.store import Store
+from teachonce.terminal import print_text, visible
 
 
 def main() -> None:
@@ -73,7 +74,8 @@ def extract_embeddings(flags: argparse.Namespace) -> None:
             out=store,
             codec="float32",
             offset=flags.offset,
-            gate_samples=64,
+            # One teacher for all parts: the first one looks at it.
+            gate_samples=64 if flags.no_shard == 0 else 0,
             worker=f"{flags.no_shard}/{flags.total_num_shard}",
             batch_size=flags.batch_size,
             device=f"cuda:{flags.gpu_to_use}" if torch.cuda.is_available() else "cpu",
@@ -83,7 +85,7 @@ def extract_embeddings(flags: argparse.Namespace) -> None:
     shards = partition(range(len(opened.shards)), flags.no_shard, flags.total_num_shard)
     path = flags.output_dir / f"{split}-{flags.no_shard}.csv"
     write_csv(opened, path, shards, background_logit=flags.background_logit)
-    print(path)
+    print_text(visible(str(path)))
 
 
 def teacher_spec(flags: argparse.Namespace) -> str:

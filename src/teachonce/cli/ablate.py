@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -45,6 +44,7 @@ from teachonce.runs.run import Run
 from teachonce.storage.files import atomic_write, open_storage, read_json, write_json
 from teachonce.storage.strict_json import convert_json
 from teachonce.store.store import Store
+from teachonce.terminal import print_line, print_text
 from teachonce.training.config import TrainConfig, TrainingOptions
 from teachonce.training.train import train
 from teachonce.views.options import MixOptions
@@ -86,8 +86,10 @@ def ablate(config: AblateConfig) -> list[Arm]:
     write_json(config.out / RESULTS_NAME, [dataclasses.asdict(arm) for arm in arms])
     with atomic_write(config.out / PICTURE_NAME) as file:
         file.write(draw_ablation(arms).encode())
-    print(table)
-    print(f"{config.out / TABLE_NAME}, {PICTURE_NAME}, {RESULTS_NAME}; this call took {time.monotonic() - start:.0f} s")
+    print_text(table)
+    print_text(
+        f"{config.out / TABLE_NAME}, {PICTURE_NAME}, {RESULTS_NAME}; this call took {time.monotonic() - start:.0f} s"
+    )
     return arms
 
 
@@ -159,7 +161,7 @@ def _extract(config: AblateConfig, out: Path, **settings: Any) -> None:
     }
     views = {field.name: getattr(config, field.name) for field in dataclasses.fields(MixOptions)}
     extraction = ExtractConfig(**drop_idle(ExtractConfig, {**views, **common, **settings}))
-    print(f"$ teachonce extract {command_line(extraction)}", file=sys.stderr, flush=True)
+    print_line(f"$ teachonce extract {command_line(extraction)}")
     start = time.monotonic()
     extract(extraction)
     seconds = _read_extractions(config)
@@ -208,7 +210,7 @@ def _build_trainer(logs: Path, num_jobs: int, worker_index: int) -> Callable[[Tr
     def train_one(student: TrainConfig, report: Advance) -> None:
         # What each training says would be a mess of all of them at once.
         with (logs / f"{student.out.name}.log").open("a") as log, contextlib.redirect_stderr(log):
-            print(f"$ teachonce train {command_line(student)}", flush=True, file=log)
+            print_line(f"$ teachonce train {command_line(student)}", log)
             train(student)
         report(1)
 

@@ -16,6 +16,8 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from teachonce.terminal import as_text
+
 Curve = list[tuple[int, float]]
 """(epoch, validation top-1) of one student."""
 
@@ -112,7 +114,7 @@ def render_table(arms: Sequence[Arm], num_seeds: int) -> str:
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
     ]
     lines[1] = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
-    return "\n".join([*lines, "", *_describe_table(arms, num_comparisons), "", *find_verdicts(arms), ""])
+    return as_text([*lines, "", *_describe_table(arms, num_comparisons), "", *find_verdicts(arms), ""])
 
 
 def _describe_table(arms: Sequence[Arm], num_comparisons: int) -> list[str]:

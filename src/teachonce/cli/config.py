@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from teachonce.codecs.options import KEPT_CLASSES, CodecName
 from teachonce.errors import ConfigError
-from teachonce.options import check_applicable, only_with, require
+from teachonce.options import Count, CountOrNone, Label, Seed, check_applicable, check_ranges, only_with, require
 from teachonce.training.config import TrainingOptions
 
 
@@ -23,7 +24,7 @@ class AblateConfig(TrainingOptions):
     arms: str = "labels,center,views:1,views:4,views:10,online"
     """What to compare: labels; center (fixed logits, the student's own crops); views:V (V stored views); own:V (V
     stored views, but the student draws its own: no agreement); online. With --stores only labels counts."""
-    seeds: int = 3
+    seeds: Count = 3
     """Students an arm, each with another seed."""
     total_weight: Literal["equal", "given"] = "equal"
     """Loss weights of the arms with a teacher: equal scales --label-weight and --kd-weight to the sum 1 that the labels
@@ -31,20 +32,17 @@ class AblateConfig(TrainingOptions):
     (1 + 1 is about twice the gradient)."""
     codec: CodecName = "int8"
     """Codec of the stores."""
-    topk: int = only_with(10, KEPT_CLASSES)
+    topk: Count = only_with(10, KEPT_CLASSES)
     """Codec topk: classes that are kept."""
-    view_seed: int = 0
+    view_seed: Seed = 0
     """Seed of the views; those of a store are the same for all students."""
-    teacher_offset: int | None = None
+    teacher_offset: Label | None = None
     """Data label of the teacher's class 0, as --offset of extract."""
-    jobs: int = 1
+    jobs: CountOrNone = 1
     """Students trained at the same time; 0 means one a core (on the CPU)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.seeds >= 1, "--seeds", self.seeds, "at least 1")
-        require(self.jobs >= 0, "--jobs", self.jobs, "0 (one a core) or more")
-        require(self.topk >= 1, "--topk", self.topk, "at least 1")
         require(bool(self.teacher) or bool(self.stores), "--teacher", self.teacher, "a model SPEC, or --stores")
         require(bool(self.stores) or bool(self.arms), "--arms", self.arms, "at least one arm")
         self.parse_arms()
@@ -69,7 +67,7 @@ class AblateConfig(TrainingOptions):
             kind, colon, count = word.strip().partition(":")
             if kind in ("labels", "center", "online") and not colon:
                 found.append((kind, 0))
-            elif kind in ("views", "own") and count.isdecimal() and int(count) >= 1:
+            elif kind in ("views", "own") and re.fullmatch("0*[1-9][0-9]{0,8}", count):
                 found.append((kind, int(count)))
             else:
                 raise ConfigError(f"--arms {word}: expected labels, center, online, views:V or own:V")
@@ -83,5 +81,8 @@ class DemoConfig:
 
     out: Path = Path("demo")
     """Folder for everything that the demo makes."""
-    seeds: int = 3
+    seeds: Count = 3
     """Students a row of the table, each with another seed."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)

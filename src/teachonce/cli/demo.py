@@ -36,6 +36,7 @@ from teachonce.records.discovery import open_records
 from teachonce.rng import generator
 from teachonce.storage.files import atomic_write, open_storage, write_json
 from teachonce.store.store import Store
+from teachonce.terminal import as_text, print_text
 from teachonce.training.config import TrainConfig
 from teachonce.training.train import train
 
@@ -84,7 +85,7 @@ def demo(config: DemoConfig) -> None:
     _run("extract", extract, ExtractConfig(out=views, policy="crop", views=NUM_VIEWS, **crop, **extraction))
     for store in (center, views):
         verdict = _run("verify", verify, VerifyConfig(store=store, data=records, device="cpu"))
-        print(f"  {verdict.reason}: largest logit error {verdict.largest_error:.4g}")
+        print_text(f"  {verdict.reason}: largest logit error {verdict.largest_error:.4g}")
         if not verdict.is_sound:
             raise CheckError(f"{store}: {verdict.reason}")
     _run("merge", merge, MergeConfig(store=center, data=records, out=merged))
@@ -110,12 +111,14 @@ def demo(config: DemoConfig) -> None:
     with atomic_write(out / "table.txt") as file:
         file.write(table.encode())
     write_json(out / "table.json", [dataclasses.asdict(row) for row in rows])
-    print(f"\n{table}")
-    print(f"Everything is in {out}; whole demo: {time.monotonic() - start:.0f} s. Look at:")
-    print(f"  {out / 'student-views-0' / 'report.html'}   a student's curves; the teacher's: {teacher / 'report.html'}")
-    print(f"  {out / 'table.txt'}   this table")
-    print(f"  teachonce inspect {views}   what the teacher said, by shard")
-    print(f"  teachonce inspect {merged}   the walkthrough's TFRecords")
+    print_text(f"\n{table}")
+    print_text(f"Everything is in {out}; whole demo: {time.monotonic() - start:.0f} s. Look at:")
+    print_text(
+        f"  {out / 'student-views-0' / 'report.html'}   a student's curves; the teacher's: {teacher / 'report.html'}"
+    )
+    print_text(f"  {out / 'table.txt'}   this table")
+    print_text(f"  teachonce inspect {views}   what the teacher said, by shard")
+    print_text(f"  teachonce inspect {merged}   the walkthrough's TFRecords")
 
 
 def write_digits(folder: Path) -> None:
@@ -144,7 +147,7 @@ def render_table(rows: list[Row]) -> str:
         mean = f"{100 * statistics.mean(row.top1):.2f} +- {100 * spread:.2f} ({len(row.top1)})"
         lines.append(f"{row.name:<32}  {mean:<24}  {row.num_bytes:>10,}  {row.seconds:>8.1f}")
     lines += ["", _summarize(rows[0], max(rows[1:], key=lambda row: statistics.mean(row.top1))), ""]
-    return "\n".join(lines)
+    return as_text(lines)
 
 
 def _summarize(labels: Row, best: Row) -> str:
@@ -163,7 +166,7 @@ def _summarize(labels: Row, best: Row) -> str:
 
 
 def _run(command: str, program: Callable[[Any], Any], config: Any) -> Any:
-    print(f"\n$ teachonce {command} {command_line(config)}", flush=True)
+    print_text(f"\n$ teachonce {command} {command_line(config)}")
     return program(config)
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
+from pathlib import Path
 
 from teachonce.errors import ConfigError
 from teachonce.evaluation.config import ExportConfig
 from teachonce.store.plan_files import holds_store
+from teachonce.terminal import print_line, print_text, visible
 
 
 def export(config: ExportConfig) -> None:
@@ -33,16 +34,23 @@ def export(config: ExportConfig) -> None:
             background_logit=config.background_logit,
             trust=config.trust,
         )
-        print(*paths, sep="\n")
+        _print_paths(*paths)
     elif config.int8:
         from teachonce.evaluation.int8 import export_int8, int8_path
         from teachonce.evaluation.int8_table import render_comparison
 
         found = export_int8(config)
-        print(json.dumps(found.to_json()) if config.json else render_comparison(found))
-        print(f"{config.out}\n{int8_path(config.out)}", file=sys.stderr if config.json else sys.stdout)
+        print_text(json.dumps(found.to_json()) if config.json else render_comparison(found))
+        for path in (config.out, int8_path(config.out)):
+            print_line(str(path)) if config.json else _print_paths(path)
     else:
         from teachonce.evaluation.onnx_export import export_run
 
         export_run(config.source, config.format, config.out)
-        print(config.out)
+        _print_paths(config.out)
+
+
+def _print_paths(*paths: Path) -> None:
+    """For programs that read them: whole, a line each."""
+    for path in paths:
+        print_text(visible(str(path)))

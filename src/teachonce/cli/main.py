@@ -16,22 +16,23 @@ import dataclasses
 import os
 import sys
 import traceback
-import warnings
 from collections.abc import Callable, Sequence
 from importlib import import_module
-from typing import Annotated, Any, NamedTuple, TextIO, Union, get_args, get_type_hints
+from typing import Annotated, Any, NamedTuple, Union, get_args, get_type_hints
 
 import tyro
 
 from teachonce import __version__
 from teachonce.cli import output
 from teachonce.cli.config import AblateConfig, DemoConfig
+from teachonce.cli.reading import with_readers
 from teachonce.errors import TeachonceError
 from teachonce.evaluation.config import EvaluateConfig, ExportConfig
 from teachonce.extraction.config import ExtractConfig, PlanConfig, VerifyConfig
 from teachonce.inspection.config import InspectConfig
 from teachonce.interop.config import ImportConfig, MergeConfig, RecordsConfig, UpgradeConfig
 from teachonce.options import POSITIONAL, REPEATED
+from teachonce.terminal import print_line, print_text, show_warnings_as_lines
 from teachonce.training.config import TrainConfig
 from teachonce.training.recipes import Options, Recipe, build_recipe, describe_recipes
 
@@ -74,11 +75,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     first.add_argument("--debug", action="store_true")
     first.add_argument("--version", action="version", version=f"teachonce {__version__}")
     flags, remaining = first.parse_known_args(arguments)
-    warnings.showwarning = _show_warning
+    show_warnings_as_lines()
     try:
         code = run_command(parse_command(remaining))
     except KeyboardInterrupt:
-        print("teachonce: interrupted; what is whole is kept, the same command goes on from there", file=sys.stderr)
+        print_line("teachonce: interrupted; what is whole is kept, the same command goes on from there")
         code = 130
     except BrokenPipeError:
         # The reader of our output has gone (`| head`): nobody is left to tell; Python would complain at exit.
@@ -88,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # Whatever it is: a library's error, or a mistake of ours. The last handler there is.
         if flags.debug:
             traceback.print_exc()
-        print(f"teachonce: {_as_line(error)}", file=sys.stderr)
+        print_line(f"teachonce: {_as_line(error)}")
         code = error.exit_code if isinstance(error, TeachonceError) else 1
     sys.exit(code)
 
@@ -125,7 +126,7 @@ def _find_recipe(arguments: Sequence[str]) -> Recipe | None:
     first.add_argument("--list-recipes", action="store_true")
     found, _ = first.parse_known_args(arguments)
     if found.list_recipes:
-        print(describe_recipes())
+        print_text(describe_recipes())
         sys.exit(0)
     return None if found.recipe is None else build_recipe(found.recipe)
 
@@ -135,9 +136,10 @@ def _unchecked_form(options: type) -> type:
     markers = {POSITIONAL: tyro.conf.Positional, REPEATED: tyro.conf.UseAppendAction}
     marked: dict[str, Any] = {}
     for name, hint in get_type_hints(options, include_extras=True).items():
+        marked[name] = with_readers(name, hint)
         for marker in getattr(hint, "__metadata__", ()):
             if marker in markers:
-                marked[name] = Annotated[get_args(hint)[0], markers[marker]]
+                marked[name] = Annotated[with_readers(name, get_args(hint)[0]), markers[marker]]
     namespace = {
         "__doc__": options.__doc__,
         "__module__": options.__module__,
@@ -160,17 +162,3 @@ def _as_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     found = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
     return f"{found}; --debug shows where"
-
-
-def _show_warning(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    file: TextIO | None = None,
-    line: str | None = None,
-) -> None:
-    """One line for people, instead of a source line that says nothing to them."""
-    # Of the libraries' own deprecations, the user is not the reader.
-    if issubclass(category, UserWarning):
-        print(f"teachonce: warning: {message}", file=sys.stderr)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from teachonce.evaluation.config import EvaluateConfig
 from teachonce.extraction.config import VerifyConfig
+from teachonce.terminal import one_line, print_text
 
 if TYPE_CHECKING:
     from teachonce.extraction.verify import Verdict
@@ -19,7 +20,7 @@ def show_nothing(result: Any, config: Any) -> int:
 
 def show_text(text: str, config: Any) -> int:
     """Of a program whose result is what it has to say."""
-    print(text)
+    print_text(text)
     return 0
 
 
@@ -32,20 +33,20 @@ def show_verdict(verdict: Verdict, config: VerifyConfig) -> int:
     if verdict.num_absent:
         checked += f" ({verdict.num_absent:,} images of the store are not in the data)"
     if config.json:
-        print(json.dumps(verdict.to_json()))
+        print_text(json.dumps(verdict.to_json()))
     elif verdict.is_sound:
         error = "" if verdict.largest_error is None else f"; largest logit error {verdict.largest_error:.4g}"
-        print(f"{config.store}: sound: {checked}{error}")
+        print_text(f"{config.store}: sound: {checked}{error}")
     else:
-        print(f"{config.store}: NOT sound after {checked}: {verdict.reason}")
+        print_text(one_line(f"{config.store}: NOT sound after {checked}: {verdict.reason}"))
     return 0 if verdict.is_sound else 1
 
 
 def show_scores(scores: dict[str, Any], config: EvaluateConfig) -> int:
     """Of ``evaluate``: a line a figure, or JSON."""
     if config.json:
-        print(json.dumps(scores))
+        print_text(json.dumps(scores))
         return 0
     for name, value in scores.items():
-        print(f"{name}: {value:.4f}" if isinstance(value, float) else f"{name}: {value}")
+        print_text(f"{name}: {value:.4f}" if isinstance(value, float) else f"{name}: {value}")
     return 0

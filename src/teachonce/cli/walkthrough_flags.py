@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 
 from teachonce.errors import TeachonceError
+from teachonce.terminal import print_line
 
 
 def parse_boolean(text: str) -> bool:
@@ -37,5 +38,5 @@ def run_command(command: Callable[[argparse.Namespace], None], flags: argparse.N
     try:
         command(flags)
     except TeachonceError as error:
-        print(f"{sys.argv[0]}: {error}", file=sys.stderr)
+        print_line(f"{sys.argv[0]}: {error}")
         sys.exit(error.exit_code)

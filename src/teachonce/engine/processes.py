@@ -19,6 +19,7 @@ from typing import Any
 from teachonce.engine.progress import Advance
 from teachonce.engine.worker import BuildWorker, Job, Result
 from teachonce.errors import TeachonceError
+from teachonce.terminal import show_warnings_as_lines
 
 REPORT_SECONDS = 0.5
 """How often the parent passes on what its workers have reported."""
@@ -106,6 +107,7 @@ def _start_process(build_worker: BuildWorker[Any, Any], indices: Any, num_done: 
     # Ctrl-C goes to the whole group of processes: the workers end at once and in silence, the parent speaks.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     exit_with_parent(parent)
+    show_warnings_as_lines()
     _process = _Process(build_worker, indices.get(), num_done)
 
 

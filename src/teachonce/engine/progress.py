@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
+from teachonce.terminal import print_line
+
 LINE_SECONDS = 10.0
 
 Advance = Callable[[int], None]
@@ -61,18 +63,27 @@ class _Lines:
         self._what, self._total, self._unit, self._stream = what, total, unit, stream
         self._first, self._done = done, done
         self._start = self._last_line = time.monotonic()
+        self._first_unit: tuple[float, int] | None = None
+        """When the first items were done, and how many are by then: what comes before is no work, but its start."""
         self._lock = threading.Lock()
 
     def advance(self, count: int) -> None:
         with self._lock:
             self._done += count
             now = time.monotonic()
+            if count and self._first_unit is None:
+                self._first_unit = (now, self._done)
             if now - self._last_line < LINE_SECONDS:
                 return
             self._last_line = now
-            rate = (self._done - self._first) / (now - self._start)
-            left = f", {format_seconds((self._total - self._done) / rate)} left" if rate > 0 else ""
-            self._print(f"{self._done:,} of {self._total:,} {self._unit}, {format_rate(rate)}{left}")
+            self._print(f"{self._done:,} of {self._total:,} {self._unit}{self._describe_rate(now)}")
+
+    def _describe_rate(self, now: float) -> str:
+        start, done = self._first_unit or (now, self._done)
+        if self._done == done or now <= start:
+            return ""
+        rate = (self._done - done) / (now - start)
+        return f", {format_rate(rate)}, {format_seconds((self._total - self._done) / rate)} left"
 
     def finish(self, verb: str) -> None:
         seconds = time.monotonic() - self._start
@@ -81,7 +92,7 @@ class _Lines:
         self._print(f"{verb} {self._done:,} of {self._total:,} {self._unit} in {format_seconds(seconds)}{rate}")
 
     def _print(self, text: str) -> None:
-        print(f"{self._what}: {text}", file=self._stream, flush=True)
+        print_line(f"{self._what}: {text}", self._stream)
 
 
 @contextmanager

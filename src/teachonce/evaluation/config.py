@@ -7,7 +7,18 @@ from pathlib import Path
 from typing import Literal
 
 from teachonce.models.options import Precision
-from teachonce.options import Condition, Positional, check_applicable, flag, only_with, require
+from teachonce.options import (
+    Condition,
+    Count,
+    CountOrNone,
+    Label,
+    Logit,
+    Positional,
+    check_applicable,
+    check_ranges,
+    only_with,
+    require,
+)
 
 _INT8 = Condition("--int8", lambda options: options.int8)
 _CSV = Condition("--format csv", lambda options: options.format == "csv")
@@ -34,7 +45,7 @@ class ExportConfig:
     """int8: split that both files are evaluated on."""
     validation_data: Path | None = only_with(None, _INT8)
     """int8: folder of the validation split, where it is not in --data."""
-    calibration_images: int = only_with(256, _INT8)
+    calibration_images: Count = only_with(256, _INT8)
     """int8: images that calibrate, evenly spaced over the split."""
     calibration: Literal["minmax", "percentile"] = only_with("minmax", _INT8)
     """int8: ranges of activations: all that was seen, or without the outermost 0.001 % on each side (which keeps every
@@ -46,25 +57,22 @@ class ExportConfig:
     """int8: the teacher's store, to say how often both files agree with it: on its own views, or on whole images."""
     logits: Literal["records"] | None = only_with(None, _INT8)
     """int8: 'records': agreement with the teacher logits in image/logit of --split."""
-    agreement_images: int = only_with(2048, _INT8)
+    agreement_images: Count = only_with(2048, _INT8)
     """int8: at most so many images for the agreement with the teacher, evenly spaced."""
     json: bool = only_with(False, _INT8)
     """int8: print JSON."""
     trust: bool = only_with(False, _CSV)
     """csv: do not compare the store's blocks with their hashes as they are first read."""
-    csv_files: int = only_with(1, _CSV)
+    csv_files: Count = only_with(1, _CSV)
     """csv: number of files SPLIT-0.csv, SPLIT-1.csv, ... (the walkthrough has one a worker)."""
-    view: int = only_with(0, _CSV)
+    view: CountOrNone = only_with(0, _CSV)
     """csv: which view's logits."""
-    background_logit: float | None = only_with(None, _CSV)
+    background_logit: Logit | None = only_with(None, _CSV)
     """csv: one number a class of the data, this one for classes that the teacher lacks (the original's files: 0).
     Default: one number a class of the teacher."""
 
     def __post_init__(self) -> None:
-        require(self.csv_files >= 1, "--csv-files", self.csv_files, "at least 1")
-        require(self.view >= 0, "--view", self.view, "0 or more")
-        for name in ("calibration_images", "agreement_images"):
-            require(getattr(self, name) >= 1, flag(name), getattr(self, name), "at least 1")
+        check_ranges(self)
         if self.int8:
             require(self.format == "onnx", "--int8", f"with --format {self.format}", "--format onnx")
             require(self.data is not None, "--int8", "without --data", "--data, whose images calibrate it")
@@ -82,10 +90,10 @@ class EvaluateConfig:
     """Model SPEC, such as run:RUN or torchvision:resnet50,weights=FILE."""
     split: str = "validation"
     """Which split."""
-    offset: int | None = None
+    offset: Label | None = None
     """Data label of the model's class 0. Default: by the names of the classes where both have them (a run, an exported
     ONNX file); else 0, or 1 where only the data has a background class."""
-    batch_size: int = 64
+    batch_size: Count = 64
     """Images a batch."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
@@ -95,4 +103,4 @@ class EvaluateConfig:
     """Print JSON."""
 
     def __post_init__(self) -> None:
-        require(self.batch_size >= 1, "--batch-size", self.batch_size, "at least 1")
+        check_ranges(self)

@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from teachonce.terminal import as_text
+
 MAX_LOSS_POINTS = 1.0
 """Points of top-1 beyond which the verdict is a warning."""
 
@@ -97,7 +99,7 @@ def render_comparison(found: Comparison) -> str:
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
     ]
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    return "\n".join([*lines, "", *find_verdicts(found)])
+    return as_text([*lines, "", *find_verdicts(found)])
 
 
 def find_verdicts(found: Comparison) -> list[str]:

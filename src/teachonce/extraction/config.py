@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from teachonce.codecs.options import KEPT_CLASSES, CodecName
 from teachonce.errors import ConfigError
 from teachonce.models.options import Precision
 from teachonce.options import (
+    Count,
+    CountOrNone,
+    Label,
+    NumClasses,
     Positional,
+    Range,
+    Seed,
     check_applicable,
-    flag,
+    check_ranges,
     given_options,
     only_with,
     option_arguments,
     require,
 )
 from teachonce.views.options import MixOptions, PolicyName
+
+_Accuracy = Annotated[float, Range(0, 1, "a fraction from 0 to 1")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,23 +46,23 @@ class ExtractionOptions(MixOptions):
     """What the teacher looks at: its own evaluation crop (center), random resized crops and flips (crop), or these with
     RandAugment (crop+randaugment) or AutoAugment's policy for ImageNet (crop+autoaugment); each of the latter with
     erasing, mixup and cutmix where their options say so."""
-    views: int | None = None
+    views: Count | None = None
     """Views a record (random policies)."""
-    views_per_file: int = 10
+    views_per_file: Count = 10
     """Views in one file of the store: the unit of work is one shard x this many views."""
     codec: CodecName = "int8"
     """How logits become bytes: float32 (exact), float16, int8 (about 1 byte a class, total variation below 0.01), topk
     (the likeliest classes and the mass of the rest)."""
-    topk: int = only_with(10, KEPT_CLASSES)
+    topk: Count = only_with(10, KEPT_CLASSES)
     """Codec topk: classes that are kept."""
-    offset: int | None = None
+    offset: Label | None = None
     """Data label of the teacher's class 0. Default: by the names of the classes where both have them (a run, an
     exported ONNX file); else 0, or 1 where only the data has a background class."""
-    num_classes: int | None = None
+    num_classes: NumClasses | None = None
     """Classes of the data, background included. Default: from the data, else the teacher's classes + offset."""
-    batch_size: int = 64
+    batch_size: Count = 64
     """Images a teacher batch."""
-    decode_threads: int = 0
+    decode_threads: CountOrNone = 0
     """Threads that decode ahead of the teacher; 0 means one a core of this worker's share."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
@@ -62,17 +72,13 @@ class ExtractionOptions(MixOptions):
     """torch.compile the teacher."""
     profile: bool = False
     """Print, for each piece of work, where its time went: read, look, wait, teacher, encode and write."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the views (random policies)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.views is None or self.views >= 1, "--views", self.views, "at least 1")
         if self.draws_no_views:
             require(self.views in (None, 1), "--views", self.views, "1 with --policy center")
-        for name in ("topk", "views_per_file", "batch_size"):
-            require(getattr(self, name) >= 1, flag(name), getattr(self, name), "at least 1")
-        require(self.num_classes is None or self.num_classes >= 2, "--num-classes", self.num_classes, "at least 2")
         check_applicable(self)
 
     @property
@@ -87,16 +93,16 @@ class ExtractConfig(ExtractionOptions):
 
     out: Path
     """Folder of the store. An unfinished store with the same plan is finished; another plan is refused."""
-    views: int | None = None
+    views: Count | None = None
     """Views a record (random policies). More can be added later by the same command with a larger number. Default: 1,
     or as many as --views-of has."""
     views_of: Path | None = None
     """A store whose views this teacher shall look at: then policy, seed and views are that store's."""
-    expect_top1: float | None = None
+    expect_top1: _Accuracy | None = None
     """Refuse to start where the teacher's top-1 on --gate-samples labelled records is below this (0..1)."""
-    gate_samples: int = 256
+    gate_samples: CountOrNone = 256
     """Records on which the teacher is scored before the work starts; 0 skips the gate."""
-    num_workers: int = 1
+    num_workers: Count = 1
     """Teacher processes on this machine: one a GPU, or N on the CPU."""
     repair: bool = False
     """First compare every byte of the store's files, and make those again that are damaged."""
@@ -105,10 +111,7 @@ class ExtractConfig(ExtractionOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.num_workers >= 1, "--num-workers", self.num_workers, "at least 1")
-        require(self.gate_samples >= 0, "--gate-samples", self.gate_samples, "0 or more")
         if self.expect_top1 is not None:
-            require(0 <= self.expect_top1 <= 1, "--expect-top1", self.expect_top1, "a fraction from 0 to 1")
             require(self.gate_samples > 0, "--gate-samples", 0, "more than 0 with --expect-top1")
         if self.views_of is not None:
             self._refuse_views_of_our_own()
@@ -130,10 +133,16 @@ class ExtractConfig(ExtractionOptions):
 
     def worker_part(self) -> tuple[int, int]:
         """(i, n) of ``--worker i/n``."""
-        index, slash, count = self.worker.partition("/")
-        if not (slash and index.isdecimal() and count.isdecimal() and int(index) < int(count)):
+        match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", self.worker)
+        if match is None or int(match[2]) == 0:
             raise ConfigError(f"--worker {self.worker}: expected i/n with 0 <= i < n, such as 3/8")
-        return int(index), int(count)
+        index, count = int(match[1]), int(match[2])
+        if index >= count:
+            raise ConfigError(
+                f"--worker {self.worker}: expected i/n with i from 0 to {count - 1}; of a job array that counts from "
+                f"1 give its number less 1, such as $((N - 1))/{count}"
+            )
+        return index, count
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,25 +152,20 @@ class PlanConfig(ExtractionOptions):
     policy: PolicyName = "crop"
     """What the teacher is to look at, as --policy of extract (where the default is center): center, crop,
     crop+randaugment or crop+autoaugment, with erasing, mixup and cutmix where their options say so."""
-    views: int | None = None
+    views: Count | None = None
     """Views a record. Default: 10; 1 with --policy center."""
-    epochs: int = 100
+    epochs: Count = 100
     """Epochs of a student, in each of which an online teacher would look at every record again."""
-    students: int = 1
+    students: Count = 1
     """Students that are to be taught."""
-    num_devices: int = 8
+    num_devices: Count = 8
     """Devices on which the extraction is to run, for the hours on several."""
-    samples: int = 256
+    samples: Count = 256
     """Records to measure on; of fewer records all are taken."""
     out: Path | None = None
     """Folder for extraction-plan.txt, .json and .svg. Default: nothing is written."""
     json: bool = False
     """Print JSON."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("epochs", "students", "num_devices", "samples"):
-            require(getattr(self, name) >= 1, flag(name), getattr(self, name), "at least 1")
 
     def to_extraction(self) -> ExtractConfig:
         """The extraction that is planned; its ``out`` stands for a store that nobody makes."""
@@ -184,17 +188,16 @@ class VerifyConfig:
     """The data that the store was extracted from."""
     teacher: str | None = None
     """Model SPEC for fresh logits. Default: the teacher of the store's plan; 'none' checks the bytes alone."""
-    samples: int = 256
+    samples: CountOrNone = 256
     """Records whose logits are recomputed; 0 checks keys and files alone."""
-    batch_size: int = 64
+    batch_size: Count = 64
     """Images a teacher batch."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the sample."""
     json: bool = False
     """Print the verdict as JSON."""
 
     def __post_init__(self) -> None:
-        require(self.samples >= 0, "--samples", self.samples, "0 or more")
-        require(self.batch_size >= 1, "--batch-size", self.batch_size, "at least 1")
+        check_ranges(self)

@@ -10,7 +10,6 @@ group of views is whole the manifest says so: students can begin with it while l
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -35,7 +34,7 @@ from teachonce.models.own_classes import resolve_model_offset
 from teachonce.models.spec import ModelSpec
 from teachonce.records.class_space import ClassSpace
 from teachonce.records.discovery import open_records
-from teachonce.records.source import RecordSource
+from teachonce.records.source import RecordSource, choose_data_classes
 from teachonce.storage.files import open_storage
 from teachonce.store.begin import begin_store, check_agrees, check_store_folder
 from teachonce.store.join import StoreJoin
@@ -45,6 +44,7 @@ from teachonce.store.plan_files import holds_store
 from teachonce.store.repair import remove_damaged, report_repaired
 from teachonce.store.store import Store
 from teachonce.store.tables import count_hits
+from teachonce.terminal import print_line
 from teachonce.views.policy import build_policy, policy_to_json
 
 MIN_SAMPLES = 4
@@ -108,7 +108,7 @@ def extract(config: ExtractConfig) -> bool:
 def build_plan(config: ExtractConfig, source: RecordSource, teacher: Classifier) -> Plan:
     """The plan of an extraction; raises ConfigError where teacher and data have no explicit common class space."""
     names = None if source.classes is None else source.classes.names
-    data_classes = config.num_classes or (None if names is None else len(names))
+    data_classes = choose_data_classes(config.num_classes, source)
     if data_classes is None and config.offset is None and teacher.default_offset is None:
         raise ConfigError(
             f"{config.data}: does not say how many classes it has (no classes.json): give --num-classes (ImageNet "
@@ -283,4 +283,4 @@ def _finish(path: Path, plan: Plan, *, has_new_files: bool) -> bool:
 
 
 def _log(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    print_line(text)

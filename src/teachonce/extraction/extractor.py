@@ -12,7 +12,6 @@ is written: shard size x views a file x classes x 4 bytes (ImageNet in 1024 shar
 
 from __future__ import annotations
 
-import sys
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -42,6 +41,7 @@ from teachonce.store.plan import Plan
 from teachonce.store.store import Store
 from teachonce.store.stored_views import StoredViews
 from teachonce.store.tables import pixels_hash
+from teachonce.terminal import print_line
 
 AHEAD_BATCHES = 3
 """Batches of records that may be rendered before the teacher asks for them."""
@@ -188,11 +188,9 @@ class UnitExtractor:
         names = [self.plan.shards[unit.shard][0] for unit in bundle]
         num_views = sum(self.plan.shards[unit.shard][1] * unit.num_views for unit in bundle)
         more = f" to {names[-1]}" if len(names) > 1 else ""
-        print(
+        print_line(
             f"{names[0]}{more}: {num_views} views in {whole:.2f} s, {num_views / whole:.1f}/s; seconds: {self.seconds} "
             f"(look: sum over {self.num_threads} threads)",
-            file=sys.stderr,
-            flush=True,
         )
 
 

@@ -9,7 +9,6 @@ The one that explains most is named, with the setting that mends it.
 from __future__ import annotations
 
 import dataclasses
-import sys
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from teachonce.pixels.render import render_center
 from teachonce.records.sample import sample_records
 from teachonce.records.source import Record, RecordSource
 from teachonce.rng import generator
+from teachonce.terminal import print_line
 
 HALF = (0.5, 0.5, 0.5)
 ZERO, ONE = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
@@ -63,7 +63,7 @@ class Gate:
         labels = np.array([record.label for record in records])
         logits = score_records(teacher, records, self.batch_size)
         top1 = _top1(logits, labels, offset)
-        print(f"gate: top-1 {top1:.3f} on {len(records)} records", file=sys.stderr, flush=True)
+        print_line(f"gate: top-1 {top1:.3f} on {len(records)} records")
         if self.expect_top1 is None:
             if top1 < NEAR_CHANCE:
                 warnings.warn(
@@ -117,9 +117,7 @@ def diagnose(
     num_failed = 0
     if max(score for score, _ in trials) < expect_top1:
         # Only now the dearer trials: each of them runs the teacher again.
-        print(
-            "gate: below what is expected; trying other mean, std and sizes for the reason", file=sys.stderr, flush=True
-        )
+        print_line("gate: below what is expected; trying other mean, std and sizes for the reason")
         for preprocessing, phrase in _other_preprocessings(teacher.preprocessing):
             other = dataclasses.replace(teacher, preprocessing=preprocessing)
             try:

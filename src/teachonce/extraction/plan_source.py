@@ -7,7 +7,6 @@ its data shard that no earlier part of the store has.
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -28,6 +27,7 @@ from teachonce.store.contents import StoreContents
 from teachonce.store.plan import Plan, records_file
 from teachonce.store.store import Store
 from teachonce.store.tables import read_records
+from teachonce.terminal import print_line
 
 READ_AT_ONCE = 32
 KEPT_SHARDS = 64
@@ -74,11 +74,7 @@ class ExtractedData:
         num_gone = self._count_gone(index)
         if num_added or num_gone:
             gone = f"; {num_gone:,} that the store has are not in the data" if num_gone else ""
-            print(
-                f"{self._path}: the data has changed: {num_added:,} new records in {len(added)} shards{gone}",
-                file=sys.stderr,
-                flush=True,
-            )
+            print_line(f"{self._path}: the data has changed: {num_added:,} new records in {len(added)} shards{gone}")
         return added
 
     def _check_labels(self, plan: Plan) -> None:

@@ -16,7 +16,6 @@ float32 and a few in the half precisions.
 
 from __future__ import annotations
 
-import sys
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -39,10 +38,12 @@ from teachonce.pixels.render import RecordView, ViewReader, render_views
 from teachonce.records.discovery import open_records
 from teachonce.records.source import Location
 from teachonce.rng import generator
+from teachonce.storage.resume import plan_differences
 from teachonce.store.join import StoreJoin
 from teachonce.store.store import Store
 from teachonce.store.stored_views import StoredViews
 from teachonce.store.tables import Sample, count_hits, pixels_hash
+from teachonce.terminal import print_line
 
 MAX_TOP1_BLOCKS = 256
 VERIFY_BLOCK_RECORDS = 64
@@ -286,9 +287,17 @@ def _check(config: VerifyConfig, verdict: Verdict) -> None:
         return
     spec = config.teacher or store.plan.teacher["spec"]
     if spec == "none":
-        print("verify: logits imported from CSV, no teacher to ask; give --teacher to compare", file=sys.stderr)
+        print_line("verify: logits imported from CSV, no teacher to ask; give --teacher to compare")
         return
-    teacher = load_model(spec, device=config.device, precision=store.plan.teacher.get("precision", "float32"))
+    try:
+        teacher = load_model(spec, device=config.device, precision=store.plan.teacher.get("precision", "float32"))
+    except TeachonceError as error:
+        if config.teacher is not None:
+            raise
+        raise type(error)(
+            f"{error}; this is the teacher of the store's plan, {spec}, whose paths count from the folder where it was "
+            "extracted: give --teacher with where it is now, or --samples 0 to check without it"
+        ) from error
     _check_teacher(store, teacher)
     positions = _draw_positions(join, config)
     verdict.num_logits = len(positions)
@@ -296,13 +305,11 @@ def _check(config: VerifyConfig, verdict: Verdict) -> None:
 
 
 def _check_teacher(store: Store, teacher: Classifier) -> None:
-    for field, found in (
-        ("weights_sha256", teacher.weights_sha256),
-        ("preprocessing", teacher.preprocessing.to_json()),
-    ):
-        expected = store.plan.teacher.get(field)
-        if expected is not None and found != expected:
-            raise CheckError(f"{store.path}: {field} of the teacher was {expected}, now {found}: another teacher")
+    found = {"weights_sha256": teacher.weights_sha256, "preprocessing": teacher.preprocessing.to_json()}
+    expected = {name: store.plan.teacher[name] for name in found if store.plan.teacher.get(name) is not None}
+    differences = plan_differences(expected, {name: found[name] for name in expected})
+    if differences:
+        raise CheckError(f"{store.path}: another teacher than the one that was asked: {'; '.join(differences)}")
     if teacher.num_classes != store.class_space.num_classes:
         raise CheckError(
             f"{store.path}: logits of {store.class_space.num_classes} classes, the teacher has {teacher.num_classes}"

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from teachonce.inspection.gallery import Gallery, GalleryView, describe_view, format_share, shrink
 from teachonce.inspection.measures import Suspect
 from teachonce.pages.pictures import picture_uri
+from teachonce.terminal import one_line
 from teachonce.views.view import CENTER
 
 SHOWN_PX = 160
@@ -86,7 +87,7 @@ def prepare_view(gallery_view: GalleryView, gallery: Gallery) -> ViewCard:
     is_plain = gallery_view.view == CENTER and gallery.store.num_views == 1
     return ViewCard(
         picture=None if gallery_view.pixels is None else prepare_picture(gallery_view.pixels),
-        filename=gallery_view.filename,
+        filename=one_line(gallery_view.filename),
         shard=gallery.store.shards[gallery_view.shard][0],
         row=gallery_view.row,
         number=gallery_view.number,
@@ -108,7 +109,7 @@ def prepare_suspect(suspect: Suspect, gallery: Gallery) -> SuspectCard:
     pixels = gallery.read_record(suspect.shard, suspect.row)
     return SuspectCard(
         picture=None if pixels is None else prepare_picture(pixels),
-        filename=gallery.store.read_filenames(suspect.shard)[suspect.row],
+        filename=one_line(gallery.store.read_filenames(suspect.shard)[suspect.row]),
         shard=gallery.store.shards[suspect.shard][0],
         row=suspect.row,
         label=label,

@@ -27,6 +27,7 @@ from teachonce.rng import generator
 from teachonce.store.join import StoreJoin, invert_labels
 from teachonce.store.store import Store
 from teachonce.store.stored_views import StoredViews
+from teachonce.terminal import one_line
 from teachonce.views.operations import Operation
 from teachonce.views.view import RELATIVE_ONE, Box, View
 
@@ -90,7 +91,7 @@ class Gallery:
         own = int(self._own_labels[label]) if 0 <= label < len(self._own_labels) else -1
         if classes is None or not 0 <= own < len(classes.texts):
             return f"label {label}"
-        return classes.texts[own]
+        return one_line(classes.texts[own])
 
     def choose_positions(self, count: int) -> list[tuple[int, int, int]]:
         """(shard, row, view) of ``count`` records spread evenly over the store, each in a view drawn for it."""

@@ -13,6 +13,7 @@ from teachonce.runs.metrics import METRIC_COLUMNS
 from teachonce.runs.run import Run, holds_run
 from teachonce.storage.files import locate, open_storage
 from teachonce.store.plan_files import holds_store
+from teachonce.terminal import as_text
 
 EPOCHS_SHOWN = 8
 
@@ -81,4 +82,4 @@ def render_run(run: Run) -> str:
         for row in rows[-EPOCHS_SHOWN:]:
             cells = [f"{row[name]:.4g}" if row[name] is not None else "-" for name in columns]
             lines.append("  " + "  ".join(cell.rjust(width) for cell, width in zip(cells, widths, strict=True)))
-    return "\n".join(lines)
+    return as_text(lines)

@@ -26,6 +26,7 @@ from teachonce.records.source import Buffer, RecordSource, record_key
 from teachonce.records.tfrecord.framing import describe_record, read_tfrecords
 from teachonce.records.tfrecord.tf_example import Feature, decode_example
 from teachonce.storage.files import open_storage
+from teachonce.terminal import as_text
 
 LINES_SHOWN = 16
 
@@ -64,7 +65,7 @@ def render_records(summary: dict[str, Any]) -> str:
     lines = [f"{summary['path']}: records"]
     for split in summary["splits"]:
         lines += ["", *_render_split(split)]
-    return "\n".join(lines)
+    return as_text(lines)
 
 
 def _summarize_split(source: RecordSource, num_workers: int) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from teachonce.inspection.measures import measure_store
 from teachonce.store.manifests import missing_files, visible_views
 from teachonce.store.plan_files import read_plan
 from teachonce.store.store import Store
+from teachonce.terminal import as_text
 
 SHARDS_SHOWN = 16
 
@@ -114,7 +115,7 @@ def render_store(summary: dict[str, Any]) -> str:
         f"  coverage  {coverage}",
     ]
     if num_views == 0:
-        return "\n".join(lines)
+        return as_text(lines)
     columns = ", ".join(f"{name} {size:g}" for name, size in summary["bytes_per_view_by_column"].items())
     lines += [
         f"  bytes     {summary['bytes']:,}, {summary['bytes_per_view']:,.0f} a view ({columns})",
@@ -142,7 +143,7 @@ def render_store(summary: dict[str, Any]) -> str:
             )
         )
         lines.append(f"  ... {len(shards) - SHARDS_SHOWN} more (--json shows all){spread}")
-    return "\n".join(lines)
+    return as_text(lines)
 
 
 def describe_entry(entry: dict[str, Any]) -> str:

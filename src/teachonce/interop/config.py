@@ -4,9 +4,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from teachonce.codecs.options import KEPT_CLASSES, CodecName
-from teachonce.options import Positional, check_applicable, only_with, require
+from teachonce.options import (
+    Count,
+    CountOrNone,
+    Label,
+    Logit,
+    NumClasses,
+    Positional,
+    Range,
+    Seed,
+    check_applicable,
+    check_ranges,
+    only_with,
+)
+
+_NumShards = Annotated[int, Range(1, 99_999, "at least 1, at most 99999 (the names have five digits)")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +34,7 @@ class RecordsConfig:
     """Folder for the TFRecord shards; created if missing."""
     split: str = "train"
     """Which split to convert; also the prefix of the shard names."""
-    shards: int = 1
+    shards: _NumShards = 1
     """Number of shards (ImageNet: 1024 for train, 128 for validation)."""
     labels: Path | None = None
     """Class names (synsets), one a line; line N is label N, 0 is background. Default: the sorted class folders."""
@@ -31,21 +46,19 @@ class RecordsConfig:
     """Bounding boxes: a CSV (name,xmin,ymin,xmax,ymax, relative to the image) or a folder of ILSVRC XML files."""
     logits: Path | None = None
     """A store, or a folder of the walkthrough's CSV files: each record gets its teacher logits as image/logit."""
-    background_logit: float = float("-inf")
+    background_logit: Logit = float("-inf")
     """Logit for classes that the teacher does not know; 0 reproduces the walkthrough's files (and takes real mass)."""
     keep: bool = False
     """Keep the bytes of every image, so that a record's key is that of its file. Otherwise PNG, WebP, BMP, PPM and JPEG
     in CMYK become RGB JPEGs, as with TF-slim's builder. With it image/format says what each one is; TensorFlow's
     decode_image reads all of them but PPM (older versions: but WebP). GIF is refused either way."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the shuffle."""
-    num_workers: int = 0
+    num_workers: CountOrNone = 0
     """Processes that write shards; 0 means one a core, fewer where there is little to do."""
 
     def __post_init__(self) -> None:
-        require(self.shards >= 1, "--shards", self.shards, "at least 1")
-        require(self.shards <= 99_999, "--shards", self.shards, "at most 99999 (the names have five digits)")
-        require(self.num_workers >= 0, "--num-workers", self.num_workers, "0 (one a core) or more")
+        check_ranges(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,18 +71,17 @@ class MergeConfig:
     """Folder of the TFRecords that the store was extracted from."""
     out: Path
     """Folder for the merged shards; finished shards are kept, missing ones are made."""
-    view: int = 0
+    view: CountOrNone = 0
     """Which view's logits to insert."""
-    background_logit: float = float("-inf")
+    background_logit: Logit = float("-inf")
     """Logit for classes that the teacher does not know; 0 reproduces the walkthrough's files (and takes real mass)."""
-    num_workers: int = 0
+    num_workers: CountOrNone = 0
     """Processes that write shards; 0 means one a core, fewer where there is little to do."""
     trust: bool = False
     """Do not compare the store's blocks with their hashes as they are first read."""
 
     def __post_init__(self) -> None:
-        require(self.view >= 0, "--view", self.view, "0 or more")
-        require(self.num_workers >= 0, "--num-workers", self.num_workers, "0 (one a core) or more")
+        check_ranges(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,18 +98,19 @@ class ImportConfig:
     """Which split."""
     codec: CodecName = "float32"
     """How logits become bytes."""
-    topk: int = only_with(10, KEPT_CLASSES)
+    topk: Count = only_with(10, KEPT_CLASSES)
     """Codec topk: classes that are kept."""
-    drop: int = 0
+    drop: CountOrNone = 0
     """Numbers to leave out at the start of each line: 1 for the original's EfficientNet files (a made-up class)."""
-    offset: int | None = None
+    offset: Label | None = None
     """Data label of the first number that is kept. Default: 0, or 1 where only the data has a background class."""
-    num_classes: int | None = None
+    num_classes: NumClasses | None = None
     """Classes of the data, background included. Default: from the data, else the CSV's classes + offset."""
     repair: bool = False
     """First compare every byte of the store's files, and import those again that are damaged."""
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         check_applicable(self)
 
 

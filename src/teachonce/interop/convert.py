@@ -17,7 +17,6 @@ Images are not resized: that is the reader's decision, and it can be made only o
 
 from __future__ import annotations
 
-import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -51,6 +50,7 @@ from teachonce.storage.files import atomic_write, open_storage
 from teachonce.storage.names import check_component
 from teachonce.storage.resume import PlanFile
 from teachonce.storage.storage import Storage
+from teachonce.terminal import print_line
 
 WORKER_IMAGES = 2000
 """Images for which it pays to start one more process: it takes about as long as to write half of them."""
@@ -96,10 +96,10 @@ def convert_records(config: RecordsConfig) -> None:
     with progress("records", len(listing), done=done) as advance:
         num_others = sum(num for _, num in run_jobs(build, jobs, num_workers=num_workers, report=advance))
     open_storage(config.out).remove_temporaries()
-    print(f"{config.out}: {len(listing):,} {config.split} records in {config.shards} shards", file=sys.stderr)
+    print_line(f"{config.out}: {len(listing):,} {config.split} records in {config.shards} shards")
     if num_others:
         done_to = "kept as they are" if config.keep else "encoded anew"
-        print(f"records: {num_others} images were no RGB or grey JPEG and were {done_to}", file=sys.stderr)
+        print_line(f"records: {num_others} images were no RGB or grey JPEG and were {done_to}")
 
 
 def list_labeled_images(config: RecordsConfig) -> tuple[ImageListing, NDArray[np.int32], ClassTable]:

@@ -9,6 +9,7 @@ when reading such files. About 20 kB an image, which is why a store is better.
 
 from __future__ import annotations
 
+import warnings
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
@@ -31,7 +32,7 @@ from teachonce.interop.csv_join import LineClaims
 from teachonce.interop.csv_table import CsvTable
 from teachonce.records.class_space import ClassSpace, map_logits
 from teachonce.records.discovery import open_records
-from teachonce.records.source import RecordSource
+from teachonce.records.source import RecordSource, choose_data_classes
 from teachonce.storage.files import atomic_write, exists, open_storage
 from teachonce.storage.names import check_component
 from teachonce.store.begin import begin_store
@@ -41,6 +42,7 @@ from teachonce.store.plan_files import holds_store, read_plan
 from teachonce.store.repair import remove_damaged, report_repaired
 from teachonce.store.store import Store
 from teachonce.store.tables import StoreWriter, read_records
+from teachonce.terminal import print_line
 from teachonce.versions import library_versions
 from teachonce.views.policy import CenterPolicy, policy_to_json
 
@@ -117,6 +119,8 @@ def _refuse_shared_basenames(store: Store) -> None:
         )
 
 
+NEAR_CHANCE = 0.1
+"""Top-1 below which logits are not believed without a word, as an extraction's gate."""
 IMPORT_BLOCK_RECORDS = 64
 """Lines that are turned into numbers at once: about 1 MB."""
 CLAIMED_RECORDS = 32
@@ -131,7 +135,7 @@ def import_csv(config: ImportConfig) -> None:
     CSV files.
     """
     source = open_records(config.data, config.split)
-    data_classes = config.num_classes or (len(source.classes.names) if source.classes is not None else None)
+    data_classes = choose_data_classes(config.num_classes, source)
     table = CsvTable(config.csv, split=config.split, data_classes=data_classes, offset=config.offset, drop=config.drop)
     claims = LineClaims(table.lines, config.data, lambda index: source.read_record(*source.locate(index)).filename)
     if len(table) != source.num_records:
@@ -169,6 +173,7 @@ def import_csv(config: ImportConfig) -> None:
     claims.check_all()
     finalize_store(config.out)
     open_storage(config.out).remove_temporaries()
+    _report_top1(config)
 
 
 def _describe_csv(table: CsvTable) -> dict[str, Any]:
@@ -201,6 +206,20 @@ def _refuse_other_csv(config: ImportConfig, plan: Plan) -> None:
     if found:
         raise PlanMismatchError(
             f"{config.out}: {'; '.join(found)}: a store holds one teacher; choose another --out, or give those again"
+        )
+
+
+def _report_top1(config: ImportConfig) -> None:
+    """Say how often the likeliest class is the label: the one figure that shows a CSV whose classes are shifted."""
+    store = Store(config.out)
+    hits = [store.read_hits(shard, (0, 0)) or [0] for shard in range(len(store.shards))]
+    top1 = sum(map(sum, hits)) / store.num_records
+    print_line(f"import: top-1 {top1:.3f} of {config.csv} on {store.num_records:,} records")
+    if top1 < NEAR_CHANCE:
+        warnings.warn(
+            f"top-1 {top1:.3f} of {config.csv} on {store.num_records:,} records is near chance: are "
+            "--offset, --drop and the class order right?",
+            stacklevel=2,
         )
 
 

@@ -1,12 +1,14 @@
 """The lines of the walkthrough's CSV files, found by basename: an index of 40 bytes a line, nothing else in memory.
 
-``SPLIT-0.csv``, ``SPLIT-1.csv``, ...: ``basename,number,number,...``, without a header. Every line is checked once,
-when the index is made: as many numbers as the first has, a name, a line break at its end. A basename that occurs twice
-is refused with its name: which of the two would be meant?
+``SPLIT-0.csv``, ``SPLIT-1.csv``, ...: ``basename,number,number,...``, without a header; of a path the basename counts,
+quotes and a byte order mark are left out. Every line is checked once, when the index is made: as many numbers as the
+first has, a name, a line break at its end. A basename that occurs twice is refused with its name: which of the two
+would be meant?
 """
 
 from __future__ import annotations
 
+import re
 from array import array
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -24,6 +26,7 @@ from teachonce.storage.storage import Reader
 MAX_LINE_BYTES = 1 << 24
 """The logits of 21,841 classes take half a megabyte; a file that holds something else may have no line break at all."""
 _COMMA = ord(",")
+_QUOTED = re.compile(rb'"((?:[^"]|"")*)"(?:,|$)')
 
 
 class _Line(NamedTuple):
@@ -56,7 +59,9 @@ class CsvLines:
         hasher = xxhash.xxh3_128()
         # Machine integers, not Python's: ImageNet has 1.28 million lines, and memory shall stay small.
         hashes, line_hashes, ranges = array("Q"), array("Q"), array("q")
+        self._first_name = ""
         for line in self._scan(hasher):
+            self._first_name = self._first_name or line.name.decode(errors="backslashreplace")
             hashes.append(_hash(line.name))
             line_hashes.append(_hash(line.whole))
             ranges.extend((line.file_index, line.start, len(line.whole)))
@@ -86,7 +91,8 @@ class CsvLines:
         if len(missing):
             raise LogitsError(
                 f"{filenames[missing[0]] or 'an image without a name'}: no line in {self._storage.describe()} "
-                f"({len(self._files)} files, {len(self)} lines); the CSV is incomplete or of other data"
+                f"({len(self._files)} files, {len(self)} lines, the first of {self._first_name!r}); the CSV is "
+                "incomplete or of other data"
             )
         return at
 
@@ -102,8 +108,8 @@ class CsvLines:
                 f"{self.describe(at)}: another line than when the file was opened ({len(line)} bytes, were "
                 f"{num_bytes}): it was changed; run again"
             )
-        name, _, numbers = line.rstrip(b"\r\n").partition(b",")
-        return name.decode(), numbers
+        name, numbers = _take_apart(line)
+        return name.decode(errors="backslashreplace"), numbers
 
     def describe(self, at: int) -> str:
         """Where a line is, for messages."""
@@ -122,7 +128,7 @@ class CsvLines:
                             "bytes without a line break; expected a name and its logits"
                         )
                     hasher.update(line)
-                    name, _, numbers = line.rstrip(b"\r\n").partition(b",")
+                    name, numbers = _take_apart(line)
                     if name or numbers:
                         self._check_line(file_name, line_number, name, numbers, line)
                         yield _Line(file_index, start, line, name, numbers)
@@ -163,6 +169,16 @@ class CsvLines:
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
         self._readers = self._open_readers()
+
+
+def _take_apart(line: bytes) -> tuple[bytes, bytes]:
+    """Basename and numbers; spreadsheets put a byte order mark before the first line, and quotes around fields."""
+    text = line.rstrip(b"\r\n").removeprefix(b"\xef\xbb\xbf")
+    if quoted := _QUOTED.match(text):
+        name, numbers = quoted[1].replace(b'""', b'"'), text[quoted.end() :]
+    else:
+        name, _, numbers = text.partition(b",")
+    return name.rpartition(b"/")[2], numbers.replace(b'"', b"") if b'"' in numbers else numbers
 
 
 def _hash(data: bytes) -> int:

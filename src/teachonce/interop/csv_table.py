@@ -12,6 +12,7 @@ from pyarrow import csv
 
 from teachonce.errors import ConfigError, LogitsError
 from teachonce.interop.csv_lines import CsvLines
+from teachonce.options import parse_number
 from teachonce.records.class_space import ClassSpace, resolve_offset
 
 _ONE_COLUMN = csv.ReadOptions(column_names=["logit"], use_threads=False, block_size=1 << 22)
@@ -52,7 +53,8 @@ class CsvTable:
         name, text = self.lines.read(at)
         try:
             with np.errstate(over="ignore"):  # a number too large becomes inf, which is refused below
-                logits = np.array(text.decode().split(",")[self.drop :], np.float64).astype(np.float32)
+                numbers = [parse_number(word.strip()) for word in text.decode().split(",")[self.drop :]]
+                logits = np.array(numbers, np.float64).astype(np.float32)
         except ValueError as error:
             raise LogitsError(f"{self.lines.describe(at)} ({name}): {error}; expected numbers") from error
         if not np.isfinite(logits).all():

@@ -27,6 +27,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from teachonce.errors import ConfigError, RecordError
+from teachonce.options import parse_number
 from teachonce.records.listing import ImageListing
 from teachonce.storage.files import locate, open_storage
 from teachonce.storage.storage import Storage
@@ -145,7 +146,7 @@ class CsvBoxes:
                 continue
             name, *texts = line.strip().rsplit(",", 4)
             try:
-                xmin, ymin, xmax, ymax = map(float, texts)
+                xmin, ymin, xmax, ymax = map(parse_number, map(str.strip, texts))
             except ValueError:
                 raise ConfigError(f"{path} line {number}: {line[:60]!r}, expected '{_CSV_HEADER}'") from None
             if not (0 <= xmin <= xmax <= 1 and 0 <= ymin <= ymax <= 1):
@@ -249,7 +250,7 @@ def _xml_number(element: ElementTree.Element, name: str) -> float:
     text = element.findtext(name)
     if text is None:
         raise ValueError(f"no {name}")
-    return float(text)
+    return parse_number(text.strip())
 
 
 def _hash_name(name: str) -> int:

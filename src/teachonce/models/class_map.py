@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from jaxtyping import Float
+from numpy.typing import NDArray
 from torch import Tensor
 
 from teachonce.records.class_space import ClassSpace, Outputs, shared_classes
@@ -17,6 +19,12 @@ def map_tensor(logits: Float[Tensor, "B S"], source: ClassSpace, target: ClassSp
     of_source, of_target = shared_classes(source, target)
     mapped[:, _index(of_target)] = logits[:, _index(of_source)]
     return mapped
+
+
+def as_rows(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Logits [B, C] of an output that has them as a map of one pixel: [B, C, 1, 1], or [B, 1, 1, C]."""
+    is_one_pixel = logits.ndim > 2 and max(logits.shape[1:]) == np.prod(logits.shape[1:])
+    return logits.reshape(len(logits), -1) if is_one_pixel else logits
 
 
 def _index(outputs: Outputs) -> slice | Tensor:

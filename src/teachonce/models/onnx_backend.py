@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from teachonce.errors import ConfigError, MissingExtraError, ModelError, NoGpuError
+from teachonce.models.class_map import as_rows
 from teachonce.models.spec import LoadedModel, ModelSpec, first_line, resolve_size
 from teachonce.pixels.preprocessing import Preprocessing
 from teachonce.storage.files import locate
@@ -69,7 +70,7 @@ def load_onnx_file(
         array = images.cpu().numpy()
         array = np.ascontiguousarray(array.round() if dtype == np.uint8 else array).astype(dtype, copy=False)
         parts = [session.run([result], {source: part})[0][:kept] for part, kept in _in_batches(array, batch)]
-        return torch.from_numpy(np.concatenate(parts).astype(np.float32, copy=False))
+        return torch.from_numpy(as_rows(np.concatenate(parts).astype(np.float32, copy=False)))
 
     metadata = session.get_modelmeta().custom_metadata_map
     preprocessing = _read_preprocessing(metadata, path) or _common_preprocessing(

@@ -25,6 +25,7 @@ import torch
 
 from teachonce.errors import ConfigError, MissingExtraError, ModelError, NoGpuError, TeachonceError
 from teachonce.llvm import import_tensorflow
+from teachonce.models.class_map import as_rows
 from teachonce.models.savedmodel_graph import find_outside_operations
 from teachonce.models.spec import LoadedModel, ModelSpec, first_line, parse_model_spec, resolve_size
 from teachonce.models.torch_backend import load_library_model
@@ -148,7 +149,7 @@ def _load_folder(
         array = np.ascontiguousarray(array, dtype=tensor.dtype.as_numpy_dtype)
         with tensorflow.device(place):
             logits = function(**{source: tensorflow.constant(array)})[result]
-        return torch.from_numpy(np.array(logits.numpy(), np.float32))
+        return torch.from_numpy(as_rows(np.array(logits.numpy(), np.float32)))
 
     # The function reads variables that ``model`` owns; without this they would be collected.
     forward.model = model  # type: ignore[attr-defined]

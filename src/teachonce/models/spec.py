@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from teachonce.errors import ConfigError, ModelError
+from teachonce.options import parse_integer, parse_number
 from teachonce.pixels.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
@@ -160,15 +161,16 @@ def _suggest(word: str, known: Iterable[str]) -> str:
 
 
 def _parse_count(value: str) -> int:
-    if not value.isdecimal() or int(value) < 1:
+    if not re.fullmatch("0*[1-9][0-9]{0,8}", value):
         raise ValueError("expected a whole number of at least 1")
     return int(value)
 
 
 def _parse_integer(value: str) -> int:
-    if not re.fullmatch(r"[+-]?\d+", value):
-        raise ValueError("expected a whole number")
-    return int(value)
+    number = parse_integer(value)
+    if abs(number) >= 2**31:
+        raise ValueError("expected a label of the data")
+    return number
 
 
 def _parse_fraction(value: str) -> float:
@@ -179,10 +181,10 @@ def _parse_fraction(value: str) -> float:
 
 
 def _parse_number(value: str) -> float:
-    try:
-        return float(value)
-    except ValueError:
-        raise ValueError(f"'{value}' is no number") from None
+    number = parse_number(value)
+    if not abs(number) <= 1e30:
+        raise ValueError("expected a finite number")
+    return number
 
 
 def _parse_triple(value: str) -> tuple[float, float, float]:

@@ -15,6 +15,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from teachonce.pages.charts import COLORS
+from teachonce.terminal import shorten_words, visible
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -34,6 +35,7 @@ def environment() -> Environment:
     found = Environment(
         loader=PackageLoader("teachonce", ""),
         autoescape=True,
+        finalize=_finalize,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -42,3 +44,12 @@ def environment() -> Environment:
     found.filters["formatted"] = format
     found.globals["colors"] = COLORS
     return found
+
+
+def _finalize(value: Any) -> Any:
+    if hasattr(value, "__html__"):
+        # Charts, and what macros have joined: names within it are escaped as HTML already.
+        return type(value)(visible(value, keep="\n\t"))
+    if type(value) is not str or value.startswith("data:"):
+        return value
+    return shorten_words(visible(value, keep="\n\t"))

@@ -6,6 +6,7 @@ sorted class names, from 0. Images are read, not decoded.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -56,7 +57,7 @@ class FolderSource(RecordSource):
     def _describe_shard(self, name: str, start: int) -> ShardInfo:
         rows = range(start, min(start + FOLDER_SHARD_RECORDS, len(self._listing)))
         num_bytes = 0
-        identity = xxhash.xxh3_128(self._storage.describe().encode())
+        identity = xxhash.xxh3_128(os.fsencode(self._storage.describe()))
         for index in rows:
             image = self._listing.relative_name(index)
             try:

@@ -11,6 +11,7 @@ and refused when it is read.
 from __future__ import annotations
 
 import os
+import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -111,6 +112,12 @@ def list_images(root: Path, folders: Sequence[str]) -> ImageListing:
     for number, folder in enumerate(folders):
         found = _list_folder(root / folder, others)
         if not found:
+            below = open_storage(root / folder).list_folder().folders
+            if below:
+                raise RecordError(
+                    f"{root / folder}: holds no image itself, but {len(below)} folders, such as {sorted(below)[0]}; "
+                    "expected SPLIT/CLASS/IMAGE: move the images one folder up"
+                )
             raise RecordError(
                 f"{root / folder}: holds no image ({', '.join(sorted(IMAGE_SUFFIXES))}), expected at least one; "
                 "fill the folder or remove it"
@@ -143,7 +150,18 @@ def _check_name(folder: Path, name: str) -> str:
     try:
         name.encode()
     except UnicodeEncodeError:
-        raise RecordError(f"{folder}: the name {os.fsencode(name)!r} is not UTF-8; rename it") from None
+        raise RecordError(f"{folder}: {_describe_undecoded(os.fsencode(name))}") from None
     if "\n" in name:
         raise RecordError(f"{folder}: the name {name!r} has a line break; rename it")
     return name
+
+
+def _describe_undecoded(name: bytes) -> str:
+    try:
+        text = name.decode()
+    except UnicodeDecodeError:
+        return f"the name {name!r} is not UTF-8; rename it"
+    return (
+        f"the name {text!r} is UTF-8, but this process reads names as {sys.getfilesystemencoding()}: set PYTHONUTF8=1, "
+        "or LC_ALL=C.UTF-8"
+    )

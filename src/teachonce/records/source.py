@@ -24,6 +24,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from teachonce.engine.buffers import BufferPool
+from teachonce.errors import ConfigError
 from teachonce.records.class_table import ClassTable
 
 Buffer = bytes | memoryview
@@ -167,3 +168,14 @@ def parse_shard_name(name: str) -> tuple[str, int, int] | None:
     """Split, index and count that made a ``shard_name``; None for other names."""
     match = _SHARD_NAME.fullmatch(name)
     return (match[1], int(match[2]), int(match[3])) if match else None
+
+
+def choose_data_classes(given: int | None, source: RecordSource) -> int | None:
+    """Classes of the data, background included: as ``--num-classes`` says, or the data; None where neither does.
+
+    Raises ConfigError where the two differ: a student of this data would refuse what is made for another number.
+    """
+    known = None if source.classes is None else len(source.classes.names)
+    if given is not None and known is not None and given != known:
+        raise ConfigError(f"--num-classes {given}: the data has {known} classes; leave it out")
+    return known if given is None else given

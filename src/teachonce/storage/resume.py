@@ -89,7 +89,12 @@ class PlanFile:
 
 
 def plan_differences(
-    old: Mapping[str, Any], new: Mapping[str, Any], may_differ: frozenset[str] = frozenset(), prefix: str = ""
+    old: Mapping[str, Any],
+    new: Mapping[str, Any],
+    may_differ: frozenset[str] = frozenset(),
+    prefix: str = "",
+    *,
+    words: tuple[str, str] = ("was", "now"),
 ) -> list[str]:
     """One phrase for each setting in which two JSON objects differ, those aside that may, in the order of ``new``."""
     phrases: list[str] = []
@@ -98,12 +103,12 @@ def plan_differences(
         if before == now or name in may_differ:
             continue
         if isinstance(before, dict) and isinstance(now, dict):
-            phrases += plan_differences(before, now, may_differ, f"{name}.")
+            phrases += plan_differences(before, now, may_differ, f"{name}.", words=words)
         elif isinstance(before, list) and isinstance(now, list) and len(str(before)) > SHOWN_CHARACTERS:
             num_different = sum(a != b for a, b in zip(before, now, strict=False)) + abs(len(before) - len(now))
             phrases.append(f"{name}: {num_different} of {max(len(before), len(now))} entries differ")
         else:
-            phrases.append(f"{name} was {_brief(before)}, now {_brief(now)}")
+            phrases.append(f"{name} {words[0]} {_brief(before)}, {words[1]} {_brief(now)}")
     return phrases
 
 

@@ -25,6 +25,7 @@ from teachonce.records.data_keys import DataKeys
 from teachonce.records.key_index import SORTED_AT_ONCE
 from teachonce.records.selection import SelectedSource
 from teachonce.records.source import NO_LABEL, Location, Record, RecordSource
+from teachonce.storage.resume import plan_differences
 from teachonce.store.store import Store
 
 SAMPLED_LABELS = 32
@@ -314,16 +315,17 @@ def check_same_policy(first: Store, other: Store) -> None:
 
     Classes are compared by number where one of them does not name them; by name each is joined with the data.
     """
-    names = (first.plan.class_names, other.plan.class_names)
-    compared: list[tuple[str, Any, Any]] = [("policy", first.plan.policy, other.plan.policy)]
-    if None in names:
-        compared.append(("data classes", first.plan.data_classes, other.plan.data_classes))
-    for name, a, b in compared:
-        if a != b:
-            raise StoreError(
-                f"{other.path}: {name} {b}, {first.path} has {a}: the teachers looked at other views, nothing to "
-                f"average; extract with --views-of {first.path}"
-            )
+    plans = [store.plan for store in (first, other)]
+    there, here = ({"policy": plan.policy, "data_classes": plan.data_classes} for plan in plans)
+    is_named = None not in (first.plan.class_names, other.plan.class_names)
+    differences = plan_differences(
+        there, here, frozenset({"data_classes"} if is_named else ()), words=("there", "here")
+    )
+    if differences:
+        raise StoreError(
+            f"{other.path}: other views than {first.path} (there): {'; '.join(differences)}: nothing to average; "
+            f"extract with --views-of {first.path}"
+        )
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ put together from hashes that each file has carried since it was written, and al
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -20,6 +19,7 @@ from teachonce.store.manifests import Manifests, index_file, manifest_name
 from teachonce.store.plan import Group, Plan, records_file
 from teachonce.store.plan_files import read_plans
 from teachonce.store.tables import check_file
+from teachonce.terminal import print_line
 
 
 class Damage(NamedTuple):
@@ -69,10 +69,9 @@ def remove_damaged(path: Path) -> list[Damage]:
 
 def report_repaired(path: Path, damaged: Sequence[Damage]) -> None:
     """Say on stderr what was removed."""
-    print(f"{path}: {len(damaged)} damaged files" + (" are made again:" if damaged else ""), file=sys.stderr)
+    print_line(f"{path}: {len(damaged)} damaged files" + (" are made again:" if damaged else ""))
     for _, reason in damaged:
-        print(f"  {reason}", file=sys.stderr)
-    sys.stderr.flush()
+        print_line(f"  {reason}")
 
 
 def _files(plan: Plan, part: int, group: Group | None) -> Iterator[tuple[str, int | None]]:

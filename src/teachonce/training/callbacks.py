@@ -27,6 +27,7 @@ from teachonce.errors import ModelError
 from teachonce.runs.metrics import METRIC_COLUMNS, Row, write_metrics
 from teachonce.runs.run import BEST_CHECKPOINT, LAST_CHECKPOINT, TENSORBOARD_NAME
 from teachonce.storage.files import atomic_write, locate, open_storage
+from teachonce.terminal import print_line
 from teachonce.training.student_module import StudentModule
 
 EPOCH_LINE_SECONDS = 2.0
@@ -130,7 +131,7 @@ class EpochRecorder(Checkpoint):
         if not is_last and time.monotonic() - self._last_line < EPOCH_LINE_SECONDS:
             return
         self._last_line = time.monotonic()
-        print(f"train: {describe_row(self.rows[-1], self.num_epochs)}", file=sys.stderr, flush=True)
+        print_line(f"train: {describe_row(self.rows[-1], self.num_epochs)}")
 
 
 class TeacherPassed(Callback):

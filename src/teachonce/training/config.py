@@ -10,17 +10,42 @@ other option that cannot apply is an error.
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, Self, cast
+from typing import Annotated, Any, Literal, Self, cast
 
 from teachonce.losses.options import MixupType
 from teachonce.models.options import Precision
-from teachonce.options import Condition, Repeated, check_applicable, flag, given_options, only_with, require, to_json
+from teachonce.options import (
+    Condition,
+    Count,
+    CountOrNone,
+    FractionBelowOne,
+    Label,
+    NumClasses,
+    PositiveFraction,
+    Range,
+    Repeated,
+    Seed,
+    Weight,
+    check_applicable,
+    given_options,
+    only_with,
+    parse_number,
+    require,
+    to_json,
+)
 from teachonce.training.recipes import build_recipe, recipe_options
 from teachonce.views.options import MixOptions, ViewOrderName
 
+_Temperature = Annotated[float, Range(0.01, 1000, "0 (no KD), or from 0.01 to 1000", also=(0,))]
+_Rate = Annotated[float, Range(0, 1e4, "more than 0, at most 10000", excludes_least=True)]
+_MinRate = Annotated[float, Range(0, 1e4, "0 or more, at most 10000")]
+_Decay = Annotated[float, Range(0, 1000, "0 or more, at most 1000")]
+_Norm = Annotated[float, Range(0, 1e30, "more than 0, and finite (leave it out for no clipping)", excludes_least=True)]
+_Epochs = Annotated[float, Range(0, 1e6, "more than 0, at most 1000000", excludes_least=True)]
 ScheduleName = Literal["cosine", "step", "exponential", "polynomial", "piecewise", "fixed"]
 
 
@@ -59,7 +84,7 @@ class TrainingOptions(MixOptions):
     """Split to evaluate on after each epoch; 'none' for no evaluation."""
     validation_data: Path | None = only_with(None, _VALIDATION)
     """Folder of the validation split, where it is not in --data."""
-    validation_epochs: int = 1
+    validation_epochs: Count = 1
     """Epochs between two evaluations; the last epoch is always evaluated, so it must divide --epochs."""
     policy: Literal["crop", "crop+randaugment", "crop+autoaugment"] = "crop"
     """What the student's own views are drawn from, where none are replayed."""
@@ -67,71 +92,71 @@ class TrainingOptions(MixOptions):
     """--mixup-alpha without an online teacher: batch (one share for the batch), or the walkthrough's types with a share
     for each image: 1 (twice as many records are read and mixed in pairs, so each is drawn twice an epoch), 2 (the
     halves of the batch are mixed with each other)."""
-    kd_temp: float | None = only_with(None, _KD_LOSS)
+    kd_temp: _Temperature | None = only_with(None, _KD_LOSS)
     """Temperature of the KD loss; 0 is no KD. Default: 1 where teacher logits are given."""
-    kd_weight: float = only_with(1.0, _TEACHER)
+    kd_weight: Weight = only_with(1.0, _TEACHER)
     """Weight of the KD loss."""
-    label_weight: float = 1.0
+    label_weight: Weight = 1.0
     """Weight of the label cross-entropy."""
-    label_smoothing: float = only_with(0.0, _LABEL_LOSS)
+    label_smoothing: FractionBelowOne = only_with(0.0, _LABEL_LOSS)
     """Label smoothing of the label cross-entropy."""
-    epochs: int = 100
+    epochs: Count = 100
     """Epochs to train."""
-    batch_size: int = 256
+    batch_size: Count = 256
     """Images a step and device, at most: an epoch's images are split evenly over its steps, none is left out."""
-    accumulate: int = 1
+    accumulate: Count = 1
     """Batches an update: their gradients are accumulated, as if --batch-size were so many times as large, for what does
     not fit into the device's memory at once. Batch norms and mixup are still of --batch-size images."""
-    shuffle_shards: int | None = None
+    shuffle_shards: Count | None = None
     """For slow disks and remote data: an epoch permutes the shards and shuffles records in a window of so many of them,
     so that few are read at a time. Default: all records at once."""
-    size: int = 224
+    size: Count = 224
     """Side of the student's input in pixels."""
-    eval_size: int | None = None
+    eval_size: Count | None = None
     """Side of the input at evaluation. Default: --size."""
-    eval_crop_frac: float = only_with(0.875, _NO_RESIZE)
+    eval_crop_frac: PositiveFraction = only_with(0.875, _NO_RESIZE)
     """Evaluation: the shorter side is resized to size / this, then the centre is cropped (1: no margin)."""
-    eval_resize: int | None = None
+    eval_resize: Count | None = None
     """Evaluation: the shorter side is resized to so many pixels, instead of --eval-crop-frac (the walkthrough's second
     crop is size + 1: --eval-size 256 --eval-resize 257)."""
-    bn_momentum: float | None = None
+    bn_momentum: PositiveFraction | None = None
     """Momentum of all the student's batch norms: the weight of a batch in their running statistics, PyTorch's number
     (TensorFlow's 0.997 is 0.003 here). Default: the architecture's."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
     """sgd (classical momentum) or adamw; weight decay is not applied to norms and biases."""
-    lr: float = 0.1
+    lr: _Rate = 0.1
     """Learning rate at its peak, for the whole batch over all devices."""
-    momentum: float = only_with(0.9, _SGD)
+    momentum: FractionBelowOne = only_with(0.9, _SGD)
     """Momentum of SGD."""
-    weight_decay: float = 1e-4
+    weight_decay: _Decay = 1e-4
     """Weight decay."""
     schedule: ScheduleName = "cosine"
     """Learning rate schedule: cosine and step (timm's: the warm-up replaces their beginning), exponential and
     polynomial (they begin after the warm-up), piecewise, fixed."""
-    warmup_epochs: float = 0.0
+    warmup_epochs: Weight = 0.0
     """Epochs of linear warm-up from 0."""
     warmup_prefix: bool = only_with(False, _schedules("cosine"))
     """Schedule cosine: begin it after the warm-up, over the epochs that are left, as the walkthrough does."""
-    lr_batch: int | None = None
+    lr_batch: Count | None = None
     """--lr is meant for a whole batch of so many images and is scaled linearly to the one in use. Default: as it is."""
-    min_lr: float = only_with(0.0, _schedules("cosine", "polynomial"))
+    min_lr: _MinRate = only_with(0.0, _schedules("cosine", "polynomial"))
     """Schedules cosine, polynomial: learning rate at the end."""
-    step_epochs: int = only_with(30, _schedules("step"))
+    step_epochs: Count = only_with(30, _schedules("step"))
     """Schedule step: epochs between two decays."""
-    step_rate: float = only_with(0.1, _schedules("step"))
+    step_rate: PositiveFraction = only_with(0.1, _schedules("step"))
     """Schedule step: factor of each decay."""
-    decay_epochs: float | None = only_with(None, _schedules("exponential", "polynomial"))
+    decay_epochs: _Epochs | None = only_with(None, _schedules("exponential", "polynomial"))
     """Schedule exponential: epochs between two decays (default: 2); polynomial: epochs of the whole decay (default: all
     after the warm-up)."""
-    decay_rate: float = only_with(0.94, _schedules("exponential"))
+    decay_rate: PositiveFraction = only_with(0.94, _schedules("exponential"))
     """Schedule exponential: factor of each decay."""
-    boundary_epochs: tuple[int, ...] = only_with((30, 60, 80, 90), _schedules("piecewise"))
+    boundary_epochs: tuple[Count, ...] = only_with((30, 60, 80, 90), _schedules("piecewise"))
     """Schedule piecewise: epochs after which the learning rate changes."""
-    boundary_rates: tuple[float, ...] = only_with((1.0, 0.1, 0.01, 0.001, 1e-4), _schedules("piecewise"))
+    boundary_rates: tuple[Weight, ...] = only_with((1.0, 0.1, 0.01, 0.001, 1e-4), _schedules("piecewise"))
     """Schedule piecewise: factors of --lr, one before each boundary and one after the last."""
-    clip_norm: float | None = None
+    clip_norm: _Norm | None = None
     """Clip the gradient's norm to this."""
-    ema_decay: float = 0.0
+    ema_decay: FractionBelowOne = 0.0
     """Decay of the exponential moving average of the weights, which is then evaluated and kept; it is ramped up over
     the first steps; 0 is off."""
     precision: Precision = "float32"
@@ -142,43 +167,21 @@ class TrainingOptions(MixOptions):
     """Keep the student's tensors channels-last."""
     device: str = "auto"
     """auto, cpu, cuda, mps."""
-    num_workers: int = 0
+    num_workers: CountOrNone = 0
     """Threads a device that make batches ahead; 0 makes them when they are needed."""
     in_memory: bool = False
     """Decode every image once and keep the pixels in memory (3 kB a CIFAR image; refused where they do not fit)."""
-    offset: int = 0
+    offset: CountOrNone = 0
     """Data label of the student's class 0; 1 leaves the background class of TFRecords out."""
-    num_classes: int | None = None
+    num_classes: NumClasses | None = None
     """Classes of the data, background included. Default: from the data, the store or the logits."""
-    checkpoint_epochs: int = 1
+    checkpoint_epochs: Count = 1
     """Epochs between two checkpoints."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self.init is None or self.init != self.out, "--init", self.init, "another folder than --out")
-        if self.kd_temp is not None:
-            require(self.kd_temp >= 0, "--kd-temp", self.kd_temp, "0 (no KD) or more")
-        for name in ("kd_weight", "label_weight", "warmup_epochs", "weight_decay", "min_lr", "momentum"):
-            require(getattr(self, name) >= 0, flag(name), getattr(self, name), "0 or more")
-        for name in (
-            "epochs",
-            "batch_size",
-            "accumulate",
-            "size",
-            "checkpoint_epochs",
-            "step_epochs",
-            "validation_epochs",
-        ):
-            require(getattr(self, name) >= 1, flag(name), getattr(self, name), "at least 1")
-        is_window = self.shuffle_shards is None or self.shuffle_shards >= 1
-        require(is_window, "--shuffle-shards", self.shuffle_shards, "at least 1")
-        require(self.lr > 0, "--lr", self.lr, "more than 0")
-        is_fraction = self.bn_momentum is None or 0 < self.bn_momentum <= 1
-        require(is_fraction, "--bn-momentum", self.bn_momentum, "more than 0, up to 1")
         self._check_schedule()
-        require(0 <= self.label_smoothing < 1, "--label-smoothing", self.label_smoothing, "in [0, 1)")
-        require(0 <= self.ema_decay < 1, "--ema-decay", self.ema_decay, "in [0, 1)")
-        require(0 < self.eval_crop_frac <= 1, "--eval-crop-frac", self.eval_crop_frac, "in (0, 1]")
         if self.eval_resize is not None:
             size_px, _ = self.eval_sides_px
             expected = f"at least the {size_px} px of the evaluation's input"
@@ -222,9 +225,7 @@ class TrainingOptions(MixOptions):
         return self.schedule in ("exponential", "polynomial") or (self.schedule == "cosine" and self.warmup_prefix)
 
     def _check_schedule(self) -> None:
-        require(self.lr_batch is None or self.lr_batch >= 1, "--lr-batch", self.lr_batch, "at least 1")
-        require(self.decay_epochs is None or self.decay_epochs > 0, "--decay-epochs", self.decay_epochs, "more than 0")
-        require(0 < self.decay_rate <= 1, "--decay-rate", self.decay_rate, "more than 0, up to 1")
+        require(self.min_lr <= self.lr, "--min-lr", self.min_lr, f"at most --lr {self.lr}")
         boundaries, rates = self.boundary_epochs, self.boundary_rates
         is_rising = bool(boundaries) and all(a < b for a, b in pairwise((0, *boundaries)))
         found = " ".join(map(str, boundaries))
@@ -237,6 +238,9 @@ class TrainingOptions(MixOptions):
         if self.begins_after_warmup:
             expected = f"less than --epochs {self.epochs}: --schedule {self.schedule} begins after it"
             require(self.warmup_epochs < self.epochs, "--warmup-epochs", self.warmup_epochs, expected)
+        require(
+            self.warmup_epochs <= self.epochs, "--warmup-epochs", self.warmup_epochs, f"at most --epochs {self.epochs}"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -251,7 +255,7 @@ class TrainConfig(TrainingOptions):
     over the same views (--store A --store B): the teachers' probabilities are averaged."""
     store_weights: str = only_with("", _STORE)
     """Several stores: weights of the average, such as 0.7,0.3. Default: equal."""
-    views: int | None = only_with(None, _STORE)
+    views: Count | None = only_with(None, _STORE)
     """Use only the first so many views of the store. Default: all that are whole (resuming: those it began with)."""
     view_order: ViewOrderName = only_with("sequential", _STORE)
     """Which of the V views an epoch uses: view epoch mod V, or each V epochs a permutation drawn by --seed."""
@@ -267,16 +271,16 @@ class TrainConfig(TrainingOptions):
     teacher: str | None = None
     """Model SPEC of an online teacher, asked at every step: the costly reference that stores are compared with. It sees
     the student's views, mixed where --mixup-alpha or --cutmix-alpha say so."""
-    teacher_offset: int | None = only_with(None, _ONLINE_TEACHER)
+    teacher_offset: Label | None = only_with(None, _ONLINE_TEACHER)
     """Data label of the online teacher's class 0. Default: by the names of the classes where both have them (a run, an
     exported ONNX file); else 0, or 1 where only the data has a background class."""
-    view_seed: int | None = only_with(None, _ONLINE_TEACHER)
+    view_seed: Seed | None = only_with(None, _ONLINE_TEACHER)
     """Online teacher: seed of the views, as --seed of extract. Default: --seed."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of everything random."""
-    devices: int = 1
+    devices: Count = 1
     """Devices a node; DDP where more than one."""
-    num_nodes: int = 1
+    num_nodes: Count = 1
     """Nodes (start the same command on each, or use torchrun)."""
 
     def __post_init__(self) -> None:
@@ -295,9 +299,6 @@ class TrainConfig(TrainingOptions):
                 self.kd_temp,
                 "0 without --store, --logits records or --teacher",
             )
-        for name in ("devices", "num_nodes"):
-            require(getattr(self, name) >= 1, flag(name), getattr(self, name), "at least 1")
-        require(self.views is None or self.views >= 1, "--views", self.views, "at least 1")
         require(
             self.cutmix_alpha == 0 or self.teacher is not None,
             "--cutmix-alpha",
@@ -311,6 +312,9 @@ class TrainConfig(TrainingOptions):
             "more than 0 where there is no KD loss",
         )
         self.teacher_weights()
+        stores = [os.path.normpath(path) for path in self.store]
+        doubled = next((path for path in self.store if stores.count(os.path.normpath(path)) > 1), None)
+        require(doubled is None, "--store", doubled, "each store once: a teacher's weight is given by --store-weights")
         check_applicable(self, self.given_options())
 
     @classmethod
@@ -349,11 +353,18 @@ class TrainConfig(TrainingOptions):
         if not self.store_weights:
             return (1 / len(self.store),) * len(self.store) if self.store else ()
         try:
-            weights = [float(word) for word in self.store_weights.split(",")]
+            weights = [parse_number(word.strip()) for word in self.store_weights.split(",")]
         except ValueError:
             weights = []
-        is_right = len(weights) == len(self.store) and min(weights, default=0.0) >= 0 and sum(weights) > 0
-        require(is_right, "--store-weights", self.store_weights, f"{len(self.store)} weights of 0 or more, one a store")
+        is_right = (
+            len(weights) == len(self.store) and all(0 <= weight <= 1e6 for weight in weights) and sum(weights) > 0
+        )
+        require(
+            is_right,
+            "--store-weights",
+            self.store_weights,
+            f"{len(self.store)} finite weights of 0 or more, one a store",
+        )
         return tuple(weight / sum(weights) for weight in weights)
 
 

@@ -11,6 +11,7 @@ import warnings
 from functools import partial
 from typing import Any
 
+import numpy as np
 import xxhash
 
 from teachonce.data.dataset import EvalDataset, KDDataset, find_num_classes
@@ -30,6 +31,7 @@ from teachonce.records.source import RecordSource
 from teachonce.runs.run import find_run
 from teachonce.storage.files import open_storage, read_json
 from teachonce.store.join import known_records
+from teachonce.store.manifests import visible_views
 from teachonce.store.store import Store
 from teachonce.store.stored_views import StoredViews
 from teachonce.training.config import TrainConfig
@@ -96,6 +98,11 @@ def open_training_data(
     order = ViewOrder(num_views=stores[0].num_views, kind=config.view_order, seed=config.seed) if stores else None
     logits = StoredLogits(stores, order) if stores else RecordLogits() if has_record_logits else None
     data_classes = config.num_classes or find_num_classes(source, logits)
+    if data_classes < 2:
+        raise ConfigError(
+            f"{config.data}: has {data_classes} class, expected at least 2 to tell apart; for classes without a record "
+            "give --num-classes"
+        )
     if not 0 <= config.offset < data_classes - 1:
         raise ConfigError(
             f"--offset {config.offset}: expected 0 to {data_classes - 2}, the data has {data_classes} classes"
@@ -155,6 +162,10 @@ def open_stores(config: TrainConfig) -> list[Store]:
         for index, path in enumerate(config.store)
     ]
     stores = [open_store() for open_store in opened]
+    for number, store in enumerate(stores):
+        same = next((other for other in stores[:number] if other.fingerprint == store.fingerprint), None)
+        if same is not None:
+            raise ConfigError(f"--store {store.path}: is the same store as {same.path}, expected each teacher once")
     whole = min((store.num_views for store in stores), default=0)
     # More than there are: another store, which check_run refuses.
     num_views = config.views or min((begun and begun.store_views) or whole, whole)
@@ -189,6 +200,7 @@ def resolve_run(
     return {
         **to_json(config),
         "kd_temp": config.temperature,
+        "store_weights": _as_begun(config),
         "eval_size": data.preprocessing.size_px,
         "num_classes": data.train.num_classes,
         "offset": data.train.class_space.offset,
@@ -206,6 +218,20 @@ def resolve_run(
         "world_size": world_size,
         "versions": library_versions(),
     }
+
+
+def _as_begun(config: TrainConfig) -> str:
+    """``--store-weights`` as the run was begun with, where it says the same: 7,3 is 0.7,0.3."""
+    begun = find_run(config.out)
+    text = None if begun is None else begun.config.get("store_weights")
+    if begun is None or not isinstance(text, str) or len(begun.stores) != len(config.store):
+        return config.store_weights
+    try:
+        before = dataclasses.replace(config, store_weights=text).teacher_weights()
+    except ConfigError:
+        return config.store_weights
+    is_same = np.allclose(before, config.teacher_weights(), rtol=1e-9, atol=0)
+    return text if is_same else config.store_weights
 
 
 def check_replayed_views(config: TrainConfig, dataset: KDDataset) -> None:
@@ -230,6 +256,14 @@ def warn_without_effect(config: TrainConfig, dataset: KDDataset) -> None:
                 given_option = " ".join(option_arguments(name, given[name]))
                 warnings.warn(f"{given_option} has no effect: it is not read at --kd-temp 0", stacklevel=3)
     stores = [] if dataset.logits is None else dataset.logits.stores
+    whole = {str(store.path): visible_views(store.path) for store in stores}
+    if config.views is None and len(set(whole.values())) > 1:
+        counts = ", ".join(f"{path} has {count}" for path, count in whole.items())
+        warnings.warn(
+            f"the stores differ in views ({counts}): the first {min(whole.values())} of each are used; "
+            "extract the missing ones, or say --views",
+            stacklevel=3,
+        )
     if stores and stores[0].policy.is_random:
         broken = [
             "--own-views: the student does not see what the teacher saw" if config.own_views else "",

@@ -19,6 +19,7 @@ from typing import Any
 from teachonce.engine.cores import num_cores
 from teachonce.engine.processes import exit_with_parent
 from teachonce.errors import ConfigError, TeachonceError
+from teachonce.terminal import show_warnings_as_lines
 from teachonce.training.config import TrainConfig
 
 
@@ -97,6 +98,7 @@ def _run_rank(
     import torch
 
     exit_with_parent(parent)
+    show_warnings_as_lines()
     os.environ.update(environment)
     torch.set_num_threads(max(1, num_cores() // config.devices))
     try:

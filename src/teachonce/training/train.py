@@ -18,7 +18,6 @@ import logging
 import os
 import signal
 import statistics
-import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -52,6 +51,7 @@ from teachonce.runs.run import (
     find_run,
 )
 from teachonce.storage.files import atomic_write, open_storage, write_json
+from teachonce.terminal import print_line
 from teachonce.training.callbacks import (
     AtomicCheckpointIO,
     EpochRecorder,
@@ -435,4 +435,4 @@ def _quiet_lightning() -> Iterator[None]:
 
 def _log(trainer: lightning.Trainer, text: str) -> None:
     if trainer.is_global_zero:
-        print(text, file=sys.stderr, flush=True)
+        print_line(text)

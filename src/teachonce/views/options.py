@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from teachonce.options import Condition, flag, only_with, require
+from teachonce.options import (
+    Condition,
+    PositiveFraction,
+    Probability,
+    Range,
+    check_ranges,
+    only_with,
+    require,
+)
 
 PolicyName = Literal["center", "crop", "crop+randaugment", "crop+autoaugment"]
 ViewOrderName = Literal["sequential", "permuted"]
 
+_AspectRatio = Annotated[float, Range(0, 1000, "0 < least <= most <= 1000", excludes_least=True)]
+_Area = Annotated[float, Range(0, 1, "0 < least <= most <= 1", excludes_least=True)]
+_Alpha = Annotated[float, Range(0, 1000, "0 or more, at most 1000")]
+_Operations = Annotated[int, Range(1, 255, "1 to 255")]
+_Level = Annotated[float, Range(0, 10, "0 to 10")]
+_LevelDeviation = Annotated[float, Range(0, 1000, "0 or more, at most 1000")]
 _DRAWN_VIEWS = Condition("a --policy that draws views", lambda options: not options.draws_no_views)
 _OBJECTS = Condition("--object-covered above 0", lambda options: options.object_covered > 0)
 _RANDAUGMENT = Condition("--policy crop+randaugment", lambda options: options.policy == "crop+randaugment")
@@ -27,40 +41,35 @@ _BOTH_MIXES = Condition(
 class ViewOptions:
     """The parameters of the policies that draw views; a program adds ``policy``, which chooses one of these."""
 
-    crop_scale: tuple[float, float] = only_with((0.08, 1.0), _DRAWN_VIEWS)
+    crop_scale: tuple[_Area, _Area] = only_with((0.08, 1.0), _DRAWN_VIEWS)
     """Random resized crop: area as a fraction of the image, least and most (1 1: the whole image)."""
-    crop_ratio: tuple[float, float] = only_with((3 / 4, 4 / 3), _DRAWN_VIEWS)
+    crop_ratio: tuple[_AspectRatio, _AspectRatio] = only_with((3 / 4, 4 / 3), _DRAWN_VIEWS)
     """Random resized crop: aspect ratio (width / height), least and most."""
-    object_covered: float = only_with(0.0, _DRAWN_VIEWS)
+    object_covered: Probability = only_with(0.0, _DRAWN_VIEWS)
     """A crop must show at least this part of an object; crops are then drawn by TensorFlow's rule, and after 100
     attempts the whole image is taken (the walkthrough: 0.1 with --crop-scale 0.05 1). 0 is off."""
     object_boxes: Literal["records", "image"] = only_with("records", _OBJECTS)
     """--object-covered: what the objects are: the bounding boxes of the records (the whole image for a record without),
     or always the whole image, as in the walkthrough's own training."""
-    flip_prob: float = only_with(0.5, _DRAWN_VIEWS)
+    flip_prob: Probability = only_with(0.5, _DRAWN_VIEWS)
     """Probability of a horizontal flip."""
-    randaugment_ops: int = only_with(2, _RANDAUGMENT)
+    randaugment_ops: _Operations = only_with(2, _RANDAUGMENT)
     """Policy crop+randaugment: operations a view."""
-    randaugment_magnitude: float = only_with(9.0, _RANDAUGMENT)
+    randaugment_magnitude: _Level = only_with(9.0, _RANDAUGMENT)
     """Policy crop+randaugment: mean level of the operations, 0 to 10."""
-    randaugment_magnitude_std: float = only_with(0.5, _RANDAUGMENT)
+    randaugment_magnitude_std: _LevelDeviation = only_with(0.5, _RANDAUGMENT)
     """Policy crop+randaugment: standard deviation of the level."""
-    erase_prob: float = only_with(0.0, _DRAWN_VIEWS)
+    erase_prob: Probability = only_with(0.0, _DRAWN_VIEWS)
     """Probability that a box of a view is filled with a random colour; 0 is off."""
-    erase_scale: tuple[float, float] = only_with((0.02, 1 / 3), _ERASING)
+    erase_scale: tuple[_Area, _Area] = only_with((0.02, 1 / 3), _ERASING)
     """Erased box: area as a fraction of the view, least and most."""
-    erase_ratio: tuple[float, float] = only_with((0.3, 10 / 3), _ERASING)
+    erase_ratio: tuple[_AspectRatio, _AspectRatio] = only_with((0.3, 10 / 3), _ERASING)
     """Erased box: height / width, least and most."""
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         _check_ranges("--crop-scale", self.crop_scale, "--crop-ratio", self.crop_ratio)
         _check_ranges("--erase-scale", self.erase_scale, "--erase-ratio", self.erase_ratio)
-        for name in ("flip_prob", "erase_prob", "object_covered"):
-            require(0 <= getattr(self, name) <= 1, flag(name), getattr(self, name), "a probability from 0 to 1")
-        require(1 <= self.randaugment_ops <= 255, "--randaugment-ops", self.randaugment_ops, "1 to 255")
-        level, std = self.randaugment_magnitude, self.randaugment_magnitude_std
-        require(0 <= level <= 10, "--randaugment-magnitude", level, "0 to 10")
-        require(std >= 0, "--randaugment-magnitude-std", std, "0 or more")
 
     @property
     def draws_no_views(self) -> bool:
@@ -72,21 +81,14 @@ class ViewOptions:
 class MixOptions(ViewOptions):
     """The same, and mixing: the ``teacher`` that a program adds sees the mixed image."""
 
-    mixup_alpha: float = only_with(0.0, _DRAWN_VIEWS)
+    mixup_alpha: _Alpha = only_with(0.0, _DRAWN_VIEWS)
     """Mixup with a share from Beta(alpha, alpha); 0 is off."""
-    cutmix_alpha: float = only_with(0.0, _DRAWN_VIEWS)
+    cutmix_alpha: _Alpha = only_with(0.0, _DRAWN_VIEWS)
     """Cutmix with an area from Beta(alpha, alpha); 0 is off."""
-    mix_prob: float = only_with(1.0, _MIXED_VIEWS)
+    mix_prob: PositiveFraction = only_with(1.0, _MIXED_VIEWS)
     """Probability that a view is mixed, where one of the two is on."""
-    cutmix_prob: float = only_with(0.5, _BOTH_MIXES)
+    cutmix_prob: Probability = only_with(0.5, _BOTH_MIXES)
     """Part of the mixes that are cutmix, where both are on."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("mixup_alpha", "cutmix_alpha"):
-            require(getattr(self, name) >= 0, flag(name), getattr(self, name), "0 or more")
-        require(0 < self.mix_prob <= 1, "--mix-prob", self.mix_prob, "more than 0, up to 1")
-        require(0 <= self.cutmix_prob <= 1, "--cutmix-prob", self.cutmix_prob, "a probability from 0 to 1")
 
 
 def _check_ranges(scale_option: str, scale: tuple[float, float], ratio_option: str, ratio: tuple[float, float]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from teachonce.engine.progress import format_seconds
 from teachonce.extraction.planning.costs import TEMPERATURES, first_cheaper
+from teachonce.terminal import as_text
 
 _STAGES = {
     "read": "reading, checks and key",
@@ -28,7 +29,7 @@ def render_estimate(summary: Mapping[str, Any]) -> str:
         _render_break_even(summary),
         _render_recommendation(summary),
     ]
-    return "\n\n".join("\n".join(lines) for lines in blocks if lines)
+    return "\n\n".join(as_text(lines) for lines in blocks if lines)
 
 
 def _render_head(summary: Mapping[str, Any]) -> list[str]:

@@ -6,6 +6,7 @@ The schema is TF-slim's ImageNet builder's: ``image/encoded``, ``image/class/lab
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -78,7 +79,7 @@ def find_shards(data: Path, split: str) -> list[Path]:
 def _describe_shard(storage: Storage, path: Path, num_records: int) -> ShardInfo:
     status = storage.status(path.name)
     identity = f"{storage.describe(path.name)}\n{status.num_bytes} {status.modified_ns}"
-    return ShardInfo(path.name, path, num_records, status.num_bytes, xxhash.xxh3_128_hexdigest(identity.encode()))
+    return ShardInfo(path.name, path, num_records, status.num_bytes, xxhash.xxh3_128_hexdigest(os.fsencode(identity)))
 
 
 def decode_tfrecord(

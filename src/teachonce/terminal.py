@@ -1,0 +1,98 @@
+"""What is printed: names from files and command lines cannot move the cursor, ring the bell or fill the screen.
+
+Class names, file names and SPECs come from whoever made the data. Everything that the package prints passes through
+here: characters that a terminal obeys are written as escapes (``\\x1b``, ``\\n``), and so are those that the stream
+cannot encode; a word that is longer than any path is shortened in its middle. Pages escape by ``visible`` too.
+
+Not for what a program reads: JSON goes out as ``json.dumps`` makes it.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import unicodedata
+import warnings
+from collections.abc import Iterable
+from typing import TextIO
+
+MAX_WORD_CHARACTERS = 400
+"""Of a word in a line for people; longer ones lose their middle."""
+MAX_LINE_CHARACTERS = 4000
+"""Of a whole line for people, whatever its words."""
+_SHOWN_END = 40
+_OBEYED = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+"""Unicode's control and format characters (which reverse what follows), surrogates, line and paragraph separators."""
+_LONG_WORD = re.compile(rf"\S{{{MAX_WORD_CHARACTERS + 1},}}")
+
+
+def visible(text: str, *, keep: str = "") -> str:
+    """``text`` with every character that a terminal obeys, those of ``keep`` aside, as its escape."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(
+        character
+        if character.isprintable() or character in keep or unicodedata.category(character) not in _OBEYED
+        else _escape(character)
+        for character in text
+    )
+
+
+def one_line(text: str) -> str:
+    """``text`` as a line for people: ``visible``, line breaks too, and what is too long without its middle."""
+    return _without_middle(shorten_words(visible(text)), MAX_LINE_CHARACTERS)
+
+
+def shorten_words(text: str) -> str:
+    """``text`` with the middle of each word left out that is longer than ``MAX_WORD_CHARACTERS``."""
+    return _LONG_WORD.sub(lambda match: _without_middle(match[0], MAX_WORD_CHARACTERS), text)
+
+
+def as_text(lines: Iterable[str]) -> str:
+    """A table or another text of several lines, each ``one_line``: a name in it cannot make lines of its own."""
+    return "\n".join(map(one_line, lines))
+
+
+def print_line(text: str, file: TextIO | None = None) -> None:
+    """Print ``one_line`` of a message, at once; default: on stderr."""
+    file = sys.stderr if file is None else file
+    print(_encodable(one_line(text), file), file=file, flush=True)
+
+
+def print_text(text: str) -> None:
+    """Print a result on stdout: tables and paths keep their line breaks and their length."""
+    print(_encodable(visible(text, keep="\n\t"), sys.stdout))
+
+
+def show_warnings_as_lines() -> None:
+    """From now on a warning is one line for people, instead of a source line that says nothing to them."""
+    warnings.showwarning = _show_warning
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    # Of the libraries' own deprecations, the user is not the reader.
+    if issubclass(category, UserWarning):
+        print_line(f"teachonce: warning: {message}")
+
+
+def _escape(character: str) -> str:
+    return character.encode("unicode_escape", "surrogatepass").decode()
+
+
+def _without_middle(text: str, most: int) -> str:
+    if len(text) <= most:
+        return text
+    mark = f"...({len(text):,} characters)..."
+    return text[: most - _SHOWN_END - len(mark)] + mark + text[-_SHOWN_END:]
+
+
+def _encodable(text: str, file: TextIO) -> str:
+    encoding = getattr(file, "encoding", None) or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)

@@ -1,0 +1,148 @@
+"""What is printed: no character of a name moves the cursor, and no name fills the screen."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+import warnings
+
+import pytest
+
+from teachonce.cli.main import main
+from teachonce.records.class_table import ClassTable, write_classes
+from teachonce.terminal import (
+    MAX_LINE_CHARACTERS,
+    MAX_WORD_CHARACTERS,
+    as_text,
+    one_line,
+    print_line,
+    show_warnings_as_lines,
+    visible,
+)
+from tests.support.small_data import encode_jpeg, write_image_folder, write_shards, write_store
+
+HOSTILE = "a\x1b[31mred\x07\r\nteachonce: done"
+SHOWN = r"a\x1b[31mred\x07\r\nteachonce: done"
+OBEYED = {chr(code) for code in (*range(0x20), *range(0x7F, 0xA0), 0x202E, 0x2028, 0x2066)} - {"\n"}
+
+
+def is_harmless(text: str) -> bool:
+    return not OBEYED & set(text)
+
+
+def test_what_a_terminal_obeys_is_escaped():
+    assert one_line(HOSTILE) == SHOWN
+    assert visible("right\u202eleft\u2028\udcff\x9b") == r"right\u202eleft\u2028\udcff\x9b"
+    assert visible("日本語 é ñ") == "日本語 é ñ", "letters are letters"
+    assert visible("a\tb\nc\x1b", keep="\n\t") == "a\tb\nc\\x1b"
+    assert as_text([HOSTILE, "two"]) == f"{SHOWN}\ntwo"
+
+
+def test_what_is_too_long_loses_its_middle():
+    spec = "timm:" + "x" * 100_000 + ",end=1"
+    shown = one_line(f"model {spec!r} and {spec!r}")
+    assert len(shown) < 2 * MAX_WORD_CHARACTERS + 20
+    assert shown.count("...(100,013 characters)...") == 2 and shown.count("end=1") == 2
+    path = "/folder" * 50
+    assert path in one_line(f"{path}: no such file"), "paths as people have them stay whole"
+    assert len(one_line("words " * 100_000)) == MAX_LINE_CHARACTERS
+
+
+def test_a_stream_that_cannot_encode_a_name():
+    file = io.TextIOWrapper(io.BytesIO(), encoding="ascii", errors="strict")
+    print_line("café \udcff", file)
+    file.seek(0)
+    assert file.read() == "caf\\xe9 \\udcff\n"
+
+
+def test_warnings_are_lines(capsys):
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        show_warnings_as_lines()
+        warnings.warn(HOSTILE, stacklevel=1)
+    assert capsys.readouterr().err == f"teachonce: warning: {SHOWN}\n"
+
+
+def run(capsys, *words) -> tuple[int, str, str]:
+    with warnings.catch_warnings(), pytest.raises(SystemExit) as end:
+        warnings.simplefilter("always")
+        main([str(word) for word in words])
+    shown = capsys.readouterr()
+    assert is_harmless(shown.out) and is_harmless(shown.err)
+    return end.value.code, shown.out, shown.err
+
+
+def test_file_names_of_images(tmp_path, capsys):
+    images = write_image_folder(tmp_path / "images")
+    folder = images / "train" / "class0"
+    (folder / "evil\x1b[2J\x07.jpg").write_bytes(b"no image")
+    (folder / "notes\x1b[2J\nteachonce: done").write_text("")
+    code, _, err = run(capsys, "records", "--images", images, "--out", tmp_path / "out", "--num-workers", 1)
+    assert code == 1 and r"evil\x1b[2J\x07.jpg" in err and r"notes\x1b[2J\nteachonce: done" in err
+    assert not [line for line in err.splitlines() if line.startswith("teachonce: done")]
+
+
+def test_class_names_in_results(tmp_path, capsys):
+    data = write_shards(tmp_path / "data")
+    names = ("background", "class0", HOSTILE, "b" * 100_000)
+    write_classes(data, ClassTable(names, names, has_background=True))
+    code, out, _ = run(capsys, "inspect", data)
+    assert code == 0 and SHOWN in out and len(out) < 5_000
+    assert not [line for line in out.splitlines() if line.startswith("teachonce: done")]
+    code, out, _ = run(capsys, "inspect", data, "--json")
+    found = json.loads(out)["splits"][0]["classes"]
+    assert [entry["name"] for entry in found] == [*names], "for a program a name is what it is"
+
+
+def test_class_names_in_pages(tmp_path, capsys):
+    data = write_shards(tmp_path / "data")
+    names = ("background", "class0", HOSTILE, "b" * 100_000)
+    write_classes(data, ClassTable(names, names, has_background=True))
+    store = write_store(tmp_path / "store", data).path
+    code, _, _ = run(capsys, "inspect", store, "--html", "--data", data)
+    page = (store / "inspect.html").read_text()
+    assert code == 0 and r"a\x1b[31mred\x07" in page and is_harmless(page) and "b" * 1000 not in page
+
+
+@pytest.mark.parametrize("spec", ["timm:\x1b[31m\x07\nteachonce: done", "timm:" + "x" * 100_000])
+def test_specs(tmp_path, capsys, spec):
+    data = write_image_folder(tmp_path / "images", split="validation")
+    code, _, err = run(capsys, "evaluate", "--data", data, "--model", spec, "--device", "cpu")
+    assert code == 2 and len(err.splitlines()) == 1 and len(err) < MAX_LINE_CHARACTERS
+
+
+def test_paths_that_are_no_text(tmp_path):
+    """A name of bytes that are no UTF-8, on a stream that is strict: written, and not a traceback."""
+    folder = tmp_path / "caf\udce9"
+    (folder / "train" / "a").mkdir(parents=True)
+    (folder / "train" / "a" / "0.jpg").write_bytes(encode_jpeg(0))
+    code = "import sys; from teachonce.cli.main import main; main(['inspect', sys.argv[1]])"
+    done = subprocess.run([sys.executable, "-X", "utf8=1", "-c", code, folder], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert r"caf\udce9: records" in done.stdout
+
+
+@pytest.mark.parametrize("name", [b"caf\xc3\xa9.jpg", b"caf\xe9.jpg"])
+def test_names_in_a_process_that_reads_ascii(tmp_path, name):
+    """A name that is UTF-8 is not called anything else: it is the locale that must be mended."""
+    folder = tmp_path / "train" / "a"
+    folder.mkdir(parents=True)
+    (folder / os.fsdecode(name)).write_bytes(encode_jpeg(0))
+    code = "import sys; from teachonce.cli.main import main; main(['inspect', sys.argv[1]])"
+    locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, tmp_path], capture_output=True, text=True, env=os.environ | locale
+    )
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
+    if name.decode(errors="replace") == "café.jpg":
+        assert r"'caf\xe9.jpg' is UTF-8, but this process reads names as ascii: set PYTHONUTF8=1" in done.stderr
+        utf8 = {"PYTHONUTF8": "1"}
+        done = subprocess.run(
+            [sys.executable, "-c", code, tmp_path], capture_output=True, env=os.environ | locale | utf8
+        )
+        assert done.returncode == 0
+    else:
+        assert "is not UTF-8; rename it" in done.stderr
