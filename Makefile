@@ -15,7 +15,7 @@ result = benchmarks/results/$(1)_$(MACHINE)_$(shell date +%F).md
 
 DEVICE ?= cuda
 
-.PHONY: setup demo check test fuzz bench gpu fmt lock clean
+.PHONY: setup demo check test fuzz torture bench gpu fmt lock clean
 
 setup: $(STAMP)
 
@@ -38,6 +38,10 @@ fuzz: SANITIZE := -g -fsanitize=address,undefined -fno-sanitize-recover=undefine
 fuzz: setup
 	LD_PRELOAD="$$(gcc -print-file-name=libasan.so)" ASAN_OPTIONS=detect_leaks=0 TEACHONCE_CFLAGS="$(SANITIZE)" \
 		$(BIN)/python -m pytest --capture=no tests/pixels/test_kernel.py
+
+# Commands killed, starved, raced and fed with damage at random: minutes to hours. MINUTES=60 SEED=7 KINDS=kills,races
+torture: setup
+	$(BIN)/python -m tests.torture --minutes $(or $(MINUTES),10) --seed $(or $(SEED),0) $(addprefix --kinds ,$(KINDS)) $(addprefix --out ,$(OUT))
 
 check: setup
 	$(BIN)/ruff check .

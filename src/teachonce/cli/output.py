@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from teachonce.evaluation.config import EvaluateConfig
 from teachonce.extraction.config import VerifyConfig
-from teachonce.terminal import one_line, print_text
+from teachonce.terminal import as_text, print_text
 
 if TYPE_CHECKING:
     from teachonce.extraction.verify import Verdict
@@ -38,7 +38,7 @@ def show_verdict(verdict: Verdict, config: VerifyConfig) -> int:
         error = "" if verdict.largest_error is None else f"; largest logit error {verdict.largest_error:.4g}"
         print_text(f"{config.store}: sound: {checked}{error}")
     else:
-        print_text(one_line(f"{config.store}: NOT sound after {checked}: {verdict.reason}"))
+        print_text(as_text(f"{config.store}: NOT sound after {checked}: {verdict.reason}".splitlines()))
     return 0 if verdict.is_sound else 1
 
 
