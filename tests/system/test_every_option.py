@@ -148,7 +148,7 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_what_is_accepted_works(
     command: str, material: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each value that no option class refuses is run: a number works or is exit code 2, what else is one line at most."""
+    """Each value that no option class refuses is run: a number works or is exit code 2, what else is one line."""
     wrong = []
     options = [option for option in OPTIONS if option.command == command]
     for number, (option, value) in enumerate(itertools.product(options, NONSENSE)):
