@@ -93,4 +93,4 @@ def test_long_values_are_cut_and_long_lists_counted() -> None:
     assert plan_differences({"a": {"b": long}}, {"a": {"b": long[:50]}}) == ["a.b: 50 of 100 entries differ"]
     assert plan_differences({"a": {"b": long}}, {"a": {"b": [*long[:99], 0]}}) == ["a.b: 1 of 100 entries differ"]
     assert plan_differences({"a": [1, 2]}, {"a": [1]}) == ["a was [1, 2], now [1]"]
-    assert plan_differences({"a": {"b": 1}}, {"a": None}) == ["a was {'b': 1}, now None"]
+    assert plan_differences({"a": {"b": 1}}, {"a": None}) == ["a.b was 1, now None"]

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import warnings
 
 import numpy as np
 import pytest
@@ -183,7 +184,9 @@ def test_several_stores(tmp_path, capsys, teacher, data, store):
     more = tmp_path / "more"
     run(*extract(data, teacher + ",mean=0.5", more, "--views-of", store, "--views", 1))
     capsys.readouterr()
-    run(*words, "--store", more, "--store-weights", "7,3")
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        run(*words, "--store", more, "--store-weights", "7,3")
     shown = capsys.readouterr().err
     assert re.search(r"warning: the stores differ in views \(.* has 4, .* has 1\): the first 1 of each", shown)
     run(*words, "--store", more, "--views", 1, "--store-weights", "0.7,0.3")

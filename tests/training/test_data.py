@@ -11,7 +11,7 @@ import pytest
 
 from teachonce.cli.main import parse_command
 from teachonce.data.dataset import EvalDataset
-from teachonce.errors import ConfigError
+from teachonce.errors import ConfigError, PlanMismatchError
 from teachonce.evaluation.config import EvaluateConfig
 from teachonce.evaluation.evaluate import evaluate
 from teachonce.models.spec import override_preprocessing, parse_model_spec
@@ -21,6 +21,7 @@ from teachonce.records.discovery import open_records
 from teachonce.training.data import student_preprocessing
 from teachonce.training.train import train
 from tests.pixels.test_preprocessing import IMAGENET_MEAN_BYTES, WALKTHROUGH
+from tests.support.small_data import teacher_logits, write_image_folder, write_store
 from tests.training.test_train import config
 
 PIXELS = "interpolation=tf1_bilinear,mean=123.68/116.78/103.94,std=1,range=byte"
@@ -94,3 +95,21 @@ def test_a_run_with_an_evaluation_filter_of_its_own(digits: Path, tmp_path: Path
     result = train(config(digits, tmp_path / "run", student="timm:test_resnet,interpolation=tf1_bilinear", **settings))
     found = evaluate(EvaluateConfig(data=digits, model=f"run:{tmp_path / 'run'}", device="cpu"))
     assert (found["top1"], found["top5"]) == (result["top1"], result["top5"])
+
+
+def test_data_of_one_class(tmp_path: Path) -> None:
+    write_image_folder(tmp_path / "images", num_classes=1)
+    with pytest.raises(ConfigError, match="images: has 1 class, expected at least 2 to tell apart"):
+        train(config(tmp_path / "images", tmp_path / "run"))
+
+
+def test_weights_that_say_the_same_go_on(digits: Path, digits_store: Path, tmp_path: Path) -> None:
+    """A run begun with 7,3 is that of 0.7,0.3, and not that of 3,7."""
+    other = tmp_path / "other"
+    source = open_records(digits, "train")
+    write_store(other, source, teacher_logits(source) * np.float32(0.9), num_classes=10, offset=0)
+    settings = {"store": (digits_store, other), "epochs": 1}
+    first = train(config(digits, tmp_path / "run", store_weights="7,3", **settings))
+    assert train(config(digits, tmp_path / "run", store_weights="0.7,0.3", **settings)) == first
+    with pytest.raises(PlanMismatchError, match="store_weights was 7,3, now 3,7"):
+        train(config(digits, tmp_path / "run", store_weights="3,7", **settings))

@@ -415,8 +415,8 @@ def test_weights_of_the_losses(digits: Path, digits_store: Path, tmp_path: Path)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(digits: Path, tmp_path: Path) -> None:
-    with pytest.raises(TeachonceError, match=r"loss is not finite in update \d \(epoch \d\); lower --lr \(1e\+20\)"):
-        train(config(digits, tmp_path / "run", lr=1e20))
+    with pytest.raises(TeachonceError, match=r"loss is not finite in update \d \(epoch \d\); lower --lr \(10000"):
+        train(config(digits, tmp_path / "run", lr=1e4))
     for checkpoint in (tmp_path / "run" / "checkpoints").glob("*.ckpt"):
         state = torch.load(checkpoint, weights_only=True)["state_dict"]
         assert all(torch.isfinite(tensor).all() for tensor in state.values())
@@ -558,7 +558,7 @@ def test_two_devices_are_one_batch_of_twice_the_size(digits: Path, digits_store:
 def test_an_error_of_one_device_ends_all(digits: Path, tmp_path: Path) -> None:
     started = time.monotonic()
     with pytest.raises(TeachonceError, match="loss is not finite"):
-        train(config(digits, tmp_path / "run", batch_size=16, devices=2, lr=1e20))
+        train(config(digits, tmp_path / "run", batch_size=16, devices=2, lr=1e4))
     assert time.monotonic() - started < 240
 
 

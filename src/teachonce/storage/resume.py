@@ -102,8 +102,9 @@ def plan_differences(
         name, before, now = prefix + key, old.get(key), new.get(key)
         if before == now or name in may_differ:
             continue
-        if isinstance(before, dict) and isinstance(now, dict):
-            phrases += plan_differences(before, now, may_differ, f"{name}.", words=words)
+        if {type(before), type(now)} in ({dict}, {dict, type(None)}):
+            # A part that only one of them has differs by each of its settings.
+            phrases += plan_differences(before or {}, now or {}, may_differ, f"{name}.", words=words)
         elif isinstance(before, list) and isinstance(now, list) and len(str(before)) > SHOWN_CHARACTERS:
             num_different = sum(a != b for a, b in zip(before, now, strict=False)) + abs(len(before) - len(now))
             phrases.append(f"{name}: {num_different} of {max(len(before), len(now))} entries differ")
