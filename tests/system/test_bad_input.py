@@ -74,7 +74,7 @@ def test_an_empty_folder(tmp_path, capsys, teacher):
 
 def test_what_never_ends(tmp_path, capsys, teacher):
     """A pipe, a device or a file of a terabyte, as an image or as a text file."""
-    images = write_image_folder(tmp_path / "images")
+    images = write_image_folder(tmp_path / "images", num_classes=4)
     bad = min((images / "train").iterdir()) / "bad.jpg"
     pipe, labels = tmp_path / "pipe", tmp_path / "labels.txt"
     os.mkfifo(pipe)
@@ -93,7 +93,7 @@ def test_what_never_ends(tmp_path, capsys, teacher):
             1,
             found,
         )
-        fails(capsys, extract(images, teacher, tmp_path / "s", "--num-classes", 4, "--offset", 0), 1, found)
+        fails(capsys, extract(images, teacher, tmp_path / "s", "--offset", 0), 1, found)
         bad.unlink()
     words = ["records", "--images", images, "--out", tmp_path / "new", "--labels"]
     fails(capsys, [*words, pipe], 2, "pipe: cannot be read: is a named pipe, expected a regular file")

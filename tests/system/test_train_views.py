@@ -14,10 +14,13 @@ from teachonce.errors import ConfigError, StoreError
 from teachonce.extraction.config import ExtractConfig
 from teachonce.extraction.extract import extract
 from teachonce.runs.metrics import read_metrics
+from teachonce.storage.sealed_json import SEAL, sealed_bytes
+from teachonce.store.manifests import finalize_store
 from teachonce.store.store import Store
 from teachonce.training.callbacks import EpochRecorder, TeacherPassed
 from teachonce.training.config import TrainConfig
 from teachonce.training.train import train
+from tests.support.small_data import remove_manifests
 from tests.training.test_train import config, curve
 
 
@@ -88,6 +91,13 @@ def test_weights_of_several_stores(digits: Path, view_store: Path, tmp_path: Pat
     """All weight on one of two stores is that store alone."""
     other = tmp_path / "other"
     shutil.copytree(view_store, other)
+    # The same numbers, of what calls itself another teacher: one store twice is refused.
+    remove_manifests(other)
+    plan = json.loads((other / "plan.json").read_text())
+    plan["teacher"]["spec"] = "run:elsewhere"
+    del plan[SEAL]
+    (other / "plan.json").write_bytes(sealed_bytes(plan))
+    assert finalize_store(other) == 4
     alone = replay(digits, tmp_path / "alone", store=view_store)
     both = replay(digits, tmp_path / "both", store=(view_store, other), store_weights="0,2")
     for settings in (alone, both):
