@@ -195,6 +195,9 @@ def test_several_stores(tmp_path, capsys, teacher, data, store):
     other = tmp_path / "other"
     run(*extract(data, teacher, other, "--policy", "crop", "--views", 2, "--seed", 9))
     line = fails(
-        capsys, [*words, "--store", other], 1, "other views than .*policy.*seed there 0, here 9.*nothing to average"
+        capsys,
+        [*words, "--store", other],
+        1,
+        r"classes than .*policy\.seed there 0, here 9.*nothing to average",
     )
     assert "{" not in line

@@ -323,8 +323,8 @@ def check_same_policy(first: Store, other: Store) -> None:
     )
     if differences:
         raise StoreError(
-            f"{other.path}: other views than {first.path} (there): {'; '.join(differences)}: nothing to average; "
-            f"extract with --views-of {first.path}"
+            f"{other.path}: other views or classes than {first.path} (there): {'; '.join(differences)}: nothing to "
+            f"average; extract with --views-of {first.path}"
         )
 
 
