@@ -7,6 +7,7 @@ process with the same batch over all.
 from __future__ import annotations
 
 import dataclasses
+import gc
 import os
 from collections.abc import Sequence
 from functools import partial
@@ -61,7 +62,7 @@ SAME_CURVES: dict[str, dict[str, Any]] = {
         "erase_ratio": (0.5, 2.0),
     },
     "stored": {"store": "{center}", "own_views": True, **TEACHER_OPTIONS},
-    "replayed": {"store": ("{views}", "{views}"), "store_weights": "3,1", "views": 2, "view_order": "permuted"},
+    "replayed": {"store": ("{views}", "{second}"), "store_weights": "3,1", "views": 2, "view_order": "permuted"},
     "missing": {"store": "{views}", "trust": True, "missing": "skip", "ema_decay": 0.9},
     "online": {
         "teacher": "run:{teacher}",
@@ -121,6 +122,8 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             teacher=f"run:{folder / 'teacher'}", out=folder / "views", policy="crop", views=3, gate_samples=0, **common
         )
     )
+    second = {"teacher": f"run:{folder / 'vit'}", "views_of": folder / "views", "gate_samples": 0}
+    extract(ExtractConfig(out=folder / "second", **second, **common))
     write_digits(folder / "odd", num_train=31, num_validation=8)
     write_digits(folder / "few", num_train=16, num_validation=0)
     return {path.name: path for path in folder.iterdir()}
@@ -164,6 +167,7 @@ def train_each(configs: Sequence[TrainConfig], _: TrainConfig) -> None:
             train(config)
         except Exception as error:
             raise TeachonceError(f"{config.out.name}: {type(error).__name__}: {error}") from error
+        gc.collect()  # networks and their optimizers refer to each other: several would stay in memory
 
 
 def curve(run: Path) -> list[dict[str, Any]]:

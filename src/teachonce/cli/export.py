@@ -7,6 +7,7 @@ from pathlib import Path
 
 from teachonce.errors import ConfigError
 from teachonce.evaluation.config import ExportConfig
+from teachonce.storage.files import open_storage
 from teachonce.store.plan_files import holds_store
 from teachonce.terminal import print_line, print_text, visible
 
@@ -48,6 +49,8 @@ def export(config: ExportConfig) -> None:
 
         export_run(config.source, config.format, config.out)
         _print_paths(config.out)
+    # What a killed export left there.
+    open_storage(config.out if config.format == "csv" else config.out.parent).remove_temporaries()
 
 
 def _print_paths(*paths: Path) -> None:

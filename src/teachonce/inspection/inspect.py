@@ -36,6 +36,7 @@ def inspect(config: InspectConfig) -> str:
 
         page = write_page(config.path, config.data, config.out, overwrite=config.overwrite)
         storage, name = locate(page)
+        storage.remove_temporaries()
         return f"{page}: {storage.status(name).num_bytes:,} bytes, to look at in a browser"
     if is_run and not is_store:
         run = Run(config.path)
