@@ -191,6 +191,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="also write the table to this file")
     parser.add_argument("--step", choices=list(STEPS), help=argparse.SUPPRESS)
     flags = parser.parse_args()
+    if flags.records % flags.shards:
+        parser.error(f"--records {flags.records}: expected a multiple of --shards {flags.shards}")
     if flags.step is not None:
         STEPS[flags.step][1](flags, flags.folder / "store")
         return

@@ -13,7 +13,7 @@ from tests.support.paths import ROOT
 
 @pytest.mark.slow
 def test_every_step_runs(tmp_path: Path) -> None:
-    sizes = ["--records", "1100", "--shards", "3", "--views", "4", "--views-per-file", "2"]
+    sizes = ["--records", "1200", "--shards", "3", "--views", "4", "--views-per-file", "2"]
     command = [
         sys.executable,
         "-m",
