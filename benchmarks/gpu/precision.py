@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from benchmarks.gpu.report import Report
 from benchmarks.gpu.setting import Setting, photographs_as_pixels
 from teachonce.extraction.config import VerifyConfig
-from teachonce.extraction.verify import RELATIVE_TOLERANCE, verify
+from teachonce.extraction.differences import RELATIVE_TOLERANCE
+from teachonce.extraction.verify import verify
 from teachonce.models.classifier import Classifier, load_model
 from teachonce.models.options import Precision
 from teachonce.store.store import Store

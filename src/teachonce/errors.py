@@ -40,8 +40,8 @@ class ConfigError(TeachonceError):
     exit_code: ClassVar[int] = 2
 
 
-class MissingExtraError(ConfigError):
-    """An optional dependency is needed and not installed."""
+class MissingExtraError(ConfigError, ImportError):
+    """An optional dependency is needed and not installed. An ImportError too, for ``except ImportError``."""
 
 
 class NoGpuError(ConfigError):

@@ -6,11 +6,15 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
+from teachonce.extras import missing_extras
 from teachonce.llvm import keep_triton_out
 
 
 def exports(package: str, homes: dict[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
-    """``__getattr__``, ``__dir__`` and ``__all__`` of a package whose names live in the modules ``homes`` (by name)."""
+    """``__getattr__``, ``__dir__`` and ``__all__`` of a package whose names live in the modules ``homes`` (by name).
+
+    A name whose module needs an extra that is not installed raises MissingExtraError, an ImportError.
+    """
     keep_triton_out()
     names = sorted(homes)
 
@@ -18,6 +22,7 @@ def exports(package: str, homes: dict[str, str]) -> tuple[Callable[[str], Any], 
         if name not in homes:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         keep_triton_out()
-        return getattr(import_module(f"{package}.{homes[name]}"), name)
+        with missing_extras(f"{package}.{name}"):
+            return getattr(import_module(f"{package}.{homes[name]}"), name)
 
     return get, lambda: names, names

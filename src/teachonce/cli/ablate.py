@@ -38,6 +38,7 @@ from teachonce.engine.progress import Advance, progress
 from teachonce.errors import ConfigError, TeachonceError
 from teachonce.extraction.config import ExtractConfig
 from teachonce.extraction.extract import extract
+from teachonce.extras import require
 from teachonce.options import command_line, drop_idle
 from teachonce.records.discovery import open_records
 from teachonce.runs.run import Run
@@ -70,6 +71,7 @@ def ablate(config: AblateConfig) -> list[Arm]:
 
     Raises what ``extract`` and ``train`` do.
     """
+    require("scipy", purpose="ablate, for its intervals,")
     start = time.monotonic()
     arm_configs = _given_stores(config) if config.stores else _make_stores(config)
     jobs = [_student_config(config, arm, seed) for seed in range(config.seeds) for arm in arm_configs]

@@ -29,6 +29,7 @@ from teachonce.cli.reading import with_readers
 from teachonce.errors import TeachonceError
 from teachonce.evaluation.config import EvaluateConfig, ExportConfig
 from teachonce.extraction.config import ExtractConfig, PlanConfig, VerifyConfig
+from teachonce.extras import missing_extras
 from teachonce.inspection.config import InspectConfig
 from teachonce.interop.config import ImportConfig, MergeConfig, RecordsConfig, UpgradeConfig
 from teachonce.options import POSITIONAL, REPEATED
@@ -50,6 +51,8 @@ class Command(NamedTuple):
     """MODULE:FUNCTION within teachonce, imported when the command runs: each pays for its own libraries only."""
     show: Callable[[Any, Any], int] = output.show_nothing
     """Prints the result of the program, given the options too; returns the exit code."""
+    extra: str | None = None
+    """What to install for all that the program needs, where the first library that it lacks is of a smaller extra."""
 
 
 COMMANDS: dict[str, Command] = {
@@ -58,14 +61,14 @@ COMMANDS: dict[str, Command] = {
     "verify": Command(VerifyConfig, "extraction.verify:verify", output.show_verdict),
     "inspect": Command(InspectConfig, "inspection.inspect:inspect", output.show_text),
     "merge": Command(MergeConfig, "interop.merge:merge"),
-    "train": Command(TrainConfig, "training.train:train"),
+    "train": Command(TrainConfig, "training.train:train", extra="train"),
     "evaluate": Command(EvaluateConfig, "evaluation.evaluate:evaluate", output.show_scores),
     "export": Command(ExportConfig, "cli.export:export"),
     "upgrade": Command(UpgradeConfig, "interop.upgrade:upgrade"),
     "import": Command(ImportConfig, "interop.csv_files:import_csv"),
     "plan": Command(PlanConfig, "extraction.planning.estimate:estimate", output.show_text),
-    "ablate": Command(AblateConfig, "cli.ablate:ablate"),
-    "demo": Command(DemoConfig, "cli.demo:demo"),
+    "ablate": Command(AblateConfig, "cli.ablate:ablate", extra="train"),
+    "demo": Command(DemoConfig, "cli.demo:demo", extra="demo"),
 }
 
 
@@ -113,10 +116,11 @@ def parse_command(arguments: Sequence[str]) -> Any:
 
 def run_command(config: Any) -> int:
     """Run the program of a configuration; returns the exit code."""
-    command = next(command for command in COMMANDS.values() if type(config) is command.options)
+    name, command = next(row for row in COMMANDS.items() if type(config) is row[1].options)
     module, _, function = command.program.partition(":")
-    program = getattr(import_module(f"teachonce.{module}"), function)
-    return command.show(program(config), config)
+    with missing_extras(name, command.extra):
+        program = getattr(import_module(f"teachonce.{module}"), function)
+        return command.show(program(config), config)
 
 
 def _find_recipe(arguments: Sequence[str]) -> Recipe | None:

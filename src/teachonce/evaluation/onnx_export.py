@@ -24,7 +24,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from teachonce.errors import CheckError, ConfigError, MissingExtraError, ModelError
+from teachonce.errors import CheckError, ConfigError, ModelError
+from teachonce.extras import require
 from teachonce.models.classifier import Classifier, load_model
 from teachonce.models.onnx_backend import CLASSES_KEY, OFFSET_KEY, PREPROCESSING_KEY
 from teachonce.models.spec import first_line, parse_model_spec, path_spec
@@ -112,12 +113,7 @@ def _to_safetensors(student: Classifier) -> bytes:
 
 
 def _to_onnx(student: Classifier) -> bytes:
-    try:
-        import onnx  # noqa: F401
-        import onnxruntime  # noqa: F401
-        import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise MissingExtraError(f"--format onnx needs {error.name}: pip install 'teachonce[onnx]'") from error
+    require("onnx", "onnxruntime", "onnxscript", purpose="--format onnx")
     images = normalize(_noise(student, 2), student.preprocessing)
     try:
         with warnings.catch_warnings():

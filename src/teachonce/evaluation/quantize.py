@@ -24,7 +24,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from teachonce.errors import MissingExtraError, ModelError
+from teachonce.errors import ModelError
+from teachonce.extras import require
 from teachonce.models.spec import first_line
 
 Calibration = Literal["minmax", "percentile"]
@@ -32,10 +33,7 @@ Calibration = Literal["minmax", "percentile"]
 
 def require_quantizer() -> None:
     """Raise MissingExtraError where ONNX Runtime's quantizer is not installed."""
-    try:
-        import onnxruntime.quantization  # noqa: F401
-    except ImportError as error:
-        raise MissingExtraError(f"--int8 needs {error.name}: pip install 'teachonce[onnx]'") from error
+    require("onnx", "onnxruntime", purpose="--int8")
 
 
 def quantize_onnx(

@@ -9,9 +9,7 @@ for another sample, fresh teacher logits agree with the stored ones within the c
 tolerance; the record that lies furthest out is named. So a verdict says what differs: order, decoder, resize, weights,
 or the arithmetic.
 
-The arithmetic's tolerance comes from the dtype: a network is a long chain of sums whose order changes with batch
-size, threads and device, so relative to the row's largest logit a few thousand units of the last place are allowed in
-float32 and a few in the half precisions.
+Only ``logits`` runs the teacher (``fresh_logits``): without it nothing here needs torch.
 """
 
 from __future__ import annotations
@@ -21,8 +19,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 
 from teachonce.engine.buffers import BufferPool
 from teachonce.engine.cores import num_cores
@@ -30,15 +26,13 @@ from teachonce.engine.jobs import run_jobs
 from teachonce.engine.progress import Advance, progress
 from teachonce.errors import CheckError, ConfigError, TeachonceError
 from teachonce.extraction.config import VerifyConfig
-from teachonce.models.classifier import Classifier, load_model
+from teachonce.extraction.differences import describe_versions, rounding
+from teachonce.extras import require
 from teachonce.pixels.decode import decode_record
-from teachonce.pixels.frames import pixel_versions
 from teachonce.pixels.preprocessing import Preprocessing
-from teachonce.pixels.render import RecordView, ViewReader, render_views
+from teachonce.pixels.render import ViewReader, render_views
 from teachonce.records.discovery import open_records
 from teachonce.records.source import Location
-from teachonce.rng import generator
-from teachonce.storage.resume import plan_differences
 from teachonce.store.join import StoreJoin
 from teachonce.store.store import Store
 from teachonce.store.stored_views import StoredViews
@@ -50,9 +44,6 @@ VERIFY_BLOCK_RECORDS = 64
 """Records that are read and compared at once."""
 VERIFY_WORKER_BYTES = 1 << 30
 """Bytes of records for which it pays to start one more process: it takes about as long as to check half of them."""
-RELATIVE_TOLERANCE = {"float32": 2.0**-12, "bf16": 2.0**-5, "fp16": 2.0**-8}
-DEVICE_TOLERANCE = {"mps": 2.0**-10}
-"""Where a device is known to be coarser than its precision, or nobody has measured that it is not (Apple's)."""
 
 
 @dataclass
@@ -157,53 +148,6 @@ def check_top1(store: Store, count: int) -> int:
     return num_checked
 
 
-def check_logits(
-    join: StoreJoin, teacher: Classifier, positions: list[tuple[int, int, int]], batch_size: int
-) -> tuple[float, float]:
-    """Compare fresh logits of some (shard, row, view), by the data's shards, with the stored ones.
-
-    Returns (largest error, largest excess).
-
-    Raises CheckError naming the record that lies furthest out, when it lies beyond codec and arithmetic.
-    """
-    store = join.store
-    precision = store.plan.teacher.get("precision", "float32")
-    reader = ViewReader(join.source, StoredViews(store), [join])
-    largest_error, largest_excess, worst = 0.0, 0.0, ""
-    for start in range(0, len(positions), batch_size):
-        chosen = positions[start : start + batch_size]
-        record_views = [_read_view(reader, (shard, row), view) for shard, row, view in chosen]
-        pixels = render_views(record_views, teacher.preprocessing)
-        fresh = teacher.collect_logits(teacher.logits(torch.from_numpy(pixels)))
-        stored = join.locate([(shard, row) for shard, row, _ in chosen], [item.record for item in record_views])
-        rows = [store.read_rows(shard, view, [row]) for (shard, row), (_, _, view) in zip(stored, chosen, strict=True)]
-        columns = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
-        slack = _rounding(store, fresh)
-        errors, allowed = store.codec.compare_logits(columns, fresh, slack)
-        # A NaN, fresh or stored, must not pass as a comparison that is merely false.
-        with np.errstate(invalid="ignore"):
-            ratios = errors / allowed
-        excess = np.where(np.isnan(ratios), np.inf, ratios).max(axis=1)
-        largest_error = max(largest_error, float(errors.max()))
-        at = int(excess.argmax())
-        if excess[at] > largest_excess:
-            largest_excess = float(excess[at])
-            record = record_views[at].record
-            worst = (
-                f"{record.where} ({record.filename}) view {chosen[at][2]}: fresh and stored logits differ by "
-                f"{errors[at].max():.4g}, {excess[at]:.1f} times what codec {store.codec.name} and "
-                f"{precision} allow"
-            )
-    if largest_excess > 1:
-        raise CheckError(
-            f"{worst}: the pixels are the teacher's, so weights or arithmetic differ "
-            f"({_versions(store, 'torch', 'onnxruntime', 'tensorflow')}), or the store was changed; extract again"
-            if store.plan.num_samples
-            else f"{worst}: another decoder, library or device? or the store was changed; extract again"
-        )
-    return largest_error, largest_excess
-
-
 def check_pixels(join: StoreJoin, count: int) -> int:
     """Replay up to ``count`` of the store's own samples, of records that the data has; returns how many.
 
@@ -216,23 +160,23 @@ def check_pixels(join: StoreJoin, count: int) -> int:
     reader = ViewReader(join.source, StoredViews(store), [join])
     for location, shard, sample in samples:
         assert preprocessing is not None
-        record_view = _read_view(reader, location, sample.view)
+        (record_view,) = reader.read([location], sample.view)
         pixels = render_views([record_view], preprocessing)[0]
         where = f"{record_view.record.where} ({record_view.record.filename}) view {sample.view}"
         if pixels_hash(np.asarray(decode_record(record_view.record))) != sample.image_xxh3:
             raise CheckError(
                 f"{where}: the same bytes decode to other pixels than at extraction: another decoder "
-                f"({_versions(store, 'pillow', 'decoder')}); use that version, or extract again"
+                f"({describe_versions(store, 'pillow', 'decoder')}); use that version, or extract again"
             )
         if pixels_hash(pixels) != sample.pixels_xxh3:
             raise CheckError(
                 f"{where}: the image decodes as at extraction, its view differs: another resize, crop or operation "
-                f"({_versions(store, 'pillow', 'decoder', 'numpy', 'teachonce')}), or the stored view was changed; "
-                "extract again"
+                f"({describe_versions(store, 'pillow', 'decoder', 'numpy', 'teachonce')}), or the stored view was "
+                "changed; extract again"
             )
         columns = store.read_rows(shard, sample.view, [sample.row])
         # After a kill, or of several writers at once, sample and views may be of two: equal but for the rounding.
-        slack = _rounding(store, sample.logits[None])
+        slack = rounding(store, sample.logits[None])
         errors, allowed = store.codec.compare_logits(columns, sample.logits[None], slack)
         if not (errors <= allowed).all():
             raise CheckError(
@@ -240,17 +184,6 @@ def check_pixels(join: StoreJoin, count: int) -> int:
                 f"{store.codec.name} allows: the view file was changed; extract again"
             )
     return len(samples)
-
-
-def _rounding(store: Store, logits: NDArray[np.float32]) -> NDArray[np.float64]:
-    """By how much [N] the logits [N, C] of two extractions may differ: what the arithmetic's precision leaves open.
-
-    The widest of what made the store's files counts.
-    """
-    tolerance = RELATIVE_TOLERANCE[store.plan.teacher.get("precision", "float32")]  # imported logits have none
-    devices = [str(made.get("device")) for made in store.made_by]
-    tolerance = max(tolerance, *(DEVICE_TOLERANCE.get(device, 0.0) for device in devices))
-    return tolerance * np.abs(logits).max(axis=1).astype(np.float64) + 1e-6
 
 
 def _choose_samples(join: StoreJoin, count: int) -> list[tuple[Location, int, Sample]]:
@@ -274,6 +207,9 @@ def _choose_samples(join: StoreJoin, count: int) -> list[tuple[Location, int, Sa
 
 def _check(config: VerifyConfig, verdict: Verdict) -> None:
     store = Store(config.store)
+    teacher = _find_teacher(config, store)
+    if teacher is not None:
+        require("torch", purpose=f"asking the teacher {teacher} (--teacher none leaves it out)")
     verdict.num_files = store.check_files()
     source = open_records(config.data, store.plan.data["split"])
     join = StoreJoin(store, source, advice="give the data that it was made of, or extract over this data to add them")
@@ -283,61 +219,17 @@ def _check(config: VerifyConfig, verdict: Verdict) -> None:
     if config.samples == 0:
         return
     verdict.num_pixels = check_pixels(join, config.samples)
-    if config.teacher == "none":
+    if teacher is None:
+        if config.teacher is None:
+            print_line("verify: logits imported from CSV, no teacher to ask; give --teacher to compare")
         return
+    from teachonce.extraction.fresh_logits import compare_fresh_logits
+
+    found = compare_fresh_logits(join, config, teacher)
+    verdict.num_logits, verdict.largest_error, verdict.largest_excess = found
+
+
+def _find_teacher(config: VerifyConfig, store: Store) -> str | None:
+    """The SPEC of the teacher that is to be asked, None for none."""
     spec = config.teacher or store.plan.teacher["spec"]
-    if spec == "none":
-        print_line("verify: logits imported from CSV, no teacher to ask; give --teacher to compare")
-        return
-    try:
-        teacher = load_model(spec, device=config.device, precision=store.plan.teacher.get("precision", "float32"))
-    except TeachonceError as error:
-        if config.teacher is not None:
-            raise
-        raise type(error)(
-            f"{error}; this is the teacher of the store's plan, {spec}, whose paths count from the folder where it was "
-            "extracted: give --teacher with where it is now, or --samples 0 to check without it"
-        ) from error
-    _check_teacher(store, teacher)
-    positions = _draw_positions(join, config)
-    verdict.num_logits = len(positions)
-    verdict.largest_error, verdict.largest_excess = check_logits(join, teacher, positions, config.batch_size)
-
-
-def _check_teacher(store: Store, teacher: Classifier) -> None:
-    found = {"weights_sha256": teacher.weights_sha256, "preprocessing": teacher.preprocessing.to_json()}
-    expected = {name: store.plan.teacher[name] for name in found if store.plan.teacher.get(name) is not None}
-    differences = plan_differences(expected, {name: found[name] for name in expected})
-    if differences:
-        raise CheckError(f"{store.path}: another teacher than the one that was asked: {'; '.join(differences)}")
-    if teacher.num_classes != store.class_space.num_classes:
-        raise CheckError(
-            f"{store.path}: logits of {store.class_space.num_classes} classes, the teacher has {teacher.num_classes}"
-        )
-
-
-def _read_view(reader: ViewReader, location: Location, view: int) -> RecordView:
-    (found,) = reader.read([location], view)
-    return found
-
-
-def _versions(store: Store, *names: str) -> str:
-    """Library versions at extraction against those of today, as a phrase."""
-    then, now = store.versions, pixel_versions()
-    changed = [
-        f"{name} {then.get(name, 'unknown')} at extraction, {now.get(name, 'none')} now"
-        for name in names
-        if then.get(name) != now.get(name)
-    ]
-    return "; ".join(changed) or f"the same {', '.join(name for name in names if name in now)} as at extraction"
-
-
-def _draw_positions(join: StoreJoin, config: VerifyConfig) -> list[tuple[int, int, int]]:
-    """(shard, row, view), shard and row of the data."""
-    rng = generator(config.seed, "verify")
-    total = join.source.num_records * join.store.num_views
-    # choice without replacement would permute all of ImageNet's views for a few hundred; doubles are harmless here.
-    flat = np.unique(rng.integers(0, total, config.samples)) if config.samples < total else np.arange(total)
-    views, indices = np.divmod(flat, join.source.num_records)
-    locations = join.source.locate_all(indices)
-    return [(shard, row, view) for (shard, row), view in zip(locations, views.tolist(), strict=True)]
+    return None if config.samples == 0 or spec == "none" else spec

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from teachonce.errors import ConfigError
+from teachonce.extras import require
 from teachonce.inspection.config import InspectConfig
 from teachonce.inspection.records import render_records, summarize_records
 from teachonce.inspection.store import render_store, summarize_store
@@ -31,7 +32,7 @@ def inspect(config: InspectConfig) -> str:
         if not is_store:
             kind = "a run, whose page is its report.html" if is_run else "no store (records?)"
             raise ConfigError(f"--html: is for stores, {config.path} is {kind}")
-        # Drawing libraries are for those who want a page.
+        require("matplotlib", "jinja2", purpose="--html")
         from teachonce.inspection.page import write_page
 
         page = write_page(config.path, config.data, config.out, overwrite=config.overwrite)

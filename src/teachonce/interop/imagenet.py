@@ -16,6 +16,7 @@ from __future__ import annotations
 import importlib.util
 import io
 import re
+import warnings
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -27,6 +28,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from teachonce.errors import ConfigError, RecordError
+from teachonce.extras import require
 from teachonce.options import parse_number
 from teachonce.records.listing import ImageListing
 from teachonce.storage.files import locate, open_storage
@@ -96,15 +98,23 @@ def class_texts(names: Sequence[str], metadata: Mapping[str, str] | None = None)
 
 def imagenet_synsets() -> tuple[str, ...]:
     """The 1000 synsets of ILSVRC-2012 in sorted order, which is their label order; from timm's tables."""
+    require("timm", purpose="the list of ImageNet's synsets")
     path = _timm_table("imagenet_synsets.txt")
     if path is None:
-        raise ConfigError("timm's table of ImageNet synsets is not there; install timm, or give a labels file")
+        raise ConfigError("timm's table of ImageNet synsets is not there; give a labels file")
     return read_labels(path)
 
 
 def _read_synset_texts() -> dict[str, str]:
     path = _timm_table("imagenet_synset_to_lemma.txt")
-    return read_metadata(path) if path is not None else {}
+    if path is None:
+        warnings.warn(
+            "timm, whose table has the human texts of synsets, is not installed: image/class/text will be the synset; "
+            "give --metadata FILE, or pip install 'teachonce[torch]'",
+            stacklevel=2,
+        )
+        return {}
+    return read_metadata(path)
 
 
 def _timm_table(name: str) -> Path | None:

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from teachonce.errors import ConfigError, MissingExtraError, ModelError, NoGpuError
+from teachonce.errors import ConfigError, ModelError, NoGpuError
+from teachonce.extras import require
 from teachonce.models.class_map import as_rows
 from teachonce.models.spec import LoadedModel, ModelSpec, first_line, resolve_size
 from teachonce.pixels.preprocessing import Preprocessing
@@ -86,10 +87,9 @@ def load_onnx_file(
 
 
 def _start_session(path: Path, device: torch.device, num_threads: int | None) -> Any:
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise MissingExtraError("ONNX models need ONNX Runtime: pip install 'teachonce[onnx]'") from error
+    require("onnxruntime", purpose=str(path))
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     if num_threads is not None:

@@ -23,7 +23,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from teachonce.errors import ConfigError, MissingExtraError, ModelError, NoGpuError, TeachonceError
+from teachonce.errors import ConfigError, ModelError, NoGpuError, TeachonceError
+from teachonce.extras import missing_extras
 from teachonce.llvm import import_tensorflow
 from teachonce.models.class_map import as_rows
 from teachonce.models.savedmodel_graph import find_outside_operations
@@ -162,10 +163,8 @@ def _load_folder(
 
 
 def _start_tensorflow(device: torch.device, num_threads: int | None) -> Any:
-    try:
+    with missing_extras("a SavedModel"):
         tensorflow = import_tensorflow()
-    except ImportError as error:
-        raise MissingExtraError("SavedModels need TensorFlow: pip install 'teachonce[tensorflow]'") from error
     gpus = tensorflow.config.list_physical_devices("GPU")
     if device.type == "cuda" and not gpus:
         raise NoGpuError(f"a SavedModel on {device}: this TensorFlow sees no GPU; use --device cpu")

@@ -33,6 +33,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from teachonce.data.loader import Batch, Loader
 from teachonce.data.sampler import EpochBatches
 from teachonce.errors import ConfigError, ModelError, TeachonceError
+from teachonce.extras import require
 from teachonce.models.classifier import Classifier, build_student, load_model, resolve_device
 from teachonce.models.fine_tuning import start_from
 from teachonce.models.own_classes import resolve_model_offset
@@ -83,6 +84,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
     that do not fit the data or the machine, PlanMismatchError where the run was begun with others, TeachonceError where
     the loss is not finite, and RecordError, StoreError or LogitsError, with the place, for what is wrong in the data.
     """
+    require("matplotlib", "jinja2", "tensorboard", purpose="train, for its report,")
     device = resolve_device(config.device)
     _check_device(config, device)
     if config.devices * config.num_nodes > 1 and not is_rank():

@@ -44,6 +44,7 @@ from teachonce.extraction.planning.measure import (
 )
 from teachonce.extraction.planning.picture import draw_estimate
 from teachonce.extraction.planning.table import render_estimate
+from teachonce.extras import require
 from teachonce.models.classifier import Classifier, load_model
 from teachonce.records.discovery import open_records
 from teachonce.records.sample import SubsetSource, sample_locations
@@ -66,6 +67,8 @@ def estimate(config: PlanConfig) -> str:
     ImageError or LogitsError, with the place, for what is wrong with a sampled record or the teacher.
     """
     check_estimate_folder(config.out)
+    if config.out is not None:
+        require("matplotlib", purpose="plan --out")
     summary = build_estimate(config)
     text = render_estimate(summary)
     if config.out is not None:

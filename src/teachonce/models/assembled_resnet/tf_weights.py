@@ -42,7 +42,8 @@ from timm.layers import SEModule
 from timm.layers.selective_kernel import SelectiveKernelAttn
 from torch import nn
 
-from teachonce.errors import ConfigError, MissingExtraError, ModelError
+from teachonce.errors import ConfigError, ModelError
+from teachonce.extras import missing_extras
 from teachonce.llvm import import_tensorflow
 from teachonce.models.assembled_resnet.network import AssembledResNet
 from teachonce.storage.files import locate
@@ -203,13 +204,8 @@ def _read_checkpoint(path: Path) -> Variables:
     storage, name = locate(prefix)
     if not _has_index(path):
         raise ConfigError(f"weights={path}: no such checkpoint, {prefix}.index is not there")
-    try:
+    with missing_extras(f"weights={path}: a checkpoint (variables saved as .npz do not)"):
         tensorflow = import_tensorflow()
-    except ImportError as error:
-        raise MissingExtraError(
-            f"weights={path}: reading a TensorFlow checkpoint needs TensorFlow: pip install 'teachonce[tensorflow]', "
-            "or save its variables as .npz elsewhere"
-        ) from error
     try:
         reader = tensorflow.train.load_checkpoint(str(storage.local_path(name)))
         names = [name for name in reader.get_variable_to_shape_map() if name.startswith(_ROOT)]

@@ -1,0 +1,130 @@
+"""Every command where no extra is installed: it does its work, or says in one line what to install.
+
+The second half is true of each command's first step: nothing was read or written before.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from teachonce.cli.main import COMMANDS
+from teachonce.extraction.config import ExtractConfig
+from teachonce.extraction.extract import extract
+from teachonce.pixels.preprocessing import Preprocessing
+from teachonce.storage.files import write_json
+from tests.support.light_install import ALL_EXTRAS, run_hiding, teachonce_hiding
+from tests.support.paths import GOLDEN
+from tests.support.small_data import run_config, write_image_folder
+from tests.support.small_models import write_color_shards, write_color_teacher
+
+LIGHT = {
+    "records": ["records --images images --out out --shards 2"],
+    "inspect": [
+        "inspect records --split train",
+        "inspect store",
+        "inspect store --json",
+        "inspect run",
+    ],
+    "verify": [
+        "verify store --data records --teacher none --json",
+        "verify store --data records --samples 0 --json",
+    ],
+    "merge": ["merge store --data records --out merged"],
+    "upgrade": [f"upgrade {GOLDEN / 'store-v1-int8'} --out upgraded"],
+    "export": ["export store --format csv --out csv"],
+    "import": ["import csv --data records --split train --out imported"],
+}
+"""By command: what it does without any extra. ``import`` reads what ``export`` has written."""
+HEAVY = {
+    "extract": ("extract --data images --teacher timm:test_resnet --out store", "torch"),
+    "verify": ("verify store --data records --teacher timm:test_resnet", "torch"),
+    "inspect": ("inspect store --html --out page.html", "pages"),
+    "plan": ("plan --data images --teacher timm:test_resnet", "torch"),
+    "train": ("train --data images --student timm:test_resnet --out trained", "train"),
+    "evaluate": ("evaluate --data images --model timm:test_resnet", "torch"),
+    "export": ("export run --format onnx --out student.onnx", "torch"),
+    "ablate": ("ablate --data images --student timm:test_resnet --teacher timm:test_resnet --out ablation", "train"),
+    "demo": ("demo --out demo", "demo"),
+}
+"""By command: what it cannot do without an extra, and which it asks for first."""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("light")
+    write_image_folder(folder / "images")
+    write_color_shards(folder / "records", sizes=(9, 6))
+    teacher = write_color_teacher(folder / "teacher.onnx")
+    extract(ExtractConfig(data=folder / "records", teacher=teacher, out=folder / "store", device="cpu", gate_samples=0))
+    preprocessing = Preprocessing(size_px=32)
+    write_json(folder / "run" / "config.json", {**run_config("timm:test_resnet", preprocessing), **OF_A_RUN})
+    yield folder
+
+
+OF_A_RUN = {"data": "images", "split": "train", "epochs": 1, "batch_size": 8}
+
+
+def test_every_command_is_here():
+    assert set(LIGHT) | set(HEAVY) == set(COMMANDS)
+
+
+def test_light_commands_do_their_work(folder: Path):
+    """One process, as their imports are the same; each command's name is printed with its exit code."""
+    commands = [words for name in LIGHT for words in LIGHT[name]]
+    code = (
+        "import sys; from teachonce.cli.main import main\n"
+        f"for words in {commands!r}:\n"
+        "    try: main(words.split())\n"
+        "    except SystemExit as end: print(words, end.code, sep=' -> ')\n"
+        f"print(set({ALL_EXTRAS!r}) & set(sys.modules))\n"
+    )
+    done = run_hiding(ALL_EXTRAS, code, folder=folder)
+    ends = [line for line in done.stdout.splitlines() if " -> " in line]
+    assert ends == [f"{words} -> 0" for words in commands], done.stderr
+    assert done.stdout.splitlines()[-1] == "set()"
+    assert len(list(folder.glob("out/train-0000?-of-00002"))) == 2
+    assert len(list(folder.glob("merged/train-*-of-00002"))) == 2
+    verdicts = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"is_sound"')]
+    assert all(verdict["is_sound"] for verdict in verdicts)
+    assert [verdict["num_pixels"] > 0 for verdict in verdicts] == [True, False]
+
+
+@pytest.mark.parametrize("command", HEAVY)
+def test_heavy_commands_say_what_to_install(folder: Path, tmp_path: Path, command: str):
+    words, extra = HEAVY[command]
+    for name in ("images", "records", "store", "run"):
+        shutil.copytree(folder / name, tmp_path / name)
+    before = sorted(tmp_path.rglob("*"))
+    done = teachonce_hiding(ALL_EXTRAS, *words.split(), folder=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert not done.stdout
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("teachonce: ")
+    assert line.endswith(f"which is not installed: pip install 'teachonce[{extra}]'")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("name", ["", *COMMANDS])
+def test_help_needs_no_extra(tmp_path: Path, name: str):
+    done = teachonce_hiding(ALL_EXTRAS, *name.split(), "--help", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "usage: teachonce" in done.stdout
+
+
+@pytest.mark.slow
+def test_a_training_asks_for_its_report_before_it_begins(folder: Path, tmp_path: Path):
+    """Torch and Lightning are there; what is needed only at the end is asked for at the start."""
+    for words, module, extra in (
+        (HEAVY["train"][0], "jinja2", "pages"),
+        (HEAVY["plan"][0] + " --out plan", "matplotlib", "pages"),
+        (HEAVY["ablate"][0], "scipy", "train"),
+    ):
+        done = teachonce_hiding((module,), *words.split(), folder=tmp_path)
+        assert done.returncode == 2, done.stderr
+        assert f" needs {module}, which is not installed: pip install 'teachonce[{extra}]'" in done.stderr
+        assert not any(tmp_path.iterdir())
