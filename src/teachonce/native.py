@@ -1,8 +1,8 @@
 """The native library, where it was built: optional C code that does what Python does too, in a fraction of the time.
 
-Built from ``native/*.c`` by ``pip install`` where there is a C compiler; without it, or with TEACHONCE_NATIVE=0, the
-speed changes and nothing else. Here is what finds image, label and logits in serialized Examples; ``kernel`` makes
-views.
+It comes with the wheel, or is built from ``native/*.c`` by ``pip install`` where there is a C compiler; without it, or
+with TEACHONCE_NATIVE=0, the speed changes and nothing else. It knows nothing of Python, so one file serves every
+version. Here is what finds image, label and logits in serialized Examples; ``kernel`` makes views.
 """
 
 from __future__ import annotations
@@ -10,28 +10,44 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+import warnings
 from collections.abc import Sequence
-from importlib.machinery import EXTENSION_SUFFIXES
+from multiprocessing import parent_process
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 
+def is_switched_off() -> bool:
+    """Whether the user wants none of it (TEACHONCE_NATIVE=0)."""
+    return os.environ.get("TEACHONCE_NATIVE") == "0"
+
+
 @functools.cache
 def load_library() -> ctypes.CDLL | None:
-    """The library, None without one."""
-    if os.environ.get("TEACHONCE_NATIVE", "1") == "0":
+    """The library; None without one, with a warning where nobody switched it off."""
+    if is_switched_off():
         return None
-    paths = [path for suffix in EXTENSION_SUFFIXES if (path := Path(__file__).with_name(f"_native{suffix}")).exists()]
+    path = Path(__file__).with_name("_native.so")
     try:
-        library = ctypes.CDLL(str(paths[0])) if paths else None
-    except OSError:
+        library = ctypes.CDLL(str(path))
+    except OSError as error:
+        warn_of_slowness(str(error) if path.exists() else "it was not built: install a wheel, or with a C compiler")
         return None
-    if library is not None:
-        library.teachonce_find.restype = None
-        library.teachonce_find.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p]
+    library.teachonce_find.restype = None
+    library.teachonce_find.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p]
     return library
+
+
+def warn_of_slowness(reason: str) -> None:
+    """Say, in the first of a command's processes alone, that Python does what the native library is for."""
+    if parent_process() is None:
+        warnings.warn(
+            f"the native library is not used ({reason}): reading records and making views take longer, results are the "
+            "same; TEACHONCE_NATIVE=0 says that this is meant",
+            stacklevel=3,
+        )
 
 
 def addresses(buffers: Sequence[bytes | memoryview]) -> NDArray[np.uint64]:

@@ -10,14 +10,13 @@ from __future__ import annotations
 import ctypes
 import functools
 import io
-import os
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, features
 
-from teachonce.native import addresses, load_library
+from teachonce.native import addresses, is_switched_off, load_library, warn_of_slowness
 from teachonce.pixels.decode import MAX_PIXELS, resize_image
 
 _ABI_VERSION = 1
@@ -105,8 +104,11 @@ def describe_decoder() -> str:
 def _load_kernel() -> tuple[Kernel | None, str]:
     library = load_library()
     if library is None:
-        return None, "switched off" if os.environ.get("TEACHONCE_NATIVE") == "0" else "the kernel was not built"
-    return bind_kernel(library)
+        return None, "switched off" if is_switched_off() else "the kernel was not built"
+    kernel, reason = bind_kernel(library)
+    if kernel is None:
+        warn_of_slowness(reason)
+    return kernel, reason
 
 
 def bind_kernel(library: ctypes.CDLL) -> tuple[Kernel | None, str]:
