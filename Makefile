@@ -1,7 +1,8 @@
-# Verbs of this project; CI calls nothing else. `make setup` needs only python3 (3.11 or newer) and a network.
+# Verbs of this project; CI calls nothing else (.ci/run). `make setup` needs only python3 (3.11 or newer) and a network.
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.setup-done
+LOWEST := .venv-lowest
 TESTS ?= tests
 TEST_WORKERS ?= 2
 # The slow tests (kills, several processes, real images in full) run in CI, and here with SLOW=1.
@@ -15,7 +16,11 @@ result = benchmarks/results/$(1)_$(MACHINE)_$(shell date +%F).md
 
 DEVICE ?= cuda
 
-.PHONY: setup demo check test fuzz torture bench gpu fmt lock clean
+# What the lowest versions could change: reading and writing, decoding, models, losses, a training, the commands.
+LOWEST_TESTS ?= tests/storage tests/store
+CEPH := ceph-mon ceph-osd radosgw ceph-common
+
+.PHONY: setup services demo check test test-lowest fuzz torture bench gpu fmt lock wheel release-check clean
 
 setup: $(STAMP)
 
@@ -23,15 +28,37 @@ $(STAMP): requirements.lock pyproject.toml setup.py $(wildcard native/*.c native
 	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit("python3 is %d.%d, 3.11 or newer is needed: make PYTHON=python3.12 ..." % v[:2])'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet "uv>=0.5"
-	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -r requirements.lock
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --require-hashes -r requirements.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-build-isolation --no-deps --editable .
 	touch $(STAMP)
+
+# Ceph's object store, for the tests of object stores; without it they are skipped, and nothing else changes.
+services:
+	@if { command -v ceph-mon && command -v ceph-osd && command -v radosgw && command -v ceph; } >/dev/null; then \
+		echo "services: Ceph is installed"; \
+	elif [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then \
+		echo "services: nothing done, which takes root and apt-get ($(CEPH)); tests against Ceph are skipped"; \
+	else \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $(CEPH) \
+			>/dev/null || echo "services: apt-get cannot install $(CEPH); tests against Ceph are skipped"; \
+	fi
 
 demo: setup
 	$(BIN)/teachonce demo --out demo
 
 test: setup
 	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadgroup $(MARK) $(TESTS)
+
+# The quick tests with the lowest versions of everything that pyproject.toml allows, in an environment of their own.
+test-lowest: $(LOWEST)/.setup-done
+	$(LOWEST)/bin/python -m pytest -n $(TEST_WORKERS) --dist loadgroup -m "not slow" $(LOWEST_TESTS)
+
+$(LOWEST)/.setup-done: $(STAMP) requirements.lowest.lock
+	rm -rf $(LOWEST)
+	$(BIN)/uv venv --quiet --python $(BIN)/python $(LOWEST)
+	$(BIN)/uv pip install --quiet --python $(LOWEST)/bin/python --require-hashes -r requirements.lowest.lock
+	$(BIN)/uv pip install --quiet --python $(LOWEST)/bin/python --no-build-isolation --no-deps --editable .
+	touch $@
 
 # The C code under AddressSanitizer and UndefinedBehaviorSanitizer, with tens of thousands of damaged images; needs gcc.
 fuzz: SANITIZE := -g -fsanitize=address,undefined -fno-sanitize-recover=undefined
@@ -65,9 +92,19 @@ bench: setup
 gpu: setup
 	$(BIN)/python -m benchmarks.gpu --device $(DEVICE) $(if $(filter cpu,$(DEVICE)),--tiny,$(PHOTOGRAPHS) --out docs/results/gpu.md)
 
+lock: COMPILE := $(BIN)/uv pip compile --quiet --universal --upgrade --python-version 3.11 --no-annotate --no-header \
+	--generate-hashes --all-extras pyproject.toml
 lock: setup
-	$(BIN)/uv pip compile --quiet --universal --upgrade --python-version 3.11 --no-annotate --no-header \
-		--all-extras pyproject.toml --output-file requirements.lock
+	$(COMPILE) --output-file requirements.lock
+	$(COMPILE) --resolution lowest-direct --output-file requirements.lowest.lock
+
+# Wheel and sdist in dist/, each installed into an empty environment of every Python at hand and used without torch.
+wheel: setup
+	$(BIN)/python -m tests.release
+
+# The same, and the wheel with every extra: the demo from there. Some 6 GB and ten minutes.
+release-check: setup
+	$(BIN)/python -m tests.release --full
 
 clean:
-	rm -rf .venv build demo src/*.egg-info
+	rm -rf .venv $(LOWEST) build dist demo src/*.egg-info
