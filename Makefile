@@ -16,8 +16,14 @@ result = benchmarks/results/$(1)_$(MACHINE)_$(shell date +%F).md
 
 DEVICE ?= cuda
 
-# What the lowest versions could change: reading and writing, decoding, models, losses, a training, the commands.
-LOWEST_TESTS ?= tests/storage tests/store
+# At least one module of tests for every library that a version could break; some four minutes.
+LOWEST_TESTS ?= $(addprefix tests/,test_extras.py test_native.py storage/test_strict_json.py storage/test_block_file.py \
+	codecs/test_registry.py views records/tfrecord/test_framing.py records/tfrecord/test_tf_example.py store/test_tables.py \
+	store/test_store.py pixels/test_render.py pixels/test_operations.py pages interop/test_merge.py interop/test_csv_files.py \
+	inspection/test_page.py losses data/test_dataset.py models/test_classifier.py models/test_onnx_backend.py \
+	models/assembled_resnet/test_tf_weights.py extraction/test_extract.py extraction/test_verify.py \
+	evaluation/test_onnx_export.py evaluation/test_int8.py training/test_train.py training/test_report.py cli/test_main.py \
+	cli/test_ablate_table.py cli/test_demo.py system/test_light_install.py)
 CEPH := ceph-mon ceph-osd radosgw ceph-common
 
 .PHONY: setup services demo check test test-lowest fuzz torture bench gpu fmt lock wheel release-check clean
