@@ -12,6 +12,7 @@ is accounted for, and to make it nothing but head and tail is read.
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -21,7 +22,7 @@ import xxhash
 from pyarrow import ipc
 
 from teachonce.errors import StoreError, TeachonceError
-from teachonce.storage.storage import Storage
+from teachonce.storage.storage import Mapped, Storage
 from teachonce.storage.strict_json import Count, convert_json, parse_json
 
 METADATA_KEY = b"teachonce"
@@ -71,7 +72,7 @@ def write_blocks(storage: Storage, name: str, batches: Sequence[pa.RecordBatch],
 
 
 class BlockFile:
-    """A file of ``write_blocks``, memory-mapped; each block is checked by its hash when it is read.
+    """A file of ``write_blocks``, memory-mapped where it is local; each block is checked by its hash when it is read.
 
     With ``entry`` size and head are checked too when it is opened; ``trust`` reads without any hash. Raises StoreError,
     with the file and ``advice``, for whatever does not hold.
@@ -150,7 +151,7 @@ class BlockFile:
     def check_tail(self) -> None:
         """Raise StoreError where the end is not that of an Arrow file with these blocks; none of them is read."""
         try:
-            found = ipc.open_file(pa.py_buffer(self._bytes)).num_record_batches
+            found = ipc.open_file(_arrow_source(self._bytes)).num_record_batches
         except ARROW_ERRORS as error:
             raise self.error(f"its end is not that of an Arrow file ({_first_line(error)}): cut short") from error
         if found != self.num_blocks:
@@ -206,6 +207,37 @@ class BlockFile:
     def error(self, what: str) -> StoreError:
         """The error that says so of this file, with the advice."""
         return StoreError(f"{self._where}: {what}{self._advice}")
+
+
+def _arrow_source(content: Mapped) -> Any:
+    return pa.py_buffer(content) if isinstance(content, memoryview) else pa.PythonFile(_SlicedFile(content), mode="r")
+
+
+class _SlicedFile(io.RawIOBase):
+    """Slices as a file that Arrow seeks in."""
+
+    def __init__(self, content: Mapped) -> None:
+        self._content = content
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._position = offset + (0, self._position, len(self._content))[whence]
+        return self._position
+
+    def read(self, size: int | None = -1) -> bytes:
+        end = len(self._content) if size is None or size < 0 else self._position + size
+        found = bytes(self._content[self._position : end])
+        self._position += len(found)
+        return found
 
 
 def has_same_columns(found: pa.Schema, expected: pa.Schema) -> bool:
