@@ -49,8 +49,8 @@ def test_every_import_of_the_package_is_a_dependency():
     imported = {name for name in found if name in installed and name != "teachonce"}
     own, _ = read_pyproject()
     base = {"PIL" if name == "pillow" else name for name in own[""]}
-    # triton comes with torch; tensorflow_hub is used where somebody installed it.
-    assert imported - base - set(ALL_EXTRAS) <= {"triton", "tensorflow_hub"}
+    # triton comes with torch; the others are used where somebody installed them.
+    assert imported - base - set(ALL_EXTRAS) <= {"triton", "tensorflow_hub", "boto3"}
 
 
 @pytest.mark.parametrize(("extra", "module"), [(extra, name) for extra, names in EXTRAS.items() for name in names])

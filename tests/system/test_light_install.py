@@ -50,6 +50,7 @@ HEAVY = {
     "export": ("export run --format onnx --out student.onnx", "torch"),
     "ablate": ("ablate --data images --student timm:test_resnet --teacher timm:test_resnet --out ablation", "train"),
     "demo": ("demo --out demo", "demo"),
+    "merge": ("merge s3://bucket/store --data records --out merged", "remote"),
 }
 """By command: what it cannot do without an extra, and which it asks for first."""
 

@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from teachonce.errors import MissingExtraError, TeachonceError
+from teachonce.errors import TeachonceError
+from teachonce.extras import missing_extras
 from teachonce.storage.address import Address, to_location
 from teachonce.storage.local import LocalStorage
 from teachonce.storage.storage import Storage
@@ -26,12 +27,8 @@ def open_storage(location: Path | str, raises: type[TeachonceError] = TeachonceE
 
 
 def _open_remote(address: Address, raises: type[TeachonceError]) -> Storage:
-    try:
+    with missing_extras(str(address)):
         from teachonce.storage.remote.object_storage import ObjectStorage
-    except ImportError as error:
-        raise MissingExtraError(
-            f"{address}: object stores and web servers need obstore; pip install 'teachonce[remote]'"
-        ) from error
     return ObjectStorage(address, raises)
 
 
