@@ -1,0 +1,110 @@
+"""A Ray cluster on loopback: a head without cores, and nodes of one core each, which can be killed and added."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from tests.support.paths import ROOT
+
+LOOPBACK = "127.0.0.1"
+# Ray takes 127.0.0.1 for a name of the machine's own address, and then talks through that; but not where it is told
+# that clusters are not wanted, which is what this says on every system. Read when ray is imported.
+ENVIRONMENT = {
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)]),
+    "OMP_NUM_THREADS": "1",
+}
+DRIVER = "from teachonce.cli.main import main; main()"
+DRIVER_WITHOUT_TORCH = f"import sys; sys.modules['torch'] = None; {DRIVER}"
+"""As on a login node, which cannot load a teacher."""
+
+
+class RayCluster:
+    """Nodes that are processes of this machine."""
+
+    def __init__(self, num_nodes: int) -> None:
+        from ray.cluster_utils import Cluster
+
+        self._cluster = Cluster(
+            initialize_head=True,
+            head_node_args={"num_cpus": 0, "node_ip_address": LOOPBACK, "include_dashboard": False},
+        )
+        self.address: str = self._cluster.address
+        self.nodes: list[Any] = []
+        for _ in range(num_nodes):
+            self.add()
+
+    def add(self) -> None:
+        """One more node."""
+        self.nodes.append(self._cluster.add_node(num_cpus=1, node_ip_address=LOOPBACK))
+
+    def kill(self, number: int = 0) -> None:
+        """kill -9 of a node with everything that runs on it."""
+        self._cluster.remove_node(self.nodes.pop(number), allow_graceful=False)
+
+    def close(self) -> None:
+        """End all nodes."""
+        with suppress(Exception):
+            self._cluster.shutdown()
+
+    def start(self, *words: object, code: str = DRIVER, **environment: str) -> subprocess.Popen[str]:
+        """A command that is led from a process of its own; its lines are in its stdout."""
+        return subprocess.Popen(
+            [sys.executable, "-c", code, *map(str, words)],
+            env={**os.environ, **ENVIRONMENT, **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def options(self, **more: object) -> list[str]:
+        """The words that choose this cluster."""
+        words = ["--engine", "ray", "--address", self.address]
+        return words + [word for name, value in more.items() for word in ("--" + name.replace("_", "-"), str(value))]
+
+
+@contextmanager
+def ray_cluster(num_nodes: int) -> Iterator[RayCluster]:
+    """A cluster for the block."""
+    before = {name: os.environ.get(name) for name in ENVIRONMENT}
+    os.environ |= ENVIRONMENT
+    cluster = None
+    try:
+        cluster = RayCluster(num_nodes)
+        yield cluster
+    finally:
+        if cluster is not None:
+            cluster.close()
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name)
+            else:
+                os.environ[name] = value
+
+
+def actor_processes(name: str = "_Actor") -> list[int]:
+    """Process ids of the actors of a class, whoever started them."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            if path.read_bytes().startswith(f"ray::{name}".encode()):
+                found.append(int(path.parent.name))
+    return found
+
+
+def finish(driver: subprocess.Popen[str], seconds: float = 180) -> tuple[int, str]:
+    """(exit code, what it said)."""
+    said, _ = driver.communicate(timeout=seconds)
+    return driver.returncode, said
+
+
+def lines_of(said: str, *beginnings: Sequence[str]) -> list[str]:
+    """Lines that begin in one of some ways."""
+    return [line for line in said.splitlines() if line.startswith(tuple(beginnings))]
