@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,15 @@ ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
 }
 DRIVER = "from teachonce.cli.main import main; main()"
-DRIVER_WITHOUT_TORCH = f"import sys; sys.modules['torch'] = None; {DRIVER}"
+DRIVER_WITHOUT_TORCH = f"""
+import sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("torch", "onnxruntime", "timm"):
+            raise ModuleNotFoundError(f"No module named {{name!r}}")
+sys.meta_path.insert(0, Refuse())
+{DRIVER}
+"""
 """As on a login node, which cannot load a teacher."""
 
 
@@ -30,7 +38,10 @@ class RayCluster:
     """Nodes that are processes of this machine."""
 
     def __init__(self, num_nodes: int) -> None:
+        from ray._private import ray_constants
         from ray.cluster_utils import Cluster
+
+        assert not ray_constants.ENABLE_RAY_CLUSTER, "ray was imported before its environment was set"
 
         self._cluster = Cluster(
             initialize_head=True,
@@ -54,11 +65,18 @@ class RayCluster:
         with suppress(Exception):
             self._cluster.shutdown()
 
-    def start(self, *words: object, code: str = DRIVER, **environment: str) -> subprocess.Popen[str]:
+    def start(
+        self,
+        *words: object,
+        code: str = DRIVER,
+        folder: Path | None = None,
+        environment: dict[str, str] | None = None,
+    ) -> subprocess.Popen[str]:
         """A command that is led from a process of its own; its lines are in its stdout."""
         return subprocess.Popen(
             [sys.executable, "-c", code, *map(str, words)],
-            env={**os.environ, **ENVIRONMENT, **environment},
+            cwd=folder,
+            env={**os.environ, **ENVIRONMENT, **(environment or {})},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -103,8 +121,3 @@ def finish(driver: subprocess.Popen[str], seconds: float = 180) -> tuple[int, st
     """(exit code, what it said)."""
     said, _ = driver.communicate(timeout=seconds)
     return driver.returncode, said
-
-
-def lines_of(said: str, *beginnings: Sequence[str]) -> list[str]:
-    """Lines that begin in one of some ways."""
-    return [line for line in said.splitlines() if line.startswith(tuple(beginnings))]

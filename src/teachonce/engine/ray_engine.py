@@ -39,6 +39,8 @@ from teachonce.terminal import print_line, send_lines
 
 REPORT_SECONDS = 0.5
 """How often actors send, and this process looks at, what was done."""
+CONNECT_SECONDS = 60.0
+"""For the head of a cluster to answer."""
 PING_SECONDS = 5.0
 """Between two pings of an actor that was unavailable."""
 ROOM_SECONDS = 5.0
@@ -78,9 +80,13 @@ def _connected(address: str) -> Iterator[Any]:
         yield ray
         return
     try:
+        if address != "auto":
+            # Ray itself would try for ten minutes and more.
+            host, _, port = address.rpartition(":")
+            socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
         # What is lost and replaced is no news to the user, and what workers say comes by the mailbox.
         ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL)
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+    except (OSError, OverflowError, RuntimeError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise ConfigError(
             f"--address {address}: no Ray cluster can be reached ({reason}); start one with 'ray start --head', and "
@@ -332,23 +338,24 @@ class _Pool:
             result = self._ray.get(task)
         except self._ray.exceptions.ActorUnavailableError:
             self._put_back(job)
-            member.ping_at = time.monotonic() + PING_SECONDS
+            if member.is_ready:
+                member.ping_at = time.monotonic() + PING_SECONDS
+            else:  # whether its worker was built nobody knows
+                self._remove(member)
             return
         except self._ray.exceptions.RayTaskError as error:
             # What an actor does itself, outside of the worker.
             raise TeachonceError(f"a worker cannot be run on the cluster: {_last_line(error)}") from error
         except self._ray.exceptions.RayError as error:
             # Lost: with its node, killed, out of memory, or with the data that it was to read.
-            self._members.remove(member)
-            with suppress(Exception):
-                self._ray.kill(member.handle)
+            self._remove(member)
             self._put_back(job)
             self._count_loss(member, job, error)
             return
         if job is None:  # it was built, or has answered a ping
             member.ping_at, member.is_ready, self._losses_at_start = None, True, 0
         elif isinstance(result, _Stopped):
-            self._members.remove(member)
+            self._remove(member)
             self._put_back(job)
         elif isinstance(result, _Failed):
             self._read_mail()
@@ -365,6 +372,11 @@ class _Pool:
             return []
         ended, _ = self._ray.wait(list(members), timeout=REPORT_SECONDS)
         return [members[task] for task in ended]
+
+    def _remove(self, member: _Member) -> None:
+        self._members.remove(member)
+        with suppress(Exception):
+            self._ray.kill(member.handle)
 
     def _put_back(self, job: int | None) -> None:
         if job is not None:
@@ -387,9 +399,12 @@ class _Pool:
             )
 
     def _read_mail(self) -> None:
-        """Pass on what actors have sent; before a job ends all of its mail has arrived."""
-        mail = self._ray.get(self._mailbox.take.remote())
+        """Pass on what actors have sent. All that a job has sent has arrived when it ends."""
         self._mail_at = time.monotonic() + REPORT_SECONDS
+        try:
+            mail = self._ray.get(self._mailbox.take.remote())
+        except self._ray.exceptions.RayError:
+            return  # nothing is decided by it
         self._report(mail.num_done)
         for line in mail.lines:
             print_line(line)
