@@ -294,7 +294,7 @@ def test_a_data_error_ends_the_command_at_once(cluster, work, tmp_path):
     shard = next(path for path in sorted(data.glob("train-*")) if not path.name.endswith(".index"))
     content = bytearray(shard.read_bytes())
     content[len(content) // 2] ^= 1
-    words = ["extract", "--data", data, *work[1][3:5], "--gate-samples", 0, "--device", "cpu", "--num-classes", 10]
+    words = ["extract", "--data", data, *work[1][3:5], "--gate-samples", 0, "--device", "cpu"]
     lines = []
     for more in ([], cluster.options(num_workers=2)):
         shard.write_bytes(content)

@@ -19,6 +19,7 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import signal
 import socket
 import threading
 import time
@@ -79,6 +80,7 @@ def _connected(address: str) -> Iterator[Any]:
     if ray.is_initialized():
         yield ray
         return
+    handler = signal.getsignal(signal.SIGTERM)
     try:
         if address != "auto":
             # Ray itself would try for ten minutes and more.
@@ -93,6 +95,9 @@ def _connected(address: str) -> Iterator[Any]:
             "run the command on one of its nodes, or give HOST:PORT of its head"
         ) from error
     try:
+        # Ray puts its own handler in the place of ours, and ends with another exit code.
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
         yield ray
     finally:
         ray.shutdown()
