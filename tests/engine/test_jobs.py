@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 
-from teachonce.engine.jobs import partition, run_jobs
+from teachonce.engine.jobs import order_for_worker, others_permuted, partition, run_jobs
 from teachonce.engine.options import Engine
 from teachonce.errors import ConfigError, RecordError
 
@@ -147,6 +147,18 @@ def test_parts_are_disjoint_and_whole():
     parts = [partition(jobs, index, 4) for index in range(4)]
     assert sorted(job for part in parts for job in part) == jobs
     assert partition(jobs, 0, 1) == jobs
+
+
+def test_workers_of_an_array_do_the_others_parts_in_orders_of_their_own():
+    jobs = list(range(40))
+    orders = [order_for_worker(jobs, index, 4) for index in range(4)]
+    for index, order in enumerate(orders):
+        own, others = order[:10], order[10:]
+        assert own == partition(jobs, index, 4) and others == others_permuted(jobs, index, 4)
+        assert sorted(order) == jobs and others != sorted(others)
+        assert order == order_for_worker(jobs, index, 4)
+    assert len({tuple(order[10:20]) for order in orders}) == 4
+    assert order_for_worker(jobs, 0, 1) == jobs
 
 
 def wait_until(holds, seconds=30):
