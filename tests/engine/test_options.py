@@ -66,7 +66,7 @@ def test_an_environment_that_does_not_say_it_is_one_line(environment, line):
 
 @pytest.mark.parametrize("worker", ["", "3", "8/8", "-1/8", "1/0", "a/b", "AUTO", "1/2/3"])
 def test_words_that_mean_no_worker(worker):
-    with pytest.raises(ConfigError, match="^--worker .*: expected i/n"):
+    with pytest.raises(ConfigError, match=r"^--worker .*: expected i/n"):
         read_worker_part(worker, {})
 
 

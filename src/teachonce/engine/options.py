@@ -116,7 +116,7 @@ def read_worker_part(worker: str, environment: Mapping[str, str]) -> tuple[int, 
     if index >= count:
         raise ConfigError(
             f"--worker {worker}: expected i/n with i from 0 to {count - 1}; of a job array that counts from "
-            f"1 give its number less 1, such as $((N - 1))/{count}, or auto"
+            f"1 give its number less 1, such as $((N - 1))/{count}"
         )
     return index, count
 
