@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 
 import pytest
 
+from teachonce.engine.jobs import run_jobs
 from teachonce.engine.options import Engine, EngineOptions, read_worker_part
-from teachonce.errors import ConfigError
+from teachonce.errors import ConfigError, MissingExtraError
 from teachonce.options import check_applicable, check_ranges
 
 
@@ -104,3 +106,9 @@ def test_the_engine_that_options_mean():
     assert found == Engine(
         **ray, num_workers=9, min_workers=2, address="[::1]:6379", worker_cpus=4, worker_gpus=0.5
     )  # fmt: skip
+
+
+def test_a_cluster_without_ray_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(MissingExtraError, match=r"^--engine ray needs Ray: pip install 'teachonce\[ray\]'$"):
+        list(run_jobs(print, [1], engine=Engine(name="ray"), report=print))

@@ -16,7 +16,7 @@ import torch
 
 from teachonce.errors import CheckError, ConfigError, LogitsError, PlanMismatchError, RecordError, StoreError
 from teachonce.extraction.config import ExtractConfig
-from teachonce.extraction.extract import extract
+from teachonce.extraction.extract import _finish, extract
 from teachonce.extraction.prepare import build_extractor, prepare
 from teachonce.extraction.units import Unit, UnitCounts, all_units
 from teachonce.models.classifier import Classifier, load_model
@@ -173,6 +173,19 @@ def test_what_is_there_when_its_turn_comes_is_skipped_and_what_came_meanwhile_is
     assert extractor([Unit(0, (1, 1)), Unit(1, (1, 1))]) == UnitCounts(num_twice=2)
 
 
+def test_units_that_a_cluster_made_elsewhere_are_said(tmp_path, data, teacher):
+    """Each node with a folder of its own under the name of --out: the workers are done, and the files are not here."""
+    out = tmp_path / "store"
+    store = run(data, teacher, out)
+    remove_manifests(out)
+    (out / "train-00001-of-00002.v000-000.arrow").unlink()
+    config = ExtractConfig(data=data, teacher=teacher, out=out, engine="ray")
+    with pytest.raises(
+        StoreError, match=f"^{out}: 1 units that workers made are not here: --out must be a folder that"
+    ):
+        _finish(config, store.plan, has_new_files=True)
+
+
 @pytest.mark.slow
 def test_processes_give_the_same_store(tmp_path, teacher):
     data = write_color_shards(tmp_path / "data", sizes=(4, 4, 4))
@@ -266,7 +279,7 @@ import sys
 from pathlib import Path
 from teachonce.extraction.config import ExtractConfig
 from teachonce.data.dataset import KDDataset
-from teachonce.extraction.extract import extract
+from teachonce.extraction.extract import _finish, extract
 from teachonce.extraction.prepare import build_extractor, prepare
 from teachonce.extraction.units import Unit, UnitCounts, all_units
 if __name__ == "__main__":
