@@ -82,7 +82,6 @@ def measure(folder: Path, num_images: int, rounds: int, num_workers: int) -> str
     )
     ray.init(num_cpus=num_workers, include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1")
     local, cluster = Engine(num_workers=num_workers), Engine(name="ray", num_workers=num_workers)
-    rate_of(config, local, folder / "warm")
     ratios, rates = [], []
     for number in range(rounds):
         of_ray = rate_of(config, cluster, folder / f"ray-{number}")

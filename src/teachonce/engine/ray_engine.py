@@ -81,6 +81,9 @@ def _connected(address: str) -> Iterator[Any]:
         yield ray
         return
     handler = signal.getsignal(signal.SIGTERM)
+    # Of each lost node Ray prints twenty lines of its log on stdout, whatever it is told: no option is against it.
+    private: Any = ray._private.worker
+    private.listen_error_messages = lambda worker, threads_stopped: None
     try:
         if address != "auto":
             # Ray itself would try for ten minutes and more.
