@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,8 @@ from typing import Any
 from tests.support.paths import ROOT
 
 LOOPBACK = "127.0.0.1"
+STARTS = 4
+"""Of a node, until one succeeds."""
 # Ray takes 127.0.0.1 for a name of the machine's own address, and then talks through that; but not where it is told
 # that clusters are not wanted, which is what this says on every system. Read when ray is imported.
 ENVIRONMENT = {
@@ -44,10 +46,8 @@ class RayCluster:
 
         assert not ray_constants.ENABLE_RAY_CLUSTER, "ray was imported before its environment was set"
 
-        self._cluster = Cluster(
-            initialize_head=True,
-            head_node_args={"num_cpus": 0, "node_ip_address": LOOPBACK, "include_dashboard": False},
-        )
+        head = {"num_cpus": 0, "node_ip_address": LOOPBACK, "include_dashboard": False}
+        self._cluster = _patiently(lambda: Cluster(initialize_head=True, head_node_args=head))
         self.address: str = self._cluster.address
         self.nodes: list[Any] = []
         for _ in range(num_nodes):
@@ -55,7 +55,7 @@ class RayCluster:
 
     def add(self) -> None:
         """One more node."""
-        self.nodes.append(self._cluster.add_node(num_cpus=1, node_ip_address=LOOPBACK))
+        self.nodes.append(_patiently(lambda: self._cluster.add_node(num_cpus=1, node_ip_address=LOOPBACK)))
 
     def kill(self, number: int = 0) -> None:
         """kill -9 of a node with everything that runs on it."""
@@ -89,6 +89,14 @@ class RayCluster:
         return words + [word for name, value in more.items() for word in ("--" + name.replace("_", "-"), str(value))]
 
 
+def _patiently(start: Callable[[], Any]) -> Any:
+    """Ray gives a node 30 s to start, which on busy cores is too short."""
+    for _ in range(STARTS - 1):
+        with suppress(Exception):
+            return start()
+    return start()
+
+
 @contextmanager
 def ray_cluster(num_nodes: int) -> Iterator[RayCluster]:
     """A cluster for the block."""
@@ -108,14 +116,20 @@ def ray_cluster(num_nodes: int) -> Iterator[RayCluster]:
                 os.environ[name] = value
 
 
-def actor_processes(name: str = "_Actor") -> list[int]:
-    """Process ids of the actors of a class, whoever started them."""
+def actor_processes() -> list[int]:
+    """Process ids of the workers on the clusters of this process, whoever leads them."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with suppress(OSError):
-            if path.read_bytes().startswith(f"ray::{name}".encode()):
-                found.append(int(path.parent.name))
+            process = int(path.parent.name)
+            # A worker is the child of its node's raylet, and that is a child of this process.
+            if path.read_bytes().startswith(b"ray::_Actor") and _parent(_parent(process)) == os.getpid():
+                found.append(process)
     return found
+
+
+def _parent(process: int) -> int:
+    return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 def finish(driver: subprocess.Popen[str], seconds: float = 180) -> tuple[int, str]:
