@@ -85,6 +85,19 @@ def test_reports_come_from_any_thread_and_while_jobs_run(connected, tmp_path):
     assert dict(run_jobs(Nested, [1], engine=connected, report=ignore)) == {1: 30}
 
 
+def build_asker(worker_index):
+    return lambda job, report: os.environ.get(job)
+
+
+def test_settings_of_the_command_go_with_the_workers(connected, monkeypatch):
+    monkeypatch.setenv("TEACHONCE_STORAGE_OPTIONS", "region=nowhere")
+    monkeypatch.setenv("SECRET_OF_THE_COMMAND", "x")
+    names = ["TEACHONCE_STORAGE_OPTIONS", "SECRET_OF_THE_COMMAND"]
+    assert dict(run_jobs(build_asker, names, engine=connected, report=ignore)) == dict(
+        zip(names, ["region=nowhere", None], strict=True)
+    )
+
+
 class Failing:
     """A worker that notes what it tries."""
 

@@ -25,7 +25,7 @@ import threading
 import time
 import warnings
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +38,8 @@ from teachonce.engine.worker import BuildWorker, Job, Result
 from teachonce.errors import ConfigError, MissingExtraError, TeachonceError
 from teachonce.terminal import print_line, send_lines
 
+SETTINGS = "TEACHONCE_"
+"""Variables whose names begin so go with the workers: how object stores are reached, say."""
 REPORT_SECONDS = 0.5
 """How often actors send, and this process looks at, what was done."""
 CONNECT_SECONDS = 60.0
@@ -183,7 +185,8 @@ class _Sender:
 class _Actor:
     """A worker in a process of the cluster."""
 
-    def __init__(self, mailbox: Any, folder: str, grace_seconds: float) -> None:
+    def __init__(self, mailbox: Any, folder: str, settings: Mapping[str, str], grace_seconds: float) -> None:
+        os.environ.update(settings)
         self._sender = _Sender(mailbox)
         self._grace_seconds = grace_seconds
         self._worker: Any = None
@@ -311,6 +314,8 @@ class _Pool:
     def _fill(self) -> None:
         """Ask for the actors that are missing; those that have no room yet wait in the cluster, which may grow."""
         taken = {member.index for member in self._members}
+        # Of the command's own environment; credentials are the nodes' own matter.
+        settings = {name: value for name, value in os.environ.items() if name.startswith(SETTINGS)}
         for _ in range(self._num_wanted() - len(self._members)):
             index = min(set(range(len(taken) + 1)) - taken)
             taken.add(index)
@@ -321,7 +326,7 @@ class _Pool:
                 max_task_retries=0,
                 scheduling_strategy="SPREAD",
             )
-            handle = actor.remote(self._mailbox, str(Path.cwd()), self._engine.grace_seconds)
+            handle = actor.remote(self._mailbox, str(Path.cwd()), settings, self._engine.grace_seconds)
             self._members.append(_Member(handle, index, handle.start.remote(self._build, index)))
 
     def _hand_out(self) -> None:
