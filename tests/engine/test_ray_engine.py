@@ -291,6 +291,16 @@ def test_a_driver_that_is_asked_to_stop(cluster, work, tmp_path):
     must_be_done(cluster.start(*work[1], "--out", out, *cluster.options(num_workers=2)), work, out)
 
 
+def test_a_driver_that_is_asked_to_stop_while_it_connects(cluster, work, tmp_path):
+    """Whoever holds the signal at that moment, Python, we or Ray: its code is that of SIGTERM."""
+    for seconds in (1.5, 2.0, 2.5, 3.0):
+        driver = cluster.start(*work[1], "--out", tmp_path / "store", *cluster.options(num_workers=1))
+        time.sleep(seconds)
+        driver.send_signal(signal.SIGTERM)
+        code, said = finish(driver)
+        assert code in (143, -signal.SIGTERM), said
+
+
 def test_calls_that_are_lost_on_their_way(cluster, work, tmp_path):
     """Ray says ActorUnavailableError of them: it does not know whether the actor lives, nor whether it did the job."""
     out = tmp_path / "store"

@@ -33,7 +33,7 @@ from typing import Any, NamedTuple
 
 from teachonce.engine.options import Engine
 from teachonce.engine.progress import Advance
-from teachonce.engine.stop import check_stop, is_stopping, stopping_gently
+from teachonce.engine.stop import check_stop, is_stopping, stopped_error, stopping_gently
 from teachonce.engine.worker import BuildWorker, Job, Result
 from teachonce.errors import ConfigError, MissingExtraError, TeachonceError
 from teachonce.terminal import print_line, send_lines
@@ -93,6 +93,11 @@ def _connected(address: str) -> Iterator[Any]:
             socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
         # What is lost and replaced is no news to the user, and what workers say comes by the mailbox.
         ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL)
+        # Ray puts its own handler in the place of ours, and ends with another exit code.
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
+    except SystemExit as error:
+        raise stopped_error() from error  # by that handler
     except (OSError, OverflowError, RuntimeError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise ConfigError(
@@ -100,9 +105,6 @@ def _connected(address: str) -> Iterator[Any]:
             "run the command on one of its nodes, or give HOST:PORT of its head"
         ) from error
     try:
-        # Ray puts its own handler in the place of ours, and ends with another exit code.
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, handler)
         yield ray
     finally:
         ray.shutdown()

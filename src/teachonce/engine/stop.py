@@ -40,7 +40,12 @@ def is_stopping() -> bool:
 def check_stop() -> None:
     """Raise StoppedError where this process was asked to stop."""
     if is_stopping():
-        raise StoppedError(_STOPPED)
+        raise stopped_error()
+
+
+def stopped_error() -> StoppedError:
+    """What is raised after SIGTERM."""
+    return StoppedError(_STOPPED)
 
 
 def stop_with(is_asked: Callable[[], bool], grace_seconds: float, is_busy: Callable[[], bool]) -> None:
