@@ -26,8 +26,9 @@ from benchmarks.photographs import write_photographs
 from teachonce.codecs.dense import Float16Codec, Float32Codec, Int8Codec
 from teachonce.engine.cores import num_cores
 from teachonce.extraction.config import ExtractConfig
-from teachonce.extraction.extract import build_plan, extract
+from teachonce.extraction.extract import extract
 from teachonce.extraction.extractor import UnitExtractor
+from teachonce.extraction.prepare import build_plan
 from teachonce.extraction.units import all_units, bundle_units
 from teachonce.models.classifier import load_model
 from teachonce.records.discovery import open_records

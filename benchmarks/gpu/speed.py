@@ -18,8 +18,8 @@ from benchmarks.kd import synthetic_logits
 from teachonce.codecs.dense import Int8Codec
 from teachonce.engine.cores import num_cores
 from teachonce.extraction.config import ExtractConfig
-from teachonce.extraction.extract import build_plan
 from teachonce.extraction.extractor import UnitExtractor
+from teachonce.extraction.prepare import build_plan
 from teachonce.extraction.units import all_units, bundle_units
 from teachonce.losses.losses import kd_loss, label_loss
 from teachonce.models.classifier import build_student, load_model

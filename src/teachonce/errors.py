@@ -10,7 +10,8 @@
     ├── ModelError              weights or a model do not fit
     ├── StoreError              a store is incomplete, damaged or of other data
     │   └── PlanMismatchError   what is asked for differs from the plan that the store was begun with
-    └── CheckError              a verdict: gate, verify or a parity check did not hold
+    ├── CheckError              a verdict: gate, verify or a parity check did not hold
+    └── StoppedError            exit code 143: SIGTERM; the same command resumes
 
 A message is one line and says what was found, what was expected, where (path, record, byte offset) and what to do.
 Programmers' mistakes are ``assert``, never one of these. Each error takes one string, so it crosses a process border
@@ -74,3 +75,9 @@ class PlanMismatchError(StoreError):
 
 class CheckError(TeachonceError):
     """A gate, a verification or a parity check did not hold."""
+
+
+class StoppedError(TeachonceError):
+    """The work was asked to stop by SIGTERM, and has; ``exit_code`` is what a shell says of that signal."""
+
+    exit_code: ClassVar[int] = 143

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,13 +16,16 @@ import torch
 
 from teachonce.errors import CheckError, ConfigError, LogitsError, PlanMismatchError, RecordError, StoreError
 from teachonce.extraction.config import ExtractConfig
-from teachonce.extraction.extract import extract
+from teachonce.extraction.extract import _finish, extract
+from teachonce.extraction.prepare import build_extractor, prepare
+from teachonce.extraction.units import Unit, UnitCounts, all_units
 from teachonce.models.classifier import Classifier, load_model
 from teachonce.pixels.apply_view import apply_view
 from teachonce.pixels.decode import decode_image
 from teachonce.records.discovery import open_records
 from teachonce.rng import generator
 from teachonce.store.manifests import finalize_store
+from teachonce.store.plan import records_file
 from teachonce.store.store import Store
 from teachonce.views.draw import draw_view, sample_view
 from teachonce.views.policy import AutoAugment, CropPolicy, ObjectCrop
@@ -113,16 +117,73 @@ def test_any_batch_size_gives_the_same_logits(tmp_path, data, teacher, batch_siz
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-def test_workers_of_a_scheduler_share_the_shards_and_the_last_one_finishes(tmp_path, teacher):
+def test_a_worker_of_a_job_array_does_its_part_and_then_what_others_lack(tmp_path, teacher, capsys):
     data = write_color_shards(tmp_path / "data", sizes=(4, 4, 4))
     whole = run(data, teacher, tmp_path / "whole")
     out = tmp_path / "parts"
-    for index in (1, 0):
-        finished = extract(
-            ExtractConfig(data=data, teacher=teacher, out=out, codec="float32", worker=f"{index}/2", device="cpu")
-        )
-        assert finished == (index == 0)
-    assert files(out) == files(whole.path)
+    options = {"data": data, "teacher": teacher, "out": out, "codec": "float32", "device": "cpu"}
+    assert extract(ExtractConfig(**options, worker="1/2"))
+    said = capsys.readouterr().err
+    assert "0 of 3 units done, 1 to do here" in said and "own part done; 2 units of other workers are missing" in said
+    assert tree(out) == tree(whole.path)
+    assert extract(ExtractConfig(**options, worker="0/2"))
+    assert "3 of 3 units done, 0 to do here" in capsys.readouterr().err
+
+
+def test_workers_at_once_make_few_units_twice_and_the_same_store(tmp_path, teacher):
+    """No lease: what another worker makes meanwhile is skipped, or made twice and counted."""
+    data = write_color_shards(tmp_path / "data", sizes=(8,) * 30)
+    crops = {"policy": "crop", "views": 4, "views_per_file": 4, "batch_size": 1, "gate_samples": 0}
+    whole = run(data, teacher, tmp_path / "whole", **crops)
+    options = {"data": data, "teacher": teacher, "out": tmp_path / "parts", "codec": "float32", "device": "cpu"}
+
+    def work(index):
+        return extract(ExtractConfig(**options, **crops, worker=f"{index}/3"))
+
+    with ThreadPoolExecutor(3) as pool:
+        assert all(pool.map(work, range(3)))
+    assert tree(tmp_path / "parts") == tree(whole.path)
+
+
+def test_what_is_there_when_its_turn_comes_is_skipped_and_what_came_meanwhile_is_counted(tmp_path, data, teacher):
+    """Files of another worker appear between the listing and a unit's turn, and between its turn and its writing."""
+    crops = {"policy": "crop", "views": 2, "views_per_file": 1, "gate_samples": 0}
+    whole = run(data, teacher, tmp_path / "whole", **crops)
+    config = ExtractConfig(
+        data=data, teacher=teacher, out=tmp_path / "store", codec="float32", batch_size=8, device="cpu", **crops
+    )
+    preparation, loaded = prepare(config)
+    extractor = build_extractor(config, preparation, loaded)
+    bundle = [unit for unit in all_units(preparation.plan) if unit.group == (0, 0)]
+    names = [records_file(whole.shards[0][0]), *whole.plan.group_files(whole.shards[0][0], (0, 0))]
+    for name in names:
+        shutil.copy(whole.path / name, config.out / name)
+    counts = []
+    assert extractor(bundle, counts.append) == UnitCounts(num_made=1, num_skipped=1)
+    assert sum(counts) == sum(num_records for _, num_records in whole.shards)
+
+    write = extractor._write
+
+    def come_first(result):
+        for path in whole.path.glob(f"{result.name}.*"):
+            shutil.copy(path, config.out / path.name)
+        write(result)
+
+    extractor._write = come_first
+    assert extractor([Unit(0, (1, 1)), Unit(1, (1, 1))]) == UnitCounts(num_twice=2)
+
+
+def test_units_that_a_cluster_made_elsewhere_are_said(tmp_path, data, teacher):
+    """Each node with a folder of its own under the name of --out: the workers are done, and the files are not here."""
+    out = tmp_path / "store"
+    store = run(data, teacher, out)
+    remove_manifests(out)
+    (out / "train-00001-of-00002.v000-000.arrow").unlink()
+    config = ExtractConfig(data=data, teacher=teacher, out=out, engine="ray")
+    with pytest.raises(
+        StoreError, match=f"^{out}: 1 units that workers made are not here: --out must be a folder that"
+    ):
+        _finish(config, store.plan, has_new_files=True)
 
 
 @pytest.mark.slow
@@ -218,7 +279,9 @@ import sys
 from pathlib import Path
 from teachonce.extraction.config import ExtractConfig
 from teachonce.data.dataset import KDDataset
-from teachonce.extraction.extract import extract
+from teachonce.extraction.extract import _finish, extract
+from teachonce.extraction.prepare import build_extractor, prepare
+from teachonce.extraction.units import Unit, UnitCounts, all_units
 if __name__ == "__main__":
     extract(ExtractConfig(data=Path(sys.argv[1]), teacher=sys.argv[2], out=Path(sys.argv[3]), codec="int8",
                           batch_size=8, device="cpu"))

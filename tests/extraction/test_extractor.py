@@ -8,8 +8,8 @@ import torch
 
 from teachonce.errors import StoreError
 from teachonce.extraction.config import ExtractConfig
-from teachonce.extraction.extract import _num_samples, build_plan
 from teachonce.extraction.extractor import UnitExtractor
+from teachonce.extraction.prepare import _num_samples, build_plan
 from teachonce.extraction.units import BUNDLE_BATCHES, Unit, all_units, bundle_units
 from teachonce.models.classifier import load_model
 from teachonce.pixels.render import render_views

@@ -12,7 +12,8 @@ import pytest
 from teachonce.cli.main import main
 from teachonce.errors import ConfigError, StoreError, TeachonceError
 from teachonce.extraction.config import ExtractConfig, VerifyConfig
-from teachonce.extraction.extract import MIN_SAMPLES, extract
+from teachonce.extraction.extract import extract
+from teachonce.extraction.prepare import MIN_SAMPLES
 from teachonce.extraction.verify import verify
 from teachonce.interop.config import MergeConfig
 from teachonce.interop.merge import merge

@@ -16,15 +16,16 @@ import pytest
 from PIL import Image
 
 from teachonce.errors import ConfigError, ImageError, LogitsError, PlanMismatchError, RecordError, TeachonceError
-from teachonce.interop.config import RecordsConfig
-from teachonce.interop.convert import convert_records
+from teachonce.interop.config import MergeConfig, RecordsConfig
+from teachonce.interop.convert import check_arrived, convert_records
+from teachonce.interop.merge import merge
 from teachonce.pixels.decode import decode_image
 from teachonce.records.discovery import open_records
 from teachonce.records.source import record_key
 from teachonce.records.tfrecord.framing import index_path, read_tfrecords
 from teachonce.records.tfrecord.tf_example import decode_example
-from tests.support.kills import dead_writer, temporary
-from tests.support.small_data import encode_jpeg, write_store
+from tests.support.kills import dead_writer, everything, temporary
+from tests.support.small_data import encode_jpeg, write_shards, write_store
 
 CLASSES = ["n01440764", "n01443537", "n01484850"]
 
@@ -172,6 +173,29 @@ def test_a_rerun_makes_only_what_is_missing(images: Path, out: Path, tmp_path: P
         path.write_bytes(b"")
     run(images, out)
     assert shards_of(out) == whole
+
+
+def test_shards_that_a_cluster_made_elsewhere_are_said(images: Path, out: Path) -> None:
+    convert_records(RecordsConfig(images=images, out=out, shards=2))
+    config = RecordsConfig(images=images, out=out, shards=2, engine="ray")
+    names = ["train-00000-of-00002", "train-00001-of-00002"]
+    check_arrived(config, names)
+    (out / names[1]).unlink()
+    with pytest.raises(RecordError, match=rf"^{out}: 1 shards that workers made are not here \(first: {names[1]}\)"):
+        check_arrived(config, names)
+
+
+@pytest.mark.parametrize("name", ["records", "merge"])
+def test_workers_of_a_job_array_make_the_same_shards(images: Path, tmp_path: Path, name: str) -> None:
+    """Each alone makes all; the second finds nothing to do."""
+    data = tmp_path / "data"
+    store = write_store(tmp_path / "store", write_shards(data))
+    for out, worker in (("whole", "0/1"), ("array", "1/2"), ("array", "0/2")):
+        if name == "records":
+            convert_records(RecordsConfig(images=images, out=tmp_path / out, shards=3, worker=worker))
+        else:
+            merge(MergeConfig(store=store.path, data=data, out=tmp_path / out, worker=worker))
+    assert everything(tmp_path / "whole") == everything(tmp_path / "array")
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +56,43 @@ def races(sandbox: Sandbox, rng: np.random.Generator) -> str | None:
         if not (ended.is_done or ended.is_refusal):
             return f"{len(started)} x {name} at once: code {ended.code}: {_brief(ended.said)}"
     return _must_finish(sandbox, folder, name, f"after {len(started)} at once")
+
+
+def array(sandbox: Sandbox, rng: np.random.Generator) -> str | None:
+    """kill -9 of workers of a job array, which come again, or not; then one of them to its end."""
+    name = draw(rng, ["records", "extract", "extract", "merge"])
+    folder = sandbox.folder(name)
+    words, count, num_killed = COMMANDS[name].words, int(rng.integers(2, 5)), 0
+    for _ in range(int(rng.integers(1, 4))):
+        started = [
+            sandbox.start(folder, (*words, "--worker", f"{index}/{count}"), number=index) for index in range(count)
+        ]
+        for process in started:
+            is_killed = rng.random() < 0.6
+            num_killed += is_killed
+            wait_seconds = float(rng.uniform(0, sandbox.seconds[name] / count)) if is_killed else None
+            ended = sandbox.wait(process, kill_after=wait_seconds)
+            if not is_killed and not (ended.is_done or ended.is_refusal):
+                return f"{name}, one of {count} workers: code {ended.code}: {_brief(ended.said)}"
+    last = (*words, "--worker", f"{int(rng.integers(count))}/{count}")
+    return _must_finish(sandbox, folder, name, f"{count} workers, {num_killed} kills", last)
+
+
+def ray(sandbox: Sandbox, rng: np.random.Generator) -> str | None:
+    """Kills of nodes, actors and drivers of a Ray cluster, and second drivers: see ``ray_rounds``."""
+    process = _ray_rounds(sandbox.root / "ray")
+    assert process.stdin is not None and process.stdout is not None
+    print(int(rng.integers(2**31)), file=process.stdin, flush=True)
+    answer = process.stdout.readline()
+    return json.loads(answer) if answer else "the process of the rounds ended"
+
+
+@cache
+def _ray_rounds(folder: Path) -> subprocess.Popen[str]:
+    """Ends with this process, whose end of the pipe closes."""
+    folder.mkdir()
+    command = [sys.executable, "-m", "tests.torture.ray_rounds", str(folder)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
 def damage(sandbox: Sandbox, rng: np.random.Generator) -> str | None:
@@ -132,11 +173,15 @@ def names(sandbox: Sandbox, rng: np.random.Generator) -> str | None:
     return None
 
 
-KINDS: dict[str, Kind] = {kind.__name__: kind for kind in (kills, faults, races, damage, retyped, names)}
+KINDS: dict[str, Kind] = {kind.__name__: kind for kind in (kills, faults, races, array, damage, retyped, names)}
+if importlib.util.find_spec("ray") is not None:
+    KINDS["ray"] = ray
 
 
-def _must_finish(sandbox: Sandbox, folder: Path, name: str, what: str) -> str | None:
-    ended = sandbox.run(folder, COMMANDS[name].words)
+def _must_finish(
+    sandbox: Sandbox, folder: Path, name: str, what: str, words: Sequence[str] | None = None
+) -> str | None:
+    ended = sandbox.run(folder, words or COMMANDS[name].words)
     if ended.is_refusal and not sandbox.differences(folder, name):
         return None  # it is done already, and says so
     if not ended.is_done:

@@ -34,6 +34,7 @@ from teachonce.cli.ablate_table import Arm, draw_ablation, render_table
 from teachonce.cli.config import AblateConfig
 from teachonce.engine.cores import num_cores
 from teachonce.engine.jobs import run_jobs
+from teachonce.engine.options import Engine
 from teachonce.engine.progress import Advance, progress
 from teachonce.errors import ConfigError, TeachonceError
 from teachonce.extraction.config import ExtractConfig
@@ -80,7 +81,7 @@ def ablate(config: AblateConfig) -> list[Arm]:
     num_jobs = min(config.jobs or num_cores(), len(jobs))
     with progress("ablate", len(jobs), unit="students") as advance:
         build: Callable[[int], Any] = partial(_build_trainer, config.out / "logs", num_jobs)
-        for _ in run_jobs(build, jobs, num_workers=num_jobs, report=advance):
+        for _ in run_jobs(build, jobs, engine=Engine(num_workers=num_jobs), report=advance):
             pass
     arms = [_read_arm(config, arm) for arm in arm_configs]
     table = render_table(arms, config.seeds)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from teachonce.engine.progress import Advance
+from teachonce.engine.stop import check_stop
 from teachonce.engine.worker import BuildWorker, Job, Result
 
 
@@ -13,6 +14,10 @@ def run_inline(
 ) -> Iterator[tuple[Job, Result]]:
     """Do ``jobs`` in their order, by one worker that is built when there is a job; see ``worker`` for the contract."""
     if jobs:
+        check_stop()
         worker = build_worker(0)
         for job in jobs:
-            yield job, worker(job, report)
+            check_stop()
+            result = worker(job, report)
+            check_stop()
+            yield job, result

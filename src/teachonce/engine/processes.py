@@ -17,6 +17,7 @@ from multiprocessing import get_context
 from typing import Any
 
 from teachonce.engine.progress import Advance
+from teachonce.engine.stop import POLL_SECONDS, check_stop, is_stopping, stop_with
 from teachonce.engine.worker import BuildWorker, Job, Result
 from teachonce.errors import TeachonceError
 from teachonce.terminal import show_warnings_as_lines
@@ -26,15 +27,23 @@ REPORT_SECONDS = 0.5
 
 
 def run_in_processes(
-    build_worker: BuildWorker[Job, Result], jobs: Sequence[Job], num_workers: int, report: Advance
+    build_worker: BuildWorker[Job, Result],
+    jobs: Sequence[Job],
+    num_workers: int,
+    report: Advance,
+    grace_seconds: float = 0.0,
 ) -> Iterator[tuple[Job, Result]]:
     """Do ``jobs`` by ``num_workers`` processes; see ``worker`` for the contract.
+
+    A process that gets SIGTERM has ``grace_seconds`` to end its job, as ``stop`` has it.
 
     Raises TeachonceError where a process was killed, or where a worker cannot be built for a reason of a library.
     """
     context = get_context("spawn")
     num_done = context.Value("q", 0)
     num_reported = 0
+    # Read and written without a lock, which a killed worker could keep.
+    is_asked = context.RawValue("b", 0)
     indices = context.SimpleQueue()
     for index in range(num_workers):
         indices.put(index)
@@ -42,11 +51,12 @@ def run_in_processes(
         num_workers,
         mp_context=context,
         initializer=_start_process,
-        initargs=(build_worker, indices, num_done, os.getpid()),
+        initargs=(build_worker, indices, num_done, is_asked, grace_seconds, os.getpid()),
     )
     try:
         futures: dict[Future[Result], Job] = {executor.submit(_do_job, job): job for job in jobs}
         while futures:
+            is_asked.value = is_stopping()
             ended, _ = wait(futures, timeout=REPORT_SECONDS, return_when=FIRST_COMPLETED)
             num_now = num_done.value
             report(num_now - num_reported)
@@ -54,6 +64,9 @@ def run_in_processes(
             for future in ended:
                 yield futures.pop(future), future.result()
     except BrokenProcessPool as error:
+        # SIGTERM goes to all processes of a job, and reaches an idle one, which ends at once, before this one.
+        time.sleep(POLL_SECONDS)
+        check_stop()
         raise TeachonceError(
             "a worker process exited unexpectedly (killed, or out of memory?); completed work is kept: run the same "
             "command again, with fewer workers if memory was short"
@@ -77,6 +90,7 @@ class _Process:
     """What a worker process keeps from job to job: its worker, or why there is none, and the parent's counter."""
 
     def __init__(self, build_worker: BuildWorker[Any, Any], index: int, num_done: Any) -> None:
+        self.is_busy = False
         self._num_done = num_done
         self._failure: Exception | None = None
         try:
@@ -91,7 +105,14 @@ class _Process:
         # An error in an executor's initializer would break the pool and lose its message: the first job raises it.
         if self._failure is not None:
             raise self._failure
-        return self._worker(job, self._report)
+        self.is_busy = True
+        try:
+            check_stop()
+            result = self._worker(job, self._report)
+            check_stop()
+            return result
+        finally:
+            self.is_busy = False
 
     def _report(self, count: int) -> None:
         with self._num_done.get_lock():
@@ -102,11 +123,20 @@ _process: _Process | None = None
 """This process, where it is a worker: an executor hands its tasks nothing that its initializer has made."""
 
 
-def _start_process(build_worker: BuildWorker[Any, Any], indices: Any, num_done: Any, parent: int) -> None:
+def _start_process(
+    build_worker: BuildWorker[Any, Any],
+    indices: Any,
+    num_done: Any,
+    is_asked: Any,
+    grace_seconds: float,
+    parent: int,
+) -> None:
     global _process
     # Ctrl-C goes to the whole group of processes: the workers end at once and in silence, the parent speaks.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     exit_with_parent(parent)
+    if grace_seconds:
+        stop_with(lambda: bool(is_asked.value), grace_seconds, lambda: _process is not None and _process.is_busy)
     show_warnings_as_lines()
     _process = _Process(build_worker, indices.get(), num_done)
 

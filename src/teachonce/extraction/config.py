@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 from teachonce.codecs.options import KEPT_CLASSES, CodecName
+from teachonce.engine.options import RAY, EngineOptions
 from teachonce.errors import ConfigError
 from teachonce.models.options import Precision
 from teachonce.options import (
@@ -28,6 +28,7 @@ from teachonce.options import (
 )
 from teachonce.views.options import MixOptions, PolicyName
 
+_Gpus = Annotated[float, Range(0, 1024, "0 or more, at most 1024")]
 _Accuracy = Annotated[float, Range(0, 1, "a fraction from 0 to 1")]
 
 
@@ -88,7 +89,7 @@ class ExtractionOptions(MixOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExtractConfig(ExtractionOptions):
+class ExtractConfig(ExtractionOptions, EngineOptions):
     """Run the teacher once over sharded data and keep its logits in a store."""
 
     out: Path
@@ -103,11 +104,12 @@ class ExtractConfig(ExtractionOptions):
     gate_samples: CountOrNone = 256
     """Records on which the teacher is scored before the work starts; 0 skips the gate."""
     num_workers: Count = 1
-    """Teacher processes on this machine: one a GPU, or N on the CPU."""
+    """Teacher processes on this machine: one a GPU, or N on the CPU. With --engine ray: workers in the cluster."""
+    worker_gpus: _Gpus | None = only_with(None, RAY)
+    """GPUs that a worker in the cluster occupies, such as 0.5 for two that share one. Default: 1 where the cluster has
+    any, 0 with --device cpu."""
     repair: bool = False
     """First compare every byte of the store's files, and make those again that are damaged."""
-    worker: str = "0/1"
-    """i/n: this call takes the i-th of n parts of the work, shards x groups of views (for a scheduler's job array)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -115,7 +117,16 @@ class ExtractConfig(ExtractionOptions):
             require(self.gate_samples > 0, "--gate-samples", 0, "more than 0 with --expect-top1")
         if self.views_of is not None:
             self._refuse_views_of_our_own()
-        self.worker_part()
+        if self.worker_gpus is not None and self.worker_gpus > 1:
+            require(
+                self.worker_gpus == int(self.worker_gpus), "--worker-gpus", self.worker_gpus, "a whole number above 1"
+            )
+        self.check_engine()
+
+    @property
+    def worker_gpus_wanted(self) -> float | None:
+        """GPUs that a worker in the cluster occupies; None: as the cluster has them."""
+        return 0 if self.worker_gpus is None and self.device == "cpu" else self.worker_gpus
 
     @property
     def draws_no_views(self) -> bool:
@@ -130,19 +141,6 @@ class ExtractConfig(ExtractionOptions):
                     f"{' '.join(option_arguments(name, given[name]))}: not given together with --views-of "
                     f"{self.views_of}, whose policy and seed are used; leave it out"
                 )
-
-    def worker_part(self) -> tuple[int, int]:
-        """(i, n) of ``--worker i/n``."""
-        match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", self.worker)
-        if match is None or int(match[2]) == 0:
-            raise ConfigError(f"--worker {self.worker}: expected i/n with 0 <= i < n, such as 3/8")
-        index, count = int(match[1]), int(match[2])
-        if index >= count:
-            raise ConfigError(
-                f"--worker {self.worker}: expected i/n with i from 0 to {count - 1}; of a job array that counts from "
-                f"1 give its number less 1, such as $((N - 1))/{count}"
-            )
-        return index, count
 
 
 @dataclass(frozen=True, kw_only=True)

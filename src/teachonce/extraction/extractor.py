@@ -26,12 +26,13 @@ from numpy.typing import NDArray
 from teachonce.engine.chunked import chunked
 from teachonce.engine.prefetch import prefetch
 from teachonce.engine.progress import Advance
+from teachonce.engine.stop import is_stopping
 from teachonce.errors import RecordError, StoreError, TeachonceError
 from teachonce.extraction.made_by import made_by
 from teachonce.extraction.seconds import Seconds
 from teachonce.extraction.teacher_queue import TeacherQueue
 from teachonce.extraction.unit_result import UnitResult
-from teachonce.extraction.units import Unit
+from teachonce.extraction.units import Unit, UnitCounts, is_made
 from teachonce.models.classifier import Classifier
 from teachonce.pixels.decode import decode_record
 from teachonce.pixels.render import RecordView, ViewReader, render_views
@@ -94,15 +95,20 @@ class UnitExtractor:
         self.num_threads = num_threads
         self.is_profiled = is_profiled
         self.seconds = Seconds()
+        self._num_skipped = self._num_twice = 0
 
-    def __call__(self, bundle: Sequence[Unit], report: Advance = lambda count: None) -> None:
-        """Make the files of the units; ``report`` is called with the views that are done."""
+    def __call__(self, bundle: Sequence[Unit], report: Advance = lambda count: None) -> UnitCounts:
+        """Make the files of the units that are not there by now; ``report`` is called with the views that are done.
+
+        Where this process is asked to stop, no further unit is begun.
+        """
         begin, self.seconds = time.perf_counter(), Seconds()
+        self._num_skipped = self._num_twice = 0
         queue = TeacherQueue(self.teacher, self.batch_size)
         with ThreadPoolExecutor(1, thread_name_prefix="write") as writer:
             writes: deque[Future[None]] = deque()
             try:
-                with closing(self.seconds.timed("wait", self._render_ahead(bundle))) as rendered_ahead:
+                with closing(self.seconds.timed("wait", self._render_ahead(bundle, report))) as rendered_ahead:
                     for rendered in rendered_ahead:
                         self._enqueue(queue, rendered, writer, writes)
                         report(rendered.pixels.shape[0] * rendered.pixels.shape[1])
@@ -118,14 +124,29 @@ class UnitExtractor:
             _wait_for(writes, 0)
         if self.is_profiled:
             self._print_profile(bundle, time.perf_counter() - begin)
+        num_made = len(bundle) - self._num_skipped - self._num_twice
+        return UnitCounts(num_made, self._num_skipped, self._num_twice)
 
-    def _render_ahead(self, bundle: Sequence[Unit]) -> Iterator[RenderedRecords]:
+    def _missing(self, bundle: Sequence[Unit], report: Advance) -> Iterator[Unit]:
+        """The units that are not there when it is their turn: other workers, or another command, may make them too."""
+        for unit in bundle:
+            if is_stopping():
+                return
+            if is_made(self.path, self.plan, unit):
+                self._num_skipped += 1
+                report(self.plan.shards[unit.shard][1] * unit.num_views)
+            else:
+                yield unit
+
+    def _render_ahead(self, bundle: Sequence[Unit], report: Advance) -> Iterator[RenderedRecords]:
         num_views = bundle[0].num_views
         chunk_size = max(1, CHUNK_VIEWS // num_views)
         ahead = max(self.num_threads, AHEAD_BATCHES * self.batch_size // (num_views * chunk_size))
         # No chunk holds rows of two units: what cannot be read or rendered costs its own unit, not the one before.
         chunks = (
-            chunk for unit in bundle for chunk in chunked(self.seconds.timed("read", self._read(unit)), chunk_size)
+            chunk
+            for unit in self._missing(bundle, report)
+            for chunk in chunked(self.seconds.timed("read", self._read(unit)), chunk_size)
         )
         return prefetch(chunks, self._render, threads=self.num_threads, ahead=ahead)
 
@@ -182,6 +203,9 @@ class UnitExtractor:
 
     def _write(self, result: UnitResult) -> None:
         with self.seconds.count("encode_and_write"):
+            if is_made(self.path, self.plan, result.unit):
+                self._num_twice += 1
+                return
             result.write(self.path, self.plan, self.made_by)
 
     def _print_profile(self, bundle: Sequence[Unit], whole: float) -> None:

@@ -1,4 +1,4 @@
-"""Units of extraction: one shard x one group of views, which of them are missing, and bundles of them.
+"""Units of extraction: one shard x one group of views, which of them are missing or made, and bundles of them.
 
 A unit is made whole or not at all (``extractor``); a job is a bundle of units, so that teacher batches are full
 whatever the size of a shard.
@@ -9,7 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
+from teachonce.records.source import RecordSource
+from teachonce.storage.files import open_storage
 from teachonce.store.manifests import missing_files
 from teachonce.store.plan import Plan, records_file
 
@@ -35,6 +38,35 @@ class Unit:
         return range(self.group[0], self.group[1] + 1)
 
 
+class Preparation(NamedTuple):
+    """What there is before the first unit; crosses from a cluster's worker to the program that leads the work."""
+
+    plan: Plan
+    source: RecordSource
+    """The records in the shards and rows of the plan."""
+    missing: set[Unit]
+    device: str
+    """The teacher's."""
+
+
+@dataclass(frozen=True)
+class UnitCounts:
+    """What became of units that were to be made."""
+
+    num_made: int = 0
+    num_skipped: int = 0
+    """Another worker had made them when it was their turn."""
+    num_twice: int = 0
+    """Another worker made them meanwhile, so that what was made here is of no use."""
+
+    def __add__(self, other: UnitCounts) -> UnitCounts:
+        return UnitCounts(
+            self.num_made + other.num_made,
+            self.num_skipped + other.num_skipped,
+            self.num_twice + other.num_twice,
+        )
+
+
 def all_units(plan: Plan) -> list[Unit]:
     """The units of a plan, views first: all shards of the first group of views, then of the next."""
     return [Unit(shard, group) for group in plan.view_groups for shard in range(len(plan.shards))]
@@ -52,6 +84,13 @@ def missing_units(path: Path, plan: Plan) -> set[Unit]:
         if records_file(names[unit.shard]) in missing
         or not missing.isdisjoint(plan.group_files(names[unit.shard], unit.group))
     }
+
+
+def is_made(path: Path, plan: Plan, unit: Unit) -> bool:
+    """Whether all files of one unit are there by now; the folder is not listed."""
+    storage, (name, _) = open_storage(path), plan.shards[unit.shard]
+    # The views are written last: without them one question is enough.
+    return all(storage.has(file) for file in (*reversed(plan.group_files(name, unit.group)), records_file(name)))
 
 
 def bundle_units(plan: Plan, units: Sequence[Unit], batch_size: int) -> list[tuple[Unit, ...]]:

@@ -23,6 +23,7 @@ import numpy as np
 from teachonce.engine.buffers import BufferPool
 from teachonce.engine.cores import num_cores
 from teachonce.engine.jobs import run_jobs
+from teachonce.engine.options import Engine
 from teachonce.engine.progress import Advance, progress
 from teachonce.errors import CheckError, ConfigError, TeachonceError
 from teachonce.extraction.config import VerifyConfig
@@ -99,7 +100,7 @@ def check_all_keys(join: StoreJoin) -> int:
     num_workers = min(num_cores(), num_bytes // VERIFY_WORKER_BYTES)
     build = partial(_KeyChecker, join)
     with progress("verify", source.num_records, unit="records") as advance:
-        for _ in run_jobs(build, jobs, num_workers=num_workers, report=advance):
+        for _ in run_jobs(build, jobs, engine=Engine(num_workers=num_workers), report=advance):
             pass
     return source.num_records
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from teachonce.engine.cores import num_cores
 from teachonce.engine.jobs import run_jobs
+from teachonce.engine.options import Engine
 from teachonce.engine.progress import Advance, progress
 from teachonce.errors import ConfigError, ImageError, RecordError
 from teachonce.pixels.decode import exif_orientation, image_size
@@ -72,7 +73,10 @@ def _summarize_split(source: RecordSource, num_workers: int) -> dict[str, Any]:
     total = _Tally()
     with progress(f"inspect {source.split}", source.num_records, unit="records") as advance:
         for _, tally in run_jobs(
-            partial(_ShardReader, source), range(len(source.shards)), num_workers=num_workers, report=advance
+            partial(_ShardReader, source),
+            range(len(source.shards)),
+            engine=Engine(num_workers=num_workers),
+            report=advance,
         ):
             _add(total, tally)
     table = source.classes

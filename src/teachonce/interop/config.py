@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 from teachonce.codecs.options import KEPT_CLASSES, CodecName
+from teachonce.engine.options import EngineOptions
 from teachonce.options import (
     Count,
     CountOrNone,
@@ -25,7 +26,7 @@ _NumShards = Annotated[int, Range(1, 99_999, "at least 1, at most 99999 (the nam
 
 
 @dataclass(frozen=True, kw_only=True)
-class RecordsConfig:
+class RecordsConfig(EngineOptions):
     """Convert raw images to TFRecord shards, with logits inserted if wanted."""
 
     images: Path
@@ -54,15 +55,15 @@ class RecordsConfig:
     decode_image reads all of them but PPM (older versions: but WebP). GIF is refused either way."""
     seed: Seed = 0
     """Seed of the shuffle."""
-    num_workers: CountOrNone = 0
-    """Processes that write shards; 0 means one a core, fewer where there is little to do."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
+        check_applicable(self)
+        self.check_engine()
 
 
 @dataclass(frozen=True, kw_only=True)
-class MergeConfig:
+class MergeConfig(EngineOptions):
     """Copy TFRecords with a store's logits inserted as image/logit, streaming in constant memory."""
 
     store: Positional[Path]
@@ -75,13 +76,13 @@ class MergeConfig:
     """Which view's logits to insert."""
     background_logit: Logit = float("-inf")
     """Logit for classes that the teacher does not know; 0 reproduces the walkthrough's files (and takes real mass)."""
-    num_workers: CountOrNone = 0
-    """Processes that write shards; 0 means one a core, fewer where there is little to do."""
     trust: bool = False
     """Do not compare the store's blocks with their hashes as they are first read."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
+        check_applicable(self)
+        self.check_engine()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,11 +28,11 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from teachonce.engine.cores import num_cores
-from teachonce.engine.jobs import run_jobs
+from teachonce.engine.jobs import order_for_worker, run_jobs
 from teachonce.engine.progress import Advance, progress
+from teachonce.engine.stop import stopping_gently
 from teachonce.errors import ConfigError, ImageError, LogitsError, PlanMismatchError, RecordError
-from teachonce.interop.config import RecordsConfig
+from teachonce.interop.config import MergeConfig, RecordsConfig
 from teachonce.interop.csv_join import LineClaims
 from teachonce.interop.csv_table import CsvTable
 from teachonce.interop.imagenet import BoxReader, class_texts, open_boxes, read_image_labels, read_labels, read_metadata
@@ -86,15 +86,16 @@ def convert_records(config: RecordsConfig) -> None:
     bounds = np.linspace(0, len(listing), config.shards + 1).astype(np.int64)
     names = [shard_name(config.split, shard, config.shards) for shard in range(config.shards)]
     jobs = []
-    for shard, name in enumerate(names):
-        if not is_whole(config.out / name):
+    for shard in order_for_worker(range(config.shards), *config.worker_part()):
+        if not is_whole(config.out / names[shard]):
             chosen = order[bounds[shard] : bounds[shard + 1]]
-            jobs.append(ShardJob(name, listing.select(chosen), labels[chosen]))
+            jobs.append(ShardJob(names[shard], listing.select(chosen), labels[chosen]))
     done = len(listing) - sum(len(job.listing) for job in jobs)
     build = partial(_ShardWriter, config.out, classes, boxes, table, config.keep)
-    num_workers = config.num_workers or min(num_cores(), sum(len(job.listing) for job in jobs) // WORKER_IMAGES)
-    with progress("records", len(listing), done=done) as advance:
-        num_others = sum(num for _, num in run_jobs(build, jobs, num_workers=num_workers, report=advance))
+    engine = config.choose_engine(sum(len(job.listing) for job in jobs) // WORKER_IMAGES)
+    with stopping_gently(config.grace_seconds), progress("records", len(listing), done=done) as advance:
+        num_others = sum(num for _, num in run_jobs(build, jobs, engine=engine, report=advance))
+    check_arrived(config, [job.name for job in jobs])
     open_storage(config.out).remove_temporaries()
     print_line(f"{config.out}: {len(listing):,} {config.split} records in {config.shards} shards")
     if num_others:
@@ -238,6 +239,16 @@ def _begin(config: RecordsConfig, plan: dict[str, Any], classes: ClassTable) -> 
 
 def _count_classes(classes: ClassTable) -> str:
     return f"{len(classes.names)}, label 1 is {classes.names[min(1, len(classes.names) - 1)]}"
+
+
+def check_arrived(config: RecordsConfig | MergeConfig, names: Sequence[str]) -> None:
+    """Raise RecordError where shards that a cluster's workers made are not here."""
+    missing = [name for name in names if not is_whole(config.out / name)] if config.engine != "local" else []
+    if missing:
+        raise RecordError(
+            f"{config.out}: {len(missing)} shards that workers made are not here (first: {missing[0]}): --out must be "
+            "a folder that all nodes of the cluster share under this name"
+        )
 
 
 class _ShardWriter:

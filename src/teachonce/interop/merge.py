@@ -22,11 +22,12 @@ from numpy.typing import NDArray
 
 from teachonce.codecs.registry import warn_of_estimates
 from teachonce.engine.chunked import chunked
-from teachonce.engine.cores import num_cores
-from teachonce.engine.jobs import run_jobs
+from teachonce.engine.jobs import order_for_worker, run_jobs
 from teachonce.engine.progress import Advance, progress
+from teachonce.engine.stop import stopping_gently
 from teachonce.errors import ConfigError, RecordError, StoreError
 from teachonce.interop.config import MergeConfig
+from teachonce.interop.convert import check_arrived
 from teachonce.records.class_space import ClassSpace, map_logits
 from teachonce.records.class_table import read_classes, write_classes
 from teachonce.records.discovery import open_records
@@ -81,15 +82,20 @@ def merge(config: MergeConfig) -> None:
     warn_of_estimates(store.codec, f"{config.store} -> {config.out}")
     target = ClassSpace(num_classes=_count_classes(store, source))
     _begin(config, store, source, target.num_classes)
-    jobs = [shard for shard, info in enumerate(source.shards) if not is_whole(config.out / info.name)]
+    shards = order_for_worker(range(len(source.shards)), *config.worker_part())
+    jobs = [shard for shard in shards if not is_whole(config.out / source.shards[shard].name)]
     sizes = [info.num_records for info in source.shards]
     done = sum(sizes) - sum(sizes[shard] for shard in jobs)
     build = partial(_ShardMerger, config, join, target)
     num_bytes = sum(source.shards[shard].num_bytes for shard in jobs)
-    num_workers = config.num_workers or min(num_cores(), num_bytes // MERGE_WORKER_BYTES)
-    with progress("merge", sum(sizes), done=done, unit="records") as advance:
-        for _ in run_jobs(build, jobs, num_workers=num_workers, report=advance):
+    engine = config.choose_engine(num_bytes // MERGE_WORKER_BYTES)
+    with (
+        stopping_gently(config.grace_seconds),
+        progress("merge", sum(sizes), done=done, unit="records") as advance,
+    ):
+        for _ in run_jobs(build, jobs, engine=engine, report=advance):
             pass
+    check_arrived(config, [source.shards[shard].name for shard in jobs])
     open_storage(config.out).remove_temporaries()
 
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from teachonce.engine.cores import num_cores
 from teachonce.engine.jobs import run_jobs
+from teachonce.engine.options import Engine
 from teachonce.engine.progress import Advance, progress
 from teachonce.errors import TeachonceError
 from teachonce.records.key_index import KeyIndex
@@ -85,7 +86,7 @@ class DataKeys:
         num_workers = min(num_cores(), sum(info.num_bytes for info in infos) // WORKER_BYTES)
         build = partial(_KeyReader, self._source)
         with progress("keys", sum(info.num_records for info in infos), unit="records") as advance:
-            for shard, found in run_jobs(build, missing, num_workers=num_workers, report=advance):
+            for shard, found in run_jobs(build, missing, engine=Engine(num_workers=num_workers), report=advance):
                 self._shards[shard] = found
                 self._cache(shard)
 

@@ -14,7 +14,7 @@ from teachonce.codecs.softmax import total_variation
 from teachonce.codecs.topk import TopKCodec
 from teachonce.errors import ConfigError, LogitsError, RecordError
 from teachonce.extraction.config import ExtractConfig, ExtractionOptions, PlanConfig
-from teachonce.extraction.extract import build_plan, extract
+from teachonce.extraction.extract import extract
 from teachonce.extraction.planning.costs import (
     TEMPERATURES,
     Timings,
@@ -30,6 +30,7 @@ from teachonce.extraction.planning.estimate import _codec_entry, _try, build_est
 from teachonce.extraction.planning.measure import run_teacher, try_codec
 from teachonce.extraction.planning.picture import draw_estimate
 from teachonce.extraction.planning.table import format_bytes, format_hours, render_estimate
+from teachonce.extraction.prepare import build_plan
 from teachonce.models.classifier import load_model
 from teachonce.records.discovery import open_records
 from teachonce.records.sample import SubsetSource, sample_locations, sample_records

@@ -26,7 +26,6 @@ from teachonce.engine.cores import num_cores
 from teachonce.engine.progress import progress
 from teachonce.errors import ConfigError, LogitsError, RecordError
 from teachonce.extraction.config import PlanConfig
-from teachonce.extraction.extract import build_plan, draws_by_boxes
 from teachonce.extraction.planning.costs import (
     Timings,
     Workload,
@@ -45,6 +44,7 @@ from teachonce.extraction.planning.measure import (
 from teachonce.extraction.planning.picture import draw_estimate
 from teachonce.extraction.planning.table import render_estimate
 from teachonce.extras import require
+from teachonce.extraction.prepare import build_plan, draws_by_boxes
 from teachonce.models.classifier import Classifier, load_model
 from teachonce.records.discovery import open_records
 from teachonce.records.sample import SubsetSource, sample_locations

@@ -1,0 +1,160 @@
+"""The options of commands whose work is split into jobs: who does them, how many, and which part of them.
+
+``Engine`` is what a program passes on to ``jobs.run_jobs``; the options are those of ``extract``, ``records`` and
+``merge``.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from teachonce.engine.cores import num_cores
+from teachonce.errors import ConfigError
+from teachonce.options import Condition, Count, CountOrNone, Range, only_with, require
+
+EngineName = Literal["local", "ray"]
+WORKERS_VARIABLE = "TEACHONCE_NUM_WORKERS"
+"""How many workers a Kubernetes Indexed Job has, which Kubernetes itself does not say: its ``completions``."""
+
+_Seconds = Annotated[float, Range(0, 86_400, "seconds from 0 to 86400")]
+RAY = Condition("--engine ray", lambda config: config.engine == "ray")
+_LOCAL = Condition("--engine local", lambda config: config.engine == "local")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Engine:
+    """Which engine does jobs, with how many workers of what size."""
+
+    name: EngineName = "local"
+    num_workers: int = 1
+    """At most; 0: as many as the cluster has room for."""
+    min_workers: int = 1
+    """With a cluster: workers that must be ready before the first job is handed out."""
+    address: str = "auto"
+    worker_cpus: int = 1
+    worker_gpus: float | None = 0
+    """None: 1 where the cluster has any."""
+    grace_seconds: float = 0.0
+    """After SIGTERM, time in which a worker may end its job; 0: none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineOptions:
+    """Who does the work. A base of option classes, which have a word of their own on ``num_workers``."""
+
+    num_workers: CountOrNone = 0
+    """Processes on this machine; 0 means one a core, fewer where there is little to do. With --engine ray: workers in
+    the cluster; 0 means as many as it has room for."""
+    engine: EngineName = "local"
+    """Who does the work: processes of this machine (local), or the workers of a Ray cluster (ray), where nodes may come
+    and go; paths must be reachable from all nodes under the same name."""
+    address: str = only_with("auto", RAY)
+    """The Ray cluster: auto (the one that this machine belongs to), or HOST:PORT of its head."""
+    min_workers: Count | None = only_with(None, RAY)
+    """Workers that must be ready before the work begins. Default: 1."""
+    max_workers: Count | None = only_with(None, RAY)
+    """Workers that are asked for, in place of --num-workers; an autoscaling cluster grows to hold them. Default:
+    --num-workers, or --min-workers if that is more."""
+    worker_cpus: Count = only_with(1, RAY)
+    """Cores that a worker in the cluster occupies, and decodes with."""
+    worker: str = only_with("0/1", _LOCAL)
+    """i/n: this call is the i-th of n workers of a job array. It does its part of the work, then what is missing of the
+    others' parts. auto: from the environment of Slurm's job arrays, Kubernetes' Indexed Jobs or torchrun."""
+    grace_seconds: _Seconds = 25.0
+    """After SIGTERM (a spot machine that is taken back), seconds in which what was begun may be finished; then the
+    command ends with exit code 143."""
+
+    def check_engine(self) -> None:
+        """Raise ConfigError where the engine's options contradict each other."""
+        if self.min_workers is not None or self.max_workers is not None:
+            least, most = self.min_workers or 1, self.max_workers
+            require(most is None or least <= most, "--max-workers", most, f"at least --min-workers {least}")
+            is_default = self.num_workers == type(self).num_workers
+            require(is_default, "--num-workers", self.num_workers, "none beside --min-workers and --max-workers")
+        if self.engine == "ray":
+            has_host = re.fullmatch(r"[^\s/:]+:[0-9]{1,5}|\[[0-9A-Fa-f:]+\]:[0-9]{1,5}", self.address) is not None
+            require(
+                self.address == "auto" or has_host,
+                "--address",
+                self.address or repr(self.address),
+                "auto, or HOST:PORT of the cluster's head (run the command on a node of the cluster)",
+            )
+        self.worker_part()
+
+    def choose_engine(self, num_useful: int, worker_gpus: float | None = 0) -> Engine:
+        """The engine that the options mean, where more than ``num_useful`` workers would have too little to do."""
+        if self.engine == "local":
+            num_workers = self.num_workers or min(num_cores(), num_useful)
+            return Engine(num_workers=num_workers, grace_seconds=self.grace_seconds)
+        return Engine(
+            name=self.engine,
+            num_workers=self.max_workers or max(self.num_workers, self.min_workers or 0),
+            min_workers=self.min_workers or 1,
+            address=self.address,
+            worker_cpus=self.worker_cpus,
+            worker_gpus=worker_gpus,
+            grace_seconds=self.grace_seconds,
+        )
+
+    def worker_part(self) -> tuple[int, int]:
+        """(i, n) of ``--worker``."""
+        return read_worker_part(self.worker, os.environ)
+
+
+def read_worker_part(worker: str, environment: Mapping[str, str]) -> tuple[int, int]:
+    """(i, n) of the words ``i/n`` or ``auto``; raises ConfigError where they mean none."""
+    if worker == "auto":
+        return _find_worker_part(environment)
+    match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", worker)
+    if match is None or int(match[2]) == 0:
+        raise ConfigError(f"--worker {worker}: expected i/n with 0 <= i < n, such as 3/8, or auto")
+    index, count = int(match[1]), int(match[2])
+    if index >= count:
+        raise ConfigError(
+            f"--worker {worker}: expected i/n with i from 0 to {count - 1}; of a job array that counts from "
+            f"1 give its number less 1, such as $((N - 1))/{count}"
+        )
+    return index, count
+
+
+def _find_worker_part(environment: Mapping[str, str]) -> tuple[int, int]:
+    if "SLURM_ARRAY_TASK_ID" in environment:
+        first, step = _number(environment, "SLURM_ARRAY_TASK_MIN", 0), _number(environment, "SLURM_ARRAY_TASK_STEP", 1)
+        index, rest = divmod(_number(environment, "SLURM_ARRAY_TASK_ID") - first, max(1, step))
+        count = _number(environment, "SLURM_ARRAY_TASK_COUNT")
+        found = "SLURM_ARRAY_TASK_ID"
+    elif "JOB_COMPLETION_INDEX" in environment:
+        found, index, rest = "JOB_COMPLETION_INDEX", _number(environment, "JOB_COMPLETION_INDEX"), 0
+        if WORKERS_VARIABLE not in environment:
+            raise ConfigError(
+                f"--worker auto: Kubernetes gives JOB_COMPLETION_INDEX {index} and not how many there are; set "
+                f"{WORKERS_VARIABLE} to the job's completions"
+            )
+        count = _number(environment, WORKERS_VARIABLE)
+    elif "RANK" in environment:
+        found, index, rest = "RANK", _number(environment, "RANK"), 0
+        count = _number(environment, "WORLD_SIZE")
+    else:
+        raise ConfigError(
+            "--worker auto: found no SLURM_ARRAY_TASK_ID, JOB_COMPLETION_INDEX or RANK in the environment; give "
+            "--worker i/n"
+        )
+    if rest or not 0 <= index < count:
+        raise ConfigError(
+            f"--worker auto: {found} {environment[found]} is none of {count} workers that are numbered one by one; "
+            "give --worker i/n"
+        )
+    return index, count
+
+
+def _number(environment: Mapping[str, str], name: str, default: int | None = None) -> int:
+    text = environment.get(name, "")
+    if not text and default is not None:
+        return default
+    if not re.fullmatch(r"[0-9]{1,9}", text):
+        raise ConfigError(f"--worker auto: {name} is {text!r} in the environment, expected a number; give --worker i/n")
+    return int(text)

@@ -1,0 +1,212 @@
+"""What comes before the first unit: the data opened, the teacher loaded, the gate, agreement with the store's plan.
+
+All of it happens where a teacher can be loaded, which a cluster's login node need not be: on a worker, whose
+``Preparation`` goes back to the program. So does what makes a worker: ``build_extractor``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from teachonce.codecs.registry import build_codec
+from teachonce.engine.cores import num_cores
+from teachonce.engine.stop import check_stop
+from teachonce.errors import CheckError, ConfigError, StoreError
+from teachonce.extraction.config import ExtractConfig
+from teachonce.extraction.extractor import UnitExtractor
+from teachonce.extraction.gate import Gate
+from teachonce.extraction.plan_source import ExtractedData, open_plan_source
+from teachonce.extraction.unit_result import write_missing_records
+from teachonce.extraction.units import Preparation, missing_units
+from teachonce.models.classifier import Classifier, load_model, resolve_device
+from teachonce.models.own_classes import resolve_model_offset
+from teachonce.models.spec import ModelSpec
+from teachonce.records.class_space import ClassSpace
+from teachonce.records.discovery import open_records
+from teachonce.records.source import RecordSource, choose_data_classes
+from teachonce.store.begin import begin_store, check_agrees, check_store_folder
+from teachonce.store.join import StoreJoin
+from teachonce.store.manifests import finalize_store
+from teachonce.store.plan import Plan, describe_data, group_views
+from teachonce.store.plan_files import holds_store
+from teachonce.store.repair import remove_damaged, report_repaired
+from teachonce.store.store import Store
+from teachonce.store.tables import count_hits
+from teachonce.views.policy import build_policy, policy_to_json
+
+MIN_SAMPLES = 4
+"""Samples of each view file; of few shards more, so that a group of views has about ``SAMPLES_A_GROUP``."""
+SAMPLES_A_GROUP = 256
+MAX_SAMPLED_PART = 1 / 16
+"""Of a shard's records: dense logits of more of them would be most of a small store."""
+
+
+def prepare(config: ExtractConfig) -> tuple[Preparation, Classifier]:
+    """What is to be made, after the store was begun or agreed with; and the teacher, which has passed the gate.
+
+    Raises CheckError when the gate does not hold, and PlanMismatchError when the store was begun with another plan.
+    """
+    check_store_folder(config.out)
+    source = open_records(config.data, config.split, with_boxes=draws_by_boxes(config))
+    teacher = load_model(config.teacher, device=config.device, precision=config.precision, compile=config.compile)
+    check_stop()
+    plan = build_plan(config, source, teacher)
+    gate = Gate(
+        num_samples=config.gate_samples,
+        expect_top1=config.expect_top1,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        data=config.data,
+    )
+    is_gated = config.gate_samples == 0
+    if not is_gated and not holds_store(config.out):
+        # Before the plan is written: a teacher that is refused must not leave a store that refuses the right one.
+        gate.check(teacher, source, plan.class_space.offset)
+        is_gated = True
+    if holds_store(config.out):
+        check_agrees(config.out, plan)
+        if config.repair:
+            report_repaired(config.out, remove_damaged(config.out))
+        # What a kill, or a repair, left without its manifest: data that has grown is compared with the index.
+        finalize_store(config.out)
+    plan = begin_store(config.out, plan, config.views_per_file, ExtractedData(config.out, source))
+    source = open_plan_source(config.out, plan, source)
+    if config.repair:
+        write_missing_records(config.out, plan, source)
+    missing = missing_units(config.out, plan)
+    if missing:
+        if not is_gated:
+            gate.check(teacher, source, plan.class_space.offset)
+    elif config.expect_top1 is not None:
+        if plan.read_policy()[0].is_random:
+            gate.check(teacher, source, plan.class_space.offset)  # stored views are no center crops
+        else:
+            _check_stored_top1(config)
+    # Where ``auto`` led: a backend may have no GPU where PyTorch has one.
+    return Preparation(plan, source, missing, str(teacher.device)), teacher
+
+
+def build_extractor(
+    config: ExtractConfig,
+    preparation: Preparation,
+    teacher: Classifier | None = None,
+    *,
+    num_threads: int = 0,
+    worker_index: int = 0,
+) -> UnitExtractor:
+    """A worker: with the teacher at hand, or, in a process of its own with ``num_threads``, with one that it loads."""
+    if teacher is None:
+        torch.set_num_threads(num_threads)
+        teacher = load_model(
+            config.teacher,
+            device=_worker_device(preparation.device, worker_index),
+            precision=config.precision,
+            compile=config.compile,
+        )
+    plan, source, *_ = preparation
+    threads = config.decode_threads or num_threads or num_cores()
+    views_of = open_views_of(config, source)
+    return UnitExtractor(config.out, plan, source, teacher, config.batch_size, threads, views_of, config.profile)
+
+
+def build_plan(config: ExtractConfig, source: RecordSource, teacher: Classifier) -> Plan:
+    """The plan of an extraction; raises ConfigError where teacher and data have no explicit common class space."""
+    names = None if source.classes is None else source.classes.names
+    data_classes = choose_data_classes(config.num_classes, source)
+    if data_classes is None and config.offset is None and teacher.default_offset is None:
+        raise ConfigError(
+            f"{config.data}: does not say how many classes it has (no classes.json): give --num-classes (ImageNet "
+            "TFRecords: 1001) or --offset (the data label of the teacher's class 0)"
+        )
+    offset = resolve_model_offset(teacher, names, data_classes, config.offset)
+    views_of = open_views_of(config, source)
+    drawn = build_policy(config.policy, config)
+    is_random = views_of is not None or drawn.is_random
+    if is_random and not teacher.preprocessing.antialias:
+        raise ConfigError(
+            f"--teacher {config.teacher}: sees pixels without antialiasing, and views are antialiased and rounded to 8 "
+            "bits; add ',interpolation=bilinear,antialias=1' to look through views, or use --policy center"
+        )
+    if views_of is None:
+        policy = policy_to_json(drawn) | ({"seed": config.seed} if drawn.is_random else {})
+        num_views = config.views or 1
+    else:
+        policy = views_of.plan.policy
+        num_views = config.views or views_of.num_views
+    return Plan(
+        teacher={
+            "spec": config.teacher,
+            "model": teacher_identity(teacher.spec),
+            "weights_sha256": teacher.weights_sha256,
+            "precision": teacher.precision,
+            "num_parameters": _num_parameters(teacher),
+            "preprocessing": teacher.preprocessing.to_json(),
+        },
+        class_space=ClassSpace(num_classes=teacher.num_classes, offset=offset),
+        data_classes=data_classes or teacher.num_classes + offset,
+        **describe_data(source, data_classes),
+        policy=policy,
+        codec=build_codec(config.codec, num_classes=teacher.num_classes, k=config.topk).to_json(),
+        view_groups=group_views(num_views, config.views_per_file),
+        num_samples=_num_samples([shard.num_records for shard in source.shards]),
+    )
+
+
+def _num_samples(sizes: Sequence[int]) -> int:
+    wanted = -(-SAMPLES_A_GROUP // len(sizes))
+    return max(MIN_SAMPLES, min(wanted, int(max(sizes) * MAX_SAMPLED_PART)))
+
+
+def draws_by_boxes(config: ExtractConfig) -> bool:
+    """Whether the records' bounding boxes are needed to draw the views."""
+    return config.views_of is None and build_policy(config.policy, config).needs_boxes
+
+
+def open_views_of(config: ExtractConfig, source: RecordSource) -> Store | None:
+    """The store of ``--views-of``, checked to be of this data and to have the views asked for; None without."""
+    if config.views_of is None:
+        return None
+    store = Store(config.views_of)
+    StoreJoin(store, source, advice=f"give the data of {store.path}, or extend that store by this data first")
+    if not store.policy.is_random:
+        raise StoreError(
+            f"{store.path}: policy {store.policy.name} stores no views to look through; extract with --policy crop"
+        )
+    if config.views is not None:
+        Store(config.views_of, num_views=config.views)  # raises for one that has fewer
+    return store
+
+
+def teacher_identity(spec: ModelSpec) -> str:
+    """What a SPEC names, wherever its files lie; the weights themselves are identified by their hash."""
+    name = f":{spec.name}" if spec.kind in ("timm", "torchvision") else ""
+    outputs = [f",{key}={spec.options[key]}" for key in ("signature", "output", "probs") if key in spec.options]
+    return spec.kind + name + "".join(outputs)
+
+
+def _num_parameters(teacher: Classifier) -> int | None:
+    return None if teacher.module is None else sum(parameter.numel() for parameter in teacher.module.parameters())
+
+
+def _worker_device(device: str, worker_index: int) -> str:
+    """One of the GPUs that this process sees, in turn: all of a machine's, or those that a cluster gave it."""
+    resolved = resolve_device(device)
+    return f"cuda:{worker_index % torch.cuda.device_count()}" if str(resolved) == "cuda" else str(resolved)
+
+
+def _check_stored_top1(config: ExtractConfig) -> None:
+    """The gate of a store that is whole: by its own logits. Raises CheckError below ``expect_top1``."""
+    store = Store(config.out, is_partial=True)
+    num_hits = 0
+    for shard in range(len(store.shards)):
+        logits = store.read_logits(shard, 0, slice(None))
+        num_hits += count_hits(logits, store.read_labels(shard), store.class_space.offset)
+    top1 = num_hits / store.num_records
+    assert config.expect_top1 is not None
+    if top1 < config.expect_top1:
+        raise CheckError(
+            f"{config.out}: is whole, and its logits have top-1 {top1:.3f}, expected at least {config.expect_top1}; "
+            "extract with another teacher or other settings into another --out"
+        )
