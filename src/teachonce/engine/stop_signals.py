@@ -44,8 +44,8 @@ def end_by_signal(number: int) -> BaseException:
 class StopSignals:
     """Within a ``with`` block: which signal has asked this process to stop.
 
-    ``grace_seconds`` after a SIGTERM the process ends, with ``late`` as its last line. ``patience`` is the answer to the
-    first Ctrl+C on a terminal. Processes that say nothing leave both empty.
+    ``grace_seconds`` after a SIGTERM the process ends, with ``late`` as its last line. ``patience`` answers the first
+    Ctrl+C on a terminal. Processes that say nothing leave both empty.
     """
 
     def __init__(self, grace_seconds: float, *, late: str = "", patience: str = "") -> None:

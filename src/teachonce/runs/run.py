@@ -2,7 +2,7 @@
 
     RUN/config.json           the resolved configuration; written first; the same command again must agree with it
         metrics.csv           one line an epoch, rewritten whole after each
-        checkpoints/last.ckpt the newest state, of the end of an epoch or within one; what a run resumes from
+        checkpoints/last.ckpt the newest state, of an epoch's end or within one, to resume from
         checkpoints/best.ckpt the one with the best validation top-1
         tensorboard/          event files
         student.safetensors   the final weights (their moving average, where there is one)

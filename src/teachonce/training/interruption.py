@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -148,7 +147,7 @@ class Interruption(Checkpoint):
             return
         assert isinstance(module, StudentModule)
         states = _gather(read_rank_state(module), trainer.world_size)
-        checkpoint[KEY] = {**self._saving._asdict(), "ranks": states}
+        checkpoint[KEY] = {**self._saving._asdict(), "last_lr": module.last_lr, "ranks": states}
 
     def on_load_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Let Lightning's loops resume where the checkpoint is; the ranks' states follow when all is set up.
@@ -164,6 +163,8 @@ class Interruption(Checkpoint):
                 f"{self._config.out / LAST_CHECKPOINT}: is of epochs of {place.num_updates} updates, now they have "
                 f"{self._num_updates}; resume on as many devices as before, with the same --batch-size"
             )
+        assert isinstance(module, StudentModule)
+        module.last_lr = found["last_lr"]
         self._resumed = (place, found["ranks"])
         num_batches, accumulate = len(self._loader), self._config.accumulate
         point_loops_at(checkpoint["loops"]["fit_loop"], place, num_batches, accumulate)
@@ -229,8 +230,7 @@ class Interruption(Checkpoint):
         return self._agreement.decide(wish, wait=wait)
 
     def _save_within(self, trainer: Trainer, num_done: int, decided: int) -> None:
-        place = Place(trainer.current_epoch, num_done, self._num_updates)
-        self._saving = place
+        self._saving = place = Place(trainer.current_epoch, num_done, self._num_updates)
         try:
             trainer.save_checkpoint(self._config.out / LAST_CHECKPOINT)
         finally:

@@ -175,7 +175,7 @@ def _fit(
         f"training: no checkpoint could be written within {config.grace_seconds:g} seconds of SIGTERM "
         "(--grace-seconds); the one before is kept. Run the same command to resume"
     )
-    patience = "training: stopping after the step at hand; press Ctrl+C again to end now, without a checkpoint"
+    patience = "training: stops after this step; press Ctrl+C again to end now, without a checkpoint"
     is_first = trainer.is_global_zero
     with StopSignals(
         config.grace_seconds, late=late if is_first else "", patience=patience if is_first else ""
