@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from teachonce.runs.metrics import read_metrics
 from teachonce.runs.run import Run
 from teachonce.training.config import TrainConfig
 from teachonce.training.interruption import KEY, merge_rank_states
+from teachonce.training.ranks import run_ranks
 from teachonce.training.student_module import StudentModule
 from teachonce.training.train import train
 from tests.training.test_train import TRAIN, config, curve, tensor_bytes
@@ -95,9 +97,9 @@ def check_the_same(run: TrainConfig, undisturbed: TrainConfig) -> None:
     """Curve, weights, result; and nothing is left over."""
     assert curve(run.out) == curve(undisturbed.out)
     assert tensor_bytes(run.out / "student.safetensors") == tensor_bytes(undisturbed.out / "student.safetensors")
-    results = [Run(each.out).result or {} for each in (run, undisturbed)]
-    assert [{k: v for k, v in result.items() if k not in TIMES} for result in results][0] == {
-        k: v for k, v in results[1].items() if k not in TIMES
+    found, expected = (Run(each.out).result or {} for each in (run, undisturbed))
+    assert {name: found[name] for name in found if name not in TIMES} == {
+        name: expected[name] for name in expected if name not in TIMES
     }
     assert sorted(path.name for path in (run.out / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
     assert not list(run.out.rglob(".tmp-*")) and not (run.out / ".train.lock").exists()
@@ -365,3 +367,164 @@ def test_options_of_interruption_may_differ_between_two_calls(
     stop(run)
     train(replace(run, checkpoint_minutes=3.0, grace_seconds=5.0))
     check_the_same(run, undisturbed)
+
+
+def stop_from_rank_1(config: TrainConfig) -> None:
+    """What each rank does: the second one alone receives a signal, in its fifth step."""
+    if os.environ["LOCAL_RANK"] == "1":
+        with pytest.MonkeyPatch.context() as patch:
+            Stopper(patch).plan("training_step", 5, signal.SIGTERM)
+            train(config)
+    else:
+        train(config)
+
+
+def kill_rank_0(config: TrainConfig) -> None:
+    """The first rank is killed in its ninth step, which is in the second epoch."""
+    if os.environ["LOCAL_RANK"] == "0":
+        with pytest.MonkeyPatch.context() as patch:
+            Stopper(patch).plan("training_step", 9, signal.SIGKILL)
+            train(config)
+    else:
+        train(config)
+
+
+@pytest.mark.slow
+def test_two_ranks_are_stopped_killed_and_resumed_bit_for_bit(
+    digits: Path, digits_store: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Running statistics, random numbers and sums are each rank's own."""
+    undisturbed = config(
+        digits, tmp_path / "undisturbed", store=digits_store, devices=2, **(EVERYTHING | {"batch_size": 4})
+    )
+    train(undisturbed)
+    run = replace(undisturbed, out=tmp_path / "run")
+    with pytest.raises(SystemExit) as ended:
+        run_ranks(stop_from_rank_1, run)
+    assert ended.value.code == 143
+    # Known to all when the next update is done.
+    place = last_checkpoint(run)[KEY]
+    assert (place["num_done"], len(place["ranks"])) == (6, 2)
+    states = place["ranks"]
+    assert not torch.equal(states[0]["sums"], states[1]["sums"])
+    name = next(name for name in states[0]["buffers"] if "running_var" in name)
+    assert not torch.equal(states[0]["buffers"][name], states[1]["buffers"][name])
+    expected = "training: interrupted in epoch 1 at step 6 of 12; checkpoint saved. Run the same command to resume"
+    lines = capfd.readouterr().err.splitlines()
+    assert [line for line in lines if line.startswith("training:")] == [expected]
+    with pytest.raises(TeachonceError, match="rank 0 was killed by signal 9"):
+        run_ranks(kill_rank_0, replace(run, checkpoint_minutes=1e-6))
+    assert last_checkpoint(run)[KEY]["epoch"] == 1
+    train(run)
+    check_the_same(run, undisturbed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_two_ranks_are_resumed_on_one(
+    digits: Path, digits_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], accumulate: int
+) -> None:
+    """A student without batch norm or dropout: with as many images an update, the same to rounding."""
+    settings = {"student": "timm:test_vit", "size": 32, "store": digits_store, "epochs": 2, "lr": 0.01}
+    settings |= {"ema_decay": 0.9, "clip_norm": 1.0}
+    undisturbed = config(digits, tmp_path / "one", batch_size=8, **settings)
+    train(undisturbed)
+    run = replace(undisturbed, out=tmp_path / "run", devices=2, batch_size=4)
+    with pytest.raises(SystemExit):
+        run_ranks(stop_from_rank_1, run)
+    capsys.readouterr()
+    alone = replace(run, devices=1, batch_size=8 // accumulate, accumulate=accumulate)
+    train(alone)
+    said = capsys.readouterr().err
+    assert f"{run.out}: begun on 2 devices with 8 images an update, now on 1: the same to rounding" in said
+    assert f"{run.out}: resumes in epoch 1 at step 6 of 12" in said
+    assert json.loads((run.out / "config.json").read_text())["world_size"] == 2
+    for found, expected in zip(curve(run.out), curve(undisturbed.out), strict=True):
+        # The sums are taken in another order; 24 updates amplify 2^-24 to about 1e-5.
+        assert found == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_the_process_that_started_the_ranks(digits: Path, tmp_path: Path, number: int) -> None:
+    """SIGTERM comes from a scheduler, to that process alone; Ctrl+C of a terminal reaches the ranks as well."""
+    words = f"train --data {digits} --student timm:test_resnet --out {tmp_path / 'run'} --size 16 --eval-crop-frac 1"
+    words += " --epochs 500 --batch-size 4 --device cpu --devices 2 --checkpoint-minutes 0.000001"
+    program = f"from teachonce.cli.main import main\nmain({words.split()!r})"
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    deadline = time.monotonic() + 300
+    while not (tmp_path / "run" / "metrics.csv").exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    if number == signal.SIGTERM:
+        process.send_signal(number)
+    else:
+        os.killpg(process.pid, number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    lines = [line for line in said.splitlines() if not line.startswith("train: ")]
+    assert len(lines) == 1 and lines[0].startswith("training: interrupted "), said
+    assert lines[0].endswith("; checkpoint saved. Run the same command to resume")
+
+
+@pytest.mark.slow
+def test_a_scheduler_ends_torchrun(digits: Path, tmp_path: Path) -> None:
+    run = config(digits, tmp_path / "run", batch_size=4, epochs=500)
+    program = tmp_path / "program.py"
+    program.write_text(TRAIN.format(config=run))
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", str(program)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 300
+    while not (tmp_path / "run" / "metrics.csv").exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    process.terminate()
+    _, said = process.communicate(timeout=90)
+    assert said.count("training: interrupted ") == 1
+    checkpoint = last_checkpoint(run)
+    assert KEY not in checkpoint or len(checkpoint[KEY]["ranks"]) == 2
+
+
+def test_merged_states_of_ranks() -> None:
+    def state(value: float) -> dict[str, Any]:
+        buffers = {"student.bn.running_mean": torch.full((2,), value), "student.index": torch.tensor([3])}
+        return {"random": {"cpu": torch.get_rng_state()}, "sums": torch.full((5,), value), "buffers": buffers}
+
+    first, second = (merge_rank_states([state(1.0), state(4.0)], rank=rank, seed=rank) for rank in (0, 1))
+    assert first["sums"].tolist() == [5.0] * 5 and second["sums"].tolist() == [0.0] * 5
+    for merged in (first, second):
+        assert merged["buffers"]["student.bn.running_mean"].tolist() == [2.5, 2.5]
+        assert merged["buffers"]["student.index"].tolist() == [3]
+
+
+def test_other_devices_with_other_images_an_update_are_refused(
+    digits: Path, tmp_path: Path, stopper: Stopper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = config(digits, tmp_path / "run", epochs=2, batch_size=8)
+    stopper.plan("training_step", 2, signal.SIGTERM)
+    stop(run)
+    config_file = run.out / "config.json"
+    content = json.loads(config_file.read_text())
+
+    def begun(**settings: int) -> None:
+        config_file.write_text(json.dumps(content | settings))
+
+    begun(world_size=4)
+    with pytest.raises(
+        PlanMismatchError,
+        match=r"run: begun on 4 devices with 32 images an update, now on 1 with 8; give --batch-size 32, or choose",
+    ):
+        train(run)
+    with pytest.raises(PlanMismatchError, match=r"now on 1 with 24; choose a number of devices that divides them, or"):
+        train(replace(run, accumulate=3))
+    with pytest.raises(PlanMismatchError, match=r"now on 1 with 16; give --batch-size 16 --accumulate 2, or choose"):
+        train(replace(run, accumulate=2))
+    # As many images an update, and other records in it: 96 records as one a device are 96 devices at most.
+    checkpoint = last_checkpoint(run)
+    checkpoint[KEY]["num_updates"] = 11
+    torch.save(checkpoint, run.out / "checkpoints" / "last.ckpt")
+    begun()
+    with pytest.raises(ModelError, match=r"last.ckpt: is of epochs of 11 updates, now they have 12; resume on as many"):
+        train(run)

@@ -28,6 +28,8 @@ from teachonce.terminal import print_line
 
 SECOND_INTERRUPT_SECONDS = 3.0
 """From the second Ctrl+C until the process is ended, whatever it hangs in."""
+PARENT_SECONDS = 5.0
+"""How much longer than its children a process waits that passes signals on to them."""
 REPEAT_SECONDS = 1.0
 """Between two requests to child processes: one of them may have begun its next job just after the first."""
 

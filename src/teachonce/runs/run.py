@@ -12,9 +12,9 @@
 
 A run is the same run wherever it is computed: paths, the kind of device, the nodes that devices are spread over and
 loader threads may change between two starts. Everything that the numbers depend on may not, but for the number of
-devices (``world_size``) where an update has as many images (``training/data.py``): config.json keeps the first one. Data
-and store are compared by what they are, not by where they lie. Who only needs the
-final weights (``open_finished_run``) asks for these and not for result.json. Nothing here needs torch.
+devices (``world_size``) where an update has as many images: config.json keeps the first one (``training/data.py``).
+Data and store are compared by what they are, not by where they lie. Who only needs the final weights
+(``open_finished_run``) asks for these and not for result.json. Nothing here needs torch.
 """
 
 from __future__ import annotations

@@ -57,10 +57,11 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         with ExitStack() as stack:
             local = storage.local_path(name) if isinstance(storage, LocalStorage) else None
             if local is None:
-                # Not a cached copy: of a checkpoint there is a newer one each time.
-                local = stack.enter_context(scratch_folder()) / name
-                with storage.stream(name) as source, local.open("wb") as target:
+                # Not a copy that is kept: of a checkpoint there is a newer one each time.
+                scratch = LocalStorage(stack.enter_context(scratch_folder()))
+                with storage.stream(name) as source, scratch.put(name) as target:
                     shutil.copyfileobj(source, target)
+                local = scratch.local_path(name)
             return self._load(path, local, map_location)
 
     def _load(self, path: Path, local: Path, map_location: Any) -> dict[str, Any]:
@@ -242,7 +243,7 @@ class TensorBoardEvents(Callback):
         self._writer: Any = None
         self._num_written = 0
         self._stack = ExitStack()
-        self._scratch: Path | None = None
+        self._scratch: LocalStorage | None = None
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Open the file; events of steps after the checkpoint, of an interrupted run, are hidden."""
@@ -254,7 +255,8 @@ class TensorBoardEvents(Callback):
                 if isinstance(storage, LocalStorage):
                     folder = storage.local_path(TENSORBOARD_NAME)
                 else:
-                    folder = self._scratch = self._stack.enter_context(scratch_folder())
+                    self._scratch = LocalStorage(self._stack.enter_context(scratch_folder()))
+                    folder = self._scratch.local_path()
                 self._writer = SummaryWriter(str(folder), purge_step=trainer.global_step + 1)
             self._num_written = len(self.recorder.rows)
 
@@ -298,8 +300,8 @@ class TensorBoardEvents(Callback):
             return
         self._writer.flush()
         storage = open_storage(self.run)
-        for path in self._scratch.iterdir():
-            with path.open("rb") as source, storage.put(f"{TENSORBOARD_NAME}/{path.name}") as target:
+        for name in self._scratch.list_folder().files:
+            with self._scratch.stream(name) as source, storage.put(f"{TENSORBOARD_NAME}/{name}") as target:
                 shutil.copyfileobj(source, target)
 
     def _write_rows(self) -> None:

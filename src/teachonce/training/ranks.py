@@ -22,16 +22,13 @@ from typing import TYPE_CHECKING, Any
 
 from teachonce.engine.cores import num_cores
 from teachonce.engine.processes import exit_with_parent
-from teachonce.engine.stop_signals import StopSignals, end_by_signal, stopping_children
+from teachonce.engine.stop_signals import PARENT_SECONDS, StopSignals, end_by_signal, stopping_children
 from teachonce.errors import ConfigError, TeachonceError
 from teachonce.terminal import show_warnings_as_lines
 from teachonce.training.config import TrainConfig
 
 if TYPE_CHECKING:
     import torch
-
-PARENT_SECONDS = 5.0
-"""How much longer than its ranks the process waits that has started them."""
 
 _STOPPED = {128 + number: number for number in (signal.SIGTERM, signal.SIGINT)}
 """Exit codes of ranks that did as a signal asked, and the signal."""

@@ -239,9 +239,9 @@ def _build_trainer(
 def _take_over_signals(trainer: lightning.Trainer) -> None:
     """Keep Lightning's hands off signals: ``interruption`` does what is to be done.
 
-    Lightning's handler of SIGTERM sends a message to the other ranks, which do not wait for any where the signal is one
-    rank's alone; under SLURM it writes checkpoints of its own. And all ranks ask the first one before every batch, which
-    on GPUs is one more wait for the device to be idle.
+    Lightning's handler of SIGTERM sends a message to the other ranks, which wait for none where the signal is one
+    rank's alone; under SLURM it writes checkpoints of its own. And before every batch all ranks ask the first one,
+    which on GPUs means to wait for the device each time.
     """
     trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
     trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
