@@ -84,10 +84,10 @@ def run_ranks(program: Callable[[TrainConfig], Any], config: TrainConfig) -> Non
 def _wait_for(processes: Sequence[BaseProcess], errors: Any, signals: StopSignals) -> int:
     """Until all have ended; returns the signal that one of them has stopped for, 0 where they have done their work."""
     stopped = 0
-    running = {process.sentinel: process for process in processes}
+    running: dict[Any, BaseProcess] = {process.sentinel: process for process in processes}
     while running:
         for sentinel in connection.wait(list(running)):
-            ended = running.pop(sentinel)  # type: ignore[call-overload]
+            ended = running.pop(sentinel)
             ended.join()
             code = ended.exitcode or 0
             if code == -signal.SIGTERM and signals.received:
