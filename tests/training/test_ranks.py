@@ -113,6 +113,7 @@ def test_a_lone_rank_decides_at_once() -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_ranks_on_a_gpu_decide_without_waiting_for_it() -> None:
     """With NCCL, of one rank: what it queues is behind the work at hand, and is heard of one call later."""
     dist.init_process_group("nccl", store=dist.HashStore(), rank=0, world_size=1)
