@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,16 +18,21 @@ import numpy as np
 import pytest
 import torch
 
+from teachonce.cli.ablate import _open_log
 from teachonce.cli.main import main
 from teachonce.engine.stop_signals import Interrupted
 from teachonce.errors import ModelError, PlanMismatchError, TeachonceError
 from teachonce.runs.metrics import read_metrics
 from teachonce.runs.run import Run
+from teachonce.storage.address import to_location
+from teachonce.storage.files import open_storage
+from teachonce.storage.remote.object_storage import ObjectStorage
 from teachonce.training.config import TrainConfig
 from teachonce.training.interruption import KEY, merge_rank_states
 from teachonce.training.ranks import run_ranks
 from teachonce.training.student_module import StudentModule
 from teachonce.training.train import train
+from tests.support.object_stores import environment, new_bucket
 from tests.training.test_train import TRAIN, config, curve, tensor_bytes
 
 # Batch norm, dropout, moving average, mixup, warm-up: everything that has a state or is drawn. 12 updates an epoch.
@@ -528,3 +534,55 @@ def test_other_devices_with_other_images_an_update_are_refused(
     begun()
     with pytest.raises(ModelError, match=r"last.ckpt: is of epochs of 11 updates, now they have 12; resume on as many"):
         train(run)
+
+
+@pytest.fixture
+def bucket(moto: str, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The address of an empty bucket."""
+    for name, value in environment(moto).items():
+        monkeypatch.setenv(name, value)
+    return to_location(f"s3://{new_bucket(moto)}")
+
+
+def test_a_remote_run_is_stopped_and_resumed(
+    undisturbed: TrainConfig, bucket: Path, tmp_path: Path, stopper: Stopper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Everything of it is in the bucket, nothing that it writes is read back, and nothing is left on this machine."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    read: list[str] = []
+    opening = ObjectStorage._open
+
+    def noted(storage: ObjectStorage, name: str) -> Any:
+        read.append(name)
+        return opening(storage, name)
+
+    monkeypatch.setattr(ObjectStorage, "_open", noted)
+    run = replace(undisturbed, out=bucket / "runs" / "one")
+    for steps in (5, 16):  # in the first epoch, in the second
+        stopper.plan("training_step", steps, signal.SIGTERM)
+        stop(run)
+    assert read.count("last.ckpt") == 1 and "best.ckpt" not in read
+    stopper.plan("training_step", 0)
+    train(run)
+    assert stopper.num_calls["training_step"] == 36 - 5 - 16
+    storage = open_storage(run.out)
+    assert curve(run.out) == curve(undisturbed.out)
+    assert storage.read("student.safetensors") == (undisturbed.out / "student.safetensors").read_bytes()
+    events = [name for name in storage.walk() if name.startswith("tensorboard/events.out.tfevents.")]
+    assert len(events) == 3 and all(storage.status(name).num_bytes > 100 for name in events)
+    others = {"config.json", "metrics.csv", "result.json", "report.html", "student.safetensors"}
+    others |= {"checkpoints/last.ckpt", "checkpoints/best.ckpt"}
+    assert set(storage.walk()) - set(events) == others
+    assert not [path.name for path in tmp_path.iterdir()]
+    assert train(run) == Run(run.out).result
+
+
+def test_the_log_of_a_student_of_a_remote_ablation(bucket: Path) -> None:
+    """Nothing can be appended to in a bucket: it is put when it has ended, behind what was there."""
+    for text in ("first", "second"):
+        with pytest.raises(SystemExit), _open_log(bucket / "logs", "a.log") as log:
+            log.write(f"{text}\n")
+            raise SystemExit(143)
+    assert open_storage(bucket / "logs").read("a.log") == b"first\nsecond\n"
