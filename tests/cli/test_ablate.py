@@ -2,6 +2,11 @@
 
 import dataclasses
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 import warnings
 
 import numpy as np
@@ -17,6 +22,8 @@ from teachonce.store.store import Store
 from teachonce.training.config import TrainConfig
 from teachonce.training.train import train
 from tests.support.small_data import write_digits
+from tests.training.test_interruption import Stopper
+from tests.training.test_train import tensor_bytes
 
 # The teacher of a few steps earns a warning, which is tested in test_guards.
 pytestmark = pytest.mark.filterwarnings("ignore:.*contradicts them more often:UserWarning")
@@ -208,3 +215,56 @@ def test_another_configuration_is_refused(ablation):
     with pytest.raises(PlanMismatchError, match=r"lr was 0\.05, now 0\.5"):
         ablate(dataclasses.replace(config, lr=0.5))
     assert (config.out / "ablation.md").read_text() == before
+
+
+def test_a_signal_stops_the_student_at_hand_and_the_ablation(digits, tmp_path, monkeypatch, capsys):
+    """In this process; what was trained is kept, and the same command resumes within the epoch."""
+    common = COMMON | {"batch_size": 8}
+    config = AblateConfig(
+        data=digits, out=tmp_path / "out", arms="labels", teacher="run:none", seeds=2, jobs=1, **common
+    )
+    whole = dataclasses.replace(config, out=tmp_path / "whole")
+    ablate(whole)
+    stopper = Stopper(monkeypatch)
+    stopper.plan("training_step", 24 + 5, signal.SIGTERM)
+    with pytest.raises(SystemExit) as ended:
+        ablate(config)
+    assert ended.value.code == 143
+    expected = "ablate: interrupted; 1 of 2 students are trained. Run the same command to resume"
+    assert capsys.readouterr().err.splitlines()[-1] == expected
+    log = (config.out / "logs" / "labels-only-seed1.log").read_text()
+    assert "training: interrupted in epoch 1 at step 5 of 12; checkpoint saved." in log
+    stopper.plan("training_step", 0)
+    ablate(config)
+    assert stopper.num_calls["training_step"] == 24 - 5
+    for seed in range(2):
+        runs = [folder / "runs" / f"labels-only-seed{seed}" for folder in (config.out, whole.out)]
+        assert tensor_bytes(runs[0] / "student.safetensors") == tensor_bytes(runs[1] / "student.safetensors")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_reaches_the_students_of_all_processes(digits, tmp_path, number):
+    """SIGTERM comes to the command alone, Ctrl+C on a terminal to its processes as well."""
+    words = f"ablate --data {digits} --student timm:test_resnet --out {tmp_path} --arms labels --teacher run:none"
+    words += " --seeds 2 --jobs 2"
+    words += " --epochs 2000 --batch-size 8 --size 16 --eval-crop-frac 1 --device cpu"
+    program = f"from teachonce.cli.main import main\nif __name__ == '__main__':\n    main({words.split()!r})"
+    command = [sys.executable, "-c", program]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    runs = [tmp_path / "runs" / f"labels-only-seed{seed}" for seed in range(2)]
+    deadline = time.monotonic() + 300
+    while not all((run / "metrics.csv").exists() for run in runs):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    if number == signal.SIGTERM:
+        process.send_signal(number)
+    else:
+        os.killpg(process.pid, number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 128 + number, said
+    expected = "ablate: interrupted; 0 of 2 students are trained. Run the same command to resume"
+    assert said.splitlines()[-1] == expected
+    for seed in range(2):
+        log = (tmp_path / "logs" / f"labels-only-seed{seed}.log").read_text()
+        assert log.splitlines()[-1].endswith("; checkpoint saved. Run the same command to resume"), log

@@ -39,6 +39,7 @@ TEACHER_OPTIONS = {"kd_temp": 2.0, "kd_weight": 0.5, "label_weight": 0.5}
 
 SAME_CURVES: dict[str, dict[str, Any]] = {
     "average": {"ema_decay": 0.9, "clip_norm": 0.5, "weight_decay": 0.01, "momentum": 0.8, "label_smoothing": 0.1},
+    "saved": {"checkpoint_minutes": 1e-6, "ema_decay": 0.9},
     "adamw": {"optimizer": "adamw", "lr": 1e-3, "min_lr": 1e-4, "warmup_epochs": 0.5, "warmup_prefix": True},
     "step": {"schedule": "step", "step_epochs": 1, "step_rate": 0.5, "lr_batch": 32, "seed": 3},
     "exponential": {"schedule": "exponential", "decay_epochs": 0.5, "decay_rate": 0.5, "num_workers": 1},
@@ -89,6 +90,7 @@ OTHER_CURVES: dict[str, dict[str, Any]] = {
 EVERYWHERE = {"data", "student", "out", "size", "batch_size", "epochs", "lr", "device", "devices", "validation_split"}
 ELSEWHERE = {
     "recipe": "test_every_recipe_on_two_ranks",
+    "grace_seconds": "tests/training/test_interruption.py",
     "num_nodes": "one machine: what differs is where the ranks meet (tests/training/test_ranks.py)",
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -16,7 +17,7 @@ import numpy as np
 
 from teachonce.storage.sealed_json import SEAL, sealed_bytes
 from tests.support.small_data import encode_jpeg
-from tests.torture.sandbox import COMMANDS, Sandbox, draw
+from tests.torture.sandbox import COMMANDS, NOT_BEGUN, Sandbox, draw
 from tests.torture.shim import fail_after
 
 WRITERS = ("records", "extract", "merge", "export", "import", "inspect", "train")
@@ -33,6 +34,21 @@ def kills(sandbox: Sandbox, rng: np.random.Generator) -> str | None:
         times.append(float(rng.uniform(0, sandbox.seconds[name])))
         sandbox.wait(sandbox.start(folder, COMMANDS[name].words), kill_after=times[-1])
     return _must_finish(sandbox, folder, name, f"killed after {[round(at, 3) for at in times]} s")
+
+
+def stops(sandbox: Sandbox, rng: np.random.Generator) -> str | None:
+    """SIGTERM or Ctrl+C at random moments of a training, up to four times, then the same command to its end."""
+    folder = sandbox.folder("train")
+    sent = []
+    for _ in range(int(rng.integers(1, 5))):
+        number = (signal.SIGTERM, signal.SIGINT)[int(rng.integers(2))]
+        after = float(rng.uniform(0, sandbox.seconds["train"]))
+        sent.append(f"{number.name} at {after:.3f} s")
+        ended = sandbox.wait(sandbox.start(folder, COMMANDS["train"].words), kill_after=after, number=number)
+        # Before the training begins, and after it, the signals mean what they always do.
+        if ended.code not in (0, 128 + number, -number, NOT_BEGUN) or "Traceback" in ended.said:
+            return f"train, {', '.join(sent)}: code {ended.code}: {_brief(ended.said)}"
+    return _must_finish(sandbox, folder, "train", ", ".join(sent))
 
 
 def faults(sandbox: Sandbox, rng: np.random.Generator) -> str | None:
@@ -173,7 +189,7 @@ def names(sandbox: Sandbox, rng: np.random.Generator) -> str | None:
     return None
 
 
-KINDS: dict[str, Kind] = {kind.__name__: kind for kind in (kills, faults, races, array, damage, retyped, names)}
+KINDS: dict[str, Kind] = {kind.__name__: kind for kind in (kills, stops, faults, races, array, damage, retyped, names)}
 if importlib.util.find_spec("ray") is not None:
     KINDS["ray"] = ray
 

@@ -26,6 +26,9 @@ from tests.support.small_data import write_image_folder
 from tests.support.small_models import write_color_shards, write_color_teacher
 
 TRAIN = ("--student", "timm:test_vit3", "--size", "32", "--batch-size", "6", "--epochs", "2", "--device", "cpu")
+TRAIN += ("--checkpoint-minutes", "0.000001")  # a checkpoint after each update
+NOT_BEGUN = 99
+"""The exit code where a signal, or a mistake of ours, came before the command."""
 VOLATILE = ("seconds", "images_per_second", "store", "out", "data", "validation_data")
 """Of result.json, config.json and metrics.csv: time, and places."""
 
@@ -130,20 +133,22 @@ class Sandbox:
         process = os.fork()
         if process:
             return process, said
-        code = 99
+        code = NOT_BEGUN
         with contextlib.suppress(BaseException):
             code = self._become(folder, words, prepare, said)
             sys.stdout.flush()
             sys.stderr.flush()
         os._exit(code)
 
-    def wait(self, started: tuple[int, Path], *, kill_after: float | None = None) -> Ended:
-        """Until it has ended, or was killed."""
+    def wait(
+        self, started: tuple[int, Path], *, kill_after: float | None = None, number: int = signal.SIGKILL
+    ) -> Ended:
+        """Until it has ended, or was killed by a signal."""
         process, said = started
         if kill_after is not None:
             time.sleep(kill_after)
             with contextlib.suppress(ProcessLookupError):
-                os.kill(process, signal.SIGKILL)
+                os.kill(process, number)
         _, status = os.waitpid(process, 0)
         return Ended(os.waitstatus_to_exitcode(status), said.read_text(errors="replace") if said.exists() else "")
 

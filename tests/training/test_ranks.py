@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+import torch.distributed as dist
 
 from teachonce.errors import ConfigError, LogitsError, TeachonceError
 from teachonce.training.config import TrainConfig
-from teachonce.training.ranks import is_rank, run_ranks, world_shape
+from teachonce.training.ranks import Agreement, is_rank, run_ranks, world_shape
 
 CONFIG = TrainConfig(data=Path("data"), student="timm:x", out=Path("run"), devices=2)
 
@@ -79,5 +83,61 @@ def test_a_rank_that_ends_by_itself_would_do_so_again() -> None:
 
 @pytest.mark.slow
 def test_a_killed_rank_is_said() -> None:
-    with pytest.raises(TeachonceError, match=r"rank 0 was killed by signal 9 .* goes on from the last checkpoint"):
+    with pytest.raises(
+        TeachonceError, match=r"rank 0 was killed by signal 9 .* same command again to resume from the last checkpoint"
+    ):
         run_ranks(die_on_rank_0, CONFIG)
+
+
+def agree(config: TrainConfig) -> None:
+    """Each rank wishes at another call; they must hear of it at one."""
+    rank = int(os.environ["LOCAL_RANK"])
+    dist.init_process_group("gloo", rank=rank, world_size=2)
+    agreement = Agreement(torch.device("cpu"), 2)
+    decided = [agreement.decide(15 if (rank, call) == (1, 3) else int(call == 1)) for call in range(6)]
+    decided += [agreement.decide(0, wait=True), agreement.decide(2 * rank, wait=True), agreement.decide(0)]
+    (config.out / f"{rank}.json").write_text(json.dumps(decided))
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_ranks_decide_alike_one_call_later(tmp_path: Path) -> None:
+    run_ranks(agree, replace(CONFIG, out=tmp_path))
+    for rank in range(2):
+        assert json.loads((tmp_path / f"{rank}.json").read_text()) == [0, 0, 1, 0, 15, 0, 0, 2, 0]
+
+
+def test_a_lone_rank_decides_at_once() -> None:
+    agreement = Agreement(torch.device("cpu"), 1)
+    assert [agreement.decide(wish) for wish in (0, 15, 0)] == [0, 15, 0]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_ranks_on_a_gpu_decide_without_waiting_for_it() -> None:
+    """With NCCL, of one rank: what it queues is behind the work at hand, and is heard of one call later."""
+    dist.init_process_group("nccl", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        agreement = Agreement(torch.device("cuda", 0), 2)
+        before = torch.cuda.get_sync_debug_mode()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            decided = [agreement.decide(wish) for wish in (0, 15, 0)]
+        finally:
+            torch.cuda.set_sync_debug_mode(before)
+        assert decided == [0, 0, 15]
+    finally:
+        dist.destroy_process_group()
+
+
+def stop_itself(config: TrainConfig) -> None:
+    if os.environ["LOCAL_RANK"] == "1":
+        sys.exit(143)
+
+
+@pytest.mark.slow
+def test_ranks_that_have_stopped_end_their_parent_as_the_signal_would() -> None:
+    """Where a machine of several is taken away, the ranks of the others stop as well."""
+    with pytest.raises(SystemExit) as ended:
+        run_ranks(stop_itself, CONFIG)
+    assert ended.value.code == 143

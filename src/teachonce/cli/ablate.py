@@ -23,12 +23,15 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import io
+import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing import active_children
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from teachonce.cli.ablate_table import Arm, draw_ablation, render_table
 from teachonce.cli.config import AblateConfig
@@ -36,6 +39,13 @@ from teachonce.engine.cores import num_cores
 from teachonce.engine.jobs import run_jobs
 from teachonce.engine.options import Engine
 from teachonce.engine.progress import Advance, progress
+from teachonce.engine.stop_signals import (
+    PARENT_SECONDS,
+    Interrupted,
+    StopSignals,
+    end_by_signal,
+    stopping_children,
+)
 from teachonce.errors import ConfigError, TeachonceError
 from teachonce.extraction.config import ExtractConfig
 from teachonce.extraction.extract import extract
@@ -45,6 +55,7 @@ from teachonce.records.discovery import open_records
 from teachonce.runs.run import Run
 from teachonce.storage.address import to_location
 from teachonce.storage.files import atomic_write, open_storage, read_json, write_json
+from teachonce.storage.local import LocalStorage
 from teachonce.storage.strict_json import convert_json
 from teachonce.store.store import Store
 from teachonce.terminal import print_line, print_text
@@ -79,10 +90,7 @@ def ablate(config: AblateConfig) -> list[Arm]:
     jobs = [_student_config(config, arm, seed) for seed in range(config.seeds) for arm in arm_configs]
     # The finished ones too: train checks whether they are of this configuration, and refuses or skips them.
     num_jobs = min(config.jobs or num_cores(), len(jobs))
-    with progress("ablate", len(jobs), unit="students") as advance:
-        build: Callable[[int], Any] = partial(_build_trainer, config.out / "logs", num_jobs)
-        for _ in run_jobs(build, jobs, engine=Engine(num_workers=num_jobs), report=advance):
-            pass
+    _train_students(config, jobs, num_jobs)
     arms = [_read_arm(config, arm) for arm in arm_configs]
     table = render_table(arms, config.seeds)
     with atomic_write(config.out / TABLE_NAME) as file:
@@ -204,21 +212,69 @@ def _run_path(config: AblateConfig, arm: ArmConfig, seed: int) -> Path:
     return config.out / "runs" / f"{folder}-seed{seed}"
 
 
+def _train_students(config: AblateConfig, students: Sequence[TrainConfig], num_jobs: int) -> None:
+    """Train all students; a signal stops those that are being trained, each with a checkpoint, and then the command."""
+    others = set(active_children())
+    num_trained, stopped = 0, 0
+    with (
+        StopSignals(config.grace_seconds + PARENT_SECONDS) as signals,
+        stopping_children(signals, lambda: set(active_children()) - others),
+    ):
+        build: Callable[[int], Any] = partial(_build_trainer, config.out / "logs", num_jobs)
+        try:
+            with progress("ablate", len(students), unit="students") as advance:
+                for _ in run_jobs(build, students, engine=Engine(num_workers=num_jobs), report=advance):
+                    num_trained += 1
+                    if signals.received:
+                        break
+        except Interrupted:
+            stopped = signal.SIGINT
+        except SystemExit:
+            stopped = signal.SIGTERM
+        except TeachonceError:
+            if not signals.received:
+                raise
+            # A process that was about to train knows no more of a signal than to end.
+        stopped = signals.received or stopped
+    if stopped:
+        done = f"{num_trained} of {len(students)} students are trained"
+        print_line(f"ablate: interrupted; {done}. Run the same command to resume")
+        raise end_by_signal(stopped)
+
+
 def _build_trainer(logs: Path, num_jobs: int, worker_index: int) -> Callable[[TrainConfig, Advance], None]:
     import torch
 
     if num_jobs > 1:
         torch.set_num_threads(max(1, num_cores() // num_jobs))
-    logs.mkdir(parents=True, exist_ok=True)
 
     def train_one(student: TrainConfig, report: Advance) -> None:
         # What each training says would be a mess of all of them at once.
-        with (logs / f"{student.out.name}.log").open("a") as log, contextlib.redirect_stderr(log):
+        with _open_log(logs, f"{student.out.name}.log") as log, contextlib.redirect_stderr(log):
             print_line(f"$ teachonce train {command_line(student)}", log)
             train(student)
         report(1)
 
     return train_one
+
+
+@contextlib.contextmanager
+def _open_log(folder: Path, name: str) -> Iterator[TextIO]:
+    """A log to append to; elsewhere than on this machine nothing can be appended: there it is put when it has ended."""
+    storage = open_storage(folder)
+    if isinstance(storage, LocalStorage):
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / name).open("a") as file:
+            yield file
+        return
+    log = io.StringIO()
+    if storage.has(name):
+        log.write(storage.read(name).decode(errors="replace"))
+    try:
+        yield log
+    finally:
+        with storage.put(name) as content:
+            content.write(log.getvalue().encode())
 
 
 def _read_arm(config: AblateConfig, arm: ArmConfig) -> Arm:

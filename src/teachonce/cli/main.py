@@ -26,6 +26,7 @@ from teachonce import __version__
 from teachonce.cli import output
 from teachonce.cli.config import AblateConfig, DemoConfig
 from teachonce.cli.reading import with_readers
+from teachonce.engine.stop_signals import Interrupted
 from teachonce.errors import TeachonceError
 from teachonce.evaluation.config import EvaluateConfig, ExportConfig
 from teachonce.extraction.config import ExtractConfig, PlanConfig, VerifyConfig
@@ -81,8 +82,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     show_warnings_as_lines()
     try:
         code = run_command(parse_command(remaining))
-    except KeyboardInterrupt:
-        print_line("teachonce: interrupted; what is whole is kept, the same command goes on from there")
+    except KeyboardInterrupt as interrupt:
+        if not isinstance(interrupt, Interrupted):
+            print_line("teachonce: interrupted; completed work is kept. Run the same command to resume")
         code = 130
     except BrokenPipeError:
         # The reader of our output has gone (`| head`): nobody is left to tell; Python would complain at exit.

@@ -68,15 +68,22 @@ class KDDataset:
         if logits is not None:
             logits.check_views(views)
         self.class_space = class_space or ClassSpace(num_classes=find_num_classes(records, logits))
+        self.relabeled_before: frozenset[int] = frozenset()
+        """``relabeled`` of an interrupted training that is resumed."""
         self._buffers = BufferPool()
 
     def __len__(self) -> int:
         return self.records.num_records
 
     @property
+    def relabeled(self) -> frozenset[int]:
+        """Keys of records that were read so far and have another label than in a store, by the classes' names."""
+        return self.relabeled_before.union(*(join.relabeled for join in self._reader.joins))
+
+    @property
     def num_relabeled(self) -> int:
-        """Records that were read so far and have another label than in a store, by the classes' names."""
-        return len(set().union(*(join.relabeled for join in self._reader.joins)))
+        """How many those are."""
+        return len(self.relabeled)
 
     @property
     def num_classes(self) -> int:

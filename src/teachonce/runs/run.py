@@ -2,7 +2,7 @@
 
     RUN/config.json           the resolved configuration; written first; the same command again must agree with it
         metrics.csv           one line an epoch, rewritten whole after each
-        checkpoints/last.ckpt after each epoch (or every few); what an interrupted run goes on from
+        checkpoints/last.ckpt the newest state, of an epoch's end or within one, to resume from
         checkpoints/best.ckpt the one with the best validation top-1
         tensorboard/          event files
         student.safetensors   the final weights (their moving average, where there is one)
@@ -11,9 +11,10 @@
         .train.lock           while it is trained: by which process
 
 A run is the same run wherever it is computed: paths, the kind of device, the nodes that devices are spread over and
-loader threads may change between two starts. Everything that the numbers depend on may not, the number of devices
-(``world_size``) included; data and store are compared by what they are, not by where they lie. Who only needs the
-final weights (``open_finished_run``) asks for these and not for result.json. Nothing here needs torch.
+loader threads may change between two starts. Everything that the numbers depend on may not, but for the number of
+devices (``world_size``) where an update has as many images: config.json keeps the first one (``training/data.py``).
+Data and store are compared by what they are, not by where they lie. Who only needs the final weights
+(``open_finished_run``) asks for these and not for result.json. Nothing here needs torch.
 """
 
 from __future__ import annotations
@@ -61,6 +62,8 @@ _FREE = frozenset(
         "num_workers",
         "in_memory",
         "checkpoint_epochs",
+        "checkpoint_minutes",
+        "grace_seconds",
         "recipe",
         "versions",
     }

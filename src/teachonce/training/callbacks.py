@@ -1,8 +1,11 @@
 """What a training leaves behind while it runs: the curve, checkpoints, TensorBoard's events, lines and a bar.
 
-The curve lives in the checkpoint, and metrics.csv is written from it: so after a kill between the two, the run that
-goes on has neither a line too many nor one too few. Checkpoints are written at the end of an epoch only, whole or not
-at all, and are read back without executing anything (``weights_only``).
+The curve lives in the checkpoint, and metrics.csv is written from it: so after a kill between the two, the resumed run
+has neither a line too many nor one too few. A checkpoint is complete or absent, and loading it executes nothing
+(``weights_only``). Those of the end of an epoch are written here, those within one by ``interruption``.
+
+Everything goes through ``storage``, which may be remote: nothing is read back, and a library that writes files itself
+does so in a scratch folder.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -23,11 +26,13 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback, Checkpoint
 
 from teachonce.engine.progress import Advance, format_seconds, progress
-from teachonce.errors import ModelError
+from teachonce.errors import ModelError, TeachonceError
 from teachonce.runs.metrics import METRIC_COLUMNS, Row, write_metrics
 from teachonce.runs.run import BEST_CHECKPOINT, LAST_CHECKPOINT, TENSORBOARD_NAME
-from teachonce.storage.address import is_remote, to_location
+from teachonce.storage.address import to_location
 from teachonce.storage.files import atomic_write, locate, open_storage
+from teachonce.storage.local import LocalStorage
+from teachonce.storage.scratch import scratch_folder
 from teachonce.terminal import print_line
 from teachonce.training.student_module import StudentModule
 
@@ -50,8 +55,19 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         """Read; raises ModelError for what is damaged or would execute code."""
         storage, name = locate(to_location(path))
+        with ExitStack() as stack:
+            local = storage.local_path(name) if isinstance(storage, LocalStorage) else None
+            if local is None:
+                # Not a copy that is kept: of a checkpoint there is a newer one each time.
+                scratch = LocalStorage(stack.enter_context(scratch_folder()))
+                with storage.stream(name) as source, scratch.put(name) as target:
+                    shutil.copyfileobj(source, target)
+                local = scratch.local_path(name)
+            return self._load(path, local, map_location)
+
+    def _load(self, path: Path, local: Path, map_location: Any) -> dict[str, Any]:
         try:
-            return torch.load(storage.local_path(name), map_location=map_location or "cpu", weights_only=True)
+            return torch.load(local, map_location=map_location or "cpu", weights_only=True)
         except Exception as error:  # torch raises RuntimeError, UnpicklingError, EOFError, OSError, ... for damage
             reason = str(error).splitlines()[0]
             raise ModelError(
@@ -70,15 +86,25 @@ class EpochRecorder(Checkpoint):
         self.num_epochs = num_epochs
         self.checkpoint_epochs = checkpoint_epochs
         self.rows: list[Row] = []
+        self.saved_epoch = -1
+        """The last epoch that was checkpointed when it had ended."""
         self._last_line = float("-inf")
+        self._start = time.monotonic()
+        self._train_seconds = 0.0
 
     def state_dict(self) -> dict[str, Any]:
-        """The curve so far."""
-        return {"rows": self.rows}
+        """The curve so far, and the time that the epoch at hand has taken."""
+        return {
+            "rows": self.rows,
+            "seconds": time.monotonic() - self._start,
+            "train_seconds": self._train_seconds,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on with this curve."""
+        """Continue this curve; checkpoints of earlier versions are of the end of an epoch and know no times."""
         self.rows = state_dict["rows"]
+        self._start = time.monotonic() - state_dict.get("seconds", 0.0)
+        self._train_seconds = state_dict.get("train_seconds", 0.0)
 
     @property
     def best_row(self) -> Row | None:
@@ -122,11 +148,11 @@ class EpochRecorder(Checkpoint):
             self._log(is_last)
 
     def _save(self, trainer: Trainer) -> None:
+        self.saved_epoch = trainer.current_epoch
         trainer.save_checkpoint(self.run / LAST_CHECKPOINT)  # every process: some strategies gather
-        if trainer.is_global_zero and self.best_row is self.rows[-1]:
-            storage = open_storage(self.run)
-            with storage.stream(LAST_CHECKPOINT) as last, storage.put(BEST_CHECKPOINT) as best:
-                shutil.copyfileobj(last, best)
+        if self.best_row is self.rows[-1]:
+            # Made a second time instead of copied: a remote file would have to be read back.
+            trainer.save_checkpoint(self.run / BEST_CHECKPOINT)
 
     def _log(self, is_last: bool) -> None:
         if not is_last and time.monotonic() - self._last_line < EPOCH_LINE_SECONDS:
@@ -206,13 +232,19 @@ class TrainingProgress(Callback):
 
 
 class TensorBoardEvents(Callback):
-    """Loss and learning rate every ``EVENT_STEPS`` updates, and each epoch's row, as TensorBoard events."""
+    """Loss and learning rate every ``EVENT_STEPS`` updates, and each epoch's row, as TensorBoard events.
+
+    TensorBoard writes files itself. Where the run is remote it does so in a scratch folder, whose file is put into the
+    run at the end of each epoch and of the training.
+    """
 
     def __init__(self, run: Path, recorder: EpochRecorder) -> None:
         self.run = run
         self.recorder = recorder
         self._writer: Any = None
         self._num_written = 0
+        self._stack = ExitStack()
+        self._scratch: LocalStorage | None = None
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Open the file; events of steps after the checkpoint, of an interrupted run, are hidden."""
@@ -220,10 +252,12 @@ class TensorBoardEvents(Callback):
             with _without_tensorflow():
                 from torch.utils.tensorboard import SummaryWriter
 
-                if is_remote(self.run):
-                    # Its writer appends to a file, which no object can be; metrics.csv has the epochs.
-                    return
-                folder = open_storage(self.run).local_path(TENSORBOARD_NAME)
+                storage = open_storage(self.run)
+                if isinstance(storage, LocalStorage):
+                    folder = storage.local_path(TENSORBOARD_NAME)
+                else:
+                    self._scratch = LocalStorage(self._stack.enter_context(scratch_folder()))
+                    folder = self._scratch.local_path()
                 self._writer = SummaryWriter(str(folder), purge_step=trainer.global_step + 1)
             self._num_written = len(self.recorder.rows)
 
@@ -241,18 +275,35 @@ class TensorBoardEvents(Callback):
     def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Write the row of the epoch before, which the recorder adds after all other callbacks."""
         self._write_rows()
+        self._put()
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Write the last row and close."""
         self._write_rows()
-        if self._writer is not None:
-            self._writer.close()
+        self._close()
 
     def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
         """Close; what ended the training is the error to hear of, not a full disk here."""
-        if self._writer is not None:
-            with suppress(OSError):
+        with suppress(OSError, TeachonceError):
+            self._write_rows()
+            self._close()
+
+    def _close(self) -> None:
+        with self._stack:
+            if self._writer is not None:
                 self._writer.close()
+                self._put()
+                self._writer = None
+
+    def _put(self) -> None:
+        """Where the run is remote: the file as it is now, in place of the one before."""
+        if self._scratch is None or self._writer is None:
+            return
+        self._writer.flush()
+        storage = open_storage(self.run)
+        for name in self._scratch.list_folder().files:
+            with self._scratch.stream(name) as source, storage.put(f"{TENSORBOARD_NAME}/{name}") as target:
+                shutil.copyfileobj(source, target)
 
     def _write_rows(self) -> None:
         if self._writer is None:

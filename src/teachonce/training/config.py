@@ -49,6 +49,8 @@ _MinRate = Annotated[float, Range(0, 1e4, "0 or more, at most 10000")]
 _Decay = Annotated[float, Range(0, 1000, "0 or more, at most 1000")]
 _Norm = Annotated[float, Range(0, 1e30, "more than 0, and finite (leave it out for no clipping)", excludes_least=True)]
 _Epochs = Annotated[float, Range(0, 1e6, "more than 0, at most 1000000", excludes_least=True)]
+_Minutes = Annotated[float, Range(0, 1e6, "0 (none), or minutes up to 1000000")]
+_Seconds = Annotated[float, Range(0, 86_400, "seconds, from 0 to 86400")]
 ScheduleName = Literal["cosine", "step", "exponential", "polynomial", "piecewise", "fixed"]
 
 
@@ -183,6 +185,11 @@ class TrainingOptions(MixOptions):
     """Classes of the data, background included. Default: from the data, the store or the logits."""
     checkpoint_epochs: Count = 1
     """Epochs between two checkpoints."""
+    checkpoint_minutes: _Minutes = 15.0
+    """Minutes between two checkpoints within an epoch, from which the same command resumes; 0 is none."""
+    grace_seconds: _Seconds = 25.0
+    """On SIGTERM: seconds until the process ends at the latest, with a checkpoint by then; schedulers kill it after
+    some 30."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -7,6 +7,7 @@ preprocessing, and puts down in ``resolve_run`` everything that the numbers of a
 from __future__ import annotations
 
 import dataclasses
+import math
 import warnings
 from functools import partial
 from typing import Any
@@ -18,7 +19,7 @@ from teachonce.data.dataset import EvalDataset, KDDataset, find_num_classes
 from teachonce.data.fetch_ahead import check_cache_size
 from teachonce.data.logit_sources import RecordLogits
 from teachonce.data.stored_logits import StoredLogits
-from teachonce.errors import ConfigError, RecordError
+from teachonce.errors import ConfigError, PlanMismatchError, RecordError
 from teachonce.models.fine_tuning import InitialRun, initial_preprocessing, open_initial_run
 from teachonce.models.spec import BACKBONE_OPTIONS, ModelSpec, override_preprocessing
 from teachonce.options import option_arguments, to_json
@@ -29,7 +30,7 @@ from teachonce.records.class_space import ClassSpace
 from teachonce.records.class_table import hash_classes
 from teachonce.records.discovery import open_records
 from teachonce.records.source import RecordSource
-from teachonce.runs.run import find_run
+from teachonce.runs.run import Run, find_run
 from teachonce.storage.address import is_remote
 from teachonce.storage.files import open_storage, read_json
 from teachonce.storage.remote.cache import use_cache
@@ -206,6 +207,7 @@ def resolve_run(
     """The content of config.json: the configuration, what it came to, and what the data and the store are."""
     return {
         **to_json(config),
+        **_batch_as_begun(config, world_size),
         "kd_temp": config.temperature,
         "store_weights": _as_begun(config),
         "eval_size": data.preprocessing.size_px,
@@ -222,9 +224,59 @@ def resolve_run(
         "store_views": data.num_views,
         "store_parts": [store.num_parts for store in data.stores] or None,
         "online_weights_sha256": online_sha256,
-        "world_size": world_size,
         "versions": library_versions(),
     }
+
+
+def check_batch(config: TrainConfig, world_size: int) -> str | None:
+    """What another number of devices than the run was begun with changes, in a line; None: it is the same number.
+
+    Raises PlanMismatchError where updates would have another number of images.
+    """
+    begun = find_run(config.out)
+    if begun is None:
+        return None
+    before, now = _begun_batch(begun), _batch(config, world_size)
+    num_before, images = before["world_size"], math.prod(before.values())
+    if num_before == world_size:
+        return None
+    phrase = f"{config.out}: begun on {num_before} device{'s' * (num_before > 1)} with {images} images an update"
+    if images == math.prod(now.values()):
+        return (
+            f"{phrase}, now on {world_size}: the same to rounding, batch norms and mixup aside, which are of one "
+            "device's batch"
+        )
+    per_batch, rest = divmod(images, world_size * config.accumulate)
+    times = f" --accumulate {config.accumulate}" if config.accumulate > 1 else ""
+    advice = "choose a number of devices that divides them" if rest else f"give --batch-size {per_batch}{times}"
+    raise PlanMismatchError(
+        f"{phrase}, now on {world_size} with {math.prod(now.values())}; {advice}, or choose another --out"
+    )
+
+
+def _batch(config: TrainConfig, world_size: int) -> dict[str, int]:
+    """What the images of an update are: batch size, batches and devices."""
+    return {"batch_size": config.batch_size, "accumulate": config.accumulate, "world_size": world_size}
+
+
+def _begun_batch(begun: Run) -> dict[str, int]:
+    # Runs of a version without --accumulate had one batch an update.
+    accumulate = begun.setting("accumulate", int) if "accumulate" in begun.config else 1
+    return {
+        "batch_size": begun.setting("batch_size", int),
+        "accumulate": accumulate,
+        "world_size": begun.setting("world_size", int),
+    }
+
+
+def _batch_as_begun(config: TrainConfig, world_size: int) -> dict[str, int]:
+    """``_batch`` as the run was begun with, where there are other devices and an update has as many images."""
+    now, begun = _batch(config, world_size), find_run(config.out)
+    if begun is None:
+        return now
+    before = _begun_batch(begun)
+    is_same = before["world_size"] != world_size and math.prod(before.values()) == math.prod(now.values())
+    return before if is_same else now
 
 
 def _as_begun(config: TrainConfig) -> str:

@@ -3,6 +3,10 @@
 ``torchrun`` and SLURM start the ranks themselves; a plain call with several devices starts its own on this machine,
 spawned, so that it works from a program, a notebook or a test as well as from the command line. When one rank fails
 the others would wait for it in the next all-reduce for ever: they are ended, and its error is raised here unchanged.
+
+A signal reaches ranks at different moments, or only some of them, and a rank that stops alone would leave the others
+waiting. So they agree (``Agreement``) at which update to stop. The process that has started them passes signals on and
+waits.
 """
 
 from __future__ import annotations
@@ -11,16 +15,23 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing import connection, get_context
 from multiprocessing.process import BaseProcess
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from teachonce.engine.cores import num_cores
 from teachonce.engine.processes import exit_with_parent
+from teachonce.engine.stop_signals import PARENT_SECONDS, StopSignals, end_by_signal, stopping_children
 from teachonce.errors import ConfigError, TeachonceError
 from teachonce.terminal import show_warnings_as_lines
 from teachonce.training.config import TrainConfig
+
+if TYPE_CHECKING:
+    import torch
+
+_STOPPED = {128 + number: number for number in (signal.SIGTERM, signal.SIGINT)}
+"""Exit codes of ranks that did as a signal asked, and the signal."""
 
 
 def is_rank() -> bool:
@@ -53,23 +64,92 @@ def run_ranks(program: Callable[[TrainConfig], Any], config: TrainConfig) -> Non
         )
         for rank in range(config.devices)
     ]
-    try:
-        for process in processes:
-            process.start()
-        running: dict[Any, BaseProcess] = {process.sentinel: process for process in processes}
-        while running:
-            for sentinel in connection.wait(list(running)):
-                ended = running.pop(sentinel)
-                ended.join()
-                if ended.exitcode:
-                    raise errors.get() if not errors.empty() else _unexplained_exit(ended.name, ended.exitcode)
-    finally:
-        for process in processes:
-            if process.is_alive():
-                process.kill()
-        for process in processes:
-            if process.pid is not None:
-                process.join()
+    with StopSignals(config.grace_seconds + PARENT_SECONDS) as signals:
+        try:
+            for process in processes:
+                process.start()
+            with stopping_children(signals, lambda: processes):
+                stopped = _wait_for(processes, errors, signals)
+        finally:
+            for process in processes:
+                if process.is_alive():
+                    process.kill()
+            for process in processes:
+                if process.pid is not None:
+                    process.join()
+    if stopped:
+        raise end_by_signal(signals.received or stopped)
+
+
+def _wait_for(processes: Sequence[BaseProcess], errors: Any, signals: StopSignals) -> int:
+    """Until all have ended; returns the signal that one of them has stopped for, 0 where they have done their work."""
+    stopped = 0
+    running: dict[Any, BaseProcess] = {process.sentinel: process for process in processes}
+    while running:
+        for sentinel in connection.wait(list(running)):
+            ended = running.pop(sentinel)
+            ended.join()
+            code = ended.exitcode or 0
+            if code == -signal.SIGTERM and signals.received:
+                code = 128 + signal.SIGTERM  # it was about to start, and had no other way of ending yet
+            if code and code not in _STOPPED:
+                raise errors.get() if not errors.empty() else _unexplained_exit(ended.name, code)
+            stopped = max(stopped, _STOPPED.get(code, 0))
+    return stopped
+
+
+class Agreement:
+    """What ranks decide together: the largest of their wishes, known to all of them one call later.
+
+    Every rank calls ``decide`` equally often, at the same points. The ranks' wishes are reduced behind the work that is
+    queued, and are looked at when the next ones are made: on a GPU nobody waits for the device, as with ``loss_watch``,
+    and on the CPU the others' wishes have arrived by then. Lightning's own way asks at every batch and waits for it.
+    """
+
+    def __init__(self, device: torch.device, num_ranks: int) -> None:
+        self._device = device
+        self._num_ranks = num_ranks
+        self._stream: torch.cuda.Stream | None = None
+        self._pending: Callable[[], int] | None = None
+
+    def decide(self, wish: int, *, wait: bool = False) -> int:
+        """The largest wish of the call before, 0 at first; with ``wait`` of this call too. A lone rank never waits."""
+        if self._num_ranks == 1:
+            return wish
+        decided = 0 if self._pending is None else self._pending()
+        self._pending = self._reduce(wish)
+        if wait:
+            decided = max(decided, self._pending())
+            self._pending = None
+        return decided
+
+    def _reduce(self, wish: int) -> Callable[[], int]:
+        import torch
+        from torch.distributed import ReduceOp, all_reduce
+
+        if self._device.type != "cuda":
+            largest = torch.tensor([wish], dtype=torch.int32, device=self._device)
+            work: Any = all_reduce(largest, ReduceOp.MAX, async_op=True)
+
+            def read() -> int:
+                work.wait()
+                return int(largest)
+
+            return read
+        # On a stream of its own: neither the update at hand nor the next one is in its way.
+        self._stream = self._stream or torch.cuda.Stream(self._device)
+        with torch.cuda.stream(self._stream):
+            largest = torch.full((1,), wish, dtype=torch.int32, device=self._device)
+            all_reduce(largest, ReduceOp.MAX, async_op=True).wait()  # the stream waits, not this thread
+            copy = torch.empty(1, dtype=torch.int32, pin_memory=True).copy_(largest, non_blocking=True)
+            copied = torch.cuda.Event()
+            copied.record()
+
+        def read_copy() -> int:
+            copied.synchronize()
+            return int(copy)
+
+        return read_copy
 
 
 def _environment(devices: int, num_nodes: int) -> dict[str, str]:
@@ -113,5 +193,5 @@ def _run_rank(
 def _unexplained_exit(name: str, exit_code: int) -> TeachonceError:
     if exit_code < 0:
         how = f"was killed by signal {-exit_code} (out of memory?)"
-        return TeachonceError(f"{name} {how}; the same command goes on from the last checkpoint")
+        return TeachonceError(f"{name} {how}; run the same command again to resume from the last checkpoint")
     return TeachonceError(f"{name} ended with code {exit_code}; what it said is above, and must be mended first")

@@ -72,7 +72,8 @@ class StudentModule(lightning.LightningModule):
     first), for what is scheduled inside it, such as DropBlock's keep probability.
     """
 
-    _sums: Tensor
+    sums: Tensor
+    """Over the epoch's batches on this device: loss, label loss, KD loss, hits, images; read once an epoch."""
 
     def __init__(
         self,
@@ -104,11 +105,13 @@ class StudentModule(lightning.LightningModule):
         if config.compile:
             # Once for each of the few batch sizes: code for any size took 1.3 times as long (LOG.md, 2026-11-26).
             student.compile(dynamic=False)
-        # Sums over the epoch's batches: loss, label loss, KD loss, hits, images; read once an epoch.
-        self.register_buffer("_sums", torch.zeros(5), persistent=False)
+        self.register_buffer("sums", torch.zeros(5), persistent=False)
         self.watch = LossWatch()
         self.loss_weight: Callable[[int], float] | None = None
         """What a batch of the epoch counts in its update (``EpochBatches.loss_weight``); None: all the same."""
+        self.after_update: Callable[[int], None] | None = None
+        """Called when an update is complete with all that belongs to it, the epoch's last one excepted, with the number
+        of updates of the epoch so far: the points between two updates."""
         self.update_loss = (torch.zeros(()), 0)
         """Of the update at hand, on this device: the sum of the images' losses so far, and how many they are."""
 
@@ -148,7 +151,7 @@ class StudentModule(lightning.LightningModule):
             hits = (student_logits.argmax(dim=1) == labels).sum()
             # torch.full, not torch.tensor: filled on the device, nothing waits.
             count = torch.full_like(loss, len(student_logits))
-            self._sums.add_(torch.stack([loss * count, *(part * count for part in parts), hits.to(loss.dtype), count]))
+            self.sums.add_(torch.stack([loss * count, *(part * count for part in parts), hits.to(loss.dtype), count]))
             before, num_before = (torch.zeros_like(loss), 0) if is_first else self.update_loss
             self.update_loss = (before + loss * count, num_before + len(student_logits))
         self.watch.add(loss, self.global_step)
@@ -194,7 +197,7 @@ class StudentModule(lightning.LightningModule):
     def on_train_epoch_start(self) -> None:
         """Seed torch for this epoch, and forget the last one's sums."""
         torch.manual_seed(derive_seed(self.config.seed, "torch", self.current_epoch, self.global_rank))
-        self._sums.zero_()
+        self.sums.zero_()
         self.validation_result = None
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_index: int) -> None:
@@ -209,6 +212,8 @@ class StudentModule(lightning.LightningModule):
             distribute_bn(self.student, self.trainer.world_size, reduce=True)
             if self.average is not None:
                 distribute_bn(self.average.model, self.trainer.world_size, reduce=True)
+        if is_updated and not is_last and self.after_update is not None:
+            self.after_update((batch_index + 1) // self.trainer.accumulate_grad_batches)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Put the average beside the student."""
@@ -246,7 +251,7 @@ class StudentModule(lightning.LightningModule):
 
     def read_sums(self) -> dict[str, float]:
         """Means over this epoch's images on all devices: train_loss, label_loss, kd_loss, train_top1; and images."""
-        sums = self.trainer.strategy.reduce(self._sums.clone(), reduce_op="sum")
+        sums = self.trainer.strategy.reduce(self.sums.clone(), reduce_op="sum")
         *totals, count = sums.double().tolist()
         names = ("train_loss", "label_loss", "kd_loss", "train_top1")
         return {name: total / count for name, total in zip(names, totals, strict=True)} | {"images": count}

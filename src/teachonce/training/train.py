@@ -3,9 +3,10 @@
     open the data -> resolve and agree with RUN/config.json -> fit (resuming) -> weights, report, result
 
 The loop is Lightning's; what is ours is the joining (``data.dataset``), the loss (``student_module``), and the promises
-around them: the same command resumes an interrupted run with exactly the curve and weights of an uninterrupted one (bit
-for bit on a CPU), another configuration is refused, a finished run is not redone. The weights kept are those of the
-last epoch, never chosen by the validation split; the best epoch's checkpoint lies beside them for who wants it.
+around them: the same command resumes an interrupted run, within an epoch too (``interruption``), with exactly the curve
+and weights of an uninterrupted one (bit for bit on a CPU), another configuration is refused, a finished run is not
+redone. The weights kept are those of the last epoch, never chosen by the validation split; the best epoch's checkpoint
+lies beside them for who wants it.
 
 Every epoch sees every record once, in batches of one size, give or take one record (``EpochBatches``). Several nodes
 need --out on a file system that they share.
@@ -16,8 +17,8 @@ from __future__ import annotations
 import copy
 import logging
 import os
-import signal
 import statistics
+import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,10 +29,10 @@ import lightning
 import torch
 from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies import DDPStrategy
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from teachonce.data.loader import Batch, Loader
+from teachonce.data.loader import Loader
 from teachonce.data.sampler import EpochBatches
+from teachonce.engine.stop_signals import StopSignals, end_by_signal
 from teachonce.errors import ConfigError, ModelError, TeachonceError
 from teachonce.extras import require
 from teachonce.models.classifier import Classifier, build_student, load_model, resolve_device
@@ -51,7 +52,6 @@ from teachonce.runs.run import (
     check_run,
     find_run,
 )
-from teachonce.storage.address import is_remote
 from teachonce.storage.files import atomic_write, open_storage, write_json
 from teachonce.terminal import print_line
 from teachonce.training.callbacks import (
@@ -64,13 +64,15 @@ from teachonce.training.callbacks import (
 from teachonce.training.config import TrainConfig, default_options
 from teachonce.training.data import (
     TrainingData,
+    check_batch,
     check_replayed_views,
     open_training_data,
     resolve_run,
     warn_without_effect,
 )
+from teachonce.training.interruption import EpochLoader, Interruption, StoppedError
 from teachonce.training.online_stats import measure_online_stats
-from teachonce.training.ranks import is_rank, run_ranks, world_shape
+from teachonce.training.ranks import Agreement, is_rank, run_ranks, world_shape
 from teachonce.training.report import write_report
 from teachonce.training.store_warnings import measure_store_stats, warn_before_training, warn_of_teacher
 from teachonce.training.student_module import OnlineTeacher, StudentModule
@@ -100,6 +102,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
     check_replayed_views(config, data.train)
     if trainer.is_global_zero:
         warn_without_effect(config, data.train)
+    changed = check_batch(config, trainer.world_size)
     resolved = resolve_run(config, data, trainer.world_size, None if teacher is None else teacher.weights_sha256)
     check_run(config.out, resolved, default_options())
     begun = find_run(config.out)
@@ -116,8 +119,10 @@ def train(config: TrainConfig) -> dict[str, Any]:
         # Not before the student is known to fit: a mistake should leave nothing behind.
         with _alone(config, trainer):
             begin_run(config.out, resolved, default_options())
+            if changed:
+                _log(trainer, changed)
             with _quiet_lightning():
-                _fit(config, trainer, module, data)
+                _fit(config, trainer, module, data, recorder)
             return _finish(config, trainer, module, recorder, data)
 
 
@@ -142,25 +147,13 @@ def describe_result(result: dict[str, Any]) -> str:
     return phrase
 
 
-class EpochLoader:
-    """A loader for Lightning's loop: the batches of the epoch that Lightning has said last.
-
-    Lightning makes its iterator before it says which epoch it is when it resumes, so the order is fixed at the first
-    batch. It finds ``set_epoch`` through ``sampler``.
-    """
-
-    def __init__(self, loader: Loader) -> None:
-        self.loader = loader
-        self.sampler = loader.batches
-
-    def __len__(self) -> int:
-        return len(self.sampler)
-
-    def __iter__(self) -> Iterator[Batch]:
-        yield from self.loader
-
-
-def _fit(config: TrainConfig, trainer: lightning.Trainer, module: StudentModule, data: TrainingData) -> None:
+def _fit(
+    config: TrainConfig,
+    trainer: lightning.Trainer,
+    module: StudentModule,
+    data: TrainingData,
+    recorder: EpochRecorder,
+) -> None:
     rank, world_size = trainer.global_rank, trainer.world_size
     order = EpochBatches(
         len(data.train),
@@ -180,16 +173,27 @@ def _fit(config: TrainConfig, trainer: lightning.Trainer, module: StudentModule,
         order = EpochBatches(len(data.validation), config.batch_size, shuffle=False, rank=rank, world_size=world_size)
         validation = Loader(data.validation, order, config.num_workers)
     resume = config.out / LAST_CHECKPOINT if open_storage(config.out).has(LAST_CHECKPOINT) else None
-    if resume is not None:
-        _log(trainer, f"{config.out}: going on from {resume}")
-    try:
-        trainer.fit(module, loader, validation, ckpt_path=resume)
-    except SIGTERMException as error:
-        # A scheduler's notice: Lightning ends after the update at hand, but with exit code 0.
-        raise SystemExit(128 + signal.SIGTERM) from error
-    except SystemExit as error:
-        # What Lightning makes of Ctrl+C.
-        raise KeyboardInterrupt from error
+    late = (
+        f"training: no checkpoint could be written within {config.grace_seconds:g} seconds of SIGTERM "
+        "(--grace-seconds); the one before is kept. Run the same command to resume"
+    )
+    patience = "training: stops after this step; press Ctrl+C again to end now, without a checkpoint"
+    is_first = trainer.is_global_zero
+    with StopSignals(
+        config.grace_seconds, late=late if is_first else "", patience=patience if is_first else ""
+    ) as signals:
+        agreement = Agreement(trainer.strategy.root_device, world_size)
+        interruption = Interruption(config, signals, agreement, recorder, loader, data.train)
+        trainer.callbacks.append(interruption)  # type: ignore[attr-defined]  # Lightning adds it
+        module.after_update = partial(interruption.after_update, trainer, module)
+        try:
+            trainer.fit(module, loader, validation, ckpt_path=resume)
+        except StoppedError as stopped:
+            _log(trainer, f"training: interrupted {stopped.place}; checkpoint saved. Run the same command to resume")
+            raise end_by_signal(stopped.number) from None
+        except SystemExit as error:
+            # What Lightning makes of a second Ctrl+C.
+            raise KeyboardInterrupt from error
 
 
 def _build_trainer(
@@ -228,10 +232,21 @@ def _build_trainer(
             enable_model_summary=False,
             num_sanity_val_steps=0,
             use_distributed_sampler=False,
-            # Nothing of Lightning's own is written there.
-            default_root_dir=None if is_remote(config.out) else config.out,
+            default_root_dir=tempfile.gettempdir(),  # nothing of ours: the run may be remote
         )
+    _take_over_signals(trainer)
     return trainer, recorder
+
+
+def _take_over_signals(trainer: lightning.Trainer) -> None:
+    """Keep Lightning's hands off signals: ``interruption`` does what is to be done.
+
+    Lightning's handler of SIGTERM sends a message to the other ranks, which wait for none where the signal is one
+    rank's alone; under SLURM it writes checkpoints of its own. And before every batch all ranks ask the first one,
+    which on GPUs means to wait for the device each time.
+    """
+    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
 
 
 def _guard(
@@ -426,6 +441,8 @@ def _quiet_lightning() -> Iterator[None]:
         warnings.filterwarnings("ignore", "TensorFloat32 tensor cores .* available but not enabled.*")
         # Said by --validation-split none already.
         warnings.filterwarnings("ignore", ".*but have no `val_dataloader`.*")
+        # ``interruption`` sees to it that it begins at the right batch.
+        warnings.filterwarnings("ignore", ".*your dataloader is not resumable.*")
         # Lightning calling torch's older names for its own purposes.
         warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.*")
         for logger in loggers:
