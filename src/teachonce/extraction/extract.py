@@ -20,6 +20,7 @@ import torch
 
 from teachonce.codecs.registry import build_codec
 from teachonce.engine.cores import num_cores
+from teachonce.engine.heartbeat import heartbeats, remove_heartbeats
 from teachonce.engine.jobs import partition, run_jobs
 from teachonce.engine.progress import progress
 from teachonce.errors import CheckError, ConfigError, StoreError
@@ -28,7 +29,7 @@ from teachonce.extraction.extractor import UnitExtractor
 from teachonce.extraction.gate import Gate
 from teachonce.extraction.plan_source import ExtractedData, open_plan_source
 from teachonce.extraction.unit_result import write_missing_records
-from teachonce.extraction.units import Unit, all_units, bundle_units, missing_units
+from teachonce.extraction.units import Unit, all_units, bundle_units, describe_units, missing_units
 from teachonce.models.classifier import Classifier, load_model, resolve_device
 from teachonce.models.own_classes import resolve_model_offset
 from teachonce.models.spec import ModelSpec
@@ -200,8 +201,10 @@ def _extract_units(
     sizes = [num_records for _, num_records in plan.shards]
     total = sum(sizes[unit.shard] * unit.num_views for unit in units)
     left = Counter(unit.group for unit in units)
-    with progress("extract", total, unit="views") as advance:
-        for bundle, _ in run_jobs(build, bundles, num_workers=num_workers, report=advance):
+    describe = partial(describe_units, plan)
+    with progress("extract", total, unit="views") as advance, heartbeats(config.out, "extract", config.worker) as beats:
+        build_beating = beats.around(build, describe)
+        for bundle, _ in run_jobs(build_beating, bundles, num_workers=num_workers, report=advance):
             _count_group(config.out, plan, bundle, left)
 
 
@@ -274,6 +277,7 @@ def _finish(path: Path, plan: Plan, *, has_new_files: bool) -> bool:
         missing = len(missing_units(path, plan))
         _log(f"{path}: {missing} of {_count_units(plan)} units are left to other workers; the last one finishes it")
         return False
+    remove_heartbeats(path)
     store = Store(path)
     _log(
         f"{path}: complete: {store.num_records:,} records x {store.num_views} views, {store.num_bytes():,} bytes "

@@ -90,6 +90,8 @@ class UnitExtractor:
         views: ViewSource = DrawnViews(policy, seed, source) if views_of is None else StoredViews(views_of)
         self.reader = ViewReader(source, views)
         self.made_by = made_by(teacher)
+        self.device = f"{teacher.device} ({self.made_by['device']})"
+        """Where the teacher runs, for people."""
         self.batch_size = batch_size
         self.num_threads = num_threads
         self.is_profiled = is_profiled

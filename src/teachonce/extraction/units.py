@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from teachonce.store.manifests import missing_files
-from teachonce.store.plan import Plan, records_file
+from teachonce.store.manifests import missing_parts
+from teachonce.store.plan import Plan
 
 BUNDLE_BATCHES = 32
 """Teacher batches that a bundle of small units has at least: filling up its last one costs 1/64 on average."""
@@ -42,16 +42,12 @@ def all_units(plan: Plan) -> list[Unit]:
 
 def missing_units(path: Path, plan: Plan) -> set[Unit]:
     """The units whose files are not all there."""
-    missing = missing_files(path, plan)
-    if not missing:
-        return set()
-    names = [name for name, _ in plan.shards]
-    return {
-        unit
-        for unit in all_units(plan)
-        if records_file(names[unit.shard]) in missing
-        or not missing.isdisjoint(plan.group_files(names[unit.shard], unit.group))
-    }
+    return {Unit(shard, group) for shard, group in missing_parts(path, plan)}
+
+
+def describe_units(plan: Plan, units: Sequence[Unit]) -> list[str]:
+    """Units for people: train-00003-of-01024 views 0 to 9."""
+    return [f"{plan.shards[unit.shard][0]} views {unit.group[0]} to {unit.group[1]}" for unit in units]
 
 
 def bundle_units(plan: Plan, units: Sequence[Unit], batch_size: int) -> list[tuple[Unit, ...]]:
