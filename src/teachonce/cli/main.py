@@ -29,7 +29,7 @@ from teachonce.cli.reading import with_readers
 from teachonce.errors import TeachonceError
 from teachonce.evaluation.config import EvaluateConfig, ExportConfig
 from teachonce.extraction.config import ExtractConfig, PlanConfig, VerifyConfig
-from teachonce.inspection.config import InspectConfig
+from teachonce.inspection.config import InspectConfig, StatusConfig
 from teachonce.interop.config import ImportConfig, MergeConfig, RecordsConfig, UpgradeConfig
 from teachonce.options import POSITIONAL, REPEATED
 from teachonce.terminal import print_line, print_text, show_warnings_as_lines
@@ -57,6 +57,7 @@ COMMANDS: dict[str, Command] = {
     "extract": Command(ExtractConfig, "extraction.extract:extract"),
     "verify": Command(VerifyConfig, "extraction.verify:verify", output.show_verdict),
     "inspect": Command(InspectConfig, "inspection.inspect:inspect", output.show_text),
+    "status": Command(StatusConfig, "inspection.status:status", output.show_text),
     "merge": Command(MergeConfig, "interop.merge:merge"),
     "train": Command(TrainConfig, "training.train:train"),
     "evaluate": Command(EvaluateConfig, "evaluation.evaluate:evaluate", output.show_scores),
