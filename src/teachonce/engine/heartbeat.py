@@ -50,7 +50,8 @@ RATE_BEATS = 8
 SHOWN_UNITS = 8
 """Units that a heartbeat names of those at hand."""
 
-State = Literal["running", "finished", "failed", "interrupted"]
+State = Literal["running", "failed", "interrupted"]
+"""Who finishes removes its heartbeat."""
 _NAME = re.compile(r"(?P<part>[\w-]+)\.(?P<session>[0-9a-f]{8})\.(?P<index>[0-9]+)\.(?P<writer>[0-9a-f-]+)\.json")
 
 

@@ -201,8 +201,8 @@ def _extract_units(
     sizes = [num_records for _, num_records in plan.shards]
     total = sum(sizes[unit.shard] * unit.num_views for unit in units)
     left = Counter(unit.group for unit in units)
-    describe = partial(describe_units, plan)
-    with progress("extract", total, unit="views") as advance, heartbeats(config.out, "extract", config.worker) as beats:
+    describe, part = partial(describe_units, plan), "{}/{}".format(*config.worker_part())
+    with progress("extract", total, unit="views") as advance, heartbeats(config.out, "extract", part) as beats:
         build_beating = beats.around(build, describe)
         for bundle, _ in run_jobs(build_beating, bundles, num_workers=num_workers, report=advance):
             _count_group(config.out, plan, bundle, left)
