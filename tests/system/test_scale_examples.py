@@ -290,10 +290,8 @@ def test_a_slurm_array_of_which_a_task_never_starts(job):
         run_script(FOLDER / "slurm-array.sh", environment | slurm | {"SLURM_ARRAY_TASK_ID": task})
     assert Store(folder / "store").num_views == 3
     # The same bytes as by one worker that does it all.
-    environment |= {"STORE": str(folder / "other")}
-    run_script(
-        FOLDER / "slurm-array.sh", environment | slurm | {"SLURM_ARRAY_TASK_COUNT": "1", "SLURM_ARRAY_TASK_ID": "0"}
-    )
+    slurm |= {"SLURM_ARRAY_TASK_COUNT": "1", "SLURM_ARRAY_TASK_ID": "0"}
+    run_script(FOLDER / "slurm-array.sh", environment | slurm | {"STORE": str(folder / "other")})
     assert everything(folder / "store") == everything(folder / "other")
 
 
