@@ -20,13 +20,15 @@ from teachonce.extraction.extract import extract
 from teachonce.inspection.config import StatusConfig
 from teachonce.inspection.status import Look, render_line, render_status, status
 from teachonce.runs.metrics import METRIC_COLUMNS, write_metrics
-from teachonce.storage.files import write_json
+from teachonce.storage.address import to_location
+from teachonce.storage.files import open_storage, write_json
 from teachonce.storage.writers import writer_name
 from teachonce.store.begin import begin_store
 from teachonce.store.manifests import finalize_store
 from teachonce.training.config import TrainConfig
 from teachonce.training.train import train
 from tests.support.kills import dead_writer, everything
+from tests.support.object_stores import environment, new_bucket, start_moto
 from tests.support.paths import ROOT
 from tests.support.small_models import write_color_shards, write_color_teacher
 from tests.support.small_stores import fill, make_plan
@@ -405,3 +407,27 @@ def test_to_stop_watching_is_no_interruption(store):
     process.send_signal(2)
     out, err = process.communicate(timeout=30)
     assert (process.returncode, out, err) == (130, "", "")
+
+
+@pytest.mark.slow
+def test_a_store_in_an_object_store(tmp_path, monkeypatch):
+    """Heartbeats come and go there as in a folder, and nothing of them is left in the bucket."""
+    monkeypatch.setattr("teachonce.engine.heartbeat.BEAT_SECONDS", 0.05)
+    with start_moto() as endpoint:
+        for name, value in environment(endpoint).items():
+            monkeypatch.setenv(name, value)
+        out = to_location(f"s3://{new_bucket(endpoint)}/store")
+        data, teacher = write_color_shards(tmp_path / "data"), write_color_teacher(tmp_path / "teacher.onnx")
+        settings = {"policy": "crop", "views": 6, "views_per_file": 1, "device": "cpu", "batch_size": 8}
+        config = ExtractConfig(data=data, teacher=teacher, out=out, gate_samples=0, **settings)
+        extraction = threading.Thread(target=extract, args=(config,))
+        extraction.start()
+        looks = []
+        while extraction.is_alive():
+            if open_storage(out).has("plan.json"):
+                looks.append(look_at(out))
+        extraction.join()
+        assert look_at(out)["is_complete"]
+        workers = [worker for look in looks for worker in look["workers"]]
+        assert {(worker["alive"], worker["judged_by"]) for worker in workers} == {(True, "process")}
+        assert not [name for name in open_storage(out).walk() if WORKERS_FOLDER in name]

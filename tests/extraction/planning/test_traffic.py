@@ -86,3 +86,11 @@ def test_files_and_bytes_are_those_of_an_extraction(tmp_path: Path, kind: str):
     assert traffic["read_bytes"] == 3 * sum(path.stat().st_size for path in shards)
     num_arrow = sum(1 for path in files if path.suffix == ".arrow" and path.name != "index.arrow")
     assert traffic["num_gets"] == 3 * len(shards) * (1 if kind == "folder" else 2) + 2 * num_arrow
+
+
+def test_requests_are_as_large_as_the_storage_makes_them() -> None:
+    pytest.importorskip("obstore")
+    from teachonce.storage.remote import object_storage, reader
+
+    assert reader.AHEAD_BYTES == READ_BYTES
+    assert (object_storage.MAX_SINGLE_PUT_BYTES, object_storage.PART_BYTES) == (SINGLE_PUT_BYTES, PART_BYTES)
