@@ -32,8 +32,8 @@ from numpy.typing import NDArray
 from teachonce.storage.cache_folder import cache_folder
 from teachonce.storage.storage import Reader
 
-PAGE_BYTES = 1 << 16
-FETCH_PAGES = 32
+PAGE_BYTES = 1 << 14
+FETCH_PAGES = 128
 """Pages around a record that are fetched with it: 2 MiB, some twenty photographs, which the epoch will want too."""
 FOLDER_VARIABLE, BYTES_VARIABLE = "TEACHONCE_CACHE", "TEACHONCE_CACHE_BYTES"
 DEFAULT_BYTES = 50 * 10**9
@@ -133,6 +133,12 @@ class CachedReader(Reader):
                     return self._get_range(start, end)
         assert self._map is not None
         return self._map[start:end]
+
+    def fetch(self) -> None:
+        """All pages, a few MiB at a time."""
+        step = 4 * FETCH_PAGES * PAGE_BYTES
+        for start in range(0, self.num_bytes, step):
+            self.view(start, start + step)
 
     def _map_data(self) -> memoryview | None:
         """The data file, made where there is none; None where it cannot be."""
