@@ -26,6 +26,15 @@ Positional = Annotated[T, POSITIONAL]
 """Marks an option that is given by its place on the command line and not by a name."""
 Repeated = Annotated[T, REPEATED]
 """Marks an option that is given once for each of its values: --store A --store B."""
+
+
+class Alias(NamedTuple):
+    """Marks an option that is read under another name too: one that it had before."""
+
+    name: str
+    """As a field's: ``num_devices`` for --num-devices."""
+
+
 _CONDITION = "only with"
 
 

@@ -22,6 +22,7 @@ COMMANDS = [
     "extract",
     "verify",
     "inspect",
+    "status",
     "merge",
     "train",
     "evaluate",

@@ -1,6 +1,8 @@
 """Inspect: a store's accuracy, entropy and calibration from its own bytes; runs and records by the same command."""
 
 import json
+import shutil
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -11,10 +13,14 @@ from torchmetrics.classification import MulticlassCalibrationError
 from teachonce.cli.main import main
 from teachonce.extraction.config import ExtractConfig
 from teachonce.extraction.extract import extract
+from teachonce.inspection.measures import measure_store
+from teachonce.inspection.page import write_page
 from teachonce.inspection.store import render_store, summarize_store
 from teachonce.records.discovery import open_records
 from teachonce.store.begin import begin_store
-from teachonce.store.plan_files import read_plan
+from teachonce.store.plan_files import holds_store, read_plan
+from teachonce.store.store import Store
+from tests.support.paths import GOLDEN
 from tests.support.small_data import write_shards, write_store
 from tests.support.small_models import write_color_teacher
 
@@ -85,6 +91,49 @@ def test_a_store_that_is_being_extended_is_usable_for_the_views_that_are_whole(t
     text = render_store(summary)
     assert "63 records x 2 views" in text
     assert "6 of 10 files; usable for 2 of 5 views: run the same extract again for the rest" in text
+
+
+def test_records_that_are_being_added_are_not_counted_before_they_are_complete(tmp_path):
+    path = shutil.copytree(GOLDEN / "store-v3-grown", tmp_path / "store")
+    grown = summarize_store(path)
+    assert grown["is_finished"] and grown["num_records"] == grown["num_records_planned"]
+    (path / "manifest.records.001.json").unlink()
+    summary = summarize_store(path)
+    num_added = grown["num_records"] - summary["num_records"]
+    assert num_added > 0 and not summary["is_finished"] and summary["num_records_planned"] == grown["num_records"]
+    assert sum(shard["num_records"] for shard in summary["shards"]) == summary["num_records"]
+    usable = f"usable for {summary['num_views']} of {grown['num_views']} views of {summary['num_records']} of "
+    assert f"{usable}{grown['num_records']} records" in render_store(summary)
+    assert usable.capitalize() in write_page(path, out=tmp_path / "page.html").read_text()
+
+
+def test_a_store_is_inspected_while_it_is_extracted(tmp_path, data):
+    """Whenever one looks, the numbers are those of the groups that were complete, and of no view beyond."""
+    settings = {"codec": "float32", "offset": 1, "device": "cpu", "batch_size": 8, "gate_samples": 0}
+    settings |= {"policy": "crop", "views": 6, "views_per_file": 1}
+    teacher, path = write_color_teacher(tmp_path / "teacher.onnx", num_classes=8), tmp_path / "store"
+    extraction = threading.Thread(
+        target=extract, args=(ExtractConfig(data=data, teacher=teacher, out=path, **settings),)
+    )
+    extraction.start()
+    looks, pages = [], []
+    while extraction.is_alive():
+        if holds_store(path):
+            looks.append(summarize_store(path))
+            if looks[-1]["num_views"] and len(pages) < 3:
+                pages.append(write_page(path, data, tmp_path / f"{len(pages)}.html").read_text())
+    extraction.join()
+    looks.append(summarize_store(path))
+    assert looks[-1]["is_finished"] and looks[-1]["num_views"] == 6
+    seen = {look["num_views"] for look in looks}
+    assert len(seen) > 2, "the extraction was looked at before its end"
+    for look in looks:
+        if look["num_views"]:
+            expected = measure_store(Store(path, num_views=look["num_views"]))
+            assert (look["top1"], look["entropy_nats"]) == (expected.top1, expected.entropy_nats)
+        assert look["is_finished"] == (look["num_views"] == 6)
+        assert render_store(look)
+    assert pages and all("of 63 records" in page for page in pages)
 
 
 def test_an_unfinished_store_shows_its_coverage(tmp_path, store):

@@ -31,9 +31,9 @@ from teachonce.errors import TeachonceError
 from teachonce.evaluation.config import EvaluateConfig, ExportConfig
 from teachonce.extraction.config import ExtractConfig, PlanConfig, VerifyConfig
 from teachonce.extras import missing_extras
-from teachonce.inspection.config import InspectConfig
+from teachonce.inspection.config import InspectConfig, StatusConfig
 from teachonce.interop.config import ImportConfig, MergeConfig, RecordsConfig, UpgradeConfig
-from teachonce.options import POSITIONAL, REPEATED
+from teachonce.options import POSITIONAL, REPEATED, Alias, flag
 from teachonce.terminal import print_line, print_text, show_warnings_as_lines
 from teachonce.training.config import TrainConfig
 from teachonce.training.recipes import Options, Recipe, build_recipe, describe_recipes
@@ -61,6 +61,7 @@ COMMANDS: dict[str, Command] = {
     "extract": Command(ExtractConfig, "extraction.extract:extract"),
     "verify": Command(VerifyConfig, "extraction.verify:verify", output.show_verdict),
     "inspect": Command(InspectConfig, "inspection.inspect:inspect", output.show_text),
+    "status": Command(StatusConfig, "inspection.status:status", output.show_text),
     "merge": Command(MergeConfig, "interop.merge:merge"),
     "train": Command(TrainConfig, "training.train:train", extra="train"),
     "evaluate": Command(EvaluateConfig, "evaluation.evaluate:evaluate", output.show_scores),
@@ -144,7 +145,9 @@ def _unchecked_form(options: type) -> type:
     for name, hint in get_type_hints(options, include_extras=True).items():
         marked[name] = with_readers(name, hint)
         for marker in getattr(hint, "__metadata__", ()):
-            if marker in markers:
+            if isinstance(marker, Alias):
+                marked[name] = Annotated[marked[name], tyro.conf.arg(aliases=[flag(marker.name)])]
+            elif marker in markers:
                 marked[name] = Annotated[with_readers(name, get_args(hint)[0]), markers[marker]]
     namespace = {
         "__doc__": options.__doc__,

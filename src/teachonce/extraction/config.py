@@ -12,6 +12,7 @@ from teachonce.engine.options import RAY, EngineOptions
 from teachonce.errors import ConfigError
 from teachonce.models.options import Precision
 from teachonce.options import (
+    Alias,
     Count,
     CountOrNone,
     Label,
@@ -29,6 +30,8 @@ from teachonce.options import (
 from teachonce.views.options import MixOptions, PolicyName
 
 _Gpus = Annotated[float, Range(0, 1024, "0 or more, at most 1024")]
+_Price = Annotated[float, Range(0, 1e9, "0 or more, at most 1000000000")]
+_Gbps = Annotated[float, Range(0, 1e6, "more than 0, at most 1000000", excludes_least=True)]
 _Accuracy = Annotated[float, Range(0, 1, "a fraction from 0 to 1")]
 
 
@@ -156,8 +159,12 @@ class PlanConfig(ExtractionOptions):
     """Epochs of a student, in each of which an online teacher would look at every record again."""
     students: Count = 1
     """Students that are to be taught."""
-    num_devices: Count = 8
-    """Devices on which the extraction is to run, for the hours on several."""
+    devices: Annotated[Count, Alias("num_devices")] = 8
+    """Devices on which the extraction is to run, for hours, money and network on several."""
+    price: _Price | None = None
+    """What one device costs for an hour, in any currency, with its share of the machine."""
+    network_gbps: _Gbps | None = None
+    """Rate of a device's link to data and store in 10^9 bits a second, where the network may be what limits."""
     samples: Count = 256
     """Records to measure on; of fewer records all are taken."""
     out: Path | None = None

@@ -19,12 +19,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from teachonce.engine.cores import num_cores
+from teachonce.engine.heartbeat import heartbeats, remove_heartbeats
 from teachonce.engine.jobs import others_permuted, partition, run_jobs
 from teachonce.engine.progress import Advance, progress
 from teachonce.engine.stop import stopping_gently
 from teachonce.errors import StoreError
 from teachonce.extraction.config import ExtractConfig
-from teachonce.extraction.units import Preparation, Unit, UnitCounts, all_units, bundle_units, missing_units
+from teachonce.extraction.units import (
+    Preparation,
+    Unit,
+    UnitCounts,
+    all_units,
+    bundle_units,
+    describe_units,
+    missing_units,
+)
 from teachonce.storage.files import open_storage
 from teachonce.store.manifests import finalize_store, is_complete
 from teachonce.store.plan import Plan
@@ -106,8 +115,9 @@ def _extract_units(
     left = Counter(unit.group for unit in units)
     counts = UnitCounts()
     if bundles:
-        with progress("extract", total, unit="views") as advance:
-            for bundle, made in run_jobs(build, bundles, engine=engine, report=advance):
+        describe, part = partial(describe_units, plan), "{}/{}".format(*config.worker_part())
+        with progress("extract", total, unit="views") as advance, heartbeats(config.out, "extract", part) as beats:
+            for bundle, made in run_jobs(beats.around(build, describe), bundles, engine=engine, report=advance):
                 counts += made
                 _count_group(config.out, plan, bundle, left)
     return counts
@@ -151,6 +161,7 @@ def _finish(config: ExtractConfig, plan: Plan, *, has_new_files: bool) -> bool:
             )
         print_line(f"{path}: {missing} units are left to other workers; the last one finishes it")
         return False
+    remove_heartbeats(path)
     store = Store(path)
     print_line(
         f"{path}: complete: {store.num_records:,} records x {store.num_views} views, {store.num_bytes():,} bytes "

@@ -91,6 +91,9 @@ class UnitExtractor:
         views: ViewSource = DrawnViews(policy, seed, source) if views_of is None else StoredViews(views_of)
         self.reader = ViewReader(source, views)
         self.made_by = made_by(teacher)
+        kind = self.made_by["device"]
+        self.device = kind if kind == teacher.device.type else f"{teacher.device} ({kind})"
+        """Where the teacher runs, for people."""
         self.batch_size = batch_size
         self.num_threads = num_threads
         self.is_profiled = is_profiled

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from teachonce.records.source import RecordSource
 from teachonce.storage.files import open_storage
-from teachonce.store.manifests import missing_files
+from teachonce.store.manifests import missing_parts
 from teachonce.store.plan import Plan, records_file
 
 BUNDLE_BATCHES = 32
@@ -74,16 +74,12 @@ def all_units(plan: Plan) -> list[Unit]:
 
 def missing_units(path: Path, plan: Plan) -> set[Unit]:
     """The units whose files are not all there."""
-    missing = missing_files(path, plan)
-    if not missing:
-        return set()
-    names = [name for name, _ in plan.shards]
-    return {
-        unit
-        for unit in all_units(plan)
-        if records_file(names[unit.shard]) in missing
-        or not missing.isdisjoint(plan.group_files(names[unit.shard], unit.group))
-    }
+    return {Unit(shard, group) for shard, group in missing_parts(path, plan)}
+
+
+def describe_units(plan: Plan, units: Sequence[Unit]) -> list[str]:
+    """Units for people: train-00003-of-01024 views 0 to 9."""
+    return [f"{plan.shards[unit.shard][0]} views {unit.group[0]} to {unit.group[1]}" for unit in units]
 
 
 def is_made(path: Path, plan: Plan, unit: Unit) -> bool:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from teachonce.options import Positional, flag, require
+from teachonce.options import Condition, Positional, Range, check_applicable, check_ranges, flag, only_with, require
+
+_Seconds = Annotated[float, Range(0, 86_400, "more than 0 seconds, at most 86400", excludes_least=True)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,3 +38,21 @@ class InspectConfig:
             value = getattr(self, name)
             require(self.html or value is None, flag(name), value, "--html with it, it is for the page alone")
         require(self.out is not None or not self.overwrite, "--overwrite", "without --out", "--out FILE with it")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StatusConfig:
+    """How far the work on a store or a run is: what is done and missing, how fast, who is alive, the last error."""
+
+    path: Positional[Path]
+    """Folder of a store or a run, on any machine that reads it."""
+    watch: bool = False
+    """Look again and again, until the work is complete; Ctrl-C stops the watching alone."""
+    watch_seconds: _Seconds = only_with(5.0, Condition("--watch", lambda config: config.watch))
+    """Seconds between two looks."""
+    json: bool = False
+    """Print JSON; with --watch a line for each look."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+        check_applicable(self)

@@ -21,7 +21,7 @@ from teachonce.inspection.charts import draw_agreement, draw_calibration, draw_c
 from teachonce.inspection.costs import measure_bytes, measure_codec
 from teachonce.inspection.gallery import Gallery, describe_preprocessing
 from teachonce.inspection.measures import Measures, ShardMeasures, choose_rows, measure_store
-from teachonce.inspection.store import describe_entry, describe_store
+from teachonce.inspection.store import describe_entry, describe_store, describe_usable
 from teachonce.pages.page import render_page
 from teachonce.records.discovery import open_records
 from teachonce.storage.files import atomic_write, locate
@@ -49,8 +49,8 @@ def write_page(path: Path, data: Path | None = None, out: Path | None = None, *,
     """
     target = path / PAGE_NAME if out is None else out
     _check_target(target, is_default=out is None, overwrite=overwrite)
-    summary = describe_store(path)
-    store = Store(path)
+    summary, store = describe_store(path)
+    store = store or Store(path)  # raises, and says what is missing
     gallery = Gallery(store, None if data is None else open_records(data, store.plan.data["split"]))
     selection = choose_rows(store.num_records, store.num_views, MAX_ROWS)
     with progress("inspect", selection.num_rows, unit="views") as advance:
@@ -99,6 +99,7 @@ def _describe_page(store: Store, gallery: Gallery, summary: dict[str, Any]) -> d
         "num_views": store.num_views,
         "num_rows": store.num_records * store.num_views,
         "summary": summary,
+        "usable": describe_usable(summary),
         "has_data": gallery.source is not None,
         "command": f"teachonce inspect {shlex.quote(str(store.path))} --html --data RECORDS",
         "preprocessing": preprocessing,

@@ -28,19 +28,21 @@ _KIND_NAMES = {
 }
 
 
-def describe_store(path: Path) -> dict[str, Any]:
-    """What plan and manifest say, as JSON values, without a look at any logits.
+def describe_store(path: Path) -> tuple[dict[str, Any], Store | None]:
+    """What plan and manifests say, as JSON values, and the store that readers see; None where there is none yet.
 
-    ``num_views`` are those that readers see, of ``num_views_planned``; 0 where there is no manifest yet.
+    Both are of one moment, as others may be adding views or records just now: ``num_views`` and ``num_records`` are
+    those of the store, of ``num_views_planned`` and ``num_records_planned``.
     """
     plan = read_plan(path)
     missing = missing_files(path, plan)
     num_files = sum(1 for _ in plan.files())
-    num_views = visible_views(path)
-    return {
+    store = Store(path) if visible_views(path) else None
+    num_views, num_records = (0, plan.num_records) if store is None else (store.num_views, store.num_records)
+    summary = {
         "kind": "store",
         "path": str(path),
-        "is_finished": num_views >= plan.num_views,
+        "is_finished": num_views >= plan.num_views and num_records >= plan.num_records,
         "files_present": num_files - len(missing),
         "files_planned": num_files,
         "teacher": plan.teacher,
@@ -49,11 +51,13 @@ def describe_store(path: Path) -> dict[str, Any]:
         "policy": plan.policy,
         "codec": plan.codec,
         "split": plan.data["split"],
-        "num_shards": len(plan.shards),
-        "num_records": sum(num_records for _, num_records in plan.shards),
+        "num_shards": len(plan.shards if store is None else store.shards),
+        "num_records": num_records,
+        "num_records_planned": plan.num_records,
         "num_views": num_views,
         "num_views_planned": plan.num_views,
     }
+    return summary, store
 
 
 def summarize_store(path: Path) -> dict[str, Any]:
@@ -62,10 +66,9 @@ def summarize_store(path: Path) -> dict[str, Any]:
     Accuracy and ECE are of the views that are not mixed, and None where all are. ``codec_error`` is total variation
     against the dense softmax, by temperature, on ``num_samples`` samples.
     """
-    summary = describe_store(path)
-    if summary["num_views"] == 0:
+    summary, store = describe_store(path)
+    if store is None:
         return summary
-    store = Store(path)
     measures = measure_store(store)
     for name in ("top1", "top5", "entropy_nats", "ece"):
         summary[name] = getattr(measures, name)
@@ -105,7 +108,7 @@ def render_store(summary: dict[str, Any]) -> str:
     views = f"{summary['num_records']:,} records x {num_views or num_planned} views in {summary['num_shards']} shards"
     coverage = f"{summary['files_present']} of {summary['files_planned']} files"
     if not summary["is_finished"]:
-        usable = f"usable for {num_views} of {num_planned} views" if num_views else "NOT finished"
+        usable = f"usable for {describe_usable(summary)}" if num_views else "NOT finished"
         coverage += f"; {usable}: run the same extract again" + (" for the rest" if num_views else "")
     lines = [
         f"{summary['path']}: store of split {summary['split']}, {views}",
@@ -144,6 +147,13 @@ def render_store(summary: dict[str, Any]) -> str:
         )
         lines.append(f"  ... {len(shards) - SHARDS_SHOWN} more (--json shows all){spread}")
     return as_text(lines)
+
+
+def describe_usable(summary: dict[str, Any]) -> str:
+    """What readers see of what is planned, as a phrase."""
+    phrase = f"{summary['num_views']} of {summary['num_views_planned']} views"
+    num_records, num_planned = summary["num_records"], summary["num_records_planned"]
+    return phrase if num_records == num_planned else f"{phrase} of {num_records:,} of {num_planned:,} records"
 
 
 def describe_entry(entry: dict[str, Any]) -> str:

@@ -173,6 +173,11 @@ class LocalStorage(Storage):
         except OSError as error:
             raise self._error(name, "removed", error) from error
 
+    def remove_empty_folder(self, folder: str) -> None:
+        """Remove a folder; the system refuses where something is in it."""
+        with suppress(OSError):
+            (self.root / folder).rmdir()
+
     def remove_temporaries(self, folder: str = "") -> None:
         """Remove what killed writers left; nothing happens where there is no such folder, or none may be removed."""
         try:

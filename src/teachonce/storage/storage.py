@@ -150,6 +150,9 @@ class Storage(ABC):
     def delete(self, name: str) -> None:
         """Remove a file; nothing happens where there is none."""
 
+    def remove_empty_folder(self, folder: str) -> None:  # noqa: B027, there are none in an object store
+        """Remove a folder in which no file is left; nothing happens where there is one, or no such folder."""
+
     @abstractmethod
     def remove_temporaries(self, folder: str = "") -> None:
         """Remove what killed writers left in a folder, and nothing that a living one, or somebody else, put there."""

@@ -305,5 +305,18 @@ def missing_files(path: Path, plan: Plan) -> set[str]:
     return set(_missing(plan.files(), set(open_storage(path).list_folder().files)))
 
 
+def missing_parts(path: Path, plan: Plan) -> set[tuple[int, Group]]:
+    """(shard, group of views) whose files are not all there yet: the units of an extraction."""
+    missing = missing_files(path, plan)
+    if not missing:
+        return set()
+    return {
+        (shard, group)
+        for shard, (name, _) in enumerate(plan.shards)
+        for group in plan.view_groups
+        if records_file(name) in missing or not missing.isdisjoint(plan.group_files(name, group))
+    }
+
+
 def _missing(wanted: Iterable[str], present: set[str]) -> Iterable[str]:
     return (name for name in wanted if name not in present)

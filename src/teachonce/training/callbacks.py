@@ -25,6 +25,7 @@ from lightning import LightningModule, Trainer
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback, Checkpoint
 
+from teachonce.engine.heartbeat import heartbeats
 from teachonce.engine.progress import Advance, format_seconds, progress
 from teachonce.errors import ModelError, TeachonceError
 from teachonce.runs.metrics import METRIC_COLUMNS, Row, write_metrics
@@ -38,6 +39,10 @@ from teachonce.training.student_module import StudentModule
 
 EPOCH_LINE_SECONDS = 2.0
 """Epochs shorter than this do not all get a line on the terminal; metrics.csv has every one."""
+
+
+HEARTBEAT_FIGURES = ("train_loss", "train_top1", "validation_loss", "validation_top1")
+"""Of the last epoch, in a training's heartbeat."""
 
 
 EVENT_STEPS = 50
@@ -189,29 +194,41 @@ class TeacherPassed(Callback):
 
 
 class TrainingProgress(Callback):
-    """Progress over all epochs in images, on the first process."""
+    """Progress over all epochs in images, on the first process: shown here, and as a heartbeat for who looks on."""
 
-    def __init__(self, num_epochs: int, num_records: int) -> None:
+    def __init__(self, num_epochs: int, num_records: int, recorder: EpochRecorder) -> None:
         self.num_epochs = num_epochs
         self.num_records = num_records
-        self._context: AbstractContextManager[Advance] | None = None
+        self.recorder = recorder
+        self._shown: ExitStack | None = None
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Begin where the checkpoint stands."""
         if trainer.is_global_zero:
-            done = self._images(trainer)
-            self._context = progress("train", self.num_epochs * self.num_records, done=done)
-            self._advance = self._context.__enter__()
+            done, total = self._images(trainer), self.num_epochs * self.num_records
+            self._shown = ExitStack()
+            self._advance = self._shown.enter_context(progress("train", total, done=done))
+            session = self._shown.enter_context(heartbeats(self.recorder.run, "train", item="images"))
+            self._heartbeat = session.start(device=str(module.device), total=total)
+            self._heartbeat.change(done=done, details=self._details(trainer))
             self._num_done = done
 
     def on_train_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_index: int
     ) -> None:
         """One step of all devices."""
-        if self._context is not None:
+        if self._shown is not None:
             done = self._images(trainer)
             self._advance(done - self._num_done)
+            self._heartbeat.change(details=self._details(trainer))
+            self._heartbeat.advance(done - self._num_done)
             self._num_done = done
+
+    def _details(self, trainer: Trainer) -> dict[str, float | int | None]:
+        """Where the training is, and the figures of the last epoch that ended."""
+        last = self.recorder.rows[-1] if self.recorder.rows else {}
+        figures = {name: last[name] for name in HEARTBEAT_FIGURES if last.get(name) is not None}
+        return {"epoch": trainer.current_epoch + 1, "epochs": self.num_epochs, "step": trainer.global_step, **figures}
 
     def _images(self, trainer: Trainer) -> int:
         # Updates of one epoch differ in size by one image at most.
@@ -220,15 +237,15 @@ class TrainingProgress(Callback):
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Say how long it took."""
-        if self._context is not None:
-            self._context.__exit__(None, None, None)
-            self._context = None
+        if self._shown is not None:
+            self._shown.close()
+            self._shown = None
 
     def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
         """Say where it stopped."""
-        if self._context is not None:
-            context, self._context = self._context, None
-            context.__exit__(type(exception), exception, exception.__traceback__)
+        if self._shown is not None:
+            shown, self._shown = self._shown, None
+            shown.__exit__(type(exception), exception, exception.__traceback__)
 
 
 class TensorBoardEvents(Callback):

@@ -225,7 +225,11 @@ def _build_trainer(
             gradient_clip_val=config.clip_norm,
             accumulate_grad_batches=config.accumulate,
             benchmark=device.type == "cuda",
-            callbacks=[TrainingProgress(config.epochs, num_records), TensorBoardEvents(config.out, recorder), recorder],
+            callbacks=[
+                TrainingProgress(config.epochs, num_records, recorder),
+                TensorBoardEvents(config.out, recorder),
+                recorder,
+            ],
             plugins=plugins,
             logger=False,
             enable_progress_bar=False,

@@ -23,6 +23,7 @@ from teachonce.extraction.planning.costs import (
     estimate_hours,
     first_cheaper,
     measure_tails,
+    network_seconds,
     recommend,
     tail_mass,
 )
@@ -181,6 +182,65 @@ def test_hours_beside_an_accelerator_are_those_of_the_slowest():
     assert hours.hours_sharing_cores == pytest.approx(0.12 * 3 * 2 / 6)
     slow = estimate_hours(replace(fast, look_seconds=0.2), WORKLOAD)
     assert slow.pipeline_seconds == pytest.approx(0.054) and slow.bottleneck == "decoding"
+
+
+def test_device_hours_are_paid_until_the_last_device_is_done():
+    hours = estimate_hours(TIMINGS, WORKLOAD, price=2.5)
+    # Four devices for a third of 2.12 h, although two of them are done after half of that.
+    assert hours.device_hours == pytest.approx(4 * 2.12 / 3) and hours.cost == pytest.approx(2.5 * 4 * 2.12 / 3)
+    one = estimate_hours(TIMINGS, replace(WORKLOAD, num_devices=1), price=2.5)
+    assert one.device_hours == pytest.approx(2.12) and one.cost == pytest.approx(5.3)
+    assert estimate_hours(TIMINGS, WORKLOAD).cost is None
+
+
+def test_the_network_goes_on_beside_the_rest():
+    assert network_seconds(125e6, 1.0) == pytest.approx(1)  # a gigabit
+    lanes = {"teacher": 0.2, "decoding": 0.009, "reading and writing": 0.003}
+    assert estimate_hours(TIMINGS, WORKLOAD).lanes == pytest.approx(lanes)
+    # Faster than all of a CPU's stages together: it costs nothing, though it takes longer than each of them.
+    hours = estimate_hours(TIMINGS, WORKLOAD, network_seconds=0.205)
+    assert hours.lanes == pytest.approx(lanes | {"network": 0.205})
+    assert hours.pipeline_seconds == pytest.approx(0.212) and hours.bottleneck == "teacher"
+    slow = estimate_hours(TIMINGS, WORKLOAD, network_seconds=0.424)
+    assert slow.pipeline_seconds == pytest.approx(0.424) and slow.bottleneck == "network"
+    assert slow.hours_here == pytest.approx(4.24)
+    # Accelerators in one machine have one link: 4 x 0.004 a view are more than its 4 x 0.009 / 4 of decoding.
+    fast = replace(TIMINGS, has_accelerator=True, teacher_seconds=0.012, look_seconds=0.0, decode_seconds=0.0)
+    assert estimate_hours(fast, WORKLOAD, network_seconds=0.004).hours_sharing_cores == pytest.approx(0.16 * 2 / 6)
+    assert estimate_hours(fast, WORKLOAD, network_seconds=0.004).hours_here == pytest.approx(0.12)
+
+
+def test_what_several_devices_take_in_words_and_in_the_picture(config, summary):
+    assert summary["hours"]["cost"] is None and "network" not in summary["hours"]["lanes"]
+    text = render_estimate(summary)
+    assert "(--price)" not in text and "--network-gbps says what links have" in text
+    known = build_estimate(replace(config, devices=2, price=3.0, network_gbps=1e-6))
+    # A kilobit a second: 33 records of some hundred bytes each way.
+    hours, traffic = known["hours"], known["traffic"]
+    assert hours["bottleneck"] == "network" and hours["devices_used"] == 2
+    moved = traffic["read_bytes"] + traffic["written_bytes"]
+    assert hours["hours_here"] == pytest.approx(moved * 8 / 1e3 / 3600)
+    assert hours["cost"] == pytest.approx(3 * hours["hours_here"])
+    assert traffic["device_gbps"] == pytest.approx(1e-6)
+    text, picture = render_estimate(known), draw_estimate(known)
+    assert "on 2 devices (--devices), each with its own cores and link" in text
+    assert f"{hours['cost']:,.2f} at 3 for one (--price)" in text and "limit     network, 100% of the time" in text
+    assert (
+        f"{traffic['num_gets']} GET" in text and f"{traffic['num_puts']} PUT for {traffic['num_files']} files" in text
+    )
+    assert "what limits" in picture and "network" in picture and f"device hours: {hours['cost']:,.2f}" in picture
+
+
+def test_a_busy_machine_is_said_in_words_and_in_the_picture(summary):
+    quiet = summary["measurement"] | {"busy": [], "other_cores": 0.0, "steal": 0.0, "batch_spread": 0.02}
+    idle = summary | {"measurement": quiet}
+    text, picture = render_estimate(idle), draw_estimate(idle)
+    assert "measured  in" in text and "differed by 2% of their median; others used 0.0 of" in text
+    assert "BUSY" not in text and "busy machine" not in picture
+    busy = summary | {"measurement": quiet | {"busy": ["steal was high"]}}
+    text, picture = render_estimate(busy), draw_estimate(busy)
+    assert "BUSY      the figures are those of a slower machine" in text and "            steal was high" in text
+    assert "measured on a busy machine" in picture
 
 
 def test_break_even_by_hand():
@@ -392,8 +452,10 @@ def test_the_break_even_in_words_and_in_the_picture(summary):
 
 def test_the_command(config, tmp_path, capsys):
     words = ["plan", "--data", str(config.data), "--teacher", config.teacher, "--offset", "1", "--device", "cpu"]
-    parsed = parse_command([*words, "--views", "4", "--mixup-alpha", "0.2", "--num-devices", "2"])
-    assert isinstance(parsed, PlanConfig) and (parsed.views, parsed.mixup_alpha, parsed.num_devices) == (4, 0.2, 2)
+    parsed = parse_command([*words, "--views", "4", "--mixup-alpha", "0.2", "--devices", "2"])
+    assert isinstance(parsed, PlanConfig) and (parsed.views, parsed.mixup_alpha, parsed.devices) == (4, 0.2, 2)
+    # The name that it had before is read as well.
+    assert parse_command([*words, "--num-devices", "3"]).devices == 3
     with pytest.raises(SystemExit) as end:
         main([*words, "--samples", "5", "--json"])
     assert end.value.code == 0
@@ -407,7 +469,9 @@ def test_the_command(config, tmp_path, capsys):
     [
         ({"epochs": 0}, "--epochs 0: expected at least 1"),
         ({"students": 0}, "--students 0: expected at least 1"),
-        ({"num_devices": 0}, "--num-devices 0: expected at least 1"),
+        ({"devices": 0}, "--devices 0: expected at least 1"),
+        ({"price": -1.0}, "--price -1.0: expected 0 or more"),
+        ({"network_gbps": 0.0}, "--network-gbps 0.0: expected more than 0"),
         ({"samples": 0}, "--samples 0: expected at least 1"),
         ({"views": 0}, "--views 0: expected at least 1"),
         ({"views_per_file": 0}, "--views-per-file 0: expected at least 1"),

@@ -6,6 +6,7 @@ reader would question:
 - *One pipeline.* The extraction decodes in threads ahead of the teacher, and reads and writes beside both. On an
   accelerator these go on at the same time, so a view takes as long as the slowest of them. On a CPU they share the
   cores, so a view takes the sum.
+  The network is no core's work: it goes on beside them in both cases.
 - *The break-even compares one with the other's extra work.* Offline pays the whole extraction (reading, decoding,
   teacher, encoding) once and the decoding of a stored row at each step. Online pays the teacher's forward at each step
   and nothing more: the student's loader reads and decodes the image in both. So the hours break even later than the
@@ -87,8 +88,12 @@ class Hours:
     """By stage; decoding with all threads at work."""
     pipeline_seconds: float
     """A view, all stages together."""
+    lanes: dict[str, float]
+    """The same by what goes on beside one another (on a CPU: one after another), the network too where its rate is
+    given."""
     bottleneck: str
-    """The stage that takes longest."""
+    """The lane that limits: of those of an accelerator the longest, of a CPU the longest unless the network takes
+    longer than all of them together."""
     hours_here: float
     hours_on_devices: float
     """On ``num_devices`` like this one, each with cores of its own."""
@@ -96,6 +101,10 @@ class Hours:
     """On that many accelerators in this machine, whose cores then decode for all of them; None on a CPU."""
     devices_used: int
     """At most one a unit."""
+    device_hours: float
+    """What is paid for: all of these devices until the last one is done."""
+    cost: float | None
+    """In the currency of ``price``; None without one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,8 +125,13 @@ class BreakEven:
     """The same in students of the planned epochs."""
 
 
-def estimate_hours(timings: Timings, workload: Workload) -> Hours:
-    """Hours of the extraction here and on several devices; the module's text says how stages are put together."""
+def estimate_hours(
+    timings: Timings, workload: Workload, *, network_seconds: float | None = None, price: float | None = None
+) -> Hours:
+    """Hours of the extraction here and on several devices; the module's text says how stages are put together.
+
+    ``network_seconds``: what the bytes of a view take on a device's link. ``price``: of a device for an hour.
+    """
     decodes = workload.num_groups / workload.num_views
     stages = {
         "read": timings.read_seconds * decodes,
@@ -133,22 +147,37 @@ def estimate_hours(timings: Timings, workload: Workload) -> Hours:
         "reading and writing": stages["read"] + stages["write"],
     }
     pipeline = max(lanes.values()) if timings.has_accelerator else sum(lanes.values())
+    bottleneck = max(lanes, key=lambda name: lanes[name])
+    if network_seconds is not None:
+        if network_seconds > pipeline:
+            pipeline, bottleneck = network_seconds, "network"
+        lanes["network"] = network_seconds
     here = pipeline * workload.all_views / 3600
     used = min(workload.num_devices, workload.num_units)
     largest_share = math.ceil(workload.num_units / used) / workload.num_units
     sharing = None
     if timings.has_accelerator:
-        lanes_shared = lanes | {"decoding": lanes["decoding"] * used}
-        sharing = max(lanes_shared.values()) * workload.all_views / 3600 * largest_share
+        # One machine has one link, too.
+        shared = {name: used * lanes[name] for name in ("decoding", "network") if name in lanes}
+        sharing = max((lanes | shared).values()) * workload.all_views / 3600 * largest_share
+    device_hours = here * largest_share * used
     return Hours(
         seconds_per_view=stages,
         pipeline_seconds=pipeline,
-        bottleneck=max(lanes, key=lambda name: lanes[name]),
+        lanes=lanes,
+        bottleneck=bottleneck,
         hours_here=here,
         hours_on_devices=here * largest_share,
         hours_sharing_cores=sharing,
         devices_used=used,
+        device_hours=device_hours,
+        cost=None if price is None else price * device_hours,
     )
+
+
+def network_seconds(moved_bytes: float, gbps: float) -> float:
+    """Seconds of so many bytes on a link of ``gbps`` 10^9 bits a second."""
+    return moved_bytes * 8 / (gbps * 1e9)
 
 
 def estimate_break_even(timings: Timings, workload: Workload, extraction_hours: float) -> BreakEven:

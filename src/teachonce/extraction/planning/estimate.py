@@ -5,14 +5,14 @@
 
 The store that is planned is described by ``extract``'s own plan, made from the same settings, so a setting or a
 teacher that an extraction would refuse is refused here, in the same words. Nothing is estimated from tables of models
-or machines. What is not measured: a network's or a disk's speed at writing, and how several devices get in each
-other's way.
+or machines. What is not measured: the speed of a network, which ``--network-gbps`` gives, or of a disk at writing, and
+how several devices get in each other's way. Whether others used the machine meanwhile is watched (``busy``).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -26,12 +26,14 @@ from teachonce.engine.cores import num_cores
 from teachonce.engine.progress import progress
 from teachonce.errors import ConfigError, LogitsError, RecordError
 from teachonce.extraction.config import PlanConfig
+from teachonce.extraction.planning.busy import MachineUse
 from teachonce.extraction.planning.costs import (
     Timings,
     Workload,
     estimate_break_even,
     estimate_hours,
     measure_tails,
+    network_seconds,
     recommend,
 )
 from teachonce.extraction.planning.measure import (
@@ -45,6 +47,7 @@ from teachonce.extraction.planning.picture import draw_estimate
 from teachonce.extraction.planning.table import render_estimate
 from teachonce.extras import require
 from teachonce.extraction.prepare import build_plan, draws_by_boxes
+from teachonce.extraction.planning.traffic import count_heartbeats, count_traffic
 from teachonce.models.classifier import Classifier, load_model
 from teachonce.records.discovery import open_records
 from teachonce.records.sample import SubsetSource, sample_locations
@@ -101,10 +104,12 @@ def build_estimate(config: PlanConfig) -> dict[str, Any]:
     subset = SubsetSource(source, sample_locations(source, config.samples, config.seed))
     subset_plan = build_plan(extraction, subset, teacher)
     threads = config.decode_threads or num_cores()
+    use = MachineUse()
     with progress("plan", subset.num_records) as advance:
         result = run_teacher(
             subset, subset_plan, teacher, batch_size=config.batch_size, num_threads=threads, advance=advance
         )
+    measurement = use.finish(result.batch_seconds)
     codec = codec_from_json(plan.codec)
     with scratch_folder() as folder:
         side_bytes = measure_side_files(folder / "side", subset_plan, result, plan.num_samples)
@@ -125,9 +130,13 @@ def build_estimate(config: PlanConfig) -> dict[str, Any]:
         num_shards=len(plan.shards),
         epochs=config.epochs,
         students=config.students,
-        num_devices=config.num_devices,
+        num_devices=config.devices,
     )
-    hours = estimate_hours(timings, workload)
+    file_bytes = list(count_file_bytes(plan, trial, side_bytes))
+    traffic = count_traffic(plan, file_bytes, count_store_bytes(plan, trial, side_bytes))
+    view_bytes = traffic.moved_bytes / workload.all_views
+    network = None if config.network_gbps is None else network_seconds(view_bytes, config.network_gbps)
+    hours = estimate_hours(timings, workload, network_seconds=network, price=config.price)
     largest_shard = max(num_records for _, num_records in plan.shards)
     return {
         "kind": "plan",
@@ -149,7 +158,15 @@ def build_estimate(config: PlanConfig) -> dict[str, Any]:
             "top1": float((result.logits.argmax(axis=1) + plan.class_space.offset == result.labels).mean()),
         },
         "timings": asdict(timings),
+        "measurement": asdict(measurement) | {"busy": measurement.signs},
         "hours": asdict(hours),
+        "price": config.price,
+        "network_gbps": config.network_gbps,
+        "traffic": asdict(traffic)
+        | {
+            "heartbeat_puts": count_heartbeats(hours.device_hours),
+            "device_gbps": view_bytes * 8 / 1e9 / hours.pipeline_seconds,
+        },
         "unit_logits_bytes": largest_shard * _largest_group(plan) * teacher.num_classes * 4,
         "codecs": entries,
         "tail_mass": measure_tails(result.logits),
@@ -228,17 +245,21 @@ def count_store_bytes(plan: Plan, trial: CodecTrial, side_bytes: Mapping[str, fl
 
     ``side_bytes`` as from ``measure_side_files``.
     """
-    num_bytes = side_bytes["index_file_bytes"] + plan.num_records * side_bytes["index_bytes"]
+    index_bytes = side_bytes["index_file_bytes"] + plan.num_records * side_bytes["index_bytes"]
+    return round(index_bytes + sum(count_file_bytes(plan, trial, side_bytes)))
+
+
+def count_file_bytes(plan: Plan, trial: CodecTrial, side_bytes: Mapping[str, float]) -> Iterator[float]:
+    """Bytes of each Arrow file of the shards, as in ``count_store_bytes``."""
     for _, num_records in plan.shards:
-        num_bytes += side_bytes["records_file_bytes"] + num_records * side_bytes["record_bytes"]
+        yield side_bytes["records_file_bytes"] + num_records * side_bytes["record_bytes"]
         for first, last in plan.view_groups:
             num_views = last - first + 1
-            num_bytes += trial.file_bytes + num_views * trial.batch_bytes
-            num_bytes += num_views * num_records * (trial.codec_bytes + trial.view_bytes)
+            row_bytes = num_views * num_records * (trial.codec_bytes + trial.view_bytes)
+            yield trial.file_bytes + num_views * trial.batch_bytes + row_bytes
             if plan.num_samples:
                 num_samples = min(plan.num_samples, num_views * num_records)
-                num_bytes += side_bytes["samples_file_bytes"] + num_samples * side_bytes["sample_bytes"]
-    return round(num_bytes)
+                yield side_bytes["samples_file_bytes"] + num_samples * side_bytes["sample_bytes"]
 
 
 def _largest_group(plan: Plan) -> int:

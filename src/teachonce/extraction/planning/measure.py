@@ -66,6 +66,8 @@ class SampleResult:
     decode_seconds: float
     look_seconds: float
     teacher_seconds: float
+    batch_seconds: tuple[float, ...]
+    """Of each full batch of the teacher."""
     made_by: dict[str, Any]
     """As ``extraction.made_by``."""
 
@@ -96,8 +98,8 @@ def run_teacher(
     render = _build_render(subset, plan, teacher)
     rendered: list[_Rendered] = []
     parts: list[NDArray[np.float32]] = []
-    read_seconds = teacher_seconds = 0.0
-    num_batches = 0
+    read_seconds = 0.0
+    batch_seconds: list[float] = []
     render((0, _read(subset, 0, plan)))  # the first image costs what is set up for all: tables, libraries, keys
     for start in range(0, subset.num_records, batch_size):
         rows = range(start, min(start + batch_size, subset.num_records))
@@ -116,14 +118,12 @@ def run_teacher(
             logits, seconds = _timed_logits(teacher, tensor)
         except LogitsError as error:
             raise error.at(f"{batch[0].record.where} to {batch[-1].record.where}") from error
-        teacher_seconds += seconds
-        num_batches += 1
+        batch_seconds.append(seconds)
         parts.append(logits[: len(batch)])
         rendered += [item.without_pixels() for item in batch]
         advance(len(batch))
-    while teacher.device.type != "cpu" and teacher_seconds < MIN_TEACHER_SECONDS:
-        teacher_seconds += _timed_logits(teacher, tensor)[1]
-        num_batches += 1
+    while teacher.device.type != "cpu" and sum(batch_seconds) < MIN_TEACHER_SECONDS:
+        batch_seconds.append(_timed_logits(teacher, tensor)[1])
     count = len(rendered)
     return SampleResult(
         keys=np.array([item.record.key for item in rendered], np.uint64),
@@ -134,7 +134,8 @@ def run_teacher(
         read_seconds=read_seconds / count,
         decode_seconds=sum(item.decode_seconds for item in rendered) / count,
         look_seconds=sum(item.look_seconds for item in rendered) / count,
-        teacher_seconds=teacher_seconds / (num_batches * batch_size),
+        teacher_seconds=sum(batch_seconds) / (len(batch_seconds) * batch_size),
+        batch_seconds=tuple(batch_seconds),
         made_by=made_by(teacher),
     )
 

@@ -1,4 +1,4 @@
-"""A plan as a picture: bytes against distortion, what lies in the tail, and when the extraction has paid for itself.
+"""A plan as a picture: distortion, the tail, when the extraction has paid for itself, and what limits it.
 
 One SVG, drawn by matplotlib's object interface: no display, no global state. The same plan is the same bytes.
 """
@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from teachonce.extraction.planning.costs import MAX_WORST_VARIATION, TEMPERATURES
+from teachonce.extraction.planning.table import format_hours
 from teachonce.pages.charts import BLUE, INK, LINE, ORANGE, PURPLE, QUIET
 
 _COLORS = (BLUE, PURPLE, ORANGE)
@@ -30,16 +31,17 @@ def draw_estimate(summary: Mapping[str, Any]) -> str:
 
 
 def build_figure(summary: Mapping[str, Any]) -> Any:
-    """The figure of three panels, or of two where there are too few classes for a tail, to save in any format."""
+    """The figure of four panels, or of three where there are too few classes for a tail, to save in any format."""
     from matplotlib.figure import Figure
 
     has_tail = bool(summary["tail_mass"])
-    figure = Figure(figsize=(13 if has_tail else 9, 4), layout="constrained")
-    panels = figure.subplots(1, 3 if has_tail else 2, squeeze=False)[0]
+    figure = Figure(figsize=(17 if has_tail else 13, 4), layout="constrained")
+    panels = figure.subplots(1, 4 if has_tail else 3, squeeze=False)[0]
     _draw_codecs(panels[0], summary)
     if has_tail:
         _draw_tails(panels[1], summary)
-    _draw_break_even(panels[-1], summary)
+    _draw_break_even(panels[-2], summary)
+    _draw_lanes(panels[-1], summary)
     for axes in panels:
         axes.spines[["top", "right"]].set_visible(False)
         axes.title.set_fontweight("bold")
@@ -141,6 +143,39 @@ def _draw_break_even(axes: Any, summary: Mapping[str, Any]) -> None:
     axes.set_xlabel(f"epochs{all_students}")
     axes.set_ylabel(f"{unit} on this device")
     axes.grid(axis="y", color=LINE)
+
+
+def _draw_lanes(axes: Any, summary: Mapping[str, Any]) -> None:
+    hours = summary["hours"]
+    lanes = hours["lanes"]
+    names = list(lanes)
+    milliseconds = [lanes[name] * 1e3 for name in names]
+    colors = [ORANGE if name == hours["bottleneck"] else BLUE for name in names]
+    axes.barh(names, milliseconds, color=colors, height=0.6)
+    for position, value in enumerate(milliseconds):
+        axes.annotate(f"{value:.3g}", (value, position), xytext=(4, 0), textcoords="offset points", va="center")
+    axes.invert_yaxis()
+    axes.margins(x=0.18)
+    used = hours["devices_used"]
+    text = f"{format_hours(hours['hours_on_devices'])} on {used:,} device{'s' * (used != 1)}"
+    text += f", {hours['device_hours']:,.3g} device hours"
+    if hours["cost"] is not None:
+        text += f": {hours['cost']:,.2f}"
+    # Above the panel, where the codecs' panel has its labels.
+    axes.annotate(text, (0.5, 1), xycoords="axes fraction", xytext=(0, 6), textcoords="offset points", ha="center")
+    if summary["measurement"]["busy"]:
+        axes.annotate(
+            "measured on a busy machine",
+            (1, 0),
+            xycoords="axes fraction",
+            xytext=(-2, 4),
+            textcoords="offset points",
+            ha="right",
+            color=ORANGE,
+        )
+    axes.set_title("what limits", pad=24)
+    beside = summary["timings"]["has_accelerator"]
+    axes.set_xlabel(f"ms a view, {'at the same time' if beside else 'one after another, the network beside'}")
 
 
 def _time_unit(most_hours: float) -> tuple[str, float]:

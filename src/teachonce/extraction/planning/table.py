@@ -23,7 +23,9 @@ def render_estimate(summary: Mapping[str, Any]) -> str:
     """The summary of ``estimate.build_estimate`` as text."""
     blocks = [
         _render_head(summary),
+        _render_measurement(summary),
         _render_time(summary),
+        _render_cluster(summary),
         _render_codecs(summary),
         _render_tails(summary),
         _render_break_even(summary),
@@ -49,6 +51,26 @@ def _render_head(summary: Mapping[str, Any]) -> list[str]:
         f"  device    {summary['device']}; {_count(summary['timings']['num_threads'], 'decode thread')}, batches of "
         f"{summary['batch_size']}",
     ]
+
+
+def _render_measurement(summary: Mapping[str, Any]) -> list[str]:
+    found, sample = summary["measurement"], summary["sample"]
+    notes = [f"{_count(found['num_batches'], 'batch', 'batches')} of the teacher"]
+    if found["batch_spread"] is not None:
+        notes[-1] += f", which differed by {found['batch_spread']:.0%} of their median"
+    if found["other_cores"] is not None:
+        notes.append(f"others used {found['other_cores']:.1f} of {found['machine_cores']} cores")
+    if found["steal"] is not None:
+        notes.append(f"steal {found['steal']:.0%}")
+    if found["load_average"] is not None:
+        notes.append(f"load average before {found['load_average']:.1f}")
+    lines = [
+        f"  measured  in {format_seconds(found['seconds'])} on {sample['num_records']:,} records: {'; '.join(notes)}",
+    ]
+    if found["busy"]:
+        lines.append("  BUSY      the figures are those of a slower machine: measure again when it is idle")
+        lines += [f"            {sign}" for sign in found["busy"]]
+    return lines
 
 
 def _render_time(summary: Mapping[str, Any]) -> list[str]:
@@ -85,6 +107,33 @@ def _render_time(summary: Mapping[str, Any]) -> list[str]:
         f"  memory for the logits of a unit (a shard x a file's views): {format_bytes(summary['unit_logits_bytes'])}"
     )
     return lines
+
+
+def _render_cluster(summary: Mapping[str, Any]) -> list[str]:
+    hours, work, traffic = summary["hours"], summary["workload"], summary["traffic"]
+    used = hours["devices_used"]
+    paid = f"{hours['device_hours']:,.3g} device hours"
+    if hours["cost"] is not None:
+        paid += f", {hours['cost']:,.2f} at {summary['price']:g} for one (--price)"
+    lanes = hours["lanes"]
+    # Of what goes on at the same time the share of the time that it is at work; else the share of the sum.
+    shares = {name: seconds / hours["pipeline_seconds"] for name, seconds in lanes.items()}
+    others = [f"{name} {shares[name]:.0%}" for name in lanes if name != hours["bottleneck"]]
+    gbps = summary["network_gbps"]
+    network = f"{traffic['device_gbps']:.3g} Gbit/s a device, {used * traffic['device_gbps']:.3g} together"
+    network += f"; links have {gbps:g}" if gbps is not None else "; --network-gbps says what links have"
+    num_groups = work["num_groups"]
+    again = f": the data {num_groups} times, once for each file of views" if num_groups > 1 else ""
+    return [
+        f"  on {_count(used, 'device')} (--devices), each with its own cores and link",
+        f"    time      {format_hours(hours['hours_on_devices'])}; {paid}",
+        f"    limit     {hours['bottleneck']}, {shares[hours['bottleneck']]:.0%} of the time; {', '.join(others)}",
+        f"    network   {network}",
+        f"    read      {format_bytes(traffic['read_bytes'])}, {traffic['num_gets']:,} GET{again}",
+        f"    written   {format_bytes(traffic['written_bytes'])}, {traffic['num_puts']:,} PUT for "
+        f"{traffic['num_files']:,} files, {traffic['heartbeat_puts']:,} for heartbeats",
+        "    GET and PUT count where data and store are in an object store, and are not in the money",
+    ]
 
 
 def _render_codecs(summary: Mapping[str, Any]) -> list[str]:
@@ -191,5 +240,5 @@ def _planned(summary: Mapping[str, Any]) -> Mapping[str, Any]:
     return entry
 
 
-def _count(number: int, thing: str) -> str:
-    return f"{number:,} {thing}" + ("" if number == 1 else "s")
+def _count(number: int, thing: str, things: str = "") -> str:
+    return f"{number:,} {thing if number == 1 else things or thing + 's'}"

@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# The job on one machine, with one GPU or with several: plan, extract, check, train.
+#
+#     DATA=records STORE=store bash one-machine.sh              # one GPU
+#     GPUS=8 bash one-machine.sh                                # eight: a teacher process a GPU, a rank a GPU
+set -euo pipefail
+: "${DATA:=s3://bucket/imagenet}" "${STORE:=s3://bucket/stores/resnet50}" "${RUN:=s3://bucket/runs/resnet18}"
+: "${TEACHER:=timm:resnet50}" "${STUDENT:=timm:resnet18}" "${VIEWS:=10}" "${GPUS:=1}"
+: "${CACHE:=/tmp/teachonce}" "${DEVICE:=auto}"
+
+# Hours, money and bytes first: nothing is written.
+teachonce plan --data "$DATA" --teacher "$TEACHER" --policy crop --views "$VIEWS" --devices "$GPUS" \
+    --device "$DEVICE"
+
+# May be killed at any moment; the same line again does what is missing.
+teachonce extract --data "$DATA" --teacher "$TEACHER" --policy crop --views "$VIEWS" --out "$STORE" \
+    --num-workers "$GPUS" --device "$DEVICE"
+teachonce status "$STORE"
+teachonce verify "$STORE" --data "$DATA"
+
+teachonce train --data "$DATA" --student "$STUDENT" --store "$STORE" --kd-temp 1 --out "$RUN" --devices "$GPUS" \
+    --device "$DEVICE" --cache "$CACHE" --cache-size 200GB
+teachonce status "$RUN"

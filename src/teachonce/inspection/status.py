@@ -1,0 +1,320 @@
+"""``teachonce status``: how far the work on a store or a run is, who is at it, and what went wrong last.
+
+What is done is what lies there: a unit whose files are all under their names, an epoch in metrics.csv, result.json.
+Heartbeats (``engine.heartbeat``) add who works, how fast, and errors; without any the rest is as true.
+
+**Whether a worker lives** is asked of its process where it runs on this machine. Of another machine a heartbeat's
+counter tells, while it is being watched: it rose during the last ``SILENT_BEATS`` beats by the clock that is here, or
+it did not. A single look has the worker's own clock alone: within ``SILENT_BEATS`` beats of the one here it is taken
+for alive, else nothing is known, as the worker may be dead or its clock wrong. Times of the storage's files are not
+used: clocks of storages differ too. ``judged_by`` says which of these it was.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from teachonce.engine.heartbeat import Beat, read_heartbeats
+from teachonce.engine.progress import LINE_SECONDS, format_rate, format_seconds
+from teachonce.errors import ConfigError
+from teachonce.inspection.config import StatusConfig
+from teachonce.runs.run import Run, holds_run
+from teachonce.storage.files import open_storage
+from teachonce.storage.writers import is_dead, is_of_this_machine
+from teachonce.store.legacy import is_legacy
+from teachonce.store.manifests import is_complete, missing_parts, visible_views
+from teachonce.store.plan_files import holds_store, read_plan
+from teachonce.terminal import as_text, one_line, print_text
+
+SILENT_BEATS = 3
+"""Beats without which a worker is not taken for alive."""
+WORKERS_SHOWN = 20
+
+Summary = dict[str, Any]
+
+
+def status(config: StatusConfig) -> str:
+    """The text, or JSON, to print; with ``watch`` of the last look, when the work is complete, after those before.
+
+    Raises ConfigError for a folder that is neither a store nor a run.
+    """
+    if not open_storage(config.path).is_folder():
+        raise ConfigError(f"{config.path}: no such folder; expected a store or a run")
+    if not holds_store(config.path) and not holds_run(config.path):
+        raise ConfigError(f"{config.path}: holds neither a store nor a run; expected what extract or train writes")
+    look = Look(config.path)
+    if config.watch:
+        return _watch(look, config)
+    return json.dumps(look()) if config.json else render_status(look())
+
+
+class Look:
+    """Looks at a store or a run again and again; it remembers when each worker's counter last rose."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._counters: dict[str, tuple[int, float, bool]] = {}
+        """By worker: the counter, when this value was first seen here, and whether another one was seen before."""
+
+    def __call__(self) -> Summary:
+        """What there is to say now, as JSON values."""
+        beats = read_heartbeats(self.path)
+        workers = [self._describe_worker(writer, beat) for writer, beat in beats.items()]
+        summarize = _summarize_store if holds_store(self.path) else _summarize_run
+        return summarize(self.path, sorted(workers, key=lambda item: (item["part"], item["host"], item["pid"])))
+
+    def _describe_worker(self, writer: str, beat: Beat) -> Summary:
+        alive, judged_by = self._judge(writer, beat)
+        return dataclasses.asdict(beat) | {
+            "alive": alive,
+            "judged_by": judged_by,
+            "age_seconds": round(time.time() - beat.written, 1),
+        }
+
+    def _judge(self, writer: str, beat: Beat) -> tuple[bool | None, str]:
+        """Whether a worker lives (None: that cannot be known), and by what that was judged; the module says how."""
+        if beat.state != "running":
+            return False, "state"
+        if is_of_this_machine(writer):
+            return not is_dead(writer, time.time()), "process"
+        limit = SILENT_BEATS * beat.beat_seconds
+        now = time.monotonic()
+        counter, since, has_risen = self._counters.get(writer, (beat.beat, now, False))
+        if counter != beat.beat:
+            since, has_risen = now, True
+        self._counters[writer] = beat.beat, since, has_risen
+        if now - since > limit:
+            return False, "counter"
+        if has_risen:
+            return True, "counter"
+        return (True if abs(time.time() - beat.written) <= limit else None), "clock"
+
+
+def _summarize_store(path: Path, workers: list[Summary]) -> Summary:
+    plan = read_plan(path)
+    missing = missing_parts(path, plan)
+    sizes = [num_records for _, num_records in plan.shards]
+    num_views = visible_views(path)
+    groups = [
+        {
+            "views": list(group),
+            "units_done": len(sizes) - sum(1 for _, other in missing if other == group),
+            "units": len(sizes),
+            "is_complete": num_views > group[1],
+        }
+        for group in plan.view_groups
+    ]
+    left = sum(sizes[shard] * (last - first + 1) for shard, (first, last) in missing)
+    rate = _sum_rates(workers)
+    return {
+        "kind": "store",
+        "path": str(path),
+        "is_complete": num_views >= plan.num_views if is_legacy(path) else is_complete(path, plan),
+        "num_records": sum(sizes),
+        "num_views": num_views,
+        "num_views_planned": plan.num_views,
+        "units_done": len(sizes) * len(groups) - len(missing),
+        "units_missing": len(missing),
+        "groups": groups,
+        "views_done": sum(sizes) * plan.num_views - left,
+        "views_missing": left,
+        "views_per_second": rate,
+        "records_per_second": None if rate is None else rate / plan.num_views,
+        "seconds_left": None if rate is None or not left else left / rate,
+        "workers": workers,
+        "last_error": _last_error(workers),
+    }
+
+
+def _summarize_run(path: Path, workers: list[Summary]) -> Summary:
+    run = Run(path)
+    rows, result = run.metrics, run.result
+    at_work = next((worker for worker in workers if worker["alive"]), workers[-1] if workers else None)
+    details = {} if at_work is None else at_work["details"]
+    rate = None if result is not None else _sum_rates(workers)
+    left = None if at_work is None or at_work["total"] is None else at_work["total"] - at_work["done"]
+    return {
+        "kind": "run",
+        "path": str(path),
+        "is_complete": result is not None,
+        "student": run.student,
+        "epochs_done": len(rows),
+        "epochs": run.setting("epochs", int),
+        "step": details.get("step", rows[-1]["step"] if rows else 0),
+        "images_per_second": rate,
+        "seconds_left": None if rate is None or not left else left / rate,
+        "last_epoch": rows[-1] if rows else None,
+        "result": result,
+        "workers": workers,
+        "last_error": _last_error(workers),
+    }
+
+
+def _sum_rates(workers: list[Summary]) -> float | None:
+    rates = [worker["per_second"] for worker in workers if worker["alive"] and worker["per_second"]]
+    return sum(rates) if rates else None
+
+
+def _last_error(workers: list[Summary]) -> Summary | None:
+    """The error of the worker that wrote last, by the workers' own clocks."""
+    failed = [worker for worker in workers if worker["last_error"] is not None]
+    if not failed:
+        return None
+    last = max(failed, key=lambda worker: worker["written"])
+    return {name: last[name] for name in ("host", "pid", "part", "written")} | {"error": last["last_error"]}
+
+
+def render_status(summary: Summary) -> str:
+    """A look for people."""
+    lines = [render_line(summary)]
+    if summary["kind"] == "store":
+        lines.append(f"  views      {_describe_groups(summary)}")
+    elif summary["last_epoch"] is not None:
+        row = summary["last_epoch"]
+        names = ("train_loss", "train_top1", "validation_loss", "validation_top1", "images_per_second")
+        figures = [f"{name} {row[name]:.4g}" for name in names if row[name] is not None]
+        lines.append(f"  epoch {row['epoch']}    {', '.join(figures)}")
+    workers = summary["workers"]
+    if not summary["is_complete"]:
+        lines.append(f"  workers    {_count_workers(workers)}")
+    shown = sorted(workers, key=lambda worker: (not worker["alive"], -worker["written"]))[:WORKERS_SHOWN]
+    lines += [f"    {_describe_worker(worker)}" for worker in shown]
+    if len(workers) > len(shown):
+        lines.append(f"    ... {len(workers) - len(shown)} more (--json shows all)")
+    if summary["last_error"] is not None:
+        error = summary["last_error"]
+        lines.append(f"  last error {error['host']}, process {error['pid']}: {error['error']}")
+    if not summary["is_complete"] and not any(worker["alive"] is not False for worker in workers):
+        lines.append(f"  nobody is known to work on it: run the same {_command(summary)} again to resume")
+    return as_text(lines)
+
+
+def render_line(summary: Summary) -> str:
+    """A look as one line."""
+    parts = []
+    if summary["kind"] == "store":
+        done, missing = summary["units_done"], summary["units_missing"]
+        parts.append(f"{done:,} of {done + missing:,} units done, {missing:,} missing")
+        rate = summary["views_per_second"]
+        if rate is not None:
+            records = format_rate(summary["records_per_second"])
+            parts.append(f"{format_rate(rate).removesuffix('/s')} views/s ({records.removesuffix('/s')} records/s)")
+    else:
+        parts.append(f"{summary['epochs_done']} of {summary['epochs']} epochs done, step {summary['step']:,}")
+        if summary["images_per_second"] is not None:
+            parts.append(f"{format_rate(summary['images_per_second']).removesuffix('/s')} images/s")
+    if summary["seconds_left"] is not None:
+        parts.append(f"{format_seconds(summary['seconds_left'])} left")
+    if summary["is_complete"]:
+        parts.append("complete")
+    else:
+        num_alive = sum(1 for worker in summary["workers"] if worker["alive"])
+        parts.append(f"{num_alive} worker{'s' * (num_alive != 1)} alive")
+    return one_line(f"{summary['path']}: {', '.join(parts)}")
+
+
+def _describe_groups(summary: Summary) -> str:
+    complete, planned = summary["num_views"], summary["num_views_planned"]
+    parts = [f"0 to {complete - 1} of {planned} complete" if complete else f"none of {planned} complete"]
+    for group in summary["groups"]:
+        if not group["is_complete"] and group["units_done"]:
+            first, last = group["views"]
+            parts.append(f"{first} to {last}: {group['units_done']:,} of {group['units']:,} shards")
+    if not summary["units_missing"] and not summary["is_complete"]:
+        parts.append("all files are there but the manifest, which the same extract writes")
+    return "; ".join(parts)
+
+
+def _count_workers(workers: list[Summary]) -> str:
+    counts = {
+        "alive": sum(1 for worker in workers if worker["alive"]),
+        "not heard of lately": sum(1 for worker in workers if worker["alive"] is None),
+        "gone": sum(1 for worker in workers if worker["alive"] is False and worker["state"] == "running"),
+        "failed": sum(1 for worker in workers if worker["state"] == "failed"),
+        "interrupted": sum(1 for worker in workers if worker["state"] == "interrupted"),
+    }
+    return ", ".join(f"{count} {name}" for name, count in counts.items() if count or name == "alive")
+
+
+def _describe_worker(worker: Summary) -> str:
+    who = f"{worker['host']} process {worker['pid']}" + (f", {worker['device']}" if worker["device"] else "")
+    if worker["part"] != "0/1":
+        who = f"part {worker['part']} on {who}"
+    parts = [f"{who}: {_describe_life(worker)}"]
+    if worker["work"] == "extract":
+        parts.append(f"{worker['units_done']:,} units")
+    parts.append(f"{worker['done']:,} {worker['item']}")
+    if worker["alive"] and worker["per_second"]:
+        parts.append(format_rate(worker["per_second"]))
+    if worker["alive"] and worker["idle_seconds"] > SILENT_BEATS * worker["beat_seconds"]:
+        parts.append(f"nothing done for {format_seconds(worker['idle_seconds'])}")
+    if worker["units"]:
+        more = f" and {len(worker['units']) - 1} more" if len(worker["units"]) > 1 else ""
+        parts.append(f"at {worker['units'][0]}{more}")
+    parts += [f"{name} {value:.4g}" for name, value in worker["details"].items() if isinstance(value, float)]
+    return ", ".join(parts)
+
+
+def _describe_life(worker: Summary) -> str:
+    if worker["alive"]:
+        return "alive"
+    if worker["state"] != "running":
+        return str(worker["state"])
+    if worker["judged_by"] == "process":
+        return "gone (its process ended unexpectedly)"
+    if worker["judged_by"] == "counter":
+        return f"gone (its counter stands still at {worker['beat']:,})"
+    age = worker["age_seconds"]
+    heard = f"{format_seconds(age)} ago" if age >= 0 else f"{format_seconds(-age)} ahead"
+    return f"last heard of {heard} by its own clock; --watch tells whether it lives"
+
+
+def _command(summary: Summary) -> str:
+    return "extract" if summary["kind"] == "store" else "train"
+
+
+def _watch(look: Look, config: StatusConfig) -> str:
+    """Show looks until the work is complete; returns the last one. Ctrl-C ends it with exit code 130, and no word."""
+    try:
+        with _shown_looks(config) as show:
+            while not (summary := look())["is_complete"]:
+                show(summary)
+                time.sleep(config.watch_seconds)
+    except KeyboardInterrupt:
+        # To stop watching stops nothing else.
+        raise SystemExit(130) from None
+    return json.dumps(summary) if config.json else render_status(summary)
+
+
+@contextmanager
+def _shown_looks(config: StatusConfig) -> Iterator[Callable[[Summary], None]]:
+    """What shows a look: JSON a line, on a terminal the text in its place, else plain lines now and then."""
+    if config.json:
+        yield lambda summary: print_text(json.dumps(summary))
+        return
+    if not sys.stdout.isatty():
+        yield _Lines()
+        return
+    from rich.console import Console
+    from rich.live import Live
+    from rich.text import Text
+
+    with Live(console=Console(file=sys.stdout), auto_refresh=False, transient=True) as live:
+        yield lambda summary: live.update(Text(render_status(summary)), refresh=True)
+
+
+class _Lines:
+    def __init__(self) -> None:
+        self._last = float("-inf")
+
+    def __call__(self, summary: Summary) -> None:
+        if time.monotonic() - self._last >= LINE_SECONDS:
+            self._last = time.monotonic()
+            print_text(render_line(summary))
