@@ -28,11 +28,12 @@ def open_storage(location: Path | str, raises: type[TeachonceError] = TeachonceE
 def _open_remote(address: Address, raises: type[TeachonceError]) -> Storage:
     try:
         from teachonce.storage.remote.object_storage import ObjectStorage
+        from teachonce.storage.remote.web_storage import WebStorage
     except ImportError as error:
         raise MissingExtraError(
             f"{address}: object stores and web servers need obstore; pip install 'teachonce[remote]'"
         ) from error
-    return ObjectStorage(address, raises)
+    return (WebStorage if address.scheme in ("http", "https") else ObjectStorage)(address, raises)
 
 
 def locate(path: Path, raises: type[TeachonceError] = TeachonceError) -> tuple[Storage, str]:
