@@ -85,12 +85,14 @@ def put_file_index(storage: Storage, files: Mapping[str, ListedFile]) -> None:
 
 
 def renew_file_index(
-    storage: Storage, files: Mapping[str, ListedFile], is_ours: Callable[[str], bool] = lambda name: False
+    storage: Storage,
+    files: Mapping[str, ListedFile],
+    describe: Callable[[list[str]], Mapping[str, ListedFile]],
 ) -> None:
     """Add files that lie directly in the folder to its list, which others may renew at the same time.
 
-    Of other files the entries stay that are still there in that size. A file of ``is_ours`` without an entry (an
-    earlier command wrote it, and was killed) is read and hashed.
+    Of other files the entries stay that are still there in that size. ``describe`` is asked for the entries of all
+    that are there and have none; what it leaves out is not listed.
     """
     with _hold(storage):
         present = storage.statuses()
@@ -100,10 +102,8 @@ def renew_file_index(
             for name, entry in known.items()
             if name in present and present[name].num_bytes == entry.num_bytes
         }
-        for name in present:
-            if is_ours(name) and name not in kept:
-                kept[name] = hash_file(storage, name)
-        put_file_index(storage, kept)
+        others = sorted(present.keys() - kept.keys() - {INDEX_NAME})
+        put_file_index(storage, {**kept, **describe(others)})
 
 
 def hash_file(storage: Storage, name: str) -> ListedFile:
