@@ -33,10 +33,10 @@ def _handler(folder: Path, found: list[tuple[str, str]]) -> type[BaseHTTPRequest
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
-        def do_HEAD(self) -> None:  # noqa: N802, the library's name
+        def do_HEAD(self) -> None:
             self._answer(has_body=False)
 
-        def do_GET(self) -> None:  # noqa: N802, the library's name
+        def do_GET(self) -> None:
             self._answer(has_body=True)
 
         def _answer(self, *, has_body: bool) -> None:

@@ -37,6 +37,7 @@ from teachonce.records.discovery import open_records
 from teachonce.records.source import RecordSource, choose_data_classes
 from teachonce.storage.files import open_storage
 from teachonce.store.begin import begin_store, check_agrees, check_store_folder
+from teachonce.store.card import write_card
 from teachonce.store.join import StoreJoin
 from teachonce.store.manifests import finalize_store, is_complete
 from teachonce.store.plan import Plan, describe_data, group_views
@@ -102,7 +103,7 @@ def extract(config: ExtractConfig) -> bool:
             gate.check(teacher, source, plan.class_space.offset)  # stored views are no center crops
         else:
             _check_stored_top1(config)
-    return _finish(config.out, plan, has_new_files=bool(units))
+    return _finish(config, plan, has_new_files=bool(units))
 
 
 def build_plan(config: ExtractConfig, source: RecordSource, teacher: Classifier) -> Plan:
@@ -265,7 +266,8 @@ def _check_stored_top1(config: ExtractConfig) -> None:
         )
 
 
-def _finish(path: Path, plan: Plan, *, has_new_files: bool) -> bool:
+def _finish(config: ExtractConfig, plan: Plan, *, has_new_files: bool) -> bool:
+    path = config.out
     open_storage(path).remove_temporaries()
     is_current = not has_new_files and is_complete(path, plan)
     if not is_current:
@@ -274,6 +276,7 @@ def _finish(path: Path, plan: Plan, *, has_new_files: bool) -> bool:
         missing = len(missing_units(path, plan))
         _log(f"{path}: {missing} of {_count_units(plan)} units are left to other workers; the last one finishes it")
         return False
+    write_card(path, config.teacher_license)
     store = Store(path)
     _log(
         f"{path}: complete: {store.num_records:,} records x {store.num_views} views, {store.num_bytes():,} bytes "

@@ -12,6 +12,7 @@ from typing import Any
 
 from teachonce.inspection.costs import CodecError, ColumnBytes, measure_bytes, measure_codec
 from teachonce.inspection.measures import measure_store
+from teachonce.store.card import describe_entry
 from teachonce.store.manifests import missing_files, visible_views
 from teachonce.store.plan_files import read_plan
 from teachonce.store.store import Store
@@ -144,24 +145,6 @@ def render_store(summary: dict[str, Any]) -> str:
         )
         lines.append(f"  ... {len(shards) - SHARDS_SHOWN} more (--json shows all){spread}")
     return as_text(lines)
-
-
-def describe_entry(entry: dict[str, Any]) -> str:
-    """A policy's or a codec's entry of the plan: name (parameters), those of its parts too."""
-    rest = ", ".join(_describe_parameter(key, value) for key, value in entry.items() if key != "name")
-    return f"{entry['name']} ({rest})" if rest else str(entry["name"])
-
-
-def _describe_parameter(key: str, value: Any) -> str:
-    if isinstance(value, dict):
-        return f"{key} ({', '.join(_describe_parameter(*item) for item in value.items())})"
-    if isinstance(value, list):
-        return f"{key} {' to '.join(_describe_number(item) for item in value)}"
-    return f"{key} {_describe_number(value)}"
-
-
-def _describe_number(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _describe_accuracy(summary: dict[str, Any]) -> str:

@@ -50,4 +50,3 @@ def belongs_to(name: str, split: str) -> bool:
     if shard is not None:
         return shard[0] == split
     return name in (CLASSES_NAME, f"records.{split}.json", f"merge.{split}.json")
-

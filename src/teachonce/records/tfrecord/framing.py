@@ -363,14 +363,18 @@ class _IndexProblem(Exception):
 
 def _read_index(path: Path, shard_bytes: int) -> NDArray[np.int64]:
     """The bounds that the index beside a shard has; RecordError where it is not of this shard as it is."""
-    beside = index_path(path)
-    storage, name = locate(beside, RecordError)
+    storage, name = locate(index_path(path), RecordError)
+    return check_index(path, storage.read(name), shard_bytes)
+
+
+def check_index(path: Path, content: bytes, shard_bytes: int) -> NDArray[np.int64]:
+    """The bounds that the content of a shard's index has; RecordError where it is not of a shard of this size."""
     try:
-        return _parse_index(storage.read(name), shard_bytes, path)
+        return _parse_index(content, shard_bytes, path)
     except _IndexProblem as problem:
         raise RecordError(
             f"{problem}; restore the shard from where it came; or, if the shard is right and its index is of an older "
-            f"one, delete {beside}"
+            f"one, delete {index_path(path)}"
         ) from None
 
 
