@@ -374,7 +374,7 @@ def test_splits_lie_together(tmp_path: Path) -> None:
     assert everything(tmp_path / "one") == everything(tmp_path / "both")
     with pytest.raises(ConfigError, match="has the splits train, validation; give --split"):
         copy(source, tmp_path / "no", shards="0:1")
-    with pytest.raises(ConfigError, match="--split test: .* has train, validation"):
+    with pytest.raises(ConfigError, match=r"--split test: .* has train, validation"):
         copy(source, tmp_path / "no", split="test")
 
 

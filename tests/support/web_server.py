@@ -47,6 +47,9 @@ def _handler(folder: Path, found: list[tuple[str, str]]) -> type[BaseHTTPRequest
                 return
             content = path.read_bytes()
             headers = {"ETag": f'"{path.stat().st_mtime_ns:x}-{len(content):x}"', "Accept-Ranges": "bytes"}
+            if self.headers.get("If-Match") not in (None, headers["ETag"]):
+                self._send(412, b"", headers)
+                return
             match = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
             if match is None:
                 self._send(200, content, headers, has_body=has_body)

@@ -66,7 +66,16 @@ class WebStorage(ObjectStorage):
             if error.failure.kind == "missing":
                 return False
             raise self._error(name, "read", error.failure) from error
-        return True
+        return not self._is_listed_folder(name)
+
+    def _is_listed_folder(self, name: str) -> bool:
+        """Whether the list has files below this name: of a folder many servers send a page."""
+        if (self.address / name).suffix:
+            return False
+        try:
+            return bool(self._listed(name))
+        except self.raises:
+            return False
 
     def is_folder(self, name: str = "") -> bool:
         """Whether files.json has anything below this name; raises where there is no such list to look into."""
