@@ -27,6 +27,7 @@ COMMANDS = [
     "evaluate",
     "export",
     "upgrade",
+    "copy",
     "import",
     "plan",
     "ablate",

@@ -466,6 +466,7 @@ def check_places(records: Path, store: Store, bucket: str, tmp_path: Path) -> No
     assert Store(addresses[1]).check_files() == 15
     addresses = [f"s3://{bucket}/records", f"s3://{bucket}/c/records"]
     assert round_trip(records, addresses, tmp_path / "records back") == everything(records)
+    assert sorted(open_storage(addresses[0]).walk()) == sorted(everything(records))
     run = make_run(tmp_path / "run")
     (run / "result.json").write_text("{}")
     copy(run, f"s3://{bucket}/run")
@@ -550,21 +551,19 @@ def test_kill_9_in_the_middle(tmp_path: Path) -> None:
     source = write_shards(tmp_path / "source", sizes=(3,) * 150)
     copy(source, tmp_path / "expected")
     expected = everything(tmp_path / "expected")
-    command = [sys.executable, "-m", "teachonce.cli.main", "copy", str(source), str(tmp_path / "copy")]
+    command = [sys.executable, "-c", "from teachonce.cli.main import main; main()"]
+    command += ["copy", str(source), str(tmp_path / "copy")]
     num_cut = 0
     for wanted in (1, 30, 90):
         shutil.rmtree(tmp_path / "copy", ignore_errors=True)
-        with subprocess.Popen(COMMAND + command[3:], stderr=subprocess.DEVNULL) as process:
+        with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
             while len(list((tmp_path / "copy").glob("train-*"))) < wanted and process.poll() is None:
                 time.sleep(0.002)
             num_cut += process.poll() is None
             process.send_signal(signal.SIGKILL)
-        subprocess.run(COMMAND + command[3:], check=True, stderr=subprocess.DEVNULL)
+        subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
         assert everything(tmp_path / "copy") == expected
     assert num_cut
-
-
-COMMAND = [sys.executable, "-c", "from teachonce.cli.main import main; main()"]
 
 
 def test_training_from_a_published_store(digits: Path, tmp_path: Path) -> None:

@@ -7,10 +7,9 @@ copy writes, so that it can be published on a plain web server.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-from teachonce.engine.prefetch import prefetch
 from teachonce.engine.progress import progress
 from teachonce.errors import ConfigError, PlanMismatchError, RecordError
 from teachonce.interop.config import Span
@@ -76,7 +75,7 @@ def copy_records(job: CopyJob) -> Copied:
     other files of these names.
     """
     source, target = open_storage(job.source), open_storage(job.target)
-    names = source.list_folder().files
+    names = set(source.list_folder().files)
     splits = sorted({shard[0] for shard in map(parse_shard_name, names) if shard and job.split in (None, shard[0])})
     if job.shards is not None and len(splits) > 1:
         raise ConfigError(f"--shards {job.shards}: {job.source} has the splits {', '.join(splits)}; give --split")
@@ -87,9 +86,7 @@ def copy_records(job: CopyJob) -> Copied:
     for split in splits:
         items = _choose_shards(job, split, source.statuses(), listed)
         _refuse_other_shards(job.target, split, [item.put_name for item in items])
-        moved = _move_shards(job, source, target, items)
-        entries = _put_indices(job, source, target, moved)
-        entries |= {item.item.put_name: item.listed for item in moved if item.listed is not None}
+        moved, entries = _move_shards(job, source, target, items, names)
         for name in (CLASSES_NAME, f"merge.{split}.json", *([] if job.shards else [f"records.{split}.json"])):
             if name in names:
                 entries[name] = _put_beside(source.read(name), listed.get(name), source, target, name)
@@ -130,29 +127,30 @@ def _refuse_other_shards(target: Path, split: str, names: Sequence[str]) -> None
             )
 
 
-def _move_shards(job: CopyJob, source: Storage, target: Storage, items: Sequence[ShardItem]) -> list[Moved]:
+def _move_shards(
+    job: CopyJob, source: Storage, target: Storage, items: Sequence[ShardItem], names: Collection[str]
+) -> tuple[list[Moved], dict[str, ListedFile]]:
+    """Move shards, each with its index behind it; and the entries of both."""
+    entries: dict[str, ListedFile] = {}
+
+    def put_index(moved: Moved) -> None:
+        name = moved.item.name + INDEX_SUFFIX
+        if name in names:
+            content = source.read(name)
+            check_index(job.source / moved.item.name, content, moved.item.num_bytes)
+        elif moved.check is not None:
+            content = index_bytes(moved.check.frames.index)
+        else:
+            bounds = load_index(job.source / moved.item.name).tolist()
+            content = index_bytes([(begin, end - begin) for begin, end in itertools.pairwise(bounds)])
+        put_name = moved.item.put_name + INDEX_SUFFIX
+        entries[put_name] = _put_beside(content, None, source, target, put_name)
+
     present = sizes_of(target, [item.put_name for item in items])
     with progress("copy", sum(item.num_bytes for item in items), unit="bytes") as advance:
-        return job.mover(source, target, advance).move_all(items, present)
-
-
-def _put_indices(job: CopyJob, source: Storage, target: Storage, moved: Sequence[Moved]) -> dict[str, ListedFile]:
-    """Put the index of each shard behind it: the source's, compared with the frames that passed, else one of them."""
-
-    def put(item: Moved) -> tuple[str, ListedFile]:
-        name = item.item.name + INDEX_SUFFIX
-        if source.has(name):
-            content = source.read(name)
-            check_index(job.source / item.item.name, content, item.item.num_bytes)
-        elif item.check is not None:
-            content = index_bytes(item.check.frames.index)
-        else:
-            bounds = load_index(job.source / item.item.name).tolist()
-            content = index_bytes([(begin, end - begin) for begin, end in itertools.pairwise(bounds)])
-        put_name = item.item.put_name + INDEX_SUFFIX
-        return put_name, _put_beside(content, None, source, target, put_name)
-
-    return dict(prefetch(moved, put, threads=job.transfers, ahead=2 * job.transfers))
+        moved = job.mover(source, target, advance).move_all(items, present, put_index)
+    entries |= {item.item.put_name: item.listed for item in moved if item.listed is not None}
+    return moved, entries
 
 
 def _put_beside(content: bytes, listed: ListedFile | None, source: Storage, target: Storage, name: str) -> ListedFile:

@@ -73,8 +73,8 @@ def copy_store(job: CopyJob) -> Copied:
 
 def _select(job: CopyJob) -> _Part:
     """Plans, manifests and files of what is asked for; every one of them is checked here by its own hash."""
-    plans = read_plans(job.source)
     store = Store(job.source)
+    plans = read_plans(job.source)  # behind it: somebody may extend it at this moment
     manifests = Manifests(job.source, plans)
     num_views = _choose_views(job, store)
     chosen = _choose_shards(job, store)

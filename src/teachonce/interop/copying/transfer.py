@@ -6,7 +6,7 @@ it appears at the target. What is there already is compared and kept, so the sam
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -97,7 +97,7 @@ class Moved(NamedTuple):
     item: Item
     listed: ListedFile | None
     check: Any
-    """The check that the bytes passed, of the source's or of those that were there; None: nothing was read."""
+    """The one that the bytes have passed, moved or kept; None where nothing was read, and once ``then`` was called."""
     is_new: bool
 
 
@@ -152,15 +152,20 @@ class Mover:
     """Keep what is there in the right size, without reading it."""
     advance: Advance
 
-    def move_all(self, items: Iterable[Item], present: dict[str, int]) -> list[Moved]:
-        """Move items, in no order; ``present`` has the sizes of the files at the target."""
-        moved = prefetch(
-            items,
-            lambda item: self.move(item, present.get(item.put_name)),
-            threads=self.threads,
-            ahead=2 * self.threads,
-        )
-        return list(moved)
+    def move_all(
+        self, items: Iterable[Item], present: Mapping[str, int], then: Callable[[Moved], None] = lambda moved: None
+    ) -> list[Moved]:
+        """Move items, in no order; ``present`` has the sizes of the files at the target.
+
+        ``then`` is called behind each item, by the thread that moved it. Of the checks nothing is kept.
+        """
+
+        def move(item: Item) -> Moved:
+            moved = self.move(item, present.get(item.put_name))
+            then(moved)
+            return moved._replace(check=None)
+
+        return list(prefetch(items, move, threads=self.threads, ahead=2 * self.threads))
 
     def move(self, item: Item, present_bytes: int | None) -> Moved:
         """Move one item, or keep what is there; raises where the source is damaged, or the target has another file."""
