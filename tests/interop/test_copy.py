@@ -35,6 +35,7 @@ from tests.support.kills import Killed, everything, killed_after
 from tests.support.object_stores import Gateway, environment, new_bucket
 from tests.support.paths import GOLDEN
 from tests.support.small_data import write_image_folder, write_shards, write_store
+from tests.support.small_models import write_color_shards, write_color_teacher
 from tests.support.small_stores import Today, fill, make_plan
 from tests.support.web_server import serve
 
@@ -409,6 +410,37 @@ def test_images(tmp_path: Path) -> None:
         )
         copy(server.address, tmp_path / "back")
     assert everything(tmp_path / "back") == everything(tmp_path / "copy")
+
+
+def test_a_part_is_verified_and_extended_as_every_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = write_color_shards(tmp_path / "data")
+    teacher = write_color_teacher(tmp_path / "teacher.onnx")
+
+    def run(*words: object) -> str:
+        with pytest.raises(SystemExit) as end:
+            main([str(word) for word in words])
+        shown = capsys.readouterr()
+        assert end.value.code == 0, shown.err
+        return shown.out + shown.err
+
+    def extract(data: Path, store: Path, views: int) -> str:
+        words = ["extract", "--data", data, "--teacher", teacher, "--policy", "crop", "--views", views, "--out", store]
+        return run(*words, "--views-per-file", 1, "--device", "cpu", "--gate-samples", 0)
+
+    extract(data, tmp_path / "store", 2)
+    last = len(open_records(data, "train").shards)
+    for source, target in (("data", "some"), ("store", "part")):
+        run("copy", tmp_path / source, tmp_path / target, "--shards", f"1:{last}")
+    assert "part: sound" in run("verify", tmp_path / "part", "--data", tmp_path / "some", "--device", "cpu")
+    assert " 0 to do here" in extract(tmp_path / "some", tmp_path / "part", 2)
+    assert f" {last - 1} to do here" in extract(tmp_path / "some", tmp_path / "part", 3)
+    # More of the same views as the store itself gets.
+    extract(data, tmp_path / "store", 3)
+    part, store = Store(tmp_path / "part"), Store(tmp_path / "store")
+    for shard in range(last - 1):
+        assert part.read_views(shard, 2, slice(None)) == store.read_views(shard + 1, 2, slice(None))
+    extract(data, tmp_path / "part", 3)  # over all of the data: the other records are added
+    assert Store(tmp_path / "part").num_records == store.num_records
 
 
 # Runs.

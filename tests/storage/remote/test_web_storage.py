@@ -16,6 +16,7 @@ from teachonce.storage.files import open_storage
 from teachonce.storage.local import LocalStorage
 from teachonce.storage.remote import web_storage
 from teachonce.storage.remote.file_index import INDEX_NAME, hash_file, put_file_index
+from teachonce.storage.sealed_json import sealed_bytes
 from teachonce.storage.storage import Storage
 from tests.support.web_server import WebServer, serve
 
@@ -107,7 +108,7 @@ def test_without_a_list_nothing_is_listed(server: WebServer) -> None:
     assert not storage.is_folder("a.bin")
 
 
-@pytest.mark.parametrize("change", ["flipped", "newer", "name", "text"])
+@pytest.mark.parametrize("change", ["flipped", "newer", "name", "text", "entry", "long", "nan"])
 def test_a_damaged_list(folder: Path, change: str) -> None:
     publish(folder / "some" / "folder")
     path = folder / "some" / "folder" / INDEX_NAME
@@ -119,9 +120,9 @@ def test_a_damaged_list(folder: Path, change: str) -> None:
     elif change == "text":
         path.write_text("nothing")
     else:
-        from teachonce.storage.sealed_json import sealed_bytes
-
-        path.write_bytes(sealed_bytes({"format_version": 2, "files": {}}))
+        entries = {"newer": [5, "0", 1], "entry": [-1, "0", 1], "long": [5, "0", 1, 1], "nan": [5, 0.5, None]}
+        version = 2 if change == "newer" else 1
+        path.write_bytes(sealed_bytes({"format_version": version, "files": {"a.bin": entries[change]}}))
     with serve(folder) as server, pytest.raises(RecordError, match=rf"{server.address}/some/folder/files.json: "):
         opened(server).list_folder()
 

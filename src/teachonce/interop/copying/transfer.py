@@ -20,6 +20,7 @@ from teachonce.interop.config import Span
 from teachonce.storage.block_file import BlockCheck, FileEntry
 from teachonce.storage.remote.file_index import ListedFile
 from teachonce.storage.storage import Storage
+from teachonce.terminal import print_line
 
 PIECE_BYTES = 4 << 20
 """Read and written at once, by each transfer."""
@@ -183,6 +184,8 @@ class Mover:
                 f"{self.target.describe(item.put_name)}: is there and is another file than "
                 f"{self.source.describe(item.name)}, or damaged; remove it, or choose another place to copy to"
             )
+        if is_there:
+            print_line(f"{self.target.describe(item.put_name)}: is damaged, or an older one: copied again")
         check = item.new_check(self.source.describe(item.name))
         put = self.target.put if is_there else self.target.put_if_absent
         with self.source.stream(item.name) as source, put(item.put_name) as target:

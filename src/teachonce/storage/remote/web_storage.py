@@ -6,7 +6,6 @@ above it. A server that does not serve ranges of a file sends it whole, which is
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -26,9 +25,28 @@ from teachonce.storage.storage import FileStatus, Listing
 MAX_UNRANGED_BYTES = 64 << 20
 """Of a file that is read whole from a server without ranges."""
 
-_indexes: dict[str, dict[str, ListedFile]] = {}
+
+class _Tree:
+    """The files of a list, by the folder that they lie in."""
+
+    def __init__(self, files: dict[str, ListedFile], version: str) -> None:
+        self.files = files
+        self.version = version
+        """What the server says of the list's bytes; empty where it says nothing."""
+        self.folders: dict[str, Listing] = {}
+        for name in files:
+            folder, _, base = name.rpartition("/")
+            is_new = folder not in self.folders
+            self.folders.setdefault(folder, Listing([], [])).files.append(base)
+            while is_new and folder:
+                parent, _, base = folder.rpartition("/")
+                is_new = parent not in self.folders
+                self.folders.setdefault(parent, Listing([], [])).folders.append(base)
+                folder = parent
+
+
+_trees: dict[str, _Tree] = {}
 """Lists that this process has read, by the address of their folder: a folder of images has a thousand below it."""
-_lock = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -39,24 +57,28 @@ class WebStorage(ObjectStorage):
 
     def list_folder(self, folder: str = "") -> Listing:
         """What files.json has of a folder."""
-        names = list(self.walk(folder))
-        folders = dict.fromkeys(name.partition("/")[0] for name in names if "/" in name)
-        return Listing([name for name in names if "/" not in name], list(folders))
+        tree, place = self._find(folder)
+        if place not in tree.folders:
+            raise self._error(folder, "listed", Failure("missing", "No such file or directory"))
+        found = tree.folders[place]
+        return Listing(list(found.files), list(found.folders))
 
     def walk(self, folder: str = "") -> Iterator[str]:
         """What files.json has below a folder."""
-        found = self._listed(folder)
-        if not found:
+        tree, place = self._find(folder)
+        if place not in tree.folders:
             raise self._error(folder, "listed", Failure("missing", "No such file or directory"))
-        yield from found
+        prefix = place and f"{place}/"
+        yield from (name[len(prefix) :] for name in tree.files if name.startswith(prefix))
 
     def statuses(self, folder: str = "") -> dict[str, FileStatus]:
         """What files.json says of the files directly in a folder: their size, and their hash as the version."""
-        return {
-            name: FileStatus(entry.num_bytes, 0, entry.xxh3)
-            for name, entry in self._listed(folder).items()
-            if "/" not in name
-        }
+        tree, place = self._find(folder)
+        found: dict[str, FileStatus] = {}
+        for base in tree.folders.get(place, Listing([], [])).files:
+            entry = tree.files[f"{place}/{base}" if place else base]
+            found[base] = FileStatus(entry.num_bytes, 0, entry.xxh3)
+        return found
 
     def has(self, name: str = "") -> bool:
         """Whether the server has a file of this name."""
@@ -73,15 +95,17 @@ class WebStorage(ObjectStorage):
         if (self.address / name).suffix:
             return False
         try:
-            return bool(self._listed(name))
+            tree, place = self._find(name)
         except self.raises:
             return False
+        return place in tree.folders
 
     def is_folder(self, name: str = "") -> bool:
         """Whether files.json has anything below this name; raises where there is no such list to look into."""
         if (self.address / name).suffix and self.has(name):
             return False
-        return bool(self._listed(name))
+        tree, place = self._find(name)
+        return place in tree.folders
 
     def is_writable(self) -> bool:
         """It is not."""
@@ -123,18 +147,16 @@ class WebStorage(ObjectStorage):
         content = self._request(lambda: bytes(obstore.get(client, key).bytes()), name, "read")
         return Opened(len(content), "", content), lambda start, end: memoryview(content)[start:end]
 
-    def _listed(self, folder: str) -> dict[str, ListedFile]:
-        """What lies below a folder, by the list of the nearest folder that has one; raises where none has."""
+    def _find(self, folder: str) -> tuple[_Tree, str]:
+        """The list of the nearest folder that has one, and what this one is called in it; raises where none has."""
         place = self.address / folder
-        folders = [place, *(parent for parent in place.parents if isinstance(parent, Address) and parent.bucket)]
-        known = next((parent for parent in folders[1:] if str(parent) in _indexes), None)
-        for parent in folders if known is None else [known]:
-            files = _indexes[str(parent)] if parent is known else read_file_index(WebStorage(parent, self.raises))
-            if files is not None:
-                with _lock:
-                    _indexes[str(parent)] = files
-                prefix = "".join(f"{part}/" for part in place.parts[len(parent.parts) :])
-                return {name[len(prefix) :]: entry for name, entry in files.items() if name.startswith(prefix)}
+        parents = [parent for parent in place.parents if isinstance(parent, Address) and parent.bucket]
+        # Of a folder that a list was read for before, what lies below needs no further look at it.
+        known = next((parent for parent in parents if str(parent) in _trees), None)
+        for parent in [place, *parents] if known is None else [known]:
+            tree = _trees[str(parent)] if parent is known else self._read_tree(parent)
+            if tree is not None:
+                return tree, "/".join(place.parts[len(parent.parts) :])
         raise self._error(
             folder,
             "listed",
@@ -144,3 +166,18 @@ class WebStorage(ObjectStorage):
                 "'records', 'merge' and 'copy' write it: publish the folder with it",
             ),
         )
+
+    def _read_tree(self, parent: Address) -> _Tree | None:
+        """The list in a folder, as it is now; None where there is none."""
+        storage = WebStorage(parent, self.raises)
+        if not storage.has(INDEX_NAME):
+            return None
+        status = storage.status(INDEX_NAME)
+        version = status.version or (str(status.modified_ns) if status.modified_ns else "")
+        tree = _trees.get(str(parent))
+        if tree is None or not version or tree.version != version:
+            files = read_file_index(storage)
+            if files is None:
+                return None
+            tree = _trees[str(parent)] = _Tree(files, version)
+        return tree
