@@ -13,6 +13,7 @@ import io
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
 
@@ -22,6 +23,7 @@ from teachonce.errors import TeachonceError
 from teachonce.storage.address import Address
 from teachonce.storage.regular import MAX_WHOLE_BYTES
 from teachonce.storage.remote.body import Body
+from teachonce.storage.remote.cache import FETCH_PAGES, CachedReader, cache_of_environment
 from teachonce.storage.remote.clients import connect
 from teachonce.storage.remote.failures import Failure
 from teachonce.storage.remote.lease import hold_lease
@@ -44,6 +46,9 @@ MAX_SINGLE_PUT_BYTES = 512 << 20
 PART_BYTES = 64 << 20
 REQUESTS_AT_ONCE = 16
 _STREAM_BUFFER_BYTES = 1 << 20
+_known: dict[tuple[str, str], FileStatus] = {}
+"""What listings said, by bucket and key: an object of which the cache has the pages is opened without a request. One
+that was replaced since is another version, so a page that is fetched of it is an error."""
 _CREATE_ATTEMPTS = 8
 """Conflicts in a row of which each found no object afterwards."""
 
@@ -56,6 +61,11 @@ class ObjectStorage(Storage):
     raises: type[TeachonceError] = TeachonceError
 
     requests_at_once = REQUESTS_AT_ONCE
+
+    @property
+    def is_cached(self) -> bool:
+        """Whether this process has a cache."""
+        return cache_of_environment() is not None
 
     @property
     def _client(self) -> Any:
@@ -101,7 +111,9 @@ class ObjectStorage(Storage):
         """Size and time of each file directly in a folder, by one listing; none where there is no such folder."""
         prefix = self._prefix(folder)
         found = self._request(lambda: obstore.list_with_delimiter(self._client, prefix or None), folder, "listed")
-        return {meta["path"].rpartition("/")[2]: _status(meta) for meta in found["objects"]}
+        statuses = {meta["path"].rpartition("/")[2]: _status(meta) for meta in found["objects"]}
+        _known.update({(self._bucket, prefix + name): status for name, status in statuses.items()})
+        return statuses
 
     def status(self, name: str) -> FileStatus:
         """Size and time of an object."""
@@ -164,21 +176,40 @@ class ObjectStorage(Storage):
     @contextmanager
     def stream(self, name: str) -> Iterator[BinaryIO]:
         """An object in order, read ahead."""
-        raw = ObjectStream(SequentialReader(self._reader(name)))
+        raw = ObjectStream(SequentialReader(ObjectReader(*self._open(name))))
         with _first_failure(raw):
             yield io.BufferedReader(raw, _STREAM_BUFFER_BYTES)
 
     def open_reader(self, name: str, *, in_order: bool = False) -> Reader:
         """Ranges of an object as it is now; one that is replaced later is an error when it is read."""
-        reader = self._reader(name)
+        reader = self._reader(name, FETCH_PAGES)
         return SequentialReader(reader) if in_order else reader
 
     def map(self, name: str) -> Mapped:
-        """Slices of an object, each a request."""
-        return RemoteBytes(self._reader(name))
+        """Slices of an object, each a request, or what the cache has of it."""
+        # By single pages: of a file with ten views only one may be wanted.
+        return RemoteBytes(self._reader(name, 1))
 
-    def _reader(self, name: str) -> ObjectReader:
-        return ObjectReader(*self._open(name))
+    def _reader(self, name: str, unit: int) -> ObjectReader | CachedReader:
+        cache = cache_of_environment()
+        if cache is None:
+            return ObjectReader(*self._open(name))
+        key = self._key(name)
+        known = _known.get((self._bucket, key))
+        if known is None:
+            opened, get_range = self._open(name)
+            num_bytes, version = opened.num_bytes, opened.version
+            # Its first page is here already.
+            get_range = ObjectReader(opened, get_range).view
+        else:
+            num_bytes, version = known.num_bytes, known.version
+            get_range = partial(self._get_range, name, version)
+        return CachedReader(cache, f"{self.describe(name)}\n{num_bytes}\n{version}", num_bytes, get_range, unit)
+
+    def _get_range(self, name: str, version: str, start: int, end: int) -> memoryview:
+        options: Any = {"range": (start, end)} | ({"if_match": version} if version else {})
+        key, client = self._key(name), self._client
+        return memoryview(self._request(lambda: obstore.get(client, key, options=options).bytes(), name, "read"))
 
     def _open(self, name: str) -> tuple[Opened, Callable[[int, int], memoryview]]:
         try:
@@ -200,12 +231,7 @@ class ObjectStorage(Storage):
                 raise
             opened = Opened(0, "", b"")
 
-        def get_range(start: int, end: int) -> memoryview:
-            options: Any = {"range": (start, end)} | ({"if_match": opened.version} if opened.version else {})
-            found = self._request(lambda: obstore.get(client, key, options=options).bytes(), name, "read")
-            return memoryview(found)
-
-        return opened, get_range
+        return opened, partial(self._get_range, name, opened.version)
 
     def put(self, name: str) -> AbstractContextManager[BinaryIO]:
         """A body that is put when the block has ended."""
