@@ -28,6 +28,7 @@ COMMANDS = [
     "evaluate",
     "export",
     "upgrade",
+    "copy",
     "import",
     "plan",
     "ablate",

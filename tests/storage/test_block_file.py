@@ -12,7 +12,7 @@ import xxhash
 from pyarrow import ipc
 
 from teachonce.errors import StoreError
-from teachonce.storage.block_file import METADATA_KEY, BlockFile, write_blocks
+from teachonce.storage.block_file import METADATA_KEY, BlockCheck, BlockFile, FileEntry, write_blocks
 from teachonce.storage.files import open_storage
 
 SCHEMA = pa.schema(
@@ -281,3 +281,44 @@ def test_who_trusts_reads_no_hash(path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(BlockFile, "_hash", lambda *_: pytest.fail("hashed"))
     assert open_blocks(path, trust=True).read(0, SCHEMA, 4).num_rows == 4
     assert open_blocks(path, trust=True, entry=entry).read(1, SCHEMA, 3).num_rows == 3
+
+
+def check_pieces(content: bytes, entry: FileEntry, piece: int) -> None:
+    check = BlockCheck("a.arrow", entry)
+    for start in range(0, len(content), piece):
+        check.update(memoryview(content)[start : start + piece])
+    check.finish()
+
+
+@pytest.mark.parametrize("piece", [1, 7, 64, 1000, 1 << 20])
+def test_bytes_that_pass_by_are_checked_in_pieces_of_any_size(path: Path, piece: int) -> None:
+    content, entry = path.read_bytes(), open_blocks(path).entry
+    check_pieces(content, entry, piece)
+    for cut in (0, 1, 15, 16, 17, 300, len(content) - 1):
+        with pytest.raises(StoreError, match=r"^a\.arrow: .*damaged"):
+            check_pieces(content[:cut], entry, piece)
+    with pytest.raises(StoreError, match="has more than"):
+        check_pieces(content + b"x", entry, piece)
+
+
+def test_every_byte_that_passes_by_counts(path: Path) -> None:
+    content, entry = path.read_bytes(), open_blocks(path).entry
+    for position in range(len(content)):
+        damaged = bytearray(content)
+        damaged[position] ^= 1
+        with pytest.raises(StoreError, match=r"^a\.arrow: .*damaged"):
+            check_pieces(bytes(damaged), entry, 997)
+    # All damaged blocks are named, not only the first.
+    file = open_blocks(path)
+    damaged = bytearray(content)
+    for name in (b"image 1", b"image 5"):
+        damaged[content.index(name)] ^= 1
+    with pytest.raises(StoreError, match=r"block 0: hash .*; block 1: hash"):
+        check_pieces(bytes(damaged), file.entry, 100)
+
+
+def test_an_entry_of_a_head_that_is_no_schema(path: Path) -> None:
+    content, entry = path.read_bytes(), open_blocks(path).entry
+    head = content[:16] + bytes(int.from_bytes(content[12:16], "little"))
+    with pytest.raises(StoreError, match="its schema cannot be read"):
+        check_pieces(head + content[len(head) :], entry._replace(head=xxhash.xxh3_128_hexdigest(head)), 1000)

@@ -11,6 +11,7 @@ import numpy as np
 
 from teachonce.codecs.dense import Int8Codec
 from teachonce.records.class_space import ClassSpace
+from teachonce.store.card import CARD_NAME
 from teachonce.store.plan import Group, Plan, group_views
 from teachonce.store.tables import Sample, StoreWriter
 from teachonce.views.policy import CenterPolicy, CropPolicy, policy_to_json
@@ -76,8 +77,8 @@ def fill(
 
 
 def read_tree(path: Path) -> dict[str, bytes]:
-    """The files of a store, those that are not done aside."""
-    return {file.name: file.read_bytes() for file in sorted(path.glob("[!.]*"))}
+    """The files of a store, those that are not done aside, and its card, which is renewed as it grows."""
+    return {file.name: file.read_bytes() for file in sorted(path.glob("[!.]*")) if file.name != CARD_NAME}
 
 
 class Today:

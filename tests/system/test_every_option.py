@@ -22,7 +22,8 @@ from tests.support.small_models import write_color_shards, write_color_teacher
 
 NONSENSE = ("0", "-1", "inf", "nan", "1e300", "", "1_0")
 ESSENTIALS = {"data": "data", "images": "images", "out": "out", "student": "timm:test_resnet", "teacher": "teacher"}
-ESSENTIALS |= {"model": "teacher", "source": "store", "store": "store", "csv": "csv", "path": "store", "format": "csv"}
+ESSENTIALS |= {"model": "teacher", "target": "copy"}
+ESSENTIALS |= {"source": "store", "store": "store", "csv": "csv", "path": "store", "format": "csv"}
 CONTRADICTIONS = ["--min-lr 0.2", "--warmup-epochs 101", "--store s --store-weights inf", "--eval-size 0"]
 QUICK = {"extract": ["--device", "cpu"], "verify": ["--device", "cpu"], "evaluate": ["--device", "cpu"]}
 QUICK["plan"] = ["--device", "cpu", "--samples", "8"]
@@ -77,10 +78,12 @@ def words_with(option: Option, value: str) -> list[str]:
     for field in dataclasses.fields(kind):
         is_positional = POSITIONAL in getattr(hints[field.name], "__metadata__", ())
         is_needed = field.default is dataclasses.MISSING or (option.command, field.name) == ("ablate", "teacher")
-        if field.name != option.name and is_needed:
+        if field.name == option.name and is_positional:
+            words.append(value)
+        elif field.name != option.name and is_needed:
             words += [ESSENTIALS[field.name]] if is_positional else [flag(field.name), ESSENTIALS[field.name]]
     if POSITIONAL in option.marks:
-        return [*words, value]
+        return words
     count = 2 if "tuple[" in str(option.hint) and REPEATED not in option.marks else 1
     return [*words, flag(option.name), *[value] * count]
 

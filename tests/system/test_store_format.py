@@ -37,6 +37,7 @@ from teachonce.views.operations import OPERATION_NAMES
 from tests.support.paths import DOCS, GOLDEN, ROOT
 from tests.support.small_data import example, write_shards, write_store
 from tests.support.small_models import write_color_shards, write_color_teacher
+from tests.support.small_stores import read_tree
 from tests.system.test_bad_input import fails, train
 
 READER = ROOT / "examples" / "read_store.py"
@@ -492,7 +493,7 @@ def test_growing_a_store(tmp_path, capsys, data, teacher):
     first = copy_records(data, tmp_path / "first", lambda index: index < 10)
     options = {"policy": "crop", "views": 2, "views_per_file": 1}
     run_extract(first, teacher, tmp_path / "store", **options)
-    before = {file.name: file.read_bytes() for file in (tmp_path / "store").iterdir()}
+    before = read_tree(tmp_path / "store")
     grown = copy_records(data, tmp_path / "grown", lambda index: index > 0)
     capsys.readouterr()
     run_extract(grown, teacher, tmp_path / "store", **options)

@@ -32,7 +32,7 @@ from teachonce.evaluation.config import EvaluateConfig, ExportConfig
 from teachonce.extraction.config import ExtractConfig, PlanConfig, VerifyConfig
 from teachonce.extras import missing_extras
 from teachonce.inspection.config import InspectConfig, StatusConfig
-from teachonce.interop.config import ImportConfig, MergeConfig, RecordsConfig, UpgradeConfig
+from teachonce.interop.config import CopyConfig, ImportConfig, MergeConfig, RecordsConfig, UpgradeConfig
 from teachonce.options import POSITIONAL, REPEATED, Alias, flag
 from teachonce.terminal import print_line, print_text, show_warnings_as_lines
 from teachonce.training.config import TrainConfig
@@ -67,6 +67,7 @@ COMMANDS: dict[str, Command] = {
     "evaluate": Command(EvaluateConfig, "evaluation.evaluate:evaluate", output.show_scores),
     "export": Command(ExportConfig, "cli.export:export"),
     "upgrade": Command(UpgradeConfig, "interop.upgrade:upgrade"),
+    "copy": Command(CopyConfig, "interop.copy:copy"),
     "import": Command(ImportConfig, "interop.csv_files:import_csv"),
     "plan": Command(PlanConfig, "extraction.planning.estimate:estimate", output.show_text),
     "ablate": Command(AblateConfig, "cli.ablate:ablate", extra="train"),

@@ -15,7 +15,7 @@ from tyro.constructors import PrimitiveConstructorSpec
 
 from teachonce.errors import ConfigError
 from teachonce.options import flag, parse_integer, parse_number
-from teachonce.storage.address import to_location
+from teachonce.storage.address import Address, to_location
 
 
 def with_readers(name: str, hint: Any) -> Any:
@@ -54,9 +54,14 @@ def _reader(
 ) -> PrimitiveConstructorSpec[Any]:
     def read(words: list[str]) -> Any:
         try:
-            return parse(words[0])
+            value = parse(words[0])
         except ValueError:
             raise ConfigError(f"{flag(name)} {words[0] or repr(words[0])}: expected {expected}") from None
+        if name == "out" and isinstance(value, Address) and value.scheme in ("http", "https"):
+            raise ConfigError(
+                f"--out {value}: a web server is read only; write to a local path or a bucket, and serve that"
+            )
+        return value
 
     return PrimitiveConstructorSpec(
         nargs=1,

@@ -102,6 +102,8 @@ class ExtractConfig(ExtractionOptions, EngineOptions):
     or as many as --views-of has."""
     views_of: Path | None = None
     """A store whose views this teacher shall look at: then policy, seed and views are that store's."""
+    teacher_license: str | None = None
+    """License and terms of the teacher, for the store's card (README.md). Default: what the card says already."""
     expect_top1: _Accuracy | None = None
     """Refuse to start where the teacher's top-1 on --gate-samples labelled records is below this (0..1)."""
     gate_samples: CountOrNone = 256

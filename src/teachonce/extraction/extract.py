@@ -35,6 +35,7 @@ from teachonce.extraction.units import (
     missing_units,
 )
 from teachonce.storage.files import open_storage
+from teachonce.store.card import write_card
 from teachonce.store.manifests import finalize_store, is_complete
 from teachonce.store.plan import Plan
 from teachonce.store.store import Store
@@ -162,6 +163,7 @@ def _finish(config: ExtractConfig, plan: Plan, *, has_new_files: bool) -> bool:
         print_line(f"{path}: {missing} units are left to other workers; the last one finishes it")
         return False
     remove_heartbeats(path)
+    write_card(path, config.teacher_license)
     store = Store(path)
     print_line(
         f"{path}: complete: {store.num_records:,} records x {store.num_views} views, {store.num_bytes():,} bytes "

@@ -21,9 +21,9 @@ EPOCHS_SHOWN = 8
 
 def inspect(config: InspectConfig) -> str:
     """The text to print; raises ConfigError for a folder that is none of the three."""
-    if not open_storage(config.path).is_folder():
-        raise ConfigError(f"{config.path}: no such folder; expected records, a store or a run")
     is_store, is_run = holds_store(config.path), holds_run(config.path)
+    if not (is_store or is_run or open_storage(config.path).is_folder()):
+        raise ConfigError(f"{config.path}: no such folder; expected records, a store or a run")
     if config.split is not None and (is_store or is_run):
         raise ConfigError(
             f"--split {config.split}: is for records, {config.path} is a {'store' if is_store else 'run'}"

@@ -21,10 +21,11 @@ from teachonce.inspection.charts import draw_agreement, draw_calibration, draw_c
 from teachonce.inspection.costs import measure_bytes, measure_codec
 from teachonce.inspection.gallery import Gallery, describe_preprocessing
 from teachonce.inspection.measures import Measures, ShardMeasures, choose_rows, measure_store
-from teachonce.inspection.store import describe_entry, describe_store, describe_usable
+from teachonce.inspection.store import describe_store, describe_usable
 from teachonce.pages.page import render_page
 from teachonce.records.discovery import open_records
 from teachonce.storage.files import atomic_write, locate
+from teachonce.store.card import describe_entry
 from teachonce.store.store import Store
 
 PAGE_NAME = "inspect.html"

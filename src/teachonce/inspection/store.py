@@ -12,6 +12,7 @@ from typing import Any
 
 from teachonce.inspection.costs import CodecError, ColumnBytes, measure_bytes, measure_codec
 from teachonce.inspection.measures import measure_store
+from teachonce.store.card import describe_entry
 from teachonce.store.manifests import missing_files, visible_views
 from teachonce.store.plan_files import read_plan
 from teachonce.store.store import Store
@@ -154,24 +155,6 @@ def describe_usable(summary: dict[str, Any]) -> str:
     phrase = f"{summary['num_views']} of {summary['num_views_planned']} views"
     num_records, num_planned = summary["num_records"], summary["num_records_planned"]
     return phrase if num_records == num_planned else f"{phrase} of {num_records:,} of {num_planned:,} records"
-
-
-def describe_entry(entry: dict[str, Any]) -> str:
-    """A policy's or a codec's entry of the plan: name (parameters), those of its parts too."""
-    rest = ", ".join(_describe_parameter(key, value) for key, value in entry.items() if key != "name")
-    return f"{entry['name']} ({rest})" if rest else str(entry["name"])
-
-
-def _describe_parameter(key: str, value: Any) -> str:
-    if isinstance(value, dict):
-        return f"{key} ({', '.join(_describe_parameter(*item) for item in value.items())})"
-    if isinstance(value, list):
-        return f"{key} {' to '.join(_describe_number(item) for item in value)}"
-    return f"{key} {_describe_number(value)}"
-
-
-def _describe_number(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _describe_accuracy(summary: dict[str, Any]) -> str:

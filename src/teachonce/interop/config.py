@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 from teachonce.codecs.options import KEPT_CLASSES, CodecName
 from teachonce.engine.options import EngineOptions
+from teachonce.errors import ConfigError
 from teachonce.options import (
     Count,
     CountOrNone,
@@ -23,6 +25,29 @@ from teachonce.options import (
 )
 
 _NumShards = Annotated[int, Range(1, 99_999, "at least 1, at most 99999 (the names have five digits)")]
+_Transfers = Annotated[int, Range(1, 256, "1 to 256")]
+
+
+class Span(NamedTuple):
+    """Shards or views from ``first`` to before ``end``, counted from 0."""
+
+    first: int
+    end: int
+
+    def __str__(self) -> str:
+        return f"{self.first}:{self.end}"
+
+
+def parse_span(option: str, text: str | None) -> Span | None:
+    """The span that "0:10" means; raises ConfigError for what is none."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"([0-9]{1,9}):([0-9]{1,9})", text)
+    if match is None or int(match[1]) >= int(match[2]):
+        raise ConfigError(
+            f"{option} {text or repr(text)}: expected FIRST:END, the first and the one behind the last, such as 0:10"
+        )
+    return Span(int(match[1]), int(match[2]))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +132,8 @@ class ImportConfig:
     """Data label of the first number that is kept. Default: 0, or 1 where only the data has a background class."""
     num_classes: NumClasses | None = None
     """Classes of the data, background included. Default: from the data, else the CSV's classes + offset."""
+    teacher_license: str | None = None
+    """License and terms of the teacher, for the store's card (README.md). Default: what the card says already."""
     repair: bool = False
     """First compare every byte of the store's files, and import those again that are damaged."""
 
@@ -125,3 +152,28 @@ class UpgradeConfig:
     """Folder of the new store. Default: beside the old one, STORE-v3."""
     data: Path | None = None
     """Its records, whose class names the new store shall know; a sample of keys and labels is compared."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CopyConfig:
+    """Copy a store, records or a run to another place, every byte checked; the same command again completes it."""
+
+    source: Positional[Path]
+    """Folder of a store, of records or of a run: a local path, s3://, gs://, az://, or http(s):// of a web server."""
+    target: Positional[Path]
+    """Where the copy goes: a local path, s3://, gs:// or az://. What is there with the right bytes is kept."""
+    views: str | None = None
+    """FIRST:END of a store's views, such as 0:10 for the first ten; from 0 on, in the groups that its files have."""
+    shards: str | None = None
+    """FIRST:END of the shards, such as 0:100 for the first hundred: a store, or records, of these alone."""
+    split: str | None = None
+    """Of records: copy this split alone."""
+    transfers: _Transfers = 8
+    """Files that are moved at once."""
+    trust: bool = False
+    """Keep what is at the target in the right size, without reading it again."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+        for option, text in (("--views", self.views), ("--shards", self.shards)):
+            parse_span(option, text)

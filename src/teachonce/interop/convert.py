@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import xxhash
@@ -41,6 +41,7 @@ from teachonce.pixels.decode import CheckedImage, check_image, check_jpeg, to_rg
 from teachonce.pixels.jpeg_structure import sound_jpeg_size
 from teachonce.records.class_table import BACKGROUND, CLASSES_NAME, ClassTable, read_classes, write_classes
 from teachonce.records.discovery import find_splits
+from teachonce.records.listed import list_written
 from teachonce.records.listing import ImageListing, find_class_folders, find_data_classes, list_images
 from teachonce.records.source import parse_shard_name, record_key, shard_name
 from teachonce.records.tfrecord.framing import TFRecordWriter, delete_index, index_path, is_whole, write_index
@@ -48,6 +49,7 @@ from teachonce.records.tfrecord.tf_example import FeatureValue, encode_example
 from teachonce.rng import generator
 from teachonce.storage.files import atomic_write, open_storage
 from teachonce.storage.names import check_component
+from teachonce.storage.remote.file_index import ListedFile
 from teachonce.storage.resume import PlanFile
 from teachonce.storage.storage import Storage
 from teachonce.terminal import print_line
@@ -67,6 +69,15 @@ class ShardJob:
     name: str
     listing: ImageListing
     labels: NDArray[np.int32]
+
+
+class WrittenShard(NamedTuple):
+    """What a worker says of a shard that it wrote."""
+
+    num_others: int
+    """Images that are no JPEG in RGB or grayscale."""
+    files: dict[str, ListedFile]
+    """Shard and index; nothing where another process wrote them meanwhile."""
 
 
 def convert_records(config: RecordsConfig) -> None:
@@ -94,9 +105,11 @@ def convert_records(config: RecordsConfig) -> None:
     build = partial(_ShardWriter, config.out, classes, boxes, table, config.keep)
     engine = config.choose_engine(sum(len(job.listing) for job in jobs) // WORKER_IMAGES)
     with stopping_gently(config.grace_seconds), progress("records", len(listing), done=done) as advance:
-        num_others = sum(num for _, num in run_jobs(build, jobs, engine=engine, report=advance))
+        written = [found for _, found in run_jobs(build, jobs, engine=engine, report=advance)]
+    num_others = sum(found.num_others for found in written)
     check_arrived(config, [job.name for job in jobs])
     open_storage(config.out).remove_temporaries()
+    list_written(config.out, config.split, {name: entry for found in written for name, entry in found.files.items()})
     print_line(f"{config.out}: {len(listing):,} {config.split} records in {config.shards} shards")
     if num_others:
         done_to = "kept as they are" if config.keep else "encoded anew"
@@ -267,12 +280,12 @@ class _ShardWriter:
         self.table = table
         self.keep = keep
 
-    def __call__(self, job: ShardJob, report: Advance) -> int:
-        """Write one shard and its index; returns how many of its images are no JPEG in RGB or grayscale."""
+    def __call__(self, job: ShardJob, report: Advance) -> WrittenShard:
+        """Write one shard and its index."""
         path = self.out / job.name
         if is_whole(path):  # by another process, meanwhile
             report(len(job.listing))
-            return 0
+            return WrittenShard(0, {})
         images = open_storage(job.listing.root, RecordError)
         num_others = 0
         delete_index(path)  # of an older shard of this name
@@ -286,8 +299,8 @@ class _ShardWriter:
                 num_others += is_other
                 writer.write(encode_example(features))
                 report(1)
-        write_index(index_path(path), writer.index)
-        return num_others
+        listed_index = write_index(index_path(path), writer.index)
+        return WrittenShard(num_others, {job.name: writer.listed, index_path(path).name: listed_index})
 
     def _build_features(
         self, images: Storage, listing: ImageListing, index: int, label: int

@@ -36,6 +36,7 @@ from teachonce.records.source import RecordSource, choose_data_classes
 from teachonce.storage.files import atomic_write, exists, open_storage
 from teachonce.storage.names import check_component
 from teachonce.store.begin import begin_store
+from teachonce.store.card import write_card
 from teachonce.store.manifests import finalize_store, missing_files
 from teachonce.store.plan import Plan, describe_data, records_file, views_file
 from teachonce.store.plan_files import holds_store, read_plan
@@ -173,6 +174,7 @@ def import_csv(config: ImportConfig) -> None:
     claims.check_all()
     finalize_store(config.out)
     open_storage(config.out).remove_temporaries()
+    write_card(config.out, config.teacher_license)
     _report_top1(config)
 
 

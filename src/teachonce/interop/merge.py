@@ -31,6 +31,7 @@ from teachonce.interop.convert import check_arrived
 from teachonce.records.class_space import ClassSpace, map_logits
 from teachonce.records.class_table import read_classes, write_classes
 from teachonce.records.discovery import open_records
+from teachonce.records.listed import list_written
 from teachonce.records.source import Location, Record, RecordSource, record_key
 from teachonce.records.tfrecord.framing import (
     TFRecordWriter,
@@ -46,6 +47,7 @@ from teachonce.records.tfrecord.source import decode_tfrecord
 from teachonce.records.tfrecord.tf_example import replace_feature, splice_entry
 from teachonce.storage.files import atomic_write, open_storage
 from teachonce.storage.names import check_component
+from teachonce.storage.remote.file_index import ListedFile
 from teachonce.storage.resume import PlanFile
 from teachonce.store.join import StoreJoin
 from teachonce.store.store import Store
@@ -93,10 +95,10 @@ def merge(config: MergeConfig) -> None:
         stopping_gently(config.grace_seconds),
         progress("merge", sum(sizes), done=done, unit="records") as advance,
     ):
-        for _ in run_jobs(build, jobs, engine=engine, report=advance):
-            pass
+        written = [found for _, found in run_jobs(build, jobs, engine=engine, report=advance)]
     check_arrived(config, [source.shards[shard].name for shard in jobs])
     open_storage(config.out).remove_temporaries()
+    list_written(config.out, split, {name: entry for found in written for name, entry in found.items()})
 
 
 class _ShardMerger:
@@ -106,13 +108,13 @@ class _ShardMerger:
         self.store = join.store
         self.target = target
 
-    def __call__(self, shard: int, report: Advance) -> None:
+    def __call__(self, shard: int, report: Advance) -> dict[str, ListedFile]:
         info = self.join.source.shards[shard]
         assert info.path is not None
         path = self.config.out / info.name
         if is_whole(path):  # by another process, meanwhile
             report(info.num_records)
-            return
+            return {}
         num_rows = 0
         delete_index(path)  # of an older shard of this name
         with atomic_write(path) as file:
@@ -149,7 +151,8 @@ class _ShardMerger:
                 raise RecordError(
                     f"{info.path}: {num_rows} records, {info.num_records} when it was opened: the shard was changed"
                 )
-        write_index(index_path(path), writer.index)
+        listed_index = write_index(index_path(path), writer.index)
+        return {info.name: writer.listed, index_path(path).name: listed_index}
 
     def _read(self, found: NDArray[Any] | None, index: int, payload: memoryview, where: str) -> Record:
         if found is None or found["status"][index] != 0:

@@ -18,6 +18,7 @@ from teachonce.interop.config import UpgradeConfig
 from teachonce.records.discovery import open_records
 from teachonce.storage.files import open_storage
 from teachonce.store.begin import begin_store
+from teachonce.store.card import copy_card
 from teachonce.store.manifests import finalize_store
 from teachonce.store.plan import FORMAT_VERSION, Group, Plan, records_file, samples_file, views_file
 from teachonce.store.plan_files import put_plan, read_plan, read_plans
@@ -52,6 +53,7 @@ def upgrade(config: UpgradeConfig) -> None:
                 advance(num_records * (group[1] - group[0] + 1))
     finalize_store(out)
     open_storage(out).remove_temporaries()
+    copy_card(config.store, out)
     print_line(f"{out}: format {FORMAT_VERSION}: {store.num_records:,} records x {store.num_views} views")
 
 

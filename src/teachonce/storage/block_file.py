@@ -216,6 +216,85 @@ class BlockFile:
         return StoreError(f"{self._where}: {what}{self._advice}")
 
 
+class BlockCheck:
+    """The bytes of a file that pass by, in pieces of any size, against its entry of a manifest: every byte counts.
+
+    ``finish`` raises StoreError with all that is damaged, ``update`` where the file has more than its entry says.
+    """
+
+    def __init__(self, where: str, entry: FileEntry) -> None:
+        self._where = where
+        self._entry = entry
+        self._head = bytearray()
+        self._sections: list[tuple[str, int, str]] = []
+        """What of the file, how many bytes and their hash: behind the head each block, then the tail."""
+        self._section = 0
+        self._hasher = xxhash.xxh3_128()
+        self._num_hashed = 0
+        self._damaged: list[str] = []
+        self._num_bytes = 0
+
+    def update(self, data: bytes | memoryview) -> None:
+        """The next bytes of the file."""
+        view = memoryview(data)
+        self._num_bytes += len(view)
+        if self._num_bytes > self._entry.num_bytes:
+            raise self._error(f"has more than the {self._entry.num_bytes:,} bytes that were written")
+        while len(view) and not self._sections:
+            wanted = _PREFIX_BYTES
+            if len(self._head) >= wanted:
+                wanted += int.from_bytes(self._head[_PREFIX_BYTES - 4 : _PREFIX_BYTES], "little", signed=True)
+                if not _PREFIX_BYTES < wanted <= min(MAX_HEAD_BYTES, self._entry.num_bytes):
+                    raise self._error("its schema does not fit into the file")
+            taken = view[: wanted - len(self._head)]
+            self._head += taken
+            view = view[len(taken) :]
+            if len(self._head) == wanted > _PREFIX_BYTES:
+                self._sections = self._read_sections()
+        while len(view):
+            _, size, _ = self._sections[self._section]
+            taken = view[: size - self._num_hashed]
+            self._hasher.update(taken)
+            self._num_hashed += len(taken)
+            view = view[len(taken) :]
+            self._end_sections()
+
+    def finish(self) -> None:
+        """There are no more bytes."""
+        if self._num_bytes != self._entry.num_bytes:
+            raise self._error(f"has {self._num_bytes:,} bytes, {self._entry.num_bytes:,} were written")
+        if self._damaged:
+            raise self._error("; ".join(self._damaged))
+
+    def _end_sections(self) -> None:
+        while self._section < len(self._sections) and self._num_hashed == self._sections[self._section][1]:
+            what, _, expected = self._sections[self._section]
+            found = self._hasher.hexdigest()
+            if found != expected:
+                self._damaged.append(f"{what}: hash {found}, {expected} was written: its bytes changed")
+            self._section += 1
+            self._hasher.reset()
+            self._num_hashed = 0
+
+    def _read_sections(self) -> list[tuple[str, int, str]]:
+        if xxhash.xxh3_128_hexdigest(self._head) != self._entry.head:
+            raise self._error("its first bytes (schema and hashes) are not those that were written")
+        try:
+            metadata = ipc.read_schema(pa.py_buffer(bytes(self._head[len(_MAGIC) :]))).metadata or {}
+            blocks = parse_json(metadata[METADATA_KEY])["blocks"]
+            blocks = convert_json(blocks, list[tuple[Count, str]], f"{self._where}: blocks", StoreError)
+        except ARROW_ERRORS as error:
+            raise self._error(f"its schema cannot be read ({_first_line(error)})") from error
+        sections = [(f"block {number}", size, expected) for number, (size, expected) in enumerate(blocks)]
+        left = self._entry.num_bytes - len(self._head) - sum(size for _, size, _ in sections)
+        if left <= 0:
+            raise self._error(f"{self._entry.num_bytes:,} bytes are too few for its blocks")
+        return [*sections, ("the end (Arrow's footer)", left, self._entry.tail)]
+
+    def _error(self, what: str) -> StoreError:
+        return StoreError(f"{self._where}: {what}: damaged or replaced")
+
+
 def _arrow_source(content: Mapped) -> Any:
     return pa.py_buffer(content) if isinstance(content, memoryview) else pa.PythonFile(_SlicedFile(content), mode="r")
 

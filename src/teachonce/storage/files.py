@@ -29,7 +29,8 @@ def open_storage(location: Path | str, raises: type[TeachonceError] = TeachonceE
 def _open_remote(address: Address, raises: type[TeachonceError]) -> Storage:
     with missing_extras(str(address)):
         from teachonce.storage.remote.object_storage import ObjectStorage
-    return ObjectStorage(address, raises)
+        from teachonce.storage.remote.web_storage import WebStorage
+    return (WebStorage if address.scheme in ("http", "https") else ObjectStorage)(address, raises)
 
 
 def locate(path: Path, raises: type[TeachonceError] = TeachonceError) -> tuple[Storage, str]:

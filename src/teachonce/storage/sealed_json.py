@@ -26,16 +26,20 @@ from teachonce.storage.storage import Storage
 from teachonce.storage.strict_json import parse_json
 
 SEAL = "xxh3"
-_ZEROS = "0" * 32
+ZEROS = "0" * 32
 SEALED_END = re.compile(rb'"xxh3": "([0-9a-f]{32})"\n}\n\Z')
 
 
 def sealed_bytes(value: Mapping[str, Any]) -> bytes:
     """A JSON object as the bytes of a file whose last entry is their hash."""
     assert SEAL not in value
-    text = json.dumps({**value, SEAL: _ZEROS}, indent=1, allow_nan=False, ensure_ascii=False).encode() + b"\n"
+    return seal(json.dumps({**value, SEAL: ZEROS}, indent=1, allow_nan=False, ensure_ascii=False).encode() + b"\n")
+
+
+def seal(text: bytes) -> bytes:
+    """A JSON object that ends with ``SEAL`` and ``ZEROS`` on a line of their own, with the hash in their place."""
     end = len(text) - len(b'"\n}\n')
-    return text[: end - len(_ZEROS)] + xxhash.xxh3_128_hexdigest(text).encode() + text[end:]
+    return text[: end - len(ZEROS)] + xxhash.xxh3_128_hexdigest(text).encode() + text[end:]
 
 
 def write_sealed(storage: Storage, name: str, value: Mapping[str, Any]) -> None:
@@ -71,7 +75,7 @@ def _read_content(storage: Storage, name: str, error: type[TeachonceError], advi
     if match is None:
         raise error(f"{storage.describe(name)}: does not end with its hash: damaged or cut short; {advice}")
     found = match[1].decode()
-    computed = xxhash.xxh3_128_hexdigest(content[: match.start(1)] + _ZEROS.encode() + content[match.end(1) :])
+    computed = xxhash.xxh3_128_hexdigest(content[: match.start(1)] + ZEROS.encode() + content[match.end(1) :])
     if found != computed:
         raise error(
             f"{storage.describe(name)}: its bytes have the hash {computed}, it says {found}: damaged or edited; "

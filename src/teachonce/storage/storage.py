@@ -71,6 +71,9 @@ class Storage(ABC):
     requests_at_once: ClassVar[int] = 1
     """Requests that are worth having under way together: more than one where each takes a round trip."""
 
+    can_list: ClassVar[bool] = True
+    """False where a folder is known by the list in it alone (files.json), which a store does not need."""
+
     @property
     def is_cached(self) -> bool:
         """Whether what is read is kept in a cache on this machine."""

@@ -302,7 +302,22 @@ def is_complete(path: Path, plan: Plan) -> bool:
 
 def missing_files(path: Path, plan: Plan) -> set[str]:
     """Names of the plan's files that are not there yet."""
-    return set(_missing(plan.files(), set(open_storage(path).list_folder().files)))
+    storage = open_storage(path)
+    present = set(storage.list_folder().files) if storage.can_list else _files_of_manifests(storage, plan)
+    return set(_missing(plan.files(), present))
+
+
+def _files_of_manifests(storage: Storage, plan: Plan) -> set[str]:
+    """The files that are complete by manifests: what is known of a store that cannot be listed."""
+    found: set[str] = set()
+    for part in range(len(plan.parts)):
+        names = [plan.shards[shard][0] for shard in plan.part_shards(part)]
+        if storage.has(records_manifest(part)):
+            found.update(map(records_file, names))
+        for group in plan.view_groups:
+            if storage.has(views_manifest(part, group)):
+                found.update(file for name in names for file in plan.group_files(name, group))
+    return found
 
 
 def missing_parts(path: Path, plan: Plan) -> set[tuple[int, Group]]:

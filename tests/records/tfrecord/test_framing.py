@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from teachonce.errors import RecordError
 from teachonce.records.tfrecord.framing import (
+    FrameCheck,
     TFRecordFile,
     TFRecordWriter,
     delete_index,
@@ -23,6 +24,7 @@ from teachonce.records.tfrecord.framing import (
     write_index,
 )
 from teachonce.storage.files import atomic_write
+from teachonce.storage.remote.file_index import hash_bytes
 
 PAYLOADS = [b"first", b"", b"third record", bytes(range(256)) * 40]
 # tf.io.TFRecordWriter of TensorFlow 2.21 on b"teachonce" and b"".
@@ -353,3 +355,42 @@ def test_an_impossible_length_with_a_good_checksum_allocates_nothing(shard: Path
     for read in (lambda: TFRecordFile(shard, bounds).read(0), lambda: list(read_tfrecords(shard))):
         with pytest.raises(RecordError, match="truncated: the frame should have 1099511627792 bytes"):
             read()
+
+
+@pytest.mark.parametrize("piece", [1, 3, 16, 1000, 1 << 20])
+def test_frames_that_pass_by_in_pieces(tmp_path, piece):
+    path = tmp_path / "shard"
+    with path.open("wb") as file:
+        writer = TFRecordWriter(file)
+        for size in (0, 1, 11, 12, 500, 3000):
+            writer.write(bytes([size % 251]) * size)
+    content = path.read_bytes()
+    assert writer.listed == hash_bytes(content)._replace(num_records=6)
+
+    def check(content: bytes) -> FrameCheck:
+        found = FrameCheck(path, len(content))
+        for start in range(0, len(content), piece):
+            found.update(memoryview(content)[start : start + piece])
+        found.finish()
+        return found
+
+    assert check(content).index == writer.index
+    with pytest.raises(RecordError, match="holds no record"):
+        check(b"")
+    if piece < 1000:
+        return
+    # Whatever is wrong is said as a reader of the file says it.
+    for position in range(0, len(content), 37):
+        damaged = bytearray(content)
+        damaged[position] ^= 4
+        path.write_bytes(damaged)
+        with pytest.raises(RecordError) as expected:
+            list(read_tfrecords(path))
+        with pytest.raises(RecordError) as found:
+            check(bytes(damaged))
+        assert str(found.value) == str(expected.value)
+    for end in range(len(content) - 1, 0, -41):
+        if end in (0, *(begin for begin, _ in writer.index)):
+            continue
+        with pytest.raises(RecordError, match=rf"^{path} record \d .*truncated"):
+            check(content[:end])

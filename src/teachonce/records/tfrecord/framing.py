@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from teachonce.errors import RecordError, TeachonceError
 from teachonce.storage.cache_folder import cache_folder
 from teachonce.storage.files import atomic_write, locate
+from teachonce.storage.remote.file_index import ListedFile, hash_bytes
 from teachonce.storage.storage import FileStatus, Reader
 
 HEADER_BYTES = 12
@@ -55,18 +56,24 @@ class TFRecordWriter:
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self._offset = 0
+        self._hasher = xxhash.xxh3_128()
         self.index: list[tuple[int, int]] = []
+
+    @property
+    def listed(self) -> ListedFile:
+        """What a folder's list of files says of what was written."""
+        return ListedFile(self._offset, self._hasher.hexdigest(), len(self.index))
 
     def write(self, *parts: bytes | memoryview) -> None:
         """Append one record, the payload in one part or several."""
         num_bytes = sum(map(len, parts))
         length = struct.pack("<Q", num_bytes)
-        self._file.write(length + _FOOTER.pack(masked_crc32c(length)))
         crc = 0
         for part in parts:
-            self._file.write(part)
             crc = crc32c(part, crc)
-        self._file.write(_FOOTER.pack(_mask(crc)))
+        for part in (length + _FOOTER.pack(masked_crc32c(length)), *parts, _FOOTER.pack(_mask(crc))):
+            self._file.write(part)
+            self._hasher.update(part)
         size = num_bytes + FRAME_BYTES
         self.index.append((self._offset, size))
         self._offset += size
@@ -99,6 +106,61 @@ def read_tfrecords(path: Path) -> Iterator[tuple[int, memoryview]]:
             at = end
             row += 1
         offset += at
+
+
+class FrameCheck:
+    """The frames of a file whose bytes pass by, in pieces of any size: checksums, and ``index`` as a writer's.
+
+    ``path`` is what errors name. Both methods raise RecordError as ``read_tfrecords``.
+    """
+
+    def __init__(self, path: Path, num_bytes: int) -> None:
+        self.index: list[tuple[int, int]] = []
+        self._path = path
+        self._num_bytes = num_bytes
+        self._offset = 0
+        self._part = bytearray()
+        """Of the header or the footer that is being read."""
+        self._length = -1
+        self._left = 0
+        """Of the payload; the length is below 0 where a header comes next."""
+        self._crc = 0
+
+    def update(self, data: bytes | memoryview) -> None:
+        """The next bytes of the file."""
+        view, at = memoryview(data), 0
+        while at < len(view):
+            if self._left:
+                taken = view[at : at + self._left]
+                self._crc = crc32c(taken, self._crc)
+                self._left -= len(taken)
+                at += len(taken)
+                continue
+            wanted = (HEADER_BYTES if self._length < 0 else FOOTER_BYTES) - len(self._part)
+            self._part += view[at : at + wanted]
+            at += min(wanted, len(view) - at)
+            if len(self._part) == (HEADER_BYTES if self._length < 0 else FOOTER_BYTES):
+                self._end_part()
+
+    def finish(self) -> None:
+        """There are no more bytes."""
+        if self._part or self._length >= 0:
+            raise _truncated(self._path, len(self.index), self._offset, f"the file ends at byte {self._num_bytes}")
+        _check_not_empty(self._path, self._offset)
+
+    def _end_part(self) -> None:
+        row = len(self.index)
+        if self._length < 0:
+            self._length = _check_header(self._path, row, self._offset, bytes(self._part), self._num_bytes)
+            self._left, self._crc = self._length, 0
+        else:
+            if _mask(self._crc) != _FOOTER.unpack(self._part)[0]:
+                raise _damaged(self._path, row, self._offset)
+            size = self._length + FRAME_BYTES
+            self.index.append((self._offset, size))
+            self._offset += size
+            self._length = -1
+        self._part.clear()
 
 
 class TFRecordFile:
@@ -281,10 +343,17 @@ def is_whole(path: Path) -> bool:
     return True
 
 
-def write_index(path: Path, index: list[tuple[int, int]]) -> None:
-    """Write "offset size" lines to ``path``, atomically."""
+def write_index(path: Path, index: list[tuple[int, int]]) -> ListedFile:
+    """Write "offset size" lines to ``path``, atomically; returns what a folder's list of files says of it."""
+    content = index_bytes(index)
     with atomic_write(path) as file:
-        file.write("".join(f"{offset} {size}\n" for offset, size in index).encode())
+        file.write(content)
+    return hash_bytes(content)
+
+
+def index_bytes(index: Sequence[tuple[int, int]]) -> bytes:
+    """An index as its file has it."""
+    return "".join(f"{offset} {size}\n" for offset, size in index).encode()
 
 
 def describe_record(path: Path, row: int, offset: int) -> str:
@@ -298,14 +367,18 @@ class _IndexProblem(Exception):
 
 def _read_index(path: Path, shard_bytes: int) -> NDArray[np.int64]:
     """The bounds that the index beside a shard has; RecordError where it is not of this shard as it is."""
-    beside = index_path(path)
-    storage, name = locate(beside, RecordError)
+    storage, name = locate(index_path(path), RecordError)
+    return check_index(path, storage.read(name), shard_bytes)
+
+
+def check_index(path: Path, content: bytes, shard_bytes: int) -> NDArray[np.int64]:
+    """The bounds that the content of a shard's index has; RecordError where it is not of a shard of this size."""
     try:
-        return _parse_index(storage.read(name), shard_bytes, path)
+        return _parse_index(content, shard_bytes, path)
     except _IndexProblem as problem:
         raise RecordError(
             f"{problem}; restore the shard from where it came; or, if the shard is right and its index is of an older "
-            f"one, delete {beside}"
+            f"one, delete {index_path(path)}"
         ) from None
 
 
@@ -389,10 +462,14 @@ def _check_payload(
         found = HEADER_BYTES + len(payload) + len(footer)
         raise _truncated(path, row, offset, f"the frame should have {length + FRAME_BYTES} bytes, has {found}")
     if masked_crc32c(payload) != _FOOTER.unpack(footer)[0]:
-        raise RecordError(
-            f"{describe_record(path, row, offset)}: the checksum of the data does not hold: the shard is damaged; "
-            "write it again"
-        )
+        raise _damaged(path, row, offset)
+
+
+def _damaged(path: Path, row: int, offset: int) -> RecordError:
+    return RecordError(
+        f"{describe_record(path, row, offset)}: the checksum of the data does not hold: the shard is damaged; "
+        "write it again"
+    )
 
 
 def _truncated(path: Path, row: int, offset: int, found: str) -> RecordError:

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 
 from obstore import exceptions
 
-Kind = Literal["missing", "exists", "changed", "empty", "refused", "passing"]
+Kind = Literal["missing", "exists", "changed", "empty", "refused", "no ranges", "passing"]
 
 _STATUS = re.compile(r"status code: (\d{3}) ?([A-Za-z ]*)")
 _CODE = re.compile(r"<Code>(\w+)</Code>")
@@ -88,7 +88,7 @@ def _without_answer(error: Exception, text: str) -> Failure:
     if "builder error" in text:
         return Failure("refused", "the endpoint is no URL that can be used; check it")
     if isinstance(error, exceptions.NotSupportedError) or "NotPartial" in whole:
-        return Failure("refused", "this server does not serve ranges of a file; use one that does")
+        return Failure("no ranges", "this server does not serve ranges of a file; use one that does")
     if "dns error" in whole:
         return Failure("passing", "the server's name is unknown")
     if "Connection refused" in whole:

@@ -212,6 +212,12 @@ class ObjectStorage(Storage):
         return memoryview(self._request(lambda: obstore.get(client, key, options=options).bytes(), name, "read"))
 
     def _open(self, name: str) -> tuple[Opened, Callable[[int, int], memoryview]]:
+        try:
+            return self._open_ranges(name)
+        except RequestFailedError as error:
+            raise self._error(name, "read", error.failure) from error
+
+    def _open_ranges(self, name: str) -> tuple[Opened, Callable[[int, int], memoryview]]:
         key, client = self._key(name), self._client
 
         def open_object() -> Opened:
@@ -222,7 +228,7 @@ class ObjectStorage(Storage):
             opened = request(self._bucket, open_object, self.describe(name))
         except RequestFailedError as error:
             if error.failure.kind != "empty":
-                raise self._error(name, "read", error.failure) from error
+                raise
             opened = Opened(0, "", b"")
 
         return opened, partial(self._get_range, name, opened.version)

@@ -1,0 +1,67 @@
+"""``teachonce copy``: a store, records or a run from one place to another, local folders, object stores, web servers.
+
+Every byte is checked on its way by the hashes that its kind has, and nothing damaged is put. A copy that was
+interrupted is completed by the same command; what makes the target complete for its readers comes last. What is in a
+folder of the three kinds is in ``copying``.
+"""
+
+from __future__ import annotations
+
+from teachonce.errors import ConfigError
+from teachonce.interop.config import CopyConfig, parse_span
+from teachonce.interop.copying.folders import copy_images, copy_records, copy_run
+from teachonce.interop.copying.stores import copy_store
+from teachonce.interop.copying.transfer import Copied, CopyJob
+from teachonce.records.discovery import find_splits
+from teachonce.records.source import parse_shard_name
+from teachonce.runs.run import holds_run
+from teachonce.storage.files import open_storage
+from teachonce.store.plan_files import holds_store
+from teachonce.terminal import print_line
+
+
+def copy(config: CopyConfig) -> None:
+    """Copy what is at ``config.source``, or the part that is asked for, and say what was done.
+
+    Raises ConfigError where nothing of ours is there or the target cannot be written, else as the kinds' functions:
+    RecordError or StoreError for what is damaged, PlanMismatchError where something else is at the target.
+    """
+    if config.source.resolve() == config.target.resolve():
+        raise ConfigError(f"{config.target}: is the source itself; give another place to copy to")
+    if not open_storage(config.target).can_list:
+        raise ConfigError(f"{config.target}: a web server is read only; copy to a local path, s3://, gs:// or az://")
+    job = CopyJob(
+        source=config.source,
+        target=config.target,
+        views=parse_span("--views", config.views),
+        shards=parse_span("--shards", config.shards),
+        split=config.split,
+        transfers=config.transfers,
+        trust=config.trust,
+    )
+    copied = _copy(job)
+    print_line(
+        f"{config.target}: complete: {copied.what}, {copied.num_files:,} files, {copied.num_bytes:,} bytes: "
+        f"{copied.num_new:,} copied, {copied.num_files - copied.num_new:,} were there"
+    )
+
+
+def _copy(job: CopyJob) -> Copied:
+    if holds_store(job.source):
+        if job.split is not None:
+            raise ConfigError(f"--split {job.split}: is for records, {job.source} is a store")
+        return copy_store(job)
+    if job.views is not None:
+        raise ConfigError(f"--views {job.views}: is for stores, and {job.source} is none")
+    if holds_run(job.source):
+        return copy_run(job)
+    storage = open_storage(job.source)
+    if storage.is_folder():
+        if any(shard and job.split in (None, shard[0]) for shard in map(parse_shard_name, storage.list_folder().files)):
+            return copy_records(job)
+        splits = find_splits(job.source)
+        if job.split in splits or (job.split is None and splits):
+            return copy_images(job)
+        if job.split is not None and splits:
+            raise ConfigError(f"--split {job.split}: {job.source} has {', '.join(splits)}")
+    raise ConfigError(f"{job.source}: holds no store, records or run")

@@ -1,0 +1,236 @@
+"""Copying records and runs: shards against their checksums, everything against the list of files where there is one.
+
+What others read to know that a folder is complete comes last: ``result.json`` of a run, and files.json, which every
+copy writes, so that it can be published on a plain web server.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+
+from teachonce.engine.progress import progress
+from teachonce.errors import ConfigError, PlanMismatchError, RecordError
+from teachonce.interop.config import Span
+from teachonce.interop.copying.transfer import (
+    Check,
+    Copied,
+    CopyJob,
+    HashCheck,
+    Item,
+    Moved,
+    sizes_of,
+    sum_up,
+)
+from teachonce.records.class_table import CLASSES_NAME
+from teachonce.records.discovery import find_splits
+from teachonce.records.listed import INDEX_SUFFIX, list_written
+from teachonce.records.source import parse_shard_name, shard_name
+from teachonce.records.tfrecord.framing import FrameCheck, check_index, index_bytes, load_index
+from teachonce.records.tfrecord.source import find_shards
+from teachonce.runs.run import CONFIG_NAME, LOCK_NAME, RESULT_NAME
+from teachonce.storage.address import to_location
+from teachonce.storage.files import open_storage, read_json
+from teachonce.storage.remote.file_index import (
+    INDEX_NAME,
+    ListedFile,
+    hash_bytes,
+    hash_file,
+    put_file_index,
+    read_file_index,
+)
+from teachonce.storage.resume import plan_differences
+from teachonce.storage.storage import FileStatus, Storage
+
+Listed = Mapping[str, ListedFile]
+
+
+class ShardItem(Item):
+    """A shard of records."""
+
+    def new_check(self, where: str) -> Check:
+        """Its frames, and its hash."""
+        return _ShardCheck(where, self)
+
+
+class _ShardCheck:
+    def __init__(self, where: str, item: ShardItem) -> None:
+        self._hash = HashCheck(where, item.num_bytes, item.listed)
+        self.frames = FrameCheck(to_location(where), item.num_bytes)
+
+    def update(self, data: bytes | memoryview) -> None:
+        self.frames.update(data)
+        self._hash.update(data)
+
+    def finish(self) -> ListedFile:
+        self.frames.finish()
+        return self._hash.finish()._replace(num_records=len(self.frames.index))
+
+
+def copy_records(job: CopyJob) -> Copied:
+    """Copy the TFRecord shards of one split or of all, with what lies beside them.
+
+    Raises RecordError for a damaged shard, ConfigError for a part that is none, TeachonceError where the target has
+    other files of these names.
+    """
+    source, target = open_storage(job.source), open_storage(job.target)
+    names = set(source.list_folder().files)
+    splits = sorted({shard[0] for shard in map(parse_shard_name, names) if shard and job.split in (None, shard[0])})
+    if job.shards is not None and len(splits) > 1:
+        raise ConfigError(f"--shards {job.shards}: {job.source} has the splits {', '.join(splits)}; give --split")
+    target.remove_temporaries()
+    listed = read_file_index(source) or {}
+    copied: list[Moved] = []
+    num_shards = 0
+    for split in splits:
+        items = _choose_shards(job, split, source.statuses(), listed)
+        _refuse_other_shards(job.target, split, [item.put_name for item in items])
+        moved, entries = _move_shards(job, source, target, items, names)
+        for name in (CLASSES_NAME, f"merge.{split}.json", *([] if job.shards else [f"records.{split}.json"])):
+            if name in names:
+                entries[name] = _put_beside(source.read(name), listed.get(name), source, target, name)
+        list_written(job.target, split, entries)
+        copied += moved
+        num_shards += len(items)
+    target.remove_temporaries()
+    return sum_up(f"records: {num_shards} shards of {', '.join(splits)}", copied)
+
+
+def _choose_shards(job: CopyJob, split: str, statuses: Mapping[str, FileStatus], listed: Listed) -> list[ShardItem]:
+    paths = find_shards(job.source, split)
+    span = job.shards or Span(0, len(paths))
+    if not 0 <= span.first < span.end <= len(paths):
+        raise ConfigError(f"--shards {span}: expected a part of 0:{len(paths)}, the {split} shards of {job.source}")
+    chosen = paths[span.first : span.end]
+    # A part is numbered as what it is: readers take less than all shards of a set for an unfinished copy.
+    return [
+        ShardItem(
+            name=path.name,
+            target=shard_name(split, number, len(chosen)),
+            num_bytes=statuses[path.name].num_bytes,
+            listed=listed.get(path.name),
+        )
+        for number, path in enumerate(chosen)
+    ]
+
+
+def _refuse_other_shards(target: Path, split: str, names: Sequence[str]) -> None:
+    storage = open_storage(target)
+    present = storage.list_folder().files if storage.is_folder() else []
+    for name in present:
+        shard = parse_shard_name(name)
+        if shard and shard[0] == split and name not in names:
+            raise PlanMismatchError(
+                f"{target / name}: is no shard of this copy, whose first is {names[0]}: other records, or another part "
+                "of them; choose another place to copy to"
+            )
+
+
+def _move_shards(
+    job: CopyJob, source: Storage, target: Storage, items: Sequence[ShardItem], names: Collection[str]
+) -> tuple[list[Moved], dict[str, ListedFile]]:
+    """Move shards, each with its index behind it; and the entries of both."""
+    entries: dict[str, ListedFile] = {}
+
+    def put_index(moved: Moved) -> None:
+        name = moved.item.name + INDEX_SUFFIX
+        if name in names:
+            content = source.read(name)
+            check_index(job.source / moved.item.name, content, moved.item.num_bytes)
+        elif moved.check is not None:
+            content = index_bytes(moved.check.frames.index)
+        else:
+            bounds = load_index(job.source / moved.item.name).tolist()
+            content = index_bytes([(begin, end - begin) for begin, end in itertools.pairwise(bounds)])
+        put_name = moved.item.put_name + INDEX_SUFFIX
+        entries[put_name] = _put_beside(content, None, source, target, put_name)
+
+    present = sizes_of(target, [item.put_name for item in items])
+    with progress("copy", sum(item.num_bytes for item in items), unit="bytes") as advance:
+        moved = job.mover(source, target, advance).move_all(items, present, put_index)
+    entries |= {item.item.put_name: item.listed for item in moved if item.listed is not None}
+    return moved, entries
+
+
+def _put_beside(content: bytes, listed: ListedFile | None, source: Storage, target: Storage, name: str) -> ListedFile:
+    """Put a small file; raises where its source is damaged, or the target has another one."""
+    found = hash_bytes(content)
+    if listed is not None and listed.xxh3 != found.xxh3:
+        raise RecordError(
+            f"{source.describe(name)}: hash {found.xxh3}, {listed.xxh3} is listed: damaged or replaced; restore it"
+        )
+    if not target.has(name):
+        with target.put_if_absent(name) as file:
+            file.write(content)
+    elif target.read(name) != content:
+        raise PlanMismatchError(
+            f"{target.describe(name)}: is another file than the copy would put there: of other records, or damaged; "
+            "remove it, or choose another place to copy to"
+        )
+    return found
+
+
+def copy_images(job: CopyJob) -> Copied:
+    """Copy the class folders of one split or of all."""
+    splits = [job.split] if job.split is not None else find_splits(job.source)
+    if job.shards is not None:
+        raise ConfigError(f"--shards {job.shards}: is for stores and TFRecords, {job.source} is a folder of images")
+    storage = open_storage(job.source)
+    names = [f"{split}/{name}" for split in splits for name in sorted(storage.walk(split))]
+    moved = _copy_files(job, [name for name in names if not _is_hidden(name)], may_replace=False)
+    return sum_up(f"images of {', '.join(splits)}", moved)
+
+
+def copy_run(job: CopyJob) -> Copied:
+    """Copy a run; one that is there from an earlier copy is brought up to date.
+
+    Raises PlanMismatchError where another run is at the target.
+    """
+    for option, value in (("--shards", job.shards), ("--split", job.split)):
+        if value is not None:
+            raise ConfigError(f"{option} {value}: is for records, {job.source} is a run")
+    source, target = open_storage(job.source), open_storage(job.target)
+    if target.has(CONFIG_NAME):
+        there, here = read_json(job.target / CONFIG_NAME), read_json(job.source / CONFIG_NAME)
+        differences = plan_differences(there, here, words=("there", "here"))
+        if differences:
+            raise PlanMismatchError(f"{job.target}: is another run: {'; '.join(differences)}; choose another place")
+    elif target.is_folder() and any(name[0] != "." for listing in target.list_folder() for name in listing):
+        raise PlanMismatchError(f"{job.target}: exists and is no run; choose another place to copy to")
+    names = [name for name in sorted(source.walk()) if name not in (LOCK_NAME, INDEX_NAME) and not _is_hidden(name)]
+    is_finished = RESULT_NAME in names
+    if target.has(RESULT_NAME) and not (is_finished and target.read(RESULT_NAME) == source.read(RESULT_NAME)):
+        target.delete(RESULT_NAME)
+    # The configuration says whose the folder is, and the result that it is complete.
+    names.sort(key=lambda name: (name != CONFIG_NAME, name == RESULT_NAME))
+    moved = _copy_files(job, names, may_replace=True, num_last=int(is_finished))
+    return sum_up("run" if is_finished else "run that is NOT finished", moved)
+
+
+def _copy_files(job: CopyJob, names: Sequence[str], *, may_replace: bool, num_last: int = 0) -> list[Moved]:
+    """Copy files as they are, the last ``num_last`` of them behind all others, and put the list of them."""
+    source, target = open_storage(job.source), open_storage(job.target)
+    folders = sorted({name.rpartition("/")[0] for name in names})
+    for folder in folders:
+        target.remove_temporaries(folder)
+    # A list that somebody made of the folder as it was before is no word on files that change, as a run's do.
+    listed = (read_file_index(source) or {}) if not (may_replace and source.can_list) else {}
+    sizes = sizes_of(source, names)
+    items = [Item(name=name, num_bytes=sizes[name], listed=listed.get(name), may_replace=may_replace) for name in names]
+    present = sizes_of(target, names)
+    end = len(items) - num_last
+    with progress("copy", sum(item.num_bytes for item in items), unit="bytes") as advance:
+        mover = job.mover(source, target, advance)
+        moved = [entry for part in (items[:1], items[1:end], items[end:]) for entry in mover.move_all(part, present)]
+    old = read_file_index(target) or {}
+    entries = {entry.item.name: entry.listed or hash_file(target, entry.item.name) for entry in moved}
+    kept = {} if may_replace else {name: entry for name, entry in old.items() if target.has(name)}
+    put_file_index(target, kept | entries)
+    for folder in folders:
+        target.remove_temporaries(folder)
+    return moved
+
+
+def _is_hidden(name: str) -> bool:
+    return any(part.startswith(".") for part in name.split("/"))

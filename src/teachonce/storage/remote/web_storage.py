@@ -1,0 +1,183 @@
+"""A plain web server as a storage: for reading, and without listings.
+
+Files are asked for by name; what a folder has is read from its files.json (``file_index``), or from that of a folder
+above it. A server that does not serve ranges of a file sends it whole, which is all right for small ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import BinaryIO, ClassVar, NoReturn
+
+import obstore
+
+from teachonce.errors import ConfigError
+from teachonce.storage.address import Address
+from teachonce.storage.remote.failures import Failure
+from teachonce.storage.remote.file_index import INDEX_NAME, ListedFile, read_file_index
+from teachonce.storage.remote.object_storage import ObjectStorage
+from teachonce.storage.remote.reader import Opened
+from teachonce.storage.remote.retry import RequestFailedError, request
+from teachonce.storage.storage import FileStatus, Listing
+
+MAX_UNRANGED_BYTES = 64 << 20
+"""Of a file that is read whole from a server without ranges."""
+
+
+class _Tree:
+    """The files of a list, by the folder that they lie in."""
+
+    def __init__(self, files: dict[str, ListedFile], version: str) -> None:
+        self.files = files
+        self.version = version
+        """What the server says of the list's bytes; empty where it says nothing."""
+        self.folders: dict[str, Listing] = {}
+        for name in files:
+            folder, _, base = name.rpartition("/")
+            is_new = folder not in self.folders
+            self.folders.setdefault(folder, Listing([], [])).files.append(base)
+            while is_new and folder:
+                parent, _, base = folder.rpartition("/")
+                is_new = parent not in self.folders
+                self.folders.setdefault(parent, Listing([], [])).folders.append(base)
+                folder = parent
+
+
+_trees: dict[str, _Tree] = {}
+"""Lists that this process has read, by the address of their folder: a folder of images has a thousand below it."""
+
+
+@dataclass(frozen=True)
+class WebStorage(ObjectStorage):
+    """The files below an address of a web server."""
+
+    can_list: ClassVar[bool] = False
+
+    def list_folder(self, folder: str = "") -> Listing:
+        """What files.json has of a folder."""
+        tree, place = self._find(folder)
+        if place not in tree.folders:
+            raise self._error(folder, "listed", Failure("missing", "No such file or directory"))
+        found = tree.folders[place]
+        return Listing(list(found.files), list(found.folders))
+
+    def walk(self, folder: str = "") -> Iterator[str]:
+        """What files.json has below a folder."""
+        tree, place = self._find(folder)
+        if place not in tree.folders:
+            raise self._error(folder, "listed", Failure("missing", "No such file or directory"))
+        prefix = place and f"{place}/"
+        yield from (name[len(prefix) :] for name in tree.files if name.startswith(prefix))
+
+    def statuses(self, folder: str = "") -> dict[str, FileStatus]:
+        """What files.json says of the files directly in a folder: their size, and their hash as the version."""
+        tree, place = self._find(folder)
+        found: dict[str, FileStatus] = {}
+        for base in tree.folders.get(place, Listing([], [])).files:
+            entry = tree.files[f"{place}/{base}" if place else base]
+            found[base] = FileStatus(entry.num_bytes, 0, entry.xxh3)
+        return found
+
+    def has(self, name: str = "") -> bool:
+        """Whether the server has a file of this name."""
+        try:
+            request(self._bucket, lambda: obstore.head(self._client, self._key(name)), self.describe(name))
+        except RequestFailedError as error:
+            if error.failure.kind == "missing":
+                return False
+            raise self._error(name, "read", error.failure) from error
+        return not self._is_listed_folder(name)
+
+    def _is_listed_folder(self, name: str) -> bool:
+        """Whether the list has files below this name: of a folder many servers send a page."""
+        if (self.address / name).suffix:
+            return False
+        try:
+            tree, place = self._find(name)
+        except self.raises:
+            return False
+        return place in tree.folders
+
+    def is_folder(self, name: str = "") -> bool:
+        """Whether files.json has anything below this name; raises where there is no such list to look into."""
+        if (self.address / name).suffix and self.has(name):
+            return False
+        tree, place = self._find(name)
+        return place in tree.folders
+
+    def is_writable(self) -> bool:
+        """It is not."""
+        return False
+
+    def put(self, name: str) -> AbstractContextManager[BinaryIO]:
+        """Raises ConfigError."""
+        self._refuse(name)
+
+    def put_if_absent(self, name: str) -> AbstractContextManager[BinaryIO]:
+        """Raises ConfigError."""
+        self._refuse(name)
+
+    def delete(self, name: str) -> None:
+        """Raises ConfigError."""
+        self._refuse(name)
+
+    def lock(self, name: str, doing: str) -> AbstractContextManager[None]:
+        """Raises ConfigError."""
+        self._refuse(name)
+
+    def _refuse(self, name: str) -> NoReturn:
+        raise ConfigError(
+            f"{self.describe(name)}: a web server is read only; write to a local path, s3://, gs:// or az://, and "
+            "serve that"
+        )
+
+    def _open(self, name: str) -> tuple[Opened, Callable[[int, int], memoryview]]:
+        try:
+            return self._open_ranges(name)
+        except RequestFailedError as error:
+            if error.failure.kind != "no ranges":
+                raise self._error(name, "read", error.failure) from error
+            num_bytes = self.status(name).num_bytes
+            if num_bytes > MAX_UNRANGED_BYTES:
+                reason = f"{error.failure.reason} (of its {num_bytes:,} bytes, up to {MAX_UNRANGED_BYTES:,} are read)"
+                raise self._error(name, "read", Failure("refused", reason)) from error
+        key, client = self._key(name), self._client
+        content = self._request(lambda: bytes(obstore.get(client, key).bytes()), name, "read")
+        return Opened(len(content), "", content), lambda start, end: memoryview(content)[start:end]
+
+    def _find(self, folder: str) -> tuple[_Tree, str]:
+        """The list of the nearest folder that has one, and what this one is called in it; raises where none has."""
+        place = self.address / folder
+        parents = [parent for parent in place.parents if isinstance(parent, Address) and parent.bucket]
+        # Of a folder that a list was read for before, what lies below needs no further look at it.
+        known = next((parent for parent in parents if str(parent) in _trees), None)
+        for parent in [place, *parents] if known is None else [known]:
+            tree = _trees[str(parent)] if parent is known else self._read_tree(parent)
+            if tree is not None:
+                return tree, "/".join(place.parts[len(parent.parts) :])
+        raise self._error(
+            folder,
+            "listed",
+            Failure(
+                "refused",
+                f"a web server lists nothing, and there is no {INDEX_NAME} here or above that says what there is; "
+                "'records', 'merge' and 'copy' write it: publish the folder with it",
+            ),
+        )
+
+    def _read_tree(self, parent: Address) -> _Tree | None:
+        """The list in a folder, as it is now; None where there is none."""
+        storage = WebStorage(parent, self.raises)
+        if not storage.has(INDEX_NAME):
+            return None
+        status = storage.status(INDEX_NAME)
+        version = status.version or (str(status.modified_ns) if status.modified_ns else "")
+        tree = _trees.get(str(parent))
+        if tree is None or not version or tree.version != version:
+            files = read_file_index(storage)
+            if files is None:
+                return None
+            tree = _trees[str(parent)] = _Tree(files, version)
+        return tree
