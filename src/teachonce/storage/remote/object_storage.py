@@ -344,7 +344,11 @@ class ObjectStorage(Storage):
 
     def _meet(self, name: str) -> None:
         """Raise ``RequestFailedError`` where there is no such bucket, or nobody who may be let in."""
-        client = connect(self.address.scheme, self.address.bucket, Patience(_FIRST_ANSWER_SECONDS))
+        client = connect(
+            self.address.scheme,
+            self.address.bucket,
+            Patience(min(_FIRST_ANSWER_SECONDS, read_settings().timeout_seconds)),
+        )
         if id(client) in _met:
             return
         try:
@@ -371,8 +375,8 @@ def _get_first_byte(client: Any, key: str) -> None:
 
 
 def _status(meta: Any) -> FileStatus:
-    # In seconds, as HEAD has them; a listing is finer.
-    return FileStatus(meta["size"], int(meta["last_modified"].timestamp()) * 10**9, meta["e_tag"] or "")
+    # In seconds, as HEAD has them; a listing is finer. Azure's listings have ETags without quotes.
+    return FileStatus(meta["size"], int(meta["last_modified"].timestamp()) * 10**9, (meta["e_tag"] or "").strip('"'))
 
 
 @contextmanager
