@@ -48,7 +48,8 @@ def new_bucket(endpoint: str) -> str:
 def _s3(endpoint: str) -> Any:
     boto3 = pytest.importorskip("boto3")
     keys = {"aws_access_key_id": "test", "aws_secret_access_key": "test1234"}
-    return boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1", **keys)
+    # A session of its own: the default one keeps the first configuration that it has read.
+    return boto3.session.Session().client("s3", endpoint_url=endpoint, region_name="us-east-1", **keys)
 
 
 @contextmanager

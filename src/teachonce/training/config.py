@@ -313,8 +313,8 @@ class TrainConfig(TrainingOptions):
             "more than 0 where there is no KD loss",
         )
         self.teacher_weights()
-        stores = [os.path.normpath(path) for path in self.store]
-        doubled = next((path for path in self.store if stores.count(os.path.normpath(path)) > 1), None)
+        stores = [os.path.normpath(str(path)) for path in self.store]
+        doubled = next((path for path in self.store if stores.count(os.path.normpath(str(path))) > 1), None)
         require(doubled is None, "--store", doubled, "each store once: a teacher's weight is given by --store-weights")
         check_applicable(self, self.given_options())
 

@@ -18,6 +18,7 @@ import logging
 import os
 import signal
 import statistics
+import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -225,7 +226,7 @@ def _build_trainer(
             enable_model_summary=False,
             num_sanity_val_steps=0,
             use_distributed_sampler=False,
-            default_root_dir=config.out,
+            default_root_dir=tempfile.gettempdir(),  # nothing of ours: the run may be remote
         )
     return trainer, recorder
 

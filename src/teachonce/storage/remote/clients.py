@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from obstore import store
-from obstore.exceptions import BaseError
+from obstore.exceptions import BaseError, UnknownConfigurationKeyError
 
 from teachonce.errors import ConfigError, MissingExtraError
 from teachonce.storage.remote.settings import Settings, read_settings
@@ -33,6 +33,13 @@ _ENDPOINT_OPTIONS = ("endpoint", "endpoint_url", "aws_endpoint", "aws_endpoint_u
 _ENDPOINT_VARIABLES = {
     "s3": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"),
     "az": ("AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT"),
+}
+_USUAL_OPTIONS = {
+    "s3": ("endpoint", "region", "access_key_id", "skip_signature", "virtual_hosted_style_request"),
+    "gs": ("service_account", "application_credentials", "skip_signature"),
+    "az": ("endpoint", "account_name", "account_key", "sas_key", "skip_signature"),
+    "http": ("timeout_seconds", "retry_seconds"),
+    "https": ("timeout_seconds", "retry_seconds"),
 }
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
 
@@ -116,6 +123,12 @@ def _connect(
 def _make(scheme: str, bucket: str, build: Any) -> Any:
     try:
         return build()
+    except UnknownConfigurationKeyError as error:
+        key = re.search(r"'(.*?)'", str(error))
+        raise ConfigError(
+            f"--storage-options {key[1] if key else ''}: unknown for {scheme}://, expected keys such as "
+            f"{', '.join(_USUAL_OPTIONS[scheme])}; docs/guide/object-stores.md lists them"
+        ) from error
     except (BaseError, ValueError, TypeError) as error:
         reason = str(error).partition("\n")[0]
         raise ConfigError(

@@ -53,6 +53,9 @@ _NO_CREDENTIALS = (
     "--storage-options skip_signature=true"
 )
 
+_METADATA_SERVICES = ("169.254.169.254", "169.254.170.", "/latest/api/token", "metadata.google.internal")
+"""Of the machines of clouds, which are asked for credentials where nothing else has any."""
+
 
 class Failure(NamedTuple):
     """What kind of answer it was, and the reason for people."""
@@ -76,7 +79,7 @@ def classify(error: Exception) -> Failure:
     code_match, status_match = _CODE.search(text), _STATUS.search(text)
     code = code_match[1] if code_match else ""
     status = int(status_match[1]) if status_match else 0
-    if "169.254.169.254" in text or "169.254.170." in text or "metadata.google.internal" in text:
+    if any(sign in text for sign in _METADATA_SERVICES):
         return Failure("unidentified", _NO_CREDENTIALS, is_general=True)
     if code in _PASSING_CODES:
         return Failure("passing", f"the server answers {status} {code}")
