@@ -181,3 +181,19 @@ def list_keys(endpoint: str, bucket: str) -> list[str]:
     """Keys of all objects of a bucket."""
     pages = _s3(endpoint).get_paginator("list_objects_v2").paginate(Bucket=bucket)
     return [item["Key"] for page in pages for item in page.get("Contents", [])]
+
+
+def fill_bucket(endpoint: str, bucket: str, folder: Path, prefix: str) -> None:
+    """Put all files below a local folder into a bucket."""
+    client = _s3(endpoint)
+    for path in sorted(item for item in folder.rglob("*") if item.is_file()):
+        client.put_object(Bucket=bucket, Key=f"{prefix}/{path.relative_to(folder)}", Body=path.read_bytes())
+
+
+def copy_bucket(endpoint: str, bucket: str, folder: Path) -> None:
+    """Write all objects of a bucket below a local folder."""
+    client = _s3(endpoint)
+    for key in list_keys(endpoint, bucket):
+        path = folder / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(client.get_object(Bucket=bucket, Key=key)["Body"].read())

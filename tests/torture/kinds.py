@@ -12,6 +12,7 @@ import numpy as np
 
 from teachonce.storage.sealed_json import SEAL, sealed_bytes
 from tests.support.small_data import encode_jpeg
+from tests.torture.object_stores import gateway, has_gateway, object_store
 from tests.torture.sandbox import COMMANDS, Sandbox, draw
 from tests.torture.shim import fail_after
 
@@ -132,7 +133,10 @@ def names(sandbox: Sandbox, rng: np.random.Generator) -> str | None:
     return None
 
 
-KINDS: dict[str, Kind] = {kind.__name__: kind for kind in (kills, faults, races, damage, retyped, names)}
+KINDS: dict[str, Kind] = {
+    kind.__name__: kind
+    for kind in (kills, faults, races, damage, retyped, names, object_store, *((gateway,) if has_gateway() else ()))
+}
 
 
 def _must_finish(sandbox: Sandbox, folder: Path, name: str, what: str) -> str | None:
