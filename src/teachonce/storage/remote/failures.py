@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 
 from obstore import exceptions
 
-Kind = Literal["missing", "exists", "changed", "empty", "refused", "passing", "unidentified"]
+Kind = Literal["missing", "exists", "changed", "empty", "refused", "no ranges", "passing", "unidentified"]
 """Unidentified: no credentials were found. The service of a machine that gives them may be busy, but not at first."""
 
 _STATUS = re.compile(r"status code: (\d{3}) ?([A-Za-z ]*)")
@@ -112,7 +112,7 @@ def _without_answer(error: Exception) -> Failure:
     if "builder error" in whole:
         return _refused("the endpoint is no URL that can be used; check it")
     if isinstance(error, exceptions.NotSupportedError) or "NotPartial" in whole:
-        return Failure("refused", "this server does not serve ranges of a file; use one that does")
+        return Failure("no ranges", "this server does not serve ranges of a file; use one that does")
     if "InvalidContentType" in whole:
         return _refused("the server does not speak TLS; if it is yours, give its endpoint as http://")
     if "InvalidCertificate" in whole or "UnknownIssuer" in whole:

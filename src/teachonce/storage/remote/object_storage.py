@@ -183,6 +183,12 @@ class ObjectStorage(Storage):
         return ObjectReader(*self._open(name))
 
     def _open(self, name: str) -> tuple[Opened, Callable[[int, int], memoryview]]:
+        try:
+            return self._open_ranges(name)
+        except RequestFailedError as error:
+            raise self._error(name, "read", error.failure) from error
+
+    def _open_ranges(self, name: str) -> tuple[Opened, Callable[[int, int], memoryview]]:
         key = self._key(name)
 
         def open_object(client: Any) -> Opened:
@@ -193,7 +199,7 @@ class ObjectStorage(Storage):
             opened = self._ask(open_object, name)
         except RequestFailedError as error:
             if error.failure.kind != "empty":
-                raise self._error(name, "read", error.failure) from error
+                raise
             opened = Opened(0, "", b"")
         if len(opened.head) != min(opened.num_bytes, HEAD_BYTES):
             reason = f"{len(opened.head):,} of the first bytes, expected {min(opened.num_bytes, HEAD_BYTES):,}"
