@@ -55,7 +55,7 @@ COMMANDS = {
     "merge": Command("merge {}/fixed --data {}/data --out {}/merged", "merged", ("data", "fixed"), 8),
     "train": Command(
         "train --data {}/data --store {}/fixed --student timm:test_vit3 --out {}/run --size 32 --batch-size 6 "
-        "--epochs 3 --device cpu --num-workers 1",
+        "--epochs 3 --lr 0.005 --device cpu --num-workers 1",
         "run",
         ("data", "fixed"),
         4,
