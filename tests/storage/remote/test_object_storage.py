@@ -39,3 +39,19 @@ class TestAzurite(StorageContract):
     def storage(self, azurite: str, monkeypatch: pytest.MonkeyPatch) -> Storage:
         set_environment(monkeypatch, azure_environment(azurite))
         return open_storage(f"az://{new_container(azurite)}/some/folder", RecordError)
+
+    @pytest.mark.parametrize(
+        "settings, container, phrase",
+        [
+            ({}, "no-such-container", "there is no such container; create it, or check its name and the account"),
+            ({"AZURE_STORAGE_ACCOUNT_KEY": "c2VjcmV0"}, "", "the credentials are wrong, or do not allow this; check"),
+        ],
+    )
+    def test_what_cannot_be_used(
+        self, azurite: str, monkeypatch: pytest.MonkeyPatch, settings: dict[str, str], container: str, phrase: str
+    ) -> None:
+        set_environment(monkeypatch, {**azure_environment(azurite), **settings})
+        storage = open_storage(f"az://{container or new_container(azurite)}/some", RecordError)
+        for ask in (storage.has, storage.read, storage.statuses):
+            with pytest.raises(RecordError, match=phrase):
+                ask("a.bin")

@@ -23,7 +23,13 @@ _PASSING_CODES = {
     *("IncompleteBody", "BadDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch", "Md5Mismatch"),
     "NoSuchUpload",
 }
-_OF_ONE_OBJECT = {"AccessDenied", "AuthorizationPermissionMismatch", "QuotaExceeded", "EntityTooLarge"}
+_OF_ONE_OBJECT = {
+    "AccessDenied",
+    "AuthorizationFailure",
+    "AuthorizationPermissionMismatch",
+    "QuotaExceeded",
+    "EntityTooLarge",
+}
 """Codes that say nothing of other objects of the bucket."""
 _ADVICE = {
     "NoSuchBucket": "there is no such bucket; create it, or check its name, region and endpoint",
@@ -39,6 +45,7 @@ _ADVICE = {
     "AccountIsDisabled": "the account is disabled; check the account",
     "AllAccessDisabled": "the bucket is disabled; check the account",
     "AccessDenied": "access denied; check the credentials and what they may do",
+    "AuthorizationFailure": "the credentials are wrong, or do not allow this; check them",
     "AuthorizationPermissionMismatch": "access denied; check the credentials and what they may do",
     "PermanentRedirect": "the bucket is in another region; give it by AWS_REGION or --storage-options region=REGION",
     "AuthorizationHeaderMalformed": "the region is wrong; give it by AWS_REGION or --storage-options region=REGION",
@@ -53,7 +60,13 @@ _NO_CREDENTIALS = (
     "--storage-options skip_signature=true"
 )
 
-_METADATA_SERVICES = ("169.254.169.254", "169.254.170.", "/latest/api/token", "metadata.google.internal")
+_METADATA_SERVICES = (
+    "169.254.169.254",
+    "169.254.170.",
+    "/latest/api/token",
+    "/metadata/identity",
+    "metadata.google.internal",
+)
 """Of the machines of clouds, which are asked for credentials where nothing else has any."""
 
 
