@@ -121,9 +121,9 @@ class BlockFile:
         """
         if block >= self.num_blocks:
             raise self.error(f"{self.num_blocks} blocks, expected more than {block}: a file of other views")
-        start, end = self._starts[block], self._starts[block + 1]
+        content = self._content(block)
         if not (self._trust or is_checked):
-            reason = self._damage(block)
+            reason = self._damage(block, content)
             if reason is not None:
                 raise self.error(f"block {block}: {reason}")
         found = self.schema.remove_metadata()
@@ -132,7 +132,7 @@ class BlockFile:
                 f"columns {_types(found)}, expected {_types(schema)}: damaged, or of another policy or codec"
             )
         try:
-            batch = ipc.read_record_batch(pa.py_buffer(self._bytes[start:end]), found)
+            batch = ipc.read_record_batch(pa.py_buffer(content), found)
             batch.validate(full=True)
         except ARROW_ERRORS as error:
             raise self.error(
@@ -159,14 +159,21 @@ class BlockFile:
 
     def find_damage(self, entry: FileEntry | None = None) -> list[DamagedBlock]:
         """Every block whose bytes are not those that were written; with ``entry`` the tail too."""
-        damaged = [DamagedBlock(block, reason) for block in range(self.num_blocks) if (reason := self._damage(block))]
+        damaged = [
+            DamagedBlock(block, reason)
+            for block in range(self.num_blocks)
+            if (reason := self._damage(block, self._content(block)))
+        ]
         if entry is not None and self.entry.tail != entry.tail:
             damaged.append(DamagedBlock(None, "its last bytes (Arrow's footer) are not those that were written"))
         return damaged
 
-    def _damage(self, block: int) -> str | None:
+    def _content(self, block: int) -> memoryview:
+        return self._bytes[self._starts[block] : self._starts[block + 1]]
+
+    def _damage(self, block: int, content: memoryview) -> str | None:
         expected = self._blocks[block][1]
-        found = self._hash(self._starts[block], self._starts[block + 1])
+        found = xxhash.xxh3_128_hexdigest(content)
         return None if found == expected else f"hash {found}, {expected} was written: its bytes changed on disk"
 
     def _hash(self, start: int, end: int) -> str:

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
 
@@ -26,6 +27,7 @@ from teachonce.errors import TeachonceError
 from teachonce.storage.address import Address
 from teachonce.storage.regular import MAX_WHOLE_BYTES
 from teachonce.storage.remote.body import Body
+from teachonce.storage.remote.cache import FETCH_PAGES, CachedReader, cache_of_environment
 from teachonce.storage.remote.clients import Patience, connect, patience
 from teachonce.storage.remote.failures import Failure
 from teachonce.storage.remote.lease import hold_lease
@@ -50,8 +52,13 @@ PART_BYTES = 64 << 20
 REQUESTS_AT_ONCE = 16
 _STREAM_BUFFER_BYTES = 1 << 20
 _FIRST_ANSWER_SECONDS = 15.0
+_WEAK = "W/"
+"""In front of an ETag that two versions may have, by which no server compares."""
 _met: dict[int, Any] = {}
 """Clients, by their identity, of buckets that exist, with credentials that are right."""
+_known: dict[tuple[str, str], FileStatus] = {}
+"""What listings said, by bucket and key: an object of which the cache has the pages is opened without a request. One
+that was replaced since is another version, so a page that is fetched of it is an error."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +69,11 @@ class ObjectStorage(Storage):
     raises: type[TeachonceError] = TeachonceError
 
     requests_at_once = REQUESTS_AT_ONCE
+
+    @property
+    def is_cached(self) -> bool:
+        """Whether this process has a cache."""
+        return cache_of_environment() is not None
 
     def _key(self, name: str) -> str:
         return "/".join(part for part in (self.address.key, name) if part)
@@ -103,7 +115,9 @@ class ObjectStorage(Storage):
         """Size and time of each file directly in a folder, by one listing; none where there is no such folder."""
         prefix = self._prefix(folder)
         found = self._request(lambda client: obstore.list_with_delimiter(client, prefix or None), folder, "listed")
-        return {meta["path"].rpartition("/")[2]: _status(meta) for meta in found["objects"]}
+        statuses = {meta["path"].rpartition("/")[2]: _status(meta) for meta in found["objects"]}
+        _known.update({(self._bucket, prefix + name): status for name, status in statuses.items()})
+        return statuses
 
     def status(self, name: str) -> FileStatus:
         """Size and time of an object."""
@@ -166,21 +180,51 @@ class ObjectStorage(Storage):
     @contextmanager
     def stream(self, name: str) -> Iterator[BinaryIO]:
         """An object in order, read ahead."""
-        raw = ObjectStream(SequentialReader(self._reader(name)))
+        raw = ObjectStream(SequentialReader(ObjectReader(*self._open(name))))
         with _first_failure(raw):
             yield io.BufferedReader(raw, _STREAM_BUFFER_BYTES)
 
     def open_reader(self, name: str, *, in_order: bool = False) -> Reader:
         """Ranges of an object as it is now; one that is replaced later is an error when it is read."""
-        reader = self._reader(name)
+        reader = self._reader(name, FETCH_PAGES)
         return SequentialReader(reader) if in_order else reader
 
     def map(self, name: str) -> Mapped:
-        """Slices of an object, each a request."""
-        return RemoteBytes(self._reader(name))
+        """Slices of an object, each a request, or what the cache has of it."""
+        # By single pages: of a file with ten views only one may be wanted.
+        return RemoteBytes(self._reader(name, 1))
 
-    def _reader(self, name: str) -> ObjectReader:
-        return ObjectReader(*self._open(name))
+    def _reader(self, name: str, unit: int) -> ObjectReader | CachedReader:
+        cache = cache_of_environment()
+        if cache is None:
+            return ObjectReader(*self._open(name))
+        key = self._key(name)
+        known = _known.get((self._bucket, key))
+        if known is None:
+            opened, get_range = self._open(name)
+            num_bytes, version = opened.num_bytes, opened.version
+            # Its first page is here already.
+            get_range = ObjectReader(opened, get_range).view
+        else:
+            num_bytes, version = known.num_bytes, known.version
+            get_range = partial(self._get_range, name, version)
+        return CachedReader(cache, f"{self.describe(name)}\n{num_bytes}\n{version}", num_bytes, get_range, unit)
+
+    def _get_range(self, name: str, version: str, start: int, end: int) -> memoryview:
+        parts = [self._get_part(name, version, at, min(at + PART_BYTES, end)) for at in range(start, end, PART_BYTES)]
+        return parts[0] if len(parts) == 1 else memoryview(b"".join(parts))
+
+    def _get_part(self, name: str, version: str, start: int, end: int) -> memoryview:
+        options: Any = {"range": (start, end)}
+        if version and not version.startswith(_WEAK):
+            options["if_match"] = f'"{version}"'
+        key, wait = self._key(name), patience(end - start)
+        found = memoryview(
+            self._request(lambda client: obstore.get(client, key, options=options).bytes(), name, "read", wait)
+        )
+        if len(found) != end - start:
+            raise self._error(name, "read", Failure("refused", f"{len(found):,} bytes of a range of {end - start:,}"))
+        return found
 
     def _open(self, name: str) -> tuple[Opened, Callable[[int, int], memoryview]]:
         try:
@@ -193,7 +237,7 @@ class ObjectStorage(Storage):
 
         def open_object(client: Any) -> Opened:
             found = obstore.get(client, key, options={"range": (0, HEAD_BYTES)})
-            return Opened(found.meta["size"], found.meta["e_tag"] or "", bytes(found.bytes()))
+            return Opened(found.meta["size"], _version(found.meta), bytes(found.bytes()))
 
         try:
             opened = self._ask(open_object, name)
@@ -205,25 +249,7 @@ class ObjectStorage(Storage):
             reason = f"{len(opened.head):,} of the first bytes, expected {min(opened.num_bytes, HEAD_BYTES):,}"
             raise self._error(name, "read", Failure("refused", reason))
 
-        def get_part(start: int, end: int) -> memoryview:
-            options: Any = {"range": (start, end)} | ({"if_match": opened.version} if opened.version else {})
-            wait = patience(end - start)
-            found = memoryview(
-                self._request(lambda client: obstore.get(client, key, options=options).bytes(), name, "read", wait)
-            )
-            if len(found) != end - start:
-                raise self._error(
-                    name, "read", Failure("refused", f"{len(found):,} bytes of a range of {end - start:,}")
-                )
-            return found
-
-        def get_range(start: int, end: int) -> memoryview:
-            if end - start <= PART_BYTES:
-                return get_part(start, end)
-            parts = (get_part(at, min(at + PART_BYTES, end)) for at in range(start, end, PART_BYTES))
-            return memoryview(b"".join(parts))
-
-        return opened, get_range
+        return opened, partial(self._get_range, name, opened.version)
 
     def put(self, name: str) -> AbstractContextManager[BinaryIO]:
         """A body that is put when the block has ended."""
@@ -381,8 +407,14 @@ def _get_first_byte(client: Any, key: str) -> None:
 
 
 def _status(meta: Any) -> FileStatus:
-    # In seconds, as HEAD has them; a listing is finer. Azure's listings have ETags without quotes.
-    return FileStatus(meta["size"], int(meta["last_modified"].timestamp()) * 10**9, (meta["e_tag"] or "").strip('"'))
+    # In seconds, as HEAD has them; a listing is finer.
+    return FileStatus(meta["size"], int(meta["last_modified"].timestamp()) * 10**9, _version(meta))
+
+
+def _version(meta: Any) -> str:
+    """The ETag without its quotes, which Azure's listings leave out; a weak one as it is."""
+    tag: str = meta["e_tag"] or ""
+    return tag if tag.startswith(_WEAK) else tag.strip('"')
 
 
 @contextmanager

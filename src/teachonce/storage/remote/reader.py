@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from teachonce.errors import TeachonceError
 from teachonce.storage.storage import Reader
@@ -61,10 +61,18 @@ class ObjectReader(Reader):
         return self._get_range(start, end)
 
 
+class _Viewed(Protocol):
+    """A reader that gives out memory that is there."""
+
+    num_bytes: int
+
+    def view(self, start: int, end: int) -> memoryview: ...
+
+
 class SequentialReader(Reader):
     """An object that is read in order: what comes next is asked for before it is needed. For one thread at a time."""
 
-    def __init__(self, reader: ObjectReader) -> None:
+    def __init__(self, reader: _Viewed) -> None:
         self.num_bytes = reader.num_bytes
         self._reader = reader
         self._ranges: deque[tuple[int, int, Future[memoryview]]] = deque()
@@ -124,7 +132,7 @@ class ObjectStream(io.RawIOBase):
 class RemoteBytes:
     """An object as something to slice, as a memoryview is; each slice is a request, but of its ends."""
 
-    def __init__(self, reader: ObjectReader) -> None:
+    def __init__(self, reader: _Viewed) -> None:
         self._reader = reader
         self._tail_start = max(0, reader.num_bytes - HEAD_BYTES)
         self._tail: memoryview | None = None
