@@ -114,3 +114,12 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
     with start_gateway(tmp_path_factory.mktemp("rgw") / "server", 19104) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def azurite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of an account of Azurite, Microsoft's emulator of Azure's blobs, or a skip."""
+    from tests.support.object_stores import start_azurite
+
+    with start_azurite(tmp_path_factory.mktemp("azurite") / "server") as endpoint:
+        yield endpoint

@@ -17,6 +17,7 @@ import numpy as np
 
 from teachonce.versions import library_versions
 from tests.torture.kinds import KINDS
+from tests.torture.object_stores import counts
 from tests.torture.sandbox import Sandbox
 from tests.torture.shim import SOURCE, is_loaded
 
@@ -66,6 +67,9 @@ def main() -> None:
         "|---|---|---|",
         *(f"| {kind} | {done[kind]} | {sum(line.startswith(f'{kind},') for line in fallen)} |" for kind in kinds),
     ]
+    if counts:
+        each = ", ".join(f"{count:,} x {what}" for what, count in sorted(counts.items()))
+        lines += ["", f"In the rounds with object stores: {each}."]
     table = "\n".join([*lines, *(f"- {line}" for line in fallen)]) + "\n"
     print(table)
     if flags.out is not None:

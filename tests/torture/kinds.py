@@ -17,6 +17,7 @@ import numpy as np
 
 from teachonce.storage.sealed_json import SEAL, sealed_bytes
 from tests.support.small_data import encode_jpeg
+from tests.torture.object_stores import gateway, has_gateway, object_store
 from tests.torture.sandbox import COMMANDS, NOT_BEGUN, Sandbox, draw
 from tests.torture.shim import fail_after
 
@@ -189,7 +190,12 @@ def names(sandbox: Sandbox, rng: np.random.Generator) -> str | None:
     return None
 
 
-KINDS: dict[str, Kind] = {kind.__name__: kind for kind in (kills, stops, faults, races, array, damage, retyped, names)}
+KINDS: dict[str, Kind] = {
+    kind.__name__: kind
+    for kind in (kills, stops, faults, races, array, damage, retyped, names, object_store)
+}
+if has_gateway():
+    KINDS["gateway"] = gateway
 if importlib.util.find_spec("ray") is not None:
     KINDS["ray"] = ray
 

@@ -121,12 +121,12 @@ class Sandbox:
             shutil.copytree(self.clean / part, path / part)
         return path
 
-    def run(self, folder: Path, words: Sequence[str], prepare: Callable[[], None] | None = None) -> Ended:
+    def run(self, folder: Path | str, words: Sequence[str], prepare: Callable[[], None] | None = None) -> Ended:
         """A command to its end."""
         return self.wait(self.start(folder, words, prepare))
 
     def start(
-        self, folder: Path, words: Sequence[str], prepare: Callable[[], None] | None = None, number: int = 0
+        self, folder: Path | str, words: Sequence[str], prepare: Callable[[], None] | None = None, number: int = 0
     ) -> tuple[int, Path]:
         """A command in a process of its own: (pid, the file that takes its stderr)."""
         said = self.root / f"stderr-{number}"
@@ -152,14 +152,17 @@ class Sandbox:
         _, status = os.waitpid(process, 0)
         return Ended(os.waitstatus_to_exitcode(status), said.read_text(errors="replace") if said.exists() else "")
 
-    def differences(self, folder: Path, name: str) -> list[str]:
-        """Files of a command's result that are not those of an undisturbed run, and what of ours is left behind."""
+    def differences(self, folder: Path, name: str, root: str | None = None) -> list[str]:
+        """Files of a command's result that are not those of an undisturbed run, and what of ours is left behind.
+
+        ``root``: where the result was made, if not in ``folder``.
+        """
         out = COMMANDS[name].out
-        found, expected = read_tree(folder / out, folder), read_tree(self.clean / out, self.clean)
+        found, expected = read_tree(folder / out, root or folder), read_tree(self.clean / out, self.clean)
         left = [path.name for path in (*folder.rglob(".tmp-*"), *self.temporary.glob("teachonce-*"))]
         return sorted(path for path in found.keys() | expected.keys() if found.get(path) != expected.get(path)) + left
 
-    def _become(self, folder: Path, words: Sequence[str], prepare: Callable[[], None] | None, said: Path) -> int:
+    def _become(self, folder: Path | str, words: Sequence[str], prepare: Callable[[], None] | None, said: Path) -> int:
         descriptor = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(descriptor, 2)
         os.dup2(descriptor, 1)
@@ -189,7 +192,7 @@ class Sandbox:
             raise SystemExit(f"an undisturbed command ended with {ended.code}: {ended.said}")
 
 
-def read_tree(out: Path, root: Path) -> dict[str, object]:
+def read_tree(out: Path, root: Path | str) -> dict[str, object]:
     """Every file's content by its path, without what differs between two undisturbed runs in two places."""
     found: dict[str, object] = {}
     for path in sorted(item for item in out.rglob("*") if item.is_file()):

@@ -26,6 +26,7 @@ from teachonce import __version__
 from teachonce.cli import output
 from teachonce.cli.config import AblateConfig, DemoConfig
 from teachonce.cli.reading import with_readers
+from teachonce.cli.storage_options import take_storage_options
 from teachonce.engine.stop_signals import Interrupted
 from teachonce.errors import TeachonceError
 from teachonce.evaluation.config import EvaluateConfig, ExportConfig
@@ -40,7 +41,8 @@ from teachonce.training.recipes import Options, Recipe, build_recipe, describe_r
 
 DESCRIPTION = (
     "Offline knowledge distillation for image classifiers: run the teacher once, keep what it said, teach any number "
-    "of students. '--debug' in front of a command shows tracebacks, '--version' the version."
+    "of students. '--debug' in front of a command shows tracebacks, '--version' the version; "
+    "'--storage-options KEY=VALUE ...' anywhere sets what object stores (s3://, gs://, az://) need."
 )
 
 
@@ -83,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     flags, remaining = first.parse_known_args(arguments)
     show_warnings_as_lines()
     try:
-        code = run_command(parse_command(remaining))
+        code = run_command(parse_command(take_storage_options(remaining)))
     except KeyboardInterrupt as interrupt:
         if not isinstance(interrupt, Interrupted):
             print_line("teachonce: interrupted; completed work is kept. Run the same command to resume")

@@ -7,17 +7,19 @@ sorted class names, from 0. Images are read, not decoded.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import xxhash
 
 from teachonce.engine.buffers import BufferPool
+from teachonce.engine.round_trips import overlap
 from teachonce.errors import LogitsError, RecordError
 from teachonce.records.class_table import ClassTable
 from teachonce.records.listing import find_class_folders, find_data_classes, list_images
 from teachonce.records.source import Location, Record, RecordSource, ShardInfo, record_key, shard_name
 from teachonce.storage.files import open_storage
+from teachonce.storage.storage import FileStatus, Storage
 
 FOLDER_SHARD_RECORDS = 1024
 
@@ -50,18 +52,19 @@ class FolderSource(RecordSource):
         self._labels = [labels[folder] for folder in folders]
         count = -(-len(self._listing) // FOLDER_SHARD_RECORDS)
         starts = range(0, len(self._listing), FOLDER_SHARD_RECORDS)
+        found = _all_statuses(self._storage, folders)
         self.shards = tuple(
-            self._describe_shard(shard_name(split, index, count), start) for index, start in enumerate(starts)
+            self._describe_shard(shard_name(split, index, count), start, found) for index, start in enumerate(starts)
         )
 
-    def _describe_shard(self, name: str, start: int) -> ShardInfo:
+    def _describe_shard(self, name: str, start: int, found: Mapping[str, FileStatus]) -> ShardInfo:
         rows = range(start, min(start + FOLDER_SHARD_RECORDS, len(self._listing)))
         num_bytes = 0
         identity = xxhash.xxh3_128(os.fsencode(self._storage.describe()))
         for index in rows:
             image = self._listing.relative_name(index)
             try:
-                status = self._storage.status(image)
+                status = found.get(image) or self._storage.status(image)
             except RecordError as error:
                 raise _unreadable(error) from error
             num_bytes += status.num_bytes
@@ -91,6 +94,14 @@ class FolderSource(RecordSource):
         """The records of a shard in order; raises as ``read_batch``."""
         for row in range(self.shards[shard].num_records):
             yield self._read(shard, row, with_logits)
+
+
+def _all_statuses(storage: Storage, folders: Sequence[str]) -> dict[str, FileStatus]:
+    """Of every file in some folders, where that is a request a folder instead of one a file; {} where it is local."""
+    if storage.requests_at_once == 1:
+        return {}
+    listed = zip(folders, overlap(storage, folders, storage.statuses), strict=True)
+    return {f"{folder}/{name}": status for folder, found in listed for name, status in found.items()}
 
 
 def _unreadable(error: RecordError) -> RecordError:

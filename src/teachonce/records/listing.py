@@ -21,6 +21,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from teachonce.engine.round_trips import overlap
 from teachonce.errors import RecordError
 from teachonce.storage.files import open_storage
 
@@ -109,8 +110,10 @@ def list_images(root: Path, folders: Sequence[str]) -> ImageListing:
     names: list[bytes] = []
     sizes: list[int] = []
     others: list[Path] = []
-    for number, folder in enumerate(folders):
-        found = _list_folder(root / folder, others)
+    storage = open_storage(root, RecordError)
+    listings = overlap(storage, folders, lambda folder: storage.list_folder(folder).files)
+    for number, (folder, listed) in enumerate(zip(folders, listings, strict=True)):
+        found = _choose_images(root / folder, listed, others)
         if not found:
             below = open_storage(root / folder).list_folder().folders
             if below:
@@ -133,10 +136,10 @@ def list_images(root: Path, folders: Sequence[str]) -> ImageListing:
     return ImageListing(root, tuple(folders), joined, b"".join(names), bounds)
 
 
-def _list_folder(folder: Path, others: list[Path]) -> list[str]:
+def _choose_images(folder: Path, listed: Sequence[str], others: list[Path]) -> list[str]:
     found = []
     # A broken link is a file: that its image is missing must come out when it is read.
-    for name in open_storage(folder, RecordError).list_folder().files:
+    for name in listed:
         if name[0] == ".":
             continue
         if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES:  # noqa: PTH122, a Path costs 2 us

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from teachonce.engine.round_trips import overlap
 from teachonce.errors import StoreError
 from teachonce.records.key_index import KeyIndex
 from teachonce.storage.block_file import BlockFile, FileEntry
@@ -104,18 +105,22 @@ class StoreContents:
     def find_damage(self) -> Damage:
         """Of all files that the manifests list, every byte is compared."""
         storage = open_storage(self.path)
-        num_files, damaged = 0, []
-        for part, group in self._listed([None, *self.plan.view_groups]):
-            for name, entry in self._manifests.read(part, group).content.files.items():
-                num_files += 1
-                try:
-                    found = BlockFile(storage, name, entry=entry).find_damage(entry)
-                except StoreError as error:
-                    damaged.append((name, str(error)))
-                    continue
-                if found:
-                    damaged.append((name, f"{storage.describe(name)}: {'; '.join(map(str, found))}"))
-        return num_files, damaged
+
+        def check(item: tuple[str, FileEntry]) -> tuple[str, str]:
+            name, entry = item
+            try:
+                found = BlockFile(storage, name, entry=entry).find_damage(entry)
+            except StoreError as error:
+                return name, str(error)
+            return name, f"{storage.describe(name)}: {'; '.join(map(str, found))}" if found else ""
+
+        items = (
+            item
+            for part, group in self._listed([None, *self.plan.view_groups])
+            for item in self._manifests.read(part, group).content.files.items()
+        )
+        checked = list(overlap(storage, items, check))
+        return len(checked), [(name, reason) for name, reason in checked if reason]
 
     def _listed(self, groups: Sequence[Group | None]) -> Iterator[tuple[int, Group | None]]:
         if self._is_complete:

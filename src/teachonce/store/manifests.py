@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from teachonce.engine.round_trips import overlap
 from teachonce.errors import StoreError
 from teachonce.records.key_index import KeyIndex
 from teachonce.storage.block_file import BlockFile, FileEntry
@@ -213,12 +214,17 @@ def _seal_records(manifests: Manifests, part: int) -> None:
     entries: dict[str, FileEntry] = {}
     keys: list[NDArray[np.uint64]] = []
     hashes: list[str] = []
-    for shard in numbers:
+
+    def read(shard: int) -> tuple[str, FileEntry, str, NDArray[np.uint64]]:
         name, num_records = plan.shards[shard]
         file = _open(storage, records_file(name), plan, shard, kind="records")
-        entries[records_file(name)] = file.entry
-        hashes.append(str(file.metadata.get("keys_xxh3")))
-        keys.append(to_records(file.read(0, records_schema(file.schema), num_records)).keys.copy())
+        own = to_records(file.read(0, records_schema(file.schema), num_records)).keys.copy()
+        return records_file(name), file.entry, str(file.metadata.get("keys_xxh3")), own
+
+    for name, entry, keys_xxh3, own in overlap(storage, numbers, read):
+        entries[name] = entry
+        hashes.append(keys_xxh3)
+        keys.append(own)
     index = KeyIndex.build(keys, numbers[0])
     write_index(manifests.path, index_file(part), index, plan.identity)
     # Who came first may have written another: of other records, or by a kill and changed data between.
@@ -234,7 +240,7 @@ def _restore_index(manifests: Manifests, part: int) -> None:
     plan, name, storage = manifests.plan, index_file(part), open_storage(manifests.path)
     expected = manifests.read(part, None).content.files[name]
     numbers = plan.part_shards(part)
-    keys = [read_records(manifests.path, plan, shard).keys for shard in numbers]
+    keys = list(overlap(storage, numbers, lambda shard: read_records(manifests.path, plan, shard).keys))
     write_index(manifests.path, name, KeyIndex.build(keys, numbers[0]), plan.identity)
     if BlockFile(storage, name).entry != expected:
         storage.delete(name)
@@ -246,13 +252,21 @@ def _seal_views(manifests: Manifests, part: int, group: Group) -> None:
     hashes = manifests.read(part, None).content.keys_xxh3
     entries: dict[str, FileEntry] = {}
     made_by: list[dict[str, Any]] = []
-    for shard, keys_xxh3 in zip(plan.part_shards(part), hashes, strict=True):
-        for name in plan.group_files(plan.shards[shard][0], group):
-            file = _open(storage, name, plan, shard, views=list(group), keys_xxh3=keys_xxh3)
-            entries[name] = file.entry
-            made = file.metadata.get("made_by", {})
-            if made not in made_by:
-                made_by.append(made)
+
+    def read(item: tuple[str, int, str]) -> tuple[str, FileEntry, dict[str, Any]]:
+        name, shard, keys_xxh3 = item
+        file = _open(storage, name, plan, shard, views=list(group), keys_xxh3=keys_xxh3)
+        return name, file.entry, file.metadata.get("made_by", {})
+
+    items = (
+        (name, shard, keys_xxh3)
+        for shard, keys_xxh3 in zip(plan.part_shards(part), hashes, strict=True)
+        for name in plan.group_files(plan.shards[shard][0], group)
+    )
+    for name, entry, made in overlap(storage, items, read):
+        entries[name] = entry
+        if made not in made_by:
+            made_by.append(made)
     _write(manifests, part, group, entries, sorted(made_by, key=str), [])
 
 

@@ -6,11 +6,12 @@ put together from hashes that each file has carried since it was written, and al
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from teachonce.engine.round_trips import overlap
 from teachonce.errors import StoreError
 from teachonce.storage.block_file import BlockFile, FileEntry
 from teachonce.storage.files import open_storage
@@ -50,15 +51,20 @@ def remove_damaged(path: Path) -> list[Damage]:
                     entries = manifests.read(part, group).content.files
                 except StoreError as error:
                     damaged.append(Damage(manifest, str(error)))
-            for name, shard in _files(plan, part, group):
+
+            def check(
+                file: tuple[str, int | None],
+                group: Group | None = group,
+                entries: Mapping[str, FileEntry] = entries,
+            ) -> Damage | None:
+                name, shard = file
                 if name in present:
                     reason = _check(storage, name, plan, (shard, group), entries.get(name), hashes.get(shard))
-                elif name in entries:
-                    reason = f"{storage.describe(name)}: is missing"
                 else:
-                    continue
-                if reason is not None:
-                    damaged.append(Damage(name, reason))
+                    reason = f"{storage.describe(name)}: is missing" if name in entries else None
+                return None if reason is None else Damage(name, reason)
+
+            damaged += [file for file in overlap(storage, _files(plan, part, group), check) if file is not None]
             if damaged:
                 storage.delete(manifest)
             for file in damaged:
@@ -94,12 +100,17 @@ def _read_key_hashes(storage: Storage, manifests: Manifests, present: set[str]) 
             if manifest_name(part, None) in present:
                 hashes |= dict(zip(shards, manifests.read(part, None).content.keys_xxh3, strict=False))
                 continue
-        for shard in shards:
-            name = records_file(plan.shards[shard][0])
-            with suppress(StoreError):
-                if name in present:
-                    hashes[shard] = str(BlockFile(storage, name).metadata.get("keys_xxh3"))
+        there = [shard for shard in shards if records_file(plan.shards[shard][0]) in present]
+        read = overlap(storage, there, lambda shard: _read_keys_hash(storage, records_file(plan.shards[shard][0])))
+        hashes |= {shard: found for shard, found in zip(there, read, strict=True) if found is not None}
     return hashes
+
+
+def _read_keys_hash(storage: Storage, name: str) -> str | None:
+    try:
+        return str(BlockFile(storage, name).metadata.get("keys_xxh3"))
+    except StoreError:
+        return None
 
 
 def _check(

@@ -17,7 +17,7 @@ import os
 import re
 import struct
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -289,7 +289,7 @@ def index_path(path: Path) -> Path:
     return path.with_name(path.name + ".idx")
 
 
-def load_index(path: Path) -> NDArray[np.int64]:
+def load_index(path: Path, found: Mapping[str, FileStatus] | None = None) -> NDArray[np.int64]:
     """Frame bounds of a shard, [N + 1]: frame ``i`` is bytes ``bounds[i]`` to ``bounds[i + 1]``.
 
     Read from the index beside the shard, which was written with it and so says how much of it there was. One that does
@@ -299,12 +299,16 @@ def load_index(path: Path) -> NDArray[np.int64]:
     Where there is none it is made by reading the headers, and kept beside the shard, or in the user's cache folder
     where the shard's is read-only. The cache's is found by the shard's size and time and is for speed alone: it says
     nothing of a shard that changed, and a damaged one is made again.
+
+    ``found``: what lies in the shard's folder, where that is known.
     """
     storage, name = locate(path, RecordError)
-    status = storage.status(name)
+    found = found or {}
+    status = found.get(name) or storage.status(name)
     _check_not_empty(path, status.num_bytes)
     beside = index_path(path)
-    if storage.has(beside.name):
+    # A listing that has the shard has all that lies beside it, but for what is no file.
+    if beside.name in found or ((name not in found or storage.requests_at_once == 1) and storage.has(beside.name)):
         return _read_index(path, status.num_bytes)
     cached = _cached_index_path(path, status)
     if cached is not None:

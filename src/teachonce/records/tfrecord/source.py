@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from teachonce.engine.buffers import BufferPool
 from teachonce.engine.chunked import chunked
+from teachonce.engine.round_trips import overlap
 from teachonce.errors import LogitsError, RecordError
 from teachonce.records.class_table import read_classes
 from teachonce.records.source import (
@@ -31,11 +32,18 @@ from teachonce.records.source import (
     record_key,
     shard_name,
 )
-from teachonce.records.tfrecord.framing import TFRecordFile, describe_record, index_path, read_frames, read_tfrecords
+from teachonce.records.tfrecord.framing import (
+    TFRecordFile,
+    describe_record,
+    index_path,
+    load_index,
+    read_frames,
+    read_tfrecords,
+)
 from teachonce.records.tfrecord.native_examples import find_features
 from teachonce.records.tfrecord.tf_example import decode_example
 from teachonce.storage.files import open_storage
-from teachonce.storage.storage import Storage
+from teachonce.storage.storage import FileStatus, Storage
 
 MAX_OPEN_SHARDS = 128
 """Shards that a source keeps open in a process; ImageNet has 1024, which is the usual limit of open files."""
@@ -76,8 +84,7 @@ def find_shards(data: Path, split: str) -> list[Path]:
     return [paths[index] for index in range(count)]
 
 
-def _describe_shard(storage: Storage, path: Path, num_records: int) -> ShardInfo:
-    status = storage.status(path.name)
+def _describe_shard(storage: Storage, path: Path, num_records: int, status: FileStatus) -> ShardInfo:
     identity = f"{storage.describe(path.name)}\n{status.num_bytes} {status.modified_ns}{status.version}"
     return ShardInfo(path.name, path, num_records, status.num_bytes, xxhash.xxh3_128_hexdigest(os.fsencode(identity)))
 
@@ -170,10 +177,13 @@ class TFRecordSource(RecordSource):
         self.split = split
         self.with_boxes = with_boxes
         self.classes = read_classes(data)
-        self._files = [TFRecordFile(path) for path in paths]
         storage = open_storage(data, RecordError)
+        found = storage.statuses()
+        indices = overlap(storage, paths, lambda path: load_index(path, found))
+        self._files = [TFRecordFile(path, bounds) for path, bounds in zip(paths, indices, strict=True)]
         self.shards = tuple(
-            _describe_shard(storage, path, len(file)) for path, file in zip(paths, self._files, strict=True)
+            _describe_shard(storage, path, len(file), found.get(path.name) or storage.status(path.name))
+            for path, file in zip(paths, self._files, strict=True)
         )
         self.is_fetched = storage.is_cached
         self._num_classes = None if self.classes is None else len(self.classes.names)

@@ -11,12 +11,26 @@ from typing import Literal, NamedTuple
 
 from obstore import exceptions
 
-Kind = Literal["missing", "exists", "changed", "empty", "refused", "no ranges", "passing"]
+Kind = Literal["missing", "exists", "changed", "empty", "refused", "no ranges", "passing", "unidentified"]
+"""Unidentified: no credentials were found. The service of a machine that gives them may be busy, but not at first."""
 
 _STATUS = re.compile(r"status code: (\d{3}) ?([A-Za-z ]*)")
 _CODE = re.compile(r"<Code>(\w+)</Code>")
 _PASSING_STATUS = {408, 409, 425, 429, 500, 502, 503, 504}
-_PASSING_CODES = {"RequestTimeout", "SlowDown", "InternalError", "ServiceUnavailable", "OperationAborted", "ServerBusy"}
+_PASSING_CODES = {
+    *("RequestTimeout", "SlowDown", "InternalError", "ServiceUnavailable", "OperationAborted", "ServerBusy"),
+    # What was sent did not arrive as it was; an upload in parts whose completion was done, and whose answer was lost.
+    *("IncompleteBody", "BadDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch", "Md5Mismatch"),
+    "NoSuchUpload",
+}
+_OF_ONE_OBJECT = {
+    "AccessDenied",
+    "AuthorizationFailure",
+    "AuthorizationPermissionMismatch",
+    "QuotaExceeded",
+    "EntityTooLarge",
+}
+"""Codes that say nothing of other objects of the bucket."""
 _ADVICE = {
     "NoSuchBucket": "there is no such bucket; create it, or check its name, region and endpoint",
     "ContainerNotFound": "there is no such container; create it, or check its name and the account",
@@ -26,13 +40,34 @@ _ADVICE = {
     "RequestTimeTooSkewed": "this machine's clock differs from the server's by minutes; set the clock",
     "ExpiredToken": "the credentials have expired; renew them",
     "TokenRefreshRequired": "the credentials have expired; renew them",
+    "InvalidToken": "the session token is not valid; renew the credentials",
+    "InvalidClientTokenId": "the access key is unknown; check the credentials and the endpoint",
+    "AccountIsDisabled": "the account is disabled; check the account",
+    "AllAccessDisabled": "the bucket is disabled; check the account",
     "AccessDenied": "access denied; check the credentials and what they may do",
+    "AuthorizationFailure": "the credentials are wrong, or do not allow this; check them",
+    "AuthorizationPermissionMismatch": "access denied; check the credentials and what they may do",
     "PermanentRedirect": "the bucket is in another region; give it by AWS_REGION or --storage-options region=REGION",
     "AuthorizationHeaderMalformed": "the region is wrong; give it by AWS_REGION or --storage-options region=REGION",
     "InvalidBucketName": "is no name that a bucket can have",
     "QuotaExceeded": "the quota is exceeded; free space",
     "EntityTooLarge": "is larger than the server takes in one request",
 }
+
+_NO_CREDENTIALS = (
+    "no credentials; set them in the environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE with boto3, "
+    "GOOGLE_APPLICATION_CREDENTIALS, AZURE_STORAGE_ACCOUNT_KEY), or, for a public bucket, "
+    "--storage-options skip_signature=true"
+)
+
+_METADATA_SERVICES = (
+    "169.254.169.254",
+    "169.254.170.",
+    "/latest/api/token",
+    "/metadata/identity",
+    "metadata.google.internal",
+)
+"""Of the machines of clouds, which are asked for credentials where nothing else has any."""
 
 
 class Failure(NamedTuple):
@@ -42,6 +77,8 @@ class Failure(NamedTuple):
     reason: str
     is_explained: bool = True
     """False where the answer had no code (to HEAD), so that the reason is only what the status says."""
+    is_general: bool = False
+    """Whether it would be the same for every object of the bucket."""
 
 
 def client_errors() -> tuple[type[Exception], ...]:
@@ -55,44 +92,55 @@ def classify(error: Exception) -> Failure:
     code_match, status_match = _CODE.search(text), _STATUS.search(text)
     code = code_match[1] if code_match else ""
     status = int(status_match[1]) if status_match else 0
+    if any(sign in text for sign in _METADATA_SERVICES):
+        return Failure("unidentified", _NO_CREDENTIALS, is_general=True)
+    if code in _PASSING_CODES:
+        return Failure("passing", f"the server answers {status} {code}")
     if isinstance(error, exceptions.AlreadyExistsError):
         return Failure("exists", "exists already")
     if isinstance(error, exceptions.PreconditionError):
         return Failure("changed", "it was replaced while it was read")
     if code in _ADVICE:
-        return Failure("refused", _ADVICE[code])
+        return Failure("refused", _ADVICE[code], is_general=code not in _OF_ONE_OBJECT)
     if isinstance(error, FileNotFoundError) or status == 404:
         return Failure("missing", "No such file or directory")
     if status == 416:
         return Failure("empty", "the range is outside of the file")
-    if status in _PASSING_STATUS or code in _PASSING_CODES:
-        return Failure("passing", f"the server answers {status} {code or (status_match or ['', '', ''])[2]}".strip())
+    answer = f"the server answers {status} {code or (status_match[2] if status_match else '')}".strip()
+    if status in _PASSING_STATUS:
+        return Failure("passing", answer)
     if status in (401, 403) or isinstance(error, exceptions.PermissionDeniedError | exceptions.UnauthenticatedError):
-        return Failure("refused", "access denied; check the credentials and what they may do", bool(code))
+        return Failure("refused", _ADVICE["AccessDenied"], bool(code))
     if status:
-        return Failure("refused", f"the server answers {status} {code or (status_match or ['', '', ''])[2]}".strip())
-    return _without_answer(error, text)
+        return Failure("refused", answer, bool(code))
+    if "redirect without LOCATION" in text:
+        return _refused(_ADVICE["PermanentRedirect"])
+    return _without_answer(error)
 
 
-def _without_answer(error: Exception, text: str) -> Failure:
+def _without_answer(error: Exception) -> Failure:
     whole = str(error)
-    if "169.254.169.254" in text or "metadata.google.internal" in text:
-        return Failure(
-            "refused",
-            "no credentials; set them in the environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
-            "AWS_PROFILE with boto3, GOOGLE_APPLICATION_CREDENTIALS, AZURE_STORAGE_ACCOUNT_KEY), or, for a public "
-            "bucket, --storage-options skip_signature=true",
-        )
     if isinstance(error, exceptions.InvalidPathError):
         return Failure("refused", "is no name that an object can have")
-    if "builder error" in text:
-        return Failure("refused", "the endpoint is no URL that can be used; check it")
+    if "builder error" in whole:
+        return _refused("the endpoint is no URL that can be used; check it")
     if isinstance(error, exceptions.NotSupportedError) or "NotPartial" in whole:
         return Failure("no ranges", "this server does not serve ranges of a file; use one that does")
+    if "InvalidContentType" in whole:
+        return _refused("the server does not speak TLS; if it is yours, give its endpoint as http://")
+    if "InvalidCertificate" in whole or "UnknownIssuer" in whole:
+        return _refused(
+            "the server's certificate is not trusted; install its authority's, or, if the server is yours, "
+            "--storage-options allow_invalid_certificates=true"
+        )
     if "dns error" in whole:
         return Failure("passing", "the server's name is unknown")
     if "Connection refused" in whole:
         return Failure("passing", "the server refuses the connection")
-    if "timed out" in whole or "TimedOut" in whole:
+    if "timed out" in whole or "TimedOut" in whole or "kind: Timeout" in whole:
         return Failure("passing", "the server does not answer in time")
     return Failure("passing", "the connection failed")
+
+
+def _refused(reason: str) -> Failure:
+    return Failure("refused", reason, is_general=True)

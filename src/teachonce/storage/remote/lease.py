@@ -11,6 +11,7 @@ import os
 import socket
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
@@ -20,6 +21,8 @@ from teachonce.storage.writers import is_dead, is_of_this_machine, writer_name
 
 RENEW_SECONDS = 10.0
 STALE_SECONDS = 35.0
+SETTLE_SECONDS = 2.0
+"""After a take-over: of two at once the later put counts, and both have seen it by then."""
 
 
 @contextmanager
@@ -54,14 +57,19 @@ def _take(storage: Storage, name: str, doing: str, writer: str) -> None:
     else:
         is_held = _changes(storage, name, found)
     if is_held:
-        shown = shown.partition(" ")[2]
-        folder = storage.describe(name).rpartition("/")[0]
-        raise storage.raises(
-            f"{folder}: is being {doing} by {shown or 'another process'}; wait until it has ended, or choose another "
-            "--out"
-        )
+        raise _held(storage, name, doing, shown)
     with storage.put(name) as file:
         file.write(_content(writer, 0))
+    time.sleep(SETTLE_SECONDS)
+    found = _read(storage, name)
+    if not found.startswith(writer):
+        raise _held(storage, name, doing, found.partition(" ")[2])
+
+
+def _held(storage: Storage, name: str, doing: str, shown: str) -> TeachonceError:
+    folder = storage.describe(name).rpartition("/")[0]
+    holder = shown.partition(" ")[2] or "another process"
+    return storage.raises(f"{folder}: is being {doing} by {holder}; wait until it has ended, or choose another --out")
 
 
 def _changes(storage: Storage, name: str, found: str) -> bool:
@@ -77,12 +85,30 @@ def _renew(storage: Storage, name: str, writer: str, ended: threading.Event) -> 
     count = 0
     while not ended.wait(RENEW_SECONDS):
         count += 1
-        with suppress(TeachonceError), storage.put(name) as file:
-            file.write(_content(writer, count))
+        # What keeps the server from answering now will be an error where the work itself needs it.
+        with suppress(TeachonceError):
+            found = _read(storage, name)
+            if found and not found.startswith(writer):
+                holder = found.partition(" ")[2].partition(" ")[2]
+                warnings.warn(
+                    f"{storage.describe(name)}: {holder} has taken over what this process holds, which it had not "
+                    "heard of for too long; stop one of them",
+                    stacklevel=1,
+                )
+                return
+            with storage.put(name) as file:
+                file.write(_content(writer, count))
 
 
 def _read(storage: Storage, name: str) -> str:
-    return storage.read(name).decode(errors="replace").strip() if storage.has(name) else ""
+    if not storage.has(name):
+        return ""
+    try:
+        return storage.read(name).decode(errors="replace").strip()
+    except TeachonceError:
+        if storage.has(name):
+            raise
+        return ""  # let go of between the two
 
 
 def _content(writer: str, count: int) -> bytes:

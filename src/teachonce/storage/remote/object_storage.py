@@ -5,11 +5,15 @@ several writers one wins. Its answer may be lost, and "exists" is also what is s
 itself is asked, and where there is none the put is repeated. Whoever won, a complete object of this name is there.
 
 Nothing that is written is read back, and nothing is renamed. Folders are what names have in common.
+
+The first request of a process to a bucket is a small one of its own: its answer has a body, which says what a HEAD does
+not (a wrong secret, a missing bucket), and it need not wait as long as one that moves a gigabyte.
 """
 
 from __future__ import annotations
 
 import io
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -24,7 +28,7 @@ from teachonce.storage.address import Address
 from teachonce.storage.regular import MAX_WHOLE_BYTES
 from teachonce.storage.remote.body import Body
 from teachonce.storage.remote.cache import FETCH_PAGES, CachedReader, cache_of_environment
-from teachonce.storage.remote.clients import connect
+from teachonce.storage.remote.clients import Patience, connect, patience
 from teachonce.storage.remote.failures import Failure
 from teachonce.storage.remote.lease import hold_lease
 from teachonce.storage.remote.local_copy import local_copy
@@ -36,7 +40,8 @@ from teachonce.storage.remote.reader import (
     RemoteBytes,
     SequentialReader,
 )
-from teachonce.storage.remote.retry import RequestFailedError, has_succeeded, request
+from teachonce.storage.remote.retry import Pauses, RequestFailedError, request
+from teachonce.storage.remote.settings import read_settings
 from teachonce.storage.storage import FileStatus, Listing, Mapped, Reader, Storage
 
 Result = TypeVar("Result")
@@ -46,11 +51,14 @@ MAX_SINGLE_PUT_BYTES = 512 << 20
 PART_BYTES = 64 << 20
 REQUESTS_AT_ONCE = 16
 _STREAM_BUFFER_BYTES = 1 << 20
+_FIRST_ANSWER_SECONDS = 15.0
+_WEAK = "W/"
+"""In front of an ETag that two versions may have, by which no server compares."""
+_met: dict[int, Any] = {}
+"""Clients, by their identity, of buckets that exist, with credentials that are right."""
 _known: dict[tuple[str, str], FileStatus] = {}
 """What listings said, by bucket and key: an object of which the cache has the pages is opened without a request. One
 that was replaced since is another version, so a page that is fetched of it is an error."""
-_CREATE_ATTEMPTS = 8
-"""Conflicts in a row of which each found no object afterwards."""
 
 
 @dataclass(frozen=True)
@@ -67,10 +75,6 @@ class ObjectStorage(Storage):
         """Whether this process has a cache."""
         return cache_of_environment() is not None
 
-    @property
-    def _client(self) -> Any:
-        return connect(self.address.scheme, self.address.bucket)
-
     def _key(self, name: str) -> str:
         return "/".join(part for part in (self.address.key, name) if part)
 
@@ -81,7 +85,7 @@ class ObjectStorage(Storage):
     def list_folder(self, folder: str = "") -> Listing:
         """What lies in a folder: one request for each thousand names."""
         prefix = self._prefix(folder)
-        found = self._request(lambda: obstore.list_with_delimiter(self._client, prefix or None), folder, "listed")
+        found = self._request(lambda client: obstore.list_with_delimiter(client, prefix or None), folder, "listed")
         files = [meta["path"].rpartition("/")[2] for meta in found["objects"] if not meta["path"].endswith("/")]
         folders = [path.rstrip("/").rpartition("/")[2] for path in found["common_prefixes"]]
         if not files and not folders:
@@ -98,10 +102,10 @@ class ObjectStorage(Storage):
     def _list_all(self, folder: str) -> dict[str, FileStatus]:
         prefix = self._prefix(folder)
 
-        def collect() -> dict[str, FileStatus]:
+        def collect(client: Any) -> dict[str, FileStatus]:
             return {
                 meta["path"][len(prefix) :]: _status(meta)
-                for chunk in obstore.list(self._client, prefix or None)
+                for chunk in obstore.list(client, prefix or None)
                 for meta in chunk
             }
 
@@ -110,14 +114,14 @@ class ObjectStorage(Storage):
     def statuses(self, folder: str = "") -> dict[str, FileStatus]:
         """Size and time of each file directly in a folder, by one listing; none where there is no such folder."""
         prefix = self._prefix(folder)
-        found = self._request(lambda: obstore.list_with_delimiter(self._client, prefix or None), folder, "listed")
+        found = self._request(lambda client: obstore.list_with_delimiter(client, prefix or None), folder, "listed")
         statuses = {meta["path"].rpartition("/")[2]: _status(meta) for meta in found["objects"]}
         _known.update({(self._bucket, prefix + name): status for name, status in statuses.items()})
         return statuses
 
     def status(self, name: str) -> FileStatus:
         """Size and time of an object."""
-        return _status(self._request(lambda: obstore.head(self._client, self._key(name)), name, "read"))
+        return _status(self._request(lambda client: obstore.head(client, self._key(name)), name, "read"))
 
     def has(self, name: str = "") -> bool:
         """Whether there is an object of this name."""
@@ -125,12 +129,12 @@ class ObjectStorage(Storage):
         if not key:
             return False
         try:
-            request(self._bucket, lambda: obstore.head(self._client, key), self.describe(name))
+            self._ask(lambda client: obstore.head(client, key), name)
         except RequestFailedError as error:
-            # Of a missing bucket or permission a server says no more to HEAD than of a missing object.
-            if error.failure.kind == "missing" and has_succeeded(self._bucket):
+            if error.failure.kind == "missing":
                 return False
-            if error.failure.kind == "missing" or not error.failure.is_explained:
+            if not error.failure.is_explained:
+                # Of an object that is not there it is also said that it is forbidden, to who may not list.
                 return self._is_listed(name)
             raise self._error(name, "read", error.failure) from error
         return True
@@ -140,11 +144,11 @@ class ObjectStorage(Storage):
         return bool(self._first_below(name))
 
     def _is_listed(self, name: str) -> bool:
-        """Whether an object is in the listing of its folder; raises for a missing bucket or wrong keys."""
+        """Whether an object is in the listing of its folder; raises where that is forbidden too."""
         key = self._key(name)
 
-        def look() -> bool:
-            found = next(iter(obstore.list(self._client, key, chunk_size=1)), ())
+        def look(client: Any) -> bool:
+            found = next(iter(obstore.list(client, key, chunk_size=1)), ())
             return any(meta["path"] == key for meta in found)
 
         # By prefix: object_store lists whole path segments, so this is the object itself or what lies below it.
@@ -153,8 +157,8 @@ class ObjectStorage(Storage):
     def _first_below(self, name: str) -> list[Any]:
         prefix = self._prefix(name)
 
-        def look() -> list[Any]:
-            return list(next(iter(obstore.list(self._client, prefix or None, chunk_size=1)), ()))
+        def look(client: Any) -> list[Any]:
+            return list(next(iter(obstore.list(client, prefix or None, chunk_size=1)), ()))
 
         found = self._request(look, name, "listed")
         return [meta for meta in found if meta["path"].startswith(prefix)]
@@ -207,9 +211,20 @@ class ObjectStorage(Storage):
         return CachedReader(cache, f"{self.describe(name)}\n{num_bytes}\n{version}", num_bytes, get_range, unit)
 
     def _get_range(self, name: str, version: str, start: int, end: int) -> memoryview:
-        options: Any = {"range": (start, end)} | ({"if_match": version} if version else {})
-        key, client = self._key(name), self._client
-        return memoryview(self._request(lambda: obstore.get(client, key, options=options).bytes(), name, "read"))
+        parts = [self._get_part(name, version, at, min(at + PART_BYTES, end)) for at in range(start, end, PART_BYTES)]
+        return parts[0] if len(parts) == 1 else memoryview(b"".join(parts))
+
+    def _get_part(self, name: str, version: str, start: int, end: int) -> memoryview:
+        options: Any = {"range": (start, end)}
+        if version and not version.startswith(_WEAK):
+            options["if_match"] = f'"{version}"'
+        key, wait = self._key(name), patience(end - start)
+        found = memoryview(
+            self._request(lambda client: obstore.get(client, key, options=options).bytes(), name, "read", wait)
+        )
+        if len(found) != end - start:
+            raise self._error(name, "read", Failure("refused", f"{len(found):,} bytes of a range of {end - start:,}"))
+        return found
 
     def _open(self, name: str) -> tuple[Opened, Callable[[int, int], memoryview]]:
         try:
@@ -218,18 +233,21 @@ class ObjectStorage(Storage):
             raise self._error(name, "read", error.failure) from error
 
     def _open_ranges(self, name: str) -> tuple[Opened, Callable[[int, int], memoryview]]:
-        key, client = self._key(name), self._client
+        key = self._key(name)
 
-        def open_object() -> Opened:
+        def open_object(client: Any) -> Opened:
             found = obstore.get(client, key, options={"range": (0, HEAD_BYTES)})
-            return Opened(found.meta["size"], found.meta["e_tag"] or "", bytes(found.bytes()))
+            return Opened(found.meta["size"], _version(found.meta), bytes(found.bytes()))
 
         try:
-            opened = request(self._bucket, open_object, self.describe(name))
+            opened = self._ask(open_object, name)
         except RequestFailedError as error:
             if error.failure.kind != "empty":
                 raise
             opened = Opened(0, "", b"")
+        if len(opened.head) != min(opened.num_bytes, HEAD_BYTES):
+            reason = f"{len(opened.head):,} of the first bytes, expected {min(opened.num_bytes, HEAD_BYTES):,}"
+            raise self._error(name, "read", Failure("refused", reason))
 
         return opened, partial(self._get_range, name, opened.version)
 
@@ -256,17 +274,21 @@ class ObjectStorage(Storage):
         if len(content) > MAX_SINGLE_PUT_BYTES:
             self._put_parts(name, body)
             return
+        wait = patience(len(content), is_upload=True)
         self._request(
-            lambda: obstore.put(self._client, self._key(name), content, mode="overwrite", use_multipart=False),
+            lambda client: obstore.put(client, self._key(name), content, mode="overwrite", use_multipart=False),
             name,
             "written",
+            wait,
         )
 
     def _put_parts(self, name: str, body: Body) -> None:
-        # The object appears when the last part is there; a failed put takes its parts back.
+        # The object appears when the last part is there. Where a part fails for good, or the process is killed, the
+        # parts that are there stay, unseen, until the bucket's lifecycle rule removes them.
+        wait = patience(PART_BYTES, is_upload=True, retry_seconds=read_settings().retry_seconds)
         self._request(
-            lambda: obstore.put(
-                self._client,
+            lambda client: obstore.put(
+                client,
                 self._key(name),
                 body.as_file(),
                 mode="overwrite",
@@ -276,6 +298,7 @@ class ObjectStorage(Storage):
             ),
             name,
             "written",
+            wait,
         )
 
     def _create(self, name: str, body: Body) -> None:
@@ -285,12 +308,16 @@ class ObjectStorage(Storage):
             if not self.has(name):
                 self._put_parts(name, body)
             return
-        for _ in range(_CREATE_ATTEMPTS):
+        pauses = Pauses(self.describe(name), read_settings().retry_seconds)
+        wait = patience(len(content), is_upload=True)
+        while True:
+            began = time.monotonic()
             try:
-                request(
-                    self._bucket,
-                    lambda: obstore.put(self._client, self._key(name), content, mode="create", use_multipart=False),
-                    self.describe(name),
+                self._ask(
+                    lambda client: obstore.put(client, self._key(name), content, mode="create", use_multipart=False),
+                    name,
+                    wait,
+                    may_exist=True,
                 )
                 return
             except RequestFailedError as error:
@@ -298,14 +325,16 @@ class ObjectStorage(Storage):
                 # had a conflict, and neither may be there.
                 if error.failure.kind != "exists":
                     raise self._error(name, "written", error.failure) from error
-                if self.has(name):
-                    return
-        raise self._error(name, "written", Failure("refused", "the server says that it exists, and it does not"))
+            if self.has(name):
+                return
+            if not pauses.wait("two writers at once", began):
+                reason = "the server says that it exists, and it does not; check what else writes there"
+                raise self._error(name, "written", Failure("refused", reason))
 
     def delete(self, name: str) -> None:
         """Remove an object."""
         try:
-            request(self._bucket, lambda: obstore.delete(self._client, self._key(name)), self.describe(name))
+            self._ask(lambda client: obstore.delete(client, self._key(name)), name)
         except RequestFailedError as error:
             if error.failure.kind != "missing":
                 raise self._error(name, "removed", error.failure) from error
@@ -329,23 +358,42 @@ class ObjectStorage(Storage):
         key = self._key(folder)
         return f"{key}/" if key else ""
 
-    def _request(self, do: Callable[[], Result], name: str, verb: str) -> Result:
+    def _request(self, do: Callable[[Any], Result], name: str, verb: str, wait: Patience | None = None) -> Result:
         try:
-            return request(self._bucket, do, self.describe(name))
+            return self._ask(do, name, wait)
         except RequestFailedError as error:
             failure = error.failure
             if not failure.is_explained:
                 failure = self._ask_why(name) or failure
             raise self._error(name, verb, failure) from error
 
+    def _ask(
+        self, do: Callable[[Any], Result], name: str, wait: Patience | None = None, *, may_exist: bool = False
+    ) -> Result:
+        self._meet(name)
+        client = connect(self.address.scheme, self.address.bucket, wait or patience(0))
+        return request(self._bucket, lambda: do(client), self.describe(name), may_exist=may_exist)
+
+    def _meet(self, name: str) -> None:
+        """Raise ``RequestFailedError`` where there is no such bucket, or nobody who may be let in."""
+        client = connect(
+            self.address.scheme,
+            self.address.bucket,
+            Patience(min(_FIRST_ANSWER_SECONDS, read_settings().timeout_seconds)),
+        )
+        if id(client) in _met:
+            return
+        try:
+            request(self._bucket, lambda: _get_first_byte(client, self.address.key or name), self.describe(name))
+        except RequestFailedError as error:
+            if error.failure.is_general:
+                raise
+        _met[id(client)] = client
+
     def _ask_why(self, name: str) -> Failure | None:
         """The reason that HEAD was not given, by a request whose answer has a body."""
         try:
-            request(
-                self._bucket,
-                lambda: obstore.get(self._client, self._key(name) or "-", options={"range": (0, 1)}),
-                self.describe(name),
-            )
+            self._ask(lambda client: _get_first_byte(client, self._key(name)), name)
         except RequestFailedError as error:
             return error.failure
         return None
@@ -354,9 +402,19 @@ class ObjectStorage(Storage):
         return self.raises(f"{self.describe(name)}: cannot be {verb}: {failure.reason}")
 
 
+def _get_first_byte(client: Any, key: str) -> None:
+    obstore.get(client, key or "-", options={"range": (0, 1)}).bytes()
+
+
 def _status(meta: Any) -> FileStatus:
     # In seconds, as HEAD has them; a listing is finer.
-    return FileStatus(meta["size"], int(meta["last_modified"].timestamp()) * 10**9, meta["e_tag"] or "")
+    return FileStatus(meta["size"], int(meta["last_modified"].timestamp()) * 10**9, _version(meta))
+
+
+def _version(meta: Any) -> str:
+    """The ETag without its quotes, which Azure's listings leave out; a weak one as it is."""
+    tag: str = meta["e_tag"] or ""
+    return tag if tag.startswith(_WEAK) else tag.strip('"')
 
 
 @contextmanager

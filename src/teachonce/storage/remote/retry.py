@@ -1,12 +1,15 @@
 """Requests to an object store, repeated while that may help.
 
 A request that failed for a reason that may pass (a server that is gone or busy, a broken connection) is repeated with
-growing pauses until ``retry_seconds`` are over; everything else is an error at once. A server that has never answered
-this process is more likely misspelt than restarting: it gets ``FIRST_CONTACT_SECONDS``.
+growing pauses until ``retry_seconds`` after its first failure; everything else is an error at once. A server that has
+never answered is more likely misspelt than restarting: it gets ``FIRST_CONTACT_SECONDS``. That it has answered is also
+known to the processes that this one starts, which may do so while it restarts.
 """
 
 from __future__ import annotations
 
+import os
+import random
 import time
 import warnings
 from collections.abc import Callable
@@ -21,11 +24,7 @@ FIRST_CONTACT_SECONDS = 20.0
 _FIRST_PAUSE_SECONDS = 0.1
 _LONGEST_PAUSE_SECONDS = 5.0
 _WARN_AFTER_SECONDS = 5.0
-
-_answered: set[str] = set()
-"""Buckets (with their schemes) that have answered this process."""
-_succeeded: set[str] = set()
-"""Those of them that exist, with credentials that are right."""
+_ANSWERED_VARIABLE = "TEACHONCE_STORAGE_ANSWERED"
 
 
 class RequestFailedError(Exception):
@@ -36,40 +35,74 @@ class RequestFailedError(Exception):
         self.failure = failure
 
 
-def request(bucket: str, do: Callable[[], Result], where: str) -> Result:
+class Pauses:
+    """The pauses between the attempts of one request, and when there are to be no more."""
+
+    def __init__(self, where: str, limit_seconds: float) -> None:
+        self._where = where
+        self._limit = limit_seconds
+        self._pause = _FIRST_PAUSE_SECONDS
+        self._failed_at: float | None = None
+        self._is_warned = False
+
+    def wait(self, reason: str, began: float, *, first_contact: bool = False) -> bool:
+        """Pause before the next attempt, after one that began at ``began``; False where the time is over."""
+        now = time.monotonic()
+        if self._failed_at is None:
+            self._failed_at = began if first_contact else now
+        elapsed = now - self._failed_at
+        # An attempt that took long will take as long again.
+        if elapsed + max(self._pause, now - began if first_contact else 0) > self._limit:
+            return False
+        if elapsed > _WARN_AFTER_SECONDS and not self._is_warned:
+            self._is_warned = True
+            warnings.warn(f"{self._where}: {reason}; trying again for up to {self._limit:.0f} s", stacklevel=3)
+        # Workers that were interrupted together must not come back together.
+        time.sleep(self._pause * random.uniform(0.5, 1.5))
+        self._pause = min(2 * self._pause, _LONGEST_PAUSE_SECONDS)
+        return True
+
+
+def request(bucket: str, do: Callable[[], Result], where: str, *, may_exist: bool = False) -> Result:
     """The result of ``do``, which asks the server of ``bucket``; raises ``RequestFailedError``.
 
-    ``do`` may run several times: it must be one that can be repeated. ``where`` is what a warning names.
+    ``do`` may run several times: it must be one that can be repeated. ``where`` is what a warning names. ``may_exist``:
+    "exists" is an answer; elsewhere it is a conflict, which will pass.
     """
+    is_known = has_answered(bucket)
     retry_seconds = read_settings().retry_seconds
-    start = time.monotonic()
-    pause = _FIRST_PAUSE_SECONDS
-    is_warned = False
+    limit = retry_seconds if is_known else min(retry_seconds, FIRST_CONTACT_SECONDS)
+    pauses = Pauses(where, limit)
     while True:
+        began = time.monotonic()
         try:
             result = do()
         except client_errors() as error:
             failure = classify(error)
-            if failure.kind != "passing":
-                _answered.add(bucket)
+            if not _may_pass(failure, is_known=is_known, may_exist=may_exist):
+                if not failure.is_general:
+                    note_answer(bucket)
                 raise RequestFailedError(failure) from error
-            limit = retry_seconds if bucket in _answered else min(retry_seconds, FIRST_CONTACT_SECONDS)
-            elapsed = time.monotonic() - start
-            if elapsed + pause > limit:
-                reason = f"{failure.reason}; tried for {elapsed:.0f} s: check the endpoint and the network"
-                raise RequestFailedError(Failure("refused", reason)) from error
-            if elapsed > _WARN_AFTER_SECONDS and not is_warned:
-                is_warned = True
-                warnings.warn(f"{where}: {failure.reason}; trying again for up to {limit:.0f} s", stacklevel=2)
-            # Workers that were interrupted together must not come back together.
-            time.sleep(pause * (0.5 + time.monotonic_ns() % 1000 / 1000))
-            pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+            if not pauses.wait(failure.reason, began, first_contact=not is_known):
+                reason = f"{failure.reason}; tried for {limit:.0f} s: check the endpoint and the network"
+                raise RequestFailedError(Failure("refused", reason, is_general=True)) from error
         else:
-            _answered.add(bucket)
-            _succeeded.add(bucket)
+            note_answer(bucket)
             return result
 
 
-def has_succeeded(bucket: str) -> bool:
-    """Whether a request to a bucket has succeeded before: then "missing" is said of the object, not of the bucket."""
-    return bucket in _succeeded
+def _may_pass(failure: Failure, *, is_known: bool, may_exist: bool) -> bool:
+    if failure.kind == "unidentified":
+        return is_known
+    return failure.kind == "passing" or (failure.kind == "exists" and not may_exist)
+
+
+def note_answer(bucket: str) -> None:
+    """Remember that the server of a bucket (with its scheme) is there, for the processes too that this one starts."""
+    if not has_answered(bucket):
+        os.environ[_ANSWERED_VARIABLE] = " ".join((*os.environ.get(_ANSWERED_VARIABLE, "").split(), bucket))
+
+
+def has_answered(bucket: str) -> bool:
+    """Whether it was there."""
+    return bucket in os.environ.get(_ANSWERED_VARIABLE, "").split()

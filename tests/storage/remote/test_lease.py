@@ -1,0 +1,85 @@
+"""A lease: one holder at a time, also where several find one that nobody renews any more."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from teachonce.errors import RecordError
+from teachonce.storage.local import LocalStorage
+from teachonce.storage.remote import lease
+from teachonce.storage.remote.lease import hold_lease
+from teachonce.storage.storage import Storage
+from tests.support.kills import dead_writer
+
+ELSEWHERE = "deadbeef-12-34-01234567 7 process 12 on elsewhere\n"
+
+
+@pytest.fixture
+def storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Storage:
+    monkeypatch.setattr(lease, "STALE_SECONDS", 1.5)
+    monkeypatch.setattr(lease, "SETTLE_SECONDS", 0.5)
+    monkeypatch.setattr(lease, "RENEW_SECONDS", 0.1)
+    return LocalStorage(tmp_path, RecordError)
+
+
+def put(storage: Storage, content: str) -> None:
+    with storage.put("a/lock") as file:
+        file.write(content.encode())
+
+
+def test_one_of_this_machine_whose_process_has_ended_is_taken_over_at_once(storage: Storage) -> None:
+    put(storage, f"{dead_writer()} 3 process 1 on here\n")
+    begin = time.monotonic()
+    with hold_lease(storage, "a/lock", "painted"):
+        assert time.monotonic() - begin < 1.2
+    assert not storage.has("a/lock")
+
+
+def test_one_of_elsewhere_is_taken_over_when_it_is_not_renewed(storage: Storage) -> None:
+    put(storage, ELSEWHERE)
+    with hold_lease(storage, "a/lock", "painted"):
+        pass
+    assert not storage.has("a/lock")
+
+
+def test_one_of_elsewhere_that_is_renewed_is_held(storage: Storage) -> None:
+    put(storage, ELSEWHERE)
+    renewed = threading.Timer(0.6, put, (storage, ELSEWHERE.replace(" 7 ", " 8 ")))
+    renewed.start()
+    expected = "a: is being painted by process 12 on elsewhere; wait until it has ended, or choose another --out"
+    with pytest.raises(RecordError, match=expected), hold_lease(storage, "a/lock", "painted"):
+        pass
+    renewed.join()
+    assert storage.read("a/lock").startswith(b"deadbeef")
+
+
+def test_of_several_that_find_a_stale_one_one_takes_it(storage: Storage) -> None:
+    put(storage, ELSEWHERE)
+    outcomes: list[str] = []
+
+    def take() -> None:
+        try:
+            with hold_lease(storage, "a/lock", "painted"):
+                outcomes.append("held")
+                time.sleep(1)
+        except RecordError:
+            outcomes.append("refused")
+
+    threads = [threading.Thread(target=take) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(outcomes) == ["held", "refused", "refused"]
+
+
+def test_a_holder_that_lost_it_says_so_and_leaves_it(storage: Storage) -> None:
+    with pytest.warns(UserWarning, match="process 12 on elsewhere has taken over what this process holds"):
+        with hold_lease(storage, "a/lock", "painted"):
+            put(storage, ELSEWHERE)
+            time.sleep(0.5)
+        assert storage.read("a/lock").startswith(b"deadbeef")

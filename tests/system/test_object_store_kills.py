@@ -1,0 +1,152 @@
+"""A real S3 server that is killed in the middle of each command and comes back, and commands that are killed.
+
+Data, stores and runs lie in a bucket. What comes out is, byte for byte, what an undisturbed command makes on the local
+disk, no error is said, and nothing is left over in the bucket: no stray object, no upload that was begun.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from tests.support.object_stores import (
+    Gateway,
+    copy_bucket,
+    environment,
+    fill_bucket,
+    list_keys,
+    list_uploads,
+    new_bucket,
+)
+from tests.support.paths import ROOT
+from tests.support.small_data import write_image_folder
+from tests.support.small_models import write_color_shards, write_color_teacher
+from tests.torture.sandbox import read_tree
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("gateway")]
+
+RUN = [sys.executable, "-c", "from teachonce.cli.main import main; main()"]
+EXTRACT = "extract --data {}/data --teacher TEACHER --out {}/%s --device cpu --gate-samples 0 "
+CENTER = EXTRACT % "fixed" + "--codec float32"
+
+
+class Command(NamedTuple):
+    """A command line with {} for the place of everything, what it reads, and when it is disturbed."""
+
+    words: str
+    out: str
+    reads: tuple[str, ...]
+    kill_at: int
+    """Objects of its result that are there by then."""
+
+
+COMMANDS = {
+    "records": Command("records --images {}/images --out {}/records --shards 24 --num-workers 2", "records",
+                       ("images",), 6),
+    "extract": Command(EXTRACT % "store" + "--policy crop --views 6 --views-per-file 1", "store", ("data",), 60),
+    "merge": Command("merge {}/fixed --data {}/data --out {}/merged", "merged", ("data", "fixed"), 8),
+    "train": Command(
+        "train --data {}/data --store {}/fixed --student timm:test_vit3 --out {}/run --size 32 --batch-size 6 "
+        "--epochs 3 --lr 0.005 --device cpu --num-workers 1",
+        "run",
+        ("data", "fixed"),
+        4,
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A local folder with what the commands read, and what each of them makes."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    write_image_folder(folder / "images", num_classes=4, per_class=30)
+    write_color_shards(folder / "data", sizes=(5,) * 16)
+    write_color_shards(folder / "data", sizes=(6,), split="validation", first_index=400)
+    write_color_teacher(folder / "teacher.onnx")
+    for words in (CENTER, *(command.words for command in COMMANDS.values())):
+        process = start(words, str(folder), folder, {})
+        said = process.communicate(timeout=300)[1]
+        assert process.returncode == 0, said
+    return folder
+
+
+def start(words: str, place: str, local: Path, more: dict[str, str]) -> subprocess.Popen[str]:
+    """A command in a process of its own."""
+    teacher = f"onnx:{local / 'teacher.onnx'},size=16,resize=16"
+    given = words.replace("{}", place).replace("TEACHER", teacher).split()
+    env = {**os.environ, **more, "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}"}
+    return subprocess.Popen([*RUN, *given], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=env)
+
+
+def fill(gateway: Gateway, undisturbed: Path, names: Sequence[str]) -> str:
+    bucket = new_bucket(gateway.endpoint)
+    for name in names:
+        fill_bucket(gateway.endpoint, bucket, undisturbed / name, name)
+    return bucket
+
+
+def wait_for_objects(gateway: Gateway, bucket: str, command: Command, process: subprocess.Popen[str]) -> None:
+    """Until so many objects of the result are there; fails where the command ended before."""
+    while process.poll() is None:
+        names = [key for key in list_keys(gateway.endpoint, bucket) if key.startswith(f"{command.out}/")]
+        if len(names) >= command.kill_at:
+            return
+        time.sleep(0.05)
+    pytest.fail(f"it ended before it was disturbed: {process.communicate()[1]}")
+
+
+def check(gateway: Gateway, bucket: str, undisturbed: Path, command: Command, folder: Path) -> None:
+    """The result is that of an undisturbed command, and there is nothing else."""
+    copy_bucket(gateway.endpoint, bucket, folder)
+    found = read_tree(folder / command.out, f"s3://{bucket}")
+    expected = read_tree(undisturbed / command.out, undisturbed)
+    assert sorted(found) == sorted(expected)
+    assert [name for name in found if found[name] != expected[name]] == []
+    assert {path.name for path in folder.iterdir()} == {*command.reads, command.out}
+    assert list_uploads(gateway.endpoint, bucket) == [] and list(folder.rglob("*lock*")) == []
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_server_is_killed(name: str, gateway: Gateway, undisturbed: Path, tmp_path: Path) -> None:
+    command = COMMANDS[name]
+    bucket = fill(gateway, undisturbed, command.reads)
+    process = start(command.words, f"s3://{bucket}", undisturbed, environment(gateway.endpoint))
+    wait_for_objects(gateway, bucket, command, process)
+    gateway.kill()
+    time.sleep(2)
+    gateway.restart()
+    said = process.communicate(timeout=300)[1]
+    assert process.returncode == 0, said
+    check(gateway, bucket, undisturbed, command, tmp_path)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_command_is_killed(name: str, gateway: Gateway, undisturbed: Path, tmp_path: Path) -> None:
+    command = COMMANDS[name]
+    bucket = fill(gateway, undisturbed, command.reads)
+    process = start(command.words, f"s3://{bucket}", undisturbed, environment(gateway.endpoint))
+    wait_for_objects(gateway, bucket, command, process)
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=60)
+    process = start(command.words, f"s3://{bucket}", undisturbed, environment(gateway.endpoint))
+    said = process.communicate(timeout=300)[1]
+    assert process.returncode == 0, said
+    check(gateway, bucket, undisturbed, command, tmp_path)
+
+
+def test_two_extractions_into_one_store(gateway: Gateway, undisturbed: Path, tmp_path: Path) -> None:
+    command = COMMANDS["extract"]
+    bucket = fill(gateway, undisturbed, command.reads)
+    both = [start(command.words, f"s3://{bucket}", undisturbed, environment(gateway.endpoint)) for _ in range(2)]
+    for process in both:
+        said = process.communicate(timeout=300)[1]
+        assert process.returncode == 0, said
+    check(gateway, bucket, undisturbed, command, tmp_path)
