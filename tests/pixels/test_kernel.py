@@ -305,7 +305,8 @@ def draw_marked_jpeg(columns: int, units: int, height: int, subsampling: str, *,
 def segment_ends(encoded: bytes) -> list[int]:
     """Where each segment ends, at its marker: restarts, and the end of the image."""
     at = scan_headers(encoded)[0]
-    return [n for n in range(at + 14, len(encoded) - 1) if encoded[n] == 0xFF and encoded[n + 1] not in (0, 0xFF)]
+    data_at = at + 2 + encoded[at + 3]
+    return [n for n in range(data_at, len(encoded) - 1) if encoded[n] == 0xFF and encoded[n + 1] not in (0, 0xFF)]
 
 
 MARKED = [name for name in SUBSAMPLINGS if name not in REFRAMED or REFRAMED[name][0] != "rgb"]
@@ -357,9 +358,7 @@ def test_segments_beside_the_box_are_not_decoded(kernel: Kernel, subsampling: st
     # Of the segments in columns 0 and 3 and of the first rows the bytes become other ones; 1 and 2 stay.
     kept_rows = range(2, -(-90 // down) - 1)
     for segment, end in enumerate(ends):
-        begin = (
-            ends[segment - 1] + 2 if segment else scan_headers(encoded)[0] + 2 + encoded[scan_headers(encoded)[0] + 3]
-        )
+        begin = ends[segment - 1] + 2 if segment else data_at
         if segment % 4 in (0, 3) or segment // 4 not in kept_rows:
             damaged[begin:end] = b"\x55" * (end - begin)
     box = 2 * across + 6, kept_rows[0] * down + 6, 6 * across - 6, (kept_rows[-1] + 1) * down - 6
