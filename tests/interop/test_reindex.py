@@ -10,6 +10,8 @@ import pytest
 from PIL import Image
 
 from teachonce.errors import ConfigError, PlanMismatchError, RecordError, StoreError
+from teachonce.extraction.config import ExtractConfig
+from teachonce.extraction.extract import extract
 from teachonce.inspection.config import InspectConfig
 from teachonce.inspection.inspect import inspect
 from teachonce.interop.config import MergeConfig, RecordsConfig, ReindexConfig
@@ -35,6 +37,7 @@ from tests.support.small_data import (
     write_shards,
     write_store,
 )
+from tests.support.small_models import write_color_shards, write_color_teacher
 
 pytestmark = pytest.mark.skipif(load_library() is None, reason="the native library was not built")
 
@@ -218,6 +221,22 @@ def test_rewritten_records_are_merged_and_inspected(data: Path, out: Path, tmp_p
     assert [record.key for record in records_of(tmp_path / "merged")] == [record.key for record in records_of(data)]
     text = inspect(InspectConfig(path=out))
     assert "image/original_key" in str(text) and "DOUBLED" not in str(text)
+
+
+@pytest.mark.parametrize("views", [1, 3])
+def test_extraction_gives_the_same_store(tmp_path: Path, views: int) -> None:
+    """The same keys, so the same crops; the same pixels, so the same logits, samples included."""
+    data, teacher = write_color_shards(tmp_path / "data"), write_color_teacher(tmp_path / "teacher.onnx")
+    reindex(ReindexConfig(data=data, out=tmp_path / "marked", num_workers=1))
+    stores = []
+    for folder in (data, tmp_path / "marked"):
+        out = tmp_path / f"store-of-{folder.name}"
+        extract(ExtractConfig(data=folder, teacher=teacher, policy="crop", views=views, device="cpu", out=out))
+        stores.append(out)
+    names = [path.name for path in sorted(stores[0].glob("*.arrow"))]
+    assert len(names) > 3
+    for name in names:
+        assert (stores[0] / name).read_bytes() == (stores[1] / name).read_bytes(), name
 
 
 def test_other_records_are_unknown_to_the_store(out: Path, tmp_path: Path) -> None:
