@@ -24,9 +24,13 @@ struct decoding {
   struct jpeg_error_mgr errors;
   jmp_buf on_error;
   uint8_t *buffer;
+  int (*decode_mcu)(j_decompress_ptr, void *blocks);
+  unsigned interval, mcus_left; /* between two restart markers, and until the next */
 };
 
 void begin_decoding(struct decoding *decoding);
+/* jpeg_start_decompress(), and what makes restart markers cheap where it can be. */
+void start_decoding(struct decoding *decoding);
 /* Go to on_error. */
 void leave(j_decompress_ptr info);
 /* Whether bytes end with an end-of-image marker: what is truncated does not. */

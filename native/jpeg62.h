@@ -1,9 +1,9 @@
 /* The part of libjpeg's interface, version 62, that is used here; frozen since 1998, and what libjpeg-turbo keeps.
  *
  * Written out here so that building needs a C compiler and nothing else: the library itself is the one that Pillow
- * brings, found at run time. jpeg_CreateDecompress() and jpeg_CreateCompress() compare version and size of their struct
- * before anything else is done, so a library built for another version (70, 80) is noticed and not used. Names and order
- * are the library's own; what is never touched is kept as void pointers and numbers of the right size.
+ * brings, found at run time. jpeg_CreateDecompress() and jpeg_CreateCompress() compare version and size of their
+ * struct before anything else is done, so a library built for another version (70, 80) is noticed and not used. Names
+ * and order are the library's own; what is never touched is kept as void pointers and numbers of the right size.
  */
 #ifndef TEACHONCE_JPEG62_H
 #define TEACHONCE_JPEG62_H
@@ -85,6 +85,12 @@ struct jpeg_destination_mgr {
   void (*term_destination)(j_compress_ptr);
 };
 
+/* Not of the interface, but of jpegint.h: how it begins. */
+struct jpeg_entropy_decoder {
+  void (*start_pass)(j_decompress_ptr);
+  int (*decode_mcu)(j_decompress_ptr, void *blocks);
+};
+
 struct jpeg_decompress_struct {
   struct jpeg_error_mgr *err;
   struct jpeg_memory_mgr *mem;
@@ -136,7 +142,9 @@ struct jpeg_decompress_struct {
   int blocks_in_MCU, MCU_membership[10];
   int Ss, Se, Ah, Al;
   int unread_marker;
-  void *modules[11];
+  void *modules[6];
+  struct jpeg_entropy_decoder *entropy;
+  void *more_modules[4];
 };
 
 struct jpeg_compress_struct {

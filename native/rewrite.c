@@ -2,8 +2,8 @@
  *
  * The coefficients are read and written again, as jpegtran does it: nothing is decoded to pixels and nothing is
  * quantized again. The result is a baseline JPEG of one scan with restart markers and Huffman tables of its own; every
- * other marker segment (JFIF, EXIF, color profiles, comments) is copied as it is. It is then read back, and what decides
- * about pixels is compared: coefficients, quantization, sizes, sampling, color space.
+ * other marker segment (JFIF, EXIF, color profiles, comments) is copied as it is. It is then read back, and what
+ * decides about pixels is compared: coefficients, quantization, sizes, sampling, color space.
  *
  * What is not in order is left alone: an image that is no 8-bit grayscale or color JPEG, that makes the library warn,
  * that has bytes behind its end, that lacks scans, or that would not fit into the room given.

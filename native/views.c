@@ -26,7 +26,7 @@
 #define MAX_READ_ROWS 4
 #define BLOCK_BYTES 32
 #define ALIGNMENT 64
-#define OFF_BYTES 8 /* libjpeg-turbo writes rows that begin at a vector's bound past the cache, and they are read next */
+#define OFF_BYTES 8 /* rows that begin at a vector's bound libjpeg-turbo writes past the cache: they are read next */
 #define HALF (1 << (PRECISION_BITS - 1))
 
 enum { DONE = 0, LEFT_TO_PILLOW = 1 };
@@ -347,7 +347,7 @@ static void decode_rows(struct decoding *decoding, const struct part *part, int 
   region.left -= part->left, region.right -= part->left;
   region.top -= part->top, region.bottom -= part->top;
   info->out_color_space = JCS_EXT_RGBX;
-  jpeg.start(info);
+  start_decoding(decoding);
   const unsigned end = (unsigned)region.right + CONTEXT_PX;
   unsigned left = 0, width = info->output_width;
   if (!is_smoothed(info)) {

@@ -14,7 +14,8 @@ machine that drifts, or that others use, drifts for both; the ratio of the round
 rounds is quoted with the least and the most. What others compute at the same time takes more from a pipeline of few
 threads than from one of many, so a second ratio is of images per second of CPU time (Linux only), which they touch
 less: where the two differ much, the machine was busy. Our loader on the same photographs with restart markers is
-measured twice: as a variant against each peer, and against itself without them (``markers.py``). Peers that are not installed are skipped with a line:
+measured twice: as a variant against each peer, and against itself without them (``markers.py``). Peers that are not
+installed are skipped with a line:
 
     pip install tensorflow webdataset grain simplejpeg nvidia-dali-cuda120 ffcv
 

@@ -64,7 +64,9 @@ def decoded_of(work: Path, folder: str) -> Iterator[dict[str, Any]]:
             yield {"pixels": torch.from_numpy(out[: len(block)])}
 
 
-def compare(plain: Iterator[dict[str, Any]], marked: Iterator[dict[str, Any]], rounds: int, batches: int) -> list[float]:
+def compare(
+    plain: Iterator[dict[str, Any]], marked: Iterator[dict[str, Any]], rounds: int, batches: int
+) -> list[float]:
     """CPU time without markers over that with them, one a round; AssertionError where pixels differ."""
     ratios = []
     for number in range(rounds + 1):

@@ -57,9 +57,7 @@ class Setting:
 Pipeline = Callable[[Setting], Iterator[tuple[Any, Any, Any]]]
 
 
-def ours(
-    setting: Setting, *, from_store: bool, records_folder: str = "epoch"
-) -> Iterator[tuple[Any, Any, Any]]:
+def ours(setting: Setting, *, from_store: bool, records_folder: str = "epoch") -> Iterator[tuple[Any, Any, Any]]:
     """teachonce: stored views and int8 logits of a store, or views drawn now and ``image/logit``."""
     from teachonce import CropPolicy, KDDataset, OwnViews, RecordLogits, Store, StoredLogits, StoredViews, open_records
 

@@ -53,13 +53,15 @@ def build_library(folder: Path, *options: str) -> Path:
 
 @pytest.fixture(scope="session", params=["as installed", "plain loops"])
 def kernel(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Kernel:
+    """The plain loops decode units between restart markers as the library does; as installed they are counted."""
     if request.param == "as installed" and not CFLAGS:
         found, reason = load_kernel(), describe_decoder()
     else:
         options = ["-DTEACHONCE_NO_AVX2"] if request.param == "plain loops" else []
         path = build_library(tmp_path_factory.mktemp("native"), *options)
-        found, reason = bind_kernel(ctypes.CDLL(str(path)))
+        found, reason = bind_kernel(ctypes.CDLL(str(path)), [request.param == "as installed"])
     assert found is not None, reason
+    assert found.counts_units == (request.param == "as installed"), "with Pillow's own wheels it holds"
     return found
 
 
@@ -577,6 +579,16 @@ def test_sizes_are_those_of_the_headers(kernel: Kernel) -> None:
 def test_a_kernel_that_gives_other_pixels_is_not_used(tmp_path: Path) -> None:
     path = build_library(tmp_path, "-Dfabs=floor")
     assert bind_kernel(ctypes.CDLL(str(path))) == (None, "the kernel differs from Pillow here")
+
+
+def test_counting_units_that_does_not_hold_is_not_used(tmp_path: Path) -> None:
+    """Where the library does not count as expected, markers are left to it, and pixels are right all the same."""
+    library = ctypes.CDLL(str(build_library(tmp_path, "-DFIRST_COUNT=3")))
+    assert bind_kernel(library, [True])[0] is None
+    kernel, _ = bind_kernel(library)
+    assert kernel is not None and not kernel.counts_units
+    encoded = draw_marked_jpeg(4, 4, 60, "4:2:0")
+    assert_pillows(kernel, encoded, [((70, 20, 130, 50), (20, 20), (0, 0, 20, 20), False, "bilinear")])
 
 
 def damage(encoded: bytes, random: Random) -> bytes:

@@ -11,7 +11,7 @@ import ctypes
 import functools
 import io
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -77,8 +77,9 @@ _REWRITING_FUNCTIONS = (
 class Kernel:
     """The part that makes pixels; ``can_rewrite`` where Pillow's libjpeg has what that needs."""
 
-    def __init__(self, library: ctypes.CDLL, *, can_rewrite: bool = False) -> None:
+    def __init__(self, library: ctypes.CDLL, *, can_rewrite: bool = False, counts_units: bool = False) -> None:
         self.can_rewrite = can_rewrite
+        self.counts_units = counts_units
         self._rewrite = library.teachonce_rewrite
         self._rewrite.restype = ctypes.c_int64
         self._rewrite.argtypes = [
@@ -140,8 +141,12 @@ def _load_kernel() -> tuple[Kernel | None, str]:
     return bind_kernel(library)
 
 
-def bind_kernel(library: ctypes.CDLL) -> tuple[Kernel | None, str]:
-    """The kernel of a library, once it has been given Pillow's libjpeg and proved itself; else None, and why."""
+def bind_kernel(library: ctypes.CDLL, counting: Sequence[bool] = (True, False)) -> tuple[Kernel | None, str]:
+    """The kernel of a library, once it has been given Pillow's libjpeg and proved itself; else None, and why.
+
+    ``counting``, in turn until one holds: whether it counts the units between restart markers itself, which is faster
+    and relies on more of libjpeg-turbo than its interface (``native/decoding.c``).
+    """
     try:
         pillow = ctypes.CDLL(Image.core.__file__)
         functions = [_find(pillow, name) for name in _JPEG_FUNCTIONS]
@@ -154,10 +159,13 @@ def bind_kernel(library: ctypes.CDLL) -> tuple[Kernel | None, str]:
     rewriting = [_find(pillow, name) for name in _REWRITING_FUNCTIONS]
     functions += rewriting
     pointers = (ctypes.c_void_p * len(functions))(*functions)
-    kernel = Kernel(library, can_rewrite=all(rewriting))
-    if library.teachonce_bind(pointers) != _ABI_VERSION:
-        return None, "Pillow's libjpeg has another interface"
-    return (kernel, "") if _gives_pillows_pixels(kernel) else (None, "the kernel differs from Pillow here")
+    for counts_units in counting:
+        if library.teachonce_bind(pointers, ctypes.c_int32(counts_units)) != _ABI_VERSION:
+            return None, "Pillow's libjpeg has another interface"
+        kernel = Kernel(library, can_rewrite=all(rewriting), counts_units=counts_units)
+        if _gives_pillows_pixels(kernel):
+            return kernel, ""
+    return None, "the kernel differs from Pillow here"
 
 
 def _find(library: ctypes.CDLL, name: str) -> int | None:
