@@ -104,6 +104,19 @@ def test_stores_of_one_train_on_the_other(
             np.testing.assert_array_equal(np.asarray(values), np.asarray(other[name]), err_msg=name)
 
 
+def test_positions_are_tried_first_and_nothing_else_is_read(data: Path, out: Path, tmp_path: Path, cache: Path) -> None:
+    """Of shards that say that they are rewritten; others of other bytes have all their keys looked up, as ever."""
+    store = Store(write_store(tmp_path / "store", data).path)
+    join = StoreJoin(store, open_records(out, "train"))
+    assert join.has_positions and not list(cache.rglob("*.keys"))
+    assert not StoreJoin(Store(write_store(tmp_path / "other", out).path), open_records(data, "train")).has_positions
+    rewrite_shard(out / SHARD, lambda payloads: payloads[::-1])
+    moved = open_records(out, "train")
+    join = StoreJoin(store, moved)
+    assert not join.has_positions
+    assert join.locate([(0, 0)], [moved.read_record(0, 0)]) == [(0, 4)]
+
+
 def test_a_store_of_the_image_folder_and_rewritten_records(tmp_path: Path) -> None:
     images = write_image_folder(tmp_path / "images")
     store = write_store(tmp_path / "store", images)
