@@ -16,6 +16,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, cast
 
+from teachonce.errors import ConfigError
 from teachonce.losses.options import MixupType
 from teachonce.models.options import Precision
 from teachonce.options import (
@@ -33,10 +34,12 @@ from teachonce.options import (
     check_applicable,
     given_options,
     only_with,
+    parse_bytes,
     parse_number,
     require,
     to_json,
 )
+from teachonce.storage.address import is_remote, to_location
 from teachonce.training.recipes import build_recipe, recipe_options
 from teachonce.views.options import MixOptions, ViewOrderName
 
@@ -59,6 +62,9 @@ _LABEL_LOSS = Condition("--label-weight above 0", lambda options: options.uses_l
 _TEACHER = Condition("--store, --logits records or --teacher", lambda options: options.has_teacher)
 _STORE = Condition("--store", lambda options: bool(options.store))
 _ONLINE_TEACHER = Condition("--teacher", lambda options: options.teacher is not None)
+_REMOTE = Condition(
+    "--data, --validation-data or --store at an address", lambda options: any(map(is_remote, options.read_locations()))
+)
 _VALIDATION = Condition("--validation-split", lambda options: options.has_validation)
 _NO_RESIZE = Condition("no --eval-resize", lambda options: options.eval_resize is None)
 _SGD = Condition("--optimizer sgd", lambda options: options.optimizer == "sgd")
@@ -264,6 +270,12 @@ class TrainConfig(TrainingOptions):
     at each start and in result.json."""
     trust: bool = only_with(False, _STORE)
     """Do not compare the store's blocks with their hashes as they are first read."""
+    cache: Path | None = only_with(None, _REMOTE)
+    """Folder on a local disk that keeps what is read of remote records and stores, for all processes of this machine.
+    Default: in the user's cache folder."""
+    cache_size: str = only_with("", _REMOTE)
+    """How much --cache may take, such as 200GB; what was used least recently goes first. Default: 50GB, or half of the
+    free disk where that is less."""
     own_views: bool = only_with(False, _STORE)
     """Draw the student's own views instead of replaying the store's: breaks the agreement of teacher and student."""
     logits: Literal["records"] | None = None
@@ -288,7 +300,7 @@ class TrainConfig(TrainingOptions):
         store = cast(object, self.store)
         if isinstance(store, Path | str):
             # In Python one store may be given as it is.
-            object.__setattr__(self, "store", (Path(store),))
+            object.__setattr__(self, "store", (to_location(store),))
         require(not self.store or self.logits is None, "--logits", self.logits, "not given together with --store")
         is_online_alone = self.teacher is None or not (self.store or self.logits)
         require(is_online_alone, "--teacher", self.teacher, "not given together with --store or --logits")
@@ -312,8 +324,9 @@ class TrainConfig(TrainingOptions):
             "more than 0 where there is no KD loss",
         )
         self.teacher_weights()
-        stores = [os.path.normpath(path) for path in self.store]
-        doubled = next((path for path in self.store if stores.count(os.path.normpath(path)) > 1), None)
+        self.cache_bytes()
+        stores = [os.path.normpath(str(path)) for path in self.store]
+        doubled = next((path for path in self.store if stores.count(os.path.normpath(str(path))) > 1), None)
         require(doubled is None, "--store", doubled, "each store once: a teacher's weight is given by --store-weights")
         check_applicable(self, self.given_options())
 
@@ -347,6 +360,19 @@ class TrainConfig(TrainingOptions):
         if not self.has_teacher:
             return 0.0
         return 1.0 if self.kd_temp is None else self.kd_temp
+
+    def read_locations(self) -> list[Path]:
+        """Where records and teacher logits are read from."""
+        return [self.data, *self.store, *([] if self.validation_data is None else [self.validation_data])]
+
+    def cache_bytes(self) -> int | None:
+        """``--cache-size`` in bytes; None where it is not given. Raises ConfigError where it is no size."""
+        if not self.cache_size:
+            return None
+        try:
+            return parse_bytes(self.cache_size)
+        except ValueError as error:
+            raise ConfigError(f"--cache-size {self.cache_size}: expected {error}") from error
 
     def teacher_weights(self) -> tuple[float, ...]:
         """The weight of each store's probabilities; they sum to 1. Raises ConfigError for other than one a store."""

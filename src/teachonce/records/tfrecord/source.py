@@ -84,7 +84,7 @@ def find_shards(data: Path, split: str) -> list[Path]:
 
 def _describe_shard(storage: Storage, path: Path, num_records: int) -> ShardInfo:
     status = storage.status(path.name)
-    identity = f"{storage.describe(path.name)}\n{status.num_bytes} {status.modified_ns}"
+    identity = f"{storage.describe(path.name)}\n{status.num_bytes} {status.modified_ns}{status.version}"
     return ShardInfo(path.name, path, num_records, status.num_bytes, xxhash.xxh3_128_hexdigest(os.fsencode(identity)))
 
 
@@ -211,6 +211,7 @@ class TFRecordSource(RecordSource):
         self.shards = tuple(
             _describe_shard(storage, path, len(file)) for path, file in zip(paths, self._files, strict=True)
         )
+        self.is_fetched = storage.is_cached
         self._num_classes = None if self.classes is None else len(self.classes.names)
         self._prepare()
 
@@ -271,6 +272,10 @@ class TFRecordSource(RecordSource):
             else:
                 records.append(Record(encoded, label, filename, record_key(encoded), where, values))
         return records
+
+    def fetch(self, shard: int) -> None:
+        """The whole file of a shard."""
+        self._keep_open(shard).fetch()
 
     def _keep_open(self, shard: int) -> TFRecordFile:
         if len(self._files) > MAX_OPEN_SHARDS:
