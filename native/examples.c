@@ -16,8 +16,8 @@ struct found {
   int64_t logits_start, logits_end;
   int64_t body_start, body_end; /* the entries of the map */
   int64_t splice_start, splice_end; /* what a new entry image/logit takes the place of, in a sorted map */
-  int64_t label;
-  int32_t has_label, status;
+  int64_t label, encoded_xxh3, original_key;
+  int32_t has_label, has_encoded_xxh3, has_original_key, status;
 };
 
 struct span {
@@ -70,6 +70,24 @@ static int read_bytes(struct span feature, const uint8_t *base, int64_t *start, 
   return *end > *start;
 }
 
+/* Feature { int64_list { value } } with one value, packed or not. */
+static int read_integer(struct span feature, int64_t *integer, int32_t *has_integer) {
+  struct span list, value;
+  uint64_t number;
+  if (*has_integer || !read_only_field(feature, 0x1A, &list)) return 0;
+  if (read_only_field(list, 0x0A, &value)) {
+    if (!read_varint(&value, &number) || value.at != value.end) return 0;
+  } else if (list.at < list.end && *list.at == 0x08) {
+    list.at++;
+    if (!read_varint(&list, &number) || list.at != list.end) return 0;
+  } else {
+    return 0;
+  }
+  *integer = (int64_t)number;
+  *has_integer = 1;
+  return 1;
+}
+
 static int find(const uint8_t *payload, int64_t num_bytes, struct found *found) {
   struct span example = {payload, payload + num_bytes}, features;
   if (!read_only_field(example, 0x0A, &features)) return 0;
@@ -87,18 +105,11 @@ static int find(const uint8_t *payload, int64_t num_bytes, struct found *found) 
     } else if (is_named(key, "image/filename")) {
       if (!read_bytes(feature, payload, &found->name_start, &found->name_end)) return 0;
     } else if (is_named(key, "image/class/label")) {
-      uint64_t number;
-      if (found->has_label || !read_only_field(feature, 0x1A, &list)) return 0;
-      if (read_only_field(list, 0x0A, &value)) {
-        if (!read_varint(&value, &number) || value.at != value.end) return 0;
-      } else if (list.at < list.end && *list.at == 0x08) {
-        list.at++;
-        if (!read_varint(&list, &number) || list.at != list.end) return 0;
-      } else {
-        return 0;
-      }
-      found->label = (int64_t)number;
-      found->has_label = 1;
+      if (!read_integer(feature, &found->label, &found->has_label)) return 0;
+    } else if (is_named(key, "image/encoded_xxh3")) {
+      if (!read_integer(feature, &found->encoded_xxh3, &found->has_encoded_xxh3)) return 0;
+    } else if (is_named(key, "image/original_key")) {
+      if (!read_integer(feature, &found->original_key, &found->has_original_key)) return 0;
     } else if (is_named(key, "image/logit")) {
       if (found->logits_end != 0) return 0;
       if (!read_only_field(feature, 0x12, &list) || !read_only_field(list, 0x0A, &value)) return 0;

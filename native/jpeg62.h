@@ -1,9 +1,9 @@
-/* The part of libjpeg's interface, version 62, that the kernel uses; frozen since 1998, and what libjpeg-turbo keeps.
+/* The part of libjpeg's interface, version 62, that is used here; frozen since 1998, and what libjpeg-turbo keeps.
  *
  * Written out here so that building needs a C compiler and nothing else: the library itself is the one that Pillow
- * brings, found at run time. jpeg_CreateDecompress() compares version and size of the struct before anything else is
- * done, so a library built for another version (70, 80) is noticed and not used. Names and order are the library's
- * own; what the kernel never touches is kept as void pointers and numbers of the right size.
+ * brings, found at run time. jpeg_CreateDecompress() and jpeg_CreateCompress() compare version and size of their
+ * struct before anything else is done, so a library built for another version (70, 80) is noticed and not used. Names
+ * and order are the library's own; what is never touched is kept as void pointers and numbers of the right size.
  */
 #ifndef TEACHONCE_JPEG62_H
 #define TEACHONCE_JPEG62_H
@@ -16,6 +16,8 @@
 enum { JCS_GRAYSCALE = 1, JCS_RGB = 2, JCS_YCbCr = 3, JCS_EXT_RGBX = 7 };
 
 typedef struct jpeg_decompress_struct *j_decompress_ptr;
+typedef struct jpeg_compress_struct *j_compress_ptr;
+typedef short jpeg_block[64]; /* coefficients */
 
 struct jpeg_error_mgr {
   void (*error_exit)(j_decompress_ptr);
@@ -37,12 +39,65 @@ struct jpeg_error_mgr {
   int last_addon_message;
 };
 
+struct jpeg_memory_mgr {
+  void *unused[7]; /* functions that allocate */
+  void *access_virt_sarray;
+  jpeg_block **(*access_virt_barray)(void *, void *array, unsigned first_row, unsigned num_rows, int is_writable);
+  void *unused_too[2];
+  long max_memory_to_use, max_alloc_chunk;
+};
+
+struct jpeg_quantization {
+  unsigned short steps[64];
+  int sent_table;
+};
+
+struct jpeg_component {
+  int component_id, component_index, h_samp_factor, v_samp_factor, quant_tbl_no;
+  int dc_tbl_no, ac_tbl_no;
+  unsigned width_in_blocks, height_in_blocks;
+  int DCT_scaled_size;
+  unsigned downsampled_width, downsampled_height;
+  int component_needed;
+  int MCU_width, MCU_height, MCU_blocks, MCU_sample_width, last_col_width, last_row_height;
+  struct jpeg_quantization *quant_table; /* as it was when the first scan of the component began; NULL without one */
+  void *dct_table;
+};
+
+struct jpeg_marker {
+  struct jpeg_marker *next;
+  unsigned char marker;
+  unsigned original_length, data_length;
+  unsigned char *data;
+};
+
+struct jpeg_source_mgr {
+  const unsigned char *next_input_byte;
+  size_t bytes_in_buffer;
+  void *functions[5];
+};
+
+struct jpeg_destination_mgr {
+  unsigned char *next_output_byte;
+  size_t free_in_buffer;
+  void (*init_destination)(j_compress_ptr);
+  int (*empty_output_buffer)(j_compress_ptr);
+  void (*term_destination)(j_compress_ptr);
+};
+
+/* Not of the interface, but of jpegint.h: how it begins. */
+struct jpeg_entropy_decoder {
+  void (*start_pass)(j_decompress_ptr);
+  int (*decode_mcu)(j_decompress_ptr, void *blocks);
+};
+
 struct jpeg_decompress_struct {
   struct jpeg_error_mgr *err;
-  void *mem, *progress, *client_data;
+  struct jpeg_memory_mgr *mem;
+  void *progress, *client_data;
   int is_decompressor, global_state;
 
-  void *src;
+  struct jpeg_source_mgr *src;
   unsigned image_width, image_height;
   int num_components, jpeg_color_space;
 
@@ -67,7 +122,7 @@ struct jpeg_decompress_struct {
 
   void *quant_tbl_ptrs[4], *dc_huff_tbl_ptrs[4], *ac_huff_tbl_ptrs[4];
   int data_precision;
-  void *comp_info;
+  struct jpeg_component *comp_info;
   int progressive_mode, arith_code;
   unsigned char arith_dc_L[16], arith_dc_U[16], arith_ac_K[16];
   unsigned restart_interval;
@@ -77,7 +132,7 @@ struct jpeg_decompress_struct {
   int saw_Adobe_marker;
   unsigned char Adobe_transform;
   int CCIR601_sampling;
-  void *marker_list;
+  struct jpeg_marker *marker_list;
   int max_h_samp_factor, max_v_samp_factor, min_DCT_scaled_size;
   unsigned total_iMCU_rows;
   void *sample_range_limit;
@@ -87,7 +142,45 @@ struct jpeg_decompress_struct {
   int blocks_in_MCU, MCU_membership[10];
   int Ss, Se, Ah, Al;
   int unread_marker;
-  void *modules[11];
+  void *modules[6];
+  struct jpeg_entropy_decoder *entropy;
+  void *more_modules[4];
+};
+
+struct jpeg_compress_struct {
+  struct jpeg_error_mgr *err;
+  struct jpeg_memory_mgr *mem;
+  void *progress, *client_data;
+  int is_decompressor, global_state;
+
+  struct jpeg_destination_mgr *dest;
+  unsigned image_width, image_height;
+  int input_components, in_color_space;
+  double input_gamma;
+  int data_precision, num_components, jpeg_color_space;
+  struct jpeg_component *comp_info;
+  void *quant_tbl_ptrs[4], *dc_huff_tbl_ptrs[4], *ac_huff_tbl_ptrs[4];
+  unsigned char arith_dc_L[16], arith_dc_U[16], arith_ac_K[16];
+  int num_scans;
+  const void *scan_info;
+  int raw_data_in, arith_code, optimize_coding, CCIR601_sampling, smoothing_factor, dct_method;
+  unsigned restart_interval;
+  int restart_in_rows;
+  int write_JFIF_header;
+  unsigned char JFIF_major_version, JFIF_minor_version, density_unit;
+  unsigned short X_density, Y_density;
+  int write_Adobe_marker;
+  unsigned next_scanline;
+  int progressive_mode, max_h_samp_factor, max_v_samp_factor;
+  unsigned total_iMCU_rows;
+  int comps_in_scan;
+  void *cur_comp_info[4];
+  unsigned MCUs_per_row, MCU_rows_in_scan;
+  int blocks_in_MCU, MCU_membership[10];
+  int Ss, Se, Ah, Al;
+  void *modules[9];
+  void *script_space;
+  int script_space_size;
 };
 
 /* The functions of the library, in the order in which teachonce_bind() takes them. */
@@ -101,6 +194,14 @@ struct jpeg_library {
   unsigned (*skip_scanlines)(j_decompress_ptr, unsigned count);
   unsigned (*read_scanlines)(j_decompress_ptr, unsigned char **rows, unsigned max_rows);
   void (*destroy)(j_decompress_ptr);
+  void (*save_markers)(j_decompress_ptr, int marker, unsigned max_bytes);
+  void **(*read_coefficients)(j_decompress_ptr);
+  void (*create_compress)(j_compress_ptr, int version, size_t struct_bytes);
+  void (*copy_parameters)(j_decompress_ptr, j_compress_ptr);
+  void (*write_coefficients)(j_compress_ptr, void **arrays);
+  void (*write_marker)(j_compress_ptr, int marker, const unsigned char *data, unsigned num_bytes);
+  void (*finish_compress)(j_compress_ptr);
+  void (*destroy_compress)(j_compress_ptr);
 };
 
 #endif

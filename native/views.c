@@ -4,29 +4,29 @@
  * integer DCT, smooth chroma upsampling), resizing by the arithmetic of Pillow's Image.resize (weights in 22 bits,
  * columns first, 8 bits between the passes). What is faster is what is left out: rows above and below the box are not
  * decoded, columns beside it get no inverse DCT, a row is resampled as soon as it is there, and no image is ever
- * allocated. tests/pixels/test_kernel.py holds both together on random images, boxes and sizes.
+ * allocated. Of a JPEG with restart markers the segments beside the box are not even read (segments.c).
+ * tests/pixels/test_kernel.py holds both together on random images, boxes and sizes.
  *
  * Only what is in order is done here. An image that is no 8-bit grayscale or color JPEG, that makes the library warn,
  * that does not end with an end-of-image marker, or whose box lies outside gets the status LEFT_TO_PILLOW: the caller
- * asks Pillow then, which says what is wrong or does what it can. (Damage behind the last row that a view needs is not
- * seen; Pillow refuses some of it, about one in 300 damaged files of the tests.) There is no global state but the bound
+ * asks Pillow then, which says what is wrong or does what it can. (Damage in what no view needs is not seen; Pillow
+ * refuses some of it, about one in 300 damaged files of the tests.) There is no global state but the bound
  * library, so any number of threads may call.
  */
 #include <limits.h>
 #include <math.h>
-#include <setjmp.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "jpeg62.h"
+#include "decoding.h"
+#include "segments.h"
 
-#define ABI_VERSION 1
 #define PRECISION_BITS 22 /* of a weight, as in Pillow */
-#define CONTEXT_PX 4      /* rows and columns around the box that smooth upsampling looks at, and to spare */
 #define MAX_READ_ROWS 4
-#define MAX_SCANS 100     /* of pixels/decode.py, where they are counted exactly */
 #define BLOCK_BYTES 32
+#define ALIGNMENT 64
+#define OFF_BYTES 8 /* rows that begin at a vector's bound libjpeg-turbo writes past the cache: they are read next */
 #define HALF (1 << (PRECISION_BITS - 1))
 
 enum { DONE = 0, LEFT_TO_PILLOW = 1 };
@@ -71,8 +71,6 @@ struct rendering {
   uint8_t *rows; /* [rows needed, window_width * 3], padded */
   size_t stride;
 };
-
-static struct jpeg_library jpeg;
 
 static double weight_at(double x, int filter) {
   x = fabs(x);
@@ -342,59 +340,14 @@ static int render_pixels(const uint8_t *pixels, int width, int height, int num_v
   return DONE;
 }
 
-struct decoding {
-  struct jpeg_decompress_struct info;
-  struct jpeg_error_mgr errors;
-  jmp_buf on_error;
-  uint8_t *buffer;
-};
-
-static void leave(j_decompress_ptr info) { longjmp(((struct decoding *)info->client_data)->on_error, 1); }
-
-/* Level -1 is a warning: damaged data, of which Pillow makes what it can. */
-static void leave_if_damaged(j_decompress_ptr info, int level) {
-  if (level < 0) leave(info);
-}
-
-static void begin_decoding(struct decoding *decoding) {
-  memset(&decoding->info, 0, sizeof decoding->info);
-  decoding->info.err = jpeg.std_error(&decoding->errors);
-  decoding->info.client_data = decoding;
-  decoding->errors.error_exit = leave;
-  decoding->errors.emit_message = leave_if_damaged;
-  decoding->buffer = NULL;
-}
-
-static int ends_in_order(const struct source *source) {
-  const uint8_t *end = source->bytes + source->num_bytes;
-  return source->num_bytes > 4 && end[-2] == 0xFF && end[-1] == 0xD9;
-}
-
-/* Of several scans each costs a pass over all blocks: where there may be more than MAX_SCANS, pixels/decode.py counts
- * them and decides. Their marker may stand in metadata too, so that this finds too many rather than too few. */
-static int has_many_scans(const struct jpeg_decompress_struct *info, const struct source *source) {
-  if (!info->progressive_mode && info->comps_in_scan == info->num_components) return 0;
-  const uint8_t *at = source->bytes, *end = at + source->num_bytes - 1;
-  int num_scans = 0;
-  while (at < end && (at = memchr(at, 0xFF, end - at))) num_scans += *++at == 0xDA;
-  return num_scans > MAX_SCANS;
-}
-
-/* Of a progressive image some of whose scans are missing, blocks are smoothed from what their neighbors have, and at
- * the edge of cropped columns the library knows no neighbors: such an image is decoded in its whole width. */
-static int is_smoothed(const struct jpeg_decompress_struct *info) {
-  if (!info->coef_bits) return 0;
-  for (int i = 0; i < info->num_components; i++)
-    for (int k = 0; k < 64; k++)
-      if (info->coef_bits[i][k] != 0) return 1;
-  return 0;
-}
-
-static void decode_rows(struct decoding *decoding, const struct source *source, struct rendering *renderings) {
+static void decode_rows(struct decoding *decoding, const struct part *part, int num_views,
+                        struct rendering *renderings) {
   struct jpeg_decompress_struct *info = &decoding->info;
-  const struct region region = needed_region(renderings, source->num_views);
+  struct region region = needed_region(renderings, num_views);
+  region.left -= part->left, region.right -= part->left;
+  region.top -= part->top, region.bottom -= part->top;
   info->out_color_space = JCS_EXT_RGBX;
-  jpeg.start(info);
+  start_decoding(decoding);
   const unsigned end = (unsigned)region.right + CONTEXT_PX;
   unsigned left = 0, width = info->output_width;
   if (!is_smoothed(info)) {
@@ -403,44 +356,74 @@ static void decode_rows(struct decoding *decoding, const struct source *source, 
     if (width < info->output_width) jpeg.crop_scanline(info, &left, &width);
   }
   if (region.top > CONTEXT_PX) jpeg.skip_scanlines(info, region.top - CONTEXT_PX);
-  const size_t row_bytes = 4 * ((size_t)width + region.taps);
-  decoding->buffer = calloc(MAX_READ_ROWS, row_bytes);
+  const size_t row_bytes = (4 * ((size_t)width + region.taps) + ALIGNMENT) & ~(size_t)(ALIGNMENT - 1);
+  decoding->buffer = calloc(MAX_READ_ROWS, row_bytes + ALIGNMENT);
   if (!decoding->buffer) leave(info);
+  uint8_t *first = decoding->buffer + (ALIGNMENT + OFF_BYTES - (uintptr_t)decoding->buffer % ALIGNMENT) % ALIGNMENT;
   uint8_t *rows[MAX_READ_ROWS];
-  for (int i = 0; i < MAX_READ_ROWS; i++) rows[i] = decoding->buffer + i * row_bytes;
+  for (int i = 0; i < MAX_READ_ROWS; i++) rows[i] = first + i * row_bytes;
   while ((int)info->output_scanline < region.bottom) {
     const int y = info->output_scanline;
     const int num_rows = jpeg.read_scanlines(info, rows, MAX_READ_ROWS);
     if (num_rows == 0) leave(info);
-    for (int i = 0; i < num_rows; i++) take_row(renderings, source->num_views, rows[i], left, y + i);
+    for (int i = 0; i < num_rows; i++)
+      take_row(renderings, num_views, rows[i], part->left + left, part->top + y + i);
   }
 }
 
-/* setjmp is called below the frame that owns the decoding: what is changed in it in between is then well defined. */
-static int try_render(struct decoding *decoding, const struct source *source, const struct view *views,
+/* setjmp is called below the frame that owns the decoding: what is changed in it in between is then well defined. Of a
+ * part that was cut out the renderings are begun already. */
+static int try_render(struct decoding *decoding, const struct part *part, const struct view *views, int num_views,
                       struct rendering *renderings, int64_t max_pixels) {
   if (setjmp(decoding->on_error)) return LEFT_TO_PILLOW;
   struct jpeg_decompress_struct *info = &decoding->info;
   jpeg.create(info, JPEG_LIB_VERSION, sizeof *info);
-  jpeg.mem_src(info, source->bytes, (unsigned long)source->num_bytes);
+  jpeg.mem_src(info, part->bytes, (unsigned long)part->num_bytes);
   if (jpeg.read_header(info, 1) != JPEG_HEADER_OK) leave(info);
   if ((int64_t)info->image_width * info->image_height > max_pixels) leave(info);
-  const int space = info->jpeg_color_space, is_gray = info->num_components == 1 && space == JCS_GRAYSCALE;
-  if (!is_gray && (info->num_components != 3 || (space != JCS_YCbCr && space != JCS_RGB))) leave(info);
-  if (info->data_precision != 8 || has_many_scans(info, source)) leave(info);
-  if (!begin_renderings(renderings, source->num_views, views, info->image_width, info->image_height)) leave(info);
-  decode_rows(decoding, source, renderings);
+  if (!is_plain(info) || has_many_scans(info, part->bytes, part->num_bytes)) leave(info);
+  if (!part->width) {
+    if (!begin_renderings(renderings, num_views, views, info->image_width, info->image_height)) leave(info);
+  } else if ((int)info->image_width != part->width || (int)info->image_height != part->height) {
+    leave(info);
+  }
+  decode_rows(decoding, part, num_views, renderings);
   return DONE;
+}
+
+/* Cut out of an image with restart markers what its views need, with the pixels around that smooth upsampling looks at;
+ * NULL where the image has no markers to enter at, or where nothing is left out but what decoding leaves out too. */
+static uint8_t *cut_part(const struct source *source, const struct rendering *renderings,
+                         const struct segment_grid *grid, struct part *part) {
+  const struct region region = needed_region(renderings, source->num_views);
+  const int left = region.left - grid->context_width, right = region.right + grid->context_width;
+  const int top = region.top - grid->context_height, bottom = region.bottom + grid->context_height;
+  struct segment_range range = {
+      (left < 0 ? 0 : left) / grid->segment_width, (top < 0 ? 0 : top) / grid->segment_height,
+      (right - 1) / grid->segment_width + 1, (bottom - 1) / grid->segment_height + 1};
+  if (range.end_column > grid->columns) range.end_column = grid->columns;
+  if (range.end_row > grid->rows) range.end_row = grid->rows;
+  if (range.column == 0 && range.row == 0 && range.end_column == grid->columns) return NULL;
+  return cut_segments(source->bytes, source->num_bytes, grid, &range, part);
 }
 
 static int render_jpeg(const struct source *source, const struct view *views, struct rendering *renderings,
                        int64_t max_pixels) {
   struct decoding decoding;
-  if (!ends_in_order(source)) return LEFT_TO_PILLOW;
+  struct segment_grid grid;
+  struct part part = {source->bytes, source->num_bytes, 0, 0, 0, 0};
+  uint8_t *cut = NULL;
+  if (!ends_in_order(source->bytes, source->num_bytes)) return LEFT_TO_PILLOW;
+  if (read_segment_grid(source->bytes, source->num_bytes, &grid) && (int64_t)grid.width * grid.height <= max_pixels) {
+    if (!begin_renderings(renderings, source->num_views, views, grid.width, grid.height)) return LEFT_TO_PILLOW;
+    part.width = grid.width, part.height = grid.height;
+    cut = cut_part(source, renderings, &grid, &part);
+  }
   begin_decoding(&decoding);
-  const int status = try_render(&decoding, source, views, renderings, max_pixels);
+  const int status = try_render(&decoding, &part, views, source->num_views, renderings, max_pixels);
   free(decoding.buffer);
   jpeg.destroy(&decoding.info);
+  free(cut);
   return status;
 }
 
@@ -481,7 +464,7 @@ static int try_measure(struct decoding *decoding, struct source *source) {
 static int measure(struct source *source) {
   struct decoding decoding;
   if (ppm_pixels(source, &source->width, &source->height)) return DONE;
-  if (!jpeg.create || !ends_in_order(source)) return LEFT_TO_PILLOW;
+  if (!jpeg.create || !ends_in_order(source->bytes, source->num_bytes)) return LEFT_TO_PILLOW;
   begin_decoding(&decoding);
   const int status = try_measure(&decoding, source);
   jpeg.destroy(&decoding.info);
@@ -491,18 +474,4 @@ static int measure(struct source *source) {
 /* Width and height of images, from their headers. */
 void teachonce_measure(struct source *sources, int64_t num_sources) {
   for (int64_t i = 0; i < num_sources; i++) sources[i].status = measure(sources + i);
-}
-
-/* Take over the library's functions; returns ABI_VERSION, or 0 where it is built for another version of libjpeg. */
-int teachonce_bind(const struct jpeg_library *library) {
-  struct decoding decoding;
-  jpeg = *library;
-  begin_decoding(&decoding);
-  if (setjmp(decoding.on_error)) {
-    memset(&jpeg, 0, sizeof jpeg);
-    return 0;
-  }
-  jpeg.create(&decoding.info, JPEG_LIB_VERSION, sizeof decoding.info);
-  jpeg.destroy(&decoding.info);
-  return ABI_VERSION;
 }

@@ -13,7 +13,9 @@ few seconds each, and only one at a time: the other is stopped (SIGSTOP) with al
 machine that drifts, or that others use, drifts for both; the ratio of the round is what counts, and the median over
 rounds is quoted with the least and the most. What others compute at the same time takes more from a pipeline of few
 threads than from one of many, so a second ratio is of images per second of CPU time (Linux only), which they touch
-less: where the two differ much, the machine was busy. Peers that are not installed are skipped with a line:
+less: where the two differ much, the machine was busy. Our loader on the same photographs with restart markers is
+measured twice: as a variant against each peer, and against itself without them (``markers.py``). Peers that are not
+installed are skipped with a line:
 
     pip install tensorflow webdataset grain simplejpeg nvidia-dali-cuda120 ffcv
 
@@ -197,7 +199,8 @@ def main() -> None:
         if flags.small is not None:
             prepare_small(work, flags.small)
         one_core = measure_one_core(work, flags)
-    text = report(pairs, one_core, flags)
+        markers = measure_markers(work, flags)
+    text = report(pairs, one_core, markers, flags)
     print(text)
     if flags.out is not None:
         flags.out.parent.mkdir(parents=True, exist_ok=True)
@@ -254,6 +257,15 @@ def measure_one_core(work: Path, flags: argparse.Namespace) -> dict[str, dict[st
     return json.loads(last)
 
 
+def measure_markers(work: Path, flags: argparse.Namespace) -> dict[str, list[float]]:
+    """What ``markers.py`` prints."""
+    command = [sys.executable, "-m", "benchmarks.loading.markers", "--work", str(work)]
+    command += ["--rounds", str(4 * flags.rounds), "--batches", "2" if flags.quick else "4"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    printed = subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
+    return json.loads(printed.strip().splitlines()[-1])
+
+
 def quote(ratios: list[float]) -> str:
     """Median (least to most)."""
     return f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
@@ -266,8 +278,14 @@ def verdict(name: str, ratios: list[float]) -> str:
     return f"{TARGETS[name]} {'held' if statistics.median(ratios) >= TARGETS[name] else '**missed**'}"
 
 
-def report(pairs: list[Pair], one_core: dict[str, dict[str, list[float]]], flags: argparse.Namespace) -> str:
+def report(
+    pairs: list[Pair],
+    one_core: dict[str, dict[str, list[float]]],
+    markers: dict[str, list[float]],
+    flags: argparse.Namespace,
+) -> str:
     """All tables as Markdown."""
+    from benchmarks.loading.markers import describe
     from teachonce.engine.cores import num_cores
 
     command = " ".join([*(Path(item).name if "/" in item else item for item in sys.argv[1:])])
@@ -302,6 +320,16 @@ def report(pairs: list[Pair], one_core: dict[str, dict[str, list[float]]], flags
     }
     for key, rates_by_way in one_core.items():
         lines += ["", f"## {titles[key]}", "", *one_core_table(rates_by_way)]
+    lines += [
+        "",
+        "## The same photographs with restart markers",
+        "",
+        "CPU time without markers / with them, batches of 64 in turn on one core; the same pixels.",
+        "",
+        "| what | ratio |",
+        "|---|---|",
+        *(f"| {name} | {describe(ratios)} |" for name, ratios in markers.items()),
+    ]
     return "\n".join(lines) + "\n"
 
 

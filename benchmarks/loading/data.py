@@ -2,6 +2,7 @@
 
     WORK/records   shards of about 1,000 photographs (or none, where ``--data`` gives some)
     WORK/epoch     links to them, many to each, so that an epoch is long and its end costs nobody anything
+    WORK/marked, WORK/marked-epoch   the same records with restart markers in their photographs
     WORK/store     4 stored views of policy crop of every record of WORK/epoch, int8, random logits
     WORK/small     32 px photographs; WORK/small-store their store
 
@@ -16,6 +17,8 @@ import numpy as np
 
 from benchmarks.photographs import read_jpegs, write_jpegs, write_photographs
 from teachonce.codecs.registry import build_codec
+from teachonce.interop.config import ReindexConfig
+from teachonce.interop.reindex import reindex
 from teachonce.pixels.decode import image_size
 from teachonce.records.class_space import ClassSpace
 from teachonce.records.class_table import read_classes, write_classes
@@ -51,7 +54,10 @@ def prepare_photographs(work: Path, data: Path | None, images: Path | None) -> R
             write_jpegs(data, jpegs * times, labels * times, NUM_SHARDS, with_logits=True)
     source = open_records(data, "train")
     source.read_record(0, 0, with_logits=True)
-    link_epoch(data, work / "epoch", times=-(-EPOCH_RECORDS // source.num_records))
+    times = -(-EPOCH_RECORDS // source.num_records)
+    link_epoch(data, work / "epoch", times)
+    reindex(ReindexConfig(data=data, out=work / "marked"))
+    link_epoch(work / "marked", work / "marked-epoch", times)
     epoch = open_records(work / "epoch", "train")
     write_crop_store(work / "store", epoch)
     return epoch

@@ -57,11 +57,11 @@ class Setting:
 Pipeline = Callable[[Setting], Iterator[tuple[Any, Any, Any]]]
 
 
-def ours(setting: Setting, *, from_store: bool) -> Iterator[tuple[Any, Any, Any]]:
+def ours(setting: Setting, *, from_store: bool, records_folder: str = "epoch") -> Iterator[tuple[Any, Any, Any]]:
     """teachonce: stored views and int8 logits of a store, or views drawn now and ``image/logit``."""
     from teachonce import CropPolicy, KDDataset, OwnViews, RecordLogits, Store, StoredLogits, StoredViews, open_records
 
-    records = open_records(setting.work / "epoch", "train")
+    records = open_records(setting.work / records_folder, "train")
     if from_store:
         # As the trainer does it: a store's logits cross to the device as they are stored, and are decoded there.
         store = Store(setting.work / "store")
@@ -242,6 +242,7 @@ def grain(setting: Setting) -> Iterator[tuple[Any, Any, Any]]:
 
 OURS: dict[str, Pipeline] = {
     "ours, store": partial(ours, from_store=True),
+    "ours, store, restart markers": partial(ours, from_store=True, records_folder="marked-epoch"),
     "ours, image/logit": partial(ours, from_store=False),
 }
 PEERS: dict[str, dict[str, Pipeline]] = {

@@ -19,6 +19,7 @@ from teachonce.training.config import TrainConfig
 
 COMMANDS = [
     "records",
+    "reindex",
     "extract",
     "verify",
     "inspect",

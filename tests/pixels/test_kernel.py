@@ -32,7 +32,7 @@ from tests.support.paths import ROOT
 from tests.support.small_data import encode_jpeg, encode_scans
 
 CFLAGS = os.environ.get("TEACHONCE_CFLAGS", "").split()  # `make fuzz` gives those of the sanitizers
-NATIVE = [ROOT / "native" / name for name in ("views.c", "examples.c")]
+NATIVE = sorted((ROOT / "native").glob("*.c"))
 
 pytestmark = pytest.mark.skipif(load_library() is None, reason="the native library was not built")
 
@@ -53,13 +53,15 @@ def build_library(folder: Path, *options: str) -> Path:
 
 @pytest.fixture(scope="session", params=["as installed", "plain loops"])
 def kernel(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Kernel:
+    """The plain loops decode units between restart markers as the library does; as installed they are counted."""
     if request.param == "as installed" and not CFLAGS:
         found, reason = load_kernel(), describe_decoder()
     else:
         options = ["-DTEACHONCE_NO_AVX2"] if request.param == "plain loops" else []
         path = build_library(tmp_path_factory.mktemp("native"), *options)
-        found, reason = bind_kernel(ctypes.CDLL(str(path)))
+        found, reason = bind_kernel(ctypes.CDLL(str(path)), [request.param == "as installed"])
     assert found is not None, reason
+    assert found.counts_units == (request.param == "as installed"), "with Pillow's own wheels it holds"
     return found
 
 
@@ -284,6 +286,150 @@ def test_images_of_many_scans_are_left(kernel: Kernel) -> None:
     assert_pillows(kernel, commented, [frame])
 
 
+def unit_size(encoded: bytes) -> tuple[int, int]:
+    """(width, height) in pixels of what a scan of a baseline JPEG is made of."""
+    at = frame_header(encoded)
+    factors = encoded[at + 11 : at + 11 + 3 * encoded[at + 9] : 3]
+    if len(factors) == 1:
+        return 8, 8
+    return 8 * max(factor >> 4 for factor in factors), 8 * max(factor & 15 for factor in factors)
+
+
+def draw_marked_jpeg(columns: int, units: int, height: int, subsampling: str, *, short: int = 0) -> bytes:
+    """A JPEG with ``columns`` segments of ``units`` units a row, ``short`` pixels less than full ones wide."""
+    probe = draw_jpeg(1, 1, 0, subsampling)
+    width = columns * units * unit_size(probe)[0] - short
+    if subsampling in REFRAMED and REFRAMED[subsampling][0] == "rgb":
+        pytest.skip("written without markers, see draw_jpeg")
+    return draw_jpeg(width, height, columns, subsampling, quality=85, restart_marker_blocks=units)
+
+
+def segment_ends(encoded: bytes) -> list[int]:
+    """Where each segment ends, at its marker: restarts, and the end of the image."""
+    at = scan_headers(encoded)[0]
+    data_at = at + 2 + encoded[at + 3]
+    return [n for n in range(data_at, len(encoded) - 1) if encoded[n] == 0xFF and encoded[n + 1] not in (0, 0xFF)]
+
+
+MARKED = [name for name in SUBSAMPLINGS if name not in REFRAMED or REFRAMED[name][0] != "rgb"]
+
+
+@settings(max_examples=300)
+@given(st.data())
+def test_images_with_restart_markers(kernel: Kernel, data: st.DataObject) -> None:
+    """Entered at them: each frame alone, so that nothing but its own part is decoded, and several together."""
+    encoded = draw_marked_jpeg(
+        data.draw(st.integers(1, 4)),
+        data.draw(st.integers(1, 4)),
+        data.draw(st.integers(1, 120)),
+        data.draw(st.sampled_from(MARKED)),
+        short=data.draw(st.integers(0, 7)),
+    )
+    frames = data.draw(st.lists(draw_frame(*image_size(encoded)), min_size=2, max_size=3))
+    for wanted in frames:
+        assert_pillows(kernel, encoded, [wanted])
+    assert_pillows(kernel, encoded, frames)
+
+
+@pytest.mark.parametrize("subsampling", MARKED)
+def test_boxes_at_every_border_of_segments(kernel: Kernel, subsampling: str) -> None:
+    """From a few pixels before each border to a few behind, where smooth upsampling has its neighbors."""
+    encoded = draw_marked_jpeg(3, 2, 45, subsampling, short=3)
+    width, height = image_size(encoded)
+    across, down = unit_size(encoded)
+    pixels = np.asarray(decode_image(encoded))
+    lefts = [x for border in range(0, width, 2 * across) for x in range(border - 6, border + 7) if 0 <= x < width]
+    tops = [y for border in range(0, height, down) for y in range(border - 6, border + 7) if 0 <= y < height]
+    for index in range(max(len(lefts), len(tops))):
+        left, top = lefts[index % len(lefts)], tops[index % len(tops)]
+        for right, bottom in ((left + 1, top + 1), (min(left + 9, width), min(top + 5, height)), (width, height)):
+            size = right - left, bottom - top
+            status, found = render(kernel, encoded, [((left, top, right, bottom), size, (0, 0, *size), False, "box")])
+            assert status == 0
+            np.testing.assert_array_equal(found[0], pixels[top:bottom, left:right], err_msg=str((left, top)))
+
+
+@pytest.mark.parametrize("subsampling", ["grey", "4:4:4", "4:2:2", "4:2:0"])
+def test_segments_beside_the_box_are_not_decoded(kernel: Kernel, subsampling: str) -> None:
+    """What is damaged there makes Pillow's image another one, and this one not."""
+    encoded = draw_marked_jpeg(4, 2, 90, subsampling)
+    across, down = unit_size(encoded)
+    ends, scan = segment_ends(encoded), scan_headers(encoded)[0]
+    data_at = scan + 2 + encoded[scan + 3]
+    damaged = bytearray(encoded)
+    # Of the segments in columns 0 and 3 and of the first rows the bytes become other ones; 1 and 2 stay.
+    kept_rows = range(2, -(-90 // down) - 1)
+    for segment, end in enumerate(ends):
+        begin = ends[segment - 1] + 2 if segment else data_at
+        if segment % 4 in (0, 3) or segment // 4 not in kept_rows:
+            damaged[begin:end] = b"\x55" * (end - begin)
+    box = 2 * across + 6, kept_rows[0] * down + 6, 6 * across - 6, (kept_rows[-1] + 1) * down - 6
+    frame: Frame = (box, (20, 20), (0, 0, 20, 20), False, "bilinear")
+    status, (pixels,) = render(kernel, bytes(damaged), [frame])
+    assert status == 0
+    np.testing.assert_array_equal(pixels, reference(decode_image(encoded), frame))
+    assert not np.array_equal(np.asarray(decode_image(bytes(damaged))), np.asarray(decode_image(encoded)))
+
+
+@pytest.mark.parametrize("kind", ["number", "left out", "twice", "other marker", "filled", "end", "interval"])
+def test_markers_out_of_order_are_left_to_the_decoder(kernel: Kernel, kind: str) -> None:
+    """It resynchronizes with a warning, which leaves the image to Pillow; or nothing is wrong after all."""
+    encoded = draw_marked_jpeg(4, 1, 60, "4:2:0")
+    ends = segment_ends(encoded)
+    at = ends[5]
+    changed = bytearray(encoded)
+    if kind == "number":
+        changed[at + 1] ^= 1
+    elif kind == "left out":
+        del changed[at : at + 2]
+    elif kind == "twice":
+        changed[at:at] = changed[at : at + 2]
+    elif kind == "other marker":
+        changed[at + 1] = 0xE5
+    elif kind == "filled":
+        changed[at:at] = b"\xff\xff"
+    elif kind == "end":
+        changed[at + 1] = 0xD9
+    else:
+        where = changed.index(b"\xff\xdd")
+        changed[where + 5] = 3
+    frame: Frame = ((33, 33, 60, 58), (9, 9), (0, 0, 9, 9), False, "bilinear")
+    status, (pixels,) = render(kernel, bytes(changed), [frame])
+    assert (status == 0) == (kind == "filled")
+    if status == 0:
+        np.testing.assert_array_equal(pixels, reference(decode_image(bytes(changed)), frame))
+
+
+def test_headers_with_everything_in_them(kernel: Kernel) -> None:
+    """Profiles and comments are left out of what is decoded; the marker that says what the colors are stays."""
+    image = draw_image(128, 40, 4)
+    frame: Frame = ((40, 20, 90, 38), (16, 16), (0, 0, 16, 16), False, "bilinear")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for options in ({"keep_rgb": True}, {"subsampling": "4:2:0"}):
+        more = {"icc_profile": bytes(90_000), "exif": exif.tobytes(), "comment": b"\xff\xd9 \xff\xd0"}
+        encoded = encode(image, quality=80, restart_marker_blocks=2, **more, **options)
+        assert_pillows(kernel, encoded, [frame])
+    ycc = encode(image, quality=80, restart_marker_blocks=2, subsampling="4:4:4")
+    # Instead of JFIF's marker Adobe's, which says that the colors are as they are.
+    adobe = ycc[:2] + b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00\x00" + ycc[20:]
+    assert not np.array_equal(np.asarray(decode_image(adobe)), np.asarray(decode_image(ycc)))
+    assert_pillows(kernel, adobe, [frame])
+
+
+def test_rewritten_images(kernel: Kernel) -> None:
+    """By either kind of markers: the same pixels, and entered they give them too."""
+    for number, subsampling in enumerate(SUBSAMPLINGS):
+        encoded = draw_jpeg(170, 97, number, subsampling)
+        width, height = image_size(encoded)
+        for by_row in (False, True):
+            rewritten = kernel.rewrite(encoded, by_row=by_row)
+            assert rewritten is not None
+            np.testing.assert_array_equal(np.asarray(decode_image(rewritten)), np.asarray(decode_image(encoded)))
+            for box in ((0, 0, width, height), (70, 40, 103, 66), (width - 3, height - 3, width, height)):
+                assert_pillows(kernel, rewritten, [(box, (20, 20), (0, 0, 20, 20), False, "bilinear")])
+
+
 def test_rgb_jpegs_without_a_color_transform(kernel: Kernel) -> None:
     encoded = draw_jpeg(60, 44, 1, "rgb")
     assert encoded[frame_header(encoded) + 10] == ord("R")
@@ -435,6 +581,16 @@ def test_a_kernel_that_gives_other_pixels_is_not_used(tmp_path: Path) -> None:
     assert bind_kernel(ctypes.CDLL(str(path))) == (None, "the kernel differs from Pillow here")
 
 
+def test_counting_units_that_does_not_hold_is_not_used(tmp_path: Path) -> None:
+    """Where the library does not count as expected, markers are left to it, and pixels are right all the same."""
+    library = ctypes.CDLL(str(build_library(tmp_path, "-DFIRST_COUNT=3")))
+    assert bind_kernel(library, [True])[0] is None
+    kernel, _ = bind_kernel(library)
+    assert kernel is not None and not kernel.counts_units
+    encoded = draw_marked_jpeg(4, 4, 60, "4:2:0")
+    assert_pillows(kernel, encoded, [((70, 20, 130, 50), (20, 20), (0, 0, 20, 20), False, "bilinear")])
+
+
 def damage(encoded: bytes, random: Random) -> bytes:
     """One to three changes: a bit, a byte, a run left out, doubled, overwritten or put in, a marker, a cut."""
     changed = bytearray(encoded)
@@ -466,10 +622,23 @@ def damage(encoded: bytes, random: Random) -> bytes:
     return bytes(changed)
 
 
+def check_rewritten(kernel: Kernel, encoded: bytes) -> None:
+    """Left alone, or another file of the same pixels."""
+    rewritten = kernel.rewrite(encoded, by_row=len(encoded) % 2 == 0)
+    if rewritten is not None:
+        np.testing.assert_array_equal(np.asarray(decode_image(rewritten)), np.asarray(decode_image(encoded)))
+
+
 def check_damaged(kernel: Kernel, count: int, seed: int) -> dict[str, int]:
     """What became of ``count`` damaged JPEGs; pixels must be Pillow's wherever there are any."""
     random = Random(seed)
-    options: list[dict[str, Any]] = [{}, {"progressive": True}, {"restart_marker_blocks": 3}, {"optimize": True}]
+    options: list[dict[str, Any]] = [
+        {},
+        {"progressive": True},
+        {"restart_marker_blocks": 2},
+        {"restart_marker_rows": 1},
+        {"optimize": True},
+    ]
     originals = [
         draw_jpeg(random.randrange(1, 90), random.randrange(1, 90), n, name, **extra)
         for n, (name, extra) in enumerate(itertools.product(SUBSAMPLINGS, options))
@@ -488,6 +657,7 @@ def check_damaged(kernel: Kernel, count: int, seed: int) -> dict[str, int]:
             ((0, 0, width, height), (11, 7), (1, 2, 9, 5), True, "bicubic"),
         ]
         wanted = wanted[: random.choice([1, 2])]
+        check_rewritten(kernel, encoded)
         status, found = render(kernel, encoded, wanted)
         if status != 0:
             outcomes["left"] += 1

@@ -12,10 +12,11 @@ import pytest
 from teachonce.engine.heartbeat import WORKERS_FOLDER
 from teachonce.extraction.config import ExtractConfig
 from teachonce.extraction.extract import extract
-from teachonce.interop.config import ImportConfig, MergeConfig, RecordsConfig, UpgradeConfig
+from teachonce.interop.config import ImportConfig, MergeConfig, RecordsConfig, ReindexConfig, UpgradeConfig
 from teachonce.interop.convert import convert_records
 from teachonce.interop.csv_files import export_csv, import_csv
 from teachonce.interop.merge import merge
+from teachonce.interop.reindex import reindex
 from teachonce.interop.upgrade import upgrade
 from teachonce.storage.local import LocalStorage
 from tests.support.kills import Killed, dead_writer, everything, killed_after, temporary
@@ -66,6 +67,8 @@ def build_command(name: str, folder: Path) -> Callable[[Path], object]:
     if name == "upgrade":
         return lambda out: upgrade(UpgradeConfig(store=ROOT / "tests/golden/store-v2-crop", out=out))
     data = write_shards(folder / "data")
+    if name == "reindex":
+        return lambda out: reindex(ReindexConfig(data=data, out=out, num_workers=1))
     store = write_store(folder / "store", data)
     if name == "merge":
         return lambda out: merge(MergeConfig(store=store.path, data=data, out=out, num_workers=1))
@@ -73,7 +76,7 @@ def build_command(name: str, folder: Path) -> Callable[[Path], object]:
     return lambda out: import_csv(ImportConfig(csv=folder / "csv", data=data, out=out))
 
 
-@pytest.mark.parametrize("name", ["records", "extract", "extract --worker", "import", "merge", "upgrade"])
+@pytest.mark.parametrize("name", ["records", "extract", "extract --worker", "import", "merge", "upgrade", "reindex"])
 def test_killed_between_any_two_files_and_again(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     command, dead = build_command(name, tmp_path), dead_writer()
     with killed_after(None, tmp_path / "whole", monkeypatch) as names:
@@ -93,7 +96,7 @@ def test_killed_between_any_two_files_and_again(name: str, tmp_path: Path, monke
     assert everything_but(tmp_path, "whole", "killed-") == others, "inputs"
 
 
-@pytest.mark.parametrize("name", ["records", "extract", "import", "merge", "upgrade"])
+@pytest.mark.parametrize("name", ["records", "extract", "import", "merge", "upgrade", "reindex"])
 def test_what_a_killed_run_left_goes_when_there_is_nothing_to_do(name: str, tmp_path: Path) -> None:
     command = build_command(name, tmp_path)
     command(tmp_path / "out")
@@ -108,7 +111,7 @@ def test_what_a_killed_run_left_goes_when_there_is_nothing_to_do(name: str, tmp_
     assert everything(tmp_path / "out") == expected
 
 
-@pytest.mark.parametrize("name", ["records", "extract", "import", "merge"])
+@pytest.mark.parametrize("name", ["records", "extract", "import", "merge", "reindex"])
 def test_two_at_once_and_killed_neighbors(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whenever a second one begins and ends, the first one's files stay and the folder is the same."""
     command = build_command(name, tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
+from teachonce.interop.config import ReindexConfig
+from teachonce.interop.reindex import reindex
 from teachonce.pixels.decode import decode_image
 from teachonce.pixels.render import ViewReader
 from teachonce.records.discovery import open_records
@@ -135,6 +138,8 @@ def work(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("work")
     data = write_photographs(folder / "records", 4, 2, with_logits=True)
     link_epoch(data, folder / "epoch", times=3)
+    reindex(ReindexConfig(data=data, out=folder / "marked"))
+    link_epoch(folder / "marked", folder / "marked-epoch", times=3)
     write_crop_store(folder / "store", open_records(folder / "epoch", "train"))
     return folder
 
@@ -145,7 +150,7 @@ def test_an_epoch_has_every_record_several_times(work):
     assert sorted(names) == sorted([f"{index}.jpg" for index in range(4)] * 3)
 
 
-@pytest.mark.parametrize("name", ["ours, store", "ours, image/logit"])
+@pytest.mark.parametrize("name", ["ours, store", "ours, store, restart markers", "ours, image/logit"])
 def test_ours_delivers_what_it_says(work, name):
     from benchmarks.loading.peers import OURS, Setting, check_batch
 
@@ -155,6 +160,20 @@ def test_ours_delivers_what_it_says(work, name):
         check_batch(next(batches), setting)
     with pytest.raises(ValueError, match="expected 5 images"):
         check_batch(next(batches), Setting(work=work, num_classes=1001, batch_size=5, size=16))
+
+
+def test_markers_are_compared_on_the_same_pixels(work, monkeypatch):
+    """A ratio a round, and an end where the pixels are others."""
+    from benchmarks.loading import markers
+
+    monkeypatch.setattr(markers, "BATCH_SIZE", 4)
+    measured = markers.measure(work, rounds=2, batches=1)
+    assert [len(ratios) for ratios in measured.values()] == [2, 2]
+    assert all(ratio > 0 for ratios in measured.values() for ratio in ratios)
+    assert markers.describe([1.0, 1.5, 1.25]) == "1.250 (1.000 to 1.500), mean 1.250 +- 0.283"
+    black = itertools.repeat({"pixels": torch.zeros(4, 224, 224, 3, dtype=torch.uint8)})
+    with pytest.raises(AssertionError, match="other pixels"):
+        markers.compare(black, markers.decoded_of(work, "marked-epoch"), rounds=1, batches=1)
 
 
 def test_the_stores_views_are_rendered(work):

@@ -33,7 +33,7 @@ from teachonce.evaluation.config import EvaluateConfig, ExportConfig
 from teachonce.extraction.config import ExtractConfig, PlanConfig, VerifyConfig
 from teachonce.extras import missing_extras
 from teachonce.inspection.config import InspectConfig, StatusConfig
-from teachonce.interop.config import CopyConfig, ImportConfig, MergeConfig, RecordsConfig, UpgradeConfig
+from teachonce.interop.config import CopyConfig, ImportConfig, MergeConfig, RecordsConfig, ReindexConfig, UpgradeConfig
 from teachonce.options import POSITIONAL, REPEATED, Alias, flag
 from teachonce.terminal import print_line, print_text, show_warnings_as_lines
 from teachonce.training.config import TrainConfig
@@ -60,6 +60,7 @@ class Command(NamedTuple):
 
 COMMANDS: dict[str, Command] = {
     "records": Command(RecordsConfig, "interop.convert:convert_records"),
+    "reindex": Command(ReindexConfig, "interop.reindex:reindex"),
     "extract": Command(ExtractConfig, "extraction.extract:extract"),
     "verify": Command(VerifyConfig, "extraction.verify:verify", output.show_verdict),
     "inspect": Command(InspectConfig, "inspection.inspect:inspect", output.show_text),

@@ -23,8 +23,9 @@ from teachonce.engine.progress import Advance, progress
 from teachonce.errors import ConfigError, ImageError, RecordError
 from teachonce.pixels.decode import exif_orientation, image_size
 from teachonce.records.discovery import find_splits, open_records
-from teachonce.records.source import Buffer, RecordSource, record_key
+from teachonce.records.source import Buffer, RecordSource
 from teachonce.records.tfrecord.framing import describe_record, read_tfrecords
+from teachonce.records.tfrecord.source import keys_of
 from teachonce.records.tfrecord.tf_example import Feature, decode_example
 from teachonce.storage.files import open_storage
 from teachonce.terminal import as_text
@@ -143,7 +144,7 @@ class _ShardReader:
             _widen(tally.height_px, height)
             least, total, most = tally.image_bytes
             tally.image_bytes = [min(least, len(encoded)), total + len(encoded), max(most, len(encoded))]
-            keys.append(record_key(encoded))
+            keys.append(keys_of(features, encoded, where)[0])
             logits = features.get("image/logit")
             if isinstance(logits, np.ndarray) and len(logits):
                 tally.logit_widths[len(logits)] += 1

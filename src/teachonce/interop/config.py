@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 from teachonce.codecs.options import KEPT_CLASSES, CodecName
 from teachonce.engine.options import EngineOptions
@@ -23,6 +23,9 @@ from teachonce.options import (
     check_ranges,
     only_with,
 )
+
+MarkerName = Literal["auto", "row"]
+"""Where restart markers stand: several a row of an image where the row divides, or one a row."""
 
 _NumShards = Annotated[int, Range(1, 99_999, "at least 1, at most 99999 (the names have five digits)")]
 _Transfers = Annotated[int, Range(1, 256, "1 to 256")]
@@ -78,6 +81,9 @@ class RecordsConfig(EngineOptions):
     """Keep the bytes of every image, so that a record's key is that of its file. Otherwise PNG, WebP, BMP, PPM and JPEG
     in CMYK become RGB JPEGs, as with TF-slim's builder. With it image/format says what each one is; TensorFlow's
     decode_image reads all of them but PPM (older versions: but WebP). GIF is refused either way."""
+    restart: MarkerName | Literal["off"] = "off"
+    """Restart markers in every JPEG, put in without loss: of a crop only its own part is decoded then. auto: several a
+    row of the image where it can be, row: one a row. A record's key stays that of the image as it was."""
     seed: Seed = 0
     """Seed of the shuffle."""
 
@@ -108,6 +114,25 @@ class MergeConfig(EngineOptions):
         check_ranges(self)
         check_applicable(self)
         self.check_engine()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReindexConfig:
+    """Copy TFRecords with restart markers in their JPEGs, so that crops decode faster; the pixels stay the same."""
+
+    data: Path
+    """Folder of the TFRecords."""
+    out: Path
+    """Folder for the new shards; finished shards are kept, missing ones are made."""
+    split: str = "train"
+    """Which split."""
+    restart: MarkerName = "auto"
+    """auto: several markers a row of the image where it can be, row: one a row. A record's key stays what it was."""
+    num_workers: CountOrNone = 0
+    """Processes that write shards; 0 means one a core, fewer where there is little to do."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
 @dataclass(frozen=True, kw_only=True)

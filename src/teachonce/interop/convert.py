@@ -5,8 +5,9 @@ from 1 with background 0, boxes relative to the image, ``image/logit`` where log
 nor a grayscale JPEG (ILSVRC has a PNG named .JPEG, and 22 images in CMYK) is found by its content and becomes an RGB
 JPEG; every other image keeps its bytes, and with ``--keep`` all do, so that a record's key is that of the file. Such
 records say in ``image/format`` what they hold; channels and color space stay those that a reader gets who asks for
-three channels, as they always were of grayscale JPEGs. Each image is read once and checked down to its last byte: by
-its structure where that is enough (``jpeg_structure``), else by decoding it.
+three channels, as they always were of grayscale JPEGs. With ``--restart`` JPEGs are rewritten without loss, and records
+say of which bytes (``reindex``): their key stays the same. Each image is read once and checked down to its last byte:
+by its structure where that is enough (``jpeg_structure``), else by decoding it.
 
 What goes into which shard is a function of the plan, which is written first: names of the images, classes, seed,
 shuffled order. A shard is written by one process, appears when it is whole, and is kept by a re-run; a re-run with
@@ -37,14 +38,17 @@ from teachonce.interop.csv_join import LineClaims
 from teachonce.interop.csv_table import CsvTable
 from teachonce.interop.imagenet import BoxReader, class_texts, open_boxes, read_image_labels, read_labels, read_metadata
 from teachonce.interop.logit_table import MappedTable, open_logit_table
+from teachonce.interop.reindex import rewritten_features
 from teachonce.pixels.decode import CheckedImage, check_image, check_jpeg, to_rgb_jpeg
 from teachonce.pixels.jpeg_structure import sound_jpeg_size
+from teachonce.pixels.restart_markers import require_rewriter
 from teachonce.records.class_table import BACKGROUND, CLASSES_NAME, ClassTable, read_classes, write_classes
 from teachonce.records.discovery import find_splits
 from teachonce.records.listed import list_written
 from teachonce.records.listing import ImageListing, find_class_folders, find_data_classes, list_images
 from teachonce.records.source import parse_shard_name, record_key, shard_name
 from teachonce.records.tfrecord.framing import TFRecordWriter, delete_index, index_path, is_whole, write_index
+from teachonce.records.tfrecord.source import ORIGINAL_KEY
 from teachonce.records.tfrecord.tf_example import FeatureValue, encode_example
 from teachonce.rng import generator
 from teachonce.storage.files import atomic_write, open_storage
@@ -76,6 +80,8 @@ class WrittenShard(NamedTuple):
 
     num_others: int
     """Images that are no JPEG in RGB or grayscale."""
+    num_unmarked: int
+    """Images that could not be given the restart markers asked for."""
     files: dict[str, ListedFile]
     """Shard and index; nothing where another process wrote them meanwhile."""
 
@@ -86,6 +92,8 @@ def convert_records(config: RecordsConfig) -> None:
     Raises ConfigError or RecordError where images, classes, boxes and logits do not fit together, ImageError with the
     path of an image that cannot be decoded, PlanMismatchError where ``out`` holds the shards of another conversion.
     """
+    if config.restart != "off":
+        require_rewriter(f"--restart {config.restart}")
     listing, labels, classes = list_labeled_images(config)
     if len(listing) < config.shards:
         raise ConfigError(f"--shards {config.shards}: more than the {len(listing)} images of {listing.root}")
@@ -102,11 +110,12 @@ def convert_records(config: RecordsConfig) -> None:
             chosen = order[bounds[shard] : bounds[shard + 1]]
             jobs.append(ShardJob(names[shard], listing.select(chosen), labels[chosen]))
     done = len(listing) - sum(len(job.listing) for job in jobs)
-    build = partial(_ShardWriter, config.out, classes, boxes, table, config.keep)
+    build = partial(_ShardWriter, config, classes, boxes, table)
     engine = config.choose_engine(sum(len(job.listing) for job in jobs) // WORKER_IMAGES)
     with stopping_gently(config.grace_seconds), progress("records", len(listing), done=done) as advance:
         written = [found for _, found in run_jobs(build, jobs, engine=engine, report=advance)]
     num_others = sum(found.num_others for found in written)
+    num_unmarked = sum(found.num_unmarked for found in written)
     check_arrived(config, [job.name for job in jobs])
     open_storage(config.out).remove_temporaries()
     list_written(config.out, config.split, {name: entry for found in written for name, entry in found.files.items()})
@@ -114,6 +123,8 @@ def convert_records(config: RecordsConfig) -> None:
     if num_others:
         done_to = "kept as they are" if config.keep else "encoded anew"
         print_line(f"records: {num_others} images were no RGB or grey JPEG and were {done_to}")
+    if num_unmarked:
+        print_line(f"records: {num_unmarked} images could not be given restart markers and were left as they are")
 
 
 def list_labeled_images(config: RecordsConfig) -> tuple[ImageListing, NDArray[np.int32], ClassTable]:
@@ -211,6 +222,7 @@ def _build_plan(
         "shards": config.shards,
         "seed": config.seed,
         "keep": config.keep,
+        "restart": config.restart,
         "images": len(listing),
         "image names": listing.digest(),
         "labels": xxhash.xxh3_128_hexdigest(labels.tobytes()),
@@ -235,7 +247,7 @@ def _begin(config: RecordsConfig, plan: dict[str, Any], classes: ClassTable) -> 
         ),
         is_foreign=lambda names: any(shard and shard[0] == config.split for shard in map(parse_shard_name, names)),
         advice=f"choose another --out, or remove the {config.split} shards and {name}",
-        defaults={"keep": False},
+        defaults={"keep": False, "restart": "off"},
     )
     plan_file.check(plan)
     old_classes = read_classes(config.out)
@@ -267,27 +279,27 @@ def check_arrived(config: RecordsConfig | MergeConfig, names: Sequence[str]) -> 
 class _ShardWriter:
     def __init__(
         self,
-        out: Path,
+        config: RecordsConfig,
         classes: ClassTable,
         boxes: BoxReader | None,
         table: MappedTable | None,
-        keep: bool,
         worker_index: int,
     ) -> None:
-        self.out = out
+        self.out = config.out
+        self.keep = config.keep
+        self.restart = config.restart
         self.classes = classes
         self.boxes = boxes
         self.table = table
-        self.keep = keep
 
     def __call__(self, job: ShardJob, report: Advance) -> WrittenShard:
         """Write one shard and its index."""
         path = self.out / job.name
         if is_whole(path):  # by another process, meanwhile
             report(len(job.listing))
-            return WrittenShard(0, {})
+            return WrittenShard(0, 0, {})
         images = open_storage(job.listing.root, RecordError)
-        num_others = 0
+        num_others = num_unmarked = 0
         delete_index(path)  # of an older shard of this name
         with atomic_write(path) as file:
             writer = TFRecordWriter(file)
@@ -297,10 +309,11 @@ class _ShardWriter:
                 except (ImageError, LogitsError) as error:
                     raise error.at(str(job.listing.path(index))) from error
                 num_others += is_other
+                num_unmarked += self.restart != "off" and ORIGINAL_KEY not in features
                 writer.write(encode_example(features))
                 report(1)
         listed_index = write_index(index_path(path), writer.index)
-        return WrittenShard(num_others, {job.name: writer.listed, index_path(path).name: listed_index})
+        return WrittenShard(num_others, num_unmarked, {job.name: writer.listed, index_path(path).name: listed_index})
 
     def _build_features(
         self, images: Storage, listing: ImageListing, index: int, label: int
@@ -331,6 +344,8 @@ class _ShardWriter:
         }
         if self.table is not None:
             features["image/logit"] = _find_logits(self.table, original, encoded, basename, label)
+        if self.restart != "off":
+            features |= rewritten_features(encoded, self.restart, record_key(encoded))
         return features, not image.is_plain
 
 

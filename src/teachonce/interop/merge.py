@@ -32,7 +32,7 @@ from teachonce.records.class_space import ClassSpace, map_logits
 from teachonce.records.class_table import read_classes, write_classes
 from teachonce.records.discovery import open_records
 from teachonce.records.listed import list_written
-from teachonce.records.source import Location, Record, RecordSource, record_key
+from teachonce.records.source import Location, Record, RecordSource
 from teachonce.records.tfrecord.framing import (
     TFRecordWriter,
     delete_index,
@@ -43,7 +43,7 @@ from teachonce.records.tfrecord.framing import (
     write_index,
 )
 from teachonce.records.tfrecord.native_examples import find_features
-from teachonce.records.tfrecord.source import decode_tfrecord
+from teachonce.records.tfrecord.source import decode_tfrecord, found_keys
 from teachonce.records.tfrecord.tf_example import replace_feature, splice_entry
 from teachonce.storage.files import atomic_write, open_storage
 from teachonce.storage.names import check_component
@@ -159,7 +159,8 @@ class _ShardMerger:
             return decode_tfrecord(payload, where, num_classes=self.target.num_classes)
         image, image_end = found["image"][index].tolist()
         encoded = payload[image:image_end]
-        return Record(encoded, int(found["label"][index]), "", record_key(encoded), where)
+        key, own_key = found_keys(found[index], encoded, where)
+        return Record(encoded, int(found["label"][index]), "", key, where, own_key=own_key)
 
     def _read_logits(self, locations: Sequence[Location], records: Sequence[Record]) -> NDArray[np.float32]:
         stored = self.join.locate(locations, records)

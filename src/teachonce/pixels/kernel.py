@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import io
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from PIL import Image, features
 from teachonce.native import addresses, is_switched_off, load_library, warn_of_slowness
 from teachonce.pixels.decode import MAX_PIXELS, resize_image
 
-_ABI_VERSION = 1
+_ABI_VERSION = 2
 
 VIEW = np.dtype(
     [
@@ -48,7 +49,7 @@ SOURCE = np.dtype(
 """struct source: address and length of an image; width and height for ``measure``; its views; status 0: done."""
 FILTERS = {"box": 0, "bilinear": 1, "bicubic": 2}
 
-# Pillow's own, in the order of struct jpeg_library.
+# Pillow's own, in the order of struct jpeg_library: what views need, and what rewriting needs too.
 _JPEG_FUNCTIONS = (
     "jpeg_std_error",
     "jpeg_CreateDecompress",
@@ -60,12 +61,34 @@ _JPEG_FUNCTIONS = (
     "jpeg_read_scanlines",
     "jpeg_destroy_decompress",
 )
+_REWRITING_FUNCTIONS = (
+    "jpeg_save_markers",
+    "jpeg_read_coefficients",
+    "jpeg_CreateCompress",
+    "jpeg_copy_critical_parameters",
+    "jpeg_write_coefficients",
+    "jpeg_write_marker",
+    "jpeg_finish_compress",
+    "jpeg_destroy_compress",
+)
 
 
 class Kernel:
-    """The part that makes pixels."""
+    """The part that makes pixels; ``can_rewrite`` where Pillow's libjpeg has what that needs."""
 
-    def __init__(self, library: ctypes.CDLL) -> None:
+    def __init__(self, library: ctypes.CDLL, *, can_rewrite: bool = False, counts_units: bool = False) -> None:
+        self.can_rewrite = can_rewrite
+        self.counts_units = counts_units
+        self._rewrite = library.teachonce_rewrite
+        self._rewrite.restype = ctypes.c_int64
+        self._rewrite.argtypes = [
+            ctypes.c_void_p,
+            ctypes.c_int64,
+            ctypes.c_int32,
+            ctypes.c_int64,
+            ctypes.c_void_p,
+            ctypes.c_int64,
+        ]
         self._render = library.teachonce_render
         self._render.restype = None
         self._render.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_int64]
@@ -86,6 +109,15 @@ class Kernel:
         """Fill width and height of images from their headers, and each source's status."""
         assert sources.dtype == SOURCE and sources.flags.c_contiguous
         self._measure(sources.ctypes.data, len(sources))
+
+    def rewrite(self, encoded: bytes | memoryview, *, by_row: bool) -> bytes | None:
+        """A JPEG with restart markers, one a row of its units with ``by_row``; None where it is left as it is."""
+        assert self.can_rewrite
+        # What would grow to more than twice its size is not worth it; a header takes a few hundred bytes.
+        out = np.empty(2 * len(encoded) + 4096, np.uint8)
+        address = addresses([encoded])[0]
+        written = self._rewrite(int(address), len(encoded), by_row, MAX_PIXELS, out.ctypes.data, len(out))
+        return out[:written].tobytes() if written else None
 
 
 def load_kernel() -> Kernel | None:
@@ -111,26 +143,48 @@ def _load_kernel() -> tuple[Kernel | None, str]:
     return kernel, reason
 
 
-def bind_kernel(library: ctypes.CDLL) -> tuple[Kernel | None, str]:
-    """The kernel of a library, once it has been given Pillow's libjpeg and proved itself; else None, and why."""
+def bind_kernel(library: ctypes.CDLL, counting: Sequence[bool] = (True, False)) -> tuple[Kernel | None, str]:
+    """The kernel of a library, once it has been given Pillow's libjpeg and proved itself; else None, and why.
+
+    ``counting``, in turn until one holds: whether it counts the units between restart markers itself, which is faster
+    and relies on more of libjpeg-turbo than its interface (``native/decoding.c``).
+    """
     try:
         pillow = ctypes.CDLL(Image.core.__file__)
-        functions = [ctypes.cast(getattr(pillow, name), ctypes.c_void_p).value for name in _JPEG_FUNCTIONS]
-    except (OSError, AttributeError) as error:
+        functions = [_find(pillow, name) for name in _JPEG_FUNCTIONS]
+    except OSError as error:
         return None, f"{type(error).__name__} in binding Pillow's libjpeg"
-    if not hasattr(library, "teachonce_render"):
+    if not all(functions):
+        return None, "Pillow's libjpeg lacks functions"
+    if not hasattr(library, "teachonce_rewrite"):
         return None, "the kernel was built from other sources; install again"
-    if library.teachonce_bind((ctypes.c_void_p * len(functions))(*functions)) != _ABI_VERSION:
-        return None, "Pillow's libjpeg has another interface"
-    kernel = Kernel(library)
-    return (kernel, "") if _gives_pillows_pixels(kernel) else (None, "the kernel differs from Pillow here")
+    rewriting = [_find(pillow, name) for name in _REWRITING_FUNCTIONS]
+    functions += rewriting
+    pointers = (ctypes.c_void_p * len(functions))(*functions)
+    for counts_units in counting:
+        if library.teachonce_bind(pointers, ctypes.c_int32(counts_units)) != _ABI_VERSION:
+            return None, "Pillow's libjpeg has another interface"
+        kernel = Kernel(library, can_rewrite=all(rewriting), counts_units=counts_units)
+        if _gives_pillows_pixels(kernel):
+            return kernel, ""
+    return None, "the kernel differs from Pillow here"
+
+
+def _find(library: ctypes.CDLL, name: str) -> int | None:
+    """The address of a function; None where there is none."""
+    return ctypes.cast(getattr(library, name), ctypes.c_void_p).value if hasattr(library, name) else None
 
 
 def _gives_pillows_pixels(kernel: Kernel) -> bool:
-    """A small color JPEG with subsampled chroma, rendered through boxes that grow and shrink."""
+    """Small JPEGs with subsampled chroma, with restart markers and without, through boxes that grow and shrink."""
     waves = np.sin(np.arange(96)[:, None, None] * np.arange(70)[None, :, None] / (37.0 + 11 * np.arange(3)))
+    drawn = Image.fromarray(np.rint(127 + 127 * waves).astype(np.uint8))
+    return all(_is_pillows(kernel, drawn, options) for options in ({}, {"restart_marker_blocks": 5}))
+
+
+def _is_pillows(kernel: Kernel, drawn: Image.Image, options: Mapping[str, int]) -> bool:
     buffer = io.BytesIO()
-    Image.fromarray(np.rint(127 + 127 * waves).astype(np.uint8)).save(buffer, "JPEG", quality=90, subsampling="4:2:0")
+    drawn.save(buffer, "JPEG", quality=90, subsampling="4:2:0", **options)
     encoded = buffer.getvalue()
     with Image.open(io.BytesIO(encoded)) as image:
         for box in ((0, 0, 70, 96), (23, 41, 31, 49), (5, 3, 70, 80)):

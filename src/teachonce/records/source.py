@@ -24,7 +24,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from teachonce.engine.buffers import BufferPool
-from teachonce.errors import ConfigError
+from teachonce.errors import ConfigError, RecordError
 from teachonce.records.class_table import ClassTable
 
 Buffer = bytes | memoryview
@@ -48,6 +48,9 @@ class Record:
     where: str
     logits: NDArray[np.float32] | None = None
     boxes: NDArray[np.float32] | None = None
+    own_key: int | None = None
+    """Of an image that was rewritten without loss the hash of its bytes as they are: ``key`` is the original's then.
+    None: ``key`` is the hash of its bytes."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,8 @@ class RecordSource(ABC):
     and ``classes``, set when it is opened; ``read_batch`` by location; ``iter_shard`` in order; and ``format``, which
     ``describe`` puts into a plan. ``discovery.open_records`` is where a folder is told to be its kind.
 
-    What others rely on: a record's key is ``record_key`` of its encoded bytes. Names of shards become names of a
+    What others rely on: a record's key is ``record_key`` of its encoded bytes, or of those that they were rewritten
+    from without loss, as the record says (``rewritten_keys`` checks the bytes then). Names of shards become names of a
     store's files, so they are unique and have no "/". ``read_batch`` gives for (shard, row) the record that
     ``iter_shard`` gives as the row-th. A copy that was pickled reads the same; files and locks do not travel with it,
     it opens its own.
@@ -163,6 +167,21 @@ class RecordSource(ABC):
 def record_key(encoded: Buffer) -> int:
     """The record key: xxh3 of the encoded image bytes, 0 to 2^64 - 1."""
     return xxhash.xxh3_64_intdigest(encoded)
+
+
+def rewritten_keys(encoded: Buffer, encoded_xxh3: int | None, original_key: int | None, where: str) -> tuple[int, int]:
+    """(key, own key) of a record that says of which image it is a rewriting, by the hash of its own bytes that it has.
+
+    Raises RecordError where that is another one: then it is not known of what these bytes are.
+    """
+    own_key = record_key(encoded)
+    if original_key is None or encoded_xxh3 != own_key:
+        has = "none" if encoded_xxh3 is None else f"{encoded_xxh3:016x}"
+        raise RecordError(
+            f"{where}: image/encoded_xxh3 {has}, expected {own_key:016x}, beside one image/original_key: the image was "
+            "changed after it was rewritten; restore the record, or write it again without these two features"
+        )
+    return original_key, own_key
 
 
 def shard_name(split: str, index: int, count: int) -> str:

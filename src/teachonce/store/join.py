@@ -1,9 +1,9 @@
 """Records and a store, joined by key: where the store has each record, whatever the shards and the order of either.
 
-Where data and store have the same shards, a record's position is tried first and its key compared; else, and where the
-key is another one, the record is found by its key in the index. Labels compare by class name where both have names,
-since numbers differ between containers (TFRecords count from 1, folders from 0). What does not agree is refused, never
-guessed. Nothing here needs torch.
+Where data and store have the same shards, rewritten without loss or not, a record's position is tried first and its key
+compared; else, and where the key is another one, the record is found by its key in the index. Labels compare by class
+name where both have names, since numbers differ between containers (TFRecords count from 1, folders from 0). What does
+not agree is refused, never guessed. Nothing here needs torch.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from teachonce.storage.resume import plan_differences
 from teachonce.store.store import Store
 
 SAMPLED_LABELS = 32
-"""Records whose labels are compared when data and store are joined."""
+"""Records whose labels, and of rewritten data whose keys, are compared when data and store are joined."""
 
 
 class StoreJoin:
@@ -50,7 +50,7 @@ class StoreJoin:
             store.class_space if self.labels is None else store.class_space.relabel(invert_labels(store, self.labels))
         )
         """The teacher's classes, and the *data's* label of each."""
-        self.has_positions = has_same_shards(store, source)
+        self.has_positions = has_same_shards(store, source) or is_rewriting(store, source)
         self.relabeled: set[int] = set()
         """Keys of the records that were read and have another label than in the store, by name."""
         self._lock = threading.Lock()
@@ -314,6 +314,24 @@ def has_same_shards(store: Store, source: RecordSource) -> bool:
         (count, num_bytes) == (info.num_records, info.num_bytes)
         for (_, count, num_bytes), info in zip(described, source.shards, strict=True)
     )
+
+
+def is_rewriting(store: Store, source: RecordSource) -> bool:
+    """Whether the source's shards are the store's, rewritten without loss: as many records, and a sample has its keys.
+
+    Other bytes alone are no sign of that: unless records say so, their keys are all looked up before anything begins.
+    """
+    sizes = [info.num_records for info in source.shards]
+    count = min(SAMPLED_LABELS, source.num_records)
+    if len(store.plan.parts) > 1 or [number for _, number in store.shards] != sizes or not count:
+        return False
+    locations = [source.locate(index * source.num_records // count) for index in range(count)]
+    records = source.read_batch(locations[:1])
+    if records[0].own_key is None:
+        return False
+    records += source.read_batch(locations[1:])
+    stored, _ = store.gather_keys(locations)
+    return bool((stored == np.array([record.key for record in records], np.uint64)).all())
 
 
 def check_same_policy(first: Store, other: Store) -> None:

@@ -37,6 +37,7 @@ from tests.support.small_data import build_dataset, example, write_shards, write
 pytestmark = pytest.mark.skipif(load_library() is None, reason="the native library was not built")
 
 IMAGE, LABEL, NAME, LOGITS = "image/encoded", "image/class/label", "image/filename", "image/logit"
+KEYS = {"encoded_xxh3": "image/encoded_xxh3", "original_key": "image/original_key"}
 
 images = st.binary(min_size=1, max_size=300)
 labels = st.integers(0, 2000) | st.integers(-(2**63), 2**63 - 1)
@@ -56,12 +57,13 @@ records = st.builds(
         optional={
             NAME: st.binary(min_size=1, max_size=200),
             LOGITS: st.lists(st.floats(width=32), min_size=1, max_size=200).map(lambda n: np.array(n, np.float32)),
+            **dict.fromkeys(KEYS.values(), labels),
         },
     ),
     others,
 )
 features = st.dictionaries(
-    st.sampled_from([IMAGE, LABEL, NAME, LOGITS]),
+    st.sampled_from([IMAGE, LABEL, NAME, LOGITS, *KEYS.values()]),
     images
     | st.lists(st.binary(max_size=9), min_size=1, max_size=2)
     | labels
@@ -80,12 +82,18 @@ def find(payload: bytes, before: bytes = b"", behind: bytes = b"") -> Any:
 def assert_same(payload: bytes, found: Any) -> None:
     """What was found is what ``decode_example`` reads; it then reads one image and one label, of their kinds."""
     assert found["status"] == 0 and found["has_label"] == 1
-    read = decode_example(payload, (IMAGE, LABEL, NAME, LOGITS))
+    read = decode_example(payload, (IMAGE, LABEL, NAME, LOGITS, *KEYS.values()))
     assert read[IMAGE] == [payload[slice(*found["image"])]]
     label = read[LABEL]
     assert isinstance(label, np.ndarray) and label.dtype == np.int64 and label.tolist() == [found["label"]]
     assert (NAME in read) == (found["filename"][1] != 0)
     assert read.get(NAME, [b""]) == [payload[slice(*found["filename"])]]
+    for column, name in KEYS.items():
+        assert (name in read) == found[f"has_{column}"]
+        if name in read:
+            key = read[name]
+            assert isinstance(key, np.ndarray) and key.dtype == np.int64
+            assert key.view(np.uint64).tolist() == [found[column]]
     logits = read.get(LOGITS)
     assert (logits is not None) == (found["logits"][1] != 0)
     if logits is not None:

@@ -18,12 +18,16 @@ FOUND = np.dtype(
         ("body", np.int64, 2),
         ("splice", np.int64, 2),
         ("label", np.int64),
+        ("encoded_xxh3", np.uint64),
+        ("original_key", np.uint64),
         ("has_label", np.int32),
+        ("has_encoded_xxh3", np.int32),
+        ("has_original_key", np.int32),
         ("status", np.int32),
     ]
 )
 """struct found: start and end of what an Example holds, 0 and 0 for what it does not; status 0: found. ``splice``: what
-a new ``image/logit`` takes the place of."""
+a new ``image/logit`` takes the place of. The keys are there only of a record that was rewritten."""
 
 
 def find_features(payloads: Sequence[bytes | memoryview]) -> NDArray[Any] | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from teachonce.records.source import (
     ShardInfo,
     parse_shard_name,
     record_key,
+    rewritten_keys,
     shard_name,
 )
 from teachonce.records.tfrecord.framing import (
@@ -41,7 +42,7 @@ from teachonce.records.tfrecord.framing import (
     read_tfrecords,
 )
 from teachonce.records.tfrecord.native_examples import find_features
-from teachonce.records.tfrecord.tf_example import decode_example
+from teachonce.records.tfrecord.tf_example import Feature, decode_example
 from teachonce.storage.files import open_storage
 from teachonce.storage.storage import FileStatus, Storage
 
@@ -52,7 +53,12 @@ MAX_OPEN_SHARDS = 128
 _STREAMED_RECORDS = 32  # that are taken apart at once
 
 
-_FEATURES = ("image/encoded", "image/class/label", "image/filename")
+ENCODED_XXH3 = "image/encoded_xxh3"
+"""Feature of a record whose image was rewritten without loss: the hash of the bytes that it has now (int64)."""
+ORIGINAL_KEY = "image/original_key"
+"""Beside it the key of the image that it was rewritten from, which is the record's."""
+
+_FEATURES = ("image/encoded", "image/class/label", "image/filename", ENCODED_XXH3, ORIGINAL_KEY)
 
 
 _BOX_FEATURES = tuple(f"image/object/bbox/{side}" for side in ("xmin", "ymin", "xmax", "ymax"))
@@ -112,7 +118,37 @@ def decode_tfrecord(
     name = filename[0].decode(errors="replace") if isinstance(filename, list) and filename else ""
     logits = _check_logits(features.get("image/logit"), where, num_classes) if with_logits else None
     boxes = _check_boxes([features.get(name) for name in _BOX_FEATURES], where) if with_boxes else None
-    return Record(encoded, label, name, record_key(encoded), where, logits, boxes)
+    key, own_key = keys_of(features, encoded, where)
+    return Record(encoded, label, name, key, where, logits, boxes, own_key)
+
+
+def keys_of(features: Mapping[str, Feature], encoded: Buffer, where: str) -> tuple[int, int | None]:
+    """The key of a record with these features, and its own key if it was rewritten; raises as ``rewritten_keys``."""
+    if ENCODED_XXH3 not in features and ORIGINAL_KEY not in features:
+        return record_key(encoded), None
+    own_key, original_key = (_key(features.get(name)) for name in (ENCODED_XXH3, ORIGINAL_KEY))
+    return rewritten_keys(encoded, own_key, original_key, where)
+
+
+def found_keys(found: Any, encoded: Buffer, where: str) -> tuple[int, int | None]:
+    """The same of what the native library found (one of ``FOUND``)."""
+    has_own, has_original = int(found["has_encoded_xxh3"]), int(found["has_original_key"])
+    if not has_own and not has_original:
+        return record_key(encoded), None
+    own_key = int(found["encoded_xxh3"]) if has_own else None
+    return rewritten_keys(encoded, own_key, int(found["original_key"]) if has_original else None, where)
+
+
+def key_feature(key: int) -> NDArray[np.int64]:
+    """A key as a feature: the int64 of the same 64 bits."""
+    return np.array([key], np.uint64).view(np.int64)
+
+
+def _key(values: Feature | None) -> int | None:
+    """A key that is kept as an int64; None where it is no single one."""
+    if not isinstance(values, np.ndarray) or values.dtype != np.int64 or len(values) != 1:
+        return None
+    return int(values.view(np.uint64)[0])
 
 
 def _single(values: Any, kind: type, name: str, where: str) -> Any:
@@ -225,6 +261,7 @@ class TFRecordSource(RecordSource):
             ]
         spans = np.concatenate([found["image"], found["filename"], found["logits"]], axis=1).tolist()
         labels = found["label"].tolist()
+        is_rewritten = (found["has_encoded_xxh3"] | found["has_original_key"]).tolist()
         end_label = self._num_classes or 1 << 63
         records = []
         for index, is_left in enumerate(found["status"].tolist()):
@@ -239,7 +276,11 @@ class TFRecordSource(RecordSource):
             if with_logits:
                 values = np.frombuffer(payload[logits:logits_end], "<f4").astype(np.float32)
                 values = _check_logits(values, where, self._num_classes)
-            records.append(Record(encoded, label, filename, record_key(encoded), where, values))
+            if is_rewritten[index]:
+                key, own_key = found_keys(found[index], encoded, where)
+                records.append(Record(encoded, label, filename, key, where, values, own_key=own_key))
+            else:
+                records.append(Record(encoded, label, filename, record_key(encoded), where, values))
         return records
 
     def fetch(self, shard: int) -> None:
