@@ -191,8 +191,7 @@ def names(sandbox: Sandbox, rng: np.random.Generator) -> str | None:
 
 
 KINDS: dict[str, Kind] = {
-    kind.__name__: kind
-    for kind in (kills, stops, faults, races, array, damage, retyped, names, object_store)
+    kind.__name__: kind for kind in (kills, stops, faults, races, array, damage, retyped, names, object_store)
 }
 if has_gateway():
     KINDS["gateway"] = gateway

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import NamedTuple
 
 import xxhash
 
 from teachonce.engine.cores import num_cores
 from teachonce.engine.jobs import run_jobs
+from teachonce.engine.options import Engine
 from teachonce.engine.progress import Advance, progress
 from teachonce.errors import ConfigError, RecordError
 from teachonce.interop.config import MarkerName, ReindexConfig
@@ -22,6 +24,7 @@ from teachonce.pixels.decode import Encoded
 from teachonce.pixels.restart_markers import add_restart_markers, require_rewriter
 from teachonce.records.class_table import read_classes, write_classes
 from teachonce.records.discovery import open_records
+from teachonce.records.listed import list_written
 from teachonce.records.source import RecordSource, record_key
 from teachonce.records.tfrecord.framing import (
     TFRecordWriter,
@@ -35,6 +38,7 @@ from teachonce.records.tfrecord.framing import (
 from teachonce.records.tfrecord.source import ENCODED_XXH3, ORIGINAL_KEY, decode_tfrecord, key_feature
 from teachonce.records.tfrecord.tf_example import FeatureValue, replace_feature
 from teachonce.storage.files import atomic_write, open_storage
+from teachonce.storage.remote.file_index import ListedFile
 from teachonce.storage.resume import PlanFile
 from teachonce.terminal import print_line
 

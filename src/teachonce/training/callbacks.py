@@ -15,7 +15,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -26,7 +26,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback, Checkpoint
 
 from teachonce.engine.heartbeat import heartbeats
-from teachonce.engine.progress import Advance, format_seconds, progress
+from teachonce.engine.progress import format_seconds, progress
 from teachonce.errors import ModelError, TeachonceError
 from teachonce.runs.metrics import METRIC_COLUMNS, Row, write_metrics
 from teachonce.runs.run import BEST_CHECKPOINT, LAST_CHECKPOINT, TENSORBOARD_NAME

@@ -45,9 +45,9 @@ from teachonce.extraction.planning.measure import (
 )
 from teachonce.extraction.planning.picture import draw_estimate
 from teachonce.extraction.planning.table import render_estimate
-from teachonce.extras import require
-from teachonce.extraction.prepare import build_plan, draws_by_boxes
 from teachonce.extraction.planning.traffic import count_heartbeats, count_traffic
+from teachonce.extraction.prepare import build_plan, draws_by_boxes
+from teachonce.extras import require
 from teachonce.models.classifier import Classifier, load_model
 from teachonce.records.discovery import open_records
 from teachonce.records.sample import SubsetSource, sample_locations
