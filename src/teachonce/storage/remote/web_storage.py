@@ -19,7 +19,7 @@ from teachonce.storage.remote.failures import Failure
 from teachonce.storage.remote.file_index import INDEX_NAME, ListedFile, read_file_index
 from teachonce.storage.remote.object_storage import ObjectStorage
 from teachonce.storage.remote.reader import Opened
-from teachonce.storage.remote.retry import RequestFailedError, request
+from teachonce.storage.remote.retry import RequestFailedError
 from teachonce.storage.storage import FileStatus, Listing
 
 MAX_UNRANGED_BYTES = 64 << 20
@@ -83,7 +83,7 @@ class WebStorage(ObjectStorage):
     def has(self, name: str = "") -> bool:
         """Whether the server has a file of this name."""
         try:
-            request(self._bucket, lambda: obstore.head(self._client, self._key(name)), self.describe(name))
+            self._ask(lambda client: obstore.head(client, self._key(name)), name)
         except RequestFailedError as error:
             if error.failure.kind == "missing":
                 return False
@@ -143,8 +143,8 @@ class WebStorage(ObjectStorage):
             if num_bytes > MAX_UNRANGED_BYTES:
                 reason = f"{error.failure.reason} (of its {num_bytes:,} bytes, up to {MAX_UNRANGED_BYTES:,} are read)"
                 raise self._error(name, "read", Failure("refused", reason)) from error
-        key, client = self._key(name), self._client
-        content = self._request(lambda: bytes(obstore.get(client, key).bytes()), name, "read")
+        key = self._key(name)
+        content = self._request(lambda client: bytes(obstore.get(client, key).bytes()), name, "read")
         return Opened(len(content), "", content), lambda start, end: memoryview(content)[start:end]
 
     def _find(self, folder: str) -> tuple[_Tree, str]:
