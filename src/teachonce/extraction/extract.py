@@ -72,7 +72,7 @@ def extract(config: ExtractConfig) -> bool:
             if units:
                 print_line(f"{config.out}: own part done; {len(units)} units of other workers are missing: made here")
             counts += _extract_units(config, preparation, teacher, units)
-        if counts.num_skipped or counts.num_twice:
+        if count > 1 or counts.num_skipped or counts.num_twice:
             print_line(
                 f"{config.out}: {counts.num_made} units made; others were faster with {counts.num_skipped} that were "
                 f"left out and {counts.num_twice} that were made twice"
