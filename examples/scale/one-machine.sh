@@ -18,6 +18,10 @@ teachonce extract --data "$DATA" --teacher "$TEACHER" --policy crop --views "$VI
 teachonce status "$STORE"
 teachonce verify "$STORE" --data "$DATA"
 
+# Data and store at an address are kept on this machine's disk; local ones are read where they are.
+cache=()
+if [[ "$DATA$STORE" == *://* ]]; then cache=(--cache "$CACHE" --cache-size 200GB); fi
+
 teachonce train --data "$DATA" --student "$STUDENT" --store "$STORE" --kd-temp 1 --out "$RUN" --devices "$GPUS" \
-    --device "$DEVICE" --cache "$CACHE" --cache-size 200GB
+    --device "$DEVICE" "${cache[@]}"
 teachonce status "$RUN"

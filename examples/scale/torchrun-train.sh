@@ -17,9 +17,13 @@ if [[ -z "${HEAD:-}" ]]; then
     if [[ -n "${SLURM_JOB_NODELIST:-}" ]]; then HEAD=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1); fi
 fi
 
+# Data and store at an address are kept on this machine's disk; local ones are read where they are.
+cache=()
+if [[ "$DATA$STORE" == *://* ]]; then cache=(--cache "$CACHE" --cache-size 200GB); fi
+
 # torchrun does not restart ranks here: who sees the training end unfinished starts this script again.
 # shellcheck disable=SC2086  # MORE holds several words
 exec torchrun --nnodes "$NODES" --nproc-per-node "$GPUS" --rdzv-id teachonce --rdzv-backend c10d \
     --rdzv-endpoint "$HEAD:$PORT" --max-restarts 0 --no-python \
     teachonce train --data "$DATA" --student "$STUDENT" --store "$STORE" --kd-temp 1 --out "$RUN" --batch-size "$BATCH" \
-    --device "$DEVICE" --cache "$CACHE" --cache-size 200GB --checkpoint-minutes 15 --grace-seconds 25 $MORE
+    --device "$DEVICE" "${cache[@]}" --checkpoint-minutes 15 --grace-seconds 25 $MORE

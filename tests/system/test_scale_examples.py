@@ -40,6 +40,9 @@ def relative(path: Path) -> str:
 def commands_of_script(path: Path) -> list[list[str]]:
     """The words of each teachonce command of a script, with the values that its variables have by default."""
     text = re.sub(r"^\s*#.*$", "", path.read_text(), flags=re.MULTILINE).replace("\\\n", " ")
+    # An array of options that depend on something, as it is where it is not empty.
+    for name, words in re.findall(r"\b(\w+)=\(([^()]+)\)", text):
+        text = text.replace(f'"${{{name}[@]}}"', words)
     values = dict(re.findall(r"\$\{(\w+):=([^{}]*)\}", text))
 
     def fill(match: re.Match[str]) -> str:
