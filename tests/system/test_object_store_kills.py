@@ -66,11 +66,11 @@ COMMANDS = {
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A local folder with what the commands read, and what each of them makes."""
-    folder = tmp_path_factory.mktemp("undisturbed")
+    folder = tmp_path_factory.mktemp("undisturbed") / "place"
     write_image_folder(folder / "images", num_classes=4, per_class=30)
     write_color_shards(folder / "data", sizes=(5,) * 16)
     write_color_shards(folder / "data", sizes=(6,), split="validation", first_index=400)
-    write_color_teacher(folder / "teacher.onnx")
+    write_color_teacher(folder.parent / "teacher.onnx")
     for words in (CENTER, *(command.words for command in COMMANDS.values())):
         process = start(words, str(folder), folder, {})
         said = process.communicate(timeout=300)[1]
@@ -80,7 +80,8 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def start(words: str, place: str, local: Path, more: dict[str, str]) -> subprocess.Popen[str]:
     """A command in a process of its own."""
-    teacher = f"onnx:{local / 'teacher.onnx'},size=16,resize=16"
+    # Beside the place, so that a plan names it as it is in both.
+    teacher = f"onnx:{local.parent / 'teacher.onnx'},size=16,resize=16"
     given = words.replace("{}", place).replace("TEACHER", teacher).split()
     env = {**os.environ, **more, "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}"}
     return subprocess.Popen([*RUN, *given], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=env)
