@@ -419,7 +419,7 @@ def test_headers_with_everything_in_them(kernel: Kernel) -> None:
 
 def test_rewritten_images(kernel: Kernel) -> None:
     """By either kind of markers: the same pixels, and entered they give them too."""
-    for number, subsampling in enumerate(SUBSAMPLINGS):
+    for number, subsampling in enumerate(MARKED):
         encoded = draw_jpeg(170, 97, number, subsampling)
         width, height = image_size(encoded)
         for by_row in (False, True):

@@ -60,7 +60,10 @@ def test_pixels_stay_and_markers_are_where_they_should_be(data: st.DataObject) -
     encoded = draw_jpeg(width, height, data.draw(st.integers(0, 99)), subsampling, **data.draw(kinds))
     by_row = data.draw(st.booleans())
     rewritten = add_restart_markers(encoded, by_row=by_row)
-    assert rewritten is not None
+    if rewritten is None:
+        # Where blocks changed hands between components, sums of differences may be more than a file can hold.
+        assert subsampling.endswith("thrice")
+        return
     np.testing.assert_array_equal(np.asarray(decode_image(rewritten)), np.asarray(decode_image(encoded)))
     assert rewritten[frame_header(rewritten) + 1] == 0xC0 and len(scan_headers(rewritten)) == 1
     (width, height), (across, down) = image_size(encoded), unit_size(rewritten)
