@@ -26,8 +26,8 @@ from pathlib import Path
 import torch
 
 from benchmarks.photographs import write_photographs
-from teachonce.engine.cores import num_cores
 from teachonce.engine.jobs import run_jobs
+from teachonce.engine.machine import num_cores
 from teachonce.engine.options import Engine
 from teachonce.extraction.config import ExtractConfig
 from teachonce.extraction.extract import _build_extractor

@@ -24,7 +24,7 @@ import torch
 
 from benchmarks.photographs import write_photographs
 from teachonce.codecs.dense import Float16Codec, Float32Codec, Int8Codec
-from teachonce.engine.cores import num_cores
+from teachonce.engine.machine import num_cores
 from teachonce.extraction.config import ExtractConfig
 from teachonce.extraction.extract import extract
 from teachonce.extraction.extractor import UnitExtractor

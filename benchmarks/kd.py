@@ -32,7 +32,7 @@ from teachonce.codecs.codec import Codec
 from teachonce.codecs.dense import Int8Codec
 from teachonce.codecs.topk import TopKCodec
 from teachonce.data.stored_logits import StoredLogits
-from teachonce.engine.cores import num_cores
+from teachonce.engine.machine import num_cores
 from teachonce.losses.losses import kd_loss, label_loss
 from teachonce.records.class_space import ClassSpace
 from teachonce.records.source import shard_name

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.extraction import timed
-from teachonce.engine.cores import num_cores
+from teachonce.engine.machine import num_cores
 from teachonce.extraction.config import ExtractConfig
 from teachonce.extraction.extract import extract
 from teachonce.interop.config import RecordsConfig

@@ -30,7 +30,7 @@ import xxhash
 from PIL import Image
 
 from teachonce.codecs.registry import build_codec
-from teachonce.engine.cores import num_cores
+from teachonce.engine.machine import num_cores
 from teachonce.extraction.config import VerifyConfig
 from teachonce.interop.config import ImportConfig, MergeConfig, RecordsConfig
 from teachonce.interop.convert import convert_records

@@ -34,7 +34,7 @@ from benchmarks.loading.data import write_crop_store
 from benchmarks.photographs import read_jpegs, write_jpegs
 from teachonce.data.dataset import KDDataset
 from teachonce.data.stored_logits import StoredLogits
-from teachonce.engine.cores import num_cores
+from teachonce.engine.machine import num_cores
 from teachonce.records.discovery import open_records
 from teachonce.storage.address import to_location
 from teachonce.storage.files import open_storage

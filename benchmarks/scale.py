@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from teachonce.codecs.topk import TopKCodec
 from teachonce.engine.buffers import BufferPool
-from teachonce.engine.cores import num_cores
+from teachonce.engine.machine import num_cores
 from teachonce.extraction.units import all_units, bundle_units, missing_units
 from teachonce.records.class_space import ClassSpace
 from teachonce.records.source import Location, Record, RecordSource, ShardInfo, shard_name

@@ -26,7 +26,7 @@ from benchmarks.photographs import write_photographs
 from teachonce.data.dataset import KDDataset
 from teachonce.data.stored_logits import StoredLogits
 from teachonce.engine.buffers import BufferPool
-from teachonce.engine.cores import num_cores
+from teachonce.engine.machine import num_cores
 from teachonce.pixels.decode import decode_image
 from teachonce.pixels.frames import read_pixels, square_frames
 from teachonce.pixels.kernel import describe_decoder

@@ -25,7 +25,7 @@ import torch
 from benchmarks.gpu import commands, precision, speed, transfers
 from benchmarks.gpu.report import Report
 from benchmarks.gpu.setting import Setting
-from teachonce.engine.cores import num_cores
+from teachonce.engine.machine import num_cores
 from teachonce.models.classifier import resolve_device
 from teachonce.pixels.kernel import describe_decoder
 from teachonce.versions import library_versions

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from benchmarks.photographs import draw_photograph, read_jpegs, write_jpegs
-from teachonce.engine.cores import num_cores
+from teachonce.engine.machine import num_cores
 from teachonce.extraction.config import ExtractConfig
 from teachonce.extraction.extract import extract
 from teachonce.models.classifier import build_student

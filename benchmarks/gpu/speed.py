@@ -16,7 +16,7 @@ from benchmarks.gpu.report import Report, in_turn, synchronize
 from benchmarks.gpu.setting import Setting
 from benchmarks.kd import synthetic_logits
 from teachonce.codecs.dense import Int8Codec
-from teachonce.engine.cores import num_cores
+from teachonce.engine.machine import num_cores
 from teachonce.extraction.config import ExtractConfig
 from teachonce.extraction.extractor import UnitExtractor
 from teachonce.extraction.prepare import build_plan

@@ -18,7 +18,7 @@ from teachonce.codecs.topk import TopKCodec
 from teachonce.data.dataset import EvalDataset, KDDataset
 from teachonce.data.logit_sources import LogitSource
 from teachonce.data.stored_logits import StoredLogits
-from teachonce.engine.cores import num_cores
+from teachonce.engine.machine import num_cores
 from teachonce.models.classifier import load_model
 from teachonce.models.pending import PendingLogits
 from teachonce.pixels.decode import decode_image

@@ -286,7 +286,7 @@ def report(
 ) -> str:
     """All tables as Markdown."""
     from benchmarks.loading.markers import describe
-    from teachonce.engine.cores import num_cores
+    from teachonce.engine.machine import num_cores
 
     command = " ".join([*(Path(item).name if "/" in item else item for item in sys.argv[1:])])
     lines = [

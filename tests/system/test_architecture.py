@@ -228,7 +228,7 @@ ALLOWED_FILES = {
     "native": {"exists": "whether the native library was built"},
     "interop.imagenet": {"is_file": "timm's tables, in the folder of timm"},
     # What the machine says of itself.
-    "engine.memory": {"read_text": "/proc and the cgroups"},
+    "engine.machine": {"read_text": "/proc and the cgroups"},
     "extraction.planning.busy": {"read_text": "/proc/stat"},
     "cli.main": {"os.open": "/dev/null instead of an output that nobody reads any more"},
     # Scratch folders, of this process alone, for libraries that read and write files themselves.

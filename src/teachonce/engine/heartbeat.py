@@ -31,7 +31,7 @@ from typing import Any, Generic, Literal
 
 from teachonce.engine.progress import Advance
 from teachonce.engine.worker import BuildWorker, Job, Result, Worker
-from teachonce.errors import TeachonceError
+from teachonce.errors import StoppedError, TeachonceError
 from teachonce.storage.files import open_storage
 from teachonce.storage.storage import Storage
 from teachonce.storage.strict_json import convert_json, json_values, parse_json
@@ -334,12 +334,13 @@ def _build_beating(
 
 
 def _ended_by(error: BaseException) -> State:
-    return "failed" if isinstance(error, Exception) else "interrupted"
+    is_failure = isinstance(error, Exception) and not isinstance(error, StoppedError)
+    return "failed" if is_failure else "interrupted"
 
 
 def _describe_error(error: BaseException | None) -> str | None:
     """The first line of an error that says something; none of an interruption."""
-    if error is None or not isinstance(error, Exception):
+    if error is None or _ended_by(error) == "interrupted":
         return None
     first = (str(error).strip().splitlines() or [""])[0]
     return one_line(first if isinstance(error, TeachonceError) else f"{type(error).__name__}: {first}")

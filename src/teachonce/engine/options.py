@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from teachonce.engine.cores import num_cores
+from teachonce.engine.machine import num_cores
 from teachonce.errors import ConfigError
 from teachonce.options import Condition, Count, CountOrNone, Range, only_with, require
 

@@ -16,7 +16,7 @@ import torch
 from teachonce.data.dataset import EvalDataset
 from teachonce.data.loader import Batch, Loader
 from teachonce.data.sampler import EpochBatches
-from teachonce.engine.cores import num_cores
+from teachonce.engine.machine import num_cores
 from teachonce.engine.progress import Advance, progress
 from teachonce.errors import ConfigError, LogitsError, RecordError
 from teachonce.evaluation.config import EvaluateConfig

@@ -25,7 +25,7 @@ from teachonce.data.loader import Loader
 from teachonce.data.logit_sources import LogitSource, RecordLogits
 from teachonce.data.sampler import EpochBatches
 from teachonce.data.stored_logits import StoredLogits
-from teachonce.engine.cores import num_cores
+from teachonce.engine.machine import num_cores
 from teachonce.engine.progress import progress
 from teachonce.errors import CheckError, ConfigError
 from teachonce.evaluation.config import ExportConfig

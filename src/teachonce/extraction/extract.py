@@ -18,9 +18,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from teachonce.engine.cores import num_cores
 from teachonce.engine.heartbeat import heartbeats, remove_heartbeats
 from teachonce.engine.jobs import others_permuted, partition, run_jobs
+from teachonce.engine.machine import num_cores
 from teachonce.engine.progress import Advance, progress
 from teachonce.engine.stop import stopping_gently
 from teachonce.errors import StoreError

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from teachonce.engine.cores import num_cores
+from teachonce.engine.machine import num_cores
 from teachonce.engine.prefetch import prefetch
 from teachonce.errors import CheckError
 from teachonce.models.classifier import Classifier

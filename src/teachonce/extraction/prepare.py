@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 
 from teachonce.codecs.registry import build_codec
-from teachonce.engine.cores import num_cores
+from teachonce.engine.machine import num_cores
 from teachonce.engine.stop import check_stop
 from teachonce.errors import CheckError, ConfigError, StoreError
 from teachonce.extraction.config import ExtractConfig

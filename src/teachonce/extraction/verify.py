@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 
 from teachonce.engine.buffers import BufferPool
-from teachonce.engine.cores import num_cores
 from teachonce.engine.jobs import run_jobs
+from teachonce.engine.machine import num_cores
 from teachonce.engine.options import Engine
 from teachonce.engine.progress import Advance, progress
 from teachonce.errors import CheckError, ConfigError, TeachonceError

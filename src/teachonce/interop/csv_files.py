@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 
 from teachonce.codecs.registry import build_codec, warn_of_estimates
 from teachonce.engine.chunked import chunked
-from teachonce.engine.cores import num_cores
 from teachonce.engine.jobs import partition
+from teachonce.engine.machine import num_cores
 from teachonce.engine.prefetch import prefetch
 from teachonce.engine.progress import progress
 from teachonce.errors import ConfigError, LogitsError, PlanMismatchError, StoreError

@@ -11,8 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from teachonce.engine.buffers import BufferPool
-from teachonce.engine.cores import num_cores
-from teachonce.engine.memory import free_memory
+from teachonce.engine.machine import free_memory, num_cores
 from teachonce.engine.prefetch import prefetch
 from teachonce.errors import ConfigError, ImageError
 from teachonce.pixels.decode import decode_image, image_size

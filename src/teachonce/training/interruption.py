@@ -31,7 +31,7 @@ from torch import Tensor
 from teachonce.data.dataset import KDDataset
 from teachonce.data.loader import Batch, Loader
 from teachonce.engine.stop_signals import StopSignals
-from teachonce.errors import ModelError
+from teachonce.errors import ModelError, StoppedError
 from teachonce.rng import derive_seed
 from teachonce.runs.run import LAST_CHECKPOINT
 from teachonce.terminal import print_line
@@ -62,11 +62,11 @@ class Place(NamedTuple):
         return f"in epoch {self.epoch + 1} at step {self.num_done} of {self.num_updates}"
 
 
-class StoppedError(Exception):
+class TrainingStoppedError(StoppedError):
     """A signal has ended the training, after a checkpoint was written; ``place`` says where."""
 
     def __init__(self, place: str, number: int) -> None:
-        super().__init__(place, number)
+        super().__init__(place)
         self.place = place
         self.number = number
 
@@ -220,7 +220,7 @@ class Interruption(Checkpoint):
         if decided or is_saved:
             self._restart_clock()
         if decided > SAVE:
-            raise StoppedError(f"after epoch {trainer.current_epoch + 1}", decided)
+            raise TrainingStoppedError(f"after epoch {trainer.current_epoch + 1}", decided)
 
     def _decide(self, *, wait: bool = False) -> int:
         wish = self._signals.received or 0
@@ -237,7 +237,7 @@ class Interruption(Checkpoint):
             self._saving = None
         self._restart_clock()
         if decided > SAVE:
-            raise StoppedError(str(place), decided)
+            raise TrainingStoppedError(str(place), decided)
 
     def _restart_clock(self) -> None:
         minutes = self._config.checkpoint_minutes

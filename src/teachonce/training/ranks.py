@@ -20,7 +20,7 @@ from multiprocessing import connection, get_context
 from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING, Any
 
-from teachonce.engine.cores import num_cores
+from teachonce.engine.machine import num_cores
 from teachonce.engine.processes import exit_with_parent
 from teachonce.engine.stop_signals import PARENT_SECONDS, StopSignals, end_by_signal, stopping_children
 from teachonce.errors import ConfigError, TeachonceError

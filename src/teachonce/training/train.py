@@ -70,7 +70,7 @@ from teachonce.training.data import (
     resolve_run,
     warn_without_effect,
 )
-from teachonce.training.interruption import EpochLoader, Interruption, StoppedError
+from teachonce.training.interruption import EpochLoader, Interruption, TrainingStoppedError
 from teachonce.training.online_stats import measure_online_stats
 from teachonce.training.ranks import Agreement, is_rank, run_ranks, world_shape
 from teachonce.training.report import write_report
@@ -188,7 +188,7 @@ def _fit(
         module.after_update = partial(interruption.after_update, trainer, module)
         try:
             trainer.fit(module, loader, validation, ckpt_path=resume)
-        except StoppedError as stopped:
+        except TrainingStoppedError as stopped:
             _log(trainer, f"training: interrupted {stopped.place}; checkpoint saved. Run the same command to resume")
             raise end_by_signal(stopped.number) from None
         except SystemExit as error:

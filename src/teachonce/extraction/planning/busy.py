@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from teachonce.engine.cores import num_cores
+from teachonce.engine.machine import num_cores
 
 MAX_STEAL = 0.05
 MAX_OTHERS = 0.1

@@ -22,7 +22,7 @@ import torch
 from teachonce.codecs.codec import Codec
 from teachonce.codecs.dense import Float32Codec
 from teachonce.codecs.registry import build_codec, codec_from_json
-from teachonce.engine.cores import num_cores
+from teachonce.engine.machine import num_cores
 from teachonce.engine.progress import progress
 from teachonce.errors import ConfigError, LogitsError, RecordError
 from teachonce.extraction.config import PlanConfig

@@ -1,6 +1,6 @@
-"""How much memory this process can still take: the machine's, or what the limits of its cgroup leave.
+"""What this process has of its machine: cores, and memory that it can still take.
 
-In a container or a scheduler's job the machine may have far more than the process may use; what takes more is killed
+Memory is the machine's, or what the limits of its cgroup leave. In a container or a scheduler's job the machine may have far more than the process may use; what takes more is killed
 without a message. Files that the page cache holds count as free in both: the kernel drops them when memory is asked
 for.
 """
@@ -13,6 +13,11 @@ from pathlib import Path, PurePosixPath
 
 PROC = Path("/proc")
 CGROUPS = Path("/sys/fs/cgroup")
+
+
+def num_cores() -> int:
+    """Cores that this process may use (a container's or scheduler's mask counts)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def free_memory(proc: Path = PROC, cgroups: Path = CGROUPS) -> int:

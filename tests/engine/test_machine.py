@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from teachonce.engine.memory import free_memory
+from teachonce.engine.machine import free_memory
 
 GB = 1 << 30
 NO_LIMIT_V1 = 9223372036854771712  # what version 1 says without a limit
