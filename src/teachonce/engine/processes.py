@@ -19,7 +19,7 @@ from typing import Any
 from teachonce.engine.progress import Advance
 from teachonce.engine.worker import BuildWorker, Job, Result
 from teachonce.errors import TeachonceError
-from teachonce.terminal import show_warnings_as_lines
+from teachonce.terminal import print_warning, show_warnings_as_lines
 
 REPORT_SECONDS = 0.5
 """How often the parent passes on what its workers have reported."""
@@ -35,24 +35,26 @@ def run_in_processes(
     context = get_context("spawn")
     num_done = context.Value("q", 0)
     num_reported = 0
-    indices = context.SimpleQueue()
+    indices, messages = context.SimpleQueue(), context.SimpleQueue()
     for index in range(num_workers):
         indices.put(index)
     executor = ProcessPoolExecutor(
         num_workers,
         mp_context=context,
         initializer=_start_process,
-        initargs=(build_worker, indices, num_done, os.getpid()),
+        initargs=(build_worker, indices, num_done, messages, os.getpid()),
     )
     try:
         futures: dict[Future[Result], Job] = {executor.submit(_do_job, job): job for job in jobs}
         while futures:
             ended, _ = wait(futures, timeout=REPORT_SECONDS, return_when=FIRST_COMPLETED)
+            _pass_on(messages)
             num_now = num_done.value
             report(num_now - num_reported)
             num_reported = num_now
             for future in ended:
                 yield futures.pop(future), future.result()
+        _pass_on(messages)
     except BrokenProcessPool as error:
         raise TeachonceError(
             "a worker process exited unexpectedly (killed, or out of memory?); completed work is kept: run the same "
@@ -60,6 +62,11 @@ def run_in_processes(
         ) from error
     finally:
         executor.shutdown(wait=True, cancel_futures=True)
+
+
+def _pass_on(messages: Any) -> None:
+    while not messages.empty():
+        print_warning(messages.get())
 
 
 def exit_with_parent(parent: int) -> None:
@@ -102,12 +109,13 @@ _process: _Process | None = None
 """This process, where it is a worker: an executor hands its tasks nothing that its initializer has made."""
 
 
-def _start_process(build_worker: BuildWorker[Any, Any], indices: Any, num_done: Any, parent: int) -> None:
+def _start_process(build_worker: BuildWorker[Any, Any], indices: Any, num_done: Any, messages: Any, parent: int) -> None:
     global _process
     # Ctrl-C goes to the whole group of processes: the workers end at once and in silence, the parent speaks.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     exit_with_parent(parent)
-    show_warnings_as_lines()
+    # Every worker would say the same: the parent says it once.
+    show_warnings_as_lines(messages.put)
     _process = _Process(build_worker, indices.get(), num_done)
 
 

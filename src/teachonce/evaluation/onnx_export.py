@@ -117,7 +117,7 @@ def _to_onnx(student: Classifier) -> bytes:
         import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise MissingExtraError(f"--format onnx needs {error.name}: pip install 'teachonce[onnx]'") from error
+        raise MissingExtraError(f"export-onnx needs {error.name}: pip install 'teachonce[onnx]'") from error
     images = normalize(_noise(student, 2), student.preprocessing)
     try:
         with warnings.catch_warnings():

@@ -10,10 +10,18 @@ from typing import Annotated
 
 from teachonce.codecs.options import KEPT_CLASSES, CodecName
 from teachonce.errors import ConfigError
-from teachonce.models.options import Precision
+from teachonce.models.options import Precision, Spec
 from teachonce.options import (
+    Common,
     Count,
     CountOrNone,
+    InData,
+    InForecast,
+    InOutput,
+    InRunning,
+    InStore,
+    InTeacher,
+    InViews,
     Label,
     NumClasses,
     Positional,
@@ -35,44 +43,44 @@ _Accuracy = Annotated[float, Range(0, 1, "a fraction from 0 to 1")]
 class ExtractionOptions(MixOptions):
     """What a teacher looks at and how its logits are kept: what ``extract`` does and ``plan`` foresees."""
 
-    data: Path
+    data: InData[Common[Path]]
     """Folder of TFRecord shards, or of SPLIT/CLASS/*.jpg."""
-    teacher: str
+    teacher: InTeacher[Common[Spec]]
     """Model SPEC: timm:NAME, torchvision:NAME, onnx:FILE, savedmodel:DIR, run:DIR, amoebanet, efficientnet; options
     follow after commas, as in torchvision:resnet50,weights=FILE,size=224,resize=256,mean=0.5/0.5/0.5."""
-    split: str = "train"
+    split: InData[Common[str]] = "train"
     """Which split the teacher looks at."""
-    policy: PolicyName = "center"
+    policy: InViews[Common[PolicyName]] = "center"
     """What the teacher looks at: its own evaluation crop (center), random resized crops and flips (crop), or these with
     RandAugment (crop+randaugment) or AutoAugment's policy for ImageNet (crop+autoaugment); each of the latter with
     erasing, mixup and cutmix where their options say so."""
-    views: Count | None = None
+    views: InViews[Common[Count | None]] = None
     """Views a record (random policies)."""
-    views_per_file: Count = 10
+    views_per_file: InStore[Count] = 10
     """Views in one file of the store: the unit of work is one shard x this many views."""
-    codec: CodecName = "int8"
+    codec: InStore[Common[CodecName]] = "int8"
     """How logits become bytes: float32 (exact), float16, int8 (about 1 byte a class, total variation below 0.01), topk
     (the likeliest classes and the mass of the rest)."""
-    topk: Count = only_with(10, KEPT_CLASSES)
+    topk: InStore[Common[Count]] = only_with(10, KEPT_CLASSES)
     """Codec topk: classes that are kept."""
-    offset: Label | None = None
+    offset: InTeacher[Label | None] = None
     """Data label of the teacher's class 0. Default: by the names of the classes where both have them (a run, an
     exported ONNX file); else 0, or 1 where only the data has a background class."""
-    num_classes: NumClasses | None = None
+    num_classes: InData[NumClasses | None] = None
     """Classes of the data, background included. Default: from the data, else the teacher's classes + offset."""
-    batch_size: Count = 64
+    batch_size: InTeacher[Common[Count]] = 64
     """Images a teacher batch."""
-    decode_threads: CountOrNone = 0
+    decode_threads: InRunning[CountOrNone] = 0
     """Threads that decode ahead of the teacher; 0 means one a core of this worker's share."""
-    device: str = "auto"
+    device: InRunning[Common[str]] = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
-    precision: Precision = "float32"
+    precision: InTeacher[Common[Precision]] = "float32"
     """Autocast of the teacher: float32 (none), bf16 or fp16."""
-    compile: bool = False
+    compile: InTeacher[bool] = False
     """torch.compile the teacher."""
-    profile: bool = False
+    profile: InRunning[bool] = False
     """Print, for each piece of work, where its time went: read, look, wait, teacher, encode and write."""
-    seed: Seed = 0
+    seed: InViews[Common[Seed]] = 0
     """Seed of the views (random policies)."""
 
     def __post_init__(self) -> None:
@@ -91,22 +99,22 @@ class ExtractionOptions(MixOptions):
 class ExtractConfig(ExtractionOptions):
     """Run the teacher once over sharded data and keep its logits in a store."""
 
-    out: Path
+    out: InStore[Common[Path]]
     """Folder of the store. An unfinished store with the same plan is finished; another plan is refused."""
-    views: Count | None = None
+    views: InViews[Common[Count | None]] = None
     """Views a record (random policies). More can be added later by the same command with a larger number. Default: 1,
     or as many as --views-of has."""
-    views_of: Path | None = None
+    views_of: InViews[Common[Path | None]] = None
     """A store whose views this teacher shall look at: then policy, seed and views are that store's."""
-    expect_top1: _Accuracy | None = None
-    """Refuse to start where the teacher's top-1 on --gate-samples labelled records is below this (0..1)."""
-    gate_samples: CountOrNone = 256
+    expect_top1: InTeacher[Common[_Accuracy | None]] = None
+    """Refuse to start where the teacher's top-1 on --gate-samples labeled records is below this (0..1)."""
+    gate_samples: InTeacher[CountOrNone] = 256
     """Records on which the teacher is scored before the work starts; 0 skips the gate."""
-    num_workers: Count = 1
+    num_workers: InRunning[Common[Count]] = 1
     """Teacher processes on this machine: one a GPU, or N on the CPU."""
-    repair: bool = False
+    repair: InStore[Common[bool]] = False
     """First compare every byte of the store's files, and make those again that are damaged."""
-    worker: str = "0/1"
+    worker: InRunning[Common[str]] = "0/1"
     """i/n: this call takes the i-th of n parts of the work, shards x groups of views (for a scheduler's job array)."""
 
     def __post_init__(self) -> None:
@@ -149,22 +157,22 @@ class ExtractConfig(ExtractionOptions):
 class PlanConfig(ExtractionOptions):
     """Bytes, hours, distortion and break-even of an extraction, measured on a sample before anything is spent."""
 
-    policy: PolicyName = "crop"
+    policy: InViews[Common[PolicyName]] = "crop"
     """What the teacher is to look at, as --policy of extract (where the default is center): center, crop,
     crop+randaugment or crop+autoaugment, with erasing, mixup and cutmix where their options say so."""
-    views: Count | None = None
+    views: InViews[Common[Count | None]] = None
     """Views a record. Default: 10; 1 with --policy center."""
-    epochs: Count = 100
+    epochs: InForecast[Common[Count]] = 100
     """Epochs of a student, in each of which an online teacher would look at every record again."""
-    students: Count = 1
+    students: InForecast[Common[Count]] = 1
     """Students that are to be taught."""
-    num_devices: Count = 8
+    num_devices: InForecast[Common[Count]] = 8
     """Devices on which the extraction is to run, for the hours on several."""
-    samples: Count = 256
+    samples: InForecast[Common[Count]] = 256
     """Records to measure on; of fewer records all are taken."""
-    out: Path | None = None
+    out: InOutput[Common[Path | None]] = None
     """Folder for extraction-plan.txt, .json and .svg. Default: nothing is written."""
-    json: bool = False
+    json: InOutput[Common[bool]] = False
     """Print JSON."""
 
     def to_extraction(self) -> ExtractConfig:
@@ -182,21 +190,21 @@ DEFAULT_PLANNED_VIEWS = 10
 class VerifyConfig:
     """Check a store against its data and, if given, its teacher; exit 0 if sound, 1 if not."""
 
-    store: Positional[Path]
+    store: InStore[Positional[Path]]
     """Folder of the store."""
-    data: Path
+    data: InData[Path]
     """The data that the store was extracted from."""
-    teacher: str | None = None
+    teacher: InTeacher[Spec | None] = None
     """Model SPEC for fresh logits. Default: the teacher of the store's plan; 'none' checks the bytes alone."""
-    samples: CountOrNone = 256
+    samples: InTeacher[CountOrNone] = 256
     """Records whose logits are recomputed; 0 checks keys and files alone."""
-    batch_size: Count = 64
+    batch_size: InTeacher[Count] = 64
     """Images a teacher batch."""
-    device: str = "auto"
+    device: InRunning[str] = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
-    seed: Seed = 0
+    seed: InTeacher[Seed] = 0
     """Seed of the sample."""
-    json: bool = False
+    json: InOutput[bool] = False
     """Print the verdict as JSON."""
 
     def __post_init__(self) -> None:

@@ -1,32 +1,38 @@
-"""The options of ``inspect``."""
+"""The options of ``inspect`` and ``diff``."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from teachonce.options import Positional, flag, require
+from teachonce.options import (
+    InData,
+    InOutput,
+    Positional,
+    flag,
+    require,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class InspectConfig:
     """Show what is in a folder of records, a store or a run."""
 
-    path: Positional[Path]
+    path: InData[Positional[Path]]
     """Folder of records, a store or a run."""
-    split: str | None = None
+    split: InData[str | None] = None
     """Records: only this split. Default: all that are there."""
-    json: bool = False
+    json: InOutput[bool] = False
     """Print JSON."""
-    html: bool = False
+    html: InOutput[bool] = False
     """Store: write a page to look at in a browser, inspect.html."""
-    data: Path | None = None
+    data: InData[Path | None] = None
     """The records that the store was extracted from, for the pictures of --html."""
-    trust: bool = False
+    trust: InData[bool] = False
     """Store: do not compare blocks with their hashes as they are first read."""
-    out: Path | None = None
+    out: InOutput[Path | None] = None
     """File for the page of --html. Default: inspect.html in the store."""
-    overwrite: bool = False
+    overwrite: InOutput[bool] = False
     """Replace the file of --out where there is one."""
 
     def __post_init__(self) -> None:
@@ -35,3 +41,15 @@ class InspectConfig:
             value = getattr(self, name)
             require(self.html or value is None, flag(name), value, "--html with it, it is for the page alone")
         require(self.out is not None or not self.overwrite, "--overwrite", "without --out", "--out FILE with it")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffConfig:
+    """Compare two runs, or two stores: settings, results and environment, where they differ."""
+
+    first: InData[Positional[Path]]
+    """Folder of a run or a store."""
+    second: InData[Positional[Path]]
+    """Folder of another of the same kind."""
+    json: InOutput[bool] = False
+    """Print JSON."""

@@ -39,6 +39,12 @@ def holds_store(path: Path) -> bool:
     return storage.has(PLAN_NAME) or storage.has(legacy.MANIFEST_NAME)
 
 
+def check_holds_store(path: Path) -> None:
+    """Raise StoreError where no store was begun in this folder."""
+    if not holds_store(path):
+        raise StoreError(f"{path}: is no store (there is no {PLAN_NAME})")
+
+
 def read_plans(path: Path) -> list[SealedPlan]:
     """The plans of a store, in their order; raises StoreError where one is damaged or follows another than it says.
 

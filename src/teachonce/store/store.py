@@ -79,8 +79,7 @@ class Store:
         trust: bool = False,
     ) -> None:
         self.path = Path(path)
-        if not holds_store(self.path):
-            raise StoreError(f"{self.path}: is no store (there is no {plan_file(0)})")
+        check_holds_store(self.path)
         contents = LegacyContents if is_legacy(self.path) else StoreContents
         self._contents: StoreContents | LegacyContents = contents(
             self.path, is_partial=is_partial, trust=trust, num_parts=num_parts
