@@ -27,7 +27,7 @@ Positional = Annotated[T, POSITIONAL]
 Repeated = Annotated[T, REPEATED]
 """Marks an option that is given once for each of its values: --store A --store B."""
 Common = Annotated[T, COMMON]
-"""Marks an option that most calls need: where a command has such, ``--help`` shows these and ``--help-all`` the rest."""
+"""Marks an option that most calls need: of a command that has such, ``--help`` shows these and ``--help-all`` all."""
 
 
 class Group(NamedTuple):

@@ -10,6 +10,7 @@ Not for what a program reads: JSON goes out as ``json.dumps`` makes it.
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 import unicodedata
@@ -22,7 +23,7 @@ MAX_WORD_CHARACTERS = 400
 MAX_LINE_CHARACTERS = 4000
 """Of a whole line for people, whatever its words."""
 _SHOWN_END = 40
-_is_quiet = False
+_QUIET_VARIABLE = "TEACHONCE_QUIET"
 _shown: set[str] = set()
 """Warnings that were printed; a loop gives the same one many times."""
 _OBEYED = {"Cc", "Cf", "Cs", "Zl", "Zp"}
@@ -80,14 +81,13 @@ def print_json(value: Any, file: TextIO | None = None) -> None:
 
 
 def set_quiet(quiet: bool) -> None:
-    """Whether this process leaves out notes and progress from now on."""
-    global _is_quiet
-    _is_quiet = quiet
+    """Whether this process, and those that it starts, leave out notes and progress from now on."""
+    os.environ[_QUIET_VARIABLE] = "1" if quiet else "0"
 
 
 def is_quiet() -> bool:
     """Whether notes and progress are left out."""
-    return _is_quiet
+    return os.environ.get(_QUIET_VARIABLE) == "1"
 
 
 def show_warnings_as_lines(show: Callable[[str], None] | None = None) -> None:

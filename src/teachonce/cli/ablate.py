@@ -33,7 +33,7 @@ from typing import Any
 from teachonce.cli.ablate_table import Arm, draw_ablation, render_table
 from teachonce.cli.config import AblateConfig
 from teachonce.engine.cores import num_cores
-from teachonce.engine.jobs import run_jobs
+from teachonce.engine.jobs import describe_start, run_jobs
 from teachonce.engine.progress import Advance, progress
 from teachonce.errors import ConfigError, TeachonceError
 from teachonce.extraction.config import ExtractConfig
@@ -44,7 +44,7 @@ from teachonce.runs.run import Run
 from teachonce.storage.files import atomic_write, open_storage, read_json, write_json
 from teachonce.storage.strict_json import convert_json
 from teachonce.store.store import Store
-from teachonce.terminal import print_line, print_text
+from teachonce.terminal import print_line, print_note, print_text
 from teachonce.training.config import TrainConfig, TrainingOptions
 from teachonce.training.train import train
 from teachonce.views.options import MixOptions
@@ -75,7 +75,8 @@ def ablate(config: AblateConfig) -> list[Arm]:
     jobs = [_student_config(config, arm, seed) for seed in range(config.seeds) for arm in arm_configs]
     # The finished ones too: train checks whether they are of this configuration, and refuses or skips them.
     num_jobs = min(config.jobs or num_cores(), len(jobs))
-    with progress("ablate", len(jobs), unit="students") as advance:
+    start_phase = describe_start(num_jobs, len(jobs))
+    with progress("ablate", len(jobs), unit="students", phase=start_phase) as advance:
         build: Callable[[int], Any] = partial(_build_trainer, config.out / "logs", num_jobs)
         for _ in run_jobs(build, jobs, num_workers=num_jobs, report=advance):
             pass
@@ -161,7 +162,7 @@ def _extract(config: AblateConfig, out: Path, **settings: Any) -> None:
     }
     views = {field.name: getattr(config, field.name) for field in dataclasses.fields(MixOptions)}
     extraction = ExtractConfig(**drop_idle(ExtractConfig, {**views, **common, **settings}))
-    print_line(f"$ teachonce extract {command_line(extraction)}")
+    print_note(f"$ teachonce extract {command_line(extraction)}")
     start = time.monotonic()
     extract(extraction)
     seconds = _read_extractions(config)

@@ -1,86 +1,97 @@
 """``teachonce completion SHELL``: a script that completes commands, options and the words that an option can be.
 
 The scripts are made once from the option classes and hold every name, so that Tab starts no Python. Values that are not
-a few words are completed as files. Of the Z shell it is its own reading of bash's completions.
+a few words are completed as files. The Z shell reads bash's script by its own bashcompinit.
 """
 
 from __future__ import annotations
 
+import inspect
 import shlex
+from collections.abc import Iterable, Sequence
 
 from teachonce.cli.config import CompletionConfig
 from teachonce.cli.help import GLOBAL_OPTIONS, Option, describe_options
 from teachonce.cli.main import ACTIONS, COMMANDS
 from teachonce.options import flag
 
+_FILES = {
+    "bash": "~/.local/share/bash-completion/completions/teachonce",
+    "zsh": "a folder of $fpath, as _teachonce",
+    "fish": "~/.config/fish/completions/teachonce.fish",
+}
+
 
 def completion(config: CompletionConfig) -> str:
     """The script for ``config.shell``."""
+    title = f"# Completion of teachonce for {config.shell}; goes to {_FILES[config.shell]}\n"
     if config.shell == "fish":
-        return _fish()
-    return _bash() if config.shell == "bash" else "#compdef teachonce\nautoload -U +X bashcompinit && bashcompinit\n" + _bash()
+        return title + _fish()
+    if config.shell == "zsh":
+        return f"#compdef teachonce\n{title}autoload -U +X bashcompinit && bashcompinit\n{_bash()}"
+    return title + _bash()
 
 
 def _bash() -> str:
-    cases = []
-    for name, command in COMMANDS.items():
-        options = describe_options(command.options)
-        lines = [
-            f'{flag(option.name)}) COMPREPLY=($(compgen -W {shlex.quote(" ".join(option.choices))} -- "$current")); return;;'
-            for option in options
-            if option.choices and not option.is_positional
-        ]
-        choices = [choice for option in options if option.is_positional for choice in option.choices]
-        words = " ".join([*_flags(name, options), *choices])
-        cases.append(
-            f"    {name})\n"
-            f'      case "$previous" in {" ".join(lines)} esac\n'
-            f"      words={shlex.quote(words)};;"
-        )
-    joined = "\n".join(cases)
-    return f"""# Completion of teachonce for bash: teachonce completion bash > \
-~/.local/share/bash-completion/completions/teachonce
-_teachonce() {{
+    cases = "\n".join(_bash_case(name, describe_options(command.options)) for name, command in COMMANDS.items())
+    return f"""_teachonce() {{
   local current="${{COMP_WORDS[COMP_CWORD]}}" previous="${{COMP_WORDS[COMP_CWORD-1]}}" words=""
   if [ "$COMP_CWORD" -eq 1 ]; then
-    COMPREPLY=($(compgen -W {shlex.quote(" ".join([*COMMANDS, *_global_flags()]))} -- "$current")); return
+    {_reply([*COMMANDS, *_global_flags()])}; return
   fi
   case "${{COMP_WORDS[1]}}" in
-{joined}
+{cases}
   esac
-  case "$current" in -*) COMPREPLY=($(compgen -W "$words" -- "$current"));;
-    *) COMPREPLY=($(compgen -W "$(printf '%s\\n' $words | grep -v ^-)" -- "$current") $(compgen -f -- "$current"));;
+  case "$current" in
+    -*) COMPREPLY=($(compgen -W "$words" -- "$current"));;
+    *) COMPREPLY=($(compgen -f -- "$current"));;
   esac
 }}
 complete -o filenames -F _teachonce teachonce"""
 
 
+def _bash_case(command: str, options: Sequence[Option]) -> str:
+    """What follows the command, and what follows each of its options that is one of a few words."""
+    chosen = [(flag(option.name), option.choices) for option in options if not option.is_positional]
+    chosen += [(command, option.choices) for option in options if option.is_positional]
+    after = "".join(f"\n        {word}) {_reply(choices)}; return;;" for word, choices in chosen if choices)
+    words = shlex.quote(" ".join(_flags(command, options)))
+    return f'    {command})\n      case "$previous" in{after}\n      esac\n      words={words};;'
+
+
+def _reply(words: Iterable[str]) -> str:
+    return f'COMPREPLY=($(compgen -W {shlex.quote(" ".join(words))} -- "$current"))'
+
+
 def _fish() -> str:
-    lines = ["# Completion of teachonce for fish: teachonce completion fish > ~/.config/fish/completions/teachonce.fish"]
+    lines = []
     for name, command in COMMANDS.items():
-        sentence = (command.options.__doc__ or "").split("\n")[0]
+        sentence = (inspect.getdoc(command.options) or "").split("\n")[0]
         lines.append(f"complete -c teachonce -n __fish_use_subcommand -f -a {name} -d {shlex.quote(sentence)}")
-        seen = f"-n '__fish_seen_subcommand_from {name}'"
         for option in describe_options(command.options):
-            if option.is_positional:
-                if option.choices:
-                    lines.append(f"complete -c teachonce {seen} -f -a {shlex.quote(' '.join(option.choices))}")
-                continue
-            values = f" -x -a {shlex.quote(' '.join(option.choices))}" if option.choices else " -r" if option.value else ""
-            for word in _forms(option):
-                words = f"-l {word.removeprefix('--')}{values} -d {shlex.quote(option.sentence.split('. ')[0])}"
-                lines.append(f"complete -c teachonce {seen} {words}")
-    lines += [f"complete -c teachonce -l {word.removeprefix('--')}" for word in _global_flags()]
-    return "\n".join(lines)
+            lines += _fish_lines(f"complete -c teachonce -n '__fish_seen_subcommand_from {name}'", option)
+        for heading, sentence in ACTIONS.get(name, ()):
+            words = f"-l {heading.removeprefix('--')} -d {shlex.quote(sentence)}"
+            lines.append(f"complete -c teachonce -n '__fish_seen_subcommand_from {name}' {words}")
+    return "\n".join([*lines, *(f"complete -c teachonce -l {word.removeprefix('--')}" for word in _global_flags())])
 
 
-def _flags(name: str, options: tuple[Option, ...]) -> list[str]:
+def _fish_lines(begin: str, option: Option) -> list[str]:
+    choices = shlex.quote(" ".join(option.choices))
+    if option.is_positional:
+        return [f"{begin} -f -a {choices}"] if option.choices else []
+    value = f"-x -a {choices} " if option.choices else "-r " if option.value else ""
+    sentence = shlex.quote(option.sentence.split(". ")[0])
+    return [f"{begin} -l {word.removeprefix('--')} {value}-d {sentence}" for word in _forms(option)]
+
+
+def _flags(command: str, options: Sequence[Option]) -> list[str]:
     own = [word for option in options if not option.is_positional for word in _forms(option)]
-    return [*own, *(heading for heading, _ in ACTIONS.get(name, ())), *_global_flags()]
+    return [*own, *(heading for heading, _ in ACTIONS.get(command, ())), *_global_flags()]
 
 
 def _forms(option: Option) -> list[str]:
-    return [flag(option.name)] + ([flag("no_" + option.name)] if not option.value else [])
+    return [flag(option.name)] + ([] if option.value else [flag("no_" + option.name)])
 
 
 def _global_flags() -> list[str]:

@@ -92,9 +92,7 @@ def command_help(
 
     ``defaults`` are those of a recipe or a file, in place of the options' own.
     """
-    found = [
-        option._replace(default=defaults.get(option.name, option.default)) for option in describe_options(options)
-    ]
+    found = [option._replace(default=defaults.get(option.name, option.default)) for option in describe_options(options)]
     has_common = any(COMMON in option.marks for option in found)
     shown = [option for option in found if is_full or not has_common or COMMON in option.marks or option.is_required]
     width = terminal_width()
@@ -240,4 +238,3 @@ def _classes(module: str) -> dict[str, ast.ClassDef]:
 
 def _clean(text: str) -> str:
     return " ".join(text.split())
-

@@ -64,9 +64,7 @@ def find_command(words: Sequence[str], commands: Iterable[str], gone: Mapping[st
     raise ConfigError(f"{name}: no such command{_suggest(name, commands)}; 'teachonce --help' lists them")
 
 
-def parse_options(
-    command: str, options: type, words: Sequence[str], chosen: Mapping[str, Any]
-) -> dict[str, Any]:
+def parse_options(command: str, options: type, words: Sequence[str], chosen: Mapping[str, Any]) -> dict[str, Any]:
     """The value of every option of a command, unchecked: the words on top of what was chosen elsewhere.
 
     Raises ConfigError for words that are no options of this command, and where a required one is not given.

@@ -109,7 +109,9 @@ _process: _Process | None = None
 """This process, where it is a worker: an executor hands its tasks nothing that its initializer has made."""
 
 
-def _start_process(build_worker: BuildWorker[Any, Any], indices: Any, num_done: Any, messages: Any, parent: int) -> None:
+def _start_process(
+    build_worker: BuildWorker[Any, Any], indices: Any, num_done: Any, messages: Any, parent: int
+) -> None:
     global _process
     # Ctrl-C goes to the whole group of processes: the workers end at once and in silence, the parent speaks.
     signal.signal(signal.SIGINT, signal.SIG_DFL)

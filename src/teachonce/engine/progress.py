@@ -8,6 +8,7 @@ report one JSON object a line; ``--quiet`` leaves all of it out. rich is importe
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
@@ -27,13 +28,15 @@ PHASE_SECONDS = 5.0
 Advance = Callable[[int], None]
 """Says that this many more items are done; may be called from any thread."""
 Style = Literal["auto", "json"]
-_style: Style = "auto"
+STYLE_VARIABLE = "TEACHONCE_PROGRESS"
+"""In the environment, which the processes that this one starts inherit."""
+_spinners: list[Any] = []
+"""What is on the terminal now; a bar takes its place."""
 
 
 def set_style(style: Style) -> None:
-    """How this process shows progress from now on: for people (auto), or as JSON."""
-    global _style
-    _style = style
+    """How this process, and those that it starts, show progress from now on: for people (auto), or as JSON."""
+    os.environ[STYLE_VARIABLE] = style
 
 
 @contextmanager
@@ -49,11 +52,12 @@ def progress(
     if is_quiet():
         yield lambda count: None
         return
-    if _style == "auto" and stream.isatty():
+    is_json = os.environ.get(STYLE_VARIABLE) == "json"
+    if not is_json and stream.isatty():
         with _bar(what, total, done, unit, phase, stream) as advance:
             yield advance
         return
-    lines = (_JsonLines if _style == "json" else _Lines)(what, total, done, unit, phase, stream)
+    lines = (_JsonLines if is_json else _Lines)(what, total, done, unit, phase, stream)
     try:
         with lines.reporting():
             yield lines.advance
@@ -69,7 +73,7 @@ def phase(what: str, text: str, stream: TextIO | None = None) -> Iterator[None]:
     stream = sys.stderr if stream is None else stream
     if is_quiet():
         yield
-    elif _style == "json":
+    elif os.environ.get(STYLE_VARIABLE) == "json":
         print_json({"event": "phase", "what": what, "phase": text}, stream)
         yield
     elif stream.isatty():
@@ -231,6 +235,8 @@ def _bar(what: str, total: int, done: int, unit: str, phase: str, stream: TextIO
         TextColumn(f"{{task.completed:,.0f}} of {{task.total:,.0f}} {unit}"),
         RateColumn(),
     )
+    while _spinners:
+        _spinners.pop().stop()
     with Progress(*columns, console=Console(file=stream)) as bar:
         task = bar.add_task(what, total=total, completed=done)
         yield lambda count: bar.advance(task, count)
@@ -244,4 +250,6 @@ def _spinner(text: str, stream: TextIO) -> Iterator[None]:
     columns: Any = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
     with Progress(*columns, console=Console(file=stream), transient=True) as shown:
         shown.add_task(text, total=None)
+        _spinners.append(shown)
         yield
+        _spinners.clear()

@@ -1,4 +1,4 @@
-"""The options of ``export-onnx``, ``export-weights`` and ``evaluate``: frozen dataclasses, checked in ``__post_init__``."""
+"""The options of ``export-onnx``, ``export-weights`` and ``evaluate``, checked in ``__post_init__``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from teachonce.models.options import Precision, Spec
 from teachonce.options import (
     Condition,
     Count,
-    CountOrNone,
     InData,
     InInt8,
     InModel,

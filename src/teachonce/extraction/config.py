@@ -6,7 +6,7 @@ import dataclasses
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from teachonce.codecs.options import KEPT_CLASSES, CodecName
 from teachonce.errors import ConfigError
@@ -33,6 +33,7 @@ from teachonce.options import (
     only_with,
     option_arguments,
     require,
+    to_json,
 )
 from teachonce.views.options import MixOptions, PolicyName
 
@@ -138,6 +139,10 @@ class ExtractConfig(ExtractionOptions):
                     f"{' '.join(option_arguments(name, given[name]))}: not given together with --views-of "
                     f"{self.views_of}, whose policy and seed are used; leave it out"
                 )
+
+    def to_repeat(self) -> dict[str, Any]:
+        """The options as JSON, for ``--config``: without which part of the work this call does."""
+        return {name: value for name, value in to_json(self).items() if name not in ("worker", "repair")}
 
     def worker_part(self) -> tuple[int, int]:
         """(i, n) of ``--worker i/n``."""

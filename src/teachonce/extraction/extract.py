@@ -20,8 +20,8 @@ import torch
 
 from teachonce.codecs.registry import build_codec
 from teachonce.engine.cores import num_cores
-from teachonce.engine.jobs import partition, run_jobs
-from teachonce.engine.progress import progress
+from teachonce.engine.jobs import describe_start, partition, run_jobs
+from teachonce.engine.progress import phase, progress
 from teachonce.errors import CheckError, ConfigError, StoreError
 from teachonce.extraction.config import ExtractConfig
 from teachonce.extraction.extractor import UnitExtractor
@@ -40,11 +40,11 @@ from teachonce.store.begin import begin_store, check_agrees, check_store_folder
 from teachonce.store.join import StoreJoin
 from teachonce.store.manifests import finalize_store, is_complete
 from teachonce.store.plan import Plan, describe_data, group_views
-from teachonce.store.plan_files import holds_store
+from teachonce.store.plan_files import holds_store, put_config
 from teachonce.store.repair import remove_damaged, report_repaired
 from teachonce.store.store import Store
 from teachonce.store.tables import count_hits
-from teachonce.terminal import print_line
+from teachonce.terminal import print_note
 from teachonce.views.policy import build_policy, policy_to_json
 
 MIN_SAMPLES = 4
@@ -62,7 +62,8 @@ def extract(config: ExtractConfig) -> bool:
     """
     check_store_folder(config.out)
     source = open_records(config.data, config.split, with_boxes=draws_by_boxes(config))
-    teacher = load_model(config.teacher, device=config.device, precision=config.precision, compile=config.compile)
+    with phase("extract", "loading the teacher"):
+        teacher = load_model(config.teacher, device=config.device, precision=config.precision, compile=config.compile)
     plan = build_plan(config, source, teacher)
     gate = Gate(
         num_samples=config.gate_samples,
@@ -87,6 +88,8 @@ def extract(config: ExtractConfig) -> bool:
     if config.repair:
         write_missing_records(config.out, plan, source)
     missing = missing_units(config.out, plan)
+    if missing:
+        put_config(config.out, config.to_repeat())
     # Parts are taken of all units, not of the missing ones: those shrink while other workers are at it.
     units = [unit for unit in partition(all_units(plan), *config.worker_part()) if unit in missing]
     num_units = _count_units(plan)
@@ -200,7 +203,8 @@ def _extract_units(
     sizes = [num_records for _, num_records in plan.shards]
     total = sum(sizes[unit.shard] * unit.num_views for unit in units)
     left = Counter(unit.group for unit in units)
-    with progress("extract", total, unit="views") as advance:
+    start = describe_start(num_workers, len(bundles))
+    with progress("extract", total, unit="views", phase=start) as advance:
         for bundle, _ in run_jobs(build, bundles, num_workers=num_workers, report=advance):
             _count_group(config.out, plan, bundle, left)
 
@@ -283,4 +287,4 @@ def _finish(path: Path, plan: Plan, *, has_new_files: bool) -> bool:
 
 
 def _log(text: str) -> None:
-    print_line(text)
+    print_note(text)

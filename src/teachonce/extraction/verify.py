@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from teachonce.engine.buffers import BufferPool
 from teachonce.engine.cores import num_cores
 from teachonce.engine.jobs import run_jobs
-from teachonce.engine.progress import Advance, progress
+from teachonce.engine.progress import Advance, phase, progress
 from teachonce.errors import CheckError, ConfigError, TeachonceError
 from teachonce.extraction.config import VerifyConfig
 from teachonce.models.classifier import Classifier, load_model
@@ -43,7 +43,7 @@ from teachonce.store.join import StoreJoin
 from teachonce.store.store import Store
 from teachonce.store.stored_views import StoredViews
 from teachonce.store.tables import Sample, count_hits, pixels_hash
-from teachonce.terminal import print_line
+from teachonce.terminal import print_note
 
 MAX_TOP1_BLOCKS = 256
 VERIFY_BLOCK_RECORDS = 64
@@ -287,10 +287,12 @@ def _check(config: VerifyConfig, verdict: Verdict) -> None:
         return
     spec = config.teacher or store.plan.teacher["spec"]
     if spec == "none":
-        print_line("verify: logits imported from CSV, no teacher to ask; give --teacher to compare")
+        print_note("verify: logits imported from CSV, no teacher to ask; give --teacher to compare")
         return
     try:
-        teacher = load_model(spec, device=config.device, precision=store.plan.teacher.get("precision", "float32"))
+        precision = store.plan.teacher.get("precision", "float32")
+        with phase("verify", "loading the teacher"):
+            teacher = load_model(spec, device=config.device, precision=precision)
     except TeachonceError as error:
         if config.teacher is not None:
             raise

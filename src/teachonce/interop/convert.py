@@ -29,7 +29,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from teachonce.engine.cores import num_cores
-from teachonce.engine.jobs import run_jobs
+from teachonce.engine.jobs import describe_start, run_jobs
 from teachonce.engine.progress import Advance, progress
 from teachonce.errors import ConfigError, ImageError, LogitsError, PlanMismatchError, RecordError
 from teachonce.interop.config import RecordsConfig
@@ -50,7 +50,7 @@ from teachonce.storage.files import atomic_write, open_storage
 from teachonce.storage.names import check_component
 from teachonce.storage.resume import PlanFile
 from teachonce.storage.storage import Storage
-from teachonce.terminal import print_line
+from teachonce.terminal import print_note
 
 WORKER_IMAGES = 2000
 """Images for which it pays to start one more process: it takes about as long as to write half of them."""
@@ -93,13 +93,14 @@ def convert_records(config: RecordsConfig) -> None:
     done = len(listing) - sum(len(job.listing) for job in jobs)
     build = partial(_ShardWriter, config.out, classes, boxes, table, config.keep)
     num_workers = config.num_workers or min(num_cores(), sum(len(job.listing) for job in jobs) // WORKER_IMAGES)
-    with progress("records", len(listing), done=done) as advance:
+    start = describe_start(num_workers, len(jobs))
+    with progress("records", len(listing), done=done, phase=start) as advance:
         num_others = sum(num for _, num in run_jobs(build, jobs, num_workers=num_workers, report=advance))
     open_storage(config.out).remove_temporaries()
-    print_line(f"{config.out}: {len(listing):,} {config.split} records in {config.shards} shards")
+    print_note(f"{config.out}: {len(listing):,} {config.split} records in {config.shards} shards")
     if num_others:
-        done_to = "kept as they are" if config.keep else "encoded anew"
-        print_line(f"records: {num_others} images were no RGB or grey JPEG and were {done_to}")
+        done_to = "kept as they are" if config.keep else "encoded again"
+        print_note(f"records: {num_others} images were no RGB or grey JPEG and were {done_to}")
 
 
 def list_labeled_images(config: RecordsConfig) -> tuple[ImageListing, NDArray[np.int32], ClassTable]:
@@ -311,7 +312,7 @@ class _ShardWriter:
 
 
 def _check_image(original: bytes, *, keep: bool) -> tuple[bytes, CheckedImage]:
-    """The bytes to write, the very ``original`` or encoded anew, and what they are; raises ImageError."""
+    """The bytes to write, the very ``original`` or encoded again, and what they are; raises ImageError."""
     size = sound_jpeg_size(original)
     if size is not None:
         return original, CheckedImage("JPEG", size, is_plain=True)

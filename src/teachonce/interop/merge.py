@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from teachonce.codecs.registry import warn_of_estimates
 from teachonce.engine.chunked import chunked
 from teachonce.engine.cores import num_cores
-from teachonce.engine.jobs import run_jobs
+from teachonce.engine.jobs import describe_start, run_jobs
 from teachonce.engine.progress import Advance, progress
 from teachonce.errors import ConfigError, RecordError, StoreError
 from teachonce.interop.config import MergeConfig
@@ -87,7 +87,8 @@ def merge(config: MergeConfig) -> None:
     build = partial(_ShardMerger, config, join, target)
     num_bytes = sum(source.shards[shard].num_bytes for shard in jobs)
     num_workers = config.num_workers or min(num_cores(), num_bytes // MERGE_WORKER_BYTES)
-    with progress("merge", sum(sizes), done=done, unit="records") as advance:
+    start = describe_start(num_workers, len(jobs))
+    with progress("merge", sum(sizes), done=done, unit="records", phase=start) as advance:
         for _ in run_jobs(build, jobs, num_workers=num_workers, report=advance):
             pass
     open_storage(config.out).remove_temporaries()

@@ -2,13 +2,13 @@
 
 Columns: ``key`` uint64, ``filename``, ``label`` int32 (null where there is none), ``view`` int32; then what the store
 knows of the view, under the store's own names (``box`` and ``flip`` of every view that was drawn; none with policy
-center, see docs/reference/store-format.md); then the teacher's answer, decoded, as float32. Dense: ``logits``, a list of
-one number a class. With ``--top`` or codec topk: ``classes`` and ``logits``, likeliest first, and ``rest``, the
+center, see docs/reference/store-format.md); then the teacher's answer, decoded, as float32. Dense: ``logits``, a list
+of one number a class. With ``--top`` or codec topk: ``classes`` and ``logits``, likeliest first, and ``rest``, the
 probability at temperature 1 of all classes that are left out. Classes are the teacher's; ``offset`` in the metadata of
 the file (key "teachonce", JSON) added gives the data's labels.
 
-Rows are read, decoded and written by ``ROWS`` at a time, so that memory does not grow with shard or store. The folder has
-a plan beside the files, so that the same command resumes and another is refused; its name begins with "_", which
+Rows are read, decoded and written by ``ROWS`` at a time, so that memory does not grow with shard or store. The folder
+has a plan beside the files, so that the same command resumes and another is refused; its name begins with "_", which
 readers of a folder of Parquet files pass over.
 """
 

@@ -23,7 +23,7 @@ from teachonce.store.plan import FORMAT_VERSION, Group, Plan, records_file, samp
 from teachonce.store.plan_files import put_plan, read_plan, read_plans
 from teachonce.store.store import Store
 from teachonce.store.tables import StoreWriter, count_hits, to_batch
-from teachonce.terminal import print_line
+from teachonce.terminal import print_note
 
 ROWS_AT_ONCE = 1024
 COMPARED_RECORDS = 256
@@ -52,7 +52,7 @@ def upgrade(config: UpgradeConfig) -> None:
                 advance(num_records * (group[1] - group[0] + 1))
     finalize_store(out)
     open_storage(out).remove_temporaries()
-    print_line(f"{out}: format {FORMAT_VERSION}: {store.num_records:,} records x {store.num_views} views")
+    print_note(f"{out}: format {FORMAT_VERSION}: {store.num_records:,} records x {store.num_views} views")
 
 
 def _begin(config: UpgradeConfig, store: Store, out: Path) -> Plan:

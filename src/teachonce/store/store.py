@@ -37,7 +37,7 @@ from teachonce.store.legacy import is_legacy
 from teachonce.store.manifests import missing_files
 from teachonce.store.open_shards import OpenShards
 from teachonce.store.plan import Group, Plan, records_file, samples_file, views_file
-from teachonce.store.plan_files import holds_store, plan_file, read_plan
+from teachonce.store.plan_files import check_holds_store, read_plan
 from teachonce.store.tables import (
     Sample,
     ShardRecords,
