@@ -22,7 +22,8 @@ from tests.support.small_models import write_color_shards, write_color_teacher
 
 NONSENSE = ("0", "-1", "inf", "nan", "1e300", "", "1_0")
 ESSENTIALS = {"data": "data", "images": "images", "out": "out", "student": "timm:test_resnet", "teacher": "teacher"}
-ESSENTIALS |= {"model": "teacher", "source": "store", "store": "store", "csv": "csv", "path": "store", "format": "csv"}
+ESSENTIALS |= {"model": "teacher", "run": "run", "store": "store", "csv": "csv", "path": "store"}
+ESSENTIALS |= {"first": "store", "second": "store", "shell": "bash"}
 CONTRADICTIONS = ["--min-lr 0.2", "--warmup-epochs 101", "--store s --store-weights inf", "--eval-size 0"]
 QUICK = {"extract": ["--device", "cpu"], "verify": ["--device", "cpu"], "evaluate": ["--device", "cpu"]}
 QUICK["plan"] = ["--device", "cpu", "--samples", "8"]
@@ -135,7 +136,7 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_color_teacher(folder / "teacher.onnx")
     for words in (
         ["extract", "--data", "data", "--teacher", "onnx:teacher.onnx,size=16,resize=16", "--out", "store"],
-        ["export", "store", "--format", "csv", "--out", "csv"],
+        ["export-logits", "store", "--format", "csv", "--out", "csv"],
     ):
         with contextlib.chdir(folder), pytest.raises(SystemExit) as end:
             main(words)
@@ -144,7 +145,9 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", [name for name in COMMANDS if name not in ("ablate", "demo", "upgrade")])
+@pytest.mark.parametrize(
+    "command", [name for name in COMMANDS if name not in ("ablate", "demo", "upgrade", "completion")]
+)
 def test_what_is_accepted_works(
     command: str, material: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,6 +12,7 @@ from teachonce.errors import ConfigError
 from teachonce.models.options import Spec
 from teachonce.options import (
     Common,
+    Condition,
     Count,
     CountOrNone,
     InArms,
@@ -29,12 +30,14 @@ from teachonce.options import (
 )
 from teachonce.training.config import TrainingOptions
 
+_MADE_STORES = Condition("no --stores", lambda options: not options.stores)
+
 
 @dataclass(frozen=True, kw_only=True)
 class AblateConfig(TrainingOptions):
     """Is it worth it? The same student at equal steps: labels, fixed logits, stored views, online teacher."""
 
-    teacher: InTeacher[Common[Spec | None]] = None
+    teacher: InTeacher[Common[Spec | None]] = only_with(None, _MADE_STORES)
     """Model SPEC of the teacher: makes the stores that the arms need, and is the online teacher."""
     stores: InArms[Common[str]] = ""
     """Stores to compare instead of making them: A,B,A+B; A+B averages two teachers over the same views."""
@@ -47,13 +50,13 @@ class AblateConfig(TrainingOptions):
     """Loss weights of the arms with a teacher: equal scales --label-weight and --kd-weight to the sum 1 that the labels
     have in the arm without one, so that gradients are of one size at one learning rate; given takes them as they are
     (1 + 1 is about twice the gradient)."""
-    codec: InTeacher[CodecName] = "int8"
+    codec: InTeacher[CodecName] = only_with("int8", _MADE_STORES)
     """Codec of the stores."""
     topk: InTeacher[Count] = only_with(10, KEPT_CLASSES)
     """Codec topk: classes that are kept."""
-    view_seed: InTeacher[Seed] = 0
+    view_seed: InTeacher[Seed] = only_with(0, _MADE_STORES)
     """Seed of the views; those of a store are the same for all students."""
-    teacher_offset: InTeacher[Label | None] = None
+    teacher_offset: InTeacher[Label | None] = only_with(None, _MADE_STORES)
     """Data label of the teacher's class 0, as --offset of extract."""
     jobs: InRunning[Common[CountOrNone]] = 1
     """Students trained at the same time; 0 means one a core (on the CPU)."""

@@ -35,7 +35,7 @@ from teachonce.options import (
     require,
     to_json,
 )
-from teachonce.views.options import MixOptions, PolicyName
+from teachonce.views.options import DRAWN_VIEWS, MixOptions, PolicyName
 
 _Accuracy = Annotated[float, Range(0, 1, "a fraction from 0 to 1")]
 
@@ -57,7 +57,7 @@ class ExtractionOptions(MixOptions):
     erasing, mixup and cutmix where their options say so."""
     views: InViews[Common[Count | None]] = None
     """Views a record (random policies)."""
-    views_per_file: InStore[Count] = 10
+    views_per_file: InStore[Count] = only_with(10, DRAWN_VIEWS)
     """Views in one file of the store: the unit of work is one shard x this many views."""
     codec: InStore[Common[CodecName]] = "int8"
     """How logits become bytes: float32 (exact), float16, int8 (about 1 byte a class, total variation below 0.01), topk

@@ -56,16 +56,16 @@ def describe_store(path: Path) -> dict[str, Any]:
     }
 
 
-def summarize_store(path: Path) -> dict[str, Any]:
+def summarize_store(path: Path, *, trust: bool = False) -> dict[str, Any]:
     """A store as JSON values; accuracy, entropy (nats) and ECE are means over records and views at temperature 1.
 
     Accuracy and ECE are of the views that are not mixed, and None where all are. ``codec_error`` is total variation
-    against the dense softmax, by temperature, on ``num_samples`` samples.
+    against the dense softmax, by temperature, on ``num_samples`` samples. ``trust`` as in ``Store``.
     """
     summary = describe_store(path)
     if summary["num_views"] == 0:
         return summary
-    store = Store(path)
+    store = Store(path, trust=trust)
     measures = measure_store(store)
     for name in ("top1", "top5", "entropy_nats", "ece"):
         summary[name] = getattr(measures, name)

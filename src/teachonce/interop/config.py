@@ -29,6 +29,7 @@ from teachonce.options import (
 
 _CSV = Condition("--format csv", lambda options: options.format == "csv")
 _PARQUET = Condition("--format parquet", lambda options: options.format == "parquet")
+_LOGITS = Condition("--logits", lambda options: options.logits is not None)
 _NumShards = Annotated[int, Range(1, 99_999, "at least 1, at most 99999 (the names have five digits)")]
 
 
@@ -54,7 +55,7 @@ class RecordsConfig:
     """Bounding boxes: a CSV (name,xmin,ymin,xmax,ymax, relative to the image) or a folder of ILSVRC XML files."""
     logits: InTeacher[Path | None] = None
     """A store, or a folder of the walkthrough's CSV files: each record gets its teacher logits as image/logit."""
-    background_logit: InTeacher[Logit] = float("-inf")
+    background_logit: InTeacher[Logit] = only_with(float("-inf"), _LOGITS)
     """Logit for classes that the teacher does not know; 0 reproduces the walkthrough's files (and takes real mass)."""
     keep: InOutput[bool] = False
     """Keep the bytes of every image, so that a record's key is that of its file. Otherwise PNG, WebP, BMP, PPM and JPEG
@@ -67,6 +68,7 @@ class RecordsConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self)
+        check_applicable(self)
 
 
 @dataclass(frozen=True, kw_only=True)

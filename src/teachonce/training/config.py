@@ -107,7 +107,7 @@ class TrainingOptions(MixOptions):
     """Split to evaluate on after each epoch; 'none' for no evaluation."""
     validation_data: InEvaluation[Path | None] = only_with(None, _VALIDATION)
     """Folder of the validation split, where it is not in --data."""
-    validation_epochs: InEvaluation[Count] = 1
+    validation_epochs: InEvaluation[Count] = only_with(1, _VALIDATION)
     """Epochs between two evaluations; the last epoch is always evaluated, so it must divide --epochs."""
     policy: InViews[Common[Literal["crop", "crop+randaugment", "crop+autoaugment"]]] = "crop"
     """What the student's own views are drawn from, where none are replayed."""
