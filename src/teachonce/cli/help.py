@@ -156,7 +156,7 @@ def _section(title: str, rows: Sequence[tuple[str, str]], width: int, column: in
         return []
     lines = ["", f"{title}:"]
     for heading, sentence in rows:
-        wrapped = textwrap.wrap(sentence, width - column, **_WRAP)
+        wrapped = _wrap(sentence, width - column)
         begin = " " * _INDENT + heading
         if len(begin) + 2 <= column:
             lines.append(begin.ljust(column) + (wrapped.pop(0) if wrapped else ""))
@@ -164,6 +164,18 @@ def _section(title: str, rows: Sequence[tuple[str, str]], width: int, column: in
             lines.append(begin)
         lines += [" " * column + line for line in wrapped]
     return lines
+
+
+def _wrap(text: str, width: int) -> list[str]:
+    """Lines of at most ``width``; a word that is longer, such as a SPEC, is broken after a comma."""
+    found: list[str] = []
+    for line in textwrap.wrap(text, width, **_WRAP):
+        rest = line
+        while len(rest) > width and (end := rest.rfind(",", 0, width) + 1):
+            found.append(rest[:end])
+            rest = rest[end:]
+        found.append(rest)
+    return found
 
 
 def _with_default(option: Option) -> str:

@@ -141,8 +141,9 @@ class ExtractConfig(ExtractionOptions):
                 )
 
     def to_repeat(self) -> dict[str, Any]:
-        """The options as JSON, for ``--config``: without which part of the work this call does."""
-        return {name: value for name, value in to_json(self).items() if name not in ("worker", "repair")}
+        """The options as JSON, for ``--config``: what the store depends on, not where it lies and how it was made."""
+        of_this_call = {"out", "num_workers", "worker", "repair", "profile"}
+        return {name: value for name, value in to_json(self).items() if name not in of_this_call}
 
     def worker_part(self) -> tuple[int, int]:
         """(i, n) of ``--worker i/n``."""
