@@ -109,7 +109,7 @@ def test_a_very_long_value_is_shortened_for_people(tmp_path: Path) -> None:
 
 def test_what_cannot_be_compared(tmp_path: Path) -> None:
     run, store = write_run(tmp_path / "run", RESULT), write_store(tmp_path / "store")
-    with pytest.raises(ConfigError, match="is a run, .* a store: expected two of one kind"):
+    with pytest.raises(ConfigError, match=r"is a run, .* a store: expected two of one kind"):
         diff(DiffConfig(first=run, second=store))
     with pytest.raises(ConfigError, match="is neither a run nor a store"):
         diff(DiffConfig(first=run, second=tmp_path))
