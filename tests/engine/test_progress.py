@@ -1,5 +1,6 @@
 import io
 import json
+import re
 import subprocess
 import sys
 import time
@@ -122,6 +123,18 @@ def test_a_terminal_shows_phases_and_elapsed_time() -> None:
         advance(1)
     shown = stream.getvalue()
     assert "train: opening [the] data" in shown and "elapsed, counting" in shown
+
+
+def test_a_bar_is_one_line_at_any_width(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    stream = Terminal()
+    with progress("extract", 18_000, unit="views", phase="starting 2 workers", stream=stream) as advance:
+        for _ in range(9):
+            advance(1000)
+            time.sleep(0.03)
+    frames = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue()).replace("\r", "\n").splitlines()
+    assert max(map(len, frames)) <= 80
+    assert all(frame.startswith("extract ") for frame in frames if frame.strip())
 
 
 def test_json_for_programs(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -207,10 +207,10 @@ class _JsonLines(_Lines):
         self._write("progress", now)
 
     def _write(self, event: str, now: float) -> None:
-        rate, left = self._measure(now)
+        rate, left = (None if value is None else round(value, 3) for value in self._measure(now))
         report = {"event": event, "what": self._what, "done": self._done, "total": self._total, "unit": self._unit}
         print_json(
-            report | {"per_second": rate, "elapsed_seconds": now - self._start, "remaining_seconds": left}, self._stream
+            report | {"per_second": rate, "elapsed_seconds": round(now - self._start, 3), "remaining_seconds": left}, self._stream
         )
 
 
@@ -218,6 +218,7 @@ class _JsonLines(_Lines):
 def _bar(what: str, total: int, done: int, unit: str, phase: str, stream: TextIO) -> Iterator[Advance]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
+    from rich.table import Column
     from rich.text import Text
 
     class RateColumn(ProgressColumn):
@@ -229,15 +230,16 @@ def _bar(what: str, total: int, done: int, unit: str, phase: str, stream: TextIO
                 return Text(f"{elapsed}, {phase}" if phase and task.completed == done else elapsed)
             return Text(f"{format_rate(task.speed)}, {elapsed}, {format_seconds(task.time_remaining)} left")
 
+    # One line at any width: the bar has what the words leave.
     columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn(f"{{task.completed:,.0f}} of {{task.total:,.0f}} {unit}"),
-        RateColumn(),
+        TextColumn("{task.description}", table_column=Column(no_wrap=True)),
+        BarColumn(bar_width=None, table_column=Column(ratio=1)),
+        TextColumn(f"{{task.completed:,.0f}} of {{task.total:,.0f}} {unit}", table_column=Column(no_wrap=True)),
+        RateColumn(table_column=Column(no_wrap=True)),
     )
     while _spinners:
         _spinners.pop().stop()
-    with Progress(*columns, console=Console(file=stream)) as bar:
+    with Progress(*columns, console=Console(file=stream), expand=True) as bar:
         task = bar.add_task(what, total=total, completed=done)
         yield lambda count: bar.advance(task, count)
 

@@ -140,4 +140,6 @@ def _brief(value: Any) -> str:
 
 def _change(first: Any, second: Any) -> str:
     is_number = all(isinstance(value, int | float) and not isinstance(value, bool) for value in (first, second))
-    return f"{second - first:+.4g}" if is_number and first != second else ""
+    if not is_number or first == second:
+        return ""
+    return f"{second - first:+,}" if isinstance(second - first, int) else f"{second - first:+.4g}"
