@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import re
 import shlex
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -150,6 +152,15 @@ def test_general_options_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
             assert option in text
     text = shown(capsys, "--help")
     assert DESCRIPTION.split(":")[0] in text.replace("\n", " ") and all(f"  {name} " in text for name in COMMANDS)
+
+
+def test_a_help_needs_no_library() -> None:
+    """So that it answers at once: tyro and rich are for parsing and for bars."""
+    code = "import sys\nfrom teachonce.cli.main import run_words\nrun_words(sys.argv[1:])\n"
+    code += "print({'tyro', 'rich', 'numpy', 'msgspec', 'torch'} & set(sys.modules))"
+    for words in (["--help"], ["train", "--help-all"]):
+        done = subprocess.run([sys.executable, "-c", code, *words], check=True, capture_output=True, text=True)
+        assert done.stdout.splitlines()[-1] == "set()"
 
 
 def test_the_width_of_a_help(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,7 +26,7 @@ from teachonce.errors import ConfigError
         ("extract --data d --crop-scale 0.5", "^--crop-scale FLOAT FLOAT: expected 2 values, found 1$"),
         ("verify s t --data d", "^t: unexpected; options of verify are given as --NAME VALUE$"),
         ("export run --format onnx --out o", "^export: is a command for each of its products: export-onnx RUN"),
-        ("completion csh", "^--shell csh: expected bash or zsh or fish$"),
+        ("completion csh", "^shell csh: expected bash or zsh or fish$"),
         ("verify --progress bar", "^--progress: invalid choice: 'bar'"),
         ("verify --config", "^--config: expected one argument"),
     ],

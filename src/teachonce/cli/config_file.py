@@ -17,8 +17,6 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from teachonce.errors import ConfigError
-from teachonce.storage.files import locate
-from teachonce.storage.strict_json import parse_json
 
 _EXPECTED: dict[Any, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
 _EXPECTED |= {Path: "a path", type(None): "null"}
@@ -95,6 +93,10 @@ def _convert_list(hints: tuple[Any, ...], value: Any) -> tuple[Any, ...]:
 
 
 def _read(path: Path) -> Mapping[str, Any]:
+    # A command without a file pays for none.
+    from teachonce.storage.files import locate
+    from teachonce.storage.strict_json import parse_json
+
     storage, name = locate(path, ConfigError)
     content = storage.read(name)
     kind = "TOML" if path.suffix.lower() == ".toml" else "JSON"

@@ -2,8 +2,8 @@
 
 What a command means is found in three steps: argparse takes out what every command takes (``--config`` among them),
 tyro reads the words into an unchecked form whose defaults are those of the recipe and the file, and the command's own
-option class checks the result. What is missing is told after the file was read, and where tyro refuses the words they
-are looked at again, for one line that says which and what was probably meant.
+option class checks the result. Where tyro refuses the words they are read again, for one line that says which ones and
+what was probably meant. tyro is imported for this alone.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal, NamedTuple, get_type_hints
 
 from teachonce.cli.help import Option, describe_options
-from teachonce.cli.reading import with_readers
 from teachonce.errors import ConfigError
 from teachonce.options import POSITIONAL, REPEATED, flag, parse_number
 
@@ -148,11 +147,14 @@ def _unchecked_form(options: type) -> type:
     """An option class as tyro wants it: with tyro's markers in place of ours, and filled in before it is checked."""
     import tyro
 
+    from teachonce.cli.reading import with_readers
+
     markers = {POSITIONAL: tyro.conf.Positional, REPEATED: tyro.conf.UseAppendAction}
     marked: dict[str, Any] = {}
     for name, hint in get_type_hints(options, include_extras=True).items():
-        marked[name] = with_readers(name, hint)
-        for marker in getattr(hint, "__metadata__", ()):
+        marks = getattr(hint, "__metadata__", ())
+        marked[name] = with_readers(name if POSITIONAL in marks else flag(name), hint)
+        for marker in marks:
             if isinstance(marker, str) and marker in markers:
                 marked[name] = Annotated[marked[name], markers[marker]]
     namespace = {

@@ -210,7 +210,8 @@ class _JsonLines(_Lines):
         rate, left = (None if value is None else round(value, 3) for value in self._measure(now))
         report = {"event": event, "what": self._what, "done": self._done, "total": self._total, "unit": self._unit}
         print_json(
-            report | {"per_second": rate, "elapsed_seconds": round(now - self._start, 3), "remaining_seconds": left}, self._stream
+            report | {"per_second": rate, "elapsed_seconds": round(now - self._start, 3), "remaining_seconds": left},
+            self._stream,
         )
 
 
