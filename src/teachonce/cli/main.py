@@ -180,7 +180,12 @@ def run_words(arguments: Sequence[str]) -> int:
         return 0
     set_style(flags.progress)
     set_quiet(flags.quiet)
-    return run_command(_parse(name, words[1:], flags))
+    try:
+        return run_command(_parse(name, words[1:], flags))
+    finally:
+        # Where the process goes on it is somebody else's.
+        set_style("auto")
+        set_quiet(False)
 
 
 def parse_command(arguments: Sequence[str]) -> Any:
