@@ -10,7 +10,7 @@ ways, the arms:
     online    a teacher asked at every step: the reference that pays for the teacher at every step
 
 With ``--stores A,B,A+B`` the arms are stores that are there already: trying teachers is cheap. Every part is the
-program that the command line calls, resumes after a kill, and is skipped when it is whole.
+program that the command line calls, resumes after a kill, and is skipped when it is complete.
 
 Seeds are paired: with seed s every arm starts from the same weights and sees the records in the same order, so arms are
 compared by their differences, seed by seed; intervals are Student's t, at 95 % for all comparisons together.
@@ -166,7 +166,7 @@ def _extract(config: AblateConfig, out: Path, **settings: Any) -> None:
     start = time.monotonic()
     extract(extraction)
     seconds = _read_extractions(config)
-    # A call that finds the store whole takes no time; the first one's counts.
+    # A call that finds the store complete takes no time; the first one's counts.
     seconds[out.name] = max(seconds.get(out.name, 0.0), time.monotonic() - start)
     write_json(config.out / _EXTRACTIONS_NAME, seconds)
 
