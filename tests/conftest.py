@@ -96,3 +96,21 @@ def digits_store(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     path = tmp_path_factory.mktemp("store") / "digits"
     write_store(path, source, teacher_logits(source), offset=0)
     return path
+
+
+@pytest.fixture(scope="session")
+def moto() -> Iterator[str]:
+    """The address of an S3 server in this process."""
+    from tests.support.object_stores import start_moto
+
+    with start_moto() as endpoint:
+        yield endpoint
+
+
+@pytest.fixture(scope="session")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Ceph's S3 server, or a skip. Its tests are slow ones of the group "gateway", so that there is one server."""
+    from tests.support.object_stores import start_gateway
+
+    with start_gateway(tmp_path_factory.mktemp("rgw") / "server", 19104) as server:
+        yield server

@@ -1,11 +1,13 @@
 """Single files by their path: written whole, read as JSON."""
 
+import pickle
 import resource
 from pathlib import Path
 
 import pytest
 
 from teachonce.errors import ConfigError, RecordError, TeachonceError
+from teachonce.storage.address import to_location
 from teachonce.storage.files import atomic_write, exists, locate, open_storage, read_json, write_json
 
 
@@ -72,9 +74,24 @@ def test_an_address_is_no_local_folder(tmp_path, monkeypatch, address):
     """It would be a folder called "s3:" in the working folder, and the data in it where nobody looks."""
     monkeypatch.chdir(tmp_path)
     for location in (address, Path(address)):
-        with pytest.raises(ConfigError, match=f"{address}: addresses are not supported yet, expected a local path"):
-            open_storage(location)
-    with pytest.raises(ConfigError), atomic_write(Path(address) / "plan.json"):
-        pass
-    assert names(tmp_path) == []
+        assert str(to_location(location)) == address == open_storage(location).describe()
+    with pytest.raises(
+        ConfigError, match=r"^ftp://host/a: unknown scheme ftp, expected s3://, gs://, .* or a local path"
+    ):
+        open_storage("ftp://host/a")
+    with pytest.raises(ConfigError, match="no bucket, expected s3://BUCKET/FOLDER"):
+        open_storage("s3://")
     assert open_storage("C:/data").describe() == "C:/data"
+    assert names(tmp_path) == []
+
+
+def test_an_address_is_joined_and_sent_as_a_path_and_never_opened_as_one():
+    address = to_location("s3://bucket/data/part")
+    assert str(address / "a b.bin") == "s3://bucket/data/part/a b.bin" and str(address.parent) == "s3://bucket/data"
+    assert (address.scheme, address.bucket, address.key) == ("s3", "bucket", "data/part")
+    again = pickle.loads(pickle.dumps(address))
+    assert again == address and type(again) is type(address) and str(again.with_name("x")) == "s3://bucket/data/x"
+    assert str(address.resolve()) == str(address.absolute()) == str(address) and address != Path("bucket/data/part")
+    for touch in (address.exists, address.is_dir, address.read_bytes, address.mkdir, address.open, address.unlink):
+        with pytest.raises(TypeError, match="is no local path"):
+            touch()

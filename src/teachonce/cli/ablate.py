@@ -41,6 +41,7 @@ from teachonce.extraction.extract import extract
 from teachonce.options import command_line, drop_idle
 from teachonce.records.discovery import open_records
 from teachonce.runs.run import Run
+from teachonce.storage.address import to_location
 from teachonce.storage.files import atomic_write, open_storage, read_json, write_json
 from teachonce.storage.strict_json import convert_json
 from teachonce.store.store import Store
@@ -129,7 +130,7 @@ def _given_stores(config: AblateConfig) -> list[ArmConfig]:
     if any(kind == "labels" for kind, _ in config.parse_arms()):
         found.append(ArmConfig("labels only", _no_view_mix(config)))
     for word in config.stores.split(","):
-        paths = tuple(Path(part) for part in word.split("+"))
+        paths = tuple(to_location(part) for part in word.split("+"))
         stores = [Store(path) for path in paths]
         num_views = min(store.num_views for store in stores)
         replays = stores[0].policy.is_random

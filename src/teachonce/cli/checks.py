@@ -15,6 +15,7 @@ from teachonce.cli.config import AblateConfig
 from teachonce.errors import ConfigError
 from teachonce.evaluation.config import EvaluateConfig, ExportOnnxConfig, ExportWeightsConfig
 from teachonce.extraction.config import ExtractConfig, PlanConfig
+from teachonce.storage.address import to_location
 from teachonce.training.config import TrainConfig, TrainingOptions
 
 
@@ -58,7 +59,7 @@ def _check_train(config: TrainConfig) -> None:
 
 def _check_ablate(config: AblateConfig) -> None:
     if config.stores:
-        _check_stores([Path(part) for word in config.stores.split(",") for part in word.split("+")])
+        _check_stores([to_location(part) for word in config.stores.split(",") for part in word.split("+")])
     if config.teacher is not None:
         _check_model(config.teacher)
 
@@ -129,8 +130,8 @@ def _check_model(text: str) -> None:
 
     spec = parse_model_spec(text)
     if spec.kind == "run":
-        open_finished_run(Path(spec.name), requested_by=f"model {spec.text!r}")
+        open_finished_run(to_location(spec.name), requested_by=f"model {spec.text!r}")
     if spec.kind == "onnx":
-        storage, name = locate(Path(spec.name))
+        storage, name = locate(to_location(spec.name))
         if not storage.has(name):
             raise ConfigError(f"model {spec.text!r}: no file {spec.name}")

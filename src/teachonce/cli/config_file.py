@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from teachonce.errors import ConfigError
+from teachonce.storage.address import to_location
 
 _EXPECTED: dict[Any, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
 _EXPECTED |= {Path: "a path", type(None): "null"}
@@ -30,7 +31,7 @@ def read_config_file(path: str, command: str, options: type) -> dict[str, Any]:
     Raises ConfigError for a file that cannot be read, for a key that is no option of the command, and for a value of
     another type: with what was found and expected.
     """
-    content = _read(Path(path))
+    content = _read(to_location(path))
     from_run = getattr(options, "from_run_config", None)
     if from_run is not None:
         content = from_run(content)
@@ -70,7 +71,7 @@ def convert_value(hint: Any, value: Any) -> Any:
     is_right = isinstance(value, kinds) and (hint is bool or not isinstance(value, bool))
     if not is_right or (hint is Path and (not value or "\0" in value)):
         raise ValueError(_EXPECTED[hint])
-    return Path(value) if hint is Path else value
+    return to_location(value) if hint is Path else value
 
 
 def _first_that_fits(hints: tuple[Any, ...], value: Any) -> Any:

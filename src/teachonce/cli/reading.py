@@ -15,6 +15,7 @@ from tyro.constructors import PrimitiveConstructorSpec
 
 from teachonce.errors import ConfigError
 from teachonce.options import parse_integer, parse_number
+from teachonce.storage.address import to_location
 
 
 def with_readers(option: str, hint: Any) -> Any:
@@ -38,7 +39,7 @@ def with_readers(option: str, hint: Any) -> Any:
 def _read_path(text: str) -> Path:
     if not text or "\0" in text:
         raise ValueError(text)
-    return Path(text)
+    return to_location(text)
 
 
 _READERS: dict[type, tuple[Callable[[str], Any], str, str]] = {

@@ -48,6 +48,7 @@ from teachonce.models.true_float32 import true_float32
 from teachonce.pixels.preprocessing import Preprocessing, normalize
 from teachonce.rng import generator
 from teachonce.runs.run import open_finished_run
+from teachonce.storage.address import to_location
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -207,7 +208,7 @@ def _load_backend(spec: ModelSpec, device: torch.device, num_threads: int | None
     if spec.kind in ("timm", "torchvision"):
         return load_library_model(spec)
     if spec.kind == "run":
-        return _load_run(Path(spec.name), spec)
+        return _load_run(to_location(spec.name), spec)
     if spec.kind == "onnx":
         from teachonce.models.onnx_backend import load_onnx
 

@@ -20,8 +20,8 @@ from teachonce.errors import ConfigError, MissingExtraError, ModelError, NoGpuEr
 from teachonce.models.class_map import as_rows
 from teachonce.models.spec import LoadedModel, ModelSpec, first_line, resolve_size
 from teachonce.pixels.preprocessing import Preprocessing
-from teachonce.storage.files import locate
-from teachonce.storage.hashes import hash_files
+from teachonce.storage.address import to_location
+from teachonce.storage.files import hash_files, locate
 from teachonce.storage.strict_json import parse_json
 
 PREPROCESSING_KEY = "teachonce.preprocessing"
@@ -39,7 +39,7 @@ _INPUT_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "ten
 
 def load_onnx(spec: ModelSpec, device: torch.device, num_threads: int | None) -> LoadedModel:
     """An ONNX file as a backend; raises ConfigError or ModelError with the path for what cannot be used."""
-    return load_onnx_file(Path(spec.name), spec, device, num_threads)
+    return load_onnx_file(to_location(spec.name), spec, device, num_threads)
 
 
 def load_onnx_file(

@@ -31,8 +31,8 @@ from teachonce.models.spec import LoadedModel, ModelSpec, first_line, parse_mode
 from teachonce.models.torch_backend import load_library_model
 from teachonce.models.walkthrough_weights import TIMM_NAMES, describe_missing, find_savedmodel
 from teachonce.pixels.preprocessing import Preprocessing
-from teachonce.storage.files import locate, open_storage
-from teachonce.storage.hashes import hash_files
+from teachonce.storage.address import to_location
+from teachonce.storage.files import hash_files, locate, open_storage
 from teachonce.storage.storage import Storage
 
 _SIGNATURES = ("image_classification", "serving_default", "default")
@@ -45,7 +45,7 @@ _WALKTHROUGH = {"amoebanet": (331, 1001, 0), "efficientnet": (600, 1000, 1)}
 
 def load_savedmodel(spec: ModelSpec, device: torch.device, num_threads: int | None) -> LoadedModel:
     """A SavedModel folder as a backend; raises ConfigError or ModelError with the path for what cannot be used."""
-    return _load_folder(Path(spec.name), spec, device, num_threads, size_px=None)
+    return _load_folder(to_location(spec.name), spec, device, num_threads, size_px=None)
 
 
 def load_walkthrough_teacher(spec: ModelSpec, device: torch.device, num_threads: int | None) -> LoadedModel:
@@ -55,7 +55,7 @@ def load_walkthrough_teacher(spec: ModelSpec, device: torch.device, num_threads:
     pixels.
     """
     size_px, _, offset = _WALKTHROUGH[spec.kind]
-    path = find_savedmodel(spec) if spec.weights is None else Path(spec.weights)
+    path = find_savedmodel(spec) if spec.weights is None else to_location(spec.weights)
     if path is None or (spec.kind in TIMM_NAMES and path.suffix == ".safetensors"):
         return _load_timm_teacher(spec, size_px, offset)
     storage, name = locate(path)

@@ -32,6 +32,7 @@ from teachonce.errors import ConfigError, ModelError
 from teachonce.models.adapt_weights import Weights, adapt_weights, required_names
 from teachonce.models.spec import LoadedModel, ModelSpec, first_line
 from teachonce.pixels.preprocessing import Preprocessing
+from teachonce.storage.address import to_location
 from teachonce.storage.files import locate
 
 # Wrappers around the weights in checkpoints of timm and of common training scripts; averaged weights first, as in timm.
@@ -222,7 +223,7 @@ def _load_weights_for(module: nn.Module, spec: ModelSpec) -> Weights:
     """The SPEC's ``weights=FILE``, with TensorFlow's variables under the module's names."""
     from teachonce.models.assembled_resnet.tf_weights import convert_tf_variables, is_tf_weights, read_tf_variables
 
-    path = Path(str(spec.weights))
+    path = to_location(str(spec.weights))
     if is_tf_weights(path):
         return convert_tf_variables(module, read_tf_variables(path), where=spec.text)
     return load_weights(path)
@@ -273,7 +274,7 @@ def _create_timm(spec: ModelSpec, num_classes: int | None, size_px: int | None, 
 def _load_torchvision(spec: ModelSpec) -> tuple[nn.Module, Preprocessing]:
     member = _torchvision_weights(spec)
     if spec.weights is not None and not _is_torchvision_name(spec):
-        weights = load_weights(Path(spec.weights))
+        weights = load_weights(to_location(spec.weights))
     else:
         weights = _fetch_torchvision(spec)
     preset = member.transforms()

@@ -8,7 +8,6 @@ no harm: whoever reads a record compares its key.
 
 from __future__ import annotations
 
-import os
 import threading
 from contextlib import suppress
 from functools import partial
@@ -24,6 +23,7 @@ from teachonce.engine.progress import Advance, progress
 from teachonce.errors import TeachonceError
 from teachonce.records.key_index import KeyIndex
 from teachonce.records.source import RecordSource
+from teachonce.storage.cache_folder import cache_folder
 from teachonce.storage.files import atomic_write, locate
 
 WORKER_BYTES = 1 << 30
@@ -123,11 +123,8 @@ class _KeyReader:
 
 
 def _cache_file(name: str) -> Path | None:
-    try:
-        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    except RuntimeError:  # a user without a home, as in some containers
-        return None
-    return folder / "teachonce" / name
+    folder = cache_folder()
+    return None if folder is None else folder / name
 
 
 def _read_cached(name: str, num_words: int) -> NDArray[np.uint64] | None:
@@ -139,7 +136,7 @@ def _read_cached(name: str, num_words: int) -> NDArray[np.uint64] | None:
     try:
         if not storage.has(file):
             return None
-        words = np.frombuffer(storage.map(file), np.uint64)
+        words = np.frombuffer(storage.map(file)[:], np.uint64)
     except (TeachonceError, ValueError):
         return None
     if len(words) != num_words + 1 or xxhash.xxh3_64_intdigest(words[:-1].data) != int(words[-1]):

@@ -25,6 +25,7 @@ from typing import Any, TypeVar
 from teachonce.errors import ConfigError, ModelError, TeachonceError
 from teachonce.pixels.preprocessing import Preprocessing
 from teachonce.runs.metrics import Row, read_metrics
+from teachonce.storage.address import to_location
 from teachonce.storage.files import open_storage, read_json
 from teachonce.storage.resume import PlanFile
 
@@ -84,7 +85,7 @@ class Run:
     """
 
     def __init__(self, path: Path | str) -> None:
-        self.path = Path(path)
+        self.path = to_location(path)
         config = read_json(self.path / CONFIG_NAME)
         try:
             self.student: str = _typed(config, "student", str)

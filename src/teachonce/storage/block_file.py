@@ -12,6 +12,7 @@ is accounted for, and to make it nothing but head and tail is read.
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -21,7 +22,7 @@ import xxhash
 from pyarrow import ipc
 
 from teachonce.errors import StoreError, TeachonceError
-from teachonce.storage.storage import Storage
+from teachonce.storage.storage import Mapped, Storage
 from teachonce.storage.strict_json import Count, convert_json, parse_json
 
 METADATA_KEY = b"teachonce"
@@ -71,7 +72,7 @@ def write_blocks(storage: Storage, name: str, batches: Sequence[pa.RecordBatch],
 
 
 class BlockFile:
-    """A file of ``write_blocks``, memory-mapped; each block is checked by its hash when it is read.
+    """A file of ``write_blocks``, memory-mapped where it is local; each block is checked by its hash when it is read.
 
     With ``entry`` size and head are checked too when it is opened; ``trust`` reads without any hash. Raises StoreError,
     with the file and ``advice``, for whatever does not hold.
@@ -120,9 +121,9 @@ class BlockFile:
         """
         if block >= self.num_blocks:
             raise self.error(f"{self.num_blocks} blocks, expected more than {block}: a file of other views")
-        start, end = self._starts[block], self._starts[block + 1]
+        content = self._content(block)
         if not (self._trust or is_checked):
-            reason = self._damage(block)
+            reason = self._damage(block, content)
             if reason is not None:
                 raise self.error(f"block {block}: {reason}")
         found = self.schema.remove_metadata()
@@ -131,7 +132,7 @@ class BlockFile:
                 f"columns {_types(found)}, expected {_types(schema)}: damaged, or of another policy or codec"
             )
         try:
-            batch = ipc.read_record_batch(pa.py_buffer(self._bytes[start:end]), found)
+            batch = ipc.read_record_batch(pa.py_buffer(content), found)
             batch.validate(full=True)
         except ARROW_ERRORS as error:
             raise self.error(
@@ -150,7 +151,7 @@ class BlockFile:
     def check_tail(self) -> None:
         """Raise StoreError where the end is not that of an Arrow file with these blocks; none of them is read."""
         try:
-            found = ipc.open_file(pa.py_buffer(self._bytes)).num_record_batches
+            found = ipc.open_file(_arrow_source(self._bytes)).num_record_batches
         except ARROW_ERRORS as error:
             raise self.error(f"its end is not that of an Arrow file ({_first_line(error)}): cut short") from error
         if found != self.num_blocks:
@@ -158,14 +159,21 @@ class BlockFile:
 
     def find_damage(self, entry: FileEntry | None = None) -> list[DamagedBlock]:
         """Every block whose bytes are not those that were written; with ``entry`` the tail too."""
-        damaged = [DamagedBlock(block, reason) for block in range(self.num_blocks) if (reason := self._damage(block))]
+        damaged = [
+            DamagedBlock(block, reason)
+            for block in range(self.num_blocks)
+            if (reason := self._damage(block, self._content(block)))
+        ]
         if entry is not None and self.entry.tail != entry.tail:
             damaged.append(DamagedBlock(None, "its last bytes (Arrow's footer) are not those that were written"))
         return damaged
 
-    def _damage(self, block: int) -> str | None:
+    def _content(self, block: int) -> memoryview:
+        return self._bytes[self._starts[block] : self._starts[block + 1]]
+
+    def _damage(self, block: int, content: memoryview) -> str | None:
         expected = self._blocks[block][1]
-        found = self._hash(self._starts[block], self._starts[block + 1])
+        found = xxhash.xxh3_128_hexdigest(content)
         return None if found == expected else f"hash {found}, {expected} was written: its bytes changed on disk"
 
     def _hash(self, start: int, end: int) -> str:
@@ -206,6 +214,37 @@ class BlockFile:
     def error(self, what: str) -> StoreError:
         """The error that says so of this file, with the advice."""
         return StoreError(f"{self._where}: {what}{self._advice}")
+
+
+def _arrow_source(content: Mapped) -> Any:
+    return pa.py_buffer(content) if isinstance(content, memoryview) else pa.PythonFile(_SlicedFile(content), mode="r")
+
+
+class _SlicedFile(io.RawIOBase):
+    """Slices as a file that Arrow seeks in."""
+
+    def __init__(self, content: Mapped) -> None:
+        self._content = content
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._position = offset + (0, self._position, len(self._content))[whence]
+        return self._position
+
+    def read(self, size: int | None = -1) -> bytes:
+        end = len(self._content) if size is None or size < 0 else self._position + size
+        found = bytes(self._content[self._position : end])
+        self._position += len(found)
+        return found
 
 
 def has_same_columns(found: pa.Schema, expected: pa.Schema) -> bool:

@@ -2,33 +2,37 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from teachonce.errors import ConfigError, TeachonceError
+from teachonce.errors import MissingExtraError, TeachonceError
+from teachonce.storage.address import Address, to_location
 from teachonce.storage.local import LocalStorage
 from teachonce.storage.storage import Storage
 from teachonce.storage.strict_json import parse_json
 
-_ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
-"""The beginning of an address; a Path has one slash of the two. A drive's single letter is none."""
-
 
 def open_storage(location: Path | str, raises: type[TeachonceError] = TeachonceError) -> Storage:
-    """The storage at a location: a local folder, which need not exist. ``raises`` is the class of its errors.
+    """The storage at a location: a folder, local or at an address, which need not exist.
 
-    Raises ConfigError for an address such as s3://BUCKET: as a path it would be a folder called "s3:".
+    ``raises`` is the class of its errors. Raises ConfigError for an address that cannot be opened here.
     """
-    if match := _ADDRESS.match(str(location)):
-        raise ConfigError(
-            f"{match[1]}://{str(location)[match.end() :].lstrip('/')}: addresses are not supported yet, expected a "
-            "local path; copy the files to a local folder, or mount the bucket"
-        )
-    return LocalStorage(Path(location), raises)
+    path = to_location(location)
+    return _open_remote(path, raises) if isinstance(path, Address) else LocalStorage(path, raises)
+
+
+def _open_remote(address: Address, raises: type[TeachonceError]) -> Storage:
+    try:
+        from teachonce.storage.remote.object_storage import ObjectStorage
+    except ImportError as error:
+        raise MissingExtraError(
+            f"{address}: object stores and web servers need obstore; pip install 'teachonce[remote]'"
+        ) from error
+    return ObjectStorage(address, raises)
 
 
 def locate(path: Path, raises: type[TeachonceError] = TeachonceError) -> tuple[Storage, str]:
@@ -63,3 +67,15 @@ def read_json(path: Path) -> Any:
         return parse_json(storage.read(name))
     except ValueError as error:
         raise TeachonceError(f"{path}: is not JSON: {error}") from error
+
+
+def hash_files(paths: Iterable[tuple[str, Path]]) -> str:
+    """SHA-256 over (name, content) of files, in the order of their names."""
+    digest = hashlib.sha256()
+    for name, path in sorted(paths):
+        storage, file_name = locate(path)
+        digest.update(f"{len(name.encode())} {name} {storage.status(file_name).num_bytes}\n".encode())
+        with storage.stream(file_name) as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()

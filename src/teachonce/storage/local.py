@@ -78,6 +78,13 @@ class LocalStorage(Storage):
             below = Path(path).relative_to(top)
             yield from ((below / name).as_posix() for name in names if not name.startswith(TEMPORARY_PREFIX))
 
+    def statuses(self, folder: str = "") -> dict[str, FileStatus]:
+        """Size and time of each file directly in a folder; a broken link and what is no file are left out."""
+        if not self.is_folder(folder):
+            return {}
+        names = [f"{folder}/{name}" if folder else name for name in self.list_folder(folder).files]
+        return {name.rpartition("/")[2]: self.status(name) for name in names if self._is_regular(name)}
+
     def status(self, name: str) -> FileStatus:
         """Size and time of last change."""
         try:
@@ -131,8 +138,8 @@ class LocalStorage(Storage):
         with _lend(raw, io.BufferedReader(raw, _STREAM_BUFFER_BYTES)) as file:
             yield file
 
-    def open_reader(self, name: str) -> Reader:
-        """A descriptor for positional reads."""
+    def open_reader(self, name: str, *, in_order: bool = False) -> Reader:
+        """A descriptor for positional reads; the system reads ahead by itself."""
         return _LocalReader(self, name)
 
     def map(self, name: str) -> memoryview:
@@ -196,6 +203,10 @@ class LocalStorage(Storage):
             except OSError as error:
                 raise self._error(name, "written", error) from error
             yield
+
+    def _is_regular(self, name: str) -> bool:
+        mode = self._mode(name)
+        return mode is not None and stat.S_ISREG(mode)
 
     def _mode(self, name: str) -> int | None:
         try:

@@ -1,9 +1,9 @@
 """The storage seam: every byte that is read or written under a user's path goes through ``Storage``.
 
-A storage is a place with named files: a local folder today (``local.py``), a bucket tomorrow. Names are relative to it,
-with "/" between their parts; "" is the place itself. There is nothing here that an object store cannot do: a file
-appears by one put, whole or not at all, and is never changed in place; folders are what names have in common, made and
-gone with their files. Writers that collide are told apart by ``put_if_absent`` alone.
+A storage is a place with named files: a local folder (``local.py``), or a bucket or web server (``remote``). Names are
+relative to it, with "/" between their parts; "" is the place itself. There is nothing here that an object store cannot
+do: a file appears by one put, complete or not at all, and is never changed in place; folders are what names have in
+common, made and gone with their files. Writers that collide are told apart by ``put_if_absent`` alone.
 
 Whatever cannot be read, listed or written is a TeachonceError of the class ``raises``, with the file's full name as
 ``describe`` has it. To read what is not there is "NAME: cannot be read: No such file or directory", and so is to ask
@@ -17,7 +17,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, ClassVar, NamedTuple, Protocol
 
 from teachonce.errors import TeachonceError
 
@@ -35,6 +35,8 @@ class FileStatus(NamedTuple):
     num_bytes: int
     modified_ns: int
     """When it appeared, in nanoseconds since 1970; as fine as the storage counts."""
+    version: str = ""
+    """The storage's own name of these bytes, where it has one (an object's ETag)."""
 
 
 class Reader(ABC):
@@ -52,8 +54,19 @@ class Reader(ABC):
         """Fill ``buffer`` from ``offset`` on; returns how many bytes: fewer than it has only where the file ends."""
 
 
+class Mapped(Protocol):
+    """A file as something to slice: a memoryview of a mapped one, or what reads each slice when it is asked for."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, part: slice, /) -> memoryview: ...
+
+
 class Storage(ABC):
     """A place with named files; picklable, and safe to use from several threads."""
+
+    requests_at_once: ClassVar[int] = 1
+    """Requests that are worth having under way together: more than one where each takes a round trip."""
 
     raises: type[TeachonceError]
     """The class of the errors of reading, listing and writing."""
@@ -69,6 +82,10 @@ class Storage(ABC):
     @abstractmethod
     def walk(self, folder: str = "") -> Iterator[str]:
         """Names, relative to the folder, of the files anywhere below it, in no order; links to folders are left out."""
+
+    @abstractmethod
+    def statuses(self, folder: str = "") -> dict[str, FileStatus]:
+        """Size and time of the files that lie directly in a folder; none where there is no such folder."""
 
     @abstractmethod
     def status(self, name: str) -> FileStatus:
@@ -98,12 +115,15 @@ class Storage(ABC):
         """
 
     @abstractmethod
-    def open_reader(self, name: str) -> Reader:
-        """A file of which many ranges are read."""
+    def open_reader(self, name: str, *, in_order: bool = False) -> Reader:
+        """A file of which many ranges are read.
+
+        ``in_order``: by one thread, each behind the one before, so that they can be read ahead.
+        """
 
     @abstractmethod
-    def map(self, name: str) -> memoryview:
-        """A whole file as memory, read-only: mapped where it is local, else read."""
+    def map(self, name: str) -> Mapped:
+        """A file of which slices are read, read-only: mapped where it is local."""
 
     @abstractmethod
     def put(self, name: str) -> AbstractContextManager[BinaryIO]:

@@ -37,6 +37,12 @@ def is_writer_name(name: str) -> bool:
     return _WRITER.fullmatch(name) is not None
 
 
+def is_of_this_machine(name: str) -> bool:
+    """Whether a process of this machine, since it was started, made a name."""
+    match = _WRITER.fullmatch(name)
+    return match is not None and match["machine"] == _machine()
+
+
 def is_dead(name: str, modified_seconds: float) -> bool:
     """Whether the process that made a name lives no more; ``modified_seconds`` (since 1970): when it last wrote."""
     match = _WRITER.fullmatch(name)

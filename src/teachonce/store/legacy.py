@@ -123,7 +123,7 @@ class LegacyFile:
         self._advice = f"; {advice}"
         self._entry = entry
         try:
-            self._bytes = storage.map(name)
+            self._bytes = storage.map(name)[:]
         except TeachonceError as error:
             raise StoreError(f"{error}{self._advice}") from error
         self._unchecked = not trust

@@ -32,6 +32,7 @@ from teachonce.errors import StoreError
 from teachonce.records.class_space import ClassSpace
 from teachonce.records.key_index import KeyIndex
 from teachonce.records.source import Location
+from teachonce.storage.address import to_location
 from teachonce.store.contents import LegacyContents, StoreContents
 from teachonce.store.legacy import is_legacy
 from teachonce.store.manifests import missing_files
@@ -78,7 +79,7 @@ class Store:
         is_partial: bool = False,
         trust: bool = False,
     ) -> None:
-        self.path = Path(path)
+        self.path = to_location(path)
         check_holds_store(self.path)
         contents = LegacyContents if is_legacy(self.path) else StoreContents
         self._contents: StoreContents | LegacyContents = contents(

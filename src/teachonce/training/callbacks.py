@@ -26,6 +26,7 @@ from teachonce.engine.progress import LINE_SECONDS, Advance, format_seconds, pro
 from teachonce.errors import ModelError
 from teachonce.runs.metrics import METRIC_COLUMNS, Row, write_metrics
 from teachonce.runs.run import BEST_CHECKPOINT, LAST_CHECKPOINT, TENSORBOARD_NAME
+from teachonce.storage.address import to_location
 from teachonce.storage.files import atomic_write, locate, open_storage
 from teachonce.terminal import print_note
 from teachonce.training.student_module import StudentModule
@@ -44,12 +45,12 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Write under a temporary name, sync, rename; raises TeachonceError where the disk is full."""
-        with atomic_write(Path(path)) as file:
+        with atomic_write(to_location(path)) as file:
             torch.save(checkpoint, file)
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         """Read; raises ModelError for what is damaged or would execute code."""
-        storage, name = locate(Path(path))
+        storage, name = locate(to_location(path))
         try:
             return torch.load(storage.local_path(name), map_location=map_location or "cpu", weights_only=True)
         except Exception as error:  # torch raises RuntimeError, UnpicklingError, EOFError, OSError, ... for damage

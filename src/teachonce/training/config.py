@@ -49,6 +49,7 @@ from teachonce.options import (
     require,
     to_json,
 )
+from teachonce.storage.address import to_location
 from teachonce.training.recipes import build_recipe, recipe_options
 from teachonce.views.options import MixOptions, ViewOrderName
 
@@ -311,7 +312,7 @@ class TrainConfig(TrainingOptions):
         store = cast(object, self.store)
         if isinstance(store, Path | str):
             # In Python one store may be given as it is.
-            object.__setattr__(self, "store", (Path(store),))
+            object.__setattr__(self, "store", (to_location(store),))
         require(not self.store or self.logits is None, "--logits", self.logits, "not given together with --store")
         is_online_alone = self.teacher is None or not (self.store or self.logits)
         require(is_online_alone, "--teacher", self.teacher, "not given together with --store or --logits")
@@ -335,8 +336,8 @@ class TrainConfig(TrainingOptions):
             "more than 0 where there is no KD loss",
         )
         self.teacher_weights()
-        stores = [os.path.normpath(path) for path in self.store]
-        doubled = next((path for path in self.store if stores.count(os.path.normpath(path)) > 1), None)
+        stores = [os.path.normpath(str(path)) for path in self.store]
+        doubled = next((path for path in self.store if stores.count(os.path.normpath(str(path))) > 1), None)
         require(doubled is None, "--store", doubled, "each store once: a teacher's weight is given by --store-weights")
         check_applicable(self, self.given_options())
 

@@ -28,6 +28,7 @@ from crc32c import crc32c
 from numpy.typing import NDArray
 
 from teachonce.errors import RecordError, TeachonceError
+from teachonce.storage.cache_folder import cache_folder
 from teachonce.storage.files import atomic_write, locate
 from teachonce.storage.storage import FileStatus, Reader
 
@@ -79,7 +80,7 @@ def read_tfrecords(path: Path) -> Iterator[tuple[int, memoryview]]:
     Raises RecordError with path, record number and byte offset where a frame is truncated or a checksum does not hold,
     and for a file without any record.
     """
-    reader = _open(path)
+    reader = _open(path, in_order=True)
     file_bytes = reader.num_bytes
     offset, row = 0, 0
     while offset < file_bytes:
@@ -174,9 +175,9 @@ class TFRecordFile:
         return reader
 
 
-def _open(path: Path) -> Reader:
+def _open(path: Path, *, in_order: bool = False) -> Reader:
     storage, name = locate(path, RecordError)
-    reader = storage.open_reader(name)
+    reader = storage.open_reader(name, in_order=in_order)
     _check_not_empty(path, reader.num_bytes)
     return reader
 
@@ -348,12 +349,11 @@ def _scan_bounds(path: Path) -> NDArray[np.int64]:
 
 def _cached_index_path(path: Path, status: FileStatus) -> Path | None:
     """Where an index may lie that cannot lie beside its shard: in the cache, under the shard's identity."""
-    try:
-        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    except RuntimeError:  # a user without a home, as in some containers
+    folder = cache_folder()
+    if folder is None:
         return None
-    identity = f"{path.resolve()}\0{status.num_bytes}\0{status.modified_ns}"
-    return folder / "teachonce" / f"{xxhash.xxh3_128_hexdigest(os.fsencode(identity))}.idx"
+    identity = f"{path.resolve()}\0{status.num_bytes}\0{status.modified_ns}{status.version}"
+    return folder / f"{xxhash.xxh3_128_hexdigest(os.fsencode(identity))}.idx"
 
 
 def _check_not_empty(path: Path, file_bytes: int) -> None:

@@ -78,7 +78,7 @@ def find_shards(data: Path, split: str) -> list[Path]:
 
 def _describe_shard(storage: Storage, path: Path, num_records: int) -> ShardInfo:
     status = storage.status(path.name)
-    identity = f"{storage.describe(path.name)}\n{status.num_bytes} {status.modified_ns}"
+    identity = f"{storage.describe(path.name)}\n{status.num_bytes} {status.modified_ns}{status.version}"
     return ShardInfo(path.name, path, num_records, status.num_bytes, xxhash.xxh3_128_hexdigest(os.fsencode(identity)))
 
 

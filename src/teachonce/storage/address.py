@@ -1,0 +1,90 @@
+"""Addresses: locations elsewhere than on this machine, such as s3://BUCKET/data, as paths.
+
+An ``Address`` is a Path, so that options, joins (``/``), names and parents are the same for every location; only its
+text keeps both slashes. It never reaches the operating system: whatever would open, list or look for a local file of
+this name raises. ``files.open_storage`` opens it.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path, PosixPath
+from typing import Self
+
+from teachonce.errors import ConfigError
+
+SCHEMES = {
+    "s3": "Amazon S3 and what speaks its protocol",
+    "gs": "Google Cloud Storage",
+    "az": "Azure Blob Storage",
+    "http": "a web server, for reading",
+    "https": "a web server, for reading",
+}
+_PATTERN = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.*)", re.DOTALL)
+"""A Path has one slash of the two. A single letter is a drive, and no scheme."""
+
+
+class Address(PosixPath):
+    """A location with a scheme: ``SCHEME://BUCKET/KEY``."""
+
+    @property
+    def scheme(self) -> str:
+        """What is in front of "://"."""
+        return self.parts[0].removesuffix(":") if self.parts else ""
+
+    @property
+    def bucket(self) -> str:
+        """The bucket, the container (az) or the server with its port (http)."""
+        return self.parts[1] if len(self.parts) > 1 else ""
+
+    @property
+    def key(self) -> str:
+        """What comes behind the bucket, without a slash in front."""
+        return "/".join(self.parts[2:])
+
+    def __str__(self) -> str:
+        scheme, _, rest = super().__str__().partition(":/")
+        return f"{scheme}://{rest}"
+
+    def __fspath__(self) -> str:
+        raise TypeError(f"{self}: is no local path: it is read through teachonce.storage")
+
+    def resolve(self, strict: bool = False) -> Self:
+        """The address itself."""
+        return self
+
+    def absolute(self) -> Self:
+        """The address itself."""
+        return self
+
+    def expanduser(self) -> Self:
+        """The address itself."""
+        return self
+
+
+def to_location(location: Path | str) -> Path:
+    """An ``Address`` of a text (or a Path made of one) with a scheme, else the Path.
+
+    Raises ConfigError for an unknown scheme, and for an address without a bucket.
+    """
+    if isinstance(location, Address):
+        return location
+    match = _PATTERN.match(str(location))
+    if match is None:
+        return Path(location)
+    scheme = match[1].lower()
+    if scheme not in SCHEMES:
+        known = ", ".join(f"{name}://" for name in SCHEMES)
+        raise ConfigError(
+            f"{match[1]}://{match[2]}: unknown scheme {match[1]}, expected {known} or a local path; a mounted bucket "
+            "is a local path"
+        )
+    address = Address(f"{scheme}:/{match[2]}")
+    if not address.bucket:
+        raise ConfigError(f"{scheme}://: no bucket, expected {scheme}://BUCKET/FOLDER")
+    return address
+
+
+def is_remote(location: Path | str) -> bool:
+    """Whether a location is an address; raises as ``to_location``."""
+    return isinstance(to_location(location), Address)
