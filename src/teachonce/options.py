@@ -233,6 +233,18 @@ def parse_number(text: str) -> float:
     return float(text)
 
 
+_UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+_UNITS |= {"KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "TIB": 1 << 40}
+
+
+def parse_bytes(text: str) -> int:
+    """A size such as 200GB, 1.5 TB or 512MiB in bytes; ValueError, with what is expected, for other texts."""
+    match = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,6})?) ?([A-Za-z]*)", text.strip())
+    if match is None or match[2].upper() not in _UNITS or float(match[1]) <= 0:
+        raise ValueError("a size above 0 such as 200GB, 1.5TB or 512MiB")
+    return int(float(match[1]) * _UNITS[match[2].upper()])
+
+
 def require(holds: bool, option: str, found: object, expected: str) -> None:
     """Raise ConfigError, naming option, value and expectation, unless the condition holds."""
     if not holds:

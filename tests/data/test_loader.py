@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -24,6 +25,8 @@ from tests.support.small_data import build_dataset, example, write_image_folder,
 
 class Slow:
     """Batches of their own indices; later ones are made faster, so that threads finish in another order."""
+
+    records = SimpleNamespace(is_fetched=False)
 
     def __init__(self, num_batches: int, bad: int | None = None) -> None:
         self.num_batches = num_batches

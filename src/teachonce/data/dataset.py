@@ -118,6 +118,12 @@ class KDDataset:
         batch = parts[0] if len(parts) == 1 else {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         return lock_pages(batch) if self.page_locked else batch
 
+    def fetch(self, shard: int, epoch: int) -> None:
+        """A shard of the records, and the blocks of the stores that go with it."""
+        self.records.fetch(shard)
+        number = None if self.logits is None else self.logits.number_of(epoch)
+        self._reader.fetch(shard, self.views.number_of(epoch) if number is None else number)
+
     def batches(
         self,
         *,
@@ -188,6 +194,10 @@ class EvalDataset:
 
     def __len__(self) -> int:
         return self.records.num_records
+
+    def fetch(self, shard: int, epoch: int) -> None:
+        """A shard of the records."""
+        self.records.fetch(shard)
 
     def __getitems__(self, items: Sequence[tuple[int, int]]) -> Batch:
         indices = np.array([index for index, _ in items], np.int64)

@@ -8,13 +8,15 @@ of 224 px is 9.6 MB that the system has to clear first.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
 import torch
 
+from teachonce.data.fetch_ahead import FetchAhead
 from teachonce.data.sampler import EpochBatches
 from teachonce.engine.prefetch import prefetch
+from teachonce.records.source import RecordSource
 
 Batch = dict[str, torch.Tensor]
 
@@ -25,7 +27,12 @@ BATCHES_AHEAD = 2
 class Batched(Protocol):
     """What a loader takes batches from."""
 
+    records: RecordSource
+
     def __getitems__(self, items: Sequence[tuple[int, int]]) -> Batch: ...
+
+    def fetch(self, shard: int, epoch: int) -> None:
+        """Have a shard of the records, and what is joined with it in this epoch, near."""
 
 
 class Loader:
@@ -44,4 +51,7 @@ class Loader:
 
     def __iter__(self) -> Iterator[Batch]:
         ahead = self.num_workers * BATCHES_AHEAD
-        return prefetch(self.batches, self.dataset.__getitems__, threads=self.num_workers, ahead=ahead)
+        batches: Iterable[list[tuple[int, int]]] = self.batches
+        if self.dataset.records.is_fetched:
+            batches = FetchAhead(self.dataset.records, self.dataset.fetch, self.batches).follow()
+        return prefetch(batches, self.dataset.__getitems__, threads=self.num_workers, ahead=ahead)

@@ -39,6 +39,9 @@ class LogitSource(Protocol):
     def find_num_classes(self, records: RecordSource) -> int:
         """Classes of the data, background included, for data that does not say so itself."""
 
+    def number_of(self, epoch: int) -> int | None:
+        """Which stored view's logits an epoch has; None where there is but one of a record."""
+
     def read(self, joined: JoinedRecords, epoch: int, class_space: ClassSpace) -> Batch:
         """The entries of a batch, for a student of ``class_space``; raises LogitsError where widths do not fit."""
 
@@ -61,6 +64,10 @@ class RecordLogits:
         logits = records.read_record(0, 0, with_logits=True).logits
         assert logits is not None
         return len(logits)
+
+    def number_of(self, epoch: int) -> int | None:
+        """They lie with the record."""
+        return None
 
     def read(self, joined: JoinedRecords, epoch: int, class_space: ClassSpace) -> Batch:
         """``teacher_logits`` float32 [B, C]."""

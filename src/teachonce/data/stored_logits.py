@@ -83,6 +83,10 @@ class StoredLogits:
         """As the plan says."""
         return self.stores[0].plan.data_classes
 
+    def number_of(self, epoch: int) -> int | None:
+        """By the order."""
+        return self.order.number_of(epoch)
+
     def read(self, joined: JoinedRecords, epoch: int, class_space: ClassSpace) -> Batch:
         """``teacher_logits`` float32 [B, C], of M > 1 stores [B, M, C]; or the columns ``teacherM_NAME`` [B, ...]."""
         number = self.order.number_of(epoch)

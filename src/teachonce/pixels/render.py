@@ -50,6 +50,11 @@ class ViewReader:
         """Where the stores have records that were read; raises StoreError for one that a store does not have."""
         return join_records(self.joins, locations, records)
 
+    def fetch(self, shard: int, number: int) -> None:
+        """Open the blocks of one view that the stores have of a shard, where their shards are those of the records."""
+        for join in self.joins:
+            join.fetch(shard, number)
+
     def read(self, locations: Sequence[Location], number: int) -> list[RecordView]:
         """View ``number`` of several records; raises as ``join`` and ``views_of``."""
         return self.views_of(self.join(locations, self.records.read_batch(locations)), number)

@@ -28,6 +28,7 @@ class SelectedSource(RecordSource):
         self.source = source
         self.split, self.classes, self.format = source.split, source.classes, source.format
         self.with_boxes = source.with_boxes
+        self.is_fetched = source.is_fetched
         kept = [shard for shard, chosen in enumerate(rows) if len(chosen)]
         self._shards = kept
         self._rows = [np.asarray(rows[shard], np.int64) for shard in kept]
@@ -44,6 +45,10 @@ class SelectedSource(RecordSource):
         """The records at several locations; raises as the source."""
         own = [(self._shards[shard], int(self._rows[shard][row])) for shard, row in locations]
         return self.source.read_batch(own, with_logits=with_logits, buffers=buffers)
+
+    def fetch(self, shard: int) -> None:
+        """The shard that the records are of."""
+        self.source.fetch(self._shards[shard])
 
     def known_keys(self, shard: int) -> NDArray[np.uint64] | None:
         """Those that were given."""

@@ -143,6 +143,12 @@ class RecordSource(ABC):
         """The keys of a shard's records, where they are known without reading these."""
         return None
 
+    is_fetched: bool = False
+    """Whether reading takes requests to another machine, of which a cache keeps the answers: ``fetch`` helps then."""
+
+    def fetch(self, shard: int) -> None:  # noqa: B027, most sources have nothing to fetch
+        """Have the bytes of a shard near, where they are far and something keeps them; raises as ``read_batch``."""
+
     def read_record(self, shard: int, row: int, *, with_logits: bool = False) -> Record:
         """One record; raises as ``read_batch``."""
         return self.read_batch([(shard, row)], with_logits=with_logits)[0]

@@ -54,6 +54,8 @@ _FREE = frozenset(
         "views",
         "store_parts",
         "device",
+        "cache",
+        "cache_size",
         "devices",
         "num_nodes",
         "num_workers",

@@ -53,6 +53,9 @@ class Reader(ABC):
     def read_into(self, buffer: memoryview, offset: int) -> int:
         """Fill ``buffer`` from ``offset`` on; returns how many bytes: fewer than it has only where the file ends."""
 
+    def fetch(self) -> None:  # noqa: B027, most readers have no cache
+        """Have all of the file in the cache, where there is one that it is read through."""
+
 
 class Mapped(Protocol):
     """A file as something to slice: a memoryview of a mapped one, or what reads each slice when it is asked for."""
@@ -67,6 +70,11 @@ class Storage(ABC):
 
     requests_at_once: ClassVar[int] = 1
     """Requests that are worth having under way together: more than one where each takes a round trip."""
+
+    @property
+    def is_cached(self) -> bool:
+        """Whether what is read is kept in a cache on this machine."""
+        return False
 
     raises: type[TeachonceError]
     """The class of the errors of reading, listing and writing."""

@@ -62,6 +62,12 @@ class StoreJoin:
         self._check_sampled_labels()
         _warn_of_conflicts(store)
 
+    def fetch(self, shard: int, view: int) -> None:
+        """Read the blocks of one view of a shard, where the store's shards are those of the records."""
+        if self.has_positions:
+            self.store.read_keys(shard)
+            self.store.read_columns(shard, view)
+
     def locate(self, locations: Sequence[Location], records: Sequence[Record]) -> Sequence[Location]:
         """(shard, row) in the store of records that were read at ``locations`` of the source.
 

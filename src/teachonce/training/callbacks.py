@@ -26,7 +26,7 @@ from teachonce.engine.progress import LINE_SECONDS, Advance, format_seconds, pro
 from teachonce.errors import ModelError
 from teachonce.runs.metrics import METRIC_COLUMNS, Row, write_metrics
 from teachonce.runs.run import BEST_CHECKPOINT, LAST_CHECKPOINT, TENSORBOARD_NAME
-from teachonce.storage.address import to_location
+from teachonce.storage.address import is_remote, to_location
 from teachonce.storage.files import atomic_write, locate, open_storage
 from teachonce.terminal import print_note
 from teachonce.training.student_module import StudentModule
@@ -222,6 +222,9 @@ class TensorBoardEvents(Callback):
             with _without_tensorflow():
                 from torch.utils.tensorboard import SummaryWriter
 
+                if is_remote(self.run):
+                    # Its writer appends to a file, which no object can be; metrics.csv has the epochs.
+                    return
                 folder = open_storage(self.run).local_path(TENSORBOARD_NAME)
                 self._writer = SummaryWriter(str(folder), purge_step=trainer.global_step + 1)
             self._num_written = len(self.recorder.rows)

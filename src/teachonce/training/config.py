@@ -17,6 +17,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, cast
 
+from teachonce.errors import ConfigError
 from teachonce.losses.options import MixupType
 from teachonce.models.options import Precision, Spec
 from teachonce.options import (
@@ -45,11 +46,12 @@ from teachonce.options import (
     check_applicable,
     given_options,
     only_with,
+    parse_bytes,
     parse_number,
     require,
     to_json,
 )
-from teachonce.storage.address import to_location
+from teachonce.storage.address import is_remote, to_location
 from teachonce.training.recipes import build_recipe, recipe_options
 from teachonce.views.options import MixOptions, ViewOrderName
 
@@ -80,6 +82,9 @@ _LABEL_LOSS = Condition("--label-weight above 0", lambda options: options.uses_l
 _TEACHER = Condition("--store, --logits records or --teacher", lambda options: options.has_teacher)
 _STORE = Condition("--store", lambda options: bool(options.store))
 _ONLINE_TEACHER = Condition("--teacher", lambda options: options.teacher is not None)
+_REMOTE = Condition(
+    "--data, --validation-data or --store at an address", lambda options: any(map(is_remote, options.read_locations()))
+)
 _VALIDATION = Condition("--validation-split", lambda options: options.has_validation)
 _NO_RESIZE = Condition("no --eval-resize", lambda options: options.eval_resize is None)
 _SGD = Condition("--optimizer sgd", lambda options: options.optimizer == "sgd")
@@ -288,6 +293,12 @@ class TrainConfig(TrainingOptions):
     at each start and in result.json."""
     trust: InTeacher[bool] = only_with(False, _STORE)
     """Do not compare the store's blocks with their hashes as they are first read."""
+    cache: InData[Path | None] = only_with(None, _REMOTE)
+    """Folder on a local disk that keeps what is read of remote records and stores, for all processes of this machine.
+    Default: in the user's cache folder."""
+    cache_size: InData[str] = only_with("", _REMOTE)
+    """How much --cache may take, such as 200GB; what was used least recently goes first. Default: 50GB, or half of the
+    free disk where that is less."""
     own_views: InTeacher[bool] = only_with(False, _STORE)
     """Draw the student's own views instead of replaying the store's: breaks the agreement of teacher and student."""
     logits: InTeacher[Literal["records"] | None] = None
@@ -336,6 +347,7 @@ class TrainConfig(TrainingOptions):
             "more than 0 where there is no KD loss",
         )
         self.teacher_weights()
+        self.cache_bytes()
         stores = [os.path.normpath(str(path)) for path in self.store]
         doubled = next((path for path in self.store if stores.count(os.path.normpath(str(path))) > 1), None)
         require(doubled is None, "--store", doubled, "each store once: a teacher's weight is given by --store-weights")
@@ -381,6 +393,19 @@ class TrainConfig(TrainingOptions):
         if not self.has_teacher:
             return 0.0
         return 1.0 if self.kd_temp is None else self.kd_temp
+
+    def read_locations(self) -> list[Path]:
+        """Where records and teacher logits are read from."""
+        return [self.data, *self.store, *([] if self.validation_data is None else [self.validation_data])]
+
+    def cache_bytes(self) -> int | None:
+        """``--cache-size`` in bytes; None where it is not given. Raises ConfigError where it is no size."""
+        if not self.cache_size:
+            return None
+        try:
+            return parse_bytes(self.cache_size)
+        except ValueError as error:
+            raise ConfigError(f"--cache-size {self.cache_size}: expected {error}") from error
 
     def teacher_weights(self) -> tuple[float, ...]:
         """The weight of each store's probabilities; they sum to 1. Raises ConfigError for other than one a store."""

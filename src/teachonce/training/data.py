@@ -15,6 +15,7 @@ import numpy as np
 import xxhash
 
 from teachonce.data.dataset import EvalDataset, KDDataset, find_num_classes
+from teachonce.data.fetch_ahead import check_cache_size
 from teachonce.data.logit_sources import RecordLogits
 from teachonce.data.stored_logits import StoredLogits
 from teachonce.errors import ConfigError, RecordError
@@ -29,7 +30,9 @@ from teachonce.records.class_table import hash_classes
 from teachonce.records.discovery import open_records
 from teachonce.records.source import RecordSource
 from teachonce.runs.run import find_run
+from teachonce.storage.address import is_remote
 from teachonce.storage.files import open_storage, read_json
+from teachonce.storage.remote.cache import use_cache
 from teachonce.store.join import known_records
 from teachonce.store.manifests import visible_views
 from teachonce.store.store import Store
@@ -82,7 +85,11 @@ def open_training_data(
     ``online`` is what an online teacher wants to see; ``page_locked`` is for a student on a CUDA device.
     """
     policy = build_policy(config.policy, config)
+    is_cached = any(map(is_remote, config.read_locations()))
+    cache = use_cache(config.cache, config.cache_bytes()) if is_cached else None
     source = open_records(config.data, config.split, with_boxes=policy.needs_boxes)
+    if cache is not None and source.is_fetched:
+        check_cache_size(source, config.shuffle_shards, cache.max_bytes)
     initial = None if config.init is None else open_initial_run(config.init, student)
     preprocessing = student_preprocessing(student, *config.eval_sides_px, initial)
     stores = open_stores(config) if config.temperature > 0 else []

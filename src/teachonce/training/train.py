@@ -51,6 +51,7 @@ from teachonce.runs.run import (
     check_run,
     find_run,
 )
+from teachonce.storage.address import is_remote
 from teachonce.storage.files import atomic_write, open_storage, write_json
 from teachonce.terminal import print_note
 from teachonce.training.callbacks import (
@@ -233,7 +234,8 @@ def _build_trainer(
             enable_model_summary=False,
             num_sanity_val_steps=0,
             use_distributed_sampler=False,
-            default_root_dir=config.out,
+            # Nothing of Lightning's own is written there.
+            default_root_dir=None if is_remote(config.out) else config.out,
         )
     return trainer, recorder
 

@@ -152,6 +152,10 @@ class TFRecordFile:
         except RecordError:
             return False
 
+    def fetch(self) -> None:
+        """Have the file in the cache that it is read through, if there is one."""
+        self._open().fetch()
+
     def close(self) -> None:
         """Close the file, once the reads that are under way are over; a later read opens it again."""
         self._reader = None

@@ -175,6 +175,7 @@ class TFRecordSource(RecordSource):
         self.shards = tuple(
             _describe_shard(storage, path, len(file)) for path, file in zip(paths, self._files, strict=True)
         )
+        self.is_fetched = storage.is_cached
         self._num_classes = None if self.classes is None else len(self.classes.names)
         self._prepare()
 
@@ -230,6 +231,10 @@ class TFRecordSource(RecordSource):
                 values = _check_logits(values, where, self._num_classes)
             records.append(Record(encoded, label, filename, record_key(encoded), where, values))
         return records
+
+    def fetch(self, shard: int) -> None:
+        """The whole file of a shard."""
+        self._keep_open(shard).fetch()
 
     def _keep_open(self, shard: int) -> TFRecordFile:
         if len(self._files) > MAX_OPEN_SHARDS:

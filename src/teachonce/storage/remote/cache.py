@@ -134,6 +134,12 @@ class CachedReader(Reader):
         assert self._map is not None
         return self._map[start:end]
 
+    def fetch(self) -> None:
+        """All pages, a few MiB at a time."""
+        step = 4 * FETCH_PAGES * PAGE_BYTES
+        for start in range(0, self.num_bytes, step):
+            self.view(start, start + step)
+
     def _map_data(self) -> memoryview | None:
         """The data file, made where there is none; None where it cannot be."""
         if not self.num_bytes:

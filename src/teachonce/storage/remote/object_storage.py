@@ -63,6 +63,11 @@ class ObjectStorage(Storage):
     requests_at_once = REQUESTS_AT_ONCE
 
     @property
+    def is_cached(self) -> bool:
+        """Whether this process has a cache."""
+        return cache_of_environment() is not None
+
+    @property
     def _client(self) -> Any:
         return connect(self.address.scheme, self.address.bucket)
 
