@@ -20,8 +20,9 @@ from teachonce.records.discovery import open_records
 from teachonce.runs.run import Run
 from teachonce.storage.address import to_location
 from teachonce.storage.files import open_storage
-from teachonce.storage.remote.cache import use_cache
+from teachonce.storage.remote.cache import PAGE_BYTES, use_cache
 from teachonce.storage.remote.object_storage import ObjectStorage
+from teachonce.storage.remote.reader import HEAD_BYTES
 from teachonce.store.plan import views_file
 from teachonce.store.store import Store
 from teachonce.training.config import TrainConfig
@@ -112,7 +113,7 @@ def test_batches_are_those_of_local_data(local, bucket, fetched, window, num_wor
 
 
 def test_of_a_store_one_view_is_fetched_for_one_epoch(local, bucket, fetched):
-    """Its block of each file, in pages of 64 KiB, and the file's first page."""
+    """Its block of each file, in pages, and the file's first page."""
     far = open_dataset(bucket)
     for _ in far.batches(batch_size=8, epoch=2, num_workers=2):
         pass
@@ -120,7 +121,7 @@ def test_of_a_store_one_view_is_fetched_for_one_epoch(local, bucket, fetched):
     for shard, _ in store.shards:
         name = views_file(shard, (0, NUM_VIEWS - 1))
         size = (local / "store" / name).stat().st_size
-        assert fetched.get(name, 0) <= size / NUM_VIEWS + 2 * 65536
+        assert fetched.get(name, 0) <= size / NUM_VIEWS + 2 * PAGE_BYTES + HEAD_BYTES
     again = dict(fetched)
     for _ in far.batches(batch_size=8, epoch=2, num_workers=2):
         pass

@@ -32,8 +32,8 @@ from numpy.typing import NDArray
 from teachonce.storage.cache_folder import cache_folder
 from teachonce.storage.storage import Reader
 
-PAGE_BYTES = 1 << 16
-FETCH_PAGES = 32
+PAGE_BYTES = 1 << 14
+FETCH_PAGES = 128
 """Pages around a record that are fetched with it: 2 MiB, some twenty photographs, which the epoch will want too."""
 FOLDER_VARIABLE, BYTES_VARIABLE = "TEACHONCE_CACHE", "TEACHONCE_CACHE_BYTES"
 DEFAULT_BYTES = 50 * 10**9
