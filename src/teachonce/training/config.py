@@ -396,7 +396,8 @@ class TrainConfig(TrainingOptions):
 
     def read_locations(self) -> list[Path]:
         """Where records and teacher logits are read from."""
-        return [self.data, *self.store, *([] if self.validation_data is None else [self.validation_data])]
+        # Of a draft (``drop_idle``) required options may be missing.
+        return [path for path in (self.data, self.validation_data, *self.store) if path is not None]
 
     def cache_bytes(self) -> int | None:
         """``--cache-size`` in bytes; None where it is not given. Raises ConfigError where it is no size."""
