@@ -13,7 +13,7 @@ from teachonce.cli.config import AblateConfig
 from teachonce.cli.main import COMMANDS
 from teachonce.errors import ConfigError
 from teachonce.extraction.config import ExtractConfig, PlanConfig
-from teachonce.interop.config import ImportConfig
+from teachonce.interop.config import ImportConfig, RecordsConfig
 from teachonce.options import (
     Condition,
     Positional,
@@ -24,6 +24,7 @@ from teachonce.options import (
     given_options,
     only_with,
 )
+from teachonce.training.config import TrainConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,10 +95,29 @@ def test_what_cannot_apply_is_dropped() -> None:
             {"cutmix_prob": 0.1, "mixup_alpha": 0.2, "policy": "crop"},
             "applies only with --mixup-alpha and --cutmix-alpha above 0, found --mixup-alpha 0.2, --cutmix-alpha 0.0",
         ),
+        (ExtractConfig, {"views_per_file": 2}, "--views-per-file 2: applies only with a --policy that draws views"),
+        (
+            RecordsConfig,
+            {"background_logit": 0.0},
+            "--background-logit 0.0: applies only with --logits, found no --logit",
+        ),
+        (AblateConfig, {"stores": "a"}, "--teacher t: applies only with no --stores, found --stores a"),
+        (
+            TrainConfig,
+            {"validation_split": None, "validation_epochs": 2, "teacher": None},
+            "--validation-epochs 2: applies only with --validation-split, found no --validation-split",
+        ),
     ],
 )
 def test_options_of_other_programs(kind: type, option: dict[str, Any], message: str) -> None:
-    values = {"data": Path("d"), "out": Path("o"), "teacher": "t", "student": "s", "csv": Path("c")}
+    values = {
+        "data": Path("d"),
+        "out": Path("o"),
+        "teacher": "t",
+        "student": "s",
+        "csv": Path("c"),
+        "images": Path("i"),
+    }
     required = {field.name for field in dataclasses.fields(kind) if field.default is dataclasses.MISSING}
     required |= {"teacher"} & {field.name for field in dataclasses.fields(kind)}
     with pytest.raises(ConfigError) as error:

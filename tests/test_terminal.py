@@ -19,6 +19,9 @@ from teachonce.terminal import (
     as_text,
     one_line,
     print_line,
+    print_note,
+    print_warning,
+    set_quiet,
     show_warnings_as_lines,
     visible,
 )
@@ -64,6 +67,32 @@ def test_warnings_are_lines(capsys):
         show_warnings_as_lines()
         warnings.warn(HOSTILE, stacklevel=1)
     assert capsys.readouterr().err == f"teachonce: warning: {SHOWN}\n"
+
+
+def test_a_warning_is_shown_once(capsys):
+    """Whatever process gives it: a worker sends it to where it is shown."""
+    sent = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        show_warnings_as_lines()
+        for text in ("one", "one", "two"):
+            warnings.warn(text, stacklevel=1)
+        print_warning("one")
+        assert capsys.readouterr().err == "teachonce: warning: one\nteachonce: warning: two\n"
+        show_warnings_as_lines(sent.append)
+        warnings.warn("one", stacklevel=1)
+        assert sent == ["one"] and not capsys.readouterr().err
+
+
+def test_notes_can_be_left_out(capsys):
+    print_note("done")
+    set_quiet(True)
+    try:
+        print_note("done")
+        print_line("wrong")
+    finally:
+        set_quiet(False)
+    assert capsys.readouterr().err == "done\nwrong\n"
 
 
 def run(capsys, *words) -> tuple[int, str, str]:

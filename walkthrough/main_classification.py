@@ -55,9 +55,9 @@ KEEPS_HOUSE = {
 REFUSED = {
     "clean": "nothing is deleted here: remove --model_dir yourself, or give another",
     "eval_only": "evaluate with 'teachonce evaluate --model SPEC', run:MODEL_DIR or an original checkpoint's",
-    "export_only": "export with 'teachonce export MODEL_DIR'",
-    "export_dir": "export with 'teachonce export MODEL_DIR'",
-    "export_decoder_type": "export with 'teachonce export MODEL_DIR'",
+    "export_only": "export with 'teachonce export-onnx MODEL_DIR'",
+    "export_dir": "export with 'teachonce export-onnx MODEL_DIR'",
+    "export_decoder_type": "export with 'teachonce export-onnx MODEL_DIR'",
     "zeroshot_eval": "retrieval and metric learning are not part of this package",
     "eval_similarity": "retrieval and metric learning are not part of this package",
     "recall_at_k": "retrieval and metric learning are not part of this package",

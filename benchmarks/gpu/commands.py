@@ -138,8 +138,8 @@ def _check_student_elsewhere(setting: Setting, report: Report, data: str, studen
         place: run(f"evaluate {split} --model run:{student} --device {place}")["top1"]
         for place in (setting.device_name, "cpu")
     }
-    run(f"export {student} --format onnx --out {student}/student.onnx")
-    run(f"export {student} --format safetensors --out {student}/exported.safetensors")
+    run(f"export-onnx {student} --out {student}/student.onnx")
+    run(f"export-weights {student} --out {student}/exported.safetensors")
     scores["ONNX, auto"] = run(f"evaluate {split} --model onnx:{student}/student.onnx --device auto")["top1"]
     for name, top1 in scores.items():
         difference = abs(top1 - scores["cpu"])

@@ -21,7 +21,7 @@ from typing import Annotated, Any, NamedTuple, TypeVar, get_args, get_type_hints
 from teachonce.errors import ConfigError
 
 T = TypeVar("T")
-POSITIONAL, REPEATED = "positional", "repeated"
+POSITIONAL, REPEATED, COMMON = "positional", "repeated", "common"
 Positional = Annotated[T, POSITIONAL]
 """Marks an option that is given by its place on the command line and not by a name."""
 Repeated = Annotated[T, REPEATED]
@@ -35,6 +35,39 @@ class Alias(NamedTuple):
     """As a field's: ``num_devices`` for --num-devices."""
 
 
+Common = Annotated[T, COMMON]
+"""Marks an option that most calls need: of a command that has such, ``--help`` shows these and ``--help-all`` all."""
+
+
+class Group(NamedTuple):
+    """Where ``--help`` shows an option; every field of an option class carries one, ``InData[Path]``."""
+
+    title: str
+    rank: int
+    """Groups are shown in this order."""
+
+
+class Metavar(NamedTuple):
+    """What stands for an option's value in ``--help``, where its type does not say it: ``--student SPEC``."""
+
+    text: str
+
+
+InArms = Annotated[T, Group("arms", 0)]
+InData = Annotated[T, Group("data", 1)]
+InModel = Annotated[T, Group("model", 2)]
+InStudent = Annotated[T, Group("student", 3)]
+InTeacher = Annotated[T, Group("teacher", 4)]
+InLoss = Annotated[T, Group("loss", 5)]
+InOptimization = Annotated[T, Group("optimization", 6)]
+InSchedule = Annotated[T, Group("schedule", 7)]
+InViews = Annotated[T, Group("views", 8)]
+InStore = Annotated[T, Group("store", 9)]
+InForecast = Annotated[T, Group("forecast", 10)]
+InEvaluation = Annotated[T, Group("evaluation", 11)]
+InInt8 = Annotated[T, Group("8-bit integers", 12)]
+InOutput = Annotated[T, Group("output", 13)]
+InRunning = Annotated[T, Group("running", 14)]
 _CONDITION = "only with"
 
 

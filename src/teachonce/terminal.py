@@ -9,18 +9,23 @@ Not for what a program reads: JSON goes out as ``json.dumps`` makes it.
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import sys
 import unicodedata
 import warnings
 from collections.abc import Callable, Iterable
-from typing import TextIO
+from typing import Any, TextIO
 
 MAX_WORD_CHARACTERS = 400
 """Of a word in a line for people; longer ones lose their middle."""
 MAX_LINE_CHARACTERS = 4000
 """Of a whole line for people, whatever its words."""
 _SHOWN_END = 40
+_QUIET_VARIABLE = "TEACHONCE_QUIET"
+_shown: set[str] = set()
+"""Warnings that were printed; a loop gives the same one many times."""
 _OBEYED = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 """Unicode's control and format characters (which reverse what follows), surrogates, line and paragraph separators."""
 _LONG_WORD = re.compile(rf"\S{{{MAX_WORD_CHARACTERS + 1},}}")
@@ -75,9 +80,42 @@ def print_text(text: str) -> None:
     print(_encodable(visible(text, keep="\n\t"), sys.stdout))
 
 
-def show_warnings_as_lines() -> None:
-    """From now on a warning is one line for people, instead of a source line that says nothing to them."""
+def print_note(text: str, file: TextIO | None = None) -> None:
+    """``print_line`` of what somebody may like to know and nobody must; not with ``--quiet``."""
+    if not is_quiet():
+        print_line(text, file)
+
+
+def print_json(value: Any, file: TextIO | None = None) -> None:
+    """Print a value as JSON in one line of ASCII, at once, for a program; default: on stderr."""
+    print(json.dumps(value), file=sys.stderr if file is None else file, flush=True)
+
+
+def set_quiet(quiet: bool) -> None:
+    """Whether this process, and those that it starts, leave out notes and progress from now on."""
+    os.environ[_QUIET_VARIABLE] = "1" if quiet else "0"
+
+
+def is_quiet() -> bool:
+    """Whether notes and progress are left out."""
+    return os.environ.get(_QUIET_VARIABLE) == "1"
+
+
+def show_warnings_as_lines(show: Callable[[str], None] | None = None) -> None:
+    """From now on a warning is one line for people, the first time that it is given, and not a source line.
+
+    ``show`` is called with its text; default: it is printed.
+    """
+    _shown.clear()
+    _show_text[0] = print_warning if show is None else show
     warnings.showwarning = _show_warning
+
+
+def print_warning(text: str) -> None:
+    """Print a warning as a line, unless it was printed before: by this process, or by a worker that sent it here."""
+    if text not in _shown:
+        _shown.add(text)
+        print_line(f"teachonce: warning: {text}")
 
 
 def _show_warning(
@@ -90,7 +128,11 @@ def _show_warning(
 ) -> None:
     # Of the libraries' own deprecations, the user is not the reader.
     if issubclass(category, UserWarning):
-        print_line(f"teachonce: warning: {message}")
+        _show_text[0](str(message))
+
+
+_show_text: list[Callable[[str], None]] = [print_warning]
+"""What becomes of a warning's text in this process."""
 
 
 def _escape(character: str) -> str:

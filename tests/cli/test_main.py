@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import inspect
+import json
 import subprocess
 import sys
 import time
@@ -15,7 +16,9 @@ from teachonce.cli import main as cli
 from teachonce.cli.main import main, parse_command
 from teachonce.errors import ConfigError
 from teachonce.extraction.config import ExtractConfig
+from teachonce.terminal import print_note
 from teachonce.training.config import TrainConfig
+from tests.support.small_data import write_image_folder
 
 COMMANDS = [
     "records",
@@ -24,16 +27,20 @@ COMMANDS = [
     "verify",
     "inspect",
     "status",
+    "diff",
     "merge",
     "train",
     "evaluate",
-    "export",
+    "export-onnx",
+    "export-weights",
+    "export-logits",
     "upgrade",
     "copy",
     "import",
     "plan",
     "ablate",
     "demo",
+    "completion",
 ]
 
 
@@ -45,9 +52,7 @@ def end_code(*words) -> int:
 
 def test_help_lists_every_command_at_once():
     start = time.monotonic()
-    command = [sys.executable, "-m", "teachonce.cli.main", "--help"]
-    code = "import sys; from teachonce.cli.main import main; sys.argv = ['teachonce', '--help']; main()"
-    command = [sys.executable, "-c", code]
+    command = [sys.executable, "-m", "teachonce", "--help"]
     shown = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     assert all(name in shown for name in COMMANDS)
     # Half a second here; importing torch alone takes several.
@@ -125,6 +130,33 @@ def test_the_version_and_debug_wherever_they_stand(capsys, tmp_path):
     assert capsys.readouterr().out == f"teachonce {teachonce.__version__}\n"
     assert end_code("inspect", str(tmp_path / "nowhere"), "--debug") == 2
     assert "Traceback" in capsys.readouterr().err
+
+
+def test_quiet_and_json_progress(capsys, tmp_path):
+    """Of the same command: notes and progress for people, JSON among them, and nothing but the result."""
+    images = write_image_folder(tmp_path / "images")
+    shown = {}
+    for name, words in (("auto", []), ("json", ["--progress", "json"]), ("quiet", ["--quiet"])):
+        out = tmp_path / name
+        assert end_code("records", "--images", str(images), "--out", str(out), "--num-workers", "1", *words) == 0
+        shown[name] = capsys.readouterr().err.splitlines()
+    assert shown["auto"][0].startswith("records: done 12 of 12 images in ")
+    assert shown["auto"][1] == f"{tmp_path / 'auto'}: 12 train records in 1 shards"
+    event = json.loads(shown["json"][-2])
+    assert (event["event"], event["what"], event["done"]) == ("done", "records", 12)
+    assert shown["quiet"] == []
+    print_note("afterwards")
+    assert capsys.readouterr().err == "afterwards\n", "the flags were of that command"
+
+
+def test_an_interrupt_says_how_to_resume(capsys, monkeypatch, tmp_path):
+    def program(config):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("teachonce.inspection.inspect.inspect", program)
+    assert end_code("inspect", str(tmp_path)) == 130
+    expected = "teachonce: interrupted; completed work is kept. Run the same command to resume\n"
+    assert capsys.readouterr().err == expected
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from teachonce.cli.storage_options import take_storage_options
+from teachonce.cli.parsing import take_storage_options
 from teachonce.errors import ConfigError
 from teachonce.storage.remote.settings import VARIABLE, read_settings
 

@@ -5,12 +5,16 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import pytest
 
 from teachonce.engine.processes import run_in_processes
 from teachonce.errors import TeachonceError
+from teachonce.terminal import show_warnings_as_lines
+
+SHOW_WARNING = warnings.showwarning
 
 
 def ignore(count):
@@ -40,6 +44,28 @@ def test_a_library_error_at_the_start_is_one_line():
     expected = "^a worker process cannot start: MemoryError: no 9 GB on this device$"
     with pytest.raises(TeachonceError, match=expected):
         list(run_in_processes(run_out_of_memory, [1, 2], 2, ignore))
+
+
+def build_warner(worker_index):
+    return warn_of_everything
+
+
+def warn_of_everything(job, report):
+    warnings.warn("this worker's library is old", stacklevel=1)
+    warnings.warn(f"job {job} is strange", stacklevel=1)
+    return job
+
+
+def test_what_all_workers_warn_of_is_shown_once(capfd):
+    show_warnings_as_lines()
+    try:
+        assert sorted(job for job, _ in run_in_processes(build_warner, [1, 2, 3], 2, ignore)) == [1, 2, 3]
+    finally:
+        warnings.showwarning = SHOW_WARNING
+    shown = sorted(capfd.readouterr().err.splitlines())
+    assert shown == [f"teachonce: warning: job {job} is strange" for job in (1, 2, 3)] + [
+        "teachonce: warning: this worker's library is old"
+    ]
 
 
 SLEEPERS = """

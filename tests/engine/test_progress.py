@@ -1,11 +1,15 @@
 import io
+import json
+import re
 import subprocess
 import sys
+import time
 
 import pytest
 
 from teachonce.engine import progress as module
-from teachonce.engine.progress import format_rate, format_seconds, progress
+from teachonce.engine.progress import format_rate, format_seconds, phase, progress
+from teachonce.terminal import set_quiet
 
 
 class Terminal(io.StringIO):
@@ -20,7 +24,7 @@ def test_plain_lines_say_count_rate_and_remaining_time(monkeypatch: pytest.Monke
         advance(500)
         advance(1000)
     first, second, last = stream.getvalue().splitlines()
-    assert first == "extract: 1,000 of 2,000 images", "of one batch nobody knows how long it took"
+    assert first == "extract: 1,000 of 2,000 images, 0.0 s elapsed", "of one batch nobody knows how long it took"
     assert second.startswith("extract: 2,000 of 2,000 images, ") and second.endswith(" left")
     assert last.startswith("extract: done 2,000 of 2,000 images in 0.0 s, ")
 
@@ -69,16 +73,99 @@ def test_plain_lines_do_not_import_rich() -> None:
 
 
 def test_the_start_of_workers_is_no_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A minute until the first items, then 10 a second: 8 seconds are left, not minutes."""
+    """Two minutes until the first items, then 20 in one minute: four minutes are left, not fourteen."""
     now = 100.0
     monkeypatch.setattr(module.time, "monotonic", lambda: now)
     stream = io.StringIO()
     with progress("extract", 110, stream=stream) as advance:
-        for seconds, count in ((30, 0), (60, 10), (62, 20)):
+        for seconds, count in ((61, 0), (122, 10), (125, 20)):
             now = 100.0 + seconds
             advance(count)
-        now = 100.0 + 71
+        now = 100.0 + 183
         advance(0)
     lines = stream.getvalue().splitlines()
-    assert lines[0] == "extract: 0 of 110 images" and lines[1] == "extract: 10 of 110 images"
-    assert lines[2] == "extract: 30 of 110 images, 1.8/s, 44.0 s left"
+    assert lines[0] == "extract: 0 of 110 images, 1 min 01 s elapsed"
+    assert lines[1] == "extract: 10 of 110 images, 2 min 02 s elapsed"
+    assert lines[2] == "extract: 30 of 110 images, 0.33/s, 3 min 03 s elapsed, 4 min 04 s left"
+
+
+def test_waiting_is_reported_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is finished for long: a line says what is being prepared, and then that it still is."""
+    monkeypatch.setattr(module, "PHASE_SECONDS", 0.05)
+    monkeypatch.setattr(module, "LINE_SECONDS", 0.2)
+    stream = io.StringIO()
+    with progress("extract", 10, phase="starting 2 workers", stream=stream):
+        deadline = time.monotonic() + 10
+        while stream.getvalue().count("\n") < 2 and time.monotonic() < deadline:
+            time.sleep(0.02)
+    first, second, *_, last = stream.getvalue().splitlines()
+    assert first == "extract: starting 2 workers"
+    assert second.startswith("extract: 0 of 10 images, ") and second.endswith(" elapsed, starting 2 workers")
+    assert last.startswith("extract: done 0 of 10 images in ")
+
+
+def test_a_phase_that_takes_long_has_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    with phase("extract", "loading the teacher", stream):
+        pass
+    assert not stream.getvalue(), "it took no time"
+    monkeypatch.setattr(module, "PHASE_SECONDS", 0.01)
+    with phase("extract", "loading the teacher", stream):
+        deadline = time.monotonic() + 10
+        while not stream.getvalue() and time.monotonic() < deadline:
+            time.sleep(0.01)
+    assert stream.getvalue() == "extract: loading the teacher\n"
+
+
+def test_a_terminal_shows_phases_and_elapsed_time() -> None:
+    stream = Terminal()
+    with phase("train", "opening [the] data", stream), progress("keys", 4, phase="counting", stream=stream) as advance:
+        advance(1)
+    shown = stream.getvalue()
+    assert "train: opening [the] data" in shown and "elapsed, counting" in shown
+
+
+def test_a_bar_is_one_line_at_any_width(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    stream = Terminal()
+    with progress("extract", 18_000, unit="views", phase="starting 2 workers", stream=stream) as advance:
+        for _ in range(9):
+            advance(1000)
+            time.sleep(0.03)
+    frames = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue()).replace("\r", "\n").splitlines()
+    assert max(map(len, frames)) <= 80
+    assert all(frame.startswith("extract ") for frame in frames if frame.strip())
+
+
+def test_json_for_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(module.STYLE_VARIABLE, "json")
+    monkeypatch.setattr(module, "JSON_SECONDS", 0.0)
+    stream = Terminal()
+    with phase("extract", "loading the teacher", stream):
+        pass
+    with progress("extract", 30, done=10, phase="starting 2 workers", stream=stream) as advance:
+        advance(10)
+        advance(10)
+    with pytest.raises(KeyError), progress("merge", 3, unit="records", stream=stream):
+        raise KeyError
+    events = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert events[0] == {"event": "phase", "what": "extract", "phase": "loading the teacher"}
+    assert {"event": "phase", "what": "extract", "phase": "starting 2 workers"} in events
+    assert [event["done"] for event in events if event["event"] == "progress"] == [20, 30]
+    done = next(event for event in events if event["event"] == "done")
+    assert (done["done"], done["total"], done["unit"], done["remaining_seconds"]) == (30, 30, "images", 0)
+    assert done["elapsed_seconds"] >= 0 and done["per_second"] > 0
+    assert events[-1]["event"] == "stopped" and events[-1]["what"] == "merge"
+
+
+def test_quiet_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    for style in ("auto", "json"):
+        monkeypatch.setenv(module.STYLE_VARIABLE, style)
+        set_quiet(True)
+        try:
+            stream = Terminal()
+            with phase("a", "b", stream), progress("extract", 3, stream=stream) as advance:
+                advance(3)
+        finally:
+            set_quiet(False)
+        assert not stream.getvalue()

@@ -13,7 +13,7 @@ import torch
 
 from teachonce.cli.main import main
 from teachonce.errors import ConfigError, MissingExtraError
-from teachonce.evaluation.config import EvaluateConfig, ExportConfig
+from teachonce.evaluation.config import EvaluateConfig, ExportOnnxConfig
 from teachonce.evaluation.evaluate import evaluate
 from teachonce.evaluation.int8 import export_int8, int8_path, read_images, spaced_indices
 from teachonce.evaluation.int8_table import Comparison
@@ -40,10 +40,8 @@ def run(digits: Path, digits_store: Path, tmp_path_factory: pytest.TempPathFacto
     return out
 
 
-def settings(run: Path, digits: Path, out: Path, **more: Any) -> ExportConfig:
-    return ExportConfig(
-        source=run, format="onnx", int8=True, data=digits, out=out, **({"calibration_images": 64} | more)
-    )
+def settings(run: Path, digits: Path, out: Path, **more: Any) -> ExportOnnxConfig:
+    return ExportOnnxConfig(run=run, int8=True, data=digits, out=out, **({"calibration_images": 64} | more))
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +166,7 @@ def test_spaced_indices(num_records: int, wanted: int, count: int) -> None:
 def test_the_command_prints_a_table_or_json(
     run: Path, digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = ["export", str(run), "--format", "onnx", "--int8", "--data", str(digits), "--calibration-images", "16"]
+    command = ["export-onnx", str(run), "--int8", "--data", str(digits), "--calibration-images", "16"]
     for more in ([], ["--json"]):
         out = tmp_path / f"student{len(more)}.onnx"
         with pytest.raises(SystemExit) as end:
@@ -211,17 +209,15 @@ def test_data_of_other_classes_leaves_nothing(run: Path, digits: Path, tmp_path:
     "options, message",
     [
         ({"int8": True}, "--int8 without --data: expected --data"),
-        ({"int8": True, "format": "safetensors"}, "--int8 with --format safetensors: expected --format onnx"),
         ({"int8": True, "data": Path("d"), "store": Path("s"), "logits": "records"}, "--logits records: expected not"),
         ({"data": Path("d"), "json": True}, "--data d: applies only with --int8, found no --int8"),
         ({"json": True}, "--json: applies only with --int8, found no --int8"),
-        ({"csv_files": 2}, "--csv-files 2: applies only with --format csv, found --format onnx"),
         ({"int8": True, "data": Path("d"), "calibration_images": 0}, "--calibration-images 0: expected at least 1"),
     ],
 )
 def test_settings_that_cannot_be_meant(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError) as error:
-        ExportConfig(**({"source": Path("run"), "format": "onnx", "out": Path("o")} | options))
+        ExportOnnxConfig(**({"run": Path("run"), "out": Path("o")} | options))
     assert message in str(error.value)
 
 

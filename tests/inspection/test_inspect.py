@@ -151,6 +151,22 @@ def test_the_command_knows_what_it_inspects(store, data, capsys):
     assert open_records(data, "train").num_records == 63
 
 
+def test_a_trusted_store_is_read_without_hashes(store, data, capsys):
+    """A logit that was changed since is found, unless the store is trusted; what has no hashes cannot be trusted."""
+    path = store.path / f"{store.shards[0][0]}.v000-000.arrow"
+    content = bytearray(path.read_bytes())
+    place = content.index(store.read_logits(0, 0, [0])[0].tobytes())
+    content[place] ^= 1  # the last bit of a mantissa
+    path.write_bytes(content)
+    with pytest.raises(SystemExit) as end:
+        main(["inspect", str(store.path)])
+    assert end.value.code == 1 and path.name in capsys.readouterr().err
+    assert "63 records x 1 views" in shown(capsys, "inspect", store.path, "--trust")
+    with pytest.raises(SystemExit) as end:
+        main(["inspect", str(data), "--trust"])
+    assert end.value.code == 2 and "--trust: is for stores" in capsys.readouterr().err
+
+
 def test_a_run(tmp_path, data, store, capsys):
     words = ["train", "--data", data, "--student", "timm:test_resnet", "--store", store.path, "--out", tmp_path / "run"]
     options = ["--size", 32, "--epochs", 1, "--batch-size", 16, "--device", "cpu", "--validation-split", "none"]

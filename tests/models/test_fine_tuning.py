@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from teachonce.errors import ConfigError, ModelError, PlanMismatchError
-from teachonce.evaluation.config import EvaluateConfig, ExportConfig
+from teachonce.evaluation.config import EvaluateConfig, ExportOnnxConfig
 from teachonce.evaluation.evaluate import evaluate
 from teachonce.evaluation.int8 import export_int8, int8_path
 from teachonce.extraction.config import ExtractConfig
@@ -244,9 +244,7 @@ def test_the_whole_path_of_the_page(halves, tmp_path: Path) -> None:
     result = train(TrainConfig(out=tmp_path / "student", **options, **shared))
     assert result["top1"] > 0.4, "five classes: chance is 0.2"
     out = tmp_path / "student.onnx"
-    found = export_int8(
-        ExportConfig(source=tmp_path / "student", format="onnx", int8=True, data=high, store=views, out=out)
-    )
+    found = export_int8(ExportOnnxConfig(run=tmp_path / "student", int8=True, data=high, store=views, out=out))
     assert found.float32.top1 == pytest.approx(result["top1"])
     again = evaluate(EvaluateConfig(data=high, model=f"onnx:{int8_path(out)}", device="cpu"))
     assert again["top1"] == pytest.approx(found.int8.top1)

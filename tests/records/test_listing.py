@@ -1,3 +1,4 @@
+import warnings
 from pathlib import Path
 
 import pytest
@@ -51,8 +52,15 @@ def test_what_holds_no_image_is_refused(tmp_path: Path) -> None:
 
 
 def test_other_files_are_left_out_with_a_warning(tmp_path: Path) -> None:
-    make_tree(tmp_path, "a/1.jpg", "a/2.tiff", "a/notes.txt")
+    make_tree(tmp_path, "a/1.jpg", "a/2.tiff", "a/notes.txt", "a/Thumbs.db", "a/desktop.ini")
     with pytest.warns(UserWarning, match="2 files without an image's ending are left out, such as"):
+        assert len(list_images(tmp_path, ["a"])) == 1
+
+
+def test_what_windows_leaves_is_no_news(tmp_path: Path) -> None:
+    make_tree(tmp_path, "a/1.jpg", "a/Thumbs.db", "a/desktop.ini", "a/.DS_Store")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
         assert len(list_images(tmp_path, ["a"])) == 1
 
 

@@ -210,7 +210,7 @@ def test_one_view_of_a_file_is_damaged_and_the_others_are_read(finished):
 def test_a_block_is_hashed_once(finished, monkeypatch):
     hashed = []
     real = BlockFile._damage
-    monkeypatch.setattr(BlockFile, "_damage", lambda self, block, content: hashed.append(block) or real(self, block))
+    monkeypatch.setattr(BlockFile, "_damage", lambda self, block, at: hashed.append(block) or real(self, block, at))
     store = Store(finished[0])
     for _ in range(3):
         for view in range(3):
@@ -351,7 +351,7 @@ def test_the_shards_that_were_used_last_stay_open(finished, monkeypatch):
     monkeypatch.setattr(BlockFile, "__init__", lambda self, *a, **o: opened.append(a[1]) or real(self, *a, **o))
     hashed = []
     damage = BlockFile._damage
-    monkeypatch.setattr(BlockFile, "_damage", lambda self, block, content: hashed.append(block) or damage(self, block))
+    monkeypatch.setattr(BlockFile, "_damage", lambda self, block, at: hashed.append(block) or damage(self, block, at))
     store = Store(finished[0])
     for _ in range(2):
         first, second = store.read_columns(0, 0), store.read_keys(1)

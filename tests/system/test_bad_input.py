@@ -284,7 +284,9 @@ def test_an_output_that_exists(tmp_path, capsys, teacher):
     images = write_image_folder(tmp_path / "images")
     fails(capsys, ["records", "--images", images, "--out", data], 1, "did not write|other classes")
     export_csv(store.path, tmp_path / "csv")
-    fails(capsys, ["export", store.path, "--format", "csv", "--out", tmp_path / "csv"], 2, r"train-0\.csv: exists")
+    fails(
+        capsys, ["export-logits", store.path, "--format", "csv", "--out", tmp_path / "csv"], 2, r"train-0\.csv: exists"
+    )
     assert tree(foreign) == before
 
 
@@ -355,7 +357,7 @@ def test_a_split_that_leads_out_of_the_folder(tmp_path, capsys, split):
     before = tree(tmp_path)
     out = tmp_path / "deep" / "er" / "out"
     for words in (
-        ["export", store.path, "--format", "csv", "--out", out],
+        ["export-logits", store.path, "--format", "csv", "--out", out],
         ["merge", store.path, "--data", data, "--out", out],
     ):
         fails(capsys, words, 1, "split", "expected the name of one file or folder")

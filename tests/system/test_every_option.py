@@ -22,8 +22,9 @@ from tests.support.small_models import write_color_shards, write_color_teacher
 
 NONSENSE = ("0", "-1", "inf", "nan", "1e300", "", "1_0")
 ESSENTIALS = {"data": "data", "images": "images", "out": "out", "student": "timm:test_resnet", "teacher": "teacher"}
-ESSENTIALS |= {"model": "teacher", "target": "copy"}
-ESSENTIALS |= {"source": "store", "store": "store", "csv": "csv", "path": "store", "format": "csv"}
+ESSENTIALS |= {"model": "teacher", "target": "copy", "run": "run"}
+ESSENTIALS |= {"source": "store", "store": "store", "csv": "csv", "path": "store"}
+ESSENTIALS |= {"first": "store", "second": "store", "shell": "bash"}
 CONTRADICTIONS = ["--min-lr 0.2", "--warmup-epochs 101", "--store s --store-weights inf", "--eval-size 0"]
 QUICK = {"extract": ["--device", "cpu"], "verify": ["--device", "cpu"], "evaluate": ["--device", "cpu"]}
 QUICK["plan"] = ["--device", "cpu", "--samples", "8"]
@@ -78,10 +79,10 @@ def words_with(option: Option, value: str) -> list[str]:
     for field in dataclasses.fields(kind):
         is_positional = POSITIONAL in getattr(hints[field.name], "__metadata__", ())
         is_needed = field.default is dataclasses.MISSING or (option.command, field.name) == ("ablate", "teacher")
-        if field.name == option.name and is_positional:
-            words.append(value)
+        if is_positional:
+            words.append(value if field.name == option.name else ESSENTIALS[field.name])
         elif field.name != option.name and is_needed:
-            words += [ESSENTIALS[field.name]] if is_positional else [flag(field.name), ESSENTIALS[field.name]]
+            words += [flag(field.name), ESSENTIALS[field.name]]
     if POSITIONAL in option.marks:
         return words
     count = 2 if "tuple[" in str(option.hint) and REPEATED not in option.marks else 1
@@ -136,9 +137,11 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_color_shards(folder / "data", sizes=(8,), split="validation")
     write_image_folder(folder / "images")
     write_color_teacher(folder / "teacher.onnx")
+    small = ["--size", "16", "--batch-size", "8", "--epochs", "1", "--validation-split", "none", "--device", "cpu"]
     for words in (
+        ["train", "--data", "data", "--student", "timm:test_resnet", "--out", "run", *small],
         ["extract", "--data", "data", "--teacher", "onnx:teacher.onnx,size=16,resize=16", "--out", "store"],
-        ["export", "store", "--format", "csv", "--out", "csv"],
+        ["export-logits", "store", "--format", "csv", "--out", "csv"],
     ):
         with contextlib.chdir(folder), pytest.raises(SystemExit) as end:
             main(words)
@@ -147,7 +150,7 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", [name for name in COMMANDS if name not in ("ablate", "demo", "upgrade")])
+@pytest.mark.parametrize("command", sorted(COMMANDS.keys() - {"ablate", "demo", "upgrade", "completion"}))
 def test_what_is_accepted_works(
     command: str, material: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

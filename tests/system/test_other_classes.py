@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from teachonce.errors import ConfigError
-from teachonce.evaluation.config import EvaluateConfig, ExportConfig
+from teachonce.evaluation.config import EvaluateConfig, ExportOnnxConfig
 from teachonce.evaluation.evaluate import evaluate
 from teachonce.evaluation.int8 import export_int8
 from teachonce.evaluation.onnx_export import export_run
@@ -139,8 +139,8 @@ def test_the_same_names_are_found_behind_a_background_class(
 
 def test_int8_is_measured_on_the_runs_own_classes(run: Path, renamed: Path, tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
-    config = ExportConfig(
-        source=run, out=tmp_path / "student.onnx", format="onnx", int8=True, data=renamed, split="train",
+    config = ExportOnnxConfig(
+        run=run, out=tmp_path / "student.onnx", int8=True, data=renamed, split="train",
         validation_split="train",
     )  # fmt: skip
     with pytest.raises(ConfigError, match="its 10 classes have other names"):

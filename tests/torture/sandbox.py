@@ -57,7 +57,7 @@ COMMANDS = {
         ("verify", "{}/store", "--data", "{}/data", "--samples", "8", "--device", "cpu"), "store", ("data", "store")
     ),
     "merge": Command(("merge", "{}/fixed", "--data", "{}/data", "--out", "{}/merged"), "merged", ("data", "fixed")),
-    "export": Command(("export", "{}/fixed", "--format", "csv", "--out", "{}/csv"), "csv", ("fixed",)),
+    "export": Command(("export-logits", "{}/fixed", "--format", "csv", "--out", "{}/csv"), "csv", ("fixed",)),
     "import": Command(("import", "{}/csv", "--data", "{}/data", "--out", "{}/imported"), "imported", ("csv", "data")),
     "inspect": Command(
         ("inspect", "{}/store", "--html", "--data", "{}/data", "--out", "{}/page/p.html"), "page", ("store", "data")

@@ -1,4 +1,4 @@
-"""The command line, and the programs that chain or choose among the others: ablate, demo, export.
+"""The command line: words and files to options, help, and the programs that chain others: ablate, demo, export.
 
 The only package that imports tyro.
 """

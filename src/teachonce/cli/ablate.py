@@ -10,7 +10,7 @@ ways, the arms:
     online    a teacher asked at every step: the reference that pays for the teacher at every step
 
 With ``--stores A,B,A+B`` the arms are stores that are there already: trying teachers is cheap. Every part is the
-program that the command line calls, resumes after a kill, and is skipped when it is whole.
+program that the command line calls, resumes after a kill, and is skipped when it is complete.
 
 Seeds are paired: with seed s every arm starts from the same weights and sees the records in the same order, so arms are
 compared by their differences, seed by seed; intervals are Student's t, at 95 % for all comparisons together.
@@ -35,7 +35,7 @@ from typing import Any, TextIO
 
 from teachonce.cli.ablate_table import Arm, draw_ablation, render_table
 from teachonce.cli.config import AblateConfig
-from teachonce.engine.jobs import run_jobs
+from teachonce.engine.jobs import describe_start, run_jobs
 from teachonce.engine.machine import num_cores
 from teachonce.engine.options import Engine
 from teachonce.engine.progress import Advance, progress
@@ -58,7 +58,7 @@ from teachonce.storage.files import atomic_write, open_storage, read_json, write
 from teachonce.storage.local import LocalStorage
 from teachonce.storage.strict_json import convert_json
 from teachonce.store.store import Store
-from teachonce.terminal import print_line, print_text
+from teachonce.terminal import print_line, print_note, print_text
 from teachonce.training.config import TrainConfig, TrainingOptions
 from teachonce.training.train import train
 from teachonce.views.options import MixOptions
@@ -173,11 +173,11 @@ def _extract(config: AblateConfig, out: Path, **settings: Any) -> None:
     }
     views = {field.name: getattr(config, field.name) for field in dataclasses.fields(MixOptions)}
     extraction = ExtractConfig(**drop_idle(ExtractConfig, {**views, **common, **settings}))
-    print_line(f"$ teachonce extract {command_line(extraction)}")
+    print_note(f"$ teachonce extract {command_line(extraction)}")
     start = time.monotonic()
     extract(extraction)
     seconds = _read_extractions(config)
-    # A call that finds the store whole takes no time; the first one's counts.
+    # A call that finds the store complete takes no time; the first one's counts.
     seconds[out.name] = max(seconds.get(out.name, 0.0), time.monotonic() - start)
     write_json(config.out / _EXTRACTIONS_NAME, seconds)
 
@@ -222,7 +222,9 @@ def _train_students(config: AblateConfig, students: Sequence[TrainConfig], num_j
     ):
         build: Callable[[int], Any] = partial(_build_trainer, config.out / "logs", num_jobs)
         try:
-            with progress("ablate", len(students), unit="students") as advance:
+            with progress(
+                "ablate", len(students), unit="students", phase=describe_start(num_jobs, len(students))
+            ) as advance:
                 for _ in run_jobs(build, students, engine=Engine(num_workers=num_jobs), report=advance):
                     num_trained += 1
                     if signals.received:

@@ -9,36 +9,56 @@ from typing import Literal
 
 from teachonce.codecs.options import KEPT_CLASSES, CodecName
 from teachonce.errors import ConfigError
-from teachonce.options import Count, CountOrNone, Label, Seed, check_applicable, check_ranges, only_with, require
+from teachonce.models.options import Spec
+from teachonce.options import (
+    Common,
+    Condition,
+    Count,
+    CountOrNone,
+    InArms,
+    InLoss,
+    InOutput,
+    InRunning,
+    InTeacher,
+    Label,
+    Positional,
+    Seed,
+    check_applicable,
+    check_ranges,
+    only_with,
+    require,
+)
 from teachonce.training.config import TrainingOptions
+
+_MADE_STORES = Condition("no --stores", lambda options: not options.stores)
 
 
 @dataclass(frozen=True, kw_only=True)
 class AblateConfig(TrainingOptions):
     """Is it worth it? The same student at equal steps: labels, fixed logits, stored views, online teacher."""
 
-    teacher: str | None = None
+    teacher: InTeacher[Common[Spec | None]] = only_with(None, _MADE_STORES)
     """Model SPEC of the teacher: makes the stores that the arms need, and is the online teacher."""
-    stores: str = ""
+    stores: InArms[Common[str]] = ""
     """Stores to compare instead of making them: A,B,A+B; A+B averages two teachers over the same views."""
-    arms: str = "labels,center,views:1,views:4,views:10,online"
+    arms: InArms[Common[str]] = "labels,center,views:1,views:4,views:10,online"
     """What to compare: labels; center (fixed logits, the student's own crops); views:V (V stored views); own:V (V
     stored views, but the student draws its own: no agreement); online. With --stores only labels counts."""
-    seeds: Count = 3
+    seeds: InArms[Common[Count]] = 3
     """Students an arm, each with another seed."""
-    total_weight: Literal["equal", "given"] = "equal"
+    total_weight: InLoss[Literal["equal", "given"]] = "equal"
     """Loss weights of the arms with a teacher: equal scales --label-weight and --kd-weight to the sum 1 that the labels
     have in the arm without one, so that gradients are of one size at one learning rate; given takes them as they are
     (1 + 1 is about twice the gradient)."""
-    codec: CodecName = "int8"
+    codec: InTeacher[CodecName] = only_with("int8", _MADE_STORES)
     """Codec of the stores."""
-    topk: Count = only_with(10, KEPT_CLASSES)
+    topk: InTeacher[Count] = only_with(10, KEPT_CLASSES)
     """Codec topk: classes that are kept."""
-    view_seed: Seed = 0
+    view_seed: InTeacher[Seed] = only_with(0, _MADE_STORES)
     """Seed of the views; those of a store are the same for all students."""
-    teacher_offset: Label | None = None
+    teacher_offset: InTeacher[Label | None] = only_with(None, _MADE_STORES)
     """Data label of the teacher's class 0, as --offset of extract."""
-    jobs: CountOrNone = 1
+    jobs: InRunning[Common[CountOrNone]] = 1
     """Students trained at the same time; 0 means one a core (on the CPU)."""
 
     def __post_init__(self) -> None:
@@ -76,12 +96,20 @@ class AblateConfig(TrainingOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class CompletionConfig:
+    """Print the script that makes a shell complete commands and options on Tab."""
+
+    shell: InOutput[Positional[Literal["bash", "zsh", "fish"]]]
+    """Which shell it is for; its help says where the script goes."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class DemoConfig:
     """All of it on handwritten digits that ship with scikit-learn: records, extract, verify, merge, train, compare."""
 
-    out: Path = Path("demo")
+    out: InOutput[Path] = Path("demo")
     """Folder for everything that the demo makes."""
-    seeds: Count = 3
+    seeds: InRunning[Count] = 3
     """Students a row of the table, each with another seed."""
 
     def __post_init__(self) -> None:

@@ -60,7 +60,7 @@ class Row:
 
 
 def demo(config: DemoConfig) -> None:
-    """Run everything into ``config.out``; whole parts of an earlier, interrupted demo are kept and skipped."""
+    """Run everything into ``config.out``; completed parts of an earlier, interrupted demo are kept."""
     start = time.monotonic()
     out = config.out
     images, records, teacher = out / "images", out / "records", out / "teacher"
@@ -112,7 +112,7 @@ def demo(config: DemoConfig) -> None:
         file.write(table.encode())
     write_json(out / "table.json", [dataclasses.asdict(row) for row in rows])
     print_text(f"\n{table}")
-    print_text(f"Everything is in {out}; whole demo: {time.monotonic() - start:.0f} s. Look at:")
+    print_text(f"Everything is in {out}; the demo took {time.monotonic() - start:.0f} s. Look at:")
     print_text(
         f"  {out / 'student-views-0' / 'report.html'}   a student's curves; the teacher's: {teacher / 'report.html'}"
     )

@@ -1,4 +1,4 @@
-"""``teachonce export``: a run or a store in the formats of others, each written by its own program."""
+"""What a run or a store is written as for others: one command a product, each by its own program."""
 
 from __future__ import annotations
 
@@ -6,37 +6,22 @@ import json
 from pathlib import Path
 
 from teachonce.errors import ConfigError
-from teachonce.evaluation.config import ExportConfig
+from teachonce.evaluation.config import ExportOnnxConfig, ExportWeightsConfig
+from teachonce.interop.config import ExportLogitsConfig
 from teachonce.storage.files import open_storage
 from teachonce.store.plan_files import holds_store
 from teachonce.terminal import print_line, print_text, visible
 
 
-def export(config: ExportConfig) -> None:
-    """Write the files and print where they are, with ``--int8`` the comparison of both students too.
+def export_onnx(config: ExportOnnxConfig) -> None:
+    """Write ONNX and print where it is, with ``--int8`` the comparison of both students too; raises what they do."""
+    _refuse_store(config.run)
+    if not config.int8:
+        from teachonce.evaluation.onnx_export import export_run
 
-    Raises ConfigError for a folder that has nothing to write in that format, and what the formats' programs raise.
-    """
-    is_store = holds_store(config.source)
-    if is_store != (config.format == "csv"):
-        kind = "store" if is_store else "run or no folder of ours"
-        raise ConfigError(
-            f"{config.source}: is a {kind}; --format csv is for stores, onnx and safetensors are for runs"
-        )
-    # Imports stay inside: a store's CSV needs no torch.
-    if config.format == "csv":
-        from teachonce.interop.csv_files import export_csv
-
-        paths = export_csv(
-            config.source,
-            config.out,
-            csv_files=config.csv_files,
-            view=config.view,
-            background_logit=config.background_logit,
-            trust=config.trust,
-        )
-        _print_paths(*paths)
-    elif config.int8:
+        export_run(config.run, "onnx", config.out)
+        _print_paths(config.out)
+    else:
         from teachonce.evaluation.int8 import export_int8, int8_path
         from teachonce.evaluation.int8_table import render_comparison
 
@@ -44,16 +29,51 @@ def export(config: ExportConfig) -> None:
         print_text(json.dumps(found.to_json()) if config.json else render_comparison(found))
         for path in (config.out, int8_path(config.out)):
             print_line(str(path)) if config.json else _print_paths(path)
-    else:
-        from teachonce.evaluation.onnx_export import export_run
-
-        export_run(config.source, config.format, config.out)
-        _print_paths(config.out)
     # What a killed export left there.
-    open_storage(config.out if config.format == "csv" else config.out.parent).remove_temporaries()
+    open_storage(config.out.parent).remove_temporaries()
+
+
+def export_weights(config: ExportWeightsConfig) -> None:
+    """Write safetensors and print where they are; raises what ``export_run`` does."""
+    _refuse_store(config.run)
+    from teachonce.evaluation.onnx_export import export_run
+
+    export_run(config.run, "safetensors", config.out)
+    _print_paths(config.out)
+    open_storage(config.out.parent).remove_temporaries()
+
+
+def export_logits(config: ExportLogitsConfig) -> None:
+    """Write a store's logits as CSV or Parquet and print where they are; raises what the formats' programs do."""
+    if not holds_store(config.store):
+        raise ConfigError(
+            f"{config.store}: is no store, whose logits are to be exported; export-onnx and export-weights are for runs"
+        )
+    if config.format == "csv":
+        from teachonce.interop.csv_files import export_csv
+
+        paths = export_csv(
+            config.store,
+            config.out,
+            csv_files=config.csv_files,
+            view=config.view or 0,
+            background_logit=config.background_logit,
+            trust=config.trust,
+        )
+    else:
+        from teachonce.interop.parquet_files import export_parquet
+
+        paths = export_parquet(config.store, config.out, view=config.view, top=config.top, trust=config.trust)
+    _print_paths(*paths)
+    open_storage(config.out).remove_temporaries()
+
+
+def _refuse_store(run: Path) -> None:
+    if holds_store(run):
+        raise ConfigError(f"{run}: is a store, expected a run; export-logits is for stores")
 
 
 def _print_paths(*paths: Path) -> None:
-    """For programs that read them: whole, a line each."""
+    """For programs that read them: complete, a line each."""
     for path in paths:
         print_text(visible(str(path)))

@@ -1,48 +1,50 @@
 """The command line: one subcommand a program, each a typed configuration.
 
-Nothing heavy is imported until a command runs, so that ``--help`` answers at once. A TeachonceError becomes one line
-on stderr and its exit code (1: the work failed or a check did not hold; 2: the command or its configuration is wrong),
-and so does every other exception, with exit code 1; ``--debug`` shows the traceback before the line.
-
-What a command means is found in three steps: argparse takes out the few options that must be known first (``--recipe``
-among them), tyro reads the words into an unchecked form whose defaults are the recipe's, and the command's own option
-class checks the result.
+Nothing heavy is imported until a command runs, so that ``--help`` answers at once, and what can be checked without is
+checked before (``checks``). A TeachonceError becomes one line on stderr and its exit code (1: the work failed or a
+check did not hold; 2: the command or its configuration is wrong), and so does every other exception, with exit code 1;
+``--debug`` shows the traceback before the line.
 """
 
 from __future__ import annotations
 
-import argparse
-import dataclasses
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
-from typing import Annotated, Any, NamedTuple, Union, get_args, get_type_hints
-
-import tyro
+from typing import Any, NamedTuple
 
 from teachonce import __version__
 from teachonce.cli import output
-from teachonce.cli.config import AblateConfig, DemoConfig
-from teachonce.cli.reading import with_readers
-from teachonce.cli.storage_options import take_storage_options
+from teachonce.cli.checks import check_inputs
+from teachonce.cli.config import AblateConfig, CompletionConfig, DemoConfig
+from teachonce.cli.config_file import read_config_file
+from teachonce.cli.help import command_help, overview
+from teachonce.cli.parsing import Flags, find_command, find_value, parse_options, take_flags, take_storage_options
+from teachonce.engine.progress import set_style
 from teachonce.engine.stop_signals import Interrupted
-from teachonce.errors import TeachonceError
-from teachonce.evaluation.config import EvaluateConfig, ExportConfig
+from teachonce.errors import ConfigError, TeachonceError
+from teachonce.evaluation.config import EvaluateConfig, ExportOnnxConfig, ExportWeightsConfig
 from teachonce.extraction.config import ExtractConfig, PlanConfig, VerifyConfig
 from teachonce.extras import missing_extras
-from teachonce.inspection.config import InspectConfig, StatusConfig
-from teachonce.interop.config import CopyConfig, ImportConfig, MergeConfig, RecordsConfig, ReindexConfig, UpgradeConfig
-from teachonce.options import POSITIONAL, REPEATED, Alias, flag
-from teachonce.terminal import print_line, print_text, show_warnings_as_lines
+from teachonce.inspection.config import DiffConfig, InspectConfig, StatusConfig
+from teachonce.interop.config import (
+    CopyConfig,
+    ExportLogitsConfig,
+    ImportConfig,
+    MergeConfig,
+    RecordsConfig,
+    ReindexConfig,
+    UpgradeConfig,
+)
+from teachonce.terminal import print_line, print_text, set_quiet, show_warnings_as_lines
 from teachonce.training.config import TrainConfig
-from teachonce.training.recipes import Options, Recipe, build_recipe, describe_recipes
+from teachonce.training.recipes import Recipe, build_recipe, describe_recipes
 
 DESCRIPTION = (
     "Offline knowledge distillation for image classifiers: run the teacher once, keep what it said, teach any number "
-    "of students. '--debug' in front of a command shows tracebacks, '--version' the version; "
-    "'--storage-options KEY=VALUE ...' anywhere sets what object stores (s3://, gs://, az://) need."
+    "of students."
 )
 
 
@@ -54,39 +56,126 @@ class Command(NamedTuple):
     """MODULE:FUNCTION within teachonce, imported when the command runs: each pays for its own libraries only."""
     show: Callable[[Any, Any], int] = output.show_nothing
     """Prints the result of the program, given the options too; returns the exit code."""
+    examples: tuple[str, ...] = ()
+    """What may follow the command's name, for its help."""
     extra: str | None = None
     """What to install for all that the program needs, where the first library that it lacks is of a smaller extra."""
 
 
 COMMANDS: dict[str, Command] = {
-    "records": Command(RecordsConfig, "interop.convert:convert_records"),
-    "reindex": Command(ReindexConfig, "interop.reindex:reindex"),
-    "extract": Command(ExtractConfig, "extraction.extract:extract"),
-    "verify": Command(VerifyConfig, "extraction.verify:verify", output.show_verdict),
-    "inspect": Command(InspectConfig, "inspection.inspect:inspect", output.show_text),
-    "status": Command(StatusConfig, "inspection.status:status", output.show_text),
-    "merge": Command(MergeConfig, "interop.merge:merge"),
-    "train": Command(TrainConfig, "training.train:train", extra="train"),
-    "evaluate": Command(EvaluateConfig, "evaluation.evaluate:evaluate", output.show_scores),
-    "export": Command(ExportConfig, "cli.export:export"),
-    "upgrade": Command(UpgradeConfig, "interop.upgrade:upgrade"),
-    "copy": Command(CopyConfig, "interop.copy:copy"),
-    "import": Command(ImportConfig, "interop.csv_files:import_csv"),
-    "plan": Command(PlanConfig, "extraction.planning.estimate:estimate", output.show_text),
-    "ablate": Command(AblateConfig, "cli.ablate:ablate", extra="train"),
-    "demo": Command(DemoConfig, "cli.demo:demo", extra="demo"),
+    "records": Command(
+        RecordsConfig,
+        "interop.convert:convert_records",
+        examples=(
+            "--images raw --split train --shards 1024 --out records",
+            "--images raw --split train --out merged --logits store",
+        ),
+    ),
+    "reindex": Command(
+        ReindexConfig,
+        "interop.reindex:reindex",
+        examples=("--data records --out marked",),
+    ),
+    "extract": Command(
+        ExtractConfig,
+        "extraction.extract:extract",
+        examples=(
+            "--data records --teacher timm:resnet50 --out store --expect-top1 0.78",
+            "--data records --teacher timm:resnet50 --out store --policy crop --views 50",
+        ),
+    ),
+    "verify": Command(
+        VerifyConfig,
+        "extraction.verify:verify",
+        output.show_verdict,
+        ("store --data records", "store --data records --samples 0 --json"),
+    ),
+    "inspect": Command(
+        InspectConfig,
+        "inspection.inspect:inspect",
+        output.show_text,
+        ("store", "store --html --data records"),
+    ),
+    "status": Command(
+        StatusConfig,
+        "inspection.status:status",
+        output.show_text,
+        ("store", "s3://bucket/store --watch"),
+    ),
+    "diff": Command(DiffConfig, "inspection.diff:diff", output.show_text, ("run-a run-b", "store-a store-b --json")),
+    "merge": Command(MergeConfig, "interop.merge:merge", examples=("store --data records --out merged",)),
+    "train": Command(
+        TrainConfig,
+        "training.train:train",
+        examples=(
+            "--data records --student timm:resnet18 --store store --kd-temp 1 --out run",
+            "--config run/config.json --seed 1 --out run-1",
+        ),
+        extra="train",
+    ),
+    "evaluate": Command(
+        EvaluateConfig,
+        "evaluation.evaluate:evaluate",
+        output.show_scores,
+        ("--data records --model run:run", "--data records --model timm:resnet50 --json"),
+    ),
+    "export-onnx": Command(
+        ExportOnnxConfig,
+        "cli.export:export_onnx",
+        examples=("run --out student.onnx", "run --out student.onnx --int8 --data records"),
+    ),
+    "export-weights": Command(
+        ExportWeightsConfig, "cli.export:export_weights", examples=("run --out student.safetensors",)
+    ),
+    "export-logits": Command(
+        ExportLogitsConfig,
+        "cli.export:export_logits",
+        examples=("store --out logits", "store --out csv --format csv --background-logit 0"),
+    ),
+    "upgrade": Command(UpgradeConfig, "interop.upgrade:upgrade", examples=("old-store --out store --data records",)),
+    "copy": Command(
+        CopyConfig,
+        "interop.copy:copy",
+        examples=("store s3://bucket/store", "https://host/store store --views 0:10"),
+    ),
+    "import": Command(
+        ImportConfig, "interop.csv_files:import_csv", examples=("csv --data records --out store --drop 1",)
+    ),
+    "plan": Command(
+        PlanConfig,
+        "extraction.planning.estimate:estimate",
+        output.show_text,
+        ("--data records --teacher timm:resnet50 --policy crop --views 50 --students 3",),
+    ),
+    "ablate": Command(
+        AblateConfig,
+        "cli.ablate:ablate",
+        examples=("--data records --student timm:resnet18 --teacher timm:resnet50 --out ablation --epochs 30",),
+        extra="train",
+    ),
+    "demo": Command(DemoConfig, "cli.demo:demo", examples=("--out demo",), extra="demo"),
+    "completion": Command(
+        CompletionConfig,
+        "cli.completion:completion",
+        output.show_text,
+        ("bash > ~/.local/share/bash-completion/completions/teachonce", "fish"),
+    ),
 }
+ACTIONS = {"train": (("--list-recipes", "Show every recipe, and exit."),)}
+"""What may be asked of a command instead of running it, by command."""
+GONE = {
+    "export": "is a command for each of its products: export-onnx RUN (with --int8), export-weights RUN (safetensors), "
+    "export-logits STORE --format csv or parquet"
+}
+"""What came in place of commands of older versions."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and exit with its code."""
-    first = argparse.ArgumentParser(prog="teachonce", add_help=False, allow_abbrev=False)
-    first.add_argument("--debug", action="store_true")
-    first.add_argument("--version", action="version", version=f"teachonce {__version__}")
-    flags, remaining = first.parse_known_args(arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
     show_warnings_as_lines()
     try:
-        code = run_command(parse_command(take_storage_options(remaining)))
+        code = run_words(words)
     except KeyboardInterrupt as interrupt:
         if not isinstance(interrupt, Interrupted):
             print_line("teachonce: interrupted; completed work is kept. Run the same command to resume")
@@ -97,75 +186,88 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = 0
     except Exception as error:
         # Whatever it is: a library's error, or a mistake of ours. The last handler there is.
-        if flags.debug:
+        if "--debug" in words:
             traceback.print_exc()
         print_line(f"teachonce: {_as_line(error)}")
         code = error.exit_code if isinstance(error, TeachonceError) else 1
     sys.exit(code)
 
 
+def run_words(arguments: Sequence[str]) -> int:
+    """Do what the words of a command line ask for; returns the exit code."""
+    flags, words = take_flags(take_storage_options(list(arguments)))
+    if flags.version:
+        print_text(f"teachonce {__version__}")
+        return 0
+    if not words:
+        print_text(overview(DESCRIPTION, {name: command.options for name, command in COMMANDS.items()}))
+        return 0 if flags.help or flags.help_all else 2
+    name = find_command(words, COMMANDS, GONE)
+    if flags.help or flags.help_all:
+        print_text(_help(name, words[1:], flags))
+        return 0
+    if name == "train" and "--list-recipes" in words:
+        print_text(describe_recipes())
+        return 0
+    set_style(flags.progress)
+    set_quiet(flags.quiet)
+    try:
+        return run_command(_parse(name, words[1:], flags))
+    finally:
+        # Where the process goes on it is somebody else's.
+        set_style("auto")
+        set_quiet(False)
+
+
 def parse_command(arguments: Sequence[str]) -> Any:
-    """The configuration that a command line means; exits with code 2 and a hint where it means none."""
-    recipe = _find_recipe(arguments) if arguments[:1] == ["train"] else None
-    forms = {_unchecked_form(command.options): name for name, command in COMMANDS.items()}
-    chosen: dict[str, Options] = {} if recipe is None else {"train": recipe.options}
-    subcommands = tuple(
-        Annotated[form, tyro.conf.subcommand(name, default=_starting_values(form, chosen.get(name, {})))]
-        for form, name in forms.items()
-    )
-    union: Any = Union[subcommands]  # noqa: UP007, of what a dictionary holds
-    form = tyro.cli(
-        union, prog="teachonce", description=DESCRIPTION, args=arguments, config=(tyro.conf.CascadeSubcommandArgs,)
-    )
-    values = {field.name: getattr(form, field.name) for field in dataclasses.fields(form)}
-    return COMMANDS[forms[type(form)]].options(**(values if recipe is None else recipe.complete(values)))
+    """The configuration that a command line means; raises ConfigError where it means none."""
+    flags, words = take_flags(arguments)
+    if not words:
+        raise ConfigError("no command; 'teachonce --help' lists them")
+    return _parse(find_command(words, COMMANDS, GONE), words[1:], flags)
 
 
 def run_command(config: Any) -> int:
-    """Run the program of a configuration; returns the exit code."""
+    """Run the program of a configuration, its inputs checked before anything heavy is imported; the exit code."""
     name, command = next(row for row in COMMANDS.items() if type(config) is row[1].options)
+    check_inputs(config)
     module, _, function = command.program.partition(":")
     with missing_extras(name, command.extra):
         program = getattr(import_module(f"teachonce.{module}"), function)
         return command.show(program(config), config)
 
 
-def _find_recipe(arguments: Sequence[str]) -> Recipe | None:
-    """The recipe that a training begins with; for ``--list-recipes`` all are printed instead, and nothing follows."""
-    first = argparse.ArgumentParser(prog="teachonce train", add_help=False, allow_abbrev=False)
-    first.add_argument("--recipe", nargs="?")  # where its value is missing, tyro says so
-    first.add_argument("--list-recipes", action="store_true")
-    found, _ = first.parse_known_args(arguments)
-    if found.list_recipes:
-        print_text(describe_recipes())
-        sys.exit(0)
-    return None if found.recipe is None else build_recipe(found.recipe)
+def _help(name: str, words: Sequence[str], flags: Flags) -> str:
+    command = COMMANDS[name]
+    chosen = _read_file(name, flags)
+    recipe = _find_recipe(name, words, chosen)
+    return command_help(
+        name,
+        command.options,
+        command.examples,
+        ACTIONS.get(name, ()),
+        is_full=flags.help_all,
+        defaults=chosen if recipe is None else recipe.options | chosen,
+    )
 
 
-def _unchecked_form(options: type) -> type:
-    """An option class as tyro wants it: with tyro's markers in place of ours, and filled in before it is checked."""
-    markers = {POSITIONAL: tyro.conf.Positional, REPEATED: tyro.conf.UseAppendAction}
-    marked: dict[str, Any] = {}
-    for name, hint in get_type_hints(options, include_extras=True).items():
-        marked[name] = with_readers(name, hint)
-        for marker in getattr(hint, "__metadata__", ()):
-            if isinstance(marker, Alias):
-                marked[name] = Annotated[marked[name], tyro.conf.arg(aliases=[flag(marker.name)])]
-            elif marker in markers:
-                marked[name] = Annotated[with_readers(name, get_args(hint)[0]), markers[marker]]
-    namespace = {
-        "__doc__": options.__doc__,
-        "__module__": options.__module__,
-        "__annotations__": marked,
-        "__post_init__": lambda self: None,
-    }
-    return dataclasses.dataclass(frozen=True, kw_only=True)(type(options.__name__, (options,), namespace))
+def _parse(name: str, words: Sequence[str], flags: Flags) -> Any:
+    options = COMMANDS[name].options
+    chosen = _read_file(name, flags)
+    recipe = _find_recipe(name, words, chosen)
+    values = parse_options(name, options, words, chosen if recipe is None else recipe.options | chosen)
+    return options(**(values if recipe is None else recipe.complete(values)))
 
 
-def _starting_values(form: type, chosen: Options) -> Any:
-    """What a form holds before the words are read: the chosen options, the defaults, and nothing where one is asked."""
-    required = [field.name for field in dataclasses.fields(form) if field.default is dataclasses.MISSING]
-    return form(**(dict.fromkeys(required, tyro.MISSING) | chosen))
+def _read_file(name: str, flags: Flags) -> dict[str, Any]:
+    return {} if flags.config is None else read_config_file(flags.config, name, COMMANDS[name].options)
+
+
+def _find_recipe(name: str, words: Sequence[str], chosen: Mapping[str, Any]) -> Recipe | None:
+    if name != "train":
+        return None
+    found = find_value("--recipe", words) or chosen.get("recipe")
+    return None if found is None else build_recipe(found)
 
 
 def _as_line(error: BaseException) -> str:

@@ -14,25 +14,25 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from tyro.constructors import PrimitiveConstructorSpec
 
 from teachonce.errors import ConfigError
-from teachonce.options import flag, parse_integer, parse_number
+from teachonce.options import parse_integer, parse_number
 from teachonce.storage.address import Address, to_location
 
 
-def with_readers(name: str, hint: Any) -> Any:
-    """The type of the option ``name`` as tyro is to read it."""
+def with_readers(option: str, hint: Any) -> Any:
+    """The type of an option as tyro is to read it; messages name it as ``option``, the words that it is typed as."""
     origin = get_origin(hint)
     if origin is Annotated:
         inner, *metadata = get_args(hint)
-        return Annotated[(with_readers(name, inner), *metadata)]
+        return Annotated[(with_readers(option, inner), *metadata)]
     if origin is tuple:
-        items = tuple(item if item is Ellipsis else with_readers(name, item) for item in get_args(hint))
+        items = tuple(item if item is Ellipsis else with_readers(option, item) for item in get_args(hint))
         return types.GenericAlias(tuple, items)
     if origin in (Union, types.UnionType):
-        return Union[tuple(with_readers(name, item) for item in get_args(hint))]  # noqa: UP007, of what a tuple holds
+        return Union[tuple(with_readers(option, item) for item in get_args(hint))]  # noqa: UP007, of what a tuple holds
     if origin is Literal:
-        return Annotated[hint, _choice_reader(name, get_args(hint))]
+        return Annotated[hint, _choice_reader(option, get_args(hint))]
     if hint in _READERS:
-        return Annotated[hint, _reader(name, hint, *_READERS[hint])]
+        return Annotated[hint, _reader(option, hint, *_READERS[hint])]
     return hint
 
 
@@ -50,14 +50,14 @@ _READERS: dict[type, tuple[Callable[[str], Any], str, str]] = {
 
 
 def _reader(
-    name: str, kind: type, parse: Callable[[str], Any], metavar: str, expected: str
+    option: str, kind: type, parse: Callable[[str], Any], metavar: str, expected: str
 ) -> PrimitiveConstructorSpec[Any]:
     def read(words: list[str]) -> Any:
         try:
             value = parse(words[0])
         except ValueError:
-            raise ConfigError(f"{flag(name)} {words[0] or repr(words[0])}: expected {expected}") from None
-        if name == "out" and isinstance(value, Address) and value.scheme in ("http", "https"):
+            raise ConfigError(f"{option} {words[0] or repr(words[0])}: expected {expected}") from None
+        if option == "--out" and isinstance(value, Address) and value.scheme in ("http", "https"):
             raise ConfigError(
                 f"--out {value}: a web server is read only; write to a local path or a bucket, and serve that"
             )
@@ -72,13 +72,13 @@ def _reader(
     )
 
 
-def _choice_reader(name: str, choices: tuple[Any, ...]) -> PrimitiveConstructorSpec[Any]:
+def _choice_reader(option: str, choices: tuple[Any, ...]) -> PrimitiveConstructorSpec[Any]:
     words_of = {str(choice): choice for choice in choices}
 
     def read(words: list[str]) -> Any:
         if words[0] not in words_of:
             found = words[0] or repr(words[0])
-            raise ConfigError(f"{flag(name)} {found}: expected {' or '.join(words_of)}")
+            raise ConfigError(f"{option} {found}: expected {' or '.join(words_of)}")
         return words_of[words[0]]
 
     return PrimitiveConstructorSpec(

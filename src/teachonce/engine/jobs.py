@@ -35,6 +35,12 @@ def run_jobs(
     return run_in_processes(build_worker, jobs, num_workers, report, engine.grace_seconds)
 
 
+def describe_start(num_workers: int, num_jobs: int) -> str:
+    """What ``run_jobs`` does until the first item is done, as a phase of the progress."""
+    num_workers = min(num_workers, num_jobs)
+    return f"starting {num_workers} workers" if num_workers > 1 else ""
+
+
 def partition(jobs: Sequence[Job], index: int, count: int) -> list[Job]:
     """The ``index``-th of ``count`` disjoint parts that together are ``jobs``."""
     return list(jobs[index::count])

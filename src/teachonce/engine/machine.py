@@ -1,8 +1,8 @@
 """What this process has of its machine: cores, and memory that it can still take.
 
-Memory is the machine's, or what the limits of its cgroup leave. In a container or a scheduler's job the machine may have far more than the process may use; what takes more is killed
-without a message. Files that the page cache holds count as free in both: the kernel drops them when memory is asked
-for.
+Memory is the machine's, or what the limits of its cgroup leave: in a container or a scheduler's job the machine may
+have far more than the process may use, and what takes more is killed without a message. Files that the page cache holds
+count as free in both: the kernel drops them when memory is asked for.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 
 from teachonce.engine.machine import num_cores
 from teachonce.errors import ConfigError
-from teachonce.options import Condition, Count, CountOrNone, Range, only_with, require
+from teachonce.options import Common, Condition, Count, CountOrNone, InRunning, Range, only_with, require
 
 EngineName = Literal["local", "ray"]
 WORKERS_VARIABLE = "TEACHONCE_NUM_WORKERS"
@@ -46,25 +46,25 @@ class Engine:
 class EngineOptions:
     """Who does the work. A base of option classes, which have a word of their own on ``num_workers``."""
 
-    num_workers: CountOrNone = 0
+    num_workers: InRunning[Common[CountOrNone]] = 0
     """Processes on this machine; 0 means one a core, fewer where there is little to do. With --engine ray: workers in
     the cluster; 0 means as many as it has room for."""
-    engine: EngineName = "local"
+    engine: InRunning[Common[EngineName]] = "local"
     """Who does the work: processes of this machine (local), or the workers of a Ray cluster (ray), where nodes may come
     and go; paths must be reachable from all nodes under the same name."""
-    address: str = only_with("auto", RAY)
+    address: InRunning[str] = only_with("auto", RAY)
     """The Ray cluster: auto (the one that this machine belongs to), or HOST:PORT of its head."""
-    min_workers: Count | None = only_with(None, RAY)
+    min_workers: InRunning[Count | None] = only_with(None, RAY)
     """Workers that must be ready before the work begins. Default: 1."""
-    max_workers: Count | None = only_with(None, RAY)
+    max_workers: InRunning[Count | None] = only_with(None, RAY)
     """Workers that are asked for, in place of --num-workers; an autoscaling cluster grows to hold them. Default:
     --num-workers, or --min-workers if that is more."""
-    worker_cpus: Count = only_with(1, RAY)
+    worker_cpus: InRunning[Count] = only_with(1, RAY)
     """Cores that a worker in the cluster occupies, and decodes with."""
-    worker: str = only_with("0/1", _LOCAL)
+    worker: InRunning[Common[str]] = only_with("0/1", _LOCAL)
     """i/n: this call is the i-th of n workers of a job array. It does its part of the work, then what is missing of the
     others' parts. auto: from the environment of Slurm's job arrays, Kubernetes' Indexed Jobs or torchrun."""
-    grace_seconds: _Seconds = 25.0
+    grace_seconds: InRunning[_Seconds] = 25.0
     """After SIGTERM (a spot machine that is taken back), seconds in which what was begun may be finished; then the
     command ends with exit code 143."""
 

@@ -20,7 +20,7 @@ from teachonce.engine.progress import Advance
 from teachonce.engine.stop import POLL_SECONDS, check_stop, is_stopping, stop_with
 from teachonce.engine.worker import BuildWorker, Job, Result
 from teachonce.errors import TeachonceError
-from teachonce.terminal import show_warnings_as_lines
+from teachonce.terminal import print_warning, show_warnings_as_lines
 
 REPORT_SECONDS = 0.5
 """How often the parent passes on what its workers have reported."""
@@ -44,25 +44,27 @@ def run_in_processes(
     num_reported = 0
     # Read and written without a lock, which a killed worker could keep.
     is_asked = context.RawValue("b", 0)
-    indices = context.SimpleQueue()
+    indices, messages = context.SimpleQueue(), context.SimpleQueue()
     for index in range(num_workers):
         indices.put(index)
     executor = ProcessPoolExecutor(
         num_workers,
         mp_context=context,
         initializer=_start_process,
-        initargs=(build_worker, indices, num_done, is_asked, grace_seconds, os.getpid()),
+        initargs=(build_worker, indices, num_done, messages, is_asked, grace_seconds, os.getpid()),
     )
     try:
         futures: dict[Future[Result], Job] = {executor.submit(_do_job, job): job for job in jobs}
         while futures:
             is_asked.value = is_stopping()
             ended, _ = wait(futures, timeout=REPORT_SECONDS, return_when=FIRST_COMPLETED)
+            _pass_on(messages)
             num_now = num_done.value
             report(num_now - num_reported)
             num_reported = num_now
             for future in ended:
                 yield futures.pop(future), future.result()
+        _pass_on(messages)
     except BrokenProcessPool as error:
         # SIGTERM goes to all processes of a job, and reaches an idle one, which ends at once, before this one.
         time.sleep(POLL_SECONDS)
@@ -73,6 +75,11 @@ def run_in_processes(
         ) from error
     finally:
         executor.shutdown(wait=True, cancel_futures=True)
+
+
+def _pass_on(messages: Any) -> None:
+    while not messages.empty():
+        print_warning(messages.get())
 
 
 def exit_with_parent(parent: int) -> None:
@@ -127,6 +134,7 @@ def _start_process(
     build_worker: BuildWorker[Any, Any],
     indices: Any,
     num_done: Any,
+    messages: Any,
     is_asked: Any,
     grace_seconds: float,
     parent: int,
@@ -137,7 +145,8 @@ def _start_process(
     exit_with_parent(parent)
     if grace_seconds:
         stop_with(lambda: bool(is_asked.value), grace_seconds, lambda: _process is not None and _process.is_busy)
-    show_warnings_as_lines()
+    # Every worker would say the same: the parent says it once.
+    show_warnings_as_lines(messages.put)
     _process = _Process(build_worker, indices.get(), num_done)
 
 

@@ -9,12 +9,14 @@ from teachonce.lazy import exports
 
 if TYPE_CHECKING:
     from teachonce.evaluation.config import EvaluateConfig as EvaluateConfig
-    from teachonce.evaluation.config import ExportConfig as ExportConfig
+    from teachonce.evaluation.config import ExportOnnxConfig as ExportOnnxConfig
+    from teachonce.evaluation.config import ExportWeightsConfig as ExportWeightsConfig
 
 __getattr__, __dir__, __all__ = exports(
     __name__,
     {
         "EvaluateConfig": "config",
-        "ExportConfig": "config",
+        "ExportOnnxConfig": "config",
+        "ExportWeightsConfig": "config",
     },
 )

@@ -17,7 +17,7 @@ from teachonce.data.dataset import EvalDataset
 from teachonce.data.loader import Batch, Loader
 from teachonce.data.sampler import EpochBatches
 from teachonce.engine.machine import num_cores
-from teachonce.engine.progress import Advance, progress
+from teachonce.engine.progress import Advance, phase, progress
 from teachonce.errors import ConfigError, LogitsError, RecordError
 from teachonce.evaluation.config import EvaluateConfig
 from teachonce.losses.metrics import ClassifierMetrics
@@ -32,7 +32,8 @@ from teachonce.records.source import RecordSource
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     """Run ``teachonce evaluate``; returns what ``evaluate_model`` does, after the model, split and offset."""
     source = open_records(config.data, config.split)
-    classifier = load_model(config.model, device=config.device, precision=config.precision)
+    with phase("evaluate", "loading the model"):
+        classifier = load_model(config.model, device=config.device, precision=config.precision)
     names = None if source.classes is None else source.classes.names
     offset = resolve_model_offset(classifier, names, None if names is None else len(names), config.offset)
     with progress("evaluate", source.num_records) as advance:

@@ -1,4 +1,4 @@
-"""A student for a phone: ``export --int8`` writes float and int8 ONNX side by side and measures both.
+"""A student for a phone: ``export-onnx --int8`` writes float and int8 ONNX side by side and measures both.
 
     float ONNX (checked against PyTorch) -> calibrate and quantize -> evaluate both -> agreement -> latency -> files
 
@@ -28,7 +28,7 @@ from teachonce.data.stored_logits import StoredLogits
 from teachonce.engine.machine import num_cores
 from teachonce.engine.progress import progress
 from teachonce.errors import CheckError, ConfigError
-from teachonce.evaluation.config import ExportConfig
+from teachonce.evaluation.config import ExportOnnxConfig
 from teachonce.evaluation.int8_table import Comparison, Measurement
 from teachonce.evaluation.onnx_export import export_run
 from teachonce.evaluation.quantize import quantize_onnx, require_quantizer
@@ -56,7 +56,7 @@ LATENCY_SECONDS = 20.0
 WARM_UP_RUNS = 5
 
 
-def export_int8(config: ExportConfig) -> Comparison:
+def export_int8(config: ExportOnnxConfig) -> Comparison:
     """Write ``config.out`` and ``int8_path(config.out)``, whole or not at all, and say how they compare.
 
     Raises ConfigError for data or outputs that cannot be meant, ModelError for a student that cannot be quantized,
@@ -68,7 +68,7 @@ def export_int8(config: ExportConfig) -> Comparison:
     for out in outputs:
         if exists(out):
             raise ConfigError(f"{out}: exists; remove it or choose another --out")
-    student = load_model(path_spec("run", config.source))
+    student = load_model(path_spec("run", config.run))
     calibration = open_records(config.data, config.split)
     measured = open_records(config.validation_data or config.data, config.validation_split)
     names = None if measured.classes is None else measured.classes.names
@@ -81,7 +81,7 @@ def export_int8(config: ExportConfig) -> Comparison:
         teacher = _describe_teacher(taught, config.store)
     with scratch_folder() as folder:
         files = folder / "float.onnx", folder / "int8.onnx"
-        export_run(config.source, "onnx", files[0])
+        export_run(config.run, "onnx", files[0])
         quantize_onnx(
             files[0],
             files[1],

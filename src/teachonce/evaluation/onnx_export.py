@@ -113,7 +113,7 @@ def _to_safetensors(student: Classifier) -> bytes:
 
 
 def _to_onnx(student: Classifier) -> bytes:
-    require("onnx", "onnxruntime", "onnxscript", purpose="--format onnx")
+    require("onnx", "onnxruntime", "onnxscript", purpose="export-onnx")
     images = normalize(_noise(student, 2), student.preprocessing)
     try:
         with warnings.catch_warnings():

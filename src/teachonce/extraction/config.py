@@ -5,16 +5,24 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from teachonce.codecs.options import KEPT_CLASSES, CodecName
 from teachonce.engine.options import RAY, EngineOptions
 from teachonce.errors import ConfigError
-from teachonce.models.options import Precision
+from teachonce.models.options import Precision, Spec
 from teachonce.options import (
     Alias,
+    Common,
     Count,
     CountOrNone,
+    InData,
+    InForecast,
+    InOutput,
+    InRunning,
+    InStore,
+    InTeacher,
+    InViews,
     Label,
     NumClasses,
     Positional,
@@ -26,8 +34,9 @@ from teachonce.options import (
     only_with,
     option_arguments,
     require,
+    to_json,
 )
-from teachonce.views.options import MixOptions, PolicyName
+from teachonce.views.options import DRAWN_VIEWS, MixOptions, PolicyName
 
 _Gpus = Annotated[float, Range(0, 1024, "0 or more, at most 1024")]
 _Price = Annotated[float, Range(0, 1e9, "0 or more, at most 1000000000")]
@@ -39,44 +48,44 @@ _Accuracy = Annotated[float, Range(0, 1, "a fraction from 0 to 1")]
 class ExtractionOptions(MixOptions):
     """What a teacher looks at and how its logits are kept: what ``extract`` does and ``plan`` foresees."""
 
-    data: Path
+    data: InData[Common[Path]]
     """Folder of TFRecord shards, or of SPLIT/CLASS/*.jpg."""
-    teacher: str
+    teacher: InTeacher[Common[Spec]]
     """Model SPEC: timm:NAME, torchvision:NAME, onnx:FILE, savedmodel:DIR, run:DIR, amoebanet, efficientnet; options
     follow after commas, as in torchvision:resnet50,weights=FILE,size=224,resize=256,mean=0.5/0.5/0.5."""
-    split: str = "train"
+    split: InData[Common[str]] = "train"
     """Which split the teacher looks at."""
-    policy: PolicyName = "center"
+    policy: InViews[Common[PolicyName]] = "center"
     """What the teacher looks at: its own evaluation crop (center), random resized crops and flips (crop), or these with
     RandAugment (crop+randaugment) or AutoAugment's policy for ImageNet (crop+autoaugment); each of the latter with
     erasing, mixup and cutmix where their options say so."""
-    views: Count | None = None
+    views: InViews[Common[Count | None]] = None
     """Views a record (random policies)."""
-    views_per_file: Count = 10
+    views_per_file: InStore[Count] = only_with(10, DRAWN_VIEWS)
     """Views in one file of the store: the unit of work is one shard x this many views."""
-    codec: CodecName = "int8"
+    codec: InStore[Common[CodecName]] = "int8"
     """How logits become bytes: float32 (exact), float16, int8 (about 1 byte a class, total variation below 0.01), topk
     (the likeliest classes and the mass of the rest)."""
-    topk: Count = only_with(10, KEPT_CLASSES)
+    topk: InStore[Common[Count]] = only_with(10, KEPT_CLASSES)
     """Codec topk: classes that are kept."""
-    offset: Label | None = None
+    offset: InTeacher[Label | None] = None
     """Data label of the teacher's class 0. Default: by the names of the classes where both have them (a run, an
     exported ONNX file); else 0, or 1 where only the data has a background class."""
-    num_classes: NumClasses | None = None
+    num_classes: InData[NumClasses | None] = None
     """Classes of the data, background included. Default: from the data, else the teacher's classes + offset."""
-    batch_size: Count = 64
+    batch_size: InTeacher[Common[Count]] = 64
     """Images a teacher batch."""
-    decode_threads: CountOrNone = 0
+    decode_threads: InRunning[CountOrNone] = 0
     """Threads that decode ahead of the teacher; 0 means one a core of this worker's share."""
-    device: str = "auto"
+    device: InRunning[Common[str]] = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
-    precision: Precision = "float32"
+    precision: InTeacher[Common[Precision]] = "float32"
     """Autocast of the teacher: float32 (none), bf16 or fp16."""
-    compile: bool = False
+    compile: InTeacher[bool] = False
     """torch.compile the teacher."""
-    profile: bool = False
+    profile: InRunning[bool] = False
     """Print, for each piece of work, where its time went: read, look, wait, teacher, encode and write."""
-    seed: Seed = 0
+    seed: InViews[Common[Seed]] = 0
     """Seed of the views (random policies)."""
 
     def __post_init__(self) -> None:
@@ -95,25 +104,25 @@ class ExtractionOptions(MixOptions):
 class ExtractConfig(ExtractionOptions, EngineOptions):
     """Run the teacher once over sharded data and keep its logits in a store."""
 
-    out: Path
+    out: InStore[Common[Path]]
     """Folder of the store. An unfinished store with the same plan is finished; another plan is refused."""
-    views: Count | None = None
+    views: InViews[Common[Count | None]] = None
     """Views a record (random policies). More can be added later by the same command with a larger number. Default: 1,
     or as many as --views-of has."""
-    views_of: Path | None = None
+    views_of: InViews[Common[Path | None]] = None
     """A store whose views this teacher shall look at: then policy, seed and views are that store's."""
-    teacher_license: str | None = None
+    teacher_license: InTeacher[str | None] = None
     """License and terms of the teacher, for the store's card (README.md). Default: what the card says already."""
-    expect_top1: _Accuracy | None = None
-    """Refuse to start where the teacher's top-1 on --gate-samples labelled records is below this (0..1)."""
-    gate_samples: CountOrNone = 256
+    expect_top1: InTeacher[Common[_Accuracy | None]] = None
+    """Refuse to start where the teacher's top-1 on --gate-samples labeled records is below this (0..1)."""
+    gate_samples: InTeacher[CountOrNone] = 256
     """Records on which the teacher is scored before the work starts; 0 skips the gate."""
-    num_workers: Count = 1
+    num_workers: InRunning[Common[Count]] = 1
     """Teacher processes on this machine: one a GPU, or N on the CPU. With --engine ray: workers in the cluster."""
-    worker_gpus: _Gpus | None = only_with(None, RAY)
+    worker_gpus: InRunning[_Gpus | None] = only_with(None, RAY)
     """GPUs that a worker in the cluster occupies, such as 0.5 for two that share one. Default: 1 where the cluster has
     any, 0 with --device cpu."""
-    repair: bool = False
+    repair: InStore[Common[bool]] = False
     """First compare every byte of the store's files, and make those again that are damaged."""
 
     def __post_init__(self) -> None:
@@ -147,31 +156,37 @@ class ExtractConfig(ExtractionOptions, EngineOptions):
                     f"{self.views_of}, whose policy and seed are used; leave it out"
                 )
 
+    def to_repeat(self) -> dict[str, Any]:
+        """The options as JSON, for ``--config``: what the store depends on, not where it lies and how it was made."""
+        engine = {field.name for field in dataclasses.fields(EngineOptions)}
+        of_this_call = {"out", "num_workers", "worker_gpus", "repair", "profile", "teacher_license", *engine}
+        return {name: value for name, value in to_json(self).items() if name not in of_this_call}
+
 
 @dataclass(frozen=True, kw_only=True)
 class PlanConfig(ExtractionOptions):
     """Bytes, hours, distortion and break-even of an extraction, measured on a sample before anything is spent."""
 
-    policy: PolicyName = "crop"
+    policy: InViews[Common[PolicyName]] = "crop"
     """What the teacher is to look at, as --policy of extract (where the default is center): center, crop,
     crop+randaugment or crop+autoaugment, with erasing, mixup and cutmix where their options say so."""
-    views: Count | None = None
+    views: InViews[Common[Count | None]] = None
     """Views a record. Default: 10; 1 with --policy center."""
-    epochs: Count = 100
+    epochs: InForecast[Common[Count]] = 100
     """Epochs of a student, in each of which an online teacher would look at every record again."""
-    students: Count = 1
+    students: InForecast[Common[Count]] = 1
     """Students that are to be taught."""
-    devices: Annotated[Count, Alias("num_devices")] = 8
+    devices: InForecast[Common[Annotated[Count, Alias("num_devices")]]] = 8
     """Devices on which the extraction is to run, for hours, money and network on several."""
-    price: _Price | None = None
+    price: InForecast[Common[_Price | None]] = None
     """What one device costs for an hour, in any currency, with its share of the machine."""
-    network_gbps: _Gbps | None = None
+    network_gbps: InForecast[_Gbps | None] = None
     """Rate of a device's link to data and store in 10^9 bits a second, where the network may be what limits."""
-    samples: Count = 256
+    samples: InForecast[Common[Count]] = 256
     """Records to measure on; of fewer records all are taken."""
-    out: Path | None = None
+    out: InOutput[Common[Path | None]] = None
     """Folder for extraction-plan.txt, .json and .svg. Default: nothing is written."""
-    json: bool = False
+    json: InOutput[Common[bool]] = False
     """Print JSON."""
 
     def to_extraction(self) -> ExtractConfig:
@@ -189,21 +204,21 @@ DEFAULT_PLANNED_VIEWS = 10
 class VerifyConfig:
     """Check a store against its data and, if given, its teacher; exit 0 if sound, 1 if not."""
 
-    store: Positional[Path]
+    store: InStore[Positional[Path]]
     """Folder of the store."""
-    data: Path
+    data: InData[Path]
     """The data that the store was extracted from."""
-    teacher: str | None = None
+    teacher: InTeacher[Spec | None] = None
     """Model SPEC for fresh logits. Default: the teacher of the store's plan; 'none' checks the bytes alone."""
-    samples: CountOrNone = 256
+    samples: InTeacher[CountOrNone] = 256
     """Records whose logits are recomputed; 0 checks keys and files alone."""
-    batch_size: Count = 64
+    batch_size: InTeacher[Count] = 64
     """Images a teacher batch."""
-    device: str = "auto"
+    device: InRunning[str] = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
-    seed: Seed = 0
+    seed: InTeacher[Seed] = 0
     """Seed of the sample."""
-    json: bool = False
+    json: InOutput[bool] = False
     """Print the verdict as JSON."""
 
     def __post_init__(self) -> None:

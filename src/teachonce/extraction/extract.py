@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from teachonce.engine.heartbeat import heartbeats, remove_heartbeats
-from teachonce.engine.jobs import others_permuted, partition, run_jobs
+from teachonce.engine.jobs import describe_start, others_permuted, partition, run_jobs
 from teachonce.engine.machine import num_cores
 from teachonce.engine.progress import Advance, progress
 from teachonce.engine.stop import stopping_gently
@@ -39,7 +39,7 @@ from teachonce.store.card import write_card
 from teachonce.store.manifests import finalize_store, is_complete
 from teachonce.store.plan import Plan
 from teachonce.store.store import Store
-from teachonce.terminal import print_line
+from teachonce.terminal import print_note
 
 if TYPE_CHECKING:
     from teachonce.extraction.extractor import UnitExtractor
@@ -61,19 +61,19 @@ def extract(config: ExtractConfig) -> bool:
         # Parts are taken of all units, not of the missing ones: those shrink while other workers are at it.
         units = [unit for unit in partition(all_units(plan), index, count) if unit in missing]
         if config.views is not None and config.views < plan.num_views:
-            print_line(
+            print_note(
                 f"{config.out}: planned for {plan.num_views} views, more than --views {config.views}: all are extracted"
             )
-        print_line(f"{config.out}: {num_units - len(missing)} of {num_units} units done, {len(units)} to do here")
+        print_note(f"{config.out}: {num_units - len(missing)} of {num_units} units done, {len(units)} to do here")
         counts = _extract_units(config, preparation, teacher, units)
         if count > 1:
             missing = missing_units(config.out, plan)
             units = [unit for unit in others_permuted(all_units(plan), index, count) if unit in missing]
             if units:
-                print_line(f"{config.out}: own part done; {len(units)} units of other workers are missing: made here")
+                print_note(f"{config.out}: own part done; {len(units)} units of other workers are missing: made here")
             counts += _extract_units(config, preparation, teacher, units)
         if count > 1 or counts.num_skipped or counts.num_twice:
-            print_line(
+            print_note(
                 f"{config.out}: {counts.num_made} units made; others were faster with {counts.num_skipped} that were "
                 f"left out and {counts.num_twice} that were made twice"
             )
@@ -117,7 +117,11 @@ def _extract_units(
     counts = UnitCounts()
     if bundles:
         describe, part = partial(describe_units, plan), "{}/{}".format(*config.worker_part())
-        with progress("extract", total, unit="views") as advance, heartbeats(config.out, "extract", part) as beats:
+        start = describe_start(engine.num_workers, len(bundles))
+        with (
+            progress("extract", total, unit="views", phase=start) as advance,
+            heartbeats(config.out, "extract", part) as beats,
+        ):
             for bundle, made in run_jobs(beats.around(build, describe), bundles, engine=engine, report=advance):
                 counts += made
                 _count_group(config.out, plan, bundle, left)
@@ -132,7 +136,7 @@ def _count_group(path: Path, plan: Plan, bundle: Sequence[Unit], left: Counter[t
     if left[group] == 0 and not is_last:
         num_views = finalize_store(path)
         if num_views > group[1]:
-            print_line(f"{path}: views 0 to {num_views - 1} are complete; training can begin with them")
+            print_note(f"{path}: views 0 to {num_views - 1} are complete; training can begin with them")
 
 
 def _build_extractor(
@@ -160,12 +164,12 @@ def _finish(config: ExtractConfig, plan: Plan, *, has_new_files: bool) -> bool:
                 f"{path}: {missing} units that workers made are not here: --out must be a folder that all nodes of the "
                 "cluster share under this name"
             )
-        print_line(f"{path}: {missing} units are left to other workers; the last one finishes it")
+        print_note(f"{path}: {missing} units are left to other workers; the last one finishes it")
         return False
     remove_heartbeats(path)
     write_card(path, config.teacher_license)
     store = Store(path)
-    print_line(
+    print_note(
         f"{path}: complete: {store.num_records:,} records x {store.num_views} views, {store.num_bytes():,} bytes "
         f"({store.num_bytes() / store.num_records / store.num_views:,.0f} a view)"
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from teachonce.engine.progress import phase
 from teachonce.errors import CheckError, TeachonceError
 from teachonce.extraction.config import VerifyConfig
 from teachonce.extraction.differences import describe_versions, rounding
@@ -24,7 +25,8 @@ def compare_fresh_logits(join: StoreJoin, config: VerifyConfig, spec: str) -> tu
     """
     store = join.store
     try:
-        teacher = load_model(spec, device=config.device, precision=store.plan.teacher.get("precision", "float32"))
+        with phase("verify", "loading the teacher"):
+            teacher = load_model(spec, device=config.device, precision=store.plan.teacher.get("precision", "float32"))
     except TeachonceError as error:
         if config.teacher is not None:
             raise

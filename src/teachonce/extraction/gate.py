@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from teachonce.engine.machine import num_cores
 from teachonce.engine.prefetch import prefetch
+from teachonce.engine.progress import phase
 from teachonce.errors import CheckError
 from teachonce.models.classifier import Classifier
 from teachonce.pixels.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, ValueRange
@@ -29,7 +30,7 @@ from teachonce.pixels.render import render_center
 from teachonce.records.sample import sample_records
 from teachonce.records.source import Record, RecordSource
 from teachonce.rng import generator
-from teachonce.terminal import print_line
+from teachonce.terminal import print_note
 
 HALF = (0.5, 0.5, 0.5)
 ZERO, ONE = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
@@ -61,9 +62,10 @@ class Gate:
         """
         records = sample_records(source, self.num_samples, self.seed)
         labels = np.array([record.label for record in records])
-        logits = score_records(teacher, records, self.batch_size)
+        with phase("gate", f"asking the teacher about {len(records)} records"):
+            logits = score_records(teacher, records, self.batch_size)
         top1 = _top1(logits, labels, offset)
-        print_line(f"gate: top-1 {top1:.3f} on {len(records)} records")
+        print_note(f"gate: top-1 {top1:.3f} on {len(records)} records")
         if self.expect_top1 is None:
             if top1 < NEAR_CHANCE:
                 warnings.warn(
@@ -117,7 +119,7 @@ def diagnose(
     num_failed = 0
     if max(score for score, _ in trials) < expect_top1:
         # Only now the dearer trials: each of them runs the teacher again.
-        print_line("gate: below what is expected; trying other mean, std and sizes for the reason")
+        print_note("gate: below what is expected; trying other mean, std and sizes for the reason")
         for preprocessing, phrase in _other_preprocessings(teacher.preprocessing):
             other = dataclasses.replace(teacher, preprocessing=preprocessing)
             try:

@@ -27,7 +27,7 @@ from teachonce.store.contents import StoreContents
 from teachonce.store.plan import Plan, records_file
 from teachonce.store.store import Store
 from teachonce.store.tables import read_records
-from teachonce.terminal import print_line
+from teachonce.terminal import print_note
 
 READ_AT_ONCE = 32
 KEPT_SHARDS = 64
@@ -74,7 +74,7 @@ class ExtractedData:
         num_gone = self._count_gone(index)
         if num_added or num_gone:
             gone = f"; {num_gone:,} that the store has are not in the data" if num_gone else ""
-            print_line(f"{self._path}: the data has changed: {num_added:,} new records in {len(added)} shards{gone}")
+            print_note(f"{self._path}: the data has changed: {num_added:,} new records in {len(added)} shards{gone}")
         return added
 
     def _check_labels(self, plan: Plan) -> None:

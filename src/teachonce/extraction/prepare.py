@@ -12,6 +12,7 @@ import torch
 
 from teachonce.codecs.registry import build_codec
 from teachonce.engine.machine import num_cores
+from teachonce.engine.progress import phase
 from teachonce.engine.stop import check_stop
 from teachonce.errors import CheckError, ConfigError, StoreError
 from teachonce.extraction.config import ExtractConfig
@@ -30,7 +31,7 @@ from teachonce.store.begin import begin_store, check_agrees, check_store_folder
 from teachonce.store.join import StoreJoin
 from teachonce.store.manifests import finalize_store
 from teachonce.store.plan import Plan, describe_data, group_views
-from teachonce.store.plan_files import holds_store
+from teachonce.store.plan_files import holds_store, put_config
 from teachonce.store.repair import remove_damaged, report_repaired
 from teachonce.store.store import Store
 from teachonce.store.tables import count_hits
@@ -50,7 +51,8 @@ def prepare(config: ExtractConfig) -> tuple[Preparation, Classifier]:
     """
     check_store_folder(config.out)
     source = open_records(config.data, config.split, with_boxes=draws_by_boxes(config))
-    teacher = load_model(config.teacher, device=config.device, precision=config.precision, compile=config.compile)
+    with phase("extract", "loading the teacher"):
+        teacher = load_model(config.teacher, device=config.device, precision=config.precision, compile=config.compile)
     check_stop()
     plan = build_plan(config, source, teacher)
     gate = Gate(
@@ -76,6 +78,8 @@ def prepare(config: ExtractConfig) -> tuple[Preparation, Classifier]:
     if config.repair:
         write_missing_records(config.out, plan, source)
     missing = missing_units(config.out, plan)
+    if missing:
+        put_config(config.out, config.to_repeat())
     if missing:
         if not is_gated:
             gate.check(teacher, source, plan.class_space.offset)

@@ -38,7 +38,7 @@ from teachonce.store.join import StoreJoin
 from teachonce.store.store import Store
 from teachonce.store.stored_views import StoredViews
 from teachonce.store.tables import Sample, count_hits, pixels_hash
-from teachonce.terminal import print_line
+from teachonce.terminal import print_note
 
 MAX_TOP1_BLOCKS = 256
 VERIFY_BLOCK_RECORDS = 64
@@ -222,7 +222,7 @@ def _check(config: VerifyConfig, verdict: Verdict) -> None:
     verdict.num_pixels = check_pixels(join, config.samples)
     if teacher is None:
         if config.teacher is None:
-            print_line("verify: logits imported from CSV, no teacher to ask; give --teacher to compare")
+            print_note("verify: logits imported from CSV, no teacher to ask; give --teacher to compare")
         return
     from teachonce.extraction.fresh_logits import compare_fresh_logits
 

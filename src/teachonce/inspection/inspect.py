@@ -28,6 +28,8 @@ def inspect(config: InspectConfig) -> str:
         raise ConfigError(
             f"--split {config.split}: is for records, {config.path} is a {'store' if is_store else 'run'}"
         )
+    if config.trust and not is_store:
+        raise ConfigError(f"--trust: is for stores, {config.path} is {'a run' if is_run else 'no store (records?)'}")
     if config.html:
         if not is_store:
             kind = "a run, whose page is its report.html" if is_run else "no store (records?)"
@@ -35,7 +37,7 @@ def inspect(config: InspectConfig) -> str:
         require("matplotlib", "jinja2", purpose="--html")
         from teachonce.inspection.page import write_page
 
-        page = write_page(config.path, config.data, config.out, overwrite=config.overwrite)
+        page = write_page(config.path, config.data, config.out, overwrite=config.overwrite, trust=config.trust)
         storage, name = locate(page)
         storage.remove_temporaries()
         return f"{page}: {storage.status(name).num_bytes:,} bytes, to look at in a browser"
@@ -43,7 +45,7 @@ def inspect(config: InspectConfig) -> str:
         run = Run(config.path)
         return json.dumps(summarize_run(run)) if config.json else render_run(run)
     if is_store:
-        summary, render = summarize_store(config.path), render_store
+        summary, render = summarize_store(config.path, trust=config.trust), render_store
     else:
         summary, render = summarize_records(config.path, config.split), render_records
     return json.dumps(summary) if config.json else render(summary)

@@ -41,7 +41,9 @@ _TEMPLATE = "inspection/templates/store.html.jinja"
 _KINDS = {"codec": "logits", "view": "views", "record": "records", "sample": "samples", "file": "files"}
 
 
-def write_page(path: Path, data: Path | None = None, out: Path | None = None, *, overwrite: bool = False) -> Path:
+def write_page(
+    path: Path, data: Path | None = None, out: Path | None = None, *, overwrite: bool = False, trust: bool = False
+) -> Path:
     """Write the page of the store at ``path``, with pictures where its records are given; returns where it is.
 
     Raises StoreError for a store of which no view is whole, or that is not of these records; ImageError for a record
@@ -50,8 +52,8 @@ def write_page(path: Path, data: Path | None = None, out: Path | None = None, *,
     """
     target = path / PAGE_NAME if out is None else out
     _check_target(target, is_default=out is None, overwrite=overwrite)
-    summary, store = describe_store(path)
-    store = store or Store(path)  # raises, and says what is missing
+    summary, store = describe_store(path, trust=trust)
+    store = store or Store(path, trust=trust)  # raises, and says what is missing
     gallery = Gallery(store, None if data is None else open_records(data, store.plan.data["split"]))
     selection = choose_rows(store.num_records, store.num_views, MAX_ROWS)
     with progress("inspect", selection.num_rows, unit="views") as advance:

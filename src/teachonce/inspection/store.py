@@ -29,7 +29,7 @@ _KIND_NAMES = {
 }
 
 
-def describe_store(path: Path) -> tuple[dict[str, Any], Store | None]:
+def describe_store(path: Path, *, trust: bool = False) -> tuple[dict[str, Any], Store | None]:
     """What plan and manifests say, as JSON values, and the store that readers see; None where there is none yet.
 
     Both are of one moment, as others may be adding views or records just now: ``num_views`` and ``num_records`` are
@@ -38,7 +38,7 @@ def describe_store(path: Path) -> tuple[dict[str, Any], Store | None]:
     plan = read_plan(path)
     missing = missing_files(path, plan)
     num_files = sum(1 for _ in plan.files())
-    store = Store(path) if visible_views(path) else None
+    store = Store(path, trust=trust) if visible_views(path) else None
     num_views, num_records = (0, plan.num_records) if store is None else (store.num_views, store.num_records)
     summary = {
         "kind": "store",
@@ -61,13 +61,13 @@ def describe_store(path: Path) -> tuple[dict[str, Any], Store | None]:
     return summary, store
 
 
-def summarize_store(path: Path) -> dict[str, Any]:
+def summarize_store(path: Path, *, trust: bool = False) -> dict[str, Any]:
     """A store as JSON values; accuracy, entropy (nats) and ECE are means over records and views at temperature 1.
 
     Accuracy and ECE are of the views that are not mixed, and None where all are. ``codec_error`` is total variation
-    against the dense softmax, by temperature, on ``num_samples`` samples.
+    against the dense softmax, by temperature, on ``num_samples`` samples. ``trust`` as in ``Store``.
     """
-    summary, store = describe_store(path)
+    summary, store = describe_store(path, trust=trust)
     if store is None:
         return summary
     measures = measure_store(store)

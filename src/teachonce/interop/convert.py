@@ -29,7 +29,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from teachonce.engine.jobs import order_for_worker, run_jobs
+from teachonce.engine.jobs import describe_start, order_for_worker, run_jobs
 from teachonce.engine.progress import Advance, progress
 from teachonce.engine.stop import stopping_gently
 from teachonce.errors import ConfigError, ImageError, LogitsError, PlanMismatchError, RecordError
@@ -56,7 +56,7 @@ from teachonce.storage.names import check_component
 from teachonce.storage.remote.file_index import ListedFile
 from teachonce.storage.resume import PlanFile
 from teachonce.storage.storage import Storage
-from teachonce.terminal import print_line
+from teachonce.terminal import print_note
 
 WORKER_IMAGES = 2000
 """Images for which it pays to start one more process: it takes about as long as to write half of them."""
@@ -112,19 +112,23 @@ def convert_records(config: RecordsConfig) -> None:
     done = len(listing) - sum(len(job.listing) for job in jobs)
     build = partial(_ShardWriter, config, classes, boxes, table)
     engine = config.choose_engine(sum(len(job.listing) for job in jobs) // WORKER_IMAGES)
-    with stopping_gently(config.grace_seconds), progress("records", len(listing), done=done) as advance:
+    start = describe_start(engine.num_workers, len(jobs))
+    with (
+        stopping_gently(config.grace_seconds),
+        progress("records", len(listing), done=done, phase=start) as advance,
+    ):
         written = [found for _, found in run_jobs(build, jobs, engine=engine, report=advance)]
     num_others = sum(found.num_others for found in written)
     num_unmarked = sum(found.num_unmarked for found in written)
     check_arrived(config, [job.name for job in jobs])
     open_storage(config.out).remove_temporaries()
     list_written(config.out, config.split, {name: entry for found in written for name, entry in found.files.items()})
-    print_line(f"{config.out}: {len(listing):,} {config.split} records in {config.shards} shards")
+    print_note(f"{config.out}: {len(listing):,} {config.split} records in {config.shards} shards")
     if num_others:
-        done_to = "kept as they are" if config.keep else "encoded anew"
-        print_line(f"records: {num_others} images were no RGB or grey JPEG and were {done_to}")
+        done_to = "kept as they are" if config.keep else "encoded again"
+        print_note(f"records: {num_others} images were no RGB or grey JPEG and were {done_to}")
     if num_unmarked:
-        print_line(f"records: {num_unmarked} images could not be given restart markers and were left as they are")
+        print_note(f"records: {num_unmarked} images could not be given restart markers and were left as they are")
 
 
 def list_labeled_images(config: RecordsConfig) -> tuple[ImageListing, NDArray[np.int32], ClassTable]:
@@ -350,7 +354,7 @@ class _ShardWriter:
 
 
 def _check_image(original: bytes, *, keep: bool) -> tuple[bytes, CheckedImage]:
-    """The bytes to write, the very ``original`` or encoded anew, and what they are; raises ImageError."""
+    """The bytes to write, the very ``original`` or encoded again, and what they are; raises ImageError."""
     size = sound_jpeg_size(original)
     if size is not None:
         return original, CheckedImage("JPEG", size, is_plain=True)

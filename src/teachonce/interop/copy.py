@@ -17,7 +17,7 @@ from teachonce.records.source import parse_shard_name
 from teachonce.runs.run import holds_run
 from teachonce.storage.files import open_storage
 from teachonce.store.plan_files import holds_store
-from teachonce.terminal import print_line
+from teachonce.terminal import print_note
 
 
 def copy(config: CopyConfig) -> None:
@@ -40,7 +40,7 @@ def copy(config: CopyConfig) -> None:
         trust=config.trust,
     )
     copied = _copy(job)
-    print_line(
+    print_note(
         f"{config.target}: complete: {copied.what}, {copied.num_files:,} files, {copied.num_bytes:,} bytes: "
         f"{copied.num_new:,} copied, {copied.num_files - copied.num_new:,} were there"
     )

@@ -43,7 +43,7 @@ from teachonce.store.plan_files import holds_store, read_plan
 from teachonce.store.repair import remove_damaged, report_repaired
 from teachonce.store.store import Store
 from teachonce.store.tables import StoreWriter, read_records
-from teachonce.terminal import print_line
+from teachonce.terminal import print_note
 from teachonce.versions import library_versions
 from teachonce.views.policy import CenterPolicy, policy_to_json
 
@@ -216,7 +216,7 @@ def _report_top1(config: ImportConfig) -> None:
     store = Store(config.out)
     hits = [store.read_hits(shard, (0, 0)) or [0] for shard in range(len(store.shards))]
     top1 = sum(map(sum, hits)) / store.num_records
-    print_line(f"import: top-1 {top1:.3f} of {config.csv} on {store.num_records:,} records")
+    print_note(f"import: top-1 {top1:.3f} of {config.csv} on {store.num_records:,} records")
     if top1 < NEAR_CHANCE:
         warnings.warn(
             f"top-1 {top1:.3f} of {config.csv} on {store.num_records:,} records is near chance: are "

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from teachonce.codecs.registry import warn_of_estimates
 from teachonce.engine.chunked import chunked
-from teachonce.engine.jobs import order_for_worker, run_jobs
+from teachonce.engine.jobs import describe_start, order_for_worker, run_jobs
 from teachonce.engine.progress import Advance, progress
 from teachonce.engine.stop import stopping_gently
 from teachonce.errors import ConfigError, RecordError, StoreError
@@ -91,9 +91,10 @@ def merge(config: MergeConfig) -> None:
     build = partial(_ShardMerger, config, join, target)
     num_bytes = sum(source.shards[shard].num_bytes for shard in jobs)
     engine = config.choose_engine(num_bytes // MERGE_WORKER_BYTES)
+    start = describe_start(engine.num_workers, len(jobs))
     with (
         stopping_gently(config.grace_seconds),
-        progress("merge", sum(sizes), done=done, unit="records") as advance,
+        progress("merge", sum(sizes), done=done, unit="records", phase=start) as advance,
     ):
         written = [found for _, found in run_jobs(build, jobs, engine=engine, report=advance)]
     check_arrived(config, [source.shards[shard].name for shard in jobs])

@@ -40,7 +40,7 @@ from teachonce.records.tfrecord.tf_example import FeatureValue, replace_feature
 from teachonce.storage.files import atomic_write, open_storage
 from teachonce.storage.remote.file_index import ListedFile
 from teachonce.storage.resume import PlanFile
-from teachonce.terminal import print_line
+from teachonce.terminal import print_note
 
 WORKER_BYTES = 1 << 27
 """Bytes of records for which it pays to start one more process: it takes about as long as to rewrite half of them."""
@@ -72,9 +72,9 @@ def reindex(config: ReindexConfig) -> None:
     num_left = sum(found.num_left for found in written)
     open_storage(config.out).remove_temporaries()
     list_written(config.out, config.split, {name: entry for found in written for name, entry in found.files.items()})
-    print_line(f"{config.out}: {sum(sizes):,} {config.split} records in {len(sizes)} shards")
+    print_note(f"{config.out}: {sum(sizes):,} {config.split} records in {len(sizes)} shards")
     if num_left:
-        print_line(f"reindex: {num_left} images could not be given restart markers and were left as they are")
+        print_note(f"reindex: {num_left} images could not be given restart markers and were left as they are")
 
 
 def rewritten_features(encoded: Encoded, restart: MarkerName, key: int) -> dict[str, FeatureValue]:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from teachonce.options import Metavar
 
 Precision = Literal["float32", "bf16", "fp16"]
+Spec = Annotated[str, Metavar("SPEC")]
+"""A model by its text, as ``models.spec`` reads it: timm:resnet50."""

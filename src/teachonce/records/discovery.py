@@ -24,18 +24,27 @@ def find_splits(data: Path) -> list[str]:
 def open_records(data: Path, split: str, *, with_boxes: bool = False) -> RecordSource:
     """The records of a split: its TFRecord shards, else its class folders; ``with_boxes`` as in ``RecordSource``.
 
+    Raises what ``find_split`` does, and RecordError where what is there is incomplete.
+    """
+    paths = find_split(data, split)
+    if paths:
+        return TFRecordSource(data, split, paths, with_boxes=with_boxes)
+    return FolderSource(data, split, with_boxes=with_boxes)
+
+
+def find_split(data: Path, split: str) -> list[Path]:
+    """The TFRecord shards of a split, [] where it has class folders; no record is read.
+
     Raises ConfigError where there is neither, and for a split that is no name of a folder in ``data``; RecordError
-    where what is there is incomplete.
+    where shards are missing.
     """
     check_component(split, f"{data}: split", ConfigError)
     storage = open_storage(data)
     if not storage.is_folder():
         raise ConfigError(f"{data}: no such folder; expected TFRecord shards or SPLIT/CLASS folders of images")
     paths = find_shards(data, split)
-    if paths:
-        return TFRecordSource(data, split, paths, with_boxes=with_boxes)
-    if storage.is_folder(split):
-        return FolderSource(data, split, with_boxes=with_boxes)
+    if paths or storage.is_folder(split):
+        return paths
     others = find_splits(data)
     found = f"only {', '.join(others)}" if others else "no records at all"
     raise ConfigError(

@@ -26,6 +26,8 @@ from teachonce.errors import RecordError
 from teachonce.storage.files import open_storage
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".pgm"})
+_SYSTEM_FILES = frozenset({"thumbs.db", "desktop.ini"})
+"""What Windows leaves in folders of images: nobody has to be told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +142,7 @@ def _choose_images(folder: Path, listed: Sequence[str], others: list[Path]) -> l
     found = []
     # A broken link is a file: that its image is missing must come out when it is read.
     for name in listed:
-        if name[0] == ".":
+        if name[0] == "." or name.lower() in _SYSTEM_FILES:
             continue
         if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES:  # noqa: PTH122, a Path costs 2 us
             found.append(_check_name(folder, name))

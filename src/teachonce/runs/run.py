@@ -196,6 +196,11 @@ def check_run(path: Path, config: Mapping[str, Any], defaults: Mapping[str, Any]
     _plan_file(path, defaults).check(config)
 
 
+def check_run_folder(path: Path) -> None:
+    """Raise TeachonceError where ``path`` is something else than a run or a place for one."""
+    _plan_file(path, {}).check_folder()
+
+
 def begin_run(path: Path, config: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
     """``check_run``, then write config.json where there is none; processes of one training may do this at once."""
     _plan_file(path, defaults).begin(config)

@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from teachonce.errors import StoreError
-from teachonce.storage.files import open_storage
+from teachonce.storage.files import open_storage, write_json
 from teachonce.storage.sealed_json import read_sealed, write_sealed
 from teachonce.store import legacy
 from teachonce.store.plan import ADVICE, RESTORE, Plan
 
 PLAN_NAME = "plan.json"
+CONFIG_NAME = "extract.config.json"
+"""The options of the call that began the store, for ``extract --config``; no part of the format."""
 
 
 class SealedPlan(NamedTuple):
@@ -37,6 +39,12 @@ def holds_store(path: Path) -> bool:
     """Whether a store was begun in this folder."""
     storage = open_storage(path)
     return storage.has(PLAN_NAME) or storage.has(legacy.MANIFEST_NAME)
+
+
+def check_holds_store(path: Path) -> None:
+    """Raise StoreError where no store was begun in this folder."""
+    if not holds_store(path):
+        raise StoreError(f"{path}: is no store (there is no {PLAN_NAME})")
 
 
 def read_plans(path: Path) -> list[SealedPlan]:
@@ -69,6 +77,12 @@ def put_plan(path: Path, plan: Plan, earlier: list[SealedPlan]) -> None:
     """Put a plan behind the earlier ones, where nobody else has put one."""
     value: dict[str, Any] = {**plan.to_json(), "follows": earlier[-1].seal if earlier else None}
     write_sealed(open_storage(path), plan_file(len(earlier)), value)
+
+
+def put_config(path: Path, options: dict[str, Any]) -> None:
+    """Keep the options that a store is begun with, where no other worker has kept its own."""
+    if not open_storage(path).has(CONFIG_NAME):
+        write_json(path / CONFIG_NAME, options, overwrite=False)
 
 
 def _check_follows(plans: list[SealedPlan], where: str) -> None:

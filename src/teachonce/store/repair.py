@@ -20,7 +20,7 @@ from teachonce.store.manifests import Manifests, index_file, manifest_name
 from teachonce.store.plan import Group, Plan, records_file
 from teachonce.store.plan_files import read_plans
 from teachonce.store.tables import check_file
-from teachonce.terminal import print_line
+from teachonce.terminal import print_note
 
 
 class Damage(NamedTuple):
@@ -75,9 +75,9 @@ def remove_damaged(path: Path) -> list[Damage]:
 
 def report_repaired(path: Path, damaged: Sequence[Damage]) -> None:
     """Say on stderr what was removed."""
-    print_line(f"{path}: {len(damaged)} damaged files" + (" are made again:" if damaged else ""))
+    print_note(f"{path}: {len(damaged)} damaged files" + (" are made again:" if damaged else ""))
     for _, reason in damaged:
-        print_line(f"  {reason}")
+        print_note(f"  {reason}")
 
 
 def _files(plan: Plan, part: int, group: Group | None) -> Iterator[tuple[str, int | None]]:

@@ -38,7 +38,7 @@ from teachonce.store.legacy import is_legacy
 from teachonce.store.manifests import missing_files
 from teachonce.store.open_shards import OpenShards
 from teachonce.store.plan import Group, Plan, records_file, samples_file, views_file
-from teachonce.store.plan_files import holds_store, plan_file, read_plan
+from teachonce.store.plan_files import check_holds_store, read_plan
 from teachonce.store.tables import (
     Sample,
     ShardRecords,
@@ -80,8 +80,7 @@ class Store:
         trust: bool = False,
     ) -> None:
         self.path = to_location(path)
-        if not holds_store(self.path):
-            raise StoreError(f"{self.path}: is no store (there is no {plan_file(0)})")
+        check_holds_store(self.path)
         contents = LegacyContents if is_legacy(self.path) else StoreContents
         self._contents: StoreContents | LegacyContents = contents(
             self.path, is_partial=is_partial, trust=trust, num_parts=num_parts

@@ -26,7 +26,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback, Checkpoint
 
 from teachonce.engine.heartbeat import heartbeats
-from teachonce.engine.progress import format_seconds, progress
+from teachonce.engine.progress import LINE_SECONDS, format_seconds, progress
 from teachonce.errors import ModelError, TeachonceError
 from teachonce.runs.metrics import METRIC_COLUMNS, Row, write_metrics
 from teachonce.runs.run import BEST_CHECKPOINT, LAST_CHECKPOINT, TENSORBOARD_NAME
@@ -34,11 +34,12 @@ from teachonce.storage.address import to_location
 from teachonce.storage.files import atomic_write, locate, open_storage
 from teachonce.storage.local import LocalStorage
 from teachonce.storage.scratch import scratch_folder
-from teachonce.terminal import print_line
+from teachonce.terminal import print_note
 from teachonce.training.student_module import StudentModule
 
 EPOCH_LINE_SECONDS = 2.0
-"""Epochs shorter than this do not all get a line on the terminal; metrics.csv has every one."""
+"""Epochs shorter than this do not all get a line on a terminal, elsewhere those shorter than ``LINE_SECONDS`` do not;
+metrics.csv has every one."""
 
 
 HEARTBEAT_FIGURES = ("train_loss", "train_top1", "validation_loss", "validation_top1")
@@ -160,10 +161,11 @@ class EpochRecorder(Checkpoint):
             trainer.save_checkpoint(self.run / BEST_CHECKPOINT)
 
     def _log(self, is_last: bool) -> None:
-        if not is_last and time.monotonic() - self._last_line < EPOCH_LINE_SECONDS:
+        least = EPOCH_LINE_SECONDS if sys.stderr.isatty() else LINE_SECONDS
+        if not is_last and time.monotonic() - self._last_line < least:
             return
         self._last_line = time.monotonic()
-        print_line(f"train: {describe_row(self.rows[-1], self.num_epochs)}")
+        print_note(f"train: {describe_row(self.rows[-1], self.num_epochs)}")
 
 
 class TeacherPassed(Callback):

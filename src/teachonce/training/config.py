@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -18,12 +19,23 @@ from typing import Annotated, Any, Literal, Self, cast
 
 from teachonce.errors import ConfigError
 from teachonce.losses.options import MixupType
-from teachonce.models.options import Precision
+from teachonce.models.options import Precision, Spec
 from teachonce.options import (
+    Common,
     Condition,
     Count,
     CountOrNone,
     FractionBelowOne,
+    InData,
+    InEvaluation,
+    InLoss,
+    InOptimization,
+    InOutput,
+    InRunning,
+    InSchedule,
+    InStudent,
+    InTeacher,
+    InViews,
     Label,
     NumClasses,
     PositiveFraction,
@@ -51,6 +63,14 @@ _Norm = Annotated[float, Range(0, 1e30, "more than 0, and finite (leave it out f
 _Epochs = Annotated[float, Range(0, 1e6, "more than 0, at most 1000000", excludes_least=True)]
 _Minutes = Annotated[float, Range(0, 1e6, "0 (none), or minutes up to 1000000")]
 _Seconds = Annotated[float, Range(0, 86_400, "seconds, from 0 to 86400")]
+RUN_ENTRIES = frozenset(
+    {
+        *("data_classes", "classes_hash", "init_weights_sha256", "online_weights_sha256", "preprocessing"),
+        *("train_records", "validation_records", "record_logits", "store_fingerprint", "store_views", "store_parts"),
+        *("world_size", "versions"),
+    }
+)
+"""What config.json of a run has beside the options: what they came to (``data.resolve_run``)."""
 ScheduleName = Literal["cosine", "step", "exponential", "polynomial", "piecewise", "fixed"]
 
 
@@ -76,118 +96,121 @@ _SGD = Condition("--optimizer sgd", lambda options: options.optimizer == "sgd")
 class TrainingOptions(MixOptions):
     """How a student is trained, whoever teaches it."""
 
-    data: Path
+    GROUP_TITLES = (("teacher", "teacher's signal"), ("views", "augmentation"))
+    """What ``--help`` calls groups here."""
+
+    data: InData[Common[Path]]
     """Folder of TFRecord shards, or of SPLIT/CLASS/*.jpg."""
-    student: str
+    student: InStudent[Common[Spec]]
     """Model SPEC: timm:NAME or torchvision:NAME; ',pretrained=1' or ',weights=FILE' starts from weights."""
-    init: Path | None = None
+    init: InStudent[Common[Path | None]] = None
     """Fine-tuning: start from the weights of this finished run of the same architecture, and see pixels as it did; the
     last layer is new where the classes are others."""
-    out: Path
-    """Folder of the run, or of everything that an ablation makes. The same command again goes on; another one is
+    out: InOutput[Common[Path]]
+    """Folder of the run, or of everything that an ablation makes. The same command resumes it; another one is
     refused."""
-    split: str = "train"
+    split: InData[str] = "train"
     """Split to train on."""
-    validation_split: str | None = "validation"
+    validation_split: InEvaluation[Common[str | None]] = "validation"
     """Split to evaluate on after each epoch; 'none' for no evaluation."""
-    validation_data: Path | None = only_with(None, _VALIDATION)
+    validation_data: InEvaluation[Path | None] = only_with(None, _VALIDATION)
     """Folder of the validation split, where it is not in --data."""
-    validation_epochs: Count = 1
+    validation_epochs: InEvaluation[Count] = only_with(1, _VALIDATION)
     """Epochs between two evaluations; the last epoch is always evaluated, so it must divide --epochs."""
-    policy: Literal["crop", "crop+randaugment", "crop+autoaugment"] = "crop"
+    policy: InViews[Common[Literal["crop", "crop+randaugment", "crop+autoaugment"]]] = "crop"
     """What the student's own views are drawn from, where none are replayed."""
-    mixup_type: MixupType = only_with("batch", _BATCH_MIXUP)
+    mixup_type: InViews[MixupType] = only_with("batch", _BATCH_MIXUP)
     """--mixup-alpha without an online teacher: batch (one share for the batch), or the walkthrough's types with a share
     for each image: 1 (twice as many records are read and mixed in pairs, so each is drawn twice an epoch), 2 (the
     halves of the batch are mixed with each other)."""
-    kd_temp: _Temperature | None = only_with(None, _KD_LOSS)
+    kd_temp: InLoss[Common[_Temperature | None]] = only_with(None, _KD_LOSS)
     """Temperature of the KD loss; 0 is no KD. Default: 1 where teacher logits are given."""
-    kd_weight: Weight = only_with(1.0, _TEACHER)
+    kd_weight: InLoss[Common[Weight]] = only_with(1.0, _TEACHER)
     """Weight of the KD loss."""
-    label_weight: Weight = 1.0
+    label_weight: InLoss[Weight] = 1.0
     """Weight of the label cross-entropy."""
-    label_smoothing: FractionBelowOne = only_with(0.0, _LABEL_LOSS)
+    label_smoothing: InLoss[FractionBelowOne] = only_with(0.0, _LABEL_LOSS)
     """Label smoothing of the label cross-entropy."""
-    epochs: Count = 100
+    epochs: InOptimization[Common[Count]] = 100
     """Epochs to train."""
-    batch_size: Count = 256
+    batch_size: InOptimization[Common[Count]] = 256
     """Images a step and device, at most: an epoch's images are split evenly over its steps, none is left out."""
-    accumulate: Count = 1
+    accumulate: InOptimization[Count] = 1
     """Batches an update: their gradients are accumulated, as if --batch-size were so many times as large, for what does
     not fit into the device's memory at once. Batch norms and mixup are still of --batch-size images."""
-    shuffle_shards: Count | None = None
+    shuffle_shards: InData[Count | None] = None
     """For slow disks and remote data: an epoch permutes the shards and shuffles records in a window of so many of them,
     so that few are read at a time. Default: all records at once."""
-    size: Count = 224
+    size: InStudent[Common[Count]] = 224
     """Side of the student's input in pixels."""
-    eval_size: Count | None = None
+    eval_size: InEvaluation[Count | None] = None
     """Side of the input at evaluation. Default: --size."""
-    eval_crop_frac: PositiveFraction = only_with(0.875, _NO_RESIZE)
+    eval_crop_frac: InEvaluation[PositiveFraction] = only_with(0.875, _NO_RESIZE)
     """Evaluation: the shorter side is resized to size / this, then the centre is cropped (1: no margin)."""
-    eval_resize: Count | None = None
+    eval_resize: InEvaluation[Count | None] = None
     """Evaluation: the shorter side is resized to so many pixels, instead of --eval-crop-frac (the walkthrough's second
     crop is size + 1: --eval-size 256 --eval-resize 257)."""
-    bn_momentum: PositiveFraction | None = None
+    bn_momentum: InStudent[PositiveFraction | None] = None
     """Momentum of all the student's batch norms: the weight of a batch in their running statistics, PyTorch's number
     (TensorFlow's 0.997 is 0.003 here). Default: the architecture's."""
-    optimizer: Literal["sgd", "adamw"] = "sgd"
+    optimizer: InOptimization[Literal["sgd", "adamw"]] = "sgd"
     """sgd (classical momentum) or adamw; weight decay is not applied to norms and biases."""
-    lr: _Rate = 0.1
+    lr: InOptimization[Common[_Rate]] = 0.1
     """Learning rate at its peak, for the whole batch over all devices."""
-    momentum: FractionBelowOne = only_with(0.9, _SGD)
+    momentum: InOptimization[FractionBelowOne] = only_with(0.9, _SGD)
     """Momentum of SGD."""
-    weight_decay: _Decay = 1e-4
+    weight_decay: InOptimization[_Decay] = 1e-4
     """Weight decay."""
-    schedule: ScheduleName = "cosine"
+    schedule: InSchedule[Common[ScheduleName]] = "cosine"
     """Learning rate schedule: cosine and step (timm's: the warm-up replaces their beginning), exponential and
     polynomial (they begin after the warm-up), piecewise, fixed."""
-    warmup_epochs: Weight = 0.0
+    warmup_epochs: InSchedule[Weight] = 0.0
     """Epochs of linear warm-up from 0."""
-    warmup_prefix: bool = only_with(False, _schedules("cosine"))
+    warmup_prefix: InSchedule[bool] = only_with(False, _schedules("cosine"))
     """Schedule cosine: begin it after the warm-up, over the epochs that are left, as the walkthrough does."""
-    lr_batch: Count | None = None
+    lr_batch: InOptimization[Count | None] = None
     """--lr is meant for a whole batch of so many images and is scaled linearly to the one in use. Default: as it is."""
-    min_lr: _MinRate = only_with(0.0, _schedules("cosine", "polynomial"))
+    min_lr: InSchedule[_MinRate] = only_with(0.0, _schedules("cosine", "polynomial"))
     """Schedules cosine, polynomial: learning rate at the end."""
-    step_epochs: Count = only_with(30, _schedules("step"))
+    step_epochs: InSchedule[Count] = only_with(30, _schedules("step"))
     """Schedule step: epochs between two decays."""
-    step_rate: PositiveFraction = only_with(0.1, _schedules("step"))
+    step_rate: InSchedule[PositiveFraction] = only_with(0.1, _schedules("step"))
     """Schedule step: factor of each decay."""
-    decay_epochs: _Epochs | None = only_with(None, _schedules("exponential", "polynomial"))
+    decay_epochs: InSchedule[_Epochs | None] = only_with(None, _schedules("exponential", "polynomial"))
     """Schedule exponential: epochs between two decays (default: 2); polynomial: epochs of the whole decay (default: all
     after the warm-up)."""
-    decay_rate: PositiveFraction = only_with(0.94, _schedules("exponential"))
+    decay_rate: InSchedule[PositiveFraction] = only_with(0.94, _schedules("exponential"))
     """Schedule exponential: factor of each decay."""
-    boundary_epochs: tuple[Count, ...] = only_with((30, 60, 80, 90), _schedules("piecewise"))
+    boundary_epochs: InSchedule[tuple[Count, ...]] = only_with((30, 60, 80, 90), _schedules("piecewise"))
     """Schedule piecewise: epochs after which the learning rate changes."""
-    boundary_rates: tuple[Weight, ...] = only_with((1.0, 0.1, 0.01, 0.001, 1e-4), _schedules("piecewise"))
+    boundary_rates: InSchedule[tuple[Weight, ...]] = only_with((1.0, 0.1, 0.01, 0.001, 1e-4), _schedules("piecewise"))
     """Schedule piecewise: factors of --lr, one before each boundary and one after the last."""
-    clip_norm: _Norm | None = None
+    clip_norm: InOptimization[_Norm | None] = None
     """Clip the gradient's norm to this."""
-    ema_decay: FractionBelowOne = 0.0
+    ema_decay: InEvaluation[FractionBelowOne] = 0.0
     """Decay of the exponential moving average of the weights, which is then evaluated and kept; it is ramped up over
     the first steps; 0 is off."""
-    precision: Precision = "float32"
+    precision: InStudent[Common[Precision]] = "float32"
     """Mixed precision: float32 (none), bf16 or fp16."""
-    compile: bool = False
+    compile: InStudent[bool] = False
     """torch.compile the student."""
-    channels_last: bool = False
+    channels_last: InStudent[bool] = False
     """Keep the student's tensors channels-last."""
-    device: str = "auto"
+    device: InRunning[Common[str]] = "auto"
     """auto, cpu, cuda, mps."""
-    num_workers: CountOrNone = 0
+    num_workers: InRunning[Common[CountOrNone]] = 0
     """Threads a device that make batches ahead; 0 makes them when they are needed."""
-    in_memory: bool = False
+    in_memory: InData[bool] = False
     """Decode every image once and keep the pixels in memory (3 kB a CIFAR image; refused where they do not fit)."""
-    offset: CountOrNone = 0
+    offset: InData[CountOrNone] = 0
     """Data label of the student's class 0; 1 leaves the background class of TFRecords out."""
-    num_classes: NumClasses | None = None
+    num_classes: InData[NumClasses | None] = None
     """Classes of the data, background included. Default: from the data, the store or the logits."""
-    checkpoint_epochs: Count = 1
+    checkpoint_epochs: InOutput[Count] = 1
     """Epochs between two checkpoints."""
-    checkpoint_minutes: _Minutes = 15.0
+    checkpoint_minutes: InRunning[_Minutes] = 15.0
     """Minutes between two checkpoints within an epoch, from which the same command resumes; 0 is none."""
-    grace_seconds: _Seconds = 25.0
+    grace_seconds: InRunning[_Seconds] = 25.0
     """On SIGTERM: seconds until the process ends at the latest, with a checkpoint by then; schedulers kill it after
     some 30."""
 
@@ -260,46 +283,46 @@ class TrainingOptions(MixOptions):
 class TrainConfig(TrainingOptions):
     """Train a student on labels and, if given, the teacher's stored logits."""
 
-    recipe: str | None = None
+    recipe: InStudent[Common[str | None]] = None
     """Begin with the options of a recipe; those given beside it override ('train --list-recipes' shows them all). From
     Python: TrainConfig.from_recipe(NAME, ...)."""
-    store: Repeated[tuple[Path, ...]] = ()
+    store: InTeacher[Common[Repeated[tuple[Path, ...]]]] = ()
     """Store with the teacher's logits; its views, where it has any, are exactly what the student sees. Several stores
     over the same views (--store A --store B): the teachers' probabilities are averaged."""
-    store_weights: str = only_with("", _STORE)
+    store_weights: InTeacher[str] = only_with("", _STORE)
     """Several stores: weights of the average, such as 0.7,0.3. Default: equal."""
-    views: Count | None = only_with(None, _STORE)
-    """Use only the first so many views of the store. Default: all that are whole (resuming: those it began with)."""
-    view_order: ViewOrderName = only_with("sequential", _STORE)
+    views: InTeacher[Count | None] = only_with(None, _STORE)
+    """Use only the first so many views of the store. Default: all that are complete (resuming: those it began with)."""
+    view_order: InTeacher[ViewOrderName] = only_with("sequential", _STORE)
     """Which of the V views an epoch uses: view epoch mod V, or each V epochs a permutation drawn by --seed."""
-    missing: Literal["refuse", "skip"] = only_with("refuse", _STORE)
+    missing: InTeacher[Literal["refuse", "skip"]] = only_with("refuse", _STORE)
     """Records that a store does not know (by the hash of their image): refuse to start, or skip them and say how many
     at each start and in result.json."""
-    trust: bool = only_with(False, _STORE)
+    trust: InTeacher[bool] = only_with(False, _STORE)
     """Do not compare the store's blocks with their hashes as they are first read."""
-    cache: Path | None = only_with(None, _REMOTE)
+    cache: InData[Path | None] = only_with(None, _REMOTE)
     """Folder on a local disk that keeps what is read of remote records and stores, for all processes of this machine.
     Default: in the user's cache folder."""
-    cache_size: str = only_with("", _REMOTE)
+    cache_size: InData[str] = only_with("", _REMOTE)
     """How much --cache may take, such as 200GB; what was used least recently goes first. Default: 50GB, or half of the
     free disk where that is less."""
-    own_views: bool = only_with(False, _STORE)
+    own_views: InTeacher[bool] = only_with(False, _STORE)
     """Draw the student's own views instead of replaying the store's: breaks the agreement of teacher and student."""
-    logits: Literal["records"] | None = None
+    logits: InTeacher[Literal["records"] | None] = None
     """'records': teacher logits from image/logit of the records (the walkthrough)."""
-    teacher: str | None = None
+    teacher: InTeacher[Spec | None] = None
     """Model SPEC of an online teacher, asked at every step: the costly reference that stores are compared with. It sees
     the student's views, mixed where --mixup-alpha or --cutmix-alpha say so."""
-    teacher_offset: Label | None = only_with(None, _ONLINE_TEACHER)
+    teacher_offset: InTeacher[Label | None] = only_with(None, _ONLINE_TEACHER)
     """Data label of the online teacher's class 0. Default: by the names of the classes where both have them (a run, an
     exported ONNX file); else 0, or 1 where only the data has a background class."""
-    view_seed: Seed | None = only_with(None, _ONLINE_TEACHER)
+    view_seed: InTeacher[Seed | None] = only_with(None, _ONLINE_TEACHER)
     """Online teacher: seed of the views, as --seed of extract. Default: --seed."""
-    seed: Seed = 0
+    seed: InRunning[Common[Seed]] = 0
     """Seed of everything random."""
-    devices: Count = 1
+    devices: InRunning[Common[Count]] = 1
     """Devices a node; DDP where more than one."""
-    num_nodes: Count = 1
+    num_nodes: InRunning[Count] = 1
     """Nodes (start the same command on each, or use torchrun)."""
 
     def __post_init__(self) -> None:
@@ -342,6 +365,16 @@ class TrainConfig(TrainingOptions):
         """What ``train --recipe NAME`` means with these options beside it, which override the recipe's."""
         return cls(**build_recipe(name).complete(recipe_options(name) | options))
 
+    @staticmethod
+    def from_run_config(content: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The options in a run's config.json, without what ``train`` adds to them; other objects as they are."""
+        if "data_classes" not in content:
+            return content
+        options = {name: value for name, value in content.items() if name not in RUN_ENTRIES}
+        # There num_classes are the student's, and a store of a run of 0.1 is no list.
+        stores = [options["store"]] if isinstance(options.get("store"), str) else options.get("store") or []
+        return options | {"num_classes": content["data_classes"], "store": stores}
+
     def given_options(self) -> dict[str, Any]:
         """The options that were chosen beside the recipe; raises ConfigError for a recipe that there is not."""
         return given_options(self, None if self.recipe is None else recipe_options(self.recipe))
@@ -370,7 +403,8 @@ class TrainConfig(TrainingOptions):
 
     def read_locations(self) -> list[Path]:
         """Where records and teacher logits are read from."""
-        return [self.data, *self.store, *([] if self.validation_data is None else [self.validation_data])]
+        # Of a draft (``drop_idle``) required options may be missing.
+        return [path for path in (self.data, self.validation_data, *self.store) if path is not None]
 
     def cache_bytes(self) -> int | None:
         """``--cache-size`` in bytes; None where it is not given. Raises ConfigError where it is no size."""

@@ -39,6 +39,12 @@ def is_rank() -> bool:
     return "LOCAL_RANK" in os.environ or int(os.environ.get("SLURM_NTASKS", 1)) > 1
 
 
+def is_first_rank() -> bool:
+    """Whether this process speaks for the training; also before Lightning knows."""
+    ranks = [os.environ[name] for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK", "NODE_RANK") if name in os.environ]
+    return all(rank == "0" for rank in ranks)
+
+
 def world_shape(devices: int, num_nodes: int) -> tuple[int, int]:
     """(devices a node, nodes): what torchrun says where it started this process, else what is given."""
     if "LOCAL_WORLD_SIZE" in os.environ:

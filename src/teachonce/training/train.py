@@ -21,7 +21,7 @@ import statistics
 import tempfile
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -32,6 +32,7 @@ from lightning.pytorch.strategies import DDPStrategy
 
 from teachonce.data.loader import Loader
 from teachonce.data.sampler import EpochBatches
+from teachonce.engine.progress import phase
 from teachonce.engine.stop_signals import StopSignals, end_by_signal
 from teachonce.errors import ConfigError, ModelError, TeachonceError
 from teachonce.extras import require
@@ -53,7 +54,7 @@ from teachonce.runs.run import (
     find_run,
 )
 from teachonce.storage.files import atomic_write, open_storage, write_json
-from teachonce.terminal import print_line
+from teachonce.terminal import print_note
 from teachonce.training.callbacks import (
     AtomicCheckpointIO,
     EpochRecorder,
@@ -72,7 +73,7 @@ from teachonce.training.data import (
 )
 from teachonce.training.interruption import EpochLoader, Interruption, TrainingStoppedError
 from teachonce.training.online_stats import measure_online_stats
-from teachonce.training.ranks import Agreement, is_rank, run_ranks, world_shape
+from teachonce.training.ranks import Agreement, is_first_rank, is_rank, run_ranks, world_shape
 from teachonce.training.report import write_report
 from teachonce.training.store_warnings import measure_store_stats, warn_before_training, warn_of_teacher
 from teachonce.training.student_module import OnlineTeacher, StudentModule
@@ -94,10 +95,12 @@ def train(config: TrainConfig) -> dict[str, Any]:
         run_ranks(train, config)
         return Run(config.out).result or {}
     student = parse_model_spec(config.student)
-    teacher = _load_online_teacher(config, device)
-    data = open_training_data(
-        config, student, None if teacher is None else teacher.preprocessing, page_locked=device.type == "cuda"
-    )
+    with _phase("loading the teacher"):
+        teacher = _load_online_teacher(config, device)
+    with _phase("opening the data"):
+        data = open_training_data(
+            config, student, None if teacher is None else teacher.preprocessing, page_locked=device.type == "cuda"
+        )
     trainer, recorder = _build_trainer(config, device, len(data.train))
     check_replayed_views(config, data.train)
     if trainer.is_global_zero:
@@ -113,7 +116,8 @@ def train(config: TrainConfig) -> dict[str, Any]:
         return finished
     # The caller's random numbers are nobody's business here; those of the student are a function of the seed.
     with torch.random.fork_rng(devices=[]):  # of GPUs, to read the state alone would take memory on each
-        module = _build_module(config, student, trainer, data, teacher)
+        with _phase("building the student"):
+            module = _build_module(config, student, trainer, data, teacher)
         if trainer.is_global_zero:
             _guard(config, data, module, trainer, recorder)
         # Not before the student is known to fit: a mistake should leave nothing behind.
@@ -124,6 +128,10 @@ def train(config: TrainConfig) -> dict[str, Any]:
             with _quiet_lightning():
                 _fit(config, trainer, module, data, recorder)
             return _finish(config, trainer, module, recorder, data)
+
+
+def _phase(text: str) -> AbstractContextManager[None]:
+    return phase("train", text) if is_first_rank() else nullcontext()
 
 
 @contextmanager
@@ -460,4 +468,4 @@ def _quiet_lightning() -> Iterator[None]:
 
 def _log(trainer: lightning.Trainer, text: str) -> None:
     if trainer.is_global_zero:
-        print_line(text)
+        print_note(text)

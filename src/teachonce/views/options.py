@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from teachonce.options import (
     Condition,
+    InViews,
     PositiveFraction,
     Probability,
     Range,
@@ -24,7 +25,8 @@ _Alpha = Annotated[float, Range(0, 1000, "0 or more, at most 1000")]
 _Operations = Annotated[int, Range(1, 255, "1 to 255")]
 _Level = Annotated[float, Range(0, 10, "0 to 10")]
 _LevelDeviation = Annotated[float, Range(0, 1000, "0 or more, at most 1000")]
-_DRAWN_VIEWS = Condition("a --policy that draws views", lambda options: not options.draws_no_views)
+DRAWN_VIEWS = Condition("a --policy that draws views", lambda options: not options.draws_no_views)
+"""What the parameters of random views need."""
 _OBJECTS = Condition("--object-covered above 0", lambda options: options.object_covered > 0)
 _RANDAUGMENT = Condition("--policy crop+randaugment", lambda options: options.policy == "crop+randaugment")
 _ERASING = Condition("--erase-prob above 0", lambda options: options.erase_prob > 0)
@@ -41,29 +43,29 @@ _BOTH_MIXES = Condition(
 class ViewOptions:
     """The parameters of the policies that draw views; a program adds ``policy``, which chooses one of these."""
 
-    crop_scale: tuple[_Area, _Area] = only_with((0.08, 1.0), _DRAWN_VIEWS)
+    crop_scale: InViews[tuple[_Area, _Area]] = only_with((0.08, 1.0), DRAWN_VIEWS)
     """Random resized crop: area as a fraction of the image, least and most (1 1: the whole image)."""
-    crop_ratio: tuple[_AspectRatio, _AspectRatio] = only_with((3 / 4, 4 / 3), _DRAWN_VIEWS)
+    crop_ratio: InViews[tuple[_AspectRatio, _AspectRatio]] = only_with((3 / 4, 4 / 3), DRAWN_VIEWS)
     """Random resized crop: aspect ratio (width / height), least and most."""
-    object_covered: Probability = only_with(0.0, _DRAWN_VIEWS)
+    object_covered: InViews[Probability] = only_with(0.0, DRAWN_VIEWS)
     """A crop must show at least this part of an object; crops are then drawn by TensorFlow's rule, and after 100
     attempts the whole image is taken (the walkthrough: 0.1 with --crop-scale 0.05 1). 0 is off."""
-    object_boxes: Literal["records", "image"] = only_with("records", _OBJECTS)
+    object_boxes: InViews[Literal["records", "image"]] = only_with("records", _OBJECTS)
     """--object-covered: what the objects are: the bounding boxes of the records (the whole image for a record without),
     or always the whole image, as in the walkthrough's own training."""
-    flip_prob: Probability = only_with(0.5, _DRAWN_VIEWS)
+    flip_prob: InViews[Probability] = only_with(0.5, DRAWN_VIEWS)
     """Probability of a horizontal flip."""
-    randaugment_ops: _Operations = only_with(2, _RANDAUGMENT)
+    randaugment_ops: InViews[_Operations] = only_with(2, _RANDAUGMENT)
     """Policy crop+randaugment: operations a view."""
-    randaugment_magnitude: _Level = only_with(9.0, _RANDAUGMENT)
+    randaugment_magnitude: InViews[_Level] = only_with(9.0, _RANDAUGMENT)
     """Policy crop+randaugment: mean level of the operations, 0 to 10."""
-    randaugment_magnitude_std: _LevelDeviation = only_with(0.5, _RANDAUGMENT)
+    randaugment_magnitude_std: InViews[_LevelDeviation] = only_with(0.5, _RANDAUGMENT)
     """Policy crop+randaugment: standard deviation of the level."""
-    erase_prob: Probability = only_with(0.0, _DRAWN_VIEWS)
-    """Probability that a box of a view is filled with a random colour; 0 is off."""
-    erase_scale: tuple[_Area, _Area] = only_with((0.02, 1 / 3), _ERASING)
+    erase_prob: InViews[Probability] = only_with(0.0, DRAWN_VIEWS)
+    """Probability that a box of a view is filled with a random color; 0 is off."""
+    erase_scale: InViews[tuple[_Area, _Area]] = only_with((0.02, 1 / 3), _ERASING)
     """Erased box: area as a fraction of the view, least and most."""
-    erase_ratio: tuple[_AspectRatio, _AspectRatio] = only_with((0.3, 10 / 3), _ERASING)
+    erase_ratio: InViews[tuple[_AspectRatio, _AspectRatio]] = only_with((0.3, 10 / 3), _ERASING)
     """Erased box: height / width, least and most."""
 
     def __post_init__(self) -> None:
@@ -81,13 +83,13 @@ class ViewOptions:
 class MixOptions(ViewOptions):
     """The same, and mixing: the ``teacher`` that a program adds sees the mixed image."""
 
-    mixup_alpha: _Alpha = only_with(0.0, _DRAWN_VIEWS)
+    mixup_alpha: InViews[_Alpha] = only_with(0.0, DRAWN_VIEWS)
     """Mixup with a share from Beta(alpha, alpha); 0 is off."""
-    cutmix_alpha: _Alpha = only_with(0.0, _DRAWN_VIEWS)
+    cutmix_alpha: InViews[_Alpha] = only_with(0.0, DRAWN_VIEWS)
     """Cutmix with an area from Beta(alpha, alpha); 0 is off."""
-    mix_prob: PositiveFraction = only_with(1.0, _MIXED_VIEWS)
+    mix_prob: InViews[PositiveFraction] = only_with(1.0, _MIXED_VIEWS)
     """Probability that a view is mixed, where one of the two is on."""
-    cutmix_prob: Probability = only_with(0.5, _BOTH_MIXES)
+    cutmix_prob: InViews[Probability] = only_with(0.5, _BOTH_MIXES)
     """Part of the mixes that are cutmix, where both are on."""
 
 

@@ -23,7 +23,7 @@ from teachonce.codecs.codec import Codec
 from teachonce.codecs.dense import Float32Codec
 from teachonce.codecs.registry import build_codec, codec_from_json
 from teachonce.engine.machine import num_cores
-from teachonce.engine.progress import progress
+from teachonce.engine.progress import phase, progress
 from teachonce.errors import ConfigError, LogitsError, RecordError
 from teachonce.extraction.config import PlanConfig
 from teachonce.extraction.planning.busy import MachineUse
@@ -99,7 +99,8 @@ def build_estimate(config: PlanConfig) -> dict[str, Any]:
     source = open_records(config.data, config.split, with_boxes=draws_by_boxes(extraction))
     if source.num_records == 0:
         raise RecordError(f"{config.data}: split {config.split} holds no record, expected some to measure on")
-    teacher = load_model(config.teacher, device=config.device, precision=config.precision, compile=config.compile)
+    with phase("plan", "loading the teacher"):
+        teacher = load_model(config.teacher, device=config.device, precision=config.precision, compile=config.compile)
     plan = build_plan(extraction, source, teacher)
     subset = SubsetSource(source, sample_locations(source, config.samples, config.seed))
     subset_plan = build_plan(extraction, subset, teacher)

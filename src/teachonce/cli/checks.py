@@ -1,0 +1,137 @@
+"""What is checked before a command's program is imported: whether the things that it names are there.
+
+Importing torch takes seconds, on a cold or a shared disk many; that a split is missing, or that a SPEC cannot be meant,
+is seen in a hundredth of that. Nothing is decided here: each check is the one that the program makes too, with its
+words. tests/cli/test_checks.py holds that none of them brings torch in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from teachonce.cli.config import AblateConfig
+from teachonce.errors import ConfigError
+from teachonce.evaluation.config import EvaluateConfig, ExportOnnxConfig, ExportWeightsConfig
+from teachonce.extraction.config import ExtractConfig, PlanConfig
+from teachonce.storage.address import to_location
+from teachonce.training.config import TrainConfig, TrainingOptions
+
+
+def check_inputs(config: Any) -> None:
+    """Raise what the program of this configuration would, for what can be seen without loading anything."""
+    for kind, check in _CHECKS.items():
+        if isinstance(config, kind):
+            check(config)
+
+
+def _check_extract(config: ExtractConfig) -> None:
+    from teachonce.store.begin import check_store_folder
+
+    check_store_folder(config.out)
+    _check_split(config.data, config.split)
+    _check_stores([] if config.views_of is None else [config.views_of])
+    _check_model(config.teacher)
+
+
+def _check_plan(config: PlanConfig) -> None:
+    _check_split(config.data, config.split)
+    _check_model(config.teacher)
+
+
+def _check_training(config: TrainingOptions) -> None:
+    _check_split(config.data, config.split)
+    if config.has_validation:
+        _check_split(config.validation_data or config.data, str(config.validation_split))
+    _check_model(config.student)
+
+
+def _check_train(config: TrainConfig) -> None:
+    from teachonce.runs.run import check_run_folder
+
+    if config.temperature > 0:
+        _check_stores(config.store)
+        if config.teacher is not None:
+            _check_model(config.teacher)
+    check_run_folder(config.out)
+
+
+def _check_ablate(config: AblateConfig) -> None:
+    if config.stores:
+        _check_stores([to_location(part) for word in config.stores.split(",") for part in word.split("+")])
+    if config.teacher is not None:
+        _check_model(config.teacher)
+
+
+def _check_evaluate(config: EvaluateConfig) -> None:
+    _check_split(config.data, config.split)
+    _check_model(config.model)
+
+
+def _check_export_onnx(config: ExportOnnxConfig) -> None:
+    from teachonce.storage.files import exists
+
+    _check_run(config.run)
+    if config.data is not None:
+        _check_split(config.data, config.split)
+        _check_split(config.validation_data or config.data, config.validation_split)
+    if exists(config.out):
+        raise ConfigError(f"{config.out}: exists; remove it or choose another --out")
+
+
+def _check_export_weights(config: ExportWeightsConfig) -> None:
+    from teachonce.storage.files import exists
+
+    _check_run(config.run)
+    if exists(config.out):
+        raise ConfigError(f"{config.out}: exists; remove it or choose another --out")
+
+
+_CHECKS: dict[type, Callable[[Any], None]] = {
+    ExtractConfig: _check_extract,
+    PlanConfig: _check_plan,
+    TrainingOptions: _check_training,
+    TrainConfig: _check_train,
+    AblateConfig: _check_ablate,
+    EvaluateConfig: _check_evaluate,
+    ExportOnnxConfig: _check_export_onnx,
+    ExportWeightsConfig: _check_export_weights,
+}
+"""Commands whose programs import torch; the others say it as quickly themselves."""
+
+
+def _check_split(data: Path, split: str) -> None:
+    from teachonce.records.discovery import find_split
+
+    find_split(data, split)
+
+
+def _check_stores(paths: Any) -> None:
+    from teachonce.store.plan_files import check_holds_store
+
+    for path in paths:
+        check_holds_store(path)
+
+
+def _check_run(path: Path) -> None:
+    from teachonce.runs.run import open_finished_run
+    from teachonce.store.plan_files import holds_store
+
+    if holds_store(path):
+        raise ConfigError(f"{path}: is a store, expected a run; export-logits is for stores")
+    open_finished_run(path, requested_by=f"model {f'run:{path}'!r}")
+
+
+def _check_model(text: str) -> None:
+    from teachonce.models.spec import parse_model_spec
+    from teachonce.runs.run import open_finished_run
+    from teachonce.storage.files import locate
+
+    spec = parse_model_spec(text)
+    if spec.kind == "run":
+        open_finished_run(to_location(spec.name), requested_by=f"model {spec.text!r}")
+    if spec.kind == "onnx":
+        storage, name = locate(to_location(spec.name))
+        if not storage.has(name):
+            raise ConfigError(f"model {spec.text!r}: no file {spec.name}")

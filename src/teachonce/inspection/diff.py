@@ -1,0 +1,145 @@
+"""``teachonce diff A B``: in what two runs, or two stores, differ: settings, results and environment.
+
+Settings are everything that the numbers depend on, as config.json and plan.json have it; of data and stores also what
+they are (hashes), not only where they lie. Results are shown whether or not they differ. Nothing here is judged: which
+difference of a setting made which of a result is for the reader, and for several seeds (``teachonce ablate``).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from teachonce.errors import ConfigError
+from teachonce.inspection.config import DiffConfig
+from teachonce.runs.run import Run, holds_run
+from teachonce.storage.files import open_storage, read_json
+from teachonce.store.plan_files import CONFIG_NAME, holds_store
+from teachonce.store.store import Store
+from teachonce.terminal import as_text
+
+_ENVIRONMENT = frozenset({"device", "devices", "num_nodes", "num_workers", "in_memory", "world_size", "versions"})
+"""Entries of a run's config.json that say where it was computed."""
+_WHERE = frozenset({"out"})
+"""Entries that differ between any two."""
+MAX_CHARACTERS = 48
+"""Of a value in the table; JSON has all of it."""
+Values = Mapping[str, Any]
+"""By name; "a.b" is b of the object a."""
+
+
+@dataclass(frozen=True)
+class Described:
+    """What there is to compare."""
+
+    path: Path
+    kind: Literal["run", "store"]
+    settings: Values
+    results: Values
+    environment: Values
+
+
+def diff(config: DiffConfig) -> str:
+    """The differences as text or JSON; raises ConfigError unless both are runs or both stores, and what these raise."""
+    first, second = _describe(config.first), _describe(config.second)
+    if first.kind != second.kind:
+        raise ConfigError(f"{first.path} is a {first.kind}, {second.path} a {second.kind}: expected two of one kind")
+    settings = _differences(first.settings, second.settings)
+    results = {name: (first.results.get(name), second.results.get(name)) for name in [*first.results, *second.results]}
+    environment = _differences(first.environment, second.environment)
+    if config.json:
+        found = {"first": str(first.path), "second": str(second.path), "kind": first.kind}
+        return json.dumps(found | {"settings": settings, "results": results, "environment": environment}, indent=2)
+    return "\n\n".join(
+        [
+            as_text([f"{first.kind}s: A is {first.path}, B is {second.path}"]),
+            _table("settings", settings),
+            _table("results", results),
+            _table("environment", environment),
+        ]
+    )
+
+
+def _describe(path: Path) -> Described:
+    if holds_store(path):
+        return _describe_store(Store(path))
+    if holds_run(path):
+        return _describe_run(Run(path))
+    raise ConfigError(f"{path}: is neither a run nor a store; expected the folder of one")
+
+
+def _describe_run(run: Run) -> Described:
+    settings = {name: value for name, value in run.config.items() if name not in _ENVIRONMENT | _WHERE}
+    environment = {name: value for name, value in run.config.items() if name in _ENVIRONMENT}
+    result = run.result
+    if result is None:
+        rows = run.metrics
+        result = {"epochs": rows[-1]["epoch"] if rows else 0, "finished": False}
+    # What stands among the settings too.
+    results = {name: value for name, value in result.items() if name not in run.config or name == "epochs"}
+    return Described(run.path, "run", _flatten(settings), _flatten(results), _flatten(environment))
+
+
+def _describe_store(store: Store) -> Described:
+    plan = store.plan.to_json()
+    settings = {name: value for name, value in plan.items() if name not in {"shards", "view_groups"}}
+    if open_storage(store.path).has(CONFIG_NAME):
+        settings["options"] = {
+            name: value for name, value in read_json(store.path / CONFIG_NAME).items() if name not in _WHERE
+        }
+    hits = [
+        store.read_hits(shard, group) for group in store.plan.view_groups for shard in range(len(store.plan.shards))
+    ]
+    num_rows = store.num_records * store.num_views
+    results = {
+        "records": store.num_records,
+        "shards": len(store.plan.shards),
+        "views": store.num_views,
+        "bytes": store.num_bytes(),
+        "top1": None if None in hits else sum(sum(found or []) for found in hits) / num_rows,
+    }
+    devices = sorted({str(made["device"]) for made in store.made_by if "device" in made})
+    environment = {"versions": store.versions, "device": " and ".join(devices) or None}
+    return Described(store.path, "store", _flatten(settings), results, _flatten(environment))
+
+
+def _flatten(values: Values, prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            found |= _flatten(value, f"{prefix}{name}.")
+        else:
+            found[prefix + name] = value
+    return found
+
+
+def _differences(first: Values, second: Values) -> dict[str, tuple[Any, Any]]:
+    names = dict.fromkeys([*first, *second])
+    return {name: (first.get(name), second.get(name)) for name in names if first.get(name) != second.get(name)}
+
+
+def _table(title: str, rows: Mapping[str, tuple[Any, Any]]) -> str:
+    if not rows:
+        return f"{title}: the same"
+    shown = [(name, _brief(first), _brief(second), _change(first, second)) for name, (first, second) in rows.items()]
+    widths = [max(len(row[column]) for row in [*shown, ("", "A", "B", "")]) for column in range(3)]
+    lines = [("", "A", "B", ""), *shown]
+    return as_text(
+        [f"{title}:"]
+        + [f"  {a:<{widths[0]}}  {b:<{widths[1]}}  {c:<{widths[2]}}  {d}".rstrip() for a, b, c, d in lines]
+    )
+
+
+def _brief(value: Any) -> str:
+    text = f"{value:.6g}" if isinstance(value, float) else "-" if value is None else str(value)
+    return text if len(text) <= MAX_CHARACTERS else text[: MAX_CHARACTERS - 3] + "..."
+
+
+def _change(first: Any, second: Any) -> str:
+    is_number = all(isinstance(value, int | float) and not isinstance(value, bool) for value in (first, second))
+    if not is_number or first == second:
+        return ""
+    return f"{second - first:+,}" if isinstance(second - first, int) else f"{second - first:+.4g}"

@@ -1,0 +1,108 @@
+"""What is wrong with a command is said before torch is imported."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from teachonce.cli.main import main
+from teachonce.pixels.preprocessing import Preprocessing
+from tests.support.small_data import run_config, write_image_folder, write_shards, write_store
+
+BLOCKER = """
+import sys
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {"torch", "torchvision", "timm", "lightning"}:
+            raise AssertionError(f"{name} was imported")
+sys.meta_path.insert(0, Blocker())
+from teachonce.cli.main import main
+for line in sys.stdin.read().splitlines():
+    try:
+        main(line.split())
+    except SystemExit as end:
+        print(end.code, flush=True)
+"""
+"""Runs a command a line, in a process in which nothing heavy can be imported; prints their exit codes."""
+TRAIN = "train --student timm:resnet18 --out run"
+COMMANDS = [
+    ("extract --data nowhere --teacher timm:a --out o", 2, "nowhere: no such folder"),
+    ("extract --data images --split test --teacher timm:a --out o", 2, "only train, expected test-NNNNN-of-NNNNN"),
+    ("extract --data images --teacher tim:a --out o", 2, "model 'tim:a': expected timm:NAME"),
+    ("extract --data images --teacher onnx:no.onnx --out o", 2, "no file no.onnx"),
+    ("extract --data images --teacher run:images --out o", 2, "holds no config.json"),
+    ("extract --data images --teacher timm:a --out images", 1, "images: exists and is no store"),
+    ("extract --data images --teacher timm:a --out o --views-of images", 1, "images: is no store"),
+    ("extract --data images --teacher timm:a --out o --topk 3", 2, "--topk 3: applies only with --codec topk"),
+    ("plan --data images --split test --teacher timm:a", 2, "only train, expected test"),
+    ("plan --data images --teacher timm:a,sice=3", 2, "no option 'sice' for timm"),
+    (f"{TRAIN} --data nowhere", 2, "nowhere: no such folder"),
+    (f"{TRAIN} --data images", 2, "only train, expected validation"),
+    (f"{TRAIN} --data images --validation-split none --store images", 1, "images: is no store"),
+    (f"{TRAIN} --data images --validation-split none --teacher tim:a", 2, "model 'tim:a'"),
+    ("train --student x --data images --validation-split none --out o", 2, "model 'x': expected"),
+    ("train --student timm:a --data images --validation-split none --out images", 1, "exists and is no run"),
+    (f"{TRAIN} --data images --recipe xyz", 2, "--recipe xyz: expected one of"),
+    (f"{TRAIN} --data images --bach-size 3", 2, "did you mean --batch-size?"),
+    ("ablate --student timm:a --data images --validation-split none --out o --stores a,b", 1, "a: is no store"),
+    ("ablate --student timm:a --data images --validation-split none --out o --teacher x", 2, "model 'x'"),
+    ("evaluate --data images --model timm:a", 2, "only train, expected validation"),
+    ("evaluate --data images --split train --model run:images", 2, "holds no config.json"),
+    ("export-onnx images --out o", 2, "model 'run:images': holds no config.json"),
+    ("export-onnx store --out o", 2, "store: is a store, expected a run; export-logits is for stores"),
+    ("export-onnx run --out images", 2, "images: exists; remove it"),
+    ("export-onnx run --out o --int8 --data images", 2, "only train, expected validation"),
+    ("export-weights run --out images", 2, "images: exists; remove it"),
+    ("export-logits images --out o", 2, "images: is no store, whose logits"),
+    ("records --images nowhere --out o", 2, "nowhere"),
+    ("merge images --data images --out o", 1, "images: is no store"),
+    ("import nowhere --data images --out o", 2, "nowhere: neither a store nor"),
+    ("inspect nowhere", 2, "nowhere: no such folder"),
+    ("diff store run", 2, "store is a store, run a run: expected two of one kind"),
+    ("verify --data images", 2, "verify: STORE missing"),
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("inputs")
+    write_image_folder(folder / "images")
+    write_store(folder / "store", write_shards(folder / "records"))
+    return folder
+
+
+def test_what_is_missing_is_said_before_torch_is_imported(folder: Path) -> None:
+    (folder / "run").mkdir()
+    preprocessing = Preprocessing(size_px=16, resize_px=16)
+    (folder / "run" / "config.json").write_text(json.dumps(run_config("timm:test_resnet", preprocessing)))
+    (folder / "run" / "student.safetensors").write_bytes(b"")
+    lines = "\n".join(line for line, _, _ in COMMANDS)
+    done = subprocess.run(
+        [sys.executable, "-c", BLOCKER], input=lines, capture_output=True, text=True, cwd=folder, timeout=120
+    )
+    codes, said = [int(code) for code in done.stdout.split()], done.stderr.splitlines()
+    assert len(codes) == len(said) == len(COMMANDS), done.stderr
+    for (line, code, expected), found, message in zip(COMMANDS, codes, said, strict=True):
+        assert (found, expected in message) == (code, True), (line, found, message)
+
+
+def test_a_program_that_needs_torch_is_stopped_by_the_blocker(folder: Path) -> None:
+    """The test above would pass unseen if nothing were blocked."""
+    line = "evaluate --data images --split train --model timm:test_resnet"
+    done = subprocess.run([sys.executable, "-c", BLOCKER], input=line, capture_output=True, text=True, cwd=folder)
+    assert done.stdout.split() == ["1"] and "was imported" in done.stderr
+
+
+def test_a_baseline_does_not_read_its_store(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """--kd-temp 0 makes the baseline of a command: a store that is gone is no reason to stop."""
+    asked = []
+    monkeypatch.setattr("teachonce.training.train.train", asked.append)
+    monkeypatch.chdir(folder)
+    words = "train --student timm:a --data images --validation-split none --out o --kd-temp 0 --store gone"
+    with pytest.raises(SystemExit) as end:
+        main(words.split())
+    assert end.value.code == 0 and len(asked) == 1

@@ -1,0 +1,61 @@
+"""Words that mean no command: one line that says which, and what was probably meant."""
+
+from __future__ import annotations
+
+import pytest
+
+from teachonce.cli.main import main, parse_command
+from teachonce.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("exract --data d", r"^exract: no such command \(did you mean extract\?\); 'teachonce --help' lists them$"),
+        ("distil", r"^distil: no such command; 'teachonce --help' lists them$"),
+        ("--data d extract", r"^--data: expected a command before any option of it"),
+        ("verify s --data d --bach-size 3", r"^--bach-size: no option of verify \(did you mean --batch-size\?\)"),
+        ("verify s --data d --xyz", r"^--xyz: no option of verify; 'teachonce verify --help-all' lists them$"),
+        ("verify s --data d --no-jsn", r"^--no-jsn: no option of verify \(did you mean --no-json\?\)"),
+        ("verify s --data d -b 3", "^-b: no option of verify"),
+        ("verify", "^verify: STORE and --data PATH missing, expected here or in --config"),
+        ("verify --data d", "^verify: STORE missing"),
+        ("train --data d --out o", "^train: --student SPEC missing"),
+        ("verify s --data", "^--data PATH: expected 1 value, found 0$"),
+        ("verify s --data --json", "^--data PATH: expected 1 value, found 0$"),
+        ("extract --data d --crop-scale 0.5", "^--crop-scale FLOAT FLOAT: expected 2 values, found 1$"),
+        ("verify s t --data d", "^t: unexpected; options of verify are given as --NAME VALUE$"),
+        ("export run --format onnx --out o", "^export: is a command for each of its products: export-onnx RUN"),
+        ("completion csh", "^shell csh: expected bash or zsh or fish$"),
+        ("verify --progress bar", "^--progress: invalid choice: 'bar'"),
+        ("verify --config", "^--config: expected one argument"),
+    ],
+)
+def test_what_is_wrong_is_one_line(words: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse_command(words.split())
+    with pytest.raises(SystemExit) as end:
+        main(words.split())
+    line = capsys.readouterr().err
+    assert end.value.code == 2 and line.startswith("teachonce: ") and line.count("\n") == 1
+
+
+def test_numbers_that_begin_with_a_dash_are_values() -> None:
+    parsed = parse_command(["merge", "s", "--data", "d", "--out", "o", "--background-logit", "-inf"])
+    assert parsed.background_logit == float("-inf")
+    with pytest.raises(ConfigError, match=r"^-1: unexpected"):
+        parse_command(["merge", "s", "-1", "--data", "d", "--out", "o"])
+
+
+def test_no_command_shows_them_all(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main([])
+    assert end.value.code == 2 and "commands:\n" in capsys.readouterr().out
+    with pytest.raises(ConfigError, match="no command"):
+        parse_command(["--quiet"])
+
+
+def test_general_options_stand_anywhere() -> None:
+    expected = parse_command(["verify", "s", "--data", "d", "--json"])
+    for words in ("--quiet verify s --data d --json", "verify s --progress json --data d --json --debug"):
+        assert parse_command(words.split()) == expected
