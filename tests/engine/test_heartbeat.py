@@ -18,6 +18,7 @@ from teachonce.engine.heartbeat import (
     remove_heartbeats,
 )
 from teachonce.engine.jobs import run_jobs
+from teachonce.engine.options import Engine
 from teachonce.errors import RecordError, TeachonceError
 from teachonce.storage.local import LocalStorage
 from tests.support.kills import dead_writer
@@ -127,7 +128,7 @@ def test_workers_of_every_engine_beat(tmp_path, num_workers):
     jobs = list(range(6))
     with heartbeats(tmp_path, "extract", beat_seconds=QUICK) as session:
         build = session.around(build_counter, describe)
-        for _ in run_jobs(build, jobs, num_workers=num_workers, report=reported.append):
+        for _ in run_jobs(build, jobs, engine=Engine(num_workers=num_workers), report=reported.append):
             seen |= read_heartbeats(tmp_path)
     assert sum(reported) == 24
     assert len(seen) == num_workers and len({beat.pid for beat in seen.values()}) == num_workers
@@ -140,7 +141,7 @@ def test_workers_of_every_engine_beat(tmp_path, num_workers):
 def test_the_worker_that_failed_says_why(tmp_path, num_workers):
     with pytest.raises(RecordError), heartbeats(tmp_path, "extract", beat_seconds=QUICK) as session:
         build = session.around(build_counter, describe)
-        list(run_jobs(build, [1, 2, "bad", 4], num_workers=num_workers, report=lambda count: None))
+        list(run_jobs(build, [1, 2, "bad", 4], engine=Engine(num_workers=num_workers), report=lambda count: None))
     beats = beats_in(tmp_path)
     (failed,) = [beat for beat in beats if beat.state == "failed"]
     assert failed.last_error == "bad: is bad" and failed.units == ("shard bad",)

@@ -13,6 +13,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import TypeVar
 
+from teachonce.storage.storage import Storage
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -39,6 +41,12 @@ def prefetch(items: Iterable[Item], work: Callable[[Item], Result], *, threads: 
             pending.extend(islice(submitted, 1))
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def overlap(storage: Storage, items: Iterable[Item], work: Callable[[Item], Result]) -> Iterator[Result]:
+    """``work(item)`` of each item in order, which asks ``storage`` and is thread-safe; raises as ``prefetch``."""
+    threads = storage.requests_at_once if storage.requests_at_once > 1 else 0
+    return prefetch(items, work, threads=threads, ahead=2 * threads)
 
 
 def _submit(

@@ -13,7 +13,7 @@ from pathlib import Path
 import xxhash
 
 from teachonce.engine.buffers import BufferPool
-from teachonce.engine.round_trips import overlap
+from teachonce.engine.prefetch import overlap
 from teachonce.errors import LogitsError, RecordError
 from teachonce.records.class_table import ClassTable
 from teachonce.records.listing import find_class_folders, find_data_classes, list_images

@@ -21,7 +21,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from teachonce.engine.round_trips import overlap
+from teachonce.engine.prefetch import overlap
 from teachonce.errors import RecordError
 from teachonce.storage.files import open_storage
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from teachonce.engine.round_trips import overlap
+from teachonce.engine.prefetch import overlap
 from teachonce.errors import StoreError
 from teachonce.records.key_index import KeyIndex
 from teachonce.storage.block_file import BlockFile, FileEntry

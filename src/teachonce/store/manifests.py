@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from teachonce.engine.round_trips import overlap
+from teachonce.engine.prefetch import overlap
 from teachonce.errors import StoreError
 from teachonce.records.key_index import KeyIndex
 from teachonce.storage.block_file import BlockFile, FileEntry

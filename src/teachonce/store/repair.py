@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from teachonce.engine.round_trips import overlap
+from teachonce.engine.prefetch import overlap
 from teachonce.errors import StoreError
 from teachonce.storage.block_file import BlockFile, FileEntry
 from teachonce.storage.files import open_storage

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from teachonce.engine.buffers import BufferPool
 from teachonce.engine.chunked import chunked
-from teachonce.engine.round_trips import overlap
+from teachonce.engine.prefetch import overlap
 from teachonce.errors import LogitsError, RecordError
 from teachonce.records.class_table import read_classes
 from teachonce.records.source import (
