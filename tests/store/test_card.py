@@ -130,7 +130,7 @@ def test_import_writes_it(tmp_path: Path) -> None:
     data = write_color_shards(tmp_path / "data")
     write_store(tmp_path / "store", data, num_classes=4, offset=0)
     for words in (
-        ["export", str(tmp_path / "store"), "--format", "csv", "--out", str(tmp_path / "csv")],
+        ["export-logits", str(tmp_path / "store"), "--format", "csv", "--out", str(tmp_path / "csv")],
         [
             "import",
             str(tmp_path / "csv"),

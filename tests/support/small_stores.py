@@ -13,6 +13,7 @@ from teachonce.codecs.dense import Int8Codec
 from teachonce.records.class_space import ClassSpace
 from teachonce.store.card import CARD_NAME
 from teachonce.store.plan import Group, Plan, group_views
+from teachonce.store.plan_files import CONFIG_NAME
 from teachonce.store.tables import Sample, StoreWriter
 from teachonce.views.policy import CenterPolicy, CropPolicy, policy_to_json
 from teachonce.views.view import View
@@ -77,8 +78,9 @@ def fill(
 
 
 def read_tree(path: Path) -> dict[str, bytes]:
-    """The files of a store, those that are not done aside, and its card, which is renewed as it grows."""
-    return {file.name: file.read_bytes() for file in sorted(path.glob("[!.]*")) if file.name != CARD_NAME}
+    """The files of a store; those aside that are not done, its card, and the options of the call that began it."""
+    left_out = (CARD_NAME, CONFIG_NAME)
+    return {file.name: file.read_bytes() for file in sorted(path.glob("[!.]*")) if file.name not in left_out}
 
 
 class Today:

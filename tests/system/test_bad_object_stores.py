@@ -31,11 +31,17 @@ READING = {
     "verify": "verify {remote} --data {local}/data --device cpu",
     "inspect": "inspect {remote}",
     "merge": "merge {remote} --data {local}/data --out {local}/new",
-    "train": "train --data {local}/data --store {remote} --student timm:test_vit3 --out {local}/new --device cpu",
+    "train": "train --data {local}/data --store {remote} --student timm:test_vit3 --out {local}/new --device cpu --validation-split none",
     "train from data": "train --data {remote} --student timm:test_vit3 --out {local}/new --device cpu",
     "evaluate": "evaluate --data {remote} --model {teacher} --device cpu",
     "evaluate a run": "evaluate --data {local}/data --model run:{remote} --split train --device cpu",
-    "export": "export {remote} --format csv --out {local}/new",
+    "export-logits": "export-logits {remote} --out {local}/new",
+    "export-onnx": "export-onnx {remote} --out {local}/new.onnx",
+    "export-weights": "export-weights {remote} --out {local}/new.safetensors",
+    "copy": "copy {remote} {local}/new",
+    "status": "status {remote}",
+    "diff": "diff {remote} {remote}",
+    "reindex": "reindex --data {remote} --out {local}/new",
     "upgrade": "upgrade {remote} --out {local}/new",
     "import": "import {remote} --data {local}/data --out {local}/new",
     "plan": "plan --data {remote} --teacher {teacher} --device cpu",
@@ -230,9 +236,7 @@ def test_without_obstore(fails: Fails, monkeypatch: pytest.MonkeyPatch, command:
             monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "obstore", None)
     line = fails(command, "s3://bucket/some")
-    assert line.endswith(
-        "s3://bucket/some: object stores and web servers need obstore; pip install 'teachonce[remote]'"
-    )
+    assert line.endswith("s3://bucket/some needs obstore, which is not installed: pip install 'teachonce[remote]'")
 
 
 def test_an_unknown_profile(fails: Fails, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -261,4 +265,4 @@ def _without(missing: str, real: Any) -> Any:
 def test_the_table_is_of_every_command() -> None:
     commands = importlib.import_module("teachonce.cli.main").COMMANDS
     tried = {command.split()[0] for command in EVERY}
-    assert set(commands) - tried == {"ablate", "demo"}, "these train and extract"
+    assert set(commands) - tried == {"ablate", "demo", "completion"}, "these train and extract, or read nothing"

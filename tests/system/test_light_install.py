@@ -36,7 +36,12 @@ LIGHT = {
     ],
     "merge": ["merge store --data records --out merged"],
     "upgrade": [f"upgrade {GOLDEN / 'store-v1-int8'} --out upgraded"],
-    "export": ["export store --format csv --out csv"],
+    "export-logits": ["export-logits store --format csv --out csv", "export-logits store --out parquet"],
+    "reindex": ["reindex --data records --out marked"],
+    "copy": ["copy store copied", "copy records records-copied"],
+    "status": ["status store"],
+    "diff": ["diff store store"],
+    "completion": ["completion bash"],
     "import": ["import csv --data records --split train --out imported"],
 }
 """By command: what it does without any extra. ``import`` reads what ``export`` has written."""
@@ -45,10 +50,14 @@ HEAVY = {
     "verify": ("verify store --data records --teacher timm:test_resnet", "torch"),
     "inspect": ("inspect store --html --out page.html", "pages"),
     "plan": ("plan --data images --teacher timm:test_resnet", "torch"),
-    "train": ("train --data images --student timm:test_resnet --out trained", "train"),
-    "evaluate": ("evaluate --data images --model timm:test_resnet", "torch"),
-    "export": ("export run --format onnx --out student.onnx", "torch"),
-    "ablate": ("ablate --data images --student timm:test_resnet --teacher timm:test_resnet --out ablation", "train"),
+    "train": ("train --data images --student timm:test_resnet --out trained --validation-split none", "train"),
+    "evaluate": ("evaluate --data images --split train --model timm:test_resnet", "torch"),
+    "export-onnx": ("export-onnx run --out student.onnx", "torch"),
+    "export-weights": ("export-weights run --out student.safetensors", "torch"),
+    "ablate": (
+        "ablate --data images --student timm:test_resnet --teacher timm:test_resnet --out ablation --validation-split train",
+        "train",
+    ),
     "demo": ("demo --out demo", "demo"),
     "merge": ("merge s3://bucket/store --data records --out merged", "remote"),
 }

@@ -90,6 +90,8 @@ OTHER_CURVES: dict[str, dict[str, Any]] = {
 EVERYWHERE = {"data", "student", "out", "size", "batch_size", "epochs", "lr", "device", "devices", "validation_split"}
 ELSEWHERE = {
     "recipe": "test_every_recipe_on_two_ranks",
+    "cache": "tests/data/test_fetch_ahead.py, tests/storage/remote/test_cache.py (of several processes)",
+    "cache_size": "tests/data/test_fetch_ahead.py",
     "grace_seconds": "tests/training/test_interruption.py",
     "num_nodes": "one machine: what differs is where the ranks meet (tests/training/test_ranks.py)",
 }

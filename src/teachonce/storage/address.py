@@ -71,6 +71,9 @@ def to_location(location: Path | str) -> Path:
         return location
     match = _PATTERN.match(str(location))
     if match is None:
+        if (scheme := str(location).partition(":")[0].lower()) in SCHEMES and ":" in str(location):
+            rest = str(location)[len(scheme) + 1 :]
+            raise ConfigError(f"{location}: expected {scheme}://BUCKET/FOLDER; did you mean {scheme}://{rest}?")
         return Path(location)
     scheme = match[1].lower()
     if scheme not in SCHEMES:

@@ -355,6 +355,8 @@ class TrainConfig(TrainingOptions):
         )
         self.teacher_weights()
         self.cache_bytes()
+        is_here = self.cache is None or not is_remote(self.cache)
+        require(is_here, "--cache", self.cache, "a folder on a local disk")
         stores = [os.path.normpath(str(path)) for path in self.store]
         doubled = next((path for path in self.store if stores.count(os.path.normpath(str(path))) > 1), None)
         require(doubled is None, "--store", doubled, "each store once: a teacher's weight is given by --store-weights")

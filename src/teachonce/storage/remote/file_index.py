@@ -20,8 +20,9 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+import warnings
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from typing import NamedTuple
 
 import msgspec
@@ -36,7 +37,7 @@ from teachonce.storage.strict_json import Count
 INDEX_NAME = "files.json"
 FORMAT_VERSION = 1
 LOCK_NAME = ".files.lock"
-LOCK_SECONDS = 30.0
+LOCK_SECONDS = 60.0
 """That one who renews the list waits for another who does."""
 _ADVICE = "remove it, and the command that made the folder (or 'teachonce copy') writes it again"
 _BLOCK_BYTES = 4 << 20
@@ -101,7 +102,9 @@ def renew_file_index(
     Of other files the entries stay that are still there in that size. ``describe`` is asked for the entries of all
     that are there and have none; what it leaves out is not listed.
     """
-    with _hold(storage):
+    with ExitStack() as stack:
+        if not _hold(storage, stack):
+            return
         present = storage.statuses()
         known = {**(read_file_index(storage) or {}), **files}
         kept = {
@@ -128,16 +131,19 @@ def hash_bytes(content: bytes) -> ListedFile:
     return ListedFile(len(content), xxhash.xxh3_128_hexdigest(content))
 
 
-@contextmanager
-def _hold(storage: Storage) -> Iterator[None]:
+def _hold(storage: Storage, stack: ExitStack) -> bool:
+    """Enter the lock; False, with a warning, where somebody holds it for too long: the files themselves are complete."""
     end = time.monotonic() + LOCK_SECONDS
-    with ExitStack() as stack:
-        while True:
-            try:
-                stack.enter_context(storage.lock(LOCK_NAME, "listed"))
-                break
-            except TeachonceError:
-                if time.monotonic() > end:
-                    raise
-                time.sleep(0.1)
-        yield
+    while True:
+        try:
+            stack.enter_context(storage.lock(LOCK_NAME, "listed"))
+            return True
+        except TeachonceError as error:
+            if time.monotonic() > end:
+                warnings.warn(
+                    f"{error} ({INDEX_NAME} was not renewed, which only web servers need; the same command again "
+                    "renews it)",
+                    stacklevel=3,
+                )
+                return False
+            time.sleep(0.1)
