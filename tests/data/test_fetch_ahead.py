@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 import warnings
 from collections.abc import Iterator
@@ -134,7 +135,7 @@ def test_shards_are_fetched_in_the_order_in_which_they_are_needed(local):
     sizes = [shard.num_records for shard in records.shards]
     batches = EpochBatches(records.num_records, 4, seed=3, shuffle_shards=2, shard_sizes=sizes)
     asked: list[tuple[int, int]] = []
-    ahead = FetchAhead(records, lambda shard, epoch: asked.append((shard, epoch)), batches)
+    ahead = FetchAhead(records, lambda shard, epoch, go_on: asked.append((shard, epoch)), batches)
     needed: dict[int, None] = {}
     for items in ahead.follow():
         needed |= dict.fromkeys(shard for shard, _ in records.locate_all(np.array([index for index, _ in items])))
@@ -150,6 +151,10 @@ def test_leaving_an_epoch_early_ends_the_fetching(local, bucket):
     iterator = iter(far.batches(batch_size=4, epoch=0, num_workers=1))
     next(iterator)
     iterator.close()
+    deadline = time.monotonic() + 10
+    while any(thread.name == "fetch ahead" for thread in threading.enumerate()):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def test_data_larger_than_the_cache_is_a_warning_with_a_window_that_fits(local):

@@ -31,7 +31,8 @@ READING = {
     "verify": "verify {remote} --data {local}/data --device cpu",
     "inspect": "inspect {remote}",
     "merge": "merge {remote} --data {local}/data --out {local}/new",
-    "train": "train --data {local}/data --store {remote} --student timm:test_vit3 --out {local}/new --device cpu --validation-split none",
+    "train": "train --data {local}/data --store {remote} --student timm:test_vit3 --out {local}/new --device cpu "
+    "--validation-split none",
     "train from data": "train --data {remote} --student timm:test_vit3 --out {local}/new --device cpu",
     "evaluate": "evaluate --data {remote} --model {teacher} --device cpu",
     "evaluate a run": "evaluate --data {local}/data --model run:{remote} --split train --device cpu",

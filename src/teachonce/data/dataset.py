@@ -11,7 +11,7 @@ Each record's key is compared with the stores' as it is read; a mismatch is a re
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import groupby
 from operator import itemgetter
 
@@ -125,11 +125,11 @@ class KDDataset:
         batch = parts[0] if len(parts) == 1 else {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         return lock_pages(batch) if self.page_locked else batch
 
-    def fetch(self, shard: int, epoch: int) -> None:
-        """A shard of the records, and the blocks of the stores that go with it."""
-        self.records.fetch(shard)
+    def fetch(self, shard: int, epoch: int, go_on: Callable[[], bool] = lambda: True) -> None:
+        """The blocks of the stores that go with a shard of the records, and the shard."""
         number = None if self.logits is None else self.logits.number_of(epoch)
         self._reader.fetch(shard, self.views.number_of(epoch) if number is None else number)
+        self.records.fetch(shard, go_on)
 
     def batches(
         self,
@@ -202,9 +202,9 @@ class EvalDataset:
     def __len__(self) -> int:
         return self.records.num_records
 
-    def fetch(self, shard: int, epoch: int) -> None:
+    def fetch(self, shard: int, epoch: int, go_on: Callable[[], bool] = lambda: True) -> None:
         """A shard of the records."""
-        self.records.fetch(shard)
+        self.records.fetch(shard, go_on)
 
     def __getitems__(self, items: Sequence[tuple[int, int]]) -> Batch:
         indices = np.array([index for index, _ in items], np.int64)

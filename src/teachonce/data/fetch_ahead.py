@@ -10,12 +10,13 @@ What cannot be fetched here is no error: whoever reads it will hear of it.
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import islice
+from queue import Empty, SimpleQueue
 
 import numpy as np
 
@@ -27,6 +28,8 @@ THREADS = 4
 """Shards that are fetched at once."""
 BATCHES = 32
 """Batches that are looked ahead at least."""
+WAIT_SECONDS = 0.2
+"""Between two looks of an idle thread at whether the epoch has ended."""
 SHARDS = 2
 """With a window: so many shards' worth of records are looked ahead, in each of which one shard is new."""
 
@@ -34,31 +37,44 @@ Items = list[tuple[int, int]]
 """(record index, epoch) of a batch."""
 
 
-class FetchAhead:
-    """Follows the batches of an epoch; ``fetch(shard, epoch)`` brings a shard, and what is joined with it, near."""
+Fetch = Callable[[int, int, Callable[[], bool]], None]
+"""``fetch(shard, epoch, go_on)`` brings a shard, and what is joined with it, near, until ``go_on()`` is False."""
 
-    def __init__(self, records: RecordSource, fetch: Callable[[int, int], None], batches: EpochBatches) -> None:
+
+class FetchAhead:
+    """Follows the batches of an epoch and fetches what they need."""
+
+    def __init__(self, records: RecordSource, fetch: Fetch, batches: EpochBatches) -> None:
         self._records = records
         self._fetch = fetch
         self._batches = batches
 
     def follow(self) -> Iterator[Items]:
-        """The batches, in their order."""
-        pool = ThreadPoolExecutor(THREADS, thread_name_prefix="fetch ahead")
+        """The batches, in their order; what is not fetched by their end is left."""
+        ended = threading.Event()
+        wanted: SimpleQueue[tuple[int, int]] = SimpleQueue()
+        # Daemons: who leaves the process does not wait for a server.
+        for _ in range(THREADS):
+            threading.Thread(target=self._work, args=(wanted, ended), name="fetch ahead", daemon=True).start()
         asked: set[tuple[int, int]] = set()
         coming = iter(self._batches)
         waiting: deque[Items] = deque()
         try:
             for items in self._look_ahead(coming):
-                self._ask(pool, asked, items)
+                self._ask(wanted, asked, items)
                 waiting.append(items)
             while waiting:
                 yield waiting.popleft()
                 for items in islice(coming, 1):
-                    self._ask(pool, asked, items)
+                    self._ask(wanted, asked, items)
                     waiting.append(items)
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+            ended.set()
+
+    def _work(self, wanted: SimpleQueue[tuple[int, int]], ended: threading.Event) -> None:
+        while not ended.is_set():
+            with suppress(Empty, TeachonceError):
+                self._fetch(*wanted.get(timeout=WAIT_SECONDS), lambda: not ended.is_set())
 
     def _look_ahead(self, coming: Iterator[Items]) -> Iterable[Items]:
         count = BATCHES
@@ -68,17 +84,13 @@ class FetchAhead:
             count = max(count, -(-SHARDS * max(sizes) // update))
         return islice(coming, count)
 
-    def _ask(self, pool: ThreadPoolExecutor, asked: set[tuple[int, int]], items: Items) -> None:
+    def _ask(self, wanted: SimpleQueue[tuple[int, int]], asked: set[tuple[int, int]], items: Items) -> None:
         indices, epochs = np.array(items, np.int64).reshape(-1, 2).T
         shards = [shard for shard, _ in self._records.locate_all(indices)]
-        for wanted in dict.fromkeys(zip(shards, epochs.tolist(), strict=True)):
-            if wanted not in asked:
-                asked.add(wanted)
-                pool.submit(self._fetch_one, *wanted)
-
-    def _fetch_one(self, shard: int, epoch: int) -> None:
-        with suppress(TeachonceError):
-            self._fetch(shard, epoch)
+        for needed in dict.fromkeys(zip(shards, epochs.tolist(), strict=True)):
+            if needed not in asked:
+                asked.add(needed)
+                wanted.put(needed)
 
 
 def check_cache_size(records: RecordSource, shuffle_shards: int | None, cache_bytes: int) -> None:

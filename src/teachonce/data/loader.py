@@ -8,7 +8,7 @@ of 224 px is 9.6 MB that the system has to clear first.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
 import torch
@@ -31,8 +31,8 @@ class Batched(Protocol):
 
     def __getitems__(self, items: Sequence[tuple[int, int]]) -> Batch: ...
 
-    def fetch(self, shard: int, epoch: int) -> None:
-        """Have a shard of the records, and what is joined with it in this epoch, near."""
+    def fetch(self, shard: int, epoch: int, go_on: Callable[[], bool]) -> None:
+        """Have a shard of the records, and what is joined with it in this epoch, near; until ``go_on()`` is False."""
 
 
 class Loader:

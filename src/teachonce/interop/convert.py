@@ -122,7 +122,8 @@ def convert_records(config: RecordsConfig) -> None:
     num_unmarked = sum(found.num_unmarked for found in written)
     check_arrived(config, [job.name for job in jobs])
     open_storage(config.out).remove_temporaries()
-    list_written(config.out, config.split, {name: entry for found in written for name, entry in found.files.items()})
+    files = {name: entry for found in written for name, entry in found.files.items()}
+    list_written(config.out, config.split, files, hashes_others=config.worker_part()[1] == 1)
     print_note(f"{config.out}: {len(listing):,} {config.split} records in {config.shards} shards")
     if num_others:
         done_to = "kept as they are" if config.keep else "encoded again"

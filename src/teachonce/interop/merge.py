@@ -99,7 +99,8 @@ def merge(config: MergeConfig) -> None:
         written = [found for _, found in run_jobs(build, jobs, engine=engine, report=advance)]
     check_arrived(config, [source.shards[shard].name for shard in jobs])
     open_storage(config.out).remove_temporaries()
-    list_written(config.out, split, {name: entry for found in written for name, entry in found.items()})
+    files = {name: entry for found in written for name, entry in found.items()}
+    list_written(config.out, split, files, hashes_others=config.worker_part()[1] == 1)
 
 
 class _ShardMerger:

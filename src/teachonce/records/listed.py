@@ -20,12 +20,18 @@ from teachonce.storage.remote.file_index import ListedFile, hash_file, renew_fil
 INDEX_SUFFIX = ".idx"
 
 
-def list_written(folder: Path, split: str, written: Mapping[str, ListedFile]) -> None:
-    """Renew the list of a folder: ``written`` are the entries of files that were hashed as they were written."""
+def list_written(folder: Path, split: str, written: Mapping[str, ListedFile], *, hashes_others: bool = True) -> None:
+    """Renew the list of a folder: ``written`` are the entries of files that were hashed as they were written.
+
+    ``hashes_others``: what is there and was never listed is read for its entry. Not by the workers of a job array,
+    which end together and would all read what the others list a moment later.
+    """
     storage = open_storage(folder)
 
     def describe(names: list[str]) -> dict[str, ListedFile]:
         ours = [name for name in names if belongs_to(name, split)]
+        if not hashes_others:
+            ours = [name for name in ours if parse_shard_name(name.removesuffix(INDEX_SUFFIX)) is None]
         shards = [name for name in ours if parse_shard_name(name)]
         if not shards:
             return {name: hash_file(storage, name) for name in ours}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -46,9 +46,9 @@ class SelectedSource(RecordSource):
         own = [(self._shards[shard], int(self._rows[shard][row])) for shard, row in locations]
         return self.source.read_batch(own, with_logits=with_logits, buffers=buffers)
 
-    def fetch(self, shard: int) -> None:
+    def fetch(self, shard: int, go_on: Callable[[], bool] = lambda: True) -> None:
         """The shard that the records are of."""
-        self.source.fetch(self._shards[shard])
+        self.source.fetch(self._shards[shard], go_on)
 
     def known_keys(self, shard: int) -> NDArray[np.uint64] | None:
         """Those that were given."""

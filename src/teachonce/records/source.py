@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -150,8 +150,11 @@ class RecordSource(ABC):
     is_fetched: bool = False
     """Whether reading takes requests to another machine, of which a cache keeps the answers: ``fetch`` helps then."""
 
-    def fetch(self, shard: int) -> None:  # noqa: B027, most sources have nothing to fetch
-        """Have the bytes of a shard near, where they are far and something keeps them; raises as ``read_batch``."""
+    def fetch(self, shard: int, go_on: Callable[[], bool] = lambda: True) -> None:  # noqa: B027, most sources have nothing to fetch
+        """Have the bytes of a shard near, where they are far and something keeps them; raises as ``read_batch``.
+
+        It ends early where ``go_on()``, asked every few MiB, is False.
+        """
 
     def read_record(self, shard: int, row: int, *, with_logits: bool = False) -> Record:
         """One record; raises as ``read_batch``."""

@@ -14,7 +14,7 @@ raise. ``StorageContract`` in ``tests/storage/test_storage.py`` holds an impleme
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import BinaryIO, ClassVar, NamedTuple, Protocol
@@ -53,8 +53,8 @@ class Reader(ABC):
     def read_into(self, buffer: memoryview, offset: int) -> int:
         """Fill ``buffer`` from ``offset`` on; returns how many bytes: fewer than it has only where the file ends."""
 
-    def fetch(self) -> None:  # noqa: B027, most readers have no cache
-        """Have all of the file in the cache, where there is one that it is read through."""
+    def fetch(self, go_on: Callable[[], bool] = lambda: True) -> None:  # noqa: B027, most readers have no cache
+        """Have all of the file in the cache, where there is one that it is read through; until ``go_on()`` is False."""
 
 
 class Mapped(Protocol):

@@ -128,6 +128,42 @@ def test_a_removed_object_is_fetched_again_where_it_is_seen(cache):
     assert first == CONTENT[:PAGE_BYTES]
 
 
+def test_who_reads_keeps_its_file_when_another_thread_maps_a_new_one(cache):
+    """A thread that has looked where its pages are must not read the new, empty file at their place."""
+    source = Object()
+    reader = reader_of(cache, source)
+    reader.view(0, 2 * PAGE_BYTES)
+    before = reader._pages
+    for path in cache.folder.glob("??/*"):
+        path.unlink()
+    reader.view(9 * PAGE_BYTES, 10 * PAGE_BYTES)
+    after = reader._pages
+    assert before is not None and after is not None and after is not before
+    assert before.present[:2].all() and not after.present[:2].any()
+    assert before.content[: 2 * PAGE_BYTES] == CONTENT[: 2 * PAGE_BYTES]
+    assert reader.view(0, 2 * PAGE_BYTES) == CONTENT[: 2 * PAGE_BYTES]
+
+
+def test_a_file_in_use_says_so_and_one_that_was_removed_is_let_go_of(cache, monkeypatch):
+    monkeypatch.setattr("teachonce.storage.remote.cache.TOUCH_SECONDS", -1.0)
+    reader = reader_of(cache, Object())
+    reader.view(0, len(CONTENT))
+    (pages,) = cache.folder.glob("??/*.pages")
+    os.utime(pages, (1, 1))
+    assert reader.view(5, 9) == CONTENT[5:9] and pages.stat().st_mtime > 1
+    pages.with_suffix(".data").unlink()
+    assert reader.view(5, 9) == CONTENT[5:9]
+    names = Path("/proc/self/maps").read_text()
+    assert f"{pages.with_suffix('.data')} (deleted)" not in names, "the disk has its room back"
+
+
+def test_a_cached_file_takes_no_descriptor(cache):
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    readers = [reader_of(cache, Object(), identity=str(number)) for number in range(20)]
+    assert all(reader.view(0, 100) == CONTENT[:100] for reader in readers)
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before + 2
+
+
 def test_threads_fetch_a_page_once(cache):
     source = Object()
     reader = reader_of(cache, source, unit=4)

@@ -17,7 +17,7 @@ import os
 import re
 import struct
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -214,9 +214,9 @@ class TFRecordFile:
         except RecordError:
             return False
 
-    def fetch(self) -> None:
-        """Have the file in the cache that it is read through, if there is one."""
-        self._open().fetch()
+    def fetch(self, go_on: Callable[[], bool]) -> None:
+        """Have the file in the cache that it is read through, if there is one; until ``go_on()`` is False."""
+        self._open().fetch(go_on)
 
     def close(self) -> None:
         """Close the file, once the reads that are under way are over; a later read opens it again."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -283,9 +283,9 @@ class TFRecordSource(RecordSource):
                 records.append(Record(encoded, label, filename, record_key(encoded), where, values))
         return records
 
-    def fetch(self, shard: int) -> None:
-        """The whole file of a shard."""
-        self._keep_open(shard).fetch()
+    def fetch(self, shard: int, go_on: Callable[[], bool] = lambda: True) -> None:
+        """All of the file of a shard."""
+        self._keep_open(shard).fetch(go_on)
 
     def _keep_open(self, shard: int) -> TFRecordFile:
         if len(self._files) > MAX_OPEN_SHARDS:

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import mmap
 import os
 import threading
 import time
@@ -24,6 +23,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import xxhash
@@ -39,7 +39,9 @@ FOLDER_VARIABLE, BYTES_VARIABLE = "TEACHONCE_CACHE", "TEACHONCE_CACHE_BYTES"
 DEFAULT_BYTES = 50 * 10**9
 _MAX_FREE_FRAC = 0.5
 """Of the free disk, where no size was asked for."""
-_TOUCH_SECONDS = 300.0
+TOUCH_SECONDS = 300.0
+"""How often a reader that is in use says so."""
+_HAS_PROC = Path("/proc/self/fd").exists()
 _SWEEP_FRAC = 0.02
 """Of the limit: so much is fetched between two looks at how much room is taken."""
 
@@ -92,6 +94,18 @@ class CacheFolder:
             excess -= size
 
 
+class _Pages(NamedTuple):
+    """An object's data file as it is mapped, and which of its pages this process has compared with their hashes.
+
+    One thing: where the file was removed to make room, another one takes its place, and who still reads the old one
+    reads its bytes.
+    """
+
+    content: memoryview
+    present: NDArray[np.bool_]
+    inode: tuple[int, int]
+
+
 class CachedReader(Reader):
     """Ranges of an object through the cache; what is not there is fetched, with ``unit`` pages around it."""
 
@@ -104,12 +118,11 @@ class CachedReader(Reader):
         self._get_range = get_range
         self._unit = unit
         self._num_pages = -(-num_bytes // PAGE_BYTES)
-        self._present = np.zeros(self._num_pages, bool)
-        """Pages whose hashes this process has compared."""
         self._lock = threading.Lock()
-        self._touched = float("-inf")
-        self._inode: tuple[int, int] | None = None
-        self._map = self._map_data()
+        self._used = time.monotonic()
+        self._is_usable = True
+        """False once the folder could not be written: then every range is a request, after one warning."""
+        self._pages = self._open_data()
 
     def read(self, offset: int, num_bytes: int) -> bytes:
         """A range."""
@@ -127,91 +140,112 @@ class CachedReader(Reader):
         if end <= start:
             return memoryview(b"")
         first, last = start // PAGE_BYTES, -(-end // PAGE_BYTES)
-        if not self._present[first:last].all():
+        if time.monotonic() - self._used > TOUCH_SECONDS:
+            self._say_used()
+        # Taken once: another thread may map another file meanwhile.
+        pages = self._pages
+        if pages is None or not pages.present[first:last].all():
             with self._lock:
-                if not self._load(first, last):
-                    return self._get_range(start, end)
-        assert self._map is not None
-        return self._map[start:end]
+                pages = self._load(first, last) if self._is_usable else None
+        return self._get_range(start, end) if pages is None else pages.content[start:end]
 
-    def fetch(self) -> None:
-        """All pages, a few MiB at a time."""
+    def fetch(self, go_on: Callable[[], bool] = lambda: True) -> None:
+        """All pages, a few MiB at a time, as long as ``go_on()``."""
         step = 4 * FETCH_PAGES * PAGE_BYTES
         for start in range(0, self.num_bytes, step):
+            if not go_on():
+                return
             self.view(start, start + step)
 
-    def _map_data(self) -> memoryview | None:
+    def _say_used(self) -> None:
+        """Renew the time by which the least recently used are found; let go of a file that was removed all the same."""
+        with self._lock:
+            self._used = time.monotonic()
+            pages = self._pages
+            if pages is not None and self.num_bytes:
+                with suppress(OSError):
+                    os.utime(self._path.with_suffix(".pages"))
+                if self._was_removed(pages):
+                    self._pages = None  # the next read maps the new one, and the disk has its room back
+
+    def _open_data(self) -> _Pages | None:
         """The data file, made where there is none; None where it cannot be."""
+        # Imported here, as reading local records needs no pyarrow. Not Python's mmap, which keeps a descriptor a file.
+        import pyarrow as pa
+
+        path = self._path.with_suffix(".data")
+        present = np.zeros(self._num_pages, bool)
         if not self.num_bytes:
-            return memoryview(b"")
+            return _Pages(memoryview(b""), present, (0, 0))
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            with open(self._path.with_suffix(".data"), "a+b") as file:  # noqa: PTH123, as a descriptor
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(path, "a+b") as file:  # noqa: PTH123, as a descriptor
                 if os.fstat(file.fileno()).st_size != self.num_bytes:
                     os.ftruncate(file.fileno(), self.num_bytes)
-                self._inode = _inode(file.fileno())
-                return memoryview(mmap.mmap(file.fileno(), self.num_bytes, access=mmap.ACCESS_READ))
+                inode = _inode(file.fileno())
+                # "r+" maps it shared: what other processes write is seen. By the descriptor, so that it is this file.
+                with pa.memory_map(f"/proc/self/fd/{file.fileno()}" if _HAS_PROC else str(path), "r+") as mapped:
+                    content = memoryview(mapped.read_buffer()).cast("B").toreadonly()
+            return _Pages(content, present, inode)
         except OSError as error:
             self._warn(error)
             return None
 
-    def _load(self, first: int, last: int) -> bool:
-        """Have these pages in the cache; False where it cannot keep them."""
-        if self._map is None:
-            return False
+    def _load(self, first: int, last: int) -> _Pages | None:
+        """What has these pages; None where the cache cannot keep them."""
         try:
             with self._open_pages() as descriptor:
-                self._check(descriptor, first, last)
-                if not self._present[first:last].all():
-                    fcntl.flock(descriptor, fcntl.LOCK_EX)
-                    if self._was_removed():
-                        self._present[:] = False
-                        self._map = self._map_data()
-                    # With what lies around, in units that begin at the same pages in every process.
-                    unit = self._unit
-                    first, last = first // unit * unit, min(-(-last // unit) * unit, self._num_pages)
-                    self._check(descriptor, first, last)
-                    self._fetch(descriptor, first, last)
+                pages = self._pages
+                if pages is not None:
+                    self._check(pages, descriptor, first, last)
+                    if pages.present[first:last].all():
+                        return pages
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+                if pages is None or self._was_removed(pages):
+                    pages = self._pages = self._open_data()
+                    if pages is None:
+                        return None
+                # With what lies around, in units that begin at the same pages in every process.
+                unit = self._unit
+                first, last = first // unit * unit, min(-(-last // unit) * unit, self._num_pages)
+                self._check(pages, descriptor, first, last)
+                self._fetch(pages, descriptor, first, last)
+                return pages
         except OSError as error:
             self._warn(error)
-            return False
-        return True
+            return None
 
-    def _was_removed(self) -> bool:
+    def _was_removed(self, pages: _Pages) -> bool:
         """Whether the data file of this name is another one than is mapped: somebody made room meanwhile."""
         try:
-            return _inode(self._path.with_suffix(".data")) != self._inode
+            return _inode(self._path.with_suffix(".data")) != pages.inode
         except FileNotFoundError:
             return True
 
     @contextmanager
     def _open_pages(self) -> Iterator[int]:
         path = self._path.with_suffix(".pages")
+        path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
-            now = time.monotonic()
-            if now - self._touched > _TOUCH_SECONDS:
-                self._touched = now
-                os.utime(descriptor)
             yield descriptor
         finally:
             os.close(descriptor)
 
-    def _check(self, descriptor: int, first: int, last: int) -> None:
+    def _check(self, pages: _Pages, descriptor: int, first: int, last: int) -> None:
         """Mark the pages that are there, and whose bytes are those of their hashes, as present."""
-        assert self._map is not None
         words = self._read_hashes(descriptor, first, last)
-        for page in np.flatnonzero((words != 0) & ~self._present[first:last]) + first:
-            content = self._map[page * PAGE_BYTES : (page + 1) * PAGE_BYTES]
-            self._present[page] = _hash(content) == words[page - first]
+        for page in np.flatnonzero((words != 0) & ~pages.present[first:last]) + first:
+            content = pages.content[page * PAGE_BYTES : (page + 1) * PAGE_BYTES]
+            pages.present[page] = _hash(content) == words[page - first]
 
-    def _fetch(self, descriptor: int, first: int, last: int) -> None:
+    def _fetch(self, pages: _Pages, descriptor: int, first: int, last: int) -> None:
         """Fetch what is missing of these pages, each run of them by one request."""
-        missing = np.flatnonzero(~self._present[first:last]) + first
+        missing = np.flatnonzero(~pages.present[first:last]) + first
         if not len(missing):
             return
         with open(self._path.with_suffix(".data"), "r+b") as file:  # noqa: PTH123, as a descriptor
-            if _inode(file.fileno()) != self._inode:
+            if _inode(file.fileno()) != pages.inode:
                 raise OSError(errno.ESTALE, "the cache was emptied at this moment")
             for run in np.split(missing, np.flatnonzero(np.diff(missing) > 1) + 1):
                 begin = int(run[0]) * PAGE_BYTES
@@ -221,7 +255,7 @@ class CachedReader(Reader):
                 parts = [content[offset : offset + PAGE_BYTES] for offset in range(0, len(content), PAGE_BYTES)]
                 hashes = np.array([_hash(part) for part in parts], np.uint64)
                 _write_all(descriptor, memoryview(hashes.tobytes()), int(run[0]) * 8)
-                self._present[run] = True
+                pages.present[run] = True
                 self._cache.count_fetched(len(content))
 
     def _read_hashes(self, descriptor: int, first: int, last: int) -> NDArray[np.uint64]:
@@ -232,6 +266,9 @@ class CachedReader(Reader):
         return words
 
     def _warn(self, error: OSError) -> None:
+        if error.errno == errno.ESTALE:
+            return  # the next read finds the new file
+        self._is_usable = False
         warnings.warn(
             f"{self._cache.folder}: the cache cannot be written ({error.strerror or error}); data is read from its "
             "place each time; free space, or give another --cache",

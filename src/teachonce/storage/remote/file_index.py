@@ -132,7 +132,7 @@ def hash_bytes(content: bytes) -> ListedFile:
 
 
 def _hold(storage: Storage, stack: ExitStack) -> bool:
-    """Enter the lock; False, with a warning, where somebody holds it for too long: the files themselves are complete."""
+    """Enter the lock; False, with a warning, where somebody holds it for too long (the files are complete)."""
     end = time.monotonic() + LOCK_SECONDS
     while True:
         try:

@@ -202,13 +202,17 @@ class ObjectStorage(Storage):
         known = _known.get((self._bucket, key))
         if known is None:
             opened, get_range = self._open(name)
-            num_bytes, version = opened.num_bytes, opened.version
+            num_bytes, version, modified_ns = opened.num_bytes, opened.version, opened.modified_ns
             # Its first page is here already.
-            get_range = ObjectReader(opened, get_range).view
+            reader = ObjectReader(opened, get_range)
+            get_range = reader.view
+            if not version and modified_ns <= 0:
+                return reader  # nothing tells it from another file of its name and size
         else:
-            num_bytes, version = known.num_bytes, known.version
+            num_bytes, modified_ns, version = known
             get_range = partial(self._get_range, name, version)
-        return CachedReader(cache, f"{self.describe(name)}\n{num_bytes}\n{version}", num_bytes, get_range, unit)
+        identity = f"{self.describe(name)}\n{num_bytes}\n{version or modified_ns}"
+        return CachedReader(cache, identity, num_bytes, get_range, unit)
 
     def _get_range(self, name: str, version: str, start: int, end: int) -> memoryview:
         parts = [self._get_part(name, version, at, min(at + PART_BYTES, end)) for at in range(start, end, PART_BYTES)]
@@ -237,7 +241,8 @@ class ObjectStorage(Storage):
 
         def open_object(client: Any) -> Opened:
             found = obstore.get(client, key, options={"range": (0, HEAD_BYTES)})
-            return Opened(found.meta["size"], _version(found.meta), bytes(found.bytes()))
+            status = _status(found.meta)
+            return Opened(status.num_bytes, status.version, bytes(found.bytes()), status.modified_ns)
 
         try:
             opened = self._ask(open_object, name)

@@ -31,6 +31,8 @@ class Opened(NamedTuple):
     """The server's name of these bytes (ETag), or what else tells them from others of this name."""
     head: bytes
     """The first ``HEAD_BYTES``, or all of it."""
+    modified_ns: int = 0
+    """When it appeared; 0 where the server does not say."""
 
 
 class ObjectReader(Reader):
