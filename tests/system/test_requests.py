@@ -171,6 +171,7 @@ def test_an_extraction_lists_nothing_in_its_loop(place: Path, proxy: Proxy, tmp_
     # Of a whole extraction; those of its heartbeats and its card among them.
     assert found["LIST"] <= 16, found
     assert found["PUT"] <= NUM_SHARDS * FILES_A_SHARD + 9
-    assert found["HEAD"] <= num_units + 50
+    # A unit is looked for before it is begun and before it is written: others may have made it.
+    assert found["HEAD"] <= 4 * num_units + 50
     # The index of each shard, each shard for each group, and each file that was made, to finalize it.
     assert found["GET"] <= NUM_SHARDS + num_units + 2 * NUM_SHARDS * FILES_A_SHARD + 30
