@@ -28,7 +28,7 @@ from teachonce.store.begin import begin_store
 from teachonce.store.card import CARD_NAME, write_card
 from teachonce.store.join import StoreJoin, has_same_shards
 from teachonce.store.manifests import finalize_store
-from teachonce.store.plan_files import read_plan
+from teachonce.store.plan_files import CONFIG_NAME, read_plan
 from teachonce.store.repair import remove_damaged
 from teachonce.store.store import Store
 from tests.support.kills import Killed, everything, killed_after
@@ -95,6 +95,21 @@ def test_a_copy_is_the_store(store: Store, tmp_path: Path, capsys: pytest.Captur
     copy(store.path, tmp_path / "copy")
     assert capsys.readouterr().err.splitlines()[-1].endswith(": 0 copied, 15 were there")
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "copy").iterdir()} == before
+
+
+def test_the_options_of_a_store_are_copied_and_those_that_are_there_stay(store: Store, tmp_path: Path) -> None:
+    (store.path / CONFIG_NAME).write_text('{"views": 6}')
+    copy(store.path, tmp_path / "copy")
+    copy(store.path, tmp_path / "part", shards="1:2", views="0:2")
+    assert everything(tmp_path / "copy") == everything(store.path)
+    assert (tmp_path / "part" / CONFIG_NAME).read_text() == '{"views": 6}'
+    (tmp_path / "copy" / CONFIG_NAME).write_text('{"views": 4}')
+    copy(store.path, tmp_path / "copy")
+    assert (tmp_path / "copy" / CONFIG_NAME).read_text() == '{"views": 4}'
+    shutil.copytree(next(GOLDEN.glob("store-v2*")), tmp_path / "old")
+    (tmp_path / "old" / CONFIG_NAME).write_text('{"views": 2}')
+    copy(tmp_path / "old", tmp_path / "old copy")
+    assert (tmp_path / "old copy" / CONFIG_NAME).read_text() == '{"views": 2}'
 
 
 def test_readers_never_see_an_incomplete_copy(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,8 +190,10 @@ def test_what_is_at_the_target_stays(store: Store, tmp_path: Path) -> None:
     (tmp_path / "mine" / "thesis.tex").write_text("mine")
     for target, error in (("other", PlanMismatchError), ("mine", StoreError)):
         before = everything(tmp_path / target)
-        with pytest.raises(error):
+        with pytest.raises(error) as refused:
             copy(store.path, tmp_path / target)
+        # "." may be the target: nobody is told to remove it.
+        assert "--out" not in str(refused.value) and "remove it" not in str(refused.value)
         assert everything(tmp_path / target) == before
     with pytest.raises(ConfigError, match="is the source itself"):
         copy(store.path, store.path)
