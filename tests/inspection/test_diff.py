@@ -99,6 +99,18 @@ def test_two_stores(tmp_path: Path) -> None:
     assert same["settings"] == same["environment"] == {}
 
 
+def test_options_that_one_store_lacks_are_not_compared(tmp_path: Path) -> None:
+    first = write_store(tmp_path / "a", 2, {"views": 2, "batch_size": 64})
+    second, third = write_store(tmp_path / "b", 3), write_store(tmp_path / "c", 3)
+    for pair, lacking in (((first, second), "B"), ((second, first), "A")):
+        note = f"{lacking} has no {CONFIG_NAME}: options are not compared"
+        text = diff(DiffConfig(first=pair[0], second=pair[1]))
+        assert text.splitlines().count(note) == 1 and "options." not in text
+        found = compare(*pair)
+        assert found["notes"] == [note] and found["settings"] == {}
+    assert compare(second, third)["notes"] == []
+
+
 def test_a_very_long_value_is_shortened_for_people(tmp_path: Path) -> None:
     first = write_run(tmp_path / "a", RESULT, student="timm:" + "x" * 500)
     second = write_run(tmp_path / "b", RESULT)

@@ -29,9 +29,10 @@ from teachonce.training.config import TrainConfig
 from teachonce.training.train import train
 from tests.support.kills import dead_writer, everything
 from tests.support.object_stores import environment, new_bucket, start_moto
-from tests.support.paths import ROOT
+from tests.support.paths import GOLDEN, ROOT
 from tests.support.small_models import write_color_shards, write_color_teacher
 from tests.support.small_stores import fill, make_plan
+from tests.support.web_server import serve
 
 FOREIGN = "00000000-12-345-01234567"
 """A writer of another machine: the hash of this one is another."""
@@ -199,6 +200,28 @@ def test_many_workers_are_not_all_shown(store):
     assert len(look_at(store)["workers"]) == 30
 
 
+@pytest.mark.parametrize("name", ["store-v1-int8", "store-v2-topk", "store-v3-grown"])
+def test_a_store_on_a_web_server(name, capsys):
+    here = look_at(GOLDEN / name)
+    with serve(GOLDEN / name) as server:
+        found = look_at(to_location(server.address))
+        assert found == here | {"path": server.address} and found["is_complete"]
+        with pytest.raises(SystemExit) as end:
+            main(["status", server.address])
+    shown = capsys.readouterr()
+    assert end.value.code == 0 and "complete" in shown.out and not shown.err
+
+
+def test_an_unfinished_store_on_a_web_server_has_what_its_manifests_list(store, tmp_path):
+    with serve(store) as server:
+        found = look_at(to_location(server.address))
+        assert (found["is_complete"], found["num_views"]) == (False, 2)
+        assert (found["units_done"], found["units_missing"]) == (2, 4)
+        assert [group["units_done"] for group in found["groups"]] == [2, 0, 0]
+    with serve(tmp_path / "nothing") as server, pytest.raises(ConfigError, match="neither a store nor a run"):
+        status(StatusConfig(path=to_location(server.address)))
+
+
 ROW = dict.fromkeys(METRIC_COLUMNS, 0.5) | {"epoch": 1, "step": 3}
 
 
@@ -209,6 +232,11 @@ def finished_run(digits, tmp_path_factory):
         TrainConfig(data=digits, student="timm:test_resnet", out=out, epochs=2, size=32, batch_size=32, num_workers=1)
     )
     return out
+
+
+def test_a_run_on_a_web_server(finished_run):
+    with serve(finished_run) as server:
+        assert look_at(to_location(server.address)) == look_at(finished_run) | {"path": server.address}
 
 
 def test_a_run(finished_run, tmp_path):

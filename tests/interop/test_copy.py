@@ -28,12 +28,13 @@ from teachonce.store.begin import begin_store
 from teachonce.store.card import CARD_NAME, write_card
 from teachonce.store.join import StoreJoin, has_same_shards
 from teachonce.store.manifests import finalize_store
-from teachonce.store.plan_files import read_plan
+from teachonce.store.plan_files import CONFIG_NAME, read_plan
 from teachonce.store.repair import remove_damaged
 from teachonce.store.store import Store
 from tests.support.kills import Killed, everything, killed_after
 from tests.support.object_stores import Gateway, environment, new_bucket
 from tests.support.paths import GOLDEN
+from tests.support.proxy import start_proxy
 from tests.support.small_data import write_image_folder, write_shards, write_store
 from tests.support.small_models import write_color_shards, write_color_teacher
 from tests.support.small_stores import Today, fill, make_plan
@@ -94,6 +95,21 @@ def test_a_copy_is_the_store(store: Store, tmp_path: Path, capsys: pytest.Captur
     copy(store.path, tmp_path / "copy")
     assert capsys.readouterr().err.splitlines()[-1].endswith(": 0 copied, 15 were there")
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "copy").iterdir()} == before
+
+
+def test_the_options_of_a_store_are_copied_and_those_that_are_there_stay(store: Store, tmp_path: Path) -> None:
+    (store.path / CONFIG_NAME).write_text('{"views": 6}')
+    copy(store.path, tmp_path / "copy")
+    copy(store.path, tmp_path / "part", shards="1:2", views="0:2")
+    assert everything(tmp_path / "copy") == everything(store.path)
+    assert (tmp_path / "part" / CONFIG_NAME).read_text() == '{"views": 6}'
+    (tmp_path / "copy" / CONFIG_NAME).write_text('{"views": 4}')
+    copy(store.path, tmp_path / "copy")
+    assert (tmp_path / "copy" / CONFIG_NAME).read_text() == '{"views": 4}'
+    shutil.copytree(next(GOLDEN.glob("store-v2*")), tmp_path / "old")
+    (tmp_path / "old" / CONFIG_NAME).write_text('{"views": 2}')
+    copy(tmp_path / "old", tmp_path / "old copy")
+    assert (tmp_path / "old copy" / CONFIG_NAME).read_text() == '{"views": 2}'
 
 
 def test_readers_never_see_an_incomplete_copy(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,8 +190,10 @@ def test_what_is_at_the_target_stays(store: Store, tmp_path: Path) -> None:
     (tmp_path / "mine" / "thesis.tex").write_text("mine")
     for target, error in (("other", PlanMismatchError), ("mine", StoreError)):
         before = everything(tmp_path / target)
-        with pytest.raises(error):
+        with pytest.raises(error) as refused:
             copy(store.path, tmp_path / target)
+        # "." may be the target: nobody is told to remove it.
+        assert "--out" not in str(refused.value) and "remove it" not in str(refused.value)
         assert everything(tmp_path / target) == before
     with pytest.raises(ConfigError, match="is the source itself"):
         copy(store.path, store.path)
@@ -410,6 +428,47 @@ def test_images(tmp_path: Path) -> None:
         )
         copy(server.address, tmp_path / "back")
     assert everything(tmp_path / "back") == everything(tmp_path / "copy")
+
+
+def test_linked_class_folders_are_copied_as_they_are_read(tmp_path: Path) -> None:
+    source = write_image_folder(tmp_path / "source")
+    (source / "train" / "class1").rename(tmp_path / "elsewhere")
+    (source / "train" / "class1").symlink_to(tmp_path / "elsewhere")
+    copy(source, tmp_path / "copy")
+    here, there = open_records(source, "train"), open_records(tmp_path / "copy", "train")
+    assert here.num_records == there.num_records == 12
+    assert len(list((tmp_path / "copy" / "train" / "class1").iterdir())) == 4
+
+
+def test_broken_links_are_named(records: Path, tmp_path: Path) -> None:
+    source = write_image_folder(tmp_path / "source")
+    (source / "train" / "class1" / "lost.jpg").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(TeachonceError, match=r"class1/lost\.jpg: is a broken link, or no regular file"):
+        copy(source, tmp_path / "copy")
+    shutil.copytree(records, tmp_path / "records")
+    shard = tmp_path / "records" / "train-00001-of-00004"
+    shard.unlink()
+    shard.symlink_to(tmp_path / "nowhere")
+    with pytest.raises(TeachonceError, match=r"train-00001-of-00004: is a broken link, or no regular file"):
+        copy(tmp_path / "records", tmp_path / "copied records")
+
+
+def test_files_of_an_earlier_copy_are_not_asked_for_one_by_one(
+    moto: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write_image_folder(write_image_folder(tmp_path / "source"), "val")
+    with start_proxy(moto) as proxy:
+        for name, value in environment(proxy.endpoint).items():
+            monkeypatch.setenv(name, value)
+        target = f"s3://{new_bucket(moto)}/images"
+        copy(source, target, split="train")
+        open_storage(target).delete("train/class0/train_0_0.jpg")
+        first = len(proxy.requests)
+        copy(source, target, split="val")
+        heads = [request for request in proxy.requests[first:] if request.method == "HEAD"]
+        assert not [request for request in heads if "/train/" in request.path]
+        listed = read_file_index(open_storage(target))
+    assert listed is not None and len(listed) == 23 and "train/class0/train_0_0.jpg" not in listed
 
 
 def test_a_part_is_verified_and_extended_as_every_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -183,6 +183,11 @@ def list_keys(endpoint: str, bucket: str) -> list[str]:
     return [item["Key"] for page in pages for item in page.get("Contents", [])]
 
 
+def put_marker(endpoint: str, bucket: str, key: str) -> None:
+    """Put an empty object, as consoles do for a folder "key/"."""
+    _s3(endpoint).put_object(Bucket=bucket, Key=key, Body=b"")
+
+
 def fill_bucket(endpoint: str, bucket: str, folder: Path, prefix: str) -> None:
     """Put all files below a local folder into a bucket."""
     client = _s3(endpoint)

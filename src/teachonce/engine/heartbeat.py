@@ -352,7 +352,8 @@ def _file_part(part: str) -> str:
 
 
 def _names(storage: Storage) -> list[tuple[str, re.Match[str]]]:
-    if not storage.is_folder(WORKERS_FOLDER):
+    # Nobody works on what a web server has, which lists nothing.
+    if not storage.can_list or not storage.is_folder(WORKERS_FOLDER):
         return []
     matches = [_NAME.fullmatch(name) for name in sorted(storage.list_folder(WORKERS_FOLDER).files)]
     return [(f"{WORKERS_FOLDER}/{match[0]}", match) for match in matches if match]

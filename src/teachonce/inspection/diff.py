@@ -25,6 +25,7 @@ _ENVIRONMENT = frozenset({"device", "devices", "num_nodes", "num_workers", "in_m
 """Entries of a run's config.json that say where it was computed."""
 _WHERE = frozenset({"out"})
 """Entries that differ between any two."""
+_OPTIONS = "options."
 MAX_CHARACTERS = 48
 """Of a value in the table; JSON has all of it."""
 Values = Mapping[str, Any]
@@ -40,6 +41,8 @@ class Described:
     settings: Values
     results: Values
     environment: Values
+    has_options: bool = True
+    """Whether the options of the call that made a store are among its settings, each as options.NAME."""
 
 
 def diff(config: DiffConfig) -> str:
@@ -48,14 +51,21 @@ def diff(config: DiffConfig) -> str:
     if first.kind != second.kind:
         raise ConfigError(f"{first.path} is a {first.kind}, {second.path} a {second.kind}: expected two of one kind")
     settings = _differences(first.settings, second.settings)
+    notes = []
+    if first.has_options != second.has_options:
+        lacking = "B" if first.has_options else "A"
+        notes = [f"{lacking} has no {CONFIG_NAME}: options are not compared"]
+        settings = {name: both for name, both in settings.items() if not name.startswith(_OPTIONS)}
     results = {name: (first.results.get(name), second.results.get(name)) for name in [*first.results, *second.results]}
     environment = _differences(first.environment, second.environment)
     if config.json:
         found = {"first": str(first.path), "second": str(second.path), "kind": first.kind}
-        return json.dumps(found | {"settings": settings, "results": results, "environment": environment}, indent=2)
+        return json.dumps(
+            found | {"settings": settings, "results": results, "environment": environment, "notes": notes}, indent=2
+        )
     return "\n\n".join(
         [
-            as_text([f"{first.kind}s: A is {first.path}, B is {second.path}"]),
+            as_text([f"{first.kind}s: A is {first.path}, B is {second.path}", *notes]),
             _table("settings", settings),
             _table("results", results),
             _table("environment", environment),
@@ -86,7 +96,8 @@ def _describe_run(run: Run) -> Described:
 def _describe_store(store: Store) -> Described:
     plan = store.plan.to_json()
     settings = {name: value for name, value in plan.items() if name not in {"shards", "view_groups"}}
-    if open_storage(store.path).has(CONFIG_NAME):
+    has_options = open_storage(store.path).has(CONFIG_NAME)
+    if has_options:
         settings["options"] = {
             name: value for name, value in read_json(store.path / CONFIG_NAME).items() if name not in _WHERE
         }
@@ -103,7 +114,7 @@ def _describe_store(store: Store) -> Described:
     }
     devices = sorted({str(made["device"]) for made in store.made_by if "device" in made})
     environment = {"versions": store.versions, "device": " and ".join(devices) or None}
-    return Described(store.path, "store", _flatten(settings), results, _flatten(environment))
+    return Described(store.path, "store", _flatten(settings), results, _flatten(environment), has_options)
 
 
 def _flatten(values: Values, prefix: str = "") -> dict[str, Any]:

@@ -45,7 +45,9 @@ def status(config: StatusConfig) -> str:
 
     Raises ConfigError for a folder that is neither a store nor a run.
     """
-    if not open_storage(config.path).is_folder():
+    storage = open_storage(config.path)
+    # A web server lists nothing: there a store or a run is known by its files alone.
+    if storage.can_list and not storage.is_folder():
         raise ConfigError(f"{config.path}: no such folder; expected a store or a run")
     if not holds_store(config.path) and not holds_run(config.path):
         raise ConfigError(f"{config.path}: holds neither a store nor a run; expected what extract or train writes")

@@ -63,8 +63,8 @@ def check_agrees(path: Path, plan: Plan) -> None:
         _check_agrees(path, read_plans(path)[-1].plan, plan, knows_data=True)
 
 
-def check_store_folder(path: Path) -> None:
-    """Raise StoreError where ``path`` is something else than a store or a place for one."""
+def check_store_folder(path: Path, option: str = "--out") -> None:
+    """Raise StoreError where ``path``, which was given as ``option``, is neither a store nor a place for one."""
     storage = open_storage(path)
     is_foreign = storage.has()
     if storage.is_folder():
@@ -72,7 +72,7 @@ def check_store_folder(path: Path) -> None:
         is_foreign = any(name[0] != "." for name in (*listing.files, *listing.folders))
     # Another process may begin at this moment, so the plan is looked for last.
     if is_foreign and not holds_store(path):
-        raise StoreError(f"{path}: exists and is no store; choose another --out or remove it")
+        raise StoreError(f"{path}: exists and is no store; choose another {option}")
 
 
 def _check_agrees(path: Path, old: Plan, new: Plan, *, knows_data: bool) -> None:

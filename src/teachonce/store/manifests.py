@@ -317,7 +317,13 @@ def is_complete(path: Path, plan: Plan) -> bool:
 def missing_files(path: Path, plan: Plan) -> set[str]:
     """Names of the plan's files that are not there yet."""
     storage = open_storage(path)
-    present = set(storage.list_folder().files) if storage.can_list else _files_of_manifests(storage, plan)
+    if storage.can_list:
+        present = set(storage.list_folder().files)
+    elif legacy.is_legacy(path):
+        shards = legacy.read_manifest(path)[1]["shards"] if storage.has(legacy.MANIFEST_NAME) else []
+        present = {file["name"] for shard in shards for file in shard["files"]}
+    else:
+        present = _files_of_manifests(storage, plan)
     return set(_missing(plan.files(), present))
 
 

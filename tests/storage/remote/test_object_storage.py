@@ -8,7 +8,15 @@ from teachonce.errors import RecordError
 from teachonce.storage.files import open_storage
 from teachonce.storage.storage import Storage
 from tests.storage.test_storage import StorageContract
-from tests.support.object_stores import Gateway, azure_environment, environment, new_bucket, new_container
+from tests.support.object_stores import (
+    Gateway,
+    azure_environment,
+    environment,
+    new_bucket,
+    new_container,
+    put_marker,
+)
+from tests.support.proxy import start_proxy
 
 
 def set_environment(monkeypatch: pytest.MonkeyPatch, values: dict[str, str]) -> None:
@@ -55,3 +63,42 @@ class TestAzurite(StorageContract):
         for ask in (storage.has, storage.read, storage.statuses):
             with pytest.raises(RecordError, match=phrase):
                 ask("a.bin")
+
+
+@pytest.mark.parametrize("place", ["mk", ""])
+def test_markers_of_folders_are_no_files(moto: str, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    set_environment(monkeypatch, environment(moto))
+    bucket = new_bucket(moto)
+    prefix = f"{place}/" if place else ""
+    for marker in (prefix, f"{prefix}train/", f"{prefix}train/red/", f"{prefix}old"):
+        if marker:
+            put_marker(moto, bucket, marker)
+    storage = open_storage(f"s3://{bucket}/{place}", RecordError)
+    for name in ("train/red/a.bin", "old/b.bin", "c.bin"):
+        with storage.put(name) as file:
+            file.write(b"abc")
+    put_marker(moto, bucket, f"{prefix}train/red/empty.bin")
+    assert storage.is_folder() and storage.is_folder("train") and storage.is_folder("train/red")
+    assert not storage.is_folder("train/blue")
+    top = storage.list_folder()
+    assert sorted(top.files) == ["c.bin"] and sorted(top.folders) == ["old", "train"]
+    assert storage.list_folder("train") == ([], ["red"])
+    assert sorted(storage.list_folder("train/red").files) == ["a.bin", "empty.bin"]
+    assert storage.statuses().keys() == {"c.bin"} and storage.statuses("train").keys() == set()
+    assert storage.statuses("train/red").keys() == {"a.bin", "empty.bin"}
+    assert sorted(storage.walk()) == ["c.bin", "old/b.bin", "train/red/a.bin", "train/red/empty.bin"]
+    assert sorted(storage.walk("train")) == ["red/a.bin", "red/empty.bin"]
+
+
+def test_a_denied_object_is_not_taken_for_a_missing_one(moto: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    bucket = new_bucket(moto)
+    with start_proxy(moto) as proxy:
+        set_environment(monkeypatch, environment(proxy.endpoint))
+        storage = open_storage(f"s3://{bucket}/some", RecordError)
+        with storage.put("a.bin") as file:
+            file.write(b"abc")
+        denied = f"/{bucket}/some/"
+        proxy.plan = lambda request, number: "403 AccessDenied" if denied in request.path else None
+        with pytest.raises(RecordError, match=r"some/a\.bin: cannot be read: access denied"):
+            storage.has("a.bin")
+        assert not storage.has("b.bin") and not storage.has("a")

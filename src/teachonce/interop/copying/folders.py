@@ -7,11 +7,11 @@ copy writes, so that it can be published on a plain web server.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from teachonce.engine.progress import progress
-from teachonce.errors import ConfigError, PlanMismatchError, RecordError
+from teachonce.errors import ConfigError, PlanMismatchError, RecordError, TeachonceError
 from teachonce.interop.config import Span
 from teachonce.interop.copying.transfer import (
     Check,
@@ -26,6 +26,7 @@ from teachonce.interop.copying.transfer import (
 from teachonce.records.class_table import CLASSES_NAME
 from teachonce.records.discovery import find_splits
 from teachonce.records.listed import INDEX_SUFFIX, list_written
+from teachonce.records.listing import find_class_folders
 from teachonce.records.source import parse_shard_name, shard_name
 from teachonce.records.tfrecord.framing import FrameCheck, check_index, index_bytes, load_index
 from teachonce.records.tfrecord.source import find_shards
@@ -103,6 +104,7 @@ def _choose_shards(job: CopyJob, split: str, statuses: Mapping[str, FileStatus],
     if not 0 <= span.first < span.end <= len(paths):
         raise ConfigError(f"--shards {span}: expected a part of 0:{len(paths)}, the {split} shards of {job.source}")
     chosen = paths[span.first : span.end]
+    _refuse_unreadable(open_storage(job.source), [path.name for path in chosen], statuses)
     # A part is numbered as what it is: readers take less than all shards of a set for an unfinished copy.
     return [
         ShardItem(
@@ -176,10 +178,20 @@ def copy_images(job: CopyJob) -> Copied:
     splits = [job.split] if job.split is not None else find_splits(job.source)
     if job.shards is not None:
         raise ConfigError(f"--shards {job.shards}: is for stores and TFRecords, {job.source} is a folder of images")
-    storage = open_storage(job.source)
-    names = [f"{split}/{name}" for split in splits for name in sorted(storage.walk(split))]
+    names = [f"{split}/{name}" for split in splits for name in sorted(_walk_split(job.source / split))]
     moved = _copy_files(job, [name for name in names if not _is_hidden(name)], may_replace=False)
     return sum_up(f"images of {', '.join(splits)}", moved)
+
+
+def _walk_split(split: Path) -> list[str]:
+    """The files below a split, those of class folders that are links too: readers follow them, a walk does not."""
+    storage = open_storage(split, RecordError)
+    names = list(storage.walk())
+    walked = {name.partition("/")[0] for name in names}
+    for folder in find_class_folders(split):
+        if folder not in walked:
+            names += [f"{folder}/{name}" for name in storage.list_folder(folder).files]
+    return names
 
 
 def copy_run(job: CopyJob) -> Copied:
@@ -217,6 +229,7 @@ def _copy_files(job: CopyJob, names: Sequence[str], *, may_replace: bool, num_la
     # A list that somebody made of the folder as it was before is no word on files that change, as a run's do.
     listed = (read_file_index(source) or {}) if not (may_replace and source.can_list) else {}
     sizes = sizes_of(source, names)
+    _refuse_unreadable(source, names, sizes)
     items = [Item(name=name, num_bytes=sizes[name], listed=listed.get(name), may_replace=may_replace) for name in names]
     present = sizes_of(target, names)
     end = len(items) - num_last
@@ -225,11 +238,21 @@ def _copy_files(job: CopyJob, names: Sequence[str], *, may_replace: bool, num_la
         moved = [entry for part in (items[:1], items[1:end], items[end:]) for entry in mover.move_all(part, present)]
     old = read_file_index(target) or {}
     entries = {entry.item.name: entry.listed or hash_file(target, entry.item.name) for entry in moved}
-    kept = {} if may_replace else {name: entry for name, entry in old.items() if target.has(name)}
+    others = [] if may_replace else [name for name in old if name not in entries]
+    kept = {name: old[name] for name in sizes_of(target, others)}
     put_file_index(target, kept | entries)
     for folder in folders:
         target.remove_temporaries(folder)
     return moved
+
+
+def _refuse_unreadable(source: Storage, names: Iterable[str], found: Container[str]) -> None:
+    for name in names:
+        if name not in found:
+            raise TeachonceError(
+                f"{source.describe(name)}: is a broken link, or no regular file, or was removed meanwhile; restore it "
+                "or remove it"
+            )
 
 
 def _is_hidden(name: str) -> bool:

@@ -24,7 +24,7 @@ from teachonce.store.begin import check_store_folder
 from teachonce.store.card import copy_card
 from teachonce.store.manifests import Manifests, finalize_store, manifest_name
 from teachonce.store.plan import Part, Plan, records_file
-from teachonce.store.plan_files import SealedPlan, plan_file, read_plans
+from teachonce.store.plan_files import CONFIG_NAME, SealedPlan, plan_file, read_plans
 from teachonce.store.store import Store
 
 
@@ -48,12 +48,13 @@ def copy_store(job: CopyJob) -> Copied:
 
     ConfigError for a part that cannot be a store, PlanMismatchError where another store is at the target.
     """
-    check_store_folder(job.target)
+    check_store_folder(job.target, "TARGET")
     if legacy.is_legacy(job.source):
         return _copy_legacy(job)
     part = _select(job)
     source, target = open_storage(job.source, StoreError), open_storage(job.target, StoreError)
     _put_plans(job.target, part)
+    _put_options(source, target)
     present = sizes_of(target, list(part.entries))
     items = [ArrowItem(name=name, num_bytes=entry.num_bytes, entry=entry) for name, entry in part.entries.items()]
     with progress("copy", sum(item.num_bytes for item in items), unit="bytes") as advance:
@@ -172,6 +173,13 @@ def _put_plans(path: Path, part: _Part) -> None:
         _put_same(content, storage, plan_file(number), is_raced=True)
 
 
+def _put_options(source: Storage, target: Storage) -> None:
+    """Put the options of the call that began the store, which are no part of it: those that are there stay."""
+    if source.has(CONFIG_NAME) and not target.has(CONFIG_NAME):
+        with target.put_if_absent(CONFIG_NAME) as file:
+            file.write(source.read(CONFIG_NAME))
+
+
 def _put_same(content: bytes, storage: Storage, name: str, *, is_raced: bool = False) -> None:
     """Put a file of these bytes; raises PlanMismatchError where there is another one.
 
@@ -209,6 +217,7 @@ def _copy_legacy(job: CopyJob) -> Copied:
     target.remove_temporaries()
     if source.has("plan.json"):
         _put_same(source.read("plan.json"), target, "plan.json")
+    _put_options(source, target)
     manifest = legacy.read_manifest(job.source)[1]
     files = [file for shard in manifest["shards"] for file in shard["files"]]
     items = [

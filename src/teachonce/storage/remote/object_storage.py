@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -84,13 +84,18 @@ class ObjectStorage(Storage):
 
     def list_folder(self, folder: str = "") -> Listing:
         """What lies in a folder: one request for each thousand names."""
+        statuses, folders = self._list_directly(folder)
+        if not statuses and not folders:
+            raise self._error(folder, "listed", Failure("missing", "No such file or directory"))
+        return Listing(list(statuses), folders)
+
+    def _list_directly(self, folder: str) -> tuple[dict[str, FileStatus], list[str]]:
+        """The files directly in a folder, and the names of its folders; neither where there is no such folder."""
         prefix = self._prefix(folder)
         found = self._request(lambda client: obstore.list_with_delimiter(client, prefix or None), folder, "listed")
-        files = [meta["path"].rpartition("/")[2] for meta in found["objects"] if not meta["path"].endswith("/")]
         folders = [path.rstrip("/").rpartition("/")[2] for path in found["common_prefixes"]]
-        if not files and not folders:
-            raise self._error(folder, "listed", Failure("missing", "No such file or directory"))
-        return Listing(files, folders)
+        statuses = _without_markers(prefix, found["objects"], folders)
+        return statuses, folders
 
     def walk(self, folder: str = "") -> Iterator[str]:
         """The objects below a folder."""
@@ -103,19 +108,15 @@ class ObjectStorage(Storage):
         prefix = self._prefix(folder)
 
         def collect(client: Any) -> dict[str, FileStatus]:
-            return {
-                meta["path"][len(prefix) :]: _status(meta)
-                for chunk in obstore.list(client, prefix or None)
-                for meta in chunk
-            }
+            objects = [meta for chunk in obstore.list(client, prefix or None) for meta in chunk]
+            return _without_markers(prefix, objects)
 
         return self._request(collect, folder, "listed")
 
     def statuses(self, folder: str = "") -> dict[str, FileStatus]:
         """Size and time of each file directly in a folder, by one listing; none where there is no such folder."""
+        statuses, _ = self._list_directly(folder)
         prefix = self._prefix(folder)
-        found = self._request(lambda client: obstore.list_with_delimiter(client, prefix or None), folder, "listed")
-        statuses = {meta["path"].rpartition("/")[2]: _status(meta) for meta in found["objects"]}
         _known.update({(self._bucket, prefix + name): status for name, status in statuses.items()})
         return statuses
 
@@ -135,33 +136,34 @@ class ObjectStorage(Storage):
                 return False
             if not error.failure.is_explained:
                 # Of an object that is not there it is also said that it is forbidden, to who may not list.
-                return self._is_listed(name)
+                if not self._is_listed(name):
+                    return False
+                raise self._error(name, "read", self._ask_why(name) or error.failure) from error
             raise self._error(name, "read", error.failure) from error
         return True
 
     def is_folder(self, name: str = "") -> bool:
         """Whether there is an object below this name."""
-        return bool(self._first_below(name))
+        prefix = self._prefix(name)
+
+        def look(client: Any) -> bool:
+            # The first may be the marker of the folder itself.
+            chunks = obstore.list(client, prefix or None, chunk_size=1)
+            return any(meta["path"].startswith(prefix) for chunk in chunks for meta in chunk)
+
+        return self._request(look, name, "listed")
 
     def _is_listed(self, name: str) -> bool:
         """Whether an object is in the listing of its folder; raises where that is forbidden too."""
         key = self._key(name)
+        parent = key.rpartition("/")[0]
 
         def look(client: Any) -> bool:
-            found = next(iter(obstore.list(client, key, chunk_size=1)), ())
-            return any(meta["path"] == key for meta in found)
+            # Not by the key as the prefix: object_store appends a slash to it.
+            found = obstore.list_with_delimiter(client, f"{parent}/" if parent else None)
+            return any(meta["path"] == key for meta in found["objects"])
 
-        # By prefix: object_store lists whole path segments, so this is the object itself or what lies below it.
         return self._request(look, name, "read")
-
-    def _first_below(self, name: str) -> list[Any]:
-        prefix = self._prefix(name)
-
-        def look(client: Any) -> list[Any]:
-            return list(next(iter(obstore.list(client, prefix or None, chunk_size=1)), ()))
-
-        found = self._request(look, name, "listed")
-        return [meta for meta in found if meta["path"].startswith(prefix)]
 
     def is_writable(self) -> bool:
         """Only trying tells."""
@@ -409,6 +411,22 @@ class ObjectStorage(Storage):
 
 def _get_first_byte(client: Any, key: str) -> None:
     obstore.get(client, key or "-", options={"range": (0, 1)}).bytes()
+
+
+def _without_markers(prefix: str, objects: Iterable[Any], folders: Collection[str] = ()) -> dict[str, FileStatus]:
+    """The objects below a prefix, by their names below it; ``folders`` are known to be none.
+
+    Consoles mark a folder by an empty object "folder/". object_store takes its slash away, so it is told by what lies
+    below it: an empty object of a folder's name is no file.
+    """
+    found = {meta["path"][len(prefix) :]: _status(meta) for meta in objects if meta["path"].startswith(prefix)}
+    empty = [name for name, status in found.items() if not status.num_bytes]
+    if empty:
+        parents = {name[:end] for name in found for end, letter in enumerate(name) if letter == "/"}.union(folders)
+        for name in empty:
+            if name in parents:
+                del found[name]
+    return found
 
 
 def _status(meta: Any) -> FileStatus:
