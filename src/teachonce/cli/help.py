@@ -64,8 +64,8 @@ GLOBAL_OPTIONS = (
     ("--quiet", "No progress and no notes; warnings, errors and results alone."),
     (
         "--storage-options KEY=VALUE ...",
-        "Settings of object stores, such as endpoint=URL or region=REGION (docs/guide/object-stores.md); words up to the "
-        "first that is no KEY=VALUE or names a local path.",
+        "Settings of object stores, such as endpoint=URL or region=REGION (docs/guide/object-stores.md); they end at "
+        "the first word that is no KEY=VALUE or names a local path.",
     ),
     ("--progress {auto,json}", "json: progress as JSON, one object a line on stderr. (default: auto)"),
     ("--debug", "Show the traceback of an error."),
