@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # The job on one machine, with one GPU or with several: plan, extract, check, train.
 #
-#     DATA=records STORE=store bash one-machine.sh              # one GPU
+#     DATA=records STORE=store RUN=run bash one-machine.sh      # one GPU, local folders
 #     GPUS=8 bash one-machine.sh                                # eight: a teacher process a GPU, a rank a GPU
 set -euo pipefail
 : "${DATA:=s3://bucket/imagenet}" "${STORE:=s3://bucket/stores/resnet50}" "${RUN:=s3://bucket/runs/resnet18}"
 : "${TEACHER:=timm:resnet50}" "${STUDENT:=timm:resnet18}" "${VIEWS:=10}" "${GPUS:=1}"
-: "${CACHE:=/tmp/teachonce}" "${DEVICE:=auto}"
+: "${CACHE:=/var/tmp/teachonce}" "${CACHE_SIZE:=}" "${DEVICE:=auto}"
 
 # Hours, money and bytes first: nothing is written.
 teachonce plan --data "$DATA" --teacher "$TEACHER" --policy crop --views "$VIEWS" --devices "$GPUS" \
@@ -16,11 +16,15 @@ teachonce plan --data "$DATA" --teacher "$TEACHER" --policy crop --views "$VIEWS
 teachonce extract --data "$DATA" --teacher "$TEACHER" --policy crop --views "$VIEWS" --out "$STORE" \
     --num-workers "$GPUS" --device "$DEVICE"
 teachonce status "$STORE"
-teachonce verify "$STORE" --data "$DATA"
+teachonce verify "$STORE" --data "$DATA" --device "$DEVICE"
 
 # Data and store at an address are kept on this machine's disk; local ones are read where they are.
 cache=()
-if [[ "$DATA$STORE" == *://* ]]; then cache=(--cache "$CACHE" --cache-size 200GB); fi
+if [[ "$DATA$STORE" == *://* ]]; then
+    cache=(--cache "$CACHE")
+    # Without a size the cache takes 50GB, or half of the free disk where that is less.
+    if [[ -n "$CACHE_SIZE" ]]; then cache+=(--cache-size "$CACHE_SIZE"); fi
+fi
 
 teachonce train --data "$DATA" --student "$STUDENT" --store "$STORE" --kd-temp 1 --out "$RUN" --devices "$GPUS" \
     --device "$DEVICE" "${cache[@]}"

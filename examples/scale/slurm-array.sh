@@ -22,6 +22,7 @@ set -euo pipefail
 : "${DATA:=s3://bucket/imagenet}" "${STORE:=s3://bucket/stores/resnet50}"
 : "${TEACHER:=timm:resnet50}" "${VIEWS:=10}"
 
-# --worker auto reads SLURM_ARRAY_TASK_ID; srun makes the worker a step, which is what Slurm signals.
-srun teachonce extract --data "$DATA" --teacher "$TEACHER" --policy crop --views "$VIEWS" --out "$STORE" \
+# --worker auto reads SLURM_ARRAY_TASK_ID; srun makes the worker a step, which is what Slurm signals. Since Slurm 22.05 a
+# step has one core unless srun is told, too.
+srun --cpus-per-task "${SLURM_CPUS_PER_TASK:-8}" teachonce extract --data "$DATA" --teacher "$TEACHER" --policy crop --views "$VIEWS" --out "$STORE" \
     --worker auto --decode-threads "${SLURM_CPUS_PER_TASK:-8}" --grace-seconds 25

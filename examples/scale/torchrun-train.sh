@@ -2,7 +2,7 @@
 # Training on several machines with several GPUs each; one call of this script on every machine. With Slurm:
 #
 #     sbatch --nodes=2 --ntasks-per-node=1 --gres=gpu:8 --cpus-per-task=64 --signal=TERM@60 \
-#         --wrap 'srun bash torchrun-train.sh'
+#         --wrap 'srun --cpus-per-task "$SLURM_CPUS_PER_TASK" bash torchrun-train.sh'
 #
 # Without: the same line on each machine, with HEAD the first one's address and NODES their number.
 #
@@ -10,7 +10,7 @@
 # on storage that all machines reach; each machine caches the data once for all of its ranks.
 set -euo pipefail
 : "${DATA:=s3://bucket/imagenet}" "${STORE:=s3://bucket/stores/resnet50}" "${RUN:=s3://bucket/runs/resnet18}"
-: "${STUDENT:=timm:resnet18}" "${GPUS:=8}" "${BATCH:=128}" "${CACHE:=/tmp/teachonce}"
+: "${STUDENT:=timm:resnet18}" "${GPUS:=8}" "${BATCH:=128}" "${CACHE:=/var/tmp/teachonce}" "${CACHE_SIZE:=}"
 : "${NODES:=${SLURM_NNODES:-1}}" "${PORT:=29400}" "${DEVICE:=cuda}" "${MORE:=}"
 if [[ -z "${HEAD:-}" ]]; then
     HEAD=localhost
@@ -19,7 +19,11 @@ fi
 
 # Data and store at an address are kept on this machine's disk; local ones are read where they are.
 cache=()
-if [[ "$DATA$STORE" == *://* ]]; then cache=(--cache "$CACHE" --cache-size 200GB); fi
+if [[ "$DATA$STORE" == *://* ]]; then
+    cache=(--cache "$CACHE")
+    # Without a size the cache takes 50GB, or half of the free disk where that is less.
+    if [[ -n "$CACHE_SIZE" ]]; then cache+=(--cache-size "$CACHE_SIZE"); fi
+fi
 
 # torchrun does not restart ranks here: who sees the training end unfinished starts this script again.
 # shellcheck disable=SC2086  # MORE holds several words

@@ -137,7 +137,7 @@ def test_the_help_of_train_shows_what_matters(capsys: pytest.CaptureFixture[str]
     short, full = shown(capsys, "train", "--help"), shown(capsys, "train", "--help-all")
     marked = [option.name for option in describe_options(TrainConfig) if COMMON in option.marks]
     assert len(marked) == 20
-    assert len(re.findall(r"^  --", short, flags=re.MULTILINE)) == 20 + 7, "and --list-recipes and the general ones"
+    assert len(re.findall(r"^  --", short, flags=re.MULTILINE)) == 20 + 8, "and --list-recipes and the general ones"
     assert "--momentum" not in short and "--momentum" in full
     for title in ("data", "student", "teacher's signal", "loss", "optimization", "schedule", "augmentation"):
         assert title in sections(full)

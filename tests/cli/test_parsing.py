@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -83,6 +84,19 @@ def test_words_of_storage_options(
     monkeypatch.setenv(VARIABLE, "")
     assert take_storage_options(words.split()) == left.split()
     assert dict(read_settings().options) == options
+
+
+def test_a_path_is_no_pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, "")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lr=0.1").mkdir()
+    token = "token=" + "x" * 3000
+    assert take_storage_options(["inspect", "--storage-options", "a=1", token, "lr=0.1", "lr=0.2"]) == [
+        "inspect",
+        "lr=0.1",
+        "lr=0.2",
+    ]
+    assert dict(read_settings().options) == {"a": "1", "token": "x" * 3000}
 
 
 def test_they_are_added_to_those_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -68,6 +68,44 @@ def test_what_all_workers_warn_of_is_shown_once(capfd):
     ]
 
 
+def build_locker(worker_index):
+    return die_with_the_lock
+
+
+def die_with_the_lock(job, report):
+    # As one that is killed while it counts.
+    report.__self__._num_done.get_lock().acquire()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_worker_that_is_killed_while_it_counts():
+    with pytest.raises(TeachonceError, match="exited unexpectedly"):
+        list(run_in_processes(build_locker, [1], 1, ignore))
+
+
+def build_complainer(worker_index):
+    return complain
+
+
+def complain(job, report):
+    if job == 0:
+        raise TeachonceError("the first job fails")
+    time.sleep(1)
+    for number in range(2000):
+        warnings.warn(f"{number} {'x' * 100}", stacklevel=1)
+
+
+def test_warnings_after_an_error_hold_nothing_up(capfd):
+    """More than a pipe holds."""
+    show_warnings_as_lines()
+    try:
+        with pytest.raises(TeachonceError, match="the first job fails"):
+            list(run_in_processes(build_complainer, [0, 1], 2, ignore))
+    finally:
+        warnings.showwarning = SHOW_WARNING
+    assert len(capfd.readouterr().err.splitlines()) == 2000
+
+
 SLEEPERS = """
 import os, sys, time
 from teachonce.engine.processes import run_in_processes

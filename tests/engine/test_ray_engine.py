@@ -16,7 +16,8 @@ import pytest
 
 from teachonce.engine.jobs import run_jobs
 from teachonce.engine.options import Engine
-from teachonce.errors import ConfigError, RecordError, TeachonceError
+from teachonce.engine.stop import check_stop, stopping_gently
+from teachonce.errors import ConfigError, RecordError, StoppedError, TeachonceError
 from teachonce.terminal import print_line
 from tests.engine.test_jobs import Nested, Squarer, build_threaded, build_waiter, refuse, wait_until
 from tests.support.kills import everything
@@ -168,6 +169,9 @@ class Mortal:
         if job in (2, 5) and not note.exists():
             note.touch()
             os.kill(os.getpid(), self.number)
+            # Of two that are asked to stop, one asks about it itself, as a worker with an engine of its own does.
+            if job == 2:
+                check_stop()
             time.sleep(3)
         return os.getpid()
 
@@ -178,6 +182,29 @@ def test_a_killed_or_stopped_worker_is_replaced(connected, tmp_path, number):
     results = dict(run_jobs(partial(Mortal, tmp_path, number), list(range(8)), engine=engine, report=ignore))
     assert set(results) == set(range(8)) and (tmp_path / "2").exists() and (tmp_path / "5").exists()
     assert len(set(results.values())) >= 2
+
+
+class Noter:
+    """A worker that takes a while, and leaves a note when it begins."""
+
+    def __init__(self, folder, worker_index):
+        self.folder = folder
+
+    def __call__(self, job, report):
+        (self.folder / str(job)).touch()
+        time.sleep(1 + job % 2)
+
+
+def test_what_runs_when_the_driver_is_asked_to_stop_is_finished(connected, tmp_path):
+    done, done_when_asked = [], []
+    with pytest.raises(StoppedError), stopping_gently(60):
+        for job, _ in run_jobs(partial(Noter, tmp_path), list(range(40)), engine=connected, report=ignore):
+            done.append(job)
+            if len(list(tmp_path.iterdir())) > len(done) and not done_when_asked:
+                done_when_asked = list(done)
+                os.kill(os.getpid(), signal.SIGTERM)
+    assert len(done_when_asked) < len(done) < 40
+    assert sorted(done) == sorted(int(note.name) for note in tmp_path.iterdir())
 
 
 def build_deadly(worker_index):

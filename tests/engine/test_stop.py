@@ -34,12 +34,25 @@ def test_the_signal_is_a_request_within_the_block_and_the_job_is_finished():
         return work
 
     before = signal.getsignal(signal.SIGTERM)
-    with stopping_gently(60):
+    expected = r"^stopped by SIGTERM; completed work is kept\. Run the same"
+    with pytest.raises(StoppedError, match=expected), stopping_gently(60):
         assert not is_stopping()
-        with pytest.raises(StoppedError, match=r"^stopped by SIGTERM; completed work is kept\. Run the same"):
-            list(run_inline(build, [1, 2], lambda count: None))
+        list(run_inline(build, [1, 2], lambda count: None))
     assert done == [1] and not is_stopping() and signal.getsignal(signal.SIGTERM) is before
     wait_until(lambda: not any(isinstance(thread, threading.Timer) for thread in threading.enumerate()))
+    check_stop()
+
+
+def test_a_signal_after_the_last_question_is_not_forgotten():
+    with pytest.raises(StoppedError), stopping_gently(60):
+        os.kill(os.getpid(), signal.SIGTERM)
+    check_stop()
+
+
+def test_an_error_is_not_hidden_by_the_signal():
+    with pytest.raises(KeyError), stopping_gently(60):
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise KeyError("x")
     check_stop()
 
 

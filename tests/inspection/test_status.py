@@ -274,6 +274,16 @@ def test_a_run(finished_run, tmp_path):
     assert "alive, 160 images, 16/s, train_loss 1.25" in text
 
 
+def test_the_step_of_a_run_is_never_before_its_last_epoch(finished_run, tmp_path):
+    """Its heartbeat may be from before."""
+    begun = tmp_path / "run"
+    begun.mkdir()
+    shutil.copy(finished_run / "config.json", begun)
+    write_metrics(begun, [ROW])
+    write_beat(begun, writer_name(), work="train", item="images", total=192, details={"epoch": 1, "step": 0})
+    assert look_at(begun)["step"] == ROW["step"] > 0
+
+
 @pytest.mark.slow
 def test_a_training_beats_and_leaves_nothing_of_it(digits, tmp_path, monkeypatch):
     monkeypatch.setattr("teachonce.engine.heartbeat.BEAT_SECONDS", 0.05)

@@ -62,6 +62,11 @@ class Option(NamedTuple):
 GLOBAL_OPTIONS = (
     ("--config FILE", "Options from a JSON or TOML file, such as a run's config.json; those given beside it override."),
     ("--quiet", "No progress and no notes; warnings, errors and results alone."),
+    (
+        "--storage-options KEY=VALUE ...",
+        "Settings of object stores, such as endpoint=URL or region=REGION (docs/guide/object-stores.md); they end at "
+        "the first word that is no KEY=VALUE or names a local path.",
+    ),
     ("--progress {auto,json}", "json: progress as JSON, one object a line on stderr. (default: auto)"),
     ("--debug", "Show the traceback of an error."),
     ("--version", "Show the version and exit."),

@@ -14,10 +14,11 @@ import difflib
 import re
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, get_type_hints
 
 from teachonce.cli.help import Option, describe_options
-from teachonce.errors import ConfigError
+from teachonce.errors import ConfigError, TeachonceError
 from teachonce.options import POSITIONAL, REPEATED, Alias, flag, parse_number
 from teachonce.storage.remote.settings import add_options
 
@@ -52,6 +53,7 @@ def take_flags(arguments: Sequence[str] | None) -> tuple[Flags, list[str]]:
 def take_storage_options(words: Sequence[str]) -> list[str]:
     """The words without the option and its KEY=VALUE words, which are set; raises ConfigError where there are none.
 
+    They end at the first word that is no KEY=VALUE, or that is a local path that exists: a run may be called lr=0.1.
     They are settings of object stores, for this process and those that it starts, and no part of a configuration: what
     is written down of a command must not hold a secret.
     """
@@ -65,7 +67,7 @@ def take_storage_options(words: Sequence[str]) -> list[str]:
             left.append(word)
             continue
         found = [value] if equals else []
-        while not equals and rest and _PAIR.fullmatch(rest[0]):
+        while not equals and rest and _PAIR.fullmatch(rest[0]) and not _is_path(rest[0]):
             found.append(rest.popleft())
         if not found or _PAIR.fullmatch(found[0]) is None:
             raise ConfigError(f"{word}: expected KEY=VALUE words, such as {STORAGE_OPTIONS} region=eu-central-1")
@@ -73,6 +75,16 @@ def take_storage_options(words: Sequence[str]) -> list[str]:
     if pairs:
         add_options(pairs)
     return left
+
+
+def _is_path(word: str) -> bool:
+    from teachonce.storage.files import exists
+
+    try:
+        return exists(Path(word))
+    except TeachonceError:
+        # Longer than a name can be, as tokens are.
+        return False
 
 
 class _Flags(argparse.ArgumentParser):

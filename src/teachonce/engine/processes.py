@@ -59,7 +59,8 @@ def run_in_processes(
             is_asked.value = is_stopping()
             ended, _ = wait(futures, timeout=REPORT_SECONDS, return_when=FIRST_COMPLETED)
             _pass_on(messages)
-            num_now = num_done.value
+            # Without its lock, which a killed worker may hold.
+            num_now = num_done.get_obj().value
             report(num_now - num_reported)
             num_reported = num_now
             for future in ended:
@@ -74,7 +75,18 @@ def run_in_processes(
             "command again, with fewer workers if memory was short"
         ) from error
     finally:
-        executor.shutdown(wait=True, cancel_futures=True)
+        _shut_down(executor, messages)
+
+
+def _shut_down(executor: ProcessPoolExecutor, messages: Any) -> None:
+    """Drop the jobs that wait and wait for the others, whose warnings are passed on: a full pipe would hold them."""
+    thread = threading.Thread(
+        target=executor.shutdown, kwargs={"wait": True, "cancel_futures": True}, name="shut down", daemon=True
+    )
+    thread.start()
+    while thread.is_alive():
+        thread.join(POLL_SECONDS)
+        _pass_on(messages)
 
 
 def _pass_on(messages: Any) -> None:

@@ -33,9 +33,9 @@ from typing import Any, NamedTuple
 
 from teachonce.engine.options import Engine
 from teachonce.engine.progress import Advance
-from teachonce.engine.stop import check_stop, is_stopping, stopped_error, stopping_gently
+from teachonce.engine.stop import is_stopping, stopped_error, stopping_gently
 from teachonce.engine.worker import BuildWorker, Job, Result
-from teachonce.errors import ConfigError, MissingExtraError, TeachonceError
+from teachonce.errors import ConfigError, MissingExtraError, StoppedError, TeachonceError
 from teachonce.terminal import print_line, send_lines
 
 SETTINGS = "TEACHONCE_"
@@ -220,6 +220,8 @@ class _Actor:
             with stopping_gently(self._grace_seconds):
                 result = self._worker(job, self._sender.report)
                 return _Stopped() if is_stopping() else result
+        except StoppedError:  # of the job, which asks too, or of the block, after its last line
+            return _Stopped()
         except Exception as error:
             return _Failed(pickle.loads(_pickled(error, TeachonceError)))
         finally:
@@ -279,11 +281,15 @@ class _Pool:
         self._mail_at = 0.0
 
     def run(self) -> Iterator[tuple[Any, Any]]:
-        """(job, result) as they end."""
+        """(job, result) as they end; once this process is asked to stop, of those that run already."""
         while self._num_left:
-            check_stop()
-            self._fill()
-            self._hand_out()
+            if not is_stopping():
+                self._fill()
+                self._hand_out()
+            elif all(member.job is None for member in self._members):
+                # Jobs that take longer than the time of grace end with this process, by the timer of the block.
+                self._read_mail()
+                raise stopped_error()
             for member in self._wait():
                 yield from self._receive(member)
             if time.monotonic() >= self._mail_at:

@@ -73,6 +73,10 @@ def stop_with(is_asked: Callable[[], bool], grace_seconds: float, is_busy: Calla
 def stopping_gently(grace_seconds: float) -> Iterator[None]:
     """While the block runs, SIGTERM asks it to stop, and after ``grace_seconds`` ends the process with code 143.
 
+    Raises StoppedError where the block ended without an error although it was asked to: the signal may have come after
+    the work last asked, and who sent it is told that it was heard. That all work is done is nothing to wait for: the
+    same command finds it complete.
+
     Of a thread other than the main one, which cannot be told of signals, nothing changes.
     """
     if threading.current_thread() is not threading.main_thread():
@@ -94,7 +98,9 @@ def stopping_gently(grace_seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGTERM, previous)
         for timer in timers:
             timer.cancel()
-        _Request.is_made = False
+        was_asked, _Request.is_made = _Request.is_made, False
+    if was_asked:
+        raise stopped_error()
 
 
 def _end(grace_seconds: float) -> None:

@@ -149,7 +149,8 @@ def _summarize_run(path: Path, workers: list[Summary]) -> Summary:
         "student": run.student,
         "epochs_done": len(rows),
         "epochs": run.setting("epochs", int),
-        "step": details.get("step", rows[-1]["step"] if rows else 0),
+        # An epoch ends between two heartbeats.
+        "step": max(details.get("step", 0), rows[-1]["step"] if rows else 0),
         "images_per_second": rate,
         "seconds_left": None if rate is None or not left else left / rate,
         "last_epoch": rows[-1] if rows else None,
