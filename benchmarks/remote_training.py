@@ -90,8 +90,9 @@ def measure(here: Path, there: Path, flags: argparse.Namespace) -> str:
             shutil.rmtree(cache)
     with caching(here / "cache"):
         far = open_dataset(there / "large", SIZE_PX)
-        for dataset in (near, far):
-            epoch_rate(dataset, 0)
+        for number in range(flags.rounds):  # each epoch has another view of the store
+            for dataset in (near, far):
+                epoch_rate(dataset, number)
         local = []
         for number in range(flags.rounds):
             pair = {}
