@@ -118,8 +118,6 @@ def _iter_samples(store: Store, max_samples: int) -> Iterator[tuple[int, int, ND
 
 def _file_bytes(store: Store, names: list[str]) -> float:
     """Bytes of these files a view of a record."""
-    storage = open_storage(store.path)
-    found = storage.statuses() if storage.can_list else {}
-    return sum((found.get(name) or storage.status(name)).num_bytes for name in names) / (
-        store.num_records * store.num_views
-    )
+    storage, sizes = open_storage(store.path), store.file_sizes()
+    num_bytes = sum(sizes[name] if name in sizes else storage.status(name).num_bytes for name in names)
+    return num_bytes / (store.num_records * store.num_views)

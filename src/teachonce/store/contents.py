@@ -94,13 +94,13 @@ class StoreContents:
         """Hashes that stand for the bytes of some groups of views."""
         return [self._manifests.seal(part, group) for part, group in self._listed([None, *groups])]
 
-    def num_bytes(self, groups: Sequence[Group]) -> int:
-        """Bytes of the records and of some groups of views."""
-        return sum(
-            entry.num_bytes
+    def file_sizes(self, groups: Sequence[Group]) -> dict[str, int]:
+        """Bytes of each file of the records and of some groups of views."""
+        return {
+            name: entry.num_bytes
             for part, group in self._listed([None, *groups])
-            for entry in self._manifests.read(part, group).content.files.values()
-        )
+            for name, entry in self._manifests.read(part, group).content.files.items()
+        }
 
     def find_damage(self) -> Damage:
         """Of all files that the manifests list, every byte is compared."""
@@ -191,9 +191,9 @@ class LegacyContents:
             *(self._entries[name]["xxh3"] for name in self._entries if name in names),
         ]
 
-    def num_bytes(self, groups: Sequence[Group]) -> int:
-        """Bytes of all files of the manifest."""
-        return sum(entry["bytes"] for entry in self._entries.values())
+    def file_sizes(self, groups: Sequence[Group]) -> dict[str, int]:
+        """Bytes of each file of the manifest."""
+        return {name: entry["bytes"] for name, entry in self._entries.items()}
 
     def find_damage(self) -> Damage:
         """Every file's hash."""

@@ -287,7 +287,11 @@ class Store:
 
     def num_bytes(self) -> int:
         """Bytes of all files of the manifests."""
-        return self._contents.num_bytes(self._groups())
+        return sum(self.file_sizes().values())
+
+    def file_sizes(self) -> dict[str, int]:
+        """Bytes of each file of the manifests."""
+        return self._contents.file_sizes(self._groups())
 
     def read_columns(self, shard: int, view: int) -> dict[str, NDArray[Any]]:
         """The stored columns of one view of a shard, each [N] or [N, width], memory-mapped."""
