@@ -107,7 +107,7 @@ def start(words: list[str], out: Path) -> subprocess.Popen[str]:
 )
 def test_a_stopped_extraction_is_resumed_by_the_same_command(work, tmp_path, more, to_all):
     (folder, words), out = work, tmp_path / "store"
-    process = start([*words, *more.split()], out)
+    process = start([*words, *more], out)
     wait_until(lambda: len(list(out.glob("*.v*.arrow"))) >= 4)
     (os.killpg if to_all else os.kill)(process.pid, signal.SIGTERM)
     begin = time.monotonic()
@@ -117,6 +117,6 @@ def test_a_stopped_extraction_is_resumed_by_the_same_command(work, tmp_path, mor
     assert not list(out.glob(".tmp-*")), "what was begun was finished"
     num_done = len(list(out.glob("*.v*.arrow")))
     assert num_done < 160
-    again = start([*words, *more.split()], out)
+    again = start([*words, *more], out)
     assert again.communicate(timeout=120) and again.returncode == 0
     assert everything(out) == everything(folder / "inline")

@@ -256,7 +256,7 @@ def job(tmp_path):
     main = "from teachonce.cli.main import main; main()"
     for name, line in {
         "teachonce": f'exec {shlex.quote(sys.executable)} -c {shlex.quote(main)} "$@"',
-        "srun": 'test "$1 $2" = "--cpus-per-task $SLURM_CPUS_PER_TASK" && shift 2 && exec "$@"',
+        "srun": 'test "$1 $2" = "--cpus-per-task ${SLURM_CPUS_PER_TASK:-8}" && shift 2 && exec "$@"',
         "torchrun": f'exec {shlex.quote(sys.executable)} -m torch.distributed.run "$@"',
     }.items():
         (programs / name).write_text(f"#!/bin/sh\n{line}\n")

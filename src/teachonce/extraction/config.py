@@ -209,9 +209,11 @@ class VerifyConfig:
     data: InData[Path]
     """The data that the store was extracted from."""
     teacher: InTeacher[Spec | None] = None
-    """Model SPEC for fresh logits. Default: the teacher of the store's plan; 'none' checks the bytes alone."""
+    """Model SPEC for fresh logits. Default: the teacher of the store's plan; 'none' recomputes no logits and
+    checks files, keys, top-1 and pixels."""
     samples: InTeacher[CountOrNone] = 256
-    """Records whose logits are recomputed; 0 checks keys and files alone."""
+    """Records whose logits are recomputed, and samples of the store whose pixels are; 0 leaves both out and checks
+    files, keys and top-1."""
     batch_size: InTeacher[Count] = 64
     """Images a teacher batch."""
     device: InRunning[str] = "auto"

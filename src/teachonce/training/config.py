@@ -107,8 +107,7 @@ class TrainingOptions(MixOptions):
     """Fine-tuning: start from the weights of this finished run of the same architecture, and see pixels as it did; the
     last layer is new where the classes are others."""
     out: InOutput[Common[Path]]
-    """Folder of the run, or of everything that an ablation makes. The same command resumes it; another one is
-    refused."""
+    """Folder of what the command writes. The same command resumes it; another one is refused."""
     split: InData[str] = "train"
     """Split to train on."""
     validation_split: InEvaluation[Common[str | None]] = "validation"
