@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, features
 
+from teachonce.errors import ImageError
 from teachonce.native import addresses, is_switched_off, load_library, warn_of_slowness
-from teachonce.pixels.decode import MAX_PIXELS, resize_image
+from teachonce.pixels.decode import MAX_PIXELS, image_size, resize_image
 
 _ABI_VERSION = 2
 
@@ -113,6 +114,10 @@ class Kernel:
     def rewrite(self, encoded: bytes | memoryview, *, by_row: bool) -> bytes | None:
         """A JPEG with restart markers, one a row of its units with ``by_row``; None where it is left as it is."""
         assert self.can_rewrite
+        try:
+            image_size(encoded)
+        except ImageError:
+            return None  # a file that Pillow refuses must not become one that it reads
         # What would grow to more than twice its size is not worth it; a header takes a few hundred bytes.
         out = np.empty(2 * len(encoded) + 4096, np.uint8)
         address = addresses([encoded])[0]
