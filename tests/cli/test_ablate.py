@@ -246,10 +246,8 @@ def test_a_signal_stops_the_student_at_hand_and_the_ablation(digits, tmp_path, m
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_reaches_the_students_of_all_processes(digits, tmp_path, number):
     """SIGTERM comes to the command alone, Ctrl+C on a terminal to its processes as well."""
-    words = (
-        f"ablate --data {digits} --student timm:test_resnet --out {tmp_path} --arms labels --teacher timm:test_resnet"
-    )
-    words += " --seeds 2 --jobs 2"
+    words = f"ablate --data {digits} --student timm:test_resnet --out {tmp_path} --arms labels"
+    words += " --teacher timm:test_resnet --seeds 2 --jobs 2"
     words += " --epochs 2000 --batch-size 8 --size 16 --eval-crop-frac 1 --device cpu"
     program = f"from teachonce.cli.main import main\nif __name__ == '__main__':\n    main({words.split()!r})"
     command = [sys.executable, "-c", program]

@@ -148,11 +148,12 @@ def _load_kernel() -> tuple[Kernel | None, str]:
     return kernel, reason
 
 
-def bind_kernel(library: ctypes.CDLL, counting: Sequence[bool] = (True, False)) -> tuple[Kernel | None, str]:
+def bind_kernel(library: ctypes.CDLL, counting: Sequence[bool] = (False,)) -> tuple[Kernel | None, str]:
     """The kernel of a library, once it has been given Pillow's libjpeg and proved itself; else None, and why.
 
     ``counting``, in turn until one holds: whether it counts the units between restart markers itself, which is faster
-    and relies on more of libjpeg-turbo than its interface (``native/decoding.c``).
+    and relies on more of libjpeg-turbo than its interface (``native/decoding.c``). Off: in some files whose segments are
+    damaged its pixels are not Pillow's.
     """
     try:
         pillow = ctypes.CDLL(Image.core.__file__)
