@@ -152,8 +152,8 @@ def bind_kernel(library: ctypes.CDLL, counting: Sequence[bool] = (False,)) -> tu
     """The kernel of a library, once it has been given Pillow's libjpeg and proved itself; else None, and why.
 
     ``counting``, in turn until one holds: whether it counts the units between restart markers itself, which is faster
-    and relies on more of libjpeg-turbo than its interface (``native/decoding.c``). Off: in some files whose segments are
-    damaged its pixels are not Pillow's.
+    and relies on more of libjpeg-turbo than its interface (``native/decoding.c``). Off: in some damaged files
+    its pixels are not Pillow's.
     """
     try:
         pillow = ctypes.CDLL(Image.core.__file__)
