@@ -72,7 +72,11 @@ class Gateway:
     def __init__(self, folder: Path, port: int) -> None:
         self._folder = folder
         self.endpoint = f"http://127.0.0.1:{port}"
-        self._call("start", str(port))
+        try:
+            self._call("start", str(port))
+        except subprocess.SubprocessError:
+            self.stop()  # what of it did start
+            raise
 
     def _call(self, verb: str, *arguments: str) -> None:
         with open(self._folder.with_suffix(".log"), "ab") as log:  # noqa: PTH123, handed to a process
@@ -98,11 +102,25 @@ def start_gateway(folder: Path, port: int) -> Iterator[Gateway]:
     """A gateway, or a skip where there is none."""
     if shutil.which("radosgw") is None or not RGW.is_file():
         pytest.skip("no radosgw: make services")
-    gateway = Gateway(folder, port)
+    # Another session's server may hold the port, or one that a killed session left.
+    gateway = Gateway(folder, find_free_ports(port))
     try:
         yield gateway
     finally:
         gateway.stop()
+
+
+def find_free_ports(first: int) -> int:
+    """The first of three ports in a row that nobody listens on: the gateway's and the monitor's two."""
+    for port in range(first, first + 500, 10):
+        with contextlib.ExitStack() as stack:
+            try:
+                for number in range(port, port + 3):
+                    stack.enter_context(socket.socket()).bind(("127.0.0.1", number))
+            except OSError:
+                continue
+            return port
+    raise AssertionError(f"no free ports from {first} on")
 
 
 AZURE_ACCOUNT = "devstoreaccount1"
