@@ -123,7 +123,7 @@ def convert_records(config: RecordsConfig) -> None:
     check_arrived(config, [job.name for job in jobs])
     open_storage(config.out).remove_temporaries()
     files = {name: entry for found in written for name, entry in found.files.items()}
-    list_written(config.out, config.split, files, hashes_others=config.worker_part()[1] == 1)
+    list_written(config.out, config.split, files, is_alone=config.worker_part()[1] == 1)
     print_note(f"{config.out}: {len(listing):,} {config.split} records in {config.shards} shards")
     if num_others:
         done_to = "kept as they are" if config.keep else "encoded again"

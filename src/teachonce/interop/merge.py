@@ -100,7 +100,7 @@ def merge(config: MergeConfig) -> None:
     check_arrived(config, [source.shards[shard].name for shard in jobs])
     open_storage(config.out).remove_temporaries()
     files = {name: entry for found in written for name, entry in found.items()}
-    list_written(config.out, split, files, hashes_others=config.worker_part()[1] == 1)
+    list_written(config.out, split, files, is_alone=config.worker_part()[1] == 1)
 
 
 class _ShardMerger:

@@ -6,6 +6,7 @@ completes it.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,22 +16,26 @@ from teachonce.records.class_table import CLASSES_NAME
 from teachonce.records.source import parse_shard_name
 from teachonce.records.tfrecord.framing import load_index
 from teachonce.storage.files import open_storage
-from teachonce.storage.remote.file_index import ListedFile, hash_file, renew_file_index
+from teachonce.storage.remote.file_index import ListedFile, hash_file, read_file_index, renew_file_index
+from teachonce.storage.storage import Storage
 
 INDEX_SUFFIX = ".idx"
+PEERS_SECONDS = 10.0
 
 
-def list_written(folder: Path, split: str, written: Mapping[str, ListedFile], *, hashes_others: bool = True) -> None:
+def list_written(folder: Path, split: str, written: Mapping[str, ListedFile], *, is_alone: bool = True) -> None:
     """Renew the list of a folder: ``written`` are the entries of files that were hashed as they were written.
 
-    ``hashes_others``: what is there and was never listed is read for its entry. Not by the workers of a job array,
-    which end together and would all read what the others list a moment later.
+    What is there and was never listed, as by a killed command, is read for its entry. Workers of a job array (not
+    ``is_alone``) end together: each lists what it wrote and waits ``PEERS_SECONDS`` at most for the others to do so,
+    before it reads what is still not listed.
     """
     storage = open_storage(folder)
+    is_waiting = not is_alone
 
     def describe(names: list[str]) -> dict[str, ListedFile]:
         ours = [name for name in names if belongs_to(name, split)]
-        if not hashes_others:
+        if is_waiting:
             ours = [name for name in ours if parse_shard_name(name.removesuffix(INDEX_SUFFIX)) is None]
         shards = [name for name in ours if parse_shard_name(name)]
         if not shards:
@@ -48,6 +53,19 @@ def list_written(folder: Path, split: str, written: Mapping[str, ListedFile], *,
         return found
 
     renew_file_index(storage, written, describe)
+    if is_waiting:
+        end = time.monotonic() + PEERS_SECONDS
+        while time.monotonic() < end and not _is_listed(storage, split):
+            time.sleep(0.5)
+        is_waiting = False
+        if not _is_listed(storage, split):
+            renew_file_index(storage, written, describe)
+
+
+def _is_listed(storage: Storage, split: str) -> bool:
+    """Whether the list has every file of a split that is there."""
+    listed = read_file_index(storage) or {}
+    return all(name in listed for name in storage.statuses() if belongs_to(name, split))
 
 
 def belongs_to(name: str, split: str) -> bool:
