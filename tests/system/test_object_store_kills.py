@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from safetensors.torch import load_file
 
 from tests.support.object_stores import (
     Gateway,
@@ -33,9 +34,7 @@ from tests.torture.sandbox import read_tree
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("gateway")]
 
-RUN = [sys.executable, "-c", "from safetensors.torch import load_file
-
-from teachonce.cli.main import main; main()"]
+RUN = [sys.executable, "-c", "from teachonce.cli.main import main; main()"]
 EXTRACT = "extract --data {}/data --teacher TEACHER --out {}/%s --device cpu --gate-samples 0 "
 CENTER = EXTRACT % "fixed" + "--codec float32"
 
