@@ -30,7 +30,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from teachonce.storage.cache_folder import cache_folder
-from teachonce.storage.storage import Reader
+from teachonce.storage.remote.reader import ViewedReader
 
 PAGE_BYTES = 1 << 14
 FETCH_PAGES = 128
@@ -106,7 +106,7 @@ class _Pages(NamedTuple):
     inode: tuple[int, int]
 
 
-class CachedReader(Reader):
+class CachedReader(ViewedReader):
     """Ranges of an object through the cache; what is not there is fetched, with ``unit`` pages around it."""
 
     def __init__(
@@ -123,16 +123,6 @@ class CachedReader(Reader):
         self._is_usable = True
         """False once the folder could not be written: then every range is a request, after one warning."""
         self._pages = self._open_data()
-
-    def read(self, offset: int, num_bytes: int) -> bytes:
-        """A range."""
-        return bytes(self.view(offset, offset + num_bytes))
-
-    def read_into(self, buffer: memoryview, offset: int) -> int:
-        """A range into memory that is there."""
-        found = self.view(offset, offset + len(buffer))
-        buffer[: len(found)] = found
-        return len(found)
 
     def view(self, start: int, end: int) -> memoryview:
         """A range, mapped; shorter only where the object ends before."""

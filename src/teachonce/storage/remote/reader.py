@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import io
 import threading
+from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from teachonce.errors import TeachonceError
 from teachonce.storage.storage import Reader
@@ -35,13 +36,12 @@ class Opened(NamedTuple):
     """When it appeared; 0 where the server does not say."""
 
 
-class ObjectReader(Reader):
-    """Ranges of an object, each one request; its first bytes are kept."""
+class ViewedReader(Reader):
+    """A reader that gives out memory that is there."""
 
-    def __init__(self, opened: Opened, get_range: GetRange) -> None:
-        self.num_bytes = opened.num_bytes
-        self._head = opened.head
-        self._get_range = get_range
+    @abstractmethod
+    def view(self, start: int, end: int) -> memoryview:
+        """A range; shorter only where the object ends before."""
 
     def read(self, offset: int, num_bytes: int) -> bytes:
         """A range."""
@@ -53,6 +53,15 @@ class ObjectReader(Reader):
         buffer[: len(found)] = found
         return len(found)
 
+
+class ObjectReader(ViewedReader):
+    """Ranges of an object, each one request; its first bytes are kept."""
+
+    def __init__(self, opened: Opened, get_range: GetRange) -> None:
+        self.num_bytes = opened.num_bytes
+        self._head = opened.head
+        self._get_range = get_range
+
     def view(self, start: int, end: int) -> memoryview:
         """A range; shorter only where the object ends before."""
         end = min(end, self.num_bytes)
@@ -63,18 +72,10 @@ class ObjectReader(Reader):
         return self._get_range(start, end)
 
 
-class _Viewed(Protocol):
-    """A reader that gives out memory that is there."""
-
-    num_bytes: int
-
-    def view(self, start: int, end: int) -> memoryview: ...
-
-
 class SequentialReader(Reader):
     """An object that is read in order: what comes next is asked for before it is needed. For one thread at a time."""
 
-    def __init__(self, reader: _Viewed) -> None:
+    def __init__(self, reader: ViewedReader) -> None:
         self.num_bytes = reader.num_bytes
         self._reader = reader
         self._ranges: deque[tuple[int, int, Future[memoryview]]] = deque()
@@ -134,7 +135,7 @@ class ObjectStream(io.RawIOBase):
 class RemoteBytes:
     """An object as something to slice, as a memoryview is; each slice is a request, but of its ends."""
 
-    def __init__(self, reader: _Viewed) -> None:
+    def __init__(self, reader: ViewedReader) -> None:
         self._reader = reader
         self._tail_start = max(0, reader.num_bytes - HEAD_BYTES)
         self._tail: memoryview | None = None
