@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import tarfile
 from collections.abc import Iterator
 from contextlib import suppress
@@ -12,6 +13,9 @@ from typing import Any
 import pytest
 from hypothesis import settings
 from jaxtyping import install_import_hook
+
+# A shell that starts the tests in the background has them, and the programs that they start, ignore interrupts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Small tensors on a busy machine: threads that spin while they wait for a core cost ten times what they bring.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -26,6 +26,7 @@ from teachonce.records.discovery import open_records
 from teachonce.rng import generator
 from teachonce.store.manifests import finalize_store
 from teachonce.store.plan import records_file
+from teachonce.store.plan_files import CONFIG_NAME
 from teachonce.store.store import Store
 from teachonce.views.draw import draw_view, sample_view
 from teachonce.views.policy import AutoAugment, CropPolicy, ObjectCrop
@@ -54,7 +55,8 @@ def files(path: Path) -> dict[str, bytes]:
 
 
 def tree(path: Path) -> dict[str, bytes]:
-    return {file.name: file.read_bytes() for file in sorted(path.glob("[!.]*"))}
+    """The store's files, without the options of the call that began it."""
+    return {file.name: file.read_bytes() for file in sorted(path.glob("[!.]*")) if file.name != CONFIG_NAME}
 
 
 def test_the_store_holds_what_the_teacher_says_of_each_record(tmp_path, data, teacher):
