@@ -92,9 +92,10 @@ def test_damage_is_named(data: Path, tmp_path: Path) -> None:
 
 
 def test_nothing_to_inspect(tmp_path: Path) -> None:
-    for folder in (tmp_path, tmp_path / "nowhere"):
-        with pytest.raises(ConfigError, match="no records; expected SPLIT-NNNNN-of-NNNNN shards"):
-            summarize_records(folder)
+    with pytest.raises(ConfigError, match="no records; expected SPLIT-NNNNN-of-NNNNN shards"):
+        summarize_records(tmp_path)
+    with pytest.raises(ConfigError, match="nowhere: no such folder; expected TFRecord shards"):
+        summarize_records(tmp_path / "nowhere")
     write_image_folder(tmp_path)
     with pytest.raises(ConfigError, match="only train, expected test-"):
         summarize_records(tmp_path, "test")

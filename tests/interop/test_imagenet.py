@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from teachonce.errors import ConfigError, RecordError
-from teachonce.interop.imagenet import class_texts, open_boxes, read_image_labels, read_labels, read_metadata
+from teachonce.interop.imagenet import class_texts, open_boxes, read_image_labels, read_metadata
+from teachonce.records.class_table import read_labels
 from teachonce.records.listing import ImageListing, list_images
 
 

@@ -44,11 +44,31 @@ def test_what_holds_no_image_is_refused(tmp_path: Path) -> None:
     (tmp_path / "b").mkdir()
     with pytest.raises(RecordError, match=r"b: holds no image \(.bmp, .jpeg, .jpg, .*expected at least one"):
         list_images(tmp_path, ["a", "b"])
-    make_tree(tmp_path, "c/images/1.jpg")
-    with pytest.raises(RecordError, match=r"c: holds no image itself, but 1 folders, such as images; .* one folder up"):
+    make_tree(tmp_path, "c/images/notes.txt")
+    with pytest.raises(RecordError, match=r"c: holds no image"):
         list_images(tmp_path, ["a", "c"])
     with pytest.raises(RecordError, match="nowhere: cannot be listed"):
         find_class_folders(tmp_path / "nowhere")
+
+
+def test_images_lie_at_any_depth_below_their_class_as_for_imagefolder(tmp_path: Path) -> None:
+    torchvision = pytest.importorskip("torchvision")
+    names = ["a/9.jpg", "a/deep/er/1.png", "a/deep-er/0.jpg", "a/deep/2.JPG", "b/images/3.jpeg", "c c/x/y/z/4.bmp"]
+    make_tree(tmp_path, *names, "b/notes.md", "b/images/boxes.txt")
+    folders = find_class_folders(tmp_path)
+    with pytest.warns(match="2 files without"):
+        listing = list_images(tmp_path, folders)
+    expected = torchvision.datasets.ImageFolder(tmp_path)
+    assert [str(path) for path, _ in expected.samples] == [str(tmp_path / name) for name in listing.relative_names()]
+    assert [label for _, label in expected.samples] == listing.class_of(folders).tolist()
+    assert expected.classes == folders
+
+
+def test_a_link_that_leads_back_is_refused(tmp_path: Path) -> None:
+    make_tree(tmp_path, "a/1.jpg")
+    (tmp_path / "a/again").symlink_to(tmp_path / "a")
+    with pytest.raises(RecordError, match="is 32 folders below its class; a link leads back"):
+        list_images(tmp_path, ["a"])
 
 
 def test_other_files_are_left_out_with_a_warning(tmp_path: Path) -> None:

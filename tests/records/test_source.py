@@ -25,16 +25,21 @@ from teachonce.extraction.plan_source import ExtractedData, PlanSource
 from teachonce.pixels.decode import decode_image
 from teachonce.pixels.in_memory import RecordsInMemory
 from teachonce.records.class_table import ClassTable, read_classes, write_classes
+from teachonce.records.containers.webdataset import TarSource
 from teachonce.records.discovery import open_records
-from teachonce.records.image_folder import FolderSource
+from teachonce.records.image_folder import FolderSource, ImageFileSource
+from teachonce.records.options import RecordOptions
 from teachonce.records.sample import SubsetSource
 from teachonce.records.selection import SelectedSource
 from teachonce.records.source import Record, RecordSource, record_key, shard_name
+from teachonce.records.tfrecord.foreign import ForeignSource
 from teachonce.records.tfrecord.framing import TFRecordWriter
 from teachonce.records.tfrecord.source import TFRecordSource
 from teachonce.records.tfrecord.tf_example import FeatureValue, encode_example
 from teachonce.store.begin import begin_store
 from teachonce.store.store import Store
+from tests.records.containers import test_webdataset
+from tests.records.tfrecord import test_foreign
 from tests.support import small_data
 
 CLASSES = ClassTable(("background", "cat", "dog"), ("background", "a cat", "a dog"), has_background=True)
@@ -523,6 +528,23 @@ def open_folder(folder: Path) -> RecordSource:
     return open_records(small_data.write_image_folder(folder), "train")
 
 
+def open_tars(folder: Path) -> RecordSource:
+    (folder.parent / "labels.txt").write_text("a\nb\nc\n")
+    data = folder if folder.exists() else test_webdataset.write_tars(folder, (5, 3, 7))
+    return open_records(data, "train", RecordOptions(labels=folder.parent / "labels.txt"))
+
+
+def open_foreign(folder: Path) -> RecordSource:
+    return open_records(folder if folder.exists() else test_foreign.write_tfds(folder), "train")
+
+
+def open_table(folder: Path) -> RecordSource:
+    small_data.write_image_folder(folder)
+    rows = [f"{path.relative_to(folder)},{path.parent.name}" for path in sorted(folder.rglob("*.jpg"))]
+    (folder / "table.csv").write_text("path,label\n" + "\n".join(rows[::-1]))
+    return open_records(folder / "table.csv", "train")
+
+
 def open_subset(folder: Path) -> RecordSource:
     """Of all shards, out of order, one record twice."""
     return SubsetSource(open_shards(folder), [(2, 30), (0, 4), (1, 0), (2, 30), (0, 0), (2, 39)])
@@ -555,6 +577,9 @@ def open_in_memory(folder: Path) -> RecordSource:
     [
         (TFRecordSource, open_shards),
         (FolderSource, open_folder),
+        (ImageFileSource, open_table),
+        (TarSource, open_tars),
+        (ForeignSource, open_foreign),
         (SubsetSource, open_subset),
         (SelectedSource, open_selected),
         (PlanSource, open_in_plan),

@@ -229,6 +229,7 @@ ALLOWED_FILES = {
     # What this package or another one brings along: no path of the user's.
     "native": {"exists": "whether the native library was built"},
     "interop.imagenet": {"is_file": "timm's tables, in the folder of timm"},
+    "records.containers.tar_index": {"open": "tarfile's, over a file that the storage opened"},
     # What the machine says of itself.
     "engine.machine": {"read_text": "/proc and the cgroups"},
     "extraction.planning.busy": {"read_text": "/proc/stat"},

@@ -22,6 +22,7 @@ from teachonce.errors import TeachonceError
 from teachonce.extraction.config import ExtractConfig
 from teachonce.extraction.extract import extract
 from teachonce.records.discovery import open_records
+from teachonce.records.options import RecordOptions
 from teachonce.records.tfrecord.tf_example import encode_example
 from teachonce.runs.metrics import TIME_COLUMNS, read_metrics
 from teachonce.training.config import TrainConfig
@@ -94,6 +95,10 @@ ELSEWHERE = {
     "cache_size": "tests/data/test_fetch_ahead.py",
     "grace_seconds": "tests/training/test_interruption.py",
     "num_nodes": "one machine: what differs is where the ranks meet (tests/training/test_ranks.py)",
+    **dict.fromkeys(
+        (field.name for field in dataclasses.fields(RecordOptions)),
+        "tests/records, tests/system/test_own_data.py: which records there are, before ranks divide them",
+    ),
 }
 
 

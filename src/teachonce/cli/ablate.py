@@ -52,6 +52,7 @@ from teachonce.extraction.extract import extract
 from teachonce.extras import require
 from teachonce.options import command_line, drop_idle
 from teachonce.records.discovery import open_records
+from teachonce.records.options import RecordOptions
 from teachonce.runs.run import Run
 from teachonce.storage.address import to_location
 from teachonce.storage.files import atomic_write, open_storage, read_json, write_json
@@ -171,7 +172,8 @@ def _extract(config: AblateConfig, out: Path, **settings: Any) -> None:
         "device": config.device,
         "seed": config.view_seed,
     }
-    views = {field.name: getattr(config, field.name) for field in dataclasses.fields(MixOptions)}
+    shared = (*dataclasses.fields(MixOptions), *dataclasses.fields(RecordOptions))
+    views = {field.name: getattr(config, field.name) for field in shared}
     extraction = ExtractConfig(**drop_idle(ExtractConfig, {**views, **common, **settings}))
     print_note(f"$ teachonce extract {command_line(extraction)}")
     start = time.monotonic()
@@ -294,7 +296,7 @@ def _read_arm(config: AblateConfig, arm: ArmConfig) -> Arm:
     stores = [Store(path) for path in arm.stores]
     forwards = sum(store.num_records for store in stores) * arm.num_views
     if "teacher" in arm.settings:
-        forwards = config.seeds * config.epochs * open_records(config.data, config.split).num_records
+        forwards = config.seeds * config.epochs * open_records(config.data, config.split, config).num_records
     extractions = _read_extractions(config)
     share = arm.num_views / max((store.num_views for store in stores), default=1)
     return Arm(
@@ -310,5 +312,7 @@ def _read_arm(config: AblateConfig, arm: ArmConfig) -> Arm:
         label_weight=student.label_weight,
         kd_weight=student.kd_weight if student.temperature > 0 else 0.0,
         lr=student.lr,
-        num_validation=open_records(config.validation_data or config.data, str(config.validation_split)).num_records,
+        num_validation=open_records(
+            config.validation_data or config.data, str(config.validation_split), config
+        ).num_records,
     )

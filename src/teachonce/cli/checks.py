@@ -15,6 +15,7 @@ from teachonce.cli.config import AblateConfig
 from teachonce.errors import ConfigError
 from teachonce.evaluation.config import EvaluateConfig, ExportOnnxConfig, ExportWeightsConfig
 from teachonce.extraction.config import ExtractConfig, PlanConfig
+from teachonce.records.options import RecordOptions
 from teachonce.storage.address import to_location
 from teachonce.training.config import TrainConfig, TrainingOptions
 
@@ -30,20 +31,20 @@ def _check_extract(config: ExtractConfig) -> None:
     from teachonce.store.begin import check_store_folder
 
     check_store_folder(config.out)
-    _check_split(config.data, config.split)
+    _check_split(config.data, config.split, config)
     _check_stores([] if config.views_of is None else [config.views_of])
     _check_model(config.teacher)
 
 
 def _check_plan(config: PlanConfig) -> None:
-    _check_split(config.data, config.split)
+    _check_split(config.data, config.split, config)
     _check_model(config.teacher)
 
 
 def _check_training(config: TrainingOptions) -> None:
-    _check_split(config.data, config.split)
+    _check_split(config.data, config.split, config)
     if config.has_validation:
-        _check_split(config.validation_data or config.data, str(config.validation_split))
+        _check_split(config.validation_data or config.data, str(config.validation_split), config)
     _check_model(config.student)
 
 
@@ -65,7 +66,7 @@ def _check_ablate(config: AblateConfig) -> None:
 
 
 def _check_evaluate(config: EvaluateConfig) -> None:
-    _check_split(config.data, config.split)
+    _check_split(config.data, config.split, config)
     _check_model(config.model)
 
 
@@ -74,8 +75,8 @@ def _check_export_onnx(config: ExportOnnxConfig) -> None:
 
     _check_run(config.run)
     if config.data is not None:
-        _check_split(config.data, config.split)
-        _check_split(config.validation_data or config.data, config.validation_split)
+        _check_split(config.data, config.split, config)
+        _check_split(config.validation_data or config.data, config.validation_split, config)
     if exists(config.out):
         raise ConfigError(f"{config.out}: exists; remove it or choose another --out")
 
@@ -101,10 +102,10 @@ _CHECKS: dict[type, Callable[[Any], None]] = {
 """Commands whose programs import torch; the others say it as quickly themselves."""
 
 
-def _check_split(data: Path, split: str) -> None:
+def _check_split(data: Path, split: str, options: RecordOptions) -> None:
     from teachonce.records.discovery import find_split
 
-    find_split(data, split)
+    find_split(data, split, options)
 
 
 def _check_stores(paths: Any) -> None:

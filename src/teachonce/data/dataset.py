@@ -29,7 +29,7 @@ from teachonce.pixels.preprocessing import Preprocessing
 from teachonce.pixels.render import RecordView, ViewReader, render_center, render_views
 from teachonce.pixels.view_sources import ViewSource
 from teachonce.records.class_space import ClassSpace
-from teachonce.records.source import Record, RecordSource
+from teachonce.records.source import NO_LABEL, Record, RecordSource
 
 
 class KDDataset:
@@ -70,6 +70,7 @@ class KDDataset:
         self.class_space = class_space or ClassSpace(num_classes=find_num_classes(records, logits))
         self.relabeled_before: frozenset[int] = frozenset()
         """``relabeled`` of an interrupted training that is resumed."""
+        self._may_lack_labels = records.labeled != "all"
         self._buffers = BufferPool()
 
     def __len__(self) -> int:
@@ -91,7 +92,7 @@ class KDDataset:
         return self.class_space.num_classes
 
     def read_batch(self, indices: Sequence[int], epoch: int) -> Batch:
-        """Records as tensors: pixels uint8 [B, H, W, 3], labels int64 [B], indices [B], and what there is of:
+        """Records as tensors: pixels uint8 [B, H, W, 3], labels int64 [B] (-1: none), indices [B], and of these:
 
         the entries of ``logits.read``; ``partner_labels`` int64 [B] and ``shares`` float32 [B] (1: not mixed) where the
         views are mixed; ``teacher_pixels`` uint8 [B, h, w, 3] for an online teacher that sees other pixels.
@@ -103,13 +104,13 @@ class KDDataset:
         record_views = self._reader.views_of(joined, self.views.number_of(epoch))
         batch = {
             "pixels": self._render(record_views, self.preprocessing),
-            "labels": _labels(records, self.class_space),
+            "labels": _labels(records, self.class_space, may_lack=self._may_lack_labels),
             "indices": torch.tensor(indices, dtype=torch.int64),
         }
         if self.views.has_mix:
             partners = [item.record if item.partner is None else item.partner.record for item in record_views]
             shares = [1.0 if item.view.mix is None else item.view.mix.share for item in record_views]
-            batch["partner_labels"] = _labels(partners, self.class_space)
+            batch["partner_labels"] = _labels(partners, self.class_space, may_lack=self._may_lack_labels)
             batch["shares"] = torch.tensor(shares, dtype=torch.float32)
         if self.online is not None and not self.online_sees_students_pixels:
             batch["teacher_pixels"] = self._render(record_views, self.online)
@@ -245,5 +246,8 @@ def student_label(record: Record, class_space: ClassSpace) -> int:
     return label
 
 
-def _labels(records: Sequence[Record], class_space: ClassSpace) -> torch.Tensor:
-    return torch.tensor([student_label(record, class_space) for record in records], dtype=torch.int64)
+def _labels(records: Sequence[Record], class_space: ClassSpace, *, may_lack: bool = False) -> torch.Tensor:
+    labels = [
+        NO_LABEL if may_lack and record.label == NO_LABEL else student_label(record, class_space) for record in records
+    ]
+    return torch.tensor(labels, dtype=torch.int64)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from teachonce.errors import ConfigError
 from teachonce.models.options import Precision, Spec
 from teachonce.options import (
     Condition,
@@ -22,12 +23,13 @@ from teachonce.options import (
     only_with,
     require,
 )
+from teachonce.records.options import RecordOptions, given_record_options
 
 _INT8 = Condition("--int8", lambda options: options.int8)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportOnnxConfig:
+class ExportOnnxConfig(RecordOptions):
     """Write a run's student as ONNX, checked against PyTorch; with --int8 in 8-bit integers too, and compare both."""
 
     run: InModel[Positional[Path]]
@@ -38,7 +40,7 @@ class ExportOnnxConfig:
     """Write 8-bit integers too, as NAME.int8.onnx beside NAME.onnx, and print a table of both: accuracy, agreement with
     the teacher, size and latency on this CPU. Needs --data."""
     data: InInt8[Path | None] = only_with(None, _INT8)
-    """Folder of TFRecord shards, or of SPLIT/CLASS/*.jpg."""
+    """Folder of TFRecord shards, of SPLIT/CLASS or CLASS folders of images, or of images alone."""
     split: InInt8[str] = only_with("train", _INT8)
     """Split whose images calibrate the integers' ranges, and whose image/logit --logits compares with."""
     validation_split: InInt8[str] = only_with("validation", _INT8)
@@ -67,6 +69,8 @@ class ExportOnnxConfig:
         if self.int8:
             require(self.data is not None, "--int8", "without --data", "--data, whose images calibrate it")
             require(self.store is None or self.logits is None, "--logits", self.logits, "not given with --store")
+        elif given := given_record_options(self):
+            raise ConfigError(f"{given}: applies only with --int8, found no --int8")
         check_applicable(self)
 
 
@@ -81,11 +85,11 @@ class ExportWeightsConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateConfig:
+class EvaluateConfig(RecordOptions):
     """Top-1, top-5 and expected calibration error of a model on labeled records."""
 
     data: InData[Path]
-    """Folder of TFRecord shards, or of SPLIT/CLASS/*.jpg."""
+    """Folder of TFRecord shards, of SPLIT/CLASS or CLASS folders of images, or of images alone."""
     model: InModel[Spec]
     """Model SPEC, such as run:RUN or torchvision:resnet50,weights=FILE."""
     split: InData[str] = "validation"
@@ -104,3 +108,4 @@ class EvaluateConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self)
+        check_applicable(self)

@@ -26,12 +26,13 @@ from teachonce.models.own_classes import resolve_model_offset
 from teachonce.models.pending import PendingLogits
 from teachonce.records.class_space import ClassSpace, map_logits
 from teachonce.records.discovery import open_records
-from teachonce.records.source import RecordSource
+from teachonce.records.source import RecordSource, require_labels
 
 
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     """Run ``teachonce evaluate``; returns what ``evaluate_model`` does, after the model, split and offset."""
-    source = open_records(config.data, config.split)
+    source = open_records(config.data, config.split, config)
+    require_labels(source, "an evaluation", "evaluate on a labeled --split")
     with phase("evaluate", "loading the model"):
         classifier = load_model(config.model, device=config.device, precision=config.precision)
     names = None if source.classes is None else source.classes.names

@@ -42,7 +42,7 @@ from teachonce.pixels.render import render_center
 from teachonce.pixels.view_sources import OwnViews, ViewSource
 from teachonce.records.class_space import ClassSpace
 from teachonce.records.discovery import open_records
-from teachonce.records.source import RecordSource
+from teachonce.records.source import RecordSource, require_labels
 from teachonce.storage.files import atomic_write, exists
 from teachonce.storage.scratch import scratch_folder
 from teachonce.store.store import Store
@@ -69,15 +69,16 @@ def export_int8(config: ExportOnnxConfig) -> Comparison:
         if exists(out):
             raise ConfigError(f"{out}: exists; remove it or choose another --out")
     student = load_model(path_spec("run", config.run))
-    calibration = open_records(config.data, config.split)
-    measured = open_records(config.validation_data or config.data, config.validation_split)
+    calibration = open_records(config.data, config.split, config)
+    measured = open_records(config.validation_data or config.data, config.validation_split, config)
+    require_labels(measured, "the comparison", "give a labeled --validation-split")
     names = None if measured.classes is None else measured.classes.names
     offset = resolve_model_offset(student, names, None if names is None else len(names), option=None)
     space = ClassSpace(num_classes=student.num_classes, offset=offset)
     validation = EvalDataset(measured, student.preprocessing, space)
     taught, teacher = None, None
     if config.store is not None or config.logits is not None:
-        taught = _open_teacher(config.data, config.split, config.store, student.preprocessing, space)
+        taught = _open_teacher(config, student.preprocessing, space)
         teacher = _describe_teacher(taught, config.store)
     with scratch_folder() as folder:
         files = folder / "float.onnx", folder / "int8.onnx"
@@ -123,18 +124,17 @@ def read_images(source: RecordSource, preprocessing: Preprocessing, wanted: int)
         yield from normalize(torch.from_numpy(pixels), preprocessing).numpy()
 
 
-def _open_teacher(
-    data: Path, split: str, store_path: Path | None, preprocessing: Preprocessing, space: ClassSpace
-) -> KDDataset:
-    """What a store says of its split, or without one the logits of the records of ``split``."""
-    store = None if store_path is None else Store(store_path)
+def _open_teacher(config: ExportOnnxConfig, preprocessing: Preprocessing, space: ClassSpace) -> KDDataset:
+    """What a store says of its split, or without one the logits of the records of ``config.split``."""
+    assert config.data is not None
+    store = None if config.store is None else Store(config.store)
     # The likeliest class is that of any temperature.
     logits: LogitSource = RecordLogits() if store is None else StoredLogits([store], temperature=1.0)
     # Without stored views the pixels are not those of the data set's (see ``_measure_agreement``).
     replays = store is not None and store.policy.is_random
     views: ViewSource = StoredViews(store) if store is not None and replays else OwnViews(CropPolicy())
     return KDDataset(
-        open_records(data, split if store is None else store.plan.data["split"]),
+        open_records(config.data, config.split if store is None else store.plan.data["split"], config),
         views,
         logits,
         size=preprocessing.size_px,

@@ -36,6 +36,7 @@ from teachonce.options import (
     require,
     to_json,
 )
+from teachonce.records.options import RecordOptions
 from teachonce.views.options import DRAWN_VIEWS, MixOptions, PolicyName
 
 _Gpus = Annotated[float, Range(0, 1024, "0 or more, at most 1024")]
@@ -45,11 +46,11 @@ _Accuracy = Annotated[float, Range(0, 1, "a fraction from 0 to 1")]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExtractionOptions(MixOptions):
+class ExtractionOptions(MixOptions, RecordOptions):
     """What a teacher looks at and how its logits are kept: what ``extract`` does and ``plan`` foresees."""
 
     data: InData[Common[Path]]
-    """Folder of TFRecord shards, or of SPLIT/CLASS/*.jpg."""
+    """Folder of TFRecord shards, of SPLIT/CLASS or CLASS folders of images, or of images alone."""
     teacher: InTeacher[Common[Spec]]
     """Model SPEC: timm:NAME, torchvision:NAME, onnx:FILE, savedmodel:DIR, run:DIR, amoebanet, efficientnet; options
     follow after commas, as in torchvision:resnet50,weights=FILE,size=224,resize=256,mean=0.5/0.5/0.5."""
@@ -201,7 +202,7 @@ DEFAULT_PLANNED_VIEWS = 10
 
 
 @dataclass(frozen=True, kw_only=True)
-class VerifyConfig:
+class VerifyConfig(RecordOptions):
     """Check a store against its data and, if given, its teacher; exit 0 if sound, 1 if not."""
 
     store: InStore[Positional[Path]]
@@ -225,3 +226,4 @@ class VerifyConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self)
+        check_applicable(self)

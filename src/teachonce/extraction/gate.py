@@ -9,6 +9,7 @@ The one that explains most is named, with the setting that mends it.
 from __future__ import annotations
 
 import dataclasses
+import math
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ from teachonce.models.classifier import Classifier
 from teachonce.pixels.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, ValueRange
 from teachonce.pixels.render import render_center
 from teachonce.records.sample import sample_records
-from teachonce.records.source import Record, RecordSource
+from teachonce.records.source import NO_LABEL, Record, RecordSource
 from teachonce.rng import generator
 from teachonce.terminal import print_note
 
@@ -56,11 +57,15 @@ class Gate:
     """Where the records are, for messages."""
 
     def check(self, teacher: Classifier, source: RecordSource, offset: int) -> float:
-        """The teacher's top-1; CheckError below ``expect_top1``, with the likely mistake.
+        """The teacher's top-1 (NaN without labels); CheckError below ``expect_top1``, with the likely mistake.
 
         ``offset`` is the data label of the teacher's class 0.
         """
-        records = sample_records(source, self.num_samples, self.seed)
+        sampled = [] if source.labeled == "none" else sample_records(source, self.num_samples, self.seed)
+        records = [record for record in sampled if record.label != NO_LABEL]
+        if not records:
+            print_note("gate: skipped, the data has no labels to score the teacher by")
+            return math.nan
         labels = np.array([record.label for record in records])
         with phase("gate", f"asking the teacher about {len(records)} records"):
             logits = score_records(teacher, records, self.batch_size)

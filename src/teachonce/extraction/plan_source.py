@@ -133,6 +133,7 @@ class PlanSource(RecordSource):
         self.source = source
         self.split, self.classes, self.format = source.split, source.classes, source.format
         self.with_boxes = source.with_boxes
+        self.labeled = source.labeled
         self.shards = tuple(ShardInfo(name, None, count, 0) for name, count in plan.shards)
         self._open_cache()
 

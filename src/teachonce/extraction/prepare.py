@@ -26,7 +26,7 @@ from teachonce.models.own_classes import resolve_model_offset
 from teachonce.models.spec import ModelSpec
 from teachonce.records.class_space import ClassSpace
 from teachonce.records.discovery import open_records
-from teachonce.records.source import RecordSource, choose_data_classes
+from teachonce.records.source import RecordSource, choose_data_classes, require_labels
 from teachonce.store.begin import begin_store, check_agrees, check_store_folder
 from teachonce.store.join import StoreJoin
 from teachonce.store.manifests import finalize_store
@@ -50,7 +50,9 @@ def prepare(config: ExtractConfig) -> tuple[Preparation, Classifier]:
     Raises CheckError when the gate does not hold, and PlanMismatchError when the store was begun with another plan.
     """
     check_store_folder(config.out)
-    source = open_records(config.data, config.split, with_boxes=draws_by_boxes(config))
+    source = open_records(config.data, config.split, config, with_boxes=draws_by_boxes(config))
+    if config.expect_top1 is not None:
+        require_labels(source, "--expect-top1", "leave it out")
     with phase("extract", "loading the teacher"):
         teacher = load_model(config.teacher, device=config.device, precision=config.precision, compile=config.compile)
     check_stop()
@@ -119,7 +121,8 @@ def build_plan(config: ExtractConfig, source: RecordSource, teacher: Classifier)
     """The plan of an extraction; raises ConfigError where teacher and data have no explicit common class space."""
     names = None if source.classes is None else source.classes.names
     data_classes = choose_data_classes(config.num_classes, source)
-    if data_classes is None and config.offset is None and teacher.default_offset is None:
+    asks_for_classes = source.labeled != "none"
+    if asks_for_classes and data_classes is None and config.offset is None and teacher.default_offset is None:
         raise ConfigError(
             f"{config.data}: does not say how many classes it has (no classes.json): give --num-classes (ImageNet "
             "TFRecords: 1001) or --offset (the data label of the teacher's class 0)"

@@ -212,7 +212,7 @@ def _check(config: VerifyConfig, verdict: Verdict) -> None:
     if teacher is not None:
         require("torch", purpose=f"asking the teacher {teacher} (--teacher none leaves it out)")
     verdict.num_files = store.check_files()
-    source = open_records(config.data, store.plan.data["split"])
+    source = open_records(config.data, store.plan.data["split"], config)
     join = StoreJoin(store, source, advice="give the data that it was made of, or extract over this data to add them")
     verdict.num_keys = check_all_keys(join)
     verdict.num_absent = join.count_absent()

@@ -19,12 +19,13 @@ from teachonce.options import (
     only_with,
     require,
 )
+from teachonce.records.options import RecordOptions
 
 _Seconds = Annotated[float, Range(0, 86_400, "more than 0 seconds, at most 86400", excludes_least=True)]
 
 
 @dataclass(frozen=True, kw_only=True)
-class InspectConfig:
+class InspectConfig(RecordOptions):
     """Show what is in a folder of records, a store or a run."""
 
     path: InData[Positional[Path]]
@@ -45,6 +46,8 @@ class InspectConfig:
     """Replace the file of --out where there is one."""
 
     def __post_init__(self) -> None:
+        check_ranges(self)
+        check_applicable(self)
         require(not (self.html and self.json), "--html", "with --json", "one of the two")
         for name in ("data", "out"):
             value = getattr(self, name)

@@ -10,9 +10,10 @@ from teachonce.extras import require
 from teachonce.inspection.config import InspectConfig
 from teachonce.inspection.records import render_records, summarize_records
 from teachonce.inspection.store import render_store, summarize_store
+from teachonce.records.options import given_record_options
 from teachonce.runs.metrics import METRIC_COLUMNS
 from teachonce.runs.run import Run, holds_run
-from teachonce.storage.files import locate, open_storage
+from teachonce.storage.files import locate
 from teachonce.store.plan_files import holds_store
 from teachonce.terminal import as_text
 
@@ -22,12 +23,12 @@ EPOCHS_SHOWN = 8
 def inspect(config: InspectConfig) -> str:
     """The text to print; raises ConfigError for a folder that is none of the three."""
     is_store, is_run = holds_store(config.path), holds_run(config.path)
-    if not (is_store or is_run or open_storage(config.path).is_folder()):
-        raise ConfigError(f"{config.path}: no such folder; expected records, a store or a run")
     if config.split is not None and (is_store or is_run):
         raise ConfigError(
             f"--split {config.split}: is for records, {config.path} is a {'store' if is_store else 'run'}"
         )
+    if (is_store or is_run) and config.data is None and (given := given_record_options(config)):
+        raise ConfigError(f"{given}: is for records, {config.path} is a {'store' if is_store else 'run'}")
     if config.trust and not is_store:
         raise ConfigError(f"--trust: is for stores, {config.path} is {'a run' if is_run else 'no store (records?)'}")
     if config.html:
@@ -37,7 +38,9 @@ def inspect(config: InspectConfig) -> str:
         require("matplotlib", "jinja2", purpose="--html")
         from teachonce.inspection.page import write_page
 
-        page = write_page(config.path, config.data, config.out, overwrite=config.overwrite, trust=config.trust)
+        page = write_page(
+            config.path, config.data, config.out, overwrite=config.overwrite, trust=config.trust, options=config
+        )
         storage, name = locate(page)
         storage.remove_temporaries()
         return f"{page}: {storage.status(name).num_bytes:,} bytes, to look at in a browser"
@@ -47,7 +50,7 @@ def inspect(config: InspectConfig) -> str:
     if is_store:
         summary, render = summarize_store(config.path, trust=config.trust), render_store
     else:
-        summary, render = summarize_records(config.path, config.split), render_records
+        summary, render = summarize_records(config.path, config.split, options=config), render_records
     return json.dumps(summary) if config.json else render(summary)
 
 

@@ -24,6 +24,7 @@ from teachonce.inspection.measures import Measures, ShardMeasures, choose_rows, 
 from teachonce.inspection.store import describe_store, describe_usable
 from teachonce.pages.page import render_page
 from teachonce.records.discovery import open_records
+from teachonce.records.options import RecordOptions
 from teachonce.storage.files import atomic_write, locate
 from teachonce.store.card import describe_entry
 from teachonce.store.store import Store
@@ -42,7 +43,13 @@ _KINDS = {"codec": "logits", "view": "views", "record": "records", "sample": "sa
 
 
 def write_page(
-    path: Path, data: Path | None = None, out: Path | None = None, *, overwrite: bool = False, trust: bool = False
+    path: Path,
+    data: Path | None = None,
+    out: Path | None = None,
+    *,
+    overwrite: bool = False,
+    trust: bool = False,
+    options: RecordOptions | None = None,
 ) -> Path:
     """Write the page of the store at ``path``, with pictures where its records are given; returns where it is.
 
@@ -54,7 +61,8 @@ def write_page(
     _check_target(target, is_default=out is None, overwrite=overwrite)
     summary, store = describe_store(path, trust=trust)
     store = store or Store(path, trust=trust)  # raises, and says what is missing
-    gallery = Gallery(store, None if data is None else open_records(data, store.plan.data["split"]))
+    options = options or RecordOptions()
+    gallery = Gallery(store, None if data is None else open_records(data, store.plan.data["split"], options))
     selection = choose_rows(store.num_records, store.num_views, MAX_ROWS)
     with progress("inspect", selection.num_rows, unit="views") as advance:
         measures = measure_store(store, selection, advance)

@@ -22,12 +22,12 @@ from teachonce.engine.options import Engine
 from teachonce.engine.progress import Advance, progress
 from teachonce.errors import ConfigError, ImageError, RecordError
 from teachonce.pixels.decode import exif_orientation, image_size
-from teachonce.records.discovery import find_splits, open_records
-from teachonce.records.source import Buffer, RecordSource
+from teachonce.records.discovery import named_splits, open_records
+from teachonce.records.options import RecordOptions
+from teachonce.records.source import NO_LABEL, Buffer, RecordSource
 from teachonce.records.tfrecord.framing import describe_record, read_tfrecords
-from teachonce.records.tfrecord.source import keys_of
+from teachonce.records.tfrecord.source import TFRecordSource, keys_of
 from teachonce.records.tfrecord.tf_example import Feature, decode_example
-from teachonce.storage.files import open_storage
 from teachonce.terminal import as_text
 
 LINES_SHOWN = 16
@@ -50,15 +50,18 @@ class _Tally:
     keys: list[np.ndarray] = field(default_factory=list)
 
 
-def summarize_records(data: Path, split: str | None = None, num_workers: int = 0) -> dict[str, Any]:
+def summarize_records(
+    data: Path, split: str | None = None, num_workers: int = 0, options: RecordOptions | None = None
+) -> dict[str, Any]:
     """A folder of records as JSON values, one entry a split; ``num_workers`` 0 is one process a core.
 
     Raises ConfigError where there are no records, RecordError with the place of one that is damaged.
     """
-    splits = [split] if split is not None else find_splits(data) if open_storage(data).is_folder() else []
+    options = options or RecordOptions()
+    splits = [split] if split is not None else named_splits(data, options)
     if not splits:
         raise ConfigError(f"{data}: no records; expected SPLIT-NNNNN-of-NNNNN shards or SPLIT/CLASS folders of images")
-    summaries = [_summarize_split(open_records(data, name), num_workers or num_cores()) for name in splits]
+    summaries = [_summarize_split(open_records(data, name, options), num_workers or num_cores()) for name in splits]
     return {"kind": "records", "path": str(data), "splits": summaries}
 
 
@@ -82,6 +85,7 @@ def _summarize_split(source: RecordSource, num_workers: int) -> dict[str, Any]:
             _add(total, tally)
     table = source.classes
     names = table.names if table is not None else ()
+    num_unlabeled = total.labels.pop(NO_LABEL, 0)
     labels = sorted(set(total.labels) | set(range(len(names))))
     keys = np.concatenate(total.keys)
     num_logits = sum(total.logit_widths.values())
@@ -93,6 +97,7 @@ def _summarize_split(source: RecordSource, num_workers: int) -> dict[str, Any]:
         "num_bytes": sum(shard.num_bytes for shard in source.shards),
         "num_doubled": int(len(keys) - len(np.unique(keys))),
         "num_turned": total.num_turned,
+        "num_unlabeled": num_unlabeled,
         "num_classes": len(names) if table is not None else None,
         "has_background": None if table is None else table.has_background,
         "image_bytes": {
@@ -156,7 +161,7 @@ class _ShardReader:
 
     def _read(self, shard: int) -> Iterator[tuple[str, int, Buffer, dict[str, Feature]]]:
         path = self.source.shards[shard].path
-        if path is None:
+        if path is None or type(self.source) is not TFRecordSource:
             for record in self.source.iter_shard(shard):
                 yield record.where, record.label, record.encoded, {}
             return
@@ -238,8 +243,12 @@ def _render_turned(split: dict[str, Any]) -> list[str]:
 
 def _render_classes(split: dict[str, Any]) -> str:
     present = sorted(entry["num_records"] for entry in split["classes"] if entry["num_records"])
+    if not present:
+        return "none: the images have no labels"
     median = present[len(present) // 2]
     counts = f"{present[0]:,} to {present[-1]:,} records each, median {median:,}"
+    if split["num_unlabeled"]:
+        counts += f"; {split['num_unlabeled']:,} records have no label"
     if split["num_classes"] is None:
         labels = [entry["label"] for entry in split["classes"]]
         return f"{len(present)} labels, {labels[0]} to {labels[-1]} (no classes.json); {counts}"

@@ -36,13 +36,20 @@ from teachonce.errors import ConfigError, ImageError, LogitsError, PlanMismatchE
 from teachonce.interop.config import MergeConfig, RecordsConfig
 from teachonce.interop.csv_join import LineClaims
 from teachonce.interop.csv_table import CsvTable
-from teachonce.interop.imagenet import BoxReader, class_texts, open_boxes, read_image_labels, read_labels, read_metadata
+from teachonce.interop.imagenet import BoxReader, class_texts, open_boxes, read_image_labels, read_metadata
 from teachonce.interop.logit_table import MappedTable, open_logit_table
 from teachonce.interop.reindex import rewritten_features
 from teachonce.pixels.decode import CheckedImage, check_image, check_jpeg, to_rgb_jpeg
 from teachonce.pixels.jpeg_structure import sound_jpeg_size
 from teachonce.pixels.restart_markers import require_rewriter
-from teachonce.records.class_table import BACKGROUND, CLASSES_NAME, ClassTable, read_classes, write_classes
+from teachonce.records.class_table import (
+    BACKGROUND,
+    CLASSES_NAME,
+    ClassTable,
+    read_classes,
+    read_labels,
+    write_classes,
+)
 from teachonce.records.discovery import find_splits
 from teachonce.records.listed import list_written
 from teachonce.records.listing import ImageListing, find_class_folders, find_data_classes, list_images
@@ -167,7 +174,7 @@ def _list_folders(root: Path) -> tuple[ImageListing, list[str], NDArray[np.int32
     if not folders:
         raise ConfigError(f"{root}: no class folders; for a flat folder of images give --image-labels")
     listing = list_images(root, folders)
-    return listing, folders, listing.folder_of
+    return listing, folders, listing.class_of(folders)
 
 
 def _list_flat(config: RecordsConfig, root: Path) -> tuple[ImageListing, list[str], NDArray[np.int32]]:

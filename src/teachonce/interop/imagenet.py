@@ -14,11 +14,10 @@ timm's table is read from its files, because importing timm would import torch.
 from __future__ import annotations
 
 import importlib.util
-import io
 import re
 import warnings
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Literal, Protocol
 from xml.etree import ElementTree
@@ -30,34 +29,18 @@ from numpy.typing import NDArray
 from teachonce.errors import ConfigError, RecordError
 from teachonce.extras import require
 from teachonce.options import parse_number
+from teachonce.records.class_table import read_labels, read_lines
 from teachonce.records.listing import ImageListing
-from teachonce.storage.files import locate, open_storage
+from teachonce.storage.files import open_storage
 from teachonce.storage.storage import Storage
 
 _SIDES: tuple[Literal["left"], Literal["right"]] = ("left", "right")
-MAX_LINE_CHARACTERS = 1 << 20
-"""A file that holds something else may have no line break in gigabytes."""
 _CSV_HEADER = "name,xmin,ymin,xmax,ymax"
-
-
-def read_labels(path: Path) -> tuple[str, ...]:
-    """Class names of a labels file; item ``i`` is label ``i + 1``. ConfigError for an empty or doubled line."""
-    names: dict[str, int] = {}
-    for number, line in _read_lines(path):
-        name = line.strip()
-        if not name:
-            raise ConfigError(f"{path} line {number}: empty, expected a class name; every line is a label")
-        if name in names:
-            raise ConfigError(f"{path} line {number}: {name} is doubled (line {names[name]}); remove one of the two")
-        names[name] = number
-    if not names:
-        raise ConfigError(f"{path}: empty, expected one class name a line")
-    return tuple(names)
 
 
 def read_image_labels(path: Path, num_images: int) -> list[str]:
     """The class name of each image of a flat folder; ConfigError where the count of lines is another."""
-    names = [line.strip() for _, line in _read_lines(path)]
+    names = [line.strip() for _, line in read_lines(path)]
     if len(names) != num_images:
         raise ConfigError(f"{path}: {len(names)} lines for {num_images} images: expected one line an image")
     if "" in names:
@@ -68,7 +51,7 @@ def read_image_labels(path: Path, num_images: int) -> list[str]:
 def read_metadata(path: Path) -> dict[str, str]:
     """Human text by class name, from ``synset<TAB>text`` lines."""
     texts: dict[str, str] = {}
-    for number, line in _read_lines(path):
+    for number, line in read_lines(path):
         name, tab, text = line.strip().partition("\t")
         if not tab or not name or not text.strip():
             raise ConfigError(f"{path} line {number}: {line[:40]!r}, expected 'synset<TAB>text'")
@@ -150,7 +133,7 @@ class CsvBoxes:
         self.path = path
         hashes, numbers = array("Q"), array("f")
         hasher = xxhash.xxh3_128()
-        for number, line in _read_lines(path):
+        for number, line in read_lines(path):
             hasher.update(line.encode() + b"\n")
             if number == 1 and line.replace(" ", "") == _CSV_HEADER:
                 continue
@@ -265,26 +248,3 @@ def _xml_number(element: ElementTree.Element, name: str) -> float:
 
 def _hash_name(name: str) -> int:
     return xxhash.xxh3_64_intdigest(name.encode())
-
-
-def _read_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """The lines with their numbers from 1, without line ends; blank lines at the end of the file do not count."""
-    blank: list[tuple[int, str]] = []
-    storage, name = locate(path, ConfigError)
-    try:
-        # utf-8-sig: a byte order mark, as some editors write it, is no part of the first name.
-        with storage.stream(name) as file, io.TextIOWrapper(file, encoding="utf-8-sig") as text:
-            for number, line in enumerate(iter(lambda: text.readline(MAX_LINE_CHARACTERS + 1), ""), 1):
-                if len(line) > MAX_LINE_CHARACTERS:
-                    raise ConfigError(
-                        f"{path} line {number}: more than {MAX_LINE_CHARACTERS:,} characters without a line break; "
-                        "expected a text file"
-                    )
-                if not line.strip():
-                    blank.append((number, ""))
-                    continue
-                yield from blank
-                blank.clear()
-                yield number, line.rstrip("\n")
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: is not UTF-8 text: {error}") from error

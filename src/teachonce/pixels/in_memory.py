@@ -33,6 +33,7 @@ class RecordsInMemory(RecordSource):
         self.classes = source.classes
         self.format = source.format
         self.with_boxes = source.with_boxes
+        self.labeled = source.labeled
         self._description = source.describe()
         self._with_logits = with_logits
         self._check_room(source)

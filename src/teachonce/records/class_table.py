@@ -1,20 +1,23 @@
-"""Names and texts of the labels of a data set, kept as classes.json beside TFRecord shards."""
+"""Names and texts of the labels of a data set: classes.json beside TFRecord shards, and files of names, one a line."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import io
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import xxhash
 
-from teachonce.errors import RecordError
-from teachonce.storage.files import open_storage, read_json, write_json
+from teachonce.errors import ConfigError, RecordError
+from teachonce.storage.files import locate, open_storage, read_json, write_json
 from teachonce.storage.strict_json import convert_json, json_values
 
 CLASSES_NAME = "classes.json"
 BACKGROUND = "background"
 """Name of label 0 where the data has none of that label, as TFRecords of ImageNet."""
+MAX_LINE_CHARACTERS = 1 << 20
+"""A file that holds something else may have no line break in gigabytes."""
 
 
 @dataclass(frozen=True)
@@ -45,3 +48,41 @@ def read_classes(data: Path) -> ClassTable | None:
     if len(table.names) != len(table.texts) or not table.names:
         raise RecordError(f"{path}: {len(table.names)} names and {len(table.texts)} texts; make it again")
     return table
+
+
+def read_labels(path: Path) -> tuple[str, ...]:
+    """Class names of a labels file; in their order. ConfigError for an empty or doubled line."""
+    names: dict[str, int] = {}
+    for number, line in read_lines(path):
+        name = line.strip()
+        if not name:
+            raise ConfigError(f"{path} line {number}: empty, expected a class name; every line is a label")
+        if name in names:
+            raise ConfigError(f"{path} line {number}: {name} is doubled (line {names[name]}); remove one of the two")
+        names[name] = number
+    if not names:
+        raise ConfigError(f"{path}: empty, expected one class name a line")
+    return tuple(names)
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """The lines with their numbers from 1, without line ends; blank lines at the end of the file do not count."""
+    blank: list[tuple[int, str]] = []
+    storage, name = locate(path, ConfigError)
+    try:
+        # utf-8-sig: a byte order mark, as some editors write it, is no part of the first name.
+        with storage.stream(name) as file, io.TextIOWrapper(file, encoding="utf-8-sig") as text:
+            for number, line in enumerate(iter(lambda: text.readline(MAX_LINE_CHARACTERS + 1), ""), 1):
+                if len(line) > MAX_LINE_CHARACTERS:
+                    raise ConfigError(
+                        f"{path} line {number}: more than {MAX_LINE_CHARACTERS:,} characters without a line break; "
+                        "expected a text file"
+                    )
+                if not line.strip():
+                    blank.append((number, ""))
+                    continue
+                yield from blank
+                blank.clear()
+                yield number, line.rstrip("\n")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: is not UTF-8 text: {error}") from error

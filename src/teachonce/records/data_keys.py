@@ -73,7 +73,7 @@ class DataKeys:
             info = self._source.shards[shard]
             found = self._source.known_keys(shard)
             if found is None and info.identity:
-                found = _read_cached(f"{info.identity}.keys", info.num_records)
+                found = read_cached(f"{info.identity}.keys", info.num_records)
             if found is None:
                 return None
             self._shards[shard] = found
@@ -92,7 +92,7 @@ class DataKeys:
 
     def _cache(self, shard: int) -> None:
         if identity := self._source.shards[shard].identity:
-            _write_cached(f"{identity}.keys", self._shards[shard])
+            write_cached(f"{identity}.keys", self._shards[shard])
 
     def _map_index(self) -> KeyIndex:
         shards = self.shards
@@ -101,11 +101,11 @@ class DataKeys:
             return KeyIndex.build(shards)
         num_records = sum(map(len, shards))
         name = xxhash.xxh3_128_hexdigest("\n".join(identities).encode()) + ".index"
-        found = _read_cached(name, 2 * num_records)
+        found = read_cached(name, 2 * num_records)
         if found is None:
             built = KeyIndex.build(shards)
             numbers = np.concatenate([built.shards, built.rows]).view(np.uint64)
-            _write_cached(name, np.concatenate([built.keys, numbers]))
+            write_cached(name, np.concatenate([built.keys, numbers]))
             return built
         halves = found[num_records:].view(np.uint32)
         return KeyIndex(found[:num_records], halves[:num_records], halves[num_records:])
@@ -128,7 +128,7 @@ def _cache_file(name: str) -> Path | None:
     return None if folder is None else folder / name
 
 
-def _read_cached(name: str, num_words: int) -> NDArray[np.uint64] | None:
+def read_cached(name: str, num_words: int) -> NDArray[np.uint64] | None:
     """Words (uint64) of a cached file, memory-mapped; behind them stands their xxh3."""
     path = _cache_file(name)
     if path is None:
@@ -145,7 +145,8 @@ def _read_cached(name: str, num_words: int) -> NDArray[np.uint64] | None:
     return words[:-1]
 
 
-def _write_cached(name: str, words: NDArray[np.uint64]) -> None:
+def write_cached(name: str, words: NDArray[np.uint64]) -> None:
+    """Keep words (uint64) under a name in the cache folder, where there is one that can be written."""
     path = _cache_file(name)
     if path is None:
         return

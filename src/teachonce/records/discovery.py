@@ -1,53 +1,263 @@
-"""Which source the records of a folder are: TFRecord shards, else class folders."""
+"""Which source the records of a place are, in which splits, and what is said where a split is not there."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Protocol
 
-from teachonce.errors import ConfigError
-from teachonce.records.image_folder import FolderSource
-from teachonce.records.listing import find_class_folders
+from teachonce.errors import ConfigError, RecordError
+from teachonce.options import option_arguments
+from teachonce.records.class_table import read_labels
+from teachonce.records.containers.table import TABLE_SUFFIXES, read_table
+from teachonce.records.containers.webdataset import TAR_SUFFIX, TarSource, expand_braces, has_braces
+from teachonce.records.folder_layout import (
+    SPLIT_NAMES,
+    TRAIN_NAMES,
+    VALIDATION_NAMES,
+    find_image_splits,
+    open_image_split,
+)
+from teachonce.records.hold_out import Part, hold_out
+from teachonce.records.options import RecordOptions
 from teachonce.records.source import RecordSource, parse_shard_name
+from teachonce.records.tfrecord.foreign import (
+    TFDS_FEATURES,
+    check_shard_set,
+    has_foreign_options,
+    is_foreign_name,
+    is_tfrecord_name,
+    open_foreign_shards,
+)
 from teachonce.records.tfrecord.source import TFRecordSource, find_shards
-from teachonce.storage.files import open_storage
+from teachonce.storage.files import locate, open_storage
 from teachonce.storage.names import check_component
+from teachonce.storage.storage import Listing
+
+_DEFAULTS = RecordOptions()
 
 
-def find_splits(data: Path) -> list[str]:
-    """The splits that ``data`` holds, as shards or as folders of class folders."""
-    listing = open_storage(data).list_folder()
-    splits = {shard[0] for shard in map(parse_shard_name, listing.files) if shard}
-    splits.update(name for name in listing.folders if name[0] != "." and find_class_folders(data / name))
-    return sorted(splits)
+class OpenSplit(Protocol):
+    """Opens what was found of a split."""
+
+    def __call__(self, *, with_boxes: bool = False) -> RecordSource:
+        """The split; ``with_boxes`` as in ``RecordSource``."""
+        ...
 
 
-def open_records(data: Path, split: str, *, with_boxes: bool = False) -> RecordSource:
-    """The records of a split: its TFRecord shards, else its class folders; ``with_boxes`` as in ``RecordSource``.
+@dataclass(frozen=True)
+class Container:
+    """The records of a place: the names of their ``splits``, () where they are in none, and how one is opened.
+
+    ``open_split(name, split)`` opens the split of this name ("": all records) as the one that was asked for; ``check``
+    raises what can be seen to be wrong with it without opening it.
+    """
+
+    splits: tuple[str, ...]
+    open_split: Callable[..., RecordSource]
+    check: Callable[[str], object] = lambda name: None
+
+
+def find_splits(data: Path, options: RecordOptions = _DEFAULTS) -> list[str]:
+    """The splits that ``data`` holds; [] where there are no records, or they are in no splits."""
+    found = _find_container(data, options)
+    return [] if found is None else sorted(found.splits)
+
+
+def named_splits(data: Path, options: RecordOptions = _DEFAULTS) -> list[str]:
+    """The splits that ``open_records`` opens; [] where there are no records."""
+    found = _find_container(data, options)
+    if found is None:
+        return []
+    held_out = ["train", "validation"] if options.val_fraction else ["train"]
+    return sorted({*found.splits, *held_out} if options.val_fraction else found.splits or held_out)
+
+
+def open_records(
+    data: Path, split: str, options: RecordOptions = _DEFAULTS, *, with_boxes: bool = False
+) -> RecordSource:
+    """The records of a split, whatever holds them; ``with_boxes`` as in ``RecordSource``.
 
     Raises what ``find_split`` does, and RecordError where what is there is incomplete.
     """
-    paths = find_split(data, split)
-    if paths:
-        return TFRecordSource(data, split, paths, with_boxes=with_boxes)
-    return FolderSource(data, split, with_boxes=with_boxes)
+    return find_split(data, split, options)(with_boxes=with_boxes)
 
 
-def find_split(data: Path, split: str) -> list[Path]:
-    """The TFRecord shards of a split, [] where it has class folders; no record is read.
+def find_split(data: Path, split: str, options: RecordOptions = _DEFAULTS) -> OpenSplit:
+    """What opens a split; no record is read.
 
-    Raises ConfigError where there is neither, and for a split that is no name of a folder in ``data``; RecordError
-    where shards are missing.
+    Data without splits is "train". Raises ConfigError where there is no such split, and for one that is no name of a
+    folder; RecordError where shards are missing.
     """
     check_component(split, f"{data}: split", ConfigError)
+    found = _find_container(data, options)
+    if found is None:
+        raise ConfigError(
+            f"{data}: no records at all, expected {split}-NNNNN-of-NNNNN shards, {split}/CLASS or CLASS folders of "
+            "images, or images; give another folder"
+        )
+    if options.val_fraction and split in (*TRAIN_NAMES, *VALIDATION_NAMES):
+        there = _match(found.splits, VALIDATION_NAMES[0])
+        if there is not None:
+            raise ConfigError(
+                f"--val-fraction {options.val_fraction}: {data} has a validation split, {there}; leave the option out"
+            )
+        name = _name_of(data, found, TRAIN_NAMES[0])
+        found.check(name)
+        part: Part = "train" if split in TRAIN_NAMES else "validation"
+        return partial(_open_part, found, name, split, part, options)
+    name = _name_of(data, found, split)
+    found.check(name)
+    return partial(found.open_split, name, split)
+
+
+def _open_part(
+    found: Container, name: str, split: str, part: Part, options: RecordOptions, *, with_boxes: bool = False
+) -> RecordSource:
+    source = found.open_split(name, split, with_boxes=with_boxes)
+    return hold_out(source, part, options.val_fraction, options.val_seed)
+
+
+def _name_of(data: Path, found: Container, split: str) -> str:
+    """The name of a split in what was found; "" where that is all records. Raises ConfigError."""
+    if not found.splits and split in TRAIN_NAMES:
+        return ""
+    name = _match(found.splits, split)
+    if name is not None:
+        return name
+    held_out = f"--val-fraction 0.1 to hold a tenth of {'train' if found.splits else 'it'} out as validation"
+    if open_storage(data).is_folder(split):
+        raise RecordError(f"{data / split}: no class folders and no images, expected {split}/CLASS/NAME.jpg")
+    if not found.splits:
+        raise ConfigError(
+            f"{data}: has no splits, found no {split}; its records are --split train: give {held_out}, or "
+            "--validation-split none to train without"
+        )
+    also = f", or {held_out}" if split in VALIDATION_NAMES and _match(found.splits, "train") else ""
+    raise ConfigError(
+        f"{data}: only {', '.join(sorted(found.splits))}, expected {split}-NNNNN-of-NNNNN shards or {split}/CLASS "
+        f"folders of images; give another --split or folder{also}"
+    )
+
+
+def _match(splits: Sequence[str], split: str) -> str | None:
+    """The split of this name, or of another one for the same: val for validation."""
+    same = next((names for names in (TRAIN_NAMES, VALIDATION_NAMES) if split in names), (split,))
+    return next((name for name in (split, *same) if name in splits), None)
+
+
+def _find_container(data: Path, options: RecordOptions) -> Container | None:
     storage = open_storage(data)
     if not storage.is_folder():
-        raise ConfigError(f"{data}: no such folder; expected TFRecord shards or SPLIT/CLASS folders of images")
-    paths = find_shards(data, split)
-    if paths or storage.is_folder(split):
-        return paths
-    others = find_splits(data)
-    found = f"only {', '.join(others)}" if others else "no records at all"
-    raise ConfigError(
-        f"{data}: {found}, expected {split}-NNNNN-of-NNNNN shards or {split}/CLASS folders of images; "
-        "give another --split or folder"
+        return _find_file(data, options)
+    finders = (_find_tfrecords, _find_tars, _find_images)
+    return next((found for find in finders if (found := find(data, options, storage.list_folder())) is not None), None)
+
+
+def _find_file(data: Path, options: RecordOptions) -> Container:
+    """A table of images; raises ConfigError for what is none, and where there is no file."""
+    parent, name = locate(data)
+    if has_braces(name):
+        names = expand_braces(name)
+        if not all(map(_is_tar, names)):
+            raise ConfigError(f"{data}: stands for names such as {names[0]}; expected tars, NAME.tar")
+        return _open_tars(data.parent, names, options)
+    if not parent.has(name):
+        raise ConfigError(
+            f"{data}: no such folder; expected TFRecord shards, SPLIT/CLASS folders of images, or a table of images"
+        )
+    if _is_tar(name):
+        return Container((), lambda _, split, **boxes: TarSource(data.parent, split, [name], options, **boxes))
+    if is_tfrecord_name(name):
+        files = [name]
+        return Container((), lambda _, split, **boxes: open_foreign_shards(data.parent, split, files, options, **boxes))
+    if data.suffix not in TABLE_SUFFIXES:
+        raise ConfigError(
+            f"{data}: is a file; expected a folder of records, or a table of images ({', '.join(TABLE_SUFFIXES)})"
+        )
+    table = read_table(data, options)
+    return Container(table.splits, table.open_split)
+
+
+def _find_tfrecords(data: Path, options: RecordOptions, listing: Listing) -> Container | None:
+    """Shards of some splits; others may be folders beside them."""
+    names = [name for name in listing.files if is_tfrecord_name(name)]
+    if not names:
+        return None
+    is_foreign = has_foreign_options(options) or TFDS_FEATURES in listing.files
+    if is_foreign or any(map(is_foreign_name, names)):
+        sets = _by_split(data, names)
+        return Container(
+            tuple(sorted(filter(None, sets))),
+            lambda name, split, **boxes: open_foreign_shards(data, split, sets[name], options, **boxes),
+            lambda name: check_shard_set(data, sets[name]),
+        )
+    shards = {shard[0] for shard in map(parse_shard_name, names) if shard}
+    images = (listing.folders and find_image_splits(data, listing)) or []
+
+    def open_split(name: str, split: str, *, with_boxes: bool = False) -> RecordSource:
+        if name in shards:
+            return TFRecordSource(data, split, find_shards(data, name, listing.files), with_boxes=with_boxes)
+        return _open_images(data, options, name, split, with_boxes=with_boxes)
+
+    def check(name: str) -> None:
+        if name in shards:
+            find_shards(data, name, listing.files)
+
+    return Container(tuple(sorted({*shards, *images})), open_split, check)
+
+
+def _is_tar(name: str) -> bool:
+    return name.endswith(TAR_SUFFIX) and name[0] != "."
+
+
+def _find_tars(data: Path, options: RecordOptions, listing: Listing) -> Container | None:
+    names = sorted(filter(_is_tar, listing.files))
+    return _open_tars(data, names, options) if names else None
+
+
+def _open_tars(data: Path, names: Sequence[str], options: RecordOptions) -> Container:
+    if options.image_feature is not None:
+        raise ConfigError(
+            f"--image-feature {options.image_feature}: a tar's images are found by their endings; leave it out"
+        )
+    sets = _by_split(data, list(dict.fromkeys(names)))
+    return Container(
+        tuple(sorted(filter(None, sets))),
+        lambda name, split, **boxes: TarSource(data, split, sets[name], options, all_names=names, **boxes),
     )
+
+
+def _by_split(data: Path, names: Sequence[str]) -> dict[str, list[str]]:
+    """Files by the split that is a word of their names ("": of none); raises ConfigError where only some have one."""
+    sets: dict[str, list[str]] = {}
+    for name in names:
+        shard = parse_shard_name(name.removesuffix(".gz"))
+        words = re.split("[^a-z]+", name.lower())
+        found = next((word for word in words if word in SPLIT_NAMES), "")
+        sets.setdefault(found or (shard[0] if shard and "." not in shard[0] else ""), []).append(name)
+    if "" in sets and len(sets) > 1:
+        raise ConfigError(
+            f"{data}: {sets[''][0]} has no split in its name (train, validation, ...), others have; rename it, or put "
+            "the files into folders of their own"
+        )
+    return sets
+
+
+def _find_images(data: Path, options: RecordOptions, listing: Listing) -> Container | None:
+    splits = find_image_splits(data, listing)
+    for name in ("image_feature", "label_feature", "label_offset"):
+        if splits is not None and getattr(options, name):
+            given = " ".join(option_arguments(name, getattr(options, name)))
+            raise ConfigError(f"{given}: {data} is a folder of images, which has no features; leave it out")
+    return None if splits is None else Container(tuple(splits), partial(_open_images, data, options))
+
+
+def _open_images(
+    data: Path, options: RecordOptions, name: str, split: str, *, with_boxes: bool = False
+) -> RecordSource:
+    labels = None if options.labels is None else read_labels(options.labels)
+    return open_image_split(data, name, split, labels=labels, labels_from=options.labels, with_boxes=with_boxes)

@@ -1,7 +1,8 @@
-"""Folders of class folders of images, ``SPLIT/CLASS/NAME``, as a source of records: no conversion needed.
+"""Image files as a source of records, no conversion needed: folders of class folders, or images without labels.
 
-The images are cut into virtual shards of ``FOLDER_SHARD_RECORDS``, in the order of ``listing``. Labels are those of the
-sorted class names, from 0. Images are read, not decoded.
+The images are cut into virtual shards of ``FOLDER_SHARD_RECORDS``, in the order of their listing. Labels are those of
+the sorted class names, from 0, or of a list of names (``--labels``). Images are read, not decoded. Which folder of the
+data holds a split is decided in ``folder_layout``.
 """
 
 from __future__ import annotations
@@ -10,49 +11,48 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import xxhash
+from numpy.typing import NDArray
 
 from teachonce.engine.buffers import BufferPool
 from teachonce.engine.prefetch import overlap
 from teachonce.errors import LogitsError, RecordError
 from teachonce.records.class_table import ClassTable
-from teachonce.records.listing import find_class_folders, find_data_classes, list_images
-from teachonce.records.source import Location, Record, RecordSource, ShardInfo, record_key, shard_name
+from teachonce.records.listing import ImageListing, find_class_folders, find_data_classes, list_images
+from teachonce.records.source import NO_LABEL, Location, Record, RecordSource, ShardInfo, record_key, shard_name
 from teachonce.storage.files import open_storage
 from teachonce.storage.storage import FileStatus, Storage
 
 FOLDER_SHARD_RECORDS = 1024
 
 
-class FolderSource(RecordSource):
-    """A folder of class folders of images, ``SPLIT/CLASS/NAME``; file names are "CLASS/NAME", as names alone collide.
+class ImageFileSource(RecordSource):
+    """Images of a listing with their ``labels`` [N]; a file name is the image's path below the listing's root.
 
-    Opening it asks for the size of every file, which identifies the data in a plan.
+    Names alone collide. Opening it asks for the size of every file, which identifies the data in a plan.
     """
 
-    format = "folder"
-
-    def __init__(self, data: Path, split: str, *, with_boxes: bool = False) -> None:
-        self.split = split
+    def __init__(
+        self,
+        listing: ImageListing,
+        labels: NDArray[np.int32],
+        classes: ClassTable | None,
+        *,
+        split: str,
+        format: str = "folder",
+        with_boxes: bool = False,
+    ) -> None:
+        self.split, self.format, self.classes = split, format, classes
         self.with_boxes = with_boxes
-        names = find_data_classes(data, split)
-        folders = find_class_folders(data / split)
-        if not folders:
-            raise RecordError(f"{data / split}: no class folders, expected {split}/CLASS/NAME.jpg")
-        unknown = sorted(set(folders) - set(names))
-        if unknown:
-            raise RecordError(
-                f"{data / split / unknown[0]}: a class that {data / 'train'} does not have ({len(names)} classes); "
-                "rename or remove the folder"
-            )
-        self.classes = ClassTable(tuple(names), tuple(names), has_background=False)
-        self._listing = list_images(data / split, folders)
-        self._storage = open_storage(data / split, RecordError)
-        labels = {name: label for label, name in enumerate(names)}
-        self._labels = [labels[folder] for folder in folders]
+        is_labeled = labels != NO_LABEL
+        self.labeled = "all" if is_labeled.all() else "some" if is_labeled.any() else "none"
+        self._labels = labels
+        self._listing = listing
+        self._storage = open_storage(listing.root, RecordError)
         count = -(-len(self._listing) // FOLDER_SHARD_RECORDS)
         starts = range(0, len(self._listing), FOLDER_SHARD_RECORDS)
-        found = _all_statuses(self._storage, folders)
+        found = _all_statuses(self._storage, listing.folders)
         self.shards = tuple(
             self._describe_shard(shard_name(split, index, count), start, found) for index, start in enumerate(starts)
         )
@@ -71,6 +71,11 @@ class FolderSource(RecordSource):
             identity.update(f"{image}\n{status.num_bytes} {status.modified_ns}\n".encode())
         return ShardInfo(name, None, len(rows), num_bytes, identity.hexdigest())
 
+    def known_labels(self, shard: int) -> NDArray[np.int32]:
+        """Those of the listing."""
+        first = shard * FOLDER_SHARD_RECORDS
+        return self._labels[first : first + self.shards[shard].num_records]
+
     def read_batch(
         self, locations: Sequence[Location], *, with_logits: bool = False, buffers: BufferPool | None = None
     ) -> list[Record]:
@@ -88,7 +93,7 @@ class FolderSource(RecordSource):
             encoded = self._storage.read(name)
         except RecordError as error:
             raise _unreadable(error) from error
-        return Record(encoded, self._labels[self._listing.folder_of[index]], name, record_key(encoded), where)
+        return Record(encoded, int(self._labels[index]), name, record_key(encoded), where)
 
     def iter_shard(self, shard: int, *, with_logits: bool = False) -> Iterator[Record]:
         """The records of a shard in order; raises as ``read_batch``."""
@@ -96,12 +101,57 @@ class FolderSource(RecordSource):
             yield self._read(shard, row, with_logits)
 
 
+class FolderSource(ImageFileSource):
+    """A folder of class folders of images, ``SPLIT/CLASS/NAME``, or ``CLASS/NAME`` for ``folder`` "".
+
+    ``folder`` is where the split lies in ``data``; ``labels`` are the class names by label, of a file ``labels_from``,
+    where they are not those of the folders.
+    """
+
+    def __init__(
+        self,
+        data: Path,
+        split: str,
+        *,
+        folder: str | None = None,
+        labels: tuple[str, ...] | None = None,
+        labels_from: Path | None = None,
+        with_boxes: bool = False,
+    ) -> None:
+        folder = split if folder is None else folder
+        root = data / folder if folder else data
+        folders = find_class_folders(root)
+        if not folders:
+            raise RecordError(f"{root}: no class folders, expected {split}/CLASS/NAME.jpg")
+        if labels is not None:
+            names, origin, advice = list(labels), str(labels_from), "give the --labels of this data"
+        else:
+            names = find_data_classes(data, folder) if folder else folders
+            origin, advice = str(data / "train"), "rename or remove the folder"
+        unknown = sorted(set(folders) - set(names))
+        if unknown:
+            has = "does not have" if labels is None else "does not list"
+            raise RecordError(f"{root / unknown[0]}: a class that {origin} {has} ({len(names)} classes); {advice}")
+        label_of = {name: label for label, name in enumerate(names)}
+        listing = list_images(root, folders)
+        numbers = np.array([label_of[name] for name in folders], np.int32)
+        super().__init__(
+            listing,
+            numbers[listing.class_of(folders)],
+            ClassTable(tuple(names), tuple(names), has_background=False),
+            split=split,
+            with_boxes=with_boxes,
+        )
+
+
 def _all_statuses(storage: Storage, folders: Sequence[str]) -> dict[str, FileStatus]:
     """Of every file in some folders, where that is a request a folder instead of one a file; {} where it is local."""
     if storage.requests_at_once == 1:
         return {}
     listed = zip(folders, overlap(storage, folders, storage.statuses), strict=True)
-    return {f"{folder}/{name}": status for folder, found in listed for name, status in found.items()}
+    return {
+        f"{folder}/{name}" if folder else name: status for folder, found in listed for name, status in found.items()
+    }
 
 
 def _unreadable(error: RecordError) -> RecordError:

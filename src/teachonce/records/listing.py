@@ -1,8 +1,9 @@
-"""Image folders: which images a ``SPLIT/CLASS/NAME`` tree (or a flat folder) holds, in which order.
+"""Image folders: which images a tree of class folders (or a flat folder) holds, in which order.
 
 A listing of ImageNet has 1.28 million names; here it takes about 30 MB (names in one block of bytes), so that programs
-over it keep their memory small and hand parts of it to their workers. The order is by class folder, then by name, in
-code points: the same on every machine and in every locale.
+over it keep their memory small and hand parts of it to their workers. Images may lie at any depth below their class
+folder, as for torchvision's ImageFolder, whose order this is: by folder, then by name, in code points, the same on
+every machine and in every locale.
 
 Images are chosen by the ending of their name and judged by their content later: a text file named .JPEG is listed here
 and refused when it is read.
@@ -24,10 +25,13 @@ from numpy.typing import NDArray
 from teachonce.engine.prefetch import overlap
 from teachonce.errors import RecordError
 from teachonce.storage.files import open_storage
+from teachonce.storage.storage import Storage
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".pgm"})
 _SYSTEM_FILES = frozenset({"thumbs.db", "desktop.ini"})
 """What Windows leaves in folders of images: nobody has to be told."""
+MAX_DEPTH = 32
+"""Folders below a class folder: more is a link that leads back to a folder above it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +55,12 @@ class ImageListing:
         """ "CLASS/NAME" of an image; "NAME" in a flat folder."""
         folder = self.folders[self.folder_of[index]]
         return f"{folder}/{self.basename(index)}" if folder else self.basename(index)
+
+    def class_of(self, classes: Sequence[str]) -> NDArray[np.int32]:
+        """Of each image [N] the number of its class, the first folder on its way; ``classes`` has all of these."""
+        number_of = {name: number for number, name in enumerate(classes)}
+        numbers = [number_of[folder.partition("/")[0]] for folder in self.folders]
+        return np.array(numbers, np.int32)[self.folder_of]
 
     def path(self, index: int) -> Path:
         """Where an image lies."""
@@ -104,38 +114,67 @@ def find_data_classes(images: Path, split: str) -> list[str]:
 
 
 def list_images(root: Path, folders: Sequence[str]) -> ImageListing:
-    """The images of the class folders below ``root`` (of ``root`` itself for the folder ""), sorted.
+    """The images of the class folders below ``root``, at any depth (of ``root`` alone for the folder ""), sorted.
 
-    Raises RecordError for a folder without an image. Files with other endings are left out, with one warning.
+    Raises RecordError for a class folder without an image. Files with other endings are left out, with one warning.
     """
+    paths: list[str] = []
     folder_of: list[NDArray[np.int32]] = []
     names: list[bytes] = []
     sizes: list[int] = []
     others: list[Path] = []
     storage = open_storage(root, RecordError)
-    listings = overlap(storage, folders, lambda folder: storage.list_folder(folder).files)
-    for number, (folder, listed) in enumerate(zip(folders, listings, strict=True)):
-        found = _choose_images(root / folder, listed, others)
-        if not found:
-            below = open_storage(root / folder).list_folder().folders
-            if below:
-                raise RecordError(
-                    f"{root / folder}: holds no image itself, but {len(below)} folders, such as {sorted(below)[0]}; "
-                    "expected SPLIT/CLASS/IMAGE: move the images one folder up"
-                )
+    for folder, listed in zip(folders, overlap(storage, folders, lambda top: _list_tree(storage, top)), strict=True):
+        for path, files in listed:
+            found = _choose_images(root / path, files, others)
+            if found:
+                encoded = [name.encode() for name in found]
+                folder_of.append(np.full(len(found), len(paths), np.int32))
+                paths.append(path)
+                names.append(b"".join(encoded))
+                sizes += map(len, encoded)
+        if not paths or (folder and paths[-1].partition("/")[0] != folder):
             raise RecordError(
                 f"{root / folder}: holds no image ({', '.join(sorted(IMAGE_SUFFIXES))}), expected at least one; "
                 "fill the folder or remove it"
             )
-        encoded = [name.encode() for name in found]
-        folder_of.append(np.full(len(found), number, np.int32))
-        names.append(b"".join(encoded))
-        sizes += map(len, encoded)
     if others:
         warnings.warn(f"{len(others)} files without an image's ending are left out, such as {others[0]}", stacklevel=2)
     bounds = np.cumsum([0, *sizes], dtype=np.int64)
     joined = np.concatenate(folder_of) if folder_of else np.empty(0, np.int32)
-    return ImageListing(root, tuple(folders), joined, b"".join(names), bounds)
+    return ImageListing(root, tuple(paths), joined, b"".join(names), bounds)
+
+
+def index_images(root: Path, names: Sequence[str]) -> ImageListing:
+    """The listing of these images in this order; "a/b/NAME" is relative to ``root``."""
+    number_of: dict[str, int] = {}
+    folder_of = [number_of.setdefault(name.rpartition("/")[0], len(number_of)) for name in names]
+    encoded = [name.rpartition("/")[2].encode() for name in names]
+    bounds = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
+    return ImageListing(root, tuple(number_of), np.array(folder_of, np.int32), b"".join(encoded), bounds)
+
+
+def is_image_name(name: str) -> bool:
+    """Whether a file is taken for an image by the ending of its name; hidden ones are not."""
+    return name[0] != "." and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES  # noqa: PTH122, a Path costs 2 us
+
+
+def _list_tree(storage: Storage, top: str) -> list[tuple[str, list[str]]]:
+    """(folder, its files) of a class folder and all below it, in order; of "" the one folder alone."""
+    found: list[tuple[str, list[str]]] = []
+    waiting = [top]
+    while waiting:
+        folder = waiting.pop()
+        listing, where = storage.list_folder(folder), storage.describe(folder)
+        found.append((folder, listing.files))
+        below = [f"{folder}/{_check_name(where, name)}" for name in listing.folders if name[0] != "."] if top else []
+        if below and folder.count("/") >= MAX_DEPTH:
+            raise RecordError(
+                f"{storage.describe(folder)}: is {MAX_DEPTH} folders below its class; a link leads back to a folder "
+                "above it: remove it"
+            )
+        waiting += below
+    return sorted(found)
 
 
 def _choose_images(folder: Path, listed: Sequence[str], others: list[Path]) -> list[str]:
@@ -144,14 +183,14 @@ def _choose_images(folder: Path, listed: Sequence[str], others: list[Path]) -> l
     for name in listed:
         if name[0] == "." or name.lower() in _SYSTEM_FILES:
             continue
-        if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES:  # noqa: PTH122, a Path costs 2 us
+        if is_image_name(name):
             found.append(_check_name(folder, name))
         else:
             others.append(folder / name)
     return sorted(found)
 
 
-def _check_name(folder: Path, name: str) -> str:
+def _check_name(folder: Path | str, name: str) -> str:
     try:
         name.encode()
     except UnicodeEncodeError:

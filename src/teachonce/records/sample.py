@@ -30,6 +30,7 @@ class SubsetSource(RecordSource):
         self.locations = list(locations)
         self.split, self.classes, self.format = source.split, source.classes, source.format
         self.with_boxes = source.with_boxes
+        self.labeled = source.labeled
         self.shards = (ShardInfo(shard_name(source.split, 0, 1), None, len(self.locations), 0),)
 
     def read_batch(

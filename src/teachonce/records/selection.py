@@ -29,6 +29,7 @@ class SelectedSource(RecordSource):
         self.split, self.classes, self.format = source.split, source.classes, source.format
         self.with_boxes = source.with_boxes
         self.is_fetched = source.is_fetched
+        self.labeled = source.labeled
         kept = [shard for shard, chosen in enumerate(rows) if len(chosen)]
         self._shards = kept
         self._rows = [np.asarray(rows[shard], np.int64) for shard in kept]
@@ -54,8 +55,17 @@ class SelectedSource(RecordSource):
         """Those that were given."""
         return None if self._keys is None else self._keys[shard]
 
+    def known_labels(self, shard: int) -> NDArray[np.int32] | None:
+        """Those that the source knows."""
+        found = self.source.known_labels(self._shards[shard])
+        return None if found is None else found[self._rows[shard]]
+
     def iter_shard(self, shard: int, *, with_logits: bool = False) -> Iterator[Record]:
-        """The records of a shard in order; the others are read and passed over."""
+        """The records of a shard in order; of a file that holds many the others are read and passed over."""
+        if self.source.shards[self._shards[shard]].path is None:
+            for row in range(len(self._rows[shard])):
+                yield self.read_record(shard, row, with_logits=with_logits)
+            return
         wanted = iter(self._rows[shard].tolist())
         next_row = next(wanted, -1)
         for row, record in enumerate(self.source.iter_shard(self._shards[shard], with_logits=with_logits)):

@@ -1,9 +1,9 @@
-"""Records: TFRecord shards and image folders behind one interface.
+"""Records: TFRecord shards, image folders and other containers behind one interface.
 
-A record is one source example: its encoded image, label and file name, and a key, the 64-bit hash of the encoded bytes,
-by which teacher logits are joined to it. A source is cut into shards, the unit of all offline work; a folder is cut
-into virtual ones of ``FOLDER_SHARD_RECORDS`` images. Labels are those of the data: 1-based with background 0 in
-TFRecords of this project, 0-based in folders.
+A record is one source example: its encoded image, label (it may have none) and file name, and a key, the 64-bit hash of
+the encoded bytes, by which teacher logits are joined to it. A source is cut into shards, the unit of all offline work;
+a folder is cut into virtual ones of ``FOLDER_SHARD_RECORDS`` images. Labels are those of the data: 1-based with
+background 0 in TFRecords of this project, 0-based in folders.
 
 Shards are read sequentially (``iter_shard``) or by row (``read_record``); TFRecord checksums are checked both ways.
 Images are not decoded here. Nothing here imports torch.
@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import xxhash
@@ -143,8 +143,18 @@ class RecordSource(ABC):
     def iter_shard(self, shard: int, *, with_logits: bool = False) -> Iterator[Record]:
         """The records of a shard in order, streaming; raises as ``read_batch``."""
 
+    labeled: Literal["all", "some", "none"] = "all"
+    """Which records have a label; the others' is ``NO_LABEL``."""
+
+    label_reading: str = ""
+    """What the labels depend on beside the files, for those who keep labels by a shard's identity."""
+
     def known_keys(self, shard: int) -> NDArray[np.uint64] | None:
         """The keys of a shard's records, where they are known without reading these."""
+        return None
+
+    def known_labels(self, shard: int) -> NDArray[np.int32] | None:
+        """The labels of a shard's records, where they are known without reading these."""
         return None
 
     is_fetched: bool = False
@@ -165,6 +175,15 @@ class RecordSource(ABC):
         num_classes = None if self.classes is None else len(self.classes.names)
         shards = [[shard.name, shard.num_records, shard.num_bytes] for shard in self.shards]
         return {"split": self.split, "format": self.format, "num_classes": num_classes, "shards": shards}
+
+
+def require_labels(source: RecordSource, purpose: str, advice: str) -> None:
+    """Raise ConfigError where records have no label and ``purpose`` needs them; ``advice`` is how to do without."""
+    if source.labeled != "all":
+        raise ConfigError(
+            f"split {source.split}: {source.labeled} of its {source.num_records:,} images have labels, which {purpose} "
+            f"needs; {advice}, or put images into folders named after their classes"
+        )
 
 
 def record_key(encoded: Buffer) -> int:

@@ -337,9 +337,10 @@ class TensorBoardEvents(Callback):
 def describe_row(row: Row, num_epochs: int) -> str:
     """One epoch as a line for people."""
     parts = [f"epoch {row['epoch']}/{num_epochs}: loss {row['train_loss']:.4f}"]
-    if row["kd_loss"]:
+    if row["kd_loss"] and row["label_loss"] is not None:
         parts.append(f"label {row['label_loss']:.4f}, kd {row['kd_loss']:.4f}")
-    parts.append(f"train top-1 {row['train_top1']:.4f}")
+    if row["train_top1"] is not None:
+        parts.append(f"train top-1 {row['train_top1']:.4f}")
     if row["validation_top1"] is not None:
         parts.append(f"validation top-1 {row['validation_top1']:.4f}")
     parts.append(f"{row['images_per_second']:,.0f} images/s, {format_seconds(float(row['seconds'] or 0))}")

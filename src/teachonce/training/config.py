@@ -51,6 +51,7 @@ from teachonce.options import (
     require,
     to_json,
 )
+from teachonce.records.options import RecordOptions
 from teachonce.storage.address import is_remote, to_location
 from teachonce.training.recipes import build_recipe, recipe_options
 from teachonce.views.options import MixOptions, ViewOrderName
@@ -93,14 +94,14 @@ _SGD = Condition("--optimizer sgd", lambda options: options.optimizer == "sgd")
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingOptions(MixOptions):
+class TrainingOptions(MixOptions, RecordOptions):
     """How a student is trained, whoever teaches it."""
 
     GROUP_TITLES = (("teacher", "teacher's signal"), ("views", "augmentation"))
     """What ``--help`` calls groups here."""
 
     data: InData[Common[Path]]
-    """Folder of TFRecord shards, or of SPLIT/CLASS/*.jpg."""
+    """Folder of TFRecord shards, of SPLIT/CLASS or CLASS folders of images, or of images alone."""
     student: InStudent[Common[Spec]]
     """Model SPEC: timm:NAME or torchvision:NAME; ',pretrained=1' or ',weights=FILE' starts from weights."""
     init: InStudent[Common[Path | None]] = None
@@ -111,7 +112,7 @@ class TrainingOptions(MixOptions):
     split: InData[str] = "train"
     """Split to train on."""
     validation_split: InEvaluation[Common[str | None]] = "validation"
-    """Split to evaluate on after each epoch; 'none' for no evaluation."""
+    """Split to evaluate on after each epoch (validation: val or valid too); 'none' for no evaluation."""
     validation_data: InEvaluation[Path | None] = only_with(None, _VALIDATION)
     """Folder of the validation split, where it is not in --data."""
     validation_epochs: InEvaluation[Count] = only_with(1, _VALIDATION)

@@ -29,7 +29,7 @@ from teachonce.pixels.view_sources import DrawnViews, OwnViews, ViewSource
 from teachonce.records.class_space import ClassSpace
 from teachonce.records.class_table import hash_classes
 from teachonce.records.discovery import open_records
-from teachonce.records.source import RecordSource
+from teachonce.records.source import RecordSource, require_labels
 from teachonce.runs.run import Run, find_run
 from teachonce.storage.address import is_remote
 from teachonce.storage.files import open_storage, read_json
@@ -88,9 +88,11 @@ def open_training_data(
     policy = build_policy(config.policy, config)
     is_cached = any(map(is_remote, config.read_locations()))
     cache = use_cache(config.cache, config.cache_bytes()) if is_cached else None
-    source = open_records(config.data, config.split, with_boxes=policy.needs_boxes)
+    source = open_records(config.data, config.split, config, with_boxes=policy.needs_boxes)
     if cache is not None and source.is_fetched:
         check_cache_size(source, config.shuffle_shards, cache.max_bytes)
+    if config.uses_labels:
+        require_labels(source, "the label loss", "train on the teacher alone with --label-weight 0")
     initial = None if config.init is None else open_initial_run(config.init, student)
     preprocessing = student_preprocessing(student, *config.eval_sides_px, initial)
     stores = open_stores(config) if config.temperature > 0 else []
@@ -339,9 +341,10 @@ def _open_validation(config: TrainConfig, source: RecordSource) -> RecordSource 
         return None
     folder = config.validation_data or config.data
     try:
-        validation = open_records(folder, str(config.validation_split))
+        validation = open_records(folder, str(config.validation_split), config)
     except ConfigError as error:
         raise ConfigError(f"{error}; for the evaluation: --validation-split and --validation-data, or none") from error
+    require_labels(validation, "the evaluation", "give --validation-split none")
     if source.classes and validation.classes and source.classes.names != validation.classes.names:
         raise ConfigError(
             f"{folder}: split {config.validation_split} has {len(validation.classes.names)} classes, the training data "

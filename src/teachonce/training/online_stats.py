@@ -10,6 +10,7 @@ import numpy as np
 
 from teachonce.codecs.softmax import log_softmax
 from teachonce.data.dataset import KDDataset
+from teachonce.records.source import NO_LABEL
 from teachonce.training.store_warnings import StoreStats
 from teachonce.training.student_module import OnlineTeacher
 
@@ -23,14 +24,17 @@ def measure_online_stats(data: KDDataset, online: OnlineTeacher, temperature: fl
     Logits are of the student's class space, as the loss sees them.
     """
     indices = np.unique(np.linspace(0, len(data) - 1, min(len(data), NUM_ONLINE_ROWS)).round().astype(np.int64))
-    hits = nats = non_top1 = 0.0
+    hits = nats = non_top1 = num_labeled = 0.0
     for first in range(0, len(indices), batch_size):
         batch = data.read_batch(indices[first : first + batch_size].tolist(), epoch=0)
         logits = online(batch.get("teacher_pixels", batch["pixels"])).cpu().numpy()
         labels = batch["labels"].numpy()
-        hits += float((logits.argmax(axis=1) == labels).sum())
-        log_probs = np.take_along_axis(log_softmax(logits), labels[:, None], axis=1)
+        is_labeled = labels != NO_LABEL
+        num_labeled += int(is_labeled.sum())
+        hits += float(((logits.argmax(axis=1) == labels) & is_labeled).sum())
+        log_probs = np.take_along_axis(log_softmax(logits)[is_labeled], labels[is_labeled, None], axis=1)
         nats -= float(log_probs[np.isfinite(log_probs)].sum())  # a class that the teacher lacks surprises nobody
         non_top1 += float((1 - np.exp(log_softmax(logits, temperature).max(axis=1))).sum())
     total = len(indices)
-    return StoreStats(hits / total, nats / total, non_top1 / total, total)
+    by_label = (hits / num_labeled, nats / num_labeled) if num_labeled else (np.nan, np.nan)
+    return StoreStats(*by_label, non_top1 / total, total)

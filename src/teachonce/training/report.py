@@ -78,7 +78,9 @@ def _draw(axes: Any, rows: Sequence[Row], columns: Mapping[str, str], title: str
     axes.set_xlabel("epoch")
     axes.grid(axis="y")
     # A fixed place (losses fall, accuracies rise): looking for the best one is slow, and matplotlib warns of it.
-    axes.legend(loc="lower right" if title == "accuracy" else "upper right")
+    # Without labels and evaluation there is no accuracy.
+    if axes.lines:
+        axes.legend(loc="lower right" if title == "accuracy" else "upper right")
 
 
 def _numbers(result: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -18,6 +18,7 @@ import numpy as np
 
 from teachonce.codecs.softmax import log_softmax
 from teachonce.inspection.costs import measure_variation
+from teachonce.records.source import NO_LABEL
 from teachonce.rng import generator
 from teachonce.store.store import Store
 
@@ -40,7 +41,7 @@ class StoreStats:
     """What a store, or an online teacher, is about to teach, measured on a sample."""
 
     top1: float
-    """Of the teacher, on the views that the student will see."""
+    """Of the teacher, on the views that the student will see, where they have labels; NaN where none has."""
     label_nats: float
     """Cross-entropy of the labels under the teacher: how much it is surprised by them."""
     non_top1_mass: float
@@ -54,21 +55,25 @@ def measure_store_stats(store: Store, temperature: float) -> StoreStats:
     num_shards = len(store.shards)
     shards = np.unique(rng.integers(0, num_shards, 64)) if num_shards > 64 else np.arange(num_shards)
     per_shard = -(-NUM_ROWS // len(shards))
-    hits = nats = non_top1 = total = 0.0
+    hits = nats = non_top1 = total = num_labeled = 0.0
     for shard in shards.tolist():
         num_records = store.shards[shard][1]
         view = int(rng.integers(store.num_views))
         rows = np.sort(rng.permutation(num_records)[:per_shard])
-        labels = store.read_labels(shard)[rows] - store.class_space.offset
+        labels = store.read_labels(shard)[rows]
+        is_labeled = labels != NO_LABEL
+        labels = labels - store.class_space.offset
         logits = store.read_logits(shard, view, rows)
         softened = store.read_logits(shard, view, rows, temperature)
-        hits += float((logits.argmax(axis=1) == labels).sum())
-        is_known = (labels >= 0) & (labels < logits.shape[1])
+        hits += float(((logits.argmax(axis=1) == labels) & is_labeled).sum())
+        num_labeled += int(is_labeled.sum())
+        is_known = is_labeled & (labels >= 0) & (labels < logits.shape[1])
         log_probs = log_softmax(logits)[is_known]
         nats -= float(np.take_along_axis(log_probs, labels[is_known, None], axis=1).sum())
         non_top1 += float((1 - np.exp(log_softmax(softened, temperature).max(axis=1))).sum())
         total += len(rows)
-    return StoreStats(hits / total, nats / total, non_top1 / total, int(total))
+    by_label = (hits / num_labeled, nats / num_labeled) if num_labeled else (np.nan, np.nan)
+    return StoreStats(*by_label, non_top1 / total, int(total))
 
 
 def warn_of_temperature(store: Store, temperature: float) -> None:

@@ -92,6 +92,8 @@ class StudentModule(lightning.LightningModule):
         self.preprocessing = preprocessing
         self.num_classes = num_classes
         self.metrics = ClassifierMetrics(num_classes)
+        self.has_labels = True
+        """Set False where records lack labels: the loss is the teacher's alone, and nothing is compared with labels."""
         self.validation_result: dict[str, float] | None = None
         self.last_lr = 0.0
         self._set_progress: Callable[[float], None] | None = getattr(student, "set_progress", None)
@@ -133,7 +135,7 @@ class StudentModule(lightning.LightningModule):
         images, labels = self._images(batch["pixels"]), batch["labels"]
         teacher_logits = batch.get("teacher_logits")
         label_targets: Tensor = labels
-        if "shares" in batch:
+        if "shares" in batch and self.has_labels:
             label_targets = self._mixed_labels(batch)
         mixup = None
         if self.decode_stored is not None and teacher_logits is None:
@@ -172,10 +174,13 @@ class StudentModule(lightning.LightningModule):
         """
         config = self.config
         label_targets = labels
-        if mixup is not None:
+        if mixup is not None and self.has_labels:
             probs = labels if labels.is_floating_point() else label_probs(labels, self.num_classes)
             label_targets = apply_mixup(mixup, probs)
-        label_part = label_loss(student_logits, label_targets, config.label_smoothing)
+        if self.has_labels:
+            label_part = label_loss(student_logits, label_targets, config.label_smoothing)
+        else:
+            label_part = student_logits.new_zeros((), dtype=torch.float32)
         loss, kd_part = config.label_weight * label_part, torch.zeros_like(label_part)
         if config.temperature > 0:
             if teacher_logits is None:
@@ -250,11 +255,15 @@ class StudentModule(lightning.LightningModule):
             )
 
     def read_sums(self) -> dict[str, float]:
-        """Means over this epoch's images on all devices: train_loss, label_loss, kd_loss, train_top1; and images."""
+        """Means over this epoch's images on all devices: train_loss, label_loss, kd_loss, train_top1; and images.
+
+        Without labels there is no label_loss and no train_top1.
+        """
         sums = self.trainer.strategy.reduce(self.sums.clone(), reduce_op="sum")
         *totals, count = sums.double().tolist()
         names = ("train_loss", "label_loss", "kd_loss", "train_top1")
-        return {name: total / count for name, total in zip(names, totals, strict=True)} | {"images": count}
+        means = {name: total / count for name, total in zip(names, totals, strict=True)} | {"images": count}
+        return means if self.has_labels else {name: means[name] for name in ("train_loss", "kd_loss", "images")}
 
     def configure_optimizers(self) -> Any:
         """Optimizer (timm's) and per-update schedule of the config."""

@@ -289,7 +289,7 @@ def _guard(
             num_student=num_student,
         )
         best, is_seen = stats.top1, True
-    if best is not None and is_seen and not data.train.views.has_mix and config.mixup_alpha == 0:
+    if best is not None and is_seen and module.has_labels and not data.train.views.has_mix and config.mixup_alpha == 0:
         trainer.callbacks.insert(0, TeacherPassed(best, recorder))  # type: ignore[attr-defined]  # Lightning adds it
 
 
@@ -337,7 +337,9 @@ def _build_module(
         space = ClassSpace(num_classes=teacher.num_classes, offset=offset)
         online = OnlineTeacher(teacher, space, data.train.class_space)
     decode = None if data.stored is None else partial(data.stored.decode, class_space=data.train.class_space)
-    return StudentModule(student, config, data.preprocessing, data.train.num_classes, online, decode)
+    module = StudentModule(student, config, data.preprocessing, data.train.num_classes, online, decode)
+    module.has_labels = data.train.records.labeled == "all"
+    return module
 
 
 def _check_size(spec: ModelSpec, student: torch.nn.Module, size_px: int, num_classes: int) -> None:

@@ -51,6 +51,7 @@ from teachonce.extras import require
 from teachonce.models.classifier import Classifier, load_model
 from teachonce.records.discovery import open_records
 from teachonce.records.sample import SubsetSource, sample_locations
+from teachonce.records.source import NO_LABEL
 from teachonce.storage.files import atomic_write, exists, open_storage, write_json
 from teachonce.storage.scratch import scratch_folder
 from teachonce.store.plan import Plan
@@ -96,7 +97,7 @@ def check_estimate_folder(out: Path | None) -> None:
 def build_estimate(config: PlanConfig) -> dict[str, Any]:
     """A plan as JSON values; seconds and hours are of this machine."""
     extraction = config.to_extraction()
-    source = open_records(config.data, config.split, with_boxes=draws_by_boxes(extraction))
+    source = open_records(config.data, config.split, config, with_boxes=draws_by_boxes(extraction))
     if source.num_records == 0:
         raise RecordError(f"{config.data}: split {config.split} holds no record, expected some to measure on")
     with phase("plan", "loading the teacher"):
@@ -156,7 +157,7 @@ def build_estimate(config: PlanConfig) -> dict[str, Any]:
             "num_records": subset.num_records,
             "asked_for": config.samples,
             "seed": config.seed,
-            "top1": float((result.logits.argmax(axis=1) + plan.class_space.offset == result.labels).mean()),
+            "top1": _top1(result, plan.class_space.offset),
         },
         "timings": asdict(timings),
         "measurement": asdict(measurement) | {"busy": measurement.signs},
@@ -265,3 +266,10 @@ def count_file_bytes(plan: Plan, trial: CodecTrial, side_bytes: Mapping[str, flo
 
 def _largest_group(plan: Plan) -> int:
     return max(last - first + 1 for first, last in plan.view_groups)
+
+
+def _top1(result: SampleResult, offset: int) -> float | None:
+    """Of the teacher on the views of labeled records; None where there are none."""
+    is_labeled = result.labels != NO_LABEL
+    hits = (result.logits.argmax(axis=1) + offset == result.labels)[is_labeled]
+    return float(hits.mean()) if len(hits) else None

@@ -27,7 +27,7 @@ from teachonce.codecs.codec import Codec
 from teachonce.codecs.softmax import total_variation
 from teachonce.engine.prefetch import prefetch
 from teachonce.engine.progress import Advance
-from teachonce.errors import LogitsError, RecordError
+from teachonce.errors import LogitsError
 from teachonce.extraction.made_by import made_by
 from teachonce.extraction.planning.costs import TEMPERATURES, mean_and_worst
 from teachonce.models.classifier import Classifier
@@ -186,11 +186,7 @@ def _build_render(subset: SubsetSource, plan: Plan, teacher: Classifier) -> Call
 
 def _read(subset: SubsetSource, row: int, plan: Plan) -> Record:
     record = subset.read_record(0, row)
-    if not 0 <= record.label < plan.data_classes:
-        raise RecordError(
-            f"{record.where}: label {record.label}, expected 0 to {plan.data_classes - 1}; give --num-classes or "
-            "--offset that fit the data"
-        )
+    plan.check_label(record)
     return record
 
 

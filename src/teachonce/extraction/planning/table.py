@@ -47,7 +47,7 @@ def _render_head(summary: Mapping[str, Any]) -> list[str]:
         f"  teacher   {summary['teacher']['model']}, {summary['num_classes']} classes, offset {summary['offset']}, "
         f"{summary['teacher']['preprocessing']['size_px']} px, {summary['teacher']['precision']}",
         f"  policy    {policy['name']}" + (f" ({parameters})" if parameters else ""),
-        f"  sample    {taken}; the teacher's top-1 on these views {sample['top1']:.3f}",
+        f"  sample    {taken}; {_describe_top1(sample['top1'])}",
         f"  device    {summary['device']}; {_count(summary['timings']['num_threads'], 'decode thread')}, batches of "
         f"{summary['batch_size']}",
     ]
@@ -242,3 +242,7 @@ def _planned(summary: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _count(number: int, thing: str, things: str = "") -> str:
     return f"{number:,} {thing if number == 1 else things or thing + 's'}"
+
+
+def _describe_top1(top1: float | None) -> str:
+    return "no labels to score the teacher by" if top1 is None else f"the teacher's top-1 on these views {top1:.3f}"

@@ -58,19 +58,20 @@ ENCODED_XXH3 = "image/encoded_xxh3"
 ORIGINAL_KEY = "image/original_key"
 """Beside it the key of the image that it was rewritten from, which is the record's."""
 
-_FEATURES = ("image/encoded", "image/class/label", "image/filename", ENCODED_XXH3, ORIGINAL_KEY)
+FEATURES = ("image/encoded", "image/class/label", "image/filename", ENCODED_XXH3, ORIGINAL_KEY)
+"""What is read of every record."""
 
 
-_BOX_FEATURES = tuple(f"image/object/bbox/{side}" for side in ("xmin", "ymin", "xmax", "ymax"))
+BOX_FEATURES = tuple(f"image/object/bbox/{side}" for side in ("xmin", "ymin", "xmax", "ymax"))
 
 
-def find_shards(data: Path, split: str) -> list[Path]:
-    """The TFRecord shards of a split in order, [] where there are none.
+def find_shards(data: Path, split: str, names: Sequence[str] | None = None) -> list[Path]:
+    """The TFRecord shards of a split in order, [] where there are none; ``names`` are the files of ``data``, if known.
 
     Raises RecordError where some are missing or shards of two different counts lie side by side.
     """
     found: dict[int, dict[int, Path]] = {}
-    for name in open_storage(data).list_folder().files:
+    for name in open_storage(data).list_folder().files if names is None else names:
         shard = parse_shard_name(name)
         if shard and shard[0] == split:
             found.setdefault(shard[2], {})[shard[1]] = data / name
@@ -104,7 +105,7 @@ def decode_tfrecord(
     asked for and missing, of another width, NaN or +inf (-inf is a class without mass), RecordError where boxes are
     asked for and are none.
     """
-    names = (*_FEATURES, *(("image/logit",) if with_logits else ()), *(_BOX_FEATURES if with_boxes else ()))
+    names = (*FEATURES, *(("image/logit",) if with_logits else ()), *(BOX_FEATURES if with_boxes else ()))
     try:
         features = decode_example(payload, names)
     except RecordError as error:
@@ -116,8 +117,8 @@ def decode_tfrecord(
         raise RecordError(f"{where}: label {label}, expected {expected}; the record is damaged or of other classes")
     filename = features.get("image/filename")
     name = filename[0].decode(errors="replace") if isinstance(filename, list) and filename else ""
-    logits = _check_logits(features.get("image/logit"), where, num_classes) if with_logits else None
-    boxes = _check_boxes([features.get(name) for name in _BOX_FEATURES], where) if with_boxes else None
+    logits = check_logits(features.get("image/logit"), where, num_classes) if with_logits else None
+    boxes = check_boxes([features.get(name) for name in BOX_FEATURES], where) if with_boxes else None
     key, own_key = keys_of(features, encoded, where)
     return Record(encoded, label, name, key, where, logits, boxes, own_key)
 
@@ -160,7 +161,8 @@ def _single(values: Any, kind: type, name: str, where: str) -> Any:
     return values[0]
 
 
-def _check_logits(logits: Any, where: str, num_classes: int | None) -> NDArray[np.float32]:
+def check_logits(logits: Any, where: str, num_classes: int | None) -> NDArray[np.float32]:
+    """``image/logit`` as it may be; raises LogitsError."""
     if logits is None or len(logits) == 0:
         raise LogitsError(f"{where}: no image/logit; insert logits with merge, or give a --store")
     if not isinstance(logits, np.ndarray) or logits.dtype != np.float32:
@@ -177,7 +179,8 @@ def _check_logits(logits: Any, where: str, num_classes: int | None) -> NDArray[n
     return logits
 
 
-def _check_boxes(sides: list[Any], where: str) -> NDArray[np.float32] | None:
+def check_boxes(sides: list[Any], where: str) -> NDArray[np.float32] | None:
+    """Boxes [N, 4] of their four features; raises RecordError for what are none."""
     counts = [0 if side is None else len(side) for side in sides]
     if not any(counts):
         return None
@@ -254,7 +257,7 @@ class TFRecordSource(RecordSource):
         self, payloads: Sequence[Buffer], descriptions: Sequence[str], with_logits: bool, *, copy: bool = False
     ) -> list[Record]:
         """The records of serialized Examples, by the native library where that can; ``copy``: images of their own."""
-        found = None if self.with_boxes else find_features(payloads)
+        found = None if self.with_boxes else self._find(payloads)
         if found is None:
             return [
                 self._decode(payload, where, with_logits) for payload, where in zip(payloads, descriptions, strict=True)
@@ -275,7 +278,7 @@ class TFRecordSource(RecordSource):
             values = None
             if with_logits:
                 values = np.frombuffer(payload[logits:logits_end], "<f4").astype(np.float32)
-                values = _check_logits(values, where, self._num_classes)
+                values = check_logits(values, where, self._num_classes)
             if is_rewritten[index]:
                 key, own_key = found_keys(found[index], encoded, where)
                 records.append(Record(encoded, label, filename, key, where, values, own_key=own_key))
@@ -317,6 +320,9 @@ class TFRecordSource(RecordSource):
             yield row, (offset, payload)
         if row + 1 != len(file):
             raise _other_index(file, row + 1, file.offset(row + 1))
+
+    def _find(self, payloads: Sequence[Buffer]) -> NDArray[Any] | None:
+        return find_features(payloads)
 
     def _decode(self, payload: Buffer, where: str, with_logits: bool) -> Record:
         return decode_tfrecord(

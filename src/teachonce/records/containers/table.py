@@ -1,0 +1,228 @@
+"""A table of image files as a source of records: CSV, JSONL or Parquet with a path, a label and a split a row.
+
+    path,label,split                {"path": "images/1.jpg", "label": "cat", "split": "train"}
+    images/1.jpg,cat,train          {"path": "images/2.jpg", "label": "dog", "split": "train"}
+
+Paths are relative to the table's folder. Label and split may be missing: then records have no label, or are in no
+splits. A text file of paths, one a line (.txt), is such a table too. Rows keep their order.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import posixpath
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from teachonce.errors import ConfigError
+from teachonce.records.class_table import ClassTable, read_lines
+from teachonce.records.containers.labels import (
+    IMAGE_COLUMNS,
+    LABEL_COLUMNS,
+    SPLIT_COLUMNS,
+    choose_column,
+    number_labels,
+)
+from teachonce.records.image_folder import ImageFileSource
+from teachonce.records.listing import ImageListing, index_images
+from teachonce.records.options import RecordOptions
+from teachonce.records.source import RecordSource
+from teachonce.storage.address import is_remote
+from teachonce.storage.files import locate
+from teachonce.storage.names import check_component
+from teachonce.storage.storage import FileStatus
+from teachonce.storage.strict_json import parse_json
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+TABLE_SUFFIXES = (".csv", ".jsonl", ".parquet", ".txt")
+_EXPECTED = "a header with path, and label and split where there are any"
+
+
+@dataclass(frozen=True)
+class ImageTable:
+    """The rows of a table: images, their labels [N], and which of ``splits`` [N] each is in (all 0 without any)."""
+
+    images: ImageListing
+    labels: NDArray[np.int32]
+    classes: ClassTable | None
+    splits: tuple[str, ...]
+    split_of: NDArray[np.int32]
+
+    def open_split(self, name: str, split: str, *, with_boxes: bool = False) -> RecordSource:
+        """The rows of the split of this name ("": all), as ``split``."""
+        chosen = np.flatnonzero(self.split_of == (self.splits.index(name) if name else 0))
+        return ImageFileSource(
+            self.images.select(chosen),
+            self.labels[chosen],
+            self.classes,
+            split=split,
+            format="table",
+            with_boxes=with_boxes,
+        )
+
+
+def read_table(path: Path, options: RecordOptions) -> ImageTable:
+    """The table in a file; raises ConfigError, with the line, for what is none."""
+    storage, name = locate(path, ConfigError)
+    # A command asks several times what the data is.
+    return _read_table(path, storage.status(name), options)
+
+
+@lru_cache(4)
+def _read_table(path: Path, status: FileStatus, options: RecordOptions) -> ImageTable:
+    columns = _read_columns(path, options)
+    paths, labels, splits = columns
+    if not paths:
+        raise ConfigError(f"{path}: has no row, expected an image a row")
+    numbers, classes = number_labels(labels, options, str(path))
+    names = sorted(set(splits) - {None})
+    for split in names:
+        check_component(split, f"{path}: split", ConfigError)
+    if names and None in splits:
+        raise ConfigError(f"{path}: row {splits.index(None) + 1} has no split, others have; complete the table")
+    number_of = {split: number for number, split in enumerate(names)}
+    split_of = np.array([number_of.get(split, 0) for split in splits], np.int32)
+    root, relative = _place(path, paths)
+    return ImageTable(index_images(root, relative), numbers, classes, tuple(names), split_of)
+
+
+_Columns = tuple[list[str], list[str | int | None], list[str | None]]
+"""Paths, labels and splits."""
+
+
+def _read_columns(path: Path, options: RecordOptions) -> _Columns:
+    if path.suffix == ".txt":
+        for option, given in (("--image-feature", options.image_feature), ("--label-feature", options.label_feature)):
+            if given is not None:
+                raise ConfigError(f"{option} {given}: {path} is a list of paths and has no columns; leave it out")
+        lines = [line.strip() for _, line in read_lines(path)]
+        return lines, [None] * len(lines), [None] * len(lines)
+    if path.suffix == ".parquet":
+        return _read_parquet(path, options)
+    rows = _iter_csv(path) if path.suffix == ".csv" else _iter_json(path)
+    paths: list[str] = []
+    labels: list[str | int | None] = []
+    splits: list[str | None] = []
+    chosen: tuple[str, str | None, str | None] | None = None
+    for where, row in rows:
+        if chosen is None:
+            chosen = _choose_columns(list(row), options, path)
+        image, label, split = chosen
+        value = row.get(image)
+        if not isinstance(value, str) or not value:
+            raise ConfigError(f"{where}: {image} is {value!r}, expected the path of an image")
+        paths.append(value)
+        found = None if label is None else row.get(label)
+        if not isinstance(found, str | int | None) or isinstance(found, bool):
+            raise ConfigError(f"{where}: {label} is {found!r}, expected a name or a whole number")
+        labels.append(found)
+        part = None if split is None else row.get(split) or None
+        if not isinstance(part, str | None):
+            raise ConfigError(f"{where}: {split} is {part!r}, expected the name of a split")
+        splits.append(part)
+    return paths, labels, splits
+
+
+def _choose_columns(names: Sequence[str], options: RecordOptions, path: Path) -> tuple[str, str | None, str | None]:
+    image = choose_column(names, options.image_feature, IMAGE_COLUMNS, "--image-feature", str(path))
+    if image is None:
+        raise ConfigError(
+            f"{path}: has the columns {', '.join(names)}, expected {_EXPECTED}; name the column of paths with "
+            "--image-feature"
+        )
+    label = choose_column(names, options.label_feature, LABEL_COLUMNS, "--label-feature", str(path))
+    return image, label, choose_column(names, None, SPLIT_COLUMNS, "", str(path))
+
+
+def _iter_csv(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    lines = (line + "\n" for _, line in read_lines(path))
+    reader = csv.reader(lines)
+    header = next(reader, None)
+    if header is None:
+        raise ConfigError(f"{path}: is empty, expected {_EXPECTED}")
+    try:
+        for fields in reader:
+            where = f"{path} line {reader.line_num}"
+            if len(fields) != len(header):
+                raise ConfigError(f"{where}: {len(fields)} fields, expected {len(header)}: {', '.join(header)}")
+            yield where, dict(zip(header, fields, strict=True))
+    except csv.Error as error:
+        raise ConfigError(f"{path} line {reader.line_num}: {error}") from error
+
+
+def _iter_json(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    for number, line in read_lines(path):
+        where = f"{path} line {number}"
+        try:
+            row = parse_json(line.encode())
+        except ValueError as error:
+            raise ConfigError(f"{where}: is not JSON: {error}") from error
+        if not isinstance(row, dict):
+            raise ConfigError(f"{where}: is no JSON object, expected path, and label and split where there are any")
+        yield where, row
+
+
+def _read_parquet(path: Path, options: RecordOptions) -> _Columns:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    storage, name = locate(path, ConfigError)
+    try:
+        file = pq.ParquetFile(pa.BufferReader(pa.py_buffer(storage.map(name)[:])))
+        image, label, split = _choose_columns(file.schema_arrow.names, options, path)
+        table = file.read(columns=[column for column in (image, label, split) if column is not None])
+    except pa.ArrowException as error:
+        raise ConfigError(f"{path}: is no Parquet file that can be read: {error}".splitlines()[0]) from error
+    paths = _texts(table, image, path)
+    if None in paths or "" in paths:
+        raise ConfigError(f"{path}: row {next(i for i, text in enumerate(paths, 1) if not text)} has no {image}")
+    labels: list[Any] = [None] * len(paths)
+    if label is not None:
+        column = table[label]
+        if not (pa.types.is_integer(column.type) or _is_text(column.type)):
+            raise ConfigError(f"{path}: column {label} is of {column.type}, expected names or whole numbers")
+        labels = column.to_pylist()
+    splits: list[Any] = [None] * len(paths)
+    if split is not None:
+        splits = [text or None for text in _texts(table, split, path)]
+    return [str(text) for text in paths], labels, splits
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    import pyarrow as pa
+
+    if pa.types.is_dictionary(kind):
+        return _is_text(kind.value_type)
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+
+
+def _texts(table: pa.Table, column: str, path: Path) -> list[str | None]:
+    if not _is_text(table[column].type):
+        raise ConfigError(f"{path}: column {column} is of {table[column].type}, expected texts")
+    found: list[str | None] = table[column].to_pylist()
+    return found
+
+
+def _place(path: Path, names: Sequence[str]) -> tuple[Path, list[str]]:
+    """The folder below which all images lie, and their names there: the table's own, unless they lead elsewhere."""
+    for row, name in enumerate(names, 1):
+        if any(ord(character) < 32 for character in name):
+            raise ConfigError(f"{path}: row {row}: the path {name!r} has a control character")
+    clean = [posixpath.normpath(name) for name in names]
+    if not any(name.startswith(("/", "../")) for name in clean):
+        return path.parent, clean
+    if is_remote(path):
+        outside = next(name for name in names if posixpath.normpath(name).startswith(("/", "../")))
+        raise ConfigError(f"{path}: the path {outside} leads out of the table's folder; expected one below it")
+    full = [posixpath.normpath(posixpath.join(os.path.abspath(path.parent), name)) for name in clean]  # noqa: PTH100
+    root = posixpath.commonpath([posixpath.dirname(name) for name in full])
+    return Path(root), [posixpath.relpath(name, root) for name in full]

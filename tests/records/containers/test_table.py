@@ -1,0 +1,167 @@
+"""Tables of image files: CSV, JSONL and Parquet say the same, and what they cannot mean is one line."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from teachonce.errors import ConfigError, RecordError
+from teachonce.records.discovery import find_splits, named_splits, open_records
+from teachonce.records.options import RecordOptions
+from teachonce.records.source import NO_LABEL, RecordSource
+from tests.support.small_data import encode_jpeg
+
+KINDS = ("csv", "jsonl", "parquet")
+PATHS = ("images/b.jpg", "images/a.jpg", "c, d.jpg", "images/e.jpg")
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    for index, name in enumerate(PATHS):
+        (tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "data" / name).write_bytes(encode_jpeg(index))
+    return tmp_path / "data"
+
+
+def write_table(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
+    if path.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(list(rows)), path)
+    elif path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+    return path
+
+
+def listed(source: RecordSource) -> list[tuple[str, int]]:
+    assert source.format == "table"
+    return [
+        (record.filename, record.label) for shard in range(len(source.shards)) for record in source.iter_shard(shard)
+    ]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_names_and_splits(data: Path, kind: str) -> None:
+    rows = [
+        {"path": path, "label": label, "split": split}
+        for path, label, split in zip(
+            PATHS, ("dog", "cat", "dog", "ant"), ("train", "train", "val", "train"), strict=True
+        )
+    ]
+    table = write_table(data / f"all.{kind}", rows)
+    train = open_records(table, "train")
+    assert listed(train) == [("images/b.jpg", 2), ("images/a.jpg", 1), ("images/e.jpg", 0)]
+    validation = open_records(table, "validation")
+    assert listed(validation) == [("c, d.jpg", 2)]
+    assert train.classes == validation.classes and train.classes is not None
+    assert train.classes.names == ("ant", "cat", "dog")
+    assert find_splits(table) == ["train", "val"]
+    assert train.read_record(0, 0).encoded == encode_jpeg(0)
+    with pytest.raises(ConfigError, match="only train, val, expected test"):
+        open_records(table, "test")
+    (data / "labels.txt").write_text("eel\ndog\nant\ncat\n")
+    assert [label for _, label in listed(open_records(table, "train", RecordOptions(labels=data / "labels.txt")))] == [
+        1,
+        3,
+        2,
+    ]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_numbers_and_no_splits(data: Path, kind: str) -> None:
+    rows = [{"file": path, "y": label} for path, label in zip(PATHS, (3, 1, 3, 2), strict=True)]
+    table = write_table(data / f"all.{kind}", rows)
+    assert listed(open_records(table, "train")) == [(path, NO_LABEL) for path in PATHS]
+    source = open_records(table, "train", RecordOptions(label_feature="y", label_offset=-1))
+    assert [label for _, label in listed(source)] == [2, 0, 2, 1]
+    assert source.classes is None and source.labeled == "all" and named_splits(table) == ["train"]
+    (data / "labels.txt").write_text("eel\ndog\nant\n")
+    options = RecordOptions(label_feature="y", label_offset=-1, labels=data / "labels.txt")
+    assert open_records(table, "train", options).classes is not None
+    with pytest.raises(ConfigError, match=r"label 3, expected 0 to 2 \(with --label-offset added\)"):
+        open_records(table, "train", RecordOptions(label_feature="y", labels=data / "labels.txt"))
+    with pytest.raises(ConfigError, match=rf"--label-feature z: .*all.{kind} has file, y; give one of these"):
+        open_records(table, "train", RecordOptions(label_feature="z"))
+    with pytest.raises(ConfigError, match=r"has no splits, found no validation"):
+        open_records(table, "validation")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_some_labels_may_be_absent(data: Path, kind: str) -> None:
+    labels = ("dog", None, "cat", None)
+    table = write_table(data / f"t.{kind}", [{"path": p, "label": n} for p, n in zip(PATHS, labels, strict=True)])
+    source = open_records(table, "train")
+    assert [label for _, label in listed(source)] == [1, NO_LABEL, 0, NO_LABEL] and source.labeled == "some"
+
+
+def test_a_list_of_paths_has_no_labels(data: Path) -> None:
+    (data / "list.txt").write_text("\n".join(PATHS) + "\n\n")
+    source = open_records(data / "list.txt", "train")
+    assert listed(source) == [(path, NO_LABEL) for path in PATHS]
+    assert source.labeled == "none" and source.classes is None
+
+
+def test_paths_may_lead_elsewhere(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "tables").mkdir()
+    rows = [{"path": "../data/images/a.jpg", "label": "x"}, {"path": str(data / "c, d.jpg"), "label": "y"}]
+    source = open_records(write_table(tmp_path / "tables/t.csv", rows), "train")
+    assert listed(source) == [("images/a.jpg", 0), ("c, d.jpg", 1)]
+    assert source.read_record(0, 1).where == str(data / "c, d.jpg")
+
+
+def test_a_table_that_was_changed_is_read_again(data: Path) -> None:
+    table = write_table(data / "t.csv", [{"path": "images/a.jpg"}])
+    assert open_records(table, "train").num_records == 1
+    write_table(table, [{"path": "images/a.jpg"}, {"path": "images/b.jpg"}])
+    assert open_records(table, "train").num_records == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("t.csv", "", r"t.csv: is empty, expected a header with path"),
+        ("t.csv", "a,b\n1,2\n", r"t.csv: has the columns a, b, expected a header with path, .*--image-feature"),
+        ("t.csv", "path,label\nimages/a.jpg\n", r"t.csv line 2: 1 fields, expected 2: path, label"),
+        ("t.csv", "path,label\n,cat\n", r"t.csv line 2: path is '', expected the path of an image"),
+        ("t.csv", "path,label\n", r"t.csv: has no row"),
+        ("t.csv", "path,split\nimages/a.jpg,train\nimages/b.jpg,\n", r"row 2 has no split, others have"),
+        ("t.csv", "path,split\nimages/a.jpg,a/b\n", r"split: 'a/b' leads to another folder"),
+        ("t.jsonl", "{]\n", r"t.jsonl line 1: is not JSON"),
+        ("t.jsonl", "[1]\n", r"t.jsonl line 1: is no JSON object"),
+        ("t.jsonl", '{"path": "images/a.jpg", "label": 1.5}\n', r"line 1: label is 1.5, expected a name or a whole"),
+        ("t.jsonl", '{"path": "images/a.jpg", "split": 2}\n', r"line 1: split is 2, expected the name of a split"),
+        ("t.parquet", "text", r"t.parquet: is no Parquet file that can be read"),
+        ("t.list", "images/a.jpg", r"t.list: is a file; expected a folder of records, or a table of images"),
+    ],
+)
+def test_what_is_no_table(data: Path, name: str, text: str, message: str) -> None:
+    (data / name).write_text(text)
+    with pytest.raises(ConfigError, match=message) as error:
+        open_records(data / name, "train")
+    assert "\n" not in str(error.value)
+
+
+def test_missing_images_and_options_without_effect(data: Path) -> None:
+    table = write_table(data / "t.csv", [{"path": "images/nowhere.jpg"}])
+    with pytest.raises(RecordError, match=r"nowhere.jpg: cannot be read: No such file"):
+        open_records(table, "train")
+    table = write_table(data / "t.csv", [{"path": "images/a.jpg", "label": "cat"}])
+    with pytest.raises(
+        ConfigError, match=r"--label-offset 1: is for labels that are numbers, .* has names, such as cat"
+    ):
+        open_records(table, "train", RecordOptions(label_offset=1))
+    (data / "list.txt").write_text("images/a.jpg\n")
+    with pytest.raises(ConfigError, match=r"--label-feature x: .*list.txt is a list of paths and has no columns"):
+        open_records(data / "list.txt", "train", RecordOptions(label_feature="x"))
+    with pytest.raises(ConfigError, match=r"--label-offset -1: .* is a folder of images, which has no features"):
+        open_records(data, "train", RecordOptions(label_offset=-1))

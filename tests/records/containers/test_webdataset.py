@@ -1,0 +1,189 @@
+"""WebDataset tars: read by row, by an index that is made once."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import tarfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from teachonce.errors import ConfigError, LogitsError, RecordError
+from teachonce.records.containers.webdataset import TarSource, expand_braces
+from teachonce.records.discovery import find_splits, open_records
+from teachonce.records.options import RecordOptions
+from teachonce.records.source import NO_LABEL, RecordSource
+from tests.support.small_data import encode_jpeg
+
+Members = Sequence[tuple[str, bytes]]
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def write_tar(path: Path, members: Members, format: int = tarfile.PAX_FORMAT) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w", format=format) as tar:
+        for name, content in members:
+            info = tarfile.TarInfo(name)
+            info.size, info.mtime = len(content), sum(content) % 10**6
+            tar.addfile(info, io.BytesIO(content))
+    return path
+
+
+def sample(index: int, label: object) -> Members:
+    return [(f"{index:06d}.jpg", encode_jpeg(index)), (f"{index:06d}.cls", str(label).encode())]
+
+
+def write_tars(folder: Path, sizes: Sequence[int] = (3, 4), split: str = "train") -> Path:
+    index = 0
+    for number, size in enumerate(sizes):
+        members = [member for row in range(index, index + size) for member in sample(row, row % 3)]
+        write_tar(folder / f"{split}-{number:06d}.tar", members)
+        index += size
+    return folder
+
+
+def labels_of(source: RecordSource) -> dict[str, int]:
+    assert isinstance(source, TarSource)
+    return {record.filename: record.label for shard in range(len(source.shards)) for record in source.iter_shard(shard)}
+
+
+def test_images_and_their_classes(tmp_path: Path) -> None:
+    data = write_tars(tmp_path / "d")
+    write_tars(data, (2,), "val")
+    source = open_records(data, "train")
+    assert labels_of(source) == {f"{index:06d}.jpg": index % 3 for index in range(7)}
+    assert [(shard.name, shard.num_records) for shard in source.shards] == [
+        ("train-000000.tar", 3),
+        ("train-000001.tar", 4),
+    ]
+    record = source.read_record(1, 2)
+    assert record.encoded == encode_jpeg(5) and record.where == f"{data}/train-000001.tar: 000005.jpg"
+    assert find_splits(data) == ["train", "val"] and open_records(data, "validation").num_records == 2
+    with pytest.raises(LogitsError, match="a tar holds no logits"):
+        source.read_record(0, 0, with_logits=True)
+    assert open_records(data / "train-000001.tar", "train").num_records == 4
+
+
+@pytest.mark.parametrize("format", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT, tarfile.USTAR_FORMAT])
+def test_names_folders_and_endings(tmp_path: Path, format: int) -> None:
+    long = "a" * 60 + "/" + "b" * 90
+    members = [
+        ("./n01/0.JPG", encode_jpeg(0)),
+        ("./n01/0.txt", b"a caption"),
+        ("./n01/0.cls", b" rose\n"),
+        ("./n01/._1.jpg", b"what a Mac leaves"),
+        ("n01/1.a.seg.png", encode_jpeg(2)),
+        ("n01/1.cls", b"daisy"),
+        ("n02/1.webp", encode_jpeg(3)),
+        ("n02/1.json", b'{"label": "rose", "width": 3}'),
+        (f"{long}.jpeg", encode_jpeg(4)),
+        ("notes.txt", b"no image"),
+    ]
+    source = open_records(write_tar(tmp_path / "d/any.tar", members, format).parent, "train")
+    expected = {"n01/0.jpg": 1, "n01/1.a.seg.png": 0, "n02/1.webp": 1, f"{long}.jpeg": NO_LABEL}
+    assert labels_of(source) == expected
+    assert source.classes is not None and source.classes.names == ("daisy", "rose") and source.labeled == "some"
+
+
+def test_classes_are_numbered_over_all_splits(tmp_path: Path) -> None:
+    write_tar(tmp_path / "d/train-0.tar", [*sample(0, "cat"), *sample(1, "eel")])
+    write_tar(tmp_path / "d/val-0.tar", sample(2, "eel"))
+    assert labels_of(open_records(tmp_path / "d", "val")) == {"000002.jpg": 1}
+    (tmp_path / "labels.txt").write_text("eel\nowl\ncat\n")
+    options = RecordOptions(labels=tmp_path / "labels.txt")
+    assert labels_of(open_records(tmp_path / "d", "train", options)) == {"000000.jpg": 2, "000001.jpg": 0}
+
+
+def test_fields_of_json(tmp_path: Path) -> None:
+    members = [("0.jpg", encode_jpeg(0)), ("0.json", json.dumps({"key": "0", "y": 4}).encode())]
+    data = write_tar(tmp_path / "d/x.tar", members).parent
+    assert labels_of(open_records(data, "train")) == {"0.jpg": NO_LABEL}
+    assert labels_of(open_records(data, "train", RecordOptions(label_feature="y", label_offset=-1))) == {"0.jpg": 3}
+    with pytest.raises(ConfigError, match=r"--label-feature z: .*x.tar: 0.json has key, y; give one of these"):
+        open_records(data, "train", RecordOptions(label_feature="z"))
+
+
+def test_patterns(tmp_path: Path) -> None:
+    write_tars(tmp_path / "d", (1, 1, 1, 1))
+    source = open_records(tmp_path / "d/train-{000001..000003}.tar", "train")
+    assert [shard.name for shard in source.shards] == [f"train-{number:06d}.tar" for number in (1, 2, 3)]
+    assert open_records(tmp_path / "d/{train,train}-000000.tar", "train").num_records == 1
+    with pytest.raises(RecordError, match=r"train-000004.tar: no such tar; copy it again, or give another pattern"):
+        open_records(tmp_path / "d/train-{000003..000004}.tar", "train")
+    with pytest.raises(ConfigError, match=r"stands for names such as x0.zip; expected tars"):
+        open_records(tmp_path / "d/x{0..2}.zip", "train")
+    assert expand_braces("a{2..0}-{x,y}.tar") == [f"a{n}-{w}.tar" for n in (2, 1, 0) for w in "xy"]
+    with pytest.raises(ConfigError, match=r"stands for more than 1,048,576 names"):
+        expand_braces("{0..99999999}.tar")
+
+
+def test_the_index_is_made_once_and_again_for_another_tar(tmp_path: Path) -> None:
+    data = write_tars(tmp_path / "d", (3,))
+    path, index = data / "train-000000.tar", data / "train-000000.tar.index.json"
+    assert labels_of(open_records(data, "train"))
+    before = index.read_bytes(), index.stat().st_mtime_ns
+    # As of a copy: the tar has another time, and the index is still its own.
+    os.utime(path, (1, 1))
+    assert labels_of(open_records(data, "train")) and (index.read_bytes(), index.stat().st_mtime_ns) == before
+    write_tar(path, [member for row in range(3) for member in sample(row + 10, 2)])
+    assert labels_of(open_records(data, "train")) == {f"{row + 10:06d}.jpg": 2 for row in range(3)}
+    for damage in (
+        b"",
+        b"{}",
+        b"[1]",
+        index.read_bytes()[:-9],
+        index.read_bytes().replace(b'"format_version":1', b'"format_version":9'),
+    ):
+        index.write_bytes(damage)
+        os.utime(path)
+        assert len(labels_of(open_records(data, "train"))) == 3
+        assert json.loads(index.read_bytes())["format_version"] == 1
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is read-only for root")
+def test_where_nothing_can_be_written_the_index_lies_in_the_cache(tmp_path: Path) -> None:
+    data = write_tars(tmp_path / "d", (3,))
+    data.chmod(0o555)
+    assert len(labels_of(open_records(data, "train"))) == 3
+    assert list((tmp_path / "cache/teachonce").glob("*.index.json"))
+
+
+def test_damage_is_named(tmp_path: Path) -> None:
+    data = write_tars(tmp_path / "d", (3,))
+    path = data / "train-000000.tar"
+    content = path.read_bytes()
+    source = open_records(data, "train")
+    path.write_bytes(content[: source.read_record(0, 2).encoded and content.rindex(b"000002.jpg") + 600])
+    with pytest.raises(RecordError, match=r"train-000000.tar: 000002.jpg: 88 of \d+ bytes are there: the tar was cut"):
+        list(open_source_again(source).iter_shard(0))
+    with pytest.raises(RecordError, match=r"train-000000.tar: (is no tar, or is damaged|000002.jpg ends behind)"):
+        open_records(data, "train")
+    path.write_bytes(b"no tar" * 200)
+    with pytest.raises(RecordError, match=r"train-000000.tar: is no tar, or is damaged"):
+        open_records(data, "train")
+    write_tar(path, [("readme.txt", b"text")])
+    with pytest.raises(RecordError, match=r"train-000000.tar: holds no image"):
+        open_records(data, "train")
+    write_tar(path, [("0.jpg", encode_jpeg(0)), ("0.cls", b"\xff\xfe")])
+    with pytest.raises(RecordError, match=r"0.cls is no UTF-8 text, expected a label"):
+        open_records(data, "train")
+    write_tar(path, [("0.jpg", encode_jpeg(0)), ("0.json", b'{"label": [1]}')])
+    with pytest.raises(RecordError, match=r"0.json: label is \[1\], expected a name or a whole number"):
+        open_records(data, "train")
+    with pytest.raises(ConfigError, match=r"--image-feature x: a tar's images are found by their endings"):
+        open_records(data, "train", RecordOptions(image_feature="x"))
+
+
+def open_source_again(source: RecordSource) -> RecordSource:
+    """As in a process of a worker, which opens the files itself."""
+    import pickle
+
+    copy: RecordSource = pickle.loads(pickle.dumps(source))
+    return copy
