@@ -25,6 +25,7 @@ from teachonce.extraction.plan_source import ExtractedData, PlanSource
 from teachonce.pixels.decode import decode_image
 from teachonce.pixels.in_memory import RecordsInMemory
 from teachonce.records.class_table import ClassTable, read_classes, write_classes
+from teachonce.records.containers.huggingface import ArrowSource
 from teachonce.records.containers.webdataset import TarSource
 from teachonce.records.discovery import open_records
 from teachonce.records.image_folder import FolderSource, ImageFileSource
@@ -38,7 +39,7 @@ from teachonce.records.tfrecord.source import TFRecordSource
 from teachonce.records.tfrecord.tf_example import FeatureValue, encode_example
 from teachonce.store.begin import begin_store
 from teachonce.store.store import Store
-from tests.records.containers import test_webdataset
+from tests.records.containers import test_huggingface, test_webdataset
 from tests.records.tfrecord import test_foreign
 from tests.support import small_data
 
@@ -534,6 +535,10 @@ def open_tars(folder: Path) -> RecordSource:
     return open_records(data, "train", RecordOptions(labels=folder.parent / "labels.txt"))
 
 
+def open_parquet(folder: Path) -> RecordSource:
+    return open_records(folder if folder.exists() else test_huggingface.write_parquet_folder(folder), "train")
+
+
 def open_foreign(folder: Path) -> RecordSource:
     return open_records(folder if folder.exists() else test_foreign.write_tfds(folder), "train")
 
@@ -580,6 +585,7 @@ def open_in_memory(folder: Path) -> RecordSource:
         (ImageFileSource, open_table),
         (TarSource, open_tars),
         (ForeignSource, open_foreign),
+        (ArrowSource, open_parquet),
         (SubsetSource, open_subset),
         (SelectedSource, open_selected),
         (PlanSource, open_in_plan),

@@ -12,6 +12,12 @@ from typing import Protocol
 from teachonce.errors import ConfigError, RecordError
 from teachonce.options import option_arguments
 from teachonce.records.class_table import read_labels
+from teachonce.records.containers.huggingface import (
+    PARQUET_SUFFIX,
+    ArrowSource,
+    find_saved_splits,
+    holds_image_columns,
+)
 from teachonce.records.containers.table import TABLE_SUFFIXES, read_table
 from teachonce.records.containers.webdataset import TAR_SUFFIX, TarSource, expand_braces, has_braces
 from teachonce.records.folder_layout import (
@@ -153,7 +159,7 @@ def _find_container(data: Path, options: RecordOptions) -> Container | None:
     storage = open_storage(data)
     if not storage.is_folder():
         return _find_file(data, options)
-    finders = (_find_tfrecords, _find_tars, _find_images)
+    finders = (_find_tfrecords, _find_saved, _find_tars, _find_parquet, _find_images)
     return next((found for find in finders if (found := find(data, options, storage.list_folder())) is not None), None)
 
 
@@ -178,6 +184,8 @@ def _find_file(data: Path, options: RecordOptions) -> Container:
         raise ConfigError(
             f"{data}: is a file; expected a folder of records, or a table of images ({', '.join(TABLE_SUFFIXES)})"
         )
+    if name.endswith(PARQUET_SUFFIX) and holds_image_columns(data, options):
+        return Container((), lambda _, split, **boxes: ArrowSource(data.parent, split, [name], options, **boxes))
     table = read_table(data, options)
     return Container(table.splits, table.open_split)
 
@@ -217,6 +225,30 @@ def _is_tar(name: str) -> bool:
 def _find_tars(data: Path, options: RecordOptions, listing: Listing) -> Container | None:
     names = sorted(filter(_is_tar, listing.files))
     return _open_tars(data, names, options) if names else None
+
+
+def _find_saved(data: Path, options: RecordOptions, listing: Listing) -> Container | None:
+    """What ``datasets`` saved to disk."""
+    if not {"dataset_dict.json", "state.json"} & set(listing.files):
+        return None
+    sets = find_saved_splits(data)
+    return None if sets is None else _open_arrow(data, sets, options)
+
+
+def _find_parquet(data: Path, options: RecordOptions, listing: Listing) -> Container | None:
+    """Parquet files in the folder itself, in data/ or in folders of splits."""
+    names = [name for name in listing.files if name.endswith(PARQUET_SUFFIX)]
+    for folder in () if names else sorted({"data", *SPLIT_NAMES} & set(listing.folders)):
+        files = open_storage(data).list_folder(folder).files
+        names += [f"{folder}/{name}" for name in files if name.endswith(PARQUET_SUFFIX)]
+    return _open_arrow(data, _by_split(data, names), options) if names else None
+
+
+def _open_arrow(data: Path, sets: dict[str, list[str]], options: RecordOptions) -> Container:
+    return Container(
+        tuple(sorted(filter(None, sets))),
+        lambda name, split, **boxes: ArrowSource(data, split, sets[name], options, **boxes),
+    )
 
 
 def _open_tars(data: Path, names: Sequence[str], options: RecordOptions) -> Container:

@@ -1,0 +1,63 @@
+"""What columns of Hugging Face data hold the image and the label, by their schema and the features noted in it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from teachonce.errors import ConfigError
+from teachonce.records.containers.labels import LABEL_COLUMNS, choose_column
+from teachonce.records.options import RecordOptions
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+class ImageColumns(NamedTuple):
+    """The columns of image and label (None: there is none), and the names of the labels, where the schema has them."""
+
+    image: str
+    label: str | None
+    names: tuple[str, ...] | None
+
+
+def find_columns(schema: pa.Schema, options: RecordOptions, where: str) -> ImageColumns:
+    """The columns that options, features or types tell; raises ConfigError where they do not."""
+    features = _read_features(schema)
+    kinds = ("Image", "ClassLabel")
+    of_kind = {kind: [name for name in features if features[name].get("_type") == kind] for kind in kinds}
+    image = choose_column(schema.names, options.image_feature, of_kind["Image"], "--image-feature", where)
+    if image is None:
+        image = next((field.name for field in schema if holds_images(field.type)), None)
+    if image is None or not holds_images(schema.field(image).type):
+        found = ", ".join(f"{field.name} ({field.type})" for field in schema)
+        raise ConfigError(
+            f"{where}: has the columns {found}, expected one of "
+            "encoded images (bytes, or a struct of bytes and path); name it with --image-feature"
+        )
+    usual: Sequence[str] = of_kind["ClassLabel"]
+    if options.label_feature is None and len(usual) > 1:
+        raise ConfigError(f"{where}: has the labels {', '.join(usual)}; name one with --label-feature")
+    label = choose_column(schema.names, options.label_feature, usual or LABEL_COLUMNS, "--label-feature", where)
+    names = features.get(label or "", {}).get("names")
+    is_list = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    return ImageColumns(image, label, tuple(names) if is_list and names else None)
+
+
+def holds_images(kind: pa.DataType) -> bool:
+    """Whether a column of this type can hold encoded images."""
+    import pyarrow as pa
+
+    if pa.types.is_struct(kind):
+        return any(field.name == "bytes" and holds_images(field.type) for field in kind)
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+
+
+def _read_features(schema: pa.Schema) -> dict[str, dict[str, Any]]:
+    content = (schema.metadata or {}).get(b"huggingface")
+    try:
+        found = json.loads(content)["info"]["features"] if content else {}
+    except (ValueError, KeyError, TypeError):
+        return {}
+    return {name: value for name, value in found.items() if isinstance(value, dict)} if isinstance(found, dict) else {}

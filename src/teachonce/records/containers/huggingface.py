@@ -1,0 +1,261 @@
+"""Hugging Face data as a source of records, by pyarrow alone: a folder of Parquet, and what ``save_to_disk`` leaves.
+
+Arrow files (save_to_disk) are mapped into memory and read by row as they are. Parquet has no rows to go to: each file
+is copied once, its images as they are, into an Arrow file in the cache folder, which must have the room. Images are the
+bytes of an Image feature, or the file at its path; class names are those of the ClassLabel feature, and its -1, as test
+splits have it, is no label.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from teachonce.engine.buffers import BufferPool
+from teachonce.engine.progress import progress
+from teachonce.errors import ConfigError, LogitsError, RecordError, TeachonceError
+from teachonce.records.containers.hf_schema import ImageColumns, find_columns
+from teachonce.records.containers.labels import number_labels
+from teachonce.records.options import RecordOptions
+from teachonce.records.source import NO_LABEL, Location, Record, RecordSource, ShardInfo, record_key
+from teachonce.storage.cache_folder import cache_folder
+from teachonce.storage.files import atomic_write, exists, locate, open_storage
+from teachonce.storage.storage import FileStatus
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+PARQUET_SUFFIX, ARROW_SUFFIX = ".parquet", ".arrow"
+_BATCH_ROWS = 256
+
+
+class ArrowSource(RecordSource):
+    """Images in the rows of Parquet or Arrow files below ``data``; names of files may have folders."""
+
+    format = "arrow"
+
+    def __init__(
+        self, data: Path, split: str, names: Sequence[str], options: RecordOptions, *, with_boxes: bool = False
+    ) -> None:
+        self.split, self.with_boxes = split, with_boxes
+        self._data = data
+        self._storage = open_storage(data, RecordError)
+        self._names = sorted(names)
+        statuses = [self._storage.status(name) for name in self._names]
+        self._files = _prepare(data, self._names, statuses, options)
+        self._tables: dict[int, _Rows] = {}
+        rows = [self._rows(shard) for shard in range(len(self._files))]
+        columns = find_columns(rows[0].schema, options, str(data / self._names[0]))
+        self._columns = columns
+        self._options = options
+        texts = [_known(label, columns.names) for shard in rows for label in shard.labels(columns.label)]
+        labels, self.classes = number_labels(texts, options, str(data), columns.names)
+        self._labels = np.split(labels, np.cumsum([len(shard) for shard in rows])[:-1])
+        self.labeled = "none" if (labels == NO_LABEL).all() else "all" if (labels != NO_LABEL).all() else "some"
+        self.shards = tuple(
+            ShardInfo(name.replace("/", "-"), None, len(shard), status.num_bytes, self._identify(name, status))
+            for name, shard, status in zip(self._names, rows, statuses, strict=True)
+        )
+
+    def _identify(self, name: str, status: FileStatus) -> str:
+        text = f"{self._storage.describe(name)}\n{status.num_bytes} {status.modified_ns}{status.version}"
+        text += f"\n{self._columns.image}"
+        return xxhash.xxh3_128_hexdigest(text.encode(errors="surrogateescape"))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_tables": {}}
+
+    def _rows(self, shard: int) -> _Rows:
+        # Two threads may open the same file; one of the two is forgotten.
+        if shard not in self._tables:
+            self._tables[shard] = _Rows(self._files[shard])
+        return self._tables[shard]
+
+    def known_labels(self, shard: int) -> NDArray[np.int32]:
+        """Those of the label's column."""
+        return self._labels[shard]
+
+    def read_batch(
+        self, locations: Sequence[Location], *, with_logits: bool = False, buffers: BufferPool | None = None
+    ) -> list[Record]:
+        """The records at several locations; LogitsError where logits are asked for, which such data does not hold."""
+        return [self._read(shard, row, with_logits) for shard, row in locations]
+
+    def iter_shard(self, shard: int, *, with_logits: bool = False) -> Iterator[Record]:
+        """The records of a file in order; raises as ``read_batch``."""
+        for row in range(self.shards[shard].num_records):
+            yield self._read(shard, row, with_logits)
+
+    def _read(self, shard: int, row: int, with_logits: bool) -> Record:
+        where = f"{self._storage.describe(self._names[shard])} row {row}"
+        if with_logits:
+            raise LogitsError(f"{where}: Hugging Face data holds no logits that are known here; give a --store")
+        encoded, path = self._rows(shard).image(self._columns.image, row)
+        if encoded is None:
+            if not path:
+                raise RecordError(f"{where}: {self._columns.image} is null, expected an image")
+            storage, name = locate(self._data / path, RecordError)
+            encoded = storage.read(name)
+        filename = path or f"{self.shards[shard].name}-{row}"
+        return Record(encoded, int(self._labels[shard][row]), filename, record_key(encoded), where)
+
+
+class _Rows:
+    """The rows of an Arrow file, mapped; columns are taken apart when they are first asked for."""
+
+    def __init__(self, path: Path) -> None:
+        import pyarrow as pa
+        from pyarrow import ipc
+
+        storage, name = locate(path, RecordError)
+        buffer = pa.py_buffer(storage.map(name)[:])
+        try:
+            # save_to_disk writes streams; files are what others write.
+            table = (ipc.open_file if bytes(buffer[:6]) == b"ARROW1" else ipc.open_stream)(buffer).read_all()
+        except pa.ArrowException as error:
+            raise RecordError(
+                f"{path}: is no Arrow file, or is damaged: {error}; copy it again".splitlines()[0]
+            ) from error
+        self.schema = table.schema
+        self._table = table
+        self._starts = np.cumsum([0, *(len(chunk) for chunk in table.column(0).chunks)])
+        self._chunks: dict[str, list[tuple[pa.Array, pa.Array | None]]] = {}
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def labels(self, column: str | None) -> list[Any]:
+        """A column as Python values; None for each row without one."""
+        if column is None:
+            return [None] * len(self)
+        values: list[Any] = self._table[column].to_pylist()
+        return values
+
+    def image(self, column: str, row: int) -> tuple[bytes | None, str]:
+        """The bytes of a row, None where there are none, and its path, "" where there is none."""
+        if column not in self._chunks:
+            self._chunks[column] = [_take_apart(chunk) for chunk in self._table[column].chunks]
+        chunk = int(self._starts.searchsorted(row, side="right")) - 1
+        images, paths = self._chunks[column][chunk]
+        at = row - int(self._starts[chunk])
+        content = images[at].as_buffer()
+        path = None if paths is None else paths[at].as_py()
+        return None if content is None else content.to_pybytes(), path or ""
+
+
+def _take_apart(chunk: pa.Array) -> tuple[pa.Array, pa.Array | None]:
+    import pyarrow as pa
+
+    if not pa.types.is_struct(chunk.type):
+        return chunk, None
+    # Not ``field``, which does not know that a row is null as a whole.
+    parts = dict(zip((field.name for field in chunk.type), chunk.flatten(), strict=True))
+    return parts["bytes"], parts.get("path")
+
+
+def _known(label: Any, names: Sequence[str] | None) -> str | int | None:
+    if isinstance(label, bool) or not isinstance(label, str | int | None):
+        raise ConfigError(f"label {label!r}: expected a name or a whole number; name the column with --label-feature")
+    return None if names is not None and label == -1 else label
+
+
+def find_saved_splits(data: Path) -> dict[str, list[str]] | None:
+    """The Arrow files of ``save_to_disk`` by split ("": it has none); None where the folder is no such."""
+    storage = open_storage(data)
+    if storage.has("dataset_dict.json"):
+        folders = [name for name in sorted(storage.list_folder().folders) if storage.has(f"{name}/state.json")]
+        return {folder: _arrow_files(data, f"{folder}/") for folder in folders}
+    return {"": _arrow_files(data, "")} if storage.has("state.json") and storage.has("dataset_info.json") else None
+
+
+def _arrow_files(data: Path, prefix: str) -> list[str]:
+    listed = open_storage(data).list_folder(prefix.rstrip("/")).files
+    # What datasets' own map() left is no part of it.
+    found = [f"{prefix}{name}" for name in listed if name.endswith(ARROW_SUFFIX) and not name.startswith("cache-")]
+    if not found:
+        raise RecordError(f"{data / prefix}: has no Arrow file, expected data-NNNNN-of-NNNNN.arrow; save it again")
+    return found
+
+
+def holds_image_columns(path: Path, options: RecordOptions) -> bool:
+    """Whether a Parquet file holds images, and not their paths."""
+    try:
+        find_columns(_read_parquet_schema(path), options, str(path))
+    except ConfigError:
+        return False
+    return True
+
+
+def _open_parquet(path: Path) -> Any:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    storage, name = locate(path, RecordError)
+    try:
+        return pq.ParquetFile(pa.BufferReader(pa.py_buffer(storage.map(name)[:])))
+    except pa.ArrowException as error:
+        raise RecordError(
+            f"{path}: is no Parquet file, or is damaged: {error}; copy it again".splitlines()[0]
+        ) from error
+
+
+def _read_parquet_schema(path: Path) -> pa.Schema:
+    try:
+        return _open_parquet(path).schema_arrow
+    except RecordError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _prepare(data: Path, names: Sequence[str], statuses: Sequence[FileStatus], options: RecordOptions) -> list[Path]:
+    """The Arrow files to read: those given, or the copies of Parquet files, which are made where they are missing."""
+    if not names[0].endswith(PARQUET_SUFFIX):
+        storage = open_storage(data, RecordError)
+        return [storage.local_path(name) for name in names]
+    cache = cache_folder()
+    if cache is None:
+        raise ConfigError(
+            f"{data}: is Parquet, and there is no cache folder to copy it into by rows; set XDG_CACHE_HOME"
+        )
+    columns = find_columns(_read_parquet_schema(data / names[0]), options, str(data / names[0]))
+    wanted = [column for column in (columns.image, columns.label) if column is not None]
+    storage = open_storage(data, RecordError)
+    places = []
+    for name, status in zip(names, statuses, strict=True):
+        text = f"{storage.describe(name)}\n{status}\n{wanted}"
+        places.append(
+            cache / "arrow" / f"{xxhash.xxh3_128_hexdigest(text.encode(errors='surrogateescape'))}{ARROW_SUFFIX}"
+        )
+    missing = [index for index, place in enumerate(places) if not exists(place)]
+    if missing:
+        with progress(f"copying Parquet into {cache / 'arrow'}", len(missing), unit="files") as advance:
+            for index in missing:
+                _copy_rows(data / names[index], places[index], columns)
+                advance(1)
+    return places
+
+
+def _copy_rows(path: Path, target: Path, columns: ImageColumns) -> None:
+    import pyarrow as pa
+    from pyarrow import ipc
+
+    file = _open_parquet(path)
+    wanted = [column for column in (columns.image, columns.label) if column is not None]
+    missing = next((name for name in wanted if name not in file.schema_arrow.names), None)
+    if missing is not None:
+        raise RecordError(f"{path}: has no column {missing}, other files of the data have; copy it again")
+    schema = pa.schema([file.schema_arrow.field(name) for name in wanted], file.schema_arrow.metadata)
+    try:
+        with atomic_write(target) as out, ipc.new_stream(out, schema) as writer:
+            for batch in file.iter_batches(_BATCH_ROWS, columns=wanted):
+                writer.write_batch(batch.select(wanted).cast(schema) if batch.schema != schema else batch)
+    except pa.ArrowException as error:
+        raise RecordError(f"{path}: is damaged: {error}; copy it again".splitlines()[0]) from error
+    except TeachonceError as error:
+        raise RecordError(
+            f"{path}: cannot be copied into the cache: {error}; make room, or set XDG_CACHE_HOME"
+        ) from error

@@ -1,0 +1,169 @@
+"""Hugging Face data, written as the datasets library writes it, read by pyarrow alone."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from pyarrow import ipc
+
+from teachonce.errors import ConfigError, LogitsError, RecordError
+from teachonce.records.containers.huggingface import ArrowSource
+from teachonce.records.discovery import find_splits, open_records
+from teachonce.records.options import RecordOptions
+from teachonce.records.source import NO_LABEL, RecordSource
+from tests.support.small_data import encode_jpeg
+
+NAMES = ("daisy", "rose", "tulip")
+FEATURES = {"image": {"_type": "Image"}, "label": {"names": list(NAMES), "_type": "ClassLabel"}}
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def build_table(
+    rows: Sequence[dict[str, Any]], features: dict[str, Any] | None = None, label_type: pa.DataType | None = None
+) -> pa.Table:
+    image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    metadata = {"huggingface": json.dumps({"info": {"features": FEATURES if features is None else features}})}
+    schema = pa.schema([("image", image), ("label", label_type or pa.int64())], metadata)
+    return pa.Table.from_pylist(list(rows), schema)
+
+
+def row(index: int, label: int | None, path: str | None = "") -> dict[str, Any]:
+    return {"image": {"bytes": encode_jpeg(index), "path": f"n_{index}.jpg" if path == "" else path}, "label": label}
+
+
+def write_parquet(path: Path, table: pa.Table) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table, path, row_group_size=2)
+    return path
+
+
+def write_saved(folder: Path, tables: Sequence[pa.Table]) -> Path:
+    """As Dataset.save_to_disk: streams, in batches."""
+    folder.mkdir(parents=True)
+    for number, table in enumerate(tables):
+        path = folder / f"data-{number:05d}-of-{len(tables):05d}.arrow"
+        with path.open("wb") as file, ipc.new_stream(file, table.schema) as writer:
+            for batch in table.to_batches(max_chunksize=2):
+                writer.write_batch(batch)
+    (folder / "state.json").write_text("{}")
+    (folder / "dataset_info.json").write_text("{}")
+    return folder
+
+
+def write_parquet_folder(folder: Path) -> Path:
+    for shard in range(2):
+        rows = [row(10 * shard + index, index % 3) for index in range(5)]
+        write_parquet(folder / f"data/train-{shard:05d}-of-00002-0a1b2c.parquet", build_table(rows))
+    write_parquet(folder / "data/validation-00000-of-00001.parquet", build_table([row(50, 2)]))
+    (folder / "README.md").write_text("a card")
+    return folder
+
+
+def read_all(source: RecordSource) -> list[tuple[str, int]]:
+    assert isinstance(source, ArrowSource)
+    streamed = [record for shard in range(len(source.shards)) for record in source.iter_shard(shard)]
+    locations = [(shard, at) for shard, info in enumerate(source.shards) for at in range(info.num_records)]
+    assert pickle.loads(pickle.dumps(source)).read_batch(locations) == streamed
+    return [(record.filename, record.label) for record in streamed]
+
+
+def test_a_folder_of_parquet(tmp_path: Path) -> None:
+    data = write_parquet_folder(tmp_path / "d")
+    assert find_splits(data) == ["train", "validation"]
+    source = open_records(data, "train")
+    expected = [(f"n_{10 * shard + index}.jpg", index % 3) for shard in range(2) for index in range(5)]
+    assert read_all(source) == expected
+    assert source.classes is not None and source.classes.names == NAMES
+    assert source.read_record(1, 3).encoded == encode_jpeg(13)
+    assert [shard.name for shard in source.shards] == [f"data-train-{n:05d}-of-00002-0a1b2c.parquet" for n in range(2)]
+    assert read_all(open_records(data, "val")) == [("n_50.jpg", 2)]
+    with pytest.raises(LogitsError, match="row 0: Hugging Face data holds no logits"):
+        source.read_record(0, 0, with_logits=True)
+    single = open_records(data / "data/validation-00000-of-00001.parquet", "train")
+    assert read_all(single) == [("n_50.jpg", 2)]
+
+
+def test_parquet_is_copied_once_and_again_when_it_changed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_parquet(tmp_path / "d/train.parquet", build_table([row(0, 1)]))
+    assert len(read_all(open_records(tmp_path / "d", "train"))) == 1 and "copying Parquet" in capsys.readouterr().err
+    assert len(read_all(open_records(tmp_path / "d", "train"))) == 1 and "copying" not in capsys.readouterr().err
+    write_parquet(path, build_table([row(0, 1), row(1, 2)]))
+    assert len(read_all(open_records(tmp_path / "d", "train"))) == 2
+
+
+def test_a_saved_dataset_and_a_dict_of_them(tmp_path: Path) -> None:
+    tables = [build_table([row(0, 0), row(1, 1), row(2, 2)]), build_table([row(3, 0)])]
+    data = write_saved(tmp_path / "one", tables)
+    source = open_records(data, "train")
+    assert read_all(source) == [("n_0.jpg", 0), ("n_1.jpg", 1), ("n_2.jpg", 2), ("n_3.jpg", 0)]
+    assert find_splits(data) == [] and source.classes is not None and source.classes.names == NAMES
+    write_saved(tmp_path / "dict/train", tables)
+    write_saved(tmp_path / "dict/test", [build_table([row(9, -1)])])
+    (tmp_path / "dict/dataset_dict.json").write_text('{"splits": ["train", "test"]}')
+    assert find_splits(tmp_path / "dict") == ["test", "train"]
+    assert read_all(open_records(tmp_path / "dict", "train")) == read_all(source)
+    test = open_records(tmp_path / "dict", "test")
+    assert read_all(test) == [("n_9.jpg", NO_LABEL)] and test.labeled == "none"
+
+
+def test_images_by_path_and_without_names(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/a.jpg").write_bytes(encode_jpeg(7))
+    by_path = {"image": {"bytes": None, "path": str(tmp_path / "elsewhere/a.jpg")}, "label": 0}
+    data = write_saved(tmp_path / "d", [build_table([by_path, row(1, 1, path=None)])])
+    source = open_records(data, "train")
+    assert source.read_record(0, 0).encoded == encode_jpeg(7)
+    assert read_all(source)[1] == ("data-00000-of-00001.arrow-1", 1)
+
+
+def test_plain_columns_and_their_options(tmp_path: Path) -> None:
+    table = pa.table({"jpg": [encode_jpeg(0), encode_jpeg(1)], "y": ["rose", "daisy"], "n": [3, 1]})
+    write_parquet(tmp_path / "d/x.parquet", table)
+    options = RecordOptions(image_feature="jpg", label_feature="y")
+    source = open_records(tmp_path / "d", "train", options)
+    assert [label for _, label in read_all(source)] == [1, 0]
+    options = RecordOptions(image_feature="jpg", label_feature="n", label_offset=-1)
+    assert [label for _, label in read_all(open_records(tmp_path / "d", "train", options))] == [2, 0]
+    assert [label for _, label in read_all(open_records(tmp_path / "d", "train"))] == [NO_LABEL, NO_LABEL]
+
+
+def test_two_labels_want_one_named(tmp_path: Path) -> None:
+    features = {"image": {"_type": "Image"}, "label": FEATURES["label"], "coarse": FEATURES["label"]}
+    table = build_table([row(0, 1)], features).append_column("coarse", pa.array([2]))
+    write_parquet(tmp_path / "d/x.parquet", table)
+    with pytest.raises(ConfigError, match=r"has the labels label, coarse; name one with --label-feature"):
+        open_records(tmp_path / "d", "train")
+    assert read_all(open_records(tmp_path / "d", "train", RecordOptions(label_feature="coarse"))) == [("n_0.jpg", 2)]
+
+
+def test_what_is_none(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "a/x.parquet", pa.table({"text": ["a"]}))
+    with pytest.raises(
+        ConfigError, match=r"x.parquet: has the columns text \(string\), expected one of encoded images"
+    ):
+        open_records(tmp_path / "a", "train")
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b/x.parquet").write_text("text" * 9)
+    with pytest.raises(ConfigError, match=r"x.parquet: is no Parquet file, or is damaged"):
+        open_records(tmp_path / "b", "train")
+    data = write_saved(tmp_path / "c", [build_table([{"image": None, "label": 0}])])
+    with pytest.raises(RecordError, match=r"data-00000-of-00001.arrow row 0: image is null, expected an image"):
+        open_records(data, "train").read_record(0, 0)
+    path = data / "data-00000-of-00001.arrow"
+    path.write_bytes(path.read_bytes()[:700])
+    with pytest.raises(RecordError, match=r"data-00000-of-00001.arrow: is no Arrow file, or is damaged"):
+        open_records(data, "train")
+    path.unlink()
+    with pytest.raises(RecordError, match=r"has no Arrow file, expected data-NNNNN-of-NNNNN.arrow"):
+        open_records(data, "train")
