@@ -40,7 +40,8 @@ class ExportOnnxConfig(RecordOptions):
     """Write 8-bit integers too, as NAME.int8.onnx beside NAME.onnx, and print a table of both: accuracy, agreement with
     the teacher, size and latency on this CPU. Needs --data."""
     data: InInt8[Path | None] = only_with(None, _INT8)
-    """Folder of TFRecord shards, of SPLIT/CLASS or CLASS folders of images, or of images alone."""
+    """Folder of TFRecords, of SPLIT/CLASS or CLASS folders of images, of images alone, tars or Parquet; or a table
+    of images (.csv, .jsonl, .parquet, .txt)."""
     split: InInt8[str] = only_with("train", _INT8)
     """Split whose images calibrate the integers' ranges, and whose image/logit --logits compares with."""
     validation_split: InInt8[str] = only_with("validation", _INT8)
@@ -89,7 +90,8 @@ class EvaluateConfig(RecordOptions):
     """Top-1, top-5 and expected calibration error of a model on labeled records."""
 
     data: InData[Path]
-    """Folder of TFRecord shards, of SPLIT/CLASS or CLASS folders of images, or of images alone."""
+    """Folder of TFRecords, of SPLIT/CLASS or CLASS folders of images, of images alone, tars or Parquet; or a table
+    of images (.csv, .jsonl, .parquet, .txt)."""
     model: InModel[Spec]
     """Model SPEC, such as run:RUN or torchvision:resnet50,weights=FILE."""
     split: InData[str] = "validation"

@@ -50,7 +50,8 @@ class ExtractionOptions(MixOptions, RecordOptions):
     """What a teacher looks at and how its logits are kept: what ``extract`` does and ``plan`` foresees."""
 
     data: InData[Common[Path]]
-    """Folder of TFRecord shards, of SPLIT/CLASS or CLASS folders of images, or of images alone."""
+    """Folder of TFRecords, of SPLIT/CLASS or CLASS folders of images, of images alone, tars or Parquet; or a table
+    of images (.csv, .jsonl, .parquet, .txt)."""
     teacher: InTeacher[Common[Spec]]
     """Model SPEC: timm:NAME, torchvision:NAME, onnx:FILE, savedmodel:DIR, run:DIR, amoebanet, efficientnet; options
     follow after commas, as in torchvision:resnet50,weights=FILE,size=224,resize=256,mean=0.5/0.5/0.5."""

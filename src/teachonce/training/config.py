@@ -101,7 +101,8 @@ class TrainingOptions(MixOptions, RecordOptions):
     """What ``--help`` calls groups here."""
 
     data: InData[Common[Path]]
-    """Folder of TFRecord shards, of SPLIT/CLASS or CLASS folders of images, or of images alone."""
+    """Folder of TFRecords, of SPLIT/CLASS or CLASS folders of images, of images alone, tars or Parquet; or a table
+    of images (.csv, .jsonl, .parquet, .txt)."""
     student: InStudent[Common[Spec]]
     """Model SPEC: timm:NAME or torchvision:NAME; ',pretrained=1' or ',weights=FILE' starts from weights."""
     init: InStudent[Common[Path | None]] = None

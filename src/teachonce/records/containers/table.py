@@ -84,7 +84,7 @@ def _read_table(path: Path, status: FileStatus, options: RecordOptions) -> Image
     if not paths:
         raise ConfigError(f"{path}: has no row, expected an image a row")
     numbers, classes = number_labels(labels, options, str(path))
-    names = sorted(set(splits) - {None})
+    names = sorted({split for split in splits if split is not None})
     for split in names:
         check_component(split, f"{path}: split", ConfigError)
     if names and None in splits:

@@ -175,7 +175,7 @@ def _is_json(text: str) -> bool:
 def _open_tar(storage: Storage, name: str, num_bytes: int) -> Iterator[tarfile.TarFile]:
     """Local: seeking from header to header; elsewhere in one stream, as each header would be a request."""
     if storage.requests_at_once == 1:
-        with tarfile.open(fileobj=_SeekableFile(storage.open_reader(name)), mode="r:") as tar:  # type: ignore[arg-type]
+        with tarfile.open(fileobj=_SeekableFile(storage.open_reader(name)), mode="r:") as tar:
             yield tar
     else:
         with storage.stream(name) as file, tarfile.open(fileobj=_plain(file), mode="r|") as tar:

@@ -136,7 +136,7 @@ class TarSource(RecordSource):
             ]
             sizes = [len(content) for content in found]
         else:
-            memory = memoryview(buffers.take((sum(sample.num_bytes for sample in samples),)))
+            memory = buffers.take((sum(sample.num_bytes for sample in samples),)).data
             found, sizes, start = [], [], 0
             for (shard, _), sample in zip(locations, samples, strict=True):
                 part = memory[start : start + sample.num_bytes]
