@@ -90,7 +90,7 @@ def _read_table(path: Path, status: FileStatus, options: RecordOptions) -> Image
     if names and None in splits:
         raise ConfigError(f"{path}: row {splits.index(None) + 1} has no split, others have; complete the table")
     number_of = {split: number for number, split in enumerate(names)}
-    split_of = np.array([number_of.get(split, 0) for split in splits], np.int32)
+    split_of = np.array([number_of.get(split or "", 0) for split in splits], np.int32)
     root, relative = _place(path, paths)
     return ImageTable(index_images(root, relative), numbers, classes, tuple(names), split_of)
 
