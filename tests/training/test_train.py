@@ -481,7 +481,7 @@ def test_a_damaged_checkpoint_is_named(digits: Path, kd_run: Path, digits_store:
         ({"student": "timm:test_resnet,size=64"}, "size= is not for a student"),
         ({"student": "timm:test_resnat"}, "timm has no 'test_resnat'; did you mean"),
         ({"validation_split": "test"}, "expected test-NNNNN.* for the evaluation: --validation-split"),
-        ({"split": "training"}, "only train, validation, expected training-"),
+        ({"split": "trained"}, "only train, validation, expected trained-"),
         ({"offset": 9}, "--offset 9: expected 0 to 8"),
         ({"device": "cuda:99"}, "--device cuda:99"),
     ],
