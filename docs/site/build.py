@@ -1,11 +1,11 @@
 """The site: the pages of the repository, the commands' options and the docstrings, built strictly by Zensical.
 
-``make docs`` runs it in an environment of its own. The source of the site is a copy of the files that its pages link to,
-at the same places as in the repository, so that a link is right in both or in neither. A link that leads nowhere ends
-the build: Zensical knows of pages and headings, ``find_broken`` of everything that a page refers to.
+``make docs`` runs it in an environment of its own. The source of the site is a copy of the files that its pages link
+to, at the same places as in the repository, so that a link is right in both or in neither. A link that leads nowhere
+ends the build: Zensical knows of pages and headings, ``find_broken`` of everything that a page refers to.
 
-Zensical, because it makes pages of docstrings without importing the package (mkdocstrings reads the source), so that the
-site needs neither torch nor a compiler. Its version is below 0.1, therefore it is pinned in requirements.docs.lock.
+Zensical, because it makes pages of docstrings without importing the package (mkdocstrings reads the source): the site
+needs neither torch nor a compiler. Its version is below 0.1, therefore it is pinned in requirements.docs.lock.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def find_broken(site: Path) -> list[str]:
             # The parser's own ids of headings are what Zensical compares with; "#" alone is the top of the page.
             if not other.is_file() or (link.fragment and other in pages and unquote(link.fragment) not in ids):
                 broken.append(f"{path.relative_to(site)}: {target}")
-    return broken
+    return sorted(broken)
 
 
 def main() -> None:

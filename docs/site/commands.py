@@ -1,6 +1,7 @@
 """The options of every command as HTML, from the option classes that ``--help`` is made from.
 
-Pages say where by a comment: ``<!-- options of extract -->``, ``<!-- options of every command -->``, ``<!-- recipes -->``.
+Pages say where by a comment: ``<!-- options of extract -->``, ``<!-- options of every command -->``,
+``<!-- recipes -->``.
 """
 
 from __future__ import annotations
