@@ -1,5 +1,6 @@
 """What the documents print: commands that parse, code that runs, and files, links and names of code that are there."""
 
+import importlib
 import json
 import pkgutil
 import re
@@ -9,11 +10,16 @@ import sys
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 import teachonce
 from docs.site.build import links_of
+from teachonce import Store
 from teachonce.cli.main import parse_command
+from teachonce.codecs.registry import CODECS
+from teachonce.errors import LogitsError
 from tests.support.paths import DOCS, ROOT
 from tests.support.small_data import write_shards, write_store
 
@@ -209,6 +215,27 @@ def test_the_readmes_loop_runs(tmp_path):
     )
     end = "\nassert torch.isfinite(loss) and batch['teacher_logits'].shape[1] == 4\n"
     subprocess.run([sys.executable, "-c", setup + code + end], check=True, cwd=tmp_path)
+
+
+def test_the_guides_codec_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """From a module of its own through a store, and within the bound that it gives."""
+    code, program = re.findall(r"```python\n(.*?)```", (DOCS / "guide" / "extending.md").read_text(), flags=re.DOTALL)
+    (tmp_path / "fixed.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    codec = importlib.import_module("fixed").FixedPointCodec
+    monkeypatch.setitem(CODECS, "fixed", codec)
+    assert 'CODECS["fixed"] = FixedPointCodec' in program
+    logits = np.random.default_rng(0).normal(0, 3, (8, 3)).astype(np.float32)
+    write_store(tmp_path / "store", write_shards(tmp_path / "data"), logits, codec="fixed")
+    store = Store(tmp_path / "store")
+    assert store.codec == codec(num_classes=3)
+    columns = store.read_columns(0, 0)
+    read = store.read_logits(0, 0, np.arange(len(columns["steps"])))
+    assert (np.abs(read - logits[: len(read)]) <= store.codec.error_bound(columns)).all()
+    tensors = {"steps": torch.from_numpy(columns["steps"].copy())}
+    assert store.codec.decode_tensor(tensors).tolist() == read.tolist()
+    with pytest.raises(LogitsError):
+        store.codec.encode_logits(np.full((1, 3), np.nan, np.float32))
 
 
 def test_version_is_that_of_the_changelog():
