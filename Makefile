@@ -6,8 +6,11 @@ LOWEST := .venv-lowest
 DOCS := .venv-docs
 TESTS ?= tests
 TEST_WORKERS ?= 2
-# The slow tests (kills, several processes, real images in full) run in CI, and here with SLOW=1.
-MARK := $(if $(CI)$(SLOW),,-m "not slow")
+# A process that dies ends the tests: xdist's schedulers of groups wait for ever for one that takes its place.
+PARALLEL = -n $(TEST_WORKERS) --dist loadgroup --max-worker-restart 0
+NO_TESTS := 5
+# The slow tests (kills, several processes, real images in full) run in CI, and here with SLOW=1; some of them alone.
+ALL := $(CI)$(SLOW)
 # Benchmarks take real photographs where they are, else synthetic ones.
 SHARED_DATA := $(or $(TEACHONCE_SHARED_DATA),../shared/data)
 PHOTOGRAPHS := $(addprefix --images ,$(wildcard $(SHARED_DATA)/imagenet-sample.tar))
@@ -25,6 +28,7 @@ LOWEST_TESTS ?= $(addprefix tests/,test_extras.py test_native.py storage/remote 
 	models/assembled_resnet/test_tf_weights.py extraction/test_extract.py extraction/test_verify.py \
 	evaluation/test_onnx_export.py evaluation/test_int8.py training/test_train.py training/test_report.py cli/test_main.py \
 	cli/test_ablate_table.py cli/test_demo.py system/test_light_install.py)
+AZURITE := .azurite/node_modules/.bin/azurite-blob
 CEPH := ceph-mon ceph-osd radosgw ceph-common
 
 PYTHON_IS_NEW = $(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit("python3 is %d.%d, 3.11 or newer is needed: make PYTHON=python3.12 ..." % v[:2])'
@@ -41,8 +45,13 @@ $(STAMP): requirements.lock pyproject.toml setup.py $(wildcard native/*.c native
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-build-isolation --no-deps --editable .
 	touch $(STAMP)
 
-# Ceph's object store, for the tests of object stores; without it they are skipped, and nothing else changes.
+# Ceph's and Azure's object stores, for their tests; without them these are skipped, and nothing else changes.
 services:
+	@if [ -e $(AZURITE) ] || command -v azurite-blob >/dev/null; then \
+		echo "services: Azurite is installed"; \
+	elif ! { command -v npm && npm install --silent --no-audit --no-fund --no-save --prefix .azurite azurite@3; } >/dev/null; then \
+		echo "services: npm cannot install Azurite; tests against it are skipped"; \
+	fi
 	@if { command -v ceph-mon && command -v ceph-osd && command -v radosgw && command -v ceph; } >/dev/null; then \
 		echo "services: Ceph is installed"; \
 	elif [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then \
@@ -56,11 +65,12 @@ demo: setup
 	$(BIN)/teachonce demo --out demo
 
 test: setup
-	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadgroup $(MARK) $(TESTS)
+	$(BIN)/python -m pytest $(PARALLEL) -m "not $(if $(ALL),alone,slow)" $(TESTS)
+	$(if $(ALL),$(BIN)/python -m pytest -m alone $(TESTS) || [ $$? = $(NO_TESTS) ])
 
 # The quick tests with the lowest versions of everything that pyproject.toml allows, in an environment of their own.
 test-lowest: $(LOWEST)/.setup-done
-	$(LOWEST)/bin/python -m pytest -n $(TEST_WORKERS) --dist loadgroup -m "not slow" $(LOWEST_TESTS)
+	$(LOWEST)/bin/python -m pytest $(PARALLEL) -m "not slow" $(LOWEST_TESTS)
 
 $(LOWEST)/.setup-done: $(STAMP) requirements.lowest.lock
 	rm -rf $(LOWEST)
@@ -128,4 +138,4 @@ release-check: setup
 	$(BIN)/python -m tests.release --full
 
 clean:
-	rm -rf .venv $(LOWEST) $(DOCS) build dist demo src/*.egg-info
+	rm -rf .venv $(LOWEST) $(DOCS) .azurite build dist demo src/*.egg-info
