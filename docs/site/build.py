@@ -2,7 +2,8 @@
 
 ``make docs`` runs it in an environment of its own. The source of the site is a copy of the files that its pages link
 to, at the same places as in the repository, so that a link is right in both or in neither. A link that leads nowhere
-ends the build: Zensical knows of pages and headings, ``find_broken`` of everything that a page refers to.
+ends the build: Zensical knows of pages and headings, ``find_broken`` of everything that a page refers to. So does a
+picture that is not that of its tables.
 
 Zensical, because it makes pages of docstrings without importing the package (mkdocstrings reads the source): the site
 needs neither torch nor a compiler. Its version is below 0.1, therefore it is pinned in requirements.docs.lock.
@@ -21,6 +22,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from docs.site.commands import fill_places
+from docs.site.picture import draw_all
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = ROOT / "docs" / "site"
@@ -106,6 +108,9 @@ def find_broken(site: Path) -> list[str]:
 
 def main() -> None:
     """Build the site in build/docs/site; anything wrong ends with exit code 1."""
+    old = [path.name for path, text in draw_all() if not path.exists() or path.read_text() != text]
+    if old:
+        raise SystemExit(f"docs: {', '.join(old)} differ from the tables: python -m docs.site.picture draws them again")
     shutil.rmtree(BUILD, ignore_errors=True)
     stage(find_files(), BUILD / "source")
     shutil.copyfile(HERE / "zensical.toml", BUILD / "zensical.toml")
