@@ -40,6 +40,26 @@ def test_the_picture_has_every_row_of_the_tables():
             assert f"{ratio.median:.2f}" in texts
 
 
+def test_the_readme_says_of_the_picture_what_the_tables_say():
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    students = {student.name: student for student in read_students()}
+    views, online, labels = (students[name] for name in ("30 stored views", "online teacher", "labels only"))
+    assert (
+        f"30 stored views reach {views.top1:.1f} % top-1 with {views.forwards:,} teacher forwards, a teacher in the loop "
+        f"{online.top1:.1f} % with {round(online.forwards, -3):,}, labels alone {labels.top1:.1f} %"
+    ) in readme
+    medians = [ratio.median for ratio in read_ratios()]
+    assert f"loading runs at {min(medians):.1f} to {max(medians):.1f} times the speed" in readme
+    assert abs(views.top1 - online.top1) < online.margin, "within the noise"
+    assert round(online.forwards / views.forwards) == 3, "for a third of its forwards"
+    *_, size = next(
+        row
+        for row in read_table((DOCS / "results" / "accuracy.md").read_text(), "## Stored views against")
+        if row[0] == views.name
+    )
+    assert f"a view takes {round(int(size.replace(',', '')) / views.forwards)} bytes there" in readme
+
+
 def test_a_table_ends_where_its_lines_end():
     text = "## A\n\nwords\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\n| c | d |\n|---|---|\n| 3 | 4 |\n"
     assert read_table(text, "## A") == [["1", "2"]]
