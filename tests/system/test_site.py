@@ -45,8 +45,8 @@ def test_the_readme_says_of_the_picture_what_the_tables_say():
     students = {student.name: student for student in read_students()}
     views, online, labels = (students[name] for name in ("30 stored views", "online teacher", "labels only"))
     assert (
-        f"30 stored views reach {views.top1:.1f} % top-1 with {views.forwards:,} teacher forwards, a teacher in the loop "
-        f"{online.top1:.1f} % with {round(online.forwards, -3):,}, labels alone {labels.top1:.1f} %"
+        f"30 stored views reach {views.top1:.1f} % top-1 with {views.forwards:,} teacher forwards, a teacher in the "
+        f"loop {online.top1:.1f} % with {round(online.forwards, -3):,}, labels alone {labels.top1:.1f} %"
     ) in readme
     medians = [ratio.median for ratio in read_ratios()]
     assert f"loading runs at {min(medians):.1f} to {max(medians):.1f} times the speed" in readme
