@@ -159,8 +159,9 @@ def _find_container(data: Path, options: RecordOptions) -> Container | None:
     storage = open_storage(data)
     if not storage.is_folder():
         return _find_file(data, options)
+    listing = storage.list_folder()
     finders = (_find_tfrecords, _find_saved, _find_tars, _find_parquet, _find_images)
-    return next((found for find in finders if (found := find(data, options, storage.list_folder())) is not None), None)
+    return next((found for find in finders if (found := find(data, options, listing)) is not None), None)
 
 
 def _find_file(data: Path, options: RecordOptions) -> Container:
