@@ -30,7 +30,7 @@ from teachonce.storage.remote.settings import VARIABLE, read_settings
         ("verify s --data --json", "^--data PATH: expected 1 value, found 0$"),
         ("extract --data d --crop-scale 0.5", "^--crop-scale FLOAT FLOAT: expected 2 values, found 1$"),
         ("verify s t --data d", "^t: unexpected; options of verify are given as --NAME VALUE$"),
-        ("export run --format onnx --out o", "^export: is a command for each of its products: export-onnx RUN"),
+        ("export run --format onnx --out o", "^export: was split into one command per product: export-onnx RUN"),
         ("completion csh", "^shell csh: expected bash or zsh or fish$"),
         ("verify --progress bar", "^--progress: invalid choice: 'bar'"),
         ("verify --config", "^--config: expected one argument"),
@@ -55,7 +55,7 @@ def test_numbers_that_begin_with_a_dash_are_values() -> None:
 def test_no_command_shows_them_all(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         main([])
-    assert end.value.code == 2 and "commands:\n" in capsys.readouterr().out
+    assert end.value.code == 2 and "train and evaluate:\n" in capsys.readouterr().out
     with pytest.raises(ConfigError, match="no command"):
         parse_command(["--quiet"])
 

@@ -124,7 +124,7 @@ def test_readers_never_see_an_incomplete_copy(store: Store, tmp_path: Path, monk
                 seen.append(Store(target).num_views)
                 Store(target).check_files()
             except StoreError as error:
-                assert "is not finished" in str(error) or "is no store" in str(error)
+                assert "is not finished" in str(error) or "no such folder" in str(error)
                 seen.append(0)
             copy(store.path, target)
         assert everything(target) == everything(store.path)
@@ -199,7 +199,7 @@ def test_what_is_at_the_target_stays(store: Store, tmp_path: Path) -> None:
         copy(store.path, store.path)
     with pytest.raises(ConfigError, match="a web server is read only"):
         copy(store.path, "https://example.org/store")
-    with pytest.raises(ConfigError, match="holds no store, records or run"):
+    with pytest.raises(ConfigError, match="no such folder; expected a store, records or a run"):
         copy(tmp_path / "nowhere", tmp_path / "copy")
 
 

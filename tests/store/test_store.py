@@ -153,7 +153,7 @@ def test_an_unfinished_store_is_refused_and_says_what_is_missing(tmp_path):
     assert not finalize_store(path)
     with pytest.raises(StoreError, match="3 of 4 files"):
         Store(path)
-    with pytest.raises(StoreError, match="is no store"):
+    with pytest.raises(StoreError, match="is not a store"):
         Store(tmp_path / "elsewhere")
 
 

@@ -87,7 +87,7 @@ def test_another_policy_seed_or_size(capsys, data, teacher, store, more, phrase)
 
 def test_views_of_another_store(tmp_path, capsys, data, teacher, store):
     out = tmp_path / "second"
-    fails(capsys, extract(data, teacher, out, "--views-of", tmp_path / "nothing"), 1, "is no store")
+    fails(capsys, extract(data, teacher, out, "--views-of", tmp_path / "nothing"), 1, "no such folder")
     run(*extract(data, teacher, tmp_path / "center"))
     capsys.readouterr()
     fails(capsys, extract(data, teacher, out, "--views-of", tmp_path / "center"), 1, "center stores no views to look")

@@ -8,7 +8,6 @@ adds is passed over.
 
 from __future__ import annotations
 
-import difflib
 import math
 import tomllib
 import types
@@ -18,6 +17,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from teachonce.errors import ConfigError
 from teachonce.storage.address import to_location
+from teachonce.suggestions import closest
 
 _EXPECTED: dict[Any, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
 _EXPECTED |= {Path: "a path", type(None): "null"}
@@ -40,7 +40,7 @@ def read_config_file(path: str, command: str, options: type) -> dict[str, Any]:
     for key, value in content.items():
         name = key.replace("-", "_")
         if name not in hints:
-            close = difflib.get_close_matches(name, hints, n=1)
+            close = closest(name, hints)
             hint = f"; did you mean {close[0]}?" if close else ""
             raise ConfigError(f"{path}: {key!r} is no option of {command}{hint}")
         if name in found:

@@ -60,18 +60,24 @@ class Option(NamedTuple):
 
 
 GLOBAL_OPTIONS = (
-    ("--config FILE", "Options from a JSON or TOML file, such as a run's config.json; those given beside it override."),
-    ("--quiet", "No progress and no notes; warnings, errors and results alone."),
+    (
+        "--config FILE",
+        "Read options from a JSON or TOML file, such as a run's config.json; options on the command line override it.",
+    ),
+    ("--quiet", "Print no progress and no notes, only warnings, errors and results."),
     (
         "--storage-options KEY=VALUE ...",
-        "Settings of object stores, such as endpoint=URL or region=REGION (docs/guide/object-stores.md); they end at "
-        "the first word that is no KEY=VALUE or names a local path.",
+        "Settings of object stores, such as endpoint=URL or region=REGION (docs/guide/object-stores.md). The list ends "
+        "at the first word that is not KEY=VALUE or that names a local path.",
     ),
-    ("--progress {auto,json}", "json: progress as JSON, one object a line on stderr. (default: auto)"),
+    (
+        "--progress {auto,json}",
+        "How progress is shown: for people (auto), or as JSON, one object per line on stderr (json). (default: auto)",
+    ),
     ("--debug", "Show the traceback of an error."),
     ("--version", "Show the version and exit."),
-    ("-h, --help", "Show the options that most calls need, and exit."),
-    ("--help-all", "Show every option, and exit."),
+    ("-h, --help", "Show the most common options and exit."),
+    ("--help-all", "Show all options and exit."),
 )
 """Taken by every command, before any of its own."""
 
@@ -116,7 +122,7 @@ def command_help(
         ]
         parts += _section(titles.get(group.title, group.title), rows, width)
     parts += _section("instead of running", actions, width)
-    parts += _section("every command", GLOBAL_OPTIONS if has_common else GLOBAL_OPTIONS[:-1], width)
+    parts += _section("all commands", GLOBAL_OPTIONS if has_common else GLOBAL_OPTIONS[:-1], width)
     if len(shown) < len(found):
         parts += ["", f"{len(found) - len(shown)} more options: teachonce {name} --help-all"]
     if examples:
@@ -127,13 +133,14 @@ def command_help(
     return "\n".join(parts)
 
 
-def overview(description: str, commands: Mapping[str, type]) -> str:
-    """What ``teachonce --help`` shows: the commands, each with its sentence."""
+def overview(description: str, groups: Mapping[str, Mapping[str, type]]) -> str:
+    """What ``teachonce --help`` shows: the commands of each group by its title, each with its sentence."""
     width = terminal_width()
-    rows = [(name, _clean(inspect.getdoc(options) or "")) for name, options in commands.items()]
     parts = ["usage: teachonce COMMAND [options]", "", *textwrap.wrap(description, width)]
-    parts += _section("commands", rows, width, column=18)
-    parts += _section("every command", GLOBAL_OPTIONS, width)
+    for title, commands in groups.items():
+        rows = [(name, _clean(inspect.getdoc(options) or "")) for name, options in commands.items()]
+        parts += _section(title, rows, width, column=18)
+    parts += _section("all commands", GLOBAL_OPTIONS, width)
     parts += ["", "'teachonce COMMAND --help' shows the options of a command."]
     return "\n".join(parts)
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import difflib
 import re
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,6 +20,7 @@ from teachonce.cli.help import Option, describe_options
 from teachonce.errors import ConfigError, TeachonceError
 from teachonce.options import POSITIONAL, REPEATED, Alias, flag, parse_number
 from teachonce.storage.remote.settings import add_options
+from teachonce.suggestions import closest
 
 STORAGE_OPTIONS = "--storage-options"
 _PAIR = re.compile(r"[A-Za-z][A-Za-z0-9_]*=.*", re.DOTALL)
@@ -184,7 +184,7 @@ def _is_option(word: str) -> bool:
 
 
 def _suggest(word: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    close = closest(word, known)
     return f" (did you mean {close[0]}?)" if close else ""
 
 

@@ -31,7 +31,8 @@ from teachonce.records.source import RecordSource
 
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     """Run ``teachonce evaluate``; returns what ``evaluate_model`` does, after the model, split and offset."""
-    source = open_records(config.data, config.split)
+    with phase("evaluate", "opening the data"):
+        source = open_records(config.data, config.split)
     with phase("evaluate", "loading the model"):
         classifier = load_model(config.model, device=config.device, precision=config.precision)
     names = None if source.classes is None else source.classes.names

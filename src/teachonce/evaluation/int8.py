@@ -26,7 +26,7 @@ from teachonce.data.logit_sources import LogitSource, RecordLogits
 from teachonce.data.sampler import EpochBatches
 from teachonce.data.stored_logits import StoredLogits
 from teachonce.engine.machine import num_cores
-from teachonce.engine.progress import progress
+from teachonce.engine.progress import phase, progress
 from teachonce.errors import CheckError, ConfigError
 from teachonce.evaluation.config import ExportOnnxConfig
 from teachonce.evaluation.int8_table import Comparison, Measurement
@@ -82,13 +82,14 @@ def export_int8(config: ExportOnnxConfig) -> Comparison:
     with scratch_folder() as folder:
         files = folder / "float.onnx", folder / "int8.onnx"
         export_run(config.run, "onnx", files[0])
-        quantize_onnx(
-            files[0],
-            files[1],
-            read_images(calibration, student.preprocessing, config.calibration_images),
-            calibration=config.calibration,
-            weight_bits=config.weight_bits,
-        )
+        with phase("export", f"calibrating on {min(config.calibration_images, calibration.num_records)} images"):
+            quantize_onnx(
+                files[0],
+                files[1],
+                read_images(calibration, student.preprocessing, config.calibration_images),
+                calibration=config.calibration,
+                weight_bits=config.weight_bits,
+            )
         models = [load_model(path_spec("onnx", file)) for file in files]
         _check_same_interface(student, models[1])
         found = _compare(
@@ -178,7 +179,8 @@ def _compare(
             same += int((classes[0] == classes[1]).sum())
             advance(len(labels))
     agreements, num_teacher = _measure_agreement(models, taught, agreement_images)
-    latencies, num_runs = measure_latencies(files, models[0].preprocessing)
+    with phase("export", "measuring the time of single images"):
+        latencies, num_runs = measure_latencies(files, models[0].preprocessing)
     measured = []
     for index, name in enumerate(("float", "int8")):
         computed = metrics[index].compute()

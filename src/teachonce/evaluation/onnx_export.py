@@ -24,6 +24,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from teachonce.engine.progress import phase
 from teachonce.errors import CheckError, ConfigError, ModelError
 from teachonce.extras import require
 from teachonce.models.classifier import Classifier, load_model
@@ -51,15 +52,18 @@ def export_run(run: Path, format: Literal["onnx", "safetensors"], out: Path) -> 
     """
     if exists(out):
         raise ConfigError(f"{out}: exists; remove it or choose another --out")
-    student = load_model(path_spec("run", run))
-    content = _to_onnx(student) if format == "onnx" else _to_safetensors(student)
+    with phase("export", "loading the student"):
+        student = load_model(path_spec("run", run))
+    with phase("export", f"writing {format}"):
+        content = _to_onnx(student) if format == "onnx" else _to_safetensors(student)
     with scratch_folder() as folder:
         written = folder / f"model.{format}"
         written.write_bytes(content)
-        if format == "onnx":
-            check_onnx(student, written)
-        else:
-            check_safetensors(student, run, written)
+        with phase("export", "comparing its logits with PyTorch's"):
+            if format == "onnx":
+                check_onnx(student, written)
+            else:
+                check_safetensors(student, run, written)
     with atomic_write(out) as file:
         file.write(content)
 

@@ -50,7 +50,8 @@ def prepare(config: ExtractConfig) -> tuple[Preparation, Classifier]:
     Raises CheckError when the gate does not hold, and PlanMismatchError when the store was begun with another plan.
     """
     check_store_folder(config.out)
-    source = open_records(config.data, config.split, with_boxes=draws_by_boxes(config))
+    with phase("extract", "opening the data"):
+        source = open_records(config.data, config.split, with_boxes=draws_by_boxes(config))
     with phase("extract", "loading the teacher"):
         teacher = load_model(config.teacher, device=config.device, precision=config.precision, compile=config.compile)
     check_stop()
@@ -70,7 +71,9 @@ def prepare(config: ExtractConfig) -> tuple[Preparation, Classifier]:
     if holds_store(config.out):
         check_agrees(config.out, plan)
         if config.repair:
-            report_repaired(config.out, remove_damaged(config.out))
+            with phase("extract", "comparing every byte of the store's files with their hashes"):
+                damaged = remove_damaged(config.out)
+            report_repaired(config.out, damaged)
         # What a kill, or a repair, left without its manifest: data that has grown is compared with the index.
         finalize_store(config.out)
     plan = begin_store(config.out, plan, config.views_per_file, ExtractedData(config.out, source))

@@ -24,7 +24,7 @@ from teachonce.engine.buffers import BufferPool
 from teachonce.engine.jobs import run_jobs
 from teachonce.engine.machine import num_cores
 from teachonce.engine.options import Engine
-from teachonce.engine.progress import Advance, progress
+from teachonce.engine.progress import Advance, phase, progress
 from teachonce.errors import CheckError, ConfigError, TeachonceError
 from teachonce.extraction.config import VerifyConfig
 from teachonce.extraction.differences import describe_versions, rounding
@@ -211,15 +211,19 @@ def _check(config: VerifyConfig, verdict: Verdict) -> None:
     teacher = _find_teacher(config, store)
     if teacher is not None:
         require("torch", purpose=f"asking the teacher {teacher} (--teacher none leaves it out)")
-    verdict.num_files = store.check_files()
-    source = open_records(config.data, store.plan.data["split"])
+    with phase("verify", "comparing every byte of the store's files with their hashes"):
+        verdict.num_files = store.check_files()
+    with phase("verify", "opening the data"):
+        source = open_records(config.data, store.plan.data["split"])
     join = StoreJoin(store, source, advice="give the data that it was made of, or extract over this data to add them")
     verdict.num_keys = check_all_keys(join)
     verdict.num_absent = join.count_absent()
-    verdict.num_top1 = check_top1(store, MAX_TOP1_BLOCKS)
+    with phase("verify", "comparing labels and likeliest classes"):
+        verdict.num_top1 = check_top1(store, MAX_TOP1_BLOCKS)
     if config.samples == 0:
         return
-    verdict.num_pixels = check_pixels(join, config.samples)
+    with phase("verify", "rendering sampled views again"):
+        verdict.num_pixels = check_pixels(join, config.samples)
     if teacher is None:
         if config.teacher is None:
             print_note("verify: logits imported from CSV, no teacher to ask; give --teacher to compare")

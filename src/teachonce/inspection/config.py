@@ -11,6 +11,7 @@ from teachonce.options import (
     InData,
     InOutput,
     InRunning,
+    InStore,
     Positional,
     Range,
     check_applicable,
@@ -37,7 +38,7 @@ class InspectConfig:
     """Store: write a page to look at in a browser, inspect.html."""
     data: InData[Path | None] = None
     """The records that the store was extracted from, for the pictures of --html."""
-    trust: InData[bool] = False
+    trust: InStore[bool] = False
     """Store: do not compare blocks with their hashes as they are first read."""
     out: InOutput[Path | None] = None
     """File for the page of --html. Default: inspect.html in the store."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from teachonce.engine.progress import phase
 from teachonce.errors import ConfigError
 from teachonce.extras import require
 from teachonce.inspection.config import InspectConfig
@@ -45,7 +46,9 @@ def inspect(config: InspectConfig) -> str:
         run = Run(config.path)
         return json.dumps(summarize_run(run)) if config.json else render_run(run)
     if is_store:
-        summary, render = summarize_store(config.path, trust=config.trust), render_store
+        with phase("inspect", "reading the store"):
+            summary = summarize_store(config.path, trust=config.trust)
+        render = render_store
     else:
         summary, render = summarize_records(config.path, config.split), render_records
     return json.dumps(summary) if config.json else render(summary)

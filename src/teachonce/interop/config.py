@@ -211,7 +211,7 @@ class UpgradeConfig:
 
     store: InStore[Positional[Path]]
     """Folder of the old store; it is left as it is."""
-    out: InStore[Path | None] = None
+    out: InOutput[Path | None] = None
     """Folder of the new store. Default: beside the old one, STORE-v3."""
     data: InData[Path | None] = None
     """Its records, whose class names the new store shall know; a sample of keys and labels is compared."""
@@ -233,7 +233,7 @@ class CopyConfig:
     """Of records: copy this split alone."""
     transfers: InRunning[_Transfers] = 8
     """Files that are moved at once."""
-    trust: InRunning[bool] = False
+    trust: InStore[bool] = False
     """Keep what is at the target in the right size, without reading it again."""
 
     def __post_init__(self) -> None:

@@ -30,7 +30,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from teachonce.engine.jobs import describe_start, order_for_worker, run_jobs
-from teachonce.engine.progress import Advance, progress
+from teachonce.engine.progress import Advance, phase, progress
 from teachonce.engine.stop import stopping_gently
 from teachonce.errors import ConfigError, ImageError, LogitsError, PlanMismatchError, RecordError
 from teachonce.interop.config import MergeConfig, RecordsConfig
@@ -94,11 +94,13 @@ def convert_records(config: RecordsConfig) -> None:
     """
     if config.restart != "off":
         require_rewriter(f"--restart {config.restart}")
-    listing, labels, classes = list_labeled_images(config)
+    with phase("records", "listing the images"):
+        listing, labels, classes = list_labeled_images(config)
     if len(listing) < config.shards:
         raise ConfigError(f"--shards {config.shards}: more than the {len(listing)} images of {listing.root}")
-    boxes = _open_boxes(config, listing)
-    table = _open_logits(config, listing, classes.names)
+    with phase("records", "reading boxes and logits"):
+        boxes = _open_boxes(config, listing)
+        table = _open_logits(config, listing, classes.names)
     order = generator(config.seed, "records", config.split).permutation(len(listing))
     _begin(config, _build_plan(config, listing, labels, classes, boxes, table, order), classes)
 
@@ -140,7 +142,9 @@ def list_labeled_images(config: RecordsConfig) -> tuple[ImageListing, NDArray[np
     root = config.images / check_component(config.split, "--split", ConfigError)
     images = open_storage(config.images)
     if not images.is_folder(config.split):
-        splits = ", ".join(find_splits(config.images)) if images.is_folder() else ""
+        if not images.is_folder():
+            raise ConfigError(f"{config.images}: no such folder; expected SPLIT/CLASS folders of images")
+        splits = ", ".join(find_splits(config.images))
         raise ConfigError(f"{root}: no such folder; {config.images} has {splits or 'no split'}; give another --split")
     listing, names, name_of = _list_flat(config, root) if config.image_labels else _list_folders(root)
     if config.labels is not None:

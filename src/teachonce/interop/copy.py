@@ -64,4 +64,5 @@ def _copy(job: CopyJob) -> Copied:
             return copy_images(job)
         if job.split is not None and splits:
             raise ConfigError(f"--split {job.split}: {job.source} has {', '.join(splits)}")
-    raise ConfigError(f"{job.source}: holds no store, records or run")
+        raise ConfigError(f"{job.source}: holds no store, records or run, so there is nothing to copy; check the path")
+    raise ConfigError(f"{job.source}: no such folder; expected a store, records or a run; check the path")

@@ -25,7 +25,7 @@ from teachonce.engine.chunked import chunked
 from teachonce.engine.jobs import partition
 from teachonce.engine.machine import num_cores
 from teachonce.engine.prefetch import prefetch
-from teachonce.engine.progress import progress
+from teachonce.engine.progress import phase, progress
 from teachonce.errors import ConfigError, LogitsError, PlanMismatchError, StoreError
 from teachonce.interop.config import ImportConfig
 from teachonce.interop.csv_join import LineClaims
@@ -62,13 +62,15 @@ def export_csv(
     Raises ConfigError where one of the files exists already, LogitsError where two images share a basename, StoreError
     where the store's split is no name of a file.
     """
-    store = Store(source, trust=trust)
+    with phase("export", "opening the store"):
+        store = Store(source, trust=trust)
     split = check_component(store.plan.data["split"], f"{source}: the plan's split", StoreError)
     paths = [out / f"{split}-{index}.csv" for index in range(csv_files)]
     for path in paths:
         if exists(path):
             raise ConfigError(f"{path}: exists; choose another --out or remove it")
-    _refuse_shared_basenames(store)
+    with phase("export", "comparing the names of the images"):
+        _refuse_shared_basenames(store)
     warn_of_estimates(store.codec, f"{source} -> {out}")
     with progress("export", store.num_records, unit="records") as advance:
         for index, path in enumerate(paths):
@@ -135,9 +137,13 @@ def import_csv(config: ImportConfig) -> None:
     the data does not have and for images that share a basename; PlanMismatchError where the store was begun from other
     CSV files.
     """
-    source = open_records(config.data, config.split)
+    with phase("import", "opening the data"):
+        source = open_records(config.data, config.split)
     data_classes = choose_data_classes(config.num_classes, source)
-    table = CsvTable(config.csv, split=config.split, data_classes=data_classes, offset=config.offset, drop=config.drop)
+    with phase("import", "reading the CSV files"):
+        table = CsvTable(
+            config.csv, split=config.split, data_classes=data_classes, offset=config.offset, drop=config.drop
+        )
     claims = LineClaims(table.lines, config.data, lambda index: source.read_record(*source.locate(index)).filename)
     if len(table) != source.num_records:
         # It is wrong already; to say which image or line it is, the names are worth a pass over the records.
@@ -156,7 +162,9 @@ def import_csv(config: ImportConfig) -> None:
     _refuse_other_csv(config, plan)
     plan = begin_store(config.out, plan, views_per_file=1)
     if config.repair:
-        report_repaired(config.out, remove_damaged(config.out))
+        with phase("import", "comparing every byte of the store's files with their hashes"):
+            damaged = remove_damaged(config.out)
+        report_repaired(config.out, damaged)
     missing = missing_files(config.out, plan)
     writer = StoreWriter(config.out, plan, {"versions": library_versions(), "device": "imported"})
     with progress("import", source.num_records, unit="records") as advance:

@@ -47,12 +47,16 @@ class CsvLines:
     def __init__(self, folder: Path, split: str) -> None:
         check_component(split, f"{folder}: split", ConfigError)
         self._storage = open_storage(folder)
-        found = self._storage.list_folder().files if self._storage.is_folder() else []
+        if not self._storage.is_folder():
+            raise ConfigError(f"{folder}: no such folder; expected one with {split}-*.csv files; check the path")
+        found = self._storage.list_folder().files
         self._files = sorted(
             (name for name in found if name.startswith(f"{split}-") and name.endswith(".csv")), key=_number_in_name
         )
         if not self._files:
-            raise ConfigError(f"{folder}: neither a store nor a folder with {split}-*.csv files")
+            raise ConfigError(
+                f"{folder}: is neither a store nor a folder with {split}-*.csv files; check the path and the split"
+            )
         self._readers = self._open_readers()
         self.num_numbers = 0
         """Numbers of each line."""

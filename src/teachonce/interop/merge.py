@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from teachonce.codecs.registry import warn_of_estimates
 from teachonce.engine.chunked import chunked
 from teachonce.engine.jobs import describe_start, order_for_worker, run_jobs
-from teachonce.engine.progress import Advance, progress
+from teachonce.engine.progress import Advance, phase, progress
 from teachonce.engine.stop import stopping_gently
 from teachonce.errors import ConfigError, RecordError, StoreError
 from teachonce.interop.config import MergeConfig
@@ -65,9 +65,11 @@ def merge(config: MergeConfig) -> None:
     Raises StoreError where data and store do not belong together, PlanMismatchError where the output was begun from
     another store.
     """
-    store = Store(config.store, trust=config.trust)
+    with phase("merge", "opening the store"):
+        store = Store(config.store, trust=config.trust)
     split = check_component(store.plan.data["split"], f"{config.store}: the plan's split", StoreError)
-    source = open_records(config.data, split)
+    with phase("merge", "opening the data"):
+        source = open_records(config.data, split)
     if source.describe()["format"] != "tfrecord":
         raise ConfigError(
             f"{config.data}: merge copies TFRecords, this is a folder of images; use records --logits {config.store}"

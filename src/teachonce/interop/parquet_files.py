@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from teachonce.codecs.softmax import soften
-from teachonce.engine.progress import Advance, progress
+from teachonce.engine.progress import Advance, phase, progress
 from teachonce.errors import ConfigError, StoreError
 from teachonce.records.source import NO_LABEL
 from teachonce.storage.files import open_storage
@@ -46,7 +46,8 @@ def export_parquet(
     Files that are there already are kept. Raises ConfigError where ``out`` holds something else, PlanMismatchError
     where it was begun with other settings, StoreError for a view that there is not.
     """
-    store = Store(source, trust=trust)
+    with phase("export", "opening the store"):
+        store = Store(source, trust=trust)
     if view is not None and view >= store.num_views:
         raise StoreError(f"{source}: view {view} is not there: the store has views 0..{store.num_views - 1}")
     views = range(store.num_views) if view is None else [view]

@@ -17,7 +17,7 @@ import xxhash
 from teachonce.engine.jobs import run_jobs
 from teachonce.engine.machine import num_cores
 from teachonce.engine.options import Engine
-from teachonce.engine.progress import Advance, progress
+from teachonce.engine.progress import Advance, phase, progress
 from teachonce.errors import ConfigError, RecordError
 from teachonce.interop.config import MarkerName, ReindexConfig
 from teachonce.pixels.decode import Encoded
@@ -53,7 +53,8 @@ def reindex(config: ReindexConfig) -> None:
     was begun from other data, RecordError with the place of a record that is damaged.
     """
     require_rewriter("reindex")
-    source = open_records(config.data, config.split)
+    with phase("reindex", "opening the data"):
+        source = open_records(config.data, config.split)
     if source.format != "tfrecord":
         raise ConfigError(
             f"{config.data}: reindex rewrites TFRecords, this is a folder of images; use records --restart "

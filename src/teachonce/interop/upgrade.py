@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from teachonce.engine.progress import progress
+from teachonce.engine.progress import phase, progress
 from teachonce.errors import ConfigError, StoreError
 from teachonce.interop.config import UpgradeConfig
 from teachonce.records.discovery import open_records
@@ -21,7 +21,7 @@ from teachonce.store.begin import begin_store
 from teachonce.store.card import copy_card
 from teachonce.store.manifests import finalize_store
 from teachonce.store.plan import FORMAT_VERSION, Group, Plan, records_file, samples_file, views_file
-from teachonce.store.plan_files import put_plan, read_plan, read_plans
+from teachonce.store.plan_files import check_holds_store, put_plan, read_plan, read_plans
 from teachonce.store.store import Store
 from teachonce.store.tables import StoreWriter, count_hits, to_batch
 from teachonce.terminal import print_note
@@ -36,14 +36,16 @@ def upgrade(config: UpgradeConfig) -> None:
 
     Raises ConfigError for a store that is of format 3, StoreError where the old one is unfinished or damaged.
     """
+    check_holds_store(config.store)
     if read_plan(config.store).format_version == FORMAT_VERSION:
-        raise ConfigError(f"{config.store}: is of format {FORMAT_VERSION} already")
+        raise ConfigError(f"{config.store}: is already of format {FORMAT_VERSION}; nothing to do")
     # Of "." and "..", which have no name of their own, what they stand for.
     path = config.store if config.store.name not in ("", "..") else config.store.resolve()
     out = config.out or path.with_name(f"{path.resolve().name}-v{FORMAT_VERSION}")
-    store = Store(config.store)
-    versions = store.versions
-    plan = _begin(config, store, out)
+    with phase("upgrade", "opening the store"):
+        store = Store(config.store)
+        versions = store.versions
+        plan = _begin(config, store, out)
     writer = StoreWriter(out, plan, {"versions": versions, "device": "unknown"})
     with progress("upgrade", store.num_records * store.num_views, unit="views") as advance:
         for shard, (_, num_records) in enumerate(store.shards):

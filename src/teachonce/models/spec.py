@@ -10,7 +10,6 @@ Nothing is loaded here; ``models`` does that with one backend a kind, each of wh
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from teachonce.errors import ConfigError, ModelError
 from teachonce.options import parse_integer, parse_number
 from teachonce.pixels.preprocessing import Preprocessing
+from teachonce.suggestions import closest
 
 if TYPE_CHECKING:
     import torch
@@ -156,7 +156,7 @@ def first_line(error: BaseException) -> str:
 
 
 def _suggest(word: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(word, known, n=1)
+    close = closest(word, known)
     return f" (did you mean '{close[0]}'?)" if close else ""
 
 

@@ -13,7 +13,6 @@ transforms of its ``DEFAULT`` weights. A checkpoint that wants other numbers say
 from __future__ import annotations
 
 import argparse
-import difflib
 import hashlib
 import logging
 import math
@@ -34,6 +33,7 @@ from teachonce.models.spec import LoadedModel, ModelSpec, first_line
 from teachonce.pixels.preprocessing import Preprocessing
 from teachonce.storage.address import to_location
 from teachonce.storage.files import locate
+from teachonce.suggestions import closest
 
 # Wrappers around the weights in checkpoints of timm and of common training scripts; averaged weights first, as in timm.
 _WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
@@ -237,7 +237,7 @@ def _create_timm(spec: ModelSpec, num_classes: int | None, size_px: int | None, 
     register_models()
 
     if not timm.is_model(spec.name):
-        close = difflib.get_close_matches(spec.name, timm.list_models(), n=3)
+        close = closest(spec.name, timm.list_models(), 3)
         hint = f"did you mean {', '.join(close)}?" if close else "see timm.list_models()"
         raise ConfigError(f"model {spec.text!r}: timm has no '{spec.name}'; {hint}")
     arguments: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
@@ -348,7 +348,7 @@ def _require_torchvision(spec: ModelSpec) -> None:
 
     names = torchvision.models.list_models(module=torchvision.models)
     if spec.name not in names:
-        close = difflib.get_close_matches(spec.name, names, n=3)
+        close = closest(spec.name, names, 3)
         hint = f"did you mean {', '.join(close)}?" if close else "see torchvision.models.list_models()"
         raise ConfigError(f"model {spec.text!r}: torchvision has no classifier '{spec.name}'; {hint}")
 

@@ -42,9 +42,11 @@ def holds_store(path: Path) -> bool:
 
 
 def check_holds_store(path: Path) -> None:
-    """Raise StoreError where no store was begun in this folder."""
-    if not holds_store(path):
-        raise StoreError(f"{path}: is no store (there is no {PLAN_NAME})")
+    """Raise StoreError where there is no such folder, or no store was begun in it."""
+    if holds_store(path):
+        return
+    found = f"is not a store (it has no {PLAN_NAME})" if open_storage(path).is_folder() else "no such folder"
+    raise StoreError(f"{path}: {found}; expected a store, which extract or import writes; check the path")
 
 
 def read_plans(path: Path) -> list[SealedPlan]:

@@ -15,13 +15,13 @@ for the whole batch (--lr-batch), so with fewer devices it shrinks along, unless
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 from teachonce.errors import ConfigError
+from teachonce.suggestions import closest
 
 Options = dict[str, Any]
 """Fields of ``TrainConfig`` by name."""
@@ -234,7 +234,7 @@ _FAST: Options = {"precision": "bf16", "channels_last": True}
 def build_recipe(name: str) -> Recipe:
     """The recipe of a name; raises ConfigError for one that there is not."""
     if name not in RECIPES:
-        close = difflib.get_close_matches(name, RECIPES, n=1)
+        close = closest(name, RECIPES)
         hint = f"did you mean {close[0]}?" if close else "see train --list-recipes"
         raise ConfigError(f"--recipe {name}: expected one of {', '.join(RECIPES)}; {hint}")
     return RECIPES[name]()

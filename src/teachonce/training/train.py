@@ -95,7 +95,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
         run_ranks(train, config)
         return Run(config.out).result or {}
     student = parse_model_spec(config.student)
-    with _phase("loading the teacher"):
+    with _phase("loading the teacher") if config.teacher else nullcontext():
         teacher = _load_online_teacher(config, device)
     with _phase("opening the data"):
         data = open_training_data(

@@ -96,7 +96,8 @@ def check_estimate_folder(out: Path | None) -> None:
 def build_estimate(config: PlanConfig) -> dict[str, Any]:
     """A plan as JSON values; seconds and hours are of this machine."""
     extraction = config.to_extraction()
-    source = open_records(config.data, config.split, with_boxes=draws_by_boxes(extraction))
+    with phase("plan", "opening the data"):
+        source = open_records(config.data, config.split, with_boxes=draws_by_boxes(extraction))
     if source.num_records == 0:
         raise RecordError(f"{config.data}: split {config.split} holds no record, expected some to measure on")
     with phase("plan", "loading the teacher"):

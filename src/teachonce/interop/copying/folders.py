@@ -10,7 +10,7 @@ import itertools
 from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from teachonce.engine.progress import progress
+from teachonce.engine.progress import phase, progress
 from teachonce.errors import ConfigError, PlanMismatchError, RecordError, TeachonceError
 from teachonce.interop.config import Span
 from teachonce.interop.copying.transfer import (
@@ -178,7 +178,8 @@ def copy_images(job: CopyJob) -> Copied:
     splits = [job.split] if job.split is not None else find_splits(job.source)
     if job.shards is not None:
         raise ConfigError(f"--shards {job.shards}: is for stores and TFRecords, {job.source} is a folder of images")
-    names = [f"{split}/{name}" for split in splits for name in sorted(_walk_split(job.source / split))]
+    with phase("copy", "listing the images"):
+        names = [f"{split}/{name}" for split in splits for name in sorted(_walk_split(job.source / split))]
     moved = _copy_files(job, [name for name in names if not _is_hidden(name)], may_replace=False)
     return sum_up(f"images of {', '.join(splits)}", moved)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from teachonce.engine.progress import progress
+from teachonce.engine.progress import phase, progress
 from teachonce.errors import ConfigError, PlanMismatchError, StoreError
 from teachonce.interop.copying.transfer import ArrowItem, Copied, CopyJob, Item, sizes_of, sum_up
 from teachonce.storage.block_file import FileEntry
@@ -51,7 +51,8 @@ def copy_store(job: CopyJob) -> Copied:
     check_store_folder(job.target, "TARGET")
     if legacy.is_legacy(job.source):
         return _copy_legacy(job)
-    part = _select(job)
+    with phase("copy", "listing the files"):
+        part = _select(job)
     source, target = open_storage(job.source, StoreError), open_storage(job.target, StoreError)
     _put_plans(job.target, part)
     _put_options(source, target)

@@ -126,6 +126,10 @@ class ObjectStorage(Storage):
 
     def has(self, name: str = "") -> bool:
         """Whether there is an object of this name."""
+        return self._has(name, "read")
+
+    def _has(self, name: str, verb: str) -> bool:
+        """As ``has``; ``verb`` is what the object is wanted for, as an error names it."""
         key = self._key(name)
         if not key:
             return False
@@ -135,11 +139,11 @@ class ObjectStorage(Storage):
             if error.failure.kind == "missing":
                 return False
             if not error.failure.is_explained:
-                # Of an object that is not there it is also said that it is forbidden, to who may not list.
-                if not self._is_listed(name):
+                # A server also answers "forbidden" for a missing object, to callers that may not list.
+                if not self._is_listed(name, verb):
                     return False
-                raise self._error(name, "read", self._ask_why(name) or error.failure) from error
-            raise self._error(name, "read", error.failure) from error
+                raise self._error(name, verb, self._ask_why(name) or error.failure) from error
+            raise self._error(name, verb, error.failure) from error
         return True
 
     def is_folder(self, name: str = "") -> bool:
@@ -153,7 +157,7 @@ class ObjectStorage(Storage):
 
         return self._request(look, name, "listed")
 
-    def _is_listed(self, name: str) -> bool:
+    def _is_listed(self, name: str, verb: str) -> bool:
         """Whether an object is in the listing of its folder; raises where that is forbidden too."""
         key = self._key(name)
         parent = key.rpartition("/")[0]
@@ -163,7 +167,7 @@ class ObjectStorage(Storage):
             found = obstore.list_with_delimiter(client, f"{parent}/" if parent else None)
             return any(meta["path"] == key for meta in found["objects"])
 
-        return self._request(look, name, "read")
+        return self._request(look, name, verb)
 
     def is_writable(self) -> bool:
         """Only trying tells."""
@@ -312,7 +316,7 @@ class ObjectStorage(Storage):
         content = body.content()
         if len(content) > MAX_SINGLE_PUT_BYTES:
             # Parts cannot be put on a condition. Two writers of so large a file both complete it, with the same bytes.
-            if not self.has(name):
+            if not self._has(name, "written"):
                 self._put_parts(name, body)
             return
         pauses = Pauses(self.describe(name), read_settings().retry_seconds)
@@ -332,7 +336,7 @@ class ObjectStorage(Storage):
                 # had a conflict, and neither may be there.
                 if error.failure.kind != "exists":
                     raise self._error(name, "written", error.failure) from error
-            if self.has(name):
+            if self._has(name, "written"):
                 return
             if not pauses.wait("two writers at once", began):
                 reason = "the server says that it exists, and it does not; check what else writes there"
