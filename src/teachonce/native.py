@@ -33,7 +33,9 @@ def load_library() -> ctypes.CDLL | None:
     try:
         library = ctypes.CDLL(str(path))
     except OSError as error:
-        warn_of_slowness(str(error) if path.exists() else "it was not built: install a wheel, or with a C compiler")
+        warn_of_slowness(
+            str(error) if path.exists() else "it was not built; install a wheel, or install with a C compiler"
+        )
         return None
     library.teachonce_find.restype = None
     library.teachonce_find.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p]
@@ -44,8 +46,8 @@ def warn_of_slowness(reason: str) -> None:
     """Say, in the first of a command's processes alone, that Python does what the native library is for."""
     if parent_process() is None:
         warnings.warn(
-            f"the native library is not used ({reason}): reading records and making views take longer, results are the "
-            "same; TEACHONCE_NATIVE=0 says that this is meant",
+            f"the native library is not used ({reason}): reading records and rendering views are slower, results "
+            "are the same; set TEACHONCE_NATIVE=0 to silence this warning",
             stacklevel=3,
         )
 

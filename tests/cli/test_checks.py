@@ -53,7 +53,7 @@ COMMANDS = [
     ("evaluate --data images --model timm:a", 2, "only train, expected validation"),
     ("evaluate --data images --split train --model run:images", 2, "holds no config.json"),
     ("export-onnx images --out o", 2, "model 'run:images': holds no config.json"),
-    ("export-onnx store --out o", 2, "store: is a store, expected a run; export-logits is for stores"),
+    ("export-onnx store --out o", 2, "store: is a store, expected a run; use export-logits for stores"),
     ("export-onnx run --out images", 2, "images: exists; remove it"),
     ("export-onnx run --out o --int8 --data images", 2, "only train, expected validation"),
     ("export-weights run --out images", 2, "images: exists; remove it"),

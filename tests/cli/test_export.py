@@ -50,8 +50,8 @@ def test_logits(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("export-onnx store --out a", "store: is a store, expected a run; export-logits is for stores"),
-        ("export-weights store --out a", "store: is a store, expected a run; export-logits is for stores"),
+        ("export-onnx store --out a", "store: is a store, expected a run; use export-logits for stores"),
+        ("export-weights store --out a", "store: is a store, expected a run; use export-logits for stores"),
         ("export-logits run --out a", "run: is no store, whose logits are to be exported; export-onnx and"),
     ],
 )

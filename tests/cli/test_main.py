@@ -176,7 +176,7 @@ def test_every_command_has_a_program(name):
         (ExtractConfig, {"batch_size": 0}, "--batch-size 0: expected at least 1"),
         (TrainConfig, {"kd_temp": 2.0}, "--kd-temp 2.0: expected 0 without --store, --logits records or --teacher"),
         (TrainConfig, {"store": Path("s"), "logits": "records"}, "not given together with --store"),
-        (TrainConfig, {"label_weight": 0.0}, "--label-weight 0.0: expected more than 0 where there is no KD loss"),
+        (TrainConfig, {"label_weight": 0.0}, "--label-weight 0.0: expected more than 0 without a KD loss"),
         (TrainConfig, {"label_smoothing": 1.0}, "--label-smoothing"),
     ],
 )

@@ -109,5 +109,5 @@ def test_they_are_added_to_those_of_the_environment(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("words", ["--storage-options", "--storage-options store a=1", "--storage-options=a"])
 def test_without_a_pair(words: str) -> None:
-    with pytest.raises(ConfigError, match="expected KEY=VALUE words, such as --storage-options region="):
+    with pytest.raises(ConfigError, match="expected KEY=VALUE pairs, such as --storage-options region="):
         take_storage_options(words.split())

@@ -399,7 +399,7 @@ def test_an_online_teachers_views_are_those_of_an_extraction(data, view_store):
 
 def test_logits_of_other_views_than_the_replayed_ones_are_refused(data, view_store):
     source, again = open_records(data, "train"), Store(view_store.path)
-    with pytest.raises(ConfigError, match="give the logits' own store, opened once, for the views"):
+    with pytest.raises(ConfigError, match="open the store once and use it for views and logits"):
         KDDataset(source, StoredViews(again), StoredLogits([view_store]), size=8)
     permuted = ViewOrder(num_views=view_store.num_views, kind="permuted", seed=1)
     with pytest.raises(ConfigError, match="views and logits in different orders"):

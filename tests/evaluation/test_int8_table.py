@@ -42,7 +42,7 @@ def test_the_table() -> None:
         "| int8  | 74.50 | 95.00 | 79.00                   | 97.00             | 1.100 | 1.000       | 0.50  |\n"
         "\n"
         "int8: -0.50 +- 0.76 points of top-1 on 1,000 records.\n"
-        "Times: median of 100 single images each, in turn, one thread of this CPU, ONNX Runtime.\n"
+        "Times: median of 100 single images each, alternating, one thread of this CPU, ONNX Runtime.\n"
         "Teacher: views, 2,048 records."
     )
 

@@ -183,7 +183,7 @@ def test_units_that_a_cluster_made_elsewhere_are_said(tmp_path, data, teacher):
     (out / "train-00001-of-00002.v000-000.arrow").unlink()
     config = ExtractConfig(data=data, teacher=teacher, out=out, engine="ray")
     with pytest.raises(
-        StoreError, match=f"^{out}: 1 units that workers made are not here: --out must be a folder that"
+        StoreError, match=f"^{out}: 1 units that workers finished are missing here: --out must be a folder that"
     ):
         _finish(config, store.plan, has_new_files=True)
 
@@ -381,7 +381,7 @@ def test_the_gate_of_a_store_that_is_whole_is_its_own_logits(tmp_path, data):
     wrong = write_color_teacher(tmp_path / "wrong.onnx", order=[1, 2, 3, 0])
     with pytest.warns(UserWarning, match="near chance: are --offset and the class order right"):
         run(data, wrong, tmp_path / "store")
-    with pytest.raises(CheckError, match=r"is whole, and its logits have top-1 0\.000, expected at least 0\.5"):
+    with pytest.raises(CheckError, match=r"is complete, and its logits have top-1 0\.000, expected at least 0\.5"):
         run(data, wrong, tmp_path / "store", expect_top1=0.5)
 
 

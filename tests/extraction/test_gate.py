@@ -64,5 +64,7 @@ def test_a_model_of_one_size_is_diagnosed_all_the_same(tmp_path, build):
 def test_a_model_of_one_size_that_nothing_explains(tmp_path):
     teacher = load_model(fixed_onnx(tmp_path / "t.onnx"))
     same = dataclasses.replace(teacher, forward=lambda images: 0 * teacher.forward(images))
-    with pytest.raises(CheckError, match=r"other sizes \(13 trials cannot be run on this model\); none explains it"):
+    with pytest.raises(
+        CheckError, match=r"other sizes \(13 trials could not be run with this model\); none explains it"
+    ):
         check(same, write_color_shards(tmp_path / "data"))

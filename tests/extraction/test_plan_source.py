@@ -361,7 +361,7 @@ def test_data_of_an_unfinished_store_must_be_its_own(tmp_path, teacher):
     before = read_tree(out)
     other = write_color_shards(tmp_path / "other", sizes=(9, 7))
     with pytest.raises(
-        PlanMismatchError, match="is unfinished and was begun with other data: finish it with that data"
+        PlanMismatchError, match="is unfinished and was started with other data: finish it with that data"
     ):
         run(other, teacher, out)
     assert read_tree(out) == before

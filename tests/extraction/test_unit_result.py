@@ -85,5 +85,5 @@ def test_records_that_changed_since_are_not(data: Path, teacher: str, store: Pat
 def test_without_an_index_it_is_not_known_which(data: Path, teacher: str, store: Path) -> None:
     (store / "index.arrow").unlink()
     change_image(data / SHARD, 3)
-    with pytest.raises(StoreError, match="which one it is cannot be said without the store's index"):
+    with pytest.raises(StoreError, match="which one cannot be determined without the store's index"):
         run(data, teacher, store, repair=True)

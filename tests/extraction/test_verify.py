@@ -247,7 +247,7 @@ def test_logits_of_other_weights(tmp_path, store, data, teacher):
     store = rewrite_store(opened, tmp_path / "forged", plan)
     verdict = check(store, data, teacher=other)
     assert not verdict.is_sound and verdict.num_pixels == 2 * MIN_SAMPLES
-    assert "the pixels are the teacher's, so weights or arithmetic differ (the same torch" in verdict.reason
+    assert "the pixels are the teacher's, so weights or numerics differ (the same torch" in verdict.reason
 
 
 def test_mixed_and_augmented_views_replay(tmp_path, data, teacher):

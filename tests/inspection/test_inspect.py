@@ -90,7 +90,7 @@ def test_a_store_that_is_being_extended_is_usable_for_the_views_that_are_whole(t
     }
     text = render_store(summary)
     assert "63 records x 2 views" in text
-    assert "6 of 10 files; usable for 2 of 5 views: run the same extract again for the rest" in text
+    assert "6 of 10 files; usable for 2 of 5 views: run the same extract command to resume for the rest" in text
 
 
 def test_records_that_are_being_added_are_not_counted_before_they_are_complete(tmp_path):

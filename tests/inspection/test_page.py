@@ -403,7 +403,7 @@ def test_a_file_that_exists_is_not_replaced_unasked(tmp_path, center, capsys):
     assert "notes.txt: exists; remove it, choose another --out, or give --overwrite" in capsys.readouterr().err
     assert notes.read_text() == "years of work"
     assert end(center.path, "--html", "--overwrite") == 2
-    assert "--overwrite without --out: expected --out FILE with it" in capsys.readouterr().err
+    assert "--overwrite without --out: expected --out FILE" in capsys.readouterr().err
     assert end(center.path, "--html", "--out", notes, "--overwrite") == 0
     assert notes.read_text().startswith("<!doctype html>")
     for _ in range(2):  # the store's own page is made anew

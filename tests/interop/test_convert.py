@@ -181,7 +181,9 @@ def test_shards_that_a_cluster_made_elsewhere_are_said(images: Path, out: Path) 
     names = ["train-00000-of-00002", "train-00001-of-00002"]
     check_arrived(config, names)
     (out / names[1]).unlink()
-    with pytest.raises(RecordError, match=rf"^{out}: 1 shards that workers made are not here \(first: {names[1]}\)"):
+    with pytest.raises(
+        RecordError, match=rf"^{out}: 1 shards that workers wrote are missing here \(first: {names[1]}\)"
+    ):
         check_arrived(config, names)
 
 
@@ -215,7 +217,7 @@ def test_another_conversion_is_refused_with_what_differs(
     for name in ("labels", "boxes"):
         if name in options:
             options = {name: write(tmp_path / f"{name}.txt", options[name])}
-    expected = rf"^{out}: begun with another plan: .*{difference}.*the train shards and records\.train\.json$"
+    expected = rf"^{out}: was started with a different plan: .*{difference}.*the train shards and records\.train\.json$"
     with pytest.raises(PlanMismatchError, match=expected):
         run(images, out, **options)
     assert shards_of(out) == before
@@ -357,7 +359,7 @@ def test_kept_images_keep_their_bytes_and_decode_to_the_pixels_of_the_file(
         np.testing.assert_array_equal(pixels, reference, err_msg=name)
     # What would have been kept anyway is what it was.
     assert examples["n01443537_4.JPEG"]["image/format"] == [b"JPEG"]
-    assert f"{len(make_images())} images were no RGB or grey JPEG and were kept as they are" in capsys.readouterr().err
+    assert f"{len(make_images())} images were no RGB or grey JPEG and were kept unchanged" in capsys.readouterr().err
 
 
 def test_kept_records_have_the_keys_of_the_image_folder(mixed_images: Path, tmp_path: Path) -> None:

@@ -534,7 +534,7 @@ def test_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: p
     assert everything(tmp_path / "back") == everything(target)
     (tmp_path / "other").mkdir()
     make_run(tmp_path / "other" / "run", epochs=3)
-    with pytest.raises(PlanMismatchError, match="is another run: epochs there 2, here 3"):
+    with pytest.raises(PlanMismatchError, match="is a different run: epochs there 2, here 3"):
         copy(tmp_path / "other" / "run", target)
     for options in ({"shards": "0:1"}, {"views": "0:1"}, {"split": "train"}):
         with pytest.raises(ConfigError, match="is for"):

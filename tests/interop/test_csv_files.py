@@ -152,7 +152,7 @@ def test_another_drop_is_refused(tmp_path, data, store):
     path = tmp_path / "csv" / "train-0.csv"
     path.write_text("".join(line + ",0.25\n" for line in path.read_text().splitlines()))
     run_import(tmp_path / "csv", data, tmp_path / "again", drop=1)
-    with pytest.raises(PlanMismatchError, match="begun with --drop 1, now 0"):
+    with pytest.raises(PlanMismatchError, match="started with --drop 1, now 0"):
         run_import(tmp_path / "csv", data, tmp_path / "again", drop=0)
 
 
@@ -161,7 +161,7 @@ def test_a_store_of_an_older_import_is_refused(tmp_path, data, csv):
     plan = json.loads((out / "plan.json").read_text())
     del plan["teacher"]["csv_xxh3"], plan["teacher"]["drop"], plan[SEAL]
     (out / "plan.json").write_bytes(sealed_bytes(plan))
-    with pytest.raises(PlanMismatchError, match="noted by an older teachonce without their hash"):
+    with pytest.raises(PlanMismatchError, match="recorded by an older teachonce without their hash"):
         run_import(csv, data, out)
 
 
@@ -366,7 +366,7 @@ def test_the_first_name_of_a_csv_of_other_images_is_shown(tmp_path, data, csv):
 
 def test_what_python_alone_calls_a_number_is_none(tmp_path, data, csv):
     edit(csv, lambda lines: [lines[0].replace(",", ",1_0,", 1).rpartition(",")[0] + "\n", *lines[1:]])
-    with pytest.raises(LogitsError, match=r"\(image_0\.jpg\): '1_0' is no number; expected numbers"):
+    with pytest.raises(LogitsError, match=r"\(image_0\.jpg\): '1_0' is not a number; expected numbers"):
         run_import(csv, data, tmp_path / "out")
 
 

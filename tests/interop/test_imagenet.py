@@ -142,12 +142,12 @@ def test_xml_boxes_are_clipped_ordered_and_never_empty(tmp_path: Path) -> None:
         ("<annotation>", "no element found"),
         (XML.replace("<ymin>10</ymin>", ""), "no ymin"),
         (XML.replace("<width>200</width>", "<width>0</width>"), "size 0 x 100"),
-        (XML.replace("<xmin>50</xmin>", "<xmin>left</xmin>"), "'left' is no number"),
+        (XML.replace("<xmin>50</xmin>", "<xmin>left</xmin>"), "'left' is not a number"),
     ],
 )
 def test_xml_that_cannot_be_understood(tmp_path: Path, text: str, message: str) -> None:
     write(tmp_path / "a" / "1.xml", text)
-    with pytest.raises(RecordError, match=f"a/1.xml: no boxes can be read: {message}.*; expected ILSVRC's"):
+    with pytest.raises(RecordError, match=f"a/1.xml: boxes cannot be read: {message}.*; expected ILSVRC's"):
         open_boxes(tmp_path).find_boxes("a/1.JPEG")
 
 

@@ -111,7 +111,9 @@ def test_what_is_complete_is_kept(store: Store, tmp_path: Path) -> None:
     first.write_bytes(b"not looked at")
     export_parquet(store.path, tmp_path / "out")
     assert second.read_bytes() == whole and first.read_bytes() == b"not looked at"
-    with pytest.raises(PlanMismatchError, match=r"begun with another plan: view was None, now 1; choose another --out"):
+    with pytest.raises(
+        PlanMismatchError, match=r"was started with a different plan: view was None, now 1; choose another --out"
+    ):
         export_parquet(store.path, tmp_path / "out", view=1)
 
 

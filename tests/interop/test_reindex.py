@@ -183,7 +183,7 @@ def test_images_that_cannot_be_rewritten_are_copied_and_counted(tmp_path: Path, 
     kept = tmp_path / "kept"
     convert_records(RecordsConfig(images=images, out=kept, keep=True, num_workers=1))
     reindex(ReindexConfig(data=kept, out=tmp_path / "out", num_workers=1))
-    assert "reindex: 2 images could not be given restart markers and were left as they are" in capsys.readouterr().err
+    assert "reindex: 2 images could not be given restart markers and were left unchanged" in capsys.readouterr().err
     convert_records(RecordsConfig(images=images, out=tmp_path / "direct", keep=True, restart="auto", num_workers=1))
     assert "records: 2 images could not be given restart markers" in capsys.readouterr().err
     name = "train-00000-of-00001"

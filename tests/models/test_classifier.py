@@ -291,8 +291,8 @@ def test_device_that_is_not_there(name: str, message: str) -> None:
         ("torchvision:resnet18,classes=5", "needs weights"),
         ("onnx:/nowhere/m.onnx", "no file /nowhere/m.onnx"),
         ("savedmodel:/nowhere", "holds no saved_model.pb"),
-        ("amoebanet", r"its weights cannot be fetched .*give weights=DIR"),
-        ("efficientnet", r"its weights cannot be fetched .*give weights=DIR"),
+        ("amoebanet", r"its weights cannot be downloaded .*give weights=DIR"),
+        ("efficientnet", r"its weights cannot be downloaded .*give weights=DIR"),
     ],
 )
 def test_spec_of_nothing(spec: str, message: str) -> None:

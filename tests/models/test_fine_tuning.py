@@ -62,7 +62,7 @@ def test_equal_classes_are_the_runs_weights_to_the_bit(run: Path) -> None:
     stored = load_file(run / "student.safetensors")
     assert weights.keys() == stored.keys()
     assert all(torch.equal(tensor, stored[name]) for name, tensor in weights.items())
-    assert phrase == "all weights taken over, the last layer too"
+    assert phrase == "all weights are reused, including the last layer"
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ def test_what_is_refused(run: Path, tmp_path: Path) -> None:
     weights = run / "student.safetensors"
     with pytest.raises(ConfigError, match=rf"is a file.*give --student {RESNET},weights={weights}"):
         open_initial_run(weights, parse_model_spec(RESNET))
-    with pytest.raises(ConfigError, match=r"has weights=, which says too where the student starts; give one of them"):
+    with pytest.raises(ConfigError, match=r"has weights=, which also sets the initial weights; give only one of them"):
         open_initial_run(run, parse_model_spec(f"{RESNET},weights={weights}"))
     with pytest.raises(ConfigError, match=r"has pretrained="):
         open_initial_run(run, parse_model_spec(f"{RESNET},pretrained=1"))

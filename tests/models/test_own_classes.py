@@ -56,9 +56,7 @@ def test_names_say_where_the_classes_begin_whatever_the_model_says(own: int | No
 
 @pytest.mark.parametrize("names", [TOOLS, ANIMALS[::-1], ANIMALS[:5], ANIMALS[1:], TOOLS + ANIMALS[:5]])
 def test_other_names_are_refused(names) -> None:
-    message = (
-        rf"^run:r: its 6 classes have other names, or another order, than the {len(names)} of the data \({names[0]}"
-    )
+    message = rf"^run:r: its 6 classes differ in names or order from the {len(names)} of the data \({names[0]}"
     with pytest.raises(ConfigError, match=message) as caught:
         resolve(model(), names)
     assert "say with --offset which label is its class 0" in str(caught.value) and "\n" not in str(caught.value)

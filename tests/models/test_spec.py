@@ -40,7 +40,7 @@ def test_spec_is_parsed_with_typed_options() -> None:
         ("timm:resnet18,sise=3", "no option 'sise' for timm .did you mean 'size'"),
         ("timm:resnet18,signature=x", "no option 'signature' for timm"),
         ("run:r,weights=x", "no option 'weights' for run"),
-        ("timm:resnet18,size=0", "size=0: expected a whole number"),
+        ("timm:resnet18,size=0", "size=0: expected an integer"),
         ("timm:resnet18,crop=1.5", "fraction"),
         ("timm:resnet18,crop=a", "no number"),
         ("timm:resnet18,mean=1/2", "R/G/B"),

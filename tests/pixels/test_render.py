@@ -164,7 +164,7 @@ def test_a_view_of_another_image_says_where(tmp_path, data, store):
     tiny = dataclasses.replace(record, encoded=buffer.getvalue())
     reader = ViewReader(source, StoredViews(store))
     (seen,) = reader.views_of(reader.join([(0, 0)], [tiny]), 0)
-    with pytest.raises(StoreError, match=r"train-00000-of-00002 record 0.*does not lie in the image of 3 x 3"):
+    with pytest.raises(StoreError, match=r"train-00000-of-00002 record 0.*is outside of the image of 3 x 3"):
         render(seen, 8)
 
 

@@ -144,5 +144,5 @@ def test_without_the_library_it_is_said_what_to_do(monkeypatch: pytest.MonkeyPat
     assert kernel is not None
     monkeypatch.setattr(restart_markers, "load_kernel", lambda: kernel)
     monkeypatch.setattr(kernel, "can_rewrite", False)
-    with pytest.raises(ConfigError, match="found Pillow's libjpeg does not give out coefficients"):
+    with pytest.raises(ConfigError, match="found Pillow's libjpeg does not give access to coefficients"):
         require_rewriter("reindex")

@@ -67,7 +67,7 @@ def test_a_shard_that_was_replaced_by_one_of_equal_size(tmp_path: Path, before: 
     with pytest.raises(RecordError, match=r"the index says .*the index is of another shard; .*delete .*\.idx"):
         list(source.iter_shard(0))
     for buffers in (None, BufferPool()):
-        with pytest.raises(RecordError, match=r"delete (its \.idx if that is older|train-00000-of-00001\.idx)$"):
+        with pytest.raises(RecordError, match=r"delete (its \.idx if that is outdated|train-00000-of-00001\.idx)$"):
             source.read_batch([(0, row) for row in range(source.num_records)], buffers=buffers)
     path.with_name(path.name + ".idx").unlink()
     assert len(list(open_records(tmp_path, "train").iter_shard(0))) == len(now)
@@ -389,7 +389,7 @@ def test_a_record_is_found_by_its_number(data: Path) -> None:
 
 def test_an_empty_shard_is_an_error(data: Path) -> None:
     (data / "train-00001-of-00003").write_bytes(b"")
-    with pytest.raises(RecordError, match="train-00001-of-00003: holds no record"):
+    with pytest.raises(RecordError, match="train-00001-of-00003: has no records"):
         open_records(data, "train")
 
 
@@ -399,7 +399,7 @@ def test_what_is_not_there(data: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"only train, expected test-NNNNN-of-NNNNN shards or test/CLASS"):
         open_records(data, "test")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ConfigError, match="no records at all, expected train-"):
+    with pytest.raises(ConfigError, match="no records, expected train-"):
         open_records(tmp_path / "empty", "train")
 
 
@@ -409,7 +409,7 @@ def test_class_table_round_trip_and_damage(tmp_path: Path) -> None:
     assert read_classes(tmp_path) == CLASSES
     for text in ("[]", "{}", '{"names": ["a"], "texts": [], "has_background": true}'):
         (tmp_path / "classes.json").write_text(text)
-        with pytest.raises(RecordError, match=r"classes.json: .*make it again"):
+        with pytest.raises(RecordError, match=r"classes.json: .*create it again"):
             read_classes(tmp_path)
 
 

@@ -73,7 +73,7 @@ def test_damaged_metrics_are_named(tmp_path: Path, damage: bytes) -> None:
     write_metrics(tmp_path, [])
     with (tmp_path / "metrics.csv").open("ab") as file:
         file.write(damage)
-    with pytest.raises(TeachonceError, match=r"metrics.csv: line 2 is no line of metrics"):
+    with pytest.raises(TeachonceError, match=r"metrics.csv: line 2 is not a line of metrics"):
         read_metrics(tmp_path)
 
 
@@ -117,7 +117,7 @@ def test_what_is_no_run(tmp_path: Path) -> None:
         ({"offset": True}, "TypeError: offset is True"),
         ({"preprocessing": {"size_px": 0}}, "ConfigError: "),
     ):
-        with pytest.raises(ModelError, match=rf"config\.json: is no run's \({why}.*\); train again"):
+        with pytest.raises(ModelError, match=rf"config\.json: is not from a run \({why}.*\); train again"):
             Run(write_config(tmp_path, **changes))
     (tmp_path / "config.json").write_text("[]")
     with pytest.raises(ModelError, match="is no run's"):

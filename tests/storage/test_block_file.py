@@ -154,14 +154,14 @@ def test_forged_offsets_are_refused(path: Path) -> None:
         return block.replace(offsets, offsets[:4] + (1 << 30).to_bytes(4, "little") + offsets[8:])
 
     forge(path, change)
-    with pytest.raises(StoreError, match=rf"{NAME}: block 0: is no Arrow record batch that can be read"):
+    with pytest.raises(StoreError, match=rf"{NAME}: block 0: is not a readable Arrow record batch"):
         open_blocks(path).read(0, SCHEMA, None)
     assert open_blocks(path).read(1, SCHEMA, None).num_rows == 3
 
 
 def test_texts_that_are_no_utf8_are_refused(path: Path) -> None:
     forge(path, lambda block: block.replace(b"image 2", b"image \xff"))
-    with pytest.raises(StoreError, match="block 0: is no Arrow record batch that can be read"):
+    with pytest.raises(StoreError, match="block 0: is not a readable Arrow record batch"):
         open_blocks(path).read(0, SCHEMA, None)
 
 
@@ -202,7 +202,7 @@ def test_a_null_where_there_can_be_none_is_refused(tmp_path: Path, trust: bool) 
 )
 def test_other_columns_are_refused(path: Path, other: pa.Schema) -> None:
     message = (
-        rf"{NAME}: columns key uint64, name string, label int32, expected .*: damaged, or of another policy or codec"
+        rf"{NAME}: columns key uint64, name string, label int32, expected .*: damaged, or of a different policy or codec"
     )
     with pytest.raises(StoreError, match=message):
         open_blocks(path).read(0, other, None)
@@ -212,7 +212,7 @@ def test_other_rows_and_blocks_are_refused(path: Path) -> None:
     file = open_blocks(path, advice="do this")
     with pytest.raises(StoreError, match="block 1: 3 rows, expected 4: of other records; do this"):
         file.read(1, SCHEMA, 4)
-    with pytest.raises(StoreError, match="2 blocks, expected more than 2: a file of other views; do this"):
+    with pytest.raises(StoreError, match="2 blocks, expected more than 2: the file has other views; do this"):
         file.read(2, SCHEMA, None)
 
 
@@ -244,16 +244,16 @@ def test_a_block_that_is_an_end_of_stream(path: Path) -> None:
     after = xxhash.xxh3_128_hexdigest(bytes(raw[start:end])).encode()
     assert raw.count(before, 0, start) == 1
     path.write_bytes(bytes(raw[:start]).replace(before, after) + raw[start:])
-    with pytest.raises(StoreError, match="block 0: is no Arrow record batch that can be read"):
+    with pytest.raises(StoreError, match="block 0: is not a readable Arrow record batch"):
         open_blocks(path).read(0, SCHEMA, None)
 
 
 @pytest.mark.parametrize(
     ("metadata", "message"),
     [
-        (None, "has no hashes of its blocks: written by something else"),
+        (None, "has no hashes of its blocks: written by another program"),
         (b"text", "its metadata is not JSON"),
-        (b"[1]", "its metadata is no JSON object"),
+        (b"[1]", "its metadata is not a JSON object"),
         (b"[" * 200_000, r"its metadata is not JSON \(nested more than 64 deep\)"),
         (b"{}", "blocks"),
         (b'{"blocks": [[1]]}', "blocks"),

@@ -40,7 +40,7 @@ def test_what_it_says(tmp_path: Path) -> None:
         "# 8 records x 3 views: logits of `timm:x`",
         "| teacher | `timm:x`, 7 classes, weights with SHA-256 `ab`, computed in `float32` |",
         "| its license and terms | MIT; research only |",
-        "| data | split `train`, 8 records in 2 shards, 8 labels; the first class of the teacher is label 1 |",
+        "| data | split `train`, 8 records in 2 shards, 8 labels; the teacher's first class is label 1 |",
         "| views | 3 a record, drawn by `crop (",
         f"| codec | `int8 (power 1.5)`, {store.num_bytes() / 24:,.0f} bytes a view |",
         f"| accuracy | top-1 {hits / 24:.4f} of the stored logits, over all views |",

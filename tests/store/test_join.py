@@ -367,7 +367,9 @@ def test_equal_images_under_two_labels_are_both_right(tmp_path):
     for order, sizes in (((0, 1, 2, 3), (2, 2)), ((2, 1, 3, 0), (4,)), ((1, 0), (1, 1))):
         write_shards(tmp_path / str(order), sizes, payloads=[payloads[index] for index in order])
         other = open_records(tmp_path / str(order), "train")
-        with pytest.warns(UserWarning, match=r"1 images occur again under another label \(first: image_7\.jpg with"):
+        with pytest.warns(
+            UserWarning, match=r"1 images occur more than once with different labels \(first: image_7\.jpg with"
+        ):
             join = StoreJoin(store, other)
         join.locate(*read_all(other))
         assert len(join.relabeled) == 0
@@ -521,7 +523,9 @@ def test_logits_and_views_are_joined_with_one_source_alone(tmp_path, source, sto
     folder = open_records(write_as_folder(source, tmp_path / "folder"), "train")
     logits = StoredLogits([store])
     assert logits.join(source)[0] is logits.join(source)[0]
-    with pytest.raises(ConfigError, match="its logits are joined with other records: make StoredLogits for each"):
+    with pytest.raises(
+        ConfigError, match="its logits are already joined with other records; create one StoredLogits per dataset"
+    ):
         logits.join(folder)
     views = StoredViews(store)
     views.join(source)

@@ -274,6 +274,8 @@ def test_an_index_that_was_removed_is_made_again(finished):
     (path / "index.arrow").unlink()
     (path / records_file(NAME)).unlink()
     StoreWriter(path, plan).write_records(NAME, np.arange(5, dtype=np.uint64), list("abcde"), np.ones(5, np.int32))
-    with pytest.raises(StoreError, match=r"index\.arrow: is missing, and what the records give is another; .*--repair"):
+    with pytest.raises(
+        StoreError, match=r"index\.arrow: is missing, and the records do not give the same one; .*--repair"
+    ):
         finalize_store(path)
     assert not (path / "index.arrow").exists()

@@ -145,7 +145,9 @@ def importlib_has(name):
 def test_an_unfinished_store_is_refused_and_says_what_is_missing(tmp_path):
     path = tmp_path / "store"
     plan = begin_store(path, make_plan(), views_per_file=2)
-    with pytest.raises(StoreError, match=r"is not finished: 0 of 4 files are there; run the same extract again"):
+    with pytest.raises(
+        StoreError, match=r"is not finished: 0 of 4 files are there; run the same extract command to resume"
+    ):
         Store(path)
     fill(path, plan)
     (path / "train-00001-of-00002.v000-000.arrow").unlink()

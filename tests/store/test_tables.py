@@ -200,7 +200,7 @@ ABOUT = {"views": [0, 1], "hits": [0, 3], "made_by": {}}
         ({"hits": [0, -1]}, "hits"),
         ({"hits": [0, 4]}, r"hits \[0, 4\], expected 2 numbers up to 3"),
         ({"hits": None}, "hits"),
-        ({"views": [0, 2]}, r"views \[0, 2\], expected \[0, 1\]: another file than its name says"),
+        ({"views": [0, 2]}, r"views \[0, 2\], expected \[0, 1\]: its content does not match its name"),
         ({"made_by": [1]}, "made_by: expected `object`"),
         ({"made_by": {"versions": "a"}}, "made_by: versions: expected `object`"),
         ({"made_by": {"device": 1}}, "made_by: device: expected `str`"),
@@ -232,10 +232,10 @@ def test_metadata_that_is_not_as_expected():
     found = {"plan": "a", "shard": "b", "keys_xxh3": "c"}
     check_metadata(found, "file", {"plan": "a", "shard": "b"}, "do this")
     for changes, message in (
-        ({"plan": "x"}, "file: plan a, expected x: made for another plan: a file of another store; do this"),
+        ({"plan": "x"}, "file: plan a, expected x: belongs to another plan: a file of another store; do this"),
         ({"keys_xxh3": "x"}, "file: keys_xxh3 c, expected x: made for other records: the data changed between"),
-        ({"shard": "x"}, "file: shard b, expected x: another file than its name says"),
-        ({"views": [0, 1]}, r"file: views None, expected \[0, 1\]: another file than its name says"),
+        ({"shard": "x"}, "file: shard b, expected x: its content does not match its name"),
+        ({"views": [0, 1]}, r"file: views None, expected \[0, 1\]: its content does not match its name"),
     ):
         with pytest.raises(StoreError, match=message):
             check_metadata(found, "file", changes, "do this")

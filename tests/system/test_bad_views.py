@@ -46,7 +46,7 @@ def test_a_store_whose_views_are_incomplete(tmp_path, capsys, data, store):
     remove_manifests(store)
     (store / "train-00001-of-00002.v002-003.arrow").unlink()
     words = train(data, tmp_path / "run", "--store", store)
-    fails(capsys, words, 1, "is not finished: 9 of 10 files are there; run the same extract again")
+    fails(capsys, words, 1, "is not finished: 9 of 10 files are there; run the same extract command to resume")
     from teachonce.store.manifests import finalize_store
 
     assert finalize_store(store) == 2 and Store(store).num_views == 2
@@ -81,7 +81,7 @@ def test_another_policy_seed_or_size(capsys, data, teacher, store, more, phrase)
     if more == ["--size-of-teacher"]:
         teacher, more = teacher.replace("size=16,resize=16", "size=20,resize=20"), []
     views = ["--policy", "crop", "--views", 4, "--mixup-alpha", 1, "--mix-prob", 0.5]
-    fails(capsys, extract(data, teacher, store, *views, *more), 1, "begun with another plan: ", phrase)
+    fails(capsys, extract(data, teacher, store, *views, *more), 1, "was started with a different plan: ", phrase)
     assert tree(store) == before
 
 

@@ -502,6 +502,6 @@ def test_names_come_from_any_data_of_the_store_and_no_other(tmp_path, records, o
     folder = write_store(tmp_path / "of_folder", images, num_classes=5, offset=0)
     assert read_names(images, folder) == tuple(f"class{label}" for label in range(5))
     (records / "classes.json").unlink()
-    with pytest.raises(ConfigError, match="no names of classes, expected the 5 classes of the store"):
+    with pytest.raises(ConfigError, match="no class names, expected the 5 classes of the store"):
         upgrade(UpgradeConfig(store=old, out=out, data=records))
     assert not out.exists()

@@ -66,7 +66,7 @@ def test_training_into_a_run_whose_result_is_damaged(copied, digits, capsys):
     (copied / "result.json").write_text("[]")
     words = ["--size", 32, "--batch-size", 32, "--epochs", 1, "--num-workers", 1]
     code, line = run(capsys, "train", "--data", digits, "--student", "timm:test_resnet", "--out", copied, *words)
-    assert code == 1 and "result.json: is no run's result" in line and "remove it" in line
+    assert code == 1 and "result.json: is not the result of a run" in line and "remove it" in line
     # And so it is.
     (copied / "result.json").unlink()
     assert run(capsys, "train", "--data", digits, "--student", "timm:test_resnet", "--out", copied, *words)[0] == 0
@@ -77,7 +77,7 @@ def test_metrics_that_are_no_text(copied, capsys):
     with (copied / "metrics.csv").open("ab") as file:
         file.write(b"\xff")
     code, line = run(capsys, "inspect", copied)
-    assert code == 1 and f"{copied}/metrics.csv: line 3 is no line of metrics" in line
+    assert code == 1 and f"{copied}/metrics.csv: line 3 is not a line of metrics" in line
 
 
 @pytest.mark.parametrize("name", ["merge.train.json", "records.train.json"])

@@ -83,7 +83,7 @@ def test_the_same_command_again_goes_on(tmp_path, capsys, data, store):
     words = train(data, tmp_path / "run", "--store", store, "--missing", "skip")
     for _ in range(2):
         run(*words)
-        assert "they are skipped (--missing skip)" in capsys.readouterr().err
+        assert "they are left out (--missing skip)" in capsys.readouterr().err
     assert result(tmp_path / "run")["missing_records"] == 5
 
 

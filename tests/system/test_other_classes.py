@@ -84,7 +84,7 @@ def test_the_names_go_along(teacher: str, run: Path) -> None:
 @pytest.mark.parametrize("num_classes", [6, 12])
 def test_other_classes_are_refused(teacher: str, use: Use, num_classes: int, tmp_path: Path) -> None:
     data = write_image_folder(tmp_path / "data", num_classes=num_classes)
-    message = rf"its 10 classes have other names, or another order, than the {num_classes} of the data"
+    message = rf"its 10 classes differ in names or order from the {num_classes} of the data"
     with pytest.raises(ConfigError, match=message):
         use(teacher, data, tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -97,7 +97,7 @@ def test_as_many_other_classes_are_refused(teacher: str, use: Use, renamed: Path
 
 
 def test_who_says_that_they_are_the_same_is_believed(teacher: str, digits: Path, renamed: Path, tmp_path: Path) -> None:
-    with pytest.warns(UserWarning, match="--offset 0: the 10 classes .* they are taken to be the same"):
+    with pytest.warns(UserWarning, match="--offset 0: the 10 classes .* they are assumed to be the same"):
         found = evaluate(EvaluateConfig(data=renamed, split="train", model=teacher, offset=0, device="cpu"))
     expected = use_evaluate(teacher, digits, tmp_path)
     assert found["top1"] == expected["top1"]

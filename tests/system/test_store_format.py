@@ -402,9 +402,9 @@ def test_a_file_of_another_store(tmp_path, copy):
     own = tmp_path / "store" / name
     content = own.read_bytes()
     for source, reason in (
-        (tmp_path / "teacher" / name, "made for another plan: a file of another store"),
+        (tmp_path / "teacher" / name, "belongs to another plan: a file of another store"),
         (tmp_path / "records" / name, "made for other records"),
-        (tmp_path / "store" / other_name, "another file than its name says"),
+        (tmp_path / "store" / other_name, "its content does not match its name"),
     ):
         shutil.copyfile(source, own)
         with pytest.raises(StoreError, match=rf"{name}: .*(damaged or replaced|{reason})"):

@@ -38,7 +38,7 @@ def test_pixels_outside_the_box_do_not_count():
 
 @pytest.mark.parametrize("box", [(0, 0, 81, 60), (-1, 0, 10, 10), (5, 5, 5, 10), (0, 50, 10, 61)])
 def test_a_box_of_another_image_is_refused(box):
-    with pytest.raises(StoreError, match="does not lie in the image of 80 x 60"):
+    with pytest.raises(StoreError, match="is outside of the image of 80 x 60"):
         apply_view(Image.new("RGB", (80, 60)), View(box), 8)
 
 

@@ -121,7 +121,7 @@ def _make_stores(config: AblateConfig) -> list[ArmConfig]:
         if kind == "labels":
             found.append(ArmConfig("labels only", _no_view_mix(config)))
         elif kind == "center":
-            found.append(ArmConfig("fixed centre logits", _no_view_mix(config), (folder / "center",), 1))
+            found.append(ArmConfig("fixed center logits", _no_view_mix(config), (folder / "center",), 1))
         elif kind == "views":
             name = f"{count} stored view" + "s" * (count > 1)
             found.append(ArmConfig(name, {"views": count}, (folder / "views",), count, replays=True))
@@ -149,7 +149,9 @@ def _given_stores(config: AblateConfig) -> list[ArmConfig]:
         found.append(ArmConfig(name, settings, paths, num_views, replays))
     names = [arm.name for arm in found]
     if len(set(names)) != len(names):
-        raise ConfigError(f"--stores {config.stores}: two arms would have one name; the folders' names must differ")
+        raise ConfigError(
+            f"--stores {config.stores}: two arms would have the same name; give stores with different folder names"
+        )
     return found
 
 
@@ -287,7 +289,7 @@ def _read_arm(config: AblateConfig, arm: ArmConfig) -> Arm:
         result = run.result
         assert result is not None, run.path
         if result["top1"] is None:
-            raise ConfigError("--validation-split none: an ablation compares validation accuracies; give a split")
+            raise ConfigError("--validation-split none: ablate compares validation accuracies; give a split")
         results.append(result)
         rows = [row for row in run.metrics if row["validation_top1"] is not None]
         curves.append([(int(row["epoch"] or 0), float(row["validation_top1"] or 0.0)) for row in rows])

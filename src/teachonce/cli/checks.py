@@ -119,7 +119,7 @@ def _check_run(path: Path) -> None:
     from teachonce.store.plan_files import holds_store
 
     if holds_store(path):
-        raise ConfigError(f"{path}: is a store, expected a run; export-logits is for stores")
+        raise ConfigError(f"{path}: is a store, expected a run; use export-logits for stores")
     open_finished_run(path, requested_by=f"model {f'run:{path}'!r}")
 
 

@@ -209,7 +209,7 @@ def _describe(field: dataclasses.Field[Any], hint: Any, sentence: str) -> Option
     default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
     if REPEATED in marks:
         value = value.removesuffix(" ...")
-        sentence += " Can be given several times." if "several" not in sentence.lower() else ""
+        sentence += " Can be given more than once." if "several" not in sentence.lower() else ""
     return Option(field.name, group, value, sentence, default, choices, marks)
 
 

@@ -70,7 +70,7 @@ def take_storage_options(words: Sequence[str]) -> list[str]:
         while not equals and rest and _PAIR.fullmatch(rest[0]) and not _is_path(rest[0]):
             found.append(rest.popleft())
         if not found or _PAIR.fullmatch(found[0]) is None:
-            raise ConfigError(f"{word}: expected KEY=VALUE words, such as {STORAGE_OPTIONS} region=eu-central-1")
+            raise ConfigError(f"{word}: expected KEY=VALUE pairs, such as {STORAGE_OPTIONS} region=eu-central-1")
         pairs += found
     if pairs:
         add_options(pairs)
@@ -103,7 +103,7 @@ def find_command(words: Sequence[str], commands: Iterable[str], gone: Mapping[st
     if name in gone:
         raise ConfigError(f"{name}: {gone[name]}")
     if name.startswith("-"):
-        raise ConfigError(f"{name}: expected a command before any option of it; 'teachonce --help' lists them")
+        raise ConfigError(f"{name}: expected a command before its options; 'teachonce --help' lists them")
     raise ConfigError(f"{name}: no such command{_suggest(name, commands)}; 'teachonce --help' lists them")
 
 
@@ -155,7 +155,8 @@ def explain_words(command: str, options: Sequence[Option], words: Sequence[str],
             continue
         option = names.get(word.replace("_", "-"))
         if option is None:
-            return f"{word}: no option of {command}{_suggest(word, names)}; 'teachonce {command} --help-all' lists them"
+            hint = _suggest(word, names)
+            return f"{word}: not an option of {command}{hint}; 'teachonce {command} --help-all' lists them"
         given.add(option.name)
         wanted = 0 if equals or not option.value else len(option.value.split()) - ("..." in option.value)
         values = [left.pop(0) for _ in range(wanted) if left and not left[0].startswith("--")]
@@ -168,7 +169,7 @@ def explain_words(command: str, options: Sequence[Option], words: Sequence[str],
     given |= {option.name for option, _ in zip(places, placed, strict=False)}
     missing = [option.heading for option in options if option.is_required and option.name not in given]
     return (
-        f"{command}: {' and '.join(missing) or 'an option'} missing, expected here or in --config FILE; 'teachonce "
+        f"{command}: {' and '.join(missing) or 'an option'} missing; give it here or in --config FILE; 'teachonce "
         f"{command} --help' has an example"
     )
 

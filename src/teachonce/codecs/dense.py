@@ -90,8 +90,8 @@ class Float16Codec(DenseCodec):
         if len(lost):
             row = int(lost[0])
             raise LogitsError(
-                f"teacher logits in row {row}: the largest is {max_logit[row]:.3g}, beside which float16 cannot tell "
-                "the other classes from it; use --codec float32"
+                f"teacher logits in row {row}: the largest is {max_logit[row]:.3g}, too large for float16 to tell "
+                "the classes apart; use --codec float32"
             )
         return {"distances": halves, "max_logit": max_logit}
 

@@ -74,7 +74,7 @@ class TopKCodec(Codec):
     @property
     def promise(self) -> str:
         """Of the mass alone: which tail class is likelier is lost at every temperature."""
-        return "the mass of the classes that are not kept, and nothing of which of them is likelier"
+        return "the total probability of the other classes, but not how it is distributed"
 
     def encode_logits(self, logits: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
         """Columns ``indices`` uint16 or 32 [N, K], ``codes`` uint8 [N, K], ``range`` float16 [N] and ``drops``.

@@ -229,7 +229,7 @@ def find_num_classes(records: RecordSource, logits: LogitSource | None) -> int:
     if logits is not None:
         return logits.find_num_classes(records)
     raise ConfigError(
-        "the number of classes is not known: the data has no classes.json and no logits; give --num-classes "
+        "the number of classes is unknown: the data has no classes.json and no logits; give --num-classes "
         "(ImageNet TFRecords: 1001)"
     )
 

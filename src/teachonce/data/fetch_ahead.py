@@ -103,8 +103,8 @@ def check_cache_size(records: RecordSource, shuffle_shards: int | None, cache_by
     num_fitting = _count_fitting(sizes, cache_bytes) - SHARDS
     advice = f"--shuffle-shards {num_fitting}, or " if num_fitting > 0 else ""
     warnings.warn(
-        f"the {records.split} records: {what} have {sum(at_once):,} bytes, the cache {cache_bytes:,}: much is fetched "
-        f"again and again; give {advice}a larger --cache-size",
+        f"the {records.split} records: {what} have {sum(at_once):,} bytes, the cache {cache_bytes:,}: data will "
+        f"be fetched repeatedly; give {advice}a larger --cache-size",
         stacklevel=2,
     )
 

@@ -78,7 +78,7 @@ class RecordLogits:
             if len(record.logits) != expected:
                 raise LogitsError(
                     f"{record.where}: image/logit has {len(record.logits)} classes, expected {expected}; "
-                    "the logits were made for other data, or --num-classes is wrong"
+                    "the logits are for other data, or --num-classes is wrong"
                 )
             rows.append(map_logits(record.logits, ClassSpace(num_classes=expected), class_space))
         return {"teacher_logits": torch.from_numpy(np.stack(rows))}

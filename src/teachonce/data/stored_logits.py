@@ -60,7 +60,8 @@ class StoredLogits:
         if self._joins and self._joins[0].source is not records:
             # Their classes are those of the records, and decoding asks for them later.
             raise ConfigError(
-                f"{self.stores[0].path}: its logits are joined with other records: make StoredLogits for each"
+                f"{self.stores[0].path}: its logits are already joined with other records; create one StoredLogits per "
+                "dataset"
             )
         joined = {id(join.store): join for join in (*known, *self._joins)}
         self._joins = [joined.get(id(store)) or StoreJoin(store, records) for store in self.stores]
@@ -72,12 +73,14 @@ class StoredLogits:
             return
         if not any(store is own for store in views.stores for own in self.stores):
             raise ConfigError(
-                f"{views.stores[0].path}: its views with the logits of {self.stores[0].path}: give the logits' own "
-                "store, opened once, for the views"
+                f"{views.stores[0].path}: its views with the logits of {self.stores[0].path}: open the store once "
+                "and use it for views and logits"
             )
         epochs = range(2 * self.order.num_views)
         if [views.number_of(epoch) for epoch in epochs] != [self.order.number_of(epoch) for epoch in epochs]:
-            raise ConfigError(f"{self.stores[0].path}: views and logits in different orders: give both one ViewOrder")
+            raise ConfigError(
+                f"{self.stores[0].path}: views and logits have different view orders; give both the same ViewOrder"
+            )
 
     def find_num_classes(self, records: RecordSource) -> int:
         """As the plan says."""

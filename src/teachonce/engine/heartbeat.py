@@ -167,8 +167,8 @@ class Heartbeat:
             if self._num_failed == 2 and not self._has_warned:
                 self._has_warned = True
                 print_line(
-                    f"teachonce: warning: {self._location}: heartbeats cannot be written, which changes nothing but "
-                    f"what 'teachonce status' shows: {_describe_error(error)}"
+                    f"teachonce: warning: {self._location}: heartbeats cannot be written; this affects only the "
+                    f"output of 'teachonce status': {_describe_error(error)}"
                 )
 
     def _rate(self, now: float) -> float | None:

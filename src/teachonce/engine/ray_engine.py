@@ -197,8 +197,8 @@ class _Actor:
             os.chdir(folder)
         except OSError:
             warnings.warn(
-                f"{socket.gethostname()}: has no folder {folder}, in which the command was started: relative paths "
-                "lead elsewhere there; give paths that all nodes share",
+                f"{socket.gethostname()}: the folder {folder}, in which the command was started, does not exist "
+                "on this node, so relative paths have another meaning; give absolute paths that all nodes share",
                 stacklevel=1,
             )
 
@@ -209,7 +209,7 @@ class _Actor:
         except TeachonceError as error:
             self._failure = error
         except Exception as error:
-            self._failure = TeachonceError(f"a worker process cannot start: {type(error).__name__}: {error}")
+            self._failure = TeachonceError(f"a worker process could not start: {type(error).__name__}: {error}")
         self._sender.flush()
 
     def do(self, job: Any) -> Any:
@@ -366,7 +366,7 @@ class _Pool:
             return
         except self._ray.exceptions.RayTaskError as error:
             # What an actor does itself, outside of the worker.
-            raise TeachonceError(f"a worker cannot be run on the cluster: {_last_line(error)}") from error
+            raise TeachonceError(f"a worker could not be started on the cluster: {_last_line(error)}") from error
         except self._ray.exceptions.RayError as error:
             # Lost: with its node, killed, out of memory, or with the data that it was to read.
             self._remove(member)
@@ -413,7 +413,7 @@ class _Pool:
         else:
             return
         if num_lost >= MAX_LOSSES:
-            what = "while they did the same piece of work" if job is not None else "before they were ready"
+            what = "while processing the same unit of work" if job is not None else "before they were ready"
             raise TeachonceError(
                 f"{num_lost} workers of the cluster were lost {what} ({_last_line(error)}); completed work is kept: "
                 "give them more memory (more --worker-cpus, fewer workers), and run the same command again"
@@ -443,12 +443,12 @@ class _Pool:
         found += f"and {has.get('GPU', 0):g}"
         if now - self._worker_since >= WAIT_SECONDS:
             raise TeachonceError(
-                f"no worker has started within {WAIT_SECONDS:g} s: they ask for {found}; add nodes, or give other "
+                f"no worker has started within {WAIT_SECONDS:g} s: they request {found}; add nodes, or give other "
                 "--worker-cpus or --worker-gpus"
             )
         if now - self._said_at >= SAY_SECONDS:
             self._said_at = now
-            print_line(f"waiting for workers: they ask for {found}")
+            print_line(f"waiting for workers: they request {found}")
 
 
 def _last_line(error: BaseException) -> str:

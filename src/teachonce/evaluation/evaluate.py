@@ -60,7 +60,7 @@ def evaluate_model(
     num_classes = classifier.num_classes + offset if source.classes is None else len(source.classes.names)
     data_space = ClassSpace(num_classes=num_classes)
     if source.num_records == 0:
-        raise RecordError(f"{source.split}: holds no record")
+        raise RecordError(f"{source.split}: has no records")
     first_class, last_class = max(offset, 0), min(classifier.num_classes + offset, num_classes)
     if last_class <= first_class:
         raise ConfigError(f"--offset {offset}: leaves {classifier.spec} and the data no class in common")

@@ -82,7 +82,7 @@ def check_onnx(student: Classifier, written: Path) -> None:
             try:
                 exact = exact_module(normalize(pixels, student.preprocessing).double()).numpy()
             except RuntimeError as error:
-                raise ModelError(f"{student.spec}: cannot be asked in float64 ({first_line(error)})") from error
+                raise ModelError(f"{student.spec}: cannot be run in float64 ({first_line(error)})") from error
         rounding = float(np.abs(logits - exact).max())
         allowed = ROUNDING_FACTOR * rounding + LAST_PLACES * float(np.spacing(np.abs(logits).max()))
         difference = float(np.abs(exported.collect_logits(exported.logits(pixels)) - logits).max())

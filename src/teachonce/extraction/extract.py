@@ -62,7 +62,8 @@ def extract(config: ExtractConfig) -> bool:
         units = [unit for unit in partition(all_units(plan), index, count) if unit in missing]
         if config.views is not None and config.views < plan.num_views:
             print_note(
-                f"{config.out}: planned for {plan.num_views} views, more than --views {config.views}: all are extracted"
+                f"{config.out}: planned for {plan.num_views} views, more than --views {config.views}: all of them "
+                "are extracted"
             )
         print_note(f"{config.out}: {num_units - len(missing)} of {num_units} units done, {len(units)} to do here")
         counts = _extract_units(config, preparation, teacher, units)
@@ -70,12 +71,15 @@ def extract(config: ExtractConfig) -> bool:
             missing = missing_units(config.out, plan)
             units = [unit for unit in others_permuted(all_units(plan), index, count) if unit in missing]
             if units:
-                print_note(f"{config.out}: own part done; {len(units)} units of other workers are missing: made here")
+                print_note(
+                    f"{config.out}: own part done; {len(units)} units of other workers are missing and are processed "
+                    "here"
+                )
             counts += _extract_units(config, preparation, teacher, units)
         if count > 1 or counts.num_skipped or counts.num_twice:
             print_note(
-                f"{config.out}: {counts.num_made} units made; others were faster with {counts.num_skipped} that were "
-                f"left out and {counts.num_twice} that were made twice"
+                f"{config.out}: {counts.num_made} units made; {counts.num_skipped} skipped because other workers "
+                f"had finished them, {counts.num_twice} processed twice"
             )
         return _finish(config, plan, has_new_files=counts.num_made > 0)
 
@@ -161,8 +165,8 @@ def _finish(config: ExtractConfig, plan: Plan, *, has_new_files: bool) -> bool:
         missing = len(missing_units(path, plan))
         if config.engine != "local" and missing:
             raise StoreError(
-                f"{path}: {missing} units that workers made are not here: --out must be a folder that all nodes of the "
-                "cluster share under this name"
+                f"{path}: {missing} units that workers finished are missing here: --out must be a folder that all "
+                "nodes of the cluster share under this name"
             )
         print_note(f"{path}: {missing} units are left to other workers; the last one finishes it")
         return False

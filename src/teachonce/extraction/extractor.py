@@ -165,9 +165,7 @@ class UnitExtractor:
                 self.plan.check_label(record)
                 yield PendingRecord(result, row, record)
             if row + 1 != num_records:
-                raise RecordError(
-                    f"other than {num_records} records, which the plan says: the data changed; begin anew"
-                )
+                raise RecordError(f"not {num_records} records as planned: the data changed; start again")
         except TeachonceError as error:
             raise error.at(name) from error
 
@@ -216,8 +214,8 @@ class UnitExtractor:
         num_views = sum(self.plan.shards[unit.shard][1] * unit.num_views for unit in bundle)
         more = f" to {names[-1]}" if len(names) > 1 else ""
         print_line(
-            f"{names[0]}{more}: {num_views} views in {whole:.2f} s, {num_views / whole:.1f}/s; seconds: {self.seconds} "
-            f"(look: sum over {self.num_threads} threads)",
+            f"{names[0]}{more}: {num_views} views in {whole:.2f} s, {num_views / whole:.1f}/s; seconds: "
+            f"{self.seconds} (look: decoding and transforms, sum over {self.num_threads} threads)",
         )
 
 

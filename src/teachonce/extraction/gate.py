@@ -62,15 +62,15 @@ class Gate:
         """
         records = sample_records(source, self.num_samples, self.seed)
         labels = np.array([record.label for record in records])
-        with phase("gate", f"asking the teacher about {len(records)} records"):
+        with phase("gate", f"running the teacher on {len(records)} records"):
             logits = score_records(teacher, records, self.batch_size)
         top1 = _top1(logits, labels, offset)
         print_note(f"gate: top-1 {top1:.3f} on {len(records)} records")
         if self.expect_top1 is None:
             if top1 < NEAR_CHANCE:
                 warnings.warn(
-                    f"top-1 {top1:.3f} of {teacher.spec} on {len(records)} records is near chance: are --offset and "
-                    "the class order right? give --expect-top1 to stop here and be told the likely mistake",
+                    f"top-1 {top1:.3f} of {teacher.spec} on {len(records)} records is near chance: are --offset "
+                    "and the class order right? with --expect-top1 the command stops here and looks for the cause",
                     stacklevel=2,
                 )
             return top1
@@ -115,11 +115,11 @@ def diagnose(
     trials = [(_top1(logits, labels, offset + shift), _shift_phrase(offset + shift)) for shift in (-1, 1)]
     order = _order_score(logits, labels)
     if order is not None:
-        trials.append((order, "another order of the classes; check the labels file, or the teacher's class list"))
+        trials.append((order, "a different class order; check the labels file, or the teacher's class list"))
     num_failed = 0
     if max(score for score, _ in trials) < expect_top1:
         # Only now the dearer trials: each of them runs the teacher again.
-        print_note("gate: below what is expected; trying other mean, std and sizes for the reason")
+        print_note("gate: below --expect-top1; trying other mean, std and sizes to find the cause")
         for preprocessing, phrase in _other_preprocessings(teacher.preprocessing):
             other = dataclasses.replace(teacher, preprocessing=preprocessing)
             try:
@@ -132,12 +132,12 @@ def diagnose(
             trials.append((_top1(other_logits, labels, offset), phrase))
     score, phrase = max(trials, key=lambda trial: trial[0])
     if score >= _convincing(top1, len(records)):
-        return f"it looks like {phrase}: that gives {score:.3f}"
-    unable = f" ({num_failed} trials cannot be run on this model)" if num_failed else ""
-    tried = ["labels shifted by one", *(["another class order"] if order is not None else [])]
+        return f"the cause is probably {phrase}, which gives {score:.3f}"
+    unable = f" ({num_failed} trials could not be run with this model)" if num_failed else ""
+    tried = ["labels shifted by one", *(["a different class order"] if order is not None else [])]
     return (
-        f"tried: {', '.join(tried)}, other mean and std, other sizes{unable}; none explains it: check that weights and "
-        "data belong together"
+        f"tried: {', '.join(tried)}, other mean and std, other sizes{unable}; none of them explains it; check "
+        "that weights and data belong together"
     )
 
 
@@ -177,7 +177,7 @@ def _other_preprocessings(used: Preprocessing) -> Iterator[tuple[Preprocessing, 
         other = dataclasses.replace(used, mean=mean, std=std, value_range=value_range)
         if other != used:
             setting = f"mean={'/'.join(map(str, mean))},std={'/'.join(map(str, std))},range={value_range}"
-            yield other, f"a wrong mean/std ({name} fit: add ',{setting}' to --teacher)"
+            yield other, f"a wrong mean/std ({name} match: add ',{setting}' to --teacher)"
     for size_px in SIZES_PX:
         if size_px != used.size_px:
             yield used.with_size(size_px), f"a wrong size (add ',size={size_px}' to --teacher)"

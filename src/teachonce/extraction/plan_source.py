@@ -66,8 +66,8 @@ class ExtractedData:
         num_added = sum(count for _, count in added)
         if not num_known:
             raise PlanMismatchError(
-                f"{self._path}: was begun with other data: it knows none of the {num_added:,} records here; choose "
-                "another --out"
+                f"{self._path}: was started with other data: it has none of the {num_added:,} records here; "
+                "choose another --out"
             )
         if num_added:
             self._check_labels(plan)
@@ -94,9 +94,9 @@ class ExtractedData:
                 different.append(records[at])
         if different and (plan.class_names is None or 2 * len(different) > num_known):
             raise PlanMismatchError(
-                f"{self._path}: {different[0].where} has label {different[0].label} and another one in the store, as "
-                f"{len(different)} of {num_known} records that were looked at: the classes have other numbers here; "
-                "use the same --labels, or another --out"
+                f"{self._path}: {different[0].where} has label {different[0].label} but another one in the store, "
+                f"as {len(different)} of {num_known} compared records do: the classes are numbered differently "
+                "here; use the same --labels, or another --out"
             )
 
     def check_has_all(self, plan: Plan) -> None:
@@ -105,17 +105,17 @@ class ExtractedData:
         num_gone = self._count_gone(index) if index else 0
         if num_gone:
             raise PlanMismatchError(
-                f"{self._path}: {num_gone:,} images of the store are not in the data any more, so its records cannot "
-                "get more views: give them back, or extract into another --out; new records alone can be added with "
-                "the --views that the store has"
+                f"{self._path}: {num_gone:,} images of the store are not in the data any more, so its records "
+                "cannot get more views: restore them, or extract into another --out; new records can only be "
+                "added with the number of views that the store has"
             )
 
     def _read_index(self, plan: Plan) -> list[KeyIndex]:
         index = _read_index(self._path, range(len(plan.parts)))
         if index is None:
             raise PlanMismatchError(
-                f"{self._path}: is unfinished and was begun with other data: finish it with that data first, or choose "
-                "another --out"
+                f"{self._path}: is unfinished and was started with other data: finish it with that data first, or "
+                "choose another --out"
             )
         return index
 
@@ -152,8 +152,9 @@ class PlanSource(RecordSource):
         expected = int(self._keys_of(shard)[row])
         if record.key != expected:
             raise RecordError(
-                f"{record.where}: key {record.key:016x} ({record.filename}), expected {expected:016x}: the image was "
-                "changed, and its file has the old size and time; restore it, or touch it and start again"
+                f"{record.where}: key {record.key:016x} ({record.filename}), expected {expected:016x}: the image "
+                "was changed, but its file has the old size and modification time; restore it, or touch it and "
+                "start again"
             )
 
     def iter_shard(self, shard: int, *, with_logits: bool = False) -> Iterator[Record]:

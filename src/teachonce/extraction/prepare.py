@@ -124,7 +124,7 @@ def build_plan(config: ExtractConfig, source: RecordSource, teacher: Classifier)
     data_classes = choose_data_classes(config.num_classes, source)
     if data_classes is None and config.offset is None and teacher.default_offset is None:
         raise ConfigError(
-            f"{config.data}: does not say how many classes it has (no classes.json): give --num-classes (ImageNet "
+            f"{config.data}: the number of classes is unknown (no classes.json): give --num-classes (ImageNet "
             "TFRecords: 1001) or --offset (the data label of the teacher's class 0)"
         )
     offset = resolve_model_offset(teacher, names, data_classes, config.offset)
@@ -133,8 +133,9 @@ def build_plan(config: ExtractConfig, source: RecordSource, teacher: Classifier)
     is_random = views_of is not None or drawn.is_random
     if is_random and not teacher.preprocessing.antialias:
         raise ConfigError(
-            f"--teacher {config.teacher}: sees pixels without antialiasing, and views are antialiased and rounded to 8 "
-            "bits; add ',interpolation=bilinear,antialias=1' to look through views, or use --policy center"
+            f"--teacher {config.teacher}: its preprocessing has no antialiasing, while views are antialiased and "
+            "rounded to 8 bits; add ',interpolation=bilinear,antialias=1' for random views, or use --policy "
+            "center"
         )
     if views_of is None:
         policy = policy_to_json(drawn) | ({"seed": config.seed} if drawn.is_random else {})
@@ -178,9 +179,7 @@ def open_views_of(config: ExtractConfig, source: RecordSource) -> Store | None:
     store = Store(config.views_of)
     StoreJoin(store, source, advice=f"give the data of {store.path}, or extend that store by this data first")
     if not store.policy.is_random:
-        raise StoreError(
-            f"{store.path}: policy {store.policy.name} stores no views to look through; extract with --policy crop"
-        )
+        raise StoreError(f"{store.path}: policy {store.policy.name} has no random views; extract it with --policy crop")
     if config.views is not None:
         Store(config.views_of, num_views=config.views)  # raises for one that has fewer
     return store
@@ -214,6 +213,6 @@ def _check_stored_top1(config: ExtractConfig) -> None:
     assert config.expect_top1 is not None
     if top1 < config.expect_top1:
         raise CheckError(
-            f"{config.out}: is whole, and its logits have top-1 {top1:.3f}, expected at least {config.expect_top1}; "
-            "extract with another teacher or other settings into another --out"
+            f"{config.out}: is complete, and its logits have top-1 {top1:.3f}, expected at least "
+            f"{config.expect_top1}; extract with another teacher or other settings into another --out"
         )

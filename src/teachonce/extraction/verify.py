@@ -141,9 +141,9 @@ def check_top1(store: Store, count: int) -> int:
             found += count_hits(store.read_logits(shard, view, rows), labels[rows], store.class_space.offset)
         if found != expected:
             raise CheckError(
-                f"{store.path}: {store.shards[shard][0]} view {view}: the likeliest class is the label of {found} of "
-                f"{len(labels)} records, at extraction of {expected}: labels, logits or the offset were changed; "
-                "extract again"
+                f"{store.path}: {store.shards[shard][0]} view {view}: the most likely class is the label of "
+                f"{found} of {len(labels)} records, at extraction it was of {expected}: labels, logits or the "
+                "offset have changed; extract again"
             )
         num_checked += 1
     return num_checked
@@ -171,9 +171,9 @@ def check_pixels(join: StoreJoin, count: int) -> int:
             )
         if pixels_hash(pixels) != sample.pixels_xxh3:
             raise CheckError(
-                f"{where}: the image decodes as at extraction, its view differs: another resize, crop or operation "
-                f"({describe_versions(store, 'pillow', 'decoder', 'numpy', 'teachonce')}), or the stored view was "
-                "changed; extract again"
+                f"{where}: the image decodes as at extraction, but its view differs: another resize, crop or "
+                f"operation ({describe_versions(store, 'pillow', 'decoder', 'numpy', 'teachonce')}), or the "
+                "stored view was changed; extract again"
             )
         columns = store.read_rows(shard, sample.view, [sample.row])
         # After a kill, or of several writers at once, sample and views may be of two: equal but for the rounding.
@@ -181,7 +181,7 @@ def check_pixels(join: StoreJoin, count: int) -> int:
         errors, allowed = store.codec.compare_logits(columns, sample.logits[None], slack)
         if not (errors <= allowed).all():
             raise CheckError(
-                f"{where}: the stored logits differ from what the teacher said by {errors.max():.4g}, more than codec "
+                f"{where}: the stored logits differ from the teacher's by {errors.max():.4g}, more than codec "
                 f"{store.codec.name} allows: the view file was changed; extract again"
             )
     return len(samples)
@@ -210,12 +210,14 @@ def _check(config: VerifyConfig, verdict: Verdict) -> None:
     store = Store(config.store)
     teacher = _find_teacher(config, store)
     if teacher is not None:
-        require("torch", purpose=f"asking the teacher {teacher} (--teacher none leaves it out)")
+        require("torch", purpose=f"recomputing logits with {teacher} (--teacher none skips this)")
     with phase("verify", "comparing every byte of the store's files with their hashes"):
         verdict.num_files = store.check_files()
     with phase("verify", "opening the data"):
         source = open_records(config.data, store.plan.data["split"])
-    join = StoreJoin(store, source, advice="give the data that it was made of, or extract over this data to add them")
+    join = StoreJoin(
+        store, source, advice="give the data from which it was extracted, or extract over this data to add them"
+    )
     verdict.num_keys = check_all_keys(join)
     verdict.num_absent = join.count_absent()
     with phase("verify", "comparing labels and likeliest classes"):
@@ -226,7 +228,7 @@ def _check(config: VerifyConfig, verdict: Verdict) -> None:
         verdict.num_pixels = check_pixels(join, config.samples)
     if teacher is None:
         if config.teacher is None:
-            print_note("verify: logits imported from CSV, no teacher to ask; give --teacher to compare")
+            print_note("verify: the logits were imported from CSV and have no teacher; give --teacher to compare")
         return
     from teachonce.extraction.fresh_logits import compare_fresh_logits
 

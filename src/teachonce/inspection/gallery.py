@@ -222,12 +222,12 @@ def describe_preprocessing(preprocessing: Preprocessing) -> str:
     """How policy center takes the square from an image, as a phrase."""
     size = f"{preprocessing.size_px} px"
     if preprocessing.geometry == "central":
-        return f"the middle {preprocessing.crop_frac:.1%} of each side, at {size} ({preprocessing.interpolation})"
-    what = "the whole image squashed to" if preprocessing.geometry == "squash" else "the shorter side at"
+        return f"the central {preprocessing.crop_frac:.1%} of each side, at {size} ({preprocessing.interpolation})"
+    what = "the full image squashed to" if preprocessing.geometry == "squash" else "the shorter side at"
     middle = (
         ""
         if preprocessing.resize_px == preprocessing.size_px and preprocessing.geometry == "squash"
-        else (f", then the middle {size}")
+        else (f", then the central {size}")
     )
     return f"{what} {preprocessing.resize_px} px ({preprocessing.interpolation}){middle}"
 

@@ -41,7 +41,7 @@ def inspect(config: InspectConfig) -> str:
         page = write_page(config.path, config.data, config.out, overwrite=config.overwrite, trust=config.trust)
         storage, name = locate(page)
         storage.remove_temporaries()
-        return f"{page}: {storage.status(name).num_bytes:,} bytes, to look at in a browser"
+        return f"{page}: {storage.status(name).num_bytes:,} bytes; open it in a browser"
     if is_run and not is_store:
         run = Run(config.path)
         return json.dumps(summarize_run(run)) if config.json else render_run(run)
@@ -72,7 +72,7 @@ def render_run(run: Run) -> str:
     rows, result = run.metrics, run.result
     data, split = run.setting("data", str), run.setting("split", str)
     epochs, batch_size = run.setting("epochs", int), run.setting("batch_size", int)
-    state = "finished" if result is not None else "NOT finished: run the same train again"
+    state = "finished" if result is not None else "NOT finished: run the same command to resume"
     lines = [
         f"{run.path}: run of {run.student}, {run.num_classes} classes, {state}",
         f"  data      {data}, split {split}; {run.describe_supervision()}",

@@ -201,13 +201,13 @@ def _kind(value: Feature) -> str:
 
 def _render_split(split: dict[str, Any]) -> list[str]:
     sizes = split["image_bytes"]
-    duplicates = f"; {split['num_doubled']:,} images are DOUBLED" if split["num_doubled"] else ""
+    duplicates = f"; {split['num_doubled']:,} DUPLICATE images" if split["num_doubled"] else ""
     lines = [
         f"{split['split']}: {split['num_records']:,} records in {len(split['shards'])} shards "
         f"({split['format']}), {split['num_bytes']:,} bytes{duplicates}",
-        f"  images    {sizes['mean']:,.0f} bytes (least {sizes['least']:,}, most {sizes['most']:,}), "
-        f"{split['width_px']['least']} to {split['width_px']['most']} px wide, "
-        f"{split['height_px']['least']} to {split['height_px']['most']} px high",
+        f"  images    {sizes['mean']:,.0f} bytes (minimum {sizes['least']:,}, maximum {sizes['most']:,}), "
+        f"{split['width_px']['least']} to {split['width_px']['most']} px wide, {split['height_px']['least']} to "
+        f"{split['height_px']['most']} px high",
         *_render_turned(split),
         f"  classes   {_render_classes(split)}",
         f"  logits    {_render_logits(split)}",
@@ -233,7 +233,7 @@ def _render_split(split: dict[str, Any]) -> list[str]:
 def _render_turned(split: dict[str, Any]) -> list[str]:
     if not split["num_turned"]:
         return []
-    return [f"  turned    {split['num_turned']:,} images say in EXIF that viewers turn them; they are seen as stored"]
+    return [f"  turned    {split['num_turned']:,} images have an EXIF rotation, which is ignored"]
 
 
 def _render_classes(split: dict[str, Any]) -> str:

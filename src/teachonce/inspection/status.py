@@ -50,7 +50,7 @@ def status(config: StatusConfig) -> str:
     if storage.can_list and not storage.is_folder():
         raise ConfigError(f"{config.path}: no such folder; expected a store or a run")
     if not holds_store(config.path) and not holds_run(config.path):
-        raise ConfigError(f"{config.path}: holds neither a store nor a run; expected what extract or train writes")
+        raise ConfigError(f"{config.path}: is neither a store nor a run; expected what extract or train writes")
     look = Look(config.path)
     if config.watch:
         return _watch(look, config)
@@ -195,7 +195,7 @@ def render_status(summary: Summary) -> str:
         error = summary["last_error"]
         lines.append(f"  last error {error['host']}, process {error['pid']}: {error['error']}")
     if not summary["is_complete"] and not any(worker["alive"] is not False for worker in workers):
-        lines.append(f"  nobody is known to work on it: run the same {_command(summary)} again to resume")
+        lines.append(f"  no worker is active: run the same {_command(summary)} command to resume")
     return as_text(lines)
 
 
@@ -231,14 +231,14 @@ def _describe_groups(summary: Summary) -> str:
             first, last = group["views"]
             parts.append(f"{first} to {last}: {group['units_done']:,} of {group['units']:,} shards")
     if not summary["units_missing"] and not summary["is_complete"]:
-        parts.append("all files are there but the manifest, which the same extract writes")
+        parts.append("all files are there except the manifest, which the same extract command writes")
     return "; ".join(parts)
 
 
 def _count_workers(workers: list[Summary]) -> str:
     counts = {
         "alive": sum(1 for worker in workers if worker["alive"]),
-        "not heard of lately": sum(1 for worker in workers if worker["alive"] is None),
+        "no recent heartbeat": sum(1 for worker in workers if worker["alive"] is None),
         "gone": sum(1 for worker in workers if worker["alive"] is False and worker["state"] == "running"),
         "failed": sum(1 for worker in workers if worker["state"] == "failed"),
         "interrupted": sum(1 for worker in workers if worker["state"] == "interrupted"),
@@ -257,7 +257,7 @@ def _describe_worker(worker: Summary) -> str:
     if worker["alive"] and worker["per_second"]:
         parts.append(format_rate(worker["per_second"]))
     if worker["alive"] and worker["idle_seconds"] > SILENT_BEATS * worker["beat_seconds"]:
-        parts.append(f"nothing done for {format_seconds(worker['idle_seconds'])}")
+        parts.append(f"no progress for {format_seconds(worker['idle_seconds'])}")
     if worker["units"]:
         more = f" and {len(worker['units']) - 1} more" if len(worker["units"]) > 1 else ""
         parts.append(f"at {worker['units'][0]}{more}")
@@ -271,12 +271,12 @@ def _describe_life(worker: Summary) -> str:
     if worker["state"] != "running":
         return str(worker["state"])
     if worker["judged_by"] == "process":
-        return "gone (its process ended unexpectedly)"
+        return "gone (its process exited unexpectedly)"
     if worker["judged_by"] == "counter":
-        return f"gone (its counter stands still at {worker['beat']:,})"
+        return f"gone (its heartbeat stopped at {worker['beat']:,})"
     age = worker["age_seconds"]
     heard = f"{format_seconds(age)} ago" if age >= 0 else f"{format_seconds(-age)} ahead"
-    return f"last heard of {heard} by its own clock; --watch tells whether it lives"
+    return f"last heartbeat {heard} by its own clock; --watch shows whether it is alive"
 
 
 def _command(summary: Summary) -> str:

@@ -128,10 +128,10 @@ def convert_records(config: RecordsConfig) -> None:
     list_written(config.out, config.split, files, is_alone=config.worker_part()[1] == 1)
     print_note(f"{config.out}: {len(listing):,} {config.split} records in {config.shards} shards")
     if num_others:
-        done_to = "kept as they are" if config.keep else "encoded again"
-        print_note(f"records: {num_others} images were no RGB or grey JPEG and were {done_to}")
+        done_to = "kept unchanged" if config.keep else "re-encoded"
+        print_note(f"records: {num_others} images were not RGB or grayscale JPEGs and were {done_to}")
     if num_unmarked:
-        print_note(f"records: {num_unmarked} images could not be given restart markers and were left as they are")
+        print_note(f"records: {num_unmarked} images could not be given restart markers and were left unchanged")
 
 
 def list_labeled_images(config: RecordsConfig) -> tuple[ImageListing, NDArray[np.int32], ClassTable]:
@@ -155,7 +155,9 @@ def list_labeled_images(config: RecordsConfig) -> tuple[ImageListing, NDArray[np
     unknown = [number for number, name in enumerate(names) if name not in label_of]
     if unknown:
         first = int(np.flatnonzero(np.isin(name_of, unknown))[0])
-        hint = "; ILSVRC's own numbers have another order, give synsets" if names[name_of[first]].isdecimal() else ""
+        hint = (
+            "; ILSVRC's own class numbers have another order; give synsets" if names[name_of[first]].isdecimal() else ""
+        )
         raise RecordError(
             f"{listing.path(first)}: class {names[name_of[first]]} is not among the {len(known)} of {origin}{hint}; "
             "give the --labels of this data"
@@ -190,7 +192,7 @@ def _open_boxes(config: RecordsConfig, listing: ImageListing) -> BoxReader | Non
         return None
     boxes = open_boxes(config.boxes)
     if not boxes.has_any(listing):
-        warnings.warn(f"--boxes {config.boxes}: no image of {listing.root} has a box there", stacklevel=3)
+        warnings.warn(f"--boxes {config.boxes}: it has no box for any image of {listing.root}", stacklevel=3)
     return boxes
 
 
@@ -251,8 +253,8 @@ def _begin(config: RecordsConfig, plan: dict[str, Any], classes: ClassTable) -> 
         folder=config.out,
         name=name,
         foreign=PlanMismatchError(
-            f"{config.out}: is no folder, or holds {config.split} shards that this command did not write (no {name}); "
-            "choose another --out"
+            f"{config.out}: is not a folder, or holds {config.split} shards that this command did not write (no "
+            f"{name}); choose another --out"
         ),
         is_foreign=lambda names: any(shard and shard[0] == config.split for shard in map(parse_shard_name, names)),
         advice=f"choose another --out, or remove the {config.split} shards and {name}",
@@ -280,8 +282,8 @@ def check_arrived(config: RecordsConfig | MergeConfig, names: Sequence[str]) -> 
     missing = [name for name in names if not is_whole(config.out / name)] if config.engine != "local" else []
     if missing:
         raise RecordError(
-            f"{config.out}: {len(missing)} shards that workers made are not here (first: {missing[0]}): --out must be "
-            "a folder that all nodes of the cluster share under this name"
+            f"{config.out}: {len(missing)} shards that workers wrote are missing here (first: {missing[0]}): "
+            "--out must be a folder that all nodes of the cluster share under this name"
         )
 
 
@@ -373,7 +375,7 @@ def _read_image(images: Storage, name: str) -> bytes:
     try:
         return images.read(name)
     except RecordError as error:
-        raise RecordError(f"{error}; restore it, start again") from error
+        raise RecordError(f"{error}; restore it and start again") from error
 
 
 def _find_logits(table: MappedTable, original: bytes, encoded: bytes, basename: str, label: int) -> NDArray[np.float32]:

@@ -27,9 +27,9 @@ def copy(config: CopyConfig) -> None:
     RecordError or StoreError for what is damaged, PlanMismatchError where something else is at the target.
     """
     if config.source.resolve() == config.target.resolve():
-        raise ConfigError(f"{config.target}: is the source itself; give another place to copy to")
+        raise ConfigError(f"{config.target}: is the source itself; choose another target")
     if not open_storage(config.target).can_list:
-        raise ConfigError(f"{config.target}: a web server is read only; copy to a local path, s3://, gs:// or az://")
+        raise ConfigError(f"{config.target}: a web server is read-only; copy to a local path, s3://, gs:// or az://")
     job = CopyJob(
         source=config.source,
         target=config.target,
@@ -42,7 +42,7 @@ def copy(config: CopyConfig) -> None:
     copied = _copy(job)
     print_note(
         f"{config.target}: complete: {copied.what}, {copied.num_files:,} files, {copied.num_bytes:,} bytes: "
-        f"{copied.num_new:,} copied, {copied.num_files - copied.num_new:,} were there"
+        f"{copied.num_new:,} copied, {copied.num_files - copied.num_new:,} already there"
     )
 
 
@@ -52,7 +52,7 @@ def _copy(job: CopyJob) -> Copied:
             raise ConfigError(f"--split {job.split}: is for records, {job.source} is a store")
         return copy_store(job)
     if job.views is not None:
-        raise ConfigError(f"--views {job.views}: is for stores, and {job.source} is none")
+        raise ConfigError(f"--views {job.views}: is for stores, which {job.source} is not")
     if holds_run(job.source):
         return copy_run(job)
     storage = open_storage(job.source)

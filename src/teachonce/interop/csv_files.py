@@ -117,8 +117,8 @@ def _refuse_shared_basenames(store: Store) -> None:
     num_shared = len(hashes) - len(np.unique(np.array(hashes, np.uint64)))
     if num_shared:
         raise LogitsError(
-            f"{store.path}: {num_shared} images share a basename with another, and the CSV knows images by basename; "
-            "use the store itself"
+            f"{store.path}: {num_shared} images share a basename with another, and the CSV identifies images by "
+            "basename; use the store itself"
         )
 
 
@@ -206,16 +206,16 @@ def _refuse_other_csv(config: ImportConfig, plan: Plan) -> None:
         return  # for ``begin_store`` to say
     found = []
     if old.get("csv_xxh3") != plan.teacher["csv_xxh3"]:
-        was = f"hash {old['csv_xxh3']}" if "csv_xxh3" in old else "noted by an older teachonce without their hash"
+        was = f"hash {old['csv_xxh3']}" if "csv_xxh3" in old else "recorded by an older teachonce without their hash"
         found.append(
-            f"begun from the CSV files of another teacher, or others than {config.csv} holds now ({was}, now "
-            f"{plan.teacher['csv_xxh3']})"
+            f"started from the CSV files of another teacher, or from others than {config.csv} holds now ({was}, "
+            f"now {plan.teacher['csv_xxh3']})"
         )
     if old.get("drop", plan.teacher["drop"]) != plan.teacher["drop"]:
-        found.append(f"begun with --drop {old['drop']}, now {plan.teacher['drop']}")
+        found.append(f"started with --drop {old['drop']}, now {plan.teacher['drop']}")
     if found:
         raise PlanMismatchError(
-            f"{config.out}: {'; '.join(found)}: a store holds one teacher; choose another --out, or give those again"
+            f"{config.out}: {'; '.join(found)}: a store holds one teacher; choose another --out, or give the same ones"
         )
 
 

@@ -70,7 +70,7 @@ class CsvLines:
             line_hashes.append(_hash(line.whole))
             ranges.extend((line.file_index, line.start, len(line.whole)))
         if not hashes:
-            raise LogitsError(f"{folder}: the {split}-*.csv files hold no line; extract the logits again")
+            raise LogitsError(f"{folder}: the {split}-*.csv files have no lines; extract the logits again")
         self.digest: str = hasher.hexdigest()
         """Hash of the files' content."""
         unsorted = np.array(hashes, np.uint64)
@@ -109,8 +109,8 @@ class CsvLines:
         line = self._readers[file_index].read(start, num_bytes)
         if _hash(line) != int(self._line_hashes[at]):
             raise LogitsError(
-                f"{self.describe(at)}: another line than when the file was opened ({len(line)} bytes, were "
-                f"{num_bytes}): it was changed; run again"
+                f"{self.describe(at)}: differs from when the file was opened ({len(line)} bytes, previously "
+                f"{num_bytes}): the file was changed; run again"
             )
         name, numbers = _take_apart(line)
         return name.decode(errors="backslashreplace"), numbers
@@ -145,13 +145,13 @@ class CsvLines:
         where = f"{self._storage.describe(file_name)} line {line_number} ({name.decode(errors='replace')})"
         if width != self.num_numbers or not name:
             raise LogitsError(
-                f"{where}: {width} logits, expected a name and {self.num_numbers}; the line is cut or of another "
-                "teacher"
+                f"{where}: {width} logits, expected a name and {self.num_numbers}; the line is truncated or of "
+                "another teacher"
             )
         if not line.endswith(b"\n"):
             raise LogitsError(
-                f"{where}: no line break at the end, so the last number may be cut; extract again, or add one if the "
-                "line is whole"
+                f"{where}: no line break at the end, so the last number may be truncated; extract again, or add "
+                "one if the line is complete"
             )
 
     def _refuse_duplicates(self) -> None:
@@ -161,7 +161,7 @@ class CsvLines:
             name, _ = self.read(at)
             raise LogitsError(
                 f"{name}: has two lines ({self.describe(at)} and {self.describe(at + 1)}), expected one; "
-                f"{len(duplicates)} names are doubled: remove the lines that are not meant"
+                f"{len(duplicates)} names are duplicated: remove the wrong lines"
             )
 
     def _open_readers(self) -> list[Reader]:

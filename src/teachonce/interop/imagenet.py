@@ -48,7 +48,9 @@ def read_labels(path: Path) -> tuple[str, ...]:
         if not name:
             raise ConfigError(f"{path} line {number}: empty, expected a class name; every line is a label")
         if name in names:
-            raise ConfigError(f"{path} line {number}: {name} is doubled (line {names[name]}); remove one of the two")
+            raise ConfigError(
+                f"{path} line {number}: {name} is a duplicate (of line {names[name]}); remove one of the two"
+            )
         names[name] = number
     if not names:
         raise ConfigError(f"{path}: empty, expected one class name a line")
@@ -73,7 +75,7 @@ def read_metadata(path: Path) -> dict[str, str]:
         if not tab or not name or not text.strip():
             raise ConfigError(f"{path} line {number}: {line[:40]!r}, expected 'synset<TAB>text'")
         if texts.setdefault(name, text.strip()) != text.strip():
-            raise ConfigError(f"{path} line {number}: {name} has another text than before; remove one of the two")
+            raise ConfigError(f"{path} line {number}: {name} has a different text than before; remove one of the two")
     return texts
 
 
@@ -101,7 +103,7 @@ def imagenet_synsets() -> tuple[str, ...]:
     require("timm", purpose="the list of ImageNet's synsets")
     path = _timm_table("imagenet_synsets.txt")
     if path is None:
-        raise ConfigError("timm's table of ImageNet synsets is not there; give a labels file")
+        raise ConfigError("timm's table of ImageNet synsets is not available; give a labels file")
     return read_labels(path)
 
 
@@ -109,8 +111,8 @@ def _read_synset_texts() -> dict[str, str]:
     path = _timm_table("imagenet_synset_to_lemma.txt")
     if path is None:
         warnings.warn(
-            "timm, whose table has the human texts of synsets, is not installed: image/class/text will be the synset; "
-            "give --metadata FILE, or pip install 'teachonce[torch]'",
+            "timm, which has the readable names of synsets, is not installed: image/class/text will be the "
+            "synset; give --metadata FILE, or pip install 'teachonce[torch]'",
             stacklevel=2,
         )
         return {}
@@ -187,9 +189,7 @@ class CsvBoxes:
         duplicates = listing.select(by_basename).find_duplicate_basename()
         if duplicates is not None:
             name = duplicates[0].rpartition("/")[2]
-            raise RecordError(
-                f"{self.path}: {name} fits {duplicates[0]} and {duplicates[1]}; name them CLASS/NAME there"
-            )
+            raise RecordError(f"{self.path}: {name} fits {duplicates[0]} and {duplicates[1]}; use CLASS/NAME there")
         return bool(by_name.any() or len(by_basename))
 
     def digest(self) -> str:
@@ -250,8 +250,8 @@ def _read_xml_boxes(storage: Storage, name: str) -> NDArray[np.float32]:
                 boxes.append((xs[0], ys[0], xs[1], ys[1]))
     except (ElementTree.ParseError, ValueError) as error:
         raise RecordError(
-            f"{storage.describe(name)}: no boxes can be read: {error}; expected ILSVRC's size/width, size/height and "
-            "object/bndbox"
+            f"{storage.describe(name)}: boxes cannot be read: {error}; expected ILSVRC's size/width, size/height "
+            "and object/bndbox"
         ) from error
     return np.array(boxes, np.float32).reshape(-1, 4)
 

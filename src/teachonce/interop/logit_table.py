@@ -67,8 +67,8 @@ def open_logit_table(
         store = Store(path)
         if store.policy.is_random:
             raise ConfigError(
-                f"{path}: holds what the teacher said of random views (policy {store.policy.name}), which is "
-                "nothing to put beside whole images; give a store of policy center"
+                f"{path}: holds logits of random views (policy {store.policy.name}), which do not belong to full "
+                "images; give a store of policy center"
             )
         if store.plan.class_names is not None and class_names is not None:
             new_labels = invert_labels(store, label_map(store, class_names, num_classes))

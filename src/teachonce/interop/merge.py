@@ -79,8 +79,8 @@ def merge(config: MergeConfig) -> None:
         raise ConfigError(f"--view {config.view}: expected 0 to {store.num_views - 1}, the views of {config.store}")
     if store.policy.is_random:
         warnings.warn(
-            f"{config.store}: view {config.view} is a random crop, and a reader of the merged records does not see "
-            "which; train from the store instead",
+            f"{config.store}: view {config.view} is a random crop, which readers of the merged records cannot "
+            "reproduce; train from the store instead",
             stacklevel=2,
         )
     warn_of_estimates(store.codec, f"{config.store} -> {config.out}")
@@ -153,7 +153,8 @@ class _ShardMerger:
                 report(len(block))
             if num_rows != info.num_records:
                 raise RecordError(
-                    f"{info.path}: {num_rows} records, {info.num_records} when it was opened: the shard was changed"
+                    f"{info.path}: {num_rows} records, {info.num_records} when it was opened: the shard was "
+                    "changed; start again"
                 )
         listed_index = write_index(index_path(path), writer.index)
         return {info.name: writer.listed, index_path(path).name: listed_index}
@@ -183,7 +184,7 @@ def _begin(config: MergeConfig, store: Store, source: RecordSource, num_classes:
     split = store.plan.data["split"]
     shards = xxhash.xxh3_64_hexdigest(repr(source.describe()["shards"]).encode())
     if config.out.resolve() == config.data.resolve():
-        raise ConfigError(f"--out {config.out}: is the data itself; choose another folder")
+        raise ConfigError(f"--out {config.out}: is the --data folder; choose another folder")
     PlanFile(
         folder=config.out,
         name=f"merge.{split}.json",

@@ -49,14 +49,14 @@ def export_parquet(
     with phase("export", "opening the store"):
         store = Store(source, trust=trust)
     if view is not None and view >= store.num_views:
-        raise StoreError(f"{source}: view {view} is not there: the store has views 0..{store.num_views - 1}")
+        raise StoreError(f"{source}: view {view} does not exist: the store has views 0..{store.num_views - 1}")
     views = range(store.num_views) if view is None else [view]
     if top is not None and top > store.class_space.num_classes:
         raise ConfigError(f"--top {top}: the teacher has {store.class_space.num_classes} classes")
     PlanFile(
         folder=out,
         name=PLAN_NAME,
-        foreign=ConfigError(f"{out}: exists and is no export; choose another --out or remove it"),
+        foreign=ConfigError(f"{out}: exists and is not an export; choose another --out or remove it"),
     ).begin({"store": store.fingerprint, "view": view, "top": top})
     storage = open_storage(out)
     names = [f"{check_component(name, f'{source}: a shard', StoreError)}.parquet" for name, _ in store.shards]

@@ -75,7 +75,7 @@ def reindex(config: ReindexConfig) -> None:
     list_written(config.out, config.split, {name: entry for found in written for name, entry in found.files.items()})
     print_note(f"{config.out}: {sum(sizes):,} {config.split} records in {len(sizes)} shards")
     if num_left:
-        print_note(f"reindex: {num_left} images could not be given restart markers and were left as they are")
+        print_note(f"reindex: {num_left} images could not be given restart markers and were left unchanged")
 
 
 def rewritten_features(encoded: Encoded, restart: MarkerName, key: int) -> dict[str, FeatureValue]:
@@ -130,8 +130,8 @@ class _ShardRewriter:
                 report(1)
             if num_rows != info.num_records:
                 raise RecordError(
-                    f"{info.path}: {num_rows} records, {info.num_records} when it was opened: the shard was changed; "
-                    "start again when nobody writes it"
+                    f"{info.path}: {num_rows} records, {info.num_records} when it was opened: the shard was "
+                    "changed; start again when nothing writes to it"
                 )
         listed_index = write_index(index_path(path), writer.index)
         return _WrittenShard(num_left, {info.name: writer.listed, index_path(path).name: listed_index})
@@ -140,7 +140,7 @@ class _ShardRewriter:
 def _begin(config: ReindexConfig, source: RecordSource) -> None:
     """Write the plan and the classes, or compare with what an earlier run wrote; remove what it left half-written."""
     if config.out.resolve() == config.data.resolve():
-        raise ConfigError(f"--out {config.out}: is the data itself; choose another folder")
+        raise ConfigError(f"--out {config.out}: is the --data folder; choose another folder")
     PlanFile(
         folder=config.out,
         name=f"reindex.{config.split}.json",

@@ -74,7 +74,7 @@ def read_names(data: Path, store: Store) -> tuple[str, ...]:
     """The names of the data's classes; ConfigError where there are none, or it is not the data of the store."""
     source = open_records(data, store.plan.data["split"])
     if source.classes is None or len(source.classes.names) != store.plan.data_classes:
-        found = "no names of classes" if source.classes is None else f"{len(source.classes.names)} classes"
+        found = "no class names" if source.classes is None else f"{len(source.classes.names)} classes"
         raise ConfigError(f"{data}: {found}, expected the {store.plan.data_classes} classes of the store")
     count = min(COMPARED_RECORDS, source.num_records)
     records = source.read_batch([source.locate(index * source.num_records // count) for index in range(count)])
@@ -85,12 +85,13 @@ def read_names(data: Path, store: Store) -> tuple[str, ...]:
         if labels and record.label not in labels:
             raise ConfigError(
                 f"{data}: {record.where}: label {record.label} ({record.filename}), the store {store.path} has "
-                f"{min(labels)}: its classes have other numbers; give the data that the store was made of"
+                f"{min(labels)}: its classes are numbered differently; give the data from which the store was "
+                "extracted"
             )
     if 2 * known <= count:
         raise ConfigError(
-            f"{data}: of {count} records the store {store.path} knows {known}: other data; give the data that the "
-            "store was made of"
+            f"{data}: the store {store.path} has only {known} of {count} compared records: other data; give the "
+            "data from which the store was extracted"
         )
     return source.classes.names
 
@@ -109,7 +110,7 @@ def _copy_group(store: Store, writer: StoreWriter, out: Path, shard: int, group:
         samples = store.read_samples(shard, group)
         if not samples:
             raise StoreError(
-                f"{store.path / samples_file(shard_name, group)}: holds no sample; damaged: restore the file"
+                f"{store.path / samples_file(shard_name, group)}: has no samples: damaged; restore the file"
             )
         writer.write_samples(shard_name, group, keys, samples)
     if storage.has(views_file(shard_name, group)):

@@ -147,7 +147,7 @@ def load_model(
             loaded.module.to(memory_format=torch.channels_last)
     elif precision != "float32" or compile:
         setting = "--compile" if compile else f"--precision {precision}"
-        warnings.warn(f"{setting} has no effect on {spec}, only on models of PyTorch", stacklevel=2)
+        warnings.warn(f"{setting} has no effect on {spec}, only on PyTorch models", stacklevel=2)
         precision = "float32"
     if spec.options.get("probs"):
         forward = _take_logarithm(forward)
@@ -180,7 +180,7 @@ def build_student(student: str | ModelSpec, num_classes: int, *, size_px: int | 
     keep_triton_out()
     spec = student if isinstance(student, ModelSpec) else parse_model_spec(student)
     if spec.kind not in ("timm", "torchvision"):
-        raise ConfigError(f"model {spec.text!r}: a student is timm:NAME or torchvision:NAME")
+        raise ConfigError(f"model {spec.text!r}: a student must be timm:NAME or torchvision:NAME")
     if spec.weights is not None or spec.options.get("pretrained"):
         module = build_pretrained_module(spec, num_classes, size_px)
     else:
@@ -241,14 +241,14 @@ def _probe_classes(classifier: Classifier) -> int:
             f"{spec}: does not run on {size_px} x {size_px} pixels ({first_line(error)}); check size="
         ) from error
     if logits.ndim != 2 or len(logits) != 2 or logits.shape[1] < 2:
-        raise ModelError(f"{spec}: answers two images with shape {list(logits.shape)}; expected [2, classes]")
+        raise ModelError(f"{spec}: returns shape {list(logits.shape)} for two images; expected [2, classes]")
     array = classifier.collect_logits(logits)
     if not spec.options.get("probs") and array.min() >= 0 and np.allclose(array.sum(axis=1), 1, atol=1e-3):
-        advice = "give output= or add probs=1, then their logarithm is taken" if classifier.module is None else ""
+        advice = "give output=, or add probs=1 to take their logarithm" if classifier.module is None else ""
         raise ModelError(f"{spec}: its outputs are probabilities, expected logits; {advice}".rstrip("; "))
     expected = expected_classes(spec)
     if expected is not None and array.shape[1] != expected:
-        raise ModelError(f"{spec}: has {array.shape[1]} classes, expected {expected}; say so with classes=")
+        raise ModelError(f"{spec}: has {array.shape[1]} classes, expected {expected}; give classes=")
     return array.shape[1]
 
 

@@ -97,7 +97,7 @@ def parse_model_spec(text: str) -> ModelSpec:
         except ValueError as error:
             raise ConfigError(f"model {text!r}: {option}={value}: {error}") from error
     if "crop" in options and "resize" in options:
-        raise ConfigError(f"model {text!r}: resize= and crop= say the same thing; give one of them")
+        raise ConfigError(f"model {text!r}: resize= and crop= set the same thing; give only one of them")
     return ModelSpec(text=text, kind=kind, name=name, options=options)
 
 
@@ -143,9 +143,9 @@ def resolve_size(spec: ModelSpec, path: Path, known_px: int | None, height: int 
     """A model's input size: known by its name, fixed in its file (``height`` and ``width``), or from ``size=``."""
     size_px = known_px or height or width or spec.options.get("size")
     if size_px is None:
-        raise ConfigError(f"model {spec.text!r}: {path} does not say its input size; give size=")
+        raise ConfigError(f"model {spec.text!r}: {path} has no fixed input size; give size=")
     if (height or size_px) != (width or size_px):
-        raise ModelError(f"{path}: wants {width} x {height} pixels; only squares are supported")
+        raise ModelError(f"{path}: needs {width} x {height} pixels; only square inputs are supported")
     return size_px
 
 
@@ -162,7 +162,7 @@ def _suggest(word: str, known: Iterable[str]) -> str:
 
 def _parse_count(value: str) -> int:
     if not re.fullmatch("0*[1-9][0-9]{0,8}", value):
-        raise ValueError("expected a whole number of at least 1")
+        raise ValueError("expected an integer of at least 1")
     return int(value)
 
 
@@ -211,7 +211,7 @@ def _parse_text(value: str) -> str:
 
 def _parse_natural(value: str) -> int:
     if not value.isdecimal():
-        raise ValueError("expected a whole number of 0 or more")
+        raise ValueError("expected an integer of 0 or more")
     return int(value)
 
 

@@ -234,11 +234,12 @@ def _open_image(encoded: Encoded) -> ImageFile.ImageFile:
     except _DECODER_ERRORS as error:
         name = plugin.format
         raise ImageError(
-            f"{len(encoded)} bytes that begin as {name} but hold no readable header ({error}); replace it or remove it"
+            f"{len(encoded)} bytes that start like a {name} but have no readable header ({error}); replace it or "
+            "remove it"
         ) from error
     width, height = image.size
     if width < 1 or height < 1:
-        raise ImageError(f"a {image.format} image of {width} x {height} pixels: nothing to see; remove it")
+        raise ImageError(f"a {image.format} image of {width} x {height} pixels, which is empty; remove it")
     if width * height > MAX_PIXELS:
         raise ImageError(
             f"a {image.format} image of {width} x {height} pixels, more than the {MAX_PIXELS:,} allowed; "
@@ -256,8 +257,8 @@ def _check_scans(image: ImageFile.ImageFile, encoded: Encoded) -> None:
     if num_scans > MAX_SCANS:
         width, height = image.size
         raise ImageError(
-            f"a JPEG image of {width} x {height} pixels in {num_scans} scans, more than the {MAX_SCANS} allowed; save "
-            "it anew or remove it"
+            f"a JPEG image of {width} x {height} pixels in {num_scans} scans, more than the {MAX_SCANS} allowed; "
+            "save it again or remove it"
         )
 
 

@@ -110,7 +110,7 @@ def _read_with_pillow(
     for frame, pixels in zip(frames, out, strict=True):
         left, top, right, bottom = box = tuple(frame["box"].tolist())
         if not (0 <= left < right <= image.width and 0 <= top < bottom <= image.height):
-            raise StoreError(f"view box {box} does not lie in the image of {image.width} x {image.height} px")
+            raise StoreError(f"view box {box} is outside of the image of {image.width} x {image.height} px")
         resized = resize_image(image, *frame["resized"].tolist(), box=box, interpolation=interpolation)
         x, y, width, height = frame["window"].tolist()
         # The window of a flipped frame is that of the frame before it is flipped.

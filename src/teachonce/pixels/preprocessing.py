@@ -83,7 +83,9 @@ class Preprocessing:
         if not 0 < self.crop_frac <= 1:
             raise ConfigError(f"preprocessing with crop={self.crop_frac}: expected a fraction in (0, 1]")
         if self.interpolation == "tf1_bilinear" and self.antialias:
-            raise ConfigError("preprocessing with interpolation=tf1_bilinear: expected antialias=0, it has none")
+            raise ConfigError(
+                "preprocessing with interpolation=tf1_bilinear: expected antialias=0, it has no antialiasing"
+            )
         if not self.antialias and self.interpolation not in ("bilinear", "tf1_bilinear", "nearest"):
             raise ConfigError(
                 f"preprocessing with interpolation={self.interpolation}, antialias=0: "
@@ -121,8 +123,8 @@ class Preprocessing:
             longer_px = int(self.resize_px * long / short)
             if longer_px * self.resize_px > MAX_PIXELS:
                 raise ImageError(
-                    f"an image of {width} x {height} pixels, which its shorter side at {self.resize_px} pixels makes "
-                    f"more than {MAX_PIXELS:,}; crop it or remove it"
+                    f"an image of {width} x {height} pixels, whose resize to a shorter side of {self.resize_px} "
+                    f"pixels exceeds {MAX_PIXELS:,}; crop it or remove it"
                 )
             resized = (longer_px, self.resize_px) if width > height else (self.resize_px, longer_px)
         left, top = (self._center(side) for side in resized)

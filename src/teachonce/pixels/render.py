@@ -92,8 +92,8 @@ class ViewReader:
             if partner.key != mix.partner:
                 raise StoreError(
                     f"{partner.where}: key {partner.key:016x} ({partner.filename}), the mix of "
-                    f"{joined.records[index].where} was made with {mix.partner:016x}: the image changed since "
-                    "extraction; extract again"
+                    f"{joined.records[index].where} was made with key {mix.partner:016x}: the image has changed "
+                    "since extraction; extract again"
                 )
         own = self.views.views_of(self.join(locations, partners), number)
         return {

@@ -19,10 +19,10 @@ def require_rewriter(option: str) -> None:
     """Raise ConfigError where nothing can rewrite images here; ``option`` begins the message."""
     kernel = load_kernel()
     if kernel is None or not kernel.can_rewrite:
-        why = describe_decoder() if kernel is None else "Pillow's libjpeg does not give out coefficients"
+        why = describe_decoder() if kernel is None else "Pillow's libjpeg does not give access to coefficients"
         raise ConfigError(
-            f"{option}: needs the native library, found {why}; install teachonce where there is a C compiler, with "
-            "Pillow's own wheel, or leave restart markers out"
+            f"{option}: needs the native library, found {why}; install teachonce with a C compiler and with "
+            "Pillow's own wheel, or omit restart markers"
         )
 
 

@@ -41,7 +41,7 @@ def read_classes(data: Path) -> ClassTable | None:
     path = data / CLASSES_NAME
     if not open_storage(data).has(CLASSES_NAME):
         return None
-    table = convert_json(read_json(path), ClassTable, path, RecordError, advice="make it again")
+    table = convert_json(read_json(path), ClassTable, path, RecordError, advice="create it again")
     if len(table.names) != len(table.texts) or not table.names:
-        raise RecordError(f"{path}: {len(table.names)} names and {len(table.texts)} texts; make it again")
+        raise RecordError(f"{path}: {len(table.names)} names and {len(table.texts)} texts; create it again")
     return table

@@ -46,8 +46,8 @@ def find_split(data: Path, split: str) -> list[Path]:
     if paths or storage.is_folder(split):
         return paths
     others = find_splits(data)
-    found = f"only {', '.join(others)}" if others else "no records at all"
+    found = f"only {', '.join(others)}" if others else "no records"
     raise ConfigError(
-        f"{data}: {found}, expected {split}-NNNNN-of-NNNNN shards or {split}/CLASS folders of images; "
-        "give another --split or folder"
+        f"{data}: {found}, expected {split}-NNNNN-of-NNNNN shards or {split}/CLASS folders of images; choose "
+        "another --split or folder"
     )

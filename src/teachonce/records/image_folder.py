@@ -83,7 +83,7 @@ class FolderSource(RecordSource):
         name = self._listing.relative_name(index)
         where = self._storage.describe(name)
         if with_logits:
-            raise LogitsError(f"{where}: an image file holds no logits; give a --store")
+            raise LogitsError(f"{where}: an image file has no logits; give --store")
         try:
             encoded = self._storage.read(name)
         except RecordError as error:

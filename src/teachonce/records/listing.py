@@ -120,11 +120,11 @@ def list_images(root: Path, folders: Sequence[str]) -> ImageListing:
             below = open_storage(root / folder).list_folder().folders
             if below:
                 raise RecordError(
-                    f"{root / folder}: holds no image itself, but {len(below)} folders, such as {sorted(below)[0]}; "
-                    "expected SPLIT/CLASS/IMAGE: move the images one folder up"
+                    f"{root / folder}: has no images itself, but {len(below)} folders, such as "
+                    f"{sorted(below)[0]}; expected SPLIT/CLASS/IMAGE: move the images one folder up"
                 )
             raise RecordError(
-                f"{root / folder}: holds no image ({', '.join(sorted(IMAGE_SUFFIXES))}), expected at least one; "
+                f"{root / folder}: has no images ({', '.join(sorted(IMAGE_SUFFIXES))}), expected at least one; "
                 "fill the folder or remove it"
             )
         encoded = [name.encode() for name in found]
@@ -132,7 +132,7 @@ def list_images(root: Path, folders: Sequence[str]) -> ImageListing:
         names.append(b"".join(encoded))
         sizes += map(len, encoded)
     if others:
-        warnings.warn(f"{len(others)} files without an image's ending are left out, such as {others[0]}", stacklevel=2)
+        warnings.warn(f"{len(others)} files without an image extension are ignored, such as {others[0]}", stacklevel=2)
     bounds = np.cumsum([0, *sizes], dtype=np.int64)
     joined = np.concatenate(folder_of) if folder_of else np.empty(0, np.int32)
     return ImageListing(root, tuple(folders), joined, b"".join(names), bounds)
@@ -167,6 +167,6 @@ def _describe_undecoded(name: bytes) -> str:
     except UnicodeDecodeError:
         return f"the name {name!r} is not UTF-8; rename it"
     return (
-        f"the name {text!r} is UTF-8, but this process reads names as {sys.getfilesystemencoding()}: set PYTHONUTF8=1, "
-        "or LC_ALL=C.UTF-8"
+        f"the name {text!r} is UTF-8, but this process decodes names as {sys.getfilesystemencoding()}: set "
+        "PYTHONUTF8=1, or LC_ALL=C.UTF-8"
     )

@@ -181,8 +181,9 @@ def rewritten_keys(encoded: Buffer, encoded_xxh3: int | None, original_key: int 
     if original_key is None or encoded_xxh3 != own_key:
         has = "none" if encoded_xxh3 is None else f"{encoded_xxh3:016x}"
         raise RecordError(
-            f"{where}: image/encoded_xxh3 {has}, expected {own_key:016x}, beside one image/original_key: the image was "
-            "changed after it was rewritten; restore the record, or write it again without these two features"
+            f"{where}: image/encoded_xxh3 {has}, expected {own_key:016x}, beside one image/original_key: the "
+            "image was changed after the record was rewritten; restore the record, or write it again without "
+            "these two features"
         )
     return original_key, own_key
 
@@ -205,5 +206,5 @@ def choose_data_classes(given: int | None, source: RecordSource) -> int | None:
     """
     known = None if source.classes is None else len(source.classes.names)
     if given is not None and known is not None and given != known:
-        raise ConfigError(f"--num-classes {given}: the data has {known} classes; leave it out")
+        raise ConfigError(f"--num-classes {given}: the data has {known} classes; omit it")
     return known if given is None else given

@@ -62,7 +62,7 @@ def read_metrics(path: Path) -> list[Row]:
             rows.append({name: _number(name, line[name]) for name in METRIC_COLUMNS})
     except (KeyError, ValueError, TypeError, csv.Error) as error:
         raise TeachonceError(
-            f"{path / METRICS_NAME}: line {len(rows) + 2} is no line of metrics ({error!r})"
+            f"{path / METRICS_NAME}: line {len(rows) + 2} is not a line of metrics ({error!r})"
         ) from error
     return rows
 

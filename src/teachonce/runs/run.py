@@ -145,8 +145,8 @@ class Run:
                 _typed(result, name, kind)
         except (KeyError, TypeError) as error:
             raise ModelError(
-                f"{self.path / RESULT_NAME}: is no run's result ({type(error).__name__}: {error}); remove it, and the "
-                "same train writes it again"
+                f"{self.path / RESULT_NAME}: is not the result of a run ({type(error).__name__}: {error}); remove "
+                "it, and the same train command writes it again"
             ) from error
         return result
 
@@ -183,7 +183,7 @@ def open_finished_run(path: Path, *, requested_by: str) -> Run:
     """
     for name in (CONFIG_NAME, WEIGHTS_NAME):
         if not open_storage(path).has(name):
-            raise ConfigError(f"{requested_by}: holds no {name}, expected the folder of a finished run")
+            raise ConfigError(f"{requested_by}: has no {name}; expected the folder of a finished run")
     return Run(path)
 
 
@@ -207,14 +207,14 @@ def begin_run(path: Path, config: Mapping[str, Any], defaults: Mapping[str, Any]
 
 
 def _no_run(path: Path, error: Exception) -> ModelError:
-    return ModelError(f"{path}: is no run's ({type(error).__name__}: {error}); train again")
+    return ModelError(f"{path}: is not from a run ({type(error).__name__}: {error}); train again")
 
 
 def _plan_file(path: Path, defaults: Mapping[str, Any]) -> PlanFile:
     return PlanFile(
         folder=path,
         name=CONFIG_NAME,
-        foreign=TeachonceError(f"{path}: exists and is no run; choose another --out or remove it"),
+        foreign=TeachonceError(f"{path}: exists and is not a run; choose another --out or remove it"),
         what="configuration",
         may_differ=_FREE,
         defaults=defaults,

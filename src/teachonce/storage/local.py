@@ -203,7 +203,7 @@ class LocalStorage(Storage):
                 stack.enter_context(hold_lock(path))
             except LockHeldError as error:
                 raise self.raises(
-                    f"{path.parent}: is being {doing} by {error}; wait until it has ended, or choose another --out"
+                    f"{path.parent}: is being {doing} by {error}; wait until it has finished, or choose another --out"
                 ) from None
             except OSError as error:
                 raise self._error(name, "written", error) from error

@@ -61,7 +61,7 @@ def _lock(descriptor: int, path: Path) -> bool:
         if error.errno not in _NO_LOCKS:
             raise
         warnings.warn(
-            f"{path}: this file system knows no locks ({error.strerror}): see to it that no second process writes here",
+            f"{path}: this file system has no locks ({error.strerror}): make sure that no other process writes here",
             stacklevel=2,
         )
         return False

@@ -27,7 +27,7 @@ def check_component(name: str, where: object, error_class: type[TeachonceError])
     if not name:
         reason = "it is empty"
     elif name in (".", ".."):
-        reason = f"{found} is a folder's name for itself or its parent"
+        reason = f"{found} refers to a folder itself or its parent"
     elif "/" in name or "\\" in name:
         reason = f"{found} leads to another folder"
     elif any(unicodedata.category(character) == "Cc" for character in name):

@@ -44,7 +44,7 @@ class PlanFile:
             return None
         plan = read_json(path)
         if not isinstance(plan, dict):
-            raise TeachonceError(f"{path}: is no {self.what}, expected a JSON object; choose another --out")
+            raise TeachonceError(f"{path}: is not a {self.what}; expected a JSON object; choose another --out")
         return plan
 
     def check_folder(self) -> None:
@@ -74,7 +74,7 @@ class PlanFile:
         differences = plan_differences(known | old, json.loads(json.dumps(plan)), self.may_differ)
         if differences:
             raise PlanMismatchError(
-                f"{self.folder}: begun with another {self.what}: {'; '.join(differences)}; {self.advice}"
+                f"{self.folder}: was started with a different {self.what}: {'; '.join(differences)}; {self.advice}"
             )
         return old
 

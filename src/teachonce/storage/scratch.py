@@ -30,7 +30,7 @@ def scratch_folder() -> Iterator[Path]:
         folder.mkdir(mode=0o700)
     except OSError as error:
         raise TeachonceError(
-            f"{folder}: cannot be made: {error.strerror}; free space, or give another folder by TMPDIR"
+            f"{folder}: cannot be created: {error.strerror}; free space, or set TMPDIR to another folder"
         ) from error
     try:
         yield folder

@@ -73,12 +73,12 @@ def _read_content(storage: Storage, name: str, error: type[TeachonceError], advi
         raise error(f"{problem}; {advice}") from problem
     match = SEALED_END.search(content)
     if match is None:
-        raise error(f"{storage.describe(name)}: does not end with its hash: damaged or cut short; {advice}")
+        raise error(f"{storage.describe(name)}: does not end with its hash: damaged or truncated; {advice}")
     found = match[1].decode()
     computed = xxhash.xxh3_128_hexdigest(content[: match.start(1)] + ZEROS.encode() + content[match.end(1) :])
     if found != computed:
         raise error(
-            f"{storage.describe(name)}: its bytes have the hash {computed}, it says {found}: damaged or edited; "
-            f"{advice}"
+            f"{storage.describe(name)}: its bytes have the hash {computed}, but it records {found}: damaged or "
+            f"edited; {advice}"
         )
     return content, found

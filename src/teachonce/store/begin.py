@@ -72,14 +72,15 @@ def check_store_folder(path: Path, option: str = "--out") -> None:
         is_foreign = any(name[0] != "." for name in (*listing.files, *listing.folders))
     # Another process may begin at this moment, so the plan is looked for last.
     if is_foreign and not holds_store(path):
-        raise StoreError(f"{path}: exists and is no store; choose another {option}")
+        raise StoreError(f"{path}: exists and is not a store; choose another {option}")
 
 
 def _check_agrees(path: Path, old: Plan, new: Plan, *, knows_data: bool) -> None:
     if old.format_version != FORMAT_VERSION:
         raise PlanMismatchError(
-            f"{path}: a store of format version {old.format_version}, this teachonce writes {FORMAT_VERSION}: it can "
-            f"be read and trained from, not extended; 'teachonce upgrade {path}' makes one of format {FORMAT_VERSION}"
+            f"{path}: a store of format version {old.format_version}, this teachonce writes {FORMAT_VERSION}: it "
+            f"can be read and trained from, but not extended; 'teachonce upgrade {path}' converts it to format "
+            f"{FORMAT_VERSION}"
         )
     # Names that the data did not have when the store was begun say nothing against it.
     names = {"class_names"} if old.class_names is None or new.class_names is None else set()
@@ -89,7 +90,8 @@ def _check_agrees(path: Path, old: Plan, new: Plan, *, knows_data: bool) -> None
     differences = plan_differences(old.to_json(), new.to_json(), frozenset(may_differ))
     if differences:
         raise PlanMismatchError(
-            f"{path}: begun with another plan: {'; '.join(differences)}; choose another --out, or the same settings"
+            f"{path}: was started with a different plan: {'; '.join(differences)}; choose another --out, or the "
+            "same settings"
         )
 
 
@@ -105,7 +107,7 @@ def _add_shards(
     for name, _ in shards:
         if name in taken:
             raise PlanMismatchError(
-                f"{path}: the records that were added to shard {name} need a name that a shard of the store has "
-                "already: rename the shards of the data"
+                f"{path}: the records added to shard {name} would need the name of an existing shard of the store; "
+                "rename the shards of the data"
             )
     return plan.extend(data=data, shards=plan.shards + shards, parts=(*plan.parts, part))

@@ -133,7 +133,7 @@ class LegacyFile:
             self._reader = ipc.open_file(pa.py_buffer(self._bytes))
             self.num_blocks: int = self._reader.num_record_batches
         except ARROW_ERRORS as error:
-            raise self._error(f"is no Arrow file that can be read ({error}): damaged") from error
+            raise self._error(f"is not a readable Arrow file ({error}): damaged") from error
         self.schema: pa.Schema = self._reader.schema
         metadata = self.schema.metadata or {}
         self.metadata = {
@@ -146,16 +146,16 @@ class LegacyFile:
             raise self._error(damage[0].reason)
         self._unchecked = False
         if block >= self.num_blocks:
-            raise self._error(f"{self.num_blocks} blocks, expected more than {block}: a file of other views")
+            raise self._error(f"{self.num_blocks} blocks, expected more than {block}: the file has other views")
         if not has_same_columns(self.schema, schema):
-            raise self._error(f"columns {self.schema.names}, expected {schema.names}: of another policy or codec")
+            raise self._error(f"columns {self.schema.names}, expected {schema.names}: of a different policy or codec")
         try:
             batch = self._reader.get_batch(block)
             batch.validate(full=True)
         except ARROW_ERRORS as error:
-            raise self._error(f"block {block}: is no Arrow record batch that can be read ({error}): damaged") from error
+            raise self._error(f"block {block}: is not a readable Arrow record batch ({error}): damaged") from error
         if num_rows not in (None, batch.num_rows):
-            raise self._error(f"block {block}: {batch.num_rows} rows, expected {num_rows}: of other records")
+            raise self._error(f"block {block}: {batch.num_rows} rows, expected {num_rows}: the records differ")
         for field, column in zip(schema, batch.columns, strict=True):
             if column.null_count:
                 raise self._error(f"block {block}: column {field.name} has {column.null_count} nulls, expected none")

@@ -75,7 +75,7 @@ def remove_damaged(path: Path) -> list[Damage]:
 
 def report_repaired(path: Path, damaged: Sequence[Damage]) -> None:
     """Say on stderr what was removed."""
-    print_note(f"{path}: {len(damaged)} damaged files" + (" are made again:" if damaged else ""))
+    print_note(f"{path}: {len(damaged)} damaged files" + (" are recomputed:" if damaged else ""))
     for _, reason in damaged:
         print_note(f"  {reason}")
 

@@ -250,9 +250,9 @@ def check_metadata(metadata: Mapping[str, Any], where: str, expected: Mapping[st
         found = metadata.get(name)
         if found != value:
             what = {
-                "plan": "made for another plan: a file of another store",
-                "keys_xxh3": "made for other records: the data changed between two extractions",
-            }.get(name, "another file than its name says")
+                "plan": "belongs to another plan: a file of another store",
+                "keys_xxh3": "belongs to other records: the data changed between two extractions",
+            }.get(name, "its content does not match its name")
             raise StoreError(f"{where}: {name} {found}, expected {value}: {what}; {advice}")
 
 

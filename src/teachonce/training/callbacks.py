@@ -77,7 +77,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         except Exception as error:  # torch raises RuntimeError, UnpicklingError, EOFError, OSError, ... for damage
             reason = str(error).splitlines()[0]
             raise ModelError(
-                f"{path}: no checkpoint that can be read ({type(error).__name__}: {reason}); remove it to start over"
+                f"{path}: not a readable checkpoint ({type(error).__name__}: {reason}); remove it to start over"
             ) from error
 
 
@@ -188,8 +188,8 @@ class TeacherPassed(Callback):
             return
         self._has_warned = True
         warnings.warn(
-            f"epoch {self.recorder.rows[-1]['epoch']}: the student's top-1 on its training views is {top1:.3f}, the "
-            f"teacher's was {self.teacher_top1:.3f}: the teacher holds it back from here on; try a smaller "
+            f"epoch {self.recorder.rows[-1]['epoch']}: the student's top-1 on its training views is {top1:.3f}, "
+            f"above the teacher's {self.teacher_top1:.3f}: from now on the teacher holds it back; try a smaller "
             "--kd-weight, another teacher, or labels alone (teachonce ablate)",
             stacklevel=2,
         )

@@ -160,8 +160,8 @@ class Interruption(Checkpoint):
         place = Place(found["epoch"], found["num_done"], found["num_updates"])
         if place.num_updates != self._num_updates:
             raise ModelError(
-                f"{self._config.out / LAST_CHECKPOINT}: is of epochs of {place.num_updates} updates, now they have "
-                f"{self._num_updates}; resume on as many devices as before, with the same --batch-size"
+                f"{self._config.out / LAST_CHECKPOINT}: was saved with {place.num_updates} updates per epoch, now "
+                f"there are {self._num_updates}; resume on as many devices as before, with the same --batch-size"
             )
         assert isinstance(module, StudentModule)
         module.last_lr = found["last_lr"]

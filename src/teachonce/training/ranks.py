@@ -200,4 +200,4 @@ def _unexplained_exit(name: str, exit_code: int) -> TeachonceError:
     if exit_code < 0:
         how = f"was killed by signal {-exit_code} (out of memory?)"
         return TeachonceError(f"{name} {how}; run the same command again to resume from the last checkpoint")
-    return TeachonceError(f"{name} ended with code {exit_code}; what it said is above, and must be mended first")
+    return TeachonceError(f"{name} exited with code {exit_code}; its error is above and must be fixed first")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _TEMPLATE = "training/templates/report.html.jinja"
 
-_LOSSES = {"train_loss": "whole (train)", "label_loss": "label (train)", "kd_loss": "KD (train)",
+_LOSSES = {"train_loss": "total (train)", "label_loss": "label (train)", "kd_loss": "KD (train)",
            "validation_loss": "label (validation)"}  # fmt: skip
 _ACCURACIES = {"train_top1": "top-1 (train)", "validation_top1": "top-1 (validation)",
                "validation_top5": "top-5 (validation)"}  # fmt: skip

@@ -112,7 +112,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
     finished = None if begun is None else begun.result
     if finished is not None:
         _remove_temporaries(trainer, config)
-        _log(trainer, f"{config.out}: finished already ({describe_result(finished)}); nothing to do")
+        _log(trainer, f"{config.out}: already finished ({describe_result(finished)}); nothing to do")
         return finished
     # The caller's random numbers are nobody's business here; those of the student are a function of the seed.
     with torch.random.fork_rng(devices=[]):  # of GPUs, to read the state alone would take memory on each
@@ -183,9 +183,9 @@ def _fit(
     resume = config.out / LAST_CHECKPOINT if open_storage(config.out).has(LAST_CHECKPOINT) else None
     late = (
         f"training: no checkpoint could be written within {config.grace_seconds:g} seconds of SIGTERM "
-        "(--grace-seconds); the one before is kept. Run the same command to resume"
+        "(--grace-seconds); the previous one is kept. Run the same command to resume"
     )
-    patience = "training: stops after this step; press Ctrl+C again to end now, without a checkpoint"
+    patience = "training: stopping after this step; press Ctrl+C again to stop now, without a checkpoint"
     is_first = trainer.is_global_zero
     with StopSignals(
         config.grace_seconds, late=late if is_first else "", patience=patience if is_first else ""
@@ -300,7 +300,10 @@ def _load_online_teacher(config: TrainConfig, device: torch.device) -> Classifie
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
     teacher = load_model(config.teacher, device=device, or_cpu=config.device == "auto")
     if not teacher.preprocessing.antialias:
-        raise ConfigError(f"--teacher {config.teacher}: sees unrounded pixels (antialias=0); it cannot share a view")
+        raise ConfigError(
+            f"--teacher {config.teacher}: uses unrounded pixels (antialias=0), so it cannot share a view with the "
+            "student"
+        )
     return teacher
 
 
@@ -355,7 +358,7 @@ def _check_size(spec: ModelSpec, student: torch.nn.Module, size_px: int, num_cla
     student.train()
     if not isinstance(logits, torch.Tensor) or logits.shape != (1, num_classes):
         found = list(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
-        raise ModelError(f"--student {spec}: answers with {found}, expected [1, {num_classes}]")
+        raise ModelError(f"--student {spec}: returns {found}, expected [1, {num_classes}]")
 
 
 def _check_single_image(spec: ModelSpec, student: torch.nn.Module, size_px: int) -> None:
@@ -430,11 +433,9 @@ def _check_device(config: TrainConfig, device: torch.device) -> None:
     if config.precision == "fp16" and device.type == "cpu":
         raise ConfigError("--precision fp16: needs a GPU; use float32 or bf16 on the CPU")
     if config.devices > 1 and device.index is not None:
-        raise ConfigError(
-            f"--device {config.device} with --devices {config.devices}: give the kind alone, such as cuda"
-        )
+        raise ConfigError(f"--device {config.device} with --devices {config.devices}: give only the kind, such as cuda")
     if config.devices > 1 and device.type == "mps":
-        raise ConfigError(f"--devices {config.devices}: mps is one device")
+        raise ConfigError(f"--devices {config.devices}: mps has only one device")
     if device.type == "cuda" and config.devices > torch.cuda.device_count():
         raise ConfigError(f"--devices {config.devices}: this machine has {torch.cuda.device_count()} CUDA devices")
 

@@ -117,7 +117,7 @@ def _decode_operations(columns: Mapping[str, NDArray[Any]]) -> list[tuple[Operat
     magnitudes = columns["magnitudes"].astype(np.float64).tolist()
     unknown = {code for row in codes for code in row if code >= len(OPERATION_NAMES)}
     if unknown:
-        raise StoreError(f"operation {min(unknown)} is not known here; a newer teachonce wrote it, or it is damaged")
+        raise StoreError(f"operation {min(unknown)} is unknown; it was written by a newer teachonce, or it is damaged")
     return [
         tuple(Operation(OPERATION_NAMES[code], value) for code, value in zip(row, values, strict=True))
         for row, values in zip(codes, magnitudes, strict=True)

@@ -223,11 +223,11 @@ def test_what_several_devices_take_in_words_and_in_the_picture(config, summary):
     assert traffic["device_gbps"] == pytest.approx(1e-6)
     text, picture = render_estimate(known), draw_estimate(known)
     assert "on 2 devices (--devices), each with its own cores and link" in text
-    assert f"{hours['cost']:,.2f} at 3 for one (--price)" in text and "limit     network, 100% of the time" in text
+    assert f"{hours['cost']:,.2f} at 3 per device (--price)" in text and "limit     network, 100% of the time" in text
     assert (
         f"{traffic['num_gets']} GET" in text and f"{traffic['num_puts']} PUT for {traffic['num_files']} files" in text
     )
-    assert "what limits" in picture and "network" in picture and f"device hours: {hours['cost']:,.2f}" in picture
+    assert "bottleneck" in picture and "network" in picture and f"device hours: {hours['cost']:,.2f}" in picture
 
 
 def test_a_busy_machine_is_said_in_words_and_in_the_picture(summary):
@@ -350,15 +350,15 @@ def test_a_codec_that_refuses_the_sample_is_shown_and_does_not_stop_the_plan(tmp
     entry = _codec_entry(wrong, trial, subset_plan, {}, is_planned=True)
     others = [other | {"is_planned": False} for other in summary["codecs"]]
     text = render_estimate(summary | {"codecs": [*others, entry]})
-    assert "topk 3 <     refuses the sample: teacher logits of 30" in text
-    assert "topk 3, which was asked for, would stop the extraction" in text
+    assert "topk 3 <     rejects the sample: teacher logits of 30" in text
+    assert "topk 3, which was requested, would make the extraction fail" in text
 
 
 def test_a_plan_says_for_which_temperatures_a_codec_is(summary):
     found = {entry["name"]: entry["promised_temperatures"] for entry in summary["codecs"]}
     assert found == {"float32": None, "float16": None, "int8": [1.0, 4.0], "topk": [1, 8]}
     planned = next(entry for entry in summary["codecs"] if entry["is_planned"])
-    said = f"{planned['label']} says how near it is at T = "
+    said = f"{planned['label']} is bounded only for T = "
     assert (said in render_estimate(summary)) == (planned["promised_temperatures"] is not None)
 
 
@@ -388,7 +388,7 @@ def test_what_a_plan_says(config, summary):
     assert "2 devices like this one" in text and "(of 8: there is work for one a shard and file of views)" in text
     assert "int8 <" in text and "recommendation: --codec" in text
     few = render_estimate(build_estimate(replace(config, samples=9, students=2)))
-    assert "sample    9 records, one view of each, drawn by seed 0" in few and "for 2 students of 100 epochs" in few
+    assert "sample    9 records, one view per record, drawn by seed 0" in few and "for 2 students of 100 epochs" in few
 
 
 def test_the_center_is_one_view(config, data):
@@ -446,7 +446,7 @@ def test_the_break_even_in_words_and_in_the_picture(summary):
     text, picture = show(replace(TIMINGS, read_back_seconds=0.3))
     assert "never: reading a stored row back takes longer" in text and "break-even" not in picture
     text, _ = show(replace(TIMINGS, has_accelerator=True, teacher_seconds=0.012))
-    assert "where they share this machine's cores" in text and "at the same time: teacher" in text
+    assert "if they share this machine's cores" in text and "at the same time: teacher" in text
 
 
 def test_the_command(config, tmp_path, capsys):

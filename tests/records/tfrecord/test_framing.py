@@ -117,7 +117,7 @@ HUGE = 2**63 - 1
         ("", "its index has 0 numbers, expected two for each"),
         ("\n \n", "its index has 0 numbers, expected two for each"),
         ("0 21 21\n", "its index has 3 numbers, expected two for each"),
-        ("0 21\n", "its index says 1 records in 21 bytes, the file has 10321: it has grown, or is another shard"),
+        ("0 21\n", "its index says 1 records in 21 bytes, the file has 10321: it has grown, or it is another shard"),
         ("0 21\n21 16\n37 28\n65 20000\n", r"record 3 \(byte 65\): truncated: its index says 4 records in 20065 bytes"),
         ("0 21\n21 16\nx y\n", "its index has b'x', expected 'offset size'"),
         ("0 21.5\n", "its index has b'21.5', expected 'offset size'"),
@@ -280,7 +280,7 @@ def test_an_empty_file_holds_no_record(tmp_path: Path) -> None:
     path = tmp_path / "train-00000-of-00001"
     path.touch()
     for read in (lambda: list(read_tfrecords(path)), lambda: len(TFRecordFile(path))):
-        with pytest.raises(RecordError, match="holds no record"):
+        with pytest.raises(RecordError, match="has no records"):
             read()
 
 
@@ -299,7 +299,7 @@ def test_an_index_of_another_shard_of_the_same_size_is_noticed(tmp_path: Path) -
     write_shard(path, [b"12345", b"1", b"z" * 16])
     # One frame that swallows the second: contiguous and of the right end, but not this shard's.
     write_index(index_path(path), [(0, 21 + 17), (38, 32)])
-    with pytest.raises(RecordError, match=r"the index is of another shard; delete x-00000-of-00001\.idx"):
+    with pytest.raises(RecordError, match=r"the index belongs to another shard; delete x-00000-of-00001\.idx"):
         TFRecordFile(path).read(0)
 
 
@@ -375,7 +375,7 @@ def test_frames_that_pass_by_in_pieces(tmp_path, piece):
         return found
 
     assert check(content).index == writer.index
-    with pytest.raises(RecordError, match="holds no record"):
+    with pytest.raises(RecordError, match="has no records"):
         check(b"")
     if piece < 1000:
         return

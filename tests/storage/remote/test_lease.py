@@ -50,7 +50,7 @@ def test_one_of_elsewhere_that_is_renewed_is_held(storage: Storage) -> None:
     put(storage, ELSEWHERE)
     renewed = threading.Timer(0.6, put, (storage, ELSEWHERE.replace(" 7 ", " 8 ")))
     renewed.start()
-    expected = "a: is being painted by process 12 on elsewhere; wait until it has ended, or choose another --out"
+    expected = "a: is being painted by process 12 on elsewhere; wait until it has finished, or choose another --out"
     with pytest.raises(RecordError, match=expected), hold_lease(storage, "a/lock", "painted"):
         pass
     renewed.join()

@@ -129,7 +129,7 @@ def test_a_damaged_list(folder: Path, change: str) -> None:
 
 def test_it_is_read_only(server: WebServer, capsys: pytest.CaptureFixture[str]) -> None:
     storage = opened(server)
-    expected = rf"^{server.address}/some/folder/x.bin: a web server is read only; write to a local path"
+    expected = rf"^{server.address}/some/folder/x.bin: a web server is read-only; write to a local path"
     for ask in (
         lambda: storage.put("x.bin"),
         lambda: storage.put_if_absent("x.bin"),

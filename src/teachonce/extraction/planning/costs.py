@@ -237,7 +237,7 @@ def recommend(codecs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     smaller = [entry for entry in usable if entry["bytes_per_view"] < best["bytes_per_view"]]
     temperatures = ", ".join(map(str, TEMPERATURES))
     reason = (
-        f"the smallest whose total variation is below {MAX_WORST_VARIATION} for every sampled view at T = "
+        f"the smallest with total variation below {MAX_WORST_VARIATION} on every sampled view at T = "
         f"{temperatures} (worst {worst_variation(best):.2g})"
     )
     if smaller:

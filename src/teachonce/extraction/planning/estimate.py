@@ -99,7 +99,7 @@ def build_estimate(config: PlanConfig) -> dict[str, Any]:
     with phase("plan", "opening the data"):
         source = open_records(config.data, config.split, with_boxes=draws_by_boxes(extraction))
     if source.num_records == 0:
-        raise RecordError(f"{config.data}: split {config.split} holds no record, expected some to measure on")
+        raise RecordError(f"{config.data}: split {config.split} has no records; expected some to measure on")
     with phase("plan", "loading the teacher"):
         teacher = load_model(config.teacher, device=config.device, precision=config.precision, compile=config.compile)
     plan = build_plan(extraction, source, teacher)

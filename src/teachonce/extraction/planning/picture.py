@@ -98,7 +98,7 @@ def _draw_tails(axes: Any, summary: Mapping[str, Any]) -> None:
     axes.minorticks_off()
     axes.margins(x=0.1)
     axes.set_ylim(0, 1)
-    axes.set_title("mass beyond the k likeliest classes, mean", pad=24)
+    axes.set_title("probability outside the k most likely classes, mean", pad=24)
     axes.set_xlabel("k")
     axes.set_ylabel("softened probability")
     axes.grid(axis="y", color=LINE)
@@ -173,7 +173,7 @@ def _draw_lanes(axes: Any, summary: Mapping[str, Any]) -> None:
             ha="right",
             color=ORANGE,
         )
-    axes.set_title("what limits", pad=24)
+    axes.set_title("bottleneck", pad=24)
     beside = summary["timings"]["has_accelerator"]
     axes.set_xlabel(f"ms a view, {'at the same time' if beside else 'one after another, the network beside'}")
 

@@ -124,8 +124,8 @@ def _refuse_other_shards(target: Path, split: str, names: Sequence[str]) -> None
         shard = parse_shard_name(name)
         if shard and shard[0] == split and name not in names:
             raise PlanMismatchError(
-                f"{target / name}: is no shard of this copy, whose first is {names[0]}: other records, or another part "
-                "of them; choose another place to copy to"
+                f"{target / name}: is not a shard of this copy, whose first is {names[0]}: other records, or "
+                "another part of them; choose another target"
             )
 
 
@@ -167,8 +167,8 @@ def _put_beside(content: bytes, listed: ListedFile | None, source: Storage, targ
             file.write(content)
     elif target.read(name) != content:
         raise PlanMismatchError(
-            f"{target.describe(name)}: is another file than the copy would put there: of other records, or damaged; "
-            "remove it, or choose another place to copy to"
+            f"{target.describe(name)}: differs from the file to copy: it is of other records, or damaged; remove "
+            "it, or choose another target"
         )
     return found
 
@@ -208,9 +208,9 @@ def copy_run(job: CopyJob) -> Copied:
         there, here = read_json(job.target / CONFIG_NAME), read_json(job.source / CONFIG_NAME)
         differences = plan_differences(there, here, words=("there", "here"))
         if differences:
-            raise PlanMismatchError(f"{job.target}: is another run: {'; '.join(differences)}; choose another place")
+            raise PlanMismatchError(f"{job.target}: is a different run: {'; '.join(differences)}; choose another place")
     elif target.is_folder() and any(name[0] != "." for listing in target.list_folder() for name in listing):
-        raise PlanMismatchError(f"{job.target}: exists and is no run; choose another place to copy to")
+        raise PlanMismatchError(f"{job.target}: exists and is not a run; choose another target")
     names = [name for name in sorted(source.walk()) if name not in (LOCK_NAME, INDEX_NAME) and not _is_hidden(name)]
     is_finished = RESULT_NAME in names
     if target.has(RESULT_NAME) and not (is_finished and target.read(RESULT_NAME) == source.read(RESULT_NAME)):
@@ -251,8 +251,8 @@ def _refuse_unreadable(source: Storage, names: Iterable[str], found: Container[s
     for name in names:
         if name not in found:
             raise TeachonceError(
-                f"{source.describe(name)}: is a broken link, or no regular file, or was removed meanwhile; restore it "
-                "or remove it"
+                f"{source.describe(name)}: is a broken link, or not a regular file, or was removed meanwhile; "
+                "restore it or remove it"
             )
 
 

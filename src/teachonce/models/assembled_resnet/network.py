@@ -106,7 +106,7 @@ class AssembledResNet(nn.Module):
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """A fresh last layer; ``global_pool`` is an option of the network and cannot be changed here."""
         if global_pool is not None and global_pool != self.options.global_pool:
-            raise ConfigError(f"reset_classifier(global_pool={global_pool!r}): make the network with that option")
+            raise ConfigError(f"reset_classifier(global_pool={global_pool!r}): create the network with that option")
         self.num_classes = num_classes
         self.fc = _build_classifier(self.num_features, num_classes).to(next(self.parameters()).device)
 

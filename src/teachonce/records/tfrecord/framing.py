@@ -201,7 +201,7 @@ class TFRecordFile:
         if length + FRAME_BYTES != end - offset:
             raise RecordError(
                 f"{describe_record(self.path, row, offset)}: the index says {end - offset} bytes, the frame has "
-                f"{length + FRAME_BYTES}: the index is of another shard; delete {index_path(self.path).name}"
+                f"{length + FRAME_BYTES}: the index belongs to another shard; delete {index_path(self.path).name}"
             )
         payload = frame[HEADER_BYTES : HEADER_BYTES + length]
         _check_payload(self.path, row, offset, payload, frame[HEADER_BYTES + length :], length)
@@ -381,8 +381,8 @@ def check_index(path: Path, content: bytes, shard_bytes: int) -> NDArray[np.int6
         return _parse_index(content, shard_bytes, path)
     except _IndexProblem as problem:
         raise RecordError(
-            f"{problem}; restore the shard from where it came; or, if the shard is right and its index is of an older "
-            f"one, delete {index_path(path)}"
+            f"{problem}; restore the shard from its source, or, if the shard is right and its index is outdated, "
+            f"delete {index_path(path)}"
         ) from None
 
 
@@ -394,10 +394,10 @@ def _parse_index(content: bytes, shard_bytes: int, path: Path | None = None) -> 
     except (ValueError, OverflowError):
         bad = next((word for word in words if not re.fullmatch(rb"-?\d{1,18}", word)), words[0])
         raise _IndexProblem(
-            f"{path}: its index has {bad[:20]!r}, expected 'offset size' in bytes, a line a record"
+            f"{path}: its index has {bad[:20]!r}, expected one line 'offset size' per record, in bytes"
         ) from None
     if len(numbers) == 0 or len(numbers) % 2:
-        raise _IndexProblem(f"{path}: its index has {len(numbers)} numbers, expected two for each of its records")
+        raise _IndexProblem(f"{path}: its index has {len(numbers)} numbers, expected two per record")
     offsets, sizes = numbers[0::2], numbers[1::2]
     bounds = np.append(0, np.cumsum(sizes))
     # Sizes that are too large for 64 bits together are negative where they first are, not round to what fits.
@@ -405,15 +405,15 @@ def _parse_index(content: bytes, shard_bytes: int, path: Path | None = None) -> 
     if len(wrong):
         row = int(wrong[0])
         raise _IndexProblem(
-            f"{path}: its index has record {row} at byte {offsets[row]} with {sizes[row]} bytes, expected it at byte "
-            f"{bounds[row]}, where the one before ends, with at least {FRAME_BYTES}"
+            f"{path}: its index has record {row} at byte {offsets[row]} with {sizes[row]} bytes, expected it at "
+            f"byte {bounds[row]}, where the previous one ends, with at least {FRAME_BYTES}"
         )
     if bounds[-1] != shard_bytes:
         found = f"its index says {len(sizes)} records in {bounds[-1]} bytes, the file has {shard_bytes}"
         if shard_bytes < bounds[-1]:
             row = int(np.searchsorted(bounds, shard_bytes, side="right")) - 1
             raise _IndexProblem(f"{path} record {row} (byte {bounds[row]}): truncated: {found}")
-        raise _IndexProblem(f"{path}: {found}: it has grown, or is another shard")
+        raise _IndexProblem(f"{path}: {found}: it has grown, or it is another shard")
     return bounds
 
 
@@ -439,7 +439,7 @@ def _cached_index_path(path: Path, status: FileStatus) -> Path | None:
 
 def _check_not_empty(path: Path, file_bytes: int) -> None:
     if file_bytes == 0:
-        raise RecordError(f"{path}: holds no record (0 bytes), expected at least one; write the shard again")
+        raise RecordError(f"{path}: is empty (0 bytes), expected at least one record; write the shard again")
 
 
 def _check_header(path: Path, row: int, offset: int, header: bytes | memoryview, end: int) -> int:
@@ -449,10 +449,10 @@ def _check_header(path: Path, row: int, offset: int, header: bytes | memoryview,
     length, crc = _HEADER.unpack(header)
     if masked_crc32c(header[:8]) != crc:
         hint = "it looks like gzip, which is not supported" if row == 0 and bytes(header[:2]) == b"\x1f\x8b" else ""
-        hint = hint or "write the shard again, or delete its .idx if that is older"
+        hint = hint or "write the shard again, or delete its .idx if that is outdated"
         raise RecordError(
-            f"{describe_record(path, row, offset)}: the checksum of the length does not hold: the shard is damaged or "
-            f"no TFRecord file; {hint}"
+            f"{describe_record(path, row, offset)}: wrong checksum of the length: the shard is damaged or not a "
+            f"TFRecord file; {hint}"
         )
     if offset + length + FRAME_BYTES > end:
         raise _truncated(path, row, offset, f"the frame should have {length + FRAME_BYTES} bytes, has {end - offset}")
@@ -471,8 +471,7 @@ def _check_payload(
 
 def _damaged(path: Path, row: int, offset: int) -> RecordError:
     return RecordError(
-        f"{describe_record(path, row, offset)}: the checksum of the data does not hold: the shard is damaged; "
-        "write it again"
+        f"{describe_record(path, row, offset)}: wrong checksum of the data: the shard is damaged; write it again"
     )
 
 

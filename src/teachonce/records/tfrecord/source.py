@@ -78,7 +78,7 @@ def find_shards(data: Path, split: str) -> list[Path]:
         return []
     if len(found) > 1:
         counts = " and ".join(f"-of-{count:05d}" for count in sorted(found))
-        raise RecordError(f"{data}: {split} shards of several sets ({counts}), expected one; remove what is left over")
+        raise RecordError(f"{data}: {split} shards of several sets ({counts}), expected one; remove the leftovers")
     ((count, paths),) = found.items()
     missing = [index for index in range(count) if index not in paths]
     if missing or len(paths) != count:
@@ -113,7 +113,7 @@ def decode_tfrecord(
     label = int(_single(features.get("image/class/label"), np.int64, "image/class/label", where))
     if label < 0 or (num_classes is not None and label >= num_classes):
         expected = "0 or more" if num_classes is None else f"0 to {num_classes - 1}"
-        raise RecordError(f"{where}: label {label}, expected {expected}; the record is damaged or of other classes")
+        raise RecordError(f"{where}: label {label}, expected {expected}; the record is damaged or has other classes")
     filename = features.get("image/filename")
     name = filename[0].decode(errors="replace") if isinstance(filename, list) and filename else ""
     logits = _check_logits(features.get("image/logit"), where, num_classes) if with_logits else None
@@ -153,7 +153,7 @@ def _key(values: Feature | None) -> int | None:
 
 def _single(values: Any, kind: type, name: str, where: str) -> Any:
     if values is None or len(values) == 0:
-        raise RecordError(f"{where}: no {name}, which every record must have; write the record again")
+        raise RecordError(f"{where}: no {name}, which every record needs; write the record again")
     if len(values) > 1 or not isinstance(values[0], kind):
         found = f"{len(values)} values of {type(values[0]).__name__}"
         raise RecordError(f"{where}: {name} holds {found}, expected one of {kind.__name__}; write the record again")
@@ -162,9 +162,9 @@ def _single(values: Any, kind: type, name: str, where: str) -> Any:
 
 def _check_logits(logits: Any, where: str, num_classes: int | None) -> NDArray[np.float32]:
     if logits is None or len(logits) == 0:
-        raise LogitsError(f"{where}: no image/logit; insert logits with merge, or give a --store")
+        raise LogitsError(f"{where}: no image/logit; insert logits with merge, or give --store")
     if not isinstance(logits, np.ndarray) or logits.dtype != np.float32:
-        raise LogitsError(f"{where}: image/logit is no list of floats; insert the logits again")
+        raise LogitsError(f"{where}: image/logit is not a list of floats; insert the logits again")
     if num_classes is not None and len(logits) != num_classes:
         raise LogitsError(
             f"{where}: image/logit has {len(logits)} classes, the data {num_classes}; insert logits of this data"
@@ -173,7 +173,9 @@ def _check_logits(logits: Any, where: str, num_classes: int | None) -> NDArray[n
     if len(bad):
         raise LogitsError(f"{where}: logit {bad[0]} is {logits[bad[0]]}, expected a number; insert the logits again")
     if np.isneginf(logits).all():
-        raise LogitsError(f"{where}: all {len(logits)} logits are -inf: no class has mass; insert the logits again")
+        raise LogitsError(
+            f"{where}: all {len(logits)} logits are -inf: no class has any probability; insert the logits again"
+        )
     return logits
 
 
@@ -199,8 +201,8 @@ def _check_boxes(sides: list[Any], where: str) -> NDArray[np.float32] | None:
 def _other_index(file: TFRecordFile, row: int, offset: int) -> RecordError:
     expected = f"at byte {file.offset(row)}" if row < len(file) else f"no more than {len(file)} records"
     return RecordError(
-        f"{describe_record(file.path, row, offset)}: the index says {expected}: the index is of another shard; restore "
-        f"the shard, or delete {index_path(file.path)} if the shard is right"
+        f"{describe_record(file.path, row, offset)}: the index says {expected}: the index belongs to another "
+        f"shard; restore the shard, or delete {index_path(file.path)} if the shard is right"
     )
 
 

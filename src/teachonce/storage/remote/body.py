@@ -41,7 +41,7 @@ class Body(io.RawIOBase):
         except OSError as error:
             failure = self._raises(
                 f"{self._where}: cannot be written: {error.strerror or error} in the temporary folder "
-                f"{tempfile.gettempdir()}; free space there, or give another by TMPDIR"
+                f"{tempfile.gettempdir()}; free space there, or set TMPDIR to another folder"
             )
             self.failure = self.failure or failure
             raise failure from error

@@ -260,8 +260,8 @@ class CachedReader(ViewedReader):
             return  # the next read finds the new file
         self._is_usable = False
         warnings.warn(
-            f"{self._cache.folder}: the cache cannot be written ({error.strerror or error}); data is read from its "
-            "place each time; free space, or give another --cache",
+            f"{self._cache.folder}: the cache cannot be written ({error.strerror or error}); data is read from "
+            "its source each time; free space, or choose another --cache",
             stacklevel=2,
         )
 

@@ -79,8 +79,9 @@ def _first_process() -> int:
 def _check_process() -> None:
     if _first_process() != os.getpid():
         raise ConfigError(
-            "a process that was forked from one that has read an object store cannot read one: obstore's threads do "
-            "not survive a fork, and it would wait for ever; start it by spawn (multiprocessing_context='spawn')"
+            "a process forked from one that has read an object store cannot read object stores: obstore's "
+            "threads do not survive a fork, so it would hang; start it with spawn "
+            "(multiprocessing_context='spawn')"
         )
 
 
@@ -105,7 +106,7 @@ def _connect(
         client_options["allow_http"] = "true"  # as whoever gave such an address means
         return _make(scheme, bucket, lambda: store.HTTPStore(f"{scheme}://{bucket}/", **shared))
     if _BUCKET.fullmatch(bucket) is None:
-        raise ConfigError(f"{scheme}://{bucket}: is no name that a bucket can have; expected {scheme}://BUCKET/FOLDER")
+        raise ConfigError(f"{scheme}://{bucket}: is not a valid bucket name; expected {scheme}://BUCKET/FOLDER")
     session = _aws_session(options) if scheme == "s3" else None
     endpoint = _find_endpoint(scheme, options, session)
     if endpoint is not None:

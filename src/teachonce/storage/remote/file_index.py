@@ -39,7 +39,7 @@ FORMAT_VERSION = 1
 LOCK_NAME = ".files.lock"
 LOCK_SECONDS = 60.0
 """That one who renews the list waits for another who does."""
-_ADVICE = "remove it, and the command that made the folder (or 'teachonce copy') writes it again"
+_ADVICE = "remove it; the command that wrote the folder (or 'teachonce copy') writes it again"
 _BLOCK_BYTES = 4 << 20
 _PLAIN_NAME = re.compile(r"(?!\.{1,2}(/|$))[\w.+= -]+(/(?!\.{1,2}(/|$))[\w.+= -]+)*", re.ASCII)
 """What needs no closer look; most names are so, and there may be a million."""
@@ -141,8 +141,8 @@ def _hold(storage: Storage, stack: ExitStack) -> bool:
         except TeachonceError as error:
             if time.monotonic() > end:
                 warnings.warn(
-                    f"{error} ({INDEX_NAME} was not renewed, which only web servers need; the same command again "
-                    "renews it)",
+                    f"{error} ({INDEX_NAME} was not updated, which only web servers need; run the same command "
+                    "again to update it)",
                     stacklevel=3,
                 )
                 return False

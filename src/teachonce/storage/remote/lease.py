@@ -69,7 +69,9 @@ def _take(storage: Storage, name: str, doing: str, writer: str) -> None:
 def _held(storage: Storage, name: str, doing: str, shown: str) -> TeachonceError:
     folder = storage.describe(name).rpartition("/")[0]
     holder = shown.partition(" ")[2] or "another process"
-    return storage.raises(f"{folder}: is being {doing} by {holder}; wait until it has ended, or choose another --out")
+    return storage.raises(
+        f"{folder}: is being {doing} by {holder}; wait until it has finished, or choose another --out"
+    )
 
 
 def _changes(storage: Storage, name: str, found: str) -> bool:
@@ -91,8 +93,8 @@ def _renew(storage: Storage, name: str, writer: str, ended: threading.Event) -> 
             if found and not found.startswith(writer):
                 holder = found.partition(" ")[2].partition(" ")[2]
                 warnings.warn(
-                    f"{storage.describe(name)}: {holder} has taken over what this process holds, which it had not "
-                    "heard of for too long; stop one of them",
+                    f"{storage.describe(name)}: {holder} has taken over the lock of this process, which was not "
+                    "renewed in time; stop one of them",
                     stacklevel=1,
                 )
                 return

@@ -339,7 +339,7 @@ class ObjectStorage(Storage):
             if self._has(name, "written"):
                 return
             if not pauses.wait("two writers at once", began):
-                reason = "the server says that it exists, and it does not; check what else writes there"
+                reason = "the server reports that it exists, but it cannot be found; check what else writes there"
                 raise self._error(name, "written", Failure("refused", reason))
 
     def delete(self, name: str) -> None:

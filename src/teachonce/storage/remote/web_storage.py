@@ -129,7 +129,7 @@ class WebStorage(ObjectStorage):
 
     def _refuse(self, name: str) -> NoReturn:
         raise ConfigError(
-            f"{self.describe(name)}: a web server is read only; write to a local path, s3://, gs:// or az://, and "
+            f"{self.describe(name)}: a web server is read-only; write to a local path, s3://, gs:// or az://, and "
             "serve that"
         )
 
@@ -162,7 +162,7 @@ class WebStorage(ObjectStorage):
             "listed",
             Failure(
                 "refused",
-                f"a web server lists nothing, and there is no {INDEX_NAME} here or above that says what there is; "
+                f"a web server has no listings, and there is no {INDEX_NAME} here or above that lists the files; "
                 "'records', 'merge' and 'copy' write it: publish the folder with it",
             ),
         )
