@@ -67,7 +67,7 @@ def test_one_that_cannot_be_loaded_is_named_with_the_reason(copied: Path, tmp_pa
     store = write_store(tmp_path / "store", data)
     said = run(copied, "merge", store.path, "--data", data, "--out", tmp_path / "merged")
     (line,) = [line for line in said if line.startswith(WARNING)]
-    assert str(copied / "teachonce" / "_native.so") in line and "reading records and making views take longer" in line
+    assert str(copied / "teachonce" / "_native.so") in line and "reading records and rendering views are slower" in line
 
 
 def test_views_of_a_pillow_that_cannot_be_bound_say_so(tmp_path: Path):

@@ -106,7 +106,7 @@ def test_each_arm_takes_of_the_techniques_what_it_can(digits, teacher, tmp_path)
 
 def test_every_arm_at_equal_steps(ablation):
     config, arms = ablation
-    names = ["labels only", "fixed center logits", "1 stored view", "2 stored views", "2 views, not replayed"]
+    names = ["labels only", "fixed centre logits", "1 stored view", "2 stored views", "2 views, not replayed"]
     assert [arm.name for arm in arms] == [*names, "online teacher"]
     results = [json.loads(path.read_text()) for path in config.out.glob("runs/*/result.json")]
     assert len(results) == 12 and {result["steps"] for result in results} == {6}
@@ -203,7 +203,7 @@ def test_without_validation_there_is_nothing_to_compare(digits, tmp_path):
     config = AblateConfig(
         data=digits, out=tmp_path / "o", teacher="run:x", arms="labels", seeds=1, validation_split="none", **COMMON
     )
-    with pytest.raises(ConfigError, match="an ablation compares validation accuracies"):
+    with pytest.raises(ConfigError, match="ablate compares validation accuracies"):
         ablate(config)
 
 

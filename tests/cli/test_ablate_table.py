@@ -36,7 +36,7 @@ def test_differences_are_paired_by_seed():
 
 
 def test_the_table():
-    table = render_table([LABELS, arm("fixed center logits", 0.61, 0.63, 0.66, teacher_forwards=5000)], 3)
+    table = render_table([LABELS, arm("fixed centre logits", 0.61, 0.63, 0.66, teacher_forwards=5000)], 3)
     lines = table.splitlines()
     assert lines[0].startswith("| the same student") and set(lines[1]) <= set("|-")
     # The difference is one comparison; the two means hold together: t(1 - 0.025 / 2, 2) = 6.2053 (any table).
@@ -45,17 +45,17 @@ def test_the_table():
 
 
 def test_what_hurts_is_said():
-    (verdict,) = find_verdicts([LABELS, arm("fixed center logits", 0.58, 0.60, 0.621)])
-    assert verdict.startswith("WARNING: fixed center logits hurts: -1.97")
-    assert find_verdicts([LABELS, arm("fixed center logits", 0.55, 0.65, 0.62)]) == []  # within its interval
+    (verdict,) = find_verdicts([LABELS, arm("fixed centre logits", 0.58, 0.60, 0.621)])
+    assert verdict.startswith("WARNING: fixed centre logits hurts: -1.97")
+    assert find_verdicts([LABELS, arm("fixed centre logits", 0.55, 0.65, 0.62)]) == []  # within its interval
 
 
 def test_stored_views_are_compared_with_both_ends():
     stored = arm("10 stored views", 0.66, 0.68, 0.70)
     verdicts = find_verdicts(
-        [LABELS, arm("fixed center logits", 0.63, 0.65, 0.671), stored, arm("online teacher", 0.665, 0.675, 0.70)]
+        [LABELS, arm("fixed centre logits", 0.63, 0.65, 0.671), stored, arm("online teacher", 0.665, 0.675, 0.70)]
     )
-    assert "better than it" in verdicts[0] and "fixed center logits: +2.97" in verdicts[0]
+    assert "better than it" in verdicts[0] and "fixed centre logits: +2.97" in verdicts[0]
     assert "within the noise of it" in verdicts[1] and "online teacher: +0.00" in verdicts[1]
 
 
@@ -103,4 +103,4 @@ def test_the_table_says_what_the_gradients_are():
     table = render_table(equal, 3)
     assert "| 0.5 + 0.5 " in table and "| 0.1 " in table and "Loss weights sum to 1 in every arm" in table
     twice = render_table([LABELS, arm("KD", 0.6, 0.6, 0.6, kd_weight=1.0)], 3)
-    assert "| 1 + 1 " in twice and "WARNING: the arms' loss weights sum to different totals" in twice
+    assert "| 1 + 1 " in twice and "WARNING: the arms' loss weights have different sums" in twice

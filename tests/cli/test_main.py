@@ -82,8 +82,8 @@ def test_wrong_arguments_exit_with_two(capsys):
     capsys.readouterr()
     assert end_code("extract", "--data", "x", "--teacher", "timm:a", "--out", "y", "--worker", "3/3") == 2
     assert capsys.readouterr().err == (
-        "teachonce: --worker 3/3: expected i/n with i from 0 to 2; of a job array that counts from 1 give its number "
-        "less 1, such as $((N - 1))/3\n"
+        "teachonce: --worker 3/3: expected i/n with i from 0 to 2; if the job array counts from 1, "
+        "subtract 1, as in $((N - 1))/3\n"
     )
 
 

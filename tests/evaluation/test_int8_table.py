@@ -79,7 +79,7 @@ def test_more_than_a_point_is_said_in_capitals(lost: int, is_said: bool) -> None
     assert first.startswith("int8 LOSES ACCURACY: -" if is_said else "int8: ")
     assert ("--calibration percentile or --weight-bits 8 on a phone" in first) == is_said
     with_eight = find_verdicts(dataclasses.replace(found, weight_bits=8))[0]
-    assert ("or 7 instead of --weight-bits 8 may mend it" in with_eight) == is_said
+    assert ("or 7 instead of --weight-bits 8 may help" in with_eight) == is_said
 
 
 def test_a_gain_is_no_loss() -> None:

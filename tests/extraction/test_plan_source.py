@@ -316,7 +316,7 @@ def test_more_views_of_an_image_that_was_given_another_label(tmp_path, teacher):
         path.unlink()
     store = run(data, teacher, out, views=5)
     assert store.num_views == 5 and store.read_labels(0)[4] == 1
-    with pytest.warns(UserWarning, match="the image was given another label since"):
+    with pytest.warns(UserWarning, match="the image has a new label since"):
         verdict = verify(VerifyConfig(store=out, data=data, device="cpu"))
     assert verdict.is_sound, verdict.reason
 
@@ -450,7 +450,7 @@ def test_an_image_that_changed_costs_no_store_its_further_views(tmp_path, teache
     before, kept = shard.read_bytes(), read_tree(tmp_path / "store")
     change_image(shard, 2)
     with pytest.raises(
-        RecordError, match=r"record 2 .* its earlier views are of .*: 1 images of the shard were changed"
+        RecordError, match=r"record 2 .* its earlier views are of .*: 1 images of the shard have changed"
     ):
         run(data, teacher, tmp_path / "store", views=4)
     check_kept(tmp_path / "store", kept)
@@ -468,7 +468,7 @@ def test_data_with_its_labels_shifted_does_not_grow_a_store(tmp_path, teacher):
     before = read_tree(tmp_path / "store")
     payloads = [color_example(index, 2 + index % 4, COLORS[index % 4]) for index in [*range(6), 900, 901]]
     other = write_shards(tmp_path / "other", (8,), num_classes=None, payloads=payloads)
-    with pytest.raises(PlanMismatchError, match="the classes have other numbers here; use the same --labels"):
+    with pytest.raises(PlanMismatchError, match="the classes are numbered differently here; use the same --labels"):
         run(other, teacher, tmp_path / "store", num_classes=6, offset=1)
     assert read_tree(tmp_path / "store") == before
 

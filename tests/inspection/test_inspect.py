@@ -62,7 +62,7 @@ def test_a_stores_numbers_are_those_of_torch(store):
 
 def test_what_the_codec_changes_is_in_the_summary(tmp_path, store, data):
     assert summarize_store(store.path)["codec_error"] == {} and summarize_store(store.path)["num_samples"] == 0
-    assert "not known: the store keeps no samples" in render_store(summarize_store(store.path))
+    assert "unknown: the store has no samples" in render_store(summarize_store(store.path))
     teacher = write_color_teacher(tmp_path / "teacher.onnx", num_classes=8)
     options = {"codec": "topk", "topk": 3, "offset": 1, "device": "cpu"}
     extract(ExtractConfig(data=data, teacher=teacher, out=tmp_path / "sparse", gate_samples=0, **options))

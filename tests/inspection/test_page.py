@@ -216,7 +216,7 @@ def test_policy_center_is_shown_through_the_teachers_preprocessing(tmp_path, dat
         np.testing.assert_array_equal(shown_pixels(card), pixels)
     assert "In 24 of 24 the teacher's choice is the label." in section(page, "sheet").text
     assert "None: the teacher agrees with every label." in section(page, "suspects").text
-    assert "the shorter side at 16 px (bilinear), then the middle 16 px" in section(page, "sheet").text
+    assert "the shorter side at 16 px (bilinear), then the central 16 px" in section(page, "sheet").text
 
 
 def test_mixed_views_have_two_labels_and_their_shares(tmp_path, data, mixed):
@@ -251,7 +251,7 @@ def test_mixed_views_have_two_labels_and_their_shares(tmp_path, data, mixed):
 def test_where_all_views_are_mixed_nothing_is_said_of_labels(tmp_path, data):
     store = make_store(tmp_path, data, "store", policy="crop", views=2, mix_prob=1.0, mixup_alpha=1.0)
     page = read_page(write_page(store.path, data))
-    assert "a mix has no one label: nothing to say" in section(page, "suspects").text
+    assert "a mixed view has no single label: nothing to say" in section(page, "suspects").text
     assert len(section(page, "sure").find("svg")) == 2
     (numbers,) = page.find("div", class_="numbers")
     assert "-top-1" in numbers.text and "-ECE" in numbers.text
@@ -317,7 +317,7 @@ def test_logits_without_a_teacher_show_the_whole_image(tmp_path):
     page = read_page(write_page(write_store(tmp_path / "store", data).path, data))
     assert "its preprocessing is not known: shown is the whole image" in section(page, "sheet").text
     assert shown_pixels(section(page, "sheet").find("article")[0]).shape == (30, 40, 3)
-    assert "the store keeps no samples of logits before the codec" in section(page, "codec").text
+    assert "the store has no samples of logits from before encoding" in section(page, "codec").text
 
 
 def test_a_store_whose_later_views_are_missing_is_shown_as_far_as_it_goes(tmp_path, data):
@@ -373,8 +373,8 @@ def test_what_means_nothing_is_refused(tmp_path, data, center, capsys):
     for words, phrase in (
         ((data, "--html"), "--html: is for stores"),
         ((center.path, "--html", "--json"), "--html with --json: expected one of the two"),
-        ((center.path, "--data", data), f"--data {data}: expected --html with it"),
-        ((center.path, "--out", tmp_path / "x.html"), f"--out {tmp_path / 'x.html'}: expected --html with it"),
+        ((center.path, "--data", data), f"--data {data}: expected --html"),
+        ((center.path, "--out", tmp_path / "x.html"), f"--out {tmp_path / 'x.html'}: expected --html"),
         ((center.path, "--html", "--out", tmp_path), "is a folder"),
         ((center.path, "--html", "--data", tmp_path / "nowhere"), "no such folder"),
     ):
@@ -392,7 +392,7 @@ def test_a_run_is_sent_to_its_report(tmp_path, capsys):
 def test_records_of_another_store_are_refused(tmp_path, center, capsys):
     other = write_color_shards(tmp_path / "other", first_index=100)
     assert end(center.path, "--html", "--data", other, "--out", tmp_path / "page.html") == 1
-    assert "0 of 33 records are known; 33 are not (first: image_100.jpg)" in capsys.readouterr().err
+    assert "0 of 33 records are in the store; 33 are not (first: image_100.jpg)" in capsys.readouterr().err
     assert not (tmp_path / "page.html").exists()
 
 
@@ -451,7 +451,7 @@ def test_a_folder_that_cannot_be_written_asks_for_another_place(tmp_path, center
         if os.access(store, os.W_OK):
             pytest.skip("this user may write everywhere")
         assert end(store, "--html") == 1
-        assert "the store's folder cannot be written; give with --out" in capsys.readouterr().err
+        assert "the store's folder is not writable; give a file" in capsys.readouterr().err
         assert end(store, "--html", "--out", tmp_path / "page.html") == 0
     finally:
         store.chmod(0o755)

@@ -96,7 +96,7 @@ def test_a_store_under_way(store):
     text = status(StatusConfig(path=store))
     assert text.splitlines()[0] == f"{store}: 3 of 6 units done, 3 missing, 0 workers alive"
     assert "0 to 1 of 5 complete; 2 to 3: 1 of 2 shards" in text
-    assert "nobody is known to work on it: run the same extract command to resume" in text
+    assert "no worker is active: run the same extract command to resume" in text
 
 
 def test_a_store_that_was_only_begun(tmp_path):
@@ -150,7 +150,7 @@ def test_a_single_look_at_another_machine_has_its_clock_alone(store, age, alive)
     (worker,) = look_at(store)["workers"]
     assert (worker["alive"], worker["judged_by"]) == (alive, "clock")
     assert worker["age_seconds"] == pytest.approx(age, abs=5)
-    assert ("--watch tells whether it lives" in status(StatusConfig(path=store))) is (alive is None)
+    assert ("--watch shows whether it is alive" in status(StatusConfig(path=store))) is (alive is None)
 
 
 def test_while_watching_the_counter_decides_and_no_clock(store):
@@ -252,7 +252,7 @@ def test_a_run(finished_run, tmp_path):
     shutil.copy(finished_run / "config.json", begun)
     summary = look_at(begun)
     assert (summary["is_complete"], summary["epochs_done"], summary["last_epoch"]) == (False, 0, None)
-    assert "run the same train again to resume" in render_status(summary)
+    assert "run the same train command to resume" in render_status(summary)
     write_metrics(begun, [ROW])
     details = {"epoch": 2, "epochs": 2, "step": 5, "train_loss": 1.25}
     write_beat(

@@ -197,7 +197,7 @@ def test_what_is_at_the_target_stays(store: Store, tmp_path: Path) -> None:
         assert everything(tmp_path / target) == before
     with pytest.raises(ConfigError, match="is the source itself"):
         copy(store.path, store.path)
-    with pytest.raises(ConfigError, match="a web server is read only"):
+    with pytest.raises(ConfigError, match="a web server is read-only"):
         copy(store.path, "https://example.org/store")
     with pytest.raises(ConfigError, match="no such folder; expected a store, records or a run"):
         copy(tmp_path / "nowhere", tmp_path / "copy")
@@ -376,10 +376,10 @@ def test_records_that_others_made(tmp_path: Path, capsys: pytest.CaptureFixture[
     # Another file of the same size is no copy: it is named, and stays.
     shard = tmp_path / "copy" / "train-00001-of-00003"
     shard.write_bytes(bytes(len(shard.read_bytes())))
-    with pytest.raises(TeachonceError, match=f"{shard}: is there and is another file"):
+    with pytest.raises(TeachonceError, match=f"{shard}: exists and differs from"):
         copy(source, tmp_path / "copy")
     assert set(shard.read_bytes()) == {0}
-    with pytest.raises(PlanMismatchError, match="is no shard of this copy"):
+    with pytest.raises(PlanMismatchError, match="is not a shard of this copy"):
         copy(source, tmp_path / "copy", shards="0:2")
 
 
@@ -443,13 +443,13 @@ def test_linked_class_folders_are_copied_as_they_are_read(tmp_path: Path) -> Non
 def test_broken_links_are_named(records: Path, tmp_path: Path) -> None:
     source = write_image_folder(tmp_path / "source")
     (source / "train" / "class1" / "lost.jpg").symlink_to(tmp_path / "nowhere")
-    with pytest.raises(TeachonceError, match=r"class1/lost\.jpg: is a broken link, or no regular file"):
+    with pytest.raises(TeachonceError, match=r"class1/lost\.jpg: is a broken link, or not a regular file"):
         copy(source, tmp_path / "copy")
     shutil.copytree(records, tmp_path / "records")
     shard = tmp_path / "records" / "train-00001-of-00004"
     shard.unlink()
     shard.symlink_to(tmp_path / "nowhere")
-    with pytest.raises(TeachonceError, match=r"train-00001-of-00004: is a broken link, or no regular file"):
+    with pytest.raises(TeachonceError, match=r"train-00001-of-00004: is a broken link, or not a regular file"):
         copy(tmp_path / "records", tmp_path / "copied records")
 
 
@@ -631,9 +631,9 @@ def test_a_web_server(records: Path, store: Store, tmp_path: Path, capsys: pytes
     shutil.copytree(records, bare)
     (bare / INDEX_NAME).unlink()
     with serve(bare) as server:
-        with pytest.raises(TeachonceError, match=r"a web server lists nothing, and there is no files\.json here"):
+        with pytest.raises(TeachonceError, match=r"a web server has no listings, and there is no files\.json here"):
             copy(server.address, tmp_path / "no")
-        with pytest.raises(TeachonceError, match=r"a web server lists nothing, and there is no files\.json here"):
+        with pytest.raises(TeachonceError, match=r"a web server has no listings, and there is no files\.json here"):
             open_records(to_location(server.address), "train")
 
 

@@ -30,7 +30,7 @@ def test_labels(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a\nb\na\n", r"labels.txt line 3: a is doubled \(line 1\)"),
+        ("a\nb\na\n", r"labels.txt line 3: a is a duplicate \(of line 1\)"),
         ("a\n\nb\n", "labels.txt line 2: empty, expected a class name"),
         ("\n\n", "labels.txt: empty"),
         ("\udcff\n", "labels.txt: is not UTF-8 text"),
@@ -65,7 +65,7 @@ def test_metadata(tmp_path: Path) -> None:
         class_texts(["n1", "n3"], read_metadata(path))
     with pytest.raises(ConfigError, match=r"metadata.txt line 1: 'n1 tench', expected 'synset<TAB>text'"):
         read_metadata(write(path, "n1 tench\n"))
-    with pytest.raises(ConfigError, match="line 2: n1 has another text than before"):
+    with pytest.raises(ConfigError, match="line 2: n1 has a different text than before"):
         read_metadata(write(path, "n1\ttench\nn1\tshark\n"))
 
 
@@ -98,7 +98,7 @@ def test_csv_boxes_by_basename_or_with_class(tmp_path: Path) -> None:
 
 def test_a_basename_that_fits_two_images_is_refused(tmp_path: Path) -> None:
     boxes = open_boxes(write(tmp_path / "boxes.csv", "1.JPEG,0,0,1,1\n"))
-    with pytest.raises(RecordError, match=r"1.JPEG fits a/1.JPEG and b/1.JPEG; name them CLASS/NAME"):
+    with pytest.raises(RecordError, match=r"1.JPEG fits a/1.JPEG and b/1.JPEG; use CLASS/NAME"):
         boxes.has_any(listing_of(tmp_path / "images", "a/1.JPEG", "b/1.JPEG"))
 
 

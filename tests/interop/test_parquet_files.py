@@ -118,13 +118,13 @@ def test_what_is_complete_is_kept(store: Store, tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_meant(store: Store, tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match=r"view 3 is not there: the store has views 0\.\.2"):
+    with pytest.raises(StoreError, match=r"view 3 does not exist: the store has views 0\.\.2"):
         export_parquet(store.path, tmp_path / "out", view=3)
     with pytest.raises(ConfigError, match="--top 8: the teacher has 7 classes"):
         export_parquet(store.path, tmp_path / "out", top=8)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "a.txt").write_text("")
-    with pytest.raises(ConfigError, match="exists and is no export"):
+    with pytest.raises(ConfigError, match="exists and is not an export"):
         export_parquet(store.path, tmp_path / "other")
     assert not (tmp_path / "out").exists()
 

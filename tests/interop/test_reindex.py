@@ -201,7 +201,7 @@ def test_shards_are_kept_and_others_refused(data: Path, out: Path, tmp_path: Pat
         reindex(ReindexConfig(data=data, out=out, restart="row"))
     with pytest.raises(PlanMismatchError, match="data was"):
         reindex(ReindexConfig(data=write_shards(tmp_path / "more", sizes=(5, 4)), out=out))
-    with pytest.raises(ConfigError, match="is the data itself"):
+    with pytest.raises(ConfigError, match="is the --data folder"):
         reindex(ReindexConfig(data=data, out=data))
     with pytest.raises(ConfigError, match="exists and is not empty"):
         reindex(ReindexConfig(data=data, out=write_shards(tmp_path / "foreign")))
@@ -256,7 +256,7 @@ def test_other_records_are_unknown_to_the_store(out: Path, tmp_path: Path) -> No
     """The original's key is what is looked for, so a record of another original is not found."""
     payloads = [example(100 + index, 1) for index in range(8)]
     store = Store(write_store(tmp_path / "store", write_shards(tmp_path / "others", payloads=payloads)).path)
-    with pytest.raises(StoreError, match="0 of 8 records are known"):
+    with pytest.raises(StoreError, match="0 of 8 records are in the store"):
         StoreJoin(store, open_records(out, "train"))
 
 

@@ -97,7 +97,7 @@ def test_as_many_other_classes_get_a_new_head(tmp_path: Path) -> None:
         fresh, weights, phrase = begin(run, RESNET, NUM_CLASSES, classes_hash=classes_hash)
         assert torch.equal(weights["fc.weight"], (fresh if is_new else stored)["fc.weight"])
         assert torch.equal(weights["fc.weight"], stored["fc.weight"]) is not is_new
-        assert ("its 5 classes have other names" in phrase) == is_new
+        assert ("its 5 classes have different names" in phrase) == is_new
 
 
 def test_the_order_of_classes_counts() -> None:
@@ -185,7 +185,9 @@ def test_a_training_that_starts_from_a_run(halves, tmp_path: Path, capsys: pytes
     tuned = config(high, tmp_path / "tuned", init=low_run, epochs=1)
     result = train(tuned)
     said = capsys.readouterr().err
-    assert f"tuned: starts from {low_run}: new last layer (fc.weight, fc.bias): its 5 classes have other names" in said
+    assert (
+        f"tuned: starts from {low_run}: new last layer (fc.weight, fc.bias): its 5 classes have different names" in said
+    )
     resolved = json.loads((tuned.out / "config.json").read_text())
     assert resolved["init"] == str(low_run)
     assert len(resolved["init_weights_sha256"]) == 64
@@ -196,7 +198,9 @@ def test_a_training_that_starts_from_a_run(halves, tmp_path: Path, capsys: pytes
     assert "starts from" not in capsys.readouterr().err
 
     other = config(high, tmp_path / "other", init=low_run, epochs=1, student=f"{RESNET},mean=0.4")
-    with pytest.warns(UserWarning, match=r"mean \(0.4, 0.4, 0.4\) instead of \(0.5, 0.5, 0.5\), other pixels than the"):
+    with pytest.warns(
+        UserWarning, match=r"mean \(0.4, 0.4, 0.4\) instead of \(0.5, 0.5, 0.5\), a different input than the"
+    ):
         train(other)
 
     plain = config(high, tmp_path / "tuned", epochs=1)

@@ -51,7 +51,7 @@ def test_the_resolver_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert find_savedmodel(AMOEBANET) == tmp_path / "amoebanet_a_n18_f448"
     monkeypatch.delitem(sys.modules, "tensorflow_hub")
     package.write_text("def resolve(handle):\n    raise OSError('no route to host')  # a longer file than before\n")
-    with pytest.raises(ConfigError, match=r"cannot be fetched \(https.*no route to host\); give weights=DIR"):
+    with pytest.raises(ConfigError, match=r"cannot be downloaded \(https.*no route to host\); give weights=DIR"):
         find_savedmodel(AMOEBANET)
 
 

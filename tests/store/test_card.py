@@ -100,7 +100,7 @@ def test_accuracy_that_is_not_known(tmp_path: Path) -> None:
     store = make_store(tmp_path / "store", num_views=2)
     object.__setattr__(store.plan, "policy", mixed)
     store.policy, _ = store.plan.read_policy()
-    assert "accuracy | not said: views are mixed" in render_card(store, None)
+    assert "accuracy | not given: views are mixed" in render_card(store, None)
 
 
 def test_extract_writes_it_and_no_image(tmp_path: Path) -> None:

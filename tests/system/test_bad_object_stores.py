@@ -189,7 +189,7 @@ def test_an_endpoint_that_is_misspelt(fails: Fails, bucket: str, proxy: Proxy, m
         ("http://nowhere.invalid:9000", "the server's name cannot be resolved; tried for 0 s: check the endpoint"),
         (
             proxy.endpoint.replace("http://", "https://"),
-            "does not speak TLS; if it is yours, give its endpoint as http",
+            "does not use TLS; if it is yours, give its endpoint as http",
         ),
         ("127.0.0.1:9000", "AWS_ENDPOINT_URL=127.0.0.1:9000: expected a URL, such as http://127.0.0.1:9000 or"),
         ("http://:99999999", "AWS_ENDPOINT_URL=http://:99999999: expected a URL"),

@@ -56,7 +56,7 @@ def test_a_run_with_any_setting_or_figure_missing(copied, capsys):
             for changed in ({k: v for k, v in whole.items() if k != key}, {**whole, key: [{}]}):
                 write_json(copied / name, changed)
                 code, line = run(capsys, "inspect", copied)
-                assert code == 0 or line.startswith(f"teachonce: {copied}/{name}: is no run's"), (key, line)
+                assert code == 0 or line.startswith(f"teachonce: {copied}/{name}: is not from a run"), (key, line)
                 refused += code != 0
         write_json(copied / name, whole)
     assert refused >= 20, "data, split, epochs, batch_size, student, ... and five figures, each in two ways"

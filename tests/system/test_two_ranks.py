@@ -31,7 +31,7 @@ from teachonce.training.train import train
 from tests.support.small_data import teacher_logits, write_digits, write_shards, write_store
 
 pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*(contradicts them more|holds it back|smaller than|little but labels|breaks the agreement).*:UserWarning",
+    "ignore:.*(contradicts them more|holds it back|smaller than|nearly one-hot|do not see the same).*:UserWarning",
     "ignore:.*(skipped|start fresh).*:UserWarning",
 )
 

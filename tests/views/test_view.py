@@ -87,7 +87,7 @@ def test_the_bytes_of_each_part():
 def test_a_code_of_a_newer_version_is_refused():
     columns = encode_views([View((0, 0, 8, 8), operations=(Operation("rotate", 3.0),))], ViewLayout(num_operations=1))
     columns["operations"][:] = 200
-    with pytest.raises(StoreError, match="operation 200 is not known here"):
+    with pytest.raises(StoreError, match="operation 200 is unknown"):
         decode_views(columns, 1)
 
 

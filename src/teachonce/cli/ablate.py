@@ -121,7 +121,7 @@ def _make_stores(config: AblateConfig) -> list[ArmConfig]:
         if kind == "labels":
             found.append(ArmConfig("labels only", _no_view_mix(config)))
         elif kind == "center":
-            found.append(ArmConfig("fixed center logits", _no_view_mix(config), (folder / "center",), 1))
+            found.append(ArmConfig("fixed centre logits", _no_view_mix(config), (folder / "center",), 1))
         elif kind == "views":
             name = f"{count} stored view" + "s" * (count > 1)
             found.append(ArmConfig(name, {"views": count}, (folder / "views",), count, replays=True))

@@ -166,7 +166,7 @@ def _find_pairs(arms: Sequence[Arm]) -> list[tuple[Arm, Arm]]:
     """The best stored views beside both ends: fixed logits and the teacher at hand."""
     by_name = {arm.name: arm for arm in arms}
     stored = [arm for arm in arms if "stored view" in arm.name]
-    ends = [by_name[name] for name in ("fixed center logits", "online teacher") if name in by_name]
+    ends = [by_name[name] for name in ("fixed centre logits", "online teacher") if name in by_name]
     return [(stored[-1], end) for end in ends if stored and end is not arms[0]]
 
 

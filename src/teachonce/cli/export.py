@@ -47,8 +47,8 @@ def export_logits(config: ExportLogitsConfig) -> None:
     """Write a store's logits as CSV or Parquet and print where they are; raises what the formats' programs do."""
     if not holds_store(config.store):
         raise ConfigError(
-            f"{config.store}: is not a store; export-logits exports the logits of stores, export-onnx and export-weights "
-            "export runs"
+            f"{config.store}: is not a store; export-logits exports the logits of stores, export-onnx and "
+            "export-weights export runs"
         )
     if config.format == "csv":
         from teachonce.interop.csv_files import export_csv

@@ -62,15 +62,15 @@ def render_card(store: Store, teacher_license: str | None) -> str:
     return f"""{head}
 # {store.num_records:,} records x {views}: logits of {_code(store.plan.teacher["model"])}
 
-The predictions of a teacher on a dataset, extracted once with teachonce, to train students from. The store holds logits,
-view parameters, labels, file names and hashes of the images, but no images: to train, you also need the data.
+The predictions of a teacher on a dataset, extracted once with teachonce, to train students from. The store holds
+logits, view parameters, labels, file names and hashes of the images, but no images: to train, you also need the data.
 
 | | |
 |---|---|
 {rows}
 
-STORE is the folder of this file: a local folder, an `s3://`, `gs://` or `az://` address, or that of a web server. RECORDS
-is the same data as TFRecord shards or class folders, in any order.
+STORE is the folder of this file: a local folder, an `s3://`, `gs://` or `az://` address, or that of a web server.
+RECORDS is the same data as TFRecord shards or class folders, in any order.
 
 ```bash
 teachonce train --data RECORDS --store STORE --student timm:resnet18 --out RUN

@@ -212,7 +212,7 @@ def test_the_network_goes_on_beside_the_rest():
 def test_what_several_devices_take_in_words_and_in_the_picture(config, summary):
     assert summary["hours"]["cost"] is None and "network" not in summary["hours"]["lanes"]
     text = render_estimate(summary)
-    assert "(--price)" not in text and "--network-gbps says what links have" in text
+    assert "(--price)" not in text and "--network-gbps" in text
     known = build_estimate(replace(config, devices=2, price=3.0, network_gbps=1e-6))
     # A kilobit a second: 33 records of some hundred bytes each way.
     hours, traffic = known["hours"], known["traffic"]
@@ -238,7 +238,9 @@ def test_a_busy_machine_is_said_in_words_and_in_the_picture(summary):
     assert "BUSY" not in text and "busy machine" not in picture
     busy = summary | {"measurement": quiet | {"busy": ["steal was high"]}}
     text, picture = render_estimate(busy), draw_estimate(busy)
-    assert "BUSY      the figures are those of a slower machine" in text and "            steal was high" in text
+    assert (
+        "BUSY      the machine was busy, so these figures are too slow" in text and "            steal was high" in text
+    )
     assert "measured on a busy machine" in picture
 
 
@@ -385,7 +387,7 @@ def test_what_a_plan_says(config, summary):
         assert entry["read_back_seconds"] > 0 and entry["write_seconds"] > 0
     text = render_estimate(summary)
     assert "33 records x 3 views in 2 shards" in text and "all 33 records (of 256 asked for)" in text
-    assert "2 devices like this one" in text and "(of 8: there is work for one a shard and file of views)" in text
+    assert "2 devices like this one" in text and "(of 8: one per shard and file of views is useful)" in text
     assert "int8 <" in text and "recommendation: --codec" in text
     few = render_estimate(build_estimate(replace(config, samples=9, students=2)))
     assert "sample    9 records, one view per record, drawn by seed 0" in few and "for 2 students of 100 epochs" in few
@@ -405,8 +407,8 @@ def test_a_teacher_of_few_classes_has_no_tail_to_show(tmp_path, data):
     assert [entry["label"] for entry in summary["codecs"]] == ["float32", "float16", "int8"]
     assert summary["sample"]["top1"] > 0.9 and summary["offset"] == 1 and len(COLORS) == summary["num_classes"]
     two_panels = draw_estimate(summary | {"tail_mass": []})
-    assert "mass beyond" in draw_estimate(summary) and "mass beyond" not in two_panels
-    assert "probability mass" not in render_estimate(summary | {"tail_mass": []})
+    assert "probability outside" in draw_estimate(summary) and "probability outside" not in two_panels
+    assert "probability outside" not in render_estimate(summary | {"tail_mass": []})
 
 
 def test_the_written_plan_is_the_printed_one(tmp_path, config, capsys):
@@ -418,7 +420,7 @@ def test_the_written_plan_is_the_printed_one(tmp_path, config, capsys):
     assert render_estimate(summary) == text
     picture = (out / "extraction-plan.svg").read_text()
     assert ElementTree.fromstring(picture).tag.endswith("svg") and picture == draw_estimate(summary)
-    for words in ("distortion by codec", "mass beyond the k likeliest", "offline", "online"):
+    for words in ("distortion by codec", "probability outside the k most likely", "offline", "online"):
         assert words in picture
     # An earlier plan may be written over, and --json prints what is written.
     printed = json.loads(estimate(replace(config, out=out, json=True)))
@@ -444,9 +446,9 @@ def test_the_break_even_in_words_and_in_the_picture(summary):
     text, picture = show(replace(TIMINGS, teacher_seconds=0.021))
     assert "would cost 13 min 48 s more" in text
     text, picture = show(replace(TIMINGS, read_back_seconds=0.3))
-    assert "never: reading a stored row back takes longer" in text and "break-even" not in picture
+    assert "never: reading a stored row takes longer" in text and "break-even" not in picture
     text, _ = show(replace(TIMINGS, has_accelerator=True, teacher_seconds=0.012))
-    assert "if they share this machine's cores" in text and "at the same time: teacher" in text
+    assert "if they share this machine's cores" in text and "concurrent stages: teacher" in text
 
 
 def test_the_command(config, tmp_path, capsys):
