@@ -9,7 +9,7 @@
     ├── LogitsError             teacher logits are not finite, of another width, or missing
     ├── ModelError              weights or a model do not fit
     ├── StoreError              a store is incomplete, damaged or of other data
-    │   └── PlanMismatchError   what is asked for differs from the plan that the store was begun with
+    │   └── PlanMismatchError   what is asked for differs from the plan that the store was started with
     ├── CheckError              a verdict: gate, verify or a parity check did not hold
     └── StoppedError            exit code 143: SIGTERM; the same command resumes
 
@@ -70,7 +70,7 @@ class StoreError(TeachonceError):
 
 
 class PlanMismatchError(StoreError):
-    """What is asked for differs from the plan that the store was begun with."""
+    """What is asked for differs from the plan that the store was started with."""
 
 
 class CheckError(TeachonceError):

@@ -238,7 +238,7 @@ def write_run(run: Path, student: nn.Module, spec: str, preprocessing: Preproces
 
 
 def test_damaged_run(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"holds no config\.json"):
+    with pytest.raises(ConfigError, match=r"has no config\.json"):
         load_model(f"run:{tmp_path}")
     write_run(tmp_path, build_student("timm:test_resnet", 5), "timm:test_resnet", Preprocessing(size_px=32))
     (tmp_path / "config.json").write_text("{}")

@@ -124,7 +124,7 @@ def test_another_size_is_said_or_refused(tmp_path: Path) -> None:
 def test_what_is_refused(run: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"holds a timm:test_resnet, expected the timm:test_vit of --student; give"):
         open_initial_run(run, parse_model_spec("timm:test_vit"))
-    with pytest.raises(ConfigError, match=r"holds no config\.json, expected the folder of a finished run"):
+    with pytest.raises(ConfigError, match=r"has no config\.json; expected the folder of a finished run"):
         open_initial_run(tmp_path, parse_model_spec(RESNET))
     weights = run / "student.safetensors"
     with pytest.raises(ConfigError, match=rf"is a file.*give --student {RESNET},weights={weights}"):

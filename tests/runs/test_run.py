@@ -136,12 +136,12 @@ def test_a_damaged_result_is_named(tmp_path: Path, content: str) -> None:
 
 def test_what_is_found_of_a_run(tmp_path: Path) -> None:
     assert find_run(tmp_path) is None
-    with pytest.raises(ConfigError, match=r"^--x: holds no config\.json, expected the folder of a finished run"):
+    with pytest.raises(ConfigError, match=r"^--x: has no config\.json; expected the folder of a finished run"):
         open_finished_run(tmp_path, requested_by="--x")
     write_config(tmp_path)
     run = find_run(tmp_path)
     assert run is not None and run.result is None and run.metrics == []
-    with pytest.raises(ConfigError, match=r"^--x: holds no student\.safetensors"):
+    with pytest.raises(ConfigError, match=r"^--x: has no student\.safetensors"):
         open_finished_run(tmp_path, requested_by="--x")
     run.weights_path.write_bytes(b"")
     result = {"epochs": 1, "top1": 0.5, "top5": 1, "ece": 0.1, "seconds": 2.5}

@@ -1,4 +1,4 @@
-"""The ablation: is distilling worth it here, and is storing views as good as having the teacher at hand?
+"""The ablation: is distilling worth it here, and is storing views as good as an online teacher?
 
 The same student, the same number of steps, the same seeds (initial weights, order of the records), taught in several
 ways, the arms:

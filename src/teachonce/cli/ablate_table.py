@@ -163,7 +163,7 @@ def find_verdicts(arms: Sequence[Arm]) -> list[str]:
 
 
 def _find_pairs(arms: Sequence[Arm]) -> list[tuple[Arm, Arm]]:
-    """The best stored views beside both ends: fixed logits and the teacher at hand."""
+    """The best stored views beside both ends: fixed logits and an online teacher."""
     by_name = {arm.name: arm for arm in arms}
     stored = [arm for arm in arms if "stored view" in arm.name]
     ends = [by_name[name] for name in ("fixed centre logits", "online teacher") if name in by_name]

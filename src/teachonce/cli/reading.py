@@ -1,6 +1,6 @@
-"""How words of the command line become values, each that cannot be one a line that names its option.
+"""How words of the command line become values, each that cannot be one per line that names its option.
 
-tyro's own readers take what Python takes (``1_0`` is a number, an empty path the folder at hand), and tell of the rest
+tyro's own readers take what Python takes (``1_0`` is a number, an empty path the current folder), and tell of the rest
 in a box of several lines. These are put in their place, by the type that an option has.
 """
 

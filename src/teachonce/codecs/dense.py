@@ -6,7 +6,7 @@ order, at most half of the probability-weighted sum of |error| / T; ``tests/syst
 real logits and ``tests/codecs/test_dense.py`` on outliers. Every class is there, so the temperature of reading changes
 nothing.
 
-Which class is the likeliest is exact: only classes whose logit equals the largest have distance 0. One that is nearer
+Which class is the most likely is exact: only classes whose logit equals the largest have distance 0. One that is nearer
 than half of the first step, and would be rounded to 0 and so tie, gets the whole step. What float32 makes of
 ``max_logit - distance`` does not undo that: a distance is at least the step s of float32 below the largest logit, and
 what is stored is more than s / 2 (of ``Int8Codec`` at least (2 / 3)^1.5 = 0.54 of the distance, where code 1 stands for
@@ -79,7 +79,7 @@ class Float16Codec(DenseCodec):
     def encode_logits(self, logits: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
         """Columns ``distances`` float16 [N, C] and ``max_logit`` float32 [N].
 
-        Raises LogitsError for a row whose likeliest class would tie with the others.
+        Raises LogitsError for a row whose most likely class would tie with the others.
         """
         max_logit = check_finite(logits).max(axis=1)
         distances = np.minimum(max_logit[:, None].astype(np.float64) - logits, 65504.0)
@@ -127,7 +127,7 @@ class Int8Codec(DenseCodec):
     total variation against the dense softmax below ``MAX_TOTAL_VARIATION`` at T = 1, 2, 4, "no mass" is meant at T = 4.
     A row for which even that fails is refused: float16 holds it.
 
-    A class that nearly ties with the likeliest has code 1.
+    A class that nearly ties with the most likely has code 1.
     """
 
     name: ClassVar[str] = "int8"
@@ -237,7 +237,7 @@ MAX_TOTAL_VARIATION = 0.01
 
 
 def _part_near_ties(codes: NDArray[np.unsignedinteger[Any]], distances: NDArray[np.float64]) -> None:
-    """Code 1, in place, instead of 0 for classes [N, C] that are less likely than the likeliest."""
+    """Code 1, in place, instead of 0 for classes [N, C] that are less likely than the most likely."""
     # Few are 0, so this costs next to nothing beside a look at every distance.
     zeros = np.flatnonzero(codes.reshape(-1) == 0)
     codes.reshape(-1)[zeros[distances.reshape(-1)[zeros] > 0]] = 1

@@ -1,7 +1,7 @@
 """The codecs by name, and as entries of a store's plan.
 
 ``codec`` says what a codec is and how one is added; ``dense`` keeps a number for every class, ``topk`` keeps the
-likeliest classes and the tail's mass.
+most likely classes and the tail's mass.
 """
 
 from __future__ import annotations

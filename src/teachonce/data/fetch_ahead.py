@@ -5,7 +5,7 @@ first needed, while a batch that cannot wait fetches the part that it needs. Wit
 (``--shuffle-shards``) these are the window's next ones; without one they are soon all shards, so data that is larger
 than the cache needs a window.
 
-What cannot be fetched here is no error: whoever reads it will hear of it.
+What cannot be fetched here is not an error: whoever reads it will hear of it.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ def windowed_order(
     layout have the same number of records of each shard in each slot, which partners of a mix need. Expects fewer open
     shards than there are: a window of all is the plain permutation.
 
-    4 bytes a record (8 from 2^31 records on), and about a second for 14 million in 10,000 shards
+    4 bytes per record (8 from 2^31 records on), and about a second for 14 million in 10,000 shards
     (``benchmarks/shuffling.py``); beside them a few numbers a shard.
     """
     num_shards = len(shard_sizes)

@@ -48,7 +48,7 @@ STOP_SECONDS = 5.0
 RATE_BEATS = 8
 """Beats over which the rate is taken: two minutes."""
 SHOWN_UNITS = 8
-"""Units that a heartbeat names of those at hand."""
+"""Units that a heartbeat names of the current ones."""
 
 State = Literal["running", "failed", "interrupted"]
 """Who finishes removes its heartbeat."""
@@ -125,7 +125,7 @@ class Heartbeat:
             self._beat = dataclasses.replace(self._beat, **fields)
 
     def finish_units(self, count: int) -> None:
-        """The units at hand are done."""
+        """The current units are done."""
         with self._lock:
             self._beat = dataclasses.replace(self._beat, units_done=self._beat.units_done + count, units=())
 

@@ -27,7 +27,7 @@ def prefetch(items: Iterable[Item], work: Callable[[Item], Result], *, threads: 
     At most ``ahead`` results that nobody has asked for yet are made or in the making, so memory does not grow with the
     items, and a result that was yielded is not referred to any more. What ``work`` raises is raised where its result
     would have come, what ``items`` raises after the results of the items before it. Leaving early (closing or dropping
-    the iterator) cancels what has not begun and waits for what has.
+    the iterator) cancels what has not started and waits for what has.
     """
     if threads == 0:
         yield from map(work, items)

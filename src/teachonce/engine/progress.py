@@ -19,7 +19,7 @@ from typing import Any, Literal, TextIO
 from teachonce.terminal import is_quiet, print_json, print_line
 
 LINE_SECONDS = 60.0
-"""Between two lines where the output is no terminal."""
+"""Between two lines where the output is not a terminal."""
 JSON_SECONDS = 1.0
 """Between two objects of ``--progress json``."""
 PHASE_SECONDS = 5.0

@@ -1,4 +1,4 @@
-"""SIGTERM, as spot machines and schedulers send it before they end a process: what was begun is finished, or dropped.
+"""SIGTERM, as spot machines and schedulers send it before they end a process: what was started is finished, or dropped.
 
 Within the block of ``stopping_gently`` the signal is a request: work that is done in pieces asks ``is_stopping`` before
 it begins the next one, and engines raise ``StoppedError`` where a job has ended so. What is not finished when the time
@@ -32,7 +32,7 @@ class _Request:
 
 
 def is_stopping() -> bool:
-    """Whether nothing more should be begun."""
+    """Whether nothing more should be started."""
     elsewhere = _Request.is_made_elsewhere
     return _Request.is_made or (elsewhere is not None and elsewhere())
 

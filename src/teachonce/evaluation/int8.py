@@ -57,7 +57,7 @@ WARM_UP_RUNS = 5
 
 
 def export_int8(config: ExportOnnxConfig) -> Comparison:
-    """Write ``config.out`` and ``int8_path(config.out)``, whole or not at all, and say how they compare.
+    """Write ``config.out`` and ``int8_path(config.out)``, complete or not at all, and say how they compare.
 
     Raises ConfigError for data or outputs that cannot be meant, ModelError for a student that cannot be quantized,
     CheckError where a file does not read back as the student.
@@ -129,7 +129,7 @@ def _open_teacher(
 ) -> KDDataset:
     """What a store says of its split, or without one the logits of the records of ``split``."""
     store = None if store_path is None else Store(store_path)
-    # The likeliest class is that of any temperature.
+    # The most likely class is that of any temperature.
     logits: LogitSource = RecordLogits() if store is None else StoredLogits([store], temperature=1.0)
     # Without stored views the pixels are not those of the data set's (see ``_measure_agreement``).
     replays = store is not None and store.policy.is_random
@@ -217,7 +217,7 @@ def _describe_teacher(taught: KDDataset, store_path: Path | None) -> str:
 def _measure_agreement(
     models: Sequence[Classifier], taught: KDDataset | None, wanted: int
 ) -> tuple[list[float | None], int]:
-    """How often each model has the teacher's likeliest class, and of how many records."""
+    """How often each model has the teacher's most likely class, and of how many records."""
     if taught is None:
         return [None for _ in models], 0
     indices = spaced_indices(len(taught), wanted).tolist()

@@ -24,7 +24,7 @@ class Measurement:
     top1: float
     top5: float
     agreement_teacher: float | None
-    """How often it has the teacher's likeliest class; None without a teacher."""
+    """How often it has the teacher's most likely class; None without a teacher."""
     agreement_float: float
     """How often it has the float file's."""
     num_bytes: int

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 def extract(config: ExtractConfig) -> bool:
     """Make what is missing of the store; True when it is whole and its manifest written.
 
-    Raises CheckError when the gate does not hold, PlanMismatchError when the store was begun with another plan,
+    Raises CheckError when the gate does not hold, PlanMismatchError when the store was started with another plan,
     RecordError, LogitsError or StoreError, with the place, for what is wrong with a record, the teacher or a file, and
     StoppedError after SIGTERM.
     """

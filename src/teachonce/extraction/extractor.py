@@ -103,7 +103,7 @@ class UnitExtractor:
     def __call__(self, bundle: Sequence[Unit], report: Advance = lambda count: None) -> UnitCounts:
         """Make the files of the units that are not there by now; ``report`` is called with the views that are done.
 
-        Where this process is asked to stop, no further unit is begun.
+        Where this process is asked to stop, no further unit is started.
         """
         begin, self.seconds = time.perf_counter(), Seconds()
         self._num_skipped = self._num_twice = 0

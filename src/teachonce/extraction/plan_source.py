@@ -31,7 +31,7 @@ from teachonce.terminal import print_note
 
 READ_AT_ONCE = 32
 KEPT_SHARDS = 64
-"""Shards whose keys and places in the data are kept, 16 bytes a record: as many as threads may read at once."""
+"""Shards whose keys and places in the data are kept, 16 bytes per record: as many as threads may read at once."""
 LABEL_SAMPLE = 256
 """Known records whose labels are compared before a store grows."""
 
@@ -44,7 +44,7 @@ def open_plan_source(path: Path, plan: Plan, source: RecordSource) -> RecordSour
 
 
 class ExtractedData:
-    """The data of an extraction, for a store that may have been begun with other data (``store.begin``)."""
+    """The data of an extraction, for a store that may have been started with other data (``store.begin``)."""
 
     def __init__(self, path: Path, source: RecordSource) -> None:
         self._path = path

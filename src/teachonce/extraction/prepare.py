@@ -45,9 +45,9 @@ MAX_SAMPLED_PART = 1 / 16
 
 
 def prepare(config: ExtractConfig) -> tuple[Preparation, Classifier]:
-    """What is to be made, after the store was begun or agreed with; and the teacher, which has passed the gate.
+    """What is to be made, after the store was started or agreed with; and the teacher, which has passed the gate.
 
-    Raises CheckError when the gate does not hold, and PlanMismatchError when the store was begun with another plan.
+    Raises CheckError when the gate does not hold, and PlanMismatchError when the store was started with another plan.
     """
     check_store_folder(config.out)
     with phase("extract", "opening the data"):
@@ -103,7 +103,7 @@ def build_extractor(
     num_threads: int = 0,
     worker_index: int = 0,
 ) -> UnitExtractor:
-    """A worker: with the teacher at hand, or, in a process of its own with ``num_threads``, with one that it loads."""
+    """A worker: with the loaded teacher, or, in a process of its own with ``num_threads``, with one that it loads."""
     if teacher is None:
         torch.set_num_threads(num_threads)
         teacher = load_model(

@@ -1,6 +1,6 @@
 """Units of extraction: one shard x one group of views, which of them are missing or made, and bundles of them.
 
-A unit is made whole or not at all (``extractor``); a job is a bundle of units, so that teacher batches are full
+A unit is made complete or not at all (``extractor``); a job is a bundle of units, so that teacher batches are full
 whatever the size of a shard.
 """
 

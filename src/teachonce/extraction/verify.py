@@ -2,7 +2,7 @@
 
 Five checks, each named in the verdict. ``files``: every byte of the store is the one that was written; all damaged
 blocks are listed. ``keys``: every record of the data is in the store, by key; the store may have more. ``top1``: the
-likeliest class is the label as often as at extraction, so the offset between both is that of the extraction.
+most likely class is the label as often as at extraction, so the offset between both is that of the extraction.
 ``pixels``: the store's own samples are replayed; the hash of the decoded image says whether the decoder is the one of
 the extraction, the hash of the pixels at the teacher's size whether crop, resize, operations and mix are. ``logits``:
 for another sample, fresh teacher logits agree with the stored ones within the codec's bound plus the arithmetic's
@@ -120,7 +120,7 @@ class _KeyChecker:
 
 
 def check_top1(store: Store, count: int) -> int:
-    """Of up to ``count`` blocks (a view of a shard), spread evenly, how often the likeliest class is the label.
+    """Of up to ``count`` blocks (a view of a shard), spread evenly, how often the most likely class is the label.
 
     Raises CheckError where it is not as often as at extraction: then labels, logits, or the offset between the
     teacher's classes and the labels are not those of the extraction. Returns the number of blocks.

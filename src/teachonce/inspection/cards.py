@@ -38,7 +38,7 @@ class Bar:
     prob: float | None
     """None where the teacher has no such class."""
     kind: str
-    """``label``, ``wrong`` (the teacher's choice, where it is not the label), ``rest`` (not among the likeliest)."""
+    """``label``, ``wrong`` (the teacher's choice, where it is not the label), ``rest`` (not among the most likely)."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def prepare_picture(pixels: NDArray[np.uint8]) -> Picture:
 
 
 def _prepare_bars(gallery_view: GalleryView, gallery: Gallery) -> list[Bar]:
-    """The likeliest classes, likeliest first, and the label where it is none of them."""
+    """The most likely classes, most likely first, and the label where it is none of them."""
     labels = {label for label, _ in gallery_view.labels}
     bars = []
     for index, (label, prob) in enumerate(gallery_view.top):

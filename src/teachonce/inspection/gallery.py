@@ -46,7 +46,7 @@ class GalleryView:
     filename: str
     label: int
     top: list[tuple[int, float]]
-    """The likeliest labels with their probabilities at temperature 1, likeliest first."""
+    """The most likely labels with their probabilities at temperature 1, most likely first."""
     label_prob: float | None
     """The teacher's probability of the label; None where the teacher has no such class."""
     view: View

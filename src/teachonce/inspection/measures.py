@@ -85,7 +85,7 @@ class RowSums:
     num_rows: int = 0
     num_plain: int = 0
     hits1: float = 0.0
-    """Plain rows whose likeliest class is the label."""
+    """Plain rows whose most likely class is the label."""
     hits5: float = 0.0
     entropy_nats: float = 0.0
     entropies: NDArray[np.int64] = field(default_factory=_no_counts)
@@ -194,7 +194,7 @@ class ViewRows:
     confidences: NDArray[np.float64]
     """[N], the largest probability."""
     top: NDArray[np.int64]
-    """[N, 5] the likeliest classes, likeliest first; fewer of fewer classes, or where the codec keeps fewer."""
+    """[N, 5] the most likely classes, most likely first; fewer of fewer classes, or where the codec keeps fewer."""
     is_label: NDArray[np.bool_]
     """[N, 5], which of ``top`` is the label."""
 
@@ -287,7 +287,7 @@ def top_classes(values: NDArray[np.floating], count: int) -> NDArray[np.int64]:
 
 
 def num_known(store: Store, count: int) -> int:
-    """How many of the ``count`` likeliest classes the store tells apart: a sparse codec keeps so many and no more."""
+    """How many of the ``count`` most likely classes the store tells apart: a sparse codec keeps so many and no more."""
     return min(count, store.codec.num_kept or store.class_space.num_classes)
 
 

@@ -60,7 +60,7 @@ def export_csv(
     """Write the logits of the store ``source`` as ``csv_files`` files, file i holding the shards i, i + csv_files, ...
 
     Raises ConfigError where one of the files exists already, LogitsError where two images share a basename, StoreError
-    where the store's split is no name of a file.
+    where the store's split is not a name of a file.
     """
     with phase("export", "opening the store"):
         store = Store(source, trust=trust)
@@ -134,8 +134,8 @@ def import_csv(config: ImportConfig) -> None:
     """Read ``SPLIT-*.csv`` into a store over the data whose basenames they carry.
 
     Raises LogitsError for a missing, doubled, short or non-finite line with the image's name, for lines of images that
-    the data does not have and for images that share a basename; PlanMismatchError where the store was begun from other
-    CSV files.
+    the data does not have and for images that share a basename; PlanMismatchError where the store was started from
+    other CSV files.
     """
     with phase("import", "opening the data"):
         source = open_records(config.data, config.split)
@@ -198,7 +198,7 @@ def _describe_csv(table: CsvTable) -> dict[str, Any]:
 
 
 def _refuse_other_csv(config: ImportConfig, plan: Plan) -> None:
-    """Raise PlanMismatchError, in plain words, where ``--out`` was begun from other files or another ``--drop``."""
+    """Raise PlanMismatchError, in plain words, where ``--out`` was started from other files or another ``--drop``."""
     if not holds_store(config.out):
         return
     old = read_plan(config.out).teacher
@@ -220,7 +220,7 @@ def _refuse_other_csv(config: ImportConfig, plan: Plan) -> None:
 
 
 def _report_top1(config: ImportConfig) -> None:
-    """Say how often the likeliest class is the label: the one figure that shows a CSV whose classes are shifted."""
+    """Say how often the most likely class is the label: the one figure that shows a CSV whose classes are shifted."""
     store = Store(config.out)
     hits = [store.read_hits(shard, (0, 0)) or [0] for shard in range(len(store.shards))]
     top1 = sum(map(sum, hits)) / store.num_records

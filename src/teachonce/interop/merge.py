@@ -62,7 +62,7 @@ MERGE_BLOCK_RECORDS = 128
 def merge(config: MergeConfig) -> None:
     """Write each shard of the data with the store's logits inserted; shards that are whole already are kept.
 
-    Raises StoreError where data and store do not belong together, PlanMismatchError where the output was begun from
+    Raises StoreError where data and store do not belong together, PlanMismatchError where the output was started from
     another store.
     """
     with phase("merge", "opening the store"):

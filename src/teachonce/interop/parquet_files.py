@@ -3,7 +3,7 @@
 Columns: ``key`` uint64, ``filename``, ``label`` int32 (null where there is none), ``view`` int32; then what the store
 knows of the view, under the store's own names (``box`` and ``flip`` of every view that was drawn; none with policy
 center, see docs/reference/store-format.md); then the teacher's answer, decoded, as float32. Dense: ``logits``, a list
-of one number a class. With ``--top`` or codec topk: ``classes`` and ``logits``, likeliest first, and ``rest``, the
+of one number a class. With ``--top`` or codec topk: ``classes`` and ``logits``, most likely first, and ``rest``, the
 probability at temperature 1 of all classes that are left out. Classes are the teacher's; ``offset`` in the metadata of
 the file (key "teachonce", JSON) added gives the data's labels.
 
@@ -44,7 +44,7 @@ def export_parquet(
     """Write one view of the store ``source``, or every one, into the folder ``out``; returns its files.
 
     Files that are there already are kept. Raises ConfigError where ``out`` holds something else, PlanMismatchError
-    where it was begun with other settings, StoreError for a view that there is not.
+    where it was started with other settings, StoreError for a view that does not exist.
     """
     with phase("export", "opening the store"):
         store = Store(source, trust=trust)
@@ -125,7 +125,7 @@ def _tables(store: Store, shard: int, view: int, top: int | None) -> Any:
 
 
 def _likeliest(logits: NDArray[np.float32], kept: NDArray[np.intp] | None, top: int | None) -> NDArray[np.intp]:
-    """Classes [N, K], likeliest first; of codec topk only those that it kept, whose logits are not estimates."""
+    """Classes [N, K], most likely first; of codec topk only those that it kept, whose logits are not estimates."""
     if kept is None:
         return np.argsort(-logits, axis=1, kind="stable")[:, :top]
     order = np.argsort(-np.take_along_axis(logits, kept, axis=1), axis=1, kind="stable")

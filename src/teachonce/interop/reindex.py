@@ -50,7 +50,7 @@ def reindex(config: ReindexConfig) -> None:
     """Write each shard of the data with restart markers in its images; shards that are whole already are kept.
 
     Raises ConfigError where the data are no TFRecords or nothing can rewrite here, PlanMismatchError where the output
-    was begun from other data, RecordError with the place of a record that is damaged.
+    was started from other data, RecordError with the place of a record that is damaged.
     """
     require_rewriter("reindex")
     with phase("reindex", "opening the data"):

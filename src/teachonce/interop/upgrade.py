@@ -1,8 +1,8 @@
 """Upgrade: a store of format 1 or 2 as one of format 3, without the teacher.
 
 The stored columns are copied as they are, each file compared with its hash in the old manifest first. What the old
-formats did not have is made of what is there: the index of the keys, a hash of each block, and how often the likeliest
-class is the label. Nothing here imports torch.
+formats did not have is made of what is there: the index of the keys, a hash of each block, and how often the most
+likely class is the label. Nothing here imports torch.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class PendingLogits:
-    """A copy home, begun behind the work that makes the logits.
+    """A copy home, started behind the work that makes the logits.
 
     A device works in order: a copy that begins only when it is wanted waits for whatever was asked of the device since,
     the next batch above all, and the device then waits for the host.

@@ -152,7 +152,7 @@ def check_image(encoded: Encoded) -> CheckedImage:
 
 
 def to_rgb_jpeg(encoded: bytes) -> bytes:
-    """The image as a JPEG that every reader decodes to RGB: JPEG in RGB or grayscale unchanged, all else encoded anew.
+    """The image as a JPEG that every reader decodes to RGB: JPEG in RGB or grayscale unchanged, all else encoded again.
 
     A re-encoded image (PNG, CMYK, ...) has quality 100 and full chroma resolution. Of an unchanged one only the header
     is read: what is truncated further down passes here and is found by ``decode_image``.

@@ -2,7 +2,7 @@
 
 A key is a hash of the image, so to know the keys of data is to read all of it, once. They are kept shard by shard under
 an identity that is another one when a file's size or time changes (``ShardInfo.identity``), so data that grows has only
-its new shards read; and as an index of all shards, memory-mapped, 16 bytes a record. A cache that is out of date does
+its new shards read; and as an index of all shards, memory-mapped, 16 bytes per record. A cache that is out of date does
 no harm: whoever reads a record compares its key.
 """
 
@@ -149,7 +149,7 @@ def _write_cached(name: str, words: NDArray[np.uint64]) -> None:
     path = _cache_file(name)
     if path is None:
         return
-    # Where the folder cannot be written the keys are only slower to have, so this is no error.
+    # Where the folder cannot be written the keys are only slower to have, so this is not an error.
     with suppress(TeachonceError), atomic_write(path) as file:
         file.write(words.tobytes())
         file.write(xxhash.xxh3_64_intdigest(np.ascontiguousarray(words).data).to_bytes(8, "little"))

@@ -35,7 +35,7 @@ def open_records(data: Path, split: str, *, with_boxes: bool = False) -> RecordS
 def find_split(data: Path, split: str) -> list[Path]:
     """The TFRecord shards of a split, [] where it has class folders; no record is read.
 
-    Raises ConfigError where there is neither, and for a split that is no name of a folder in ``data``; RecordError
+    Raises ConfigError where there is neither, and for a split that is not a name of a folder in ``data``; RecordError
     where shards are missing.
     """
     check_component(split, f"{data}: split", ConfigError)

@@ -84,9 +84,9 @@ _RESULT: dict[str, type | tuple[type, ...]] = {
 
 
 class Run:
-    """A run that was begun, opened for reading: config.json is parsed once, the rest is read when it is asked for.
+    """A run that was started, opened for reading: config.json is parsed once, the rest is read when it is asked for.
 
-    Raises TeachonceError for a folder without config.json, ModelError for one whose config.json is no run's.
+    Raises TeachonceError for a folder without config.json, ModelError for one whose config.json is not a run's.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -167,12 +167,12 @@ class Run:
 
 
 def holds_run(path: Path) -> bool:
-    """Whether a run was begun in this folder."""
+    """Whether a run was started in this folder."""
     return open_storage(path).has(CONFIG_NAME)
 
 
 def find_run(path: Path) -> Run | None:
-    """The run in this folder, None where none was begun; raises as ``Run``."""
+    """The run in this folder, None where none was started; raises as ``Run``."""
     return Run(path) if holds_run(path) else None
 
 

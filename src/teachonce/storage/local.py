@@ -1,7 +1,7 @@
 """A local folder as a storage.
 
-A file is whole or absent: it is written under a temporary name in the same folder, synced, and renamed, so that a kill,
-a full disk or a power cut leaves either the old state or the new one.
+A file is complete or absent: it is written under a temporary name in the same folder, synced, and renamed, so that a
+kill, a full disk or a power cut leaves either the old state or the new one.
 
 Errors of the operating system are one line only where they are this file's own: while it is open for somebody else's
 block, its own reads and writes are told from whatever else fails in the block, which passes through as it is.
@@ -79,7 +79,7 @@ class LocalStorage(Storage):
             yield from ((below / name).as_posix() for name in names if not name.startswith(TEMPORARY_PREFIX))
 
     def statuses(self, folder: str = "") -> dict[str, FileStatus]:
-        """Size and time of each file directly in a folder; a broken link and what is no file are left out."""
+        """Size and time of each file directly in a folder; a broken link and what is not a file are left out."""
         if not self.is_folder(folder):
             return {}
         names = [f"{folder}/{name}" if folder else name for name in self.list_folder(folder).files]

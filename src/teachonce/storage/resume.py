@@ -1,4 +1,4 @@
-"""Resuming: the same plan as the one that a folder was begun with, or a refusal that says what differs.
+"""Resuming: the same plan as the one that a folder was started with, or a refusal that says what differs.
 
 Every program that can be interrupted writes down first what it is going to make: a JSON object, the plan. The same
 command again finds the plan and goes on; another command, and a folder that holds something else, are refused before

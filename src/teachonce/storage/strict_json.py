@@ -2,8 +2,9 @@
 
 ``json`` gives dicts, lists and numbers; ``convert_json`` makes them a dataclass, a TypedDict or whatever else msgspec
 knows (https://jcristharif.com/msgspec), with the constraints of ``msgspec.Meta``. Nothing is coerced but a whole number
-where a fraction is meant. msgspec passes over unknown keys of dataclasses, and NaN, which is no JSON and which ``json``
-reads all the same: both are refused here, because a setting of a newer version must not be ignored by an older one.
+where a fraction is meant. msgspec passes over unknown keys of dataclasses, and NaN, which is not JSON and which
+``json`` reads all the same: both are refused here, because a setting of a newer version must not be ignored by an older
+one.
 
 Deliberately not here: the files (``files``), and option classes, whose messages name the option of the command line.
 """
@@ -30,7 +31,7 @@ MAX_DEPTH = 64
 
 
 def parse_json(text: str | bytes) -> Any:
-    """``json.loads``, but what is nested too deep for recursion is a ValueError too, as is all that is no JSON."""
+    """``json.loads``, but what is nested too deep for recursion is a ValueError too, as is all that is not JSON."""
     try:
         value = json.loads(text)
     except RecursionError as error:

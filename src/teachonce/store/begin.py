@@ -35,7 +35,7 @@ def begin_store(path: Path, plan: Plan, views_per_file: int, today: DataToday | 
 
     Where the data is another than the latest plan's, ``today`` says what it has beyond it; without it other data is
     refused. Several workers may begin or extend the same store at once: they end with one plan. Raises
-    PlanMismatchError naming each field that differs, and StoreError where ``path`` holds something that is no store.
+    PlanMismatchError naming each field that differs, and StoreError where ``path`` holds something that is not a store.
     """
     if not holds_store(path):
         check_store_folder(path)
@@ -58,7 +58,8 @@ def begin_store(path: Path, plan: Plan, views_per_file: int, today: DataToday | 
 
 
 def check_agrees(path: Path, plan: Plan) -> None:
-    """Raise PlanMismatchError where a store was begun with another plan; views and data aside, which may be others."""
+    """Raise PlanMismatchError where a store was started with another plan; views and data aside, which may be
+    others."""
     if holds_store(path):
         _check_agrees(path, read_plans(path)[-1].plan, plan, knows_data=True)
 
@@ -82,7 +83,7 @@ def _check_agrees(path: Path, old: Plan, new: Plan, *, knows_data: bool) -> None
             f"can be read and trained from, but not extended; 'teachonce upgrade {path}' converts it to format "
             f"{FORMAT_VERSION}"
         )
-    # Names that the data did not have when the store was begun say nothing against it.
+    # Names that the data did not have when the store was started say nothing against it.
     names = {"class_names"} if old.class_names is None or new.class_names is None else set()
     may_differ = MAY_DIFFER | names | ({"data.format"} if knows_data else set())
     if not knows_data:

@@ -72,7 +72,7 @@ def is_legacy(path: Path) -> bool:
 
 
 def read_plan(path: Path) -> Plan:
-    """The plan that the store was begun with; of a store that has only its manifest, that one's."""
+    """The plan that the store was started with; of a store that has only its manifest, that one's."""
     if not open_storage(path).has("plan.json"):
         return read_manifest(path)[0]
     return _build_plan(read_json(path / "plan.json"), path / "plan.json")

@@ -36,13 +36,13 @@ def plan_file(revision: int) -> str:
 
 
 def holds_store(path: Path) -> bool:
-    """Whether a store was begun in this folder."""
+    """Whether a store was started in this folder."""
     storage = open_storage(path)
     return storage.has(PLAN_NAME) or storage.has(legacy.MANIFEST_NAME)
 
 
 def check_holds_store(path: Path) -> None:
-    """Raise StoreError where there is no such folder, or no store was begun in it."""
+    """Raise StoreError where there is no such folder, or no store was started in it."""
     if holds_store(path):
         return
     found = f"is not a store (it has no {PLAN_NAME})" if open_storage(path).is_folder() else "no such folder"
@@ -82,7 +82,7 @@ def put_plan(path: Path, plan: Plan, earlier: list[SealedPlan]) -> None:
 
 
 def put_config(path: Path, options: dict[str, Any]) -> None:
-    """Keep the options that a store is begun with, where no other worker has kept its own."""
+    """Keep the options that a store is started with, where no other worker has kept its own."""
     if not open_storage(path).has(CONFIG_NAME):
         write_json(path / CONFIG_NAME, options, overwrite=False)
 

@@ -1,6 +1,6 @@
 """Repair: the damaged files of a store are found and removed, so that the program that made them makes them again.
 
-A manifest goes before the files that it lists, and nothing else that it lists is trusted anew for that: a manifest is
+A manifest goes before the files that it lists, and nothing else that it lists is trusted again for that: a manifest is
 put together from hashes that each file has carried since it was written, and all of them are compared here.
 """
 

@@ -263,7 +263,7 @@ class Store:
         return [(shard, group) for group in self._groups() for shard in range(len(self.shards))]
 
     def read_hits(self, shard: int, group: Group) -> list[int] | None:
-        """Of each view of a group, the rows whose likeliest class was the label at extraction; None: not recorded."""
+        """Of each view of a group, the rows whose most likely class was the label at extraction; None: not recorded."""
         name, _ = self.shards[shard]
         return self._contents.open_file(views_file(name, group), shard, group).metadata.get("hits")
 

@@ -329,7 +329,7 @@ def pixels_hash(pixels: NDArray[Any]) -> int:
 
 
 def count_hits(logits: NDArray[np.float32], labels: NDArray[np.int32], offset: int) -> int:
-    """Rows of logits [N, C] whose likeliest class is the label [N]; a record without label is none."""
+    """Rows of logits [N, C] whose most likely class is the label [N]; a record without label is none."""
     labels = np.asarray(labels)
     return int(((logits.argmax(axis=1) + offset == labels) & (labels != NO_LABEL)).sum())
 

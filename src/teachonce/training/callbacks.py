@@ -51,7 +51,7 @@ EVENT_STEPS = 50
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Checkpoints that are whole or absent, and load without executing anything."""
+    """Checkpoints that are complete or absent, and load without executing anything."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Write under a temporary name, sync, rename; raises TeachonceError where the disk is full."""
@@ -99,7 +99,7 @@ class EpochRecorder(Checkpoint):
         self._train_seconds = 0.0
 
     def state_dict(self) -> dict[str, Any]:
-        """The curve so far, and the time that the epoch at hand has taken."""
+        """The curve so far, and the time that the current epoch has taken."""
         return {
             "rows": self.rows,
             "seconds": time.monotonic() - self._start,

@@ -375,12 +375,12 @@ class TrainConfig(TrainingOptions):
         if "data_classes" not in content:
             return content
         options = {name: value for name, value in content.items() if name not in RUN_ENTRIES}
-        # There num_classes are the student's, and a store of a run of 0.1 is no list.
+        # There num_classes are the student's, and a store of a run of 0.1 is not a list.
         stores = [options["store"]] if isinstance(options.get("store"), str) else options.get("store") or []
         return options | {"num_classes": content["data_classes"], "store": stores}
 
     def given_options(self) -> dict[str, Any]:
-        """The options that were chosen beside the recipe; raises ConfigError for a recipe that there is not."""
+        """The options that were chosen beside the recipe; raises ConfigError for a recipe that does not exist."""
         return given_options(self, None if self.recipe is None else recipe_options(self.recipe))
 
     @property

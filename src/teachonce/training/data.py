@@ -161,7 +161,7 @@ def _choose_views(
 def open_stores(config: TrainConfig) -> list[Store]:
     """The stores of a training, each cut to the views that it uses.
 
-    A run that was begun while a store was growing goes on with the views and the records that it began with.
+    A run that was started while a store was growing goes on with the views and the records that it began with.
     """
     begun = find_run(config.out)
     parts = (begun and begun.store_parts) or []
@@ -229,7 +229,7 @@ def resolve_run(
 
 
 def check_batch(config: TrainConfig, world_size: int) -> str | None:
-    """What another number of devices than the run was begun with changes, in a line; None: it is the same number.
+    """What another number of devices than the run was started with changes, in a line; None: it is the same number.
 
     Raises PlanMismatchError where updates would have another number of images.
     """
@@ -270,7 +270,7 @@ def _begun_batch(begun: Run) -> dict[str, int]:
 
 
 def _batch_as_begun(config: TrainConfig, world_size: int) -> dict[str, int]:
-    """``_batch`` as the run was begun with, where there are other devices and an update has as many images."""
+    """``_batch`` as the run was started with, where there are other devices and an update has as many images."""
     now, begun = _batch(config, world_size), find_run(config.out)
     if begun is None:
         return now
@@ -280,7 +280,7 @@ def _batch_as_begun(config: TrainConfig, world_size: int) -> dict[str, int]:
 
 
 def _as_begun(config: TrainConfig) -> str:
-    """``--store-weights`` as the run was begun with, where it says the same: 7,3 is 0.7,0.3."""
+    """``--store-weights`` as the run was started with, where it says the same: 7,3 is 0.7,0.3."""
     begun = find_run(config.out)
     text = None if begun is None else begun.config.get("store_weights")
     if begun is None or not isinstance(text, str) or len(begun.stores) != len(config.store):

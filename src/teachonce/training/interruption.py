@@ -76,7 +76,7 @@ class EpochLoader:
 
     Lightning makes its iterator before it says which epoch it is when it resumes, so the order is fixed at the first
     batch. It finds ``set_epoch`` through ``sampler``, and counts batches of whole epochs, also where the first one has
-    been begun (``begin_at``).
+    been started (``begin_at``).
     """
 
     def __init__(self, loader: Loader) -> None:
@@ -248,7 +248,7 @@ def point_loops_at(loops: dict[str, Any], place: Place, num_batches: int, accumu
     """Set the counters of Lightning's loops, as their ``state_dict`` has them, to a place in an epoch.
 
     Within the training: behind the hooks of a batch, which is then the last one done, as for checkpoints that Lightning
-    itself makes there. All batches done: a batch of the evaluation that was begun, of which none are done.
+    itself makes there. All batches done: a batch of the evaluation that was started, of which none are done.
     """
     is_trained = place.num_done == place.num_updates
     done = place.num_done * accumulate

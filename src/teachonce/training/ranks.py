@@ -142,7 +142,7 @@ class Agreement:
                 return int(largest)
 
             return read
-        # On a stream of its own: neither the update at hand nor the next one is in its way.
+        # On a stream of its own: neither the current update nor the next one is in its way.
         self._stream = self._stream or torch.cuda.Stream(self._device)
         with torch.cuda.stream(self._stream):
             largest = torch.full((1,), wish, dtype=torch.int32, device=self._device)

@@ -5,7 +5,7 @@ are named. On the command line the defaults stand in place of the options' own, 
 ``TrainConfig.from_recipe("assemble_resnet50", data=..., out=..., store=...)`` is the same. Where something else is
 given beside a recipe, those of its options that cannot apply then are no error. The function's docstring says where the
 recipe is from, the command, how long it takes on what, the figure to expect, and whether we have seen it: mostly not,
-because ImageNet and eight GPUs were not at hand. Figures are top-1 on ImageNet's validation split unless they say
+because ImageNet and eight GPUs were not available. Figures are top-1 on ImageNet's validation split unless they say
 otherwise. What is published nowhere is said to be our own choice.
 
 --batch-size is that of one device, so the recipes of 1024 images have 128 for 8 of them (--devices 8); --lr is given
@@ -81,7 +81,7 @@ def assemble_resnet50() -> Recipe:
     """Assemble-ResNet-50 of the walkthrough's paper with its KD: 600 epochs, T = 1.
 
     Lee et al. 2020, arXiv:2001.06268, and its public training script: AutoAugment, mixup of type 1 at alpha 0.2, label
-    smoothing 0.1, fixed centre logits, trained at 224 and evaluated at 256 px. Expected: 82.78 % with the paper's
+    smoothing 0.1, fixed center logits, trained at 224 and evaluated at 256 px. Expected: 82.78 % with the paper's
     EfficientNet-B7 as teacher (KD itself is worth +0.29 there, 81.40 to 81.69). Time: not measured here, about 600 x
     1.28 million images, each batch of which reads twice as many. Not seen by us. Differs as ``vanilla_resnet50`` does.
 
@@ -232,7 +232,7 @@ _FAST: Options = {"precision": "bf16", "channels_last": True}
 
 
 def build_recipe(name: str) -> Recipe:
-    """The recipe of a name; raises ConfigError for one that there is not."""
+    """The recipe of a name; raises ConfigError for one that does not exist."""
     if name not in RECIPES:
         close = closest(name, RECIPES)
         hint = f"did you mean {close[0]}?" if close else "see train --list-recipes"
@@ -241,7 +241,7 @@ def build_recipe(name: str) -> Recipe:
 
 
 def recipe_options(name: str) -> Options:
-    """A recipe as options of ``TrainConfig``, its name among them; raises ConfigError for one that there is not."""
+    """A recipe as options of ``TrainConfig``, its name among them; raises ConfigError for one that does not exist."""
     return {"recipe": name, **build_recipe(name).options}
 
 

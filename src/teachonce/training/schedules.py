@@ -63,7 +63,7 @@ def piecewise_lr(update: int, peak_lr: float, boundaries: Sequence[float], rates
 
 
 def build_schedule(options: TrainingOptions, peak_lr: float, updates_per_epoch: int) -> Schedule:
-    """The schedule that options mean, in updates: with its warm-up, and begun where its kind begins."""
+    """The schedule that options mean, in updates: with its warm-up, and started where its kind begins."""
     warmup = options.warmup_epochs * updates_per_epoch
     total = options.epochs * updates_per_epoch
     begin = warmup if options.begins_after_warmup else 0

@@ -26,7 +26,7 @@ NUM_ROWS = 2048
 LOW_TOP1 = 0.5
 """Top-1 on the training views below which a teacher contradicts more labels than it confirms."""
 LITTLE_NON_TOP1_MASS = 0.02
-"""Mean mass beyond the likeliest class, at the training's temperature, below which targets are little but labels."""
+"""Mean mass beyond the most likely class, at the training's temperature, below which targets are little but labels."""
 SMALL_RATIO = 50
 """Parameters of the teacher for each of the student from which gains have been seen to turn into losses."""
 
@@ -44,7 +44,7 @@ class StoreStats:
     label_nats: float
     """Cross-entropy of the labels under the teacher: how much it is surprised by them."""
     non_top1_mass: float
-    """Mean mass beyond the likeliest class at the training's temperature."""
+    """Mean mass beyond the most likely class at the training's temperature."""
     num_rows: int
 
 

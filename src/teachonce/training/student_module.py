@@ -6,7 +6,7 @@ student is, in which class space, and where its weights go is the caller's busin
 Decisions a reader would question. SGD is the classical momentum (timm's "momentum"; its "sgd" is Nesterov's, which the
 published recipes of this field's ResNets do not use). Gradients of several devices are averaged; running statistics of
 batch norms stay each device's own within an epoch and are averaged at its end, before anybody looks at them. Torch's
-generators are seeded anew each epoch from (seed, epoch, rank), so that an epoch does not depend on how often the run
+generators are seeded again each epoch from (seed, epoch, rank), so that an epoch does not depend on how often the run
 was interrupted before it. The moving average (``weight_average``) is held beside the module's parts and not among them.
 """
 
@@ -113,7 +113,7 @@ class StudentModule(lightning.LightningModule):
         """Called when an update is complete with all that belongs to it, the epoch's last one excepted, with the number
         of updates of the epoch so far: the points between two updates."""
         self.update_loss = (torch.zeros(()), 0)
-        """Of the update at hand, on this device: the sum of the images' losses so far, and how many they are."""
+        """Of the current update, on this device: the sum of the images' losses so far, and how many they are."""
 
     @property
     def eval_model(self) -> torch.nn.Module:

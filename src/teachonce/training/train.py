@@ -84,9 +84,10 @@ _PRECISIONS = {"float32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 def train(config: TrainConfig) -> dict[str, Any]:
     """Train a student into ``config.out``, or finish what an interrupted call began; returns result.json's content.
 
-    With several devices this process starts one a device, unless torchrun or srun did. Raises ConfigError for settings
-    that do not fit the data or the machine, PlanMismatchError where the run was begun with others, TeachonceError where
-    the loss is not finite, and RecordError, StoreError or LogitsError, with the place, for what is wrong in the data.
+    With several devices this process starts one per device, unless torchrun or srun did. Raises ConfigError for
+    settings that do not fit the data or the machine, PlanMismatchError where the run was started with others,
+    TeachonceError where the loss is not finite, and RecordError, StoreError or LogitsError, with the place, for what is
+    wrong in the data.
     """
     require("matplotlib", "jinja2", "tensorboard", purpose="train, for its report,")
     device = resolve_device(config.device)

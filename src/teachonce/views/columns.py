@@ -59,7 +59,7 @@ VIEW_COLUMNS = frozenset(ViewLayout(num_operations=1, num_erasings=1, has_mix=Tr
 def encode_views(views: Sequence[View], layout: ViewLayout = CROP_ONLY) -> dict[str, NDArray[Any]]:
     """The columns of ``layout``, each [N] or [N, width].
 
-    ``box`` uint16 [N, 4], ``flip`` uint8: 9 bytes a view. Operations: uint8 code and float16 magnitude, 3 bytes each.
+    ``box`` uint16 [N, 4], ``flip`` uint8: 9 bytes per view. Operations: uint8 code and float16 magnitude, 3 bytes each.
     Erased boxes: uint16 [4] and uint8 [3], 11 bytes each. Mix: partner uint64 and share float32, 12 bytes; 8 more for
     cutmix's box. A box of (0, 0, 0, 0) and a share of 1 mean that there is none.
     """

@@ -81,7 +81,7 @@ def _sample_crop(
 
 
 def _covers(crop: Box, box: Box, covered: float) -> bool:
-    """Whether ``crop`` shows at least that part of ``box``; a box of less than a pixel is no object."""
+    """Whether ``crop`` shows at least that part of ``box``; a box of less than a pixel is not an object."""
     area = (box[2] - box[0]) * (box[3] - box[1])
     shared_w = min(crop[2], box[2]) - max(crop[0], box[0])
     shared_h = min(crop[3], box[3]) - max(crop[1], box[1])

@@ -206,7 +206,7 @@ def first_cheaper(break_even: float) -> int:
 
 
 def tail_mass(logits: NDArray[np.float32], k: int, temperature: float) -> NDArray[np.float64]:
-    """Softened mass [N] of the classes beyond the ``k`` likeliest."""
+    """Softened mass [N] of the classes beyond the ``k`` most likely."""
     num_tail = logits.shape[1] - k
     # The tail itself is summed: one minus the rest would be rounding where the tail has next to nothing.
     return np.partition(soften(logits, temperature), num_tail - 1, axis=1)[:, :num_tail].sum(axis=1)

@@ -64,7 +64,7 @@ PICTURE_NAME, RESULTS_NAME, TEXT_NAME = "extraction-plan.svg", "extraction-plan.
 
 
 def estimate(config: PlanConfig) -> str:
-    """The text to print; with ``--out`` also text, figures as JSON and picture, each whole or absent.
+    """The text to print; with ``--out`` also text, figures as JSON and picture, each complete or absent.
 
     Raises ConfigError for settings that fit neither data nor teacher, or an ``out`` that holds a store; RecordError,
     ImageError or LogitsError, with the place, for what is wrong with a sampled record or the teacher.
@@ -84,7 +84,7 @@ def estimate(config: PlanConfig) -> str:
 
 
 def check_estimate_folder(out: Path | None) -> None:
-    """Raise ConfigError where ``out`` is no folder, or a store, which holds nothing but what belongs to it."""
+    """Raise ConfigError where ``out`` is not a folder, or a store, which holds nothing but what belongs to it."""
     if out is None or not exists(out):
         return
     if not open_storage(out).is_folder():

@@ -294,7 +294,8 @@ def load_index(path: Path, found: Mapping[str, FileStatus] | None = None) -> NDA
 
     Read from the index beside the shard, which was written with it and so says how much of it there was. One that does
     not fit (contiguous from 0 to the file's end) is never made again here: without it a shard that was cut where a
-    frame ends looks whole. Raises RecordError then, with the way out for who wrote the shard anew: to delete the index.
+    frame ends looks whole. Raises RecordError then, with the way out for who wrote the shard again: to delete the
+    index.
 
     Where there is none it is made by reading the headers, and kept beside the shard, or in the user's cache folder
     where the shard's is read-only. The cache's is found by the shard's size and time and is for speed alone: it says
@@ -307,7 +308,7 @@ def load_index(path: Path, found: Mapping[str, FileStatus] | None = None) -> NDA
     status = found.get(name) or storage.status(name)
     _check_not_empty(path, status.num_bytes)
     beside = index_path(path)
-    # A listing that has the shard has all that lies beside it, but for what is no file.
+    # A listing that has the shard has all that lies beside it, but for what is not a file.
     if beside.name in found or ((name not in found or storage.requests_at_once == 1) and storage.has(beside.name)):
         return _read_index(path, status.num_bytes)
     cached = _cached_index_path(path, status)
@@ -319,7 +320,7 @@ def load_index(path: Path, found: Mapping[str, FileStatus] | None = None) -> NDA
     bounds = _scan_bounds(path)
     index = list(zip(bounds[:-1].tolist(), np.diff(bounds).tolist(), strict=True))
     for candidate in (beside, cached):
-        # Where neither folder can be written the index is only slower to have, so this is no error.
+        # Where neither folder can be written the index is only slower to have, so this is not an error.
         with suppress(TeachonceError):
             if candidate is not None:
                 write_index(candidate, index)

@@ -421,7 +421,7 @@ def _without_markers(prefix: str, objects: Iterable[Any], folders: Collection[st
     """The objects below a prefix, by their names below it; ``folders`` are known to be none.
 
     Consoles mark a folder by an empty object "folder/". object_store takes its slash away, so it is told by what lies
-    below it: an empty object of a folder's name is no file.
+    below it: an empty object of a folder's name is not a file.
     """
     found = {meta["path"][len(prefix) :]: _status(meta) for meta in objects if meta["path"].startswith(prefix)}
     empty = [name for name, status in found.items() if not status.num_bytes]
