@@ -4,7 +4,7 @@
     ├── ConfigError             exit code 2: the command or its configuration is wrong
     │   ├── MissingExtraError   an optional dependency is not installed
     │   └── NoGpuError          an optional dependency is installed without what a GPU needs
-    ├── RecordError             a record, a shard or an index is damaged, missing or doubled
+    ├── RecordError             a record, a shard or an index is damaged, missing or duplicated
     │   └── ImageError          the bytes of a record are no image that can be decoded
     ├── LogitsError             teacher logits are not finite, of another width, or missing
     ├── ModelError              weights or a model do not fit
@@ -50,7 +50,7 @@ class NoGpuError(ConfigError):
 
 
 class RecordError(TeachonceError):
-    """A record, a shard or an index is damaged, missing or doubled."""
+    """A record, a shard or an index is damaged, missing or duplicated."""
 
 
 class ImageError(RecordError):

@@ -26,7 +26,7 @@ def is_switched_off() -> bool:
 
 @functools.cache
 def load_library() -> ctypes.CDLL | None:
-    """The library; None without one, with a warning where nobody switched it off."""
+    """The library; None without one, with a warning unless it was switched off."""
     if is_switched_off():
         return None
     path = Path(__file__).with_name("_native.so")
@@ -53,7 +53,7 @@ def warn_of_slowness(reason: str) -> None:
 
 
 def addresses(buffers: Sequence[bytes | memoryview]) -> NDArray[np.uint64]:
-    """Where the bytes lie [n], 0 for none; good while the buffers live."""
+    """Addresses of the bytes [n], 0 for none; valid during the lifetime of the buffers."""
     return np.array([_address(item) if item else 0 for item in buffers], np.uint64)
 
 

@@ -48,7 +48,7 @@ class Group(NamedTuple):
 
 
 class Metavar(NamedTuple):
-    """What stands for an option's value in ``--help``, where its type does not say it: ``--student SPEC``."""
+    """The name of an option's value in ``--help``, where its type does not give it: ``--student SPEC``."""
 
     text: str
 
@@ -115,7 +115,7 @@ def only_with(default: T, condition: Condition) -> T:
 
 
 def given_options(config: Any, base: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The options that somebody chose: those that differ from their defaults and from ``base``, such as a recipe's."""
+    """The options that were chosen: those that differ from their defaults and from ``base``, such as a recipe's."""
     found = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
     defaults = {field.name: field.default for field in dataclasses.fields(config)}
     chosen = defaults | dict(base or {})
@@ -229,7 +229,7 @@ def _ranges(options: type) -> dict[str, Range]:
 
 
 def parse_integer(text: str) -> int:
-    """A whole number as people write it; ValueError for other texts that Python reads as one, such as ``1_0``."""
+    """An integer as people write it; ValueError for other texts that Python reads as one, such as ``1_0``."""
     if not re.fullmatch(r"[+-]?[0-9]{1,1000}", text):
         raise ValueError("expected an integer")
     return int(text)

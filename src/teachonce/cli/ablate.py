@@ -69,7 +69,7 @@ _EXTRACTIONS_NAME = "extractions.json"
 
 @dataclass(frozen=True)
 class ArmConfig:
-    """How the students of one arm are taught: what their TrainConfig has beyond the common options."""
+    """How the students of one arm are trained: what their TrainConfig has beyond the common options."""
 
     name: str
     settings: dict[str, Any]
@@ -156,7 +156,7 @@ def _given_stores(config: AblateConfig) -> list[ArmConfig]:
 
 
 def _no_view_mix(config: AblateConfig) -> dict[str, Any]:
-    """Arms whose views nobody stored mix within the batch, and know no cutmix."""
+    """Arms without stored views mix within the batch, and have no cutmix."""
     return {"cutmix_alpha": 0.0, "mixup_alpha": config.mixup_alpha}
 
 

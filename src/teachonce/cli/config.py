@@ -82,7 +82,7 @@ class AblateConfig(TrainingOptions):
         return True
 
     def parse_arms(self) -> list[tuple[str, int]]:
-        """(kind, number of views) of each arm; raises ConfigError for what is no arm."""
+        """(kind, number of views) of each arm; raises ConfigError for other texts."""
         found: list[tuple[str, int]] = []
         for word in self.arms.split(","):
             kind, colon, count = word.strip().partition(":")

@@ -1,7 +1,7 @@
 """The texts of ``--help``, made from the option classes: groups, required options first, two lengths.
 
-tyro's own help is one box in the order of the fields. Here an option stands in the group that its field carries
-(``options.Group``), with the sentence under the field, its default and what stands for its value; nothing is listed by
+tyro's own help is one box in the order of the fields. Here an option is shown in the group that its field carries
+(``options.Group``), with the sentence under the field, its default and its metavar; nothing is listed by
 hand. Where a class marks some of its options ``Common``, ``--help`` shows these and the required ones, and
 ``--help-all`` every one. Lines are broken at the terminal's width; neither tyro nor rich is imported.
 """
@@ -34,7 +34,7 @@ class Option(NamedTuple):
     name: str
     group: Group | None
     value: str
-    """What stands for its value; "" for a flag."""
+    """Its metavar; "" for a flag."""
     sentence: str
     default: Any
     """``dataclasses.MISSING`` where it is required."""
@@ -79,7 +79,7 @@ GLOBAL_OPTIONS = (
     ("-h, --help", "Show the most common options and exit."),
     ("--help-all", "Show all options and exit."),
 )
-"""Taken by every command, before any of its own."""
+"""Options of every command."""
 
 
 @cache
@@ -214,7 +214,7 @@ def _describe(field: dataclasses.Field[Any], hint: Any, sentence: str) -> Option
 
 
 def _value(hint: Any) -> tuple[str, tuple[str, ...]]:
-    """What stands for a value of this type, and the words that it can be where these are few."""
+    """The metavar of a type, and its choices if it is a Literal."""
     metavar = next((mark.text for mark in getattr(hint, "__metadata__", ()) if isinstance(mark, Metavar)), None)
     if metavar is not None:
         return metavar, ()

@@ -196,11 +196,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print_line("teachonce: interrupted; completed work is kept. Run the same command to resume")
         code = 130
     except BrokenPipeError:
-        # The reader of our output has gone (`| head`): nobody is left to tell; Python would complain at exit.
+        # The reader of our output has gone (`| head`): an error could not be shown; Python would complain at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     except Exception as error:
-        # Whatever it is: a library's error, or a mistake of ours. The last handler there is.
+        # Whatever it is: a library's error, or a bug. The last handler.
         if "--debug" in words:
             traceback.print_exc()
         print_line(f"teachonce: {_as_line(error)}")

@@ -39,7 +39,7 @@ class Flags(NamedTuple):
 
 
 def take_flags(arguments: Sequence[str] | None) -> tuple[Flags, list[str]]:
-    """The flags that every command takes, wherever they stand, and the words that are left."""
+    """The flags that every command takes, wherever they are, and the remaining words."""
     first = _Flags(prog="teachonce", add_help=False, allow_abbrev=False)
     first.add_argument("--config")
     first.add_argument("--progress", choices=("auto", "json"), default="auto")
@@ -53,7 +53,7 @@ def take_flags(arguments: Sequence[str] | None) -> tuple[Flags, list[str]]:
 def take_storage_options(words: Sequence[str]) -> list[str]:
     """The words without the option and its KEY=VALUE words, which are set; raises ConfigError where there are none.
 
-    They end at the first word that is no KEY=VALUE, or that is a local path that exists: a run may be called lr=0.1.
+    They end at the first word that is not KEY=VALUE, or that is an existing local path: a run may be called lr=0.1.
     They are settings of object stores, for this process and those that it starts, and no part of a configuration: what
     is written down of a command must not hold a secret.
     """

@@ -3,7 +3,7 @@
 A codec is a frozen dataclass that derives from ``Codec``; its JSON, the name and the fields, is its entry in a store's
 plan. To add one: a module with the class, and its entry in ``registry.CODECS``; a field called ``num_classes`` or ``k``
 is filled by ``build_codec``. That is enough to write it, read it and train from it; with its name in
-``options.CodecName`` the command line offers it. ``tests/codecs/test_registry.py`` takes one of its own all the way.
+``options.CodecName`` the command line offers it. ``tests/codecs/test_registry.py`` tests one end to end.
 
 A codec that keeps every class derives from ``dense.DenseCodec``, which has ``compare_logits``. The arithmetic of
 ``decode_tensor`` goes into ``on_device``, where torch is imported inside the functions: stores are read without it.

@@ -46,7 +46,7 @@ def build_codec(name: str, *, num_classes: int, k: int = 10) -> Codec:
 
 
 def warn_of_estimates(codec: Codec, what: str) -> None:
-    """Warn where logits leave a store for readers that will take every class for what the teacher said."""
+    """Warn where logits leave a store for readers that take the values of all classes for the teacher's."""
     num_kept = codec.num_kept
     if num_kept is not None and codec.num_tail:
         warnings.warn(

@@ -8,7 +8,7 @@ log-mean-exp at T = 1 and the plain mean at T = infinity. The mass is kept as th
 the sum of the kept probabilities, which rounding can make negative for a confident teacher.
 
 Between two temperatures the tail's logit is linear in T^-1/2. Linear in 1/T is exact for normally distributed logits,
-linear in log T follows a heavier upper tail; real ones lie between (LOG.md, 2026-11-24, also for what was tried and
+linear in log T follows a heavier upper tail; real ones are in between (LOG.md, 2026-11-24, also for what was tried and
 left out: a profile of the tail's classes shared by the store, random sampling).
 
 Deliberately not here: which tail class is likelier. That is what ``int8`` costs a byte a class for: the total variation
@@ -123,7 +123,7 @@ class TopKCodec(Codec):
         return drops
 
     def drop_steps(self) -> NDArray[np.float64]:
-        """What a unit of ``drops`` [3] stands for."""
+        """The value of a unit of ``drops`` [3]."""
         # From T to 2 T the log-mean-exp of n logits falls by T log(n) at most: where one logit is all of the sum.
         return np.array(TAIL_TEMPERATURES[:-1]) * np.log(max(self.num_tail, 1)) / 255
 

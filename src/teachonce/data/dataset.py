@@ -218,7 +218,7 @@ class EvalDataset:
 
 
 def lock_pages(batch: Batch) -> Batch:
-    """The batch in page-locked memory, torch's own; what lies there already is not copied."""
+    """The batch in page-locked memory, torch's own; tensors that are already there are not copied."""
     return {name: values if values.is_pinned() else values.pin_memory() for name, values in batch.items()}
 
 

@@ -5,7 +5,7 @@ first needed, while a batch that cannot wait fetches the part that it needs. Wit
 (``--shuffle-shards``) these are the window's next ones; without one they are soon all shards, so data that is larger
 than the cache needs a window.
 
-What cannot be fetched here is not an error: whoever reads it will hear of it.
+A failed fetch is not an error here: the read that needs the data reports it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ THREADS = 4
 BATCHES = 32
 """Batches that are looked ahead at least."""
 WAIT_SECONDS = 0.2
-"""Between two looks of an idle thread at whether the epoch has ended."""
+"""Between two checks of an idle thread whether the epoch has ended."""
 SHARDS = 2
 """With a window: so many shards' worth of records are looked ahead, in each of which one shard is new."""
 

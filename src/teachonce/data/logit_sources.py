@@ -57,7 +57,7 @@ class RecordLogits:
         return []
 
     def check_views(self, views: ViewSource) -> None:
-        """Any will do: the logits are of the whole image."""
+        """Any will do: the logits are of the full image."""
 
     def find_num_classes(self, records: RecordSource) -> int:
         """The width of the first record's."""
@@ -66,7 +66,7 @@ class RecordLogits:
         return len(logits)
 
     def number_of(self, epoch: int) -> int | None:
-        """They lie with the record."""
+        """They are in the record."""
         return None
 
     def read(self, joined: JoinedRecords, epoch: int, class_space: ClassSpace) -> Batch:

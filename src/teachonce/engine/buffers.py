@@ -1,4 +1,4 @@
-"""Memory of batches, used again when nobody holds the batch any more.
+"""Memory of batches, reused when the batch is no longer referenced.
 
 Fresh memory for a batch costs about as much as filling it: the system has to clear it first (64 images of 224 px are
 9.6 MB, their JPEGs as much as reading them from the page cache takes).

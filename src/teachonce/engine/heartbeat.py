@@ -4,11 +4,12 @@
 
 They are for people (``teachonce status``) and decide nothing: no command reads them to find what is done, what is
 missing or who does it. So nothing about them may stop or slow the work: a worker that is through in ``FIRST_SECONDS``
-writes none, a failed put is one warning, and nobody waits for a slow one longer than ``STOP_SECONDS``.
+writes none, a failed put is one warning, and no one waits for a slow one longer than ``STOP_SECONDS``.
 
-A heartbeat has a counter, as nothing else tells that a worker on another machine lives: clocks of machines differ, and
-so do those of storages. ``written`` and ``started`` are times of the worker's own clock. A session is one command with
-all of its workers; ``heartbeats`` removes its files when it succeeds, and says in them how it ended when it does not.
+A heartbeat has a counter, as nothing else shows that a worker on another machine is alive: clocks of machines differ,
+and so do those of storages. ``written`` and ``started`` are times of the worker's own clock. A session is one command
+with all of its workers; ``heartbeats`` removes its files when it succeeds, and says in them how it ended when it does
+not.
 """
 
 from __future__ import annotations
@@ -116,7 +117,7 @@ class Heartbeat:
             if count:
                 self._last_item = now
                 if not self._rates:
-                    # What comes before the first items is no work, but its start.
+                    # The time before the first items is startup, not work.
                     self._rates.append((now, self._beat.done))
 
     def change(self, **fields: Any) -> None:
@@ -130,7 +131,7 @@ class Heartbeat:
             self._beat = dataclasses.replace(self._beat, units_done=self._beat.units_done + count, units=())
 
     def stop(self, state: State | None = None, error: BaseException | None = None) -> None:
-        """End the thread; with a state that is put as the last word, else what lies there stays."""
+        """End the thread; with a state, that is put as the last heartbeat; else the last one stays."""
         if state is not None:
             self.change(state=state, last_error=_describe_error(error))
         is_first = not self._stop.is_set()
@@ -280,7 +281,8 @@ def heartbeats(
 
 
 def remove_heartbeats(location: Path) -> None:
-    """Remove what is left of all heartbeats: the work is complete, and whoever lives still puts its own again."""
+    """Remove what is left of all heartbeats: the work is complete, and a worker that is still alive puts its own
+    again."""
     with _harmless():
         storage = open_storage(location)
         _remove(storage, [name for name, _ in _names(storage)])
@@ -352,7 +354,7 @@ def _file_part(part: str) -> str:
 
 
 def _names(storage: Storage) -> list[tuple[str, re.Match[str]]]:
-    # Nobody works on what a web server has, which lists nothing.
+    # No worker writes to a web server, and it has no listings.
     if not storage.can_list or not storage.is_folder(WORKERS_FOLDER):
         return []
     matches = [_NAME.fullmatch(name) for name in sorted(storage.list_folder(WORKERS_FOLDER).files)]
@@ -381,6 +383,6 @@ def _remove(storage: Storage, names: Iterable[str]) -> None:
 
 @contextmanager
 def _harmless() -> Iterator[None]:
-    """What goes wrong with heartbeats alone is nobody's loss, and is told where they are put."""
+    """Errors of heartbeats alone do no harm, and are reported where heartbeats are put."""
     with suppress(Exception):
         yield

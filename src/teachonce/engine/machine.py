@@ -48,7 +48,7 @@ def _free_in_cgroups(proc: Path, cgroups: Path) -> Iterator[int]:
 
 def _free_in(group: Path, limit_name: str, use_name: str, prefix: str) -> Iterator[int]:
     limit, use = _read(group / limit_name).strip(), _read(group / use_name).strip()
-    if limit.isdecimal() and use.isdecimal():  # "max" is no limit
+    if limit.isdecimal() and use.isdecimal():  # "max" is not a limit
         kinds = _read_table(group / "memory.stat")
         yield int(limit) - int(use) + sum(kinds.get(f"{prefix}{kind}_file", 0) for kind in ("active", "inactive"))
 

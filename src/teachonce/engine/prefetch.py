@@ -24,7 +24,7 @@ THREAD_NAME = "prefetch"
 def prefetch(items: Iterable[Item], work: Callable[[Item], Result], *, threads: int, ahead: int) -> Iterator[Result]:
     """``work(item)`` of each item in order, made by ``threads`` threads; with 0 threads, when it is asked for.
 
-    At most ``ahead`` results that nobody has asked for yet are made or in the making, so memory does not grow with the
+    At most ``ahead`` results that have not been requested yet are made or in progress, so memory does not grow with the
     items, and a result that was yielded is not referred to any more. What ``work`` raises is raised where its result
     would have come, what ``items`` raises after the results of the items before it. Leaving early (closing or dropping
     the iterator) cancels what has not started and waits for what has.

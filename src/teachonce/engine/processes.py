@@ -152,7 +152,7 @@ def _start_process(
     parent: int,
 ) -> None:
     global _process
-    # Ctrl-C goes to the whole group of processes: the workers end at once and in silence, the parent speaks.
+    # Ctrl-C goes to the whole group of processes: the workers end at once and silently, the parent prints the message.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     exit_with_parent(parent)
     if grace_seconds:

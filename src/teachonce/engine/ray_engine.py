@@ -41,7 +41,7 @@ from teachonce.terminal import print_line, send_lines
 SETTINGS = "TEACHONCE_"
 """Variables whose names begin so go with the workers: how object stores are reached, say."""
 REPORT_SECONDS = 0.5
-"""How often actors send, and this process looks at, what was done."""
+"""How often actors send, and this process reads, what was done."""
 CONNECT_SECONDS = 60.0
 """For the head of a cluster to answer."""
 PING_SECONDS = 5.0
@@ -83,7 +83,7 @@ def _connected(address: str) -> Iterator[Any]:
         yield ray
         return
     handler = signal.getsignal(signal.SIGTERM)
-    # Of each lost node Ray prints twenty lines of its log on stdout, whatever it is told: no option is against it.
+    # Of each lost node Ray prints twenty lines of its log on stdout, and no option prevents that.
     private: Any = ray._private.worker
     private.listen_error_messages = lambda worker, threads_stopped: None
     try:
@@ -91,9 +91,9 @@ def _connected(address: str) -> Iterator[Any]:
             # Ray itself would try for ten minutes and more.
             host, _, port = address.rpartition(":")
             socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
-        # What is lost and replaced is no news to the user, and what workers say comes by the mailbox.
+        # Lost and replaced workers are not reported to the user, and the workers' messages come through the mailbox.
         ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL)
-        # Ray puts its own handler in the place of ours, and ends with another exit code.
+        # Ray replaces our handler by its own, and exits with another code.
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, handler)
     except SystemExit as error:
@@ -361,7 +361,7 @@ class _Pool:
             self._put_back(job)
             if member.is_ready:
                 member.ping_at = time.monotonic() + PING_SECONDS
-            else:  # whether its worker was built nobody knows
+            else:  # whether its worker was built is unknown
                 self._remove(member)
             return
         except self._ray.exceptions.RayTaskError as error:

@@ -74,10 +74,10 @@ def stopping_gently(grace_seconds: float) -> Iterator[None]:
     """While the block runs, SIGTERM asks it to stop, and after ``grace_seconds`` ends the process with code 143.
 
     Raises StoppedError where the block ended without an error although it was asked to: the signal may have come after
-    the work last asked, and who sent it is told that it was heard. That all work is done is nothing to wait for: the
-    same command finds it complete.
+    the work last asked, and its sender is notified that it was received. That all work is done is nothing to wait for:
+    the same command finds it complete.
 
-    Of a thread other than the main one, which cannot be told of signals, nothing changes.
+    Of a thread other than the main one, which receives no signals, nothing changes.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -48,7 +48,7 @@ PROBE_BATCHES = (1, 3)
 def export_run(run: Path, format: Literal["onnx", "safetensors"], out: Path) -> None:
     """Write the run's student to ``out``, checked; raises CheckError, and leaves no file, where it answers otherwise.
 
-    Raises ConfigError for a folder that is no finished run or an ``out`` that exists.
+    Raises ConfigError for a folder that is not a finished run or an ``out`` that exists.
     """
     if exists(out):
         raise ConfigError(f"{out}: exists; remove it or choose another --out")

@@ -97,7 +97,7 @@ class ExtractionOptions(MixOptions):
 
     @property
     def draws_no_views(self) -> bool:
-        """Whether the teacher looks through its own evaluation crop, so that there is one view and nothing random."""
+        """Whether the teacher uses its own evaluation crop, so that there is one view and nothing is random."""
         return self.policy == "center"
 
 
@@ -156,7 +156,7 @@ class ExtractConfig(ExtractionOptions, EngineOptions):
                 )
 
     def to_repeat(self) -> dict[str, Any]:
-        """The options as JSON, for ``--config``: what the store depends on, not where it lies and how it was made."""
+        """The options as JSON, for ``--config``: what the store depends on, not where it is and how it was made."""
         engine = {field.name for field in dataclasses.fields(EngineOptions)}
         of_this_call = {"out", "num_workers", "worker_gpus", "repair", "profile", "teacher_license", *engine}
         return {name: value for name, value in to_json(self).items() if name not in of_this_call}

@@ -1,11 +1,11 @@
-"""Extraction: the teacher sees every view of every record once, and the store keeps what it said.
+"""Extraction: run the teacher once on every view of every record, and store its logits.
 
     open the data -> load the teacher -> the gate -> agree with plan.json -> missing units, in bundles -> manifest
 
-What exists under its final name is skipped before anything is decoded, so a killed extraction goes on, and one
-process, several (``--num-workers``), a scheduler's job array (``--worker i/n``) and a cluster (``--engine ray``) make
-the same store. Whenever a group of views is whole the manifest says so: students can begin with it while later views
-are still being extracted. ``prepare`` has what comes before the units, ``extractor`` the work itself; both need the
+What exists under its final name is skipped before anything is decoded, so a killed extraction resumes, and one process,
+several (``--num-workers``), a scheduler's job array (``--worker i/n``) and a cluster (``--engine ray``) make the same
+store. Whenever a group of views is complete its manifest is written: students can begin with it while later views are
+still being extracted. ``prepare`` has what comes before the units, ``extractor`` the work itself; both need the
 teacher, and this module, which may run where it cannot be loaded, imports them only where it can.
 """
 
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 
 def extract(config: ExtractConfig) -> bool:
-    """Make what is missing of the store; True when it is whole and its manifest written.
+    """Make what is missing of the store; True when it is complete and its manifest is written.
 
     Raises CheckError when the gate does not hold, PlanMismatchError when the store was started with another plan,
     RecordError, LogitsError or StoreError, with the place, for what is wrong with a record, the teacher or a file, and
@@ -133,7 +133,7 @@ def _extract_units(
 
 
 def _count_group(path: Path, plan: Plan, bundle: Sequence[Unit], left: Counter[tuple[int, int]]) -> None:
-    """Write the manifest of what is whole when this process's part of a group of views is done."""
+    """Write the manifest of what is complete when this process's part of a group of views is done."""
     group = bundle[0].group
     left[group] -= len(bundle)
     is_last = sum(left.values()) == 0

@@ -47,7 +47,8 @@ def check_logits(
 
     Returns (largest error, largest excess).
 
-    Raises CheckError naming the record that lies furthest out, when it lies beyond codec and arithmetic.
+    Raises CheckError naming the record with the largest difference, when that exceeds what codec and arithmetic
+    explain.
     """
     store = join.store
     precision = store.plan.teacher.get("precision", "float32")

@@ -3,7 +3,7 @@
 The teacher is scored on labeled records through the extraction path: same reader, decoder, preprocessing, precision.
 A low score is nearly always one of a few mistakes, and each leaves a mark that can be tried: labels shifted by one
 (1000 against 1001 classes), another order of the classes, other mean and std, another input size.
-The one that explains most is named, with the setting that mends it.
+The one that explains most is named, with the setting that fixes it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ HALF = (0.5, 0.5, 0.5)
 ZERO, ONE = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
 SIZES_PX = (160, 192, 224, 227, 240, 256, 288, 299, 320, 331, 380, 384, 448)
 NEAR_CHANCE = 0.1
-"""Top-1 below which a teacher is not believed without a word, whatever was expected."""
+"""Top-1 below which a teacher causes a warning, whatever was expected."""
 MIN_RECORDS_PER_CLASS = 4
 """Records of a class, on average, below which a learned class order would be chance."""
 
@@ -155,10 +155,11 @@ def _shift_phrase(offset: int) -> str:
 
 
 def _order_score(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> float | None:
-    """Top-1 on one half of the records when each predicted class stands for the label it mostly met in the other."""
+    """Top-1 on one half of the records when each predicted class is mapped to the label it had most often in the
+    other."""
     if len(labels) < MIN_RECORDS_PER_CLASS * len(np.unique(labels)):
         return None
-    # Halves at random: records that lie class by class would put other classes into each half.
+    # Halves at random: records sorted by class would put other classes into each half.
     mixed = generator(0, "gate order").permutation(len(labels))
     predicted, labels = logits.argmax(axis=1)[mixed], labels[mixed]
     met = np.zeros((logits.shape[1], int(labels.max()) + 1), np.int64)

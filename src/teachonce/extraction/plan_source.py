@@ -1,6 +1,6 @@
-"""The records of a store's shards, wherever they lie in the data today.
+"""The records of a store's shards, wherever they are in the data today.
 
-An extraction whose data is that of its plan reads it shard by shard. Data that has grown, or lies in other shards, is
+An extraction whose data is that of its plan reads it shard by shard. Data that has grown, or is in other shards, is
 read by key: a shard of the store has the records that its records file names, and a shard that was added has those of
 its data shard that no earlier part of the store has.
 """
@@ -148,7 +148,7 @@ class PlanSource(RecordSource):
         return records
 
     def _check_key(self, shard: int, row: int, record: Record) -> None:
-        """Positions come from a cache of keys, which knows of changed images only what sizes and times tell."""
+        """Positions come from a cache of keys, which notices changed images only by sizes and times."""
         expected = int(self._keys_of(shard)[row])
         if record.key != expected:
             raise RecordError(
@@ -220,7 +220,7 @@ class PlanSource(RecordSource):
             raise RecordError(
                 f"{name}: {len(keys)} records, {num_records} in the plan: the data changed since; start again"
             )
-        # Where the shard is as it was planned, its rows are those: of equal images each has a label of its own.
+        # Where the shard is as it was planned, its rows are those: each of several equal images has its own label.
         if (added := self._find_rows(shard)) and np.array_equal(self._keys.shard(added[0])[added[1]], keys):
             return np.column_stack([np.full(num_records, added[0]), added[1]]).astype(np.uint32)
         index = self._keys.index

@@ -186,7 +186,7 @@ def open_views_of(config: ExtractConfig, source: RecordSource) -> Store | None:
 
 
 def teacher_identity(spec: ModelSpec) -> str:
-    """What a SPEC names, wherever its files lie; the weights themselves are identified by their hash."""
+    """What a SPEC names, wherever its files are; the weights themselves are identified by their hash."""
     name = f":{spec.name}" if spec.kind in ("timm", "torchvision") else ""
     outputs = [f",{key}={spec.options[key]}" for key in ("signature", "output", "probs") if key in spec.options]
     return spec.kind + name + "".join(outputs)
@@ -203,7 +203,7 @@ def _worker_device(device: str, worker_index: int) -> str:
 
 
 def _check_stored_top1(config: ExtractConfig) -> None:
-    """The gate of a store that is whole: by its own logits. Raises CheckError below ``expect_top1``."""
+    """The gate of a complete store: by its own logits. Raises CheckError below ``expect_top1``."""
     store = Store(config.out, is_partial=True)
     num_hits = 0
     for shard in range(len(store.shards)):

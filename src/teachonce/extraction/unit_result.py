@@ -63,7 +63,7 @@ class UnitResult:
         name, group = self.name, self.unit.group
         writer = StoreWriter(path, plan, made_by)
         try:
-            # The records go first, the views last: a view file never stands without what belongs to it.
+            # The records go first, the views last: a view file never exists without what belongs to it.
             labels = self._labels
             if open_storage(path).has(records_file(name)):
                 # An image may have been given another label since; what is counted is what the store says.

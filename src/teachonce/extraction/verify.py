@@ -6,8 +6,8 @@ most likely class is the label as often as at extraction, so the offset between 
 ``pixels``: the store's own samples are replayed; the hash of the decoded image says whether the decoder is the one of
 the extraction, the hash of the pixels at the teacher's size whether crop, resize, operations and mix are. ``logits``:
 for another sample, fresh teacher logits agree with the stored ones within the codec's bound plus the arithmetic's
-tolerance; the record that lies furthest out is named. So a verdict says what differs: order, decoder, resize, weights,
-or the arithmetic.
+tolerance; the record with the largest difference is named. So a verdict says what differs: order, decoder, resize,
+weights, or the arithmetic.
 
 Only ``logits`` runs the teacher (``fresh_logits``): without it nothing here needs torch.
 """
@@ -63,7 +63,7 @@ class Verdict:
     num_pixels: int = 0
     """Samples of the store whose pixels were made again; a store of format 1 has none."""
     num_logits: int = 0
-    """Records whose logits were computed afresh."""
+    """Records whose logits were recomputed."""
     largest_error: float | None = None
     """Largest |fresh - stored| logit of the sample."""
     largest_excess: float | None = None

@@ -1,4 +1,4 @@
-"""Stored views to look at: what the teacher saw, what it said of it, and what had been done to the record.
+"""Stored views as pictures: what the teacher saw, what it predicted, and how the view was made from the record.
 
 A ``Gallery`` reads a store and, where they are there, the records: pixels come through ``render``, as in training and
 in ``verify``, at the teacher's size and with its interpolation, and every record's key and label are checked. Without
@@ -137,7 +137,7 @@ class Gallery:
         )
 
     def read_record(self, shard: int, row: int) -> NDArray[np.uint8] | None:
-        """The record's whole image, its longest side at most MAX_PICTURE_PX; None where it is not in the records."""
+        """The record's full image, its longest side at most MAX_PICTURE_PX; None where it is not in the records."""
         location = self._locate(shard, row)
         if self.source is None or self.join is None or location is None:
             return None
@@ -195,7 +195,7 @@ def describe_view(gallery_view: GalleryView, gallery: Gallery) -> list[str]:
 
 
 def format_share(share: float) -> str:
-    """A share as a whole percentage, and never as all or nothing where it is not."""
+    """A fraction as an integer percentage; 0 % and 100 % only where they are exact."""
     return ">99%" if 0.995 <= share < 1 else "<1%" if 0 < share < 0.005 else f"{share:.0%}"
 
 

@@ -37,7 +37,8 @@ NUM_SUSPECTS = 24
 _BLOCK_VALUES = 1 << 20
 """Logits of a block's view: 8 MiB in float64, and half a dozen arrays of that size are in use at once."""
 _SAMPLED_VIEWS = 10
-"""Views of a record that a sample has at most, if it need not have more: other records tell more than further views."""
+"""Views of a record that a sample has at most, if it need not have more: other records are more informative than
+further views."""
 
 
 @dataclass(frozen=True)

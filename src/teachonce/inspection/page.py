@@ -1,4 +1,4 @@
-"""inspect.html of a store: one page to look at before a student is trained from it.
+"""inspect.html of a store: one page to read before a student is trained from it.
 
 What a person sees and numbers hide: whether the pictures are what they should be, whether policy and teacher fit, which
 labels are doubtful. Pictures need the records (``--data``); everything else is computed from the store alone, of a
@@ -46,7 +46,7 @@ def write_page(
 ) -> Path:
     """Write the page of the store at ``path``, with pictures where its records are given; returns where it is.
 
-    Raises StoreError for a store of which no view is whole, or that is not of these records; ImageError for a record
+    Raises StoreError for a store without a complete view, or that is not of these records; ImageError for a record
     shown that does not decode; ConfigError for an ``out`` that exists and is not to be overwritten; TeachonceError
     where the page cannot be written.
     """

@@ -2,7 +2,7 @@
 
 Every record is read once, with its checksums, so a damaged one is found and named; images are opened for their size and
 not decoded. Shards are read in parallel. It answers what one asks before spending a teacher's hours: are all classes
-there, are images doubled, does ``image/logit`` have the width of the classes and agree with the labels?
+there, are there duplicate images, does ``image/logit`` have the width of the classes and agree with the labels?
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ LINES_SHOWN = 16
 
 @dataclass
 class _Tally:
-    """What was counted in some records; ``keys`` are kept to find doubled images, 8 bytes each."""
+    """What was counted in some records; ``keys`` are kept to find duplicate images, 8 bytes each."""
 
     num_records: int = 0
     labels: Counter[int] = field(default_factory=Counter)

@@ -1,11 +1,11 @@
 """``teachonce status``: how far the work on a store or a run is, who is at it, and what went wrong last.
 
-What is done is what lies there: a unit whose files are all under their names, an epoch in metrics.csv, result.json.
+What is done is what is there: a unit whose files are all under their names, an epoch in metrics.csv, result.json.
 Heartbeats (``engine.heartbeat``) add who works, how fast, and errors; without any the rest is as true.
 
 **Whether a worker lives** is asked of its process where it runs on this machine. Of another machine a heartbeat's
-counter tells, while it is being watched: it rose during the last ``SILENT_BEATS`` beats by the clock that is here, or
-it did not. A single look has the worker's own clock alone: within ``SILENT_BEATS`` beats of the one here it is taken
+counter shows, while it is being watched: it rose during the last ``SILENT_BEATS`` beats by the clock that is here, or
+it did not. A single reading has only the worker's own clock: within ``SILENT_BEATS`` beats of the one here it is taken
 for alive, else nothing is known, as the worker may be dead or its clock wrong. Times of the storage's files are not
 used: clocks of storages differ too. ``judged_by`` says which of these it was.
 """
@@ -41,7 +41,7 @@ Summary = dict[str, Any]
 
 
 def status(config: StatusConfig) -> str:
-    """The text, or JSON, to print; with ``watch`` of the last look, when the work is complete, after those before.
+    """The text, or JSON, to print; with ``watch`` of the last refresh, when the work is complete.
 
     Raises ConfigError for a folder that is neither a store nor a run.
     """
@@ -58,7 +58,7 @@ def status(config: StatusConfig) -> str:
 
 
 class Look:
-    """Looks at a store or a run again and again; it remembers when each worker's counter last rose."""
+    """Reads the state of a store or a run repeatedly; it remembers when each worker's counter last rose."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -175,7 +175,7 @@ def _last_error(workers: list[Summary]) -> Summary | None:
 
 
 def render_status(summary: Summary) -> str:
-    """A look for people."""
+    """A state as text."""
     lines = [render_line(summary)]
     if summary["kind"] == "store":
         lines.append(f"  views      {_describe_groups(summary)}")
@@ -200,7 +200,7 @@ def render_status(summary: Summary) -> str:
 
 
 def render_line(summary: Summary) -> str:
-    """A look as one line."""
+    """A state as one line."""
     parts = []
     if summary["kind"] == "store":
         done, missing = summary["units_done"], summary["units_missing"]
@@ -284,7 +284,7 @@ def _command(summary: Summary) -> str:
 
 
 def _watch(look: Look, config: StatusConfig) -> str:
-    """Show looks until the work is complete; returns the last one. Ctrl-C ends it with exit code 130, and no word."""
+    """Show states until the work is complete; returns the last one. Ctrl-C ends it silently with exit code 130."""
     try:
         with _shown_looks(config) as show:
             while not (summary := look())["is_complete"]:
@@ -298,7 +298,7 @@ def _watch(look: Look, config: StatusConfig) -> str:
 
 @contextmanager
 def _shown_looks(config: StatusConfig) -> Iterator[Callable[[Summary], None]]:
-    """What shows a look: JSON a line, on a terminal the text in its place, else plain lines now and then."""
+    """How a state is shown: one JSON line, on a terminal the text in place, else occasional plain lines."""
     if config.json:
         yield lambda summary: print_text(json.dumps(summary))
         return

@@ -1,8 +1,8 @@
 """What is in a store, as JSON values and as text: coverage, accuracy by shard, entropy, calibration, what it costs.
 
-A look at the data that costs no teacher: everything is computed from the stored logits and labels. Works on unfinished
-stores too: where some views are whole in every shard it is about these, else only coverage is known. Nothing here needs
-torch.
+A check of the data without a teacher: everything is computed from the stored logits and labels. Works on unfinished
+stores too: where some views are complete in every shard it describes these, else only coverage is known. Nothing here
+needs torch.
 """
 
 from __future__ import annotations

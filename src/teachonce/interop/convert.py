@@ -10,7 +10,7 @@ say of which bytes (``reindex``): their key stays the same. Each image is read o
 by its structure where that is enough (``jpeg_structure``), else by decoding it.
 
 What goes into which shard is a function of the plan, which is written first: names of the images, classes, seed,
-shuffled order. A shard is written by one process, appears when it is whole, and is kept by a re-run; a re-run with
+shuffled order. A shard is written by one process, appears when it is complete, and is kept by a re-run; a re-run with
 another plan is refused. One image is in memory at a time; the list of images takes about 30 bytes each.
 
 Images are not resized: that is the reader's decision, and it can be made only once.

@@ -23,7 +23,7 @@ from teachonce.terminal import print_note
 def copy(config: CopyConfig) -> None:
     """Copy what is at ``config.source``, or the part that is asked for, and say what was done.
 
-    Raises ConfigError where nothing of ours is there or the target cannot be written, else as the kinds' functions:
+    Raises ConfigError where there is nothing to copy or the target cannot be written, else as the kinds' functions:
     RecordError or StoreError for what is damaged, PlanMismatchError where something else is at the target.
     """
     if config.source.resolve() == config.target.resolve():

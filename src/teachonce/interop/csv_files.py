@@ -3,7 +3,7 @@
 ``SPLIT-0.csv``, ``SPLIT-1.csv``, ...: a line an image, basename and then one number a class, without a header. The
 numbers are the teacher's own classes (1000 or 1001); floats are written with the digits that bring back the same
 float32. The original pads a teacher of 1000 classes with a background logit of 0, which takes real probability mass:
-ask for it with ``--background-logit 0`` where its own code shall read the files, and leave it out with ``--drop 1``
+ask for it with ``--background-logit 0`` where its own code is to read the files, and leave it out with ``--drop 1``
 when reading such files. About 20 kB an image, which is why a store is better.
 """
 
@@ -123,7 +123,7 @@ def _refuse_shared_basenames(store: Store) -> None:
 
 
 NEAR_CHANCE = 0.1
-"""Top-1 below which logits are not believed without a word, as an extraction's gate."""
+"""Top-1 below which imported logits cause a warning, as an extraction's gate does."""
 IMPORT_BLOCK_RECORDS = 64
 """Lines that are turned into numbers at once: about 1 MB."""
 CLAIMED_RECORDS = 32
@@ -133,8 +133,8 @@ CLAIMED_RECORDS = 32
 def import_csv(config: ImportConfig) -> None:
     """Read ``SPLIT-*.csv`` into a store over the data whose basenames they carry.
 
-    Raises LogitsError for a missing, doubled, short or non-finite line with the image's name, for lines of images that
-    the data does not have and for images that share a basename; PlanMismatchError where the store was started from
+    Raises LogitsError for a missing, duplicate, short or non-finite line with the image's name, for lines of images
+    that the data does not have and for images that share a basename; PlanMismatchError where the store was started from
     other CSV files.
     """
     with phase("import", "opening the data"):

@@ -18,7 +18,7 @@ from teachonce.interop.csv_lines import CsvLines
 
 
 class LineClaims:
-    """Which image each line is for, noted as the images come by; ``data`` is how messages name where they lie.
+    """Which image each line is for, recorded as the images are read; ``data`` is how messages name their location.
 
     ``name_of`` gives the file name of an image by its number, for messages.
     """

@@ -61,7 +61,7 @@ class CsvLines:
         self.num_numbers = 0
         """Numbers of each line."""
         hasher = xxhash.xxh3_128()
-        # Machine integers, not Python's: ImageNet has 1.28 million lines, and memory shall stay small.
+        # Machine integers, not Python's: ImageNet has 1.28 million lines, and memory should stay small.
         hashes, line_hashes, ranges = array("Q"), array("Q"), array("q")
         self._first_name = ""
         for line in self._scan(hasher):

@@ -41,7 +41,7 @@ _CSV_HEADER = "name,xmin,ymin,xmax,ymax"
 
 
 def read_labels(path: Path) -> tuple[str, ...]:
-    """Class names of a labels file; item ``i`` is label ``i + 1``. ConfigError for an empty or doubled line."""
+    """Class names of a labels file; item ``i`` is label ``i + 1``. ConfigError for an empty or duplicate line."""
     names: dict[str, int] = {}
     for number, line in _read_lines(path):
         name = line.strip()

@@ -2,8 +2,8 @@
 
 128 records and their logits are in memory at a time, some 15 MB whatever the data's size; the walkthrough's own
 merge holds every logit of ImageNet in one dict (about 41 GB). Images are copied as they are. Every record is found in
-the store by its key, so an added or changed image stops the merge with its place, and the shard that it lies in does
-not appear; records that were removed from the data, or lie in another order, do no harm.
+the store by its key, so an added or changed image stops the merge with its place, and its shard does
+not appear; records that were removed from the data, or are in another order, do no harm.
 
 A store beside the records needs no merge at all (``train --store``); this is for readers that know only TFRecords.
 Nothing here imports torch.
@@ -60,7 +60,7 @@ MERGE_BLOCK_RECORDS = 128
 
 
 def merge(config: MergeConfig) -> None:
-    """Write each shard of the data with the store's logits inserted; shards that are whole already are kept.
+    """Write each shard of the data with the store's logits inserted; complete shards are kept.
 
     Raises StoreError where data and store do not belong together, PlanMismatchError where the output was started from
     another store.
@@ -209,7 +209,7 @@ def _begin(config: MergeConfig, store: Store, source: RecordSource, num_classes:
 
 
 def _are_of_merges(names: Sequence[str], split: str) -> bool:
-    """Whether there are none, or those of merges of other splits alone: train and validation may lie together."""
+    """Whether there are none, or those of merges of other splits alone: train and validation may share a folder."""
     return not names or (
         any(name.startswith("merge.") for name in names) and not any(name.startswith(f"{split}-") for name in names)
     )

@@ -2,7 +2,7 @@
 
 Each image is rewritten without loss (``pixels.restart_markers``), all else of its record is copied. A record keeps its
 key, as a feature beside the hash of its new bytes, so stores that were made for the original shards are joined with the
-new ones, and the other way round. Shards keep their names and their order; they appear whole, and a rerun makes only
+new ones, and the other way round. Shards keep their names and their order; they appear complete, and a rerun makes only
 those that are missing. Nothing here imports torch.
 """
 
@@ -47,7 +47,7 @@ WORKER_BYTES = 1 << 27
 
 
 def reindex(config: ReindexConfig) -> None:
-    """Write each shard of the data with restart markers in its images; shards that are whole already are kept.
+    """Write each shard of the data with restart markers in its images; complete shards are kept.
 
     Raises ConfigError where the data are no TFRecords or nothing can rewrite here, PlanMismatchError where the output
     was started from other data, RecordError with the place of a record that is damaged.
@@ -79,7 +79,7 @@ def reindex(config: ReindexConfig) -> None:
 
 
 def rewritten_features(encoded: Encoded, restart: MarkerName, key: int) -> dict[str, FeatureValue]:
-    """What changes of a record with this key whose image gets restart markers; nothing where it is left as it is."""
+    """What changes of a record with this key whose image gets restart markers; nothing where it is not changed."""
     rewritten = add_restart_markers(encoded, by_row=restart == "row")
     if rewritten is None or rewritten == encoded:
         return {}
@@ -94,7 +94,7 @@ class _WrittenShard(NamedTuple):
     """What a worker says of a shard that it wrote."""
 
     num_left: int
-    """Images that were left as they are."""
+    """Images that were not changed."""
     files: dict[str, ListedFile]
     """Shard and index; nothing where another process wrote them meanwhile."""
 
@@ -160,7 +160,7 @@ def _begin(config: ReindexConfig, source: RecordSource) -> None:
 
 
 def _are_of_reindexing(names: Sequence[str], split: str) -> bool:
-    """Whether there are none, or those of other splits alone: train and validation may lie together."""
+    """Whether there are none, or those of other splits alone: train and validation may share a folder."""
     return not names or (
         any(name.startswith("reindex.") for name in names) and not any(name.startswith(f"{split}-") for name in names)
     )

@@ -1,4 +1,4 @@
-"""A store's logits by record key, wherever the image lies now: through the store's index."""
+"""A store's logits by record key, wherever the image is now: through the store's index."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ COMPARED_RECORDS = 256
 
 
 def upgrade(config: UpgradeConfig) -> None:
-    """Write the store of format 3; files that are there already are kept, so an interrupted upgrade goes on.
+    """Write the store of format 3; files that are there already are kept, so an interrupted upgrade resumes.
 
     Raises ConfigError for a store that is of format 3, StoreError where the old one is unfinished or damaged.
     """
@@ -64,7 +64,7 @@ def _begin(config: UpgradeConfig, store: Store, out: Path) -> Plan:
     plan = replace(store.plan, format_version=FORMAT_VERSION, class_names=names)
     plan = begin_store(out, plan, views_per_file=1)
     while names is not None and plan.class_names is None:
-        # Begun without names: they are those of the last plan. Another process may put one at this moment.
+        # Begun without names: they are those of the last plan. Another process may put one at the same time.
         put_plan(out, plan.extend(class_names=names), read_plans(out))
         plan = read_plan(out)
     return plan

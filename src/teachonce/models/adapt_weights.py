@@ -1,4 +1,4 @@
-"""Weights as they lie in files that people have, made to fit the module that they are for.
+"""Weights as found in files, adapted to the module that they are for.
 
 Four things are done, each only where the names or shapes do not fit as they are:
 
@@ -70,7 +70,7 @@ def _rename(own: Weights, weights: Weights) -> Weights:
         new = name
         for pattern, replacement in _OLD_NAMES:
             new = pattern.sub(replacement, new)
-        # A name that the module has itself is no old one, whatever prefix it carries in the file.
+        # A name that the module has itself is not an old one, whatever prefix it carries in the file.
         renamed[name if _has_end(own, name) or not _has_end(own, new) else new] = tensor
     return renamed
 

@@ -1,6 +1,6 @@
 """Teachers and students by SPEC: every backend becomes a ``Classifier``, from pixels to logits.
 
-``load_model`` runs the model once on noise before it hands it out. That tells the class count of any backend, and it
+``load_model`` runs the model once on noise before it returns it. That gives the class count of any backend, and it
 catches here, in a second, what would otherwise be found after hours or never: an input size that does not fit, several
 outputs, NaN, and probabilities where logits are expected (their softmax would be almost uniform).
 
@@ -76,7 +76,7 @@ class Classifier:
     def logits(self, pixels: Tensor) -> Tensor:
         """Logits [B, C], float32, of pixels [B, H, W, 3] (uint8, or float in 0..255), from any device.
 
-        They lie where the backend leaves them (PyTorch: on ``device``) and nothing is waited for; ``collect_logits``
+        They are where the backend leaves them (PyTorch: on ``device``) and nothing is waited for; ``collect_logits``
         brings them home and checks them.
         """
         with ExitStack() as settings:

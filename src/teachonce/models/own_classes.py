@@ -30,7 +30,7 @@ def resolve_model_offset(
 ) -> int:
     """The data label of the model's class 0, for data of ``names`` (None: it does not know) and ``data_classes``.
 
-    ``asked`` is the offset that somebody gave by ``option`` (None: there is none); one in the SPEC counts as much. It
+    ``asked`` is the offset that was given by ``option`` (None: there is none); one in the SPEC counts as much. It
     is taken, with a warning where the names are others. Raises ConfigError where names, or without them counts, say
     that these are not the data's classes.
     """

@@ -16,7 +16,7 @@ class PendingLogits:
     """
 
     def __init__(self, logits: Tensor) -> None:
-        # Only CUDA tells when a copy is over: elsewhere it is made at once.
+        # Only CUDA reports when a copy is done: elsewhere it is made at once.
         self._home = logits.to("cpu", non_blocking=logits.is_cuda)
         self._copied: torch.cuda.Event | None = None
         if logits.is_cuda:

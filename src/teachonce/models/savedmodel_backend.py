@@ -141,7 +141,7 @@ def _load_folder(
     place = f"/GPU:{device.index or 0}" if device.type == "cuda" else "/CPU:0"
 
     def forward(images: torch.Tensor) -> torch.Tensor:
-        # TensorFlow itself would run some graphs on other sizes than their signature's, without a word.
+        # TensorFlow itself would run some graphs on other sizes than their signature's, silently.
         if images.shape[-1] != (width or images.shape[-1]):
             raise ModelError(f"{path} is made for {width} x {height} pixels")
         array = (images if is_nchw else images.permute(0, 2, 3, 1)).cpu().numpy()
@@ -170,7 +170,7 @@ def _start_tensorflow(device: torch.device, num_threads: int | None) -> Any:
         raise NoGpuError(f"a SavedModel on {device}: this TensorFlow sees no GPU; use --device cpu")
     # float32 means float32, as in ``true_float32``; nothing but teachers runs on TensorFlow here.
     tensorflow.config.experimental.enable_tensor_float_32_execution(False)
-    # RuntimeError: TensorFlow has started already in this process, with settings that somebody else chose.
+    # RuntimeError: TensorFlow has started already in this process, with other settings.
     with suppress(RuntimeError):
         for gpu in gpus:
             tensorflow.config.experimental.set_memory_growth(gpu, True)

@@ -2,7 +2,7 @@
 
 ``KIND:NAME,option=value,...``, such as ``torchvision:resnet50,weights=FILE,size=224,resize=256,mean=0.5/0.5/0.5``. A
 comma begins an option only where a name and ``=`` follow, so that most paths may hold commas. An option that a kind
-does not know is an error: silently ignored, it would cost a teacher's whole run.
+does not know is an error: silently ignored, it would cost a complete run of the teacher.
 
 Nothing is loaded here; ``models`` does that with one backend a kind, each of which hands back a ``LoadedModel``.
 """
@@ -59,7 +59,7 @@ class LoadedModel:
     """What a backend hands back: a function of normalized images and what is known about the model."""
 
     forward: Callable[[torch.Tensor], torch.Tensor]
-    """Logits [B, C] of normalized images [B, 3, H, W], float32, wherever they lie."""
+    """Logits [B, C] of normalized images [B, 3, H, W], float32, on any device."""
     preprocessing: Preprocessing
     weights_sha256: str
     default_offset: int | None = None

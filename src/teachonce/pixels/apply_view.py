@@ -29,7 +29,7 @@ def apply_view(
     """Pixels [size_px, size_px, 3] of an RGB image seen through ``view``.
 
     A mixed view needs ``partner_pixels``: the partner's own view, without mix, at the same size. Raises StoreError when
-    the box does not lie in the image, which means that the image is not the one drawn for.
+    the box is outside of the image, which means that the image is not the one it was drawn for.
     """
     assert view.box is not None, "the CENTER view needs a preprocessing"
     left, top, right, bottom = view.box

@@ -250,7 +250,8 @@ def _open_image(encoded: Encoded) -> ImageFile.ImageFile:
 
 def _check_scans(image: ImageFile.ImageFile, encoded: Encoded) -> None:
     content = bytes(encoded) if image.format == "JPEG" else b""
-    # Every scan has this marker. It may stand elsewhere too, in metadata, so only many of them are worth a closer look.
+    # Every scan has this marker. It may occur elsewhere too, in metadata, so only many of them are worth a closer
+    # check.
     if content.count(_SCAN) <= MAX_SCANS:
         return
     num_scans = count_scans(content)
@@ -293,7 +294,7 @@ def _find_plugin(encoded: Encoded) -> type[ImageFile.ImageFile]:
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "RGB":
-        # A plain Image instead of a file's: it pickles, and lets go of the encoded bytes.
+        # A plain Image instead of a file's: it pickles, and releases the encoded bytes.
         return image.copy()
     if image.mode.startswith("I"):
         # 16-bit grayscale (mode I;16, or I in older Pillow): Pillow's own conversion clips at 255 instead of scaling.

@@ -2,7 +2,7 @@
 
 ``native/views.c`` decodes with the very library that Pillow decodes with, whose functions are looked up in Pillow at
 run time, and does Pillow's arithmetic. So whether it is there changes no pixel; what it does not do it leaves to
-Pillow. It is used only after it has given Pillow's own pixels for a small test image. Calls let go of the GIL.
+Pillow. It is used only after it has given Pillow's own pixels for a small test image. Calls release the GIL.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ class Kernel:
         self._measure(sources.ctypes.data, len(sources))
 
     def rewrite(self, encoded: bytes | memoryview, *, by_row: bool) -> bytes | None:
-        """A JPEG with restart markers, one a row of its units with ``by_row``; None where it is left as it is."""
+        """A JPEG with restart markers, one a row of its units with ``by_row``; None where it is not changed."""
         assert self.can_rewrite
         try:
             image_size(encoded)

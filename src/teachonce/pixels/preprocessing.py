@@ -5,7 +5,7 @@ part on the CPU, from a decoded image to pixels; ``normalize`` is the part on th
 model's input. Pixels travel as uint8 between the two (a quarter of the bytes) unless the geometry makes fractions.
 
 Three geometries cover the field. ``shorter``: the shorter side to ``resize_px``, then the center (torchvision, most of
-timm). ``squash``: the whole image to a square of ``resize_px``, then the center (timm's CLIP and SigLIP). ``central``:
+timm). ``squash``: the full image to a square of ``resize_px``, then the center (timm's CLIP and SigLIP). ``central``:
 the middle ``crop_frac`` of each side to a square (Inception, and the walkthrough's AmoebaNet and EfficientNet-B7).
 
 With Pillow's filters the results are the bits of torchvision's and timm's evaluation transforms. ``tf1_bilinear`` is
@@ -142,7 +142,7 @@ class Preprocessing:
 
     @classmethod
     def from_json(cls, value: Any) -> Self:
-        """The inverse of ``to_json``; raises ConfigError with the field for what is no such JSON."""
+        """The inverse of ``to_json``; raises ConfigError with the field for other JSON."""
         return convert_json(value, cls, "preprocessing", ConfigError)
 
     def _resize(

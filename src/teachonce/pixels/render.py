@@ -1,7 +1,7 @@
 """The one way from bytes to pixels: records read with their views, and views rendered at any size.
 
 Teacher, student, evaluation and audit all read through a ``ViewReader`` and render with
-``render_views``. A crop is rendered at the size and with the filter of the model; ``CENTER`` through its whole
+``render_views``. A crop is rendered at the size and with the filter of the model; ``CENTER`` through its complete
 evaluation preprocessing. A mixed view takes a second record: its partner is read and checked by key too, and is seen
 through its own view of the same number.
 """

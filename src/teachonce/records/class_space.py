@@ -2,7 +2,7 @@
 
 Data has labels 0..C-1; TFRecords of ImageNet have C = 1001, where 0 is "background" and never occurs. A model has its
 own classes, and ``offset`` is the data label of the model's class 0: 0 for AmoebaNet (1001 classes), 1 for a model of
-1000 classes. A class that the source lacks gets logit -inf, which is no probability mass at any temperature; padding
+1000 classes. A class that the source lacks gets logit -inf, which has no probability mass at any temperature; padding
 with logit 0, as the walkthrough does, takes real mass. A class that the target lacks is dropped, which conditions the
 teacher's distribution on the classes that remain.
 """
@@ -90,7 +90,7 @@ Outputs = slice | NDArray[np.int64]
 
 
 def shared_classes(source: ClassSpace, target: ClassSpace) -> tuple[Outputs, Outputs]:
-    """The outputs of both spaces that stand for the same labels: (the source's, the target's), in the same order."""
+    """The outputs of both spaces that mean the same labels: (the source's, the target's), in the same order."""
     if isinstance(source, NamedClassSpace) or isinstance(target, NamedClassSpace):
         labels = target.labels()
         order = np.argsort(labels, kind="stable")

@@ -1,4 +1,4 @@
-"""The list of the files of a folder of records (files.json), which whoever makes shards puts behind them.
+"""The list of the files of a folder of records (files.json), which is put after the shards that a command writes.
 
 Writers hash what they write, so nothing is read back; but what a killed command had written is, by the one that
 completes it.

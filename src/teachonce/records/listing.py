@@ -27,7 +27,7 @@ from teachonce.storage.files import open_storage
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".pgm"})
 _SYSTEM_FILES = frozenset({"thumbs.db", "desktop.ini"})
-"""What Windows leaves in folders of images: nobody has to be told."""
+"""What Windows leaves in folders of images; not worth a warning."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class ImageListing:
         return f"{folder}/{self.basename(index)}" if folder else self.basename(index)
 
     def path(self, index: int) -> Path:
-        """Where an image lies."""
+        """Path of an image."""
         return self.root / self.relative_name(index)
 
     def relative_names(self) -> Iterator[str]:

@@ -97,7 +97,7 @@ class RecordSource(ABC):
 
     A source of another kind is one file with one class that has six things: ``split``, ``shards`` (with their sizes)
     and ``classes``, set when it is opened; ``read_batch`` by location; ``iter_shard`` in order; and ``format``, which
-    ``describe`` puts into a plan. ``discovery.open_records`` is where a folder is told to be its kind.
+    ``describe`` puts into a plan. ``discovery.open_records`` finds out the kind of a folder.
 
     What others rely on: a record's key is ``record_key`` of its encoded bytes, or of those that they were rewritten
     from without loss, as the record says (``rewritten_keys`` checks the bytes then). Names of shards become names of a
@@ -111,7 +111,7 @@ class RecordSource(ABC):
     classes: ClassTable | None
     format: str
     with_boxes: bool = False
-    """Whether records come with their bounding boxes (of which a folder has none), for whoever draws crops by them."""
+    """Whether records come with their bounding boxes (which image folders do not have), to draw crops by them."""
 
     @property
     def num_records(self) -> int:

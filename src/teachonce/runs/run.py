@@ -1,19 +1,19 @@
 """The directory that a training leaves behind: names, identity, the curve and the result.
 
     RUN/config.json           the resolved configuration; written first; the same command again must agree with it
-        metrics.csv           one line an epoch, rewritten whole after each
+        metrics.csv           one line an epoch, rewritten after each
         checkpoints/last.ckpt the newest state, of an epoch's end or within one, to resume from
         checkpoints/best.ckpt the one with the best validation top-1
         tensorboard/          event files
         student.safetensors   the final weights (their moving average, where there is one)
-        report.html           one page to look at
+        report.html           a page with curves and results
         result.json           written last: for ``train``, a run that has it is finished
         .train.lock           while it is trained: by which process
 
 A run is the same run wherever it is computed: paths, the kind of device, the nodes that devices are spread over and
 loader threads may change between two starts. Everything that the numbers depend on may not, but for the number of
 devices (``world_size``) where an update has as many images: config.json keeps the first one (``training/data.py``).
-Data and store are compared by what they are, not by where they lie. Who only needs the final weights
+Data and store are compared by what they are, not by where they are stored. Who only needs the final weights
 (``open_finished_run``) asks for these and not for result.json. Nothing here needs torch.
 """
 
@@ -68,7 +68,7 @@ _FREE = frozenset(
         "versions",
     }
 )
-"""Entries of config.json that may differ when a run goes on: where it is computed and where things lie; the name of
+"""Entries of config.json that may differ when a run is resumed: where it is computed and where files are; the name of
 the recipe, whose options are compared one by one; the hash of the classes, which older runs lack."""
 
 _NUMBER = (int, float)
@@ -126,7 +126,7 @@ class Run:
 
     @property
     def weights_path(self) -> Path:
-        """Where the student's final weights lie, or will."""
+        """Path of the student's final weights."""
         return self.path / WEIGHTS_NAME
 
     @property
@@ -158,7 +158,7 @@ class Run:
             raise _no_run(self.path / CONFIG_NAME, error) from error
 
     def describe_supervision(self) -> str:
-        """Who taught the student, as a phrase."""
+        """The teacher of the student, as a phrase."""
         if not self.temperature:
             return "labels only"
         source = " and ".join(self.stores) or self.teacher or "image/logit of the records"

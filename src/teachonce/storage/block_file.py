@@ -1,8 +1,8 @@
-"""Arrow files of hashed blocks: a block is one record batch, and its hash stands in the file's own metadata.
+"""Arrow files of hashed blocks: a block is one record batch, and its hash is in the file's own metadata.
 
 An Arrow IPC file is its magic, the schema, the record batches one behind the other, and a footer. The schema's metadata
 has one entry, ``teachonce``: a JSON object with what the writer says of the file, and ``blocks``: [bytes, xxh3 (128
-bits)] of each batch as it lies in the file. So the first bytes of a file (its *head*: magic and schema) say where each
+bits)] of each batch in the file. So the first bytes of a file (its *head*: magic and schema) say where each
 block begins and what its bytes must be; a block is read alone, and checked before anything in it is believed. What
 comes behind the last block (its *tail*) repeats the schema for other readers and is not needed here.
 
@@ -116,7 +116,7 @@ class BlockFile:
         """A block without a copy, which must have the types of ``schema`` and so many rows
         (None: any).
 
-        ``is_checked``: its bytes were checked before, by whoever says so. The batch is validated in full: offsets,
+        ``is_checked``: the caller has checked its bytes before. The batch is validated in full: offsets,
         lengths, and that there is a null only where the schema allows it.
         """
         if block >= self.num_blocks:

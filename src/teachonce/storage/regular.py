@@ -1,7 +1,7 @@
 """Opening files that end: regular ones, through links.
 
-A pipe that nobody writes to is waited for for ever, and /dev/zero never ends; either may lie, or be linked, where an
-image is expected. What a shell passes as ``<(command)`` is a pipe too: one without a name, which somebody has just
+A read of a pipe without a writer hangs, and /dev/zero never ends; either may be, or be linked, where an
+image is expected. What a shell passes as ``<(command)`` is a pipe too: one without a name, which the shell has just
 made for this command, and which is read where a file is read in order (``allows_pipe``).
 """
 

@@ -16,7 +16,7 @@ from teachonce.store.plan_files import SealedPlan, holds_store, put_plan, read_p
 MAY_DIFFER = frozenset(
     {"format_version", "identity", "view_groups", "teacher.spec", "shards", "parts", "num_samples", "data.shards"}
 )
-"""More views and records may be added, and the teacher's weights may lie elsewhere today: what the teacher is, its
+"""More views and records may be added, and the teacher's weights may be elsewhere today: what the teacher is, its
 model and the weights' hash say."""
 
 
@@ -71,7 +71,7 @@ def check_store_folder(path: Path, option: str = "--out") -> None:
     if storage.is_folder():
         listing = storage.list_folder()
         is_foreign = any(name[0] != "." for name in (*listing.files, *listing.folders))
-    # Another process may begin at this moment, so the plan is looked for last.
+    # Another process may begin at the same time, so the plan is checked last.
     if is_foreign and not holds_store(path):
         raise StoreError(f"{path}: exists and is not a store; choose another {option}")
 

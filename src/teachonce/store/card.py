@@ -1,7 +1,7 @@
 """README.md beside the manifests: a store's card, for people who find it on a server or in a bucket.
 
-It says what the store holds, whose logits they are and on which terms, and what to type. Readers of stores never look
-at it: it is put when a store is complete and again when more was added, and whoever edits or removes it changes no
+It says what the store holds, whose logits they are and on which terms, and the commands to use it. Readers of stores
+never read it: it is put when a store is complete and again when more was added, and editing or removing it changes no
 store. The license of the teacher, which nothing else of a store says, is kept here alone, in the lines at the top that
 sites read (YAML, between ``---``), and stays when the card is renewed. No image is in a store, so none is on its card.
 """
@@ -165,5 +165,5 @@ def _code(text: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """A text of somebody's own in a table: one line that makes no tags, links or images."""
+    """A user's text in a table: one line that makes no tags, links or images."""
     return re.sub(r"([\\`*_\[\]<>|!#])", r"\\\1", shorten_words(visible(" ".join(text.split()))))

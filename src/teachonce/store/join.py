@@ -101,9 +101,9 @@ class StoreJoin:
     def locate_key(self, key: int, where: str, *, by_position: bool = False) -> Location:
         """(shard, row) in the source of a record with a key that the store has: of a mix's partner, say.
 
-        ``by_position``, where data and store have the same shards, it is where the store has it: another record may lie
-        there now, so whoever reads it compares its key, and asks again without. Raises StoreError where the data has no
-        such record.
+        ``by_position``, where data and store have the same shards, it is where the store has it: another record may be
+        there now, so the caller compares the key of what it reads, and asks again without. Raises StoreError where the
+        data has no such record.
         """
         by_position = by_position and self.has_positions
         found = self._find_position(key) if by_position else self.find_in_source(key)
@@ -308,7 +308,7 @@ def has_same_shards(store: Store, source: RecordSource) -> bool:
     """
     described = store.plan.data["shards"]
     counts = [info.num_records for info in source.shards]
-    # A store that has grown describes the latest data, in whose shards only a part of its own lie.
+    # A store that has grown describes the latest data, whose shards hold only a part of its own.
     if len(store.plan.parts) > 1 or [count for _, count in store.shards] != counts or len(described) != len(counts):
         return False
     return all(
@@ -355,7 +355,7 @@ def check_same_policy(first: Store, other: Store) -> None:
 
 @dataclass(frozen=True)
 class JoinedRecords:
-    """Records that were read, where they lie in their source, and where in each of several stores."""
+    """Records that were read, where they are in their source, and where in each of several stores."""
 
     records: Sequence[Record]
     locations: Sequence[Location]

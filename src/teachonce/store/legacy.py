@@ -1,7 +1,7 @@
 """Stores of format 1 and 2, as golden stores and users have them: read, verified, merged, and trained from.
 
-They have one manifest, which is replaced as groups of views finish, and a hash of each whole file in it; format 1 has
-no samples. ``upgrade`` makes a store of format 3 of one. Nothing here writes.
+They have one manifest, which is replaced as groups of views finish, and a hash of each complete file in it; format 1
+has no samples. ``upgrade`` makes a store of format 3 of one. Nothing here writes.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def is_legacy(path: Path) -> bool:
     """Whether the folder holds a store of format 1 or 2."""
     storage = open_storage(path)
     if storage.has("plan.json"):
-        # Of format 3 the plan is sealed, whatever else lies beside it.
+        # Of format 3 the plan is sealed, whatever other files there are.
         if SEALED_END.search(storage.read("plan.json")):
             return False
         try:

@@ -236,7 +236,7 @@ def _seal_records(manifests: Manifests, part: int) -> None:
 
 
 def _restore_index(manifests: Manifests, part: int) -> None:
-    """Make a part's index again, which somebody removed; StoreError where it is not the one of the manifest."""
+    """Make a part's missing index again; StoreError where it is not the one of the manifest."""
     plan, name, storage = manifests.plan, index_file(part), open_storage(manifests.path)
     expected = manifests.read(part, None).content.files[name]
     numbers = plan.part_shards(part)

@@ -76,7 +76,7 @@ def read_plan(path: Path) -> Plan:
 
 
 def put_plan(path: Path, plan: Plan, earlier: list[SealedPlan]) -> None:
-    """Put a plan behind the earlier ones, where nobody else has put one."""
+    """Put a plan behind the earlier ones, where no other process has put one."""
     value: dict[str, Any] = {**plan.to_json(), "follows": earlier[-1].seal if earlier else None}
     write_sealed(open_storage(path), plan_file(len(earlier)), value)
 

@@ -1,4 +1,4 @@
-"""The store: what one teacher said of one data set, as a directory that describes itself.
+"""The store: the logits of one teacher for one dataset, as a self-describing directory.
 
     STORE/plan.json                              what is being extracted; a second extract must agree with it
           train-00000-of-01024.records.arrow     key, filename, label of each record, in record order

@@ -5,7 +5,7 @@ View files are view-major: one block (an Arrow record batch) a view, rows in rec
 later rendering is compared with: the hashes of the decoded image and of the pixels that the teacher saw, and its logits
 as they were before any codec.
 
-Each file says in its metadata which plan it was made for, of which shard, for which keys, and by what; a file that lies
+Each file says in its metadata which plan it was made for, of which shard, for which keys, and by what; a file that is
 in the wrong place is noticed when it is opened.
 """
 
@@ -71,7 +71,7 @@ _SAMPLE_COLUMNS = {"row": np.uint32, "view": np.uint32, "image_xxh3": np.uint64,
 
 
 class StoreWriter:
-    """Writes the files of a plan's shards, each whole under its name or not at all; what is there already stays.
+    """Writes the files of a plan's shards, each complete under its name or not at all; what is there already stays.
 
     ``made_by`` says what made the numbers: ``versions`` of libraries, ``device`` and what else decides about their last
     bits.

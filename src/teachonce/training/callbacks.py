@@ -196,7 +196,7 @@ class TeacherPassed(Callback):
 
 
 class TrainingProgress(Callback):
-    """Progress over all epochs in images, on the first process: shown here, and as a heartbeat for who looks on."""
+    """Progress over all epochs in images, on the first process: shown here, and as a heartbeat for watchers."""
 
     def __init__(self, num_epochs: int, num_records: int, recorder: EpochRecorder) -> None:
         self.num_epochs = num_epochs
@@ -205,7 +205,7 @@ class TrainingProgress(Callback):
         self._shown: ExitStack | None = None
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        """Begin where the checkpoint stands."""
+        """Begin at the checkpoint."""
         if trainer.is_global_zero:
             done, total = self._images(trainer), self.num_epochs * self.num_records
             self._shown = ExitStack()
@@ -302,7 +302,7 @@ class TensorBoardEvents(Callback):
         self._close()
 
     def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
-        """Close; what ended the training is the error to hear of, not a full disk here."""
+        """Close; what ended the training is the error to report, not a full disk here."""
         with suppress(OSError, TeachonceError):
             self._write_rows()
             self._close()

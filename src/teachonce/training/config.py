@@ -1,6 +1,6 @@
 """The options of ``train``: frozen dataclasses, checked in ``__post_init__``.
 
-``TrainingOptions`` is what they have in common with those of ``ablate``: how a student is trained, whoever teaches it.
+``TrainingOptions`` is what they have in common with those of ``ablate``: how a student is trained, with any teacher.
 
 ``--kd-temp 0`` switches KD off and leaves the rest of the command as it is, because a baseline is made by that option
 alone: a store, ``--logits`` or a teacher given beside it are not read, which is a warning (``training/data.py``). Any
@@ -94,7 +94,7 @@ _SGD = Condition("--optimizer sgd", lambda options: options.optimizer == "sgd")
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingOptions(MixOptions):
-    """How a student is trained, whoever teaches it."""
+    """How a student is trained, with any teacher."""
 
     GROUP_TITLES = (("teacher", "teacher's signal"), ("views", "augmentation"))
     """What ``--help`` calls groups here."""
@@ -411,7 +411,7 @@ class TrainConfig(TrainingOptions):
         return [path for path in (self.data, self.validation_data, *self.store) if path is not None]
 
     def cache_bytes(self) -> int | None:
-        """``--cache-size`` in bytes; None where it is not given. Raises ConfigError where it is no size."""
+        """``--cache-size`` in bytes; None where it is not given. Raises ConfigError for other texts."""
         if not self.cache_size:
             return None
         try:

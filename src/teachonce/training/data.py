@@ -161,7 +161,7 @@ def _choose_views(
 def open_stores(config: TrainConfig) -> list[Store]:
     """The stores of a training, each cut to the views that it uses.
 
-    A run that was started while a store was growing goes on with the views and the records that it began with.
+    A run that was started while a store was growing continues with the views and the records that it began with.
     """
     begun = find_run(config.out)
     parts = (begun and begun.store_parts) or []
@@ -370,7 +370,7 @@ def _join(fingerprints: list[str]) -> str | None:
 
 
 def _identify_record_logits(config: TrainConfig) -> dict[str, Any] | None:
-    """What ``merge`` or ``records`` noted of the logits that they put into the records; None where nobody did.
+    """What ``merge`` or ``records`` noted of the logits that they put into the records; None where they did not.
 
     Records with the logits of two teachers have the same names, sizes and counts.
     """

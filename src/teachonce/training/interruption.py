@@ -2,9 +2,9 @@
 
     after an update, a batch of the evaluation, an epoch -> the ranks decide -> save, or save and stop
 
-Points where a training can stop lie between updates, so no accumulated gradients are lost, and in the evaluation, which
+Points where a training can stop are between updates, so no accumulated gradients are lost, and in the evaluation, which
 then begins again: the epoch before it is not trained twice. Lightning's checkpoint holds what all ranks have in common.
-Beside it lies, under ``KEY``, what each of them has alone within an epoch: torch's random numbers, the sums that the
+Next to it is, under ``KEY``, what each of them has alone within an epoch: torch's random numbers, the sums that the
 epoch's means are made of, and the buffers of the student and of its moving average, since running statistics are
 averaged over the ranks at the end of an epoch only. Whatever else is drawn is a function of (seed, epoch, batch).
 
@@ -54,7 +54,7 @@ class Place(NamedTuple):
     num_done: int
     """Updates of the epoch that are done; all of them: what is missing is its evaluation."""
     num_updates: int
-    """Of a whole epoch."""
+    """Of a full epoch."""
 
     def __str__(self) -> str:
         if self.num_done == self.num_updates:
@@ -75,7 +75,7 @@ class EpochLoader:
     """A loader for Lightning's loop: the batches of the epoch that Lightning has said last.
 
     Lightning makes its iterator before it says which epoch it is when it resumes, so the order is fixed at the first
-    batch. It finds ``set_epoch`` through ``sampler``, and counts batches of whole epochs, also where the first one has
+    batch. It finds ``set_epoch`` through ``sampler``, and counts batches of full epochs, also where the first one has
     been started (``begin_at``).
     """
 
@@ -275,7 +275,7 @@ def read_rank_state(module: StudentModule) -> dict[str, Any]:
 
 
 def write_rank_state(module: StudentModule, state: Mapping[str, Any]) -> None:
-    """Take up what ``read_rank_state`` has read; random numbers of another kind of device are left as they are."""
+    """Take up what ``read_rank_state`` has read; random numbers of another kind of device are not touched."""
     with torch.no_grad():
         module.sums.copy_(state["sums"])
         for name, buffer in _own_buffers(module).items():

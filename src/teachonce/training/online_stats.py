@@ -30,7 +30,7 @@ def measure_online_stats(data: KDDataset, online: OnlineTeacher, temperature: fl
         labels = batch["labels"].numpy()
         hits += float((logits.argmax(axis=1) == labels).sum())
         log_probs = np.take_along_axis(log_softmax(logits), labels[:, None], axis=1)
-        nats -= float(log_probs[np.isfinite(log_probs)].sum())  # a class that the teacher lacks surprises nobody
+        nats -= float(log_probs[np.isfinite(log_probs)].sum())  # a class that the teacher lacks adds no surprise
         non_top1 += float((1 - np.exp(log_softmax(logits, temperature).max(axis=1))).sum())
     total = len(indices)
     return StoreStats(hits / total, nats / total, non_top1 / total, total)

@@ -40,7 +40,7 @@ def is_rank() -> bool:
 
 
 def is_first_rank() -> bool:
-    """Whether this process speaks for the training; also before Lightning knows."""
+    """Whether this process reports for the training; also before Lightning knows."""
     ranks = [os.environ[name] for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK", "NODE_RANK") if name in os.environ]
     return all(rank == "0" for rank in ranks)
 
@@ -108,8 +108,9 @@ class Agreement:
     """What ranks decide together: the largest of their wishes, known to all of them one call later.
 
     Every rank calls ``decide`` equally often, at the same points. The ranks' wishes are reduced behind the work that is
-    queued, and are looked at when the next ones are made: on a GPU nobody waits for the device, as with ``loss_watch``,
-    and on the CPU the others' wishes have arrived by then. Lightning's own way asks at every batch and waits for it.
+    queued, and are looked at when the next ones are made: on a GPU this does not wait for the device, as with
+    ``loss_watch``, and on the CPU the others' wishes have arrived by then. Lightning's own way asks at every batch and
+    waits for it.
     """
 
     def __init__(self, device: torch.device, num_ranks: int) -> None:

@@ -3,8 +3,8 @@
 ``cosine`` and ``step`` are timm's, to the bit (tests/training/test_schedules.py). The others, and ``--warmup-prefix``,
 follow the walkthrough's training code (Lee et al. 2020, arXiv:2001.06268), whose functions are TensorFlow 1's. There
 exponential, polynomial and cosine begin after the warm-up, piecewise counts from the first update; in timm the warm-up
-replaces the first part of a curve that counts from the first update. An epoch here is a whole number of updates, there
-it is N / batch, so boundaries may lie a few updates apart.
+replaces the first part of a curve that counts from the first update. An epoch here is an integer number of updates,
+there it is N / batch, so boundaries may differ by a few updates.
 
 Every function gives the rate of the update that follows ``update`` earlier ones, so the first is ``update`` 0.
 """

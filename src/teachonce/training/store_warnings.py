@@ -49,7 +49,7 @@ class StoreStats:
 
 
 def measure_store_stats(store: Store, temperature: float) -> StoreStats:
-    """Look at about ``NUM_ROWS`` (record, view), drawn over shards and views; a mixed view counts by its own label."""
+    """Measure about ``NUM_ROWS`` (record, view), drawn over shards and views; a mixed view counts by its own label."""
     rng = generator(0, "guard")
     num_shards = len(store.shards)
     shards = np.unique(rng.integers(0, num_shards, 64)) if num_shards > 64 else np.arange(num_shards)

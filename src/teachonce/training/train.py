@@ -1,4 +1,4 @@
-"""Training: a student learns from labels and from what the teacher said once.
+"""Training: a student learns from labels and from stored teacher logits.
 
     open the data -> resolve and agree with RUN/config.json -> fit (resuming) -> weights, report, result
 
@@ -6,7 +6,7 @@ The loop is Lightning's; what is ours is the joining (``data.dataset``), the los
 around them: the same command resumes an interrupted run, within an epoch too (``interruption``), with exactly the curve
 and weights of an uninterrupted one (bit for bit on a CPU), another configuration is refused, a finished run is not
 redone. The weights kept are those of the last epoch, never chosen by the validation split; the best epoch's checkpoint
-lies beside them for who wants it.
+is next to them for those who want it.
 
 Every epoch sees every record once, in batches of one size, give or take one record (``EpochBatches``). Several nodes
 need --out on a file system that they share.
@@ -115,7 +115,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
         _remove_temporaries(trainer, config)
         _log(trainer, f"{config.out}: already finished ({describe_result(finished)}); nothing to do")
         return finished
-    # The caller's random numbers are nobody's business here; those of the student are a function of the seed.
+    # The caller's random numbers are not touched here; those of the student are a function of the seed.
     with torch.random.fork_rng(devices=[]):  # of GPUs, to read the state alone would take memory on each
         with _phase("building the student"):
             module = _build_module(config, student, trainer, data, teacher)
@@ -245,7 +245,7 @@ def _build_trainer(
             enable_model_summary=False,
             num_sanity_val_steps=0,
             use_distributed_sampler=False,
-            default_root_dir=tempfile.gettempdir(),  # nothing of ours: the run may be remote
+            default_root_dir=tempfile.gettempdir(),  # not the run's folder: that may be remote
         )
     _take_over_signals(trainer)
     return trainer, recorder

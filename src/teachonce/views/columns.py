@@ -94,7 +94,7 @@ def encode_views(views: Sequence[View], layout: ViewLayout = CROP_ONLY) -> dict[
 
 
 def decode_views(columns: Mapping[str, NDArray[Any]], count: int) -> list[View]:
-    """The ``count`` views of the columns of ``encode_views``; other columns may stand beside them."""
+    """The ``count`` views of the columns of ``encode_views``; other columns may be present."""
     if "box" not in columns:
         return [CENTER] * count
     boxes = columns["box"].tolist()

@@ -72,7 +72,7 @@ class AutoAugment:
 class ObjectCrop:
     """The crop is drawn by TensorFlow's rule and shows at least ``covered`` of an object.
 
-    The objects are the ``boxes`` of the record, or the whole ``image``; a record without boxes has the whole image.
+    The objects are the ``boxes`` of the record, or the full ``image``; a record without boxes has the full image.
     """
 
     covered: float = 0.1

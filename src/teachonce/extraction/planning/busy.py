@@ -1,8 +1,8 @@
-"""Whether somebody else used the machine while a plan measured on it: then its figures are those of a slower machine.
+"""Whether other processes used the machine while a plan measured on it: then its figures are those of a slower machine.
 
 Three signs, each where the system tells it: time that the hypervisor gave to other machines (*steal*), cores that other
-processes used and this one would have had, and batches of the teacher that took unequal times, which is all that tells
-of somebody else on a GPU. Where the system counts no ticks (no Linux), the load average before the start stands in.
+processes used and this one would have had, and batches of the teacher that took unequal times, which is the only sign
+of other users of a GPU. Where the system counts no ticks (not Linux), the load average before the start is used.
 """
 
 from __future__ import annotations

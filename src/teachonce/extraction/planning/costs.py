@@ -4,9 +4,9 @@
 reader would question:
 
 - *One pipeline.* The extraction decodes in threads ahead of the teacher, and reads and writes beside both. On an
-  accelerator these go on at the same time, so a view takes as long as the slowest of them. On a CPU they share the
+  accelerator these run at the same time, so a view takes as long as the slowest of them. On a CPU they share the
   cores, so a view takes the sum.
-  The network is no core's work: it goes on beside them in both cases.
+  The network uses no core: it runs in parallel in both cases.
 - *The break-even compares one with the other's extra work.* Offline pays the whole extraction (reading, decoding,
   teacher, encoding) once and the decoding of a stored row at each step. Online pays the teacher's forward at each step
   and nothing more: the student's loader reads and decodes the image in both. So the hours break even later than the
@@ -62,7 +62,7 @@ class Workload:
     num_records: int
     num_views: int
     num_groups: int
-    """Files that the views of a shard lie in: a record is read and decoded once for each."""
+    """Files that hold the views of a shard: a record is read and decoded once for each."""
     num_shards: int
     epochs: int
     """Of each student."""
@@ -89,7 +89,7 @@ class Hours:
     pipeline_seconds: float
     """A view, all stages together."""
     lanes: dict[str, float]
-    """The same by what goes on beside one another (on a CPU: one after another), the network too where its rate is
+    """The same by what runs in parallel (on a CPU: one after another), the network too where its rate is
     given."""
     bottleneck: str
     """The lane that limits: of those of an accelerator the longest, of a CPU the longest unless the network takes
@@ -201,7 +201,7 @@ def estimate_break_even(timings: Timings, workload: Workload, extraction_hours: 
 
 
 def first_cheaper(break_even: float) -> int:
-    """The first whole epoch, or student, at which offline has cost less."""
+    """The first full epoch, or student, at which offline has cost less."""
     return math.floor(break_even) + 1
 
 

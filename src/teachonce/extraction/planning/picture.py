@@ -102,7 +102,7 @@ def _draw_tails(axes: Any, summary: Mapping[str, Any]) -> None:
     axes.set_xlabel("k")
     axes.set_ylabel("softened probability")
     axes.grid(axis="y", color=LINE)
-    # A place of its own above the panel: the curves may be anywhere, and to look for a free place takes time.
+    # Above the panel: the curves may be anywhere, and searching for a free place takes time.
     axes.legend(frameon=False, fontsize=8, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0), borderaxespad=0.1)
 
 

@@ -116,7 +116,7 @@ def _render_cluster(summary: Mapping[str, Any]) -> list[str]:
     if hours["cost"] is not None:
         paid += f", {hours['cost']:,.2f} at {summary['price']:g} per device (--price)"
     lanes = hours["lanes"]
-    # Of what goes on at the same time the share of the time that it is at work; else the share of the sum.
+    # Of concurrent stages the share of the time that each is busy; else the share of the sum.
     shares = {name: seconds / hours["pipeline_seconds"] for name, seconds in lanes.items()}
     others = [f"{name} {shares[name]:.0%}" for name in lanes if name != hours["bottleneck"]]
     gbps = summary["network_gbps"]

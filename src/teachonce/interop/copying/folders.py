@@ -70,7 +70,7 @@ class _ShardCheck:
 
 
 def copy_records(job: CopyJob) -> Copied:
-    """Copy the TFRecord shards of one split or of all, with what lies beside them.
+    """Copy the TFRecord shards of one split or of all, with the files next to them.
 
     Raises RecordError for a damaged shard, ConfigError for a part that is none, TeachonceError where the target has
     other files of these names.
@@ -227,7 +227,7 @@ def _copy_files(job: CopyJob, names: Sequence[str], *, may_replace: bool, num_la
     folders = sorted({name.rpartition("/")[0] for name in names})
     for folder in folders:
         target.remove_temporaries(folder)
-    # A list that somebody made of the folder as it was before is no word on files that change, as a run's do.
+    # A list made of an earlier state of the folder does not apply to files that change, as a run's do.
     listed = (read_file_index(source) or {}) if not (may_replace and source.can_list) else {}
     sizes = sizes_of(source, names)
     _refuse_unreadable(source, names, sizes)

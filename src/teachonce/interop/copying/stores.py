@@ -78,7 +78,7 @@ def copy_store(job: CopyJob) -> Copied:
 def _select(job: CopyJob) -> _Part:
     """Plans, manifests and files of what is asked for; every one of them is checked here by its own hash."""
     store = Store(job.source)
-    plans = read_plans(job.source)  # behind it: somebody may extend it at this moment
+    plans = read_plans(job.source)  # after it: another process may be extending it
     manifests = Manifests(job.source, plans)
     num_views = _choose_views(job, store)
     chosen = _choose_shards(job, store)
@@ -186,7 +186,7 @@ def _put_options(source: Storage, target: Storage) -> None:
 def _put_same(content: bytes, storage: Storage, name: str, *, is_raced: bool = False) -> None:
     """Put a file of these bytes; raises PlanMismatchError where there is another one.
 
-    ``is_raced``: somebody else may put another one at this moment.
+    ``is_raced``: another process may put another one at the same time.
     """
     if is_new := not storage.has(name):
         with storage.put_if_absent(name) as file:

@@ -57,7 +57,7 @@ class Item:
 
     @property
     def is_known(self) -> bool:
-        """Whether ``new_check`` tells this file from every other one, without a look at its source."""
+        """Whether ``new_check`` tells this file from every other one, without reading its source."""
         return self.listed is not None
 
     def new_check(self, where: str) -> Check:

@@ -80,7 +80,7 @@ _BIG_LITTLE_SCOPES = {
 
 
 def is_tf_weights(path: Path) -> bool:
-    """Whether a path is an ``.npz`` or the prefix of a TensorFlow checkpoint (``PREFIX.index`` lies there)."""
+    """Whether a path is an ``.npz`` or the prefix of a TensorFlow checkpoint (``PREFIX.index`` exists)."""
     return path.suffix == ".npz" or _has_index(path)
 
 
@@ -139,7 +139,7 @@ def convert_tf_variables(module: nn.Module, variables: Variables, *, where: str)
     """The module's tensors, without batch norm's step counters, which nothing reads.
 
     Raises ModelError with TensorFlow's names for what is missing, surplus or misshapen, or for another module. Only the
-    classifier's width is left to whoever loads it, because a student may have other classes.
+    classifier's width is left to the caller, because a student may have other classes.
     """
     if not isinstance(module, AssembledResNet):
         raise ModelError(
@@ -218,7 +218,7 @@ def _read_checkpoint(path: Path) -> Variables:
 
 def _has_index(path: Path) -> bool:
     if not path.name:
-        return False  # "/" and ".": folders without a name, beside which nothing lies
+        return False  # "/" and ".": folders without a name, which have no siblings
     storage, name = locate(_index_file(path))
     return storage.has(name)
 

@@ -6,7 +6,7 @@ A TFRecord file is a sequence of frames (tensorflow/core/lib/io/record_writer.h)
 
 all little-endian. Reading and writing is ours because it is a hot path: TensorFlow is not needed to train from its
 files. Both checksums are checked on every read (about 10 us for a photograph of 110 kB), where most readers skip them.
-The index beside a shard has a line "offset size" for each frame, size of the whole frame, as DALI's ``tfrecord2idx``
+The index beside a shard has a line "offset size" for each frame, size of the complete frame, as DALI's ``tfrecord2idx``
 and the ``tfrecord`` package write it. Files are never memory-mapped: one that is truncated under us must be an error,
 not SIGBUS. Compressed TFRecord files are not supported.
 """
@@ -251,7 +251,7 @@ def _open(path: Path, *, in_order: bool = False) -> Reader:
 def read_frames(frames: Sequence[tuple[TFRecordFile, int]], buffer: memoryview) -> list[memoryview]:
     """The payloads of the rows of some files, read into ``buffer`` one behind the other, both checksums checked.
 
-    Raises RecordError as ``TFRecordFile.read``, which looks at every frame again that is not in order here.
+    Raises RecordError as ``TFRecordFile.read``, which checks every frame again that is not in order here.
     """
     spans: list[tuple[int, int]] = []
     crcs = np.empty((len(frames), 2), np.uint32)
@@ -285,7 +285,7 @@ def _gather(data: NDArray[np.uint8], starts: NDArray[np.int64], kind: str) -> ND
 
 
 def index_path(path: Path) -> Path:
-    """Where the index of a shard lies: ``PATH.idx`` beside it."""
+    """Path of the index of a shard: ``PATH.idx`` next to it."""
     return path.with_name(path.name + ".idx")
 
 
@@ -294,21 +294,21 @@ def load_index(path: Path, found: Mapping[str, FileStatus] | None = None) -> NDA
 
     Read from the index beside the shard, which was written with it and so says how much of it there was. One that does
     not fit (contiguous from 0 to the file's end) is never made again here: without it a shard that was cut where a
-    frame ends looks whole. Raises RecordError then, with the way out for who wrote the shard again: to delete the
+    frame ends looks complete. Raises RecordError then, with the way out for who wrote the shard again: to delete the
     index.
 
     Where there is none it is made by reading the headers, and kept beside the shard, or in the user's cache folder
     where the shard's is read-only. The cache's is found by the shard's size and time and is for speed alone: it says
     nothing of a shard that changed, and a damaged one is made again.
 
-    ``found``: what lies in the shard's folder, where that is known.
+    ``found``: the files of the shard's folder, where known.
     """
     storage, name = locate(path, RecordError)
     found = found or {}
     status = found.get(name) or storage.status(name)
     _check_not_empty(path, status.num_bytes)
     beside = index_path(path)
-    # A listing that has the shard has all that lies beside it, but for what is not a file.
+    # A listing that has the shard has all files next to it, but for what is not a file.
     if beside.name in found or ((name not in found or storage.requests_at_once == 1) and storage.has(beside.name)):
         return _read_index(path, status.num_bytes)
     cached = _cached_index_path(path, status)
@@ -329,7 +329,7 @@ def load_index(path: Path, found: Mapping[str, FileStatus] | None = None) -> NDA
 
 
 def delete_index(path: Path) -> None:
-    """Remove the index beside a shard that is about to be written, with whatever is in the way of its own."""
+    """Remove the index of a shard that is about to be written, with whatever is in the way of its own."""
     storage, name = locate(index_path(path))
     storage.delete(name)
 
@@ -430,7 +430,7 @@ def _scan_bounds(path: Path) -> NDArray[np.int64]:
 
 
 def _cached_index_path(path: Path, status: FileStatus) -> Path | None:
-    """Where an index may lie that cannot lie beside its shard: in the cache, under the shard's identity."""
+    """Path of an index that cannot be next to its shard: in the cache, under the shard's identity."""
     folder = cache_folder()
     if folder is None:
         return None

@@ -67,7 +67,7 @@ _BOX_FEATURES = tuple(f"image/object/bbox/{side}" for side in ("xmin", "ymin", "
 def find_shards(data: Path, split: str) -> list[Path]:
     """The TFRecord shards of a split in order, [] where there are none.
 
-    Raises RecordError where some are missing or shards of two different counts lie side by side.
+    Raises RecordError where some are missing or there are shards of two different counts.
     """
     found: dict[int, dict[int, Path]] = {}
     for name in open_storage(data).list_folder().files:
@@ -145,7 +145,7 @@ def key_feature(key: int) -> NDArray[np.int64]:
 
 
 def _key(values: Feature | None) -> int | None:
-    """A key that is kept as an int64; None where it is no single one."""
+    """A key that is kept as an int64; None where it is not a single one."""
     if not isinstance(values, np.ndarray) or values.dtype != np.int64 or len(values) != 1:
         return None
     return int(values.view(np.uint64)[0])

@@ -95,7 +95,7 @@ def splice_entry(
     """The parts of the same Example with the feature ``name`` put in the place of the bytes ``splice``.
 
     ``body`` are the entries of its map (``native.find_features`` says both). The bytes of ``replace_feature``, without
-    looking at the other entries or copying them.
+    reading the other entries or copying them.
     """
     view = memoryview(payload)
     entry = _encode_entry(name, value)

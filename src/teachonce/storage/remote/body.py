@@ -68,7 +68,7 @@ class Body(io.RawIOBase):
         return self._file
 
     def discard(self) -> None:
-        """Let go of what was written. Libraries close the file that they wrote to, before it is put."""
+        """Discard what was written. Libraries close the file that they wrote to, before it is put."""
         if self._is_on_disk:
             self._file.close()
         self._file = io.BytesIO()

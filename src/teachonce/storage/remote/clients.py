@@ -50,7 +50,7 @@ class Patience(NamedTuple):
     seconds: float
     """For all of it."""
     stall_seconds: float | None = None
-    """Until an answer goes on."""
+    """Until an answer continues."""
     retry_seconds: float | None = None
     """For obstore's own retries; None: it has none."""
 
@@ -103,7 +103,7 @@ def _connect(
         retries = {"max_retries": 1000, "retry_timeout": timedelta(seconds=wait.retry_seconds)}
     shared: dict[str, Any] = {"client_options": client_options, "retry_config": retries}
     if scheme in ("http", "https"):
-        client_options["allow_http"] = "true"  # as whoever gave such an address means
+        client_options["allow_http"] = "true"  # as such an address implies
         return _make(scheme, bucket, lambda: store.HTTPStore(f"{scheme}://{bucket}/", **shared))
     if _BUCKET.fullmatch(bucket) is None:
         raise ConfigError(f"{scheme}://{bucket}: is not a valid bucket name; expected {scheme}://BUCKET/FOLDER")

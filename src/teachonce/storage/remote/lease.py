@@ -1,8 +1,8 @@
 """One process at a time at a place in an object store: an object that its holder renews.
 
 It keeps two people from training into one folder; nothing that several workers write together needs it. No clock is
-compared with another machine's: whoever finds the object watches whether it changes. One that does not change for
-``STALE_SECONDS``, or whose process on this machine has ended, is taken over.
+compared with another machine's: a process that finds the object watches whether it changes. One that does not change
+for ``STALE_SECONDS``, or whose process on this machine has ended, is taken over.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def _read(storage: Storage, name: str) -> str:
     except TeachonceError:
         if storage.has(name):
             raise
-        return ""  # let go of between the two
+        return ""  # released between the two
 
 
 def _content(writer: str, count: int) -> bytes:

@@ -1,8 +1,9 @@
 """A bucket, or a folder in one, as a storage.
 
-An object appears by one put, whole, or not at all. Put-if-absent is a conditional put (If-None-Match: *), which of
+An object appears by one put, complete or not at all. Put-if-absent is a conditional put (If-None-Match: *), which of
 several writers one wins. Its answer may be lost, and "exists" is also what is said of two puts at once: then the object
-itself is asked, and where there is none the put is repeated. Whoever won, a complete object of this name is there.
+itself is asked, and where there is none the put is repeated. Whichever writer won, a complete object of this name is
+there.
 
 Nothing that is written is read back, and nothing is renamed. Folders are what names have in common.
 
@@ -83,7 +84,7 @@ class ObjectStorage(Storage):
         return str(self.address / name)
 
     def list_folder(self, folder: str = "") -> Listing:
-        """What lies in a folder: one request for each thousand names."""
+        """The names in a folder: one request for each thousand."""
         statuses, folders = self._list_directly(folder)
         if not statuses and not folders:
             raise self._error(folder, "listed", Failure("missing", "No such file or directory"))
@@ -170,7 +171,7 @@ class ObjectStorage(Storage):
         return self._request(look, name, verb)
 
     def is_writable(self) -> bool:
-        """Only trying tells."""
+        """Only trying can tell."""
         return True
 
     def read(self, name: str) -> bytes:
@@ -386,7 +387,7 @@ class ObjectStorage(Storage):
         return request(self._bucket, lambda: do(client), self.describe(name), may_exist=may_exist)
 
     def _meet(self, name: str) -> None:
-        """Raise ``RequestFailedError`` where there is no such bucket, or nobody who may be let in."""
+        """Raise ``RequestFailedError`` where there is no such bucket, or no access to it."""
         client = connect(
             self.address.scheme,
             self.address.bucket,
@@ -420,7 +421,7 @@ def _get_first_byte(client: Any, key: str) -> None:
 def _without_markers(prefix: str, objects: Iterable[Any], folders: Collection[str] = ()) -> dict[str, FileStatus]:
     """The objects below a prefix, by their names below it; ``folders`` are known to be none.
 
-    Consoles mark a folder by an empty object "folder/". object_store takes its slash away, so it is told by what lies
+    Consoles mark a folder by an empty object "folder/". object_store removes the slash, so it is recognized by what is
     below it: an empty object of a folder's name is not a file.
     """
     found = {meta["path"][len(prefix) :]: _status(meta) for meta in objects if meta["path"].startswith(prefix)}
