@@ -251,7 +251,7 @@ def test_mixed_views_have_two_labels_and_their_shares(tmp_path, data, mixed):
 def test_where_all_views_are_mixed_nothing_is_said_of_labels(tmp_path, data):
     store = make_store(tmp_path, data, "store", policy="crop", views=2, mix_prob=1.0, mixup_alpha=1.0)
     page = read_page(write_page(store.path, data))
-    assert "a mixed view has no single label: nothing to say" in section(page, "suspects").text
+    assert "a mixed view has no single label, so there are no suspects" in section(page, "suspects").text
     assert len(section(page, "sure").find("svg")) == 2
     (numbers,) = page.find("div", class_="numbers")
     assert "-top-1" in numbers.text and "-ECE" in numbers.text
@@ -277,7 +277,7 @@ def test_a_planted_mislabel_comes_first(tmp_path, options):
         ],
         strict=True,
     ):
-        assert filename in card.text and place in card.text and "labelled class0" in card.text
+        assert filename in card.text and place in card.text and "labeled class0" in card.text
         assert [line.find("span")[0].text for line in card.find("li")] == [choice, "class0"]
         assert (card.find("img")[0].attributes["alt"] or "").startswith(filename)
     first, second = (float(re.search(r"([\d.]+) nats apart", card.text)[1]) for card in suspects)
@@ -309,13 +309,13 @@ def test_what_the_data_says_is_text_and_never_html(tmp_path):
     cards = section(page, "sheet").find("article")
     assert cards[0].text.startswith(f"✗ {wild}")
     assert 'on"e' in cards[0].text and "&lt;" in cards[1].text
-    assert f"labelled {wild}" in section(page, "suspects").text
+    assert f"labeled {wild}" in section(page, "suspects").text
 
 
 def test_logits_without_a_teacher_show_the_whole_image(tmp_path):
     data = write_shards(tmp_path / "data")
     page = read_page(write_page(write_store(tmp_path / "store", data).path, data))
-    assert "its preprocessing is not known: shown is the whole image" in section(page, "sheet").text
+    assert "its preprocessing is unknown; the full images are shown" in section(page, "sheet").text
     assert shown_pixels(section(page, "sheet").find("article")[0]).shape == (30, 40, 3)
     assert "the store has no samples of logits from before encoding" in section(page, "codec").text
 
@@ -346,7 +346,7 @@ def test_of_a_large_store_a_sample_is_measured_and_the_page_says_so(tmp_path, cr
     assert "sample, spread evenly" not in read_page(write_page(crops.path, None, tmp_path / "page.html")).text
     monkeypatch.setattr(inspect_page, "MAX_ROWS", 60)
     page = read_page(write_page(crops.path, None, tmp_path / "again.html"))
-    assert "20 of 33 records in 3 of 3 views, 60 of 99 altogether" in page.text
+    assert "20 of 33 records in 3 of 3 views, 60 of 99 in total" in page.text
     assert "of 20 records" in section(page, "suspects").text and "Of 60 views" in section(page, "sure").text
 
 
