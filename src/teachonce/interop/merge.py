@@ -14,10 +14,10 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import xxhash
 from numpy.typing import NDArray
 
 from teachonce.codecs.registry import warn_of_estimates
@@ -25,30 +25,21 @@ from teachonce.engine.chunked import chunked
 from teachonce.engine.jobs import describe_start, order_for_worker, run_jobs
 from teachonce.engine.progress import Advance, phase, progress
 from teachonce.engine.stop import stopping_gently
-from teachonce.errors import ConfigError, RecordError, StoreError
+from teachonce.errors import ConfigError, StoreError
 from teachonce.interop.config import MergeConfig
 from teachonce.interop.convert import check_arrived
 from teachonce.records.class_space import ClassSpace, map_logits
-from teachonce.records.class_table import read_classes, write_classes
 from teachonce.records.discovery import open_records
 from teachonce.records.listed import list_written
 from teachonce.records.source import Location, Record, RecordSource
-from teachonce.records.tfrecord.framing import (
-    TFRecordWriter,
-    delete_index,
-    describe_record,
-    index_path,
-    is_whole,
-    read_tfrecords,
-    write_index,
-)
+from teachonce.records.tfrecord.framing import TFRecordWriter, describe_record, is_whole, read_tfrecords
 from teachonce.records.tfrecord.native_examples import find_features
+from teachonce.records.tfrecord.rewrite import begin_rewrite, rewrite_shard
 from teachonce.records.tfrecord.source import decode_tfrecord, found_keys
 from teachonce.records.tfrecord.tf_example import replace_feature, splice_entry
-from teachonce.storage.files import atomic_write, open_storage
+from teachonce.storage.files import open_storage
 from teachonce.storage.names import check_component
 from teachonce.storage.remote.file_index import ListedFile
-from teachonce.storage.resume import PlanFile
 from teachonce.store.join import StoreJoin
 from teachonce.store.store import Store
 from teachonce.views.columns import VIEW_COLUMNS
@@ -85,7 +76,14 @@ def merge(config: MergeConfig) -> None:
         )
     warn_of_estimates(store.codec, f"{config.store} -> {config.out}")
     target = ClassSpace(num_classes=_count_classes(store, source))
-    _begin(config, store, source, target.num_classes)
+    plan = {
+        "store": store.fingerprint,
+        "view": config.view,
+        "background_logit": str(config.background_logit),
+        "num_classes": target.num_classes,
+    }
+    # Records have texts and boxes besides the images, which the store knows: so the data is in the plan.
+    begin_rewrite("merge", config.data, config.out, source, plan, is_data_new=True)
     shards = order_for_worker(range(len(source.shards)), *config.worker_part())
     jobs = [shard for shard in shards if not is_whole(config.out / source.shards[shard].name)]
     sizes = [info.num_records for info in source.shards]
@@ -114,50 +112,45 @@ class _ShardMerger:
 
     def __call__(self, shard: int, report: Advance) -> dict[str, ListedFile]:
         info = self.join.source.shards[shard]
-        assert info.path is not None
+        location = info.path
+        assert location is not None
         path = self.config.out / info.name
         if is_whole(path):  # by another process, meanwhile
             report(info.num_records)
             return {}
+        return rewrite_shard(info, path, partial(self._write, shard, location, report))
+
+    def _write(self, shard: int, location: Path, report: Advance, writer: TFRecordWriter) -> int:
         num_rows = 0
-        delete_index(path)  # of an older shard of this name
-        with atomic_write(path) as file:
-            writer = TFRecordWriter(file)
-            for block in chunked(read_tfrecords(info.path), MERGE_BLOCK_RECORDS):
-                payloads = [payload for _, payload in block]
-                found = find_features(payloads)
-                records = [
-                    self._read(found, index, payload, describe_record(info.path, num_rows + index, offset))
-                    for index, (offset, payload) in enumerate(block)
-                ]
-                locations = [(shard, num_rows + index) for index in range(len(block))]
-                try:
-                    logits = self._read_logits(locations, records)
-                except StoreError:
-                    # Names are worth reading only for a message.
-                    self.join.locate(
-                        locations,
-                        [
-                            decode_tfrecord(payload, record.where, num_classes=self.target.num_classes)
-                            for payload, record in zip(payloads, records, strict=True)
-                        ],
-                    )
-                    raise
-                for index, payload in enumerate(payloads):
-                    if found is not None and found["status"][index] == 0:
-                        body, splice = found["body"][index].tolist(), found["splice"][index].tolist()
-                        writer.write(*splice_entry(payload, body, splice, "image/logit", logits[index]))
-                    else:
-                        writer.write(replace_feature(payload, "image/logit", logits[index]))
-                num_rows += len(block)
-                report(len(block))
-            if num_rows != info.num_records:
-                raise RecordError(
-                    f"{info.path}: {num_rows} records, {info.num_records} when it was opened: the shard was "
-                    "changed; start again"
+        for block in chunked(read_tfrecords(location), MERGE_BLOCK_RECORDS):
+            payloads = [payload for _, payload in block]
+            found = find_features(payloads)
+            records = [
+                self._read(found, index, payload, describe_record(location, num_rows + index, offset))
+                for index, (offset, payload) in enumerate(block)
+            ]
+            locations = [(shard, num_rows + index) for index in range(len(block))]
+            try:
+                logits = self._read_logits(locations, records)
+            except StoreError:
+                # Names are worth reading only for a message.
+                self.join.locate(
+                    locations,
+                    [
+                        decode_tfrecord(payload, record.where, num_classes=self.target.num_classes)
+                        for payload, record in zip(payloads, records, strict=True)
+                    ],
                 )
-        listed_index = write_index(index_path(path), writer.index)
-        return {info.name: writer.listed, index_path(path).name: listed_index}
+                raise
+            for index, payload in enumerate(payloads):
+                if found is not None and found["status"][index] == 0:
+                    body, splice = found["body"][index].tolist(), found["splice"][index].tolist()
+                    writer.write(*splice_entry(payload, body, splice, "image/logit", logits[index]))
+                else:
+                    writer.write(replace_feature(payload, "image/logit", logits[index]))
+            num_rows += len(block)
+            report(len(block))
+        return num_rows
 
     def _read(self, found: NDArray[Any] | None, index: int, payload: memoryview, where: str) -> Record:
         if found is None or found["status"][index] != 0:
@@ -178,38 +171,3 @@ class _ShardMerger:
 
 def _count_classes(store: Store, source: RecordSource) -> int:
     return store.plan.data_classes if source.classes is None else len(source.classes.names)
-
-
-def _begin(config: MergeConfig, store: Store, source: RecordSource, num_classes: int) -> None:
-    split = store.plan.data["split"]
-    shards = xxhash.xxh3_64_hexdigest(repr(source.describe()["shards"]).encode())
-    if config.out.resolve() == config.data.resolve():
-        raise ConfigError(f"--out {config.out}: is the --data folder; choose another folder")
-    PlanFile(
-        folder=config.out,
-        name=f"merge.{split}.json",
-        foreign=ConfigError(f"--out {config.out}: exists and is not empty; choose another folder"),
-        is_foreign=lambda names: not _are_of_merges(names, split),
-        defaults={"data": shards},
-    ).begin(
-        {
-            "split": split,
-            "store": store.fingerprint,
-            "view": config.view,
-            "background_logit": str(config.background_logit),
-            "num_classes": num_classes,
-            # Beside the images, which the store knows, records have texts and boxes.
-            "data": shards,
-        }
-    )
-    classes = read_classes(config.data)
-    if classes is not None and read_classes(config.out) is None:
-        write_classes(config.out, classes)
-    open_storage(config.out).remove_temporaries()
-
-
-def _are_of_merges(names: Sequence[str], split: str) -> bool:
-    """Whether there are none, or those of merges of other splits alone: train and validation may share a folder."""
-    return not names or (
-        any(name.startswith("merge.") for name in names) and not any(name.startswith(f"{split}-") for name in names)
-    )
