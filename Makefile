@@ -5,8 +5,11 @@ STAMP := .venv/.setup-done
 LOWEST := .venv-lowest
 TESTS ?= tests
 TEST_WORKERS ?= 2
-# The slow tests (kills, several processes, real images in full) run in CI, and here with SLOW=1.
-MARK := $(if $(CI)$(SLOW),,-m "not slow")
+# A process that dies ends the tests: xdist's schedulers of groups wait for ever for one that takes its place.
+PARALLEL = -n $(TEST_WORKERS) --dist loadgroup --max-worker-restart 0
+NO_TESTS := 5
+# The slow tests (kills, several processes, real images in full) run in CI, and here with SLOW=1; some of them alone.
+ALL := $(CI)$(SLOW)
 # Benchmarks take real photographs where they are, else synthetic ones.
 SHARED_DATA := $(or $(TEACHONCE_SHARED_DATA),../shared/data)
 PHOTOGRAPHS := $(addprefix --images ,$(wildcard $(SHARED_DATA)/imagenet-sample.tar))
@@ -53,11 +56,12 @@ demo: setup
 	$(BIN)/teachonce demo --out demo
 
 test: setup
-	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadgroup $(MARK) $(TESTS)
+	$(BIN)/python -m pytest $(PARALLEL) -m "not $(if $(ALL),alone,slow)" $(TESTS)
+	$(if $(ALL),$(BIN)/python -m pytest -m alone $(TESTS) || [ $$? = $(NO_TESTS) ])
 
 # The quick tests with the lowest versions of everything that pyproject.toml allows, in an environment of their own.
 test-lowest: $(LOWEST)/.setup-done
-	$(LOWEST)/bin/python -m pytest -n $(TEST_WORKERS) --dist loadgroup -m "not slow" $(LOWEST_TESTS)
+	$(LOWEST)/bin/python -m pytest $(PARALLEL) -m "not slow" $(LOWEST_TESTS)
 
 $(LOWEST)/.setup-done: $(STAMP) requirements.lowest.lock
 	rm -rf $(LOWEST)

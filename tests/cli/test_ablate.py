@@ -23,7 +23,7 @@ from teachonce.training.config import TrainConfig
 from teachonce.training.train import train
 from tests.support.small_data import write_digits
 from tests.training.test_interruption import Stopper
-from tests.training.test_train import tensor_bytes
+from tests.training.test_train import GRACE_SECONDS, tensor_bytes
 
 # The teacher of a few steps earns a warning, which is tested in test_guards.
 pytestmark = pytest.mark.filterwarnings("ignore:.*contradicts them more often:UserWarning")
@@ -219,7 +219,7 @@ def test_another_configuration_is_refused(ablation):
 
 def test_a_signal_stops_the_student_at_hand_and_the_ablation(digits, tmp_path, monkeypatch, capsys):
     """In this process; what was trained is kept, and the same command resumes within the epoch."""
-    common = COMMON | {"batch_size": 8}
+    common = COMMON | {"batch_size": 8, "grace_seconds": GRACE_SECONDS}
     config = AblateConfig(
         data=digits, out=tmp_path / "out", arms="labels", teacher="run:none", seeds=2, jobs=1, **common
     )

@@ -26,10 +26,10 @@ from tests.support.ray_cluster import DRIVER_WITHOUT_TORCH, actor_processes, fin
 from tests.support.small_data import write_image_folder, write_shards, write_store
 from tests.support.small_models import write_color_shards, write_color_teacher
 
-# One cluster at a time, and in one process: xdist gives a group to one of its workers.
+# Not beside others, nor in their process: nodes are killed, and Ray may end a process that is connected to them.
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.xdist_group("ray"),
+    pytest.mark.alone,
     # Not imported here: its environment is to be set before.
     pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed"),
 ]

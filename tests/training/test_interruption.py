@@ -20,6 +20,7 @@ import torch
 
 from teachonce.cli.ablate import _open_log
 from teachonce.cli.main import main
+from teachonce.engine import stop_signals
 from teachonce.engine.stop_signals import Interrupted
 from teachonce.errors import ModelError, PlanMismatchError, TeachonceError
 from teachonce.runs.metrics import read_metrics
@@ -33,7 +34,7 @@ from teachonce.training.ranks import run_ranks
 from teachonce.training.student_module import StudentModule
 from teachonce.training.train import train
 from tests.support.object_stores import environment, new_bucket
-from tests.training.test_train import TRAIN, config, curve, tensor_bytes
+from tests.training.test_train import GRACE_SECONDS, TRAIN, config, curve, tensor_bytes
 
 # Batch norm, dropout, moving average, mixup, warm-up: everything that has a state or is drawn. 12 updates an epoch.
 EVERYTHING: dict[str, Any] = {
@@ -62,6 +63,8 @@ class Stopper:
     """Sends this process a signal in the ``at``-th call from now on of a method of ``StudentModule``."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        # On a busy machine an interrupted training may take longer to end, and its process is that of the tests.
+        monkeypatch.setattr(stop_signals, "SECOND_INTERRUPT_SECONDS", GRACE_SECONDS)
         self.num_calls: dict[str, int] = {}
         self._planned: dict[str, tuple[int, tuple[int, ...]]] = {}
         for name in ("training_step", "validation_step", "on_validation_epoch_end"):

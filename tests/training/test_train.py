@@ -35,6 +35,9 @@ from teachonce.training.train import train
 from tests.support.paths import GOLDEN
 from tests.support.small_data import teacher_logits, write_digits, write_shards, write_store
 
+GRACE_SECONDS = 500.0
+"""Between a signal and the end of the process, where that is the process of the tests."""
+
 
 def config(data: Path, out: Path, **settings) -> TrainConfig:
     defaults = {
@@ -48,6 +51,7 @@ def config(data: Path, out: Path, **settings) -> TrainConfig:
         "lr": 0.05,
         "device": "cpu",
         "seed": 7,
+        "grace_seconds": GRACE_SECONDS,
     }
     return TrainConfig(data=data, out=out, **(defaults | settings))
 
