@@ -9,7 +9,7 @@
     ├── LogitsError             teacher logits are not finite, of another width, or missing
     ├── ModelError              weights or a model do not fit
     ├── StoreError              a store is incomplete, damaged or of other data
-    │   └── PlanMismatchError   what is asked for differs from the plan that the store was started with
+    │   └── PlanMismatchError   what is requested differs from the plan that the store was started with
     ├── CheckError              a verdict: gate, verify or a parity check did not hold
     └── StoppedError            exit code 143: SIGTERM; the same command resumes
 
@@ -46,7 +46,7 @@ class MissingExtraError(ConfigError, ImportError):
 
 
 class NoGpuError(ConfigError):
-    """An optional dependency is installed, but not with what the GPU that was asked for needs."""
+    """An optional dependency is installed, but not with what the GPU that was requested needs."""
 
 
 class RecordError(TeachonceError):
@@ -70,7 +70,7 @@ class StoreError(TeachonceError):
 
 
 class PlanMismatchError(StoreError):
-    """What is asked for differs from the plan that the store was started with."""
+    """What is requested differs from the plan that the store was started with."""
 
 
 class CheckError(TeachonceError):

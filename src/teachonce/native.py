@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 
 def is_switched_off() -> bool:
-    """Whether the user wants none of it (TEACHONCE_NATIVE=0)."""
+    """Whether the user has switched it off (TEACHONCE_NATIVE=0)."""
     return os.environ.get("TEACHONCE_NATIVE") == "0"
 
 

@@ -7,7 +7,7 @@ ways, the arms:
     center    fixed logits of the teacher's center view, the student's own random crops: the walkthrough
     views:V   V stored views, replayed exactly
     own:V     the same logits, but the student draws its own crops: what the replay itself is worth
-    online    a teacher asked at every step: the reference that pays for the teacher at every step
+    online    a teacher run at every step: the reference that pays for the teacher at every step
 
 With ``--stores A,B,A+B`` the arms are stores that are there already: trying teachers is cheap. Every part is the
 program that the command line calls, resumes after a kill, and is skipped when it is complete.

@@ -24,7 +24,7 @@ Curve = list[tuple[int, float]]
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
-    """One way to teach, over the seeds; accuracies as fractions."""
+    """One arm, over the seeds; accuracies as fractions."""
 
     name: str
     top1: list[float]

@@ -51,7 +51,7 @@ NUM_VIEWS = STUDENT_EPOCHS
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: a way to train the student, and what it gave over the seeds."""
+    """One line of the table: a way to train the student, and its results over the seeds."""
 
     name: str
     top1: tuple[float, ...]

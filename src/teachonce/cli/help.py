@@ -99,7 +99,7 @@ def command_help(
     is_full: bool,
     defaults: Mapping[str, Any] = MappingProxyType({}),
 ) -> str:
-    """The help of a command: what most calls need, or everything; ``actions`` are asked for instead of running it.
+    """The help of a command: what most calls need, or everything; ``actions`` are what it can print instead of running.
 
     ``defaults`` are those of a recipe or a file, in place of the options' own.
     """

@@ -236,7 +236,7 @@ def run_words(arguments: Sequence[str]) -> int:
 
 
 def parse_command(arguments: Sequence[str]) -> Any:
-    """The configuration that a command line means; raises ConfigError where it means none."""
+    """The configuration that a command line means; raises ConfigError where it is invalid."""
     flags, words = take_flags(arguments)
     if not words:
         raise ConfigError("no command; 'teachonce --help' lists them")

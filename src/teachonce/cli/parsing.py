@@ -93,7 +93,7 @@ class _Flags(argparse.ArgumentParser):
 
 
 def find_command(words: Sequence[str], commands: Iterable[str], gone: Mapping[str, str]) -> str:
-    """The command that the words begin with; ConfigError with the nearest one where there is none of that name.
+    """The command that the words begin with; ConfigError with the nearest one where none has that name.
 
     ``gone`` says what came in place of commands of older versions.
     """
@@ -190,7 +190,7 @@ def _suggest(word: str, known: Iterable[str]) -> str:
 
 
 def _unchecked_form(options: type) -> type:
-    """An option class as tyro wants it: with tyro's markers in place of ours, and filled in before it is checked."""
+    """An option class for tyro: with tyro's markers instead of ours, and filled in before it is checked."""
     import tyro
 
     from teachonce.cli.reading import with_readers

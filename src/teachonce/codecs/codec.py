@@ -12,7 +12,7 @@ Values stay in log space: the temperature is chosen when a student is trained, n
 nothing is ever softened or renormalized. Rows that are not finite are refused: a NaN stored once would be a NaN in
 every student.
 
-Deliberately not here: the codecs (``dense``, ``topk``) and their names (``registry``).
+Deliberately not included: the codecs (``dense``, ``topk``) and their names (``registry``).
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ class Codec(ABC):
         return None
 
     def to_json(self) -> dict[str, Any]:
-        """The codec as its entry in a plan: name and parameters; ``registry.codec_from_json`` is the way back."""
+        """The codec as its entry in a plan: name and parameters; ``registry.codec_from_json`` is the inverse."""
         return {"name": self.name, **json_values(self)}
 
 

@@ -11,8 +11,8 @@ Between two temperatures the tail's logit is linear in T^-1/2. Linear in 1/T is 
 linear in log T follows a heavier upper tail; real ones are in between (LOG.md, 2026-11-24, also for what was tried and
 left out: a profile of the tail's classes shared by the store, random sampling).
 
-Deliberately not here: which tail class is likelier. That is what ``int8`` costs a byte a class for: the total variation
-against the dense softened target, mean over real rows at T = 2, is 0.23 here (k = 10) and 0.003 there.
+Deliberately not included: which tail class is likelier. That is what ``int8`` costs a byte a class for: the total
+variation against the dense softened target, mean over real rows at T = 2, is 0.23 here (k = 10) and 0.003 there.
 """
 
 from __future__ import annotations

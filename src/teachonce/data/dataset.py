@@ -35,7 +35,7 @@ from teachonce.records.source import Record, RecordSource
 class KDDataset:
     """Records as batches for training: pixels of side ``size`` through ``views``, and teacher logits by ``logits``.
 
-    ``online`` is the preprocessing of a teacher that is asked at every step: batches then hold its pixels too, where
+    ``online`` is the preprocessing of a teacher that runs at every step: batches then hold its pixels too, where
     they are not the student's.
 
     ``page_locked`` is for batches that go to a CUDA device: they are copied there while it works.

@@ -36,7 +36,7 @@ class Batched(Protocol):
 
 
 class Loader:
-    """The batches of ``batches``; ``num_workers`` threads make them ahead, with 0 they are made when asked for.
+    """The batches of ``batches``; ``num_workers`` threads make them ahead, with 0 they are made on demand.
 
     What goes wrong in a thread is raised where its batch would have come. Leaving an iteration early stops the threads.
     """

@@ -18,7 +18,7 @@ from teachonce.store.store import Store
 
 
 class LogitSource(Protocol):
-    """What a data set asks of teacher logits."""
+    """What a dataset needs of teacher logits."""
 
     needs_record_logits: bool
     """Whether records must be read with their ``image/logit``."""

@@ -38,7 +38,7 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
     records that it holds or begins. N of all shards or more is the order without a window. Every rank reads from the
     same shards.
 
-    Raises ConfigError for fewer records than the batches of one update, and for a window that cannot be meant.
+    Raises ConfigError for fewer records than the batches of one update, and for an invalid window.
     """
 
     def __init__(

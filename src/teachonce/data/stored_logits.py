@@ -1,4 +1,4 @@
-"""Stored logits on their way to the loss: columns as they are on disk in the batch, logits on the student's device.
+"""Stored logits from disk to the loss: columns as they are on disk in the batch, logits on the student's device.
 
 What crosses to the device is what the store holds, some 35 bytes (topk) or 1 kB (int8) a record instead of 4 kB, and
 the host does no arithmetic. ``decode`` computes there what the codec's ``decode_logits`` computes in NumPy: the same
@@ -58,7 +58,7 @@ class StoredLogits:
     def join(self, records: RecordSource, known: Sequence[StoreJoin] = ()) -> list[StoreJoin]:
         """The stores with the records; raises StoreError where one does not know them."""
         if self._joins and self._joins[0].source is not records:
-            # Their classes are those of the records, and decoding asks for them later.
+            # Their classes are those of the records, and decoding needs them later.
             raise ConfigError(
                 f"{self.stores[0].path}: its logits are already joined with other records; create one StoredLogits per "
                 "dataset"

@@ -341,7 +341,7 @@ def _ended_by(error: BaseException) -> State:
 
 
 def _describe_error(error: BaseException | None) -> str | None:
-    """The first line of an error that says something; none of an interruption."""
+    """The first line of an error that is not empty; none of an interruption."""
     if error is None or _ended_by(error) == "interrupted":
         return None
     first = (str(error).strip().splitlines() or [""])[0]

@@ -2,7 +2,7 @@
 
 Memory is the machine's, or what the limits of its cgroup leave: in a container or a scheduler's job the machine may
 have far more than the process may use, and what takes more is killed without a message. Files that the page cache holds
-count as free in both: the kernel drops them when memory is asked for.
+count as free in both: the kernel drops them when memory is requested.
 """
 
 from __future__ import annotations

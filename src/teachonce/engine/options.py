@@ -107,7 +107,7 @@ class EngineOptions:
 
 
 def read_worker_part(worker: str, environment: Mapping[str, str]) -> tuple[int, int]:
-    """(i, n) of the words ``i/n`` or ``auto``; raises ConfigError where they mean none."""
+    """(i, n) of ``i/n`` or ``auto``; raises ConfigError for other texts."""
     if worker == "auto":
         return _find_worker_part(environment)
     match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", worker)

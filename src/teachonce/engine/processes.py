@@ -117,7 +117,7 @@ class _Process:
         except TeachonceError as error:
             self._failure = error
         except Exception as error:
-            # Out of memory on the device, say: the libraries' errors do not all survive the way between processes.
+            # Out of memory on the device, say: the libraries' errors cannot all be sent between processes.
             self._failure = TeachonceError(f"a worker process could not start: {type(error).__name__}: {error}")
 
     def do(self, job: Any) -> Any:

@@ -112,7 +112,7 @@ def _print_phase(what: str, text: str, elapsed_seconds: float, stream: TextIO) -
 
 
 def format_seconds(seconds: float) -> str:
-    """A duration for people: 3.2 s, 4 min 05 s, 2 h 07 min."""
+    """A human-readable duration: 3.2 s, 4 min 05 s, 2 h 07 min."""
     if seconds < 59.95:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -122,7 +122,7 @@ def format_seconds(seconds: float) -> str:
 
 
 def format_rate(per_second: float) -> str:
-    """A rate for people: 1,234/s, 0.25/s."""
+    """A human-readable rate: 1,234/s, 0.25/s."""
     return f"{per_second:,.0f}/s" if per_second >= 10 else f"{per_second:.2g}/s"
 
 

@@ -117,7 +117,7 @@ class _Failed(NamedTuple):
 
 
 class _Stopped(NamedTuple):
-    """The worker's machine is taken back: its job may be unfinished, and it does no other."""
+    """The worker's machine is preempted: its job may be unfinished, and it does no other."""
 
 
 class _Mail(NamedTuple):
@@ -309,7 +309,7 @@ class _Pool:
         return 1 if self._ray.cluster_resources().get("GPU", 0) else 0
 
     def _num_wanted(self) -> int:
-        """Actors that there should be: no more than jobs, nor than were asked for, nor, without that, than fit."""
+        """Actors that there should be: no more than jobs, nor than were requested, nor, without that, than fit."""
         if self._engine.num_workers:
             return min(self._engine.num_workers, self._num_left)
         if time.monotonic() >= self._room_at:

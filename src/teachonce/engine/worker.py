@@ -18,7 +18,8 @@ Job = TypeVar("Job")
 Result = TypeVar("Result")
 
 Worker = Callable[[Job, Advance], Result]
-"""``worker(job, report)`` does a job; ``report(count)``, from any of its threads, says that so many items are done."""
+"""``worker(job, report)`` does a job; ``report(count)``, from any of its threads, reports that so many items are
+done."""
 BuildWorker = Callable[[int], Worker[Job, Result]]
 """``build_worker(index)`` is called once for each worker, in its process, with 0 to num_workers - 1.
 

@@ -5,7 +5,7 @@
 Both are measured as the files that they are, through ONNX Runtime, on the same pixels: those of the student's own
 preprocessing. With a store of random views the agreement with the teacher is on exactly those views; with one of whole
 images, or the records' logits, on the student's view of them. Latencies are taken in turn, so that a busy machine slows
-both alike. A loss of accuracy is said, not repaired, and no failure: the files are there to be looked at.
+both alike. A loss of accuracy is reported, but not repaired and not a failure: the files are there to be examined.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ WARM_UP_RUNS = 5
 def export_int8(config: ExportOnnxConfig) -> Comparison:
     """Write ``config.out`` and ``int8_path(config.out)``, complete or not at all, and say how they compare.
 
-    Raises ConfigError for data or outputs that cannot be meant, ModelError for a student that cannot be quantized,
+    Raises ConfigError for invalid data or outputs, ModelError for a student that cannot be quantized,
     CheckError where a file does not read back as the student.
     """
     require_quantizer()
@@ -131,7 +131,7 @@ def _open_teacher(
     store = None if store_path is None else Store(store_path)
     # The most likely class is that of any temperature.
     logits: LogitSource = RecordLogits() if store is None else StoredLogits([store], temperature=1.0)
-    # Without stored views the pixels are not those of the data set's (see ``_measure_agreement``).
+    # Without stored views the pixels are not those of the dataset's (see ``_measure_agreement``).
     replays = store is not None and store.policy.is_random
     views: ViewSource = StoredViews(store) if store is not None and replays else OwnViews(CropPolicy())
     return KDDataset(
@@ -227,7 +227,7 @@ def _measure_agreement(
         for part in _parts(indices):
             items = [(index, 0) for index in part]
             batch = taught.__getitems__(items)
-            # Without stored views the data set's own pixels are random crops, which the teacher never saw.
+            # Without stored views the dataset's own pixels are random crops, which the teacher never saw.
             pixels = batch["pixels"] if taught.views.is_replay else whole.__getitems__(items)["pixels"]
             teacher_classes = batch["teacher_logits"].argmax(dim=1)
             for index, model in enumerate(models):

@@ -6,8 +6,8 @@ The exported model takes what the student takes: normalized images [batch, 3, si
 
 The file is read back, run, and compared before it gets its name. The tolerance is measured, not guessed: float32
 rounds, and another runtime adds in another order, so both PyTorch and the runtime stray from the exact answer, by about
-as much. How far PyTorch strays is seen by asking it in float64 as well. ``ROUNDING_FACTOR`` times that is allowed, plus
-a few units in the last place of the largest logit; a wrong weight, layer or axis is orders of magnitude beyond it.
+as much. PyTorch's own error is measured by running it in float64 as well. ``ROUNDING_FACTOR`` times that is allowed,
+plus a few units in the last place of the largest logit; a wrong weight, layer or axis is orders of magnitude beyond it.
 Safetensors hold the same numbers, so nothing is allowed there.
 """
 

@@ -1,4 +1,4 @@
-"""Makes bundles of units: records rendered ahead in threads, the teacher asked in full batches, files written behind.
+"""Makes bundles of units: records rendered ahead in threads, the teacher run on full batches, files written behind.
 
 Teacher batches cross from one unit of a bundle into the next, and only the last one of a bundle is filled up, with
 repeats. So every batch has the same size, and a row's logits do not depend on which rows share its batch (on a CPU bit
@@ -45,7 +45,7 @@ from teachonce.store.tables import pixels_hash
 from teachonce.terminal import print_line
 
 AHEAD_BATCHES = 3
-"""Batches of records that may be rendered before the teacher asks for them."""
+"""Batches of records that may be rendered before the teacher needs them."""
 CHUNK_VIEWS = 16
 """Views that a thread renders at once: the records of a piece of work are as many as have so many views."""
 WRITE_BEHIND_UNITS = 2
@@ -93,7 +93,7 @@ class UnitExtractor:
         self.made_by = made_by(teacher)
         kind = self.made_by["device"]
         self.device = kind if kind == teacher.device.type else f"{teacher.device} ({kind})"
-        """Where the teacher runs, for people."""
+        """A description of the teacher's device."""
         self.batch_size = batch_size
         self.num_threads = num_threads
         self.is_profiled = is_profiled

@@ -173,7 +173,7 @@ def draws_by_boxes(config: ExtractConfig) -> bool:
 
 
 def open_views_of(config: ExtractConfig, source: RecordSource) -> Store | None:
-    """The store of ``--views-of``, checked to be of this data and to have the views asked for; None without."""
+    """The store of ``--views-of``, checked to be of this data and to have the views requested; None without."""
     if config.views_of is None:
         return None
     store = Store(config.views_of)

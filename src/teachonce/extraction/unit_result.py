@@ -1,4 +1,4 @@
-"""What is known of one unit so far: filled in as records are rendered and the teacher answers, then written."""
+"""What is known of one unit so far: filled in as records are rendered and the teacher's logits arrive, then written."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from teachonce.views.view import View
 class UnitResult:
     """Records, views, samples and logits of a unit; ``sampled`` are the (row, view) whose hashes are kept.
 
-    One thread fills it in (the one that asks the teacher), another one writes it, once ``num_left`` is 0.
+    One thread fills it in (the one that runs the teacher), another one writes it, once ``num_left`` is 0.
     """
 
     def __init__(self, unit: Unit, name: str, num_records: int, num_classes: int, num_samples: int) -> None:

@@ -78,7 +78,7 @@ def missing_units(path: Path, plan: Plan) -> set[Unit]:
 
 
 def describe_units(plan: Plan, units: Sequence[Unit]) -> list[str]:
-    """Units for people: train-00003-of-01024 views 0 to 9."""
+    """Units as text: train-00003-of-01024 views 0 to 9."""
     return [f"{plan.shards[unit.shard][0]} views {unit.group[0]} to {unit.group[1]}" for unit in units]
 
 

@@ -237,6 +237,6 @@ def _check(config: VerifyConfig, verdict: Verdict) -> None:
 
 
 def _find_teacher(config: VerifyConfig, store: Store) -> str | None:
-    """The SPEC of the teacher that is to be asked, None for none."""
+    """The SPEC of the teacher to run, None for none."""
     spec = config.teacher or store.plan.teacher["spec"]
     return None if config.samples == 0 or spec == "none" else spec

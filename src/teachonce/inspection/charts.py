@@ -61,7 +61,7 @@ def draw_calibration(measures: Measures) -> str:
     def draw(figure: Figure) -> None:
         axes, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
         axes.plot([0, 1], [0, 1], color=QUIET, linestyle="--", linewidth=1)
-        # One standard error of a proportion: of a thin bin nothing can be said.
+        # One standard error of a proportion: a small bin says nothing.
         spread = np.sqrt(accuracy * (1 - accuracy) / counts[filled])
         axes.errorbar(mean_confidence, accuracy, spread, color=BLUE, marker="o", markersize=4, linewidth=1.3)
         axes.set_ylim(0, 1.02)
@@ -80,7 +80,7 @@ def draw_calibration(measures: Measures) -> str:
 
 
 def draw_agreement(measures: Measures) -> str:
-    """In how many of its views a record's commonest top-1 is said; records with at least two plain views."""
+    """In how many of its views a record's most frequent top-1 occurs; records with at least two plain views."""
     from matplotlib.ticker import MaxNLocator
 
     edges, counts, label = prepare_agreement(measures)

@@ -37,7 +37,7 @@ MAX_PICTURE_PX = 256
 
 @dataclass(frozen=True)
 class GalleryView:
-    """One stored view of a record: what was done, what was seen, what was said."""
+    """One stored view of a record: how it was made, the picture, and the prediction."""
 
     shard: int
     row: int

@@ -21,7 +21,7 @@ EPOCHS_SHOWN = 8
 
 
 def inspect(config: InspectConfig) -> str:
-    """The text to print; raises ConfigError for a folder that is none of the three."""
+    """The text to print; raises ConfigError for any other folder."""
     is_store, is_run = holds_store(config.path), holds_run(config.path)
     if not (is_store or is_run or open_storage(config.path).is_folder()):
         raise ConfigError(f"{config.path}: no such folder; expected records, a store or a run")
@@ -68,7 +68,7 @@ def summarize_run(run: Run) -> dict[str, Any]:
 
 
 def render_run(run: Run) -> str:
-    """A run for people."""
+    """A run as text."""
     rows, result = run.metrics, run.result
     data, split = run.setting("data", str), run.setting("split", str)
     epochs, batch_size = run.setting("epochs", int), run.setting("batch_size", int)

@@ -135,7 +135,7 @@ class Measures:
     calibration: NDArray[np.float64]
     """[NUM_BINS, 3]: number, sum of confidences, hits of the plain views of each bin of confidence."""
     agreement: NDArray[np.int64]
-    """[V + 1, V + 1]: records by number of plain views, and by in how many of them their commonest top-1 is said."""
+    """[V + 1, V + 1]: records by number of plain views, and by in how many of them their most frequent top-1 occurs."""
     suspects: list[Suspect]
     """The most suspicious first."""
 
@@ -390,7 +390,7 @@ def add_calibration(calibration: NDArray[np.float64], said: ViewRows) -> NDArray
 
 
 def count_agreement(top1: NDArray[np.int64], is_plain: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Records [V + 1, V + 1] by number of plain views, and by in how many of these their commonest top-1 is said.
+    """Records [V + 1, V + 1] by number of plain views, and by in how many of these their most frequent top-1 occurs.
 
     ``top1`` and ``is_plain`` are [V, N].
     """

@@ -1,7 +1,7 @@
 """What is in a folder of records: counts by shard and class, sizes, features, and the logits if there are any.
 
 Every record is read once, with its checksums, so a damaged one is found and named; images are opened for their size and
-not decoded. Shards are read in parallel. It answers what one asks before spending a teacher's hours: are all classes
+not decoded. Shards are read in parallel. It answers the questions before hours of a teacher are spent: are all classes
 there, are there duplicate images, does ``image/logit`` have the width of the classes and agree with the labels?
 """
 
@@ -63,7 +63,7 @@ def summarize_records(data: Path, split: str | None = None, num_workers: int = 0
 
 
 def render_records(summary: dict[str, Any]) -> str:
-    """The summary for people."""
+    """The summary as text."""
     lines = [f"{summary['path']}: records"]
     for split in summary["splits"]:
         lines += ["", *_render_split(split)]

@@ -1,9 +1,9 @@
-"""``teachonce status``: how far the work on a store or a run is, who is at it, and what went wrong last.
+"""``teachonce status``: the progress of a store or a run, its workers, and the last error.
 
 What is done is what is there: a unit whose files are all under their names, an epoch in metrics.csv, result.json.
 Heartbeats (``engine.heartbeat``) add who works, how fast, and errors; without any the rest is as true.
 
-**Whether a worker lives** is asked of its process where it runs on this machine. Of another machine a heartbeat's
+**Whether a worker is alive** is checked by its process where it runs on this machine. Of another machine a heartbeat's
 counter shows, while it is being watched: it rose during the last ``SILENT_BEATS`` beats by the clock that is here, or
 it did not. A single reading has only the worker's own clock: within ``SILENT_BEATS`` beats of the one here it is taken
 for alive, else nothing is known, as the worker may be dead or its clock wrong. Times of the storage's files are not
@@ -81,7 +81,7 @@ class Look:
         }
 
     def _judge(self, writer: str, beat: Beat) -> tuple[bool | None, str]:
-        """Whether a worker lives (None: that cannot be known), and by what that was judged; the module says how."""
+        """Whether a worker is alive (None: unknown), and by what that was judged; the module says how."""
         if beat.state != "running":
             return False, "state"
         if is_of_this_machine(writer):

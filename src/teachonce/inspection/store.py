@@ -104,7 +104,7 @@ def codec_error_json(codec: CodecError) -> dict[str, dict[str, float]]:
 
 
 def render_store(summary: dict[str, Any]) -> str:
-    """The summary for people."""
+    """The summary as text."""
     num_views, num_planned = summary["num_views"], summary["num_views_planned"]
     views = f"{summary['num_records']:,} records x {num_views or num_planned} views in {summary['num_shards']} shards"
     coverage = f"{summary['files_present']} of {summary['files_planned']} files"

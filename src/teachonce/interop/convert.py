@@ -81,7 +81,7 @@ class WrittenShard(NamedTuple):
     num_others: int
     """Images that are no JPEG in RGB or grayscale."""
     num_unmarked: int
-    """Images that could not be given the restart markers asked for."""
+    """Images that could not be given the restart markers requested."""
     files: dict[str, ListedFile]
     """Shard and index; nothing where another process wrote them meanwhile."""
 

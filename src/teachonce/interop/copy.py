@@ -1,6 +1,6 @@
 """``teachonce copy``: a store, records or a run from one place to another, local folders, object stores, web servers.
 
-Every byte is checked on its way by the hashes that its kind has, and nothing damaged is put. A copy that was
+Every byte is checked in transit by the hashes that its kind has, and nothing damaged is put. A copy that was
 interrupted is completed by the same command; what makes the target complete for its readers comes last. What is in a
 folder of the three kinds is in ``copying``.
 """
@@ -21,7 +21,7 @@ from teachonce.terminal import print_note
 
 
 def copy(config: CopyConfig) -> None:
-    """Copy what is at ``config.source``, or the part that is asked for, and say what was done.
+    """Copy what is at ``config.source``, or the part that is requested, and say what was done.
 
     Raises ConfigError where there is nothing to copy or the target cannot be written, else as the kinds' functions:
     RecordError or StoreError for what is damaged, PlanMismatchError where something else is at the target.

@@ -38,7 +38,7 @@ class _Line(NamedTuple):
 
 
 class CsvLines:
-    """The lines of ``SPLIT-*.csv`` in a folder, of which any is read when asked; picklable, and thread-safe.
+    """The lines of ``SPLIT-*.csv`` in a folder, of which any is read on demand; picklable, and thread-safe.
 
     Raises ConfigError where there is no such file and for a split that is not a name of one, LogitsError, with file and
     line, for a line that is cut or another's.

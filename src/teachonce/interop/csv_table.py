@@ -1,4 +1,4 @@
-"""The walkthrough's CSV logits by basename: lines found by ``csv_lines``, turned into numbers when asked for."""
+"""The walkthrough's CSV logits by basename: lines found by ``csv_lines``, turned into numbers on demand."""
 
 from __future__ import annotations
 

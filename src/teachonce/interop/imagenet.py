@@ -1,4 +1,4 @@
-"""The text files that come with ILSVRC-2012, and the same for any other data set: labels, texts, boxes.
+"""The text files that come with ILSVRC-2012, and the same for any other dataset: labels, texts, boxes.
 
 Labels are 1-based in TFRecords (0 is background), because line N of the labels file is label N. What is read here:
 
@@ -203,7 +203,7 @@ class CsvBoxes:
 
 
 class XmlBoxes:
-    """Boxes of ILSVRC's XML files, ``FOLDER/CLASS/STEM.xml`` or ``FOLDER/STEM.xml``, read when asked.
+    """Boxes of ILSVRC's XML files, ``FOLDER/CLASS/STEM.xml`` or ``FOLDER/STEM.xml``, read on demand.
 
     As the walkthrough's own script does: clipped to the image, corners put in order, empty boxes left out. The size is
     the one that the XML states, because the pixels of its corners refer to it.

@@ -1,6 +1,6 @@
 """Teacher logits looked up by image: in a store (by record key) or in the walkthrough's CSV files (by basename).
 
-Both keep an index of a few bytes an image and read the logits when asked, so memory does not grow with the number of
+Both keep an index of a few bytes an image and read the logits on demand, so memory does not grow with the number of
 classes (the walkthrough's own merge keeps every logit in one dict, about 41 GB for ImageNet).
 """
 

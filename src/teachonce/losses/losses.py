@@ -6,7 +6,7 @@ logits that it did not keep for one temperature. Every function computes in floa
 of mantissa: a log-softmax over 1000 classes in it is off by whole percents), returns the mean over the batch, and
 passes no gradient to the teacher.
 
-Deliberately not here: losses over features, or over sparse logits that stay sparse.
+Deliberately not included: losses over features, or over sparse logits that stay sparse.
 
 Hinton et al. 2015, arXiv:1503.02531 (section 2: softened targets and T^2); Szegedy et al. 2015, arXiv:1512.00567
 (section 7: label smoothing); Zhang et al. 2017, arXiv:1710.09412 (mixup). ``tests/support/reference.py`` has the same

@@ -48,6 +48,6 @@ class ClassifierMetrics(torch.nn.Module):
         return {name: float(getattr(self, name).compute()) for name in ("top1", "top5", "ece", "loss")}
 
     def reset(self) -> None:
-        """Forget everything counted."""
+        """Reset all counts."""
         for name in ("top1", "top5", "ece", "loss"):
             getattr(self, name).reset()

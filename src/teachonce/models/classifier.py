@@ -5,9 +5,9 @@ catches here, in a second, what would otherwise be found after hours or never: a
 outputs, NaN, and probabilities where logits are expected (their softmax would be almost uniform).
 
 float32 is float32 on every device, whatever PyTorch's settings allow it to use instead (``true_float32``): a store that
-a GPU made is verified on a CPU. What is less is asked for by ``precision``, as PyTorch's autocast.
+a GPU made is verified on a CPU. What is less is requested by ``precision``, as PyTorch's autocast.
 
-What is not here: training (``train``), and the choice of data classes (``records.class_space``).
+Not included: training (``train``), and the choice of data classes (``records.class_space``).
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass(frozen=True, kw_only=True)
 class Classifier:
-    """A model that is ready to be asked; made by ``load_model``."""
+    """A model that is ready to run; made by ``load_model``."""
 
     spec: ModelSpec
     num_classes: int
@@ -91,7 +91,7 @@ class Classifier:
     def collect_logits(self, logits: Tensor | PendingLogits) -> NDArray[np.float32]:
         """Logits as an array on the CPU; raises LogitsError where one is NaN or infinite.
 
-        Where the next batch is asked for before these are collected, they must be ``PendingLogits``.
+        Where the next batch is requested before these are collected, they must be ``PendingLogits``.
         """
         array = logits.wait() if isinstance(logits, PendingLogits) else logits.cpu().numpy()
         damaged = ~np.isfinite(array).all(axis=1)
@@ -106,7 +106,7 @@ class Classifier:
 
     def _autocast(self) -> torch.autocast:
         if self.precision == "float32":
-            # Off, and not merely not on: an online teacher is asked within the student's autocast.
+            # Off, and not merely not on: an online teacher runs within the student's autocast.
             return torch.autocast(self.device.type, enabled=False)
         return torch.autocast(self.device.type, dtype=_AUTOCAST[self.precision])
 
@@ -124,7 +124,7 @@ def load_model(
 
     ``num_threads`` is the backend's for one operation (PyTorch: of the whole process). On a GPU tensors are
     channels-last. A backend that was built without a GPU is used on the CPU where the device is ``auto``, or with
-    ``or_cpu``. Raises ConfigError for a SPEC that cannot be meant, ModelError for weights or a model that do not
+    ``or_cpu``. Raises ConfigError for an invalid SPEC, ModelError for weights or a model that do not
     fit, LogitsError for one whose logits are not finite.
     """
     keep_triton_out()

@@ -7,7 +7,7 @@ are compared, and where they are not known the counts. Which tensors the last la
 architecture once more with another class count: whatever changes its shape is the head, however many parts it has and
 whatever a library calls them. All the rest must fit to the last tensor; nothing is loaded in part.
 
-What is not here: weights from a file (the SPEC's ``weights=FILE``), and freezing layers.
+Not included: weights from a file (the SPEC's ``weights=FILE``), and freezing layers.
 """
 
 from __future__ import annotations

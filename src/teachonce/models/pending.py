@@ -1,4 +1,4 @@
-"""Logits that are on their way from the device, so that the next batch can be asked for before they are read."""
+"""Logits that are on their way from the device, so that the next batch can be requested before they are read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Model SPECs: the text that names a model, its weights and how it wants its pixels.
+"""Model SPECs: the text that names a model, its weights and its preprocessing.
 
 ``KIND:NAME,option=value,...``, such as ``torchvision:resnet50,weights=FILE,size=224,resize=256,mean=0.5/0.5/0.5``. A
 comma begins an option only where a name and ``=`` follow, so that most paths may hold commas. An option that a kind

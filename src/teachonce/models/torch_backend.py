@@ -2,7 +2,7 @@
 
 Weights load without executing anything: safetensors, or ``torch.load(weights_only=True)``, found by content. Names and
 sizes of other origins are adapted where it is known how (``adapt_weights``). A file that does not fit the architecture
-then is refused with the names that differ; it is never loaded in part. The one exception is asked for: a student whose
+then is refused with the names that differ; it is never loaded in part. The one exception is requested: a student whose
 class count differs from its weights file's gets a fresh last layer, and a warning.
 Weights of our own backbones may also be the original's TensorFlow variables (``tf_weights``).
 

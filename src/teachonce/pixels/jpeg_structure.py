@@ -3,7 +3,7 @@
 Checking an image by decoding it takes about a millisecond, ten times as long as copying it. What libjpeg refuses is
 little: a file that ends too early, a header that contradicts itself, a Huffman table that is not a prefix code. Damaged
 coefficients it repairs with an unseen warning, so decoding finds no more than that either. Here the same is read
-off the structure, for the JPEGs that are nearly all of every data set: sequential, Huffman-coded, one scan, one or
+off the structure, for the JPEGs that are nearly all of every dataset: sequential, Huffman-coded, one scan, one or
 three components. Of any other (progressive, restart markers, bytes after the end, an odd table) nothing is said, and
 the caller decodes it.
 

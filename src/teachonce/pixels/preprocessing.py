@@ -1,4 +1,4 @@
-"""What a model wants to see: geometry, interpolation, and the numbers that its pixels become.
+"""A model's preprocessing: geometry, interpolation, and normalization.
 
 Every model carries its own ``Preprocessing``, from its library's configuration, its file or its SPEC. ``apply`` is the
 part on the CPU, from a decoded image to pixels; ``normalize`` is the part on the device, from a batch of pixels to the
@@ -46,7 +46,8 @@ _MAX_SIDE_PX = 8192
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing:
-    """The way from a decoded image to a model's input; its JSON goes into stores, runs and exported models."""
+    """The preprocessing from a decoded image to a model's input; its JSON goes into stores, runs and exported
+    models."""
 
     size_px: int
     """Side of the square that the model sees."""

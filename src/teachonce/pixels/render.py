@@ -1,4 +1,4 @@
-"""The one way from bytes to pixels: records read with their views, and views rendered at any size.
+"""The single path from bytes to pixels: records read with their views, and views rendered at any size.
 
 Teacher, student, evaluation and audit all read through a ``ViewReader`` and render with
 ``render_views``. A crop is rendered at the size and with the filter of the model; ``CENTER`` through its complete

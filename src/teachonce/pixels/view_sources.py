@@ -27,7 +27,7 @@ KEPT_SHARDS = 64
 
 
 class ViewSource(Protocol):
-    """What a reader and a data set ask of views."""
+    """What a reader and a dataset ask of views."""
 
     is_replay: bool
     """Whether these are stored views, so that nothing else about them is random."""

@@ -1,4 +1,4 @@
-"""Names and texts of the labels of a data set, kept as classes.json beside TFRecord shards."""
+"""Names and texts of the labels of a dataset, kept as classes.json beside TFRecord shards."""
 
 from __future__ import annotations
 

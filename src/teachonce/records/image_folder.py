@@ -74,7 +74,7 @@ class FolderSource(RecordSource):
     def read_batch(
         self, locations: Sequence[Location], *, with_logits: bool = False, buffers: BufferPool | None = None
     ) -> list[Record]:
-        """The records at several locations; LogitsError where logits are asked for, which a folder cannot hold."""
+        """The records at several locations; LogitsError where logits are requested, which a folder cannot hold."""
         return [self._read(shard, row, with_logits) for shard, row in locations]
 
     def _read(self, shard: int, row: int, with_logits: bool) -> Record:

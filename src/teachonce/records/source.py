@@ -35,7 +35,7 @@ _SHARD_NAME = re.compile(r"(.+)-(\d{5,})-of-(\d{5,})")
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One source example; ``where`` names it in messages, ``logits`` [C] are there only when asked for.
+    """One source example; ``where`` names it in messages, ``logits`` [C] are there only on demand.
 
     ``boxes`` [N, 4] are its objects' xmin, ymin, xmax, ymax as fractions of the image: only of a source ``with_boxes``,
     and None where the record has none.
@@ -136,7 +136,7 @@ class RecordSource(ABC):
     ) -> list[Record]:
         """The records at several locations, where it can be into memory of ``buffers``.
 
-        Raises RecordError where one is damaged, LogitsError where one lacks the logits asked for.
+        Raises RecordError where one is damaged, LogitsError where one lacks the logits requested.
         """
 
     @abstractmethod

@@ -84,7 +84,7 @@ _RESULT: dict[str, type | tuple[type, ...]] = {
 
 
 class Run:
-    """A run that was started, opened for reading: config.json is parsed once, the rest is read when it is asked for.
+    """A run that was started, opened for reading: config.json is parsed once, the rest is read on demand.
 
     Raises TeachonceError for a folder without config.json, ModelError for one whose config.json is not a run's.
     """

@@ -3,7 +3,7 @@
 An Arrow IPC file is its magic, the schema, the record batches one behind the other, and a footer. The schema's metadata
 has one entry, ``teachonce``: a JSON object with what the writer says of the file, and ``blocks``: [bytes, xxh3 (128
 bits)] of each batch in the file. So the first bytes of a file (its *head*: magic and schema) say where each
-block begins and what its bytes must be; a block is read alone, and checked before anything in it is believed. What
+block begins and what its bytes must be; a block is read alone, and checked before anything in it is trusted. What
 comes behind the last block (its *tail*) repeats the schema for other readers and is not needed here.
 
 A ``FileEntry`` (size, hash of the head, hash of the tail) is what a manifest keeps of such a file: with it every byte
@@ -189,7 +189,7 @@ class BlockFile:
     def _read_schema(self) -> pa.Schema:
         try:
             schema = ipc.read_schema(pa.py_buffer(self._bytes[len(_MAGIC) : self._head_bytes]))
-            _ = schema.names  # which are decoded when they are asked for
+            _ = schema.names  # which are decoded on demand
             return schema
         except ARROW_ERRORS as error:
             raise self.error(f"its schema cannot be read ({_first_line(error)}): damaged") from error

@@ -59,7 +59,7 @@ class Reader(ABC):
 
 
 class Mapped(Protocol):
-    """A file as something to slice: a memoryview of a mapped one, or what reads each slice when it is asked for."""
+    """A file as something to slice: a memoryview of a mapped one, or what reads each slice on demand."""
 
     def __len__(self) -> int: ...
 

@@ -6,7 +6,8 @@ where a fraction is meant. msgspec passes over unknown keys of dataclasses, and 
 ``json`` reads all the same: both are refused here, because a setting of a newer version must not be ignored by an older
 one.
 
-Deliberately not here: the files (``files``), and option classes, whose messages name the option of the command line.
+Deliberately not included: the files (``files``), and option classes, whose messages name the option of the command
+line.
 """
 
 from __future__ import annotations

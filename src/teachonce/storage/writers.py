@@ -4,7 +4,7 @@ Several commands may write into one folder, and any of them may be killed. What 
 next, and what a living one is writing must not be; nor may anything be that another program put there under a similar
 name. So a temporary is named ``MACHINE-PROCESS-START-RANDOM``: a hash of host name, boot and process namespace (two
 containers of one host name count their processes apart), the process id, when that process began, as ids are given
-again, and a random part. On the same machine the process is asked for; of another one nothing can be asked, and its
+again, and a random part. On the same machine the process is checked; of another one nothing can be known, and its
 writers count as dead when they have not written for ``OLD_SECONDS``.
 """
 

@@ -122,7 +122,7 @@ def _suffix(part: int) -> str:
 
 
 class Manifests:
-    """The manifests of a store, each read when it is first asked for."""
+    """The manifests of a store, each read when it is first requested."""
 
     def __init__(self, path: Path, plans: Sequence[SealedPlan]) -> None:
         self.path = path

@@ -84,7 +84,7 @@ class Plan:
     A new plan has a hash of ``identified``; that of a stored one is what is written, which is not computed again.
     """
     signal: Literal["logits"] = "logits"
-    """What the teacher was asked for."""
+    """What the teacher was run on."""
     teacher: dict[str, Any]
     """Spec, SHA-256 of the weights, precision, and its evaluation preprocessing: a ``TeacherEntry``."""
     class_space: ClassSpace

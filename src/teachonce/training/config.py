@@ -230,7 +230,7 @@ class TrainingOptions(MixOptions):
 
     @property
     def has_teacher(self) -> bool:
-        """Whether there are teacher logits, from wherever."""
+        """Whether there are teacher logits, from any source."""
         raise NotImplementedError
 
     @property
@@ -390,7 +390,7 @@ class TrainConfig(TrainingOptions):
 
     @property
     def mixes_batches(self) -> bool:
-        """As without a teacher, but that an online teacher's views are mixed before."""
+        """As without a teacher, except that an online teacher's views are already mixed."""
         return super().mixes_batches and (self.teacher is None or self.temperature == 0)
 
     @property

@@ -138,7 +138,7 @@ class Interruption(Checkpoint):
         return {"relabeled": torch.from_numpy(keys.view(np.int64))}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Count on from there; the other ranks' counts are not asked for."""
+        """Count on from there; the other ranks' counts are not requested."""
         self._data.relabeled_before = frozenset(state_dict["relabeled"].numpy().view(np.uint64).tolist())
 
     def on_save_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:

@@ -57,7 +57,7 @@ def run_ranks(program: Callable[[TrainConfig], Any], config: TrainConfig) -> Non
     """Run ``program(config)`` in ``config.devices`` processes at once, ranks of one group over all nodes.
 
     Raises the first rank's TeachonceError; TeachonceError where a rank ended otherwise (its traceback is on stderr);
-    ConfigError where several nodes were asked for and the environment does not say where they meet.
+    ConfigError where several nodes were requested and the environment does not say where they meet.
     """
     environment = _environment(config.devices, config.num_nodes)
     context = get_context("spawn")

@@ -109,7 +109,7 @@ class Hours:
 
 @dataclass(frozen=True, kw_only=True)
 class BreakEven:
-    """Offline against an online teacher, asked at every step of every student. Hours are those of one device."""
+    """Offline against an online teacher, run at every step of every student. Hours are those of one device."""
 
     offline_forwards: int
     online_forwards: int

@@ -192,7 +192,7 @@ def _collect_timings(result: SampleResult, trial: CodecTrial, teacher: Classifie
 
 
 def describe_device(teacher: Classifier) -> str:
-    """The device as people know it."""
+    """A description of the device."""
     if teacher.device.type == "cuda":
         return f"{teacher.device} ({torch.cuda.get_device_name(teacher.device)}), {num_cores()} cores"
     return f"{teacher.device}, {num_cores()} cores"

@@ -1,7 +1,7 @@
-"""What a plan measures: a sample of records goes the way that an extraction would take, with a clock at each step.
+"""What a plan measures: a sample of records goes through the stages of an extraction, and each is timed.
 
     SubsetSource      the sample as a source of one shard: views, stores and readers work on it as on all records
-    run_teacher       records read, decoded and rendered in threads; the teacher asked in full batches
+    run_teacher       records read, decoded and rendered in threads; the teacher run on full batches
     try_codec         the result as a real store in a temporary folder: exact bytes, encoding, reading back, distortion
 
 One view of each record is rendered, and not all that the extraction would make: its costs are those of any other, and

@@ -1,4 +1,4 @@
-"""A plan for people: a table that says what was measured, what follows, and which codec the figures suggest."""
+"""A plan as text: a table that says what was measured, what follows, and which codec the figures suggest."""
 
 from __future__ import annotations
 
@@ -220,7 +220,7 @@ def _render_recommendation(summary: Mapping[str, Any]) -> list[str]:
 
 
 def format_hours(hours: float) -> str:
-    """A duration for people: 3.2 s, 4 min 05 s, 2 h 07 min, 1,234 h."""
+    """A human-readable duration: 3.2 s, 4 min 05 s, 2 h 07 min, 1,234 h."""
     return format_seconds(hours * 3600) if hours < 100 else f"{hours:,.0f} h"
 
 

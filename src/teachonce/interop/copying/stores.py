@@ -76,7 +76,7 @@ def copy_store(job: CopyJob) -> Copied:
 
 
 def _select(job: CopyJob) -> _Part:
-    """Plans, manifests and files of what is asked for; every one of them is checked here by its own hash."""
+    """Plans, manifests and files of what is requested; every one of them is checked here by its own hash."""
     store = Store(job.source)
     plans = read_plans(job.source)  # after it: another process may be extending it
     manifests = Manifests(job.source, plans)

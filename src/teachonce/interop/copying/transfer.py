@@ -148,7 +148,7 @@ class Mover:
     source: Storage
     target: Storage
     threads: int
-    """Files under way at once."""
+    """Files transferred at the same time."""
     trust: bool
     """Keep what is there in the right size, without reading it."""
     advance: Advance

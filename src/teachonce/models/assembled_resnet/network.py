@@ -5,7 +5,7 @@ Lee et al. 2020, arXiv:2001.06268: a ResNet whose tweaks can be had one by one (
 then the original's to float32 accuracy; so padding, pooling, normalization and the order of everything are those of
 that code, also where timm's networks of like names do it otherwise. ``registry`` has it under its names.
 
-Deliberately not here: basic blocks (the original has none either), pooling by flattening, and pretrained weights.
+Deliberately not included: basic blocks (the original has none either), pooling by flattening, and pretrained weights.
 """
 
 from __future__ import annotations

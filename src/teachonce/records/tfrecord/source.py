@@ -1,7 +1,7 @@
 """TFRecord shards of ``tf.train.Example`` as a source of records, read in order or by row, checksums checked both ways.
 
 The schema is TF-slim's ImageNet builder's: ``image/encoded``, ``image/class/label`` (0 is background),
-``image/filename``, and where asked for ``image/logit`` and the bounding boxes.
+``image/filename``, and if requested ``image/logit`` and the bounding boxes.
 """
 
 from __future__ import annotations
@@ -101,8 +101,8 @@ def decode_tfrecord(
     """The record that a serialized Example holds.
 
     Raises RecordError without image or label or with a label outside ``num_classes``, LogitsError where logits are
-    asked for and missing, of another width, NaN or +inf (-inf is a class without mass), RecordError where boxes are
-    asked for and are none.
+    requested and missing, of another width, NaN or +inf (-inf is a class without mass), RecordError where boxes are
+    requested and are none.
     """
     names = (*_FEATURES, *(("image/logit",) if with_logits else ()), *(_BOX_FEATURES if with_boxes else ()))
     try:

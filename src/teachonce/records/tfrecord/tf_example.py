@@ -4,7 +4,7 @@ An Example is a map from names to lists of bytes, floats or integers (tensorflow
 written has its entries sorted by name and its numbers packed, byte for byte as protobuf's deterministic serialization.
 What is read may be in any order, packed or not; of two entries with one name the last counts, as in protobuf.
 
-The image is nearly all of a record, so reading walks the wire format and copies only the features asked for, once;
+The image is nearly all of a record, so reading walks the wire format and copies only the features requested, once;
 ``replace_feature`` changes one feature and copies the rest as it is. Only what Example needs is here: this is no
 general protobuf reader.
 """

@@ -38,7 +38,7 @@ FETCH_PAGES = 128
 FOLDER_VARIABLE, BYTES_VARIABLE = "TEACHONCE_CACHE", "TEACHONCE_CACHE_BYTES"
 DEFAULT_BYTES = 50 * 10**9
 _MAX_FREE_FRAC = 0.5
-"""Of the free disk, where no size was asked for."""
+"""Of the free disk, where no size was requested."""
 TOUCH_SECONDS = 300.0
 """How often a reader that is in use says so."""
 _HAS_PROC = Path("/proc/self/fd").exists()

@@ -165,7 +165,7 @@ def _find_endpoint(scheme: str, options: dict[str, str], session: Any) -> str | 
 
 
 def _aws_session(options: dict[str, str]) -> Any:
-    """boto3's session, where a profile is asked for or nothing else is there; None: obstore's own search."""
+    """boto3's session, where a profile is requested or nothing else is there; None: obstore's own search."""
     has_keys = any(name.removeprefix("aws_") == "access_key_id" for name in options)
     if has_keys or "AWS_ACCESS_KEY_ID" in os.environ or options.get("skip_signature") == "true":
         return None

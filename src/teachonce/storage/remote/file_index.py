@@ -99,7 +99,7 @@ def renew_file_index(
 ) -> None:
     """Add files directly in the folder to its list, which others may renew at the same time.
 
-    Of other files the entries stay that are still there in that size. ``describe`` is asked for the entries of all
+    Of other files the entries stay that are still there in that size. ``describe`` gets the entries of all
     that are there and have none; what it leaves out is not listed.
     """
     with ExitStack() as stack:

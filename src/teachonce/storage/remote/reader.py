@@ -73,7 +73,7 @@ class ObjectReader(ViewedReader):
 
 
 class SequentialReader(Reader):
-    """An object that is read in order: what comes next is asked for before it is needed. For one thread at a time."""
+    """An object that is read in order: what comes next is requested before it is needed. For one thread at a time."""
 
     def __init__(self, reader: ViewedReader) -> None:
         self.num_bytes = reader.num_bytes

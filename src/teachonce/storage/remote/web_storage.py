@@ -1,6 +1,6 @@
 """A plain web server as a storage: for reading, and without listings.
 
-Files are asked for by name; what a folder has is read from its files.json (``file_index``), or from that of a folder
+Files are requested by name; what a folder has is read from its files.json (``file_index``), or from that of a folder
 above it. A server that does not serve ranges of a file sends the complete file, which is acceptable for small ones.
 """
 
