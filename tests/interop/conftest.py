@@ -1,9 +1,13 @@
-"""Folders of raw images for the tests of `records`."""
+"""Folders of raw images for the tests of `records`, stores for those of `copy`."""
+
+from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
 
+from teachonce.store.store import Store
+from tests.support.copies import make_store
 from tests.support.raw_images import CLASSES, write
 from tests.support.small_data import encode_jpeg
 
@@ -20,3 +24,8 @@ def images(tmp_path: Path) -> Path:
 @pytest.fixture
 def out(tmp_path: Path) -> Path:
     return tmp_path / "out"
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return make_store(tmp_path / "store")

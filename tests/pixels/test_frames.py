@@ -19,7 +19,7 @@ from teachonce.pixels.preprocessing import Preprocessing
 from teachonce.pixels.render import render_center
 from teachonce.records.source import Record
 from tests.pixels.test_decode import SAMPLES, png_of
-from tests.pixels.test_kernel import draw_image, draw_jpeg
+from tests.support.kernel_images import draw_image, draw_jpeg
 
 INTERPOLATIONS = [name for name in get_args(Interpolation) if name != "tf1_bilinear"]
 

@@ -18,7 +18,7 @@ from teachonce.pixels import restart_markers
 from teachonce.pixels.decode import decode_image, image_size
 from teachonce.pixels.kernel import load_kernel
 from teachonce.pixels.restart_markers import add_restart_markers, require_rewriter
-from tests.pixels.test_kernel import (
+from tests.support.kernel_images import (
     JPEG,
     SUBSAMPLINGS,
     draw_image,
