@@ -42,7 +42,7 @@ def test_a_copy_is_the_store(store: Store, tmp_path: Path, capsys: pytest.Captur
     assert everything(tmp_path / "copy") == everything(store.path)
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith(f"{tmp_path / 'copy'}: complete: store of 8 records x 6 views, 15 files, ")
-    assert last.endswith(": 15 copied, 0 were there")
+    assert last.endswith(": 15 copied, 0 already there")
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "copy").iterdir()}
     copy(store.path, tmp_path / "copy")
     assert capsys.readouterr().err.splitlines()[-1].endswith(": 0 copied, 15 were there")
@@ -181,7 +181,7 @@ def test_a_part_of_the_views(store: Store, tmp_path: Path, capsys: pytest.Captur
     np.testing.assert_array_equal(part.read_logits(1, 3, slice(None)), store.read_logits(1, 3, slice(None)))
     # It grows by more of the same store.
     copy(store.path, tmp_path / "copy", views="0:6")
-    assert capsys.readouterr().err.splitlines()[-1].endswith(": 4 copied, 11 were there")
+    assert capsys.readouterr().err.splitlines()[-1].endswith(": 4 copied, 11 already there")
     assert everything(tmp_path / "copy") == everything(store.path)
     for views in ("0:3", "2:4", "0:8"):
         with pytest.raises(ConfigError, match=rf"--views {views}: .*--views 0:2, 0:4, 0:6"):
