@@ -220,7 +220,7 @@ def test_labels_that_do_not_fit(images: Path, out: Path, tmp_path: Path) -> None
     labels = write(tmp_path / "labels.txt", "n01484850\nn01443537\n")
     with pytest.raises(RecordError, match=r"n01440764_0.JPEG: class n01440764 is not among the 2 of .*labels.txt"):
         run(images, out, labels=labels)
-    with pytest.raises(ConfigError, match="line 3: n01484850 is doubled"):
+    with pytest.raises(ConfigError, match="line 3: n01484850 is a duplicate"):
         run(images, out, labels=write(labels, "n01484850\nn01443537\nn01484850\n"))
     with pytest.raises(ConfigError, match="the metadata lacks 2 of 3 classes, such as n01443537"):
         run(images, out, metadata=write(tmp_path / "metadata.txt", "n01440764\ttench\n"))

@@ -44,9 +44,9 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_records(records: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     copy(records, tmp_path / "copy")
     assert everything(tmp_path / "copy") == everything(records)
-    assert capsys.readouterr().err.splitlines()[-1].endswith(": 4 copied, 0 were there")
+    assert capsys.readouterr().err.splitlines()[-1].endswith(": 4 copied, 0 already there")
     copy(records, tmp_path / "copy")
-    assert capsys.readouterr().err.splitlines()[-1].endswith(": 0 copied, 4 were there")
+    assert capsys.readouterr().err.splitlines()[-1].endswith(": 0 copied, 4 already there")
     assert everything(tmp_path / "copy") == everything(records)
 
 

@@ -95,7 +95,7 @@ def test_a_lightning_checkpoint_with_its_loss_beside_the_model(tmp_path: Path) -
     module = build_student("torchvision:resnet18", 5)
     beside = {"criterion.weight": torch.ones(5), "metric.count": torch.zeros(1)}
     spec = lightning_checkpoint(tmp_path / "last.ckpt", {"model": module}, beside)
-    with pytest.warns(UserWarning, match=r"below 'model' are taken, 2 others are left out \(criterion.weight, metric"):
+    with pytest.warns(UserWarning, match=r"below 'model' are loaded, 2 others are ignored \(criterion.weight, metric"):
         assert_same_logits(spec, module, 64)
     # As a student with other classes too.
     with pytest.warns(UserWarning) as warned:
@@ -110,7 +110,7 @@ def test_a_lightning_checkpoint_with_its_loss_beside_the_model(tmp_path: Path) -
 def test_a_part_further_down(tmp_path: Path) -> None:
     module = build_student("torchvision:resnet18", 5)
     spec = lightning_checkpoint(tmp_path / "w.ckpt", {"net.backbone": module}, {"criterion.weight": torch.ones(5)})
-    with pytest.warns(UserWarning, match="below 'net.backbone' are taken"):
+    with pytest.warns(UserWarning, match="below 'net.backbone' are loaded"):
         assert_same_logits(spec, module, 64)
 
 

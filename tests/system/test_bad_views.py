@@ -207,6 +207,6 @@ def test_several_stores(tmp_path, capsys, teacher, data, store):
         capsys,
         [*words, "--store", other],
         1,
-        r"classes than .*policy\.seed there 0, here 9.*they cannot be averaged",
+        r"classes differ from .*policy\.seed there 0, here 9.*they cannot be averaged",
     )
     assert "{" not in line

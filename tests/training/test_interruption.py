@@ -523,7 +523,7 @@ def test_other_devices_with_other_images_an_update_are_refused(
     begun(world_size=4)
     with pytest.raises(
         PlanMismatchError,
-        match=r"run: begun on 4 devices with 32 images an update, now on 1 with 8; give --batch-size 32, or choose",
+        match=r"run: started on 4 devices with 32 images an update, now on 1 with 8; give --batch-size 32, or choose",
     ):
         train(run)
     with pytest.raises(PlanMismatchError, match=r"now on 1 with 24; choose a number of devices that divides it, or"):

@@ -252,7 +252,7 @@ def test_what_a_plan_says(config, summary):
     for entry in summary["codecs"]:
         assert entry["read_back_seconds"] > 0 and entry["write_seconds"] > 0
     text = render_estimate(summary)
-    assert "33 records x 3 views in 2 shards" in text and "all 33 records (of 256 asked for)" in text
+    assert "33 records x 3 views in 2 shards" in text and "all 33 records (of 256 requested)" in text
     assert "2 devices like this one" in text and "(of 8: one per shard and file of views is useful)" in text
     assert "int8 <" in text and "recommendation: --codec" in text
     few = render_estimate(build_estimate(replace(config, samples=9, students=2)))

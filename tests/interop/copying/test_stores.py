@@ -45,7 +45,7 @@ def test_a_copy_is_the_store(store: Store, tmp_path: Path, capsys: pytest.Captur
     assert last.endswith(": 15 copied, 0 already there")
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "copy").iterdir()}
     copy(store.path, tmp_path / "copy")
-    assert capsys.readouterr().err.splitlines()[-1].endswith(": 0 copied, 15 were there")
+    assert capsys.readouterr().err.splitlines()[-1].endswith(": 0 copied, 15 already there")
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "copy").iterdir()} == before
 
 
