@@ -27,6 +27,7 @@ LOWEST_TESTS ?= $(addprefix tests/,test_extras.py test_native.py storage/remote 
 	models/assembled_resnet/test_tf_weights.py extraction/test_extract.py extraction/test_verify.py \
 	evaluation/test_onnx_export.py evaluation/test_int8.py training/test_train.py training/test_report.py cli/test_main.py \
 	cli/test_ablate_table.py cli/test_demo.py system/test_light_install.py)
+AZURITE := .azurite/node_modules/.bin/azurite-blob
 CEPH := ceph-mon ceph-osd radosgw ceph-common
 
 .PHONY: setup services demo check test test-lowest fuzz torture bench gpu fmt lock wheel release-check clean
@@ -41,8 +42,13 @@ $(STAMP): requirements.lock pyproject.toml setup.py $(wildcard native/*.c native
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-build-isolation --no-deps --editable .
 	touch $(STAMP)
 
-# Ceph's object store, for the tests of object stores; without it they are skipped, and nothing else changes.
+# Ceph's and Azure's object stores, for their tests; without them these are skipped, and nothing else changes.
 services:
+	@if [ -e $(AZURITE) ] || command -v azurite-blob >/dev/null; then \
+		echo "services: Azurite is installed"; \
+	elif ! { command -v npm && npm install --silent --no-audit --no-fund --no-save --prefix .azurite azurite@3; } >/dev/null; then \
+		echo "services: npm cannot install Azurite; tests against it are skipped"; \
+	fi
 	@if { command -v ceph-mon && command -v ceph-osd && command -v radosgw && command -v ceph; } >/dev/null; then \
 		echo "services: Ceph is installed"; \
 	elif [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then \
@@ -117,4 +123,4 @@ release-check: setup
 	$(BIN)/python -m tests.release --full
 
 clean:
-	rm -rf .venv $(LOWEST) build dist demo src/*.egg-info
+	rm -rf .venv $(LOWEST) .azurite build dist demo src/*.egg-info

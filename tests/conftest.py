@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import tarfile
@@ -32,6 +33,8 @@ install_import_hook(["teachonce.losses"], "beartype.beartype")
 settings.register_profile("teachonce", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("teachonce")
 
+_TESTS = itertools.count()
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 # The list of the machine's fonts takes seconds to make and depends on nothing here, so it alone is kept.
@@ -48,9 +51,10 @@ def session_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(autouse=True)
-def cache(session_cache: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+def cache(session_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The user's cache folder, empty, of this test alone: nothing is read from the real one or written to it."""
-    folder = tmp_path_factory.mktemp("user") / "cache"
+    # By a number of our own: pytest would list all folders of earlier tests to find one.
+    folder = session_cache / "of tests" / str(next(_TESTS))
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
     return folder
 

@@ -129,8 +129,8 @@ AZURE_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZ
 
 
 def find_azurite() -> str | None:
-    """Azurite's program for blobs: AZURITE, the PATH, or where npm puts it in this repository."""
-    places = [os.environ.get("AZURITE"), shutil.which("azurite-blob"), ROOT / "env/node_modules/.bin/azurite-blob"]
+    """Azurite's program for blobs: AZURITE, the PATH, or where `make services` puts it."""
+    places = [os.environ.get("AZURITE"), shutil.which("azurite-blob"), ROOT / ".azurite/node_modules/.bin/azurite-blob"]
     return next((str(path) for path in places if path and Path(path).is_file()), None)
 
 
@@ -166,7 +166,7 @@ def start_azurite(folder: Path) -> Iterator[str]:
     """The address of an account of an Azurite with blobs in memory, or a skip where there is none."""
     program = find_azurite()
     if program is None:
-        pytest.skip("no azurite: npm install azurite, and its folder in the PATH or AZURITE=.../azurite-blob")
+        pytest.skip("no azurite: make services, or AZURITE=.../azurite-blob")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -12,7 +12,7 @@ import pytest
 from tests.support.paths import ROOT
 from tests.torture.kinds import KINDS
 
-ROUNDS = 4
+ROUNDS = 2
 SERVERS = ("object_store", "gateway")
 
 
