@@ -147,7 +147,7 @@ def test_the_same_images_with_other_labels(tmp_path, store):
         StoreError, match=r"label 2 .* as do 15 of 15 records: the classes have a different order there"
     ):
         merge(MergeConfig(store=store, data=other, out=tmp_path / "m", num_workers=1))
-    with pytest.raises(StoreError, match=r"label \d .*another order"):
+    with pytest.raises(StoreError, match=r"label \d .*a different order"):
         build_dataset(open_records(other, "train"), size=8, store=store).read_batch([0], 0)
 
 
@@ -301,7 +301,7 @@ def test_the_command_line_gives_verdict_and_exit_code(store, data, capsys):
 
 def test_a_teacher_that_is_not_where_the_plan_says(tmp_path, store, data, teacher):
     (tmp_path / "teacher.onnx").rename(tmp_path / "moved.onnx")
-    with pytest.raises(TeachonceError, match=r"the store's plan, onnx:.*give --teacher .* or --samples 0"):
+    with pytest.raises(TeachonceError, match=r"the store's plan, onnx:.*with --teacher, or --samples 0"):
         check(store, data)
     with pytest.raises(TeachonceError) as error:
         check(store, data, teacher=teacher)
