@@ -3,6 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.setup-done
 LOWEST := .venv-lowest
+DOCS := .venv-docs
 TESTS ?= tests
 TEST_WORKERS ?= 2
 # A process that dies ends the tests: xdist's schedulers of groups wait for ever for one that takes its place.
@@ -30,12 +31,14 @@ LOWEST_TESTS ?= $(addprefix tests/,test_extras.py test_native.py storage/remote 
 AZURITE := .azurite/node_modules/.bin/azurite-blob
 CEPH := ceph-mon ceph-osd radosgw ceph-common
 
-.PHONY: setup services demo check test test-lowest fuzz torture bench gpu fmt lock wheel release-check clean
+PYTHON_IS_NEW = $(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit("python3 is %d.%d, 3.11 or newer is needed: make PYTHON=python3.12 ..." % v[:2])'
+
+.PHONY: setup services demo check test test-lowest docs fuzz torture bench gpu fmt lock wheel release-check clean
 
 setup: $(STAMP)
 
 $(STAMP): requirements.lock pyproject.toml setup.py $(wildcard native/*.c native/*.h)
-	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit("python3 is %d.%d, 3.11 or newer is needed: make PYTHON=python3.12 ..." % v[:2])'
+	@$(PYTHON_IS_NEW)
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet "uv>=0.5"
 	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --require-hashes -r requirements.lock
@@ -76,6 +79,17 @@ $(LOWEST)/.setup-done: $(STAMP) requirements.lowest.lock
 	$(BIN)/uv pip install --quiet --python $(LOWEST)/bin/python --no-build-isolation --no-deps --editable .
 	touch $@
 
+# The site, in build/docs/site. It needs no `make setup`: an environment of its own, from a lock of its own. A warning, a link
+# that leads nowhere and a picture that is not that of its tables end it.
+docs: $(DOCS)/.setup-done
+	PYTHONPATH=src:. $(DOCS)/bin/python -m docs.site.build
+
+$(DOCS)/.setup-done: requirements.docs.lock
+	@$(PYTHON_IS_NEW)
+	$(PYTHON) -m venv --clear $(DOCS)
+	$(DOCS)/bin/python -m pip install --quiet --require-hashes -r requirements.docs.lock
+	touch $@
+
 # The C code under AddressSanitizer and UndefinedBehaviorSanitizer, with tens of thousands of damaged images; needs gcc.
 fuzz: SANITIZE := -g -fsanitize=address,undefined -fno-sanitize-recover=undefined
 fuzz: setup
@@ -109,10 +123,11 @@ gpu: setup
 	$(BIN)/python -m benchmarks.gpu --device $(DEVICE) $(if $(filter cpu,$(DEVICE)),--tiny,$(PHOTOGRAPHS) --out docs/results/gpu.md)
 
 lock: COMPILE := $(BIN)/uv pip compile --quiet --universal --upgrade --python-version 3.11 --no-annotate --no-header \
-	--generate-hashes --all-extras pyproject.toml
+	--generate-hashes pyproject.toml
 lock: setup
-	$(COMPILE) --output-file requirements.lock
-	$(COMPILE) --resolution lowest-direct --output-file requirements.lowest.lock
+	$(COMPILE) --all-extras --output-file requirements.lock
+	$(COMPILE) --all-extras --resolution lowest-direct --output-file requirements.lowest.lock
+	$(COMPILE) --group docs --output-file requirements.docs.lock
 
 # Wheel and sdist in dist/, each installed into an empty environment of every Python at hand and used without torch.
 wheel: setup
@@ -123,4 +138,4 @@ release-check: setup
 	$(BIN)/python -m tests.release --full
 
 clean:
-	rm -rf .venv $(LOWEST) .azurite build dist demo src/*.egg-info
+	rm -rf .venv $(LOWEST) $(DOCS) .azurite build dist demo src/*.egg-info

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from teachonce.errors import CheckError, ConfigError
@@ -65,6 +66,24 @@ def test_onnx_answers_as_pytorch_at_any_batch_size(run: Path, exported: Path, nu
     (logits,) = session.run(["logits"], {"images": normalize(pixels, PREPROCESSING).numpy()})
     # Some 12 layers, each rounding sums of up to a few hundred products to 2^-24 of values near 1.
     np.testing.assert_allclose(logits, student.logits(pixels), rtol=0, atol=12 * 2**-24 * 16)
+
+
+@pytest.mark.parametrize("size", [(200, 131), (90, 305), (64, 64)])
+def test_the_documented_lines_prepare_a_picture_as_the_evaluation_does(
+    exported: Path, run: Path, size: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (DOCS / "guide" / "deploying.md").read_text()
+    (lines,) = re.findall(r"```python\n(import json\n.*?)```", text, flags=re.DOTALL)
+    assert "import teachonce" not in lines and "from teachonce" not in lines, "without the package"
+    picture = np.random.default_rng(3).integers(0, 256, (*size[::-1], 3), np.uint8)
+    Image.fromarray(picture).save(tmp_path / "picture.jpg", quality=95)
+    (tmp_path / "student.onnx").write_bytes(exported.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(lines, names)
+    pixels = PREPROCESSING.apply(Image.open(tmp_path / "picture.jpg").convert("RGB"))
+    logits = load_model(f"run:{run}").logits(torch.from_numpy(np.asarray(pixels))[None])
+    np.testing.assert_allclose(names["logits"], logits, rtol=0, atol=1e-4)
 
 
 def test_onnx_file_needs_no_options_as_a_teacher(exported: Path) -> None:
@@ -151,8 +170,8 @@ def test_folder_that_is_no_run(tmp_path: Path) -> None:
 def test_the_documented_lines_load_the_weights_into_plain_timm(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    text = (DOCS / "guide" / "fine-tuning.md").read_text()
-    (lines,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    text = (DOCS / "guide" / "deploying.md").read_text()
+    (lines,) = re.findall(r"```python\n(import timm\n.*?)```", text, flags=re.DOTALL)
     assert "teachonce" not in lines, "without the package"
     export_run(run, "safetensors", tmp_path / "student.safetensors")
     monkeypatch.chdir(tmp_path)

@@ -116,7 +116,7 @@ def command_help(
     groups = sorted({option.group or _OTHER for option in shown if not option.is_required}, key=lambda one: one.rank)
     for group in groups:
         rows = [
-            (option.heading, _with_default(option))
+            (option.heading, sentence_with_default(option))
             for option in shown
             if (option.group or _OTHER) == group and not option.is_required
         ]
@@ -148,6 +148,17 @@ def overview(description: str, groups: Mapping[str, Mapping[str, type]]) -> str:
 def terminal_width() -> int:
     """Columns that a help text has: the terminal's, 80 where there is none, within what can be read."""
     return max(LEAST_WIDTH, min(MOST_WIDTH, shutil.get_terminal_size((80, 24)).columns)) - 1
+
+
+def sentence_with_default(option: Option) -> str:
+    """What an option means and, unless the sentence says so itself, its default."""
+    if "efault:" in option.sentence or option.default is None or isinstance(option.default, bool):
+        return option.sentence
+    if option.default in ((), ""):
+        return option.sentence
+    values = option.default if isinstance(option.default, tuple) else (option.default,)
+    shown = " ".join(f"{value:.4g}" if isinstance(value, float) else str(value) for value in values)
+    return f"{option.sentence} (default: {shown})"
 
 
 _OTHER = Group("other", 99)
@@ -188,16 +199,6 @@ def _wrap(text: str, width: int) -> list[str]:
             rest = rest[end:]
         found.append(rest)
     return found
-
-
-def _with_default(option: Option) -> str:
-    if "efault:" in option.sentence or option.default is None or isinstance(option.default, bool):
-        return option.sentence
-    if option.default in ((), ""):
-        return option.sentence
-    values = option.default if isinstance(option.default, tuple) else (option.default,)
-    shown = " ".join(f"{value:.4g}" if isinstance(value, float) else str(value) for value in values)
-    return f"{option.sentence} (default: {shown})"
 
 
 def _describe(field: dataclasses.Field[Any], hint: Any, sentence: str) -> Option:
