@@ -60,7 +60,7 @@ COMMANDS = [
     ("export-logits images --out o", 2, "images: is not a store; export-logits exports the logits"),
     ("records --images nowhere --out o", 2, "nowhere"),
     ("merge images --data images --out o", 1, "images: is not a store"),
-    ("import nowhere --data images --out o", 2, "nowhere: neither a store nor"),
+    ("import nowhere --data images --out o", 2, "nowhere: no such folder; expected one with train-"),
     ("inspect nowhere", 2, "nowhere: no such folder"),
     ("diff store run", 2, "store is a store, run a run: expected two of one kind"),
     ("verify --data images", 2, "verify: STORE missing"),

@@ -189,7 +189,7 @@ def test_several_stores(tmp_path, capsys, teacher, data, store):
     """The same one twice, one with more views, weights said otherwise, another seed: each is said."""
     shutil.copytree(store, tmp_path / "copy")
     words = train(data, tmp_path / "run", "--store", store)
-    fails(capsys, [*words, "--store", tmp_path / "copy"], 2, "copy: is the same store as .*store, expected each")
+    fails(capsys, [*words, "--store", tmp_path / "copy"], 2, "copy: is the same store as .*store; give each")
     more = tmp_path / "more"
     run(*extract(data, teacher + ",mean=0.5", more, "--views-of", store, "--views", 1))
     capsys.readouterr()
