@@ -94,7 +94,7 @@ $(DOCS)/.setup-done: requirements.docs.lock
 fuzz: SANITIZE := -g -fsanitize=address,undefined -fno-sanitize-recover=undefined
 fuzz: setup
 	LD_PRELOAD="$$(gcc -print-file-name=libasan.so)" ASAN_OPTIONS=detect_leaks=0 TEACHONCE_CFLAGS="$(SANITIZE)" \
-		$(BIN)/python -m pytest --capture=no tests/pixels/test_kernel.py
+		$(BIN)/python -m pytest --capture=no tests/pixels/test_kernel.py tests/pixels/test_kernel_bad_input.py
 
 # Commands killed, starved, raced and fed with damage at random: minutes to hours. MINUTES=60 SEED=7 KINDS=kills,races
 torture: setup

@@ -38,7 +38,7 @@ from teachonce.versions import library_versions
 NUM_SHARDS = 24
 SIZE_PX = 96
 MAIN = "from teachonce.cli.main import main; main()"
-TWICE = re.compile(r"(\d+) units made; others were faster with (\d+) that were left out and (\d+) that were made twice")
+TWICE = re.compile(r"(\d+) units made; (\d+) skipped because other workers had finished them, (\d+) processed twice")
 
 
 def main() -> None:

@@ -51,8 +51,8 @@ def test_without_it_a_command_says_so_once(copied: Path, tmp_path: Path):
     store = write_store(tmp_path / "store", data)
     said = run(copied, "merge", store.path, "--data", data, "--out", tmp_path / "slow", "--num-workers", 2)
     assert [line for line in said if line.startswith(WARNING)] == [
-        f"{WARNING} (it was not built: install a wheel, or with a C compiler): reading records and making views take "
-        "longer, results are the same; TEACHONCE_NATIVE=0 says that this is meant"
+        f"{WARNING} (it was not built; install a wheel, or install with a C compiler): reading records and rendering "
+        "views are slower, results are the same; set TEACHONCE_NATIVE=0 to silence this warning"
     ]
     said = run(ROOT / "src", "merge", store.path, "--data", data, "--out", tmp_path / "fast", TEACHONCE_NATIVE="0")
     assert not any(line.startswith(WARNING) for line in said)
@@ -67,7 +67,7 @@ def test_one_that_cannot_be_loaded_is_named_with_the_reason(copied: Path, tmp_pa
     store = write_store(tmp_path / "store", data)
     said = run(copied, "merge", store.path, "--data", data, "--out", tmp_path / "merged")
     (line,) = [line for line in said if line.startswith(WARNING)]
-    assert str(copied / "teachonce" / "_native.so") in line and "reading records and making views take longer" in line
+    assert str(copied / "teachonce" / "_native.so") in line and "reading records and rendering views are slower" in line
 
 
 def test_views_of_a_pillow_that_cannot_be_bound_say_so(tmp_path: Path):

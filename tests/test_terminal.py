@@ -167,7 +167,7 @@ def test_names_in_a_process_that_reads_ascii(tmp_path, name):
     )
     assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
     if name.decode(errors="replace") == "café.jpg":
-        assert r"'caf\xe9.jpg' is UTF-8, but this process reads names as ascii: set PYTHONUTF8=1" in done.stderr
+        assert r"'caf\xe9.jpg' is UTF-8, but this process decodes names as ascii: set PYTHONUTF8=1" in done.stderr
         utf8 = {"PYTHONUTF8": "1"}
         done = subprocess.run(
             [sys.executable, "-c", code, tmp_path], capture_output=True, env=os.environ | locale | utf8

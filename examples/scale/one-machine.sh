@@ -3,6 +3,8 @@
 #
 #     DATA=records STORE=store RUN=run bash one-machine.sh      # one GPU, local folders
 #     GPUS=8 bash one-machine.sh                                # eight: a teacher process a GPU, a rank a GPU
+#
+# Needs `pip install 'teachonce[train,remote]'`; without object stores 'teachonce[train]'.
 set -euo pipefail
 : "${DATA:=s3://bucket/imagenet}" "${STORE:=s3://bucket/stores/resnet50}" "${RUN:=s3://bucket/runs/resnet18}"
 : "${TEACHER:=timm:resnet50}" "${STUDENT:=timm:resnet18}" "${VIEWS:=10}" "${GPUS:=1}"

@@ -4,6 +4,8 @@
 #     mkdir -p logs && sbatch slurm-array.sh
 #     sbatch --array=0-7 --export=ALL,STORE=/shared/store slurm-array.sh
 #
+# Needs `pip install 'teachonce[torch,remote]'` in the environment of the nodes; without object stores 'teachonce[torch]'.
+#
 # A task does its own part of the work, and then what is missing of the others' parts; so the array is done although
 # some tasks never started. After a time limit the same sbatch again does what is missing.
 #SBATCH --job-name=teachonce-extract

@@ -6,6 +6,8 @@
 #
 # Without: the same line on each machine, with HEAD the first one's address and NODES their number.
 #
+# Needs `pip install 'teachonce[train,remote]'` on each machine; without object stores 'teachonce[train]'.
+#
 # A checkpoint is saved every 15 minutes and on SIGTERM, within an epoch too; the same call again resumes there. RUN is
 # on storage that all machines reach; each machine caches the data once for all of its ranks.
 set -euo pipefail

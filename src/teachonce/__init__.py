@@ -1,7 +1,7 @@
 """Offline knowledge distillation for image classifiers: run the teacher once, teach any number of students.
 
 The names below are the library's public face; the command line is ``teachonce --help``. They are imported when first
-asked for, so that reading a store needs no torch. ``register_models()`` puts our networks into timm's registry.
+requested, so that reading a store needs no torch. ``register_models()`` puts our networks into timm's registry.
 """
 
 from __future__ import annotations

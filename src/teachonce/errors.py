@@ -4,12 +4,12 @@
     ├── ConfigError             exit code 2: the command or its configuration is wrong
     │   ├── MissingExtraError   an optional dependency is not installed
     │   └── NoGpuError          an optional dependency is installed without what a GPU needs
-    ├── RecordError             a record, a shard or an index is damaged, missing or doubled
+    ├── RecordError             a record, a shard or an index is damaged, missing or duplicated
     │   └── ImageError          the bytes of a record are no image that can be decoded
     ├── LogitsError             teacher logits are not finite, of another width, or missing
     ├── ModelError              weights or a model do not fit
     ├── StoreError              a store is incomplete, damaged or of other data
-    │   └── PlanMismatchError   what is asked for differs from the plan that the store was begun with
+    │   └── PlanMismatchError   what is requested differs from the plan that the store was started with
     ├── CheckError              a verdict: gate, verify or a parity check did not hold
     └── StoppedError            exit code 143: SIGTERM; the same command resumes
 
@@ -46,11 +46,11 @@ class MissingExtraError(ConfigError, ImportError):
 
 
 class NoGpuError(ConfigError):
-    """An optional dependency is installed, but not with what the GPU that was asked for needs."""
+    """An optional dependency is installed, but not with what the GPU that was requested needs."""
 
 
 class RecordError(TeachonceError):
-    """A record, a shard or an index is damaged, missing or doubled."""
+    """A record, a shard or an index is damaged, missing or duplicated."""
 
 
 class ImageError(RecordError):
@@ -70,7 +70,7 @@ class StoreError(TeachonceError):
 
 
 class PlanMismatchError(StoreError):
-    """What is asked for differs from the plan that the store was begun with."""
+    """What is requested differs from the plan that the store was started with."""
 
 
 class CheckError(TeachonceError):

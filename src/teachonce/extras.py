@@ -2,7 +2,7 @@
 
 ``pip install teachonce`` brings what reads, inspects, checks, merges, imports and converts. Every other library belongs
 to an extra of pyproject.toml. Where one is missing, Python's own ModuleNotFoundError becomes a MissingExtraError with
-the extra and the command that installs it: in the names that packages give out (``from teachonce import KDDataset``),
+the extra and the command that installs it: in the names that packages export (``from teachonce import KDDataset``),
 in the command line, and where a function asks for libraries before it imports them (``require``).
 """
 

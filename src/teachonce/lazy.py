@@ -1,4 +1,4 @@
-"""Names of a package that are imported when first asked for (PEP 562), so that a package costs what is used of it."""
+"""Names of a package that are imported on first use (PEP 562), so that a package costs what is used of it."""
 
 from __future__ import annotations
 

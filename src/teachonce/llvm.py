@@ -23,8 +23,8 @@ def keep_triton_out() -> None:
     # An import of what is None here raises ModuleNotFoundError.
     cast("dict[str, Any]", sys.modules)["triton"] = None
     warnings.warn(
-        "tensorflow was imported before Triton, which would end the process when PyTorch loads it: Triton is left out, "
-        "so torch.compile does not work on a GPU here; to have it, import triton before tensorflow",
+        "tensorflow was imported before Triton, which would crash the process when PyTorch loads it: Triton is "
+        "disabled, so torch.compile does not work on a GPU here; to enable it, import triton before tensorflow",
         stacklevel=3,
     )
 

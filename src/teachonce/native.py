@@ -20,20 +20,22 @@ from numpy.typing import NDArray
 
 
 def is_switched_off() -> bool:
-    """Whether the user wants none of it (TEACHONCE_NATIVE=0)."""
+    """Whether the user has switched it off (TEACHONCE_NATIVE=0)."""
     return os.environ.get("TEACHONCE_NATIVE") == "0"
 
 
 @functools.cache
 def load_library() -> ctypes.CDLL | None:
-    """The library; None without one, with a warning where nobody switched it off."""
+    """The library; None without one, with a warning unless it was switched off."""
     if is_switched_off():
         return None
     path = Path(__file__).with_name("_native.so")
     try:
         library = ctypes.CDLL(str(path))
     except OSError as error:
-        warn_of_slowness(str(error) if path.exists() else "it was not built: install a wheel, or with a C compiler")
+        warn_of_slowness(
+            str(error) if path.exists() else "it was not built; install a wheel, or install with a C compiler"
+        )
         return None
     library.teachonce_find.restype = None
     library.teachonce_find.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p]
@@ -44,14 +46,14 @@ def warn_of_slowness(reason: str) -> None:
     """Say, in the first of a command's processes alone, that Python does what the native library is for."""
     if parent_process() is None:
         warnings.warn(
-            f"the native library is not used ({reason}): reading records and making views take longer, results are the "
-            "same; TEACHONCE_NATIVE=0 says that this is meant",
+            f"the native library is not used ({reason}): reading records and rendering views are slower, results "
+            "are the same; set TEACHONCE_NATIVE=0 to silence this warning",
             stacklevel=3,
         )
 
 
 def addresses(buffers: Sequence[bytes | memoryview]) -> NDArray[np.uint64]:
-    """Where the bytes lie [n], 0 for none; good while the buffers live."""
+    """Addresses of the bytes [n], 0 for none; valid during the lifetime of the buffers."""
     return np.array([_address(item) if item else 0 for item in buffers], np.uint64)
 
 

@@ -48,7 +48,7 @@ class Group(NamedTuple):
 
 
 class Metavar(NamedTuple):
-    """What stands for an option's value in ``--help``, where its type does not say it: ``--student SPEC``."""
+    """The name of an option's value in ``--help``, where its type does not give it: ``--student SPEC``."""
 
     text: str
 
@@ -94,7 +94,7 @@ Count = Annotated[int, Range(1, _LARGE, "at least 1")]
 CountOrNone = Annotated[int, Range(0, _LARGE, "0 or more")]
 NumClasses = Annotated[int, Range(2, _LARGE, "at least 2")]
 Label = Annotated[int, Range(-_LARGE, _LARGE, "a label of the data")]
-Seed = Annotated[int, Range(-(2**63), 2**63 - 1, "a whole number of at most 64 bits")]
+Seed = Annotated[int, Range(-(2**63), 2**63 - 1, "an integer of at most 64 bits")]
 Probability = Annotated[float, Range(0, 1, "a probability from 0 to 1")]
 PositiveFraction = Annotated[float, Range(0, 1, "more than 0, up to 1", excludes_least=True)]
 FractionBelowOne = Annotated[float, Range(0, 1, "in [0, 1)", excludes_most=True)]
@@ -115,7 +115,7 @@ def only_with(default: T, condition: Condition) -> T:
 
 
 def given_options(config: Any, base: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The options that somebody chose: those that differ from their defaults and from ``base``, such as a recipe's."""
+    """The options that were chosen: those that differ from their defaults and from ``base``, such as a recipe's."""
     found = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
     defaults = {field.name: field.default for field in dataclasses.fields(config)}
     chosen = defaults | dict(base or {})
@@ -229,16 +229,16 @@ def _ranges(options: type) -> dict[str, Range]:
 
 
 def parse_integer(text: str) -> int:
-    """A whole number as people write it; ValueError for other texts that Python reads as one, such as ``1_0``."""
+    """An integer as people write it; ValueError for other texts that Python reads as one, such as ``1_0``."""
     if not re.fullmatch(r"[+-]?[0-9]{1,1000}", text):
-        raise ValueError("expected a whole number")
+        raise ValueError("expected an integer")
     return int(text)
 
 
 def parse_number(text: str) -> float:
     """A number as people write it, ``inf`` and ``nan`` too; ValueError for other texts that Python reads as one."""
     if not re.fullmatch(r"[+-]?(([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|inf(inity)?|nan)", text, re.IGNORECASE):
-        raise ValueError(f"{text!r} is no number")
+        raise ValueError(f"{text!r} is not a number")
     return float(text)
 
 

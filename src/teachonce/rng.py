@@ -20,7 +20,7 @@ def generator(seed: int, *key: int | str) -> np.random.Generator:
 
 
 def derive_seed(seed: int, *key: int | str) -> int:
-    """A 63-bit integer from (seed, key...), for libraries that want a seed of their own."""
+    """A 63-bit integer from (seed, key...), for libraries that need their own seed."""
     return _digest(seed, *key) >> 65
 
 

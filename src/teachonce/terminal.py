@@ -1,6 +1,6 @@
 """What is printed: names from files and command lines cannot move the cursor, ring the bell or fill the screen.
 
-Class names, file names and SPECs come from whoever made the data. Everything that the package prints passes through
+Class names, file names and SPECs come from the author of the data. Everything that the package prints passes through
 here: characters that a terminal obeys are written as escapes (``\\x1b``, ``\\n``), and so are those that the stream
 cannot encode; a word that is longer than any path is shortened in its middle. Pages escape by ``visible`` too.
 
@@ -21,7 +21,7 @@ from typing import Any, TextIO
 MAX_WORD_CHARACTERS = 400
 """Of a word in a line for people; longer ones lose their middle."""
 MAX_LINE_CHARACTERS = 4000
-"""Of a whole line for people, whatever its words."""
+"""Of a line for people, whatever its words."""
 _SHOWN_END = 40
 _QUIET_VARIABLE = "TEACHONCE_QUIET"
 _shown: set[str] = set()
@@ -71,7 +71,7 @@ _senders: list[Callable[[str], None]] = []
 
 
 def send_lines(send: Callable[[str], None]) -> None:
-    """From now on lines for people go to ``send``: in a process on another machine, whose stderr nobody reads."""
+    """From now on lines for people go to ``send``: in a process on another machine, whose stderr is not shown."""
     _senders.append(send)
 
 
@@ -81,7 +81,7 @@ def print_text(text: str) -> None:
 
 
 def print_note(text: str, file: TextIO | None = None) -> None:
-    """``print_line`` of what somebody may like to know and nobody must; not with ``--quiet``."""
+    """``print_line`` of what is useful to know but not needed; not with ``--quiet``."""
     if not is_quiet():
         print_line(text, file)
 

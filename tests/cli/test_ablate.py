@@ -203,7 +203,7 @@ def test_without_validation_there_is_nothing_to_compare(digits, tmp_path):
     config = AblateConfig(
         data=digits, out=tmp_path / "o", teacher="run:x", arms="labels", seeds=1, validation_split="none", **COMMON
     )
-    with pytest.raises(ConfigError, match="an ablation compares validation accuracies"):
+    with pytest.raises(ConfigError, match="ablate compares validation accuracies"):
         ablate(config)
 
 

@@ -103,4 +103,4 @@ def test_the_table_says_what_the_gradients_are():
     table = render_table(equal, 3)
     assert "| 0.5 + 0.5 " in table and "| 0.1 " in table and "Loss weights sum to 1 in every arm" in table
     twice = render_table([LABELS, arm("KD", 0.6, 0.6, 0.6, kd_weight=1.0)], 3)
-    assert "| 1 + 1 " in twice and "WARNING: the arms' loss weights sum to different totals" in twice
+    assert "| 1 + 1 " in twice and "WARNING: the arms' loss weights have different sums" in twice

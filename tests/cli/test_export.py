@@ -50,9 +50,12 @@ def test_logits(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("export-onnx store --out a", "store: is a store, expected a run; export-logits is for stores"),
-        ("export-weights store --out a", "store: is a store, expected a run; export-logits is for stores"),
-        ("export-logits run --out a", "run: is no store, whose logits are to be exported; export-onnx and"),
+        ("export-onnx store --out a", "store: is a store, expected a run; use export-logits for stores"),
+        ("export-weights store --out a", "store: is a store, expected a run; use export-logits for stores"),
+        (
+            "export-logits run --out a",
+            "run: is not a store; export-logits exports the logits of stores, export-onnx and",
+        ),
     ],
 )
 def test_the_wrong_kind(folder: Path, capsys: pytest.CaptureFixture[str], line: str, message: str) -> None:

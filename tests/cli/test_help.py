@@ -14,7 +14,7 @@ from typing import Literal
 import pytest
 
 from teachonce.cli.help import command_help, describe_options, terminal_width
-from teachonce.cli.main import COMMANDS, DESCRIPTION, main, parse_command
+from teachonce.cli.main import COMMANDS, DESCRIPTION, GROUPS, main, parse_command
 from teachonce.options import COMMON, Common, InData, InRunning, InStore, Positional, Repeated, flag
 from teachonce.training.config import TrainConfig
 
@@ -152,6 +152,15 @@ def test_general_options_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
             assert option in text
     text = shown(capsys, "--help")
     assert DESCRIPTION.split(":")[0] in text.replace("\n", " ") and all(f"  {name} " in text for name in COMMANDS)
+
+
+def test_every_command_is_in_one_group(capsys: pytest.CaptureFixture[str]) -> None:
+    """A new command is added to GROUPS in cli/main.py, or ``teachonce --help`` does not show it."""
+    assert sorted(name for names in GROUPS.values() for name in names) == sorted(COMMANDS)
+    found = sections(shown(capsys, "--help"))
+    assert list(found) == [*GROUPS, "all commands"]
+    for title, names in GROUPS.items():
+        assert re.findall(r"^  ([a-z-]+) ", found[title], flags=re.MULTILINE) == list(names)
 
 
 def test_a_help_needs_no_library() -> None:

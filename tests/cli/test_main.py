@@ -82,8 +82,8 @@ def test_wrong_arguments_exit_with_two(capsys):
     capsys.readouterr()
     assert end_code("extract", "--data", "x", "--teacher", "timm:a", "--out", "y", "--worker", "3/3") == 2
     assert capsys.readouterr().err == (
-        "teachonce: --worker 3/3: expected i/n with i from 0 to 2; of a job array that counts from 1 give its number "
-        "less 1, such as $((N - 1))/3\n"
+        "teachonce: --worker 3/3: expected i/n with i from 0 to 2; if the job array counts from 1, "
+        "subtract 1, as in $((N - 1))/3\n"
     )
 
 
@@ -176,7 +176,7 @@ def test_every_command_has_a_program(name):
         (ExtractConfig, {"batch_size": 0}, "--batch-size 0: expected at least 1"),
         (TrainConfig, {"kd_temp": 2.0}, "--kd-temp 2.0: expected 0 without --store, --logits records or --teacher"),
         (TrainConfig, {"store": Path("s"), "logits": "records"}, "not given together with --store"),
-        (TrainConfig, {"label_weight": 0.0}, "--label-weight 0.0: expected more than 0 where there is no KD loss"),
+        (TrainConfig, {"label_weight": 0.0}, "--label-weight 0.0: expected more than 0 without a KD loss"),
         (TrainConfig, {"label_smoothing": 1.0}, "--label-smoothing"),
     ],
 )

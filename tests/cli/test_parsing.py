@@ -18,19 +18,19 @@ from teachonce.storage.remote.settings import VARIABLE, read_settings
     [
         ("exract --data d", r"^exract: no such command \(did you mean extract\?\); 'teachonce --help' lists them$"),
         ("distil", r"^distil: no such command; 'teachonce --help' lists them$"),
-        ("--data d extract", r"^--data: expected a command before any option of it"),
-        ("verify s --data d --bach-size 3", r"^--bach-size: no option of verify \(did you mean --batch-size\?\)"),
-        ("verify s --data d --xyz", r"^--xyz: no option of verify; 'teachonce verify --help-all' lists them$"),
-        ("verify s --data d --no-jsn", r"^--no-jsn: no option of verify \(did you mean --no-json\?\)"),
-        ("verify s --data d -b 3", "^-b: no option of verify"),
-        ("verify", "^verify: STORE and --data PATH missing, expected here or in --config"),
+        ("--data d extract", r"^--data: expected a command before its options"),
+        ("verify s --data d --bach-size 3", r"^--bach-size: not an option of verify \(did you mean --batch-size\?\)"),
+        ("verify s --data d --xyz", r"^--xyz: not an option of verify; 'teachonce verify --help-all' lists them$"),
+        ("verify s --data d --no-jsn", r"^--no-jsn: not an option of verify \(did you mean --no-json\?\)"),
+        ("verify s --data d -b 3", "^-b: not an option of verify"),
+        ("verify", "^verify: STORE and --data PATH missing; give it here or in --config"),
         ("verify --data d", "^verify: STORE missing"),
         ("train --data d --out o", "^train: --student SPEC missing"),
         ("verify s --data", "^--data PATH: expected 1 value, found 0$"),
         ("verify s --data --json", "^--data PATH: expected 1 value, found 0$"),
         ("extract --data d --crop-scale 0.5", "^--crop-scale FLOAT FLOAT: expected 2 values, found 1$"),
         ("verify s t --data d", "^t: unexpected; options of verify are given as --NAME VALUE$"),
-        ("export run --format onnx --out o", "^export: is a command for each of its products: export-onnx RUN"),
+        ("export run --format onnx --out o", "^export: was split into one command per product: export-onnx RUN"),
         ("completion csh", "^shell csh: expected bash or zsh or fish$"),
         ("verify --progress bar", "^--progress: invalid choice: 'bar'"),
         ("verify --config", "^--config: expected one argument"),
@@ -55,7 +55,7 @@ def test_numbers_that_begin_with_a_dash_are_values() -> None:
 def test_no_command_shows_them_all(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         main([])
-    assert end.value.code == 2 and "commands:\n" in capsys.readouterr().out
+    assert end.value.code == 2 and "train and evaluate:\n" in capsys.readouterr().out
     with pytest.raises(ConfigError, match="no command"):
         parse_command(["--quiet"])
 
@@ -109,5 +109,5 @@ def test_they_are_added_to_those_of_the_environment(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("words", ["--storage-options", "--storage-options store a=1", "--storage-options=a"])
 def test_without_a_pair(words: str) -> None:
-    with pytest.raises(ConfigError, match="expected KEY=VALUE words, such as --storage-options region="):
+    with pytest.raises(ConfigError, match="expected KEY=VALUE pairs, such as --storage-options region="):
         take_storage_options(words.split())

@@ -148,7 +148,7 @@ def test_no_bound_where_a_class_has_none():
 
 def test_float16_refuses_what_it_cannot_tell_apart():
     logits = np.array([[0, 1, 2], [-3e38, 3e38, 1e38]], np.float32)
-    with pytest.raises(LogitsError, match=r"row 1: the largest is 3e\+38, beside which float16 .*use --codec float32"):
+    with pytest.raises(LogitsError, match=r"row 1: the largest is 3e\+38, too large for float16 .*use --codec float32"):
         Float16Codec().encode_logits(logits)
     equal = np.full((2, 3), 3e38, np.float32)
     np.testing.assert_array_equal(Float16Codec().decode_logits(Float16Codec().encode_logits(equal)), equal)
@@ -272,7 +272,7 @@ def test_json_is_the_codec():
         codec = build_codec(name, num_classes=7)
         assert codec_from_json(codec.to_json()) == codec
         assert codec.to_json()["name"] == name
-    with pytest.raises(ConfigError, match="'int3' is not known; known: float32, float16, int8, topk"):
+    with pytest.raises(ConfigError, match="unknown codec 'int3'; known codecs: float32, float16, int8, topk"):
         build_codec("int3", num_classes=7)
     with pytest.raises(StoreError, match="newer teachonce"):
         codec_from_json({"name": "int3"})

@@ -87,9 +87,9 @@ def test_dense_codecs_keep_every_class_and_sparse_ones_say_which() -> None:
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        ({"name": "int3"}, "codec 'int3' is not known here"),
-        ({}, "codec None is not known here"),
-        ({"name": ["int8"]}, r"codec \['int8'\] is not known here"),
+        ({"name": "int3"}, "unknown codec 'int3'"),
+        ({}, "unknown codec None"),
+        ({"name": ["int8"]}, r"unknown codec \['int8'\]"),
         ({"name": "int8", "bits": 3}, r"codec 'int8' with .*: bits: unknown here \(known: power\)"),
         ({"name": "float32", "power": 2.0}, r"power: unknown here \(known: none\)"),
         ({"name": "int8", "power": "2"}, "power: expected `float`, got `str`"),

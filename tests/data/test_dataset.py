@@ -223,7 +223,7 @@ def test_an_image_that_changed_since_extraction_is_refused(data, view_store):
 
 def test_a_store_of_other_data_is_refused_at_once(tmp_path, view_store):
     more = open_records(write_color_shards(tmp_path / "more", sizes=(9, 8)), "train")
-    with pytest.raises(StoreError, match=r"15 of 17 records are known; 2 are not \(first: image_15\.jpg\)"):
+    with pytest.raises(StoreError, match=r"15 of 17 records are in the store; 2 are not \(first: image_15\.jpg\)"):
         build_dataset(more, size=8, store=view_store)
 
 
@@ -243,7 +243,7 @@ def test_wrong_records_are_named(tmp_path):
     labels = write_shards(tmp_path / "b", sizes=(1,), num_classes=None, payloads=[example(0, 7)])
     with pytest.raises(RecordError, match="label 7, expected 0 to 3"):
         build_dataset(open_records(labels, "train"), size=8, class_space=ClassSpace(num_classes=4)).read_batch([0], 0)
-    with pytest.raises(ConfigError, match="number of classes is not known"):
+    with pytest.raises(ConfigError, match="number of classes is unknown"):
         build_dataset(open_records(labels, "train"), size=8)
     without = write_shards(tmp_path / "c", sizes=(1,))
     with pytest.raises(LogitsError, match="no image/logit"):
@@ -350,7 +350,7 @@ def test_stores_of_other_views_are_not_averaged(tmp_path, data, view_store):
     teacher = write_color_teacher(tmp_path / "t.onnx")
     common = {"data": data, "teacher": teacher, "policy": "crop", "views": 3, "device": "cpu", "gate_samples": 0}
     extract(ExtractConfig(out=tmp_path / "other", seed=99, **common))
-    with pytest.raises(StoreError, match=r"policy\.seed there 0, here 99: nothing to average"):
+    with pytest.raises(StoreError, match=r"policy\.seed there 0, here 99: they cannot be averaged"):
         build_dataset(open_records(data, "train"), size=8, store=[view_store, tmp_path / "other"])
     # Plans that agree and views that do not: the columns are compared as they are read.
     extract(ExtractConfig(out=tmp_path / "same", views_of=view_store.path, data=data, teacher=teacher, device="cpu"))
@@ -399,10 +399,10 @@ def test_an_online_teachers_views_are_those_of_an_extraction(data, view_store):
 
 def test_logits_of_other_views_than_the_replayed_ones_are_refused(data, view_store):
     source, again = open_records(data, "train"), Store(view_store.path)
-    with pytest.raises(ConfigError, match="give the logits' own store, opened once, for the views"):
+    with pytest.raises(ConfigError, match="open the store once and use it for views and logits"):
         KDDataset(source, StoredViews(again), StoredLogits([view_store]), size=8)
     permuted = ViewOrder(num_views=view_store.num_views, kind="permuted", seed=1)
-    with pytest.raises(ConfigError, match="views and logits in different orders"):
+    with pytest.raises(ConfigError, match="views and logits have different view orders"):
         KDDataset(source, StoredViews(view_store, permuted), StoredLogits([view_store]), size=8)
     KDDataset(source, StoredViews(view_store, permuted), StoredLogits([view_store], permuted), size=8)
     KDDataset(source, OwnViews(CropPolicy()), StoredLogits([view_store], permuted), size=8)

@@ -52,12 +52,12 @@ def test_the_environment_says_which_worker_this_is(environment, part):
         ({}, "found no SLURM_ARRAY_TASK_ID, JOB_COMPLETION_INDEX or RANK in the environment; give --worker i/n"),
         ({"JOB_COMPLETION_INDEX": "3"}, "set TEACHONCE_NUM_WORKERS to the job's completions"),
         ({"SLURM_ARRAY_TASK_ID": "3"}, "SLURM_ARRAY_TASK_COUNT is '' in the environment, expected a number"),
-        ({"RANK": "2", "WORLD_SIZE": "2"}, "RANK 2 is none of 2 workers that are numbered one by one"),
+        ({"RANK": "2", "WORLD_SIZE": "2"}, "RANK 2 is not in 0 to 1"),
         ({"RANK": "x", "WORLD_SIZE": "2"}, "RANK is 'x' in the environment, expected a number; give --worker i/n"),
         # --array=1,7: a number that no other one is next to.
         (
             {"SLURM_ARRAY_TASK_ID": "7", "SLURM_ARRAY_TASK_MIN": "1", "SLURM_ARRAY_TASK_COUNT": "2"},
-            "SLURM_ARRAY_TASK_ID 7 is none of 2 workers",
+            "SLURM_ARRAY_TASK_ID 7 is not in 0 to 1, or the numbers of the 2 workers",
         ),
     ],
 )

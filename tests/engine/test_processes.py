@@ -41,7 +41,7 @@ def run_out_of_memory(worker_index):
 
 
 def test_a_library_error_at_the_start_is_one_line():
-    expected = "^a worker process cannot start: MemoryError: no 9 GB on this device$"
+    expected = "^a worker process could not start: MemoryError: no 9 GB on this device$"
     with pytest.raises(TeachonceError, match=expected):
         list(run_in_processes(run_out_of_memory, [1, 2], 2, ignore))
 

@@ -3,6 +3,7 @@ import json
 import re
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -24,7 +25,7 @@ def test_plain_lines_say_count_rate_and_remaining_time(monkeypatch: pytest.Monke
         advance(500)
         advance(1000)
     first, second, last = stream.getvalue().splitlines()
-    assert first == "extract: 1,000 of 2,000 images, 0.0 s elapsed", "of one batch nobody knows how long it took"
+    assert first == "extract: 1,000 of 2,000 images, 0.0 s elapsed", "the first batch has no known duration"
     assert second.startswith("extract: 2,000 of 2,000 images, ") and second.endswith(" left")
     assert last.startswith("extract: done 2,000 of 2,000 images in 0.0 s, ")
 
@@ -84,7 +85,7 @@ def test_the_start_of_workers_is_no_work(monkeypatch: pytest.MonkeyPatch) -> Non
         now = 100.0 + 183
         advance(0)
     lines = stream.getvalue().splitlines()
-    assert lines[0] == "extract: 0 of 110 images, 1 min 01 s elapsed"
+    assert lines[0] == "extract: 0 of 110 images, 1 min 01 s elapsed, starting"
     assert lines[1] == "extract: 10 of 110 images, 2 min 02 s elapsed"
     assert lines[2] == "extract: 30 of 110 images, 0.33/s, 3 min 03 s elapsed, 4 min 04 s left"
 
@@ -149,13 +150,45 @@ def test_json_for_programs(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(KeyError), progress("merge", 3, unit="records", stream=stream):
         raise KeyError
     events = [json.loads(line) for line in stream.getvalue().splitlines()]
-    assert events[0] == {"event": "phase", "what": "extract", "phase": "loading the teacher"}
-    assert {"event": "phase", "what": "extract", "phase": "starting 2 workers"} in events
+    assert events[0] == {"event": "phase", "what": "extract", "phase": "loading the teacher", "elapsed_seconds": 0.0}
+    assert events[1] == {"event": "phase", "what": "extract", "phase": "starting 2 workers", "elapsed_seconds": 0.0}
     assert [event["done"] for event in events if event["event"] == "progress"] == [20, 30]
     done = next(event for event in events if event["event"] == "done")
     assert (done["done"], done["total"], done["unit"], done["remaining_seconds"]) == (30, 30, "images", 0)
     assert done["elapsed_seconds"] >= 0 and done["per_second"] > 0
     assert events[-1]["event"] == "stopped" and events[-1]["what"] == "merge"
+    begun = [event["phase"] for event in events if event["event"] == "phase" and event["what"] == "merge"]
+    assert begun == ["starting"], "a phase before the first count, also where the caller names none"
+
+
+def test_json_says_how_long_a_phase_took_and_what_it_waits_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(module.STYLE_VARIABLE, "json")
+    monkeypatch.setattr(module, "PHASE_SECONDS", 0.0)
+    monkeypatch.setattr(module, "JSON_SECONDS", 0.0)
+    stream = io.StringIO()
+    with phase("extract", "loading the teacher", stream):
+        time.sleep(0.02)
+    with progress("extract", 30, phase="starting 2 workers", stream=stream) as advance:
+        advance(0)
+        advance(10)
+    events = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert [event["phase"] for event in events[:2]] == ["loading the teacher"] * 2
+    assert events[1]["elapsed_seconds"] >= 0.02
+    waiting, counted = (event for event in events if event["event"] == "progress")
+    assert waiting["phase"] == "starting 2 workers" and waiting["per_second"] is None
+    assert "phase" not in counted and counted["done"] == 10
+
+
+def test_a_long_phase_is_a_line_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PHASE_SECONDS", 0.0)
+    monkeypatch.setattr(module, "LINE_SECONDS", 0.0)
+    stream = io.StringIO()
+    with phase("extract", "loading the teacher", stream):
+        time.sleep(1.2)
+    first, second, *_ = stream.getvalue().splitlines()
+    assert first == "extract: loading the teacher"
+    assert re.fullmatch(r"extract: loading the teacher, 0\.\d s elapsed", second)
+    assert not [one for one in threading.enumerate() if one.name == "phase"], "it ends with the block"
 
 
 def test_quiet_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

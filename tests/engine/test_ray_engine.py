@@ -214,7 +214,7 @@ def build_deadly(worker_index):
 
 def test_a_job_that_kills_every_worker_ends_with_a_line(connected, monkeypatch):
     monkeypatch.setattr("teachonce.engine.ray_engine.MAX_LOSSES", 2)
-    with pytest.raises(TeachonceError, match=r"^2 workers of the cluster were lost while they did the same piece"):
+    with pytest.raises(TeachonceError, match=r"^2 workers of the cluster were lost while processing the same unit"):
         list(run_jobs(build_deadly, [1], engine=connected, report=ignore))
 
 
@@ -222,7 +222,7 @@ def test_workers_that_fit_nowhere_are_said_and_then_an_error(connected, monkeypa
     monkeypatch.setattr("teachonce.engine.ray_engine.SAY_SECONDS", 0.5)
     monkeypatch.setattr("teachonce.engine.ray_engine.WAIT_SECONDS", 3.0)
     engine = Engine(name="ray", num_workers=1, worker_cpus=3)
-    found = "they ask for 3 CPUs and 0 GPUs each, the cluster has 2 and 0"
+    found = "they request 3 CPUs and 0 GPUs each, the cluster has 2 and 0"
     with pytest.raises(TeachonceError, match=rf"^no worker has started within 3 s: {found}; add nodes"):
         list(run_jobs(partial(Squarer, None), [1], engine=engine, report=ignore))
     assert f"waiting for workers: {found}" in capsys.readouterr().err

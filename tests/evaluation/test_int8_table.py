@@ -42,7 +42,7 @@ def test_the_table() -> None:
         "| int8  | 74.50 | 95.00 | 79.00                   | 97.00             | 1.100 | 1.000       | 0.50  |\n"
         "\n"
         "int8: -0.50 +- 0.76 points of top-1 on 1,000 records.\n"
-        "Times: median of 100 single images each, in turn, one thread of this CPU, ONNX Runtime.\n"
+        "Times: median of 100 single images each, alternating, one thread of this CPU, ONNX Runtime.\n"
         "Teacher: views, 2,048 records."
     )
 
@@ -79,7 +79,7 @@ def test_more_than_a_point_is_said_in_capitals(lost: int, is_said: bool) -> None
     assert first.startswith("int8 LOSES ACCURACY: -" if is_said else "int8: ")
     assert ("--calibration percentile or --weight-bits 8 on a phone" in first) == is_said
     with_eight = find_verdicts(dataclasses.replace(found, weight_bits=8))[0]
-    assert ("or 7 instead of --weight-bits 8 may mend it" in with_eight) == is_said
+    assert ("or 7 instead of --weight-bits 8 may help" in with_eight) == is_said
 
 
 def test_a_gain_is_no_loss() -> None:

@@ -163,7 +163,7 @@ def test_output_that_exists_is_kept(run: Path, tmp_path: Path) -> None:
 
 
 def test_folder_that_is_no_run(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"holds no config\.json"):
+    with pytest.raises(ConfigError, match=r"has no config\.json"):
         export_run(tmp_path, "safetensors", tmp_path / "out")
 
 

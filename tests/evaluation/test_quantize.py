@@ -144,9 +144,9 @@ def test_nothing_is_printed_or_logged(tmp_path: Path, capsys, caplog) -> None:
 
 def test_without_images_and_with_a_damaged_file(tmp_path: Path) -> None:
     float_file = write_convolution(tmp_path / "float.onnx", WEIGHT)
-    with pytest.raises(ModelError, match=r"float\.onnx: cannot be quantised \(ValueError: No data"):
+    with pytest.raises(ModelError, match=r"float\.onnx: cannot be quantized \(ValueError: No data"):
         quantize_onnx(float_file, tmp_path / "int8.onnx", [])
     float_file.write_bytes(b"no model")
-    with pytest.raises(ModelError, match="cannot be quantised"):
+    with pytest.raises(ModelError, match="cannot be quantized"):
         quantize_onnx(float_file, tmp_path / "int8.onnx", flat_images(np.eye(3)))
     assert [path.name for path in tmp_path.iterdir()] == ["float.onnx"]

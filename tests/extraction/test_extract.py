@@ -183,7 +183,7 @@ def test_units_that_a_cluster_made_elsewhere_are_said(tmp_path, data, teacher):
     (out / "train-00001-of-00002.v000-000.arrow").unlink()
     config = ExtractConfig(data=data, teacher=teacher, out=out, engine="ray")
     with pytest.raises(
-        StoreError, match=f"^{out}: 1 units that workers made are not here: --out must be a folder that"
+        StoreError, match=f"^{out}: 1 units that workers finished are missing here: --out must be a folder that"
     ):
         _finish(config, store.plan, has_new_files=True)
 
@@ -211,7 +211,7 @@ def test_another_plan_is_refused_with_what_differs(tmp_path, data, teacher):
     with pytest.raises(PlanMismatchError, match=r"preprocessing\.size_px was 16, now 20"):
         run(data, teacher.replace("size=16,resize=16", "size=20,resize=20"), tmp_path / "store")
     others = write_color_shards(tmp_path / "others", sizes=(20, 14), first_index=100)
-    with pytest.raises(PlanMismatchError, match=r"begun with other data: it knows none of the 34 records here"):
+    with pytest.raises(PlanMismatchError, match=r"started with other data: it has none of the 34 records here"):
         run(others, teacher, tmp_path / "store")
     moved = tmp_path / "moved.onnx"
     (tmp_path / "teacher.onnx").rename(moved)
@@ -350,7 +350,7 @@ def test_the_class_space_is_explicit(tmp_path, teacher):
     assert run(foreign, teacher, tmp_path / "b", num_classes=5).class_space.offset == 1
     assert run(foreign, teacher, tmp_path / "c", offset=0).plan.data_classes == 4
     many = write_shards(tmp_path / "many", num_classes=9)
-    with pytest.raises(ConfigError, match="4 classes, the data 9: make the records with"):
+    with pytest.raises(ConfigError, match="4 classes, the data 9: create the records with"):
         run(many, teacher, tmp_path / "d")
 
 
@@ -362,9 +362,9 @@ def test_the_gate_lets_a_good_teacher_pass(tmp_path, data, teacher, capsys):
 @pytest.mark.parametrize(
     "change, finding",
     [
-        ({"offset": 0}, r"labels shifted by one \(--offset 1\): that gives 1\.000"),
-        ({"order": [2, 0, 3, 1]}, r"another order of the classes"),
-        ({"options": ",mean=0.5,std=2.5"}, r"a wrong mean/std \(.* fit: add ',mean="),
+        ({"offset": 0}, r"labels shifted by one \(--offset 1\), which gives 1\.000"),
+        ({"order": [2, 0, 3, 1]}, r"a different class order"),
+        ({"options": ",mean=0.5,std=2.5"}, r"a wrong mean/std \(.* match: add ',mean="),
     ],
 )
 def test_the_gate_names_the_mistake(tmp_path, data, change, finding):
@@ -381,7 +381,7 @@ def test_the_gate_of_a_store_that_is_whole_is_its_own_logits(tmp_path, data):
     wrong = write_color_teacher(tmp_path / "wrong.onnx", order=[1, 2, 3, 0])
     with pytest.warns(UserWarning, match="near chance: are --offset and the class order right"):
         run(data, wrong, tmp_path / "store")
-    with pytest.raises(CheckError, match=r"is whole, and its logits have top-1 0\.000, expected at least 0\.5"):
+    with pytest.raises(CheckError, match=r"is complete, and its logits have top-1 0\.000, expected at least 0\.5"):
         run(data, wrong, tmp_path / "store", expect_top1=0.5)
 
 
@@ -398,7 +398,7 @@ def test_a_file_that_is_made_again_is_the_one_that_was_there(tmp_path, data, tea
 
 def test_an_unwritable_output_is_one_line(tmp_path, data, teacher):
     (tmp_path / "file").write_text("")
-    with pytest.raises(StoreError, match="exists and is no store"):
+    with pytest.raises(StoreError, match="exists and is not a store"):
         run(data, teacher, tmp_path / "file")
     assert len(COLORS) == 4
 
@@ -412,7 +412,7 @@ def test_the_same_command_again_passes_the_gate_again(tmp_path, data, teacher):
 
 def test_a_teacher_without_antialiasing_cannot_render_views(tmp_path, data, teacher):
     blind = teacher + ",interpolation=tf1_bilinear"
-    with pytest.raises(ConfigError, match="sees pixels without antialiasing, and views are antialiased"):
+    with pytest.raises(ConfigError, match="its preprocessing has no antialiasing, while views are antialiased"):
         run(data, blind, tmp_path / "views", policy="crop", gate_samples=0)
     assert not (tmp_path / "views").exists()
     assert run(data, blind, tmp_path / "center", gate_samples=0).num_views == 1
@@ -425,7 +425,7 @@ def test_fewer_views_of_another_store_are_finished_all_the_same(tmp_path, data, 
         path.unlink()
     again = run(data, teacher, tmp_path / "b", views_of=first.path, views=2, views_per_file=2)
     assert again.num_views == begun.num_views == 4
-    assert "planned for 4 views, more than --views 2: all are extracted" in capsys.readouterr().err
+    assert "planned for 4 views, more than --views 2: all of them are extracted" in capsys.readouterr().err
 
 
 def test_training_can_begin_when_the_first_views_are_whole(tmp_path, data, teacher, capsys):

@@ -87,7 +87,7 @@ def test_a_changed_image_costs_only_its_own_unit(tmp_path):
     config = ExtractConfig(data=tmp_path / "data", teacher=str(tmp_path / "t.onnx"), out=tmp_path / "second")
     plan = begin_store(config.out, first.plan, config.views_per_file)
     second = UnitExtractor(config.out, plan, source, first.teacher, 64, 2, views_of=Store(tmp_path / "store"))
-    with pytest.raises(StoreError, match=r"train-00001-of-00002 record 0 .*the image changed since extraction"):
+    with pytest.raises(StoreError, match=r"train-00001-of-00002 record 0 .*the image has changed since extraction"):
         second(all_units(plan))
     written = [path.name for path in config.out.glob("train-*.v???-???.arrow")]
     assert written == ["train-00000-of-00002.v000-000.arrow"]

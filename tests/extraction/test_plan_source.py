@@ -8,40 +8,26 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
-from teachonce.errors import PlanMismatchError, RecordError
+from teachonce.errors import PlanMismatchError
 from teachonce.extraction import plan_source
 from teachonce.extraction.config import ExtractConfig, VerifyConfig
 from teachonce.extraction.extract import extract
-from teachonce.extraction.plan_source import ExtractedData, PlanSource, open_plan_source
+from teachonce.extraction.plan_source import PlanSource
 from teachonce.extraction.verify import verify
 from teachonce.models import classifier
 from teachonce.records.discovery import open_records
-from teachonce.records.source import RecordSource
-from teachonce.records.tfrecord.framing import index_path, read_tfrecords
-from teachonce.store.begin import begin_store
 from teachonce.store.plan_files import read_plan
 from teachonce.store.store import Store
+from tests.support.grown_data import OPTIONS, by_key, check_kept, check_same_content, check_trains, run
 from tests.support.small_data import (
-    build_dataset,
-    change_image,
-    example,
-    remove_manifests,
     rewrite_shard,
     write_as_folder,
     write_shards,
     write_store,
 )
-from tests.support.small_models import COLORS, color_example, write_color_shards, write_color_teacher
+from tests.support.small_models import COLORS, color_example, write_color_shards
 from tests.support.small_stores import read_tree
-
-OPTIONS = {"policy": "crop", "views": 3, "views_per_file": 2, "codec": "float32", "device": "cpu", "gate_samples": 0}
-
-
-@pytest.fixture
-def teacher(tmp_path: Path) -> str:
-    return write_color_teacher(tmp_path / "teacher.onnx")
 
 
 @pytest.fixture
@@ -74,11 +60,6 @@ def rows_asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return rows
 
 
-def run(data: Path, teacher: str, out: Path, **options) -> Store:
-    assert extract(ExtractConfig(data=data, teacher=teacher, out=out, **(OPTIONS | {"batch_size": 8} | options)))
-    return Store(out)
-
-
 def add_shard(data: Path, count: int, first_index: int, name: str) -> Path:
     """One more shard of so many images of the colors."""
     payloads = [
@@ -94,49 +75,6 @@ def rename_shards(data: Path, old: int, new: int) -> None:
         (data / f"train-{index:05d}-of-{old:05d}").rename(data / f"train-{index:05d}-of-{new:05d}")
     for path in data.glob("*.idx"):
         path.unlink()
-
-
-def by_key(store: Store) -> dict[int, list]:
-    """Views and logits of each record, and its label and filename."""
-    return {
-        key: [
-            (store.read_views(shard, view, [row])[0], store.read_logits(shard, view, [row])[0])
-            for view in range(store.num_views)
-        ]
-        + [int(store.read_labels(shard)[row]), store.read_filename(shard, row)]
-        for shard in range(len(store.shards))
-        for row, key in enumerate(store.read_keys(shard).tolist())
-    }
-
-
-def check_same_content(store: Store, scratch: Store, *, num_gone: int = 0) -> None:
-    """What an extraction from scratch has of the data as it is now, the store has too."""
-    found, expected = by_key(store), by_key(scratch)
-    assert len(found) == len(expected) + num_gone and store.num_views == scratch.num_views
-    for key, (*views, label, filename) in expected.items():
-        assert found[key][-2:] == [label, filename]
-        for (view, logits), (other_view, other_logits) in zip(views, found[key], strict=False):
-            assert view == other_view
-            np.testing.assert_allclose(logits, other_logits, atol=1e-5)
-
-
-def check_kept(path: Path, before: dict[str, bytes]) -> None:
-    after = read_tree(path)
-    assert {name: after[name] for name in before} == before
-
-
-def check_trains(store: Store, data: Path) -> None:
-    """Every record of the data in every view, with the logits of its own key."""
-    source = open_records(data, "train")
-    dataset = build_dataset(source, size=8, store=store)
-    for epoch in range(store.num_views):
-        batch = dataset.read_batch(range(len(dataset)), epoch)
-        for index in range(len(dataset)):
-            record = source.read_record(*source.locate(index))
-            (shard, row), *_ = store.locations_of(record.key)
-            assert batch["labels"][index] == record.label
-            logits = batch["teacher_logits"][index][torch.isfinite(batch["teacher_logits"][index])]
-            np.testing.assert_array_equal(logits, store.read_logits(shard, epoch, [row])[0])
 
 
 def test_shards_that_were_appended(tmp_path, teacher, asked, rows_asked, capsys):
@@ -316,7 +254,7 @@ def test_more_views_of_an_image_that_was_given_another_label(tmp_path, teacher):
         path.unlink()
     store = run(data, teacher, out, views=5)
     assert store.num_views == 5 and store.read_labels(0)[4] == 1
-    with pytest.warns(UserWarning, match="the image was given another label since"):
+    with pytest.warns(UserWarning, match="the image has a new label since"):
         verdict = verify(VerifyConfig(store=out, data=data, device="cpu"))
     assert verdict.is_sound, verdict.reason
 
@@ -352,21 +290,6 @@ def test_mixed_views_of_records_that_were_added(tmp_path, teacher):
     assert verify(VerifyConfig(store=out, data=data, device="cpu")).is_sound
 
 
-def test_data_of_an_unfinished_store_must_be_its_own(tmp_path, teacher):
-    data = write_color_shards(tmp_path / "data", sizes=(9, 6))
-    out = tmp_path / "store"
-    run(data, teacher, out)
-    remove_manifests(out)
-    (out / "train-00001-of-00002.records.arrow").unlink()
-    before = read_tree(out)
-    other = write_color_shards(tmp_path / "other", sizes=(9, 7))
-    with pytest.raises(
-        PlanMismatchError, match="is unfinished and was begun with other data: finish it with that data"
-    ):
-        run(other, teacher, out)
-    assert read_tree(out) == before
-
-
 def test_equal_images_that_were_added_keep_their_own_labels(tmp_path, teacher):
     """One image twice, under two labels: each has a row of its own."""
     data = write_color_shards(tmp_path / "data", sizes=(4,))
@@ -378,99 +301,6 @@ def test_equal_images_that_were_added_keep_their_own_labels(tmp_path, teacher):
     rewrite_shard(data / "train-00001-of-00002", lambda payloads: twice)
     store = run(data, teacher, out)
     assert store.read_keys(1)[0] == store.read_keys(1)[1] and store.read_labels(1).tolist() == [1, 3]
-
-
-def grow(path: Path, source: RecordSource):
-    plan = Store(path).plan
-    from dataclasses import replace
-
-    return begin_store(path, replace(plan, data=source.describe()), 1, ExtractedData(path, source))
-
-
-def test_the_source_itself_where_it_is_as_planned(tmp_path):
-    source = open_records(write_shards(tmp_path / "data"), "train")
-    store = write_store(tmp_path / "store", source)
-    assert open_plan_source(store.path, store.plan, source) is source
-    other = open_records(write_shards(tmp_path / "other", (8,)), "train")
-    found = open_plan_source(store.path, store.plan, other)
-    assert isinstance(found, PlanSource)
-    for shard in range(2):
-        assert [replace_where(record) for record in found.iter_shard(shard)] == [
-            replace_where(record) for record in source.iter_shard(shard)
-        ]
-
-
-def replace_where(record):
-    from dataclasses import replace
-
-    return replace(record, where="", encoded=bytes(record.encoded))
-
-
-def test_data_that_changes_between_plan_and_extraction(tmp_path):
-    """The records of an added shard are found again when they are read; others than were planned are refused."""
-    store = write_store(tmp_path / "store", write_shards(tmp_path / "data"))
-    payloads = [example(index, 1 + index % 3) for index in (*range(8), 100, 101)]
-    grown = open_records(write_shards(tmp_path / "grown", (8, 2), payloads=payloads), "train")
-    plan = grow(store.path, grown)
-    assert [record.filename for record in PlanSource(store.path, plan, grown).iter_shard(2)] == [
-        "image_100.jpg",
-        "image_101.jpg",
-    ]
-    rewrite_shard(tmp_path / "grown" / "train-00001-of-00002", lambda rows: [*rows, example(102, 1)])
-    changed = open_records(tmp_path / "grown", "train")
-    with pytest.raises(RecordError, match=r"\.p001: 3 records, 2 in the plan: the data changed since; start again"):
-        list(PlanSource(store.path, plan, changed).iter_shard(2))
-    renamed = open_records(write_shards(tmp_path / "renamed", (8, 1, 1), payloads=payloads), "train")
-    with pytest.raises(RecordError, match=r"shard train-00001-of-00002\.p001 of the store is not in the data"):
-        list(PlanSource(store.path, plan, renamed).iter_shard(2))
-    assert read_plan(store.path) == plan
-
-
-def test_grown_data_whose_shards_happen_to_have_the_store_s_numbers(tmp_path, teacher):
-    """A store of 9, 6 and 5 records, and data in shards of 14, 3 and 3: positions mean nothing there."""
-    first = write_color_shards(tmp_path / "first", sizes=(9, 6))
-    run(first, teacher, tmp_path / "store")
-    payloads = [bytes(p) for shard in sorted(first.glob("train-*-of-00002")) for _, p in read_tfrecords(shard)]
-    payloads += [color_example(index, 1 + index % 4, COLORS[index % 4]) for index in range(700, 705)]
-    # The new ones all lie in the first shard.
-    order = [*payloads[:9], *payloads[15:], *payloads[9:15]]
-    data = write_shards(tmp_path / "data", (14, 3, 3), num_classes=5, payloads=order)
-    shutil.copy(first / "classes.json", data / "classes.json")
-    store = run(data, teacher, tmp_path / "store")
-    assert [count for _, count in store.shards] == [9, 6, 5]
-    check_trains(store, data)
-    assert verify(VerifyConfig(store=store.path, data=data, device="cpu")).is_sound
-
-
-def test_an_image_that_changed_costs_no_store_its_further_views(tmp_path, teacher):
-    """The unit is refused before anything of it is written; with the image restored the views are made."""
-    data = write_color_shards(tmp_path / "data", sizes=(4, 4))
-    run(data, teacher, tmp_path / "store", views=2)
-    shard = data / "train-00001-of-00002"
-    before, kept = shard.read_bytes(), read_tree(tmp_path / "store")
-    change_image(shard, 2)
-    with pytest.raises(
-        RecordError, match=r"record 2 .* its earlier views are of .*: 1 images of the shard were changed"
-    ):
-        run(data, teacher, tmp_path / "store", views=4)
-    check_kept(tmp_path / "store", kept)
-    shard.write_bytes(before)
-    index_path(shard).unlink(missing_ok=True)
-    store = run(data, teacher, tmp_path / "store", views=4)
-    assert store.num_views == 4 and store.check_files()
-    check_same_content(store, run(data, teacher, tmp_path / "scratch", views=4))
-
-
-def test_data_with_its_labels_shifted_does_not_grow_a_store(tmp_path, teacher):
-    data = write_color_shards(tmp_path / "data", sizes=(6,))
-    (data / "classes.json").unlink()
-    run(data, teacher, tmp_path / "store", num_classes=6, offset=1)
-    before = read_tree(tmp_path / "store")
-    payloads = [color_example(index, 2 + index % 4, COLORS[index % 4]) for index in [*range(6), 900, 901]]
-    other = write_shards(tmp_path / "other", (8,), num_classes=None, payloads=payloads)
-    with pytest.raises(PlanMismatchError, match="the classes have other numbers here; use the same --labels"):
-        run(other, teacher, tmp_path / "store", num_classes=6, offset=1)
-    assert read_tree(tmp_path / "store") == before
 
 
 def test_a_grown_store_is_repaired_though_its_first_index_and_later_records_are_damaged(tmp_path, teacher):

@@ -57,7 +57,7 @@ def refuse(data: Path, teacher: str, store: Path, match: str) -> None:
     change, match = CHANGES[match]
     change(shard)
     for _ in range(2):
-        with pytest.raises(StoreError, match=rf"{records_file(SHARD)}: is missing or .* cannot be made again: {match}"):
+        with pytest.raises(StoreError, match=rf"{records_file(SHARD)}: is missing or .* cannot be recomputed: {match}"):
             run(data, teacher, store, repair=True)
         assert not (store / records_file(SHARD)).exists()
     shard.write_bytes(good)
@@ -68,11 +68,11 @@ def refuse(data: Path, teacher: str, store: Path, match: str) -> None:
 CHANGES = {
     "image": (
         lambda shard: change_image(shard, 3),
-        rf"an image of the data changed since the views were made \(first: .*{SHARD} record 3 .*image_3\.jpg\)",
+        rf"an image of the data has changed since the views were extracted \(first: .*{SHARD} record 3 .*image_3\.",
     ),
     "label": (
         lambda shard: rewrite_shard(shard, lambda payloads: [color_example(0, 3, COLORS[0]), *payloads[1:]]),
-        r"labels of the data changed since the views were made \(of view 0 .* the label of 9 records, now of 8\)",
+        r"labels of the data have changed since the views were extracted \(in view 0 .* of 9 records, now of 8\)",
     ),
 }
 
@@ -85,5 +85,5 @@ def test_records_that_changed_since_are_not(data: Path, teacher: str, store: Pat
 def test_without_an_index_it_is_not_known_which(data: Path, teacher: str, store: Path) -> None:
     (store / "index.arrow").unlink()
     change_image(data / SHARD, 3)
-    with pytest.raises(StoreError, match="which one it is cannot be said without the store's index"):
+    with pytest.raises(StoreError, match="which one cannot be determined without the store's index"):
         run(data, teacher, store, repair=True)

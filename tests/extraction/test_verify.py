@@ -102,7 +102,7 @@ def test_all_damage_is_listed_at_once(store, data):
         (store / name).write_bytes(raw)
     (store / "train-00000-of-00002.records.arrow").unlink()
     reason = check(store, data).reason
-    assert "3 of 7 files are damaged; extract with the same options and --repair makes them again" in reason
+    assert "3 of 7 files are damaged; run extract with the same options and --repair to recompute them" in reason
     for name in (NAME, other):
         assert re.search(rf"{name}: block 0: hash \w+, \w+ was written", reason)
     assert re.search(r"train-00000-of-00002\.records\.arrow: cannot be read", reason)
@@ -117,23 +117,23 @@ def test_logits_that_the_teacher_never_said(store, data):
     verdict = check(store, data)
     assert not verdict.is_sound
     assert f"train-00001-of-00002 record {row} " in verdict.reason and f"image_{9 + row}.jpg" in verdict.reason
-    assert (
-        re.search(r"differ from what the teacher said by 0\.(49|5)", verdict.reason) and "codec int8" in verdict.reason
-    )
+    assert re.search(r"differ from the teacher's by 0\.(49|5)", verdict.reason) and "codec int8" in verdict.reason
 
 
 def test_data_that_changed(tmp_path, store, data):
     other = write_color_shards(tmp_path / "other", sizes=(9, 6), first_index=100)
     verdict = check(store, other)
-    assert not verdict.is_sound and "0 of 15 records are known; 15 are not (first: image_100.jpg)" in verdict.reason
+    assert (
+        not verdict.is_sound and "0 of 15 records are in the store; 15 are not (first: image_100.jpg)" in verdict.reason
+    )
     changed = shutil.copytree(data, tmp_path / "changed")
     change_image(changed / "train-00001-of-00002", 4)
     verdict = check(store, changed)
     assert not verdict.is_sound and "train-00001-of-00002 record 4 " in verdict.reason
-    assert "the image changed since extraction" in verdict.reason
+    assert "the image has changed since extraction" in verdict.reason
     more = write_color_shards(tmp_path / "more", sizes=(9, 7))
     reason = check(store, more).reason
-    assert "15 of 16 records are known; 1 are not (first: image_15.jpg)" in reason
+    assert "15 of 16 records are in the store; 1 are not (first: image_15.jpg)" in reason
     with pytest.raises(ConfigError, match="no such folder"):
         check(store, tmp_path / "nowhere")
 
@@ -143,9 +143,11 @@ def test_the_same_images_with_other_labels(tmp_path, store):
     other = write_color_shards(tmp_path / "other", sizes=(9, 6), rotate=1)
     verdict = check(store, other, teacher="none")
     assert not verdict.is_sound and "record 0" in verdict.reason and "label 2 (class1) " in verdict.reason
-    with pytest.raises(StoreError, match=r"label 2 .* as of 15 of 15 records: the classes have another order there"):
+    with pytest.raises(
+        StoreError, match=r"label 2 .* as do 15 of 15 records: the classes have a different order there"
+    ):
         merge(MergeConfig(store=store, data=other, out=tmp_path / "m", num_workers=1))
-    with pytest.raises(StoreError, match=r"label \d .*another order"):
+    with pytest.raises(StoreError, match=r"label \d .*a different order"):
         build_dataset(open_records(other, "train"), size=8, store=store).read_batch([0], 0)
 
 
@@ -205,7 +207,7 @@ def test_another_decoder(store, data):
 def test_another_resize(store, data):
     forge_samples(store, pixels_xxh3=1)
     reason = check(store, data).reason
-    assert "decodes as at extraction, its view differs: another resize, crop or operation (pillow" in reason
+    assert "decodes as at extraction, but its view differs: another resize, crop or operation (pillow" in reason
 
 
 def test_a_view_that_was_changed(tmp_path, data, teacher):
@@ -223,7 +225,7 @@ def test_a_view_that_was_changed(tmp_path, data, teacher):
     reason = check(out, data).reason
     assert (
         f"train-00001-of-00002 record {row} " in reason
-        and f"view {number}: the image decodes as at extraction, its view" in reason
+        and f"view {number}: the image decodes as at extraction, but its view" in reason
     )
 
 
@@ -247,7 +249,7 @@ def test_logits_of_other_weights(tmp_path, store, data, teacher):
     store = rewrite_store(opened, tmp_path / "forged", plan)
     verdict = check(store, data, teacher=other)
     assert not verdict.is_sound and verdict.num_pixels == 2 * MIN_SAMPLES
-    assert "the pixels are the teacher's, so weights or arithmetic differ (the same torch" in verdict.reason
+    assert "the pixels are the teacher's, so weights or numerics differ (the same torch" in verdict.reason
 
 
 def test_mixed_and_augmented_views_replay(tmp_path, data, teacher):
@@ -299,7 +301,7 @@ def test_the_command_line_gives_verdict_and_exit_code(store, data, capsys):
 
 def test_a_teacher_that_is_not_where_the_plan_says(tmp_path, store, data, teacher):
     (tmp_path / "teacher.onnx").rename(tmp_path / "moved.onnx")
-    with pytest.raises(TeachonceError, match=r"the store's plan, onnx:.*give --teacher .* or --samples 0"):
+    with pytest.raises(TeachonceError, match=r"the store's plan, onnx:.*with --teacher, or --samples 0"):
         check(store, data)
     with pytest.raises(TeachonceError) as error:
         check(store, data, teacher=teacher)

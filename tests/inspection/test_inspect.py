@@ -62,7 +62,7 @@ def test_a_stores_numbers_are_those_of_torch(store):
 
 def test_what_the_codec_changes_is_in_the_summary(tmp_path, store, data):
     assert summarize_store(store.path)["codec_error"] == {} and summarize_store(store.path)["num_samples"] == 0
-    assert "not known: the store keeps no samples" in render_store(summarize_store(store.path))
+    assert "unknown: the store has no samples" in render_store(summarize_store(store.path))
     teacher = write_color_teacher(tmp_path / "teacher.onnx", num_classes=8)
     options = {"codec": "topk", "topk": 3, "offset": 1, "device": "cpu"}
     extract(ExtractConfig(data=data, teacher=teacher, out=tmp_path / "sparse", gate_samples=0, **options))
@@ -90,7 +90,7 @@ def test_a_store_that_is_being_extended_is_usable_for_the_views_that_are_whole(t
     }
     text = render_store(summary)
     assert "63 records x 2 views" in text
-    assert "6 of 10 files; usable for 2 of 5 views: run the same extract again for the rest" in text
+    assert "6 of 10 files; usable for 2 of 5 views: run the same extract command to resume for the rest" in text
 
 
 def test_records_that_are_being_added_are_not_counted_before_they_are_complete(tmp_path):

@@ -216,7 +216,7 @@ def test_policy_center_is_shown_through_the_teachers_preprocessing(tmp_path, dat
         np.testing.assert_array_equal(shown_pixels(card), pixels)
     assert "In 24 of 24 the teacher's choice is the label." in section(page, "sheet").text
     assert "None: the teacher agrees with every label." in section(page, "suspects").text
-    assert "the shorter side at 16 px (bilinear), then the middle 16 px" in section(page, "sheet").text
+    assert "the shorter side at 16 px (bilinear), then the central 16 px" in section(page, "sheet").text
 
 
 def test_mixed_views_have_two_labels_and_their_shares(tmp_path, data, mixed):
@@ -251,7 +251,7 @@ def test_mixed_views_have_two_labels_and_their_shares(tmp_path, data, mixed):
 def test_where_all_views_are_mixed_nothing_is_said_of_labels(tmp_path, data):
     store = make_store(tmp_path, data, "store", policy="crop", views=2, mix_prob=1.0, mixup_alpha=1.0)
     page = read_page(write_page(store.path, data))
-    assert "a mix has no one label: nothing to say" in section(page, "suspects").text
+    assert "a mixed view has no single label, so there are no suspects" in section(page, "suspects").text
     assert len(section(page, "sure").find("svg")) == 2
     (numbers,) = page.find("div", class_="numbers")
     assert "-top-1" in numbers.text and "-ECE" in numbers.text
@@ -277,7 +277,7 @@ def test_a_planted_mislabel_comes_first(tmp_path, options):
         ],
         strict=True,
     ):
-        assert filename in card.text and place in card.text and "labelled class0" in card.text
+        assert filename in card.text and place in card.text and "labeled class0" in card.text
         assert [line.find("span")[0].text for line in card.find("li")] == [choice, "class0"]
         assert (card.find("img")[0].attributes["alt"] or "").startswith(filename)
     first, second = (float(re.search(r"([\d.]+) nats apart", card.text)[1]) for card in suspects)
@@ -309,15 +309,15 @@ def test_what_the_data_says_is_text_and_never_html(tmp_path):
     cards = section(page, "sheet").find("article")
     assert cards[0].text.startswith(f"✗ {wild}")
     assert 'on"e' in cards[0].text and "&lt;" in cards[1].text
-    assert f"labelled {wild}" in section(page, "suspects").text
+    assert f"labeled {wild}" in section(page, "suspects").text
 
 
 def test_logits_without_a_teacher_show_the_whole_image(tmp_path):
     data = write_shards(tmp_path / "data")
     page = read_page(write_page(write_store(tmp_path / "store", data).path, data))
-    assert "its preprocessing is not known: shown is the whole image" in section(page, "sheet").text
+    assert "its preprocessing is unknown; the full images are shown" in section(page, "sheet").text
     assert shown_pixels(section(page, "sheet").find("article")[0]).shape == (30, 40, 3)
-    assert "the store keeps no samples of logits before the codec" in section(page, "codec").text
+    assert "the store has no samples of logits from before encoding" in section(page, "codec").text
 
 
 def test_a_store_whose_later_views_are_missing_is_shown_as_far_as_it_goes(tmp_path, data):
@@ -346,7 +346,7 @@ def test_of_a_large_store_a_sample_is_measured_and_the_page_says_so(tmp_path, cr
     assert "sample, spread evenly" not in read_page(write_page(crops.path, None, tmp_path / "page.html")).text
     monkeypatch.setattr(inspect_page, "MAX_ROWS", 60)
     page = read_page(write_page(crops.path, None, tmp_path / "again.html"))
-    assert "20 of 33 records in 3 of 3 views, 60 of 99 altogether" in page.text
+    assert "20 of 33 records in 3 of 3 views, 60 of 99 in total" in page.text
     assert "of 20 records" in section(page, "suspects").text and "Of 60 views" in section(page, "sure").text
 
 
@@ -373,8 +373,8 @@ def test_what_means_nothing_is_refused(tmp_path, data, center, capsys):
     for words, phrase in (
         ((data, "--html"), "--html: is for stores"),
         ((center.path, "--html", "--json"), "--html with --json: expected one of the two"),
-        ((center.path, "--data", data), f"--data {data}: expected --html with it"),
-        ((center.path, "--out", tmp_path / "x.html"), f"--out {tmp_path / 'x.html'}: expected --html with it"),
+        ((center.path, "--data", data), f"--data {data}: expected --html"),
+        ((center.path, "--out", tmp_path / "x.html"), f"--out {tmp_path / 'x.html'}: expected --html"),
         ((center.path, "--html", "--out", tmp_path), "is a folder"),
         ((center.path, "--html", "--data", tmp_path / "nowhere"), "no such folder"),
     ):
@@ -392,7 +392,7 @@ def test_a_run_is_sent_to_its_report(tmp_path, capsys):
 def test_records_of_another_store_are_refused(tmp_path, center, capsys):
     other = write_color_shards(tmp_path / "other", first_index=100)
     assert end(center.path, "--html", "--data", other, "--out", tmp_path / "page.html") == 1
-    assert "0 of 33 records are known; 33 are not (first: image_100.jpg)" in capsys.readouterr().err
+    assert "0 of 33 records are in the store; 33 are not (first: image_100.jpg)" in capsys.readouterr().err
     assert not (tmp_path / "page.html").exists()
 
 
@@ -403,7 +403,7 @@ def test_a_file_that_exists_is_not_replaced_unasked(tmp_path, center, capsys):
     assert "notes.txt: exists; remove it, choose another --out, or give --overwrite" in capsys.readouterr().err
     assert notes.read_text() == "years of work"
     assert end(center.path, "--html", "--overwrite") == 2
-    assert "--overwrite without --out: expected --out FILE with it" in capsys.readouterr().err
+    assert "--overwrite without --out: expected --out FILE" in capsys.readouterr().err
     assert end(center.path, "--html", "--out", notes, "--overwrite") == 0
     assert notes.read_text().startswith("<!doctype html>")
     for _ in range(2):  # the store's own page is made anew
@@ -451,7 +451,7 @@ def test_a_folder_that_cannot_be_written_asks_for_another_place(tmp_path, center
         if os.access(store, os.W_OK):
             pytest.skip("this user may write everywhere")
         assert end(store, "--html") == 1
-        assert "the store's folder cannot be written; give with --out" in capsys.readouterr().err
+        assert "the store's folder is not writable; give a file" in capsys.readouterr().err
         assert end(store, "--html", "--out", tmp_path / "page.html") == 0
     finally:
         store.chmod(0o755)

@@ -48,7 +48,7 @@ def test_what_is_in_tfrecords(data: Path, num_workers: int) -> None:
         "image/logit": ("float", 8),
     }
     text = render_records(summary)
-    assert "train: 8 records in 2 shards (tfrecord), " in text and "bytes; 1 images are DOUBLED" in text
+    assert "train: 8 records in 2 shards (tfrecord), " in text and "bytes; 1 DUPLICATE images" in text
     assert "3 of 3 present and background; 2 to 3 records each" in text
     assert "of 4 classes in 8 records, top-1 0.8750 against the labels" in text
     assert "train-00001-of-00002" in text and "image/class/label" in text
@@ -83,7 +83,7 @@ def test_damage_is_named(data: Path, tmp_path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[-20] ^= 1
     path.write_bytes(content)
-    with pytest.raises(RecordError, match=r"train-00001-of-00002 record 2 \(byte \d+\): the checksum of the data"):
+    with pytest.raises(RecordError, match=r"train-00001-of-00002 record 2 \(byte \d+\): wrong checksum of the data"):
         summarize_records(data, num_workers=1)
     for features, message in (({"encoded": b"text"}, "expected a JPEG"), ({"class/label": None}, "expected image/enc")):
         other = write_shards(tmp_path / message[-3:], sizes=(1,), payloads=[example(0, 1, **features)])
@@ -118,9 +118,9 @@ def test_images_that_viewers_would_turn_are_counted(tmp_path: Path) -> None:
     assert (split["num_records"], split["num_turned"]) == (19, 9), "orientations 3, 6 and 8, in three formats"
     assert split["width_px"] == {"least": 12, "most": 12}, "as stored"
     text = render_records({"path": "data", "splits": [split]})
-    assert "  turned    9 images say in EXIF that viewers turn them; they are seen as stored" in text
+    assert "  turned    9 images have an EXIF rotation, which is ignored" in text
 
 
 def test_without_turned_images_nothing_is_said(data: Path) -> None:
     summary = summarize_records(data)
-    assert summary["splits"][0]["num_turned"] == 0 and "viewers turn" not in render_records(summary)
+    assert summary["splits"][0]["num_turned"] == 0 and "EXIF" not in render_records(summary)

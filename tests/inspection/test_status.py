@@ -96,7 +96,7 @@ def test_a_store_under_way(store):
     text = status(StatusConfig(path=store))
     assert text.splitlines()[0] == f"{store}: 3 of 6 units done, 3 missing, 0 workers alive"
     assert "0 to 1 of 5 complete; 2 to 3: 1 of 2 shards" in text
-    assert "nobody is known to work on it: run the same extract again" in text
+    assert "no worker is active: run the same extract command to resume" in text
 
 
 def test_a_store_that_was_only_begun(tmp_path):
@@ -111,7 +111,7 @@ def test_a_complete_store_and_one_without_its_manifest(store):
     fill(store, make_plan(5))
     summary = look_at(store)
     assert summary["units_missing"] == 0 and not summary["is_complete"]
-    assert "all files are there but the manifest, which the same extract writes" in render_status(summary)
+    assert "all files are there except the manifest, which the same extract command writes" in render_status(summary)
     finalize_store(store)
     summary = look_at(store)
     assert summary["is_complete"] and (summary["units_done"], summary["num_views"]) == (6, 5)
@@ -140,7 +140,7 @@ def test_a_worker_of_this_machine_is_asked_for(store):
     text = render_status(summary)
     assert "3 of 6 units done, 3 missing, 8 views/s (1.6 records/s), 1.8 s left, 1 worker alive" in text
     assert "workers    1 alive, 1 gone" in text
-    assert "part 1/2 on node-7 process 12, cuda:0 (NVIDIA H100): gone (its process ended unexpectedly)" in text
+    assert "part 1/2 on node-7 process 12, cuda:0 (NVIDIA H100): gone (its process exited unexpectedly)" in text
     assert "alive, 1 units, 640 views, 8/s, at train-00001 views 2 to 3 and 1 more" in text
 
 
@@ -150,7 +150,7 @@ def test_a_single_look_at_another_machine_has_its_clock_alone(store, age, alive)
     (worker,) = look_at(store)["workers"]
     assert (worker["alive"], worker["judged_by"]) == (alive, "clock")
     assert worker["age_seconds"] == pytest.approx(age, abs=5)
-    assert ("--watch tells whether it lives" in status(StatusConfig(path=store))) is (alive is None)
+    assert ("--watch shows whether it is alive" in status(StatusConfig(path=store))) is (alive is None)
 
 
 def test_while_watching_the_counter_decides_and_no_clock(store):
@@ -172,7 +172,7 @@ def test_while_watching_the_counter_decides_and_no_clock(store):
         time.sleep(0.1)
     assert (first["alive"], first["judged_by"]) == (True, "counter")
     assert (second["alive"], second["judged_by"]) == (False, "counter")
-    assert "gone (its counter stands still at 1)" in render_status(look())
+    assert "gone (its heartbeat stopped at 1)" in render_status(look())
 
 
 def test_the_last_error_and_how_workers_ended(store):
@@ -189,7 +189,7 @@ def test_the_last_error_and_how_workers_ended(store):
 
 def test_a_worker_that_hangs_is_told_from_one_that_works(store):
     write_beat(store, writer_name(), idle_seconds=600.0)
-    assert "nothing done for 10 min 00 s" in status(StatusConfig(path=store))
+    assert "no progress for 10 min 00 s" in status(StatusConfig(path=store))
 
 
 def test_many_workers_are_not_all_shown(store):
@@ -252,7 +252,7 @@ def test_a_run(finished_run, tmp_path):
     shutil.copy(finished_run / "config.json", begun)
     summary = look_at(begun)
     assert (summary["is_complete"], summary["epochs_done"], summary["last_epoch"]) == (False, 0, None)
-    assert "run the same train again to resume" in render_status(summary)
+    assert "run the same train command to resume" in render_status(summary)
     write_metrics(begun, [ROW])
     details = {"epoch": 2, "epochs": 2, "step": 5, "train_loss": 1.25}
     write_beat(

@@ -44,7 +44,7 @@ def test_it_passes_exactly_where_both_are_one_to_one(tmp_path_factory, lines, im
     doubled = [name for name in names if basenames.count(name.rpartition("/")[2]) > 1]
     missing = [name for name in names if name.rpartition("/")[2] not in lines]
     foreign = [f"({name})" for name in lines - set(basenames)]
-    if "two images of one basename" in message:
+    if "two images have the same basename" in message:
         assert sum(message.count(f"{name} ") > 0 for name in doubled) >= 1
         first, _, rest = message.partition(" and ")
         assert {first, rest.partition(" of ")[0]} <= set(doubled)

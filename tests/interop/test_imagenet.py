@@ -31,7 +31,7 @@ def test_labels(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a\nb\na\n", r"labels.txt line 3: a is doubled \(line 1\)"),
+        ("a\nb\na\n", r"labels.txt line 3: a is a duplicate \(of line 1\)"),
         ("a\n\nb\n", "labels.txt line 2: empty, expected a class name"),
         ("\n\n", "labels.txt: empty"),
         ("\udcff\n", "labels.txt: is not UTF-8 text"),
@@ -66,7 +66,7 @@ def test_metadata(tmp_path: Path) -> None:
         class_texts(["n1", "n3"], read_metadata(path))
     with pytest.raises(ConfigError, match=r"metadata.txt line 1: 'n1 tench', expected 'synset<TAB>text'"):
         read_metadata(write(path, "n1 tench\n"))
-    with pytest.raises(ConfigError, match="line 2: n1 has another text than before"):
+    with pytest.raises(ConfigError, match="line 2: n1 has a different text than before"):
         read_metadata(write(path, "n1\ttench\nn1\tshark\n"))
 
 
@@ -99,7 +99,7 @@ def test_csv_boxes_by_basename_or_with_class(tmp_path: Path) -> None:
 
 def test_a_basename_that_fits_two_images_is_refused(tmp_path: Path) -> None:
     boxes = open_boxes(write(tmp_path / "boxes.csv", "1.JPEG,0,0,1,1\n"))
-    with pytest.raises(RecordError, match=r"1.JPEG fits a/1.JPEG and b/1.JPEG; name them CLASS/NAME"):
+    with pytest.raises(RecordError, match=r"1.JPEG fits a/1.JPEG and b/1.JPEG; use CLASS/NAME"):
         boxes.has_any(listing_of(tmp_path / "images", "a/1.JPEG", "b/1.JPEG"))
 
 
@@ -143,12 +143,12 @@ def test_xml_boxes_are_clipped_ordered_and_never_empty(tmp_path: Path) -> None:
         ("<annotation>", "no element found"),
         (XML.replace("<ymin>10</ymin>", ""), "no ymin"),
         (XML.replace("<width>200</width>", "<width>0</width>"), "size 0 x 100"),
-        (XML.replace("<xmin>50</xmin>", "<xmin>left</xmin>"), "'left' is no number"),
+        (XML.replace("<xmin>50</xmin>", "<xmin>left</xmin>"), "'left' is not a number"),
     ],
 )
 def test_xml_that_cannot_be_understood(tmp_path: Path, text: str, message: str) -> None:
     write(tmp_path / "a" / "1.xml", text)
-    with pytest.raises(RecordError, match=f"a/1.xml: no boxes can be read: {message}.*; expected ILSVRC's"):
+    with pytest.raises(RecordError, match=f"a/1.xml: boxes cannot be read: {message}.*; expected ILSVRC's"):
         open_boxes(tmp_path).find_boxes("a/1.JPEG")
 
 

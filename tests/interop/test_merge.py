@@ -122,7 +122,7 @@ def test_records_that_are_missing_doubled_or_in_another_order(tmp_path, data, st
 def test_an_unknown_image_stops_with_its_name(tmp_path, store):
     payloads = [example(index, 1 + index % 3) for index in (0, 1, 9, 3, 4, 5, 6, 7)]
     changed = write_shards(tmp_path / "changed", payloads=payloads)
-    with pytest.raises(StoreError, match=r"7 of 8 records are known; 1 are not \(first: image_9\.jpg\)"):
+    with pytest.raises(StoreError, match=r"7 of 8 records are in the store; 1 are not \(first: image_9\.jpg\)"):
         run(store, changed, tmp_path / "out")
     assert not (tmp_path / "out" / "train-00000-of-00002").exists()
     assert not list((tmp_path / "out").glob(".tmp-*"))
@@ -141,7 +141,7 @@ def test_a_shortened_shard_is_merged(tmp_path, store):
 
 
 def test_wrong_commands(tmp_path, data, store):
-    with pytest.raises(ConfigError, match="is the data itself"):
+    with pytest.raises(ConfigError, match="is the --data folder"):
         run(store, data, data)
     with pytest.raises(ConfigError, match="exists and is not empty"):
         run(store, data, store.path)

@@ -111,18 +111,20 @@ def test_what_is_complete_is_kept(store: Store, tmp_path: Path) -> None:
     first.write_bytes(b"not looked at")
     export_parquet(store.path, tmp_path / "out")
     assert second.read_bytes() == whole and first.read_bytes() == b"not looked at"
-    with pytest.raises(PlanMismatchError, match=r"begun with another plan: view was None, now 1; choose another --out"):
+    with pytest.raises(
+        PlanMismatchError, match=r"was started with a different plan: view was None, now 1; choose another --out"
+    ):
         export_parquet(store.path, tmp_path / "out", view=1)
 
 
 def test_what_cannot_be_meant(store: Store, tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match=r"view 3 is not there: the store has views 0\.\.2"):
+    with pytest.raises(StoreError, match=r"view 3 does not exist: the store has views 0\.\.2"):
         export_parquet(store.path, tmp_path / "out", view=3)
     with pytest.raises(ConfigError, match="--top 8: the teacher has 7 classes"):
         export_parquet(store.path, tmp_path / "out", top=8)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "a.txt").write_text("")
-    with pytest.raises(ConfigError, match="exists and is no export"):
+    with pytest.raises(ConfigError, match="exists and is not an export"):
         export_parquet(store.path, tmp_path / "other")
     assert not (tmp_path / "out").exists()
 

@@ -183,7 +183,7 @@ def test_images_that_cannot_be_rewritten_are_copied_and_counted(tmp_path: Path, 
     kept = tmp_path / "kept"
     convert_records(RecordsConfig(images=images, out=kept, keep=True, num_workers=1))
     reindex(ReindexConfig(data=kept, out=tmp_path / "out", num_workers=1))
-    assert "reindex: 2 images could not be given restart markers and were left as they are" in capsys.readouterr().err
+    assert "reindex: 2 images could not be given restart markers and were left unchanged" in capsys.readouterr().err
     convert_records(RecordsConfig(images=images, out=tmp_path / "direct", keep=True, restart="auto", num_workers=1))
     assert "records: 2 images could not be given restart markers" in capsys.readouterr().err
     name = "train-00000-of-00001"
@@ -201,7 +201,7 @@ def test_shards_are_kept_and_others_refused(data: Path, out: Path, tmp_path: Pat
         reindex(ReindexConfig(data=data, out=out, restart="row"))
     with pytest.raises(PlanMismatchError, match="data was"):
         reindex(ReindexConfig(data=write_shards(tmp_path / "more", sizes=(5, 4)), out=out))
-    with pytest.raises(ConfigError, match="is the data itself"):
+    with pytest.raises(ConfigError, match="is the --data folder"):
         reindex(ReindexConfig(data=data, out=data))
     with pytest.raises(ConfigError, match="exists and is not empty"):
         reindex(ReindexConfig(data=data, out=write_shards(tmp_path / "foreign")))
@@ -256,7 +256,7 @@ def test_other_records_are_unknown_to_the_store(out: Path, tmp_path: Path) -> No
     """The original's key is what is looked for, so a record of another original is not found."""
     payloads = [example(100 + index, 1) for index in range(8)]
     store = Store(write_store(tmp_path / "store", write_shards(tmp_path / "others", payloads=payloads)).path)
-    with pytest.raises(StoreError, match="0 of 8 records are known"):
+    with pytest.raises(StoreError, match="0 of 8 records are in the store"):
         StoreJoin(store, open_records(out, "train"))
 
 

@@ -29,7 +29,7 @@ def test_labels_agree_or_there_is_none(tmp_path: Path, store: Store) -> None:
         for given in (label if row < 2 else NO_LABEL, None, NO_LABEL):
             found = table.find_logits(key=record.key, filename=record.filename, label=given)
             assert found.tolist() == store.read_logits(0, 0, [row])[0].tolist()
-    with pytest.raises(LogitsError, match=r"label 2 here, 1 in .*: the classes have another order there"):
+    with pytest.raises(LogitsError, match=r"label 2 here, 1 in .*: the classes have a different order there"):
         table.find_logits(key=records[0].key, filename="a", label=2)
     with pytest.raises(LogitsError, match="label 3 here, a class that the data does not have in "):
         table.find_logits(key=records[2].key, filename="a", label=3)

@@ -62,7 +62,7 @@ def test_equal_classes_are_the_runs_weights_to_the_bit(run: Path) -> None:
     stored = load_file(run / "student.safetensors")
     assert weights.keys() == stored.keys()
     assert all(torch.equal(tensor, stored[name]) for name, tensor in weights.items())
-    assert phrase == "all weights taken over, the last layer too"
+    assert phrase == "all weights are reused, including the last layer"
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_as_many_other_classes_get_a_new_head(tmp_path: Path) -> None:
         fresh, weights, phrase = begin(run, RESNET, NUM_CLASSES, classes_hash=classes_hash)
         assert torch.equal(weights["fc.weight"], (fresh if is_new else stored)["fc.weight"])
         assert torch.equal(weights["fc.weight"], stored["fc.weight"]) is not is_new
-        assert ("its 5 classes have other names" in phrase) == is_new
+        assert ("its 5 classes have different names" in phrase) == is_new
 
 
 def test_the_order_of_classes_counts() -> None:
@@ -124,12 +124,12 @@ def test_another_size_is_said_or_refused(tmp_path: Path) -> None:
 def test_what_is_refused(run: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"holds a timm:test_resnet, expected the timm:test_vit of --student; give"):
         open_initial_run(run, parse_model_spec("timm:test_vit"))
-    with pytest.raises(ConfigError, match=r"holds no config\.json, expected the folder of a finished run"):
+    with pytest.raises(ConfigError, match=r"has no config\.json; expected the folder of a finished run"):
         open_initial_run(tmp_path, parse_model_spec(RESNET))
     weights = run / "student.safetensors"
     with pytest.raises(ConfigError, match=rf"is a file.*give --student {RESNET},weights={weights}"):
         open_initial_run(weights, parse_model_spec(RESNET))
-    with pytest.raises(ConfigError, match=r"has weights=, which says too where the student starts; give one of them"):
+    with pytest.raises(ConfigError, match=r"has weights=, which also sets the initial weights; give only one of them"):
         open_initial_run(run, parse_model_spec(f"{RESNET},weights={weights}"))
     with pytest.raises(ConfigError, match=r"has pretrained="):
         open_initial_run(run, parse_model_spec(f"{RESNET},pretrained=1"))
@@ -185,7 +185,9 @@ def test_a_training_that_starts_from_a_run(halves, tmp_path: Path, capsys: pytes
     tuned = config(high, tmp_path / "tuned", init=low_run, epochs=1)
     result = train(tuned)
     said = capsys.readouterr().err
-    assert f"tuned: starts from {low_run}: new last layer (fc.weight, fc.bias): its 5 classes have other names" in said
+    assert (
+        f"tuned: starts from {low_run}: new last layer (fc.weight, fc.bias): its 5 classes have different names" in said
+    )
     resolved = json.loads((tuned.out / "config.json").read_text())
     assert resolved["init"] == str(low_run)
     assert len(resolved["init_weights_sha256"]) == 64
@@ -196,7 +198,9 @@ def test_a_training_that_starts_from_a_run(halves, tmp_path: Path, capsys: pytes
     assert "starts from" not in capsys.readouterr().err
 
     other = config(high, tmp_path / "other", init=low_run, epochs=1, student=f"{RESNET},mean=0.4")
-    with pytest.warns(UserWarning, match=r"mean \(0.4, 0.4, 0.4\) instead of \(0.5, 0.5, 0.5\), other pixels than the"):
+    with pytest.warns(
+        UserWarning, match=r"mean \(0.4, 0.4, 0.4\) instead of \(0.5, 0.5, 0.5\), a different input than the"
+    ):
         train(other)
 
     plain = config(high, tmp_path / "tuned", epochs=1)

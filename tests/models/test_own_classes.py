@@ -56,12 +56,10 @@ def test_names_say_where_the_classes_begin_whatever_the_model_says(own: int | No
 
 @pytest.mark.parametrize("names", [TOOLS, ANIMALS[::-1], ANIMALS[:5], ANIMALS[1:], TOOLS + ANIMALS[:5]])
 def test_other_names_are_refused(names) -> None:
-    message = (
-        rf"^run:r: its 6 classes have other names, or another order, than the {len(names)} of the data \({names[0]}"
-    )
+    message = rf"^run:r: its 6 classes differ in names or order from the {len(names)} of the data \({names[0]}"
     with pytest.raises(ConfigError, match=message) as caught:
         resolve(model(), names)
-    assert "say with --offset which label is its class 0" in str(caught.value) and "\n" not in str(caught.value)
+    assert "give the label of its class 0 with --offset" in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_an_offset_that_the_names_contradict() -> None:
@@ -72,10 +70,10 @@ def test_an_offset_that_the_names_contradict() -> None:
 
 def test_an_offset_that_somebody_gave_is_taken_where_the_names_are_others() -> None:
     with pytest.warns(
-        UserWarning, match=r"--offset 0: the 6 classes of run:r have other names .* \(axe, bolt, chisel, ...\)"
+        UserWarning, match=r"--offset 0: the 6 classes of run:r have different names .* \(axe, bolt, chisel, ...\)"
     ):
         assert resolve_model_offset(model(), TOOLS, 6, 0) == 0
-    with pytest.raises(ConfigError, match="no class in common"), pytest.warns(UserWarning, match="other names"):
+    with pytest.raises(ConfigError, match="without a common class"), pytest.warns(UserWarning, match="different names"):
         resolve_model_offset(model(), TOOLS, 6, 6)
 
 

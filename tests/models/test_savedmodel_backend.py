@@ -162,7 +162,7 @@ def test_size_of_a_walkthrough_teacher_is_known(modern_model: Path) -> None:
 
 def test_uint8_signature_and_chosen_size(modern_model: Path) -> None:
     spec = f"savedmodel:{modern_model},signature=bytes,range=byte"
-    with pytest.raises(ConfigError, match="does not say its input size; give size="):
+    with pytest.raises(ConfigError, match="has no fixed input size; give size="):
         load_model(spec)
     pixels = noise_pixels(size_px=20)
     classifier = load_model(f"{spec},size=20")

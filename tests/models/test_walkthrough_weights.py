@@ -51,7 +51,7 @@ def test_the_resolver_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert find_savedmodel(AMOEBANET) == tmp_path / "amoebanet_a_n18_f448"
     monkeypatch.delitem(sys.modules, "tensorflow_hub")
     package.write_text("def resolve(handle):\n    raise OSError('no route to host')  # a longer file than before\n")
-    with pytest.raises(ConfigError, match=r"cannot be fetched \(https.*no route to host\); give weights=DIR"):
+    with pytest.raises(ConfigError, match=r"cannot be downloaded \(https.*no route to host\); give weights=DIR"):
         find_savedmodel(AMOEBANET)
 
 
@@ -70,7 +70,7 @@ def test_a_folder_goes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_without_a_network_one_line_says_what_to_give(name: str) -> None:
     with pytest.raises(ConfigError) as error:
         load_model(name)
-    assert f"model '{name}': its weights cannot be fetched (" in str(error.value)
+    assert f"model '{name}': its weights cannot be downloaded (" in str(error.value)
     assert "give weights=DIR (the walkthrough's scripts: --saved_model=DIR)" in str(error.value)
     assert f"TEACHONCE_SAVEDMODELS=FOLDER with {name}/ in it" in str(error.value)
     assert len(str(error.value).splitlines()) == 1

@@ -287,7 +287,7 @@ def test_scans_are_limited(read: Callable[[bytes], object]) -> None:
     """The marker of a scan in a comment, or behind the end, is none."""
     read(encode_scans(MAX_SCANS, comment=b"\xff\xda" * 500) + b"\xff\xda" * 500)
     expected = (
-        r"a JPEG image of 16 x 16 pixels in (101|883) scans, more than the 100 allowed; save it anew or remove it$"
+        r"a JPEG image of 16 x 16 pixels in (101|883) scans, more than the 100 allowed; save it again or remove it$"
     )
     for num_scans in (MAX_SCANS + 1, 883):
         with pytest.raises(ImageError, match=expected):

@@ -19,7 +19,7 @@ from teachonce.pixels.preprocessing import Preprocessing
 from teachonce.pixels.render import render_center
 from teachonce.records.source import Record
 from tests.pixels.test_decode import SAMPLES, png_of
-from tests.pixels.test_kernel import draw_image, draw_jpeg
+from tests.support.kernel_images import draw_image, draw_jpeg
 
 INTERPOLATIONS = [name for name in get_args(Interpolation) if name != "tf1_bilinear"]
 
@@ -151,7 +151,7 @@ def test_the_first_bad_image_is_named(native: bool) -> None:
 def test_a_box_outside_is_a_store_error(native: bool, box: tuple[int, int, int, int]) -> None:
     frames = square_frames([(0, 0, 40, 40), box], [False, False], 8)
     out = np.empty((2, 8, 8, 3), np.uint8)
-    with pytest.raises(StoreError, match=r"^second: view box \(.*does not lie in the image of 61 x 47 px"):
+    with pytest.raises(StoreError, match=r"^second: view box \(.*is outside of the image of 61 x 47 px"):
         read_pixels([ENCODED[0], ENCODED[0]], frames, ["first", "second"], out)
     with pytest.raises(StoreError, match=r"^only: view box"):
         read_pixels([ENCODED[0]], frames, ["only"], out, num_frames=2)

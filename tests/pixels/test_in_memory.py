@@ -32,7 +32,7 @@ def test_batches_are_the_same(source):
 
 def test_what_does_not_fit_is_refused(source, monkeypatch):
     monkeypatch.setattr(in_memory, "free_memory", lambda: 1000)
-    with pytest.raises(ConfigError, match=r"--in-memory: the pixels of 9 records take about .* are free; leave it out"):
+    with pytest.raises(ConfigError, match=r"--in-memory: the pixels of 9 records take about .* are free; without it"):
         RecordsInMemory(source)
 
 

@@ -5,194 +5,41 @@ The same tests run with the inner loops for AVX2 and, where there is a C compile
 
 from __future__ import annotations
 
-import ctypes
-import io
 import itertools
-import os
-import shutil
-import subprocess
-import sys
-from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from random import Random
-from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageFile
+from PIL import Image
 
-from teachonce.errors import ImageError
-from teachonce.native import addresses, load_library
-from teachonce.pixels.decode import MAX_PIXELS, MAX_SCANS, decode_image, image_size, resize_image
-from teachonce.pixels.kernel import FILTERS, SOURCE, VIEW, Kernel, bind_kernel, describe_decoder, load_kernel
-from tests.support.paths import ROOT
+from teachonce.native import load_library
+from teachonce.pixels.decode import MAX_SCANS, decode_image, image_size
+from teachonce.pixels.kernel import FILTERS, Kernel
+from tests.support.kernel_images import (
+    REFRAMED,
+    SUBSAMPLINGS,
+    Frame,
+    assert_pillows,
+    draw_image,
+    draw_jpeg,
+    draw_marked_jpeg,
+    encode,
+    frame_header,
+    kinds,
+    reference,
+    render,
+    scan_headers,
+    segment_ends,
+    unit_size,
+)
 from tests.support.small_data import encode_jpeg, encode_scans
-
-CFLAGS = os.environ.get("TEACHONCE_CFLAGS", "").split()  # `make fuzz` gives those of the sanitizers
-NATIVE = sorted((ROOT / "native").glob("*.c"))
 
 pytestmark = pytest.mark.skipif(load_library() is None, reason="the native library was not built")
 
 
-def build_library(folder: Path, *options: str) -> Path:
-    """The library built anew, as setup.py builds it, with TEACHONCE_CFLAGS too; a skip without a compiler."""
-    compiler = shutil.which("cc") or shutil.which("gcc")
-    if compiler is None or sys.platform == "win32":
-        pytest.skip("no C compiler")
-    path = folder / "native.so"
-    common = ["-shared", "-fPIC", "-O2", "-std=gnu11", "-ffp-contract=off", "-Wno-psabi", *CFLAGS]
-    # A sanitizer's library is preloaded for Python, not for the compiler.
-    environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
-    command = [compiler, *common, *options, *map(str, NATIVE), "-lm", "-o", str(path)]
-    subprocess.run(command, check=True, env=environment)
-    return path
-
-
-@pytest.fixture(scope="session", params=["as installed", "plain loops"])
-def kernel(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Kernel:
-    """The plain loops decode units between restart markers as the library does; as installed they are counted."""
-    if request.param == "as installed" and not CFLAGS:
-        found, reason = load_kernel(), describe_decoder()
-    else:
-        options = ["-DTEACHONCE_NO_AVX2"] if request.param == "plain loops" else []
-        path = build_library(tmp_path_factory.mktemp("native"), *options)
-        found, reason = bind_kernel(ctypes.CDLL(str(path)), [request.param == "as installed"])
-    assert found is not None, reason
-    assert not found.counts_units, "only where it is asked for"
-    return found
-
-
-Frame = tuple[tuple[int, int, int, int], tuple[int, int], tuple[int, int, int, int], bool, str]
-"""box, size that it is resized to, window (left, top, width, height) of that, flip, filter."""
-
-
-def render(kernel: Kernel, source: bytes, frames: list[Frame]) -> tuple[int, list[np.ndarray]]:
-    """(status, pixels of each frame) of an image; every byte around the pixels must stay as it is."""
-    rooms = [np.full((w * h * 3 + 128,), 0xA5, np.uint8) for _, _, (_, _, w, h), _, _ in frames]
-    views = np.array(
-        [
-            (room.ctypes.data + 64, box, resized, window, flip, FILTERS[name])
-            for room, (box, resized, window, flip, name) in zip(rooms, frames, strict=True)
-        ],
-        VIEW,
-    )
-    sources = np.zeros(1, SOURCE)
-    sources["bytes"], sources["num_bytes"] = addresses([source]), len(source)
-    sources["num_views"], sources["status"] = len(frames), -1
-    kernel.render(sources, views)
-    for room in rooms:
-        assert (room[:64] == 0xA5).all() and (room[-64:] == 0xA5).all()
-    shapes = [(h, w, 3) for _, _, (_, _, w, h), _, _ in frames]
-    return int(sources["status"][0]), [room[64:-64].reshape(s) for room, s in zip(rooms, shapes, strict=True)]
-
-
-def reference(image: Image.Image, frame: Frame) -> np.ndarray:
-    box, resized, (x, y, width, height), flip, name = frame
-    pixels = resize_image(image, *resized, box=box, interpolation=name)[y : y + height, x : x + width]  # type: ignore[arg-type]
-    return pixels[:, ::-1] if flip else pixels
-
-
-def assert_pillows(kernel: Kernel, encoded: bytes, frames: list[Frame]) -> None:
-    status, found = render(kernel, encoded, frames)
-    assert status == 0
-    image = decode_image(encoded)
-    for pixels, wanted in zip(found, frames, strict=True):
-        np.testing.assert_array_equal(pixels, reference(image, wanted), err_msg=str(wanted))
-
-
-def draw_image(width: int, height: int, seed: int) -> Image.Image:
-    """Waves with sharp edges and some noise: every coefficient and both ends of the range occur."""
-    rng = np.random.default_rng(seed)
-    rows, columns = np.mgrid[0:height, 0:width]
-    phases = rng.uniform(0.02, 0.9, (3, 2))
-    waves = np.stack([np.sin(a * rows + b * columns) for a, b in phases], axis=-1)
-    pixels = 127 + 150 * waves + rng.normal(0, 12, waves.shape)
-    pixels[rows // 7 % 3 == 0] = rng.integers(0, 256, 3)
-    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
-
-
-def encode(image: Image.Image, format: str = "JPEG", **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    # An optimized or progressive file must fit into Pillow's buffer, whose size it guesses too small for noise.
-    room, ImageFile.MAXBLOCK = ImageFile.MAXBLOCK, 1 << 20
-    try:
-        image.save(buffer, format, **options)
-    finally:
-        ImageFile.MAXBLOCK = room
-    return buffer.getvalue()
-
-
-def frame_header(encoded: bytes) -> int:
-    """Where the segment that holds size and sampling factors begins, at its marker."""
-    position = 2
-    while encoded[position + 1] not in (0xC0, 0xC1, 0xC2):
-        position += 2 + int.from_bytes(encoded[position + 2 : position + 4])
-    return position
-
-
-def scan_headers(encoded: bytes) -> list[int]:
-    """Where each scan's segment begins, at its marker."""
-    return [at for at in range(len(encoded) - 1) if encoded[at : at + 2] == b"\xff\xda"]
-
-
-def reframe(encoded: bytes, width: int, height: int, factors: list[int]) -> bytes:
-    """The same coefficients said to be of another size and other sampling factors (0x21: 2 across, 1 down)."""
-    at = frame_header(encoded)
-    changed = bytearray(encoded)
-    changed[at + 5 : at + 9] = height.to_bytes(2) + width.to_bytes(2)
-    changed[at + 11 : at + 11 + 3 * len(factors) : 3] = bytes(factors)
-    return bytes(changed)
-
-
-# What Pillow cannot write, as other factors of as many blocks: (subsampling that it is written with, width and height
-# of its units, factors, width and height of the new units).
-REFRAMED = {
-    "4:4:0": ("4:2:2", (16, 8), [0x12, 0x11, 0x11], (8, 16)),
-    "4:1:1": ("4:2:0", (16, 16), [0x41, 0x11, 0x11], (32, 8)),
-    "1 x 4": ("4:2:0", (16, 16), [0x14, 0x11, 0x11], (8, 32)),
-    "2 x 1 thrice": ("rgb", (16, 8), [0x21, 0x21, 0x21], (16, 8)),
-    "1 x 2 thrice": ("rgb", (16, 8), [0x12, 0x12, 0x12], (8, 16)),
-    "grey of 2 x 2": ("grey", (8, 8), [0x22], (8, 8)),
-    "grey of 2 x 1": ("grey", (8, 8), [0x21], (8, 8)),
-    "grey of 1 x 2": ("grey", (8, 8), [0x12], (8, 8)),
-}
-SUBSAMPLINGS = ["grey", "rgb", "4:4:4", "4:2:2", "4:2:0", *REFRAMED]
-
-
-def draw_jpeg(width: int, height: int, seed: int, subsampling: str, **options: Any) -> bytes:
-    """A JPEG of any of ``SUBSAMPLINGS``; the picture of a reframed one is scrambled, and its size may be rounded up."""
-    if subsampling in REFRAMED:
-        subsampling, unit, factors, new_unit = REFRAMED[subsampling]
-        num_across, num_down = -(-width // new_unit[0]), -(-height // new_unit[1])
-        if subsampling == "rgb":
-            # One table for all components, so blocks may change hands; but two units become one here.
-            options = {name: value for name, value in options.items() if name in ("quality", "optimize")}
-        if options.get("progressive"):
-            # Scans of one component are not padded to whole units, so there must be nothing to pad.
-            width, height = num_across * new_unit[0], num_down * new_unit[1]
-        written = draw_jpeg(num_across * unit[0], num_down * unit[1], seed, subsampling, **options)
-        return reframe(written, width, height, factors)
-    image = draw_image(width, height, seed)
-    if subsampling == "rgb":
-        return encode(image, keep_rgb=True, **options)
-    if subsampling == "grey":
-        return encode(image.convert("L"), **options)
-    return encode(image, subsampling=subsampling, **options)
-
-
 sides = st.one_of(st.integers(1, 40), st.integers(41, 150))
-kinds = st.fixed_dictionaries(
-    {"quality": st.sampled_from([30, 75, 95, 100])},
-    optional={
-        "progressive": st.just(True),
-        "optimize": st.just(True),
-        "restart_marker_blocks": st.integers(1, 5),
-        "restart_marker_rows": st.integers(1, 2),
-    },
-)
 
 
 @st.composite
@@ -284,31 +131,6 @@ def test_images_of_many_scans_are_left(kernel: Kernel) -> None:
     plain = encode_jpeg(1)
     commented = plain[:2] + b"\xff\xfe\x01\x92" + b"\xff\xda" * 200 + plain[2:]
     assert_pillows(kernel, commented, [frame])
-
-
-def unit_size(encoded: bytes) -> tuple[int, int]:
-    """(width, height) in pixels of what a scan of a baseline JPEG is made of."""
-    at = frame_header(encoded)
-    factors = encoded[at + 11 : at + 11 + 3 * encoded[at + 9] : 3]
-    if len(factors) == 1:
-        return 8, 8
-    return 8 * max(factor >> 4 for factor in factors), 8 * max(factor & 15 for factor in factors)
-
-
-def draw_marked_jpeg(columns: int, units: int, height: int, subsampling: str, *, short: int = 0) -> bytes:
-    """A JPEG with ``columns`` segments of ``units`` units a row, ``short`` pixels less than full ones wide."""
-    probe = draw_jpeg(1, 1, 0, subsampling)
-    width = columns * units * unit_size(probe)[0] - short
-    if subsampling in REFRAMED and REFRAMED[subsampling][0] == "rgb":
-        pytest.skip("written without markers, see draw_jpeg")
-    return draw_jpeg(width, height, columns, subsampling, quality=85, restart_marker_blocks=units)
-
-
-def segment_ends(encoded: bytes) -> list[int]:
-    """Where each segment ends, at its marker: restarts, and the end of the image."""
-    at = scan_headers(encoded)[0]
-    data_at = at + 2 + encoded[at + 3]
-    return [n for n in range(data_at, len(encoded) - 1) if encoded[n] == 0xFF and encoded[n + 1] not in (0, 0xFF)]
 
 
 MARKED = [name for name in SUBSAMPLINGS if name not in REFRAMED or REFRAMED[name][0] != "rgb"]
@@ -468,218 +290,3 @@ def test_pixels_as_a_source(kernel: Kernel, data: st.DataObject) -> None:
     assert status == 0
     for pixels, wanted in zip(found, frames, strict=True):
         np.testing.assert_array_equal(pixels, reference(image, wanted))
-
-
-WHOLE: Frame = ((0, 0, 40, 30), (16, 16), (0, 0, 16, 16), False, "bilinear")
-JPEG = draw_jpeg(40, 30, 0, "4:2:0")
-
-
-@pytest.mark.parametrize(
-    "wanted",
-    [
-        ((0, 0, 41, 30), (16, 16), (0, 0, 16, 16), False, "bilinear"),
-        ((0, 0, 40, 31), (16, 16), (0, 0, 16, 16), False, "bilinear"),
-        ((-1, 0, 40, 30), (16, 16), (0, 0, 16, 16), False, "bilinear"),
-        ((0, -1, 40, 30), (16, 16), (0, 0, 16, 16), False, "bilinear"),
-        ((9, 0, 9, 30), (16, 16), (0, 0, 16, 16), False, "bilinear"),
-        ((0, 9, 40, 8), (16, 16), (0, 0, 16, 16), False, "bilinear"),
-        ((0, 0, 2**31 - 1, 30), (16, 16), (0, 0, 16, 16), False, "bilinear"),
-        ((-(2**31), 0, 40, 30), (16, 16), (0, 0, 16, 16), False, "bilinear"),
-        ((0, 0, 40, 30), (16, 16), (1, 0, 16, 16), False, "bilinear"),
-        ((0, 0, 40, 30), (16, 16), (0, 1, 16, 16), False, "bilinear"),
-        ((0, 0, 40, 30), (16, 16), (2**31 - 1, 0, 16, 16), False, "bilinear"),
-        ((0, 0, 40, 30), (16, 16), (0, 2**31 - 1, 16, 16), False, "bilinear"),
-        ((0, 0, 40, 30), (16, 16), (-1, 0, 16, 16), False, "bilinear"),
-        ((0, 0, 40, 30), (0, 16), (0, 0, 16, 16), False, "bilinear"),
-        ((0, 0, 40, 30), (16, -5), (0, 0, 16, 16), False, "bilinear"),
-    ],
-)
-@pytest.mark.parametrize("is_jpeg", [True, False])
-def test_a_view_that_cannot_be_is_left(kernel: Kernel, wanted: Frame, is_jpeg: bool) -> None:
-    source = JPEG if is_jpeg else b"P6\n40 30\n255\n" + decode_image(JPEG).tobytes()
-    assert render(kernel, source, [wanted])[0] == 1
-    assert render(kernel, source, [WHOLE, wanted])[0] == 1, "one of two"
-    assert render(kernel, source, [WHOLE])[0] == 0
-
-
-def test_what_is_no_plain_jpeg_is_left(kernel: Kernel) -> None:
-    image = decode_image(JPEG)
-    deep = Image.fromarray(np.arange(1200, dtype=np.uint16).reshape(30, 40))
-    others = {
-        "cmyk": encode(image.convert("CMYK")),
-        "png": encode(image, "PNG"),
-        "16 bits": encode(deep, "PNG"),
-        "webp": encode(image, "WEBP"),
-        "nothing": b"",
-        "an end": b"\xff\xd9",
-        "start and end": b"\xff\xd8\xff\xd9",
-        "text": b"no image at all",
-        "header only": JPEG[:200] + b"\xff\xd9",
-        "bytes behind the end": JPEG + b"more",
-        "12 bits": JPEG[: frame_header(JPEG) + 4] + b"\x0c" + JPEG[frame_header(JPEG) + 5 :],
-        "too many pixels": reframe(JPEG, 9500, 9500, [0x22, 0x11, 0x11]),
-    }
-    assert MAX_PIXELS < 9500**2
-    for name, encoded in others.items():
-        assert render(kernel, encoded, [WHOLE])[0] == 1, name
-
-
-def test_an_end_marker_behind_other_bytes_is_an_end(kernel: Kernel) -> None:
-    """As of a file with a second image behind the first, which Pillow does not look at either."""
-    for encoded in (JPEG + JPEG, JPEG + b"trailer\xff\xd9", JPEG + b"\0" * 5000 + b"\xff\xd9"):
-        assert_pillows(kernel, encoded, [WHOLE])
-
-
-def test_sources_do_not_mind_their_neighbors(kernel: Kernel) -> None:
-    """Good and bad ones in one call, with several views or none, from several threads at once."""
-    encoded = [draw_jpeg(50 + n, 40 + n, n, SUBSAMPLINGS[n % len(SUBSAMPLINGS)]) for n in range(16)]
-    encoded[3], encoded[7] = encoded[3][:300], b"text"
-    counts = [n % 4 for n in range(16)]
-    resized = 24, 18
-
-    def run(_: int) -> tuple[list[int], bytes]:
-        out = np.zeros((sum(counts), resized[1], resized[0], 3), np.uint8)
-        views = np.zeros(len(out), VIEW)
-        views["out"] = out.ctypes.data + np.arange(len(out)) * out[0].nbytes
-        views["box"] = [(n % 5, n % 3, 40 + n % 7, 37) for n in range(len(out))]
-        views["resized"], views["window"], views["filter"] = resized, (0, 0, *resized), FILTERS["bilinear"]
-        sources = np.zeros(16, SOURCE)
-        sources["bytes"], sources["num_bytes"] = addresses(encoded), [len(item) for item in encoded]
-        sources["num_views"], sources["first_view"] = counts, np.cumsum([0, *counts[:-1]])
-        kernel.render(sources, views)
-        return sources["status"].tolist(), out.tobytes()
-
-    statuses, pixels = run(0)
-    assert [n for n, status in enumerate(statuses) if status] == [3, 7]
-    found = np.frombuffer(pixels, np.uint8).reshape(-1, resized[1], resized[0], 3)
-    first = 0
-    for n, count in enumerate(counts):
-        for position in range(first, first + count):
-            if n not in (3, 7):
-                box = position % 5, position % 3, 40 + position % 7, 37
-                wanted: Frame = (box, resized, (0, 0, *resized), False, "bilinear")
-                np.testing.assert_array_equal(found[position], reference(decode_image(encoded[n]), wanted))
-        first += count
-    with ThreadPoolExecutor(4) as threads:
-        assert all(result == (statuses, pixels) for result in threads.map(run, range(24)))
-
-
-def test_sizes_are_those_of_the_headers(kernel: Kernel) -> None:
-    encoded = [draw_jpeg(50 + n, 40 + 2 * n, n, name) for n, name in enumerate(SUBSAMPLINGS)]
-    encoded += [b"text", encoded[0][:100], encode(decode_image(JPEG).convert("CMYK"))]
-    sources = np.zeros(len(encoded), SOURCE)
-    sources["bytes"], sources["num_bytes"] = addresses(encoded), [len(item) for item in encoded]
-    kernel.measure(sources)
-    num = len(SUBSAMPLINGS)
-    assert sources["status"].tolist() == [0] * num + [1, 1, 0]
-    sizes = list(zip(sources["width"].tolist(), sources["height"].tolist(), strict=True))
-    assert sizes[:num] == [image_size(item) for item in encoded[:num]] and sizes[-1] == (40, 30)
-
-
-def test_a_kernel_that_gives_other_pixels_is_not_used(tmp_path: Path) -> None:
-    path = build_library(tmp_path, "-Dfabs=floor")
-    assert bind_kernel(ctypes.CDLL(str(path))) == (None, "the kernel differs from Pillow here")
-
-
-def test_counting_units_that_does_not_hold_is_not_used(tmp_path: Path) -> None:
-    """Where the library does not count as expected, markers are left to it, and pixels are right all the same."""
-    library = ctypes.CDLL(str(build_library(tmp_path, "-DFIRST_COUNT=3")))
-    assert bind_kernel(library, [True])[0] is None
-    kernel, _ = bind_kernel(library, [True, False])
-    assert kernel is not None and not kernel.counts_units
-    encoded = draw_marked_jpeg(4, 4, 60, "4:2:0")
-    assert_pillows(kernel, encoded, [((70, 20, 130, 50), (20, 20), (0, 0, 20, 20), False, "bilinear")])
-
-
-def damage(encoded: bytes, random: Random) -> bytes:
-    """One to three changes: a bit, a byte, a run left out, doubled, overwritten or put in, a marker, a cut."""
-    changed = bytearray(encoded)
-    for _ in range(random.choice([1, 1, 1, 2, 3])):
-        # Half of the changes fall into the headers, which are a small part of the bytes.
-        end = len(changed) if random.random() < 0.5 else min(700, len(changed))
-        at = random.randrange(2, max(end - 2, 3))
-        length = random.choice([1, 2, 3, 8, 40])
-        kind = random.randrange(8)
-        if kind == 0:
-            changed[at] ^= 1 << random.randrange(8)
-        elif kind == 1:
-            changed[at] = random.choice([0, 1, 0x11, 0x7F, 0x80, 0xD9, 0xFE, 0xFF, random.randrange(256)])
-        elif kind == 2:
-            del changed[at : min(at + length, len(changed) - 2)]
-        elif kind == 3:
-            changed[at:at] = changed[at : at + length]
-        elif kind == 4:
-            changed[at : at + length] = random.randbytes(length)
-        elif kind == 5:
-            changed[at:at] = random.randbytes(length)
-        elif kind == 6:
-            changed[at : at + 2] = b"\xff" + bytes([random.choice([*range(0xC0, 0xE3), 0xFE])])
-        else:
-            del changed[at:]
-            changed += b"\xff\xd9"
-        if len(changed) < 12:
-            break
-    return bytes(changed)
-
-
-def check_rewritten(kernel: Kernel, encoded: bytes) -> None:
-    """Left alone, or another file of the same pixels."""
-    rewritten = kernel.rewrite(encoded, by_row=len(encoded) % 2 == 0)
-    if rewritten is not None:
-        np.testing.assert_array_equal(np.asarray(decode_image(rewritten)), np.asarray(decode_image(encoded)))
-
-
-def check_damaged(kernel: Kernel, count: int, seed: int) -> dict[str, int]:
-    """What became of ``count`` damaged JPEGs; pixels must be Pillow's wherever there are any."""
-    random = Random(seed)
-    options: list[dict[str, Any]] = [
-        {},
-        {"progressive": True},
-        {"restart_marker_blocks": 2},
-        {"restart_marker_rows": 1},
-        {"optimize": True},
-    ]
-    originals = [
-        draw_jpeg(random.randrange(1, 90), random.randrange(1, 90), n, name, **extra)
-        for n, (name, extra) in enumerate(itertools.product(SUBSAMPLINGS, options))
-    ]
-    outcomes = Counter[str]()
-    for number in range(count):
-        encoded = damage(random.choice(originals), random)
-        try:
-            width, height = image_size(encoded)
-        except ImageError:
-            width, height = 50, 50
-        left, top = random.randrange(width), random.randrange(height)
-        box = left, top, random.randint(left + 1, width), random.randint(top + 1, height)
-        wanted: list[Frame] = [
-            (box, (9, 8), (0, 0, 9, 8), False, "bilinear"),
-            ((0, 0, width, height), (11, 7), (1, 2, 9, 5), True, "bicubic"),
-        ]
-        wanted = wanted[: random.choice([1, 2])]
-        check_rewritten(kernel, encoded)
-        status, found = render(kernel, encoded, wanted)
-        if status != 0:
-            outcomes["left"] += 1
-            continue
-        try:
-            image = decode_image(encoded)
-        except ImageError:
-            outcomes["refused"] += 1
-            continue
-        outcomes["equal"] += 1
-        for pixels, one in zip(found, wanted, strict=True):
-            np.testing.assert_array_equal(pixels, reference(image, one), err_msg=f"seed {seed} number {number} {one}")
-    return dict(outcomes)
-
-
-def test_damaged_files_are_left_or_have_pillows_pixels(kernel: Kernel) -> None:
-    outcomes = check_damaged(kernel, 1500, seed=1)
-    assert outcomes["left"] > 300 and outcomes["equal"] > 100
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", range(2, 6))
-def test_many_damaged_files_are_left_or_have_pillows_pixels(kernel: Kernel, seed: int) -> None:
-    outcomes = check_damaged(kernel, 10_000, seed)
-    assert outcomes["left"] > 2000 and outcomes["equal"] > 1000

@@ -87,7 +87,7 @@ def test_directions():
 
 
 def test_an_unknown_operation_is_refused():
-    with pytest.raises(StoreError, match="operation 'swirl' is not known here"):
+    with pytest.raises(StoreError, match="operation 'swirl' is unknown"):
         apply_operation(smooth_image(), Operation("swirl", 1.0))
 
 

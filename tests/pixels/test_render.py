@@ -97,10 +97,10 @@ def test_another_record_or_partner_is_refused(tmp_path, data, store):
     source = open_records(data, "train")
     reader = ViewReader(source, StoredViews(store))
     with pytest.raises(
-        StoreError, match=r"record \d+ .* record \w{16} of the store .* is not in the data, and is needed"
+        StoreError, match=r"record \d+ .* record \w{16} of the store .* is not in the data but is needed"
     ):
         read(reader, 0, mixed, 0)
-    with pytest.raises(StoreError, match="the image changed since extraction"):
+    with pytest.raises(StoreError, match="the image has changed since extraction"):
         read(reader, 0, partner_row, 0)
 
 
@@ -111,7 +111,7 @@ def test_a_drawn_partner_that_changed_meanwhile_is_refused(data):
     keys = [record.key for record in source.iter_shard(0)]
     change_image(data / "train-00000-of-00002", keys.index(seen.view.mix.partner))
     again = ViewReader(open_records(data, "train"), reader.views)
-    with pytest.raises(StoreError, match=r"the mix of .* was made with .*the image changed since extraction"):
+    with pytest.raises(StoreError, match=r"the mix of .* was made with .*the image has changed since extraction"):
         read(again, 0, mixed, 1)
 
 
@@ -164,7 +164,7 @@ def test_a_view_of_another_image_says_where(tmp_path, data, store):
     tiny = dataclasses.replace(record, encoded=buffer.getvalue())
     reader = ViewReader(source, StoredViews(store))
     (seen,) = reader.views_of(reader.join([(0, 0)], [tiny]), 0)
-    with pytest.raises(StoreError, match=r"train-00000-of-00002 record 0.*does not lie in the image of 3 x 3"):
+    with pytest.raises(StoreError, match=r"train-00000-of-00002 record 0.*is outside of the image of 3 x 3"):
         render(seen, 8)
 
 
@@ -175,7 +175,7 @@ def test_records_are_those_of_the_stores_beside_the_views_too(tmp_path, data, st
     )
     own = OwnViews(CropPolicy())
     ViewReader(source, own, joins=[StoreJoin(store, source)]).read([(0, 0)], 0)
-    with pytest.raises(StoreError, match="0 of 15 records are known"):
+    with pytest.raises(StoreError, match="0 of 15 records are in the store"):
         StoreJoin(other, source)
     foreign = StoreJoin(other, open_records(tmp_path / "data2", "train"))
     with pytest.raises(StoreError, match=r"record 0 .*: key"):

@@ -18,7 +18,7 @@ from teachonce.pixels import restart_markers
 from teachonce.pixels.decode import decode_image, image_size
 from teachonce.pixels.kernel import load_kernel
 from teachonce.pixels.restart_markers import add_restart_markers, require_rewriter
-from tests.pixels.test_kernel import (
+from tests.support.kernel_images import (
     JPEG,
     SUBSAMPLINGS,
     draw_image,
@@ -144,5 +144,5 @@ def test_without_the_library_it_is_said_what_to_do(monkeypatch: pytest.MonkeyPat
     assert kernel is not None
     monkeypatch.setattr(restart_markers, "load_kernel", lambda: kernel)
     monkeypatch.setattr(kernel, "can_rewrite", False)
-    with pytest.raises(ConfigError, match="found Pillow's libjpeg does not give out coefficients"):
+    with pytest.raises(ConfigError, match="found Pillow's libjpeg does not give access to coefficients"):
         require_rewriter("reindex")

@@ -46,9 +46,9 @@ def test_offsets_are_given_or_beyond_doubt():
     assert resolve_offset(1000, 1001, None, model="m") == 1
     assert resolve_offset(1000, None, 1, model="m") == 1
     assert resolve_offset(10, 1001, 5, model="m") == 5
-    with pytest.raises(ConfigError, match=r"m has 10 classes, the data 1001: make the records with"):
+    with pytest.raises(ConfigError, match=r"m has 10 classes, the data 1001: create the records with"):
         resolve_offset(10, 1001, None, model="m")
-    with pytest.raises(ConfigError, match="no class in common"):
+    with pytest.raises(ConfigError, match="without a common class"):
         resolve_offset(10, 11, 11, model="m")
     with pytest.raises(ConfigError, match="at least 1"):
         ClassSpace(num_classes=0)

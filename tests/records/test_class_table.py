@@ -41,4 +41,4 @@ def test_what_is_wrong_is_one_line_with_its_field(tmp_path: Path, content: Any, 
     (tmp_path / "classes.json").write_text(json.dumps(content))
     with pytest.raises(RecordError) as error:
         read_classes(tmp_path)
-    assert str(error.value) == f"{tmp_path / 'classes.json'}: {message}; make it again"
+    assert str(error.value) == f"{tmp_path / 'classes.json'}: {message}; create it again"

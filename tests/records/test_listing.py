@@ -42,7 +42,7 @@ def test_a_flat_folder_and_links(tmp_path: Path) -> None:
 def test_what_holds_no_image_is_refused(tmp_path: Path) -> None:
     make_tree(tmp_path, "a/1.jpg")
     (tmp_path / "b").mkdir()
-    with pytest.raises(RecordError, match=r"b: holds no image \(.bmp, .jpeg, .jpg, .*expected at least one"):
+    with pytest.raises(RecordError, match=r"b: has no images \(.bmp, .jpeg, .jpg, .*expected at least one"):
         list_images(tmp_path, ["a", "b"])
     make_tree(tmp_path, "c/images/notes.txt")
     with pytest.raises(RecordError, match=r"c: holds no image"):
@@ -73,7 +73,7 @@ def test_a_link_that_leads_back_is_refused(tmp_path: Path) -> None:
 
 def test_other_files_are_left_out_with_a_warning(tmp_path: Path) -> None:
     make_tree(tmp_path, "a/1.jpg", "a/2.tiff", "a/notes.txt", "a/Thumbs.db", "a/desktop.ini")
-    with pytest.warns(UserWarning, match="2 files without an image's ending are left out, such as"):
+    with pytest.warns(UserWarning, match="2 files without an image extension are ignored, such as"):
         assert len(list_images(tmp_path, ["a"])) == 1
 
 

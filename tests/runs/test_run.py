@@ -37,7 +37,7 @@ def test_begin_says_what_differs(tmp_path: Path) -> None:
     with pytest.raises(PlanMismatchError) as caught:
         begin_run(tmp_path / "run", other, default_options())
     assert str(caught.value) == (
-        f"{tmp_path / 'run'}: begun with another configuration: lr was 0.1, now 0.2; "
+        f"{tmp_path / 'run'}: was started with a different configuration: lr was 0.1, now 0.2; "
         "crop_scale was [0.08, 1.0], now [0.5, 1.0]; new was None, now 1; choose another --out, or the same settings"
     )
 
@@ -54,9 +54,9 @@ def test_an_option_that_the_run_did_not_have_yet_had_its_default(tmp_path: Path)
 
 def test_begin_leaves_other_folders_alone(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(TeachonceError, match="exists and is no run"):
+    with pytest.raises(TeachonceError, match="exists and is not a run"):
         begin_run(tmp_path, CONFIG, default_options())
-    with pytest.raises(TeachonceError, match="exists and is no run"):
+    with pytest.raises(TeachonceError, match="exists and is not a run"):
         begin_run(tmp_path / "notes.txt", CONFIG, default_options())
 
 
@@ -73,7 +73,7 @@ def test_damaged_metrics_are_named(tmp_path: Path, damage: bytes) -> None:
     write_metrics(tmp_path, [])
     with (tmp_path / "metrics.csv").open("ab") as file:
         file.write(damage)
-    with pytest.raises(TeachonceError, match=r"metrics.csv: line 2 is no line of metrics"):
+    with pytest.raises(TeachonceError, match=r"metrics.csv: line 2 is not a line of metrics"):
         read_metrics(tmp_path)
 
 
@@ -117,10 +117,10 @@ def test_what_is_no_run(tmp_path: Path) -> None:
         ({"offset": True}, "TypeError: offset is True"),
         ({"preprocessing": {"size_px": 0}}, "ConfigError: "),
     ):
-        with pytest.raises(ModelError, match=rf"config\.json: is no run's \({why}.*\); train again"):
+        with pytest.raises(ModelError, match=rf"config\.json: is not from a run \({why}.*\); train again"):
             Run(write_config(tmp_path, **changes))
     (tmp_path / "config.json").write_text("[]")
-    with pytest.raises(ModelError, match="is no run's"):
+    with pytest.raises(ModelError, match="is not from a run"):
         Run(tmp_path)
 
 
@@ -130,18 +130,18 @@ def test_what_is_no_run(tmp_path: Path) -> None:
 )
 def test_a_damaged_result_is_named(tmp_path: Path, content: str) -> None:
     (write_config(tmp_path) / "result.json").write_text(content)
-    with pytest.raises(TeachonceError, match=r"result\.json: is (no run's result \(.*\); remove it|not JSON)"):
+    with pytest.raises(TeachonceError, match=r"result\.json: is (not the result of a run \(.*\); remove it|not JSON)"):
         _ = Run(tmp_path).result
 
 
 def test_what_is_found_of_a_run(tmp_path: Path) -> None:
     assert find_run(tmp_path) is None
-    with pytest.raises(ConfigError, match=r"^--x: holds no config\.json, expected the folder of a finished run"):
+    with pytest.raises(ConfigError, match=r"^--x: has no config\.json; expected the folder of a finished run"):
         open_finished_run(tmp_path, requested_by="--x")
     write_config(tmp_path)
     run = find_run(tmp_path)
     assert run is not None and run.result is None and run.metrics == []
-    with pytest.raises(ConfigError, match=r"^--x: holds no student\.safetensors"):
+    with pytest.raises(ConfigError, match=r"^--x: has no student\.safetensors"):
         open_finished_run(tmp_path, requested_by="--x")
     run.weights_path.write_bytes(b"")
     result = {"epochs": 1, "top1": 0.5, "top5": 1, "ece": 0.1, "seconds": 2.5}

@@ -122,7 +122,7 @@ def test_a_file_that_was_cut_is_refused(path: Path) -> None:
         with pytest.raises(StoreError, match=rf"{NAME}: "):
             open_blocks(path, entry=entry)
         if length < starts[-1]:
-            with pytest.raises(StoreError, match=rf"{NAME}: .*(cut short|damaged)"):
+            with pytest.raises(StoreError, match=rf"{NAME}: .*(truncated|damaged)"):
                 open_blocks(path)
     path.write_bytes(good + b"\0")
     with pytest.raises(StoreError, match=r"has [\d,]+ bytes, [\d,]+ were written: damaged or replaced"):
@@ -154,14 +154,14 @@ def test_forged_offsets_are_refused(path: Path) -> None:
         return block.replace(offsets, offsets[:4] + (1 << 30).to_bytes(4, "little") + offsets[8:])
 
     forge(path, change)
-    with pytest.raises(StoreError, match=rf"{NAME}: block 0: is no Arrow record batch that can be read"):
+    with pytest.raises(StoreError, match=rf"{NAME}: block 0: is not a readable Arrow record batch"):
         open_blocks(path).read(0, SCHEMA, None)
     assert open_blocks(path).read(1, SCHEMA, None).num_rows == 3
 
 
 def test_texts_that_are_no_utf8_are_refused(path: Path) -> None:
     forge(path, lambda block: block.replace(b"image 2", b"image \xff"))
-    with pytest.raises(StoreError, match="block 0: is no Arrow record batch that can be read"):
+    with pytest.raises(StoreError, match="block 0: is not a readable Arrow record batch"):
         open_blocks(path).read(0, SCHEMA, None)
 
 
@@ -201,27 +201,25 @@ def test_a_null_where_there_can_be_none_is_refused(tmp_path: Path, trust: bool) 
     ],
 )
 def test_other_columns_are_refused(path: Path, other: pa.Schema) -> None:
-    message = (
-        rf"{NAME}: columns key uint64, name string, label int32, expected .*: damaged, or of another policy or codec"
-    )
+    message = rf"{NAME}: columns key uint64, name string, label int32, expected .*: damaged, or of a different policy"
     with pytest.raises(StoreError, match=message):
         open_blocks(path).read(0, other, None)
 
 
 def test_other_rows_and_blocks_are_refused(path: Path) -> None:
     file = open_blocks(path, advice="do this")
-    with pytest.raises(StoreError, match="block 1: 3 rows, expected 4: of other records; do this"):
+    with pytest.raises(StoreError, match="block 1: 3 rows, expected 4: the records differ; do this"):
         file.read(1, SCHEMA, 4)
-    with pytest.raises(StoreError, match="2 blocks, expected more than 2: a file of other views; do this"):
+    with pytest.raises(StoreError, match="2 blocks, expected more than 2: the file has other views; do this"):
         file.read(2, SCHEMA, None)
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "is no Arrow file"),
-        (b"ARROW1\0\0", "is no Arrow file"),
-        (b"hello, this is some text and no file of blocks", "is no Arrow file"),
+        (b"", "is not an Arrow file"),
+        (b"ARROW1\0\0", "is not an Arrow file"),
+        (b"hello, this is some text and no file of blocks", "is not an Arrow file"),
         (b"ARROW1\0\0\xff\xff\xff\xff\xff\xff\xff\x7f" + bytes(99), "its schema does not fit into the file"),
         (b"ARROW1\0\0\xff\xff\xff\xff\xff\xff\xff\xff" + bytes(99), "its schema does not fit into the file"),
         (b"ARROW1\0\0\xff\xff\xff\xff\x10\0\0\0" + bytes(99), "its schema cannot be read"),
@@ -244,22 +242,22 @@ def test_a_block_that_is_an_end_of_stream(path: Path) -> None:
     after = xxhash.xxh3_128_hexdigest(bytes(raw[start:end])).encode()
     assert raw.count(before, 0, start) == 1
     path.write_bytes(bytes(raw[:start]).replace(before, after) + raw[start:])
-    with pytest.raises(StoreError, match="block 0: is no Arrow record batch that can be read"):
+    with pytest.raises(StoreError, match="block 0: is not a readable Arrow record batch"):
         open_blocks(path).read(0, SCHEMA, None)
 
 
 @pytest.mark.parametrize(
     ("metadata", "message"),
     [
-        (None, "has no hashes of its blocks: written by something else"),
+        (None, "has no hashes of its blocks: written by another program"),
         (b"text", "its metadata is not JSON"),
-        (b"[1]", "its metadata is no JSON object"),
+        (b"[1]", "its metadata is not a JSON object"),
         (b"[" * 200_000, r"its metadata is not JSON \(nested more than 64 deep\)"),
         (b"{}", "blocks"),
         (b'{"blocks": [[1]]}', "blocks"),
         (b'{"blocks": [[-1, "a"]]}', "blocks"),
         (b'{"blocks": [[1, 2]]}', "blocks"),
-        (b'{"blocks": [[99999999, "a"]]}', "cut short"),
+        (b'{"blocks": [[99999999, "a"]]}', "truncated"),
     ],
 )
 def test_metadata_that_says_something_else(tmp_path: Path, metadata: bytes | None, message: str) -> None:

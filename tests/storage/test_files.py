@@ -93,5 +93,5 @@ def test_an_address_is_joined_and_sent_as_a_path_and_never_opened_as_one():
     assert again == address and type(again) is type(address) and str(again.with_name("x")) == "s3://bucket/data/x"
     assert str(address.resolve()) == str(address.absolute()) == str(address) and address != Path("bucket/data/part")
     for touch in (address.exists, address.is_dir, address.read_bytes, address.mkdir, address.open, address.unlink):
-        with pytest.raises(TypeError, match="is no local path"):
+        with pytest.raises(TypeError, match="is not a local path"):
             touch()

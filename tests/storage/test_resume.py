@@ -33,7 +33,7 @@ def test_another_plan_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
     with pytest.raises(PlanMismatchError) as caught:
         file.begin(PLAN | {"seed": 1, "teacher": {"spec": "a", "size": 300}, "new": True})
     assert str(caught.value) == (
-        f"{tmp_path}: begun with another thing: seed was 0, now 1; teacher.size was 224, now 300; "
+        f"{tmp_path}: was started with a different thing: seed was 0, now 1; teacher.size was 224, now 300; "
         "new was None, now True; go elsewhere"
     )
     assert file.read() == PLAN
@@ -44,7 +44,7 @@ def test_what_may_differ_and_what_an_old_plan_lacks(tmp_path: Path) -> None:
     file.begin(PLAN)
     moved = PLAN | {"seed": 9, "speed": 3, "teacher": {"spec": "b", "size": 224}}
     assert file.begin(moved) == PLAN, "the first one's plan counts"
-    with pytest.raises(PlanMismatchError, match="another plan: speed was 3, now 4; choose another --out"):
+    with pytest.raises(PlanMismatchError, match="a different plan: speed was 3, now 4; choose another --out"):
         file.begin(moved | {"speed": 4})
 
 
@@ -82,7 +82,7 @@ def test_hidden_files_are_nobodys(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", ["[]", "3"])
 def test_a_plan_that_is_none(tmp_path: Path, content: str) -> None:
     (tmp_path / "plan.json").write_text(content)
-    with pytest.raises(TeachonceError, match=r"plan\.json: is no plan, expected a JSON object"):
+    with pytest.raises(TeachonceError, match=r"plan\.json: is not a plan; expected a JSON object"):
         plan_file(tmp_path).begin(PLAN)
 
 

@@ -60,7 +60,7 @@ def test_what_a_killed_process_left_goes_with_the_next(top: Path) -> None:
 def test_a_place_that_cannot_be_written(top: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(top / "nowhere"))
     with (
-        pytest.raises(TeachonceError, match=r"nowhere/teachonce-.*: cannot be made: No such file.*TMPDIR"),
+        pytest.raises(TeachonceError, match=r"nowhere/teachonce-.*: cannot be created: No such file.*TMPDIR"),
         scratch_folder(),
     ):
         pass

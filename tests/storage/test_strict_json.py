@@ -40,7 +40,7 @@ def value(**changes: Any) -> dict[str, Any]:
 
 
 def convert(entry: Any) -> Description:
-    return convert_json(entry, Description, "FILE", RecordError, advice="make it again")
+    return convert_json(entry, Description, "FILE", RecordError, advice="create it again")
 
 
 def test_there_and_back() -> None:
@@ -89,7 +89,7 @@ def test_defaults_are_written_too() -> None:
 def test_what_is_wrong_is_one_line_with_its_field(entry: Any, line: str) -> None:
     with pytest.raises(RecordError) as error:
         convert(entry)
-    assert str(error.value) == f"{line}; make it again"
+    assert str(error.value) == f"{line}; create it again"
 
 
 def test_what_a_class_refuses_keeps_its_words() -> None:

@@ -179,9 +179,9 @@ def test_what_is_no_store_is_left_alone(tmp_path):
     (tmp_path / "mine" / "thesis.tex").write_text("")
     (tmp_path / "file").write_text("")
     for name in ("mine", "file"):
-        with pytest.raises(StoreError, match="exists and is no store"):
+        with pytest.raises(StoreError, match="exists and is not a store"):
             begin_store(tmp_path / name, make_plan(), views_per_file=2)
-        with pytest.raises(StoreError, match="exists and is no store"):
+        with pytest.raises(StoreError, match="exists and is not a store"):
             check_store_folder(tmp_path / name)
     (tmp_path / "free").mkdir()
     for name in ("free", "not-there"):

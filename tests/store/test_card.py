@@ -40,7 +40,7 @@ def test_what_it_says(tmp_path: Path) -> None:
         "# 8 records x 3 views: logits of `timm:x`",
         "| teacher | `timm:x`, 7 classes, weights with SHA-256 `ab`, computed in `float32` |",
         "| its license and terms | MIT; research only |",
-        "| data | split `train`, 8 records in 2 shards, 8 labels; the first class of the teacher is label 1 |",
+        "| data | split `train`, 8 records in 2 shards, 8 labels; the teacher's first class is label 1 |",
         "| views | 3 a record, drawn by `crop (",
         f"| codec | `int8 (power 1.5)`, {store.num_bytes() / 24:,.0f} bytes a view |",
         f"| accuracy | top-1 {hits / 24:.4f} of the stored logits, over all views |",
@@ -100,7 +100,7 @@ def test_accuracy_that_is_not_known(tmp_path: Path) -> None:
     store = make_store(tmp_path / "store", num_views=2)
     object.__setattr__(store.plan, "policy", mixed)
     store.policy, _ = store.plan.read_policy()
-    assert "accuracy | not said: views are mixed" in render_card(store, None)
+    assert "accuracy | not given: views are mixed" in render_card(store, None)
 
 
 def test_extract_writes_it_and_no_image(tmp_path: Path) -> None:

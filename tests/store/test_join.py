@@ -219,8 +219,8 @@ def test_unknown_records_are_counted_and_named(tmp_path, store, source):
     with pytest.raises(StoreError) as error:
         StoreJoin(store, other)
     assert str(error.value) == (
-        f"{store.path}: 6 of 8 records are known; 2 are not (first: image_100.jpg); give the data of {store.path}, "
-        "extract over this data, or skip them: --missing skip"
+        f"{store.path}: 6 of 8 records are in the store; 2 are not (first: image_100.jpg); give the data of "
+        f"{store.path}, extract over this data, or leave them out with --missing skip"
     )
     unknown = find_unknown([store], other)
     assert unknown.count == 2 and [rows.tolist() for rows in unknown.rows] == [[1], [1]]
@@ -236,13 +236,13 @@ def test_what_one_of_two_stores_does_not_know_is_left_out(tmp_path, source, stor
     stores = [write_store(tmp_path / f"half-{index}", half) for index, half in enumerate(halves)]
     known, unknown = known_records(stores, source)
     assert unknown.count == 3 and known.num_records == 5
-    assert f"{stores[0].path} and {stores[1].path}: 5 of 8 records are known" in unknown.describe("")
+    assert f"{stores[0].path} and {stores[1].path}: 5 of 8 records are in the store" in unknown.describe("")
     for item in stores:
         check_joined(item, known)
     foreign = write_store(
         tmp_path / "foreign-store", write_shards(tmp_path / "foreign", payloads=[example(i, 1) for i in range(50, 58)])
     )
-    with pytest.raises(StoreError, match=r"0 of 8 records are known; 8 are not .* a store of other data"):
+    with pytest.raises(StoreError, match=r"0 of 8 records are in the store; 8 are not .* a store of other data"):
         known_records([foreign], reshard(tmp_path / "data", tmp_path / "x", range(8), (8,)))
 
 
@@ -266,17 +266,22 @@ def test_a_changed_image_that_looks_re_encoded_is_named_so(tmp_path, store):
     other = open_records(
         write_shards(tmp_path / "more", sizes=(8,), payloads=[*payloads[:2], again, *payloads[3:]]), "train"
     )
-    with pytest.raises(StoreError, match=r"first: image_2\.jpg, which the store has with other bytes: it looks re-enc"):
+    with pytest.raises(
+        StoreError, match=r"first: image_2\.jpg, which the store has with other bytes: it was probably re-enc"
+    ):
         StoreJoin(store, other)
 
 
 CHANGES = {
     "another image": (
         {"key": 2**64 - 5},
-        r"key fffffffffffffffb \(image_1\.jpg\), the store .* has [0-9a-f]{16} there and this key nowhere: the image "
-        "changed since extraction, or this is other data",
+        r"key fffffffffffffffb \(image_1\.jpg\), the store .* has [0-9a-f]{16} there and does not have this key: the "
+        "image has changed since extraction, or this is other data",
     ),
-    "another label": ({"label": 3}, r"label 3 \(image_1\.jpg\), the store .* has 2: the classes have another order"),
+    "another label": (
+        {"label": 3},
+        r"label 3 \(image_1\.jpg\), the store .* has 2: the classes have a different order",
+    ),
     "a label beyond int32": ({"label": 2 + 2**32}, "label 4294967298 .* has 2"),
     "a negative label": ({"label": -2}, "label -2 .* has 2"),
 }
@@ -328,7 +333,7 @@ def test_numbers_compare_where_one_side_has_no_names(tmp_path, source, store, un
     shifted = [example(index, index % 3) for index in range(8)]
     wrong = open_records(write_shards(tmp_path / "wrong", num_classes=None, payloads=shifted), "train")
     join = StoreJoin(store, wrong)
-    with pytest.raises(StoreError, match="the classes have another order or other numbers there"):
+    with pytest.raises(StoreError, match="the classes have a different order or numbering there"):
         join.locate([(0, 0)], wrong.read_batch([(0, 0)]))
     five = open_records(
         write_shards(tmp_path / "five", num_classes=5, payloads=payloads_of(tmp_path / "data")), "train"
@@ -367,7 +372,9 @@ def test_equal_images_under_two_labels_are_both_right(tmp_path):
     for order, sizes in (((0, 1, 2, 3), (2, 2)), ((2, 1, 3, 0), (4,)), ((1, 0), (1, 1))):
         write_shards(tmp_path / str(order), sizes, payloads=[payloads[index] for index in order])
         other = open_records(tmp_path / str(order), "train")
-        with pytest.warns(UserWarning, match=r"1 images occur again under another label \(first: image_7\.jpg with"):
+        with pytest.warns(
+            UserWarning, match=r"1 images occur more than once with different labels \(first: image_7\.jpg with"
+        ):
             join = StoreJoin(store, other)
         join.locate(*read_all(other))
         assert len(join.relabeled) == 0
@@ -387,7 +394,7 @@ def test_an_image_that_was_given_another_label_keeps_its_own(tmp_path, source, s
         UserWarning, match=r"record 3 .*label 3 \(class2\) \(image_3\.jpg\), the store .* has 1 \(class0\)"
     ) as seen:
         batch = dataset.read_batch(range(8), 0)
-    assert len(seen) == 1, "the second one is counted, not named"
+    assert len(seen) == 1, "the second one is only counted"
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         dataset.read_batch(range(8), 0)
@@ -396,7 +403,7 @@ def test_an_image_that_was_given_another_label_keeps_its_own(tmp_path, source, s
     assert torch.equal(batch["teacher_logits"], before["teacher_logits"])
     assert dataset.num_relabeled == 2
     join = StoreJoin(store, other)
-    with pytest.warns(UserWarning, match="further ones are counted"):
+    with pytest.warns(UserWarning, match="further such images are only counted"):
         join.locate(*read_all(other))
     assert len(join.relabeled) == 2
 
@@ -405,7 +412,7 @@ def test_most_labels_different_is_another_order_of_the_classes(tmp_path, store):
     relabeled = [example(index, 1 + (index + (index < 5)) % 3) for index in range(8)]
     other = open_records(write_shards(tmp_path / "other", payloads=relabeled), "train")
     with pytest.raises(
-        StoreError, match=r"record 0 .*label 2 \(class1\) .*as of 5 of 8 records: the classes have another order"
+        StoreError, match=r"record 0 .*label 2 \(class1\) .*as do 5 of 8 records: the classes have a different order"
     ):
         StoreJoin(store, other)
 
@@ -457,7 +464,7 @@ def test_mix_partners_are_found_across_shards(tmp_path, digits):
     reader = ViewReader(fewer, StoredViews(store))
     location = StoreJoin(store, fewer).find_in_source(key)
     with pytest.raises(
-        StoreError, match=rf"record {partner:016x} of the store .*give all of the data that the store was"
+        StoreError, match=rf"record {partner:016x} of the store .*give all of the data from which the store was"
     ):
         reader.read([location], 0)
 
@@ -469,7 +476,7 @@ def test_stores_of_other_classes_are_not_joined(store, tmp_path):
     # Each is joined with the data by the names of its classes; only without them do numbers decide.
     check_same_policy(store, other)
     other.plan = dataclasses.replace(other.plan, class_names=None)
-    with pytest.raises(StoreError, match=r"data_classes there 4, here 5: nothing to average"):
+    with pytest.raises(StoreError, match=r"data_classes there 4, here 5: they cannot be averaged"):
         check_same_policy(store, other)
 
 
@@ -508,7 +515,7 @@ def test_an_index_that_names_other_rows_is_refused_where_it_is_used(tmp_path, st
     other = reshard(tmp_path / "data", tmp_path / "other", range(8), (8,))
     trusting = Store(store.path, trust=True)
     trusting._index = [dataclasses.replace(index, rows=rows)]
-    with pytest.raises(StoreError, match=r"the index of .* names a row with another key"):
+    with pytest.raises(StoreError, match=r"the index of .* points to a row with another key"):
         StoreJoin(trusting, other).locate(*read_all(other))
     for manifest in store.path.glob("manifest.*"):
         manifest.unlink()
@@ -521,11 +528,13 @@ def test_logits_and_views_are_joined_with_one_source_alone(tmp_path, source, sto
     folder = open_records(write_as_folder(source, tmp_path / "folder"), "train")
     logits = StoredLogits([store])
     assert logits.join(source)[0] is logits.join(source)[0]
-    with pytest.raises(ConfigError, match="its logits are joined with other records: make StoredLogits for each"):
+    with pytest.raises(
+        ConfigError, match="its logits are already joined with other records; create one StoredLogits per dataset"
+    ):
         logits.join(folder)
     views = StoredViews(store)
     views.join(source)
-    with pytest.raises(ConfigError, match="make StoredViews for each"):
+    with pytest.raises(ConfigError, match="create one StoredViews per dataset"):
         views.join(folder)
 
 
@@ -564,7 +573,7 @@ def test_background_alone_is_no_class_in_common(store):
 
 
 def test_few_classes_in_common_are_said(store):
-    with pytest.warns(UserWarning, match="by name the data has 1 of the teacher's 3 classes; what the teacher says of"):
+    with pytest.warns(UserWarning, match="by name the data has 1 of the teacher's 3 classes; the teacher's logits of"):
         assert label_map(store, ("background", "x", "class2"), 3).tolist() == [0, -1, 3]
     assert label_map(store, ("background", "class1", "class2"), 3).tolist() == [0, 2, 3]
 
@@ -593,7 +602,7 @@ def test_the_advice_is_that_of_the_program(tmp_path, store):
     other = open_records(
         write_shards(tmp_path / "other", payloads=[example(index, 1 + index % 3) for index in range(3, 12)]), "train"
     )
-    with pytest.raises(StoreError, match="or skip them: --missing skip"):
+    with pytest.raises(StoreError, match="or leave them out with --missing skip"):
         StoreJoin(store, other)
     with pytest.raises(StoreError, match=r"3 are not .*; do this$"):
         StoreJoin(store, other, advice="do this")

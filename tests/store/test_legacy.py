@@ -250,7 +250,7 @@ def test_a_file_of_other_records_is_refused(old: Path) -> None:
     changed = table.set_column(table.schema.get_field_index("key"), "key", pa.array(keys))
     with ipc.new_file(path, changed.schema) as writer:
         writer.write_table(changed)
-    with pytest.raises(StoreError, match=r"keys_xxh3 .*made for other records: the data changed between two"):
+    with pytest.raises(StoreError, match=r"keys_xxh3 .*belongs to other records: the data changed between two"):
         Store(old, is_partial=True).read_columns(0, 0)
 
 

@@ -116,7 +116,7 @@ def test_files_of_other_records_are_refused(finished):
     (path / records_file(NAME)).unlink()
     keys = np.arange(5, dtype=np.uint64)
     StoreWriter(path, read_plan(path)).write_records(NAME, keys, list("abcde"), np.ones(5, np.int32))
-    refuse(path, rf"{NAME}\.v000-001\.arrow: keys_xxh3 \w+, expected \w+: made for other records: the data changed")
+    refuse(path, rf"{NAME}\.v000-001\.arrow: keys_xxh3 \w+, expected \w+: belongs to other records: the data changed")
 
 
 def test_files_that_lie_in_the_wrong_place_are_refused(finished, tmp_path):
@@ -125,10 +125,10 @@ def test_files_that_lie_in_the_wrong_place_are_refused(finished, tmp_path):
     other = begin_store(tmp_path / "other", make_plan(num_views=3, policy=make_plan(2).policy | {"seed": 7}), 2)
     fill(tmp_path / "other", other)
     for source, target, match in (
-        (tmp_path / "other" / f"{NAME}.v000-001.arrow", f"{NAME}.v000-001.arrow", "plan .*made for another plan"),
-        (path / f"{NAME}.v002-002.arrow", f"{NAME}.v000-001.arrow", r"views \[2, 2\], expected \[0, 1\]: another file"),
-        (path / "train-00001-of-00002.v000-001.arrow", f"{NAME}.v000-001.arrow", "shard train-00001.*another file"),
-        (path / f"{NAME}.v000-001.arrow", records_file(NAME), "kind views, expected records: another file"),
+        (tmp_path / "other" / f"{NAME}.v000-001.arrow", f"{NAME}.v000-001.arrow", "plan .*belongs to another plan"),
+        (path / f"{NAME}.v002-002.arrow", f"{NAME}.v000-001.arrow", r"views \[2, 2\], expected \[0, 1\]: its content"),
+        (path / "train-00001-of-00002.v000-001.arrow", f"{NAME}.v000-001.arrow", "shard train-00001.*its content"),
+        (path / f"{NAME}.v000-001.arrow", records_file(NAME), "kind views, expected records: its content"),
     ):
         shutil.copy(source, tmp_path / "copy")
         shutil.copy(tmp_path / "copy", path / target)
@@ -144,7 +144,7 @@ def test_damaged_files_are_refused(finished, damage):
     file = path / f"{NAME}.v000-001.arrow"
     good = file.read_bytes()
     file.write_bytes({"cut": good[:600], "empty": b"", "head": good[:9] + b"\0" + good[10:]}[damage])
-    refuse(path, rf"{file.name}: .*--repair makes it again")
+    refuse(path, rf"{file.name}: .*--repair to rebuild it")
 
 
 def test_records_whose_bytes_changed_make_no_index(finished):
@@ -191,7 +191,7 @@ def test_a_file_that_the_manifest_does_not_have_is_refused(finished):
     files = json.loads((path / "manifest.v000-001.json").read_text())["files"]
     reseal(path, "manifest.v000-001.json", files={name: entry for name, entry in files.items() if NAME not in name})
     with pytest.raises(
-        StoreError, match=rf"\.json: files: 0 that .* 1 of its 2 are missing \(first: {NAME}\.v000-001\."
+        StoreError, match=rf"\.json: files: 0 are .* 1 of its 2 are missing \(first: {NAME}\.v000-001\."
     ):
         Store(path).read_columns(1, 0)
 
@@ -204,12 +204,12 @@ def test_a_file_that_the_manifest_does_not_have_is_refused(finished):
         (
             "manifest.records.json",
             lambda value: value["files"].pop("index.arrow"),
-            "files: 0 that .* 1 of its 3 are missing .first: index",
+            "files: 0 are .* 1 of its 3 are missing .first: index",
         ),
         (
             "manifest.v000-001.json",
             lambda value: value["files"].update({"../../elsewhere": [1, "a", "b"]}),
-            "files: 1 that the plan does not have, 0 of its 2",
+            "files: 1 are not in the plan, 0 of its 2",
         ),
         ("manifest.v000-001.json", lambda value: value["made_by"].append({"versions": ["a"]}), "made_by: versions: "),
         ("manifest.v000-001.json", lambda value: value["made_by"].append({"versions": {"a": 1}}), "made_by: versions"),
@@ -224,7 +224,7 @@ def test_a_manifest_is_what_its_plan_says(finished, name, change, match):
     del value["xxh3"]
     change(value)
     (path / name).write_bytes(sealed_bytes(value))
-    with pytest.raises(StoreError, match=rf"{name}: {match}.*--repair makes it again"):
+    with pytest.raises(StoreError, match=rf"{name}: {match}.*--repair to rebuild it"):
         Store(path).read_columns(0, 0)
     assert [(damage.name, name in damage.reason) for damage in remove_damaged(path)] == [(name, True)]
     assert finalize_store(path) == 3 and (path / name).read_bytes() == good
@@ -274,6 +274,8 @@ def test_an_index_that_was_removed_is_made_again(finished):
     (path / "index.arrow").unlink()
     (path / records_file(NAME)).unlink()
     StoreWriter(path, plan).write_records(NAME, np.arange(5, dtype=np.uint64), list("abcde"), np.ones(5, np.int32))
-    with pytest.raises(StoreError, match=r"index\.arrow: is missing, and what the records give is another; .*--repair"):
+    with pytest.raises(
+        StoreError, match=r"index\.arrow: is missing, and the records do not give the same one; .*--repair"
+    ):
         finalize_store(path)
     assert not (path / "index.arrow").exists()

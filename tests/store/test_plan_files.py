@@ -107,6 +107,6 @@ def test_an_older_store_has_one_plan():
 def test_an_edited_value_is_refused_even_where_it_is_sound(path):
     text = (path / "plan.json").read_text()
     (path / "plan.json").write_text(text.replace('"seed": 0', '"seed": 1'))
-    with pytest.raises(StoreError, match=r"its bytes have the hash \w+, it says \w+: damaged or edited"):
+    with pytest.raises(StoreError, match=r"its bytes have the hash \w+, but it records \w+: damaged or edited"):
         read_plan(path)
     assert open_storage(path).has("plan.json")

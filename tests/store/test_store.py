@@ -65,7 +65,7 @@ def test_gathering_nothing_and_beyond(finished):
     store = Store(finished[0])
     keys, labels = store.gather_keys([])
     assert len(keys) == len(labels) == 0
-    with pytest.raises(StoreError, match="view 3 is not there"):
+    with pytest.raises(StoreError, match="view 3 does not exist"):
         store.gather_columns([(0, 0)], 3)
     for location in ((0, 5), (2, 0)):
         with pytest.raises(IndexError):
@@ -145,7 +145,9 @@ def importlib_has(name):
 def test_an_unfinished_store_is_refused_and_says_what_is_missing(tmp_path):
     path = tmp_path / "store"
     plan = begin_store(path, make_plan(), views_per_file=2)
-    with pytest.raises(StoreError, match=r"is not finished: 0 of 4 files are there; run the same extract again"):
+    with pytest.raises(
+        StoreError, match=r"is not finished: 0 of 4 files are there; run the same extract command to resume"
+    ):
         Store(path)
     fill(path, plan)
     (path / "train-00001-of-00002.v000-000.arrow").unlink()
@@ -153,13 +155,13 @@ def test_an_unfinished_store_is_refused_and_says_what_is_missing(tmp_path):
     assert not finalize_store(path)
     with pytest.raises(StoreError, match="3 of 4 files"):
         Store(path)
-    with pytest.raises(StoreError, match="is no store"):
+    with pytest.raises(StoreError, match="no such folder; expected a store"):
         Store(tmp_path / "elsewhere")
 
 
 def test_a_view_beyond_and_a_policy_without_views(finished, tmp_path):
     store = Store(finished[0])
-    with pytest.raises(StoreError, match=r"view 3 is not there: the store has views 0\.\.2"):
+    with pytest.raises(StoreError, match=r"view 3 does not exist: the store has views 0\.\.2"):
         store.read_logits(0, 3, [0])
     path = tmp_path / "center"
     fill(path, begin_store(path, make_plan(), views_per_file=2))
@@ -200,7 +202,9 @@ def test_one_view_of_a_file_is_damaged_and_the_others_are_read(finished):
     store = Store(path)
     assert store.read_logits(1, 0, slice(None)).shape == logits[1][0].shape
     for again in range(2):
-        with pytest.raises(StoreError, match=r"v000-001\.arrow: block 1: hash \w+, \w+ was written.*--repair makes it"):
+        with pytest.raises(
+            StoreError, match=r"v000-001\.arrow: block 1: hash \w+, \w+ was written.*--repair to rebuild it"
+        ):
             store.read_logits(1, 1, [again])
     assert len(Store(path, trust=True).read_columns(1, 1)) > 0, "who trusts is not told"
     with pytest.raises(StoreError, match=r"1 of 7 files are damaged.*\n.*block 1: "):
@@ -238,7 +242,7 @@ def test_a_file_of_another_store_in_its_place_is_refused(finished, tmp_path):
             Store(path).check_files()
         with pytest.raises(StoreError, match=rf"{name}: its first bytes"):
             Store(path).read_columns(0, 0) if ".v" in name else Store(path).read_keys(0)
-        with pytest.raises(StoreError, match=rf"{name}: plan \w+, expected \w+: made for another plan"):
+        with pytest.raises(StoreError, match=rf"{name}: plan \w+, expected \w+: belongs to another plan"):
             Store(path, trust=True).read_columns(0, 0) if ".v" in name else Store(path, trust=True).read_keys(0)
 
 

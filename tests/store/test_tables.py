@@ -69,7 +69,7 @@ def test_records_of_another_plan_or_shard_are_refused(tmp_path):
     plan = make_plan()
     StoreWriter(tmp_path, make_plan(codec={"name": "float32"})).write_records(SHARD, KEYS, list("abc"), LABELS)
     with pytest.raises(
-        StoreError, match=r"records\.arrow: plan \w+, expected \w+: made for another plan: a file of another"
+        StoreError, match=r"records\.arrow: plan \w+, expected \w+: belongs to another plan: a file of another"
     ):
         read_records(tmp_path, plan, 1)
     (tmp_path / records_file(SHARD)).rename(tmp_path / records_file(SHARD.replace("1-of", "0-of")))
@@ -182,7 +182,7 @@ def test_an_index_is_read_back_without_a_copy(tmp_path):
     for name in ("keys", "shards", "rows"):
         assert getattr(found, name).tolist() == getattr(index, name).tolist()
         assert not getattr(found, name).flags.writeable and not getattr(found, name).flags.owndata
-    with pytest.raises(StoreError, match="block 0: 5 rows, expected 4: of other records"):
+    with pytest.raises(StoreError, match="block 0: 5 rows, expected 4: the records differ"):
         read_index(file, range(4, 6), [3, 1])
     for shards, sizes in ((range(4, 6), [2, 3]), (range(5, 7), [3, 2]), (range(4, 5), [5]), (range(3, 5), [2, 3])):
         with pytest.raises(StoreError, match=r"index\.arrow: shard [45] row \d: there is no such record: damaged"):
@@ -200,7 +200,7 @@ ABOUT = {"views": [0, 1], "hits": [0, 3], "made_by": {}}
         ({"hits": [0, -1]}, "hits"),
         ({"hits": [0, 4]}, r"hits \[0, 4\], expected 2 numbers up to 3"),
         ({"hits": None}, "hits"),
-        ({"views": [0, 2]}, r"views \[0, 2\], expected \[0, 1\]: another file than its name says"),
+        ({"views": [0, 2]}, r"views \[0, 2\], expected \[0, 1\]: its content does not match its name"),
         ({"made_by": [1]}, "made_by: expected `object`"),
         ({"made_by": {"versions": "a"}}, "made_by: versions: expected `object`"),
         ({"made_by": {"device": 1}}, "made_by: device: expected `str`"),
@@ -232,10 +232,10 @@ def test_metadata_that_is_not_as_expected():
     found = {"plan": "a", "shard": "b", "keys_xxh3": "c"}
     check_metadata(found, "file", {"plan": "a", "shard": "b"}, "do this")
     for changes, message in (
-        ({"plan": "x"}, "file: plan a, expected x: made for another plan: a file of another store; do this"),
-        ({"keys_xxh3": "x"}, "file: keys_xxh3 c, expected x: made for other records: the data changed between"),
-        ({"shard": "x"}, "file: shard b, expected x: another file than its name says"),
-        ({"views": [0, 1]}, r"file: views None, expected \[0, 1\]: another file than its name says"),
+        ({"plan": "x"}, "file: plan a, expected x: belongs to another plan: a file of another store; do this"),
+        ({"keys_xxh3": "x"}, "file: keys_xxh3 c, expected x: belongs to other records: the data changed between"),
+        ({"shard": "x"}, "file: shard b, expected x: its content does not match its name"),
+        ({"views": [0, 1]}, r"file: views None, expected \[0, 1\]: its content does not match its name"),
     ):
         with pytest.raises(StoreError, match=message):
             check_metadata(found, "file", changes, "do this")

@@ -66,7 +66,7 @@ def test_an_empty_folder(tmp_path, capsys, teacher):
     (tmp_path / "empty" / "train").mkdir(parents=True)
     fails(capsys, ["records", "--images", tmp_path / "empty", "--out", tmp_path / "o"], 2, "no class folders")
     (tmp_path / "void").mkdir()
-    fails(capsys, extract(tmp_path / "void", teacher, tmp_path / "s"), 2, "no records at all, expected train-NNNNN")
+    fails(capsys, extract(tmp_path / "void", teacher, tmp_path / "s"), 2, "no records, expected train-NNNNN")
     fails(capsys, ["inspect", tmp_path / "void"], 2, "no records")
     fails(capsys, ["inspect", tmp_path / "nowhere"], 2, "no such folder")
     assert not (tmp_path / "o").exists() and not (tmp_path / "s").exists()
@@ -158,12 +158,12 @@ def damaged(raw: bytes, damage: str) -> bytes:
 @pytest.mark.parametrize(
     "damage, phrase",
     [
-        ("zero", r"train-00001-of-00002: holds no record \(0 bytes\)"),
+        ("zero", r"train-00001-of-00002: has no records \(0 bytes\)"),
         ("truncated", r"train-00001-of-00002 record \d+ \(byte \d+\): truncated"),
-        ("length", r"record 0 \(byte 0\): the checksum of the length does not hold"),
-        ("length crc", r"record 0 \(byte 0\): the checksum of the length does not hold"),
-        ("data", r"record 0 \(byte 0\): the checksum of the data does not hold"),
-        ("data crc", r"record 0 \(byte 0\): the checksum of the data does not hold"),
+        ("length", r"record 0 \(byte 0\): wrong checksum of the length"),
+        ("length crc", r"record 0 \(byte 0\): wrong checksum of the length"),
+        ("data", r"record 0 \(byte 0\): wrong checksum of the data"),
+        ("data crc", r"record 0 \(byte 0\): wrong checksum of the data"),
     ],
 )
 def test_damaged_tfrecords(tmp_path, capsys, teacher, damage, phrase):
@@ -205,14 +205,14 @@ def test_a_label_out_of_range(tmp_path, capsys, teacher):
 def test_a_store_of_other_data(tmp_path, capsys):
     store = write_store(tmp_path / "store", write_shards(tmp_path / "data", sizes=(6, 4)))
     more = write_shards(tmp_path / "more", sizes=(6, 5))
-    fails(capsys, train(more, tmp_path / "r", "--store", store.path), 1, "10 of 11 records are known; 1 are not")
+    fails(capsys, train(more, tmp_path / "r", "--store", store.path), 1, "10 of 11 records are in the store; 1 are not")
     payloads = [example(index + 70, 1) for index in range(10)]
     other = write_shards(tmp_path / "other", sizes=(6, 4), payloads=payloads)
     for words in (
         train(other, tmp_path / "r2", "--store", store.path),
         ["merge", store.path, "--data", other, "--out", tmp_path / "m"],
     ):
-        fails(capsys, words, 1, "0 of 10 records are known; 10 are not")
+        fails(capsys, words, 1, "0 of 10 records are in the store; 10 are not")
 
 
 @pytest.mark.parametrize(
@@ -278,9 +278,9 @@ def test_an_output_that_exists(tmp_path, capsys, teacher):
     foreign.mkdir()
     (foreign / "thesis.tex").write_text("years of work")
     before = tree(foreign)
-    fails(capsys, extract(data, teacher, foreign, "--gate-samples", 0), 1, "exists and is no store")
+    fails(capsys, extract(data, teacher, foreign, "--gate-samples", 0), 1, "exists and is not a store")
     fails(capsys, ["merge", store.path, "--data", data, "--out", foreign], 2, "exists and is not empty")
-    fails(capsys, train(data, foreign), 1, "exists and is no run")
+    fails(capsys, train(data, foreign), 1, "exists and is not a run")
     images = write_image_folder(tmp_path / "images")
     fails(capsys, ["records", "--images", images, "--out", data], 1, "did not write|other classes")
     export_csv(store.path, tmp_path / "csv")

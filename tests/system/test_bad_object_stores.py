@@ -54,13 +54,13 @@ WRITING = {
     "--epochs 1 --validation-split none --num-workers 1",
 }
 ANSWERS = {
-    "403 SignatureDoesNotMatch": "the secret key is not the one of this access key; check the credentials",
+    "403 SignatureDoesNotMatch": "the secret key does not belong to this access key; check the credentials",
     "403 InvalidAccessKeyId": "the access key is unknown; check the credentials and the endpoint",
     "403 RequestTimeTooSkewed": "this machine's clock differs from the server's by minutes; set the clock",
     "400 ExpiredToken": "the credentials have expired; renew them",
-    "400 AuthorizationHeaderMalformed": "the region is wrong; give it by AWS_REGION or --storage-options region=REGION",
-    "301 PermanentRedirect": "the bucket is in another region; give it by AWS_REGION or --storage-options region=",
-    "403 AccessDenied": "access denied; check the credentials and what they may do",
+    "400 AuthorizationHeaderMalformed": "the region is wrong; set it with AWS_REGION or --storage-options region=",
+    "301 PermanentRedirect": "the bucket is in another region; set it with AWS_REGION or --storage-options region=",
+    "403 AccessDenied": "access denied; check the credentials and their permissions",
 }
 """What a server says, and what is said of it."""
 
@@ -165,7 +165,7 @@ def test_a_server_that_refuses(fails: Fails, bucket: str, monkeypatch: pytest.Mo
     monkeypatch.setattr(retry, "FIRST_CONTACT_SECONDS", 0.5)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
     line = fails(command, f"s3://{bucket}/some")
-    assert "the server refuses the connection; tried for 0 s: check the endpoint and the network" in line
+    assert "the server refused the connection; tried for 0 s: check the endpoint and the network" in line
 
 
 @pytest.mark.parametrize("command", [READING["extract"], WRITING["extract"]])
@@ -177,7 +177,7 @@ def test_a_server_that_never_answers(fails: Fails, bucket: str, monkeypatch: pyt
         silent.listen(8)
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
         begin = time.monotonic()
-        assert "the server does not answer in time; tried for 2 s: check" in fails(command, f"s3://{bucket}/some")
+        assert "the server did not respond in time; tried for 2 s: check" in fails(command, f"s3://{bucket}/some")
     assert time.monotonic() - begin < 10
     assert retry.FIRST_CONTACT_SECONDS >= object_storage._FIRST_ANSWER_SECONDS
 
@@ -186,10 +186,10 @@ def test_an_endpoint_that_is_misspelt(fails: Fails, bucket: str, proxy: Proxy, m
     command = READING["inspect"]
     monkeypatch.setattr(retry, "FIRST_CONTACT_SECONDS", 0.5)
     for endpoint, phrase in (
-        ("http://nowhere.invalid:9000", "the server's name is unknown; tried for 0 s: check the endpoint"),
+        ("http://nowhere.invalid:9000", "the server's name cannot be resolved; tried for 0 s: check the endpoint"),
         (
             proxy.endpoint.replace("http://", "https://"),
-            "does not speak TLS; if it is yours, give its endpoint as http",
+            "does not use TLS; if it is yours, give its endpoint as http",
         ),
         ("127.0.0.1:9000", "AWS_ENDPOINT_URL=127.0.0.1:9000: expected a URL, such as http://127.0.0.1:9000 or"),
         ("http://:99999999", "AWS_ENDPOINT_URL=http://:99999999: expected a URL"),
@@ -212,7 +212,7 @@ def test_storage_options_that_are_none(fails: Fails, bucket: str, command: str) 
 @pytest.mark.parametrize(
     "words, phrase",
     [
-        (["--storage-options"], "--storage-options: expected KEY=VALUE words, such as"),
+        (["--storage-options"], "--storage-options: expected KEY=VALUE pairs, such as"),
         (["--storage-options", "region"], "--storage-options: expected KEY=VALUE words"),
         (["--storage-options=region"], "--storage-options=region: expected KEY=VALUE words"),
         (["--storage-options", "retry_seconds=soon"], "retry_seconds=soon: expected seconds from 0 to 86400"),
@@ -227,7 +227,7 @@ def test_storage_options_without_a_value(fails: Fails, bucket: str, words: list[
 
 @pytest.mark.parametrize("name", ["a", "B$x", "..", "-a"])
 def test_what_is_no_name_of_a_bucket(fails: Fails, name: str) -> None:
-    assert "is no name that a bucket can have" in fails(READING["inspect"].replace("{remote}", "s3://" + name), "")
+    assert "is not a valid bucket name" in fails(READING["inspect"].replace("{remote}", "s3://" + name), "")
 
 
 @pytest.mark.parametrize("command", EVERY)

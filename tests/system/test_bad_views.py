@@ -46,11 +46,11 @@ def test_a_store_whose_views_are_incomplete(tmp_path, capsys, data, store):
     remove_manifests(store)
     (store / "train-00001-of-00002.v002-003.arrow").unlink()
     words = train(data, tmp_path / "run", "--store", store)
-    fails(capsys, words, 1, "is not finished: 9 of 10 files are there; run the same extract again")
+    fails(capsys, words, 1, "is not finished: 9 of 10 files are there; run the same extract command to resume")
     from teachonce.store.manifests import finalize_store
 
     assert finalize_store(store) == 2 and Store(store).num_views == 2
-    fails(capsys, [*words, "--views", 4], 1, "4 views asked for, the store has 2 that are complete")
+    fails(capsys, [*words, "--views", 4], 1, "4 views requested, the store has 2 complete ones")
     (store / "train-00000-of-00002.v000-001.arrow").unlink()
     remove_manifests(store)
     assert finalize_store(store) == 0
@@ -58,7 +58,12 @@ def test_a_store_whose_views_are_incomplete(tmp_path, capsys, data, store):
 
 
 def test_a_view_beyond_v(tmp_path, capsys, data, store):
-    fails(capsys, train(data, tmp_path / "run", "--store", store, "--views", 5), 1, "5 views asked for, .* 4 that are")
+    fails(
+        capsys,
+        train(data, tmp_path / "run", "--store", store, "--views", 5),
+        1,
+        "5 views requested, .* 4 complete ones",
+    )
     fails(
         capsys, ["merge", store, "--data", data, "--out", tmp_path / "m", "--view", 4], 2, "--view 4: expected 0 to 3"
     )
@@ -81,32 +86,34 @@ def test_another_policy_seed_or_size(capsys, data, teacher, store, more, phrase)
     if more == ["--size-of-teacher"]:
         teacher, more = teacher.replace("size=16,resize=16", "size=20,resize=20"), []
     views = ["--policy", "crop", "--views", 4, "--mixup-alpha", 1, "--mix-prob", 0.5]
-    fails(capsys, extract(data, teacher, store, *views, *more), 1, "begun with another plan: ", phrase)
+    fails(capsys, extract(data, teacher, store, *views, *more), 1, "was started with a different plan: ", phrase)
     assert tree(store) == before
 
 
 def test_views_of_another_store(tmp_path, capsys, data, teacher, store):
     out = tmp_path / "second"
-    fails(capsys, extract(data, teacher, out, "--views-of", tmp_path / "nothing"), 1, "is no store")
+    fails(capsys, extract(data, teacher, out, "--views-of", tmp_path / "nothing"), 1, "no such folder")
     run(*extract(data, teacher, tmp_path / "center"))
     capsys.readouterr()
-    fails(capsys, extract(data, teacher, out, "--views-of", tmp_path / "center"), 1, "center stores no views to look")
+    fails(capsys, extract(data, teacher, out, "--views-of", tmp_path / "center"), 1, "center has no random views")
     other = write_color_shards(tmp_path / "other", sizes=(9, 7))
-    fails(capsys, extract(other, teacher, out, "--views-of", store), 1, "15 of 16 records are known; 1 are not")
-    fails(capsys, extract(data, teacher, out, "--views-of", store, "--views", 9), 1, "9 views asked for")
+    fails(capsys, extract(other, teacher, out, "--views-of", store), 1, "15 of 16 records are in the store; 1 are not")
+    fails(capsys, extract(data, teacher, out, "--views-of", store, "--views", 9), 1, "9 views requested")
     for words in (["--policy", "crop"], ["--seed", 3], ["--flip-prob", 0.1], ["--mixup-alpha", 0.2]):
         fails(capsys, extract(data, teacher, out, "--views-of", store, *words), 2, words[0], "not given together with")
     changed = shutil.copytree(data, tmp_path / "changed")
     change_image(changed / "train-00000-of-00002", 3)
     words = extract(changed, teacher, out, "--views-of", store, "--gate-samples", 0)
-    fails(capsys, words, 1, "train-0000", "the image changed since extraction, or this is other data")
+    fails(capsys, words, 1, "train-0000", "the image has changed since extraction, or this is other data")
     assert not list(out.glob("train-00000-*.arrow"))
 
 
 def test_an_image_that_changed_since_extraction(tmp_path, capsys, data, store):
     changed = shutil.copytree(data, tmp_path / "changed")
     change_image(changed / "train-00000-of-00002", 3)
-    fails(capsys, train(changed, tmp_path / "run", "--store", store), 1, "record .*the image changed since extraction")
+    fails(
+        capsys, train(changed, tmp_path / "run", "--store", store), 1, "record .*the image has changed since extraction"
+    )
 
 
 @pytest.mark.parametrize("cut", [1, 200, 100_000])
@@ -128,7 +135,9 @@ def test_a_store_of_an_older_format(tmp_path, capsys, teacher, data):
     shutil.copytree(GOLDEN / "store-v1-int8", old)
     before = tree(old)
     words = extract(data, teacher, old, "--policy", "crop", "--views", 3)
-    fails(capsys, words, 1, "format version 1, this teachonce writes 3: it can be read and trained from, not extended")
+    fails(
+        capsys, words, 1, "format version 1, this teachonce writes 3: it can be read and trained from, but not extended"
+    )
     assert tree(old) == before
 
 
@@ -180,7 +189,7 @@ def test_several_stores(tmp_path, capsys, teacher, data, store):
     """The same one twice, one with more views, weights said otherwise, another seed: each is said."""
     shutil.copytree(store, tmp_path / "copy")
     words = train(data, tmp_path / "run", "--store", store)
-    fails(capsys, [*words, "--store", tmp_path / "copy"], 2, "copy: is the same store as .*store, expected each")
+    fails(capsys, [*words, "--store", tmp_path / "copy"], 2, "copy: is the same store as .*store; give each")
     more = tmp_path / "more"
     run(*extract(data, teacher + ",mean=0.5", more, "--views-of", store, "--views", 1))
     capsys.readouterr()
@@ -198,6 +207,6 @@ def test_several_stores(tmp_path, capsys, teacher, data, store):
         capsys,
         [*words, "--store", other],
         1,
-        r"classes than .*policy\.seed there 0, here 9.*nothing to average",
+        r"classes differ from .*policy\.seed there 0, here 9.*they cannot be averaged",
     )
     assert "{" not in line

@@ -443,7 +443,7 @@ def test_an_interrupted_upgrade_goes_on_and_has_the_same_bytes(tmp_path):
 
 
 def test_what_is_not_upgraded(tmp_path):
-    with pytest.raises(ConfigError, match="is of format 3 already"):
+    with pytest.raises(ConfigError, match="is already of format 3"):
         upgrade(UpgradeConfig(store=GOLDEN / "store-v3-int8", out=tmp_path / "new"))
     path = Path(shutil.copytree(GOLDEN / "store-v2-crop", tmp_path / "old"))
     (path / "manifest.json").unlink()
@@ -489,7 +489,7 @@ def test_names_are_given_to_an_upgraded_store_later_too(tmp_path, records, old):
 def test_names_come_from_any_data_of_the_store_and_no_other(tmp_path, records, old):
     """Its keys and labels are compared, as the old store has no names to be compared with."""
     out = tmp_path / "refused"
-    with pytest.raises(ConfigError, match=r"others: .*label \d .* has \d: its classes have other numbers"):
+    with pytest.raises(ConfigError, match=r"others: .*label \d .* has \d: its classes are numbered differently"):
         other = write_as_folder(
             open_records(records, "train"), tmp_path / "others", names=lambda record: "axyzb"[record.label]
         )
@@ -497,11 +497,11 @@ def test_names_come_from_any_data_of_the_store_and_no_other(tmp_path, records, o
         shutil.copyfile(next((other / "train" / "b").iterdir()), other / "train" / "c" / "copy.jpg")
         upgrade(UpgradeConfig(store=old, out=out, data=other))
     images = write_image_folder(tmp_path / "images", num_classes=5)
-    with pytest.raises(ConfigError, match=r"images: of 20 records the store .* knows 0: other data"):
+    with pytest.raises(ConfigError, match=r"images: the store .* has only 0 of 20 compared records: other data"):
         upgrade(UpgradeConfig(store=old, out=out, data=images))
     folder = write_store(tmp_path / "of_folder", images, num_classes=5, offset=0)
     assert read_names(images, folder) == tuple(f"class{label}" for label in range(5))
     (records / "classes.json").unlink()
-    with pytest.raises(ConfigError, match="no names of classes, expected the 5 classes of the store"):
+    with pytest.raises(ConfigError, match="no class names, expected the 5 classes of the store"):
         upgrade(UpgradeConfig(store=old, out=out, data=records))
     assert not out.exists()

@@ -111,7 +111,7 @@ def test_what_a_killed_run_left_goes_when_there_is_nothing_to_do(name: str, tmp_
     assert everything(tmp_path / "out") == expected
 
 
-@pytest.mark.filterwarnings("ignore:.*files.json was not renewed")
+@pytest.mark.filterwarnings("ignore:.*files.json was not updated")
 @pytest.mark.parametrize("name", ["records", "extract", "import", "merge", "reindex"])
 def test_two_at_once_and_killed_neighbors(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whenever a second one begins and ends, the first one's files stay and the folder is the same."""

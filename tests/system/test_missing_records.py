@@ -12,7 +12,7 @@ from tests.support.small_models import COLORS, color_example, write_color_shards
 from tests.system.test_bad_input import extract, fails, train
 
 # The command line shows it as a line of its own.
-pytestmark = pytest.mark.filterwarnings("default:.*they are skipped:UserWarning")
+pytestmark = pytest.mark.filterwarnings("default:.*they are left out:UserWarning")
 
 
 def run(*words: object) -> None:
@@ -45,8 +45,10 @@ def result(path):
 
 def test_it_is_refused_with_the_count(tmp_path, capsys, data, store):
     words = train(data, tmp_path / "run", "--store", store)
-    line = fails(capsys, words, 1, r"15 of 20 records are known; 5 are not \(first: image_17\.jpg\); give the data of")
-    assert line.endswith("or skip them: --missing skip") and not (tmp_path / "run" / "result.json").exists()
+    line = fails(
+        capsys, words, 1, r"15 of 20 records are in the store; 5 are not \(first: image_17\.jpg\); give the data of"
+    )
+    assert line.endswith("or leave them out with --missing skip") and not (tmp_path / "run" / "result.json").exists()
 
 
 @pytest.mark.parametrize("in_memory", [False, True])
@@ -54,7 +56,10 @@ def test_skipped_records_are_counted(tmp_path, capsys, data, store, in_memory):
     words = train(data, tmp_path / "run", "--store", store, "--missing", "skip", *(["--in-memory"] * in_memory))
     run(*words)
     err = capsys.readouterr().err
-    assert "warning: " in err and "15 of 20 records are known; 5 are not (first: image_17.jpg); they are skipped" in err
+    assert (
+        "warning: " in err
+        and "15 of 20 records are in the store; 5 are not (first: image_17.jpg); they are left out" in err
+    )
     found = result(tmp_path / "run")
     assert found["missing_records"] == 5
     assert found["steps"] == 4, "batches of 4 of 15 records; of 20 there were 5"
@@ -72,7 +77,7 @@ def test_skipping_where_nothing_is_missing(tmp_path, capsys, store):
 def test_where_nothing_is_known_nothing_is_skipped(tmp_path, capsys, store):
     other = write_color_shards(tmp_path / "other", sizes=(5,), first_index=100)
     words = train(other, tmp_path / "run", "--store", store, "--missing", "skip")
-    fails(capsys, words, 1, "0 of 5 records are known; 5 are not .* a store of other data")
+    fails(capsys, words, 1, "0 of 5 records are in the store; 5 are not .* a store of other data")
 
 
 def test_the_option_is_one_of_stores(tmp_path, capsys, data):
@@ -83,7 +88,7 @@ def test_the_same_command_again_goes_on(tmp_path, capsys, data, store):
     words = train(data, tmp_path / "run", "--store", store, "--missing", "skip")
     for _ in range(2):
         run(*words)
-        assert "they are skipped (--missing skip)" in capsys.readouterr().err
+        assert "they are left out (--missing skip)" in capsys.readouterr().err
     assert result(tmp_path / "run")["missing_records"] == 5
 
 

@@ -402,9 +402,9 @@ def test_a_file_of_another_store(tmp_path, copy):
     own = tmp_path / "store" / name
     content = own.read_bytes()
     for source, reason in (
-        (tmp_path / "teacher" / name, "made for another plan: a file of another store"),
-        (tmp_path / "records" / name, "made for other records"),
-        (tmp_path / "store" / other_name, "another file than its name says"),
+        (tmp_path / "teacher" / name, "belongs to another plan: a file of another store"),
+        (tmp_path / "records" / name, "belongs to other records"),
+        (tmp_path / "store" / other_name, "its content does not match its name"),
     ):
         shutil.copyfile(source, own)
         with pytest.raises(StoreError, match=rf"{name}: .*(damaged or replaced|{reason})"):
@@ -454,11 +454,11 @@ def test_records_that_the_store_does_not_know(tmp_path, capsys, data, teacher):
     some = copy_records(data, tmp_path / "some", lambda index: index % 3)
     run_extract(some, teacher, tmp_path / "store")
     with pytest.raises(
-        StoreError, match=r"10 of 15 records are known; 5 are not \(first: image_0.jpg\); .*--missing skip"
+        StoreError, match=r"10 of 15 records are in the store; 5 are not \(first: image_0.jpg\); .*--missing skip"
     ):
         StoreJoin(Store(tmp_path / "store"), open_records(data, "train"))
     words = train(data, tmp_path / "run", "--store", tmp_path / "store")
-    fails(capsys, words, 1, "10 of 15 records are known", "--missing skip")
+    fails(capsys, words, 1, "10 of 15 records are in the store", "--missing skip")
     with pytest.raises(SystemExit) as end, pytest.warns(UserWarning, match="5 are not .* skipped"):
         main([str(word) for word in [*words, "--missing", "skip"]])
     assert end.value.code == 0
@@ -470,7 +470,7 @@ def test_records_that_the_store_does_not_know(tmp_path, capsys, data, teacher):
         capsys,
         train(nothing, tmp_path / "run2", "--store", tmp_path / "all", "--missing", "skip"),
         1,
-        "0 of 4 records are known",
+        "0 of 4 records are in the store",
     )
 
 
@@ -484,7 +484,7 @@ def test_classes_are_compared_by_name(tmp_path, data, teacher):
         StoreJoin(store, open_records(others, "train"))
     names = ("background", "class1", "class2", "class3", "class0")
     turned = copy_records(data, tmp_path / "turned", lambda index: True, names=names)
-    with pytest.raises(StoreError, match="as of 15 of 15 records: the classes have another order there"):
+    with pytest.raises(StoreError, match="as do 15 of 15 records: the classes have a different order there"):
         StoreJoin(store, open_records(turned, "train"))
 
 
@@ -512,12 +512,12 @@ def test_growing_a_store(tmp_path, capsys, data, teacher):
 def test_a_store_is_not_grown_by_other_data(tmp_path, data, teacher):
     run_extract(data, teacher, tmp_path / "store")
     nothing = write_color_shards(tmp_path / "nothing", first_index=900, sizes=(4,))
-    with pytest.raises(PlanMismatchError, match="begun with other data: it knows none of the 4 records here"):
+    with pytest.raises(PlanMismatchError, match="started with other data: it has none of the 4 records here"):
         run_extract(nothing, teacher, tmp_path / "store")
     for name in ("manifest.records.json", "train-00000-of-00002.records.arrow"):
         (tmp_path / "store" / name).unlink()
     some = copy_records(data, tmp_path / "some", lambda index: index)
-    with pytest.raises(PlanMismatchError, match="is unfinished and was begun with other data"):
+    with pytest.raises(PlanMismatchError, match="is unfinished and was started with other data"):
         run_extract(some, teacher, tmp_path / "store")
 
 
@@ -532,12 +532,12 @@ def test_repair_makes_damaged_files_again(tmp_path, capsys, data, teacher):
     (path / "train-00001-of-00002.records.arrow").unlink()
     (path / "manifest.v000-000.json").write_bytes(b"{}\n")
     with pytest.raises(
-        StoreError, match=r"manifest.v000-000.json: does not end with its hash: .*--repair makes it again"
+        StoreError, match=r"manifest.v000-000.json: does not end with its hash: .*--repair to rebuild it"
     ):
         Store(path).check_files()
     capsys.readouterr()
     run_extract(data, teacher, path, **options, repair=True)
-    assert "3 damaged files are made again" in capsys.readouterr().err
+    assert "3 damaged files are recomputed" in capsys.readouterr().err
     assert {file.name: file.read_bytes() for file in path.iterdir()} == before
     (path / "plan.json").write_bytes((path / "plan.json").read_bytes().replace(b'"offset": 1', b'"offset": 2'))
     with pytest.raises(StoreError, match=r"plan\.json: its bytes have the hash"):

@@ -32,8 +32,8 @@ from teachonce.training.train import train
 from tests.support.small_data import teacher_logits, write_digits, write_shards, write_store
 
 pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*(contradicts them more|holds it back|smaller than|little but labels|breaks the agreement).*:UserWarning",
-    "ignore:.*(skipped|start fresh).*:UserWarning",
+    "ignore:.*(contradicts them more|holds it back|smaller than|nearly one-hot|do not see the same).*:UserWarning",
+    "ignore:.*(left out|initialized randomly).*:UserWarning",
 )
 
 TEACHER_OPTIONS = {"kd_temp": 2.0, "kd_weight": 0.5, "label_weight": 0.5}

@@ -46,7 +46,7 @@ def test_a_full_disk_leaves_the_old_checkpoint(tmp_path: Path) -> None:
 
 def test_a_checkpoint_executes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.save({"epoch": Malicious()}, tmp_path / "last.ckpt")
-    with pytest.raises(ModelError, match=r"last.ckpt: no checkpoint that can be read .*; remove it to start over"):
+    with pytest.raises(ModelError, match=r"last.ckpt: not a readable checkpoint .*; remove it to start over"):
         AtomicCheckpointIO().load_checkpoint(tmp_path / "last.ckpt")
     assert "executed" not in capsys.readouterr().out
 

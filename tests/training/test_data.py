@@ -99,7 +99,7 @@ def test_a_run_with_an_evaluation_filter_of_its_own(digits: Path, tmp_path: Path
 
 def test_data_of_one_class(tmp_path: Path) -> None:
     write_image_folder(tmp_path / "images", num_classes=1)
-    with pytest.raises(ConfigError, match="images: has 1 class, expected at least 2 to tell apart"):
+    with pytest.raises(ConfigError, match="images: has 1 class, expected at least 2"):
         train(config(tmp_path / "images", tmp_path / "run"))
 
 

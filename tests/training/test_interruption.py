@@ -339,7 +339,7 @@ def test_a_step_that_hangs_ends_with_the_grace_period(digits: Path, tmp_path: Pa
     assert 1 < time.monotonic() - begin < 10
     assert process.returncode == 143
     assert said.splitlines()[-1] == (
-        "training: no checkpoint could be written within 1.5 seconds of SIGTERM (--grace-seconds); the one before is "
+        "training: no checkpoint could be written within 1.5 seconds of SIGTERM (--grace-seconds); the previous one is "
         "kept. Run the same command to resume"
     )
     assert KEY not in last_checkpoint(run) and len(read_metrics(run.out)) == 1
@@ -445,7 +445,7 @@ def test_two_ranks_are_resumed_on_one(
     alone = replace(run, devices=1, batch_size=8 // accumulate, accumulate=accumulate)
     train(alone)
     said = capsys.readouterr().err
-    assert f"{run.out}: begun on 2 devices with 8 images an update, now on 1: the same to rounding" in said
+    assert f"{run.out}: started on 2 devices with 8 images an update, now on 1: equal up to rounding" in said
     assert f"{run.out}: resumes in epoch 1 at step 6 of 12" in said
     assert json.loads((run.out / "config.json").read_text())["world_size"] == 2
     for found, expected in zip(curve(run.out), curve(undisturbed.out), strict=True):
@@ -523,10 +523,10 @@ def test_other_devices_with_other_images_an_update_are_refused(
     begun(world_size=4)
     with pytest.raises(
         PlanMismatchError,
-        match=r"run: begun on 4 devices with 32 images an update, now on 1 with 8; give --batch-size 32, or choose",
+        match=r"run: started on 4 devices with 32 images an update, now on 1 with 8; give --batch-size 32, or choose",
     ):
         train(run)
-    with pytest.raises(PlanMismatchError, match=r"now on 1 with 24; choose a number of devices that divides them, or"):
+    with pytest.raises(PlanMismatchError, match=r"now on 1 with 24; choose a number of devices that divides it, or"):
         train(replace(run, accumulate=3))
     with pytest.raises(PlanMismatchError, match=r"now on 1 with 16; give --batch-size 16 --accumulate 2, or choose"):
         train(replace(run, accumulate=2))
@@ -535,7 +535,9 @@ def test_other_devices_with_other_images_an_update_are_refused(
     checkpoint[KEY]["num_updates"] = 11
     torch.save(checkpoint, run.out / "checkpoints" / "last.ckpt")
     begun()
-    with pytest.raises(ModelError, match=r"last.ckpt: is of epochs of 11 updates, now they have 12; resume on as many"):
+    with pytest.raises(
+        ModelError, match=r"last.ckpt: was saved with 11 updates per epoch, now there are 12; resume on as many"
+    ):
         train(run)
 
 

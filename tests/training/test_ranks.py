@@ -77,7 +77,7 @@ def raise_on_rank_1(config: TrainConfig) -> None:
 
 @pytest.mark.slow
 def test_a_rank_that_ends_by_itself_would_do_so_again() -> None:
-    with pytest.raises(TeachonceError, match=r"^rank 1 ended with code 1; what it said is above, and must be mended"):
+    with pytest.raises(TeachonceError, match=r"^rank 1 exited with code 1; its error is above and must be fixed"):
         run_ranks(raise_on_rank_1, CONFIG)
 
 

@@ -119,7 +119,7 @@ def test_only_train_has_recipes(capsys: pytest.CaptureFixture[str]) -> None:
     for words in (["ablate", "--recipe", "cifar_resnet"], ["extract", "--list-recipes"]):
         with pytest.raises(SystemExit) as end:
             main(words)
-        assert end.value.code == 2 and f"no option of {words[0]}" in capsys.readouterr().err
+        assert end.value.code == 2 and f"not an option of {words[0]}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("words", [["--recipe"], ["--recipe", "--data", "d", "--out", "o"]])

@@ -172,7 +172,7 @@ def test_the_optimizer_gets_the_rate() -> None:
         ({"boundary_epochs": (30,)}, r"--boundary-rates 1.0 0.1 0.01 0.001 0.0001: expected 2 factors of 0 or more"),
         (
             {"schedule": "polynomial", "epochs": 3, "warmup_epochs": 3},
-            "--warmup-epochs 3: expected less than --epochs 3: --schedule polynomial begins after it",
+            "--warmup-epochs 3: expected less than --epochs 3: --schedule polynomial starts after it",
         ),
     ],
 )

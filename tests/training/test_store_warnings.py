@@ -55,13 +55,13 @@ def test_a_good_teacher_is_not_commented(tmp_path):
 def test_a_teacher_worse_than_the_labels(tmp_path):
     store = make_store(tmp_path, sharpness=2.0, right=0.3)
     (message,) = warned(store, measure_store_stats(store, 1.0))
-    assert "top-1 0.300" in message and "contradicts them more often than it confirms them" in message
+    assert "top-1 0.300" in message and "contradicts them more often than it agrees with them" in message
 
 
 def test_an_over_confident_teacher(tmp_path):
     store = make_store(tmp_path, sharpness=9.0, right=1.0)
     (message,) = warned(store, measure_store_stats(store, 1.0))
-    assert "0.0004 of the mass" in message and "try a larger --kd-temp" in message
+    assert "0.0004 of the probability" in message and "try a larger --kd-temp" in message
     assert warned(store, measure_store_stats(store, 4.0), temperature=4.0) == []
 
 
@@ -98,8 +98,8 @@ def test_a_temperature_outside_of_what_the_codec_promises(tmp_path, source):
     for temperature in (1.0, 2.0, 3.0, 4.0):
         assert warned_of_temperature(store, temperature) == []
     (message,) = warned_of_temperature(store, 16.0)
-    assert "--kd-temp 16 is outside of T = 1 to 4, for which codec int8 promises total variation of at most" in message
-    assert "with 5,000 classes, the total variation is not bounded by anything stored" in message
+    assert "--kd-temp 16 is outside of T = 1 to 4, for which codec int8 guarantees total variation of at" in message
+    assert "with 5,000 classes, the total variation is not bounded by the stored values" in message
     assert "extract with --codec float16, or give a smaller --kd-temp" in message and "\n" not in message
     (message,) = warned_of_temperature(store, 0.5)
     assert "give a larger --kd-temp" in message
@@ -111,7 +111,7 @@ def test_the_error_is_measured_where_the_store_has_samples(tmp_path, source):
     expected = total_variation(logits[[2, 5]], store.read_logits(0, 0, [2, 5]), 16.0)
     assert expected.max() > 0.01  # the promise does not reach so far
     (message,) = warned_of_temperature(store, 16.0)
-    assert f"{expected.mean():.2g} in the mean and {expected.max():.2g} at most, measured on 2 views" in message
+    assert f"{expected.mean():.2g} on average and {expected.max():.2g} at most, measured on 2 views" in message
 
 
 @pytest.mark.parametrize("codec", ["float32", "float16"])
@@ -124,7 +124,9 @@ def test_topk_is_for_the_temperatures_of_its_tail(tmp_path, source):
     store = write_store(tmp_path / "topk", source, wide_logits(8, 50), codec="topk", offset=0)
     assert warned_of_temperature(store, 1.0) == warned_of_temperature(store, 8.0) == []
     (message,) = warned_of_temperature(store, 9.0)
-    assert "outside of T = 1 to 8, for which codec topk promises the mass of the classes that are not kept" in message
+    assert (
+        "outside of T = 1 to 8, for which codec topk guarantees the total probability of the other classes" in message
+    )
     whole = write_store(tmp_path / "whole", source, wide_logits(8, 10), codec="topk", offset=0)
     assert warned_of_temperature(whole, 9.0) == []
 

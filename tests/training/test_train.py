@@ -129,7 +129,7 @@ def test_a_finished_run_is_not_redone(
     before = {path: path.stat().st_mtime_ns for path in kd_run.rglob("*") if path.is_file()}
     again = config(digits, kd_run, store=digits_store, kd_temp=2.0, label_smoothing=0.1, weight_decay=1e-3)
     assert train(again) == Run(kd_run).result
-    assert "finished already (3 epochs, top-1" in capsys.readouterr().err
+    assert "already finished (3 epochs, top-1" in capsys.readouterr().err
     assert {path: path.stat().st_mtime_ns for path in kd_run.rglob("*") if path.is_file()} == before
 
 
@@ -283,7 +283,7 @@ def test_a_second_training_of_a_run_is_refused(digits: Path, tmp_path: Path) -> 
         while not read_metrics(first.out):
             assert process.poll() is None and time.monotonic() < deadline
             time.sleep(0.01)
-        expected = rf"^{first.out}: is being trained by process {process.pid} on \S+; wait until it has ended"
+        expected = rf"^{first.out}: is being trained by process {process.pid} on \S+; wait until it has finished"
         with pytest.raises(TeachonceError, match=expected):
             train(first)
         assert process.poll() is None and not (first.out / "result.json").exists()
@@ -391,7 +391,7 @@ def test_a_run_teaches_a_student_through_stored_views(digits: Path, kd_run: Path
         ({"policy": "crop+autoaugment"}, "--policy"),
     ):
         with pytest.raises(
-            ConfigError, match=f"{found}.*: applies only to views that the student draws, found --store "
+            ConfigError, match=f"{found}.*: applies only to views that the student draws, but the views of --store "
         ):
             train(config(digits, tmp_path / "own", store=store, **(views | option)))
     assert not (tmp_path / "own").exists()
@@ -399,7 +399,7 @@ def test_a_run_teaches_a_student_through_stored_views(digits: Path, kd_run: Path
 
 
 def test_no_kd_at_temperature_0(digits: Path, digits_store: Path, tmp_path: Path) -> None:
-    with pytest.warns(UserWarning, match=r"has no effect: it is not read at --kd-temp 0") as caught:
+    with pytest.warns(UserWarning, match=r"has no effect with --kd-temp 0") as caught:
         train(config(digits, tmp_path / "zero", store=digits_store, kd_temp=0, kd_weight=0.5, views=1, epochs=1))
     assert [str(warning.message).split(" has no")[0] for warning in caught] == [
         f"--store {digits_store}",
@@ -465,7 +465,7 @@ def test_a_damaged_checkpoint_is_named(digits: Path, kd_run: Path, digits_store:
     (run.out / "result.json").unlink()
     checkpoint = run.out / "checkpoints" / "last.ckpt"
     checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
-    with pytest.raises(ModelError, match=r"last.ckpt: no checkpoint that can be read .* remove it to start over"):
+    with pytest.raises(ModelError, match=r"last.ckpt: not a readable checkpoint .* remove it to start over"):
         train(run)
 
 
@@ -478,9 +478,9 @@ def test_a_damaged_checkpoint_is_named(digits: Path, kd_run: Path, digits_store:
             "--batch-size 32 --accumulate 4 on 1 devices: the split has 96 records, expected at least one batch of 128",
         ),
         ({"precision": "fp16"}, "--precision fp16: needs a GPU"),
-        ({"student": "timm:test_resnet,size=64"}, "size= is not for a student"),
+        ({"student": "timm:test_resnet,size=64"}, "size= is not an option of a student"),
         ({"student": "timm:test_resnat"}, "timm has no 'test_resnat'; did you mean"),
-        ({"validation_split": "test"}, "expected test-NNNNN.* for the evaluation: --validation-split"),
+        ({"validation_split": "test"}, "expected test-NNNNN.* this is the evaluation split \\(--validation-split"),
         ({"split": "trained"}, "only train, validation, expected trained-"),
         ({"offset": 9}, "--offset 9: expected 0 to 8"),
         ({"device": "cuda:99"}, "--device cuda:99"),
@@ -502,7 +502,7 @@ def test_a_size_that_the_student_does_not_take(digits: Path, tmp_path: Path) -> 
 
 def test_a_folder_that_is_no_run_is_left_alone(digits: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("work of years")
-    with pytest.raises(TeachonceError, match="exists and is no run"):
+    with pytest.raises(TeachonceError, match="exists and is not a run"):
         train(config(digits, tmp_path))
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 

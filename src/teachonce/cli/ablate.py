@@ -1,4 +1,4 @@
-"""The ablation: is distilling worth it here, and is storing views as good as having the teacher at hand?
+"""The ablation: is distilling worth it here, and is storing views as good as an online teacher?
 
 The same student, the same number of steps, the same seeds (initial weights, order of the records), taught in several
 ways, the arms:
@@ -7,7 +7,7 @@ ways, the arms:
     center    fixed logits of the teacher's center view, the student's own random crops: the walkthrough
     views:V   V stored views, replayed exactly
     own:V     the same logits, but the student draws its own crops: what the replay itself is worth
-    online    a teacher asked at every step: the reference that pays for the teacher at every step
+    online    a teacher run at every step: the reference that pays for the teacher at every step
 
 With ``--stores A,B,A+B`` the arms are stores that are there already: trying teachers is cheap. Every part is the
 program that the command line calls, resumes after a kill, and is skipped when it is complete.
@@ -70,7 +70,7 @@ _EXTRACTIONS_NAME = "extractions.json"
 
 @dataclass(frozen=True)
 class ArmConfig:
-    """How the students of one arm are taught: what their TrainConfig has beyond the common options."""
+    """How the students of one arm are trained: what their TrainConfig has beyond the common options."""
 
     name: str
     settings: dict[str, Any]
@@ -150,12 +150,14 @@ def _given_stores(config: AblateConfig) -> list[ArmConfig]:
         found.append(ArmConfig(name, settings, paths, num_views, replays))
     names = [arm.name for arm in found]
     if len(set(names)) != len(names):
-        raise ConfigError(f"--stores {config.stores}: two arms would have one name; the folders' names must differ")
+        raise ConfigError(
+            f"--stores {config.stores}: two arms would have the same name; give stores with different folder names"
+        )
     return found
 
 
 def _no_view_mix(config: AblateConfig) -> dict[str, Any]:
-    """Arms whose views nobody stored mix within the batch, and know no cutmix."""
+    """Arms without stored views mix within the batch, and have no cutmix."""
     return {"cutmix_alpha": 0.0, "mixup_alpha": config.mixup_alpha}
 
 
@@ -289,7 +291,7 @@ def _read_arm(config: AblateConfig, arm: ArmConfig) -> Arm:
         result = run.result
         assert result is not None, run.path
         if result["top1"] is None:
-            raise ConfigError("--validation-split none: an ablation compares validation accuracies; give a split")
+            raise ConfigError("--validation-split none: ablate compares validation accuracies; give a split")
         results.append(result)
         rows = [row for row in run.metrics if row["validation_top1"] is not None]
         curves.append([(int(row["epoch"] or 0), float(row["validation_top1"] or 0.0)) for row in rows])

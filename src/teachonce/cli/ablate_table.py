@@ -24,7 +24,7 @@ Curve = list[tuple[int, float]]
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
-    """One way to teach, over the seeds; accuracies as fractions."""
+    """One arm, over the seeds; accuracies as fractions."""
 
     name: str
     top1: list[float]
@@ -123,12 +123,13 @@ def _describe_table(arms: Sequence[Arm], num_comparisons: int) -> list[str]:
     totals = {round(arm.label_weight + arm.kd_weight, 6) for arm in arms}
     if len(totals) > 1:
         found.append(
-            "WARNING: the arms' loss weights sum to different totals at one learning rate: their gradients are of "
-            "different size, and so are their steps (--total-weight equal)."
+            "WARNING: the arms' loss weights have different sums at the same learning rate, so their gradients "
+            "and steps differ in size (--total-weight equal)."
         )
     else:
         found.append(
-            f"Loss weights sum to {totals.pop():g} in every arm: gradients are of one size, at one learning rate."
+            f"Loss weights sum to {totals.pop():g} in every arm: gradients have the same size at the same "
+            "learning rate."
         )
     found.append(
         f"Intervals are Student's t over the seeds, corrected for {len(arms)} arms and {num_comparisons} "
@@ -138,8 +139,8 @@ def _describe_table(arms: Sequence[Arm], num_comparisons: int) -> list[str]:
         half = max(sampling_interval(arm) for arm in arms)
         found.append(
             f"Another validation split of {arms[0].num_validation:,} images would move a top-1 by up to "
-            f"{100 * half:.2f} points (95 %), whatever the seeds, and a difference by up to "
-            f"{100 * half * 2**0.5:.2f} where two arms err on unrelated images; by less where they err on the same."
+            f"{100 * half:.2f} points (95 %), independent of the seeds, and a difference by up to "
+            f"{100 * half * 2**0.5:.2f} if two arms err on unrelated images; by less if they err on the same ones."
         )
     return found
 
@@ -162,7 +163,7 @@ def find_verdicts(arms: Sequence[Arm]) -> list[str]:
 
 
 def _find_pairs(arms: Sequence[Arm]) -> list[tuple[Arm, Arm]]:
-    """The best stored views beside both ends: fixed logits and the teacher at hand."""
+    """The best stored views beside both ends: fixed logits and an online teacher."""
     by_name = {arm.name: arm for arm in arms}
     stored = [arm for arm in arms if "stored view" in arm.name]
     ends = [by_name[name] for name in ("fixed centre logits", "online teacher") if name in by_name]

@@ -1,6 +1,6 @@
-"""What is checked before a command's program is imported: whether the things that it names are there.
+"""What is checked before a command's program is imported: whether its inputs exist.
 
-Importing torch takes seconds, on a cold or a shared disk many; that a split is missing, or that a SPEC cannot be meant,
+Importing torch takes seconds, on a cold or a shared disk many; that a split is missing, or that a SPEC is invalid,
 is seen in a hundredth of that. Nothing is decided here: each check is the one that the program makes too, with its
 words. tests/cli/test_checks.py holds that none of them brings torch in.
 """
@@ -120,7 +120,7 @@ def _check_run(path: Path) -> None:
     from teachonce.store.plan_files import holds_store
 
     if holds_store(path):
-        raise ConfigError(f"{path}: is a store, expected a run; export-logits is for stores")
+        raise ConfigError(f"{path}: is a store, expected a run; use export-logits for stores")
     open_finished_run(path, requested_by=f"model {f'run:{path}'!r}")
 
 

@@ -35,31 +35,32 @@ _MADE_STORES = Condition("no --stores", lambda options: not options.stores)
 
 @dataclass(frozen=True, kw_only=True)
 class AblateConfig(TrainingOptions):
-    """Is it worth it? The same student at equal steps: labels, fixed logits, stored views, online teacher."""
+    """Measure what distillation gains: the same student at equal steps with labels, fixed logits, stored views and
+    an online teacher."""
 
     teacher: InTeacher[Common[Spec | None]] = only_with(None, _MADE_STORES)
-    """Model SPEC of the teacher: makes the stores that the arms need, and is the online teacher."""
+    """Model SPEC of the teacher that extracts the stores of the arms and is the online teacher."""
     stores: InArms[Common[str]] = ""
     """Stores to compare instead of making them: A,B,A+B; A+B averages two teachers over the same views."""
     arms: InArms[Common[str]] = "labels,center,views:1,views:4,views:10,online"
     """What to compare: labels; center (fixed logits, the student's own crops); views:V (V stored views); own:V (V
     stored views, but the student draws its own: no agreement); online. With --stores only labels counts."""
     seeds: InArms[Common[Count]] = 3
-    """Students an arm, each with another seed."""
+    """Students per arm, each with a different seed."""
     total_weight: InLoss[Literal["equal", "given"]] = "equal"
-    """Loss weights of the arms with a teacher: equal scales --label-weight and --kd-weight to the sum 1 that the labels
-    have in the arm without one, so that gradients are of one size at one learning rate; given takes them as they are
+    """Loss weights of the arms with a teacher: equal scales --label-weight and --kd-weight to sum to 1, as in the
+    arm without a teacher, so that gradients have the same size at the same learning rate; given uses them unchanged
     (1 + 1 is about twice the gradient)."""
     codec: InTeacher[CodecName] = only_with("int8", _MADE_STORES)
     """Codec of the stores."""
     topk: InTeacher[Count] = only_with(10, KEPT_CLASSES)
-    """Codec topk: classes that are kept."""
+    """Codec topk: number of classes to keep."""
     view_seed: InTeacher[Seed] = only_with(0, _MADE_STORES)
     """Seed of the views; those of a store are the same for all students."""
     teacher_offset: InTeacher[Label | None] = only_with(None, _MADE_STORES)
     """Data label of the teacher's class 0, as --offset of extract."""
     jobs: InRunning[Common[CountOrNone]] = 1
-    """Students trained at the same time; 0 means one a core (on the CPU)."""
+    """Students trained at the same time; 0 means one per core (on the CPU)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -77,11 +78,11 @@ class AblateConfig(TrainingOptions):
 
     @property
     def has_teacher(self) -> bool:
-        """Yes: the arms that want teacher logits have them."""
+        """Always: the arms that need teacher logits have them."""
         return True
 
     def parse_arms(self) -> list[tuple[str, int]]:
-        """(kind, number of views) of each arm; raises ConfigError for what is no arm."""
+        """(kind, number of views) of each arm; raises ConfigError for other texts."""
         found: list[tuple[str, int]] = []
         for word in self.arms.split(","):
             kind, colon, count = word.strip().partition(":")
@@ -97,20 +98,20 @@ class AblateConfig(TrainingOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class CompletionConfig:
-    """Print the script that makes a shell complete commands and options on Tab."""
+    """Print the shell script that completes commands and options on Tab."""
 
     shell: InOutput[Positional[Literal["bash", "zsh", "fish"]]]
-    """Which shell it is for; its help says where the script goes."""
+    """The shell; the script's first line says where to put it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DemoConfig:
-    """All of it on handwritten digits that ship with scikit-learn: records, extract, verify, merge, train, compare."""
+    """Run the whole workflow on scikit-learn's handwritten digits: records, extract, verify, merge, train, compare."""
 
     out: InOutput[Path] = Path("demo")
-    """Folder for everything that the demo makes."""
+    """Folder for all output of the demo."""
     seeds: InRunning[Count] = 3
-    """Students a row of the table, each with another seed."""
+    """Students per row of the table, each with a different seed."""
 
     def __post_init__(self) -> None:
         check_ranges(self)

@@ -2,13 +2,11 @@
 
 A file has the options by name, ``batch_size`` or ``batch-size``, each with a value of its type: lists for options of
 several values, null (JSON) or nothing (TOML) where there is none. Relative paths are relative to where the command is
-run, as on the command line. What is no option of the command is refused; of ``config.json`` only what ``train`` itself
-adds is passed over.
+run, as on the command line. Unknown options are refused, except those that ``train`` itself adds to ``config.json``.
 """
 
 from __future__ import annotations
 
-import difflib
 import math
 import tomllib
 import types
@@ -18,8 +16,9 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from teachonce.errors import ConfigError
 from teachonce.storage.address import to_location
+from teachonce.suggestions import closest
 
-_EXPECTED: dict[Any, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+_EXPECTED: dict[Any, str] = {int: "an integer", float: "a number", bool: "true or false", str: "a string"}
 _EXPECTED |= {Path: "a path", type(None): "null"}
 _LIMITS = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}
 """Numbers that JSON does not know, as ``options.to_json`` writes them."""
@@ -28,7 +27,7 @@ _LIMITS = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}
 def read_config_file(path: str, command: str, options: type) -> dict[str, Any]:
     """The options of a file, each of the type that its field has; unchecked beyond that.
 
-    Raises ConfigError for a file that cannot be read, for a key that is no option of the command, and for a value of
+    Raises ConfigError for a file that cannot be read, a key that is not an option of the command, and a value of
     another type: with what was found and expected.
     """
     content = _read(to_location(path))
@@ -40,9 +39,9 @@ def read_config_file(path: str, command: str, options: type) -> dict[str, Any]:
     for key, value in content.items():
         name = key.replace("-", "_")
         if name not in hints:
-            close = difflib.get_close_matches(name, hints, n=1)
+            close = closest(name, hints)
             hint = f"; did you mean {close[0]}?" if close else ""
-            raise ConfigError(f"{path}: {key!r} is no option of {command}{hint}")
+            raise ConfigError(f"{path}: {key!r} is not an option of {command}{hint}")
         if name in found:
             raise ConfigError(f"{path}: {name} is given twice")
         try:

@@ -51,7 +51,7 @@ NUM_VIEWS = STUDENT_EPOCHS
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: a way to train the student, and what it gave over the seeds."""
+    """One line of the table: a way to train the student, and its results over the seeds."""
 
     name: str
     top1: tuple[float, ...]
@@ -104,7 +104,7 @@ def demo(config: DemoConfig) -> None:
     with_logits: dict[str, Any] = {"data": merged, "validation_data": records, "logits": "records"}
     rows = [
         students("labels only", "labels", 0, **crop),
-        students("KD, image/logit (centre view)", "records", added, **with_logits, **crop),
+        students("KD, image/logit (center view)", "records", added, **with_logits, **crop),
         students(f"KD, store ({NUM_VIEWS} stored views)", "views", Store(views).num_bytes(), store=(views,)),
     ]
     table = render_table(rows)
@@ -112,12 +112,12 @@ def demo(config: DemoConfig) -> None:
         file.write(table.encode())
     write_json(out / "table.json", [dataclasses.asdict(row) for row in rows])
     print_text(f"\n{table}")
-    print_text(f"Everything is in {out}; the demo took {time.monotonic() - start:.0f} s. Look at:")
+    print_text(f"Everything is in {out}; the demo took {time.monotonic() - start:.0f} s. See:")
     print_text(
         f"  {out / 'student-views-0' / 'report.html'}   a student's curves; the teacher's: {teacher / 'report.html'}"
     )
     print_text(f"  {out / 'table.txt'}   this table")
-    print_text(f"  teachonce inspect {views}   what the teacher said, by shard")
+    print_text(f"  teachonce inspect {views}   the teacher's logits, by shard")
     print_text(f"  teachonce inspect {merged}   the walkthrough's TFRecords")
 
 
@@ -154,7 +154,7 @@ def _summarize(labels: Row, best: Row) -> str:
     """Compare a row with labels only by Welch's t; no claim below 3 seeds or within the noise."""
     difference = 100 * (statistics.mean(best.top1) - statistics.mean(labels.top1))
     if min(len(best.top1), len(labels.top1)) < 3:
-        return f"{best.name}: {difference:+.2f} points against labels only; too few seeds to say more."
+        return f"{best.name}: {difference:+.2f} points against labels only; too few seeds for a test."
     from scipy.stats import ttest_ind
 
     p_value = float(ttest_ind(best.top1, labels.top1, equal_var=False).pvalue)

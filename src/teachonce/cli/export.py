@@ -47,7 +47,8 @@ def export_logits(config: ExportLogitsConfig) -> None:
     """Write a store's logits as CSV or Parquet and print where they are; raises what the formats' programs do."""
     if not holds_store(config.store):
         raise ConfigError(
-            f"{config.store}: is no store, whose logits are to be exported; export-onnx and export-weights are for runs"
+            f"{config.store}: is not a store; export-logits exports the logits of stores, export-onnx and "
+            "export-weights export runs"
         )
     if config.format == "csv":
         from teachonce.interop.csv_files import export_csv
@@ -70,7 +71,7 @@ def export_logits(config: ExportLogitsConfig) -> None:
 
 def _refuse_store(run: Path) -> None:
     if holds_store(run):
-        raise ConfigError(f"{run}: is a store, expected a run; export-logits is for stores")
+        raise ConfigError(f"{run}: is a store, expected a run; use export-logits for stores")
 
 
 def _print_paths(*paths: Path) -> None:

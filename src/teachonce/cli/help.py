@@ -1,7 +1,7 @@
 """The texts of ``--help``, made from the option classes: groups, required options first, two lengths.
 
-tyro's own help is one box in the order of the fields. Here an option stands in the group that its field carries
-(``options.Group``), with the sentence under the field, its default and what stands for its value; nothing is listed by
+tyro's own help is one box in the order of the fields. Here an option is shown in the group that its field carries
+(``options.Group``), with the sentence under the field, its default and its metavar; nothing is listed by
 hand. Where a class marks some of its options ``Common``, ``--help`` shows these and the required ones, and
 ``--help-all`` every one. Lines are broken at the terminal's width; neither tyro nor rich is imported.
 """
@@ -34,7 +34,7 @@ class Option(NamedTuple):
     name: str
     group: Group | None
     value: str
-    """What stands for its value; "" for a flag."""
+    """Its metavar; "" for a flag."""
     sentence: str
     default: Any
     """``dataclasses.MISSING`` where it is required."""
@@ -60,20 +60,26 @@ class Option(NamedTuple):
 
 
 GLOBAL_OPTIONS = (
-    ("--config FILE", "Options from a JSON or TOML file, such as a run's config.json; those given beside it override."),
-    ("--quiet", "No progress and no notes; warnings, errors and results alone."),
+    (
+        "--config FILE",
+        "Read options from a JSON or TOML file, such as a run's config.json; options on the command line override it.",
+    ),
+    ("--quiet", "Print no progress and no notes, only warnings, errors and results."),
     (
         "--storage-options KEY=VALUE ...",
-        "Settings of object stores, such as endpoint=URL or region=REGION (docs/guide/object-stores.md); they end at "
-        "the first word that is no KEY=VALUE or names a local path.",
+        "Settings of object stores, such as endpoint=URL or region=REGION (docs/guide/object-stores.md). The list ends "
+        "at the first word that is not KEY=VALUE or that names a local path.",
     ),
-    ("--progress {auto,json}", "json: progress as JSON, one object a line on stderr. (default: auto)"),
+    (
+        "--progress {auto,json}",
+        "How progress is shown: for people (auto), or as JSON, one object per line on stderr (json). (default: auto)",
+    ),
     ("--debug", "Show the traceback of an error."),
     ("--version", "Show the version and exit."),
-    ("-h, --help", "Show the options that most calls need, and exit."),
-    ("--help-all", "Show every option, and exit."),
+    ("-h, --help", "Show the most common options and exit."),
+    ("--help-all", "Show all options and exit."),
 )
-"""Taken by every command, before any of its own."""
+"""Options of every command."""
 
 
 @cache
@@ -93,7 +99,7 @@ def command_help(
     is_full: bool,
     defaults: Mapping[str, Any] = MappingProxyType({}),
 ) -> str:
-    """The help of a command: what most calls need, or everything; ``actions`` are asked for instead of running it.
+    """The help of a command: what most calls need, or everything; ``actions`` are what it can print instead of running.
 
     ``defaults`` are those of a recipe or a file, in place of the options' own.
     """
@@ -116,7 +122,7 @@ def command_help(
         ]
         parts += _section(titles.get(group.title, group.title), rows, width)
     parts += _section("instead of running", actions, width)
-    parts += _section("every command", GLOBAL_OPTIONS if has_common else GLOBAL_OPTIONS[:-1], width)
+    parts += _section("all commands", GLOBAL_OPTIONS if has_common else GLOBAL_OPTIONS[:-1], width)
     if len(shown) < len(found):
         parts += ["", f"{len(found) - len(shown)} more options: teachonce {name} --help-all"]
     if examples:
@@ -127,13 +133,14 @@ def command_help(
     return "\n".join(parts)
 
 
-def overview(description: str, commands: Mapping[str, type]) -> str:
-    """What ``teachonce --help`` shows: the commands, each with its sentence."""
+def overview(description: str, groups: Mapping[str, Mapping[str, type]]) -> str:
+    """What ``teachonce --help`` shows: the commands of each group by its title, each with its sentence."""
     width = terminal_width()
-    rows = [(name, _clean(inspect.getdoc(options) or "")) for name, options in commands.items()]
     parts = ["usage: teachonce COMMAND [options]", "", *textwrap.wrap(description, width)]
-    parts += _section("commands", rows, width, column=18)
-    parts += _section("every command", GLOBAL_OPTIONS, width)
+    for title, commands in groups.items():
+        rows = [(name, _clean(inspect.getdoc(options) or "")) for name, options in commands.items()]
+        parts += _section(title, rows, width, column=18)
+    parts += _section("all commands", GLOBAL_OPTIONS, width)
     parts += ["", "'teachonce COMMAND --help' shows the options of a command."]
     return "\n".join(parts)
 
@@ -203,12 +210,12 @@ def _describe(field: dataclasses.Field[Any], hint: Any, sentence: str) -> Option
     default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
     if REPEATED in marks:
         value = value.removesuffix(" ...")
-        sentence += " Can be given several times." if "several" not in sentence.lower() else ""
+        sentence += " Can be given more than once." if "several" not in sentence.lower() else ""
     return Option(field.name, group, value, sentence, default, choices, marks)
 
 
 def _value(hint: Any) -> tuple[str, tuple[str, ...]]:
-    """What stands for a value of this type, and the words that it can be where these are few."""
+    """The metavar of a type, and its choices if it is a Literal."""
     metavar = next((mark.text for mark in getattr(hint, "__metadata__", ()) if isinstance(mark, Metavar)), None)
     if metavar is not None:
         return metavar, ()

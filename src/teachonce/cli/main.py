@@ -59,7 +59,7 @@ class Command(NamedTuple):
     examples: tuple[str, ...] = ()
     """What may follow the command's name, for its help."""
     extra: str | None = None
-    """What to install for all that the program needs, where the first library that it lacks is of a smaller extra."""
+    """The extra that installs everything the program needs, where its first missing library is in a smaller one."""
 
 
 COMMANDS: dict[str, Command] = {
@@ -161,13 +161,28 @@ COMMANDS: dict[str, Command] = {
         ("bash > ~/.local/share/bash-completion/completions/teachonce", "fish"),
     ),
 }
-ACTIONS = {"train": (("--list-recipes", "Show every recipe, and exit."),)}
-"""What may be asked of a command instead of running it, by command."""
-GONE = {
-    "export": "is a command for each of its products: export-onnx RUN (with --int8), export-weights RUN (safetensors), "
-    "export-logits STORE --format csv or parquet"
+GROUPS = {
+    "make data and stores": ("records", "reindex", "plan", "extract", "import"),
+    "train and evaluate": ("train", "evaluate", "ablate", "demo"),
+    "inspect and check": ("inspect", "status", "verify", "diff"),
+    "copy and convert": (
+        "copy",
+        "merge",
+        "upgrade",
+        "export-onnx",
+        "export-weights",
+        "export-logits",
+    ),
+    "shell": ("completion",),
 }
-"""What came in place of commands of older versions."""
+"""How ``teachonce --help`` groups the commands."""
+ACTIONS = {"train": (("--list-recipes", "Show all recipes and exit."),)}
+"""What a command can print instead of running."""
+GONE = {
+    "export": "was split into one command per product: export-onnx RUN (with --int8), export-weights RUN "
+    "(safetensors), export-logits STORE --format csv or parquet"
+}
+"""What replaced commands of older versions."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -181,11 +196,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print_line("teachonce: interrupted; completed work is kept. Run the same command to resume")
         code = 130
     except BrokenPipeError:
-        # The reader of our output has gone (`| head`): nobody is left to tell; Python would complain at exit.
+        # The reader of our output has gone (`| head`): an error could not be shown; Python would complain at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     except Exception as error:
-        # Whatever it is: a library's error, or a mistake of ours. The last handler there is.
+        # Whatever it is: a library's error, or a bug. The last handler.
         if "--debug" in words:
             traceback.print_exc()
         print_line(f"teachonce: {_as_line(error)}")
@@ -200,7 +215,8 @@ def run_words(arguments: Sequence[str]) -> int:
         print_text(f"teachonce {__version__}")
         return 0
     if not words:
-        print_text(overview(DESCRIPTION, {name: command.options for name, command in COMMANDS.items()}))
+        groups = {title: {name: COMMANDS[name].options for name in names} for title, names in GROUPS.items()}
+        print_text(overview(DESCRIPTION, groups))
         return 0 if flags.help or flags.help_all else 2
     name = find_command(words, COMMANDS, GONE)
     if flags.help or flags.help_all:
@@ -214,13 +230,13 @@ def run_words(arguments: Sequence[str]) -> int:
     try:
         return run_command(_parse(name, words[1:], flags))
     finally:
-        # Where the process goes on it is somebody else's.
+        # A caller that uses main() from Python keeps its own settings.
         set_style("auto")
         set_quiet(False)
 
 
 def parse_command(arguments: Sequence[str]) -> Any:
-    """The configuration that a command line means; raises ConfigError where it means none."""
+    """The configuration that a command line means; raises ConfigError where it is invalid."""
     flags, words = take_flags(arguments)
     if not words:
         raise ConfigError("no command; 'teachonce --help' lists them")

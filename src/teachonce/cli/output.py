@@ -31,7 +31,7 @@ def show_verdict(verdict: Verdict, config: VerifyConfig) -> int:
         f"{verdict.num_pixels:,} and logits of {verdict.num_logits:,} views"
     )
     if verdict.num_absent:
-        checked += f" ({verdict.num_absent:,} images of the store are not in the data)"
+        checked += f" ({verdict.num_absent:,} images of the store are missing from the data)"
     if config.json:
         print_text(json.dumps(verdict.to_json()))
     elif verdict.is_sound:

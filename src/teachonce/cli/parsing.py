@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import difflib
 import re
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,6 +20,7 @@ from teachonce.cli.help import Option, describe_options
 from teachonce.errors import ConfigError, TeachonceError
 from teachonce.options import POSITIONAL, REPEATED, Alias, flag, parse_number
 from teachonce.storage.remote.settings import add_options
+from teachonce.suggestions import closest
 
 STORAGE_OPTIONS = "--storage-options"
 _PAIR = re.compile(r"[A-Za-z][A-Za-z0-9_]*=.*", re.DOTALL)
@@ -39,7 +39,7 @@ class Flags(NamedTuple):
 
 
 def take_flags(arguments: Sequence[str] | None) -> tuple[Flags, list[str]]:
-    """The flags that every command takes, wherever they stand, and the words that are left."""
+    """The flags that every command takes, wherever they are, and the remaining words."""
     first = _Flags(prog="teachonce", add_help=False, allow_abbrev=False)
     first.add_argument("--config")
     first.add_argument("--progress", choices=("auto", "json"), default="auto")
@@ -53,7 +53,7 @@ def take_flags(arguments: Sequence[str] | None) -> tuple[Flags, list[str]]:
 def take_storage_options(words: Sequence[str]) -> list[str]:
     """The words without the option and its KEY=VALUE words, which are set; raises ConfigError where there are none.
 
-    They end at the first word that is no KEY=VALUE, or that is a local path that exists: a run may be called lr=0.1.
+    They end at the first word that is not KEY=VALUE, or that is an existing local path: a run may be called lr=0.1.
     They are settings of object stores, for this process and those that it starts, and no part of a configuration: what
     is written down of a command must not hold a secret.
     """
@@ -70,7 +70,7 @@ def take_storage_options(words: Sequence[str]) -> list[str]:
         while not equals and rest and _PAIR.fullmatch(rest[0]) and not _is_path(rest[0]):
             found.append(rest.popleft())
         if not found or _PAIR.fullmatch(found[0]) is None:
-            raise ConfigError(f"{word}: expected KEY=VALUE words, such as {STORAGE_OPTIONS} region=eu-central-1")
+            raise ConfigError(f"{word}: expected KEY=VALUE pairs, such as {STORAGE_OPTIONS} region=eu-central-1")
         pairs += found
     if pairs:
         add_options(pairs)
@@ -93,7 +93,7 @@ class _Flags(argparse.ArgumentParser):
 
 
 def find_command(words: Sequence[str], commands: Iterable[str], gone: Mapping[str, str]) -> str:
-    """The command that the words begin with; ConfigError with the nearest one where there is none of that name.
+    """The command that the words begin with; ConfigError with the nearest one where none has that name.
 
     ``gone`` says what came in place of commands of older versions.
     """
@@ -103,7 +103,7 @@ def find_command(words: Sequence[str], commands: Iterable[str], gone: Mapping[st
     if name in gone:
         raise ConfigError(f"{name}: {gone[name]}")
     if name.startswith("-"):
-        raise ConfigError(f"{name}: expected a command before any option of it; 'teachonce --help' lists them")
+        raise ConfigError(f"{name}: expected a command before its options; 'teachonce --help' lists them")
     raise ConfigError(f"{name}: no such command{_suggest(name, commands)}; 'teachonce --help' lists them")
 
 
@@ -155,7 +155,8 @@ def explain_words(command: str, options: Sequence[Option], words: Sequence[str],
             continue
         option = names.get(word.replace("_", "-"))
         if option is None:
-            return f"{word}: no option of {command}{_suggest(word, names)}; 'teachonce {command} --help-all' lists them"
+            hint = _suggest(word, names)
+            return f"{word}: not an option of {command}{hint}; 'teachonce {command} --help-all' lists them"
         given.add(option.name)
         wanted = 0 if equals or not option.value else len(option.value.split()) - ("..." in option.value)
         values = [left.pop(0) for _ in range(wanted) if left and not left[0].startswith("--")]
@@ -168,7 +169,7 @@ def explain_words(command: str, options: Sequence[Option], words: Sequence[str],
     given |= {option.name for option, _ in zip(places, placed, strict=False)}
     missing = [option.heading for option in options if option.is_required and option.name not in given]
     return (
-        f"{command}: {' and '.join(missing) or 'an option'} missing, expected here or in --config FILE; 'teachonce "
+        f"{command}: {' and '.join(missing) or 'an option'} missing; give it here or in --config FILE; 'teachonce "
         f"{command} --help' has an example"
     )
 
@@ -184,12 +185,12 @@ def _is_option(word: str) -> bool:
 
 
 def _suggest(word: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    close = closest(word, known)
     return f" (did you mean {close[0]}?)" if close else ""
 
 
 def _unchecked_form(options: type) -> type:
-    """An option class as tyro wants it: with tyro's markers in place of ours, and filled in before it is checked."""
+    """An option class for tyro: with tyro's markers instead of ours, and filled in before it is checked."""
     import tyro
 
     from teachonce.cli.reading import with_readers

@@ -1,6 +1,6 @@
-"""How words of the command line become values, each that cannot be one a line that names its option.
+"""How words of the command line become values, each that cannot be one per line that names its option.
 
-tyro's own readers take what Python takes (``1_0`` is a number, an empty path the folder at hand), and tell of the rest
+tyro's own readers take what Python takes (``1_0`` is a number, an empty path the current folder), and tell of the rest
 in a box of several lines. These are put in their place, by the type that an option has.
 """
 
@@ -43,7 +43,7 @@ def _read_path(text: str) -> Path:
 
 
 _READERS: dict[type, tuple[Callable[[str], Any], str, str]] = {
-    int: (parse_integer, "INT", "a whole number"),
+    int: (parse_integer, "INT", "an integer"),
     float: (parse_number, "FLOAT", "a number"),
     Path: (_read_path, "PATH", "a path"),
 }
@@ -59,7 +59,7 @@ def _reader(
             raise ConfigError(f"{option} {words[0] or repr(words[0])}: expected {expected}") from None
         if option == "--out" and isinstance(value, Address) and value.scheme in ("http", "https"):
             raise ConfigError(
-                f"--out {value}: a web server is read only; write to a local path or a bucket, and serve that"
+                f"--out {value}: a web server is read-only; write to a local path or a bucket, and serve that"
             )
         return value
 

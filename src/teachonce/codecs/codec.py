@@ -3,7 +3,7 @@
 A codec is a frozen dataclass that derives from ``Codec``; its JSON, the name and the fields, is its entry in a store's
 plan. To add one: a module with the class, and its entry in ``registry.CODECS``; a field called ``num_classes`` or ``k``
 is filled by ``build_codec``. That is enough to write it, read it and train from it; with its name in
-``options.CodecName`` the command line offers it. ``tests/codecs/test_registry.py`` takes one of its own all the way.
+``options.CodecName`` the command line offers it. ``tests/codecs/test_registry.py`` tests one end to end.
 
 A codec that keeps every class derives from ``dense.DenseCodec``, which has ``compare_logits``. The arithmetic of
 ``decode_tensor`` goes into ``on_device``, where torch is imported inside the functions: stores are read without it.
@@ -12,7 +12,7 @@ Values stay in log space: the temperature is chosen when a student is trained, n
 nothing is ever softened or renormalized. Rows that are not finite are refused: a NaN stored once would be a NaN in
 every student.
 
-Deliberately not here: the codecs (``dense``, ``topk``) and their names (``registry``).
+Deliberately not included: the codecs (``dense``, ``topk``) and their names (``registry``).
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ class Codec(ABC):
         return None
 
     def to_json(self) -> dict[str, Any]:
-        """The codec as its entry in a plan: name and parameters; ``registry.codec_from_json`` is the way back."""
+        """The codec as its entry in a plan: name and parameters; ``registry.codec_from_json`` is the inverse."""
         return {"name": self.name, **json_values(self)}
 
 

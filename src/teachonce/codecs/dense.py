@@ -6,8 +6,8 @@ order, at most half of the probability-weighted sum of |error| / T; ``tests/syst
 real logits and ``tests/codecs/test_dense.py`` on outliers. Every class is there, so the temperature of reading changes
 nothing.
 
-Which class is the likeliest is exact: only classes whose logit equals the largest have distance 0. One that is nearer
-than half of the first step, and would be rounded to 0 and so tie, gets the whole step. What float32 makes of
+Which class is the most likely is exact: only classes whose logit equals the largest have distance 0. One that is nearer
+than half of the first step, and would be rounded to 0 and so tie, gets a full step. What float32 makes of
 ``max_logit - distance`` does not undo that: a distance is at least the step s of float32 below the largest logit, and
 what is stored is more than s / 2 (of ``Int8Codec`` at least (2 / 3)^1.5 = 0.54 of the distance, where code 1 stands for
 one of 1.5).
@@ -79,7 +79,7 @@ class Float16Codec(DenseCodec):
     def encode_logits(self, logits: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
         """Columns ``distances`` float16 [N, C] and ``max_logit`` float32 [N].
 
-        Raises LogitsError for a row whose likeliest class would tie with the others.
+        Raises LogitsError for a row whose most likely class would tie with the others.
         """
         max_logit = check_finite(logits).max(axis=1)
         distances = np.minimum(max_logit[:, None].astype(np.float64) - logits, 65504.0)
@@ -90,8 +90,8 @@ class Float16Codec(DenseCodec):
         if len(lost):
             row = int(lost[0])
             raise LogitsError(
-                f"teacher logits in row {row}: the largest is {max_logit[row]:.3g}, beside which float16 cannot tell "
-                "the other classes from it; use --codec float32"
+                f"teacher logits in row {row}: the largest is {max_logit[row]:.3g}, too large for float16 to tell "
+                "the classes apart; use --codec float32"
             )
         return {"distances": halves, "max_logit": max_logit}
 
@@ -106,7 +106,7 @@ class Float16Codec(DenseCodec):
     def error_bound(self, columns: Columns) -> NDArray[np.float64]:
         """2^-11 of the distance, half the subnormal step, and float32's rounding; none for a distance kept as 65504.
 
-        The whole step for a near tie, which has it as its distance.
+        A full step for a near tie, which has it as its distance.
         """
         distances = columns["distances"].astype(np.float64)
         half_step = np.where(distances == _HALF_STEP, 2.0**-24, 2.0**-25)
@@ -122,12 +122,12 @@ class Int8Codec(DenseCodec):
     power 1.5 was the best compromise over T = 1, 2, 4 on real logits and on wilder synthetic ones (LOG.md).
 
     ``range`` must not be stretched by an outlier, such as the -87 that the logarithm of a probability of 0 becomes, or
-    a masked class at -10,000. The farthest classes of a row that together have no mass to speak of (``MAX_FAR_MASS``,
-    at T = 16) get code 255, which stands for the distance of the farthest of them. Where that is not enough to keep the
+    a masked class at -10,000. The farthest classes of a row that together have negligible mass (``MAX_FAR_MASS``,
+    at T = 16) get code 255, which decodes to the distance of the farthest of them. Where that is not enough to keep the
     total variation against the dense softmax below ``MAX_TOTAL_VARIATION`` at T = 1, 2, 4, "no mass" is meant at T = 4.
     A row for which even that fails is refused: float16 holds it.
 
-    A class that nearly ties with the likeliest has code 1.
+    A class that nearly ties with the most likely has code 1.
     """
 
     name: ClassVar[str] = "int8"
@@ -191,7 +191,7 @@ class Int8Codec(DenseCodec):
 
     @property
     def levels(self) -> NDArray[np.float32]:
-        """The part of its range that each code [256] stands for; code 255 is no part of it."""
+        """The fraction of its range that each code [256] decodes to; code 255 is not included."""
         return np.append((np.arange(255) / 254) ** self.power, 0.0).astype(np.float32)
 
     def _decode_distances(self, columns: Columns) -> NDArray[np.float32]:
@@ -213,7 +213,7 @@ class Int8Codec(DenseCodec):
     def error_bound(self, columns: Columns) -> NDArray[np.float64]:
         """Half a step of the companded scale; for a far class, how much nearer it may have been; float32's rounding.
 
-        Code 1 has the whole first step: it may stand for a near tie.
+        Code 1 has the full first step: it may encode a near tie.
         """
         codes, row_range = columns["codes"], columns["range"].astype(np.float64)[:, None]
         far = columns["far"].astype(np.float64)[:, None]
@@ -237,8 +237,8 @@ MAX_TOTAL_VARIATION = 0.01
 
 
 def _part_near_ties(codes: NDArray[np.unsignedinteger[Any]], distances: NDArray[np.float64]) -> None:
-    """Code 1, in place, instead of 0 for classes [N, C] that are less likely than the likeliest."""
-    # Few are 0, so this costs next to nothing beside a look at every distance.
+    """Code 1, in place, instead of 0 for classes [N, C] that are less likely than the most likely."""
+    # Few are 0, so this costs next to nothing compared with a pass over every distance.
     zeros = np.flatnonzero(codes.reshape(-1) == 0)
     codes.reshape(-1)[zeros[distances.reshape(-1)[zeros] > 0]] = 1
 

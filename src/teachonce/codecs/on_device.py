@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 
 def decode_int8(columns: Mapping[str, Tensor], levels: NDArray[np.float32]) -> Tensor:
-    """Logits [N, C] of ``Int8Codec``'s columns; ``levels`` [256] is the part of its range that a code stands for."""
+    """Logits [N, C] of ``Int8Codec``'s columns; ``levels`` [256] is the fraction of its range that a code decodes
+    to."""
     import torch
 
     codes = columns["codes"]
@@ -32,8 +33,8 @@ def decode_topk(
 ) -> Tensor:
     """Logits [N, C] of ``TopKCodec``'s columns.
 
-    ``drop_steps`` [3] is what a unit of each drop stands for, ``tail_weights`` [4] are those of the tail's distances at
-    the temperature that is asked for; None: there is no tail.
+    ``drop_steps`` [3] is the value of a unit of each drop, ``tail_weights`` [4] are those of the tail's distances at
+    the requested temperature; None: there is no tail.
     """
     import torch
 

@@ -1,7 +1,7 @@
 """The codecs by name, and as entries of a store's plan.
 
 ``codec`` says what a codec is and how one is added; ``dense`` keeps a number for every class, ``topk`` keeps the
-likeliest classes and the tail's mass.
+most likely classes and the tail's mass.
 """
 
 from __future__ import annotations
@@ -39,19 +39,19 @@ def build_codec(name: str, *, num_classes: int, k: int = 10) -> Codec:
     Raises ConfigError for a name that is not in ``CODECS``, and for a ``k`` below 1.
     """
     if name not in CODECS:
-        raise ConfigError(f"codec {name!r} is not known; known: {', '.join(CODECS)}")
+        raise ConfigError(f"unknown codec {name!r}; known codecs: {', '.join(CODECS)}")
     given = {"num_classes": num_classes, "k": k}
     fields = {field.name for field in dataclasses.fields(CODECS[name])}  # type: ignore[arg-type]  # each is a dataclass
     return CODECS[name](**{field: value for field, value in given.items() if field in fields})
 
 
 def warn_of_estimates(codec: Codec, what: str) -> None:
-    """Warn where logits leave a store for readers that will take every class for what the teacher said."""
+    """Warn where logits leave a store for readers that take the values of all classes for the teacher's."""
     num_kept = codec.num_kept
     if num_kept is not None and codec.num_tail:
         warnings.warn(
-            f"{what}: codec {codec.name} kept {num_kept} of {num_kept + codec.num_tail} classes; the others get one "
-            "estimated logit, right for temperature 1 alone; extract with int8 for other temperatures",
+            f"{what}: codec {codec.name} kept {num_kept} of {num_kept + codec.num_tail} classes; the others get "
+            "one estimated logit, correct only for temperature 1; extract with int8 for other temperatures",
             stacklevel=3,
         )
 
@@ -61,5 +61,7 @@ def codec_from_json(entry: Mapping[str, Any]) -> Codec:
     parameters = dict(entry)
     name = parameters.pop("name", None)
     if not isinstance(name, str) or name not in CODECS:
-        raise StoreError(f"codec {name!r} is not known here (known: {', '.join(CODECS)}); a newer teachonce wrote it?")
+        raise StoreError(
+            f"unknown codec {name!r} (known codecs: {', '.join(CODECS)}); was it written by a newer teachonce?"
+        )
     return convert_json(parameters, CODECS[name], f"codec {name!r} with parameters {parameters}", StoreError)

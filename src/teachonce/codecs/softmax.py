@@ -1,6 +1,6 @@
-"""Softmax in float64 on arrays, for whoever measures stored logits: nothing here needs torch.
+"""Softmax in float64 on arrays, to measure stored logits: nothing here needs torch.
 
-What a student is told is in ``losses``; what a codec holds itself to while it encodes is in the codec.
+The losses of students are in ``losses``; the error bounds that a codec checks while it encodes are in the codec.
 """
 
 from __future__ import annotations
@@ -25,5 +25,5 @@ def soften(logits: NDArray[np.floating], temperature: float) -> NDArray[np.float
 def total_variation(
     dense_logits: NDArray[np.floating], stored_logits: NDArray[np.floating], temperature: float
 ) -> NDArray[np.float64]:
-    """Total variation [N] between the softened distributions: the probability mass that lies on other classes, 0..1."""
+    """Total variation [N] between the softened distributions: the probability mass that is on other classes, 0..1."""
     return 0.5 * np.abs(soften(dense_logits, temperature) - soften(stored_logits, temperature)).sum(axis=1)

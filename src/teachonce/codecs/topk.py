@@ -1,4 +1,4 @@
-"""The sparse codec: the k likeliest classes, and the tail as one logit that knows how it softens.
+"""The sparse codec: the k most likely classes, and the tail as one logit that knows how it softens.
 
 A row of 1000 classes takes 35 bytes at k = 10. Which classes follow is lost, how much mass they have is not: the tail
 classes share one logit, and at T = 1, 2, 4, 8 that logit is the one that gives the tail its softened mass. A tail that
@@ -8,11 +8,11 @@ log-mean-exp at T = 1 and the plain mean at T = infinity. The mass is kept as th
 the sum of the kept probabilities, which rounding can make negative for a confident teacher.
 
 Between two temperatures the tail's logit is linear in T^-1/2. Linear in 1/T is exact for normally distributed logits,
-linear in log T follows a heavier upper tail; real ones lie between (LOG.md, 2026-11-24, also for what was tried and
+linear in log T follows a heavier upper tail; real ones are in between (LOG.md, 2026-11-24, also for what was tried and
 left out: a profile of the tail's classes shared by the store, random sampling).
 
-Deliberately not here: which tail class is likelier. That is what ``int8`` costs a byte a class for: the total variation
-against the dense softened target, mean over real rows at T = 2, is 0.23 here (k = 10) and 0.003 there.
+Deliberately not included: which tail class is likelier. That is what ``int8`` costs a byte a class for: the total
+variation against the dense softened target, mean over real rows at T = 2, is 0.23 here (k = 10) and 0.003 there.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 TAIL_TEMPERATURES = (1, 2, 4, 8)
 """Where the tail's mass is right."""
 MAX_DISTANCE = 256.0
-"""Below the likeliest class; farther ones are kept as this. exp(-256 / 16) = 1e-7: no mass at any T up to 16."""
+"""Below the most likely class; farther ones are kept as this. exp(-256 / 16) = 1e-7: no mass at any T up to 16."""
 BLOCK_VALUES = 1 << 18
 """Logits that are worked on at once: 2 MiB in float64, which a core's cache holds."""
 
@@ -74,14 +74,14 @@ class TopKCodec(Codec):
     @property
     def promise(self) -> str:
         """Of the mass alone: which tail class is likelier is lost at every temperature."""
-        return "the mass of the classes that are not kept, and nothing of which of them is likelier"
+        return "the total probability of the other classes, but not how it is distributed"
 
     def encode_logits(self, logits: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
         """Columns ``indices`` uint16 or 32 [N, K], ``codes`` uint8 [N, K], ``range`` float16 [N] and ``drops``.
 
-        Likeliest class first; equal logits go by class index. ``codes`` are distances from the first in ``range``, the
-        tail's distance at T = 1; ``drops`` uint8 [N, 3] how much farther the tail is at T = 2, 4, 8. Raises LogitsError
-        for another number of classes than planned.
+        Most likely class first; equal logits go by class index. ``codes`` are distances from the first in ``range``,
+        the tail's distance at T = 1; ``drops`` uint8 [N, 3] how much farther the tail is at T = 2, 4, 8. Raises
+        LogitsError for another number of classes than planned.
         """
         logits = check_finite(logits)
         if logits.shape[1] != self.num_classes:
@@ -100,7 +100,7 @@ class TopKCodec(Codec):
             # By definition the tail's logit is at most the last kept one; rounding must not turn that round.
             farthest = np.maximum(np.minimum(tail[:, 0], MAX_DISTANCE), farthest)
         row_range = farthest.astype(np.float16)
-        # A range of 0 is for a row of equal logits alone: else the likeliest class would be lost among its followers.
+        # A range of 0 is for a row of equal logits alone: else the most likely class would be lost among its followers.
         is_level = logits.min(axis=1) == logits.max(axis=1)
         row_range[(row_range == 0) & ~is_level] = np.finfo(np.float16).smallest_subnormal
         codes = np.rint(np.sqrt(np.minimum(distances / np.where(row_range > 0, row_range, 1)[:, None], 1)) * 255)
@@ -123,7 +123,7 @@ class TopKCodec(Codec):
         return drops
 
     def drop_steps(self) -> NDArray[np.float64]:
-        """What a unit of ``drops`` [3] stands for."""
+        """The value of a unit of ``drops`` [3]."""
         # From T to 2 T the log-mean-exp of n logits falls by T log(n) at most: where one logit is all of the sum.
         return np.array(TAIL_TEMPERATURES[:-1]) * np.log(max(self.num_tail, 1)) / 255
 
@@ -177,10 +177,11 @@ class TopKCodec(Codec):
     def compare_logits(
         self, columns: Columns, logits: NDArray[np.float32], tolerance: NDArray[np.float64]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """K distances from the likeliest kept class; the tail's at T = 1, 2, 4, 8; how far a tail class is overlooked.
+        """K distances from the most likely kept class; the tail's at T = 1, 2, 4, 8; how far a tail class is
+        overlooked.
 
         The last is by how much the largest fresh tail logit exceeds the least kept one: kept classes that are not the
-        likeliest would pass otherwise. Distances count up to ``MAX_DISTANCE``. Each is a difference of two logits, so
+        most likely would pass otherwise. Distances count up to ``MAX_DISTANCE``. Each is a difference of two logits, so
         twice the tolerance is allowed. Without a tail M is K, else K + 5.
         """
         indices = columns["indices"].astype(np.intp)

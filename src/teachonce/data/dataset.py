@@ -35,7 +35,7 @@ from teachonce.records.source import NO_LABEL, Record, RecordSource
 class KDDataset:
     """Records as batches for training: pixels of side ``size`` through ``views``, and teacher logits by ``logits``.
 
-    ``online`` is the preprocessing of a teacher that is asked at every step: batches then hold its pixels too, where
+    ``online`` is the preprocessing of a teacher that runs at every step: batches then hold its pixels too, where
     they are not the student's.
 
     ``page_locked`` is for batches that go to a CUDA device: they are copied there while it works.
@@ -219,7 +219,7 @@ class EvalDataset:
 
 
 def lock_pages(batch: Batch) -> Batch:
-    """The batch in page-locked memory, torch's own; what lies there already is not copied."""
+    """The batch in page-locked memory, torch's own; tensors that are already there are not copied."""
     return {name: values if values.is_pinned() else values.pin_memory() for name, values in batch.items()}
 
 
@@ -230,7 +230,7 @@ def find_num_classes(records: RecordSource, logits: LogitSource | None) -> int:
     if logits is not None:
         return logits.find_num_classes(records)
     raise ConfigError(
-        "the number of classes is not known: the data has no classes.json and no logits; give --num-classes "
+        "the number of classes is unknown: the data has no classes.json and no logits; give --num-classes "
         "(ImageNet TFRecords: 1001)"
     )
 

@@ -5,7 +5,7 @@ first needed, while a batch that cannot wait fetches the part that it needs. Wit
 (``--shuffle-shards``) these are the window's next ones; without one they are soon all shards, so data that is larger
 than the cache needs a window.
 
-What cannot be fetched here is no error: whoever reads it will hear of it.
+A failed fetch is not an error here: the read that needs the data reports it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ THREADS = 4
 BATCHES = 32
 """Batches that are looked ahead at least."""
 WAIT_SECONDS = 0.2
-"""Between two looks of an idle thread at whether the epoch has ended."""
+"""Between two checks of an idle thread whether the epoch has ended."""
 SHARDS = 2
 """With a window: so many shards' worth of records are looked ahead, in each of which one shard is new."""
 
@@ -103,8 +103,8 @@ def check_cache_size(records: RecordSource, shuffle_shards: int | None, cache_by
     num_fitting = _count_fitting(sizes, cache_bytes) - SHARDS
     advice = f"--shuffle-shards {num_fitting}, or " if num_fitting > 0 else ""
     warnings.warn(
-        f"the {records.split} records: {what} have {sum(at_once):,} bytes, the cache {cache_bytes:,}: much is fetched "
-        f"again and again; give {advice}a larger --cache-size",
+        f"the {records.split} records: {what} have {sum(at_once):,} bytes, the cache {cache_bytes:,}: data will "
+        f"be fetched repeatedly; give {advice}a larger --cache-size",
         stacklevel=2,
     )
 

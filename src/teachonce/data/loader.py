@@ -1,8 +1,8 @@
 """Batches made ahead by threads, in an order that does not depend on their number.
 
-Threads and not processes: reading, decoding and resizing let go of Python's lock, and a batch need not cross a border
+Threads and not processes: reading, decoding and resizing release the GIL, and a batch need not cross a border
 between processes, where touching fresh shared memory costs more than a tenth of the work. A batch is made by one
-thread. Memory of batches that nobody holds any more is used again, which also saves a tenth: a fresh batch of 64 images
+thread. Memory of batches that are no longer referenced is reused, which also saves a tenth: a fresh batch of 64 images
 of 224 px is 9.6 MB that the system has to clear first.
 """
 
@@ -21,7 +21,7 @@ from teachonce.records.source import RecordSource
 Batch = dict[str, torch.Tensor]
 
 BATCHES_AHEAD = 2
-"""Batches a thread, made or in the making, that nobody has asked for yet."""
+"""Batches a thread, made or in progress, that have not been requested yet."""
 
 
 class Batched(Protocol):
@@ -36,7 +36,7 @@ class Batched(Protocol):
 
 
 class Loader:
-    """The batches of ``batches``; ``num_workers`` threads make them ahead, with 0 they are made when asked for.
+    """The batches of ``batches``; ``num_workers`` threads make them ahead, with 0 they are made on demand.
 
     What goes wrong in a thread is raised where its batch would have come. Leaving an iteration early stops the threads.
     """

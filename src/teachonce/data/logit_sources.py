@@ -18,7 +18,7 @@ from teachonce.store.store import Store
 
 
 class LogitSource(Protocol):
-    """What a data set asks of teacher logits."""
+    """What a dataset needs of teacher logits."""
 
     needs_record_logits: bool
     """Whether records must be read with their ``image/logit``."""
@@ -57,7 +57,7 @@ class RecordLogits:
         return []
 
     def check_views(self, views: ViewSource) -> None:
-        """Any will do: the logits are of the whole image."""
+        """Any will do: the logits are of the full image."""
 
     def find_num_classes(self, records: RecordSource) -> int:
         """The width of the first record's."""
@@ -66,7 +66,7 @@ class RecordLogits:
         return len(logits)
 
     def number_of(self, epoch: int) -> int | None:
-        """They lie with the record."""
+        """They are in the record."""
         return None
 
     def read(self, joined: JoinedRecords, epoch: int, class_space: ClassSpace) -> Batch:
@@ -78,7 +78,7 @@ class RecordLogits:
             if len(record.logits) != expected:
                 raise LogitsError(
                     f"{record.where}: image/logit has {len(record.logits)} classes, expected {expected}; "
-                    "the logits were made for other data, or --num-classes is wrong"
+                    "the logits are for other data, or --num-classes is wrong"
                 )
             rows.append(map_logits(record.logits, ClassSpace(num_classes=expected), class_space))
         return {"teacher_logits": torch.from_numpy(np.stack(rows))}

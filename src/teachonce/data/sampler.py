@@ -30,7 +30,7 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
     those of batches N times as large, and every update has N batches. ``loss_weight`` weighs their losses so that the
     mean over N batches, and over ranks, is the mean over the update's records.
 
-    ``first_step`` goes on in the middle of an epoch: the batches before it are left out, and nothing is read for them.
+    ``first_step`` resumes in the middle of an epoch: the batches before it are skipped without reading their records.
 
     ``shuffle_shards`` N permutes the shards, whose numbers of records are ``shard_sizes``, and shuffles records in a
     window of N of them (``shard_window``) instead of all at once, for data that is read well only shard by shard. What
@@ -38,7 +38,7 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
     records that it holds or begins. N of all shards or more is the order without a window. Every rank reads from the
     same shards.
 
-    Raises ConfigError for fewer records than the batches of one update, and for a window that cannot be meant.
+    Raises ConfigError for fewer records than the batches of one update, and for an invalid window.
     """
 
     def __init__(
@@ -87,12 +87,12 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
 
     @property
     def num_steps(self) -> int:
-        """Batches of a whole epoch."""
+        """Batches of a full epoch."""
         return self.num_updates * self.accumulate
 
     @property
     def num_updates(self) -> int:
-        """Updates of a whole epoch: its batches, unless several are accumulated."""
+        """Updates of a full epoch: its batches, unless several are accumulated."""
         parts = self.world_size * self.accumulate
         update_records = self.batch_size * parts
         if self.drop_last:

@@ -6,7 +6,7 @@ drawn at random and as evenly as their number allows, over the N slots p, p + 1,
 from N shards, are shuffled. So
 
 - each record occurs once, and in a slot no more than N shards do. From one slot to the next one shard leaves and one
-  comes; a batch that lies across c such changes touches at most N + c shards.
+  comes; a batch that spans c such changes touches at most N + c shards.
 - every slot is alike, the first and the last too, because they are on a circle. The price: N - 1 of S shards are read
   in two parts, at the beginning and at the end of the epoch.
 - shards of unequal sizes keep their share: of a shard twice as large a batch has twice as many records.
@@ -36,7 +36,7 @@ def windowed_order(
     layout have the same number of records of each shard in each slot, which partners of a mix need. Expects fewer open
     shards than there are: a window of all is the plain permutation.
 
-    4 bytes a record (8 from 2^31 records on), and about a second for 14 million in 10,000 shards
+    4 bytes per record (8 from 2^31 records on), and about a second for 14 million in 10,000 shards
     (``benchmarks/shuffling.py``); beside them a few numbers a shard.
     """
     num_shards = len(shard_sizes)

@@ -1,4 +1,4 @@
-"""Stored logits on their way to the loss: columns as they are on disk in the batch, logits on the student's device.
+"""Stored logits from disk to the loss: columns as they are on disk in the batch, logits on the student's device.
 
 What crosses to the device is what the store holds, some 35 bytes (topk) or 1 kB (int8) a record instead of 4 kB, and
 the host does no arithmetic. ``decode`` computes there what the codec's ``decode_logits`` computes in NumPy: the same
@@ -58,9 +58,10 @@ class StoredLogits:
     def join(self, records: RecordSource, known: Sequence[StoreJoin] = ()) -> list[StoreJoin]:
         """The stores with the records; raises StoreError where one does not know them."""
         if self._joins and self._joins[0].source is not records:
-            # Their classes are those of the records, and decoding asks for them later.
+            # Their classes are those of the records, and decoding needs them later.
             raise ConfigError(
-                f"{self.stores[0].path}: its logits are joined with other records: make StoredLogits for each"
+                f"{self.stores[0].path}: its logits are already joined with other records; create one StoredLogits per "
+                "dataset"
             )
         joined = {id(join.store): join for join in (*known, *self._joins)}
         self._joins = [joined.get(id(store)) or StoreJoin(store, records) for store in self.stores]
@@ -72,12 +73,14 @@ class StoredLogits:
             return
         if not any(store is own for store in views.stores for own in self.stores):
             raise ConfigError(
-                f"{views.stores[0].path}: its views with the logits of {self.stores[0].path}: give the logits' own "
-                "store, opened once, for the views"
+                f"{views.stores[0].path}: its views with the logits of {self.stores[0].path}: open the store once "
+                "and use it for views and logits"
             )
         epochs = range(2 * self.order.num_views)
         if [views.number_of(epoch) for epoch in epochs] != [self.order.number_of(epoch) for epoch in epochs]:
-            raise ConfigError(f"{self.stores[0].path}: views and logits in different orders: give both one ViewOrder")
+            raise ConfigError(
+                f"{self.stores[0].path}: views and logits have different view orders; give both the same ViewOrder"
+            )
 
     def find_num_classes(self, records: RecordSource) -> int:
         """As the plan says."""

@@ -1,4 +1,4 @@
-"""Memory of batches, used again when nobody holds the batch any more.
+"""Memory of batches, reused when the batch is no longer referenced.
 
 Fresh memory for a batch costs about as much as filling it: the system has to clear it first (64 images of 224 px are
 9.6 MB, their JPEGs as much as reading them from the page cache takes).
@@ -31,7 +31,7 @@ class BufferPool:
         self._free_count = sys.getrefcount(self._buffers[0])
 
     def take(self, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-        """A contiguous array of this shape, with whatever its memory held before."""
+        """A contiguous array of this shape, with undefined content."""
         num_bytes = math.prod(shape)
         with self._lock:
             for index in range(len(self._buffers)):
@@ -41,7 +41,7 @@ class BufferPool:
                     and sys.getrefcount(self._buffers[index]) == self._free_count
                 ):
                     return self._buffers[index][:num_bytes].reshape(shape)
-            # Some more than is asked for, the next batch may be larger; what is not written to takes no memory.
+            # Some more than is requested, the next batch may be larger; what is not written to takes no memory.
             made = np.empty(num_bytes + num_bytes // 4, np.uint8)
             self._buffers = [*self._buffers[1 - MAX_BUFFERS :], made]
             return made[:num_bytes].reshape(shape)

@@ -1,4 +1,4 @@
-"""Items of a stream in lists, none of which is lost where the stream ends in an error."""
+"""Items of a stream in lists; items before an error of the stream are not lost."""
 
 from __future__ import annotations
 

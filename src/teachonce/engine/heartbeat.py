@@ -4,11 +4,12 @@
 
 They are for people (``teachonce status``) and decide nothing: no command reads them to find what is done, what is
 missing or who does it. So nothing about them may stop or slow the work: a worker that is through in ``FIRST_SECONDS``
-writes none, a failed put is one warning, and nobody waits for a slow one longer than ``STOP_SECONDS``.
+writes none, a failed put is one warning, and no one waits for a slow one longer than ``STOP_SECONDS``.
 
-A heartbeat has a counter, as nothing else tells that a worker on another machine lives: clocks of machines differ, and
-so do those of storages. ``written`` and ``started`` are times of the worker's own clock. A session is one command with
-all of its workers; ``heartbeats`` removes its files when it succeeds, and says in them how it ended when it does not.
+A heartbeat has a counter, as nothing else shows that a worker on another machine is alive: clocks of machines differ,
+and so do those of storages. ``written`` and ``started`` are times of the worker's own clock. A session is one command
+with all of its workers; ``heartbeats`` removes its files when it succeeds, and says in them how it ended when it does
+not.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ STOP_SECONDS = 5.0
 RATE_BEATS = 8
 """Beats over which the rate is taken: two minutes."""
 SHOWN_UNITS = 8
-"""Units that a heartbeat names of those at hand."""
+"""Units that a heartbeat names of the current ones."""
 
 State = Literal["running", "failed", "interrupted"]
 """Who finishes removes its heartbeat."""
@@ -116,7 +117,7 @@ class Heartbeat:
             if count:
                 self._last_item = now
                 if not self._rates:
-                    # What comes before the first items is no work, but its start.
+                    # The time before the first items is startup, not work.
                     self._rates.append((now, self._beat.done))
 
     def change(self, **fields: Any) -> None:
@@ -125,12 +126,12 @@ class Heartbeat:
             self._beat = dataclasses.replace(self._beat, **fields)
 
     def finish_units(self, count: int) -> None:
-        """The units at hand are done."""
+        """The current units are done."""
         with self._lock:
             self._beat = dataclasses.replace(self._beat, units_done=self._beat.units_done + count, units=())
 
     def stop(self, state: State | None = None, error: BaseException | None = None) -> None:
-        """End the thread; with a state that is put as the last word, else what lies there stays."""
+        """End the thread; with a state, that is put as the last heartbeat; else the last one stays."""
         if state is not None:
             self.change(state=state, last_error=_describe_error(error))
         is_first = not self._stop.is_set()
@@ -167,8 +168,8 @@ class Heartbeat:
             if self._num_failed == 2 and not self._has_warned:
                 self._has_warned = True
                 print_line(
-                    f"teachonce: warning: {self._location}: heartbeats cannot be written, which changes nothing but "
-                    f"what 'teachonce status' shows: {_describe_error(error)}"
+                    f"teachonce: warning: {self._location}: heartbeats cannot be written; this affects only the "
+                    f"output of 'teachonce status': {_describe_error(error)}"
                 )
 
     def _rate(self, now: float) -> float | None:
@@ -280,7 +281,8 @@ def heartbeats(
 
 
 def remove_heartbeats(location: Path) -> None:
-    """Remove what is left of all heartbeats: the work is complete, and whoever lives still puts its own again."""
+    """Remove what is left of all heartbeats: the work is complete, and a worker that is still alive puts its own
+    again."""
     with _harmless():
         storage = open_storage(location)
         _remove(storage, [name for name, _ in _names(storage)])
@@ -339,7 +341,7 @@ def _ended_by(error: BaseException) -> State:
 
 
 def _describe_error(error: BaseException | None) -> str | None:
-    """The first line of an error that says something; none of an interruption."""
+    """The first line of an error that is not empty; none of an interruption."""
     if error is None or _ended_by(error) == "interrupted":
         return None
     first = (str(error).strip().splitlines() or [""])[0]
@@ -352,7 +354,7 @@ def _file_part(part: str) -> str:
 
 
 def _names(storage: Storage) -> list[tuple[str, re.Match[str]]]:
-    # Nobody works on what a web server has, which lists nothing.
+    # No worker writes to a web server, and it has no listings.
     if not storage.can_list or not storage.is_folder(WORKERS_FOLDER):
         return []
     matches = [_NAME.fullmatch(name) for name in sorted(storage.list_folder(WORKERS_FOLDER).files)]
@@ -381,6 +383,6 @@ def _remove(storage: Storage, names: Iterable[str]) -> None:
 
 @contextmanager
 def _harmless() -> Iterator[None]:
-    """What goes wrong with heartbeats alone is nobody's loss, and is told where they are put."""
+    """Errors of heartbeats alone do no harm, and are reported where heartbeats are put."""
     with suppress(Exception):
         yield

@@ -38,7 +38,7 @@ def run_jobs(
 def describe_start(num_workers: int, num_jobs: int) -> str:
     """What ``run_jobs`` does until the first item is done, as a phase of the progress."""
     num_workers = min(num_workers, num_jobs)
-    return f"starting {num_workers} workers" if num_workers > 1 else ""
+    return f"starting {num_workers} workers" if num_workers > 1 else "starting"
 
 
 def partition(jobs: Sequence[Job], index: int, count: int) -> list[Job]:

@@ -2,7 +2,7 @@
 
 Memory is the machine's, or what the limits of its cgroup leave: in a container or a scheduler's job the machine may
 have far more than the process may use, and what takes more is killed without a message. Files that the page cache holds
-count as free in both: the kernel drops them when memory is asked for.
+count as free in both: the kernel drops them when memory is requested.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def _free_in_cgroups(proc: Path, cgroups: Path) -> Iterator[int]:
 
 def _free_in(group: Path, limit_name: str, use_name: str, prefix: str) -> Iterator[int]:
     limit, use = _read(group / limit_name).strip(), _read(group / use_name).strip()
-    if limit.isdecimal() and use.isdecimal():  # "max" is no limit
+    if limit.isdecimal() and use.isdecimal():  # "max" is not a limit
         kinds = _read_table(group / "memory.stat")
         yield int(limit) - int(use) + sum(kinds.get(f"{prefix}{kind}_file", 0) for kind in ("active", "inactive"))
 

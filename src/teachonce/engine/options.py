@@ -31,7 +31,7 @@ class Engine:
 
     name: EngineName = "local"
     num_workers: int = 1
-    """At most; 0: as many as the cluster has room for."""
+    """The most workers to use; 0: as many as the cluster has room for."""
     min_workers: int = 1
     """With a cluster: workers that must be ready before the first job is handed out."""
     address: str = "auto"
@@ -44,29 +44,30 @@ class Engine:
 
 @dataclass(frozen=True, kw_only=True)
 class EngineOptions:
-    """Who does the work. A base of option classes, which have a word of their own on ``num_workers``."""
+    """What runs the work. A base of option classes, which may document ``num_workers`` themselves."""
 
     num_workers: InRunning[Common[CountOrNone]] = 0
-    """Processes on this machine; 0 means one a core, fewer where there is little to do. With --engine ray: workers in
-    the cluster; 0 means as many as it has room for."""
+    """Processes on this machine; 0 means one per core, fewer for small inputs. With --engine ray: workers in the
+    cluster; 0 means as many as it has room for."""
     engine: InRunning[Common[EngineName]] = "local"
-    """Who does the work: processes of this machine (local), or the workers of a Ray cluster (ray), where nodes may come
-    and go; paths must be reachable from all nodes under the same name."""
+    """What runs the work: processes on this machine (local), or workers of a Ray cluster (ray), whose nodes may come
+    and go. Paths must be reachable under the same name from all nodes."""
     address: InRunning[str] = only_with("auto", RAY)
-    """The Ray cluster: auto (the one that this machine belongs to), or HOST:PORT of its head."""
+    """Address of the Ray cluster: auto (the one this machine belongs to), or HOST:PORT of its head."""
     min_workers: InRunning[Count | None] = only_with(None, RAY)
-    """Workers that must be ready before the work begins. Default: 1."""
+    """Workers that must be ready before the work starts. Default: 1."""
     max_workers: InRunning[Count | None] = only_with(None, RAY)
-    """Workers that are asked for, in place of --num-workers; an autoscaling cluster grows to hold them. Default:
-    --num-workers, or --min-workers if that is more."""
+    """Workers to request, instead of --num-workers; an autoscaling cluster grows to this size. Default:
+    --num-workers, or --min-workers if that is larger."""
     worker_cpus: InRunning[Count] = only_with(1, RAY)
-    """Cores that a worker in the cluster occupies, and decodes with."""
+    """CPU cores per worker in the cluster; it decodes with as many threads."""
     worker: InRunning[Common[str]] = only_with("0/1", _LOCAL)
-    """i/n: this call is the i-th of n workers of a job array. It does its part of the work, then what is missing of the
-    others' parts. auto: from the environment of Slurm's job arrays, Kubernetes' Indexed Jobs or torchrun."""
+    """i/n: this process is worker i of n in a job array, counted from 0. It does its own part of the work, then
+    whatever is missing of the other parts. auto: read i and n from the environment of a Slurm job array, a
+    Kubernetes Indexed Job or torchrun."""
     grace_seconds: InRunning[_Seconds] = 25.0
-    """After SIGTERM (a spot machine that is taken back), seconds in which what was begun may be finished; then the
-    command ends with exit code 143."""
+    """Seconds to finish started work after SIGTERM (preemption of a spot machine); then the command exits with code
+    143."""
 
     def check_engine(self) -> None:
         """Raise ConfigError where the engine's options contradict each other."""
@@ -106,7 +107,7 @@ class EngineOptions:
 
 
 def read_worker_part(worker: str, environment: Mapping[str, str]) -> tuple[int, int]:
-    """(i, n) of the words ``i/n`` or ``auto``; raises ConfigError where they mean none."""
+    """(i, n) of ``i/n`` or ``auto``; raises ConfigError for other texts."""
     if worker == "auto":
         return _find_worker_part(environment)
     match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", worker)
@@ -115,8 +116,8 @@ def read_worker_part(worker: str, environment: Mapping[str, str]) -> tuple[int, 
     index, count = int(match[1]), int(match[2])
     if index >= count:
         raise ConfigError(
-            f"--worker {worker}: expected i/n with i from 0 to {count - 1}; of a job array that counts from "
-            f"1 give its number less 1, such as $((N - 1))/{count}"
+            f"--worker {worker}: expected i/n with i from 0 to {count - 1}; if the job array counts from 1, "
+            f"subtract 1, as in $((N - 1))/{count}"
         )
     return index, count
 
@@ -131,7 +132,7 @@ def _find_worker_part(environment: Mapping[str, str]) -> tuple[int, int]:
         found, index, rest = "JOB_COMPLETION_INDEX", _number(environment, "JOB_COMPLETION_INDEX"), 0
         if WORKERS_VARIABLE not in environment:
             raise ConfigError(
-                f"--worker auto: Kubernetes gives JOB_COMPLETION_INDEX {index} and not how many there are; set "
+                f"--worker auto: Kubernetes gives JOB_COMPLETION_INDEX {index} but not the number of workers; set "
                 f"{WORKERS_VARIABLE} to the job's completions"
             )
         count = _number(environment, WORKERS_VARIABLE)
@@ -145,8 +146,8 @@ def _find_worker_part(environment: Mapping[str, str]) -> tuple[int, int]:
         )
     if rest or not 0 <= index < count:
         raise ConfigError(
-            f"--worker auto: {found} {environment[found]} is none of {count} workers that are numbered one by one; "
-            "give --worker i/n"
+            f"--worker auto: {found} {environment[found]} is not in 0 to {count - 1}, or the numbers of the "
+            f"{count} workers have gaps; give --worker i/n"
         )
     return index, count
 

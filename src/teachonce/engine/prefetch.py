@@ -1,7 +1,7 @@
 """Results made ahead by threads, in the order of their items, whatever the number of threads.
 
 Threads and not processes: what is made ahead here (reading, decoding, resizing) releases Python's lock, and a result
-need not cross a border between processes. The items themselves are taken in the thread that asks for results, so an
+need not cross a border between processes. The items themselves are taken in the thread that consumes the results, so an
 iterator that reads a file needs no lock; only ``work`` must be thread-safe.
 """
 
@@ -22,12 +22,12 @@ THREAD_NAME = "prefetch"
 
 
 def prefetch(items: Iterable[Item], work: Callable[[Item], Result], *, threads: int, ahead: int) -> Iterator[Result]:
-    """``work(item)`` of each item in order, made by ``threads`` threads; with 0 threads, when it is asked for.
+    """``work(item)`` of each item in order, made by ``threads`` threads; with 0 threads, on demand.
 
-    At most ``ahead`` results that nobody has asked for yet are made or in the making, so memory does not grow with the
+    At most ``ahead`` results that have not been requested yet are made or in progress, so memory does not grow with the
     items, and a result that was yielded is not referred to any more. What ``work`` raises is raised where its result
     would have come, what ``items`` raises after the results of the items before it. Leaving early (closing or dropping
-    the iterator) cancels what has not begun and waits for what has.
+    the iterator) cancels what has not started and waits for what has.
     """
     if threads == 0:
         yield from map(work, items)
@@ -44,7 +44,7 @@ def prefetch(items: Iterable[Item], work: Callable[[Item], Result], *, threads: 
 
 
 def overlap(storage: Storage, items: Iterable[Item], work: Callable[[Item], Result]) -> Iterator[Result]:
-    """``work(item)`` of each item in order, which asks ``storage`` and is thread-safe; raises as ``prefetch``."""
+    """``work(item)`` of each item in order, which reads from ``storage`` and is thread-safe; raises as ``prefetch``."""
     threads = storage.requests_at_once if storage.requests_at_once > 1 else 0
     return prefetch(items, work, threads=threads, ahead=2 * threads)
 
@@ -52,7 +52,7 @@ def overlap(storage: Storage, items: Iterable[Item], work: Callable[[Item], Resu
 def _submit(
     pool: ThreadPoolExecutor, items: Iterable[Item], work: Callable[[Item], Result]
 ) -> Iterator[Future[Result]]:
-    """A future for each item, as it is asked for; an error of ``items`` is the last one's."""
+    """A future for each item, as it is requested; an error of ``items`` is the last one's."""
     try:
         for item in items:
             yield pool.submit(work, item)

@@ -71,8 +71,8 @@ def run_in_processes(
         time.sleep(POLL_SECONDS)
         check_stop()
         raise TeachonceError(
-            "a worker process exited unexpectedly (killed, or out of memory?); completed work is kept: run the same "
-            "command again, with fewer workers if memory was short"
+            "a worker process exited unexpectedly (killed, or out of memory?); completed work is kept: run the "
+            "same command to resume, with fewer workers if memory ran out"
         ) from error
     finally:
         _shut_down(executor, messages)
@@ -117,8 +117,8 @@ class _Process:
         except TeachonceError as error:
             self._failure = error
         except Exception as error:
-            # Out of memory on the device, say: the libraries' errors do not all survive the way between processes.
-            self._failure = TeachonceError(f"a worker process cannot start: {type(error).__name__}: {error}")
+            # Out of memory on the device, say: the libraries' errors cannot all be sent between processes.
+            self._failure = TeachonceError(f"a worker process could not start: {type(error).__name__}: {error}")
 
     def do(self, job: Any) -> Any:
         # An error in an executor's initializer would break the pool and lose its message: the first job raises it.
@@ -152,7 +152,7 @@ def _start_process(
     parent: int,
 ) -> None:
     global _process
-    # Ctrl-C goes to the whole group of processes: the workers end at once and in silence, the parent speaks.
+    # Ctrl-C goes to the whole group of processes: the workers end at once and silently, the parent prints the message.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     exit_with_parent(parent)
     if grace_seconds:

@@ -1,9 +1,9 @@
 """Progress of long work: a bar on a terminal, a plain line a minute otherwise, or JSON for a program.
 
 All of it goes to stderr, so that stdout stays what a program may read, and says what is done, how fast, how long it has
-taken and how long it will. Before the first item it says what is being prepared (``phase``). A line comes at most every
-``LINE_SECONDS``, also while nothing is finished, and one at the end. ``--progress json`` (``set_style``) makes each
-report one JSON object a line; ``--quiet`` leaves all of it out. rich is imported only for the bar.
+taken and how long it will. Before the first item it says what is being prepared (``phase``). A line is printed at most
+every ``LINE_SECONDS``, also while nothing is finished, and one at the end. ``--progress json`` (``set_style``) makes
+each report one JSON object a line; ``--quiet`` leaves all of it out. rich is imported only for the bar.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from typing import Any, Literal, TextIO
 from teachonce.terminal import is_quiet, print_json, print_line
 
 LINE_SECONDS = 60.0
-"""Between two lines where the output is no terminal."""
+"""Between two lines where the output is not a terminal."""
 JSON_SECONDS = 1.0
 """Between two objects of ``--progress json``."""
 PHASE_SECONDS = 5.0
 """A phase that takes less has no line."""
 
 Advance = Callable[[int], None]
-"""Says that this many more items are done; may be called from any thread."""
+"""Reports that this many more items are done; may be called from any thread."""
 Style = Literal["auto", "json"]
 STYLE_VARIABLE = "TEACHONCE_PROGRESS"
 """In the environment, which the processes that this one starts inherit."""
 _spinners: list[Any] = []
-"""What is on the terminal now; a bar takes its place."""
+"""What is on the terminal now; a bar or another phase takes its place."""
 
 
 def set_style(style: Style) -> None:
@@ -41,7 +41,7 @@ def set_style(style: Style) -> None:
 
 @contextmanager
 def progress(
-    what: str, total: int, *, done: int = 0, unit: str = "images", phase: str = "", stream: TextIO | None = None
+    what: str, total: int, *, done: int = 0, unit: str = "images", phase: str = "starting", stream: TextIO | None = None
 ) -> Iterator[Advance]:
     """Show progress while the block runs; the block calls the ``Advance`` that it is given.
 
@@ -74,23 +74,45 @@ def phase(what: str, text: str, stream: TextIO | None = None) -> Iterator[None]:
     if is_quiet():
         yield
     elif os.environ.get(STYLE_VARIABLE) == "json":
-        print_json({"event": "phase", "what": what, "phase": text}, stream)
+        start = time.monotonic()
+        _print_phase(what, text, 0.0, stream)
         yield
+        # A phase that took long is reported once more, with its time: a program need not keep a clock.
+        seconds = time.monotonic() - start
+        if seconds >= PHASE_SECONDS:
+            _print_phase(what, text, seconds, stream)
     elif stream.isatty():
         with _spinner(f"{what}: {text}", stream):
             yield
     else:
-        timer = threading.Timer(PHASE_SECONDS, print_line, (f"{what}: {text}", stream))
-        timer.daemon = True
-        timer.start()
+        has_ended = threading.Event()
+        reporter = threading.Thread(
+            target=_report_phase, args=(what, text, stream, has_ended), name="phase", daemon=True
+        )
+        reporter.start()
         try:
             yield
         finally:
-            timer.cancel()
+            has_ended.set()
+            reporter.join()
+
+
+def _report_phase(what: str, text: str, stream: TextIO, has_ended: threading.Event) -> None:
+    """A line for a phase that is not over soon, and then one every ``LINE_SECONDS`` with the elapsed time."""
+    start = time.monotonic()
+    if has_ended.wait(PHASE_SECONDS):
+        return
+    print_line(f"{what}: {text}", stream)
+    while not has_ended.wait(max(LINE_SECONDS, 0.5)):
+        print_line(f"{what}: {text}, {format_seconds(time.monotonic() - start)} elapsed", stream)
+
+
+def _print_phase(what: str, text: str, elapsed_seconds: float, stream: TextIO) -> None:
+    print_json({"event": "phase", "what": what, "phase": text, "elapsed_seconds": round(elapsed_seconds, 3)}, stream)
 
 
 def format_seconds(seconds: float) -> str:
-    """A duration for people: 3.2 s, 4 min 05 s, 2 h 07 min."""
+    """A human-readable duration: 3.2 s, 4 min 05 s, 2 h 07 min."""
     if seconds < 59.95:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -100,7 +122,7 @@ def format_seconds(seconds: float) -> str:
 
 
 def format_rate(per_second: float) -> str:
-    """A rate for people: 1,234/s, 0.25/s."""
+    """A human-readable rate: 1,234/s, 0.25/s."""
     return f"{per_second:,.0f}/s" if per_second >= 10 else f"{per_second:.2g}/s"
 
 
@@ -112,7 +134,9 @@ class _Lines:
         self._first, self._done = done, done
         self._start = self._last_line = time.monotonic()
         self._first_unit: tuple[float, int] | None = None
-        """When the first items were done, and how many are by then: what comes before is no work, but its start."""
+        """When the first items were done, and how many were done by then: the time before is startup, not work."""
+        self._is_announced = False
+        """Whether the phase was already printed."""
         self._lock = threading.Lock()
         self._has_ended = threading.Event()
 
@@ -133,7 +157,7 @@ class _Lines:
             thread.join()
 
     def advance(self, count: int) -> None:
-        """So many more are done."""
+        """Count items as done."""
         with self._lock:
             self._done += count
             now = time.monotonic()
@@ -142,14 +166,14 @@ class _Lines:
             self._report_if_due(now)
 
     def finish(self, verb: str) -> None:
-        """Say where it ended."""
+        """Print the last line."""
         seconds = time.monotonic() - self._start
         count = self._done - self._first
         rate = f", {format_rate(count / seconds)}" if seconds > 0 and count else ""
         self._print(f"{verb} {self._done:,} of {self._total:,} {self._unit} in {format_seconds(seconds)}{rate}")
 
     def _report_while_waiting(self) -> None:
-        if self._phase and not self._has_ended.wait(PHASE_SECONDS) and self._first_unit is None:
+        if not self._is_announced and not self._has_ended.wait(PHASE_SECONDS) and self._first_unit is None:
             self._print(self._phase)
         while not self._has_ended.wait(max(self.interval_seconds, 0.5)):
             with self._lock:
@@ -169,7 +193,7 @@ class _Lines:
         parts.append(f"{format_seconds(now - self._start)} elapsed")
         if left is not None:
             parts.append(f"{format_seconds(left)} left")
-        elif self._phase and self._first_unit is None:
+        elif self._first_unit is None:
             parts.append(self._phase)
         self._print(", ".join(parts))
 
@@ -194,13 +218,12 @@ class _JsonLines(_Lines):
         return JSON_SECONDS
 
     def finish(self, verb: str) -> None:
-        """Say where it ended."""
+        """Print the last object."""
         self._write("done" if verb == "done" else "stopped", time.monotonic())
 
     def _report_while_waiting(self) -> None:
-        if self._phase:
-            print_json({"event": "phase", "what": self._what, "phase": self._phase}, self._stream)
-            self._phase = ""
+        _print_phase(self._what, self._phase, 0.0, self._stream)
+        self._is_announced = True
         super()._report_while_waiting()
 
     def _report(self, now: float) -> None:
@@ -209,6 +232,8 @@ class _JsonLines(_Lines):
     def _write(self, event: str, now: float) -> None:
         rate, left = (None if value is None else round(value, 3) for value in self._measure(now))
         report = {"event": event, "what": self._what, "done": self._done, "total": self._total, "unit": self._unit}
+        if event == "progress" and self._first_unit is None:
+            report["phase"] = self._phase
         print_json(
             report | {"per_second": rate, "elapsed_seconds": round(now - self._start, 3), "remaining_seconds": left},
             self._stream,
@@ -228,7 +253,7 @@ def _bar(what: str, total: int, done: int, unit: str, phase: str, stream: TextIO
                 return Text(f"in {format_seconds(task.finished_time or 0)}")
             elapsed = f"{format_seconds(task.elapsed or 0)} elapsed"
             if not task.speed or task.time_remaining is None:
-                return Text(f"{elapsed}, {phase}" if phase and task.completed == done else elapsed)
+                return Text(f"{elapsed}, {phase}" if task.completed == done else elapsed)
             return Text(f"{format_rate(task.speed)}, {elapsed}, {format_seconds(task.time_remaining)} left")
 
     # One line at any width: the bar has what the words leave.
@@ -238,8 +263,7 @@ def _bar(what: str, total: int, done: int, unit: str, phase: str, stream: TextIO
         TextColumn(f"{{task.completed:,.0f}} of {{task.total:,.0f}} {unit}", table_column=Column(no_wrap=True)),
         RateColumn(table_column=Column(no_wrap=True)),
     )
-    while _spinners:
-        _spinners.pop().stop()
+    _stop_spinners()
     with Progress(*columns, console=Console(file=stream), expand=True) as bar:
         task = bar.add_task(what, total=total, completed=done)
         yield lambda count: bar.advance(task, count)
@@ -250,9 +274,17 @@ def _spinner(text: str, stream: TextIO) -> Iterator[None]:
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+    _stop_spinners()
     columns: Any = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
     with Progress(*columns, console=Console(file=stream), transient=True) as shown:
         shown.add_task(text, total=None)
         _spinners.append(shown)
-        yield
-        _spinners.clear()
+        try:
+            yield
+        finally:
+            _spinners.clear()
+
+
+def _stop_spinners() -> None:
+    while _spinners:
+        _spinners.pop().stop()

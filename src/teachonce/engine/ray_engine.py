@@ -41,7 +41,7 @@ from teachonce.terminal import print_line, send_lines
 SETTINGS = "TEACHONCE_"
 """Variables whose names begin so go with the workers: how object stores are reached, say."""
 REPORT_SECONDS = 0.5
-"""How often actors send, and this process looks at, what was done."""
+"""How often actors send, and this process reads, what was done."""
 CONNECT_SECONDS = 60.0
 """For the head of a cluster to answer."""
 PING_SECONDS = 5.0
@@ -83,7 +83,7 @@ def _connected(address: str) -> Iterator[Any]:
         yield ray
         return
     handler = signal.getsignal(signal.SIGTERM)
-    # Of each lost node Ray prints twenty lines of its log on stdout, whatever it is told: no option is against it.
+    # Of each lost node Ray prints twenty lines of its log on stdout, and no option prevents that.
     private: Any = ray._private.worker
     private.listen_error_messages = lambda worker, threads_stopped: None
     try:
@@ -91,9 +91,9 @@ def _connected(address: str) -> Iterator[Any]:
             # Ray itself would try for ten minutes and more.
             host, _, port = address.rpartition(":")
             socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
-        # What is lost and replaced is no news to the user, and what workers say comes by the mailbox.
+        # Lost and replaced workers are not reported to the user, and the workers' messages come through the mailbox.
         ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL)
-        # Ray puts its own handler in the place of ours, and ends with another exit code.
+        # Ray replaces our handler by its own, and exits with another code.
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, handler)
     except SystemExit as error:
@@ -117,7 +117,7 @@ class _Failed(NamedTuple):
 
 
 class _Stopped(NamedTuple):
-    """The worker's machine is taken back: its job may be unfinished, and it does no other."""
+    """The worker's machine is preempted: its job may be unfinished, and it does no other."""
 
 
 class _Mail(NamedTuple):
@@ -197,8 +197,8 @@ class _Actor:
             os.chdir(folder)
         except OSError:
             warnings.warn(
-                f"{socket.gethostname()}: has no folder {folder}, in which the command was started: relative paths "
-                "lead elsewhere there; give paths that all nodes share",
+                f"{socket.gethostname()}: the folder {folder}, in which the command was started, does not exist "
+                "on this node, so relative paths have another meaning; give absolute paths that all nodes share",
                 stacklevel=1,
             )
 
@@ -209,7 +209,7 @@ class _Actor:
         except TeachonceError as error:
             self._failure = error
         except Exception as error:
-            self._failure = TeachonceError(f"a worker process cannot start: {type(error).__name__}: {error}")
+            self._failure = TeachonceError(f"a worker process could not start: {type(error).__name__}: {error}")
         self._sender.flush()
 
     def do(self, job: Any) -> Any:
@@ -309,7 +309,7 @@ class _Pool:
         return 1 if self._ray.cluster_resources().get("GPU", 0) else 0
 
     def _num_wanted(self) -> int:
-        """Actors that there should be: no more than jobs, nor than were asked for, nor, without that, than fit."""
+        """Actors that there should be: no more than jobs, nor than were requested, nor, without that, than fit."""
         if self._engine.num_workers:
             return min(self._engine.num_workers, self._num_left)
         if time.monotonic() >= self._room_at:
@@ -361,12 +361,12 @@ class _Pool:
             self._put_back(job)
             if member.is_ready:
                 member.ping_at = time.monotonic() + PING_SECONDS
-            else:  # whether its worker was built nobody knows
+            else:  # whether its worker was built is unknown
                 self._remove(member)
             return
         except self._ray.exceptions.RayTaskError as error:
             # What an actor does itself, outside of the worker.
-            raise TeachonceError(f"a worker cannot be run on the cluster: {_last_line(error)}") from error
+            raise TeachonceError(f"a worker could not be started on the cluster: {_last_line(error)}") from error
         except self._ray.exceptions.RayError as error:
             # Lost: with its node, killed, out of memory, or with the data that it was to read.
             self._remove(member)
@@ -413,7 +413,7 @@ class _Pool:
         else:
             return
         if num_lost >= MAX_LOSSES:
-            what = "while they did the same piece of work" if job is not None else "before they were ready"
+            what = "while processing the same unit of work" if job is not None else "before they were ready"
             raise TeachonceError(
                 f"{num_lost} workers of the cluster were lost {what} ({_last_line(error)}); completed work is kept: "
                 "give them more memory (more --worker-cpus, fewer workers), and run the same command again"
@@ -443,12 +443,12 @@ class _Pool:
         found += f"and {has.get('GPU', 0):g}"
         if now - self._worker_since >= WAIT_SECONDS:
             raise TeachonceError(
-                f"no worker has started within {WAIT_SECONDS:g} s: they ask for {found}; add nodes, or give other "
+                f"no worker has started within {WAIT_SECONDS:g} s: they request {found}; add nodes, or give other "
                 "--worker-cpus or --worker-gpus"
             )
         if now - self._said_at >= SAY_SECONDS:
             self._said_at = now
-            print_line(f"waiting for workers: they ask for {found}")
+            print_line(f"waiting for workers: they request {found}")
 
 
 def _last_line(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""SIGTERM, as spot machines and schedulers send it before they end a process: what was begun is finished, or dropped.
+"""SIGTERM, as spot machines and schedulers send it before they end a process: what was started is finished, or dropped.
 
 Within the block of ``stopping_gently`` the signal is a request: work that is done in pieces asks ``is_stopping`` before
 it begins the next one, and engines raise ``StoppedError`` where a job has ended so. What is not finished when the time
@@ -32,7 +32,7 @@ class _Request:
 
 
 def is_stopping() -> bool:
-    """Whether nothing more should be begun."""
+    """Whether nothing more should be started."""
     elsewhere = _Request.is_made_elsewhere
     return _Request.is_made or (elsewhere is not None and elsewhere())
 
@@ -74,10 +74,10 @@ def stopping_gently(grace_seconds: float) -> Iterator[None]:
     """While the block runs, SIGTERM asks it to stop, and after ``grace_seconds`` ends the process with code 143.
 
     Raises StoppedError where the block ended without an error although it was asked to: the signal may have come after
-    the work last asked, and who sent it is told that it was heard. That all work is done is nothing to wait for: the
-    same command finds it complete.
+    the work last asked, and its sender is notified that it was received. That all work is done is nothing to wait for:
+    the same command finds it complete.
 
-    Of a thread other than the main one, which cannot be told of signals, nothing changes.
+    Of a thread other than the main one, which receives no signals, nothing changes.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -31,7 +31,7 @@ SECOND_INTERRUPT_SECONDS = 3.0
 PARENT_SECONDS = 5.0
 """How much longer than its children a process waits that passes signals on to them."""
 REPEAT_SECONDS = 1.0
-"""Between two requests to child processes: one of them may have begun its next job just after the first."""
+"""Between two requests to child processes: one of them may have started its next job just after the first."""
 
 
 class Interrupted(KeyboardInterrupt):

@@ -1,4 +1,4 @@
-"""What a model is worth, and its way out: accuracy, ONNX, safetensors, int8.
+"""Evaluation and export of models: accuracy, ONNX, safetensors, int8.
 
 Must not import Lightning.
 """

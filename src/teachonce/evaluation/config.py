@@ -30,45 +30,47 @@ _INT8 = Condition("--int8", lambda options: options.int8)
 
 @dataclass(frozen=True, kw_only=True)
 class ExportOnnxConfig(RecordOptions):
-    """Write a run's student as ONNX, checked against PyTorch; with --int8 in 8-bit integers too, and compare both."""
+    """Export a run's student to ONNX, checked against PyTorch; with --int8 also quantized to 8-bit integers, and
+    compare both."""
 
     run: InModel[Positional[Path]]
     """Folder of a run."""
     out: InOutput[Path]
     """File to write."""
     int8: InInt8[bool] = False
-    """Write 8-bit integers too, as NAME.int8.onnx beside NAME.onnx, and print a table of both: accuracy, agreement with
-    the teacher, size and latency on this CPU. Needs --data."""
+    """Also write a model quantized to 8-bit integers, NAME.int8.onnx next to NAME.onnx, and print a table of both:
+    accuracy, agreement with the teacher, size and latency on this CPU. Needs --data."""
     data: InInt8[Path | None] = only_with(None, _INT8)
     """Folder of TFRecords, of SPLIT/CLASS or CLASS folders of images, of images alone, tars or Parquet; or a table
     of images (.csv, .jsonl, .parquet, .txt)."""
     split: InInt8[str] = only_with("train", _INT8)
-    """Split whose images calibrate the integers' ranges, and whose image/logit --logits compares with."""
+    """Split whose images calibrate the integer ranges, and whose image/logit --logits compares with."""
     validation_split: InInt8[str] = only_with("validation", _INT8)
     """Split that both files are evaluated on."""
     validation_data: InInt8[Path | None] = only_with(None, _INT8)
-    """Folder of the validation split, where it is not in --data."""
+    """Folder of the validation split, if it is not in --data."""
     calibration_images: InInt8[Count] = only_with(256, _INT8)
-    """Images that calibrate, evenly spaced over the split."""
+    """Number of calibration images, evenly spaced over the split."""
     calibration: InInt8[Literal["minmax", "percentile"]] = only_with("minmax", _INT8)
-    """Ranges of activations: all that was seen, or without the outermost 0.001 % on each side (which keeps every
-    activation of the calibration images in memory)."""
+    """Activation ranges: minimum and maximum (minmax), or without the outermost 0.001 % on each side (percentile,
+    which keeps all activations of the calibration images in memory)."""
     weight_bits: InInt8[Literal[7, 8]] = only_with(7, _INT8)
-    """7: no processor's sums overflow, so what is measured here holds on the phone. 8: finer, but x86 processors
+    """7: sums overflow on no processor, so results measured here hold on a phone. 8: finer, but x86 processors
     without VNNI overflow, so measure it elsewhere."""
     store: InInt8[Path | None] = only_with(None, _INT8)
-    """The teacher's store, to say how often both files agree with it: on its own views, or on whole images."""
+    """The teacher's store, to measure how often both models agree with it: on the stored views, or on center crops
+    for a center store."""
     logits: InInt8[Literal["records"] | None] = only_with(None, _INT8)
     """'records': agreement with the teacher logits in image/logit of --split."""
     agreement_images: InInt8[Count] = only_with(2048, _INT8)
-    """At most so many images for the agreement with the teacher, evenly spaced."""
+    """Maximum number of images for the agreement with the teacher, evenly spaced."""
     json: InOutput[bool] = only_with(False, _INT8)
     """Print the comparison as JSON."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
         if self.int8:
-            require(self.data is not None, "--int8", "without --data", "--data, whose images calibrate it")
+            require(self.data is not None, "--int8", "without --data", "--data, for calibration images")
             require(self.store is None or self.logits is None, "--logits", self.logits, "not given with --store")
         elif given := given_record_options(self):
             raise ConfigError(f"{given}: applies only with --int8, found no --int8")
@@ -77,7 +79,7 @@ class ExportOnnxConfig(RecordOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class ExportWeightsConfig:
-    """Write a run's student as safetensors, under its library's own names; checked to give the same logits."""
+    """Export a run's student to safetensors with its library's own tensor names; checked to give the same logits."""
 
     run: InModel[Positional[Path]]
     """Folder of a run."""
@@ -87,7 +89,7 @@ class ExportWeightsConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig(RecordOptions):
-    """Top-1, top-5 and expected calibration error of a model on labeled records."""
+    """Measure top-1, top-5 and expected calibration error of a model on labeled records."""
 
     data: InData[Path]
     """Folder of TFRecords, of SPLIT/CLASS or CLASS folders of images, of images alone, tars or Parquet; or a table
@@ -95,16 +97,16 @@ class EvaluateConfig(RecordOptions):
     model: InModel[Spec]
     """Model SPEC, such as run:RUN or torchvision:resnet50,weights=FILE."""
     split: InData[str] = "validation"
-    """Which split."""
+    """Split to evaluate on."""
     offset: InModel[Label | None] = None
-    """Data label of the model's class 0. Default: by the names of the classes where both have them (a run, an exported
-    ONNX file); else 0, or 1 where only the data has a background class."""
+    """Data label of the model's class 0. Default: found by class names where both have them (a run, an exported ONNX
+    file); otherwise 0, or 1 if only the data has a background class."""
     batch_size: InModel[Count] = 64
-    """Images a batch."""
+    """Images per batch."""
     device: InRunning[str] = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
     precision: InModel[Precision] = "float32"
-    """Autocast of the model."""
+    """Autocast precision of the model."""
     json: InOutput[bool] = False
     """Print JSON."""
 

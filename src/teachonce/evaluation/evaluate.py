@@ -31,7 +31,8 @@ from teachonce.records.source import RecordSource, require_labels
 
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     """Run ``teachonce evaluate``; returns what ``evaluate_model`` does, after the model, split and offset."""
-    source = open_records(config.data, config.split, config)
+    with phase("evaluate", "opening the data"):
+        source = open_records(config.data, config.split, config)
     require_labels(source, "an evaluation", "evaluate on a labeled --split")
     with phase("evaluate", "loading the model"):
         classifier = load_model(config.model, device=config.device, precision=config.precision)
@@ -60,7 +61,7 @@ def evaluate_model(
     num_classes = classifier.num_classes + offset if source.classes is None else len(source.classes.names)
     data_space = ClassSpace(num_classes=num_classes)
     if source.num_records == 0:
-        raise RecordError(f"{source.split}: holds no record")
+        raise RecordError(f"{source.split}: has no records")
     first_class, last_class = max(offset, 0), min(classifier.num_classes + offset, num_classes)
     if last_class <= first_class:
         raise ConfigError(f"--offset {offset}: leaves {classifier.spec} and the data no class in common")

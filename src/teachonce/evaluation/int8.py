@@ -5,7 +5,7 @@
 Both are measured as the files that they are, through ONNX Runtime, on the same pixels: those of the student's own
 preprocessing. With a store of random views the agreement with the teacher is on exactly those views; with one of whole
 images, or the records' logits, on the student's view of them. Latencies are taken in turn, so that a busy machine slows
-both alike. A loss of accuracy is said, not repaired, and no failure: the files are there to be looked at.
+both alike. A loss of accuracy is reported, but not repaired and not a failure: the files are there to be examined.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from teachonce.data.logit_sources import LogitSource, RecordLogits
 from teachonce.data.sampler import EpochBatches
 from teachonce.data.stored_logits import StoredLogits
 from teachonce.engine.machine import num_cores
-from teachonce.engine.progress import progress
+from teachonce.engine.progress import phase, progress
 from teachonce.errors import CheckError, ConfigError
 from teachonce.evaluation.config import ExportOnnxConfig
 from teachonce.evaluation.int8_table import Comparison, Measurement
@@ -57,9 +57,9 @@ WARM_UP_RUNS = 5
 
 
 def export_int8(config: ExportOnnxConfig) -> Comparison:
-    """Write ``config.out`` and ``int8_path(config.out)``, whole or not at all, and say how they compare.
+    """Write ``config.out`` and ``int8_path(config.out)``, complete or not at all, and say how they compare.
 
-    Raises ConfigError for data or outputs that cannot be meant, ModelError for a student that cannot be quantized,
+    Raises ConfigError for invalid data or outputs, ModelError for a student that cannot be quantized,
     CheckError where a file does not read back as the student.
     """
     require_quantizer()
@@ -83,13 +83,14 @@ def export_int8(config: ExportOnnxConfig) -> Comparison:
     with scratch_folder() as folder:
         files = folder / "float.onnx", folder / "int8.onnx"
         export_run(config.run, "onnx", files[0])
-        quantize_onnx(
-            files[0],
-            files[1],
-            read_images(calibration, student.preprocessing, config.calibration_images),
-            calibration=config.calibration,
-            weight_bits=config.weight_bits,
-        )
+        with phase("export", f"calibrating on {min(config.calibration_images, calibration.num_records)} images"):
+            quantize_onnx(
+                files[0],
+                files[1],
+                read_images(calibration, student.preprocessing, config.calibration_images),
+                calibration=config.calibration,
+                weight_bits=config.weight_bits,
+            )
         models = [load_model(path_spec("onnx", file)) for file in files]
         _check_same_interface(student, models[1])
         found = _compare(
@@ -128,9 +129,9 @@ def _open_teacher(config: ExportOnnxConfig, preprocessing: Preprocessing, space:
     """What a store says of its split, or without one the logits of the records of ``config.split``."""
     assert config.data is not None
     store = None if config.store is None else Store(config.store)
-    # The likeliest class is that of any temperature.
+    # The most likely class is that of any temperature.
     logits: LogitSource = RecordLogits() if store is None else StoredLogits([store], temperature=1.0)
-    # Without stored views the pixels are not those of the data set's (see ``_measure_agreement``).
+    # Without stored views the pixels are not those of the dataset's (see ``_measure_agreement``).
     replays = store is not None and store.policy.is_random
     views: ViewSource = StoredViews(store) if store is not None and replays else OwnViews(CropPolicy())
     return KDDataset(
@@ -178,7 +179,8 @@ def _compare(
             same += int((classes[0] == classes[1]).sum())
             advance(len(labels))
     agreements, num_teacher = _measure_agreement(models, taught, agreement_images)
-    latencies, num_runs = measure_latencies(files, models[0].preprocessing)
+    with phase("export", "measuring the time of single images"):
+        latencies, num_runs = measure_latencies(files, models[0].preprocessing)
     measured = []
     for index, name in enumerate(("float", "int8")):
         computed = metrics[index].compute()
@@ -215,7 +217,7 @@ def _describe_teacher(taught: KDDataset, store_path: Path | None) -> str:
 def _measure_agreement(
     models: Sequence[Classifier], taught: KDDataset | None, wanted: int
 ) -> tuple[list[float | None], int]:
-    """How often each model has the teacher's likeliest class, and of how many records."""
+    """How often each model has the teacher's most likely class, and of how many records."""
     if taught is None:
         return [None for _ in models], 0
     indices = spaced_indices(len(taught), wanted).tolist()
@@ -225,7 +227,7 @@ def _measure_agreement(
         for part in _parts(indices):
             items = [(index, 0) for index in part]
             batch = taught.__getitems__(items)
-            # Without stored views the data set's own pixels are random crops, which the teacher never saw.
+            # Without stored views the dataset's own pixels are random crops, which the teacher never saw.
             pixels = batch["pixels"] if taught.views.is_replay else whole.__getitems__(items)["pixels"]
             teacher_classes = batch["teacher_logits"].argmax(dim=1)
             for index, model in enumerate(models):

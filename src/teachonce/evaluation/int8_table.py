@@ -24,7 +24,7 @@ class Measurement:
     top1: float
     top5: float
     agreement_teacher: float | None
-    """How often it has the teacher's likeliest class; None without a teacher."""
+    """How often it has the teacher's most likely class; None without a teacher."""
     agreement_float: float
     """How often it has the float file's."""
     num_bytes: int
@@ -109,13 +109,14 @@ def find_verdicts(found: Comparison) -> list[str]:
     if found.top1_change_points < -MAX_LOSS_POINTS:
         bits = "7 instead of --weight-bits 8" if found.weight_bits == 8 else "--weight-bits 8 on a phone or with VNNI"
         verdicts = [
-            f"int8 LOSES ACCURACY: {change} on {found.num_records:,} records, more than {MAX_LOSS_POINTS:g}; look at "
-            f"it before you ship it. More --calibration-images, --calibration percentile or {bits} may mend it."
+            f"int8 LOSES ACCURACY: {change} on {found.num_records:,} records, more than {MAX_LOSS_POINTS:g}; "
+            f"check it before you ship it. More --calibration-images, --calibration percentile or {bits} may help."
         ]
     if found.latency_ratio > 1:
         verdicts.append(f"int8 IS SLOWER here, {found.latency_ratio:.2f} of float's time; a phone's CPU may differ.")
     verdicts.append(
-        f"Times: median of {found.num_latency_runs} single images each, in turn, one thread of this CPU, ONNX Runtime."
+        f"Times: median of {found.num_latency_runs} single images each, alternating, one thread of this CPU, ONNX "
+        "Runtime."
     )
     if found.teacher is not None:
         verdicts.append(f"Teacher: {found.teacher}, {found.num_teacher_records:,} records.")

@@ -6,8 +6,8 @@ The exported model takes what the student takes: normalized images [batch, 3, si
 
 The file is read back, run, and compared before it gets its name. The tolerance is measured, not guessed: float32
 rounds, and another runtime adds in another order, so both PyTorch and the runtime stray from the exact answer, by about
-as much. How far PyTorch strays is seen by asking it in float64 as well. ``ROUNDING_FACTOR`` times that is allowed, plus
-a few units in the last place of the largest logit; a wrong weight, layer or axis is orders of magnitude beyond it.
+as much. PyTorch's own error is measured by running it in float64 as well. ``ROUNDING_FACTOR`` times that is allowed,
+plus a few units in the last place of the largest logit; a wrong weight, layer or axis is orders of magnitude beyond it.
 Safetensors hold the same numbers, so nothing is allowed there.
 """
 
@@ -24,6 +24,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from teachonce.engine.progress import phase
 from teachonce.errors import CheckError, ConfigError, ModelError
 from teachonce.extras import require
 from teachonce.models.classifier import Classifier, load_model
@@ -47,19 +48,22 @@ PROBE_BATCHES = (1, 3)
 def export_run(run: Path, format: Literal["onnx", "safetensors"], out: Path) -> None:
     """Write the run's student to ``out``, checked; raises CheckError, and leaves no file, where it answers otherwise.
 
-    Raises ConfigError for a folder that is no finished run or an ``out`` that exists.
+    Raises ConfigError for a folder that is not a finished run or an ``out`` that exists.
     """
     if exists(out):
         raise ConfigError(f"{out}: exists; remove it or choose another --out")
-    student = load_model(path_spec("run", run))
-    content = _to_onnx(student) if format == "onnx" else _to_safetensors(student)
+    with phase("export", "loading the student"):
+        student = load_model(path_spec("run", run))
+    with phase("export", f"writing {format}"):
+        content = _to_onnx(student) if format == "onnx" else _to_safetensors(student)
     with scratch_folder() as folder:
         written = folder / f"model.{format}"
         written.write_bytes(content)
-        if format == "onnx":
-            check_onnx(student, written)
-        else:
-            check_safetensors(student, run, written)
+        with phase("export", "comparing its logits with PyTorch's"):
+            if format == "onnx":
+                check_onnx(student, written)
+            else:
+                check_safetensors(student, run, written)
     with atomic_write(out) as file:
         file.write(content)
 
@@ -78,7 +82,7 @@ def check_onnx(student: Classifier, written: Path) -> None:
             try:
                 exact = exact_module(normalize(pixels, student.preprocessing).double()).numpy()
             except RuntimeError as error:
-                raise ModelError(f"{student.spec}: cannot be asked in float64 ({first_line(error)})") from error
+                raise ModelError(f"{student.spec}: cannot be run in float64 ({first_line(error)})") from error
         rounding = float(np.abs(logits - exact).max())
         allowed = ROUNDING_FACTOR * rounding + LAST_PLACES * float(np.spacing(np.abs(logits).max()))
         difference = float(np.abs(exported.collect_logits(exported.logits(pixels)) - logits).max())

@@ -71,7 +71,7 @@ def quantize_onnx(
             _drop_unused_domains(int8_file)
     except Exception as error:
         # The quantizer raises what it likes; the cause stays in the message and in the chain.
-        raise ModelError(f"{float_file.name}: cannot be quantised ({first_line(error)})") from error
+        raise ModelError(f"{float_file.name}: cannot be quantized ({first_line(error)})") from error
     finally:
         prepared.unlink(missing_ok=True)
 

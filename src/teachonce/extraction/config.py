@@ -47,7 +47,7 @@ _Accuracy = Annotated[float, Range(0, 1, "a fraction from 0 to 1")]
 
 @dataclass(frozen=True, kw_only=True)
 class ExtractionOptions(MixOptions, RecordOptions):
-    """What a teacher looks at and how its logits are kept: what ``extract`` does and ``plan`` foresees."""
+    """What a teacher sees and how its logits are stored: what ``extract`` does and ``plan`` estimates."""
 
     data: InData[Common[Path]]
     """Folder of TFRecords, of SPLIT/CLASS or CLASS folders of images, of images alone, tars or Parquet; or a table
@@ -56,37 +56,38 @@ class ExtractionOptions(MixOptions, RecordOptions):
     """Model SPEC: timm:NAME, torchvision:NAME, onnx:FILE, savedmodel:DIR, run:DIR, amoebanet, efficientnet; options
     follow after commas, as in torchvision:resnet50,weights=FILE,size=224,resize=256,mean=0.5/0.5/0.5."""
     split: InData[Common[str]] = "train"
-    """Which split the teacher looks at."""
+    """Split to run the teacher on."""
     policy: InViews[Common[PolicyName]] = "center"
-    """What the teacher looks at: its own evaluation crop (center), random resized crops and flips (crop), or these with
-    RandAugment (crop+randaugment) or AutoAugment's policy for ImageNet (crop+autoaugment); each of the latter with
-    erasing, mixup and cutmix where their options say so."""
+    """What the teacher sees: its own evaluation crop (center), random resized crops and flips (crop), or these with
+    RandAugment (crop+randaugment) or AutoAugment's ImageNet policy (crop+autoaugment). All but center can be
+    combined with erasing, mixup and cutmix."""
     views: InViews[Common[Count | None]] = None
-    """Views a record (random policies)."""
+    """Views per record (random policies)."""
     views_per_file: InStore[Count] = only_with(10, DRAWN_VIEWS)
-    """Views in one file of the store: the unit of work is one shard x this many views."""
+    """Views per file of the store; a unit of work is one shard x this many views."""
     codec: InStore[Common[CodecName]] = "int8"
-    """How logits become bytes: float32 (exact), float16, int8 (about 1 byte a class, total variation below 0.01), topk
-    (the likeliest classes and the mass of the rest)."""
+    """How logits are stored: float32 (exact), float16, int8 (about 1 byte per class, total variation below 0.01),
+    topk (the most likely classes and the total probability of the others)."""
     topk: InStore[Common[Count]] = only_with(10, KEPT_CLASSES)
-    """Codec topk: classes that are kept."""
+    """Codec topk: number of classes to keep."""
     offset: InTeacher[Label | None] = None
-    """Data label of the teacher's class 0. Default: by the names of the classes where both have them (a run, an
-    exported ONNX file); else 0, or 1 where only the data has a background class."""
+    """Data label of the teacher's class 0. Default: found by class names where both have them (a run, an exported
+    ONNX file); otherwise 0, or 1 if only the data has a background class."""
     num_classes: InData[NumClasses | None] = None
     """Classes of the data, background included. Default: from the data, else the teacher's classes + offset."""
     batch_size: InTeacher[Common[Count]] = 64
-    """Images a teacher batch."""
+    """Images per teacher batch."""
     decode_threads: InRunning[CountOrNone] = 0
-    """Threads that decode ahead of the teacher; 0 means one a core of this worker's share."""
+    """Threads that decode ahead of the teacher; 0 means one per core of this worker's share."""
     device: InRunning[Common[str]] = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
     precision: InTeacher[Common[Precision]] = "float32"
-    """Autocast of the teacher: float32 (none), bf16 or fp16."""
+    """Autocast precision of the teacher: float32 (none), bf16 or fp16."""
     compile: InTeacher[bool] = False
-    """torch.compile the teacher."""
+    """Compile the teacher with torch.compile."""
     profile: InRunning[bool] = False
-    """Print, for each piece of work, where its time went: read, look, wait, teacher, encode and write."""
+    """Print how the time of each unit of work was spent: read, look (decode and transform), wait, teacher, encode
+    and write."""
     seed: InViews[Common[Seed]] = 0
     """Seed of the views (random policies)."""
 
@@ -98,34 +99,34 @@ class ExtractionOptions(MixOptions, RecordOptions):
 
     @property
     def draws_no_views(self) -> bool:
-        """Whether the teacher looks through its own evaluation crop, so that there is one view and nothing random."""
+        """Whether the teacher uses its own evaluation crop, so that there is one view and nothing is random."""
         return self.policy == "center"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExtractConfig(ExtractionOptions, EngineOptions):
-    """Run the teacher once over sharded data and keep its logits in a store."""
+    """Run the teacher once over the data and keep its logits in a store."""
 
     out: InStore[Common[Path]]
-    """Folder of the store. An unfinished store with the same plan is finished; another plan is refused."""
+    """Folder of the store. An unfinished store with the same plan is resumed; one with a different plan is refused."""
     views: InViews[Common[Count | None]] = None
-    """Views a record (random policies). More can be added later by the same command with a larger number. Default: 1,
-    or as many as --views-of has."""
+    """Views per record (random policies). More can be added later with the same command and a larger number.
+    Default: 1, or as many as --views-of has."""
     views_of: InViews[Common[Path | None]] = None
-    """A store whose views this teacher shall look at: then policy, seed and views are that store's."""
+    """Show the teacher the views of this store, with its policy, seed and number of views."""
     teacher_license: InTeacher[str | None] = None
-    """License and terms of the teacher, for the store's card (README.md). Default: what the card says already."""
+    """License and terms of the teacher, for the store's card (README.md). Default: what the card already says."""
     expect_top1: InTeacher[Common[_Accuracy | None]] = None
-    """Refuse to start where the teacher's top-1 on --gate-samples labeled records is below this (0..1)."""
+    """Before starting, score the teacher on --gate-samples labeled records; stop if its top-1 is below this (0..1)."""
     gate_samples: InTeacher[CountOrNone] = 256
-    """Records on which the teacher is scored before the work starts; 0 skips the gate."""
+    """Labeled records on which the teacher is scored before the work starts; 0 skips this check."""
     num_workers: InRunning[Common[Count]] = 1
-    """Teacher processes on this machine: one a GPU, or N on the CPU. With --engine ray: workers in the cluster."""
+    """Teacher processes on this machine: one per GPU, or N on the CPU. With --engine ray: workers in the cluster."""
     worker_gpus: InRunning[_Gpus | None] = only_with(None, RAY)
-    """GPUs that a worker in the cluster occupies, such as 0.5 for two that share one. Default: 1 where the cluster has
-    any, 0 with --device cpu."""
+    """GPUs per worker in the cluster, such as 0.5 for two workers on one GPU. Default: 1 if the cluster has any, 0
+    with --device cpu."""
     repair: InStore[Common[bool]] = False
-    """First compare every byte of the store's files, and make those again that are damaged."""
+    """First compare every byte of the store's files with their hashes, and recompute the damaged ones."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -134,9 +135,7 @@ class ExtractConfig(ExtractionOptions, EngineOptions):
         if self.views_of is not None:
             self._refuse_views_of_our_own()
         if self.worker_gpus is not None and self.worker_gpus > 1:
-            require(
-                self.worker_gpus == int(self.worker_gpus), "--worker-gpus", self.worker_gpus, "a whole number above 1"
-            )
+            require(self.worker_gpus == int(self.worker_gpus), "--worker-gpus", self.worker_gpus, "an integer above 1")
         self.check_engine()
 
     @property
@@ -159,7 +158,7 @@ class ExtractConfig(ExtractionOptions, EngineOptions):
                 )
 
     def to_repeat(self) -> dict[str, Any]:
-        """The options as JSON, for ``--config``: what the store depends on, not where it lies and how it was made."""
+        """The options as JSON, for ``--config``: what the store depends on, not where it is and how it was made."""
         engine = {field.name for field in dataclasses.fields(EngineOptions)}
         of_this_call = {"out", "num_workers", "worker_gpus", "repair", "profile", "teacher_license", *engine}
         return {name: value for name, value in to_json(self).items() if name not in of_this_call}
@@ -167,32 +166,32 @@ class ExtractConfig(ExtractionOptions, EngineOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class PlanConfig(ExtractionOptions):
-    """Bytes, hours, distortion and break-even of an extraction, measured on a sample before anything is spent."""
+    """Estimate bytes, hours, codec error and break-even of an extraction from a sample, before running it."""
 
     policy: InViews[Common[PolicyName]] = "crop"
-    """What the teacher is to look at, as --policy of extract (where the default is center): center, crop,
-    crop+randaugment or crop+autoaugment, with erasing, mixup and cutmix where their options say so."""
+    """What the teacher sees, as --policy of extract (whose default is center): center, crop, crop+randaugment or
+    crop+autoaugment, with erasing, mixup and cutmix if their options are given."""
     views: InViews[Common[Count | None]] = None
-    """Views a record. Default: 10; 1 with --policy center."""
+    """Views per record. Default: 10; 1 with --policy center."""
     epochs: InForecast[Common[Count]] = 100
-    """Epochs of a student, in each of which an online teacher would look at every record again."""
+    """Epochs per student; an online teacher would process every record again in each of them."""
     students: InForecast[Common[Count]] = 1
-    """Students that are to be taught."""
+    """Number of students to train."""
     devices: InForecast[Common[Annotated[Count, Alias("num_devices")]]] = 8
-    """Devices on which the extraction is to run, for hours, money and network on several."""
+    """Devices of the extraction, for the estimate of time, cost and network traffic on several of them."""
     price: InForecast[Common[_Price | None]] = None
-    """What one device costs for an hour, in any currency, with its share of the machine."""
+    """Price of one device per hour, with its share of the machine, in any currency."""
     network_gbps: InForecast[_Gbps | None] = None
-    """Rate of a device's link to data and store in 10^9 bits a second, where the network may be what limits."""
+    """Bandwidth per device to data and store in 10^9 bits per second, if the network may be the bottleneck."""
     samples: InForecast[Common[Count]] = 256
-    """Records to measure on; of fewer records all are taken."""
+    """Records to measure on; all of them if there are fewer."""
     out: InOutput[Common[Path | None]] = None
-    """Folder for extraction-plan.txt, .json and .svg. Default: nothing is written."""
+    """Folder for extraction-plan.txt, .json and .svg. Default: write nothing."""
     json: InOutput[Common[bool]] = False
     """Print JSON."""
 
     def to_extraction(self) -> ExtractConfig:
-        """The extraction that is planned; its ``out`` stands for a store that nobody makes."""
+        """The planned extraction; its ``out`` is a placeholder, nothing is written there."""
         shared = {field.name: getattr(self, field.name) for field in dataclasses.fields(ExtractionOptions)}
         shared["views"] = self.views or (1 if self.draws_no_views else DEFAULT_PLANNED_VIEWS)
         return ExtractConfig(out=Path("store"), **shared)
@@ -204,20 +203,20 @@ DEFAULT_PLANNED_VIEWS = 10
 
 @dataclass(frozen=True, kw_only=True)
 class VerifyConfig(RecordOptions):
-    """Check a store against its data and, if given, its teacher; exit 0 if sound, 1 if not."""
+    """Check a store against its data and its teacher; exit code 0 if sound, 1 if not."""
 
     store: InStore[Positional[Path]]
     """Folder of the store."""
     data: InData[Path]
-    """The data that the store was extracted from."""
+    """The data from which the store was extracted."""
     teacher: InTeacher[Spec | None] = None
-    """Model SPEC for fresh logits. Default: the teacher of the store's plan; 'none' recomputes no logits and
+    """Model SPEC to recompute logits with. Default: the teacher of the store's plan; 'none' recomputes no logits and
     checks files, keys, top-1 and pixels."""
     samples: InTeacher[CountOrNone] = 256
-    """Records whose logits are recomputed, and samples of the store whose pixels are; 0 leaves both out and checks
-    files, keys and top-1."""
+    """Number of records whose logits are recomputed, and of stored samples whose pixels are; 0 skips both and checks
+    only files, keys and top-1."""
     batch_size: InTeacher[Count] = 64
-    """Images a teacher batch."""
+    """Images per teacher batch."""
     device: InRunning[str] = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
     seed: InTeacher[Seed] = 0

@@ -15,7 +15,7 @@ from teachonce.store.store import Store
 
 RELATIVE_TOLERANCE = {"float32": 2.0**-12, "bf16": 2.0**-5, "fp16": 2.0**-8}
 DEVICE_TOLERANCE = {"mps": 2.0**-10}
-"""Where a device is known to be coarser than its precision, or nobody has measured that it is not (Apple's)."""
+"""Where a device is known to be coarser than its precision, or where this was not measured (Apple's)."""
 
 
 def rounding(store: Store, logits: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -1,11 +1,11 @@
-"""Extraction: the teacher sees every view of every record once, and the store keeps what it said.
+"""Extraction: run the teacher once on every view of every record, and store its logits.
 
     open the data -> load the teacher -> the gate -> agree with plan.json -> missing units, in bundles -> manifest
 
-What exists under its final name is skipped before anything is decoded, so a killed extraction goes on, and one
-process, several (``--num-workers``), a scheduler's job array (``--worker i/n``) and a cluster (``--engine ray``) make
-the same store. Whenever a group of views is whole the manifest says so: students can begin with it while later views
-are still being extracted. ``prepare`` has what comes before the units, ``extractor`` the work itself; both need the
+What exists under its final name is skipped before anything is decoded, so a killed extraction resumes, and one process,
+several (``--num-workers``), a scheduler's job array (``--worker i/n``) and a cluster (``--engine ray``) make the same
+store. Whenever a group of views is complete its manifest is written: students can begin with it while later views are
+still being extracted. ``prepare`` has what comes before the units, ``extractor`` the work itself; both need the
 teacher, and this module, which may run where it cannot be loaded, imports them only where it can.
 """
 
@@ -47,9 +47,9 @@ if TYPE_CHECKING:
 
 
 def extract(config: ExtractConfig) -> bool:
-    """Make what is missing of the store; True when it is whole and its manifest written.
+    """Make what is missing of the store; True when it is complete and its manifest is written.
 
-    Raises CheckError when the gate does not hold, PlanMismatchError when the store was begun with another plan,
+    Raises CheckError when the gate does not hold, PlanMismatchError when the store was started with another plan,
     RecordError, LogitsError or StoreError, with the place, for what is wrong with a record, the teacher or a file, and
     StoppedError after SIGTERM.
     """
@@ -62,7 +62,8 @@ def extract(config: ExtractConfig) -> bool:
         units = [unit for unit in partition(all_units(plan), index, count) if unit in missing]
         if config.views is not None and config.views < plan.num_views:
             print_note(
-                f"{config.out}: planned for {plan.num_views} views, more than --views {config.views}: all are extracted"
+                f"{config.out}: planned for {plan.num_views} views, more than --views {config.views}: all of them "
+                "are extracted"
             )
         print_note(f"{config.out}: {num_units - len(missing)} of {num_units} units done, {len(units)} to do here")
         counts = _extract_units(config, preparation, teacher, units)
@@ -70,12 +71,15 @@ def extract(config: ExtractConfig) -> bool:
             missing = missing_units(config.out, plan)
             units = [unit for unit in others_permuted(all_units(plan), index, count) if unit in missing]
             if units:
-                print_note(f"{config.out}: own part done; {len(units)} units of other workers are missing: made here")
+                print_note(
+                    f"{config.out}: own part done; {len(units)} units of other workers are missing and are processed "
+                    "here"
+                )
             counts += _extract_units(config, preparation, teacher, units)
         if count > 1 or counts.num_skipped or counts.num_twice:
             print_note(
-                f"{config.out}: {counts.num_made} units made; others were faster with {counts.num_skipped} that were "
-                f"left out and {counts.num_twice} that were made twice"
+                f"{config.out}: {counts.num_made} units made; {counts.num_skipped} skipped because other workers "
+                f"had finished them, {counts.num_twice} processed twice"
             )
         return _finish(config, plan, has_new_files=counts.num_made > 0)
 
@@ -129,7 +133,7 @@ def _extract_units(
 
 
 def _count_group(path: Path, plan: Plan, bundle: Sequence[Unit], left: Counter[tuple[int, int]]) -> None:
-    """Write the manifest of what is whole when this process's part of a group of views is done."""
+    """Write the manifest of what is complete when this process's part of a group of views is done."""
     group = bundle[0].group
     left[group] -= len(bundle)
     is_last = sum(left.values()) == 0
@@ -161,8 +165,8 @@ def _finish(config: ExtractConfig, plan: Plan, *, has_new_files: bool) -> bool:
         missing = len(missing_units(path, plan))
         if config.engine != "local" and missing:
             raise StoreError(
-                f"{path}: {missing} units that workers made are not here: --out must be a folder that all nodes of the "
-                "cluster share under this name"
+                f"{path}: {missing} units that workers finished are missing here: --out must be a folder that all "
+                "nodes of the cluster share under this name"
             )
         print_note(f"{path}: {missing} units are left to other workers; the last one finishes it")
         return False

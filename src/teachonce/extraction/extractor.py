@@ -1,4 +1,4 @@
-"""Makes bundles of units: records rendered ahead in threads, the teacher asked in full batches, files written behind.
+"""Makes bundles of units: records rendered ahead in threads, the teacher run on full batches, files written behind.
 
 Teacher batches cross from one unit of a bundle into the next, and only the last one of a bundle is filled up, with
 repeats. So every batch has the same size, and a row's logits do not depend on which rows share its batch (on a CPU bit
@@ -45,7 +45,7 @@ from teachonce.store.tables import pixels_hash
 from teachonce.terminal import print_line
 
 AHEAD_BATCHES = 3
-"""Batches of records that may be rendered before the teacher asks for them."""
+"""Batches of records that may be rendered before the teacher needs them."""
 CHUNK_VIEWS = 16
 """Views that a thread renders at once: the records of a piece of work are as many as have so many views."""
 WRITE_BEHIND_UNITS = 2
@@ -93,7 +93,7 @@ class UnitExtractor:
         self.made_by = made_by(teacher)
         kind = self.made_by["device"]
         self.device = kind if kind == teacher.device.type else f"{teacher.device} ({kind})"
-        """Where the teacher runs, for people."""
+        """A description of the teacher's device."""
         self.batch_size = batch_size
         self.num_threads = num_threads
         self.is_profiled = is_profiled
@@ -103,7 +103,7 @@ class UnitExtractor:
     def __call__(self, bundle: Sequence[Unit], report: Advance = lambda count: None) -> UnitCounts:
         """Make the files of the units that are not there by now; ``report`` is called with the views that are done.
 
-        Where this process is asked to stop, no further unit is begun.
+        Where this process is asked to stop, no further unit is started.
         """
         begin, self.seconds = time.perf_counter(), Seconds()
         self._num_skipped = self._num_twice = 0
@@ -165,9 +165,7 @@ class UnitExtractor:
                 self.plan.check_label(record)
                 yield PendingRecord(result, row, record)
             if row + 1 != num_records:
-                raise RecordError(
-                    f"other than {num_records} records, which the plan says: the data changed; begin anew"
-                )
+                raise RecordError(f"not {num_records} records as planned: the data changed; start again")
         except TeachonceError as error:
             raise error.at(name) from error
 
@@ -216,8 +214,8 @@ class UnitExtractor:
         num_views = sum(self.plan.shards[unit.shard][1] * unit.num_views for unit in bundle)
         more = f" to {names[-1]}" if len(names) > 1 else ""
         print_line(
-            f"{names[0]}{more}: {num_views} views in {whole:.2f} s, {num_views / whole:.1f}/s; seconds: {self.seconds} "
-            f"(look: sum over {self.num_threads} threads)",
+            f"{names[0]}{more}: {num_views} views in {whole:.2f} s, {num_views / whole:.1f}/s; seconds: "
+            f"{self.seconds} (look: decoding and transforms, sum over {self.num_threads} threads)",
         )
 
 

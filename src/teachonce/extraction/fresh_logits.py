@@ -31,8 +31,9 @@ def compare_fresh_logits(join: StoreJoin, config: VerifyConfig, spec: str) -> tu
         if config.teacher is not None:
             raise
         raise type(error)(
-            f"{error}; this is the teacher of the store's plan, {spec}, whose paths count from the folder where it was "
-            "extracted: give --teacher with where it is now, or --samples 0 to check without it"
+            f"{error}; this is the teacher of the store's plan, {spec}, whose paths are relative to the folder "
+            "where extract was run; give its present location with --teacher, or --samples 0 to check without a "
+            "teacher"
         ) from error
     _check_teacher(store, teacher)
     positions = _draw_positions(join, config)
@@ -46,7 +47,8 @@ def check_logits(
 
     Returns (largest error, largest excess).
 
-    Raises CheckError naming the record that lies furthest out, when it lies beyond codec and arithmetic.
+    Raises CheckError naming the record with the largest difference, when that exceeds what codec and arithmetic
+    explain.
     """
     store = join.store
     precision = store.plan.teacher.get("precision", "float32")
@@ -78,7 +80,7 @@ def check_logits(
             )
     if largest_excess > 1:
         raise CheckError(
-            f"{worst}: the pixels are the teacher's, so weights or arithmetic differ "
+            f"{worst}: the pixels are the teacher's, so weights or numerics differ "
             f"({describe_versions(store, 'torch', 'onnxruntime', 'tensorflow')}), or the store was changed; "
             "extract again"
             if store.plan.num_samples
@@ -92,7 +94,7 @@ def _check_teacher(store: Store, teacher: Classifier) -> None:
     expected = {name: store.plan.teacher[name] for name in found if store.plan.teacher.get(name) is not None}
     differences = plan_differences(expected, {name: found[name] for name in expected})
     if differences:
-        raise CheckError(f"{store.path}: another teacher than the one that was asked: {'; '.join(differences)}")
+        raise CheckError(f"{store.path}: a different teacher than at extraction: {'; '.join(differences)}")
     if teacher.num_classes != store.class_space.num_classes:
         raise CheckError(
             f"{store.path}: logits of {store.class_space.num_classes} classes, the teacher has {teacher.num_classes}"

@@ -3,7 +3,7 @@
 The teacher is scored on labeled records through the extraction path: same reader, decoder, preprocessing, precision.
 A low score is nearly always one of a few mistakes, and each leaves a mark that can be tried: labels shifted by one
 (1000 against 1001 classes), another order of the classes, other mean and std, another input size.
-The one that explains most is named, with the setting that mends it.
+The one that explains most is named, with the setting that fixes it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ HALF = (0.5, 0.5, 0.5)
 ZERO, ONE = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
 SIZES_PX = (160, 192, 224, 227, 240, 256, 288, 299, 320, 331, 380, 384, 448)
 NEAR_CHANCE = 0.1
-"""Top-1 below which a teacher is not believed without a word, whatever was expected."""
+"""Top-1 below which a teacher causes a warning, whatever was expected."""
 MIN_RECORDS_PER_CLASS = 4
 """Records of a class, on average, below which a learned class order would be chance."""
 
@@ -67,15 +67,15 @@ class Gate:
             print_note("gate: skipped, the data has no labels to score the teacher by")
             return math.nan
         labels = np.array([record.label for record in records])
-        with phase("gate", f"asking the teacher about {len(records)} records"):
+        with phase("gate", f"running the teacher on {len(records)} records"):
             logits = score_records(teacher, records, self.batch_size)
         top1 = _top1(logits, labels, offset)
         print_note(f"gate: top-1 {top1:.3f} on {len(records)} records")
         if self.expect_top1 is None:
             if top1 < NEAR_CHANCE:
                 warnings.warn(
-                    f"top-1 {top1:.3f} of {teacher.spec} on {len(records)} records is near chance: are --offset and "
-                    "the class order right? give --expect-top1 to stop here and be told the likely mistake",
+                    f"top-1 {top1:.3f} of {teacher.spec} on {len(records)} records is near chance: are --offset "
+                    "and the class order right? with --expect-top1 the command stops here and looks for the cause",
                     stacklevel=2,
                 )
             return top1
@@ -120,11 +120,11 @@ def diagnose(
     trials = [(_top1(logits, labels, offset + shift), _shift_phrase(offset + shift)) for shift in (-1, 1)]
     order = _order_score(logits, labels)
     if order is not None:
-        trials.append((order, "another order of the classes; check the labels file, or the teacher's class list"))
+        trials.append((order, "a different class order; check the labels file, or the teacher's class list"))
     num_failed = 0
     if max(score for score, _ in trials) < expect_top1:
         # Only now the dearer trials: each of them runs the teacher again.
-        print_note("gate: below what is expected; trying other mean, std and sizes for the reason")
+        print_note("gate: below --expect-top1; trying other mean, std and sizes to find the cause")
         for preprocessing, phrase in _other_preprocessings(teacher.preprocessing):
             other = dataclasses.replace(teacher, preprocessing=preprocessing)
             try:
@@ -137,12 +137,12 @@ def diagnose(
             trials.append((_top1(other_logits, labels, offset), phrase))
     score, phrase = max(trials, key=lambda trial: trial[0])
     if score >= _convincing(top1, len(records)):
-        return f"it looks like {phrase}: that gives {score:.3f}"
-    unable = f" ({num_failed} trials cannot be run on this model)" if num_failed else ""
-    tried = ["labels shifted by one", *(["another class order"] if order is not None else [])]
+        return f"the cause is probably {phrase}, which gives {score:.3f}"
+    unable = f" ({num_failed} trials could not be run with this model)" if num_failed else ""
+    tried = ["labels shifted by one", *(["a different class order"] if order is not None else [])]
     return (
-        f"tried: {', '.join(tried)}, other mean and std, other sizes{unable}; none explains it: check that weights and "
-        "data belong together"
+        f"tried: {', '.join(tried)}, other mean and std, other sizes{unable}; none of them explains it; check "
+        "that weights and data belong together"
     )
 
 
@@ -160,10 +160,11 @@ def _shift_phrase(offset: int) -> str:
 
 
 def _order_score(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> float | None:
-    """Top-1 on one half of the records when each predicted class stands for the label it mostly met in the other."""
+    """Top-1 on one half of the records when each predicted class is mapped to the label it had most often in the
+    other."""
     if len(labels) < MIN_RECORDS_PER_CLASS * len(np.unique(labels)):
         return None
-    # Halves at random: records that lie class by class would put other classes into each half.
+    # Halves at random: records sorted by class would put other classes into each half.
     mixed = generator(0, "gate order").permutation(len(labels))
     predicted, labels = logits.argmax(axis=1)[mixed], labels[mixed]
     met = np.zeros((logits.shape[1], int(labels.max()) + 1), np.int64)
@@ -182,7 +183,7 @@ def _other_preprocessings(used: Preprocessing) -> Iterator[tuple[Preprocessing, 
         other = dataclasses.replace(used, mean=mean, std=std, value_range=value_range)
         if other != used:
             setting = f"mean={'/'.join(map(str, mean))},std={'/'.join(map(str, std))},range={value_range}"
-            yield other, f"a wrong mean/std ({name} fit: add ',{setting}' to --teacher)"
+            yield other, f"a wrong mean/std ({name} match: add ',{setting}' to --teacher)"
     for size_px in SIZES_PX:
         if size_px != used.size_px:
             yield used.with_size(size_px), f"a wrong size (add ',size={size_px}' to --teacher)"

@@ -1,6 +1,6 @@
-"""The records of a store's shards, wherever they lie in the data today.
+"""The records of a store's shards, wherever they are in the data today.
 
-An extraction whose data is that of its plan reads it shard by shard. Data that has grown, or lies in other shards, is
+An extraction whose data is that of its plan reads it shard by shard. Data that has grown, or is in other shards, is
 read by key: a shard of the store has the records that its records file names, and a shard that was added has those of
 its data shard that no earlier part of the store has.
 """
@@ -31,7 +31,7 @@ from teachonce.terminal import print_note
 
 READ_AT_ONCE = 32
 KEPT_SHARDS = 64
-"""Shards whose keys and places in the data are kept, 16 bytes a record: as many as threads may read at once."""
+"""Shards whose keys and places in the data are kept, 16 bytes per record: as many as threads may read at once."""
 LABEL_SAMPLE = 256
 """Known records whose labels are compared before a store grows."""
 
@@ -44,7 +44,7 @@ def open_plan_source(path: Path, plan: Plan, source: RecordSource) -> RecordSour
 
 
 class ExtractedData:
-    """The data of an extraction, for a store that may have been begun with other data (``store.begin``)."""
+    """The data of an extraction, for a store that may have been started with other data (``store.begin``)."""
 
     def __init__(self, path: Path, source: RecordSource) -> None:
         self._path = path
@@ -66,8 +66,8 @@ class ExtractedData:
         num_added = sum(count for _, count in added)
         if not num_known:
             raise PlanMismatchError(
-                f"{self._path}: was begun with other data: it knows none of the {num_added:,} records here; choose "
-                "another --out"
+                f"{self._path}: was started with other data: it has none of the {num_added:,} records here; "
+                "choose another --out"
             )
         if num_added:
             self._check_labels(plan)
@@ -94,9 +94,9 @@ class ExtractedData:
                 different.append(records[at])
         if different and (plan.class_names is None or 2 * len(different) > num_known):
             raise PlanMismatchError(
-                f"{self._path}: {different[0].where} has label {different[0].label} and another one in the store, as "
-                f"{len(different)} of {num_known} records that were looked at: the classes have other numbers here; "
-                "use the same --labels, or another --out"
+                f"{self._path}: {different[0].where} has label {different[0].label} but another one in the store, "
+                f"as {len(different)} of {num_known} compared records do: the classes are numbered differently "
+                "here; use the same --labels, or another --out"
             )
 
     def check_has_all(self, plan: Plan) -> None:
@@ -105,17 +105,17 @@ class ExtractedData:
         num_gone = self._count_gone(index) if index else 0
         if num_gone:
             raise PlanMismatchError(
-                f"{self._path}: {num_gone:,} images of the store are not in the data any more, so its records cannot "
-                "get more views: give them back, or extract into another --out; new records alone can be added with "
-                "the --views that the store has"
+                f"{self._path}: {num_gone:,} images of the store are not in the data any more, so its records "
+                "cannot get more views: restore them, or extract into another --out; new records can only be "
+                "added with the number of views that the store has"
             )
 
     def _read_index(self, plan: Plan) -> list[KeyIndex]:
         index = _read_index(self._path, range(len(plan.parts)))
         if index is None:
             raise PlanMismatchError(
-                f"{self._path}: is unfinished and was begun with other data: finish it with that data first, or choose "
-                "another --out"
+                f"{self._path}: is unfinished and was started with other data: finish it with that data first, or "
+                "choose another --out"
             )
         return index
 
@@ -149,12 +149,13 @@ class PlanSource(RecordSource):
         return records
 
     def _check_key(self, shard: int, row: int, record: Record) -> None:
-        """Positions come from a cache of keys, which knows of changed images only what sizes and times tell."""
+        """Positions come from a cache of keys, which notices changed images only by sizes and times."""
         expected = int(self._keys_of(shard)[row])
         if record.key != expected:
             raise RecordError(
-                f"{record.where}: key {record.key:016x} ({record.filename}), expected {expected:016x}: the image was "
-                "changed, and its file has the old size and time; restore it, or touch it and start again"
+                f"{record.where}: key {record.key:016x} ({record.filename}), expected {expected:016x}: the image "
+                "was changed, but its file has the old size and modification time; restore it, or touch it and "
+                "start again"
             )
 
     def iter_shard(self, shard: int, *, with_logits: bool = False) -> Iterator[Record]:
@@ -220,7 +221,7 @@ class PlanSource(RecordSource):
             raise RecordError(
                 f"{name}: {len(keys)} records, {num_records} in the plan: the data changed since; start again"
             )
-        # Where the shard is as it was planned, its rows are those: of equal images each has a label of its own.
+        # Where the shard is as it was planned, its rows are those: each of several equal images has its own label.
         if (added := self._find_rows(shard)) and np.array_equal(self._keys.shard(added[0])[added[1]], keys):
             return np.column_stack([np.full(num_records, added[0]), added[1]]).astype(np.uint32)
         index = self._keys.index

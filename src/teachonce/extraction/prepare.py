@@ -45,12 +45,13 @@ MAX_SAMPLED_PART = 1 / 16
 
 
 def prepare(config: ExtractConfig) -> tuple[Preparation, Classifier]:
-    """What is to be made, after the store was begun or agreed with; and the teacher, which has passed the gate.
+    """What is to be made, after the store was started or agreed with; and the teacher, which has passed the gate.
 
-    Raises CheckError when the gate does not hold, and PlanMismatchError when the store was begun with another plan.
+    Raises CheckError when the gate does not hold, and PlanMismatchError when the store was started with another plan.
     """
     check_store_folder(config.out)
-    source = open_records(config.data, config.split, config, with_boxes=draws_by_boxes(config))
+    with phase("extract", "opening the data"):
+        source = open_records(config.data, config.split, config, with_boxes=draws_by_boxes(config))
     if config.expect_top1 is not None:
         require_labels(source, "--expect-top1", "leave it out")
     with phase("extract", "loading the teacher"):
@@ -72,7 +73,9 @@ def prepare(config: ExtractConfig) -> tuple[Preparation, Classifier]:
     if holds_store(config.out):
         check_agrees(config.out, plan)
         if config.repair:
-            report_repaired(config.out, remove_damaged(config.out))
+            with phase("extract", "comparing every byte of the store's files with their hashes"):
+                damaged = remove_damaged(config.out)
+            report_repaired(config.out, damaged)
         # What a kill, or a repair, left without its manifest: data that has grown is compared with the index.
         finalize_store(config.out)
     plan = begin_store(config.out, plan, config.views_per_file, ExtractedData(config.out, source))
@@ -102,7 +105,7 @@ def build_extractor(
     num_threads: int = 0,
     worker_index: int = 0,
 ) -> UnitExtractor:
-    """A worker: with the teacher at hand, or, in a process of its own with ``num_threads``, with one that it loads."""
+    """A worker: with the loaded teacher, or, in a process of its own with ``num_threads``, with one that it loads."""
     if teacher is None:
         torch.set_num_threads(num_threads)
         teacher = load_model(
@@ -124,7 +127,7 @@ def build_plan(config: ExtractConfig, source: RecordSource, teacher: Classifier)
     asks_for_classes = source.labeled != "none"
     if asks_for_classes and data_classes is None and config.offset is None and teacher.default_offset is None:
         raise ConfigError(
-            f"{config.data}: does not say how many classes it has (no classes.json): give --num-classes (ImageNet "
+            f"{config.data}: the number of classes is unknown (no classes.json): give --num-classes (ImageNet "
             "TFRecords: 1001) or --offset (the data label of the teacher's class 0)"
         )
     offset = resolve_model_offset(teacher, names, data_classes, config.offset)
@@ -133,8 +136,9 @@ def build_plan(config: ExtractConfig, source: RecordSource, teacher: Classifier)
     is_random = views_of is not None or drawn.is_random
     if is_random and not teacher.preprocessing.antialias:
         raise ConfigError(
-            f"--teacher {config.teacher}: sees pixels without antialiasing, and views are antialiased and rounded to 8 "
-            "bits; add ',interpolation=bilinear,antialias=1' to look through views, or use --policy center"
+            f"--teacher {config.teacher}: its preprocessing has no antialiasing, while views are antialiased and "
+            "rounded to 8 bits; add ',interpolation=bilinear,antialias=1' for random views, or use --policy "
+            "center"
         )
     if views_of is None:
         policy = policy_to_json(drawn) | ({"seed": config.seed} if drawn.is_random else {})
@@ -172,22 +176,20 @@ def draws_by_boxes(config: ExtractConfig) -> bool:
 
 
 def open_views_of(config: ExtractConfig, source: RecordSource) -> Store | None:
-    """The store of ``--views-of``, checked to be of this data and to have the views asked for; None without."""
+    """The store of ``--views-of``, checked to be of this data and to have the views requested; None without."""
     if config.views_of is None:
         return None
     store = Store(config.views_of)
     StoreJoin(store, source, advice=f"give the data of {store.path}, or extend that store by this data first")
     if not store.policy.is_random:
-        raise StoreError(
-            f"{store.path}: policy {store.policy.name} stores no views to look through; extract with --policy crop"
-        )
+        raise StoreError(f"{store.path}: policy {store.policy.name} has no random views; extract it with --policy crop")
     if config.views is not None:
         Store(config.views_of, num_views=config.views)  # raises for one that has fewer
     return store
 
 
 def teacher_identity(spec: ModelSpec) -> str:
-    """What a SPEC names, wherever its files lie; the weights themselves are identified by their hash."""
+    """What a SPEC names, wherever its files are; the weights themselves are identified by their hash."""
     name = f":{spec.name}" if spec.kind in ("timm", "torchvision") else ""
     outputs = [f",{key}={spec.options[key]}" for key in ("signature", "output", "probs") if key in spec.options]
     return spec.kind + name + "".join(outputs)
@@ -204,7 +206,7 @@ def _worker_device(device: str, worker_index: int) -> str:
 
 
 def _check_stored_top1(config: ExtractConfig) -> None:
-    """The gate of a store that is whole: by its own logits. Raises CheckError below ``expect_top1``."""
+    """The gate of a complete store: by its own logits. Raises CheckError below ``expect_top1``."""
     store = Store(config.out, is_partial=True)
     num_hits = 0
     for shard in range(len(store.shards)):
@@ -214,6 +216,6 @@ def _check_stored_top1(config: ExtractConfig) -> None:
     assert config.expect_top1 is not None
     if top1 < config.expect_top1:
         raise CheckError(
-            f"{config.out}: is whole, and its logits have top-1 {top1:.3f}, expected at least {config.expect_top1}; "
-            "extract with another teacher or other settings into another --out"
+            f"{config.out}: is complete, and its logits have top-1 {top1:.3f}, expected at least "
+            f"{config.expect_top1}; extract with another teacher or other settings into another --out"
         )

@@ -13,7 +13,7 @@ Item = TypeVar("Item")
 
 @dataclass
 class Seconds:
-    """Seconds by part; parts that run side by side add up to more than the whole.
+    """Seconds by part; parts that run in parallel add up to more than the total.
 
     ``teacher`` is what the extracting thread spends on asking and waiting for answers, ``wait`` what it waits for
     pixels: where that is not small, rendering is what limits, not the teacher.
@@ -32,7 +32,7 @@ class Seconds:
         try:
             yield
         finally:
-            # Threads may add at once; a lost addition of some milliseconds in a profile is no harm.
+            # Threads may add at once; a lost addition of some milliseconds in a profile does no harm.
             setattr(self, part, getattr(self, part) + time.perf_counter() - begin)
 
     def timed(self, part: str, items: Iterable[Item]) -> Generator[Item]:

@@ -66,8 +66,9 @@ class TeacherQueue:
             if not finite[index]:
                 num_bad = np.count_nonzero(~np.isfinite(logits[index]))
                 raise LogitsError(
-                    f"{item.record.where}: the teacher's logits are NaN or infinite in {num_bad} of {logits.shape[1]} "
-                    "classes; check its weights, its input range (mean, std, range) and --precision"
+                    f"{item.record.where}: the teacher's logits are NaN or infinite for {num_bad} of "
+                    f"{logits.shape[1]} classes; check its weights, its input range (mean, std, range) and "
+                    "--precision"
                 )
             if item.result.add_logits(item.view, item.row, logits[index]):
                 complete.append(item.result)

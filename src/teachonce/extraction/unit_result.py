@@ -1,4 +1,4 @@
-"""What is known of one unit so far: filled in as records are rendered and the teacher answers, then written."""
+"""What is known of one unit so far: filled in as records are rendered and the teacher's logits arrive, then written."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from teachonce.views.view import View
 class UnitResult:
     """Records, views, samples and logits of a unit; ``sampled`` are the (row, view) whose hashes are kept.
 
-    One thread fills it in (the one that asks the teacher), another one writes it, once ``num_left`` is 0.
+    One thread fills it in (the one that runs the teacher), another one writes it, once ``num_left`` is 0.
     """
 
     def __init__(self, unit: Unit, name: str, num_records: int, num_classes: int, num_samples: int) -> None:
@@ -63,7 +63,7 @@ class UnitResult:
         name, group = self.name, self.unit.group
         writer = StoreWriter(path, plan, made_by)
         try:
-            # The records go first, the views last: a view file never stands without what belongs to it.
+            # The records go first, the views last: a view file never exists without what belongs to it.
             labels = self._labels
             if open_storage(path).has(records_file(name)):
                 # An image may have been given another label since; what is counted is what the store says.
@@ -84,9 +84,9 @@ class UnitResult:
         if len(others):
             row = int(others[0])
             raise RecordError(
-                f"record {row} ({self._filenames[row]}) has key {int(self._keys[row]):016x}, its earlier views are of "
-                f"{int(stored.keys[row]):016x}: {len(others)} images of the shard were changed since; restore them, or "
-                "extract into another --out"
+                f"record {row} ({self._filenames[row]}) has key {int(self._keys[row]):016x}, its earlier views "
+                f"are of {int(stored.keys[row]):016x}: {len(others)} images of the shard have changed since; "
+                "restore them, or extract into another --out"
             )
 
     def _samples(self) -> list[Sample]:
@@ -123,7 +123,7 @@ def _check_made_of(
     file = open_views(path, plan, shard, group)
     if file.metadata["keys_xxh3"] == keys_hash(keys):
         return
-    changed = "which one it is cannot be said without the store's index"
+    changed = "which one cannot be determined without the store's index"
     stored = read_indexed_keys(path, plan, shard)
     if stored is not None:
         other = np.flatnonzero(stored[: len(keys)] != keys[: len(stored)])
@@ -132,8 +132,8 @@ def _check_made_of(
         changed = f"first: {what}"
     name = plan.shards[shard][0]
     raise StoreError(
-        f"{path / records_file(name)}: is missing or damaged and cannot be made again: an image of the data changed "
-        f"since the views were made ({changed}); restore it, or remove the views of {name} too"
+        f"{path / records_file(name)}: is missing or damaged and cannot be recomputed: an image of the data has "
+        f"changed since the views were extracted ({changed}); restore it, or remove the views of {name} too"
     )
 
 
@@ -146,7 +146,8 @@ def _check_hits(path: Path, plan: Plan, place: tuple[int, Group], labels: NDArra
         if now != expected:
             name = plan.shards[shard][0]
             raise StoreError(
-                f"{path / records_file(name)}: is missing or damaged and cannot be made again: labels of the data "
-                f"changed since the views were made (of view {view} the likeliest class was the label of {expected} "
-                f"records, now of {now}); give the data with the labels of then, or remove the views of {name} too"
+                f"{path / records_file(name)}: is missing or damaged and cannot be recomputed: labels of the data "
+                f"have changed since the views were extracted (in view {view} the most likely class was the label "
+                f"of {expected} records, now of {now}); give the data with the old labels, or remove the views of "
+                f"{name} too"
             )

@@ -1,6 +1,6 @@
 """Units of extraction: one shard x one group of views, which of them are missing or made, and bundles of them.
 
-A unit is made whole or not at all (``extractor``); a job is a bundle of units, so that teacher batches are full
+A unit is made complete or not at all (``extractor``); a job is a bundle of units, so that teacher batches are full
 whatever the size of a shard.
 """
 
@@ -78,7 +78,7 @@ def missing_units(path: Path, plan: Plan) -> set[Unit]:
 
 
 def describe_units(plan: Plan, units: Sequence[Unit]) -> list[str]:
-    """Units for people: train-00003-of-01024 views 0 to 9."""
+    """Units as text: train-00003-of-01024 views 0 to 9."""
     return [f"{plan.shards[unit.shard][0]} views {unit.group[0]} to {unit.group[1]}" for unit in units]
 
 

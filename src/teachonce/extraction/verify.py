@@ -2,12 +2,12 @@
 
 Five checks, each named in the verdict. ``files``: every byte of the store is the one that was written; all damaged
 blocks are listed. ``keys``: every record of the data is in the store, by key; the store may have more. ``top1``: the
-likeliest class is the label as often as at extraction, so the offset between both is that of the extraction.
+most likely class is the label as often as at extraction, so the offset between both is that of the extraction.
 ``pixels``: the store's own samples are replayed; the hash of the decoded image says whether the decoder is the one of
 the extraction, the hash of the pixels at the teacher's size whether crop, resize, operations and mix are. ``logits``:
 for another sample, fresh teacher logits agree with the stored ones within the codec's bound plus the arithmetic's
-tolerance; the record that lies furthest out is named. So a verdict says what differs: order, decoder, resize, weights,
-or the arithmetic.
+tolerance; the record with the largest difference is named. So a verdict says what differs: order, decoder, resize,
+weights, or the arithmetic.
 
 Only ``logits`` runs the teacher (``fresh_logits``): without it nothing here needs torch.
 """
@@ -24,7 +24,7 @@ from teachonce.engine.buffers import BufferPool
 from teachonce.engine.jobs import run_jobs
 from teachonce.engine.machine import num_cores
 from teachonce.engine.options import Engine
-from teachonce.engine.progress import Advance, progress
+from teachonce.engine.progress import Advance, phase, progress
 from teachonce.errors import CheckError, ConfigError, TeachonceError
 from teachonce.extraction.config import VerifyConfig
 from teachonce.extraction.differences import describe_versions, rounding
@@ -63,7 +63,7 @@ class Verdict:
     num_pixels: int = 0
     """Samples of the store whose pixels were made again; a store of format 1 has none."""
     num_logits: int = 0
-    """Records whose logits were computed afresh."""
+    """Records whose logits were recomputed."""
     largest_error: float | None = None
     """Largest |fresh - stored| logit of the sample."""
     largest_excess: float | None = None
@@ -120,7 +120,7 @@ class _KeyChecker:
 
 
 def check_top1(store: Store, count: int) -> int:
-    """Of up to ``count`` blocks (a view of a shard), spread evenly, how often the likeliest class is the label.
+    """Of up to ``count`` blocks (a view of a shard), spread evenly, how often the most likely class is the label.
 
     Raises CheckError where it is not as often as at extraction: then labels, logits, or the offset between the
     teacher's classes and the labels are not those of the extraction. Returns the number of blocks.
@@ -141,9 +141,9 @@ def check_top1(store: Store, count: int) -> int:
             found += count_hits(store.read_logits(shard, view, rows), labels[rows], store.class_space.offset)
         if found != expected:
             raise CheckError(
-                f"{store.path}: {store.shards[shard][0]} view {view}: the likeliest class is the label of {found} of "
-                f"{len(labels)} records, at extraction of {expected}: labels, logits or the offset were changed; "
-                "extract again"
+                f"{store.path}: {store.shards[shard][0]} view {view}: the most likely class is the label of "
+                f"{found} of {len(labels)} records, at extraction it was of {expected}: labels, logits or the "
+                "offset have changed; extract again"
             )
         num_checked += 1
     return num_checked
@@ -171,9 +171,9 @@ def check_pixels(join: StoreJoin, count: int) -> int:
             )
         if pixels_hash(pixels) != sample.pixels_xxh3:
             raise CheckError(
-                f"{where}: the image decodes as at extraction, its view differs: another resize, crop or operation "
-                f"({describe_versions(store, 'pillow', 'decoder', 'numpy', 'teachonce')}), or the stored view was "
-                "changed; extract again"
+                f"{where}: the image decodes as at extraction, but its view differs: another resize, crop or "
+                f"operation ({describe_versions(store, 'pillow', 'decoder', 'numpy', 'teachonce')}), or the "
+                "stored view was changed; extract again"
             )
         columns = store.read_rows(shard, sample.view, [sample.row])
         # After a kill, or of several writers at once, sample and views may be of two: equal but for the rounding.
@@ -181,7 +181,7 @@ def check_pixels(join: StoreJoin, count: int) -> int:
         errors, allowed = store.codec.compare_logits(columns, sample.logits[None], slack)
         if not (errors <= allowed).all():
             raise CheckError(
-                f"{where}: the stored logits differ from what the teacher said by {errors.max():.4g}, more than codec "
+                f"{where}: the stored logits differ from the teacher's by {errors.max():.4g}, more than codec "
                 f"{store.codec.name} allows: the view file was changed; extract again"
             )
     return len(samples)
@@ -210,19 +210,25 @@ def _check(config: VerifyConfig, verdict: Verdict) -> None:
     store = Store(config.store)
     teacher = _find_teacher(config, store)
     if teacher is not None:
-        require("torch", purpose=f"asking the teacher {teacher} (--teacher none leaves it out)")
-    verdict.num_files = store.check_files()
-    source = open_records(config.data, store.plan.data["split"], config)
-    join = StoreJoin(store, source, advice="give the data that it was made of, or extract over this data to add them")
+        require("torch", purpose=f"recomputing logits with {teacher} (--teacher none skips this)")
+    with phase("verify", "comparing every byte of the store's files with their hashes"):
+        verdict.num_files = store.check_files()
+    with phase("verify", "opening the data"):
+        source = open_records(config.data, store.plan.data["split"], config)
+    join = StoreJoin(
+        store, source, advice="give the data from which it was extracted, or extract over this data to add them"
+    )
     verdict.num_keys = check_all_keys(join)
     verdict.num_absent = join.count_absent()
-    verdict.num_top1 = check_top1(store, MAX_TOP1_BLOCKS)
+    with phase("verify", "comparing labels and likeliest classes"):
+        verdict.num_top1 = check_top1(store, MAX_TOP1_BLOCKS)
     if config.samples == 0:
         return
-    verdict.num_pixels = check_pixels(join, config.samples)
+    with phase("verify", "rendering sampled views again"):
+        verdict.num_pixels = check_pixels(join, config.samples)
     if teacher is None:
         if config.teacher is None:
-            print_note("verify: logits imported from CSV, no teacher to ask; give --teacher to compare")
+            print_note("verify: the logits were imported from CSV and have no teacher; give --teacher to compare")
         return
     from teachonce.extraction.fresh_logits import compare_fresh_logits
 
@@ -231,6 +237,6 @@ def _check(config: VerifyConfig, verdict: Verdict) -> None:
 
 
 def _find_teacher(config: VerifyConfig, store: Store) -> str | None:
-    """The SPEC of the teacher that is to be asked, None for none."""
+    """The SPEC of the teacher to run, None for none."""
     spec = config.teacher or store.plan.teacher["spec"]
     return None if config.samples == 0 or spec == "none" else spec

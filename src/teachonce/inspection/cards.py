@@ -1,6 +1,6 @@
-"""What the cards of a store's page show, as plain data: a picture, its label, and what the teacher said.
+"""What the cards of a store's page show, as plain data: a picture, its label, and the teacher's prediction.
 
-How they look is in ``templates/cards.html.jinja``.
+Their layout is in ``templates/cards.html.jinja``.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Bar:
     prob: float | None
     """None where the teacher has no such class."""
     kind: str
-    """``label``, ``wrong`` (the teacher's choice, where it is not the label), ``rest`` (not among the likeliest)."""
+    """``label``, ``wrong`` (the teacher's choice, where it is not the label), ``rest`` (not among the most likely)."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class SuspectCard:
     """A record whose label the teacher contradicts."""
 
     picture: Picture | None
-    """The whole image; None without the records."""
+    """The full image; None without the records."""
     filename: str
     shard: str
     row: int
@@ -121,7 +121,7 @@ def prepare_suspect(suspect: Suspect, gallery: Gallery) -> SuspectCard:
 
 
 def prepare_picture(pixels: NDArray[np.uint8]) -> Picture:
-    """At most SHOWN_PX; a small picture is enlarged by a whole factor, so that each of its pixels is a square."""
+    """At most SHOWN_PX; a small picture is enlarged by an integer factor, so that each of its pixels is a square."""
     pixels = shrink(pixels)
     height, width = pixels.shape[:2]
     factor = SHOWN_PX // max(width, height) or SHOWN_PX / max(width, height)
@@ -129,7 +129,7 @@ def prepare_picture(pixels: NDArray[np.uint8]) -> Picture:
 
 
 def _prepare_bars(gallery_view: GalleryView, gallery: Gallery) -> list[Bar]:
-    """The likeliest classes, likeliest first, and the label where it is none of them."""
+    """The most likely classes, most likely first, and the label where it is none of them."""
     labels = {label for label, _ in gallery_view.labels}
     bars = []
     for index, (label, prob) in enumerate(gallery_view.top):

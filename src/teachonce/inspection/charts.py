@@ -27,7 +27,7 @@ def draw_entropies(measures: Measures) -> str:
         _draw_histogram(axes, measures.sums.entropies, most)
         axes.axvline(measures.entropy_nats, color=QUIET, linestyle="--", linewidth=1)
         axes.set_title(f"entropy: mean {measures.entropy_nats:.3f} nats (dashed)")
-        axes.set_xlabel(f"nats; knowing nothing is ln {measures.num_classes:,} = {most:.2f}")
+        axes.set_xlabel(f"nats; uniform is ln {measures.num_classes:,} = {most:.2f}")
 
     description = (
         f"Histogram of the teacher's entropy over {measures.num_rows:,} views: mean {measures.entropy_nats:.3f} nats."
@@ -61,7 +61,7 @@ def draw_calibration(measures: Measures) -> str:
     def draw(figure: Figure) -> None:
         axes, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
         axes.plot([0, 1], [0, 1], color=QUIET, linestyle="--", linewidth=1)
-        # One standard error of a proportion: of a thin bin nothing can be said.
+        # One standard error of a proportion: a small bin says nothing.
         spread = np.sqrt(accuracy * (1 - accuracy) / counts[filled])
         axes.errorbar(mean_confidence, accuracy, spread, color=BLUE, marker="o", markersize=4, linewidth=1.3)
         axes.set_ylim(0, 1.02)
@@ -80,7 +80,7 @@ def draw_calibration(measures: Measures) -> str:
 
 
 def draw_agreement(measures: Measures) -> str:
-    """In how many of its views a record's commonest top-1 is said; records with at least two plain views."""
+    """In how many of its views a record's most frequent top-1 occurs; records with at least two plain views."""
     from matplotlib.ticker import MaxNLocator
 
     edges, counts, label = prepare_agreement(measures)
@@ -89,9 +89,9 @@ def draw_agreement(measures: Measures) -> str:
         axes = figure.subplots()
         middles, width = (edges[:-1] + edges[1:]) / 2, 0.86 * (edges[1] - edges[0])
         axes.bar(middles, counts / max(counts.sum(), 1), width, color=BLUE, alpha=0.55)
-        axes.set_title("agreement of a record's views")
+        axes.set_title("agreement between views of a record")
         axes.set_xlabel(label)
-        axes.set_ylabel("part of the records")
+        axes.set_ylabel("fraction of the records")
         axes.set_xlim(edges[0], edges[-1])
         axes.grid(axis="y")
         if edges[1] - edges[0] >= 1:
@@ -113,21 +113,21 @@ def prepare_agreement(measures: Measures) -> tuple[NDArray[np.floating], NDArray
     by_views = measures.agreement[2:]
     if num_views <= _MAX_BARS and not by_views[:-1].any():
         edges = np.arange(num_views + 1) + 0.5
-        return edges, by_views[-1, 1:], f"views of {num_views} in which the teacher makes its commonest choice"
+        return edges, by_views[-1, 1:], f"views of {num_views} with the teacher's most frequent top class"
     num_plain, num_same = np.nonzero(measures.agreement[2:])
     part = num_same / (num_plain + 2)
     counts, edges = np.histogram(part, 10, (0, 1), weights=by_views[num_plain, num_same])
-    return edges, counts, "part of a record's views with the teacher's commonest choice"
+    return edges, counts, "fraction of a record's views with the teacher's most frequent top class"
 
 
 def _draw_histogram(axes: Any, counts: NDArray[np.int64], most: float) -> None:
     edges = np.linspace(0, most, NUM_HISTOGRAM_BINS + 1)
     plain, mixed = counts
     if plain.any():
-        axes.stairs(plain / plain.sum(), edges, fill=True, color=BLUE, alpha=0.55, label="views without a mix")
+        axes.stairs(plain / plain.sum(), edges, fill=True, color=BLUE, alpha=0.55, label="unmixed views")
     if mixed.any():
         axes.stairs(mixed / mixed.sum(), edges, color=ORANGE, linewidth=1.5, label="mixed views")
         axes.legend(loc="upper right")
     axes.set_xlim(0, most)
-    axes.set_ylabel("part of the views")
+    axes.set_ylabel("fraction of the views")
     axes.grid(axis="y")

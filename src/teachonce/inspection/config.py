@@ -11,6 +11,7 @@ from teachonce.options import (
     InData,
     InOutput,
     InRunning,
+    InStore,
     Positional,
     Range,
     check_applicable,
@@ -26,24 +27,24 @@ _Seconds = Annotated[float, Range(0, 86_400, "more than 0 seconds, at most 86400
 
 @dataclass(frozen=True, kw_only=True)
 class InspectConfig(RecordOptions):
-    """Show what is in a folder of records, a store or a run."""
+    """Summarize a folder of records, a store or a run."""
 
     path: InData[Positional[Path]]
     """Folder of records, a store or a run."""
     split: InData[str | None] = None
-    """Records: only this split. Default: all that are there."""
+    """Records: only this split. Default: all splits."""
     json: InOutput[bool] = False
     """Print JSON."""
     html: InOutput[bool] = False
-    """Store: write a page to look at in a browser, inspect.html."""
+    """Store: write a self-contained HTML page, inspect.html."""
     data: InData[Path | None] = None
-    """The records that the store was extracted from, for the pictures of --html."""
-    trust: InData[bool] = False
-    """Store: do not compare blocks with their hashes as they are first read."""
+    """The records from which the store was extracted, for the images on the page of --html."""
+    trust: InStore[bool] = False
+    """Skip the comparison of the store's blocks with their hashes on first read."""
     out: InOutput[Path | None] = None
-    """File for the page of --html. Default: inspect.html in the store."""
+    """File to write the page of --html to. Default: inspect.html in the store."""
     overwrite: InOutput[bool] = False
-    """Replace the file of --out where there is one."""
+    """Replace an existing --out file."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -51,22 +52,22 @@ class InspectConfig(RecordOptions):
         require(not (self.html and self.json), "--html", "with --json", "one of the two")
         for name in ("data", "out"):
             value = getattr(self, name)
-            require(self.html or value is None, flag(name), value, "--html with it, it is for the page alone")
-        require(self.out is not None or not self.overwrite, "--overwrite", "without --out", "--out FILE with it")
+            require(self.html or value is None, flag(name), value, "--html, it is only used for the page")
+        require(self.out is not None or not self.overwrite, "--overwrite", "without --out", "--out FILE")
 
 
 @dataclass(frozen=True, kw_only=True)
 class StatusConfig:
-    """How far the work on a store or a run is: what is done and missing, how fast, who is alive, the last error."""
+    """Show the progress of a store or a run: what is done and missing, throughput, live workers, last error."""
 
     path: InData[Positional[Path]]
-    """Folder of a store or a run, on any machine that reads it."""
+    """Folder of a store or a run; any machine that can read it will do."""
     watch: InRunning[bool] = False
-    """Look again and again, until the work is complete; Ctrl-C stops the watching alone."""
+    """Refresh until the work is complete; Ctrl-C ends only the watching, not the work."""
     watch_seconds: InRunning[_Seconds] = only_with(5.0, Condition("--watch", lambda config: config.watch))
-    """Seconds between two looks."""
+    """Seconds between refreshes."""
     json: InOutput[bool] = False
-    """Print JSON; with --watch a line for each look."""
+    """Print JSON; with --watch one line per refresh."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -75,11 +76,11 @@ class StatusConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DiffConfig:
-    """Compare two runs, or two stores: settings, results and environment, where they differ."""
+    """Show where two runs, or two stores, differ: settings, results and environment."""
 
     first: InData[Positional[Path]]
     """Folder of a run or a store."""
     second: InData[Positional[Path]]
-    """Folder of another of the same kind."""
+    """Folder of another run or store, of the same kind."""
     json: InOutput[bool] = False
     """Print JSON."""

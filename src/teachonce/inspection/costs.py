@@ -98,7 +98,7 @@ def measure_bytes(store: Store) -> list[ColumnBytes]:
         found.append(ColumnBytes("index of the keys (once a record)", "record", _file_bytes(store, indexes)))
     if store.plan.num_samples:
         samples = _file_bytes(store, [samples_file(name, group) for name in names for group in groups])
-        found.append(ColumnBytes("samples that verify looks at", "sample", samples))
+        found.append(ColumnBytes("samples for verify", "sample", samples))
     overhead = views - sum(column.bytes_per_view for column in found if column.kind in ("codec", "view"))
     found.append(ColumnBytes("overhead of the view files", "file", overhead))
     return found

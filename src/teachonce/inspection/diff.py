@@ -1,8 +1,8 @@
 """``teachonce diff A B``: in what two runs, or two stores, differ: settings, results and environment.
 
 Settings are everything that the numbers depend on, as config.json and plan.json have it; of data and stores also what
-they are (hashes), not only where they lie. Results are shown whether or not they differ. Nothing here is judged: which
-difference of a setting made which of a result is for the reader, and for several seeds (``teachonce ablate``).
+they are (hashes), not only where they are stored. Results are shown whether or not they differ. Nothing here is judged:
+which difference of a setting made which of a result is for the reader, and for several seeds (``teachonce ablate``).
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def _describe_run(run: Run) -> Described:
     if result is None:
         rows = run.metrics
         result = {"epochs": rows[-1]["epoch"] if rows else 0, "finished": False}
-    # What stands among the settings too.
+    # What is among the settings too.
     results = {name: value for name, value in result.items() if name not in run.config or name == "epochs"}
     return Described(run.path, "run", _flatten(settings), _flatten(results), _flatten(environment))
 

@@ -1,4 +1,4 @@
-"""Stored views to look at: what the teacher saw, what it said of it, and what had been done to the record.
+"""Stored views as pictures: what the teacher saw, what it predicted, and how the view was made from the record.
 
 A ``Gallery`` reads a store and, where they are there, the records: pixels come through ``render``, as in training and
 in ``verify``, at the teacher's size and with its interpolation, and every record's key and label are checked. Without
@@ -37,7 +37,7 @@ MAX_PICTURE_PX = 256
 
 @dataclass(frozen=True)
 class GalleryView:
-    """One stored view of a record: what was done, what was seen, what was said."""
+    """One stored view of a record: how it was made, the picture, and the prediction."""
 
     shard: int
     row: int
@@ -46,7 +46,7 @@ class GalleryView:
     filename: str
     label: int
     top: list[tuple[int, float]]
-    """The likeliest labels with their probabilities at temperature 1, likeliest first."""
+    """The most likely labels with their probabilities at temperature 1, most likely first."""
     label_prob: float | None
     """The teacher's probability of the label; None where the teacher has no such class."""
     view: View
@@ -137,7 +137,7 @@ class Gallery:
         )
 
     def read_record(self, shard: int, row: int) -> NDArray[np.uint8] | None:
-        """The record's whole image, its longest side at most MAX_PICTURE_PX; None where it is not in the records."""
+        """The record's full image, its longest side at most MAX_PICTURE_PX; None where it is not in the records."""
         location = self._locate(shard, row)
         if self.source is None or self.join is None or location is None:
             return None
@@ -195,7 +195,7 @@ def describe_view(gallery_view: GalleryView, gallery: Gallery) -> list[str]:
 
 
 def format_share(share: float) -> str:
-    """A share as a whole percentage, and never as all or nothing where it is not."""
+    """A fraction as an integer percentage; 0 % and 100 % only where they are exact."""
     return ">99%" if 0.995 <= share < 1 else "<1%" if 0 < share < 0.005 else f"{share:.0%}"
 
 
@@ -222,12 +222,12 @@ def describe_preprocessing(preprocessing: Preprocessing) -> str:
     """How policy center takes the square from an image, as a phrase."""
     size = f"{preprocessing.size_px} px"
     if preprocessing.geometry == "central":
-        return f"the middle {preprocessing.crop_frac:.1%} of each side, at {size} ({preprocessing.interpolation})"
-    what = "the whole image squashed to" if preprocessing.geometry == "squash" else "the shorter side at"
+        return f"the central {preprocessing.crop_frac:.1%} of each side, at {size} ({preprocessing.interpolation})"
+    what = "the full image squashed to" if preprocessing.geometry == "squash" else "the shorter side at"
     middle = (
         ""
         if preprocessing.resize_px == preprocessing.size_px and preprocessing.geometry == "squash"
-        else (f", then the middle {size}")
+        else (f", then the central {size}")
     )
     return f"{what} {preprocessing.resize_px} px ({preprocessing.interpolation}){middle}"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from teachonce.engine.progress import phase
 from teachonce.errors import ConfigError
 from teachonce.extras import require
 from teachonce.inspection.config import InspectConfig
@@ -21,7 +22,7 @@ EPOCHS_SHOWN = 8
 
 
 def inspect(config: InspectConfig) -> str:
-    """The text to print; raises ConfigError for a folder that is none of the three."""
+    """The text to print; raises ConfigError for any other folder."""
     is_store, is_run = holds_store(config.path), holds_run(config.path)
     if config.split is not None and (is_store or is_run):
         raise ConfigError(
@@ -43,12 +44,14 @@ def inspect(config: InspectConfig) -> str:
         )
         storage, name = locate(page)
         storage.remove_temporaries()
-        return f"{page}: {storage.status(name).num_bytes:,} bytes, to look at in a browser"
+        return f"{page}: {storage.status(name).num_bytes:,} bytes; open it in a browser"
     if is_run and not is_store:
         run = Run(config.path)
         return json.dumps(summarize_run(run)) if config.json else render_run(run)
     if is_store:
-        summary, render = summarize_store(config.path, trust=config.trust), render_store
+        with phase("inspect", "reading the store"):
+            summary = summarize_store(config.path, trust=config.trust)
+        render = render_store
     else:
         summary, render = summarize_records(config.path, config.split, options=config), render_records
     return json.dumps(summary) if config.json else render(summary)
@@ -68,11 +71,11 @@ def summarize_run(run: Run) -> dict[str, Any]:
 
 
 def render_run(run: Run) -> str:
-    """A run for people."""
+    """A run as text."""
     rows, result = run.metrics, run.result
     data, split = run.setting("data", str), run.setting("split", str)
     epochs, batch_size = run.setting("epochs", int), run.setting("batch_size", int)
-    state = "finished" if result is not None else "NOT finished: run the same train again"
+    state = "finished" if result is not None else "NOT finished: run the same command to resume"
     lines = [
         f"{run.path}: run of {run.student}, {run.num_classes} classes, {state}",
         f"  data      {data}, split {split}; {run.describe_supervision()}",

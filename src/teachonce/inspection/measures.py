@@ -37,7 +37,8 @@ NUM_SUSPECTS = 24
 _BLOCK_VALUES = 1 << 20
 """Logits of a block's view: 8 MiB in float64, and half a dozen arrays of that size are in use at once."""
 _SAMPLED_VIEWS = 10
-"""Views of a record that a sample has at most, if it need not have more: other records tell more than further views."""
+"""Views of a record that a sample has at most, if it need not have more: other records are more informative than
+further views."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class RowSums:
     num_rows: int = 0
     num_plain: int = 0
     hits1: float = 0.0
-    """Plain rows whose likeliest class is the label."""
+    """Plain rows whose most likely class is the label."""
     hits5: float = 0.0
     entropy_nats: float = 0.0
     entropies: NDArray[np.int64] = field(default_factory=_no_counts)
@@ -134,7 +135,7 @@ class Measures:
     calibration: NDArray[np.float64]
     """[NUM_BINS, 3]: number, sum of confidences, hits of the plain views of each bin of confidence."""
     agreement: NDArray[np.int64]
-    """[V + 1, V + 1]: records by number of plain views, and by in how many of them their commonest top-1 is said."""
+    """[V + 1, V + 1]: records by number of plain views, and by in how many of them their most frequent top-1 occurs."""
     suspects: list[Suspect]
     """The most suspicious first."""
 
@@ -194,7 +195,7 @@ class ViewRows:
     confidences: NDArray[np.float64]
     """[N], the largest probability."""
     top: NDArray[np.int64]
-    """[N, 5] the likeliest classes, likeliest first; fewer of fewer classes, or where the codec keeps fewer."""
+    """[N, 5] the most likely classes, most likely first; fewer of fewer classes, or where the codec keeps fewer."""
     is_label: NDArray[np.bool_]
     """[N, 5], which of ``top`` is the label."""
 
@@ -287,7 +288,7 @@ def top_classes(values: NDArray[np.floating], count: int) -> NDArray[np.int64]:
 
 
 def num_known(store: Store, count: int) -> int:
-    """How many of the ``count`` likeliest classes the store tells apart: a sparse codec keeps so many and no more."""
+    """How many of the ``count`` most likely classes the store tells apart: a sparse codec keeps so many and no more."""
     return min(count, store.codec.num_kept or store.class_space.num_classes)
 
 
@@ -389,7 +390,7 @@ def add_calibration(calibration: NDArray[np.float64], said: ViewRows) -> NDArray
 
 
 def count_agreement(top1: NDArray[np.int64], is_plain: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Records [V + 1, V + 1] by number of plain views, and by in how many of these their commonest top-1 is said.
+    """Records [V + 1, V + 1] by number of plain views, and by in how many of these their most frequent top-1 occurs.
 
     ``top1`` and ``is_plain`` are [V, N].
     """

@@ -1,4 +1,4 @@
-"""inspect.html of a store: one page to look at before a student is trained from it.
+"""inspect.html of a store: one page to read before a student is trained from it.
 
 What a person sees and numbers hide: whether the pictures are what they should be, whether policy and teacher fit, which
 labels are doubtful. Pictures need the records (``--data``); everything else is computed from the store alone, of a
@@ -53,7 +53,7 @@ def write_page(
 ) -> Path:
     """Write the page of the store at ``path``, with pictures where its records are given; returns where it is.
 
-    Raises StoreError for a store of which no view is whole, or that is not of these records; ImageError for a record
+    Raises StoreError for a store without a complete view, or that is not of these records; ImageError for a record
     shown that does not decode; ConfigError for an ``out`` that exists and is not to be overwritten; TeachonceError
     where the page cannot be written.
     """
@@ -89,11 +89,11 @@ def _check_target(target: Path, *, is_default: bool, overwrite: bool) -> None:
     """Raise before anything is measured, where it is plain that the page cannot be written."""
     storage, name = locate(target)
     if storage.is_folder(name):
-        raise ConfigError(f"{target}: is a folder; give with --out a file for the page")
+        raise ConfigError(f"{target}: is a folder; give a file for the page with --out")
     if not is_default and not overwrite and storage.has(name):
         raise ConfigError(f"{target}: exists; remove it, choose another --out, or give --overwrite")
     if is_default and not storage.is_writable():
-        raise TeachonceError(f"{target}: the store's folder cannot be written; give with --out a file for the page")
+        raise TeachonceError(f"{target}: the store's folder is not writable; give a file for the page with --out")
 
 
 def _describe_page(store: Store, gallery: Gallery, summary: dict[str, Any]) -> dict[str, Any]:
@@ -122,7 +122,7 @@ def _describe_page(store: Store, gallery: Gallery, summary: dict[str, Any]) -> d
 def _teacher_name(store: Store) -> str:
     """The SPEC without its options: of a run the model alone would not say which one it is."""
     spec = str(store.plan.teacher["spec"]).partition(",")[0]
-    return "a teacher that is not here (imported logits)" if spec == "none" else spec
+    return "no teacher (imported logits)" if spec == "none" else spec
 
 
 def _numbers(store: Store, measures: Measures) -> list[tuple[str, str]]:

@@ -1,8 +1,8 @@
 """What is in a folder of records: counts by shard and class, sizes, features, and the logits if there are any.
 
 Every record is read once, with its checksums, so a damaged one is found and named; images are opened for their size and
-not decoded. Shards are read in parallel. It answers what one asks before spending a teacher's hours: are all classes
-there, are images doubled, does ``image/logit`` have the width of the classes and agree with the labels?
+not decoded. Shards are read in parallel. It answers the questions before hours of a teacher are spent: are all classes
+there, are there duplicate images, does ``image/logit`` have the width of the classes and agree with the labels?
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ LINES_SHOWN = 16
 
 @dataclass
 class _Tally:
-    """What was counted in some records; ``keys`` are kept to find doubled images, 8 bytes each."""
+    """What was counted in some records; ``keys`` are kept to find duplicate images, 8 bytes each."""
 
     num_records: int = 0
     labels: Counter[int] = field(default_factory=Counter)
@@ -66,7 +66,7 @@ def summarize_records(
 
 
 def render_records(summary: dict[str, Any]) -> str:
-    """The summary for people."""
+    """The summary as text."""
     lines = [f"{summary['path']}: records"]
     for split in summary["splits"]:
         lines += ["", *_render_split(split)]
@@ -206,13 +206,13 @@ def _kind(value: Feature) -> str:
 
 def _render_split(split: dict[str, Any]) -> list[str]:
     sizes = split["image_bytes"]
-    duplicates = f"; {split['num_doubled']:,} images are DOUBLED" if split["num_doubled"] else ""
+    duplicates = f"; {split['num_doubled']:,} DUPLICATE images" if split["num_doubled"] else ""
     lines = [
         f"{split['split']}: {split['num_records']:,} records in {len(split['shards'])} shards "
         f"({split['format']}), {split['num_bytes']:,} bytes{duplicates}",
-        f"  images    {sizes['mean']:,.0f} bytes (least {sizes['least']:,}, most {sizes['most']:,}), "
-        f"{split['width_px']['least']} to {split['width_px']['most']} px wide, "
-        f"{split['height_px']['least']} to {split['height_px']['most']} px high",
+        f"  images    {sizes['mean']:,.0f} bytes (minimum {sizes['least']:,}, maximum {sizes['most']:,}), "
+        f"{split['width_px']['least']} to {split['width_px']['most']} px wide, {split['height_px']['least']} to "
+        f"{split['height_px']['most']} px high",
         *_render_turned(split),
         f"  classes   {_render_classes(split)}",
         f"  logits    {_render_logits(split)}",
@@ -238,7 +238,7 @@ def _render_split(split: dict[str, Any]) -> list[str]:
 def _render_turned(split: dict[str, Any]) -> list[str]:
     if not split["num_turned"]:
         return []
-    return [f"  turned    {split['num_turned']:,} images say in EXIF that viewers turn them; they are seen as stored"]
+    return [f"  turned    {split['num_turned']:,} images have an EXIF rotation, which is ignored"]
 
 
 def _render_classes(split: dict[str, Any]) -> str:

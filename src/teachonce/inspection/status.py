@@ -1,11 +1,11 @@
-"""``teachonce status``: how far the work on a store or a run is, who is at it, and what went wrong last.
+"""``teachonce status``: the progress of a store or a run, its workers, and the last error.
 
-What is done is what lies there: a unit whose files are all under their names, an epoch in metrics.csv, result.json.
+What is done is what is there: a unit whose files are all under their names, an epoch in metrics.csv, result.json.
 Heartbeats (``engine.heartbeat``) add who works, how fast, and errors; without any the rest is as true.
 
-**Whether a worker lives** is asked of its process where it runs on this machine. Of another machine a heartbeat's
-counter tells, while it is being watched: it rose during the last ``SILENT_BEATS`` beats by the clock that is here, or
-it did not. A single look has the worker's own clock alone: within ``SILENT_BEATS`` beats of the one here it is taken
+**Whether a worker is alive** is checked by its process where it runs on this machine. Of another machine a heartbeat's
+counter shows, while it is being watched: it rose during the last ``SILENT_BEATS`` beats by the clock that is here, or
+it did not. A single reading has only the worker's own clock: within ``SILENT_BEATS`` beats of the one here it is taken
 for alive, else nothing is known, as the worker may be dead or its clock wrong. Times of the storage's files are not
 used: clocks of storages differ too. ``judged_by`` says which of these it was.
 """
@@ -41,7 +41,7 @@ Summary = dict[str, Any]
 
 
 def status(config: StatusConfig) -> str:
-    """The text, or JSON, to print; with ``watch`` of the last look, when the work is complete, after those before.
+    """The text, or JSON, to print; with ``watch`` of the last refresh, when the work is complete.
 
     Raises ConfigError for a folder that is neither a store nor a run.
     """
@@ -50,7 +50,7 @@ def status(config: StatusConfig) -> str:
     if storage.can_list and not storage.is_folder():
         raise ConfigError(f"{config.path}: no such folder; expected a store or a run")
     if not holds_store(config.path) and not holds_run(config.path):
-        raise ConfigError(f"{config.path}: holds neither a store nor a run; expected what extract or train writes")
+        raise ConfigError(f"{config.path}: is neither a store nor a run; expected what extract or train writes")
     look = Look(config.path)
     if config.watch:
         return _watch(look, config)
@@ -58,7 +58,7 @@ def status(config: StatusConfig) -> str:
 
 
 class Look:
-    """Looks at a store or a run again and again; it remembers when each worker's counter last rose."""
+    """Reads the state of a store or a run repeatedly; it remembers when each worker's counter last rose."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -81,7 +81,7 @@ class Look:
         }
 
     def _judge(self, writer: str, beat: Beat) -> tuple[bool | None, str]:
-        """Whether a worker lives (None: that cannot be known), and by what that was judged; the module says how."""
+        """Whether a worker is alive (None: unknown), and by what that was judged; the module says how."""
         if beat.state != "running":
             return False, "state"
         if is_of_this_machine(writer):
@@ -175,7 +175,7 @@ def _last_error(workers: list[Summary]) -> Summary | None:
 
 
 def render_status(summary: Summary) -> str:
-    """A look for people."""
+    """A state as text."""
     lines = [render_line(summary)]
     if summary["kind"] == "store":
         lines.append(f"  views      {_describe_groups(summary)}")
@@ -195,12 +195,12 @@ def render_status(summary: Summary) -> str:
         error = summary["last_error"]
         lines.append(f"  last error {error['host']}, process {error['pid']}: {error['error']}")
     if not summary["is_complete"] and not any(worker["alive"] is not False for worker in workers):
-        lines.append(f"  nobody is known to work on it: run the same {_command(summary)} again to resume")
+        lines.append(f"  no worker is active: run the same {_command(summary)} command to resume")
     return as_text(lines)
 
 
 def render_line(summary: Summary) -> str:
-    """A look as one line."""
+    """A state as one line."""
     parts = []
     if summary["kind"] == "store":
         done, missing = summary["units_done"], summary["units_missing"]
@@ -231,14 +231,14 @@ def _describe_groups(summary: Summary) -> str:
             first, last = group["views"]
             parts.append(f"{first} to {last}: {group['units_done']:,} of {group['units']:,} shards")
     if not summary["units_missing"] and not summary["is_complete"]:
-        parts.append("all files are there but the manifest, which the same extract writes")
+        parts.append("all files are there except the manifest, which the same extract command writes")
     return "; ".join(parts)
 
 
 def _count_workers(workers: list[Summary]) -> str:
     counts = {
         "alive": sum(1 for worker in workers if worker["alive"]),
-        "not heard of lately": sum(1 for worker in workers if worker["alive"] is None),
+        "no recent heartbeat": sum(1 for worker in workers if worker["alive"] is None),
         "gone": sum(1 for worker in workers if worker["alive"] is False and worker["state"] == "running"),
         "failed": sum(1 for worker in workers if worker["state"] == "failed"),
         "interrupted": sum(1 for worker in workers if worker["state"] == "interrupted"),
@@ -257,7 +257,7 @@ def _describe_worker(worker: Summary) -> str:
     if worker["alive"] and worker["per_second"]:
         parts.append(format_rate(worker["per_second"]))
     if worker["alive"] and worker["idle_seconds"] > SILENT_BEATS * worker["beat_seconds"]:
-        parts.append(f"nothing done for {format_seconds(worker['idle_seconds'])}")
+        parts.append(f"no progress for {format_seconds(worker['idle_seconds'])}")
     if worker["units"]:
         more = f" and {len(worker['units']) - 1} more" if len(worker["units"]) > 1 else ""
         parts.append(f"at {worker['units'][0]}{more}")
@@ -271,12 +271,12 @@ def _describe_life(worker: Summary) -> str:
     if worker["state"] != "running":
         return str(worker["state"])
     if worker["judged_by"] == "process":
-        return "gone (its process ended unexpectedly)"
+        return "gone (its process exited unexpectedly)"
     if worker["judged_by"] == "counter":
-        return f"gone (its counter stands still at {worker['beat']:,})"
+        return f"gone (its heartbeat stopped at {worker['beat']:,})"
     age = worker["age_seconds"]
     heard = f"{format_seconds(age)} ago" if age >= 0 else f"{format_seconds(-age)} ahead"
-    return f"last heard of {heard} by its own clock; --watch tells whether it lives"
+    return f"last heartbeat {heard} by its own clock; --watch shows whether it is alive"
 
 
 def _command(summary: Summary) -> str:
@@ -284,7 +284,7 @@ def _command(summary: Summary) -> str:
 
 
 def _watch(look: Look, config: StatusConfig) -> str:
-    """Show looks until the work is complete; returns the last one. Ctrl-C ends it with exit code 130, and no word."""
+    """Show states until the work is complete; returns the last one. Ctrl-C ends it silently with exit code 130."""
     try:
         with _shown_looks(config) as show:
             while not (summary := look())["is_complete"]:
@@ -298,7 +298,7 @@ def _watch(look: Look, config: StatusConfig) -> str:
 
 @contextmanager
 def _shown_looks(config: StatusConfig) -> Iterator[Callable[[Summary], None]]:
-    """What shows a look: JSON a line, on a terminal the text in its place, else plain lines now and then."""
+    """How a state is shown: one JSON line, on a terminal the text in place, else occasional plain lines."""
     if config.json:
         yield lambda summary: print_text(json.dumps(summary))
         return

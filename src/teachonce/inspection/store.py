@@ -1,8 +1,8 @@
 """What is in a store, as JSON values and as text: coverage, accuracy by shard, entropy, calibration, what it costs.
 
-A look at the data that costs no teacher: everything is computed from the stored logits and labels. Works on unfinished
-stores too: where some views are whole in every shard it is about these, else only coverage is known. Nothing here needs
-torch.
+A check of the data without a teacher: everything is computed from the stored logits and labels. Works on unfinished
+stores too: where some views are complete in every shard it describes these, else only coverage is known. Nothing here
+needs torch.
 """
 
 from __future__ import annotations
@@ -104,13 +104,13 @@ def codec_error_json(codec: CodecError) -> dict[str, dict[str, float]]:
 
 
 def render_store(summary: dict[str, Any]) -> str:
-    """The summary for people."""
+    """The summary as text."""
     num_views, num_planned = summary["num_views"], summary["num_views_planned"]
     views = f"{summary['num_records']:,} records x {num_views or num_planned} views in {summary['num_shards']} shards"
     coverage = f"{summary['files_present']} of {summary['files_planned']} files"
     if not summary["is_finished"]:
         usable = f"usable for {describe_usable(summary)}" if num_views else "NOT finished"
-        coverage += f"; {usable}: run the same extract again" + (" for the rest" if num_views else "")
+        coverage += f"; {usable}: run the same extract command to resume" + (" for the rest" if num_views else "")
     lines = [
         f"{summary['path']}: store of split {summary['split']}, {views}",
         f"  teacher   {summary['teacher']['model']}, {summary['num_classes']} classes, offset {summary['offset']}",
@@ -142,8 +142,8 @@ def render_store(summary: dict[str, Any]) -> str:
             ""
             if not accuracies
             else (
-                f"; top-1 by shard: least {accuracies[0]:.4f}, median {accuracies[len(accuracies) // 2]:.4f}, "
-                f"most {accuracies[-1]:.4f}"
+                f"; top-1 by shard: minimum {accuracies[0]:.4f}, median {accuracies[len(accuracies) // 2]:.4f}, "
+                f"maximum {accuracies[-1]:.4f}"
             )
         )
         lines.append(f"  ... {len(shards) - SHARDS_SHOWN} more (--json shows all){spread}")
@@ -160,14 +160,14 @@ def describe_usable(summary: dict[str, Any]) -> str:
 def _describe_accuracy(summary: dict[str, Any]) -> str:
     num_mixed = summary["num_mixed"]
     if summary["top1"] is None:
-        return "not known: all views are mixed, and a mix has no one label"
+        return "unknown: all views are mixed, and a mixed view has no single label"
     mixed = f" (without {num_mixed:,} mixed views)" if num_mixed else ""
     return f"top-1 {summary['top1']:.4f}, top-5 {summary['top5']:.4f}{mixed}"
 
 
 def _describe_codec_error(summary: dict[str, Any]) -> str:
     if not summary["codec_error"]:
-        return "not known: the store keeps no samples of logits before the codec"
+        return "unknown: the store has no samples of logits from before encoding"
     errors = ", ".join(
         f"{error['mean']:.2g} (largest {error['largest']:.2g}) at T={temperature}"
         for temperature, error in summary["codec_error"].items()

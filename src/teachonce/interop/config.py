@@ -31,7 +31,7 @@ from teachonce.options import (
 )
 
 MarkerName = Literal["auto", "row"]
-"""Where restart markers stand: several a row of an image where the row divides, or one a row."""
+"""Where restart markers go: several per row of blocks where the row divides evenly, or one per row."""
 
 _CSV = Condition("--format csv", lambda options: options.format == "csv")
 _PARQUET = Condition("--format parquet", lambda options: options.format == "parquet")
@@ -41,7 +41,7 @@ _Transfers = Annotated[int, Range(1, 256, "1 to 256")]
 
 
 class Span(NamedTuple):
-    """Shards or views from ``first`` to before ``end``, counted from 0."""
+    """Shards or views from ``first`` up to but not including ``end``, counted from 0."""
 
     first: int
     end: int
@@ -51,48 +51,50 @@ class Span(NamedTuple):
 
 
 def parse_span(option: str, text: str | None) -> Span | None:
-    """The span that "0:10" means; raises ConfigError for what is none."""
+    """Parse a span such as "0:10"; raises ConfigError for other texts."""
     if text is None:
         return None
     match = re.fullmatch(r"([0-9]{1,9}):([0-9]{1,9})", text)
     if match is None or int(match[1]) >= int(match[2]):
         raise ConfigError(
-            f"{option} {text or repr(text)}: expected FIRST:END, the first and the one behind the last, such as 0:10"
+            f"{option} {text or repr(text)}: expected FIRST:END, the first and one past the last, such as 0:10"
         )
     return Span(int(match[1]), int(match[2]))
 
 
 @dataclass(frozen=True, kw_only=True)
 class RecordsConfig(EngineOptions):
-    """Convert raw images to TFRecord shards, with logits inserted if wanted."""
+    """Convert images to TFRecord shards, optionally with teacher logits."""
 
     images: InData[Path]
     """Folder that holds SPLIT/CLASS/*.jpg (ILSVRC: train/n01440764/*.JPEG), or SPLIT/*.JPEG with --image-labels."""
     out: InOutput[Path]
     """Folder for the TFRecord shards; created if missing."""
     split: InData[str] = "train"
-    """Which split to convert; also the prefix of the shard names."""
+    """Split to convert; also the prefix of the shard names."""
     shards: InOutput[_NumShards] = 1
     """Number of shards (ImageNet: 1024 for train, 128 for validation)."""
     labels: InData[Path | None] = None
-    """Class names (synsets), one a line; line N is label N, 0 is background. Default: the sorted class folders."""
+    """Class names (synsets), one per line; line N is label N, 0 is background. Default: the sorted class folders."""
     image_labels: InData[Path | None] = None
-    """For a flat split: one class name a line, line N for the N-th image in sorted order."""
+    """For a split without class folders: one class name per line, line N for the N-th image in sorted order."""
     metadata: InData[Path | None] = None
-    """Human text of the classes, 'synset<TAB>text' a line. Default: timm's tables where the classes are synsets."""
+    """Human-readable class names, one 'synset<TAB>text' per line. Default: timm's tables if the classes are synsets."""
     boxes: InData[Path | None] = None
     """Bounding boxes: a CSV (name,xmin,ymin,xmax,ymax, relative to the image) or a folder of ILSVRC XML files."""
     logits: InTeacher[Path | None] = None
     """A store, or a folder of the walkthrough's CSV files: each record gets its teacher logits as image/logit."""
     background_logit: InTeacher[Logit] = only_with(float("-inf"), _LOGITS)
-    """Logit for classes that the teacher does not know; 0 reproduces the walkthrough's files (and takes real mass)."""
+    """Logit for classes that the teacher does not have; 0 reproduces the walkthrough's files (and gives such classes
+    real probability)."""
     keep: InOutput[bool] = False
-    """Keep the bytes of every image, so that a record's key is that of its file. Otherwise PNG, WebP, BMP, PPM and JPEG
-    in CMYK become RGB JPEGs, as with TF-slim's builder. With it image/format says what each one is; TensorFlow's
-    decode_image reads all of them but PPM (older versions: but WebP). GIF is refused either way."""
+    """Keep the bytes of every image, so that a record's key is that of its file. Without this option PNG, WebP, BMP,
+    PPM and CMYK JPEG are converted to RGB JPEG, as by TF-slim's builder. With it, image/format names each format;
+    TensorFlow's decode_image reads all of them except PPM (older versions: except WebP). GIF is always refused."""
     restart: InOutput[MarkerName | Literal["off"]] = "off"
-    """Restart markers in every JPEG, put in without loss: of a crop only its own part is decoded then. auto: several a
-    row of the image where it can be, row: one a row. A record's key stays that of the image as it was."""
+    """Insert restart markers into every JPEG, losslessly, so that a crop decodes only its own part of the image.
+    auto: several per row of blocks where the width allows it, row: one per row. Record keys stay those of the
+    original images."""
     seed: InOutput[Seed] = 0
     """Seed of the shuffle."""
 
@@ -104,20 +106,21 @@ class RecordsConfig(EngineOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class MergeConfig(EngineOptions):
-    """Copy TFRecords with a store's logits inserted as image/logit, streaming in constant memory."""
+    """Copy TFRecords with a store's logits inserted as image/logit, in constant memory."""
 
     store: InStore[Positional[Path]]
     """Folder of the store (policy center, or the view to take with --view)."""
     data: InData[Path]
-    """Folder of the TFRecords that the store was extracted from."""
+    """Folder of the TFRecords from which the store was extracted."""
     out: InOutput[Path]
-    """Folder for the merged shards; finished shards are kept, missing ones are made."""
+    """Folder for the merged shards; finished shards are kept, missing ones are written."""
     view: InStore[CountOrNone] = 0
-    """Which view's logits to insert."""
+    """View whose logits are inserted."""
     background_logit: InOutput[Logit] = float("-inf")
-    """Logit for classes that the teacher does not know; 0 reproduces the walkthrough's files (and takes real mass)."""
+    """Logit for classes that the teacher does not have; 0 reproduces the walkthrough's files (and gives such classes
+    real probability)."""
     trust: InStore[bool] = False
-    """Do not compare the store's blocks with their hashes as they are first read."""
+    """Skip the comparison of the store's blocks with their hashes on first read."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -132,13 +135,14 @@ class ReindexConfig:
     data: InData[Path]
     """Folder of the TFRecords."""
     out: InOutput[Path]
-    """Folder for the new shards; finished shards are kept, missing ones are made."""
+    """Folder for the new shards; finished shards are kept, missing ones are written."""
     split: InData[str] = "train"
-    """Which split."""
+    """Split to use."""
     restart: InOutput[MarkerName] = "auto"
-    """auto: several markers a row of the image where it can be, row: one a row. A record's key stays what it was."""
+    """auto: several markers per row of blocks where the width allows it, row: one per row. Record keys do not
+    change."""
     num_workers: InRunning[CountOrNone] = 0
-    """Processes that write shards; 0 means one a core, fewer where there is little to do."""
+    """Processes that write shards; 0 means one per core, fewer for small inputs."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -146,30 +150,30 @@ class ReindexConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ImportConfig:
-    """Read the walkthrough's CSV logits into a store."""
+    """Import the walkthrough's CSV logits into a store."""
 
     csv: InData[Positional[Path]]
-    """Folder of SPLIT-*.csv: basename, then one number a class, no header."""
+    """Folder of SPLIT-*.csv: basename, then one number per class, no header."""
     data: InData[Path]
-    """The TFRecords (or folders) that the logits belong to, matched by basename."""
+    """The TFRecords (or image folders) that the logits belong to, matched by basename."""
     out: InStore[Path]
     """Folder of the store."""
     split: InData[str] = "train"
-    """Which split."""
+    """Split to use."""
     codec: InStore[CodecName] = "float32"
-    """How logits become bytes."""
+    """How logits are stored."""
     topk: InStore[Count] = only_with(10, KEPT_CLASSES)
-    """Codec topk: classes that are kept."""
+    """Codec topk: number of classes to keep."""
     drop: InData[CountOrNone] = 0
-    """Numbers to leave out at the start of each line: 1 for the original's EfficientNet files (a made-up class)."""
+    """Numbers to skip at the start of each line: 1 for the original EfficientNet files (which have a dummy class)."""
     offset: InData[Label | None] = None
-    """Data label of the first number that is kept. Default: 0, or 1 where only the data has a background class."""
+    """Data label of the first number that is kept. Default: 0, or 1 if only the data has a background class."""
     num_classes: InData[NumClasses | None] = None
     """Classes of the data, background included. Default: from the data, else the CSV's classes + offset."""
     teacher_license: InTeacher[str | None] = None
-    """License and terms of the teacher, for the store's card (README.md). Default: what the card says already."""
+    """License and terms of the teacher, for the store's card (README.md). Default: what the card already says."""
     repair: InStore[bool] = False
-    """First compare every byte of the store's files, and import those again that are damaged."""
+    """First compare every byte of the store's files with their hashes, and import the damaged ones again."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -178,27 +182,27 @@ class ImportConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ExportLogitsConfig:
-    """Write a store's logits as Parquet files, or as the walkthrough's CSV."""
+    """Export a store's logits to Parquet or to the walkthrough's CSV."""
 
     store: InStore[Positional[Path]]
     """Folder of the store."""
     out: InOutput[Path]
     """Folder for the files: SHARD.parquet for each shard, or SPLIT-0.csv, SPLIT-1.csv, ..."""
     format: InOutput[Literal["parquet", "csv"]] = "parquet"
-    """parquet: a row a view, with key, filename, label, view, crop box and flip, and the logits as lists; csv: a line
-    an image, its basename and one number a class."""
+    """parquet: one row per view, with key, filename, label, view, crop box and flip, and the logits as lists; csv:
+    one line per image, its basename and one number per class."""
     view: InStore[CountOrNone | None] = None
-    """Only this view. Default: parquet: every view; csv: view 0."""
+    """Export only this view. Default: parquet: all views; csv: view 0."""
     top: InOutput[Count | None] = only_with(None, _PARQUET)
-    """parquet: only so many of the likeliest classes of each row, as lists of classes and of their logits. Default:
-    every class, or as many as codec topk has kept."""
+    """parquet: only this many of the most likely classes per row, as lists of classes and of their logits. Default:
+    all classes, or as many as codec topk has kept."""
     csv_files: InOutput[Count] = only_with(1, _CSV)
-    """csv: number of files (the walkthrough has one a worker)."""
+    """csv: number of files (the walkthrough has one per worker)."""
     background_logit: InOutput[Logit | None] = only_with(None, _CSV)
-    """csv: one number a class of the data, this one for classes that the teacher lacks (the original's files: 0).
-    Default: one number a class of the teacher."""
+    """csv: write one number per class of the data, this one for classes that the teacher does not have (the original
+    files: 0). Default: one number per class of the teacher."""
     trust: InStore[bool] = False
-    """Do not compare the store's blocks with their hashes as they are first read."""
+    """Skip the comparison of the store's blocks with their hashes on first read."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -207,34 +211,35 @@ class ExportLogitsConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class UpgradeConfig:
-    """Make a store of today's format of one of format 1 or 2, without the teacher."""
+    """Convert a store of format 1 or 2 to the current format, without the teacher."""
 
     store: InStore[Positional[Path]]
-    """Folder of the old store; it is left as it is."""
-    out: InStore[Path | None] = None
-    """Folder of the new store. Default: beside the old one, STORE-v3."""
+    """Folder of the old store; it is not changed."""
+    out: InOutput[Path | None] = None
+    """Folder of the new store. Default: STORE-v3, next to the old one."""
     data: InData[Path | None] = None
-    """Its records, whose class names the new store shall know; a sample of keys and labels is compared."""
+    """The records of the store, to add their class names to the new store; a sample of keys and labels is compared."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CopyConfig:
-    """Copy a store, records or a run to another place, every byte checked; the same command again completes it."""
+    """Copy a store, records or a run to another place and check every byte; run again to resume."""
 
     source: InData[Positional[Path]]
-    """Folder of a store, of records or of a run: a local path, s3://, gs://, az://, or http(s):// of a web server."""
+    """Folder of a store, records or a run: a local path, s3://, gs://, az://, or http(s):// of a web server."""
     target: InOutput[Positional[Path]]
-    """Where the copy goes: a local path, s3://, gs:// or az://. What is there with the right bytes is kept."""
+    """Destination: a local path, s3://, gs:// or az://. Files that are already there with the right bytes are kept."""
     views: InData[str | None] = None
-    """FIRST:END of a store's views, such as 0:10 for the first ten; from 0 on, in the groups that its files have."""
+    """Store: copy the views FIRST:END, such as 0:10 for the first ten. FIRST is 0, and END falls between two view
+    files."""
     shards: InData[str | None] = None
-    """FIRST:END of the shards, such as 0:100 for the first hundred: a store, or records, of these alone."""
+    """Copy only the shards FIRST:END, such as 0:100 for the first hundred, of a store or of records."""
     split: InData[str | None] = None
-    """Of records: copy this split alone."""
+    """Records: copy only this split."""
     transfers: InRunning[_Transfers] = 8
-    """Files that are moved at once."""
-    trust: InRunning[bool] = False
-    """Keep what is at the target in the right size, without reading it again."""
+    """Files transferred at the same time."""
+    trust: InStore[bool] = False
+    """Keep files that are at the target with the right size, without reading them again."""
 
     def __post_init__(self) -> None:
         check_ranges(self)

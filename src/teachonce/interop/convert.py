@@ -10,7 +10,7 @@ say of which bytes (``reindex``): their key stays the same. Each image is read o
 by its structure where that is enough (``jpeg_structure``), else by decoding it.
 
 What goes into which shard is a function of the plan, which is written first: names of the images, classes, seed,
-shuffled order. A shard is written by one process, appears when it is whole, and is kept by a re-run; a re-run with
+shuffled order. A shard is written by one process, appears when it is complete, and is kept by a re-run; a re-run with
 another plan is refused. One image is in memory at a time; the list of images takes about 30 bytes each.
 
 Images are not resized: that is the reader's decision, and it can be made only once.
@@ -30,7 +30,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from teachonce.engine.jobs import describe_start, order_for_worker, run_jobs
-from teachonce.engine.progress import Advance, progress
+from teachonce.engine.progress import Advance, phase, progress
 from teachonce.engine.stop import stopping_gently
 from teachonce.errors import ConfigError, ImageError, LogitsError, PlanMismatchError, RecordError
 from teachonce.interop.config import MergeConfig, RecordsConfig
@@ -88,7 +88,7 @@ class WrittenShard(NamedTuple):
     num_others: int
     """Images that are no JPEG in RGB or grayscale."""
     num_unmarked: int
-    """Images that could not be given the restart markers asked for."""
+    """Images that could not be given the restart markers requested."""
     files: dict[str, ListedFile]
     """Shard and index; nothing where another process wrote them meanwhile."""
 
@@ -101,11 +101,13 @@ def convert_records(config: RecordsConfig) -> None:
     """
     if config.restart != "off":
         require_rewriter(f"--restart {config.restart}")
-    listing, labels, classes = list_labeled_images(config)
+    with phase("records", "listing the images"):
+        listing, labels, classes = list_labeled_images(config)
     if len(listing) < config.shards:
         raise ConfigError(f"--shards {config.shards}: more than the {len(listing)} images of {listing.root}")
-    boxes = _open_boxes(config, listing)
-    table = _open_logits(config, listing, classes.names)
+    with phase("records", "reading boxes and logits"):
+        boxes = _open_boxes(config, listing)
+        table = _open_logits(config, listing, classes.names)
     order = generator(config.seed, "records", config.split).permutation(len(listing))
     _begin(config, _build_plan(config, listing, labels, classes, boxes, table, order), classes)
 
@@ -133,10 +135,10 @@ def convert_records(config: RecordsConfig) -> None:
     list_written(config.out, config.split, files, is_alone=config.worker_part()[1] == 1)
     print_note(f"{config.out}: {len(listing):,} {config.split} records in {config.shards} shards")
     if num_others:
-        done_to = "kept as they are" if config.keep else "encoded again"
-        print_note(f"records: {num_others} images were no RGB or grey JPEG and were {done_to}")
+        done_to = "kept unchanged" if config.keep else "re-encoded"
+        print_note(f"records: {num_others} images were not RGB or grayscale JPEGs and were {done_to}")
     if num_unmarked:
-        print_note(f"records: {num_unmarked} images could not be given restart markers and were left as they are")
+        print_note(f"records: {num_unmarked} images could not be given restart markers and were left unchanged")
 
 
 def list_labeled_images(config: RecordsConfig) -> tuple[ImageListing, NDArray[np.int32], ClassTable]:
@@ -147,7 +149,9 @@ def list_labeled_images(config: RecordsConfig) -> tuple[ImageListing, NDArray[np
     root = config.images / check_component(config.split, "--split", ConfigError)
     images = open_storage(config.images)
     if not images.is_folder(config.split):
-        splits = ", ".join(find_splits(config.images)) if images.is_folder() else ""
+        if not images.is_folder():
+            raise ConfigError(f"{config.images}: no such folder; expected SPLIT/CLASS folders of images")
+        splits = ", ".join(find_splits(config.images))
         raise ConfigError(f"{root}: no such folder; {config.images} has {splits or 'no split'}; give another --split")
     listing, names, name_of = _list_flat(config, root) if config.image_labels else _list_folders(root)
     if config.labels is not None:
@@ -158,7 +162,9 @@ def list_labeled_images(config: RecordsConfig) -> tuple[ImageListing, NDArray[np
     unknown = [number for number, name in enumerate(names) if name not in label_of]
     if unknown:
         first = int(np.flatnonzero(np.isin(name_of, unknown))[0])
-        hint = "; ILSVRC's own numbers have another order, give synsets" if names[name_of[first]].isdecimal() else ""
+        hint = (
+            "; ILSVRC's own class numbers have another order; give synsets" if names[name_of[first]].isdecimal() else ""
+        )
         raise RecordError(
             f"{listing.path(first)}: class {names[name_of[first]]} is not among the {len(known)} of {origin}{hint}; "
             "give the --labels of this data"
@@ -193,7 +199,7 @@ def _open_boxes(config: RecordsConfig, listing: ImageListing) -> BoxReader | Non
         return None
     boxes = open_boxes(config.boxes)
     if not boxes.has_any(listing):
-        warnings.warn(f"--boxes {config.boxes}: no image of {listing.root} has a box there", stacklevel=3)
+        warnings.warn(f"--boxes {config.boxes}: it has no box for any image of {listing.root}", stacklevel=3)
     return boxes
 
 
@@ -254,8 +260,8 @@ def _begin(config: RecordsConfig, plan: dict[str, Any], classes: ClassTable) -> 
         folder=config.out,
         name=name,
         foreign=PlanMismatchError(
-            f"{config.out}: is no folder, or holds {config.split} shards that this command did not write (no {name}); "
-            "choose another --out"
+            f"{config.out}: is not a folder, or holds {config.split} shards that this command did not write (no "
+            f"{name}); choose another --out"
         ),
         is_foreign=lambda names: any(shard and shard[0] == config.split for shard in map(parse_shard_name, names)),
         advice=f"choose another --out, or remove the {config.split} shards and {name}",
@@ -283,8 +289,8 @@ def check_arrived(config: RecordsConfig | MergeConfig, names: Sequence[str]) -> 
     missing = [name for name in names if not is_whole(config.out / name)] if config.engine != "local" else []
     if missing:
         raise RecordError(
-            f"{config.out}: {len(missing)} shards that workers made are not here (first: {missing[0]}): --out must be "
-            "a folder that all nodes of the cluster share under this name"
+            f"{config.out}: {len(missing)} shards that workers wrote are missing here (first: {missing[0]}): "
+            "--out must be a folder that all nodes of the cluster share under this name"
         )
 
 
@@ -376,7 +382,7 @@ def _read_image(images: Storage, name: str) -> bytes:
     try:
         return images.read(name)
     except RecordError as error:
-        raise RecordError(f"{error}; restore it, start again") from error
+        raise RecordError(f"{error}; restore it and start again") from error
 
 
 def _find_logits(table: MappedTable, original: bytes, encoded: bytes, basename: str, label: int) -> NDArray[np.float32]:

@@ -1,6 +1,6 @@
 """``teachonce copy``: a store, records or a run from one place to another, local folders, object stores, web servers.
 
-Every byte is checked on its way by the hashes that its kind has, and nothing damaged is put. A copy that was
+Every byte is checked in transit by the hashes that its kind has, and nothing damaged is put. A copy that was
 interrupted is completed by the same command; what makes the target complete for its readers comes last. What is in a
 folder of the three kinds is in ``copying``.
 """
@@ -21,15 +21,15 @@ from teachonce.terminal import print_note
 
 
 def copy(config: CopyConfig) -> None:
-    """Copy what is at ``config.source``, or the part that is asked for, and say what was done.
+    """Copy what is at ``config.source``, or the part that is requested, and say what was done.
 
-    Raises ConfigError where nothing of ours is there or the target cannot be written, else as the kinds' functions:
+    Raises ConfigError where there is nothing to copy or the target cannot be written, else as the kinds' functions:
     RecordError or StoreError for what is damaged, PlanMismatchError where something else is at the target.
     """
     if config.source.resolve() == config.target.resolve():
-        raise ConfigError(f"{config.target}: is the source itself; give another place to copy to")
+        raise ConfigError(f"{config.target}: is the source itself; choose another target")
     if not open_storage(config.target).can_list:
-        raise ConfigError(f"{config.target}: a web server is read only; copy to a local path, s3://, gs:// or az://")
+        raise ConfigError(f"{config.target}: a web server is read-only; copy to a local path, s3://, gs:// or az://")
     job = CopyJob(
         source=config.source,
         target=config.target,
@@ -42,7 +42,7 @@ def copy(config: CopyConfig) -> None:
     copied = _copy(job)
     print_note(
         f"{config.target}: complete: {copied.what}, {copied.num_files:,} files, {copied.num_bytes:,} bytes: "
-        f"{copied.num_new:,} copied, {copied.num_files - copied.num_new:,} were there"
+        f"{copied.num_new:,} copied, {copied.num_files - copied.num_new:,} already there"
     )
 
 
@@ -52,7 +52,7 @@ def _copy(job: CopyJob) -> Copied:
             raise ConfigError(f"--split {job.split}: is for records, {job.source} is a store")
         return copy_store(job)
     if job.views is not None:
-        raise ConfigError(f"--views {job.views}: is for stores, and {job.source} is none")
+        raise ConfigError(f"--views {job.views}: is for stores, which {job.source} is not")
     if holds_run(job.source):
         return copy_run(job)
     storage = open_storage(job.source)
@@ -64,4 +64,5 @@ def _copy(job: CopyJob) -> Copied:
             return copy_images(job)
         if job.split is not None and splits:
             raise ConfigError(f"--split {job.split}: {job.source} has {', '.join(splits)}")
-    raise ConfigError(f"{job.source}: holds no store, records or run")
+        raise ConfigError(f"{job.source}: holds no store, records or run, so there is nothing to copy; check the path")
+    raise ConfigError(f"{job.source}: no such folder; expected a store, records or a run; check the path")

@@ -3,7 +3,7 @@
 ``SPLIT-0.csv``, ``SPLIT-1.csv``, ...: a line an image, basename and then one number a class, without a header. The
 numbers are the teacher's own classes (1000 or 1001); floats are written with the digits that bring back the same
 float32. The original pads a teacher of 1000 classes with a background logit of 0, which takes real probability mass:
-ask for it with ``--background-logit 0`` where its own code shall read the files, and leave it out with ``--drop 1``
+ask for it with ``--background-logit 0`` where its own code is to read the files, and leave it out with ``--drop 1``
 when reading such files. About 20 kB an image, which is why a store is better.
 """
 
@@ -25,7 +25,7 @@ from teachonce.engine.chunked import chunked
 from teachonce.engine.jobs import partition
 from teachonce.engine.machine import num_cores
 from teachonce.engine.prefetch import prefetch
-from teachonce.engine.progress import progress
+from teachonce.engine.progress import phase, progress
 from teachonce.errors import ConfigError, LogitsError, PlanMismatchError, StoreError
 from teachonce.interop.config import ImportConfig
 from teachonce.interop.csv_join import LineClaims
@@ -60,15 +60,17 @@ def export_csv(
     """Write the logits of the store ``source`` as ``csv_files`` files, file i holding the shards i, i + csv_files, ...
 
     Raises ConfigError where one of the files exists already, LogitsError where two images share a basename, StoreError
-    where the store's split is no name of a file.
+    where the store's split is not a name of a file.
     """
-    store = Store(source, trust=trust)
+    with phase("export", "opening the store"):
+        store = Store(source, trust=trust)
     split = check_component(store.plan.data["split"], f"{source}: the plan's split", StoreError)
     paths = [out / f"{split}-{index}.csv" for index in range(csv_files)]
     for path in paths:
         if exists(path):
             raise ConfigError(f"{path}: exists; choose another --out or remove it")
-    _refuse_shared_basenames(store)
+    with phase("export", "comparing the names of the images"):
+        _refuse_shared_basenames(store)
     warn_of_estimates(store.codec, f"{source} -> {out}")
     with progress("export", store.num_records, unit="records") as advance:
         for index, path in enumerate(paths):
@@ -115,13 +117,13 @@ def _refuse_shared_basenames(store: Store) -> None:
     num_shared = len(hashes) - len(np.unique(np.array(hashes, np.uint64)))
     if num_shared:
         raise LogitsError(
-            f"{store.path}: {num_shared} images share a basename with another, and the CSV knows images by basename; "
-            "use the store itself"
+            f"{store.path}: {num_shared} images share a basename with another, and the CSV identifies images by "
+            "basename; use the store itself"
         )
 
 
 NEAR_CHANCE = 0.1
-"""Top-1 below which logits are not believed without a word, as an extraction's gate."""
+"""Top-1 below which imported logits cause a warning, as an extraction's gate does."""
 IMPORT_BLOCK_RECORDS = 64
 """Lines that are turned into numbers at once: about 1 MB."""
 CLAIMED_RECORDS = 32
@@ -131,13 +133,17 @@ CLAIMED_RECORDS = 32
 def import_csv(config: ImportConfig) -> None:
     """Read ``SPLIT-*.csv`` into a store over the data whose basenames they carry.
 
-    Raises LogitsError for a missing, doubled, short or non-finite line with the image's name, for lines of images that
-    the data does not have and for images that share a basename; PlanMismatchError where the store was begun from other
-    CSV files.
+    Raises LogitsError for a missing, duplicate, short or non-finite line with the image's name, for lines of images
+    that the data does not have and for images that share a basename; PlanMismatchError where the store was started from
+    other CSV files.
     """
-    source = open_records(config.data, config.split)
+    with phase("import", "opening the data"):
+        source = open_records(config.data, config.split)
     data_classes = choose_data_classes(config.num_classes, source)
-    table = CsvTable(config.csv, split=config.split, data_classes=data_classes, offset=config.offset, drop=config.drop)
+    with phase("import", "reading the CSV files"):
+        table = CsvTable(
+            config.csv, split=config.split, data_classes=data_classes, offset=config.offset, drop=config.drop
+        )
     claims = LineClaims(table.lines, config.data, lambda index: source.read_record(*source.locate(index)).filename)
     if len(table) != source.num_records:
         # It is wrong already; to say which image or line it is, the names are worth a pass over the records.
@@ -156,7 +162,9 @@ def import_csv(config: ImportConfig) -> None:
     _refuse_other_csv(config, plan)
     plan = begin_store(config.out, plan, views_per_file=1)
     if config.repair:
-        report_repaired(config.out, remove_damaged(config.out))
+        with phase("import", "comparing every byte of the store's files with their hashes"):
+            damaged = remove_damaged(config.out)
+        report_repaired(config.out, damaged)
     missing = missing_files(config.out, plan)
     writer = StoreWriter(config.out, plan, {"versions": library_versions(), "device": "imported"})
     with progress("import", source.num_records, unit="records") as advance:
@@ -190,7 +198,7 @@ def _describe_csv(table: CsvTable) -> dict[str, Any]:
 
 
 def _refuse_other_csv(config: ImportConfig, plan: Plan) -> None:
-    """Raise PlanMismatchError, in plain words, where ``--out`` was begun from other files or another ``--drop``."""
+    """Raise PlanMismatchError, in plain words, where ``--out`` was started from other files or another ``--drop``."""
     if not holds_store(config.out):
         return
     old = read_plan(config.out).teacher
@@ -198,21 +206,21 @@ def _refuse_other_csv(config: ImportConfig, plan: Plan) -> None:
         return  # for ``begin_store`` to say
     found = []
     if old.get("csv_xxh3") != plan.teacher["csv_xxh3"]:
-        was = f"hash {old['csv_xxh3']}" if "csv_xxh3" in old else "noted by an older teachonce without their hash"
+        was = f"hash {old['csv_xxh3']}" if "csv_xxh3" in old else "recorded by an older teachonce without their hash"
         found.append(
-            f"begun from the CSV files of another teacher, or others than {config.csv} holds now ({was}, now "
-            f"{plan.teacher['csv_xxh3']})"
+            f"started from the CSV files of another teacher, or from others than {config.csv} holds now ({was}, "
+            f"now {plan.teacher['csv_xxh3']})"
         )
     if old.get("drop", plan.teacher["drop"]) != plan.teacher["drop"]:
-        found.append(f"begun with --drop {old['drop']}, now {plan.teacher['drop']}")
+        found.append(f"started with --drop {old['drop']}, now {plan.teacher['drop']}")
     if found:
         raise PlanMismatchError(
-            f"{config.out}: {'; '.join(found)}: a store holds one teacher; choose another --out, or give those again"
+            f"{config.out}: {'; '.join(found)}: a store holds one teacher; choose another --out, or give the same ones"
         )
 
 
 def _report_top1(config: ImportConfig) -> None:
-    """Say how often the likeliest class is the label: the one figure that shows a CSV whose classes are shifted."""
+    """Say how often the most likely class is the label: the one figure that shows a CSV whose classes are shifted."""
     store = Store(config.out)
     hits = [store.read_hits(shard, (0, 0)) or [0] for shard in range(len(store.shards))]
     top1 = sum(map(sum, hits)) / store.num_records

@@ -18,7 +18,7 @@ from teachonce.interop.csv_lines import CsvLines
 
 
 class LineClaims:
-    """Which image each line is for, noted as the images come by; ``data`` is how messages name where they lie.
+    """Which image each line is for, recorded as the images are read; ``data`` is how messages name their location.
 
     ``name_of`` gives the file name of an image by its number, for messages.
     """
@@ -51,12 +51,13 @@ class LineClaims:
         if len(left):
             name, _ = self._lines.read(int(left[0]))
             raise LogitsError(
-                f"{self._lines.describe(int(left[0]))} ({name}): a line of an image that {self._data} does not have "
-                f"({len(left)} such of {len(self._lines)} lines): the CSV is of other data; give that of this data"
+                f"{self._lines.describe(int(left[0]))} ({name}): a line for an image that {self._data} does not "
+                f"have ({len(left)} of {len(self._lines)} lines are such): the CSV is of other data; give the CSV "
+                "of this data"
             )
 
     def _shared(self, first: str, second: str) -> LogitsError:
         return LogitsError(
-            f"{first} and {second} of {self._data}: two images of one basename, by which the CSV knows its images; "
-            "rename one, or give a store"
+            f"{first} and {second} of {self._data}: two images have the same basename, by which the CSV "
+            "identifies images; rename one, or give a store"
         )

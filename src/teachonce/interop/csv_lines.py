@@ -38,26 +38,30 @@ class _Line(NamedTuple):
 
 
 class CsvLines:
-    """The lines of ``SPLIT-*.csv`` in a folder, of which any is read when asked; picklable, and thread-safe.
+    """The lines of ``SPLIT-*.csv`` in a folder, of which any is read on demand; picklable, and thread-safe.
 
-    Raises ConfigError where there is no such file and for a split that is no name of one, LogitsError, with file and
+    Raises ConfigError where there is no such file and for a split that is not a name of one, LogitsError, with file and
     line, for a line that is cut or another's.
     """
 
     def __init__(self, folder: Path, split: str) -> None:
         check_component(split, f"{folder}: split", ConfigError)
         self._storage = open_storage(folder)
-        found = self._storage.list_folder().files if self._storage.is_folder() else []
+        if not self._storage.is_folder():
+            raise ConfigError(f"{folder}: no such folder; expected one with {split}-*.csv files; check the path")
+        found = self._storage.list_folder().files
         self._files = sorted(
             (name for name in found if name.startswith(f"{split}-") and name.endswith(".csv")), key=_number_in_name
         )
         if not self._files:
-            raise ConfigError(f"{folder}: neither a store nor a folder with {split}-*.csv files")
+            raise ConfigError(
+                f"{folder}: is neither a store nor a folder with {split}-*.csv files; check the path and the split"
+            )
         self._readers = self._open_readers()
         self.num_numbers = 0
         """Numbers of each line."""
         hasher = xxhash.xxh3_128()
-        # Machine integers, not Python's: ImageNet has 1.28 million lines, and memory shall stay small.
+        # Machine integers, not Python's: ImageNet has 1.28 million lines, and memory should stay small.
         hashes, line_hashes, ranges = array("Q"), array("Q"), array("q")
         self._first_name = ""
         for line in self._scan(hasher):
@@ -66,7 +70,7 @@ class CsvLines:
             line_hashes.append(_hash(line.whole))
             ranges.extend((line.file_index, line.start, len(line.whole)))
         if not hashes:
-            raise LogitsError(f"{folder}: the {split}-*.csv files hold no line; extract the logits again")
+            raise LogitsError(f"{folder}: the {split}-*.csv files have no lines; extract the logits again")
         self.digest: str = hasher.hexdigest()
         """Hash of the files' content."""
         unsorted = np.array(hashes, np.uint64)
@@ -105,8 +109,8 @@ class CsvLines:
         line = self._readers[file_index].read(start, num_bytes)
         if _hash(line) != int(self._line_hashes[at]):
             raise LogitsError(
-                f"{self.describe(at)}: another line than when the file was opened ({len(line)} bytes, were "
-                f"{num_bytes}): it was changed; run again"
+                f"{self.describe(at)}: differs from when the file was opened ({len(line)} bytes, previously "
+                f"{num_bytes}): the file was changed; run again"
             )
         name, numbers = _take_apart(line)
         return name.decode(errors="backslashreplace"), numbers
@@ -141,13 +145,13 @@ class CsvLines:
         where = f"{self._storage.describe(file_name)} line {line_number} ({name.decode(errors='replace')})"
         if width != self.num_numbers or not name:
             raise LogitsError(
-                f"{where}: {width} logits, expected a name and {self.num_numbers}; the line is cut or of another "
-                "teacher"
+                f"{where}: {width} logits, expected a name and {self.num_numbers}; the line is truncated or of "
+                "another teacher"
             )
         if not line.endswith(b"\n"):
             raise LogitsError(
-                f"{where}: no line break at the end, so the last number may be cut; extract again, or add one if the "
-                "line is whole"
+                f"{where}: no line break at the end, so the last number may be truncated; extract again, or add "
+                "one if the line is complete"
             )
 
     def _refuse_duplicates(self) -> None:
@@ -157,7 +161,7 @@ class CsvLines:
             name, _ = self.read(at)
             raise LogitsError(
                 f"{name}: has two lines ({self.describe(at)} and {self.describe(at + 1)}), expected one; "
-                f"{len(duplicates)} names are doubled: remove the lines that are not meant"
+                f"{len(duplicates)} names are duplicated: remove the wrong lines"
             )
 
     def _open_readers(self) -> list[Reader]:

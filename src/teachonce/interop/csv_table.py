@@ -1,4 +1,4 @@
-"""The walkthrough's CSV logits by basename: lines found by ``csv_lines``, turned into numbers when asked for."""
+"""The walkthrough's CSV logits by basename: lines found by ``csv_lines``, turned into numbers on demand."""
 
 from __future__ import annotations
 
@@ -48,7 +48,8 @@ class CsvTable:
         return self.lines.digest
 
     def find_logits(self, *, key: int, filename: str, label: int | None = None) -> NDArray[np.float32]:
-        """Logits of the image with this basename; LogitsError naming line and image where one is no finite number."""
+        """Logits of the image with this basename; LogitsError naming line and image where one is not a finite
+        number."""
         at = self.lines.find(filename)
         name, text = self.lines.read(at)
         try:

@@ -1,4 +1,4 @@
-"""The text files that come with ILSVRC-2012, and the same for any other data set: labels, texts, boxes.
+"""The text files that come with ILSVRC-2012, and the same for any other dataset: labels, texts, boxes.
 
 Labels are 1-based in TFRecords (0 is background), because line N of the labels file is label N. What is read here:
 
@@ -56,7 +56,7 @@ def read_metadata(path: Path) -> dict[str, str]:
         if not tab or not name or not text.strip():
             raise ConfigError(f"{path} line {number}: {line[:40]!r}, expected 'synset<TAB>text'")
         if texts.setdefault(name, text.strip()) != text.strip():
-            raise ConfigError(f"{path} line {number}: {name} has another text than before; remove one of the two")
+            raise ConfigError(f"{path} line {number}: {name} has a different text than before; remove one of the two")
     return texts
 
 
@@ -84,7 +84,7 @@ def imagenet_synsets() -> tuple[str, ...]:
     require("timm", purpose="the list of ImageNet's synsets")
     path = _timm_table("imagenet_synsets.txt")
     if path is None:
-        raise ConfigError("timm's table of ImageNet synsets is not there; give a labels file")
+        raise ConfigError("timm's table of ImageNet synsets is not available; give a labels file")
     return read_labels(path)
 
 
@@ -92,8 +92,8 @@ def _read_synset_texts() -> dict[str, str]:
     path = _timm_table("imagenet_synset_to_lemma.txt")
     if path is None:
         warnings.warn(
-            "timm, whose table has the human texts of synsets, is not installed: image/class/text will be the synset; "
-            "give --metadata FILE, or pip install 'teachonce[torch]'",
+            "timm, which has the readable names of synsets, is not installed: image/class/text will be the "
+            "synset; give --metadata FILE, or pip install 'teachonce[torch]'",
             stacklevel=2,
         )
         return {}
@@ -170,9 +170,7 @@ class CsvBoxes:
         duplicates = listing.select(by_basename).find_duplicate_basename()
         if duplicates is not None:
             name = duplicates[0].rpartition("/")[2]
-            raise RecordError(
-                f"{self.path}: {name} fits {duplicates[0]} and {duplicates[1]}; name them CLASS/NAME there"
-            )
+            raise RecordError(f"{self.path}: {name} fits {duplicates[0]} and {duplicates[1]}; use CLASS/NAME there")
         return bool(by_name.any() or len(by_basename))
 
     def digest(self) -> str:
@@ -186,7 +184,7 @@ class CsvBoxes:
 
 
 class XmlBoxes:
-    """Boxes of ILSVRC's XML files, ``FOLDER/CLASS/STEM.xml`` or ``FOLDER/STEM.xml``, read when asked.
+    """Boxes of ILSVRC's XML files, ``FOLDER/CLASS/STEM.xml`` or ``FOLDER/STEM.xml``, read on demand.
 
     As the walkthrough's own script does: clipped to the image, corners put in order, empty boxes left out. The size is
     the one that the XML states, because the pixels of its corners refer to it.
@@ -233,8 +231,8 @@ def _read_xml_boxes(storage: Storage, name: str) -> NDArray[np.float32]:
                 boxes.append((xs[0], ys[0], xs[1], ys[1]))
     except (ElementTree.ParseError, ValueError) as error:
         raise RecordError(
-            f"{storage.describe(name)}: no boxes can be read: {error}; expected ILSVRC's size/width, size/height and "
-            "object/bndbox"
+            f"{storage.describe(name)}: boxes cannot be read: {error}; expected ILSVRC's size/width, size/height "
+            "and object/bndbox"
         ) from error
     return np.array(boxes, np.float32).reshape(-1, 4)
 

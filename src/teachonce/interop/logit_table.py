@@ -1,6 +1,6 @@
 """Teacher logits looked up by image: in a store (by record key) or in the walkthrough's CSV files (by basename).
 
-Both keep an index of a few bytes an image and read the logits when asked, so memory does not grow with the number of
+Both keep an index of a few bytes an image and read the logits on demand, so memory does not grow with the number of
 classes (the walkthrough's own merge keeps every logit in one dict, about 41 GB for ImageNet).
 """
 
@@ -67,8 +67,8 @@ def open_logit_table(
         store = Store(path)
         if store.policy.is_random:
             raise ConfigError(
-                f"{path}: holds what the teacher said of random views (policy {store.policy.name}), which is "
-                "nothing to put beside whole images; give a store of policy center"
+                f"{path}: holds logits of random views (policy {store.policy.name}), which do not belong to full "
+                "images; give a store of policy center"
             )
         if store.plan.class_names is not None and class_names is not None:
             new_labels = invert_labels(store, label_map(store, class_names, num_classes))

@@ -2,8 +2,8 @@
 
 128 records and their logits are in memory at a time, some 15 MB whatever the data's size; the walkthrough's own
 merge holds every logit of ImageNet in one dict (about 41 GB). Images are copied as they are. Every record is found in
-the store by its key, so an added or changed image stops the merge with its place, and the shard that it lies in does
-not appear; records that were removed from the data, or lie in another order, do no harm.
+the store by its key, so an added or changed image stops the merge with its place, and its shard does
+not appear; records that were removed from the data, or are in another order, do no harm.
 
 A store beside the records needs no merge at all (``train --store``); this is for readers that know only TFRecords.
 Nothing here imports torch.
@@ -14,41 +14,32 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import xxhash
 from numpy.typing import NDArray
 
 from teachonce.codecs.registry import warn_of_estimates
 from teachonce.engine.chunked import chunked
 from teachonce.engine.jobs import describe_start, order_for_worker, run_jobs
-from teachonce.engine.progress import Advance, progress
+from teachonce.engine.progress import Advance, phase, progress
 from teachonce.engine.stop import stopping_gently
-from teachonce.errors import ConfigError, RecordError, StoreError
+from teachonce.errors import ConfigError, StoreError
 from teachonce.interop.config import MergeConfig
 from teachonce.interop.convert import check_arrived
 from teachonce.records.class_space import ClassSpace, map_logits
-from teachonce.records.class_table import read_classes, write_classes
 from teachonce.records.discovery import open_records
 from teachonce.records.listed import list_written
 from teachonce.records.source import Location, Record, RecordSource
-from teachonce.records.tfrecord.framing import (
-    TFRecordWriter,
-    delete_index,
-    describe_record,
-    index_path,
-    is_whole,
-    read_tfrecords,
-    write_index,
-)
+from teachonce.records.tfrecord.framing import TFRecordWriter, describe_record, is_whole, read_tfrecords
 from teachonce.records.tfrecord.native_examples import find_features
+from teachonce.records.tfrecord.rewrite import begin_rewrite, rewrite_shard
 from teachonce.records.tfrecord.source import decode_tfrecord, found_keys
 from teachonce.records.tfrecord.tf_example import replace_feature, splice_entry
-from teachonce.storage.files import atomic_write, open_storage
+from teachonce.storage.files import open_storage
 from teachonce.storage.names import check_component
 from teachonce.storage.remote.file_index import ListedFile
-from teachonce.storage.resume import PlanFile
 from teachonce.store.join import StoreJoin
 from teachonce.store.store import Store
 from teachonce.views.columns import VIEW_COLUMNS
@@ -60,14 +51,16 @@ MERGE_BLOCK_RECORDS = 128
 
 
 def merge(config: MergeConfig) -> None:
-    """Write each shard of the data with the store's logits inserted; shards that are whole already are kept.
+    """Write each shard of the data with the store's logits inserted; complete shards are kept.
 
-    Raises StoreError where data and store do not belong together, PlanMismatchError where the output was begun from
+    Raises StoreError where data and store do not belong together, PlanMismatchError where the output was started from
     another store.
     """
-    store = Store(config.store, trust=config.trust)
+    with phase("merge", "opening the store"):
+        store = Store(config.store, trust=config.trust)
     split = check_component(store.plan.data["split"], f"{config.store}: the plan's split", StoreError)
-    source = open_records(config.data, split)
+    with phase("merge", "opening the data"):
+        source = open_records(config.data, split)
     if source.describe()["format"] != "tfrecord":
         raise ConfigError(
             f"{config.data}: merge copies TFRecords, this is a folder of images; use records --logits {config.store}"
@@ -77,13 +70,20 @@ def merge(config: MergeConfig) -> None:
         raise ConfigError(f"--view {config.view}: expected 0 to {store.num_views - 1}, the views of {config.store}")
     if store.policy.is_random:
         warnings.warn(
-            f"{config.store}: view {config.view} is a random crop, and a reader of the merged records does not see "
-            "which; train from the store instead",
+            f"{config.store}: view {config.view} is a random crop, which readers of the merged records cannot "
+            "reproduce; train from the store instead",
             stacklevel=2,
         )
     warn_of_estimates(store.codec, f"{config.store} -> {config.out}")
     target = ClassSpace(num_classes=_count_classes(store, source))
-    _begin(config, store, source, target.num_classes)
+    plan = {
+        "store": store.fingerprint,
+        "view": config.view,
+        "background_logit": str(config.background_logit),
+        "num_classes": target.num_classes,
+    }
+    # Records have texts and boxes besides the images, which the store knows: so the data is in the plan.
+    begin_rewrite("merge", config.data, config.out, source, plan, is_data_new=True)
     shards = order_for_worker(range(len(source.shards)), *config.worker_part())
     jobs = [shard for shard in shards if not is_whole(config.out / source.shards[shard].name)]
     sizes = [info.num_records for info in source.shards]
@@ -112,49 +112,45 @@ class _ShardMerger:
 
     def __call__(self, shard: int, report: Advance) -> dict[str, ListedFile]:
         info = self.join.source.shards[shard]
-        assert info.path is not None
+        location = info.path
+        assert location is not None
         path = self.config.out / info.name
         if is_whole(path):  # by another process, meanwhile
             report(info.num_records)
             return {}
+        return rewrite_shard(info, path, partial(self._write, shard, location, report))
+
+    def _write(self, shard: int, location: Path, report: Advance, writer: TFRecordWriter) -> int:
         num_rows = 0
-        delete_index(path)  # of an older shard of this name
-        with atomic_write(path) as file:
-            writer = TFRecordWriter(file)
-            for block in chunked(read_tfrecords(info.path), MERGE_BLOCK_RECORDS):
-                payloads = [payload for _, payload in block]
-                found = find_features(payloads)
-                records = [
-                    self._read(found, index, payload, describe_record(info.path, num_rows + index, offset))
-                    for index, (offset, payload) in enumerate(block)
-                ]
-                locations = [(shard, num_rows + index) for index in range(len(block))]
-                try:
-                    logits = self._read_logits(locations, records)
-                except StoreError:
-                    # Names are worth reading only for a message.
-                    self.join.locate(
-                        locations,
-                        [
-                            decode_tfrecord(payload, record.where, num_classes=self.target.num_classes)
-                            for payload, record in zip(payloads, records, strict=True)
-                        ],
-                    )
-                    raise
-                for index, payload in enumerate(payloads):
-                    if found is not None and found["status"][index] == 0:
-                        body, splice = found["body"][index].tolist(), found["splice"][index].tolist()
-                        writer.write(*splice_entry(payload, body, splice, "image/logit", logits[index]))
-                    else:
-                        writer.write(replace_feature(payload, "image/logit", logits[index]))
-                num_rows += len(block)
-                report(len(block))
-            if num_rows != info.num_records:
-                raise RecordError(
-                    f"{info.path}: {num_rows} records, {info.num_records} when it was opened: the shard was changed"
+        for block in chunked(read_tfrecords(location), MERGE_BLOCK_RECORDS):
+            payloads = [payload for _, payload in block]
+            found = find_features(payloads)
+            records = [
+                self._read(found, index, payload, describe_record(location, num_rows + index, offset))
+                for index, (offset, payload) in enumerate(block)
+            ]
+            locations = [(shard, num_rows + index) for index in range(len(block))]
+            try:
+                logits = self._read_logits(locations, records)
+            except StoreError:
+                # Names are worth reading only for a message.
+                self.join.locate(
+                    locations,
+                    [
+                        decode_tfrecord(payload, record.where, num_classes=self.target.num_classes)
+                        for payload, record in zip(payloads, records, strict=True)
+                    ],
                 )
-        listed_index = write_index(index_path(path), writer.index)
-        return {info.name: writer.listed, index_path(path).name: listed_index}
+                raise
+            for index, payload in enumerate(payloads):
+                if found is not None and found["status"][index] == 0:
+                    body, splice = found["body"][index].tolist(), found["splice"][index].tolist()
+                    writer.write(*splice_entry(payload, body, splice, "image/logit", logits[index]))
+                else:
+                    writer.write(replace_feature(payload, "image/logit", logits[index]))
+            num_rows += len(block)
+            report(len(block))
+        return num_rows
 
     def _read(self, found: NDArray[Any] | None, index: int, payload: memoryview, where: str) -> Record:
         if found is None or found["status"][index] != 0:
@@ -175,38 +171,3 @@ class _ShardMerger:
 
 def _count_classes(store: Store, source: RecordSource) -> int:
     return store.plan.data_classes if source.classes is None else len(source.classes.names)
-
-
-def _begin(config: MergeConfig, store: Store, source: RecordSource, num_classes: int) -> None:
-    split = store.plan.data["split"]
-    shards = xxhash.xxh3_64_hexdigest(repr(source.describe()["shards"]).encode())
-    if config.out.resolve() == config.data.resolve():
-        raise ConfigError(f"--out {config.out}: is the data itself; choose another folder")
-    PlanFile(
-        folder=config.out,
-        name=f"merge.{split}.json",
-        foreign=ConfigError(f"--out {config.out}: exists and is not empty; choose another folder"),
-        is_foreign=lambda names: not _are_of_merges(names, split),
-        defaults={"data": shards},
-    ).begin(
-        {
-            "split": split,
-            "store": store.fingerprint,
-            "view": config.view,
-            "background_logit": str(config.background_logit),
-            "num_classes": num_classes,
-            # Beside the images, which the store knows, records have texts and boxes.
-            "data": shards,
-        }
-    )
-    classes = read_classes(config.data)
-    if classes is not None and read_classes(config.out) is None:
-        write_classes(config.out, classes)
-    open_storage(config.out).remove_temporaries()
-
-
-def _are_of_merges(names: Sequence[str], split: str) -> bool:
-    """Whether there are none, or those of merges of other splits alone: train and validation may lie together."""
-    return not names or (
-        any(name.startswith("merge.") for name in names) and not any(name.startswith(f"{split}-") for name in names)
-    )

@@ -3,7 +3,7 @@
 Columns: ``key`` uint64, ``filename``, ``label`` int32 (null where there is none), ``view`` int32; then what the store
 knows of the view, under the store's own names (``box`` and ``flip`` of every view that was drawn; none with policy
 center, see docs/reference/store-format.md); then the teacher's answer, decoded, as float32. Dense: ``logits``, a list
-of one number a class. With ``--top`` or codec topk: ``classes`` and ``logits``, likeliest first, and ``rest``, the
+of one number a class. With ``--top`` or codec topk: ``classes`` and ``logits``, most likely first, and ``rest``, the
 probability at temperature 1 of all classes that are left out. Classes are the teacher's; ``offset`` in the metadata of
 the file (key "teachonce", JSON) added gives the data's labels.
 
@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from teachonce.codecs.softmax import soften
-from teachonce.engine.progress import Advance, progress
+from teachonce.engine.progress import Advance, phase, progress
 from teachonce.errors import ConfigError, StoreError
 from teachonce.records.source import NO_LABEL
 from teachonce.storage.files import open_storage
@@ -44,18 +44,19 @@ def export_parquet(
     """Write one view of the store ``source``, or every one, into the folder ``out``; returns its files.
 
     Files that are there already are kept. Raises ConfigError where ``out`` holds something else, PlanMismatchError
-    where it was begun with other settings, StoreError for a view that there is not.
+    where it was started with other settings, StoreError for a view that does not exist.
     """
-    store = Store(source, trust=trust)
+    with phase("export", "opening the store"):
+        store = Store(source, trust=trust)
     if view is not None and view >= store.num_views:
-        raise StoreError(f"{source}: view {view} is not there: the store has views 0..{store.num_views - 1}")
+        raise StoreError(f"{source}: view {view} does not exist: the store has views 0..{store.num_views - 1}")
     views = range(store.num_views) if view is None else [view]
     if top is not None and top > store.class_space.num_classes:
         raise ConfigError(f"--top {top}: the teacher has {store.class_space.num_classes} classes")
     PlanFile(
         folder=out,
         name=PLAN_NAME,
-        foreign=ConfigError(f"{out}: exists and is no export; choose another --out or remove it"),
+        foreign=ConfigError(f"{out}: exists and is not an export; choose another --out or remove it"),
     ).begin({"store": store.fingerprint, "view": view, "top": top})
     storage = open_storage(out)
     names = [f"{check_component(name, f'{source}: a shard', StoreError)}.parquet" for name, _ in store.shards]
@@ -124,7 +125,7 @@ def _tables(store: Store, shard: int, view: int, top: int | None) -> Any:
 
 
 def _likeliest(logits: NDArray[np.float32], kept: NDArray[np.intp] | None, top: int | None) -> NDArray[np.intp]:
-    """Classes [N, K], likeliest first; of codec topk only those that it kept, whose logits are not estimates."""
+    """Classes [N, K], most likely first; of codec topk only those that it kept, whose logits are not estimates."""
     if kept is None:
         return np.argsort(-logits, axis=1, kind="stable")[:, :top]
     order = np.argsort(-np.take_along_axis(logits, kept, axis=1), axis=1, kind="stable")

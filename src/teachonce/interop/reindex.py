@@ -2,44 +2,32 @@
 
 Each image is rewritten without loss (``pixels.restart_markers``), all else of its record is copied. A record keeps its
 key, as a feature beside the hash of its new bytes, so stores that were made for the original shards are joined with the
-new ones, and the other way round. Shards keep their names and their order; they appear whole, and a rerun makes only
+new ones, and the other way round. Shards keep their names and their order; they appear complete, and a rerun makes only
 those that are missing. Nothing here imports torch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
-
-import xxhash
 
 from teachonce.engine.jobs import run_jobs
 from teachonce.engine.machine import num_cores
 from teachonce.engine.options import Engine
-from teachonce.engine.progress import Advance, progress
-from teachonce.errors import ConfigError, RecordError
+from teachonce.engine.progress import Advance, phase, progress
+from teachonce.errors import ConfigError
 from teachonce.interop.config import MarkerName, ReindexConfig
 from teachonce.pixels.decode import Encoded
 from teachonce.pixels.restart_markers import add_restart_markers, require_rewriter
-from teachonce.records.class_table import read_classes, write_classes
 from teachonce.records.discovery import open_records
 from teachonce.records.listed import list_written
 from teachonce.records.source import RecordSource, record_key
-from teachonce.records.tfrecord.framing import (
-    TFRecordWriter,
-    delete_index,
-    describe_record,
-    index_path,
-    is_whole,
-    read_tfrecords,
-    write_index,
-)
+from teachonce.records.tfrecord.framing import TFRecordWriter, describe_record, is_whole, read_tfrecords
+from teachonce.records.tfrecord.rewrite import begin_rewrite, rewrite_shard
 from teachonce.records.tfrecord.source import ENCODED_XXH3, ORIGINAL_KEY, decode_tfrecord, key_feature
 from teachonce.records.tfrecord.tf_example import FeatureValue, replace_feature
-from teachonce.storage.files import atomic_write, open_storage
+from teachonce.storage.files import open_storage
 from teachonce.storage.remote.file_index import ListedFile
-from teachonce.storage.resume import PlanFile
 from teachonce.terminal import print_note
 
 WORKER_BYTES = 1 << 27
@@ -47,19 +35,20 @@ WORKER_BYTES = 1 << 27
 
 
 def reindex(config: ReindexConfig) -> None:
-    """Write each shard of the data with restart markers in its images; shards that are whole already are kept.
+    """Write each shard of the data with restart markers in its images; complete shards are kept.
 
     Raises ConfigError where the data are no TFRecords or nothing can rewrite here, PlanMismatchError where the output
-    was begun from other data, RecordError with the place of a record that is damaged.
+    was started from other data, RecordError with the place of a record that is damaged.
     """
     require_rewriter("reindex")
-    source = open_records(config.data, config.split)
+    with phase("reindex", "opening the data"):
+        source = open_records(config.data, config.split)
     if source.format != "tfrecord":
         raise ConfigError(
             f"{config.data}: reindex rewrites TFRecords, this is a folder of images; use records --restart "
             f"{config.restart}"
         )
-    _begin(config, source)
+    begin_rewrite("reindex", config.data, config.out, source, {"restart": config.restart})
     sizes = [info.num_records for info in source.shards]
     jobs = [shard for shard, info in enumerate(source.shards) if not is_whole(config.out / info.name)]
     done = sum(sizes) - sum(sizes[shard] for shard in jobs)
@@ -74,11 +63,11 @@ def reindex(config: ReindexConfig) -> None:
     list_written(config.out, config.split, {name: entry for found in written for name, entry in found.files.items()})
     print_note(f"{config.out}: {sum(sizes):,} {config.split} records in {len(sizes)} shards")
     if num_left:
-        print_note(f"reindex: {num_left} images could not be given restart markers and were left as they are")
+        print_note(f"reindex: {num_left} images could not be given restart markers and were left unchanged")
 
 
 def rewritten_features(encoded: Encoded, restart: MarkerName, key: int) -> dict[str, FeatureValue]:
-    """What changes of a record with this key whose image gets restart markers; nothing where it is left as it is."""
+    """What changes of a record with this key whose image gets restart markers; nothing where it is not changed."""
     rewritten = add_restart_markers(encoded, by_row=restart == "row")
     if rewritten is None or rewritten == encoded:
         return {}
@@ -93,7 +82,7 @@ class _WrittenShard(NamedTuple):
     """What a worker says of a shard that it wrote."""
 
     num_left: int
-    """Images that were left as they are."""
+    """Images that were not changed."""
     files: dict[str, ListedFile]
     """Shard and index; nothing where another process wrote them meanwhile."""
 
@@ -108,17 +97,19 @@ class _ShardRewriter:
     def __call__(self, shard: int, report: Advance) -> _WrittenShard:
         """Write one shard and its index."""
         info = self.source.shards[shard]
-        assert info.path is not None
+        location = info.path
+        assert location is not None
         path = self.out / info.name
         if is_whole(path):  # by another process, meanwhile
             report(info.num_records)
             return _WrittenShard(0, {})
-        num_rows = num_left = 0
-        delete_index(path)  # of an older shard of this name
-        with atomic_write(path) as file:
-            writer = TFRecordWriter(file)
-            for row, (offset, payload) in enumerate(read_tfrecords(info.path)):
-                record = decode_tfrecord(payload, describe_record(info.path, row, offset), num_classes=self.num_classes)
+        num_left = 0
+
+        def write(writer: TFRecordWriter) -> int:
+            nonlocal num_left
+            num_rows = 0
+            for row, (offset, payload) in enumerate(read_tfrecords(location)):
+                record = decode_tfrecord(payload, describe_record(location, row, offset), num_classes=self.num_classes)
                 changes = rewritten_features(record.encoded, self.restart, record.key)
                 example: bytes | memoryview = payload
                 for name, value in changes.items():
@@ -127,39 +118,7 @@ class _ShardRewriter:
                 num_left += not changes and record.own_key is None
                 num_rows += 1
                 report(1)
-            if num_rows != info.num_records:
-                raise RecordError(
-                    f"{info.path}: {num_rows} records, {info.num_records} when it was opened: the shard was changed; "
-                    "start again when nobody writes it"
-                )
-        listed_index = write_index(index_path(path), writer.index)
-        return _WrittenShard(num_left, {info.name: writer.listed, index_path(path).name: listed_index})
+            return num_rows
 
-
-def _begin(config: ReindexConfig, source: RecordSource) -> None:
-    """Write the plan and the classes, or compare with what an earlier run wrote; remove what it left half-written."""
-    if config.out.resolve() == config.data.resolve():
-        raise ConfigError(f"--out {config.out}: is the data itself; choose another folder")
-    PlanFile(
-        folder=config.out,
-        name=f"reindex.{config.split}.json",
-        foreign=ConfigError(f"--out {config.out}: exists and is not empty; choose another folder"),
-        is_foreign=lambda names: not _are_of_reindexing(names, config.split),
-    ).begin(
-        {
-            "split": config.split,
-            "restart": config.restart,
-            "data": xxhash.xxh3_64_hexdigest(repr(source.describe()["shards"]).encode()),
-        }
-    )
-    classes = read_classes(config.data)
-    if classes is not None and read_classes(config.out) is None:
-        write_classes(config.out, classes)
-    open_storage(config.out).remove_temporaries()
-
-
-def _are_of_reindexing(names: Sequence[str], split: str) -> bool:
-    """Whether there are none, or those of other splits alone: train and validation may lie together."""
-    return not names or (
-        any(name.startswith("reindex.") for name in names) and not any(name.startswith(f"{split}-") for name in names)
-    )
+        files = rewrite_shard(info, path, write)
+        return _WrittenShard(num_left, files)

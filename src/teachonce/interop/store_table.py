@@ -1,4 +1,4 @@
-"""A store's logits by record key, wherever the image lies now: through the store's index."""
+"""A store's logits by record key, wherever the image is now: through the store's index."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class StoreTable:
         found = self.store.locations_of(key)
         if not found:
             raise LogitsError(
-                f"{filename}: no logits in {self.store.path} (key {key:016x}): the image is missing there or changed "
-                "since; extract the teacher over this data"
+                f"{filename}: no logits in {self.store.path} (key {key:016x}): the image is missing there or has "
+                "changed since; extract over this data"
             )
         stored = {int(self.store.read_labels(shard)[row]) for shard, row in found}
         labels = {int(self.new_labels[at]) if 0 <= at < len(self.new_labels) else -1 for at in stored}
@@ -42,8 +42,8 @@ class StoreTable:
             known = sorted(labels - {-1})
             of_store = " and ".join(map(str, known)) if known else "a class that the data does not have"
             raise LogitsError(
-                f"{filename}: label {label} here, {of_store} in {self.store.path}: the classes have another order "
-                "there; use the same --labels, or extract over this data"
+                f"{filename}: label {label} here, {of_store} in {self.store.path}: the classes have a different "
+                "order there; use the same --labels, or extract over this data"
             )
         shard, row = found[0]
         return self.store.read_logits(shard, self.view, [row])[0]

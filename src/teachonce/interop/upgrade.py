@@ -1,8 +1,8 @@
 """Upgrade: a store of format 1 or 2 as one of format 3, without the teacher.
 
 The stored columns are copied as they are, each file compared with its hash in the old manifest first. What the old
-formats did not have is made of what is there: the index of the keys, a hash of each block, and how often the likeliest
-class is the label. Nothing here imports torch.
+formats did not have is made of what is there: the index of the keys, a hash of each block, and how often the most
+likely class is the label. Nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from teachonce.engine.progress import progress
+from teachonce.engine.progress import phase, progress
 from teachonce.errors import ConfigError, StoreError
 from teachonce.interop.config import UpgradeConfig
 from teachonce.records.discovery import open_records
@@ -21,7 +21,7 @@ from teachonce.store.begin import begin_store
 from teachonce.store.card import copy_card
 from teachonce.store.manifests import finalize_store
 from teachonce.store.plan import FORMAT_VERSION, Group, Plan, records_file, samples_file, views_file
-from teachonce.store.plan_files import put_plan, read_plan, read_plans
+from teachonce.store.plan_files import check_holds_store, put_plan, read_plan, read_plans
 from teachonce.store.store import Store
 from teachonce.store.tables import StoreWriter, count_hits, to_batch
 from teachonce.terminal import print_note
@@ -32,18 +32,20 @@ COMPARED_RECORDS = 256
 
 
 def upgrade(config: UpgradeConfig) -> None:
-    """Write the store of format 3; files that are there already are kept, so an interrupted upgrade goes on.
+    """Write the store of format 3; files that are there already are kept, so an interrupted upgrade resumes.
 
     Raises ConfigError for a store that is of format 3, StoreError where the old one is unfinished or damaged.
     """
+    check_holds_store(config.store)
     if read_plan(config.store).format_version == FORMAT_VERSION:
-        raise ConfigError(f"{config.store}: is of format {FORMAT_VERSION} already")
+        raise ConfigError(f"{config.store}: is already of format {FORMAT_VERSION}; nothing to do")
     # Of "." and "..", which have no name of their own, what they stand for.
     path = config.store if config.store.name not in ("", "..") else config.store.resolve()
     out = config.out or path.with_name(f"{path.resolve().name}-v{FORMAT_VERSION}")
-    store = Store(config.store)
-    versions = store.versions
-    plan = _begin(config, store, out)
+    with phase("upgrade", "opening the store"):
+        store = Store(config.store)
+        versions = store.versions
+        plan = _begin(config, store, out)
     writer = StoreWriter(out, plan, {"versions": versions, "device": "unknown"})
     with progress("upgrade", store.num_records * store.num_views, unit="views") as advance:
         for shard, (_, num_records) in enumerate(store.shards):
@@ -62,7 +64,7 @@ def _begin(config: UpgradeConfig, store: Store, out: Path) -> Plan:
     plan = replace(store.plan, format_version=FORMAT_VERSION, class_names=names)
     plan = begin_store(out, plan, views_per_file=1)
     while names is not None and plan.class_names is None:
-        # Begun without names: they are those of the last plan. Another process may put one at this moment.
+        # Begun without names: they are those of the last plan. Another process may put one at the same time.
         put_plan(out, plan.extend(class_names=names), read_plans(out))
         plan = read_plan(out)
     return plan
@@ -72,7 +74,7 @@ def read_names(data: Path, store: Store) -> tuple[str, ...]:
     """The names of the data's classes; ConfigError where there are none, or it is not the data of the store."""
     source = open_records(data, store.plan.data["split"])
     if source.classes is None or len(source.classes.names) != store.plan.data_classes:
-        found = "no names of classes" if source.classes is None else f"{len(source.classes.names)} classes"
+        found = "no class names" if source.classes is None else f"{len(source.classes.names)} classes"
         raise ConfigError(f"{data}: {found}, expected the {store.plan.data_classes} classes of the store")
     count = min(COMPARED_RECORDS, source.num_records)
     records = source.read_batch([source.locate(index * source.num_records // count) for index in range(count)])
@@ -83,12 +85,13 @@ def read_names(data: Path, store: Store) -> tuple[str, ...]:
         if labels and record.label not in labels:
             raise ConfigError(
                 f"{data}: {record.where}: label {record.label} ({record.filename}), the store {store.path} has "
-                f"{min(labels)}: its classes have other numbers; give the data that the store was made of"
+                f"{min(labels)}: its classes are numbered differently; give the data from which the store was "
+                "extracted"
             )
     if 2 * known <= count:
         raise ConfigError(
-            f"{data}: of {count} records the store {store.path} knows {known}: other data; give the data that the "
-            "store was made of"
+            f"{data}: the store {store.path} has only {known} of {count} compared records: other data; give the "
+            "data from which the store was extracted"
         )
     return source.classes.names
 
@@ -107,7 +110,7 @@ def _copy_group(store: Store, writer: StoreWriter, out: Path, shard: int, group:
         samples = store.read_samples(shard, group)
         if not samples:
             raise StoreError(
-                f"{store.path / samples_file(shard_name, group)}: holds no sample; damaged: restore the file"
+                f"{store.path / samples_file(shard_name, group)}: has no samples: damaged; restore the file"
             )
         writer.write_samples(shard_name, group, keys, samples)
     if storage.has(views_file(shard_name, group)):

@@ -1,4 +1,4 @@
-"""What a student is told: label and KD loss, mixup of a batch, metrics.
+"""What a student is trained on: label and KD loss, mixup of a batch, metrics.
 
 torch from here on; knows nothing of data or models.
 """

@@ -1,12 +1,12 @@
-"""The losses of distillation: what a student is told by labels and by stored teacher logits.
+"""The losses of distillation: of labels and of stored teacher logits.
 
-The student's whole loss is ``label_weight * label_loss + kd_weight * kd_loss``; the weights belong to the trainer.
-Temperature is applied here, to teacher and student alike; a sparse codec is told it too, because it estimates the
+The student's total loss is ``label_weight * label_loss + kd_weight * kd_loss``; the weights belong to the trainer.
+Temperature is applied here, to teacher and student alike; a sparse codec gets it too, because it estimates the
 logits that it did not keep for one temperature. Every function computes in float32 whatever comes in (bf16 has 8 bits
 of mantissa: a log-softmax over 1000 classes in it is off by whole percents), returns the mean over the batch, and
 passes no gradient to the teacher.
 
-Deliberately not here: losses over features, or over sparse logits that stay sparse.
+Deliberately not included: losses over features, or over sparse logits that stay sparse.
 
 Hinton et al. 2015, arXiv:1503.02531 (section 2: softened targets and T^2); Szegedy et al. 2015, arXiv:1512.00567
 (section 7: label smoothing); Zhang et al. 2017, arXiv:1710.09412 (mixup). ``tests/support/reference.py`` has the same

@@ -2,7 +2,7 @@
 
 Used by the trainer at the end of an epoch and by ``teachonce evaluate``, so that both mean the same. The counting is
 torchmetrics'. It decides by the values whether it was given logits or probabilities; here probabilities are passed
-where they are meant, because logits that happen to lie in 0..1 would be taken for probabilities.
+where they are meant, because logits that happen to be in 0..1 would be taken for probabilities.
 
 Guo et al. 2017, arXiv:1706.04599, section 2: ECE with 15 bins of equal width, weighted by their counts.
 """
@@ -48,6 +48,6 @@ class ClassifierMetrics(torch.nn.Module):
         return {name: float(getattr(self, name).compute()) for name in ("top1", "top5", "ece", "loss")}
 
     def reset(self) -> None:
-        """Forget everything counted."""
+        """Reset all counts."""
         for name in ("top1", "top5", "ece", "loss"):
             getattr(self, name).reset()

@@ -10,7 +10,7 @@ walkthrough and of FKD (arXiv:2112.01528). Three types, of B rows each that the 
 
 1 and 2 are the walkthrough's (Lee et al. 2020, arXiv:2001.06268); its code mixes labels instead of teacher
 probabilities into the second half of type 2, which is a mistake and not followed here. An odd row of type 2 stays as it
-is. Deliberately not here: cutmix, and partners from outside the batch.
+is. Deliberately not included: cutmix, and partners from outside the batch.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Models by SPEC: any backend as a classifier, weights, fine-tuning.
 
-Knows nothing of data sets and stores; must not import Lightning.
+Knows nothing of datasets and stores; must not import Lightning.
 """
 
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""Weights as they lie in files that people have, made to fit the module that they are for.
+"""Weights as found in files, adapted to the module that they are for.
 
 Four things are done, each only where the names or shapes do not fit as they are:
 
@@ -53,7 +53,7 @@ def adapt_weights(module: nn.Module, weights: Weights, *, where: str, part: str 
     ]
     if changed:
         warnings.warn(
-            f"{where}: resampled as timm does, for another size than the weights': {_abbreviate(changed)}",
+            f"{where}: resampled as timm does, because the size differs from the weights': {_abbreviate(changed)}",
             stacklevel=3,
         )
     return found
@@ -70,7 +70,7 @@ def _rename(own: Weights, weights: Weights) -> Weights:
         new = name
         for pattern, replacement in _OLD_NAMES:
             new = pattern.sub(replacement, new)
-        # A name that the module has itself is no old one, whatever prefix it carries in the file.
+        # A name that the module has itself is not an old one, whatever prefix it carries in the file.
         renamed[name if _has_end(own, name) or not _has_end(own, new) else new] = tensor
     return renamed
 
@@ -90,7 +90,7 @@ def _choose_part(own: Weights, weights: Weights, where: str, part: str | None) -
         prefix = part.rstrip(".") + "."
         if not any(name.startswith(prefix) for name in weights):
             raise ConfigError(
-                f"model {where!r}: part={part}: no tensor of the file is below it; there are {_list_parts(weights)}"
+                f"model {where!r}: part={part}: no tensor of the file has this prefix; there are {_list_parts(weights)}"
             )
         return _take(weights, prefix, where)
     if not names or all(name in weights for name in names):
@@ -103,7 +103,7 @@ def _choose_part(own: Weights, weights: Weights, where: str, part: str | None) -
     if len(covering) > 1:
         parts = ", ".join(prefix.rstrip(".") for prefix in covering)
         raise ModelError(
-            f"{where}: the file holds this architecture {len(covering)} times; say which with part= ({parts})"
+            f"{where}: the file holds this architecture {len(covering)} times; choose one with part= ({parts})"
         )
     return _take(weights, covering[0], where)
 
@@ -112,7 +112,7 @@ def _take(weights: Weights, prefix: str, where: str) -> Weights:
     left = [name for name in weights if not name.startswith(prefix)]
     if left:
         warnings.warn(
-            f"{where}: the tensors below '{prefix.rstrip('.')}' are taken, {len(left)} others are left out "
+            f"{where}: the tensors below '{prefix.rstrip('.')}' are loaded, {len(left)} others are ignored "
             f"({_abbreviate(left)})",
             stacklevel=4,
         )

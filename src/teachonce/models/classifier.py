@@ -1,13 +1,13 @@
 """Teachers and students by SPEC: every backend becomes a ``Classifier``, from pixels to logits.
 
-``load_model`` runs the model once on noise before it hands it out. That tells the class count of any backend, and it
+``load_model`` runs the model once on noise before it returns it. That gives the class count of any backend, and it
 catches here, in a second, what would otherwise be found after hours or never: an input size that does not fit, several
 outputs, NaN, and probabilities where logits are expected (their softmax would be almost uniform).
 
 float32 is float32 on every device, whatever PyTorch's settings allow it to use instead (``true_float32``): a store that
-a GPU made is verified on a CPU. What is less is asked for by ``precision``, as PyTorch's autocast.
+a GPU made is verified on a CPU. What is less is requested by ``precision``, as PyTorch's autocast.
 
-What is not here: training (``train``), and the choice of data classes (``records.class_space``).
+Not included: training (``train``), and the choice of data classes (``records.class_space``).
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass(frozen=True, kw_only=True)
 class Classifier:
-    """A model that is ready to be asked; made by ``load_model``."""
+    """A model that is ready to run; made by ``load_model``."""
 
     spec: ModelSpec
     num_classes: int
@@ -76,7 +76,7 @@ class Classifier:
     def logits(self, pixels: Tensor) -> Tensor:
         """Logits [B, C], float32, of pixels [B, H, W, 3] (uint8, or float in 0..255), from any device.
 
-        They lie where the backend leaves them (PyTorch: on ``device``) and nothing is waited for; ``collect_logits``
+        They are where the backend leaves them (PyTorch: on ``device``) and nothing is waited for; ``collect_logits``
         brings them home and checks them.
         """
         with ExitStack() as settings:
@@ -91,7 +91,7 @@ class Classifier:
     def collect_logits(self, logits: Tensor | PendingLogits) -> NDArray[np.float32]:
         """Logits as an array on the CPU; raises LogitsError where one is NaN or infinite.
 
-        Where the next batch is asked for before these are collected, they must be ``PendingLogits``.
+        Where the next batch is requested before these are collected, they must be ``PendingLogits``.
         """
         array = logits.wait() if isinstance(logits, PendingLogits) else logits.cpu().numpy()
         damaged = ~np.isfinite(array).all(axis=1)
@@ -106,7 +106,7 @@ class Classifier:
 
     def _autocast(self) -> torch.autocast:
         if self.precision == "float32":
-            # Off, and not merely not on: an online teacher is asked within the student's autocast.
+            # Off, and not merely not on: an online teacher runs within the student's autocast.
             return torch.autocast(self.device.type, enabled=False)
         return torch.autocast(self.device.type, dtype=_AUTOCAST[self.precision])
 
@@ -124,7 +124,7 @@ def load_model(
 
     ``num_threads`` is the backend's for one operation (PyTorch: of the whole process). On a GPU tensors are
     channels-last. A backend that was built without a GPU is used on the CPU where the device is ``auto``, or with
-    ``or_cpu``. Raises ConfigError for a SPEC that cannot be meant, ModelError for weights or a model that do not
+    ``or_cpu``. Raises ConfigError for an invalid SPEC, ModelError for weights or a model that do not
     fit, LogitsError for one whose logits are not finite.
     """
     keep_triton_out()
@@ -147,7 +147,7 @@ def load_model(
             loaded.module.to(memory_format=torch.channels_last)
     elif precision != "float32" or compile:
         setting = "--compile" if compile else f"--precision {precision}"
-        warnings.warn(f"{setting} has no effect on {spec}, only on models of PyTorch", stacklevel=2)
+        warnings.warn(f"{setting} has no effect on {spec}, only on PyTorch models", stacklevel=2)
         precision = "float32"
     if spec.options.get("probs"):
         forward = _take_logarithm(forward)
@@ -180,7 +180,7 @@ def build_student(student: str | ModelSpec, num_classes: int, *, size_px: int | 
     keep_triton_out()
     spec = student if isinstance(student, ModelSpec) else parse_model_spec(student)
     if spec.kind not in ("timm", "torchvision"):
-        raise ConfigError(f"model {spec.text!r}: a student is timm:NAME or torchvision:NAME")
+        raise ConfigError(f"model {spec.text!r}: a student must be timm:NAME or torchvision:NAME")
     if spec.weights is not None or spec.options.get("pretrained"):
         module = build_pretrained_module(spec, num_classes, size_px)
     else:
@@ -241,14 +241,14 @@ def _probe_classes(classifier: Classifier) -> int:
             f"{spec}: does not run on {size_px} x {size_px} pixels ({first_line(error)}); check size="
         ) from error
     if logits.ndim != 2 or len(logits) != 2 or logits.shape[1] < 2:
-        raise ModelError(f"{spec}: answers two images with shape {list(logits.shape)}; expected [2, classes]")
+        raise ModelError(f"{spec}: returns shape {list(logits.shape)} for two images; expected [2, classes]")
     array = classifier.collect_logits(logits)
     if not spec.options.get("probs") and array.min() >= 0 and np.allclose(array.sum(axis=1), 1, atol=1e-3):
-        advice = "give output= or add probs=1, then their logarithm is taken" if classifier.module is None else ""
+        advice = "give output=, or add probs=1 to take their logarithm" if classifier.module is None else ""
         raise ModelError(f"{spec}: its outputs are probabilities, expected logits; {advice}".rstrip("; "))
     expected = expected_classes(spec)
     if expected is not None and array.shape[1] != expected:
-        raise ModelError(f"{spec}: has {array.shape[1]} classes, expected {expected}; say so with classes=")
+        raise ModelError(f"{spec}: has {array.shape[1]} classes, expected {expected}; give classes=")
     return array.shape[1]
 
 

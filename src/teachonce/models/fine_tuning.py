@@ -7,7 +7,7 @@ are compared, and where they are not known the counts. Which tensors the last la
 architecture once more with another class count: whatever changes its shape is the head, however many parts it has and
 whatever a library calls them. All the rest must fit to the last tensor; nothing is loaded in part.
 
-What is not here: weights from a file (the SPEC's ``weights=FILE``), and freezing layers.
+Not included: weights from a file (the SPEC's ``weights=FILE``), and freezing layers.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ def open_initial_run(path: Path, student: ModelSpec) -> InitialRun:
     for option in ("weights", "pretrained"):
         if option in student.options:
             raise ConfigError(
-                f"--init {path}: --student {student} has {option}=, which says too where the student starts; "
-                "give one of them"
+                f"--init {path}: --student {student} has {option}=, which also sets the initial weights; give "
+                "only one of them"
             )
     storage, name = locate(path)
     if storage.has(name):
@@ -66,7 +66,7 @@ def open_initial_run(path: Path, student: ModelSpec) -> InitialRun:
     try:
         found = parse_model_spec(run.student)
     except ConfigError as error:
-        raise ModelError(f"{path}: is no run's ({error}); train again") from error
+        raise ModelError(f"{path}: is not from a run ({error}); train again") from error
     if (found.kind, found.name) != (student.kind, student.name):
         raise ConfigError(
             f"--init {path}: holds a {found.kind}:{found.name}, expected the {student.kind}:{student.name} of "
@@ -74,8 +74,8 @@ def open_initial_run(path: Path, student: ModelSpec) -> InitialRun:
         )
     if _forward_options(found) != _forward_options(student):
         raise ConfigError(
-            f"--init {path}: holds a {found}, expected the {student} of --student; give the same options of the "
-            "architecture, or a run of the other"
+            f"--init {path}: holds a {found}, expected the {student} of --student; give the same architecture "
+            "options, or a run of the other"
         )
     weights = load_weights(run.weights_path)
     return InitialRun(
@@ -100,7 +100,8 @@ def initial_preprocessing(initial: InitialRun, size_px: int, resize_px: int, stu
     ]
     if changed:
         warnings.warn(
-            f"--student {student}: {', '.join(changed)}, other pixels than the weights of {initial.path} were made for",
+            f"--student {student}: {', '.join(changed)}, a different input than the weights of {initial.path} "
+            "were trained for",
             stacklevel=3,
         )
     return preprocessing
@@ -119,7 +120,7 @@ def start_from(
 
     Raises ModelError where a tensor beside the head does not fit, such as the position embeddings of another size.
     """
-    weights, phrase = initial.weights, "all weights taken over, the last layer too"
+    weights, phrase = initial.weights, "all weights are reused, including the last layer"
     is_same_count = initial.num_classes == num_classes
     is_other = classes_hash is not None and initial.classes_hash not in (None, classes_hash)
     if not is_same_count or is_other:
@@ -127,11 +128,11 @@ def start_from(
         head = _head_names(own, spec, num_classes, size_px)
         weights = weights | {name: own[name] for name in head}
         reason = (
-            f"its {num_classes} classes have other names"
+            f"its {num_classes} classes have different names"
             if is_same_count
             else f"the run has {initial.num_classes} classes, this data {num_classes}"
         )
-        phrase = f"new last layer ({', '.join(head)}): {reason}; all other weights taken over"
+        phrase = f"new last layer ({', '.join(head)}): {reason}; all other weights are reused"
     if initial.size_px != size_px:
         phrase += f"; trained at {initial.size_px} px, now at {size_px}"
     is_other_size = initial.size_px != size_px
@@ -152,5 +153,5 @@ def _head_names(own: Weights, spec: ModelSpec, num_classes: int, size_px: int) -
     with torch.random.fork_rng(devices=[]):
         other = build_module(architecture, num_classes + 1, size_px).state_dict()
     head = [name for name, tensor in own.items() if name not in other or other[name].shape != tensor.shape]
-    assert head, f"{spec}: no tensor depends on the class count"
+    assert head, f"{spec}: no tensor depends on the number of classes"
     return head

@@ -106,7 +106,7 @@ def _start_session(path: Path, device: torch.device, num_threads: int | None) ->
         return onnxruntime.InferenceSession(str(path), options, providers=providers)
     except Exception as error:
         # ONNX Runtime's errors share no base class but Exception; the cause stays in the message and in the chain.
-        raise ModelError(f"{path}: no ONNX model that can be run ({first_line(error)})") from error
+        raise ModelError(f"{path}: not an ONNX model that can be run ({first_line(error)})") from error
 
 
 def _choose(option: str, names: list[str], spec: ModelSpec) -> str:
@@ -146,7 +146,7 @@ def _read_offset(metadata: dict[str, str], path: Path) -> int | None:
     if text is None:
         return None
     if not re.fullmatch(r"-?[0-9]{1,9}", text):
-        raise ModelError(f"{path}: metadata {OFFSET_KEY} is damaged: {text[:40]!r}, expected a whole number")
+        raise ModelError(f"{path}: metadata {OFFSET_KEY} is damaged: {text[:40]!r}, expected an integer")
     return int(text)
 
 
@@ -168,22 +168,22 @@ def _model_files(path: Path, spec: ModelSpec) -> list[tuple[str, Path]]:
         model = onnx.load(storage.local_path(name), load_external_data=False)
     except Exception as error:
         # protobuf's DecodeError has moved between its versions.
-        raise ModelError(f"{path}: no ONNX model that can be run ({first_line(error)})") from error
+        raise ModelError(f"{path}: not an ONNX model that can be run ({first_line(error)})") from error
     for tensor in model.graph.initializer:
         for entry in tensor.external_data:
             if entry.key == "location":
                 files[entry.value] = path.parent / entry.value
     if spec.options.get("trust"):
         return list(files.items())
-    advice = "or add trust=1 to its SPEC if you trust whoever made it"
+    advice = "or add trust=1 to its SPEC if you trust its author"
     custom = _custom_operators(model)
     if custom:
         shown = ", ".join(custom[:8]) + (", ..." if len(custom) > 8 else "")
-        raise ModelError(f"{path}: has operators that are not ONNX's own ({shown}); export it without them, {advice}")
+        raise ModelError(f"{path}: has operators outside of ONNX ({shown}); export it without them, {advice}")
     for location in files:
         if Path(location).is_absolute() or ".." in Path(location).parts:
             raise ModelError(
-                f"{path}: has tensors in {location!r}, outside of its own folder; put them there, {advice}"
+                f"{path}: has tensors in {location!r}, outside of its own folder; move them there, {advice}"
             )
     return list(files.items())
 

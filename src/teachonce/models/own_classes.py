@@ -30,7 +30,7 @@ def resolve_model_offset(
 ) -> int:
     """The data label of the model's class 0, for data of ``names`` (None: it does not know) and ``data_classes``.
 
-    ``asked`` is the offset that somebody gave by ``option`` (None: there is none); one in the SPEC counts as much. It
+    ``asked`` is the offset that was given by ``option`` (None: there is none); one in the SPEC counts as much. It
     is taken, with a warning where the names are others. Raises ConfigError where names, or without them counts, say
     that these are not the data's classes.
     """
@@ -44,21 +44,21 @@ def resolve_model_offset(
         if found is None and asked is None:
             advice = "give a model of this data"
             if option is not None:
-                advice += f", or, where only the names are others, say with {option} which label is its class 0"
+                advice += f", or, if only the names differ, give the label of its class 0 with {option}"
             raise ConfigError(
-                f"{model}: its {count} classes have other names, or another order, than the {len(names)} of the data "
+                f"{model}: its {count} classes differ in names or order from the {len(names)} of the data "
                 f"({_describe(names)}); {advice}"
             )
         if found is not None and asked not in (None, found):
             raise ConfigError(
-                f"{given}: by the names of the classes, class 0 of {model} is label {found} of the data; "
-                f"leave it out or give {found}"
+                f"{given}: by the names of the classes, class 0 of {model} is label {found} of the data; omit it "
+                f"or give {found}"
             )
         if found is not None:
             return found
         warnings.warn(
-            f"{given}: the {count} classes of {model} have other names than those of the data "
-            f"({_describe(names)}); they are taken to be the same",
+            f"{given}: the {count} classes of {model} have different names than those of the data "
+            f"({_describe(names)}); they are assumed to be the same",
             stacklevel=3,
         )
     own = classifier.default_offset

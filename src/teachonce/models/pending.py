@@ -1,4 +1,4 @@
-"""Logits that are on their way from the device, so that the next batch can be asked for before they are read."""
+"""Logits that are on their way from the device, so that the next batch can be requested before they are read."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from torch import Tensor
 
 
 class PendingLogits:
-    """A copy home, begun behind the work that makes the logits.
+    """A copy home, started behind the work that makes the logits.
 
     A device works in order: a copy that begins only when it is wanted waits for whatever was asked of the device since,
     the next batch above all, and the device then waits for the host.
     """
 
     def __init__(self, logits: Tensor) -> None:
-        # Only CUDA tells when a copy is over: elsewhere it is made at once.
+        # Only CUDA reports when a copy is done: elsewhere it is made at once.
         self._home = logits.to("cpu", non_blocking=logits.is_cuda)
         self._copied: torch.cuda.Event | None = None
         if logits.is_cuda:

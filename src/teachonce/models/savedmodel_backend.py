@@ -116,7 +116,7 @@ def _load_folder(
 ) -> LoadedModel:
     storage = open_storage(path)
     if not storage.has("saved_model.pb"):
-        raise ConfigError(f"model {spec.text!r}: {path} holds no saved_model.pb; expected a SavedModel folder")
+        raise ConfigError(f"model {spec.text!r}: {path} has no saved_model.pb; expected a SavedModel folder")
     tensorflow = _start_tensorflow(device, num_threads)
     try:
         meta_graph, tags = _find_graph(storage)
@@ -126,7 +126,7 @@ def _load_folder(
         raise
     except Exception as error:
         # TensorFlow raises its own, protobuf's and Python's errors here; the cause stays in the message and the chain.
-        raise ModelError(f"{path}: no SavedModel that can be loaded ({first_line(error)})") from error
+        raise ModelError(f"{path}: not a SavedModel that can be loaded ({first_line(error)})") from error
     signature = _choose("signature", list(model.signatures), _SIGNATURES, spec)
     function = model.signatures[signature]
     source = _choose("input", list(function.structured_input_signature[1]), _INPUTS, spec)
@@ -141,7 +141,7 @@ def _load_folder(
     place = f"/GPU:{device.index or 0}" if device.type == "cuda" else "/CPU:0"
 
     def forward(images: torch.Tensor) -> torch.Tensor:
-        # TensorFlow itself would run some graphs on other sizes than their signature's, without a word.
+        # TensorFlow itself would run some graphs on other sizes than their signature's, silently.
         if images.shape[-1] != (width or images.shape[-1]):
             raise ModelError(f"{path} is made for {width} x {height} pixels")
         array = (images if is_nchw else images.permute(0, 2, 3, 1)).cpu().numpy()
@@ -170,7 +170,7 @@ def _start_tensorflow(device: torch.device, num_threads: int | None) -> Any:
         raise NoGpuError(f"a SavedModel on {device}: this TensorFlow sees no GPU; use --device cpu")
     # float32 means float32, as in ``true_float32``; nothing but teachers runs on TensorFlow here.
     tensorflow.config.experimental.enable_tensor_float_32_execution(False)
-    # RuntimeError: TensorFlow has started already in this process, with settings that somebody else chose.
+    # RuntimeError: TensorFlow has started already in this process, with other settings.
     with suppress(RuntimeError):
         for gpu in gpus:
             tensorflow.config.experimental.set_memory_growth(gpu, True)
@@ -184,8 +184,8 @@ def _refuse_outside_operations(meta_graph: Any, path: Path, spec: ModelSpec) -> 
     if found:
         shown = ", ".join(found[:8]) + (", ..." if len(found) > 8 else "")
         raise ModelError(
-            f"{path}: its graph does more than arithmetic ({shown}): it may read or write files or run other code; "
-            "export it without them, or add trust=1 to its SPEC if you trust whoever made it"
+            f"{path}: its graph has operations other than arithmetic ({shown}), which may read or write files or "
+            "run other code; export it without them, or add trust=1 to its SPEC if you trust its author"
         )
 
 
@@ -206,7 +206,7 @@ def _find_graph(storage: Storage) -> tuple[Any, list[str] | None]:
         if tags in tag_sets:
             return content.meta_graphs[tag_sets.index(tags)], tags
     raise ModelError(
-        f"{storage.describe()}: has graphs with the tags {tag_sets}; expected one without tags or one with 'serve'"
+        f"{storage.describe()}: has graphs with tags {tag_sets}; expected one without tags or one with 'serve'"
     )
 
 

@@ -10,7 +10,7 @@ Looked at is what runs: of TensorFlow 2 the functions of the object graph, of Te
 initialization depend on, with all functions that they call. Every SavedModel holds operations that save and restore its
 variables too; those that only this does are not run, but for TensorFlow 1's restoring, which may do nothing else.
 
-Deliberately not here: limits of time and memory. A graph that is let pass can still run for ever.
+Deliberately not included: limits of time and memory. A graph that is let pass can still run for ever.
 """
 
 from __future__ import annotations

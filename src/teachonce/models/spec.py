@@ -1,8 +1,8 @@
-"""Model SPECs: the text that names a model, its weights and how it wants its pixels.
+"""Model SPECs: the text that names a model, its weights and its preprocessing.
 
 ``KIND:NAME,option=value,...``, such as ``torchvision:resnet50,weights=FILE,size=224,resize=256,mean=0.5/0.5/0.5``. A
 comma begins an option only where a name and ``=`` follow, so that most paths may hold commas. An option that a kind
-does not know is an error: silently ignored, it would cost a teacher's whole run.
+does not know is an error: silently ignored, it would cost a complete run of the teacher.
 
 Nothing is loaded here; ``models`` does that with one backend a kind, each of which hands back a ``LoadedModel``.
 """
@@ -10,7 +10,6 @@ Nothing is loaded here; ``models`` does that with one backend a kind, each of wh
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from teachonce.errors import ConfigError, ModelError
 from teachonce.options import parse_integer, parse_number
 from teachonce.pixels.preprocessing import Preprocessing
+from teachonce.suggestions import closest
 
 if TYPE_CHECKING:
     import torch
@@ -59,7 +59,7 @@ class LoadedModel:
     """What a backend hands back: a function of normalized images and what is known about the model."""
 
     forward: Callable[[torch.Tensor], torch.Tensor]
-    """Logits [B, C] of normalized images [B, 3, H, W], float32, wherever they lie."""
+    """Logits [B, C] of normalized images [B, 3, H, W], float32, on any device."""
     preprocessing: Preprocessing
     weights_sha256: str
     default_offset: int | None = None
@@ -97,7 +97,7 @@ def parse_model_spec(text: str) -> ModelSpec:
         except ValueError as error:
             raise ConfigError(f"model {text!r}: {option}={value}: {error}") from error
     if "crop" in options and "resize" in options:
-        raise ConfigError(f"model {text!r}: resize= and crop= say the same thing; give one of them")
+        raise ConfigError(f"model {text!r}: resize= and crop= set the same thing; give only one of them")
     return ModelSpec(text=text, kind=kind, name=name, options=options)
 
 
@@ -143,9 +143,9 @@ def resolve_size(spec: ModelSpec, path: Path, known_px: int | None, height: int 
     """A model's input size: known by its name, fixed in its file (``height`` and ``width``), or from ``size=``."""
     size_px = known_px or height or width or spec.options.get("size")
     if size_px is None:
-        raise ConfigError(f"model {spec.text!r}: {path} does not say its input size; give size=")
+        raise ConfigError(f"model {spec.text!r}: {path} has no fixed input size; give size=")
     if (height or size_px) != (width or size_px):
-        raise ModelError(f"{path}: wants {width} x {height} pixels; only squares are supported")
+        raise ModelError(f"{path}: needs {width} x {height} pixels; only square inputs are supported")
     return size_px
 
 
@@ -156,13 +156,13 @@ def first_line(error: BaseException) -> str:
 
 
 def _suggest(word: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(word, known, n=1)
+    close = closest(word, known)
     return f" (did you mean '{close[0]}'?)" if close else ""
 
 
 def _parse_count(value: str) -> int:
     if not re.fullmatch("0*[1-9][0-9]{0,8}", value):
-        raise ValueError("expected a whole number of at least 1")
+        raise ValueError("expected an integer of at least 1")
     return int(value)
 
 
@@ -211,7 +211,7 @@ def _parse_text(value: str) -> str:
 
 def _parse_natural(value: str) -> int:
     if not value.isdecimal():
-        raise ValueError("expected a whole number of 0 or more")
+        raise ValueError("expected an integer of 0 or more")
     return int(value)
 
 

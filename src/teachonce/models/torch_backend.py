@@ -2,7 +2,7 @@
 
 Weights load without executing anything: safetensors, or ``torch.load(weights_only=True)``, found by content. Names and
 sizes of other origins are adapted where it is known how (``adapt_weights``). A file that does not fit the architecture
-then is refused with the names that differ; it is never loaded in part. The one exception is asked for: a student whose
+then is refused with the names that differ; it is never loaded in part. The one exception is requested: a student whose
 class count differs from its weights file's gets a fresh last layer, and a warning.
 Weights of our own backbones may also be the original's TensorFlow variables (``tf_weights``).
 
@@ -13,7 +13,6 @@ transforms of its ``DEFAULT`` weights. A checkpoint that wants other numbers say
 from __future__ import annotations
 
 import argparse
-import difflib
 import hashlib
 import logging
 import math
@@ -34,6 +33,7 @@ from teachonce.models.spec import LoadedModel, ModelSpec, first_line
 from teachonce.pixels.preprocessing import Preprocessing
 from teachonce.storage.address import to_location
 from teachonce.storage.files import locate
+from teachonce.suggestions import closest
 
 # Wrappers around the weights in checkpoints of timm and of common training scripts; averaged weights first, as in timm.
 _WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
@@ -45,9 +45,11 @@ _AUXILIARY = {"googlenet": "aux1.", "inception_v3": "AuxLogits."}
 def load_library_model(spec: ModelSpec) -> LoadedModel:
     """A teacher of timm or torchvision, in evaluation mode on the CPU, with its own preprocessing."""
     if spec.weights is None and "classes" in spec.options:
-        raise ConfigError(f"model {spec.text!r}: classes= needs weights=FILE, the pretrained head has its own classes")
+        raise ConfigError(
+            f"model {spec.text!r}: classes= needs weights=FILE, because the pretrained head has fixed classes"
+        )
     if spec.options.get("pretrained") is False and spec.weights is None:
-        raise ConfigError(f"model {spec.text!r}: pretrained=0 without weights=FILE leaves a teacher without weights")
+        raise ConfigError(f"model {spec.text!r}: a teacher needs weights; give weights=FILE with pretrained=0")
     if spec.kind == "timm":
         module, preprocessing = _load_timm(spec)
     else:
@@ -100,8 +102,8 @@ def build_pretrained_module(spec: ModelSpec, num_classes: int, size_px: int | No
     fresh = _last_layer_of_other_classes(module, weights, num_classes)
     if fresh:
         warnings.warn(
-            f"{spec.text}: {', '.join(fresh)} start fresh, the weights have {weights[fresh[0]].shape[0]} classes "
-            f"instead of {num_classes}",
+            f"{spec.text}: {', '.join(fresh)} are initialized randomly, because the weights have "
+            f"{weights[fresh[0]].shape[0]} classes instead of {num_classes}",
             stacklevel=3,
         )
         own = module.state_dict()
@@ -131,17 +133,17 @@ def load_weights(path: Path) -> Weights:
         refused = re.search(r"GLOBAL ([\w.]+)", str(error))
         if refused is None:
             raise ModelError(
-                f"{path}: is neither safetensors nor a PyTorch checkpoint of tensors alone; "
-                "save the model's state_dict() as safetensors"
+                f"{path}: is neither safetensors nor a PyTorch checkpoint that holds only tensors; save the "
+                "model's state_dict() as safetensors"
             ) from error
         raise ModelError(
-            f"{path}: holds {refused[1]} besides tensors, and reading it would execute code, which is never done here; "
+            f"{path}: holds {refused[1]} besides tensors, and reading those could execute code, so it is refused; "
             "save the model's state_dict() as safetensors"
         ) from error
     except Exception as error:
         # PyTorch takes any text for a pickle of old and raises what its opcodes come to: IndexError, struct.error, ...
         raise ModelError(
-            f"{path}: no weights that can be read ({first_line(error)}); expected safetensors or a PyTorch checkpoint"
+            f"{path}: not readable weights ({first_line(error)}); expected safetensors or a PyTorch checkpoint"
         ) from error
     return _unwrap(content, path)
 
@@ -170,7 +172,7 @@ def fit_weights(module: nn.Module, weights: Weights, *, where: str, advice: str 
     if misshapen:
         shapes = [f"{name} {list(weights[name].shape)} instead of {list(own[name].shape)}" for name in misshapen]
         found.append(f"{len(misshapen)} of another shape ({_abbreviate(shapes)})")
-    likely = "give the architecture that they were trained with"
+    likely = "give the architecture they were trained with"
     first_sizes = {weights[name].shape[:1] for name in misshapen}
     is_head = all(weights[name].shape[1:] == own[name].shape[1:] for name in misshapen)
     if missing or unexpected:
@@ -178,8 +180,8 @@ def fit_weights(module: nn.Module, weights: Weights, *, where: str, advice: str 
     elif is_head and len(first_sizes) == 1 and len(misshapen) <= 2:
         likely = f"add classes={next(iter(first_sizes))[0]} if that is the number of their classes"
     elif not is_head:
-        likely = "give the size or the architecture that they were trained with"
-    raise ModelError(f"{where}: the weights do not fit: {'; '.join(found)}; {advice or likely}")
+        likely = "give the size or architecture they were trained with"
+    raise ModelError(f"{where}: the weights do not fit the model: {'; '.join(found)}; {advice or likely}")
 
 
 def hash_weights(weights: Weights) -> str:
@@ -206,8 +208,8 @@ def _load_timm(spec: ModelSpec) -> tuple[nn.Module, Preprocessing]:
     geometry = {"center": "shorter", "squash": "squash"}.get(config["crop_mode"])
     if height != width or geometry is None:
         raise ModelError(
-            f"{spec.text}: wants {width} x {height} pixels with crop mode '{config['crop_mode']}'; only squares "
-            "with center or squash are supported, choose another model"
+            f"{spec.text}: needs {width} x {height} pixels with crop mode '{config['crop_mode']}'; only square "
+            "inputs with center or squash are supported; choose another model"
         )
     return module, Preprocessing(
         size_px=height,
@@ -237,14 +239,14 @@ def _create_timm(spec: ModelSpec, num_classes: int | None, size_px: int | None, 
     register_models()
 
     if not timm.is_model(spec.name):
-        close = difflib.get_close_matches(spec.name, timm.list_models(), n=3)
+        close = closest(spec.name, timm.list_models(), 3)
         hint = f"did you mean {', '.join(close)}?" if close else "see timm.list_models()"
         raise ConfigError(f"model {spec.text!r}: timm has no '{spec.name}'; {hint}")
     arguments: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
     if spec.backbone and spec.name not in MODEL_NAMES:
         raise ConfigError(
-            f"model {spec.text!r}: {', '.join(spec.backbone)} are options of the assembled ResNets alone; give one of "
-            f"{', '.join(MODEL_NAMES)}"
+            f"model {spec.text!r}: {', '.join(spec.backbone)} are options only of the assembled ResNets; give one "
+            f"of {', '.join(MODEL_NAMES)}"
         )
     arguments |= spec.backbone
     try:
@@ -263,8 +265,8 @@ def _create_timm(spec: ModelSpec, num_classes: int | None, size_px: int | None, 
         # The hub's client raises whatever its transport does; the cause stays in the message and in the chain.
         if pretrained:
             raise ModelError(
-                f"{spec.text}: the pretrained weights cannot be had ({first_line(error)}); "
-                "fetch them elsewhere and give weights=FILE"
+                f"{spec.text}: the pretrained weights cannot be downloaded ({first_line(error)}); download them "
+                "elsewhere and give weights=FILE"
             ) from error
         raise ConfigError(f"model {spec.text!r}: timm cannot build it ({first_line(error)})") from error
     finally:
@@ -323,8 +325,8 @@ def _fetch_torchvision(spec: ModelSpec) -> Weights:
         return _unwrap(member.get_state_dict(progress=False, check_hash=True, weights_only=True), Path(member.url))
     except (OSError, RuntimeError) as error:
         raise ModelError(
-            f"{spec.text}: the pretrained weights cannot be had from {member.url} ({first_line(error)}); "
-            "fetch them elsewhere and give weights=FILE"
+            f"{spec.text}: the pretrained weights cannot be downloaded from {member.url} ({first_line(error)}); "
+            "download them elsewhere and give weights=FILE"
         ) from error
 
 
@@ -348,7 +350,7 @@ def _require_torchvision(spec: ModelSpec) -> None:
 
     names = torchvision.models.list_models(module=torchvision.models)
     if spec.name not in names:
-        close = difflib.get_close_matches(spec.name, names, n=3)
+        close = closest(spec.name, names, 3)
         hint = f"did you mean {', '.join(close)}?" if close else "see torchvision.models.list_models()"
         raise ConfigError(f"model {spec.text!r}: torchvision has no classifier '{spec.name}'; {hint}")
 

@@ -1,6 +1,6 @@
 """float32 that is float32: without the reduced precisions that PyTorch may use for it, for as long as a block lasts.
 
-On GPUs convolutions of float32 run in TF32 by default (11 bits), and matrix products do where somebody has set
+On GPUs convolutions of float32 run in TF32 by default (11 bits), and matrix products do where the caller has set
 ``torch.set_float32_matmul_precision``. A teacher's logits would then differ from another device's by more than any
 tolerance for float32 can allow. The settings are the process's own; they are set for one forward and set back, so that
 a student that is trained beside an online teacher keeps its own.

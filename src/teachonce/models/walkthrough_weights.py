@@ -48,7 +48,7 @@ def find_savedmodel(spec: ModelSpec) -> Path | None:
         # A package without types that need not be there.
         from tensorflow_hub import resolve  # type: ignore[import-not-found, unused-ignore]
     except ImportError as error:
-        reason = f"{handle} is not in {_hub_cache()}, and tensorflow_hub is not there to ask ({first_line(error)})"
+        reason = f"{handle} is not in {_hub_cache()}, and tensorflow_hub is not available ({first_line(error)})"
         raise ConfigError(describe_missing(spec, reason)) from error
     try:
         return Path(resolve(handle))
@@ -60,9 +60,9 @@ def find_savedmodel(spec: ModelSpec) -> Path | None:
 def describe_missing(spec: ModelSpec, reason: str) -> str:
     """One line: the weights are not to be had, why, and what to give."""
     return (
-        f"model {spec.text!r}: its weights cannot be fetched ({reason}); give weights=DIR (the walkthrough's scripts: "
-        f"--saved_model=DIR), the folder of its TensorFlow SavedModel or TF1 hub module, or {FOLDER_VARIABLE}=FOLDER "
-        f"with {spec.kind}/ in it"
+        f"model {spec.text!r}: its weights cannot be downloaded ({reason}); give weights=DIR (the walkthrough's "
+        "scripts: --saved_model=DIR), the folder of its TensorFlow SavedModel or TF1 hub module, or "
+        f"{FOLDER_VARIABLE}=FOLDER with {spec.kind}/ in it"
     )
 
 

@@ -1,4 +1,4 @@
-"""A self-contained page: one HTML file to look at or to send, in light and in dark.
+"""A self-contained page: one HTML file to open or to send, in light and in dark.
 
 Pages are jinja2 templates, each in the ``templates/`` of the package that fills it; all extend
 ``pages/templates/page.html.jinja``, the frame and the style that they share, and take tables and large numbers from

@@ -1,4 +1,4 @@
-"""From encoded images to pixels: decoding, the renderer of views, what a model wants to see.
+"""From encoded images to pixels: decoding, the renderer of views, a model's preprocessing.
 
 Pillow from here on; must not import torch when it is imported.
 """

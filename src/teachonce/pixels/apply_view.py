@@ -29,12 +29,12 @@ def apply_view(
     """Pixels [size_px, size_px, 3] of an RGB image seen through ``view``.
 
     A mixed view needs ``partner_pixels``: the partner's own view, without mix, at the same size. Raises StoreError when
-    the box does not lie in the image, which means that the image is not the one drawn for.
+    the box is outside of the image, which means that the image is not the one it was drawn for.
     """
-    assert view.box is not None, "CENTER is rendered through a preprocessing"
+    assert view.box is not None, "the CENTER view needs a preprocessing"
     left, top, right, bottom = view.box
     if not (0 <= left < right <= image.width and 0 <= top < bottom <= image.height):
-        raise StoreError(f"view box {view.box} does not lie in the image of {image.width} x {image.height} px")
+        raise StoreError(f"view box {view.box} is outside of the image of {image.width} x {image.height} px")
     resized = resize_image(image, size_px, size_px, box=view.box, interpolation=interpolation)
     assert resized.dtype == np.uint8
     pixels = cast(NDArray[np.uint8], resized[:, ::-1] if view.flip else resized)

@@ -152,7 +152,7 @@ def check_image(encoded: Encoded) -> CheckedImage:
 
 
 def to_rgb_jpeg(encoded: bytes) -> bytes:
-    """The image as a JPEG that every reader decodes to RGB: JPEG in RGB or grayscale unchanged, all else encoded anew.
+    """The image as a JPEG that every reader decodes to RGB: JPEG in RGB or grayscale unchanged, all else encoded again.
 
     A re-encoded image (PNG, CMYK, ...) has quality 100 and full chroma resolution. Of an unchanged one only the header
     is read: what is truncated further down passes here and is found by ``decode_image``.
@@ -234,11 +234,12 @@ def _open_image(encoded: Encoded) -> ImageFile.ImageFile:
     except _DECODER_ERRORS as error:
         name = plugin.format
         raise ImageError(
-            f"{len(encoded)} bytes that begin as {name} but hold no readable header ({error}); replace it or remove it"
+            f"{len(encoded)} bytes that start like a {name} but have no readable header ({error}); replace it or "
+            "remove it"
         ) from error
     width, height = image.size
     if width < 1 or height < 1:
-        raise ImageError(f"a {image.format} image of {width} x {height} pixels: nothing to see; remove it")
+        raise ImageError(f"a {image.format} image of {width} x {height} pixels, which is empty; remove it")
     if width * height > MAX_PIXELS:
         raise ImageError(
             f"a {image.format} image of {width} x {height} pixels, more than the {MAX_PIXELS:,} allowed; "
@@ -249,15 +250,16 @@ def _open_image(encoded: Encoded) -> ImageFile.ImageFile:
 
 def _check_scans(image: ImageFile.ImageFile, encoded: Encoded) -> None:
     content = bytes(encoded) if image.format == "JPEG" else b""
-    # Every scan has this marker. It may stand elsewhere too, in metadata, so only many of them are worth a closer look.
+    # Every scan has this marker. It may occur elsewhere too, in metadata, so only many of them are worth a closer
+    # check.
     if content.count(_SCAN) <= MAX_SCANS:
         return
     num_scans = count_scans(content)
     if num_scans > MAX_SCANS:
         width, height = image.size
         raise ImageError(
-            f"a JPEG image of {width} x {height} pixels in {num_scans} scans, more than the {MAX_SCANS} allowed; save "
-            "it anew or remove it"
+            f"a JPEG image of {width} x {height} pixels in {num_scans} scans, more than the {MAX_SCANS} allowed; "
+            "save it again or remove it"
         )
 
 
@@ -292,7 +294,7 @@ def _find_plugin(encoded: Encoded) -> type[ImageFile.ImageFile]:
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "RGB":
-        # A plain Image instead of a file's: it pickles, and lets go of the encoded bytes.
+        # A plain Image instead of a file's: it pickles, and releases the encoded bytes.
         return image.copy()
     if image.mode.startswith("I"):
         # 16-bit grayscale (mode I;16, or I in older Pillow): Pillow's own conversion clips at 255 instead of scaling.

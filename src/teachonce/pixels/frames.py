@@ -71,7 +71,7 @@ def read_pixels(
     """Fill ``out`` [N * num_frames, height, width, 3] with the pixels of ``num_frames`` frames of each of N images.
 
     Antialiased, rounded to uint8: the bits of ``decode.resize_image``. All windows have the size of ``out``. Raises
-    ImageError where an image does not decode, StoreError where a box does not lie in its image, with its description.
+    ImageError where an image does not decode, StoreError where a box is outside of its image, with its description.
     """
     assert len(frames) == len(out) == len(encoded) * num_frames and out.dtype == np.uint8 and out.flags.c_contiguous
     # The kernel writes what the windows say, into memory of the size that ``out`` says.
@@ -110,7 +110,7 @@ def _read_with_pillow(
     for frame, pixels in zip(frames, out, strict=True):
         left, top, right, bottom = box = tuple(frame["box"].tolist())
         if not (0 <= left < right <= image.width and 0 <= top < bottom <= image.height):
-            raise StoreError(f"view box {box} does not lie in the image of {image.width} x {image.height} px")
+            raise StoreError(f"view box {box} is outside of the image of {image.width} x {image.height} px")
         resized = resize_image(image, *frame["resized"].tolist(), box=box, interpolation=interpolation)
         x, y, width, height = frame["window"].tolist()
         # The window of a flipped frame is that of the frame before it is flipped.

@@ -69,7 +69,7 @@ class RecordsInMemory(RecordSource):
             what = "the pixels and logits" if self._with_logits else "the pixels"
             raise ConfigError(
                 f"--in-memory: {what} of {source.num_records:,} records take about {needed / 1e9:,.1f} GB, "
-                f"{free / 1e9:,.1f} GB are free; leave it out, the records are read as they are needed"
+                f"{free / 1e9:,.1f} GB are free; without it, records are read as they are needed"
             )
 
 

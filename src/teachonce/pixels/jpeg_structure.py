@@ -1,9 +1,9 @@
-"""JPEGs that are sure to decode, told from their structure: no coefficient is read, no pixel is made.
+"""JPEGs that are sure to decode, recognized by their structure: no coefficient is read, no pixel is made.
 
 Checking an image by decoding it takes about a millisecond, ten times as long as copying it. What libjpeg refuses is
-little: a file that ends too early, a header that contradicts itself, a Huffman table that is no prefix code. Damaged
-coefficients it mends with a warning that nobody sees, so decoding finds no more than that either. Here the same is read
-off the structure, for the JPEGs that are nearly all of every data set: sequential, Huffman-coded, one scan, one or
+little: a file that ends too early, a header that contradicts itself, a Huffman table that is not a prefix code. Damaged
+coefficients it repairs with an unseen warning, so decoding finds no more than that either. Here the same is read
+off the structure, for the JPEGs that are nearly all of every dataset: sequential, Huffman-coded, one scan, one or
 three components. Of any other (progressive, restart markers, bytes after the end, an odd table) nothing is said, and
 the caller decodes it.
 
@@ -43,7 +43,8 @@ class _Frame:
 
 
 def sound_jpeg_size(encoded: bytes) -> tuple[int, int] | None:
-    """(width, height) in pixels of a grayscale or RGB JPEG that all decoders accept; None where only decoding tells."""
+    """(width, height) in pixels of a grayscale or RGB JPEG that all decoders accept; None where only decoding can
+    tell."""
     num_bytes = len(encoded)
     if encoded[:2] != START or encoded[-2:] != END:
         return None
@@ -51,7 +52,7 @@ def sound_jpeg_size(encoded: bytes) -> tuple[int, int] | None:
     frame: _Frame | None = None
     quantization = huffman = 0  # a bit for each table that is defined
     is_header_plain = True
-    # Every step leaves four bytes to look at, marker and length.
+    # Every step leaves four bytes, marker and length.
     while position + 4 <= num_bytes and encoded[position] == 0xFF:
         marker = encoded[position + 1]
         end = position + 2 + (encoded[position + 2] << 8 | encoded[position + 3])
@@ -157,12 +158,12 @@ def _is_plain_data(encoded: bytes, start: int) -> bool:
     data = np.frombuffer(encoded, np.uint8)[start:]
     if len(data) < 2:
         return False
-    # Two passes of whole comparisons: collecting the few bytes of ones first takes half as long again.
+    # Two passes over all bytes: collecting the few bytes of ones first takes half as long again.
     return not ((data[:-2] == 0xFF) & (data[1:-1] != 0)).any()
 
 
 def _is_read_by_pillow(marker: int, segment: bytes) -> bool:
-    """Whether Pillow looks into this application segment in a way that damage there would be an error."""
+    """Whether Pillow parses this application segment in a way that damage there would be an error."""
     if marker == 0xE0:
         return len(segment) < 7 and segment.startswith(b"JFIF")
     if marker == 0xE2:

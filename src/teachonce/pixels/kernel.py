@@ -2,7 +2,7 @@
 
 ``native/views.c`` decodes with the very library that Pillow decodes with, whose functions are looked up in Pillow at
 run time, and does Pillow's arithmetic. So whether it is there changes no pixel; what it does not do it leaves to
-Pillow. It is used only after it has given Pillow's own pixels for a small test image. Calls let go of the GIL.
+Pillow. It is used only after it has given Pillow's own pixels for a small test image. Calls release the GIL.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ class Kernel:
         self._measure(sources.ctypes.data, len(sources))
 
     def rewrite(self, encoded: bytes | memoryview, *, by_row: bool) -> bytes | None:
-        """A JPEG with restart markers, one a row of its units with ``by_row``; None where it is left as it is."""
+        """A JPEG with restart markers, one a row of its units with ``by_row``; None where it is not changed."""
         assert self.can_rewrite
         try:
             image_size(encoded)
@@ -159,21 +159,21 @@ def bind_kernel(library: ctypes.CDLL, counting: Sequence[bool] = (False,)) -> tu
         pillow = ctypes.CDLL(Image.core.__file__)
         functions = [_find(pillow, name) for name in _JPEG_FUNCTIONS]
     except OSError as error:
-        return None, f"{type(error).__name__} in binding Pillow's libjpeg"
+        return None, f"{type(error).__name__} while binding Pillow's libjpeg"
     if not all(functions):
         return None, "Pillow's libjpeg lacks functions"
     if not hasattr(library, "teachonce_rewrite"):
-        return None, "the kernel was built from other sources; install again"
+        return None, "the kernel was built from other sources; reinstall"
     rewriting = [_find(pillow, name) for name in _REWRITING_FUNCTIONS]
     functions += rewriting
     pointers = (ctypes.c_void_p * len(functions))(*functions)
     for counts_units in counting:
         if library.teachonce_bind(pointers, ctypes.c_int32(counts_units)) != _ABI_VERSION:
-            return None, "Pillow's libjpeg has another interface"
+            return None, "Pillow's libjpeg has an incompatible interface"
         kernel = Kernel(library, can_rewrite=all(rewriting), counts_units=counts_units)
         if _gives_pillows_pixels(kernel):
             return kernel, ""
-    return None, "the kernel differs from Pillow here"
+    return None, "the kernel's results differ from Pillow's on this machine"
 
 
 def _find(library: ctypes.CDLL, name: str) -> int | None:

@@ -24,7 +24,7 @@ def apply_operation(image: Image.Image, operation: Operation) -> Image.Image:
     """The RGB image after the operation; raises StoreError for a name that this version does not know."""
     function = OPERATIONS.get(operation.name)
     if function is None:
-        raise StoreError(f"operation {operation.name!r} is not known here; a newer teachonce wrote it?")
+        raise StoreError(f"operation {operation.name!r} is unknown; was it written by a newer teachonce?")
     return function(image, operation.magnitude)
 
 

@@ -1,11 +1,11 @@
-"""What a model wants to see: geometry, interpolation, and the numbers that its pixels become.
+"""A model's preprocessing: geometry, interpolation, and normalization.
 
 Every model carries its own ``Preprocessing``, from its library's configuration, its file or its SPEC. ``apply`` is the
 part on the CPU, from a decoded image to pixels; ``normalize`` is the part on the device, from a batch of pixels to the
 model's input. Pixels travel as uint8 between the two (a quarter of the bytes) unless the geometry makes fractions.
 
 Three geometries cover the field. ``shorter``: the shorter side to ``resize_px``, then the center (torchvision, most of
-timm). ``squash``: the whole image to a square of ``resize_px``, then the center (timm's CLIP and SigLIP). ``central``:
+timm). ``squash``: the full image to a square of ``resize_px``, then the center (timm's CLIP and SigLIP). ``central``:
 the middle ``crop_frac`` of each side to a square (Inception, and the walkthrough's AmoebaNet and EfficientNet-B7).
 
 With Pillow's filters the results are the bits of torchvision's and timm's evaluation transforms. ``tf1_bilinear`` is
@@ -46,7 +46,8 @@ _MAX_SIDE_PX = 8192
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing:
-    """The way from a decoded image to a model's input; its JSON goes into stores, runs and exported models."""
+    """The preprocessing from a decoded image to a model's input; its JSON goes into stores, runs and exported
+    models."""
 
     size_px: int
     """Side of the square that the model sees."""
@@ -83,7 +84,9 @@ class Preprocessing:
         if not 0 < self.crop_frac <= 1:
             raise ConfigError(f"preprocessing with crop={self.crop_frac}: expected a fraction in (0, 1]")
         if self.interpolation == "tf1_bilinear" and self.antialias:
-            raise ConfigError("preprocessing with interpolation=tf1_bilinear: expected antialias=0, it has none")
+            raise ConfigError(
+                "preprocessing with interpolation=tf1_bilinear: expected antialias=0, it has no antialiasing"
+            )
         if not self.antialias and self.interpolation not in ("bilinear", "tf1_bilinear", "nearest"):
             raise ConfigError(
                 f"preprocessing with interpolation={self.interpolation}, antialias=0: "
@@ -121,8 +124,8 @@ class Preprocessing:
             longer_px = int(self.resize_px * long / short)
             if longer_px * self.resize_px > MAX_PIXELS:
                 raise ImageError(
-                    f"an image of {width} x {height} pixels, which its shorter side at {self.resize_px} pixels makes "
-                    f"more than {MAX_PIXELS:,}; crop it or remove it"
+                    f"an image of {width} x {height} pixels, whose resize to a shorter side of {self.resize_px} "
+                    f"pixels exceeds {MAX_PIXELS:,}; crop it or remove it"
                 )
             resized = (longer_px, self.resize_px) if width > height else (self.resize_px, longer_px)
         left, top = (self._center(side) for side in resized)
@@ -140,7 +143,7 @@ class Preprocessing:
 
     @classmethod
     def from_json(cls, value: Any) -> Self:
-        """The inverse of ``to_json``; raises ConfigError with the field for what is no such JSON."""
+        """The inverse of ``to_json``; raises ConfigError with the field for other JSON."""
         return convert_json(value, cls, "preprocessing", ConfigError)
 
     def _resize(

@@ -1,7 +1,7 @@
-"""The one way from bytes to pixels: records read with their views, and views rendered at any size.
+"""The single path from bytes to pixels: records read with their views, and views rendered at any size.
 
 Teacher, student, evaluation and audit all read through a ``ViewReader`` and render with
-``render_views``. A crop is rendered at the size and with the filter of the model; ``CENTER`` through its whole
+``render_views``. A crop is rendered at the size and with the filter of the model; ``CENTER`` through its complete
 evaluation preprocessing. A mixed view takes a second record: its partner is read and checked by key too, and is seen
 through its own view of the same number.
 """
@@ -92,8 +92,8 @@ class ViewReader:
             if partner.key != mix.partner:
                 raise StoreError(
                     f"{partner.where}: key {partner.key:016x} ({partner.filename}), the mix of "
-                    f"{joined.records[index].where} was made with {mix.partner:016x}: the image changed since "
-                    "extraction; extract again"
+                    f"{joined.records[index].where} was made with key {mix.partner:016x}: the image has changed "
+                    "since extraction; extract again"
                 )
         own = self.views.views_of(self.join(locations, partners), number)
         return {

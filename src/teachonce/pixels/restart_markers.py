@@ -5,7 +5,7 @@ and metadata, as a baseline JPEG with Huffman tables of its own and a marker eve
 reader gets the same pixels; the kernel enters the file at the markers (``native/segments.c``). What was written is read
 back and compared before it is given out. About 4 ms a photograph, whose file grows by 1 %.
 
-Only 8-bit grayscale and color JPEGs without damage are rewritten, progressive ones too; others are left as they are.
+Only 8-bit grayscale and color JPEGs without damage are rewritten, progressive ones too; others are not changed.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ def require_rewriter(option: str) -> None:
     """Raise ConfigError where nothing can rewrite images here; ``option`` begins the message."""
     kernel = load_kernel()
     if kernel is None or not kernel.can_rewrite:
-        why = describe_decoder() if kernel is None else "Pillow's libjpeg does not give out coefficients"
+        why = describe_decoder() if kernel is None else "Pillow's libjpeg does not give access to coefficients"
         raise ConfigError(
-            f"{option}: needs the native library, found {why}; install teachonce where there is a C compiler, with "
-            "Pillow's own wheel, or leave restart markers out"
+            f"{option}: needs the native library, found {why}; install teachonce with a C compiler and with "
+            "Pillow's own wheel, or omit restart markers"
         )
 
 
 def add_restart_markers(encoded: Encoded, *, by_row: bool) -> bytes | None:
-    """The JPEG with a marker a row of units, or without ``by_row`` several a row; None: it is left as it is.
+    """The JPEG with a marker a row of units, or without ``by_row`` several a row; None: it is not changed.
 
     Between two markers are as many units as the largest divisor of a row's units from 4 to 8 says; a row that has none
     gets one marker. ``require_rewriter`` was asked before.

@@ -27,7 +27,7 @@ KEPT_SHARDS = 64
 
 
 class ViewSource(Protocol):
-    """What a reader and a data set ask of views."""
+    """What a reader and a dataset ask of views."""
 
     is_replay: bool
     """Whether these are stored views, so that nothing else about them is random."""
@@ -48,9 +48,10 @@ class ViewSource(Protocol):
         """View ``number`` of each record, with its mix if it has one."""
 
     def locate_partner(self, location: Location, key: int, where: str, *, by_position: bool = False) -> Location:
-        """(shard, row), in the source, of the partner with this key of the record that lies at ``location``.
+        """(shard, row), in the source, of the partner with this key of the record at ``location``.
 
-        ``by_position`` it may be where it lay once: whoever reads it compares its key, and asks again without.
+        ``by_position`` it may be an outdated position: the caller compares the key of what it reads, and asks again
+        without.
         """
 
 

@@ -2,7 +2,7 @@
 
 Data has labels 0..C-1; TFRecords of ImageNet have C = 1001, where 0 is "background" and never occurs. A model has its
 own classes, and ``offset`` is the data label of the model's class 0: 0 for AmoebaNet (1001 classes), 1 for a model of
-1000 classes. A class that the source lacks gets logit -inf, which is no probability mass at any temperature; padding
+1000 classes. A class that the source lacks gets logit -inf, which has no probability mass at any temperature; padding
 with logit 0, as the walkthrough does, takes real mass. A class that the target lacks is dropped, which conditions the
 teacher's distribution on the classes that remain.
 """
@@ -26,7 +26,7 @@ class ClassSpace:
 
     def __post_init__(self) -> None:
         if self.num_classes < 1:
-            raise ConfigError(f"a class space of {self.num_classes} classes: at least 1 is needed")
+            raise ConfigError(f"a class space of {self.num_classes} classes: expected at least 1")
 
     def labels(self) -> NDArray[np.int64]:
         """The data label of each output [num_classes]; negative: none."""
@@ -69,17 +69,19 @@ def resolve_offset(
     if offset is not None:
         if data_classes is not None and not -model_classes < offset < data_classes:
             raise ConfigError(
-                f"{option} {offset} leaves {model} ({model_classes} classes) and the data ({data_classes} classes) "
-                "with no class in common"
+                f"{option} {offset} leaves {model} ({model_classes} classes) and the data ({data_classes} "
+                "classes) without a common class"
             )
         return offset
     if data_classes is None or model_classes == data_classes:
         return 0
     if model_classes == data_classes - 1:
         return 1
-    advice = "make the records with the model's class list (--labels), or choose a model of this data"
+    advice = "create the records with the model's class list (--labels), or choose a model for this data"
     if option is not None:
-        advice += f"; where the model's classes are a run of the data's labels, say with {option} which is its class 0"
+        advice += (
+            f"; if the model's classes are consecutive labels of the data, give the label of its class 0 with {option}"
+        )
     raise ConfigError(f"{model} has {model_classes} classes, the data {data_classes}: {advice}")
 
 
@@ -88,7 +90,7 @@ Outputs = slice | NDArray[np.int64]
 
 
 def shared_classes(source: ClassSpace, target: ClassSpace) -> tuple[Outputs, Outputs]:
-    """The outputs of both spaces that stand for the same labels: (the source's, the target's), in the same order."""
+    """The outputs of both spaces that mean the same labels: (the source's, the target's), in the same order."""
     if isinstance(source, NamedClassSpace) or isinstance(target, NamedClassSpace):
         labels = target.labels()
         order = np.argsort(labels, kind="stable")

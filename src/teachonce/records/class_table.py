@@ -1,4 +1,4 @@
-"""Names and texts of the labels of a data set: classes.json beside TFRecord shards, and files of names, one a line."""
+"""Names and texts of the labels of a dataset: classes.json beside TFRecord shards, and files of names, one a line."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ def read_classes(data: Path) -> ClassTable | None:
     path = data / CLASSES_NAME
     if not open_storage(data).has(CLASSES_NAME):
         return None
-    table = convert_json(read_json(path), ClassTable, path, RecordError, advice="make it again")
+    table = convert_json(read_json(path), ClassTable, path, RecordError, advice="create it again")
     if len(table.names) != len(table.texts) or not table.names:
-        raise RecordError(f"{path}: {len(table.names)} names and {len(table.texts)} texts; make it again")
+        raise RecordError(f"{path}: {len(table.names)} names and {len(table.texts)} texts; create it again")
     return table
 
 
@@ -58,7 +58,9 @@ def read_labels(path: Path) -> tuple[str, ...]:
         if not name:
             raise ConfigError(f"{path} line {number}: empty, expected a class name; every line is a label")
         if name in names:
-            raise ConfigError(f"{path} line {number}: {name} is doubled (line {names[name]}); remove one of the two")
+            raise ConfigError(
+                f"{path} line {number}: {name} is a duplicate (of line {names[name]}); remove one of the two"
+            )
         names[name] = number
     if not names:
         raise ConfigError(f"{path}: empty, expected one class name a line")

@@ -2,8 +2,8 @@
 
 A key is a hash of the image, so to know the keys of data is to read all of it, once. They are kept shard by shard under
 an identity that is another one when a file's size or time changes (``ShardInfo.identity``), so data that grows has only
-its new shards read; and as an index of all shards, memory-mapped, 16 bytes a record. A cache that is out of date does
-no harm: whoever reads a record compares its key.
+its new shards read; and as an index of all shards, memory-mapped, 16 bytes per record. A cache that is out of date does
+no harm: readers of a record compare its key.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ WORKER_BYTES = 1 << 30
 
 
 class DataKeys:
-    """Keys [n] of each shard of a source, and where each key lies; reads the records whose keys are not cached.
+    """Keys [n] of each shard of a source, and where each key is; reads the records whose keys are not cached.
 
     Safe to use from several threads. Raises RecordError for a record that cannot be read.
     """
@@ -129,7 +129,7 @@ def _cache_file(name: str) -> Path | None:
 
 
 def read_cached(name: str, num_words: int) -> NDArray[np.uint64] | None:
-    """Words (uint64) of a cached file, memory-mapped; behind them stands their xxh3."""
+    """Words (uint64) of a cached file, memory-mapped; followed by their xxh3."""
     path = _cache_file(name)
     if path is None:
         return None
@@ -150,7 +150,7 @@ def write_cached(name: str, words: NDArray[np.uint64]) -> None:
     path = _cache_file(name)
     if path is None:
         return
-    # Where the folder cannot be written the keys are only slower to have, so this is no error.
+    # Where the folder cannot be written the keys are only slower to have, so this is not an error.
     with suppress(TeachonceError), atomic_write(path) as file:
         file.write(words.tobytes())
         file.write(xxhash.xxh3_64_intdigest(np.ascontiguousarray(words).data).to_bytes(8, "little"))

@@ -79,7 +79,7 @@ class ImageFileSource(RecordSource):
     def read_batch(
         self, locations: Sequence[Location], *, with_logits: bool = False, buffers: BufferPool | None = None
     ) -> list[Record]:
-        """The records at several locations; LogitsError where logits are asked for, which a folder cannot hold."""
+        """The records at several locations; LogitsError where logits are requested, which a folder cannot hold."""
         return [self._read(shard, row, with_logits) for shard, row in locations]
 
     def _read(self, shard: int, row: int, with_logits: bool) -> Record:
@@ -88,7 +88,7 @@ class ImageFileSource(RecordSource):
         name = self._listing.relative_name(index)
         where = self._storage.describe(name)
         if with_logits:
-            raise LogitsError(f"{where}: an image file holds no logits; give a --store")
+            raise LogitsError(f"{where}: an image file has no logits; give --store")
         try:
             encoded = self._storage.read(name)
         except RecordError as error:

@@ -1,7 +1,7 @@
-"""Record keys in order, and where their records lie: how records and stores find each other whatever their shards.
+"""Record keys in order, and where their records are: how records and stores find each other whatever their shards.
 
-Three arrays, 16 bytes a record: the keys sorted, and the shard and the row of each. Equal images have equal keys and
-stand beside each other, by shard and row. The arrays may be memory-mapped; a search touches a few pages.
+Three arrays, 16 bytes per record: the keys sorted, and the shard and the row of each. Equal images have equal keys and
+are adjacent, by shard and row. The arrays may be memory-mapped; a search touches a few pages.
 """
 
 from __future__ import annotations

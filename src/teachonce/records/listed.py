@@ -1,4 +1,4 @@
-"""The list of the files of a folder of records (files.json), which whoever makes shards puts behind them.
+"""The list of the files of a folder of records (files.json), which is put after the shards that a command writes.
 
 Writers hash what they write, so nothing is read back; but what a killed command had written is, by the one that
 completes it.
@@ -41,7 +41,7 @@ def list_written(folder: Path, split: str, written: Mapping[str, ListedFile], *,
         if not shards:
             return {name: hash_file(storage, name) for name in ours}
         found: dict[str, ListedFile] = {}
-        with progress("records: hashing what was there", len(shards), unit="shards") as advance:
+        with progress("records: hashing existing shards", len(shards), unit="shards") as advance:
             threads = storage.requests_at_once
             for name, entry in zip(
                 ours, prefetch(ours, lambda name: hash_file(storage, name), threads=threads, ahead=threads), strict=True

@@ -29,7 +29,7 @@ from teachonce.storage.storage import Storage
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".pgm"})
 _SYSTEM_FILES = frozenset({"thumbs.db", "desktop.ini"})
-"""What Windows leaves in folders of images: nobody has to be told."""
+"""What Windows leaves in folders of images; not worth a warning."""
 MAX_DEPTH = 32
 """Folders below a class folder: more is a link that leads back to a folder above it."""
 
@@ -63,7 +63,7 @@ class ImageListing:
         return np.array(numbers, np.int32)[self.folder_of]
 
     def path(self, index: int) -> Path:
-        """Where an image lies."""
+        """Path of an image."""
         return self.root / self.relative_name(index)
 
     def relative_names(self) -> Iterator[str]:
@@ -135,11 +135,11 @@ def list_images(root: Path, folders: Sequence[str]) -> ImageListing:
                 sizes += map(len, encoded)
         if not paths or (folder and paths[-1].partition("/")[0] != folder):
             raise RecordError(
-                f"{root / folder}: holds no image ({', '.join(sorted(IMAGE_SUFFIXES))}), expected at least one; "
+                f"{root / folder}: has no images ({', '.join(sorted(IMAGE_SUFFIXES))}), expected at least one; "
                 "fill the folder or remove it"
             )
     if others:
-        warnings.warn(f"{len(others)} files without an image's ending are left out, such as {others[0]}", stacklevel=2)
+        warnings.warn(f"{len(others)} files without an image extension are ignored, such as {others[0]}", stacklevel=2)
     bounds = np.cumsum([0, *sizes], dtype=np.int64)
     joined = np.concatenate(folder_of) if folder_of else np.empty(0, np.int32)
     return ImageListing(root, tuple(paths), joined, b"".join(names), bounds)
@@ -206,6 +206,6 @@ def _describe_undecoded(name: bytes) -> str:
     except UnicodeDecodeError:
         return f"the name {name!r} is not UTF-8; rename it"
     return (
-        f"the name {text!r} is UTF-8, but this process reads names as {sys.getfilesystemencoding()}: set PYTHONUTF8=1, "
-        "or LC_ALL=C.UTF-8"
+        f"the name {text!r} is UTF-8, but this process decodes names as {sys.getfilesystemencoding()}: set "
+        "PYTHONUTF8=1, or LC_ALL=C.UTF-8"
     )

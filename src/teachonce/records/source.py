@@ -35,7 +35,7 @@ _SHARD_NAME = re.compile(r"(.+)-(\d{5,})-of-(\d{5,})")
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One source example; ``where`` names it in messages, ``logits`` [C] are there only when asked for.
+    """One source example; ``where`` names it in messages, ``logits`` [C] are there only on demand.
 
     ``boxes`` [N, 4] are its objects' xmin, ymin, xmax, ymax as fractions of the image: only of a source ``with_boxes``,
     and None where the record has none.
@@ -97,7 +97,7 @@ class RecordSource(ABC):
 
     A source of another kind is one file with one class that has six things: ``split``, ``shards`` (with their sizes)
     and ``classes``, set when it is opened; ``read_batch`` by location; ``iter_shard`` in order; and ``format``, which
-    ``describe`` puts into a plan. ``discovery.open_records`` is where a folder is told to be its kind.
+    ``describe`` puts into a plan. ``discovery.open_records`` finds out the kind of a folder.
 
     What others rely on: a record's key is ``record_key`` of its encoded bytes, or of those that they were rewritten
     from without loss, as the record says (``rewritten_keys`` checks the bytes then). Names of shards become names of a
@@ -111,7 +111,7 @@ class RecordSource(ABC):
     classes: ClassTable | None
     format: str
     with_boxes: bool = False
-    """Whether records come with their bounding boxes (of which a folder has none), for whoever draws crops by them."""
+    """Whether records come with their bounding boxes (which image folders do not have), to draw crops by them."""
 
     @property
     def num_records(self) -> int:
@@ -136,7 +136,7 @@ class RecordSource(ABC):
     ) -> list[Record]:
         """The records at several locations, where it can be into memory of ``buffers``.
 
-        Raises RecordError where one is damaged, LogitsError where one lacks the logits asked for.
+        Raises RecordError where one is damaged, LogitsError where one lacks the logits requested.
         """
 
     @abstractmethod
@@ -200,8 +200,9 @@ def rewritten_keys(encoded: Buffer, encoded_xxh3: int | None, original_key: int 
     if original_key is None or encoded_xxh3 != own_key:
         has = "none" if encoded_xxh3 is None else f"{encoded_xxh3:016x}"
         raise RecordError(
-            f"{where}: image/encoded_xxh3 {has}, expected {own_key:016x}, beside one image/original_key: the image was "
-            "changed after it was rewritten; restore the record, or write it again without these two features"
+            f"{where}: image/encoded_xxh3 {has}, expected {own_key:016x}, beside one image/original_key: the "
+            "image was changed after the record was rewritten; restore the record, or write it again without "
+            "these two features"
         )
     return original_key, own_key
 
@@ -224,5 +225,5 @@ def choose_data_classes(given: int | None, source: RecordSource) -> int | None:
     """
     known = None if source.classes is None else len(source.classes.names)
     if given is not None and known is not None and given != known:
-        raise ConfigError(f"--num-classes {given}: the data has {known} classes; leave it out")
+        raise ConfigError(f"--num-classes {given}: the data has {known} classes; omit it")
     return known if given is None else given

@@ -40,7 +40,7 @@ Row = dict[str, float | int | None]
 
 
 def write_metrics(path: Path, rows: Sequence[Row]) -> None:
-    """Write metrics.csv whole; numbers as Python's shortest text that reads back the same, nothing for None."""
+    """Write metrics.csv at once; numbers as Python's shortest text that reads back the same, nothing for None."""
     text = io.StringIO()
     writer = csv.DictWriter(text, METRIC_COLUMNS, lineterminator="\n")
     writer.writeheader()
@@ -55,14 +55,14 @@ def read_metrics(path: Path) -> list[Row]:
     if not storage.has(METRICS_NAME):
         return []
     rows: list[Row] = []
-    # A byte that is no text is in some line, which then is none of numbers.
+    # A byte that is not text makes its line one without numbers.
     text = storage.read(METRICS_NAME).decode(errors="backslashreplace")
     try:
         for line in csv.DictReader(io.StringIO(text)):
             rows.append({name: _number(name, line[name]) for name in METRIC_COLUMNS})
     except (KeyError, ValueError, TypeError, csv.Error) as error:
         raise TeachonceError(
-            f"{path / METRICS_NAME}: line {len(rows) + 2} is no line of metrics ({error!r})"
+            f"{path / METRICS_NAME}: line {len(rows) + 2} is not a line of metrics ({error!r})"
         ) from error
     return rows
 

@@ -1,19 +1,19 @@
 """The directory that a training leaves behind: names, identity, the curve and the result.
 
     RUN/config.json           the resolved configuration; written first; the same command again must agree with it
-        metrics.csv           one line an epoch, rewritten whole after each
+        metrics.csv           one line an epoch, rewritten after each
         checkpoints/last.ckpt the newest state, of an epoch's end or within one, to resume from
         checkpoints/best.ckpt the one with the best validation top-1
         tensorboard/          event files
         student.safetensors   the final weights (their moving average, where there is one)
-        report.html           one page to look at
+        report.html           a page with curves and results
         result.json           written last: for ``train``, a run that has it is finished
         .train.lock           while it is trained: by which process
 
 A run is the same run wherever it is computed: paths, the kind of device, the nodes that devices are spread over and
 loader threads may change between two starts. Everything that the numbers depend on may not, but for the number of
 devices (``world_size``) where an update has as many images: config.json keeps the first one (``training/data.py``).
-Data and store are compared by what they are, not by where they lie. Who only needs the final weights
+Data and store are compared by what they are, not by where they are stored. Who only needs the final weights
 (``open_finished_run``) asks for these and not for result.json. Nothing here needs torch.
 """
 
@@ -68,7 +68,7 @@ _FREE = frozenset(
         "versions",
     }
 )
-"""Entries of config.json that may differ when a run goes on: where it is computed and where things lie; the name of
+"""Entries of config.json that may differ when a run is resumed: where it is computed and where files are; the name of
 the recipe, whose options are compared one by one; the hash of the classes, which older runs lack."""
 
 _NUMBER = (int, float)
@@ -84,9 +84,9 @@ _RESULT: dict[str, type | tuple[type, ...]] = {
 
 
 class Run:
-    """A run that was begun, opened for reading: config.json is parsed once, the rest is read when it is asked for.
+    """A run that was started, opened for reading: config.json is parsed once, the rest is read on demand.
 
-    Raises TeachonceError for a folder without config.json, ModelError for one whose config.json is no run's.
+    Raises TeachonceError for a folder without config.json, ModelError for one whose config.json is not a run's.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -126,7 +126,7 @@ class Run:
 
     @property
     def weights_path(self) -> Path:
-        """Where the student's final weights lie, or will."""
+        """Path of the student's final weights."""
         return self.path / WEIGHTS_NAME
 
     @property
@@ -145,8 +145,8 @@ class Run:
                 _typed(result, name, kind)
         except (KeyError, TypeError) as error:
             raise ModelError(
-                f"{self.path / RESULT_NAME}: is no run's result ({type(error).__name__}: {error}); remove it, and the "
-                "same train writes it again"
+                f"{self.path / RESULT_NAME}: is not the result of a run ({type(error).__name__}: {error}); remove "
+                "it, and the same train command writes it again"
             ) from error
         return result
 
@@ -158,7 +158,7 @@ class Run:
             raise _no_run(self.path / CONFIG_NAME, error) from error
 
     def describe_supervision(self) -> str:
-        """Who taught the student, as a phrase."""
+        """The teacher of the student, as a phrase."""
         if not self.temperature:
             return "labels only"
         source = " and ".join(self.stores) or self.teacher or "image/logit of the records"
@@ -167,12 +167,12 @@ class Run:
 
 
 def holds_run(path: Path) -> bool:
-    """Whether a run was begun in this folder."""
+    """Whether a run was started in this folder."""
     return open_storage(path).has(CONFIG_NAME)
 
 
 def find_run(path: Path) -> Run | None:
-    """The run in this folder, None where none was begun; raises as ``Run``."""
+    """The run in this folder, None where none was started; raises as ``Run``."""
     return Run(path) if holds_run(path) else None
 
 
@@ -183,7 +183,7 @@ def open_finished_run(path: Path, *, requested_by: str) -> Run:
     """
     for name in (CONFIG_NAME, WEIGHTS_NAME):
         if not open_storage(path).has(name):
-            raise ConfigError(f"{requested_by}: holds no {name}, expected the folder of a finished run")
+            raise ConfigError(f"{requested_by}: has no {name}; expected the folder of a finished run")
     return Run(path)
 
 
@@ -207,14 +207,14 @@ def begin_run(path: Path, config: Mapping[str, Any], defaults: Mapping[str, Any]
 
 
 def _no_run(path: Path, error: Exception) -> ModelError:
-    return ModelError(f"{path}: is no run's ({type(error).__name__}: {error}); train again")
+    return ModelError(f"{path}: is not from a run ({type(error).__name__}: {error}); train again")
 
 
 def _plan_file(path: Path, defaults: Mapping[str, Any]) -> PlanFile:
     return PlanFile(
         folder=path,
         name=CONFIG_NAME,
-        foreign=TeachonceError(f"{path}: exists and is no run; choose another --out or remove it"),
+        foreign=TeachonceError(f"{path}: exists and is not a run; choose another --out or remove it"),
         what="configuration",
         may_differ=_FREE,
         defaults=defaults,

@@ -14,7 +14,7 @@ from typing import Self
 from teachonce.errors import ConfigError
 
 SCHEMES = {
-    "s3": "Amazon S3 and what speaks its protocol",
+    "s3": "Amazon S3 and compatible servers",
     "gs": "Google Cloud Storage",
     "az": "Azure Blob Storage",
     "http": "a web server, for reading",
@@ -47,7 +47,7 @@ class Address(PosixPath):
         return f"{scheme}://{rest}"
 
     def __fspath__(self) -> str:
-        raise TypeError(f"{self}: is no local path: it is read through teachonce.storage")
+        raise TypeError(f"{self}: is not a local path: it can only be read through teachonce.storage")
 
     def resolve(self, strict: bool = False) -> Self:
         """The address itself."""
@@ -79,8 +79,8 @@ def to_location(location: Path | str) -> Path:
     if scheme not in SCHEMES:
         known = ", ".join(f"{name}://" for name in SCHEMES)
         raise ConfigError(
-            f"{match[1]}://{match[2]}: unknown scheme {match[1]}, expected {known} or a local path; a mounted bucket "
-            "is a local path"
+            f"{match[1]}://{match[2]}: unknown scheme {match[1]}, expected {known} or a local path; a mounted "
+            "bucket is given as a local path"
         )
     address = Address(f"{scheme}:/{match[2]}")
     if not address.bucket:

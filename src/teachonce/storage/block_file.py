@@ -1,9 +1,9 @@
-"""Arrow files of hashed blocks: a block is one record batch, and its hash stands in the file's own metadata.
+"""Arrow files of hashed blocks: a block is one record batch, and its hash is in the file's own metadata.
 
 An Arrow IPC file is its magic, the schema, the record batches one behind the other, and a footer. The schema's metadata
 has one entry, ``teachonce``: a JSON object with what the writer says of the file, and ``blocks``: [bytes, xxh3 (128
-bits)] of each batch as it lies in the file. So the first bytes of a file (its *head*: magic and schema) say where each
-block begins and what its bytes must be; a block is read alone, and checked before anything in it is believed. What
+bits)] of each batch in the file. So the first bytes of a file (its *head*: magic and schema) say where each
+block begins and what its bytes must be; a block is read alone, and checked before anything in it is trusted. What
 comes behind the last block (its *tail*) repeats the schema for other readers and is not needed here.
 
 A ``FileEntry`` (size, hash of the head, hash of the tail) is what a manifest keeps of such a file: with it every byte
@@ -99,7 +99,7 @@ class BlockFile:
         for num_bytes, _ in self._blocks:
             self._starts.append(self._starts[-1] + num_bytes)
         if self._starts[-1] > len(self._bytes):
-            raise self.error(f"{len(self._bytes):,} bytes, its blocks need {self._starts[-1]:,}: cut short")
+            raise self.error(f"{len(self._bytes):,} bytes, its blocks need {self._starts[-1]:,}: truncated")
 
     @property
     def num_blocks(self) -> int:
@@ -116,11 +116,11 @@ class BlockFile:
         """A block without a copy, which must have the types of ``schema`` and so many rows
         (None: any).
 
-        ``is_checked``: its bytes were checked before, by whoever says so. The batch is validated in full: offsets,
+        ``is_checked``: the caller has checked its bytes before. The batch is validated in full: offsets,
         lengths, and that there is a null only where the schema allows it.
         """
         if block >= self.num_blocks:
-            raise self.error(f"{self.num_blocks} blocks, expected more than {block}: a file of other views")
+            raise self.error(f"{self.num_blocks} blocks, expected more than {block}: the file has other views")
         content = self._content(block)
         if not (self._trust or is_checked):
             reason = self._damage(block, content)
@@ -129,17 +129,15 @@ class BlockFile:
         found = self.schema.remove_metadata()
         if not has_same_columns(found, schema):
             raise self.error(
-                f"columns {_types(found)}, expected {_types(schema)}: damaged, or of another policy or codec"
+                f"columns {_types(found)}, expected {_types(schema)}: damaged, or of a different policy or codec"
             )
         try:
             batch = ipc.read_record_batch(pa.py_buffer(content), found)
             batch.validate(full=True)
         except ARROW_ERRORS as error:
-            raise self.error(
-                f"block {block}: is no Arrow record batch that can be read ({_first_line(error)})"
-            ) from error
+            raise self.error(f"block {block}: is not a readable Arrow record batch ({_first_line(error)})") from error
         if num_rows not in (None, batch.num_rows):
-            raise self.error(f"block {block}: {batch.num_rows} rows, expected {num_rows}: of other records")
+            raise self.error(f"block {block}: {batch.num_rows} rows, expected {num_rows}: the records differ")
         for field, column in zip(schema, batch.columns, strict=True):
             num_nulls = column.null_count if not field.nullable else 0
             if pa.types.is_fixed_size_list(column.type):
@@ -153,9 +151,9 @@ class BlockFile:
         try:
             found = ipc.open_file(_arrow_source(self._bytes)).num_record_batches
         except ARROW_ERRORS as error:
-            raise self.error(f"its end is not that of an Arrow file ({_first_line(error)}): cut short") from error
+            raise self.error(f"its end is not that of an Arrow file ({_first_line(error)}): truncated") from error
         if found != self.num_blocks:
-            raise self.error(f"its end names {found} record batches, its beginning {self.num_blocks}: damaged")
+            raise self.error(f"its footer has {found} record batches, its header {self.num_blocks}: damaged")
 
     def find_damage(self, entry: FileEntry | None = None) -> list[DamagedBlock]:
         """Every block whose bytes are not those that were written; with ``entry`` the tail too."""
@@ -182,16 +180,16 @@ class BlockFile:
     def _find_head(self) -> int:
         prefix = bytes(self._bytes[:_PREFIX_BYTES])
         if len(prefix) < _PREFIX_BYTES or not prefix.startswith(_MAGIC + _CONTINUATION):
-            raise self.error("is no Arrow file (its first bytes are others): damaged or cut short")
+            raise self.error("is not an Arrow file (wrong first bytes): damaged or truncated")
         end = _PREFIX_BYTES + int.from_bytes(prefix[-4:], "little", signed=True)
         if not _PREFIX_BYTES < end <= min(len(self._bytes), MAX_HEAD_BYTES):
-            raise self.error("its schema does not fit into the file: damaged or cut short")
+            raise self.error("its schema does not fit into the file: damaged or truncated")
         return end
 
     def _read_schema(self) -> pa.Schema:
         try:
             schema = ipc.read_schema(pa.py_buffer(self._bytes[len(_MAGIC) : self._head_bytes]))
-            _ = schema.names  # which are decoded when they are asked for
+            _ = schema.names  # which are decoded on demand
             return schema
         except ARROW_ERRORS as error:
             raise self.error(f"its schema cannot be read ({_first_line(error)}): damaged") from error
@@ -199,13 +197,13 @@ class BlockFile:
     def _read_metadata(self) -> tuple[dict[str, Any], list[tuple[int, str]]]:
         text = (self.schema.metadata or {}).get(METADATA_KEY)
         if text is None:
-            raise self.error("has no hashes of its blocks: written by something else")
+            raise self.error("has no hashes of its blocks: written by another program")
         try:
             metadata = parse_json(text)
         except ValueError as error:
             raise self.error(f"its metadata is not JSON ({error}): damaged") from error
         if not isinstance(metadata, dict):
-            raise self.error("its metadata is no JSON object: damaged")
+            raise self.error("its metadata is not a JSON object: damaged")
         blocks = convert_json(
             metadata.pop("blocks", None), list[tuple[Count, str]], f"{self._where}: blocks", StoreError
         )

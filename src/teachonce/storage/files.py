@@ -34,7 +34,7 @@ def _open_remote(address: Address, raises: type[TeachonceError]) -> Storage:
 
 
 def locate(path: Path, raises: type[TeachonceError] = TeachonceError) -> tuple[Storage, str]:
-    """The storage that a single file lies in, and its name there."""
+    """The storage of a single file, and its name there."""
     return open_storage(path.parent, raises), path.name
 
 

@@ -1,10 +1,10 @@
 """A local folder as a storage.
 
-A file is whole or absent: it is written under a temporary name in the same folder, synced, and renamed, so that a kill,
-a full disk or a power cut leaves either the old state or the new one.
+A file is complete or absent: it is written under a temporary name in the same folder, synced, and renamed, so that a
+kill, a full disk or a power cut leaves either the old state or the new one.
 
-Errors of the operating system are one line only where they are this file's own: while it is open for somebody else's
-block, its own reads and writes are told from whatever else fails in the block, which passes through as it is.
+Errors of the operating system are one line only where they are this file's own: while it is open for a caller's
+block, its own reads and writes are distinguished from whatever else fails in the block, which passes through as it is.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NO_PERMISSION = {errno.EACCES, errno.EPERM, errno.EROFS}
 _NO_PLACE = {errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOENT, errno.ENAMETOOLONG, errno.ELOOP}
 _NOT_SUPPORTED = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EACCES, errno.EPERM}
-"""What file systems say that cannot do what is asked for at all: it is not this file that failed."""
+"""What file systems say that cannot do what is requested at all: it is not this file that failed."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class LocalStorage(Storage):
         return self.root / name
 
     def list_folder(self, folder: str = "") -> Listing:
-        """What lies in a folder; links count as what they lead to, broken ones as files."""
+        """The files and folders in a folder; links count as what they lead to, broken ones as files."""
         listing = Listing([], [])
         try:
             with os.scandir(self.root / folder) as entries:
@@ -79,7 +79,7 @@ class LocalStorage(Storage):
             yield from ((below / name).as_posix() for name in names if not name.startswith(TEMPORARY_PREFIX))
 
     def statuses(self, folder: str = "") -> dict[str, FileStatus]:
-        """Size and time of each file directly in a folder; a broken link and what is no file are left out."""
+        """Size and time of each file directly in a folder; a broken link and what is not a file are left out."""
         if not self.is_folder(folder):
             return {}
         names = [f"{folder}/{name}" if folder else name for name in self.list_folder(folder).files]
@@ -183,7 +183,7 @@ class LocalStorage(Storage):
         try:
             with os.scandir(self.root / folder) as entries:
                 for entry in entries:
-                    # Another process may remove it at this moment, or it may be another user's.
+                    # Another process may remove it at the same time, or it may be another user's.
                     with suppress(FileNotFoundError, PermissionError):
                         if entry.name.startswith(TEMPORARY_PREFIX) and _is_leftover(entry):
                             Path(entry.path).unlink()
@@ -203,7 +203,7 @@ class LocalStorage(Storage):
                 stack.enter_context(hold_lock(path))
             except LockHeldError as error:
                 raise self.raises(
-                    f"{path.parent}: is being {doing} by {error}; wait until it has ended, or choose another --out"
+                    f"{path.parent}: is being {doing} by {error}; wait until it has finished, or choose another --out"
                 ) from None
             except OSError as error:
                 raise self._error(name, "written", error) from error
@@ -319,7 +319,7 @@ def _lend(raw: _OwnErrors, file: BinaryIO) -> Iterator[BinaryIO]:
     """``file``, the buffer of ``raw``, for a block; flushed and on the disk after it, where it is written.
 
     The first error of ``raw`` is what is raised, whatever the block made of it: libraries turn it into errors of their
-    own, or finish without a word (torch, Arrow). Any other error of the block stays what it is, also where ``raw``
+    own, or finish silently (torch, Arrow). Any other error of the block stays what it is, also where ``raw``
     fails after it.
     """
     try:
@@ -398,7 +398,7 @@ def _appear_once(temporary: Path, path: Path) -> None:
 
 def _sync_folder(folder: Path) -> None:
     # The rename itself is durable only once the folder is; some file systems cannot say so, which is harmless. A disk
-    # that fails here is not: the file is whole under its name, and nobody knows whether it will be after a power cut.
+    # that fails here is not: the file is complete under its name, but may not survive a power cut.
     try:
         descriptor = os.open(folder, os.O_RDONLY)
         try:

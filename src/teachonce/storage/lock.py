@@ -1,6 +1,6 @@
-"""One process at a time, told by the system itself: a locked file, which a killed holder lets go of.
+"""One process at a time, by the operating system: a locked file, which is released when its holder is killed.
 
-The file says who holds it, for the message to the second one. It is removed when it is let go of; what a killed holder
+The file says who holds it, for the message to the second one. It is removed on release; what a killed holder
 left is taken over. An object store would have an object here that its holder renews, and that counts for nothing when
 it is old.
 """
@@ -31,7 +31,7 @@ def hold_lock(path: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        # While it is locked, so that whoever opened the file before knows by its missing name that it counts no more.
+        # While it is locked, so that a process that opened the file before sees by its missing name that it is void.
         path.unlink(missing_ok=True)
         os.close(descriptor)
 
@@ -61,7 +61,7 @@ def _lock(descriptor: int, path: Path) -> bool:
         if error.errno not in _NO_LOCKS:
             raise
         warnings.warn(
-            f"{path}: this file system knows no locks ({error.strerror}): see to it that no second process writes here",
+            f"{path}: this file system has no locks ({error.strerror}): make sure that no other process writes here",
             stacklevel=2,
         )
         return False

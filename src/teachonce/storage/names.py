@@ -3,8 +3,8 @@
 Splits, shards and files are named in JSON that others may have written or damaged: a plan whose split is ``../../x``
 would have ``export`` write outside of --out. Everything that puts such a name into a path asks here first.
 
-Deliberately not here: paths that users give as paths (--out, the SPEC of a model), which may lead anywhere, and names
-that a folder's own listing gave, which are components already.
+Deliberately not included: paths that users give as paths (--out, the SPEC of a model), which may lead anywhere, and
+names that a folder's own listing gave, which are components already.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def check_component(name: str, where: object, error_class: type[TeachonceError])
     if not name:
         reason = "it is empty"
     elif name in (".", ".."):
-        reason = f"{found} is a folder's name for itself or its parent"
+        reason = f"{found} refers to a folder itself or its parent"
     elif "/" in name or "\\" in name:
         reason = f"{found} leads to another folder"
     elif any(unicodedata.category(character) == "Cc" for character in name):

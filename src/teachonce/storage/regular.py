@@ -1,7 +1,7 @@
 """Opening files that end: regular ones, through links.
 
-A pipe that nobody writes to is waited for for ever, and /dev/zero never ends; either may lie, or be linked, where an
-image is expected. What a shell passes as ``<(command)`` is a pipe too: one without a name, which somebody has just
+A read of a pipe without a writer hangs, and /dev/zero never ends; either may be, or be linked, where an
+image is expected. What a shell passes as ``<(command)`` is a pipe too: one without a name, which the shell has just
 made for this command, and which is read where a file is read in order (``allows_pipe``).
 """
 
@@ -27,7 +27,8 @@ _KINDS = {
 
 
 def open_regular(path: Path | str, *, allows_pipe: bool = False) -> int:
-    """A descriptor for reading; OSError (EINVAL), "is a named pipe, expected a file", for what is no regular file."""
+    """A descriptor for reading; OSError (EINVAL), "is a named pipe, expected a file", for what is not a regular
+    file."""
     if allows_pipe and _is_nameless_pipe(path):
         return os.open(path, _FLAGS)
     # Not waiting: who opens a pipe would otherwise wait for its writer. Regular files know no difference.
@@ -41,7 +42,7 @@ def open_regular(path: Path | str, *, allows_pipe: bool = False) -> int:
 
 
 def check_regular(found: os.stat_result) -> None:
-    """Raise OSError (EINVAL, EISDIR) for what is no regular file."""
+    """Raise OSError (EINVAL, EISDIR) for what is not a regular file."""
     kind = stat.S_IFMT(found.st_mode)
     if kind == stat.S_IFDIR:
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))

@@ -1,7 +1,7 @@
-"""Resuming: the same plan as the one that a folder was begun with, or a refusal that says what differs.
+"""Resuming: the same plan as the one that a folder was started with, or a refusal that says what differs.
 
 Every program that can be interrupted writes down first what it is going to make: a JSON object, the plan. The same
-command again finds the plan and goes on; another command, and a folder that holds something else, are refused before
+command again finds the plan and resumes; another command, and a folder that holds something else, are refused before
 anything is touched. Several processes may begin at once: the first one's plan counts.
 """
 
@@ -22,7 +22,7 @@ SHOWN_CHARACTERS = 80
 
 @dataclass(frozen=True, kw_only=True)
 class PlanFile:
-    """Where a program keeps the plan of what it makes in ``folder``, and how it speaks of it."""
+    """Where a program keeps the plan of what it makes in ``folder``, and how messages name it."""
 
     folder: Path
     name: str
@@ -44,7 +44,7 @@ class PlanFile:
             return None
         plan = read_json(path)
         if not isinstance(plan, dict):
-            raise TeachonceError(f"{path}: is no {self.what}, expected a JSON object; choose another --out")
+            raise TeachonceError(f"{path}: is not a {self.what}; expected a JSON object; choose another --out")
         return plan
 
     def check_folder(self) -> None:
@@ -55,7 +55,7 @@ class PlanFile:
             listing = storage.list_folder()
             names = [name for name in (*listing.files, *listing.folders) if name[0] != "." and name != self.name]
             is_foreign = self.is_foreign(names)
-        # Another process may begin at this moment, so the plan is looked for last.
+        # Another process may begin at the same time, so the plan is checked last.
         if is_foreign and not storage.has(self.name):
             raise self.foreign
 
@@ -74,7 +74,7 @@ class PlanFile:
         differences = plan_differences(known | old, json.loads(json.dumps(plan)), self.may_differ)
         if differences:
             raise PlanMismatchError(
-                f"{self.folder}: begun with another {self.what}: {'; '.join(differences)}; {self.advice}"
+                f"{self.folder}: was started with a different {self.what}: {'; '.join(differences)}; {self.advice}"
             )
         return old
 

@@ -30,7 +30,7 @@ def scratch_folder() -> Iterator[Path]:
         folder.mkdir(mode=0o700)
     except OSError as error:
         raise TeachonceError(
-            f"{folder}: cannot be made: {error.strerror}; free space, or give another folder by TMPDIR"
+            f"{folder}: cannot be created: {error.strerror}; free space, or set TMPDIR to another folder"
         ) from error
     try:
         yield folder
@@ -42,7 +42,7 @@ def _remove_dead(top: Path) -> None:
     with suppress(OSError):
         for path in top.glob(f"{_PREFIX}*"):
             name = path.name.removeprefix(_PREFIX)
-            # Another process may remove it at this moment.
+            # Another process may remove it at the same time.
             with suppress(OSError):
                 found = path.lstat()
                 is_ours = is_writer_name(name) and stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid()

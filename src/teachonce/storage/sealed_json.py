@@ -7,7 +7,7 @@
 
 The hash is xxh3 (128 bits, 32 hexadecimal digits) of the file's bytes with these digits as zeros. So a flipped bit, an
 edited number and another indentation are all noticed, and what was read is what was written. It protects against
-damage and against edits by hand, not against somebody who computes it again.
+damage and against manual edits, not against someone who recomputes it.
 
 Such a file is immutable: it is put under a name that is free, and the first of several writers wins.
 """
@@ -62,7 +62,7 @@ def read_sealed(storage: Storage, name: str, error: type[TeachonceError], advice
 
 
 def read_seal(storage: Storage, name: str, error: type[TeachonceError], advice: str) -> str:
-    """The hash alone, which stands for the content; raises as ``read_sealed``."""
+    """The hash alone, which identifies the content; raises as ``read_sealed``."""
     return _read_content(storage, name, error, advice)[1]
 
 
@@ -73,12 +73,12 @@ def _read_content(storage: Storage, name: str, error: type[TeachonceError], advi
         raise error(f"{problem}; {advice}") from problem
     match = SEALED_END.search(content)
     if match is None:
-        raise error(f"{storage.describe(name)}: does not end with its hash: damaged or cut short; {advice}")
+        raise error(f"{storage.describe(name)}: does not end with its hash: damaged or truncated; {advice}")
     found = match[1].decode()
     computed = xxhash.xxh3_128_hexdigest(content[: match.start(1)] + ZEROS.encode() + content[match.end(1) :])
     if found != computed:
         raise error(
-            f"{storage.describe(name)}: its bytes have the hash {computed}, it says {found}: damaged or edited; "
-            f"{advice}"
+            f"{storage.describe(name)}: its bytes have the hash {computed}, but it records {found}: damaged or "
+            f"edited; {advice}"
         )
     return content, found

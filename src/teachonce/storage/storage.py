@@ -3,7 +3,7 @@
 A storage is a place with named files: a local folder (``local.py``), or a bucket or web server (``remote``). Names are
 relative to it, with "/" between their parts; "" is the place itself. There is nothing here that an object store cannot
 do: a file appears by one put, complete or not at all, and is never changed in place; folders are what names have in
-common, made and gone with their files. Writers that collide are told apart by ``put_if_absent`` alone.
+common, made and gone with their files. Writers that collide are distinguished only by ``put_if_absent``.
 
 Whatever cannot be read, listed or written is a TeachonceError of the class ``raises``, with the file's full name as
 ``describe`` has it. To read what is not there is "NAME: cannot be read: No such file or directory", and so is to ask
@@ -23,7 +23,7 @@ from teachonce.errors import TeachonceError
 
 
 class Listing(NamedTuple):
-    """Names of what lies directly in a folder, without the folder's own, in no order."""
+    """Names directly in a folder, without the folder's own, in no order."""
 
     files: list[str]
     folders: list[str]
@@ -40,7 +40,8 @@ class FileStatus(NamedTuple):
 
 
 class Reader(ABC):
-    """One file, kept open for many ranges of it; safe to use from several threads, closed when nobody holds it."""
+    """One file, kept open for many ranges of it; safe to use from several threads, closed when it is no longer
+    referenced."""
 
     num_bytes: int
     """Size of the file when it was opened."""
@@ -58,7 +59,7 @@ class Reader(ABC):
 
 
 class Mapped(Protocol):
-    """A file as something to slice: a memoryview of a mapped one, or what reads each slice when it is asked for."""
+    """A file as something to slice: a memoryview of a mapped one, or what reads each slice on demand."""
 
     def __len__(self) -> int: ...
 
@@ -88,7 +89,7 @@ class Storage(ABC):
 
     @abstractmethod
     def list_folder(self, folder: str = "") -> Listing:
-        """What lies in a folder; files that are still being written are left out."""
+        """The names in a folder; files that are still being written are left out."""
 
     @abstractmethod
     def walk(self, folder: str = "") -> Iterator[str]:
@@ -96,7 +97,7 @@ class Storage(ABC):
 
     @abstractmethod
     def statuses(self, folder: str = "") -> dict[str, FileStatus]:
-        """Size and time of the files that lie directly in a folder; none where there is no such folder."""
+        """Size and time of the files directly in a folder; none where there is no such folder."""
 
     @abstractmethod
     def status(self, name: str) -> FileStatus:
@@ -112,11 +113,11 @@ class Storage(ABC):
 
     @abstractmethod
     def is_writable(self) -> bool:
-        """False where it is plain that nothing can be put here; True where only trying tells."""
+        """False where it is plain that nothing can be put here; True where only trying can tell."""
 
     @abstractmethod
     def read(self, name: str) -> bytes:
-        """A whole file, of at most 2 GiB (``regular.MAX_WHOLE_BYTES``)."""
+        """A complete file, of at most 2 GiB (``regular.MAX_WHOLE_BYTES``)."""
 
     @abstractmethod
     def stream(self, name: str) -> AbstractContextManager[BinaryIO]:
@@ -141,8 +142,8 @@ class Storage(ABC):
         """A binary file that appears under its name when the block ends without an error, in place of an older one.
 
         It is durable then. After an error, or a kill, there is what was there before; only where it is the last step
-        that fails, which makes the name durable, the new file may be there, whole. Errors of writing this file are of
-        the class ``raises``; whatever else is raised in the block passes through.
+        that fails, which makes the name durable, the new file may be there, complete. Errors of writing this file are
+        of the class ``raises``; whatever else is raised in the block passes through.
         """
 
     @abstractmethod
@@ -158,11 +159,12 @@ class Storage(ABC):
 
     @abstractmethod
     def remove_temporaries(self, folder: str = "") -> None:
-        """Remove what killed writers left in a folder, and nothing that a living one, or somebody else, put there."""
+        """Remove what killed writers left in a folder, and nothing that a living one, or another program, put there."""
 
     @abstractmethod
     def lock(self, name: str, doing: str) -> AbstractContextManager[None]:
-        """Hold ``name`` for a block, so that no other process on any machine does; a killed holder lets go of it.
+        """Hold ``name`` for a block, so that no other process on any machine does; it is released when the holder is
+        killed.
 
         Raises where one does: "FOLDER: is being DOING by process 12 on HOST".
         """

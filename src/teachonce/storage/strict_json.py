@@ -1,11 +1,13 @@
 """JSON values to typed objects and back, strictly: what a file says is checked once, where it is read.
 
 ``json`` gives dicts, lists and numbers; ``convert_json`` makes them a dataclass, a TypedDict or whatever else msgspec
-knows (https://jcristharif.com/msgspec), with the constraints of ``msgspec.Meta``. Nothing is coerced but a whole number
-where a fraction is meant. msgspec passes over unknown keys of dataclasses, and NaN, which is no JSON and which ``json``
-reads all the same: both are refused here, because a setting of a newer version must not be ignored by an older one.
+knows (https://jcristharif.com/msgspec), with the constraints of ``msgspec.Meta``. Nothing is coerced except an integer
+where a fraction is meant. msgspec passes over unknown keys of dataclasses, and NaN, which is not JSON and which
+``json`` reads all the same: both are refused here, because a setting of a newer version must not be ignored by an older
+one.
 
-Deliberately not here: the files (``files``), and option classes, whose messages name the option of the command line.
+Deliberately not included: the files (``files``), and option classes, whose messages name the option of the command
+line.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ MAX_DEPTH = 64
 
 
 def parse_json(text: str | bytes) -> Any:
-    """``json.loads``, but what is nested too deep for recursion is a ValueError too, as is all that is no JSON."""
+    """``json.loads``, but what is nested too deep for recursion is a ValueError too, as is all that is not JSON."""
     try:
         value = json.loads(text)
     except RecursionError as error:
@@ -72,7 +74,7 @@ def convert_json(value: Any, kind: type[T], where: object, error: type[Teachonce
 def json_values(value: Any) -> Any:
     """A dataclass, or dicts and lists of them, as JSON values: fields in their order, tuples as lists."""
     if dataclasses.is_dataclass(value):
-        # Not msgspec's: it leaves out the fields that it did not set itself because a default stands for them.
+        # Not msgspec's: it leaves out the fields that it did not set itself because they have a default.
         return {field.name: json_values(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, dict):
         return {key: json_values(item) for key, item in value.items()}

@@ -1,10 +1,10 @@
 """Whose a temporary file is: names that carry their writer, and whether that writer still lives.
 
 Several commands may write into one folder, and any of them may be killed. What a killed one leaves is removed by the
-next, and what a living one is writing must not be; nor may anything be that somebody else put there under a similar
+next, and what a living one is writing must not be; nor may anything be that another program put there under a similar
 name. So a temporary is named ``MACHINE-PROCESS-START-RANDOM``: a hash of host name, boot and process namespace (two
 containers of one host name count their processes apart), the process id, when that process began, as ids are given
-again, and a random part. On the same machine the process is asked for; of another one nothing can be asked, and its
+again, and a random part. On the same machine the process is checked; of another one nothing can be known, and its
 writers count as dead when they have not written for ``OLD_SECONDS``.
 """
 
@@ -52,7 +52,7 @@ def is_dead(name: str, modified_seconds: float) -> bool:
 
 
 def is_old(modified_seconds: float) -> bool:
-    """Whether nobody can be writing there any more, as far as a time tells."""
+    """Whether no writer can be alive, judged by a time."""
     return modified_seconds < time.time() - OLD_SECONDS
 
 
@@ -79,7 +79,7 @@ def _lives(process: int, start: str) -> bool:
     except (ProcessLookupError, OverflowError):
         return False
     except OSError:
-        pass  # somebody else's
+        pass  # another user's process
     return True
 
 
@@ -87,7 +87,7 @@ def _began(process: int) -> str:
     """When a process began, in ticks of the system; "0" where it does not say, "-" for one that has ended."""
     try:
         fields = (_PROC / str(process) / "stat").read_text(errors="replace").rpartition(")")[2].split()
-        # State and start are fields 3 and 22; Z and X: it has ended, and nobody has asked how.
+        # State and start are fields 3 and 22; Z and X: it has ended, and was not waited for.
         return "-" if fields[0] in "ZX" else fields[19]
     except (OSError, IndexError):
         return "0"

@@ -1,4 +1,4 @@
-"""What a teacher said: plan, Arrow files, manifest, and whether records belong to it.
+"""A teacher's stored logits: plan, Arrow files, manifest, and whether records belong to them.
 
 Needs numpy, pyarrow, xxhash and msgspec alone: must not import Pillow, torch or tyro.
 """

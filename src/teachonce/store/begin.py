@@ -16,7 +16,7 @@ from teachonce.store.plan_files import SealedPlan, holds_store, put_plan, read_p
 MAY_DIFFER = frozenset(
     {"format_version", "identity", "view_groups", "teacher.spec", "shards", "parts", "num_samples", "data.shards"}
 )
-"""More views and records may be added, and the teacher's weights may lie elsewhere today: what the teacher is, its
+"""More views and records may be added, and the teacher's weights may be elsewhere today: what the teacher is, its
 model and the weights' hash say."""
 
 
@@ -35,7 +35,7 @@ def begin_store(path: Path, plan: Plan, views_per_file: int, today: DataToday | 
 
     Where the data is another than the latest plan's, ``today`` says what it has beyond it; without it other data is
     refused. Several workers may begin or extend the same store at once: they end with one plan. Raises
-    PlanMismatchError naming each field that differs, and StoreError where ``path`` holds something that is no store.
+    PlanMismatchError naming each field that differs, and StoreError where ``path`` holds something that is not a store.
     """
     if not holds_store(path):
         check_store_folder(path)
@@ -58,7 +58,8 @@ def begin_store(path: Path, plan: Plan, views_per_file: int, today: DataToday | 
 
 
 def check_agrees(path: Path, plan: Plan) -> None:
-    """Raise PlanMismatchError where a store was begun with another plan; views and data aside, which may be others."""
+    """Raise PlanMismatchError where a store was started with another plan; views and data aside, which may be
+    others."""
     if holds_store(path):
         _check_agrees(path, read_plans(path)[-1].plan, plan, knows_data=True)
 
@@ -70,18 +71,19 @@ def check_store_folder(path: Path, option: str = "--out") -> None:
     if storage.is_folder():
         listing = storage.list_folder()
         is_foreign = any(name[0] != "." for name in (*listing.files, *listing.folders))
-    # Another process may begin at this moment, so the plan is looked for last.
+    # Another process may begin at the same time, so the plan is checked last.
     if is_foreign and not holds_store(path):
-        raise StoreError(f"{path}: exists and is no store; choose another {option}")
+        raise StoreError(f"{path}: exists and is not a store; choose another {option}")
 
 
 def _check_agrees(path: Path, old: Plan, new: Plan, *, knows_data: bool) -> None:
     if old.format_version != FORMAT_VERSION:
         raise PlanMismatchError(
-            f"{path}: a store of format version {old.format_version}, this teachonce writes {FORMAT_VERSION}: it can "
-            f"be read and trained from, not extended; 'teachonce upgrade {path}' makes one of format {FORMAT_VERSION}"
+            f"{path}: a store of format version {old.format_version}, this teachonce writes {FORMAT_VERSION}: it "
+            f"can be read and trained from, but not extended; 'teachonce upgrade {path}' converts it to format "
+            f"{FORMAT_VERSION}"
         )
-    # Names that the data did not have when the store was begun say nothing against it.
+    # Names that the data did not have when the store was started say nothing against it.
     names = {"class_names"} if old.class_names is None or new.class_names is None else set()
     may_differ = MAY_DIFFER | names | ({"data.format"} if knows_data else set())
     if not knows_data:
@@ -89,7 +91,8 @@ def _check_agrees(path: Path, old: Plan, new: Plan, *, knows_data: bool) -> None
     differences = plan_differences(old.to_json(), new.to_json(), frozenset(may_differ))
     if differences:
         raise PlanMismatchError(
-            f"{path}: begun with another plan: {'; '.join(differences)}; choose another --out, or the same settings"
+            f"{path}: was started with a different plan: {'; '.join(differences)}; choose another --out, or the "
+            "same settings"
         )
 
 
@@ -105,7 +108,7 @@ def _add_shards(
     for name, _ in shards:
         if name in taken:
             raise PlanMismatchError(
-                f"{path}: the records that were added to shard {name} need a name that a shard of the store has "
-                "already: rename the shards of the data"
+                f"{path}: the records added to shard {name} would need the name of an existing shard of the store; "
+                "rename the shards of the data"
             )
     return plan.extend(data=data, shards=plan.shards + shards, parts=(*plan.parts, part))

@@ -1,7 +1,7 @@
 """README.md beside the manifests: a store's card, for people who find it on a server or in a bucket.
 
-It says what the store holds, whose logits they are and on which terms, and what to type. Readers of stores never look
-at it: it is put when a store is complete and again when more was added, and whoever edits or removes it changes no
+It says what the store holds, whose logits they are and on which terms, and the commands to use it. Readers of stores
+never read it: it is put when a store is complete and again when more was added, and editing or removing it changes no
 store. The license of the teacher, which nothing else of a store says, is kept here alone, in the lines at the top that
 sites read (YAML, between ``---``), and stays when the card is renewed. No image is in a store, so none is on its card.
 """
@@ -62,15 +62,15 @@ def render_card(store: Store, teacher_license: str | None) -> str:
     return f"""{head}
 # {store.num_records:,} records x {views}: logits of {_code(store.plan.teacher["model"])}
 
-What a teacher said of a data set, made once with teachonce, for students to be trained from. It holds logits, the
-parameters of views, labels, file names and hashes of the images, and no image: to train, you need the data too.
+The predictions of a teacher on a dataset, extracted once with teachonce, to train students from. The store holds
+logits, view parameters, labels, file names and hashes of the images, but no images: to train, you also need the data.
 
 | | |
 |---|---|
 {rows}
 
-STORE is where this file lies: a local folder, an `s3://`, `gs://` or `az://` address, or that of a web server. RECORDS
-is the same data as TFRecord shards or class folders, in any order.
+STORE is the folder of this file: a local folder, an `s3://`, `gs://` or `az://` address, or that of a web server.
+RECORDS is the same data as TFRecord shards or class folders, in any order.
 
 ```bash
 teachonce train --data RECORDS --store STORE --student timm:resnet18 --out RUN
@@ -104,11 +104,14 @@ def _rows(store: Store, teacher_license: str | None) -> Iterator[tuple[str, str]
     weights = f", weights with SHA-256 {_code(teacher['weights_sha256'])}" if "weights_sha256" in teacher else ""
     precision = f", computed in {_code(teacher['precision'])}" if "precision" in teacher else ""
     yield "teacher", f"{_code(teacher['model'])}, {store.class_space.num_classes:,} classes{weights}{precision}"
-    yield "its license and terms", _plain(teacher_license) if teacher_license else "not given: ask who made the store"
+    yield (
+        "its license and terms",
+        _plain(teacher_license) if teacher_license else "not given: ask the author of the store",
+    )
     yield (
         "data",
         f"split {_code(plan.data['split'])}, {store.num_records:,} records in {len(store.shards):,} shards, "
-        f"{plan.data_classes:,} labels; the first class of the teacher is label {store.class_space.offset}",
+        f"{plan.data_classes:,} labels; the teacher's first class is label {store.class_space.offset}",
     )
     yield "views", f"{store.num_views} a record, drawn by {_code(describe_entry(plan.policy))}"
     num_bytes = store.num_bytes()
@@ -123,13 +126,13 @@ def _rows(store: Store, teacher_license: str | None) -> Iterator[tuple[str, str]
 
 def _describe_accuracy(store: Store) -> str:
     if store.policy.mix is not None:
-        return "not said: views are mixed, and a mix has no one label"
+        return "not given: views are mixed, and a mixed view has no single label"
     files = [(shard, group) for group in store.plan.view_groups for shard in range(len(store.shards))]
     files = [(shard, group) for shard, group in files if group[0] < store.num_views]
     threads = open_storage(store.path).requests_at_once - 1
     found = list(prefetch(files, lambda file: store.read_hits(*file), threads=threads, ahead=2 * threads))
     if None in found:
-        return "not noted when the store was made; `teachonce inspect STORE` measures it"
+        return "not recorded when the store was made; `teachonce inspect STORE` measures it"
     num_rows = store.num_records * store.num_views
     return f"top-1 {sum(map(sum, filter(None, found))) / max(num_rows, 1):.4f} of the stored logits, over all views"
 
@@ -162,5 +165,5 @@ def _code(text: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """A text of somebody's own in a table: one line that makes no tags, links or images."""
+    """A user's text in a table: one line that makes no tags, links or images."""
     return re.sub(r"([\\`*_\[\]<>|!#])", r"\\\1", shorten_words(visible(" ".join(text.split()))))

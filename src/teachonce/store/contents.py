@@ -91,7 +91,7 @@ class StoreContents:
         return found
 
     def seals(self, groups: Sequence[Group]) -> list[str]:
-        """Hashes that stand for the bytes of some groups of views."""
+        """Hashes that identify the bytes of some groups of views."""
         return [self._manifests.seal(part, group) for part, group in self._listed([None, *groups])]
 
     def file_sizes(self, groups: Sequence[Group]) -> dict[str, int]:

@@ -57,7 +57,7 @@ class StoreJoin:
         if not self.has_positions:
             unknown = find_unknown([store], source)
             if unknown.count:
-                skip = f"give the data of {store.path}, extract over this data, or skip them: --missing skip"
+                skip = f"give the data of {store.path}, extract over this data, or leave them out with --missing skip"
                 raise StoreError(unknown.describe(advice or skip))
         self._check_sampled_labels()
         _warn_of_conflicts(store)
@@ -92,8 +92,8 @@ class StoreJoin:
             if (stored != keys[others]).any():
                 at = int(others[np.flatnonzero(stored != keys[others])[0]])
                 raise StoreError(
-                    f"{records[at].where}: the index of {self.store.path} names a row with another key: it is damaged "
-                    "or of other records; extract with the same options and --repair makes it again"
+                    f"{records[at].where}: the index of {self.store.path} points to a row with another key: it is "
+                    "damaged or of other records; run extract with the same options and --repair to rebuild it"
                 )
         self._check_labels(records, stored_labels)
         return found
@@ -101,16 +101,17 @@ class StoreJoin:
     def locate_key(self, key: int, where: str, *, by_position: bool = False) -> Location:
         """(shard, row) in the source of a record with a key that the store has: of a mix's partner, say.
 
-        ``by_position``, where data and store have the same shards, it is where the store has it: another record may lie
-        there now, so whoever reads it compares its key, and asks again without. Raises StoreError where the data has no
-        such record.
+        ``by_position``, where data and store have the same shards, it is where the store has it: another record may be
+        there now, so the caller compares the key of what it reads, and asks again without. Raises StoreError where the
+        data has no such record.
         """
         by_position = by_position and self.has_positions
         found = self._find_position(key) if by_position else self.find_in_source(key)
         if found is None:
             raise StoreError(
-                f"{where}: record {key:016x} of the store {self.store.path} is not in the data, and is needed here (a "
-                "view is mixed with it, say): give all of the data that the store was made of"
+                f"{where}: record {key:016x} of the store {self.store.path} is not in the data but is needed here "
+                "(for example, because a view is mixed with it); give all of the data from which the store was "
+                "extracted"
             )
         return found
 
@@ -159,16 +160,16 @@ class StoreJoin:
         )
         if not self.is_by_name:
             raise StoreError(
-                f"{what}: the classes have another order or other numbers there; use the same --labels, or extract "
-                "over this data"
+                f"{what}: the classes have a different order or numbering there; use the same --labels, or "
+                "extract over this data"
             )
         with self._lock:
             is_first = not self.relabeled
             self.relabeled.add(record.key)
         if is_first:
             warnings.warn(
-                f"{what}: the image was given another label since; it keeps its own, and the views and logits of its "
-                "image (further ones are counted, not named)",
+                f"{what}: the image has a new label since; the new label is used with the stored views and logits "
+                "(further such images are only counted)",
                 stacklevel=2,
             )
 
@@ -188,9 +189,9 @@ class StoreJoin:
         if 2 * len(different) > int(known.sum()):
             record = different[0]
             raise StoreError(
-                f"{record.where}: label {record.label}{self._name(record.label)} ({record.filename}), another one in "
-                f"the store {self.store.path}, as of {len(different)} of {int(known.sum())} records: the classes have "
-                "another order there; use the same --labels, or extract over this data"
+                f"{record.where}: label {record.label}{self._name(record.label)} ({record.filename}), another one "
+                f"in the store {self.store.path}, as do {len(different)} of {int(known.sum())} records: the "
+                "classes have a different order there; use the same --labels, or extract over this data"
             )
 
     def _has_label(self, record: Record, location: Location) -> bool:
@@ -205,8 +206,8 @@ class StoreJoin:
         if self.has_positions:
             expected = int(self.store.read_keys(location[0])[location[1]])
             return (
-                f"{found}, the store {self.store.path} has {expected:016x} there and this key nowhere: the image "
-                "changed since extraction, or this is other data; extract again"
+                f"{found}, the store {self.store.path} has {expected:016x} there and does not have this key: the "
+                "image has changed since extraction, or this is other data; extract again"
             )
         return f"{found} is not in the store {self.store.path}: the image changed while it was read; start again"
 
@@ -245,7 +246,7 @@ class Unknown:
     def describe(self, advice: str) -> str:
         """One line: how many are known, how many not, and the first of these."""
         return (
-            f"{self.stores}: {self.num_records - self.count:,} of {self.num_records:,} records are known; "
+            f"{self.stores}: {self.num_records - self.count:,} of {self.num_records:,} records are in the store; "
             f"{self.count:,} are not (first: {self.first}); {advice}"
         )
 
@@ -292,7 +293,7 @@ def known_records(stores: Sequence[Store], source: RecordSource) -> tuple[Record
     if not unknown.count:
         return source, unknown
     if unknown.count == source.num_records:
-        raise StoreError(unknown.describe("a store of other data; give the data that it was extracted from"))
+        raise StoreError(unknown.describe("a store of other data; give the data from which it was extracted"))
     rows = [
         np.setdiff1d(np.arange(info.num_records), gone, assume_unique=True)
         for info, gone in zip(source.shards, unknown.rows, strict=True)
@@ -307,7 +308,7 @@ def has_same_shards(store: Store, source: RecordSource) -> bool:
     """
     described = store.plan.data["shards"]
     counts = [info.num_records for info in source.shards]
-    # A store that has grown describes the latest data, in whose shards only a part of its own lie.
+    # A store that has grown describes the latest data, whose shards hold only a part of its own.
     if len(store.plan.parts) > 1 or [count for _, count in store.shards] != counts or len(described) != len(counts):
         return False
     return all(
@@ -347,14 +348,14 @@ def check_same_policy(first: Store, other: Store) -> None:
     )
     if differences:
         raise StoreError(
-            f"{other.path}: other views or classes than {first.path} (there): {'; '.join(differences)}: nothing to "
-            f"average; extract with --views-of {first.path}"
+            f"{other.path}: its views or classes differ from {first.path} (there): {'; '.join(differences)}: they "
+            f"cannot be averaged; extract with --views-of {first.path}"
         )
 
 
 @dataclass(frozen=True)
 class JoinedRecords:
-    """Records that were read, where they lie in their source, and where in each of several stores."""
+    """Records that were read, where they are in their source, and where in each of several stores."""
 
     records: Sequence[Record]
     locations: Sequence[Location]
@@ -389,8 +390,8 @@ def _warn_of_conflicts(store: Store) -> None:
         num_conflicts += len(different)
     if num_conflicts:
         warnings.warn(
-            f"{store.path}: {num_conflicts:,} images occur again under another label (first: {first}); they share "
-            "their views and logits, and each keeps its own label",
+            f"{store.path}: {num_conflicts:,} images occur more than once with different labels (first: {first}); "
+            "they share views and logits, and each keeps its own label",
             stacklevel=4,
         )
 
@@ -406,8 +407,8 @@ def label_map(store: Store, names: Sequence[str] | None, num_classes: int | None
         if num_classes not in (None, store.plan.data_classes):
             raise StoreError(
                 f"{store.path}: made for {store.plan.data_classes} classes (background included), the data has "
-                f"{num_classes}, and the store has no names to tell them by: a store of other data; give the data "
-                "that it was extracted from"
+                f"{num_classes}, and the store has no class names to match them: a store of other data; give the "
+                "data from which it was extracted"
             )
         return None
     if tuple(names) == stored:
@@ -417,15 +418,15 @@ def label_map(store: Store, names: Sequence[str] | None, num_classes: int | None
     labels = np.array([label_of.get(name, -1) for name in names], np.int64)
     if all(label < 0 or name == BACKGROUND for label, name in zip(labels.tolist(), names, strict=True)):
         raise StoreError(
-            f"{store.path}: its classes are {stored[0]}, {stored[-1]} and the like, those of the data "
-            f"{names[0]}, {names[-1]}: none in common; give the data that it was extracted from, with the same names"
+            f"{store.path}: its classes are {stored[0]}, {stored[-1]} and the like, those of the data {names[0]}, "
+            f"{names[-1]}: none in common; give the data from which it was extracted, with the same names"
         )
     outputs = np.arange(store.class_space.num_classes) + store.class_space.offset
     num_kept = int(np.isin(outputs, labels[labels >= 0]).sum())
     if 2 * num_kept < len(outputs):
         warnings.warn(
-            f"{store.path}: by name the data has {num_kept:,} of the teacher's {len(outputs):,} classes; what the "
-            "teacher says of the others is left out",
+            f"{store.path}: by name the data has {num_kept:,} of the teacher's {len(outputs):,} classes; the "
+            "teacher's logits of the others are left out",
             stacklevel=3,
         )
     return labels
@@ -438,8 +439,8 @@ def _check_doubled(store: Store, stored: Sequence[str], names: Sequence[str]) ->
     if both:
         raise StoreError(
             f"{store.path}: class {both[0]!r} is there {stored.count(both[0])} times, in the data "
-            f"{names.count(both[0])} times, and the lists of classes differ, so its name does not say which is meant; "
-            "give every class a name of its own (WordNet ids, say), or data with the store's list of classes"
+            f"{names.count(both[0])} times, and the lists of classes differ, so its name does not say which is "
+            "meant; give every class a unique name (WordNet ids, say), or data with the store's list of classes"
         )
 
 
@@ -462,5 +463,5 @@ def _explain(stores: Sequence[Store], source: RecordSource, location: Location) 
     record = source.read_record(*location)
     for store in stores:
         if store.has_filename(record.filename):
-            return f"{record.filename}, which the store has with other bytes: it looks re-encoded"
+            return f"{record.filename}, which the store has with other bytes: it was probably re-encoded"
     return record.filename or record.where

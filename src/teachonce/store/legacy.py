@@ -1,7 +1,7 @@
 """Stores of format 1 and 2, as golden stores and users have them: read, verified, merged, and trained from.
 
-They have one manifest, which is replaced as groups of views finish, and a hash of each whole file in it; format 1 has
-no samples. ``upgrade`` makes a store of format 3 of one. Nothing here writes.
+They have one manifest, which is replaced as groups of views finish, and a hash of each complete file in it; format 1
+has no samples. ``upgrade`` makes a store of format 3 of one. Nothing here writes.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def is_legacy(path: Path) -> bool:
     """Whether the folder holds a store of format 1 or 2."""
     storage = open_storage(path)
     if storage.has("plan.json"):
-        # Of format 3 the plan is sealed, whatever else lies beside it.
+        # Of format 3 the plan is sealed, whatever other files there are.
         if SEALED_END.search(storage.read("plan.json")):
             return False
         try:
@@ -72,7 +72,7 @@ def is_legacy(path: Path) -> bool:
 
 
 def read_plan(path: Path) -> Plan:
-    """The plan that the store was begun with; of a store that has only its manifest, that one's."""
+    """The plan that the store was started with; of a store that has only its manifest, that one's."""
     if not open_storage(path).has("plan.json"):
         return read_manifest(path)[0]
     return _build_plan(read_json(path / "plan.json"), path / "plan.json")
@@ -133,7 +133,7 @@ class LegacyFile:
             self._reader = ipc.open_file(pa.py_buffer(self._bytes))
             self.num_blocks: int = self._reader.num_record_batches
         except ARROW_ERRORS as error:
-            raise self._error(f"is no Arrow file that can be read ({error}): damaged") from error
+            raise self._error(f"is not a readable Arrow file ({error}): damaged") from error
         self.schema: pa.Schema = self._reader.schema
         metadata = self.schema.metadata or {}
         self.metadata = {
@@ -146,16 +146,16 @@ class LegacyFile:
             raise self._error(damage[0].reason)
         self._unchecked = False
         if block >= self.num_blocks:
-            raise self._error(f"{self.num_blocks} blocks, expected more than {block}: a file of other views")
+            raise self._error(f"{self.num_blocks} blocks, expected more than {block}: the file has other views")
         if not has_same_columns(self.schema, schema):
-            raise self._error(f"columns {self.schema.names}, expected {schema.names}: of another policy or codec")
+            raise self._error(f"columns {self.schema.names}, expected {schema.names}: of a different policy or codec")
         try:
             batch = self._reader.get_batch(block)
             batch.validate(full=True)
         except ARROW_ERRORS as error:
-            raise self._error(f"block {block}: is no Arrow record batch that can be read ({error}): damaged") from error
+            raise self._error(f"block {block}: is not a readable Arrow record batch ({error}): damaged") from error
         if num_rows not in (None, batch.num_rows):
-            raise self._error(f"block {block}: {batch.num_rows} rows, expected {num_rows}: of other records")
+            raise self._error(f"block {block}: {batch.num_rows} rows, expected {num_rows}: the records differ")
         for field, column in zip(schema, batch.columns, strict=True):
             if column.null_count:
                 raise self._error(f"block {block}: column {field.name} has {column.null_count} nulls, expected none")

@@ -40,7 +40,7 @@ from teachonce.store.tables import (
     write_index,
 )
 
-REPAIR = "extract with the same options and --repair makes it again"
+REPAIR = "run extract with the same options and --repair to rebuild it"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +85,7 @@ def check_manifest(manifest: Manifest, plan: Plan, where: str) -> None:
     if found != expected:
         first = min(found ^ expected)
         raise StoreError(
-            f"{where}: files: {len(found - expected)} that the plan does not have, {len(expected - found)} of its "
+            f"{where}: files: {len(found - expected)} are not in the plan, {len(expected - found)} of its "
             f"{len(expected)} are missing (first: {first}): damaged; {REPAIR}"
         )
     num_hashes = len(names) if group is None else 0
@@ -122,7 +122,7 @@ def _suffix(part: int) -> str:
 
 
 class Manifests:
-    """The manifests of a store, each read when it is first asked for."""
+    """The manifests of a store, each read when it is first requested."""
 
     def __init__(self, path: Path, plans: Sequence[SealedPlan]) -> None:
         self.path = path
@@ -236,7 +236,7 @@ def _seal_records(manifests: Manifests, part: int) -> None:
 
 
 def _restore_index(manifests: Manifests, part: int) -> None:
-    """Make a part's index again, which somebody removed; StoreError where it is not the one of the manifest."""
+    """Make a part's missing index again; StoreError where it is not the one of the manifest."""
     plan, name, storage = manifests.plan, index_file(part), open_storage(manifests.path)
     expected = manifests.read(part, None).content.files[name]
     numbers = plan.part_shards(part)
@@ -244,7 +244,7 @@ def _restore_index(manifests: Manifests, part: int) -> None:
     write_index(manifests.path, name, KeyIndex.build(keys, numbers[0]), plan.identity)
     if BlockFile(storage, name).entry != expected:
         storage.delete(name)
-        raise StoreError(f"{storage.describe(name)}: is missing, and what the records give is another; {REPAIR}")
+        raise StoreError(f"{storage.describe(name)}: is missing, and the records do not give the same one; {REPAIR}")
 
 
 def _seal_views(manifests: Manifests, part: int, group: Group) -> None:

@@ -79,12 +79,12 @@ class Plan:
 
     format_version: int = FORMAT_VERSION
     identity: str = field(init=False, default="")
-    """Stands in every file of the store, so that one of another store is noticed; the same in each of its plans.
+    """Is in every file of the store, so that one of another store is noticed; the same in each of its plans.
 
-    A new plan has a hash of ``identified``; that of a stored one is what is written, which nobody computes again.
+    A new plan has a hash of ``identified``; that of a stored one is what is written, which is not computed again.
     """
     signal: Literal["logits"] = "logits"
-    """What the teacher was asked for."""
+    """What the teacher was run on."""
     teacher: dict[str, Any]
     """Spec, SHA-256 of the weights, precision, and its evaluation preprocessing: a ``TeacherEntry``."""
     class_space: ClassSpace
@@ -179,7 +179,7 @@ class Plan:
     def identified(self) -> dict[str, Any]:
         """What the stored numbers depend on but the records, as JSON values; the same for each plan of a store.
 
-        Where the teacher's weights lie is not in it.
+        The location of the teacher's weights is not in it.
         """
         return {
             "signal": self.signal,
@@ -196,7 +196,7 @@ class Plan:
         return range(self.parts[part].first_shard, ends[part])
 
     def group_of(self, view: int) -> Group:
-        """The group that a view lies in."""
+        """The group of a view."""
         return next(group for group in self.view_groups if group[0] <= view <= group[1])
 
     def read_policy(self) -> tuple[Policy, int]:

@@ -36,15 +36,17 @@ def plan_file(revision: int) -> str:
 
 
 def holds_store(path: Path) -> bool:
-    """Whether a store was begun in this folder."""
+    """Whether a store was started in this folder."""
     storage = open_storage(path)
     return storage.has(PLAN_NAME) or storage.has(legacy.MANIFEST_NAME)
 
 
 def check_holds_store(path: Path) -> None:
-    """Raise StoreError where no store was begun in this folder."""
-    if not holds_store(path):
-        raise StoreError(f"{path}: is no store (there is no {PLAN_NAME})")
+    """Raise StoreError where there is no such folder, or no store was started in it."""
+    if holds_store(path):
+        return
+    found = f"is not a store (it has no {PLAN_NAME})" if open_storage(path).is_folder() else "no such folder"
+    raise StoreError(f"{path}: {found}; expected a store, which extract or import writes; check the path")
 
 
 def read_plans(path: Path) -> list[SealedPlan]:
@@ -74,13 +76,13 @@ def read_plan(path: Path) -> Plan:
 
 
 def put_plan(path: Path, plan: Plan, earlier: list[SealedPlan]) -> None:
-    """Put a plan behind the earlier ones, where nobody else has put one."""
+    """Put a plan behind the earlier ones, where no other process has put one."""
     value: dict[str, Any] = {**plan.to_json(), "follows": earlier[-1].seal if earlier else None}
     write_sealed(open_storage(path), plan_file(len(earlier)), value)
 
 
 def put_config(path: Path, options: dict[str, Any]) -> None:
-    """Keep the options that a store is begun with, where no other worker has kept its own."""
+    """Keep the options that a store is started with, where no other worker has kept its own."""
     if not open_storage(path).has(CONFIG_NAME):
         write_json(path / CONFIG_NAME, options, overwrite=False)
 

@@ -1,6 +1,6 @@
 """Repair: the damaged files of a store are found and removed, so that the program that made them makes them again.
 
-A manifest goes before the files that it lists, and nothing else that it lists is trusted anew for that: a manifest is
+A manifest goes before the files that it lists, and nothing else that it lists is trusted again for that: a manifest is
 put together from hashes that each file has carried since it was written, and all of them are compared here.
 """
 
@@ -75,7 +75,7 @@ def remove_damaged(path: Path) -> list[Damage]:
 
 def report_repaired(path: Path, damaged: Sequence[Damage]) -> None:
     """Say on stderr what was removed."""
-    print_note(f"{path}: {len(damaged)} damaged files" + (" are made again:" if damaged else ""))
+    print_note(f"{path}: {len(damaged)} damaged files" + (" are recomputed:" if damaged else ""))
     for _, reason in damaged:
         print_note(f"  {reason}")
 

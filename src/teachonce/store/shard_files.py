@@ -30,7 +30,7 @@ def open_views(path: Path, plan: Plan, shard: int, group: Group) -> BlockFile:
 
 
 def count_view_hits(path: Path, plan: Plan, shard: int, group: Group, labels: NDArray[np.int32]) -> list[int]:
-    """Of each view of a file the records whose likeliest class is the label; StoreError where it is damaged."""
+    """Of each view of a file the records whose most likely class is the label; StoreError where it is damaged."""
     file = open_views(path, plan, shard, group)
     codec, offset = codec_from_json(plan.codec), plan.class_space.offset
     schema = views_schema(plan.read_policy()[0].layout, codec, plan.class_space.num_classes)

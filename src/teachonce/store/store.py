@@ -1,4 +1,4 @@
-"""The store: what one teacher said of one data set, as a directory that describes itself.
+"""The store: the logits of one teacher for one dataset, as a self-describing directory.
 
     STORE/plan.json                              what is being extracted; a second extract must agree with it
           train-00000-of-01024.records.arrow     key, filename, label of each record, in record order
@@ -96,8 +96,8 @@ class Store:
         complete = self._contents.num_views
         if num_views is not None and not 1 <= num_views <= complete:
             raise StoreError(
-                f"{self.path}: {num_views} views asked for, the store has {complete} that are complete; "
-                "extract more with the same command and a larger --views"
+                f"{self.path}: {num_views} views requested, the store has {complete} complete ones; extract more "
+                "with the same command and a larger --views"
             )
         self.num_views: int = num_views or complete
         """Views of each record that are read."""
@@ -263,7 +263,7 @@ class Store:
         return [(shard, group) for group in self._groups() for shard in range(len(self.shards))]
 
     def read_hits(self, shard: int, group: Group) -> list[int] | None:
-        """Of each view of a group, the rows whose likeliest class was the label at extraction; None: not recorded."""
+        """Of each view of a group, the rows whose most likely class was the label at extraction; None: not recorded."""
         name, _ = self.shards[shard]
         return self._contents.open_file(views_file(name, group), shard, group).metadata.get("hits")
 
@@ -276,8 +276,8 @@ class Store:
         if damaged:
             listed = "\n  ".join(reason for _, reason in damaged)
             raise StoreError(
-                f"{self.path}: {len(damaged)} of {num_files} files are damaged; extract with the same options and "
-                f"--repair makes them again:\n  {listed}"
+                f"{self.path}: {len(damaged)} of {num_files} files are damaged; run extract with the same options "
+                f"and --repair to recompute them:\n  {listed}"
             )
         return num_files
 
@@ -296,7 +296,7 @@ class Store:
     def read_columns(self, shard: int, view: int) -> dict[str, NDArray[Any]]:
         """The stored columns of one view of a shard, each [N] or [N, width], memory-mapped."""
         if not 0 <= view < self.num_views:
-            raise StoreError(f"{self.path}: view {view} is not there: the store has views 0..{self.num_views - 1}")
+            raise StoreError(f"{self.path}: view {view} does not exist: the store has views 0..{self.num_views - 1}")
         # An epoch reads one view of every shard, with mixup of two images two, and the next epoch others.
         return self._open.get(shard).columns(view) or self._map_columns(shard, view)
 
@@ -348,8 +348,8 @@ class Store:
         names = set(plan.files())
         num_missing = len(missing_files(self.path, plan))
         return (
-            f"{self.path}: is not finished: {len(names) - num_missing} of {len(names)} files are there; "
-            "run the same extract again"
+            f"{self.path}: is not finished: {len(names) - num_missing} of {len(names)} files are there; run the "
+            "same extract command to resume"
         )
 
 

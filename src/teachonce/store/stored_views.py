@@ -31,7 +31,10 @@ class StoredViews:
         if self._join is None:
             self._join = StoreJoin(self.store, records)
         elif self._join.source is not records:
-            raise ConfigError(f"{self.store.path}: its views are joined with other records: make StoredViews for each")
+            raise ConfigError(
+                f"{self.store.path}: its views are already joined with other records; create one StoredViews per "
+                "dataset"
+            )
         return [self._join]
 
     def number_of(self, epoch: int) -> int:

@@ -5,7 +5,7 @@ View files are view-major: one block (an Arrow record batch) a view, rows in rec
 later rendering is compared with: the hashes of the decoded image and of the pixels that the teacher saw, and its logits
 as they were before any codec.
 
-Each file says in its metadata which plan it was made for, of which shard, for which keys, and by what; a file that lies
+Each file says in its metadata which plan it was made for, of which shard, for which keys, and by what; a file that is
 in the wrong place is noticed when it is opened.
 """
 
@@ -71,7 +71,7 @@ _SAMPLE_COLUMNS = {"row": np.uint32, "view": np.uint32, "image_xxh3": np.uint64,
 
 
 class StoreWriter:
-    """Writes the files of a plan's shards, each whole under its name or not at all; what is there already stays.
+    """Writes the files of a plan's shards, each complete under its name or not at all; what is there already stays.
 
     ``made_by`` says what made the numbers: ``versions`` of libraries, ``device`` and what else decides about their last
     bits.
@@ -250,9 +250,9 @@ def check_metadata(metadata: Mapping[str, Any], where: str, expected: Mapping[st
         found = metadata.get(name)
         if found != value:
             what = {
-                "plan": "made for another plan: a file of another store",
-                "keys_xxh3": "made for other records: the data changed between two extractions",
-            }.get(name, "another file than its name says")
+                "plan": "belongs to another plan: a file of another store",
+                "keys_xxh3": "belongs to other records: the data changed between two extractions",
+            }.get(name, "its content does not match its name")
             raise StoreError(f"{where}: {name} {found}, expected {value}: {what}; {advice}")
 
 
@@ -329,7 +329,7 @@ def pixels_hash(pixels: NDArray[Any]) -> int:
 
 
 def count_hits(logits: NDArray[np.float32], labels: NDArray[np.int32], offset: int) -> int:
-    """Rows of logits [N, C] whose likeliest class is the label [N]; a record without label is none."""
+    """Rows of logits [N, C] whose most likely class is the label [N]; a record without label is none."""
     labels = np.asarray(labels)
     return int(((logits.argmax(axis=1) + offset == labels) & (labels != NO_LABEL)).sum())
 

@@ -51,7 +51,7 @@ EVENT_STEPS = 50
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Checkpoints that are whole or absent, and load without executing anything."""
+    """Checkpoints that are complete or absent, and load without executing anything."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Write under a temporary name, sync, rename; raises TeachonceError where the disk is full."""
@@ -77,7 +77,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         except Exception as error:  # torch raises RuntimeError, UnpicklingError, EOFError, OSError, ... for damage
             reason = str(error).splitlines()[0]
             raise ModelError(
-                f"{path}: no checkpoint that can be read ({type(error).__name__}: {reason}); remove it to start over"
+                f"{path}: not a readable checkpoint ({type(error).__name__}: {reason}); remove it to start over"
             ) from error
 
 
@@ -99,7 +99,7 @@ class EpochRecorder(Checkpoint):
         self._train_seconds = 0.0
 
     def state_dict(self) -> dict[str, Any]:
-        """The curve so far, and the time that the epoch at hand has taken."""
+        """The curve so far, and the time that the current epoch has taken."""
         return {
             "rows": self.rows,
             "seconds": time.monotonic() - self._start,
@@ -188,15 +188,15 @@ class TeacherPassed(Callback):
             return
         self._has_warned = True
         warnings.warn(
-            f"epoch {self.recorder.rows[-1]['epoch']}: the student's top-1 on its training views is {top1:.3f}, the "
-            f"teacher's was {self.teacher_top1:.3f}: the teacher holds it back from here on; try a smaller "
+            f"epoch {self.recorder.rows[-1]['epoch']}: the student's top-1 on its training views is {top1:.3f}, "
+            f"above the teacher's {self.teacher_top1:.3f}: from now on the teacher holds it back; try a smaller "
             "--kd-weight, another teacher, or labels alone (teachonce ablate)",
             stacklevel=2,
         )
 
 
 class TrainingProgress(Callback):
-    """Progress over all epochs in images, on the first process: shown here, and as a heartbeat for who looks on."""
+    """Progress over all epochs in images, on the first process: shown here, and as a heartbeat for watchers."""
 
     def __init__(self, num_epochs: int, num_records: int, recorder: EpochRecorder) -> None:
         self.num_epochs = num_epochs
@@ -205,7 +205,7 @@ class TrainingProgress(Callback):
         self._shown: ExitStack | None = None
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        """Begin where the checkpoint stands."""
+        """Begin at the checkpoint."""
         if trainer.is_global_zero:
             done, total = self._images(trainer), self.num_epochs * self.num_records
             self._shown = ExitStack()
@@ -302,7 +302,7 @@ class TensorBoardEvents(Callback):
         self._close()
 
     def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
-        """Close; what ended the training is the error to hear of, not a full disk here."""
+        """Close; what ended the training is the error to report, not a full disk here."""
         with suppress(OSError, TeachonceError):
             self._write_rows()
             self._close()

@@ -1,6 +1,6 @@
 """The options of ``train``: frozen dataclasses, checked in ``__post_init__``.
 
-``TrainingOptions`` is what they have in common with those of ``ablate``: how a student is trained, whoever teaches it.
+``TrainingOptions`` is what they have in common with those of ``ablate``: how a student is trained, with any teacher.
 
 ``--kd-temp 0`` switches KD off and leaves the rest of the command as it is, because a baseline is made by that option
 alone: a store, ``--logits`` or a teacher given beside it are not read, which is a warning (``training/data.py``). Any
@@ -60,9 +60,9 @@ _Temperature = Annotated[float, Range(0.01, 1000, "0 (no KD), or from 0.01 to 10
 _Rate = Annotated[float, Range(0, 1e4, "more than 0, at most 10000", excludes_least=True)]
 _MinRate = Annotated[float, Range(0, 1e4, "0 or more, at most 10000")]
 _Decay = Annotated[float, Range(0, 1000, "0 or more, at most 1000")]
-_Norm = Annotated[float, Range(0, 1e30, "more than 0, and finite (leave it out for no clipping)", excludes_least=True)]
+_Norm = Annotated[float, Range(0, 1e30, "more than 0 and finite (omit it for no clipping)", excludes_least=True)]
 _Epochs = Annotated[float, Range(0, 1e6, "more than 0, at most 1000000", excludes_least=True)]
-_Minutes = Annotated[float, Range(0, 1e6, "0 (none), or minutes up to 1000000")]
+_Minutes = Annotated[float, Range(0, 1e6, "0 (off), or minutes up to 1000000")]
 _Seconds = Annotated[float, Range(0, 86_400, "seconds, from 0 to 86400")]
 RUN_ENTRIES = frozenset(
     {
@@ -95,7 +95,7 @@ _SGD = Condition("--optimizer sgd", lambda options: options.optimizer == "sgd")
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingOptions(MixOptions, RecordOptions):
-    """How a student is trained, whoever teaches it."""
+    """How a student is trained, with any teacher."""
 
     GROUP_TITLES = (("teacher", "teacher's signal"), ("views", "augmentation"))
     """What ``--help`` calls groups here."""
@@ -106,26 +106,26 @@ class TrainingOptions(MixOptions, RecordOptions):
     student: InStudent[Common[Spec]]
     """Model SPEC: timm:NAME or torchvision:NAME; ',pretrained=1' or ',weights=FILE' starts from weights."""
     init: InStudent[Common[Path | None]] = None
-    """Fine-tuning: start from the weights of this finished run of the same architecture, and see pixels as it did; the
-    last layer is new where the classes are others."""
+    """Fine-tuning: start from the weights and preprocessing of this finished run of the same architecture; the last
+    layer is new if the classes differ."""
     out: InOutput[Common[Path]]
-    """Folder of what the command writes. The same command resumes it; another one is refused."""
+    """Output folder. The same command resumes it; different settings are refused."""
     split: InData[str] = "train"
     """Split to train on."""
     validation_split: InEvaluation[Common[str | None]] = "validation"
     """Split to evaluate on after each epoch (validation: val or valid too); 'none' for no evaluation."""
     validation_data: InEvaluation[Path | None] = only_with(None, _VALIDATION)
-    """Folder of the validation split, where it is not in --data."""
+    """Folder of the validation split, if it is not in --data."""
     validation_epochs: InEvaluation[Count] = only_with(1, _VALIDATION)
     """Epochs between two evaluations; the last epoch is always evaluated, so it must divide --epochs."""
     policy: InViews[Common[Literal["crop", "crop+randaugment", "crop+autoaugment"]]] = "crop"
-    """What the student's own views are drawn from, where none are replayed."""
+    """Augmentation policy of the student's own views, when no stored views are replayed."""
     mixup_type: InViews[MixupType] = only_with("batch", _BATCH_MIXUP)
-    """--mixup-alpha without an online teacher: batch (one share for the batch), or the walkthrough's types with a share
-    for each image: 1 (twice as many records are read and mixed in pairs, so each is drawn twice an epoch), 2 (the
-    halves of the batch are mixed with each other)."""
+    """--mixup-alpha without an online teacher: batch (one mixing ratio per batch), or the walkthrough's types with
+    one ratio per image: 1 (twice as many records are read and mixed in pairs, so each is drawn twice per epoch), 2
+    (the two halves of the batch are mixed)."""
     kd_temp: InLoss[Common[_Temperature | None]] = only_with(None, _KD_LOSS)
-    """Temperature of the KD loss; 0 is no KD. Default: 1 where teacher logits are given."""
+    """Temperature of the KD loss; 0 turns KD off. Default: 1 if teacher logits are given."""
     kd_weight: InLoss[Common[Weight]] = only_with(1.0, _TEACHER)
     """Weight of the KD loss."""
     label_weight: InLoss[Weight] = 1.0
@@ -133,31 +133,31 @@ class TrainingOptions(MixOptions, RecordOptions):
     label_smoothing: InLoss[FractionBelowOne] = only_with(0.0, _LABEL_LOSS)
     """Label smoothing of the label cross-entropy."""
     epochs: InOptimization[Common[Count]] = 100
-    """Epochs to train."""
+    """Number of epochs."""
     batch_size: InOptimization[Common[Count]] = 256
-    """Images a step and device, at most: an epoch's images are split evenly over its steps, none is left out."""
+    """Maximum images per step and device: an epoch's images are split evenly over its steps, and none is dropped."""
     accumulate: InOptimization[Count] = 1
-    """Batches an update: their gradients are accumulated, as if --batch-size were so many times as large, for what does
-    not fit into the device's memory at once. Batch norms and mixup are still of --batch-size images."""
+    """Batches per optimizer update: gradients are accumulated, as if --batch-size were this many times larger, for
+    batches that do not fit into the device's memory. Batch norm and mixup still use --batch-size images."""
     shuffle_shards: InData[Count | None] = None
-    """For slow disks and remote data: an epoch permutes the shards and shuffles records in a window of so many of them,
-    so that few are read at a time. Default: all records at once."""
+    """For slow disks and remote data: permute the shards each epoch and shuffle records within a window of this many
+    shards, so that few are read at a time. Default: shuffle all records together."""
     size: InStudent[Common[Count]] = 224
     """Side of the student's input in pixels."""
     eval_size: InEvaluation[Count | None] = None
     """Side of the input at evaluation. Default: --size."""
     eval_crop_frac: InEvaluation[PositiveFraction] = only_with(0.875, _NO_RESIZE)
-    """Evaluation: the shorter side is resized to size / this, then the centre is cropped (1: no margin)."""
+    """Evaluation: the shorter side is resized to size / this, then the center is cropped (1: no margin)."""
     eval_resize: InEvaluation[Count | None] = None
-    """Evaluation: the shorter side is resized to so many pixels, instead of --eval-crop-frac (the walkthrough's second
+    """Evaluation: resize the shorter side to this many pixels, instead of --eval-crop-frac (the walkthrough's second
     crop is size + 1: --eval-size 256 --eval-resize 257)."""
     bn_momentum: InStudent[PositiveFraction | None] = None
-    """Momentum of all the student's batch norms: the weight of a batch in their running statistics, PyTorch's number
-    (TensorFlow's 0.997 is 0.003 here). Default: the architecture's."""
+    """Momentum of all batch norm layers: the weight of a new batch in the running statistics, in PyTorch's
+    convention (TensorFlow's 0.997 is 0.003 here). Default: the architecture's."""
     optimizer: InOptimization[Literal["sgd", "adamw"]] = "sgd"
     """sgd (classical momentum) or adamw; weight decay is not applied to norms and biases."""
     lr: InOptimization[Common[_Rate]] = 0.1
-    """Learning rate at its peak, for the whole batch over all devices."""
+    """Peak learning rate, for the global batch over all devices."""
     momentum: InOptimization[FractionBelowOne] = only_with(0.9, _SGD)
     """Momentum of SGD."""
     weight_decay: InOptimization[_Decay] = 1e-4
@@ -168,18 +168,18 @@ class TrainingOptions(MixOptions, RecordOptions):
     warmup_epochs: InSchedule[Weight] = 0.0
     """Epochs of linear warm-up from 0."""
     warmup_prefix: InSchedule[bool] = only_with(False, _schedules("cosine"))
-    """Schedule cosine: begin it after the warm-up, over the epochs that are left, as the walkthrough does."""
+    """Schedule cosine: start it after the warm-up, over the remaining epochs, as the walkthrough does."""
     lr_batch: InOptimization[Count | None] = None
-    """--lr is meant for a whole batch of so many images and is scaled linearly to the one in use. Default: as it is."""
+    """Global batch size for which --lr is given; it is scaled linearly to the actual one. Default: no scaling."""
     min_lr: InSchedule[_MinRate] = only_with(0.0, _schedules("cosine", "polynomial"))
-    """Schedules cosine, polynomial: learning rate at the end."""
+    """Schedules cosine, polynomial: final learning rate."""
     step_epochs: InSchedule[Count] = only_with(30, _schedules("step"))
-    """Schedule step: epochs between two decays."""
+    """Schedule step: epochs between decays."""
     step_rate: InSchedule[PositiveFraction] = only_with(0.1, _schedules("step"))
     """Schedule step: factor of each decay."""
     decay_epochs: InSchedule[_Epochs | None] = only_with(None, _schedules("exponential", "polynomial"))
-    """Schedule exponential: epochs between two decays (default: 2); polynomial: epochs of the whole decay (default: all
-    after the warm-up)."""
+    """Schedule exponential: epochs between decays (default: 2); polynomial: epochs of the complete decay (default:
+    all after the warm-up)."""
     decay_rate: InSchedule[PositiveFraction] = only_with(0.94, _schedules("exponential"))
     """Schedule exponential: factor of each decay."""
     boundary_epochs: InSchedule[tuple[Count, ...]] = only_with((30, 60, 80, 90), _schedules("piecewise"))
@@ -187,33 +187,33 @@ class TrainingOptions(MixOptions, RecordOptions):
     boundary_rates: InSchedule[tuple[Weight, ...]] = only_with((1.0, 0.1, 0.01, 0.001, 1e-4), _schedules("piecewise"))
     """Schedule piecewise: factors of --lr, one before each boundary and one after the last."""
     clip_norm: InOptimization[_Norm | None] = None
-    """Clip the gradient's norm to this."""
+    """Clip the gradient norm to this value."""
     ema_decay: InEvaluation[FractionBelowOne] = 0.0
-    """Decay of the exponential moving average of the weights, which is then evaluated and kept; it is ramped up over
-    the first steps; 0 is off."""
+    """Decay of the exponential moving average (EMA) of the weights, which is then evaluated and saved; ramped up
+    over the first steps; 0 is off."""
     precision: InStudent[Common[Precision]] = "float32"
     """Mixed precision: float32 (none), bf16 or fp16."""
     compile: InStudent[bool] = False
-    """torch.compile the student."""
+    """Compile the student with torch.compile."""
     channels_last: InStudent[bool] = False
-    """Keep the student's tensors channels-last."""
+    """Use the channels-last memory format."""
     device: InRunning[Common[str]] = "auto"
     """auto, cpu, cuda, mps."""
     num_workers: InRunning[Common[CountOrNone]] = 0
-    """Threads a device that make batches ahead; 0 makes them when they are needed."""
+    """Threads per device that prepare batches ahead; 0 prepares them when they are needed."""
     in_memory: InData[bool] = False
-    """Decode every image once and keep the pixels in memory (3 kB a CIFAR image; refused where they do not fit)."""
+    """Decode every image once and cache the pixels in RAM (3 kB per CIFAR image; refused if they do not fit)."""
     offset: InData[CountOrNone] = 0
-    """Data label of the student's class 0; 1 leaves the background class of TFRecords out."""
+    """Data label of the student's class 0; 1 leaves out the background class of TFRecords."""
     num_classes: InData[NumClasses | None] = None
     """Classes of the data, background included. Default: from the data, the store or the logits."""
     checkpoint_epochs: InOutput[Count] = 1
-    """Epochs between two checkpoints."""
+    """Epochs between checkpoints."""
     checkpoint_minutes: InRunning[_Minutes] = 15.0
-    """Minutes between two checkpoints within an epoch, from which the same command resumes; 0 is none."""
+    """Minutes between checkpoints within an epoch, from which the same command resumes; 0 is off."""
     grace_seconds: InRunning[_Seconds] = 25.0
-    """On SIGTERM: seconds until the process ends at the latest, with a checkpoint by then; schedulers kill it after
-    some 30."""
+    """After SIGTERM, seconds within which a checkpoint is saved and the process exits; schedulers usually kill it
+    after about 30."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -232,7 +232,7 @@ class TrainingOptions(MixOptions, RecordOptions):
 
     @property
     def has_teacher(self) -> bool:
-        """Whether there are teacher logits, from wherever."""
+        """Whether there are teacher logits, from any source."""
         raise NotImplementedError
 
     @property
@@ -266,14 +266,14 @@ class TrainingOptions(MixOptions, RecordOptions):
         boundaries, rates = self.boundary_epochs, self.boundary_rates
         is_rising = bool(boundaries) and all(a < b for a, b in pairwise((0, *boundaries)))
         found = " ".join(map(str, boundaries))
-        require(is_rising, "--boundary-epochs", found, "epochs from 1 on, each larger than the one before")
+        require(is_rising, "--boundary-epochs", found, "epochs from 1 on, each larger than the previous one")
         is_right = len(rates) == len(boundaries) + 1 and min(rates) >= 0
         found = " ".join(map(str, rates))
         require(
             is_right, "--boundary-rates", found, f"{len(boundaries) + 1} factors of 0 or more, one more than epochs"
         )
         if self.begins_after_warmup:
-            expected = f"less than --epochs {self.epochs}: --schedule {self.schedule} begins after it"
+            expected = f"less than --epochs {self.epochs}: --schedule {self.schedule} starts after it"
             require(self.warmup_epochs < self.epochs, "--warmup-epochs", self.warmup_epochs, expected)
         require(
             self.warmup_epochs <= self.epochs, "--warmup-epochs", self.warmup_epochs, f"at most --epochs {self.epochs}"
@@ -285,44 +285,47 @@ class TrainConfig(TrainingOptions):
     """Train a student on labels and, if given, the teacher's stored logits."""
 
     recipe: InStudent[Common[str | None]] = None
-    """Begin with the options of a recipe; those given beside it override ('train --list-recipes' shows them all). From
-    Python: TrainConfig.from_recipe(NAME, ...)."""
+    """Start from the options of a recipe; options on the command line override them ('train --list-recipes' lists
+    the recipes). From Python: TrainConfig.from_recipe(NAME, ...)."""
     store: InTeacher[Common[Repeated[tuple[Path, ...]]]] = ()
-    """Store with the teacher's logits; its views, where it has any, are exactly what the student sees. Several stores
-    over the same views (--store A --store B): the teachers' probabilities are averaged."""
+    """Store with the teacher's logits; if it has random views, the student sees exactly these. Several stores over
+    the same views (--store A --store B): the teachers' probabilities are averaged."""
     store_weights: InTeacher[str] = only_with("", _STORE)
     """Several stores: weights of the average, such as 0.7,0.3. Default: equal."""
     views: InTeacher[Count | None] = only_with(None, _STORE)
-    """Use only the first so many views of the store. Default: all that are complete (resuming: those it began with)."""
+    """Use only the first N views of the store. Default: all complete views (when resuming: those the run started
+    with)."""
     view_order: InTeacher[ViewOrderName] = only_with("sequential", _STORE)
-    """Which of the V views an epoch uses: view epoch mod V, or each V epochs a permutation drawn by --seed."""
+    """Which of the V views an epoch uses: view epoch mod V (cycle), or a new permutation drawn from --seed every V
+    epochs (permute)."""
     missing: InTeacher[Literal["refuse", "skip"]] = only_with("refuse", _STORE)
-    """Records that a store does not know (by the hash of their image): refuse to start, or skip them and say how many
-    at each start and in result.json."""
+    """Records that a store does not have (by the hash of their image): refuse to start (refuse), or leave them out
+    and report how many at each start and in result.json (skip)."""
     trust: InTeacher[bool] = only_with(False, _STORE)
-    """Do not compare the store's blocks with their hashes as they are first read."""
+    """Skip the comparison of the store's blocks with their hashes on first read."""
     cache: InData[Path | None] = only_with(None, _REMOTE)
-    """Folder on a local disk that keeps what is read of remote records and stores, for all processes of this machine.
-    Default: in the user's cache folder."""
+    """Folder on a local disk that caches what is read from remote records and stores, shared by all processes of
+    this machine. Default: in the user's cache folder."""
     cache_size: InData[str] = only_with("", _REMOTE)
-    """How much --cache may take, such as 200GB; what was used least recently goes first. Default: 50GB, or half of the
-    free disk where that is less."""
+    """Maximum size of --cache, such as 200GB; the least recently used data is evicted first. Default: 50GB, or half
+    of the free disk if that is less."""
     own_views: InTeacher[bool] = only_with(False, _STORE)
-    """Draw the student's own views instead of replaying the store's: breaks the agreement of teacher and student."""
+    """Draw the student's own views instead of replaying the stored ones; teacher and student then no longer see the
+    same pixels."""
     logits: InTeacher[Literal["records"] | None] = None
     """'records': teacher logits from image/logit of the records (the walkthrough)."""
     teacher: InTeacher[Spec | None] = None
-    """Model SPEC of an online teacher, asked at every step: the costly reference that stores are compared with. It sees
-    the student's views, mixed where --mixup-alpha or --cutmix-alpha say so."""
+    """Model SPEC of an online teacher, run at every step: the expensive reference for comparison with stores. It
+    sees the student's views, mixed if --mixup-alpha or --cutmix-alpha is set."""
     teacher_offset: InTeacher[Label | None] = only_with(None, _ONLINE_TEACHER)
-    """Data label of the online teacher's class 0. Default: by the names of the classes where both have them (a run, an
-    exported ONNX file); else 0, or 1 where only the data has a background class."""
+    """Data label of the online teacher's class 0. Default: found by class names where both have them (a run, an
+    exported ONNX file); otherwise 0, or 1 if only the data has a background class."""
     view_seed: InTeacher[Seed | None] = only_with(None, _ONLINE_TEACHER)
     """Online teacher: seed of the views, as --seed of extract. Default: --seed."""
     seed: InRunning[Common[Seed]] = 0
-    """Seed of everything random."""
+    """Seed of all random numbers."""
     devices: InRunning[Common[Count]] = 1
-    """Devices a node; DDP where more than one."""
+    """Devices per node; more than one uses DDP."""
     num_nodes: InRunning[Count] = 1
     """Nodes (start the same command on each, or use torchrun)."""
 
@@ -346,13 +349,13 @@ class TrainConfig(TrainingOptions):
             self.cutmix_alpha == 0 or self.teacher is not None,
             "--cutmix-alpha",
             self.cutmix_alpha,
-            "0 without --teacher: stored views bring their own mix (extract --cutmix-alpha)",
+            "0 without --teacher: stored views have their own mix (extract --cutmix-alpha)",
         )
         require(
             self.label_weight > 0 or (self.has_teacher and self.kd_weight > 0 and self.kd_temp != 0),
             "--label-weight",
             self.label_weight,
-            "more than 0 where there is no KD loss",
+            "more than 0 without a KD loss",
         )
         self.teacher_weights()
         self.cache_bytes()
@@ -360,7 +363,7 @@ class TrainConfig(TrainingOptions):
         require(is_here, "--cache", self.cache, "a folder on a local disk")
         stores = [os.path.normpath(str(path)) for path in self.store]
         doubled = next((path for path in self.store if stores.count(os.path.normpath(str(path))) > 1), None)
-        require(doubled is None, "--store", doubled, "each store once: a teacher's weight is given by --store-weights")
+        require(doubled is None, "--store", doubled, "each store once; weight teachers with --store-weights")
         check_applicable(self, self.given_options())
 
     @classmethod
@@ -374,12 +377,12 @@ class TrainConfig(TrainingOptions):
         if "data_classes" not in content:
             return content
         options = {name: value for name, value in content.items() if name not in RUN_ENTRIES}
-        # There num_classes are the student's, and a store of a run of 0.1 is no list.
+        # There num_classes are the student's, and a store of a run of 0.1 is not a list.
         stores = [options["store"]] if isinstance(options.get("store"), str) else options.get("store") or []
         return options | {"num_classes": content["data_classes"], "store": stores}
 
     def given_options(self) -> dict[str, Any]:
-        """The options that were chosen beside the recipe; raises ConfigError for a recipe that there is not."""
+        """The options that were chosen beside the recipe; raises ConfigError for a recipe that does not exist."""
         return given_options(self, None if self.recipe is None else recipe_options(self.recipe))
 
     @property
@@ -389,7 +392,7 @@ class TrainConfig(TrainingOptions):
 
     @property
     def mixes_batches(self) -> bool:
-        """As without a teacher, but that an online teacher's views are mixed before."""
+        """As without a teacher, except that an online teacher's views are already mixed."""
         return super().mixes_batches and (self.teacher is None or self.temperature == 0)
 
     @property
@@ -410,7 +413,7 @@ class TrainConfig(TrainingOptions):
         return [path for path in (self.data, self.validation_data, *self.store) if path is not None]
 
     def cache_bytes(self) -> int | None:
-        """``--cache-size`` in bytes; None where it is not given. Raises ConfigError where it is no size."""
+        """``--cache-size`` in bytes; None where it is not given. Raises ConfigError for other texts."""
         if not self.cache_size:
             return None
         try:
@@ -433,7 +436,7 @@ class TrainConfig(TrainingOptions):
             is_right,
             "--store-weights",
             self.store_weights,
-            f"{len(self.store)} finite weights of 0 or more, one a store",
+            f"{len(self.store)} finite weights of 0 or more, one per store",
         )
         return tuple(weight / sum(weights) for weight in weights)
 

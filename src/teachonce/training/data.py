@@ -102,7 +102,7 @@ def open_training_data(
         source, unknown = known_records(stores, source)
         num_missing = unknown.count
         if num_missing:
-            warnings.warn(unknown.describe("they are skipped (--missing skip)"), stacklevel=3)
+            warnings.warn(unknown.describe("they are left out (--missing skip)"), stacklevel=3)
     if config.in_memory:
         source = RecordsInMemory(source, with_logits=has_record_logits)
     order = ViewOrder(num_views=stores[0].num_views, kind=config.view_order, seed=config.seed) if stores else None
@@ -110,8 +110,8 @@ def open_training_data(
     data_classes = config.num_classes or find_num_classes(source, logits)
     if data_classes < 2:
         raise ConfigError(
-            f"{config.data}: has {data_classes} class, expected at least 2 to tell apart; for classes without a record "
-            "give --num-classes"
+            f"{config.data}: has {data_classes} class, expected at least 2; if some classes have no records, give "
+            "--num-classes"
         )
     if not 0 <= config.offset < data_classes - 1:
         raise ConfigError(
@@ -163,7 +163,7 @@ def _choose_views(
 def open_stores(config: TrainConfig) -> list[Store]:
     """The stores of a training, each cut to the views that it uses.
 
-    A run that was begun while a store was growing goes on with the views and the records that it began with.
+    A run that was started while a store was growing continues with the views and the records that it began with.
     """
     begun = find_run(config.out)
     parts = (begun and begun.store_parts) or []
@@ -175,7 +175,7 @@ def open_stores(config: TrainConfig) -> list[Store]:
     for number, store in enumerate(stores):
         same = next((other for other in stores[:number] if other.fingerprint == store.fingerprint), None)
         if same is not None:
-            raise ConfigError(f"--store {store.path}: is the same store as {same.path}, expected each teacher once")
+            raise ConfigError(f"--store {store.path}: is the same store as {same.path}; give each teacher once")
     whole = min((store.num_views for store in stores), default=0)
     # More than there are: another store, which check_run refuses.
     num_views = config.views or min((begun and begun.store_views) or whole, whole)
@@ -194,7 +194,7 @@ def student_preprocessing(
     unknown = sorted(student.options.keys() - _STUDENT_OPTIONS)
     if unknown:
         raise ConfigError(
-            f"--student {student}: {unknown[0]}= is not for a student, which has --size, --eval-size, "
+            f"--student {student}: {unknown[0]}= is not an option of a student; use --size, --eval-size, "
             f"--eval-resize, --offset and --num-classes; its SPEC takes {', '.join(sorted(_STUDENT_OPTIONS))}"
         )
     if initial is not None:
@@ -231,7 +231,7 @@ def resolve_run(
 
 
 def check_batch(config: TrainConfig, world_size: int) -> str | None:
-    """What another number of devices than the run was begun with changes, in a line; None: it is the same number.
+    """What another number of devices than the run was started with changes, in a line; None: it is the same number.
 
     Raises PlanMismatchError where updates would have another number of images.
     """
@@ -242,15 +242,15 @@ def check_batch(config: TrainConfig, world_size: int) -> str | None:
     num_before, images = before["world_size"], math.prod(before.values())
     if num_before == world_size:
         return None
-    phrase = f"{config.out}: begun on {num_before} device{'s' * (num_before > 1)} with {images} images an update"
+    phrase = f"{config.out}: started on {num_before} device{'s' * (num_before > 1)} with {images} images an update"
     if images == math.prod(now.values()):
         return (
-            f"{phrase}, now on {world_size}: the same to rounding, batch norms and mixup aside, which are of one "
+            f"{phrase}, now on {world_size}: equal up to rounding, except for batch norm and mixup, which use one "
             "device's batch"
         )
     per_batch, rest = divmod(images, world_size * config.accumulate)
     times = f" --accumulate {config.accumulate}" if config.accumulate > 1 else ""
-    advice = "choose a number of devices that divides them" if rest else f"give --batch-size {per_batch}{times}"
+    advice = "choose a number of devices that divides it" if rest else f"give --batch-size {per_batch}{times}"
     raise PlanMismatchError(
         f"{phrase}, now on {world_size} with {math.prod(now.values())}; {advice}, or choose another --out"
     )
@@ -272,7 +272,7 @@ def _begun_batch(begun: Run) -> dict[str, int]:
 
 
 def _batch_as_begun(config: TrainConfig, world_size: int) -> dict[str, int]:
-    """``_batch`` as the run was begun with, where there are other devices and an update has as many images."""
+    """``_batch`` as the run was started with, where there are other devices and an update has as many images."""
     now, begun = _batch(config, world_size), find_run(config.out)
     if begun is None:
         return now
@@ -282,7 +282,7 @@ def _batch_as_begun(config: TrainConfig, world_size: int) -> dict[str, int]:
 
 
 def _as_begun(config: TrainConfig) -> str:
-    """``--store-weights`` as the run was begun with, where it says the same: 7,3 is 0.7,0.3."""
+    """``--store-weights`` as the run was started with, where it says the same: 7,3 is 0.7,0.3."""
     begun = find_run(config.out)
     text = None if begun is None else begun.config.get("store_weights")
     if begun is None or not isinstance(text, str) or len(begun.stores) != len(config.store):
@@ -303,8 +303,8 @@ def check_replayed_views(config: TrainConfig, dataset: KDDataset) -> None:
     for name in ("policy", *(field.name for field in dataclasses.fields(ViewOptions))):
         if name in given:
             raise ConfigError(
-                f"{' '.join(option_arguments(name, given[name]))}: applies only to views that the student draws, found "
-                f"--store {config.store[0]}, whose views are replayed; leave it out"
+                f"{' '.join(option_arguments(name, given[name]))}: applies only to views that the student draws, "
+                f"but the views of --store {config.store[0]} are replayed; omit it"
             )
 
 
@@ -315,14 +315,14 @@ def warn_without_effect(config: TrainConfig, dataset: KDDataset) -> None:
         for name in ("store", "logits", "teacher", "kd_weight"):
             if name in given:
                 given_option = " ".join(option_arguments(name, given[name]))
-                warnings.warn(f"{given_option} has no effect: it is not read at --kd-temp 0", stacklevel=3)
+                warnings.warn(f"{given_option} has no effect with --kd-temp 0", stacklevel=3)
     stores = [] if dataset.logits is None else dataset.logits.stores
     whole = {str(store.path): visible_views(store.path) for store in stores}
     if config.views is None and len(set(whole.values())) > 1:
         counts = ", ".join(f"{path} has {count}" for path, count in whole.items())
         warnings.warn(
-            f"the stores differ in views ({counts}): the first {min(whole.values())} of each are used; "
-            "extract the missing ones, or say --views",
+            f"the stores differ in views ({counts}): the first {min(whole.values())} of each are used; extract "
+            "the missing ones, or set --views",
             stacklevel=3,
         )
     if stores and stores[0].policy.is_random:
@@ -333,7 +333,10 @@ def warn_without_effect(config: TrainConfig, dataset: KDDataset) -> None:
             else "",
         ]
         for why in filter(None, broken):
-            warnings.warn(f"{why}; this breaks the agreement that stored views are for", stacklevel=3)
+            warnings.warn(
+                f"{why}; so teacher and student do not see the same images, which is the purpose of stored views",
+                stacklevel=3,
+            )
 
 
 def _open_validation(config: TrainConfig, source: RecordSource) -> RecordSource | None:
@@ -343,12 +346,14 @@ def _open_validation(config: TrainConfig, source: RecordSource) -> RecordSource 
     try:
         validation = open_records(folder, str(config.validation_split), config)
     except ConfigError as error:
-        raise ConfigError(f"{error}; for the evaluation: --validation-split and --validation-data, or none") from error
+        raise ConfigError(
+            f"{error}; this is the evaluation split (--validation-split, --validation-data; 'none' for no evaluation)"
+        ) from error
     require_labels(validation, "the evaluation", "give --validation-split none")
     if source.classes and validation.classes and source.classes.names != validation.classes.names:
         raise ConfigError(
-            f"{folder}: split {config.validation_split} has {len(validation.classes.names)} classes, the training data "
-            f"{len(source.classes.names)}, with other names; give the validation split of this data"
+            f"{folder}: split {config.validation_split} has {len(validation.classes.names)} classes, the training "
+            f"data {len(source.classes.names)}, with different names; give the validation split of this data"
         )
     return validation
 
@@ -368,7 +373,7 @@ def _join(fingerprints: list[str]) -> str | None:
 
 
 def _identify_record_logits(config: TrainConfig) -> dict[str, Any] | None:
-    """What ``merge`` or ``records`` noted of the logits that they put into the records; None where nobody did.
+    """What ``merge`` or ``records`` noted of the logits that they put into the records; None where they did not.
 
     Records with the logits of two teachers have the same names, sizes and counts.
     """
@@ -383,7 +388,7 @@ def _identify_record_logits(config: TrainConfig) -> dict[str, Any] | None:
             found = read_json(config.data / name)
             if not isinstance(found, dict):
                 raise RecordError(
-                    f"{config.data / name}: is no plan of merged records, expected a JSON object; make it again"
+                    f"{config.data / name}: is not a plan of merged records, expected a JSON object; run merge again"
                 )
             return {setting: found.get(setting) for setting in settings}
     return None

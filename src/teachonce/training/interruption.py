@@ -2,9 +2,9 @@
 
     after an update, a batch of the evaluation, an epoch -> the ranks decide -> save, or save and stop
 
-Points where a training can stop lie between updates, so no accumulated gradients are lost, and in the evaluation, which
+Points where a training can stop are between updates, so no accumulated gradients are lost, and in the evaluation, which
 then begins again: the epoch before it is not trained twice. Lightning's checkpoint holds what all ranks have in common.
-Beside it lies, under ``KEY``, what each of them has alone within an epoch: torch's random numbers, the sums that the
+Next to it is, under ``KEY``, what each of them has alone within an epoch: torch's random numbers, the sums that the
 epoch's means are made of, and the buffers of the student and of its moving average, since running statistics are
 averaged over the ranks at the end of an epoch only. Whatever else is drawn is a function of (seed, epoch, batch).
 
@@ -54,7 +54,7 @@ class Place(NamedTuple):
     num_done: int
     """Updates of the epoch that are done; all of them: what is missing is its evaluation."""
     num_updates: int
-    """Of a whole epoch."""
+    """Of a full epoch."""
 
     def __str__(self) -> str:
         if self.num_done == self.num_updates:
@@ -75,8 +75,8 @@ class EpochLoader:
     """A loader for Lightning's loop: the batches of the epoch that Lightning has said last.
 
     Lightning makes its iterator before it says which epoch it is when it resumes, so the order is fixed at the first
-    batch. It finds ``set_epoch`` through ``sampler``, and counts batches of whole epochs, also where the first one has
-    been begun (``begin_at``).
+    batch. It finds ``set_epoch`` through ``sampler``, and counts batches of full epochs, also where the first one has
+    been started (``begin_at``).
     """
 
     def __init__(self, loader: Loader) -> None:
@@ -138,7 +138,7 @@ class Interruption(Checkpoint):
         return {"relabeled": torch.from_numpy(keys.view(np.int64))}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Count on from there; the other ranks' counts are not asked for."""
+        """Count on from there; the other ranks' counts are not requested."""
         self._data.relabeled_before = frozenset(state_dict["relabeled"].numpy().view(np.uint64).tolist())
 
     def on_save_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -160,8 +160,8 @@ class Interruption(Checkpoint):
         place = Place(found["epoch"], found["num_done"], found["num_updates"])
         if place.num_updates != self._num_updates:
             raise ModelError(
-                f"{self._config.out / LAST_CHECKPOINT}: is of epochs of {place.num_updates} updates, now they have "
-                f"{self._num_updates}; resume on as many devices as before, with the same --batch-size"
+                f"{self._config.out / LAST_CHECKPOINT}: was saved with {place.num_updates} updates per epoch, now "
+                f"there are {self._num_updates}; resume on as many devices as before, with the same --batch-size"
             )
         assert isinstance(module, StudentModule)
         module.last_lr = found["last_lr"]
@@ -248,7 +248,7 @@ def point_loops_at(loops: dict[str, Any], place: Place, num_batches: int, accumu
     """Set the counters of Lightning's loops, as their ``state_dict`` has them, to a place in an epoch.
 
     Within the training: behind the hooks of a batch, which is then the last one done, as for checkpoints that Lightning
-    itself makes there. All batches done: a batch of the evaluation that was begun, of which none are done.
+    itself makes there. All batches done: a batch of the evaluation that was started, of which none are done.
     """
     is_trained = place.num_done == place.num_updates
     done = place.num_done * accumulate
@@ -275,7 +275,7 @@ def read_rank_state(module: StudentModule) -> dict[str, Any]:
 
 
 def write_rank_state(module: StudentModule, state: Mapping[str, Any]) -> None:
-    """Take up what ``read_rank_state`` has read; random numbers of another kind of device are left as they are."""
+    """Take up what ``read_rank_state`` has read; random numbers of another kind of device are not touched."""
     with torch.no_grad():
         module.sums.copy_(state["sums"])
         for name, buffer in _own_buffers(module).items():

@@ -1,4 +1,4 @@
-"""A watch on the loss: NaN and infinity are found one batch late at most, and nobody waits for the device to be idle.
+"""A watch on the loss: NaN and infinity are found one batch late at most, without waiting for the device.
 
 On a CUDA device the loss is copied to the host behind the work that makes it, and is looked at when the next batch's
 has been queued: the copy is waited for, not the device, which has the rest of one batch and the beginning of the next

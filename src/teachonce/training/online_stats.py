@@ -33,7 +33,7 @@ def measure_online_stats(data: KDDataset, online: OnlineTeacher, temperature: fl
         num_labeled += int(is_labeled.sum())
         hits += float(((logits.argmax(axis=1) == labels) & is_labeled).sum())
         log_probs = np.take_along_axis(log_softmax(logits)[is_labeled], labels[is_labeled, None], axis=1)
-        nats -= float(log_probs[np.isfinite(log_probs)].sum())  # a class that the teacher lacks surprises nobody
+        nats -= float(log_probs[np.isfinite(log_probs)].sum())  # a class that the teacher lacks adds no surprise
         non_top1 += float((1 - np.exp(log_softmax(logits, temperature).max(axis=1))).sum())
     total = len(indices)
     by_label = (hits / num_labeled, nats / num_labeled) if num_labeled else (np.nan, np.nan)

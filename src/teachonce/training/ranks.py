@@ -40,7 +40,7 @@ def is_rank() -> bool:
 
 
 def is_first_rank() -> bool:
-    """Whether this process speaks for the training; also before Lightning knows."""
+    """Whether this process reports for the training; also before Lightning knows."""
     ranks = [os.environ[name] for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK", "NODE_RANK") if name in os.environ]
     return all(rank == "0" for rank in ranks)
 
@@ -57,7 +57,7 @@ def run_ranks(program: Callable[[TrainConfig], Any], config: TrainConfig) -> Non
     """Run ``program(config)`` in ``config.devices`` processes at once, ranks of one group over all nodes.
 
     Raises the first rank's TeachonceError; TeachonceError where a rank ended otherwise (its traceback is on stderr);
-    ConfigError where several nodes were asked for and the environment does not say where they meet.
+    ConfigError where several nodes were requested and the environment does not say where they meet.
     """
     environment = _environment(config.devices, config.num_nodes)
     context = get_context("spawn")
@@ -108,8 +108,9 @@ class Agreement:
     """What ranks decide together: the largest of their wishes, known to all of them one call later.
 
     Every rank calls ``decide`` equally often, at the same points. The ranks' wishes are reduced behind the work that is
-    queued, and are looked at when the next ones are made: on a GPU nobody waits for the device, as with ``loss_watch``,
-    and on the CPU the others' wishes have arrived by then. Lightning's own way asks at every batch and waits for it.
+    queued, and are looked at when the next ones are made: on a GPU this does not wait for the device, as with
+    ``loss_watch``, and on the CPU the others' wishes have arrived by then. Lightning's own way asks at every batch and
+    waits for it.
     """
 
     def __init__(self, device: torch.device, num_ranks: int) -> None:
@@ -142,7 +143,7 @@ class Agreement:
                 return int(largest)
 
             return read
-        # On a stream of its own: neither the update at hand nor the next one is in its way.
+        # On a stream of its own: neither the current update nor the next one is in its way.
         self._stream = self._stream or torch.cuda.Stream(self._device)
         with torch.cuda.stream(self._stream):
             largest = torch.full((1,), wish, dtype=torch.int32, device=self._device)
@@ -200,4 +201,4 @@ def _unexplained_exit(name: str, exit_code: int) -> TeachonceError:
     if exit_code < 0:
         how = f"was killed by signal {-exit_code} (out of memory?)"
         return TeachonceError(f"{name} {how}; run the same command again to resume from the last checkpoint")
-    return TeachonceError(f"{name} ended with code {exit_code}; what it said is above, and must be mended first")
+    return TeachonceError(f"{name} exited with code {exit_code}; its error is above and must be fixed first")

@@ -1,11 +1,11 @@
 """Recipes: published trainings as options of ``train``. ``train --recipe NAME`` begins with them, flags override.
 
 A recipe is a function that returns a ``Recipe``: defaults of a ``TrainConfig``, and which logits are meant where none
-are named. On the command line the defaults stand in place of the options' own, and
+are named. On the command line the defaults replace the options' own, and
 ``TrainConfig.from_recipe("assemble_resnet50", data=..., out=..., store=...)`` is the same. Where something else is
 given beside a recipe, those of its options that cannot apply then are no error. The function's docstring says where the
 recipe is from, the command, how long it takes on what, the figure to expect, and whether we have seen it: mostly not,
-because ImageNet and eight GPUs were not at hand. Figures are top-1 on ImageNet's validation split unless they say
+because ImageNet and eight GPUs were not available. Figures are top-1 on ImageNet's validation split unless they say
 otherwise. What is published nowhere is said to be our own choice.
 
 --batch-size is that of one device, so the recipes of 1024 images have 128 for 8 of them (--devices 8); --lr is given
@@ -15,13 +15,13 @@ for the whole batch (--lr-batch), so with fewer devices it shrinks along, unless
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 from teachonce.errors import ConfigError
+from teachonce.suggestions import closest
 
 Options = dict[str, Any]
 """Fields of ``TrainConfig`` by name."""
@@ -36,7 +36,7 @@ class Recipe:
     """Whether, as in the walkthrough, the logits are those of the records where no teacher is named and KD is on."""
 
     def with_options(self, **options: Any) -> Recipe:
-        """The same recipe with these options in place of its own."""
+        """The same recipe with these options instead of its own."""
         return replace(self, options=self.options | options)
 
     def complete(self, options: Options) -> Options:
@@ -49,7 +49,7 @@ def vanilla_resnet50() -> Recipe:
     """ResNet-50 of the walkthrough's paper, labels alone: 120 epochs.
 
     Lee et al. 2020, arXiv:2001.06268, and its public training script. Momentum 0.9 not Nesterov's, 0.4 at batch 1024, 5
-    epochs of warm-up and then a whole cosine, weight decay 1e-4, the last scale of each block from 0 (zero gamma).
+    epochs of warm-up and then a full cosine, weight decay 1e-4, the last scale of each block from 0 (zero gamma).
     Expected: 76.3 %. Time: not measured here, about 120 x 1.28 million images. Not seen by us. Differs from the
     original: biases are not decayed, bf16 instead of fp16, views are resized with antialiasing.
 
@@ -81,7 +81,7 @@ def assemble_resnet50() -> Recipe:
     """Assemble-ResNet-50 of the walkthrough's paper with its KD: 600 epochs, T = 1.
 
     Lee et al. 2020, arXiv:2001.06268, and its public training script: AutoAugment, mixup of type 1 at alpha 0.2, label
-    smoothing 0.1, fixed centre logits, trained at 224 and evaluated at 256 px. Expected: 82.78 % with the paper's
+    smoothing 0.1, fixed center logits, trained at 224 and evaluated at 256 px. Expected: 82.78 % with the paper's
     EfficientNet-B7 as teacher (KD itself is worth +0.29 there, 81.40 to 81.69). Time: not measured here, about 600 x
     1.28 million images, each batch of which reads twice as many. Not seen by us. Differs as ``vanilla_resnet50`` does.
 
@@ -134,7 +134,7 @@ def resnet50_views() -> Recipe:
 
     After Beyer et al. 2021, arXiv:2106.05237 (same view, same mix, patience, no labels) and Faghri et al. 2023,
     arXiv:2303.08983 (50 stored views are enough). Expected: between the 80.3 % of 150 and the 82.0 % of 1000 epochs of
-    the latter, depending on the teacher. Time: not measured here; the teacher looks at 50 x 1.28 million views once.
+    the latter, depending on the teacher. Time: not measured here; the teacher sees 50 x 1.28 million views once.
     Not seen by us on ImageNet; on 5,000 CIFAR-10 images see ``cifar_resnet``.
 
         teachonce extract --data imagenet --teacher TEACHER --policy crop --views 50 --mixup-alpha 0.2 --out views
@@ -221,7 +221,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     )
 }
 
-# The original's training reader hands no boxes to its crops, so the whole image is their object.
+# The original's training reader passes no boxes to its crops, so the full image is their object.
 _WALKTHROUGH_CROPS: Options = {
     "crop_scale": (0.05, 1.0),
     "crop_ratio": (0.75, 1.33),
@@ -232,16 +232,16 @@ _FAST: Options = {"precision": "bf16", "channels_last": True}
 
 
 def build_recipe(name: str) -> Recipe:
-    """The recipe of a name; raises ConfigError for one that there is not."""
+    """The recipe of a name; raises ConfigError for one that does not exist."""
     if name not in RECIPES:
-        close = difflib.get_close_matches(name, RECIPES, n=1)
+        close = closest(name, RECIPES)
         hint = f"did you mean {close[0]}?" if close else "see train --list-recipes"
         raise ConfigError(f"--recipe {name}: expected one of {', '.join(RECIPES)}; {hint}")
     return RECIPES[name]()
 
 
 def recipe_options(name: str) -> Options:
-    """A recipe as options of ``TrainConfig``, its name among them; raises ConfigError for one that there is not."""
+    """A recipe as options of ``TrainConfig``, its name among them; raises ConfigError for one that does not exist."""
     return {"recipe": name, **build_recipe(name).options}
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _TEMPLATE = "training/templates/report.html.jinja"
 
-_LOSSES = {"train_loss": "whole (train)", "label_loss": "label (train)", "kd_loss": "KD (train)",
+_LOSSES = {"train_loss": "total (train)", "label_loss": "label (train)", "kd_loss": "KD (train)",
            "validation_loss": "label (validation)"}  # fmt: skip
 _ACCURACIES = {"train_top1": "top-1 (train)", "validation_top1": "top-1 (validation)",
                "validation_top5": "top-5 (validation)"}  # fmt: skip
@@ -71,13 +71,13 @@ def _draw(axes: Any, rows: Sequence[Row], columns: Mapping[str, str], title: str
         if not points or (name == "kd_loss" and not any(value for _, value in points)):
             continue
         if name == "train_loss" and all(row["train_loss"] == row["label_loss"] for row in rows):
-            continue  # without KD the whole loss is the label loss
+            continue  # without KD the total loss is the label loss
         epochs, values = zip(*points, strict=True)
         axes.plot(epochs, values, label=label, color=_COLORS[name], marker="." if len(rows) < 40 else "")
     axes.set_title(title)
     axes.set_xlabel("epoch")
     axes.grid(axis="y")
-    # A fixed place (losses fall, accuracies rise): looking for the best one is slow, and matplotlib warns of it.
+    # A fixed place (losses fall, accuracies rise): searching for the best one is slow, and matplotlib warns of it.
     # Without labels and evaluation there is no accuracy.
     if axes.lines:
         axes.legend(loc="lower right" if title == "accuracy" else "upper right")

@@ -3,8 +3,8 @@
 ``cosine`` and ``step`` are timm's, to the bit (tests/training/test_schedules.py). The others, and ``--warmup-prefix``,
 follow the walkthrough's training code (Lee et al. 2020, arXiv:2001.06268), whose functions are TensorFlow 1's. There
 exponential, polynomial and cosine begin after the warm-up, piecewise counts from the first update; in timm the warm-up
-replaces the first part of a curve that counts from the first update. An epoch here is a whole number of updates, there
-it is N / batch, so boundaries may lie a few updates apart.
+replaces the first part of a curve that counts from the first update. An epoch here is an integer number of updates,
+there it is N / batch, so boundaries may differ by a few updates.
 
 Every function gives the rate of the update that follows ``update`` earlier ones, so the first is ``update`` 0.
 """
@@ -63,7 +63,7 @@ def piecewise_lr(update: int, peak_lr: float, boundaries: Sequence[float], rates
 
 
 def build_schedule(options: TrainingOptions, peak_lr: float, updates_per_epoch: int) -> Schedule:
-    """The schedule that options mean, in updates: with its warm-up, and begun where its kind begins."""
+    """The schedule that options mean, in updates: with its warm-up, and started where its kind begins."""
     warmup = options.warmup_epochs * updates_per_epoch
     total = options.epochs * updates_per_epoch
     begin = warmup if options.begins_after_warmup else 0

@@ -27,7 +27,7 @@ NUM_ROWS = 2048
 LOW_TOP1 = 0.5
 """Top-1 on the training views below which a teacher contradicts more labels than it confirms."""
 LITTLE_NON_TOP1_MASS = 0.02
-"""Mean mass beyond the likeliest class, at the training's temperature, below which targets are little but labels."""
+"""Mean mass beyond the most likely class, at the training's temperature, below which targets are little but labels."""
 SMALL_RATIO = 50
 """Parameters of the teacher for each of the student from which gains have been seen to turn into losses."""
 
@@ -45,12 +45,12 @@ class StoreStats:
     label_nats: float
     """Cross-entropy of the labels under the teacher: how much it is surprised by them."""
     non_top1_mass: float
-    """Mean mass beyond the likeliest class at the training's temperature."""
+    """Mean mass beyond the most likely class at the training's temperature."""
     num_rows: int
 
 
 def measure_store_stats(store: Store, temperature: float) -> StoreStats:
-    """Look at about ``NUM_ROWS`` (record, view), drawn over shards and views; a mixed view counts by its own label."""
+    """Measure about ``NUM_ROWS`` (record, view), drawn over shards and views; a mixed view counts by its own label."""
     rng = generator(0, "guard")
     num_shards = len(store.shards)
     shards = np.unique(rng.integers(0, num_shards, 64)) if num_shards > 64 else np.arange(num_shards)
@@ -89,15 +89,17 @@ def warn_of_temperature(store: Store, temperature: float) -> None:
     variation = measure_variation(store, temperature)
     if variation is not None:
         found = (
-            f"{variation.mean():.2g} in the mean and {variation.max():.2g} at most, measured on {len(variation)} views"
+            f"{variation.mean():.2g} on average and {variation.max():.2g} at most, measured on {len(variation)} views"
         )
     else:
         rows = np.arange(min(store.shards[0][1], NUM_BOUND_ROWS))
         bound = store.codec.variation_bound(store.read_rows(0, 0, rows), temperature).max()
-        found = f"at most {bound:.2g}, proven for {len(rows)} views" if bound < 1 else "not bounded by anything stored"
+        found = (
+            f"at most {bound:.2g}, proven for {len(rows)} views" if bound < 1 else "not bounded by the stored values"
+        )
     warnings.warn(
         f"{store.path}: --kd-temp {temperature:g} is outside of T = {promised[0]:g} to {promised[1]:g}, for which "
-        f"codec {store.codec.name} promises {store.codec.promise}; at T = {temperature:g}, with {num_classes:,} "
+        f"codec {store.codec.name} guarantees {store.codec.promise}; at T = {temperature:g}, with {num_classes:,} "
         f"classes, the total variation is {found}; extract with --codec float16, or give a "
         f"{'smaller' if temperature > promised[1] else 'larger'} --kd-temp",
         stacklevel=2,
@@ -125,20 +127,20 @@ def warn_of_teacher(
     if stats.top1 < LOW_TOP1 or stats.label_nats > np.log(num_classes):
         warnings.warn(
             f"{on} the teacher has top-1 {stats.top1:.3f} and gives the labels {stats.label_nats:.2f} nats "
-            f"(knowing nothing is {np.log(num_classes):.2f}): it contradicts them more often than it confirms them; "
-            "try larger crops or another teacher, and compare with labels alone (teachonce ablate)",
+            f"(uniform: {np.log(num_classes):.2f}): it contradicts them more often than it agrees with them; try "
+            "larger crops or another teacher, and compare with labels alone (teachonce ablate)",
             stacklevel=3,
         )
     elif stats.non_top1_mass < LITTLE_NON_TOP1_MASS:
         warnings.warn(
-            f"{on} the teacher leaves {stats.non_top1_mass:.4f} of the mass to all other classes at temperature "
-            f"{temperature:g}: its targets are little but labels; try a larger --kd-temp",
+            f"{on} the teacher gives only {stats.non_top1_mass:.4f} of the probability to all other classes at "
+            f"temperature {temperature:g}: its targets are nearly one-hot; try a larger --kd-temp",
             stacklevel=3,
         )
     if num_teacher and num_teacher > SMALL_RATIO * num_student:
         warnings.warn(
-            f"{name}: the student has {num_student / 1e6:.2f} M parameters, the teacher "
-            f"{num_teacher / 1e6:.1f} M, {num_teacher / num_student:.0f} times as many: students this small have lost "
-            "by distillation; compare with labels alone and with a smaller teacher (teachonce ablate)",
+            f"{name}: the student has {num_student / 1e6:.2f} M parameters, the teacher {num_teacher / 1e6:.1f} "
+            f"M, {num_teacher / num_student:.0f} times as many: such small students have become worse with "
+            "distillation; compare with labels alone and with a smaller teacher (teachonce ablate)",
             stacklevel=3,
         )

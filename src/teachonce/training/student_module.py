@@ -5,8 +5,8 @@ student is, in which class space, and where its weights go is the caller's busin
 
 Decisions a reader would question. SGD is the classical momentum (timm's "momentum"; its "sgd" is Nesterov's, which the
 published recipes of this field's ResNets do not use). Gradients of several devices are averaged; running statistics of
-batch norms stay each device's own within an epoch and are averaged at its end, before anybody looks at them. Torch's
-generators are seeded anew each epoch from (seed, epoch, rank), so that an epoch does not depend on how often the run
+batch norms stay each device's own within an epoch and are averaged at its end, before they are used. Torch's
+generators are seeded again each epoch from (seed, epoch, rank), so that an epoch does not depend on how often the run
 was interrupted before it. The moving average (``weight_average``) is held beside the module's parts and not among them.
 """
 
@@ -68,8 +68,8 @@ class StudentModule(lightning.LightningModule):
     Gradients are accumulated by the Trainer (``accumulate_grad_batches``): schedule, average and clipping are of whole
     updates. Each batch is mixed, and normed by batch norms, by itself.
 
-    A student with a method ``set_progress`` is told before each update which fraction of the training is done (0 at the
-    first), for what is scheduled inside it, such as DropBlock's keep probability.
+    A student with a method ``set_progress`` is called before each update with the fraction of the training that is done
+    (0 at the first), for what is scheduled inside it, such as DropBlock's keep probability.
     """
 
     sums: Tensor
@@ -115,7 +115,7 @@ class StudentModule(lightning.LightningModule):
         """Called when an update is complete with all that belongs to it, the epoch's last one excepted, with the number
         of updates of the epoch so far: the points between two updates."""
         self.update_loss = (torch.zeros(()), 0)
-        """Of the update at hand, on this device: the sum of the images' losses so far, and how many they are."""
+        """Of the current update, on this device: the sum of the images' losses so far, and how many they are."""
 
     @property
     def eval_model(self) -> torch.nn.Module:
@@ -167,7 +167,7 @@ class StudentModule(lightning.LightningModule):
         teacher_logits: Float[Tensor, "A C"] | Float[Tensor, "A M C"] | None,
         mixup: Mixup | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The whole loss, the label loss and the KD loss (0 without teacher), as the config weighs them.
+        """The total loss, the label loss and the KD loss (0 without teacher), as the config weighs them.
 
         Labels and teacher are of the A rows that ``mixup`` makes B of; without it A = B.
         Of M teachers the softened probabilities are averaged, by ``--store-weights``.

@@ -1,4 +1,4 @@
-"""Training: a student learns from labels and from what the teacher said once.
+"""Training: a student learns from labels and from stored teacher logits.
 
     open the data -> resolve and agree with RUN/config.json -> fit (resuming) -> weights, report, result
 
@@ -6,7 +6,7 @@ The loop is Lightning's; what is ours is the joining (``data.dataset``), the los
 around them: the same command resumes an interrupted run, within an epoch too (``interruption``), with exactly the curve
 and weights of an uninterrupted one (bit for bit on a CPU), another configuration is refused, a finished run is not
 redone. The weights kept are those of the last epoch, never chosen by the validation split; the best epoch's checkpoint
-lies beside them for who wants it.
+is next to them for those who want it.
 
 Every epoch sees every record once, in batches of one size, give or take one record (``EpochBatches``). Several nodes
 need --out on a file system that they share.
@@ -84,9 +84,10 @@ _PRECISIONS = {"float32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 def train(config: TrainConfig) -> dict[str, Any]:
     """Train a student into ``config.out``, or finish what an interrupted call began; returns result.json's content.
 
-    With several devices this process starts one a device, unless torchrun or srun did. Raises ConfigError for settings
-    that do not fit the data or the machine, PlanMismatchError where the run was begun with others, TeachonceError where
-    the loss is not finite, and RecordError, StoreError or LogitsError, with the place, for what is wrong in the data.
+    With several devices this process starts one per device, unless torchrun or srun did. Raises ConfigError for
+    settings that do not fit the data or the machine, PlanMismatchError where the run was started with others,
+    TeachonceError where the loss is not finite, and RecordError, StoreError or LogitsError, with the place, for what is
+    wrong in the data.
     """
     require("matplotlib", "jinja2", "tensorboard", purpose="train, for its report,")
     device = resolve_device(config.device)
@@ -95,7 +96,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
         run_ranks(train, config)
         return Run(config.out).result or {}
     student = parse_model_spec(config.student)
-    with _phase("loading the teacher"):
+    with _phase("loading the teacher") if config.teacher else nullcontext():
         teacher = _load_online_teacher(config, device)
     with _phase("opening the data"):
         data = open_training_data(
@@ -112,9 +113,9 @@ def train(config: TrainConfig) -> dict[str, Any]:
     finished = None if begun is None else begun.result
     if finished is not None:
         _remove_temporaries(trainer, config)
-        _log(trainer, f"{config.out}: finished already ({describe_result(finished)}); nothing to do")
+        _log(trainer, f"{config.out}: already finished ({describe_result(finished)}); nothing to do")
         return finished
-    # The caller's random numbers are nobody's business here; those of the student are a function of the seed.
+    # The caller's random numbers are not touched here; those of the student are a function of the seed.
     with torch.random.fork_rng(devices=[]):  # of GPUs, to read the state alone would take memory on each
         with _phase("building the student"):
             module = _build_module(config, student, trainer, data, teacher)
@@ -183,9 +184,9 @@ def _fit(
     resume = config.out / LAST_CHECKPOINT if open_storage(config.out).has(LAST_CHECKPOINT) else None
     late = (
         f"training: no checkpoint could be written within {config.grace_seconds:g} seconds of SIGTERM "
-        "(--grace-seconds); the one before is kept. Run the same command to resume"
+        "(--grace-seconds); the previous one is kept. Run the same command to resume"
     )
-    patience = "training: stops after this step; press Ctrl+C again to end now, without a checkpoint"
+    patience = "training: stopping after this step; press Ctrl+C again to stop now, without a checkpoint"
     is_first = trainer.is_global_zero
     with StopSignals(
         config.grace_seconds, late=late if is_first else "", patience=patience if is_first else ""
@@ -244,7 +245,7 @@ def _build_trainer(
             enable_model_summary=False,
             num_sanity_val_steps=0,
             use_distributed_sampler=False,
-            default_root_dir=tempfile.gettempdir(),  # nothing of ours: the run may be remote
+            default_root_dir=tempfile.gettempdir(),  # not the run's folder: that may be remote
         )
     _take_over_signals(trainer)
     return trainer, recorder
@@ -300,7 +301,10 @@ def _load_online_teacher(config: TrainConfig, device: torch.device) -> Classifie
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
     teacher = load_model(config.teacher, device=device, or_cpu=config.device == "auto")
     if not teacher.preprocessing.antialias:
-        raise ConfigError(f"--teacher {config.teacher}: sees unrounded pixels (antialias=0); it cannot share a view")
+        raise ConfigError(
+            f"--teacher {config.teacher}: uses unrounded pixels (antialias=0), so it cannot share a view with the "
+            "student"
+        )
     return teacher
 
 
@@ -357,7 +361,7 @@ def _check_size(spec: ModelSpec, student: torch.nn.Module, size_px: int, num_cla
     student.train()
     if not isinstance(logits, torch.Tensor) or logits.shape != (1, num_classes):
         found = list(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
-        raise ModelError(f"--student {spec}: answers with {found}, expected [1, {num_classes}]")
+        raise ModelError(f"--student {spec}: returns {found}, expected [1, {num_classes}]")
 
 
 def _check_single_image(spec: ModelSpec, student: torch.nn.Module, size_px: int) -> None:
@@ -432,11 +436,9 @@ def _check_device(config: TrainConfig, device: torch.device) -> None:
     if config.precision == "fp16" and device.type == "cpu":
         raise ConfigError("--precision fp16: needs a GPU; use float32 or bf16 on the CPU")
     if config.devices > 1 and device.index is not None:
-        raise ConfigError(
-            f"--device {config.device} with --devices {config.devices}: give the kind alone, such as cuda"
-        )
+        raise ConfigError(f"--device {config.device} with --devices {config.devices}: give only the kind, such as cuda")
     if config.devices > 1 and device.type == "mps":
-        raise ConfigError(f"--devices {config.devices}: mps is one device")
+        raise ConfigError(f"--devices {config.devices}: mps has only one device")
     if device.type == "cuda" and config.devices > torch.cuda.device_count():
         raise ConfigError(f"--devices {config.devices}: this machine has {torch.cuda.device_count()} CUDA devices")
 

@@ -3,7 +3,7 @@
 timm's ModelEmaV3 with its warm-up: the decay rises over the first steps (0.95 after 100, 0.99 after 1,000), because the
 average of a few thousand steps at 0.9999 is mostly random initialization.
 
-It is no part of the module that is trained: nothing flows back into it, so data-parallel training, which waits for a
+It is not part of the module that is trained: nothing flows back into it, so data-parallel training, which waits for a
 gradient of every parameter it is handed, must not be handed it, and an optimizer must not find it.
 """
 
@@ -41,5 +41,5 @@ class WeightAverage:
         return self._average.state_dict(prefix=prefix)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from these tensors, all of them and nothing else."""
+        """Continue from exactly these tensors."""
         self._average.load_state_dict(dict(state))

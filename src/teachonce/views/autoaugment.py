@@ -4,7 +4,7 @@ Cubuk et al. 2018, arXiv:1805.09501, table 9 of the appendix. A view draws one s
 two operations with its probability; one that is not drawn is stored as ``identity``, so every view has two.
 
 The scale of the levels is that of the authors' published TensorFlow code, which the walkthrough trains with (Lee et al.
-2020, arXiv:2001.06268): a tenth of a range a level, cut down to whole numbers where the magnitude is one. Rotation 3
+2020, arXiv:2001.06268): a tenth of a range a level, truncated to integers where the magnitude is one. Rotation 3
 degrees a level, shear 0.03, both with a random sign; color, contrast and sharpness a factor of 0.1 + 0.18 a level
 (below 1 takes away, above 1 adds: no random sign); solarize inverts gray levels from 25.6 a level on; posterize keeps
 0.4 bits a level, so level 5 keeps 2. (Other libraries read table 6 of the paper otherwise: posterize from 8 down to 4

@@ -59,7 +59,7 @@ VIEW_COLUMNS = frozenset(ViewLayout(num_operations=1, num_erasings=1, has_mix=Tr
 def encode_views(views: Sequence[View], layout: ViewLayout = CROP_ONLY) -> dict[str, NDArray[Any]]:
     """The columns of ``layout``, each [N] or [N, width].
 
-    ``box`` uint16 [N, 4], ``flip`` uint8: 9 bytes a view. Operations: uint8 code and float16 magnitude, 3 bytes each.
+    ``box`` uint16 [N, 4], ``flip`` uint8: 9 bytes per view. Operations: uint8 code and float16 magnitude, 3 bytes each.
     Erased boxes: uint16 [4] and uint8 [3], 11 bytes each. Mix: partner uint64 and share float32, 12 bytes; 8 more for
     cutmix's box. A box of (0, 0, 0, 0) and a share of 1 mean that there is none.
     """
@@ -94,7 +94,7 @@ def encode_views(views: Sequence[View], layout: ViewLayout = CROP_ONLY) -> dict[
 
 
 def decode_views(columns: Mapping[str, NDArray[Any]], count: int) -> list[View]:
-    """The ``count`` views of the columns of ``encode_views``; other columns may stand beside them."""
+    """The ``count`` views of the columns of ``encode_views``; other columns may be present."""
     if "box" not in columns:
         return [CENTER] * count
     boxes = columns["box"].tolist()
@@ -117,7 +117,7 @@ def _decode_operations(columns: Mapping[str, NDArray[Any]]) -> list[tuple[Operat
     magnitudes = columns["magnitudes"].astype(np.float64).tolist()
     unknown = {code for row in codes for code in row if code >= len(OPERATION_NAMES)}
     if unknown:
-        raise StoreError(f"operation {min(unknown)} is not known here; a newer teachonce wrote it, or it is damaged")
+        raise StoreError(f"operation {min(unknown)} is unknown; it was written by a newer teachonce, or it is damaged")
     return [
         tuple(Operation(OPERATION_NAMES[code], value) for code, value in zip(row, values, strict=True))
         for row, values in zip(codes, magnitudes, strict=True)

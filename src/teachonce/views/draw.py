@@ -64,7 +64,8 @@ def sample_view(
         return CENTER
     if max(width, height) > MAX_SIDE_PX:
         raise ImageError(
-            f"an image of {width} x {height} px: views reach up to {MAX_SIDE_PX} px a side; scale it down or remove it"
+            f"an image of {width} x {height} px: views support at most {MAX_SIDE_PX} px per side; scale it down "
+            "or remove it"
         )
     if policy.objects is None:
         box = _sample_box(rng, policy, width, height)

@@ -3,10 +3,10 @@
 Szegedy et al. 2015, arXiv:1409.4842, section 6, as ``tf.image.sample_distorted_bounding_box`` draws them, which the
 walkthrough trains with. An aspect ratio is drawn uniformly, then a height uniformly between those that the smallest and
 the largest area allow, then a place; the crop is taken if it covers at least ``covered`` of one of the objects, and
-after ``max_attempts`` in vain the whole image is. The common libraries' rule (``draw``) draws the area uniformly
+after ``max_attempts`` failures the full image is. The common libraries' rule (``draw``) draws the area uniformly
 instead, so its crops are smaller on average.
 
-Without boxes the whole image is the object, so ``covered`` is then a least area. What looks like an oversight in
+Without boxes the full image is the object, so ``covered`` is then a least area. What looks like an oversight in
 TensorFlow is kept, so that the distribution is the same: a crop never touches the right or lower border, unless it is
 as wide or as high as the image.
 """
@@ -47,7 +47,7 @@ def sample_object_crop(
 
 
 def _in_pixels(boxes: NDArray[np.float32], width: int, height: int) -> list[Box]:
-    # Cut down to whole pixels, in float32, as TensorFlow does it.
+    # Truncated to integer pixels, in float32, as TensorFlow does it.
     sides = np.array([width, height, width, height], np.float32)
     return [(left, top, right, bottom) for left, top, right, bottom in (boxes * sides).astype(int).tolist()]
 
@@ -81,7 +81,7 @@ def _sample_crop(
 
 
 def _covers(crop: Box, box: Box, covered: float) -> bool:
-    """Whether ``crop`` shows at least that part of ``box``; a box of less than a pixel is no object."""
+    """Whether ``crop`` shows at least that part of ``box``; a box of less than a pixel is not an object."""
     area = (box[2] - box[0]) * (box[3] - box[1])
     shared_w = min(crop[2], box[2]) - max(crop[0], box[0])
     shared_h = min(crop[3], box[3]) - max(crop[1], box[1])

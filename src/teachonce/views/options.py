@@ -44,29 +44,29 @@ class ViewOptions:
     """The parameters of the policies that draw views; a program adds ``policy``, which chooses one of these."""
 
     crop_scale: InViews[tuple[_Area, _Area]] = only_with((0.08, 1.0), DRAWN_VIEWS)
-    """Random resized crop: area as a fraction of the image, least and most (1 1: the whole image)."""
+    """Random resized crop: minimum and maximum area as a fraction of the image (1 1: the full image)."""
     crop_ratio: InViews[tuple[_AspectRatio, _AspectRatio]] = only_with((3 / 4, 4 / 3), DRAWN_VIEWS)
-    """Random resized crop: aspect ratio (width / height), least and most."""
+    """Random resized crop: minimum and maximum aspect ratio (width / height)."""
     object_covered: InViews[Probability] = only_with(0.0, DRAWN_VIEWS)
-    """A crop must show at least this part of an object; crops are then drawn by TensorFlow's rule, and after 100
-    attempts the whole image is taken (the walkthrough: 0.1 with --crop-scale 0.05 1). 0 is off."""
+    """A crop must show at least this fraction of an object; crops are then drawn by TensorFlow's rule, falling back
+    to the full image after 100 attempts (the walkthrough: 0.1 with --crop-scale 0.05 1). 0 is off."""
     object_boxes: InViews[Literal["records", "image"]] = only_with("records", _OBJECTS)
-    """--object-covered: what the objects are: the bounding boxes of the records (the whole image for a record without),
-    or always the whole image, as in the walkthrough's own training."""
+    """--object-covered: the objects are the bounding boxes of the records (the full image for a record without one),
+    or always the full image, as in the walkthrough's own training."""
     flip_prob: InViews[Probability] = only_with(0.5, DRAWN_VIEWS)
     """Probability of a horizontal flip."""
     randaugment_ops: InViews[_Operations] = only_with(2, _RANDAUGMENT)
-    """Policy crop+randaugment: operations a view."""
+    """Policy crop+randaugment: operations per view."""
     randaugment_magnitude: InViews[_Level] = only_with(9.0, _RANDAUGMENT)
-    """Policy crop+randaugment: mean level of the operations, 0 to 10."""
+    """Policy crop+randaugment: mean magnitude of the operations, 0 to 10."""
     randaugment_magnitude_std: InViews[_LevelDeviation] = only_with(0.5, _RANDAUGMENT)
-    """Policy crop+randaugment: standard deviation of the level."""
+    """Policy crop+randaugment: standard deviation of the magnitude."""
     erase_prob: InViews[Probability] = only_with(0.0, DRAWN_VIEWS)
-    """Probability that a box of a view is filled with a random color; 0 is off."""
+    """Random erasing: probability that a box of a view is filled with a random color; 0 is off."""
     erase_scale: InViews[tuple[_Area, _Area]] = only_with((0.02, 1 / 3), _ERASING)
-    """Erased box: area as a fraction of the view, least and most."""
+    """Random erasing: minimum and maximum area as a fraction of the view."""
     erase_ratio: InViews[tuple[_AspectRatio, _AspectRatio]] = only_with((0.3, 10 / 3), _ERASING)
-    """Erased box: height / width, least and most."""
+    """Random erasing: minimum and maximum aspect ratio (height / width)."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -84,13 +84,13 @@ class MixOptions(ViewOptions):
     """The same, and mixing: the ``teacher`` that a program adds sees the mixed image."""
 
     mixup_alpha: InViews[_Alpha] = only_with(0.0, DRAWN_VIEWS)
-    """Mixup with a share from Beta(alpha, alpha); 0 is off."""
+    """Mixup with a ratio drawn from Beta(alpha, alpha); 0 is off."""
     cutmix_alpha: InViews[_Alpha] = only_with(0.0, DRAWN_VIEWS)
-    """Cutmix with an area from Beta(alpha, alpha); 0 is off."""
+    """Cutmix with an area drawn from Beta(alpha, alpha); 0 is off."""
     mix_prob: InViews[PositiveFraction] = only_with(1.0, _MIXED_VIEWS)
-    """Probability that a view is mixed, where one of the two is on."""
+    """Probability that a view is mixed, if mixup or cutmix is on."""
     cutmix_prob: InViews[Probability] = only_with(0.5, _BOTH_MIXES)
-    """Part of the mixes that are cutmix, where both are on."""
+    """Fraction of the mixed views that use cutmix, if both are on."""
 
 
 def _check_ranges(scale_option: str, scale: tuple[float, float], ratio_option: str, ratio: tuple[float, float]) -> None:

@@ -65,14 +65,14 @@ class AutoAugment:
 
     def __post_init__(self) -> None:
         if self.found_on != "imagenet":
-            raise ConfigError(f"AutoAugment for {self.found_on}: expected imagenet, the one policy that is here")
+            raise ConfigError(f"AutoAugment for {self.found_on}: expected imagenet, the only policy available")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectCrop:
     """The crop is drawn by TensorFlow's rule and shows at least ``covered`` of an object.
 
-    The objects are the ``boxes`` of the record, or the whole ``image``; a record without boxes has the whole image.
+    The objects are the ``boxes`` of the record, or the full ``image``; a record without boxes has the full image.
     """
 
     covered: float = 0.1
@@ -82,7 +82,8 @@ class ObjectCrop:
     def __post_init__(self) -> None:
         if not 0 < self.covered <= 1 or self.max_attempts < 1:
             raise ConfigError(
-                f"crops that cover {self.covered} of an object in {self.max_attempts} attempts: expected (0, 1], 1 on"
+                f"crops that cover {self.covered} of an object in {self.max_attempts} attempts: expected (0, 1] "
+                "and 1 or more"
             )
         if self.boxes not in ("records", "image"):
             raise ConfigError(f"crops that cover objects of {self.boxes}: expected records or image")
@@ -213,7 +214,7 @@ def policy_from_json(entry: Mapping[str, Any]) -> Policy:
     """The policy of a plan's entry; raises StoreError with the field for one that this version does not know."""
     parameters = dict(entry)
     name = parameters.pop("name", None)
-    unknown = f"policy {name!r} with these parameters is not known here (a newer teachonce wrote it?)"
+    unknown = f"policy {name!r} with these parameters is unknown (was it written by a newer teachonce?)"
     kind: type[Policy] = CenterPolicy if name == CenterPolicy.name else CropPolicy
     policy: Policy = convert_json(parameters, kind, unknown, StoreError)
     if policy.name != name:

@@ -45,7 +45,7 @@ class Mix:
     """
 
     partner: int
-    """The partner's record key; it lies in the same shard."""
+    """The partner's record key; it is in the same shard."""
     share: float
     box: Box | None = None
 
@@ -72,4 +72,4 @@ class View:
 
 
 CENTER = View(None)
-"""The whole image through the evaluation preprocessing of the model, and nothing more."""
+"""The full image through the evaluation preprocessing of the model, and nothing more."""

@@ -32,15 +32,15 @@ def measurement(**changes: Any) -> Measurement:
     ("changes", "sign"),
     [
         ({}, None),
-        ({"steal": 0.2}, "20% of the cores' time went to other virtual machines (steal)"),
+        ({"steal": 0.2}, "20% of the CPU time was taken by other virtual machines (steal)"),
         ({"other_cores": 2.0}, "other processes used 2.0 of 8 cores"),
         # A container of 8 of 64 cores does not feel ten others at work beside it, but 60.
         ({"other_cores": 10.0, "machine_cores": 64}, None),
         ({"other_cores": 60.0, "machine_cores": 64}, "other processes used 60.0 of 64 cores"),
-        ({"batch_spread": 0.5}, "the teacher's batches differed by 50% of their median"),
+        ({"batch_spread": 0.5}, "the time of the teacher's batches varied by 50% of the median"),
         ({"batch_spread": None}, None),
         # Where no ticks are counted the load stands in; elsewhere this command's own start is in it.
-        ({"other_cores": None, "steal": None}, "the load average was 8.0 on 8 cores before it began"),
+        ({"other_cores": None, "steal": None}, "the load average was 8.0 on 8 cores before the measurement"),
         ({"other_cores": None, "steal": None, "load_average": 1.0}, None),
         ({"other_cores": None, "steal": None, "load_average": None}, None),
     ],

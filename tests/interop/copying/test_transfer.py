@@ -56,7 +56,7 @@ def test_what_is_there(tmp_path: Path) -> None:
     put(tmp_path / "a" / "x", b"right")
     put(tmp_path / "b" / "x", b"wrong")
     item = Item(name="x", num_bytes=5)
-    with pytest.raises(TeachonceError, match=rf"^{tmp_path}/b/x: is there and is another file than {tmp_path}/a/x"):
+    with pytest.raises(TeachonceError, match=rf"^{tmp_path}/b/x: exists and differs from {tmp_path}/a/x"):
         mover(tmp_path / "a", tmp_path / "b").move(item, 5)
     assert (tmp_path / "b" / "x").read_bytes() == b"wrong"
     assert not mover(tmp_path / "a", tmp_path / "b", trust=True).move(item, 5).is_new

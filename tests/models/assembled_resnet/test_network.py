@@ -233,5 +233,5 @@ def test_the_classifier_can_be_replaced() -> None:
     assert module(torch.randn(1, 3, 64, 64)).shape == (1, 3) and module.get_classifier() is module.fc
     module.reset_classifier(0)
     assert module(torch.randn(1, 3, 64, 64)).shape == (1, 12)
-    with pytest.raises(ConfigError, match="make the network with that option"):
+    with pytest.raises(ConfigError, match="create the network with that option"):
         module.reset_classifier(3, "gem")

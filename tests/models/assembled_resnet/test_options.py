@@ -18,7 +18,7 @@ from teachonce.models.assembled_resnet.options import BackboneOptions
         ({"depth": 200, "big_little": (2, 4)}, "depth 200: expected one of 50, 101, 152$"),
         ({"num_filters": 6}, "num_filters 6: expected a multiple of 4"),
         ({"big_little": (3, 4)}, "alpha a divisor of num_filters"),
-        ({"big_little": (0, 4)}, "whole numbers of at least 1"),
+        ({"big_little": (0, 4)}, "integers of at least 1"),
         ({"anti_alias": ("max",)}, r"anti_alias \['max'\]"),
         ({"anti_alias": "sconv"}, "anti_alias 'sconv': expected a tuple"),
         ({"anti_alias_filter": 8}, "anti_alias_filter 8: expected 1 to 7"),

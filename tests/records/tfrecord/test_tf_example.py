@@ -190,7 +190,7 @@ def test_damaged_bytes_are_a_record_error_or_an_example(payload: bytes) -> None:
     try:
         features = decode_example(payload)
     except RecordError as error:
-        assert "no tf.train.Example" in str(error)
+        assert "not a tf.train.Example" in str(error)
     else:
         assert all(isinstance(name, str) for name in features)
 
@@ -199,5 +199,5 @@ def test_damaged_bytes_are_a_record_error_or_an_example(payload: bytes) -> None:
     "payload", [b"not an example at all", TENSORFLOW_BYTES[:-1], TENSORFLOW_BYTES[:30], b"\xff" * 11]
 )
 def test_what_is_no_example_is_refused(payload: bytes) -> None:
-    with pytest.raises(RecordError, match=r"no tf\.train\.Example"):
+    with pytest.raises(RecordError, match=r"not a tf\.train\.Example"):
         decode_example(payload)

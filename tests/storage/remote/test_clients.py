@@ -70,7 +70,7 @@ def test_changed_credentials_are_another_client(moto: str, monkeypatch: pytest.M
         first = len(proxy.requests)
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "another")
         proxy.plan = lambda request, number: "403 SignatureDoesNotMatch"
-        with pytest.raises(RecordError, match="the secret key is not the one of this access key"):
+        with pytest.raises(RecordError, match="the secret key does not belong to this access key"):
             storage.has("b")
         assert len(proxy.requests) == first + 1
 

@@ -50,7 +50,7 @@ def test_one_of_elsewhere_that_is_renewed_is_held(storage: Storage) -> None:
     put(storage, ELSEWHERE)
     renewed = threading.Timer(0.6, put, (storage, ELSEWHERE.replace(" 7 ", " 8 ")))
     renewed.start()
-    expected = "a: is being painted by process 12 on elsewhere; wait until it has ended, or choose another --out"
+    expected = "a: is being painted by process 12 on elsewhere; wait until it has finished, or choose another --out"
     with pytest.raises(RecordError, match=expected), hold_lease(storage, "a/lock", "painted"):
         pass
     renewed.join()
@@ -78,7 +78,7 @@ def test_of_several_that_find_a_stale_one_one_takes_it(storage: Storage) -> None
 
 
 def test_a_holder_that_lost_it_says_so_and_leaves_it(storage: Storage) -> None:
-    with pytest.warns(UserWarning, match="process 12 on elsewhere has taken over what this process holds"):
+    with pytest.warns(UserWarning, match="process 12 on elsewhere has taken over the lock of this process"):
         with hold_lease(storage, "a/lock", "painted"):
             put(storage, ELSEWHERE)
             time.sleep(0.5)

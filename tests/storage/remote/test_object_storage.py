@@ -102,3 +102,21 @@ def test_a_denied_object_is_not_taken_for_a_missing_one(moto: str, monkeypatch: 
         with pytest.raises(RecordError, match=r"some/a\.bin: cannot be read: access denied"):
             storage.has("a.bin")
         assert not storage.has("b.bin") and not storage.has("a")
+
+
+def test_a_put_whose_answer_cannot_be_checked_says_that_it_was_writing(
+    moto: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bucket = new_bucket(moto)
+    with start_proxy(moto) as proxy:
+        set_environment(monkeypatch, environment(proxy.endpoint))
+        storage = open_storage(f"s3://{bucket}/some", RecordError)
+        with storage.put("a.bin") as file:
+            file.write(b"abc")
+        denied = f"/{bucket}/some/a.bin"
+        # "It exists already", and then nobody may look whether it does.
+        proxy.plan = lambda request, number: "403 AccessDenied" if request.method != "PUT" else None
+        expected = pytest.raises(RecordError, match=r"some/a\.bin: cannot be written: access denied")
+        with expected, storage.put_if_absent("a.bin") as file:
+            file.write(b"abc")
+        assert any(request.path.startswith(denied) for request in proxy.requests if request.method == "HEAD")

@@ -194,7 +194,7 @@ def test_the_time_is_over(proxy: Proxy, storage: Storage, monkeypatch: pytest.Mo
     put(storage, "a.bin")
     monkeypatch.setenv(VARIABLE, "retry_seconds=0.3")
     proxy.plan = lambda request, number: "503 SlowDown"
-    expected = r"a\.bin: cannot be read: the server answers 503 SlowDown; tried for 0 s: check the endpoint"
+    expected = r"a\.bin: cannot be read: the server responded 503 SlowDown; tried for 0 s: check the endpoint"
     with pytest.raises(RecordError, match=expected):
         storage.read("a.bin")
 
@@ -213,7 +213,7 @@ def test_a_warning_after_a_while(proxy: Proxy, storage: Storage, monkeypatch: py
     put(storage, "a.bin")
     monkeypatch.setattr(retry, "_WARN_AFTER_SECONDS", 0.0)
     proxy.plan = lambda request, number: "503 SlowDown" if number % 4 else None
-    expected = r"a\.bin: the server answers 503 SlowDown; trying again for up to 300 s"
+    expected = r"a\.bin: the server responded 503 SlowDown; trying again for up to 300 s"
     with pytest.warns(UserWarning, match=expected) as found:
         assert storage.read("a.bin") == b"content"
     assert len(found) == 1

@@ -129,7 +129,7 @@ def test_a_damaged_list(folder: Path, change: str) -> None:
 
 def test_it_is_read_only(server: WebServer, capsys: pytest.CaptureFixture[str]) -> None:
     storage = opened(server)
-    expected = rf"^{server.address}/some/folder/x.bin: a web server is read only; write to a local path"
+    expected = rf"^{server.address}/some/folder/x.bin: a web server is read-only; write to a local path"
     for ask in (
         lambda: storage.put("x.bin"),
         lambda: storage.put_if_absent("x.bin"),
@@ -143,14 +143,14 @@ def test_it_is_read_only(server: WebServer, capsys: pytest.CaptureFixture[str]) 
     with pytest.raises(SystemExit) as end:
         main(["records", "--images", "images", "--out", f"{server.address}/some/folder"])
     line = capsys.readouterr().err
-    assert end.value.code == 2 and line.startswith(f"teachonce: --out {server.address}") and "read only" in line
+    assert end.value.code == 2 and line.startswith(f"teachonce: --out {server.address}") and "read-only" in line
 
 
 def test_a_large_file_of_a_server_without_ranges(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(web_storage, "MAX_UNRANGED_BYTES", 1_000_000)
     with serve(folder, has_ranges=False) as server:
         expected = (
-            rf"^{server.address}/some/folder/b/c.bin: cannot be read: this server does not serve ranges of a file"
+            rf"^{server.address}/some/folder/b/c.bin: cannot be read: this server does not support range requests"
         )
         with pytest.raises(RecordError, match=expected):
             opened(server).read("b/c.bin")

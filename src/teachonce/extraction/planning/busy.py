@@ -1,8 +1,8 @@
-"""Whether somebody else used the machine while a plan measured on it: then its figures are those of a slower machine.
+"""Whether other processes used the machine while a plan measured on it: then its figures are those of a slower machine.
 
 Three signs, each where the system tells it: time that the hypervisor gave to other machines (*steal*), cores that other
-processes used and this one would have had, and batches of the teacher that took unequal times, which is all that tells
-of somebody else on a GPU. Where the system counts no ticks (no Linux), the load average before the start stands in.
+processes used and this one would have had, and batches of the teacher that took unequal times, which is the only sign
+of other users of a GPU. Where the system counts no ticks (not Linux), the load average before the start is used.
 """
 
 from __future__ import annotations
@@ -58,15 +58,17 @@ class Measurement:
         """What says that the machine was busy, as phrases; none where nothing does."""
         found = []
         if self.steal is not None and self.steal > MAX_STEAL:
-            found.append(f"{self.steal:.0%} of the cores' time went to other virtual machines (steal)")
+            found.append(f"{self.steal:.0%} of the CPU time was taken by other virtual machines (steal)")
         if self.other_cores is not None:
             is_felt = self.num_cores + self.other_cores > self.machine_cores
             if is_felt and self.other_cores > MAX_OTHERS * self.num_cores:
                 found.append(f"other processes used {self.other_cores:.1f} of {self.machine_cores} cores")
         elif self.load_average is not None and self.load_average > MAX_LOAD * self.machine_cores:
-            found.append(f"the load average was {self.load_average:.1f} on {self.machine_cores} cores before it began")
+            found.append(
+                f"the load average was {self.load_average:.1f} on {self.machine_cores} cores before the measurement"
+            )
         if self.batch_spread is not None and self.batch_spread > MAX_SPREAD:
-            found.append(f"the teacher's batches differed by {self.batch_spread:.0%} of their median")
+            found.append(f"the time of the teacher's batches varied by {self.batch_spread:.0%} of the median")
         return found
 
 

@@ -4,9 +4,9 @@
 reader would question:
 
 - *One pipeline.* The extraction decodes in threads ahead of the teacher, and reads and writes beside both. On an
-  accelerator these go on at the same time, so a view takes as long as the slowest of them. On a CPU they share the
+  accelerator these run at the same time, so a view takes as long as the slowest of them. On a CPU they share the
   cores, so a view takes the sum.
-  The network is no core's work: it goes on beside them in both cases.
+  The network uses no core: it runs in parallel in both cases.
 - *The break-even compares one with the other's extra work.* Offline pays the whole extraction (reading, decoding,
   teacher, encoding) once and the decoding of a stored row at each step. Online pays the teacher's forward at each step
   and nothing more: the student's loader reads and decodes the image in both. So the hours break even later than the
@@ -62,7 +62,7 @@ class Workload:
     num_records: int
     num_views: int
     num_groups: int
-    """Files that the views of a shard lie in: a record is read and decoded once for each."""
+    """Files that hold the views of a shard: a record is read and decoded once for each."""
     num_shards: int
     epochs: int
     """Of each student."""
@@ -89,7 +89,7 @@ class Hours:
     pipeline_seconds: float
     """A view, all stages together."""
     lanes: dict[str, float]
-    """The same by what goes on beside one another (on a CPU: one after another), the network too where its rate is
+    """The same by what runs in parallel (on a CPU: one after another), the network too where its rate is
     given."""
     bottleneck: str
     """The lane that limits: of those of an accelerator the longest, of a CPU the longest unless the network takes
@@ -109,7 +109,7 @@ class Hours:
 
 @dataclass(frozen=True, kw_only=True)
 class BreakEven:
-    """Offline against an online teacher, asked at every step of every student. Hours are those of one device."""
+    """Offline against an online teacher, run at every step of every student. Hours are those of one device."""
 
     offline_forwards: int
     online_forwards: int
@@ -201,12 +201,12 @@ def estimate_break_even(timings: Timings, workload: Workload, extraction_hours: 
 
 
 def first_cheaper(break_even: float) -> int:
-    """The first whole epoch, or student, at which offline has cost less."""
+    """The first full epoch, or student, at which offline has cost less."""
     return math.floor(break_even) + 1
 
 
 def tail_mass(logits: NDArray[np.float32], k: int, temperature: float) -> NDArray[np.float64]:
-    """Softened mass [N] of the classes beyond the ``k`` likeliest."""
+    """Softened mass [N] of the classes beyond the ``k`` most likely."""
     num_tail = logits.shape[1] - k
     # The tail itself is summed: one minus the rest would be rounding where the tail has next to nothing.
     return np.partition(soften(logits, temperature), num_tail - 1, axis=1)[:, :num_tail].sum(axis=1)
@@ -237,7 +237,7 @@ def recommend(codecs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     smaller = [entry for entry in usable if entry["bytes_per_view"] < best["bytes_per_view"]]
     temperatures = ", ".join(map(str, TEMPERATURES))
     reason = (
-        f"the smallest whose total variation is below {MAX_WORST_VARIATION} for every sampled view at T = "
+        f"the smallest with total variation below {MAX_WORST_VARIATION} on every sampled view at T = "
         f"{temperatures} (worst {worst_variation(best):.2g})"
     )
     if smaller:

@@ -65,7 +65,7 @@ PICTURE_NAME, RESULTS_NAME, TEXT_NAME = "extraction-plan.svg", "extraction-plan.
 
 
 def estimate(config: PlanConfig) -> str:
-    """The text to print; with ``--out`` also text, figures as JSON and picture, each whole or absent.
+    """The text to print; with ``--out`` also text, figures as JSON and picture, each complete or absent.
 
     Raises ConfigError for settings that fit neither data nor teacher, or an ``out`` that holds a store; RecordError,
     ImageError or LogitsError, with the place, for what is wrong with a sampled record or the teacher.
@@ -85,7 +85,7 @@ def estimate(config: PlanConfig) -> str:
 
 
 def check_estimate_folder(out: Path | None) -> None:
-    """Raise ConfigError where ``out`` is no folder, or a store, which holds nothing but what belongs to it."""
+    """Raise ConfigError where ``out`` is not a folder, or a store, which holds nothing but what belongs to it."""
     if out is None or not exists(out):
         return
     if not open_storage(out).is_folder():
@@ -97,9 +97,10 @@ def check_estimate_folder(out: Path | None) -> None:
 def build_estimate(config: PlanConfig) -> dict[str, Any]:
     """A plan as JSON values; seconds and hours are of this machine."""
     extraction = config.to_extraction()
-    source = open_records(config.data, config.split, config, with_boxes=draws_by_boxes(extraction))
+    with phase("plan", "opening the data"):
+        source = open_records(config.data, config.split, config, with_boxes=draws_by_boxes(extraction))
     if source.num_records == 0:
-        raise RecordError(f"{config.data}: split {config.split} holds no record, expected some to measure on")
+        raise RecordError(f"{config.data}: split {config.split} has no records; expected some to measure on")
     with phase("plan", "loading the teacher"):
         teacher = load_model(config.teacher, device=config.device, precision=config.precision, compile=config.compile)
     plan = build_plan(extraction, source, teacher)
@@ -192,7 +193,7 @@ def _collect_timings(result: SampleResult, trial: CodecTrial, teacher: Classifie
 
 
 def describe_device(teacher: Classifier) -> str:
-    """The device as people know it."""
+    """A description of the device."""
     if teacher.device.type == "cuda":
         return f"{teacher.device} ({torch.cuda.get_device_name(teacher.device)}), {num_cores()} cores"
     return f"{teacher.device}, {num_cores()} cores"

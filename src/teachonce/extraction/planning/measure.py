@@ -1,12 +1,12 @@
-"""What a plan measures: a sample of records goes the way that an extraction would take, with a clock at each step.
+"""What a plan measures: a sample of records goes through the stages of an extraction, and each is timed.
 
-    SubsetSource      the sample as a source of one shard: views, stores and readers work on it as on the whole
-    run_teacher       records read, decoded and rendered in threads; the teacher asked in full batches
+    SubsetSource      the sample as a source of one shard: views, stores and readers work on it as on all records
+    run_teacher       records read, decoded and rendered in threads; the teacher run on full batches
     try_codec         the result as a real store in a temporary folder: exact bytes, encoding, reading back, distortion
 
 One view of each record is rendered, and not all that the extraction would make: its costs are those of any other, and
 the numbers V, V + 1, .. are never drawn, so the sampled views are among the extraction's own. A mixed view takes its
-partner from the sample instead of its shard, which costs the same and spares the reading of whole shards.
+partner from the sample instead of its shard, which costs the same and avoids reading complete shards.
 
 A cold disk is read at random places here and in order there, so the first plan over cold data overrates the reading.
 """
@@ -54,7 +54,7 @@ MAX_TRIAL_VIEWS = 10
 
 @dataclass(frozen=True)
 class SampleResult:
-    """What the teacher said of one view of each sampled record, and what it took; seconds as in ``costs``."""
+    """The teacher's logits of one view of each sampled record, and what they took; seconds as in ``costs``."""
 
     keys: NDArray[np.uint64]
     filenames: list[str]
@@ -74,7 +74,7 @@ class SampleResult:
 
 @dataclass(frozen=True)
 class CodecTrial:
-    """What a codec did to the result. Bytes are exact, of columns as they lie in a file or of a file's rest."""
+    """What a codec did to the result. Bytes are exact, of columns as stored in a file or of a file's rest."""
 
     codec: Codec
     codec_bytes: int
@@ -243,7 +243,7 @@ def _write_trial(path: Path, plan: Plan, codec: Codec, result: SampleResult, num
 
 
 def measure_side_files(folder: Path, plan: Plan, result: SampleResult, num_samples: int) -> dict[str, float]:
-    """Bytes of what lies beside the view files: a record, a sample, and a key in the index, each with its file."""
+    """Bytes of the other files than views: a record, a sample, and a key in the index, each with its file."""
     name = plan.shards[0][0]
     records_name, samples_name = records_file(name), samples_file(name, (0, 0))
     count, num_classes = result.logits.shape

@@ -98,11 +98,11 @@ def _draw_tails(axes: Any, summary: Mapping[str, Any]) -> None:
     axes.minorticks_off()
     axes.margins(x=0.1)
     axes.set_ylim(0, 1)
-    axes.set_title("mass beyond the k likeliest classes, mean", pad=24)
+    axes.set_title("probability outside the k most likely classes, mean", pad=24)
     axes.set_xlabel("k")
     axes.set_ylabel("softened probability")
     axes.grid(axis="y", color=LINE)
-    # A place of its own above the panel: the curves may be anywhere, and to look for a free place takes time.
+    # Above the panel: the curves may be anywhere, and searching for a free place takes time.
     axes.legend(frameon=False, fontsize=8, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0), borderaxespad=0.1)
 
 
@@ -173,7 +173,7 @@ def _draw_lanes(axes: Any, summary: Mapping[str, Any]) -> None:
             ha="right",
             color=ORANGE,
         )
-    axes.set_title("what limits", pad=24)
+    axes.set_title("bottleneck", pad=24)
     beside = summary["timings"]["has_accelerator"]
     axes.set_xlabel(f"ms a view, {'at the same time' if beside else 'one after another, the network beside'}")
 

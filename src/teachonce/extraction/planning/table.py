@@ -1,4 +1,4 @@
-"""A plan for people: a table that says what was measured, what follows, and which codec the figures suggest."""
+"""A plan as text: a table that says what was measured, what follows, and which codec the figures suggest."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ def render_estimate(summary: Mapping[str, Any]) -> str:
 
 def _render_head(summary: Mapping[str, Any]) -> list[str]:
     work, sample = summary["workload"], summary["sample"]
-    taken = f"{sample['num_records']:,} records, one view of each, drawn by seed {sample['seed']}"
+    taken = f"{sample['num_records']:,} records, one view per record, drawn by seed {sample['seed']}"
     if sample["num_records"] < sample["asked_for"]:
-        taken = f"all {sample['num_records']:,} records (of {sample['asked_for']:,} asked for), one view of each"
+        taken = f"all {sample['num_records']:,} records (of {sample['asked_for']:,} requested), one view per record"
     policy = summary["policy"]
     parameters = ", ".join(f"{key} {value}" for key, value in policy.items() if key != "name")
     return [
@@ -68,7 +68,7 @@ def _render_measurement(summary: Mapping[str, Any]) -> list[str]:
         f"  measured  in {format_seconds(found['seconds'])} on {sample['num_records']:,} records: {'; '.join(notes)}",
     ]
     if found["busy"]:
-        lines.append("  BUSY      the figures are those of a slower machine: measure again when it is idle")
+        lines.append("  BUSY      the machine was busy, so these figures are too slow: measure again when it is idle")
         lines += [f"            {sign}" for sign in found["busy"]]
     return lines
 
@@ -82,25 +82,25 @@ def _render_time(summary: Mapping[str, Any]) -> list[str]:
     for name, label in _STAGES.items():
         notes = []
         if name in ("read", "decode") and views_a_decode > 1:
-            notes.append(f"{timings[f'{name}_seconds'] * 1e3:.3g} a record, once for {views_a_decode:.3g} views")
+            notes.append(f"{timings[f'{name}_seconds'] * 1e3:.3g} per record, once for {views_a_decode:.3g} views")
         if name in ("decode", "look") and threads > 1:
             notes.append(f"by {threads} threads")
         if name == "write":
             notes.append(_planned(summary)["label"])
         note = f"   {', '.join(notes)}" if notes else ""
         lines.append(f"    {label:<35} {stages[name] * 1e3:>8.3f}{note}")
-    rule = "the sum: the cores do it all"
+    rule = "the sum: all stages share the cores"
     if timings["has_accelerator"]:
-        rule = f"the slowest of three that go on at the same time: {hours['bottleneck']}"
+        rule = f"the slowest of three concurrent stages: {hours['bottleneck']}"
     lines.append(f"    {'together':<35} {hours['pipeline_seconds'] * 1e3:>8.3f}   {rule}")
     views = work["num_records"] * work["num_views"]
     lines.append(f"  extraction of {views:,} views: {format_hours(hours['hours_here'])} here")
     used = hours["devices_used"]
     several = f"{format_hours(hours['hours_on_devices'])} on {_count(used, 'device')} like this one"
     if hours["hours_sharing_cores"] is not None and used > 1:
-        several += f", {format_hours(hours['hours_sharing_cores'])} where they share this machine's cores"
+        several += f", {format_hours(hours['hours_sharing_cores'])} if they share this machine's cores"
     if used < work["num_devices"]:
-        several += f" (of {work['num_devices']}: there is work for one a shard and file of views)"
+        several += f" (of {work['num_devices']}: one per shard and file of views is useful)"
     if used > 1 or work["num_devices"] > 1:
         lines[-1] += f", {several}"
     lines.append(
@@ -114,16 +114,16 @@ def _render_cluster(summary: Mapping[str, Any]) -> list[str]:
     used = hours["devices_used"]
     paid = f"{hours['device_hours']:,.3g} device hours"
     if hours["cost"] is not None:
-        paid += f", {hours['cost']:,.2f} at {summary['price']:g} for one (--price)"
+        paid += f", {hours['cost']:,.2f} at {summary['price']:g} per device (--price)"
     lanes = hours["lanes"]
-    # Of what goes on at the same time the share of the time that it is at work; else the share of the sum.
+    # Of concurrent stages the share of the time that each is busy; else the share of the sum.
     shares = {name: seconds / hours["pipeline_seconds"] for name, seconds in lanes.items()}
     others = [f"{name} {shares[name]:.0%}" for name in lanes if name != hours["bottleneck"]]
     gbps = summary["network_gbps"]
-    network = f"{traffic['device_gbps']:.3g} Gbit/s a device, {used * traffic['device_gbps']:.3g} together"
-    network += f"; links have {gbps:g}" if gbps is not None else "; --network-gbps says what links have"
+    network = f"{traffic['device_gbps']:.3g} Gbit/s per device, {used * traffic['device_gbps']:.3g} in total"
+    network += f"; links have {gbps:g}" if gbps is not None else "; give the bandwidth with --network-gbps"
     num_groups = work["num_groups"]
-    again = f": the data {num_groups} times, once for each file of views" if num_groups > 1 else ""
+    again = f": all data {num_groups} times, once per file of views" if num_groups > 1 else ""
     return [
         f"  on {_count(used, 'device')} (--devices), each with its own cores and link",
         f"    time      {format_hours(hours['hours_on_devices'])}; {paid}",
@@ -132,7 +132,7 @@ def _render_cluster(summary: Mapping[str, Any]) -> list[str]:
         f"    read      {format_bytes(traffic['read_bytes'])}, {traffic['num_gets']:,} GET{again}",
         f"    written   {format_bytes(traffic['written_bytes'])}, {traffic['num_puts']:,} PUT for "
         f"{traffic['num_files']:,} files, {traffic['heartbeat_puts']:,} for heartbeats",
-        "    GET and PUT count where data and store are in an object store, and are not in the money",
+        "    GET and PUT apply if data and store are in an object store; they are not part of the cost",
     ]
 
 
@@ -147,7 +147,7 @@ def _render_codecs(summary: Mapping[str, Any]) -> list[str]:
     for entry in summary["codecs"]:
         name = entry["label"] + (" <" if entry["is_planned"] else "")
         if entry["refused"] is not None:
-            lines.append(f"    {name:<12} refuses the sample: {entry['refused']}")
+            lines.append(f"    {name:<12} rejects the sample: {entry['refused']}")
             continue
         variations = "".join(
             f"{_variation(entry, t, 'mean') + ' / ' + _variation(entry, t, 'worst'):<17}" for t in TEMPERATURES
@@ -160,10 +160,10 @@ def _render_codecs(summary: Mapping[str, Any]) -> list[str]:
     if promised is not None:
         least, largest = promised
         lines.append(
-            f"    {_planned(summary)['label']} says how near it is at T = {least:g} to {largest:g} alone; beyond, "
-            "train warns, and float16 is near at any"
+            f"    {_planned(summary)['label']} is bounded only for T = {least:g} to {largest:g} ; outside, train "
+            "warns, and float16 is accurate at any"
         )
-    lines.append("    < the codec that is planned; store: all files, with keys, names and samples for verify")
+    lines.append("    < the planned codec; store: all files, with keys, names and samples for verify")
     return lines
 
 
@@ -171,7 +171,7 @@ def _render_tails(summary: Mapping[str, Any]) -> list[str]:
     if not summary["tail_mass"]:
         return []
     lines = [
-        "  probability mass beyond the k likeliest classes, mean / worst view",
+        "  probability outside the k most likely classes, mean / worst view",
         "         k    " + "".join(f"{f'T = {t}':<17}" for t in TEMPERATURES).rstrip(),
     ]
     for entry in summary["tail_mass"]:
@@ -185,12 +185,12 @@ def _render_break_even(summary: Mapping[str, Any]) -> list[str]:
     students = f"{_count(work['students'], 'student')} of {_count(work['epochs'], 'epoch')}"
     offline, online = format_hours(even["offline_hours"]), format_hours(even["online_hours"])
     lines = [
-        "  break-even against a teacher that is asked online, at every step (hours of this device)",
-        f"    offline   {even['offline_forwards']:>15,} forwards {'once':<24}{offline}, with reading back",
+        "  break-even against an online teacher, run at every step (hours of this device)",
+        f"    offline   {even['offline_forwards']:>15,} forwards {'once':<24}{offline}, including reading back",
         f"    online    {even['online_forwards']:>15,} for {students:<29}{online}",
     ]
     if even["epochs"] is None:
-        return [*lines, "    never: reading a stored row back takes longer than asking this teacher"]
+        return [*lines, "    never: reading a stored row takes longer than running this teacher"]
     epoch, student = first_cheaper(even["epochs"]), first_cheaper(even["students"])
     lines.append(
         f"    offline costs less from epoch {epoch:,} of one student on ({even['epochs']:.1f}; by the number of "
@@ -200,7 +200,10 @@ def _render_break_even(summary: Mapping[str, Any]) -> list[str]:
     if even["saved_hours"] > 0:
         saved = f"saves {format_hours(even['saved_hours'])}: online takes {even['ratio']:.3g} times as long"
     else:
-        saved = f"would cost {format_hours(-even['saved_hours'])} more: ask online, or teach more students or epochs"
+        saved = (
+            f"would cost {format_hours(-even['saved_hours'])} more: use an online teacher, or train more students or "
+            "epochs"
+        )
     return [*lines, f"    for {students} offline {saved}"]
 
 
@@ -209,15 +212,15 @@ def _render_recommendation(summary: Mapping[str, Any]) -> list[str]:
     option = f"--codec {advice['codec']}" + ("" if advice["k"] is None else f" --topk {advice['k']}")
     lines = [f"  recommendation: {option}", *(f"    {part}" for part in advice["reason"].split("; "))]
     if planned["refused"] is not None:
-        lines.append(f"    {planned['label']}, which was asked for, would stop the extraction")
+        lines.append(f"    {planned['label']}, which was requested, would make the extraction fail")
     work, policy = summary["workload"], summary["policy"]["name"]
     views = "" if policy == "center" else f" --views {work['num_views']}"
-    lines.append(f"    as planned: teachonce extract --policy {policy}{views} {option} and the other options as here")
+    lines.append(f"    as planned: teachonce extract --policy {policy}{views} {option} and the other options as above")
     return lines
 
 
 def format_hours(hours: float) -> str:
-    """A duration for people: 3.2 s, 4 min 05 s, 2 h 07 min, 1,234 h."""
+    """A human-readable duration: 3.2 s, 4 min 05 s, 2 h 07 min, 1,234 h."""
     return format_seconds(hours * 3600) if hours < 100 else f"{hours:,.0f} h"
 
 

@@ -5,7 +5,8 @@ Of local files only the bytes matter. The counts are those of a run that nothing
 - *GET*: of TFRecord shards one a ``READ_BYTES`` and the one that opens them, for each group of views, as records are
   read again for each; of image folders one an image; of mixed views one for each partner; and two for each file of the
   store (its first and its last bytes) when the manifests are made.
-- *PUT*: one a file of the store, as a file appears whole by one request (larger than ``SINGLE_PUT_BYTES``: one for each
+- *PUT*: one a file of the store, as a file appears complete by one request (larger than ``SINGLE_PUT_BYTES``: one for
+each
   of its parts, and two more); and the heartbeats of the workers, for as long as these are at it.
 """
 

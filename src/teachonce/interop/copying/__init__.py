@@ -1,4 +1,4 @@
-"""Copies of stores, records and runs between any two storages, each byte checked on its way.
+"""Copies of stores, records and runs between any two storages, each byte checked in transit.
 
 Must not import torch.
 """

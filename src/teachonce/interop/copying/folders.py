@@ -10,7 +10,7 @@ import itertools
 from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from teachonce.engine.progress import progress
+from teachonce.engine.progress import phase, progress
 from teachonce.errors import ConfigError, PlanMismatchError, RecordError, TeachonceError
 from teachonce.interop.config import Span
 from teachonce.interop.copying.transfer import (
@@ -70,7 +70,7 @@ class _ShardCheck:
 
 
 def copy_records(job: CopyJob) -> Copied:
-    """Copy the TFRecord shards of one split or of all, with what lies beside them.
+    """Copy the TFRecord shards of one split or of all, with the files next to them.
 
     Raises RecordError for a damaged shard, ConfigError for a part that is none, TeachonceError where the target has
     other files of these names.
@@ -124,8 +124,8 @@ def _refuse_other_shards(target: Path, split: str, names: Sequence[str]) -> None
         shard = parse_shard_name(name)
         if shard and shard[0] == split and name not in names:
             raise PlanMismatchError(
-                f"{target / name}: is no shard of this copy, whose first is {names[0]}: other records, or another part "
-                "of them; choose another place to copy to"
+                f"{target / name}: is not a shard of this copy, whose first is {names[0]}: other records, or "
+                "another part of them; choose another target"
             )
 
 
@@ -167,8 +167,8 @@ def _put_beside(content: bytes, listed: ListedFile | None, source: Storage, targ
             file.write(content)
     elif target.read(name) != content:
         raise PlanMismatchError(
-            f"{target.describe(name)}: is another file than the copy would put there: of other records, or damaged; "
-            "remove it, or choose another place to copy to"
+            f"{target.describe(name)}: differs from the file to copy: it is of other records, or damaged; remove "
+            "it, or choose another target"
         )
     return found
 
@@ -178,7 +178,8 @@ def copy_images(job: CopyJob) -> Copied:
     splits = [job.split] if job.split is not None else find_splits(job.source)
     if job.shards is not None:
         raise ConfigError(f"--shards {job.shards}: is for stores and TFRecords, {job.source} is a folder of images")
-    names = [f"{split}/{name}" for split in splits for name in sorted(_walk_split(job.source / split))]
+    with phase("copy", "listing the images"):
+        names = [f"{split}/{name}" for split in splits for name in sorted(_walk_split(job.source / split))]
     moved = _copy_files(job, [name for name in names if not _is_hidden(name)], may_replace=False)
     return sum_up(f"images of {', '.join(splits)}", moved)
 
@@ -207,9 +208,9 @@ def copy_run(job: CopyJob) -> Copied:
         there, here = read_json(job.target / CONFIG_NAME), read_json(job.source / CONFIG_NAME)
         differences = plan_differences(there, here, words=("there", "here"))
         if differences:
-            raise PlanMismatchError(f"{job.target}: is another run: {'; '.join(differences)}; choose another place")
+            raise PlanMismatchError(f"{job.target}: is a different run: {'; '.join(differences)}; choose another place")
     elif target.is_folder() and any(name[0] != "." for listing in target.list_folder() for name in listing):
-        raise PlanMismatchError(f"{job.target}: exists and is no run; choose another place to copy to")
+        raise PlanMismatchError(f"{job.target}: exists and is not a run; choose another target")
     names = [name for name in sorted(source.walk()) if name not in (LOCK_NAME, INDEX_NAME) and not _is_hidden(name)]
     is_finished = RESULT_NAME in names
     if target.has(RESULT_NAME) and not (is_finished and target.read(RESULT_NAME) == source.read(RESULT_NAME)):
@@ -226,7 +227,7 @@ def _copy_files(job: CopyJob, names: Sequence[str], *, may_replace: bool, num_la
     folders = sorted({name.rpartition("/")[0] for name in names})
     for folder in folders:
         target.remove_temporaries(folder)
-    # A list that somebody made of the folder as it was before is no word on files that change, as a run's do.
+    # A list made of an earlier state of the folder does not apply to files that change, as a run's do.
     listed = (read_file_index(source) or {}) if not (may_replace and source.can_list) else {}
     sizes = sizes_of(source, names)
     _refuse_unreadable(source, names, sizes)
@@ -250,8 +251,8 @@ def _refuse_unreadable(source: Storage, names: Iterable[str], found: Container[s
     for name in names:
         if name not in found:
             raise TeachonceError(
-                f"{source.describe(name)}: is a broken link, or no regular file, or was removed meanwhile; restore it "
-                "or remove it"
+                f"{source.describe(name)}: is a broken link, or not a regular file, or was removed meanwhile; "
+                "restore it or remove it"
             )
 
 

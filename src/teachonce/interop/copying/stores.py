@@ -11,7 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from teachonce.engine.progress import progress
+from teachonce.engine.progress import phase, progress
 from teachonce.errors import ConfigError, PlanMismatchError, StoreError
 from teachonce.interop.copying.transfer import ArrowItem, Copied, CopyJob, Item, sizes_of, sum_up
 from teachonce.storage.block_file import FileEntry
@@ -51,7 +51,8 @@ def copy_store(job: CopyJob) -> Copied:
     check_store_folder(job.target, "TARGET")
     if legacy.is_legacy(job.source):
         return _copy_legacy(job)
-    part = _select(job)
+    with phase("copy", "listing the files"):
+        part = _select(job)
     source, target = open_storage(job.source, StoreError), open_storage(job.target, StoreError)
     _put_plans(job.target, part)
     _put_options(source, target)
@@ -68,14 +69,16 @@ def copy_store(job: CopyJob) -> Copied:
     copy_card(job.source, job.target)
     num_views = Store(job.target).num_views
     if num_views < part.num_views:
-        raise StoreError(f"{job.target}: {num_views} views are complete, expected {part.num_views}: files were removed")
+        raise StoreError(
+            f"{job.target}: {num_views} views are complete, expected {part.num_views}: files were removed meanwhile"
+        )
     return sum_up(f"store of {part.num_records:,} records x {part.num_views} views", moved)
 
 
 def _select(job: CopyJob) -> _Part:
-    """Plans, manifests and files of what is asked for; every one of them is checked here by its own hash."""
+    """Plans, manifests and files of what is requested; every one of them is checked here by its own hash."""
     store = Store(job.source)
-    plans = read_plans(job.source)  # behind it: somebody may extend it at this moment
+    plans = read_plans(job.source)  # after it: another process may be extending it
     manifests = Manifests(job.source, plans)
     num_views = _choose_views(job, store)
     chosen = _choose_shards(job, store)
@@ -112,14 +115,14 @@ def _choose_views(job: CopyJob, store: Store) -> int:
     if job.views.first != 0 or job.views.end not in ends:
         possible = ", ".join(f"0:{end}" for end in ends)
         raise ConfigError(
-            f"--views {job.views}: a store has views from 0 on, in files of several: {job.source} can be copied with "
+            f"--views {job.views}: a store has views from 0 on, several per file: {job.source} can be copied with "
             f"--views {possible}"
         )
     needed = max(part.min_views for part in store.plan.parts)
     if needed > job.views.end:
         raise ConfigError(
-            f"--views {job.views}: records that were added to {job.source} later are seen with at least {needed} "
-            f"views; give --views 0:{needed} or more"
+            f"--views {job.views}: records that were added to {job.source} later have at least {needed} views; "
+            f"give --views 0:{needed} or more"
         )
     return job.views.end
 
@@ -183,15 +186,15 @@ def _put_options(source: Storage, target: Storage) -> None:
 def _put_same(content: bytes, storage: Storage, name: str, *, is_raced: bool = False) -> None:
     """Put a file of these bytes; raises PlanMismatchError where there is another one.
 
-    ``is_raced``: somebody else may put another one at this moment.
+    ``is_raced``: another process may put another one at the same time.
     """
     if is_new := not storage.has(name):
         with storage.put_if_absent(name) as file:
             file.write(content)
     if (is_raced or not is_new) and storage.read(name) != content:
         raise PlanMismatchError(
-            f"{storage.describe(name)}: is another file than the copy would put there: a copy of another store, or of "
-            "another part of it (--shards), or damaged; choose another place to copy to"
+            f"{storage.describe(name)}: differs from the file to copy: it is of another store, or of another part "
+            "of it (--shards), or damaged; choose another target"
         )
 
 
@@ -210,7 +213,7 @@ def _copy_legacy(job: CopyJob) -> Copied:
     for option, value in (("--views", job.views), ("--shards", job.shards)):
         if value is not None:
             raise ConfigError(
-                f"{option} {value}: is for stores of format 3; 'teachonce upgrade {job.source}' makes one"
+                f"{option} {value}: is for stores of format 3; 'teachonce upgrade {job.source}' converts it"
             )
     store = Store(job.source)
     source, target = open_storage(job.source, StoreError), open_storage(job.target, StoreError)

@@ -57,7 +57,7 @@ class Item:
 
     @property
     def is_known(self) -> bool:
-        """Whether ``new_check`` tells this file from every other one, without a look at its source."""
+        """Whether ``new_check`` tells this file from every other one, without reading its source."""
         return self.listed is not None
 
     def new_check(self, where: str) -> Check:
@@ -126,8 +126,8 @@ class HashCheck:
         found = ListedFile(self._found, self._hasher.hexdigest(), self._listed and self._listed.num_records)
         if self._listed is not None and found.xxh3 != self._listed.xxh3:
             raise TeachonceError(
-                f"{self._where}: hash {found.xxh3}, {self._listed.xxh3} is listed: damaged or replaced; restore it, or "
-                "remove the list (files.json) where it was changed on purpose"
+                f"{self._where}: hash {found.xxh3}, {self._listed.xxh3} is listed: damaged or replaced; restore "
+                "it, or remove the list (files.json) if it was changed on purpose"
             )
         return found
 
@@ -148,7 +148,7 @@ class Mover:
     source: Storage
     target: Storage
     threads: int
-    """Files under way at once."""
+    """Files transferred at the same time."""
     trust: bool
     """Keep what is there in the right size, without reading it."""
     advance: Advance
@@ -181,11 +181,11 @@ class Mover:
                 return kept
         if is_there and not item.may_replace:
             raise TeachonceError(
-                f"{self.target.describe(item.put_name)}: is there and is another file than "
-                f"{self.source.describe(item.name)}, or damaged; remove it, or choose another place to copy to"
+                f"{self.target.describe(item.put_name)}: exists and differs from "
+                f"{self.source.describe(item.name)}, or damaged; remove it, or choose another target"
             )
         if is_there:
-            print_line(f"{self.target.describe(item.put_name)}: is damaged, or an older one: copied again")
+            print_line(f"{self.target.describe(item.put_name)}: is damaged or outdated: copied again")
         check = item.new_check(self.source.describe(item.name))
         put = self.target.put if is_there else self.target.put_if_absent
         with self.source.stream(item.name) as source, put(item.put_name) as target:

@@ -3,7 +3,7 @@
 Lee et al. 2020, arXiv:2001.06268, section 3. From timm come squeeze-and-excitation, the attention of selective kernels,
 the blur and the 'SAME' maximum pool. What is here instead of timm's: its DropBlock draws one mask an image for all
 channels and lets blocks overhang the border, the paper's draws one a channel for the whole batch, inside; its selective
-kernels have a 3x3 and a 5x5 branch, the paper's are the two halves of one 3x3 convolution of doubled width; its blur
+kernels have a 3x3 and a 5x5 branch, the paper's are the two halves of one 3x3 convolution of twice the width; its blur
 pads one pixel too much for filters of even size.
 
 Padding is TensorFlow's 'fixed' one: by kernel size alone, never by input size, so it is symmetric for odd kernels.
@@ -113,8 +113,8 @@ def sample_kept(
 ) -> Float[Tensor, "1 C H W"]:
     """Draw which pixels of a map [C, H, W] are kept, 1 or 0, from PyTorch's global generator.
 
-    Blocks lie wholly inside. Where one begins is drawn with gamma = gamma_scale * drop_prob / block area * map area /
-    number of places, the paper's equation 1, which drops about gamma_scale * drop_prob of the pixels.
+    Blocks are completely inside. Where one begins is drawn with gamma = gamma_scale * drop_prob / block area * map area
+    / number of places, the paper's equation 1, which drops about gamma_scale * drop_prob of the pixels.
     """
     channels, height, width = size
     rows, columns = min(block_px, height), min(block_px, width)

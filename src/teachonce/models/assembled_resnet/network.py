@@ -5,7 +5,7 @@ Lee et al. 2020, arXiv:2001.06268: a ResNet whose tweaks can be had one by one (
 then the original's to float32 accuracy; so padding, pooling, normalization and the order of everything are those of
 that code, also where timm's networks of like names do it otherwise. ``registry`` has it under its names.
 
-Deliberately not here: basic blocks (the original has none either), pooling by flattening, and pretrained weights.
+Deliberately not included: basic blocks (the original has none either), pooling by flattening, and pretrained weights.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ class AssembledResNet(nn.Module):
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """A fresh last layer; ``global_pool`` is an option of the network and cannot be changed here."""
         if global_pool is not None and global_pool != self.options.global_pool:
-            raise ConfigError(f"reset_classifier(global_pool={global_pool!r}): make the network with that option")
+            raise ConfigError(f"reset_classifier(global_pool={global_pool!r}): create the network with that option")
         self.num_classes = num_classes
         self.fc = _build_classifier(self.num_features, num_classes).to(next(self.parameters()).device)
 

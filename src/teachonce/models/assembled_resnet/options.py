@@ -67,8 +67,8 @@ class BackboneOptions:
             len(self.big_little) != 2 or min(self.big_little) < 1 or self.num_filters % self.big_little[0]
         ):
             raise ConfigError(
-                f"backbone with big_little {self.big_little}: expected (alpha, beta), whole numbers of at least 1, "
-                f"alpha a divisor of num_filters ({self.num_filters})"
+                f"backbone with big_little {self.big_little}: expected (alpha, beta), integers of at least 1, "
+                f"with alpha a divisor of num_filters ({self.num_filters})"
             )
         if isinstance(cast(object, self.anti_alias), str):
             raise ConfigError(f"backbone with anti_alias {self.anti_alias!r}: expected a tuple, such as ('sconv',)")
@@ -88,7 +88,7 @@ class BackboneOptions:
             raise ConfigError(f"backbone with bn_momentum {self.bn_momentum}: expected a number in [0, 1)")
         if "proj" in self.anti_alias and self.shortcut != "plain":
             warnings.warn(
-                "anti_alias 'proj' has no effect with big_little or use_resnet_d, their shortcuts are pooled already",
+                "anti_alias 'proj' has no effect with big_little or use_resnet_d, whose shortcuts are already pooled",
                 stacklevel=3,
             )
 

@@ -92,7 +92,7 @@ def tf_seresnet50(pretrained: bool = False, **kwargs: Any) -> AssembledResNet:
 
 
 def tf_skresnet50(pretrained: bool = False, **kwargs: Any) -> AssembledResNet:
-    """ResNet-50 with selective kernels of doubled width."""
+    """ResNet-50 with selective kernels of twice the width."""
     return _create("tf_skresnet50", pretrained, {"use_sk": True}, **kwargs)
 
 

@@ -80,7 +80,7 @@ _BIG_LITTLE_SCOPES = {
 
 
 def is_tf_weights(path: Path) -> bool:
-    """Whether a path is an ``.npz`` or the prefix of a TensorFlow checkpoint (``PREFIX.index`` lies there)."""
+    """Whether a path is an ``.npz`` or the prefix of a TensorFlow checkpoint (``PREFIX.index`` exists)."""
     return path.suffix == ".npz" or _has_index(path)
 
 
@@ -139,11 +139,11 @@ def convert_tf_variables(module: nn.Module, variables: Variables, *, where: str)
     """The module's tensors, without batch norm's step counters, which nothing reads.
 
     Raises ModelError with TensorFlow's names for what is missing, surplus or misshapen, or for another module. Only the
-    classifier's width is left to whoever loads it, because a student may have other classes.
+    classifier's width is left to the caller, because a student may have other classes.
     """
     if not isinstance(module, AssembledResNet):
         raise ModelError(
-            f"{where}: variables of TensorFlow fit tf_resnet*, tf_*resnet* and assemble_resnet* of teachonce alone; "
+            f"{where}: TensorFlow variables fit only tf_resnet*, tf_*resnet* and assemble_resnet* of teachonce; "
             "give safetensors or a PyTorch checkpoint"
         )
     names = name_tf_variables(module)
@@ -168,7 +168,7 @@ def convert_tf_variables(module: nn.Module, variables: Variables, *, where: str)
     if misshapen:
         found.append(f"{len(misshapen)} of another shape ({_abbreviate(misshapen)})")
     if found:
-        raise ModelError(f"{where}: the variables do not fit: {'; '.join(found)}; give the architecture they are of")
+        raise ModelError(f"{where}: the variables do not fit: {'; '.join(found)}; give the architecture they belong to")
     return weights
 
 
@@ -196,14 +196,16 @@ def _read_npz(path: Path) -> Variables:
         with np.load(storage.local_path(name), allow_pickle=False) as file:
             return {key: file[key] for key in file.files}
     except (OSError, ValueError, EOFError, KeyError, AttributeError, zipfile.BadZipFile) as error:
-        raise ModelError(f"{path}: is no .npz of arrays alone ({error}); save it with numpy.savez") from error
+        raise ModelError(
+            f"{path}: is not an .npz that holds only arrays ({error}); save it with numpy.savez"
+        ) from error
 
 
 def _read_checkpoint(path: Path) -> Variables:
     prefix = _index_file(path).with_suffix("")
     storage, name = locate(prefix)
     if not _has_index(path):
-        raise ConfigError(f"weights={path}: no such checkpoint, {prefix}.index is not there")
+        raise ConfigError(f"weights={path}: no such checkpoint, {prefix}.index is missing")
     with missing_extras(f"weights={path}: a checkpoint (variables saved as .npz do not)"):
         tensorflow = import_tensorflow()
     try:
@@ -211,12 +213,12 @@ def _read_checkpoint(path: Path) -> Variables:
         names = [name for name in reader.get_variable_to_shape_map() if name.startswith(_ROOT)]
         return {name: np.asarray(reader.get_tensor(name)) for name in names if not name.endswith(_SLOTS)}
     except (tensorflow.errors.OpError, RuntimeError, ValueError) as error:
-        raise ModelError(f"{path}: no checkpoint that can be read ({str(error).splitlines()[0]})") from error
+        raise ModelError(f"{path}: not a readable checkpoint ({str(error).splitlines()[0]})") from error
 
 
 def _has_index(path: Path) -> bool:
     if not path.name:
-        return False  # "/" and ".": folders without a name, beside which nothing lies
+        return False  # "/" and ".": folders without a name, which have no siblings
     storage, name = locate(_index_file(path))
     return storage.has(name)
 

@@ -6,7 +6,7 @@ A TFRecord file is a sequence of frames (tensorflow/core/lib/io/record_writer.h)
 
 all little-endian. Reading and writing is ours because it is a hot path: TensorFlow is not needed to train from its
 files. Both checksums are checked on every read (about 10 us for a photograph of 110 kB), where most readers skip them.
-The index beside a shard has a line "offset size" for each frame, size of the whole frame, as DALI's ``tfrecord2idx``
+The index beside a shard has a line "offset size" for each frame, size of the complete frame, as DALI's ``tfrecord2idx``
 and the ``tfrecord`` package write it. Files are never memory-mapped: one that is truncated under us must be an error,
 not SIGBUS. Compressed TFRecord files are not supported.
 """
@@ -201,7 +201,7 @@ class TFRecordFile:
         if length + FRAME_BYTES != end - offset:
             raise RecordError(
                 f"{describe_record(self.path, row, offset)}: the index says {end - offset} bytes, the frame has "
-                f"{length + FRAME_BYTES}: the index is of another shard; delete {index_path(self.path).name}"
+                f"{length + FRAME_BYTES}: the index belongs to another shard; delete {index_path(self.path).name}"
             )
         payload = frame[HEADER_BYTES : HEADER_BYTES + length]
         _check_payload(self.path, row, offset, payload, frame[HEADER_BYTES + length :], length)
@@ -251,7 +251,7 @@ def _open(path: Path, *, in_order: bool = False) -> Reader:
 def read_frames(frames: Sequence[tuple[TFRecordFile, int]], buffer: memoryview) -> list[memoryview]:
     """The payloads of the rows of some files, read into ``buffer`` one behind the other, both checksums checked.
 
-    Raises RecordError as ``TFRecordFile.read``, which looks at every frame again that is not in order here.
+    Raises RecordError as ``TFRecordFile.read``, which checks every frame again that is not in order here.
     """
     spans: list[tuple[int, int]] = []
     crcs = np.empty((len(frames), 2), np.uint32)
@@ -285,7 +285,7 @@ def _gather(data: NDArray[np.uint8], starts: NDArray[np.int64], kind: str) -> ND
 
 
 def index_path(path: Path) -> Path:
-    """Where the index of a shard lies: ``PATH.idx`` beside it."""
+    """Path of the index of a shard: ``PATH.idx`` next to it."""
     return path.with_name(path.name + ".idx")
 
 
@@ -294,20 +294,21 @@ def load_index(path: Path, found: Mapping[str, FileStatus] | None = None) -> NDA
 
     Read from the index beside the shard, which was written with it and so says how much of it there was. One that does
     not fit (contiguous from 0 to the file's end) is never made again here: without it a shard that was cut where a
-    frame ends looks whole. Raises RecordError then, with the way out for who wrote the shard anew: to delete the index.
+    frame ends looks complete. Raises RecordError then, with the way out for who wrote the shard again: to delete the
+    index.
 
     Where there is none it is made by reading the headers, and kept beside the shard, or in the user's cache folder
     where the shard's is read-only. The cache's is found by the shard's size and time and is for speed alone: it says
     nothing of a shard that changed, and a damaged one is made again.
 
-    ``found``: what lies in the shard's folder, where that is known.
+    ``found``: the files of the shard's folder, where known.
     """
     storage, name = locate(path, RecordError)
     found = found or {}
     status = found.get(name) or storage.status(name)
     _check_not_empty(path, status.num_bytes)
     beside = index_path(path)
-    # A listing that has the shard has all that lies beside it, but for what is no file.
+    # A listing that has the shard has all files next to it, but for what is not a file.
     if beside.name in found or ((name not in found or storage.requests_at_once == 1) and storage.has(beside.name)):
         return _read_index(path, status.num_bytes)
     cached = _cached_index_path(path, status)
@@ -319,7 +320,7 @@ def load_index(path: Path, found: Mapping[str, FileStatus] | None = None) -> NDA
     bounds = _scan_bounds(path)
     index = list(zip(bounds[:-1].tolist(), np.diff(bounds).tolist(), strict=True))
     for candidate in (beside, cached):
-        # Where neither folder can be written the index is only slower to have, so this is no error.
+        # Where neither folder can be written the index is only slower to have, so this is not an error.
         with suppress(TeachonceError):
             if candidate is not None:
                 write_index(candidate, index)
@@ -328,7 +329,7 @@ def load_index(path: Path, found: Mapping[str, FileStatus] | None = None) -> NDA
 
 
 def delete_index(path: Path) -> None:
-    """Remove the index beside a shard that is about to be written, with whatever is in the way of its own."""
+    """Remove the index of a shard that is about to be written, with whatever is in the way of its own."""
     storage, name = locate(index_path(path))
     storage.delete(name)
 
@@ -381,8 +382,8 @@ def check_index(path: Path, content: bytes, shard_bytes: int) -> NDArray[np.int6
         return _parse_index(content, shard_bytes, path)
     except _IndexProblem as problem:
         raise RecordError(
-            f"{problem}; restore the shard from where it came; or, if the shard is right and its index is of an older "
-            f"one, delete {index_path(path)}"
+            f"{problem}; restore the shard from its source, or, if the shard is right and its index is outdated, "
+            f"delete {index_path(path)}"
         ) from None
 
 
@@ -394,10 +395,10 @@ def _parse_index(content: bytes, shard_bytes: int, path: Path | None = None) -> 
     except (ValueError, OverflowError):
         bad = next((word for word in words if not re.fullmatch(rb"-?\d{1,18}", word)), words[0])
         raise _IndexProblem(
-            f"{path}: its index has {bad[:20]!r}, expected 'offset size' in bytes, a line a record"
+            f"{path}: its index has {bad[:20]!r}, expected one line 'offset size' per record, in bytes"
         ) from None
     if len(numbers) == 0 or len(numbers) % 2:
-        raise _IndexProblem(f"{path}: its index has {len(numbers)} numbers, expected two for each of its records")
+        raise _IndexProblem(f"{path}: its index has {len(numbers)} numbers, expected two per record")
     offsets, sizes = numbers[0::2], numbers[1::2]
     bounds = np.append(0, np.cumsum(sizes))
     # Sizes that are too large for 64 bits together are negative where they first are, not round to what fits.
@@ -405,15 +406,15 @@ def _parse_index(content: bytes, shard_bytes: int, path: Path | None = None) -> 
     if len(wrong):
         row = int(wrong[0])
         raise _IndexProblem(
-            f"{path}: its index has record {row} at byte {offsets[row]} with {sizes[row]} bytes, expected it at byte "
-            f"{bounds[row]}, where the one before ends, with at least {FRAME_BYTES}"
+            f"{path}: its index has record {row} at byte {offsets[row]} with {sizes[row]} bytes, expected it at "
+            f"byte {bounds[row]}, where the previous one ends, with at least {FRAME_BYTES}"
         )
     if bounds[-1] != shard_bytes:
         found = f"its index says {len(sizes)} records in {bounds[-1]} bytes, the file has {shard_bytes}"
         if shard_bytes < bounds[-1]:
             row = int(np.searchsorted(bounds, shard_bytes, side="right")) - 1
             raise _IndexProblem(f"{path} record {row} (byte {bounds[row]}): truncated: {found}")
-        raise _IndexProblem(f"{path}: {found}: it has grown, or is another shard")
+        raise _IndexProblem(f"{path}: {found}: it has grown, or it is another shard")
     return bounds
 
 
@@ -429,7 +430,7 @@ def _scan_bounds(path: Path) -> NDArray[np.int64]:
 
 
 def _cached_index_path(path: Path, status: FileStatus) -> Path | None:
-    """Where an index may lie that cannot lie beside its shard: in the cache, under the shard's identity."""
+    """Path of an index that cannot be next to its shard: in the cache, under the shard's identity."""
     folder = cache_folder()
     if folder is None:
         return None
@@ -439,7 +440,7 @@ def _cached_index_path(path: Path, status: FileStatus) -> Path | None:
 
 def _check_not_empty(path: Path, file_bytes: int) -> None:
     if file_bytes == 0:
-        raise RecordError(f"{path}: holds no record (0 bytes), expected at least one; write the shard again")
+        raise RecordError(f"{path}: is empty (0 bytes), expected at least one record; write the shard again")
 
 
 def _check_header(path: Path, row: int, offset: int, header: bytes | memoryview, end: int) -> int:
@@ -449,10 +450,10 @@ def _check_header(path: Path, row: int, offset: int, header: bytes | memoryview,
     length, crc = _HEADER.unpack(header)
     if masked_crc32c(header[:8]) != crc:
         hint = "it looks like gzip, which is not supported" if row == 0 and bytes(header[:2]) == b"\x1f\x8b" else ""
-        hint = hint or "write the shard again, or delete its .idx if that is older"
+        hint = hint or "write the shard again, or delete its .idx if that is outdated"
         raise RecordError(
-            f"{describe_record(path, row, offset)}: the checksum of the length does not hold: the shard is damaged or "
-            f"no TFRecord file; {hint}"
+            f"{describe_record(path, row, offset)}: wrong checksum of the length: the shard is damaged or not a "
+            f"TFRecord file; {hint}"
         )
     if offset + length + FRAME_BYTES > end:
         raise _truncated(path, row, offset, f"the frame should have {length + FRAME_BYTES} bytes, has {end - offset}")
@@ -471,8 +472,7 @@ def _check_payload(
 
 def _damaged(path: Path, row: int, offset: int) -> RecordError:
     return RecordError(
-        f"{describe_record(path, row, offset)}: the checksum of the data does not hold: the shard is damaged; "
-        "write it again"
+        f"{describe_record(path, row, offset)}: wrong checksum of the data: the shard is damaged; write it again"
     )
 
 

@@ -1,4 +1,4 @@
-"""Where image, label and logits lie in serialized Examples, found by the native library; Python does it without."""
+"""Where image, label and logits are in serialized Examples, found by the native library; Python does it without."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ a new ``image/logit`` takes the place of. The keys are there only of a record th
 
 
 def find_features(payloads: Sequence[bytes | memoryview]) -> NDArray[Any] | None:
-    """Where image, filename, label and logits lie in serialized Examples (FOUND); None without the library."""
+    """Where image, filename, label and logits are in serialized Examples (FOUND); None without the library."""
     library = load_library()
     if library is None:
         return None

@@ -1,7 +1,7 @@
 """TFRecord shards of ``tf.train.Example`` as a source of records, read in order or by row, checksums checked both ways.
 
 The schema is TF-slim's ImageNet builder's: ``image/encoded``, ``image/class/label`` (0 is background),
-``image/filename``, and where asked for ``image/logit`` and the bounding boxes.
+``image/filename``, and if requested ``image/logit`` and the bounding boxes.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ BOX_FEATURES = tuple(f"image/object/bbox/{side}" for side in ("xmin", "ymin", "x
 def find_shards(data: Path, split: str, names: Sequence[str] | None = None) -> list[Path]:
     """The TFRecord shards of a split in order, [] where there are none; ``names`` are the files of ``data``, if known.
 
-    Raises RecordError where some are missing or shards of two different counts lie side by side.
+    Raises RecordError where some are missing or there are shards of two different counts.
     """
     found: dict[int, dict[int, Path]] = {}
     for name in open_storage(data).list_folder().files if names is None else names:
@@ -79,7 +79,7 @@ def find_shards(data: Path, split: str, names: Sequence[str] | None = None) -> l
         return []
     if len(found) > 1:
         counts = " and ".join(f"-of-{count:05d}" for count in sorted(found))
-        raise RecordError(f"{data}: {split} shards of several sets ({counts}), expected one; remove what is left over")
+        raise RecordError(f"{data}: {split} shards of several sets ({counts}), expected one; remove the leftovers")
     ((count, paths),) = found.items()
     missing = [index for index in range(count) if index not in paths]
     if missing or len(paths) != count:
@@ -102,8 +102,8 @@ def decode_tfrecord(
     """The record that a serialized Example holds.
 
     Raises RecordError without image or label or with a label outside ``num_classes``, LogitsError where logits are
-    asked for and missing, of another width, NaN or +inf (-inf is a class without mass), RecordError where boxes are
-    asked for and are none.
+    requested and missing, of another width, NaN or +inf (-inf is a class without mass), RecordError where boxes are
+    requested and are none.
     """
     names = (*FEATURES, *(("image/logit",) if with_logits else ()), *(BOX_FEATURES if with_boxes else ()))
     try:
@@ -114,7 +114,7 @@ def decode_tfrecord(
     label = int(_single(features.get("image/class/label"), np.int64, "image/class/label", where))
     if label < 0 or (num_classes is not None and label >= num_classes):
         expected = "0 or more" if num_classes is None else f"0 to {num_classes - 1}"
-        raise RecordError(f"{where}: label {label}, expected {expected}; the record is damaged or of other classes")
+        raise RecordError(f"{where}: label {label}, expected {expected}; the record is damaged or has other classes")
     filename = features.get("image/filename")
     name = filename[0].decode(errors="replace") if isinstance(filename, list) and filename else ""
     logits = check_logits(features.get("image/logit"), where, num_classes) if with_logits else None
@@ -146,7 +146,7 @@ def key_feature(key: int) -> NDArray[np.int64]:
 
 
 def _key(values: Feature | None) -> int | None:
-    """A key that is kept as an int64; None where it is no single one."""
+    """A key that is kept as an int64; None where it is not a single one."""
     if not isinstance(values, np.ndarray) or values.dtype != np.int64 or len(values) != 1:
         return None
     return int(values.view(np.uint64)[0])
@@ -154,7 +154,7 @@ def _key(values: Feature | None) -> int | None:
 
 def _single(values: Any, kind: type, name: str, where: str) -> Any:
     if values is None or len(values) == 0:
-        raise RecordError(f"{where}: no {name}, which every record must have; write the record again")
+        raise RecordError(f"{where}: no {name}, which every record needs; write the record again")
     if len(values) > 1 or not isinstance(values[0], kind):
         found = f"{len(values)} values of {type(values[0]).__name__}"
         raise RecordError(f"{where}: {name} holds {found}, expected one of {kind.__name__}; write the record again")
@@ -164,9 +164,9 @@ def _single(values: Any, kind: type, name: str, where: str) -> Any:
 def check_logits(logits: Any, where: str, num_classes: int | None) -> NDArray[np.float32]:
     """``image/logit`` as it may be; raises LogitsError."""
     if logits is None or len(logits) == 0:
-        raise LogitsError(f"{where}: no image/logit; insert logits with merge, or give a --store")
+        raise LogitsError(f"{where}: no image/logit; insert logits with merge, or give --store")
     if not isinstance(logits, np.ndarray) or logits.dtype != np.float32:
-        raise LogitsError(f"{where}: image/logit is no list of floats; insert the logits again")
+        raise LogitsError(f"{where}: image/logit is not a list of floats; insert the logits again")
     if num_classes is not None and len(logits) != num_classes:
         raise LogitsError(
             f"{where}: image/logit has {len(logits)} classes, the data {num_classes}; insert logits of this data"
@@ -175,7 +175,9 @@ def check_logits(logits: Any, where: str, num_classes: int | None) -> NDArray[np
     if len(bad):
         raise LogitsError(f"{where}: logit {bad[0]} is {logits[bad[0]]}, expected a number; insert the logits again")
     if np.isneginf(logits).all():
-        raise LogitsError(f"{where}: all {len(logits)} logits are -inf: no class has mass; insert the logits again")
+        raise LogitsError(
+            f"{where}: all {len(logits)} logits are -inf: no class has any probability; insert the logits again"
+        )
     return logits
 
 
@@ -202,8 +204,8 @@ def check_boxes(sides: list[Any], where: str) -> NDArray[np.float32] | None:
 def _other_index(file: TFRecordFile, row: int, offset: int) -> RecordError:
     expected = f"at byte {file.offset(row)}" if row < len(file) else f"no more than {len(file)} records"
     return RecordError(
-        f"{describe_record(file.path, row, offset)}: the index says {expected}: the index is of another shard; restore "
-        f"the shard, or delete {index_path(file.path)} if the shard is right"
+        f"{describe_record(file.path, row, offset)}: the index says {expected}: the index belongs to another "
+        f"shard; restore the shard, or delete {index_path(file.path)} if the shard is right"
     )
 
 

@@ -4,7 +4,7 @@ An Example is a map from names to lists of bytes, floats or integers (tensorflow
 written has its entries sorted by name and its numbers packed, byte for byte as protobuf's deterministic serialization.
 What is read may be in any order, packed or not; of two entries with one name the last counts, as in protobuf.
 
-The image is nearly all of a record, so reading walks the wire format and copies only the features asked for, once;
+The image is nearly all of a record, so reading walks the wire format and copies only the features requested, once;
 ``replace_feature`` changes one feature and copies the rest as it is. Only what Example needs is here: this is no
 general protobuf reader.
 """
@@ -61,7 +61,7 @@ def decode_example(payload: Buffer, names: Collection[str] | None = None) -> dic
         try:
             name = key.decode()
         except UnicodeDecodeError:
-            raise RecordError(f"no tf.train.Example: the feature name {key!r} is not UTF-8") from None
+            raise RecordError(f"not a tf.train.Example: the feature name {key!r} is not UTF-8") from None
         features[name] = _decode_feature(view, values)
     return features
 
@@ -95,7 +95,7 @@ def splice_entry(
     """The parts of the same Example with the feature ``name`` put in the place of the bytes ``splice``.
 
     ``body`` are the entries of its map (``native.find_features`` says both). The bytes of ``replace_feature``, without
-    looking at the other entries or copying them.
+    reading the other entries or copying them.
     """
     view = memoryview(payload)
     entry = _encode_entry(name, value)
@@ -124,7 +124,7 @@ def _encode_feature(name: str, value: FeatureValue) -> list[bytes]:
             kind, packed = _INT64_LIST, b"".join([_varint(number) for number in value.tolist()])
         values = [*_header(1, len(packed)), packed] if packed else []
     else:
-        assert len(value), f"{name}: an empty list does not say its kind; give an empty array"
+        assert len(value), f"{name}: the type of an empty list is unknown; give an empty array"
         if isinstance(value[0], int):
             return _encode_feature(name, np.array(value, np.int64))
         kind, values = _BYTES_LIST, []
@@ -220,7 +220,7 @@ def _decode_floats(view: memoryview, lists: list[tuple[int, int]]) -> NDArray[np
         for field, wire, start, end in _fields(view, *span):
             if field == 1 and wire in (_LENGTH, _FIXED32):
                 if (end - start) % 4:
-                    raise RecordError(f"no tf.train.Example: {end - start} bytes of packed floats at byte {start}")
+                    raise RecordError(f"not a tf.train.Example: {end - start} bytes of packed floats at byte {start}")
                 parts.append(view[start:end])
     return np.frombuffer(b"".join(parts), "<f4").astype(np.float32)
 
@@ -262,9 +262,11 @@ def _fields(view: memoryview, start: int, end: int) -> Iterator[tuple[int, int, 
         elif wire == _FIXED64:
             position += 8
         else:
-            raise RecordError(f"no tf.train.Example: wire type {wire} at byte {value_start}")
+            raise RecordError(f"not a tf.train.Example: wire type {wire} at byte {value_start}")
         if position > end:
-            raise RecordError(f"no tf.train.Example: a field at byte {value_start} goes {position - end} bytes too far")
+            raise RecordError(
+                f"not a tf.train.Example: a field at byte {value_start} extends {position - end} bytes past the end"
+            )
         yield tag >> 3, wire, value_start, position
 
 
@@ -279,4 +281,4 @@ def _read_varint(view: memoryview, position: int, end: int) -> tuple[int, int]:
         shift += 7
         if shift > 63:
             break
-    raise RecordError(f"no tf.train.Example: a number that does not end at byte {position}")
+    raise RecordError(f"not a tf.train.Example: an unterminated number at byte {position}")

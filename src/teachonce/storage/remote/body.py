@@ -41,7 +41,7 @@ class Body(io.RawIOBase):
         except OSError as error:
             failure = self._raises(
                 f"{self._where}: cannot be written: {error.strerror or error} in the temporary folder "
-                f"{tempfile.gettempdir()}; free space there, or give another by TMPDIR"
+                f"{tempfile.gettempdir()}; free space there, or set TMPDIR to another folder"
             )
             self.failure = self.failure or failure
             raise failure from error
@@ -68,7 +68,7 @@ class Body(io.RawIOBase):
         return self._file
 
     def discard(self) -> None:
-        """Let go of what was written. Libraries close the file that they wrote to, before it is put."""
+        """Discard what was written. Libraries close the file that they wrote to, before it is put."""
         if self._is_on_disk:
             self._file.close()
         self._file = io.BytesIO()

@@ -5,8 +5,8 @@
 
 HASH is that of the object's address, size and version, so a replaced object is another one. A page counts when its hash
 is written, behind its bytes; each process compares a page with its hash when it first uses it, so neither a killed
-fetch nor a power cut leaves anything that is believed. Whoever fetches pages of an object holds a lock on its .pages
-file, so that no two processes fetch the same.
+fetch nor a power cut leaves anything that is trusted. A process that fetches pages of an object holds a lock on its
+.pages file, so that no two processes fetch the same.
 
 When the files take more room than they may, those that were used last stay. A removed file that a process has mapped
 stays readable there; its times say when it was used, and decide nothing else.
@@ -38,12 +38,12 @@ FETCH_PAGES = 128
 FOLDER_VARIABLE, BYTES_VARIABLE = "TEACHONCE_CACHE", "TEACHONCE_CACHE_BYTES"
 DEFAULT_BYTES = 50 * 10**9
 _MAX_FREE_FRAC = 0.5
-"""Of the free disk, where no size was asked for."""
+"""Of the free disk, where no size was requested."""
 TOUCH_SECONDS = 300.0
 """How often a reader that is in use says so."""
 _HAS_PROC = Path("/proc/self/fd").exists()
 _SWEEP_FRAC = 0.02
-"""Of the limit: so much is fetched between two looks at how much room is taken."""
+"""Of the limit: so much is fetched between two checks of the space used."""
 
 GetRange = Callable[[int, int], memoryview]
 
@@ -55,10 +55,10 @@ class CacheFolder:
         self.folder = folder
         self.max_bytes = max_bytes
         self._lock = threading.Lock()
-        self._num_fetched = max_bytes  # so that the first fetch looks
+        self._num_fetched = max_bytes  # so that the first fetch checks
 
     def path(self, identity: str) -> Path:
-        """Where an object lies, without the suffix."""
+        """Path of an object in the cache, without the suffix."""
         name = xxhash.xxh3_128_hexdigest(identity.encode())
         return self.folder / name[:2] / name
 
@@ -148,7 +148,7 @@ class CachedReader(ViewedReader):
             self.view(start, start + step)
 
     def _say_used(self) -> None:
-        """Renew the time by which the least recently used are found; let go of a file that was removed all the same."""
+        """Renew the time by which the least recently used are found; close a file that was removed nevertheless."""
         with self._lock:
             self._used = time.monotonic()
             pages = self._pages
@@ -206,7 +206,7 @@ class CachedReader(ViewedReader):
             return None
 
     def _was_removed(self, pages: _Pages) -> bool:
-        """Whether the data file of this name is another one than is mapped: somebody made room meanwhile."""
+        """Whether the data file of this name is another one than is mapped: another process made room meanwhile."""
         try:
             return _inode(self._path.with_suffix(".data")) != pages.inode
         except FileNotFoundError:
@@ -260,8 +260,8 @@ class CachedReader(ViewedReader):
             return  # the next read finds the new file
         self._is_usable = False
         warnings.warn(
-            f"{self._cache.folder}: the cache cannot be written ({error.strerror or error}); data is read from its "
-            "place each time; free space, or give another --cache",
+            f"{self._cache.folder}: the cache cannot be written ({error.strerror or error}); data is read from "
+            "its source each time; free space, or choose another --cache",
             stacklevel=2,
         )
 

@@ -50,7 +50,7 @@ class Patience(NamedTuple):
     seconds: float
     """For all of it."""
     stall_seconds: float | None = None
-    """Until an answer goes on."""
+    """Until an answer continues."""
     retry_seconds: float | None = None
     """For obstore's own retries; None: it has none."""
 
@@ -79,8 +79,9 @@ def _first_process() -> int:
 def _check_process() -> None:
     if _first_process() != os.getpid():
         raise ConfigError(
-            "a process that was forked from one that has read an object store cannot read one: obstore's threads do "
-            "not survive a fork, and it would wait for ever; start it by spawn (multiprocessing_context='spawn')"
+            "a process forked from one that has read an object store cannot read object stores: obstore's "
+            "threads do not survive a fork, so it would hang; start it with spawn "
+            "(multiprocessing_context='spawn')"
         )
 
 
@@ -102,10 +103,10 @@ def _connect(
         retries = {"max_retries": 1000, "retry_timeout": timedelta(seconds=wait.retry_seconds)}
     shared: dict[str, Any] = {"client_options": client_options, "retry_config": retries}
     if scheme in ("http", "https"):
-        client_options["allow_http"] = "true"  # as whoever gave such an address means
+        client_options["allow_http"] = "true"  # as such an address implies
         return _make(scheme, bucket, lambda: store.HTTPStore(f"{scheme}://{bucket}/", **shared))
     if _BUCKET.fullmatch(bucket) is None:
-        raise ConfigError(f"{scheme}://{bucket}: is no name that a bucket can have; expected {scheme}://BUCKET/FOLDER")
+        raise ConfigError(f"{scheme}://{bucket}: is not a valid bucket name; expected {scheme}://BUCKET/FOLDER")
     session = _aws_session(options) if scheme == "s3" else None
     endpoint = _find_endpoint(scheme, options, session)
     if endpoint is not None:
@@ -164,7 +165,7 @@ def _find_endpoint(scheme: str, options: dict[str, str], session: Any) -> str | 
 
 
 def _aws_session(options: dict[str, str]) -> Any:
-    """boto3's session, where a profile is asked for or nothing else is there; None: obstore's own search."""
+    """boto3's session, where a profile is requested or nothing else is there; None: obstore's own search."""
     has_keys = any(name.removeprefix("aws_") == "access_key_id" for name in options)
     if has_keys or "AWS_ACCESS_KEY_ID" in os.environ or options.get("skip_signature") == "true":
         return None

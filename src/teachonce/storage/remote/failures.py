@@ -34,9 +34,9 @@ _OF_ONE_OBJECT = {
 _ADVICE = {
     "NoSuchBucket": "there is no such bucket; create it, or check its name, region and endpoint",
     "ContainerNotFound": "there is no such container; create it, or check its name and the account",
-    "SignatureDoesNotMatch": "the secret key is not the one of this access key; check the credentials",
+    "SignatureDoesNotMatch": "the secret key does not belong to this access key; check the credentials",
     "InvalidAccessKeyId": "the access key is unknown; check the credentials and the endpoint",
-    "AuthenticationFailed": "the credentials are wrong, or this machine's clock is; check both",
+    "AuthenticationFailed": "the credentials or this machine's clock are wrong; check both",
     "RequestTimeTooSkewed": "this machine's clock differs from the server's by minutes; set the clock",
     "ExpiredToken": "the credentials have expired; renew them",
     "TokenRefreshRequired": "the credentials have expired; renew them",
@@ -44,14 +44,14 @@ _ADVICE = {
     "InvalidClientTokenId": "the access key is unknown; check the credentials and the endpoint",
     "AccountIsDisabled": "the account is disabled; check the account",
     "AllAccessDisabled": "the bucket is disabled; check the account",
-    "AccessDenied": "access denied; check the credentials and what they may do",
+    "AccessDenied": "access denied; check the credentials and their permissions",
     "AuthorizationFailure": "the credentials are wrong, or do not allow this; check them",
-    "AuthorizationPermissionMismatch": "access denied; check the credentials and what they may do",
-    "PermanentRedirect": "the bucket is in another region; give it by AWS_REGION or --storage-options region=REGION",
-    "AuthorizationHeaderMalformed": "the region is wrong; give it by AWS_REGION or --storage-options region=REGION",
-    "InvalidBucketName": "is no name that a bucket can have",
+    "AuthorizationPermissionMismatch": "access denied; check the credentials and their permissions",
+    "PermanentRedirect": "the bucket is in another region; set it with AWS_REGION or --storage-options region=REGION",
+    "AuthorizationHeaderMalformed": "the region is wrong; set it with AWS_REGION or --storage-options region=REGION",
+    "InvalidBucketName": "is not a valid bucket name",
     "QuotaExceeded": "the quota is exceeded; free space",
-    "EntityTooLarge": "is larger than the server takes in one request",
+    "EntityTooLarge": "is larger than the server accepts in one request",
 }
 
 _NO_CREDENTIALS = (
@@ -95,7 +95,7 @@ def classify(error: Exception) -> Failure:
     if any(sign in text for sign in _METADATA_SERVICES):
         return Failure("unidentified", _NO_CREDENTIALS, is_general=True)
     if code in _PASSING_CODES:
-        return Failure("passing", f"the server answers {status} {code}")
+        return Failure("passing", f"the server responded {status} {code}")
     if isinstance(error, exceptions.AlreadyExistsError):
         return Failure("exists", "exists already")
     if isinstance(error, exceptions.PreconditionError):
@@ -121,24 +121,24 @@ def classify(error: Exception) -> Failure:
 def _without_answer(error: Exception) -> Failure:
     whole = str(error)
     if isinstance(error, exceptions.InvalidPathError):
-        return Failure("refused", "is no name that an object can have")
+        return Failure("refused", "is not a valid object name")
     if "builder error" in whole:
-        return _refused("the endpoint is no URL that can be used; check it")
+        return _refused("the endpoint is not a valid URL; check it")
     if isinstance(error, exceptions.NotSupportedError) or "NotPartial" in whole:
-        return Failure("no ranges", "this server does not serve ranges of a file; use one that does")
+        return Failure("no ranges", "this server does not support range requests; use one that does")
     if "InvalidContentType" in whole:
-        return _refused("the server does not speak TLS; if it is yours, give its endpoint as http://")
+        return _refused("the server does not use TLS; if it is yours, give its endpoint as http://")
     if "InvalidCertificate" in whole or "UnknownIssuer" in whole:
         return _refused(
-            "the server's certificate is not trusted; install its authority's, or, if the server is yours, "
+            "the server's certificate is not trusted; install its CA certificate, or, if the server is yours, "
             "--storage-options allow_invalid_certificates=true"
         )
     if "dns error" in whole:
-        return Failure("passing", "the server's name is unknown")
+        return Failure("passing", "the server's name cannot be resolved")
     if "Connection refused" in whole:
-        return Failure("passing", "the server refuses the connection")
+        return Failure("passing", "the server refused the connection")
     if "timed out" in whole or "TimedOut" in whole or "kind: Timeout" in whole:
-        return Failure("passing", "the server does not answer in time")
+        return Failure("passing", "the server did not respond in time")
     return Failure("passing", "the connection failed")
 
 

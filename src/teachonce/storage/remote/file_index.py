@@ -39,10 +39,10 @@ FORMAT_VERSION = 1
 LOCK_NAME = ".files.lock"
 LOCK_SECONDS = 60.0
 """That one who renews the list waits for another who does."""
-_ADVICE = "remove it, and the command that made the folder (or 'teachonce copy') writes it again"
+_ADVICE = "remove it; the command that wrote the folder (or 'teachonce copy') writes it again"
 _BLOCK_BYTES = 4 << 20
 _PLAIN_NAME = re.compile(r"(?!\.{1,2}(/|$))[\w.+= -]+(/(?!\.{1,2}(/|$))[\w.+= -]+)*", re.ASCII)
-"""What needs no closer look; most names are so, and there may be a million."""
+"""What needs no further check; most names are so, and there may be a million."""
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 
 
@@ -97,9 +97,9 @@ def renew_file_index(
     files: Mapping[str, ListedFile],
     describe: Callable[[list[str]], Mapping[str, ListedFile]],
 ) -> None:
-    """Add files that lie directly in the folder to its list, which others may renew at the same time.
+    """Add files directly in the folder to its list, which others may renew at the same time.
 
-    Of other files the entries stay that are still there in that size. ``describe`` is asked for the entries of all
+    Of other files the entries stay that are still there in that size. ``describe`` gets the entries of all
     that are there and have none; what it leaves out is not listed.
     """
     with ExitStack() as stack:
@@ -132,7 +132,7 @@ def hash_bytes(content: bytes) -> ListedFile:
 
 
 def _hold(storage: Storage, stack: ExitStack) -> bool:
-    """Enter the lock; False, with a warning, where somebody holds it for too long (the files are complete)."""
+    """Enter the lock; False, with a warning, where another process holds it for too long (the files are complete)."""
     end = time.monotonic() + LOCK_SECONDS
     while True:
         try:
@@ -141,8 +141,8 @@ def _hold(storage: Storage, stack: ExitStack) -> bool:
         except TeachonceError as error:
             if time.monotonic() > end:
                 warnings.warn(
-                    f"{error} ({INDEX_NAME} was not renewed, which only web servers need; the same command again "
-                    "renews it)",
+                    f"{error} ({INDEX_NAME} was not updated, which only web servers need; run the same command "
+                    "again to update it)",
                     stacklevel=3,
                 )
                 return False

@@ -1,8 +1,8 @@
 """One process at a time at a place in an object store: an object that its holder renews.
 
 It keeps two people from training into one folder; nothing that several workers write together needs it. No clock is
-compared with another machine's: whoever finds the object watches whether it changes. One that does not change for
-``STALE_SECONDS``, or whose process on this machine has ended, is taken over.
+compared with another machine's: a process that finds the object watches whether it changes. One that does not change
+for ``STALE_SECONDS``, or whose process on this machine has ended, is taken over.
 """
 
 from __future__ import annotations
@@ -69,7 +69,9 @@ def _take(storage: Storage, name: str, doing: str, writer: str) -> None:
 def _held(storage: Storage, name: str, doing: str, shown: str) -> TeachonceError:
     folder = storage.describe(name).rpartition("/")[0]
     holder = shown.partition(" ")[2] or "another process"
-    return storage.raises(f"{folder}: is being {doing} by {holder}; wait until it has ended, or choose another --out")
+    return storage.raises(
+        f"{folder}: is being {doing} by {holder}; wait until it has finished, or choose another --out"
+    )
 
 
 def _changes(storage: Storage, name: str, found: str) -> bool:
@@ -91,8 +93,8 @@ def _renew(storage: Storage, name: str, writer: str, ended: threading.Event) -> 
             if found and not found.startswith(writer):
                 holder = found.partition(" ")[2].partition(" ")[2]
                 warnings.warn(
-                    f"{storage.describe(name)}: {holder} has taken over what this process holds, which it had not "
-                    "heard of for too long; stop one of them",
+                    f"{storage.describe(name)}: {holder} has taken over the lock of this process, which was not "
+                    "renewed in time; stop one of them",
                     stacklevel=1,
                 )
                 return
@@ -108,7 +110,7 @@ def _read(storage: Storage, name: str) -> str:
     except TeachonceError:
         if storage.has(name):
             raise
-        return ""  # let go of between the two
+        return ""  # released between the two
 
 
 def _content(writer: str, count: int) -> bytes:

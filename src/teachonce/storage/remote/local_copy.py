@@ -1,6 +1,6 @@
 """Local copies of objects, for libraries that open files themselves: weights, models, checkpoints.
 
-They lie in the user's cache folder under the hash of their address, size and time, so that processes share them and a
+They are in the user's cache folder under the hash of their address, size and time, so that processes share them and a
 replaced object is copied again. A copy is a file of ``LocalStorage``: complete or absent.
 """
 

@@ -1,8 +1,9 @@
 """A bucket, or a folder in one, as a storage.
 
-An object appears by one put, whole, or not at all. Put-if-absent is a conditional put (If-None-Match: *), which of
+An object appears by one put, complete or not at all. Put-if-absent is a conditional put (If-None-Match: *), which of
 several writers one wins. Its answer may be lost, and "exists" is also what is said of two puts at once: then the object
-itself is asked, and where there is none the put is repeated. Whoever won, a complete object of this name is there.
+itself is asked, and where there is none the put is repeated. Whichever writer won, a complete object of this name is
+there.
 
 Nothing that is written is read back, and nothing is renamed. Folders are what names have in common.
 
@@ -83,7 +84,7 @@ class ObjectStorage(Storage):
         return str(self.address / name)
 
     def list_folder(self, folder: str = "") -> Listing:
-        """What lies in a folder: one request for each thousand names."""
+        """The names in a folder: one request for each thousand."""
         statuses, folders = self._list_directly(folder)
         if not statuses and not folders:
             raise self._error(folder, "listed", Failure("missing", "No such file or directory"))
@@ -126,6 +127,10 @@ class ObjectStorage(Storage):
 
     def has(self, name: str = "") -> bool:
         """Whether there is an object of this name."""
+        return self._has(name, "read")
+
+    def _has(self, name: str, verb: str) -> bool:
+        """As ``has``; ``verb`` is what the object is wanted for, as an error names it."""
         key = self._key(name)
         if not key:
             return False
@@ -135,11 +140,11 @@ class ObjectStorage(Storage):
             if error.failure.kind == "missing":
                 return False
             if not error.failure.is_explained:
-                # Of an object that is not there it is also said that it is forbidden, to who may not list.
-                if not self._is_listed(name):
+                # A server also answers "forbidden" for a missing object, to callers that may not list.
+                if not self._is_listed(name, verb):
                     return False
-                raise self._error(name, "read", self._ask_why(name) or error.failure) from error
-            raise self._error(name, "read", error.failure) from error
+                raise self._error(name, verb, self._ask_why(name) or error.failure) from error
+            raise self._error(name, verb, error.failure) from error
         return True
 
     def is_folder(self, name: str = "") -> bool:
@@ -153,7 +158,7 @@ class ObjectStorage(Storage):
 
         return self._request(look, name, "listed")
 
-    def _is_listed(self, name: str) -> bool:
+    def _is_listed(self, name: str, verb: str) -> bool:
         """Whether an object is in the listing of its folder; raises where that is forbidden too."""
         key = self._key(name)
         parent = key.rpartition("/")[0]
@@ -163,10 +168,10 @@ class ObjectStorage(Storage):
             found = obstore.list_with_delimiter(client, f"{parent}/" if parent else None)
             return any(meta["path"] == key for meta in found["objects"])
 
-        return self._request(look, name, "read")
+        return self._request(look, name, verb)
 
     def is_writable(self) -> bool:
-        """Only trying tells."""
+        """Only trying can tell."""
         return True
 
     def read(self, name: str) -> bytes:
@@ -312,7 +317,7 @@ class ObjectStorage(Storage):
         content = body.content()
         if len(content) > MAX_SINGLE_PUT_BYTES:
             # Parts cannot be put on a condition. Two writers of so large a file both complete it, with the same bytes.
-            if not self.has(name):
+            if not self._has(name, "written"):
                 self._put_parts(name, body)
             return
         pauses = Pauses(self.describe(name), read_settings().retry_seconds)
@@ -332,10 +337,10 @@ class ObjectStorage(Storage):
                 # had a conflict, and neither may be there.
                 if error.failure.kind != "exists":
                     raise self._error(name, "written", error.failure) from error
-            if self.has(name):
+            if self._has(name, "written"):
                 return
             if not pauses.wait("two writers at once", began):
-                reason = "the server says that it exists, and it does not; check what else writes there"
+                reason = "the server reports that it exists, but it cannot be found; check what else writes there"
                 raise self._error(name, "written", Failure("refused", reason))
 
     def delete(self, name: str) -> None:
@@ -382,7 +387,7 @@ class ObjectStorage(Storage):
         return request(self._bucket, lambda: do(client), self.describe(name), may_exist=may_exist)
 
     def _meet(self, name: str) -> None:
-        """Raise ``RequestFailedError`` where there is no such bucket, or nobody who may be let in."""
+        """Raise ``RequestFailedError`` where there is no such bucket, or no access to it."""
         client = connect(
             self.address.scheme,
             self.address.bucket,
@@ -416,8 +421,8 @@ def _get_first_byte(client: Any, key: str) -> None:
 def _without_markers(prefix: str, objects: Iterable[Any], folders: Collection[str] = ()) -> dict[str, FileStatus]:
     """The objects below a prefix, by their names below it; ``folders`` are known to be none.
 
-    Consoles mark a folder by an empty object "folder/". object_store takes its slash away, so it is told by what lies
-    below it: an empty object of a folder's name is no file.
+    Consoles mark a folder by an empty object "folder/". object_store removes the slash, so it is recognized by what is
+    below it: an empty object of a folder's name is not a file.
     """
     found = {meta["path"][len(prefix) :]: _status(meta) for meta in objects if meta["path"].startswith(prefix)}
     empty = [name for name, status in found.items() if not status.num_bytes]

@@ -29,7 +29,7 @@ class Opened(NamedTuple):
 
     num_bytes: int
     version: str
-    """The server's name of these bytes (ETag), or what else tells them from others of this name."""
+    """The server's name of these bytes (ETag), or what else distinguishes them from others of this name."""
     head: bytes
     """The first ``HEAD_BYTES``, or all of it."""
     modified_ns: int = 0
@@ -37,7 +37,7 @@ class Opened(NamedTuple):
 
 
 class ViewedReader(Reader):
-    """A reader that gives out memory that is there."""
+    """A reader that returns memory that is already there."""
 
     @abstractmethod
     def view(self, start: int, end: int) -> memoryview:
@@ -73,7 +73,7 @@ class ObjectReader(ViewedReader):
 
 
 class SequentialReader(Reader):
-    """An object that is read in order: what comes next is asked for before it is needed. For one thread at a time."""
+    """An object that is read in order: what comes next is requested before it is needed. For one thread at a time."""
 
     def __init__(self, reader: ViewedReader) -> None:
         self.num_bytes = reader.num_bytes
@@ -81,7 +81,7 @@ class SequentialReader(Reader):
         self._ranges: deque[tuple[int, int, Future[memoryview]]] = deque()
 
     def read(self, offset: int, num_bytes: int) -> bytes:
-        """A range; what lies before it is forgotten."""
+        """A range; what comes before it is discarded."""
         end = min(offset + num_bytes, self.num_bytes)
         if end <= offset:
             return b""

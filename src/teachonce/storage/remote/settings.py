@@ -18,7 +18,7 @@ from teachonce.errors import ConfigError
 VARIABLE = "TEACHONCE_STORAGE_OPTIONS"
 RETRY_SECONDS = 300.0
 TIMEOUT_SECONDS = 600.0
-"""Of a whole request: a gigabyte at the 2 MB/s of a slow link."""
+"""Of a complete request: a gigabyte at the 2 MB/s of a slow link."""
 
 
 class Settings(NamedTuple):
@@ -30,7 +30,7 @@ class Settings(NamedTuple):
 
 
 def read_settings() -> Settings:
-    """The settings of this process; raises ConfigError for a word that is no KEY=VALUE."""
+    """The settings of this process; raises ConfigError for a word that is not KEY=VALUE."""
     options: dict[str, str] = {}
     for word in _split(os.environ.get(VARIABLE, "")):
         key, equals, value = word.partition("=")

@@ -1,7 +1,7 @@
 """A plain web server as a storage: for reading, and without listings.
 
-Files are asked for by name; what a folder has is read from its files.json (``file_index``), or from that of a folder
-above it. A server that does not serve ranges of a file sends it whole, which is all right for small ones.
+Files are requested by name; what a folder has is read from its files.json (``file_index``), or from that of a folder
+above it. A server that does not serve ranges of a file sends the complete file, which is acceptable for small ones.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from teachonce.storage.remote.retry import RequestFailedError
 from teachonce.storage.storage import FileStatus, Listing
 
 MAX_UNRANGED_BYTES = 64 << 20
-"""Of a file that is read whole from a server without ranges."""
+"""Of a file that is read completely from a server without ranges."""
 
 
 class _Tree:
-    """The files of a list, by the folder that they lie in."""
+    """The files of a list, by their folder."""
 
     def __init__(self, files: dict[str, ListedFile], version: str) -> None:
         self.files = files
@@ -101,7 +101,7 @@ class WebStorage(ObjectStorage):
         return place in tree.folders
 
     def is_folder(self, name: str = "") -> bool:
-        """Whether files.json has anything below this name; raises where there is no such list to look into."""
+        """Whether files.json has anything below this name; raises where there is no such list."""
         if (self.address / name).suffix and self.has(name):
             return False
         tree, place = self._find(name)
@@ -129,7 +129,7 @@ class WebStorage(ObjectStorage):
 
     def _refuse(self, name: str) -> NoReturn:
         raise ConfigError(
-            f"{self.describe(name)}: a web server is read only; write to a local path, s3://, gs:// or az://, and "
+            f"{self.describe(name)}: a web server is read-only; write to a local path, s3://, gs:// or az://, and "
             "serve that"
         )
 
@@ -151,7 +151,7 @@ class WebStorage(ObjectStorage):
         """The list of the nearest folder that has one, and what this one is called in it; raises where none has."""
         place = self.address / folder
         parents = [parent for parent in place.parents if isinstance(parent, Address) and parent.bucket]
-        # Of a folder that a list was read for before, what lies below needs no further look at it.
+        # Of a folder that a list was read for before, the folders below need no further check of it.
         known = next((parent for parent in parents if str(parent) in _trees), None)
         for parent in [place, *parents] if known is None else [known]:
             tree = _trees[str(parent)] if parent is known else self._read_tree(parent)
@@ -162,7 +162,7 @@ class WebStorage(ObjectStorage):
             "listed",
             Failure(
                 "refused",
-                f"a web server lists nothing, and there is no {INDEX_NAME} here or above that says what there is; "
+                f"a web server has no listings, and there is no {INDEX_NAME} here or above that lists the files; "
                 "'records', 'merge' and 'copy' write it: publish the folder with it",
             ),
         )

@@ -1,0 +1,73 @@
+"""Writing a folder of TFRecord shards again, one new shard for each: what ``merge`` and ``reindex`` have in common.
+
+New shards keep the names, the order and the records of the old ones. Each appears complete, with its index, and a plan
+next to them says from what they are made, so that the same command resumes and another one is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from teachonce.errors import ConfigError, RecordError
+from teachonce.records.class_table import read_classes, write_classes
+from teachonce.records.source import RecordSource, ShardInfo
+from teachonce.records.tfrecord.framing import TFRecordWriter, delete_index, index_path, write_index
+from teachonce.storage.files import atomic_write, open_storage
+from teachonce.storage.remote.file_index import ListedFile
+from teachonce.storage.resume import PlanFile
+
+
+def begin_rewrite(
+    command: str, data: Path, out: Path, source: RecordSource, plan: Mapping[str, Any], *, is_data_new: bool = False
+) -> None:
+    """Put the plan (COMMAND.SPLIT.json) and the classes, or compare with what an earlier run put; remove its leftovers.
+
+    The data's shards are part of the plan; ``is_data_new``: plans of older versions lack them. Raises ConfigError where
+    ``out`` is the data itself, or holds something else than splits that the command wrote, PlanMismatchError for
+    another plan.
+    """
+    if out.resolve() == data.resolve():
+        raise ConfigError(f"--out {out}: is the --data folder; choose another folder")
+    shards = xxhash.xxh3_64_hexdigest(repr(source.describe()["shards"]).encode())
+    PlanFile(
+        folder=out,
+        name=f"{command}.{source.split}.json",
+        foreign=ConfigError(f"--out {out}: exists and is not empty; choose another folder"),
+        is_foreign=lambda names: not _are_of_command(names, command, source.split),
+        defaults={"data": shards} if is_data_new else {},
+    ).begin({"split": source.split, **plan, "data": shards})
+    classes = read_classes(data)
+    if classes is not None and read_classes(out) is None:
+        write_classes(out, classes)
+    open_storage(out).remove_temporaries()
+
+
+def rewrite_shard(info: ShardInfo, path: Path, write: Callable[[TFRecordWriter], int]) -> dict[str, ListedFile]:
+    """Write the shard of ``info`` again as ``path``, with its index; ``write`` returns how many records it wrote.
+
+    Raises RecordError, and leaves no shard, where these are not as many as when the data was opened. Returns the
+    entries of both files for the list of the folder.
+    """
+    delete_index(path)  # of an older shard of this name
+    with atomic_write(path) as file:
+        writer = TFRecordWriter(file)
+        num_rows = write(writer)
+        if num_rows != info.num_records:
+            raise RecordError(
+                f"{info.path}: {num_rows} records, {info.num_records} when it was opened: the shard was changed; "
+                "start again when nothing writes to it"
+            )
+    listed_index = write_index(index_path(path), writer.index)
+    return {info.name: writer.listed, index_path(path).name: listed_index}
+
+
+def _are_of_command(names: Sequence[str], command: str, split: str) -> bool:
+    """Whether there are none, or those of other splits alone: train and validation may share a folder."""
+    return not names or (
+        any(name.startswith(f"{command}.") for name in names)
+        and not any(name.startswith(f"{split}-") for name in names)
+    )

@@ -1,0 +1,55 @@
+"""A folder of shards written again: complete or absent, resumed by the same command alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from teachonce.errors import ConfigError, PlanMismatchError, RecordError
+from teachonce.records.discovery import open_records
+from teachonce.records.tfrecord.framing import TFRecordWriter, index_path, is_whole, read_tfrecords
+from teachonce.records.tfrecord.rewrite import begin_rewrite, rewrite_shard
+from tests.support.small_data import write_shards
+
+
+def copy_records(path: Path, most: int):
+    def write(writer: TFRecordWriter) -> int:
+        payloads = [payload for _, payload in read_tfrecords(path)][:most]
+        for payload in payloads:
+            writer.write(payload)
+        return len(payloads)
+
+    return write
+
+
+def test_a_shard_appears_with_its_index(tmp_path: Path) -> None:
+    info = open_records(write_shards(tmp_path / "data", sizes=(5,)), "train").shards[0]
+    assert info.path is not None
+    path = tmp_path / info.name
+    index_path(path).write_text("0 1\n")
+    listed = rewrite_shard(info, path, copy_records(info.path, 5))
+    assert is_whole(path) and path.read_bytes() == info.path.read_bytes()
+    assert sorted(listed) == sorted([info.name, index_path(path).name])
+
+
+def test_a_shard_that_changed_meanwhile_is_refused(tmp_path: Path) -> None:
+    info = open_records(write_shards(tmp_path / "data", sizes=(5,)), "train").shards[0]
+    assert info.path is not None
+    path = tmp_path / info.name
+    with pytest.raises(RecordError, match=rf"{info.name}: 4 records, 5 when it was opened: the shard was changed"):
+        rewrite_shard(info, path, copy_records(info.path, 4))
+    assert not path.exists() and not index_path(path).exists()
+
+
+def test_what_a_folder_is_for_is_kept(tmp_path: Path) -> None:
+    data = write_shards(tmp_path / "data", sizes=(5,))
+    source = open_records(data, "train")
+    begin_rewrite("paint", data, tmp_path / "out", source, {"color": "red"})
+    begin_rewrite("paint", data, tmp_path / "out", source, {"color": "red"})
+    with pytest.raises(PlanMismatchError, match="color was red, now blue"):
+        begin_rewrite("paint", data, tmp_path / "out", source, {"color": "blue"})
+    with pytest.raises(ConfigError, match="exists and is not empty"):
+        begin_rewrite("glue", data, tmp_path / "out", source, {"color": "red"})
+    with pytest.raises(ConfigError, match="is the --data folder"):
+        begin_rewrite("paint", data, data, source, {"color": "red"})
