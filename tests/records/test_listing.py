@@ -45,7 +45,7 @@ def test_what_holds_no_image_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RecordError, match=r"b: has no images \(.bmp, .jpeg, .jpg, .*expected at least one"):
         list_images(tmp_path, ["a", "b"])
     make_tree(tmp_path, "c/images/notes.txt")
-    with pytest.raises(RecordError, match=r"c: holds no image"):
+    with pytest.raises(RecordError, match=r"c: has no images"):
         list_images(tmp_path, ["a", "c"])
     with pytest.raises(RecordError, match="nowhere: cannot be listed"):
         find_class_folders(tmp_path / "nowhere")

@@ -405,7 +405,7 @@ def test_what_is_not_there(data: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"only train, expected test-NNNNN-of-NNNNN shards or test/CLASS"):
         open_records(data, "test")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ConfigError, match="no records, expected train-"):
+    with pytest.raises(ConfigError, match="no records at all, expected train-"):
         open_records(tmp_path / "empty", "train")
 
 

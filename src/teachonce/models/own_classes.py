@@ -42,7 +42,7 @@ def resolve_model_offset(
     if classifier.classes_hash is not None and names is not None:
         found = _find_names(classifier, names)
         if found is None and asked is None:
-            advice = "give a model of this data"
+            advice = "give a model for this data"
             if option is not None:
                 advice += f", or, if only the names differ, give the label of its class 0 with {option}"
             raise ConfigError(

@@ -244,7 +244,7 @@ def test_damage_is_found_and_placed(shard: Path, damage: Callable[[bytes], bytes
     file = TFRecordFile(shard)
     assert len(file) == 4
     shard.write_bytes(damage(shard.read_bytes()))
-    place = rf"train-00000-of-00001 record 2 \(byte 37\): (the )?{message}"
+    place = rf"train-00000-of-00001 record 2 \(byte 37\): (the |wrong )?{message}"
     with pytest.raises(RecordError, match=place):
         list(read_tfrecords(shard))
     # The file was cut or damaged behind the back of an open reader: an error too, never SIGBUS or other bytes.
@@ -280,7 +280,7 @@ def test_an_empty_file_holds_no_record(tmp_path: Path) -> None:
     path = tmp_path / "train-00000-of-00001"
     path.touch()
     for read in (lambda: list(read_tfrecords(path)), lambda: len(TFRecordFile(path))):
-        with pytest.raises(RecordError, match="has no records"):
+        with pytest.raises(RecordError, match=r"is empty \(0 bytes"):
             read()
 
 
@@ -375,7 +375,7 @@ def test_frames_that_pass_by_in_pieces(tmp_path, piece):
         return found
 
     assert check(content).index == writer.index
-    with pytest.raises(RecordError, match="has no records"):
+    with pytest.raises(RecordError, match=r"is empty \(0 bytes"):
         check(b"")
     if piece < 1000:
         return
