@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from teachonce.versions import library_versions
+from tests.torture.counts import counts
 from tests.torture.kinds import KINDS
-from tests.torture.object_stores import counts
 from tests.torture.sandbox import Sandbox
 from tests.torture.shim import SOURCE, is_loaded
 
@@ -69,7 +69,7 @@ def main() -> None:
     ]
     if counts:
         each = ", ".join(f"{count:,} x {what}" for what, count in sorted(counts.items()))
-        lines += ["", f"In the rounds with object stores: {each}."]
+        lines += ["", f"Done to the commands: {each}."]
     table = "\n".join([*lines, *(f"- {line}" for line in fallen)]) + "\n"
     print(table)
     if flags.out is not None:

@@ -17,6 +17,7 @@ import numpy as np
 
 from teachonce.storage.sealed_json import SEAL, sealed_bytes
 from tests.support.small_data import encode_jpeg
+from tests.torture.counts import counts
 from tests.torture.object_stores import gateway, has_gateway, object_store
 from tests.torture.sandbox import COMMANDS, NOT_BEGUN, Sandbox, draw
 from tests.torture.shim import fail_after
@@ -87,6 +88,7 @@ def array(sandbox: Sandbox, rng: np.random.Generator) -> str | None:
         for process in started:
             is_killed = rng.random() < 0.6
             num_killed += is_killed
+            counts["kill -9 of a worker of a job array"] += is_killed
             wait_seconds = float(rng.uniform(0, sandbox.seconds[name] / count)) if is_killed else None
             ended = sandbox.wait(process, kill_after=wait_seconds)
             if not is_killed and not (ended.is_done or ended.is_refusal):
@@ -101,7 +103,11 @@ def ray(sandbox: Sandbox, rng: np.random.Generator) -> str | None:
     assert process.stdin is not None and process.stdout is not None
     print(int(rng.integers(2**31)), file=process.stdin, flush=True)
     answer = process.stdout.readline()
-    return json.loads(answer) if answer else "the process of the rounds ended"
+    if not answer:
+        return "the process of the rounds ended"
+    fell, done = json.loads(answer)
+    counts.update(done)
+    return fell
 
 
 @cache

@@ -31,12 +31,11 @@ from tests.support.object_stores import (
     new_bucket,
 )
 from tests.support.object_torture import disturbed_round
+from tests.torture.counts import counts
 from tests.torture.sandbox import COMMANDS, Ended, Sandbox, draw
 
 REMOTE = ("records", "extract", "merge", "import", "train")
 FAULTY_SHARE = 0.2
-counts: Counter[str] = Counter()
-"""Faults of each kind, and kills of the server, of all rounds."""
 
 
 class Service(NamedTuple):

@@ -2,7 +2,7 @@
 
     python -m tests.torture.ray_rounds FOLDER
 
-Reads a seed a line, does a round, and answers with a line of JSON: what fell, or null.
+Reads a seed a line, does a round, and answers with a line of JSON: what fell, or null, and what was done how often.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
@@ -32,6 +33,7 @@ class Rounds:
 
     def __init__(self, folder: Path, cluster: RayCluster) -> None:
         self.cluster, self.out = cluster, folder / "store"
+        self.done: Counter[str] = Counter()
         data, teacher = write_color_shards(folder / "data", sizes=(8,) * 12), write_color_teacher(folder / "t.onnx")
         self.words = ["extract", "--data", str(data), "--teacher", teacher, "--device", "cpu", "--gate-samples", "0"]
         self.words += ["--policy", "crop", "--views", "8", "--views-per-file", "4", "--batch-size", "1"]
@@ -66,15 +68,19 @@ class Rounds:
 
     def _disturb(self, how: str, drivers: list[subprocess.Popen[str]], rng: np.random.Generator) -> None:
         if how == "node":
+            self.done["kill -9 of a node"] += 1
             self.cluster.kill(int(rng.integers(NUM_NODES)))
             self.cluster.add()
         elif how.startswith("actor"):
             for process in actor_processes()[: int(rng.integers(1, NUM_NODES + 1))]:
                 with suppress(ProcessLookupError):
                     os.kill(process, signal.SIGKILL if how == "actor" else signal.SIGTERM)
+                    self.done[f"{'kill -9 of' if how == 'actor' else 'SIGTERM to'} an actor"] += 1
         elif how == "two drivers":
+            self.done["a second driver"] += 1
             drivers.append(self._start(rng))
-        else:
+        elif drivers[-1].poll() is None:
+            self.done[f"{'kill -9 of' if how == 'driver' else 'SIGTERM to'} a driver"] += 1
             drivers[-1].send_signal(signal.SIGKILL if how == "driver" else signal.SIGTERM)
 
 
@@ -90,7 +96,8 @@ def main() -> None:
     with ray_cluster(NUM_NODES) as cluster:
         rounds = Rounds(Path(sys.argv[1]), cluster)
         for line in sys.stdin:
-            print(json.dumps(rounds.round(np.random.default_rng(int(line)))), flush=True)
+            rounds.done.clear()
+            print(json.dumps([rounds.round(np.random.default_rng(int(line))), rounds.done]), flush=True)
 
 
 if __name__ == "__main__":
