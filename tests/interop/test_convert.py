@@ -300,7 +300,7 @@ def test_a_missing_image_and_empty_folders(images: Path, out: Path, tmp_path: Pa
 def test_wrong_commands(images: Path, out: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"images/test: no such folder; .*images has train; give another --split"):
         run(images, out, split="test")
-    with pytest.raises(ConfigError, match="nowhere has no split"):
+    with pytest.raises(ConfigError, match="nowhere: no such folder; expected SPLIT/CLASS"):
         run(tmp_path / "nowhere", out)
     with pytest.raises(ConfigError, match="--shards 18: more than the 17 images"):
         run(images, out, shards=18)
