@@ -214,7 +214,7 @@ def test_student_from_weights_of_another_architecture(resnet_weights: Path) -> N
 
 @pytest.mark.parametrize("spec", ["onnx:x.onnx", "run:x", "amoebanet,weights=x"])
 def test_student_must_be_an_architecture(spec: str) -> None:
-    with pytest.raises(ConfigError, match="a student is"):
+    with pytest.raises(ConfigError, match="a student must be timm:NAME"):
         build_student(spec, 5)
 
 

@@ -229,7 +229,7 @@ def test_hash_covers_external_weights(tmp_path: Path) -> None:
 
 def test_probabilities_are_refused_or_taken_back_to_logits(tmp_path: Path) -> None:
     path = write_model(tmp_path / "model.onnx", softmax=True)
-    with pytest.raises(ModelError, match=r"outputs are probabilities, expected logits; give output= or add probs=1"):
+    with pytest.raises(ModelError, match=r"outputs are probabilities, expected logits; give output=, or add probs=1"):
         load_model(f"onnx:{path}")
     logits = load_model(f"onnx:{write_model(tmp_path / 'logits.onnx')}").logits(noise_pixels())
     restored = load_model(f"onnx:{path},probs=1").logits(noise_pixels())
