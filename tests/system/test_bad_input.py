@@ -66,7 +66,7 @@ def test_an_empty_folder(tmp_path, capsys, teacher):
     (tmp_path / "empty" / "train").mkdir(parents=True)
     fails(capsys, ["records", "--images", tmp_path / "empty", "--out", tmp_path / "o"], 2, "no class folders")
     (tmp_path / "void").mkdir()
-    fails(capsys, extract(tmp_path / "void", teacher, tmp_path / "s"), 2, "no records, expected train-NNNNN")
+    fails(capsys, extract(tmp_path / "void", teacher, tmp_path / "s"), 2, "no records at all, expected train-NNNNN")
     fails(capsys, ["inspect", tmp_path / "void"], 2, "no records")
     fails(capsys, ["inspect", tmp_path / "nowhere"], 2, "no such folder")
     assert not (tmp_path / "o").exists() and not (tmp_path / "s").exists()
@@ -158,7 +158,7 @@ def damaged(raw: bytes, damage: str) -> bytes:
 @pytest.mark.parametrize(
     "damage, phrase",
     [
-        ("zero", r"train-00001-of-00002: has no records \(0 bytes\)"),
+        ("zero", r"train-00001-of-00002: is empty \(0 bytes\)"),
         ("truncated", r"train-00001-of-00002 record \d+ \(byte \d+\): truncated"),
         ("length", r"record 0 \(byte 0\): wrong checksum of the length"),
         ("length crc", r"record 0 \(byte 0\): wrong checksum of the length"),

@@ -213,8 +213,8 @@ def test_storage_options_that_are_none(fails: Fails, bucket: str, command: str) 
     "words, phrase",
     [
         (["--storage-options"], "--storage-options: expected KEY=VALUE pairs, such as"),
-        (["--storage-options", "region"], "--storage-options: expected KEY=VALUE words"),
-        (["--storage-options=region"], "--storage-options=region: expected KEY=VALUE words"),
+        (["--storage-options", "region"], "--storage-options: expected KEY=VALUE pairs"),
+        (["--storage-options=region"], "--storage-options=region: expected KEY=VALUE pairs"),
         (["--storage-options", "retry_seconds=soon"], "retry_seconds=soon: expected seconds from 0 to 86400"),
         (["--storage-options", "timeout_seconds=-1"], "timeout_seconds=-1: expected seconds from 0 to 86400"),
         (["--storage-options", "timeout_seconds=nan"], "timeout_seconds=nan: expected seconds from 0 to 86400"),

@@ -82,7 +82,7 @@ def test_options_that_are_no_pairs() -> None:
 
 def test_a_variable_that_is_no_list_of_words(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, "a='")
-    with pytest.raises(ConfigError, match=f"{VARIABLE}: No closing quotation; expected KEY=VALUE words"):
+    with pytest.raises(ConfigError, match=f"{VARIABLE}: No closing quotation; expected KEY=VALUE pairs"):
         read_settings()
 
 

@@ -55,7 +55,7 @@ def _split(text: str) -> list[str]:
     try:
         return shlex.split(text)
     except ValueError as error:
-        raise ConfigError(f"{VARIABLE}: {error}; expected KEY=VALUE words") from error
+        raise ConfigError(f"{VARIABLE}: {error}; expected KEY=VALUE pairs") from error
 
 
 def _seconds(options: dict[str, str], key: str, default: float) -> float:
