@@ -22,7 +22,7 @@ DEVICE ?= cuda
 
 # At least one module of tests for every library that a version could break; some four minutes.
 LOWEST_TESTS ?= $(addprefix tests/,test_extras.py test_native.py storage/remote storage/test_strict_json.py storage/test_block_file.py \
-	codecs/test_registry.py views records/tfrecord/test_framing.py records/tfrecord/test_tf_example.py store/test_tables.py \
+	codecs/test_registry.py views records/tfrecord/test_framing.py records/tfrecord/test_tf_example.py records/containers store/test_tables.py \
 	store/test_store.py pixels/test_render.py pixels/test_operations.py pages interop/test_merge.py interop/test_csv_files.py \
 	inspection/test_page.py losses data/test_dataset.py models/test_classifier.py models/test_onnx_backend.py \
 	models/assembled_resnet/test_tf_weights.py extraction/test_extract.py extraction/test_verify.py \
