@@ -12,7 +12,7 @@ import pytest
 from tests.support.paths import ROOT
 from tests.torture.kinds import KINDS
 
-ROUNDS = 2
+ROUNDS = 1
 SERVERS = ("object_store", "gateway")
 
 
