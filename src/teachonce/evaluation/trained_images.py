@@ -15,7 +15,7 @@ from teachonce.runs.run import Run
 
 
 def warn_of_trained_images(path: Path | str, split: str, options: RecordOptions) -> None:
-    """Warn where the part of ``split`` that ``options`` choose is cut in another way than the run at ``path`` did.
+    """Warn where the part of ``split`` that ``options`` choose is not cut as the run at ``path`` cut it.
 
     A split of its own, such as test, or a validation split in the data, holds no images that a run was trained on.
     """
