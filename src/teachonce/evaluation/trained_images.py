@@ -27,8 +27,8 @@ def warn_of_trained_images(path: Path | str, split: str, options: RecordOptions)
     if of_run == given or not (of_run[0] or given[0]):
         return
     warnings.warn(
-        f"run:{path}: was trained on {config.get('data')} with {_describe(*of_run)}, found {_describe(*given)}: of this "
-        f"data it may have been trained on some images of {split}; give the run's own values",
+        f"run:{path}: was trained on {config.get('data')} with {_describe(*of_run)}, found {_describe(*given)}: of "
+        f"this data it may have been trained on some images of {split}; give the run's own values",
         stacklevel=3,
     )
 
