@@ -157,6 +157,14 @@ def test_commands_without_marks_of_their_own_show_all(capsys: pytest.CaptureFixt
         assert "more options" not in shown(capsys, name, "--help")
 
 
+def test_help_is_a_command_too(capsys: pytest.CaptureFixture[str]) -> None:
+    assert shown(capsys, "help", "extract") == shown(capsys, "extract", "--help")
+    assert shown(capsys, "help") == shown(capsys, "--help")
+    with pytest.raises(SystemExit) as end:
+        main(["help", "exract"])
+    assert end.value.code == 2 and "did you mean extract?" in capsys.readouterr().err
+
+
 def test_general_options_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     for words in (["--help"], ["extract", "--help"], ["train", "--help-all"]):
         text = shown(capsys, *words)

@@ -64,7 +64,7 @@ from teachonce.storage.names import check_component
 from teachonce.storage.remote.file_index import ListedFile
 from teachonce.storage.resume import PlanFile
 from teachonce.storage.storage import Storage
-from teachonce.terminal import print_note
+from teachonce.terminal import plural, print_note
 
 WORKER_IMAGES = 2000
 """Images for which it pays to start one more process: it takes about as long as to write half of them."""
@@ -134,7 +134,7 @@ def convert_records(config: RecordsConfig) -> None:
     open_storage(config.out).remove_temporaries()
     files = {name: entry for found in written for name, entry in found.files.items()}
     list_written(config.out, config.split, files, is_alone=config.worker_part()[1] == 1)
-    print_note(f"{config.out}: {len(listing):,} {config.split} records in {config.shards} shards")
+    print_note(f"{config.out}: {plural(len(listing), config.split + ' record')} in {plural(config.shards, 'shard')}")
     if num_others:
         done_to = "kept unchanged" if config.keep else "re-encoded"
         print_note(f"records: {num_others} images were not RGB or grayscale JPEGs and were {done_to}")
