@@ -18,6 +18,7 @@ from teachonce.terminal import (
     MAX_WORD_CHARACTERS,
     as_text,
     one_line,
+    plural,
     print_line,
     print_note,
     print_warning,
@@ -175,3 +176,13 @@ def test_names_in_a_process_that_reads_ascii(tmp_path, name):
         assert done.returncode == 0
     else:
         assert "is not UTF-8; rename it" in done.stderr
+
+
+def test_a_count_has_its_noun():
+    assert [plural(number, "shard") for number in (0, 1, 2, 1024)] == [
+        "0 shards",
+        "1 shard",
+        "2 shards",
+        "1,024 shards",
+    ]
+    assert plural(2, "batch", "batches") == "2 batches" and plural(1, "batch", "batches") == "1 batch"

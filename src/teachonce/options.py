@@ -36,7 +36,8 @@ class Alias(NamedTuple):
 
 
 Common = Annotated[T, COMMON]
-"""Marks an option that most calls need: of a command that has such, ``--help`` shows these and ``--help-all`` all."""
+"""Marks an option that most calls need: of a command that has such, ``--help`` shows these and ``--help-all`` all.
+A class names inherited ones that are so for it alone in ``COMMON_OPTIONS``."""
 
 
 class Group(NamedTuple):

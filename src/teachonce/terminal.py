@@ -48,6 +48,11 @@ def one_line(text: str) -> str:
     return _without_middle(shorten_words(visible(text)), MAX_LINE_CHARACTERS)
 
 
+def plural(number: int, thing: str, things: str = "") -> str:
+    """A count with its noun: 1 shard, 1,024 shards; ``things`` where the plural has another ending than s."""
+    return f"{number:,} {thing if number == 1 else things or thing + 's'}"
+
+
 def shorten_words(text: str) -> str:
     """``text`` with the middle of each word left out that is longer than ``MAX_WORD_CHARACTERS``."""
     return _LONG_WORD.sub(lambda match: _without_middle(match[0], MAX_WORD_CHARACTERS), text)

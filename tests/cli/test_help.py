@@ -136,13 +136,33 @@ def test_every_example_is_a_command(name: str, monkeypatch: pytest.MonkeyPatch, 
 def test_the_help_of_train_shows_what_matters(capsys: pytest.CaptureFixture[str]) -> None:
     short, full = shown(capsys, "train", "--help"), shown(capsys, "train", "--help-all")
     marked = [option.name for option in describe_options(TrainConfig) if COMMON in option.marks]
-    assert len(marked) == 20
-    assert len(re.findall(r"^  --", short, flags=re.MULTILINE)) == 20 + 8, "and --list-recipes and the general ones"
+    assert len(marked) == 22
+    assert len(re.findall(r"^  --", short, flags=re.MULTILINE)) == 22 + 8, "and --list-recipes and the general ones"
     assert "--momentum" not in short and "--momentum" in full
     for title in ("data", "student", "teacher's signal", "loss", "optimization", "schedule", "augmentation"):
         assert title in sections(full)
     assert {"evaluation", "running", "examples"} <= set(sections(full))
     assert "--list-recipes" in short
+
+
+@pytest.mark.parametrize("name", ["train", "extract", "plan", "ablate"])
+def test_data_without_splits_is_in_the_short_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """And in the short help alone of commands that have one: others still show all their options."""
+    short = shown(capsys, name, "--help")
+    assert "--val-fraction" in short and "--labels" in short and "--label-feature" not in short
+
+
+def test_commands_without_marks_of_their_own_show_all(capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("evaluate", "verify", "inspect"):
+        assert "more options" not in shown(capsys, name, "--help")
+
+
+def test_help_is_a_command_too(capsys: pytest.CaptureFixture[str]) -> None:
+    assert shown(capsys, "help", "extract") == shown(capsys, "extract", "--help")
+    assert shown(capsys, "help") == shown(capsys, "--help")
+    with pytest.raises(SystemExit) as end:
+        main(["help", "exract"])
+    assert end.value.code == 2 and "did you mean extract?" in capsys.readouterr().err
 
 
 def test_general_options_are_listed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -141,7 +141,7 @@ def test_quiet_and_json_progress(capsys, tmp_path):
         assert end_code("records", "--images", str(images), "--out", str(out), "--num-workers", "1", *words) == 0
         shown[name] = capsys.readouterr().err.splitlines()
     assert shown["auto"][0].startswith("records: done 12 of 12 images in ")
-    assert shown["auto"][1] == f"{tmp_path / 'auto'}: 12 train records in 1 shards"
+    assert shown["auto"][1] == f"{tmp_path / 'auto'}: 12 train records in 1 shard"
     event = json.loads(shown["json"][-2])
     assert (event["event"], event["what"], event["done"]) == ("done", "records", 12)
     assert shown["quiet"] == []

@@ -31,8 +31,9 @@ from teachonce.storage.remote.settings import VARIABLE, read_settings
         ("extract --data d --crop-scale 0.5", "^--crop-scale FLOAT FLOAT: expected 2 values, found 1$"),
         ("verify s t --data d", "^t: unexpected; options of verify are given as --NAME VALUE$"),
         ("export run --format onnx --out o", "^export: was split into one command per product: export-onnx RUN"),
-        ("completion csh", "^shell csh: expected bash or zsh or fish$"),
+        ("completion csh", "^shell csh: expected bash, zsh, fish$"),
         ("verify --progress bar", "^--progress: invalid choice: 'bar'"),
+        ("verify --quiet=1", "^--quiet: takes no value, found '1'$"),
         ("verify --config", "^--config: expected one argument"),
     ],
 )

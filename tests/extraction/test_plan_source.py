@@ -87,7 +87,7 @@ def test_shards_that_were_appended(tmp_path, teacher, asked, rows_asked, capsys)
     asked.clear()
     rows_asked.clear()
     store = run(data, teacher, out)
-    assert "the data has changed: 5 new records in 1 shards\n" in capsys.readouterr().err
+    assert "the data has changed: 5 new records in 1 shard\n" in capsys.readouterr().err
     assert asked == {f"image_{index}.jpg": 3 for index in range(100, 105)}
     # Two views of 5 records in two batches of 8, the third in one; when it is loaded a teacher is asked once.
     assert rows_asked[1:] == [8, 8, 8]

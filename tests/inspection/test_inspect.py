@@ -144,7 +144,7 @@ def test_an_unfinished_store_shows_its_coverage(tmp_path, store):
 
 def test_the_command_knows_what_it_inspects(store, data, capsys):
     text = shown(capsys, "inspect", store.path)
-    assert "store of split train, 63 records x 1 views in 2 shards" in text and "train-00001-of-00002" in text
+    assert "store of split train, 63 records x 1 view in 2 shards" in text and "train-00001-of-00002" in text
     assert json.loads(shown(capsys, "inspect", store.path, "--json"))["kind"] == "store"
     assert json.loads(shown(capsys, "inspect", data, "--json"))["kind"] == "records"
     assert "63" in shown(capsys, "inspect", data, "--split", "train")
@@ -161,7 +161,7 @@ def test_a_trusted_store_is_read_without_hashes(store, data, capsys):
     with pytest.raises(SystemExit) as end:
         main(["inspect", str(store.path)])
     assert end.value.code == 1 and path.name in capsys.readouterr().err
-    assert "63 records x 1 views" in shown(capsys, "inspect", store.path, "--trust")
+    assert "63 records x 1 view" in shown(capsys, "inspect", store.path, "--trust")
     with pytest.raises(SystemExit) as end:
         main(["inspect", str(data), "--trust"])
     assert end.value.code == 2 and "--trust: is for stores" in capsys.readouterr().err

@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -48,7 +49,8 @@ def test_what_is_in_tfrecords(data: Path, num_workers: int) -> None:
         "image/logit": ("float", 8),
     }
     text = render_records(summary)
-    assert "train: 8 records in 2 shards (tfrecord), " in text and "bytes; 1 DUPLICATE images" in text
+    assert "train: 8 records in 2 shards (tfrecord), " in text and "bytes; 1 DUPLICATE image" in text
+    assert " px wide, " in text and not re.search(r"(\d+) to \1 px", text), "sizes that are equal are one number"
     assert "3 of 3 present and background; 2 to 3 records each" in text
     assert "of 4 classes in 8 records, top-1 0.8750 against the labels" in text
     assert "train-00001-of-00002" in text and "image/class/label" in text

@@ -308,6 +308,28 @@ def test_wrong_commands(images: Path, out: Path, tmp_path: Path) -> None:
         run(images, write(tmp_path / "file", "in the way"))
 
 
+def test_classes_in_no_splits_are_the_training_split(images: Path, out: Path, tmp_path: Path) -> None:
+    """So a store of such data merges as the message of ``merge`` says: with ``records --logits``."""
+    classes = images / "train"
+    source = open_records(classes, "train")
+    logits = np.random.default_rng(0).normal(size=(17, 3)).astype(np.float32)
+    store = write_store(tmp_path / "store", source, logits, offset=0)
+    with pytest.raises(ConfigError, match=r"this is a folder of images; use records --logits"):
+        merge(MergeConfig(data=classes, store=store.path, out=tmp_path / "merged"))
+    run(classes, out, logits=store.path)
+    examples = examples_of(out)
+    assert len(examples) == 17
+    for row, record in enumerate(source.iter_shard(0)):
+        example = examples[record.filename.rpartition("/")[2]]
+        assert example["image/class/label"] == record.label + 1
+        np.testing.assert_array_equal(example["image/logit"], [-np.inf, *logits[row]])
+    with pytest.raises(ConfigError, match=r"has no splits; its images are --split train; move .* of test below it"):
+        run(classes, out, split="test")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ConfigError, match=r"empty has no splits; move the class folders of train below it"):
+        run(tmp_path / "empty", out)
+
+
 def write_csv(folder: Path, images: Path, num_classes: int = 3) -> dict[str, list[float]]:
     rows = {path.name: [number + 0.5] * num_classes for number, path in enumerate(sorted(images.rglob("*.JPEG")))}
     lines = [",".join([name, *map(str, row)]) for name, row in rows.items()]

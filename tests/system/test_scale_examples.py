@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -204,6 +205,28 @@ def test_signals_are_passed_on_and_end_it(tmp_path, number):
             assert process.stdout is not None and process.stdout.readline() == b"begun\n"
             process.send_signal(number)
             assert process.wait(20) == 143
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_during_a_pause_ends_it(tmp_path, number):
+    """At once, and the command is not begun again."""
+    program = tmp_path / "program.sh"
+    program.write_text("echo begun >> begun\nexit 1\n")
+    words = ["bash", str(RUN_UNTIL_COMPLETE), "bash", str(program)]
+    environment = {**os.environ, "PAUSE": "3"}
+    with subprocess.Popen(
+        words, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, start_new_session=True
+    ) as process:
+        try:
+            assert process.stderr is not None and b"again in 3 s" in process.stderr.readline()
+            time.sleep(0.3)
+            start = time.monotonic()
+            process.send_signal(number)
+            assert process.wait(20) == 143 and time.monotonic() - start < 2
+            assert (tmp_path / "begun").read_text() == "begun\n"
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)

@@ -497,7 +497,7 @@ def test_growing_a_store(tmp_path, capsys, data, teacher):
     grown = copy_records(data, tmp_path / "grown", lambda index: index > 0)
     capsys.readouterr()
     run_extract(grown, teacher, tmp_path / "store", **options)
-    assert "5 new records in 1 shards; 1 that the store has are not in the data" in capsys.readouterr().err
+    assert "5 new records in 1 shard; 1 that the store has are not in the data" in capsys.readouterr().err
     assert {name: (tmp_path / "store" / name).read_bytes() for name in before} == before
     store = compare(tmp_path / "store")
     assert (store.num_records, store.shards[1]) == (15, ("train-00000-of-00001.p001", 5))

@@ -472,10 +472,10 @@ def test_a_damaged_checkpoint_is_named(digits: Path, kd_run: Path, digits_store:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"batch_size": 97}, "--batch-size 97 on 1 devices: the split has 96 records"),
+        ({"batch_size": 97}, "--batch-size 97 on 1 device: the split has 96 records"),
         (
             {"batch_size": 32, "accumulate": 4},
-            "--batch-size 32 --accumulate 4 on 1 devices: the split has 96 records, expected at least one batch of 128",
+            "--batch-size 32 --accumulate 4 on 1 device: the split has 96 records, expected at least one batch of 128",
         ),
         ({"precision": "fp16"}, "--precision fp16: needs a GPU"),
         ({"student": "timm:test_resnet,size=64"}, "size= is not an option of a student"),

@@ -5,7 +5,8 @@
 #         teachonce extract --data s3://bucket/imagenet --teacher timm:resnet50 --out s3://bucket/stores/resnet50
 #
 # It gives up where the command is wrong (exit code 2), and after ATTEMPTS failures in a row of which none took LONG
-# seconds. SIGTERM and Ctrl-C reach the command as SIGTERM, and end the script with the command's own exit code.
+# seconds. SIGTERM and Ctrl-C reach the command as SIGTERM, and end the script with the command's own exit code; during
+# a pause they end it with 143.
 set -uo pipefail
 : "${ATTEMPTS:=5}" "${LONG:=300}" "${PAUSE:=5}"
 child=0 stopping=0
@@ -22,6 +23,8 @@ while true; do
     start=$SECONDS
     "$@" &
     child=$!
+    # A signal between the two lines above found no child to pass it to.
+    if ((stopping)); then kill -TERM "$child" 2>/dev/null; fi
     # A trap interrupts wait; the command itself has to end.
     while true; do
         wait "$child"
@@ -37,5 +40,12 @@ while true; do
         exit "$code"
     fi
     echo "run-until-complete: exit code $code; again in $PAUSE s" >&2
-    sleep "$PAUSE"
+    # In the background, since a trap runs only after a command in the foreground has ended.
+    sleep "$PAUSE" &
+    pause=$!
+    wait "$pause"
+    if ((stopping)); then
+        kill -TERM "$pause" 2>/dev/null
+        exit 143
+    fi
 done

@@ -60,7 +60,7 @@ def convert_value(hint: Any, value: Any) -> Any:
         return _first_that_fits(arguments, value)
     if origin is Literal:
         if not any(value == choice and type(value) is type(choice) for choice in arguments):
-            raise ValueError(" or ".join(map(str, arguments)))
+            raise ValueError(", ".join(map(str, arguments)))
         return value
     if origin is tuple:
         return _convert_list(arguments, value)

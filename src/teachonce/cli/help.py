@@ -84,10 +84,12 @@ GLOBAL_OPTIONS = (
 
 @cache
 def describe_options(options: type) -> tuple[Option, ...]:
-    """The options of a class, in the order of its fields."""
+    """The options of a class, in the order of its fields; those in its ``COMMON_OPTIONS`` are ``Common`` too."""
     hints = get_type_hints(options, include_extras=True)
     sentences = _sentences(options)
-    return tuple(_describe(field, hints[field.name], sentences[field.name]) for field in dataclasses.fields(options))
+    found = [_describe(field, hints[field.name], sentences[field.name]) for field in dataclasses.fields(options)]
+    common = getattr(options, "COMMON_OPTIONS", ())
+    return tuple(one._replace(marks=(*one.marks, COMMON)) if one.name in common else one for one in found)
 
 
 def command_help(

@@ -214,6 +214,8 @@ def run_words(arguments: Sequence[str]) -> int:
     if flags.version:
         print_text(f"teachonce {__version__}")
         return 0
+    if words[:1] == ["help"]:
+        words, flags = words[1:], flags._replace(help=True)
     if not words:
         groups = {title: {name: COMMANDS[name].options for name in names} for title, names in GROUPS.items()}
         print_text(overview(DESCRIPTION, groups))

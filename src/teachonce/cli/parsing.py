@@ -21,6 +21,7 @@ from teachonce.errors import ConfigError, TeachonceError
 from teachonce.options import POSITIONAL, REPEATED, Alias, flag, parse_number
 from teachonce.storage.remote.settings import add_options
 from teachonce.suggestions import closest
+from teachonce.terminal import plural
 
 STORAGE_OPTIONS = "--storage-options"
 _PAIR = re.compile(r"[A-Za-z][A-Za-z0-9_]*=.*", re.DOTALL)
@@ -89,7 +90,9 @@ def _is_path(word: str) -> bool:
 
 class _Flags(argparse.ArgumentParser):
     def error(self, message: str) -> Any:
-        raise ConfigError(message.removeprefix("argument "))
+        line = message.removeprefix("argument ")
+        # What argparse says of --quiet=1.
+        raise ConfigError(line.replace("ignored explicit argument", "takes no value, found"))
 
 
 def find_command(words: Sequence[str], commands: Iterable[str], gone: Mapping[str, str]) -> str:
@@ -161,7 +164,7 @@ def explain_words(command: str, options: Sequence[Option], words: Sequence[str],
         wanted = 0 if equals or not option.value else len(option.value.split()) - ("..." in option.value)
         values = [left.pop(0) for _ in range(wanted) if left and not left[0].startswith("--")]
         if len(values) < wanted:
-            return f"{option.heading}: expected {wanted} value{'s' * (wanted > 1)}, found {len(values)}"
+            return f"{option.heading}: expected {plural(wanted, 'value')}, found {len(values)}"
         while option.value.endswith("...") and left and not _is_option(left[0]):
             left.pop(0)
     if len(placed) > len(places):

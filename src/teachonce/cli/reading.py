@@ -78,7 +78,7 @@ def _choice_reader(option: str, choices: tuple[Any, ...]) -> PrimitiveConstructo
     def read(words: list[str]) -> Any:
         if words[0] not in words_of:
             found = words[0] or repr(words[0])
-            raise ConfigError(f"{option} {found}: expected {' or '.join(words_of)}")
+            raise ConfigError(f"{option} {found}: expected {', '.join(words_of)}")
         return words_of[words[0]]
 
     return PrimitiveConstructorSpec(

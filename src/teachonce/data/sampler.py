@@ -11,6 +11,7 @@ from torch.utils.data import Sampler
 from teachonce.data.shard_window import windowed_order
 from teachonce.errors import ConfigError
 from teachonce.rng import generator
+from teachonce.terminal import plural
 
 
 class EpochBatches(Sampler[list[tuple[int, int]]]):
@@ -60,7 +61,8 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
     ) -> None:
         if num_records < world_size * accumulate:
             times = f", {accumulate} batches an update" if accumulate > 1 else ""
-            raise ConfigError(f"{num_records} records for {world_size} devices{times}: each needs at least one record")
+            found = f"{plural(num_records, 'record')} for {plural(world_size, 'device')}{times}"
+            raise ConfigError(f"{found}: each needs at least one record")
         if shuffle_shards is not None:
             _check_window(shuffle_shards, shard_sizes, num_records, shuffle=shuffle)
         self.num_records = num_records

@@ -20,6 +20,7 @@ from teachonce.engine.machine import num_cores
 from teachonce.engine.progress import Advance, phase, progress
 from teachonce.errors import ConfigError, LogitsError, RecordError
 from teachonce.evaluation.config import EvaluateConfig
+from teachonce.evaluation.trained_images import warn_of_trained_images
 from teachonce.losses.metrics import ClassifierMetrics
 from teachonce.models.classifier import Classifier, load_model
 from teachonce.models.own_classes import resolve_model_offset
@@ -36,6 +37,8 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     require_labels(source, "an evaluation", "evaluate on a labeled --split")
     with phase("evaluate", "loading the model"):
         classifier = load_model(config.model, device=config.device, precision=config.precision)
+    if classifier.spec.kind == "run":
+        warn_of_trained_images(classifier.spec.name, config.split, config)
     names = None if source.classes is None else source.classes.names
     offset = resolve_model_offset(classifier, names, None if names is None else len(names), config.offset)
     with progress("evaluate", source.num_records) as advance:

@@ -32,6 +32,7 @@ from teachonce.evaluation.config import ExportOnnxConfig
 from teachonce.evaluation.int8_table import Comparison, Measurement
 from teachonce.evaluation.onnx_export import export_run
 from teachonce.evaluation.quantize import quantize_onnx, require_quantizer
+from teachonce.evaluation.trained_images import warn_of_trained_images
 from teachonce.losses.metrics import ClassifierMetrics
 from teachonce.models.classifier import Classifier, load_model
 from teachonce.models.onnx_backend import load_onnx
@@ -72,6 +73,7 @@ def export_int8(config: ExportOnnxConfig) -> Comparison:
     calibration = open_records(config.data, config.split, config)
     measured = open_records(config.validation_data or config.data, config.validation_split, config)
     require_labels(measured, "the comparison", "give a labeled --validation-split")
+    warn_of_trained_images(config.run, config.validation_split, config)
     names = None if measured.classes is None else measured.classes.names
     offset = resolve_model_offset(student, names, None if names is None else len(names), option=None)
     space = ClassSpace(num_classes=student.num_classes, offset=offset)

@@ -49,6 +49,9 @@ _Accuracy = Annotated[float, Range(0, 1, "a fraction from 0 to 1")]
 class ExtractionOptions(MixOptions, RecordOptions):
     """What a teacher sees and how its logits are stored: what ``extract`` does and ``plan`` estimates."""
 
+    COMMON_OPTIONS = ("val_fraction", "labels")
+    """Inherited options that most calls need here, as ``Common`` marks others."""
+
     data: InData[Common[Path]]
     """Folder of TFRecords, of SPLIT/CLASS or CLASS folders of images, of images alone, tars or Parquet; or a table
     of images (.csv, .jsonl, .parquet, .txt)."""

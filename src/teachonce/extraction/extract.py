@@ -39,7 +39,7 @@ from teachonce.store.card import write_card
 from teachonce.store.manifests import finalize_store, is_complete
 from teachonce.store.plan import Plan
 from teachonce.store.store import Store
-from teachonce.terminal import print_note
+from teachonce.terminal import plural, print_note
 
 if TYPE_CHECKING:
     from teachonce.extraction.extractor import UnitExtractor
@@ -174,7 +174,7 @@ def _finish(config: ExtractConfig, plan: Plan, *, has_new_files: bool) -> bool:
     write_card(path, config.teacher_license)
     store = Store(path)
     print_note(
-        f"{path}: complete: {store.num_records:,} records x {store.num_views} views, {store.num_bytes():,} bytes "
-        f"({store.num_bytes() / store.num_records / store.num_views:,.0f} a view)"
+        f"{path}: complete: {plural(store.num_records, 'record')} x {plural(store.num_views, 'view')}, "
+        f"{store.num_bytes():,} bytes ({store.num_bytes() / store.num_records / store.num_views:,.0f} a view)"
     )
     return True

@@ -27,7 +27,7 @@ from teachonce.store.contents import StoreContents
 from teachonce.store.plan import Plan, records_file
 from teachonce.store.store import Store
 from teachonce.store.tables import read_records
-from teachonce.terminal import print_note
+from teachonce.terminal import plural, print_note
 
 READ_AT_ONCE = 32
 KEPT_SHARDS = 64
@@ -74,7 +74,8 @@ class ExtractedData:
         num_gone = self._count_gone(index)
         if num_added or num_gone:
             gone = f"; {num_gone:,} that the store has are not in the data" if num_gone else ""
-            print_note(f"{self._path}: the data has changed: {num_added:,} new records in {len(added)} shards{gone}")
+            new = f"{plural(num_added, 'new record')} in {plural(len(added), 'shard')}"
+            print_note(f"{self._path}: the data has changed: {new}{gone}")
         return added
 
     def _check_labels(self, plan: Plan) -> None:

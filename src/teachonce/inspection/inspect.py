@@ -31,10 +31,10 @@ def inspect(config: InspectConfig) -> str:
     if (is_store or is_run) and config.data is None and (given := given_record_options(config)):
         raise ConfigError(f"{given}: is for records, {config.path} is a {'store' if is_store else 'run'}")
     if config.trust and not is_store:
-        raise ConfigError(f"--trust: is for stores, {config.path} is {'a run' if is_run else 'no store (records?)'}")
+        raise ConfigError(f"--trust: is for stores, {config.path} is {'a run' if is_run else 'not a store'}")
     if config.html:
         if not is_store:
-            kind = "a run, whose page is its report.html" if is_run else "no store (records?)"
+            kind = "a run, whose page is its report.html" if is_run else "not a store"
             raise ConfigError(f"--html: is for stores, {config.path} is {kind}")
         require("matplotlib", "jinja2", purpose="--html")
         from teachonce.inspection.page import write_page

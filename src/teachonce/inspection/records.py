@@ -28,7 +28,7 @@ from teachonce.records.source import NO_LABEL, Buffer, RecordSource
 from teachonce.records.tfrecord.framing import describe_record, read_tfrecords
 from teachonce.records.tfrecord.source import TFRecordSource, keys_of
 from teachonce.records.tfrecord.tf_example import Feature, decode_example
-from teachonce.terminal import as_text
+from teachonce.terminal import as_text, plural
 
 LINES_SHOWN = 16
 
@@ -204,15 +204,19 @@ def _kind(value: Feature) -> str:
     return "float" if value.dtype == np.float32 else "int64"
 
 
+def _span(sizes: dict[str, int]) -> str:
+    least, most = sizes["least"], sizes["most"]
+    return f"{least:,}" if least == most else f"{least} to {most}"
+
+
 def _render_split(split: dict[str, Any]) -> list[str]:
     sizes = split["image_bytes"]
-    duplicates = f"; {split['num_doubled']:,} DUPLICATE images" if split["num_doubled"] else ""
+    duplicates = f"; {plural(split['num_doubled'], 'DUPLICATE image')}" if split["num_doubled"] else ""
     lines = [
-        f"{split['split']}: {split['num_records']:,} records in {len(split['shards'])} shards "
+        f"{split['split']}: {plural(split['num_records'], 'record')} in {plural(len(split['shards']), 'shard')} "
         f"({split['format']}), {split['num_bytes']:,} bytes{duplicates}",
         f"  images    {sizes['mean']:,.0f} bytes (minimum {sizes['least']:,}, maximum {sizes['most']:,}), "
-        f"{split['width_px']['least']} to {split['width_px']['most']} px wide, {split['height_px']['least']} to "
-        f"{split['height_px']['most']} px high",
+        f"{_span(split['width_px'])} px wide, {_span(split['height_px'])} px high",
         *_render_turned(split),
         f"  classes   {_render_classes(split)}",
         f"  logits    {_render_logits(split)}",

@@ -31,7 +31,7 @@ from teachonce.storage.writers import is_dead, is_of_this_machine
 from teachonce.store.legacy import is_legacy
 from teachonce.store.manifests import is_complete, missing_parts, visible_views
 from teachonce.store.plan_files import holds_store, read_plan
-from teachonce.terminal import as_text, one_line, print_text
+from teachonce.terminal import as_text, one_line, plural, print_text
 
 SILENT_BEATS = 3
 """Beats without which a worker is not taken for alive."""
@@ -219,7 +219,7 @@ def render_line(summary: Summary) -> str:
         parts.append("complete")
     else:
         num_alive = sum(1 for worker in summary["workers"] if worker["alive"])
-        parts.append(f"{num_alive} worker{'s' * (num_alive != 1)} alive")
+        parts.append(f"{plural(num_alive, 'worker')} alive")
     return one_line(f"{summary['path']}: {', '.join(parts)}")
 
 

@@ -16,7 +16,7 @@ from teachonce.store.card import describe_entry
 from teachonce.store.manifests import missing_files, visible_views
 from teachonce.store.plan_files import read_plan
 from teachonce.store.store import Store
-from teachonce.terminal import as_text
+from teachonce.terminal import as_text, plural
 
 SHARDS_SHOWN = 16
 
@@ -106,7 +106,10 @@ def codec_error_json(codec: CodecError) -> dict[str, dict[str, float]]:
 def render_store(summary: dict[str, Any]) -> str:
     """The summary as text."""
     num_views, num_planned = summary["num_views"], summary["num_views_planned"]
-    views = f"{summary['num_records']:,} records x {num_views or num_planned} views in {summary['num_shards']} shards"
+    views = (
+        f"{plural(summary['num_records'], 'record')} x {plural(num_views or num_planned, 'view')} in "
+        f"{plural(summary['num_shards'], 'shard')}"
+    )
     coverage = f"{summary['files_present']} of {summary['files_planned']} files"
     if not summary["is_finished"]:
         usable = f"usable for {describe_usable(summary)}" if num_views else "NOT finished"

@@ -67,7 +67,8 @@ class RecordsConfig(EngineOptions):
     """Convert images to TFRecord shards, optionally with teacher logits."""
 
     images: InData[Path]
-    """Folder that holds SPLIT/CLASS/*.jpg (ILSVRC: train/n01440764/*.JPEG), or SPLIT/*.JPEG with --image-labels."""
+    """Folder that holds SPLIT/CLASS/*.jpg (ILSVRC: train/n01440764/*.JPEG), or SPLIT/*.JPEG with --image-labels.
+    CLASS/*.jpg in no splits are --split train."""
     out: InOutput[Path]
     """Folder for the TFRecord shards; created if missing."""
     split: InData[str] = "train"

@@ -51,6 +51,7 @@ from teachonce.records.class_table import (
     write_classes,
 )
 from teachonce.records.discovery import find_splits
+from teachonce.records.folder_layout import TRAIN_NAMES, find_image_splits
 from teachonce.records.listed import list_written
 from teachonce.records.listing import ImageListing, find_class_folders, find_data_classes, list_images
 from teachonce.records.source import parse_shard_name, record_key, shard_name
@@ -63,7 +64,7 @@ from teachonce.storage.names import check_component
 from teachonce.storage.remote.file_index import ListedFile
 from teachonce.storage.resume import PlanFile
 from teachonce.storage.storage import Storage
-from teachonce.terminal import print_note
+from teachonce.terminal import plural, print_note
 
 WORKER_IMAGES = 2000
 """Images for which it pays to start one more process: it takes about as long as to write half of them."""
@@ -133,7 +134,7 @@ def convert_records(config: RecordsConfig) -> None:
     open_storage(config.out).remove_temporaries()
     files = {name: entry for found in written for name, entry in found.files.items()}
     list_written(config.out, config.split, files, is_alone=config.worker_part()[1] == 1)
-    print_note(f"{config.out}: {len(listing):,} {config.split} records in {config.shards} shards")
+    print_note(f"{config.out}: {plural(len(listing), config.split + ' record')} in {plural(config.shards, 'shard')}")
     if num_others:
         done_to = "kept unchanged" if config.keep else "re-encoded"
         print_note(f"records: {num_others} images were not RGB or grayscale JPEGs and were {done_to}")
@@ -146,18 +147,14 @@ def list_labeled_images(config: RecordsConfig) -> tuple[ImageListing, NDArray[np
 
     Raises ConfigError or RecordError where there are none, or where one has a class that the labels do not know.
     """
-    root = config.images / check_component(config.split, "--split", ConfigError)
-    images = open_storage(config.images)
-    if not images.is_folder(config.split):
-        if not images.is_folder():
-            raise ConfigError(f"{config.images}: no such folder; expected SPLIT/CLASS folders of images")
-        splits = ", ".join(find_splits(config.images))
-        raise ConfigError(f"{root}: no such folder; {config.images} has {splits or 'no split'}; give another --split")
+    root = _find_root(config)
     listing, names, name_of = _list_flat(config, root) if config.image_labels else _list_folders(root)
     if config.labels is not None:
         known, origin = read_labels(config.labels), config.labels
     else:
-        known, origin = tuple(find_data_classes(config.images, config.split) or names), config.images / "train"
+        has_splits = root != config.images
+        known = tuple((has_splits and find_data_classes(config.images, config.split)) or names)
+        origin = config.images / "train"
     label_of = {name: label for label, name in enumerate(known, 1)}
     unknown = [number for number, name in enumerate(names) if name not in label_of]
     if unknown:
@@ -172,6 +169,26 @@ def list_labeled_images(config: RecordsConfig) -> tuple[ImageListing, NDArray[np
     texts = class_texts(known, read_metadata(config.metadata) if config.metadata is not None else None)
     classes = ClassTable((BACKGROUND, *known), (BACKGROUND, *texts), has_background=True)
     return listing, np.array([label_of[name] for name in names], np.int32)[name_of], classes
+
+
+def _find_root(config: RecordsConfig) -> Path:
+    """The folder of the split; of images in no splits, which are the training split, their own folder."""
+    root = config.images / check_component(config.split, "--split", ConfigError)
+    images = open_storage(config.images)
+    if images.is_folder(config.split):
+        return root
+    if not images.is_folder():
+        raise ConfigError(f"{config.images}: no such folder; expected SPLIT/CLASS or CLASS folders of images")
+    if splits := find_splits(config.images):
+        raise ConfigError(f"{root}: no such folder; {config.images} has {', '.join(splits)}; give another --split")
+    has_images = find_image_splits(config.images, images.list_folder()) == []
+    if has_images and config.split in TRAIN_NAMES:
+        return config.images
+    advice = "its images are --split train; " if has_images else ""
+    raise ConfigError(
+        f"{root}: no such folder; {config.images} has no splits; {advice}move the class folders of {config.split} "
+        "below it"
+    )
 
 
 def _list_folders(root: Path) -> tuple[ImageListing, list[str], NDArray[np.int32]]:

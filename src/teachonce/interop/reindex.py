@@ -28,7 +28,7 @@ from teachonce.records.tfrecord.source import ENCODED_XXH3, ORIGINAL_KEY, decode
 from teachonce.records.tfrecord.tf_example import FeatureValue, replace_feature
 from teachonce.storage.files import open_storage
 from teachonce.storage.remote.file_index import ListedFile
-from teachonce.terminal import print_note
+from teachonce.terminal import plural, print_note
 
 WORKER_BYTES = 1 << 27
 """Bytes of records for which it pays to start one more process: it takes about as long as to rewrite half of them."""
@@ -61,7 +61,7 @@ def reindex(config: ReindexConfig) -> None:
     num_left = sum(found.num_left for found in written)
     open_storage(config.out).remove_temporaries()
     list_written(config.out, config.split, {name: entry for found in written for name, entry in found.files.items()})
-    print_note(f"{config.out}: {sum(sizes):,} {config.split} records in {len(sizes)} shards")
+    print_note(f"{config.out}: {plural(sum(sizes), config.split + ' record')} in {plural(len(sizes), 'shard')}")
     if num_left:
         print_note(f"reindex: {num_left} images could not be given restart markers and were left unchanged")
 

@@ -24,7 +24,7 @@ from teachonce.store.plan import FORMAT_VERSION, Group, Plan, records_file, samp
 from teachonce.store.plan_files import check_holds_store, put_plan, read_plan, read_plans
 from teachonce.store.store import Store
 from teachonce.store.tables import StoreWriter, count_hits, to_batch
-from teachonce.terminal import print_note
+from teachonce.terminal import plural, print_note
 
 ROWS_AT_ONCE = 1024
 COMPARED_RECORDS = 256
@@ -56,7 +56,9 @@ def upgrade(config: UpgradeConfig) -> None:
     finalize_store(out)
     open_storage(out).remove_temporaries()
     copy_card(config.store, out)
-    print_note(f"{out}: format {FORMAT_VERSION}: {store.num_records:,} records x {store.num_views} views")
+    print_note(
+        f"{out}: format {FORMAT_VERSION}: {plural(store.num_records, 'record')} x {plural(store.num_views, 'view')}"
+    )
 
 
 def _begin(config: UpgradeConfig, store: Store, out: Path) -> Plan:

@@ -19,7 +19,7 @@ from teachonce.errors import TeachonceError
 from teachonce.storage.files import open_storage
 from teachonce.storage.storage import Storage
 from teachonce.store.store import Store
-from teachonce.terminal import one_line, shorten_words, visible
+from teachonce.terminal import one_line, plural, shorten_words, visible
 
 CARD_NAME = "README.md"
 MAX_LICENSE_CHARACTERS = 2000
@@ -57,10 +57,10 @@ def render_card(store: Store, teacher_license: str | None) -> str:
     """The text of the card, which depends on the store and the license alone."""
     top = [] if teacher_license is None else [f"teacher_license: {json.dumps(teacher_license, ensure_ascii=False)}"]
     rows = "\n".join(f"| {name} | {text} |" for name, text in _rows(store, teacher_license))
-    views = f"{store.num_views} view{'s' * (store.num_views > 1)}"
+    views = plural(store.num_views, "view")
     head = "\n".join(["---", *top, f"fingerprint: {store.fingerprint}", "---"])
     return f"""{head}
-# {store.num_records:,} records x {views}: logits of {_code(store.plan.teacher["model"])}
+# {plural(store.num_records, "record")} x {views}: logits of {_code(store.plan.teacher["model"])}
 
 The predictions of a teacher on a dataset, extracted once with teachonce, to train students from. The store holds
 logits, view parameters, labels, file names and hashes of the images, but no images: to train, you also need the data.
@@ -110,7 +110,8 @@ def _rows(store: Store, teacher_license: str | None) -> Iterator[tuple[str, str]
     )
     yield (
         "data",
-        f"split {_code(plan.data['split'])}, {store.num_records:,} records in {len(store.shards):,} shards, "
+        f"split {_code(plan.data['split'])}, {plural(store.num_records, 'record')} in "
+        f"{plural(len(store.shards), 'shard')}, "
         f"{plan.data_classes:,} labels; the teacher's first class is label {store.class_space.offset}",
     )
     yield "views", f"{store.num_views} a record, drawn by {_code(describe_entry(plan.policy))}"

@@ -99,6 +99,8 @@ class TrainingOptions(MixOptions, RecordOptions):
 
     GROUP_TITLES = (("teacher", "teacher's signal"), ("views", "augmentation"))
     """What ``--help`` calls groups here."""
+    COMMON_OPTIONS = ("val_fraction", "labels")
+    """Inherited options that most calls need here, as ``Common`` marks others."""
 
     data: InData[Common[Path]]
     """Folder of TFRecords, of SPLIT/CLASS or CLASS folders of images, of images alone, tars or Parquet; or a table

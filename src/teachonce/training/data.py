@@ -38,6 +38,7 @@ from teachonce.store.join import known_records
 from teachonce.store.manifests import visible_views
 from teachonce.store.store import Store
 from teachonce.store.stored_views import StoredViews
+from teachonce.terminal import plural
 from teachonce.training.config import TrainConfig
 from teachonce.versions import library_versions
 from teachonce.views.options import ViewOptions
@@ -242,7 +243,7 @@ def check_batch(config: TrainConfig, world_size: int) -> str | None:
     num_before, images = before["world_size"], math.prod(before.values())
     if num_before == world_size:
         return None
-    phrase = f"{config.out}: started on {num_before} device{'s' * (num_before > 1)} with {images} images an update"
+    phrase = f"{config.out}: started on {plural(num_before, 'device')} with {images} images an update"
     if images == math.prod(now.values()):
         return (
             f"{phrase}, now on {world_size}: equal up to rounding, except for batch norm and mixup, which use one "

@@ -54,7 +54,7 @@ from teachonce.runs.run import (
     find_run,
 )
 from teachonce.storage.files import atomic_write, open_storage, write_json
-from teachonce.terminal import print_note
+from teachonce.terminal import plural, print_note
 from teachonce.training.callbacks import (
     AtomicCheckpointIO,
     EpochRecorder,
@@ -150,7 +150,7 @@ def _alone(config: TrainConfig, trainer: lightning.Trainer) -> Iterator[None]:
 
 def describe_result(result: dict[str, Any]) -> str:
     """A result as a phrase for people."""
-    phrase = f"{result['epochs']} epochs"
+    phrase = plural(result["epochs"], "epoch")
     if result["top1"] is not None:
         phrase += f", top-1 {result['top1']:.4f}, top-5 {result['top5']:.4f}, ECE {result['ece']:.4f}"
     return phrase
@@ -214,8 +214,8 @@ def _build_trainer(
     if num_records < update_images:
         times = f" --accumulate {config.accumulate}" if config.accumulate > 1 else ""
         raise ConfigError(
-            f"--batch-size {config.batch_size}{times} on {world_size} devices: the split has {num_records} records, "
-            f"expected at least one batch of {update_images}; choose a smaller one"
+            f"--batch-size {config.batch_size}{times} on {plural(world_size, 'device')}: the split has "
+            f"{plural(num_records, 'record')}, expected at least one batch of {update_images}; choose a smaller one"
         )
     recorder = EpochRecorder(config.out, config.epochs, config.checkpoint_epochs)
     plugins: list[Any] = [AtomicCheckpointIO()]

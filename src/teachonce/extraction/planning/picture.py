@@ -12,6 +12,7 @@ from typing import Any
 from teachonce.extraction.planning.costs import MAX_WORST_VARIATION, TEMPERATURES
 from teachonce.extraction.planning.table import format_hours
 from teachonce.pages.charts import BLUE, INK, LINE, ORANGE, PURPLE, QUIET
+from teachonce.terminal import plural
 
 _COLORS = (BLUE, PURPLE, ORANGE)
 """One for each of ``TEMPERATURES``."""
@@ -157,7 +158,7 @@ def _draw_lanes(axes: Any, summary: Mapping[str, Any]) -> None:
     axes.invert_yaxis()
     axes.margins(x=0.18)
     used = hours["devices_used"]
-    text = f"{format_hours(hours['hours_on_devices'])} on {used:,} device{'s' * (used != 1)}"
+    text = f"{format_hours(hours['hours_on_devices'])} on {plural(used, 'device')}"
     text += f", {hours['device_hours']:,.3g} device hours"
     if hours["cost"] is not None:
         text += f": {hours['cost']:,.2f}"

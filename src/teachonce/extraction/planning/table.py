@@ -8,7 +8,7 @@ from typing import Any
 
 from teachonce.engine.progress import format_seconds
 from teachonce.extraction.planning.costs import TEMPERATURES, first_cheaper
-from teachonce.terminal import as_text
+from teachonce.terminal import as_text, plural
 
 _STAGES = {
     "read": "reading, checks and key",
@@ -43,19 +43,19 @@ def _render_head(summary: Mapping[str, Any]) -> list[str]:
     parameters = ", ".join(f"{key} {value}" for key, value in policy.items() if key != "name")
     return [
         f"{summary['data']}: plan for split {summary['split']}, {work['num_records']:,} records x "
-        f"{_count(work['num_views'], 'view')} in {_count(work['num_shards'], 'shard')}",
+        f"{plural(work['num_views'], 'view')} in {plural(work['num_shards'], 'shard')}",
         f"  teacher   {summary['teacher']['model']}, {summary['num_classes']} classes, offset {summary['offset']}, "
         f"{summary['teacher']['preprocessing']['size_px']} px, {summary['teacher']['precision']}",
         f"  policy    {policy['name']}" + (f" ({parameters})" if parameters else ""),
         f"  sample    {taken}; {_describe_top1(sample['top1'])}",
-        f"  device    {summary['device']}; {_count(summary['timings']['num_threads'], 'decode thread')}, batches of "
+        f"  device    {summary['device']}; {plural(summary['timings']['num_threads'], 'decode thread')}, batches of "
         f"{summary['batch_size']}",
     ]
 
 
 def _render_measurement(summary: Mapping[str, Any]) -> list[str]:
     found, sample = summary["measurement"], summary["sample"]
-    notes = [f"{_count(found['num_batches'], 'batch', 'batches')} of the teacher"]
+    notes = [f"{plural(found['num_batches'], 'batch', 'batches')} of the teacher"]
     if found["batch_spread"] is not None:
         notes[-1] += f", which differed by {found['batch_spread']:.0%} of their median"
     if found["other_cores"] is not None:
@@ -96,7 +96,7 @@ def _render_time(summary: Mapping[str, Any]) -> list[str]:
     views = work["num_records"] * work["num_views"]
     lines.append(f"  extraction of {views:,} views: {format_hours(hours['hours_here'])} here")
     used = hours["devices_used"]
-    several = f"{format_hours(hours['hours_on_devices'])} on {_count(used, 'device')} like this one"
+    several = f"{format_hours(hours['hours_on_devices'])} on {plural(used, 'device')} like this one"
     if hours["hours_sharing_cores"] is not None and used > 1:
         several += f", {format_hours(hours['hours_sharing_cores'])} if they share this machine's cores"
     if used < work["num_devices"]:
@@ -125,7 +125,7 @@ def _render_cluster(summary: Mapping[str, Any]) -> list[str]:
     num_groups = work["num_groups"]
     again = f": all data {num_groups} times, once per file of views" if num_groups > 1 else ""
     return [
-        f"  on {_count(used, 'device')} (--devices), each with its own cores and link",
+        f"  on {plural(used, 'device')} (--devices), each with its own cores and link",
         f"    time      {format_hours(hours['hours_on_devices'])}; {paid}",
         f"    limit     {hours['bottleneck']}, {shares[hours['bottleneck']]:.0%} of the time; {', '.join(others)}",
         f"    network   {network}",
@@ -182,7 +182,7 @@ def _render_tails(summary: Mapping[str, Any]) -> list[str]:
 
 def _render_break_even(summary: Mapping[str, Any]) -> list[str]:
     even, work = summary["break_even"], summary["workload"]
-    students = f"{_count(work['students'], 'student')} of {_count(work['epochs'], 'epoch')}"
+    students = f"{plural(work['students'], 'student')} of {plural(work['epochs'], 'epoch')}"
     offline, online = format_hours(even["offline_hours"]), format_hours(even["online_hours"])
     lines = [
         "  break-even against an online teacher, run at every step (hours of this device)",
@@ -196,7 +196,7 @@ def _render_break_even(summary: Mapping[str, Any]) -> list[str]:
         f"    offline costs less from epoch {epoch:,} of one student on ({even['epochs']:.1f}; by the number of "
         f"forwards alone {work['num_views']}),"
     )
-    lines.append(f"    or from student {student:,} of {_count(work['epochs'], 'epoch')} on ({even['students']:.2g})")
+    lines.append(f"    or from student {student:,} of {plural(work['epochs'], 'epoch')} on ({even['students']:.2g})")
     if even["saved_hours"] > 0:
         saved = f"saves {format_hours(even['saved_hours'])}: online takes {even['ratio']:.3g} times as long"
     else:
@@ -241,10 +241,6 @@ def _variation(entry: Mapping[str, Any], temperature: int, which: str) -> str:
 def _planned(summary: Mapping[str, Any]) -> Mapping[str, Any]:
     entry: Mapping[str, Any] = next(entry for entry in summary["codecs"] if entry["is_planned"])
     return entry
-
-
-def _count(number: int, thing: str, things: str = "") -> str:
-    return f"{number:,} {thing if number == 1 else things or thing + 's'}"
 
 
 def _describe_top1(top1: float | None) -> str:

@@ -43,6 +43,7 @@ from teachonce.storage.remote.file_index import (
 )
 from teachonce.storage.resume import plan_differences
 from teachonce.storage.storage import FileStatus, Storage
+from teachonce.terminal import plural
 
 Listed = Mapping[str, ListedFile]
 
@@ -95,7 +96,7 @@ def copy_records(job: CopyJob) -> Copied:
         copied += moved
         num_shards += len(items)
     target.remove_temporaries()
-    return sum_up(f"records: {num_shards} shards of {', '.join(splits)}", copied)
+    return sum_up(f"records: {plural(num_shards, 'shard')} of {', '.join(splits)}", copied)
 
 
 def _choose_shards(job: CopyJob, split: str, statuses: Mapping[str, FileStatus], listed: Listed) -> list[ShardItem]:

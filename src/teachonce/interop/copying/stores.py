@@ -26,6 +26,7 @@ from teachonce.store.manifests import Manifests, finalize_store, manifest_name
 from teachonce.store.plan import Part, Plan, records_file
 from teachonce.store.plan_files import CONFIG_NAME, SealedPlan, plan_file, read_plans
 from teachonce.store.store import Store
+from teachonce.terminal import plural
 
 
 class _Part(NamedTuple):
@@ -72,7 +73,7 @@ def copy_store(job: CopyJob) -> Copied:
         raise StoreError(
             f"{job.target}: {num_views} views are complete, expected {part.num_views}: files were removed meanwhile"
         )
-    return sum_up(f"store of {part.num_records:,} records x {part.num_views} views", moved)
+    return sum_up(f"store of {plural(part.num_records, 'record')} x {plural(part.num_views, 'view')}", moved)
 
 
 def _select(job: CopyJob) -> _Part:
@@ -237,4 +238,4 @@ def _copy_legacy(job: CopyJob) -> Copied:
         moved = job.mover(source, target, advance).move_all(items, present)
     _put_same(source.read(legacy.MANIFEST_NAME), target, legacy.MANIFEST_NAME)
     copy_card(job.source, job.target)
-    return sum_up(f"store of {store.num_records:,} records x {store.num_views} views", moved)
+    return sum_up(f"store of {plural(store.num_records, 'record')} x {plural(store.num_views, 'view')}", moved)
