@@ -246,9 +246,10 @@ def _find_parquet(data: Path, options: RecordOptions, listing: Listing) -> Conta
 
 
 def _open_arrow(data: Path, sets: dict[str, list[str]], options: RecordOptions) -> Container:
+    names = [name for files in sets.values() for name in files]
     return Container(
         tuple(sorted(filter(None, sets))),
-        lambda name, split, **boxes: ArrowSource(data, split, sets[name], options, **boxes),
+        lambda name, split, **boxes: ArrowSource(data, split, sets[name], options, all_names=names, **boxes),
     )
 
 
