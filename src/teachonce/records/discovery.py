@@ -20,14 +20,9 @@ from teachonce.records.containers.huggingface import (
 )
 from teachonce.records.containers.table import TABLE_SUFFIXES, read_table
 from teachonce.records.containers.webdataset import TAR_SUFFIX, TarSource, expand_braces, has_braces
-from teachonce.records.folder_layout import (
-    SPLIT_NAMES,
-    TRAIN_NAMES,
-    VALIDATION_NAMES,
-    find_image_splits,
-    open_image_split,
-)
+from teachonce.records.folder_layout import find_image_splits, open_image_split
 from teachonce.records.hold_out import Part, hold_out
+from teachonce.records.listing import SPLIT_NAMES, TRAIN_NAMES, VALIDATION_NAMES
 from teachonce.records.options import RecordOptions
 from teachonce.records.source import RecordSource, parse_shard_name
 from teachonce.records.tfrecord.foreign import (
@@ -151,8 +146,12 @@ def _name_of(data: Path, found: Container, split: str) -> str:
 
 def _match(splits: Sequence[str], split: str) -> str | None:
     """The split of this name, or of another one for the same: val for validation."""
-    same = next((names for names in (TRAIN_NAMES, VALIDATION_NAMES) if split in names), (split,))
-    return next((name for name in (split, *same) if name in splits), None)
+    if split in splits:
+        return split
+    known = split.lower()
+    same = next((names for names in (TRAIN_NAMES, VALIDATION_NAMES) if known in names), (known,))
+    found = {name.lower(): name for name in splits if name.lower() in SPLIT_NAMES}
+    return next((found[name] for name in (known, *same) if name in found), None)
 
 
 def _find_container(data: Path, options: RecordOptions) -> Container | None:
@@ -198,6 +197,7 @@ def _find_tfrecords(data: Path, options: RecordOptions, listing: Listing) -> Con
         return None
     is_foreign = has_foreign_options(options) or TFDS_FEATURES in listing.files
     if is_foreign or any(map(is_foreign_name, names)):
+        _check_alone(data, next(filter(is_foreign_name, names), names[0]), listing)
         sets = _by_split(data, names)
         return Container(
             tuple(sorted(filter(None, sets))),
@@ -225,7 +225,21 @@ def _is_tar(name: str) -> bool:
 
 def _find_tars(data: Path, options: RecordOptions, listing: Listing) -> Container | None:
     names = sorted(filter(_is_tar, listing.files))
+    if names:
+        _check_alone(data, names[0], listing)
     return _open_tars(data, names, options) if names else None
+
+
+def _check_alone(data: Path, name: str, listing: Listing) -> None:
+    """Raise ConfigError where a container lies beside folders of images, and so either may be the data."""
+    below = sorted(name for name in listing.folders if name[0] != ".")
+    splits = find_image_splits(data, listing) if below else None
+    folders = splits or (below if splits is not None and len(below) > 1 else [])
+    if folders:
+        raise ConfigError(
+            f"{data}: holds {name} and folders of images ({', '.join(folders[:3])}), expected one of the two; give the "
+            f"file's own path, {data / name}, or move it elsewhere"
+        )
 
 
 def _find_saved(data: Path, options: RecordOptions, listing: Listing) -> Container | None:
@@ -239,7 +253,9 @@ def _find_saved(data: Path, options: RecordOptions, listing: Listing) -> Contain
 def _find_parquet(data: Path, options: RecordOptions, listing: Listing) -> Container | None:
     """Parquet files in the folder itself, in data/ or in folders of splits."""
     names = [name for name in listing.files if name.endswith(PARQUET_SUFFIX)]
-    for folder in () if names else sorted({"data", *SPLIT_NAMES} & set(listing.folders)):
+    if names:
+        _check_alone(data, names[0], listing)
+    for folder in () if names else sorted(name for name in listing.folders if name.lower() in {"data", *SPLIT_NAMES}):
         files = open_storage(data).list_folder(folder).files
         names += [f"{folder}/{name}" for name in files if name.endswith(PARQUET_SUFFIX)]
     return _open_arrow(data, _by_split(data, names), options) if names else None
