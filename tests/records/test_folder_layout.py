@@ -45,9 +45,12 @@ def test_a_split_that_is_not_there_says_what_was_seen_and_what_to_type(tmp_path:
     with pytest.raises(
         ConfigError,
         match=r"has no splits, found no validation; its records are --split train: give "
-        r"--val-fraction 0.1 to hold a tenth of it out as validation, or --validation-split none",
+        r"--val-fraction 0.1 to hold a tenth of it out as validation; `train` can do without, with "
+        r"--validation-split none",
     ):
         open_records(tmp_path / "flat", "validation")
+    with pytest.raises(ConfigError, match=r"found no test; its records are --split train: give --split train$"):
+        open_records(tmp_path / "flat", "test")
     write_images(tmp_path / "split", "train/dog/1.jpg", "train/cat/1.jpg")
     with pytest.raises(
         ConfigError, match=r"only train, expected validation-.*, or --val-fraction 0.1 to hold a tenth of train"

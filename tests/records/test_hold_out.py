@@ -130,3 +130,10 @@ def test_nothing_left_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"--val-fraction 0.1: leaves none of 1 records for (train|validation)"):
         for split in ("train", "validation"):
             open_records(tmp_path / "data", split, TENTH)
+
+
+def test_training_images_of_another_name_are_one_split(tmp_path: Path) -> None:
+    write_image_folder(tmp_path, "Training")
+    write_image_folder(tmp_path, "test")
+    assert named_splits(tmp_path) == ["Training", "test"]
+    assert named_splits(tmp_path, TENTH) == ["test", "train", "validation"]

@@ -73,8 +73,10 @@ def named_splits(data: Path, options: RecordOptions = _DEFAULTS) -> list[str]:
     found = _find_container(data, options)
     if found is None:
         return []
-    held_out = ["train", "validation"] if options.val_fraction else ["train"]
-    return sorted({*found.splits, *held_out} if options.val_fraction else found.splits or held_out)
+    if not options.val_fraction:
+        return sorted(found.splits) or ["train"]
+    others = (name for name in found.splits if name.lower() not in TRAIN_NAMES)
+    return sorted({*others, "train", "validation"})
 
 
 def open_records(
@@ -100,7 +102,7 @@ def find_split(data: Path, split: str, options: RecordOptions = _DEFAULTS) -> Op
             f"{data}: no records at all, expected {split}-NNNNN-of-NNNNN shards, {split}/CLASS or CLASS folders of "
             "images, or images; give another folder"
         )
-    if options.val_fraction and split in (*TRAIN_NAMES, *VALIDATION_NAMES):
+    if options.val_fraction and split.lower() in (*TRAIN_NAMES, *VALIDATION_NAMES):
         there = _match(found.splits, VALIDATION_NAMES[0])
         if there is not None:
             raise ConfigError(
@@ -108,7 +110,7 @@ def find_split(data: Path, split: str, options: RecordOptions = _DEFAULTS) -> Op
             )
         name = _name_of(data, found, TRAIN_NAMES[0])
         found.check(name)
-        part: Part = "train" if split in TRAIN_NAMES else "validation"
+        part: Part = "train" if split.lower() in TRAIN_NAMES else "validation"
         return partial(_open_part, found, name, split, part, options)
     name = _name_of(data, found, split)
     found.check(name)
@@ -124,20 +126,25 @@ def _open_part(
 
 def _name_of(data: Path, found: Container, split: str) -> str:
     """The name of a split in what was found; "" where that is all records. Raises ConfigError."""
-    if not found.splits and split in TRAIN_NAMES:
+    if not found.splits and split.lower() in TRAIN_NAMES:
         return ""
     name = _match(found.splits, split)
     if name is not None:
         return name
+    is_validation = split.lower() in VALIDATION_NAMES
     held_out = f"--val-fraction 0.1 to hold a tenth of {'train' if found.splits else 'it'} out as validation"
     if open_storage(data).is_folder(split):
         raise RecordError(f"{data / split}: no class folders and no images, expected {split}/CLASS/NAME.jpg")
     if not found.splits:
         raise ConfigError(
-            f"{data}: has no splits, found no {split}; its records are --split train: give {held_out}, or "
-            "--validation-split none to train without"
+            f"{data}: has no splits, found no {split}; its records are --split train: give "
+            + (
+                f"{held_out}; `train` can do without, with --validation-split none"
+                if is_validation
+                else "--split train"
+            )
         )
-    also = f", or {held_out}" if split in VALIDATION_NAMES and _match(found.splits, "train") else ""
+    also = f", or {held_out}" if is_validation and _match(found.splits, "train") else ""
     raise ConfigError(
         f"{data}: only {', '.join(sorted(found.splits))}, expected {split}-NNNNN-of-NNNNN shards or {split}/CLASS "
         f"folders of images; give another --split or folder{also}"
@@ -182,7 +189,9 @@ def _find_file(data: Path, options: RecordOptions) -> Container:
         return Container((), lambda _, split, **boxes: open_foreign_shards(data.parent, split, files, options, **boxes))
     if data.suffix not in TABLE_SUFFIXES:
         raise ConfigError(
-            f"{data}: is a file; expected a folder of records, or a table of images ({', '.join(TABLE_SUFFIXES)})"
+            f"{data}: is a file of no known kind; expected a folder of records, a table of images "
+            f"({', '.join(TABLE_SUFFIXES)}), Parquet with images in it, a tar ({TAR_SUFFIX}, not compressed) or a "
+            "TFRecord shard"
         )
     if name.endswith(PARQUET_SUFFIX) and holds_image_columns(data, options):
         return Container((), lambda _, split, **boxes: ArrowSource(data.parent, split, [name], options, **boxes))

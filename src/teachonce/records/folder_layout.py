@@ -7,7 +7,8 @@
 
 A class may be called "train" or "test", so folders count as splits where all of them have such names, or where they
 hold folders of their own; upper and lower case are one. A folder below which no image is seen (annotations, what a Mac
-leaves) is neither a split nor a class. Folders that are neither clearly classes nor splits are left to the user's --split.
+leaves) is neither a split nor a class. Folders that are neither clearly classes nor splits are left to the user's
+--split.
 """
 
 from __future__ import annotations

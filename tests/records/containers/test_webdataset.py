@@ -196,16 +196,16 @@ def test_damage_is_named(tmp_path: Path) -> None:
     path.write_bytes(content[: source.read_record(0, 2).encoded and content.rindex(b"000002.jpg") + 600])
     with pytest.raises(RecordError, match=r"train-000000.tar: 000002.jpg: 88 of \d+ bytes are there: the tar was cut"):
         list(open_source_again(source).iter_shard(0))
-    with pytest.raises(RecordError, match=r"train-000000.tar: (is no tar, or is damaged|000002.jpg ends behind)"):
+    with pytest.raises(RecordError, match=r"train-000000.tar: (is not a tar, or is damaged|000002.jpg ends behind)"):
         open_records(data, "train")
     path.write_bytes(b"no tar" * 200)
-    with pytest.raises(RecordError, match=r"train-000000.tar: is no tar, or is damaged"):
+    with pytest.raises(RecordError, match=r"train-000000.tar: is not a tar, or is damaged"):
         open_records(data, "train")
     write_tar(path, [("readme.txt", b"text")])
     with pytest.raises(RecordError, match=r"train-000000.tar: holds no image"):
         open_records(data, "train")
     write_tar(path, [("0.jpg", encode_jpeg(0)), ("0.cls", b"\xff\xfe")])
-    with pytest.raises(RecordError, match=r"0.cls is no UTF-8 text, expected a label"):
+    with pytest.raises(RecordError, match=r"0.cls is not UTF-8 text, expected a label"):
         open_records(data, "train")
     write_tar(path, [("0.jpg", encode_jpeg(0)), ("0.json", b'{"label": [1]}')])
     with pytest.raises(RecordError, match=r"0.json: label is \[1\], expected a name or a whole number"):

@@ -134,7 +134,7 @@ def _scan(storage: Storage, name: str, status: FileStatus) -> list[TarSample]:
                 elif suffix in ("cls", "json"):
                     current[suffix] = _read_text(tar, member, where)
     except (tarfile.TarError, EOFError) as error:
-        raise RecordError(f"{where}: is no tar, or is damaged: {error}; copy it again") from error
+        raise RecordError(f"{where}: is not a tar, or is damaged: {error}; copy it again") from error
     _add(samples, current)
     if not samples:
         raise RecordError(
@@ -164,7 +164,7 @@ def _read_text(tar: tarfile.TarFile, member: tarfile.TarInfo, where: str) -> str
     try:
         text = file.read().decode()
     except UnicodeDecodeError:
-        raise RecordError(f"{where}: {member.name} is no UTF-8 text, expected a label") from None
+        raise RecordError(f"{where}: {member.name} is not UTF-8 text, expected a label") from None
     # In one line, which is a line of the index.
     return json.dumps(json.loads(text)) if member.name.endswith(".json") and _is_json(text) else text.strip()
 
