@@ -55,15 +55,16 @@ def find_image_splits(data: Path, listing: Listing) -> list[str] | None:
     known = [name for name in top.folders if _is_split_name(name)]
     names = list(dict.fromkeys((*known, *islice(top.folders, LOOKED_AT))))
     looked_at = dict(zip(names, map(_visible, overlap(storage, names, storage.list_folder)), strict=True))
-    looked_at = {name: listing for name, listing in looked_at.items() if _holds_images(storage, name, listing)}
+    empty = {name for name, listing in looked_at.items() if not _holds_images(storage, name, listing)}
+    looked_at = {name: listing for name, listing in looked_at.items() if name not in empty}
     if not looked_at:
         return None
     known = [name for name in known if name in looked_at]
     if any(looked_at[name].folders for name in known) or len(known) == len(looked_at):
-        return [name for name in top.folders if _is_split(storage, name, looked_at.get(name))]
+        return [name for name in top.folders if name not in empty and _is_split(storage, name, looked_at.get(name))]
     if _are_classes(storage, looked_at):
         return []
-    return [name for name in top.folders if _is_split(storage, name, looked_at.get(name))] or None
+    return [name for name in top.folders if name not in empty and _is_split(storage, name, looked_at.get(name))] or None
 
 
 def open_image_split(
@@ -96,10 +97,12 @@ def _is_split_name(name: str) -> bool:
 
 
 def _is_split(storage: Storage, name: str, listing: Listing | None) -> bool:
+    """Whether a folder is one of images in folders; ``listing`` is that of a folder below which an image was seen."""
+    is_seen = listing is not None
     listing = _visible(storage.list_folder(name)) if listing is None else listing
     if not listing.folders:
         return _is_split_name(name) and any(map(is_image_name, listing.files))
-    return _holds_images(storage, name, listing)
+    return is_seen or _holds_images(storage, name, listing)
 
 
 def _holds_images(storage: Storage, name: str, listing: Listing, depth: int = 0) -> bool:

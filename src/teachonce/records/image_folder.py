@@ -20,6 +20,7 @@ from teachonce.engine.prefetch import overlap
 from teachonce.errors import LogitsError, RecordError
 from teachonce.records.class_table import ClassTable
 from teachonce.records.listing import (
+    TRAIN_NAMES,
     ImageListing,
     find_class_folders,
     find_data_classes,
@@ -136,7 +137,8 @@ class FolderSource(ImageFileSource):
         if labels is not None:
             names, origin, advice = list(labels), str(labels_from), "give the --labels of this data"
         else:
-            names = find_data_classes(data, folder) if folder else folders
+            is_train = folder.lower() in ("", TRAIN_NAMES[0])
+            names = folders if is_train else find_data_classes(data, folder)
             origin, advice = str(data / (find_train_folder(data) or "train")), "rename or remove the folder"
         unknown = sorted(set(folders) - set(names))
         if unknown:
