@@ -31,7 +31,7 @@ def die_at_nine(job, report):
 
 
 def test_a_killed_worker_is_one_line():
-    expected = r"^a worker process exited unexpectedly \(killed, or out of memory\?\); .* run the same command to resume"
+    expected = r"^a worker process exited unexpectedly \(killed, or out of memory\?\); .* the same command to resume"
     with pytest.raises(TeachonceError, match=expected):
         list(run_in_processes(build_mortal, [1, 9, 2], 2, ignore))
 

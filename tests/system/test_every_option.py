@@ -172,7 +172,9 @@ def test_what_is_accepted_works(
             main(words)
         shown = capsys.readouterr()
         lines = [line for line in shown.err.splitlines() if line.startswith("teachonce: ")]
-        expected = (0, 2) if option.is_number else (0, 1, 2)
+        # Labels that are moved are other ones than the store's, which verify finds.
+        is_found = (command, option.name) == ("verify", "label_offset")
+        expected = (0, 2) if option.is_number and not is_found else (0, 1, 2)
         is_told = len(lines) == 1 or (command == "verify" and len(shown.out.splitlines()) == 1)
         if end.value.code not in expected or (end.value.code and not is_told) or "--debug shows" in shown.err:
             wrong.append((option.name, value, end.value.code, lines))

@@ -94,7 +94,7 @@ def test_a_folder_of_classes_from_extract_to_evaluate(tmp_path, capsys, teacher)
 
 
 # The command line shows it as a line of its own.
-@pytest.mark.filterwarnings("default:.*breaks the agreement:UserWarning")
+@pytest.mark.filterwarnings("default:.*the purpose of stored views:UserWarning")
 def test_images_without_labels_are_extracted_and_trained_on(tmp_path, capsys, teacher):
     data = write_images(tmp_path / "photos", flat=True)
     store = tmp_path / "store"
@@ -235,5 +235,6 @@ def test_images_that_were_encoded_again_are_others(tmp_path, capsys, teacher):
     run(*extract(data, teacher, store, "--policy", "crop", "--views", 2))
     path = data / "blue/0.jpg"
     Image.open(path).save(path, "JPEG", quality=95, optimize=True)
-    line = fails(capsys, train(data, tmp_path / "run", "--store", store), 1, "23 of 24 records are known; 1 are not")
+    words = train(data, tmp_path / "run", "--store", store)
+    line = fails(capsys, words, 1, "23 of 24 records are in the store; 1 are not")
     assert "blue/0.jpg" in line

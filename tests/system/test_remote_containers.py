@@ -86,7 +86,7 @@ def test_a_web_server(folder: Path, place: str) -> None:
     with serve(folder / part) as server:
         where = to_location(f"{server.address}/{name}" if name else server.address)
         if not name.endswith(".csv"):
-            with pytest.raises(TeachonceError, match=r"a web server lists nothing, and there is no files\.json here"):
+            with pytest.raises(TeachonceError, match=r"a web server has no listings, and there is no files\.json here"):
                 read(where, place)
         storage = open_storage(folder / part)
         put_file_index(storage, {file: hash_file(storage, file) for file in storage.walk() if file != "files.json"})

@@ -134,7 +134,7 @@ def test_help_beside_a_recipe_shows_its_defaults(capsys: pytest.CaptureFixture[s
         main(["train", "--recipe", "assemble_resnet50", "--help"])
     shown = " ".join(capsys.readouterr().out.split())
     assert end.value.code == 0
-    for text in ("Epochs to train. (default: 600)", "(default: timm:assemble_resnet50)", "--data PATH"):
+    for text in ("Number of epochs. (default: 600)", "(default: timm:assemble_resnet50)", "--data PATH"):
         assert text in shown
 
 
