@@ -197,7 +197,7 @@ def test_two_splits_share_a_folder_and_its_classes(images: Path, out: Path) -> N
     run(images, out, split="validation", shards=1)
     labels = {name: example["image/class/label"][0] for name, example in examples_of(out, "validation").items()}
     assert labels == {"v1.JPEG": 3, "v2.JPEG": 2}  # the classes are train's, one of which validation lacks
-    (images / "train").rename(images / "training")
+    (images / "train").rename(images / "other")
     (images / "validation").rename(images / "test")
     with pytest.raises(PlanMismatchError, match=r"other classes \(4, label 1 is n01440764\) than now \(3, .* --labels"):
         run(images, out, split="test", shards=2)

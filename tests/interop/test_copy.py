@@ -378,3 +378,20 @@ def test_training_from_a_published_store(digits: Path, tmp_path: Path) -> None:
             curves.append(dict(zip(*columns, strict=True))["train_loss"])
             assert json.loads((out / "result.json").read_text())["missing_records"] == 0
     assert curves[0] == curves[1] != curves[2]
+
+
+def test_data_that_is_not_copied(tmp_path: Path) -> None:
+    write_image_folder(tmp_path / "images/train")
+    classes = tmp_path / "images/train/train"
+    for name in ("tars/train-0.tar", "parquet/data/train-0.parquet", "images/list.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("text")
+    for source in (
+        tmp_path / "tars",
+        tmp_path / "tars/train-0.tar",
+        tmp_path / "parquet",
+        classes,
+        tmp_path / "images/list.txt",
+    ):
+        with pytest.raises(ConfigError, match=rf"{source}: copy takes a store, a run, TFRecord shards SPLIT-N"):
+            copy(source, tmp_path / "target")

@@ -45,9 +45,12 @@ def test_a_split_that_is_not_there_says_what_was_seen_and_what_to_type(tmp_path:
     with pytest.raises(
         ConfigError,
         match=r"has no splits, found no validation; its records are --split train: give "
-        r"--val-fraction 0.1 to hold a tenth of it out as validation, or --validation-split none",
+        r"--val-fraction 0.1 to hold a tenth of it out as validation; `train` can do without, with "
+        r"--validation-split none",
     ):
         open_records(tmp_path / "flat", "validation")
+    with pytest.raises(ConfigError, match=r"found no test; its records are --split train: give --split train$"):
+        open_records(tmp_path / "flat", "test")
     write_images(tmp_path / "split", "train/dog/1.jpg", "train/cat/1.jpg")
     with pytest.raises(
         ConfigError, match=r"only train, expected validation-.*, or --val-fraction 0.1 to hold a tenth of train"
@@ -142,4 +145,62 @@ def test_folders_without_images_are_no_records(tmp_path: Path) -> None:
     (tmp_path / "docs/readme.md").write_text("text")
     assert named_splits(tmp_path) == []
     with pytest.raises(ConfigError, match="no records at all"):
+        open_records(tmp_path, "train")
+
+
+@pytest.mark.parametrize(("train", "validation"), [("training", "val"), ("Train", "Val"), ("TRAIN", "Valid")])
+def test_other_names_of_splits_have_the_classes_of_the_training_images(
+    tmp_path: Path, train: str, validation: str
+) -> None:
+    write_images(tmp_path, f"{train}/ant/1.jpg", f"{train}/bee/1.jpg", f"{validation}/bee/2.jpg", "Test/bee/3.jpg")
+    assert find_splits(tmp_path) == sorted([train, validation, "Test"])
+    assert labels_of(open_records(tmp_path, "train")) == {"ant/1.jpg": 0, "bee/1.jpg": 1}
+    assert labels_of(open_records(tmp_path, "validation")) == {"bee/2.jpg": 1}
+    assert labels_of(open_records(tmp_path, "test")) == {"bee/3.jpg": 1}
+
+
+def write_texts(root: Path, *names: str) -> None:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text("text")
+
+
+def test_folders_without_images_beside_splits_are_none(tmp_path: Path) -> None:
+    write_images(tmp_path, "train/ant/1.jpg", "val/ant/2.jpg")
+    write_texts(tmp_path, "annotations/xmls/1.xml", "__MACOSX/train/ant/._1.jpg", "docs/a/b/c.md")
+    assert find_splits(tmp_path) == named_splits(tmp_path) == ["train", "val"]
+    assert labels_of(open_records(tmp_path, "train")) == {"ant/1.jpg": 0}
+
+
+def test_folders_without_images_beside_classes_are_left_out_with_one_warning(tmp_path: Path) -> None:
+    write_images(tmp_path, "ant/1.jpg", "bee/1.jpg")
+    write_texts(tmp_path, "__MACOSX/train/ant/._1.jpg", "annotations/xmls/1.xml")
+    (tmp_path / "labels.txt").write_text("bee\nant\n")
+    for options, expected in (
+        (RecordOptions(), {"ant/1.jpg": 0, "bee/1.jpg": 1}),
+        (RecordOptions(labels=tmp_path / "labels.txt"), {"ant/1.jpg": 1, "bee/1.jpg": 0}),
+    ):
+        with pytest.warns(UserWarning) as warned:
+            assert labels_of(open_records(tmp_path, "train", options)) == expected
+        said = [str(warning.message) for warning in warned if "folders have no images" in str(warning.message)]
+        assert said == [f"{tmp_path}: 2 folders have no images and are left out: __MACOSX, annotations"]
+    write_texts(tmp_path / "alone", "a/1.txt", "b/1.txt")
+    with pytest.raises(ConfigError, match="no records at all"):
+        open_records(tmp_path / "alone", "train")
+
+
+@pytest.mark.parametrize("stray", ["pics.tar", "features.parquet", "x.tfrecord"])
+@pytest.mark.parametrize("layout", [("train/ant/1.jpg", "validation/ant/2.jpg"), ("ant/1.jpg", "bee/1.jpg")])
+def test_a_file_of_records_beside_folders_of_images_is_ambiguous(
+    tmp_path: Path, stray: str, layout: tuple[str, ...]
+) -> None:
+    write_images(tmp_path, *layout)
+    assert open_records(tmp_path, "train").num_records
+    write_texts(tmp_path, stray)
+    folders = ", ".join(dict.fromkeys(name.partition("/")[0] for name in layout))
+    with pytest.raises(
+        ConfigError,
+        match=rf"holds {stray} and folders of images \({folders}\), expected one of the two; give the file's own "
+        rf"path, .*/{stray}, or move it elsewhere",
+    ):
         open_records(tmp_path, "train")

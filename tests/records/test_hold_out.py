@@ -105,6 +105,18 @@ def test_a_class_without_any_gives_its_smallest_hash() -> None:
     assert not choose_held_out(keys, np.full(12, NO_LABEL, np.int32), 1e-9, 0).any()
 
 
+@pytest.mark.parametrize("fraction", [0.1, 0.5, 0.99])
+def test_every_class_keeps_an_image_for_training(fraction: float) -> None:
+    """Classes of a single image too, and those whose image another class has as well."""
+    labels = np.array([0, 1, 1, 2, 2, 3, 4, 4, NO_LABEL], np.int32)
+    keys = np.array([1, 2, 3, 4, 5, 4, 1, 6, 7], np.uint64)
+    for seed in range(100):
+        chosen = choose_held_out(keys, labels, fraction, seed)
+        assert set(labels[~chosen].tolist()) >= {0, 1, 2, 3, 4}
+        # Classes of two images that are theirs alone have one on either side; the equal ones are on one side.
+        assert chosen[1:3].sum() == 1 and chosen[0] == chosen[6] and chosen[3] == chosen[5]
+
+
 def test_data_with_a_validation_split_needs_none(tmp_path: Path) -> None:
     write_image_folder(tmp_path)
     write_image_folder(tmp_path, "val")
@@ -118,3 +130,10 @@ def test_nothing_left_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"--val-fraction 0.1: leaves none of 1 records for (train|validation)"):
         for split in ("train", "validation"):
             open_records(tmp_path / "data", split, TENTH)
+
+
+def test_training_images_of_another_name_are_one_split(tmp_path: Path) -> None:
+    write_image_folder(tmp_path, "Training")
+    write_image_folder(tmp_path, "test")
+    assert named_splits(tmp_path) == ["Training", "test"]
+    assert named_splits(tmp_path, TENTH) == ["test", "train", "validation"]

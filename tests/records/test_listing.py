@@ -96,4 +96,8 @@ def test_the_classes_of_train_are_the_datas(tmp_path: Path) -> None:
     make_tree(tmp_path, "train/a/1.jpg", "train/b/1.jpg", "validation/b/1.jpg", "test/c/1.jpg")
     assert find_data_classes(tmp_path, "validation") == ["a", "b"]
     (tmp_path / "train").rename(tmp_path / "training")
+    assert find_data_classes(tmp_path, "validation") == ["a", "b"]
+    (tmp_path / "training").rename(tmp_path / "Train")
+    assert find_data_classes(tmp_path, "validation") == ["a", "b"]
+    (tmp_path / "Train").rename(tmp_path / "other")
     assert find_data_classes(tmp_path, "validation") == ["b"]

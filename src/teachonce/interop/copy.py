@@ -12,10 +12,11 @@ from teachonce.interop.config import CopyConfig, parse_span
 from teachonce.interop.copying.folders import copy_images, copy_records, copy_run
 from teachonce.interop.copying.stores import copy_store
 from teachonce.interop.copying.transfer import Copied, CopyJob
-from teachonce.records.discovery import find_splits
+from teachonce.records.discovery import named_splits
+from teachonce.records.folder_layout import find_image_splits
 from teachonce.records.source import parse_shard_name
 from teachonce.runs.run import holds_run
-from teachonce.storage.files import open_storage
+from teachonce.storage.files import exists, open_storage
 from teachonce.store.plan_files import holds_store
 from teachonce.terminal import print_note
 
@@ -57,12 +58,24 @@ def _copy(job: CopyJob) -> Copied:
         return copy_run(job)
     storage = open_storage(job.source)
     if storage.is_folder():
-        if any(shard and job.split in (None, shard[0]) for shard in map(parse_shard_name, storage.list_folder().files)):
+        listing = storage.list_folder()
+        if any(shard and job.split in (None, shard[0]) for shard in map(parse_shard_name, listing.files)):
             return copy_records(job)
-        splits = find_splits(job.source)
+        splits = find_image_splits(job.source, listing) or []
         if job.split in splits or (job.split is None and splits):
             return copy_images(job)
         if job.split is not None and splits:
             raise ConfigError(f"--split {job.split}: {job.source} has {', '.join(splits)}")
+        if named_splits(job.source):
+            raise _not_copied(job)
         raise ConfigError(f"{job.source}: holds no store, records or run, so there is nothing to copy; check the path")
+    if exists(job.source):
+        raise _not_copied(job)
     raise ConfigError(f"{job.source}: no such folder; expected a store, records or a run; check the path")
+
+
+def _not_copied(job: CopyJob) -> ConfigError:
+    return ConfigError(
+        f"{job.source}: copy takes a store, a run, TFRecord shards SPLIT-NNNNN-of-NNNNN or SPLIT/CLASS folders of "
+        "images; copy tars, Parquet, tables and other data with the tools of the place that they lie in"
+    )

@@ -20,14 +20,9 @@ from teachonce.records.containers.huggingface import (
 )
 from teachonce.records.containers.table import TABLE_SUFFIXES, read_table
 from teachonce.records.containers.webdataset import TAR_SUFFIX, TarSource, expand_braces, has_braces
-from teachonce.records.folder_layout import (
-    SPLIT_NAMES,
-    TRAIN_NAMES,
-    VALIDATION_NAMES,
-    find_image_splits,
-    open_image_split,
-)
+from teachonce.records.folder_layout import find_image_splits, open_image_split
 from teachonce.records.hold_out import Part, hold_out
+from teachonce.records.listing import SPLIT_NAMES, TRAIN_NAMES, VALIDATION_NAMES
 from teachonce.records.options import RecordOptions
 from teachonce.records.source import RecordSource, parse_shard_name
 from teachonce.records.tfrecord.foreign import (
@@ -78,8 +73,10 @@ def named_splits(data: Path, options: RecordOptions = _DEFAULTS) -> list[str]:
     found = _find_container(data, options)
     if found is None:
         return []
-    held_out = ["train", "validation"] if options.val_fraction else ["train"]
-    return sorted({*found.splits, *held_out} if options.val_fraction else found.splits or held_out)
+    if not options.val_fraction:
+        return sorted(found.splits) or ["train"]
+    others = (name for name in found.splits if name.lower() not in TRAIN_NAMES)
+    return sorted({*others, "train", "validation"})
 
 
 def open_records(
@@ -105,7 +102,7 @@ def find_split(data: Path, split: str, options: RecordOptions = _DEFAULTS) -> Op
             f"{data}: no records at all, expected {split}-NNNNN-of-NNNNN shards, {split}/CLASS or CLASS folders of "
             "images, or images; give another folder"
         )
-    if options.val_fraction and split in (*TRAIN_NAMES, *VALIDATION_NAMES):
+    if options.val_fraction and split.lower() in (*TRAIN_NAMES, *VALIDATION_NAMES):
         there = _match(found.splits, VALIDATION_NAMES[0])
         if there is not None:
             raise ConfigError(
@@ -113,7 +110,7 @@ def find_split(data: Path, split: str, options: RecordOptions = _DEFAULTS) -> Op
             )
         name = _name_of(data, found, TRAIN_NAMES[0])
         found.check(name)
-        part: Part = "train" if split in TRAIN_NAMES else "validation"
+        part: Part = "train" if split.lower() in TRAIN_NAMES else "validation"
         return partial(_open_part, found, name, split, part, options)
     name = _name_of(data, found, split)
     found.check(name)
@@ -129,20 +126,25 @@ def _open_part(
 
 def _name_of(data: Path, found: Container, split: str) -> str:
     """The name of a split in what was found; "" where that is all records. Raises ConfigError."""
-    if not found.splits and split in TRAIN_NAMES:
+    if not found.splits and split.lower() in TRAIN_NAMES:
         return ""
     name = _match(found.splits, split)
     if name is not None:
         return name
+    is_validation = split.lower() in VALIDATION_NAMES
     held_out = f"--val-fraction 0.1 to hold a tenth of {'train' if found.splits else 'it'} out as validation"
     if open_storage(data).is_folder(split):
         raise RecordError(f"{data / split}: no class folders and no images, expected {split}/CLASS/NAME.jpg")
     if not found.splits:
         raise ConfigError(
-            f"{data}: has no splits, found no {split}; its records are --split train: give {held_out}, or "
-            "--validation-split none to train without"
+            f"{data}: has no splits, found no {split}; its records are --split train: give "
+            + (
+                f"{held_out}; `train` can do without, with --validation-split none"
+                if is_validation
+                else "--split train"
+            )
         )
-    also = f", or {held_out}" if split in VALIDATION_NAMES and _match(found.splits, "train") else ""
+    also = f", or {held_out}" if is_validation and _match(found.splits, "train") else ""
     raise ConfigError(
         f"{data}: only {', '.join(sorted(found.splits))}, expected {split}-NNNNN-of-NNNNN shards or {split}/CLASS "
         f"folders of images; give another --split or folder{also}"
@@ -151,8 +153,12 @@ def _name_of(data: Path, found: Container, split: str) -> str:
 
 def _match(splits: Sequence[str], split: str) -> str | None:
     """The split of this name, or of another one for the same: val for validation."""
-    same = next((names for names in (TRAIN_NAMES, VALIDATION_NAMES) if split in names), (split,))
-    return next((name for name in (split, *same) if name in splits), None)
+    if split in splits:
+        return split
+    known = split.lower()
+    same = next((names for names in (TRAIN_NAMES, VALIDATION_NAMES) if known in names), (known,))
+    found = {name.lower(): name for name in splits if name.lower() in SPLIT_NAMES}
+    return next((found[name] for name in (known, *same) if name in found), None)
 
 
 def _find_container(data: Path, options: RecordOptions) -> Container | None:
@@ -183,7 +189,9 @@ def _find_file(data: Path, options: RecordOptions) -> Container:
         return Container((), lambda _, split, **boxes: open_foreign_shards(data.parent, split, files, options, **boxes))
     if data.suffix not in TABLE_SUFFIXES:
         raise ConfigError(
-            f"{data}: is a file; expected a folder of records, or a table of images ({', '.join(TABLE_SUFFIXES)})"
+            f"{data}: is a file of no known kind; expected a folder of records, a table of images "
+            f"({', '.join(TABLE_SUFFIXES)}), Parquet with images in it, a tar ({TAR_SUFFIX}, not compressed) or a "
+            "TFRecord shard"
         )
     if name.endswith(PARQUET_SUFFIX) and holds_image_columns(data, options):
         return Container((), lambda _, split, **boxes: ArrowSource(data.parent, split, [name], options, **boxes))
@@ -198,6 +206,7 @@ def _find_tfrecords(data: Path, options: RecordOptions, listing: Listing) -> Con
         return None
     is_foreign = has_foreign_options(options) or TFDS_FEATURES in listing.files
     if is_foreign or any(map(is_foreign_name, names)):
+        _check_alone(data, next(filter(is_foreign_name, names), names[0]), listing)
         sets = _by_split(data, names)
         return Container(
             tuple(sorted(filter(None, sets))),
@@ -225,7 +234,21 @@ def _is_tar(name: str) -> bool:
 
 def _find_tars(data: Path, options: RecordOptions, listing: Listing) -> Container | None:
     names = sorted(filter(_is_tar, listing.files))
+    if names:
+        _check_alone(data, names[0], listing)
     return _open_tars(data, names, options) if names else None
+
+
+def _check_alone(data: Path, name: str, listing: Listing) -> None:
+    """Raise ConfigError where a container lies beside folders of images, and so either may be the data."""
+    below = sorted(name for name in listing.folders if name[0] != ".")
+    splits = find_image_splits(data, listing) if below else None
+    folders = splits or (below if splits is not None and len(below) > 1 else [])
+    if folders:
+        raise ConfigError(
+            f"{data}: holds {name} and folders of images ({', '.join(folders[:3])}), expected one of the two; give the "
+            f"file's own path, {data / name}, or move it elsewhere"
+        )
 
 
 def _find_saved(data: Path, options: RecordOptions, listing: Listing) -> Container | None:
@@ -239,16 +262,19 @@ def _find_saved(data: Path, options: RecordOptions, listing: Listing) -> Contain
 def _find_parquet(data: Path, options: RecordOptions, listing: Listing) -> Container | None:
     """Parquet files in the folder itself, in data/ or in folders of splits."""
     names = [name for name in listing.files if name.endswith(PARQUET_SUFFIX)]
-    for folder in () if names else sorted({"data", *SPLIT_NAMES} & set(listing.folders)):
+    if names:
+        _check_alone(data, names[0], listing)
+    for folder in () if names else sorted(name for name in listing.folders if name.lower() in {"data", *SPLIT_NAMES}):
         files = open_storage(data).list_folder(folder).files
         names += [f"{folder}/{name}" for name in files if name.endswith(PARQUET_SUFFIX)]
     return _open_arrow(data, _by_split(data, names), options) if names else None
 
 
 def _open_arrow(data: Path, sets: dict[str, list[str]], options: RecordOptions) -> Container:
+    names = [name for files in sets.values() for name in files]
     return Container(
         tuple(sorted(filter(None, sets))),
-        lambda name, split, **boxes: ArrowSource(data, split, sets[name], options, **boxes),
+        lambda name, split, **boxes: ArrowSource(data, split, sets[name], options, all_names=names, **boxes),
     )
 
 

@@ -6,7 +6,9 @@
     SPLIT/NAME.jpg, NAME.jpg    images without labels, and tiny-imagenet's test/images
 
 A class may be called "train" or "test", so folders count as splits where all of them have such names, or where they
-hold folders of their own. Folders that are neither clearly classes nor splits are left to the user's --split.
+hold folders of their own; upper and lower case are one. A folder below which no image is seen (annotations, what a Mac
+leaves) is neither a split nor a class. Folders that are neither clearly classes nor splits are left to the user's
+--split.
 """
 
 from __future__ import annotations
@@ -21,18 +23,24 @@ from teachonce.engine.prefetch import overlap
 from teachonce.errors import ConfigError, RecordError
 from teachonce.records.class_table import ClassTable, read_lines
 from teachonce.records.image_folder import FolderSource, ImageFileSource
-from teachonce.records.listing import find_class_folders, index_images, is_image_name, list_images
+from teachonce.records.listing import (
+    SPLIT_NAMES,
+    find_train_classes,
+    find_train_folder,
+    index_images,
+    is_image_name,
+    list_images,
+)
 from teachonce.records.source import NO_LABEL, RecordSource
 from teachonce.storage.files import open_storage
 from teachonce.storage.storage import Listing, Storage
 
-TRAIN_NAMES = ("train", "training")
-VALIDATION_NAMES = ("validation", "val", "valid")
-SPLIT_NAMES = frozenset((*TRAIN_NAMES, *VALIDATION_NAMES, "test", "testing", "eval", "evaluation", "dev"))
 ANNOTATIONS = "val_annotations.txt"
 IMAGES = "images"
 LOOKED_AT = 16
 """Folders whose content tells whether folders are classes or splits."""
+LOOKED_DEPTH = 4
+"""Folders below a folder of the data that are looked into for an image."""
 
 
 def find_image_splits(data: Path, listing: Listing) -> list[str] | None:
@@ -44,14 +52,19 @@ def find_image_splits(data: Path, listing: Listing) -> list[str] | None:
     top = _visible(listing)
     if not top.folders:
         return [] if any(map(is_image_name, top.files)) else None
-    known = [name for name in top.folders if name in SPLIT_NAMES]
+    known = [name for name in top.folders if _is_split_name(name)]
     names = list(dict.fromkeys((*known, *islice(top.folders, LOOKED_AT))))
     looked_at = dict(zip(names, map(_visible, overlap(storage, names, storage.list_folder)), strict=True))
-    if any(looked_at[name].folders for name in known) or len(known) == len(top.folders):
-        return [name for name in top.folders if _is_split(storage, name, looked_at.get(name))]
+    empty = {name for name, listing in looked_at.items() if not _holds_images(storage, name, listing)}
+    looked_at = {name: listing for name, listing in looked_at.items() if name not in empty}
+    if not looked_at:
+        return None
+    known = [name for name in known if name in looked_at]
+    if any(looked_at[name].folders for name in known) or len(known) == len(looked_at):
+        return [name for name in top.folders if name not in empty and _is_split(storage, name, looked_at.get(name))]
     if _are_classes(storage, looked_at):
         return []
-    return [name for name in top.folders if _is_split(storage, name, looked_at.get(name))] or None
+    return [name for name in top.folders if name not in empty and _is_split(storage, name, looked_at.get(name))] or None
 
 
 def open_image_split(
@@ -68,7 +81,7 @@ def open_image_split(
     listing = _visible(open_storage(root, RecordError).list_folder())
     if folder and listing.folders == [IMAGES] and ANNOTATIONS in listing.files:
         return _open_annotated(data, folder, split, labels, with_boxes)
-    if folder and listing.folders == [IMAGES] and not open_storage(data).is_folder(f"train/{IMAGES}"):
+    if folder and listing.folders == [IMAGES] and not _has_class(data, IMAGES):
         return _open_unlabeled(root / IMAGES, split, with_boxes)
     if not listing.folders and any(map(is_image_name, listing.files)):
         return _open_unlabeled(root, split, with_boxes)
@@ -79,14 +92,30 @@ def _visible(listing: Listing) -> Listing:
     return Listing(listing.files, sorted(name for name in listing.folders if name[0] != "."))
 
 
+def _is_split_name(name: str) -> bool:
+    return name.lower() in SPLIT_NAMES
+
+
 def _is_split(storage: Storage, name: str, listing: Listing | None) -> bool:
+    """Whether a folder is one of images in folders; ``listing`` is that of a folder below which an image was seen."""
+    is_seen = listing is not None
     listing = _visible(storage.list_folder(name)) if listing is None else listing
-    return bool(listing.folders) or (name in SPLIT_NAMES and any(map(is_image_name, listing.files)))
+    if not listing.folders:
+        return _is_split_name(name) and any(map(is_image_name, listing.files))
+    return is_seen or _holds_images(storage, name, listing)
+
+
+def _holds_images(storage: Storage, name: str, listing: Listing, depth: int = 0) -> bool:
+    """Whether an image is seen below a folder; of each folder some are looked into, as deep as tiny-imagenet's are."""
+    if any(map(is_image_name, listing.files)):
+        return True
+    below = [f"{name}/{folder}" for folder in listing.folders[:LOOKED_AT]] if depth < LOOKED_DEPTH else []
+    return any(_holds_images(storage, folder, _visible(storage.list_folder(folder)), depth + 1) for folder in below)
 
 
 def _are_classes(storage: Storage, listings: dict[str, Listing]) -> bool:
     """Whether folders hold a class's images each: some directly, or below folders that are no classes themselves."""
-    if any(not SPLIT_NAMES.isdisjoint(listing.folders) for listing in listings.values()):
+    if any(map(_is_split_name, (name for listing in listings.values() for name in listing.folders))):
         return False
     if any(map(is_image_name, _all_files(listings.values()))):
         return True
@@ -99,6 +128,11 @@ def _are_classes(storage: Storage, listings: dict[str, Listing]) -> bool:
 
 def _all_files(listings: Iterable[Listing]) -> list[str]:
     return [name for listing in listings for name in listing.files]
+
+
+def _has_class(data: Path, name: str) -> bool:
+    train = find_train_folder(data)
+    return train is not None and open_storage(data).is_folder(f"{train}/{name}")
 
 
 def _open_unlabeled(root: Path, split: str, with_boxes: bool) -> RecordSource:
@@ -125,8 +159,7 @@ def _open_annotated(
         raise RecordError(f"{path}: has no line for {missing}, which {data / folder / IMAGES} holds; complete the file")
     names: Sequence[str] = labels or ()
     if not names:
-        has_train = open_storage(data).is_folder("train")
-        names = (find_class_folders(data / "train") if has_train else []) or sorted(set(class_of.values()))
+        names = find_train_classes(data) or sorted(set(class_of.values()))
     label_of = {name: label for label, name in enumerate(names)}
     unknown = next((name for name in images if class_of[name] not in label_of), None)
     if unknown is not None:

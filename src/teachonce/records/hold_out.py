@@ -2,8 +2,9 @@
 
 A record is held out where a hash of (seed, key) is below the fraction. So it stays on its side whatever other records
 come or go, in any container and order, and equal images, which have one key, are on the same side. Of a class that
-would have none held out its smallest hash is (and of one that would be held out as a whole its largest is not), where
-it has two images or more: only such a class's images can change sides as it grows.
+would have none held out its smallest hash is, where it has two images or more, and its largest never is, so that every
+class has an image to train on: only such images can change sides as their class grows. Where an image of two classes
+would be held out for one and kept for the other it is kept.
 
 To know the keys all images are read, once: they are kept in the cache folder (``data_keys``), and labels beside them.
 """
@@ -58,10 +59,10 @@ def choose_held_out(
     classes, places = images[0][order], images[1][order]
     starts = np.flatnonzero(np.r_[True, classes[1:] != classes[:-1]])
     ends = np.r_[starts[1:], len(classes)]
-    for first, end in zip(starts.tolist(), ends.tolist(), strict=True):
-        if classes[first] != NO_LABEL and end - first > 1:
-            is_held_out[places[first]] = True
-            is_held_out[places[end - 1]] = False
+    is_class = classes[starts] != NO_LABEL
+    is_held_out[places[starts[is_class & (ends - starts > 1)]]] = True
+    # Behind the others, as another class may have the same image: what a class needs for training counts more.
+    is_held_out[places[ends[is_class] - 1]] = False
     return is_held_out[inverse]
 
 

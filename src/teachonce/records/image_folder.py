@@ -19,7 +19,14 @@ from teachonce.engine.buffers import BufferPool
 from teachonce.engine.prefetch import overlap
 from teachonce.errors import LogitsError, RecordError
 from teachonce.records.class_table import ClassTable
-from teachonce.records.listing import ImageListing, find_class_folders, find_data_classes, list_images
+from teachonce.records.listing import (
+    TRAIN_NAMES,
+    ImageListing,
+    find_class_folders,
+    find_data_classes,
+    find_train_folder,
+    list_images,
+)
 from teachonce.records.source import NO_LABEL, Location, Record, RecordSource, ShardInfo, record_key, shard_name
 from teachonce.storage.files import open_storage
 from teachonce.storage.storage import FileStatus, Storage
@@ -123,17 +130,23 @@ class FolderSource(ImageFileSource):
         folders = find_class_folders(root)
         if not folders:
             raise RecordError(f"{root}: no class folders, expected {split}/CLASS/NAME.jpg")
+        if not folder:
+            # Class folders of a split are meant as such; beside those of data without splits there may be others.
+            listing = list_images(root, folders, skip_empty=True)
+            folders = sorted({path.partition("/")[0] for path in listing.folders})
         if labels is not None:
             names, origin, advice = list(labels), str(labels_from), "give the --labels of this data"
         else:
-            names = find_data_classes(data, folder) if folder else folders
-            origin, advice = str(data / "train"), "rename or remove the folder"
+            is_train = folder.lower() in ("", TRAIN_NAMES[0])
+            names = folders if is_train else find_data_classes(data, folder)
+            origin, advice = str(data / (find_train_folder(data) or "train")), "rename or remove the folder"
         unknown = sorted(set(folders) - set(names))
         if unknown:
             has = "does not have" if labels is None else "does not list"
             raise RecordError(f"{root / unknown[0]}: a class that {origin} {has} ({len(names)} classes); {advice}")
+        if folder:
+            listing = list_images(root, folders)
         label_of = {name: label for label, name in enumerate(names)}
-        listing = list_images(root, folders)
         numbers = np.array([label_of[name] for name in folders], np.int32)
         super().__init__(
             listing,

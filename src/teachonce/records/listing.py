@@ -30,6 +30,10 @@ from teachonce.storage.storage import Storage
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".pgm"})
 _SYSTEM_FILES = frozenset({"thumbs.db", "desktop.ini"})
 """What Windows leaves in folders of images; not worth a warning."""
+TRAIN_NAMES = ("train", "training")
+VALIDATION_NAMES = ("validation", "val", "valid")
+SPLIT_NAMES = frozenset((*TRAIN_NAMES, *VALIDATION_NAMES, "test", "testing", "eval", "evaluation", "dev"))
+"""Names of splits, in lower case: Train is one too."""
 MAX_DEPTH = 32
 """Folders below a class folder: more is a link that leads back to a folder above it."""
 
@@ -105,24 +109,37 @@ def find_class_folders(folder: Path) -> list[str]:
 
 
 def find_data_classes(images: Path, split: str) -> list[str]:
-    """Classes of the data: the folders of ``train`` where there is one, else of the split.
+    """Classes of the data: the folders of its training images where there are any, else of the split.
 
     So a validation folder that lacks a class keeps the labels of the others.
     """
-    has_train = open_storage(images).is_folder("train")
-    return (find_class_folders(images / "train") if has_train else []) or find_class_folders(images / split)
+    return find_train_classes(images) or find_class_folders(images / split)
 
 
-def list_images(root: Path, folders: Sequence[str]) -> ImageListing:
+def find_train_folder(images: Path) -> str | None:
+    """The folder of training images: train, training, in upper or lower case; None where there is none."""
+    folders = open_storage(images).list_folder().folders
+    return min((name for name in folders if name.lower() in TRAIN_NAMES), key=str.lower, default=None)
+
+
+def find_train_classes(images: Path) -> list[str]:
+    """The class folders of the training images, sorted; [] where there are none."""
+    train = find_train_folder(images)
+    return [] if train is None else find_class_folders(images / train)
+
+
+def list_images(root: Path, folders: Sequence[str], *, skip_empty: bool = False) -> ImageListing:
     """The images of the class folders below ``root``, at any depth (of ``root`` alone for the folder ""), sorted.
 
-    Raises RecordError for a class folder without an image. Files with other endings are left out, with one warning.
+    Raises RecordError for a class folder without an image, or leaves it out where ``skip_empty``. That, and files with
+    other endings that are left out, are one warning each.
     """
     paths: list[str] = []
     folder_of: list[NDArray[np.int32]] = []
     names: list[bytes] = []
     sizes: list[int] = []
     others: list[Path] = []
+    empty: list[str] = []
     storage = open_storage(root, RecordError)
     for folder, listed in zip(folders, overlap(storage, folders, lambda top: _list_tree(storage, top)), strict=True):
         for path, files in listed:
@@ -133,11 +150,16 @@ def list_images(root: Path, folders: Sequence[str]) -> ImageListing:
                 paths.append(path)
                 names.append(b"".join(encoded))
                 sizes += map(len, encoded)
-        if not paths or (folder and paths[-1].partition("/")[0] != folder):
+        if paths and (not folder or paths[-1].partition("/")[0] == folder):
+            continue
+        empty.append(folder)
+        if not skip_empty or len(empty) == len(folders):
             raise RecordError(
                 f"{root / folder}: has no images ({', '.join(sorted(IMAGE_SUFFIXES))}), expected at least one; "
                 "fill the folder or remove it"
             )
+    if empty:
+        warnings.warn(f"{root}: {len(empty)} folders have no images and are left out: {', '.join(empty)}", stacklevel=2)
     if others:
         warnings.warn(f"{len(others)} files without an image extension are ignored, such as {others[0]}", stacklevel=2)
     bounds = np.cumsum([0, *sizes], dtype=np.int64)

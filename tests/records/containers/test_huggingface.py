@@ -138,12 +138,40 @@ def test_plain_columns_and_their_options(tmp_path: Path) -> None:
     assert [label for _, label in read_all(open_records(tmp_path / "d", "train"))] == [NO_LABEL, NO_LABEL]
 
 
+def write_texts(folder: Path, kind: str) -> Path:
+    """Data whose validation split lacks the first class, and whose test split has no labels."""
+    splits = {"train": ["cat", "eel"], "validation": ["eel", "fox"], "test": None}
+    for split, labels in splits.items():
+        columns = {"image": [encode_jpeg(len(split)), encode_jpeg(1)], **({"label": labels} if labels else {})}
+        if kind == "parquet":
+            write_parquet(folder / f"{split}.parquet", pa.table(columns))
+        else:
+            write_saved(folder / split, [pa.table(columns)])
+    if kind == "saved":
+        (folder / "dataset_dict.json").write_text("{}")
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["parquet", "saved"])
+def test_texts_are_numbered_over_all_splits(tmp_path: Path, kind: str) -> None:
+    data = write_texts(tmp_path / "d", kind)
+    train, validation, test = (open_records(data, split) for split in ("train", "validation", "test"))
+    assert [label for _, label in read_all(train)] == [0, 1]
+    assert [label for _, label in read_all(validation)] == [1, 2]
+    assert train.classes == validation.classes and train.classes is not None
+    assert train.classes.names == ("cat", "eel", "fox") and test.labeled == "none"
+
+
 def test_two_labels_want_one_named(tmp_path: Path) -> None:
     features = {"image": {"_type": "Image"}, "label": FEATURES["label"], "coarse": FEATURES["label"]}
     table = build_table([row(0, 1)], features).append_column("coarse", pa.array([2]))
     write_parquet(tmp_path / "d/x.parquet", table)
     with pytest.raises(ConfigError, match=r"has the labels label, coarse; name one with --label-feature"):
         open_records(tmp_path / "d", "train")
+    with pytest.raises(ConfigError, match=r"x.parquet: has the labels label, coarse; name one with --label-feature"):
+        open_records(tmp_path / "d/x.parquet", "train")
+    with pytest.raises(ConfigError, match=r"--label-feature fine: .*x.parquet has image, label, coarse; give one"):
+        open_records(tmp_path / "d/x.parquet", "train", RecordOptions(label_feature="fine"))
     assert read_all(open_records(tmp_path / "d", "train", RecordOptions(label_feature="coarse"))) == [("n_0.jpg", 2)]
 
 
@@ -155,14 +183,14 @@ def test_what_is_none(tmp_path: Path) -> None:
         open_records(tmp_path / "a", "train")
     (tmp_path / "b").mkdir()
     (tmp_path / "b/x.parquet").write_text("text" * 9)
-    with pytest.raises(ConfigError, match=r"x.parquet: is no Parquet file, or is damaged"):
+    with pytest.raises(ConfigError, match=r"x.parquet: is not a Parquet file, or is damaged"):
         open_records(tmp_path / "b", "train")
     data = write_saved(tmp_path / "c", [build_table([{"image": None, "label": 0}])])
     with pytest.raises(RecordError, match=r"data-00000-of-00001.arrow row 0: image is null, expected an image"):
         open_records(data, "train").read_record(0, 0)
     path = data / "data-00000-of-00001.arrow"
     path.write_bytes(path.read_bytes()[:700])
-    with pytest.raises(RecordError, match=r"data-00000-of-00001.arrow: is no Arrow file, or is damaged"):
+    with pytest.raises(RecordError, match=r"data-00000-of-00001.arrow: is not an Arrow file, or is damaged"):
         open_records(data, "train")
     path.unlink()
     with pytest.raises(RecordError, match=r"has no Arrow file, expected data-NNNNN-of-NNNNN.arrow"):

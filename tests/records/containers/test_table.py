@@ -81,7 +81,8 @@ def test_names_and_splits(data: Path, kind: str) -> None:
 def test_numbers_and_no_splits(data: Path, kind: str) -> None:
     rows = [{"file": path, "y": label} for path, label in zip(PATHS, (3, 1, 3, 2), strict=True)]
     table = write_table(data / f"all.{kind}", rows)
-    assert listed(open_records(table, "train")) == [(path, NO_LABEL) for path in PATHS]
+    with pytest.warns(UserWarning, match=rf"all.{kind}: no column is known as the label, .* has y: name one with --la"):
+        assert listed(open_records(table, "train")) == [(path, NO_LABEL) for path in PATHS]
     source = open_records(table, "train", RecordOptions(label_feature="y", label_offset=-1))
     assert [label for _, label in listed(source)] == [2, 0, 2, 1]
     assert source.classes is None and source.labeled == "all" and named_splits(table) == ["train"]
@@ -102,6 +103,28 @@ def test_some_labels_may_be_absent(data: Path, kind: str) -> None:
     table = write_table(data / f"t.{kind}", [{"path": p, "label": n} for p, n in zip(PATHS, labels, strict=True)])
     source = open_records(table, "train")
     assert [label for _, label in listed(source)] == [1, NO_LABEL, 0, NO_LABEL] and source.labeled == "some"
+
+
+@pytest.mark.parametrize("header", ["path, label, split", "Path,Label,Split", " PATH ,\tlabel ,split"])
+def test_headers_of_other_spelling(data: Path, header: str) -> None:
+    (data / "t.csv").write_text(f"\n{header}\nimages/a.jpg, dog, train\n\n   \nimages/b.jpg,cat,train\n")
+    source = open_records(data / "t.csv", "train")
+    assert listed(source) == [("images/a.jpg", 1), ("images/b.jpg", 0)]
+    assert source.classes is not None and source.classes.names == ("cat", "dog")
+    assert listed(open_records(data / "t.csv", "train", RecordOptions(label_feature="LABEL"))) == listed(source)
+
+
+@pytest.mark.parametrize(
+    ("name", "lines"),
+    [
+        ("t.txt", PATHS[:2]),
+        ("t.csv", ("path", *PATHS[:2])),
+        ("t.jsonl", tuple(json.dumps({"path": path}) for path in PATHS[:2])),
+    ],
+)
+def test_blank_lines_do_not_count(data: Path, name: str, lines: tuple[str, ...]) -> None:
+    (data / name).write_text("\n" + "\n \n\n".join(lines) + "\n\n")
+    assert listed(open_records(data / name, "train")) == [(path, NO_LABEL) for path in PATHS[:2]]
 
 
 def test_a_list_of_paths_has_no_labels(data: Path) -> None:
@@ -137,11 +160,21 @@ def test_a_table_that_was_changed_is_read_again(data: Path) -> None:
         ("t.csv", "path,split\nimages/a.jpg,train\nimages/b.jpg,\n", r"row 2 has no split, others have"),
         ("t.csv", "path,split\nimages/a.jpg,a/b\n", r"split: 'a/b' leads to another folder"),
         ("t.jsonl", "{]\n", r"t.jsonl line 1: is not JSON"),
-        ("t.jsonl", "[1]\n", r"t.jsonl line 1: is no JSON object"),
+        ("t.jsonl", "[1]\n", r"t.jsonl line 1: is not a JSON object"),
         ("t.jsonl", '{"path": "images/a.jpg", "label": 1.5}\n', r"line 1: label is 1.5, expected a name or a whole"),
         ("t.jsonl", '{"path": "images/a.jpg", "split": 2}\n', r"line 1: split is 2, expected the name of a split"),
-        ("t.parquet", "text", r"t.parquet: is no Parquet file that can be read"),
-        ("t.list", "images/a.jpg", r"t.list: is a file; expected a folder of records, or a table of images"),
+        ("t.csv", "path,label\n\nimages/a.jpg\n", r"t.csv line 3: 1 fields, expected 2"),
+        (
+            "x.tar.gz",
+            "text",
+            r"x.tar.gz: is a file of no known kind; expected .*\.txt\), .* a tar \(.tar, not compressed\)",
+        ),
+        ("t.parquet", "text", r"t.parquet: is not a Parquet file that can be read"),
+        (
+            "t.list",
+            "images/a.jpg",
+            r"t.list: is a file of no known kind; expected a folder of records, a table of images",
+        ),
     ],
 )
 def test_what_is_no_table(data: Path, name: str, text: str, message: str) -> None:

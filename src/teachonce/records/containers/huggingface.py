@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from teachonce.engine.buffers import BufferPool
 from teachonce.engine.progress import progress
 from teachonce.errors import ConfigError, LogitsError, RecordError, TeachonceError
-from teachonce.records.containers.hf_schema import ImageColumns, find_columns
+from teachonce.records.containers.hf_schema import ImageColumns, find_columns, holds_images
 from teachonce.records.containers.labels import number_labels
 from teachonce.records.options import RecordOptions
 from teachonce.records.source import NO_LABEL, Location, Record, RecordSource, ShardInfo, record_key
@@ -40,8 +40,16 @@ class ArrowSource(RecordSource):
     format = "arrow"
 
     def __init__(
-        self, data: Path, split: str, names: Sequence[str], options: RecordOptions, *, with_boxes: bool = False
+        self,
+        data: Path,
+        split: str,
+        names: Sequence[str],
+        options: RecordOptions,
+        *,
+        all_names: Sequence[str] = (),
+        with_boxes: bool = False,
     ) -> None:
+        """``all_names`` are the files of all splits, whose labels are numbered together where they are texts."""
         self.split, self.with_boxes = split, with_boxes
         self._data = data
         self._storage = open_storage(data, RecordError)
@@ -54,7 +62,17 @@ class ArrowSource(RecordSource):
         self._columns = columns
         self._options = options
         texts = [_known(label, columns.names) for shard in rows for label in shard.labels(columns.label)]
+        num_rows = len(texts)
+        if (
+            columns.label
+            and columns.names is None
+            and options.labels is None
+            and any(isinstance(t, str) for t in texts)
+        ):
+            others = sorted(set(all_names) - set(self._names))
+            texts += sorted({text for name in others for text in _read_texts(data / name, columns.label)})
         labels, self.classes = number_labels(texts, options, str(data), columns.names)
+        labels = labels[:num_rows]
         self._labels = np.split(labels, np.cumsum([len(shard) for shard in rows])[:-1])
         self.labeled = "none" if (labels == NO_LABEL).all() else "all" if (labels != NO_LABEL).all() else "some"
         self.shards = tuple(
@@ -119,7 +137,7 @@ class _Rows:
             table = (ipc.open_file if bytes(buffer[:6]) == b"ARROW1" else ipc.open_stream)(buffer).read_all()
         except pa.ArrowException as error:
             raise RecordError(
-                f"{path}: is no Arrow file, or is damaged: {error}; copy it again".splitlines()[0]
+                f"{path}: is not an Arrow file, or is damaged: {error}; copy it again".splitlines()[0]
             ) from error
         self.schema = table.schema
         self._table = table
@@ -158,6 +176,18 @@ def _take_apart(chunk: pa.Array) -> tuple[pa.Array, pa.Array | None]:
     return parts["bytes"], parts.get("path")
 
 
+def _read_texts(path: Path, column: str) -> set[str]:
+    """The texts in a column of a file; none where it has no such column, as test splits may have none."""
+    if not path.name.endswith(PARQUET_SUFFIX):
+        storage, name = locate(path, RecordError)
+        rows = _Rows(storage.local_path(name))
+        found = rows.labels(column) if column in rows.schema.names else []
+    else:
+        file = _open_parquet(path)
+        found = file.read(columns=[column])[column].to_pylist() if column in file.schema_arrow.names else []
+    return {text for text in found if isinstance(text, str)}
+
+
 def _known(label: Any, names: Sequence[str] | None) -> str | int | None:
     if isinstance(label, bool) or not isinstance(label, str | int | None):
         raise ConfigError(f"label {label!r}: expected a name or a whole number; name the column with --label-feature")
@@ -183,12 +213,12 @@ def _arrow_files(data: Path, prefix: str) -> list[str]:
 
 
 def holds_image_columns(path: Path, options: RecordOptions) -> bool:
-    """Whether a Parquet file holds images, and not their paths."""
+    """Whether a Parquet file holds images, and not their paths; what is wrong with its labels is seen later."""
     try:
-        find_columns(_read_parquet_schema(path), options, str(path))
+        schema = _read_parquet_schema(path)
     except ConfigError:
         return False
-    return True
+    return any(holds_images(field.type) and options.image_feature in (None, field.name) for field in schema)
 
 
 def _open_parquet(path: Path) -> Any:
@@ -200,7 +230,7 @@ def _open_parquet(path: Path) -> Any:
         return pq.ParquetFile(pa.BufferReader(pa.py_buffer(storage.map(name)[:])))
     except pa.ArrowException as error:
         raise RecordError(
-            f"{path}: is no Parquet file, or is damaged: {error}; copy it again".splitlines()[0]
+            f"{path}: is not a Parquet file, or is damaged: {error}; copy it again".splitlines()[0]
         ) from error
 
 

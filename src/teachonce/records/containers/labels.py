@@ -22,11 +22,18 @@ _NUMBER = re.compile(r"[+-]?[0-9]{1,9}")
 def choose_column(names: Sequence[str], given: str | None, usual: Sequence[str], option: str, where: str) -> str | None:
     """The column that an option names, else the first usual one that is there; None: there is none.
 
-    Raises ConfigError where the named one is not there.
+    Spaces around a name, and upper or lower case, make no difference where no column has exactly this name. Raises
+    ConfigError where the named one is not there.
     """
-    if given is not None and given not in names:
+    plain = {_plain(name): name for name in reversed(names)} | {name: name for name in names}
+    if given is not None and given not in plain and _plain(given) not in plain:
         raise ConfigError(f"{option} {given}: {where} has {', '.join(names) or 'nothing'}; give one of these")
-    return given if given is not None else next((name for name in usual if name in names), None)
+    wanted = usual if given is None else (given,)
+    return next((plain[key] for name in wanted for key in (name, _plain(name)) if key in plain), None)
+
+
+def _plain(name: str) -> str:
+    return name.strip().casefold()
 
 
 def build_class_table(names: Sequence[str]) -> ClassTable:

@@ -4,7 +4,7 @@
     images/1.jpg,cat,train          {"path": "images/2.jpg", "label": "dog", "split": "train"}
 
 Paths are relative to the table's folder. Label and split may be missing: then records have no label, or are in no
-splits. A text file of paths, one a line (.txt), is such a table too. Rows keep their order.
+splits. A text file of paths, one a line (.txt), is such a table too. Rows keep their order; blank lines do not count.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import csv
 import os
 import posixpath
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -104,7 +105,7 @@ def _read_columns(path: Path, options: RecordOptions) -> _Columns:
         for option, given in (("--image-feature", options.image_feature), ("--label-feature", options.label_feature)):
             if given is not None:
                 raise ConfigError(f"{option} {given}: {path} is a list of paths and has no columns; leave it out")
-        lines = [line.strip() for _, line in read_lines(path)]
+        lines = [line.strip() for _, line in read_lines(path) if line]
         return lines, [None] * len(lines), [None] * len(lines)
     if path.suffix == ".parquet":
         return _read_parquet(path, options)
@@ -140,17 +141,25 @@ def _choose_columns(names: Sequence[str], options: RecordOptions, path: Path) ->
             "--image-feature"
         )
     label = choose_column(names, options.label_feature, LABEL_COLUMNS, "--label-feature", str(path))
-    return image, label, choose_column(names, None, SPLIT_COLUMNS, "", str(path))
+    split = choose_column(names, None, SPLIT_COLUMNS, "", str(path))
+    others = [name.strip() for name in names if name not in (image, split)]
+    if label is None and others:
+        warnings.warn(
+            f"{path}: no column is known as the label, so its images have none; has {', '.join(others)}: name one with "
+            "--label-feature",
+            stacklevel=2,
+        )
+    return image, label, split
 
 
 def _iter_csv(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     lines = (line + "\n" for _, line in read_lines(path))
-    reader = csv.reader(lines)
-    header = next(reader, None)
-    if header is None:
-        raise ConfigError(f"{path}: is empty, expected {_EXPECTED}")
+    reader = csv.reader(lines, skipinitialspace=True)
     try:
-        for fields in reader:
+        header = next(filter(None, reader), None)
+        if header is None:
+            raise ConfigError(f"{path}: is empty, expected {_EXPECTED}")
+        for fields in filter(None, reader):
             where = f"{path} line {reader.line_num}"
             if len(fields) != len(header):
                 raise ConfigError(f"{where}: {len(fields)} fields, expected {len(header)}: {', '.join(header)}")
@@ -161,13 +170,15 @@ def _iter_csv(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _iter_json(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     for number, line in read_lines(path):
+        if not line:
+            continue
         where = f"{path} line {number}"
         try:
             row = parse_json(line.encode())
         except ValueError as error:
             raise ConfigError(f"{where}: is not JSON: {error}") from error
         if not isinstance(row, dict):
-            raise ConfigError(f"{where}: is no JSON object, expected path, and label and split where there are any")
+            raise ConfigError(f"{where}: is not a JSON object, expected path, and label and split where there are any")
         yield where, row
 
 
@@ -181,7 +192,7 @@ def _read_parquet(path: Path, options: RecordOptions) -> _Columns:
         image, label, split = _choose_columns(file.schema_arrow.names, options, path)
         table = file.read(columns=[column for column in (image, label, split) if column is not None])
     except pa.ArrowException as error:
-        raise ConfigError(f"{path}: is no Parquet file that can be read: {error}".splitlines()[0]) from error
+        raise ConfigError(f"{path}: is not a Parquet file that can be read: {error}".splitlines()[0]) from error
     paths = _texts(table, image, path)
     if None in paths or "" in paths:
         raise ConfigError(f"{path}: row {next(i for i, text in enumerate(paths, 1) if not text)} has no {image}")

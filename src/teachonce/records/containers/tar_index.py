@@ -1,12 +1,13 @@
 """Where the images of a WebDataset tar lie: NAME.tar.index.json beside it, so that a tar is read by row, not unpacked.
 
-    {"format_version": 1, "num_bytes": 30720, "check": "...",
+    {"format_version": 2, "num_bytes": 30720, "version": "1760000000000000000", "check": "...",
      "samples": [["n01/0001", "jpg", 1536, 20480, "7", null], ...]}
 
 A sample is the members of one name up to the first dot of its last part: its image (jpg, png, webp, ...), with offset
-and size, the text of its cls, and that of its json where it has no cls. The index is made by reading the tar once, or
-only its headers where it is local, and kept beside it, or in the cache folder where the tar's is read-only. ``check``
-is a hash of the first and the last image's header, so the index of a tar that was replaced is made again.
+and size, and the texts of its cls and its json. The index is made by reading the tar once, or only its headers where it
+is local, and kept beside it, or in the cache folder where the tar's is read-only. ``version`` is the tar's time of
+modification, or what an object store calls its version, and ``check`` a hash of the first and the last image's header:
+the index of a tar that was replaced or copied is made again, as its labels may be others at the same size.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from teachonce.storage.files import atomic_write, locate
 from teachonce.storage.storage import FileStatus, Reader, Storage
 
 INDEX_SUFFIX = ".index.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 HEADER_BYTES = 512
 MAX_TEXT_BYTES = 1 << 20
 """Of a label's file: more is no label."""
@@ -50,6 +51,7 @@ class TarSample(NamedTuple):
 class _Index(msgspec.Struct, forbid_unknown_fields=True):
     format_version: int
     num_bytes: int
+    version: str
     check: str
     samples: list[TarSample]
 
@@ -63,7 +65,7 @@ def load_tar_index(path: Path, status: FileStatus) -> list[TarSample]:
         if found is not None:
             return found.samples
     samples = _scan(storage, name, status)
-    index = _Index(FORMAT_VERSION, status.num_bytes, _check(storage, name, samples), samples)
+    index = _Index(FORMAT_VERSION, status.num_bytes, _version(status), _check(storage, name, samples), samples)
     content = msgspec.json.encode(index)
     if storage.is_writable():
         with suppress(TeachonceError), storage.put(name + INDEX_SUFFIX) as file:
@@ -76,11 +78,15 @@ def load_tar_index(path: Path, status: FileStatus) -> list[TarSample]:
     return samples
 
 
+def _version(status: FileStatus) -> str:
+    return f"{status.modified_ns}{status.version}"
+
+
 def _cached_path(path: Path, status: FileStatus) -> Path | None:
     folder = cache_folder()
     if folder is None:
         return None
-    identity = f"{path}\0{status.num_bytes}\0{status.modified_ns}{status.version}"
+    identity = f"{path}\0{status.num_bytes}\0{_version(status)}"
     return folder / f"{xxhash.xxh3_128_hexdigest(os.fsencode(identity))}{INDEX_SUFFIX}"
 
 
@@ -93,8 +99,9 @@ def _read_index(place: Path, storage: Storage, name: str, status: FileStatus) ->
         index = msgspec.json.decode(there.read(file), type=_Index)
     except (TeachonceError, msgspec.DecodeError):
         return None
-    is_right = index.format_version == FORMAT_VERSION and index.num_bytes == status.num_bytes and bool(index.samples)
-    return index if is_right and index.check == _check(storage, name, index.samples) else None
+    found = index.format_version, index.num_bytes, index.version
+    is_right = found == (FORMAT_VERSION, status.num_bytes, _version(status))
+    return index if is_right and index.samples and index.check == _check(storage, name, index.samples) else None
 
 
 def _check(storage: Storage, name: str, samples: list[TarSample]) -> str:
@@ -127,7 +134,7 @@ def _scan(storage: Storage, name: str, status: FileStatus) -> list[TarSample]:
                 elif suffix in ("cls", "json"):
                     current[suffix] = _read_text(tar, member, where)
     except (tarfile.TarError, EOFError) as error:
-        raise RecordError(f"{where}: is no tar, or is damaged: {error}; copy it again") from error
+        raise RecordError(f"{where}: is not a tar, or is damaged: {error}; copy it again") from error
     _add(samples, current)
     if not samples:
         raise RecordError(
@@ -139,8 +146,7 @@ def _scan(storage: Storage, name: str, status: FileStatus) -> list[TarSample]:
 def _add(samples: list[TarSample], found: dict[str, Any]) -> None:
     if "image" in found:
         suffix, offset, num_bytes = found["image"]
-        cls = found.get("cls")
-        samples.append(TarSample(found["name"], suffix, offset, num_bytes, cls, None if cls else found.get("json")))
+        samples.append(TarSample(found["name"], suffix, offset, num_bytes, found.get("cls"), found.get("json")))
 
 
 def _split_name(path: str) -> tuple[str, str]:
@@ -158,7 +164,7 @@ def _read_text(tar: tarfile.TarFile, member: tarfile.TarInfo, where: str) -> str
     try:
         text = file.read().decode()
     except UnicodeDecodeError:
-        raise RecordError(f"{where}: {member.name} is no UTF-8 text, expected a label") from None
+        raise RecordError(f"{where}: {member.name} is not UTF-8 text, expected a label") from None
     # In one line, which is a line of the index.
     return json.dumps(json.loads(text)) if member.name.endswith(".json") and _is_json(text) else text.strip()
 

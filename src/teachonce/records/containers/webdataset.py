@@ -1,8 +1,8 @@
 """WebDataset tars as a source of records: images with their cls or json, read by row without being unpacked.
 
 A folder of tars, one tar, or names with braces ("train-{000000..000146}.tar", "{train,val}-0.tar"), here or at an
-address. Splits are words of the tars' names. Labels are the text of NAME.cls, or a field of NAME.json (label, class,
-... or ``--label-feature``), names or numbers.
+address. Splits are words of the tars' names. Labels are the text of NAME.cls, else a field of NAME.json (label, class,
+...), or the one that ``--label-feature`` names; names or numbers.
 """
 
 from __future__ import annotations
@@ -200,24 +200,33 @@ def _open_all(data: Path, names: tuple[str, ...], statuses: tuple[FileStatus, ..
             advance(1)
     texts = [_label_text(sample, data / name, options) for name in names for sample in samples[name]]
     numbers, classes = number_labels(texts, options, str(data))
+    # Of millions of samples the texts would fill the memory.
+    samples = {name: [sample._replace(cls=None, json=None) for sample in samples[name]] for name in names}
     ends = np.cumsum([len(samples[name]) for name in names])[:-1]
     return samples, dict(zip(names, np.split(numbers, ends), strict=True)), classes
 
 
 def _label_text(sample: TarSample, path: Path, options: RecordOptions) -> str | int | None:
-    if sample.json is None:
+    option = options.label_feature
+    if sample.json is None or (sample.cls and option is None):
+        if option not in (None, "cls") and sample.cls:
+            choose_column(["cls"], option, (), "--label-feature", f"{path}: {sample.name}")
         return sample.cls
     where = f"{path}: {sample.name}.json"
     try:
         found = parse_json(sample.json.encode())
     except ValueError as error:
         raise RecordError(f"{where}: is not JSON: {error}") from error
-    if isinstance(found, int | str) and not isinstance(found, bool):
+    if isinstance(found, int | str) and not isinstance(found, bool) and option is None:
         return found
-    if not isinstance(found, dict):
+    if not isinstance(found, dict | int | str) or isinstance(found, bool):
         raise RecordError(f"{where}: is neither an object nor a label")
-    column = choose_column(list(found), options.label_feature, LABEL_COLUMNS, "--label-feature", where)
-    label = None if column is None else found[column]
+    # The option names a field of the JSON first, or the file beside it.
+    fields = found if isinstance(found, dict) else {}
+    if sample.cls:
+        fields = {"cls": sample.cls, **fields}
+    column = choose_column(list(fields), option, LABEL_COLUMNS, "--label-feature", where)
+    label = None if column is None else fields[column]
     if not isinstance(label, str | int | None) or isinstance(label, bool):
         raise RecordError(f"{where}: {column} is {label!r}, expected a name or a whole number")
     return label

@@ -205,7 +205,7 @@ def _unpack(path: Path, folder: Path) -> None:
             while block := file.read(_BLOCK_BYTES):
                 target.write(block)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise RecordError(f"{path}: is no gzip file, or was cut short: {error}; restore the shard") from error
+        raise RecordError(f"{path}: is not a gzip file, or was cut short: {error}; restore the shard") from error
     except TeachonceError as error:
         if isinstance(error, RecordError):
             raise
