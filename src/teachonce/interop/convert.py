@@ -51,9 +51,9 @@ from teachonce.records.class_table import (
     write_classes,
 )
 from teachonce.records.discovery import find_splits
-from teachonce.records.folder_layout import TRAIN_NAMES, find_image_splits
+from teachonce.records.folder_layout import find_image_splits
 from teachonce.records.listed import list_written
-from teachonce.records.listing import ImageListing, find_class_folders, find_data_classes, list_images
+from teachonce.records.listing import TRAIN_NAMES, ImageListing, find_class_folders, find_data_classes, list_images
 from teachonce.records.source import parse_shard_name, record_key, shard_name
 from teachonce.records.tfrecord.framing import TFRecordWriter, delete_index, index_path, is_whole, write_index
 from teachonce.records.tfrecord.source import ORIGINAL_KEY
