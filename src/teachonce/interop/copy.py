@@ -59,13 +59,14 @@ def _copy(job: CopyJob) -> Copied:
     storage = open_storage(job.source)
     if storage.is_folder():
         listing = storage.list_folder()
-        if any(shard and job.split in (None, shard[0]) for shard in map(parse_shard_name, listing.files)):
+        shards = {shard[0] for shard in map(parse_shard_name, listing.files) if shard}
+        if job.split in shards or (job.split is None and shards):
             return copy_records(job)
         splits = find_image_splits(job.source, listing) or []
         if job.split in splits or (job.split is None and splits):
             return copy_images(job)
-        if job.split is not None and splits:
-            raise ConfigError(f"--split {job.split}: {job.source} has {', '.join(splits)}")
+        if job.split is not None and (shards or splits):
+            raise ConfigError(f"--split {job.split}: {job.source} has {', '.join(sorted({*shards, *splits}))}")
         if named_splits(job.source):
             raise _not_copied(job)
         raise ConfigError(f"{job.source}: holds no store, records or run, so there is nothing to copy; check the path")

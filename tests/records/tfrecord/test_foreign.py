@@ -154,10 +154,10 @@ def test_packed_shards_are_unpacked_once_and_their_damage_is_named(
     read_all(open_records(tmp_path / "d", "train"))
     assert "unpacking" not in capsys.readouterr().err
     path.write_bytes(path.read_bytes()[:-40])
-    with pytest.raises(RecordError, match=r"train.tfrecord.gz: is no gzip file, or was cut short"):
+    with pytest.raises(RecordError, match=r"train.tfrecord.gz: is not a gzip file, or was cut short"):
         open_records(tmp_path / "d", "train")
     path.write_bytes(b"text")
-    with pytest.raises(RecordError, match=r"train.tfrecord.gz: is no gzip file, or was cut short"):
+    with pytest.raises(RecordError, match=r"train.tfrecord.gz: is not a gzip file, or was cut short"):
         open_records(tmp_path / "d", "train")
 
 
