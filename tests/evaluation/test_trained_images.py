@@ -56,6 +56,7 @@ def test_another_part_is_said_with_the_runs_own_values(pets: Path, tmp_path: Pat
         ({"val_fraction": 0.5, "val_seed": 3}, "--val-fraction 0.5 --val-seed 3"),
         ({"val_fraction": 0.25}, "--val-fraction 0.25 --val-seed 0"),
         ({"split": "train"}, "no --val-fraction"),
+        ({"split": "Train"}, "no --val-fraction"),
     ):
         (line,) = warned(run, pets, **options)
         assert f"{own} {found}: " in line and "\n" not in line

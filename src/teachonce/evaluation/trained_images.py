@@ -19,7 +19,8 @@ def warn_of_trained_images(path: Path | str, split: str, options: RecordOptions)
 
     A split of its own, such as test, or a validation split in the data, holds no images that a run was trained on.
     """
-    if split not in TRAIN_NAMES and not (split in VALIDATION_NAMES and options.val_fraction):
+    name = split.lower()
+    if name not in TRAIN_NAMES and not (name in VALIDATION_NAMES and options.val_fraction):
         return
     config = Run(path).config
     of_run = config.get("val_fraction", 0.0), config.get("val_seed", 0)
