@@ -32,6 +32,7 @@ from teachonce.codecs.codec import Codec
 from teachonce.codecs.dense import Int8Codec
 from teachonce.codecs.topk import TopKCodec
 from teachonce.data.stored_logits import StoredLogits
+from teachonce.data.tensors import as_tensors
 from teachonce.engine.machine import num_cores
 from teachonce.losses.losses import kd_loss, label_loss
 from teachonce.records.class_space import ClassSpace
@@ -87,7 +88,7 @@ def record_costs(folder: Path, rounds: int) -> list[str]:
         teachers, space = StoredLogits([store]), store.class_space
         locations = [divmod(index, SHARD_RECORDS) for index in rng.permutation(8 * SHARD_RECORDS)[:4096].tolist()]
         batches = [locations[start : start + BATCH_SIZE] for start in range(0, len(locations), BATCH_SIZE)]
-        gathered = [teachers.to_batch([store.gather_columns(batch, 0)]) for batch in batches]
+        gathered = [as_tensors(teachers.to_batch([store.gather_columns(batch, 0)])) for batch in batches]
         logits = [teachers.decode(batch, 2.0, space) for batch in gathered]
 
         def gather(store: Store = store, batches: list = batches) -> None:

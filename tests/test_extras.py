@@ -80,6 +80,13 @@ def test_require_imports_nothing(tmp_path: Path):
     )
 
 
+def test_a_library_of_no_extra_has_its_own_command(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("teachonce.extras.find_spec", lambda name: None)
+    expected = "--logger wandb needs wandb, which is not installed: pip install wandb"
+    with pytest.raises(MissingExtraError, match=f"^{expected}$"):
+        require("wandb", purpose="--logger wandb")
+
+
 def test_require_finds_what_is_there():
     require("torch", "sklearn", purpose="these tests")
 
@@ -97,10 +104,9 @@ def test_public_names_say_what_is_missing(tmp_path: Path):
     lines = done.stdout.splitlines()
     needed = {line.partition(":")[0]: line for line in lines if ":" in line}
     assert set(needed) == {
-        *("EpochBatches", "EvalDataset", "KDDataset", "RecordLogits", "StoredLogits", "evaluate", "export_run"),
-        *("kd_loss", "load_model", "register_models", "train"),
+        *("evaluate", "export_run", "kd_loss", "load_model", "register_models", "train"),
     }
     for name, line in needed.items():
         pattern = rf"{name}: MissingExtraError: teachonce\.{name} needs \w+, which is not installed: pip install '.*'"
         assert re.fullmatch(pattern, line), line
-    assert needed["KDDataset"].endswith("needs torch, which is not installed: pip install 'teachonce[torch]'")
+    assert needed["kd_loss"].endswith("needs torch, which is not installed: pip install 'teachonce[torch]'")

@@ -25,6 +25,8 @@ EXTRAS = {
     "demo": ("sklearn",),
 }
 """By extra: the modules that it brings, by the names that they are imported by."""
+ALONE = ("wandb",)
+"""Modules of no extra, for those who use what they belong to anyway; each is installed under its own name."""
 _EXTRA_OF = {module: extra for extra, modules in EXTRAS.items() for module in modules}
 
 
@@ -55,5 +57,5 @@ def missing_extras(purpose: str, extra: str | None = None) -> Iterator[None]:
 
 
 def _missing(purpose: str, module: str, extra: str | None = None) -> MissingExtraError:
-    extra = extra or _EXTRA_OF[module]
-    return MissingExtraError(f"{purpose} needs {module}, which is not installed: pip install 'teachonce[{extra}]'")
+    package = module if module in ALONE else f"'teachonce[{extra or _EXTRA_OF[module]}]'"
+    return MissingExtraError(f"{purpose} needs {module}, which is not installed: pip install {package}")

@@ -21,6 +21,7 @@ from teachonce.training.config import TrainConfig
 from tests.support.small_data import write_image_folder
 
 COMMANDS = [
+    "start",
     "records",
     "reindex",
     "extract",

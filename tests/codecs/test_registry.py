@@ -18,6 +18,7 @@ from teachonce.codecs.dense import DenseCodec
 from teachonce.codecs.options import CodecName
 from teachonce.codecs.registry import CODECS, build_codec, codec_from_json
 from teachonce.data.stored_logits import StoredLogits
+from teachonce.data.tensors import as_tensors
 from teachonce.errors import StoreError
 from teachonce.records.class_space import ClassSpace
 from teachonce.store.store import Store
@@ -59,7 +60,7 @@ def test_a_codec_of_ones_own_is_a_class_and_an_entry(tmp_path: Path, monkeypatch
     assert [store.read_logits(shard, 0, [row])[0].tolist() for shard, row in locations] == expected.tolist()
 
     teachers = StoredLogits([store])
-    batch = teachers.to_batch([store.gather_columns(locations, 0)])
+    batch = as_tensors(teachers.to_batch([store.gather_columns(locations, 0)]))
     assert batch["teacher0_steps"].dtype == torch.int16
     decoded = teachers.decode(batch, 2.0, ClassSpace(num_classes=4))
     assert decoded.dtype == torch.float32 and decoded[:, 1:].tolist() == expected.tolist()

@@ -90,3 +90,15 @@ def test_an_epoch_goes_on_in_its_middle(paired, drop_last):
         assert list(rest) == whole[first_step:] and len(rest) == len(whole) - first_step
     rest.set_epoch(2)
     assert list(rest) == whole, "another epoch begins at its beginning"
+
+
+@pytest.mark.parametrize("paired", [False, True])
+def test_a_batch_by_its_number(paired):
+    batches = EpochBatches(53, 6, seed=5, epoch=2, paired=paired, first_step=2)
+    rest = list(batches)
+    assert [batches[step] for step in range(len(batches))] == rest
+    assert batches[-1] == rest[-1] and batches[1:3] == rest[1:3]
+    with pytest.raises(IndexError):
+        batches[len(rest)]
+    batches.set_epoch(3)
+    assert [batches[step] for step in range(len(batches))] == list(EpochBatches(53, 6, seed=5, epoch=3, paired=paired))

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from teachonce.data.stored_logits import StoredLogits
+from teachonce.data.tensors import as_tensors
 from teachonce.errors import StoreError
 from teachonce.records.class_space import ClassSpace, map_logits
 from teachonce.records.discovery import open_records
@@ -58,7 +59,7 @@ def read_logits(store: Store, space: ClassSpace, temperature: float) -> np.ndarr
 @pytest.mark.parametrize("name", CODECS)
 def test_in_the_students_classes(stores: dict[str, Store], name: str, space: ClassSpace) -> None:
     teachers = StoredLogits([stores[name]])
-    batch = teachers.to_batch(gather([stores[name]], LOCATIONS))
+    batch = as_tensors(teachers.to_batch(gather([stores[name]], LOCATIONS)))
     assert all(len(values) == len(LOCATIONS) for values in batch.values())
     found, expected = teachers.decode(batch, 2.0, space), read_logits(stores[name], space, 2.0)
     assert found.shape == (4, space.num_classes) == expected.shape
@@ -73,18 +74,20 @@ def test_in_the_students_classes(stores: dict[str, Store], name: str, space: Cla
 def test_several_stores_have_an_axis_of_their_own(stores: dict[str, Store]) -> None:
     chosen = [stores["int8"], stores["topk"], stores["float16"]]
     teachers = StoredLogits(chosen)
-    batch = teachers.to_batch(gather(chosen, LOCATIONS))
+    batch = as_tensors(teachers.to_batch(gather(chosen, LOCATIONS)))
     found = teachers.decode(batch, 4.0, SPACES[1])
     assert found.shape == (4, 3, NUM_CLASSES + 1)
     for number, store in enumerate(chosen):
         alone = StoredLogits([store])
-        assert torch.equal(found[:, number], alone.decode(alone.to_batch(gather([store], LOCATIONS)), 4.0, SPACES[1]))
+        assert torch.equal(
+            found[:, number], alone.decode(as_tensors(alone.to_batch(gather([store], LOCATIONS))), 4.0, SPACES[1])
+        )
 
 
 def test_more_than_ten_stores_are_told_apart(stores: dict[str, Store]) -> None:
     chosen = [stores["float32"]] * 11 + [stores["float16"]]
     teachers = StoredLogits(chosen)
-    found = teachers.decode(teachers.to_batch(gather(chosen, LOCATIONS)), 1.0, SPACES[0])
+    found = teachers.decode(as_tensors(teachers.to_batch(gather(chosen, LOCATIONS))), 1.0, SPACES[0])
     assert_bits(found[:, 1].contiguous(), read_logits(stores["float32"], SPACES[0], 1.0))
     assert_bits(found[:, 11].contiguous(), read_logits(stores["float16"], SPACES[0], 1.0))
 
@@ -104,15 +107,18 @@ def test_with_a_temperature_a_batch_has_logits_and_no_columns(data: Path, stores
     source = open_records(data, "train")
     teachers = StoredLogits([stores["int8"]], temperature=2.0)
     joined = join_records(teachers.join(source), LOCATIONS, source.read_batch(LOCATIONS))
-    batch = teachers.read(joined, 0, SPACES[1])
-    assert list(batch) == ["teacher_logits"]
+    stored = teachers.read(joined, 0, SPACES[1])
+    arrays = teachers.finish_arrays(stored, SPACES[1])
+    batch = teachers.finish_tensors(as_tensors(stored), SPACES[1])
+    assert list(batch) == list(arrays) == ["teacher_logits"]
     assert_bits(batch["teacher_logits"], read_logits(stores["int8"], SPACES[1], 2.0))
+    np.testing.assert_array_equal(arrays["teacher_logits"], read_logits(stores["int8"], SPACES[1], 2.0))
 
 
 def test_it_pickles(stores: dict[str, Store]) -> None:
     chosen = [stores["topk"], stores["int8"]]
     teachers = StoredLogits(chosen)
-    batch = teachers.to_batch(gather(chosen, LOCATIONS))
+    batch = as_tensors(teachers.to_batch(gather(chosen, LOCATIONS)))
     again = pickle.loads(pickle.dumps(teachers))
     assert torch.equal(again.decode(batch, 2.0, SPACES[1]), teachers.decode(batch, 2.0, SPACES[1]))
 
@@ -136,7 +142,7 @@ def test_a_data_sets_batches_decode_to_its_logits(data: Path, stores: dict[str, 
 @pytest.mark.parametrize("name", CODECS)
 def test_on_a_cuda_device(stores: dict[str, Store], name: str) -> None:
     teachers = StoredLogits([stores[name]])
-    batch = teachers.to_batch(gather([stores[name]], LOCATIONS))
+    batch = as_tensors(teachers.to_batch(gather([stores[name]], LOCATIONS)))
     with torch.autocast("cuda", torch.bfloat16):
         found = teachers.decode({key: values.cuda() for key, values in batch.items()}, 2.0, SPACES[1])
     assert found.is_cuda and found.dtype == torch.float32

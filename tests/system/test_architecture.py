@@ -22,9 +22,9 @@ LINE = [
     # numpy, pyarrow, xxhash, crc32c and msgspec are enough up to here,
     *("storage", "engine", "pages", "codecs", "views", "records", "store"),
     # with Pillow up to here,
-    *("pixels", "runs", "interop", "inspection"),
+    *("pixels", "data", "runs", "interop", "inspection"),
     # with torch and its libraries up to here;
-    *("losses", "models", "data", "extraction", "evaluation"),
+    *("losses", "models", "extraction", "evaluation"),
     # Lightning,
     "training",
     # and tyro.
@@ -315,6 +315,8 @@ def test_files_are_touched_through_the_storage(module):
 
 def test_the_public_names_are_there():
     assert sorted(teachonce.__all__) == teachonce.__all__
+    # What is imported on first use too, for those who look or complete.
+    assert dir(teachonce) == teachonce.__all__
     for name in teachonce.__all__:
         assert getattr(teachonce, name).__doc__
     with pytest.raises(AttributeError, match="no attribute 'missing'"):

@@ -26,6 +26,7 @@ from tests.support.small_data import write_image_folder
 from tests.support.small_models import write_color_shards, write_color_teacher
 
 READING = {
+    "start": "start {remote}",
     "records": "records --images {remote} --out {local}/new --shards 1 --num-workers 1",
     "extract": "extract --data {remote} --teacher {teacher} --out {local}/new --device cpu",
     "verify": "verify {remote} --data {local}/data --device cpu",

@@ -10,8 +10,10 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from teachonce import CropPolicy, KDDataset, OwnViews, Store, StoredLogits, open_records
 from teachonce.cli.main import COMMANDS
 from teachonce.extraction.config import ExtractConfig
 from teachonce.extraction.extract import extract
@@ -23,6 +25,7 @@ from tests.support.small_data import run_config, write_image_folder
 from tests.support.small_models import write_color_shards, write_color_teacher
 
 LIGHT = {
+    "start": ["start images", "start records --out start/start.sh"],
     "records": ["records --images images --out out --shards 2"],
     "inspect": [
         "inspect records --split train",
@@ -104,6 +107,37 @@ def test_light_commands_do_their_work(folder: Path):
     verdicts = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"is_sound"')]
     assert all(verdict["is_sound"] for verdict in verdicts)
     assert [verdict["num_pixels"] > 0 for verdict in verdicts] == [True, False]
+
+
+def test_a_dataset_yields_arrays(folder: Path):
+    """The pixels and logits that a training with torch gets, without it; tensors say what to install."""
+    code = (
+        "import sys\nfrom pathlib import Path\nimport numpy as np\n"
+        "from teachonce import CropPolicy, KDDataset, OwnViews, Store, StoredLogits, open_records\n"
+        "logits = StoredLogits([Store('store')], temperature=2.0)\n"
+        "dataset = KDDataset(open_records(Path('records'), 'train'), OwnViews(CropPolicy()), logits, size=16)\n"
+        "loader = dataset.batches(batch_size=4, epoch=1, num_workers=2)\n"
+        "batches = list(loader.as_numpy())\n"
+        "joined = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}\n"
+        "np.savez('arrays.npz', **joined)\n"
+        f"print(set({ALL_EXTRAS!r}) & set(sys.modules))\n"
+        "try: next(iter(loader))\n"
+        "except ImportError as error: print(error)\n"
+    )
+    done = run_hiding(ALL_EXTRAS, code, folder=folder)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [
+        "set()",
+        "a batch of tensors (as_numpy() has NumPy arrays) needs torch, which is not installed: "
+        "pip install 'teachonce[torch]'",
+    ]
+    logits = StoredLogits([Store(folder / "store")], temperature=2.0)
+    dataset = KDDataset(open_records(folder / "records", "train"), OwnViews(CropPolicy()), logits, size=16)
+    batches = list(dataset.batches(batch_size=4, epoch=1))
+    with np.load(folder / "arrays.npz") as found:
+        assert set(found) == set(batches[0]) == {"pixels", "labels", "indices", "teacher_logits"}
+        for name in found:
+            np.testing.assert_array_equal(found[name], np.concatenate([batch[name].numpy() for batch in batches]))
 
 
 @pytest.mark.parametrize("command", HEAVY)

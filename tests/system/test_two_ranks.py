@@ -42,7 +42,7 @@ SAME_CURVES: dict[str, dict[str, Any]] = {
     "average": {"ema_decay": 0.9, "clip_norm": 0.5, "weight_decay": 0.01, "momentum": 0.8, "label_smoothing": 0.1},
     "saved": {"checkpoint_minutes": 1e-6, "ema_decay": 0.9},
     "adamw": {"optimizer": "adamw", "lr": 1e-3, "min_lr": 1e-4, "warmup_epochs": 0.5, "warmup_prefix": True},
-    "step": {"schedule": "step", "step_epochs": 1, "step_rate": 0.5, "lr_batch": 32, "seed": 3},
+    "step": {"schedule": "step", "step_epochs": 1, "step_rate": 0.5, "lr_batch": 32, "seed": 3, "logger": "csv"},
     "exponential": {"schedule": "exponential", "decay_epochs": 0.5, "decay_rate": 0.5, "num_workers": 1},
     "polynomial": {"schedule": "polynomial", "in_memory": True, "channels_last": True, "split": "validation"},
     "piecewise": {"schedule": "piecewise", "boundary_epochs": (1,), "boundary_rates": (1.0, 0.1)},

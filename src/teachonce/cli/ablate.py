@@ -60,7 +60,7 @@ from teachonce.storage.local import LocalStorage
 from teachonce.storage.strict_json import convert_json
 from teachonce.store.store import Store
 from teachonce.terminal import print_line, print_note, print_text
-from teachonce.training.config import TrainConfig, TrainingOptions
+from teachonce.training.config import TrainConfig, TrainingOptions, check_logger
 from teachonce.training.train import train
 from teachonce.views.options import MixOptions
 
@@ -86,6 +86,7 @@ def ablate(config: AblateConfig) -> list[Arm]:
     Raises what ``extract`` and ``train`` do.
     """
     require("scipy", purpose="ablate, for its intervals,")
+    check_logger(config.logger)
     start = time.monotonic()
     arm_configs = _given_stores(config) if config.stores else _make_stores(config)
     jobs = [_student_config(config, arm, seed) for seed in range(config.seeds) for arm in arm_configs]

@@ -1,4 +1,4 @@
-"""The options of the programs that live here: ``ablate`` and ``demo``."""
+"""The options of the programs that live here: ``ablate``, ``demo``, ``start`` and ``completion``."""
 
 from __future__ import annotations
 
@@ -16,9 +16,12 @@ from teachonce.options import (
     Count,
     CountOrNone,
     InArms,
+    InData,
     InLoss,
+    InOptimization,
     InOutput,
     InRunning,
+    InStudent,
     InTeacher,
     Label,
     Positional,
@@ -28,6 +31,7 @@ from teachonce.options import (
     only_with,
     require,
 )
+from teachonce.records.options import RecordOptions
 from teachonce.training.config import TrainingOptions
 
 _MADE_STORES = Condition("no --stores", lambda options: not options.stores)
@@ -115,3 +119,32 @@ class DemoConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartConfig(RecordOptions):
+    """Look at images and print the commands for them, from a teacher to an exported student; nothing is run."""
+
+    data: InData[Positional[Path]]
+    """Folder of TFRecords, of SPLIT/CLASS or CLASS folders of images, of images alone, tars or Parquet; or a table
+    of images (.csv, .jsonl, .parquet, .txt)."""
+    split: InData[str] = "train"
+    """Split to train on."""
+    teacher: InTeacher[Spec | None] = None
+    """Model SPEC of the teacher; timm:NAME and torchvision:NAME are fine-tuned first, all others are taken as they are.
+    Default: by rule."""
+    student: InStudent[Spec | None] = None
+    """Model SPEC of the student. Default: by rule."""
+    size: InStudent[Count | None] = None
+    """Side of the input in pixels, of the student and of a teacher that is trained. Default: by rule, from the images'
+    sizes."""
+    epochs: InOptimization[Count | None] = None
+    """Epochs of the student, and at most as many of the teacher. Default: by rule, from the number of images."""
+    device: InRunning[str] = "auto"
+    """auto, cpu, cuda, mps: --device of the commands."""
+    out: InOutput[Path | None] = None
+    """File to write the script to, with the options of its trainings beside it, for --config. Default: print it."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+        check_applicable(self)

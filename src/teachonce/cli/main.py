@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from teachonce import __version__
 from teachonce.cli import output
 from teachonce.cli.checks import check_inputs
-from teachonce.cli.config import AblateConfig, CompletionConfig, DemoConfig
+from teachonce.cli.config import AblateConfig, CompletionConfig, DemoConfig, StartConfig
 from teachonce.cli.config_file import read_config_file
 from teachonce.cli.help import command_help, overview
 from teachonce.cli.parsing import Flags, find_command, find_value, parse_options, take_flags, take_storage_options
@@ -63,6 +63,12 @@ class Command(NamedTuple):
 
 
 COMMANDS: dict[str, Command] = {
+    "start": Command(
+        StartConfig,
+        "cli.start.script:start",
+        output.show_text,
+        ("pictures", "pictures --student timm:mobilenetv4_conv_small --out start.sh"),
+    ),
     "records": Command(
         RecordsConfig,
         "interop.convert:convert_records",
@@ -162,7 +168,7 @@ COMMANDS: dict[str, Command] = {
     ),
 }
 GROUPS = {
-    "make data and stores": ("records", "reindex", "plan", "extract", "import"),
+    "make data and stores": ("start", "records", "reindex", "plan", "extract", "import"),
     "train and evaluate": ("train", "evaluate", "ablate", "demo"),
     "inspect and check": ("inspect", "status", "verify", "diff"),
     "copy and convert": (

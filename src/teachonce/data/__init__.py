@@ -1,6 +1,6 @@
-"""Records joined with views and teacher logits, as batches of tensors.
+"""Records joined with views and teacher logits, as batches of NumPy arrays or of tensors.
 
-Must not import models or Lightning.
+Must not import torch when it is imported, nor models.
 """
 
 from typing import TYPE_CHECKING

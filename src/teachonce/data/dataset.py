@@ -1,5 +1,8 @@
 """Records joined with views and teacher logits: batches that any training loop can take.
 
+Batches are made in NumPy and become tensors of torch over the same memory; ``read_arrays``, and ``as_numpy()`` of a
+loader, give them to other frameworks, and torch is not imported then.
+
 Every item is a function of (seed, epoch, record), never of worker, rank, batch size or order. Three sources say what a
 batch holds: records (``records.discovery.open_records``); views (``StoredViews`` replays a store's, ``OwnViews`` is the
 student's own augmentation, ``DrawnViews`` draws them as an extraction would, for an online teacher); and logits
@@ -11,17 +14,17 @@ Each record's key is compared with the stores' as it is read; a mismatch is a re
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from operator import itemgetter
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from teachonce.data.loader import Batch, Loader
+from teachonce.data.loader import Items, Loader
 from teachonce.data.logit_sources import LogitSource
 from teachonce.data.sampler import EpochBatches
+from teachonce.data.tensors import Arrays, Batch, as_tensors, join_batches, lock_pages, take_page_locked
 from teachonce.engine.buffers import BufferPool
 from teachonce.errors import ConfigError, RecordError
 from teachonce.pixels.decode import Interpolation
@@ -97,6 +100,15 @@ class KDDataset:
         the entries of ``logits.read``; ``partner_labels`` int64 [B] and ``shares`` float32 [B] (1: not mixed) where the
         views are mixed; ``teacher_pixels`` uint8 [B, h, w, 3] for an online teacher that sees other pixels.
         """
+        batch = as_tensors(self._read(indices, epoch))
+        return batch if self.logits is None else self.logits.finish_tensors(batch, self.class_space)
+
+    def read_arrays(self, indices: Sequence[int], epoch: int) -> Arrays:
+        """``read_batch`` in NumPy: the same entries, of which logits of codec topk may differ by float32's rounding."""
+        batch = self._read(indices, epoch)
+        return batch if self.logits is None else self.logits.finish_arrays(batch, self.class_space)
+
+    def _read(self, indices: Sequence[int], epoch: int) -> Arrays:
         locations = self.records.locate_all(np.asarray(indices, np.int64))
         with_logits = self.logits is not None and self.logits.needs_record_logits
         records = self.records.read_batch(locations, with_logits=with_logits, buffers=self._buffers)
@@ -105,26 +117,29 @@ class KDDataset:
         batch = {
             "pixels": self._render(record_views, self.preprocessing),
             "labels": _labels(records, self.class_space, may_lack=self._may_lack_labels),
-            "indices": torch.tensor(indices, dtype=torch.int64),
+            "indices": np.array(indices, np.int64),
         }
         if self.views.has_mix:
             partners = [item.record if item.partner is None else item.partner.record for item in record_views]
             shares = [1.0 if item.view.mix is None else item.view.mix.share for item in record_views]
             batch["partner_labels"] = _labels(partners, self.class_space, may_lack=self._may_lack_labels)
-            batch["shares"] = torch.tensor(shares, dtype=torch.float32)
+            batch["shares"] = np.array(shares, np.float32)
         if self.online is not None and not self.online_sees_students_pixels:
             batch["teacher_pixels"] = self._render(record_views, self.online)
         if self.logits is not None:
             batch |= self.logits.read(joined, epoch, self.class_space)
         return batch
 
-    def __getitems__(self, items: Sequence[tuple[int, int]]) -> Batch:
-        # Records of one epoch, or records and their partners, which count as the epoch after (``sampler``).
-        parts = [
-            self.read_batch([index for index, _ in part], epoch) for epoch, part in groupby(items, key=itemgetter(1))
-        ]
-        batch = parts[0] if len(parts) == 1 else {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    def __getitems__(self, items: Items) -> Batch:
+        batch = join_batches([self.read_batch(indices, epoch) for indices, epoch in _by_epoch(items)])
         return lock_pages(batch) if self.page_locked else batch
+
+    def read_items(self, items: Items) -> Arrays:
+        """``read_arrays`` of (index, epoch), one after another."""
+        parts = [self.read_arrays(indices, epoch) for indices, epoch in _by_epoch(items)]
+        return (
+            parts[0] if len(parts) == 1 else {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        )
 
     def fetch(self, shard: int, epoch: int, go_on: Callable[[], bool] = lambda: True) -> None:
         """The blocks of the stores that go with a shard of the records, and the shard."""
@@ -147,7 +162,7 @@ class KDDataset:
         shuffle_shards: int | None = None,
     ) -> Loader:
         """A loader of one epoch's batches, for loops of your own; the arguments are those of ``EpochBatches``, and
-        ``num_workers`` threads that make batches ahead.
+        ``num_workers`` threads that make batches ahead. Of tensors, or, by its ``as_numpy()``, of arrays.
         """
         sampler = EpochBatches(
             len(self),
@@ -171,16 +186,13 @@ class KDDataset:
         assert online is not None
         return (online.size_px, online.interpolation) == (own.size_px, own.interpolation)
 
-    def _render(self, record_views: Sequence[RecordView], preprocessing: Preprocessing) -> torch.Tensor:
+    def _render(self, record_views: Sequence[RecordView], preprocessing: Preprocessing) -> NDArray[np.uint8]:
         pixels = self._take_pixels((len(record_views), preprocessing.size_px, preprocessing.size_px, 3))
         render_views(record_views, preprocessing, out=pixels)
-        return torch.from_numpy(pixels)
+        return pixels
 
     def _take_pixels(self, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-        if self.page_locked:
-            # Page-locked, and torch's own: its allocator knows when a copy to the device is over.
-            return torch.empty(shape, dtype=torch.uint8, pin_memory=True).numpy()
-        return self._buffers.take(shape)
+        return take_page_locked(shape) if self.page_locked else self._buffers.take(shape)
 
 
 class EvalDataset:
@@ -207,20 +219,25 @@ class EvalDataset:
         """A shard of the records."""
         self.records.fetch(shard, go_on)
 
-    def __getitems__(self, items: Sequence[tuple[int, int]]) -> Batch:
-        indices = np.array([index for index, _ in items], np.int64)
-        records = self.records.read_batch(self.records.locate_all(indices), buffers=self._buffers)
-        batch = {
-            "pixels": torch.from_numpy(render_center(records, self.preprocessing)),
-            "labels": _labels(records, self.class_space),
-            "indices": torch.from_numpy(indices),
-        }
+    def __getitems__(self, items: Items) -> Batch:
+        batch = as_tensors(self.read_items(items))
         return lock_pages(batch) if self.page_locked else batch
 
+    def read_items(self, items: Items) -> Arrays:
+        """The records of (index, epoch), the same in every epoch."""
+        indices = np.array([index for index, _ in items], np.int64)
+        records = self.records.read_batch(self.records.locate_all(indices), buffers=self._buffers)
+        return {
+            "pixels": render_center(records, self.preprocessing),
+            "labels": _labels(records, self.class_space),
+            "indices": indices,
+        }
 
-def lock_pages(batch: Batch) -> Batch:
-    """The batch in page-locked memory, torch's own; tensors that are already there are not copied."""
-    return {name: values if values.is_pinned() else values.pin_memory() for name, values in batch.items()}
+
+def _by_epoch(items: Items) -> Iterator[tuple[list[int], int]]:
+    """Records of one epoch, or records and their partners, which count as the epoch after (``sampler``)."""
+    for epoch, part in groupby(items, key=itemgetter(1)):
+        yield [index for index, _ in part], epoch
 
 
 def find_num_classes(records: RecordSource, logits: LogitSource | None) -> int:
@@ -246,8 +263,8 @@ def student_label(record: Record, class_space: ClassSpace) -> int:
     return label
 
 
-def _labels(records: Sequence[Record], class_space: ClassSpace, *, may_lack: bool = False) -> torch.Tensor:
+def _labels(records: Sequence[Record], class_space: ClassSpace, *, may_lack: bool = False) -> NDArray[np.int64]:
     labels = [
         NO_LABEL if may_lack and record.label == NO_LABEL else student_label(record, class_space) for record in records
     ]
-    return torch.tensor(labels, dtype=torch.int64)
+    return np.array(labels, np.int64)

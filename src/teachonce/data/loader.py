@@ -8,17 +8,19 @@ of 224 px is 9.6 MB that the system has to clear first.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Protocol
-
-import torch
+from typing import Generic, Protocol, TypeVar
 
 from teachonce.data.fetch_ahead import FetchAhead
 from teachonce.data.sampler import EpochBatches
+from teachonce.data.tensors import Arrays, Batch
 from teachonce.engine.prefetch import prefetch
 from teachonce.records.source import RecordSource
 
-Batch = dict[str, torch.Tensor]
+Items = Sequence[tuple[int, int]]
+"""(record index, epoch) of a batch."""
+B = TypeVar("B")
 
 BATCHES_AHEAD = 2
 """Batches a thread, made or in progress, that have not been requested yet."""
@@ -29,29 +31,56 @@ class Batched(Protocol):
 
     records: RecordSource
 
-    def __getitems__(self, items: Sequence[tuple[int, int]]) -> Batch: ...
+    def __getitems__(self, items: Items) -> Batch: ...
+
+    def read_items(self, items: Items) -> Arrays:
+        """What ``__getitems__`` gives, in NumPy."""
 
     def fetch(self, shard: int, epoch: int, go_on: Callable[[], bool]) -> None:
         """Have a shard of the records, and what is joined with it in this epoch, near; until ``go_on()`` is False."""
 
 
-class Loader:
-    """The batches of ``batches``; ``num_workers`` threads make them ahead, with 0 they are made on demand.
-
-    What goes wrong in a thread is raised where its batch would have come. Leaving an iteration early stops the threads.
-    """
-
+class _Batches(ABC, Generic[B]):
     def __init__(self, dataset: Batched, batches: EpochBatches, num_workers: int = 0) -> None:
         self.dataset = dataset
         self.batches = batches
         self.num_workers = num_workers
 
+    @abstractmethod
+    def _make(self, items: Items) -> B:
+        """The batch of these records."""
+
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __getitem__(self, step: int) -> B:
+        return self._make(self.batches[step])
+
+    def __iter__(self) -> Iterator[B]:
         ahead = self.num_workers * BATCHES_AHEAD
         batches: Iterable[list[tuple[int, int]]] = self.batches
         if self.dataset.records.is_fetched:
             batches = FetchAhead(self.dataset.records, self.dataset.fetch, self.batches).follow()
-        return prefetch(batches, self.dataset.__getitems__, threads=self.num_workers, ahead=ahead)
+        return prefetch(batches, self._make, threads=self.num_workers, ahead=ahead)
+
+
+class Loader(_Batches[Batch]):
+    """The batches of ``batches``; ``num_workers`` threads make them ahead, with 0 they are made on demand.
+
+    What goes wrong in a thread is raised where its batch would have come. Leaving an iteration early stops the threads.
+    ``loader[step]`` makes one batch by its number, for what asks for them in an order or in threads of its own.
+    """
+
+    def _make(self, items: Items) -> Batch:
+        return self.dataset.__getitems__(items)
+
+    def as_numpy(self) -> NumpyLoader:
+        """The same batches as NumPy arrays, for other frameworks than torch, which need not be installed."""
+        return NumpyLoader(self.dataset, self.batches, self.num_workers)
+
+
+class NumpyLoader(_Batches[Arrays]):
+    """A loader whose batches are NumPy arrays."""
+
+    def _make(self, items: Items) -> Arrays:
+        return self.dataset.read_items(items)

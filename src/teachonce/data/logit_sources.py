@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
-import torch
 
-from teachonce.data.loader import Batch
+from teachonce.data.tensors import Arrays, Batch
 from teachonce.errors import LogitsError
 from teachonce.pixels.view_sources import ViewSource
 from teachonce.records.class_space import ClassSpace, map_logits
@@ -42,8 +41,14 @@ class LogitSource(Protocol):
     def number_of(self, epoch: int) -> int | None:
         """Which stored view's logits an epoch has; None where there is but one of a record."""
 
-    def read(self, joined: JoinedRecords, epoch: int, class_space: ClassSpace) -> Batch:
-        """The entries of a batch, for a student of ``class_space``; raises LogitsError where widths do not fit."""
+    def read(self, joined: JoinedRecords, epoch: int, class_space: ClassSpace) -> Arrays:
+        """The entries of a batch as they are kept, for a student of ``class_space``; LogitsError for another width."""
+
+    def finish_arrays(self, batch: Arrays, class_space: ClassSpace) -> Arrays:
+        """The batch as a loop takes it, from one with the entries of ``read``, in NumPy."""
+
+    def finish_tensors(self, batch: Batch, class_space: ClassSpace) -> Batch:
+        """The same of tensors."""
 
 
 class RecordLogits:
@@ -69,7 +74,7 @@ class RecordLogits:
         """They are in the record."""
         return None
 
-    def read(self, joined: JoinedRecords, epoch: int, class_space: ClassSpace) -> Batch:
+    def read(self, joined: JoinedRecords, epoch: int, class_space: ClassSpace) -> Arrays:
         """``teacher_logits`` float32 [B, C]."""
         expected = class_space.num_classes + class_space.offset
         rows = []
@@ -81,4 +86,12 @@ class RecordLogits:
                     "the logits are for other data, or --num-classes is wrong"
                 )
             rows.append(map_logits(record.logits, ClassSpace(num_classes=expected), class_space))
-        return {"teacher_logits": torch.from_numpy(np.stack(rows))}
+        return {"teacher_logits": np.stack(rows)}
+
+    def finish_arrays(self, batch: Arrays, class_space: ClassSpace) -> Arrays:
+        """It has the logits."""
+        return batch
+
+    def finish_tensors(self, batch: Batch, class_space: ClassSpace) -> Batch:
+        """It has the logits."""
+        return batch

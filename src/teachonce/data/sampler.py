@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
-from torch.utils.data import Sampler
 
 from teachonce.data.shard_window import windowed_order
 from teachonce.errors import ConfigError
 from teachonce.rng import generator
 from teachonce.terminal import plural
 
+_Orders = tuple[NDArray[np.integer], NDArray[np.integer] | None]
+"""The records of an epoch in their order, and their partners."""
 
-class EpochBatches(Sampler[list[tuple[int, int]]]):
+
+class EpochBatches(Sequence[list[tuple[int, int]]]):
     """Batches of (record index, epoch): a permutation by (seed, epoch), split exactly over ranks.
 
     Every record occurs once an epoch over all ranks together, and every rank makes the same number of steps. The
@@ -38,6 +41,8 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
     is said above holds all the same; a batch over all ranks touches N shards, and one more for each shard's worth of
     records that it holds or begins. N of all shards or more is the order without a window. Every rank reads from the
     same shards.
+
+    A sequence too: ``batches[step]`` are the records of one batch, for what asks for batches by number.
 
     Raises ConfigError for fewer records than the batches of one update, and for an invalid window.
     """
@@ -78,6 +83,8 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         self.first_step = first_step
         self.shuffle_shards = shuffle_shards
         self._shard_sizes = np.array([size for size in shard_sizes if size], np.int64)
+        self._orders: tuple[int, _Orders] | None = None
+        """Of the epoch that ``batches[step]`` was last asked of."""
 
     def set_epoch(self, epoch: int) -> None:
         """Take the order of this epoch from the next iteration on, from its beginning."""
@@ -108,15 +115,37 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         return mine * self.world_size * self.accumulate / (last - first)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        order = self._permute("order") if self.shuffle else np.arange(self.num_records)
-        partners = self._permute("partners") if self.paired else None
+        orders = self._draw_orders()
         for step in range(self.first_step, self.num_steps):
-            mine = self._part(step)
-            if partners is None:
-                yield [(index, self.epoch) for index in order[mine].tolist()]
-            else:
-                records = [(index, 2 * self.epoch) for index in order[mine].tolist()]
-                yield records + [(index, 2 * self.epoch + 1) for index in partners[mine].tolist()]
+            yield self._items(step, orders)
+
+    @overload
+    def __getitem__(self, index: int) -> list[tuple[int, int]]: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[list[tuple[int, int]]]: ...
+
+    def __getitem__(self, index: int | slice) -> list[tuple[int, int]] | list[list[tuple[int, int]]]:
+        steps = range(self.first_step, self.num_steps)[index]
+        drawn = self._orders
+        if drawn is None or drawn[0] != self.epoch:
+            # Threads that do so at the same time draw the same.
+            drawn = self._orders = (self.epoch, self._draw_orders())
+        if isinstance(steps, int):
+            return self._items(steps, drawn[1])
+        return [self._items(step, drawn[1]) for step in steps]
+
+    def _draw_orders(self) -> _Orders:
+        order = self._permute("order") if self.shuffle else np.arange(self.num_records)
+        return order, self._permute("partners") if self.paired else None
+
+    def _items(self, step: int, orders: _Orders) -> list[tuple[int, int]]:
+        order, partners = orders
+        mine = self._part(step)
+        if partners is None:
+            return [(index, self.epoch) for index in order[mine].tolist()]
+        records = [(index, 2 * self.epoch) for index in order[mine].tolist()]
+        return records + [(index, 2 * self.epoch + 1) for index in partners[mine].tolist()]
 
     def _bounds(self, step: int) -> tuple[int, int]:
         """The places of the epoch's order that the update of a batch begins and ends at."""

@@ -1,30 +1,32 @@
 """Stored logits from disk to the loss: columns as they are on disk in the batch, logits on the student's device.
 
 What crosses to the device is what the store holds, some 35 bytes (topk) or 1 kB (int8) a record instead of 4 kB, and
-the host does no arithmetic. ``decode`` computes there what the codec's ``decode_logits`` computes in NumPy: the same
-bits for the dense codecs, within float32's rounding for topk (tests/codecs/test_on_device.py).
+the host does no arithmetic. ``decode`` computes there what ``decode_arrays``, the codec's ``decode_logits``, computes
+in NumPy: the same bits for the dense codecs, within float32's rounding for topk (tests/codecs/test_on_device.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from teachonce.data.loader import Batch
+from teachonce.data.tensors import Arrays, Batch, map_tensor
 from teachonce.errors import ConfigError, StoreError
-from teachonce.models.class_map import map_tensor
 from teachonce.pixels.view_sources import ViewSource
-from teachonce.records.class_space import ClassSpace
+from teachonce.records.class_space import ClassSpace, map_logits
 from teachonce.records.source import RecordSource
 from teachonce.store.join import JoinedRecords, StoreJoin, check_same_policy
 from teachonce.store.store import Store
 from teachonce.views.columns import VIEW_COLUMNS
 from teachonce.views.order import ViewOrder
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+V = TypeVar("V")
 
 
 class StoredLogits:
@@ -90,17 +92,27 @@ class StoredLogits:
         """By the order."""
         return self.order.number_of(epoch)
 
-    def read(self, joined: JoinedRecords, epoch: int, class_space: ClassSpace) -> Batch:
-        """``teacher_logits`` float32 [B, C], of M > 1 stores [B, M, C]; or the columns ``teacherM_NAME`` [B, ...]."""
+    def read(self, joined: JoinedRecords, epoch: int, class_space: ClassSpace) -> Arrays:
+        """The columns ``teacherM_NAME`` [B, ...] of each store."""
         number = self.order.number_of(epoch)
         gathered = [store.gather_columns(joined.locations_in(store), number) for store in self.stores]
         self._check_same_views(gathered, joined, number)
-        stored = self.to_batch(gathered)
-        if self.temperature is None:
-            return stored
-        return {"teacher_logits": self.decode(stored, self.temperature, class_space)}
+        return self.to_batch(gathered)
 
-    def to_batch(self, columns: Sequence[Mapping[str, NDArray[Any]]]) -> Batch:
+    def finish_arrays(self, batch: Arrays, class_space: ClassSpace) -> Arrays:
+        """With a temperature: ``teacher_logits`` float32 [B, C], of M > 1 stores [B, M, C], instead of the columns."""
+        if self.temperature is None:
+            return batch
+        logits = self.decode_arrays(batch, self.temperature, class_space)
+        return {**self._without_columns(batch), "teacher_logits": logits}
+
+    def finish_tensors(self, batch: Batch, class_space: ClassSpace) -> Batch:
+        """The same of tensors."""
+        if self.temperature is None:
+            return batch
+        return {**self._without_columns(batch), "teacher_logits": self.decode(batch, self.temperature, class_space)}
+
+    def to_batch(self, columns: Sequence[Mapping[str, NDArray[Any]]]) -> Arrays:
         """Entries of a batch, each [B, ...], from the gathered columns of each store."""
         for store, stored in zip(self.stores, columns, strict=True):
             try:
@@ -108,7 +120,7 @@ class StoredLogits:
             except StoreError as error:
                 raise error.at(str(store.path)) from error
         return {
-            f"teacher{number}_{name}": torch.from_numpy(values)
+            _prefix(number) + name: values
             for number, stored in enumerate(columns)
             for name, values in stored.items()
             if name not in VIEW_COLUMNS
@@ -122,11 +134,25 @@ class StoredLogits:
         """
         teachers = []
         for number, store in enumerate(self.stores):
-            prefix = f"teacher{number}_"
-            columns = {name[len(prefix) :]: values for name, values in batch.items() if name.startswith(prefix)}
-            logits = store.codec.decode_tensor(columns, temperature)
+            logits = store.codec.decode_tensor(_columns_of(number, batch), temperature)
             teachers.append(map_tensor(logits, self._space(number), class_space))
-        return teachers[0] if len(teachers) == 1 else torch.stack(teachers, dim=1)
+        if len(teachers) == 1:
+            return teachers[0]
+        import torch
+
+        return torch.stack(teachers, dim=1)
+
+    def decode_arrays(self, batch: Arrays, temperature: float, class_space: ClassSpace) -> NDArray[np.float32]:
+        """``decode`` in NumPy."""
+        teachers = []
+        for number, store in enumerate(self.stores):
+            logits = store.codec.decode_logits(_columns_of(number, batch), temperature)
+            teachers.append(map_logits(logits, self._space(number), class_space))
+        return teachers[0] if len(teachers) == 1 else np.stack(teachers, axis=1)
+
+    def _without_columns(self, batch: Mapping[str, V]) -> dict[str, V]:
+        prefixes = tuple(map(_prefix, range(len(self.stores))))
+        return {name: values for name, values in batch.items() if not name.startswith(prefixes)}
 
     def _space(self, number: int) -> ClassSpace:
         """A teacher's classes in the labels of the data, where that is known."""
@@ -145,3 +171,12 @@ class StoredLogits:
                     f"{store.path}: view {number} of {joined.records[0].where} and others differs from that of "
                     f"{self.stores[0].path} ({', '.join(different)}): other views; extract with --views-of"
                 )
+
+
+def _prefix(number: int) -> str:
+    return f"teacher{number}_"
+
+
+def _columns_of(number: int, batch: Mapping[str, V]) -> dict[str, V]:
+    prefix = _prefix(number)
+    return {name.removeprefix(prefix): values for name, values in batch.items() if name.startswith(prefix)}

@@ -18,7 +18,7 @@ import torch
 
 from teachonce.errors import ConfigError, ModelError, NoGpuError
 from teachonce.extras import require
-from teachonce.models.class_map import as_rows
+from teachonce.models.output_rows import as_rows
 from teachonce.models.spec import LoadedModel, ModelSpec, first_line, resolve_size
 from teachonce.pixels.preprocessing import Preprocessing
 from teachonce.storage.address import to_location

@@ -26,7 +26,7 @@ import torch
 from teachonce.errors import ConfigError, ModelError, NoGpuError, TeachonceError
 from teachonce.extras import missing_extras
 from teachonce.llvm import import_tensorflow
-from teachonce.models.class_map import as_rows
+from teachonce.models.output_rows import as_rows
 from teachonce.models.savedmodel_graph import find_outside_operations
 from teachonce.models.spec import LoadedModel, ModelSpec, first_line, parse_model_spec, resolve_size
 from teachonce.models.torch_backend import load_library_model

@@ -4,7 +4,7 @@
         metrics.csv           one line an epoch, rewritten after each
         checkpoints/last.ckpt the newest state, of an epoch's end or within one, to resume from
         checkpoints/best.ckpt the one with the best validation top-1
-        tensorboard/          event files
+        tensorboard/          event files (--logger: or csv/, wandb/, or none)
         student.safetensors   the final weights (their moving average, where there is one)
         report.html           a page with curves and results
         result.json           written last: for ``train``, a run that has it is finished
@@ -64,6 +64,7 @@ _FREE = frozenset(
         "checkpoint_epochs",
         "checkpoint_minutes",
         "grace_seconds",
+        "logger",
         "recipe",
         "versions",
     }

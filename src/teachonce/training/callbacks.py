@@ -1,4 +1,4 @@
-"""What a training leaves behind while it runs: the curve, checkpoints, TensorBoard's events, lines and a bar.
+"""What a training leaves behind while it runs: the curve, checkpoints, what ``--logger`` logs, lines and a bar.
 
 The curve lives in the checkpoint, and metrics.csv is written from it: so after a kill between the two, the resumed run
 has neither a line too many nor one too few. A checkpoint is complete or absent, and loading it executes nothing
@@ -10,20 +10,23 @@ does so in a scratch folder.
 
 from __future__ import annotations
 
+import os
+import secrets
 import shutil
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from lightning import LightningModule, Trainer
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback, Checkpoint
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 
 from teachonce.engine.heartbeat import heartbeats
 from teachonce.engine.progress import LINE_SECONDS, format_seconds, progress
@@ -35,6 +38,7 @@ from teachonce.storage.files import atomic_write, locate, open_storage
 from teachonce.storage.local import LocalStorage
 from teachonce.storage.scratch import scratch_folder
 from teachonce.terminal import print_note
+from teachonce.training.config import LoggerName
 from teachonce.training.student_module import StudentModule
 
 EPOCH_LINE_SECONDS = 2.0
@@ -47,7 +51,7 @@ HEARTBEAT_FIGURES = ("train_loss", "train_top1", "validation_loss", "validation_
 
 
 EVENT_STEPS = 50
-"""Updates between two events of TensorBoard: reading the loss waits for the device."""
+"""Updates between two entries of a logger: reading the loss waits for the device."""
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -250,34 +254,98 @@ class TrainingProgress(Callback):
             shown.__exit__(type(exception), exception, exception.__traceback__)
 
 
-class TensorBoardEvents(Callback):
-    """Loss and learning rate every ``EVENT_STEPS`` updates, and each epoch's row, as TensorBoard events.
+class Beginning(NamedTuple):
+    """What a logger is built for: a training that starts, or resumes."""
 
-    TensorBoard writes files itself. Where the run is remote it does so in a scratch folder, whose file is put into the
+    folder: Path
+    """A local folder for the logger's own one."""
+    run: str
+    """The name of the run."""
+    settings: Mapping[str, Any]
+    """The options, as JSON values."""
+    step: int
+    """Updates done."""
+    identity: str
+    """Of this training, the same when it is resumed from a checkpoint."""
+
+
+def _build_tensorboard(beginning: Beginning) -> Logger:
+    # Events of steps after the checkpoint, of an interrupted run, are hidden.
+    return TensorBoardLogger(beginning.folder, name=TENSORBOARD_NAME, version="", purge_step=beginning.step + 1)
+
+
+def _build_csv(beginning: Beginning) -> Logger:
+    logger = CSVLogger(beginning.folder, name="csv")
+    logger.log_hyperparams(dict(beginning.settings))
+    return logger
+
+
+def _build_wandb(beginning: Beginning) -> Logger:
+    try:
+        logger = WandbLogger(
+            name=beginning.run,
+            save_dir=beginning.folder,
+            project=os.environ.get("WANDB_PROJECT", "teachonce"),
+            id=beginning.identity,
+            resume="allow",
+        )
+        logger.log_hyperparams(dict(beginning.settings))
+    except Exception as error:  # wandb's UsageError, CommError, AuthenticationError, ...
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise TeachonceError(
+            f"--logger wandb: cannot start ({reason}); log in with 'wandb login', or set WANDB_MODE=offline"
+        ) from error
+    return logger
+
+
+LOGGERS: dict[LoggerName, Callable[[Beginning], Logger]] = {
+    "tensorboard": _build_tensorboard,
+    "csv": _build_csv,
+    "wandb": _build_wandb,
+}
+"""By the name that ``--logger`` has for it: what builds a logger of Lightning."""
+
+
+class CurveLog(Callback):
+    """Loss and learning rate every ``EVENT_STEPS`` updates, and each epoch's row, to a logger of Lightning.
+
+    Loggers write files themselves. Where the run is remote they do so in a scratch folder, whose files are put into the
     run at the end of each epoch and of the training.
     """
 
-    def __init__(self, run: Path, recorder: EpochRecorder) -> None:
+    def __init__(self, name: LoggerName, run: Path, settings: Mapping[str, Any], recorder: EpochRecorder) -> None:
+        self.name = name
         self.run = run
+        self.settings = settings
         self.recorder = recorder
-        self._writer: Any = None
+        self._identity = secrets.token_hex(4)
+        self._logger: Logger | None = None
         self._num_written = 0
         self._stack = ExitStack()
         self._scratch: LocalStorage | None = None
 
-    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        """Open the file; events of steps after the checkpoint, of an interrupted run, are hidden."""
-        if trainer.is_global_zero:
-            with _without_tensorflow():
-                from torch.utils.tensorboard import SummaryWriter
+    def state_dict(self) -> dict[str, Any]:
+        """What wandb knows this training by; the others' checkpoints have nothing of it."""
+        return {"identity": self._identity} if self.name == "wandb" else {}
 
-                storage = open_storage(self.run)
-                if isinstance(storage, LocalStorage):
-                    folder = storage.local_path(TENSORBOARD_NAME)
-                else:
-                    self._scratch = LocalStorage(self._stack.enter_context(scratch_folder()))
-                    folder = self._scratch.local_path()
-                self._writer = SummaryWriter(str(folder), purge_step=trainer.global_step + 1)
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on in the same run of wandb."""
+        self._identity = state_dict.get("identity", self._identity)
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        """Open the log on the first process."""
+        if trainer.is_global_zero:
+            storage = open_storage(self.run)
+            if isinstance(storage, LocalStorage):
+                folder = storage.local_path().absolute()
+            else:
+                self._scratch = LocalStorage(self._stack.enter_context(scratch_folder()))
+                folder = self._scratch.local_path()
+            beginning = Beginning(folder, self.run.name, self.settings, trainer.global_step, self._identity)
+            with _without_tensorflow():
+                self._logger = LOGGERS[self.name](beginning)
+                # What it opens it opens now, so that what is wrong ends the training before it begins.
+                _ = getattr(self._logger, "experiment", None)
             self._num_written = len(self.recorder.rows)
 
     def on_train_batch_end(
@@ -285,11 +353,11 @@ class TensorBoardEvents(Callback):
     ) -> None:
         """Write the mean over this device's images of the update."""
         is_updated = (batch_index + 1) % trainer.accumulate_grad_batches == 0
-        if self._writer is not None and is_updated and trainer.global_step % EVENT_STEPS == 0:
+        if self._logger is not None and is_updated and trainer.global_step % EVENT_STEPS == 0:
             assert isinstance(module, StudentModule)
             loss, num_images = module.update_loss
-            self._writer.add_scalar("step/loss", float(loss) / num_images, trainer.global_step)
-            self._writer.add_scalar("step/lr", module.last_lr, trainer.global_step)
+            values = {"step/loss": float(loss) / num_images, "step/lr": module.last_lr}
+            self._logger.log_metrics(values, trainer.global_step)
 
     def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Write the row of the epoch before, which the recorder adds after all other callbacks."""
@@ -299,38 +367,48 @@ class TensorBoardEvents(Callback):
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Write the last row and close."""
         self._write_rows()
-        self._close()
+        self._close("success")
 
     def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
-        """Close; what ended the training is the error to report, not a full disk here."""
-        with suppress(OSError, TeachonceError):
+        """Close; what ended the training is the error to report, not a full disk or a lost connection here."""
+        with suppress(Exception):
             self._write_rows()
-            self._close()
+            self._close("failed")
 
-    def _close(self) -> None:
+    def _close(self, status: str) -> None:
         with self._stack:
-            if self._writer is not None:
-                self._writer.close()
+            if self._logger is not None:
+                self._save()
+                # TensorBoard's would add a file of hyperparameters where all went well.
+                self._logger.finalize("done" if self.name == "tensorboard" else status)
+                if isinstance(self._logger, WandbLogger):
+                    self._logger.experiment.finish(exit_code=int(status != "success"))
                 self._put()
-                self._writer = None
+                self._logger = None
+
+    def _save(self) -> None:
+        """Have the files hold what was logged."""
+        if isinstance(self._logger, TensorBoardLogger):
+            self._logger.experiment.flush()
+        elif self._logger is not None:
+            self._logger.save()
 
     def _put(self) -> None:
-        """Where the run is remote: the file as it is now, in place of the one before."""
-        if self._scratch is None or self._writer is None:
+        """Where the run is remote: the files as they are now, in place of those before."""
+        if self._scratch is None or self._logger is None:
             return
-        self._writer.flush()
+        self._save()
         storage = open_storage(self.run)
-        for name in self._scratch.list_folder().files:
-            with self._scratch.stream(name) as source, storage.put(f"{TENSORBOARD_NAME}/{name}") as target:
+        for name in self._scratch.walk():
+            with self._scratch.stream(name) as source, storage.put(name) as target:
                 shutil.copyfileobj(source, target)
 
     def _write_rows(self) -> None:
-        if self._writer is None:
+        if self._logger is None:
             return
         for row in self.recorder.rows[self._num_written :]:
-            for name in METRIC_COLUMNS[2:]:
-                if row[name] is not None:
-                    self._writer.add_scalar(f"epoch/{name}", row[name], row["step"])
+            values = {f"epoch/{name}": row[name] for name in METRIC_COLUMNS[2:] if row[name] is not None}
+            self._logger.log_metrics(values, int(row["step"] or 0))
         self._num_written = len(self.recorder.rows)
 
 

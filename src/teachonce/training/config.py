@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, cast
 
 from teachonce.errors import ConfigError
+from teachonce.extras import require as require_modules
 from teachonce.losses.options import MixupType
 from teachonce.models.options import Precision, Spec
 from teachonce.options import (
@@ -72,6 +73,7 @@ RUN_ENTRIES = frozenset(
     }
 )
 """What config.json of a run has beside the options: what they came to (``data.resolve_run``)."""
+LoggerName = Literal["tensorboard", "csv", "wandb"]
 ScheduleName = Literal["cosine", "step", "exponential", "polynomial", "piecewise", "fixed"]
 
 
@@ -211,6 +213,10 @@ class TrainingOptions(MixOptions, RecordOptions):
     """Classes of the data, background included. Default: from the data, the store or the logits."""
     checkpoint_epochs: InOutput[Count] = 1
     """Epochs between checkpoints."""
+    logger: InOutput[LoggerName | Literal["none"]] = "tensorboard"
+    """Where loss, learning rate and each epoch's results are logged beside metrics.csv: event files in the run
+    (tensorboard), a table with a row per logged step in the run (csv), Weights & Biases (wandb; 'pip install wandb'),
+    or nowhere (none)."""
     checkpoint_minutes: InRunning[_Minutes] = 15.0
     """Minutes between checkpoints within an epoch, from which the same command resumes; 0 is off."""
     grace_seconds: InRunning[_Seconds] = 25.0
@@ -441,6 +447,12 @@ class TrainConfig(TrainingOptions):
             f"{len(self.store)} finite weights of 0 or more, one per store",
         )
         return tuple(weight / sum(weights) for weight in weights)
+
+
+def check_logger(name: LoggerName | Literal["none"]) -> None:
+    """Raise MissingExtraError where the library of ``--logger`` is not installed."""
+    if name in ("tensorboard", "wandb"):
+        require_modules(name, purpose=f"--logger {name}")
 
 
 def default_options() -> dict[str, Any]:

@@ -22,11 +22,11 @@ from timm.optim import create_optimizer_v2
 from timm.utils import distribute_bn
 from torch import Tensor
 
+from teachonce.data.tensors import map_tensor
 from teachonce.errors import LogitsError, TeachonceError
 from teachonce.losses.losses import average_probs, kd_loss_from_probs, label_loss, label_probs, soften
 from teachonce.losses.metrics import ClassifierMetrics
 from teachonce.losses.mixup import Mixup, apply_mixup, dominant_rows, sample_mixup
-from teachonce.models.class_map import map_tensor
 from teachonce.models.classifier import Classifier
 from teachonce.pixels.preprocessing import Preprocessing, normalize
 from teachonce.records.class_space import ClassSpace

@@ -40,6 +40,7 @@ from teachonce.models.classifier import Classifier, build_student, load_model, r
 from teachonce.models.fine_tuning import start_from
 from teachonce.models.own_classes import resolve_model_offset
 from teachonce.models.spec import ModelSpec, first_line, parse_model_spec
+from teachonce.options import to_json
 from teachonce.records.class_space import ClassSpace
 from teachonce.rng import derive_seed
 from teachonce.runs.run import (
@@ -57,12 +58,12 @@ from teachonce.storage.files import atomic_write, open_storage, write_json
 from teachonce.terminal import plural, print_note
 from teachonce.training.callbacks import (
     AtomicCheckpointIO,
+    CurveLog,
     EpochRecorder,
     TeacherPassed,
-    TensorBoardEvents,
     TrainingProgress,
 )
-from teachonce.training.config import TrainConfig, default_options
+from teachonce.training.config import TrainConfig, check_logger, default_options
 from teachonce.training.data import (
     TrainingData,
     check_batch,
@@ -89,7 +90,8 @@ def train(config: TrainConfig) -> dict[str, Any]:
     TeachonceError where the loss is not finite, and RecordError, StoreError or LogitsError, with the place, for what is
     wrong in the data.
     """
-    require("matplotlib", "jinja2", "tensorboard", purpose="train, for its report,")
+    require("matplotlib", "jinja2", purpose="train, for its report,")
+    check_logger(config.logger)
     device = resolve_device(config.device)
     _check_device(config, device)
     if config.devices * config.num_nodes > 1 and not is_rank():
@@ -236,7 +238,7 @@ def _build_trainer(
             benchmark=device.type == "cuda",
             callbacks=[
                 TrainingProgress(config.epochs, num_records, recorder),
-                TensorBoardEvents(config.out, recorder),
+                *([] if config.logger == "none" else [CurveLog(config.logger, config.out, to_json(config), recorder)]),
                 recorder,
             ],
             plugins=plugins,

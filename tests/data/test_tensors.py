@@ -1,4 +1,4 @@
-"""Class spaces on the device: the mapping of NumPy's ``map_logits``."""
+"""Batches as tensors: class spaces on the device, the mapping of NumPy's ``map_logits``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from teachonce.models.class_map import map_tensor
+from teachonce.data.tensors import map_tensor
 from teachonce.records.class_space import ClassSpace, NamedClassSpace, map_logits
 
 SPACES = [ClassSpace(num_classes=count, offset=offset) for count in (1, 3, 4) for offset in (0, 1, 5)]

@@ -1,0 +1,67 @@
+"""Batches as tensors: what the arrays of a dataset become on their way to a model of torch, without a copy.
+
+Torch is imported when a function is called, so that datasets yield arrays where it is not installed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from teachonce.extras import missing_extras
+from teachonce.records.class_space import ClassSpace, Outputs, shared_classes
+
+if TYPE_CHECKING:
+    import torch
+    from jaxtyping import Float
+    from torch import Tensor
+
+Arrays = dict[str, NDArray[Any]]
+"""The entries of a batch in NumPy, each with the record axis first."""
+Batch = dict[str, "torch.Tensor"]
+"""The same as tensors."""
+
+
+def as_tensors(arrays: Arrays) -> Batch:
+    """Tensors over the same memory; raises MissingExtraError where torch is not installed."""
+    with missing_extras("a batch of tensors (as_numpy() has NumPy arrays)"):
+        import torch
+
+    return {name: torch.from_numpy(values) for name, values in arrays.items()}
+
+
+def join_batches(parts: Sequence[Batch]) -> Batch:
+    """Batches one after another, as one."""
+    import torch
+
+    return parts[0] if len(parts) == 1 else {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def take_page_locked(shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """Page-locked bytes of torch's own, with undefined content: its allocator knows when a copy to a device is over."""
+    import torch
+
+    return torch.empty(shape, dtype=torch.uint8, pin_memory=True).numpy()
+
+
+def lock_pages(batch: Batch) -> Batch:
+    """The batch in page-locked memory, torch's own; tensors that are already there are not copied."""
+    return {name: values if values.is_pinned() else values.pin_memory() for name, values in batch.items()}
+
+
+def map_tensor(logits: Float[Tensor, "B S"], source: ClassSpace, target: ClassSpace) -> Float[Tensor, "B T"]:
+    """``records.class_space.map_logits`` of a tensor, on its device: classes that the source lacks are -inf."""
+    import torch
+
+    def index(outputs: Outputs) -> slice | Tensor:
+        return outputs if isinstance(outputs, slice) else torch.from_numpy(outputs)
+
+    if source == target:
+        return logits
+    mapped = logits.new_full((len(logits), target.num_classes), -torch.inf)
+    of_source, of_target = shared_classes(source, target)
+    mapped[:, index(of_target)] = logits[:, index(of_source)]
+    return mapped

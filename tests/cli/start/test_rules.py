@@ -1,0 +1,127 @@
+"""The rules of ``start``: sides, batches, views, codec, and which commands data needs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from teachonce.cli.config import StartConfig
+from teachonce.cli.start.findings import Findings
+from teachonce.cli.start.rules import Step, choose_batch, choose_side, choose_steps, choose_views
+from teachonce.errors import ConfigError
+
+PICTURES = Findings(
+    num_records=3_200,
+    format="folder",
+    has_validation=False,
+    labeled="all",
+    class_names=("cat", "dog"),
+    has_background=False,
+    counts=(1_500, 1_700),
+    is_counted=True,
+    largest_label=1,
+    sides_px=(200, 375, 900),
+    mean_bytes=110_000,
+    num_sampled=512,
+    num_odd=0,
+)
+HELD_OUT = {"val_fraction": 0.1}
+
+
+def steps_of(found: Findings = PICTURES, **options: Any) -> list[Step]:
+    return choose_steps(found, StartConfig(data=Path("pictures"), **options), Path("made"))
+
+
+@pytest.mark.parametrize(
+    ("median_px", "side"), [(8, 32), (32, 32), (58, 32), (64, 64), (120, 128), (178, 192), (375, 224), (4000, 224)]
+)
+def test_the_side_is_what_images_fill(median_px: int, side: int) -> None:
+    assert choose_side(median_px) == side
+
+
+@pytest.mark.parametrize(("num_train", "batch_size"), [(9, 2), (96, 12), (3_000, 64), (20_000, 128), (10**6, 256)])
+def test_batches(num_train: int, batch_size: int) -> None:
+    assert choose_batch(num_train) == batch_size
+
+
+@pytest.mark.parametrize(
+    ("epochs", "num_train", "num_views"), [(1, 100, 1), (30, 5_000, 10), (300, 3_000, 50), (120, 10**6, 20)]
+)
+def test_views_are_a_third_of_the_epochs_and_a_sixth_of_many_images(
+    epochs: int, num_train: int, num_views: int
+) -> None:
+    assert choose_views(epochs, num_train) == num_views
+
+
+def test_five_commands_that_hang_together() -> None:
+    teacher, plan, extract, student, export = steps_of()
+    assert [step.command for step in steps_of()] == ["train", "plan", "extract", "train", "export-onnx"]
+    assert teacher.config.out == Path("made/teacher")
+    assert plan.config.teacher == extract.config.teacher == "run:made/teacher"
+    assert student.config.store == (extract.config.out,)
+    assert export.config.run == student.config.out
+    for step in (teacher, plan, extract, student, export):
+        assert step.config.val_fraction == 0.1, "the same images are held out of every one"
+        assert step.reasons
+    assert plan.config.views == extract.config.views and plan.config.codec == extract.config.codec == "int8"
+    assert plan.config.epochs == student.config.epochs
+    assert (student.config.size, student.config.kd_temp, student.config.label_weight) == (224, 2.0, 0.0)
+
+
+def test_a_validation_split_is_used() -> None:
+    assert all(step.config.val_fraction == 0.0 for step in steps_of(replace(PICTURES, has_validation=True)))
+
+
+def test_small_images_have_a_teacher_that_sees_them_larger() -> None:
+    teacher, _, _, student, _ = steps_of(replace(PICTURES, sides_px=(32, 32, 32)))
+    assert (teacher.config.size, student.config.size) == (128, 32)
+    assert any("enlarged" in reason for reason in teacher.reasons)
+    assert (teacher.config.eval_crop_frac, student.config.eval_crop_frac) == (1.0, 1.0)
+
+
+def test_what_is_given_is_taken() -> None:
+    given = {"teacher": "timm:a", "student": "timm:b", "size": 16, "epochs": 4, "device": "cpu"}
+    teacher, plan, extract, student, _ = steps_of(**given)
+    assert (teacher.config.student, teacher.config.size, teacher.config.epochs) == ("timm:a", 16, 4)
+    assert (student.config.student, student.config.size, student.config.epochs) == ("timm:b", 16, 4)
+    assert (plan.config.views, extract.config.views) == (1, 1)
+    assert {step.config.device for step in (teacher, plan, extract, student)} == {"cpu"}
+
+
+@pytest.mark.parametrize("teacher", ["run:big", "onnx:big.onnx", "timm:resnet50,weights=big.safetensors"])
+def test_a_teacher_that_is_finished_is_not_trained(teacher: str) -> None:
+    steps = steps_of(teacher=teacher)
+    assert [step.command for step in steps] == ["plan", "extract", "train", "export-onnx"]
+    assert steps[1].config.teacher == teacher
+
+
+def test_images_without_labels_need_a_teacher() -> None:
+    unlabeled = replace(PICTURES, labeled="none", class_names=(), counts=(), largest_label=-1)
+    with pytest.raises(ConfigError, match=r"none of its images have labels.*give --teacher SPEC"):
+        steps_of(unlabeled)
+    *_, student, export = steps_of(unlabeled, teacher="timm:resnet50,pretrained=1")
+    assert len(steps_of(unlabeled, teacher="timm:resnet50,pretrained=1")) == 4
+    assert (student.config.validation_split, student.config.val_fraction) == ("none", 0.0)
+    assert not export.config.int8
+
+
+def test_classes_without_names_and_background() -> None:
+    teacher, _, _, student, _ = steps_of(replace(PICTURES, class_names=(), largest_label=9))
+    assert teacher.config.num_classes == student.config.num_classes == 10
+    assert steps_of(replace(PICTURES, has_background=True))[0].config.offset == 1
+
+
+def test_a_store_that_would_be_huge_is_sparse() -> None:
+    names = tuple(map(str, range(21_843)))
+    huge = replace(PICTURES, num_records=14_000_000, class_names=names, largest_label=21_842)
+    _, plan, extract, student, _ = steps_of(huge)
+    assert plan.config.codec == extract.config.codec == "topk"
+    assert student.config.kd_temp == 1.0
+
+
+def test_a_spec_that_is_none() -> None:
+    with pytest.raises(ConfigError, match="model 'resnet50': expected timm:NAME"):
+        steps_of(teacher="resnet50")

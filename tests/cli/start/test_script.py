@@ -1,0 +1,128 @@
+"""The script of ``start``: a shell reads it, the command line reads its commands, and they run."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from teachonce.cli.config import StartConfig
+from teachonce.cli.main import main, parse_command
+from teachonce.cli.start.findings import find_out
+from teachonce.cli.start.rules import choose_steps
+from teachonce.cli.start.script import WIDTH, start
+from teachonce.errors import ConfigError
+from tests.support.paths import ROOT
+from tests.support.small_data import encode_jpeg, write_image_folder, write_shards
+from tests.support.small_models import write_color_shards
+
+
+def commands_of(script: str) -> list[list[str]]:
+    """The words of each command, as a shell has them."""
+    lines = script.replace("\\\n", "").splitlines()
+    return [shlex.split(line)[1:] for line in lines if line.startswith("teachonce ")]
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("kind", ["folder", "held out", "tfrecords", "unnamed", "unlabeled", "spaces"])
+@pytest.mark.parametrize("out", [None, Path("my scripts/start.sh")])
+def test_every_command_is_read_as_it_was_meant(here: Path, kind: str, out: Path | None) -> None:
+    options: dict[str, Any] = {"data": Path("data"), "out": out}
+    if kind == "folder":
+        write_image_folder(here / "data")
+        write_image_folder(here / "data", "validation")
+    elif kind == "held out":
+        write_image_folder(here / "data")
+        options |= {"val_fraction": 0.3, "val_seed": 4}
+    elif kind == "tfrecords":
+        write_color_shards(here / "data", sizes=(9, 6))
+    elif kind == "unnamed":
+        write_shards(here / "data", num_classes=None)
+    elif kind == "unlabeled":
+        write_image_folder(here / "data", num_classes=1)
+        for index in range(9):
+            (here / "flat").mkdir(exist_ok=True)
+            (here / "flat" / f"{index}.jpg").write_bytes(encode_jpeg(index))
+        options |= {"data": Path("flat"), "teacher": "onnx:my teacher.onnx"}
+    else:
+        write_image_folder(here / "it's $HOME, my data")
+        options |= {"data": Path("it's $HOME, my data")}
+    config = StartConfig(**options)
+    shown = start(config)
+    script = shown if out is None else out.read_text()
+    assert max(len(line) for line in script.splitlines() if line.startswith("#")) <= WIDTH + 60
+    expected = choose_steps(find_out(config), config, Path() if out is None else out.parent)
+    found = [parse_command(words) for words in commands_of(script)]
+    assert found == [step.config for step in expected]
+    assert len(found) == (4 if kind == "unlabeled" else 5)
+    # A shell agrees about words and line ends.
+    names = subprocess.run(
+        ["sh", "-c", 'teachonce() { echo "$1"; }\n' + script], capture_output=True, text=True, check=True
+    )
+    assert names.stdout.split() == [step.command for step in expected]
+
+
+def test_it_is_printed_and_nothing_is_written(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_image_folder(here / "data")
+    before = sorted(here.rglob("*"))
+    with pytest.raises(SystemExit) as end:
+        main(["start", "data", "--student", "timm:test_resnet"])
+    assert end.value.code == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("#!/bin/sh\n# teachonce start data --student timm:test_resnet\n")
+    assert "12 images in split train (a folder of images), shorter side 30 to 30 px, median 30" in shown
+    assert "3 classes (class0, class1, class2), 4 to 4 images each." in shown.replace("\n# ", " ")
+    assert sorted(here.rglob("*")) == before
+
+
+def test_with_out_the_trainings_have_files(here: Path) -> None:
+    write_image_folder(here / "data")
+    shown = start(StartConfig(data=Path("data"), out=Path("a/start.sh")))
+    assert shown == ("a/start.sh, a/start.teacher.json, a/start.student.json: written; read them, then: sh a/start.sh")
+    student = json.loads(Path("a/start.student.json").read_text())
+    assert (student["store"], student["label_weight"], student["out"]) == (["a/store"], 0.0, "a/student")
+    assert "teachonce train --config a/start.teacher.json\n" in Path("a/start.sh").read_text()
+    for name in ("start.sh", "start.teacher.json", "start.student.json"):
+        with pytest.raises(ConfigError, match=rf"{name}: exists; remove it or choose another --out"):
+            start(StartConfig(data=Path("data"), out=Path("a/start.sh")))
+        Path("a", name).unlink()
+
+
+@pytest.mark.slow
+def test_the_script_runs(digits: Path, here: Path) -> None:
+    """All five commands, by a shell, with tiny models; the second time there is nothing left to do but the export."""
+    (here / "pictures").symlink_to(digits / "train")
+    words = "--teacher timm:test_resnet --student timm:test_resnet --size 32 --epochs 3 --device cpu"
+    with contextlib.suppress(SystemExit):
+        main(["start", "pictures", *words.split(), "--out", "start.sh"])
+    (here / "bin").mkdir()
+    (here / "bin" / "teachonce").write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m teachonce "$@"\n')
+    (here / "bin" / "teachonce").chmod(0o755)
+    environment = os.environ | {
+        "PATH": f"{here / 'bin'}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)]),
+    }
+    done = subprocess.run(["sh", "start.sh"], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert "agrees with the teacher" in done.stdout or "float" in done.stdout
+    result = json.loads((here / "student" / "result.json").read_text())
+    assert result["epochs"] == 3 and result["store"] == "store" and result["top1"] is not None
+    assert {path.name for path in here.iterdir()} >= {
+        "teacher",
+        "store",
+        "student",
+        "student.onnx",
+        "student.int8.onnx",
+    }

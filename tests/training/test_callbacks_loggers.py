@@ -1,0 +1,175 @@
+"""What ``--logger`` leaves: each logger has the curve, a resumed training continues it, none leaves nothing."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from teachonce import extras
+from teachonce.errors import MissingExtraError, TeachonceError
+from teachonce.runs.metrics import METRIC_COLUMNS, read_metrics
+from teachonce.training import callbacks
+from teachonce.training.callbacks import LOGGERS, Beginning
+from teachonce.training.config import LoggerName, TrainConfig
+from teachonce.training.student_module import StudentModule
+from teachonce.training.train import train
+
+EPOCHS, STEPS = 3, 3
+
+
+def config(digits: Path, out: Path, **options: Any) -> TrainConfig:
+    common: dict[str, Any] = {"student": "timm:test_resnet", "size": 16, "batch_size": 32, "lr": 0.02, "device": "cpu"}
+    return TrainConfig(data=digits, out=out, epochs=EPOCHS, **common, **options)
+
+
+@pytest.fixture(autouse=True)
+def every_update(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(callbacks, "EVENT_STEPS", 1)
+
+
+def stop_at(monkeypatch: pytest.MonkeyPatch, update: int, run: TrainConfig) -> None:
+    """Train until SIGTERM before this update."""
+    step, calls = StudentModule.training_step, []
+
+    def counted(*arguments: Any) -> Any:
+        calls.append(1)
+        if len(calls) == update:
+            signal.raise_signal(signal.SIGTERM)
+        return step(*arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(StudentModule, "training_step", counted)
+        train(run)
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def logged_epochs(rows: list[dict[str, str]]) -> list[dict[str, float]]:
+    found = [row for row in rows if row["epoch/train_loss"]]
+    return [
+        {name: float(row[f"epoch/{name}"]) for name in METRIC_COLUMNS[2:] if row.get(f"epoch/{name}")} for row in found
+    ]
+
+
+def curve_of(run: Path) -> list[dict[str, float]]:
+    rows = read_metrics(run)
+    return [{name: float(row[name]) for name in METRIC_COLUMNS[2:] if row[name] is not None} for row in rows]
+
+
+@pytest.mark.slow
+def test_csv(digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = config(digits, tmp_path / "run", logger="csv")
+    stop_at(monkeypatch, 5, run)
+    train(run)
+    first, second = (rows_of(tmp_path / "run" / "csv" / f"version_{number}" / "metrics.csv") for number in (0, 1))
+    assert [int(row["step"]) for row in first if row["step/loss"]] == [1, 2, 3, 4, 5]
+    assert [int(row["step"]) for row in second if row["step/loss"]] == [6, 7, 8, 9]
+    assert all(float(row["step/loss"]) > 0 for row in (*first, *second) if row["step/loss"])
+    assert [int(row["step"]) for row in second if row["epoch/train_loss"]] == [6, 9]
+    assert [*logged_epochs(first), *logged_epochs(second)] == [pytest.approx(row) for row in curve_of(run.out)]
+    assert "timm:test_resnet" in (tmp_path / "run" / "csv" / "version_0" / "hparams.yaml").read_text()
+    assert not (tmp_path / "run" / "tensorboard").exists()
+
+
+@pytest.mark.slow
+def test_tensorboard_has_what_it_had(digits: Path, tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    train(config(digits, tmp_path / "run"))
+    (events,) = (tmp_path / "run" / "tensorboard").iterdir()
+    assert events.name.startswith("events.out.tfevents.")
+    found = EventAccumulator(str(events)).Reload()
+    assert len(found.Scalars("step/loss")) == len(found.Scalars("step/lr")) == EPOCHS * STEPS
+    losses = [event.value for event in found.Scalars("epoch/train_loss")]
+    assert losses == pytest.approx([row["train_loss"] for row in curve_of(tmp_path / "run")])
+    assert [event.step for event in found.Scalars("epoch/validation_top1")] == [3, 6, 9]
+
+
+@pytest.mark.slow
+def test_none_leaves_nothing_and_a_run_is_resumed_with_another(
+    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    stop_at(monkeypatch, 5, config(digits, run, logger="none"))
+    assert not {"tensorboard", "csv", "wandb"} & {path.name for path in run.iterdir()}
+    train(config(digits, run, logger="csv"))
+    assert [path.name for path in (run / "csv").iterdir()] == ["version_0"]
+
+
+def test_a_logger_that_is_not_installed(digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    find = extras.find_spec
+    monkeypatch.setattr(extras, "find_spec", lambda name: None if name == "wandb" else find(name))
+    with pytest.raises(MissingExtraError, match=r"^--logger wandb needs wandb, .*: pip install wandb$"):
+        train(config(digits, tmp_path / "run", logger="wandb"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_every_name_has_a_logger() -> None:
+    assert set(LOGGERS) == set(LoggerName.__args__)
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    if importlib.util.find_spec("wandb") is None:
+        pytest.skip("wandb not installed")
+    for name, value in {"MODE": "offline", "SILENT": "true", "CONFIG_DIR": "settings", "CACHE_DIR": "cache"}.items():
+        is_path = name.endswith("DIR")
+        monkeypatch.setenv(f"WANDB_{name}", str(tmp_path / value) if is_path else value)
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("offline")
+def test_wandb_offline(digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two processes' worth of files, one run of wandb: its name, the options, the curve."""
+    run = config(digits, tmp_path / "run", logger="wandb")
+    stop_at(monkeypatch, 5, run)
+    checkpoint = torch.load(run.out / "checkpoints" / "last.ckpt", weights_only=True)
+    (identity,) = (state["identity"] for state in checkpoint["callbacks"].values() if "identity" in state)
+    train(run)
+    folders = sorted((run.out / "wandb").glob("offline-run-*"))
+    assert [folder.name.rpartition("-")[2] for folder in folders] == [identity, identity]
+    logged = [line for folder in folders for line in read_wandb(folder)]
+    losses = [line["epoch/train_loss"] for line in logged if "epoch/train_loss" in line]
+    assert losses == pytest.approx([row["train_loss"] for row in curve_of(run.out)])
+    assert len([line for line in logged if "step/loss" in line]) == EPOCHS * STEPS
+
+
+def read_wandb(folder: Path) -> list[dict[str, Any]]:
+    """What a run of wandb that was written offline has logged."""
+    from wandb.proto import wandb_internal_pb2
+    from wandb.sdk.internal.datastore import DataStore
+
+    (path,) = folder.glob("run-*.wandb")
+    store, found = DataStore(), []
+    store.open_for_scan(str(path))
+    while (data := store.scan_data()) is not None:
+        record = wandb_internal_pb2.Record()
+        record.ParseFromString(data)
+        if record.WhichOneof("record_type") == "history":
+            items = record.history.item
+            found.append({item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items})
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("offline")
+def test_wandb_without_a_login(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "online")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    beginning = Beginning(tmp_path, "run", {}, 0, "0123abcd")
+    with pytest.raises(
+        TeachonceError, match=r"^--logger wandb: cannot start \(.+\); log in with 'wandb login', or set"
+    ):
+        LOGGERS["wandb"](beginning)
