@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from teachonce import CropPolicy, KDDataset, OwnViews, Store, StoredLogits, open_records
+from teachonce import KDDataset, Store, StoredLogits, StoredViews, open_records
 from teachonce.extraction.config import ExtractConfig
 from teachonce.extraction.extract import extract
 from tests.support.paths import ROOT
@@ -31,10 +31,22 @@ def load(name: str) -> dict[str, Any]:
     return runpy.run_path(str(EXAMPLES / f"{name}.py"))
 
 
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Colored images, and a store of what a teacher that sees colors says of two views; it lacks the background."""
+    folder = tmp_path_factory.mktemp("colors")
+    data = write_color_shards(folder / "data", sizes=(64, 32))
+    teacher = write_color_teacher(folder / "teacher.onnx")
+    options: dict[str, Any] = {"policy": "crop", "views": 2, "device": "cpu", "gate_samples": 0}
+    extract(ExtractConfig(data=data, teacher=teacher, out=folder / "store", **options))
+    return data, folder / "store"
+
+
 @pytest.fixture
-def dataset(digits: Path, digits_store: Path) -> KDDataset:
-    logits = StoredLogits([Store(digits_store)], temperature=2.0)
-    return KDDataset(open_records(digits, "train"), OwnViews(CropPolicy()), logits, size=16)
+def dataset(places: tuple[Path, Path]) -> KDDataset:
+    store = Store(places[1])
+    logits = StoredLogits([store], temperature=2.0)
+    return KDDataset(open_records(places[0], "train"), StoredViews(store), logits, size=16)
 
 
 def assert_same(found: dict[str, Any], expected: dict[str, Any]) -> None:
@@ -49,12 +61,12 @@ def assert_same(found: dict[str, Any], expected: dict[str, Any]) -> None:
 def assert_learns(losses: list[float]) -> None:
     """The KD loss of each update: less in the second epoch than in the first."""
     assert len(losses) == 24
-    assert sum(losses[12:]) < 0.97 * sum(losses[:12])
+    assert sum(losses[12:]) < 0.9 * sum(losses[:12])
 
 
 @pytest.mark.slow
 @needs("tensorflow")
-def test_tf_data(dataset: KDDataset, digits: Path, digits_store: Path) -> None:
+def test_tf_data(dataset: KDDataset, places: tuple[Path, Path]) -> None:
     example = load("tf_data_loop")
     for epoch in (0, 3):
         found = list(example["epoch_batches"](dataset, epoch, 8))
@@ -63,14 +75,14 @@ def test_tf_data(dataset: KDDataset, digits: Path, digits_store: Path) -> None:
         for batch, tensors in zip(found, expected, strict=True):
             assert_same({name: value.numpy() for name, value in batch.items()}, tensors)
     keras_seed(0)
-    model, losses = example["train"](digits, digits_store, **SETTINGS)
+    model, losses = example["train"](*places, **SETTINGS)
     assert_learns(losses)
-    assert model(np.zeros((1, 16, 16, 3), np.uint8)).shape == (1, 10)
+    assert model(np.zeros((1, 16, 16, 3), np.uint8)).shape == (1, 5)
 
 
 @pytest.mark.slow
 @needs("keras")
-def test_keras(dataset: KDDataset, digits: Path, digits_store: Path) -> None:
+def test_keras(dataset: KDDataset, places: tuple[Path, Path]) -> None:
     example = load("keras_loop")
     batches = example["StoreBatches"](dataset, 8)
     for epoch in (0, 1):
@@ -83,15 +95,15 @@ def test_keras(dataset: KDDataset, digits: Path, digits_store: Path) -> None:
             assert_same(found, {name: expected[step][name] for name in found})
         batches.on_epoch_end()
     keras_seed(0)
-    model, history = example["train"](digits, digits_store, **SETTINGS)
+    model, history = example["train"](*places, **SETTINGS)
     first, second = history["kd_loss"]
-    assert second < 0.97 * first
-    assert model.predict(np.zeros((1, 16, 16, 3), np.uint8), verbose=0).shape == (1, 10)
+    assert second < 0.9 * first
+    assert model.predict(np.zeros((1, 16, 16, 3), np.uint8), verbose=0).shape == (1, 5)
 
 
 @pytest.mark.slow
 @needs("grain", "jax")
-def test_jax_and_grain(dataset: KDDataset, digits: Path, digits_store: Path) -> None:
+def test_jax_and_grain(dataset: KDDataset, places: tuple[Path, Path]) -> None:
     example = load("jax_grain_loop")
     for epoch in (0, 3):
         found = list(example["epoch_batches"](dataset, epoch, 8))
@@ -99,9 +111,9 @@ def test_jax_and_grain(dataset: KDDataset, digits: Path, digits_store: Path) -> 
         assert len(found) == len(expected) == 12
         for batch, tensors in zip(found, expected, strict=True):
             assert_same(batch, tensors)
-    weights, losses = example["train"](digits, digits_store, **SETTINGS)
+    weights, losses = example["train"](*places, **SETTINGS)
     assert_learns(losses)
-    assert example["student_logits"](weights, np.zeros((1, 16, 16, 3), np.uint8)).shape == (1, 10)
+    assert example["student_logits"](weights, np.zeros((1, 16, 16, 3), np.uint8)).shape == (1, 5)
 
 
 @pytest.mark.parametrize("codec", ["float32", "float16", "int8", "topk"])
