@@ -5,7 +5,12 @@ from __future__ import annotations
 import csv
 import importlib.util
 import json
+import os
+import re
 import signal
+import struct
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +18,16 @@ import pytest
 import torch
 
 from teachonce import extras
-from teachonce.errors import MissingExtraError, TeachonceError
+from teachonce.errors import MissingExtraError
 from teachonce.runs.metrics import METRIC_COLUMNS, read_metrics
 from teachonce.training import callbacks
-from teachonce.training.callbacks import LOGGERS, Beginning
+from teachonce.training.callbacks import LOGGERS
 from teachonce.training.config import LoggerName, TrainConfig
 from teachonce.training.student_module import StudentModule
 from teachonce.training.train import train
 
 EPOCHS, STEPS = 3, 3
+BLOCK = 32 * 1024
 
 
 def config(digits: Path, out: Path, **options: Any) -> TrainConfig:
@@ -146,17 +152,22 @@ def test_wandb_offline(digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def read_wandb(folder: Path) -> list[dict[str, Any]]:
-    """What a run of wandb that was written offline has logged."""
+    """What a run of wandb that was written offline has logged: records in LevelDB's log format behind 7 bytes."""
     from wandb.proto import wandb_internal_pb2
-    from wandb.sdk.internal.datastore import DataStore
 
     (path,) = folder.glob("run-*.wandb")
-    store, found = DataStore(), []
-    store.open_for_scan(str(path))
-    while (data := store.scan_data()) is not None:
-        record = wandb_internal_pb2.Record()
-        record.ParseFromString(data)
-        if record.WhichOneof("record_type") == "history":
+    data, at, parts, found = path.read_bytes(), 7, b"", []
+    assert data.startswith(b":W&B")
+    while at < len(data):
+        left = BLOCK - at % BLOCK
+        if left < 7:
+            at += left
+            continue
+        _, size, kind = struct.unpack_from("<IHB", data, at)
+        parts += data[at + 7 : at + 7 + size]
+        at += 7 + size
+        if kind in (1, 4):  # complete, or the last part of one
+            record, parts = wandb_internal_pb2.Record.FromString(parts), b""
             items = record.history.item
             found.append({item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items})
     return found
@@ -164,12 +175,15 @@ def read_wandb(folder: Path) -> list[dict[str, Any]]:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("offline")
-def test_wandb_without_a_login(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WANDB_MODE", "online")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    beginning = Beginning(tmp_path, "run", {}, 0, "0123abcd")
-    with pytest.raises(
-        TeachonceError, match=r"^--logger wandb: cannot start \(.+\); log in with 'wandb login', or set"
-    ):
-        LOGGERS["wandb"](beginning)
+def test_wandb_without_a_login(digits: Path, tmp_path: Path) -> None:
+    """In a process of its own: wandb keeps the mode that it has begun with."""
+    words = f"train --data {digits} --student timm:test_resnet --out {tmp_path / 'run'} --logger wandb --size 16"
+    words += " --batch-size 32 --epochs 1 --device cpu"
+    changed = {"HOME": str(tmp_path), "NETRC": str(tmp_path / "netrc"), "WANDB_MODE": "online"}
+    command = [sys.executable, "-m", "teachonce", *words.split()]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | changed)
+    assert done.returncode == 1, done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert re.fullmatch(
+        r"teachonce: --logger wandb: cannot start \(.+\); log in with 'wandb login', or set WANDB_MODE=offline", last
+    )
