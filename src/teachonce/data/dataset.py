@@ -114,7 +114,7 @@ class KDDataset:
         records = self.records.read_batch(locations, with_logits=with_logits, buffers=self._buffers)
         joined = self._reader.join(locations, records)
         record_views = self._reader.views_of(joined, self.views.number_of(epoch))
-        batch = {
+        batch: Arrays = {
             "pixels": self._render(record_views, self.preprocessing),
             "labels": _labels(records, self.class_space, may_lack=self._may_lack_labels),
             "indices": np.array(indices, np.int64),

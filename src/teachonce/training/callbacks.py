@@ -407,7 +407,8 @@ class CurveLog(Callback):
         if self._logger is None:
             return
         for row in self.recorder.rows[self._num_written :]:
-            values = {f"epoch/{name}": row[name] for name in METRIC_COLUMNS[2:] if row[name] is not None}
+            found = ((name, row[name]) for name in METRIC_COLUMNS[2:])
+            values = {f"epoch/{name}": value for name, value in found if value is not None}
             self._logger.log_metrics(values, int(row["step"] or 0))
         self._num_written = len(self.recorder.rows)
 

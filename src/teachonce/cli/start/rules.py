@@ -225,7 +225,7 @@ def _train_student(found: Findings, config: StartConfig, chosen: _Choices, folde
         if config.student
         else f"{student}: "
         + (
-            "a small network that keeps some resolution at this size"
+            "a plain small network, the usual one for small images"
             if is_small
             else "a network that people run on phones"
         )

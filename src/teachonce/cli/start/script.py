@@ -124,6 +124,8 @@ def _wrap(command: str, words: Sequence[str]) -> str:
         if word.startswith("--") or not parts:
             parts.append([])
         parts[-1].append(shlex.quote(word))
+    # What the command is of comes first; inherited options would.
+    parts.sort(key=lambda part: 0 if not part[0].startswith("--") else 1 if part[0] == "--data" else 2)
     lines = [command]
     for part in map(" ".join, parts):
         if len(lines[-1]) + len(part) + 3 > WIDTH:
