@@ -77,13 +77,13 @@ def test_csv(digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     run = config(digits, tmp_path / "run", logger="csv")
     stop_at(monkeypatch, 5, run)
     train(run)
-    first, second = (rows_of(tmp_path / "run" / "csv" / f"version_{number}" / "metrics.csv") for number in (0, 1))
+    first, second = (rows_of(tmp_path / "run" / "csv" / f"from_{step}" / "metrics.csv") for step in (0, 5))
     assert [int(row["step"]) for row in first if row["step/loss"]] == [1, 2, 3, 4, 5]
     assert [int(row["step"]) for row in second if row["step/loss"]] == [6, 7, 8, 9]
     assert all(float(row["step/loss"]) > 0 for row in (*first, *second) if row["step/loss"])
     assert [int(row["step"]) for row in second if row["epoch/train_loss"]] == [6, 9]
     assert [*logged_epochs(first), *logged_epochs(second)] == [pytest.approx(row) for row in curve_of(run.out)]
-    assert "timm:test_resnet" in (tmp_path / "run" / "csv" / "version_0" / "hparams.yaml").read_text()
+    assert "timm:test_resnet" in (tmp_path / "run" / "csv" / "from_0" / "hparams.yaml").read_text()
     assert not (tmp_path / "run" / "tensorboard").exists()
 
 
@@ -109,7 +109,7 @@ def test_none_leaves_nothing_and_a_run_is_resumed_with_another(
     stop_at(monkeypatch, 5, config(digits, run, logger="none"))
     assert not {"tensorboard", "csv", "wandb"} & {path.name for path in run.iterdir()}
     train(config(digits, run, logger="csv"))
-    assert [path.name for path in (run / "csv").iterdir()] == ["version_0"]
+    assert [path.name for path in (run / "csv").iterdir()] == ["from_5"]
 
 
 def test_a_logger_that_is_not_installed(digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

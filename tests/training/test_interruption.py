@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import signal
@@ -585,6 +586,25 @@ def test_a_remote_run_is_stopped_and_resumed(
     assert set(storage.walk()) - set(events) == others
     assert not [path.name for path in tmp_path.iterdir()]
     assert train(run) == Run(run.out).result
+
+
+def test_the_tables_of_a_remote_run_that_is_resumed(digits: Path, bucket: Path, stopper: Stopper) -> None:
+    """Of each start its own; none is written over the one before."""
+    run = config(digits, bucket / "run", logger="csv")
+    stopper.plan("training_step", 5, signal.SIGTERM)
+    stop(run)
+    stopper.plan("training_step", 0)
+    train(run)
+    storage = open_storage(run.out)
+    tables = {name: storage.read(name).count(b"\n") for name in storage.walk() if name.startswith("csv/")}
+    tables = {name: lines for name, lines in tables.items() if name.endswith("metrics.csv")}
+    assert set(tables) == {"csv/from_0/metrics.csv", "csv/from_5/metrics.csv"}
+    num_epochs = sum(len(read_epochs(storage.read(name))) for name in tables)
+    assert num_epochs == run.epochs and min(tables.values()) > 1
+
+
+def read_epochs(content: bytes) -> list[dict[str, str]]:
+    return [row for row in csv.DictReader(content.decode().splitlines()) if row["epoch/train_loss"]]
 
 
 def test_the_log_of_a_student_of_a_remote_ablation(bucket: Path) -> None:

@@ -275,7 +275,8 @@ def _build_tensorboard(beginning: Beginning) -> Logger:
 
 
 def _build_csv(beginning: Beginning) -> Logger:
-    logger = CSVLogger(beginning.folder, name="csv")
+    # By the update that it begins with: the table of an earlier start stays, also where it is in a remote run.
+    logger = CSVLogger(beginning.folder, name="csv", version=f"from_{beginning.step}")
     logger.log_hyperparams(dict(beginning.settings))
     return logger
 
