@@ -29,7 +29,7 @@ class StoreBatches(keras.utils.PyDataset):
         return batch["pixels"], np.concatenate(targets, axis=1)
 
     def on_epoch_end(self):
-        """Go on to the next epoch: another order, other views."""
+        """Take the next epoch: another order, other views."""
         self.epoch += 1
         self.loader = self.dataset.batches(batch_size=self.batch_size, epoch=self.epoch).as_numpy()
 

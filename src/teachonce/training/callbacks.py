@@ -330,7 +330,7 @@ class CurveLog(Callback):
         return {"identity": self._identity} if self.name == "wandb" else {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on in the same run of wandb."""
+        """Continue the same run of wandb."""
         self._identity = state_dict.get("identity", self._identity)
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
