@@ -8,6 +8,7 @@ import os
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ from teachonce.cli.config import StartConfig
 from teachonce.cli.main import main, parse_command
 from teachonce.cli.start.findings import find_out
 from teachonce.cli.start.rules import choose_steps
-from teachonce.cli.start.script import WIDTH, start
+from teachonce.cli.start.script import WIDTH, describe, start
 from teachonce.errors import ConfigError
+from tests.cli.start.test_rules import PICTURES
 from tests.support.paths import ROOT
 from tests.support.small_data import encode_jpeg, write_image_folder, write_shards
 from tests.support.small_models import write_color_shards
@@ -98,6 +100,22 @@ def test_with_out_the_trainings_have_files(here: Path) -> None:
         with pytest.raises(ConfigError, match=rf"{name}: exists; remove it or choose another --out"):
             start(StartConfig(data=Path("data"), out=Path("a/start.sh")))
         Path("a", name).unlink()
+
+
+def test_what_is_odd_is_said() -> None:
+    config = StartConfig(data=Path("data"))
+    text = describe(PICTURES, config)
+    assert text.startswith("3,200 images in split train (a folder of images), shorter side 200 to 900 px, median 375")
+    assert "2 classes (cat, dog), 1,500 to 1,700 images each." in text and "unequal" not in text
+    assert "They are unequal" in describe(replace(PICTURES, counts=(9, 90)), config)
+    assert "3 files of these cannot be read as an image" in describe(replace(PICTURES, num_odd=3), config)
+    assert describe(replace(PICTURES, has_validation=True), config).endswith("There is a validation split.")
+    assert describe(replace(PICTURES, labeled="none"), config).endswith("They have no labels.")
+    unnamed = describe(replace(PICTURES, class_names=(), is_counted=False), config)
+    assert "2 classes without names, 1,500 to 1,700 images each of the sample." in unnamed
+    assert "--num-classes is the largest label that was seen" in unnamed
+    many = describe(replace(PICTURES, class_names=tuple("abcdefghij"), has_background=True), config)
+    assert "10 classes (a, b, c, d, e, f, g, h, ...) and background, which the student leaves out" in many
 
 
 @pytest.mark.slow

@@ -23,6 +23,8 @@ from teachonce.training.config import TrainConfig
 
 WIDTH = 100
 NAMES_SHOWN = 8
+UNEQUAL = 10
+"""From this ratio of the largest to the smallest class on it is mentioned."""
 _FORMATS = {
     "folder": "a folder of images",
     "tfrecord": "TFRecords",
@@ -103,6 +105,8 @@ def describe(found: Findings, config: StartConfig) -> str:
         text += " and background, which the student leaves out (--offset 1)"
     of_sample = "" if found.is_counted else " of the sample"
     text += f", {found.counts[0]:,} to {found.counts[-1]:,} images each{of_sample}."
+    if found.counts[-1] >= UNEQUAL * found.counts[0]:
+        text += " They are unequal: the accuracy over all images says little about the rare ones."
     if not found.class_names:
         text += " --num-classes is the largest label that was seen, and 1: correct it if there are more."
     if found.has_validation:
