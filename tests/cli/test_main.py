@@ -31,6 +31,7 @@ COMMANDS = [
     "merge",
     "train",
     "evaluate",
+    "predict",
     "export-onnx",
     "export-weights",
     "export-logits",

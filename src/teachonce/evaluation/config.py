@@ -1,4 +1,4 @@
-"""The options of ``export-onnx``, ``export-weights`` and ``evaluate``, checked in ``__post_init__``."""
+"""The options of ``export-onnx``, ``export-weights``, ``evaluate`` and ``predict``, checked in ``__post_init__``."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from teachonce.errors import ConfigError
+from teachonce.evaluation.options import PreprocessingPlace
 from teachonce.models.options import Precision, Spec
 from teachonce.options import (
     Condition,
@@ -36,7 +37,10 @@ class ExportOnnxConfig(RecordOptions):
     run: InModel[Positional[Path]]
     """Folder of a run."""
     out: InOutput[Path]
-    """File to write."""
+    """File to write; labels.txt beside it gets the names of the classes, where the data has names."""
+    preprocessing: InOutput[PreprocessingPlace] = "outside"
+    """Where mean, std and layout are applied: outside (input float32 [batch, 3, size, size], normalized) or inside
+    the graph (input uint8 [batch, size, size, 3], pixels as decoded). Resizing and cropping are outside in both."""
     int8: InInt8[bool] = False
     """Also write a model quantized to 8-bit integers, NAME.int8.onnx next to NAME.onnx, and print a table of both:
     accuracy, agreement with the teacher, size and latency on this CPU. Needs --data."""
@@ -84,7 +88,7 @@ class ExportWeightsConfig:
     run: InModel[Positional[Path]]
     """Folder of a run."""
     out: InOutput[Path]
-    """File to write."""
+    """File to write; labels.txt beside it gets the names of the classes, where the data has names."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,4 +116,31 @@ class EvaluateConfig(RecordOptions):
 
     def __post_init__(self) -> None:
         check_ranges(self)
+        check_applicable(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictConfig:
+    """Predict the classes of images: files, or folders of any depth. Prints a line an image, in their order."""
+
+    model: InModel[Positional[Spec]]
+    """Folder of a run, path of an .onnx file, or a model SPEC such as timm:resnet50."""
+    images: InData[Positional[tuple[Path, ...]]]
+    """Images and folders of images, local or at addresses."""
+    top: InOutput[Count] = 5
+    """Number of classes to show of each image, the most likely ones."""
+    csv: InOutput[Path | None] = None
+    """Write a CSV file instead, a row an image: image, label, class, probability, and the same of the further ones."""
+    json: InOutput[bool] = False
+    """Print JSON, one object a line and image."""
+    batch_size: InModel[Count] = 64
+    """Images per batch."""
+    device: InRunning[str] = "auto"
+    """auto, cpu, cuda, cuda:1, mps."""
+    precision: InModel[Precision] = "float32"
+    """Autocast precision of the model."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+        require(bool(self.images), "IMAGES", "none", "at least one image or folder of images")
         check_applicable(self)

@@ -62,6 +62,7 @@ def wrap_module(
     preprocessing: Preprocessing,
     default_offset: int | None = None,
     classes_hash: str | None = None,
+    class_names: tuple[str, ...] | None = None,
 ) -> LoadedModel:
     """A module as a backend's result."""
     module.eval()
@@ -71,6 +72,7 @@ def wrap_module(
         weights_sha256=hash_weights(module.state_dict()),
         default_offset=default_offset,
         classes_hash=classes_hash,
+        class_names=class_names,
         module=module,
     )
 
