@@ -143,8 +143,8 @@ def fresh_environment(folder: Path, *packages: str) -> Path:
     """The Python of a new environment with these packages, or a skip where there is no index to install from."""
     venv.create(folder, with_pip=True)
     python = folder / "bin" / "python"
-    install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--only-binary=:all:", *packages]
-    done = subprocess.run(install, capture_output=True, text=True, timeout=300)
+    install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--only-binary=:all:"]
+    done = subprocess.run([*install, *packages], capture_output=True, text=True, timeout=300)
     if done.returncode:
         pytest.skip(f"cannot install {' '.join(packages)} here: {done.stderr.strip().splitlines()[-1]}")
     return python

@@ -77,9 +77,7 @@ def test_the_file_says_what_it_takes(files: dict[str, Path]) -> None:
     assert isinstance(source.shape[0], str), "any batch size"
     metadata = session.get_modelmeta().custom_metadata_map
     assert json.loads(metadata[INSIDE_KEY]) == {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4], "value_range": "unit"}
-    assert INSIDE_KEY not in onnxruntime.InferenceSession(
-        str(files["outside"])
-    ).get_modelmeta().custom_metadata_map
+    assert INSIDE_KEY not in onnxruntime.InferenceSession(str(files["outside"])).get_modelmeta().custom_metadata_map
     expected = without_normalization(PREPROCESSING)
     assert Preprocessing.from_json(json.loads(metadata["teachonce.preprocessing"])) == expected
     assert (expected.size_px, expected.resize_px) == (PREPROCESSING.size_px, PREPROCESSING.resize_px)
@@ -112,6 +110,6 @@ def test_pixels_that_are_not_whole_are_refused(tmp_path: Path) -> None:
     save_file(student.state_dict(), run / "student.safetensors")
     config = run_config("timm:test_resnet", plain, num_classes=NUM_CLASSES, offset=1)
     (run / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ConfigError, match="not rounded to 8 bits .*tf1_bilinear.*--preprocessing outside"):
+    with pytest.raises(ConfigError, match=r"not rounded to 8 bits .*tf1_bilinear.*--preprocessing outside"):
         export_run(run, "onnx", tmp_path / "a.onnx", preprocessing="inside")
     assert not (tmp_path / "a.onnx").exists()

@@ -48,9 +48,11 @@ def run_words(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, 
     with pytest.raises(SystemExit) as end:
         main(["predict", *map(str, words), "--device", "cpu"])
     shown = capsys.readouterr()
-    return int(str(end.value.code)), shown.out.splitlines(), [
-        line for line in shown.err.splitlines() if line.startswith("teachonce: ")
-    ]
+    return (
+        int(str(end.value.code)),
+        shown.out.splitlines(),
+        [line for line in shown.err.splitlines() if line.startswith("teachonce: ")],
+    )
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 64])
@@ -81,7 +83,7 @@ def test_text_csv_and_json_say_the_same(
     assert (code, shown) == (0, [str(tmp_path / "p.csv")])
     with (tmp_path / "p.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == "image label class probability label_2 class_2 probability_2".split()
+    assert list(rows[0]) == ["image", "label", "class", "probability", "label_2", "class_2", "probability_2"]
     for line, one, row in zip(lines, found, rows, strict=True):
         first, second = one["top"]
         assert line == (
@@ -129,10 +131,10 @@ def test_odd_files_cost_their_own_result_alone(
 
 
 def test_logits_that_are_not_finite(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    teacher = write_color_teacher(tmp_path / "teacher.onnx", nan_above=0.5)
+    teacher = write_color_teacher(tmp_path / "teacher.onnx", nan_above=0.7)
     for index, color in enumerate([(20, 200, 20), (230, 20, 20), (20, 20, 230)]):
         Image.new("RGB", (20, 20), color).save(tmp_path / f"{index}.png")
-    # (A model that is NaN for noise is refused when it is loaded: this one is not.)
+    # Above 0.7, as a model that is NaN for the noise of ``load_model`` is refused there.
     code, lines, errors = run_words(capsys, teacher, *sorted(tmp_path.glob("*.png")), "--top", 1)
     assert code == 1 and [Path(line.split(": ")[0]).name for line in lines] == ["0.png", "2.png"]
     assert errors[0].startswith(f"teachonce: {tmp_path / '1.png'}: NaN or infinite logits of {teacher}")
@@ -150,7 +152,7 @@ def test_names_of_classes_or_labels(tmp_path: Path, capsys: pytest.CaptureFixtur
 def test_a_run_of_records_with_a_background_knows_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = write_color_shards(tmp_path / "data", sizes=(16,))
     out = tmp_path / "run"
-    train(config(data, out, epochs=1, offset=1, validation_split=None, size=16))
+    train(config(data, out, epochs=1, offset=1, validation_split=None, batch_size=8))
     images = write_as_folder(open_records(data, "train"), tmp_path / "images")
     _, lines, _ = run_words(capsys, out, images, "--json", "--top", 4)
     for line in lines:

@@ -78,9 +78,7 @@ def test_weighted_rows_are_the_plain_loop(
     row_weights = torch.from_numpy(weights)
     labels = torch.from_numpy(rng.integers(0, student.shape[1], len(student)))
     one_hot = label_probs(labels, student.shape[1])
-    expected = reference.weighted(
-        reference.label_loss, student.tolist(), one_hot.tolist(), smoothing, weights.tolist()
-    )
+    expected = reference.weighted(reference.label_loss, student.tolist(), one_hot.tolist(), smoothing, weights.tolist())
     for targets in (labels, one_hot):
         assert close(label_loss(student, targets, smoothing, row_weights), expected, 800)
     expected = reference.weighted(reference.kd_loss, student.tolist(), teacher.tolist(), temperature, weights.tolist())

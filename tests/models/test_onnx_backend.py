@@ -367,8 +367,6 @@ def test_metadata_with_class_names(tmp_path: Path) -> None:
     ],
 )
 def test_metadata_with_class_names_that_are_wrong(tmp_path: Path, value: str, message: str) -> None:
-    path = add_metadata(
-        write_model(tmp_path / "model.onnx"), classes=value, classes_hash=hash_classes(("cat", "dog"))
-    )
+    path = add_metadata(write_model(tmp_path / "model.onnx"), classes=value, classes_hash=hash_classes(("cat", "dog")))
     with pytest.raises(ModelError, match=f"{path}: metadata teachonce.classes {message}"):
         load_model(f"onnx:{path}")

@@ -10,7 +10,7 @@ import pytest
 from teachonce.errors import ConfigError
 from teachonce.models.assembled_resnet.options import BackboneOptions
 from teachonce.models.classifier import build_student
-from teachonce.models.spec import BACKBONE_OPTIONS, override_preprocessing, parse_model_spec, path_spec
+from teachonce.models.spec import BACKBONE_OPTIONS, override_preprocessing, parse_model, parse_model_spec, path_spec
 from teachonce.pixels.preprocessing import Preprocessing
 
 

@@ -32,7 +32,13 @@ def kd_loss(student_logits: Rows, teacher_logits: Rows, temperature: float) -> f
     return temperature**2 * total / len(student_logits)
 
 
-def weighted(loss: Callable[[Rows, Rows, float], float], logits: Rows, targets: Rows, setting: float, weights: Sequence[float]) -> float:
+def weighted(
+    loss: Callable[[Rows, Rows, float], float],
+    logits: Rows,
+    targets: Rows,
+    setting: float,
+    weights: Sequence[float],
+) -> float:
     """A loss whose rows have weights: sum(w_i loss_i) / B, a row at a time."""
     alone = [loss([own], [target], setting) for own, target in zip(logits, targets, strict=True)]
     return sum(weight * value for weight, value in zip(weights, alone, strict=True)) / len(alone)

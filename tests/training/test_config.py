@@ -123,7 +123,7 @@ def test_a_store_given_twice() -> None:
 
 def test_balanced_classes() -> None:
     assert build(sampler="balanced").sampler == "balanced" and build(class_weights="balanced")
-    with pytest.raises(ConfigError, match=r"--sampler balanced: expected uniform with --shuffle-shards 4, whose window"):
+    with pytest.raises(ConfigError, match="--sampler balanced: expected uniform with --shuffle-shards 4, whose"):
         build(sampler="balanced", shuffle_shards=4)
-    with pytest.raises(ConfigError, match=r"--class-weights balanced: expected none with --sampler balanced: each alone"):
+    with pytest.raises(ConfigError, match="--class-weights balanced: expected none with --sampler balanced: each"):
         build(sampler="balanced", class_weights="balanced")

@@ -47,8 +47,8 @@ def show_predicted(predicted: Predicted, config: PredictConfig) -> int:
     """Of ``predict``, which has printed its results: 1 where an image has none."""
     if predicted.num_failed:
         print_line(
-            f"teachonce: {plural(predicted.num_failed, 'image')} of {predicted.num_images:,} without a result, each named "
-            "above; the results of the others are complete"
+            f"teachonce: {plural(predicted.num_failed, 'image')} of {predicted.num_images:,} without a result, each "
+            "named above; the results of the others are complete"
         )
     return 1 if predicted.num_failed else 0
 

@@ -164,7 +164,9 @@ def _check_classes(
     if not shuffle:
         raise ConfigError("classes: apply only with shuffle=True")
     if shuffle_shards is not None:
-        raise ConfigError(f"shuffle_shards {shuffle_shards}: not given together with classes, whose draws are of all shards")
+        raise ConfigError(
+            f"shuffle_shards {shuffle_shards}: not given together with classes, whose draws are of all shards"
+        )
     if len(classes) != num_records:
         raise ConfigError(f"classes: of {len(classes)} records, expected those of the {num_records} records")
 

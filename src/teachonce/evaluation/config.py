@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Literal
 
 from teachonce.errors import ConfigError
-from teachonce.evaluation.options import PreprocessingPlace
 from teachonce.models.options import Precision, Spec
 from teachonce.options import (
     Condition,
@@ -26,6 +25,8 @@ from teachonce.options import (
 )
 from teachonce.records.options import RecordOptions, given_record_options
 
+PreprocessingPlace = Literal["outside", "inside"]
+"""Where an exported model's mean, std and layout are: in the program that uses it, or in its graph."""
 _INT8 = Condition("--int8", lambda options: options.int8)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from teachonce.errors import ConfigError, RecordError
 from teachonce.records.listing import IMAGE_SUFFIXES, ImageListing, find_class_folders, is_image_name, list_images
+from teachonce.storage.address import Address, to_location
 from teachonce.storage.files import locate, open_storage
 from teachonce.storage.storage import Storage
 
@@ -31,11 +32,10 @@ class ImageFiles:
     def __init__(self, paths: Sequence[Path]) -> None:
         self._parts: list[tuple[Storage, Path, ImageListing | None]] = []
         self._count = 0
-        for path in paths:
-            storage, name = locate(path, RecordError)
-            # A name that is none: "..", or the root of a bucket.
-            if name and storage.has(name):
-                self._parts.append((storage, path, None))
+        for path in map(to_location, paths):
+            file_storage = _find_file(path)
+            if file_storage is not None:
+                self._parts.append((file_storage, path, None))
                 self._count += 1
                 continue
             listing = _list_below(path)
@@ -56,10 +56,17 @@ class ImageFiles:
 
 def check_images(paths: Sequence[Path]) -> None:
     """Raise ConfigError for a path that is not there; no folder is listed."""
-    for path in paths:
-        storage, name = locate(path, RecordError)
-        if not (name and storage.has(name)):
+    for path in map(to_location, paths):
+        if _find_file(path) is None:
             _require_folder(path, open_storage(path, RecordError))
+
+
+def _find_file(path: Path) -> Storage | None:
+    """Where a file is; None where the path is none of one."""
+    if not path.name or (isinstance(path, Address) and not path.key):
+        return None
+    storage, name = locate(path, RecordError)
+    return storage if storage.has(name) else None
 
 
 def _require_folder(path: Path, storage: Storage) -> None:

@@ -28,8 +28,8 @@ from torch import nn
 
 from teachonce.engine.progress import phase
 from teachonce.errors import CheckError, ConfigError, ModelError
+from teachonce.evaluation.config import PreprocessingPlace
 from teachonce.evaluation.onnx_pixels import put_normalization_inside, require_whole_pixels, without_normalization
-from teachonce.evaluation.options import PreprocessingPlace
 from teachonce.extras import require
 from teachonce.models.classifier import Classifier, load_model
 from teachonce.models.onnx_backend import CLASS_NAMES_KEY, CLASSES_KEY, OFFSET_KEY, PREPROCESSING_KEY

@@ -1,6 +1,6 @@
 """``teachonce predict``: what a model says of images that nobody labeled.
 
-    names -> batches of files -> threads: read, decode, the model's own preprocessing -> logits -> the most likely classes
+    names -> batches of files -> threads: read, decode, the model's own preprocessing -> logits -> most likely classes
 
 Decoder, preprocessing and threads are those of ``evaluate``, so the pixels are the ones that a model was measured on;
 EXIF orientation is ignored, as in training. A file that is no image costs its own result and no other: the images of
@@ -221,7 +221,7 @@ def _render(
 
 
 def _rank(classifier: Classifier, batch: _Batch, logits: PendingLogits | None, top: int) -> Iterator[Prediction]:
-    rows = iter(() if logits is None else logits.wait())
+    rows = iter([] if logits is None else list(logits.wait()))
     for position, file in enumerate(batch.files):
         error = batch.errors.get(position)
         if error is None:
@@ -233,5 +233,7 @@ def _rank(classifier: Classifier, batch: _Batch, logits: PendingLogits | None, t
                 probs = weights[outputs] / weights.sum()
                 yield Prediction(path=file.path, outputs=tuple(outputs.tolist()), probs=tuple(probs.tolist()))
                 continue
-            error = LogitsError(f"{file.path}: NaN or infinite logits of {classifier.spec}; check its weights and input")
+            error = LogitsError(
+                f"{file.path}: NaN or infinite logits of {classifier.spec}; check the image and weights"
+            )
         yield Prediction(path=file.path, error=error)

@@ -123,8 +123,8 @@ def parse_model(text: str) -> ModelSpec:
         return path_spec("run", path)
     close = _suggest(kind, (*NAMED_KINDS, *WALKTHROUGH_KINDS)) if colon else ""
     raise ConfigError(
-        f"model {text!r}: is not the folder of a run (it has no config.json), expected one, the path of an .onnx file, or "
-        f"a SPEC such as timm:NAME or run:DIR{close}"
+        f"model {text!r}: is not the folder of a run (it has no config.json), expected one, the path of an .onnx file, "
+        f"or a SPEC such as timm:NAME or run:DIR{close}"
     )
 
 

@@ -63,11 +63,11 @@ def check_labels_file(path: Path, names: Sequence[str]) -> None:
     storage, name = locate(path)
     if not storage.has(name):
         return
-    found = [" ".join(line.split()) for _, line in read_lines(path)]
-    if found != _label_lines(names):
+    found = [line.strip() for _, line in read_lines(path)]
+    if found != [line.strip() for line in _label_lines(names)]:
         raise ConfigError(
-            f"{path}: has {len(found)} class names, expected the {len(names)} of this model in the order of its outputs; "
-            "remove it, or export into another folder"
+            f"{path}: has {len(found)} class names, expected the {len(names)} of this model in the order of its "
+            "outputs; remove it, or export into another folder"
         )
 
 
@@ -80,7 +80,8 @@ def write_labels_file(path: Path, names: Sequence[str]) -> None:
 
 def _label_lines(names: Sequence[str]) -> list[str]:
     """A line a name, whatever a name holds: the reader of a line break would count on from there."""
-    return [" ".join(name.split()) or f"class {number}" for number, name in enumerate(names)]
+    lines = [" ".join(name.splitlines()) for name in names]
+    return [line if line.strip() else f"class {number}" for number, line in enumerate(lines)]
 
 
 def read_labels(path: Path) -> tuple[str, ...]:
