@@ -63,6 +63,7 @@ def check_images(paths: Sequence[Path]) -> None:
 
 def _find_file(path: Path) -> Storage | None:
     """Where a file is; None where the path is none of one."""
+    open_storage(path, RecordError)  # an address that cannot be opened is named as it was given
     if not path.name or (isinstance(path, Address) and not path.key):
         return None
     storage, name = locate(path, RecordError)

@@ -62,11 +62,11 @@ def put_normalization_inside(content: bytes, preprocessing: Preprocessing) -> by
     arrays = {key: np.array(values, np.float32).reshape(1, 3, 1, 1) for key, values in constants.items()}
     if preprocessing.value_range == "unit":
         arrays["most"] = np.array(255, np.float32)
-    steps = [("Cast", "floats", {"to": TensorProto.FLOAT}), ("Transpose", "planes", {"perm": [0, 3, 1, 2]})]
-    nodes, last = [], name
-    for operation, result, attributes in steps:
-        nodes.append(helper.make_node(operation, [last], [f"{_PREFIX}{result}"], **attributes))
-        last = f"{_PREFIX}{result}"
+    nodes = [
+        helper.make_node("Cast", [name], [f"{_PREFIX}floats"], to=TensorProto.FLOAT),
+        helper.make_node("Transpose", [f"{_PREFIX}floats"], [f"{_PREFIX}planes"], perm=[0, 3, 1, 2]),
+    ]
+    last = f"{_PREFIX}planes"
     arithmetic = [("Div", "most", "units")] if "most" in arrays else []
     for operation, constant, result in [*arithmetic, ("Sub", "mean", "centered"), ("Div", "std", "images")]:
         nodes.append(helper.make_node(operation, [last, f"{_PREFIX}{constant}"], [f"{_PREFIX}{result}"]))
