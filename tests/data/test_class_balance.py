@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from teachonce.data.class_balance import BalancedDraws, balanced_weights
 from teachonce.data.sampler import EpochBatches
 from teachonce.errors import ConfigError
+from teachonce.extraction.config import ExtractConfig
+from teachonce.extraction.extract import extract
+from teachonce.pixels.in_memory import RecordsInMemory
+from teachonce.records.data_keys import read_all_labels
+from teachonce.records.discovery import open_records
+from teachonce.records.selection import SelectedSource
 from teachonce.rng import generator
+from tests.support.small_data import build_dataset, write_image_folder
+from tests.support.small_models import write_color_shards, write_color_teacher
 
 UNEQUAL = np.array([5] * 40 + [1] * 8 + [7] * 2 + [0] * 1)
 
@@ -106,3 +116,40 @@ def test_what_does_not_go_together() -> None:
         EpochBatches(len(UNEQUAL), 4, classes=UNEQUAL, shuffle_shards=2, shard_sizes=[51])
     with pytest.raises(ConfigError, match="classes: of 51 records, expected those of the 50 records"):
         EpochBatches(50, 4, classes=UNEQUAL)
+
+
+def test_a_record_that_is_drawn_again_shows_another_stored_view(tmp_path: Path) -> None:
+    """Of TFRecords, whose labels are read; the batch has each draw's view and logits, in one order."""
+    data = write_color_shards(tmp_path / "data", sizes=(9, 6))
+    teacher = write_color_teacher(tmp_path / "teacher.onnx")
+    options = {"policy": "crop", "views": 4, "device": "cpu", "gate_samples": 0}
+    extract(ExtractConfig(data=data, teacher=teacher, out=tmp_path / "store", **options))
+    records = open_records(data, "train")
+    classes = np.array([0] * 12 + [1] * 3)  # 15 draws: 7 or 8 of the last three records
+    dataset = build_dataset(records, size=16, store=tmp_path / "store")
+    views: dict[int, list[int]] = {}
+    for batch in dataset.batches(batch_size=5, epoch=3, classes=classes, num_workers=2):
+        for row, index in enumerate(batch["indices"].tolist()):
+            found = [dataset.read_batch([index], epoch) for epoch in range(4)]
+            (view,) = (
+                number for number, one in enumerate(found) if torch.equal(one["pixels"][0], batch["pixels"][row])
+            )
+            assert torch.equal(found[view]["teacher_logits"][0], batch["teacher_logits"][row])
+            assert found[view]["labels"][0] == batch["labels"][row]
+            views.setdefault(index, []).append(view)
+    assert {len(numbers) for index, numbers in views.items() if index >= 12} <= {2, 3}
+    assert all(len(set(numbers)) == len(numbers) for numbers in views.values())
+
+
+def test_labels_that_the_data_does_not_list_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = write_color_shards(tmp_path / "data", sizes=(9, 6))
+    expected = [1 + index % 4 for index in range(15)]
+    assert read_all_labels(open_records(data, "train")).tolist() == expected
+    source = open_records(data, "train")
+    monkeypatch.setattr(source, "iter_shard", None)
+    assert read_all_labels(source).tolist() == expected, "cached"
+    chosen = SelectedSource(source, [np.array([8, 0]), np.array([2])])
+    assert read_all_labels(chosen).tolist() == [expected[8], expected[0], expected[11]]
+    folder = open_records(write_image_folder(tmp_path / "images"), "train")
+    assert read_all_labels(folder).tolist() == [0] * 4 + [1] * 4 + [2] * 4
+    assert read_all_labels(RecordsInMemory(folder)).tolist() == [0] * 4 + [1] * 4 + [2] * 4
