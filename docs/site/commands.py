@@ -58,7 +58,7 @@ def render_list(name: str, rows: Iterable[tuple[str, str]]) -> str:
 def option_id(heading: str) -> str:
     """``--batch-size`` of ``--batch-size INT``; an argument by its name."""
     option = re.search(r"--[a-z0-9-]+", heading)
-    return option[0] if option else f"-{heading.lower()}"
+    return option[0] if option else f"-{heading.lower().removesuffix(' ...')}"
 
 
 def _section(title: str, name: str, rows: Iterable[tuple[str, str]]) -> list[str]:

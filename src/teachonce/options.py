@@ -184,7 +184,7 @@ def command_line(config: Any) -> str:
             continue
         marks = getattr(hints[field.name], "__metadata__", ())
         if POSITIONAL in marks:
-            arguments.append(str(value))
+            arguments += map(str, value if isinstance(value, tuple) else (value,))
         elif REPEATED in marks:
             arguments += [argument for item in value for argument in option_arguments(field.name, item)]
         else:

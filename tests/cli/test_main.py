@@ -32,6 +32,7 @@ COMMANDS = [
     "merge",
     "train",
     "evaluate",
+    "predict",
     "export-onnx",
     "export-weights",
     "export-logits",

@@ -228,3 +228,20 @@ def test_without_the_extra_it_says_what_to_install(
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(MissingExtraError, match=r"--int8 needs onnxruntime.*pip install 'teachonce\[onnx\]'"):
         export_int8(settings(run, digits, tmp_path / "student.onnx"))
+
+
+def test_with_the_preprocessing_inside_nothing_else_changes(
+    exported: tuple[Path, Comparison], run: Path, digits: Path, tmp_path: Path
+) -> None:
+    outside, before = exported
+    inside = tmp_path / "student.onnx"
+    found = export_int8(settings(run, digits, inside, preprocessing="inside"))
+    assert (found.float32.top1, found.int8.top1) == (before.float32.top1, before.int8.top1)
+    assert found.int8.agreement_float == before.int8.agreement_float
+    result = evaluate(EvaluateConfig(data=digits, model=f"onnx:{int8_path(inside)}", device="cpu", batch_size=7))
+    assert result["top1"] == pytest.approx(found.int8.top1, abs=1e-6)
+    # The integers are the same: the graph behind the normalization is.
+    pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), np.uint8))
+    logits = [load_model(f"onnx:{int8_path(path)}").logits(pixels).numpy() for path in (outside, inside)]
+    np.testing.assert_allclose(*logits, rtol=0, atol=1e-5)
+    assert (tmp_path / "labels.txt").read_text().splitlines() == list("0123456789")

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
+import venv
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +16,13 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from teachonce.cli.main import main
 from teachonce.errors import CheckError, ConfigError
 from teachonce.evaluation import onnx_export as export
 from teachonce.evaluation.onnx_export import check_onnx, check_safetensors, export_run
 from teachonce.models.classifier import build_student, load_model
 from teachonce.pixels.preprocessing import Preprocessing, normalize
+from teachonce.records.class_table import hash_classes
 from tests.support.paths import DOCS
 from tests.support.small_data import run_config
 
@@ -51,6 +56,17 @@ def exported(run: Path) -> Path:
     return out
 
 
+@pytest.fixture(scope="module")
+def named(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A run whose classes have names, and its two forms of export."""
+    pytest.importorskip("onnxscript")
+    folder = tmp_path_factory.mktemp("named")
+    run = write_named_run(folder / "run", (*NAMES, "goat"))
+    for place in ("outside", "inside"):
+        export_run(run, "onnx", folder / f"{place}.onnx", preprocessing=place)  # type: ignore[arg-type]
+    return {"run": run} | {place: folder / f"{place}.onnx" for place in ("outside", "inside")}
+
+
 def noise_pixels(num_images: int) -> torch.Tensor:
     size_px = PREPROCESSING.size_px
     return torch.from_numpy(np.random.default_rng(5).integers(0, 256, (num_images, size_px, size_px, 3), np.uint8))
@@ -68,22 +84,70 @@ def test_onnx_answers_as_pytorch_at_any_batch_size(run: Path, exported: Path, nu
     np.testing.assert_allclose(logits, student.logits(pixels), rtol=0, atol=12 * 2**-24 * 16)
 
 
+def documented_lines(place: str) -> str:
+    """The program of the guide, for a file with the preprocessing outside or inside."""
+    text = (DOCS / "guide" / "deploying.md").read_text()
+    (program,) = re.findall(r"```python\n(import json\n.*?)```", text, flags=re.DOTALL)
+    (inside,) = re.findall(r"```python\n(    pixels = .*?)```", text, flags=re.DOTALL)
+    assert "import teachonce" not in program and "from teachonce" not in program, "without the package"
+    if place == "inside":
+        begin, end = program.index("    pixels = "), program.index("    probs = ")
+        program = program[:begin] + inside + program[end:]
+    return program
+
+
+@pytest.mark.parametrize("place", ["outside", "inside"])
 @pytest.mark.parametrize("size", [(200, 131), (90, 305), (64, 64)])
 def test_the_documented_lines_prepare_a_picture_as_the_evaluation_does(
-    exported: Path, run: Path, size: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    named: dict[str, Path], size: tuple[int, int], place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    text = (DOCS / "guide" / "deploying.md").read_text()
-    (lines,) = re.findall(r"```python\n(import json\n.*?)```", text, flags=re.DOTALL)
-    assert "import teachonce" not in lines and "from teachonce" not in lines, "without the package"
     picture = np.random.default_rng(3).integers(0, 256, (*size[::-1], 3), np.uint8)
     Image.fromarray(picture).save(tmp_path / "picture.jpg", quality=95)
-    (tmp_path / "student.onnx").write_bytes(exported.read_bytes())
+    (tmp_path / "student.onnx").write_bytes(named[place].read_bytes())
     monkeypatch.chdir(tmp_path)
-    names: dict[str, Any] = {}
-    exec(lines, names)
+    monkeypatch.setattr(sys, "argv", ["program", "picture.jpg"])
+    found: dict[str, Any] = {}
+    exec(documented_lines(place), found)
     pixels = PREPROCESSING.apply(Image.open(tmp_path / "picture.jpg").convert("RGB"))
-    logits = load_model(f"run:{run}").logits(torch.from_numpy(np.asarray(pixels))[None])
-    np.testing.assert_allclose(names["logits"], logits, rtol=0, atol=1e-4)
+    logits = load_model(f"run:{named['run']}").logits(torch.from_numpy(np.asarray(pixels))[None])
+    np.testing.assert_allclose(found["logits"], logits, rtol=0, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_the_documented_program_predicts_where_nothing_else_is_installed(
+    named: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In an environment of its own, with numpy, onnxruntime and Pillow alone."""
+    python = fresh_environment(tmp_path / "venv", "numpy", "onnxruntime", "pillow")
+    for index, size in enumerate([(200, 131), (90, 305), (64, 64), (300, 200)]):
+        picture = np.random.default_rng(index).integers(0, 256, (size[1] // 8, size[0] // 8, 3), np.uint8)
+        Image.fromarray(picture).resize(size).save(tmp_path / f"{index}.jpg")
+    pictures = sorted(map(str, tmp_path.glob("*.jpg")))
+    for place in ("outside", "inside"):
+        program = tmp_path / place / "program.py"
+        program.parent.mkdir()
+        program.write_text(documented_lines(place))
+        (program.parent / "student.onnx").write_bytes(named[place].read_bytes())
+        done = subprocess.run([python, "-I", program, *pictures], cwd=program.parent, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        with pytest.raises(SystemExit):
+            main(["predict", str(named[place]), *pictures, "--top", "1", "--device", "cpu"])
+        expected = capsys.readouterr().out.splitlines()
+        found = done.stdout.splitlines()
+        assert [line.rpartition(" ")[0] for line in found] == [line.rpartition(" ")[0] for line in expected]
+        for one, two in zip(found, expected, strict=True):
+            assert float(one.rpartition(" ")[2]) == pytest.approx(float(two.rpartition(" ")[2]), abs=1.01e-4)
+
+
+def fresh_environment(folder: Path, *packages: str) -> Path:
+    """The Python of a new environment with these packages, or a skip where there is no index to install from."""
+    venv.create(folder, with_pip=True)
+    python = folder / "bin" / "python"
+    install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--only-binary=:all:"]
+    done = subprocess.run([*install, *packages], capture_output=True, text=True, timeout=300)
+    if done.returncode:
+        pytest.skip(f"cannot install {' '.join(packages)} here: {done.stderr.strip().splitlines()[-1]}")
+    return python
 
 
 def test_onnx_file_needs_no_options_as_a_teacher(exported: Path) -> None:
@@ -183,3 +247,48 @@ def test_the_documented_lines_load_the_weights_into_plain_timm(
         logits = names["model"].to(memory_format=torch.channels_last)(images)
     assert torch.equal(logits, student.logits(pixels))
     assert f'"size_px": {PREPROCESSING.size_px}' in capsys.readouterr().out
+
+
+def write_named_run(run: Path, names: tuple[str, ...]) -> Path:
+    write_run(run)
+    content = json.loads((run / "config.json").read_text())
+    content |= {"class_names": list(names), "classes_hash": hash_classes(names)}
+    (run / "config.json").write_text(json.dumps(content))
+    return run
+
+
+NAMES = ("cat", "dog", "eel, electric", "fox")
+"""Of the five outputs the last one has no name in the data."""
+
+
+@pytest.mark.parametrize("format", ["onnx", "safetensors"])
+def test_the_names_of_classes_go_along(tmp_path: Path, format: str) -> None:
+    run = write_named_run(tmp_path / "run", NAMES)
+    out = tmp_path / "out" / f"student.{format}"
+    if format == "onnx":
+        pytest.importorskip("onnxscript")
+    export_run(run, format, out)  # type: ignore[arg-type]
+    assert (out.parent / "labels.txt").read_text() == "cat\ndog\neel, electric\nfox\n5\n"
+    if format == "onnx":
+        exported = load_model(f"onnx:{out}")
+        assert (exported.class_names, exported.classes_hash) == (NAMES, hash_classes(NAMES))
+    else:
+        from safetensors import safe_open
+
+        with safe_open(out, "pt") as file:
+            assert json.loads(file.metadata()["teachonce.classes"]) == list(NAMES)
+    # Another export of the same classes shares the file.
+    export_run(run, "safetensors", out.with_name("again.safetensors"))
+
+
+def test_a_run_without_names_writes_no_labels(run: Path, tmp_path: Path) -> None:
+    export_run(run, "safetensors", tmp_path / "a.safetensors")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]
+
+
+def test_a_labels_file_of_other_classes_is_kept(tmp_path: Path) -> None:
+    run = write_named_run(tmp_path / "run", NAMES)
+    (tmp_path / "labels.txt").write_text("mine\n")
+    with pytest.raises(ConfigError, match=r"labels.txt: has 1 class names, expected the 5 of this model"):
+        export_run(run, "safetensors", tmp_path / "a.safetensors")
+    assert not (tmp_path / "a.safetensors").exists() and (tmp_path / "labels.txt").read_text() == "mine\n"

@@ -173,5 +173,7 @@ def test_a_run(tmp_path, data, store, capsys):
     shown(capsys, *words, *options)
     text = shown(capsys, "inspect", tmp_path / "run")
     assert "run of timm:test_resnet, 9 classes, finished" in text and "KD at temperature 1" in text
+    assert "  classes   background, class0, class1, class2, class3, class4, class5, class6, ... (1 more)\n" in text
+    assert "  classes   background, class0, class1, class2" in shown(capsys, "inspect", store.path)
     summary = json.loads(shown(capsys, "inspect", tmp_path / "run", "--json"))
     assert summary["kind"] == "run" and len(summary["metrics"]) == 1

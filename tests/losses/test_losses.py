@@ -68,6 +68,24 @@ def test_label_loss_is_the_plain_loop(
     assert close(label_loss(student, one_hot, smoothing), expected, 100)
 
 
+@given(logit_pairs(), temperatures, st.sampled_from([0.0, 0.1]), st.integers(0, 2**32 - 1))
+def test_weighted_rows_are_the_plain_loop(
+    pair: tuple[torch.Tensor, torch.Tensor], temperature: float, smoothing: float, seed: int
+) -> None:
+    student, teacher = pair
+    rng = np.random.default_rng(seed)
+    weights = rng.uniform(0, 8, len(student)).astype(np.float32)
+    row_weights = torch.from_numpy(weights)
+    labels = torch.from_numpy(rng.integers(0, student.shape[1], len(student)))
+    one_hot = label_probs(labels, student.shape[1])
+    expected = reference.weighted(reference.label_loss, student.tolist(), one_hot.tolist(), smoothing, weights.tolist())
+    for targets in (labels, one_hot):
+        assert close(label_loss(student, targets, smoothing, row_weights), expected, 800)
+    expected = reference.weighted(reference.kd_loss, student.tolist(), teacher.tolist(), temperature, weights.tolist())
+    found = kd_loss_from_probs(student, soften(teacher, temperature), temperature, row_weights)
+    assert close(found, expected, temperature * 800)
+
+
 def test_a_value_by_hand() -> None:
     # Teacher certain of class 0 or of class 1 alike, student even: ln 2 nats at T = 1, and T^2 of it at T = 3.
     even, torn = torch.zeros(1, 2), torch.tensor([[5.0, 5.0]])

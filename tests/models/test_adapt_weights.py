@@ -65,6 +65,12 @@ def test_our_default_densenet_teacher_is_accepted(tmp_path: Path, monkeypatch: p
     (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
     torch.save(old_densenet_names(module.state_dict()), tmp_path / "hub" / "checkpoints" / name)
     assert_same_logits("torchvision:densenet121", module, 224)
+    # Its own weights are of classes that it names, weights from elsewhere are not.
+    teacher = load_model("torchvision:densenet121")
+    assert teacher.class_names is not None and len(teacher.class_names) == 1000 and teacher.classes_hash is None
+    assert (teacher.class_name(0), teacher.class_name(281)) == ("tench", "tabby")
+    save_file(old_densenet_names(module.state_dict()), tmp_path / "w.safetensors")
+    assert load_model(f"torchvision:densenet121,weights={tmp_path}/w.safetensors").class_name(281) == "281"
 
 
 def test_old_names_of_torchvisions_vision_transformers(tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ from torch import nn
 
 from teachonce.errors import ConfigError, LogitsError, ModelError
 from teachonce.models.classifier import Classifier, build_student, load_model, resolve_device
-from teachonce.models.torch_backend import load_weights
+from teachonce.models.spec import parse_model_spec
+from teachonce.models.torch_backend import _library_names, build_module, load_weights
 from teachonce.pixels.decode import decode_image
 from teachonce.pixels.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, normalize
 from tests.support.small_data import run_config
@@ -456,3 +457,13 @@ def test_a_float32_teacher_stays_float32_within_anothers_autocast():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         teacher.logits(pixels)
     assert seen == [torch.float32]
+
+
+def test_timm_tells_an_edition_of_imagenet_by_its_classes() -> None:
+    """Its own weights cannot be fetched here: what is asked of the module is their class count."""
+    spec = parse_model_spec("timm:test_resnet")
+    names = _library_names(spec, build_module(spec, 1000))
+    assert names is not None and (len(names), names[0], names[281]) == (1000, "tench, Tinca tinca", "tabby, tabby cat")
+    assert _library_names(spec, build_module(spec, 10)) is None
+    elsewhere = parse_model_spec("timm:test_resnet,weights=w.safetensors")
+    assert _library_names(elsewhere, build_module(spec, 1000)) is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from teachonce.errors import ConfigError, LogitsError, ModelError, NoGpuError
 from teachonce.models.classifier import load_model
 from teachonce.pixels.preprocessing import Preprocessing, normalize
+from teachonce.records.class_table import hash_classes
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -330,3 +332,41 @@ def test_logits_as_a_map_of_one_pixel(tmp_path: Path) -> None:
         path = write_model(tmp_path / f"{as_map}.onnx", as_map=as_map)
         found.append(load_model(f"onnx:{path}").logits(noise_pixels()))
     assert found[1].shape == (5, NUM_CLASSES) and torch.equal(*found)
+
+
+def add_metadata(path: Path, **entries: str) -> Path:
+    model = onnx.load(path)
+    for key, value in entries.items():
+        model.metadata_props.add(key=f"teachonce.{key}", value=value)
+    onnx.save(model, path)
+    return path
+
+
+def test_metadata_with_class_names(tmp_path: Path) -> None:
+    names = ("cat", "dög", "a b", "4", "e")
+    path = add_metadata(
+        write_model(tmp_path / "model.onnx"), classes=json.dumps(names), classes_hash=hash_classes(names), offset="1"
+    )
+    model = load_model(f"onnx:{path}")
+    assert model.class_names == names
+    assert [model.class_name(output) for output in range(NUM_CLASSES)] == list(names)
+    # Of an older version: the hash alone.
+    path = add_metadata(write_model(tmp_path / "old.onnx"), classes_hash=hash_classes(names), offset="1")
+    model = load_model(f"onnx:{path}")
+    assert model.class_names is None and model.classes_hash == hash_classes(names)
+    assert (model.class_name(0), model.label_of(4)) == ("1", 5)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("[", "is damaged: Expecting value"),
+        ('"cat"', "is damaged: names: expected `array`"),
+        ('["cat", 1]', r"is damaged: names: \[1\]: expected `str`"),
+        ('["dog", "cat"]', "has other names than those that teachonce.classes_hash is the hash of"),
+    ],
+)
+def test_metadata_with_class_names_that_are_wrong(tmp_path: Path, value: str, message: str) -> None:
+    path = add_metadata(write_model(tmp_path / "model.onnx"), classes=value, classes_hash=hash_classes(("cat", "dog")))
+    with pytest.raises(ModelError, match=f"{path}: metadata teachonce.classes {message}"):
+        load_model(f"onnx:{path}")

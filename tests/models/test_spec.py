@@ -10,7 +10,7 @@ import pytest
 from teachonce.errors import ConfigError
 from teachonce.models.assembled_resnet.options import BackboneOptions
 from teachonce.models.classifier import build_student
-from teachonce.models.spec import BACKBONE_OPTIONS, override_preprocessing, parse_model_spec, path_spec
+from teachonce.models.spec import BACKBONE_OPTIONS, override_preprocessing, parse_model, parse_model_spec, path_spec
 from teachonce.pixels.preprocessing import Preprocessing
 
 
@@ -162,3 +162,18 @@ def test_options_of_a_name_can_be_taken_away() -> None:
 def test_options_of_the_backbone_are_refused_where_they_cannot_be(text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         build_student(text, 5)
+
+
+def test_models_as_people_name_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    assert (parse_model("run").kind, parse_model("run").name) == ("run", "run"), "a folder of this name, and no SPEC"
+    assert (parse_model("a,b=c.onnx").kind, parse_model("a,b=c.onnx").name) == ("onnx", "a,b=c.onnx")
+    assert parse_model("timm:resnet18,size=3").options == {"size": 3}
+    assert parse_model("amoebanet,size=331").kind == "amoebanet" and parse_model("run:x.onnx").kind == "run"
+    for text in ("", "nowhere", "tim:a", "onnx", "s3:/x"):
+        with pytest.raises(ConfigError):
+            parse_model(text)
+    with pytest.raises(ConfigError, match=r"model 'tim:a': is not the folder of a run .*did you mean 'timm'\?"):
+        parse_model("tim:a")

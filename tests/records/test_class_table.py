@@ -9,8 +9,15 @@ from typing import Any
 
 import pytest
 
-from teachonce.errors import RecordError
-from teachonce.records.class_table import ClassTable, read_classes, write_classes
+from teachonce.errors import ConfigError, RecordError
+from teachonce.records.class_table import (
+    ClassTable,
+    brief_names,
+    check_labels_file,
+    read_classes,
+    write_classes,
+    write_labels_file,
+)
 
 TABLE = ClassTable(("background", "n01440764"), ("background", "tench"), True)
 CONTENT = {"names": ["background", "n01440764"], "texts": ["background", "tench"], "has_background": True}
@@ -42,3 +49,27 @@ def test_what_is_wrong_is_one_line_with_its_field(tmp_path: Path, content: Any, 
     with pytest.raises(RecordError) as error:
         read_classes(tmp_path)
     assert str(error.value) == f"{tmp_path / 'classes.json'}: {message}; create it again"
+
+
+def test_a_labels_file_has_a_line_an_output(tmp_path: Path) -> None:
+    path = tmp_path / "labels.txt"
+    names = ("cat", "a\nb", " big  dog ", "", "käse", "x\u2028y")
+    write_labels_file(path, names)
+    assert path.read_text(encoding="utf-8") == "cat\na b\n big  dog \nclass 3\nkäse\nx y\n"
+    assert len(path.read_text(encoding="utf-8").splitlines()) == len(names)
+    write_labels_file(path, names)
+    path.write_bytes("\ufeffcat\r\ndog".encode())
+    write_labels_file(path, ("cat", "dog"))
+    assert path.read_bytes().startswith(b"\xef\xbb\xbf"), "the same names: it stays"
+    check_labels_file(tmp_path / "none.txt", names)
+    for others in (("dog", "cat"), ("cat",), ("cat", "dog", "eel")):
+        with pytest.raises(ConfigError, match=f"has 2 class names, expected the {len(others)} of this model"):
+            check_labels_file(path, others)
+        with pytest.raises(ConfigError, match="export into another folder"):
+            write_labels_file(path, others)
+    assert path.read_bytes().endswith(b"dog")
+
+
+def test_names_for_people() -> None:
+    assert brief_names("ab") == "a, b" and brief_names("abcdefgh") == "a, b, c, d, e, f, g, h"
+    assert brief_names("abcdefghij", most=2) == "a, b, ... (8 more)"

@@ -90,6 +90,11 @@ def test_a_run_knows_what_its_student_is(tmp_path: Path) -> None:
     assert (run.student, run.num_classes, run.offset, run.data_classes, run.size_px) == ("timm:x", 5, 1, 6, 32)
     assert run.preprocessing == Preprocessing(size_px=32)
     assert (run.temperature, run.stores, run.store_views, run.classes_hash) == (2, ("A", "B"), 3, "abc")
+    assert run.class_names is None
+    assert Run(write_config(tmp_path, class_names=["a", "b"])).class_names == ("a", "b")
+    for damaged in ("a", ["a", 1], {"a": 1}):
+        with pytest.raises(ModelError, match=r"is not from a run \(TypeError: class_names is "):
+            Run(write_config(tmp_path, class_names=damaged))
     assert run.weights_path == tmp_path / "student.safetensors"
     assert run.config["lr"] == 0.1, "all that config.json holds, for those who show it"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 Rows = Sequence[Sequence[float]]
 
@@ -30,6 +30,18 @@ def kd_loss(student_logits: Rows, teacher_logits: Rows, temperature: float) -> f
             if prob > 0:
                 total -= prob * log_prob
     return temperature**2 * total / len(student_logits)
+
+
+def weighted(
+    loss: Callable[[Rows, Rows, float], float],
+    logits: Rows,
+    targets: Rows,
+    setting: float,
+    weights: Sequence[float],
+) -> float:
+    """A loss whose rows have weights: sum(w_i loss_i) / B, a row at a time."""
+    alone = [loss([own], [target], setting) for own, target in zip(logits, targets, strict=True)]
+    return sum(weight * value for weight, value in zip(weights, alone, strict=True)) / len(alone)
 
 
 def kd_gradient(student_logits: Rows, teacher_logits: Rows, temperature: float) -> list[list[float]]:

@@ -237,6 +237,7 @@ ALLOWED_FILES = {
     # Scratch folders, of this process alone, for libraries that read and write files themselves.
     "evaluation.onnx_export": {"write_bytes": "what ONNX Runtime is to read back"},
     "evaluation.int8": {
+        "write_bytes": "the same files, with the preprocessing inside",
         "read_bytes": "what ONNX Runtime's quantizer wrote",
         "stat": "its size",
     },

@@ -37,6 +37,8 @@ READING = {
     "train from data": "train --data {remote} --student timm:test_vit3 --out {local}/new --device cpu",
     "evaluate": "evaluate --data {remote} --model {teacher} --device cpu",
     "evaluate a run": "evaluate --data {local}/data --model run:{remote} --split train --device cpu",
+    "predict": "predict {teacher} {remote} --device cpu",
+    "predict by a run": "predict {remote} {local}/images --device cpu",
     "export-logits": "export-logits {remote} --out {local}/new",
     "export-onnx": "export-onnx {remote} --out {local}/new.onnx",
     "export-weights": "export-weights {remote} --out {local}/new.safetensors",

@@ -27,6 +27,7 @@ ESSENTIALS |= {"source": "store", "store": "store", "csv": "csv", "path": "store
 ESSENTIALS |= {"first": "store", "second": "store", "shell": "bash"}
 CONTRADICTIONS = ["--min-lr 0.2", "--warmup-epochs 101", "--store s --store-weights inf", "--eval-size 0"]
 QUICK = {"extract": ["--device", "cpu"], "verify": ["--device", "cpu"], "evaluate": ["--device", "cpu"]}
+QUICK["predict"] = ["--device", "cpu"]
 QUICK["plan"] = ["--device", "cpu", "--samples", "8"]
 QUICK["train"] = ["--device", "cpu", "--size", "16", "--batch-size", "8", "--epochs", "1", "--validation-split", "none"]
 

@@ -55,6 +55,7 @@ HEAVY = {
     "plan": ("plan --data images --teacher timm:test_resnet", "torch"),
     "train": ("train --data images --student timm:test_resnet --out trained --validation-split none", "train"),
     "evaluate": ("evaluate --data images --split train --model timm:test_resnet", "torch"),
+    "predict": ("predict timm:test_resnet images", "torch"),
     "export-onnx": ("export-onnx run --out student.onnx", "torch"),
     "export-weights": ("export-weights run --out student.safetensors", "torch"),
     "ablate": (

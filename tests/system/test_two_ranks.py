@@ -49,6 +49,9 @@ SAME_CURVES: dict[str, dict[str, Any]] = {
     "evaluation": {"eval_size": 32, "eval_crop_frac": 0.5, "validation_data": "{digits}", "checkpoint_epochs": 2},
     "resize": {"eval_resize": 40, "num_classes": 11, "offset": 1, "data": "{shards}", "validation_split": None},
     "window": {"data": "{shards}", "logits": "records", "shuffle_shards": 1, "validation_split": None},
+    "draws": {"sampler": "balanced", "ema_decay": 0.9},
+    "drawn views": {"sampler": "balanced", "store": "{views}", "view_order": "permuted"},
+    "weighted": {"class_weights": "balanced", "store": "{center}", **TEACHER_OPTIONS},
     "crops": {
         "policy": "crop+randaugment",
         "crop_scale": (0.5, 1.0),

@@ -119,3 +119,11 @@ def test_a_window_without_shards() -> None:
 def test_a_store_given_twice() -> None:
     with pytest.raises(ConfigError, match=r"--store a/../s: expected each store once"):
         build(store=(Path("a/../s"), Path("t"), Path("s")))
+
+
+def test_balanced_classes() -> None:
+    assert build(sampler="balanced").sampler == "balanced" and build(class_weights="balanced")
+    with pytest.raises(ConfigError, match="--sampler balanced: expected uniform with --shuffle-shards 4, whose"):
+        build(sampler="balanced", shuffle_shards=4)
+    with pytest.raises(ConfigError, match="--class-weights balanced: expected none with --sampler balanced: each"):
+        build(sampler="balanced", class_weights="balanced")

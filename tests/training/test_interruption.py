@@ -163,6 +163,23 @@ def test_accumulated_updates_are_not_torn(digits: Path, tmp_path: Path, stopper:
     check_the_same(run, undisturbed)
 
 
+@pytest.mark.parametrize("options", [{"sampler": "balanced"}, {"class_weights": "balanced"}], ids=str)
+def test_balanced_classes_resume_bit_for_bit(
+    digits: Path, digits_store: Path, tmp_path: Path, stopper: Stopper, options: dict[str, Any]
+) -> None:
+    settings = {"batch_size": 8, "epochs": 2, "store": digits_store, "kd_temp": 2.0, **options}
+    undisturbed = config(digits, tmp_path / "undisturbed", **settings)
+    train(undisturbed)
+    run = replace(undisturbed, out=tmp_path / "run", num_workers=1)
+    for at in (5, 9):
+        stopper.plan("training_step", at, signal.SIGTERM)
+        stop(run)
+    stopper.plan("training_step", 0)
+    train(run)
+    assert stopper.num_calls["training_step"] == 24 - 14
+    check_the_same(run, undisturbed)
+
+
 @pytest.mark.parametrize(("epoch", "batch"), [(1, 1), (1, 4), (2, 2), (3, 6)])
 def test_an_interrupted_evaluation_is_repeated_and_its_epoch_is_not(
     undisturbed: TrainConfig, tmp_path: Path, stopper: Stopper, epoch: int, batch: int

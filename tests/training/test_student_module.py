@@ -85,6 +85,53 @@ def test_a_share_for_each_image_mixes_labels_and_teacher_alike(batch, mixup_type
     torch.testing.assert_close(torch.stack(mixed), expected)
 
 
+def test_weights_of_classes_count_in_both_losses(batch) -> None:
+    student_logits, labels, teacher_logits = batch
+    module = build(store=Path("store"), kd_temp=2.0, kd_weight=0.5, label_smoothing=0.1)
+    module.class_weights = torch.rand(10, generator=torch.Generator().manual_seed(1))
+    row_weights = module._row_weights({"labels": labels})
+    assert row_weights is not None and torch.equal(row_weights, module.class_weights[labels])
+    found = module.losses(student_logits, labels, teacher_logits, None, row_weights)
+    expected = torch.zeros(3)
+    for row, weight in enumerate(row_weights):
+        one = slice(row, row + 1)
+        alone = module.losses(student_logits[one], labels[one], teacher_logits[one], None)
+        expected += weight * torch.stack(alone) / len(labels)
+    torch.testing.assert_close(torch.stack(found), expected)
+
+
+@pytest.mark.parametrize("mixup_type", ["batch", 1, 2])
+def test_a_mixed_row_has_the_mixed_weight(batch, mixup_type) -> None:
+    student_logits, labels, teacher_logits = batch
+    module = build(store=Path("store"), kd_temp=2.0, mixup_alpha=0.2, mixup_type=mixup_type)
+    mixup = sample_mixup(generator(5), 0.2, 8, mixup_type)
+    student_logits = student_logits[: len(mixup.partners)]
+    weights = torch.arange(8, dtype=torch.float32) / 4
+    found = module.losses(student_logits, labels, teacher_logits, mixup, weights)
+    rows = range(8) if mixup.rows is None else mixup.rows
+    shares = [mixup.share] * len(mixup.partners) if isinstance(mixup.share, float) else mixup.share
+    expected = torch.zeros(3)
+    for row, (own, other, share) in enumerate(zip(rows, mixup.partners, shares, strict=True)):
+        one = [own, other]
+        alone = Mixup((share,), (1,), (0,))
+        parts = module.losses(student_logits[row : row + 1], labels[one], teacher_logits[one], alone)
+        weight = share * weights[own] + (1 - share) * weights[other]
+        expected += weight * torch.stack(parts) / len(student_logits)
+    torch.testing.assert_close(torch.stack(found), expected)
+
+
+def test_a_view_that_is_mixed_has_the_weight_of_both() -> None:
+    module = build(store=Path("store"))
+    assert module._row_weights({"labels": torch.tensor([1])}) is None
+    module.class_weights = torch.tensor([0.0, 4.0, 1.0])
+    batch = {
+        "labels": torch.tensor([1, 1, 2]),
+        "partner_labels": torch.tensor([1, 2, 1]),
+        "shares": torch.tensor([1.0, 0.75, 0.5]),
+    }
+    assert module._row_weights(batch).tolist() == [4.0, 3.25, 2.5]
+
+
 def test_the_momentum_of_batch_norms() -> None:
     norms = [part for part in build(bn_momentum=0.003).student.modules() if isinstance(part, torch.nn.BatchNorm2d)]
     assert len(norms) > 3 and {norm.momentum for norm in norms} == {0.003}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import lightning
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from teachonce.errors import ConfigError, ImageError, ModelError, PlanMismatchError, TeachonceError
@@ -25,6 +27,7 @@ from teachonce.extraction.config import ExtractConfig
 from teachonce.extraction.extract import extract
 from teachonce.interop.config import MergeConfig
 from teachonce.interop.merge import merge
+from teachonce.models.classifier import load_model
 from teachonce.records.discovery import open_records
 from teachonce.records.tfrecord.tf_example import encode_example
 from teachonce.runs.metrics import METRIC_COLUMNS, TIME_COLUMNS, read_metrics
@@ -599,3 +602,75 @@ def test_ranks_of_a_second_training_are_all_refused(digits: Path, tmp_path: Path
     with open_storage(second.out).lock(".train.lock", "trained"), pytest.raises(TeachonceError, match=expected):
         train(second)
     assert train(second)["epochs"] == 1 and not (second.out / ".train.lock").exists()
+
+
+def write_unequal_digits(folder: Path) -> Path:
+    """Digits 0 to 4: of 3 and 4 a twelfth as many as of the others to train on; as many of each to validate."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    rare, wanted = (3, 4), {"train": (48, 4), "validation": (60, 60)}
+    for split, (many, few) in wanted.items():
+        for label in range(5):
+            places = np.flatnonzero(digits.target == label)
+            places = places[:60] if split == "train" else places[60:120]
+            for place in places[: few if label in rare else many]:
+                path = folder / split / str(label) / f"{place:04d}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                pixels = (digits.images[place] * (255 / 16)).astype(np.uint8)
+                Image.fromarray(pixels).resize((16, 16), Image.Resampling.BICUBIC).save(path)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def unequal(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_unequal_digits(tmp_path_factory.mktemp("unequal"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_distilled", [False, True])
+def test_balanced_classes_raise_balanced_accuracy(unequal: Path, tmp_path: Path, is_distilled: bool) -> None:
+    """The validation split has as many of each class, so its accuracy is the balanced one."""
+    source = open_records(unequal, "train")
+    settings = {"epochs": 6, "batch_size": 16, "lr": 0.02, "seed": 3}
+    if is_distilled:
+        logits = teacher_logits(source, 5)
+        # A teacher with the bias of the data, as one that was trained on it.
+        logits += np.log(np.array([48, 48, 48, 4, 4]) / 152).astype(np.float32)
+        write_store(tmp_path / "store", source, logits, offset=0)
+        settings |= {"store": tmp_path / "store", "kd_temp": 2.0, "kd_weight": 0.5}
+    scores = {}
+    for name, options in (("none", {}), ("weights", {"class_weights": "balanced"}), ("draws", {"sampler": "balanced"})):
+        result = train(config(unequal, tmp_path / name, **settings, **options))
+        scores[name] = result["top1"]
+        assert result["steps"] == 6 * -(-152 // 16), "no option changes how many updates there are"
+    assert min(scores["weights"], scores["draws"]) > scores["none"] + 0.05, scores
+
+
+@pytest.mark.parametrize("option", ["class_weights", "sampler"])
+def test_balanced_classes_need_labels(digits: Path, tmp_path: Path, option: str) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    for path in (digits / "train").rglob("*.png"):
+        (images / path.name).write_bytes(path.read_bytes())
+    source = open_records(images, "train")
+    write_store(tmp_path / "store", source, np.zeros((source.num_records, 10), np.float32), offset=0)
+    settings = {"store": tmp_path / "store", "label_weight": 0.0, "validation_split": None}
+    flag = "--" + option.replace("_", "-")
+    with pytest.raises(ConfigError, match=f"none of its 96 images have labels, which {flag} balanced needs"):
+        train(config(images, tmp_path / "run", **settings, **{option: "balanced"}))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_keeps_the_names_of_its_classes(kd_run: Path, digits: Path, tmp_path: Path) -> None:
+    names = tuple("0123456789")
+    assert Run(kd_run).class_names == names
+    assert load_model(f"run:{kd_run}").class_names == names
+    # A run of an older version, without names, is resumed, and stays without.
+    old = tmp_path / "old"
+    shutil.copytree(kd_run, old)
+    content = json.loads((old / "config.json").read_text())
+    del content["class_names"]
+    (old / "config.json").write_text(json.dumps(content))
+    assert Run(old).class_names is None and load_model(f"run:{old}").class_name(3) == "3"
+    assert "0, 1, 2, 3, 4, 5, 6, 7, ... (2 more)" in (kd_run / "report.html").read_text()

@@ -9,15 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from teachonce.cli.config import AblateConfig
 from teachonce.errors import ConfigError
-from teachonce.evaluation.config import EvaluateConfig, ExportOnnxConfig, ExportWeightsConfig
+from teachonce.evaluation.config import EvaluateConfig, ExportOnnxConfig, ExportWeightsConfig, PredictConfig
 from teachonce.extraction.config import ExtractConfig, PlanConfig
 from teachonce.records.options import RecordOptions
 from teachonce.storage.address import to_location
 from teachonce.training.config import TrainConfig, TrainingOptions
+
+if TYPE_CHECKING:
+    from teachonce.models.spec import ModelSpec
 
 
 def check_inputs(config: Any) -> None:
@@ -70,6 +73,17 @@ def _check_evaluate(config: EvaluateConfig) -> None:
     _check_model(config.model)
 
 
+def _check_predict(config: PredictConfig) -> None:
+    from teachonce.evaluation.image_files import check_images
+    from teachonce.models.spec import parse_model
+    from teachonce.storage.files import exists
+
+    _check_spec(parse_model(config.model))
+    if config.csv is not None and exists(config.csv):
+        raise ConfigError(f"--csv {config.csv}: exists; remove it or choose another file")
+    check_images(config.images)
+
+
 def _check_export_onnx(config: ExportOnnxConfig) -> None:
     from teachonce.storage.files import exists
 
@@ -96,6 +110,7 @@ _CHECKS: dict[type, Callable[[Any], None]] = {
     TrainConfig: _check_train,
     AblateConfig: _check_ablate,
     EvaluateConfig: _check_evaluate,
+    PredictConfig: _check_predict,
     ExportOnnxConfig: _check_export_onnx,
     ExportWeightsConfig: _check_export_weights,
 }
@@ -126,10 +141,14 @@ def _check_run(path: Path) -> None:
 
 def _check_model(text: str) -> None:
     from teachonce.models.spec import parse_model_spec
+
+    _check_spec(parse_model_spec(text))
+
+
+def _check_spec(spec: ModelSpec) -> None:
     from teachonce.runs.run import open_finished_run
     from teachonce.storage.files import locate
 
-    spec = parse_model_spec(text)
     if spec.kind == "run":
         open_finished_run(to_location(spec.name), requested_by=f"model {spec.text!r}")
     if spec.kind == "onnx":

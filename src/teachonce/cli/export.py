@@ -19,7 +19,7 @@ def export_onnx(config: ExportOnnxConfig) -> None:
     if not config.int8:
         from teachonce.evaluation.onnx_export import export_run
 
-        export_run(config.run, "onnx", config.out)
+        export_run(config.run, "onnx", config.out, preprocessing=config.preprocessing)
         _print_paths(config.out)
     else:
         from teachonce.evaluation.int8 import export_int8, int8_path

@@ -207,7 +207,8 @@ def _describe(field: dataclasses.Field[Any], hint: Any, sentence: str) -> Option
     marks = getattr(hint, "__metadata__", ())
     value, choices = _value(hint)
     if POSITIONAL in marks:
-        value = field.name.upper() if not choices else value
+        several = " ..." if value.endswith(" ...") else ""
+        value = field.name.upper() + several if not choices else value
     group = next((mark for mark in marks if isinstance(mark, Group)), None)
     default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
     if REPEATED in marks:

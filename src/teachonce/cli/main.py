@@ -25,7 +25,7 @@ from teachonce.cli.parsing import Flags, find_command, find_value, parse_options
 from teachonce.engine.progress import set_style
 from teachonce.engine.stop_signals import Interrupted
 from teachonce.errors import ConfigError, TeachonceError
-from teachonce.evaluation.config import EvaluateConfig, ExportOnnxConfig, ExportWeightsConfig
+from teachonce.evaluation.config import EvaluateConfig, ExportOnnxConfig, ExportWeightsConfig, PredictConfig
 from teachonce.extraction.config import ExtractConfig, PlanConfig, VerifyConfig
 from teachonce.extras import missing_extras
 from teachonce.inspection.config import DiffConfig, InspectConfig, StatusConfig
@@ -125,6 +125,12 @@ COMMANDS: dict[str, Command] = {
         output.show_scores,
         ("--data records --model run:run", "--data records --model timm:resnet50 --json"),
     ),
+    "predict": Command(
+        PredictConfig,
+        "evaluation.predict:predict",
+        output.show_predicted,
+        ("run pictures", "student.onnx a.jpg b.png --top 3", "timm:resnet50 pictures --csv predictions.csv"),
+    ),
     "export-onnx": Command(
         ExportOnnxConfig,
         "cli.export:export_onnx",
@@ -169,7 +175,7 @@ COMMANDS: dict[str, Command] = {
 }
 GROUPS = {
     "make data and stores": ("start", "records", "reindex", "plan", "extract", "import"),
-    "train and evaluate": ("train", "evaluate", "ablate", "demo"),
+    "train and evaluate": ("train", "evaluate", "predict", "ablate", "demo"),
     "inspect and check": ("inspect", "status", "verify", "diff"),
     "copy and convert": (
         "copy",

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from teachonce.evaluation.config import EvaluateConfig
+from teachonce.evaluation.config import EvaluateConfig, PredictConfig
 from teachonce.extraction.config import VerifyConfig
 from teachonce.inspection.config import InspectConfig
-from teachonce.terminal import as_text, print_text
+from teachonce.terminal import as_text, plural, print_line, print_text
 
 if TYPE_CHECKING:
+    from teachonce.evaluation.predict import Predicted
     from teachonce.extraction.verify import Verdict
     from teachonce.inspection.inspect import Inspection
 
@@ -48,6 +49,16 @@ def show_verdict(verdict: Verdict, config: VerifyConfig) -> int:
     else:
         print_text(as_text(f"{config.store}: NOT sound after {checked}: {verdict.reason}".splitlines()))
     return 0 if verdict.is_sound else 1
+
+
+def show_predicted(predicted: Predicted, config: PredictConfig) -> int:
+    """Of ``predict``, which has printed its results: 1 where an image has none."""
+    if predicted.num_failed:
+        print_line(
+            f"teachonce: {plural(predicted.num_failed, 'image')} of {predicted.num_images:,} without a result, each "
+            "named above; the results of the others are complete"
+        )
+    return 1 if predicted.num_failed else 0
 
 
 def show_scores(scores: dict[str, Any], config: EvaluateConfig) -> int:

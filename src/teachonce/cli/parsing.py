@@ -167,7 +167,7 @@ def explain_words(command: str, options: Sequence[Option], words: Sequence[str],
             return f"{option.heading}: expected {plural(wanted, 'value')}, found {len(values)}"
         while option.value.endswith("...") and left and not _is_option(left[0]):
             left.pop(0)
-    if len(placed) > len(places):
+    if len(placed) > len(places) and not (places and places[-1].value.endswith("...")):
         return f"{placed[len(places)]}: unexpected; options of {command} are given as --NAME VALUE"
     given |= {option.name for option, _ in zip(places, placed, strict=False)}
     missing = [option.heading for option in options if option.is_required and option.name not in given]

@@ -160,6 +160,7 @@ class KDDataset:
         num_workers: int = 0,
         first_step: int = 0,
         shuffle_shards: int | None = None,
+        classes: NDArray[np.integer] | None = None,
     ) -> Loader:
         """A loader of one epoch's batches, for loops of your own; the arguments are those of ``EpochBatches``, and
         ``num_workers`` threads that make batches ahead. Of tensors, or, by its ``as_numpy()``, of arrays.
@@ -176,6 +177,7 @@ class KDDataset:
             first_step=first_step,
             shuffle_shards=shuffle_shards,
             shard_sizes=[shard.num_records for shard in self.records.shards],
+            classes=classes,
         )
         return Loader(self, sampler, num_workers)
 

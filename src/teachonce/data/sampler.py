@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
 
+from teachonce.data.class_balance import BalancedDraws
 from teachonce.data.shard_window import windowed_order
 from teachonce.errors import ConfigError
 from teachonce.rng import generator
 from teachonce.terminal import plural
 
-_Orders = tuple[NDArray[np.integer], NDArray[np.integer] | None]
-"""The records of an epoch in their order, and their partners."""
+_Order = Callable[[slice], list[tuple[int, int]]]
+"""The items of a part of an epoch's order."""
+_Orders = list[_Order]
+"""Of the records of an epoch, and of their partners where they have any."""
 
 
 class EpochBatches(Sequence[list[tuple[int, int]]]):
@@ -42,6 +45,10 @@ class EpochBatches(Sequence[list[tuple[int, int]]]):
     records that it holds or begins. N of all shards or more is the order without a window. Every rank reads from the
     same shards.
 
+    ``classes`` [num_records] draws every class equally often instead of every record once (``class_balance``); what is
+    said above of records is said of draws then. A record that is drawn again in an epoch counts as of another epoch, so
+    that its views differ; a batch is sorted by these, as views of one epoch are read together.
+
     A sequence too: ``batches[step]`` are the records of one batch, for what asks for batches by number.
 
     Raises ConfigError for fewer records than the batches of one update, and for an invalid window.
@@ -63,6 +70,7 @@ class EpochBatches(Sequence[list[tuple[int, int]]]):
         first_step: int = 0,
         shuffle_shards: int | None = None,
         shard_sizes: Sequence[int] = (),
+        classes: NDArray[np.integer] | None = None,
     ) -> None:
         if num_records < world_size * accumulate:
             times = f", {accumulate} batches an update" if accumulate > 1 else ""
@@ -70,6 +78,9 @@ class EpochBatches(Sequence[list[tuple[int, int]]]):
             raise ConfigError(f"{found}: each needs at least one record")
         if shuffle_shards is not None:
             _check_window(shuffle_shards, shard_sizes, num_records, shuffle=shuffle)
+        if classes is not None:
+            _check_classes(classes, num_records, shuffle=shuffle, shuffle_shards=shuffle_shards)
+        self._balanced = None if classes is None else BalancedDraws(classes)
         self.num_records = num_records
         self.batch_size = batch_size
         self.seed = seed
@@ -135,17 +146,26 @@ class EpochBatches(Sequence[list[tuple[int, int]]]):
             return self._items(steps, drawn[1])
         return [self._items(step, drawn[1]) for step in steps]
 
-    def _draw_orders(self) -> _Orders:
-        order = self._permute("order") if self.shuffle else np.arange(self.num_records)
-        return order, self._permute("partners") if self.paired else None
-
     def _items(self, step: int, orders: _Orders) -> list[tuple[int, int]]:
-        order, partners = orders
         mine = self._part(step)
-        if partners is None:
-            return [(index, self.epoch) for index in order[mine].tolist()]
-        records = [(index, 2 * self.epoch) for index in order[mine].tolist()]
-        return records + [(index, 2 * self.epoch + 1) for index in partners[mine].tolist()]
+        return [item for items in orders for item in items(mine)]
+
+    def _draw_orders(self) -> _Orders:
+        epoch = 2 * self.epoch if self.paired else self.epoch
+        return [self._order("order", epoch)] + ([self._order("partners", epoch + 1)] if self.paired else [])
+
+    def _order(self, purpose: str, epoch: int) -> _Order:
+        """The items of a part of an order of this epoch, whose views count as those of ``epoch``."""
+        if self._balanced is not None:
+            records, epochs = self._balanced.draw(generator(self.seed, purpose, self.epoch), epoch)
+
+            def sorted_by_epoch(part: slice) -> list[tuple[int, int]]:
+                order = np.argsort(epochs[part], kind="stable")
+                return list(zip(records[part][order].tolist(), epochs[part][order].tolist(), strict=True))
+
+            return sorted_by_epoch
+        permuted = self._permute(purpose) if self.shuffle else np.arange(self.num_records)
+        return lambda part: [(index, epoch) for index in permuted[part].tolist()]
 
     def _bounds(self, step: int) -> tuple[int, int]:
         """The places of the epoch's order that the update of a batch begins and ends at."""
@@ -167,6 +187,19 @@ class EpochBatches(Sequence[list[tuple[int, int]]]):
             return draws.permutation(self.num_records)
         layout = generator(self.seed, "shards", self.epoch)
         return windowed_order(self._shard_sizes, self.shuffle_shards, layout=layout, draws=draws)
+
+
+def _check_classes(
+    classes: NDArray[np.integer], num_records: int, *, shuffle: bool, shuffle_shards: int | None
+) -> None:
+    if not shuffle:
+        raise ConfigError("classes: apply only with shuffle=True")
+    if shuffle_shards is not None:
+        raise ConfigError(
+            f"shuffle_shards {shuffle_shards}: not given together with classes, whose draws are of all shards"
+        )
+    if len(classes) != num_records:
+        raise ConfigError(f"classes: of {len(classes)} records, expected those of the {num_records} records")
 
 
 def _check_window(shuffle_shards: int, shard_sizes: Sequence[int], num_records: int, *, shuffle: bool) -> None:

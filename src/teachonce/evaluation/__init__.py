@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from teachonce.evaluation.config import EvaluateConfig as EvaluateConfig
     from teachonce.evaluation.config import ExportOnnxConfig as ExportOnnxConfig
     from teachonce.evaluation.config import ExportWeightsConfig as ExportWeightsConfig
+    from teachonce.evaluation.config import PredictConfig as PredictConfig
 
 __getattr__, __dir__, __all__ = exports(
     __name__,
@@ -18,5 +19,6 @@ __getattr__, __dir__, __all__ = exports(
         "EvaluateConfig": "config",
         "ExportOnnxConfig": "config",
         "ExportWeightsConfig": "config",
+        "PredictConfig": "config",
     },
 )

@@ -1,4 +1,4 @@
-"""The options of ``export-onnx``, ``export-weights`` and ``evaluate``, checked in ``__post_init__``."""
+"""The options of ``export-onnx``, ``export-weights``, ``evaluate`` and ``predict``, checked in ``__post_init__``."""
 
 from __future__ import annotations
 
@@ -25,6 +25,8 @@ from teachonce.options import (
 )
 from teachonce.records.options import RecordOptions, given_record_options
 
+PreprocessingPlace = Literal["outside", "inside"]
+"""Where an exported model's mean, std and layout are: in the program that uses it, or in its graph."""
 _INT8 = Condition("--int8", lambda options: options.int8)
 
 
@@ -36,7 +38,10 @@ class ExportOnnxConfig(RecordOptions):
     run: InModel[Positional[Path]]
     """Folder of a run."""
     out: InOutput[Path]
-    """File to write."""
+    """File to write; labels.txt beside it gets the names of the classes, where the data has names."""
+    preprocessing: InOutput[PreprocessingPlace] = "outside"
+    """Where mean, std and layout are applied: outside (input float32 [batch, 3, size, size], normalized) or inside
+    the graph (input uint8 [batch, size, size, 3], pixels as decoded). Resizing and cropping are outside in both."""
     int8: InInt8[bool] = False
     """Also write a model quantized to 8-bit integers, NAME.int8.onnx next to NAME.onnx, and print a table of both:
     accuracy, agreement with the teacher, size and latency on this CPU. Needs --data."""
@@ -84,7 +89,7 @@ class ExportWeightsConfig:
     run: InModel[Positional[Path]]
     """Folder of a run."""
     out: InOutput[Path]
-    """File to write."""
+    """File to write; labels.txt beside it gets the names of the classes, where the data has names."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,4 +117,31 @@ class EvaluateConfig(RecordOptions):
 
     def __post_init__(self) -> None:
         check_ranges(self)
+        check_applicable(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictConfig:
+    """Predict the classes of images: files, or folders of any depth. Prints a line an image, in their order."""
+
+    model: InModel[Positional[Spec]]
+    """Folder of a run, path of an .onnx file, or a model SPEC such as timm:resnet50."""
+    images: InData[Positional[tuple[Path, ...]]]
+    """Images and folders of images, local or at addresses."""
+    top: InOutput[Count] = 5
+    """Number of classes to show of each image, the most likely ones."""
+    csv: InOutput[Path | None] = None
+    """Write a CSV file instead, a row an image: image, label, class, probability, and the same of the further ones."""
+    json: InOutput[bool] = False
+    """Print JSON, one object a line and image."""
+    batch_size: InModel[Count] = 64
+    """Images per batch."""
+    device: InRunning[str] = "auto"
+    """auto, cpu, cuda, cuda:1, mps."""
+    precision: InModel[Precision] = "float32"
+    """Autocast precision of the model."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+        require(bool(self.images), "IMAGES", "none", "at least one image or folder of images")
         check_applicable(self)

@@ -1,8 +1,10 @@
 """Export a run's student as ONNX or safetensors, and prove that what was written answers as PyTorch does.
 
 The exported model takes what the student takes: normalized images [batch, 3, size, size], float32, any batch size, as
-``images``, and gives ``logits``. Preprocessing, offset and a hash of the classes' names go along as metadata, so that
-``onnx:FILE`` needs no options.
+``images``, and gives ``logits``; or, with its preprocessing inside, pixels [batch, size, size, 3] as they are decoded,
+uint8 (``onnx_pixels``). Preprocessing, offset, and the names of the classes with their hash go along as metadata, so
+that ``onnx:FILE`` needs no options; the names are in a labels.txt beside the file too, for programs that read no
+metadata.
 
 The file is read back, run, and compared before it gets its name. The tolerance is measured, not guessed: float32
 rounds, and another runtime adds in another order, so both PyTorch and the runtime stray from the exact answer, by about
@@ -27,12 +29,15 @@ from torch import nn
 
 from teachonce.engine.progress import phase
 from teachonce.errors import CheckError, ConfigError, ModelError
+from teachonce.evaluation.config import PreprocessingPlace
+from teachonce.evaluation.onnx_pixels import put_normalization_inside, require_whole_pixels, without_normalization
 from teachonce.extras import require
 from teachonce.models.classifier import Classifier, load_model
-from teachonce.models.onnx_backend import CLASSES_KEY, OFFSET_KEY, PREPROCESSING_KEY
+from teachonce.models.onnx_backend import CLASS_NAMES_KEY, CLASSES_KEY, OFFSET_KEY, PREPROCESSING_KEY
 from teachonce.models.spec import first_line, parse_model_spec, path_spec
 from teachonce.models.torch_backend import build_module, fit_weights, load_weights
 from teachonce.pixels.preprocessing import normalize
+from teachonce.records.class_table import LABELS_NAME, check_labels_file, write_labels_file
 from teachonce.rng import generator
 from teachonce.runs.run import Run
 from teachonce.storage.files import atomic_write, exists
@@ -42,39 +47,65 @@ ROUNDING_FACTOR = 16
 """How many times PyTorch's own rounding error another runtime may differ."""
 LAST_PLACES = 8
 """Units in the last place of the largest logit that it may differ beyond that."""
+_INTERFACE = ("preprocessing", "default_offset", "classes_hash", "class_names", "num_classes")
 PROBE_BATCHES = (1, 3)
 """Batch sizes that are compared: two, so that a batch size frozen into the graph is found."""
 
 
-def export_run(run: Path, format: Literal["onnx", "safetensors"], out: Path) -> None:
+def export_run(
+    run: Path, format: Literal["onnx", "safetensors"], out: Path, *, preprocessing: PreprocessingPlace = "outside"
+) -> None:
     """Write the run's student to ``out``, checked; raises CheckError, and leaves no file, where it answers otherwise.
 
-    Raises ConfigError for a folder that is not a finished run or an ``out`` that exists.
+    Where its classes have names, labels.txt beside it has them. Raises ConfigError for a folder that is not a finished
+    run, an ``out`` that exists, a labels.txt of another model, and pixels that ``preprocessing`` inside cannot take.
     """
     if exists(out):
         raise ConfigError(f"{out}: exists; remove it or choose another --out")
     with phase("export", "loading the student"):
         student = load_model(path_spec("run", run))
+    check_labels(student, out)
+    if preprocessing == "inside":
+        require_whole_pixels(student)
     with phase("export", f"writing {format}"):
         content = _to_onnx(student) if format == "onnx" else _to_safetensors(student)
+        if preprocessing == "inside":
+            content = put_normalization_inside(content, student.preprocessing)
     with scratch_folder() as folder:
         written = folder / f"model.{format}"
         written.write_bytes(content)
         with phase("export", "comparing its logits with PyTorch's"):
             if format == "onnx":
-                check_onnx(student, written)
+                check_onnx(student, written, preprocessing=preprocessing)
             else:
                 check_safetensors(student, run, written)
     with atomic_write(out) as file:
         file.write(content)
+    write_labels(student, out)
 
 
-def check_onnx(student: Classifier, written: Path) -> None:
+def check_labels(student: Classifier, out: Path) -> None:
+    """Raise ConfigError where labels.txt beside ``out`` is another model's."""
+    if student.class_names is not None:
+        check_labels_file(out.with_name(LABELS_NAME), _all_names(student))
+
+
+def write_labels(student: Classifier, out: Path) -> Path | None:
+    """Write labels.txt beside ``out``, and return its path; None where the classes have no names."""
+    if student.class_names is None:
+        return None
+    write_labels_file(out.with_name(LABELS_NAME), _all_names(student))
+    return out.with_name(LABELS_NAME)
+
+
+def _all_names(student: Classifier) -> list[str]:
+    return [student.class_name(output) for output in range(student.num_classes)]
+
+
+def check_onnx(student: Classifier, written: Path, *, preprocessing: PreprocessingPlace = "outside") -> None:
     """Run an exported file through ONNX Runtime; CheckError where it strays further than rounding can explain."""
     exported = load_model(path_spec("onnx", written))
-    for name in ("preprocessing", "default_offset", "classes_hash"):
-        if getattr(exported, name) != getattr(student, name):
-            raise CheckError(f"the exported ONNX model reads back with another {name}; nothing was written")
+    check_interface(student, exported, preprocessing)
     exact_module = copy.deepcopy(_module(student)).double()
     for batch_size in PROBE_BATCHES:
         pixels = _noise(student, batch_size)
@@ -92,6 +123,19 @@ def check_onnx(student: Classifier, written: Path) -> None:
                 f"{student.spec}: ONNX Runtime's logits of {batch_size} images differ from PyTorch's by "
                 f"{difference:.3g}, expected at most {allowed:.3g} (PyTorch's own rounding is {rounding:.3g}); "
                 "nothing was written"
+            )
+
+
+def check_interface(student: Classifier, exported: Classifier, preprocessing: PreprocessingPlace) -> None:
+    """Raise CheckError where a file reads back as another model than the student, its weights aside."""
+    expected = {name: getattr(student, name) for name in _INTERFACE}
+    if preprocessing == "inside":
+        expected["preprocessing"] = without_normalization(student.preprocessing)
+    for name, value in expected.items():
+        if getattr(exported, name) != value:
+            raise CheckError(
+                f"the exported ONNX model reads back with {name} {str(getattr(exported, name))[:200]}, expected "
+                f"{str(value)[:200]}; nothing was written"
             )
 
 
@@ -149,7 +193,11 @@ def _metadata(student: Classifier) -> dict[str, str]:
         PREPROCESSING_KEY: json.dumps(student.preprocessing.to_json()),
         OFFSET_KEY: str(student.default_offset or 0),
     }
-    return found if student.classes_hash is None else found | {CLASSES_KEY: student.classes_hash}
+    if student.classes_hash is not None:
+        found[CLASSES_KEY] = student.classes_hash
+    if student.class_names is not None:
+        found[CLASS_NAMES_KEY] = json.dumps(student.class_names)
+    return found
 
 
 def _noise(student: Classifier, batch_size: int) -> torch.Tensor:

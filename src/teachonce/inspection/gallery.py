@@ -85,13 +85,20 @@ class Gallery:
         """None where the teacher is not known, as for imported logits."""
 
     def class_text(self, label: int) -> str:
-        """Human text of a label of the store; the number where the records do not name their classes."""
+        """Human text of a label of the store, by the records; else its name by the store, else the number."""
         classes = None if self.source is None else self.source.classes
         # The records may number their classes otherwise.
         own = int(self._own_labels[label]) if 0 <= label < len(self._own_labels) else -1
-        if classes is None or not 0 <= own < len(classes.texts):
-            return f"label {label}"
-        return one_line(classes.texts[own])
+        if classes is not None and 0 <= own < len(classes.texts):
+            return one_line(classes.texts[own])
+        names = self.store.plan.class_names
+        return one_line(names[label]) if names is not None and 0 <= label < len(names) else f"label {label}"
+
+    @property
+    def has_names(self) -> bool:
+        """Whether labels have names, by the records or by the store."""
+        classes = None if self.source is None else self.source.classes
+        return classes is not None or self.store.plan.class_names is not None
 
     def choose_positions(self, count: int) -> list[tuple[int, int, int]]:
         """(shard, row, view) of ``count`` records spread evenly over the store, each in a view drawn for it."""

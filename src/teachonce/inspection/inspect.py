@@ -11,6 +11,7 @@ from teachonce.extras import require
 from teachonce.inspection.config import InspectConfig
 from teachonce.inspection.records import render_records, summarize_records
 from teachonce.inspection.store import render_store, summarize_store
+from teachonce.records.class_table import brief_names
 from teachonce.records.options import given_record_options
 from teachonce.runs.metrics import METRIC_COLUMNS
 from teachonce.runs.run import Run, holds_run
@@ -72,6 +73,7 @@ def summarize_run(run: Run) -> dict[str, Any]:
         "kind": "run",
         "path": str(run.path),
         "is_finished": result is not None,
+        "class_names": run.class_names,
         "config": run.config,
         "metrics": run.metrics,
         "result": result,
@@ -89,6 +91,8 @@ def render_run(run: Run) -> str:
         f"  data      {data}, split {split}; {run.describe_supervision()}",
         f"  epochs    {rows[-1]['epoch'] if rows else 0} of {epochs}, batch {batch_size}",
     ]
+    if run.class_names is not None:
+        lines.insert(2, f"  classes   {brief_names(run.class_names)}")
     if result is not None and result["top1"] is not None:
         lines.append(f"  result    top-1 {result['top1']:.4f}, top-5 {result['top5']:.4f}, ECE {result['ece']:.4f}")
     if rows:

@@ -23,6 +23,7 @@ from teachonce.inspection.gallery import Gallery, describe_preprocessing
 from teachonce.inspection.measures import Measures, ShardMeasures, choose_rows, measure_store
 from teachonce.inspection.store import describe_store, describe_usable
 from teachonce.pages.page import render_page
+from teachonce.records.class_table import brief_names
 from teachonce.records.discovery import open_records
 from teachonce.records.options import RecordOptions
 from teachonce.storage.files import atomic_write, locate
@@ -112,6 +113,7 @@ def _describe_page(store: Store, gallery: Gallery, summary: dict[str, Any]) -> d
         "summary": summary,
         "usable": describe_usable(summary),
         "has_data": gallery.source is not None,
+        "has_names": gallery.has_names,
         "command": f"teachonce inspect {shlex.quote(str(store.path))} --html --data RECORDS",
         "preprocessing": preprocessing,
         "preprocessing_text": None if preprocessing is None else describe_preprocessing(preprocessing),
@@ -250,6 +252,7 @@ def _list_facts(store: Store, summary: dict[str, Any]) -> dict[str, Any]:
     return facts | {
         "preprocessing": preprocessing,
         "classes": f"{summary['num_classes']:,}, the first is label {summary['offset']}",
+        "class names": brief_names(store.plan.class_names or ()) or None,
         "policy": describe_entry(summary["policy"]),
         "codec": describe_entry(summary["codec"]),
         "records": f"{summary['num_records']:,} of split {summary['split']} in {summary['num_shards']:,} shards",

@@ -12,6 +12,7 @@ from typing import Any
 
 from teachonce.inspection.costs import CodecError, ColumnBytes, measure_bytes, measure_codec
 from teachonce.inspection.measures import measure_store
+from teachonce.records.class_table import brief_names
 from teachonce.store.card import describe_entry
 from teachonce.store.manifests import missing_files, visible_views
 from teachonce.store.plan_files import read_plan
@@ -49,6 +50,7 @@ def describe_store(path: Path, *, trust: bool = False) -> tuple[dict[str, Any], 
         "teacher": plan.teacher,
         "num_classes": plan.class_space.num_classes,
         "offset": plan.class_space.offset,
+        "class_names": plan.class_names,
         "policy": plan.policy,
         "codec": plan.codec,
         "split": plan.data["split"],
@@ -117,6 +119,7 @@ def render_store(summary: dict[str, Any]) -> str:
     lines = [
         f"{summary['path']}: store of split {summary['split']}, {views}",
         f"  teacher   {summary['teacher']['model']}, {summary['num_classes']} classes, offset {summary['offset']}",
+        *([] if not summary["class_names"] else [f"  classes   {brief_names(summary['class_names'])}"]),
         f"  policy    {describe_entry(summary['policy'])}",
         f"  codec     {describe_entry(summary['codec'])}",
         f"  coverage  {coverage}",

@@ -50,29 +50,40 @@ def kd_loss(
 
 
 def kd_loss_from_probs(
-    student_logits: Float[Tensor, "B C"], teacher_probs: Float[Tensor, "B C"], temperature: float
+    student_logits: Float[Tensor, "B C"],
+    teacher_probs: Float[Tensor, "B C"],
+    temperature: float,
+    row_weights: Float[Tensor, " B"] | None = None,
 ) -> Float[Tensor, ""]:
     """``kd_loss`` for teacher probabilities that are softened already (``soften``), such as mixed ones.
 
     Mixup mixes probabilities, not logits: a linear mix of logits is a geometric mean of distributions.
+    With ``row_weights`` w the mean is sum(w_i loss_i) / B: not divided by the weights of the batch (``label_loss``).
     """
     assert temperature > 0
     student_log_probs = torch.log_softmax(student_logits.float() / temperature, dim=1)
-    return temperature**2 * _cross_entropy(teacher_probs.detach().float(), student_log_probs)
+    return temperature**2 * _cross_entropy(teacher_probs.detach().float(), student_log_probs, row_weights)
 
 
 def label_loss(
     student_logits: Float[Tensor, "B C"],
     labels: Int[Tensor, " B"] | Float[Tensor, "B C"],
     smoothing: float = 0.0,
+    row_weights: Float[Tensor, " B"] | None = None,
 ) -> Float[Tensor, ""]:
     """CE((1 - smoothing) * label + smoothing / C, softmax(student)), mean over the batch, in nats.
 
-    ``labels`` are class indices, or probabilities where labels are mixed (``label_probs``).
+    ``labels`` are class indices, or probabilities where labels are mixed (``label_probs``). With ``row_weights`` w it
+    is sum(w_i loss_i) / B. PyTorch's own class weights divide by sum(w_i) of the batch, so that a record would count
+    by who its neighbors are, and otherwise on several devices than on one.
     """
     if labels.is_floating_point():
         labels = labels.float()
-    return torch.nn.functional.cross_entropy(student_logits.float(), labels, label_smoothing=smoothing)
+    logits = student_logits.float()
+    if row_weights is None:
+        return torch.nn.functional.cross_entropy(logits, labels, label_smoothing=smoothing)
+    losses = torch.nn.functional.cross_entropy(logits, labels, label_smoothing=smoothing, reduction="none")
+    return (row_weights * losses).mean()
 
 
 def label_probs(labels: Int[Tensor, " B"], num_classes: int) -> Float[Tensor, "B {num_classes}"]:
@@ -80,5 +91,8 @@ def label_probs(labels: Int[Tensor, " B"], num_classes: int) -> Float[Tensor, "B
     return torch.nn.functional.one_hot(labels, num_classes).float()
 
 
-def _cross_entropy(probs: Float[Tensor, "B C"], log_probs: Float[Tensor, "B C"]) -> Float[Tensor, ""]:
-    return -(probs * log_probs).sum(dim=1).mean()
+def _cross_entropy(
+    probs: Float[Tensor, "B C"], log_probs: Float[Tensor, "B C"], row_weights: Float[Tensor, " B"] | None
+) -> Float[Tensor, ""]:
+    losses = (probs * log_probs).sum(dim=1)
+    return -(losses if row_weights is None else row_weights * losses).mean()

@@ -65,6 +65,8 @@ class Classifier:
     """Data label of class 0 where the model or its SPEC says so; ``own_classes`` compares it with the data."""
     classes_hash: str | None = None
     """``class_table.hash_classes`` of its classes; None where it does not know their names."""
+    class_names: tuple[str, ...] | None = None
+    """Their names by output, where they are known in full; ``class_name`` has one for every output."""
     weights_sha256: str
     device: torch.device
     precision: Precision = "float32"
@@ -104,6 +106,16 @@ class Classifier:
                 f"{self.spec}: NaN or infinite logits for {damaged.sum()} of {len(array)} images; {advice}"
             )
         return array
+
+    def class_name(self, output: int) -> str:
+        """The name of an output's class, or where it has none the label that it stands for, as a number."""
+        if self.class_names is not None and output < len(self.class_names):
+            return self.class_names[output]
+        return str(self.label_of(output))
+
+    def label_of(self, output: int) -> int:
+        """The data label that an output stands for, as the model or its SPEC says; else the output's own number."""
+        return output + (self.default_offset or 0)
 
     def _autocast(self) -> torch.autocast:
         if self.precision == "float32":
@@ -161,6 +173,7 @@ def load_model(
         preprocessing=override_preprocessing(loaded.preprocessing, spec),
         default_offset=spec.options.get("offset", loaded.default_offset),
         classes_hash=loaded.classes_hash,
+        class_names=loaded.class_names,
         weights_sha256=loaded.weights_sha256,
         device=target,
         precision=precision,
@@ -228,7 +241,13 @@ def _load_run(run: Path, spec: ModelSpec) -> LoadedModel:
     opened = open_finished_run(run, requested_by=f"model {spec.text!r}")
     module = build_module(parse_model_spec(opened.student), opened.num_classes, opened.size_px)
     fit_weights(module, load_weights(opened.weights_path), where=str(opened.weights_path))
-    return wrap_module(module, opened.preprocessing, default_offset=opened.offset, classes_hash=opened.classes_hash)
+    return wrap_module(
+        module,
+        opened.preprocessing,
+        default_offset=opened.offset,
+        classes_hash=opened.classes_hash,
+        class_names=opened.class_names,
+    )
 
 
 def _probe_classes(classifier: Classifier) -> int:

@@ -1,7 +1,7 @@
 """ONNX files as teachers, through ONNX Runtime.
 
 The layout (NCHW or NHWC), the input size and a fixed batch size are read from the file. A file that
-``teachonce export`` wrote carries its preprocessing, offset and a hash of its classes' names as metadata; any other one
+``export-onnx`` wrote carries its preprocessing, offset, and its classes' names with a hash as metadata; any other one
 is taken to want what most exports from PyTorch want, a 0.875 center crop and ImageNet's mean and std. The gate of
 ``extract`` is there for when that is wrong.
 """
@@ -21,9 +21,10 @@ from teachonce.extras import require
 from teachonce.models.output_rows import as_rows
 from teachonce.models.spec import LoadedModel, ModelSpec, first_line, resolve_size
 from teachonce.pixels.preprocessing import Preprocessing
+from teachonce.records.class_table import hash_classes
 from teachonce.storage.address import to_location
 from teachonce.storage.files import hash_files, locate
-from teachonce.storage.strict_json import parse_json
+from teachonce.storage.strict_json import convert_json, parse_json
 
 PREPROCESSING_KEY = "teachonce.preprocessing"
 """Metadata of exported models: the JSON of their ``Preprocessing``."""
@@ -31,6 +32,8 @@ OFFSET_KEY = "teachonce.offset"
 """Metadata of exported models: the data label of class 0."""
 CLASSES_KEY = "teachonce.classes_hash"
 """Metadata of exported models: ``class_table.hash_classes`` of their classes, where their names are known."""
+CLASS_NAMES_KEY = "teachonce.classes"
+"""Metadata of exported models: their classes' names in the order of their outputs, as a JSON array."""
 
 _DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft", "com.microsoft.nchwc")
 """Whose operators ONNX Runtime brings along: ONNX's, and its own for what was optimized or quantized."""
@@ -83,6 +86,7 @@ def load_onnx_file(
         weights_sha256=hash_files(files),
         default_offset=_read_offset(metadata, path),
         classes_hash=metadata.get(CLASSES_KEY),
+        class_names=_read_class_names(metadata, path),
     )
 
 
@@ -148,6 +152,22 @@ def _read_offset(metadata: dict[str, str], path: Path) -> int | None:
     if not re.fullmatch(r"-?[0-9]{1,9}", text):
         raise ModelError(f"{path}: metadata {OFFSET_KEY} is damaged: {text[:40]!r}, expected an integer")
     return int(text)
+
+
+def _read_class_names(metadata: dict[str, str], path: Path) -> tuple[str, ...] | None:
+    text = metadata.get(CLASS_NAMES_KEY)
+    if text is None:
+        return None
+    try:
+        names = convert_json(parse_json(text), tuple[str, ...], "names", ConfigError)
+    except (ConfigError, ValueError) as error:
+        raise ModelError(f"{path}: metadata {CLASS_NAMES_KEY} is damaged: {error}") from error
+    if hash_classes(names) != metadata.get(CLASSES_KEY):
+        raise ModelError(
+            f"{path}: metadata {CLASS_NAMES_KEY} has other names than those that {CLASSES_KEY} is the hash of; export "
+            "the model again"
+        )
+    return names
 
 
 def _common_preprocessing(size_px: int) -> Preprocessing:

@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from teachonce.errors import ConfigError, ModelError
 from teachonce.options import parse_integer, parse_number
 from teachonce.pixels.preprocessing import Preprocessing
+from teachonce.runs.run import holds_run
+from teachonce.storage.address import to_location
 from teachonce.suggestions import closest
 
 if TYPE_CHECKING:
@@ -65,6 +67,8 @@ class LoadedModel:
     default_offset: int | None = None
     classes_hash: str | None = None
     """``class_table.hash_classes`` of its classes; None where it does not know their names."""
+    class_names: tuple[str, ...] | None = None
+    """Their names by output, where they are known in full: files and runs of older versions have the hash alone."""
     module: torch.nn.Module | None = None
     """The module itself, for the backends of PyTorch."""
 
@@ -104,6 +108,24 @@ def parse_model_spec(text: str) -> ModelSpec:
 def path_spec(kind: Literal["run", "onnx"], path: Path) -> ModelSpec:
     """The SPEC of a run's folder or an ONNX file, whatever characters its path has."""
     return ModelSpec(text=f"{kind}:{path}", kind=kind, name=str(path))
+
+
+def parse_model(text: str) -> ModelSpec:
+    """A model as people name it: a SPEC, the folder of a run, or the path of an ONNX file; raises ConfigError."""
+    head = text.strip().partition(",")[0]
+    kind, colon, _ = head.partition(":")
+    if (colon and kind in NAMED_KINDS) or head in WALKTHROUGH_KINDS:
+        return parse_model_spec(text)
+    path = to_location(text)
+    if path.suffix.lower() == ".onnx":
+        return path_spec("onnx", path)
+    if text and holds_run(path):
+        return path_spec("run", path)
+    close = _suggest(kind, (*NAMED_KINDS, *WALKTHROUGH_KINDS)) if colon else ""
+    raise ConfigError(
+        f"model {text!r}: is not the folder of a run (it has no config.json), expected one, the path of an .onnx file, "
+        f"or a SPEC such as timm:NAME or run:DIR{close}"
+    )
 
 
 def override_preprocessing(preprocessing: Preprocessing, spec: ModelSpec) -> Preprocessing:

@@ -54,7 +54,24 @@ def load_library_model(spec: ModelSpec) -> LoadedModel:
         module, preprocessing = _load_timm(spec)
     else:
         module, preprocessing = _load_torchvision(spec)
-    return wrap_module(module, preprocessing)
+    return wrap_module(module, preprocessing, class_names=_library_names(spec, module))
+
+
+def _library_names(spec: ModelSpec, module: nn.Module) -> tuple[str, ...] | None:
+    """Texts of the classes of a library's own weights; None for weights from elsewhere, whose classes nobody knows.
+
+    torchvision lists them with the weights; timm tells an edition of ImageNet by how many classes there are. No hash is
+    made of them (``own_classes``): data has other names for the same classes.
+    """
+    if spec.kind == "torchvision":
+        is_own = spec.weights is None or _is_torchvision_name(spec)
+        return (
+            tuple(_torchvision_weights(spec).meta["categories"]) if is_own and "classes" not in spec.options else None
+        )
+    from timm.data import ImageNetInfo, infer_imagenet_subset
+
+    edition = infer_imagenet_subset(module) if spec.weights is None else None
+    return None if edition is None else tuple(ImageNetInfo(edition).label_descriptions())
 
 
 def wrap_module(
@@ -62,6 +79,7 @@ def wrap_module(
     preprocessing: Preprocessing,
     default_offset: int | None = None,
     classes_hash: str | None = None,
+    class_names: tuple[str, ...] | None = None,
 ) -> LoadedModel:
     """A module as a backend's result."""
     module.eval()
@@ -71,6 +89,7 @@ def wrap_module(
         weights_sha256=hash_weights(module.state_dict()),
         default_offset=default_offset,
         classes_hash=classes_hash,
+        class_names=class_names,
         module=module,
     )
 

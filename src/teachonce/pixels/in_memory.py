@@ -10,6 +10,9 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from teachonce.engine.buffers import BufferPool
 from teachonce.engine.machine import free_memory, num_cores
 from teachonce.engine.prefetch import prefetch
@@ -49,6 +52,10 @@ class RecordsInMemory(RecordSource):
         """The records at several locations, as they were when all were read."""
         assert self._with_logits or not with_logits
         return [self._records[shard][row] for shard, row in locations]
+
+    def known_labels(self, shard: int) -> NDArray[np.int32]:
+        """Those of the records, which are all here."""
+        return np.array([record.label for record in self._records[shard]], np.int32)
 
     def iter_shard(self, shard: int, *, with_logits: bool = False) -> Iterator[Record]:
         """The records of a shard in order."""

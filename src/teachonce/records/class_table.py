@@ -10,10 +10,12 @@ from pathlib import Path
 import xxhash
 
 from teachonce.errors import ConfigError, RecordError
-from teachonce.storage.files import locate, open_storage, read_json, write_json
+from teachonce.storage.files import atomic_write, locate, open_storage, read_json, write_json
 from teachonce.storage.strict_json import convert_json, json_values
 
 CLASSES_NAME = "classes.json"
+LABELS_NAME = "labels.txt"
+"""Of the file beside an exported model: names of its classes, one a line, in the order of its outputs."""
 BACKGROUND = "background"
 """Name of label 0 where the data has none of that label, as TFRecords of ImageNet."""
 MAX_LINE_CHARACTERS = 1 << 20
@@ -34,6 +36,12 @@ def hash_classes(names: Sequence[str]) -> str:
     return xxhash.xxh3_128_hexdigest("\n".join(names).encode())
 
 
+def brief_names(names: Sequence[str], most: int = 8) -> str:
+    """Names for people: all of few, of many the first ones and how many more there are."""
+    shown = ", ".join(names[:most])
+    return shown if len(names) <= most else f"{shown}, ... ({len(names) - most:,} more)"
+
+
 def write_classes(data: Path, classes: ClassTable) -> None:
     """Keep the class table beside the shards."""
     write_json(data / CLASSES_NAME, json_values(classes))
@@ -48,6 +56,32 @@ def read_classes(data: Path) -> ClassTable | None:
     if len(table.names) != len(table.texts) or not table.names:
         raise RecordError(f"{path}: {len(table.names)} names and {len(table.texts)} texts; create it again")
     return table
+
+
+def check_labels_file(path: Path, names: Sequence[str]) -> None:
+    """Raise ConfigError where a file at ``path`` has other names than ``write_labels_file`` would put there."""
+    storage, name = locate(path)
+    if not storage.has(name):
+        return
+    found = [line.strip() for _, line in read_lines(path)]
+    if found != [line.strip() for line in _label_lines(names)]:
+        raise ConfigError(
+            f"{path}: has {len(found)} class names, expected the {len(names)} of this model in the order of its "
+            "outputs; remove it, or export into another folder"
+        )
+
+
+def write_labels_file(path: Path, names: Sequence[str]) -> None:
+    """Write class names, one a line; a file that has the same ones stays. Raises ConfigError where it has others."""
+    with atomic_write(path, overwrite=False) as file:
+        file.write("".join(f"{line}\n" for line in _label_lines(names)).encode())
+    check_labels_file(path, names)
+
+
+def _label_lines(names: Sequence[str]) -> list[str]:
+    """A line a name, whatever a name holds: the reader of a line break would count on from there."""
+    lines = [" ".join(name.splitlines()) for name in names]
+    return [line if line.strip() else f"class {number}" for number, line in enumerate(lines)]
 
 
 def read_labels(path: Path) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""The keys of all records of a source, without reading its images again: kept in the user's cache folder.
+"""The keys and labels of all records of a source, without reading its images again: kept in the user's cache folder.
 
 A key is a hash of the image, so to know the keys of data is to read all of it, once. They are kept shard by shard under
 an identity that is another one when a file's size or time changes (``ShardInfo.identity``), so data that grows has only
@@ -9,7 +9,7 @@ no harm: readers of a record compare its key.
 from __future__ import annotations
 
 import threading
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import partial
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from teachonce.engine.options import Engine
 from teachonce.engine.progress import Advance, progress
 from teachonce.errors import TeachonceError
 from teachonce.records.key_index import KeyIndex
+from teachonce.records.selection import SelectedSource
 from teachonce.records.source import RecordSource
 from teachonce.storage.cache_folder import cache_folder
 from teachonce.storage.files import atomic_write, locate
@@ -154,3 +155,36 @@ def write_cached(name: str, words: NDArray[np.uint64]) -> None:
     with suppress(TeachonceError), atomic_write(path) as file:
         file.write(words.tobytes())
         file.write(xxhash.xxh3_64_intdigest(np.ascontiguousarray(words).data).to_bytes(8, "little"))
+
+
+def read_shard_labels(source: RecordSource, shard: int) -> NDArray[np.int32]:
+    """The labels [n] of a shard's records: known, cached, or read, once. Raises RecordError as the source."""
+    found = source.known_labels(shard)
+    if found is not None:
+        return found
+    if isinstance(source, SelectedSource):
+        # Cached for the records that they were chosen from.
+        return source.choose_rows(shard, partial(read_shard_labels, source.source))
+    info = source.shards[shard]
+    name = f"{info.identity}.{source.label_reading}.labels" if info.identity else ""
+    cached = read_cached(name, info.num_records) if name else None
+    if cached is not None:
+        return cached.view(np.int64).astype(np.int32)
+    labels = np.fromiter((record.label for record in source.iter_shard(shard)), np.int64, info.num_records)
+    if name:
+        write_cached(name, labels.view(np.uint64))
+    return labels.astype(np.int32)
+
+
+def read_all_labels(source: RecordSource) -> NDArray[np.int32]:
+    """The labels [N] of all records, counted through all shards; shows progress where records have to be read."""
+    numbers = range(len(source.shards))
+    found = {shard: labels for shard in numbers if (labels := source.known_labels(shard)) is not None}
+    unknown = [shard for shard in numbers if shard not in found]
+    num_records = sum(source.shards[shard].num_records for shard in unknown)
+    with progress("labels", num_records, unit="records") if unknown else nullcontext() as advance:
+        for shard in unknown:
+            found[shard] = read_shard_labels(source, shard)
+            if advance is not None:
+                advance(len(found[shard]))
+    return np.concatenate([found[shard] for shard in numbers])

@@ -18,7 +18,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from teachonce.errors import ConfigError
-from teachonce.records.data_keys import DataKeys, read_cached, write_cached
+from teachonce.records.data_keys import DataKeys, read_shard_labels
 from teachonce.records.selection import SelectedSource
 from teachonce.records.source import NO_LABEL, RecordSource
 
@@ -31,7 +31,7 @@ def hold_out(source: RecordSource, part: Part, fraction: float, seed: int) -> Re
     Raises ConfigError where none are left, RecordError for a record that cannot be read.
     """
     keys = DataKeys(source).shards
-    labels = [_labels(source, shard) for shard in range(len(source.shards))]
+    labels = [read_shard_labels(source, shard) for shard in range(len(source.shards))]
     is_held_out = choose_held_out(np.concatenate(keys), np.concatenate(labels), fraction, seed)
     chosen = is_held_out if part == "validation" else ~is_held_out
     if not chosen.any():
@@ -64,18 +64,3 @@ def choose_held_out(
     # Behind the others, as another class may have the same image: what a class needs for training counts more.
     is_held_out[places[ends[is_class] - 1]] = False
     return is_held_out[inverse]
-
-
-def _labels(source: RecordSource, shard: int) -> NDArray[np.int32]:
-    found = source.known_labels(shard)
-    if found is not None:
-        return found
-    info = source.shards[shard]
-    name = f"{info.identity}.{source.label_reading}.labels" if info.identity else ""
-    cached = read_cached(name, info.num_records) if name else None
-    if cached is not None:
-        return cached.view(np.int64).astype(np.int32)
-    labels = np.fromiter((record.label for record in source.iter_shard(shard)), np.int64, info.num_records)
-    if name:
-        write_cached(name, labels.view(np.uint64))
-    return labels.astype(np.int32)

@@ -60,6 +60,10 @@ class SelectedSource(RecordSource):
         found = self.source.known_labels(self._shards[shard])
         return None if found is None else found[self._rows[shard]]
 
+    def choose_rows(self, shard: int, read: Callable[[int], NDArray[np.int32]]) -> NDArray[np.int32]:
+        """Of what ``read`` knows of all records of a shard of the source, what it knows of those here."""
+        return read(self._shards[shard])[self._rows[shard]]
+
     def iter_shard(self, shard: int, *, with_logits: bool = False) -> Iterator[Record]:
         """The records of a shard in order; of a file that holds many the others are read and passed over."""
         if self.source.shards[self._shards[shard]].path is None:

@@ -51,6 +51,7 @@ _FREE = frozenset(
         "validation_data",
         "init",
         "classes_hash",
+        "class_names",
         "store",
         "views",
         "store_parts",
@@ -70,7 +71,7 @@ _FREE = frozenset(
     }
 )
 """Entries of config.json that may differ when a run is resumed: where it is computed and where files are; the name of
-the recipe, whose options are compared one by one; the hash of the classes, which older runs lack."""
+the recipe, whose options are compared one by one; names and hash of the classes, which older runs lack."""
 
 _NUMBER = (int, float)
 _ANY_NUMBER = (int, float, type(None))
@@ -120,6 +121,8 @@ class Run:
             """Parts of each store that are used; None without a store, and in older runs."""
             self.classes_hash: str | None = config.get("classes_hash")
             """``hash_classes`` of its classes; None for data that does not know their names, and in older runs."""
+            self.class_names: tuple[str, ...] | None = _read_names(config.get("class_names"))
+            """Names of its classes by output, as far as the data has names; None as for ``classes_hash``."""
         except (KeyError, TypeError, ValueError, AttributeError, ConfigError) as error:
             raise _no_run(self.path / CONFIG_NAME, error) from error
         self.config: dict[str, Any] = config
@@ -220,6 +223,14 @@ def _plan_file(path: Path, defaults: Mapping[str, Any]) -> PlanFile:
         may_differ=_FREE,
         defaults=defaults,
     )
+
+
+def _read_names(value: Any) -> tuple[str, ...] | None:
+    if value is None:
+        return None
+    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+        raise TypeError(f"class_names is {str(value)[:40]}")
+    return tuple(value)
 
 
 def _typed(config: Mapping[str, Any], name: str, kind: type[T] | tuple[type[T], ...]) -> T:

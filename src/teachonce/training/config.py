@@ -67,7 +67,8 @@ _Minutes = Annotated[float, Range(0, 1e6, "0 (off), or minutes up to 1000000")]
 _Seconds = Annotated[float, Range(0, 86_400, "seconds, from 0 to 86400")]
 RUN_ENTRIES = frozenset(
     {
-        *("data_classes", "classes_hash", "init_weights_sha256", "online_weights_sha256", "preprocessing"),
+        *("data_classes", "classes_hash", "class_names", "preprocessing"),
+        *("init_weights_sha256", "online_weights_sha256"),
         *("train_records", "validation_records", "record_logits", "store_fingerprint", "store_views", "store_parts"),
         *("world_size", "versions"),
     }
@@ -136,6 +137,9 @@ class TrainingOptions(MixOptions, RecordOptions):
     """Weight of the label cross-entropy."""
     label_smoothing: InLoss[FractionBelowOne] = only_with(0.0, _LABEL_LOSS)
     """Label smoothing of the label cross-entropy."""
+    class_weights: InLoss[Literal["none", "balanced"]] = "none"
+    """For classes of unequal size: weight the losses of each record, of label and KD alike, by its class: balanced is
+    N / (C n), N records in C classes, n of them in this one; the mean over all records is 1."""
     epochs: InOptimization[Common[Count]] = 100
     """Number of epochs."""
     batch_size: InOptimization[Common[Count]] = 256
@@ -146,6 +150,9 @@ class TrainingOptions(MixOptions, RecordOptions):
     shuffle_shards: InData[Count | None] = None
     """For slow disks and remote data: permute the shards each epoch and shuffle records within a window of this many
     shards, so that few are read at a time. Default: shuffle all records together."""
+    sampler: InData[Literal["uniform", "balanced"]] = "uniform"
+    """uniform: every record once per epoch; balanced: as many draws per epoch, equally many of every class, for
+    classes of unequal size: records of small classes repeat, each time in another view."""
     size: InStudent[Common[Count]] = 224
     """Side of the student's input in pixels."""
     eval_size: InEvaluation[Count | None] = None
@@ -227,6 +234,19 @@ class TrainingOptions(MixOptions, RecordOptions):
         super().__post_init__()
         require(self.init is None or self.init != self.out, "--init", self.init, "another folder than --out")
         self._check_schedule()
+        if self.sampler == "balanced":
+            require(
+                self.shuffle_shards is None,
+                "--sampler",
+                self.sampler,
+                f"uniform with --shuffle-shards {self.shuffle_shards}, whose window holds few classes at a time",
+            )
+            require(
+                self.class_weights == "none",
+                "--class-weights",
+                self.class_weights,
+                "none with --sampler balanced: each alone makes all classes count the same",
+            )
         if self.eval_resize is not None:
             size_px, _ = self.eval_sides_px
             expected = f"at least the {size_px} px of the evaluation's input"

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import xxhash
+from numpy.typing import NDArray
 
 from teachonce.data.dataset import EvalDataset, KDDataset, find_num_classes
 from teachonce.data.fetch_ahead import check_cache_size
@@ -28,6 +29,7 @@ from teachonce.pixels.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preproce
 from teachonce.pixels.view_sources import DrawnViews, OwnViews, ViewSource
 from teachonce.records.class_space import ClassSpace
 from teachonce.records.class_table import hash_classes
+from teachonce.records.data_keys import read_all_labels
 from teachonce.records.discovery import open_records
 from teachonce.records.source import RecordSource, require_labels
 from teachonce.runs.run import Run, find_run
@@ -56,12 +58,19 @@ class TrainingData:
     validation: EvalDataset | None
     preprocessing: Preprocessing
     data_classes: int
-    classes_hash: str | None = None
-    """``hash_classes`` of the student's classes, where the data knows their names."""
+    class_names: tuple[str, ...] | None = None
+    """Names of the student's classes by output, where the data has names; fewer than outputs where it has fewer."""
     initial: InitialRun | None = None
     """The run that the student starts from."""
+    classes: NDArray[np.int32] | None = None
+    """The student's class of each record [N], where weights or draws are balanced by it."""
     num_missing: int = 0
     """Records that are left out, as the stores do not know them."""
+
+    @property
+    def classes_hash(self) -> str | None:
+        """``hash_classes`` of the student's classes, where the data knows their names."""
+        return None if self.class_names is None else hash_classes(self.class_names)
 
     @property
     def stored(self) -> StoredLogits | None:
@@ -94,6 +103,9 @@ def open_training_data(
         check_cache_size(source, config.shuffle_shards, cache.max_bytes)
     if config.uses_labels:
         require_labels(source, "the label loss", "train on the teacher alone with --label-weight 0")
+    for option, value in (("--class-weights", config.class_weights), ("--sampler", config.sampler)):
+        if value == "balanced":
+            require_labels(source, f"{option} {value}", "leave it out")
     initial = None if config.init is None else open_initial_run(config.init, student)
     preprocessing = student_preprocessing(student, *config.eval_sides_px, initial)
     stores = open_stores(config) if config.temperature > 0 else []
@@ -120,6 +132,7 @@ def open_training_data(
         )
     space = ClassSpace(num_classes=data_classes - config.offset, offset=config.offset)
     validation = _open_validation(config, source)
+    is_balanced = "balanced" in (config.class_weights, config.sampler)
     train = KDDataset(
         source,
         _choose_views(config, policy, source, stores, order, is_online=online is not None),
@@ -137,8 +150,9 @@ def open_training_data(
         else EvalDataset(validation, preprocessing, space, page_locked=page_locked),
         preprocessing=preprocessing,
         data_classes=data_classes,
-        classes_hash=None if source.classes is None else hash_classes(source.classes.names[config.offset :]),
+        class_names=None if source.classes is None else source.classes.names[config.offset :],
         initial=initial,
+        classes=read_all_labels(source) - config.offset if is_balanced else None,
         num_missing=num_missing,
     )
 
@@ -218,6 +232,7 @@ def resolve_run(
         "offset": data.train.class_space.offset,
         "data_classes": data.data_classes,
         "classes_hash": data.classes_hash,
+        "class_names": None if data.class_names is None else list(data.class_names),
         "init_weights_sha256": None if data.initial is None else data.initial.weights_sha256,
         "preprocessing": data.preprocessing.to_json(),
         "train_records": _identify(data.train.records),

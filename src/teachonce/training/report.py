@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from teachonce.pages.charts import BLUE, INK, ORANGE, PURPLE, QUIET, draw_svg
 from teachonce.pages.page import render_page
+from teachonce.records.class_table import brief_names
 from teachonce.runs.metrics import METRICS_NAME, Row
 from teachonce.runs.run import REPORT_NAME, WEIGHTS_NAME, Run
 from teachonce.storage.files import atomic_write
@@ -32,7 +33,7 @@ def write_report(run: Path, result: Mapping[str, Any]) -> Path:
         _TEMPLATE,
         name=run.name,
         teacher=opened.describe_supervision(),
-        config=opened.config,
+        config=_shown_config(opened),
         result=result,
         numbers=_numbers(result),
         curves=draw_curves(opened.metrics),
@@ -42,6 +43,14 @@ def write_report(run: Path, result: Mapping[str, Any]) -> Path:
     with atomic_write(run / REPORT_NAME) as file:
         file.write(page.encode())
     return run / REPORT_NAME
+
+
+def _shown_config(run: Run) -> dict[str, Any]:
+    """config.json, of many classes with some of their names."""
+    config = dict(run.config)
+    if run.class_names is not None:
+        config["class_names"] = brief_names(run.class_names)
+    return config
 
 
 def draw_curves(rows: Sequence[Row]) -> str:

@@ -72,6 +72,8 @@ class StudentModule(lightning.LightningModule):
     (0 at the first), for what is scheduled inside it, such as DropBlock's keep probability.
     """
 
+    class_weights: Tensor | None
+    """What a record of each class [C] counts in the losses; None: all the same."""
     sums: Tensor
     """Over the epoch's batches on this device: loss, label loss, KD loss, hits, images; read once an epoch."""
 
@@ -108,6 +110,7 @@ class StudentModule(lightning.LightningModule):
             # Once for each of the few batch sizes: code for any size took 1.3 times as long (LOG.md, 2026-11-26).
             student.compile(dynamic=False)
         self.register_buffer("sums", torch.zeros(5), persistent=False)
+        self.register_buffer("class_weights", None, persistent=False)
         self.watch = LossWatch()
         self.loss_weight: Callable[[int], float] | None = None
         """What a batch of the epoch counts in its update (``EpochBatches.loss_weight``); None: all the same."""
@@ -148,7 +151,7 @@ class StudentModule(lightning.LightningModule):
             images = apply_mixup(mixup, images)
             labels = dominant_rows(mixup, labels)
         student_logits = self.student(images)
-        loss, *parts = self.losses(student_logits, label_targets, teacher_logits, mixup)
+        loss, *parts = self.losses(student_logits, label_targets, teacher_logits, mixup, self._row_weights(batch))
         with torch.no_grad():
             hits = (student_logits.argmax(dim=1) == labels).sum()
             # torch.full, not torch.tensor: filled on the device, nothing waits.
@@ -166,19 +169,23 @@ class StudentModule(lightning.LightningModule):
         labels: Int[Tensor, " A"] | Float[Tensor, "A C"],
         teacher_logits: Float[Tensor, "A C"] | Float[Tensor, "A M C"] | None,
         mixup: Mixup | None,
+        row_weights: Float[Tensor, " A"] | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The total loss, the label loss and the KD loss (0 without teacher), as the config weighs them.
 
         Labels and teacher are of the A rows that ``mixup`` makes B of; without it A = B.
-        Of M teachers the softened probabilities are averaged, by ``--store-weights``.
+        Of M teachers the softened probabilities are averaged, by ``--store-weights``. ``row_weights`` count in both
+        losses; a mixed row's is mixed by the same share.
         """
         config = self.config
+        if mixup is not None and row_weights is not None:
+            row_weights = apply_mixup(mixup, row_weights)
         label_targets = labels
         if mixup is not None and self.has_labels:
             probs = labels if labels.is_floating_point() else label_probs(labels, self.num_classes)
             label_targets = apply_mixup(mixup, probs)
         if self.has_labels:
-            label_part = label_loss(student_logits, label_targets, config.label_smoothing)
+            label_part = label_loss(student_logits, label_targets, config.label_smoothing, row_weights)
         else:
             label_part = student_logits.new_zeros((), dtype=torch.float32)
         loss, kd_part = config.label_weight * label_part, torch.zeros_like(label_part)
@@ -191,9 +198,18 @@ class StudentModule(lightning.LightningModule):
                 teacher_probs = soften(teacher_logits, config.temperature)
             if mixup is not None:
                 teacher_probs = apply_mixup(mixup, teacher_probs)
-            kd_part = kd_loss_from_probs(student_logits, teacher_probs, config.temperature)
+            kd_part = kd_loss_from_probs(student_logits, teacher_probs, config.temperature, row_weights)
             loss = loss + config.kd_weight * kd_part
         return loss, label_part, kd_part
+
+    def _row_weights(self, batch: Mapping[str, Tensor]) -> Tensor | None:
+        """The weight [A] of each record of a batch, of a view that is mixed with a partner that of both."""
+        if self.class_weights is None:
+            return None
+        weights = self.class_weights[batch["labels"]]
+        if "shares" not in batch:
+            return weights
+        return torch.lerp(self.class_weights[batch["partner_labels"]], weights, batch["shares"])
 
     def validation_step(self, batch: dict[str, Tensor], batch_index: int) -> None:
         """Count one batch."""

@@ -30,6 +30,7 @@ import torch
 from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 
+from teachonce.data.class_balance import balanced_weights
 from teachonce.data.loader import Loader
 from teachonce.data.sampler import EpochBatches
 from teachonce.engine.machine import keep_freed_memory
@@ -179,6 +180,7 @@ def _fit(
         accumulate=config.accumulate,
         shuffle_shards=config.shuffle_shards,
         shard_sizes=[shard.num_records for shard in data.train.records.shards],
+        classes=data.classes if config.sampler == "balanced" else None,
     )
     module.loss_weight = order.loss_weight
     loader = EpochLoader(Loader(data.train, order, config.num_workers))
@@ -348,6 +350,8 @@ def _build_module(
     decode = None if data.stored is None else partial(data.stored.decode, class_space=data.train.class_space)
     module = StudentModule(student, config, data.preprocessing, data.train.num_classes, online, decode)
     module.has_labels = data.train.records.labeled == "all"
+    if data.classes is not None and config.class_weights == "balanced":
+        module.class_weights = torch.from_numpy(balanced_weights(data.classes, data.train.num_classes))
     return module
 
 
