@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from teachonce.evaluation.config import EvaluateConfig
 from teachonce.extraction.config import VerifyConfig
-from teachonce.terminal import as_text, print_text
+from teachonce.terminal import as_text, print_line, print_text
 
 if TYPE_CHECKING:
     from teachonce.extraction.verify import Verdict
@@ -43,10 +43,11 @@ def show_verdict(verdict: Verdict, config: VerifyConfig) -> int:
 
 
 def show_scores(scores: dict[str, Any], config: EvaluateConfig) -> int:
-    """Of ``evaluate``: a line a figure, or JSON."""
-    if config.json:
-        print_text(json.dumps(scores))
-        return 0
-    for name, value in scores.items():
-        print_text(f"{name}: {value:.4f}" if isinstance(value, float) else f"{name}: {value}")
+    """Of ``evaluate``: lines for people, or JSON; and where its files are."""
+    from teachonce.evaluation.findings.text import render_scores
+
+    print_text(json.dumps(scores) if config.json else render_scores(scores))
+    for path in (config.html, config.csv):
+        if path is not None:
+            print_line(str(path))
     return 0

@@ -29,7 +29,7 @@ from teachonce.pixels.preprocessing import Preprocessing
 from teachonce.pixels.render import RecordView, ViewReader, render_center, render_views
 from teachonce.pixels.view_sources import ViewSource
 from teachonce.records.class_space import ClassSpace
-from teachonce.records.source import NO_LABEL, Record, RecordSource
+from teachonce.records.source import NO_LABEL, Location, Record, RecordSource
 
 
 class KDDataset:
@@ -209,13 +209,17 @@ class EvalDataset:
 
     def __getitems__(self, items: Sequence[tuple[int, int]]) -> Batch:
         indices = np.array([index for index, _ in items], np.int64)
-        records = self.records.read_batch(self.records.locate_all(indices), buffers=self._buffers)
-        batch = {
+        locations = self.records.locate_all(indices)
+        batch = self.make_batch(locations, self.records.read_batch(locations, buffers=self._buffers))
+        batch["indices"] = torch.from_numpy(indices)
+        return lock_pages(batch) if self.page_locked else batch
+
+    def make_batch(self, locations: Sequence[Location], records: Sequence[Record]) -> Batch:
+        """Pixels and labels of records that were read; a subclass adds what else it wants of them."""
+        return {
             "pixels": torch.from_numpy(render_center(records, self.preprocessing)),
             "labels": _labels(records, self.class_space),
-            "indices": torch.from_numpy(indices),
         }
-        return lock_pages(batch) if self.page_locked else batch
 
 
 def lock_pages(batch: Batch) -> Batch:

@@ -26,6 +26,7 @@ from functools import partial
 from typing import Any
 
 import lightning
+import numpy as np
 import torch
 from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies import DDPStrategy
@@ -35,15 +36,23 @@ from teachonce.data.sampler import EpochBatches
 from teachonce.engine.progress import phase
 from teachonce.engine.stop_signals import StopSignals, end_by_signal
 from teachonce.errors import ConfigError, ModelError, TeachonceError
+from teachonce.evaluation.findings.per_class import (
+    ClassResult,
+    balanced_accuracy,
+    collect_classes,
+    encode_csv,
+    shown_names,
+)
 from teachonce.extras import require
 from teachonce.models.classifier import Classifier, build_student, load_model, resolve_device
 from teachonce.models.fine_tuning import start_from
 from teachonce.models.own_classes import resolve_model_offset
 from teachonce.models.spec import ModelSpec, first_line, parse_model_spec
-from teachonce.records.class_space import ClassSpace
+from teachonce.records.class_space import ClassSpace, shows_top5
 from teachonce.rng import derive_seed
 from teachonce.runs.run import (
     CHECKPOINTS_NAME,
+    CLASSES_NAME,
     LAST_CHECKPOINT,
     LOCK_NAME,
     RESULT_NAME,
@@ -113,7 +122,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
     finished = None if begun is None else begun.result
     if finished is not None:
         _remove_temporaries(trainer, config)
-        _log(trainer, f"{config.out}: already finished ({describe_result(finished)}); nothing to do")
+        _log(trainer, f"{config.out}: already finished ({describe_result(finished, data.train.num_classes)}); nothing to do")
         return finished
     # The caller's random numbers are not touched here; those of the student are a function of the seed.
     with torch.random.fork_rng(devices=[]):  # of GPUs, to read the state alone would take memory on each
@@ -148,11 +157,12 @@ def _alone(config: TrainConfig, trainer: lightning.Trainer) -> Iterator[None]:
         yield
 
 
-def describe_result(result: dict[str, Any]) -> str:
+def describe_result(result: dict[str, Any], num_classes: int) -> str:
     """A result as a phrase for people."""
     phrase = plural(result["epochs"], "epoch")
     if result["top1"] is not None:
-        phrase += f", top-1 {result['top1']:.4f}, top-5 {result['top5']:.4f}, ECE {result['ece']:.4f}"
+        top5 = f", top-5 {result['top5']:.4f}" if shows_top5(num_classes) else ""
+        phrase += f", top-1 {result['top1']:.4f}{top5}, ECE {result['ece']:.4f}"
     return phrase
 
 
@@ -389,10 +399,12 @@ def _finish(
 
     rows = recorder.rows
     last, best = rows[-1], recorder.best_row
+    classes = _collect_classes(recorder, data)
     result = {
         "top1": last["validation_top1"],
         "top5": last["validation_top5"],
         "ece": last["validation_ece"],
+        "balanced_accuracy": balanced_accuracy(classes),
         "best_top1": None if best is None else best["validation_top1"],
         "best_epoch": None if best is None else best["epoch"],
         "train_loss": last["train_loss"],
@@ -419,11 +431,23 @@ def _finish(
         }
         with atomic_write(config.out / WEIGHTS_NAME) as file:
             file.write(save(weights, {"student": config.student, "format": "pt"}))
-        write_report(config.out, result)
+        if classes:
+            with atomic_write(config.out / CLASSES_NAME) as file:
+                file.write(encode_csv(classes, with_wrong=False))
+        write_report(config.out, result, classes)
         write_json(config.out / RESULT_NAME, result)
     _remove_temporaries(trainer, config)
-    _log(trainer, f"{config.out}: finished: {describe_result(result)}")
+    _log(trainer, f"{config.out}: finished: {describe_result(result, data.train.num_classes)}")
     return result
+
+
+def _collect_classes(recorder: EpochRecorder, data: TrainingData) -> list[ClassResult]:
+    """The classes of the last evaluation, by the data's labels; none without one, or resumed from an older version."""
+    if recorder.class_sums is None or data.validation is None:
+        return []
+    counts, correct = recorder.class_sums.numpy().astype(np.int64)
+    names = shown_names(data.validation.records.classes)
+    return collect_classes(counts, correct, names, first_label=data.validation.class_space.offset)
 
 
 def _remove_temporaries(trainer: lightning.Trainer, config: TrainConfig) -> None:
