@@ -6,6 +6,7 @@ process with the same batch over all.
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import gc
 import os
@@ -203,6 +204,14 @@ def test_every_option_on_two_ranks_is_one_process_with_the_same_batch(places: di
         (one,), (two,) = curve(tmp_path / "one" / name), curve(tmp_path / "two" / name)
         # The sums are taken in another order: 2^-24, amplified by two updates.
         assert two == pytest.approx(one, rel=1e-3, abs=1e-6), name
+        if "validation_top1" in two:
+            # Counted by both ranks: all images, each once.
+            table = list(csv.DictReader((tmp_path / "two" / name / "validation_classes.csv").open()))
+            counts = [int(row["count"]) for row in table]
+            found = sum(int(row["correct"]) for row in table) / sum(counts)
+            assert found == pytest.approx(two["validation_top1"]), name
+            before = csv.DictReader((tmp_path / "one" / name / "validation_classes.csv").open())
+            assert counts == [int(row["count"]) for row in before], name
 
 
 def count_unsynchronized(config: TrainConfig) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from teachonce.evaluation.findings.answers import Answer
 from teachonce.evaluation.findings.charts import draw_class_accuracies
-from teachonce.evaluation.findings.paired import ClassChange, Comparison, format_p
+from teachonce.evaluation.findings.paired import ClassChange, PairedResult, format_p
 from teachonce.evaluation.findings.per_class import (
     WORST_SHOWN,
     class_name,
@@ -199,7 +199,7 @@ def _describe_calibration(findings: Findings) -> dict[str, Any]:
     }
 
 
-def _compare(found: Comparison, findings: Findings, pictures: _Pictures) -> dict[str, Any]:
+def _compare(found: PairedResult, findings: Findings, pictures: _Pictures) -> dict[str, Any]:
     both, only_model, only_other, neither = found.totals
     changes = found.changes(findings.names)
     return {
@@ -225,7 +225,7 @@ def _compare(found: Comparison, findings: Findings, pictures: _Pictures) -> dict
     }
 
 
-def _comparison_numbers(found: Comparison) -> list[tuple[str, str]]:
+def _comparison_numbers(found: PairedResult) -> list[tuple[str, str]]:
     value, low, high = found.difference
     return [
         (f"{found.top1:.2%}", "top-1 of this model"),

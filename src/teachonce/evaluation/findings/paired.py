@@ -51,7 +51,7 @@ class ClassChange(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
+class PairedResult:
     """What ``PairedCounts`` counted."""
 
     name: str
@@ -176,9 +176,9 @@ class PairedCounts:
             is_kept = state == wanted
             ranked.update(sure["label_prob"][is_kept], own["index"][is_kept], pairs[is_kept])
 
-    def result(self) -> Comparison:
+    def result(self) -> PairedResult:
         """What was counted so far."""
-        return Comparison(
+        return PairedResult(
             name=self.name,
             detail=self.detail,
             kind=self.kind,

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from teachonce.evaluation.findings.answers import ANSWER, Answer, Ranked, make_answers, to_answers
 from teachonce.evaluation.findings.confusions import Confusion, Confusions
-from teachonce.evaluation.findings.paired import Comparison, PairedCounts
+from teachonce.evaluation.findings.paired import PairedCounts, PairedResult
 from teachonce.evaluation.findings.per_class import ClassResult, balanced_accuracy, class_name, collect_classes
 from teachonce.evaluation.findings.proportions import wilson_interval
 from teachonce.losses.metrics import NUM_ECE_BINS, ClassifierMetrics
@@ -47,7 +47,7 @@ class Findings:
     """[bins, 3]: images, sum of confidences, right answers of each bin of confidence."""
     mistakes: tuple[Answer, ...]
     """The wrong answers that the model was surest of."""
-    comparisons: list[Comparison]
+    comparisons: list[PairedResult]
 
     @property
     def balanced_accuracy(self) -> float:
