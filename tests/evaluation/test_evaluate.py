@@ -14,7 +14,6 @@ import pytest
 import torch
 from PIL import Image
 
-from teachonce import extras
 from teachonce.cli.main import main
 from teachonce.errors import ConfigError, ImageError, LogitsError, RecordError, StoreError
 from teachonce.evaluation.compared_records import MAX_VIEWS, StoredTeacher
@@ -294,6 +293,5 @@ def test_files_that_cannot_be_written_are_refused_first(
         assert phrase in line and line.count("\n") == 1, line
     assert notes.read_text() == "years of work"
     monkeypatch.setitem(sys.modules, "jinja2", None)
-    monkeypatch.setattr(extras, "find_spec", lambda name: None if name == "jinja2" else name)
     assert end(*words, "--html", tmp_path / "page.html") == 2
     assert "--html needs jinja2, which is not installed: pip install 'teachonce[pages]'" in capsys.readouterr().err

@@ -34,7 +34,7 @@ from teachonce.models.pending import PendingLogits
 from teachonce.records.class_space import ClassSpace, map_logits
 from teachonce.records.discovery import open_records
 from teachonce.records.source import RecordSource, require_labels
-from teachonce.storage.files import atomic_write
+from teachonce.storage.files import locate
 from teachonce.store.store import Store
 
 
@@ -185,5 +185,8 @@ def _collect(model: Evaluated, logits: PendingLogits, batch: Batch, source: Reco
 
 
 def _write(path: Path, content: bytes) -> None:
-    with atomic_write(path) as file:
+    storage, name = locate(path)
+    with storage.put(name) as file:
         file.write(content)
+    # What a killed evaluation left there.
+    storage.remove_temporaries()

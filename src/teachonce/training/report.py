@@ -114,7 +114,7 @@ def _draw(axes: Any, rows: Sequence[Row], columns: Mapping[str, str], title: str
 def _evaluate_command(run: Run) -> str | None:
     """The command of the full page; None for a run without an evaluation."""
     config = run.config
-    if config.get("validation_split") is None:
+    if config.get("validation_split") in (None, "none"):
         return None
     given = {field.name: config[field.name] for field in fields(RecordOptions) if config.get(field.name) is not None}
     if "labels" in given:
