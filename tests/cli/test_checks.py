@@ -52,6 +52,13 @@ COMMANDS = [
     ("ablate --student timm:a --data images --validation-split none --out o --teacher x", 2, "model 'x'"),
     ("evaluate --data images --model timm:a", 2, "only train, expected validation"),
     ("evaluate --data images --split train --model run:images", 2, "has no config.json"),
+    ("evaluate --data images --split train --model timm:a --against tim:b", 2, "model 'tim:b'"),
+    ("evaluate --data images --split train --model timm:a --store images", 1, "images: is not a store"),
+    (
+        "evaluate --data images --split train --model timm:a --csv images",
+        2,
+        "images: is a folder; give a file with --csv",
+    ),
     ("export-onnx images --out o", 2, "model 'run:images': has no config.json"),
     ("export-onnx store --out o", 2, "store: is a store, expected a run; use export-logits for stores"),
     ("export-onnx run --out images", 2, "images: exists; remove it"),

@@ -1,8 +1,8 @@
 """Records as several models see them, read once, with what a store's teacher said of them.
 
-Models have preprocessings of their own: each sees the record as its evaluation would. A store's teacher saw stored views
-instead: of policy center the same complete image, of random crops several, whose probabilities are averaged. Views that
-are mixed with another image say nothing of one, so such stores are refused.
+Models have preprocessings of their own: each sees the record as its evaluation would. A store's teacher saw stored
+views instead: of policy center the same complete image, of random crops several, whose probabilities are averaged.
+Views that are mixed with another image say nothing of one, so such stores are refused.
 """
 
 from __future__ import annotations

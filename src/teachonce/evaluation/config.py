@@ -122,7 +122,8 @@ class EvaluateConfig(RecordOptions):
     """File for a self-contained page: accuracy by class, confusions, calibration and the surest mistakes, with
     pictures."""
     csv: InOutput[Path | None] = None
-    """File for a table of the classes: images, right answers, accuracy with its interval, most frequent wrong answer."""
+    """File for a table of the classes: images, right answers, accuracy with its interval, most frequent wrong
+    answer."""
     overwrite: InOutput[bool] = only_with(False, _PAGES)
     """Replace existing files of --html and --csv."""
 

@@ -112,7 +112,8 @@ def evaluate_model(
     num_classes = classifier.num_classes + offset if source.classes is None else len(source.classes.names)
     data_space = ClassSpace(num_classes=num_classes)
     num_known = [
-        _count_known(model, num_classes, option) for model, option in zip(models, ("--offset", "--against: offset"), strict=False)
+        _count_known(model, num_classes, option)
+        for model, option in zip(models, ("--offset", "--against: offset"), strict=False)
     ]
     teacher = None if store is None else StoredTeacher(store, source, data_space)
     others = [] if against is None else [PairedCounts(str(against.classifier.spec), "model", num_classes)]
@@ -156,9 +157,7 @@ def evaluate_model(
     return tally.findings()
 
 
-def _load(
-    spec: str, config: EvaluateConfig, source: RecordSource, offset: int | None, option: str | None
-) -> Evaluated:
+def _load(spec: str, config: EvaluateConfig, source: RecordSource, offset: int | None, option: str | None) -> Evaluated:
     with phase("evaluate", f"loading {spec}"):
         classifier = load_model(spec, device=config.device, precision=config.precision)
     if classifier.spec.kind == "run":

@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 
 from teachonce.errors import ConfigError
 
-
 TOP5_CLASSES = 20
-"""Of fewer classes five answers are a quarter or more of all: their accuracy says nothing, and people are not shown it."""
+"""Of fewer classes five answers are a quarter or more of all: their accuracy says little, and people do not see it."""
 
 
 def shows_top5(num_classes: int) -> bool:

@@ -110,7 +110,7 @@ class EpochRecorder(Checkpoint):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue this curve; checkpoints of earlier versions are of the end of an epoch, without times and classes."""
+        """Continue this curve; checkpoints of earlier versions are of an epoch's end, without times and classes."""
         self.rows = state_dict["rows"]
         self.class_sums = state_dict.get("class_sums")
         self._start = time.monotonic() - state_dict.get("seconds", 0.0)

@@ -122,7 +122,10 @@ def train(config: TrainConfig) -> dict[str, Any]:
     finished = None if begun is None else begun.result
     if finished is not None:
         _remove_temporaries(trainer, config)
-        _log(trainer, f"{config.out}: already finished ({describe_result(finished, data.train.num_classes)}); nothing to do")
+        _log(
+            trainer,
+            f"{config.out}: already finished ({describe_result(finished, data.train.num_classes)}); nothing to do",
+        )
         return finished
     # The caller's random numbers are not touched here; those of the student are a function of the seed.
     with torch.random.fork_rng(devices=[]):  # of GPUs, to read the state alone would take memory on each

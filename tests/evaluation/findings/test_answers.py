@@ -5,7 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from teachonce.evaluation.findings.answers import ANSWER, Answer, Ranked, make_answers, pair_answers, to_answers, to_pairs
+from teachonce.evaluation.findings.answers import (
+    ANSWER,
+    Answer,
+    Ranked,
+    make_answers,
+    pair_answers,
+    to_answers,
+    to_pairs,
+)
 
 
 def random_answers(count: int, num_classes: int = 4, seed: int = 0) -> np.ndarray:

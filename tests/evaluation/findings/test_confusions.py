@@ -52,7 +52,7 @@ def test_memory_does_not_grow_with_the_images(monkeypatch: pytest.MonkeyPatch) -
     sizes = []
     for seed in range(50):
         confusions.update(random_answers(400, seed=seed))
-        kept = [array for array in (confusions._codes, confusions._counts, confusions._examples, *confusions._new)]
+        kept = [confusions._codes, confusions._counts, confusions._examples, *confusions._new]
         sizes.append(sum(array.nbytes for array in kept))
     pairs = 4 * 3
     answer_bytes = confusions._examples.dtype.itemsize

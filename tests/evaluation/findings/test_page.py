@@ -119,13 +119,16 @@ def test_a_model_that_is_always_right_has_no_mistakes(folder: Path, source: Reco
 
 def test_many_classes_are_folded_and_have_no_matrix(findings: Findings, source: RecordSource) -> None:
     classes = [ClassResult(label=label, name=f"class{label}", count=10, correct=label % 11) for label in range(300)]
-    many = replace(findings, classes=classes, num_known_classes=300, names=None, comparisons=[])
+    many = replace(findings, classes=classes, num_records=3000, num_known_classes=300, comparisons=[])
     page = read(render_findings(many, source, model="m", data="d"))
     (details,) = section(page, "classes").find("details")
     assert "open" not in details.attributes and len(details.find("tr")) == 301 > CLASSES_SHOWN
     assert len(section(page, "calibration").find("svg")) == 2
-    (matrix,) = [table for table in page.find("table") if table.attributes["class"] == "matrix"][:1] or [None]
-    assert matrix is None
+    rows = [pair._replace(choice=label) for label, pair in enumerate(findings.confusions * 20, 5)]
+    wide = read(render_findings(replace(many, confusions=rows), source, model="m", data="d"))
+    assert not wide.find("table", class_="matrix") and len(section(wide, "confusions").find("article")) == 8
+    assert "The most frequent of 40 confusions" in section(wide, "confusions").text
+    assert len(section(wide, "confusions").find("tr")) == 1 + 22
     assert "top-5" in page.text
 
 
@@ -133,7 +136,9 @@ def test_what_the_data_says_is_text_and_never_html(tmp_path: Path) -> None:
     wild = "<script>alert('x')</script>"
     payloads = [color_example(index, 1 + index % 2, COLORS[(index + 1) % 2]) for index in range(8)]
     data = write_shards(tmp_path / "d", sizes=(8,), split="validation", payloads=payloads, num_classes=None)
-    write_classes(data, ClassTable(("background", wild, 'b"c', "c", "d"), ("", wild, 'b"c', "c", "d"), has_background=True))
+    write_classes(
+        data, ClassTable(("background", wild, 'b"c', "c", "d"), ("", wild, 'b"c', "c", "d"), has_background=True)
+    )
     teacher = write_color_teacher(tmp_path / "t.onnx")
     evaluate(EvaluateConfig(data=data, model=teacher, against=teacher, html=tmp_path / "page.html", device="cpu"))
     text = (tmp_path / "page.html").read_text()
@@ -151,5 +156,7 @@ def test_the_same_findings_are_the_same_page(folder: Path, source: RecordSource,
         batch_size=5,
     )
     assert np.allclose(again.reliability, findings.reliability)
-    pages.add(render_findings(replace(again, reliability=findings.reliability, ece=findings.ece), source, model="m", data="d"))
+    pages.add(
+        render_findings(replace(again, reliability=findings.reliability, ece=findings.ece), source, model="m", data="d")
+    )
     assert len(pages) == 1

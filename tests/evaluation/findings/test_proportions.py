@@ -47,7 +47,7 @@ def test_several_intervals_at_once_are_wider() -> None:
 def test_mcnemar_is_the_published_one() -> None:
     """Agresti, Categorical Data Analysis, section 10.1: 86 and 150 of 1,600, z = -4.17, squared 17.36, without the
     correction; p = 3.1e-5. The exact p is larger, as it counts the outcome itself."""
-    assert (150 - 86) ** 2 / (150 + 86) == pytest.approx(17.36, abs=0.005)
+    assert pytest.approx(17.36, abs=0.005) == (150 - 86) ** 2 / (150 + 86)
     assert 3.1e-5 < mcnemar_p(86, 150) < 4.5e-5
     # By hand: one of six or fewer by a fair coin is 7 of 64, on both sides 14.
     assert mcnemar_p(1, 5) == mcnemar_p(5, 1) == 14 / 64

@@ -1,7 +1,7 @@
 """Accuracy by class: counts, Wilson's intervals, and which classes are worse than the rest beyond chance.
 
-The lowest of many classes is low by chance too: of 100 classes alike, with 12 images each at 60 %, the worst has about 3
-of 12. So ``find_worst`` names a class only where its interval, at a level that holds for all classes together
+The lowest of many classes is low by chance too: of 100 classes alike, with 12 images each at 60 %, the worst has about
+3 of 12. So ``find_worst`` names a class only where its interval, at a level that holds for all classes together
 (Bonferroni), lies below the accuracy over all images.
 """
 
@@ -125,9 +125,7 @@ def find_worst(classes: Sequence[ClassResult], most: int = WORST_SHOWN) -> list[
     judged = sort_worst(classes)
     total = sum(result.count for result in judged)
     overall = sum(result.correct for result in judged) / total if total else 0.0
-    below = [
-        result for result in judged if wilson_interval(result.correct, result.count, len(judged))[1] < overall
-    ]
+    below = [result for result in judged if wilson_interval(result.correct, result.count, len(judged))[1] < overall]
     return below[:most]
 
 

@@ -1,7 +1,7 @@
 """Everything that is counted while the images of an evaluation pass, and what it comes to.
 
-Top-1, top-5 and ECE are those of the trainer (``losses.metrics``); the rest is by class, by confidence, and beside other
-models. The first model's answers are compared with each other's on the same images.
+Top-1, top-5 and ECE are those of the trainer (``losses.metrics``); the rest is by class, by confidence, and beside
+other models. The first model's answers are compared with each other's on the same images.
 """
 
 from __future__ import annotations
