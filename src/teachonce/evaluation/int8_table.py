@@ -77,7 +77,6 @@ class Comparison:
         """Everything, with what follows from it."""
         return {
             **asdict(self),
-            "class_changes": [change._asdict() for change in self.class_changes],
             "top1_change_points": self.top1_change_points,
             "noise_points": self.noise_points,
             "latency_ratio": self.latency_ratio,

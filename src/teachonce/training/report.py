@@ -11,8 +11,18 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from torch import Tensor
+
+from teachonce.data.dataset import EvalDataset
 from teachonce.evaluation.config import EvaluateConfig
-from teachonce.evaluation.findings.per_class import ClassResult, find_worst, sort_worst
+from teachonce.evaluation.findings.per_class import (
+    ClassResult,
+    collect_classes,
+    encode_csv,
+    find_worst,
+    shown_names,
+    sort_worst,
+)
 from teachonce.evaluation.findings.proportions import LEVEL
 from teachonce.models.spec import path_spec
 from teachonce.options import command_line
@@ -41,10 +51,22 @@ _COLORS = {"train_loss": INK, "label_loss": BLUE, "kd_loss": ORANGE, "validation
            "train_top1": BLUE, "validation_top1": ORANGE, "validation_top5": PURPLE}  # fmt: skip
 
 
+def summarize_classes(class_sums: Tensor | None, validation: EvalDataset | None) -> list[ClassResult]:
+    """The classes of the last evaluation by the data's labels, from images and right answers [2, C] of the student's.
+
+    None without an evaluation, or where a run was resumed from a checkpoint of an older version.
+    """
+    if class_sums is None or validation is None:
+        return []
+    counts, correct = class_sums.long().numpy()
+    names = shown_names(validation.records.classes)
+    return collect_classes(counts, correct, names, first_label=validation.class_space.offset)
+
+
 def write_report(run: Path, result: Mapping[str, Any], classes: Sequence[ClassResult] = ()) -> Path:
     """Write RUN/report.html from config.json, metrics.csv, ``result`` and the ``classes`` of the last evaluation.
 
-    Returns its path.
+    Where there are classes, RUN/validation_classes.csv has all of them. Returns the page's path.
     """
     opened = Run(run)
     has_top5 = shows_top5(opened.num_classes)
@@ -66,6 +88,9 @@ def write_report(run: Path, result: Mapping[str, Any], classes: Sequence[ClassRe
         weights_file=WEIGHTS_NAME,
         metrics_file=METRICS_NAME,
     )
+    if classes:
+        with atomic_write(run / CLASSES_NAME) as file:
+            file.write(encode_csv(classes, with_wrong=False))
     with atomic_write(run / REPORT_NAME) as file:
         file.write(page.encode())
     return run / REPORT_NAME

@@ -26,7 +26,6 @@ from functools import partial
 from typing import Any
 
 import lightning
-import numpy as np
 import torch
 from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies import DDPStrategy
@@ -36,13 +35,7 @@ from teachonce.data.sampler import EpochBatches
 from teachonce.engine.progress import phase
 from teachonce.engine.stop_signals import StopSignals, end_by_signal
 from teachonce.errors import ConfigError, ModelError, TeachonceError
-from teachonce.evaluation.findings.per_class import (
-    ClassResult,
-    balanced_accuracy,
-    collect_classes,
-    encode_csv,
-    shown_names,
-)
+from teachonce.evaluation.findings.per_class import balanced_accuracy
 from teachonce.extras import require
 from teachonce.models.classifier import Classifier, build_student, load_model, resolve_device
 from teachonce.models.fine_tuning import start_from
@@ -52,7 +45,6 @@ from teachonce.records.class_space import ClassSpace, shows_top5
 from teachonce.rng import derive_seed
 from teachonce.runs.run import (
     CHECKPOINTS_NAME,
-    CLASSES_NAME,
     LAST_CHECKPOINT,
     LOCK_NAME,
     RESULT_NAME,
@@ -83,7 +75,7 @@ from teachonce.training.data import (
 from teachonce.training.interruption import EpochLoader, Interruption, TrainingStoppedError
 from teachonce.training.online_stats import measure_online_stats
 from teachonce.training.ranks import Agreement, is_first_rank, is_rank, run_ranks, world_shape
-from teachonce.training.report import write_report
+from teachonce.training.report import summarize_classes, write_report
 from teachonce.training.store_warnings import measure_store_stats, warn_before_training, warn_of_teacher
 from teachonce.training.student_module import OnlineTeacher, StudentModule
 
@@ -402,7 +394,7 @@ def _finish(
 
     rows = recorder.rows
     last, best = rows[-1], recorder.best_row
-    classes = _collect_classes(recorder, data)
+    classes = summarize_classes(recorder.class_sums, data.validation)
     result = {
         "top1": last["validation_top1"],
         "top5": last["validation_top5"],
@@ -434,23 +426,11 @@ def _finish(
         }
         with atomic_write(config.out / WEIGHTS_NAME) as file:
             file.write(save(weights, {"student": config.student, "format": "pt"}))
-        if classes:
-            with atomic_write(config.out / CLASSES_NAME) as file:
-                file.write(encode_csv(classes, with_wrong=False))
         write_report(config.out, result, classes)
         write_json(config.out / RESULT_NAME, result)
     _remove_temporaries(trainer, config)
     _log(trainer, f"{config.out}: finished: {describe_result(result, data.train.num_classes)}")
     return result
-
-
-def _collect_classes(recorder: EpochRecorder, data: TrainingData) -> list[ClassResult]:
-    """The classes of the last evaluation, by the data's labels; none without one, or resumed from an older version."""
-    if recorder.class_sums is None or data.validation is None:
-        return []
-    counts, correct = recorder.class_sums.numpy().astype(np.int64)
-    names = shown_names(data.validation.records.classes)
-    return collect_classes(counts, correct, names, first_label=data.validation.class_space.offset)
 
 
 def _remove_temporaries(trainer: lightning.Trainer, config: TrainConfig) -> None:

@@ -5,7 +5,7 @@ A page shows some dozen images of a data set of any size, so only so many rows a
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +26,8 @@ AnswerRows = NDArray[np.void]
 """Rows [N] of ``ANSWER`` or ``PAIR``."""
 
 
-class Answer(NamedTuple):
+@dataclass(frozen=True)
+class Answer:
     """A row of ``ANSWER``."""
 
     index: int

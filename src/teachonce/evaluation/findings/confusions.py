@@ -7,7 +7,7 @@ number of images, and is a few hundred kB for 50,000 of them.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,8 @@ NUM_EXAMPLES = 3
 """Of each pair, the ones that the model was surest of."""
 
 
-class Confusion(NamedTuple):
+@dataclass(frozen=True)
+class Confusion:
     """Images of one class that were taken for another."""
 
     label: int

@@ -7,8 +7,8 @@ accuracies, their difference with its interval, McNemar's test, and which classe
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +31,8 @@ BOTH, ONLY_MODEL, ONLY_OTHER, NEITHER = range(4)
 Kind = Literal["model", "teacher"]
 
 
-class ClassChange(NamedTuple):
+@dataclass(frozen=True)
+class ClassChange:
     """A class in which one of the two is right more often."""
 
     label: int
@@ -148,7 +149,7 @@ class PairedResult:
             "both_wrong": neither,
             "p_value": self.p_value,
             "test": self.test,
-            "class_changes": [change._asdict() for change in self.changes(names)],
+            "class_changes": [asdict(change) for change in self.changes(names)],
         }
 
 
