@@ -56,7 +56,9 @@ def draw_calibration(measures: Measures) -> str:
     return draw_reliability(measures.calibration, measures.ece, unit="views")
 
 
-def draw_reliability(bins: NDArray[np.float64], ece: float, *, unit: str) -> str:
+def draw_reliability(
+    bins: NDArray[np.float64], ece: float, *, unit: str, size_inches: tuple[float, float] = (_SIZE[0], 3.8)
+) -> str:
     """Accuracy by confidence (reliability diagram) over the number of ``unit`` in each bin.
 
     ``bins`` [B, 3]: number, sum of confidences and right answers of each of B bins of equal width.
@@ -85,7 +87,7 @@ def draw_reliability(bins: NDArray[np.float64], ece: float, *, unit: str) -> str
         below.set_xlim(0, 1)
 
     description = f"Reliability diagram of {counts.sum():,.0f} {unit}: expected calibration error {ece:.4f}."
-    return draw_svg(draw, size_inches=(_SIZE[0], 3.8), name="calibration", description=description)
+    return draw_svg(draw, size_inches=size_inches, name="calibration", description=description)
 
 
 def draw_agreement(measures: Measures) -> str:

@@ -13,6 +13,8 @@ from teachonce.pages.charts import BLUE, QUIET, draw_svg
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+CHART_INCHES = (3.7, 3.3)
+"""So that text is legible where a chart is as wide as a phone."""
 _NUM_BARS = 20
 
 
@@ -35,4 +37,4 @@ def draw_class_accuracies(classes: Sequence[ClassResult], balanced: float) -> st
         axes.grid(axis="y")
 
     description = f"Histogram of the accuracies of {len(values):,} classes: mean {balanced:.4f}."
-    return draw_svg(draw, size_inches=(4.6, 3.8), name="classes", description=description)
+    return draw_svg(draw, size_inches=CHART_INCHES, name="classes", description=description)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from teachonce.evaluation.findings.answers import Answer
-from teachonce.evaluation.findings.charts import draw_class_accuracies
+from teachonce.evaluation.findings.charts import CHART_INCHES, draw_class_accuracies
 from teachonce.evaluation.findings.paired import ClassChange, PairedResult, format_p
 from teachonce.evaluation.findings.per_class import (
     WORST_SHOWN,
@@ -181,7 +181,7 @@ def _matrix(findings: Findings) -> dict[str, Any] | None:
 
 
 def _draw_charts(findings: Findings, num_judged: int) -> list[str]:
-    charts = [draw_reliability(findings.reliability, findings.ece, unit="images")]
+    charts = [draw_reliability(findings.reliability, findings.ece, unit="images", size_inches=CHART_INCHES)]
     if num_judged > CLASSES_SHOWN:
         charts.append(draw_class_accuracies(findings.classes, findings.balanced_accuracy))
     return charts
