@@ -179,6 +179,7 @@ def test_the_documented_lines_load_the_weights_into_plain_timm(
     exec(lines.replace("num_classes=10", f"num_classes={NUM_CLASSES}"), names)
     student, pixels = load_model(f"run:{run}"), noise_pixels(3)
     with torch.inference_mode():
-        logits = names["model"](normalize(pixels, student.preprocessing))
+        images = normalize(pixels, student.preprocessing).contiguous(memory_format=torch.channels_last)
+        logits = names["model"].to(memory_format=torch.channels_last)(images)
     assert torch.equal(logits, student.logits(pixels))
     assert f'"size_px": {PREPROCESSING.size_px}' in capsys.readouterr().out

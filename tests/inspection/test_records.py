@@ -1,3 +1,4 @@
+import io
 import json
 import re
 from pathlib import Path
@@ -6,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from teachonce.errors import ConfigError, ImageError, RecordError
+from teachonce.cli.main import main
+from teachonce.errors import ConfigError, RecordError
 from teachonce.inspection.records import render_records, summarize_records
 from tests.support.small_data import example, write_image_folder, write_shards
 
@@ -87,10 +89,36 @@ def test_damage_is_named(data: Path, tmp_path: Path) -> None:
     path.write_bytes(content)
     with pytest.raises(RecordError, match=r"train-00001-of-00002 record 2 \(byte \d+\): wrong checksum of the data"):
         summarize_records(data, num_workers=1)
-    for features, message in (({"encoded": b"text"}, "expected a JPEG"), ({"class/label": None}, "expected image/enc")):
-        other = write_shards(tmp_path / message[-3:], sizes=(1,), payloads=[example(0, 1, **features)])
-        with pytest.raises((ImageError, RecordError), match=rf"train-00000-of-00001 record 0 \(byte 0\): .*{message}"):
-            summarize_records(other, num_workers=1)
+    other = write_shards(tmp_path / "other", sizes=(1,), payloads=[example(0, 1, **{"class/label": None})])
+    with pytest.raises(RecordError, match=r"train-00000-of-00001 record 0 \(byte 0\): .*expected image/enc"):
+        summarize_records(other, num_workers=1)
+
+
+@pytest.mark.parametrize("kind", ["jpg", "png"])
+def test_all_images_that_cannot_be_read_are_named(
+    tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "data" / "train" / "a"
+    folder.mkdir(parents=True)
+    noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
+    buffer = io.BytesIO()
+    # A thumbnail in the EXIF block has an end of its own.
+    thumbnail = {"exif": b"Exif\0\0" + b"\xff\xd8\xff\xd9"} if kind == "jpg" else {}
+    Image.fromarray(noise).save(buffer, "JPEG" if kind == "jpg" else "PNG", **thumbnail)
+    content = buffer.getvalue()
+    cut = {f"cut-{left}.{kind}": content[:left] for left in (len(content) - 13, len(content) // 2, len(content) // 8)}
+    sound = {f"sound.{kind}": content, f"more.{kind}": content + b"more"}
+    for name, written in ({f"text.{kind}": b"text", f"empty.{kind}": b""} | cut | sound).items():
+        (folder / name).write_bytes(written)
+    (split,) = summarize_records(tmp_path / "data", num_workers=1)["splits"]
+    assert split["num_records"] == 7
+    found = {Path(item["where"].split(":")[0]).name for item in split["unreadable"]}
+    assert found == {f"text.{kind}", f"empty.{kind}"} | cut.keys()
+    assert split["width_px"] == {"least": 40, "most": 40}
+    with pytest.raises(SystemExit) as end:
+        main(["inspect", str(tmp_path / "data")])
+    shown = capsys.readouterr()
+    assert end.value.code == 1 and "UNREADABLE  5 images" in shown.out
 
 
 def test_nothing_to_inspect(tmp_path: Path) -> None:

@@ -232,7 +232,7 @@ def test_rewritten_records_are_merged_and_inspected(data: Path, out: Path, tmp_p
             np.testing.assert_array_equal(found["image/logit"], decode_example(old)["image/logit"])
             assert "image/original_key" in found
     assert [record.key for record in records_of(tmp_path / "merged")] == [record.key for record in records_of(data)]
-    text = inspect(InspectConfig(path=out))
+    text = inspect(InspectConfig(path=out)).text
     assert "image/original_key" in str(text) and "DOUBLED" not in str(text)
 
 

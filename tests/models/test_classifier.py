@@ -52,12 +52,13 @@ def test_torchvision_logits_are_those_of_a_direct_call(resnet_weights: Path) -> 
     classifier = load_model(resnet_spec(resnet_weights))
     module = torchvision.models.resnet18(num_classes=NUM_CLASSES).eval()
     module.load_state_dict(load_file(resnet_weights))
+    module.to(memory_format=torch.channels_last)
     pixels = noise_pixels()
     with torch.inference_mode():
         images = torchvision.transforms.functional.normalize(
             pixels.permute(0, 3, 1, 2).contiguous().float() / 255, IMAGENET_MEAN, IMAGENET_STD
         )
-        expected = module(images)
+        expected = module(images.contiguous(memory_format=torch.channels_last))
     assert torch.equal(classifier.logits(pixels), expected)
     assert classifier.num_classes == NUM_CLASSES and classifier.default_offset is None
     # torchvision's preset of ResNet-18's default weights is 224 of 256; size=32 keeps the proportion.
@@ -123,6 +124,7 @@ def test_real_squeezenet_is_plain_torchvision_on_real_images(shared_data: Path, 
     classifier = load_model(f"torchvision:squeezenet1_0,weights={path},size=227,resize=256")
     module = torchvision.models.squeezenet1_0(weights=None).eval()
     module.load_state_dict(load_file(path))
+    module.to(memory_format=torch.channels_last)
     reference = transforms.Compose(
         [
             transforms.Resize(256),
@@ -145,7 +147,7 @@ def test_real_squeezenet_is_plain_torchvision_on_real_images(shared_data: Path, 
             with Image.open(file) as image:
                 images.append(reference(image.convert("RGB")))
         with torch.inference_mode():
-            theirs.append(module(torch.stack(images)))
+            theirs.append(module(torch.stack(images).contiguous(memory_format=torch.channels_last)))
     our_logits, their_logits = torch.cat(ours), torch.cat(theirs)
     assert torch.equal(our_logits, their_logits)
     top1 = (our_logits.argmax(dim=1) == torch.tensor(labels)).float().mean()

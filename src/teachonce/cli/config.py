@@ -110,8 +110,8 @@ class DemoConfig:
 
     out: InOutput[Path] = Path("demo")
     """Folder for all output of the demo."""
-    seeds: InRunning[Count] = 3
-    """Students per row of the table, each with a different seed."""
+    seeds: InRunning[Count] = 5
+    """Students per row of the tables, each with a different seed."""
 
     def __post_init__(self) -> None:
         check_ranges(self)

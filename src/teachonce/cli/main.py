@@ -93,7 +93,7 @@ COMMANDS: dict[str, Command] = {
     "inspect": Command(
         InspectConfig,
         "inspection.inspect:inspect",
-        output.show_text,
+        output.show_inspection,
         ("store", "store --html --data records"),
     ),
     "status": Command(

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from teachonce.evaluation.config import EvaluateConfig
 from teachonce.extraction.config import VerifyConfig
+from teachonce.inspection.config import InspectConfig
 from teachonce.terminal import as_text, print_line, print_text
 
 if TYPE_CHECKING:
     from teachonce.extraction.verify import Verdict
+    from teachonce.inspection.inspect import Inspection
 
 
 def show_nothing(result: Any, config: Any) -> int:
@@ -22,6 +24,12 @@ def show_text(text: str, config: Any) -> int:
     """Of a program whose result is what it has to say."""
     print_text(text)
     return 0
+
+
+def show_inspection(inspection: Inspection, config: InspectConfig) -> int:
+    """Of ``inspect``: 1 where images cannot be read."""
+    print_text(inspection.text)
+    return 0 if inspection.is_sound else 1
 
 
 def show_verdict(verdict: Verdict, config: VerifyConfig) -> int:

@@ -7,12 +7,33 @@ count as free in both: the kernel drops them when memory is requested.
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 PROC = Path("/proc")
 CGROUPS = Path("/sys/fs/cgroup")
+
+
+_TRIM_THRESHOLD, _MMAP_MAX = -1, -4
+"""Parameters of mallopt(3)."""
+_INT_MAX = 2**31 - 1
+
+
+def keep_freed_memory() -> None:
+    """Have this process keep the memory that it frees, for the next batch of a network that runs on the CPU.
+
+    By default glibc returns each large block to the kernel, which then clears it again, page by page, for the next
+    layer: half of the time of a network with large activations and little arithmetic (depthwise convolutions). Blocks
+    of every size come from the heap instead, and it is not trimmed. Peak memory stays what it was, but between the
+    batches it is not given back. Without glibc nothing is done.
+    """
+    with suppress(AttributeError, OSError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_MMAP_MAX, 0)
+        mallopt(_TRIM_THRESHOLD, _INT_MAX)
 
 
 def num_cores() -> int:

@@ -56,7 +56,8 @@ def quantize_onnx(
     prepared = int8_file.with_name(f"prepared-{int8_file.name}")
     try:
         with _quiet():
-            quant_pre_process(float_file, prepared)
+            # ONNX's own shape inference is enough for a fixed size; the symbolic one fails in older versions.
+            quant_pre_process(float_file, prepared, skip_symbolic_shape=True)
             quantize_static(
                 prepared,
                 int8_file,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, NamedTuple
 
 from teachonce.engine.progress import phase
 from teachonce.errors import ConfigError
@@ -22,8 +22,16 @@ from teachonce.terminal import as_text
 EPOCHS_SHOWN = 8
 
 
-def inspect(config: InspectConfig) -> str:
-    """The text to print; raises ConfigError for any other folder."""
+class Inspection(NamedTuple):
+    """What there is to print, and whether all of it can be used."""
+
+    text: str
+    is_sound: bool = True
+    """False where records have images that cannot be read."""
+
+
+def inspect(config: InspectConfig) -> Inspection:
+    """What is in a folder; raises ConfigError for one that holds neither records nor a store nor a run."""
     is_store, is_run = holds_store(config.path), holds_run(config.path)
     if config.split is not None and (is_store or is_run):
         raise ConfigError(
@@ -45,17 +53,17 @@ def inspect(config: InspectConfig) -> str:
         )
         storage, name = locate(page)
         storage.remove_temporaries()
-        return f"{page}: {storage.status(name).num_bytes:,} bytes; open it in a browser"
+        return Inspection(f"{page}: {storage.status(name).num_bytes:,} bytes; open it in a browser")
     if is_run and not is_store:
         run = Run(config.path)
-        return json.dumps(summarize_run(run)) if config.json else render_run(run)
+        return Inspection(json.dumps(summarize_run(run)) if config.json else render_run(run))
     if is_store:
         with phase("inspect", "reading the store"):
             summary = summarize_store(config.path, trust=config.trust)
-        render = render_store
-    else:
-        summary, render = summarize_records(config.path, config.split, options=config), render_records
-    return json.dumps(summary) if config.json else render(summary)
+        return Inspection(json.dumps(summary) if config.json else render_store(summary))
+    summary = summarize_records(config.path, config.split, options=config)
+    is_sound = not any(split["unreadable"] for split in summary["splits"])
+    return Inspection(json.dumps(summary) if config.json else render_records(summary), is_sound)
 
 
 def summarize_run(run: Run) -> dict[str, Any]:

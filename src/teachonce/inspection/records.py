@@ -1,7 +1,8 @@
 """What is in a folder of records: counts by shard and class, sizes, features, and the logits if there are any.
 
-Every record is read once, with its checksums, so a damaged one is found and named; images are opened for their size and
-not decoded. Shards are read in parallel. It answers the questions before hours of a teacher are spent: are all classes
+Every record is read once, with its checksums; a damaged one ends it, with its name: nothing behind it can be trusted.
+Images are opened for their size and not decoded: those that are none, or whose end is missing, are named at the end.
+Shards are read in parallel. It answers the questions before hours of a teacher are spent: are all classes
 there, are there duplicate images, does ``image/logit`` have the width of the classes and agree with the labels?
 """
 
@@ -21,7 +22,7 @@ from teachonce.engine.machine import num_cores
 from teachonce.engine.options import Engine
 from teachonce.engine.progress import Advance, progress
 from teachonce.errors import ConfigError, ImageError, RecordError
-from teachonce.pixels.decode import exif_orientation, image_size
+from teachonce.pixels.decode import check_end, exif_orientation, image_size
 from teachonce.records.discovery import named_splits, open_records
 from teachonce.records.options import RecordOptions
 from teachonce.records.source import NO_LABEL, Buffer, RecordSource
@@ -48,6 +49,8 @@ class _Tally:
     num_logit_hits: int = 0
     num_bad_logits: int = 0
     keys: list[np.ndarray] = field(default_factory=list)
+    unreadable: list[tuple[str, str]] = field(default_factory=list)
+    """(where, why) of images that are none, or whose end is missing; they count as records, and in no size."""
 
 
 def summarize_records(
@@ -55,7 +58,8 @@ def summarize_records(
 ) -> dict[str, Any]:
     """A folder of records as JSON values, one entry a split; ``num_workers`` 0 is one process a core.
 
-    Raises ConfigError where there are no records, RecordError with the place of one that is damaged.
+    Raises ConfigError where there are no records, RecordError with the place of one that is damaged, other than in its
+    image.
     """
     options = options or RecordOptions()
     splits = [split] if split is not None else named_splits(data, options)
@@ -98,6 +102,7 @@ def _summarize_split(source: RecordSource, num_workers: int) -> dict[str, Any]:
         "num_doubled": int(len(keys) - len(np.unique(keys))),
         "num_turned": total.num_turned,
         "num_unlabeled": num_unlabeled,
+        "unreadable": [{"where": where, "why": why} for where, why in total.unreadable],
         "num_classes": len(names) if table is not None else None,
         "has_background": None if table is None else table.has_background,
         "image_bytes": {
@@ -105,8 +110,8 @@ def _summarize_split(source: RecordSource, num_workers: int) -> dict[str, Any]:
             "mean": total.image_bytes[1] / total.num_records,
             "most": total.image_bytes[2],
         },
-        "width_px": {"least": total.width_px[0], "most": total.width_px[1]},
-        "height_px": {"least": total.height_px[0], "most": total.height_px[1]},
+        "width_px": _bounds(total.width_px),
+        "height_px": _bounds(total.height_px),
         "features": [
             {"name": name, "kind": kind, "num_records": count} for (name, kind), count in sorted(total.features.items())
         ],
@@ -142,11 +147,13 @@ class _ShardReader:
             tally.features.update((name, _kind(value)) for name, value in features.items())
             try:
                 width, height = image_size(encoded)
+                check_end(encoded)
             except ImageError as error:
-                raise error.at(where) from error
-            tally.num_turned += exif_orientation(encoded) != 1
-            _widen(tally.width_px, width)
-            _widen(tally.height_px, height)
+                tally.unreadable.append((where, str(error)))
+            else:
+                tally.num_turned += exif_orientation(encoded) != 1
+                _widen(tally.width_px, width)
+                _widen(tally.height_px, height)
             least, total, most = tally.image_bytes
             tally.image_bytes = [min(least, len(encoded)), total + len(encoded), max(most, len(encoded))]
             keys.append(keys_of(features, encoded, where)[0])
@@ -192,10 +199,16 @@ def _add(total: _Tally, part: _Tally) -> None:
     total.num_logit_hits += part.num_logit_hits
     total.num_bad_logits += part.num_bad_logits
     total.keys += part.keys
+    total.unreadable += part.unreadable
 
 
 def _widen(bounds: list[int], value: int) -> None:
     bounds[:] = min(bounds[0], value), max(bounds[1], value)
+
+
+def _bounds(values: list[int]) -> dict[str, int]:
+    least, most = values
+    return {"least": min(least, most), "most": most}  # both 0 where no image can be read
 
 
 def _kind(value: Feature) -> str:
@@ -217,6 +230,7 @@ def _render_split(split: dict[str, Any]) -> list[str]:
         f"({split['format']}), {split['num_bytes']:,} bytes{duplicates}",
         f"  images    {sizes['mean']:,.0f} bytes (minimum {sizes['least']:,}, maximum {sizes['most']:,}), "
         f"{_span(split['width_px'])} px wide, {_span(split['height_px'])} px high",
+        *_render_unreadable(split),
         *_render_turned(split),
         f"  classes   {_render_classes(split)}",
         f"  logits    {_render_logits(split)}",
@@ -236,6 +250,17 @@ def _render_split(split: dict[str, Any]) -> list[str]:
     if len(present) <= LINES_SHOWN:
         lines += ["", "  label  records  class"]
         lines += [f"  {c['label']:>5}  {c['num_records']:>7,}  {c['name'] or ''}".rstrip() for c in present]
+    return lines
+
+
+def _render_unreadable(split: dict[str, Any]) -> list[str]:
+    unreadable = split["unreadable"]
+    if not unreadable:
+        return []
+    lines = [f"  UNREADABLE  {plural(len(unreadable), 'image')}, which every command refuses; replace or remove:"]
+    lines += [f"    {item['where']}: {item['why']}" for item in unreadable[:LINES_SHOWN]]
+    if len(unreadable) > LINES_SHOWN:
+        lines.append(f"    ... {len(unreadable) - LINES_SHOWN:,} more (--json shows all)")
     return lines
 
 

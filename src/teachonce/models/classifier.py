@@ -24,6 +24,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from teachonce.engine.machine import keep_freed_memory
 from teachonce.errors import ConfigError, LogitsError, ModelError, NoGpuError
 from teachonce.llvm import keep_triton_out
 from teachonce.models.options import Precision
@@ -122,10 +123,11 @@ def load_model(
 ) -> Classifier:
     """The model that a SPEC (as text, or parsed) names, with its weights, in evaluation mode.
 
-    ``num_threads`` is the backend's for one operation (PyTorch: of the whole process). On a GPU tensors are
-    channels-last. A backend that was built without a GPU is used on the CPU where the device is ``auto``, or with
-    ``or_cpu``. Raises ConfigError for an invalid SPEC, ModelError for weights or a model that do not
-    fit, LogitsError for one whose logits are not finite.
+    ``num_threads`` is the backend's for one operation (PyTorch: of the whole process). Images and the weights of
+    convolutions are channels-last, which CPUs and GPUs compute fastest; on a CPU the process keeps the memory that it
+    frees. A backend that was built without a GPU is used on the CPU where the device is ``auto``, or with ``or_cpu``.
+    Raises ConfigError for an invalid SPEC, ModelError for weights or a model that do not fit, LogitsError for one whose
+    logits are not finite.
     """
     keep_triton_out()
     spec = model if isinstance(model, ModelSpec) else parse_model_spec(model)
@@ -139,7 +141,9 @@ def load_model(
             raise
         target = torch.device("cpu")
         loaded = _load_backend(spec, target, num_threads)
-    channels_last = target.type == "cuda" and loaded.module is not None
+    if target.type == "cpu":
+        keep_freed_memory()
+    channels_last = target.type in ("cpu", "cuda") and loaded.module is not None
     forward = loaded.forward
     if loaded.module is not None:
         loaded.module.to(target)

@@ -32,6 +32,7 @@ from lightning.pytorch.strategies import DDPStrategy
 
 from teachonce.data.loader import Loader
 from teachonce.data.sampler import EpochBatches
+from teachonce.engine.machine import keep_freed_memory
 from teachonce.engine.progress import phase
 from teachonce.engine.stop_signals import StopSignals, end_by_signal
 from teachonce.errors import ConfigError, ModelError, TeachonceError
@@ -93,6 +94,8 @@ def train(config: TrainConfig) -> dict[str, Any]:
     require("matplotlib", "jinja2", "tensorboard", purpose="train, for its report,")
     device = resolve_device(config.device)
     _check_device(config, device)
+    if device.type == "cpu":
+        keep_freed_memory()
     if config.devices * config.num_nodes > 1 and not is_rank():
         run_ranks(train, config)
         return Run(config.out).result or {}

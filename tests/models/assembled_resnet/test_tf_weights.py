@@ -170,6 +170,7 @@ def test_a_spec_loads_them_into_teacher_and_student(tmp_path: Path) -> None:
     assert teacher.num_classes == 7
     assert teacher.preprocessing.size_px == 64 and teacher.preprocessing.std == (1 / 255,) * 3
     images = torch.randn(1, 3, 64, 64)
+    module.to(memory_format=torch.channels_last)
     with torch.inference_mode():
         assert torch.equal(teacher.forward(images), module(images))
     with pytest.raises(ModelError, match="add classes=7"):
@@ -206,5 +207,6 @@ def test_a_spec_loads_checkpoints_of_networks_with_options(
     np.savez(path, **to_tf(module))
     teacher = load_model(f"timm:{name},weights={path},classes=5,size=64,num_filters=4,{words}")
     images = torch.randn(1, 3, 64, 64)
+    module.to(memory_format=torch.channels_last)
     with torch.inference_mode():
         assert torch.equal(teacher.forward(images), module(images))
