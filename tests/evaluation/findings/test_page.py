@@ -22,6 +22,7 @@ from teachonce.records.discovery import open_records
 from teachonce.records.source import RecordSource
 from teachonce.store.store import Store
 from tests.inspection.test_page import PageReader, section
+from tests.support.chromium import measure_page
 from tests.support.small_data import write_shards
 from tests.support.small_models import COLORS, color_example, write_color_shards, write_color_teacher
 
@@ -160,3 +161,19 @@ def test_the_same_findings_are_the_same_page(folder: Path, source: RecordSource,
         render_findings(replace(again, reliability=findings.reliability, ece=findings.ece), source, model="m", data="d")
     )
     assert len(pages) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [400, 1400])
+def test_the_page_fits_its_window_and_can_be_read(
+    findings: Findings, source: RecordSource, tmp_path: Path, width: int
+) -> None:
+    """With a SPEC and class names that are longer than a phone is wide."""
+    long = "a-name-of-a-class-without-any-space-in-it-that-is-longer-than-a-phone"
+    classes = [replace(result, name=f"{long}{result.label}", wrong_name=long) for result in findings.classes]
+    named = replace(findings, classes=classes, names=tuple(result.name for result in classes))
+    page = tmp_path / "page.html"
+    page.write_text(render_findings(named, source, model=f"timm:resnet50,weights=/{'deep/' * 30}file", data="d" * 200))
+    measured = measure_page(page, width, tmp_path)
+    assert measured["width"] <= width, measured
+    assert not measured["small"]
