@@ -57,6 +57,8 @@ STUDENT_EPOCHS = 5
 NUM_VIEWS = STUDENT_EPOCHS
 NUM_LABELED, FEW_BATCH_SIZE = 100, 50
 """Of the second comparison: both sizes divide NUM_TRAIN, so that epochs of either data have equal steps."""
+MIN_SEEDS = 3
+"""Below, nothing is said of their spread."""
 PAGE_NAME = "demo.html"
 
 
@@ -220,7 +222,7 @@ def render(comparisons: Sequence[Comparison]) -> str:
     rows = [row for comparison in comparisons for row in comparison.rows]
     described = "; ".join(f"{row.name}: {_mean(row)} %" for row in rows)
     chart = draw_svg(
-        partial(_draw, comparisons), size_inches=(7, 0.8 + 0.36 * len(rows)), name="demo", description=described
+        partial(_draw, comparisons), size_inches=(4.1, 0.8 + 0.36 * len(rows)), name="demo", description=described
     )
     return render_page(
         "cli/templates/demo.html.jinja",
@@ -251,8 +253,8 @@ def _draw(comparisons: Sequence[Comparison], figure: Figure) -> None:
 
 
 def _half_interval(values: Sequence[float]) -> float | None:
-    """Half of the 95 % interval of the mean (Student's t); None for a single value."""
-    if len(values) < 2:
+    """Half of the 95 % interval of the mean (Student's t); None for fewer than three values."""
+    if len(values) < MIN_SEEDS:
         return None
     from scipy.stats import t
 
@@ -270,7 +272,7 @@ def summarize(comparison: Comparison) -> str:
     best = max(others, key=lambda row: statistics.mean(row.top1))
     difference = 100 * (statistics.mean(best.top1) - statistics.mean(first.top1))
     start = f"{best.name}: {difference:+.2f} points against {first.name}"
-    if min(len(best.top1), len(first.top1)) < 3:
+    if min(len(best.top1), len(first.top1)) < MIN_SEEDS:
         return f"{start}; too few seeds for a test."
     from scipy.stats import ttest_ind
 
