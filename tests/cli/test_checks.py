@@ -58,6 +58,13 @@ COMMANDS = [
     ("predict timm:a images nowhere", 2, "nowhere: no such file or folder; expected an image or a folder of images"),
     ("predict timm:a", 2, "IMAGES none: expected at least one image"),
     ("predict timm:a images --csv records", 2, "--csv records: exists; remove it"),
+    ("evaluate --data images --split train --model timm:a --against tim:b", 2, "model 'tim:b'"),
+    ("evaluate --data images --split train --model timm:a --store images", 1, "images: is not a store"),
+    (
+        "evaluate --data images --split train --model timm:a --csv images",
+        2,
+        "images: is a folder; give a file with --csv",
+    ),
     ("export-onnx images --out o", 2, "model 'run:images': has no config.json"),
     ("export-onnx store --out o", 2, "store: is a store, expected a run; use export-logits for stores"),
     ("export-onnx run --out images", 2, "images: exists; remove it"),

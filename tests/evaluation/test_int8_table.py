@@ -7,6 +7,7 @@ import json
 
 import pytest
 
+from teachonce.evaluation.findings.paired import ClassChange
 from teachonce.evaluation.int8_table import Comparison, Measurement, find_verdicts, render_comparison
 
 FLOAT = Measurement(
@@ -25,8 +26,10 @@ FOUND = Comparison(
     float32=FLOAT,
     int8=INT8,
     num_records=1000,
+    num_classes=20,
     only_float_right=10,
     only_int8_right=5,
+    class_changes=(),
     weight_bits=7,
     num_latency_runs=100,
     teacher="views",
@@ -57,6 +60,29 @@ def test_without_a_teacher_there_is_no_column_of_it() -> None:
     text = render_comparison(alone)
     assert "eacher" not in text and "agrees with float" in text
     assert len({line.count("|") for line in text.splitlines()[:4]}) == 1
+
+
+def test_fewer_than_twenty_classes_have_no_top5() -> None:
+    text = render_comparison(dataclasses.replace(FOUND, num_classes=19))
+    assert "top-5" not in text and "95.00" not in text and "75.00" in text
+    assert len({line.count("|") for line in text.splitlines()[:4]}) == 1
+    assert json.dumps(FOUND.to_json()).count("top5") == 2
+
+
+def change(name: str, only_int8: int, only_float: int, *, is_beyond_chance: bool) -> ClassChange:
+    return ClassChange(0, name, 50, only_int8, only_float, 0.5, is_beyond_chance)
+
+
+def test_the_classes_that_lose_most_are_named() -> None:
+    gain, loss = (change("van", 9, 0, is_beyond_chance=True), change("bus", 1, 3, is_beyond_chance=False))
+    within = find_verdicts(dataclasses.replace(FOUND, class_changes=(loss, gain)))
+    assert within[1] == "Classes that lose most, all within chance: bus -2 of 50."
+    truck = change("truck", 1, 21, is_beyond_chance=True)
+    beyond = find_verdicts(dataclasses.replace(FOUND, class_changes=(truck, loss, gain)))
+    assert beyond[1] == "CLASSES THAT LOSE beyond chance: truck -20 of 50."
+    assert find_verdicts(dataclasses.replace(FOUND, class_changes=(gain,))) == find_verdicts(FOUND)
+    value = json.loads(json.dumps(dataclasses.replace(FOUND, class_changes=(truck,)).to_json()))
+    assert value["class_changes"][0]["name"] == "truck" and value["class_changes"][0]["only_other"] == 21
 
 
 def test_change_and_noise_are_those_of_the_paired_hits() -> None:

@@ -36,6 +36,8 @@ READING = {
     "--validation-split none",
     "train from data": "train --data {remote} --student timm:test_vit3 --out {local}/new --device cpu",
     "evaluate": "evaluate --data {remote} --model {teacher} --device cpu",
+    "evaluate beside a store": "evaluate --data {local}/data --model {teacher} --store {remote} --split train "
+    "--device cpu",
     "evaluate a run": "evaluate --data {local}/data --model run:{remote} --split train --device cpu",
     "predict": "predict {teacher} {remote} --device cpu",
     "predict by a run": "predict {remote} {local}/images --device cpu",

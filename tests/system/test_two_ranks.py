@@ -6,6 +6,7 @@ process with the same batch over all.
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import gc
 import os
@@ -201,11 +202,25 @@ def test_every_option_on_two_ranks_is_one_process_with_the_same_batch(places: di
     run_ranks(partial(train_each, configs), configs[0])
     for config in configs:
         assert [row["step"] for row in curve(config.out)] == [2], config.out.name
+    evaluated = []
     for name, options in SAME_CURVES.items():
         train(build(places, tmp_path / "one" / name, num_ranks=1, **(options | {"accumulate": 1})))
         (one,), (two,) = curve(tmp_path / "one" / name), curve(tmp_path / "two" / name)
         # The sums are taken in another order: 2^-24, amplified by two updates.
         assert two == pytest.approx(one, rel=1e-3, abs=1e-6), name
+        if "validation_top1" in two:
+            # Counted by both ranks: all images, each once.
+            tables = [read_classes(tmp_path / ranks / name) for ranks in ("one", "two")]
+            assert [[row["count"] for row in table] for table in tables] == [[row["count"] for row in tables[0]]] * 2
+            right, images = (sum(int(row[column]) for row in tables[1]) for column in ("correct", "count"))
+            assert right / images == pytest.approx(two["validation_top1"]), name
+            evaluated.append(name)
+    assert evaluated, "some of them evaluate"
+
+
+def read_classes(run: Path) -> list[dict[str, str]]:
+    with (run / "validation_classes.csv").open() as file:
+        return list(csv.DictReader(file))
 
 
 def count_unsynchronized(config: TrainConfig) -> None:

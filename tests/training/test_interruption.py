@@ -599,6 +599,7 @@ def test_a_remote_run_is_stopped_and_resumed(
     events = [name for name in storage.walk() if name.startswith("tensorboard/events.out.tfevents.")]
     assert len(events) == 3 and all(storage.status(name).num_bytes > 100 for name in events)
     others = {"config.json", "metrics.csv", "result.json", "report.html", "student.safetensors"}
+    others |= {"validation_classes.csv"}
     others |= {"checkpoints/last.ckpt", "checkpoints/best.ckpt"}
     assert set(storage.walk()) - set(events) == others
     assert not [path.name for path in tmp_path.iterdir()]

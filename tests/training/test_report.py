@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import html
 import re
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import pytest
 
+from teachonce.evaluation.findings.per_class import ClassResult
 from teachonce.pixels.preprocessing import Preprocessing
 from teachonce.runs.metrics import METRIC_COLUMNS, write_metrics
 from teachonce.storage.files import write_json
@@ -38,10 +40,51 @@ def test_page(tmp_path: Path, num_epochs: int) -> None:
     write_metrics(tmp_path, rows(num_epochs))
     page = write_report(tmp_path, RESULT).read_text()
     assert not re.search(r"""(src|href)=["'](?!#)""", page), "the page asks for something beside it"
+    assert "top-5" not in page, "five classes"
     assert "timm:x&lt;y" in page and "x<y" not in page
     for text in ("81.25%", "1,234", "11.70 M", "at temperature 2", "STORE", "torch 2"):
         assert text in page
     assert page.count("<svg") == page.count("</svg>") == 1
+
+
+def classes_of(*counts: tuple[int, int]) -> list[ClassResult]:
+    return [
+        ClassResult(label=label, name=f"class <{label}>", count=count, correct=correct)
+        for label, (correct, count) in enumerate(counts)
+    ]
+
+
+def test_worst_classes_are_shown_where_the_counts_support_it(tmp_path: Path) -> None:
+    write_json(tmp_path / "config.json", CONFIG)
+    write_metrics(tmp_path, rows(2))
+    page = write_report(tmp_path, RESULT, classes_of(*[(8, 12)] * 4, (0, 12))).read_text()
+    assert "Below the rest beyond chance (95%, for all of 5 classes together)" in page
+    assert "class &lt;4&gt;" in page and "0 of 12" in page and "0 to 24 %" in page and "class &lt;3&gt;" not in page
+    assert "most often taken for" not in page and "validation_classes.csv" in page
+    page = write_report(tmp_path, RESULT, classes_of(*[(8, 12)] * 4, (6, 12))).read_text()
+    assert "None of 5 classes is below the rest beyond chance" in page and "class &lt;4&gt;, 6 of\n12 right" in page
+    page = write_report(tmp_path, RESULT).read_text()
+    assert "<h2>Classes" not in page and "validation_classes.csv" not in page
+
+
+def test_the_command_of_the_page_has_what_chose_the_images(tmp_path: Path) -> None:
+    chosen = {"validation_split": "validation", "validation_data": None, "val_fraction": 0.1, "val_seed": 3}
+    write_json(tmp_path / "config.json", CONFIG | chosen | {"data": "my data", "labels": "names.txt"})
+    write_metrics(tmp_path, rows(1))
+    page = html.unescape(write_report(tmp_path, RESULT).read_text())
+    assert (
+        "teachonce evaluate --val-fraction 0.1 --val-seed 3 --labels names.txt --data 'my data' "
+        f"--model run:{tmp_path} --html {tmp_path}/evaluation.html</code>"
+    ) in page
+    write_json(tmp_path / "config.json", CONFIG | {"validation_split": None})
+    assert "teachonce evaluate" not in write_report(tmp_path, RESULT).read_text()
+
+
+def test_twenty_classes_have_a_top5(tmp_path: Path) -> None:
+    write_json(tmp_path / "config.json", CONFIG | {"num_classes": 20, "data_classes": 20})
+    write_metrics(tmp_path, rows(2))
+    page = write_report(tmp_path, RESULT).read_text()
+    assert page.count("top-5") >= 2 and "99.00%" in page
 
 
 def test_curves_leave_out_what_is_not_there() -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import csv
+import html
+import io
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -20,6 +24,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from teachonce.cli.main import main
 from teachonce.errors import ConfigError, ImageError, ModelError, PlanMismatchError, TeachonceError
 from teachonce.evaluation.config import EvaluateConfig
 from teachonce.evaluation.evaluate import evaluate
@@ -34,6 +39,7 @@ from teachonce.runs.metrics import METRIC_COLUMNS, TIME_COLUMNS, read_metrics
 from teachonce.runs.run import Run
 from teachonce.storage.files import open_storage
 from teachonce.training.config import TrainConfig
+from teachonce.training.report import write_report
 from teachonce.training.train import train
 from tests.support.paths import GOLDEN
 from tests.support.small_data import teacher_logits, write_digits, write_shards, write_store
@@ -88,7 +94,8 @@ def test_golden_curve(kd_run: Path) -> None:
 def test_run_directory_is_complete(kd_run: Path, digits: Path, digits_store: Path) -> None:
     names = {path.name for path in kd_run.iterdir()}
     assert names == {
-        "config.json", "metrics.csv", "result.json", "student.safetensors", "checkpoints", "report.html", "tensorboard"
+        "config.json", "metrics.csv", "result.json", "student.safetensors", "checkpoints", "report.html", "tensorboard",
+        "validation_classes.csv",
     }  # fmt: skip
     assert {path.name for path in (kd_run / "checkpoints").iterdir()} == {"last.ckpt", "best.ckpt"}
     assert len(list((kd_run / "tensorboard").glob("events.out.tfevents.*"))) == 1
@@ -124,6 +131,27 @@ def test_evaluate_says_the_same_of_the_run(kd_run: Path, digits: Path) -> None:
     assert (found["top1"], found["top5"]) == (result["top1"], result["top5"])
     # Other batch sizes: the confidences differ in their last bits.
     assert found["ece"] == pytest.approx(result["ece"], abs=1e-5)
+    assert found["balanced_accuracy"] == result["balanced_accuracy"]
+    rows = list(csv.DictReader(io.StringIO((kd_run / "validation_classes.csv").read_text())))
+    assert len(rows) == 10 and sum(int(row["count"]) for row in rows) == found["num_records"]
+    for row, expected in zip(rows, found["classes"], strict=True):
+        assert {name: str(expected[name]) for name in row} == row
+
+
+def test_the_report_has_the_command_of_the_full_page(
+    kd_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run, of a, name"
+    shutil.copytree(kd_run, run)
+    write_report(run, Run(run).result or {})
+    page = html.unescape((run / "report.html").read_text())
+    command = re.search(r"<code>teachonce (evaluate .*?)</code>", page, re.DOTALL)
+    assert command is not None and 'href="evaluation.html"' in page
+    with pytest.raises(SystemExit) as end:
+        main(shlex.split(command[1]))
+    assert end.value.code == 0 and f"model: run:{run}" in capsys.readouterr().out
+    assert (run / "evaluation.html").read_text().startswith("<!doctype html>")
+    assert Run(run).result == Run(kd_run).result, "still a run"
 
 
 def test_a_finished_run_is_not_redone(
@@ -316,11 +344,9 @@ def test_a_run_that_another_process_finished_meanwhile(
 
 
 def test_a_run_killed_before_its_result_is_finished_from_the_checkpoint(kd_run: Path, tmp_path: Path) -> None:
-    import shutil
-
     copy = tmp_path / "copy"
     shutil.copytree(kd_run, copy)
-    for name in ("result.json", "student.safetensors", "report.html"):
+    for name in ("result.json", "student.safetensors", "report.html", "validation_classes.csv"):
         (copy / name).unlink()
     settings = json.loads((kd_run / "config.json").read_text())
     again = config(
@@ -333,6 +359,7 @@ def test_a_run_killed_before_its_result_is_finished_from_the_checkpoint(kd_run: 
     )
     assert train(again) == Run(kd_run).result
     assert tensor_bytes(copy / "student.safetensors") == tensor_bytes(kd_run / "student.safetensors")
+    assert (copy / "validation_classes.csv").read_bytes() == (kd_run / "validation_classes.csv").read_bytes()
 
 
 def test_logits_of_the_records_train_as_those_of_a_store(digits: Path, digits_store: Path, tmp_path: Path) -> None:

@@ -69,8 +69,14 @@ def _check_ablate(config: AblateConfig) -> None:
 
 
 def _check_evaluate(config: EvaluateConfig) -> None:
+    from teachonce.evaluation.outputs import check_outputs
+
+    check_outputs(config)
     _check_split(config.data, config.split, config)
-    _check_model(config.model)
+    _check_stores([] if config.store is None else [config.store])
+    for spec in (config.model, config.against):
+        if spec is not None:
+            _check_model(spec)
 
 
 def _check_predict(config: PredictConfig) -> None:

@@ -237,7 +237,7 @@ def render(comparisons: Sequence[Comparison]) -> str:
 
 def _draw(comparisons: Sequence[Comparison], figure: Figure) -> None:
     axes = figure.subplots()
-    names = []
+    names: list[str] = []
     for comparison, color in zip(comparisons, (BLUE, ORANGE), strict=True):
         for row in comparison.rows:
             top1 = [100 * value for value in row.top1]

@@ -62,10 +62,11 @@ def show_predicted(predicted: Predicted, config: PredictConfig) -> int:
 
 
 def show_scores(scores: dict[str, Any], config: EvaluateConfig) -> int:
-    """Of ``evaluate``: a line a figure, or JSON."""
-    if config.json:
-        print_text(json.dumps(scores))
-        return 0
-    for name, value in scores.items():
-        print_text(f"{name}: {value:.4f}" if isinstance(value, float) else f"{name}: {value}")
+    """Of ``evaluate``: lines for people, or JSON; and where its files are."""
+    from teachonce.evaluation.findings.text import render_scores
+
+    print_text(json.dumps(scores) if config.json else render_scores(scores))
+    for path in (config.html, config.csv):
+        if path is not None:
+            print_line(str(path))
     return 0

@@ -32,7 +32,7 @@ from teachonce.pixels.preprocessing import Preprocessing
 from teachonce.pixels.render import RecordView, ViewReader, render_center, render_views
 from teachonce.pixels.view_sources import ViewSource
 from teachonce.records.class_space import ClassSpace
-from teachonce.records.source import NO_LABEL, Record, RecordSource
+from teachonce.records.source import NO_LABEL, Location, Record, RecordSource
 
 
 class KDDataset:
@@ -228,11 +228,15 @@ class EvalDataset:
     def read_items(self, items: Items) -> Arrays:
         """The records of (index, epoch), the same in every epoch."""
         indices = np.array([index for index, _ in items], np.int64)
-        records = self.records.read_batch(self.records.locate_all(indices), buffers=self._buffers)
+        locations = self.records.locate_all(indices)
+        records = self.records.read_batch(locations, buffers=self._buffers)
+        return {**self.make_arrays(locations, records), "indices": indices}
+
+    def make_arrays(self, locations: Sequence[Location], records: Sequence[Record]) -> Arrays:
+        """Pixels and labels of records that were read; a subclass adds what else it wants of them."""
         return {
             "pixels": render_center(records, self.preprocessing),
             "labels": _labels(records, self.class_space),
-            "indices": indices,
         }
 
 

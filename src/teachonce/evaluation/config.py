@@ -16,6 +16,7 @@ from teachonce.options import (
     InModel,
     InOutput,
     InRunning,
+    InTeacher,
     Label,
     Positional,
     check_applicable,
@@ -27,6 +28,7 @@ from teachonce.records.options import RecordOptions, given_record_options
 
 PreprocessingPlace = Literal["outside", "inside"]
 """Where an exported model's mean, std and layout are: in the program that uses it, or in its graph."""
+_PAGES = Condition("--html or --csv", lambda options: options.html is not None or options.csv is not None)
 _INT8 = Condition("--int8", lambda options: options.int8)
 
 
@@ -94,7 +96,8 @@ class ExportWeightsConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig(RecordOptions):
-    """Measure top-1, top-5 and expected calibration error of a model on labeled records."""
+    """Measure a model on labeled records: accuracy in total and by class, calibration, which mistakes; beside another
+    model or a stored teacher on the same images."""
 
     data: InData[Path]
     """Folder of TFRecords, of SPLIT/CLASS or CLASS folders of images, of images alone, tars or Parquet; or a table
@@ -106,6 +109,12 @@ class EvaluateConfig(RecordOptions):
     offset: InModel[Label | None] = None
     """Data label of the model's class 0. Default: found by class names where both have them (a run, an exported ONNX
     file); otherwise 0, or 1 if only the data has a background class."""
+    against: InModel[Spec | None] = None
+    """A second model's SPEC, run on the same images: both accuracies, their difference with interval and test, and
+    which classes gain or lose."""
+    store: InTeacher[Path | None] = None
+    """A store of these records: how often the model agrees with its teacher, and where it fails though the teacher is
+    right."""
     batch_size: InModel[Count] = 64
     """Images per batch."""
     device: InRunning[str] = "auto"
@@ -114,6 +123,14 @@ class EvaluateConfig(RecordOptions):
     """Autocast precision of the model."""
     json: InOutput[bool] = False
     """Print JSON."""
+    html: InOutput[Path | None] = None
+    """File for a self-contained page: accuracy by class, confusions, calibration and the surest mistakes, with
+    pictures."""
+    csv: InOutput[Path | None] = None
+    """File for a table of the classes: images, right answers, accuracy with its interval, most frequent wrong
+    answer."""
+    overwrite: InOutput[bool] = only_with(False, _PAGES)
+    """Replace existing files of --html and --csv."""
 
     def __post_init__(self) -> None:
         check_ranges(self)

@@ -1,49 +1,92 @@
-"""Evaluation: top-1, top-5 and expected calibration error of any model on labeled records.
+"""Evaluation: what any model knows of labeled records, by class, and beside another model or a stored teacher.
 
 The model sees each record through its own preprocessing, and its logits are compared in the class space of the data,
 where a class that it does not know has no mass: a record of such a class counts as wrong. A model of fewer than five
 classes has them all in its top 5, so that is 1 where it knows every record's class. Data set and loader are those of
-training, so decoding runs ahead of the model in threads, bounded: memory does not grow with the data.
+training, so decoding runs ahead of the models in threads, bounded: memory does not grow with the data. A second model
+(``--against``) and what a store's teacher said (``--store``) are compared on the same images, in the same pass.
 """
 
 from __future__ import annotations
 
 import time
-from typing import Any
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 
-from teachonce.data.dataset import EvalDataset
 from teachonce.data.loader import Batch, Loader
 from teachonce.data.sampler import EpochBatches
 from teachonce.engine.machine import num_cores
 from teachonce.engine.progress import Advance, phase, progress
 from teachonce.errors import ConfigError, LogitsError, RecordError
+from teachonce.evaluation.compared_records import TEACHER_PROBS, ComparedRecords, StoredTeacher, pixels_name
 from teachonce.evaluation.config import EvaluateConfig
+from teachonce.evaluation.findings.paired import PairedCounts
+from teachonce.evaluation.findings.per_class import encode_csv, shown_names
+from teachonce.evaluation.findings.tally import Findings, Tally
+from teachonce.evaluation.outputs import check_outputs
 from teachonce.evaluation.trained_images import warn_of_trained_images
-from teachonce.losses.metrics import ClassifierMetrics
 from teachonce.models.classifier import Classifier, load_model
 from teachonce.models.own_classes import resolve_model_offset
 from teachonce.models.pending import PendingLogits
 from teachonce.records.class_space import ClassSpace, map_logits
 from teachonce.records.discovery import open_records
 from teachonce.records.source import RecordSource, require_labels
+from teachonce.storage.files import locate
+from teachonce.store.store import Store
+
+
+class Evaluated(NamedTuple):
+    """A model, and the data label of its class 0."""
+
+    classifier: Classifier
+    offset: int
 
 
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:
-    """Run ``teachonce evaluate``; returns what ``evaluate_model`` does, after the model, split and offset."""
+    """Run ``teachonce evaluate``, and write ``--csv`` and ``--html``; returns what was found as JSON values.
+
+    ``model``, ``split`` and ``offset`` come first, then those of ``Findings.to_json`` and ``images_per_second``.
+    Raises ConfigError for options that do not fit the data, StoreError for a store of other records, and what
+    ``evaluate_model`` does.
+    """
+    check_outputs(config)
     with phase("evaluate", "opening the data"):
         source = open_records(config.data, config.split, config)
+        store = None if config.store is None else Store(config.store)
     require_labels(source, "an evaluation", "evaluate on a labeled --split")
-    with phase("evaluate", "loading the model"):
-        classifier = load_model(config.model, device=config.device, precision=config.precision)
-    if classifier.spec.kind == "run":
-        warn_of_trained_images(classifier.spec.name, config.split, config)
-    names = None if source.classes is None else source.classes.names
-    offset = resolve_model_offset(classifier, names, None if names is None else len(names), config.offset)
+    model = _load(config.model, config, source, config.offset, "--offset")
+    # An offset of the second model is given in its SPEC: there is no option for it.
+    against = None if config.against is None else _load(config.against, config, source, None, None)
+    start = time.perf_counter()
     with progress("evaluate", source.num_records) as advance:
-        result = evaluate_model(classifier, source, offset, batch_size=config.batch_size, advance=advance)
-    return {"model": config.model, "split": config.split, "offset": offset, **result}
+        findings = evaluate_model(
+            model.classifier,
+            source,
+            model.offset,
+            against=against,
+            store=store,
+            batch_size=config.batch_size,
+            advance=advance,
+        )
+    seconds = time.perf_counter() - start
+    if config.csv is not None:
+        _write(config.csv, encode_csv(findings.classes))
+    if config.html is not None:
+        from teachonce.evaluation.findings.page import render_findings
+
+        with phase("evaluate", "writing the page"):
+            page = render_findings(findings, source, model=config.model, data=str(config.data))
+        _write(config.html, page.encode())
+    return {
+        "model": config.model,
+        "split": config.split,
+        "offset": model.offset,
+        **findings.to_json(),
+        "images_per_second": findings.num_records / seconds,
+    }
 
 
 def evaluate_model(
@@ -51,63 +94,98 @@ def evaluate_model(
     source: RecordSource,
     offset: int,
     *,
+    against: Evaluated | None = None,
+    store: Store | None = None,
     batch_size: int = 64,
     num_threads: int | None = None,
     advance: Advance | None = None,
-) -> dict[str, float | int]:
-    """``top1``, ``top5`` and ``ece`` (15 bins) as fractions, ``num_records`` and ``images_per_second`` (all included).
+) -> Findings:
+    """Run one model, or two on the same images, over all records, beside what the store's teacher said of them.
 
     ``offset`` is the data label of the model's class 0; ``advance`` is called with the images done. Raises RecordError
-    or ImageError with the record's place, LogitsError for logits that are not finite.
+    or ImageError with the record's place, LogitsError for logits that are not finite, StoreError for a store that
+    does not know the records.
     """
-    model_space = ClassSpace(num_classes=classifier.num_classes, offset=offset)
-    num_classes = classifier.num_classes + offset if source.classes is None else len(source.classes.names)
-    data_space = ClassSpace(num_classes=num_classes)
     if source.num_records == 0:
         raise RecordError(f"{source.split}: has no records")
-    first_class, last_class = max(offset, 0), min(classifier.num_classes + offset, num_classes)
-    if last_class <= first_class:
-        raise ConfigError(f"--offset {offset}: leaves {classifier.spec} and the data no class in common")
-    metrics = ClassifierMetrics(num_classes, top5_classes=last_class - first_class)
-    start = time.perf_counter()
+    models = [Evaluated(classifier, offset), *([] if against is None else [against])]
+    num_classes = classifier.num_classes + offset if source.classes is None else len(source.classes.names)
+    data_space = ClassSpace(num_classes=num_classes)
+    num_known = [
+        _count_known(model, num_classes, option)
+        for model, option in zip(models, ("--offset", "--against: offset"), strict=False)
+    ]
+    teacher = None if store is None else StoredTeacher(store, source, data_space)
+    others = [] if against is None else [PairedCounts(str(against.classifier.spec), "model", num_classes)]
+    if teacher is not None:
+        others.append(PairedCounts(str(teacher.store.path), "teacher", num_classes, teacher.describe()))
+    tally = Tally(num_classes, num_known_classes=num_known[0], names=shown_names(source.classes), others=others)
+    dataset = ComparedRecords(
+        source,
+        [model.classifier.preprocessing for model in models],
+        data_space,
+        teacher,
+        page_locked=any(model.classifier.device.type == "cuda" for model in models),
+    )
+    spaces = [ClassSpace(num_classes=model.classifier.num_classes, offset=model.offset) for model in models]
     num_threads = num_cores() if num_threads is None else num_threads
     batches = EpochBatches(source.num_records, batch_size, shuffle=False)
     # One batch is in flight while the next is put together: on a GPU nothing waits for the copy back.
-    in_flight: tuple[PendingLogits, Batch] | None = None
-    page_locked = classifier.device.type == "cuda"
-    dataset = EvalDataset(source, classifier.preprocessing, data_space, page_locked=page_locked)
+    in_flight: tuple[list[PendingLogits], Batch] | None = None
+
+    def count(logits: Sequence[PendingLogits], batch: Batch) -> None:
+        found = [
+            torch.from_numpy(map_logits(_collect(model, pending, batch, source), space, data_space))
+            for model, pending, space in zip(models, logits, spaces, strict=True)
+        ]
+        other_probs = [torch.softmax(other, dim=1) for other in found[1:]]
+        if teacher is not None:
+            other_probs.append(batch[TEACHER_PROBS])
+        tally.update(found[0], batch["labels"], batch["indices"], other_probs)
+
     for batch in Loader(dataset, batches, num_threads):
-        asked = PendingLogits(classifier.logits(batch["pixels"])), batch
+        asked = [
+            PendingLogits(model.classifier.logits(batch[pixels_name(number)])) for number, model in enumerate(models)
+        ]
         if in_flight is not None:
-            _count(metrics, classifier, *in_flight, source, model_space, data_space)
-        in_flight = asked
+            count(*in_flight)
+        in_flight = asked, batch
         if advance is not None:
             advance(len(batch["labels"]))
     assert in_flight is not None
-    _count(metrics, classifier, *in_flight, source, model_space, data_space)
-    seconds = time.perf_counter() - start
-    computed = metrics.compute()
-    return {
-        "top1": computed["top1"],
-        "top5": computed["top5"],
-        "ece": computed["ece"],
-        "num_records": source.num_records,
-        "images_per_second": source.num_records / seconds,
-    }
+    count(*in_flight)
+    return tally.findings()
 
 
-def _count(
-    metrics: ClassifierMetrics,
-    classifier: Classifier,
-    logits: PendingLogits,
-    batch: Batch,
-    source: RecordSource,
-    model_space: ClassSpace,
-    data_space: ClassSpace,
-) -> None:
+def _load(spec: str, config: EvaluateConfig, source: RecordSource, offset: int | None, option: str | None) -> Evaluated:
+    with phase("evaluate", f"loading {spec}"):
+        classifier = load_model(spec, device=config.device, precision=config.precision)
+    if classifier.spec.kind == "run":
+        warn_of_trained_images(classifier.spec.name, config.split, config)
+    names = None if source.classes is None else source.classes.names
+    num_classes = None if names is None else len(names)
+    return Evaluated(classifier, resolve_model_offset(classifier, names, num_classes, offset, option=option))
+
+
+def _count_known(model: Evaluated, num_classes: int, option: str) -> int:
+    """Classes of the data that the model knows; ConfigError where that is none."""
+    first, last = max(model.offset, 0), min(model.classifier.num_classes + model.offset, num_classes)
+    if last <= first:
+        raise ConfigError(f"{option} {model.offset}: leaves {model.classifier.spec} and the data no class in common")
+    return last - first
+
+
+def _collect(model: Evaluated, logits: PendingLogits, batch: Batch, source: RecordSource) -> Any:
     try:
-        collected = classifier.collect_logits(logits)
+        return model.classifier.collect_logits(logits)
     except LogitsError as error:
         first, last = (source.read_record(*source.locate(int(batch["indices"][at]))).where for at in (0, -1))
         raise error.at(f"{first} to {last}") from error
-    metrics.update(torch.from_numpy(map_logits(collected, model_space, data_space)), batch["labels"])
+
+
+def _write(path: Path, content: bytes) -> None:
+    storage, name = locate(path)
+    with storage.put(name) as file:
+        file.write(content)
+    # What a killed evaluation left there.
+    storage.remove_temporaries()

@@ -29,6 +29,9 @@ from teachonce.engine.machine import num_cores
 from teachonce.engine.progress import phase, progress
 from teachonce.errors import ConfigError
 from teachonce.evaluation.config import ExportOnnxConfig
+from teachonce.evaluation.findings.answers import make_answers
+from teachonce.evaluation.findings.paired import PairedCounts
+from teachonce.evaluation.findings.per_class import shown_names
 from teachonce.evaluation.int8_table import Comparison, Measurement
 from teachonce.evaluation.onnx_export import check_interface, check_labels, export_run, write_labels
 from teachonce.evaluation.onnx_pixels import put_normalization_inside, require_whole_pixels
@@ -169,24 +172,25 @@ def _compare(
     num_classes = models[0].num_classes
     metrics = [ClassifierMetrics(num_classes) for _ in models]
     num_records = len(validation)
-    only_float, only_int8, same = 0, 0, 0
+    counts = PairedCounts("float", "model", num_classes)
     batches = EpochBatches(num_records, BATCH_SIZE, shuffle=False)
     with progress("evaluate", num_records) as advance:
         for batch in Loader(validation, batches, num_cores()):
-            labels = batch["labels"]
+            labels, indices = batch["labels"], batch["indices"].numpy()
             logits = [_predict(model, batch["pixels"]) for model in models]
             for one, metric in zip(logits, metrics, strict=True):
                 metric.update(one, labels)
-            classes = [one.argmax(dim=1) for one in logits]
-            is_right = [found == labels for found in classes]
-            only_float += int((is_right[0] & ~is_right[1]).sum())
-            only_int8 += int((is_right[1] & ~is_right[0]).sum())
-            same += int((classes[0] == classes[1]).sum())
+            answers = [
+                make_answers(indices, labels.numpy(), one.argmax(dim=1).numpy(), torch.softmax(one, dim=1).numpy())
+                for one in logits
+            ]
+            counts.update(answers[1], answers[0])
             advance(len(labels))
     agreements, num_teacher = _measure_agreement(models, taught, agreement_images)
     with phase("export", "measuring the time of single images"):
         latencies, num_runs = measure_latencies(files, models[0].preprocessing)
-    measured = []
+    paired, measured = counts.result(), []
+    _, only_int8, only_float, _ = paired.totals
     for index, name in enumerate(("float", "int8")):
         computed = metrics[index].compute()
         measured.append(
@@ -195,7 +199,7 @@ def _compare(
                 top1=computed["top1"],
                 top5=computed["top5"],
                 agreement_teacher=agreements[index],
-                agreement_float=1.0 if index == 0 else same / num_records,
+                agreement_float=1.0 if index == 0 else paired.agreement,
                 num_bytes=files[index].stat().st_size,
                 latency_ms=latencies[index],
             )
@@ -204,8 +208,12 @@ def _compare(
         float32=measured[0],
         int8=measured[1],
         num_records=num_records,
+        num_classes=num_classes,
         only_float_right=only_float,
         only_int8_right=only_int8,
+        class_changes=tuple(
+            paired.changes(shown_names(validation.records.classes), first_label=validation.class_space.offset)
+        ),
         weight_bits=weight_bits,
         num_latency_runs=num_runs,
         teacher=teacher,

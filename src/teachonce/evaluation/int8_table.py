@@ -7,13 +7,19 @@ where it is one, in capitals, because a table of six columns is looked at for it
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from teachonce.evaluation.findings.paired import ClassChange
+from teachonce.evaluation.findings.text import describe_change
+from teachonce.records.class_space import shows_top5
 from teachonce.terminal import as_text
 
 MAX_LOSS_POINTS = 1.0
 """Points of top-1 beyond which the verdict is a warning."""
+CLASSES_SHOWN = 5
+"""Classes that lose most."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +46,11 @@ class Comparison:
     int8: Measurement
     num_records: int
     """Validation records that accuracies and the agreement with the float file are of."""
+    num_classes: int
     only_float_right: int
     only_int8_right: int
+    class_changes: tuple[ClassChange, ...]
+    """Classes in which int8 (``only_model``) or float (``only_other``) is right more often, the largest loss first."""
     weight_bits: int
     num_latency_runs: int
     teacher: str | None
@@ -77,6 +86,9 @@ class Comparison:
 def render_comparison(found: Comparison) -> str:
     """A Markdown table, and below it what it says."""
     head = ["file", "top-1", "top-5", "agrees with the teacher", "agrees with float", "MB", "ms an image", "ratio"]
+    has_top5 = shows_top5(found.num_classes)
+    if not has_top5:
+        head.remove("top-5")
     if found.teacher is None:
         head.remove("agrees with the teacher")
     rows = [head]
@@ -86,7 +98,7 @@ def render_comparison(found: Comparison) -> str:
             [
                 row.name,
                 f"{100 * row.top1:.2f}",
-                f"{100 * row.top5:.2f}",
+                *([f"{100 * row.top5:.2f}"] if has_top5 else []),
                 *teacher,
                 f"{100 * row.agreement_float:.2f}",
                 f"{row.num_bytes / 1e6:.3f}",
@@ -112,6 +124,7 @@ def find_verdicts(found: Comparison) -> list[str]:
             f"int8 LOSES ACCURACY: {change} on {found.num_records:,} records, more than {MAX_LOSS_POINTS:g}; "
             f"check it before you ship it. More --calibration-images, --calibration percentile or {bits} may help."
         ]
+    verdicts += _describe_classes(found.class_changes)
     if found.latency_ratio > 1:
         verdicts.append(f"int8 IS SLOWER here, {found.latency_ratio:.2f} of float's time; a phone's CPU may differ.")
     verdicts.append(
@@ -121,3 +134,15 @@ def find_verdicts(found: Comparison) -> list[str]:
     if found.teacher is not None:
         verdicts.append(f"Teacher: {found.teacher}, {found.num_teacher_records:,} records.")
     return verdicts
+
+
+def _describe_classes(changes: Sequence[ClassChange]) -> list[str]:
+    """Which classes lose most, those beyond chance in capitals; nothing where none loses."""
+    lost = [change for change in changes if change.net < 0]
+    beyond = [change for change in lost if change.is_beyond_chance]
+    if beyond:
+        return [f"CLASSES THAT LOSE beyond chance: {', '.join(map(describe_change, beyond[:CLASSES_SHOWN]))}."]
+    if lost:
+        listed = ", ".join(map(describe_change, lost[:CLASSES_SHOWN]))
+        return [f"Classes that lose most, all within chance: {listed}."]
+    return []

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from teachonce.inspection.measures import NUM_BINS, NUM_HISTOGRAM_BINS, Measures
+from teachonce.inspection.measures import NUM_HISTOGRAM_BINS, Measures
 from teachonce.pages.charts import BLUE, ORANGE, QUIET, draw_svg
 
 if TYPE_CHECKING:
@@ -51,10 +51,21 @@ def draw_confidences(measures: Measures) -> str:
 
 
 def draw_calibration(measures: Measures) -> str:
-    """Accuracy by confidence (reliability diagram) over the number of views in each bin; of plain views."""
+    """``draw_reliability`` of plain views."""
+    assert measures.ece is not None, "there are plain views"
+    return draw_reliability(measures.calibration, measures.ece, unit="views")
+
+
+def draw_reliability(
+    bins: NDArray[np.float64], ece: float, *, unit: str, size_inches: tuple[float, float] = (_SIZE[0], 3.8)
+) -> str:
+    """Accuracy by confidence (reliability diagram) over the number of ``unit`` in each bin.
+
+    ``bins`` [B, 3]: number, sum of confidences and right answers of each of B bins of equal width.
+    """
     from matplotlib.ticker import MaxNLocator
 
-    counts, confidences, hits = measures.calibration.T
+    counts, confidences, hits = bins.T
     filled = counts > 0
     mean_confidence, accuracy = confidences[filled] / counts[filled], hits[filled] / counts[filled]
 
@@ -66,17 +77,17 @@ def draw_calibration(measures: Measures) -> str:
         axes.errorbar(mean_confidence, accuracy, spread, color=BLUE, marker="o", markersize=4, linewidth=1.3)
         axes.set_ylim(0, 1.02)
         axes.set_ylabel("accuracy")
-        axes.set_title(f"calibration: ECE {measures.ece:.4f}")
+        axes.set_title(f"calibration: ECE {ece:.4f}")
         axes.grid()
-        edges = np.linspace(0, 1, NUM_BINS + 1)
+        edges = np.linspace(0, 1, len(bins) + 1)
         below.stairs(counts, edges, fill=True, color=BLUE, alpha=0.55)
-        below.set_ylabel("views")
+        below.set_ylabel(unit)
         below.yaxis.set_major_locator(MaxNLocator(nbins=2, integer=True))
         below.set_xlabel("confidence")
         below.set_xlim(0, 1)
 
-    description = f"Reliability diagram of {measures.num_plain:,} views: expected calibration error {measures.ece:.4f}."
-    return draw_svg(draw, size_inches=(_SIZE[0], 3.8), name="calibration", description=description)
+    description = f"Reliability diagram of {counts.sum():,.0f} {unit}: expected calibration error {ece:.4f}."
+    return draw_svg(draw, size_inches=size_inches, name="calibration", description=description)
 
 
 def draw_agreement(measures: Measures) -> str:

@@ -126,7 +126,7 @@ class Gallery:
             image_size = image.size
             # Imported logits come without a teacher, and so without its preprocessing.
             if self.preprocessing is None:
-                pixels = _whole(image)
+                pixels = whole_image(image)
             else:
                 pixels = _to_bytes(render_views([record_view], self.preprocessing)[0])
         return GalleryView(
@@ -150,7 +150,7 @@ class Gallery:
             return None
         record = self.source.read_record(*location)
         self.join.locate([location], [record])
-        return _whole(decode_record(record))
+        return whole_image(decode_record(record))
 
     def _locate(self, shard: int, row: int) -> Location | None:
         """Where the source has a record of the store; None where it does not have it."""
@@ -176,7 +176,7 @@ class Gallery:
 
 def shrink(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Pixels [H, W, 3] with a longest side of at most MAX_PICTURE_PX."""
-    return pixels if max(pixels.shape[:2]) <= MAX_PICTURE_PX else _whole(Image.fromarray(pixels))
+    return pixels if max(pixels.shape[:2]) <= MAX_PICTURE_PX else whole_image(Image.fromarray(pixels))
 
 
 def describe_view(gallery_view: GalleryView, gallery: Gallery) -> list[str]:
@@ -243,8 +243,9 @@ def _relative_area(box: Box) -> float:
     return (box[2] - box[0]) * (box[3] - box[1]) / RELATIVE_ONE**2
 
 
-def _whole(image: Image.Image) -> NDArray[np.uint8]:
-    scale = min(1.0, MAX_PICTURE_PX / max(image.size))
+def whole_image(image: Image.Image, most_px: int = MAX_PICTURE_PX) -> NDArray[np.uint8]:
+    """A full image as pixels [H, W, 3], its longest side at most ``most_px``."""
+    scale = min(1.0, most_px / max(image.size))
     width, height = (max(1, round(side * scale)) for side in image.size)
     return _to_bytes(resize_image(image, width, height, interpolation="bicubic"))
 

@@ -11,6 +11,7 @@ from teachonce.extras import require
 from teachonce.inspection.config import InspectConfig
 from teachonce.inspection.records import render_records, summarize_records
 from teachonce.inspection.store import render_store, summarize_store
+from teachonce.records.class_space import shows_top5
 from teachonce.records.class_table import brief_names
 from teachonce.records.options import given_record_options
 from teachonce.runs.metrics import METRIC_COLUMNS
@@ -94,9 +95,11 @@ def render_run(run: Run) -> str:
     if run.class_names is not None:
         lines.insert(2, f"  classes   {brief_names(run.class_names)}")
     if result is not None and result["top1"] is not None:
-        lines.append(f"  result    top-1 {result['top1']:.4f}, top-5 {result['top5']:.4f}, ECE {result['ece']:.4f}")
+        top5 = f", top-5 {result['top5']:.4f}" if shows_top5(run.num_classes) else ""
+        lines.append(f"  result    top-1 {result['top1']:.4f}{top5}, ECE {result['ece']:.4f}")
     if rows:
-        columns = [name for name in METRIC_COLUMNS if rows[-1][name] is not None]
+        hidden = () if shows_top5(run.num_classes) else ("validation_top5",)
+        columns = [name for name in METRIC_COLUMNS if rows[-1][name] is not None and name not in hidden]
         widths = [max(len(name), 9) for name in columns]
         lines += ["", "  " + "  ".join(name.rjust(width) for name, width in zip(columns, widths, strict=True))]
         if len(rows) > EPOCHS_SHOWN:

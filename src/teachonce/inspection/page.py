@@ -23,6 +23,7 @@ from teachonce.inspection.gallery import Gallery, describe_preprocessing
 from teachonce.inspection.measures import Measures, ShardMeasures, choose_rows, measure_store
 from teachonce.inspection.store import describe_store, describe_usable
 from teachonce.pages.page import render_page
+from teachonce.records.class_space import shows_top5
 from teachonce.records.class_table import brief_names
 from teachonce.records.discovery import open_records
 from teachonce.records.options import RecordOptions
@@ -133,7 +134,7 @@ def _numbers(store: Store, measures: Measures) -> list[tuple[str, str]]:
         (f"{store.num_records:,}", "records"),
         (f"{store.num_views:,}", "views each"),
         ("-" if top1 is None else f"{top1:.2%}", "top-1"),
-        ("-" if top5 is None else f"{top5:.2%}", "top-5"),
+        *([("-" if top5 is None else f"{top5:.2%}", "top-5")] if shows_top5(measures.num_classes) else []),
         ("-" if ece is None else f"{ece:.4f}", "ECE, 15 bins"),
         (f"{measures.entropy_nats:.3f}", "entropy in nats"),
         (f"{store.num_bytes() / (store.num_records * store.num_views):,.0f}", "bytes a view"),

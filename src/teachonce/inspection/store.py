@@ -12,6 +12,7 @@ from typing import Any
 
 from teachonce.inspection.costs import CodecError, ColumnBytes, measure_bytes, measure_codec
 from teachonce.inspection.measures import measure_store
+from teachonce.records.class_space import shows_top5
 from teachonce.records.class_table import brief_names
 from teachonce.store.card import describe_entry
 from teachonce.store.manifests import missing_files, visible_views
@@ -126,6 +127,7 @@ def render_store(summary: dict[str, Any]) -> str:
     ]
     if num_views == 0:
         return as_text(lines)
+    has_top5 = shows_top5(summary["num_classes"])
     columns = ", ".join(f"{name} {size:g}" for name, size in summary["bytes_per_view_by_column"].items())
     lines += [
         f"  bytes     {summary['bytes']:,}, {summary['bytes_per_view']:,.0f} a view ({columns})",
@@ -134,12 +136,12 @@ def render_store(summary: dict[str, Any]) -> str:
         f"  entropy   {summary['entropy_nats']:.3f} nats"
         + ("" if summary["ece"] is None else f"; calibration error {summary['ece']:.4f}"),
         "",
-        "  shard                      records   top-1   top-5  entropy",
+        f"  shard                      records   top-1{'   top-5' if has_top5 else ''}  entropy",
     ]
     shards = summary["shards"]
     lines += [
-        f"  {s['name']:<26} {s['num_records']:>7,}  {_fraction(s['top1'])}  {_fraction(s['top5'])}"
-        f"  {s['entropy_nats']:>7.3f}"
+        f"  {s['name']:<26} {s['num_records']:>7,}  {_fraction(s['top1'])}"
+        f"{'  ' + _fraction(s['top5']) if has_top5 else ''}  {s['entropy_nats']:>7.3f}"
         for s in shards[:SHARDS_SHOWN]
     ]
     if len(shards) > SHARDS_SHOWN:
@@ -168,7 +170,8 @@ def _describe_accuracy(summary: dict[str, Any]) -> str:
     if summary["top1"] is None:
         return "unknown: all views are mixed, and a mixed view has no single label"
     mixed = f" (without {num_mixed:,} mixed views)" if num_mixed else ""
-    return f"top-1 {summary['top1']:.4f}, top-5 {summary['top5']:.4f}{mixed}"
+    top5 = f", top-5 {summary['top5']:.4f}" if shows_top5(summary["num_classes"]) else ""
+    return f"top-1 {summary['top1']:.4f}{top5}{mixed}"
 
 
 def _describe_codec_error(summary: dict[str, Any]) -> str:

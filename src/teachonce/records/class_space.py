@@ -16,6 +16,14 @@ from numpy.typing import NDArray
 
 from teachonce.errors import ConfigError
 
+TOP5_CLASSES = 20
+"""Of fewer classes five answers are a quarter or more of all: their accuracy says little, and people do not see it."""
+
+
+def shows_top5(num_classes: int) -> bool:
+    """Whether tables and pages for people have a top-5 of a model of so many classes; what programs read always has."""
+    return num_classes >= TOP5_CLASSES
+
 
 @dataclass(frozen=True, kw_only=True)
 class ClassSpace:

@@ -6,6 +6,7 @@
         checkpoints/best.ckpt the one with the best validation top-1
         tensorboard/          event files (--logger: or csv/, wandb/, or none)
         student.safetensors   the final weights (their moving average, where there is one)
+        validation_classes.csv images and right answers of each class, in the last evaluation
         report.html           a page with curves and results
         result.json           written last: for ``train``, a run that has it is finished
         .train.lock           while it is trained: by which process
@@ -36,6 +37,7 @@ CONFIG_NAME = "config.json"
 RESULT_NAME = "result.json"
 WEIGHTS_NAME = "student.safetensors"
 REPORT_NAME = "report.html"
+CLASSES_NAME = "validation_classes.csv"
 CHECKPOINTS_NAME = "checkpoints"
 LAST_CHECKPOINT = f"{CHECKPOINTS_NAME}/last.ckpt"
 BEST_CHECKPOINT = f"{CHECKPOINTS_NAME}/best.ckpt"

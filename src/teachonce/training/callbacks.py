@@ -96,6 +96,8 @@ class EpochRecorder(Checkpoint):
         self.num_epochs = num_epochs
         self.checkpoint_epochs = checkpoint_epochs
         self.rows: list[Row] = []
+        self.class_sums: torch.Tensor | None = None
+        """[2, C]: images and right answers of each class in the last evaluation; None before one."""
         self.saved_epoch = -1
         """The last epoch that was checkpointed when it had ended."""
         self._last_line = float("-inf")
@@ -106,13 +108,15 @@ class EpochRecorder(Checkpoint):
         """The curve so far, and the time that the current epoch has taken."""
         return {
             "rows": self.rows,
+            "class_sums": self.class_sums,
             "seconds": time.monotonic() - self._start,
             "train_seconds": self._train_seconds,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue this curve; checkpoints of earlier versions are of the end of an epoch and know no times."""
+        """Continue this curve; checkpoints of earlier versions are of an epoch's end, without times and classes."""
         self.rows = state_dict["rows"]
+        self.class_sums = state_dict.get("class_sums")
         self._start = time.monotonic() - state_dict.get("seconds", 0.0)
         self._train_seconds = state_dict.get("train_seconds", 0.0)
 
@@ -140,6 +144,8 @@ class EpochRecorder(Checkpoint):
         sums = module.read_sums()
         num_images = sums.pop("images")
         validation = module.validation_result or {}
+        if module.validation_classes is not None:
+            self.class_sums = module.validation_classes
         found = {
             "epoch": trainer.current_epoch + 1,
             "step": trainer.global_step,

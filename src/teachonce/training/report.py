@@ -1,20 +1,46 @@
-"""report.html of a run: the configuration, the curves and the result, from what the run's directory holds."""
+"""report.html of a run: the configuration, the curves, the result and its worst classes.
+
+Confusions, calibration and pictures need the model and the images: they are on the page of ``evaluate --html``, whose
+command is here.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from torch import Tensor
+
+from teachonce.data.dataset import EvalDataset
+from teachonce.evaluation.config import EvaluateConfig
+from teachonce.evaluation.findings.per_class import (
+    ClassResult,
+    collect_classes,
+    encode_csv,
+    find_worst,
+    shown_names,
+    sort_worst,
+)
+from teachonce.evaluation.findings.proportions import LEVEL
+from teachonce.models.spec import path_spec
+from teachonce.options import command_line
 from teachonce.pages.charts import BLUE, INK, ORANGE, PURPLE, QUIET, draw_svg
 from teachonce.pages.page import render_page
+from teachonce.records.class_space import shows_top5
 from teachonce.records.class_table import brief_names
+from teachonce.records.options import RecordOptions
 from teachonce.runs.metrics import METRICS_NAME, Row
-from teachonce.runs.run import REPORT_NAME, WEIGHTS_NAME, Run
+from teachonce.runs.run import CLASSES_NAME, REPORT_NAME, WEIGHTS_NAME, Run
+from teachonce.storage.address import to_location
 from teachonce.storage.files import atomic_write
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+PAGE_NAME = "evaluation.html"
+"""What the report's command calls the page of an evaluation, beside the report."""
 
 _TEMPLATE = "training/templates/report.html.jinja"
 
@@ -26,20 +52,46 @@ _COLORS = {"train_loss": INK, "label_loss": BLUE, "kd_loss": ORANGE, "validation
            "train_top1": BLUE, "validation_top1": ORANGE, "validation_top5": PURPLE}  # fmt: skip
 
 
-def write_report(run: Path, result: Mapping[str, Any]) -> Path:
-    """Write RUN/report.html from config.json, metrics.csv and ``result``; returns its path."""
+def summarize_classes(class_sums: Tensor | None, validation: EvalDataset | None) -> list[ClassResult]:
+    """The classes of the last evaluation by the data's labels, from images and right answers [2, C] of the student's.
+
+    None without an evaluation, or where a run was resumed from a checkpoint of an older version.
+    """
+    if class_sums is None or validation is None:
+        return []
+    counts, correct = class_sums.long().numpy()
+    names = shown_names(validation.records.classes)
+    return collect_classes(counts, correct, names, first_label=validation.class_space.offset)
+
+
+def write_report(run: Path, result: Mapping[str, Any], classes: Sequence[ClassResult] = ()) -> Path:
+    """Write RUN/report.html from config.json, metrics.csv, ``result`` and the ``classes`` of the last evaluation.
+
+    Where there are classes, RUN/validation_classes.csv has all of them. Returns the page's path.
+    """
     opened = Run(run)
+    has_top5 = shows_top5(opened.num_classes)
     page = render_page(
         _TEMPLATE,
         name=run.name,
         teacher=opened.describe_supervision(),
         config=_shown_config(opened),
-        result=result,
-        numbers=_numbers(result),
-        curves=draw_curves(opened.metrics),
+        result={name: value for name, value in result.items() if name != "top5" or has_top5},
+        numbers=_numbers(result, has_top5=has_top5),
+        curves=draw_curves(opened.metrics, has_top5=has_top5),
+        num_classes=len(sort_worst(classes)),
+        worst=find_worst(classes),
+        lowest=sort_worst(classes)[:1],
+        level=f"{LEVEL:.0%}",
+        command=_evaluate_command(opened),
+        page_name=PAGE_NAME,
+        classes_file=CLASSES_NAME if classes else None,
         weights_file=WEIGHTS_NAME,
         metrics_file=METRICS_NAME,
     )
+    if classes:
+        with atomic_write(run / CLASSES_NAME) as file:
+            file.write(encode_csv(classes, with_wrong=False))
     with atomic_write(run / REPORT_NAME) as file:
         file.write(page.encode())
     return run / REPORT_NAME
@@ -53,13 +105,14 @@ def _shown_config(run: Run) -> dict[str, Any]:
     return config
 
 
-def draw_curves(rows: Sequence[Row]) -> str:
+def draw_curves(rows: Sequence[Row], *, has_top5: bool = True) -> str:
     """Losses, accuracies and learning rate over epochs, as one SVG element."""
+    accuracies_shown = {name: label for name, label in _ACCURACIES.items() if has_top5 or "top5" not in name}
 
     def draw(figure: Figure) -> None:
         losses, accuracies, rate = figure.subplots(1, 3, width_ratios=(4, 4, 2))
         _draw(losses, rows, _LOSSES, "loss in nats")
-        _draw(accuracies, rows, _ACCURACIES, "accuracy")
+        _draw(accuracies, rows, accuracies_shown, "accuracy")
         accuracies.set_ylim(0, 1)
         epochs = [row["epoch"] for row in rows]
         rate.plot(epochs, [row["lr"] for row in rows], color=QUIET, marker="." if len(rows) < 40 else "")
@@ -92,10 +145,29 @@ def _draw(axes: Any, rows: Sequence[Row], columns: Mapping[str, str], title: str
         axes.legend(loc="lower right" if title == "accuracy" else "upper right")
 
 
-def _numbers(result: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _evaluate_command(run: Run) -> str | None:
+    """The command of the full page; None for a run without an evaluation."""
+    config = run.config
+    if config.get("validation_split") in (None, "none"):
+        return None
+    given = {field.name: config[field.name] for field in fields(RecordOptions) if config.get(field.name) is not None}
+    if "labels" in given:
+        given["labels"] = to_location(given["labels"])
+    evaluation = EvaluateConfig(
+        data=to_location(config.get("validation_data") or config["data"]),
+        model=path_spec("run", run.path).text,
+        split=config["validation_split"],
+        html=run.path / PAGE_NAME,
+        **given,
+    )
+    return f"teachonce evaluate {command_line(evaluation)}"
+
+
+def _numbers(result: Mapping[str, Any], *, has_top5: bool) -> list[tuple[str, str]]:
     numbers = []
-    for name, label in (("top1", "top-1"), ("top5", "top-5"), ("ece", "ECE, 15 bins")):
-        if result[name] is not None:
+    shown = (("top1", "top-1"), ("top5", "top-5"), ("balanced_accuracy", "balanced accuracy"), ("ece", "ECE, 15 bins"))
+    for name, label in shown:
+        if result.get(name) is not None and (has_top5 or name != "top5"):
             numbers.append((f"{result[name]:.2%}" if name != "ece" else f"{result[name]:.4f}", label))
     numbers.append((f"{result['train_loss']:.4f}", "train loss"))
     numbers.append((f"{result['images_per_second']:,.0f}", "images/s"))

@@ -76,6 +76,8 @@ class StudentModule(lightning.LightningModule):
     """What a record of each class [C] counts in the losses; None: all the same."""
     sums: Tensor
     """Over the epoch's batches on this device: loss, label loss, KD loss, hits, images; read once an epoch."""
+    class_sums: Tensor
+    """Over the evaluation's batches on this device: images and right answers of each class."""
 
     def __init__(
         self,
@@ -97,6 +99,8 @@ class StudentModule(lightning.LightningModule):
         self.has_labels = True
         """Set False where records lack labels: the loss is the teacher's alone, and nothing is compared with labels."""
         self.validation_result: dict[str, float] | None = None
+        self.validation_classes: Tensor | None = None
+        """[2, C] on the CPU: images and right answers of each class, of this epoch's evaluation on all devices."""
         self.last_lr = 0.0
         self._set_progress: Callable[[float], None] | None = getattr(student, "set_progress", None)
         if config.bn_momentum is not None:
@@ -111,6 +115,7 @@ class StudentModule(lightning.LightningModule):
             student.compile(dynamic=False)
         self.register_buffer("sums", torch.zeros(5), persistent=False)
         self.register_buffer("class_weights", None, persistent=False)
+        self.register_buffer("class_sums", torch.zeros(2, num_classes, dtype=torch.int32), persistent=False)
         self.watch = LossWatch()
         self.loss_weight: Callable[[int], float] | None = None
         """What a batch of the epoch counts in its update (``EpochBatches.loss_weight``); None: all the same."""
@@ -213,13 +218,16 @@ class StudentModule(lightning.LightningModule):
 
     def validation_step(self, batch: dict[str, Tensor], batch_index: int) -> None:
         """Count one batch."""
-        self.metrics.update(self(batch["pixels"]), batch["labels"])
+        logits, labels = self(batch["pixels"]), batch["labels"]
+        self.metrics.update(logits, labels)
+        is_right = logits.argmax(dim=1) == labels
+        self.class_sums.index_add_(1, labels, torch.stack([torch.ones_like(is_right), is_right]).int())
 
     def on_train_epoch_start(self) -> None:
         """Seed torch for this epoch, and forget the last one's sums."""
         torch.manual_seed(derive_seed(self.config.seed, "torch", self.current_epoch, self.global_rank))
         self.sums.zero_()
-        self.validation_result = None
+        self.validation_result = self.validation_classes = None
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_index: int) -> None:
         """Move the average along after an update; make the epoch's end sound before anything is kept of it."""
@@ -254,8 +262,13 @@ class StudentModule(lightning.LightningModule):
             self.average.apply(fn)
         return super()._apply(fn, recurse)
 
+    def on_validation_epoch_start(self) -> None:
+        """Forget what an evaluation that was interrupted counted."""
+        self.class_sums.zero_()
+
     def on_validation_epoch_end(self) -> None:
         """Keep the result of this epoch's evaluation."""
+        self.validation_classes = self.trainer.strategy.reduce(self.class_sums.clone(), reduce_op="sum").cpu()
         self.validation_result = self.metrics.compute()
         self.metrics.reset()
 

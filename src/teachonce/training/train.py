@@ -37,13 +37,14 @@ from teachonce.engine.machine import keep_freed_memory
 from teachonce.engine.progress import phase
 from teachonce.engine.stop_signals import StopSignals, end_by_signal
 from teachonce.errors import ConfigError, ModelError, TeachonceError
+from teachonce.evaluation.findings.per_class import balanced_accuracy
 from teachonce.extras import require
 from teachonce.models.classifier import Classifier, build_student, load_model, resolve_device
 from teachonce.models.fine_tuning import start_from
 from teachonce.models.own_classes import resolve_model_offset
 from teachonce.models.spec import ModelSpec, first_line, parse_model_spec
 from teachonce.options import to_json
-from teachonce.records.class_space import ClassSpace
+from teachonce.records.class_space import ClassSpace, shows_top5
 from teachonce.rng import derive_seed
 from teachonce.runs.run import (
     CHECKPOINTS_NAME,
@@ -77,7 +78,7 @@ from teachonce.training.data import (
 from teachonce.training.interruption import EpochLoader, Interruption, TrainingStoppedError
 from teachonce.training.online_stats import measure_online_stats
 from teachonce.training.ranks import Agreement, is_first_rank, is_rank, run_ranks, world_shape
-from teachonce.training.report import write_report
+from teachonce.training.report import summarize_classes, write_report
 from teachonce.training.store_warnings import measure_store_stats, warn_before_training, warn_of_teacher
 from teachonce.training.student_module import OnlineTeacher, StudentModule
 
@@ -119,7 +120,10 @@ def train(config: TrainConfig) -> dict[str, Any]:
     finished = None if begun is None else begun.result
     if finished is not None:
         _remove_temporaries(trainer, config)
-        _log(trainer, f"{config.out}: already finished ({describe_result(finished)}); nothing to do")
+        _log(
+            trainer,
+            f"{config.out}: already finished ({describe_result(finished, data.train.num_classes)}); nothing to do",
+        )
         return finished
     # The caller's random numbers are not touched here; those of the student are a function of the seed.
     with torch.random.fork_rng(devices=[]):  # of GPUs, to read the state alone would take memory on each
@@ -154,11 +158,12 @@ def _alone(config: TrainConfig, trainer: lightning.Trainer) -> Iterator[None]:
         yield
 
 
-def describe_result(result: dict[str, Any]) -> str:
+def describe_result(result: dict[str, Any], num_classes: int) -> str:
     """A result as a phrase for people."""
     phrase = plural(result["epochs"], "epoch")
     if result["top1"] is not None:
-        phrase += f", top-1 {result['top1']:.4f}, top-5 {result['top5']:.4f}, ECE {result['ece']:.4f}"
+        top5 = f", top-5 {result['top5']:.4f}" if shows_top5(num_classes) else ""
+        phrase += f", top-1 {result['top1']:.4f}{top5}, ECE {result['ece']:.4f}"
     return phrase
 
 
@@ -398,10 +403,12 @@ def _finish(
 
     rows = recorder.rows
     last, best = rows[-1], recorder.best_row
+    classes = summarize_classes(recorder.class_sums, data.validation)
     result = {
         "top1": last["validation_top1"],
         "top5": last["validation_top5"],
         "ece": last["validation_ece"],
+        "balanced_accuracy": balanced_accuracy(classes),
         "best_top1": None if best is None else best["validation_top1"],
         "best_epoch": None if best is None else best["epoch"],
         "train_loss": last["train_loss"],
@@ -428,10 +435,10 @@ def _finish(
         }
         with atomic_write(config.out / WEIGHTS_NAME) as file:
             file.write(save(weights, {"student": config.student, "format": "pt"}))
-        write_report(config.out, result)
+        write_report(config.out, result, classes)
         write_json(config.out / RESULT_NAME, result)
     _remove_temporaries(trainer, config)
-    _log(trainer, f"{config.out}: finished: {describe_result(result)}")
+    _log(trainer, f"{config.out}: finished: {describe_result(result, data.train.num_classes)}")
     return result
 
 
