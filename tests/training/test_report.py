@@ -14,6 +14,7 @@ from teachonce.pixels.preprocessing import Preprocessing
 from teachonce.runs.metrics import METRIC_COLUMNS, write_metrics
 from teachonce.storage.files import write_json
 from teachonce.training.report import draw_curves, write_report
+from tests.support.chromium import measure_page
 from tests.support.small_data import run_config
 
 CONFIG = run_config("timm:x<y", Preprocessing(size_px=32)) | {
@@ -44,7 +45,7 @@ def test_page(tmp_path: Path, num_epochs: int) -> None:
     assert "timm:x&lt;y" in page and "x<y" not in page
     for text in ("81.25%", "1,234", "11.70 M", "at temperature 2", "STORE", "torch 2"):
         assert text in page
-    assert page.count("<svg") == page.count("</svg>") == 1
+    assert page.count("<svg") == page.count("</svg>") == 3
 
 
 def classes_of(*counts: tuple[int, int]) -> list[ClassResult]:
@@ -89,12 +90,33 @@ def test_twenty_classes_have_a_top5(tmp_path: Path) -> None:
 
 def test_curves_leave_out_what_is_not_there() -> None:
     without = dict.fromkeys(("validation_loss", "validation_top1", "validation_top5", "validation_ece"))
-    labels_only = draw_curves(rows(3, kd_loss=0.0, label_loss=0.5, train_loss=0.5, **without))
+    labels_only = "".join(draw_curves(rows(3, kd_loss=0.0, label_loss=0.5, train_loss=0.5, **without)))
     assert "KD" not in labels_only and "validation" not in labels_only and "label (train)" in labels_only
-    whole = draw_curves(rows(3))
+    curves = draw_curves(rows(3))
+    whole = "".join(curves)
     for text in ("KD (train)", "label (validation)", "top-1 (validation)", "top-5 (validation)"):
         assert text in whole
-    assert ElementTree.fromstring(whole).tag.endswith("svg")
+    assert len(curves) == 3 and all(ElementTree.fromstring(curve).tag.endswith("svg") for curve in curves)
+
+
+def test_results_have_words_and_options_are_those_in_force(tmp_path: Path) -> None:
+    write_json(
+        tmp_path / "config.json", CONFIG | {"schedule": "cosine", "step_epochs": 30, "ema_decay": 0.0, "init": None}
+    )
+    write_metrics(tmp_path, rows(2))
+    page = write_report(tmp_path, RESULT | {"seconds": 61.2}).read_text()
+    assert "training speed" in page and "1,234 images/s" in page and "61 s" in page and "images_per_second" not in page
+    assert "schedule" in page and "step_epochs" not in page and "<td>init" not in page
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [400, 1400])
+def test_the_page_fits_a_phone(tmp_path: Path, width: int) -> None:
+    write_json(tmp_path / "config.json", CONFIG)
+    write_metrics(tmp_path, rows(30))
+    page = write_report(tmp_path, RESULT, classes_of(*[(8, 12)] * 4, (0, 12)))
+    measured = measure_page(page, width, tmp_path)
+    assert measured["width"] <= width and not measured["small"]
 
 
 def test_the_same_curve_is_the_same_bytes() -> None:

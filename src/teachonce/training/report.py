@@ -6,8 +6,9 @@ command is here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,7 @@ from teachonce.evaluation.findings.per_class import (
 )
 from teachonce.evaluation.findings.proportions import LEVEL
 from teachonce.models.spec import path_spec
-from teachonce.options import command_line
+from teachonce.options import command_line, drop_idle
 from teachonce.pages.charts import BLUE, INK, ORANGE, PURPLE, QUIET, draw_svg
 from teachonce.pages.page import render_page
 from teachonce.records.class_space import shows_top5
@@ -35,6 +36,7 @@ from teachonce.runs.metrics import METRICS_NAME, Row
 from teachonce.runs.run import CLASSES_NAME, REPORT_NAME, WEIGHTS_NAME, Run
 from teachonce.storage.address import to_location
 from teachonce.storage.files import atomic_write
+from teachonce.training.config import TrainConfig
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -48,6 +50,27 @@ _LOSSES = {"train_loss": "total (train)", "label_loss": "label (train)", "kd_los
            "validation_loss": "label (validation)"}  # fmt: skip
 _ACCURACIES = {"train_top1": "top-1 (train)", "validation_top1": "top-1 (validation)",
                "validation_top5": "top-5 (validation)"}  # fmt: skip
+_RESULT = {
+    "top1": ("top-1", "{:.2%}"),
+    "top5": ("top-5", "{:.2%}"),
+    "balanced_accuracy": ("balanced accuracy, the mean over classes", "{:.2%}"),
+    "ece": ("expected calibration error, 15 bins", "{:.4f}"),
+    "best_top1": ("best top-1 of an epoch", "{:.2%}"),
+    "best_epoch": ("epoch with the best top-1", "{}"),
+    "train_loss": ("training loss, last epoch", "{:.4f} nats"),
+    "train_top1": ("top-1 on training views, last epoch", "{:.2%}"),
+    "validation_loss": ("validation loss", "{:.4f} nats"),
+    "epochs": ("epochs", "{}"),
+    "steps": ("updates", "{:,}"),
+    "seconds": ("training time", "{:,.0f} s"),
+    "images_per_second": ("training speed", "{:,.0f} images/s"),
+    "num_parameters": ("parameters", "{:,}"),
+    "store_views": ("stored views", "{}"),
+    "missing_records": ("records left out, as the store lacks them", "{:,}"),
+    "relabeled_records": ("records with another label than in the store", "{:,}"),
+    "kd_temp": ("temperature", "{:g}"),
+}
+"""Words and form of the entries of result.json."""
 _COLORS = {"train_loss": INK, "label_loss": BLUE, "kd_loss": ORANGE, "validation_loss": PURPLE,
            "train_top1": BLUE, "validation_top1": ORANGE, "validation_top5": PURPLE}  # fmt: skip
 
@@ -76,7 +99,7 @@ def write_report(run: Path, result: Mapping[str, Any], classes: Sequence[ClassRe
         name=run.name,
         teacher=opened.describe_supervision(),
         config=_shown_config(opened),
-        result={name: value for name, value in result.items() if name != "top5" or has_top5},
+        result=_shown_result(result, has_top5=has_top5),
         numbers=_numbers(result, has_top5=has_top5),
         curves=draw_curves(opened.metrics, has_top5=has_top5),
         num_classes=len(sort_worst(classes)),
@@ -98,33 +121,61 @@ def write_report(run: Path, result: Mapping[str, Any], classes: Sequence[ClassRe
 
 
 def _shown_config(run: Run) -> dict[str, Any]:
-    """config.json, of many classes with some of their names."""
-    config = dict(run.config)
+    """The options of config.json that were in force, and of many classes some of their names."""
+    in_force = drop_idle(TrainConfig, run.config)
+    config = {name: value for name, value in in_force.items() if value not in (None, "") and value is not False}
     if run.class_names is not None:
         config["class_names"] = brief_names(run.class_names)
     return config
 
 
-def draw_curves(rows: Sequence[Row], *, has_top5: bool = True) -> str:
-    """Losses, accuracies and learning rate over epochs, as one SVG element."""
+def _shown_result(result: Mapping[str, Any], *, has_top5: bool) -> dict[str, str]:
+    """result.json in words, with units."""
+    shown = {}
+    for name, value in result.items():
+        if value is not None and (name != "top5" or has_top5):
+            label, form = _RESULT.get(name, (name.replace("_", " "), "{}"))
+            shown[label] = form.format(value)
+    return shown
+
+
+def draw_curves(rows: Sequence[Row], *, has_top5: bool = True) -> list[str]:
+    """Losses, accuracies and learning rate over epochs, an SVG element each, as wide as a phone."""
     accuracies_shown = {name: label for name, label in _ACCURACIES.items() if has_top5 or "top5" not in name}
 
-    def draw(figure: Figure) -> None:
-        losses, accuracies, rate = figure.subplots(1, 3, width_ratios=(4, 4, 2))
-        _draw(losses, rows, _LOSSES, "loss in nats")
-        _draw(accuracies, rows, accuracies_shown, "accuracy")
-        accuracies.set_ylim(0, 1)
-        epochs = [row["epoch"] for row in rows]
-        rate.plot(epochs, [row["lr"] for row in rows], color=QUIET, marker="." if len(rows) < 40 else "")
-        rate.set_title("learning rate")
-        rate.set_xlabel("epoch")
-        for axes in (losses, accuracies, rate):
-            axes.xaxis.get_major_locator().set_params(integer=True)
+    def draw_losses(axes: Any) -> None:
+        _draw(axes, rows, _LOSSES, "loss in nats")
 
-    description = (
-        "Losses, accuracies and learning rate by epoch; the same numbers are in the table of the run's metrics."
-    )
-    return draw_svg(draw, size_inches=(11, 3.4), name="curves", description=description)
+    def draw_accuracies(axes: Any) -> None:
+        _draw(axes, rows, accuracies_shown, "accuracy")
+        axes.set_ylim(0, 1)
+
+    def draw_rate(axes: Any) -> None:
+        axes.plot(
+            [row["epoch"] for row in rows],
+            [row["lr"] for row in rows],
+            color=QUIET,
+            marker="." if len(rows) < 40 else "",
+        )
+        axes.set_title("learning rate")
+        axes.set_xlabel("epoch")
+
+    drawn = (("Losses", draw_losses), ("Accuracies", draw_accuracies), ("Learning rate", draw_rate))
+    return [
+        draw_svg(
+            partial(_draw_alone, draw),
+            size_inches=(3.9, 3.1),
+            name=f"curves {title}",
+            description=f"{title} by epoch; the same numbers are in the table of the run's metrics.",
+        )
+        for title, draw in drawn
+    ]
+
+
+def _draw_alone(draw: Callable[[Any], None], figure: Figure) -> None:
+    axes = figure.subplots()
+    draw(axes)
+    axes.xaxis.get_major_locator().set_params(integer=True)
 
 
 def _draw(axes: Any, rows: Sequence[Row], columns: Mapping[str, str], title: str) -> None:
