@@ -10,9 +10,11 @@ from teachonce.cli.ablate_table import (
     draw_ablation,
     find_verdicts,
     interval,
+    render_ablation,
     render_table,
     sampling_interval,
 )
+from tests.support.chromium import measure_page
 
 
 def arm(name, *top1, **more):
@@ -68,6 +70,33 @@ def test_two_seeds_are_no_evidence():
 def test_the_picture_names_every_arm():
     picture = draw_ablation([LABELS, arm("KD", 0.6, 0.7, 0.8, curves=[[(1, 0.5), (2, 0.6)]] * 3)])
     assert picture.count("labels only") >= 2 and picture.count("KD") >= 2 and picture.lstrip().startswith("<?xml")
+
+
+def test_one_evaluation_has_no_empty_panel():
+    assert "mean over seeds" not in draw_ablation([LABELS, arm("KD", 0.6, 0.7, 0.8, curves=[[(2, 0.6)]] * 3)])
+
+
+def page_of(arms):
+    names = ("ablation.md", "ablation.json")
+    return render_ablation(arms, 3, student="timm:a<b", command="teachonce ablate --out 'x y'", files=names)
+
+
+def test_the_page_says_what_the_table_says():
+    better = arm("KD <1>", 0.7, 0.72, 0.74, teacher_forwards=1234567, curves=[[(1, 0.5), (2, 0.6)]] * 3)
+    page = page_of([LABELS, better])
+    assert page.count("<svg") == 2 and "KD &lt;1&gt;" in page and "timm:a&lt;b" in page and "1,234,567" in page
+    assert "+10.00" in page and "teachonce ablate --out" in page
+    assert page_of([LABELS, arm("KD", 0.7, 0.7, 0.7)]).count("<svg") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [400, 1400])
+def test_the_page_fits_a_phone(tmp_path, width):
+    arms = [LABELS, *(arm(f"{count} stored views", 0.6, 0.65, 0.7, store_bytes=123456789) for count in (1, 10, 30))]
+    page = tmp_path / "ablation.html"
+    page.write_text(page_of(arms))
+    measured = measure_page(page, width, tmp_path)
+    assert measured["width"] <= width and not measured["small"]
 
 
 def test_intervals_are_corrected_for_the_number_of_arms():

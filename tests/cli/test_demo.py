@@ -7,12 +7,23 @@ import pytest
 from PIL import Image
 
 from teachonce.cli.config import DemoConfig
-from teachonce.cli.demo import NUM_TRAIN, SIDE_PX, Comparison, Row, demo, render_table, write_digits, write_labeled
+from teachonce.cli.demo import (
+    NUM_TRAIN,
+    SIDE_PX,
+    Comparison,
+    Row,
+    demo,
+    render,
+    render_table,
+    write_digits,
+    write_labeled,
+)
 from teachonce.cli.main import parse_command
 from teachonce.extraction.config import ExtractConfig
 from teachonce.interop.config import MergeConfig
 from teachonce.options import command_line
 from teachonce.runs.run import Run
+from tests.support.chromium import measure_page
 
 
 def rows(*values):
@@ -54,6 +65,14 @@ def test_the_digits_are_split_once(tmp_path):
 def test_printed_commands_mean_the_same(command, config):
     parsed = parse_command([command, *shlex.split(command_line(config))])
     assert command_line(parsed) == command_line(config)
+
+
+@pytest.mark.slow
+def test_the_page_fits_a_phone(tmp_path):
+    page = tmp_path / "demo.html"
+    page.write_text(render([rows((0.90, 0.91, 0.90), (0.97, 0.98, 0.97)), rows((0.8, 0.82, 0.84), (0.97, 0.98, 0.97))]))
+    measured = measure_page(page, 400, tmp_path)
+    assert measured["width"] <= 400 and not measured["small"]
 
 
 @pytest.mark.slow

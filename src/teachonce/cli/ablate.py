@@ -33,7 +33,7 @@ from multiprocessing import active_children
 from pathlib import Path
 from typing import Any, TextIO
 
-from teachonce.cli.ablate_table import Arm, draw_ablation, render_table
+from teachonce.cli.ablate_table import Arm, draw_ablation, render_ablation, render_table
 from teachonce.cli.config import AblateConfig
 from teachonce.engine.jobs import describe_start, run_jobs
 from teachonce.engine.machine import num_cores
@@ -64,7 +64,7 @@ from teachonce.training.config import TrainConfig, TrainingOptions, check_logger
 from teachonce.training.train import train
 from teachonce.views.options import MixOptions
 
-TABLE_NAME, RESULTS_NAME, PICTURE_NAME = "ablation.md", "ablation.json", "ablation.svg"
+TABLE_NAME, RESULTS_NAME, PICTURE_NAME, PAGE_NAME = "ablation.md", "ablation.json", "ablation.svg", "ablation.html"
 _EXTRACTIONS_NAME = "extractions.json"
 
 
@@ -94,16 +94,19 @@ def ablate(config: AblateConfig) -> list[Arm]:
     num_jobs = min(config.jobs or num_cores(), len(jobs))
     _train_students(config, jobs, num_jobs)
     arms = [_read_arm(config, arm) for arm in arm_configs]
-    table = render_table(arms, config.seeds)
+    table, command = render_table(arms, config.seeds), f"teachonce ablate {command_line(config)}"
     with atomic_write(config.out / TABLE_NAME) as file:
-        file.write(f"    teachonce ablate {command_line(config)}\n\n{table}".encode())
+        file.write(f"    {command}\n\n{table}".encode())
     write_json(config.out / RESULTS_NAME, [dataclasses.asdict(arm) for arm in arms])
     with atomic_write(config.out / PICTURE_NAME) as file:
         file.write(draw_ablation(arms).encode())
+    files = TABLE_NAME, RESULTS_NAME
+    page = render_ablation(arms, config.seeds, student=config.student, command=command, files=files)
+    with atomic_write(config.out / PAGE_NAME) as file:
+        file.write(page.encode())
     print_text(table)
-    print_text(
-        f"{config.out / TABLE_NAME}, {PICTURE_NAME}, {RESULTS_NAME}; this call took {time.monotonic() - start:.0f} s"
-    )
+    names = f"{config.out / TABLE_NAME}, {PAGE_NAME}, {PICTURE_NAME}, {RESULTS_NAME}"
+    print_text(f"{names}; this call took {time.monotonic() - start:.0f} s")
     return arms
 
 

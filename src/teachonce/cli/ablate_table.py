@@ -13,13 +13,22 @@ from __future__ import annotations
 
 import io
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
+from teachonce.pages.charts import LINE, draw_svg
+from teachonce.pages.page import render_page
 from teachonce.terminal import as_text
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Curve = list[tuple[int, float]]
 """(epoch, validation top-1) of one student."""
+_COLORS = ("#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#7f7f7f", "#bcbd22", "#17becf")
+"""Of the arms: matplotlib's own ten, which can be told apart on light and on dark."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,38 +180,104 @@ def _find_pairs(arms: Sequence[Arm]) -> list[tuple[Arm, Arm]]:
 
 
 def draw_ablation(arms: Sequence[Arm]) -> str:
-    """SVG: top-1 of each arm with its seeds and interval, and the mean curves."""
+    """SVG of its own: top-1 of each arm with its seeds and interval, and the mean curves where there are any."""
     import matplotlib
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "teachonce", "font.size": 9}):
-        figure = Figure(figsize=(11, 0.9 + 0.42 * max(6, len(arms))), layout="constrained")
-        dots, curves = figure.subplots(1, 2, width_ratios=(5, 4))
-        colors = matplotlib.colormaps["tab10"].colors  # type: ignore[attr-defined]
-        for position, arm in enumerate(arms):
-            color = colors[position % len(colors)]
-            top1 = [100 * value for value in arm.top1]
-            half = 100 * interval(arm.top1, len(arms))
-            if len(top1) > 1:
-                dots.errorbar(statistics.mean(top1), position, xerr=half, color=color, capsize=3, lw=1.2)
-            dots.plot(top1, [position] * len(top1), "|", color=color, alpha=0.6, ms=9)
-            dots.plot(statistics.mean(top1), position, "o", color=color, ms=6)
-            epochs = [epoch for epoch, _ in arm.curves[0]] if arm.curves else []
-            means = [100 * statistics.mean(curve[at][1] for curve in arm.curves) for at in range(len(epochs))]
-            curves.plot(epochs, means, color=color, label=arm.name, lw=1.3)
-        dots.set_yticks(range(len(arms)), [arm.name for arm in arms])
-        dots.invert_yaxis()
-        dots.set_xlabel("top-1 in %, mean with 95 % interval; strokes are seeds")
-        dots.grid(axis="x", color="#e4e8ec")
-        curves.set_xlabel("epoch")
-        curves.set_ylabel("validation top-1 in %, mean over seeds")
-        curves.grid(axis="y", color="#e4e8ec")
-        curves.legend(frameon=False, fontsize=8, loc="lower right")
-        for axes in (dots, curves):
+        has_curves = _has_curves(arms)
+        figure = Figure(figsize=(11 if has_curves else 6.2, _chart_inches(arms)), layout="constrained")
+        panels = figure.subplots(1, 2, width_ratios=(5, 4)) if has_curves else [figure.subplots()]
+        for draw, axes in zip((_draw_dots, _draw_curves), panels, strict=False):
+            draw(arms, axes)
             axes.spines[["top", "right"]].set_visible(False)
         text = io.StringIO()
         figure.savefig(text, format="svg", metadata={"Date": None})
     return text.getvalue()
+
+
+def render_ablation(arms: Sequence[Arm], num_seeds: int, *, student: str, command: str, files: tuple[str, str]) -> str:
+    """The page: charts, what follows, and the columns that decide; ``files`` are the names of table and numbers."""
+    num_comparisons = count_comparisons(arms)
+    described = "; ".join(f"{arm.name}: {100 * statistics.mean(arm.top1):.2f} %" for arm in arms)
+    drawn = [(_draw_dots, described)]
+    if _has_curves(arms):
+        drawn.append((_draw_curves, "Validation top-1 by epoch, mean over seeds, a line for each arm."))
+    charts = [
+        draw_svg(
+            partial(_draw_alone, draw, arms),
+            size_inches=(4.1, max(2.0, _chart_inches(arms))),
+            name=f"ablation {number}",
+            description=description,
+        )
+        for number, (draw, description) in enumerate(drawn)
+    ]
+    accuracies = []
+    for arm in arms:
+        top1 = f"{100 * statistics.mean(arm.top1):.2f}{_plus_minus(interval(arm.top1, len(arms)))}"
+        against = "" if arm is arms[0] else _signed(*difference(arm, arms[0], num_comparisons))
+        accuracies.append((arm.name, top1, against))
+    return render_page(
+        "cli/templates/ablation.html.jinja",
+        student=student,
+        num_seeds=num_seeds,
+        charts=charts,
+        verdicts=find_verdicts(arms),
+        baseline=arms[0].name,
+        accuracies=accuracies,
+        costs=[
+            (
+                arm.name,
+                f"{arm.teacher_forwards:,}",
+                f"{arm.store_bytes:,}",
+                f"{statistics.mean(arm.train_seconds):,.0f}",
+            )
+            for arm in arms
+        ],
+        notes=_describe_table(arms, num_comparisons),
+        command=command,
+        table_name=files[0],
+        results_name=files[1],
+    )
+
+
+def _has_curves(arms: Sequence[Arm]) -> bool:
+    """Whether there is more than one evaluation to join by a line."""
+    return any(len(curve) > 1 for arm in arms for curve in arm.curves)
+
+
+def _chart_inches(arms: Sequence[Arm]) -> float:
+    return 0.9 + 0.42 * len(arms)
+
+
+def _draw_alone(draw: Callable[[Sequence[Arm], Any], None], arms: Sequence[Arm], figure: Figure) -> None:
+    draw(arms, figure.subplots())
+
+
+def _draw_dots(arms: Sequence[Arm], axes: Any) -> None:
+    for position, arm in enumerate(arms):
+        color = _COLORS[position % len(_COLORS)]
+        top1 = [100 * value for value in arm.top1]
+        if len(top1) > 1:
+            half = 100 * interval(arm.top1, len(arms))
+            axes.errorbar(statistics.mean(top1), position, xerr=half, color=color, capsize=3, lw=1.2)
+        axes.plot(top1, [position] * len(top1), "|", color=color, alpha=0.6, ms=9)
+        axes.plot(statistics.mean(top1), position, "o", color=color, ms=6)
+    axes.set_yticks(range(len(arms)), [arm.name for arm in arms])
+    axes.set_ylim(len(arms) - 0.5, -0.5)
+    axes.set_xlabel("top-1 in %, with 95 % interval")
+    axes.grid(axis="x", color=LINE)
+
+
+def _draw_curves(arms: Sequence[Arm], axes: Any) -> None:
+    for position, arm in enumerate(arms):
+        epochs = [epoch for epoch, _ in arm.curves[0]] if arm.curves else []
+        means = [100 * statistics.mean(curve[at][1] for curve in arm.curves) for at in range(len(epochs))]
+        axes.plot(epochs, means, color=_COLORS[position % len(_COLORS)], label=arm.name, lw=1.3)
+    axes.set_xlabel("epoch")
+    axes.set_ylabel("validation top-1 in %, mean over seeds")
+    axes.grid(axis="y", color=LINE)
+    axes.legend(frameon=False, loc="lower right")
 
 
 def _plus_minus(half: float) -> str:
