@@ -275,7 +275,8 @@ def _draw_curves(arms: Sequence[Arm], axes: Any) -> None:
         means = [100 * statistics.mean(curve[at][1] for curve in arm.curves) for at in range(len(epochs))]
         axes.plot(epochs, means, color=_COLORS[position % len(_COLORS)], label=arm.name, lw=1.3)
     axes.set_xlabel("epoch")
-    axes.set_ylabel("validation top-1 in %, mean over seeds")
+    axes.set_ylabel("top-1 in %, mean over seeds")
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(axis="y", color=LINE)
     axes.legend(frameon=False, loc="lower right")
 
