@@ -7,6 +7,7 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 import signal
 import struct
 import subprocess
@@ -20,8 +21,9 @@ import torch
 from teachonce import extras
 from teachonce.errors import MissingExtraError
 from teachonce.runs.metrics import METRIC_COLUMNS, read_metrics
+from teachonce.storage.files import open_storage
 from teachonce.training import callbacks
-from teachonce.training.callbacks import LOGGERS
+from teachonce.training.callbacks import LOGGERS, Beginning
 from teachonce.training.config import LoggerName, TrainConfig
 from teachonce.training.student_module import StudentModule
 from teachonce.training.train import train
@@ -85,6 +87,38 @@ def test_csv(digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert [*logged_epochs(first), *logged_epochs(second)] == [pytest.approx(row) for row in curve_of(run.out)]
     assert "timm:test_resnet" in (tmp_path / "run" / "csv" / "from_0" / "hparams.yaml").read_text()
     assert not (tmp_path / "run" / "tensorboard").exists()
+
+
+@pytest.mark.slow
+def test_a_killed_training_has_what_it_logged(digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the files are in the second epoch: each update's row, and that of the epoch before."""
+    run, step, calls = config(digits, tmp_path / "run", logger="csv"), StudentModule.training_step, []
+
+    def copied(*arguments: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 6:
+            shutil.copytree(run.out / "csv", tmp_path / "killed")
+        return step(*arguments)
+
+    monkeypatch.setattr(StudentModule, "training_step", copied)
+    train(run)
+    rows = rows_of(tmp_path / "killed" / "from_0" / "metrics.csv")
+    assert [int(row["step"]) for row in rows if row["step/loss"]] == [1, 2, 3, 4, 5]
+    assert logged_epochs(rows) == [pytest.approx(curve_of(run.out)[0])]
+
+
+@pytest.mark.filterwarnings("error:Experiment logs directory")
+def test_a_start_from_the_same_update_has_a_table_of_its_own(tmp_path: Path) -> None:
+    """Lightning would delete the one before."""
+    for number in range(3):
+        logger = LOGGERS["csv"](Beginning(tmp_path, "run", {}, 5, "", open_storage(tmp_path)))
+        logger.log_metrics({"step/loss": number}, 6)
+    tables = {path.name: rows_of(path / "metrics.csv") for path in (tmp_path / "csv").iterdir()}
+    assert {name: float(row["step/loss"]) for name, (row,) in tables.items()} == {
+        "from_5": 0,
+        "from_5.2": 1,
+        "from_5.3": 2,
+    }
 
 
 @pytest.mark.slow

@@ -37,6 +37,7 @@ from teachonce.storage.address import to_location
 from teachonce.storage.files import atomic_write, locate, open_storage
 from teachonce.storage.local import LocalStorage
 from teachonce.storage.scratch import scratch_folder
+from teachonce.storage.storage import Storage
 from teachonce.terminal import print_note
 from teachonce.training.config import LoggerName
 from teachonce.training.student_module import StudentModule
@@ -273,6 +274,8 @@ class Beginning(NamedTuple):
     """Updates done."""
     identity: str
     """Of this training, the same when it is resumed from a checkpoint."""
+    storage: Storage
+    """The run's, which may be remote: what earlier starts have left."""
 
 
 def _build_tensorboard(beginning: Beginning) -> Logger:
@@ -281,8 +284,14 @@ def _build_tensorboard(beginning: Beginning) -> Logger:
 
 
 def _build_csv(beginning: Beginning) -> Logger:
-    # By the update that it begins with: the table of an earlier start stays, also where it is in a remote run.
-    logger = CSVLogger(beginning.folder, name="csv", version=f"from_{beginning.step}")
+    # By the update that it begins with, and a number where one began there before: a start that was killed before its
+    # first checkpoint. Lightning would delete that table, and in a remote run it would be replaced.
+    version, number = f"from_{beginning.step}", 1
+    while beginning.storage.is_folder(f"csv/{version}"):
+        number += 1
+        version = f"from_{beginning.step}.{number}"
+    # Each row at once: by default those of a killed process are lost, as Lightning saves at updates 99, 199, ... alone.
+    logger = CSVLogger(beginning.folder, name="csv", version=version, flush_logs_every_n_steps=1)
     logger.log_hyperparams(dict(beginning.settings))
     return logger
 
@@ -348,7 +357,7 @@ class CurveLog(Callback):
             else:
                 self._scratch = LocalStorage(self._stack.enter_context(scratch_folder()))
                 folder = self._scratch.local_path()
-            beginning = Beginning(folder, self.run.name, self.settings, trainer.global_step, self._identity)
+            beginning = Beginning(folder, self.run.name, self.settings, trainer.global_step, self._identity, storage)
             with _without_tensorflow():
                 self._logger = LOGGERS[self.name](beginning)
                 # What it opens it opens now, so that what is wrong ends the training before it begins.
@@ -401,10 +410,12 @@ class CurveLog(Callback):
             self._logger.save()
 
     def _put(self) -> None:
-        """Where the run is remote: the files as they are now, in place of those before."""
-        if self._scratch is None or self._logger is None:
+        """Have the files hold what was logged; where the run is remote, put them there in place of those before."""
+        if self._logger is None:
             return
         self._save()
+        if self._scratch is None:
+            return
         storage = open_storage(self.run)
         for name in self._scratch.walk():
             with self._scratch.stream(name) as source, storage.put(name) as target:
