@@ -42,7 +42,9 @@ def test_the_side_is_what_images_fill(median_px: int, side: int) -> None:
     assert choose_side(median_px) == side
 
 
-@pytest.mark.parametrize(("num_train", "batch_size"), [(9, 2), (96, 12), (3_000, 64), (20_000, 128), (10**6, 256)])
+@pytest.mark.parametrize(
+    ("num_train", "batch_size"), [(4, 2), (9, 4), (18, 8), (96, 12), (3_000, 64), (20_000, 128), (10**6, 256)]
+)
 def test_batches(num_train: int, batch_size: int) -> None:
     assert choose_batch(num_train) == batch_size
 
@@ -85,10 +87,46 @@ def test_small_images_have_a_teacher_that_sees_them_larger() -> None:
 def test_what_is_given_is_taken() -> None:
     given = {"teacher": "timm:a", "student": "timm:b", "size": 16, "epochs": 4, "device": "cpu"}
     teacher, plan, extract, student, _ = steps_of(**given)
-    assert (teacher.config.student, teacher.config.size, teacher.config.epochs) == ("timm:a", 16, 4)
+    assert (teacher.config.student, teacher.config.size, teacher.config.epochs) == ("timm:a,pretrained=1", 16, 4)
     assert (student.config.student, student.config.size, student.config.epochs) == ("timm:b", 16, 4)
     assert (plan.config.views, extract.config.views) == (1, 1)
     assert {step.config.device for step in (teacher, plan, extract, student)} == {"cpu"}
+
+
+@pytest.mark.parametrize(
+    ("teacher", "student", "reason"),
+    [
+        ("timm:resnet101", "timm:resnet101,pretrained=1", "fine-tuned from pretrained weights"),
+        ("torchvision:resnet50,size=160", "torchvision:resnet50,size=160,pretrained=1", "fine-tuned from pretrained"),
+        ("timm:resnet101,pretrained=1", "timm:resnet101,pretrained=1", "fine-tuned from pretrained weights"),
+        ("timm:resnet101,pretrained=0", "timm:resnet101,pretrained=0", "trained from random weights"),
+    ],
+)
+def test_a_teacher_that_is_given_is_fine_tuned(teacher: str, student: str, reason: str) -> None:
+    step, *_ = steps_of(teacher=teacher)
+    assert step.config.student == student
+    assert f"{teacher}: as given, {reason}" in step.reasons[0]
+
+
+@pytest.mark.parametrize(
+    ("num_records", "teacher", "student"),
+    [
+        (
+            20,
+            "30 epochs in batches of 8: about 90 updates; 2,000 are the aim, but the bound of 30 epochs applies",
+            "300 epochs in batches of 8: about 900 updates; 30,000 are the aim, but the bound of 300 epochs applies",
+        ),
+        (
+            20_000,
+            "8 epochs in batches of 64: about 2,256 updates (2,000 are the aim, in 5 to 30 epochs)",
+            "214 epochs in batches of 128: about 30,174 updates (30,000 are the aim, in 30 to 300 epochs)",
+        ),
+    ],
+)
+def test_the_updates_are_those_of_the_commands(num_records: int, teacher: str, student: str) -> None:
+    steps = steps_of(replace(PICTURES, num_records=num_records))
+    assert any(reason.startswith(f"{teacher}.") for reason in steps[0].reasons)
+    assert any(reason.startswith(f"{student}.") for reason in steps[3].reasons)
 
 
 @pytest.mark.parametrize("teacher", ["run:big", "onnx:big.onnx", "timm:resnet50,weights=big.safetensors"])
@@ -120,6 +158,19 @@ def test_a_store_that_would_be_huge_is_sparse() -> None:
     _, plan, extract, student, _ = steps_of(huge)
     assert plan.config.codec == extract.config.codec == "topk"
     assert student.config.kd_temp == 1.0
+
+
+@pytest.mark.parametrize(
+    ("num_records", "codec", "size"),
+    [(9_000, "int8", "plan says how much that is"), (3_000_000, "topk", "about 660 MB in all")],
+)
+def test_only_the_teacher_knows_the_classes_of_images_without_labels(num_records: int, codec: str, size: str) -> None:
+    unlabeled = replace(PICTURES, num_records=num_records, labeled="none", class_names=(), counts=(), largest_label=-1)
+    plan, extract, student, _ = steps_of(unlabeled, teacher="onnx:big.onnx")
+    assert plan.config.codec == extract.config.codec == codec
+    assert student.config.kd_temp == (2.0 if codec == "int8" else 1.0)
+    (reason,) = (reason for reason in extract.reasons if reason.startswith("Codec"))
+    assert size in reason and "only the teacher knows" in reason
 
 
 def test_a_spec_that_is_none() -> None:

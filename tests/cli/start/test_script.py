@@ -76,6 +76,24 @@ def test_every_command_is_read_as_it_was_meant(here: Path, kind: str, out: Path 
     assert names.stdout.split() == [step.command for step in expected]
 
 
+@pytest.mark.parametrize("options", [{}, {"val_fraction": 0.3, "val_seed": 4}, {"label_offset": 1}])
+def test_inspect_is_named_first(here: Path, options: dict[str, Any]) -> None:
+    """Only it finds images that are cut short: here only headers are read."""
+    write_shards(here / "my data", num_classes=None)
+    script = start(StartConfig(data=Path("my data"), **options))
+    (line,) = (line for line in script.partition("\nset -e\n")[0].splitlines() if "teachonce inspect" in line)
+    config = parse_command(shlex.split(line.removeprefix("#   teachonce ")))
+    assert (config.path, config.val_fraction) == (Path("my data"), 0.0)
+    assert config.label_offset == options.get("label_offset", 0)
+
+
+def test_a_line_break_does_not_end_a_comment(here: Path) -> None:
+    write_image_folder(here / "my\necho obeyed; data")
+    script = start(StartConfig(data=Path("my\necho obeyed; data")))
+    done = subprocess.run(["sh", "-c", "teachonce() { :; }\n" + script], capture_output=True, text=True, check=True)
+    assert done.stdout == ""
+
+
 def test_it_is_printed_and_nothing_is_written(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_image_folder(here / "data")
     before = sorted(here.rglob("*"))
@@ -122,7 +140,7 @@ def test_what_is_odd_is_said() -> None:
 def test_the_script_runs(digits: Path, here: Path) -> None:
     """All five commands, by a shell, with tiny models; the second time there is nothing left to do but the export."""
     (here / "pictures").symlink_to(digits / "train")
-    words = "--teacher timm:test_resnet --student timm:test_resnet --size 32 --epochs 3 --device cpu"
+    words = "--teacher timm:test_resnet,pretrained=0 --student timm:test_resnet --size 32 --epochs 3 --device cpu"
     with contextlib.suppress(SystemExit):
         main(["start", "pictures", *words.split(), "--out", "start.sh"])
     (here / "bin").mkdir()

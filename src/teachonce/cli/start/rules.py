@@ -29,9 +29,14 @@ LARGE_TEACHER, PHONE_STUDENT, SMALL_IMAGE_STUDENT = "timm:resnet50", "timm:mobil
 PRETRAINED = ",pretrained=1"
 FROM_SCRATCH_IMAGES = 100_000
 TEACHER_UPDATES, STUDENT_UPDATES = 2_000, 30_000
+TEACHER_EPOCHS, STUDENT_EPOCHS = (5, 30), (30, 300)
+LEAST_BATCH = 8
+"""Batch norm has poor statistics of fewer images."""
 MOST_VIEWS = 50
 FEW_VIEWS_IMAGES = 500_000
 MOST_INT8_BYTES = 200e9
+MOST_USUAL_CLASSES = 21_843
+"""Of ImageNet-21k: a store is assumed to have as many where only the teacher knows their number."""
 MOST_THREADS = 8
 
 
@@ -86,7 +91,7 @@ def _choose(found: Findings, config: StartConfig) -> _Choices:
         records["val_fraction"] = config.val_fraction or VAL_FRACTION
     num_train = round(found.num_records * (1 - records["val_fraction"]))
     batch_size = choose_batch(num_train)
-    epochs = config.epochs or _clamp(STUDENT_UPDATES * batch_size / num_train, 30, 300)
+    epochs = config.epochs or _clamp(STUDENT_UPDATES * batch_size / num_train, *STUDENT_EPOCHS)
     num_views = choose_views(epochs, num_train)
     return _Choices(
         records=records,
@@ -95,7 +100,7 @@ def _choose(found: Findings, config: StartConfig) -> _Choices:
         batch_size=batch_size,
         epochs=epochs,
         num_views=num_views,
-        codec="int8" if found.num_classes * num_views * num_train < MOST_INT8_BYTES else "topk",
+        codec="int8" if (found.num_classes or MOST_USUAL_CLASSES) * num_views * num_train < MOST_INT8_BYTES else "topk",
     )
 
 
@@ -105,9 +110,10 @@ def choose_side(median_px: int) -> int:
 
 
 def choose_batch(num_train: int) -> int:
-    """Images per step: more where there are many, and at least eight steps an epoch."""
+    """Images per step: more where there are many; of few an eighth, but at least 8, and never more than half."""
     usual = 64 if num_train < 5_000 else 128 if num_train < 50_000 else 256
-    return max(2, min(usual, num_train // 8))
+    # Half, as a split that is held out by hash takes a few more or fewer images than its part.
+    return max(2, min(usual, max(num_train // 8, LEAST_BATCH), num_train // 2))
 
 
 def choose_views(epochs: int, num_train: int) -> int:
@@ -119,32 +125,54 @@ def _clamp(value: float, least: int, most: int) -> int:
     return max(least, min(most, math.ceil(value)))
 
 
+def _describe_length(epochs: int, batch_size: int, num_train: int, aim: int, bounds: tuple[int, int]) -> str:
+    """How long a training by rule is in updates, and why not as long as it should be."""
+    num_updates = epochs * math.ceil(num_train / batch_size)
+    text = f"{epochs} epochs in batches of {batch_size}: about {num_updates:,} updates"
+    if math.ceil(aim * batch_size / num_train) == epochs:
+        return f"{text} ({aim:,} are the aim, in {bounds[0]} to {bounds[1]} epochs)"
+    return f"{text}; {aim:,} are the aim, but the bound of {epochs} epochs applies"
+
+
 def _is_finished(teacher: str) -> bool:
     """Whether a SPEC is of a network that needs no training here: not of an architecture alone."""
     spec = parse_model_spec(teacher)
     return spec.kind not in ("timm", "torchvision") or spec.weights is not None
 
 
+def _with_weights(teacher: str) -> tuple[str, str]:
+    """The SPEC of a teacher to fine-tune, and what it begins with."""
+    spec = parse_model_spec(teacher)
+    if spec.options.get("pretrained") is False or spec.backbone:
+        return teacher, "trained from random weights, as its SPEC says"
+    if "pretrained" not in spec.options:
+        teacher += PRETRAINED
+    return teacher, "fine-tuned from pretrained weights, which are downloaded (pretrained=0: from random ones)"
+
+
 def _train_teacher(found: Findings, config: StartConfig, chosen: _Choices, teacher: str, out: Path) -> Step:
     size = max(chosen.size, TEACHER_SIDE_PX) if config.size is None else chosen.size
+    batch_size = min(chosen.batch_size, 64)
+    epochs = _clamp(TEACHER_UPDATES * batch_size / chosen.num_train, *TEACHER_EPOCHS)
+    length = _describe_length(epochs, batch_size, chosen.num_train, TEACHER_UPDATES, TEACHER_EPOCHS)
+    if config.epochs is not None and config.epochs < epochs:
+        epochs = config.epochs
+        length = f"{epochs} epochs in batches of {batch_size}: no more than the student's, which are given"
+    student, beginning = _with_weights(teacher)
     reasons = [
         f"{teacher}: a large network that knows ImageNet, fine-tuned; a larger one teaches better (--teacher SPEC). "
         "Its weights are downloaded, and have a license of their own."
         if config.teacher is None
-        else f"{teacher}: as given. A network that knows your classes already needs no such step: "
+        else f"{teacher}: as given, {beginning}. A network that knows your classes already needs no such step: "
         "--teacher onnx:FILE, run:DIR or timm:NAME,weights=FILE",
         f"{size} px: images of {found.sides_px[1]} px are enlarged, as networks for ImageNet reduce them 32-fold."
         if size > chosen.size
         else f"{size} px: as the student's.",
-        f"About {TEACHER_UPDATES:,} updates, 5 to 30 epochs; the learning rate is that of the quickstart.",
+        f"{length}. The learning rate is that of the quickstart.",
     ]
     options = _training(found, config, chosen, size)
-    batch_size = min(chosen.batch_size, 64)
-    epochs = _clamp(TEACHER_UPDATES * batch_size / chosen.num_train, 5, 30)
-    if config.epochs is not None:
-        epochs = min(epochs, config.epochs)
     options |= {"epochs": epochs, "batch_size": batch_size, "lr": 3e-4, "lr_batch": 64}
-    return Step("A teacher of your classes", tuple(reasons), "train", TrainConfig(student=teacher, out=out, **options))
+    return Step("A teacher of your classes", tuple(reasons), "train", TrainConfig(student=student, out=out, **options))
 
 
 def _training(found: Findings, config: StartConfig, chosen: _Choices, size: int) -> dict[str, Any]:
@@ -199,11 +227,18 @@ def _extract(found: Findings, config: StartConfig, chosen: _Choices, teacher: st
     part = "a third" if chosen.num_train < FEW_VIEWS_IMAGES else "a sixth"
     num_bytes = chosen.num_views * chosen.num_train * (found.num_classes if chosen.codec == "int8" else 44)
     size = f"about {max(num_bytes, 1e6) / 1e6:,.0f} MB" if num_bytes < 1e9 else f"about {num_bytes / 1e9:,.0f} GB"
-    codec = (
-        f"Codec int8: a byte a class and view, right for temperatures 1 to 4; {size} in all."
-        if chosen.codec == "int8"
-        else f"Codec topk: int8 would take more than {MOST_INT8_BYTES / 1e9:.0f} GB; {size} in all, for temperature 1."
-    )
+    is_known = found.num_classes > 0
+    if chosen.codec == "int8":
+        total = f"{size} in all" if is_known else "plan says how much that is, as only the teacher knows its classes"
+        codec = f"Codec int8: a byte a class and view, right for temperatures 1 to 4; {total}."
+    else:
+        classes = (
+            "" if is_known else f" with {MOST_USUAL_CLASSES:,} classes, and only the teacher knows how many it has"
+        )
+        codec = (
+            f"Codec topk: int8 would take more than {MOST_INT8_BYTES / 1e9:.0f} GB{classes}; {size} in all, for "
+            "temperature 1."
+        )
     reasons = (
         f"Policy crop, {chosen.num_views} views: the student replays what the teacher saw. {part.capitalize()} of "
         f"the student's epochs, at most {MOST_VIEWS} (docs/guide/views.md: one view was worse than none, more were "
@@ -238,13 +273,10 @@ def _train_student(found: Findings, config: StartConfig, chosen: _Choices, folde
         f"{chosen.size} px: what the median image ({found.sides_px[1]} px) fills, at most {SIDES_PX[-1]}."
         if config.size is None
         else f"{chosen.size} px: as given.",
-        f"{chosen.epochs} epochs in batches of {chosen.batch_size}: "
-        + (
-            f"about {STUDENT_UPDATES:,} updates, 30 to 300 epochs; distillation gains from long schedules "
-            "(arXiv:2106.05237)."
-            if config.epochs is None
-            else "as given."
-        ),
+        f"{chosen.epochs} epochs in batches of {chosen.batch_size}: as given."
+        if config.epochs is not None
+        else _describe_length(chosen.epochs, chosen.batch_size, chosen.num_train, STUDENT_UPDATES, STUDENT_EPOCHS)
+        + ". Distillation gains from long schedules (arXiv:2106.05237).",
         "The teacher alone (--label-weight 0): it has seen the labels. At temperature "
         + ("2, as in docs/results/accuracy.md." if chosen.codec == "int8" else "1, for which codec topk is."),
     ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import shlex
 import textwrap
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from teachonce.cli.start.findings import Findings, find_out
 from teachonce.cli.start.rules import Step, choose_steps
 from teachonce.engine.progress import phase
 from teachonce.errors import ConfigError
+from teachonce.inspection.config import InspectConfig
 from teachonce.options import command_line, given_options, to_json
+from teachonce.records.options import RecordOptions
 from teachonce.storage.files import atomic_write, exists, write_json
 from teachonce.terminal import plural, visible
 from teachonce.training.config import TrainConfig
@@ -70,9 +73,13 @@ def render_script(
     found: Findings, config: StartConfig, steps: Sequence[Step], files: dict[int, Path] | None = None
 ) -> str:
     """The script; ``files`` are those of the steps, by number, whose options are in one."""
-    lines = ["#!/bin/sh", f"# teachonce start {command_line(config)}", *_comment("", describe(found, config))]
+    lines = ["#!/bin/sh", f"# teachonce start {visible(command_line(config))}", *_comment("", describe(found, config))]
     lines += [
         "# A starting point, by rules and not by a search; nothing was run. Change what you know better.",
+        *_comment(
+            "", "First, as only some headers were read; it names images that are cut short, at which commands end:"
+        ),
+        f"#   {visible(_inspect_command(config))}",
         "set -e",
     ]
     for number, step in enumerate(steps):
@@ -83,6 +90,13 @@ def render_script(
         options = command_line(step.config) if file is None else shlex.join(["--config", str(file)])
         lines.append(_wrap(f"teachonce {step.command}", shlex.split(options)))
     return "\n".join(visible(line) for line in "\n".join(lines).split("\n"))
+
+
+def _inspect_command(config: StartConfig) -> str:
+    # Of all splits, so what is held out does not matter.
+    names = {field.name for field in fields(RecordOptions)} - {"val_fraction", "val_seed"}
+    records = {name: getattr(config, name) for name in names}
+    return f"teachonce inspect {command_line(InspectConfig(path=config.data, **records))}"
 
 
 def describe(found: Findings, config: StartConfig) -> str:
