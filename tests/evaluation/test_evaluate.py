@@ -17,7 +17,7 @@ from PIL import Image
 from teachonce.cli.main import main
 from teachonce.data.dataset import EvalDataset
 from teachonce.errors import ConfigError, ImageError, LogitsError, RecordError, StoreError
-from teachonce.evaluation.compared_records import MAX_VIEWS, ComparedRecords, StoredTeacher, pixels_name
+from teachonce.evaluation.compared_records import MAX_VIEWS, ComparedRecords, StoredTeacher
 from teachonce.evaluation.config import EvaluateConfig
 from teachonce.evaluation.evaluate import evaluate, evaluate_model
 from teachonce.extraction.config import ExtractConfig
@@ -196,10 +196,11 @@ def test_each_model_sees_its_own_pixels(data: Path) -> None:
         Preprocessing(size_px=16, resize_px=16, antialias=False),
     ]
     items = [(index, 0) for index in (3, 30, 8)]
-    batch = ComparedRecords(source, seen, space).__getitems__(items)
+    dataset = ComparedRecords(source, seen, space)
+    batch = dataset.__getitems__(items)
     for number, preprocessing in enumerate(seen):
         alone = EvalDataset(source, preprocessing, space).__getitems__(items)
-        assert torch.equal(batch[pixels_name(number)], alone["pixels"])
+        assert torch.equal(batch[dataset.pixels_names[number]], alone["pixels"])
         assert torch.equal(batch["labels"], alone["labels"]) and torch.equal(batch["indices"], alone["indices"])
 
 

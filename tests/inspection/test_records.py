@@ -106,8 +106,8 @@ def test_all_images_that_cannot_be_read_are_named(
     thumbnail = {"exif": b"Exif\0\0" + b"\xff\xd8\xff\xd9"} if kind == "jpg" else {}
     Image.fromarray(noise).save(buffer, "JPEG" if kind == "jpg" else "PNG", **thumbnail)
     content = buffer.getvalue()
-    cut = {f"cut-{left}.{kind}": content[:left] for left in (len(content) - 13, len(content) // 2, len(content) // 8)}
-    sound = {f"sound.{kind}": content, f"more.{kind}": content + b"more"}
+    cut = {f"cut-{left}.{kind}": content[:left] for left in (len(content) - 99, len(content) // 2, len(content) // 8)}
+    sound = {f"sound.{kind}": content, f"more.{kind}": content + bytes(200)}
     for name, written in ({f"text.{kind}": b"text", f"empty.{kind}": b""} | cut | sound).items():
         (folder / name).write_bytes(written)
     (split,) = summarize_records(tmp_path / "data", num_workers=1)["splits"]

@@ -267,7 +267,7 @@ def test_a_changed_image_that_looks_re_encoded_is_named_so(tmp_path, store):
         write_shards(tmp_path / "more", sizes=(8,), payloads=[*payloads[:2], again, *payloads[3:]]), "train"
     )
     with pytest.raises(
-        StoreError, match=r"first: image_2\.jpg, which the store has with other bytes: it was probably re-enc"
+        StoreError, match=r"first: image_2\.jpg, a name that the store has for other bytes: re-encoded, or "
     ):
         StoreJoin(store, other)
 

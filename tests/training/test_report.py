@@ -75,7 +75,7 @@ def test_the_command_of_the_page_has_what_chose_the_images(tmp_path: Path) -> No
     page = html.unescape(write_report(tmp_path, RESULT).read_text())
     assert (
         "teachonce evaluate --val-fraction 0.1 --val-seed 3 --labels names.txt --data 'my data' "
-        f"--model run:{tmp_path} --html {tmp_path}/evaluation.html</code>"
+        f"--model run:{tmp_path} --html {tmp_path}/evaluation.html --overwrite</code>"
     ) in page
     write_json(tmp_path / "config.json", CONFIG | {"validation_split": None})
     assert "teachonce evaluate" not in write_report(tmp_path, RESULT).read_text()

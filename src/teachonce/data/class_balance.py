@@ -14,8 +14,12 @@ number" between them and none at all is deliberately not here.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
+
+from teachonce.rng import generator
 
 
 def balanced_weights(classes: NDArray[np.integer], num_classes: int) -> NDArray[np.float32]:
@@ -34,32 +38,48 @@ def balanced_weights(classes: NDArray[np.integer], num_classes: int) -> NDArray[
 class BalancedDraws:
     """The draws of an epoch, by the class of each record [N]: as many as records, of each class equally many.
 
-    Within a class no record is drawn once more before all others have been drawn as often. The k-th draw of a record in
-    an epoch sees the view of an epoch of its own (``draw``), so that its draws differ as those of further epochs would,
-    and of stored views it goes through all.
+    The records of a class are gone through in rounds, each in another order, which epochs continue: no record is drawn
+    once more before all others of its class have been. A record's draw in round r sees its view of epoch r, so its
+    draws differ, and of V stored views it goes through all, one after the other.
     """
 
     def __init__(self, classes: NDArray[np.integer]) -> None:
-        found, numbers, counts = np.unique(classes, return_inverse=True, return_counts=True)
-        self._num_classes, self._num_records = len(found), len(classes)
+        _, numbers, counts = np.unique(classes, return_inverse=True, return_counts=True)
+        self._num_classes, self._num_records = len(counts), len(classes)
         self._members = np.split(np.argsort(numbers, kind="stable"), np.cumsum(counts)[:-1])
-        least, rest = divmod(len(classes), len(found))
-        # How often a record is drawn in an epoch at most.
-        self._most = -(-(least + (rest > 0)) // counts)
+        # Rounds that are drawn by one generator: about as many draws as an epoch has of the class.
+        self._rounds = np.maximum(1, len(classes) // len(counts) // counts).tolist()
 
-    def draw(self, rng: np.random.Generator, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """(record, epoch of its view) of each draw [N] of an epoch, in their order; no pair occurs twice, in any epoch.
+    def draw(self, seed: int, purpose: str, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """(record, round) of each draw [N] of an epoch, in their order; no pair occurs twice, in any epoch.
 
-        With m_c draws at most, the k-th draw (from 0) of a record in epoch e has the view of epoch e m_c + k.
+        A function of its arguments: an order of another ``purpose`` (of partners) is another one.
         """
+        # Each epoch other classes have the draw that is left over, in turn.
+        turns = generator(seed, purpose, "classes").permutation(self._num_classes)
+        records, rounds = [], []
+        for number, turn in enumerate(turns.tolist()):
+            start, stop = (self._count_before(turn, end) for end in (epoch, epoch + 1))
+            for part in self._take(number, start, stop, seed, purpose):
+                records.append(part[0])
+                rounds.append(part[1])
+        order = generator(seed, purpose, epoch).permutation(self._num_records)
+        return np.concatenate(records)[order], np.concatenate(rounds)[order]
+
+    def _count_before(self, turn: int, epoch: int) -> int:
+        """Draws of the class whose turn it is at place ``turn``, in all epochs before."""
         least, rest = divmod(self._num_records, self._num_classes)
-        # Each epoch other classes have the draw that is left over.
-        quotas = np.full(self._num_classes, least)
-        quotas[rng.permutation(self._num_classes)[:rest]] += 1
-        records, epochs = [], []
-        for members, quota, most in zip(self._members, quotas.tolist(), self._most.tolist(), strict=True):
-            rounds, left = divmod(quota, len(members))
-            records += [members] * rounds + [rng.permutation(members)[:left]]
-            epochs.append(np.repeat(np.arange(rounds + 1), [*[len(members)] * rounds, left]) + epoch * most)
-        order = rng.permutation(self._num_records)
-        return np.concatenate(records)[order], np.concatenate(epochs)[order]
+        return epoch * least + max(0, -(-(epoch * rest - turn) // self._num_classes))
+
+    def _take(
+        self, number: int, start: int, stop: int, seed: int, purpose: str
+    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+        """The draws from ``start`` to ``stop`` of all that a class has, in all epochs."""
+        members, num_rounds = self._members[number], self._rounds[number]
+        size = num_rounds * len(members)
+        for block in range(start // size, -(-stop // size)):
+            rng = generator(seed, purpose, "class", number, block)
+            drawn = rng.permuted(np.tile(members, (num_rounds, 1)), axis=1).ravel()
+            rounds = block * num_rounds + np.arange(size) // len(members)
+            part = slice(max(0, start - block * size), stop - block * size)
+            yield drawn[part], rounds[part]

@@ -14,7 +14,7 @@ Each record's key is compared with the stores' as it is read; a mismatch is a re
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from itertools import groupby
 from operator import itemgetter
 
@@ -131,15 +131,18 @@ class KDDataset:
         return batch
 
     def __getitems__(self, items: Items) -> Batch:
-        batch = join_batches([self.read_batch(indices, epoch) for indices, epoch in _by_epoch(items)])
+        parts, order = _by_epoch(items)
+        batch = join_batches([self.read_batch(indices, epoch) for indices, epoch in parts], order)
         return lock_pages(batch) if self.page_locked else batch
 
     def read_items(self, items: Items) -> Arrays:
         """``read_arrays`` of (index, epoch), one after another."""
-        parts = [self.read_arrays(indices, epoch) for indices, epoch in _by_epoch(items)]
-        return (
-            parts[0] if len(parts) == 1 else {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        )
+        groups, order = _by_epoch(items)
+        parts = [self.read_arrays(indices, epoch) for indices, epoch in groups]
+        if len(parts) == 1:
+            return parts[0]
+        batch = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        return batch if order is None else {name: values[order] for name, values in batch.items()}
 
     def fetch(self, shard: int, epoch: int, go_on: Callable[[], bool] = lambda: True) -> None:
         """The blocks of the stores that go with a shard of the records, and the shard."""
@@ -240,10 +243,17 @@ class EvalDataset:
         }
 
 
-def _by_epoch(items: Items) -> Iterator[tuple[list[int], int]]:
-    """Records of one epoch, or records and their partners, which count as the epoch after (``sampler``)."""
-    for epoch, part in groupby(items, key=itemgetter(1)):
-        yield [index for index, _ in part], epoch
+def _by_epoch(items: Items) -> tuple[list[tuple[list[int], int]], NDArray[np.int64] | None]:
+    """The records of each epoch, whose views are read together, and where each row is then; None: in its place.
+
+    A batch is of one epoch; with partners (``sampler``) of two, one behind the other; of balanced draws of several.
+    """
+    epochs = np.fromiter((epoch for _, epoch in items), np.int64, len(items))
+    order = np.argsort(epochs, kind="stable")
+    grouped = [items[at] for at in order.tolist()]
+    parts = [([index for index, _ in part], epoch) for epoch, part in groupby(grouped, key=itemgetter(1))]
+    is_sorted = bool((np.diff(order) > 0).all())
+    return parts, None if is_sorted else np.argsort(order)
 
 
 def find_num_classes(records: RecordSource, logits: LogitSource | None) -> int:

@@ -46,8 +46,8 @@ class EpochBatches(Sequence[list[tuple[int, int]]]):
     same shards.
 
     ``classes`` [num_records] draws every class equally often instead of every record once (``class_balance``); what is
-    said above of records is said of draws then. A record that is drawn again in an epoch counts as of another epoch, so
-    that its views differ; a batch is sorted by these, as views of one epoch are read together.
+    said above of records is said of draws then. A record that is drawn again counts as of another epoch, so that its
+    views differ.
 
     A sequence too: ``batches[step]`` are the records of one batch, for what asks for batches by number.
 
@@ -151,20 +151,19 @@ class EpochBatches(Sequence[list[tuple[int, int]]]):
         return [item for items in orders for item in items(mine)]
 
     def _draw_orders(self) -> _Orders:
-        epoch = 2 * self.epoch if self.paired else self.epoch
-        return [self._order("order", epoch)] + ([self._order("partners", epoch + 1)] if self.paired else [])
+        if not self.paired:
+            return [self._order("order")]
+        # Records and partners count as of two epochs, so that a record's two views differ.
+        return [self._order("order", 2, 0), self._order("partners", 2, 1)]
 
-    def _order(self, purpose: str, epoch: int) -> _Order:
-        """The items of a part of an order of this epoch, whose views count as those of ``epoch``."""
+    def _order(self, purpose: str, step: int = 1, offset: int = 0) -> _Order:
+        """The items of a part of an order of this epoch, whose views count as those of ``step`` epoch + ``offset``."""
         if self._balanced is not None:
-            records, epochs = self._balanced.draw(generator(self.seed, purpose, self.epoch), epoch)
-
-            def sorted_by_epoch(part: slice) -> list[tuple[int, int]]:
-                order = np.argsort(epochs[part], kind="stable")
-                return list(zip(records[part][order].tolist(), epochs[part][order].tolist(), strict=True))
-
-            return sorted_by_epoch
+            records, rounds = self._balanced.draw(self.seed, purpose, self.epoch)
+            epochs = step * rounds + offset
+            return lambda part: list(zip(records[part].tolist(), epochs[part].tolist(), strict=True))
         permuted = self._permute(purpose) if self.shuffle else np.arange(self.num_records)
+        epoch = step * self.epoch + offset
         return lambda part: [(index, epoch) for index in permuted[part].tolist()]
 
     def _bounds(self, step: int) -> tuple[int, int]:

@@ -33,11 +33,14 @@ def as_tensors(arrays: Arrays) -> Batch:
     return {name: torch.from_numpy(values) for name, values in arrays.items()}
 
 
-def join_batches(parts: Sequence[Batch]) -> Batch:
-    """Batches one after another, as one."""
+def join_batches(parts: Sequence[Batch], order: NDArray[np.int64] | None = None) -> Batch:
+    """Batches one after another, as one; with ``order`` [B], row i is then row ``order[i]`` of them."""
     import torch
 
-    return parts[0] if len(parts) == 1 else {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    if len(parts) == 1:
+        return parts[0]
+    joined = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    return joined if order is None else {name: values[torch.from_numpy(order)] for name, values in joined.items()}
 
 
 def take_page_locked(shape: tuple[int, ...]) -> NDArray[np.uint8]:

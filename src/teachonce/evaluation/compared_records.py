@@ -28,7 +28,7 @@ MAX_VIEWS = 8
 TEACHER_PROBS = "teacher_probs"
 
 
-def pixels_name(number: int) -> str:
+def _pixels_name(number: int) -> str:
     """The entry of a batch with the pixels of the ``number``-th model."""
     return "pixels" if number == 0 else f"pixels_{number}"
 
@@ -74,7 +74,7 @@ class StoredTeacher:
 
 
 class ComparedRecords(EvalDataset):
-    """``EvalDataset`` for several models: batches have ``pixels_name(N)`` for each, and ``TEACHER_PROBS`` [B, C]."""
+    """``EvalDataset`` for several models: batches have ``pixels_names`` of each, and ``TEACHER_PROBS`` [B, C]."""
 
     def __init__(
         self,
@@ -87,14 +87,16 @@ class ComparedRecords(EvalDataset):
     ) -> None:
         super().__init__(records, preprocessings[0], class_space, page_locked=page_locked)
         self.preprocessings = preprocessings
+        self.pixels_names = [_pixels_name(preprocessings.index(preprocessing)) for preprocessing in preprocessings]
+        """The entry of a batch with the pixels of each model; models that see the same share one."""
         self.teacher = teacher
 
     def make_arrays(self, locations: Sequence[Location], records: Sequence[Record]) -> Arrays:
-        """Pixels for each model (the same array where they see the same), labels, and the teacher's answers."""
+        """Pixels for each way to see the record, labels, and the teacher's answers."""
         batch = super().make_arrays(locations, records)
-        for number, preprocessing in enumerate(self.preprocessings[1:], 1):
-            is_same = preprocessing == self.preprocessing
-            batch[pixels_name(number)] = batch["pixels"] if is_same else render_center(records, preprocessing)
+        for name, preprocessing in zip(self.pixels_names[1:], self.preprocessings[1:], strict=True):
+            if name not in batch:
+                batch[name] = render_center(records, preprocessing)
         if self.teacher is not None:
             batch[TEACHER_PROBS] = self.teacher.probs(locations, records).numpy()
         return batch

@@ -21,7 +21,7 @@ from teachonce.data.sampler import EpochBatches
 from teachonce.engine.machine import num_cores
 from teachonce.engine.progress import Advance, phase, progress
 from teachonce.errors import ConfigError, LogitsError, RecordError
-from teachonce.evaluation.compared_records import TEACHER_PROBS, ComparedRecords, StoredTeacher, pixels_name
+from teachonce.evaluation.compared_records import TEACHER_PROBS, ComparedRecords, StoredTeacher
 from teachonce.evaluation.config import EvaluateConfig
 from teachonce.evaluation.findings.paired import PairedCounts
 from teachonce.evaluation.findings.per_class import encode_csv, shown_names
@@ -145,7 +145,8 @@ def evaluate_model(
 
     for batch in Loader(dataset, batches, num_threads):
         asked = [
-            PendingLogits(model.classifier.logits(batch[pixels_name(number)])) for number, model in enumerate(models)
+            PendingLogits(model.classifier.logits(batch[name]))
+            for model, name in zip(models, dataset.pixels_names, strict=True)
         ]
         if in_flight is not None:
             count(*in_flight)

@@ -257,7 +257,8 @@ def _render_unreadable(split: dict[str, Any]) -> list[str]:
     unreadable = split["unreadable"]
     if not unreadable:
         return []
-    lines = [f"  UNREADABLE  {plural(len(unreadable), 'image')}, which every command refuses; replace or remove:"]
+    advice = "replace or remove, as records, extract and train stop there"
+    lines = [f"  UNREADABLE  {plural(len(unreadable), 'image')}; {advice}:"]
     lines += [f"    {item['where']}: {item['why']}" for item in unreadable[:LINES_SHOWN]]
     if len(unreadable) > LINES_SHOWN:
         lines.append(f"    ... {len(unreadable) - LINES_SHOWN:,} more (--json shows all)")

@@ -115,8 +115,8 @@ def exif_orientation(encoded: Encoded) -> int:
 def check_end(encoded: Encoded) -> None:
     """Raise ImageError for a JPEG or PNG whose end is missing, as after a copy that was cut short.
 
-    Nothing is decoded: of a JPEG the end marker is looked for behind the header of its first scan (ITU-T T.81, B.2.1),
-    in whose data it cannot stand, of a PNG the last chunk. Damage in between is found by ``check_image``.
+    Of a JPEG the end marker is looked for behind the header of its first scan (ITU-T T.81, B.2.1), in whose data it
+    cannot stand; a PNG without its last chunk at the end is decoded. Damage in between is found by ``check_image``.
     """
     content = bytes(encoded)
     if content.startswith(b"\xff\xd8"):
@@ -126,12 +126,11 @@ def check_end(encoded: Encoded) -> None:
             is_fill = content[at + 1 : at + 2] == b"\xff"
             at += 1 if is_fill else 2 + int.from_bytes(content[at + 2 : at + 4], "big")
         is_complete = content.find(b"\xff\xd9", at) >= 0
-    elif content.startswith(b"\x89PNG"):
-        is_complete = b"IEND" in content[-64:]
-    else:
-        return
-    if not is_complete:
-        raise ImageError(f"truncated: {len(content):,} bytes without the end of the image")
+        if not is_complete:
+            raise ImageError(f"truncated: {len(content):,} bytes without the end of the image")
+    elif content.startswith(b"\x89PNG") and b"IEND" not in content[-64:]:
+        # More may follow the end, or pixels be complete without it.
+        decode_image(content)
 
 
 def check_jpeg(encoded: Encoded) -> tuple[int, int]:

@@ -463,5 +463,5 @@ def _explain(stores: Sequence[Store], source: RecordSource, location: Location) 
     record = source.read_record(*location)
     for store in stores:
         if store.has_filename(record.filename):
-            return f"{record.filename}, which the store has with other bytes: it was probably re-encoded"
+            return f"{record.filename}, a name that the store has for other bytes: re-encoded, or another image"
     return record.filename or record.where

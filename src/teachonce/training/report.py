@@ -173,7 +173,7 @@ def draw_curves(rows: Sequence[Row], *, has_top5: bool = True) -> list[str]:
 
 
 def _draw_alone(draw: Callable[[Any], None], figure: Figure) -> None:
-    axes = figure.subplots()
+    axes: Any = figure.subplots()
     draw(axes)
     axes.xaxis.get_major_locator().set_params(integer=True)
 
@@ -209,6 +209,7 @@ def _evaluate_command(run: Run) -> str | None:
         model=path_spec("run", run.path).text,
         split=config["validation_split"],
         html=run.path / PAGE_NAME,
+        overwrite=True,
         **given,
     )
     return f"teachonce evaluate {command_line(evaluation)}"

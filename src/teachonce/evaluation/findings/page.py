@@ -16,7 +16,6 @@ from teachonce.evaluation.findings.answers import Answer
 from teachonce.evaluation.findings.charts import CHART_INCHES, draw_class_accuracies
 from teachonce.evaluation.findings.paired import ClassChange, PairedResult, format_p
 from teachonce.evaluation.findings.per_class import (
-    WORST_SHOWN,
     class_name,
     find_worst,
     sort_worst,
@@ -111,7 +110,6 @@ def render_findings(findings: Findings, source: RecordSource, *, model: str, dat
         level=f"{LEVEL:.0%}",
         numbers=_numbers(findings),
         worst=worst,
-        lowest=judged[:WORST_SHOWN],
         all_classes=judged,
         is_open=len(judged) <= CLASSES_SHOWN,
         is_worst={result.label for result in worst},

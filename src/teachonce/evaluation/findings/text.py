@@ -35,6 +35,8 @@ def describe_worst(classes: Sequence[ClassResult], most: int = WORST_SHOWN) -> l
     worst, lowest = find_worst(classes, most), sort_worst(classes)[:1]
     if worst:
         return ["classes below the rest beyond chance:", *(f"  {describe_class(result)}" for result in worst)]
+    if all(result.correct == result.count for result in lowest):
+        return ["every answer is right"] if lowest else []
     return [f"no class is below the rest beyond chance; lowest: {describe_class(result)}" for result in lowest]
 
 
