@@ -17,8 +17,10 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import io
 import json
 import warnings
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Literal
 
@@ -166,8 +168,8 @@ def _to_onnx(student: Classifier) -> bytes:
     require("onnx", "onnxruntime", "onnxscript", purpose="export-onnx")
     images = normalize(_noise(student, 2), student.preprocessing)
     try:
-        with warnings.catch_warnings():
-            # The exporter warns of its own deprecations.
+        # The exporter warns of its own deprecations, and onnxscript prints how many rules it applied.
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
                 _module(student),
