@@ -153,7 +153,8 @@ def load_model(
             raise
         target = torch.device("cpu")
         loaded = _load_backend(spec, target, num_threads)
-    if target.type == "cpu":
+    if target.type == "cpu" and loaded.module is not None:
+        # Not for TensorFlow: of eight workers side by side each would keep what it needed at its peak.
         keep_freed_memory()
     channels_last = target.type in ("cpu", "cuda") and loaded.module is not None
     forward = loaded.forward
