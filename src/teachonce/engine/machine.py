@@ -27,8 +27,10 @@ def keep_freed_memory() -> None:
 
     By default glibc returns each large block to the kernel, which then clears it again, page by page, for the next
     layer: half of the time of a network with large activations and little arithmetic (depthwise convolutions). Blocks
-    of every size come from the heap instead, and it is not trimmed. Peak memory stays what it was, but between the
-    batches it is not given back. Without glibc nothing is done.
+    of every size come from the heap instead, and it is not trimmed. Between the batches
+    memory is not given back, and gaps in the heap add to its peak, a fifth where it was measured; so it is for few
+    processes, not for many that take turns. It holds for the process and cannot be undone. Without glibc nothing is
+    done.
     """
     with suppress(AttributeError, OSError):
         mallopt = ctypes.CDLL(None).mallopt
