@@ -74,7 +74,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Students of equal steps; the last row is compared with the first."""
+    """Students of equal steps; the best of the other rows is compared with the first."""
 
     title: str
     rows: tuple[Row, ...]
