@@ -29,7 +29,7 @@ from teachonce.pixels.kernel import describe_decoder, load_kernel
 assert load_kernel() is not None, describe_decoder()
 print(sys.version.split()[0], describe_decoder(), Store({str(STORE)!r}).num_records, "records", sep=", ")
 try:
-    from teachonce import KDDataset
+    from teachonce import kd_loss
 except ImportError as error:
     assert str(error).endswith("pip install 'teachonce[torch]'"), error
 else:
