@@ -195,13 +195,28 @@ def test_student_has_one_output_even_where_torchvision_has_more(name: str) -> No
 def test_student_from_weights_of_other_classes_keeps_all_but_the_last_layer(resnet_weights: Path) -> None:
     with pytest.warns(
         UserWarning,
-        match=r"fc.weight, fc.bias are initialized randomly, because the weights have 7 classes instead of 4",
+        match=r"new last layer \(fc.weight, fc.bias\), because the weights have 7 classes instead of 4",
     ):
         student = build_student(f"torchvision:resnet18,weights={resnet_weights}", 4)
     weights = load_file(resnet_weights)
     own = student.state_dict()
     assert own["fc.weight"].shape[0] == 4
+    # Small, whatever the architecture draws: the first loss is that of knowing nothing.
+    assert own["fc.weight"].std() == pytest.approx(0.01, rel=1e-3) and not own["fc.bias"].any()
     assert all(torch.equal(own[name], weights[name]) for name in weights if not name.startswith("fc."))
+
+
+def test_new_last_layers_of_timm_are_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """timm puts the head itself where it downloads weights of other classes; an EfficientNet's is large."""
+    student = build_student("timm:tf_efficientnet_lite0", 10)
+    assert student.state_dict()["classifier.weight"].std() > 0.1
+    weights = {name: tensor.clone() for name, tensor in student.state_dict().items()}
+    monkeypatch.setattr("teachonce.models.torch_backend._create_timm", lambda *args, **options: student)
+    with pytest.warns(UserWarning, match=r"new last layer \(classifier.weight, classifier.bias\), because the weights"):
+        build_student("timm:tf_efficientnet_lite0,pretrained=1", 10)
+    changed = {name for name, tensor in student.state_dict().items() if not torch.equal(tensor, weights[name])}
+    assert changed == {"classifier.weight"} and not student.state_dict()["classifier.bias"].any()
+    assert student.state_dict()["classifier.weight"].std() == pytest.approx(0.01, rel=1e-3)
 
 
 def test_student_from_weights_of_its_classes_warns_nobody(resnet_weights: Path) -> None:

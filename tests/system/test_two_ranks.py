@@ -34,7 +34,7 @@ from tests.support.small_data import teacher_logits, write_digits, write_shards,
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*(contradicts them more|holds it back|smaller than|nearly one-hot|do not see the same).*:UserWarning",
-    "ignore:.*(left out|initialized randomly).*:UserWarning",
+    "ignore:.*(left out|new last layer).*:UserWarning",
 )
 
 TEACHER_OPTIONS = {"kd_temp": 2.0, "kd_weight": 0.5, "label_weight": 0.5}

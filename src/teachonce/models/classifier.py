@@ -192,7 +192,7 @@ def build_student(student: str | ModelSpec, num_classes: int, *, size_px: int | 
     """The architecture of a SPEC (as text, or parsed) with ``num_classes`` outputs, in training mode on the CPU.
 
     Fresh weights from PyTorch's global generator, so seed that first; with ``pretrained=1`` or ``weights=FILE`` the
-    library's or the file's, where a last layer of other classes stays fresh, with a warning. ``size_px`` goes to
+    library's or the file's, where a last layer of other classes is new and small, with a warning. ``size_px`` goes to
     architectures made for one input size.
     """
     keep_triton_out()

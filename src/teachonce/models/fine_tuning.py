@@ -22,7 +22,7 @@ from torch import nn
 
 from teachonce.errors import ConfigError, ModelError
 from teachonce.models.spec import ModelSpec, override_preprocessing, parse_model_spec
-from teachonce.models.torch_backend import Weights, build_module, fit_weights, hash_weights, load_weights
+from teachonce.models.torch_backend import Weights, build_module, fit_weights, hash_weights, load_weights, small_layer
 from teachonce.pixels.preprocessing import Preprocessing
 from teachonce.runs.run import open_finished_run
 from teachonce.storage.files import locate
@@ -126,7 +126,7 @@ def start_from(
     if not is_same_count or is_other:
         own = student.state_dict()
         head = _head_names(own, spec, num_classes, size_px)
-        weights = weights | {name: own[name] for name in head}
+        weights = weights | small_layer({name: own[name] for name in head})
         reason = (
             f"its {num_classes} classes have different names"
             if is_same_count
