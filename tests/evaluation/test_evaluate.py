@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -269,6 +270,25 @@ def test_a_store_of_other_images_or_mixed_views_is_refused(
     mixed = make_store(tmp_path / "mixed", data, right, policy="crop", views=2, mix_prob=1.0, mixup_alpha=1.0)
     with pytest.raises(ConfigError, match=r"--store .*: its views are mixed with other images"):
         evaluate(EvaluateConfig(data=data, model=teacher, store=mixed))
+
+
+def test_a_store_whose_teacher_shares_no_class_is_refused(
+    teacher: str, right: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With the data, and with the model: a softmax over nothing is NaN, and no agreement would say nothing."""
+    images = write_as_folder(open_records(data, "validation"), tmp_path / "images")
+    # The teacher's four classes are labels 3 and 4, and two that the data does not have.
+    store = make_store(tmp_path / "store", data, right, offset=3, gate_samples=0)
+    for name in ("class2", "class3"):
+        shutil.rmtree(images / "validation" / name)
+    assert end("--data", images, "--model", f"{right},offset=0", "--store", store, "--device", "cpu") == 1
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("teachonce: "))
+    assert line.startswith(
+        f"teachonce: {store}: its teacher knows 4 of its classes, by name none of them is among the 2"
+    )
+    with pytest.raises(ConfigError, match=r"--store .*: its teacher knows 2 of the 5 classes .* none of these"):
+        evaluate(EvaluateConfig(data=data, model=right, store=store, offset=-1))
+    assert evaluate(EvaluateConfig(data=data, model=right, store=store, offset=0))["teacher"]["agreement"] >= 0
 
 
 def end(*words: Any) -> int:

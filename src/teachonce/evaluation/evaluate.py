@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
 from teachonce.data.loader import Batch, Loader
@@ -118,6 +119,7 @@ def evaluate_model(
     teacher = None if store is None else StoredTeacher(store, source, data_space)
     others = [] if against is None else [PairedCounts(str(against.classifier.spec), "model", num_classes)]
     if teacher is not None:
+        _check_shared(models[0], teacher, data_space)
         others.append(PairedCounts(str(teacher.store.path), "teacher", num_classes, teacher.describe()))
     tally = Tally(num_classes, num_known_classes=num_known[0], names=shown_names(source.classes), others=others)
     dataset = ComparedRecords(
@@ -174,6 +176,18 @@ def _count_known(model: Evaluated, num_classes: int, option: str) -> int:
     if last <= first:
         raise ConfigError(f"{option} {model.offset}: leaves {model.classifier.spec} and the data no class in common")
     return last - first
+
+
+def _check_shared(model: Evaluated, teacher: StoredTeacher, data_space: ClassSpace) -> None:
+    """Raise ConfigError where the model knows no class of the data that the store's teacher knows too."""
+    known = ClassSpace(num_classes=model.classifier.num_classes, offset=model.offset).labels()
+    taught = teacher.known_labels()
+    if not (np.isin(known, taught) & np.isin(known, data_space.labels())).any():
+        raise ConfigError(
+            f"--store {teacher.store.path}: its teacher knows {len(taught):,} of the {data_space.num_classes:,} classes "
+            f"of the data, {model.classifier.spec} none of these: there is nothing to compare; give the store of a "
+            "teacher with the model's classes"
+        )
 
 
 def _collect(model: Evaluated, logits: PendingLogits, batch: Batch, source: RecordSource) -> Any:

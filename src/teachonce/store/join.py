@@ -423,6 +423,12 @@ def label_map(store: Store, names: Sequence[str] | None, num_classes: int | None
         )
     outputs = np.arange(store.class_space.num_classes) + store.class_space.offset
     num_kept = int(np.isin(outputs, labels[labels >= 0]).sum())
+    if not num_kept:
+        raise StoreError(
+            f"{store.path}: its teacher knows {len(outputs):,} of its classes, by name none of them is among the "
+            f"{len(names):,} of the data: there is no logit to compare or to learn from; give a store whose teacher "
+            "knows these classes"
+        )
     if 2 * num_kept < len(outputs):
         warnings.warn(
             f"{store.path}: by name the data has {num_kept:,} of the teacher's {len(outputs):,} classes; the "

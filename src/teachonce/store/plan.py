@@ -17,7 +17,7 @@ import xxhash
 from msgspec import Meta
 
 from teachonce.codecs.registry import codec_from_json
-from teachonce.errors import RecordError, StoreError
+from teachonce.errors import RecordError, StoreError, UnsupportedStoreError
 from teachonce.records.class_space import ClassSpace
 from teachonce.records.source import NO_LABEL, Record, RecordSource
 from teachonce.storage.names import check_component
@@ -147,7 +147,8 @@ class Plan:
         """The plan in ``value``; raises StoreError with the field for another format version, and as ``Plan``."""
         version = value.get("format_version") if isinstance(value, dict) else None
         if version != FORMAT_VERSION:
-            raise StoreError(
+            is_newer = isinstance(version, int) and version > FORMAT_VERSION
+            raise (UnsupportedStoreError if is_newer else StoreError)(
                 f"{where}: store format version {version}, this teachonce reads {FORMAT_VERSION} (and 1 and 2); "
                 "use the version of teachonce that wrote it, or extract again"
             )
