@@ -283,10 +283,8 @@ def test_a_store_whose_teacher_shares_no_class_is_refused(
         shutil.rmtree(images / "validation" / name)
     assert end("--data", images, "--model", f"{right},offset=0", "--store", store, "--device", "cpu") == 1
     (line,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("teachonce: "))
-    assert line.startswith(
-        f"teachonce: {store}: its teacher knows 4 of its classes, by name none of them is among the 2"
-    )
-    with pytest.raises(ConfigError, match=r"--store .*: its teacher knows 2 of the 5 classes .* none of these"):
+    assert line.startswith(f"teachonce: {store}: none of the 4 classes of its teacher is, by name, among the 2 of")
+    with pytest.raises(ConfigError, match=r"--store .*: its teacher knows 2 of the data's 5 classes, .* none of these"):
         evaluate(EvaluateConfig(data=data, model=right, store=store, offset=-1))
     assert evaluate(EvaluateConfig(data=data, model=right, store=store, offset=0))["teacher"]["agreement"] >= 0
 

@@ -184,8 +184,8 @@ def _check_shared(model: Evaluated, teacher: StoredTeacher, data_space: ClassSpa
     taught = teacher.known_labels()
     if not (np.isin(known, taught) & np.isin(known, data_space.labels())).any():
         raise ConfigError(
-            f"--store {teacher.store.path}: its teacher knows {len(taught):,} of the {data_space.num_classes:,} classes "
-            f"of the data, {model.classifier.spec} none of these: there is nothing to compare; give the store of a "
+            f"--store {teacher.store.path}: its teacher knows {len(taught):,} of the data's {data_space.num_classes:,} "
+            f"classes, {model.classifier.spec} none of these, so there is nothing to compare; give the store of a "
             "teacher with the model's classes"
         )
 

@@ -425,9 +425,8 @@ def label_map(store: Store, names: Sequence[str] | None, num_classes: int | None
     num_kept = int(np.isin(outputs, labels[labels >= 0]).sum())
     if not num_kept:
         raise StoreError(
-            f"{store.path}: its teacher knows {len(outputs):,} of its classes, by name none of them is among the "
-            f"{len(names):,} of the data: there is no logit to compare or to learn from; give a store whose teacher "
-            "knows these classes"
+            f"{store.path}: none of the {len(outputs):,} classes of its teacher is, by name, among the {len(names):,} "
+            "of the data, so there is no logit to learn from or to compare; give a store whose teacher knows them"
         )
     if 2 * num_kept < len(outputs):
         warnings.warn(
