@@ -249,10 +249,10 @@ def test_the_documented_lines_load_the_weights_into_plain_timm(
     assert f'"size_px": {PREPROCESSING.size_px}' in capsys.readouterr().out
 
 
-def write_named_run(run: Path, names: tuple[str, ...]) -> Path:
+def write_named_run(run: Path, names: tuple[str, ...], texts: tuple[str, ...] | None = None) -> Path:
     write_run(run)
     content = json.loads((run / "config.json").read_text())
-    content |= {"class_names": list(names), "classes_hash": hash_classes(names)}
+    content |= {"class_names": list(names), "classes_hash": hash_classes(names), "class_texts": texts}
     (run / "config.json").write_text(json.dumps(content))
     return run
 
@@ -279,6 +279,19 @@ def test_the_names_of_classes_go_along(tmp_path: Path, format: str) -> None:
             assert json.loads(file.metadata()["teachonce.classes"]) == list(NAMES)
     # Another export of the same classes shares the file.
     export_run(run, "safetensors", out.with_name("again.safetensors"))
+
+
+def test_classes_are_called_as_evaluation_calls_them(tmp_path: Path) -> None:
+    """Of ImageNet: texts and not WordNet ids, which stay what classes are compared by."""
+    pytest.importorskip("onnxscript")
+    texts = ("crane (cat)", "crane (dog)", "eel", "fox")
+    run = write_named_run(tmp_path / "run", NAMES, texts)
+    export_run(run, "onnx", tmp_path / "student.onnx")
+    assert (tmp_path / "labels.txt").read_text().splitlines() == [*texts, "5"]
+    exported = load_model(f"onnx:{tmp_path / 'student.onnx'}")
+    assert (exported.class_names, exported.class_texts) == (NAMES, texts)
+    for model in (exported, load_model(f"run:{run}")):
+        assert [model.class_name(output) for output in range(5)] == [*texts, "5"]
 
 
 def test_a_run_without_names_writes_no_labels(run: Path, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from teachonce.errors import ConfigError, LogitsError, RecordError
 from teachonce.evaluation.compared_records import TEACHER_PROBS, ComparedRecords, StoredTeacher
 from teachonce.evaluation.config import EvaluateConfig
 from teachonce.evaluation.findings.paired import PairedCounts
-from teachonce.evaluation.findings.per_class import encode_csv, shown_names
+from teachonce.evaluation.findings.per_class import encode_csv
 from teachonce.evaluation.findings.tally import Findings, Tally
 from teachonce.evaluation.outputs import check_outputs
 from teachonce.evaluation.trained_images import warn_of_trained_images
@@ -33,6 +33,7 @@ from teachonce.models.classifier import Classifier, load_model
 from teachonce.models.own_classes import resolve_model_offset
 from teachonce.models.pending import PendingLogits
 from teachonce.records.class_space import ClassSpace, map_logits
+from teachonce.records.class_table import shown_names
 from teachonce.records.discovery import open_records
 from teachonce.records.source import RecordSource, require_labels
 from teachonce.storage.files import locate

@@ -75,6 +75,7 @@ def summarize_run(run: Run) -> dict[str, Any]:
         "path": str(run.path),
         "is_finished": result is not None,
         "class_names": run.class_names,
+        "class_texts": run.class_texts,
         "config": run.config,
         "metrics": run.metrics,
         "result": result,
@@ -93,7 +94,7 @@ def render_run(run: Run) -> str:
         f"  epochs    {rows[-1]['epoch'] if rows else 0} of {epochs}, batch {batch_size}",
     ]
     if run.class_names is not None:
-        lines.insert(2, f"  classes   {brief_names(run.class_names)}")
+        lines.insert(2, f"  classes   {brief_names(run.class_texts or run.class_names)}")
     if result is not None and result["top1"] is not None:
         top5 = f", top-5 {result['top5']:.4f}" if shows_top5(run.num_classes) else ""
         lines.append(f"  result    top-1 {result['top1']:.4f}{top5}, ECE {result['ece']:.4f}")

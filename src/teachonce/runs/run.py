@@ -54,6 +54,7 @@ _FREE = frozenset(
         "init",
         "classes_hash",
         "class_names",
+        "class_texts",
         "store",
         "views",
         "store_parts",
@@ -123,8 +124,10 @@ class Run:
             """Parts of each store that are used; None without a store, and in older runs."""
             self.classes_hash: str | None = config.get("classes_hash")
             """``hash_classes`` of its classes; None for data that does not know their names, and in older runs."""
-            self.class_names: tuple[str, ...] | None = _read_names(config.get("class_names"))
+            self.class_names: tuple[str, ...] | None = _read_names(config, "class_names")
             """Names of its classes by output, as far as the data has names; None as for ``classes_hash``."""
+            self.class_texts: tuple[str, ...] | None = _read_names(config, "class_texts")
+            """What people see of these names, where it is something else."""
         except (KeyError, TypeError, ValueError, AttributeError, ConfigError) as error:
             raise _no_run(self.path / CONFIG_NAME, error) from error
         self.config: dict[str, Any] = config
@@ -227,11 +230,12 @@ def _plan_file(path: Path, defaults: Mapping[str, Any]) -> PlanFile:
     )
 
 
-def _read_names(value: Any) -> tuple[str, ...] | None:
+def _read_names(config: Mapping[str, Any], entry: str) -> tuple[str, ...] | None:
+    value = config.get(entry)
     if value is None:
         return None
     if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
-        raise TypeError(f"class_names is {str(value)[:40]}")
+        raise TypeError(f"{entry} is {str(value)[:40]}")
     return tuple(value)
 
 

@@ -67,7 +67,7 @@ _Minutes = Annotated[float, Range(0, 1e6, "0 (off), or minutes up to 1000000")]
 _Seconds = Annotated[float, Range(0, 86_400, "seconds, from 0 to 86400")]
 RUN_ENTRIES = frozenset(
     {
-        *("data_classes", "classes_hash", "class_names", "preprocessing"),
+        *("data_classes", "classes_hash", "class_names", "class_texts", "preprocessing"),
         *("init_weights_sha256", "online_weights_sha256"),
         *("train_records", "validation_records", "record_logits", "store_fingerprint", "store_views", "store_parts"),
         *("world_size", "versions"),

@@ -21,7 +21,6 @@ from teachonce.evaluation.findings.per_class import (
     collect_classes,
     encode_csv,
     find_worst,
-    shown_names,
     sort_worst,
 )
 from teachonce.evaluation.findings.proportions import LEVEL
@@ -30,7 +29,7 @@ from teachonce.options import command_line, drop_idle
 from teachonce.pages.charts import BLUE, INK, ORANGE, PURPLE, QUIET, draw_svg
 from teachonce.pages.page import render_page
 from teachonce.records.class_space import shows_top5
-from teachonce.records.class_table import brief_names
+from teachonce.records.class_table import brief_names, shown_names
 from teachonce.records.options import RecordOptions
 from teachonce.runs.metrics import METRICS_NAME, Row
 from teachonce.runs.run import CLASSES_NAME, REPORT_NAME, WEIGHTS_NAME, Run
@@ -125,7 +124,8 @@ def _shown_config(run: Run) -> dict[str, Any]:
     in_force = drop_idle(TrainConfig, run.config)
     config = {name: value for name, value in in_force.items() if value not in (None, "") and value is not False}
     if run.class_names is not None:
-        config["class_names"] = brief_names(run.class_names)
+        config["class_names"] = brief_names(run.class_texts or run.class_names)
+        config.pop("class_texts", None)
     return config
 
 
