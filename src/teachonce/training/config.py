@@ -54,6 +54,7 @@ from teachonce.options import (
 )
 from teachonce.records.options import RecordOptions
 from teachonce.storage.address import is_remote, to_location
+from teachonce.terminal import plural
 from teachonce.training.recipes import build_recipe, recipe_options
 from teachonce.views.options import MixOptions, ViewOrderName
 
@@ -467,6 +468,17 @@ class TrainConfig(TrainingOptions):
             f"{len(self.store)} finite weights of 0 or more, one per store",
         )
         return tuple(weight / sum(weights) for weight in weights)
+
+
+def check_num_records(config: TrainingOptions, num_records: int, world_size: int) -> None:
+    """Raise ConfigError where a split has fewer records than one update takes on ``world_size`` devices."""
+    update_images = config.batch_size * config.accumulate * world_size
+    if num_records < update_images:
+        times = f" --accumulate {config.accumulate}" if config.accumulate > 1 else ""
+        raise ConfigError(
+            f"--batch-size {config.batch_size}{times} on {plural(world_size, 'device')}: the split has "
+            f"{plural(num_records, 'record')}, expected at least one batch of {update_images}; choose a smaller one"
+        )
 
 
 def check_logger(name: LoggerName | Literal["none"]) -> None:
