@@ -303,7 +303,7 @@ def test_the_command_writes_table_and_page(
     assert end(*words) == 0
     shown = capsys.readouterr()
     assert "classes below the rest beyond chance:\n  class0: 0 of 9 right" in shown.out and "top5" not in shown.out
-    assert str(page) in shown.err and str(table) in shown.err
+    assert shown.out.endswith(f"\n{page}\n{table}\n") and str(page) not in shown.err
     rows = list(csv.DictReader(io.StringIO(table.read_text())))
     assert [(row["label"], row["name"], row["correct"]) for row in rows][1:3] == [
         ("1", "class0", "0"),
@@ -312,8 +312,10 @@ def test_the_command_writes_table_and_page(
     assert page.read_text().startswith("<!doctype html>")
     assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == ["classes.csv", "page.html"]
     assert end(*words, "--json", "--overwrite") == 0
-    result = json.loads(capsys.readouterr().out)
+    shown = capsys.readouterr()
+    result = json.loads(shown.out)
     assert [result["classes"][label]["correct"] for label in range(5)] == [0, 0, 0, 8, 8]
+    assert shown.err.endswith(f"\n{page}\n{table}\n")
 
 
 def test_files_that_cannot_be_written_are_refused_first(

@@ -59,7 +59,7 @@ from teachonce.storage.files import atomic_write, open_storage, read_json, write
 from teachonce.storage.local import LocalStorage
 from teachonce.storage.strict_json import convert_json
 from teachonce.store.store import Store
-from teachonce.terminal import print_line, print_note, print_text
+from teachonce.terminal import print_line, print_note, print_text, print_written
 from teachonce.training.config import TrainConfig, TrainingOptions, check_logger
 from teachonce.training.train import train
 from teachonce.views.options import MixOptions
@@ -105,8 +105,8 @@ def ablate(config: AblateConfig) -> list[Arm]:
     with atomic_write(config.out / PAGE_NAME) as file:
         file.write(page.encode())
     print_text(table)
-    names = f"{config.out / TABLE_NAME}, {PAGE_NAME}, {PICTURE_NAME}, {RESULTS_NAME}"
-    print_text(f"{names}; this call took {time.monotonic() - start:.0f} s")
+    print_note(f"ablate: this call took {time.monotonic() - start:.0f} s")
+    print_written(*(config.out / name for name in (TABLE_NAME, PAGE_NAME, PICTURE_NAME, RESULTS_NAME)))
     return arms
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from teachonce.evaluation.config import EvaluateConfig, PredictConfig
 from teachonce.extraction.config import VerifyConfig
 from teachonce.inspection.config import InspectConfig
-from teachonce.terminal import as_text, plural, print_line, print_text
+from teachonce.terminal import as_text, plural, print_line, print_text, print_written
 
 if TYPE_CHECKING:
     from teachonce.evaluation.predict import Predicted
@@ -66,7 +66,5 @@ def show_scores(scores: dict[str, Any], config: EvaluateConfig) -> int:
     from teachonce.evaluation.findings.text import render_scores
 
     print_text(json.dumps(scores) if config.json else render_scores(scores))
-    for path in (config.html, config.csv):
-        if path is not None:
-            print_line(str(path))
+    print_written(*(path for path in (config.html, config.csv) if path is not None), is_json=config.json)
     return 0

@@ -62,11 +62,12 @@ PROBE_BATCHES = (1, 3)
 
 def export_run(
     run: Path, format: Literal["onnx", "safetensors"], out: Path, *, preprocessing: PreprocessingPlace = "outside"
-) -> None:
-    """Write the run's student to ``out``, checked; raises CheckError, and leaves no file, where it answers otherwise.
+) -> list[Path]:
+    """Write the run's student to ``out``, checked, and return the paths of what was written.
 
-    Where its classes have names, labels.txt beside it has them. Raises ConfigError for a folder that is not a finished
-    run, an ``out`` that exists, a labels.txt of another model, and pixels that ``preprocessing`` inside cannot take.
+    Where its classes have names, labels.txt beside it has them. Raises CheckError, and leaves no file, where it answers
+    otherwise than the run; ConfigError for a folder that is not a finished run, an ``out`` that exists, a labels.txt of
+    another model, and pixels that ``preprocessing`` inside cannot take.
     """
     if exists(out):
         raise ConfigError(f"{out}: exists; remove it or choose another --out")
@@ -89,7 +90,7 @@ def export_run(
                 check_safetensors(student, run, written)
     with atomic_write(out) as file:
         file.write(content)
-    write_labels(student, out)
+    return [out, *write_labels(student, out)]
 
 
 def check_labels(student: Classifier, out: Path) -> None:
@@ -98,12 +99,12 @@ def check_labels(student: Classifier, out: Path) -> None:
         check_labels_file(out.with_name(LABELS_NAME), _all_names(student))
 
 
-def write_labels(student: Classifier, out: Path) -> Path | None:
-    """Write labels.txt beside ``out``, and return its path; None where the classes have no names."""
+def write_labels(student: Classifier, out: Path) -> list[Path]:
+    """Write labels.txt beside ``out``, and return its path; none where the classes have no names."""
     if student.class_names is None:
-        return None
+        return []
     write_labels_file(out.with_name(LABELS_NAME), _all_names(student))
-    return out.with_name(LABELS_NAME)
+    return [out.with_name(LABELS_NAME)]
 
 
 def _all_names(student: Classifier) -> list[str]:

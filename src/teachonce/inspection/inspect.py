@@ -18,7 +18,7 @@ from teachonce.runs.metrics import METRIC_COLUMNS
 from teachonce.runs.run import Run, holds_run
 from teachonce.storage.files import locate
 from teachonce.store.plan_files import holds_store
-from teachonce.terminal import as_text
+from teachonce.terminal import as_text, visible
 
 EPOCHS_SHOWN = 8
 
@@ -52,9 +52,8 @@ def inspect(config: InspectConfig) -> Inspection:
         page = write_page(
             config.path, config.data, config.out, overwrite=config.overwrite, trust=config.trust, options=config
         )
-        storage, name = locate(page)
-        storage.remove_temporaries()
-        return Inspection(f"{page}: {storage.status(name).num_bytes:,} bytes; open it in a browser")
+        locate(page)[0].remove_temporaries()
+        return Inspection(visible(str(page)))
     if is_run and not is_store:
         run = Run(config.path)
         return Inspection(json.dumps(summarize_run(run)) if config.json else render_run(run))
