@@ -6,6 +6,7 @@ import csv
 import json
 import shutil
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ import torch
 from PIL import Image
 
 from teachonce.cli.main import main
-from teachonce.evaluation.config import EvaluateConfig, PredictConfig
+from teachonce.evaluation.config import EvaluateConfig, PredictConfig, PreprocessingPlace
 from teachonce.evaluation.evaluate import evaluate
 from teachonce.evaluation.image_files import ImageFiles
 from teachonce.evaluation.predict import describe, predict, predict_images
@@ -211,8 +212,8 @@ def test_exported_files_say_the_same(run: Path, pictures: Path, tmp_path: Path, 
     from teachonce.evaluation.onnx_export import export_run
 
     expected = [json.loads(line) for line in run_words(capsys, run, pictures, "--json")[1]]
-    for place in ("outside", "inside"):
-        export_run(run, "onnx", tmp_path / f"{place}.onnx", preprocessing=place)  # type: ignore[arg-type]
+    for place in get_args(PreprocessingPlace):
+        export_run(run, "onnx", tmp_path / f"{place}.onnx", preprocessing=place)
         code, lines, _ = run_words(capsys, tmp_path / f"{place}.onnx", pictures, "--json")
         assert code == 0
         for line, one in zip(lines, expected, strict=True):

@@ -39,7 +39,7 @@ from teachonce.engine.jobs import describe_start, run_jobs
 from teachonce.engine.machine import num_cores
 from teachonce.engine.options import Engine
 from teachonce.engine.progress import Advance, progress
-from teachonce.engine.stop_signals import (
+from teachonce.engine.stop_long_work import (
     PARENT_SECONDS,
     Interrupted,
     StopSignals,

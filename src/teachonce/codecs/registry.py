@@ -31,6 +31,8 @@ __all__ = [
 ]
 
 CODECS: dict[str, type[Codec]] = {codec.name: codec for codec in (Float32Codec, Float16Codec, Int8Codec, TopKCodec)}
+"""The codecs that stores can have, by name. One of a program's own is entered before a store is made or opened:
+``CODECS["fixed"] = FixedPointCodec``."""
 
 
 def build_codec(name: str, *, num_classes: int, k: int = 10) -> Codec:

@@ -20,12 +20,12 @@ from teachonce.interop.config import MarkerName, ReindexConfig
 from teachonce.pixels.decode import Encoded
 from teachonce.pixels.restart_markers import add_restart_markers, require_rewriter
 from teachonce.records.discovery import open_records
-from teachonce.records.listed import list_written
 from teachonce.records.source import RecordSource, record_key
 from teachonce.records.tfrecord.framing import TFRecordWriter, describe_record, is_whole, read_tfrecords
 from teachonce.records.tfrecord.rewrite import begin_rewrite, rewrite_shard
 from teachonce.records.tfrecord.source import ENCODED_XXH3, ORIGINAL_KEY, decode_tfrecord, key_feature
 from teachonce.records.tfrecord.tf_example import FeatureValue, replace_feature
+from teachonce.records.written_files import list_written
 from teachonce.storage.files import open_storage
 from teachonce.storage.remote.file_index import ListedFile
 from teachonce.terminal import plural, print_note

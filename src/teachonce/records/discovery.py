@@ -22,7 +22,7 @@ from teachonce.records.containers.table import TABLE_SUFFIXES, read_table
 from teachonce.records.containers.webdataset import TAR_SUFFIX, TarSource, expand_braces, has_braces
 from teachonce.records.folder_layout import find_image_splits, open_image_split
 from teachonce.records.hold_out import Part, hold_out
-from teachonce.records.listing import SPLIT_NAMES, TRAIN_NAMES, VALIDATION_NAMES
+from teachonce.records.image_listing import SPLIT_NAMES, TRAIN_NAMES, VALIDATION_NAMES
 from teachonce.records.options import RecordOptions
 from teachonce.records.source import RecordSource, parse_shard_name
 from teachonce.records.tfrecord.foreign import (

@@ -35,7 +35,7 @@ from teachonce.data.loader import Loader
 from teachonce.data.sampler import EpochBatches
 from teachonce.engine.machine import keep_freed_memory
 from teachonce.engine.progress import phase
-from teachonce.engine.stop_signals import StopSignals, end_by_signal
+from teachonce.engine.stop_long_work import StopSignals, end_by_signal
 from teachonce.errors import ConfigError, ModelError, TeachonceError
 from teachonce.evaluation.findings.per_class import balanced_accuracy
 from teachonce.extras import require
