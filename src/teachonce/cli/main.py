@@ -156,7 +156,7 @@ COMMANDS: dict[str, Command] = {
     "plan": Command(
         PlanConfig,
         "extraction.planning.estimate:estimate",
-        output.show_text,
+        output.show_plan,
         ("--data records --teacher timm:resnet50 --policy crop --views 50 --students 3",),
     ),
     "ablate": Command(

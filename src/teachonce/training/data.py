@@ -146,7 +146,8 @@ def open_training_data(
         page_locked=page_locked,
     )
     names = None if source.classes is None else source.classes.names[config.offset :]
-    texts = None if source.classes is None else shown_names(source.classes)[config.offset :]
+    shown = shown_names(source.classes)
+    texts = None if shown is None else shown[config.offset :]
     return TrainingData(
         train=train,
         validation=None
