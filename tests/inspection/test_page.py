@@ -27,6 +27,7 @@ from teachonce.records.class_table import ClassTable, write_classes
 from teachonce.records.discovery import open_records
 from teachonce.store.begin import begin_store
 from teachonce.store.store import Store
+from tests.support.chromium import measure_page
 from tests.support.small_data import write_shards, write_store
 from tests.support.small_models import COLORS, color_example, write_color_shards, write_color_teacher
 
@@ -491,3 +492,13 @@ def test_the_summary_says_the_same_as_the_page(tmp_path, crops, capsys):
     errors = summary["codec_error"]
     assert [row[0] for row in rows] == ["T = 1", "T = 2", "T = 4"] and rows[2][1] == f"{errors['4']['mean']:.4f}"
     assert rows[2][3] == f"{errors['4']['tail_mass']:.4f}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [400, 1400])
+def test_the_page_fits_a_phone(tmp_path, data, width, crops, mixed):
+    """Nothing is wider than the window, and no text is smaller than 11 px."""
+    for name, store in (("crops", crops), ("mixed", mixed)):
+        page = write_page(store.path, data, tmp_path / f"{name}.html")
+        measured = measure_page(page, width, tmp_path)
+        assert measured["width"] <= width and not measured["small"], name

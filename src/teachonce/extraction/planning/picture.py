@@ -99,8 +99,9 @@ def _draw_codecs(axes: Any, summary: Mapping[str, Any]) -> None:
     ticks = [10.0**power for power in range(-5, 1)]
     axes.set_yticks(ticks, ["0", *(f"{tick:g}" for tick in ticks[1:])])
     axes.minorticks_off()
-    # Not powers of ten: their exponents would be too small to read.
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,g}")
+    # Not powers of ten: there may be none between them, and their exponents would be too small to read.
+    ends = sorted({entry["codec_bytes"] for entry in (entries[0], entries[-1])})
+    axes.set_xticks(ends, [f"{end:,}" for end in ends])
     axes.margins(x=0.12)
     for index, entry in enumerate(entries):
         axes.annotate(
@@ -116,7 +117,10 @@ def _draw_codecs(axes: Any, summary: Mapping[str, Any]) -> None:
     axes.set_xlabel("bytes a view (without the view's parameters)")
     axes.set_ylabel("total variation against the dense softmax")
     axes.grid(axis="y", color=LINE)
-    axes.legend(frameon=False, loc="lower left", title="dot: mean, bar: worst view", alignment="left")
+    # Below the panel: the points may be anywhere in it.
+    axes.legend(
+        frameon=False, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.16), title="dot: mean, bar: worst view"
+    )
 
 
 def _draw_tails(axes: Any, summary: Mapping[str, Any]) -> None:
@@ -189,7 +193,7 @@ def _draw_lanes(axes: Any, summary: Mapping[str, Any]) -> None:
     axes.margins(x=0.18)
     used = hours["devices_used"]
     text = f"{format_hours(hours['hours_on_devices'])} on {plural(used, 'device')}"
-    text += f", {hours['device_hours']:,.3g} device hours"
+    text += f"\n{hours['device_hours']:,.3g} device hours"
     if hours["cost"] is not None:
         text += f": {hours['cost']:,.2f}"
     # Above the panel, where the codecs' panel has its labels.
@@ -205,7 +209,7 @@ def _draw_lanes(axes: Any, summary: Mapping[str, Any]) -> None:
             color=ORANGE,
         )
     beside = summary["timings"]["has_accelerator"]
-    axes.set_xlabel(f"ms a view, {'at the same time' if beside else 'one after another, the network beside'}")
+    axes.set_xlabel(f"ms a view,\n{'at the same time' if beside else 'one after another, the network beside'}")
 
 
 def _time_unit(most_hours: float) -> tuple[str, float]:
