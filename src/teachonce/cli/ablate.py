@@ -59,7 +59,7 @@ from teachonce.storage.files import atomic_write, open_storage, read_json, write
 from teachonce.storage.local import LocalStorage
 from teachonce.storage.strict_json import convert_json
 from teachonce.store.store import Store
-from teachonce.terminal import print_line, print_note, print_text, print_written
+from teachonce.terminal import plural, print_line, print_note, print_text, print_written
 from teachonce.training.config import TrainConfig, TrainingOptions, check_logger
 from teachonce.training.train import train
 from teachonce.views.options import MixOptions
@@ -140,10 +140,18 @@ def _make_stores(config: AblateConfig) -> list[ArmConfig]:
 
 
 def _given_stores(config: AblateConfig) -> list[ArmConfig]:
-    """The arms of ``--stores``, and labels only where ``--arms`` asks for it."""
+    """The arms of ``--stores``, and labels only where ``--arms`` asks for it; what it leaves out of these is said."""
     found = []
-    if any(kind == "labels" for kind, _ in config.parse_arms()):
+    words = [word.strip() for word in config.arms.split(",") if word.strip()]
+    others = [word for word in words if word != "labels"]
+    if len(others) < len(words):
         found.append(ArmConfig("labels only", _no_view_mix(config)))
+    num_stores = len(config.stores.split(","))
+    print_note(
+        f"ablate: --stores gives {plural(num_stores, 'arm')}"
+        + (", labels of --arms one more" if found else "; --arms without labels leaves out the baseline")
+        + (f"; of --arms {', '.join(others)} are left out: they need --teacher without --stores" if others else "")
+    )
     for word in config.stores.split(","):
         paths = tuple(to_location(part) for part in word.split("+"))
         stores = [Store(path) for path in paths]

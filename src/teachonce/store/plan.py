@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal, NamedTuple, NotRequired, TypedDict
 
@@ -45,6 +45,15 @@ class TeacherEntry(TypedDict):
     """Hash of these files."""
     drop: NotRequired[Count]
     """Numbers that were left out at the start of each line."""
+
+
+def teacher_name(teacher: Mapping[str, Any]) -> str:
+    """What people call the teacher of a ``TeacherEntry``: its model; where that does not say which (a run, a file),
+    the SPEC without its options."""
+    model = str(teacher["model"])
+    kind, _, rest = str(teacher["spec"]).partition(":")
+    is_kind_alone = model.partition(",")[0] == kind and rest
+    return str(teacher["spec"]).partition(",")[0] if is_kind_alone else model
 
 
 class DataEntry(TypedDict):

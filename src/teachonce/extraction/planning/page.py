@@ -12,6 +12,7 @@ from teachonce.extraction.planning.costs import TEMPERATURES, first_cheaper
 from teachonce.extraction.planning.picture import draw_panels
 from teachonce.extraction.planning.table import describe_variation, format_bytes, format_hours, planned_codec
 from teachonce.pages.page import render_page
+from teachonce.store.plan import teacher_name
 from teachonce.terminal import plural
 
 _TEMPLATE = "extraction/planning/templates/plan.html.jinja"
@@ -22,7 +23,7 @@ def render_plan(summary: Mapping[str, Any], text: str) -> str:
     advice, work = summary["recommendation"], summary["workload"]
     return render_page(
         _TEMPLATE,
-        teacher=summary["teacher"]["model"],
+        teacher=teacher_name(summary["teacher"]),
         data=summary["data"],
         split=summary["split"],
         num_records=work["num_records"],

@@ -8,6 +8,7 @@ from typing import Any
 
 from teachonce.engine.progress import format_seconds
 from teachonce.extraction.planning.costs import TEMPERATURES, first_cheaper
+from teachonce.store.plan import teacher_name
 from teachonce.terminal import as_text, plural
 
 _STAGES = {
@@ -44,8 +45,8 @@ def _render_head(summary: Mapping[str, Any]) -> list[str]:
     return [
         f"{summary['data']}: plan for split {summary['split']}, {work['num_records']:,} records x "
         f"{plural(work['num_views'], 'view')} in {plural(work['num_shards'], 'shard')}",
-        f"  teacher   {summary['teacher']['model']}, {summary['num_classes']} classes, offset {summary['offset']}, "
-        f"{summary['teacher']['preprocessing']['size_px']} px, {summary['teacher']['precision']}",
+        f"  teacher   {teacher_name(summary['teacher'])}, {summary['num_classes']} classes, offset "
+        f"{summary['offset']}, {summary['teacher']['preprocessing']['size_px']} px, {summary['teacher']['precision']}",
         f"  policy    {policy['name']}" + (f" ({parameters})" if parameters else ""),
         f"  sample    {taken}; {_describe_top1(sample['top1'])}",
         f"  device    {summary['device']}; {plural(summary['timings']['num_threads'], 'decode thread')}, batches of "
