@@ -50,7 +50,7 @@ from teachonce.records.class_table import (
     read_labels,
     write_classes,
 )
-from teachonce.records.discovery import find_splits
+from teachonce.records.discovery import IMAGE_FOLDERS, find_kind, find_splits
 from teachonce.records.folder_layout import find_image_splits
 from teachonce.records.image_listing import (
     TRAIN_NAMES,
@@ -65,7 +65,7 @@ from teachonce.records.tfrecord.source import ORIGINAL_KEY
 from teachonce.records.tfrecord.tf_example import FeatureValue, encode_example
 from teachonce.records.written_files import list_written
 from teachonce.rng import generator
-from teachonce.storage.files import atomic_write, open_storage
+from teachonce.storage.files import atomic_write, exists, open_storage
 from teachonce.storage.names import check_component
 from teachonce.storage.remote.file_index import ListedFile
 from teachonce.storage.resume import PlanFile
@@ -183,6 +183,11 @@ def _find_root(config: RecordsConfig) -> Path:
     images = open_storage(config.images)
     if images.is_folder(config.split):
         return root
+    if exists(config.images) and (kind := find_kind(config.images)) not in (None, IMAGE_FOLDERS):
+        raise ConfigError(
+            f"{config.images}: records makes TFRecords of {IMAGE_FOLDERS}, SPLIT/CLASS or CLASS, found {kind}; other "
+            "commands read them as they are: give them as --data"
+        )
     if not images.is_folder():
         raise ConfigError(f"{config.images}: no such folder; expected SPLIT/CLASS or CLASS folders of images")
     if splits := find_splits(config.images):
