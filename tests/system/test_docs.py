@@ -13,7 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 import teachonce
 from docs.site.build import links_of
@@ -258,6 +260,20 @@ def test_what_the_guide_extends_is_on_the_page_of_interfaces():
     assert ("teachonce.codecs.dense", "DenseCodec") in used and ("teachonce.codecs.registry", "CODECS") in used
     for module, name in used:
         assert module in shown and (not shown[module] or name in shown[module]), (module, name)
+
+
+def test_the_small_networks_of_the_guide_are_those_of_timm():
+    """As many parameters and multiplications as it says."""
+    text = (DOCS / "guide" / "deploying.md").read_text()
+    rows = re.findall(r"^\| `timm:(\w+)`.*? \| ([\d.]+) M \| ([\d.]+) G \|", text, re.MULTILINE)
+    assert len(rows) == 9
+    for name, millions, billions in rows:
+        with torch.device("meta"):
+            model = timm.create_model(name, num_classes=1000).eval()
+            with torch.no_grad(), FlopCounterMode(display=False) as counted:
+                model(torch.zeros(1, 3, 224, 224))
+        found = sum(parameter.numel() for parameter in model.parameters())
+        assert (f"{found / 1e6:.1f}", f"{counted.get_total_flops() / 2e9:.2f}") == (millions, billions), name
 
 
 def test_version_is_that_of_the_changelog():
