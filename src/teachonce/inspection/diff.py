@@ -43,8 +43,6 @@ class Described:
     settings: Values
     results: Values
     environment: Values
-    weights: str | None = None
-    """A hash of a run's final weights; None of a store, and before there are any."""
     has_options: bool = True
     """Whether the options of the call that made a store are among its settings, each as options.NAME."""
 
@@ -55,6 +53,7 @@ def diff(config: DiffConfig) -> str:
     if first.kind != second.kind:
         raise ConfigError(f"{first.path} is a {first.kind}, {second.path} a {second.kind}: expected two of one kind")
     settings = _differences(first.settings, second.settings)
+    weights = [Run(one.path).hash_weights() for one in (first, second) if one.kind == "run"]
     notes = []
     if first.has_options != second.has_options:
         lacking = "B" if first.has_options else "A"
@@ -64,8 +63,8 @@ def diff(config: DiffConfig) -> str:
     environment = _differences(first.environment, second.environment)
     if config.json:
         found: dict[str, Any] = {"first": str(first.path), "second": str(second.path), "kind": first.kind}
-        if first.kind == "run":
-            found["weights"] = {"first": first.weights, "second": second.weights}
+        if weights:
+            found["weights"] = dict(zip(("first", "second"), weights, strict=True))
         return json.dumps(
             found | {"settings": settings, "results": results, "environment": environment, "notes": notes}, indent=2
         )
@@ -73,7 +72,7 @@ def diff(config: DiffConfig) -> str:
         [
             as_text([f"{first.kind}s: A is {first.path}, B is {second.path}", *notes]),
             _table("settings", settings),
-            *([_compare_weights(first, second)] if first.kind == "run" else []),
+            *([_compare_weights(*weights)] if weights else []),
             _table("results", results),
             _table("environment", environment),
         ]
@@ -98,16 +97,14 @@ def _describe_run(run: Run) -> Described:
     # What is among the settings too.
     left_out = {*run.config, *TIME_COLUMNS} - {"epochs"}
     results = {name: value for name, value in result.items() if name not in left_out}
-    return Described(
-        run.path, "run", _flatten(settings), _flatten(results), _flatten(environment), weights=run.hash_weights()
-    )
+    return Described(run.path, "run", _flatten(settings), _flatten(results), _flatten(environment))
 
 
-def _compare_weights(first: Described, second: Described) -> str:
-    lacking = [name for name, one in (("A", first), ("B", second)) if one.weights is None]
+def _compare_weights(first: str | None, second: str | None) -> str:
+    lacking = [name for name, one in (("A", first), ("B", second)) if one is None]
     if lacking:
         return f"weights: {' and '.join(lacking)} {'has' if len(lacking) == 1 else 'have'} none yet"
-    return "weights: " + ("equal, bit for bit" if first.weights == second.weights else "different")
+    return "weights: " + ("equal, bit for bit" if first == second else "different")
 
 
 def _describe_store(store: Store) -> Described:
