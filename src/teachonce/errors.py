@@ -9,7 +9,8 @@
     ├── LogitsError             teacher logits are not finite, of another width, or missing
     ├── ModelError              weights or a model do not fit
     ├── StoreError              a store is incomplete, damaged or of other data
-    │   └── PlanMismatchError   what is requested differs from the plan that the store was started with
+    │   ├── PlanMismatchError   what is requested differs from the plan that the store was started with
+    │   └── UnsupportedStoreError  its format or codec is not known here, so that nothing is said of it
     ├── CheckError              a verdict: gate, verify or a parity check did not hold
     └── StoppedError            exit code 143: SIGTERM; the same command resumes
 
@@ -71,6 +72,10 @@ class StoreError(TeachonceError):
 
 class PlanMismatchError(StoreError):
     """What is requested differs from the plan that the store was started with."""
+
+
+class UnsupportedStoreError(StoreError):
+    """A store of a newer format, or with a codec that is not in ``codecs.registry.CODECS`` of this program."""
 
 
 class CheckError(TeachonceError):

@@ -16,6 +16,7 @@ import sys
 import unicodedata
 import warnings
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, TextIO
 
 MAX_WORD_CHARACTERS = 400
@@ -83,6 +84,18 @@ def send_lines(send: Callable[[str], None]) -> None:
 def print_text(text: str) -> None:
     """Print a result on stdout: tables and paths keep their line breaks and their length."""
     print(_encodable(visible(text, keep="\n\t"), sys.stdout))
+
+
+def print_written(*paths: Path, is_json: bool = False) -> None:
+    """Print where a command wrote, behind its result: on stdout, complete, a line each, for programs that read them.
+
+    ``is_json``: stdout has the result as JSON and nothing else, so they are lines on stderr.
+    """
+    for path in paths:
+        if is_json:
+            print_line(str(path))
+        else:
+            print_text(visible(str(path)))
 
 
 def print_note(text: str, file: TextIO | None = None) -> None:

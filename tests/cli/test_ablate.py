@@ -12,7 +12,7 @@ import warnings
 import numpy as np
 import pytest
 
-from teachonce.cli.ablate import ArmConfig, _student_config, ablate
+from teachonce.cli.ablate import ArmConfig, _given_stores, _student_config, ablate
 from teachonce.cli.config import AblateConfig
 from teachonce.errors import ConfigError, PlanMismatchError
 from teachonce.extraction.config import ExtractConfig
@@ -21,7 +21,7 @@ from teachonce.runs.run import Run
 from teachonce.store.store import Store
 from teachonce.training.config import TrainConfig
 from teachonce.training.train import train
-from tests.support.small_data import write_digits
+from tests.support.small_data import write_digits, write_shards, write_store
 from tests.training.test_interruption import Stopper
 from tests.training.test_train import GRACE_SECONDS, tensor_bytes
 
@@ -159,8 +159,31 @@ def test_the_same_command_again_trains_nothing(ablation):
     assert {path: path.stat().st_mtime_ns for path in config.out.glob("runs/*/*.json")} == stamps
 
 
+@pytest.mark.parametrize(
+    ("arms", "names", "said"),
+    [
+        ("labels", ["labels only", "store"], "gives 1 arm, labels of --arms one more\n"),
+        ("", ["store"], "gives 1 arm; --arms without labels leaves out the baseline\n"),
+        (
+            "labels,center,views:4,online",
+            ["labels only", "store"],
+            "one more; of --arms center, views:4, online are left out: they need --teacher without --stores",
+        ),
+        ("views:4", ["store"], "the baseline; of --arms views:4 are left out"),
+    ],
+)
+def test_what_stores_imply_for_the_arms_is_said(tmp_path, capsys, arms, names, said):
+    data = write_shards(tmp_path / "data")
+    write_store(tmp_path / "store", data)
+    config = AblateConfig(
+        data=data, out=tmp_path / "out", stores=str(tmp_path / "store"), arms=arms, validation_split=None, **COMMON
+    )
+    assert [arm.name for arm in _given_stores(config)] == names
+    assert said in capsys.readouterr().err
+
+
 @pytest.mark.slow
-def test_stores_that_are_there(ablation, digits, teacher, tmp_path):
+def test_stores_that_are_there(ablation, digits, teacher, tmp_path, capsys):
     config, _ = ablation
     first = config.out / "stores" / "views"
     second = tmp_path / "second"
@@ -177,6 +200,7 @@ def test_stores_that_are_there(ablation, digits, teacher, tmp_path):
         )
     )
     assert [arm.name for arm in arms] == ["labels only", "views", "second", "views + second"]
+    assert "ablate: --stores gives 3 arms, labels of --arms one more\n" in capsys.readouterr().err
     # Two stores of one teacher are that teacher.
     losses = [Run(tmp_path / "out" / "runs" / f"{name}-seed0").result["train_loss"] for name in ("views", "second")]
     both = Run(tmp_path / "out" / "runs" / "views-+-second-seed0").result["train_loss"]

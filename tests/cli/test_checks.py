@@ -46,6 +46,26 @@ COMMANDS = [
     (f"{TRAIN} --data images --validation-split none --teacher tim:a", 2, "model 'tim:a'"),
     ("train --student x --data images --validation-split none --out o", 2, "model 'x': expected"),
     ("train --student timm:a --data images --validation-split none --out images", 1, "exists and is not a run"),
+    (
+        f"{TRAIN} --data images --validation-split none --batch-size 13",
+        2,
+        "the split has 12 records, expected at least",
+    ),
+    (
+        f"{TRAIN} --data records --validation-split none --batch-size 4 --accumulate 3",
+        2,
+        "batch of 12; choose a",
+    ),
+    (
+        f"{TRAIN} --data images --val-fraction 0.2 --batch-size 5 --devices 3",
+        2,
+        "on 3 devices: the split has 12",
+    ),
+    (
+        "ablate --student timm:a --data images --validation-split none --out o --batch-size 13 --teacher timm:b",
+        2,
+        "12 r",
+    ),
     (f"{TRAIN} --data images --recipe xyz", 2, "--recipe xyz: expected one of"),
     (f"{TRAIN} --data images --bach-size 3", 2, "did you mean --batch-size?"),
     ("ablate --student timm:a --data images --validation-split none --out o --stores a,b", 1, "a: no such folder"),
@@ -115,7 +135,9 @@ def test_a_baseline_does_not_read_its_store(folder: Path, monkeypatch: pytest.Mo
     asked = []
     monkeypatch.setattr("teachonce.training.train.train", asked.append)
     monkeypatch.chdir(folder)
-    words = "train --student timm:a --data images --validation-split none --out o --kd-temp 0 --store gone"
+    words = (
+        "train --student timm:a --data images --validation-split none --out o --kd-temp 0 --store gone --batch-size 4"
+    )
     with pytest.raises(SystemExit) as end:
         main(words.split())
     assert end.value.code == 0 and len(asked) == 1

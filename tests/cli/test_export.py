@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,12 @@ def test_onnx(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("onnxscript")
     assert run(capsys, "export-onnx run --out a.onnx")[:2] == (0, "a.onnx\n")
     assert (folder / "a.onnx").stat().st_size > 1000
+
+
+def test_the_labels_beside_are_named_too(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = folder / "run" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "class_names": ["cat", "dog"]}))
+    assert run(capsys, "export-weights run --out b/a.safetensors")[:2] == (0, "b/a.safetensors\nb/labels.txt\n")
 
 
 def test_logits(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

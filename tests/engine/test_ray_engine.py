@@ -16,7 +16,7 @@ import pytest
 
 from teachonce.engine.jobs import run_jobs
 from teachonce.engine.options import Engine
-from teachonce.engine.stop import check_stop, stopping_gently
+from teachonce.engine.stop_between_units import check_stop, stopping_gently
 from teachonce.errors import ConfigError, RecordError, StoppedError, TeachonceError
 from teachonce.store.plan_files import CONFIG_NAME
 from teachonce.terminal import print_line

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -271,6 +272,23 @@ def test_a_store_of_other_images_or_mixed_views_is_refused(
         evaluate(EvaluateConfig(data=data, model=teacher, store=mixed))
 
 
+def test_a_store_whose_teacher_shares_no_class_is_refused(
+    teacher: str, right: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With the data, and with the model: a softmax over nothing is NaN, and no agreement would say nothing."""
+    images = write_as_folder(open_records(data, "validation"), tmp_path / "images")
+    # The teacher's four classes are labels 3 and 4, and two that the data does not have.
+    store = make_store(tmp_path / "store", data, right, offset=3, gate_samples=0)
+    for name in ("class2", "class3"):
+        shutil.rmtree(images / "validation" / name)
+    assert end("--data", images, "--model", f"{right},offset=0", "--store", store, "--device", "cpu") == 1
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("teachonce: "))
+    assert line.startswith(f"teachonce: {store}: none of the 4 classes of its teacher is, by name, among the 2 of")
+    with pytest.raises(ConfigError, match=r"--store .*: its teacher knows 2 of the data's 5 classes, .* none of these"):
+        evaluate(EvaluateConfig(data=data, model=right, store=store, offset=-1))
+    assert evaluate(EvaluateConfig(data=data, model=right, store=store, offset=0))["teacher"]["agreement"] >= 0
+
+
 def end(*words: Any) -> int:
     with pytest.raises(SystemExit) as error:
         main(["evaluate", *[str(word) for word in words]])
@@ -285,7 +303,7 @@ def test_the_command_writes_table_and_page(
     assert end(*words) == 0
     shown = capsys.readouterr()
     assert "classes below the rest beyond chance:\n  class0: 0 of 9 right" in shown.out and "top5" not in shown.out
-    assert str(page) in shown.err and str(table) in shown.err
+    assert shown.out.endswith(f"\n{page}\n{table}\n") and str(page) not in shown.err
     rows = list(csv.DictReader(io.StringIO(table.read_text())))
     assert [(row["label"], row["name"], row["correct"]) for row in rows][1:3] == [
         ("1", "class0", "0"),
@@ -294,8 +312,10 @@ def test_the_command_writes_table_and_page(
     assert page.read_text().startswith("<!doctype html>")
     assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == ["classes.csv", "page.html"]
     assert end(*words, "--json", "--overwrite") == 0
-    result = json.loads(capsys.readouterr().out)
+    shown = capsys.readouterr()
+    result = json.loads(shown.out)
     assert [result["classes"][label]["correct"] for label in range(5)] == [0, 0, 0, 8, 8]
+    assert shown.err.endswith(f"\n{page}\n{table}\n")
 
 
 def test_files_that_cannot_be_written_are_refused_first(

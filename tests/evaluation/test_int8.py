@@ -172,12 +172,14 @@ def test_the_command_prints_a_table_or_json(
         with pytest.raises(SystemExit) as end:
             main([*command, "--out", str(out), *more])
         assert end.value.code == 0
-        printed = capsys.readouterr().out
+        shown = capsys.readouterr()
+        printed, paths = shown.out, f"{out}\n{int8_path(out)}\n{tmp_path / 'labels.txt'}\n"
         if more:
+            assert shown.err.endswith(paths)
             value = json.loads(printed)
             assert value["int8"]["num_bytes"] == int8_path(out).stat().st_size and value["teacher"] is None
         else:
-            assert printed.startswith("| file ") and f"{out}\n{int8_path(out)}\n" in printed
+            assert printed.startswith("| file ") and printed.endswith(paths) and str(out) not in shown.err
             assert "points of top-1 on 48 records" in printed
 
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import venv
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pytest
@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from teachonce.cli.main import main
 from teachonce.errors import CheckError, ConfigError
 from teachonce.evaluation import onnx_export as export
+from teachonce.evaluation.config import PreprocessingPlace
 from teachonce.evaluation.onnx_export import check_onnx, check_safetensors, export_run
 from teachonce.models.classifier import build_student, load_model
 from teachonce.pixels.preprocessing import Preprocessing, normalize
@@ -62,8 +63,8 @@ def named(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     pytest.importorskip("onnxscript")
     folder = tmp_path_factory.mktemp("named")
     run = write_named_run(folder / "run", (*NAMES, "goat"))
-    for place in ("outside", "inside"):
-        export_run(run, "onnx", folder / f"{place}.onnx", preprocessing=place)  # type: ignore[arg-type]
+    for place in get_args(PreprocessingPlace):
+        export_run(run, "onnx", folder / f"{place}.onnx", preprocessing=place)
     return {"run": run} | {place: folder / f"{place}.onnx" for place in ("outside", "inside")}
 
 
@@ -123,7 +124,7 @@ def test_the_documented_program_predicts_where_nothing_else_is_installed(
         picture = np.random.default_rng(index).integers(0, 256, (size[1] // 8, size[0] // 8, 3), np.uint8)
         Image.fromarray(picture).resize(size).save(tmp_path / f"{index}.jpg")
     pictures = sorted(map(str, tmp_path.glob("*.jpg")))
-    for place in ("outside", "inside"):
+    for place in get_args(PreprocessingPlace):
         program = tmp_path / place / "program.py"
         program.parent.mkdir()
         program.write_text(documented_lines(place))
@@ -205,7 +206,7 @@ def test_other_safetensors_do_not_pass_the_check(run: Path, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("format", ["onnx", "safetensors"])
 def test_nothing_is_written_where_the_check_fails(
-    run: Path, tmp_path: Path, format: str, monkeypatch: pytest.MonkeyPatch
+    run: Path, tmp_path: Path, format: Literal["onnx", "safetensors"], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The encoder writes another student than the one that is checked, as a broken exporter would.
     other = load_model(f"run:{write_run(tmp_path / 'other', seed=1)}")
@@ -214,7 +215,7 @@ def test_nothing_is_written_where_the_check_fails(
     monkeypatch.setattr(export, f"_to_{format}", lambda student: encode(other))
     out = tmp_path / "out" / "student"
     with pytest.raises(CheckError):
-        export_run(run, format, out)  # type: ignore[arg-type]
+        export_run(run, format, out)
     assert not out.parent.exists()
 
 
@@ -249,10 +250,10 @@ def test_the_documented_lines_load_the_weights_into_plain_timm(
     assert f'"size_px": {PREPROCESSING.size_px}' in capsys.readouterr().out
 
 
-def write_named_run(run: Path, names: tuple[str, ...]) -> Path:
+def write_named_run(run: Path, names: tuple[str, ...], texts: tuple[str, ...] | None = None) -> Path:
     write_run(run)
     content = json.loads((run / "config.json").read_text())
-    content |= {"class_names": list(names), "classes_hash": hash_classes(names)}
+    content |= {"class_names": list(names), "classes_hash": hash_classes(names), "class_texts": texts}
     (run / "config.json").write_text(json.dumps(content))
     return run
 
@@ -262,12 +263,12 @@ NAMES = ("cat", "dog", "eel, electric", "fox")
 
 
 @pytest.mark.parametrize("format", ["onnx", "safetensors"])
-def test_the_names_of_classes_go_along(tmp_path: Path, format: str) -> None:
+def test_the_names_of_classes_go_along(tmp_path: Path, format: Literal["onnx", "safetensors"]) -> None:
     run = write_named_run(tmp_path / "run", NAMES)
     out = tmp_path / "out" / f"student.{format}"
     if format == "onnx":
         pytest.importorskip("onnxscript")
-    export_run(run, format, out)  # type: ignore[arg-type]
+    export_run(run, format, out)
     assert (out.parent / "labels.txt").read_text() == "cat\ndog\neel, electric\nfox\n5\n"
     if format == "onnx":
         exported = load_model(f"onnx:{out}")
@@ -279,6 +280,19 @@ def test_the_names_of_classes_go_along(tmp_path: Path, format: str) -> None:
             assert json.loads(file.metadata()["teachonce.classes"]) == list(NAMES)
     # Another export of the same classes shares the file.
     export_run(run, "safetensors", out.with_name("again.safetensors"))
+
+
+def test_classes_are_called_as_evaluation_calls_them(tmp_path: Path) -> None:
+    """Of ImageNet: texts and not WordNet ids, which stay what classes are compared by."""
+    pytest.importorskip("onnxscript")
+    texts = ("crane (cat)", "crane (dog)", "eel", "fox")
+    run = write_named_run(tmp_path / "run", NAMES, texts)
+    export_run(run, "onnx", tmp_path / "student.onnx")
+    assert (tmp_path / "labels.txt").read_text().splitlines() == [*texts, "5"]
+    exported = load_model(f"onnx:{tmp_path / 'student.onnx'}")
+    assert (exported.class_names, exported.class_texts) == (NAMES, texts)
+    for model in (exported, load_model(f"run:{run}")):
+        assert [model.class_name(output) for output in range(5)] == [*texts, "5"]
 
 
 def test_a_run_without_names_writes_no_labels(run: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from teachonce.errors import CheckError, ConfigError
+from teachonce.evaluation.config import PreprocessingPlace
 from teachonce.evaluation.onnx_export import check_onnx, export_run
 from teachonce.evaluation.onnx_pixels import INSIDE_KEY, put_normalization_inside, without_normalization
 from teachonce.models.classifier import build_student, load_model
@@ -31,8 +33,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def files(run: Path) -> dict[str, Path]:
-    for place in ("outside", "inside"):
-        export_run(run, "onnx", run.parent / f"{place}.onnx", preprocessing=place)  # type: ignore[arg-type]
+    for place in get_args(PreprocessingPlace):
+        export_run(run, "onnx", run.parent / f"{place}.onnx", preprocessing=place)
     return {place: run.parent / f"{place}.onnx" for place in ("outside", "inside")}
 
 

@@ -6,6 +6,7 @@ import csv
 import json
 import shutil
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -13,10 +14,12 @@ import torch
 from PIL import Image
 
 from teachonce.cli.main import main
-from teachonce.evaluation.config import PredictConfig
+from teachonce.evaluation.config import EvaluateConfig, PredictConfig, PreprocessingPlace
+from teachonce.evaluation.evaluate import evaluate
 from teachonce.evaluation.image_files import ImageFiles
 from teachonce.evaluation.predict import describe, predict, predict_images
 from teachonce.models.classifier import load_model
+from teachonce.records.class_table import ClassTable, write_classes
 from teachonce.records.discovery import open_records
 from teachonce.training.train import train
 from tests.evaluation.test_onnx_export import write_run
@@ -93,6 +96,22 @@ def test_text_csv_and_json_say_the_same(
         assert (row["image"], int(row["label"]), row["class"]) == (one["image"], first["label"], first["class"])
         assert float(row["probability_2"]) == second["probability"] <= first["probability"] <= 1
         assert first["class"] == str(first["label"]), "digits are called what they are"
+
+
+def test_classes_are_called_as_evaluate_calls_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Data with WordNet ids and texts: both commands show the texts."""
+    data = write_color_shards(tmp_path / "data", sizes=(8,))
+    texts = ("background", "crane", "crane", "eel, electric", "fox")
+    write_classes(data, ClassTable(("background", "n1", "n2", "n3", "n4"), texts, has_background=True))
+    train(config(data, tmp_path / "run", epochs=1, batch_size=8, validation_split=None, num_workers=1))
+    evaluated = evaluate(EvaluateConfig(data=data, model=f"run:{tmp_path / 'run'}", split="train", device="cpu"))
+    called = {entry["label"]: entry["name"] for entry in evaluated["classes"]}
+    assert list(called.values()) == ["background", "crane (n1)", "crane (n2)", "eel, electric", "fox"]
+    image = tmp_path / "image.jpg"
+    image.write_bytes(encode_jpeg(1))
+    _, objects, _ = run_words(capsys, tmp_path / "run", image, "--json", "--top", 9)
+    predicted = {entry["label"]: entry["class"] for entry in json.loads(objects[0])["top"]}
+    assert predicted == {label: called[label] for label in predicted} and len(predicted) >= 4
 
 
 def test_both_at_once(run: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -193,8 +212,8 @@ def test_exported_files_say_the_same(run: Path, pictures: Path, tmp_path: Path, 
     from teachonce.evaluation.onnx_export import export_run
 
     expected = [json.loads(line) for line in run_words(capsys, run, pictures, "--json")[1]]
-    for place in ("outside", "inside"):
-        export_run(run, "onnx", tmp_path / f"{place}.onnx", preprocessing=place)  # type: ignore[arg-type]
+    for place in get_args(PreprocessingPlace):
+        export_run(run, "onnx", tmp_path / f"{place}.onnx", preprocessing=place)
         code, lines, _ = run_words(capsys, tmp_path / f"{place}.onnx", pictures, "--json")
         assert code == 0
         for line, one in zip(lines, expected, strict=True):

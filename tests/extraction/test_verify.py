@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from teachonce.cli.main import main
+from teachonce.codecs.dense import Float32Codec
+from teachonce.codecs.registry import CODECS
 from teachonce.errors import ConfigError, StoreError, TeachonceError
 from teachonce.extraction.config import ExtractConfig, VerifyConfig
 from teachonce.extraction.extract import extract
@@ -20,9 +22,11 @@ from teachonce.interop.merge import merge
 from teachonce.models.classifier import load_model
 from teachonce.records.class_table import ClassTable, write_classes
 from teachonce.records.discovery import open_records
+from teachonce.storage.sealed_json import sealed_bytes
 from teachonce.store.begin import begin_store
 from teachonce.store.manifests import finalize_store
 from teachonce.store.plan import samples_file
+from teachonce.store.plan_files import read_plan
 from teachonce.store.store import Store
 from teachonce.store.tables import StoreWriter
 from tests.support.small_data import (
@@ -33,6 +37,7 @@ from tests.support.small_data import (
     remove_manifests,
     rewrite_shard,
     write_image_folder,
+    write_store,
 )
 from tests.support.small_models import write_color_shards, write_color_teacher
 
@@ -297,6 +302,33 @@ def test_the_command_line_gives_verdict_and_exit_code(store, data, capsys):
     verdict = json.loads(capsys.readouterr().out)
     assert end.value.code == 1 and verdict["is_sound"] is False and NAME in verdict["reason"]
     assert set(verdict) == {field.name for field in dataclasses.fields(type(check(store, data)))}
+
+
+@dataclasses.dataclass(frozen=True)
+class OwnCodec(Float32Codec):
+    name = "own"
+
+
+@pytest.mark.parametrize("command", ["verify", "inspect", "status"])
+@pytest.mark.parametrize("change", ["codec", "format"])
+def test_a_store_that_this_program_does_not_know_gets_no_verdict(store, data, capsys, monkeypatch, change, command):
+    """Its codec is to be entered first, or a newer version to be used: neither is damage."""
+    if change == "codec":
+        monkeypatch.setitem(CODECS, "own", OwnCodec)
+        shutil.rmtree(store)
+        write_store(store, data, codec="own")
+        monkeypatch.delitem(CODECS, "own")
+        expected = "unknown codec 'own' .*; a codec of your own must be entered in teachonce.codecs.registry.CODECS"
+    else:
+        plan = read_plan(store).to_json()
+        (store / "plan.json").write_bytes(sealed_bytes({**plan, "format_version": 99, "follows": None}))
+        expected = "store format version 99, this teachonce reads 3 .*; use the version of teachonce that wrote it"
+    with pytest.raises(SystemExit) as end:
+        main([command, str(store), *(("--data", str(data)) if command == "verify" else ())])
+    shown = capsys.readouterr()
+    lines = [line for line in shown.err.splitlines() if not line.startswith("verify: ")]
+    assert end.value.code == 1 and not shown.out, "no verdict"
+    assert len(lines) == 1 and re.match(f"teachonce: {store}/plan.json: {expected}", lines[0]), lines
 
 
 def test_a_teacher_that_is_not_where_the_plan_says(tmp_path, store, data, teacher):

@@ -6,12 +6,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
-from teachonce.errors import ConfigError
+from teachonce.errors import ConfigError, ModelError
 from teachonce.inspection.config import DiffConfig
 from teachonce.inspection.diff import diff
 from teachonce.pixels.preprocessing import Preprocessing
+from teachonce.runs.run import WEIGHTS_NAME
 from teachonce.storage.files import write_json
 from teachonce.store.begin import begin_store
 from teachonce.store.manifests import finalize_store
@@ -69,6 +72,32 @@ def test_two_runs(tmp_path: Path) -> None:
     assert any(line.split() == ["lr", "0.1", "0.2", "+0.1"] for line in text.splitlines())
     assert any(line.split() == ["top1", "0.5", "0.5625", "+0.0625"] for line in text.splitlines())
     assert any(line.split() == ["top5", "0.75", "0.75"] for line in text.splitlines())
+
+
+def test_times_are_noise_and_weights_are_compared(tmp_path: Path) -> None:
+    runs = [
+        write_run(tmp_path / name, RESULT | {"seconds": 10.0 + at, "images_per_second": 99.5 + at})
+        for at, name in enumerate("abc")
+    ]
+    tensors = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.ones(4, np.int64)}
+    # As safetensors writes it: metadata are no part of the weights, and in any order.
+    save_file(tensors, runs[0] / WEIGHTS_NAME, {"student": "x", "format": "pt"})
+    save_file(tensors, runs[1] / WEIGHTS_NAME, {"format": "np"})
+    save_file({**tensors, "b": np.array([1, 1, 1, 2])}, runs[2] / WEIGHTS_NAME, {"student": "x", "format": "pt"})
+    text = diff(DiffConfig(first=runs[0], second=runs[1]))
+    assert "\n\nweights: equal, bit for bit\n\n" in text and "seconds" not in text and "per_second" not in text
+    found = compare(runs[0], runs[1])
+    assert found["weights"]["first"] == found["weights"]["second"] and "seconds" not in found["results"]
+    assert "\n\nweights: different\n\n" in diff(DiffConfig(first=runs[0], second=runs[2]))
+    other_shape = {**tensors, "a": tensors["a"].reshape(3, 2)}
+    save_file(other_shape, runs[2] / WEIGHTS_NAME)
+    assert "weights: different" in diff(DiffConfig(first=runs[0], second=runs[2]))
+    (runs[2] / WEIGHTS_NAME).unlink()
+    assert "weights: B has none yet" in diff(DiffConfig(first=runs[0], second=runs[2]))
+    for damaged in (b"", b"\xff" * 20, (4).to_bytes(8, "little") + b"[1 ]"):
+        (runs[2] / WEIGHTS_NAME).write_bytes(damaged)
+        with pytest.raises(ModelError, match="is not in the safetensors format"):
+            diff(DiffConfig(first=runs[0], second=runs[2]))
 
 
 def test_equal_runs_and_unfinished_ones(tmp_path: Path) -> None:

@@ -13,16 +13,21 @@ from torchmetrics.classification import MulticlassCalibrationError
 from teachonce.cli.main import main
 from teachonce.extraction.config import ExtractConfig
 from teachonce.extraction.extract import extract
+from teachonce.inspection.config import InspectConfig
+from teachonce.inspection.inspect import inspect
 from teachonce.inspection.measures import measure_store
 from teachonce.inspection.page import write_page
 from teachonce.inspection.store import render_store, summarize_store
 from teachonce.records.discovery import open_records
 from teachonce.store.begin import begin_store
+from teachonce.store.card import render_card
+from teachonce.store.manifests import finalize_store
 from teachonce.store.plan_files import holds_store, read_plan
 from teachonce.store.store import Store
 from tests.support.paths import GOLDEN
 from tests.support.small_data import write_shards, write_store
 from tests.support.small_models import write_color_teacher
+from tests.support.small_stores import fill, make_plan
 
 
 @pytest.fixture
@@ -177,3 +182,21 @@ def test_a_run(tmp_path, data, store, capsys):
     assert "  classes   background, class0, class1, class2" in shown(capsys, "inspect", store.path)
     summary = json.loads(shown(capsys, "inspect", tmp_path / "run", "--json"))
     assert summary["kind"] == "run" and len(summary["metrics"]) == 1
+
+
+def test_a_run_that_was_the_teacher_is_named_by_its_spec(tmp_path):
+    """Not "run", which says nothing; an ONNX file is named too, a library's model without the options of its SPEC."""
+    for spec, model, expected in (
+        ("run:runs/big,offset=1", "run", "run:runs/big"),
+        ("onnx:a/b.onnx,size=16", "onnx,output=x", "onnx:a/b.onnx"),
+        ("timm:resnet50,weights=x", "timm:resnet50", "timm:resnet50"),
+        ("amoebanet,dir=x", "amoebanet", "amoebanet"),
+        ("none", "csv", "csv"),
+    ):
+        teacher = {"spec": spec, "model": model, "weights_sha256": "ab", "precision": "float32"}
+        store = tmp_path / spec.replace("/", "-")
+        plan = begin_store(store, make_plan(teacher=teacher), views_per_file=2)
+        fill(store, plan)
+        finalize_store(store)
+        assert f"  teacher   {expected}, 7 classes" in inspect(InspectConfig(path=store)).text
+        assert f"logits of `{expected}`" in render_card(Store(store), None)

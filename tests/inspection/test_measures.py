@@ -142,6 +142,8 @@ def test_measures_are_those_of_a_loop_that_leaves_mixed_views_out(tmp_path, data
         for suspect in measures.suspects
     ]
     assert len(found) == len(suspects) > 5
+    assert measures.num_judged == (~is_mixed).any(axis=0).sum()
+    assert measures.num_contradicted == sum(margin <= -np.log(10) for margin, *_ in suspects) > 0
     for ours, expected in zip(found, suspects, strict=True):
         assert ours[0] == pytest.approx(expected[0]) and ours[1:] == expected[1:]
 

@@ -27,10 +27,11 @@ from teachonce.records.class_table import ClassTable, write_classes
 from teachonce.records.discovery import open_records
 from teachonce.store.begin import begin_store
 from teachonce.store.store import Store
+from tests.support.chromium import measure_page
 from tests.support.small_data import write_shards, write_store
 from tests.support.small_models import COLORS, color_example, write_color_shards, write_color_teacher
 
-SECTIONS = ["sheet", "views", "suspects", "sure", "shards", "bytes", "codec", "facts"]
+SECTIONS = ["decide", "suspects", "sheet", "views", "sure", "shards", "bytes", "codec", "facts"]
 VOID_TAGS = {"meta", "img", "br"}
 MIX = {"mixup_alpha": 1.0, "cutmix_alpha": 1.0}
 
@@ -146,7 +147,7 @@ def position_of(card: Element, store: Store) -> tuple[int, int, int]:
 def test_the_page_has_every_section_and_needs_nothing_beside_it(tmp_path, data, crops):
     page = read_page(write_page(crops.path, data, tmp_path / "page.html"))
     assert [element.attributes["id"] for element in page.find("section")] == SECTIONS
-    assert [link.attributes["href"] for link in page.find("a")] == [f"#{name}" for name in SECTIONS]
+    assert [link.attributes["href"] for link in page.find("nav")[0].find("a")] == [f"#{name}" for name in SECTIONS[1:]]
     for element in page.all():
         assert element.tag not in ("script", "link", "iframe", "object")
         for name, value in element.attributes.items():
@@ -215,7 +216,10 @@ def test_policy_center_is_shown_through_the_teachers_preprocessing(tmp_path, dat
         pixels = preprocessing.apply(decode_image(source.read_record(shard, row).encoded))
         np.testing.assert_array_equal(shown_pixels(card), pixels)
     assert "In 24 of 24 the teacher's choice is the label." in section(page, "sheet").text
-    assert "None: the teacher agrees with every label." in section(page, "suspects").text
+    assert "None of 33 records is one for which the teacher gives a class that is at least 10 times" in (
+        section(page, "suspects").text
+    )
+    assert "Nothing stands out: no label is contradicted and no shard differs" in section(page, "decide").text
     assert "the shorter side at 16 px (bilinear), then the central 16 px" in section(page, "sheet").text
 
 
@@ -251,7 +255,7 @@ def test_mixed_views_have_two_labels_and_their_shares(tmp_path, data, mixed):
 def test_where_all_views_are_mixed_nothing_is_said_of_labels(tmp_path, data):
     store = make_store(tmp_path, data, "store", policy="crop", views=2, mix_prob=1.0, mixup_alpha=1.0)
     page = read_page(write_page(store.path, data))
-    assert "a mixed view has no single label, so there are no suspects" in section(page, "suspects").text
+    assert "a mixed view has no single label, so no label is contradicted" in section(page, "suspects").text
     assert len(section(page, "sure").find("svg")) == 2
     (numbers,) = page.find("div", class_="numbers")
     assert "-top-1" in numbers.text and "-ECE" in numbers.text
@@ -263,12 +267,15 @@ def test_a_planted_mislabel_comes_first(tmp_path, options):
     colors = [COLORS[index % len(COLORS)] for index in range(33)]
     # Record 22 is as blue as any and labeled as red; record 9 is between yellow and red, and labeled as red.
     labels[22], colors[22] = 1, COLORS[2]
-    labels[9], colors[9] = 1, 0.75 * COLORS[3] + 0.25 * COLORS[0]
+    labels[9], colors[9] = 1, 0.9 * COLORS[3] + 0.1 * COLORS[0]
     payloads = [color_example(index, labels[index], colors[index]) for index in range(33)]
     data = write_shards(tmp_path / "data", sizes=(20, 13), num_classes=5, payloads=payloads)
     store = make_store(tmp_path, data, "store", codec="float32", **options)
-    suspects = section(read_page(write_page(store.path, data)), "suspects").find("article")
+    page = read_page(write_page(store.path, data))
+    suspects = section(page, "suspects").find("article")
     assert len(suspects) == 2
+    assert "2 of 33 labels (6.1%) the teacher contradicts" in section(page, "decide").text
+    assert "For 2 of 33 records the teacher gives a class that is at least 10 times as likely" in page.text
     for card, (filename, place, choice) in zip(
         suspects,
         [
@@ -282,6 +289,21 @@ def test_a_planted_mislabel_comes_first(tmp_path, options):
         assert (card.find("img")[0].attributes["alt"] or "").startswith(filename)
     first, second = (float(re.search(r"([\d.]+) nats apart", card.text)[1]) for card in suspects)
     assert first > second > 0
+
+
+def test_labels_that_are_a_little_less_likely_need_no_decision(tmp_path):
+    """Below the stated ratio, with and without a record above it; the list is of those above alone."""
+    data = write_shards(tmp_path / "data", sizes=(6,))
+    labels = [record.label for record in open_records(data, "train").iter_shard(0)]
+    logits = np.zeros((6, 3), np.float32)
+    logits[np.arange(6), np.array(labels) - 1] = 3
+    logits[1, labels[1] % 3] = 3 + np.log(9.9)
+    page = read_page(write_page(write_store(tmp_path / "a", data, logits).path))
+    assert not section(page, "suspects").find("article") and "None of 6 records" in section(page, "suspects").text
+    logits[4, labels[4] % 3] = 3 + np.log(10.1)
+    page = read_page(write_page(write_store(tmp_path / "b", data, logits).path))
+    (card,) = section(page, "suspects").find("article")
+    assert "image_4.jpg" in card.text and "1 of 6 labels (16.7%)" in section(page, "decide").text
 
 
 def test_without_the_records_there_is_all_but_pictures(tmp_path, crops, mixed):
@@ -347,7 +369,8 @@ def test_of_a_large_store_a_sample_is_measured_and_the_page_says_so(tmp_path, cr
     monkeypatch.setattr(inspect_page, "MAX_ROWS", 60)
     page = read_page(write_page(crops.path, None, tmp_path / "again.html"))
     assert "20 of 33 records in 3 of 3 views, 60 of 99 in total" in page.text
-    assert "of 20 records" in section(page, "suspects").text and "Of 60 views" in section(page, "sure").text
+    assert "of 20 records" in section(page, "suspects").text, page.text
+    assert "Of 60 views" in section(page, "sure").text
 
 
 def test_the_same_store_gives_the_same_page(tmp_path, data, crops):
@@ -469,3 +492,13 @@ def test_the_summary_says_the_same_as_the_page(tmp_path, crops, capsys):
     errors = summary["codec_error"]
     assert [row[0] for row in rows] == ["T = 1", "T = 2", "T = 4"] and rows[2][1] == f"{errors['4']['mean']:.4f}"
     assert rows[2][3] == f"{errors['4']['tail_mass']:.4f}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [400, 1400])
+def test_the_page_fits_a_phone(tmp_path, data, width, crops, mixed):
+    """Nothing is wider than the window, and no text is smaller than 11 px."""
+    for name, store in (("crops", crops), ("mixed", mixed)):
+        page = write_page(store.path, data, tmp_path / f"{name}.html")
+        measured = measure_page(page, width, tmp_path)
+        assert measured["width"] <= width and not measured["small"], name

@@ -10,6 +10,8 @@ from PIL import Image
 from teachonce.cli.main import main
 from teachonce.errors import ConfigError, RecordError
 from teachonce.inspection.records import render_records, summarize_records
+from teachonce.records.discovery import open_records
+from teachonce.records.options import RecordOptions
 from tests.support.small_data import example, write_image_folder, write_shards
 
 
@@ -154,3 +156,21 @@ def test_images_that_viewers_would_turn_are_counted(tmp_path: Path) -> None:
 def test_without_turned_images_nothing_is_said(data: Path) -> None:
     summary = summarize_records(data)
     assert summary["splits"][0]["num_turned"] == 0 and "EXIF" not in render_records(summary)
+
+
+def test_the_bytes_of_a_held_out_part_are_its_own(data: Path) -> None:
+    """Its shards' files hold the other records too."""
+    options = RecordOptions(val_fraction=0.4)
+    parts = [
+        summarize_records(data, split, num_workers=workers, options=options)["splits"][0]
+        for split, workers in (("train", 1), ("validation", 2))
+    ]
+    sources = [open_records(data, split, options) for split in ("train", "validation")]
+    for part, source in zip(parts, sources, strict=True):
+        sizes = [sum(len(record.encoded) for record in source.iter_shard(at)) for at in range(len(source.shards))]
+        assert [shard["num_bytes"] for shard in part["shards"]] == sizes and part["num_bytes"] == sum(sizes)
+        shown = render_records({"path": "x", "splits": [part]})
+        assert f"{sum(sizes):,} bytes of images, those of these records" in shown and "bytes of images\n" in shown
+    complete = summarize_records(data, "train")["splits"][0]
+    assert complete["num_bytes"] == sum(file.stat().st_size for file in data.glob("train-*-of-?????"))
+    assert complete["bytes_of"] == "shards" and "of images" not in render_records({"path": "x", "splits": [complete]})

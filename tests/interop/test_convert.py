@@ -314,7 +314,7 @@ def test_classes_in_no_splits_are_the_training_split(images: Path, out: Path, tm
     source = open_records(classes, "train")
     logits = np.random.default_rng(0).normal(size=(17, 3)).astype(np.float32)
     store = write_store(tmp_path / "store", source, logits, offset=0)
-    with pytest.raises(ConfigError, match=r"this is a folder of images; use records --logits"):
+    with pytest.raises(ConfigError, match=r"found folders of images; use records --logits"):
         merge(MergeConfig(data=classes, store=store.path, out=tmp_path / "merged"))
     run(classes, out, logits=store.path)
     examples = examples_of(out)

@@ -8,7 +8,7 @@ import pytest
 from teachonce.errors import ConfigError, RecordError
 from teachonce.interop.imagenet import class_texts, open_boxes, read_image_labels, read_metadata
 from teachonce.records.class_table import read_labels
-from teachonce.records.listing import ImageListing, list_images
+from teachonce.records.image_listing import ImageListing, list_images
 
 
 def write(path: Path, text: str) -> Path:

@@ -54,6 +54,7 @@ def test_every_view_of_every_record(store: Store, tmp_path: Path, monkeypatch: p
         assert np.array_equal(np.array(table["logits"].to_pylist(), np.float32), logits)
         metadata = json.loads(table.schema.metadata[b"teachonce"])
         assert (metadata["offset"], metadata["teacher"]["spec"]) == (1, "timm:x")
+        assert metadata["class_names"] is None, "the plan has none"
         assert pq.ParquetFile(path).num_row_groups == 3 * -(-count // rows), "written as it is read"
 
 
@@ -147,3 +148,15 @@ def test_a_shard_without_records(tmp_path: Path) -> None:
     finalize_store(tmp_path / "store")
     paths = export_parquet(tmp_path / "store", tmp_path / "out")
     assert [pq.read_table(path).num_rows for path in paths] == [3, 0]
+
+
+def test_the_names_of_the_classes_are_in_the_metadata(tmp_path: Path) -> None:
+    """By label of the data: a class of the teacher and its offset."""
+    write_store(tmp_path / "store", write_shards(tmp_path / "data"))
+    for path in export_parquet(tmp_path / "store", tmp_path / "out", top=1):
+        table = pq.read_table(path)
+        metadata = json.loads(table.schema.metadata[b"teachonce"])
+        assert metadata["class_names"] == ["background", "class0", "class1", "class2"]
+        for label, classes in zip(table["label"].to_pylist(), table["classes"].to_pylist(), strict=True):
+            assert metadata["class_names"][label] == f"class{label - 1}"
+            assert metadata["class_names"][classes[0] + metadata["offset"]].startswith("class")

@@ -206,7 +206,9 @@ def test_shards_are_kept_and_others_refused(data: Path, out: Path, tmp_path: Pat
     with pytest.raises(ConfigError, match="exists and is not empty"):
         reindex(ReindexConfig(data=data, out=write_shards(tmp_path / "foreign")))
     images = write_image_folder(tmp_path / "images")
-    with pytest.raises(ConfigError, match=r"reindex rewrites TFRecords, .*; use records --restart auto"):
+    with pytest.raises(
+        ConfigError, match=r"reindex copies TFRecord shards .*, found folders of images; use records --restart auto"
+    ):
         reindex(ReindexConfig(data=images, out=tmp_path / "nowhere"))
     assert not (tmp_path / "nowhere").exists()
 

@@ -1,5 +1,6 @@
 """What the documents print: commands that parse, code that runs, and files, links and names of code that are there."""
 
+import ast
 import importlib
 import json
 import pkgutil
@@ -12,7 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 import teachonce
 from docs.site.build import links_of
@@ -236,6 +239,41 @@ def test_the_guides_codec_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert store.codec.decode_tensor(tensors).tolist() == read.tolist()
     with pytest.raises(LogitsError):
         store.codec.encode_logits(np.full((1, 3), np.nan, np.float32))
+
+
+def test_what_the_guide_extends_is_on_the_page_of_interfaces():
+    """Whatever is not named there is private."""
+    page = (DOCS / "reference" / "api" / "interfaces.md").read_text()
+    shown = {
+        module: members and {name.strip() for name in members.split(",")}
+        for module, members in re.findall(
+            r"^::: (\S+)\n(?:    .*\n)*?(?:      members: \[(.*)\]\n|\n)", page, re.MULTILINE
+        )
+    }
+    used = {
+        (node.module, alias.name)
+        for block in re.findall(r"```python\n(.*?)```", (DOCS / "guide" / "extending.md").read_text(), flags=re.DOTALL)
+        for node in ast.walk(ast.parse(block))
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("teachonce.codecs")
+        for alias in node.names
+    }
+    assert ("teachonce.codecs.dense", "DenseCodec") in used and ("teachonce.codecs.registry", "CODECS") in used
+    for module, name in used:
+        assert module in shown and (not shown[module] or name in shown[module]), (module, name)
+
+
+def test_the_small_networks_of_the_guide_are_those_of_timm():
+    """As many parameters and multiplications as it says."""
+    text = (DOCS / "guide" / "deploying.md").read_text()
+    rows = re.findall(r"^\| `timm:(\w+)`.*? \| ([\d.]+) M \| ([\d.]+) G \|", text, re.MULTILINE)
+    assert len(rows) == 9
+    for name, millions, billions in rows:
+        with torch.device("meta"):
+            model = timm.create_model(name, num_classes=1000).eval()
+            with torch.no_grad(), FlopCounterMode(display=False) as counted:
+                model(torch.zeros(1, 3, 224, 224))
+        found = sum(parameter.numel() for parameter in model.parameters())
+        assert (f"{found / 1e6:.1f}", f"{counted.get_total_flops() / 2e9:.2f}") == (millions, billions), name
 
 
 def test_version_is_that_of_the_changelog():

@@ -53,14 +53,17 @@ HEAVY = {
     "verify": ("verify store --data records --teacher timm:test_resnet", "torch"),
     "inspect": ("inspect store --html --out page.html", "pages"),
     "plan": ("plan --data images --teacher timm:test_resnet", "torch"),
-    "train": ("train --data images --student timm:test_resnet --out trained --validation-split none", "train"),
+    "train": (
+        "train --data images --student timm:test_resnet --out trained --validation-split none --batch-size 4",
+        "train",
+    ),
     "evaluate": ("evaluate --data images --split train --model timm:test_resnet", "torch"),
     "predict": ("predict timm:test_resnet images", "torch"),
     "export-onnx": ("export-onnx run --out student.onnx", "torch"),
     "export-weights": ("export-weights run --out student.safetensors", "torch"),
     "ablate": (
         "ablate --data images --student timm:test_resnet --teacher timm:test_resnet --out ablation "
-        "--validation-split train",
+        "--validation-split train --batch-size 4",
         "train",
     ),
     "demo": ("demo --out demo", "demo"),

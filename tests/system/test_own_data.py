@@ -228,6 +228,79 @@ def test_one_store_serves_the_same_images_in_every_container(tmp_path, capsys, t
         run("verify", tmp_path / "store", "--data", data, "--device", "cpu", *words)
 
 
+KINDS = {
+    "records": "TFRecord shards SPLIT-NNNNN-of-NNNNN",
+    "split": "folders of images",
+    "classes": "folders of images",
+    "table": "a table of images",
+    "tars": "WebDataset tars",
+    "parquet": "a Hugging Face data set",
+    "saved": "a Hugging Face data set",
+    "foreign": "TFRecords of others",
+}
+REFUSED = {
+    ("copy", "classes"): "copy tars, Parquet, tables and other data with the tools of the place",
+    # Its records have no names, by which CSV identifies images.
+    ("import", "foreign"): "train.tfrecord record 0 (byte 0): no line in ",
+}
+WORK = {"merge": {"records"}, "reindex": {"records"}, "copy": {"records", "split"}, "records": {"split", "classes"}}
+"""By command: the containers that it takes; ``import`` takes all, and so do the commands that only read."""
+
+
+@pytest.fixture(scope="module")
+def everywhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same images in all containers, a store of them and its logits as CSV."""
+    folder = tmp_path_factory.mktemp("everywhere")
+    names = ("background", "red", "green", "blue", "yellow")
+    records = write_color_shards(folder / "records", sizes=(20,))
+    write_classes(records, ClassTable(names, names, has_background=True))
+    write_everywhere(records, folder)
+    (folder / "labels.txt").write_text("red\ngreen\nblue\nyellow\n")
+    run("extract", "--data", records, "--teacher", write_color_teacher(folder / "teacher.onnx"), "--out",
+        folder / "store", "--codec", "float32", "--device", "cpu")  # fmt: skip
+    run("export-logits", folder / "store", "--out", folder / "csv", "--format", "csv")
+    return folder
+
+
+@pytest.mark.usefixtures("own_cache")
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("command", ["merge", "reindex", "copy", "records", "import"])
+def test_each_container_is_taken_or_refused_with_what_to_do(everywhere, tmp_path, capsys, command, kind):
+    data, out = everywhere / ("t/table.csv" if kind == "table" else kind), tmp_path / "out"
+    labels = [] if kind == "records" else ["--labels", everywhere / "labels.txt"]
+    features = [
+        word for name, value in OPTIONS.get(kind, {}).items() for word in (f"--{name}".replace("_", "-"), value)
+    ]
+    words = {
+        "merge": ["merge", everywhere / "store", "--data", data, "--out", out],
+        "reindex": ["reindex", "--data", data, "--out", out],
+        "copy": ["copy", data, out],
+        "records": ["records", "--images", data, "--out", out, "--shards", 1, *labels],
+        "import": ["import", everywhere / "csv", "--data", data, "--out", out, *labels, *features],
+    }[command]
+    if (command, kind) not in REFUSED and kind in WORK.get(command, KINDS):
+        run(*words)
+        if command == "import":
+            assert Store(out).num_records == 20 and Store(out).plan.class_names is not None
+        elif command in ("merge", "reindex", "records"):
+            assert open_records(out, "train").num_records == 20
+        return
+    with pytest.raises(SystemExit) as end:
+        main([str(word) for word in words])
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("teachonce: "))
+    expected = {
+        "merge": f"{data}: merge copies TFRecord shards SPLIT-NNNNN-of-NNNNN, found {KINDS[kind]}; ",
+        "reindex": f"{data}: reindex copies TFRecord shards SPLIT-NNNNN-of-NNNNN, found {KINDS[kind]}; ",
+        "copy": "copy tars, Parquet, tables and other data with the tools of the place",
+        "records": f"{data}: records makes TFRecords of folders of images, SPLIT/CLASS or CLASS, found {KINDS[kind]}; ",
+    }
+    assert (REFUSED.get((command, kind)) or expected[command]) in line
+    assert end.value.code == (1 if command == "import" else 2)
+    assert command == "import" or not out.exists()
+    instead = {"merge": f"use records --logits {everywhere / 'store'}", "reindex": "use records --restart auto"}
+    assert KINDS[kind] != "folders of images" or line.endswith(instead.get(command, "they lie in"))
+
+
 def test_images_that_were_encoded_again_are_others(tmp_path, capsys, teacher):
     """Joined by the hash of their bytes: the same picture in other bytes is refused, and named."""
     data = write_images(tmp_path / "data")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -49,13 +49,8 @@ def test_the_columns_that_the_questions_need(here: Path) -> None:
     assert table.num_rows == 24 * 3
 
 
-@pytest.mark.skipif(
-    any(importlib.util.find_spec(name) is None for name in ("duckdb", "polars")), reason="duckdb, polars not installed"
-)
 @pytest.mark.parametrize("number", range(3))
 def test_both_give_the_same(here: Path, number: int) -> None:
-    import duckdb
-
     asked = duckdb.sql(SQL[number])
     rows = asked.fetchall()
     variables: dict[str, Any] = {}

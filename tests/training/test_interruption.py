@@ -21,8 +21,8 @@ import torch
 
 from teachonce.cli.ablate import _open_log
 from teachonce.cli.main import main
-from teachonce.engine import stop_signals
-from teachonce.engine.stop_signals import Interrupted
+from teachonce.engine import stop_long_work
+from teachonce.engine.stop_long_work import Interrupted
 from teachonce.errors import ModelError, PlanMismatchError, TeachonceError
 from teachonce.runs.metrics import read_metrics
 from teachonce.runs.run import Run
@@ -65,7 +65,7 @@ class Stopper:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         # On a busy machine an interrupted training may take longer to end, and its process is that of the tests.
-        monkeypatch.setattr(stop_signals, "SECOND_INTERRUPT_SECONDS", GRACE_SECONDS)
+        monkeypatch.setattr(stop_long_work, "SECOND_INTERRUPT_SECONDS", GRACE_SECONDS)
         self.num_calls: dict[str, int] = {}
         self._planned: dict[str, tuple[int, tuple[int, ...]]] = {}
         for name in ("training_step", "validation_step", "on_validation_epoch_end"):

@@ -39,7 +39,7 @@ from teachonce.engine.jobs import describe_start, run_jobs
 from teachonce.engine.machine import num_cores
 from teachonce.engine.options import Engine
 from teachonce.engine.progress import Advance, progress
-from teachonce.engine.stop_signals import (
+from teachonce.engine.stop_long_work import (
     PARENT_SECONDS,
     Interrupted,
     StopSignals,
@@ -59,7 +59,7 @@ from teachonce.storage.files import atomic_write, open_storage, read_json, write
 from teachonce.storage.local import LocalStorage
 from teachonce.storage.strict_json import convert_json
 from teachonce.store.store import Store
-from teachonce.terminal import print_line, print_note, print_text
+from teachonce.terminal import plural, print_line, print_note, print_text, print_written
 from teachonce.training.config import TrainConfig, TrainingOptions, check_logger
 from teachonce.training.train import train
 from teachonce.views.options import MixOptions
@@ -105,8 +105,8 @@ def ablate(config: AblateConfig) -> list[Arm]:
     with atomic_write(config.out / PAGE_NAME) as file:
         file.write(page.encode())
     print_text(table)
-    names = f"{config.out / TABLE_NAME}, {PAGE_NAME}, {PICTURE_NAME}, {RESULTS_NAME}"
-    print_text(f"{names}; this call took {time.monotonic() - start:.0f} s")
+    print_note(f"ablate: this call took {time.monotonic() - start:.0f} s")
+    print_written(*(config.out / name for name in (TABLE_NAME, PAGE_NAME, PICTURE_NAME, RESULTS_NAME)))
     return arms
 
 
@@ -140,10 +140,18 @@ def _make_stores(config: AblateConfig) -> list[ArmConfig]:
 
 
 def _given_stores(config: AblateConfig) -> list[ArmConfig]:
-    """The arms of ``--stores``, and labels only where ``--arms`` asks for it."""
+    """The arms of ``--stores``, and labels only where ``--arms`` asks for it; what it leaves out of these is said."""
     found = []
-    if any(kind == "labels" for kind, _ in config.parse_arms()):
+    words = [word.strip() for word in config.arms.split(",") if word.strip()]
+    others = [word for word in words if word != "labels"]
+    if len(others) < len(words):
         found.append(ArmConfig("labels only", _no_view_mix(config)))
+    num_stores = len(config.stores.split(","))
+    print_note(
+        f"ablate: --stores gives {plural(num_stores, 'arm')}"
+        + (", labels of --arms one more" if found else "; --arms without labels leaves out the baseline")
+        + (f"; of --arms {', '.join(others)} are left out: they need --teacher without --stores" if others else "")
+    )
     for word in config.stores.split(","):
         paths = tuple(to_location(part) for part in word.split("+"))
         stores = [Store(path) for path in paths]

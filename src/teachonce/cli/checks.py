@@ -7,7 +7,10 @@ words. tests/cli/test_checks.py holds that none of them brings torch in.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,11 +19,14 @@ from teachonce.errors import ConfigError
 from teachonce.evaluation.config import EvaluateConfig, ExportOnnxConfig, ExportWeightsConfig, PredictConfig
 from teachonce.extraction.config import ExtractConfig, PlanConfig
 from teachonce.records.options import RecordOptions
-from teachonce.storage.address import to_location
-from teachonce.training.config import TrainConfig, TrainingOptions
+from teachonce.storage.address import is_remote, to_location
+from teachonce.training.config import TrainConfig, TrainingOptions, check_num_records
 
 if TYPE_CHECKING:
     from teachonce.models.spec import ModelSpec
+
+MAX_FILES_OPENED = 4096
+"""Files of a folder up to which its records are counted before the program is imported: more fill a batch."""
 
 
 def check_inputs(config: Any) -> None:
@@ -59,6 +65,7 @@ def _check_train(config: TrainConfig) -> None:
         if config.teacher is not None:
             _check_model(config.teacher)
     check_run_folder(config.out)
+    _check_num_records(config, config.devices * config.num_nodes)
 
 
 def _check_ablate(config: AblateConfig) -> None:
@@ -66,6 +73,7 @@ def _check_ablate(config: AblateConfig) -> None:
         _check_stores([to_location(part) for word in config.stores.split(",") for part in word.split("+")])
     if config.teacher is not None:
         _check_model(config.teacher)
+    _check_num_records(config, world_size=1)
 
 
 def _check_evaluate(config: EvaluateConfig) -> None:
@@ -127,6 +135,29 @@ def _check_split(data: Path, split: str, options: RecordOptions) -> None:
     from teachonce.records.discovery import find_split
 
     find_split(data, split, options)
+
+
+def _check_num_records(config: TrainingOptions, world_size: int) -> None:
+    num_records = _count_records(config)
+    if num_records is not None:
+        check_num_records(config, num_records, world_size)
+
+
+def _count_records(config: TrainingOptions) -> int | None:
+    """Records of the split, at most; None where it would take long to say, or torchrun started several processes.
+
+    Of few files opening is quick, and what it finds out of large ones (an index of offsets) is kept for the program.
+    """
+    from teachonce.records.discovery import open_records
+    from teachonce.storage.files import open_storage
+
+    storage = open_storage(config.data)
+    if "LOCAL_WORLD_SIZE" in os.environ or is_remote(config.data):
+        return None
+    if storage.is_folder() and len(list(islice(storage.walk(), MAX_FILES_OPENED))) == MAX_FILES_OPENED:
+        return None
+    # A part of it has fewer, but to say how many takes the keys of all.
+    return open_records(config.data, config.split, replace(config, val_fraction=0)).num_records
 
 
 def _check_stores(paths: Any) -> None:

@@ -48,7 +48,8 @@ class AblateConfig(TrainingOptions):
     """Stores to compare instead of making them: A,B,A+B; A+B averages two teachers over the same views."""
     arms: InArms[Common[str]] = "labels,center,views:1,views:4,views:10,online"
     """What to compare: labels; center (fixed logits, the student's own crops); views:V (V stored views); own:V (V
-    stored views, but the student draws its own: no agreement); online. With --stores only labels counts."""
+    stored views, but the student draws its own: no agreement); online. With --stores an arm is a store, and of these
+    labels alone is trained as well."""
     seeds: InArms[Common[Count]] = 3
     """Students per arm, each with a different seed."""
     total_weight: InLoss[Literal["equal", "given"]] = "equal"
@@ -88,7 +89,7 @@ class AblateConfig(TrainingOptions):
     def parse_arms(self) -> list[tuple[str, int]]:
         """(kind, number of views) of each arm; raises ConfigError for other texts."""
         found: list[tuple[str, int]] = []
-        for word in self.arms.split(","):
+        for word in self.arms.split(",") if self.arms else ():
             kind, colon, count = word.strip().partition(":")
             if kind in ("labels", "center", "online") and not colon:
                 found.append((kind, 0))

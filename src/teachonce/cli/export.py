@@ -8,9 +8,11 @@ from pathlib import Path
 from teachonce.errors import ConfigError
 from teachonce.evaluation.config import ExportOnnxConfig, ExportWeightsConfig
 from teachonce.interop.config import ExportLogitsConfig
+from teachonce.records.class_table import LABELS_NAME
+from teachonce.runs.run import Run
 from teachonce.storage.files import open_storage
 from teachonce.store.plan_files import holds_store
-from teachonce.terminal import print_line, print_text, visible
+from teachonce.terminal import print_text, print_written
 
 
 def export_onnx(config: ExportOnnxConfig) -> None:
@@ -19,16 +21,15 @@ def export_onnx(config: ExportOnnxConfig) -> None:
     if not config.int8:
         from teachonce.evaluation.onnx_export import export_run
 
-        export_run(config.run, "onnx", config.out, preprocessing=config.preprocessing)
-        _print_paths(config.out)
+        print_written(*export_run(config.run, "onnx", config.out, preprocessing=config.preprocessing))
     else:
         from teachonce.evaluation.int8 import export_int8, int8_path
         from teachonce.evaluation.int8_table import render_comparison
 
         found = export_int8(config)
         print_text(json.dumps(found.to_json()) if config.json else render_comparison(found))
-        for path in (config.out, int8_path(config.out)):
-            print_line(str(path)) if config.json else _print_paths(path)
+        labels = () if Run(config.run).class_names is None else (config.out.with_name(LABELS_NAME),)
+        print_written(config.out, int8_path(config.out), *labels, is_json=config.json)
     # What a killed export left there.
     open_storage(config.out.parent).remove_temporaries()
 
@@ -38,8 +39,7 @@ def export_weights(config: ExportWeightsConfig) -> None:
     _refuse_store(config.run)
     from teachonce.evaluation.onnx_export import export_run
 
-    export_run(config.run, "safetensors", config.out)
-    _print_paths(config.out)
+    print_written(*export_run(config.run, "safetensors", config.out))
     open_storage(config.out.parent).remove_temporaries()
 
 
@@ -65,16 +65,10 @@ def export_logits(config: ExportLogitsConfig) -> None:
         from teachonce.interop.parquet_files import export_parquet
 
         paths = export_parquet(config.store, config.out, view=config.view, top=config.top, trust=config.trust)
-    _print_paths(*paths)
+    print_written(*paths)
     open_storage(config.out).remove_temporaries()
 
 
 def _refuse_store(run: Path) -> None:
     if holds_store(run):
         raise ConfigError(f"{run}: is a store, expected a run; use export-logits for stores")
-
-
-def _print_paths(*paths: Path) -> None:
-    """For programs that read them: complete, a line each."""
-    for path in paths:
-        print_text(visible(str(path)))

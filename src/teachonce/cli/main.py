@@ -23,7 +23,7 @@ from teachonce.cli.config_file import read_config_file
 from teachonce.cli.help import command_help, overview
 from teachonce.cli.parsing import Flags, find_command, find_value, parse_options, take_flags, take_storage_options
 from teachonce.engine.progress import set_style
-from teachonce.engine.stop_signals import Interrupted
+from teachonce.engine.stop_long_work import Interrupted
 from teachonce.errors import ConfigError, TeachonceError
 from teachonce.evaluation.config import EvaluateConfig, ExportOnnxConfig, ExportWeightsConfig, PredictConfig
 from teachonce.extraction.config import ExtractConfig, PlanConfig, VerifyConfig
@@ -156,7 +156,7 @@ COMMANDS: dict[str, Command] = {
     "plan": Command(
         PlanConfig,
         "extraction.planning.estimate:estimate",
-        output.show_text,
+        output.show_plan,
         ("--data records --teacher timm:resnet50 --policy crop --views 50 --students 3",),
     ),
     "ablate": Command(

@@ -6,9 +6,9 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from teachonce.evaluation.config import EvaluateConfig, PredictConfig
-from teachonce.extraction.config import VerifyConfig
+from teachonce.extraction.config import PlanConfig, VerifyConfig
 from teachonce.inspection.config import InspectConfig
-from teachonce.terminal import as_text, plural, print_line, print_text
+from teachonce.terminal import as_text, plural, print_line, print_text, print_written
 
 if TYPE_CHECKING:
     from teachonce.evaluation.predict import Predicted
@@ -24,6 +24,16 @@ def show_nothing(result: Any, config: Any) -> int:
 def show_text(text: str, config: Any) -> int:
     """Of a program whose result is what it has to say."""
     print_text(text)
+    return 0
+
+
+def show_plan(text: str, config: PlanConfig) -> int:
+    """Of ``plan``: its table or JSON, and where its files are."""
+    print_text(text)
+    if config.out is not None:
+        from teachonce.extraction.planning.estimate import FILE_NAMES
+
+        print_written(*(config.out / name for name in FILE_NAMES), is_json=config.json)
     return 0
 
 
@@ -66,7 +76,5 @@ def show_scores(scores: dict[str, Any], config: EvaluateConfig) -> int:
     from teachonce.evaluation.findings.text import render_scores
 
     print_text(json.dumps(scores) if config.json else render_scores(scores))
-    for path in (config.html, config.csv):
-        if path is not None:
-            print_line(str(path))
+    print_written(*(path for path in (config.html, config.csv) if path is not None), is_json=config.json)
     return 0

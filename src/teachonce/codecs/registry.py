@@ -14,7 +14,7 @@ from typing import Any
 from teachonce.codecs.codec import Codec, Columns
 from teachonce.codecs.dense import Float16Codec, Float32Codec, Int8Codec
 from teachonce.codecs.topk import TopKCodec
-from teachonce.errors import ConfigError, StoreError
+from teachonce.errors import ConfigError, StoreError, UnsupportedStoreError
 from teachonce.storage.strict_json import convert_json
 
 __all__ = [
@@ -31,6 +31,8 @@ __all__ = [
 ]
 
 CODECS: dict[str, type[Codec]] = {codec.name: codec for codec in (Float32Codec, Float16Codec, Int8Codec, TopKCodec)}
+"""The codecs that stores can have, by name. One of a program's own is entered before a store is made or opened:
+``CODECS["fixed"] = FixedPointCodec``."""
 
 
 def build_codec(name: str, *, num_classes: int, k: int = 10) -> Codec:
@@ -57,11 +59,15 @@ def warn_of_estimates(codec: Codec, what: str) -> None:
 
 
 def codec_from_json(entry: Mapping[str, Any]) -> Codec:
-    """The codec of a plan's entry; raises StoreError for one that this version does not know."""
+    """The codec of a plan's entry; raises UnsupportedStoreError for one that this program does not know."""
     parameters = dict(entry)
     name = parameters.pop("name", None)
-    if not isinstance(name, str) or name not in CODECS:
-        raise StoreError(
-            f"unknown codec {name!r} (known codecs: {', '.join(CODECS)}); was it written by a newer teachonce?"
+    if not isinstance(name, str):
+        raise StoreError(f"unknown codec {name!r} (known codecs: {', '.join(CODECS)})")
+    if name not in CODECS:
+        raise UnsupportedStoreError(
+            f"unknown codec {name!r} (known codecs: {', '.join(CODECS)}); a codec of your own must be entered in "
+            "teachonce.codecs.registry.CODECS before the store is opened (docs/guide/extending.md); a newer teachonce "
+            "may have others"
         )
     return convert_json(parameters, CODECS[name], f"codec {name!r} with parameters {parameters}", StoreError)

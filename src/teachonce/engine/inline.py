@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from teachonce.engine.progress import Advance
-from teachonce.engine.stop import check_stop
+from teachonce.engine.stop_between_units import check_stop
 from teachonce.engine.worker import BuildWorker, Job, Result
 
 

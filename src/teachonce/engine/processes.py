@@ -17,7 +17,7 @@ from multiprocessing import get_context
 from typing import Any
 
 from teachonce.engine.progress import Advance
-from teachonce.engine.stop import POLL_SECONDS, check_stop, is_stopping, stop_with
+from teachonce.engine.stop_between_units import POLL_SECONDS, check_stop, is_stopping, stop_with
 from teachonce.engine.worker import BuildWorker, Job, Result
 from teachonce.errors import TeachonceError
 from teachonce.terminal import print_warning, show_warnings_as_lines
@@ -35,7 +35,7 @@ def run_in_processes(
 ) -> Iterator[tuple[Job, Result]]:
     """Do ``jobs`` by ``num_workers`` processes; see ``worker`` for the contract.
 
-    A process that gets SIGTERM has ``grace_seconds`` to end its job, as ``stop`` has it.
+    A process that gets SIGTERM has ``grace_seconds`` to end its job, as ``stop_between_units`` has it.
 
     Raises TeachonceError where a process was killed, or where a worker cannot be built for a reason of a library.
     """

@@ -33,7 +33,7 @@ from typing import Any, NamedTuple
 
 from teachonce.engine.options import Engine
 from teachonce.engine.progress import Advance
-from teachonce.engine.stop import is_stopping, stopped_error, stopping_gently
+from teachonce.engine.stop_between_units import is_stopping, stopped_error, stopping_gently
 from teachonce.engine.worker import BuildWorker, Job, Result
 from teachonce.errors import ConfigError, MissingExtraError, StoppedError, TeachonceError
 from teachonce.terminal import print_line, send_lines

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from teachonce.data.dataset import EvalDataset
@@ -60,6 +62,11 @@ class StoredTeacher:
             columns = as_tensors(self._logits.to_batch([self.store.gather_columns(found, view)]))
             parts.append(torch.softmax(self._logits.decode(columns, 1.0, self.class_space), dim=1))
         return torch.stack(parts).mean(dim=0)
+
+    def known_labels(self) -> NDArray[np.int64]:
+        """Labels of the data [n] that the teacher has a class for."""
+        labels = self._joins[0].class_space.labels()
+        return labels[(labels >= 0) & (labels < self.class_space.num_classes)]
 
     def fetch(self, shard: int) -> None:
         """Read the blocks of a shard, where the store's shards are those of the records."""

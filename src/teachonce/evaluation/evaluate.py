@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
 from teachonce.data.loader import Batch, Loader
@@ -24,7 +25,7 @@ from teachonce.errors import ConfigError, LogitsError, RecordError
 from teachonce.evaluation.compared_records import TEACHER_PROBS, ComparedRecords, StoredTeacher
 from teachonce.evaluation.config import EvaluateConfig
 from teachonce.evaluation.findings.paired import PairedCounts
-from teachonce.evaluation.findings.per_class import encode_csv, shown_names
+from teachonce.evaluation.findings.per_class import encode_csv
 from teachonce.evaluation.findings.tally import Findings, Tally
 from teachonce.evaluation.outputs import check_outputs
 from teachonce.evaluation.trained_images import warn_of_trained_images
@@ -32,6 +33,7 @@ from teachonce.models.classifier import Classifier, load_model
 from teachonce.models.own_classes import resolve_model_offset
 from teachonce.models.pending import PendingLogits
 from teachonce.records.class_space import ClassSpace, map_logits
+from teachonce.records.class_table import shown_names
 from teachonce.records.discovery import open_records
 from teachonce.records.source import RecordSource, require_labels
 from teachonce.storage.files import locate
@@ -118,6 +120,7 @@ def evaluate_model(
     teacher = None if store is None else StoredTeacher(store, source, data_space)
     others = [] if against is None else [PairedCounts(str(against.classifier.spec), "model", num_classes)]
     if teacher is not None:
+        _check_shared(models[0], teacher, data_space)
         others.append(PairedCounts(str(teacher.store.path), "teacher", num_classes, teacher.describe()))
     tally = Tally(num_classes, num_known_classes=num_known[0], names=shown_names(source.classes), others=others)
     dataset = ComparedRecords(
@@ -174,6 +177,18 @@ def _count_known(model: Evaluated, num_classes: int, option: str) -> int:
     if last <= first:
         raise ConfigError(f"{option} {model.offset}: leaves {model.classifier.spec} and the data no class in common")
     return last - first
+
+
+def _check_shared(model: Evaluated, teacher: StoredTeacher, data_space: ClassSpace) -> None:
+    """Raise ConfigError where the model knows no class of the data that the store's teacher knows too."""
+    known = ClassSpace(num_classes=model.classifier.num_classes, offset=model.offset).labels()
+    taught = teacher.known_labels()
+    if not (np.isin(known, taught) & np.isin(known, data_space.labels())).any():
+        raise ConfigError(
+            f"--store {teacher.store.path}: its teacher knows {len(taught):,} of the data's {data_space.num_classes:,} "
+            f"classes, {model.classifier.spec} none of these, so there is nothing to compare; give the store of a "
+            "teacher with the model's classes"
+        )
 
 
 def _collect(model: Evaluated, logits: PendingLogits, batch: Batch, source: RecordSource) -> Any:

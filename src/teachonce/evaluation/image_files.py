@@ -1,7 +1,8 @@
 """The images that ``predict`` is asked about: files and folders, local or at addresses, in the order they are given.
 
 A folder stands for all images at any depth below it, sorted by folder and name. Names of a folder are kept in one block
-(``records.listing``), so a million of them take little memory. Nothing here is read but names; nothing imports torch.
+(``records.image_listing``), so a million of them take little memory. Nothing here is read but names; nothing imports
+torch.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from teachonce.errors import ConfigError, RecordError
-from teachonce.records.listing import IMAGE_SUFFIXES, ImageListing, find_class_folders, is_image_name, list_images
+from teachonce.records.image_listing import IMAGE_SUFFIXES, ImageListing, find_class_folders, is_image_name, list_images
 from teachonce.storage.address import Address, to_location
 from teachonce.storage.files import locate, open_storage
 from teachonce.storage.storage import Storage

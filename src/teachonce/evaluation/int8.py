@@ -31,7 +31,6 @@ from teachonce.errors import ConfigError
 from teachonce.evaluation.config import ExportOnnxConfig
 from teachonce.evaluation.findings.answers import make_answers
 from teachonce.evaluation.findings.paired import PairedCounts
-from teachonce.evaluation.findings.per_class import shown_names
 from teachonce.evaluation.int8_table import Comparison, Measurement
 from teachonce.evaluation.onnx_export import check_interface, check_labels, export_run, write_labels
 from teachonce.evaluation.onnx_pixels import put_normalization_inside, require_whole_pixels
@@ -46,6 +45,7 @@ from teachonce.pixels.preprocessing import Preprocessing, normalize
 from teachonce.pixels.render import render_center
 from teachonce.pixels.view_sources import OwnViews, ViewSource
 from teachonce.records.class_space import ClassSpace
+from teachonce.records.class_table import shown_names
 from teachonce.records.discovery import open_records
 from teachonce.records.source import RecordSource, require_labels
 from teachonce.storage.files import atomic_write, exists

@@ -3,8 +3,8 @@
 The exported model takes what the student takes: normalized images [batch, 3, size, size], float32, any batch size, as
 ``images``, and gives ``logits``; or, with its preprocessing inside, pixels [batch, size, size, 3] as they are decoded,
 uint8 (``onnx_pixels``). Preprocessing, offset, and the names of the classes with their hash go along as metadata, so
-that ``onnx:FILE`` needs no options; the names are in a labels.txt beside the file too, for programs that read no
-metadata.
+that ``onnx:FILE`` needs no options; what people call the classes is in a labels.txt beside the file too, for programs
+that read no metadata.
 
 The file is read back, run, and compared before it gets its name. The tolerance is measured, not guessed: float32
 rounds, and another runtime adds in another order, so both PyTorch and the runtime stray from the exact answer, by about
@@ -35,7 +35,13 @@ from teachonce.evaluation.config import PreprocessingPlace
 from teachonce.evaluation.onnx_pixels import put_normalization_inside, require_whole_pixels, without_normalization
 from teachonce.extras import require
 from teachonce.models.classifier import Classifier, load_model
-from teachonce.models.onnx_backend import CLASS_NAMES_KEY, CLASSES_KEY, OFFSET_KEY, PREPROCESSING_KEY
+from teachonce.models.onnx_backend import (
+    CLASS_NAMES_KEY,
+    CLASS_TEXTS_KEY,
+    CLASSES_KEY,
+    OFFSET_KEY,
+    PREPROCESSING_KEY,
+)
 from teachonce.models.spec import first_line, parse_model_spec, path_spec
 from teachonce.models.torch_backend import build_module, fit_weights, load_weights
 from teachonce.pixels.preprocessing import normalize
@@ -49,18 +55,19 @@ ROUNDING_FACTOR = 16
 """How many times PyTorch's own rounding error another runtime may differ."""
 LAST_PLACES = 8
 """Units in the last place of the largest logit that it may differ beyond that."""
-_INTERFACE = ("preprocessing", "default_offset", "classes_hash", "class_names", "num_classes")
+_INTERFACE = ("preprocessing", "default_offset", "classes_hash", "class_names", "class_texts", "num_classes")
 PROBE_BATCHES = (1, 3)
 """Batch sizes that are compared: two, so that a batch size frozen into the graph is found."""
 
 
 def export_run(
     run: Path, format: Literal["onnx", "safetensors"], out: Path, *, preprocessing: PreprocessingPlace = "outside"
-) -> None:
-    """Write the run's student to ``out``, checked; raises CheckError, and leaves no file, where it answers otherwise.
+) -> list[Path]:
+    """Write the run's student to ``out``, checked, and return the paths of what was written.
 
-    Where its classes have names, labels.txt beside it has them. Raises ConfigError for a folder that is not a finished
-    run, an ``out`` that exists, a labels.txt of another model, and pixels that ``preprocessing`` inside cannot take.
+    Where its classes have names, labels.txt beside it has them. Raises CheckError, and leaves no file, where it answers
+    otherwise than the run; ConfigError for a folder that is not a finished run, an ``out`` that exists, a labels.txt of
+    another model, and pixels that ``preprocessing`` inside cannot take.
     """
     if exists(out):
         raise ConfigError(f"{out}: exists; remove it or choose another --out")
@@ -83,7 +90,7 @@ def export_run(
                 check_safetensors(student, run, written)
     with atomic_write(out) as file:
         file.write(content)
-    write_labels(student, out)
+    return [out, *write_labels(student, out)]
 
 
 def check_labels(student: Classifier, out: Path) -> None:
@@ -92,12 +99,12 @@ def check_labels(student: Classifier, out: Path) -> None:
         check_labels_file(out.with_name(LABELS_NAME), _all_names(student))
 
 
-def write_labels(student: Classifier, out: Path) -> Path | None:
-    """Write labels.txt beside ``out``, and return its path; None where the classes have no names."""
+def write_labels(student: Classifier, out: Path) -> list[Path]:
+    """Write labels.txt beside ``out``, and return its path; none where the classes have no names."""
     if student.class_names is None:
-        return None
+        return []
     write_labels_file(out.with_name(LABELS_NAME), _all_names(student))
-    return out.with_name(LABELS_NAME)
+    return [out.with_name(LABELS_NAME)]
 
 
 def _all_names(student: Classifier) -> list[str]:
@@ -199,6 +206,8 @@ def _metadata(student: Classifier) -> dict[str, str]:
         found[CLASSES_KEY] = student.classes_hash
     if student.class_names is not None:
         found[CLASS_NAMES_KEY] = json.dumps(student.class_names)
+    if student.class_texts is not None:
+        found[CLASS_TEXTS_KEY] = json.dumps(student.class_texts)
     return found
 
 

@@ -37,7 +37,7 @@ from teachonce.pixels.preprocessing import Preprocessing
 from teachonce.pixels.render import render_center
 from teachonce.records.source import NO_LABEL, Record
 from teachonce.storage.files import atomic_write
-from teachonce.terminal import as_text, print_line, print_text, visible
+from teachonce.terminal import as_text, print_line, print_text, print_written
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,8 +96,8 @@ def predict(config: PredictConfig) -> Predicted:
                 for show in shows:
                     show(found)
                 advance(1)
-    if config.csv is not None and not config.json:
-        print_text(visible(str(config.csv)))
+    if config.csv is not None:
+        print_written(config.csv, is_json=config.json)
     return Predicted(num_images=len(files), num_failed=num_failed)
 
 

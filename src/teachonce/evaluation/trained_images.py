@@ -9,7 +9,7 @@ from __future__ import annotations
 import warnings
 from pathlib import Path
 
-from teachonce.records.listing import TRAIN_NAMES, VALIDATION_NAMES
+from teachonce.records.image_listing import TRAIN_NAMES, VALIDATION_NAMES
 from teachonce.records.options import RecordOptions
 from teachonce.runs.run import Run
 

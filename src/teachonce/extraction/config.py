@@ -189,7 +189,7 @@ class PlanConfig(ExtractionOptions):
     samples: InForecast[Common[Count]] = 256
     """Records to measure on; all of them if there are fewer."""
     out: InOutput[Common[Path | None]] = None
-    """Folder for extraction-plan.txt, .json and .svg. Default: write nothing."""
+    """Folder for extraction-plan.txt, .json, .svg and .html. Default: write nothing."""
     json: InOutput[Common[bool]] = False
     """Print JSON."""
 

@@ -22,7 +22,7 @@ from teachonce.engine.heartbeat import heartbeats, remove_heartbeats
 from teachonce.engine.jobs import describe_start, others_permuted, partition, run_jobs
 from teachonce.engine.machine import num_cores
 from teachonce.engine.progress import Advance, progress
-from teachonce.engine.stop import stopping_gently
+from teachonce.engine.stop_between_units import stopping_gently
 from teachonce.errors import StoreError
 from teachonce.extraction.config import ExtractConfig
 from teachonce.extraction.units import (

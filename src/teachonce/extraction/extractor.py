@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from teachonce.engine.chunked import chunked
 from teachonce.engine.prefetch import prefetch, take_ahead
 from teachonce.engine.progress import Advance
-from teachonce.engine.stop import is_stopping
+from teachonce.engine.stop_between_units import is_stopping
 from teachonce.errors import RecordError, StoreError, TeachonceError
 from teachonce.extraction.made_by import made_by
 from teachonce.extraction.seconds import Seconds

@@ -13,7 +13,7 @@ import torch
 from teachonce.codecs.registry import build_codec
 from teachonce.engine.machine import num_cores
 from teachonce.engine.progress import phase
-from teachonce.engine.stop import check_stop
+from teachonce.engine.stop_between_units import check_stop
 from teachonce.errors import CheckError, ConfigError, StoreError
 from teachonce.extraction.config import ExtractConfig
 from teachonce.extraction.extractor import UnitExtractor

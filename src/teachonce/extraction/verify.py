@@ -25,7 +25,7 @@ from teachonce.engine.jobs import run_jobs
 from teachonce.engine.machine import num_cores
 from teachonce.engine.options import Engine
 from teachonce.engine.progress import Advance, phase, progress
-from teachonce.errors import CheckError, ConfigError, TeachonceError
+from teachonce.errors import CheckError, ConfigError, TeachonceError, UnsupportedStoreError
 from teachonce.extraction.config import VerifyConfig
 from teachonce.extraction.differences import describe_versions, rounding
 from teachonce.extras import require
@@ -75,11 +75,14 @@ class Verdict:
 
 
 def verify(config: VerifyConfig) -> Verdict:
-    """Check a store. What does not hold is in the verdict; only a wrong command raises (ConfigError)."""
+    """Check a store. What does not hold is in the verdict.
+
+    Raises ConfigError for a wrong command, UnsupportedStoreError for a store that this program cannot judge.
+    """
     verdict = Verdict()
     try:
         _check(config, verdict)
-    except ConfigError:
+    except (ConfigError, UnsupportedStoreError):
         raise
     except TeachonceError as error:
         verdict.reason = str(error)

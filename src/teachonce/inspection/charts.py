@@ -14,7 +14,7 @@ from teachonce.pages.charts import BLUE, ORANGE, QUIET, draw_svg
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_SIZE = (4.6, 3.2)
+_SIZE = (3.7, 3.0)
 _MAX_BARS = 20
 
 
@@ -57,7 +57,7 @@ def draw_calibration(measures: Measures) -> str:
 
 
 def draw_reliability(
-    bins: NDArray[np.float64], ece: float, *, unit: str, size_inches: tuple[float, float] = (_SIZE[0], 3.8)
+    bins: NDArray[np.float64], ece: float, *, unit: str, size_inches: tuple[float, float] = (_SIZE[0], 3.5)
 ) -> str:
     """Accuracy by confidence (reliability diagram) over the number of ``unit`` in each bin.
 

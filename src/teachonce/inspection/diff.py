@@ -1,7 +1,8 @@
-"""``teachonce diff A B``: in what two runs, or two stores, differ: settings, results and environment.
+"""``teachonce diff A B``: in what two runs, or two stores, differ: settings, weights, results and environment.
 
 Settings are everything that the numbers depend on, as config.json and plan.json have it; of data and stores also what
-they are (hashes), not only where they are stored. Results are shown whether or not they differ. Nothing here is judged:
+they are (hashes), not only where they are stored. Results are shown whether or not they differ, but for times, which no
+two runs share; of weights it is said whether they are equal. Nothing here is judged:
 which difference of a setting made which of a result is for the reader, and for several seeds (``teachonce ablate``).
 """
 
@@ -15,6 +16,7 @@ from typing import Any, Literal
 
 from teachonce.errors import ConfigError
 from teachonce.inspection.config import DiffConfig
+from teachonce.runs.metrics import TIME_COLUMNS
 from teachonce.runs.run import Run, holds_run
 from teachonce.storage.files import open_storage, read_json
 from teachonce.store.plan_files import CONFIG_NAME, holds_store
@@ -51,6 +53,7 @@ def diff(config: DiffConfig) -> str:
     if first.kind != second.kind:
         raise ConfigError(f"{first.path} is a {first.kind}, {second.path} a {second.kind}: expected two of one kind")
     settings = _differences(first.settings, second.settings)
+    weights = [Run(one.path).hash_weights() for one in (first, second) if one.kind == "run"]
     notes = []
     if first.has_options != second.has_options:
         lacking = "B" if first.has_options else "A"
@@ -59,7 +62,9 @@ def diff(config: DiffConfig) -> str:
     results = {name: (first.results.get(name), second.results.get(name)) for name in [*first.results, *second.results]}
     environment = _differences(first.environment, second.environment)
     if config.json:
-        found = {"first": str(first.path), "second": str(second.path), "kind": first.kind}
+        found: dict[str, Any] = {"first": str(first.path), "second": str(second.path), "kind": first.kind}
+        if weights:
+            found["weights"] = dict(zip(("first", "second"), weights, strict=True))
         return json.dumps(
             found | {"settings": settings, "results": results, "environment": environment, "notes": notes}, indent=2
         )
@@ -67,6 +72,7 @@ def diff(config: DiffConfig) -> str:
         [
             as_text([f"{first.kind}s: A is {first.path}, B is {second.path}", *notes]),
             _table("settings", settings),
+            *([_compare_weights(*weights)] if weights else []),
             _table("results", results),
             _table("environment", environment),
         ]
@@ -89,8 +95,16 @@ def _describe_run(run: Run) -> Described:
         rows = run.metrics
         result = {"epochs": rows[-1]["epoch"] if rows else 0, "finished": False}
     # What is among the settings too.
-    results = {name: value for name, value in result.items() if name not in run.config or name == "epochs"}
+    left_out = {*run.config, *TIME_COLUMNS} - {"epochs"}
+    results = {name: value for name, value in result.items() if name not in left_out}
     return Described(run.path, "run", _flatten(settings), _flatten(results), _flatten(environment))
+
+
+def _compare_weights(first: str | None, second: str | None) -> str:
+    lacking = [name for name, one in (("A", first), ("B", second)) if one is None]
+    if lacking:
+        return f"weights: {' and '.join(lacking)} {'has' if len(lacking) == 1 else 'have'} none yet"
+    return "weights: " + ("equal, bit for bit" if first == second else "different")
 
 
 def _describe_store(store: Store) -> Described:
@@ -114,7 +128,7 @@ def _describe_store(store: Store) -> Described:
     }
     devices = sorted({str(made["device"]) for made in store.made_by if "device" in made})
     environment = {"versions": store.versions, "device": " and ".join(devices) or None}
-    return Described(store.path, "store", _flatten(settings), results, _flatten(environment), has_options)
+    return Described(store.path, "store", _flatten(settings), results, _flatten(environment), has_options=has_options)
 
 
 def _flatten(values: Values, prefix: str = "") -> dict[str, Any]:

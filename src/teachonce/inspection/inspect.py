@@ -18,7 +18,7 @@ from teachonce.runs.metrics import METRIC_COLUMNS
 from teachonce.runs.run import Run, holds_run
 from teachonce.storage.files import locate
 from teachonce.store.plan_files import holds_store
-from teachonce.terminal import as_text
+from teachonce.terminal import as_text, visible
 
 EPOCHS_SHOWN = 8
 
@@ -52,9 +52,8 @@ def inspect(config: InspectConfig) -> Inspection:
         page = write_page(
             config.path, config.data, config.out, overwrite=config.overwrite, trust=config.trust, options=config
         )
-        storage, name = locate(page)
-        storage.remove_temporaries()
-        return Inspection(f"{page}: {storage.status(name).num_bytes:,} bytes; open it in a browser")
+        locate(page)[0].remove_temporaries()
+        return Inspection(visible(str(page)))
     if is_run and not is_store:
         run = Run(config.path)
         return Inspection(json.dumps(summarize_run(run)) if config.json else render_run(run))
@@ -75,6 +74,7 @@ def summarize_run(run: Run) -> dict[str, Any]:
         "path": str(run.path),
         "is_finished": result is not None,
         "class_names": run.class_names,
+        "class_texts": run.class_texts,
         "config": run.config,
         "metrics": run.metrics,
         "result": result,
@@ -93,7 +93,7 @@ def render_run(run: Run) -> str:
         f"  epochs    {rows[-1]['epoch'] if rows else 0} of {epochs}, batch {batch_size}",
     ]
     if run.class_names is not None:
-        lines.insert(2, f"  classes   {brief_names(run.class_names)}")
+        lines.insert(2, f"  classes   {brief_names(run.class_texts or run.class_names)}")
     if result is not None and result["top1"] is not None:
         top5 = f", top-5 {result['top5']:.4f}" if shows_top5(run.num_classes) else ""
         lines.append(f"  result    top-1 {result['top1']:.4f}{top5}, ECE {result['ece']:.4f}")

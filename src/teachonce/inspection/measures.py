@@ -8,9 +8,10 @@ suspects leave it out.
 
 Suspects are records whose label the teacher contradicts. Of confident learning (Northcutt et al. 2021,
 arXiv:1911.00068, section 3.2) this takes the ranking, by how far another class is above the given label, here as mean
-log-probabilities over a record's views. It estimates no noise rates and has no thresholds, so the list says where to
-look first and not how many labels are wrong; and where the teacher was trained on these very records, the paper's
-condition of predictions from outside the training set does not hold: mistakes that it has learned are missing.
+log-probabilities over a record's views, and counts those above a stated ratio (``CONTRADICTED_RATIO``). It estimates
+no noise rates, so the list says where to look first and not how many labels are wrong; and where the teacher was
+trained on these very records, the paper's condition of predictions from outside the training set does not hold:
+mistakes that it has learned are missing.
 
 Nothing here needs torch.
 """
@@ -33,6 +34,9 @@ NUM_BINS = 15
 """Bins of the calibration error."""
 NUM_HISTOGRAM_BINS = 40
 NUM_SUSPECTS = 24
+CONTRADICTED_RATIO = 10
+"""How many times as likely as the label another class must be, in the mean over a record's views, for the teacher to
+contradict it: of a calibrated teacher at most one such label in eleven is right."""
 
 _BLOCK_VALUES = 1 << 20
 """Logits of a block's view: 8 MiB in float64, and half a dozen arrays of that size are in use at once."""
@@ -137,7 +141,11 @@ class Measures:
     agreement: NDArray[np.int64]
     """[V + 1, V + 1]: records by number of plain views, and by in how many of them their most frequent top-1 occurs."""
     suspects: list[Suspect]
-    """The most suspicious first."""
+    """The most suspicious first, at most NUM_SUSPECTS, however little the teacher contradicts them."""
+    num_contradicted: int
+    """Records whose label the teacher contradicts by CONTRADICTED_RATIO or more."""
+    num_judged: int
+    """Records that have a view without a mix and a label among the teacher's classes: those that could be."""
 
     @cached_property
     def sums(self) -> RowSums:
@@ -226,6 +234,8 @@ class BlockMeasures:
     calibration: NDArray[np.float64]
     agreement: NDArray[np.int64]
     suspects: list[Suspect]
+    num_contradicted: int
+    num_judged: int
 
 
 def measure_store(
@@ -237,6 +247,7 @@ def measure_store(
     agreement = np.zeros((len(selection.views) + 1, len(selection.views) + 1), np.int64)
     shards: list[ShardMeasures] = []
     suspects: list[Suspect] = []
+    num_contradicted = num_judged = 0
     rows_at_once = max(1, _BLOCK_VALUES // store.class_space.num_classes)
     for shard, rows in enumerate(_rows_by_shard(store, selection)):
         sums = RowSums()
@@ -245,9 +256,20 @@ def measure_store(
             sums = sum(block.view_sums, sums)
             calibration, agreement = block.calibration, agreement + block.agreement
             suspects = _rank_suspects([*suspects, *block.suspects])
+            num_contradicted += block.num_contradicted
+            num_judged += block.num_judged
             count_done(sum(view.num_rows for view in block.view_sums))
         shards.append(ShardMeasures(*store.shards[shard], len(rows), sums))
-    return Measures(selection.views, store.class_space.num_classes, shards, calibration, agreement, suspects)
+    return Measures(
+        selection.views,
+        store.class_space.num_classes,
+        shards,
+        calibration,
+        agreement,
+        suspects,
+        num_contradicted,
+        num_judged,
+    )
 
 
 def choose_rows(num_records: int, num_views: int, max_rows: int | None = None) -> Selection:
@@ -334,8 +356,14 @@ def _measure_block(
         log_probs=sum_log_probs[judged] / num_plain[judged, None],
         probs=sum_probs[judged] / num_plain[judged, None],
     )
+    margins = _margins(means)
     return BlockMeasures(
-        view_sums, calibration, count_agreement(top1, is_plain), find_suspects(means, store.class_space.offset)
+        view_sums,
+        calibration,
+        count_agreement(top1, is_plain),
+        find_suspects(means, margins, store.class_space.offset),
+        num_contradicted=int((margins <= -log(CONTRADICTED_RATIO)).sum()),
+        num_judged=len(margins),
     )
 
 
@@ -402,11 +430,15 @@ def count_agreement(top1: NDArray[np.int64], is_plain: NDArray[np.bool_]) -> NDA
     return counts
 
 
-def find_suspects(means: RecordMeans, offset: int) -> list[Suspect]:
-    """The records farthest below another class, at most NUM_SUSPECTS; ``offset`` is the label of the first class."""
+def _margins(means: RecordMeans) -> NDArray[np.float64]:
+    """Mean log-probability [N] of the label minus that of the likeliest class, in nats."""
     at = np.arange(len(means.rows))
+    return means.log_probs[at, means.labels] - means.log_probs.max(axis=1, initial=-np.inf)
+
+
+def find_suspects(means: RecordMeans, margins: NDArray[np.float64], offset: int) -> list[Suspect]:
+    """The records farthest below another class, at most NUM_SUSPECTS; ``offset`` is the label of the first class."""
     choices = means.log_probs.argmax(axis=1)
-    margins = means.log_probs[at, means.labels] - means.log_probs[at, choices]
     worst = np.argsort(margins, kind="stable")[:NUM_SUSPECTS]
     return [
         Suspect(

@@ -1,8 +1,9 @@
 """inspect.html of a store: one page to read before a student is trained from it.
 
-What a person sees and numbers hide: whether the pictures are what they should be, whether policy and teacher fit, which
-labels are doubtful. Pictures need the records (``--data``); everything else is computed from the store alone, of a
-large one from a sample, and the page says so. The same store and records give the same page, byte for byte.
+What a person sees and numbers hide: first what needs a decision (labels that the teacher contradicts, shards that stand
+out), then whether the pictures are what they should be, and whether policy and teacher fit. Pictures need the records
+(``--data``); everything else is computed from the store alone, of a large one from a sample, and the page says so. The
+same store and records give the same page, byte for byte.
 
 Measuring is in ``measures`` and ``costs``, pictures are in ``gallery``, cards and charts in ``cards`` and ``charts``;
 here they become the values of ``templates/store.html.jinja``, which has the words.
@@ -11,6 +12,7 @@ here they become the values of ``templates/store.html.jinja``, which has the wor
 from __future__ import annotations
 
 import shlex
+from math import log
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from teachonce.inspection.cards import SHOWN_PX, SuspectCard, prepare_picture, p
 from teachonce.inspection.charts import draw_agreement, draw_calibration, draw_confidences, draw_entropies
 from teachonce.inspection.costs import measure_bytes, measure_codec
 from teachonce.inspection.gallery import Gallery, describe_preprocessing
-from teachonce.inspection.measures import Measures, ShardMeasures, choose_rows, measure_store
+from teachonce.inspection.measures import CONTRADICTED_RATIO, Measures, ShardMeasures, choose_rows, measure_store
 from teachonce.inspection.store import describe_store, describe_usable
 from teachonce.pages.page import render_page
 from teachonce.records.class_space import shows_top5
@@ -76,6 +78,7 @@ def write_page(
         sheet=_show_sheet(gallery),
         views=_show_views(gallery),
         suspects=_show_suspects(gallery, measures),
+        contradicted_ratio=CONTRADICTED_RATIO,
         charts=_draw_charts(measures),
         shards=_compare_shards(measures),
         bytes=_list_bytes(store),
@@ -170,7 +173,8 @@ def _show_views(gallery: Gallery) -> dict[str, Any] | None:
 
 
 def _show_suspects(gallery: Gallery, measures: Measures) -> list[SuspectCard]:
-    return [prepare_suspect(suspect, gallery) for suspect in measures.suspects]
+    contradicted = [suspect for suspect in measures.suspects if suspect.margin <= -log(CONTRADICTED_RATIO)]
+    return [prepare_suspect(suspect, gallery) for suspect in contradicted]
 
 
 def _draw_charts(measures: Measures) -> list[str]:

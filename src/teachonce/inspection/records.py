@@ -25,6 +25,7 @@ from teachonce.errors import ConfigError, ImageError, RecordError
 from teachonce.pixels.decode import check_end, exif_orientation, image_size
 from teachonce.records.discovery import named_splits, open_records
 from teachonce.records.options import RecordOptions
+from teachonce.records.selection import SelectedSource
 from teachonce.records.source import NO_LABEL, Buffer, RecordSource
 from teachonce.records.tfrecord.framing import describe_record, read_tfrecords
 from teachonce.records.tfrecord.source import TFRecordSource, keys_of
@@ -79,14 +80,19 @@ def render_records(summary: dict[str, Any]) -> str:
 
 def _summarize_split(source: RecordSource, num_workers: int) -> dict[str, Any]:
     total = _Tally()
+    # Of a part of the records the shards' files hold the others too.
+    is_part = isinstance(source, SelectedSource)
+    shard_bytes = [shard.num_bytes for shard in source.shards]
     with progress(f"inspect {source.split}", source.num_records, unit="records") as advance:
-        for _, tally in run_jobs(
+        for shard, tally in run_jobs(
             partial(_ShardReader, source),
             range(len(source.shards)),
             engine=Engine(num_workers=num_workers),
             report=advance,
         ):
             _add(total, tally)
+            if is_part:
+                shard_bytes[shard] = tally.image_bytes[1]
     table = source.classes
     names = table.names if table is not None else ()
     num_unlabeled = total.labels.pop(NO_LABEL, 0)
@@ -98,7 +104,8 @@ def _summarize_split(source: RecordSource, num_workers: int) -> dict[str, Any]:
         "split": source.split,
         "format": source.format,
         "num_records": total.num_records,
-        "num_bytes": sum(shard.num_bytes for shard in source.shards),
+        "num_bytes": sum(shard_bytes),
+        "bytes_of": "images" if is_part else "shards",
         "num_doubled": int(len(keys) - len(np.unique(keys))),
         "num_turned": total.num_turned,
         "num_unlabeled": num_unlabeled,
@@ -128,8 +135,8 @@ def _summarize_split(source: RecordSource, num_workers: int) -> dict[str, Any]:
             for label in labels
         ],
         "shards": [
-            {"name": shard.name, "num_records": shard.num_records, "num_bytes": shard.num_bytes}
-            for shard in source.shards
+            {"name": shard.name, "num_records": shard.num_records, "num_bytes": num_bytes}
+            for shard, num_bytes in zip(source.shards, shard_bytes, strict=True)
         ],
     }
 
@@ -225,9 +232,10 @@ def _span(sizes: dict[str, int]) -> str:
 def _render_split(split: dict[str, Any]) -> list[str]:
     sizes = split["image_bytes"]
     duplicates = f"; {plural(split['num_doubled'], 'DUPLICATE image')}" if split["num_doubled"] else ""
+    of_images = " of images, those of these records" if split["bytes_of"] == "images" else ""
     lines = [
         f"{split['split']}: {plural(split['num_records'], 'record')} in {plural(len(split['shards']), 'shard')} "
-        f"({split['format']}), {split['num_bytes']:,} bytes{duplicates}",
+        f"({split['format']}), {split['num_bytes']:,} bytes{of_images}{duplicates}",
         f"  images    {sizes['mean']:,.0f} bytes (minimum {sizes['least']:,}, maximum {sizes['most']:,}), "
         f"{_span(split['width_px'])} px wide, {_span(split['height_px'])} px high",
         *_render_unreadable(split),
@@ -238,7 +246,8 @@ def _render_split(split: dict[str, Any]) -> list[str]:
     if split["features"]:
         lines += ["", "  feature                       kind   records"]
         lines += [f"  {f['name']:<28}  {f['kind']:<5} {f['num_records']:>9,}" for f in split["features"]]
-    lines += ["", "  shard                      records           bytes"]
+    column = "bytes of images" if split["bytes_of"] == "images" else "bytes"
+    lines += ["", f"  shard                      records {column:>15}"]
     shards = split["shards"]
     lines += [f"  {s['name']:<26} {s['num_records']:>7,} {s['num_bytes']:>15,}" for s in shards[:LINES_SHOWN]]
     if len(shards) > LINES_SHOWN:

@@ -16,6 +16,7 @@ from teachonce.records.class_space import shows_top5
 from teachonce.records.class_table import brief_names
 from teachonce.store.card import describe_entry
 from teachonce.store.manifests import missing_files, visible_views
+from teachonce.store.plan import teacher_name
 from teachonce.store.plan_files import read_plan
 from teachonce.store.store import Store
 from teachonce.terminal import as_text, plural
@@ -119,7 +120,7 @@ def render_store(summary: dict[str, Any]) -> str:
         coverage += f"; {usable}: run the same extract command to resume" + (" for the rest" if num_views else "")
     lines = [
         f"{summary['path']}: store of split {summary['split']}, {views}",
-        f"  teacher   {summary['teacher']['model']}, {summary['num_classes']} classes, offset {summary['offset']}",
+        f"  teacher   {teacher_name(summary['teacher'])}, {summary['num_classes']} classes, offset {summary['offset']}",
         *([] if not summary["class_names"] else [f"  classes   {brief_names(summary['class_names'])}"]),
         f"  policy    {describe_entry(summary['policy'])}",
         f"  codec     {describe_entry(summary['codec'])}",

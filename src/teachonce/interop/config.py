@@ -29,6 +29,7 @@ from teachonce.options import (
     check_ranges,
     only_with,
 )
+from teachonce.records.options import RecordOptions
 
 MarkerName = Literal["auto", "row"]
 """Where restart markers go: several per row of blocks where the row divides evenly, or one per row."""
@@ -150,13 +151,13 @@ class ReindexConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImportConfig:
+class ImportConfig(RecordOptions):
     """Import the walkthrough's CSV logits into a store."""
 
     csv: InData[Positional[Path]]
     """Folder of SPLIT-*.csv: basename, then one number per class, no header."""
     data: InData[Path]
-    """The TFRecords (or image folders) that the logits belong to, matched by basename."""
+    """The records that the logits belong to, in any container, matched by basename."""
     out: InStore[Path]
     """Folder of the store."""
     split: InData[str] = "train"

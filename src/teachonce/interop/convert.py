@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 from teachonce.engine.jobs import describe_start, order_for_worker, run_jobs
 from teachonce.engine.progress import Advance, phase, progress
-from teachonce.engine.stop import stopping_gently
+from teachonce.engine.stop_between_units import stopping_gently
 from teachonce.errors import ConfigError, ImageError, LogitsError, PlanMismatchError, RecordError
 from teachonce.interop.config import MergeConfig, RecordsConfig
 from teachonce.interop.csv_join import LineClaims
@@ -50,16 +50,22 @@ from teachonce.records.class_table import (
     read_labels,
     write_classes,
 )
-from teachonce.records.discovery import find_splits
+from teachonce.records.discovery import IMAGE_FOLDERS, find_kind, find_splits
 from teachonce.records.folder_layout import find_image_splits
-from teachonce.records.listed import list_written
-from teachonce.records.listing import TRAIN_NAMES, ImageListing, find_class_folders, find_data_classes, list_images
+from teachonce.records.image_listing import (
+    TRAIN_NAMES,
+    ImageListing,
+    find_class_folders,
+    find_data_classes,
+    list_images,
+)
 from teachonce.records.source import parse_shard_name, record_key, shard_name
 from teachonce.records.tfrecord.framing import TFRecordWriter, delete_index, index_path, is_whole, write_index
 from teachonce.records.tfrecord.source import ORIGINAL_KEY
 from teachonce.records.tfrecord.tf_example import FeatureValue, encode_example
+from teachonce.records.written_files import list_written
 from teachonce.rng import generator
-from teachonce.storage.files import atomic_write, open_storage
+from teachonce.storage.files import atomic_write, exists, open_storage
 from teachonce.storage.names import check_component
 from teachonce.storage.remote.file_index import ListedFile
 from teachonce.storage.resume import PlanFile
@@ -177,6 +183,11 @@ def _find_root(config: RecordsConfig) -> Path:
     images = open_storage(config.images)
     if images.is_folder(config.split):
         return root
+    if exists(config.images) and (kind := find_kind(config.images)) not in (None, IMAGE_FOLDERS):
+        raise ConfigError(
+            f"{config.images}: records makes TFRecords of {IMAGE_FOLDERS}, SPLIT/CLASS or CLASS, found {kind}; other "
+            "commands read them as they are: give them as --data"
+        )
     if not images.is_folder():
         raise ConfigError(f"{config.images}: no such folder; expected SPLIT/CLASS or CLASS folders of images")
     if splits := find_splits(config.images):

@@ -138,7 +138,7 @@ def import_csv(config: ImportConfig) -> None:
     other CSV files.
     """
     with phase("import", "opening the data"):
-        source = open_records(config.data, config.split)
+        source = open_records(config.data, config.split, config)
     data_classes = choose_data_classes(config.num_classes, source)
     with phase("import", "reading the CSV files"):
         table = CsvTable(

@@ -30,7 +30,7 @@ from teachonce.errors import ConfigError, RecordError
 from teachonce.extras import require
 from teachonce.options import parse_number
 from teachonce.records.class_table import read_labels, read_lines
-from teachonce.records.listing import ImageListing
+from teachonce.records.image_listing import ImageListing
 from teachonce.storage.files import open_storage
 from teachonce.storage.storage import Storage
 

@@ -24,19 +24,19 @@ from teachonce.codecs.registry import warn_of_estimates
 from teachonce.engine.chunked import chunked
 from teachonce.engine.jobs import describe_start, order_for_worker, run_jobs
 from teachonce.engine.progress import Advance, phase, progress
-from teachonce.engine.stop import stopping_gently
+from teachonce.engine.stop_between_units import stopping_gently
 from teachonce.errors import ConfigError, StoreError
 from teachonce.interop.config import MergeConfig
 from teachonce.interop.convert import check_arrived
 from teachonce.records.class_space import ClassSpace, map_logits
-from teachonce.records.discovery import open_records
-from teachonce.records.listed import list_written
+from teachonce.records.discovery import OWN_SHARDS, check_own_shards, open_records
 from teachonce.records.source import Location, Record, RecordSource
 from teachonce.records.tfrecord.framing import TFRecordWriter, describe_record, is_whole, read_tfrecords
 from teachonce.records.tfrecord.native_examples import find_features
 from teachonce.records.tfrecord.rewrite import begin_rewrite, rewrite_shard
 from teachonce.records.tfrecord.source import decode_tfrecord, found_keys
 from teachonce.records.tfrecord.tf_example import replace_feature, splice_entry
+from teachonce.records.written_files import list_written
 from teachonce.storage.files import open_storage
 from teachonce.storage.names import check_component
 from teachonce.storage.remote.file_index import ListedFile
@@ -60,11 +60,11 @@ def merge(config: MergeConfig) -> None:
         store = Store(config.store, trust=config.trust)
     split = check_component(store.plan.data["split"], f"{config.store}: the plan's split", StoreError)
     with phase("merge", "opening the data"):
+        instead = f"use records --logits {config.store}"
+        check_own_shards(config.data, "merge", instead)
         source = open_records(config.data, split)
-    if source.describe()["format"] != "tfrecord":
-        raise ConfigError(
-            f"{config.data}: merge copies TFRecords, this is a folder of images; use records --logits {config.store}"
-        )
+    if source.format != "tfrecord":  # a split beside shards of others
+        raise ConfigError(f"{config.data}: merge copies {OWN_SHARDS}, found {split}/ with images; {instead}")
     join = StoreJoin(store, source, advice=f"give the data of {store.path}, or extract over this data")
     if not 0 <= config.view < store.num_views:
         raise ConfigError(f"--view {config.view}: expected 0 to {store.num_views - 1}, the views of {config.store}")

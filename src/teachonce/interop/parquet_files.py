@@ -5,7 +5,8 @@ knows of the view, under the store's own names (``box`` and ``flip`` of every vi
 center, see docs/reference/store-format.md); then the teacher's answer, decoded, as float32. Dense: ``logits``, a list
 of one number a class. With ``--top`` or codec topk: ``classes`` and ``logits``, most likely first, and ``rest``, the
 probability at temperature 1 of all classes that are left out. Classes are the teacher's; ``offset`` in the metadata of
-the file (key "teachonce", JSON) added gives the data's labels.
+the file (key "teachonce", JSON) added gives the data's labels, which number the names in ``class_names`` there (null
+where the data has none).
 
 Rows are read, decoded and written by ``ROWS`` at a time, so that memory does not grow with shard or store. The folder
 has a plan beside the files, so that the same command resumes and another is refused; its name begins with "_", which
@@ -77,6 +78,7 @@ def _write_shard(
         "teacher": store.plan.teacher,
         "offset": store.class_space.offset,
         "num_classes": store.class_space.num_classes,
+        "class_names": store.plan.class_names,
         "codec": store.plan.codec,
         "policy": store.plan.policy,
         "fingerprint": store.fingerprint,

@@ -19,13 +19,13 @@ from teachonce.errors import ConfigError
 from teachonce.interop.config import MarkerName, ReindexConfig
 from teachonce.pixels.decode import Encoded
 from teachonce.pixels.restart_markers import add_restart_markers, require_rewriter
-from teachonce.records.discovery import open_records
-from teachonce.records.listed import list_written
+from teachonce.records.discovery import OWN_SHARDS, check_own_shards, open_records
 from teachonce.records.source import RecordSource, record_key
 from teachonce.records.tfrecord.framing import TFRecordWriter, describe_record, is_whole, read_tfrecords
 from teachonce.records.tfrecord.rewrite import begin_rewrite, rewrite_shard
 from teachonce.records.tfrecord.source import ENCODED_XXH3, ORIGINAL_KEY, decode_tfrecord, key_feature
 from teachonce.records.tfrecord.tf_example import FeatureValue, replace_feature
+from teachonce.records.written_files import list_written
 from teachonce.storage.files import open_storage
 from teachonce.storage.remote.file_index import ListedFile
 from teachonce.terminal import plural, print_note
@@ -42,12 +42,11 @@ def reindex(config: ReindexConfig) -> None:
     """
     require_rewriter("reindex")
     with phase("reindex", "opening the data"):
+        instead = f"use records --restart {config.restart}"
+        check_own_shards(config.data, "reindex", instead)
         source = open_records(config.data, config.split)
-    if source.format != "tfrecord":
-        raise ConfigError(
-            f"{config.data}: reindex rewrites TFRecords, this is a folder of images; use records --restart "
-            f"{config.restart}"
-        )
+    if source.format != "tfrecord":  # a split beside shards of others
+        raise ConfigError(f"{config.data}: reindex copies {OWN_SHARDS}, found {config.split}/ with images; {instead}")
     begin_rewrite("reindex", config.data, config.out, source, {"restart": config.restart})
     sizes = [info.num_records for info in source.shards]
     jobs = [shard for shard, info in enumerate(source.shards) if not is_whole(config.out / info.name)]

@@ -66,7 +66,9 @@ class Classifier:
     classes_hash: str | None = None
     """``class_table.hash_classes`` of its classes; None where it does not know their names."""
     class_names: tuple[str, ...] | None = None
-    """Their names by output, where they are known in full; ``class_name`` has one for every output."""
+    """Their names by output, where they are known in full."""
+    class_texts: tuple[str, ...] | None = None
+    """What people see of these names, where it is something else; ``class_name`` has one for every output."""
     weights_sha256: str
     device: torch.device
     precision: Precision = "float32"
@@ -108,9 +110,10 @@ class Classifier:
         return array
 
     def class_name(self, output: int) -> str:
-        """The name of an output's class, or where it has none the label that it stands for, as a number."""
-        if self.class_names is not None and output < len(self.class_names):
-            return self.class_names[output]
+        """What people call an output's class, or where it has no name the label that it stands for, as a number."""
+        names = self.class_names if self.class_texts is None else self.class_texts
+        if names is not None and output < len(names):
+            return names[output]
         return str(self.label_of(output))
 
     def label_of(self, output: int) -> int:
@@ -175,6 +178,7 @@ def load_model(
         default_offset=spec.options.get("offset", loaded.default_offset),
         classes_hash=loaded.classes_hash,
         class_names=loaded.class_names,
+        class_texts=loaded.class_texts,
         weights_sha256=loaded.weights_sha256,
         device=target,
         precision=precision,
@@ -248,6 +252,7 @@ def _load_run(run: Path, spec: ModelSpec) -> LoadedModel:
         default_offset=opened.offset,
         classes_hash=opened.classes_hash,
         class_names=opened.class_names,
+        class_texts=opened.class_texts,
     )
 
 

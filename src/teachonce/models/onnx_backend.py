@@ -34,6 +34,8 @@ CLASSES_KEY = "teachonce.classes_hash"
 """Metadata of exported models: ``class_table.hash_classes`` of their classes, where their names are known."""
 CLASS_NAMES_KEY = "teachonce.classes"
 """Metadata of exported models: their classes' names in the order of their outputs, as a JSON array."""
+CLASS_TEXTS_KEY = "teachonce.class_texts"
+"""Metadata of exported models: what people see of these names, where it is something else, as a JSON array."""
 
 _DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft", "com.microsoft.nchwc")
 """Whose operators ONNX Runtime brings along: ONNX's, and its own for what was optimized or quantized."""
@@ -87,6 +89,7 @@ def load_onnx_file(
         default_offset=_read_offset(metadata, path),
         classes_hash=metadata.get(CLASSES_KEY),
         class_names=_read_class_names(metadata, path),
+        class_texts=_read_names(metadata, CLASS_TEXTS_KEY, path),
     )
 
 
@@ -155,19 +158,23 @@ def _read_offset(metadata: dict[str, str], path: Path) -> int | None:
 
 
 def _read_class_names(metadata: dict[str, str], path: Path) -> tuple[str, ...] | None:
-    text = metadata.get(CLASS_NAMES_KEY)
-    if text is None:
-        return None
-    try:
-        names = convert_json(parse_json(text), tuple[str, ...], "names", ConfigError)
-    except (ConfigError, ValueError) as error:
-        raise ModelError(f"{path}: metadata {CLASS_NAMES_KEY} is damaged: {error}") from error
-    if hash_classes(names) != metadata.get(CLASSES_KEY):
+    names = _read_names(metadata, CLASS_NAMES_KEY, path)
+    if names is not None and hash_classes(names) != metadata.get(CLASSES_KEY):
         raise ModelError(
             f"{path}: metadata {CLASS_NAMES_KEY} has other names than those that {CLASSES_KEY} is the hash of; export "
             "the model again"
         )
     return names
+
+
+def _read_names(metadata: dict[str, str], key: str, path: Path) -> tuple[str, ...] | None:
+    text = metadata.get(key)
+    if text is None:
+        return None
+    try:
+        return convert_json(parse_json(text), tuple[str, ...], "names", ConfigError)
+    except (ConfigError, ValueError) as error:
+        raise ModelError(f"{path}: metadata {key} is damaged: {error}") from error
 
 
 def _common_preprocessing(size_px: int) -> Preprocessing:

@@ -69,6 +69,8 @@ class LoadedModel:
     """``class_table.hash_classes`` of its classes; None where it does not know their names."""
     class_names: tuple[str, ...] | None = None
     """Their names by output, where they are known in full: files and runs of older versions have the hash alone."""
+    class_texts: tuple[str, ...] | None = None
+    """What people see of these names, where it is something else."""
     module: torch.nn.Module | None = None
     """The module itself, for the backends of PyTorch."""
 

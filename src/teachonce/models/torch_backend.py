@@ -82,6 +82,7 @@ def wrap_module(
     default_offset: int | None = None,
     classes_hash: str | None = None,
     class_names: tuple[str, ...] | None = None,
+    class_texts: tuple[str, ...] | None = None,
 ) -> LoadedModel:
     """A module as a backend's result."""
     module.eval()
@@ -92,6 +93,7 @@ def wrap_module(
         default_offset=default_offset,
         classes_hash=classes_hash,
         class_names=class_names,
+        class_texts=class_texts,
         module=module,
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from teachonce.storage.strict_json import convert_json, json_values
 
 CLASSES_NAME = "classes.json"
 LABELS_NAME = "labels.txt"
-"""Of the file beside an exported model: names of its classes, one a line, in the order of its outputs."""
+"""Of the file beside an exported model: what its classes are called, one a line, in the order of its outputs."""
 BACKGROUND = "background"
 """Name of label 0 where the data has none of that label, as TFRecords of ImageNet."""
 MAX_LINE_CHARACTERS = 1 << 20
@@ -40,6 +41,17 @@ def brief_names(names: Sequence[str], most: int = 8) -> str:
     """Names for people: all of few, of many the first ones and how many more there are."""
     shown = ", ".join(names[:most])
     return shown if len(names) <= most else f"{shown}, ... ({len(names) - most:,} more)"
+
+
+def shown_names(classes: ClassTable | None) -> tuple[str, ...] | None:
+    """The texts of the labels, where one is of several labels or empty with the name; None for data without names."""
+    if classes is None:
+        return None
+    occurrences = Counter(classes.texts)
+    return tuple(
+        text if text == name or (text and occurrences[text] == 1) else f"{text} ({name})" if text else name
+        for name, text in zip(classes.names, classes.texts, strict=True)
+    )
 
 
 def write_classes(data: Path, classes: ClassTable) -> None:

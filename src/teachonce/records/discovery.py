@@ -22,7 +22,7 @@ from teachonce.records.containers.table import TABLE_SUFFIXES, read_table
 from teachonce.records.containers.webdataset import TAR_SUFFIX, TarSource, expand_braces, has_braces
 from teachonce.records.folder_layout import find_image_splits, open_image_split
 from teachonce.records.hold_out import Part, hold_out
-from teachonce.records.listing import SPLIT_NAMES, TRAIN_NAMES, VALIDATION_NAMES
+from teachonce.records.image_listing import SPLIT_NAMES, TRAIN_NAMES, VALIDATION_NAMES
 from teachonce.records.options import RecordOptions
 from teachonce.records.source import RecordSource, parse_shard_name
 from teachonce.records.tfrecord.foreign import (
@@ -39,6 +39,14 @@ from teachonce.storage.names import check_component
 from teachonce.storage.storage import Listing
 
 _DEFAULTS = RecordOptions()
+OWN_SHARDS = "TFRecord shards SPLIT-NNNNN-of-NNNNN"
+IMAGE_FOLDERS = "folders of images"
+_FOREIGN, _TARS, _ARROW, _TABLE = (
+    "TFRecords of others",
+    "WebDataset tars",
+    "a Hugging Face data set",
+    "a table of images",
+)
 
 
 class OpenSplit(Protocol):
@@ -57,6 +65,8 @@ class Container:
     raises what can be seen to be wrong with it without opening it.
     """
 
+    kind: str
+    """What it is, as a phrase."""
     splits: tuple[str, ...]
     open_split: Callable[..., RecordSource]
     check: Callable[[str], object] = lambda name: None
@@ -77,6 +87,21 @@ def named_splits(data: Path, options: RecordOptions = _DEFAULTS) -> list[str]:
         return sorted(found.splits) or ["train"]
     others = (name for name in found.splits if name.lower() not in TRAIN_NAMES)
     return sorted({*others, "train", "validation"})
+
+
+def find_kind(data: Path) -> str | None:
+    """What holds the records of ``data``, as a phrase; None where there are none. Raises ConfigError for no folder."""
+    found = _find_container(data, _DEFAULTS)
+    return None if found is None else found.kind
+
+
+def check_own_shards(data: Path, command: str, instead_of_folders: str) -> None:
+    """Raise ConfigError where ``data`` is not what ``command`` copies shard by shard, and say what to do."""
+    kind = find_kind(data)
+    if kind in (None, OWN_SHARDS):
+        return
+    advice = instead_of_folders if kind == IMAGE_FOLDERS else "train and evaluate read them as they are"
+    raise ConfigError(f"{data}: {command} copies {OWN_SHARDS}, found {kind}; {advice}")
 
 
 def open_records(
@@ -183,10 +208,12 @@ def _find_file(data: Path, options: RecordOptions) -> Container:
             f"{data}: no such folder; expected TFRecord shards, SPLIT/CLASS folders of images, or a table of images"
         )
     if _is_tar(name):
-        return Container((), lambda _, split, **boxes: TarSource(data.parent, split, [name], options, **boxes))
+        return Container(_TARS, (), lambda _, split, **boxes: TarSource(data.parent, split, [name], options, **boxes))
     if is_tfrecord_name(name):
         files = [name]
-        return Container((), lambda _, split, **boxes: open_foreign_shards(data.parent, split, files, options, **boxes))
+        return Container(
+            _FOREIGN, (), lambda _, split, **boxes: open_foreign_shards(data.parent, split, files, options, **boxes)
+        )
     if data.suffix not in TABLE_SUFFIXES:
         raise ConfigError(
             f"{data}: is a file of no known kind; expected a folder of records, a table of images "
@@ -194,9 +221,11 @@ def _find_file(data: Path, options: RecordOptions) -> Container:
             "TFRecord shard"
         )
     if name.endswith(PARQUET_SUFFIX) and holds_image_columns(data, options):
-        return Container((), lambda _, split, **boxes: ArrowSource(data.parent, split, [name], options, **boxes))
+        return Container(
+            _ARROW, (), lambda _, split, **boxes: ArrowSource(data.parent, split, [name], options, **boxes)
+        )
     table = read_table(data, options)
-    return Container(table.splits, table.open_split)
+    return Container(_TABLE, table.splits, table.open_split)
 
 
 def _find_tfrecords(data: Path, options: RecordOptions, listing: Listing) -> Container | None:
@@ -209,6 +238,7 @@ def _find_tfrecords(data: Path, options: RecordOptions, listing: Listing) -> Con
         _check_alone(data, next(filter(is_foreign_name, names), names[0]), listing)
         sets = _by_split(data, names)
         return Container(
+            _FOREIGN,
             tuple(sorted(filter(None, sets))),
             lambda name, split, **boxes: open_foreign_shards(data, split, sets[name], options, **boxes),
             lambda name: check_shard_set(data, sets[name]),
@@ -225,7 +255,7 @@ def _find_tfrecords(data: Path, options: RecordOptions, listing: Listing) -> Con
         if name in shards:
             find_shards(data, name, listing.files)
 
-    return Container(tuple(sorted({*shards, *images})), open_split, check)
+    return Container(OWN_SHARDS, tuple(sorted({*shards, *images})), open_split, check)
 
 
 def _is_tar(name: str) -> bool:
@@ -273,6 +303,7 @@ def _find_parquet(data: Path, options: RecordOptions, listing: Listing) -> Conta
 def _open_arrow(data: Path, sets: dict[str, list[str]], options: RecordOptions) -> Container:
     names = [name for files in sets.values() for name in files]
     return Container(
+        _ARROW,
         tuple(sorted(filter(None, sets))),
         lambda name, split, **boxes: ArrowSource(data, split, sets[name], options, all_names=names, **boxes),
     )
@@ -285,6 +316,7 @@ def _open_tars(data: Path, names: Sequence[str], options: RecordOptions) -> Cont
         )
     sets = _by_split(data, list(dict.fromkeys(names)))
     return Container(
+        _TARS,
         tuple(sorted(filter(None, sets))),
         lambda name, split, **boxes: TarSource(data, split, sets[name], options, all_names=names, **boxes),
     )
@@ -312,7 +344,7 @@ def _find_images(data: Path, options: RecordOptions, listing: Listing) -> Contai
         if splits is not None and getattr(options, name):
             given = " ".join(option_arguments(name, getattr(options, name)))
             raise ConfigError(f"{given}: {data} is a folder of images, which has no features; leave it out")
-    return None if splits is None else Container(tuple(splits), partial(_open_images, data, options))
+    return None if splits is None else Container(IMAGE_FOLDERS, tuple(splits), partial(_open_images, data, options))
 
 
 def _open_images(

@@ -23,7 +23,7 @@ from teachonce.engine.prefetch import overlap
 from teachonce.errors import ConfigError, RecordError
 from teachonce.records.class_table import ClassTable, read_lines
 from teachonce.records.image_folder import FolderSource, ImageFileSource
-from teachonce.records.listing import (
+from teachonce.records.image_listing import (
     SPLIT_NAMES,
     find_train_classes,
     find_train_folder,

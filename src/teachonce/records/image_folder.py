@@ -19,7 +19,7 @@ from teachonce.engine.buffers import BufferPool
 from teachonce.engine.prefetch import overlap
 from teachonce.errors import LogitsError, RecordError
 from teachonce.records.class_table import ClassTable
-from teachonce.records.listing import (
+from teachonce.records.image_listing import (
     TRAIN_NAMES,
     ImageListing,
     find_class_folders,

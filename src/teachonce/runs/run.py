@@ -20,9 +20,12 @@ Data and store are compared by what they are, not by where they are stored. Who 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
+
+import xxhash
 
 from teachonce.errors import ConfigError, ModelError, TeachonceError
 from teachonce.pixels.preprocessing import Preprocessing
@@ -30,6 +33,7 @@ from teachonce.runs.metrics import Row, read_metrics
 from teachonce.storage.address import to_location
 from teachonce.storage.files import open_storage, read_json
 from teachonce.storage.resume import PlanFile
+from teachonce.storage.strict_json import parse_json
 
 T = TypeVar("T")
 
@@ -37,7 +41,7 @@ CONFIG_NAME = "config.json"
 RESULT_NAME = "result.json"
 WEIGHTS_NAME = "student.safetensors"
 REPORT_NAME = "report.html"
-CLASSES_NAME = "validation_classes.csv"
+VALIDATION_CLASSES_NAME = "validation_classes.csv"
 CHECKPOINTS_NAME = "checkpoints"
 LAST_CHECKPOINT = f"{CHECKPOINTS_NAME}/last.ckpt"
 BEST_CHECKPOINT = f"{CHECKPOINTS_NAME}/best.ckpt"
@@ -45,6 +49,9 @@ TENSORBOARD_NAME = "tensorboard"
 LOCK_NAME = ".train.lock"
 """Held while a training writes into the run; hidden, as it may come before anything says that this is a run."""
 
+
+MAX_HEADER_BYTES = 100_000_000
+"""Of a file of weights: safetensors reads no longer one."""
 
 _FREE = frozenset(
     {
@@ -54,6 +61,7 @@ _FREE = frozenset(
         "init",
         "classes_hash",
         "class_names",
+        "class_texts",
         "store",
         "views",
         "store_parts",
@@ -123,8 +131,10 @@ class Run:
             """Parts of each store that are used; None without a store, and in older runs."""
             self.classes_hash: str | None = config.get("classes_hash")
             """``hash_classes`` of its classes; None for data that does not know their names, and in older runs."""
-            self.class_names: tuple[str, ...] | None = _read_names(config.get("class_names"))
+            self.class_names: tuple[str, ...] | None = _read_names(config, "class_names")
             """Names of its classes by output, as far as the data has names; None as for ``classes_hash``."""
+            self.class_texts: tuple[str, ...] | None = _read_names(config, "class_texts")
+            """What people see of these names, where it is something else."""
         except (KeyError, TypeError, ValueError, AttributeError, ConfigError) as error:
             raise _no_run(self.path / CONFIG_NAME, error) from error
         self.config: dict[str, Any] = config
@@ -134,6 +144,28 @@ class Run:
     def weights_path(self) -> Path:
         """Path of the student's final weights."""
         return self.path / WEIGHTS_NAME
+
+    def hash_weights(self) -> str | None:
+        """A hash of the final weights, None before there are any; equal weights have the same, whoever wrote them.
+
+        Not of the file: safetensors writes its metadata in any order. Raises ModelError for a file that is none.
+        """
+        storage = open_storage(self.path)
+        if not storage.has(WEIGHTS_NAME):
+            return None
+        with storage.stream(WEIGHTS_NAME) as file:
+            try:
+                length = int.from_bytes(file.read(8), "little")
+                if length > MAX_HEADER_BYTES:
+                    raise ValueError(f"a header of {length:,} bytes")
+                header = parse_json(file.read(length))
+                header.pop("__metadata__", None)
+            except (ValueError, AttributeError, TypeError) as error:
+                raise ModelError(f"{self.weights_path}: is not in the safetensors format ({error})") from error
+            hasher = xxhash.xxh3_128(json.dumps(header, sort_keys=True).encode())
+            while block := file.read(1 << 20):
+                hasher.update(block)
+        return hasher.hexdigest()
 
     @property
     def metrics(self) -> list[Row]:
@@ -227,11 +259,12 @@ def _plan_file(path: Path, defaults: Mapping[str, Any]) -> PlanFile:
     )
 
 
-def _read_names(value: Any) -> tuple[str, ...] | None:
+def _read_names(config: Mapping[str, Any], entry: str) -> tuple[str, ...] | None:
+    value = config.get(entry)
     if value is None:
         return None
     if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
-        raise TypeError(f"class_names is {str(value)[:40]}")
+        raise TypeError(f"{entry} is {str(value)[:40]}")
     return tuple(value)
 
 

@@ -76,6 +76,12 @@ def to_location(location: Path | str) -> Path:
             raise ConfigError(f"{location}: expected {scheme}://BUCKET/FOLDER; did you mean {scheme}://{rest}?")
         return Path(location)
     scheme = match[1].lower()
+    if scheme == "hf":
+        name = match[2].strip("/").removeprefix("datasets/")
+        raise ConfigError(
+            f"hf://{match[2].strip('/')}: data sets of the Hugging Face hub are not read from there; download it, hf "
+            f"download {name} --repo-type dataset --local-dir DIR, and give DIR, whose Parquet is read as it is"
+        )
     if scheme not in SCHEMES:
         known = ", ".join(f"{name}://" for name in SCHEMES)
         raise ConfigError(

@@ -54,7 +54,7 @@ def convert_json(value: Any, kind: type[T], where: object, error: type[Teachonce
 
     Raises ``error`` with one line, ``where`` and the field in it and ``advice`` at its end, for an unknown or a missing
     key, a value of another type or out of range, and a number that is not finite; what a ``__post_init__`` refuses in
-    words of its own gets ``where`` alone.
+    words of its own gets ``where`` alone, and keeps its class where that is an ``error`` too.
     """
     end = advice and f"; {advice}"
     for path, number in _not_finite(value):
@@ -65,6 +65,8 @@ def convert_json(value: Any, kind: type[T], where: object, error: type[Teachonce
         what, _, path = str(problem).partition(" - at `$")
         raise error(_line(where, path.strip("`."), what[:1].lower() + what[1:]) + end) from problem
     except TeachonceError as problem:
+        if isinstance(problem, error):
+            raise problem.at(str(where)) from problem
         raise error(f"{where}: {problem}") from problem
     for path, known in _unknown(value, json_values(found)):
         raise error(_line(where, path, f"unknown here (known: {', '.join(known) or 'none'})") + end)

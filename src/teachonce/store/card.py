@@ -18,6 +18,7 @@ from teachonce.engine.prefetch import prefetch
 from teachonce.errors import TeachonceError
 from teachonce.storage.files import open_storage
 from teachonce.storage.storage import Storage
+from teachonce.store.plan import teacher_name
 from teachonce.store.store import Store
 from teachonce.terminal import one_line, plural, shorten_words, visible
 
@@ -59,7 +60,7 @@ def render_card(store: Store, teacher_license: str | None) -> str:
     views = plural(store.num_views, "view")
     head = "\n".join(["---", *top, f"fingerprint: {store.fingerprint}", "---"])
     return f"""{head}
-# {plural(store.num_records, "record")} x {views}: logits of {_code(store.plan.teacher["model"])}
+# {plural(store.num_records, "record")} x {views}: logits of {_code(teacher_name(store.plan.teacher))}
 
 The predictions of a teacher on a dataset, extracted once with teachonce, to train students from. The store holds
 logits, view parameters, labels, file names and hashes of the images, but no images: to train, you also need the data.
@@ -102,7 +103,7 @@ def _rows(store: Store, teacher_license: str | None) -> Iterator[tuple[str, str]
     plan, teacher = store.plan, store.plan.teacher
     weights = f", weights with SHA-256 {_code(teacher['weights_sha256'])}" if "weights_sha256" in teacher else ""
     precision = f", computed in {_code(teacher['precision'])}" if "precision" in teacher else ""
-    yield "teacher", f"{_code(teacher['model'])}, {store.class_space.num_classes:,} classes{weights}{precision}"
+    yield "teacher", f"{_code(teacher_name(teacher))}, {store.class_space.num_classes:,} classes{weights}{precision}"
     yield (
         "its license and terms",
         _plain(teacher_license) if teacher_license else "not given: ask the author of the store",

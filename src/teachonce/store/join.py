@@ -423,6 +423,11 @@ def label_map(store: Store, names: Sequence[str] | None, num_classes: int | None
         )
     outputs = np.arange(store.class_space.num_classes) + store.class_space.offset
     num_kept = int(np.isin(outputs, labels[labels >= 0]).sum())
+    if not num_kept:
+        raise StoreError(
+            f"{store.path}: none of the {len(outputs):,} classes of its teacher is, by name, among the {len(names):,} "
+            "of the data, so there is no logit to learn from or to compare; give a store whose teacher knows them"
+        )
     if 2 * num_kept < len(outputs):
         warnings.warn(
             f"{store.path}: by name the data has {num_kept:,} of the teacher's {len(outputs):,} classes; the "

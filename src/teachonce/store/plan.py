@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal, NamedTuple, NotRequired, TypedDict
 
@@ -17,7 +17,7 @@ import xxhash
 from msgspec import Meta
 
 from teachonce.codecs.registry import codec_from_json
-from teachonce.errors import RecordError, StoreError
+from teachonce.errors import RecordError, StoreError, UnsupportedStoreError
 from teachonce.records.class_space import ClassSpace
 from teachonce.records.source import NO_LABEL, Record, RecordSource
 from teachonce.storage.names import check_component
@@ -45,6 +45,15 @@ class TeacherEntry(TypedDict):
     """Hash of these files."""
     drop: NotRequired[Count]
     """Numbers that were left out at the start of each line."""
+
+
+def teacher_name(teacher: Mapping[str, Any]) -> str:
+    """What people call the teacher of a ``TeacherEntry``: its model; where that does not say which (a run, a file),
+    the SPEC without its options."""
+    model = str(teacher["model"])
+    kind, _, rest = str(teacher["spec"]).partition(":")
+    is_kind_alone = model.partition(",")[0] == kind and rest
+    return str(teacher["spec"]).partition(",")[0] if is_kind_alone else model
 
 
 class DataEntry(TypedDict):
@@ -147,7 +156,8 @@ class Plan:
         """The plan in ``value``; raises StoreError with the field for another format version, and as ``Plan``."""
         version = value.get("format_version") if isinstance(value, dict) else None
         if version != FORMAT_VERSION:
-            raise StoreError(
+            is_newer = isinstance(version, int) and version > FORMAT_VERSION
+            raise (UnsupportedStoreError if is_newer else StoreError)(
                 f"{where}: store format version {version}, this teachonce reads {FORMAT_VERSION} (and 1 and 2); "
                 "use the version of teachonce that wrote it, or extract again"
             )

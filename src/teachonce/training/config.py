@@ -54,6 +54,7 @@ from teachonce.options import (
 )
 from teachonce.records.options import RecordOptions
 from teachonce.storage.address import is_remote, to_location
+from teachonce.terminal import plural
 from teachonce.training.recipes import build_recipe, recipe_options
 from teachonce.views.options import MixOptions, ViewOrderName
 
@@ -67,7 +68,7 @@ _Minutes = Annotated[float, Range(0, 1e6, "0 (off), or minutes up to 1000000")]
 _Seconds = Annotated[float, Range(0, 86_400, "seconds, from 0 to 86400")]
 RUN_ENTRIES = frozenset(
     {
-        *("data_classes", "classes_hash", "class_names", "preprocessing"),
+        *("data_classes", "classes_hash", "class_names", "class_texts", "preprocessing"),
         *("init_weights_sha256", "online_weights_sha256"),
         *("train_records", "validation_records", "record_logits", "store_fingerprint", "store_views", "store_parts"),
         *("world_size", "versions"),
@@ -467,6 +468,17 @@ class TrainConfig(TrainingOptions):
             f"{len(self.store)} finite weights of 0 or more, one per store",
         )
         return tuple(weight / sum(weights) for weight in weights)
+
+
+def check_num_records(config: TrainingOptions, num_records: int, world_size: int) -> None:
+    """Raise ConfigError where a split has fewer records than one update takes on ``world_size`` devices."""
+    update_images = config.batch_size * config.accumulate * world_size
+    if num_records < update_images:
+        times = f" --accumulate {config.accumulate}" if config.accumulate > 1 else ""
+        raise ConfigError(
+            f"--batch-size {config.batch_size}{times} on {plural(world_size, 'device')}: the split has "
+            f"{plural(num_records, 'record')}, expected at least one batch of {update_images}; choose a smaller one"
+        )
 
 
 def check_logger(name: LoggerName | Literal["none"]) -> None:

@@ -28,7 +28,7 @@ from teachonce.pixels.in_memory import RecordsInMemory
 from teachonce.pixels.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from teachonce.pixels.view_sources import DrawnViews, OwnViews, ViewSource
 from teachonce.records.class_space import ClassSpace
-from teachonce.records.class_table import hash_classes
+from teachonce.records.class_table import hash_classes, shown_names
 from teachonce.records.data_keys import read_all_labels
 from teachonce.records.discovery import open_records
 from teachonce.records.source import RecordSource, require_labels
@@ -60,6 +60,8 @@ class TrainingData:
     data_classes: int
     class_names: tuple[str, ...] | None = None
     """Names of the student's classes by output, where the data has names; fewer than outputs where it has fewer."""
+    class_texts: tuple[str, ...] | None = None
+    """What people see of these names, where it is something else."""
     initial: InitialRun | None = None
     """The run that the student starts from."""
     classes: NDArray[np.int32] | None = None
@@ -143,6 +145,9 @@ def open_training_data(
         online=online,
         page_locked=page_locked,
     )
+    names = None if source.classes is None else source.classes.names[config.offset :]
+    shown = shown_names(source.classes)
+    texts = None if shown is None else shown[config.offset :]
     return TrainingData(
         train=train,
         validation=None
@@ -150,7 +155,8 @@ def open_training_data(
         else EvalDataset(validation, preprocessing, space, page_locked=page_locked),
         preprocessing=preprocessing,
         data_classes=data_classes,
-        class_names=None if source.classes is None else source.classes.names[config.offset :],
+        class_names=names,
+        class_texts=None if texts == names else texts,
         initial=initial,
         classes=read_all_labels(source) - config.offset if is_balanced else None,
         num_missing=num_missing,
@@ -233,6 +239,7 @@ def resolve_run(
         "data_classes": data.data_classes,
         "classes_hash": data.classes_hash,
         "class_names": None if data.class_names is None else list(data.class_names),
+        "class_texts": None if data.class_texts is None else list(data.class_texts),
         "init_weights_sha256": None if data.initial is None else data.initial.weights_sha256,
         "preprocessing": data.preprocessing.to_json(),
         "train_records": _identify(data.train.records),

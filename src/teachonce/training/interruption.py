@@ -30,7 +30,7 @@ from torch import Tensor
 
 from teachonce.data.dataset import KDDataset
 from teachonce.data.loader import Batch, Loader
-from teachonce.engine.stop_signals import StopSignals
+from teachonce.engine.stop_long_work import StopSignals
 from teachonce.errors import ModelError, StoppedError
 from teachonce.rng import derive_seed
 from teachonce.runs.run import LAST_CHECKPOINT

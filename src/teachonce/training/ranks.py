@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from teachonce.engine.machine import num_cores
 from teachonce.engine.processes import exit_with_parent
-from teachonce.engine.stop_signals import PARENT_SECONDS, StopSignals, end_by_signal, stopping_children
+from teachonce.engine.stop_long_work import PARENT_SECONDS, StopSignals, end_by_signal, stopping_children
 from teachonce.errors import ConfigError, TeachonceError
 from teachonce.terminal import show_warnings_as_lines
 from teachonce.training.config import TrainConfig

@@ -21,7 +21,6 @@ from teachonce.evaluation.findings.per_class import (
     collect_classes,
     encode_csv,
     find_worst,
-    shown_names,
     sort_worst,
 )
 from teachonce.evaluation.findings.proportions import LEVEL
@@ -30,10 +29,10 @@ from teachonce.options import command_line, drop_idle
 from teachonce.pages.charts import BLUE, INK, ORANGE, PURPLE, QUIET, draw_svg
 from teachonce.pages.page import render_page
 from teachonce.records.class_space import shows_top5
-from teachonce.records.class_table import brief_names
+from teachonce.records.class_table import brief_names, shown_names
 from teachonce.records.options import RecordOptions
 from teachonce.runs.metrics import METRICS_NAME, Row
-from teachonce.runs.run import CLASSES_NAME, REPORT_NAME, WEIGHTS_NAME, Run
+from teachonce.runs.run import REPORT_NAME, VALIDATION_CLASSES_NAME, WEIGHTS_NAME, Run
 from teachonce.storage.address import to_location
 from teachonce.storage.files import atomic_write
 from teachonce.training.config import TrainConfig
@@ -108,12 +107,12 @@ def write_report(run: Path, result: Mapping[str, Any], classes: Sequence[ClassRe
         level=f"{LEVEL:.0%}",
         command=_evaluate_command(opened),
         page_name=PAGE_NAME,
-        classes_file=CLASSES_NAME if classes else None,
+        classes_file=VALIDATION_CLASSES_NAME if classes else None,
         weights_file=WEIGHTS_NAME,
         metrics_file=METRICS_NAME,
     )
     if classes:
-        with atomic_write(run / CLASSES_NAME) as file:
+        with atomic_write(run / VALIDATION_CLASSES_NAME) as file:
             file.write(encode_csv(classes, with_wrong=False))
     with atomic_write(run / REPORT_NAME) as file:
         file.write(page.encode())
@@ -125,7 +124,8 @@ def _shown_config(run: Run) -> dict[str, Any]:
     in_force = drop_idle(TrainConfig, run.config)
     config = {name: value for name, value in in_force.items() if value not in (None, "") and value is not False}
     if run.class_names is not None:
-        config["class_names"] = brief_names(run.class_names)
+        config["class_names"] = brief_names(run.class_texts or run.class_names)
+        config.pop("class_texts", None)
     return config
 
 

@@ -35,7 +35,7 @@ from teachonce.data.loader import Loader
 from teachonce.data.sampler import EpochBatches
 from teachonce.engine.machine import keep_freed_memory
 from teachonce.engine.progress import phase
-from teachonce.engine.stop_signals import StopSignals, end_by_signal
+from teachonce.engine.stop_long_work import StopSignals, end_by_signal
 from teachonce.errors import ConfigError, ModelError, TeachonceError
 from teachonce.evaluation.findings.per_class import balanced_accuracy
 from teachonce.extras import require
@@ -66,7 +66,7 @@ from teachonce.training.callbacks import (
     TeacherPassed,
     TrainingProgress,
 )
-from teachonce.training.config import TrainConfig, check_logger, default_options
+from teachonce.training.config import TrainConfig, check_logger, check_num_records, default_options
 from teachonce.training.data import (
     TrainingData,
     check_batch,
@@ -222,13 +222,7 @@ def _build_trainer(
 ) -> tuple[lightning.Trainer, EpochRecorder]:
     devices, num_nodes = world_shape(config.devices, config.num_nodes)
     world_size = devices * num_nodes
-    update_images = config.batch_size * config.accumulate * world_size
-    if num_records < update_images:
-        times = f" --accumulate {config.accumulate}" if config.accumulate > 1 else ""
-        raise ConfigError(
-            f"--batch-size {config.batch_size}{times} on {plural(world_size, 'device')}: the split has "
-            f"{plural(num_records, 'record')}, expected at least one batch of {update_images}; choose a smaller one"
-        )
+    check_num_records(config, num_records, world_size)
     recorder = EpochRecorder(config.out, config.epochs, config.checkpoint_epochs)
     plugins: list[Any] = [AtomicCheckpointIO()]
     if "LOCAL_RANK" in os.environ and "TORCHELASTIC_RUN_ID" not in os.environ:

@@ -107,10 +107,11 @@ def test_it_is_printed_and_nothing_is_written(here: Path, capsys: pytest.Capture
     assert sorted(here.rglob("*")) == before
 
 
-def test_with_out_the_trainings_have_files(here: Path) -> None:
+def test_with_out_the_trainings_have_files(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_image_folder(here / "data")
     shown = start(StartConfig(data=Path("data"), out=Path("a/start.sh")))
-    assert shown == ("a/start.sh, a/start.teacher.json, a/start.student.json: written; read them, then: sh a/start.sh")
+    assert shown == "a/start.sh\na/start.teacher.json\na/start.student.json"
+    assert "start: read what was written, then: sh a/start.sh" in capsys.readouterr().err
     student = json.loads(Path("a/start.student.json").read_text())
     assert (student["store"], student["label_weight"], student["out"]) == (["a/store"], 0.0, "a/student")
     assert "teachonce train --config a/start.teacher.json\n" in Path("a/start.sh").read_text()

@@ -126,7 +126,7 @@ def test_many_classes_are_folded_and_have_no_matrix(findings: Findings, source: 
     assert "open" not in details.attributes and len(details.find("tr")) == 301 > CLASSES_SHOWN
     assert len(section(page, "calibration").find("svg")) == 2
     rows = [replace(pair, choice=label) for label, pair in enumerate(findings.confusions * 20, 5)]
-    wide = read(render_findings(replace(many, confusions=rows), source, model="m", data="d"))
+    wide = read(render_findings(replace(many, confusions=rows, num_pairs=len(rows)), source, model="m", data="d"))
     assert not wide.find("table", class_="matrix") and len(section(wide, "confusions").find("article")) == 8
     assert "The most frequent of 40 confusions" in section(wide, "confusions").text
     assert len(section(wide, "confusions").find("tr")) == 1 + 22

@@ -16,11 +16,10 @@ from teachonce.evaluation.findings.per_class import (
     collect_classes,
     encode_csv,
     find_worst,
-    shown_names,
     sort_worst,
 )
 from teachonce.evaluation.findings.proportions import wilson_interval
-from teachonce.records.class_table import ClassTable
+from teachonce.records.class_table import ClassTable, shown_names
 
 NAMES = ("background", "car", "truck", 'a "van", red')
 

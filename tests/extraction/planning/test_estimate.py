@@ -1,5 +1,6 @@
 """A plan: bytes of a real extraction, hours and break-even by hand, distortion and tails of known logits."""
 
+import html
 import json
 import xml.etree.ElementTree as ElementTree
 from dataclasses import asdict, replace
@@ -22,6 +23,7 @@ from teachonce.extraction.planning.costs import (
 )
 from teachonce.extraction.planning.estimate import _codec_entry, _try, build_estimate, estimate
 from teachonce.extraction.planning.measure import run_teacher, try_codec
+from teachonce.extraction.planning.page import render_plan
 from teachonce.extraction.planning.picture import draw_estimate
 from teachonce.extraction.planning.table import format_bytes, format_hours, render_estimate
 from teachonce.extraction.prepare import build_plan
@@ -30,6 +32,7 @@ from teachonce.records.discovery import open_records
 from teachonce.records.sample import SubsetSource, sample_locations, sample_records
 from teachonce.store.store import Store
 from teachonce.views.columns import VIEW_COLUMNS
+from tests.support.chromium import measure_page
 from tests.support.plan_costs import TIMINGS, WORKLOAD
 from tests.support.small_data import write_shards
 from tests.support.small_models import COLORS, write_color_shards, write_color_teacher
@@ -37,7 +40,7 @@ from tests.support.small_models import COLORS, write_color_shards, write_color_t
 NUM_CLASSES = 30  # enough for topk 5, 10 and 20; the last 26 are colors of no image
 
 
-FILES = ["extraction-plan.json", "extraction-plan.svg", "extraction-plan.txt"]
+FILES = ["extraction-plan.html", "extraction-plan.json", "extraction-plan.svg", "extraction-plan.txt"]
 
 
 MIXED = {"policy": "crop+randaugment", "erase_prob": 0.5, "mixup_alpha": 0.4, "cutmix_alpha": 1.0}
@@ -161,7 +164,7 @@ def test_what_several_devices_take_in_words_and_in_the_picture(config, summary):
     assert (
         f"{traffic['num_gets']} GET" in text and f"{traffic['num_puts']} PUT for {traffic['num_files']} files" in text
     )
-    assert "bottleneck" in picture and "network" in picture and f"device hours: {hours['cost']:,.2f}" in picture
+    assert "Bottleneck" in picture and "network" in picture and f"device hours: {hours['cost']:,.2f}" in picture
 
 
 def test_a_busy_machine_is_said_in_words_and_in_the_picture(summary):
@@ -273,7 +276,8 @@ def test_a_teacher_of_few_classes_has_no_tail_to_show(tmp_path, data):
     assert [entry["label"] for entry in summary["codecs"]] == ["float32", "float16", "int8"]
     assert summary["sample"]["top1"] > 0.9 and summary["offset"] == 1 and len(COLORS) == summary["num_classes"]
     two_panels = draw_estimate(summary | {"tail_mass": []})
-    assert "probability outside" in draw_estimate(summary) and "probability outside" not in two_panels
+    assert "Probability outside" in draw_estimate(summary) and "Probability outside" not in two_panels
+    assert "Probability outside" not in render_plan(summary | {"tail_mass": []}, "")
     assert "probability outside" not in render_estimate(summary | {"tail_mass": []})
 
 
@@ -286,12 +290,51 @@ def test_the_written_plan_is_the_printed_one(tmp_path, config, capsys):
     assert render_estimate(summary) == text
     picture = (out / "extraction-plan.svg").read_text()
     assert ElementTree.fromstring(picture).tag.endswith("svg") and picture == draw_estimate(summary)
-    for words in ("distortion by codec", "probability outside the k most likely", "offline", "online"):
+    for words in ("Distortion by codec", "Probability outside the k most likely", "offline", "online"):
         assert words in picture
+    page = (out / "extraction-plan.html").read_text()
+    assert page == render_plan(summary, text) and text.splitlines()[0] in html.unescape(page)
+    assert page.count("<figure>") == 4 and "Recommendation: <code>--codec" in page
+    assert page.count(" (planned)") == 1 and page.count("epochs, and an online teacher costs more") == 1
     # An earlier plan may be written over, and --json prints what is written.
     printed = json.loads(estimate(replace(config, out=out, json=True)))
     assert printed == json.loads((out / "extraction-plan.json").read_text()) and printed.keys() == summary.keys()
     assert "plan: done 33 of 33 images" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [400, 1400])
+@pytest.mark.parametrize("name", ["extraction-plan.html", "extraction-plan.svg"])
+def test_page_and_picture_fit_a_phone(tmp_path, config, width, name):
+    """The picture is scaled to the window; the page has as many columns of panels as fit, and text stays legible."""
+    estimate(replace(config, out=tmp_path / "plan", devices=8, price=2.5))
+    measured = measure_page(tmp_path / "plan" / name, width, tmp_path)
+    assert measured["width"] <= width
+    assert not measured["small"] or name.endswith(".svg")
+
+
+def test_what_is_written_is_named(tmp_path, config, capsys):
+    words = [
+        "plan",
+        "--data",
+        str(config.data),
+        "--teacher",
+        config.teacher,
+        "--device",
+        "cpu",
+        "--samples",
+        "8",
+        "--offset",
+        "1",
+    ]
+    out = tmp_path / "plan"
+    paths = "".join(f"{out / name}\n" for name in FILES)
+    for more in ([], ["--json"]):
+        with pytest.raises(SystemExit) as end:
+            main([*words, "--samples", "8", "--out", str(out), *more])
+        shown = capsys.readouterr()
+        assert end.value.code == 0 and (shown.err if more else shown.out).endswith(paths)
+    assert json.loads(shown.out)["data"] == str(config.data)
 
 
 def test_the_break_even_in_words_and_in_the_picture(summary):

@@ -13,7 +13,7 @@ from teachonce.cli.config import StartConfig
 from teachonce.errors import ConfigError, ImageError
 from teachonce.pixels.decode import image_size
 from teachonce.records.discovery import find_split, named_splits, open_records
-from teachonce.records.listing import VALIDATION_NAMES
+from teachonce.records.image_listing import VALIDATION_NAMES
 from teachonce.records.options import RecordOptions
 from teachonce.records.sample import sample_locations
 from teachonce.records.source import NO_LABEL, Record, RecordSource

@@ -21,7 +21,7 @@ from teachonce.inspection.config import InspectConfig
 from teachonce.options import command_line, given_options, to_json
 from teachonce.records.options import RecordOptions
 from teachonce.storage.files import atomic_write, exists, write_json
-from teachonce.terminal import plural, visible
+from teachonce.terminal import plural, print_note, visible
 from teachonce.training.config import TrainConfig
 
 WIDTH = 100
@@ -55,8 +55,8 @@ def start(config: StartConfig) -> str:
         write_json(path, _options_of(steps[number].config), overwrite=False)
     with atomic_write(config.out, overwrite=False) as file:
         file.write((render_script(found, config, steps, given) + "\n").encode())
-    written = ", ".join(visible(str(path)) for path in (config.out, *given.values()))
-    return f"{written}: written; read them, then: sh {visible(shlex.quote(str(config.out)))}"
+    print_note(f"start: read what was written, then: sh {shlex.quote(str(config.out))}")
+    return "\n".join(visible(str(path)) for path in (config.out, *given.values()))
 
 
 def _files(out: Path) -> list[Path]:

@@ -2,7 +2,8 @@
 
 A matrix of C x C is mostly zeros where it is large (1000 classes: 8 MB; 21,000 classes: 3.5 GB). Here are the pairs
 that occurred, merged every ``MERGED_AT`` mistakes: memory is bounded by the pairs that there can be, whatever the
-number of images, and is a few hundred kB for 50,000 of them.
+number of images, and is a few hundred kB for 50,000 of them. A ``Confusion`` is built of those alone that are shown: as
+an object a pair takes ten times the memory.
 """
 
 from __future__ import annotations
@@ -52,21 +53,38 @@ class Confusions:
         if self._num_new >= MERGED_AT:
             self._merge()
 
-    def pairs(self) -> list[Confusion]:
-        """All pairs, the most frequent first; of equal counts by label and choice."""
+    @property
+    def num_pairs(self) -> int:
+        """Pairs that occurred."""
         self._merge()
+        return len(self._codes)
+
+    def pairs(self, most: int | None = None) -> list[Confusion]:
+        """The ``most`` frequent pairs (default: all), the most frequent first; of equal counts by label and choice."""
+        self._merge()
+        return self._build(np.argsort(-self._counts, kind="stable")[:most])
+
+    def worst_of_labels(self) -> list[Confusion]:
+        """Of each label that was taken for others the most frequent pair."""
+        self._merge()
+        labels = self._codes // self.num_classes
+        order = np.lexsort((-self._counts, labels))
+        return self._build(order[np.flatnonzero(np.diff(labels[order], prepend=-1))])
+
+    def _build(self, places: NDArray[np.int64]) -> list[Confusion]:
         of_examples = self._code(self._examples)
-        starts = np.searchsorted(of_examples, self._codes)
-        ends = np.searchsorted(of_examples, self._codes, side="right")
-        order = np.argsort(-self._counts, kind="stable")
+        starts = np.searchsorted(of_examples, self._codes[places])
+        ends = np.searchsorted(of_examples, self._codes[places], side="right")
         return [
             Confusion(
-                label=int(self._codes[at]) // self.num_classes,
-                choice=int(self._codes[at]) % self.num_classes,
-                count=int(self._counts[at]),
-                examples=to_answers(self._examples[starts[at] : ends[at]]),
+                label=code // self.num_classes,
+                choice=code % self.num_classes,
+                count=count,
+                examples=to_answers(self._examples[start:end]),
             )
-            for at in order.tolist()
+            for code, count, start, end in zip(
+                self._codes[places].tolist(), self._counts[places].tolist(), starts.tolist(), ends.tolist(), strict=True
+            )
         ]
 
     def _merge(self) -> None:

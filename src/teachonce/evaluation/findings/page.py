@@ -133,7 +133,7 @@ def render_findings(findings: Findings, source: RecordSource, *, model: str, dat
             ]
             for pair in findings.confusions[PAIRS_SHOWN:PAIRS_LISTED]
         ],
-        num_pairs=len(findings.confusions),
+        num_pairs=findings.num_pairs,
         charts=_draw_charts(findings, len(judged)),
         calibration=_describe_calibration(findings),
         mistakes=[pictures.card(answer) for answer in findings.mistakes],
@@ -163,6 +163,8 @@ def _matrix(findings: Findings) -> dict[str, Any] | None:
 
     Classes that no image has and none was taken for, such as a background class, are left out.
     """
+    if findings.num_pairs > len(findings.confusions):
+        return None  # more than so many classes can have
     counts = {(result.label, result.label): result.correct for result in findings.classes}
     counts |= {(pair.label, pair.choice): pair.count for pair in findings.confusions}
     seen = sorted(

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import io
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +18,6 @@ from numpy.typing import NDArray
 
 from teachonce.evaluation.findings.confusions import Confusion
 from teachonce.evaluation.findings.proportions import wilson_interval
-from teachonce.records.class_table import ClassTable
 
 WORST_SHOWN = 10
 _COLUMNS = ("label", "name", "count", "correct", "accuracy", "low", "high", "wrong_label", "wrong_name", "wrong_count")
@@ -60,17 +58,6 @@ class ClassResult:
         """The result that ``to_json`` gave."""
         names = ("label", "name", "count", "correct", "wrong_label", "wrong_name", "wrong_count")
         return cls(**{name: values[name] for name in names})
-
-
-def shown_names(classes: ClassTable | None) -> tuple[str, ...] | None:
-    """The texts of the labels, where one is of several labels or empty with the name; None for data without names."""
-    if classes is None:
-        return None
-    occurrences = Counter(classes.texts)
-    return tuple(
-        text if text == name or (text and occurrences[text] == 1) else f"{text} ({name})" if text else name
-        for name, text in zip(classes.names, classes.texts, strict=True)
-    )
 
 
 def class_name(names: Sequence[str] | None, label: int) -> str:

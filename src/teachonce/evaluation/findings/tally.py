@@ -26,6 +26,8 @@ from teachonce.losses.metrics import NUM_ECE_BINS, ClassifierMetrics
 NUM_MISTAKES = 24
 """Most confident mistakes that are kept."""
 PAIRS_IN_JSON = 100
+PAIRS_KEPT = 400
+"""Of the pairs of classes that were confused, with their examples: all of 20 classes, for the matrix of a page."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +44,9 @@ class Findings:
     classes: list[ClassResult]
     """All classes of the data, by label."""
     confusions: list[Confusion]
-    """The most frequent first."""
+    """The ``PAIRS_KEPT`` most frequent, the most frequent first."""
+    num_pairs: int
+    """All pairs that occurred."""
     reliability: NDArray[np.float64]
     """[bins, 3]: images, sum of confidences, right answers of each bin of confidence."""
     mistakes: tuple[Answer, ...]
@@ -145,7 +149,6 @@ class Tally:
     def findings(self) -> Findings:
         """What was counted so far, of at least one image."""
         computed = self._metrics.compute()
-        confusions = self._confusions.pairs()
         return Findings(
             top1=computed["top1"],
             top5=computed["top5"],
@@ -153,8 +156,9 @@ class Tally:
             num_records=int(self._counts.sum()),
             num_known_classes=self.num_known_classes,
             names=self.names,
-            classes=collect_classes(self._counts, self._correct, self.names, confusions),
-            confusions=confusions,
+            classes=collect_classes(self._counts, self._correct, self.names, self._confusions.worst_of_labels()),
+            confusions=self._confusions.pairs(PAIRS_KEPT),
+            num_pairs=self._confusions.num_pairs,
             reliability=self._reliability.copy(),
             mistakes=to_answers(self._mistakes.rows()),
             comparisons=[counts.result() for counts in self.others],

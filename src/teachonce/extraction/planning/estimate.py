@@ -1,7 +1,7 @@
 """``teachonce plan``: bytes, hours, distortion and break-even of an extraction, before anything is spent.
 
     the plan that extract would make -> a sample goes its way (measure) -> what follows (costs)
-    -> a table (table), JSON, a picture (picture)
+    -> a table (table), JSON, a picture (picture), a page (page)
 
 The store that is planned is described by ``extract``'s own plan, made from the same settings, so a setting or a
 teacher that an extraction would refuse is refused here, in the same words. Nothing is estimated from tables of models
@@ -43,6 +43,7 @@ from teachonce.extraction.planning.measure import (
     run_teacher,
     try_codec,
 )
+from teachonce.extraction.planning.page import render_plan
 from teachonce.extraction.planning.picture import draw_estimate
 from teachonce.extraction.planning.table import render_estimate
 from teachonce.extraction.planning.traffic import count_heartbeats, count_traffic
@@ -62,17 +63,19 @@ COMPARED_KS = (5, 10, 20, 50)
 """Classes kept by the topk codecs that are compared, beside that of ``--topk`` where it is the codec."""
 # Not plan.json, which marks a store.
 PICTURE_NAME, RESULTS_NAME, TEXT_NAME = "extraction-plan.svg", "extraction-plan.json", "extraction-plan.txt"
+PAGE_NAME = "extraction-plan.html"
+FILE_NAMES = (PAGE_NAME, RESULTS_NAME, PICTURE_NAME, TEXT_NAME)
 
 
 def estimate(config: PlanConfig) -> str:
-    """The text to print; with ``--out`` also text, figures as JSON and picture, each complete or absent.
+    """The text to print; with ``--out`` also text, figures as JSON, picture and page, each complete or absent.
 
     Raises ConfigError for settings that fit neither data nor teacher, or an ``out`` that holds a store; RecordError,
     ImageError or LogitsError, with the place, for what is wrong with a sampled record or the teacher.
     """
     check_estimate_folder(config.out)
     if config.out is not None:
-        require("matplotlib", purpose="plan --out")
+        require("matplotlib", "jinja2", purpose="plan --out")
     summary = build_estimate(config)
     text = render_estimate(summary)
     if config.out is not None:
@@ -80,6 +83,8 @@ def estimate(config: PlanConfig) -> str:
             file.write(text.encode() + b"\n")
         with atomic_write(config.out / PICTURE_NAME) as file:
             file.write(draw_estimate(summary).encode())
+        with atomic_write(config.out / PAGE_NAME) as file:
+            file.write(render_plan(summary, text).encode())
         write_json(config.out / RESULTS_NAME, summary)
     return json.dumps(summary) if config.json else text
 
@@ -89,7 +94,7 @@ def check_estimate_folder(out: Path | None) -> None:
     if out is None or not exists(out):
         return
     if not open_storage(out).is_folder():
-        raise ConfigError(f"--out {out}: is a file, expected a folder for {TEXT_NAME}, {RESULTS_NAME}, {PICTURE_NAME}")
+        raise ConfigError(f"--out {out}: is a file, expected a folder for {TEXT_NAME} and others")
     if holds_store(out):
         raise ConfigError(f"--out {out}: holds a store ({PLAN_NAME}); choose another --out")
 

@@ -1,52 +1,84 @@
 """A plan as a picture: distortion, the tail, when the extraction has paid for itself, and what limits it.
 
-One SVG, drawn by matplotlib's object interface: no display, no global state. The same plan is the same bytes.
+Drawn by matplotlib's object interface: no display, no global state; as one SVG in two rows, and panel by panel for the
+page. The same plan is the same bytes.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 from teachonce.extraction.planning.costs import MAX_WORST_VARIATION, TEMPERATURES
 from teachonce.extraction.planning.table import format_hours
-from teachonce.pages.charts import BLUE, INK, LINE, ORANGE, PURPLE, QUIET
+from teachonce.pages.charts import BLUE, INK, LINE, ORANGE, PURPLE, QUIET, draw_svg
 from teachonce.terminal import plural
 
 _COLORS = (BLUE, PURPLE, ORANGE)
 """One for each of ``TEMPERATURES``."""
+PANEL_INCHES = (4.0, 3.8)
+"""So that text of ``FONT_POINTS`` is legible where a panel is as wide as a phone."""
+FONT_POINTS = 9
+_TITLE_PAD = 36
+"""Points above a panel, for what its data are annotated with there."""
 _LEAST_VARIATION = 1e-5
 """Total variations below this, the 0 of float32 among them, are drawn here: the axis is logarithmic."""
 
 
+class Panel(NamedTuple):
+    """A chart, and what it is of."""
+
+    title: str
+    draw: Callable[[Any, Mapping[str, Any]], None]
+    """Fills axes from a summary."""
+
+
 def draw_estimate(summary: Mapping[str, Any]) -> str:
-    """The SVG of a summary of ``estimate.build_estimate``, as text."""
+    """The SVG of a summary of ``estimate.build_estimate``, as text; a browser scales it to the window."""
     import matplotlib
 
     text = io.StringIO()
     # Text stays text: smaller, and it can be searched. A fixed salt makes the same plan the same bytes.
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "teachonce", "font.size": 9}):
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "teachonce", "font.size": FONT_POINTS}):
         build_figure(summary).savefig(text, format="svg", metadata={"Date": None})
-    return text.getvalue()
+    return text.getvalue().replace("<svg ", '<svg style="max-width: 100%; height: auto" ', 1)
+
+
+def draw_panels(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(title, SVG element) of each panel, for a page that says the titles itself."""
+
+    def draw(panel: Panel) -> str:
+        def fill(figure: Any) -> None:
+            panel.draw(figure.subplots(), summary)
+
+        return draw_svg(fill, size_inches=PANEL_INCHES, name=panel.draw.__name__, description=panel.title)
+
+    return [(panel.title, draw(panel)) for panel in _panels(summary)]
 
 
 def build_figure(summary: Mapping[str, Any]) -> Any:
     """The figure of four panels, or of three where there are too few classes for a tail, to save in any format."""
     from matplotlib.figure import Figure
 
-    has_tail = bool(summary["tail_mass"])
-    figure = Figure(figsize=(17 if has_tail else 13, 4), layout="constrained")
-    panels = figure.subplots(1, 4 if has_tail else 3, squeeze=False)[0]
-    _draw_codecs(panels[0], summary)
-    if has_tail:
-        _draw_tails(panels[1], summary)
-    _draw_break_even(panels[-2], summary)
-    _draw_lanes(panels[-1], summary)
-    for axes in panels:
+    shown = _panels(summary)
+    width, height = PANEL_INCHES
+    figure = Figure(figsize=(2 * width, 2 * height), layout="constrained")
+    for place, panel in enumerate(shown, 1):
+        axes = figure.add_subplot(2, 2, place)
+        panel.draw(axes, summary)
+        axes.set_title(panel.title, pad=_TITLE_PAD, fontweight="bold", fontsize=FONT_POINTS + 1)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.title.set_fontweight("bold")
     return figure
+
+
+def _panels(summary: Mapping[str, Any]) -> list[Panel]:
+    return [
+        Panel("Distortion by codec", _draw_codecs),
+        *([Panel("Probability outside the k most likely", _draw_tails)] if summary["tail_mass"] else []),
+        Panel("The teacher's time, offline and online", _draw_break_even),
+        Panel("Bottleneck", _draw_lanes),
+    ]
 
 
 def _draw_codecs(axes: Any, summary: Mapping[str, Any]) -> None:
@@ -67,24 +99,28 @@ def _draw_codecs(axes: Any, summary: Mapping[str, Any]) -> None:
     ticks = [10.0**power for power in range(-5, 1)]
     axes.set_yticks(ticks, ["0", *(f"{tick:g}" for tick in ticks[1:])])
     axes.minorticks_off()
+    # Not powers of ten: there may be none between them, and their exponents would be too small to read.
+    ends = sorted({entry["codec_bytes"] for entry in (entries[0], entries[-1])})
+    axes.set_xticks(ends, [f"{end:,}" for end in ends])
     axes.margins(x=0.12)
     for index, entry in enumerate(entries):
         axes.annotate(
             entry["label"],
             (entry["codec_bytes"], 1),
             xycoords=("data", "axes fraction"),
-            xytext=(0, 3 + 9 * (index % 2)),
+            xytext=(0, 3 + 11 * (index % 3)),
             textcoords="offset points",
             ha="center",
-            fontsize=7,
             color=INK,
             fontweight="bold" if entry["is_planned"] else "normal",
         )
-    axes.set_title("distortion by codec", pad=24)
     axes.set_xlabel("bytes a view (without the view's parameters)")
     axes.set_ylabel("total variation against the dense softmax")
     axes.grid(axis="y", color=LINE)
-    axes.legend(frameon=False, fontsize=8, loc="lower left", title="dot: mean, bar: worst view", alignment="left")
+    # Below the panel: the points may be anywhere in it.
+    axes.legend(
+        frameon=False, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.16), title="dot: mean, bar: worst view"
+    )
 
 
 def _draw_tails(axes: Any, summary: Mapping[str, Any]) -> None:
@@ -99,12 +135,11 @@ def _draw_tails(axes: Any, summary: Mapping[str, Any]) -> None:
     axes.minorticks_off()
     axes.margins(x=0.1)
     axes.set_ylim(0, 1)
-    axes.set_title("probability outside the k most likely classes, mean", pad=24)
     axes.set_xlabel("k")
-    axes.set_ylabel("softened probability")
+    axes.set_ylabel("softened probability, mean")
     axes.grid(axis="y", color=LINE)
     # Above the panel: the curves may be anywhere, and searching for a free place takes time.
-    axes.legend(frameon=False, fontsize=8, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0), borderaxespad=0.1)
+    axes.legend(frameon=False, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0), borderaxespad=0.1)
 
 
 def _draw_break_even(axes: Any, summary: Mapping[str, Any]) -> None:
@@ -139,7 +174,6 @@ def _draw_break_even(axes: Any, summary: Mapping[str, Any]) -> None:
         axes.axvline(student * work["epochs"], color=LINE, zorder=0)
     axes.set_xlim(0, last)
     axes.set_ylim(0, None)
-    axes.set_title("teacher's time, offline and online", pad=24)
     all_students = f", {work['students']} students one after another" if work["students"] > 1 else ""
     axes.set_xlabel(f"epochs{all_students}")
     axes.set_ylabel(f"{unit} on this device")
@@ -159,7 +193,7 @@ def _draw_lanes(axes: Any, summary: Mapping[str, Any]) -> None:
     axes.margins(x=0.18)
     used = hours["devices_used"]
     text = f"{format_hours(hours['hours_on_devices'])} on {plural(used, 'device')}"
-    text += f", {hours['device_hours']:,.3g} device hours"
+    text += f"\n{hours['device_hours']:,.3g} device hours"
     if hours["cost"] is not None:
         text += f": {hours['cost']:,.2f}"
     # Above the panel, where the codecs' panel has its labels.
@@ -174,9 +208,8 @@ def _draw_lanes(axes: Any, summary: Mapping[str, Any]) -> None:
             ha="right",
             color=ORANGE,
         )
-    axes.set_title("bottleneck", pad=24)
     beside = summary["timings"]["has_accelerator"]
-    axes.set_xlabel(f"ms a view, {'at the same time' if beside else 'one after another, the network beside'}")
+    axes.set_xlabel(f"ms a view,\n{'at the same time' if beside else 'one after another, the network beside'}")
 
 
 def _time_unit(most_hours: float) -> tuple[str, float]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from teachonce.engine.progress import format_seconds
 from teachonce.extraction.planning.costs import TEMPERATURES, first_cheaper
+from teachonce.store.plan import teacher_name
 from teachonce.terminal import as_text, plural
 
 _STAGES = {
@@ -44,8 +45,8 @@ def _render_head(summary: Mapping[str, Any]) -> list[str]:
     return [
         f"{summary['data']}: plan for split {summary['split']}, {work['num_records']:,} records x "
         f"{plural(work['num_views'], 'view')} in {plural(work['num_shards'], 'shard')}",
-        f"  teacher   {summary['teacher']['model']}, {summary['num_classes']} classes, offset {summary['offset']}, "
-        f"{summary['teacher']['preprocessing']['size_px']} px, {summary['teacher']['precision']}",
+        f"  teacher   {teacher_name(summary['teacher'])}, {summary['num_classes']} classes, offset "
+        f"{summary['offset']}, {summary['teacher']['preprocessing']['size_px']} px, {summary['teacher']['precision']}",
         f"  policy    {policy['name']}" + (f" ({parameters})" if parameters else ""),
         f"  sample    {taken}; {_describe_top1(sample['top1'])}",
         f"  device    {summary['device']}; {plural(summary['timings']['num_threads'], 'decode thread')}, batches of "
@@ -86,7 +87,7 @@ def _render_time(summary: Mapping[str, Any]) -> list[str]:
         if name in ("decode", "look") and threads > 1:
             notes.append(f"by {threads} threads")
         if name == "write":
-            notes.append(_planned(summary)["label"])
+            notes.append(planned_codec(summary)["label"])
         note = f"   {', '.join(notes)}" if notes else ""
         lines.append(f"    {label:<35} {stages[name] * 1e3:>8.3f}{note}")
     rule = "the sum: all stages share the cores"
@@ -150,17 +151,18 @@ def _render_codecs(summary: Mapping[str, Any]) -> list[str]:
             lines.append(f"    {name:<12} rejects the sample: {entry['refused']}")
             continue
         variations = "".join(
-            f"{_variation(entry, t, 'mean') + ' / ' + _variation(entry, t, 'worst'):<17}" for t in TEMPERATURES
+            f"{describe_variation(entry, t, 'mean') + ' / ' + describe_variation(entry, t, 'worst'):<17}"
+            for t in TEMPERATURES
         )
         lines.append(
             f"    {name:<12}{entry['codec_bytes']:>8,} {format_bytes(entry['store_bytes']):>11}    {variations}"
             f"{entry['read_back_seconds'] * 1e6:>8.1f}"
         )
-    promised = _planned(summary).get("promised_temperatures")
+    promised = planned_codec(summary).get("promised_temperatures")
     if promised is not None:
         least, largest = promised
         lines.append(
-            f"    {_planned(summary)['label']} is bounded only for T = {least:g} to {largest:g} ; outside, train "
+            f"    {planned_codec(summary)['label']} is bounded only for T = {least:g} to {largest:g} ; outside, train "
             "warns, and float16 is accurate at any"
         )
     lines.append("    < the planned codec; store: all files, with keys, names and samples for verify")
@@ -208,7 +210,7 @@ def _render_break_even(summary: Mapping[str, Any]) -> list[str]:
 
 
 def _render_recommendation(summary: Mapping[str, Any]) -> list[str]:
-    advice, planned = summary["recommendation"], _planned(summary)
+    advice, planned = summary["recommendation"], planned_codec(summary)
     option = f"--codec {advice['codec']}" + ("" if advice["k"] is None else f" --topk {advice['k']}")
     lines = [f"  recommendation: {option}", *(f"    {part}" for part in advice["reason"].split("; "))]
     if planned["refused"] is not None:
@@ -233,12 +235,14 @@ def format_bytes(num_bytes: float) -> str:
     return f"{value:.{max(0, 2 - int(math.log10(value)))}f} {('', 'k', 'M', 'G', 'T')[power]}B"
 
 
-def _variation(entry: Mapping[str, Any], temperature: int, which: str) -> str:
+def describe_variation(entry: Mapping[str, Any], temperature: int, which: str) -> str:
+    """The ``which`` (mean or worst) total variation of a codec at a temperature."""
     value = entry["total_variation"][str(temperature)][which]
     return "0" if value == 0 else "<.0001" if value < 1e-4 else f"{value:.4f}" if value < 0.0995 else f"{value:.3f}"
 
 
-def _planned(summary: Mapping[str, Any]) -> Mapping[str, Any]:
+def planned_codec(summary: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The entry of the codec that the extraction would have."""
     entry: Mapping[str, Any] = next(entry for entry in summary["codecs"] if entry["is_planned"])
     return entry
 

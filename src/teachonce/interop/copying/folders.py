@@ -25,11 +25,11 @@ from teachonce.interop.copying.transfer import (
 )
 from teachonce.records.class_table import CLASSES_NAME
 from teachonce.records.discovery import find_splits
-from teachonce.records.listed import INDEX_SUFFIX, list_written
-from teachonce.records.listing import find_class_folders
+from teachonce.records.image_listing import find_class_folders
 from teachonce.records.source import parse_shard_name, shard_name
 from teachonce.records.tfrecord.framing import FrameCheck, check_index, index_bytes, load_index
 from teachonce.records.tfrecord.source import find_shards
+from teachonce.records.written_files import INDEX_SUFFIX, list_written
 from teachonce.runs.run import CONFIG_NAME, LOCK_NAME, RESULT_NAME
 from teachonce.storage.address import to_location
 from teachonce.storage.files import open_storage, read_json

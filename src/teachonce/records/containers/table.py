@@ -32,7 +32,7 @@ from teachonce.records.containers.labels import (
     number_labels,
 )
 from teachonce.records.image_folder import ImageFileSource
-from teachonce.records.listing import ImageListing, index_images
+from teachonce.records.image_listing import ImageListing, index_images
 from teachonce.records.options import RecordOptions
 from teachonce.records.source import RecordSource
 from teachonce.storage.address import is_remote

@@ -25,7 +25,7 @@ import msgspec
 import xxhash
 
 from teachonce.errors import RecordError, TeachonceError
-from teachonce.records.listing import IMAGE_SUFFIXES
+from teachonce.records.image_listing import IMAGE_SUFFIXES
 from teachonce.storage.cache_folder import cache_folder
 from teachonce.storage.files import atomic_write, locate
 from teachonce.storage.storage import FileStatus, Reader, Storage

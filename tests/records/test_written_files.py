@@ -9,7 +9,7 @@ import pytest
 
 from teachonce.cli.main import main
 from teachonce.records.discovery import open_records
-from teachonce.records.listed import belongs_to, list_written
+from teachonce.records.written_files import belongs_to, list_written
 from teachonce.storage.local import LocalStorage
 from teachonce.storage.remote import file_index
 from teachonce.storage.remote.file_index import INDEX_NAME, ListedFile, hash_file, read_file_index
@@ -65,7 +65,7 @@ def test_records_and_merge_list_what_they_write(tmp_path: Path, monkeypatch: pyt
         read.append(name)
         return hash_really(storage, name)
 
-    monkeypatch.setattr("teachonce.records.listed.hash_file", note)
+    monkeypatch.setattr("teachonce.records.written_files.hash_file", note)
     run("records", "--images", images, "--shards", 3, "--out", tmp_path / "records")
     assert_true(tmp_path / "records")
     counts = [listed(tmp_path / "records")[f"train-{shard:05d}-of-00003"].num_records for shard in range(3)]

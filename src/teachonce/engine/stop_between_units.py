@@ -1,6 +1,6 @@
 """SIGTERM in ``extract``, ``records``, ``merge`` and on Ray: what was started is finished, or dropped.
 
-Spot machines and schedulers send it before they end a process. ``stop_signals`` is for ``train`` and ``ablate``.
+Spot machines and schedulers send it before they end a process. ``stop_long_work`` is for ``train`` and ``ablate``.
 Within the block of ``stopping_gently`` the signal is a request: work that is done in pieces asks ``is_stopping`` before
 it begins the next one, and engines raise ``StoppedError`` where a job has ended so. What is not finished when the time
 of grace is over is dropped with the process. Nothing has to be undone then: files are complete or absent.

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from teachonce.errors import RecordError
-from teachonce.records.listing import find_class_folders, find_data_classes, list_images
+from teachonce.records.image_listing import find_class_folders, find_data_classes, list_images
 
 
 def make_tree(root: Path, *names: str) -> Path:

@@ -1,6 +1,6 @@
 """SIGTERM and Ctrl+C in ``train`` and ``ablate``: a request to stop at a sound point, and never later than it may.
 
-``stop`` is for work in units, which keeps no state: ``extract``, ``records`` and ``merge``.
+``stop_between_units`` is for work in units, which keeps no state: ``extract``, ``records`` and ``merge``.
 A scheduler that wants a machine back sends SIGTERM and, some seconds later, SIGKILL. So a program that takes minutes to
 redo what it has done asks ``StopSignals`` at its own sound points whether to stop. A thread of this module watches as
 well, because Python's handlers wait for the main thread, which may hang in a library (a collective whose other end is

@@ -10,11 +10,11 @@ import time
 
 import pytest
 
-from teachonce.engine.stop_signals import Interrupted, StopSignals, end_by_signal
+from teachonce.engine.stop_long_work import Interrupted, StopSignals, end_by_signal
 
 HANG = """
 import ctypes, signal, sys, time
-from teachonce.engine.stop_signals import StopSignals
+from teachonce.engine.stop_long_work import StopSignals
 with StopSignals({grace}, late="too late", patience="wait") as signals:
     print("started", flush=True)
     mutex, library = ctypes.create_string_buffer(128), ctypes.CDLL(None)

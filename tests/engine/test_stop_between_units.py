@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from teachonce.engine.inline import run_inline
-from teachonce.engine.stop import check_stop, is_stopping, stopping_gently
+from teachonce.engine.stop_between_units import check_stop, is_stopping, stopping_gently
 from teachonce.errors import StoppedError
 from tests.engine.test_jobs import wait_until
 from tests.support.kills import everything
@@ -69,7 +69,7 @@ def test_another_thread_than_the_main_one_changes_nothing():
 
 
 def test_what_takes_longer_than_the_grace_is_dropped_with_the_process():
-    code = "import time; from teachonce.engine.stop import stopping_gently\n"
+    code = "import time; from teachonce.engine.stop_between_units import stopping_gently\n"
     code += "with stopping_gently(0.2):\n print('here', flush=True)\n time.sleep(60)\n"
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None and process.stdout.readline() == "here\n"
