@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, overload
 
 import numpy as np
 import xxhash
@@ -29,6 +29,8 @@ from teachonce.records.class_table import ClassTable
 
 Buffer = bytes | memoryview
 """Bytes that were read: of their own, or a view of the buffer that they were read into."""
+
+T = TypeVar("T")
 
 _SHARD_NAME = re.compile(r"(.+)-(\d{5,})-of-(\d{5,})")
 
@@ -53,6 +55,80 @@ class Record:
     None: ``key`` is the hash of its bytes."""
 
 
+class OnDemand(Sequence[T]):
+    """``count`` things, each made by ``make(index)`` when it is asked for."""
+
+    def __init__(self, count: int, make: Callable[[int], T]) -> None:
+        self._count = count
+        self._make = make
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, index: int) -> T: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[T]: ...
+
+    def __getitem__(self, index: int | slice) -> T | list[T]:
+        found = range(self._count)[index]
+        return self._make(found) if isinstance(found, int) else [self._make(at) for at in found]
+
+
+class EncodedImages(OnDemand[Buffer]):
+    """Encoded images [n], and where in memory they are, for the native library: valid while their batch is."""
+
+    def __init__(
+        self, addresses: NDArray[np.uint64], num_bytes: NDArray[np.int64], make: Callable[[int], Buffer]
+    ) -> None:
+        super().__init__(len(addresses), make)
+        self.addresses = addresses
+        self.num_bytes = num_bytes
+
+
+class RecordBatch(OnDemand[Record]):
+    """Records that were read together: what a batch needs of all of them as arrays, each as a ``Record`` on demand.
+
+    A record as an object takes 2 us, as much as rendering its 32 px, and a batch of small images needs none.
+    """
+
+    def __init__(
+        self,
+        keys: NDArray[np.uint64],
+        labels: NDArray[np.int64],
+        addresses: NDArray[np.uint64],
+        num_bytes: NDArray[np.int64],
+        make: Callable[[int], Record],
+    ) -> None:
+        super().__init__(len(keys), make)
+        self.keys = keys
+        self.labels = labels
+        self.encoded = EncodedImages(addresses, num_bytes, lambda index: make(index).encoded)
+
+
+def all_keys(records: Sequence[Record]) -> NDArray[np.uint64]:
+    """The key [n] of each record."""
+    return records.keys if isinstance(records, RecordBatch) else np.array([record.key for record in records], np.uint64)
+
+
+def all_labels(records: Sequence[Record]) -> NDArray[np.int64]:
+    """The label [n] of each record."""
+    if isinstance(records, RecordBatch):
+        return records.labels
+    return np.array([record.label for record in records], np.int64)
+
+
+def all_encoded(records: Sequence[Record]) -> Sequence[Buffer]:
+    """The encoded image of each record; ``EncodedImages`` where it is known where they are."""
+    return records.encoded if isinstance(records, RecordBatch) else [record.encoded for record in records]
+
+
+def all_places(records: Sequence[Record]) -> Sequence[str]:
+    """Where each record is, for messages."""
+    return OnDemand(len(records), lambda index: records[index].where)
+
+
 @dataclass(frozen=True)
 class ShardInfo:
     """A shard by name, such as train-00000-of-00008; ``path`` is None for the virtual shards of a folder.
@@ -74,6 +150,47 @@ Location = tuple[int, int]
 """(shard, row) of a record."""
 
 
+class Locations(Sequence[Location]):
+    """Where several records are, as arrays [n]; (shard, row) of each on demand."""
+
+    def __init__(self, shards: NDArray[np.integer], rows: NDArray[np.integer]) -> None:
+        self.shards = shards
+        self.rows = rows
+
+    @classmethod
+    def of(cls, locations: Sequence[Location]) -> Locations:
+        """The same locations."""
+        return locations if isinstance(locations, Locations) else cls(*np.array(locations, np.int64).reshape(-1, 2).T)
+
+    @cached_property
+    def by_shard(self) -> list[tuple[int, NDArray[np.intp], NDArray[np.integer]]]:
+        """(shard, positions among these, rows) of each shard that occurs."""
+        if not len(self):
+            return []
+        order = np.argsort(self.shards, kind="stable")
+        ends = np.flatnonzero(np.diff(self.shards[order])) + 1
+        parts = zip([0, *ends.tolist()], [*ends.tolist(), len(order)], strict=True)
+        found = [order[begin:end] for begin, end in parts]
+        return [(int(self.shards[positions[0]]), positions, self.rows[positions]) for positions in found]
+
+    def __len__(self) -> int:
+        return len(self.shards)
+
+    @overload
+    def __getitem__(self, index: int) -> Location: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Locations: ...
+
+    def __getitem__(self, index: int | slice) -> Location | Locations:
+        if isinstance(index, slice):
+            return Locations(self.shards[index], self.rows[index])
+        return int(self.shards[index]), int(self.rows[index])
+
+    def __iter__(self) -> Iterator[Location]:
+        return zip(self.shards.tolist(), self.rows.tolist(), strict=True)
+
+
 class ShardOffsets:
     """Which shard and row the records are that are counted through all shards, in order."""
 
@@ -86,10 +203,10 @@ class ShardOffsets:
         shard = int(self._first.searchsorted(index, side="right")) - 1
         return shard, index - int(self._first[shard])
 
-    def locate_all(self, indices: NDArray[np.integer]) -> list[Location]:
+    def locate_all(self, indices: NDArray[np.integer]) -> Locations:
         """(shard, row) of each of many records [n]."""
         shards = self._first.searchsorted(indices, side="right") - 1
-        return list(zip(shards.tolist(), (indices - self._first[shards]).tolist(), strict=True))
+        return Locations(shards, indices - self._first[shards])
 
 
 class RecordSource(ABC):
@@ -126,15 +243,16 @@ class RecordSource(ABC):
         """(shard, row) of a record that is counted through all shards."""
         return self._offsets.locate(index)
 
-    def locate_all(self, indices: NDArray[np.integer]) -> list[Location]:
+    def locate_all(self, indices: NDArray[np.integer]) -> Locations:
         """(shard, row) of each of many records [n]."""
         return self._offsets.locate_all(indices)
 
     @abstractmethod
     def read_batch(
         self, locations: Sequence[Location], *, with_logits: bool = False, buffers: BufferPool | None = None
-    ) -> list[Record]:
-        """The records at several locations, where it can be into memory of ``buffers``.
+    ) -> Sequence[Record]:
+        """The records at several locations, where it can be into memory of ``buffers``; a ``RecordBatch``, where many
+        small images are read.
 
         Raises RecordError where one is damaged, LogitsError where one lacks the logits requested.
         """
