@@ -16,12 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from teachonce.errors import ImageError, StoreError
+from teachonce.on_demand import OnDemand
 from teachonce.pixels.apply_view import finish_view
 from teachonce.pixels.decode import decode_record
 from teachonce.pixels.frames import FRAME, image_sizes, read_pixels, square_frames
 from teachonce.pixels.preprocessing import Preprocessing
 from teachonce.pixels.view_sources import ViewSource
-from teachonce.records.source import Location, OnDemand, Record, RecordSource, all_encoded, all_places
+from teachonce.records.source import Location, Record, RecordSource, all_encoded, all_places
 from teachonce.store.join import JoinedRecords, StoreJoin, join_records
 from teachonce.views.columns import Crops
 from teachonce.views.view import CENTER, View

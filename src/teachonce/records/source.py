@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, TypeVar, overload
+from typing import Any, Literal
 
 import numpy as np
 import xxhash
@@ -25,12 +25,11 @@ from numpy.typing import NDArray
 
 from teachonce.engine.buffers import BufferPool
 from teachonce.errors import ConfigError, RecordError
+from teachonce.on_demand import OnDemand
 from teachonce.records.class_table import ClassTable
 
 Buffer = bytes | memoryview
 """Bytes that were read: of their own, or a view of the buffer that they were read into."""
-
-T = TypeVar("T")
 
 _SHARD_NAME = re.compile(r"(.+)-(\d{5,})-of-(\d{5,})")
 
@@ -55,27 +54,6 @@ class Record:
     None: ``key`` is the hash of its bytes."""
 
 
-class OnDemand(Sequence[T]):
-    """``count`` things, each made by ``make(index)`` when it is asked for."""
-
-    def __init__(self, count: int, make: Callable[[int], T]) -> None:
-        self._count = count
-        self._make = make
-
-    def __len__(self) -> int:
-        return self._count
-
-    @overload
-    def __getitem__(self, index: int) -> T: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[T]: ...
-
-    def __getitem__(self, index: int | slice) -> T | list[T]:
-        found = range(self._count)[index]
-        return self._make(found) if isinstance(found, int) else [self._make(at) for at in found]
-
-
 class EncodedImages(OnDemand[Buffer]):
     """Encoded images [n], and where in memory they are, for the native library: valid while their batch is."""
 
@@ -88,10 +66,7 @@ class EncodedImages(OnDemand[Buffer]):
 
 
 class RecordBatch(OnDemand[Record]):
-    """Records that were read together: what a batch needs of all of them as arrays, each as a ``Record`` on demand.
-
-    A record as an object takes 2 us, as much as rendering its 32 px, and a batch of small images needs none.
-    """
+    """Records that were read together: what a batch needs of all of them as arrays, each as a ``Record`` on demand."""
 
     def __init__(
         self,
@@ -150,10 +125,11 @@ Location = tuple[int, int]
 """(shard, row) of a record."""
 
 
-class Locations(Sequence[Location]):
+class Locations(OnDemand[Location]):
     """Where several records are, as arrays [n]; (shard, row) of each on demand."""
 
     def __init__(self, shards: NDArray[np.integer], rows: NDArray[np.integer]) -> None:
+        super().__init__(len(shards), lambda index: (int(shards[index]), int(rows[index])))
         self.shards = shards
         self.rows = rows
 
@@ -172,23 +148,6 @@ class Locations(Sequence[Location]):
         parts = zip([0, *ends.tolist()], [*ends.tolist(), len(order)], strict=True)
         found = [order[begin:end] for begin, end in parts]
         return [(int(self.shards[positions[0]]), positions, self.rows[positions]) for positions in found]
-
-    def __len__(self) -> int:
-        return len(self.shards)
-
-    @overload
-    def __getitem__(self, index: int) -> Location: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> Locations: ...
-
-    def __getitem__(self, index: int | slice) -> Location | Locations:
-        if isinstance(index, slice):
-            return Locations(self.shards[index], self.rows[index])
-        return int(self.shards[index]), int(self.rows[index])
-
-    def __iter__(self) -> Iterator[Location]:
-        return zip(self.shards.tolist(), self.rows.tolist(), strict=True)
 
 
 class ShardOffsets:

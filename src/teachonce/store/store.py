@@ -248,7 +248,7 @@ class Store:
         columns = {
             name: values[rows] for name, values in self.read_columns(shard, view).items() if name in VIEW_COLUMNS
         }
-        return decode_views(columns, len(self.read_keys(shard)[rows]))
+        return list(decode_views(columns, len(self.read_keys(shard)[rows])))
 
     def read_samples(self, shard: int, group: Group) -> list[Sample]:
         """The samples of a shard's group of views; none in a store that keeps no samples."""

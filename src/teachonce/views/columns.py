@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast, overload
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from teachonce.errors import StoreError
+from teachonce.on_demand import OnDemand
 from teachonce.views.operations import OPERATION_NAMES, Operation
 from teachonce.views.view import CENTER, Box, Erasing, Mix, View
 
@@ -95,25 +96,15 @@ def encode_views(views: Sequence[View], layout: ViewLayout = CROP_ONLY) -> dict[
     return columns
 
 
-class Crops(Sequence[View]):
+class Crops(OnDemand[View]):
     """Views that are a crop and a flip and nothing more: ``boxes`` [n, 4], ``flips`` [n]; each a ``View`` on demand."""
 
     def __init__(self, boxes: NDArray[np.integer], flips: NDArray[np.integer]) -> None:
+        super().__init__(len(boxes), self._view)
         self.boxes = boxes
         self.flips = flips
 
-    def __len__(self) -> int:
-        return len(self.boxes)
-
-    @overload
-    def __getitem__(self, index: int) -> View: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> Crops: ...
-
-    def __getitem__(self, index: int | slice) -> View | Crops:
-        if isinstance(index, slice):
-            return Crops(self.boxes[index], self.flips[index])
+    def _view(self, index: int) -> View:
         left, top, right, bottom = self.boxes[index].tolist()
         return View((left, top, right, bottom), bool(self.flips[index]))
 
