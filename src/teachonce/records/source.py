@@ -25,11 +25,10 @@ from numpy.typing import NDArray
 
 from teachonce.engine.buffers import BufferPool
 from teachonce.errors import ConfigError, RecordError
+from teachonce.native import Buffer as Buffer
+from teachonce.native import Buffers
 from teachonce.on_demand import OnDemand
 from teachonce.records.class_table import ClassTable
-
-Buffer = bytes | memoryview
-"""Bytes that were read: of their own, or a view of the buffer that they were read into."""
 
 _SHARD_NAME = re.compile(r"(.+)-(\d{5,})-of-(\d{5,})")
 
@@ -54,17 +53,6 @@ class Record:
     None: ``key`` is the hash of its bytes."""
 
 
-class EncodedImages(OnDemand[Buffer]):
-    """Encoded images [n], and where in memory they are, for the native library: valid while their batch is."""
-
-    def __init__(
-        self, addresses: NDArray[np.uint64], num_bytes: NDArray[np.int64], make: Callable[[int], Buffer]
-    ) -> None:
-        super().__init__(len(addresses), make)
-        self.addresses = addresses
-        self.num_bytes = num_bytes
-
-
 class RecordBatch(OnDemand[Record]):
     """Records that were read together: what a batch needs of all of them as arrays, each as a ``Record`` on demand."""
 
@@ -79,7 +67,7 @@ class RecordBatch(OnDemand[Record]):
         super().__init__(len(keys), make)
         self.keys = keys
         self.labels = labels
-        self.encoded = EncodedImages(addresses, num_bytes, lambda index: make(index).encoded)
+        self.encoded = Buffers(addresses, num_bytes, lambda index: make(index).encoded)
 
 
 def all_keys(records: Sequence[Record]) -> NDArray[np.uint64]:
@@ -95,7 +83,7 @@ def all_labels(records: Sequence[Record]) -> NDArray[np.int64]:
 
 
 def all_encoded(records: Sequence[Record]) -> Sequence[Buffer]:
-    """The encoded image of each record; ``EncodedImages`` where it is known where they are."""
+    """The encoded image of each record; ``Buffers`` where it is known where they are."""
     return records.encoded if isinstance(records, RecordBatch) else [record.encoded for record in records]
 
 
