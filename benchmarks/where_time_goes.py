@@ -33,7 +33,7 @@ from teachonce.pixels.kernel import describe_decoder
 from teachonce.pixels.preprocessing import Preprocessing
 from teachonce.pixels.render import ViewReader, render_views
 from teachonce.records.discovery import open_records
-from teachonce.records.tfrecord.framing import read_frames
+from teachonce.records.tfrecord.batch_frames import read_frames
 from teachonce.records.tfrecord.source import TFRecordSource
 from teachonce.store.join import StoreJoin, join_records
 from teachonce.store.store import Store

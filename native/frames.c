@@ -2,7 +2,7 @@
  * the handing over of its lock at each, take longer than what they do.
  *
  * Only good news is final here. A frame that could not be read in full is UNREAD, one whose length or checksums do not
- * hold, or that is not checked here, UNCHECKED: framing.py reads and checks these itself, and says what is wrong.
+ * hold, or that is not checked here, UNCHECKED: batch_frames.py reads and checks these itself, and says what is wrong.
  */
 #include <stdint.h>
 #include <string.h>
@@ -18,13 +18,12 @@
 
 #define HEADER_BYTES 12
 #define FRAME_BYTES 16
-/* Beyond it the checksum is left to the crc32c package, which runs several streams at once: it needs a third of the
- * time of the single one here, whose call costs nothing. */
+/* Longer frames are left to the crc32c package, which checks several parts of one at the same time. */
 #define MOST_CHECKED_BYTES (16 << 10)
 
 enum { GOOD = 0, UNCHECKED = 1, UNREAD = 2 };
 
-/* Where a frame is in a file, by the index, and where it goes. See native_frames.py. */
+/* Where a frame is in a file, by the index, and where it goes. See batch_frames.py. */
 struct frame {
   int64_t descriptor; /* of an open file; below 0: there is none, it is for Python to read */
   int64_t offset, num_bytes;

@@ -20,19 +20,14 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import BinaryIO
 
 import numpy as np
 import xxhash
 from crc32c import crc32c
 from numpy.typing import NDArray
 
-from teachonce.engine.buffers import BufferPool
-from teachonce.engine.chunked import chunked
 from teachonce.errors import RecordError, TeachonceError
-from teachonce.native import Parts
-from teachonce.records.source import Locations
-from teachonce.records.tfrecord.native_frames import FRAME, GOOD, UNREAD, read_good_frames
 from teachonce.storage.cache_folder import cache_folder
 from teachonce.storage.files import atomic_write, locate
 from teachonce.storage.remote.file_index import ListedFile, hash_bytes
@@ -44,7 +39,6 @@ FRAME_BYTES = HEADER_BYTES + FOOTER_BYTES
 _HEADER = struct.Struct("<QI")
 _FOOTER = struct.Struct("<I")
 _CHUNK_BYTES = 4 << 20
-_SHARDS_AT_ONCE = 16  # whose files are open together, whatever the size of a batch
 
 
 def masked_crc32c(data: bytes | bytearray | memoryview) -> int:
@@ -260,71 +254,6 @@ def _open(path: Path, *, in_order: bool = False) -> Reader:
     reader = storage.open_reader(name, in_order=in_order)
     _check_not_empty(path, reader.num_bytes)
     return reader
-
-
-def read_frames(open_file: Callable[[int], TFRecordFile], found: Locations, buffers: BufferPool) -> Parts:
-    """The payloads at some places, read into one of ``buffers`` one behind the other, both checksums checked.
-
-    ``open_file`` gives the file of a shard. By the native library where it can; every frame that is not in order there
-    is read or checked again here. Raises RecordError as ``TFRecordFile.read``.
-    """
-    offsets, frame_ends = np.empty(len(found), np.int64), np.empty(len(found), np.int64)
-    for shard, positions, rows in found.by_shard:
-        offsets[positions], frame_ends[positions] = open_file(shard).bounds(rows)
-    ends = np.cumsum(frame_ends - offsets)
-    starts = ends - (frame_ends - offsets)
-    data = buffers.take((int(ends[-1]) if len(ends) else 0,))
-    frames = np.empty(len(found), FRAME)
-    frames["offset"], frames["num_bytes"] = offsets, ends - starts
-    frames["bytes"] = data.ctypes.data + starts.astype(np.uint64)
-    is_good = np.ones(len(found), np.bool_)
-    statuses = _read_by_library(open_file, found, frames)
-    for index in np.flatnonzero(statuses == UNREAD).tolist():
-        part = data.data[starts[index] : ends[index]]
-        is_good[index] = open_file(found[index][0]).read_into(part, int(offsets[index]))
-    left = np.flatnonzero(statuses != GOOD)
-    if len(left):
-        is_good[left] &= _are_good(data, starts[left], ends[left])
-    for index in np.flatnonzero(~is_good).tolist():
-        shard, row = found[index]
-        payload = open_file(shard).read(row)
-        data.data[starts[index] + HEADER_BYTES : ends[index] - FOOTER_BYTES] = payload
-    return Parts(data, starts + HEADER_BYTES, ends - FOOTER_BYTES)
-
-
-def _read_by_library(
-    open_file: Callable[[int], TFRecordFile], found: Locations, frames: NDArray[Any]
-) -> NDArray[np.int32]:
-    """What became of each frame [n] in the native library, which has the files of a few shards at a time."""
-    statuses = np.empty(len(found), np.int32)
-    for shards in chunked(found.by_shard, _SHARDS_AT_ONCE):
-        readers = [open_file(shard).try_open() for shard, _, _ in shards]
-        for (_, positions, _), reader in zip(shards, readers, strict=True):
-            frames["descriptor"][positions] = -1 if reader is None or reader.descriptor is None else reader.descriptor
-        chosen = np.concatenate([positions for _, positions, _ in shards])
-        # The readers, which keep the descriptors open, are there until here.
-        statuses[chosen] = read_good_frames(frames[chosen])
-    return statuses
-
-
-def _are_good(data: NDArray[np.uint8], starts: NDArray[np.int64], ends: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Whether each of some frames in memory has the length and the checksums that it says."""
-    buffer = data.data
-    crcs = np.empty((len(starts), 2), np.uint32)
-    for index, (start, end) in enumerate(zip(starts.tolist(), ends.tolist(), strict=True)):
-        crcs[index] = crc32c(buffer[start : start + 8]), crc32c(buffer[start + HEADER_BYTES : end - FOOTER_BYTES])
-    # Masked as TFRecord stores it, see ``masked_crc32c``; 32-bit arithmetic wraps round as it should.
-    masked = ((crcs >> 15) | (crcs << 17)) + np.uint32(0xA282EAD8)
-    is_good = _gather(data, starts, "<u8") == (ends - starts - FRAME_BYTES).astype(np.uint64)
-    is_good &= _gather(data, starts + 8, "<u4") == masked[:, 0]
-    is_good &= _gather(data, ends - FOOTER_BYTES, "<u4") == masked[:, 1]
-    return cast(NDArray[np.bool_], is_good)
-
-
-def _gather(data: NDArray[np.uint8], starts: NDArray[np.int64], kind: str) -> NDArray[Any]:
-    """The numbers that begin at some bytes."""
-    width = np.dtype(kind).itemsize
-    return data[starts[:, None] + np.arange(width)].view(kind)[:, 0]
 
 
 def index_path(path: Path) -> Path:

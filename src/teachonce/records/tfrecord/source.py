@@ -37,12 +37,12 @@ from teachonce.records.source import (
     rewritten_keys,
     shard_name,
 )
+from teachonce.records.tfrecord.batch_frames import read_frames
 from teachonce.records.tfrecord.framing import (
     TFRecordFile,
     describe_record,
     index_path,
     load_index,
-    read_frames,
     read_tfrecords,
 )
 from teachonce.records.tfrecord.native_examples import find_features
