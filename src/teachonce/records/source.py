@@ -132,10 +132,10 @@ class Locations(OnDemand[Location]):
         if not len(self):
             return []
         order = np.argsort(self.shards, kind="stable")
-        ends = np.flatnonzero(np.diff(self.shards[order])) + 1
-        parts = zip([0, *ends.tolist()], [*ends.tolist(), len(order)], strict=True)
-        found = [order[begin:end] for begin, end in parts]
-        return [(int(self.shards[positions[0]]), positions, self.rows[positions]) for positions in found]
+        shards, rows = self.shards.take(order), self.rows.take(order)
+        ends = [*((shards[1:] != shards[:-1]).nonzero()[0] + 1).tolist(), len(order)]
+        parts = zip([0, *ends[:-1]], ends, strict=True)
+        return [(int(shards[begin]), order[begin:end], rows[begin:end]) for begin, end in parts]
 
 
 class ShardOffsets:

@@ -186,14 +186,13 @@ class TFRecordFile:
     def bounds(self, rows: NDArray[np.integer]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Where the frames of some rows [n] begin and end [n], in bytes."""
         bounds = self._load_bounds()
-        assert len(rows) == 0 or 0 <= rows.min() <= rows.max() < len(bounds) - 1, (
-            f"{self.path}: rows {rows.min()} to {rows.max()} of {len(bounds) - 1}"
-        )
         return bounds.take(rows), bounds.take(rows + 1)
 
     def read(self, row: int) -> memoryview:
         """The payload of one record, without a copy of what was read; raises RecordError as ``read_tfrecords``."""
-        (offset,), (end,) = (bounds.tolist() for bounds in self.bounds(np.array([row])))
+        bounds = self._load_bounds()
+        assert 0 <= row < len(bounds) - 1, f"{self.path}: row {row} of {len(bounds) - 1}"
+        offset, end = bounds[row : row + 2].tolist()
         try:
             frame = memoryview(self._open().read(offset, end - offset))
         except RecordError as error:
