@@ -31,7 +31,7 @@ class Buffers(OnDemand[Buffer]):
     """Bytes that lie in memory at ``addresses`` [n], ``num_bytes`` [n] of each; valid as long as this is."""
 
     def __init__(
-        self, addresses: NDArray[np.uint64], num_bytes: NDArray[np.int64], make: Callable[[int], Buffer]
+        self, addresses: NDArray[np.uint64], num_bytes: NDArray[np.int64], make: Callable[[int], Buffer] | None = None
     ) -> None:
         super().__init__(len(addresses), make)
         self.addresses = addresses
@@ -42,7 +42,7 @@ class Parts(Buffers):
     """Parts of one array of bytes, from ``begins`` to ``ends`` [n]."""
 
     def __init__(self, data: NDArray[np.uint8], begins: NDArray[np.int64], ends: NDArray[np.int64]) -> None:
-        super().__init__(data.ctypes.data + begins.astype(np.uint64), ends - begins, self._part)
+        super().__init__(data.ctypes.data + begins.astype(np.uint64), ends - begins)
         self._data, self._begins, self._ends = data, begins, ends
 
     def __iter__(self) -> Iterator[Buffer]:
@@ -53,7 +53,7 @@ class Parts(Buffers):
         """A part of each part, from ``begins`` to ``ends`` [n] counted in it."""
         return Parts(self._data, self._begins + begins, self._begins + ends)
 
-    def _part(self, index: int) -> memoryview:
+    def _item(self, index: int) -> Buffer:
         return self._data.data[self._begins[index] : self._ends[index]]
 
 

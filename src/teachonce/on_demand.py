@@ -13,11 +13,15 @@ T = TypeVar("T")
 
 
 class OnDemand(Sequence[T]):
-    """``count`` items, each made by ``make(index)``; equal to any sequence of equal items."""
+    """``count`` items, each made by ``make(index)``; equal to any sequence of equal items.
+
+    A subclass that makes items of what it holds has ``_item`` instead: a ``make`` that refers to it would be a cycle,
+    and the memory that it holds not be free for the next batch until the garbage collector runs.
+    """
 
     __hash__ = None  # type: ignore[assignment]
 
-    def __init__(self, count: int, make: Callable[[int], T]) -> None:
+    def __init__(self, count: int, make: Callable[[int], T] | None = None) -> None:
         self._count = count
         self._make = make
 
@@ -32,7 +36,11 @@ class OnDemand(Sequence[T]):
 
     def __getitem__(self, index: int | slice) -> T | list[T]:
         found = range(self._count)[index]
-        return self._make(found) if isinstance(found, int) else [self._make(at) for at in found]
+        return self._item(found) if isinstance(found, int) else [self._item(at) for at in found]
+
+    def _item(self, index: int) -> T:
+        assert self._make is not None
+        return self._make(index)
 
     def __eq__(self, other: object) -> bool:
         return list(self) == list(other) if isinstance(other, Sequence) else NotImplemented

@@ -44,10 +44,13 @@ class RecordViews(OnDemand[RecordView]):
         self, records: Sequence[Record], views: Sequence[View], partners: Mapping[int, RecordView] | None = None
     ) -> None:
         assert len(records) == len(views)
-        super().__init__(len(records), lambda index: RecordView(records[index], views[index], self.partners.get(index)))
+        super().__init__(len(records))
         self.records = records
         self.views = views
         self.partners = partners or {}
+
+    def _item(self, index: int) -> RecordView:
+        return RecordView(self.records[index], self.views[index], self.partners.get(index))
 
     @classmethod
     def of(cls, items: Sequence[RecordView]) -> RecordViews:

@@ -100,11 +100,11 @@ class Crops(OnDemand[View]):
     """Views that are a crop and a flip and nothing more: ``boxes`` [n, 4], ``flips`` [n]; each a ``View`` on demand."""
 
     def __init__(self, boxes: NDArray[np.integer], flips: NDArray[np.integer]) -> None:
-        super().__init__(len(boxes), self._view)
+        super().__init__(len(boxes))
         self.boxes = boxes
         self.flips = flips
 
-    def _view(self, index: int) -> View:
+    def _item(self, index: int) -> View:
         left, top, right, bottom = self.boxes[index].tolist()
         return View((left, top, right, bottom), bool(self.flips[index]))
 
