@@ -33,7 +33,7 @@ from teachonce.pixels.kernel import describe_decoder
 from teachonce.pixels.preprocessing import Preprocessing
 from teachonce.pixels.render import ViewReader, render_views
 from teachonce.records.discovery import open_records
-from teachonce.records.tfrecord.framing import read_frames
+from teachonce.records.tfrecord.batch_frames import read_frames
 from teachonce.records.tfrecord.source import TFRecordSource
 from teachonce.store.join import StoreJoin, join_records
 from teachonce.store.store import Store
@@ -100,12 +100,10 @@ def measure(dataset: KDDataset, store: Store) -> tuple[dict[str, float], float]:
     out = np.empty((BATCH_SIZE, SIZE_PX, SIZE_PX, 3), np.uint8)
     dot = np.empty((BATCH_SIZE, 1, 1, 3), np.uint8)
     assert isinstance(source, TFRecordSource)
-    files = [[(source._files[shard], row) for shard, row in locations] for locations in batches]
 
     def read_bytes() -> None:
-        for frames in files:
-            bounds = [file.bounds(row) for file, row in frames]
-            read_frames(frames, buffers.take((sum(end - begin for begin, end in bounds),)).data)
+        for locations in batches:
+            read_frames(source._keep_open, locations, buffers)
 
     def read_records() -> None:
         for locations in batches:

@@ -23,12 +23,16 @@ struct decoding {
   struct jpeg_decompress_struct info;
   struct jpeg_error_mgr errors;
   jmp_buf on_error;
+  int is_used; /* by an image, or several one after another */
   uint8_t *buffer;
   int (*decode_mcu)(j_decompress_ptr, void *blocks);
   unsigned interval, mcus_left; /* between two restart markers, and until the next */
 };
 
 void begin_decoding(struct decoding *decoding);
+/* Read the header of the first image, or of the next one; ends at on_error. After an error there is no next one. */
+void open_image(struct decoding *decoding, const uint8_t *bytes, int64_t num_bytes);
+void end_decoding(struct decoding *decoding);
 /* jpeg_start_decompress(), and what makes restart markers cheap where it can be. */
 void start_decoding(struct decoding *decoding);
 /* Go to on_error. */

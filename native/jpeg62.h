@@ -52,6 +52,11 @@ struct jpeg_quantization {
   int sent_table;
 };
 
+struct jpeg_huffman {
+  unsigned char counts[17], symbols[256];
+  int sent_table;
+};
+
 struct jpeg_component {
   int component_id, component_index, h_samp_factor, v_samp_factor, quant_tbl_no;
   int dc_tbl_no, ac_tbl_no;
@@ -120,7 +125,8 @@ struct jpeg_decompress_struct {
   unsigned output_iMCU_row;
   int (*coef_bits)[64]; /* of each component, how exactly each coefficient is known: 0 is exactly */
 
-  void *quant_tbl_ptrs[4], *dc_huff_tbl_ptrs[4], *ac_huff_tbl_ptrs[4];
+  struct jpeg_quantization *quant_tbl_ptrs[4];
+  struct jpeg_huffman *dc_huff_tbl_ptrs[4], *ac_huff_tbl_ptrs[4];
   int data_precision;
   struct jpeg_component *comp_info;
   int progressive_mode, arith_code;
@@ -137,7 +143,7 @@ struct jpeg_decompress_struct {
   unsigned total_iMCU_rows;
   void *sample_range_limit;
   int comps_in_scan;
-  void *cur_comp_info[4];
+  struct jpeg_component *cur_comp_info[4];
   unsigned MCUs_per_row, MCU_rows_in_scan;
   int blocks_in_MCU, MCU_membership[10];
   int Ss, Se, Ah, Al;
@@ -193,6 +199,7 @@ struct jpeg_library {
   void (*crop_scanline)(j_decompress_ptr, unsigned *left, unsigned *width);
   unsigned (*skip_scanlines)(j_decompress_ptr, unsigned count);
   unsigned (*read_scanlines)(j_decompress_ptr, unsigned char **rows, unsigned max_rows);
+  void (*abort)(j_decompress_ptr);
   void (*destroy)(j_decompress_ptr);
   void (*save_markers)(j_decompress_ptr, int marker, unsigned max_bytes);
   void **(*read_coefficients)(j_decompress_ptr);

@@ -144,8 +144,8 @@ int64_t teachonce_rewrite(const uint8_t *bytes, int64_t num_bytes, int32_t is_by
   rewriting->bytes = out;
   rewriting->capacity = capacity;
   const int64_t written = try_rewrite(rewriting, bytes, num_bytes, is_by_row, max_pixels);
-  jpeg.destroy(&rewriting->source.info);
-  jpeg.destroy(&rewriting->result.info);
+  end_decoding(&rewriting->source);
+  end_decoding(&rewriting->result);
   jpeg.destroy_compress(&rewriting->out);
   free(rewriting);
   return written;

@@ -70,6 +70,20 @@ def test_one_that_cannot_be_loaded_is_named_with_the_reason(copied: Path, tmp_pa
     assert str(copied / "teachonce" / "_native.so") in line and "reading records and rendering views are slower" in line
 
 
+def test_one_built_from_other_sources_is_not_called(copied: Path, tmp_path: Path):
+    """As one of an older checkout, which lacks functions."""
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None or sys.platform == "win32":
+        pytest.skip("no C compiler")
+    (tmp_path / "old.c").write_text("void teachonce_find(void) {}")
+    library = copied / "teachonce" / "_native.so"
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", str(library), str(tmp_path / "old.c")], check=True)
+    data = write_shards(tmp_path / "data")
+    store = write_store(tmp_path / "store", data)
+    said = run(copied, "merge", store.path, "--data", data, "--out", tmp_path / "merged")
+    assert any("built from other sources; install again" in line for line in said if line.startswith(WARNING))
+
+
 def test_views_of_a_pillow_that_cannot_be_bound_say_so(tmp_path: Path):
     """Pillow with a libjpeg that does not show its functions: the records are read natively, the views are not made."""
     code = (

@@ -316,7 +316,7 @@ def report(
             )
     titles = {
         "photographs": "One core, decoding alone: whole image, or random resized crop to 224 and flip",
-        "small": "One core, small images",
+        "small": "One core, small images, by seconds of CPU time",
     }
     for key, rates_by_way in one_core.items():
         lines += ["", f"## {titles[key]}", "", *one_core_table(rates_by_way)]

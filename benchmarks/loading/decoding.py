@@ -1,4 +1,4 @@
-"""One core: decoding with crop and resize, ours against what libraries can do; and small images from a store.
+"""One core: decoding with crop and resize, ours against what libraries can do; and small images (``small.py``).
 
     python -m benchmarks.loading.decoding --work DIR     (started by the package, which makes DIR)
 
@@ -169,17 +169,19 @@ def photograph_ways(records: list[Record], views: list[View], widths: list[int])
 OURS = "**ours**"
 
 
-def compare(ways: dict[str, Iterator[int]], rounds: int, seconds: float) -> dict[str, list[float]]:
+def compare(
+    ways: dict[str, Iterator[int]], rounds: int, seconds: float, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, list[float]]:
     """Images/s of each way in each round; a way is an iterator that gives the number of images just done."""
     rates: dict[str, list[float]] = {name: [] for name in ways}
     for way in ways.values():
         next(way)
     for _ in range(rounds):
         for name, way in ways.items():
-            start, count = time.perf_counter(), 0
-            while time.perf_counter() - start < seconds:
+            start, count = clock(), 0
+            while clock() - start < seconds:
                 count += next(way)
-            rates[name].append(count / (time.perf_counter() - start))
+            rates[name].append(count / (clock() - start))
     return rates
 
 
@@ -218,34 +220,10 @@ def measure_photographs(work: Path, rounds: int, seconds: float) -> dict[str, li
     return compare(turns, rounds, seconds)
 
 
-def measure_small(work: Path, rounds: int, seconds: float) -> dict[str, list[float]]:
-    """Records/s of small images by way."""
-    source = open_records(work / "small", "train")
-    encoded = [record.encoded for shard in range(len(source.shards)) for record in source.iter_shard(shard)]
-
-    def pillow_full(i: int) -> None:
-        np.asarray(Image.open(io.BytesIO(encoded[i])).convert("RGB"))
-
-    ways: dict[str, Callable[[int], None]] = {"bare decode, Pillow": pillow_full}
-    try:
-        from simplejpeg import decode_jpeg
-    except ImportError:
-        pass
-    else:
-
-        def full(i: int) -> None:
-            decode_jpeg(encoded[i], "RGB")
-
-        ways = {"bare decode, libjpeg-turbo (simplejpeg)": full, **ways}
-    turns = {name: in_turn(way, len(encoded), 128) for name, way in ways.items()}
-    turns[OURS + ", 32 px, joined with the store, batches of 128"] = whole_batches(
-        source, work / "small-store", 32, 128
-    )
-    return compare(turns, rounds, seconds)
-
-
 def main() -> None:
     """Measure what there is in the folder and print it as JSON, on one core."""
+    from benchmarks.loading.small import measure as measure_small
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--rounds", type=int, default=5)

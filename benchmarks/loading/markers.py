@@ -28,7 +28,7 @@ import torch
 from teachonce.data.dataset import KDDataset
 from teachonce.data.stored_logits import StoredLogits
 from teachonce.pixels.preprocessing import Preprocessing
-from teachonce.pixels.render import RecordView, ViewReader, render_views
+from teachonce.pixels.render import RecordViews, ViewReader, render_views
 from teachonce.records.discovery import open_records
 from teachonce.store.store import Store
 from teachonce.store.stored_views import StoredViews
@@ -53,7 +53,7 @@ def decoded_of(work: Path, folder: str) -> Iterator[dict[str, Any]]:
     source, store = open_records(work / folder, "train"), Store(work / "store")
     reader = ViewReader(source, StoredViews(store))
     locations = source.locate_all(np.arange(min(source.num_records, 8 * BATCH_SIZE)))
-    blocks: list[list[RecordView]] = [
+    blocks: list[RecordViews] = [
         reader.read(locations[first : first + BATCH_SIZE], 0) for first in range(0, len(locations), BATCH_SIZE)
     ]
     preprocessing = Preprocessing(size_px=SIZE_PX)

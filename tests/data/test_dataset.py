@@ -1,5 +1,7 @@
 """Batches: each record once an epoch whatever the ranks and workers, joined with the logits of the view it shows."""
 
+import gc
+
 import numpy as np
 import pytest
 import torch
@@ -17,6 +19,7 @@ from teachonce.interop.config import MergeConfig
 from teachonce.interop.merge import merge
 from teachonce.pixels.apply_view import apply_view
 from teachonce.pixels.decode import decode_image
+from teachonce.pixels.in_memory import RecordsInMemory
 from teachonce.pixels.preprocessing import Preprocessing
 from teachonce.pixels.view_sources import DrawnViews, OwnViews
 from teachonce.records.class_space import ClassSpace, map_logits
@@ -161,6 +164,24 @@ def test_epoch_e_shows_view_e_mod_v_with_its_logits(data, view_store):
             logits = view_store.read_logits(shard, epoch % 3, [row])[0]
             np.testing.assert_array_equal(batch["teacher_logits"][position], [-np.inf, *logits])
             assert batch["labels"][position] == record.label
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_memory_of_a_batch_is_free_with_it(data, view_store, in_memory):
+    """Without the garbage collector: nothing of a batch refers to itself, or each would take fresh memory."""
+    records = open_records(data, "train")
+    store, order = view_store, ViewOrder(num_views=2)
+    source = RecordsInMemory(records) if in_memory else records
+    dataset = KDDataset(source, StoredViews(store, order), StoredLogits([store], order), size=16)
+    gc.collect()
+    gc.disable()
+    try:
+        for epoch in range(12):
+            dataset.read_arrays(range(len(dataset)), epoch % 2)
+        assert len(dataset._buffers._buffers) <= 3  # of the pixels, the bytes read, and the pool's first
+        assert gc.collect() < 50
+    finally:
+        gc.enable()
 
 
 def test_center_logits_stay_and_the_students_crops_change(tmp_path, data):

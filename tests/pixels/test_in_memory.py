@@ -1,5 +1,7 @@
 """Records in memory: the same batches, refused where they do not fit or are damaged."""
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -28,6 +30,15 @@ def test_batches_are_the_same(source):
         ]
         assert batches[0].keys() == batches[1].keys()
         assert all(torch.equal(batches[0][name], batches[1][name]) for name in batches[0])
+
+
+def test_a_copy_in_another_process_has_its_own_addresses(source):
+    """What travels is what is kept, not where it was."""
+    kept = RecordsInMemory(source)
+    copy = pickle.loads(pickle.dumps(kept))
+    del kept.__dict__["_blocks"]
+    expected, found = (build_dataset(records, size=9, seed=2).read_batch(range(9), 1) for records in (source, copy))
+    assert torch.equal(expected["pixels"], found["pixels"])
 
 
 def test_what_does_not_fit_is_refused(source, monkeypatch):

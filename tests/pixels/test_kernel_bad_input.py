@@ -243,6 +243,51 @@ def test_damaged_files_are_left_or_have_pillows_pixels(kernel: Kernel) -> None:
     assert outcomes["left"] > 300 and outcomes["equal"] > 100
 
 
+def render_together(kernel: Kernel, encoded: list[bytes], resized: tuple[int, int]) -> tuple[list[int], np.ndarray]:
+    """Statuses, and pixels of the upper left corner of each image, of one call."""
+    out = np.zeros((len(encoded), resized[1], resized[0], 3), np.uint8)
+    views = np.zeros(len(out), VIEW)
+    views["out"] = out.ctypes.data + np.arange(len(out)) * out[0].nbytes
+    views["box"], views["resized"], views["window"] = (0, 0, 9, 9), resized, (0, 0, *resized)
+    sources = np.zeros(len(encoded), SOURCE)
+    sources["bytes"], sources["num_bytes"] = addresses(encoded), [len(item) for item in encoded]
+    sources["num_views"], sources["first_view"] = 1, np.arange(len(encoded))
+    kernel.render(sources, views)
+    return sources["status"].tolist(), out
+
+
+def without_segments(encoded: bytes, *markers: int) -> bytes:
+    """The JPEG without its segments of these kinds, up to its first scan."""
+    kept, at = encoded[:2], 2
+    while encoded[at + 1] != 0xDA:
+        end = at + 2 + int.from_bytes(encoded[at + 2 : at + 4], "big")
+        if encoded[at + 1] not in markers:
+            kept += encoded[at:end]
+        at = end
+    return kept + encoded[at:]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_images_owe_nothing_to_the_ones_before(kernel: Kernel, seed: int) -> None:
+    """One decoder decodes them all: tables, boxes, progression, restarts and damage of one are none of the next."""
+    random = Random(seed)
+    options: list[dict[str, Any]] = [{}, {"optimize": True}, {"progressive": True}, {"restart_marker_blocks": 2}]
+    whole = [
+        draw_jpeg(random.randrange(9, 60), random.randrange(9, 60), n, name, quality=30 + 3 * n, **extra)
+        for n, (name, extra) in enumerate(itertools.product(SUBSAMPLINGS, options))
+    ]
+    abbreviated = [without_segments(item, *kinds) for item in whole for kinds in ((0xDB,), (0xC4,), (0xDB, 0xC4))]
+    encoded = [*whole, *abbreviated, *(damage(random.choice(whole), random) for _ in range(100))] * 2
+    random.shuffle(encoded)
+    alone = [render_together(kernel, [item], (8, 8)) for item in encoded]
+    statuses, pixels = render_together(kernel, encoded, (8, 8))
+    assert statuses == [status for (status,), _ in alone]
+    for index, (_, (expected,)) in enumerate(alone):
+        if statuses[index] == 0:
+            np.testing.assert_array_equal(pixels[index], expected)
+    assert 150 < statuses.count(0) < len(encoded) - 50
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2, 6))
 def test_many_damaged_files_are_left_or_have_pillows_pixels(kernel: Kernel, seed: int) -> None:

@@ -1,3 +1,4 @@
+import ctypes
 import io
 import itertools
 import json
@@ -5,7 +6,7 @@ import pickle
 import resource
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from PIL import Image
 from teachonce.engine.buffers import BufferPool
 from teachonce.errors import ConfigError, LogitsError, RecordError
 from teachonce.extraction.plan_source import ExtractedData, PlanSource
+from teachonce.native import load_library
 from teachonce.pixels.decode import decode_image
 from teachonce.pixels.in_memory import RecordsInMemory
 from teachonce.records.class_table import ClassTable, read_classes, write_classes
@@ -32,7 +34,16 @@ from teachonce.records.image_folder import FolderSource, ImageFileSource
 from teachonce.records.options import RecordOptions
 from teachonce.records.sample import SubsetSource
 from teachonce.records.selection import SelectedSource
-from teachonce.records.source import Record, RecordSource, record_key, shard_name
+from teachonce.records.source import (
+    Locations,
+    Record,
+    RecordBatch,
+    RecordSource,
+    all_keys,
+    all_labels,
+    record_key,
+    shard_name,
+)
 from teachonce.records.tfrecord.foreign import ForeignSource
 from teachonce.records.tfrecord.framing import TFRecordWriter
 from teachonce.records.tfrecord.source import TFRecordSource
@@ -304,6 +315,16 @@ UNUSUAL: dict[str, dict[str, FeatureValue | None]] = {
 }
 
 
+def check_arrays(batch: Sequence[Record]) -> None:
+    """They say what the records say, and where their images are."""
+    if not isinstance(batch, RecordBatch):
+        return
+    assert batch.keys.tolist() == [record.key for record in batch]
+    assert batch.labels.tolist() == [record.label for record in batch]
+    for address, num_bytes, record in zip(batch.encoded.addresses, batch.encoded.num_bytes, batch, strict=True):
+        assert ctypes.string_at(int(address), int(num_bytes)) == bytes(record.encoded)
+
+
 @pytest.mark.parametrize("is_native", [True, False])
 @pytest.mark.parametrize("with_classes", [True, False])
 def test_a_batch_is_its_records_one_by_one(
@@ -317,7 +338,7 @@ def test_a_batch_is_its_records_one_by_one(
     if with_classes:
         write_classes(data, CLASSES)
     source = open_records(data, "train")
-    num_good = 0
+    num_good = num_batches = 0
     for with_logits, with_boxes in ((False, False), (True, False), (False, True)):
         source = open_records(data, "train", with_boxes=with_boxes)
         for row, name in enumerate(UNUSUAL):
@@ -326,8 +347,15 @@ def test_a_batch_is_its_records_one_by_one(
             locations = [(1, 0), (0, 0), (0, row), (1, 0)]
             each = outcomes(read_each, source, locations, with_logits)
             assert outcomes(source.read_batch, locations, with_logits=with_logits) == each, name
+            buffered = {"with_logits": with_logits, "buffers": BufferPool()}
+            assert outcomes(source.read_batch, locations, **buffered) == each, name
+            if isinstance(each, list):
+                batch = source.read_batch(locations, **buffered)
+                num_batches += isinstance(batch, RecordBatch)
+                check_arrays(batch)
             num_good += isinstance(alone, list)
     assert 15 < num_good < 3 * len(UNUSUAL) - 15
+    assert (num_batches > 5) == (is_native and load_library() is not None)
     assert source.read_batch([]) == []
 
 
@@ -633,6 +661,10 @@ class TestContract:
         Random(0).shuffle(locations)
         batch = source.read_batch(locations, buffers=BufferPool() if with_buffers else None)
         assert batch == [streamed[location] for location in locations]
+        assert batch == source.read_batch(Locations.of(locations))
+        assert all_keys(batch).tolist() == [record.key for record in batch]
+        assert all_labels(batch).tolist() == [record.label for record in batch]
+        check_arrays(batch)
         assert source.read_batch([]) == []
         assert source.read_record(*locations[0]) == streamed[locations[0]]
 

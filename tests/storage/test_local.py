@@ -361,8 +361,8 @@ def test_a_reader_gives_its_descriptor_back(tmp_path: Path) -> None:
     (tmp_path / "a.bin").write_bytes(b"123")
     storage = LocalStorage(tmp_path)
     readers = [storage.open_reader("a.bin") for _ in range(3)]
-    descriptors = [reader._descriptor for reader in readers]  # type: ignore[attr-defined]
-    assert all(os.fstat(descriptor).st_size == 3 for descriptor in descriptors)
+    descriptors = [reader.descriptor for reader in readers]
+    assert all(descriptor is not None and os.fstat(descriptor).st_size == 3 for descriptor in descriptors)
     readers.clear()
     for descriptor in descriptors:
         with pytest.raises(OSError, match="Bad file descriptor"):

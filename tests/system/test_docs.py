@@ -200,7 +200,7 @@ def test_the_file_tree_names_every_room():
         if (path / "__init__.py").exists():
             assert re.search(rf"^      {path.name}/ ", tree, flags=re.MULTILINE), path
         elif path.suffix == ".py" and path.stem != "__init__":
-            assert re.search(rf"^      [ a-z]*\b{path.stem}\b", tree, flags=re.MULTILINE), path
+            assert re.search(rf"^      [ a-z_]*\b{path.stem}\b", tree, flags=re.MULTILINE), path
 
 
 def test_the_readmes_loop_runs(tmp_path):

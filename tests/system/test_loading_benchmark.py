@@ -176,6 +176,27 @@ def test_markers_are_compared_on_the_same_pixels(work, monkeypatch):
         markers.compare(black, markers.decoded_of(work, "marked-epoch"), rounds=1, batches=1)
 
 
+def test_small_images_are_measured_from_jpeg_and_from_memory(tmp_path, monkeypatch):
+    from benchmarks.loading import small
+    from benchmarks.loading.data import prepare_small
+
+    rng = np.random.default_rng(0)
+    for label in ("cat", "dog"):
+        (tmp_path / "images" / label).mkdir(parents=True)
+        for number in range(10):
+            pixels = rng.integers(0, 256, (32, 32, 3), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "images" / label / f"{number}.jpg")
+    prepare_small(tmp_path, tmp_path / "images")
+    monkeypatch.setattr(small, "BATCH_SIZES", (4, 8))
+    rates = small.measure(tmp_path, rounds=1, seconds=0.01)
+    assert [name.rpartition("store, ")[2] for name in rates][-4:] == [
+        f"from {where}, batches of {size}" for where in ("JPEG", "memory") for size in (4, 8)
+    ]
+    assert all(rate > 0 for (rate,) in rates.values())
+    shares = small.measure_shares(tmp_path, rounds=1)
+    assert shares.keys() == {"from JPEG", "from memory"} and all(0 < share < 1 for (share,) in shares.values())
+
+
 def test_the_stores_views_are_rendered(work):
     store = Store(work / "store")
     source = open_records(work / "epoch", "train")

@@ -29,10 +29,10 @@ from teachonce.engine.buffers import BufferPool
 from teachonce.errors import ConfigError, RecordError
 from teachonce.pixels.decode import Interpolation
 from teachonce.pixels.preprocessing import Preprocessing
-from teachonce.pixels.render import RecordView, ViewReader, render_center, render_views
+from teachonce.pixels.render import RecordViews, ViewReader, render_center, render_views
 from teachonce.pixels.view_sources import ViewSource
 from teachonce.records.class_space import ClassSpace
-from teachonce.records.source import NO_LABEL, Location, Record, RecordSource
+from teachonce.records.source import NO_LABEL, Location, Record, RecordSource, all_labels
 
 
 class KDDataset:
@@ -191,7 +191,7 @@ class KDDataset:
         assert online is not None
         return (online.size_px, online.interpolation) == (own.size_px, own.interpolation)
 
-    def _render(self, record_views: Sequence[RecordView], preprocessing: Preprocessing) -> NDArray[np.uint8]:
+    def _render(self, record_views: RecordViews, preprocessing: Preprocessing) -> NDArray[np.uint8]:
         pixels = self._take_pixels((len(record_views), preprocessing.size_px, preprocessing.size_px, 3))
         render_views(record_views, preprocessing, out=pixels)
         return pixels
@@ -248,7 +248,9 @@ def _by_epoch(items: Items) -> tuple[list[tuple[list[int], int]], NDArray[np.int
 
     A batch is of one epoch; with partners (``sampler``) of two, one behind the other; of balanced draws of several.
     """
-    epochs = np.fromiter((epoch for _, epoch in items), np.int64, len(items))
+    epochs = [epoch for _, epoch in items]
+    if epochs and epochs.count(epochs[0]) == len(epochs):
+        return [([index for index, _ in items], epochs[0])], None
     order = np.argsort(epochs, kind="stable")
     grouped = [items[at] for at in order.tolist()]
     parts = [([index for index, _ in part], epoch) for epoch, part in groupby(grouped, key=itemgetter(1))]
@@ -280,7 +282,12 @@ def student_label(record: Record, class_space: ClassSpace) -> int:
 
 
 def _labels(records: Sequence[Record], class_space: ClassSpace, *, may_lack: bool = False) -> NDArray[np.int64]:
-    labels = [
-        NO_LABEL if may_lack and record.label == NO_LABEL else student_label(record, class_space) for record in records
-    ]
-    return np.array(labels, np.int64)
+    found = all_labels(records)
+    labels = found - class_space.offset
+    is_outside = (labels < 0) | (labels >= class_space.num_classes)
+    if may_lack:
+        is_outside &= found != NO_LABEL
+        labels[found == NO_LABEL] = NO_LABEL
+    for index in np.flatnonzero(is_outside).tolist():
+        student_label(records[index], class_space)  # raises
+    return labels

@@ -95,7 +95,7 @@ class StoredLogits:
     def read(self, joined: JoinedRecords, epoch: int, class_space: ClassSpace) -> Arrays:
         """The columns ``teacherM_NAME`` [B, ...] of each store."""
         number = self.order.number_of(epoch)
-        gathered = [store.gather_columns(joined.locations_in(store), number) for store in self.stores]
+        gathered = [joined.columns_in(store, number) for store in self.stores]
         self._check_same_views(gathered, joined, number)
         return self.to_batch(gathered)
 

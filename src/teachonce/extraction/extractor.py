@@ -35,7 +35,7 @@ from teachonce.extraction.unit_result import UnitResult
 from teachonce.extraction.units import Unit, UnitCounts, is_made
 from teachonce.models.classifier import Classifier
 from teachonce.pixels.decode import decode_record
-from teachonce.pixels.render import RecordView, ViewReader, render_views
+from teachonce.pixels.render import RecordViews, ViewReader, render_views
 from teachonce.pixels.view_sources import DrawnViews, ViewSource
 from teachonce.records.source import Record, RecordSource
 from teachonce.store.plan import Plan
@@ -66,7 +66,7 @@ class RenderedRecords(NamedTuple):
     """Some pending records, by view what they show, the pixels [N, V, H, W, 3], and the hashes of those sampled."""
 
     pending: list[PendingRecord]
-    by_view: list[list[RecordView]]
+    by_view: list[RecordViews]
     pixels: NDArray[Any]
     hashes: list[dict[tuple[int, int], tuple[int, int]]]
 

@@ -140,7 +140,7 @@ class PlanSource(RecordSource):
 
     def read_batch(
         self, locations: Sequence[Location], *, with_logits: bool = False, buffers: BufferPool | None = None
-    ) -> list[Record]:
+    ) -> Sequence[Record]:
         """By key; RecordError where the data has a record no more."""
         found = {shard: self._locations(shard) for shard in dict.fromkeys(shard for shard, _ in locations)}
         own = [_location(found[shard][row]) for shard, row in locations]

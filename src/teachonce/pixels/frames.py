@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from teachonce.errors import ImageError, StoreError, TeachonceError
-from teachonce.native import addresses
+from teachonce.native import addresses, lengths
 from teachonce.pixels.decode import MAX_PIXELS, Encoded, Interpolation, decode_image, image_size, resize_image
 from teachonce.pixels.kernel import FILTERS, SOURCE, VIEW, describe_decoder, load_kernel
 from teachonce.versions import library_versions
@@ -99,8 +99,7 @@ def read_pixels(
 
 def _sources(encoded: Sequence[Encoded]) -> NDArray[Any]:
     sources = np.zeros(len(encoded), SOURCE)
-    sources["bytes"] = addresses(encoded)
-    sources["num_bytes"] = [len(item) for item in encoded]
+    sources["bytes"], sources["num_bytes"] = addresses(encoded), lengths(encoded)
     return sources
 
 

@@ -1,27 +1,41 @@
 """Records that are read and decoded once and kept in memory, for data that fits there, such as CIFAR.
 
 A record keeps key, label and logits; its image becomes a PPM, which is the pixels behind a short header, so whatever
-reads images reads it too, and gets the same pixels. 32 px take 3 kB a record, ImageNet would take 700 GB.
+reads images reads it too, and gets the same pixels. 32 px take 3 kB a record, ImageNet would take 700 GB. PPMs lie one
+behind another, and of all records there are arrays, so that a batch is made without an object for each.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import Any
+from itertools import chain
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from teachonce.engine.buffers import BufferPool
+from teachonce.engine.chunked import chunked
 from teachonce.engine.machine import free_memory, num_cores
 from teachonce.engine.prefetch import prefetch
 from teachonce.errors import ConfigError, ImageError
+from teachonce.native import addresses
 from teachonce.pixels.decode import decode_image, image_size
-from teachonce.records.source import Location, Record, RecordSource
+from teachonce.records.source import Location, Locations, Record, RecordBatch, RecordSource
 
 _SAMPLED_RECORDS = 64
 _RECORDS_AHEAD = 64
+_BLOCK_RECORDS = 64  # whose PPMs are one array
+
+
+class _Kept(NamedTuple):
+    """Of a record, what is seldom asked for."""
+
+    filename: str
+    where: str
+    logits: NDArray[np.float32] | None
+    boxes: NDArray[np.float32] | None
+    own_key: int | None
 
 
 class RecordsInMemory(RecordSource):
@@ -40,27 +54,78 @@ class RecordsInMemory(RecordSource):
         self._description = source.describe()
         self._with_logits = with_logits
         self._check_room(source)
-        threads = num_cores()
-        self._records = [
-            list(prefetch(records, _decode, threads=threads, ahead=_RECORDS_AHEAD))
-            for records in (source.iter_shard(shard, with_logits=with_logits) for shard in range(len(source.shards)))
-        ]
+        sizes = [shard.num_records for shard in source.shards]
+        self._first_records = np.cumsum([0, *sizes], dtype=np.int64)
+        self._kept: list[_Kept] = []
+        self._blocks: list[bytes] = []
+        self._keys = np.empty(source.num_records, np.uint64)
+        self._labels = np.empty(source.num_records, np.int64)
+        self._offsets_in_block = np.empty(source.num_records, np.int64)
+        self._num_bytes = np.empty(source.num_records, np.int64)
+        records = chain.from_iterable(source.iter_shard(shard, with_logits=with_logits) for shard in range(len(sizes)))
+        decoded = prefetch(records, _decode, threads=num_cores(), ahead=_RECORDS_AHEAD)
+        for block in chunked(decoded, _BLOCK_RECORDS):
+            self._keep(block)
+        self._addresses = self._find_addresses()
+
+    def _keep(self, block: Sequence[tuple[Record, bytes]]) -> None:
+        own = slice(len(self._kept), len(self._kept) + len(block))
+        self._keys[own] = [record.key for record, _ in block]
+        self._labels[own] = [record.label for record, _ in block]
+        self._num_bytes[own] = [len(pixels) for _, pixels in block]
+        self._offsets_in_block[own] = np.cumsum(self._num_bytes[own]) - self._num_bytes[own]
+        self._blocks.append(b"".join(pixels for _, pixels in block))
+        self._kept += [_Kept(item.filename, item.where, item.logits, item.boxes, item.own_key) for item, _ in block]
+
+    def _find_addresses(self) -> NDArray[np.uint64]:
+        """Of the PPMs, in this process."""
+        blocks = addresses(self._blocks)[np.arange(len(self._kept)) // _BLOCK_RECORDS]
+        return blocks + self._offsets_in_block.astype(np.uint64)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_addresses"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._addresses = self._find_addresses()
 
     def read_batch(
         self, locations: Sequence[Location], *, with_logits: bool = False, buffers: BufferPool | None = None
-    ) -> list[Record]:
+    ) -> RecordBatch:
         """The records at several locations, as they were when all were read."""
         assert self._with_logits or not with_logits
-        return [self._records[shard][row] for shard, row in locations]
+        found = Locations.of(locations)
+        indices = self._first_records[found.shards] + found.rows
+        return RecordBatch(
+            self._keys[indices],
+            self._labels[indices],
+            self._addresses[indices],
+            self._num_bytes[indices],
+            lambda at: self._record(int(indices[at])),
+        )
 
     def known_labels(self, shard: int) -> NDArray[np.int32]:
         """Those of the records, which are all here."""
-        return np.array([record.label for record in self._records[shard]], np.int32)
+        return self._labels[self._first_records[shard] : self._first_records[shard + 1]].astype(np.int32)
 
     def iter_shard(self, shard: int, *, with_logits: bool = False) -> Iterator[Record]:
         """The records of a shard in order."""
         assert self._with_logits or not with_logits
-        yield from self._records[shard]
+        yield from map(self._record, range(*self._first_records[shard : shard + 2].tolist()))
+
+    def _record(self, index: int) -> Record:
+        kept, begin = self._kept[index], int(self._offsets_in_block[index])
+        block = memoryview(self._blocks[index // _BLOCK_RECORDS])
+        return Record(
+            block[begin : begin + int(self._num_bytes[index])],
+            int(self._labels[index]),
+            kept.filename,
+            int(self._keys[index]),
+            kept.where,
+            kept.logits,
+            kept.boxes,
+            kept.own_key,
+        )
 
     def describe(self) -> dict[str, Any]:
         """As the source: it is the same data."""
@@ -89,10 +154,10 @@ def _num_bytes(record: Record) -> int:
     return 3 * width * height + (0 if record.logits is None else record.logits.nbytes)
 
 
-def _decode(record: Record) -> Record:
+def _decode(record: Record) -> tuple[Record, bytes]:
+    """The record, and its image as a PPM."""
     try:
         image = decode_image(record.encoded)
     except ImageError as error:
         raise error.at(record.where) from error
-    encoded = b"P6\n%d %d\n255\n" % image.size + image.tobytes()
-    return dataclasses.replace(record, encoded=encoded)
+    return record, b"P6\n%d %d\n255\n" % image.size + image.tobytes()

@@ -21,7 +21,7 @@ from teachonce.errors import ImageError
 from teachonce.native import addresses, is_switched_off, load_library, warn_of_slowness
 from teachonce.pixels.decode import MAX_PIXELS, image_size, resize_image
 
-_ABI_VERSION = 2
+_ABI_VERSION = 3
 
 VIEW = np.dtype(
     [
@@ -60,6 +60,7 @@ _JPEG_FUNCTIONS = (
     "jpeg_crop_scanline",
     "jpeg_skip_scanlines",
     "jpeg_read_scanlines",
+    "jpeg_abort_decompress",
     "jpeg_destroy_decompress",
 )
 _REWRITING_FUNCTIONS = (

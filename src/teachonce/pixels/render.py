@@ -8,7 +8,7 @@ through its own view of the same number.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,13 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from teachonce.errors import ImageError, StoreError
+from teachonce.on_demand import OnDemand
 from teachonce.pixels.apply_view import finish_view
 from teachonce.pixels.decode import decode_record
 from teachonce.pixels.frames import FRAME, image_sizes, read_pixels, square_frames
 from teachonce.pixels.preprocessing import Preprocessing
 from teachonce.pixels.view_sources import ViewSource
-from teachonce.records.source import Location, Record, RecordSource
+from teachonce.records.source import Location, Record, RecordSource, all_encoded, all_places
 from teachonce.store.join import JoinedRecords, StoreJoin, join_records
+from teachonce.views.columns import Crops
 from teachonce.views.view import CENTER, View
 
 
@@ -33,6 +35,30 @@ class RecordView:
     record: Record
     view: View
     partner: RecordView | None = None
+
+
+class RecordViews(OnDemand[RecordView]):
+    """One view of each record of a batch, with the mixed ones' ``partners`` by position; each on demand."""
+
+    def __init__(
+        self, records: Sequence[Record], views: Sequence[View], partners: Mapping[int, RecordView] | None = None
+    ) -> None:
+        assert len(records) == len(views)
+        super().__init__(len(records))
+        self.records = records
+        self.views = views
+        self.partners = partners or {}
+
+    def _item(self, index: int) -> RecordView:
+        return RecordView(self.records[index], self.views[index], self.partners.get(index))
+
+    @classmethod
+    def of(cls, items: Sequence[RecordView]) -> RecordViews:
+        """The same views."""
+        if isinstance(items, cls):
+            return items
+        partners = {index: item.partner for index, item in enumerate(items) if item.partner is not None}
+        return cls([item.record for item in items], [item.view for item in items], partners)
 
 
 class ViewReader:
@@ -55,21 +81,18 @@ class ViewReader:
         for join in self.joins:
             join.fetch(shard, number)
 
-    def read(self, locations: Sequence[Location], number: int) -> list[RecordView]:
+    def read(self, locations: Sequence[Location], number: int) -> RecordViews:
         """View ``number`` of several records; raises as ``join`` and ``views_of``."""
         return self.views_of(self.join(locations, self.records.read_batch(locations)), number)
 
-    def views_of(self, joined: JoinedRecords, number: int) -> list[RecordView]:
+    def views_of(self, joined: JoinedRecords, number: int) -> RecordViews:
         """View ``number`` of records that were read.
 
         Raises StoreError where a partner is not that of its view, ImageError where there is no image.
         """
         views = self.views.views_of(joined, number)
         partners = self._read_partners(joined, number, views) if self.views.has_mix else {}
-        return [
-            RecordView(record, view, partners.get(index))
-            for index, (record, view) in enumerate(zip(joined.records, views, strict=True))
-        ]
+        return RecordViews(joined.records, views, partners)
 
     def _read_partners(self, joined: JoinedRecords, number: int, views: Sequence[View]) -> dict[int, RecordView]:
         """The partners by position in the records."""
@@ -82,7 +105,7 @@ class ViewReader:
             )
             for index, mix in mixes
         ]
-        partners = self.records.read_batch(locations)
+        partners = list(self.records.read_batch(locations))
         for at, (index, mix) in enumerate(mixes):
             if partners[at].key != mix.partner:
                 where = joined.records[index].where
@@ -115,41 +138,46 @@ def render_views(
     takes size and filter. Each ``num_views`` items in turn are of one record, which is decoded once. Raises ImageError
     where an image does not decode, StoreError where a view is not of its image, with the record's place.
     """
+    seen = RecordViews.of(record_views)
     if not preprocessing.antialias:
-        assert out is None and all(item.view == CENTER for item in record_views), "crops are antialiased"
-        return _render_unrounded([item.record for item in record_views], preprocessing)
+        assert out is None and all(view == CENTER for view in seen.views), "crops are antialiased"
+        return _render_unrounded(seen.records, preprocessing)
     if out is None:
-        out = np.empty((len(record_views), preprocessing.size_px, preprocessing.size_px, 3), np.uint8)
-    records = [item.record for item in record_views[::num_views]]
+        out = np.empty((len(seen), preprocessing.size_px, preprocessing.size_px, 3), np.uint8)
+    records = seen.records if num_views == 1 else seen.records[::num_views]
     read_pixels(
-        [record.encoded for record in records],
-        _frames(record_views, preprocessing),
-        [record.where for record in records],
+        all_encoded(records),
+        _frames(seen, preprocessing),
+        all_places(records),
         out,
         interpolation=preprocessing.interpolation,
         num_frames=num_views,
     )
-    partners = [item.partner for item in record_views if item.partner is not None]
-    partner_pixels = iter(render_views(partners, preprocessing) if partners else ())
-    for index, item in enumerate(record_views):
-        if not item.view.is_crop:
-            out[index] = finish_view(out[index], item.view, None if item.partner is None else next(partner_pixels))
+    if isinstance(seen.views, Crops):
+        return out
+    partners = dict(sorted(seen.partners.items()))
+    partner_pixels = iter(render_views(list(partners.values()), preprocessing) if partners else ())
+    for index, view in enumerate(seen.views):
+        if not view.is_crop:
+            out[index] = finish_view(out[index], view, next(partner_pixels) if index in partners else None)
     return out
 
 
 def render_center(records: Sequence[Record], preprocessing: Preprocessing) -> NDArray[np.uint8] | NDArray[np.float32]:
     """Records as a model's evaluation sees them: ``render_views`` of ``CENTER``."""
-    return render_views([RecordView(record, CENTER) for record in records], preprocessing)
+    return render_views(RecordViews(records, [CENTER] * len(records)), preprocessing)
 
 
-def _frames(record_views: Sequence[RecordView], preprocessing: Preprocessing) -> NDArray[Any]:
-    boxes = [item.view.box for item in record_views]
+def _frames(seen: RecordViews, preprocessing: Preprocessing) -> NDArray[Any]:
+    views, records = seen.views, seen.records
+    if isinstance(views, Crops):
+        return square_frames(views.boxes, views.flips, preprocessing.size_px)
+    boxes = [view.box for view in views]
     if None not in boxes:
-        return square_frames(boxes, [item.view.flip for item in record_views], preprocessing.size_px)
+        return square_frames(boxes, [view.flip for view in views], preprocessing.size_px)
     assert all(box is None for box in boxes), "views of one policy"
-    records = [item.record for item in record_views]
     frames = np.zeros(len(records), FRAME)
-    sizes = image_sizes([record.encoded for record in records], [record.where for record in records]).tolist()
+    sizes = image_sizes(all_encoded(records), all_places(records)).tolist()
     for index, (width, height) in enumerate(sizes):
         try:
             frames["box"][index], frames["resized"][index], frames["window"][index] = preprocessing.frame(width, height)

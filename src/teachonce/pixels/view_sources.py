@@ -6,6 +6,7 @@ epoch: which stored view it replays, or which one is drawn.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from teachonce.errors import ConfigError, ImageError
 from teachonce.pixels.frames import image_sizes
 from teachonce.records.data_keys import DataKeys
-from teachonce.records.source import Location, RecordSource
+from teachonce.records.source import Location, RecordSource, all_encoded, all_places
 from teachonce.rng import generator
 from teachonce.store.join import JoinedRecords, StoreJoin
 from teachonce.store.store import Store
@@ -44,7 +45,7 @@ class ViewSource(Protocol):
     def number_of(self, epoch: int) -> int:
         """The number of the view that every record shows in this epoch."""
 
-    def views_of(self, joined: JoinedRecords, number: int) -> list[View]:
+    def views_of(self, joined: JoinedRecords, number: int) -> Sequence[View]:
         """View ``number`` of each record, with its mix if it has one."""
 
     def locate_partner(self, location: Location, key: int, where: str, *, by_position: bool = False) -> Location:
@@ -77,13 +78,13 @@ class DrawnViews:
         """The epoch."""
         return epoch
 
-    def views_of(self, joined: JoinedRecords, number: int) -> list[View]:
+    def views_of(self, joined: JoinedRecords, number: int) -> Sequence[View]:
         """Drawn by seed, key and number; a policy that mixes needs the keys of the records' shards."""
         if not self.policy.is_random:
             return [CENTER] * len(joined.records)
         views = []
         records = joined.records
-        sizes = image_sizes([record.encoded for record in records], [record.where for record in records]).tolist()
+        sizes = image_sizes(all_encoded(records), all_places(records)).tolist()
         for (shard, _), record, (width, height) in zip(joined.locations, records, sizes, strict=True):
             keys = self._partners(shard) if self.has_mix else None
             try:
@@ -140,11 +141,11 @@ class OwnViews:
         """The epoch."""
         return epoch
 
-    def views_of(self, joined: JoinedRecords, number: int) -> list[View]:
+    def views_of(self, joined: JoinedRecords, number: int) -> Sequence[View]:
         """Drawn; each epoch other views."""
         views = []
         records = joined.records
-        sizes = image_sizes([record.encoded for record in records], [record.where for record in records]).tolist()
+        sizes = image_sizes(all_encoded(records), all_places(records)).tolist()
         for record, (width, height) in zip(records, sizes, strict=True):
             rng = generator(self.seed, "student view", number, record.key)
             try:

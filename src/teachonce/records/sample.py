@@ -7,16 +7,16 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from teachonce.engine.buffers import BufferPool
-from teachonce.records.source import Location, Record, RecordSource, ShardInfo, shard_name
+from teachonce.records.source import Location, Locations, Record, RecordSource, ShardInfo, shard_name
 from teachonce.rng import generator
 
 
-def sample_records(source: RecordSource, count: int, seed: int) -> list[Record]:
+def sample_records(source: RecordSource, count: int, seed: int) -> Sequence[Record]:
     """``count`` records of the source (all, where it has fewer), drawn by ``seed``, in their order."""
     return source.read_batch(sample_locations(source, count, seed))
 
 
-def sample_locations(source: RecordSource, count: int, seed: int) -> list[Location]:
+def sample_locations(source: RecordSource, count: int, seed: int) -> Locations:
     """The locations of ``sample_records``."""
     chosen = np.sort(generator(seed, "gate").permutation(source.num_records)[:count])
     return source.locate_all(chosen)
@@ -35,7 +35,7 @@ class SubsetSource(RecordSource):
 
     def read_batch(
         self, locations: Sequence[Location], *, with_logits: bool = False, buffers: BufferPool | None = None
-    ) -> list[Record]:
+    ) -> Sequence[Record]:
         """The records at the rows of the one shard."""
         own = [self.locations[row] for _, row in locations]
         return self.source.read_batch(own, with_logits=with_logits, buffers=buffers)

@@ -42,7 +42,7 @@ class SelectedSource(RecordSource):
 
     def read_batch(
         self, locations: Sequence[Location], *, with_logits: bool = False, buffers: BufferPool | None = None
-    ) -> list[Record]:
+    ) -> Sequence[Record]:
         """The records at several locations; raises as the source."""
         own = [(self._shards[shard], int(self._rows[shard][row])) for shard, row in locations]
         return self.source.read_batch(own, with_logits=with_logits, buffers=buffers)

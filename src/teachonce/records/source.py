@@ -25,10 +25,10 @@ from numpy.typing import NDArray
 
 from teachonce.engine.buffers import BufferPool
 from teachonce.errors import ConfigError, RecordError
+from teachonce.native import Buffer as Buffer
+from teachonce.native import Buffers
+from teachonce.on_demand import OnDemand
 from teachonce.records.class_table import ClassTable
-
-Buffer = bytes | memoryview
-"""Bytes that were read: of their own, or a view of the buffer that they were read into."""
 
 _SHARD_NAME = re.compile(r"(.+)-(\d{5,})-of-(\d{5,})")
 
@@ -53,6 +53,45 @@ class Record:
     None: ``key`` is the hash of its bytes."""
 
 
+class RecordBatch(OnDemand[Record]):
+    """Records that were read together: what a batch needs of all of them as arrays, each as a ``Record`` on demand."""
+
+    def __init__(
+        self,
+        keys: NDArray[np.uint64],
+        labels: NDArray[np.int64],
+        addresses: NDArray[np.uint64],
+        num_bytes: NDArray[np.int64],
+        make: Callable[[int], Record],
+    ) -> None:
+        super().__init__(len(keys), make)
+        self.keys = keys
+        self.labels = labels
+        self.encoded = Buffers(addresses, num_bytes, lambda index: make(index).encoded)
+
+
+def all_keys(records: Sequence[Record]) -> NDArray[np.uint64]:
+    """The key [n] of each record."""
+    return records.keys if isinstance(records, RecordBatch) else np.array([record.key for record in records], np.uint64)
+
+
+def all_labels(records: Sequence[Record]) -> NDArray[np.int64]:
+    """The label [n] of each record."""
+    if isinstance(records, RecordBatch):
+        return records.labels
+    return np.array([record.label for record in records], np.int64)
+
+
+def all_encoded(records: Sequence[Record]) -> Sequence[Buffer]:
+    """The encoded image of each record; ``Buffers`` where it is known where they are."""
+    return records.encoded if isinstance(records, RecordBatch) else [record.encoded for record in records]
+
+
+def all_places(records: Sequence[Record]) -> Sequence[str]:
+    """Where each record is, for messages."""
+    return OnDemand(len(records), lambda index: records[index].where)
+
+
 @dataclass(frozen=True)
 class ShardInfo:
     """A shard by name, such as train-00000-of-00008; ``path`` is None for the virtual shards of a folder.
@@ -74,6 +113,31 @@ Location = tuple[int, int]
 """(shard, row) of a record."""
 
 
+class Locations(OnDemand[Location]):
+    """Where several records are, as arrays [n]; (shard, row) of each on demand."""
+
+    def __init__(self, shards: NDArray[np.integer], rows: NDArray[np.integer]) -> None:
+        super().__init__(len(shards), lambda index: (int(shards[index]), int(rows[index])))
+        self.shards = shards
+        self.rows = rows
+
+    @classmethod
+    def of(cls, locations: Sequence[Location]) -> Locations:
+        """The same locations."""
+        return locations if isinstance(locations, Locations) else cls(*np.array(locations, np.int64).reshape(-1, 2).T)
+
+    @cached_property
+    def by_shard(self) -> list[tuple[int, NDArray[np.intp], NDArray[np.integer]]]:
+        """(shard, positions among these, rows) of each shard that occurs."""
+        if not len(self):
+            return []
+        order = np.argsort(self.shards, kind="stable")
+        shards, rows = self.shards.take(order), self.rows.take(order)
+        ends = [*((shards[1:] != shards[:-1]).nonzero()[0] + 1).tolist(), len(order)]
+        parts = zip([0, *ends[:-1]], ends, strict=True)
+        return [(int(shards[begin]), order[begin:end], rows[begin:end]) for begin, end in parts]
+
+
 class ShardOffsets:
     """Which shard and row the records are that are counted through all shards, in order."""
 
@@ -86,10 +150,10 @@ class ShardOffsets:
         shard = int(self._first.searchsorted(index, side="right")) - 1
         return shard, index - int(self._first[shard])
 
-    def locate_all(self, indices: NDArray[np.integer]) -> list[Location]:
+    def locate_all(self, indices: NDArray[np.integer]) -> Locations:
         """(shard, row) of each of many records [n]."""
         shards = self._first.searchsorted(indices, side="right") - 1
-        return list(zip(shards.tolist(), (indices - self._first[shards]).tolist(), strict=True))
+        return Locations(shards, indices - self._first[shards])
 
 
 class RecordSource(ABC):
@@ -126,15 +190,16 @@ class RecordSource(ABC):
         """(shard, row) of a record that is counted through all shards."""
         return self._offsets.locate(index)
 
-    def locate_all(self, indices: NDArray[np.integer]) -> list[Location]:
+    def locate_all(self, indices: NDArray[np.integer]) -> Locations:
         """(shard, row) of each of many records [n]."""
         return self._offsets.locate_all(indices)
 
     @abstractmethod
     def read_batch(
         self, locations: Sequence[Location], *, with_logits: bool = False, buffers: BufferPool | None = None
-    ) -> list[Record]:
-        """The records at several locations, where it can be into memory of ``buffers``.
+    ) -> Sequence[Record]:
+        """The records at several locations, where it can be into memory of ``buffers``; a ``RecordBatch``, where many
+        small images are read.
 
         Raises RecordError where one is damaged, LogitsError where one lacks the logits requested.
         """

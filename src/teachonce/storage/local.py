@@ -342,21 +342,23 @@ def _lend(raw: _OwnErrors, file: BinaryIO) -> Iterator[BinaryIO]:
 class _LocalReader(Reader):
     """A descriptor that is closed with its last user, so that no thread reads a closed or reused number."""
 
+    descriptor: int
+
     def __init__(self, storage: LocalStorage, name: str) -> None:
         self._storage = storage
         self._name = name
         try:
-            self._descriptor = open_regular(storage.root / name)
-            self.num_bytes = os.fstat(self._descriptor).st_size
+            self.descriptor = open_regular(storage.root / name)
+            self.num_bytes = os.fstat(self.descriptor).st_size
         except OSError as error:
             raise storage._error(name, "read", error) from error
 
     def read(self, offset: int, num_bytes: int) -> bytes:
         """A range; one call returns all of it but over 2 GiB, on signals, and where the file has been cut."""
         try:
-            content = os.pread(self._descriptor, num_bytes, offset)
+            content = os.pread(self.descriptor, num_bytes, offset)
             while len(content) < num_bytes:
-                more = os.pread(self._descriptor, num_bytes - len(content), offset + len(content))
+                more = os.pread(self.descriptor, num_bytes - len(content), offset + len(content))
                 if not more:
                     break
                 content += more
@@ -367,9 +369,9 @@ class _LocalReader(Reader):
     def read_into(self, buffer: memoryview, offset: int) -> int:
         """A range into memory that is there, as ``read``."""
         try:
-            done = os.preadv(self._descriptor, [buffer], offset)
+            done = os.preadv(self.descriptor, [buffer], offset)
             while done < len(buffer):
-                more = os.preadv(self._descriptor, [buffer[done:]], offset + done)
+                more = os.preadv(self.descriptor, [buffer[done:]], offset + done)
                 if not more:
                     break
                 done += more
@@ -378,9 +380,9 @@ class _LocalReader(Reader):
             raise self._storage._error(self._name, "read", error) from error
 
     def __del__(self) -> None:
-        if hasattr(self, "_descriptor"):
+        if self.descriptor is not None:
             with suppress(OSError):
-                os.close(self._descriptor)
+                os.close(self.descriptor)
 
 
 def _appear_once(temporary: Path, path: Path) -> None:

@@ -45,6 +45,8 @@ class Reader(ABC):
 
     num_bytes: int
     """Size of the file when it was opened."""
+    descriptor: int | None = None
+    """Of a local file, which the native library reads by position, as long as the reader is there; None: no such."""
 
     @abstractmethod
     def read(self, offset: int, num_bytes: int) -> bytes:

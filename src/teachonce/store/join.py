@@ -12,7 +12,7 @@ import threading
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,15 @@ from teachonce.records.class_table import BACKGROUND
 from teachonce.records.data_keys import DataKeys
 from teachonce.records.key_index import SORTED_AT_ONCE
 from teachonce.records.selection import SelectedSource
-from teachonce.records.source import NO_LABEL, Location, Record, RecordSource
+from teachonce.records.source import (
+    NO_LABEL,
+    Location,
+    Locations,
+    Record,
+    RecordSource,
+    all_keys,
+    all_labels,
+)
 from teachonce.storage.resume import plan_differences
 from teachonce.store.store import Store
 
@@ -73,8 +81,8 @@ class StoreJoin:
 
         Raises StoreError for a record that the store does not know, or has under another label.
         """
-        keys = np.array([record.key for record in records], np.uint64)
-        found = list(locations)
+        keys = all_keys(records)
+        locations = found = Locations.of(locations)
         if self.has_positions:
             stored, stored_labels = self.store.gather_keys(locations)
             others = np.flatnonzero(stored != keys)
@@ -86,9 +94,9 @@ class StoreJoin:
             if not known.all():
                 at = int(others[np.flatnonzero(~known)[0]])
                 raise StoreError(self._unknown(locations[at], records[at]))
-            for at, (shard, row) in zip(others.tolist(), places.tolist(), strict=True):
-                found[at] = (shard, row)
-            stored, stored_labels[others] = self.store.gather_keys([found[at] for at in others.tolist()])
+            found = Locations(found.shards.copy(), found.rows.copy())
+            found.shards[others], found.rows[others] = places.T
+            stored, stored_labels[others] = self.store.gather_keys(Locations(*places.T))
             if (stored != keys[others]).any():
                 at = int(others[np.flatnonzero(stored != keys[others])[0]])
                 raise StoreError(
@@ -143,7 +151,7 @@ class StoreJoin:
         return self._keys
 
     def _check_labels(self, records: Sequence[Record], stored: NDArray[np.int32]) -> None:
-        labels = np.array([record.label for record in records], np.int64)
+        labels = all_labels(records)
         mapped = labels if self.labels is None else _take(self.labels, labels)
         is_other = (mapped != stored) & (labels != NO_LABEL) & (stored != NO_LABEL)
         for at in np.flatnonzero(is_other).tolist():
@@ -180,7 +188,7 @@ class StoreJoin:
             return
         locations = [self.source.locate(index * self.source.num_records // count) for index in range(count)]
         records = self.source.read_batch(locations)
-        known, places = self.store.find(np.array([record.key for record in records], np.uint64))
+        known, places = self.store.find(all_keys(records))
         different = [
             record
             for record, is_known, (shard, row) in zip(records, known.tolist(), places.tolist(), strict=True)
@@ -327,12 +335,10 @@ def is_rewriting(store: Store, source: RecordSource) -> bool:
     if len(store.plan.parts) > 1 or [number for _, number in store.shards] != sizes or not count:
         return False
     locations = [source.locate(index * source.num_records // count) for index in range(count)]
-    records = source.read_batch(locations[:1])
-    if records[0].own_key is None:
+    if source.read_record(*locations[0]).own_key is None:
         return False
-    records += source.read_batch(locations[1:])
     stored, _ = store.gather_keys(locations)
-    return bool((stored == np.array([record.key for record in records], np.uint64)).all())
+    return bool((stored == all_keys(source.read_batch(locations))).all())
 
 
 def check_same_policy(first: Store, other: Store) -> None:
@@ -360,10 +366,19 @@ class JoinedRecords:
     records: Sequence[Record]
     locations: Sequence[Location]
     stored: Mapping[int, Sequence[Location]]
+    _columns: dict[tuple[int, int], dict[str, NDArray[Any]]] = field(default_factory=dict, repr=False)
+    """Of stores and views, once they were asked for: views and logits ask for the same."""
 
     def locations_in(self, store: Store) -> Sequence[Location]:
         """(shard, row) of each record in a store."""
         return self.stored[id(store)]
+
+    def columns_in(self, store: Store, view: int) -> dict[str, NDArray[Any]]:
+        """``store.gather_columns`` of the records; not to be changed."""
+        found = self._columns.get((id(store), view))
+        if found is None:
+            found = self._columns[id(store), view] = store.gather_columns(self.locations_in(store), view)
+        return found
 
 
 def join_records(joins: Sequence[StoreJoin], locations: Sequence[Location], records: Sequence[Record]) -> JoinedRecords:

@@ -17,7 +17,7 @@ readers see those that were complete when they opened it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from teachonce.codecs.registry import codec_from_json
 from teachonce.errors import StoreError
 from teachonce.records.class_space import ClassSpace
 from teachonce.records.key_index import KeyIndex
-from teachonce.records.source import Location
+from teachonce.records.source import Location, Locations
 from teachonce.storage.address import to_location
 from teachonce.store.contents import open_contents
 from teachonce.store.manifests import missing_files
@@ -217,22 +217,25 @@ class Store:
     def gather_columns(self, locations: Sequence[Location], view: int) -> dict[str, NDArray[Any]]:
         """All stored columns of one view of the records at several locations, each [n] or [n, width]."""
         gathered: dict[str, NDArray[Any]] = {}
-        for shard, positions, rows in _by_shard(locations):
+        for shard, positions, rows in Locations.of(locations).by_shard:
             columns = self.read_columns(shard, view)
+            if len(rows) == len(locations):
+                return {name: values.take(rows, axis=0) for name, values in columns.items()}
             if not gathered:
                 gathered = {
                     name: np.empty((len(locations), *values.shape[1:]), values.dtype)
                     for name, values in columns.items()
                 }
             for name, values in columns.items():
-                gathered[name][positions] = values[rows]
+                gathered[name][positions] = values.take(rows, axis=0)
         return gathered
 
     def gather_keys(self, locations: Sequence[Location]) -> tuple[NDArray[np.uint64], NDArray[np.int32]]:
         """Keys and labels [n] of the records at several locations."""
         keys, labels = np.empty(len(locations), np.uint64), np.empty(len(locations), np.int32)
-        for shard, positions, rows in _by_shard(locations):
-            keys[positions], labels[positions] = self.read_keys(shard)[rows], self.read_labels(shard)[rows]
+        for shard, positions, rows in Locations.of(locations).by_shard:
+            records = self._records(shard)
+            keys[positions], labels[positions] = records.keys.take(rows), records.labels.take(rows)
         return keys, labels
 
     def read_views(self, shard: int, view: int, rows: Sequence[int] | NDArray[np.integer] | slice) -> list[View]:
@@ -240,7 +243,7 @@ class Store:
         columns = {
             name: values[rows] for name, values in self.read_columns(shard, view).items() if name in VIEW_COLUMNS
         }
-        return decode_views(columns, len(self.read_keys(shard)[rows]))
+        return list(decode_views(columns, len(self.read_keys(shard)[rows])))
 
     def read_samples(self, shard: int, group: Group) -> list[Sample]:
         """The samples of a shard's group of views; none in a store that keeps no samples."""
@@ -346,11 +349,3 @@ class Store:
             f"{self.path}: is not finished: {len(names) - num_missing} of {len(names)} files are there; run the "
             "same extract command to resume"
         )
-
-
-def _by_shard(locations: Sequence[Location]) -> Iterator[tuple[int, NDArray[np.intp], NDArray[np.intp]]]:
-    """(shard, positions in ``locations``, rows) of each shard that occurs."""
-    shards, rows = np.array(locations, np.intp).reshape(-1, 2).T
-    order = np.argsort(shards, kind="stable")
-    for positions in np.split(order, np.flatnonzero(np.diff(shards[order])) + 1) if len(locations) else ():
-        yield int(shards[positions[0]]), positions, rows[positions]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from teachonce.errors import ConfigError
 from teachonce.records.source import Location, RecordSource
 from teachonce.store.join import JoinedRecords, StoreJoin
 from teachonce.store.store import Store
-from teachonce.views.columns import VIEW_COLUMNS, decode_views
+from teachonce.views.columns import decode_views
 from teachonce.views.order import ViewOrder
 from teachonce.views.view import View
 
@@ -41,11 +43,9 @@ class StoredViews:
         """By the order."""
         return self.order.number_of(epoch)
 
-    def views_of(self, joined: JoinedRecords, number: int) -> list[View]:
+    def views_of(self, joined: JoinedRecords, number: int) -> Sequence[View]:
         """As stored."""
-        locations = joined.locations_in(self.store)
-        columns = self.store.gather_columns(locations, number)
-        return decode_views({name: columns[name] for name in VIEW_COLUMNS & columns.keys()}, len(locations))
+        return decode_views(joined.columns_in(self.store, number), len(joined.records))
 
     def locate_partner(self, location: Location, key: int, where: str, *, by_position: bool = False) -> Location:
         """By key, through the index; StoreError where the data has no such record."""

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from teachonce.errors import StoreError
+from teachonce.on_demand import OnDemand
 from teachonce.views.operations import OPERATION_NAMES, Operation
 from teachonce.views.view import CENTER, Box, Erasing, Mix, View
 
@@ -55,6 +56,8 @@ CENTER_ONLY = ViewLayout(has_box=False)
 
 VIEW_COLUMNS = frozenset(ViewLayout(num_operations=1, num_erasings=1, has_mix=True, has_mix_box=True).columns)
 
+_MORE_COLUMNS = VIEW_COLUMNS - set(CROP_ONLY.columns)
+
 
 def encode_views(views: Sequence[View], layout: ViewLayout = CROP_ONLY) -> dict[str, NDArray[Any]]:
     """The columns of ``layout``, each [N] or [N, width].
@@ -93,10 +96,25 @@ def encode_views(views: Sequence[View], layout: ViewLayout = CROP_ONLY) -> dict[
     return columns
 
 
-def decode_views(columns: Mapping[str, NDArray[Any]], count: int) -> list[View]:
+class Crops(OnDemand[View]):
+    """Views that are a crop and a flip and nothing more: ``boxes`` [n, 4], ``flips`` [n]; each a ``View`` on demand."""
+
+    def __init__(self, boxes: NDArray[np.integer], flips: NDArray[np.integer]) -> None:
+        super().__init__(len(boxes))
+        self.boxes = boxes
+        self.flips = flips
+
+    def _item(self, index: int) -> View:
+        left, top, right, bottom = self.boxes[index].tolist()
+        return View((left, top, right, bottom), bool(self.flips[index]))
+
+
+def decode_views(columns: Mapping[str, NDArray[Any]], count: int) -> Sequence[View]:
     """The ``count`` views of the columns of ``encode_views``; other columns may be present."""
     if "box" not in columns:
         return [CENTER] * count
+    if not columns.keys() & _MORE_COLUMNS:
+        return Crops(columns["box"], columns["flip"])
     boxes = columns["box"].tolist()
     flips = columns["flip"].tolist()
     operations = _decode_operations(columns) if "operations" in columns else [()] * count

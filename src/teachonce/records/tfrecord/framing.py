@@ -20,7 +20,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 import xxhash
@@ -183,16 +183,16 @@ class TFRecordFile:
         """Byte offset of the row's frame."""
         return int(self._load_bounds()[row])
 
-    def bounds(self, row: int) -> tuple[int, int]:
-        """Where the row's frame begins and ends, in bytes."""
+    def bounds(self, rows: NDArray[np.integer]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Where the frames of some rows [n] begin and end [n], in bytes."""
         bounds = self._load_bounds()
-        assert 0 <= row < len(bounds) - 1, f"{self.path}: row {row} of {len(bounds) - 1}"
-        begin, end = bounds[row : row + 2].tolist()
-        return begin, end
+        return bounds.take(rows), bounds.take(rows + 1)
 
     def read(self, row: int) -> memoryview:
         """The payload of one record, without a copy of what was read; raises RecordError as ``read_tfrecords``."""
-        offset, end = self.bounds(row)
+        bounds = self._load_bounds()
+        assert 0 <= row < len(bounds) - 1, f"{self.path}: row {row} of {len(bounds) - 1}"
+        offset, end = bounds[row : row + 2].tolist()
         try:
             frame = memoryview(self._open().read(offset, end - offset))
         except RecordError as error:
@@ -206,6 +206,13 @@ class TFRecordFile:
         payload = frame[HEADER_BYTES : HEADER_BYTES + length]
         _check_payload(self.path, row, offset, payload, frame[HEADER_BYTES + length :], length)
         return payload
+
+    def try_open(self) -> Reader | None:
+        """What reads the file; None where it cannot be opened, which ``read`` explains."""
+        try:
+            return self._open()
+        except RecordError:
+            return None
 
     def read_into(self, buffer: memoryview, offset: int) -> bool:
         """Fill ``buffer`` with what the file holds from ``offset`` on; False where that fails or ends before."""
@@ -246,42 +253,6 @@ def _open(path: Path, *, in_order: bool = False) -> Reader:
     reader = storage.open_reader(name, in_order=in_order)
     _check_not_empty(path, reader.num_bytes)
     return reader
-
-
-def read_frames(frames: Sequence[tuple[TFRecordFile, int]], buffer: memoryview) -> list[memoryview]:
-    """The payloads of the rows of some files, read into ``buffer`` one behind the other, both checksums checked.
-
-    Raises RecordError as ``TFRecordFile.read``, which checks every frame again that is not in order here.
-    """
-    spans: list[tuple[int, int]] = []
-    crcs = np.empty((len(frames), 2), np.uint32)
-    start = 0
-    is_good = np.ones(len(frames), np.bool_)
-    for index, (file, row) in enumerate(frames):
-        offset, frame_end = file.bounds(row)
-        end = start + frame_end - offset
-        is_good[index] = file.read_into(buffer[start:end], offset)
-        crcs[index] = crc32c(buffer[start : start + 8]), crc32c(buffer[start + HEADER_BYTES : end - FOOTER_BYTES])
-        spans.append((start, end))
-        start = end
-    starts, ends = np.array(spans, np.int64).reshape(-1, 2).T
-    data = np.frombuffer(buffer, np.uint8, start)
-    # Masked as TFRecord stores it, see ``masked_crc32c``; 32-bit arithmetic wraps round as it should.
-    masked = ((crcs >> 15) | (crcs << 17)) + np.uint32(0xA282EAD8)
-    is_good &= _gather(data, starts, "<u8") == (ends - starts - FRAME_BYTES).astype(np.uint64)
-    is_good &= _gather(data, starts + 8, "<u4") == masked[:, 0]
-    is_good &= _gather(data, ends - FOOTER_BYTES, "<u4") == masked[:, 1]
-    payloads = [buffer[begin + HEADER_BYTES : end - FOOTER_BYTES] for begin, end in spans]
-    for index in np.flatnonzero(~is_good).tolist():
-        file, row = frames[index]
-        payloads[index] = file.read(row)
-    return payloads
-
-
-def _gather(data: NDArray[np.uint8], starts: NDArray[np.int64], kind: str) -> NDArray[Any]:
-    """The numbers that begin at some bytes."""
-    width = np.dtype(kind).itemsize
-    return data[starts[:, None] + np.arange(width)].view(kind)[:, 0]
 
 
 def index_path(path: Path) -> Path:

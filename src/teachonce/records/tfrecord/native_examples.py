@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from teachonce.native import addresses, load_library
+from teachonce.native import Buffer, addresses, lengths, load_library
 
 FOUND = np.dtype(
     [
@@ -30,13 +30,12 @@ FOUND = np.dtype(
 a new ``image/logit`` takes the place of. The keys are there only of a record that was rewritten."""
 
 
-def find_features(payloads: Sequence[bytes | memoryview]) -> NDArray[Any] | None:
+def find_features(payloads: Sequence[Buffer]) -> NDArray[Any] | None:
     """Where image, filename, label and logits are in serialized Examples (FOUND); None without the library."""
     library = load_library()
     if library is None:
         return None
     found = np.empty(len(payloads), FOUND)
-    pointers = addresses(payloads)
-    lengths = np.array([len(payload) for payload in payloads], np.int64)
-    library.teachonce_find(pointers.ctypes.data, lengths.ctypes.data, len(payloads), found.ctypes.data)
+    pointers, sizes = addresses(payloads), lengths(payloads)
+    library.teachonce_find(pointers.ctypes.data, sizes.ctypes.data, len(payloads), found.ctypes.data)
     return found

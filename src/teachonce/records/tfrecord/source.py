@@ -21,11 +21,15 @@ from teachonce.engine.buffers import BufferPool
 from teachonce.engine.chunked import chunked
 from teachonce.engine.prefetch import overlap
 from teachonce.errors import LogitsError, RecordError
+from teachonce.native import Parts, addresses
+from teachonce.on_demand import OnDemand
 from teachonce.records.class_table import read_classes
 from teachonce.records.source import (
     Buffer,
     Location,
+    Locations,
     Record,
+    RecordBatch,
     RecordSource,
     ShardInfo,
     parse_shard_name,
@@ -33,12 +37,12 @@ from teachonce.records.source import (
     rewritten_keys,
     shard_name,
 )
+from teachonce.records.tfrecord.batch_frames import read_frames
 from teachonce.records.tfrecord.framing import (
     TFRecordFile,
     describe_record,
     index_path,
     load_index,
-    read_frames,
     read_tfrecords,
 )
 from teachonce.records.tfrecord.native_examples import find_features
@@ -243,17 +247,41 @@ class TFRecordSource(RecordSource):
 
     def read_batch(
         self, locations: Sequence[Location], *, with_logits: bool = False, buffers: BufferPool | None = None
-    ) -> list[Record]:
+    ) -> Sequence[Record]:
         """The records at several locations, where it can be into memory of ``buffers``."""
-        files = [(self._keep_open(shard), row) for shard, row in locations]
-        bounds = [file.bounds(row) for file, row in files]
-        descriptions = [
-            describe_record(file.path, row, begin) for (file, row), (begin, _) in zip(files, bounds, strict=True)
-        ]
+        found = Locations.of(locations)
+        descriptions = OnDemand(len(found), lambda index: self._describe(*found[index]))
         if buffers is None:
-            return self._take_apart([file.read(row) for file, row in files], descriptions, with_logits)
-        payloads = read_frames(files, buffers.take((sum(end - begin for begin, end in bounds),)).data)
-        return self._take_apart(payloads, descriptions, with_logits)
+            payloads = [self._keep_open(shard).read(row) for shard, row in found]
+            return self._take_apart(payloads, descriptions, with_logits)
+        read = read_frames(self._keep_open, found, buffers)
+        features = None if self.with_boxes or with_logits else self._find(read)
+        if features is None:
+            return self._take_apart(read, descriptions, with_logits)
+        return self._as_batch(read, descriptions, features)
+
+    def _describe(self, shard: int, row: int) -> str:
+        file = self._files[shard]
+        return describe_record(file.path, row, file.offset(row))
+
+    def _as_batch(self, payloads: Parts, descriptions: Sequence[str], found: NDArray[Any]) -> RecordBatch:
+        """Records of Examples in which the native library has found what they hold; the others one by one."""
+        images = payloads.within(*found["image"].T)
+        labels = found["label"].copy()
+        is_plain = (found["status"] == 0) & (labels >= 0) & (labels < (self._num_classes or np.iinfo(np.int64).max))
+        is_plain &= (found["has_encoded_xxh3"] | found["has_original_key"]) == 0
+
+        def make(index: int) -> Record:
+            return others.get(index) or self._take_apart([payloads[index]], [descriptions[index]], False)[0]
+
+        others: dict[int, Record] = {}
+        others |= {index: make(index) for index in np.flatnonzero(~is_plain).tolist()}
+        keys = np.fromiter(map(record_key, images), np.uint64, len(images))
+        pointers, sizes = images.addresses, images.num_bytes
+        for index, record in others.items():
+            keys[index], labels[index] = record.key, record.label
+            pointers[index], sizes[index] = addresses([record.encoded])[0], len(record.encoded)
+        return RecordBatch(keys, labels, pointers, sizes, make)
 
     def _take_apart(
         self, payloads: Sequence[Buffer], descriptions: Sequence[str], with_logits: bool, *, copy: bool = False
