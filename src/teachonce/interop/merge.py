@@ -12,7 +12,7 @@ Nothing here imports torch.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from teachonce.codecs.registry import warn_of_estimates
-from teachonce.engine.chunked import chunked
 from teachonce.engine.jobs import describe_start, order_for_worker, run_jobs
 from teachonce.engine.progress import Advance, phase, progress
 from teachonce.engine.stop import stopping_gently
@@ -32,11 +31,11 @@ from teachonce.records.class_space import ClassSpace, map_logits
 from teachonce.records.discovery import open_records
 from teachonce.records.listed import list_written
 from teachonce.records.source import Location, Record, RecordSource
-from teachonce.records.tfrecord.framing import TFRecordWriter, describe_record, is_whole, read_tfrecords
+from teachonce.records.tfrecord.framing import TFRecordWriter, describe_record, is_whole, read_blocks
 from teachonce.records.tfrecord.native_examples import find_features
 from teachonce.records.tfrecord.rewrite import begin_rewrite, rewrite_shard
 from teachonce.records.tfrecord.source import decode_tfrecord, found_keys
-from teachonce.records.tfrecord.tf_example import replace_feature, splice_entry
+from teachonce.records.tfrecord.tf_example import encode_float_entries, replace_feature, splice_entry
 from teachonce.storage.files import open_storage
 from teachonce.storage.names import check_component
 from teachonce.storage.remote.file_index import ListedFile
@@ -122,35 +121,36 @@ class _ShardMerger:
 
     def _write(self, shard: int, location: Path, report: Advance, writer: TFRecordWriter) -> int:
         num_rows = 0
-        for block in chunked(read_tfrecords(location), MERGE_BLOCK_RECORDS):
-            payloads = [payload for _, payload in block]
-            found = find_features(payloads)
-            records = [
-                self._read(found, index, payload, describe_record(location, num_rows + index, offset))
-                for index, (offset, payload) in enumerate(block)
-            ]
-            locations = [(shard, num_rows + index) for index in range(len(block))]
-            try:
-                logits = self._read_logits(locations, records)
-            except StoreError:
-                # Names are worth reading only for a message.
-                self.join.locate(
-                    locations,
-                    [
-                        decode_tfrecord(payload, record.where, num_classes=self.target.num_classes)
-                        for payload, record in zip(payloads, records, strict=True)
-                    ],
-                )
-                raise
-            for index, payload in enumerate(payloads):
-                if found is not None and found["status"][index] == 0:
-                    body, splice = found["body"][index].tolist(), found["splice"][index].tolist()
-                    writer.write(*splice_entry(payload, body, splice, "image/logit", logits[index]))
-                else:
-                    writer.write(replace_feature(payload, "image/logit", logits[index]))
-            num_rows += len(block)
+        for block in read_blocks(location):
+            for first in range(0, len(block), MERGE_BLOCK_RECORDS):
+                num_rows += self._write_block(shard, num_rows, location, block[first : first + MERGE_BLOCK_RECORDS], writer)
             report(len(block))
         return num_rows
+
+    def _write_block(
+        self, shard: int, first: int, location: Path, block: Sequence[tuple[int, memoryview]], writer: TFRecordWriter
+    ) -> int:
+        payloads = [payload for _, payload in block]
+        found = find_features(payloads)
+        records = [
+            self._read(found, index, payload, describe_record(location, first + index, offset))
+            for index, (offset, payload) in enumerate(block)
+        ]
+        locations = [(shard, first + index) for index in range(len(block))]
+        try:
+            logits = self._read_logits(locations, records)
+        except StoreError:
+            # Names are worth reading only for a message.
+            self.join.locate(
+                locations,
+                [
+                    decode_tfrecord(payload, record.where, num_classes=self.target.num_classes)
+                    for payload, record in zip(payloads, records, strict=True)
+                ],
+            )
+            raise
+        writer.write_block(_insert(payloads, found, logits))
+        return len(block)
 
     def _read(self, found: NDArray[Any] | None, index: int, payload: memoryview, where: str) -> Record:
         if found is None or found["status"][index] != 0:
@@ -167,6 +167,22 @@ class _ShardMerger:
             {name: values for name, values in columns.items() if name not in VIEW_COLUMNS}
         )
         return map_logits(logits, self.join.class_space, self.target, self.config.background_logit)
+
+
+def _insert(
+    payloads: Sequence[memoryview], found: NDArray[Any] | None, logits: NDArray[np.float32]
+) -> Iterator[Sequence[bytes | memoryview]]:
+    """Each Example with its logits, in parts."""
+    if found is None:
+        yield from ([replace_feature(payload, "image/logit", row)] for payload, row in zip(payloads, logits, strict=True))
+        return
+    entries = encode_float_entries("image/logit", logits)
+    places = zip(found["status"].tolist(), found["body"].tolist(), found["splice"].tolist(), strict=True)
+    for index, (status, body, splice) in enumerate(places):
+        if status == 0:
+            yield splice_entry(payloads[index], body, splice, entries[index])
+        else:
+            yield [replace_feature(payloads[index], "image/logit", logits[index])]
 
 
 def _count_classes(store: Store, source: RecordSource) -> int:

@@ -24,12 +24,14 @@ import xxhash
 from numpy.typing import NDArray
 
 from teachonce.engine.buffers import BufferPool
+from teachonce.engine.chunked import chunked
 from teachonce.errors import ConfigError, RecordError
 from teachonce.records.class_table import ClassTable
 
 Buffer = bytes | memoryview
 """Bytes that were read: of their own, or a view of the buffer that they were read into."""
 
+_SCANNED_RECORDS = 32
 _SHARD_NAME = re.compile(r"(.+)-(\d{5,})-of-(\d{5,})")
 
 
@@ -142,6 +144,10 @@ class RecordSource(ABC):
     @abstractmethod
     def iter_shard(self, shard: int, *, with_logits: bool = False) -> Iterator[Record]:
         """The records of a shard in order, streaming; raises as ``read_batch``."""
+
+    def scan_shard(self, shard: int) -> Iterator[list[Record]]:
+        """The same in lists, to be looked at once: their images live until the next list is requested."""
+        return chunked(self.iter_shard(shard), _SCANNED_RECORDS)
 
     labeled: Literal["all", "some", "none"] = "all"
     """Which records have a label; the others' is ``NO_LABEL``."""

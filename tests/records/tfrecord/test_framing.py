@@ -87,7 +87,7 @@ def test_round_trip(tmp_path_factory: pytest.TempPathFactory, payloads: list[byt
 def test_frames_are_the_same_however_they_lie_in_what_is_read_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk_bytes: int
 ) -> None:
-    monkeypatch.setattr("teachonce.records.tfrecord.framing._CHUNK_BYTES", chunk_bytes)
+    monkeypatch.setattr("teachonce.records.tfrecord.framing.BLOCK_BYTES", chunk_bytes)
     path = tmp_path / "x-00000-of-00001"
     payloads = [bytes([size % 251]) * size for size in (0, 1, 5, 21, 22, 300, 9_000, 30_000, 2)]
     index = write_shard(path, payloads)

@@ -28,6 +28,7 @@ from teachonce.records.tfrecord.tf_example import (
     decode_example,
     encode_example,
     replace_feature,
+    encode_float_entries,
     splice_entry,
 )
 from teachonce.views.policy import CropPolicy, RandomErasing
@@ -294,7 +295,7 @@ def test_a_spliced_example_is_the_replaced_one(others: tuple[str, ...], has_logi
     found = find(payload)
     logits = np.linspace(-3, 3, 1001, dtype=np.float32)
     body, splice = found["body"].tolist(), found["splice"].tolist()
-    spliced = b"".join(splice_entry(payload, body, splice, "image/logit", logits))
+    spliced = b"".join(splice_entry(payload, body, splice, encode_float_entries("image/logit", logits[None])[0]))
     assert spliced == replace_feature(payload, "image/logit", logits)
 
 

@@ -17,7 +17,7 @@ import os
 import re
 import struct
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -37,8 +37,10 @@ HEADER_BYTES = 12
 FOOTER_BYTES = 4
 FRAME_BYTES = HEADER_BYTES + FOOTER_BYTES
 _HEADER = struct.Struct("<QI")
+_LENGTH = struct.Struct("<Q")
 _FOOTER = struct.Struct("<I")
-_CHUNK_BYTES = 4 << 20
+BLOCK_BYTES = 1 << 20
+"""Of a file that are read at once: what a core's cache holds while it is checked, taken apart and written again."""
 
 
 def masked_crc32c(data: bytes | bytearray | memoryview) -> int:
@@ -66,46 +68,99 @@ class TFRecordWriter:
 
     def write(self, *parts: bytes | memoryview) -> None:
         """Append one record, the payload in one part or several."""
-        num_bytes = sum(map(len, parts))
-        length = struct.pack("<Q", num_bytes)
-        crc = 0
-        for part in parts:
-            crc = crc32c(part, crc)
-        for part in (length + _FOOTER.pack(masked_crc32c(length)), *parts, _FOOTER.pack(_mask(crc))):
-            self._file.write(part)
-            self._hasher.update(part)
-        size = num_bytes + FRAME_BYTES
-        self.index.append((self._offset, size))
-        self._offset += size
+        self.write_block([parts])
+
+    def write_block(self, records: Iterable[Sequence[bytes | memoryview]]) -> None:
+        """Append records, each payload in parts, by one write."""
+        block: list[bytes | memoryview] = []
+        for parts in records:
+            num_bytes = crc = 0
+            for part in parts:
+                num_bytes += len(part)
+                crc = crc32c(part, crc)
+            length = _LENGTH.pack(num_bytes)
+            block += (length, _FOOTER.pack(masked_crc32c(length)), *parts, _FOOTER.pack(_mask(crc)))
+            size = num_bytes + FRAME_BYTES
+            self.index.append((self._offset, size))
+            self._offset += size
+        data = b"".join(block)
+        self._hasher.update(data)
+        self._file.write(data)
 
 
-def read_tfrecords(path: Path) -> Iterator[tuple[int, memoryview]]:
-    """Each record of the file as (offset of its frame, payload), sequentially.
+def read_tfrecords(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Each record of the file as (offset of its frame, payload), sequentially; raises as ``read_blocks``."""
+    for block in read_blocks(path):
+        yield from ((offset, bytes(payload)) for offset, payload in block)
 
-    A payload is a part of the 4 MiB that were read with it, which live as long as it does: who keeps payloads, copies.
+
+def read_blocks(path: Path) -> Iterator[list[tuple[int, memoryview]]]:
+    """The records of the file as (offset of its frame, payload), sequentially, in lists of about ``BLOCK_BYTES``.
+
+    All are read into the same memory: the payloads of a list live until the next one is requested.
 
     Raises RecordError with path, record number and byte offset where a frame is truncated or a checksum does not hold,
-    and for a file without any record.
+    after the records before it, and for a file without any record.
     """
     reader = _open(path, in_order=True)
     file_bytes = reader.num_bytes
+    buffer = memoryview(bytearray(min(BLOCK_BYTES, file_bytes)))
     offset, row = 0, 0
     while offset < file_bytes:
-        chunk = memoryview(reader.read(offset, min(_CHUNK_BYTES, file_bytes - offset)))
-        at = 0  # of the next frame in the chunk; one that goes on behind it begins the next chunk
-        while offset + at < file_bytes and (at == 0 or at + HEADER_BYTES <= len(chunk)):
-            length = _check_header(path, row, offset + at, chunk[at : at + HEADER_BYTES], file_bytes)
-            end = at + length + FRAME_BYTES
-            if end > len(chunk):
-                if at:
-                    break
-                chunk = memoryview(reader.read(offset, end))
-            payload = chunk[at + HEADER_BYTES : end - FOOTER_BYTES]
-            _check_payload(path, row, offset + at, payload, chunk[end - FOOTER_BYTES : end], length)
-            yield offset + at, payload
-            at = end
-            row += 1
-        offset += at
+        chunk = buffer[: reader.read_into(buffer[: file_bytes - offset], offset)]
+        spans = _find_frames(chunk)
+        if spans and _are_sound(chunk, spans, _compute_crcs(chunk, spans)).all():
+            yield [(offset + begin, chunk[begin + HEADER_BYTES : end - FOOTER_BYTES]) for begin, end in spans]
+            row += len(spans)
+            offset += spans[-1][1]
+            continue
+        # The first does not fit, or one of them is damaged: the first alone, until it is that one's turn.
+        length = _check_header(path, row, offset, chunk[:HEADER_BYTES], file_bytes)
+        end = length + FRAME_BYTES
+        if end > len(buffer):
+            buffer = memoryview(bytearray(end))
+            continue
+        payload = chunk[HEADER_BYTES : end - FOOTER_BYTES]
+        _check_payload(path, row, offset, payload, chunk[end - FOOTER_BYTES : end], length)
+        yield [(offset, payload)]
+        row += 1
+        offset += end
+
+
+def _find_frames(data: memoryview) -> list[tuple[int, int]]:
+    """Where the complete frames of some bytes begin and end, as far as their lengths, not yet checked, say."""
+    spans: list[tuple[int, int]] = []
+    begin = 0
+    while begin + HEADER_BYTES <= len(data):
+        end = begin + _LENGTH.unpack_from(data, begin)[0] + FRAME_BYTES
+        if end > len(data):
+            break
+        spans.append((begin, end))
+        begin = end
+    return spans
+
+
+def _compute_crcs(data: memoryview, spans: Sequence[tuple[int, int]]) -> NDArray[np.uint32]:
+    """CRC32C [n, 2] of length and payload of some frames."""
+    crcs = [
+        (crc32c(data[begin : begin + 8]), crc32c(data[begin + HEADER_BYTES : end - FOOTER_BYTES]))
+        for begin, end in spans
+    ]
+    return np.array(crcs, np.uint32)
+
+
+def _are_sound(data: memoryview, spans: Sequence[tuple[int, int]], crcs: NDArray[np.uint32]) -> NDArray[np.bool_]:
+    """Whether frames that should begin and end there have these lengths, and checksums of what was computed."""
+    array = np.frombuffer(data, np.uint8)
+    starts, ends = np.array(spans, np.int64).reshape(-1, 2).T
+    # Masked as TFRecord stores it, see ``masked_crc32c``; 32-bit arithmetic wraps round as it should.
+    masked = ((crcs >> 15) | (crcs << 17)) + np.uint32(0xA282EAD8)
+    has_lengths: NDArray[np.bool_] = _gather(array, starts, "<u8") == (ends - starts - FRAME_BYTES).astype(np.uint64)
+    return (
+        has_lengths
+        & (_gather(array, starts + 8, "<u4") == masked[:, 0])
+        & (_gather(array, ends - FOOTER_BYTES, "<u4") == masked[:, 1])
+    )
 
 
 class FrameCheck:
@@ -264,13 +319,7 @@ def read_frames(frames: Sequence[tuple[TFRecordFile, int]], buffer: memoryview) 
         crcs[index] = crc32c(buffer[start : start + 8]), crc32c(buffer[start + HEADER_BYTES : end - FOOTER_BYTES])
         spans.append((start, end))
         start = end
-    starts, ends = np.array(spans, np.int64).reshape(-1, 2).T
-    data = np.frombuffer(buffer, np.uint8, start)
-    # Masked as TFRecord stores it, see ``masked_crc32c``; 32-bit arithmetic wraps round as it should.
-    masked = ((crcs >> 15) | (crcs << 17)) + np.uint32(0xA282EAD8)
-    is_good &= _gather(data, starts, "<u8") == (ends - starts - FRAME_BYTES).astype(np.uint64)
-    is_good &= _gather(data, starts + 8, "<u4") == masked[:, 0]
-    is_good &= _gather(data, ends - FOOTER_BYTES, "<u4") == masked[:, 1]
+    is_good &= _are_sound(buffer[:start], spans, crcs)
     payloads = [buffer[begin + HEADER_BYTES : end - FOOTER_BYTES] for begin, end in spans]
     for index in np.flatnonzero(~is_good).tolist():
         file, row = frames[index]

@@ -18,7 +18,6 @@ import xxhash
 from numpy.typing import NDArray
 
 from teachonce.engine.buffers import BufferPool
-from teachonce.engine.chunked import chunked
 from teachonce.engine.prefetch import overlap
 from teachonce.errors import LogitsError, RecordError
 from teachonce.records.class_table import read_classes
@@ -38,8 +37,8 @@ from teachonce.records.tfrecord.framing import (
     describe_record,
     index_path,
     load_index,
+    read_blocks,
     read_frames,
-    read_tfrecords,
 )
 from teachonce.records.tfrecord.native_examples import find_features
 from teachonce.records.tfrecord.tf_example import Feature, decode_example
@@ -48,9 +47,6 @@ from teachonce.storage.storage import FileStatus, Storage
 
 MAX_OPEN_SHARDS = 128
 """Shards that a source keeps open in a process; ImageNet has 1024, which is the usual limit of open files."""
-
-
-_STREAMED_RECORDS = 32  # that are taken apart at once
 
 
 ENCODED_XXH3 = "image/encoded_xxh3"
@@ -303,25 +299,32 @@ class TFRecordSource(RecordSource):
 
     def iter_shard(self, shard: int, *, with_logits: bool = False) -> Iterator[Record]:
         """The records of a shard in order, streaming; raises as ``read_batch``."""
-        path = self._files[shard].path
-        for block in chunked(self._iter_frames(shard), _STREAMED_RECORDS):
-            payloads = [payload for _, (_, payload) in block]
-            descriptions = [describe_record(path, row, offset) for row, (offset, _) in block]
+        for payloads, descriptions in self._read_blocks(shard):
             yield from self._take_apart(payloads, descriptions, with_logits, copy=True)
 
-    def _iter_frames(self, shard: int) -> Iterator[tuple[int, tuple[int, memoryview]]]:
-        """(row, (offset, payload)) of a shard, in order; RecordError where its index has others.
+    def scan_shard(self, shard: int) -> Iterator[list[Record]]:
+        """The same in lists, without a copy of the images: they live until the next list is requested."""
+        for payloads, descriptions in self._read_blocks(shard):
+            yield self._take_apart(payloads, descriptions, with_logits=False)
+
+    def _read_blocks(self, shard: int) -> Iterator[tuple[list[memoryview], list[str]]]:
+        """(payloads, how messages name them) of a shard, in order; RecordError where its index has others.
 
         A shard that was replaced by one of equal size has other rows than its index, by which others read.
         """
         file = self._files[shard]
-        row = -1
-        for row, (offset, payload) in enumerate(read_tfrecords(file.path)):
-            if row >= len(file) or offset != file.offset(row):
-                raise _other_index(file, row, offset)
-            yield row, (offset, payload)
-        if row + 1 != len(file):
-            raise _other_index(file, row + 1, file.offset(row + 1))
+        first = 0
+        for block in read_blocks(file.path):
+            for row, (offset, _) in enumerate(block, first):
+                if row >= len(file) or offset != file.offset(row):
+                    raise _other_index(file, row, offset)
+            yield (
+                [payload for _, payload in block],
+                [describe_record(file.path, row, offset) for row, (offset, _) in enumerate(block, first)],
+            )
+            first += len(block)
+        if first != len(file):
+            raise _other_index(file, first, file.offset(first))
 
     def _find(self, payloads: Sequence[Buffer]) -> NDArray[Any] | None:
         return find_features(payloads)
