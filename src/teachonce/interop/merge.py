@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from teachonce.codecs.registry import warn_of_estimates
+from teachonce.engine.chunked import chunked
 from teachonce.engine.jobs import describe_start, order_for_worker, run_jobs
 from teachonce.engine.progress import Advance, phase, progress
 from teachonce.engine.stop import stopping_gently
@@ -34,7 +35,7 @@ from teachonce.records.source import Location, Record, RecordSource
 from teachonce.records.tfrecord.framing import TFRecordWriter, describe_record, is_whole, read_blocks
 from teachonce.records.tfrecord.native_examples import find_features
 from teachonce.records.tfrecord.rewrite import begin_rewrite, rewrite_shard
-from teachonce.records.tfrecord.source import decode_tfrecord, found_keys
+from teachonce.records.tfrecord.source import decode_tfrecord, take_apart
 from teachonce.records.tfrecord.tf_example import encode_float_entries, replace_feature, splice_entry
 from teachonce.storage.files import open_storage
 from teachonce.storage.names import check_component
@@ -46,7 +47,7 @@ from teachonce.views.columns import VIEW_COLUMNS
 MERGE_WORKER_BYTES = 1 << 28
 """Bytes of records for which it pays to start one more process: it takes about as long as to merge half of them."""
 MERGE_BLOCK_RECORDS = 128
-"""Records whose logits are decoded at once: half a megabyte for 1000 classes."""
+"""Records that are worked on at once, at most: their logits are half a megabyte for 1000 classes."""
 
 
 def merge(config: MergeConfig) -> None:
@@ -121,44 +122,18 @@ class _ShardMerger:
 
     def _write(self, shard: int, location: Path, report: Advance, writer: TFRecordWriter) -> int:
         num_rows = 0
-        for block in read_blocks(location):
-            for first in range(0, len(block), MERGE_BLOCK_RECORDS):
-                num_rows += self._write_block(shard, num_rows, location, block[first : first + MERGE_BLOCK_RECORDS], writer)
+        decode = partial(decode_tfrecord, num_classes=self.target.num_classes)
+        blocks = (part for block in read_blocks(location) for part in chunked(block, MERGE_BLOCK_RECORDS))
+        for block in blocks:
+            payloads = [payload for _, payload in block]
+            where = [describe_record(location, row, offset) for row, (offset, _) in enumerate(block, num_rows)]
+            found = find_features(payloads)
+            records = take_apart(payloads, where, found, decode, num_classes=self.target.num_classes)
+            logits = self._read_logits([(shard, num_rows + index) for index in range(len(block))], records)
+            writer.write_block(_insert(payloads, found, logits))
+            num_rows += len(block)
             report(len(block))
         return num_rows
-
-    def _write_block(
-        self, shard: int, first: int, location: Path, block: Sequence[tuple[int, memoryview]], writer: TFRecordWriter
-    ) -> int:
-        payloads = [payload for _, payload in block]
-        found = find_features(payloads)
-        records = [
-            self._read(found, index, payload, describe_record(location, first + index, offset))
-            for index, (offset, payload) in enumerate(block)
-        ]
-        locations = [(shard, first + index) for index in range(len(block))]
-        try:
-            logits = self._read_logits(locations, records)
-        except StoreError:
-            # Names are worth reading only for a message.
-            self.join.locate(
-                locations,
-                [
-                    decode_tfrecord(payload, record.where, num_classes=self.target.num_classes)
-                    for payload, record in zip(payloads, records, strict=True)
-                ],
-            )
-            raise
-        writer.write_block(_insert(payloads, found, logits))
-        return len(block)
-
-    def _read(self, found: NDArray[Any] | None, index: int, payload: memoryview, where: str) -> Record:
-        if found is None or found["status"][index] != 0:
-            return decode_tfrecord(payload, where, num_classes=self.target.num_classes)
-        image, image_end = found["image"][index].tolist()
-        encoded = payload[image:image_end]
-        key, own_key = found_keys(found[index], encoded, where)
-        return Record(encoded, int(found["label"][index]), "", key, where, own_key=own_key)
 
     def _read_logits(self, locations: Sequence[Location], records: Sequence[Record]) -> NDArray[np.float32]:
         stored = self.join.locate(locations, records)

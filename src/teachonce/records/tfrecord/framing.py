@@ -18,7 +18,7 @@ import re
 import struct
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -27,6 +27,7 @@ import xxhash
 from crc32c import crc32c
 from numpy.typing import NDArray
 
+from teachonce.engine.write_behind import write_behind
 from teachonce.errors import RecordError, TeachonceError
 from teachonce.storage.cache_folder import cache_folder
 from teachonce.storage.files import atomic_write, locate
@@ -39,8 +40,10 @@ FRAME_BYTES = HEADER_BYTES + FOOTER_BYTES
 _HEADER = struct.Struct("<QI")
 _LENGTH = struct.Struct("<Q")
 _FOOTER = struct.Struct("<I")
-BLOCK_BYTES = 1 << 20
-"""Of a file that are read at once: what a core's cache holds while it is checked, taken apart and written again."""
+WRITE_BYTES = 1 << 20
+"""Of records that are written at once."""
+BLOCK_BYTES = 4 << 20
+"""Of a file that are read at once."""
 
 
 def masked_crc32c(data: bytes | bytearray | memoryview) -> int:
@@ -59,6 +62,7 @@ class TFRecordWriter:
         self._file = file
         self._offset = 0
         self._hasher = xxhash.xxh3_128()
+        self._pass_on: Callable[[bytes], None] = self._append
         self.index: list[tuple[int, int]] = []
 
     @property
@@ -71,8 +75,9 @@ class TFRecordWriter:
         self.write_block([parts])
 
     def write_block(self, records: Iterable[Sequence[bytes | memoryview]]) -> None:
-        """Append records, each payload in parts, by one write."""
+        """Append records, each payload in parts, by as few writes as pay."""
         block: list[bytes | memoryview] = []
+        start = self._offset
         for parts in records:
             num_bytes = crc = 0
             for part in parts:
@@ -83,7 +88,21 @@ class TFRecordWriter:
             size = num_bytes + FRAME_BYTES
             self.index.append((self._offset, size))
             self._offset += size
-        data = b"".join(block)
+            if self._offset - start >= WRITE_BYTES:
+                self._pass_on(b"".join(block))
+                block.clear()
+                start = self._offset
+        if block:
+            self._pass_on(b"".join(block))
+
+    @contextmanager
+    def behind(self) -> Iterator[None]:
+        """Within the block a thread hashes and writes, and may raise at its end what writing raises."""
+        with write_behind(self._append) as self._pass_on:
+            yield
+        self._pass_on = self._append
+
+    def _append(self, data: bytes) -> None:
         self._hasher.update(data)
         self._file.write(data)
 

@@ -55,7 +55,8 @@ def rewrite_shard(info: ShardInfo, path: Path, write: Callable[[TFRecordWriter],
     delete_index(path)  # of an older shard of this name
     with atomic_write(path) as file:
         writer = TFRecordWriter(file)
-        num_rows = write(writer)
+        with writer.behind():
+            num_rows = write(writer)
         if num_rows != info.num_records:
             raise RecordError(
                 f"{info.path}: {num_rows} records, {info.num_records} when it was opened: the shard was changed; "

@@ -10,6 +10,7 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,48 @@ def decode_tfrecord(
     boxes = check_boxes([features.get(name) for name in BOX_FEATURES], where) if with_boxes else None
     key, own_key = keys_of(features, encoded, where)
     return Record(encoded, label, name, key, where, logits, boxes, own_key)
+
+
+def take_apart(
+    payloads: Sequence[Buffer],
+    descriptions: Sequence[str],
+    found: NDArray[Any] | None,
+    decode: Callable[[Buffer, str], Record],
+    *,
+    num_classes: int | None,
+    with_logits: bool = False,
+    copy: bool = False,
+) -> list[Record]:
+    """The records of serialized Examples, from what the native library ``found`` in them (None: there is none).
+
+    ``decode`` is for those that were left to Python, and refuses what is wrong with a label; ``copy``: images of their
+    own.
+    """
+    if found is None:
+        return list(map(decode, payloads, descriptions))
+    spans = np.concatenate([found["image"], found["filename"], found["logits"]], axis=1).tolist()
+    labels = found["label"].tolist()
+    is_rewritten = (found["has_encoded_xxh3"] | found["has_original_key"]).tolist()
+    end_label = num_classes or 1 << 63
+    records = []
+    for index, is_left in enumerate(found["status"].tolist()):
+        label, payload, where = labels[index], payloads[index], descriptions[index]
+        if is_left or not 0 <= label < end_label:
+            records.append(decode(payload, where))  # or raises
+            continue
+        image, image_end, name, name_end, logits, logits_end = spans[index]
+        encoded = bytes(payload[image:image_end]) if copy else payload[image:image_end]
+        filename = str(payload[name:name_end], errors="replace")
+        values = None
+        if with_logits:
+            values = np.frombuffer(payload[logits:logits_end], "<f4").astype(np.float32)
+            values = check_logits(values, where, num_classes)
+        if is_rewritten[index]:
+            key, own_key = found_keys(found[index], encoded, where)
+            records.append(Record(encoded, label, filename, key, where, values, own_key=own_key))
+        else:
+            records.append(Record(encoded, label, filename, record_key(encoded), where, values))
+    return records
 
 
 def keys_of(features: Mapping[str, Feature], encoded: Buffer, where: str) -> tuple[int, int | None]:
@@ -254,35 +297,11 @@ class TFRecordSource(RecordSource):
     def _take_apart(
         self, payloads: Sequence[Buffer], descriptions: Sequence[str], with_logits: bool, *, copy: bool = False
     ) -> list[Record]:
-        """The records of serialized Examples, by the native library where that can; ``copy``: images of their own."""
         found = None if self.with_boxes else self._find(payloads)
-        if found is None:
-            return [
-                self._decode(payload, where, with_logits) for payload, where in zip(payloads, descriptions, strict=True)
-            ]
-        spans = np.concatenate([found["image"], found["filename"], found["logits"]], axis=1).tolist()
-        labels = found["label"].tolist()
-        is_rewritten = (found["has_encoded_xxh3"] | found["has_original_key"]).tolist()
-        end_label = self._num_classes or 1 << 63
-        records = []
-        for index, is_left in enumerate(found["status"].tolist()):
-            label, payload, where = labels[index], payloads[index], descriptions[index]
-            if is_left or not 0 <= label < end_label:
-                records.append(self._decode(payload, where, with_logits))  # or raises
-                continue
-            image, image_end, name, name_end, logits, logits_end = spans[index]
-            encoded = bytes(payload[image:image_end]) if copy else payload[image:image_end]
-            filename = str(payload[name:name_end], errors="replace")
-            values = None
-            if with_logits:
-                values = np.frombuffer(payload[logits:logits_end], "<f4").astype(np.float32)
-                values = check_logits(values, where, self._num_classes)
-            if is_rewritten[index]:
-                key, own_key = found_keys(found[index], encoded, where)
-                records.append(Record(encoded, label, filename, key, where, values, own_key=own_key))
-            else:
-                records.append(Record(encoded, label, filename, record_key(encoded), where, values))
-        return records
+        decode = partial(self._decode, with_logits=with_logits)
+        return take_apart(
+            payloads, descriptions, found, decode, num_classes=self._num_classes, with_logits=with_logits, copy=copy
+        )
 
     def fetch(self, shard: int, go_on: Callable[[], bool] = lambda: True) -> None:
         """All of the file of a shard."""
