@@ -146,7 +146,9 @@ class Bench:
             for path in csv.iterdir():
                 with path.open("rb") as file:
                     while block := file.readlines(BLOCK_BYTES):
-                        numbers = parse_numbers(b",".join(line.rstrip().partition(b",")[2] for line in block))
+                        numbers = parse_numbers(
+                            b",".join(line.rstrip().partition(b",")[2] for line in block), len(block) * NUM_CLASSES
+                        )
                         assert numbers is not None
 
         def read_lines() -> None:

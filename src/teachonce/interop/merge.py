@@ -1,6 +1,6 @@
 """Merge: TFRecords in, TFRecords with ``image/logit`` out (step 2 of the walkthrough, from a store).
 
-128 records and their logits are in memory at a time, some 15 MB whatever the data's size; the walkthrough's own
+Some 64 records and their logits are in memory at a time, about 15 MB whatever the data's size; the walkthrough's own
 merge holds every logit of ImageNet in one dict (about 41 GB). Images are copied as they are. Every record is found in
 the store by its key, so an added or changed image stops the merge with its place, and its shard does
 not appear; records that were removed from the data, or are in another order, do no harm.
@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from teachonce.codecs.registry import warn_of_estimates
+from teachonce.engine.buffers import BufferPool
 from teachonce.engine.chunked import chunked
 from teachonce.engine.jobs import describe_start, order_for_worker, run_jobs
 from teachonce.engine.progress import Advance, phase, progress
@@ -46,8 +47,8 @@ from teachonce.views.columns import VIEW_COLUMNS
 
 MERGE_WORKER_BYTES = 1 << 28
 """Bytes of records for which it pays to start one more process: it takes about as long as to merge half of them."""
-MERGE_BLOCK_RECORDS = 128
-"""Records that are worked on at once, at most: their logits are half a megabyte for 1000 classes."""
+MERGE_BLOCK_RECORDS = 64
+"""Records whose logits are decoded at once: a quarter of a megabyte for 1000 classes."""
 
 
 def merge(config: MergeConfig) -> None:
@@ -109,6 +110,7 @@ class _ShardMerger:
         self.join = join
         self.store = join.store
         self.target = target
+        self.buffers = BufferPool()
 
     def __call__(self, shard: int, report: Advance) -> dict[str, ListedFile]:
         info = self.join.source.shards[shard]
@@ -123,8 +125,8 @@ class _ShardMerger:
     def _write(self, shard: int, location: Path, report: Advance, writer: TFRecordWriter) -> int:
         num_rows = 0
         decode = partial(decode_tfrecord, num_classes=self.target.num_classes)
-        blocks = (part for block in read_blocks(location) for part in chunked(block, MERGE_BLOCK_RECORDS))
-        for block in blocks:
+        frames = (frame for block in read_blocks(location, self.buffers) for frame in block)
+        for block in chunked(frames, MERGE_BLOCK_RECORDS):
             payloads = [payload for _, payload in block]
             where = [describe_record(location, row, offset) for row, (offset, _) in enumerate(block, num_rows)]
             found = find_features(payloads)
@@ -149,7 +151,9 @@ def _insert(
 ) -> Iterator[Sequence[bytes | memoryview]]:
     """Each Example with its logits, in parts."""
     if found is None:
-        yield from ([replace_feature(payload, "image/logit", row)] for payload, row in zip(payloads, logits, strict=True))
+        yield from (
+            [replace_feature(payload, "image/logit", row)] for payload, row in zip(payloads, logits, strict=True)
+        )
         return
     entries = encode_float_entries("image/logit", logits)
     places = zip(found["status"].tolist(), found["body"].tolist(), found["splice"].tolist(), strict=True)

@@ -31,7 +31,9 @@ from teachonce.records.class_table import ClassTable
 Buffer = bytes | memoryview
 """Bytes that were read: of their own, or a view of the buffer that they were read into."""
 
-_SCANNED_RECORDS = 32
+SCANNED_RECORDS = 64
+"""That are read and worked on at once."""
+
 _SHARD_NAME = re.compile(r"(.+)-(\d{5,})-of-(\d{5,})")
 
 
@@ -146,8 +148,8 @@ class RecordSource(ABC):
         """The records of a shard in order, streaming; raises as ``read_batch``."""
 
     def scan_shard(self, shard: int) -> Iterator[list[Record]]:
-        """The same in lists, to be looked at once: their images live until the next list is requested."""
-        return chunked(self.iter_shard(shard), _SCANNED_RECORDS)
+        """The same in lists, which are not to be kept: what is read at once stays in memory with any record of it."""
+        return chunked(self.iter_shard(shard), SCANNED_RECORDS)
 
     labeled: Literal["all", "some", "none"] = "all"
     """Which records have a label; the others' is ``NO_LABEL``."""

@@ -27,8 +27,8 @@ from teachonce.records.tfrecord.tf_example import (
     FeatureValue,
     decode_example,
     encode_example,
-    replace_feature,
     encode_float_entries,
+    replace_feature,
     splice_entry,
 )
 from teachonce.views.policy import CropPolicy, RandomErasing

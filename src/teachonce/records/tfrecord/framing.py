@@ -27,6 +27,7 @@ import xxhash
 from crc32c import crc32c
 from numpy.typing import NDArray
 
+from teachonce.engine.buffers import BufferPool
 from teachonce.engine.write_behind import write_behind
 from teachonce.errors import RecordError, TeachonceError
 from teachonce.storage.cache_folder import cache_folder
@@ -42,7 +43,7 @@ _LENGTH = struct.Struct("<Q")
 _FOOTER = struct.Struct("<I")
 WRITE_BYTES = 1 << 20
 """Of records that are written at once."""
-BLOCK_BYTES = 4 << 20
+BLOCK_BYTES = 1 << 20
 """Of a file that are read at once."""
 
 
@@ -113,22 +114,24 @@ def read_tfrecords(path: Path) -> Iterator[tuple[int, bytes]]:
         yield from ((offset, bytes(payload)) for offset, payload in block)
 
 
-def read_blocks(path: Path) -> Iterator[list[tuple[int, memoryview]]]:
+def read_blocks(path: Path, buffers: BufferPool | None = None) -> Iterator[list[tuple[int, memoryview]]]:
     """The records of the file as (offset of its frame, payload), sequentially, in lists of about ``BLOCK_BYTES``.
 
-    All are read into the same memory: the payloads of a list live until the next one is requested.
+    They are read into memory of ``buffers``, which is used again for others once no payload in it is referred to.
 
     Raises RecordError with path, record number and byte offset where a frame is truncated or a checksum does not hold,
     after the records before it, and for a file without any record.
     """
     reader = _open(path, in_order=True)
     file_bytes = reader.num_bytes
-    buffer = memoryview(bytearray(min(BLOCK_BYTES, file_bytes)))
+    buffers = buffers or BufferPool()
+    buffer_bytes = BLOCK_BYTES
     offset, row = 0, 0
     while offset < file_bytes:
-        chunk = buffer[: reader.read_into(buffer[: file_bytes - offset], offset)]
+        chunk = buffers.take((buffer_bytes,)).data[: file_bytes - offset]
+        chunk = chunk[: reader.read_into(chunk, offset)]
         spans = _find_frames(chunk)
-        if spans and _are_sound(chunk, spans, _compute_crcs(chunk, spans)).all():
+        if spans and all(_is_sound(chunk, begin, end) for begin, end in spans):
             yield [(offset + begin, chunk[begin + HEADER_BYTES : end - FOOTER_BYTES]) for begin, end in spans]
             row += len(spans)
             offset += spans[-1][1]
@@ -136,8 +139,8 @@ def read_blocks(path: Path) -> Iterator[list[tuple[int, memoryview]]]:
         # The first does not fit, or one of them is damaged: the first alone, until it is that one's turn.
         length = _check_header(path, row, offset, chunk[:HEADER_BYTES], file_bytes)
         end = length + FRAME_BYTES
-        if end > len(buffer):
-            buffer = memoryview(bytearray(end))
+        if end > buffer_bytes:
+            buffer_bytes = end
             continue
         payload = chunk[HEADER_BYTES : end - FOOTER_BYTES]
         _check_payload(path, row, offset, payload, chunk[end - FOOTER_BYTES : end], length)
@@ -159,27 +162,11 @@ def _find_frames(data: memoryview) -> list[tuple[int, int]]:
     return spans
 
 
-def _compute_crcs(data: memoryview, spans: Sequence[tuple[int, int]]) -> NDArray[np.uint32]:
-    """CRC32C [n, 2] of length and payload of some frames."""
-    crcs = [
-        (crc32c(data[begin : begin + 8]), crc32c(data[begin + HEADER_BYTES : end - FOOTER_BYTES]))
-        for begin, end in spans
-    ]
-    return np.array(crcs, np.uint32)
-
-
-def _are_sound(data: memoryview, spans: Sequence[tuple[int, int]], crcs: NDArray[np.uint32]) -> NDArray[np.bool_]:
-    """Whether frames that should begin and end there have these lengths, and checksums of what was computed."""
-    array = np.frombuffer(data, np.uint8)
-    starts, ends = np.array(spans, np.int64).reshape(-1, 2).T
-    # Masked as TFRecord stores it, see ``masked_crc32c``; 32-bit arithmetic wraps round as it should.
-    masked = ((crcs >> 15) | (crcs << 17)) + np.uint32(0xA282EAD8)
-    has_lengths: NDArray[np.bool_] = _gather(array, starts, "<u8") == (ends - starts - FRAME_BYTES).astype(np.uint64)
-    return (
-        has_lengths
-        & (_gather(array, starts + 8, "<u4") == masked[:, 0])
-        & (_gather(array, ends - FOOTER_BYTES, "<u4") == masked[:, 1])
-    )
+def _is_sound(data: memoryview, begin: int, end: int) -> bool:
+    """Whether both checksums of the frame that begins and ends there hold."""
+    return _FOOTER.unpack_from(data, begin + 8)[0] == masked_crc32c(data[begin : begin + 8]) and _FOOTER.unpack_from(
+        data, end - FOOTER_BYTES
+    )[0] == masked_crc32c(data[begin + HEADER_BYTES : end - FOOTER_BYTES])
 
 
 class FrameCheck:
@@ -338,7 +325,13 @@ def read_frames(frames: Sequence[tuple[TFRecordFile, int]], buffer: memoryview) 
         crcs[index] = crc32c(buffer[start : start + 8]), crc32c(buffer[start + HEADER_BYTES : end - FOOTER_BYTES])
         spans.append((start, end))
         start = end
-    is_good &= _are_sound(buffer[:start], spans, crcs)
+    starts, ends = np.array(spans, np.int64).reshape(-1, 2).T
+    data = np.frombuffer(buffer, np.uint8, start)
+    # Masked as TFRecord stores it, see ``masked_crc32c``; 32-bit arithmetic wraps round as it should.
+    masked = ((crcs >> 15) | (crcs << 17)) + np.uint32(0xA282EAD8)
+    is_good &= _gather(data, starts, "<u8") == (ends - starts - FRAME_BYTES).astype(np.uint64)
+    is_good &= _gather(data, starts + 8, "<u4") == masked[:, 0]
+    is_good &= _gather(data, ends - FOOTER_BYTES, "<u4") == masked[:, 1]
     payloads = [buffer[begin + HEADER_BYTES : end - FOOTER_BYTES] for begin, end in spans]
     for index in np.flatnonzero(~is_good).tolist():
         file, row = frames[index]

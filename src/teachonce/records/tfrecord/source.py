@@ -19,10 +19,12 @@ import xxhash
 from numpy.typing import NDArray
 
 from teachonce.engine.buffers import BufferPool
+from teachonce.engine.chunked import chunked
 from teachonce.engine.prefetch import overlap
 from teachonce.errors import LogitsError, RecordError
 from teachonce.records.class_table import read_classes
 from teachonce.records.source import (
+    SCANNED_RECORDS,
     Buffer,
     Location,
     Record,
@@ -272,9 +274,10 @@ class TFRecordSource(RecordSource):
     def _prepare(self) -> None:
         self._open: OrderedDict[int, None] = OrderedDict()
         self._lock = threading.Lock()
+        self._buffers = BufferPool()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name not in ("_open", "_lock")}
+        return {name: value for name, value in self.__dict__.items() if name not in ("_open", "_lock", "_buffers")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -322,7 +325,7 @@ class TFRecordSource(RecordSource):
             yield from self._take_apart(payloads, descriptions, with_logits, copy=True)
 
     def scan_shard(self, shard: int) -> Iterator[list[Record]]:
-        """The same in lists, without a copy of the images: they live until the next list is requested."""
+        """The same in lists, without a copy of the images."""
         for payloads, descriptions in self._read_blocks(shard):
             yield self._take_apart(payloads, descriptions, with_logits=False)
 
@@ -333,7 +336,8 @@ class TFRecordSource(RecordSource):
         """
         file = self._files[shard]
         first = 0
-        for block in read_blocks(file.path):
+        frames = (frame for block in read_blocks(file.path, self._buffers) for frame in block)
+        for block in chunked(frames, SCANNED_RECORDS):
             for row, (offset, _) in enumerate(block, first):
                 if row >= len(file) or offset != file.offset(row):
                     raise _other_index(file, row, offset)
