@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from teachonce.errors import RecordError
+from teachonce.records.tfrecord.frame_check import FrameCheck
 from teachonce.records.tfrecord.framing import (
-    FrameCheck,
     TFRecordFile,
     TFRecordWriter,
     delete_index,

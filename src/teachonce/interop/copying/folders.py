@@ -28,7 +28,8 @@ from teachonce.records.discovery import find_splits
 from teachonce.records.listed import INDEX_SUFFIX, list_written
 from teachonce.records.listing import find_class_folders
 from teachonce.records.source import parse_shard_name, shard_name
-from teachonce.records.tfrecord.framing import FrameCheck, check_index, index_bytes, load_index
+from teachonce.records.tfrecord.frame_check import FrameCheck
+from teachonce.records.tfrecord.framing import check_index, index_bytes, load_index
 from teachonce.records.tfrecord.source import find_shards
 from teachonce.runs.run import CONFIG_NAME, LOCK_NAME, RESULT_NAME
 from teachonce.storage.address import to_location

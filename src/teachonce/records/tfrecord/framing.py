@@ -28,8 +28,8 @@ from crc32c import crc32c
 from numpy.typing import NDArray
 
 from teachonce.engine.buffers import BufferPool
-from teachonce.engine.write_behind import write_behind
 from teachonce.errors import RecordError, TeachonceError
+from teachonce.records.tfrecord.write_behind import write_behind
 from teachonce.storage.cache_folder import cache_folder
 from teachonce.storage.files import atomic_write, locate
 from teachonce.storage.remote.file_index import ListedFile, hash_bytes
@@ -40,7 +40,7 @@ FOOTER_BYTES = 4
 FRAME_BYTES = HEADER_BYTES + FOOTER_BYTES
 _HEADER = struct.Struct("<QI")
 _LENGTH = struct.Struct("<Q")
-_FOOTER = struct.Struct("<I")
+FOOTER = struct.Struct("<I")
 WRITE_BYTES = 1 << 20
 """Of records that are written at once."""
 BLOCK_BYTES = 1 << 20
@@ -49,10 +49,11 @@ BLOCK_BYTES = 1 << 20
 
 def masked_crc32c(data: bytes | bytearray | memoryview) -> int:
     """CRC32C rotated right by 15 bits plus a constant, as TFRecord stores it (crc of data that holds crcs is weak)."""
-    return _mask(crc32c(data))
+    return mask_crc(crc32c(data))
 
 
-def _mask(crc: int) -> int:
+def mask_crc(crc: int) -> int:
+    """A CRC32C as TFRecord stores it."""
     return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
 
 
@@ -85,7 +86,7 @@ class TFRecordWriter:
                 num_bytes += len(part)
                 crc = crc32c(part, crc)
             length = _LENGTH.pack(num_bytes)
-            block += (length, _FOOTER.pack(masked_crc32c(length)), *parts, _FOOTER.pack(_mask(crc)))
+            block += (length, FOOTER.pack(masked_crc32c(length)), *parts, FOOTER.pack(mask_crc(crc)))
             size = num_bytes + FRAME_BYTES
             self.index.append((self._offset, size))
             self._offset += size
@@ -137,7 +138,7 @@ def read_blocks(path: Path, buffers: BufferPool | None = None) -> Iterator[list[
             offset += spans[-1][1]
             continue
         # The first does not fit, or one of them is damaged: the first alone, until it is that one's turn.
-        length = _check_header(path, row, offset, chunk[:HEADER_BYTES], file_bytes)
+        length = check_header(path, row, offset, chunk[:HEADER_BYTES], file_bytes)
         end = length + FRAME_BYTES
         if end > buffer_bytes:
             buffer_bytes = end
@@ -164,64 +165,9 @@ def _find_frames(data: memoryview) -> list[tuple[int, int]]:
 
 def _is_sound(data: memoryview, begin: int, end: int) -> bool:
     """Whether both checksums of the frame that begins and ends there hold."""
-    return _FOOTER.unpack_from(data, begin + 8)[0] == masked_crc32c(data[begin : begin + 8]) and _FOOTER.unpack_from(
-        data, end - FOOTER_BYTES
-    )[0] == masked_crc32c(data[begin + HEADER_BYTES : end - FOOTER_BYTES])
-
-
-class FrameCheck:
-    """The frames of a file whose bytes pass by, in pieces of any size: checksums, and ``index`` as a writer's.
-
-    ``path`` is what errors name. Both methods raise RecordError as ``read_tfrecords``.
-    """
-
-    def __init__(self, path: Path, num_bytes: int) -> None:
-        self.index: list[tuple[int, int]] = []
-        self._path = path
-        self._num_bytes = num_bytes
-        self._offset = 0
-        self._part = bytearray()
-        """Of the header or the footer that is being read."""
-        self._length = -1
-        self._left = 0
-        """Of the payload; the length is below 0 where a header comes next."""
-        self._crc = 0
-
-    def update(self, data: bytes | memoryview) -> None:
-        """The next bytes of the file."""
-        view, at = memoryview(data), 0
-        while at < len(view):
-            if self._left:
-                taken = view[at : at + self._left]
-                self._crc = crc32c(taken, self._crc)
-                self._left -= len(taken)
-                at += len(taken)
-                continue
-            wanted = (HEADER_BYTES if self._length < 0 else FOOTER_BYTES) - len(self._part)
-            self._part += view[at : at + wanted]
-            at += min(wanted, len(view) - at)
-            if len(self._part) == (HEADER_BYTES if self._length < 0 else FOOTER_BYTES):
-                self._end_part()
-
-    def finish(self) -> None:
-        """There are no more bytes."""
-        if self._part or self._length >= 0:
-            raise _truncated(self._path, len(self.index), self._offset, f"the file ends at byte {self._num_bytes}")
-        _check_not_empty(self._path, self._offset)
-
-    def _end_part(self) -> None:
-        row = len(self.index)
-        if self._length < 0:
-            self._length = _check_header(self._path, row, self._offset, bytes(self._part), self._num_bytes)
-            self._left, self._crc = self._length, 0
-        else:
-            if _mask(self._crc) != _FOOTER.unpack(self._part)[0]:
-                raise _damaged(self._path, row, self._offset)
-            size = self._length + FRAME_BYTES
-            self.index.append((self._offset, size))
-            self._offset += size
-            self._length = -1
-        self._part.clear()
+    length, payload = data[begin : begin + 8], data[begin + HEADER_BYTES : end - FOOTER_BYTES]
+    of_length, of_payload = (FOOTER.unpack_from(data, at)[0] for at in (begin + 8, end - FOOTER_BYTES))
+    return bool(of_length == masked_crc32c(length) and of_payload == masked_crc32c(payload))
 
 
 class TFRecordFile:
@@ -258,7 +204,7 @@ class TFRecordFile:
             frame = memoryview(self._open().read(offset, end - offset))
         except RecordError as error:
             raise RecordError(f"{error} (record {row}, byte {offset})") from error
-        length = _check_header(self.path, row, offset, frame[:HEADER_BYTES], self._open().num_bytes)
+        length = check_header(self.path, row, offset, frame[:HEADER_BYTES], self._open().num_bytes)
         if length + FRAME_BYTES != end - offset:
             raise RecordError(
                 f"{describe_record(self.path, row, offset)}: the index says {end - offset} bytes, the frame has "
@@ -305,7 +251,7 @@ class TFRecordFile:
 def _open(path: Path, *, in_order: bool = False) -> Reader:
     storage, name = locate(path, RecordError)
     reader = storage.open_reader(name, in_order=in_order)
-    _check_not_empty(path, reader.num_bytes)
+    check_not_empty(path, reader.num_bytes)
     return reader
 
 
@@ -367,7 +313,7 @@ def load_index(path: Path, found: Mapping[str, FileStatus] | None = None) -> NDA
     storage, name = locate(path, RecordError)
     found = found or {}
     status = found.get(name) or storage.status(name)
-    _check_not_empty(path, status.num_bytes)
+    check_not_empty(path, status.num_bytes)
     beside = index_path(path)
     # A listing that has the shard has all files next to it, but for what is not a file.
     if beside.name in found or ((name not in found or storage.requests_at_once == 1) and storage.has(beside.name)):
@@ -485,7 +431,7 @@ def _scan_bounds(path: Path) -> NDArray[np.int64]:
     while bounds[-1] < reader.num_bytes:
         offset = bounds[-1]
         header = reader.read(offset, HEADER_BYTES)
-        length = _check_header(path, len(bounds) - 1, offset, header, reader.num_bytes)
+        length = check_header(path, len(bounds) - 1, offset, header, reader.num_bytes)
         bounds.append(offset + length + FRAME_BYTES)
     return np.array(bounds, dtype=np.int64)
 
@@ -499,15 +445,16 @@ def _cached_index_path(path: Path, status: FileStatus) -> Path | None:
     return folder / f"{xxhash.xxh3_128_hexdigest(os.fsencode(identity))}.idx"
 
 
-def _check_not_empty(path: Path, file_bytes: int) -> None:
+def check_not_empty(path: Path, file_bytes: int) -> None:
+    """Raise RecordError for a shard without any record."""
     if file_bytes == 0:
         raise RecordError(f"{path}: is empty (0 bytes), expected at least one record; write the shard again")
 
 
-def _check_header(path: Path, row: int, offset: int, header: bytes | memoryview, end: int) -> int:
+def check_header(path: Path, row: int, offset: int, header: bytes | memoryview, end: int) -> int:
     """The payload's length, if its checksum holds and the frame ends at or before byte ``end``."""
     if len(header) < HEADER_BYTES:
-        raise _truncated(path, row, offset, f"the header has {len(header)} of {HEADER_BYTES} bytes")
+        raise truncated(path, row, offset, f"the header has {len(header)} of {HEADER_BYTES} bytes")
     length, crc = _HEADER.unpack(header)
     if masked_crc32c(header[:8]) != crc:
         hint = "it looks like gzip, which is not supported" if row == 0 and bytes(header[:2]) == b"\x1f\x8b" else ""
@@ -517,7 +464,7 @@ def _check_header(path: Path, row: int, offset: int, header: bytes | memoryview,
             f"TFRecord file; {hint}"
         )
     if offset + length + FRAME_BYTES > end:
-        raise _truncated(path, row, offset, f"the frame should have {length + FRAME_BYTES} bytes, has {end - offset}")
+        raise truncated(path, row, offset, f"the frame should have {length + FRAME_BYTES} bytes, has {end - offset}")
     return length
 
 
@@ -526,16 +473,18 @@ def _check_payload(
 ) -> None:
     if len(payload) < length or len(footer) < FOOTER_BYTES:
         found = HEADER_BYTES + len(payload) + len(footer)
-        raise _truncated(path, row, offset, f"the frame should have {length + FRAME_BYTES} bytes, has {found}")
-    if masked_crc32c(payload) != _FOOTER.unpack(footer)[0]:
-        raise _damaged(path, row, offset)
+        raise truncated(path, row, offset, f"the frame should have {length + FRAME_BYTES} bytes, has {found}")
+    if masked_crc32c(payload) != FOOTER.unpack(footer)[0]:
+        raise damaged(path, row, offset)
 
 
-def _damaged(path: Path, row: int, offset: int) -> RecordError:
+def damaged(path: Path, row: int, offset: int) -> RecordError:
+    """The error of a payload whose checksum does not hold."""
     return RecordError(
         f"{describe_record(path, row, offset)}: wrong checksum of the data: the shard is damaged; write it again"
     )
 
 
-def _truncated(path: Path, row: int, offset: int, found: str) -> RecordError:
+def truncated(path: Path, row: int, offset: int, found: str) -> RecordError:
+    """The error of a frame that is not complete, of which there is ``found``."""
     return RecordError(f"{describe_record(path, row, offset)}: truncated: {found}; write the shard again")
