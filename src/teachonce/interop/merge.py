@@ -33,7 +33,7 @@ from teachonce.records.class_space import ClassSpace, map_logits
 from teachonce.records.discovery import open_records
 from teachonce.records.listed import list_written
 from teachonce.records.source import Location, Record, RecordSource
-from teachonce.records.tfrecord.framing import TFRecordWriter, describe_record, is_whole, read_blocks
+from teachonce.records.tfrecord.framing import TFRecordWriter, describe_records, is_whole, read_blocks
 from teachonce.records.tfrecord.native_examples import find_features
 from teachonce.records.tfrecord.rewrite import begin_rewrite, rewrite_shard
 from teachonce.records.tfrecord.source import decode_tfrecord, take_apart
@@ -128,7 +128,7 @@ class _ShardMerger:
         frames = (frame for block in read_blocks(location, self.buffers) for frame in block)
         for block in chunked(frames, MERGE_BLOCK_RECORDS):
             payloads = [payload for _, payload in block]
-            where = [describe_record(location, row, offset) for row, (offset, _) in enumerate(block, num_rows)]
+            where = describe_records(location, num_rows, [offset for offset, _ in block])
             found = find_features(payloads)
             records = take_apart(payloads, where, found, decode, num_classes=self.target.num_classes)
             logits = self._read_logits([(shard, num_rows + index) for index in range(len(block))], records)

@@ -190,6 +190,10 @@ class TFRecordFile:
         """Byte offset of the row's frame."""
         return int(self._load_bounds()[row])
 
+    def offsets(self, first: int, count: int) -> list[int]:
+        """Byte offsets of the frames of up to ``count`` rows from ``first`` on, as many as there are."""
+        return self._load_bounds()[first : min(first + count, len(self))].tolist()
+
     def bounds(self, row: int) -> tuple[int, int]:
         """Where the row's frame begins and ends, in bytes."""
         bounds = self._load_bounds()
@@ -370,7 +374,13 @@ def index_bytes(index: Sequence[tuple[int, int]]) -> bytes:
 
 def describe_record(path: Path, row: int, offset: int) -> str:
     """How messages name a record."""
-    return f"{path} record {row} (byte {offset})"
+    return describe_records(path, row, [offset])[0]
+
+
+def describe_records(path: Path, first: int, offsets: Sequence[int]) -> list[str]:
+    """How messages name the records from row ``first`` on, at these offsets."""
+    prefix = f"{path} record "  # a path is slow to print
+    return [f"{prefix}{row} (byte {offset})" for row, offset in enumerate(offsets, first)]
 
 
 class _IndexProblem(Exception):

@@ -38,6 +38,7 @@ from teachonce.records.source import (
 from teachonce.records.tfrecord.framing import (
     TFRecordFile,
     describe_record,
+    describe_records,
     index_path,
     load_index,
     read_blocks,
@@ -338,13 +339,13 @@ class TFRecordSource(RecordSource):
         first = 0
         frames = (frame for block in read_blocks(file.path, self._buffers) for frame in block)
         for block in chunked(frames, SCANNED_RECORDS):
-            for row, (offset, _) in enumerate(block, first):
-                if row >= len(file) or offset != file.offset(row):
-                    raise _other_index(file, row, offset)
-            yield (
-                [payload for _, payload in block],
-                [describe_record(file.path, row, offset) for row, (offset, _) in enumerate(block, first)],
-            )
+            offsets, payloads = [offset for offset, _ in block], [payload for _, payload in block]
+            expected = file.offsets(first, len(block))
+            if offsets != expected:
+                pairs = zip(offsets, expected, strict=False)
+                at = next((at for at, (offset, known) in enumerate(pairs) if offset != known), len(expected))
+                raise _other_index(file, first + at, offsets[at])
+            yield payloads, describe_records(file.path, first, offsets)
             first += len(block)
         if first != len(file):
             raise _other_index(file, first, file.offset(first))
