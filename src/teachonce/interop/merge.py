@@ -45,7 +45,7 @@ from teachonce.store.join import StoreJoin
 from teachonce.store.store import Store
 from teachonce.views.columns import VIEW_COLUMNS
 
-MERGE_WORKER_BYTES = 1 << 28
+MERGE_WORKER_BYTES = 1 << 29
 """Bytes of records for which it pays to start one more process: it takes about as long as to merge half of them."""
 MERGE_BLOCK_RECORDS = 64
 """Records whose logits are decoded at once: a quarter of a megabyte for 1000 classes."""
