@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,9 @@ from teachonce.codecs.registry import warn_of_estimates
 from teachonce.engine.buffers import BufferPool
 from teachonce.engine.chunked import chunked
 from teachonce.engine.jobs import describe_start, order_for_worker, run_jobs
+from teachonce.engine.options import Engine
 from teachonce.engine.progress import Advance, phase, progress
-from teachonce.engine.stop import stopping_gently
+from teachonce.engine.stop import check_stop, stopping_gently
 from teachonce.errors import ConfigError, StoreError
 from teachonce.interop.config import MergeConfig
 from teachonce.interop.convert import check_arrived
@@ -35,7 +37,7 @@ from teachonce.records.listed import list_written
 from teachonce.records.source import Location, Record, RecordSource
 from teachonce.records.tfrecord.framing import TFRecordWriter, describe_records, is_whole, read_blocks
 from teachonce.records.tfrecord.native_examples import find_features
-from teachonce.records.tfrecord.rewrite import begin_rewrite, rewrite_shard
+from teachonce.records.tfrecord.rewrite import begin_rewrite, begin_shard
 from teachonce.records.tfrecord.source import decode_tfrecord, take_apart
 from teachonce.records.tfrecord.tf_example import encode_float_entries, replace_feature, splice_entry
 from teachonce.storage.files import open_storage
@@ -47,6 +49,8 @@ from teachonce.views.columns import VIEW_COLUMNS
 
 MERGE_WORKER_BYTES = 1 << 29
 """Bytes of records for which it pays to start one more process: it takes about as long as to merge half of them."""
+SHARDS_IN_TURN = 8
+"""Shards that are one worker's job, at most: of each but the last, the wait for the disk costs no time."""
 MERGE_BLOCK_RECORDS = 64
 """Records whose logits are decoded at once: a quarter of a megabyte for 1000 classes."""
 
@@ -86,19 +90,20 @@ def merge(config: MergeConfig) -> None:
     # Records have texts and boxes besides the images, which the store knows: so the data is in the plan.
     begin_rewrite("merge", config.data, config.out, source, plan, is_data_new=True)
     shards = order_for_worker(range(len(source.shards)), *config.worker_part())
-    jobs = [shard for shard in shards if not is_whole(config.out / source.shards[shard].name)]
+    missing = [shard for shard in shards if not is_whole(config.out / source.shards[shard].name)]
     sizes = [info.num_records for info in source.shards]
-    done = sum(sizes) - sum(sizes[shard] for shard in jobs)
+    done = sum(sizes) - sum(sizes[shard] for shard in missing)
     build = partial(_ShardMerger, config, join, target)
-    num_bytes = sum(source.shards[shard].num_bytes for shard in jobs)
+    num_bytes = sum(source.shards[shard].num_bytes for shard in missing)
     engine = config.choose_engine(num_bytes // MERGE_WORKER_BYTES)
+    jobs = _in_turn(missing, engine)
     start = describe_start(engine.num_workers, len(jobs))
     with (
         stopping_gently(config.grace_seconds),
         progress("merge", sum(sizes), done=done, unit="records", phase=start) as advance,
     ):
         written = [found for _, found in run_jobs(build, jobs, engine=engine, report=advance)]
-    check_arrived(config, [source.shards[shard].name for shard in jobs])
+    check_arrived(config, [source.shards[shard].name for shard in missing])
     open_storage(config.out).remove_temporaries()
     files = {name: entry for found in written for name, entry in found.items()}
     list_written(config.out, split, files, is_alone=config.worker_part()[1] == 1)
@@ -112,15 +117,25 @@ class _ShardMerger:
         self.target = target
         self.buffers = BufferPool()
 
-    def __call__(self, shard: int, report: Advance) -> dict[str, ListedFile]:
-        info = self.join.source.shards[shard]
-        location = info.path
-        assert location is not None
-        path = self.config.out / info.name
-        if is_whole(path):  # by another process, meanwhile
-            report(info.num_records)
-            return {}
-        return rewrite_shard(info, path, partial(self._write, shard, location, report))
+    def __call__(self, shards: Sequence[int], report: Advance) -> dict[str, ListedFile]:
+        """Merge some shards; while one waits for the disk the next is written."""
+        written: dict[str, ListedFile] = {}
+        with ThreadPoolExecutor(1, thread_name_prefix="end") as pool:
+            ending: list[Future[dict[str, ListedFile]]] = []
+            for shard in shards:
+                check_stop()
+                info = self.join.source.shards[shard]
+                path = self.config.out / info.name
+                if is_whole(path):  # by another process, meanwhile
+                    report(info.num_records)
+                    continue
+                assert info.path is not None
+                ending.append(pool.submit(begin_shard(info, path, partial(self._write, shard, info.path, report))))
+                if len(ending) > 1:
+                    written |= ending.pop(0).result()
+            for last in ending:
+                written |= last.result()
+        return written
 
     def _write(self, shard: int, location: Path, report: Advance, writer: TFRecordWriter) -> int:
         num_rows = 0
@@ -162,6 +177,14 @@ def _insert(
             yield splice_entry(payloads[index], body, splice, entries[index])
         else:
             yield [replace_feature(payloads[index], "image/logit", logits[index])]
+
+
+def _in_turn(shards: Sequence[int], engine: Engine) -> list[list[int]]:
+    """The shards of each job: a few, but not so many that workers are idle at the end."""
+    if engine.name != "local":
+        return [[shard] for shard in shards]
+    most = len(shards) // (4 * engine.num_workers) if engine.num_workers > 1 else SHARDS_IN_TURN
+    return list(chunked(shards, min(SHARDS_IN_TURN, max(1, most))))
 
 
 def _count_classes(store: Store, source: RecordSource) -> int:
