@@ -11,7 +11,7 @@ from itertools import count, islice
 
 import pytest
 
-from teachonce.engine.prefetch import THREAD_NAME, prefetch
+from teachonce.engine.prefetch import THREAD_NAME, prefetch, take_ahead
 from teachonce.errors import RecordError
 
 
@@ -210,3 +210,64 @@ def test_iterators_may_be_nested_and_run_side_by_side() -> None:
 
 def test_many_items_with_little_work_end() -> None:
     assert sum(prefetch(range(20_000), lambda item: item, threads=4, ahead=2)) == sum(range(20_000))
+
+
+@pytest.mark.parametrize("num_ahead", [0, 1, 5])
+def test_items_are_taken_ahead_in_order(num_ahead: int) -> None:
+    taken: list[int] = []
+    items = take_ahead((taken.append(item) or item for item in range(20)), num_ahead)
+    assert not taken and next(items) == 0
+    end = time.monotonic() + 30
+    while len(taken) < num_ahead + 2 and time.monotonic() < end:
+        time.sleep(0.005)
+    time.sleep(0.02)  # for what should not come
+    assert taken == list(range(num_ahead + 2))
+    assert list(items) == list(range(1, 20)) and not threads_alive()
+    assert list(take_ahead(iter([]), num_ahead)) == []
+
+
+def test_items_come_from_one_other_thread_while_this_one_works() -> None:
+    """A slow source and a slow consumer take the time of the slower one."""
+    threads: set[threading.Thread] = set()
+    at_once = threading.Barrier(2, timeout=30)
+
+    def source() -> Iterator[int]:
+        for item in range(4):
+            threads.add(threading.current_thread())
+            if item:
+                at_once.wait()  # passed if the consumer is at work on the item before, or never
+            yield item
+
+    for item in take_ahead(source(), 1):
+        if item < 3:
+            at_once.wait()
+    assert len(threads) == 1 and threading.current_thread() not in threads
+
+
+@pytest.mark.parametrize("num_ahead", [0, 4])
+def test_an_error_of_the_source_comes_behind_its_items(num_ahead: int) -> None:
+    items = take_ahead(broken_after(3, RecordError), num_ahead)
+    assert list(islice(items, 3)) == [0, 1, 2]
+    with pytest.raises(RecordError, match="item 3 cannot be read"):
+        next(items)
+    assert not threads_alive()
+    gc.disable()
+    try:
+        assert caught(take_ahead(broken_after(2, RecordError), num_ahead))() is None
+    finally:
+        gc.enable()
+
+
+def test_leaving_early_closes_the_source() -> None:
+    closed: list[threading.Thread] = []
+
+    def source() -> Iterator[int]:
+        try:
+            yield from count()
+        finally:
+            closed.append(threading.current_thread())
+
+    items = take_ahead(source(), 3)
+    assert next(items) == 0 and threads_alive()
+    items.close()  # type: ignore[attr-defined]
+    assert len(closed) == 1 and not threads_alive()

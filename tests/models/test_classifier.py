@@ -301,7 +301,9 @@ def test_device_that_is_not_there(name: str, message: str) -> None:
         ("efficientnet", r"its weights cannot be downloaded .*give weights=DIR"),
     ],
 )
-def test_spec_of_nothing(spec: str, message: str) -> None:
+def test_spec_of_nothing(spec: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Without a network the hub's client tries again for a minute.
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises((ConfigError, ModelError), match=message):
         load_model(spec)
 

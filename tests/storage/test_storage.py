@@ -181,6 +181,14 @@ class StorageContract:
             with pytest.raises(RecordError, match=rf"^{where}: cannot be listed: No such file"):
                 ask("no/file")
 
+    def test_what_may_be_missing(self, storage: Storage) -> None:
+        assert storage.find("a.bin") is storage.find("no/file") is None
+        put(storage, "a.bin")
+        put(storage, "large.bin", b"x" * 200_000)
+        put(storage, "empty.bin", b"")
+        assert storage.find("a.bin") == b"content" and storage.find("empty.bin") == b""
+        assert storage.find("large.bin") == b"x" * 200_000
+
     def test_a_library_reads_the_file_itself(self, storage: Storage) -> None:
         put(storage, "a/b.bin", b"bytes")
         assert storage.local_path("a/b.bin").read_bytes() == b"bytes"

@@ -33,7 +33,7 @@ def make_store(path: Path, num_views: int = 3) -> Store:
 
 def test_what_it_says(tmp_path: Path) -> None:
     store = make_store(tmp_path / "store")
-    write_card(store.path, "MIT; research only")
+    write_card(store, "MIT; research only")
     card = (store.path / CARD_NAME).read_text()
     hits = sum(sum(store.read_hits(shard, group) or []) for shard in (0, 1) for group in ((0, 1), (2, 2)))
     for expected in (
@@ -51,7 +51,7 @@ def test_what_it_says(tmp_path: Path) -> None:
         assert expected in card
     # The same store anywhere has the same card.
     other = make_store(tmp_path / "other")
-    write_card(other.path, "MIT; research only")
+    write_card(other, "MIT; research only")
     assert everything(other.path) == everything(store.path)
     # Its commands are commands.
     (block,) = re.findall(r"```bash\n(.*?)```", card, flags=re.DOTALL)
@@ -61,24 +61,24 @@ def test_what_it_says(tmp_path: Path) -> None:
 
 def test_the_license_stays(tmp_path: Path) -> None:
     path = make_store(tmp_path / "store").path
-    write_card(path)
+    write_card(Store(path))
     assert "not given" in (path / CARD_NAME).read_text() and "teacher_license" not in (path / CARD_NAME).read_text()
     text = 'Apache-2.0, "as is"\nno | warranty ![x](y.png) <img src=y>\x1b[2J'
-    write_card(path, text)
+    write_card(Store(path), text)
     card = (path / CARD_NAME).read_text()
     assert json.loads(re.findall(r"^teacher_license: (.*)$", card, flags=re.MULTILINE)[0]) == text
     assert "![x]" not in card.partition("---\n#")[2] and "<img" not in card.partition("---\n#")[2].replace("\\<img", "")
     assert "\x1b" not in card
     before = (path / CARD_NAME).stat().st_mtime_ns
-    write_card(path)
+    write_card(Store(path))
     assert (path / CARD_NAME).stat().st_mtime_ns == before
-    write_card(path, "MIT")
+    write_card(Store(path), "MIT")
     assert '\nteacher_license: "MIT"\n' in f"\n{(path / CARD_NAME).read_text()}"
     # More views: renewed, with the license.
     plan = begin_store(path, make_plan(num_views=6), views_per_file=2)
     fill(path, plan)
     finalize_store(path)
-    write_card(path)
+    write_card(Store(path))
     card = (path / CARD_NAME).read_text()
     assert "8 records x 6 views" in card and 'teacher_license: "MIT"' in card
 
@@ -89,7 +89,7 @@ def test_a_card_that_somebody_edited(content: bytes, tmp_path: Path) -> None:
     (path / CARD_NAME).write_bytes(content)
     before = read_plan(path), Store(path).fingerprint
     assert Store(path).check_files() == 7
-    write_card(path)
+    write_card(Store(path))
     assert (path / CARD_NAME).read_text() == render_card(Store(path), None)
     assert (read_plan(path), Store(path).fingerprint) == before
 

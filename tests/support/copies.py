@@ -24,5 +24,5 @@ def make_store(path: Path, num_views: int = 6) -> Store:
     plan = begin_store(path, make_plan(num_views=num_views, num_samples=2), views_per_file=2)
     fill(path, plan)
     assert finalize_store(path) == num_views
-    write_card(path, "MIT")
+    write_card(Store(path), "MIT")
     return Store(path)

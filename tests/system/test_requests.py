@@ -114,7 +114,7 @@ def test_opening_a_store(place: Path, proxy: Proxy) -> None:
     """Whatever the number of its shards: its plans and its manifests."""
     with proxy.counted() as requests:
         store = Store(place / "store")
-    assert len(requests) <= 14, count(requests)
+    assert len(requests) <= 7, count(requests)
     with proxy.counted() as requests:
         for shard in range(NUM_SHARDS):
             store.read_columns(shard, 1)
@@ -169,9 +169,9 @@ def test_an_extraction_lists_nothing_in_its_loop(place: Path, proxy: Proxy, tmp_
     assert not end.value.code
     found, num_units = count(requests), 2 * NUM_SHARDS
     # Of a whole extraction; those of its heartbeats and its card among them.
-    assert found["LIST"] <= 16, found
+    assert found["LIST"] <= 14, found
     assert found["PUT"] <= NUM_SHARDS * FILES_A_SHARD + 9
     # A unit is looked for before it is begun and before it is written: others may have made it.
-    assert found["HEAD"] <= 4 * num_units + 50
+    assert found["HEAD"] <= 3 * num_units + 32, found
     # The index of each shard, each shard for each group, and each file that was made, to finalize it.
     assert found["GET"] <= NUM_SHARDS + num_units + 2 * NUM_SHARDS * FILES_A_SHARD + 30

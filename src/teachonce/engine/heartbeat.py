@@ -355,9 +355,9 @@ def _file_part(part: str) -> str:
 
 def _names(storage: Storage) -> list[tuple[str, re.Match[str]]]:
     # No worker writes to a web server, and it has no listings.
-    if not storage.can_list or not storage.is_folder(WORKERS_FOLDER):
+    if not storage.can_list:
         return []
-    matches = [_NAME.fullmatch(name) for name in sorted(storage.list_folder(WORKERS_FOLDER).files)]
+    matches = [_NAME.fullmatch(name) for name in sorted(storage.statuses(WORKERS_FOLDER))]
     return [(f"{WORKERS_FOLDER}/{match[0]}", match) for match in matches if match]
 
 

@@ -8,10 +8,10 @@ iterator that reads a file needs no lock; only ``work`` must be thread-safe.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from teachonce.storage.storage import Storage
 
@@ -19,6 +19,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 THREAD_NAME = "prefetch"
+_END: Any = object()
 
 
 def prefetch(items: Iterable[Item], work: Callable[[Item], Result], *, threads: int, ahead: int) -> Iterator[Result]:
@@ -41,6 +42,26 @@ def prefetch(items: Iterable[Item], work: Callable[[Item], Result], *, threads: 
             pending.extend(islice(submitted, 1))
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def take_ahead(items: Iterable[Item], count: int) -> Iterator[Item]:
+    """The items in order, taken by a thread of their own, up to ``count`` before they are requested.
+
+    What ``items`` raises is raised behind the items before it. Leaving early waits for the item that is being taken.
+    """
+    iterator = iter(items)
+    pool = ThreadPoolExecutor(1, thread_name_prefix=THREAD_NAME)
+    try:
+        # One thread: the items are taken one after another, in the order of these calls.
+        pending = deque(pool.submit(next, iterator, _END) for _ in range(count + 1))
+        while (item := pending.popleft().result()) is not _END:
+            pending.append(pool.submit(next, iterator, _END))
+            yield item
+            del item
+    finally:
+        pool.shutdown(cancel_futures=True)
+        if isinstance(iterator, Generator):
+            iterator.close()
 
 
 def overlap(storage: Storage, items: Iterable[Item], work: Callable[[Item], Result]) -> Iterator[Result]:

@@ -36,7 +36,7 @@ from teachonce.extraction.units import (
 )
 from teachonce.storage.files import open_storage
 from teachonce.store.card import write_card
-from teachonce.store.manifests import finalize_store, is_complete
+from teachonce.store.manifests import finalize_store, is_complete, put_manifests
 from teachonce.store.plan import Plan
 from teachonce.store.store import Store
 from teachonce.terminal import plural, print_note
@@ -159,9 +159,7 @@ def _finish(config: ExtractConfig, plan: Plan, *, has_new_files: bool) -> bool:
     path = config.out
     open_storage(path).remove_temporaries()
     is_current = not has_new_files and is_complete(path, plan)
-    if not is_current:
-        finalize_store(path)
-    if not is_complete(path, plan):
+    if not is_current and not put_manifests(path).is_complete(plan):
         missing = len(missing_units(path, plan))
         if config.engine != "local" and missing:
             raise StoreError(
@@ -171,8 +169,8 @@ def _finish(config: ExtractConfig, plan: Plan, *, has_new_files: bool) -> bool:
         print_note(f"{path}: {missing} units are left to other workers; the last one finishes it")
         return False
     remove_heartbeats(path)
-    write_card(path, config.teacher_license)
     store = Store(path)
+    write_card(store, config.teacher_license)
     print_note(
         f"{path}: complete: {plural(store.num_records, 'record')} x {plural(store.num_views, 'view')}, "
         f"{store.num_bytes():,} bytes ({store.num_bytes() / store.num_records / store.num_views:,.0f} a view)"

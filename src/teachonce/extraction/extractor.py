@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from teachonce.engine.chunked import chunked
-from teachonce.engine.prefetch import prefetch
+from teachonce.engine.prefetch import prefetch, take_ahead
 from teachonce.engine.progress import Advance
 from teachonce.engine.stop import is_stopping
 from teachonce.errors import RecordError, StoreError, TeachonceError
@@ -48,6 +48,8 @@ AHEAD_BATCHES = 3
 """Batches of records that may be rendered before the teacher needs them."""
 CHUNK_VIEWS = 16
 """Views that a thread renders at once: the records of a piece of work are as many as have so many views."""
+READ_AHEAD_CHUNKS = 4
+"""Pieces of work whose records are read before they are rendered."""
 WRITE_BEHIND_UNITS = 2
 """Units whose logits may wait for being written."""
 
@@ -151,7 +153,10 @@ class UnitExtractor:
             for unit in self._missing(bundle, report)
             for chunk in chunked(self.seconds.timed("read", self._read(unit)), chunk_size)
         )
-        return prefetch(chunks, self._render, threads=self.num_threads, ahead=ahead)
+        # Elsewhere than on this machine the next shard is looked for and opened by requests, which the teacher, in this
+        # thread, need not wait for.
+        taken = take_ahead(chunks, READ_AHEAD_CHUNKS)
+        return prefetch(taken, self._render, threads=self.num_threads, ahead=ahead)
 
     def _read(self, unit: Unit) -> Iterator[PendingRecord]:
         """The records of a unit in order; what is wrong with one names its shard."""

@@ -179,7 +179,7 @@ def import_csv(config: ImportConfig) -> None:
     claims.check_all()
     finalize_store(config.out)
     open_storage(config.out).remove_temporaries()
-    write_card(config.out, config.teacher_license)
+    write_card(Store(config.out), config.teacher_license)
     _report_top1(config)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import xxhash
 
 from teachonce.errors import ConfigError, RecordError
-from teachonce.storage.files import atomic_write, locate, open_storage, read_json, write_json
+from teachonce.storage.files import atomic_write, find_json, locate, write_json
 from teachonce.storage.strict_json import convert_json, json_values
 
 CLASSES_NAME = "classes.json"
@@ -50,9 +50,10 @@ def write_classes(data: Path, classes: ClassTable) -> None:
 def read_classes(data: Path) -> ClassTable | None:
     """The class table beside the shards; None where there is none, as with records made elsewhere."""
     path = data / CLASSES_NAME
-    if not open_storage(data).has(CLASSES_NAME):
+    value = find_json(path)
+    if value is None:
         return None
-    table = convert_json(read_json(path), ClassTable, path, RecordError, advice="create it again")
+    table = convert_json(value, ClassTable, path, RecordError, advice="create it again")
     if len(table.names) != len(table.texts) or not table.names:
         raise RecordError(f"{path}: {len(table.names)} names and {len(table.texts)} texts; create it again")
     return table

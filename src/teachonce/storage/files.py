@@ -61,8 +61,19 @@ def write_json(path: Path, value: Any, *, overwrite: bool = True) -> None:
 def read_json(path: Path) -> Any:
     """Read JSON; raises TeachonceError with the path and the position when it is missing or does not parse."""
     storage, name = locate(path)
+    return _parse(storage.read(name), path)
+
+
+def find_json(path: Path) -> Any | None:
+    """As ``read_json``; None where there is no such file."""
+    storage, name = locate(path)
+    content = storage.find(name)
+    return None if content is None else _parse(content, path)
+
+
+def _parse(content: bytes, path: Path) -> Any:
     try:
-        return parse_json(storage.read(name))
+        return parse_json(content)
     except ValueError as error:
         raise TeachonceError(f"{path}: is not JSON: {error}") from error
 

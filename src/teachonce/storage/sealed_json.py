@@ -50,35 +50,40 @@ def write_sealed(storage: Storage, name: str, value: Mapping[str, Any]) -> None:
 
 def read_sealed(storage: Storage, name: str, error: type[TeachonceError], advice: str) -> tuple[dict[str, Any], str]:
     """The object without its hash, and the hash; raises ``error`` with ``advice`` where it does not hold."""
-    content, found = _read_content(storage, name, error, advice)
+    return parse_sealed(_read(storage, name, error, advice), storage.describe(name), error, advice)
+
+
+def parse_sealed(content: bytes, where: str, error: type[TeachonceError], advice: str) -> tuple[dict[str, Any], str]:
+    """As ``read_sealed``, of a file's bytes; ``where`` is its name in messages."""
+    found = _check_seal(content, where, error, advice)
     try:
         value = parse_json(content)
     except ValueError as problem:
-        raise error(f"{storage.describe(name)}: is not JSON: {problem}; {advice}") from problem
+        raise error(f"{where}: is not JSON: {problem}; {advice}") from problem
     if not isinstance(value, dict):
-        raise error(f"{storage.describe(name)}: expected a JSON object; {advice}")
+        raise error(f"{where}: expected a JSON object; {advice}")
     del value[SEAL]
     return value, found
 
 
 def read_seal(storage: Storage, name: str, error: type[TeachonceError], advice: str) -> str:
     """The hash alone, which identifies the content; raises as ``read_sealed``."""
-    return _read_content(storage, name, error, advice)[1]
+    return _check_seal(_read(storage, name, error, advice), storage.describe(name), error, advice)
 
 
-def _read_content(storage: Storage, name: str, error: type[TeachonceError], advice: str) -> tuple[bytes, str]:
+def _read(storage: Storage, name: str, error: type[TeachonceError], advice: str) -> bytes:
     try:
-        content = storage.read(name)
+        return storage.read(name)
     except TeachonceError as problem:
         raise error(f"{problem}; {advice}") from problem
+
+
+def _check_seal(content: bytes, where: str, error: type[TeachonceError], advice: str) -> str:
     match = SEALED_END.search(content)
     if match is None:
-        raise error(f"{storage.describe(name)}: does not end with its hash: damaged or truncated; {advice}")
+        raise error(f"{where}: does not end with its hash: damaged or truncated; {advice}")
     found = match[1].decode()
     computed = xxhash.xxh3_128_hexdigest(content[: match.start(1)] + ZEROS.encode() + content[match.end(1) :])
     if found != computed:
-        raise error(
-            f"{storage.describe(name)}: its bytes have the hash {computed}, but it records {found}: damaged or "
-            f"edited; {advice}"
-        )
-    return content, found
+        raise error(f"{where}: its bytes have the hash {computed}, but it records {found}: damaged or edited; {advice}")
+    return found

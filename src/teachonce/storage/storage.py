@@ -119,6 +119,10 @@ class Storage(ABC):
     def read(self, name: str) -> bytes:
         """A complete file, of at most 2 GiB (``regular.MAX_WHOLE_BYTES``)."""
 
+    def find(self, name: str) -> bytes | None:
+        """As ``read``; None where there is no file of this name."""
+        return self.read(name) if self.has(name) else None
+
     @abstractmethod
     def stream(self, name: str) -> AbstractContextManager[BinaryIO]:
         """A file to be read in order, from its beginning, within the block.

@@ -27,13 +27,12 @@ _LICENSE = re.compile(r'^teacher_license: (".*")$', re.MULTILINE)
 _FINGERPRINT = re.compile(r"^fingerprint: ([0-9a-f]{32})$", re.MULTILINE)
 
 
-def write_card(path: Path, teacher_license: str | None = None) -> None:
+def write_card(store: Store, teacher_license: str | None = None) -> None:
     """Put the card of a complete store; without ``teacher_license`` the license stays that an older card has.
 
     One that is up to date stays as it is.
     """
-    storage = open_storage(path)
-    store = Store(path)
+    storage = open_storage(store.path)
     old = _read(storage)
     if teacher_license is None:
         teacher_license = _license_of(old)

@@ -16,7 +16,7 @@ from teachonce.store.legacy import MANIFEST_NAME, LegacyEntry, LegacyFile, read_
 from teachonce.store.legacy import read_plan as read_legacy_plan
 from teachonce.store.manifests import REPAIR, Manifests, index_file, records_manifest
 from teachonce.store.plan import Group, records_file
-from teachonce.store.plan_files import read_plans
+from teachonce.store.plan_files import SealedPlan, read_plans
 from teachonce.store.tables import check_file, check_metadata, keys_hash, read_index
 
 StoreFile = BlockFile | LegacyFile
@@ -27,11 +27,20 @@ Damage = tuple[int, list[tuple[str, str]]]
 class StoreContents:
     """Of format 3: manifests are read when a file of theirs is first opened."""
 
-    def __init__(self, path: Path, *, is_partial: bool, trust: bool, num_parts: int | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        is_partial: bool,
+        trust: bool,
+        num_parts: int | None = None,
+        plans: Sequence[SealedPlan] | None = None,
+    ) -> None:
+        """``plans``: those of the store, where they were read before."""
         self.path = path
         self._is_partial = is_partial
         self._trust = trust
-        plans = read_plans(path)
+        plans = plans or read_plans(path)
         self._manifests = Manifests(path, plans)
         plan = plans[-1].plan
         self.num_views, num_visible = self._manifests.visible(num_parts)
@@ -86,20 +95,20 @@ class StoreContents:
     def made_by(self, groups: Sequence[Group]) -> list[dict[str, Any]]:
         """What made some groups of views, each once."""
         found: list[dict[str, Any]] = []
-        for part, group in self._listed(groups):
-            found += [made for made in self._manifests.read(part, group).content.made_by if made not in found]
+        for manifest in self._manifests.read_all(self._listed(groups)):
+            found += [made for made in manifest.content.made_by if made not in found]
         return found
 
     def seals(self, groups: Sequence[Group]) -> list[str]:
         """Hashes that identify the bytes of some groups of views."""
-        return [self._manifests.seal(part, group) for part, group in self._listed([None, *groups])]
+        return self._manifests.seals(self._listed([None, *groups]))
 
     def file_sizes(self, groups: Sequence[Group]) -> dict[str, int]:
         """Bytes of each file of the records and of some groups of views."""
         return {
             name: entry.num_bytes
-            for part, group in self._listed([None, *groups])
-            for name, entry in self._manifests.read(part, group).content.files.items()
+            for manifest in self._manifests.read_all(self._listed([None, *groups]))
+            for name, entry in manifest.content.files.items()
         }
 
     def find_damage(self) -> Damage:
@@ -116,8 +125,8 @@ class StoreContents:
 
         items = (
             item
-            for part, group in self._listed([None, *self.plan.view_groups])
-            for item in self._manifests.read(part, group).content.files.items()
+            for manifest in self._manifests.read_all(self._listed([None, *self.plan.view_groups]))
+            for item in manifest.content.files.items()
         )
         checked = list(overlap(storage, items, check))
         return len(checked), [(name, reason) for name, reason in checked if reason]
@@ -135,7 +144,7 @@ class StoreContents:
 class LegacyContents:
     """Of format 1 or 2."""
 
-    def __init__(self, path: Path, *, is_partial: bool, trust: bool, num_parts: int | None = None) -> None:
+    def __init__(self, path: Path, *, is_partial: bool, trust: bool) -> None:
         self.path = path
         self._trust = trust
         self._entries: dict[str, LegacyEntry] = {}
@@ -205,3 +214,13 @@ class LegacyContents:
             except StoreError as error:
                 damaged.append((name, str(error)))
         return len(self._entries), damaged
+
+
+def open_contents(
+    path: Path, *, is_partial: bool, trust: bool, num_parts: int | None = None
+) -> StoreContents | LegacyContents:
+    """The contents of a store of any format; raises StoreError where there is none."""
+    plans = read_plans(path)
+    if plans[-1].seal:
+        return StoreContents(path, is_partial=is_partial, trust=trust, num_parts=num_parts, plans=plans)
+    return LegacyContents(path, is_partial=is_partial, trust=trust)

@@ -19,7 +19,7 @@ from teachonce.storage.block_file import ARROW_ERRORS, DamagedBlock, has_same_co
 from teachonce.storage.files import open_storage, read_json
 from teachonce.storage.sealed_json import SEALED_END
 from teachonce.storage.storage import Storage
-from teachonce.storage.strict_json import Count, convert_json
+from teachonce.storage.strict_json import Count, convert_json, parse_json
 from teachonce.store.plan import FORMAT_VERSION, Plan
 
 MANIFEST_NAME = "manifest.json"
@@ -58,13 +58,18 @@ class LegacyManifest(TypedDict):
 def is_legacy(path: Path) -> bool:
     """Whether the folder holds a store of format 1 or 2."""
     storage = open_storage(path)
-    if storage.has("plan.json"):
+    return is_legacy_plan(storage, storage.find("plan.json"))
+
+
+def is_legacy_plan(storage: Storage, content: bytes | None) -> bool:
+    """As ``is_legacy``, of a store whose plan.json has these bytes; None: it has none."""
+    if content is not None:
         # Of format 3 the plan is sealed, whatever other files there are.
-        if SEALED_END.search(storage.read("plan.json")):
+        if SEALED_END.search(content):
             return False
         try:
-            value = read_json(path / "plan.json")
-        except TeachonceError:
+            value = parse_json(content)
+        except ValueError:
             value = None
         if isinstance(value, dict) and value.get("format_version") in VERSIONS:
             return True

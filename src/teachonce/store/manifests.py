@@ -11,7 +11,7 @@ bytes of those that no manifest has yet; their blocks are not read. File times d
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -143,11 +143,20 @@ class Manifests:
             self._read[part, group] = found
         return found
 
-    def seal(self, part: int, group: Group | None) -> str:
-        """The hash that a manifest ends with; its entries are not read for that."""
-        if (part, group) in self._read:
-            return self._read[part, group].seal
-        return read_seal(open_storage(self.path), manifest_name(part, group), StoreError, REPAIR)
+    def read_all(self, wanted: Iterable[tuple[int, Group | None]]) -> Iterator[ReadManifest]:
+        """As ``read``, of each of some parts and groups, in their order."""
+        return overlap(open_storage(self.path), wanted, lambda item: self.read(*item))
+
+    def seals(self, wanted: Iterable[tuple[int, Group | None]]) -> list[str]:
+        """The hashes that manifests end with; their entries are not read for that."""
+        storage = open_storage(self.path)
+
+        def seal(item: tuple[int, Group | None]) -> str:
+            if item in self._read:
+                return self._read[item].seal
+            return read_seal(storage, manifest_name(*item), StoreError, REPAIR)
+
+        return list(overlap(storage, wanted, seal))
 
     def plan_seal(self, part: int, group: Group | None) -> str:
         """Hash of the first plan that has both."""
@@ -163,8 +172,9 @@ class Manifests:
         if not storage.has(records_manifest(part)):
             return 0
         groups = self.plan.view_groups
-        complete = list(itertools.takewhile(lambda group: storage.has(views_manifest(part, group)), groups))
-        return complete[-1][1] + 1 if complete else 0
+        has_manifest = overlap(storage, groups, lambda group: storage.has(views_manifest(part, group)))
+        complete = list(itertools.takewhile(lambda item: item[1], zip(groups, has_manifest, strict=True)))
+        return complete[-1][0][1] + 1 if complete else 0
 
     def visible(self, num_parts: int | None = None) -> tuple[int, int]:
         """(views, parts) that a reader sees: a part that was added is there once it has as many views as it needs.
@@ -182,12 +192,24 @@ class Manifests:
         )
         return min((views for views, _ in visible), default=0), len(visible)
 
+    def is_complete(self, plan: Plan) -> bool:
+        """Whether readers see all views and records of a plan, and find the records by their keys."""
+        storage = open_storage(self.path)
+        num_views, num_parts = self.visible()
+        has_index = all(storage.has(index_file(part)) for part in range(len(plan.parts)))
+        return has_index and num_views >= plan.num_views and num_parts >= len(plan.parts)
+
 
 def finalize_store(path: Path) -> int:
     """Put the manifests of what is complete and has none yet; returns how many views readers see.
 
     Raises StoreError for a file that is there and damaged, or another one than its name says.
     """
+    return put_manifests(path).visible()[0]
+
+
+def put_manifests(path: Path) -> Manifests:
+    """As ``finalize_store``; returns the manifests."""
     plans = read_plans(path)
     manifests = Manifests(path, plans)
     plan = manifests.plan
@@ -205,7 +227,7 @@ def finalize_store(path: Path) -> int:
                 continue
             if all(file in present for name, _ in shards for file in plan.group_files(name, group)):
                 _seal_views(manifests, part, group)
-    return manifests.visible()[0]
+    return manifests
 
 
 def _seal_records(manifests: Manifests, part: int) -> None:
@@ -308,10 +330,7 @@ def visible_views(path: Path) -> int:
 
 def is_complete(path: Path, plan: Plan) -> bool:
     """Whether readers of a store see all views and records of a plan, and find the records by their keys."""
-    num_views, num_parts = Manifests(path, read_plans(path)).visible()
-    storage = open_storage(path)
-    has_index = all(storage.has(index_file(part)) for part in range(len(plan.parts)))
-    return has_index and num_views >= plan.num_views and num_parts >= len(plan.parts)
+    return Manifests(path, read_plans(path)).is_complete(plan)
 
 
 def missing_files(path: Path, plan: Plan) -> set[str]:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from teachonce.errors import StoreError
 from teachonce.storage.files import open_storage, write_json
-from teachonce.storage.sealed_json import read_sealed, write_sealed
+from teachonce.storage.sealed_json import parse_sealed, write_sealed
 from teachonce.store import legacy
 from teachonce.store.plan import ADVICE, RESTORE, Plan
 
@@ -54,19 +54,26 @@ def read_plans(path: Path) -> list[SealedPlan]:
 
     A store of format 1 or 2 has one, without a hash.
     """
-    storage = open_storage(path)
-    if legacy.is_legacy(path):
+    storage = open_storage(path, StoreError)
+    content = storage.find(PLAN_NAME)
+    if legacy.is_legacy_plan(storage, content):
         return [SealedPlan(legacy.read_plan(path), "")]
+    if content is None:
+        check_holds_store(path)
+        content = storage.read(PLAN_NAME)  # begun meanwhile
     plans: list[SealedPlan] = []
-    while storage.has(name := plan_file(len(plans))) or not plans:
-        value, seal = read_sealed(storage, name, StoreError, RESTORE)
-        where = storage.describe(name)
+    while content is not None:
+        where = storage.describe(plan_file(len(plans)))
+        value, seal = parse_sealed(content, where, StoreError, RESTORE)
         follows = value.pop("follows", None)
         expected = plans[-1].seal if plans else None
         if follows != expected:
             raise StoreError(f"{where}: follows the plan with hash {follows}, expected {expected}; {ADVICE}")
         plans.append(SealedPlan(Plan.from_json(value, where), seal))
         _check_follows(plans, where)
+        name = plan_file(len(plans))
+        # Mostly there is none, which a server says faster than it sends the page that says so.
+        content = storage.read(name) if storage.has(name) else None
     return plans
 
 

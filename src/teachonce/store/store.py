@@ -33,12 +33,11 @@ from teachonce.records.class_space import ClassSpace
 from teachonce.records.key_index import KeyIndex
 from teachonce.records.source import Location
 from teachonce.storage.address import to_location
-from teachonce.store.contents import LegacyContents, StoreContents
-from teachonce.store.legacy import is_legacy
+from teachonce.store.contents import open_contents
 from teachonce.store.manifests import missing_files
 from teachonce.store.open_shards import OpenShards
 from teachonce.store.plan import Group, Plan, records_file, samples_file, views_file
-from teachonce.store.plan_files import check_holds_store, read_plan
+from teachonce.store.plan_files import read_plan
 from teachonce.store.tables import (
     Sample,
     ShardRecords,
@@ -80,11 +79,7 @@ class Store:
         trust: bool = False,
     ) -> None:
         self.path = to_location(path)
-        check_holds_store(self.path)
-        contents = LegacyContents if is_legacy(self.path) else StoreContents
-        self._contents: StoreContents | LegacyContents = contents(
-            self.path, is_partial=is_partial, trust=trust, num_parts=num_parts
-        )
+        self._contents = open_contents(self.path, is_partial=is_partial, trust=trust, num_parts=num_parts)
         if not self._contents.num_views:
             raise StoreError(self._why_unfinished())
         self.plan: Plan = self._contents.plan

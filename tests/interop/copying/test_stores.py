@@ -33,7 +33,7 @@ def grow(path: Path) -> Store:
     plan = begin_store(path, plan, 2, Today(("train-00000-of-00002", 2)))
     fill(path, plan, shards=[2])
     assert finalize_store(path) == plan.num_views
-    write_card(path)
+    write_card(Store(path))
     return Store(path)
 
 

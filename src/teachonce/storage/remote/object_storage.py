@@ -176,7 +176,20 @@ class ObjectStorage(Storage):
 
     def read(self, name: str) -> bytes:
         """An object, by one request."""
-        opened, get_range = self._open(name)
+        return self._read_all(name, *self._open(name))
+
+    def find(self, name: str) -> bytes | None:
+        """An object, by one request; None where there is none."""
+        try:
+            found = self._open_ranges(name)
+        except RequestFailedError as error:
+            if error.failure.kind == "missing":
+                return None
+            # A server also answers "forbidden" for a missing object, to callers that may not list.
+            return super().find(name)
+        return self._read_all(name, *found)
+
+    def _read_all(self, name: str, opened: Opened, get_range: Callable[[int, int], memoryview]) -> bytes:
         if opened.num_bytes > MAX_WHOLE_BYTES:
             reason = f"{opened.num_bytes:,} bytes, expected at most {MAX_WHOLE_BYTES:,}"
             raise self._error(name, "read", Failure("refused", reason))
