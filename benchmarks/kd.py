@@ -274,13 +274,6 @@ def synthetic_store(path: Path, codec: Int8Codec | TopKCodec, num_shards: int, n
     return Store(path)
 
 
-def timed(work: Callable[[], object]) -> float:
-    """Seconds that it takes."""
-    begin = time.perf_counter()
-    work()
-    return time.perf_counter() - begin
-
-
 def median_cpu_seconds(work: Callable[[], object], rounds: int) -> float:
     """Median CPU time of ``work``."""
     work()
