@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from teachonce.engine.buffers import BufferPool
 from teachonce.engine.jobs import run_jobs
 from teachonce.engine.machine import num_cores
 from teachonce.engine.options import Engine
@@ -41,7 +42,7 @@ from teachonce.terminal import print_note
 
 MAX_TOP1_BLOCKS = 256
 VERIFY_BLOCK_RECORDS = 64
-"""Rows of logits that are decoded at once."""
+"""Records that are read and compared at once."""
 VERIFY_WORKER_BYTES = 1 << 30
 """Bytes of records for which it pays to start one more process: it takes about as long as to check half of them."""
 
@@ -107,13 +108,15 @@ def check_all_keys(join: StoreJoin) -> int:
 class _KeyChecker:
     def __init__(self, join: StoreJoin, worker_index: int) -> None:
         self.join = join
+        self.source = join.source
+        self.buffers = BufferPool()
 
     def __call__(self, shard: int, report: Advance) -> None:
-        num_rows = 0
-        for records in self.join.source.scan_shard(shard):
-            self.join.locate([(shard, num_rows + row) for row in range(len(records))], records)
-            num_rows += len(records)
-        report(num_rows)
+        num_records = self.source.shards[shard].num_records
+        for first in range(0, num_records, VERIFY_BLOCK_RECORDS):
+            locations = [(shard, row) for row in range(first, min(first + VERIFY_BLOCK_RECORDS, num_records))]
+            self.join.locate(locations, self.source.read_batch(locations, buffers=self.buffers))
+        report(num_records)
 
 
 def check_top1(store: Store, count: int) -> int:
