@@ -118,11 +118,9 @@ class _KeyReader:
 
     def __call__(self, shard: int, report: Advance) -> NDArray[np.uint64]:
         keys = np.empty(self.source.shards[shard].num_records, np.uint64)
-        num_rows = 0
-        for records in self.source.scan_shard(shard):
-            keys[num_rows : num_rows + len(records)] = [record.key for record in records]
-            num_rows += len(records)
-            report(len(records))
+        for row, record in enumerate(self.source.iter_shard(shard)):
+            keys[row] = record.key
+            report(1)
         return keys
 
 
@@ -172,8 +170,7 @@ def read_shard_labels(source: RecordSource, shard: int) -> NDArray[np.int32]:
     cached = read_cached(name, info.num_records) if name else None
     if cached is not None:
         return cached.view(np.int64).astype(np.int32)
-    records = (record for block in source.scan_shard(shard) for record in block)
-    labels = np.fromiter((record.label for record in records), np.int64, info.num_records)
+    labels = np.fromiter((record.label for record in source.iter_shard(shard)), np.int64, info.num_records)
     if name:
         write_cached(name, labels.view(np.uint64))
     return labels.astype(np.int32)
