@@ -12,7 +12,9 @@ from setuptools.command.build_ext import build_ext
 # CFLAGS=-DTEACHONCE_NO_AVX2 builds it without its own vector code, as it is built for other processors than x86-64.
 native = Extension(
     "teachonce._native",
-    sources=[f"native/{name}.c" for name in ("views", "decoding", "segments", "rewrite", "examples", "frames")],
+    sources=[
+        f"native/{name}.c" for name in ("views", "decoding", "segments", "rewrite", "examples", "frames", "numbers")
+    ],
     depends=[f"native/{name}.h" for name in ("jpeg62", "decoding", "segments")],
     # No fused multiply-add: weights must be rounded as Pillow rounds them. No -Wpsabi: no vector crosses a call.
     extra_compile_args=[] if sys.platform == "win32" else ["-O3", "-std=gnu11", "-ffp-contract=off", "-Wno-psabi"],

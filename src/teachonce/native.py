@@ -2,7 +2,8 @@
 
 It comes with the wheel, or is built from ``native/*.c`` by ``pip install`` where there is a C compiler; without it, or
 with TEACHONCE_NATIVE=0, the speed changes and nothing else. It knows nothing of Python, so one file serves every
-version. Here is what finds image, label and logits in serialized Examples; ``kernel`` makes views.
+version. Here is what finds image, label and logits in serialized Examples, and what
+reads numbers; ``kernel`` makes views.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from teachonce.on_demand import OnDemand
 Buffer = bytes | memoryview
 """Bytes that were read: of their own, or a view of the buffer that they were read into."""
 
-_FUNCTIONS = ("teachonce_find", "teachonce_read_frames")
+_FUNCTIONS = ("teachonce_find", "teachonce_read_frames", "teachonce_read_numbers")
 """What is called here and by readers of records; ``kernel`` asks for its own."""
 
 
@@ -83,6 +84,8 @@ def load_library() -> ctypes.CDLL | None:
     library.teachonce_read_frames.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p]
     library.teachonce_find.restype = None
     library.teachonce_find.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p]
+    library.teachonce_read_numbers.restype = ctypes.c_int64
+    library.teachonce_read_numbers.argtypes = [ctypes.c_char_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_int64]
     return library
 
 

@@ -42,6 +42,22 @@ def test_round_trip_stays_within_the_stated_bound(codec, logits):
     assert (error <= codec.error_bound(columns)).all(), (error - codec.error_bound(columns)).max()
 
 
+@pytest.mark.parametrize("power", [1.0, 1.5])
+@pytest.mark.parametrize("shape", [(0, 5), (1, 1000), (70, 3), (4, 256)])
+def test_int8_by_table_is_the_arithmetic_of_each_class(power, shape):
+    rng = np.random.default_rng(0)
+    max_logit, row_range, far = rng.normal(0, 1e3, (3, shape[0])).astype(np.float32)
+    codes = rng.integers(0, 256, shape).astype(np.uint8)
+    codec = Int8Codec(power=power)
+    distances = np.append((np.arange(255) / 254) ** power, 0.0).astype(np.float32)[codes] * row_range[:, None]
+    expected = max_logit[:, None] - np.where(codes == 255, far[:, None], distances)
+    columns = {"codes": codes, "max_logit": max_logit, "range": row_range, "far": far}
+    for _ in range(2):  # what is kept from the first time is the same
+        assert codec.decode_logits(columns).tobytes() == expected.tobytes()
+        decoded = codec.decode_tensor({name: torch.from_numpy(values) for name, values in columns.items()})
+        assert decoded.numpy().tobytes() == expected.tobytes()
+
+
 @settings(deadline=None, max_examples=100)
 @given(logits=LOGITS)
 def test_the_likeliest_class_is_exact_in_every_codec(logits):

@@ -16,6 +16,7 @@ from teachonce.interop.csv_files import export_csv, import_csv
 from teachonce.interop.csv_lines import CsvLines
 from teachonce.interop.csv_table import CsvTable, parse_numbers
 from teachonce.interop.logit_table import open_logit_table
+from teachonce.native import load_library
 from teachonce.records.discovery import open_records
 from teachonce.storage.sealed_json import SEAL, sealed_bytes
 from teachonce.store.store import Store
@@ -296,16 +297,46 @@ def test_many_lines_at_once_are_the_same_as_one_by_one(tmp_path, drop):
         np.testing.assert_array_equal(table.find_all_logits(names[:count]), one_by_one[:count])
 
 
-@pytest.mark.parametrize("text", ["", "1,,2", "1,a", '"1"', "0x10", "1;2", "nan,", "null"])
+@pytest.mark.parametrize("text", ["", "1,,2", "1,a", '"1"', "0x10", "1;2", "nan,", "null", "1,", "1.5.5", "1e", "-"])
 def test_what_is_no_list_of_numbers(text):
-    assert parse_numbers(text.encode()) is None
+    for count in range(4):
+        assert parse_numbers(text.encode(), count) is None
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_a_list_of_more_or_fewer_numbers(count):
+    assert parse_numbers(b"1.5,-2", count) is None
 
 
 @given(st.lists(st.floats(allow_nan=False), min_size=1))
 def test_numbers_are_read_as_python_reads_them(numbers):
-    found = parse_numbers(",".join(map(repr, numbers)).encode())
+    found = parse_numbers(",".join(map(repr, numbers)).encode(), len(numbers))
     assert found is not None
     np.testing.assert_array_equal(found, np.array(numbers))
+
+
+@pytest.mark.skipif(load_library() is None, reason="the native library was not built")
+@given(st.lists(st.one_of(st.floats(width=32, allow_nan=False, allow_infinity=False), st.integers(-(2**53), 2**53))))
+def test_the_native_library_reads_numbers_as_python_does(numbers):
+    """To the last bit, or leaves them: beyond 10^22 a power of ten is no double."""
+    texts = [str(np.float32(number)) if isinstance(number, float) else str(number) for number in numbers]
+    texts += ["0", "-0.0", "1e22", "1E-22", "9007199254740992", "0009.50", "123.4560e+2", "9007199254740991e-22"]
+    for text in texts:
+        found = np.empty(1)
+        count = load_library().teachonce_read_numbers(text.encode(), len(text), found.ctypes.data, 1)
+        digits, _, exponent = text.lower().partition("e")
+        power = int(exponent or 0) - len(digits.partition(".")[2])
+        assert count == (1 if -22 <= power <= 22 else -1), text
+        assert count == -1 or found.tobytes() == np.array([float(text)]).tobytes(), text
+
+
+@pytest.mark.skipif(load_library() is None, reason="the native library was not built")
+@pytest.mark.parametrize(
+    "text", ["9007199254740993", "1" * 20, "0." + "1" * 19, "1e23", "+1", ".5", "1.", " 1", "inf", ""]
+)
+def test_what_the_native_library_leaves_to_others(text):
+    found = np.empty(1)
+    assert load_library().teachonce_read_numbers(text.encode(), len(text), found.ctypes.data, 1) == -1
 
 
 def test_a_file_that_changes_after_it_was_opened_is_refused(csv):

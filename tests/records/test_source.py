@@ -140,6 +140,8 @@ def test_tfrecords_by_row_and_in_order(data: Path) -> None:
     source = open_records(data, "train")
     assert source.num_records == 9 and source.classes == CLASSES
     streamed = [record for shard in range(3) for record in source.iter_shard(shard)]
+    scanned = [record for shard in range(3) for block in source.scan_shard(shard) for record in block]
+    assert scanned == streamed
     assert [record.filename for record in streamed] == [f"{number}.JPEG" for number in range(9)]
     assert [record.label for record in streamed] == [1 + number % 2 for number in range(9)]
     assert [record.encoded for record in streamed] == [image_bytes(number) for number in range(9)]

@@ -173,6 +173,29 @@ def test_a_stream_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
             read(file)
 
 
+@pytest.mark.parametrize("is_refused", [False, True])
+def test_the_disk_begins_before_all_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_refused: bool
+) -> None:
+    asked: list[tuple[int, int]] = []
+
+    def advise(descriptor: int, offset: int, num_bytes: int, advice: int) -> None:
+        asked.append((offset, num_bytes))
+        if is_refused:
+            raise OSError(errno.EINVAL, "no such advice here")
+
+    monkeypatch.setattr("teachonce.storage.local._WRITEBACK_BYTES", 1000)
+    monkeypatch.setattr(os, "posix_fadvise", advise, raising=False)
+    monkeypatch.setattr(os, "POSIX_FADV_DONTNEED", 4, raising=False)
+    content = os.urandom(5_000)
+    with LocalStorage(tmp_path).put("file") as file:
+        for start in range(0, len(content), 600):
+            file.write(content[start : start + 600])
+            file.flush()
+    assert (tmp_path / "file").read_bytes() == content
+    assert asked == [(0, 1200), (1200, 1200), (2400, 1200), (3600, 1200)]
+
+
 def test_files_follow_the_umask(tmp_path: Path) -> None:
     old = os.umask(0o022)
     try:

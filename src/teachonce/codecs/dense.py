@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
@@ -189,7 +190,7 @@ class Int8Codec(DenseCodec):
             np.maximum(worst, 0.5 * np.abs(dense - stored).sum(axis=1), out=worst)
         return worst
 
-    @property
+    @cached_property
     def levels(self) -> NDArray[np.float32]:
         """The fraction of its range that each code [256] decodes to; code 255 is not included."""
         return np.append((np.arange(255) / 254) ** self.power, 0.0).astype(np.float32)
@@ -202,9 +203,15 @@ class Int8Codec(DenseCodec):
         return distances
 
     def decode_logits(self, columns: Columns, temperature: float = 1.0) -> NDArray[np.float32]:
-        """``max_logit - range * (codes / 254) ** power`` in float32, through a table; code 255 is ``far``."""
-        distances = self._decode_distances(columns)
-        return np.subtract(columns["max_logit"][:, None], distances, out=distances)
+        """``max_logit - range * (codes / 254) ** power`` in float32; code 255 is ``far``."""
+        # The arithmetic is done once for each of 256 codes, in a table a row, and not for each class.
+        max_logit = columns["max_logit"]
+        tables = max_logit[:, None] - self.levels * columns["range"][:, None]
+        tables[:, 255] = max_logit - columns["far"]
+        logits = np.empty(columns["codes"].shape, np.float32)
+        for table, codes, row in zip(tables, columns["codes"], logits, strict=True):
+            table.take(codes, out=row, mode="clip")  # no code is outside; to raise for one, NumPy would copy the row
+        return logits
 
     def decode_tensor(self, columns: Mapping[str, Tensor], temperature: float = 1.0) -> Tensor:
         """The same arithmetic on tensors."""

@@ -18,11 +18,10 @@ if TYPE_CHECKING:
 def decode_int8(columns: Mapping[str, Tensor], levels: NDArray[np.float32]) -> Tensor:
     """Logits [N, C] of ``Int8Codec``'s columns; ``levels`` [256] is the fraction of its range that a code decodes
     to."""
-    import torch
-
-    codes = columns["codes"]
-    distances = _on(codes, levels)[codes.int()] * columns["range"][:, None]
-    return columns["max_logit"][:, None] - torch.where(codes == 255, columns["far"][:, None], distances)
+    max_logit, codes = columns["max_logit"], columns["codes"]
+    tables = max_logit[:, None] - _on(codes, levels) * columns["range"][:, None]
+    tables[:, 255] = max_logit - columns["far"]
+    return tables.gather(1, codes.long())
 
 
 def decode_topk(

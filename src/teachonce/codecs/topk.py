@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -137,7 +138,7 @@ class TopKCodec(Codec):
         logits = np.empty((len(indices), self.num_classes), np.float32)
         if self.num_tail:
             logits[:] = -(self._decode_tail(columns) @ tail_weights(temperature))[:, None]
-        np.put_along_axis(logits, indices.astype(np.intp), (0 - _decode_kept(columns)).astype(np.float32), axis=1)
+        logits[np.arange(len(indices))[:, None], indices] = 0 - _decode_kept(columns)
         return logits
 
     def decode_tensor(self, columns: Mapping[str, Tensor], temperature: float = 1.0) -> Tensor:
@@ -159,8 +160,10 @@ class TopKCodec(Codec):
 
     def _decode_tail(self, columns: Columns) -> NDArray[np.float64]:
         """Distances [N, 4] of the tail's logit from the row's largest, at ``TAIL_TEMPERATURES``."""
-        falls = np.cumsum(columns["drops"] * self.drop_steps(), axis=1)
-        return columns["range"].astype(np.float64)[:, None] + np.insert(falls, 0, 0.0, axis=1)
+        drops = columns["drops"]
+        falls = np.zeros((len(drops), len(TAIL_TEMPERATURES)))
+        np.cumsum(drops * self.drop_steps(), axis=1, out=falls[:, 1:])
+        return columns["range"].astype(np.float64)[:, None] + falls
 
     def error_bound(self, columns: Columns) -> NDArray[np.float64]:
         """Of the distance below the row's largest logit, for the kept classes; no bound for the tail's (inf).
@@ -248,6 +251,7 @@ def _mask_kept(logits: NDArray[np.float32], indices: NDArray[np.intp]) -> NDArra
     return tail
 
 
+@lru_cache(64)
 def tail_weights(temperature: float) -> NDArray[np.float64]:
     """Weights [4] of the tail's distances at ``TAIL_TEMPERATURES`` in that at ``temperature``.
 
@@ -255,7 +259,9 @@ def tail_weights(temperature: float) -> NDArray[np.float64]:
     """
     positions = np.array([0.0, *(known**-0.5 for known in reversed(TAIL_TEMPERATURES))])
     at_knots = np.array([[0, 0, -1, 2], [0, 0, 0, 1], [0, 0, 1, 0], [0, 1, 0, 0], [1, 0, 0, 0]], np.float64)
-    return np.array([np.interp(temperature**-0.5, positions, weight) for weight in at_knots.T])
+    weights = np.array([np.interp(temperature**-0.5, positions, weight) for weight in at_knots.T])
+    weights.flags.writeable = False  # it is kept
+    return weights
 
 
 def _decode_kept(columns: Columns) -> NDArray[np.float64]:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import warnings
 from array import array
 from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -124,8 +123,6 @@ def _refuse_shared_basenames(store: Store) -> None:
 
 NEAR_CHANCE = 0.1
 """Top-1 below which imported logits cause a warning, as an extraction's gate does."""
-IMPORT_BLOCK_RECORDS = 64
-"""Lines that are turned into numbers at once: about 1 MB."""
 CLAIMED_RECORDS = 32
 """Records whose names are looked up at once; they are held with their images."""
 
@@ -249,8 +246,7 @@ def _join_shard(
     filenames: list[str] = []
 
     def read_blocks() -> Iterator[list[str]]:
-        records = source.iter_shard(shard)
-        while block := list(islice(records, IMPORT_BLOCK_RECORDS)):
+        for block in source.scan_shard(shard):
             keys.extend(record.key for record in block)
             labels.extend(record.label for record in block)
             filenames.extend(record.filename for record in block)

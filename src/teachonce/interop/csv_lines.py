@@ -142,17 +142,18 @@ class CsvLines:
         # Six times as fast as bytes.count, which was most of the scan.
         width = int(np.count_nonzero(np.frombuffer(numbers, np.uint8) == _COMMA)) + 1 if numbers else 0
         self.num_numbers = self.num_numbers or width
+        if width == self.num_numbers and name and line.endswith(b"\n"):
+            return
         where = f"{self._storage.describe(file_name)} line {line_number} ({name.decode(errors='replace')})"
         if width != self.num_numbers or not name:
             raise LogitsError(
                 f"{where}: {width} logits, expected a name and {self.num_numbers}; the line is truncated or of "
                 "another teacher"
             )
-        if not line.endswith(b"\n"):
-            raise LogitsError(
-                f"{where}: no line break at the end, so the last number may be truncated; extract again, or add "
-                "one if the line is complete"
-            )
+        raise LogitsError(
+            f"{where}: no line break at the end, so the last number may be truncated; extract again, or add one if "
+            "the line is complete"
+        )
 
     def _refuse_duplicates(self) -> None:
         duplicates = np.flatnonzero(self._hashes[1:] == self._hashes[:-1])

@@ -12,6 +12,7 @@ from pyarrow import csv
 
 from teachonce.errors import ConfigError, LogitsError
 from teachonce.interop.csv_lines import CsvLines
+from teachonce.native import load_library
 from teachonce.options import parse_number
 from teachonce.records.class_space import ClassSpace, resolve_offset
 
@@ -67,11 +68,11 @@ class CsvTable:
         return logits
 
     def find_all_logits(self, filenames: Sequence[str]) -> NDArray[np.float32]:
-        """Logits [n, C] of many images, the same as ``find_logits`` of each, and as its errors; five times as fast."""
+        """Logits [n, C] of many images, the same as ``find_logits`` of each, and as its errors; many times as fast."""
         texts = [self.lines.read(at)[1] for at in self.lines.find_all(filenames).tolist()]
-        numbers = parse_numbers(b",".join(texts))
         num_numbers = self.lines.num_numbers
-        if numbers is not None and len(numbers) == len(texts) * num_numbers:
+        numbers = parse_numbers(b",".join(texts), len(texts) * num_numbers)
+        if numbers is not None:
             with np.errstate(over="ignore"):
                 logits = numbers.reshape(len(texts), num_numbers)[:, self.drop :].astype(np.float32)
             if np.isfinite(logits).all():
@@ -80,15 +81,18 @@ class CsvTable:
         return np.stack([self.find_logits(key=0, filename=filename) for filename in filenames])
 
 
-def parse_numbers(text: bytes) -> NDArray[np.float64] | None:
-    """The numbers [n] of a text with commas between them; None where Arrow's reader finds one that is none.
-
-    As one column and not as a thousand: a column costs more than the numbers that a block of lines puts into it.
-    """
+def parse_numbers(text: bytes, count: int) -> NDArray[np.float64] | None:
+    """The ``count`` numbers of a text with commas between them; None where it has others, or one that is none."""
+    library = load_library()
+    if library is not None:
+        numbers = np.empty(count)
+        if library.teachonce_read_numbers(text, len(text), numbers.ctypes.data, count) == count:
+            return numbers
+    # As one column and not as a thousand: a column costs more than the numbers that a block of lines puts into it.
     lines = pa.BufferReader(text.replace(b",", b"\n") + b"\n")
     try:
         table = csv.read_csv(lines, _ONE_COLUMN, _NO_QUOTES, _FLOAT64)
     except pa.ArrowInvalid:
         return None
     column = table.column(0)
-    return None if column.null_count else column.to_numpy()
+    return None if column.null_count or len(column) != count else column.to_numpy()

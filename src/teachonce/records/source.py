@@ -24,11 +24,15 @@ import xxhash
 from numpy.typing import NDArray
 
 from teachonce.engine.buffers import BufferPool
+from teachonce.engine.chunked import chunked
 from teachonce.errors import ConfigError, RecordError
 from teachonce.native import Buffer as Buffer
 from teachonce.native import Buffers
 from teachonce.on_demand import OnDemand
 from teachonce.records.class_table import ClassTable
+
+SCANNED_RECORDS = 64
+"""That are read and worked on at once."""
 
 _SHARD_NAME = re.compile(r"(.+)-(\d{5,})-of-(\d{5,})")
 
@@ -207,6 +211,10 @@ class RecordSource(ABC):
     @abstractmethod
     def iter_shard(self, shard: int, *, with_logits: bool = False) -> Iterator[Record]:
         """The records of a shard in order, streaming; raises as ``read_batch``."""
+
+    def scan_shard(self, shard: int) -> Iterator[list[Record]]:
+        """The same in lists, which are not to be kept: what is read at once stays in memory with any record of it."""
+        return chunked(self.iter_shard(shard), SCANNED_RECORDS)
 
     labeled: Literal["all", "some", "none"] = "all"
     """Which records have a label; the others' is ``NO_LABEL``."""

@@ -75,6 +75,8 @@ def convert_json(value: Any, kind: type[T], where: object, error: type[Teachonce
 
 def json_values(value: Any) -> Any:
     """A dataclass, or dicts and lists of them, as JSON values: fields in their order, tuples as lists."""
+    if isinstance(value, str | int | float):
+        return value  # first, because nearly all are
     if dataclasses.is_dataclass(value):
         # Not msgspec's: it leaves out the fields that it did not set itself because they have a default.
         return {field.name: json_values(getattr(value, field.name)) for field in dataclasses.fields(value)}
@@ -85,29 +87,29 @@ def json_values(value: Any) -> Any:
 
 def _not_finite(value: Any, path: str = "") -> Iterator[tuple[str, float]]:
     """(path, number) of each number in ``value`` that is not finite."""
-    for at, item in _items(value, path):
-        yield from _not_finite(item, at)
+    for key in _keys(value):
+        # A table has thousands of names and counts, and their paths would be the most work.
+        if isinstance(value[key], float | dict | list):
+            yield from _not_finite(value[key], _below(path, key))
     if isinstance(value, float) and not math.isfinite(value):
         yield path, value
 
 
 def _unknown(value: Any, known: Any, path: str = "") -> Iterator[tuple[str, Iterable[str]]]:
     """(path, the keys there are) of each key in ``value`` that ``known``, what was made of it, lacks."""
-    for key, (at, item) in zip(_keys(value), _items(value, path), strict=True):
+    for key in _keys(value):
         if isinstance(key, str) and key not in known:
-            yield at, known
-        else:
-            yield from _unknown(item, known[key], at)
+            yield _below(path, key), known
+        elif isinstance(value[key], dict | list):
+            yield from _unknown(value[key], known[key], _below(path, key))
 
 
 def _keys(value: Any) -> Iterable[str | int]:
     return value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ()
 
 
-def _items(value: Any, path: str) -> Iterator[tuple[str, Any]]:
-    """(path, item) of what an object or an array at ``path`` holds; nothing of a number, a text, a truth or a null."""
-    for key in _keys(value):
-        yield (f"{path}[{key}]" if isinstance(key, int) else f"{path}.{key}" if path else key), value[key]
+def _below(path: str, key: str | int) -> str:
+    return f"{path}[{key}]" if isinstance(key, int) else f"{path}.{key}" if path else key
 
 
 def _line(where: object, path: str, what: str) -> str:

@@ -211,8 +211,12 @@ class Store:
         self, shard: int, view: int, rows: Sequence[int] | NDArray[np.integer] | slice
     ) -> dict[str, NDArray[Any]]:
         """The codec's columns of some rows of one view, as they are stored."""
-        columns = self.read_columns(shard, view)
-        return {name: values[rows] for name, values in columns.items() if name not in VIEW_COLUMNS}
+        columns = self.read_columns(shard, view).items()
+        if isinstance(rows, slice):
+            return {name: values[rows] for name, values in columns if name not in VIEW_COLUMNS}
+        at = np.asarray(rows, np.intp)
+        # For one row a third of the time that ``values[rows]`` takes.
+        return {name: values.take(at, axis=0) for name, values in columns if name not in VIEW_COLUMNS}
 
     def gather_columns(self, locations: Sequence[Location], view: int) -> dict[str, NDArray[Any]]:
         """All stored columns of one view of the records at several locations, each [n] or [n, width]."""

@@ -11,15 +11,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from teachonce.engine.buffers import BufferPool
 from teachonce.errors import RecordError
+from teachonce.native import addresses
+from teachonce.records.tfrecord.frame_check import FrameCheck
 from teachonce.records.tfrecord.framing import (
-    FrameCheck,
     TFRecordFile,
     TFRecordWriter,
     delete_index,
     index_path,
     load_index,
     masked_crc32c,
+    read_blocks,
     read_tfrecords,
     write_index,
 )
@@ -87,7 +90,7 @@ def test_round_trip(tmp_path_factory: pytest.TempPathFactory, payloads: list[byt
 def test_frames_are_the_same_however_they_lie_in_what_is_read_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk_bytes: int
 ) -> None:
-    monkeypatch.setattr("teachonce.records.tfrecord.framing._CHUNK_BYTES", chunk_bytes)
+    monkeypatch.setattr("teachonce.records.tfrecord.framing.BLOCK_BYTES", chunk_bytes)
     path = tmp_path / "x-00000-of-00001"
     payloads = [bytes([size % 251]) * size for size in (0, 1, 5, 21, 22, 300, 9_000, 30_000, 2)]
     index = write_shard(path, payloads)
@@ -97,6 +100,76 @@ def test_frames_are_the_same_however_they_lie_in_what_is_read_at_once(
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(RecordError, match=r"record 8 .*truncated: the frame should have 18 bytes, has 17"):
         list(read_tfrecords(path))
+
+
+@pytest.mark.parametrize("block_bytes", [12, 64, 20_000, 1 << 20])
+def test_blocks_that_are_kept_are_not_read_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block_bytes: int
+) -> None:
+    monkeypatch.setattr("teachonce.records.tfrecord.framing.BLOCK_BYTES", block_bytes)
+    path = tmp_path / "x-00000-of-00001"
+    payloads = [bytes([size % 251]) * size for size in (0, 1, 300, 9_000, 30_000, 2, 40, 40, 40)]
+    index = write_shard(path, payloads)
+    blocks = list(read_blocks(path, BufferPool()))
+    assert all(blocks)
+    assert [payload for block in blocks for _, payload in block] == payloads
+    assert [offset for block in blocks for offset, _ in block] == [offset for offset, _ in index]
+
+
+def test_blocks_that_are_not_kept_take_no_new_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("teachonce.records.tfrecord.framing.BLOCK_BYTES", 64)
+    path = tmp_path / "x-00000-of-00001"
+    write_shard(path, [bytes([number]) * 40 for number in range(100)])
+    places = [addresses([payload])[0] for block in read_blocks(path) for _, payload in block]
+    assert len(places) == 100
+    assert len(set(places)) <= 2  # what was read last, and what is read next
+
+
+@pytest.mark.parametrize("block_bytes", [64, 1 << 20])
+def test_records_before_a_damaged_one_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block_bytes: int
+) -> None:
+    monkeypatch.setattr("teachonce.records.tfrecord.framing.BLOCK_BYTES", block_bytes)
+    path = tmp_path / "x-00000-of-00001"
+    payloads = [bytes([number]) * 20 for number in range(10)]
+    index = write_shard(path, payloads)
+    content = path.read_bytes()
+    for at in range(index[6][0], index[6][0] + index[6][1]):
+        path.write_bytes(content[:at] + bytes([content[at] ^ 4]) + content[at + 1 :])
+        records = read_tfrecords(path)
+        for number in range(6):
+            assert next(records) == (index[number][0], payloads[number])
+        with pytest.raises(RecordError, match=rf"record 6 \(byte {index[6][0]}\): (wrong checksum|truncated)"):
+            next(records)
+
+
+@pytest.mark.parametrize("write_bytes", [1, 50, 1 << 20])
+def test_blocks_are_written_as_records_one_by_one(monkeypatch: pytest.MonkeyPatch, write_bytes: int) -> None:
+    monkeypatch.setattr("teachonce.records.tfrecord.framing.WRITE_BYTES", write_bytes)
+    one_by_one, in_blocks, behind = (TFRecordWriter(io.BytesIO()) for _ in range(3))
+    for payload in PAYLOADS:
+        one_by_one.write(payload)
+    parts = [[payload[:3], memoryview(payload)[3:]] for payload in PAYLOADS]
+    in_blocks.write_block(parts)
+    with behind.behind():
+        behind.write_block(parts[:3])
+        behind.write(*parts[3])
+    written = [writer._file.getvalue() for writer in (one_by_one, in_blocks, behind)]  # type: ignore[attr-defined]
+    assert written[0] == written[1] == written[2]
+    assert one_by_one.index == in_blocks.index == behind.index
+    assert one_by_one.listed == in_blocks.listed == behind.listed == (len(written[0]), hash_bytes(written[0]).xxh3, 4)
+
+
+@pytest.mark.parametrize("num_records", [1, 20])
+def test_what_writing_behind_raises_is_raised(num_records: int) -> None:
+    class Full(io.BytesIO):
+        def write(self, data: object) -> int:
+            raise OSError("full")
+
+    writer = TFRecordWriter(Full())
+    with pytest.raises(OSError, match="full"), writer.behind():
+        for _ in range(num_records):
+            writer.write(b"record")
 
 
 BOUNDS = [0, 21, 37, 65, 65 + 10240 + 16]

@@ -27,6 +27,7 @@ from teachonce.records.tfrecord.tf_example import (
     FeatureValue,
     decode_example,
     encode_example,
+    encode_float_entries,
     replace_feature,
     splice_entry,
 )
@@ -294,7 +295,7 @@ def test_a_spliced_example_is_the_replaced_one(others: tuple[str, ...], has_logi
     found = find(payload)
     logits = np.linspace(-3, 3, 1001, dtype=np.float32)
     body, splice = found["body"].tolist(), found["splice"].tolist()
-    spliced = b"".join(splice_entry(payload, body, splice, "image/logit", logits))
+    spliced = b"".join(splice_entry(payload, body, splice, encode_float_entries("image/logit", logits[None])[0]))
     assert spliced == replace_feature(payload, "image/logit", logits)
 
 

@@ -27,7 +27,8 @@ from teachonce.records.class_table import CLASSES_NAME
 from teachonce.records.discovery import find_splits
 from teachonce.records.image_listing import find_class_folders
 from teachonce.records.source import parse_shard_name, shard_name
-from teachonce.records.tfrecord.framing import FrameCheck, check_index, index_bytes, load_index
+from teachonce.records.tfrecord.frame_check import FrameCheck
+from teachonce.records.tfrecord.framing import check_index, index_bytes, load_index
 from teachonce.records.tfrecord.source import find_shards
 from teachonce.records.written_files import INDEX_SUFFIX, list_written
 from teachonce.runs.run import CONFIG_NAME, LOCK_NAME, RESULT_NAME

@@ -17,8 +17,8 @@ import os
 import re
 import struct
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -27,7 +27,9 @@ import xxhash
 from crc32c import crc32c
 from numpy.typing import NDArray
 
+from teachonce.engine.buffers import BufferPool
 from teachonce.errors import RecordError, TeachonceError
+from teachonce.records.tfrecord.write_behind import write_behind
 from teachonce.storage.cache_folder import cache_folder
 from teachonce.storage.files import atomic_write, locate
 from teachonce.storage.remote.file_index import ListedFile, hash_bytes
@@ -37,16 +39,21 @@ HEADER_BYTES = 12
 FOOTER_BYTES = 4
 FRAME_BYTES = HEADER_BYTES + FOOTER_BYTES
 _HEADER = struct.Struct("<QI")
-_FOOTER = struct.Struct("<I")
-_CHUNK_BYTES = 4 << 20
+_LENGTH = struct.Struct("<Q")
+FOOTER = struct.Struct("<I")
+WRITE_BYTES = 1 << 20
+"""Of records that are written at once."""
+BLOCK_BYTES = 1 << 20
+"""Of a file that are read at once."""
 
 
 def masked_crc32c(data: bytes | bytearray | memoryview) -> int:
     """CRC32C rotated right by 15 bits plus a constant, as TFRecord stores it (crc of data that holds crcs is weak)."""
-    return _mask(crc32c(data))
+    return mask_crc(crc32c(data))
 
 
-def _mask(crc: int) -> int:
+def mask_crc(crc: int) -> int:
+    """A CRC32C as TFRecord stores it."""
     return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
 
 
@@ -57,6 +64,7 @@ class TFRecordWriter:
         self._file = file
         self._offset = 0
         self._hasher = xxhash.xxh3_128()
+        self._pass_on: Callable[[bytes], None] = self._append
         self.index: list[tuple[int, int]] = []
 
     @property
@@ -66,101 +74,100 @@ class TFRecordWriter:
 
     def write(self, *parts: bytes | memoryview) -> None:
         """Append one record, the payload in one part or several."""
-        num_bytes = sum(map(len, parts))
-        length = struct.pack("<Q", num_bytes)
-        crc = 0
-        for part in parts:
-            crc = crc32c(part, crc)
-        for part in (length + _FOOTER.pack(masked_crc32c(length)), *parts, _FOOTER.pack(_mask(crc))):
-            self._file.write(part)
-            self._hasher.update(part)
-        size = num_bytes + FRAME_BYTES
-        self.index.append((self._offset, size))
-        self._offset += size
+        self.write_block([parts])
+
+    def write_block(self, records: Iterable[Sequence[bytes | memoryview]]) -> None:
+        """Append records, each payload in parts, by as few writes as pay."""
+        block: list[bytes | memoryview] = []
+        start = self._offset
+        for parts in records:
+            num_bytes = crc = 0
+            for part in parts:
+                num_bytes += len(part)
+                crc = crc32c(part, crc)
+            length = _LENGTH.pack(num_bytes)
+            block += (length, FOOTER.pack(masked_crc32c(length)), *parts, FOOTER.pack(mask_crc(crc)))
+            size = num_bytes + FRAME_BYTES
+            self.index.append((self._offset, size))
+            self._offset += size
+            if self._offset - start >= WRITE_BYTES:
+                self._pass_on(b"".join(block))
+                block.clear()
+                start = self._offset
+        if block:
+            self._pass_on(b"".join(block))
+
+    @contextmanager
+    def behind(self) -> Iterator[None]:
+        """Within the block a thread hashes and writes, and may raise at its end what writing raises."""
+        with write_behind(self._append) as self._pass_on:
+            yield
+        self._pass_on = self._append
+
+    def _append(self, data: bytes) -> None:
+        self._hasher.update(data)
+        self._file.write(data)
 
 
-def read_tfrecords(path: Path) -> Iterator[tuple[int, memoryview]]:
-    """Each record of the file as (offset of its frame, payload), sequentially.
+def read_tfrecords(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Each record of the file as (offset of its frame, payload), sequentially; raises as ``read_blocks``."""
+    for block in read_blocks(path):
+        yield from ((offset, bytes(payload)) for offset, payload in block)
 
-    A payload is a part of the 4 MiB that were read with it, which live as long as it does: who keeps payloads, copies.
+
+def read_blocks(path: Path, buffers: BufferPool | None = None) -> Iterator[list[tuple[int, memoryview]]]:
+    """The records of the file as (offset of its frame, payload), sequentially, in lists of about ``BLOCK_BYTES``.
+
+    They are read into memory of ``buffers``, which is used again for others once no payload in it is referred to.
 
     Raises RecordError with path, record number and byte offset where a frame is truncated or a checksum does not hold,
-    and for a file without any record.
+    after the records before it, and for a file without any record.
     """
     reader = _open(path, in_order=True)
     file_bytes = reader.num_bytes
+    buffers = buffers or BufferPool()
+    buffer_bytes = BLOCK_BYTES
     offset, row = 0, 0
     while offset < file_bytes:
-        chunk = memoryview(reader.read(offset, min(_CHUNK_BYTES, file_bytes - offset)))
-        at = 0  # of the next frame in the chunk; one that goes on behind it begins the next chunk
-        while offset + at < file_bytes and (at == 0 or at + HEADER_BYTES <= len(chunk)):
-            length = _check_header(path, row, offset + at, chunk[at : at + HEADER_BYTES], file_bytes)
-            end = at + length + FRAME_BYTES
-            if end > len(chunk):
-                if at:
-                    break
-                chunk = memoryview(reader.read(offset, end))
-            payload = chunk[at + HEADER_BYTES : end - FOOTER_BYTES]
-            _check_payload(path, row, offset + at, payload, chunk[end - FOOTER_BYTES : end], length)
-            yield offset + at, payload
-            at = end
-            row += 1
-        offset += at
+        chunk = buffers.take((buffer_bytes,)).data[: file_bytes - offset]
+        chunk = chunk[: reader.read_into(chunk, offset)]
+        spans = _find_frames(chunk)
+        if spans and all(_is_sound(chunk, begin, end) for begin, end in spans):
+            yield [(offset + begin, chunk[begin + HEADER_BYTES : end - FOOTER_BYTES]) for begin, end in spans]
+            row += len(spans)
+            offset += spans[-1][1]
+            continue
+        # The first does not fit, or one of them is damaged: the first alone, until it is that one's turn.
+        length = check_header(path, row, offset, chunk[:HEADER_BYTES], file_bytes)
+        end = length + FRAME_BYTES
+        if end > buffer_bytes:
+            buffer_bytes = end
+            continue
+        payload = chunk[HEADER_BYTES : end - FOOTER_BYTES]
+        _check_payload(path, row, offset, payload, chunk[end - FOOTER_BYTES : end], length)
+        yield [(offset, payload)]
+        row += 1
+        offset += end
 
 
-class FrameCheck:
-    """The frames of a file whose bytes pass by, in pieces of any size: checksums, and ``index`` as a writer's.
+def _find_frames(data: memoryview) -> list[tuple[int, int]]:
+    """Where the complete frames of some bytes begin and end, as far as their lengths, not yet checked, say."""
+    spans: list[tuple[int, int]] = []
+    begin = 0
+    while begin + HEADER_BYTES <= len(data):
+        end = begin + _LENGTH.unpack_from(data, begin)[0] + FRAME_BYTES
+        if end > len(data):
+            break
+        spans.append((begin, end))
+        begin = end
+    return spans
 
-    ``path`` is what errors name. Both methods raise RecordError as ``read_tfrecords``.
-    """
 
-    def __init__(self, path: Path, num_bytes: int) -> None:
-        self.index: list[tuple[int, int]] = []
-        self._path = path
-        self._num_bytes = num_bytes
-        self._offset = 0
-        self._part = bytearray()
-        """Of the header or the footer that is being read."""
-        self._length = -1
-        self._left = 0
-        """Of the payload; the length is below 0 where a header comes next."""
-        self._crc = 0
-
-    def update(self, data: bytes | memoryview) -> None:
-        """The next bytes of the file."""
-        view, at = memoryview(data), 0
-        while at < len(view):
-            if self._left:
-                taken = view[at : at + self._left]
-                self._crc = crc32c(taken, self._crc)
-                self._left -= len(taken)
-                at += len(taken)
-                continue
-            wanted = (HEADER_BYTES if self._length < 0 else FOOTER_BYTES) - len(self._part)
-            self._part += view[at : at + wanted]
-            at += min(wanted, len(view) - at)
-            if len(self._part) == (HEADER_BYTES if self._length < 0 else FOOTER_BYTES):
-                self._end_part()
-
-    def finish(self) -> None:
-        """There are no more bytes."""
-        if self._part or self._length >= 0:
-            raise _truncated(self._path, len(self.index), self._offset, f"the file ends at byte {self._num_bytes}")
-        _check_not_empty(self._path, self._offset)
-
-    def _end_part(self) -> None:
-        row = len(self.index)
-        if self._length < 0:
-            self._length = _check_header(self._path, row, self._offset, bytes(self._part), self._num_bytes)
-            self._left, self._crc = self._length, 0
-        else:
-            if _mask(self._crc) != _FOOTER.unpack(self._part)[0]:
-                raise _damaged(self._path, row, self._offset)
-            size = self._length + FRAME_BYTES
-            self.index.append((self._offset, size))
-            self._offset += size
-            self._length = -1
-        self._part.clear()
+def _is_sound(data: memoryview, begin: int, end: int) -> bool:
+    """Whether both checksums of the frame that begins and ends there hold."""
+    length, payload = data[begin : begin + 8], data[begin + HEADER_BYTES : end - FOOTER_BYTES]
+    of_length, of_payload = (FOOTER.unpack_from(data, at)[0] for at in (begin + 8, end - FOOTER_BYTES))
+    return bool(of_length == masked_crc32c(length) and of_payload == masked_crc32c(payload))
 
 
 class TFRecordFile:
@@ -183,6 +190,10 @@ class TFRecordFile:
         """Byte offset of the row's frame."""
         return int(self._load_bounds()[row])
 
+    def offsets(self, first: int, count: int) -> list[int]:
+        """Byte offsets of the frames of up to ``count`` rows from ``first`` on, as many as there are."""
+        return self._load_bounds()[first : min(first + count, len(self))].tolist()
+
     def bounds(self, rows: NDArray[np.integer]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Where the frames of some rows [n] begin and end [n], in bytes."""
         bounds = self._load_bounds()
@@ -197,7 +208,7 @@ class TFRecordFile:
             frame = memoryview(self._open().read(offset, end - offset))
         except RecordError as error:
             raise RecordError(f"{error} (record {row}, byte {offset})") from error
-        length = _check_header(self.path, row, offset, frame[:HEADER_BYTES], self._open().num_bytes)
+        length = check_header(self.path, row, offset, frame[:HEADER_BYTES], self._open().num_bytes)
         if length + FRAME_BYTES != end - offset:
             raise RecordError(
                 f"{describe_record(self.path, row, offset)}: the index says {end - offset} bytes, the frame has "
@@ -251,7 +262,7 @@ class TFRecordFile:
 def _open(path: Path, *, in_order: bool = False) -> Reader:
     storage, name = locate(path, RecordError)
     reader = storage.open_reader(name, in_order=in_order)
-    _check_not_empty(path, reader.num_bytes)
+    check_not_empty(path, reader.num_bytes)
     return reader
 
 
@@ -277,7 +288,7 @@ def load_index(path: Path, found: Mapping[str, FileStatus] | None = None) -> NDA
     storage, name = locate(path, RecordError)
     found = found or {}
     status = found.get(name) or storage.status(name)
-    _check_not_empty(path, status.num_bytes)
+    check_not_empty(path, status.num_bytes)
     beside = index_path(path)
     # A listing that has the shard has all files next to it, but for what is not a file.
     if beside.name in found or ((name not in found or storage.requests_at_once == 1) and storage.has(beside.name)):
@@ -334,7 +345,13 @@ def index_bytes(index: Sequence[tuple[int, int]]) -> bytes:
 
 def describe_record(path: Path, row: int, offset: int) -> str:
     """How messages name a record."""
-    return f"{path} record {row} (byte {offset})"
+    return describe_records(path, row, [offset])[0]
+
+
+def describe_records(path: Path, first: int, offsets: Sequence[int]) -> list[str]:
+    """How messages name the records from row ``first`` on, at these offsets."""
+    prefix = f"{path} record "  # a path is slow to print
+    return [f"{prefix}{row} (byte {offset})" for row, offset in enumerate(offsets, first)]
 
 
 class _IndexProblem(Exception):
@@ -395,7 +412,7 @@ def _scan_bounds(path: Path) -> NDArray[np.int64]:
     while bounds[-1] < reader.num_bytes:
         offset = bounds[-1]
         header = reader.read(offset, HEADER_BYTES)
-        length = _check_header(path, len(bounds) - 1, offset, header, reader.num_bytes)
+        length = check_header(path, len(bounds) - 1, offset, header, reader.num_bytes)
         bounds.append(offset + length + FRAME_BYTES)
     return np.array(bounds, dtype=np.int64)
 
@@ -409,15 +426,16 @@ def _cached_index_path(path: Path, status: FileStatus) -> Path | None:
     return folder / f"{xxhash.xxh3_128_hexdigest(os.fsencode(identity))}.idx"
 
 
-def _check_not_empty(path: Path, file_bytes: int) -> None:
+def check_not_empty(path: Path, file_bytes: int) -> None:
+    """Raise RecordError for a shard without any record."""
     if file_bytes == 0:
         raise RecordError(f"{path}: is empty (0 bytes), expected at least one record; write the shard again")
 
 
-def _check_header(path: Path, row: int, offset: int, header: bytes | memoryview, end: int) -> int:
+def check_header(path: Path, row: int, offset: int, header: bytes | memoryview, end: int) -> int:
     """The payload's length, if its checksum holds and the frame ends at or before byte ``end``."""
     if len(header) < HEADER_BYTES:
-        raise _truncated(path, row, offset, f"the header has {len(header)} of {HEADER_BYTES} bytes")
+        raise truncated(path, row, offset, f"the header has {len(header)} of {HEADER_BYTES} bytes")
     length, crc = _HEADER.unpack(header)
     if masked_crc32c(header[:8]) != crc:
         hint = "it looks like gzip, which is not supported" if row == 0 and bytes(header[:2]) == b"\x1f\x8b" else ""
@@ -427,7 +445,7 @@ def _check_header(path: Path, row: int, offset: int, header: bytes | memoryview,
             f"TFRecord file; {hint}"
         )
     if offset + length + FRAME_BYTES > end:
-        raise _truncated(path, row, offset, f"the frame should have {length + FRAME_BYTES} bytes, has {end - offset}")
+        raise truncated(path, row, offset, f"the frame should have {length + FRAME_BYTES} bytes, has {end - offset}")
     return length
 
 
@@ -436,16 +454,18 @@ def _check_payload(
 ) -> None:
     if len(payload) < length or len(footer) < FOOTER_BYTES:
         found = HEADER_BYTES + len(payload) + len(footer)
-        raise _truncated(path, row, offset, f"the frame should have {length + FRAME_BYTES} bytes, has {found}")
-    if masked_crc32c(payload) != _FOOTER.unpack(footer)[0]:
-        raise _damaged(path, row, offset)
+        raise truncated(path, row, offset, f"the frame should have {length + FRAME_BYTES} bytes, has {found}")
+    if masked_crc32c(payload) != FOOTER.unpack(footer)[0]:
+        raise damaged(path, row, offset)
 
 
-def _damaged(path: Path, row: int, offset: int) -> RecordError:
+def damaged(path: Path, row: int, offset: int) -> RecordError:
+    """The error of a payload whose checksum does not hold."""
     return RecordError(
         f"{describe_record(path, row, offset)}: wrong checksum of the data: the shard is damaged; write it again"
     )
 
 
-def _truncated(path: Path, row: int, offset: int, found: str) -> RecordError:
+def truncated(path: Path, row: int, offset: int, found: str) -> RecordError:
+    """The error of a frame that is not complete, of which there is ``found``."""
     return RecordError(f"{describe_record(path, row, offset)}: truncated: {found}; write the shard again")

@@ -7,6 +7,7 @@ next to them says from what they are made, so that the same command resumes and 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -52,17 +53,34 @@ def rewrite_shard(info: ShardInfo, path: Path, write: Callable[[TFRecordWriter],
     Raises RecordError, and leaves no shard, where these are not as many as when the data was opened. Returns the
     entries of both files for the list of the folder.
     """
+    return begin_shard(info, path, write)()
+
+
+def begin_shard(
+    info: ShardInfo, path: Path, write: Callable[[TFRecordWriter], int]
+) -> Callable[[], dict[str, ListedFile]]:
+    """``rewrite_shard`` but for the end: the function that is returned has to be called for it, by any thread.
+
+    It waits for the disk, which takes about as long as writing, so another shard can be written meanwhile.
+    """
     delete_index(path)  # of an older shard of this name
-    with atomic_write(path) as file:
-        writer = TFRecordWriter(file)
-        num_rows = write(writer)
+    with ExitStack() as stack:
+        writer = TFRecordWriter(stack.enter_context(atomic_write(path)))
+        with writer.behind():
+            num_rows = write(writer)
         if num_rows != info.num_records:
             raise RecordError(
                 f"{info.path}: {num_rows} records, {info.num_records} when it was opened: the shard was changed; "
                 "start again when nothing writes to it"
             )
-    listed_index = write_index(index_path(path), writer.index)
-    return {info.name: writer.listed, index_path(path).name: listed_index}
+        opened = stack.pop_all()
+
+    def end() -> dict[str, ListedFile]:
+        opened.close()
+        listed_index = write_index(index_path(path), writer.index)
+        return {info.name: writer.listed, index_path(path).name: listed_index}
+
+    return end
 
 
 def _are_of_command(names: Sequence[str], command: str, split: str) -> bool:

@@ -10,6 +10,7 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from teachonce.native import Parts, addresses
 from teachonce.on_demand import OnDemand
 from teachonce.records.class_table import read_classes
 from teachonce.records.source import (
+    SCANNED_RECORDS,
     Buffer,
     Location,
     Locations,
@@ -41,9 +43,10 @@ from teachonce.records.tfrecord.batch_frames import read_frames
 from teachonce.records.tfrecord.framing import (
     TFRecordFile,
     describe_record,
+    describe_records,
     index_path,
     load_index,
-    read_tfrecords,
+    read_blocks,
 )
 from teachonce.records.tfrecord.native_examples import find_features
 from teachonce.records.tfrecord.tf_example import Feature, decode_example
@@ -52,9 +55,6 @@ from teachonce.storage.storage import FileStatus, Storage
 
 MAX_OPEN_SHARDS = 128
 """Shards that a source keeps open in a process; ImageNet has 1024, which is the usual limit of open files."""
-
-
-_STREAMED_RECORDS = 32  # that are taken apart at once
 
 
 ENCODED_XXH3 = "image/encoded_xxh3"
@@ -125,6 +125,48 @@ def decode_tfrecord(
     boxes = check_boxes([features.get(name) for name in BOX_FEATURES], where) if with_boxes else None
     key, own_key = keys_of(features, encoded, where)
     return Record(encoded, label, name, key, where, logits, boxes, own_key)
+
+
+def take_apart(
+    payloads: Sequence[Buffer],
+    descriptions: Sequence[str],
+    found: NDArray[Any] | None,
+    decode: Callable[[Buffer, str], Record],
+    *,
+    num_classes: int | None,
+    with_logits: bool = False,
+    copy: bool = False,
+) -> list[Record]:
+    """The records of serialized Examples, from what the native library ``found`` in them (None: there is none).
+
+    ``decode`` is for those that were left to Python, and refuses what is wrong with a label; ``copy``: images of their
+    own.
+    """
+    if found is None:
+        return list(map(decode, payloads, descriptions))
+    spans = np.concatenate([found["image"], found["filename"], found["logits"]], axis=1).tolist()
+    labels = found["label"].tolist()
+    is_rewritten = (found["has_encoded_xxh3"] | found["has_original_key"]).tolist()
+    end_label = num_classes or 1 << 63
+    records = []
+    for index, is_left in enumerate(found["status"].tolist()):
+        label, payload, where = labels[index], payloads[index], descriptions[index]
+        if is_left or not 0 <= label < end_label:
+            records.append(decode(payload, where))  # or raises
+            continue
+        image, image_end, name, name_end, logits, logits_end = spans[index]
+        encoded = bytes(payload[image:image_end]) if copy else payload[image:image_end]
+        filename = str(payload[name:name_end], errors="replace")
+        values = None
+        if with_logits:
+            values = np.frombuffer(payload[logits:logits_end], "<f4").astype(np.float32)
+            values = check_logits(values, where, num_classes)
+        if is_rewritten[index]:
+            key, own_key = found_keys(found[index], encoded, where)
+            records.append(Record(encoded, label, filename, key, where, values, own_key=own_key))
+        else:
+            records.append(Record(encoded, label, filename, record_key(encoded), where, values))
+    return records
 
 
 def keys_of(features: Mapping[str, Feature], encoded: Buffer, where: str) -> tuple[int, int | None]:
@@ -237,9 +279,10 @@ class TFRecordSource(RecordSource):
     def _prepare(self) -> None:
         self._open: OrderedDict[int, None] = OrderedDict()
         self._lock = threading.Lock()
+        self._buffers = BufferPool()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name not in ("_open", "_lock")}
+        return {name: value for name, value in self.__dict__.items() if name not in ("_open", "_lock", "_buffers")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -286,35 +329,11 @@ class TFRecordSource(RecordSource):
     def _take_apart(
         self, payloads: Sequence[Buffer], descriptions: Sequence[str], with_logits: bool, *, copy: bool = False
     ) -> list[Record]:
-        """The records of serialized Examples, by the native library where that can; ``copy``: images of their own."""
         found = None if self.with_boxes else self._find(payloads)
-        if found is None:
-            return [
-                self._decode(payload, where, with_logits) for payload, where in zip(payloads, descriptions, strict=True)
-            ]
-        spans = np.concatenate([found["image"], found["filename"], found["logits"]], axis=1).tolist()
-        labels = found["label"].tolist()
-        is_rewritten = (found["has_encoded_xxh3"] | found["has_original_key"]).tolist()
-        end_label = self._num_classes or 1 << 63
-        records = []
-        for index, is_left in enumerate(found["status"].tolist()):
-            label, payload, where = labels[index], payloads[index], descriptions[index]
-            if is_left or not 0 <= label < end_label:
-                records.append(self._decode(payload, where, with_logits))  # or raises
-                continue
-            image, image_end, name, name_end, logits, logits_end = spans[index]
-            encoded = bytes(payload[image:image_end]) if copy else payload[image:image_end]
-            filename = str(payload[name:name_end], errors="replace")
-            values = None
-            if with_logits:
-                values = np.frombuffer(payload[logits:logits_end], "<f4").astype(np.float32)
-                values = check_logits(values, where, self._num_classes)
-            if is_rewritten[index]:
-                key, own_key = found_keys(found[index], encoded, where)
-                records.append(Record(encoded, label, filename, key, where, values, own_key=own_key))
-            else:
-                records.append(Record(encoded, label, filename, record_key(encoded), where, values))
-        return records
+        decode = partial(self._decode, with_logits=with_logits)
+        return take_apart(
+            payloads, descriptions, found, decode, num_classes=self._num_classes, with_logits=with_logits, copy=copy
+        )
 
     def fetch(self, shard: int, go_on: Callable[[], bool] = lambda: True) -> None:
         """All of the file of a shard."""
@@ -331,25 +350,33 @@ class TFRecordSource(RecordSource):
 
     def iter_shard(self, shard: int, *, with_logits: bool = False) -> Iterator[Record]:
         """The records of a shard in order, streaming; raises as ``read_batch``."""
-        path = self._files[shard].path
-        for block in chunked(self._iter_frames(shard), _STREAMED_RECORDS):
-            payloads = [payload for _, (_, payload) in block]
-            descriptions = [describe_record(path, row, offset) for row, (offset, _) in block]
+        for payloads, descriptions in self._read_blocks(shard):
             yield from self._take_apart(payloads, descriptions, with_logits, copy=True)
 
-    def _iter_frames(self, shard: int) -> Iterator[tuple[int, tuple[int, memoryview]]]:
-        """(row, (offset, payload)) of a shard, in order; RecordError where its index has others.
+    def scan_shard(self, shard: int) -> Iterator[list[Record]]:
+        """The same in lists, without a copy of the images."""
+        for payloads, descriptions in self._read_blocks(shard):
+            yield self._take_apart(payloads, descriptions, with_logits=False)
+
+    def _read_blocks(self, shard: int) -> Iterator[tuple[list[memoryview], list[str]]]:
+        """(payloads, how messages name them) of a shard, in order; RecordError where its index has others.
 
         A shard that was replaced by one of equal size has other rows than its index, by which others read.
         """
         file = self._files[shard]
-        row = -1
-        for row, (offset, payload) in enumerate(read_tfrecords(file.path)):
-            if row >= len(file) or offset != file.offset(row):
-                raise _other_index(file, row, offset)
-            yield row, (offset, payload)
-        if row + 1 != len(file):
-            raise _other_index(file, row + 1, file.offset(row + 1))
+        first = 0
+        frames = (frame for block in read_blocks(file.path, self._buffers) for frame in block)
+        for block in chunked(frames, SCANNED_RECORDS):
+            offsets, payloads = [offset for offset, _ in block], [payload for _, payload in block]
+            expected = file.offsets(first, len(block))
+            if offsets != expected:
+                pairs = zip(offsets, expected, strict=False)
+                at = next((at for at, (offset, known) in enumerate(pairs) if offset != known), len(expected))
+                raise _other_index(file, first + at, offsets[at])
+            yield payloads, describe_records(file.path, first, offsets)
+            first += len(block)
+        if first != len(file):
+            raise _other_index(file, first, file.offset(first))
 
     def _find(self, payloads: Sequence[Buffer]) -> NDArray[Any] | None:
         return find_features(payloads)

@@ -90,17 +90,23 @@ def _encode_known_entry(name: str, value: int | bytes | str) -> bytes:
 
 
 def splice_entry(
-    payload: Buffer, body: tuple[int, int], splice: tuple[int, int], name: str, value: FeatureValue
+    payload: Buffer, body: tuple[int, int], splice: tuple[int, int], entry: tuple[bytes, bytes]
 ) -> list[Buffer]:
-    """The parts of the same Example with the feature ``name`` put in the place of the bytes ``splice``.
+    """The parts of the same Example with a feature's ``entry`` put in the place of the bytes ``splice``.
 
-    ``body`` are the entries of its map (``native.find_features`` says both). The bytes of ``replace_feature``, without
-    reading the other entries or copying them.
+    ``body`` are the entries of its map (``native_examples.find_features`` says both). The bytes of ``replace_feature``,
+    without reading the other entries or copying the image, which a sorted map has before.
     """
     view = memoryview(payload)
-    entry = _encode_entry(name, value)
     size = body[1] - body[0] - (splice[1] - splice[0]) + sum(map(len, entry))
-    return [*_header(1, size), view[body[0] : splice[0]], *entry, view[splice[1] : body[1]]]
+    return [b"".join(_header(1, size)), view[body[0] : splice[0]], b"".join((*entry, view[splice[1] : body[1]]))]
+
+
+def encode_float_entries(name: str, values: NDArray[np.float32]) -> list[tuple[bytes, bytes]]:
+    """The entries of N Examples for the feature ``name``, of C > 0 floats each [N, C]: what all begin with, numbers."""
+    rows = [row.tobytes() for row in values.astype("<f4", copy=False)]
+    head = b"".join(_encode_entry(name, values[0]))[: -len(rows[0])] if rows else b""
+    return [(head, row) for row in rows]
 
 
 def _encode_entry(name: str, value: FeatureValue) -> list[bytes]:
