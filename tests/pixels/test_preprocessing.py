@@ -256,12 +256,16 @@ def test_json_of_something_else_is_refused(value: Any) -> None:
         ({"mean": [0.5, 0.5]}, "mean: expected `array` of length 3, got 2"),
         ({"mean": [0.5, 0.5, math.nan]}, r"mean\[2\]: nan, expected a finite number"),
         ({"std": [0.5, None, 0.5]}, r"std\[1\]: expected `float`, got `null`"),
-        ({"resize_px": 7}, "preprocessing with size=8, resize=7"),
     ],
 )
 def test_json_of_something_else_is_refused_with_its_field(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=f"^preprocessing: {message}"):
         Preprocessing.from_json(Preprocessing(size_px=8).to_json() | changes)
+
+
+def test_json_of_sizes_that_do_not_fit_is_refused_in_the_same_words() -> None:
+    with pytest.raises(ConfigError, match=r"^preprocessing with size=8, resize=7: expected 1 <= size <= resize"):
+        Preprocessing.from_json(Preprocessing(size_px=8).to_json() | {"resize_px": 7})
 
 
 def test_json_without_a_size_is_refused() -> None:

@@ -119,7 +119,8 @@ def build_pretrained_module(spec: ModelSpec, num_classes: int, size_px: int | No
     if spec.kind == "timm" and not is_file:
         # timm replaces the head itself, and interpolates position embeddings.
         module = _create_timm(spec, num_classes, size_px, pretrained=True)
-        if (num_before := module.pretrained_cfg["num_classes"]) != num_classes:
+        num_before = _timm_config(module)["num_classes"]
+        if num_before != num_classes:
             _warn_of_new_layer(spec, make_timms_layer_small(module), num_before, num_classes)
         return module
     module = build_module(spec, num_classes, size_px)
@@ -149,12 +150,16 @@ def small_layer(weights: Weights) -> Weights:
 
 def make_timms_layer_small(module: nn.Module) -> list[str]:
     """``small_layer`` for the last layer, or layers, of one of timm's networks; returns the names of their tensors."""
-    found: Any = module.pretrained_cfg
-    layers = (found["classifier"],) if isinstance(found["classifier"], str) else found["classifier"]
+    found = _timm_config(module)["classifier"]
+    layers = (found,) if isinstance(found, str) else found
     prefixes = tuple(f"{layer}." for layer in layers)
     weights = {name: tensor for name, tensor in module.state_dict().items() if name.startswith(prefixes)}
     module.load_state_dict(small_layer(weights), strict=False)
     return list(weights)
+
+
+def _timm_config(module: nn.Module) -> Any:
+    return module.pretrained_cfg
 
 
 def _scale_down(tensor: torch.Tensor) -> torch.Tensor:
