@@ -61,6 +61,7 @@ COMMANDS = [
         2,
         "on 3 devices: the split has 12",
     ),
+    (f"{TRAIN} --data images --val-fraction 0.2 --val-seed 3 --batch-size 13", 2, "the split has 12 records"),
     (
         "ablate --student timm:a --data images --validation-split none --out o --batch-size 13 --teacher timm:b",
         2,

@@ -258,6 +258,21 @@ def test_an_error_of_the_source_comes_behind_its_items(num_ahead: int) -> None:
         gc.enable()
 
 
+def test_an_error_of_the_work_ends_the_taking() -> None:
+    """Also while the error, whose traceback holds what was suspended, is being handled."""
+    taken: list[int] = []
+    items = take_ahead((taken.append(item) or item for item in count()), 3)
+    try:
+        list(prefetch(items, Work(bad=2), threads=2, ahead=4))
+    except RecordError:
+        num_taken = len(taken)
+        assert not threads_alive()
+        time.sleep(0.05)
+        assert len(taken) == num_taken
+    else:
+        raise AssertionError("no error")
+
+
 def test_leaving_early_closes_the_source() -> None:
     closed: list[threading.Thread] = []
 

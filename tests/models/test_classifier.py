@@ -17,7 +17,7 @@ from torch import nn
 from teachonce.errors import ConfigError, LogitsError, ModelError
 from teachonce.models.classifier import Classifier, build_student, load_model, resolve_device
 from teachonce.models.spec import parse_model_spec
-from teachonce.models.torch_backend import _library_names, build_module, load_weights
+from teachonce.models.torch_backend import _library_names, build_module, load_weights, make_timms_layer_small
 from teachonce.pixels.decode import decode_image
 from teachonce.pixels.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, normalize
 from tests.support.small_data import run_config
@@ -217,6 +217,13 @@ def test_new_last_layers_of_timm_are_small(monkeypatch: pytest.MonkeyPatch) -> N
     changed = {name for name, tensor in student.state_dict().items() if not torch.equal(tensor, weights[name])}
     assert changed == {"classifier.weight"} and not student.state_dict()["classifier.bias"].any()
     assert student.state_dict()["classifier.weight"].std() == pytest.approx(0.01, rel=1e-3)
+
+
+def test_a_network_of_which_no_last_layer_is_known() -> None:
+    student = build_student("timm:test_resnet", 10)
+    student.pretrained_cfg = {"num_classes": 5, "classifier": None}
+    with pytest.raises(ModelError, match="timm does not say which layer of this network is the last one"):
+        make_timms_layer_small(student)
 
 
 def test_student_from_weights_of_its_classes_warns_nobody(resnet_weights: Path) -> None:

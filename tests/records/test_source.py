@@ -667,6 +667,7 @@ class TestContract:
         assert all_keys(batch).tolist() == [record.key for record in batch]
         assert all_labels(batch).tolist() == [record.label for record in batch]
         check_arrays(batch)
+        assert pickle.loads(pickle.dumps(Locations.of(locations))) == locations
         assert source.read_batch([]) == []
         assert source.read_record(*locations[0]) == streamed[locations[0]]
 

@@ -17,12 +17,20 @@ from pyarrow import ipc
 from teachonce.errors import ConfigError, RecordError, TeachonceError
 from teachonce.storage import regular
 from teachonce.storage.local import LocalStorage
+from teachonce.storage.storage import Listing
 from teachonce.storage.writers import is_writer_name
 from tests.support.kills import dead_writer, temporary
 
 
 def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
+
+
+def test_what_goes_while_a_folder_is_asked_for_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage = LocalStorage(tmp_path)
+    (tmp_path / "a").write_bytes(b"a")
+    monkeypatch.setattr(LocalStorage, "list_folder", lambda self, folder="": Listing(["a", "gone"], []))
+    assert list(storage.statuses()) == ["a"]
 
 
 def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:

@@ -40,6 +40,10 @@ def test_what_is_written_is_read(finished):
             bound = store.codec.error_bound(store.read_rows(shard, view, slice(None)))
             assert (np.abs(stored - logits[shard][view]) <= bound).all()
             np.testing.assert_array_equal(store.read_logits(shard, view, [2, 0]), stored[[2, 0]])
+            assert store.read_logits(shard, view, []).shape == (0, NUM_CLASSES)
+            for not_numbers in (np.arange(len(stored)) == 2, [0.5]):
+                with pytest.raises(TypeError, match="expected row numbers or a slice"):
+                    store.read_rows(shard, view, not_numbers)
             assert store.read_views(shard, view, slice(None)) == views[shard][view]
 
 

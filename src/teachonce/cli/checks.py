@@ -157,7 +157,7 @@ def _count_records(config: TrainingOptions) -> int | None:
     if storage.is_folder() and len(list(islice(storage.walk(), MAX_FILES_OPENED))) == MAX_FILES_OPENED:
         return None
     # A part of it has fewer, but to say how many takes the keys of all.
-    return open_records(config.data, config.split, replace(config, val_fraction=0)).num_records
+    return open_records(config.data, config.split, replace(config, val_fraction=0, val_seed=0)).num_records
 
 
 def _check_stores(paths: Any) -> None:

@@ -120,15 +120,21 @@ class KDDataset:
             "indices": np.array(indices, np.int64),
         }
         if self.views.has_mix:
-            partners = [item.record if item.partner is None else item.partner.record for item in record_views]
-            shares = [1.0 if item.view.mix is None else item.view.mix.share for item in record_views]
-            batch["partner_labels"] = _labels(partners, self.class_space, may_lack=self._may_lack_labels)
-            batch["shares"] = np.array(shares, np.float32)
+            batch |= self._read_mixes(record_views, batch["labels"])
         if self.online is not None and not self.online_sees_students_pixels:
             batch["teacher_pixels"] = self._render(record_views, self.online)
         if self.logits is not None:
             batch |= self.logits.read(joined, epoch, self.class_space)
         return batch
+
+    def _read_mixes(self, record_views: RecordViews, labels: NDArray[np.int64]) -> Arrays:
+        """The partner's label, and the record's share, of each; of one that is not mixed its own label, and 1."""
+        partner_labels = labels.copy()
+        mixed = list(record_views.partners)
+        partners = [record_views.partners[index].record for index in mixed]
+        partner_labels[mixed] = _labels(partners, self.class_space, may_lack=self._may_lack_labels)
+        shares = [1.0 if view.mix is None else view.mix.share for view in record_views.views]
+        return {"partner_labels": partner_labels, "shares": np.array(shares, np.float32)}
 
     def __getitems__(self, items: Items) -> Batch:
         parts, order = _by_epoch(items)

@@ -42,6 +42,10 @@ def prefetch(items: Iterable[Item], work: Callable[[Item], Result], *, threads: 
             pending.extend(islice(submitted, 1))
     finally:
         pool.shutdown(cancel_futures=True)
+        # After an error its traceback would keep them open, and a thread that takes items (``take_ahead``) going.
+        submitted.close()
+        if isinstance(items, Generator):
+            items.close()
 
 
 def take_ahead(items: Iterable[Item], count: int) -> Iterator[Item]:
@@ -72,7 +76,7 @@ def overlap(storage: Storage, items: Iterable[Item], work: Callable[[Item], Resu
 
 def _submit(
     pool: ThreadPoolExecutor, items: Iterable[Item], work: Callable[[Item], Result]
-) -> Iterator[Future[Result]]:
+) -> Generator[Future[Result]]:
     """A future for each item, as it is requested; an error of ``items`` is the last one's."""
     try:
         for item in items:

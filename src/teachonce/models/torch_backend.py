@@ -121,7 +121,11 @@ def build_pretrained_module(spec: ModelSpec, num_classes: int, size_px: int | No
         module = _create_timm(spec, num_classes, size_px, pretrained=True)
         num_before = _timm_config(module)["num_classes"]
         if num_before != num_classes:
-            _warn_of_new_layer(spec, make_timms_layer_small(module), num_before, num_classes)
+            try:
+                names = make_timms_layer_small(module)
+            except ModelError as error:
+                raise error.at(spec.text) from error
+            _warn_of_new_layer(spec, names, num_before, num_classes)
         return module
     module = build_module(spec, num_classes, size_px)
     weights = _load_weights_for(module, spec) if is_file else _fetch_torchvision(spec)
@@ -138,7 +142,7 @@ def build_pretrained_module(spec: ModelSpec, num_classes: int, size_px: int | No
 def small_layer(weights: Weights) -> Weights:
     """A new last layer behind trained ones: as the architecture draws it, but small, so that no class is preferred.
 
-    Standard deviation 0.01, biases 0, as in Girshick et al. 2014, arXiv:1311.2524, and in torchvision's MobileNets.
+    Standard deviation 0.01 or less, no biases: Girshick et al. 2014, arXiv:1311.2524, and torchvision's MobileNets.
     What architectures begin with can be thirty times as large: timm's EfficientNets draw 10 classes from -0.32 to 0.32.
     Then the first loss is 5.2 instead of 2.3, and it is mostly the trained layers that are changed to lower it. Not
     zero: a last layer with ReLU behind it (SqueezeNet) would stay there.
@@ -150,10 +154,15 @@ def small_layer(weights: Weights) -> Weights:
 
 def make_timms_layer_small(module: nn.Module) -> list[str]:
     """``small_layer`` for the last layer, or layers, of one of timm's networks; returns the names of their tensors."""
-    found = _timm_config(module)["classifier"]
+    found = _timm_config(module).get("classifier") or ()
     layers = (found,) if isinstance(found, str) else found
     prefixes = tuple(f"{layer}." for layer in layers)
     weights = {name: tensor for name, tensor in module.state_dict().items() if name.startswith(prefixes)}
+    if not weights:
+        raise ModelError(
+            "timm does not say which layer of this network is the last one, so it cannot be made for other classes; "
+            "choose another network"
+        )
     module.load_state_dict(small_layer(weights), strict=False)
     return list(weights)
 
@@ -163,7 +172,7 @@ def _timm_config(module: nn.Module) -> Any:
 
 
 def _scale_down(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor * (NEW_LAYER_STD / tensor.std().clamp(min=NEW_LAYER_STD))
+    return tensor * (NEW_LAYER_STD / tensor.std(correction=0).clamp(min=NEW_LAYER_STD))
 
 
 def _warn_of_new_layer(spec: ModelSpec, names: Sequence[str], num_before: int, num_classes: int) -> None:

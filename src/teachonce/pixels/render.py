@@ -99,10 +99,9 @@ class ViewReader:
         mixes = [(index, view.mix) for index, view in enumerate(views) if view.mix is not None]
         if not mixes:
             return {}
+        places = all_places(joined.records)
         locations = [
-            self.views.locate_partner(
-                joined.locations[index], mix.partner, joined.records[index].where, by_position=True
-            )
+            self.views.locate_partner(joined.locations[index], mix.partner, places[index], by_position=True)
             for index, mix in mixes
         ]
         partners = list(self.records.read_batch(locations))

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from teachonce.errors import ConfigError, ImageError
 from teachonce.pixels.frames import image_sizes
 from teachonce.records.data_keys import DataKeys
-from teachonce.records.source import Location, RecordSource, all_encoded, all_places
+from teachonce.records.source import Location, RecordSource, all_encoded, all_keys, all_places
 from teachonce.rng import generator
 from teachonce.store.join import JoinedRecords, StoreJoin
 from teachonce.store.store import Store
@@ -85,12 +85,13 @@ class DrawnViews:
         views = []
         records = joined.records
         sizes = image_sizes(all_encoded(records), all_places(records)).tolist()
-        for (shard, _), record, (width, height) in zip(joined.locations, records, sizes, strict=True):
-            keys = self._partners(shard) if self.has_mix else None
+        for index, (key, (width, height)) in enumerate(zip(all_keys(records).tolist(), sizes, strict=True)):
+            keys = self._partners(joined.locations[index][0]) if self.has_mix else None
+            boxes = records[index].boxes if self.policy.needs_boxes else None
             try:
-                views.append(draw_view(self.policy, self.seed, record.key, number, width, height, keys, record.boxes))
+                views.append(draw_view(self.policy, self.seed, key, number, width, height, keys, boxes))
             except ImageError as error:
-                raise error.at(record.where) from error
+                raise error.at(records[index].where) from error
         return views
 
     def locate_partner(self, location: Location, key: int, where: str, *, by_position: bool = False) -> Location:
@@ -146,12 +147,13 @@ class OwnViews:
         views = []
         records = joined.records
         sizes = image_sizes(all_encoded(records), all_places(records)).tolist()
-        for record, (width, height) in zip(records, sizes, strict=True):
-            rng = generator(self.seed, "student view", number, record.key)
+        for index, (key, (width, height)) in enumerate(zip(all_keys(records).tolist(), sizes, strict=True)):
+            rng = generator(self.seed, "student view", number, key)
+            boxes = records[index].boxes if self.policy.needs_boxes else None
             try:
-                views.append(sample_view(rng, self.policy, width, height, boxes=record.boxes))
+                views.append(sample_view(rng, self.policy, width, height, boxes=boxes))
             except ImageError as error:
-                raise error.at(record.where) from error
+                raise error.at(records[index].where) from error
         return views
 
     def locate_partner(self, location: Location, key: int, where: str, *, by_position: bool = False) -> Location:

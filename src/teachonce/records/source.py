@@ -121,9 +121,12 @@ class Locations(OnDemand[Location]):
     """Where several records are, as arrays [n]; (shard, row) of each on demand."""
 
     def __init__(self, shards: NDArray[np.integer], rows: NDArray[np.integer]) -> None:
-        super().__init__(len(shards), lambda index: (int(shards[index]), int(rows[index])))
+        super().__init__(len(shards))
         self.shards = shards
         self.rows = rows
+
+    def _item(self, index: int) -> Location:
+        return int(self.shards[index]), int(self.rows[index])
 
     @classmethod
     def of(cls, locations: Sequence[Location]) -> Locations:

@@ -86,8 +86,17 @@ class LocalStorage(Storage):
         """Size and time of each file directly in a folder; a broken link and what is not a file are left out."""
         if not self.is_folder(folder):
             return {}
-        names = [f"{folder}/{name}" if folder else name for name in self.list_folder(folder).files]
-        return {name.rpartition("/")[2]: self.status(name) for name in names if self._is_regular(name)}
+        found: dict[str, FileStatus] = {}
+        for name in self.list_folder(folder).files:
+            try:
+                status = os.stat(f"{self.root}/{folder}/{name}")  # noqa: PTH116, as in ``status``
+            except FileNotFoundError:
+                continue  # removed since it was listed, or a broken link
+            except OSError as error:
+                raise self._error(f"{folder}/{name}" if folder else name, "read", error) from error
+            if stat.S_ISREG(status.st_mode):
+                found[name] = FileStatus(status.st_size, status.st_mtime_ns)
+        return found
 
     def status(self, name: str) -> FileStatus:
         """Size and time of last change."""
@@ -212,10 +221,6 @@ class LocalStorage(Storage):
             except OSError as error:
                 raise self._error(name, "written", error) from error
             yield
-
-    def _is_regular(self, name: str) -> bool:
-        mode = self._mode(name)
-        return mode is not None and stat.S_ISREG(mode)
 
     def _mode(self, name: str) -> int | None:
         try:
