@@ -35,6 +35,8 @@ static const char *read_number(const char *at, const char *end, double *number) 
     if (num_exponent == 0 || num_exponent > 3) return 0;
     exponent = is_less ? -(int)exponent_digits : (int)exponent_digits;
   }
+  /* 900719940000000.0, as a float32 may be written */
+  for (; num_fraction > 0 && digits > (uint64_t)1 << 53 && digits % 10 == 0; digits /= 10) num_fraction--;
   exponent -= num_fraction;
   if (digits > (uint64_t)1 << 53 || exponent < -MAX_EXPONENT || exponent > MAX_EXPONENT) return 0;
   const double value = exponent < 0 ? (double)digits / POWERS[-exponent] : (double)digits * POWERS[exponent];

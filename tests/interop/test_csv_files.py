@@ -321,6 +321,7 @@ def test_the_native_library_reads_numbers_as_python_does(numbers):
     """To the last bit, or leaves them: beyond 10^22 a power of ten is no double."""
     texts = [str(np.float32(number)) if isinstance(number, float) else str(number) for number in numbers]
     texts += ["0", "-0.0", "1e22", "1E-22", "9007199254740992", "0009.50", "123.4560e+2", "9007199254740991e-22"]
+    texts += ["900719940000000.0", "-9007199254740992.000"]
     for text in texts:
         found = np.empty(1)
         count = load_library().teachonce_read_numbers(text.encode(), len(text), found.ctypes.data, 1)
