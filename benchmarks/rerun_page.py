@@ -1,6 +1,6 @@
 """Run the commands that a page prints, and put their output of today below them.
 
-    python -m benchmarks.rerun_page docs/results/imagenet-sample.md --with ../shared/data --folder /tmp/page
+    python -m benchmarks.rerun_page docs/results/imagenet-sample.md --with ../shared/data --folder page
 
 A page's commands are the lines that begin with "$ " in its code blocks; what stands below one, up to the next one or
 the end of the block, is what it printed, with "exit N" as the last line where its exit code was not 0. They are run in
