@@ -15,7 +15,7 @@ from teachonce.extras import EXTRAS, missing_extras, require
 from tests.support.light_install import ALL_EXTRAS, run_hiding
 from tests.support.paths import ROOT
 
-DISTRIBUTIONS = {"sklearn": "scikit-learn"}
+DISTRIBUTIONS = {"sklearn": "scikit-learn", "huggingface_hub": "huggingface-hub"}
 """By module: what it is installed by, where that has another name."""
 
 

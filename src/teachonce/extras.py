@@ -21,6 +21,7 @@ EXTRAS = {
     "tensorflow": ("tensorflow",),
     "pages": ("matplotlib", "jinja2"),
     "remote": ("obstore",),
+    "huggingface": ("huggingface_hub",),
     "ray": ("ray",),
     "demo": ("sklearn",),
 }

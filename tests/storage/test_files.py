@@ -95,10 +95,3 @@ def test_an_address_is_joined_and_sent_as_a_path_and_never_opened_as_one():
     for touch in (address.exists, address.is_dir, address.read_bytes, address.mkdir, address.open, address.unlink):
         with pytest.raises(TypeError, match="is not a local path"):
             touch()
-
-
-@pytest.mark.parametrize("address", ["hf://datasets/ylecun/mnist", "hf://ylecun/mnist/"])
-def test_a_data_set_of_the_hub_is_downloaded_first(address):
-    with pytest.raises(ConfigError) as error:
-        open_storage(address)
-    assert "hf download ylecun/mnist --repo-type dataset --local-dir DIR, and give DIR" in str(error.value)

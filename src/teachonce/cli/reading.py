@@ -15,7 +15,7 @@ from tyro.constructors import PrimitiveConstructorSpec
 
 from teachonce.errors import ConfigError
 from teachonce.options import parse_integer, parse_number
-from teachonce.storage.address import Address, to_location
+from teachonce.storage.address import READ_ONLY, Address, to_location
 
 
 def with_readers(option: str, hint: Any) -> Any:
@@ -57,10 +57,9 @@ def _reader(
             value = parse(words[0])
         except ValueError:
             raise ConfigError(f"{option} {words[0] or repr(words[0])}: expected {expected}") from None
-        if option == "--out" and isinstance(value, Address) and value.scheme in ("http", "https"):
-            raise ConfigError(
-                f"--out {value}: a web server is read-only; write to a local path or a bucket, and serve that"
-            )
+        if option == "--out" and isinstance(value, Address) and value.scheme in READ_ONLY:
+            where = READ_ONLY[value.scheme]
+            raise ConfigError(f"--out {value}: {where} is read-only; write to a local path or a bucket, and serve that")
         return value
 
     return PrimitiveConstructorSpec(

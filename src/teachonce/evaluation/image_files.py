@@ -64,8 +64,8 @@ def check_images(paths: Sequence[Path]) -> None:
 
 def _find_file(path: Path) -> Storage | None:
     """Where a file is; None where the path is none of one."""
-    open_storage(path, RecordError)  # an address that cannot be opened is named as it was given
-    if not path.name or (isinstance(path, Address) and not path.key):
+    # Opened by its own name first: what has no folder above it, such as a bucket, and what cannot be opened at all.
+    if open_storage(path, RecordError).is_folder() or not path.name or (isinstance(path, Address) and not path.key):
         return None
     storage, name = locate(path, RecordError)
     return storage if storage.has(name) else None

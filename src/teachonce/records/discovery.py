@@ -191,7 +191,7 @@ def _find_container(data: Path, options: RecordOptions) -> Container | None:
     if not storage.is_folder():
         return _find_file(data, options)
     listing = storage.list_folder()
-    finders = (_find_tfrecords, _find_saved, _find_tars, _find_parquet, _find_images)
+    finders = (_find_tfrecords, _find_saved, _find_tars, _find_parquet, _find_images, _find_only_parquet)
     return next((found for find in finders if (found := find(data, options, listing)) is not None), None)
 
 
@@ -291,13 +291,29 @@ def _find_saved(data: Path, options: RecordOptions, listing: Listing) -> Contain
 
 def _find_parquet(data: Path, options: RecordOptions, listing: Listing) -> Container | None:
     """Parquet files in the folder itself, in data/ or in folders of splits."""
-    names = [name for name in listing.files if name.endswith(PARQUET_SUFFIX)]
+    names = list(filter(_is_parquet, listing.files))
     if names:
         _check_alone(data, names[0], listing)
     for folder in () if names else sorted(name for name in listing.folders if name.lower() in {"data", *SPLIT_NAMES}):
         files = open_storage(data).list_folder(folder).files
-        names += [f"{folder}/{name}" for name in files if name.endswith(PARQUET_SUFFIX)]
+        names += [f"{folder}/{name}" for name in filter(_is_parquet, files)]
     return _open_arrow(data, _by_split(data, names), options) if names else None
+
+
+def _find_only_parquet(data: Path, options: RecordOptions, listing: Listing) -> Container | None:
+    """Parquet in one folder of any name: how the hub keeps a data set that has a name of its own, or several."""
+    storage = open_storage(data)
+    folders = [name for name in listing.folders if any(map(_is_parquet, storage.walk(name)))]
+    if len(folders) > 1:
+        raise ConfigError(
+            f"{data}: Parquet of several data sets, in {', '.join(sorted(folders))}; give one of them, such as "
+            f"{data / min(folders)}"
+        )
+    return _find_parquet(data / folders[0], options, storage.list_folder(folders[0])) if folders else None
+
+
+def _is_parquet(name: str) -> bool:
+    return name.endswith(PARQUET_SUFFIX)
 
 
 def _open_arrow(data: Path, sets: dict[str, list[str]], options: RecordOptions) -> Container:

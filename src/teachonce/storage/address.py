@@ -19,7 +19,10 @@ SCHEMES = {
     "az": "Azure Blob Storage",
     "http": "a web server, for reading",
     "https": "a web server, for reading",
+    "hf": "a data set of the Hugging Face hub, for reading",
 }
+READ_ONLY = {"http": "a web server", "https": "a web server", "hf": "the Hugging Face hub"}
+"""By scheme: what it is that nothing is written to."""
 _PATTERN = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.*)", re.DOTALL)
 """A Path has one slash of the two. A single letter is a drive, and no scheme."""
 
@@ -34,7 +37,7 @@ class Address(PosixPath):
 
     @property
     def bucket(self) -> str:
-        """The bucket, the container (az) or the server with its port (http)."""
+        """The bucket, the container (az), the server with its port (http) or the kind of what the hub has (hf)."""
         return self.parts[1] if len(self.parts) > 1 else ""
 
     @property
@@ -76,12 +79,6 @@ def to_location(location: Path | str) -> Path:
             raise ConfigError(f"{location}: expected {scheme}://BUCKET/FOLDER; did you mean {scheme}://{rest}?")
         return Path(location)
     scheme = match[1].lower()
-    if scheme == "hf":
-        name = match[2].strip("/").removeprefix("datasets/")
-        raise ConfigError(
-            f"hf://{match[2].strip('/')}: data sets of the Hugging Face hub are not read from there; download it, hf "
-            f"download {name} --repo-type dataset --local-dir DIR, and give DIR, whose Parquet is read as it is"
-        )
     if scheme not in SCHEMES:
         known = ", ".join(f"{name}://" for name in SCHEMES)
         raise ConfigError(

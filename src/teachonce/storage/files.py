@@ -28,6 +28,10 @@ def open_storage(location: Path | str, raises: type[TeachonceError] = TeachonceE
 
 def _open_remote(address: Address, raises: type[TeachonceError]) -> Storage:
     with missing_extras(str(address)):
+        if address.scheme == "hf":
+            from teachonce.storage.remote.hub_storage import open_hub
+
+            return open_hub(address, raises)
         from teachonce.storage.remote.object_storage import ObjectStorage
         from teachonce.storage.remote.web_storage import WebStorage
     return (WebStorage if address.scheme in ("http", "https") else ObjectStorage)(address, raises)
@@ -40,8 +44,8 @@ def locate(path: Path, raises: type[TeachonceError] = TeachonceError) -> tuple[S
 
 def exists(path: Path) -> bool:
     """Whether there is a file or a folder of this name."""
-    storage, name = locate(path)
-    return storage.has(name) or storage.is_folder(name)
+    # The folder by its own name first: what has none above it, a bucket or a data set of the hub, is one too.
+    return open_storage(path).is_folder() or open_storage(path.parent).has(path.name)
 
 
 @contextmanager

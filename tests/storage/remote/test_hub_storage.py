@@ -1,0 +1,165 @@
+"""Data sets by their address on the Hugging Face hub: downloaded once, read as the local folder would be."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from teachonce.errors import ConfigError
+from teachonce.storage.address import Address, to_location
+from tests.records.containers.test_huggingface import write_parquet_folder
+from tests.support.hub_server import HubServer, serve_hub
+from tests.support.light_install import teachonce_hiding
+from tests.support.small_data import encode_jpeg
+
+pytest.importorskip("huggingface_hub")
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[HubServer]:
+    parquet = write_parquet_folder(tmp_path / "made")
+    files = {str(path.relative_to(parquet)): path.read_bytes() for path in parquet.rglob("*") if path.is_file()}
+    below = {name.replace("data/", "sizes-32/"): content for name, content in files.items()}
+    images = {f"train/{kind}/{index}.jpg": encode_jpeg(index) for index, kind in enumerate("aabb")}
+    extra = {"train/cat.jpg": encode_jpeg(1), "notes.txt": b"other"}
+    two = {f"{size}/{name.rpartition('/')[2]}": content for size in "xy" for name, content in files.items()}
+    with serve_hub({"me/flowers": files | extra, "me/named": below, "me/images": images, "me/two": two}) as server:
+        yield server
+
+
+def settings(hub: HubServer, tmp_path: Path) -> dict[str, str]:
+    own = {"HF_HOME": str(tmp_path / "hf"), "HF_ENDPOINT": hub.endpoint, "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    return {**os.environ, **own}
+
+
+def run(hub: HubServer, tmp_path: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own: huggingface_hub reads its settings when it is imported."""
+    return subprocess.run(
+        [sys.executable, "-m", "teachonce", *arguments],
+        env=settings(hub, tmp_path) | environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def keys(hub: HubServer, tmp_path: Path, location: str, **environment: str) -> list[int]:
+    script = (
+        "import sys; from pathlib import Path; from teachonce.records.discovery import open_records; "
+        "from teachonce.storage.address import to_location; source = open_records(to_location(sys.argv[1]), 'train'); "
+        "print([record.key for shard in range(len(source.shards)) for record in source.iter_shard(shard)])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, location],
+        env=settings(hub, tmp_path) | environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("name", ["flowers", "flowers@main", "named", "named/sizes-32", "two/x"])
+def test_parquet_of_the_hub_is_what_the_folder_is(hub: HubServer, tmp_path: Path, name: str):
+    found = keys(hub, tmp_path, f"hf://datasets/me/{name}")
+    assert found == keys(hub, tmp_path, str(tmp_path / "made")) and len(found) == 10
+    assert all(asked.endswith(".parquet") for asked in hub.downloads())
+
+
+def test_other_files_are_read_where_there_is_no_parquet(hub: HubServer, tmp_path: Path):
+    assert len(keys(hub, tmp_path, "hf://datasets/me/images")) == 4
+    # Every folder below is opened too, and the hub asked for the commit once.
+    assert sum("/revision/" in asked for asked in hub.asked) <= 2 and len(set(hub.downloads())) == len(hub.downloads())
+
+
+def test_nothing_is_downloaded_twice_and_the_cache_serves_without_a_network(hub: HubServer, tmp_path: Path):
+    first = keys(hub, tmp_path, "hf://datasets/me/flowers")
+    count = len(hub.downloads())
+    assert keys(hub, tmp_path, "hf://datasets/me/flowers") == first and len(hub.downloads()) == count == 3
+    asked = len(hub.asked)
+    assert keys(hub, tmp_path, "hf://datasets/me/flowers", HF_HUB_OFFLINE="1") == first and len(hub.asked) == asked
+
+
+def test_inspect_shows_the_address_and_the_classes(hub: HubServer, tmp_path: Path):
+    done = run(hub, tmp_path, "inspect", "hf://datasets/me/flowers")
+    assert done.returncode == 0 and "copying Parquet" in done.stderr, done.stderr
+    assert "hf://datasets/me/flowers" in done.stdout and "daisy" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("location", "environment", "expected"),
+    [
+        ("hf://datasets/me/nothing", {}, "hf://datasets/me/nothing: cannot be downloaded: "),
+        ("hf://datasets/me/flowers@v9", {}, "hf://datasets/me/flowers@v9: cannot be downloaded: "),
+        (
+            "hf://datasets/me/flowers",
+            {"HF_HUB_OFFLINE": "1"},
+            "check the name, the network and, for a private or gated",
+        ),
+        ("hf://datasets/me/flowers", {"HF_ENDPOINT": "http://127.0.0.1:9"}, "cannot be downloaded: "),
+        ("hf://datasets/me/two", {}, "Parquet of several data sets, in x, y; give one of them, such as"),
+        ("hf://datasets/me/flowers/nowhere", {}, "hf://datasets/me/flowers/nowhere: no such folder; expected"),
+        ("hf://me/flowers", {}, "hf://me/flowers: expected hf://datasets/OWNER/NAME"),
+        ("hf://datasets/", {}, "expected hf://datasets/OWNER/NAME"),
+    ],
+)
+def test_what_cannot_be_read_is_one_line(
+    hub: HubServer, tmp_path: Path, location: str, environment: Mapping[str, str], expected: str
+):
+    done = run(hub, tmp_path, "inspect", location, **environment)
+    assert done.returncode in (1, 2) and expected in done.stderr, done.stderr
+    assert done.stderr.count("\n") == 1 and "Traceback" not in done.stderr, done.stderr
+
+
+def test_nothing_is_written_to_it(hub: HubServer, tmp_path: Path):
+    images = str(tmp_path / "made")
+    done = run(hub, tmp_path, "extract", "--data", images, "--teacher", "timm:x", "--out", "hf://datasets/me/x")
+    assert done.returncode == 2 and "the Hugging Face hub is read-only; write to a local path" in done.stderr
+    script = (
+        "from teachonce.storage.files import open_storage; from teachonce.errors import ConfigError; "
+        "storage = open_storage('hf://datasets/me/flowers'); name = 'x.bin'\n"
+        "for ask in (storage.put, storage.put_if_absent, storage.delete, lambda name: storage.lock(name, 'written')):\n"
+        "    try: ask(name)\n    except ConfigError as error: print(error)\nprint(storage.is_writable())"
+    )
+    done = subprocess.run([sys.executable, "-c", script], env=settings(hub, tmp_path), capture_output=True, text=True)
+    line = "hf://datasets/me/flowers/x.bin: the hub is read-only; write to a local path or a bucket\n"
+    assert done.stdout == 4 * line + "False\n", done.stderr
+
+
+def test_without_the_library(tmp_path: Path):
+    done = teachonce_hiding(["huggingface_hub"], "inspect", "hf://datasets/me/flowers", folder=tmp_path)
+    assert done.returncode == 2 and "pip install 'teachonce[huggingface]'" in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("hf://datasets/a/b", ("a/b", None, "")),
+        ("hf://datasets/a/b@v1/c/d", ("a/b", "v1", "c/d")),
+        ("hf://datasets/a/b@refs%2Fconvert%2Fparquet/c", ("a/b", "refs/convert/parquet", "c")),
+        ("hf://datasets/a/b@refs/convert/parquet/c", ("a/b", "refs/convert/parquet", "c")),
+    ],
+)
+def test_addresses_are_those_of_huggingface_hub(text: str, expected: tuple[str, str | None, str]):
+    from teachonce.storage.remote.hub_storage import parse_hub_address
+
+    address = to_location(text)
+    assert isinstance(address, Address) and parse_hub_address(address) == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["hf://datasets", "hf://datasets/mnist", "hf://spaces/a/b", "hf://a/b", "hf://datasets/a/b@"]
+)
+def test_other_addresses_are_refused(text: str):
+    from teachonce.storage.remote.hub_storage import parse_hub_address
+
+    with pytest.raises(ConfigError, match="expected hf://datasets/OWNER/NAME"):
+        parse_hub_address(Address(text.replace("://", ":/")))
