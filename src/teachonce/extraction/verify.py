@@ -14,6 +14,7 @@ Only ``logits`` runs the teacher (``fresh_logits``): without it nothing here nee
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -21,9 +22,11 @@ from typing import Any
 import numpy as np
 
 from teachonce.engine.buffers import BufferPool
+from teachonce.engine.chunked import chunked
 from teachonce.engine.jobs import run_jobs
 from teachonce.engine.machine import num_cores
 from teachonce.engine.options import Engine
+from teachonce.engine.prefetch import prefetch
 from teachonce.engine.progress import Advance, phase, progress
 from teachonce.errors import CheckError, ConfigError, TeachonceError, UnsupportedStoreError
 from teachonce.extraction.config import VerifyConfig
@@ -33,7 +36,7 @@ from teachonce.pixels.decode import decode_record
 from teachonce.pixels.preprocessing import Preprocessing
 from teachonce.pixels.render import ViewReader, render_views
 from teachonce.records.discovery import open_records
-from teachonce.records.source import Location
+from teachonce.records.source import Location, RecordSource
 from teachonce.store.join import StoreJoin
 from teachonce.store.store import Store
 from teachonce.store.stored_views import StoredViews
@@ -42,7 +45,11 @@ from teachonce.terminal import print_note
 
 MAX_TOP1_BLOCKS = 256
 VERIFY_BLOCK_RECORDS = 64
-"""Records that are read and compared at once."""
+"""Records whose logits are compared at once."""
+VERIFY_BLOCK_BYTES = 16 << 20
+"""Of records that are read and compared at once."""
+VERIFY_THREADS = 2
+"""That read and compare, of one process; of more each would wait for Python's lock as often as it has it."""
 VERIFY_WORKER_BYTES = 1 << 30
 """Bytes of records for which it pays to start one more process: it takes about as long as to check half of them."""
 
@@ -98,28 +105,43 @@ def check_all_keys(join: StoreJoin) -> int:
     Returns their number.
     """
     source = join.source
-    jobs = list(range(len(source.shards)))
     num_bytes = sum(info.num_bytes for info in source.shards)
     num_workers = min(num_cores(), num_bytes // VERIFY_WORKER_BYTES)
-    build = partial(_KeyChecker, join)
     with progress("verify", source.num_records, unit="records") as advance:
-        for _ in run_jobs(build, jobs, engine=Engine(num_workers=num_workers), report=advance):
-            pass
+        if num_workers <= VERIFY_THREADS:
+            checker, blocks = _KeyChecker(join), _blocks(source, range(len(source.shards)))
+            for count in prefetch(blocks, checker.check, threads=VERIFY_THREADS, ahead=VERIFY_THREADS):
+                advance(count)
+        else:
+            build = partial(_KeyChecker, join)
+            engine = Engine(num_workers=num_workers)
+            for _ in run_jobs(build, list(range(len(source.shards))), engine=engine, report=advance):
+                pass
     return source.num_records
 
 
 class _KeyChecker:
-    def __init__(self, join: StoreJoin, worker_index: int) -> None:
+    def __init__(self, join: StoreJoin, worker_index: int = 0) -> None:
         self.join = join
-        self.source = join.source
         self.buffers = BufferPool()
 
     def __call__(self, shard: int, report: Advance) -> None:
-        num_records = self.source.shards[shard].num_records
-        for first in range(0, num_records, VERIFY_BLOCK_RECORDS):
-            locations = [(shard, row) for row in range(first, min(first + VERIFY_BLOCK_RECORDS, num_records))]
-            self.join.locate(locations, self.source.read_batch(locations, buffers=self.buffers))
-        report(num_records)
+        for block in _blocks(self.join.source, [shard]):
+            report(self.check(block))
+
+    def check(self, locations: Sequence[Location]) -> int:
+        """Read some records and find them in the store; returns their number. Thread-safe."""
+        self.join.locate(locations, self.join.source.read_batch(locations, buffers=self.buffers))
+        return len(locations)
+
+
+def _blocks(source: RecordSource, shards: Iterable[int]) -> Iterator[list[Location]]:
+    """The places of all records of some shards, of about ``VERIFY_BLOCK_BYTES`` at a time."""
+    for shard in shards:
+        info = source.shards[shard]
+        num_blocks = max(1, round(info.num_bytes / VERIFY_BLOCK_BYTES))
+        for rows in chunked(range(info.num_records), min(1024, -(-info.num_records // num_blocks))):
+            yield [(shard, row) for row in rows]
 
 
 def check_top1(store: Store, count: int) -> int:
