@@ -9,8 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from teachonce.cli import checks
 from teachonce.cli.main import main
 from teachonce.pixels.preprocessing import Preprocessing
+from teachonce.training.config import TrainConfig
+from tests.records.containers.test_webdataset import write_tars
 from tests.support.small_data import run_config, write_image_folder, write_shards, write_store
 
 BLOCKER = """
@@ -142,3 +145,25 @@ def test_a_baseline_does_not_read_its_store(folder: Path, monkeypatch: pytest.Mo
     with pytest.raises(SystemExit) as end:
         main(words.split())
     assert end.value.code == 0 and len(asked) == 1
+
+
+@pytest.mark.parametrize("name", ["data", "data/train-000000.tar", "data/train-{000000..000001}.tar"])
+def test_large_tars_are_not_read_to_count_their_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folder = write_tars(tmp_path / "data")
+
+    def count() -> int | None:
+        config = TrainConfig(data=tmp_path / name, student="timm:a", out=tmp_path / "run", validation_split="none")
+        return checks._count_records(config)
+
+    monkeypatch.setattr(checks, "MAX_BYTES_SCANNED", 10)
+    assert count() is None and not list(folder.glob("*.json"))
+    if "{" in name:
+        return
+    monkeypatch.undo()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    counted = count()
+    assert counted == (7 if name == "data" else 3)
+    # Their index is beside them now, so the next time it is quick whatever their size.
+    monkeypatch.setattr(checks, "MAX_BYTES_SCANNED", 10)
+    assert count() == counted

@@ -48,6 +48,21 @@ def test_page(tmp_path: Path, num_epochs: int) -> None:
     assert page.count("<svg") == page.count("</svg>") == 3
 
 
+def test_it_is_named_after_the_network_and_shows_only_what_was_in_force(tmp_path: Path) -> None:
+    config = CONFIG | {
+        "student": "timm:resnet18,weights=/a/b.safetensors",
+        "mixup_alpha": 0.0,
+        "crop_scale": [0.4, 1.0],
+    }
+    write_json(tmp_path / "config.json", config | {"label_weight": 0.0, "val_fraction": 0.0, "seed": 0})
+    write_metrics(tmp_path, rows(2))
+    page = write_report(tmp_path, RESULT | {"missing_records": 0, "kd_temp": 0}).read_text()
+    assert "<h1>resnet18</h1>" in page and f"Run {tmp_path.name}: " in page
+    for option, is_shown in (("crop_scale", 1), ("label_weight", 1), ("mixup_alpha", 0), ("val_fraction", 0)):
+        assert (option in page) == bool(is_shown), option
+    assert "records left out" not in page and "<dt>temperature" not in page
+
+
 def classes_of(*counts: tuple[int, int]) -> list[ClassResult]:
     return [
         ClassResult(label=label, name=f"class <{label}>", count=count, correct=correct)

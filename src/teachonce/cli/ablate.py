@@ -50,6 +50,7 @@ from teachonce.errors import ConfigError, TeachonceError
 from teachonce.extraction.config import ExtractConfig
 from teachonce.extraction.extract import extract
 from teachonce.extras import require
+from teachonce.models.spec import parse_model_spec
 from teachonce.options import command_line, drop_idle
 from teachonce.records.discovery import open_records
 from teachonce.records.options import RecordOptions
@@ -101,7 +102,9 @@ def ablate(config: AblateConfig) -> list[Arm]:
     with atomic_write(config.out / PICTURE_NAME) as file:
         file.write(draw_ablation(arms).encode())
     files = TABLE_NAME, RESULTS_NAME
-    page = render_ablation(arms, config.seeds, student=config.student, command=command, files=files)
+    page = render_ablation(
+        arms, config.seeds, student=parse_model_spec(config.student).name, command=command, files=files
+    )
     with atomic_write(config.out / PAGE_NAME) as file:
         file.write(page.encode())
     print_text(table)

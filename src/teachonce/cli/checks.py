@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 MAX_FILES_OPENED = 4096
 """Files of a folder up to which its records are counted before the program is imported: more fill a batch."""
+SCANNED_SUFFIXES = (".tar", ".gz", ".parquet")
+MAX_BYTES_SCANNED = 64 << 20
+"""Of files that are read from end to end to be opened: of more it is the program's work, which shows how far it is."""
 
 
 def check_inputs(config: Any) -> None:
@@ -148,13 +151,22 @@ def _count_records(config: TrainingOptions) -> int | None:
 
     Of few files opening is quick, and what it finds out of large ones (an index of offsets) is kept for the program.
     """
+    from teachonce.records.containers.tar_index import INDEX_SUFFIX
     from teachonce.records.discovery import open_records
-    from teachonce.storage.files import open_storage
+    from teachonce.storage.files import locate, open_storage
 
-    storage = open_storage(config.data)
-    if "LOCAL_WORLD_SIZE" in os.environ or is_remote(config.data):
+    if "LOCAL_WORLD_SIZE" in os.environ or is_remote(config.data) or "{" in config.data.name:
         return None
-    if storage.is_folder() and len(list(islice(storage.walk(), MAX_FILES_OPENED))) == MAX_FILES_OPENED:
+    storage = open_storage(config.data)
+    if storage.is_folder():
+        names = list(islice(storage.walk(), MAX_FILES_OPENED))
+    else:
+        storage, name = locate(config.data)
+        names = list(filter(storage.has, (name, f"{name}{INDEX_SUFFIX}")))
+    scanned = [name for name in names if name.endswith(SCANNED_SUFFIXES)]
+    indexed = {name.removesuffix(INDEX_SUFFIX) for name in names if name.endswith(INDEX_SUFFIX)}
+    num_bytes = sum(storage.status(name).num_bytes for name in scanned if name not in indexed)
+    if len(names) == MAX_FILES_OPENED or num_bytes > MAX_BYTES_SCANNED:
         return None
     # A part of it has fewer, but to say how many takes the keys of all.
     return open_records(config.data, config.split, replace(config, val_fraction=0, val_seed=0)).num_records

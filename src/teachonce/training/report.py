@@ -24,7 +24,7 @@ from teachonce.evaluation.findings.per_class import (
     sort_worst,
 )
 from teachonce.evaluation.findings.proportions import LEVEL
-from teachonce.models.spec import path_spec
+from teachonce.models.spec import parse_model_spec, path_spec
 from teachonce.options import command_line, drop_idle
 from teachonce.pages.charts import BLUE, INK, ORANGE, PURPLE, QUIET, draw_svg
 from teachonce.pages.page import render_page
@@ -70,6 +70,7 @@ _RESULT = {
     "kd_temp": ("temperature", "{:g}"),
 }
 """Words and form of the entries of result.json."""
+_OFF_AT_0 = ("missing_records", "relabeled_records", "kd_temp")
 _COLORS = {"train_loss": INK, "label_loss": BLUE, "kd_loss": ORANGE, "validation_loss": PURPLE,
            "train_top1": BLUE, "validation_top1": ORANGE, "validation_top5": PURPLE}  # fmt: skip
 
@@ -96,6 +97,7 @@ def write_report(run: Path, result: Mapping[str, Any], classes: Sequence[ClassRe
     page = render_page(
         _TEMPLATE,
         name=run.name,
+        student=parse_model_spec(opened.config["student"]).name,
         teacher=opened.describe_supervision(),
         config=_shown_config(opened),
         result=_shown_result(result, has_top5=has_top5),
@@ -121,8 +123,13 @@ def write_report(run: Path, result: Mapping[str, Any], classes: Sequence[ClassRe
 
 def _shown_config(run: Run) -> dict[str, Any]:
     """The options of config.json that were in force, and of many classes some of their names."""
-    in_force = drop_idle(TrainConfig, run.config)
-    config = {name: value for name, value in in_force.items() if value not in (None, "") and value is not False}
+    defaults = {field.name: field.default for field in fields(TrainConfig)}
+    config = {
+        name: value
+        for name, value in drop_idle(TrainConfig, run.config).items()
+        # What is 0 by default is off: a probability, a weight, a part of the data.
+        if value not in (None, "") and value is not False and (value or defaults.get(name) != value or name == "seed")
+    }
     if run.class_names is not None:
         config["class_names"] = brief_names(run.class_texts or run.class_names)
         config.pop("class_texts", None)
@@ -133,7 +140,7 @@ def _shown_result(result: Mapping[str, Any], *, has_top5: bool) -> dict[str, str
     """result.json in words, with units."""
     shown = {}
     for name, value in result.items():
-        if value is not None and (name != "top5" or has_top5):
+        if value is not None and (name != "top5" or has_top5) and (value or name not in _OFF_AT_0):
             label, form = _RESULT.get(name, (name.replace("_", " "), "{}"))
             shown[label] = form.format(value)
     return shown

@@ -314,16 +314,23 @@ class TFRecordSource(RecordSource):
         is_plain = (found["status"] == 0) & (labels >= 0) & (labels < (self._num_classes or np.iinfo(np.int64).max))
         is_plain &= (found["has_encoded_xxh3"] | found["has_original_key"]) == 0
 
-        def make(index: int) -> Record:
-            return others.get(index) or self._take_apart([payloads[index]], [descriptions[index]], False)[0]
-
-        others: dict[int, Record] = {}
-        others |= {index: make(index) for index in np.flatnonzero(~is_plain).tolist()}
+        others = {
+            index: self._take_apart([payloads[index]], [descriptions[index]], False)[0]
+            for index in np.flatnonzero(~is_plain).tolist()
+        }
         keys = np.fromiter(map(record_key, images), np.uint64, len(images))
         pointers, sizes = images.addresses, images.num_bytes
         for index, record in others.items():
             keys[index], labels[index] = record.key, record.label
             pointers[index], sizes[index] = addresses([record.encoded])[0], len(record.encoded)
+
+        def make(index: int) -> Record:
+            if index in others:
+                return others[index]
+            name, name_end = found["filename"][index].tolist()
+            filename = str(payloads[index][name:name_end], errors="replace")
+            return Record(images[index], int(labels[index]), filename, int(keys[index]), descriptions[index])
+
         return RecordBatch(keys, labels, pointers, sizes, make)
 
     def _take_apart(
