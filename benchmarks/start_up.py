@@ -27,16 +27,16 @@ from teachonce.versions import library_versions
 
 TRAIN = (
     "train --data images --student timm:test_resnet --size 32 --epochs 1 --batch-size 4 --validation-split none "
-    "--device cpu --quiet --out {}"
+    "--device cpu --quiet --out run-{}"
 )
-EXTRACT = "extract --data images --teacher timm:test_resnet,pretrained=0 --device cpu --quiet --out {}"
+EXTRACT = "extract --data images --teacher run:run-{0} --device cpu --quiet --out store-{0}"
 IMPORTS = {
     "Python alone": "pass",
     "torch": "import torch",
     "torch, torchvision, timm": "import torch, torchvision, timm",
     "the same, and Lightning, torchmetrics": "import torch, torchvision, timm, lightning.pytorch, torchmetrics",
 }
-COMMANDS = {"teachonce --version": "--version", "inspect": "inspect images", "extract": EXTRACT, "train": TRAIN}
+COMMANDS = {"teachonce --version": "--version", "inspect": "inspect images", "train": TRAIN, "extract": EXTRACT}
 
 
 def main() -> None:
@@ -50,9 +50,7 @@ def main() -> None:
         folder = Path(name)
         write_images(folder / "images")
         for number in range(rounds + 1):
-            commands = {
-                key: ["-m", "teachonce", *text.format(f"{key}-{number}").split()] for key, text in COMMANDS.items()
-            }
+            commands = {key: ["-m", "teachonce", *text.format(number).split()] for key, text in COMMANDS.items()}
             for line, words in {**lines, **commands}.items():
                 spent = run(words, folder)
                 if number:  # the first round reads the disk

@@ -167,3 +167,10 @@ def test_large_tars_are_not_read_to_count_their_records(tmp_path: Path, monkeypa
     # Their index is beside them now, so the next time it is quick whatever their size.
     monkeypatch.setattr(checks, "MAX_BYTES_SCANNED", 10)
     assert count() == counted
+
+
+def test_a_link_that_leads_nowhere_beside_the_images_ends_nothing(tmp_path: Path):
+    images = write_image_folder(tmp_path / "images")
+    (images / "labels.csv.gz").symlink_to(tmp_path / "gone")
+    config = TrainConfig(data=images, student="timm:a", out=tmp_path / "run", validation_split="none")
+    assert checks._count_records(config) == 12

@@ -16,12 +16,13 @@ from teachonce.errors import ConfigError, StoreError, TeachonceError
 from teachonce.extraction.config import ExtractConfig, VerifyConfig
 from teachonce.extraction.extract import extract
 from teachonce.extraction.prepare import MIN_SAMPLES
-from teachonce.extraction.verify import verify
+from teachonce.extraction.verify import _blocks, verify
 from teachonce.interop.config import MergeConfig
 from teachonce.interop.merge import merge
 from teachonce.models.classifier import load_model
 from teachonce.records.class_table import ClassTable, write_classes
 from teachonce.records.discovery import open_records
+from teachonce.records.source import ShardInfo
 from teachonce.storage.sealed_json import sealed_bytes
 from teachonce.store.begin import begin_store
 from teachonce.store.manifests import finalize_store
@@ -346,3 +347,13 @@ def test_another_preprocessing_is_said_by_what_differs(store, data, teacher):
     found = check(store, data, teacher=teacher + ",mean=0.5")
     assert not found.is_sound
     assert "preprocessing.mean was [" in found.reason and "resize_px" not in found.reason
+
+
+def test_all_records_are_looked_at_once_whatever_the_sizes_of_shards(data, monkeypatch):
+    source = open_records(data, "train")
+    monkeypatch.setattr(
+        source, "shards", (ShardInfo("a", None, 0, 0), ShardInfo("b", None, 3, 0), ShardInfo("c", None, 5, 100 << 20))
+    )
+    blocks = list(_blocks(source, range(3)))
+    assert [place for block in blocks for place in block] == [(1, 0), (1, 1), (1, 2), *((2, row) for row in range(5))]
+    assert [len(block) for block in blocks] == [3, 1, 1, 1, 1, 1]

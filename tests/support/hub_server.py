@@ -26,7 +26,8 @@ class HubServer:
 
     def downloads(self) -> list[str]:
         """The files whose bytes were asked for."""
-        return [path.split("/resolve/")[1].split("/", 1)[1] for path in self.asked if path.startswith("GET /datasets/")]
+        paths = [path.split("/resolve/")[1] for path in self.asked if path.startswith("GET /datasets/")]
+        return [path.partition("/")[2] for path in paths]
 
 
 @contextmanager
@@ -71,13 +72,11 @@ def serve_hub(files: dict[str, dict[str, bytes]]) -> Iterator[HubServer]:
             if not api:
                 body = found[rest.partition(f"{revision}/")[2]]
                 return {"ETag": f'"{hashlib.sha1(body).hexdigest()}"'}, body
-            if rest.startswith("tree/"):
-                entries = [
-                    {"type": "file", "path": key, "size": len(body), "oid": hashlib.sha1(body).hexdigest()}
-                    for key, body in found.items()
-                ]
-                return {"Content-Type": "application/json"}, json.dumps(entries).encode()
-            info = {"id": name, "sha": COMMIT, "siblings": [{"rfilename": key} for key in found]}
+            siblings = [
+                {"rfilename": key, "size": len(body), "blobId": hashlib.sha1(body).hexdigest()}
+                for key, body in found.items()
+            ]
+            info = {"id": name, "sha": COMMIT, "siblings": siblings}
             return {"Content-Type": "application/json"}, json.dumps(info).encode()
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)

@@ -54,11 +54,19 @@ def test_it_is_named_after_the_network_and_shows_only_what_was_in_force(tmp_path
         "mixup_alpha": 0.0,
         "crop_scale": [0.4, 1.0],
     }
-    write_json(tmp_path / "config.json", config | {"label_weight": 0.0, "val_fraction": 0.0, "seed": 0})
+    write_json(
+        tmp_path / "config.json", config | {"label_weight": 0.0, "val_fraction": 0.0, "val_seed": 0, "store": []}
+    )
     write_metrics(tmp_path, rows(2))
     page = write_report(tmp_path, RESULT | {"missing_records": 0, "kd_temp": 0}).read_text()
     assert "<h1>resnet18</h1>" in page and f"Run {tmp_path.name}: " in page
-    for option, is_shown in (("crop_scale", 1), ("label_weight", 1), ("mixup_alpha", 0), ("val_fraction", 0)):
+    for option, is_shown in (
+        ("crop_scale", 1),
+        ("label_weight", 1),
+        ("mixup_alpha", 0),
+        ("val_fraction", 0),
+        ("store", 0),
+    ):
         assert (option in page) == bool(is_shown), option
     assert "records left out" not in page and "<dt>temperature" not in page
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from teachonce.cli.config import AblateConfig
-from teachonce.errors import ConfigError
+from teachonce.errors import ConfigError, TeachonceError
 from teachonce.evaluation.config import EvaluateConfig, ExportOnnxConfig, ExportWeightsConfig, PredictConfig
 from teachonce.extraction.config import ExtractConfig, PlanConfig
 from teachonce.records.options import RecordOptions
@@ -165,7 +166,10 @@ def _count_records(config: TrainingOptions) -> int | None:
         names = list(filter(storage.has, (name, f"{name}{INDEX_SUFFIX}")))
     scanned = [name for name in names if name.endswith(SCANNED_SUFFIXES)]
     indexed = {name.removesuffix(INDEX_SUFFIX) for name in names if name.endswith(INDEX_SUFFIX)}
-    num_bytes = sum(storage.status(name).num_bytes for name in scanned if name not in indexed)
+    num_bytes = 0
+    for name in scanned:
+        with suppress(TeachonceError):  # a link that leads nowhere is the program's matter
+            num_bytes += 0 if name in indexed else storage.status(name).num_bytes
     if len(names) == MAX_FILES_OPENED or num_bytes > MAX_BYTES_SCANNED:
         return None
     # A part of it has fewer, but to say how many takes the keys of all.

@@ -15,7 +15,7 @@ from tyro.constructors import PrimitiveConstructorSpec
 
 from teachonce.errors import ConfigError
 from teachonce.options import parse_integer, parse_number
-from teachonce.storage.address import READ_ONLY, Address, to_location
+from teachonce.storage.address import READ_ONLY, Address, read_only_error, to_location
 
 
 def with_readers(option: str, hint: Any) -> Any:
@@ -42,6 +42,7 @@ def _read_path(text: str) -> Path:
     return to_location(text)
 
 
+_OUTPUTS = ("--out", "--html")
 _READERS: dict[type, tuple[Callable[[str], Any], str, str]] = {
     int: (parse_integer, "INT", "an integer"),
     float: (parse_number, "FLOAT", "a number"),
@@ -57,9 +58,8 @@ def _reader(
             value = parse(words[0])
         except ValueError:
             raise ConfigError(f"{option} {words[0] or repr(words[0])}: expected {expected}") from None
-        if option == "--out" and isinstance(value, Address) and value.scheme in READ_ONLY:
-            where = READ_ONLY[value.scheme]
-            raise ConfigError(f"--out {value}: {where} is read-only; write to a local path or a bucket, and serve that")
+        if option in _OUTPUTS and isinstance(value, Address) and value.scheme in READ_ONLY:
+            raise read_only_error(value, option)
         return value
 
     return PrimitiveConstructorSpec(

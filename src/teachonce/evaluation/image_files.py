@@ -13,8 +13,8 @@ from pathlib import Path
 
 from teachonce.errors import ConfigError, RecordError
 from teachonce.records.image_listing import IMAGE_SUFFIXES, ImageListing, find_class_folders, is_image_name, list_images
-from teachonce.storage.address import Address, to_location
-from teachonce.storage.files import locate, open_storage
+from teachonce.storage.address import to_location
+from teachonce.storage.files import has_parent, locate, open_storage
 from teachonce.storage.storage import Storage
 
 
@@ -64,8 +64,8 @@ def check_images(paths: Sequence[Path]) -> None:
 
 def _find_file(path: Path) -> Storage | None:
     """Where a file is; None where the path is none of one."""
-    # Opened by its own name first: what has no folder above it, such as a bucket, and what cannot be opened at all.
-    if open_storage(path, RecordError).is_folder() or not path.name or (isinstance(path, Address) and not path.key):
+    open_storage(path, RecordError)  # an address that cannot be opened is named as it was given
+    if not has_parent(path):
         return None
     storage, name = locate(path, RecordError)
     return storage if storage.has(name) else None

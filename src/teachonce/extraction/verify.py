@@ -140,7 +140,7 @@ def _blocks(source: RecordSource, shards: Iterable[int]) -> Iterator[list[Locati
     for shard in shards:
         info = source.shards[shard]
         num_blocks = max(1, round(info.num_bytes / VERIFY_BLOCK_BYTES))
-        for rows in chunked(range(info.num_records), min(1024, -(-info.num_records // num_blocks))):
+        for rows in chunked(range(info.num_records), max(1, min(1024, -(-info.num_records // num_blocks)))):
             yield [(shard, row) for row in rows]
 
 

@@ -16,6 +16,7 @@ from teachonce.records.discovery import named_splits
 from teachonce.records.folder_layout import find_image_splits
 from teachonce.records.source import parse_shard_name
 from teachonce.runs.run import holds_run
+from teachonce.storage.address import READ_ONLY, Address, read_only_error
 from teachonce.storage.files import exists, open_storage
 from teachonce.store.plan_files import holds_store
 from teachonce.terminal import print_note
@@ -40,6 +41,8 @@ def copy(config: CopyConfig) -> None:
         transfers=config.transfers,
         trust=config.trust,
     )
+    if isinstance(job.target, Address) and job.target.scheme in READ_ONLY:
+        raise read_only_error(job.target)
     copied = _copy(job)
     print_note(
         f"{config.target}: complete: {copied.what}, {copied.num_files:,} files, {copied.num_bytes:,} bytes: "

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from teachonce.errors import ConfigError, RecordError
+from teachonce.errors import ConfigError, RecordError, TeachonceError
 from teachonce.options import option_arguments
 from teachonce.records.class_table import read_labels
 from teachonce.records.containers.huggingface import (
@@ -36,7 +37,7 @@ from teachonce.records.tfrecord.foreign import (
 from teachonce.records.tfrecord.source import TFRecordSource, find_shards
 from teachonce.storage.files import locate, open_storage
 from teachonce.storage.names import check_component
-from teachonce.storage.storage import Listing
+from teachonce.storage.storage import Listing, Storage
 
 _DEFAULTS = RecordOptions()
 OWN_SHARDS = "TFRecord shards SPLIT-NNNNN-of-NNNNN"
@@ -291,25 +292,36 @@ def _find_saved(data: Path, options: RecordOptions, listing: Listing) -> Contain
 
 def _find_parquet(data: Path, options: RecordOptions, listing: Listing) -> Container | None:
     """Parquet files in the folder itself, in data/ or in folders of splits."""
-    names = list(filter(_is_parquet, listing.files))
-    if names:
+    names = _parquet_names(open_storage(data), "", listing)
+    if any("/" not in name for name in names):
         _check_alone(data, names[0], listing)
-    for folder in () if names else sorted(name for name in listing.folders if name.lower() in {"data", *SPLIT_NAMES}):
-        files = open_storage(data).list_folder(folder).files
-        names += [f"{folder}/{name}" for name in filter(_is_parquet, files)]
     return _open_arrow(data, _by_split(data, names), options) if names else None
 
 
 def _find_only_parquet(data: Path, options: RecordOptions, listing: Listing) -> Container | None:
-    """Parquet in one folder of any name: how the hub keeps a data set that has a name of its own, or several."""
-    storage = open_storage(data)
-    folders = [name for name in listing.folders if any(map(_is_parquet, storage.walk(name)))]
+    """The same in one folder of any name: how the hub keeps a data set that has a name of its own, or several."""
+    storage, found = open_storage(data), {}
+    for folder in sorted(name for name in listing.folders if name[0] != "."):
+        with suppress(TeachonceError):  # one that cannot be listed holds nothing
+            found[folder] = _parquet_names(storage, folder, storage.list_folder(folder))
+    folders = [folder for folder, names in found.items() if names]
     if len(folders) > 1:
         raise ConfigError(
-            f"{data}: Parquet of several data sets, in {', '.join(sorted(folders))}; give one of them, such as "
-            f"{data / min(folders)}"
+            f"{data}: Parquet of several data sets, in {', '.join(folders)}; give one of them, such as "
+            f"{data / folders[0]}"
         )
     return _find_parquet(data / folders[0], options, storage.list_folder(folders[0])) if folders else None
+
+
+def _parquet_names(storage: Storage, folder: str, listing: Listing) -> list[str]:
+    """Parquet in a folder, or where it has none itself in its data/ and its folders of splits; names within it."""
+    names = list(filter(_is_parquet, listing.files))
+    if names:
+        return names
+    for below in sorted(name for name in listing.folders if name.lower() in {"data", *SPLIT_NAMES}):
+        files = storage.list_folder(f"{folder}/{below}" if folder else below).files
+        names += [f"{below}/{name}" for name in filter(_is_parquet, files)]
+    return names
 
 
 def _is_parquet(name: str) -> bool:

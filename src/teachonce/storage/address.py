@@ -91,6 +91,14 @@ def to_location(location: Path | str) -> Path:
     return address
 
 
+def read_only_error(address: Address, option: str = "") -> ConfigError:
+    """What is said of an address to write to, of a scheme in ``READ_ONLY``."""
+    where = READ_ONLY[address.scheme]
+    return ConfigError(
+        f"{f'{option} {address}'.strip()}: {where} is read-only; write to a local path or a bucket, and serve that"
+    )
+
+
 def is_remote(location: Path | str) -> bool:
     """Whether a location is an address; raises as ``to_location``."""
     return isinstance(to_location(location), Address)

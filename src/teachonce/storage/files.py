@@ -29,9 +29,9 @@ def open_storage(location: Path | str, raises: type[TeachonceError] = TeachonceE
 def _open_remote(address: Address, raises: type[TeachonceError]) -> Storage:
     with missing_extras(str(address)):
         if address.scheme == "hf":
-            from teachonce.storage.remote.hub_storage import open_hub
+            from teachonce.storage.remote.hub_storage import HubStorage
 
-            return open_hub(address, raises)
+            return HubStorage(address, raises)
         from teachonce.storage.remote.object_storage import ObjectStorage
         from teachonce.storage.remote.web_storage import WebStorage
     return (WebStorage if address.scheme in ("http", "https") else ObjectStorage)(address, raises)
@@ -44,8 +44,16 @@ def locate(path: Path, raises: type[TeachonceError] = TeachonceError) -> tuple[S
 
 def exists(path: Path) -> bool:
     """Whether there is a file or a folder of this name."""
-    # The folder by its own name first: what has none above it, a bucket or a data set of the hub, is one too.
-    return open_storage(path).is_folder() or open_storage(path.parent).has(path.name)
+    if has_parent(path) and open_storage(path.parent).has(path.name):
+        return True
+    return open_storage(path).is_folder()
+
+
+def has_parent(path: Path) -> bool:
+    """Whether there is a folder above: there is none of a bucket, or of a data set of the hub."""
+    if not isinstance(path, Address):
+        return bool(path.name)
+    return len(path.parts) > (4 if path.scheme == "hf" else 2)
 
 
 @contextmanager

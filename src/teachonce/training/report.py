@@ -128,7 +128,9 @@ def _shown_config(run: Run) -> dict[str, Any]:
         name: value
         for name, value in drop_idle(TrainConfig, run.config).items()
         # What is 0 by default is off: a probability, a weight, a part of the data.
-        if value not in (None, "") and value is not False and (value or defaults.get(name) != value or name == "seed")
+        if value not in (None, "", [], ())
+        and value is not False
+        and (value or defaults.get(name) != value or name.endswith("seed"))
     }
     if run.class_names is not None:
         config["class_names"] = brief_names(run.class_texts or run.class_names)

@@ -77,11 +77,29 @@ def test_a_validation_split_is_used() -> None:
     assert all(step.config.val_fraction == 0.0 for step in steps_of(replace(PICTURES, has_validation=True)))
 
 
-def test_small_images_have_a_teacher_that_sees_them_larger() -> None:
-    teacher, _, _, student, _ = steps_of(replace(PICTURES, sides_px=(32, 32, 32)))
-    assert (teacher.config.size, student.config.size) == (128, 32)
-    assert any("enlarged" in reason for reason in teacher.reasons)
+def test_small_images_are_enlarged_for_networks_that_know_imagenet() -> None:
+    small = replace(PICTURES, sides_px=(32, 32, 32))
+    teacher, _, _, student, _ = steps_of(small)
+    assert (teacher.config.size, student.config.size) == (128, 64)
+    assert all(any("enlarged" in reason for reason in step.reasons) for step in (teacher, student))
     assert (teacher.config.eval_crop_frac, student.config.eval_crop_frac) == (1.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("count", "student", "side"),
+    [
+        (1_500, "timm:resnet18,pretrained=1", 64),
+        (1_500, "timm:resnet18,weights=w.safetensors", 64),
+        (1_500, "timm:resnet18", 32),
+        (1_500, "timm:resnet18,pretrained=0", 32),
+        (200_000, None, 32),
+    ],
+)
+def test_a_student_that_begins_at_random_sees_small_images_as_they_are(
+    count: int, student: str | None, side: int
+) -> None:
+    small = replace(PICTURES, sides_px=(32, 32, 32), num_records=count)
+    assert steps_of(small, student=student)[3].config.size == side
 
 
 def test_what_is_given_is_taken() -> None:

@@ -195,3 +195,19 @@ def test_what_is_none(tmp_path: Path) -> None:
     path.unlink()
     with pytest.raises(RecordError, match=r"has no Arrow file, expected data-NNNNN-of-NNNNN.arrow"):
         open_records(data, "train")
+
+
+def test_parquet_in_one_folder_of_any_name(tmp_path: Path) -> None:
+    write_parquet_folder(tmp_path / "d/plain-32")
+    write_parquet_folder(tmp_path / "d/.cache")
+    assert (
+        find_splits(tmp_path / "d") == ["train", "validation"]
+        and open_records(tmp_path / "d", "train").num_records == 10
+    )
+    write_parquet_folder(tmp_path / "d/other")
+    with pytest.raises(
+        ConfigError, match=r"Parquet of several data sets, in other, plain-32; give one of them, such as .*d/other"
+    ):
+        find_splits(tmp_path / "d")
+    write_parquet_folder(tmp_path / "deep/a/b/c")
+    assert find_splits(tmp_path / "deep") == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -27,7 +28,7 @@ def hub(tmp_path: Path) -> Iterator[HubServer]:
     files = {str(path.relative_to(parquet)): path.read_bytes() for path in parquet.rglob("*") if path.is_file()}
     below = {name.replace("data/", "sizes-32/"): content for name, content in files.items()}
     images = {f"train/{kind}/{index}.jpg": encode_jpeg(index) for index, kind in enumerate("aabb")}
-    extra = {"train/cat.jpg": encode_jpeg(1), "notes.txt": b"other"}
+    extra = {"train/cat.jpg": encode_jpeg(1), "notes.txt": b"other", "odd[1]@2x/a b#.txt": b"odd"}
     two = {f"{size}/{name.rpartition('/')[2]}": content for size in "xy" for name, content in files.items()}
     with serve_hub({"me/flowers": files | extra, "me/named": below, "me/images": images, "me/two": two}) as server:
         yield server
@@ -35,7 +36,10 @@ def hub(tmp_path: Path) -> Iterator[HubServer]:
 
 def settings(hub: HubServer, tmp_path: Path) -> dict[str, str]:
     own = {"HF_HOME": str(tmp_path / "hf"), "HF_ENDPOINT": hub.endpoint, "XDG_CACHE_HOME": str(tmp_path / "cache")}
-    return {**os.environ, **own}
+    others = {
+        name: value for name, value in os.environ.items() if not re.match("HF_|TEACHONCE_HUB|.*_proxy$", name, re.I)
+    }
+    return {**others, **own}
 
 
 def run(hub: HubServer, tmp_path: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -77,13 +81,43 @@ def test_parquet_of_the_hub_is_what_the_folder_is(hub: HubServer, tmp_path: Path
 def test_other_files_are_read_where_there_is_no_parquet(hub: HubServer, tmp_path: Path):
     assert len(keys(hub, tmp_path, "hf://datasets/me/images")) == 4
     # Every folder below is opened too, and the hub asked for the commit once.
-    assert sum("/revision/" in asked for asked in hub.asked) <= 2 and len(set(hub.downloads())) == len(hub.downloads())
+    assert sum("/api/datasets/" in asked for asked in hub.asked) == 1 and len(set(hub.downloads())) == len(
+        hub.downloads()
+    )
+
+
+def test_only_what_is_read_is_downloaded(hub: HubServer, tmp_path: Path):
+    first = "data/train-00000-of-00002-0a1b2c.parquet"
+    assert len(keys(hub, tmp_path, f"hf://datasets/me/flowers/{first}")) == 5 and hub.downloads() == [first]
+    done = run(hub, tmp_path, "inspect", "hf://datasets/me/flowers/dta")
+    assert done.returncode == 2 and "hf://datasets/me/flowers/dta: no such folder" in done.stderr, done.stderr
+    assert hub.downloads() == [first]
+
+
+def test_what_is_beside_and_below_is_there_whatever_was_opened_before(hub: HubServer, tmp_path: Path):
+    script = (
+        "from teachonce.storage.files import open_storage, exists; from teachonce.storage.address import to_location; "
+        "top = to_location('hf://datasets/me/flowers'); print(sorted(open_storage(top).list_folder().folders)); "
+        "print(open_storage(top / 'train').list_folder().files, open_storage(top).read('notes.txt'), "
+        "exists(top), exists(top / 'notes.txt'), exists(top / 'no'), "
+        "open_storage(top / 'odd[1]@2x').list_folder().files)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], env=settings(hub, tmp_path), capture_output=True, text=True)
+    expected = "['data', 'odd[1]@2x', 'train']\n['cat.jpg'] b'other' True True False ['a b#.txt']\n"
+    assert done.stdout == expected, done.stderr
+
+
+def test_without_a_network_a_data_set_is_complete_or_refused(hub: HubServer, tmp_path: Path):
+    first = "data/train-00000-of-00002-0a1b2c.parquet"
+    keys(hub, tmp_path, f"hf://datasets/me/flowers/{first}")
+    done = run(hub, tmp_path, "inspect", "hf://datasets/me/flowers", HF_HUB_OFFLINE="1")
+    assert done.returncode in (1, 2) and "train-00001-of-00002-0a1b2c.parquet: cannot be downloaded" in done.stderr
 
 
 def test_nothing_is_downloaded_twice_and_the_cache_serves_without_a_network(hub: HubServer, tmp_path: Path):
     first = keys(hub, tmp_path, "hf://datasets/me/flowers")
     count = len(hub.downloads())
-    assert keys(hub, tmp_path, "hf://datasets/me/flowers") == first and len(hub.downloads()) == count == 3
+    assert keys(hub, tmp_path, "hf://datasets/me/flowers") == first and len(hub.downloads()) == count == 2
     asked = len(hub.asked)
     assert keys(hub, tmp_path, "hf://datasets/me/flowers", HF_HUB_OFFLINE="1") == first and len(hub.asked) == asked
 
@@ -117,6 +151,11 @@ def test_what_cannot_be_read_is_one_line(
     done = run(hub, tmp_path, "inspect", location, **environment)
     assert done.returncode in (1, 2) and expected in done.stderr, done.stderr
     assert done.stderr.count("\n") == 1 and "Traceback" not in done.stderr, done.stderr
+
+
+def test_copy_refuses_it_before_anything_is_asked(hub: HubServer, tmp_path: Path):
+    done = run(hub, tmp_path, "copy", str(tmp_path / "made"), "hf://datasets/me/flowers")
+    assert done.returncode == 2 and "the Hugging Face hub is read-only" in done.stderr and not hub.asked, done.stderr
 
 
 def test_nothing_is_written_to_it(hub: HubServer, tmp_path: Path):

@@ -24,6 +24,8 @@ from teachonce.training.config import TrainConfig
 VAL_FRACTION = 0.1
 SIDES_PX = (32, 64, 96, 128, 160, 192, 224)
 TEACHER_SIDE_PX = 128
+PRETRAINED_SIDE_PX = 64
+"""A network with ImageNet's weights sees too little of 32 px, which it reduces 32-fold (docs/results/accuracy.md)."""
 SMALL_SIDE_PX = 96
 LARGE_TEACHER, PHONE_STUDENT, SMALL_IMAGE_STUDENT = "timm:resnet50", "timm:mobilenetv3_large_100", "timm:resnet18"
 PRETRAINED = ",pretrained=1"
@@ -96,12 +98,22 @@ def _choose(found: Findings, config: StartConfig) -> _Choices:
     return _Choices(
         records=records,
         num_train=num_train,
-        size=config.size or choose_side(found.sides_px[1]),
+        size=config.size or _student_side(found, config, num_train),
         batch_size=batch_size,
         epochs=epochs,
         num_views=num_views,
         codec="int8" if (found.num_classes or MOST_USUAL_CLASSES) * num_views * num_train < MOST_INT8_BYTES else "topk",
     )
+
+
+def _student_side(found: Findings, config: StartConfig, num_train: int) -> int:
+    side = choose_side(found.sides_px[1])
+    if config.student is None:
+        is_pretrained = num_train < FROM_SCRATCH_IMAGES
+    else:
+        spec = parse_model_spec(config.student)
+        is_pretrained = spec.options.get("pretrained") is True or spec.weights is not None
+    return max(side, PRETRAINED_SIDE_PX) if is_pretrained else side
 
 
 def choose_side(median_px: int) -> int:
@@ -270,9 +282,11 @@ def _train_student(found: Findings, config: StartConfig, chosen: _Choices, folde
             if is_pretrained
             else "."
         ),
-        f"{chosen.size} px: what the median image ({found.sides_px[1]} px) fills, at most {SIDES_PX[-1]}."
-        if config.size is None
-        else f"{chosen.size} px: as given.",
+        f"{chosen.size} px: as given."
+        if config.size is not None
+        else f"{chosen.size} px: images of {found.sides_px[1]} px are enlarged for a pretrained network."
+        if chosen.size > choose_side(found.sides_px[1])
+        else f"{chosen.size} px: what the median image ({found.sides_px[1]} px) fills, at most {SIDES_PX[-1]}.",
         f"{chosen.epochs} epochs in batches of {chosen.batch_size}: as given."
         if config.epochs is not None
         else _describe_length(chosen.epochs, chosen.batch_size, chosen.num_train, STUDENT_UPDATES, STUDENT_EPOCHS)

@@ -17,6 +17,7 @@ from teachonce.errors import ConfigError
 from teachonce.storage.address import Address
 from teachonce.storage.remote.failures import Failure
 from teachonce.storage.remote.file_index import INDEX_NAME, ListedFile, read_file_index
+from teachonce.storage.remote.file_tree import list_folders
 from teachonce.storage.remote.object_storage import ObjectStorage
 from teachonce.storage.remote.reader import Opened
 from teachonce.storage.remote.retry import RequestFailedError
@@ -33,16 +34,7 @@ class _Tree:
         self.files = files
         self.version = version
         """What the server says of the list's bytes; empty where it says nothing."""
-        self.folders: dict[str, Listing] = {}
-        for name in files:
-            folder, _, base = name.rpartition("/")
-            is_new = folder not in self.folders
-            self.folders.setdefault(folder, Listing([], [])).files.append(base)
-            while is_new and folder:
-                parent, _, base = folder.rpartition("/")
-                is_new = parent not in self.folders
-                self.folders.setdefault(parent, Listing([], [])).folders.append(base)
-                folder = parent
+        self.folders = list_folders(files)
 
 
 _trees: dict[str, _Tree] = {}
