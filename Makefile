@@ -126,7 +126,7 @@ lock: COMPILE := $(BIN)/uv pip compile --quiet --universal --upgrade --python-ve
 	--generate-hashes pyproject.toml
 lock: setup
 	$(COMPILE) --all-extras --output-file requirements.lock
-	$(COMPILE) --all-extras --resolution lowest-direct --output-file requirements.lowest.lock
+	$(COMPILE) --extra dev --resolution lowest-direct --output-file requirements.lowest.lock
 	$(COMPILE) --group docs --output-file requirements.docs.lock
 
 # Wheel and sdist in dist/, each installed into an empty environment of every Python at hand and used without torch.

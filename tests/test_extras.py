@@ -35,7 +35,7 @@ def test_the_table_is_that_of_pyproject():
     assert {name: {DISTRIBUTIONS.get(module, module) for module in EXTRAS[name]} for name in EXTRAS} == {
         name: names for name, names in own.items() if name in EXTRAS
     }
-    assert set(own) == {"", *EXTRAS, "all", "dev"}
+    assert set(own) == {"", *EXTRAS, "all", "dev", "examples"}
     assert taken["all"] == set(EXTRAS) and not own["all"]
     assert taken["dev"] == {"all"}
 
