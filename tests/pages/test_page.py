@@ -24,7 +24,7 @@ def render(source: str, **values) -> str:
 
 
 def report_values(**values) -> dict:
-    names = ("name", "teacher", "curves", "weights_file", "metrics_file", "level", "page_name")
+    names = ("name", "student", "teacher", "curves", "weights_file", "metrics_file", "level", "page_name")
     config = {"student": "student", "data": "data", "seed": 0, "kd_temp": None}
     absent: dict = {"num_classes": 0, "worst": [], "lowest": [], "command": None, "classes_file": None}
     return dict.fromkeys(names, "") | absent | {"config": config, "result": {}, "numbers": []} | values
