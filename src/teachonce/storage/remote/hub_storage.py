@@ -228,7 +228,7 @@ class HubStorage(Storage):
             if not was_quiet:
                 enable_progress_bars()
         root = path.removesuffix(full)
-        return _Downloaded(Path(root, self._data.folder), self.raises, self.address)
+        return _Downloaded(Path(root, self._data.folder), self.raises, address=self.address)
 
     def _failed(self, address: Path, error: Exception) -> TeachonceError:
         reason = " ".join(str(error).split()) or type(error).__name__
