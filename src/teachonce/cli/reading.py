@@ -42,7 +42,8 @@ def _read_path(text: str) -> Path:
     return to_location(text)
 
 
-_OUTPUTS = ("--out", "--html")
+_OUTPUTS = ("--out", "--html", "--csv")
+"""Options of files and folders that are written; of a positional argument the name has no dashes."""
 _READERS: dict[type, tuple[Callable[[str], Any], str, str]] = {
     int: (parse_integer, "INT", "an integer"),
     float: (parse_number, "FLOAT", "a number"),

@@ -21,8 +21,13 @@ SCHEMES = {
     "https": "a web server, for reading",
     "hf": "a data set of the Hugging Face hub, for reading",
 }
-READ_ONLY = {"http": "a web server", "https": "a web server", "hf": "the Hugging Face hub"}
-"""By scheme: what it is that nothing is written to."""
+_WEB_SERVER = "a web server is read-only; write to a local path or a bucket, and serve that"
+READ_ONLY = {
+    "http": _WEB_SERVER,
+    "https": _WEB_SERVER,
+    "hf": "the Hugging Face hub is read-only; write to a local path or a bucket",
+}
+"""By scheme: why nothing is written there, and what to do."""
 _PATTERN = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.*)", re.DOTALL)
 """A Path has one slash of the two. A single letter is a drive, and no scheme."""
 
@@ -92,11 +97,8 @@ def to_location(location: Path | str) -> Path:
 
 
 def read_only_error(address: Address, option: str = "") -> ConfigError:
-    """What is said of an address to write to, of a scheme in ``READ_ONLY``."""
-    where = READ_ONLY[address.scheme]
-    return ConfigError(
-        f"{f'{option} {address}'.strip()}: {where} is read-only; write to a local path or a bucket, and serve that"
-    )
+    """What is said of an address to write to, of a scheme in ``READ_ONLY``, and of the option that it was given to."""
+    return ConfigError(f"{f'{option} {address}'.strip()}: {READ_ONLY[address.scheme]}")
 
 
 def is_remote(location: Path | str) -> bool:

@@ -15,6 +15,7 @@ import pytest
 from teachonce.errors import ConfigError
 from teachonce.storage.address import Address, to_location
 from tests.records.containers.test_huggingface import write_parquet_folder
+from tests.records.containers.test_webdataset import write_tars
 from tests.support.hub_server import HubServer, serve_hub
 from tests.support.light_install import teachonce_hiding
 from tests.support.small_data import encode_jpeg
@@ -30,7 +31,10 @@ def hub(tmp_path: Path) -> Iterator[HubServer]:
     images = {f"train/{kind}/{index}.jpg": encode_jpeg(index) for index, kind in enumerate("aabb")}
     extra = {"train/cat.jpg": encode_jpeg(1), "notes.txt": b"other", "odd[1]@2x/a b#.txt": b"odd"}
     two = {f"{size}/{name.rpartition('/')[2]}": content for size in "xy" for name, content in files.items()}
-    with serve_hub({"me/flowers": files | extra, "me/named": below, "me/images": images, "me/two": two}) as server:
+    tars = {path.name: path.read_bytes() for path in write_tars(tmp_path / "tars").iterdir()}
+    with serve_hub(
+        {"me/flowers": files | extra, "me/named": below, "me/images": images, "me/two": two, "me/tars": tars}
+    ) as server:
         yield server
 
 
@@ -42,10 +46,10 @@ def settings(hub: HubServer, tmp_path: Path) -> dict[str, str]:
     return {**others, **own}
 
 
-def run(hub: HubServer, tmp_path: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """The command in a process of its own: huggingface_hub reads its settings when it is imported."""
+def python(hub: HubServer, tmp_path: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Python in a process of its own: huggingface_hub reads its settings when it is imported."""
     return subprocess.run(
-        [sys.executable, "-m", "teachonce", *arguments],
+        [sys.executable, *words],
         env=settings(hub, tmp_path) | environment,
         capture_output=True,
         text=True,
@@ -54,20 +58,18 @@ def run(hub: HubServer, tmp_path: Path, *arguments: str, **environment: str) -> 
     )
 
 
+def run(hub: HubServer, tmp_path: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return python(hub, tmp_path, "-m", "teachonce", *arguments, **environment)
+
+
 def keys(hub: HubServer, tmp_path: Path, location: str, **environment: str) -> list[int]:
     script = (
         "import sys; from pathlib import Path; from teachonce.records.discovery import open_records; "
         "from teachonce.storage.address import to_location; source = open_records(to_location(sys.argv[1]), 'train'); "
         "print([record.key for shard in range(len(source.shards)) for record in source.iter_shard(shard)])"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script, location],
-        env=settings(hub, tmp_path) | environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
+    done = python(hub, tmp_path, "-c", script, location, **environment)
+    assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
 
@@ -78,12 +80,17 @@ def test_parquet_of_the_hub_is_what_the_folder_is(hub: HubServer, tmp_path: Path
     assert all(asked.endswith(".parquet") for asked in hub.downloads())
 
 
+def test_tars_are_read_too(hub: HubServer, tmp_path: Path):
+    found = keys(hub, tmp_path, "hf://datasets/me/tars")
+    assert len(found) == 7 and found == keys(hub, tmp_path, str(tmp_path / "tars"))
+    assert found[:3] == keys(hub, tmp_path, "hf://datasets/me/tars/train-000000.tar", HF_HUB_OFFLINE="1")
+
+
 def test_other_files_are_read_where_there_is_no_parquet(hub: HubServer, tmp_path: Path):
     assert len(keys(hub, tmp_path, "hf://datasets/me/images")) == 4
     # Every folder below is opened too, and the hub asked for the commit once.
-    assert sum("/api/datasets/" in asked for asked in hub.asked) == 1 and len(set(hub.downloads())) == len(
-        hub.downloads()
-    )
+    assert sum("/api/datasets/" in asked for asked in hub.asked) == 1
+    assert len(set(hub.downloads())) == len(hub.downloads()) == 4
 
 
 def test_only_what_is_read_is_downloaded(hub: HubServer, tmp_path: Path):
@@ -102,7 +109,7 @@ def test_what_is_beside_and_below_is_there_whatever_was_opened_before(hub: HubSe
         "exists(top), exists(top / 'notes.txt'), exists(top / 'no'), "
         "open_storage(top / 'odd[1]@2x').list_folder().files)"
     )
-    done = subprocess.run([sys.executable, "-c", script], env=settings(hub, tmp_path), capture_output=True, text=True)
+    done = python(hub, tmp_path, "-c", script)
     expected = "['data', 'odd[1]@2x', 'train']\n['cat.jpg'] b'other' True True False ['a b#.txt']\n"
     assert done.stdout == expected, done.stderr
 
@@ -162,14 +169,17 @@ def test_nothing_is_written_to_it(hub: HubServer, tmp_path: Path):
     images = str(tmp_path / "made")
     done = run(hub, tmp_path, "extract", "--data", images, "--teacher", "timm:x", "--out", "hf://datasets/me/x")
     assert done.returncode == 2 and "the Hugging Face hub is read-only; write to a local path" in done.stderr
+    done = run(hub, tmp_path, "predict", "timm:x", images, "--csv", "hf://datasets/me/x.csv")
+    assert done.returncode == 2 and "--csv hf://datasets/me/x.csv: the Hugging Face hub is" in done.stderr, done.stderr
+    assert not hub.asked
     script = (
         "from teachonce.storage.files import open_storage; from teachonce.errors import ConfigError; "
         "storage = open_storage('hf://datasets/me/flowers'); name = 'x.bin'\n"
         "for ask in (storage.put, storage.put_if_absent, storage.delete, lambda name: storage.lock(name, 'written')):\n"
         "    try: ask(name)\n    except ConfigError as error: print(error)\nprint(storage.is_writable())"
     )
-    done = subprocess.run([sys.executable, "-c", script], env=settings(hub, tmp_path), capture_output=True, text=True)
-    line = "hf://datasets/me/flowers/x.bin: the hub is read-only; write to a local path or a bucket\n"
+    done = python(hub, tmp_path, "-c", script)
+    line = "hf://datasets/me/flowers/x.bin: the Hugging Face hub is read-only; write to a local path or a bucket\n"
     assert done.stdout == 4 * line + "False\n", done.stderr
 
 

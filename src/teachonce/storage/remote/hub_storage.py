@@ -26,7 +26,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
 from teachonce.errors import ConfigError, TeachonceError
-from teachonce.storage.address import Address
+from teachonce.storage.address import Address, read_only_error
 from teachonce.storage.cache_folder import cache_folder
 from teachonce.storage.local import LocalStorage
 from teachonce.storage.remote.file_tree import list_folders
@@ -158,7 +158,7 @@ class HubStorage(Storage):
 
     def put(self, name: str) -> NoReturn:
         """Raises ConfigError."""
-        raise ConfigError(f"{self.describe(name)}: the hub is read-only; write to a local path or a bucket")
+        raise read_only_error(self.address / name)
 
     def put_if_absent(self, name: str) -> NoReturn:
         """Raises ConfigError."""
@@ -197,20 +197,24 @@ class HubStorage(Storage):
         kept = _kept_list(name, os.environ.get(variable) or revision)
         found = None if kept is None or variable not in os.environ else _read_list(kept)
         if found is None:
-            try:
-                info = HfApi().dataset_info(name, revision=os.environ.get(variable) or revision, files_metadata=True)
-                sha = str(info.sha)
-                files = {item.rfilename: (item.size or 0, item.blob_id or "") for item in info.siblings or ()}
-                found = _Commit(sha, files)
-                for under in {revision, sha}:
-                    _write_list(_kept_list(name, under), found)
-            except Exception as error:
-                # Of any class: what the library's HTTP client raises is no part of its interface.
-                found = None if isinstance(error, HfHubHTTPError) or kept is None else _read_list(kept)
-                if found is None:
-                    raise self._failed(self.address, error) from error
+            found = self._ask(name, os.environ.get(variable) or revision, kept)
+            for under in {revision, found.sha}:
+                _write_list(_kept_list(name, under), found)
         os.environ[variable] = found.sha
         return found
+
+    def _ask(self, name: str, revision: str | None, kept: Path | None) -> _Commit:
+        try:
+            info = HfApi().dataset_info(name, revision=revision, files_metadata=True)
+        except Exception as error:
+            # Of any class: what the library's HTTP client raises is no part of its interface. An answer is final.
+            found = None if isinstance(error, HfHubHTTPError) or kept is None else _read_list(kept)
+            if found is None:
+                raise self._failed(self.address, error) from error
+            return found
+        return _Commit(
+            str(info.sha), {item.rfilename: (item.size or 0, item.blob_id or "") for item in info.siblings or ()}
+        )
 
     def _downloaded(self, name: str) -> LocalStorage:
         """The local storage of what is downloaded, which has this file now; its names are the same."""
@@ -242,7 +246,7 @@ class HubStorage(Storage):
 class _Downloaded(LocalStorage):
     """Files in the cache, which messages name as they are on the hub."""
 
-    address: Address = field(kw_only=False, default=Address("hf:/"))
+    address: Address = field(kw_only=True)
 
     def describe(self, name: str = "") -> str:
         return str(self.address / name)

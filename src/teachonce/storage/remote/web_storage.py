@@ -13,8 +13,7 @@ from typing import BinaryIO, ClassVar, NoReturn
 
 import obstore
 
-from teachonce.errors import ConfigError
-from teachonce.storage.address import Address
+from teachonce.storage.address import Address, read_only_error
 from teachonce.storage.remote.failures import Failure
 from teachonce.storage.remote.file_index import INDEX_NAME, ListedFile, read_file_index
 from teachonce.storage.remote.file_tree import list_folders
@@ -120,10 +119,7 @@ class WebStorage(ObjectStorage):
         self._refuse(name)
 
     def _refuse(self, name: str) -> NoReturn:
-        raise ConfigError(
-            f"{self.describe(name)}: a web server is read-only; write to a local path, s3://, gs:// or az://, and "
-            "serve that"
-        )
+        raise read_only_error(self.address / name)
 
     def _open(self, name: str) -> tuple[Opened, Callable[[int, int], memoryview]]:
         try:
