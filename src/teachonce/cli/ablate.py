@@ -103,7 +103,7 @@ def ablate(config: AblateConfig) -> list[Arm]:
         file.write(draw_ablation(arms).encode())
     files = TABLE_NAME, RESULTS_NAME
     page = render_ablation(
-        arms, config.seeds, student=parse_model_spec(config.student).name, command=command, files=files
+        arms, config.seeds, student=parse_model_spec(config.student).title, command=command, files=files
     )
     with atomic_write(config.out / PAGE_NAME) as file:
         file.write(page.encode())

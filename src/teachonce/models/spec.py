@@ -14,7 +14,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, Literal
 
 from teachonce.errors import ConfigError, ModelError
@@ -44,6 +44,11 @@ class ModelSpec:
 
     def __str__(self) -> str:
         return self.text
+
+    @property
+    def title(self) -> str:
+        """What a page is called after it: the architecture, or the last part of a path; no options."""
+        return PurePath(self.name).name or self.kind
 
     @property
     def weights(self) -> str | None:

@@ -97,7 +97,7 @@ def write_report(run: Path, result: Mapping[str, Any], classes: Sequence[ClassRe
     page = render_page(
         _TEMPLATE,
         name=run.name,
-        student=parse_model_spec(opened.config["student"]).name,
+        student=parse_model_spec(opened.config["student"]).title,
         teacher=opened.describe_supervision(),
         config=_shown_config(opened),
         result=_shown_result(result, has_top5=has_top5),

@@ -62,7 +62,8 @@ def read(text: str):
 
 
 def test_the_page_shows_what_was_found(findings: Findings, source: RecordSource) -> None:
-    text = render_findings(findings, source, model="onnx:wrong", data="data")
+    text = render_findings(findings, source, model="onnx:some/folder/wrong.onnx", data="data")
+    assert "<h1>wrong.onnx</h1>" in text and "onnx:some/folder/wrong.onnx on " in text
     page = read(text)
     assert not re.search(r"""(src|href)=["'](?!#|data:)""", text), "the page asks for something beside it"
     assert [element.attributes["id"] for element in page.find("section")] == [
@@ -111,7 +112,7 @@ def test_other_models_stand_beside_it(findings: Findings, source: RecordSource) 
 
 def test_a_model_that_is_always_right_has_no_mistakes(folder: Path, source: RecordSource) -> None:
     found = evaluate_model(load_model(spec(folder, "right")), source, 1)
-    page = read(render_findings(found, source, model="m", data="d"))
+    page = read(render_findings(found, source, model="timm:m", data="d"))
     assert "None: every answer is right." in section(page, "mistakes").text
     assert "None: every answer is right." in section(page, "confusions").text
     assert "No class is below the rest beyond chance" in section(page, "classes").text
@@ -121,12 +122,12 @@ def test_a_model_that_is_always_right_has_no_mistakes(folder: Path, source: Reco
 def test_many_classes_are_folded_and_have_no_matrix(findings: Findings, source: RecordSource) -> None:
     classes = [ClassResult(label=label, name=f"class{label}", count=10, correct=label % 11) for label in range(300)]
     many = replace(findings, classes=classes, num_records=3000, num_known_classes=300, comparisons=[])
-    page = read(render_findings(many, source, model="m", data="d"))
+    page = read(render_findings(many, source, model="timm:m", data="d"))
     (details,) = section(page, "classes").find("details")
     assert "open" not in details.attributes and len(details.find("tr")) == 301 > CLASSES_SHOWN
     assert len(section(page, "calibration").find("svg")) == 2
     rows = [replace(pair, choice=label) for label, pair in enumerate(findings.confusions * 20, 5)]
-    wide = read(render_findings(replace(many, confusions=rows, num_pairs=len(rows)), source, model="m", data="d"))
+    wide = read(render_findings(replace(many, confusions=rows, num_pairs=len(rows)), source, model="timm:m", data="d"))
     assert not wide.find("table", class_="matrix") and len(section(wide, "confusions").find("article")) == 8
     assert "The most frequent of 40 confusions" in section(wide, "confusions").text
     assert len(section(wide, "confusions").find("tr")) == 1 + 22
@@ -147,7 +148,7 @@ def test_what_the_data_says_is_text_and_never_html(tmp_path: Path) -> None:
 
 
 def test_the_same_findings_are_the_same_page(folder: Path, source: RecordSource, findings: Findings) -> None:
-    pages = {render_findings(findings, source, model="m", data="d") for _ in range(2)}
+    pages = {render_findings(findings, source, model="timm:m", data="d") for _ in range(2)}
     again = evaluate_model(
         load_model(spec(folder, "wrong")),
         source,
@@ -158,7 +159,9 @@ def test_the_same_findings_are_the_same_page(folder: Path, source: RecordSource,
     )
     assert np.allclose(again.reliability, findings.reliability)
     pages.add(
-        render_findings(replace(again, reliability=findings.reliability, ece=findings.ece), source, model="m", data="d")
+        render_findings(
+            replace(again, reliability=findings.reliability, ece=findings.ece), source, model="timm:m", data="d"
+        )
     )
     assert len(pages) == 1
 

@@ -25,6 +25,7 @@ from teachonce.evaluation.findings.tally import Findings
 from teachonce.inspection.cards import SHOWN_PX, Bar, Picture, prepare_picture
 from teachonce.inspection.charts import draw_reliability
 from teachonce.inspection.gallery import whole_image
+from teachonce.models.spec import parse_model_spec
 from teachonce.pages.page import render_page
 from teachonce.pixels.decode import decode_record
 from teachonce.records.class_space import shows_top5
@@ -100,6 +101,7 @@ def render_findings(findings: Findings, source: RecordSource, *, model: str, dat
     empty = [result for result in findings.classes if not result.count]
     return render_page(
         _TEMPLATE,
+        title=parse_model_spec(model).title,
         model=model,
         data=data,
         split=source.split,
