@@ -1,4 +1,4 @@
-"""A selection of records: those that were chosen, in their order (what every source does: test_source)."""
+"""A selection of records: those that were chosen, in their order (what every source does: test_source_contract)."""
 
 from __future__ import annotations
 
