@@ -218,6 +218,6 @@ def measure_jpegs(setting: Setting, report: Report) -> None:
 
 
 def _dataset(setting: Setting, store: Store, page_locked: bool = False) -> KDDataset:
-    logits: LogitSource = StoredLogits([store])
+    logits: LogitSource = StoredLogits([store], other_views=True)
     records = open_records(Path(setting.data), "train")
     return KDDataset(records, OwnViews(CropPolicy(), 0), logits, size=setting.size_px, page_locked=page_locked)

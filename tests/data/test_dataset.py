@@ -426,7 +426,9 @@ def test_logits_of_other_views_than_the_replayed_ones_are_refused(data, view_sto
     with pytest.raises(ConfigError, match="views and logits have different view orders"):
         KDDataset(source, StoredViews(view_store, permuted), StoredLogits([view_store]), size=8)
     KDDataset(source, StoredViews(view_store, permuted), StoredLogits([view_store], permuted), size=8)
-    KDDataset(source, OwnViews(CropPolicy()), StoredLogits([view_store], permuted), size=8)
+    KDDataset(source, OwnViews(CropPolicy()), StoredLogits([view_store], permuted, other_views=True), size=8)
+    with pytest.warns(UserWarning, match=r"its logits are of the views that it has, and the student gets others; give"):
+        KDDataset(source, OwnViews(CropPolicy()), StoredLogits([view_store]), size=8)
 
 
 def test_a_sparse_store_must_know_the_temperature(tmp_path, data):

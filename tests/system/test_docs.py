@@ -23,8 +23,11 @@ from teachonce import Store
 from teachonce.cli.main import parse_command
 from teachonce.codecs.registry import CODECS
 from teachonce.errors import LogitsError
+from teachonce.extraction.config import ExtractConfig
+from teachonce.extraction.extract import extract
 from tests.support.paths import DOCS, ROOT
-from tests.support.small_data import write_shards, write_store
+from tests.support.small_data import write_image_folder, write_shards, write_store
+from tests.support.small_models import write_color_teacher
 
 PAGES = [
     ROOT / "README.md",
@@ -206,7 +209,12 @@ def test_the_file_tree_names_every_room():
 def test_the_readmes_loop_runs(tmp_path):
     """The ten lines of the README, on a small store, with a linear student and one epoch."""
     (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
-    write_store(tmp_path / "store", write_shards(tmp_path / "records"))
+    data, teacher = (
+        write_image_folder(tmp_path / "pictures", num_classes=4),
+        write_color_teacher(tmp_path / "teacher.onnx"),
+    )
+    views = {"policy": "crop", "views": 2, "device": "cpu", "gate_samples": 0}
+    extract(ExtractConfig(data=data, teacher=teacher, out=tmp_path / "store", **views))
     code = (
         block.replace("size=224", "size=8").replace("range(100)", "range(1)").replace("num_workers=8", "num_workers=0")
     )

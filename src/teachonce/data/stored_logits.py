@@ -7,6 +7,7 @@ in NumPy: the same bits for the dense codecs, within float32's rounding for topk
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -34,7 +35,8 @@ class StoredLogits:
 
     ``order`` says which view's logits an epoch has (default: one by one). With ``temperature`` a batch has
     ``teacher_logits``, for a softmax at that temperature, which a sparse codec must know; without it the columns as
-    they are stored, for ``decode`` on the device.
+    they are stored, for ``decode`` on the device. With ``other_views`` it is meant, and not warned of, that the student
+    gets other views than those that the stores have.
 
     Raises StoreError where the stores are of other policies, seeds or data classes.
     """
@@ -42,7 +44,12 @@ class StoredLogits:
     needs_record_logits = False
 
     def __init__(
-        self, stores: Sequence[Store], order: ViewOrder | None = None, *, temperature: float | None = None
+        self,
+        stores: Sequence[Store],
+        order: ViewOrder | None = None,
+        *,
+        temperature: float | None = None,
+        other_views: bool = False,
     ) -> None:
         assert stores, "at least one store"
         self.stores = list(stores)
@@ -50,6 +57,7 @@ class StoredLogits:
             check_same_policy(self.stores[0], store)
         self.order = order or ViewOrder(num_views=self.num_views)
         self.temperature = temperature
+        self.other_views = other_views
         self._joins: list[StoreJoin] = []
 
     @property
@@ -70,8 +78,17 @@ class StoredLogits:
         return list(self._joins)
 
     def check_views(self, views: ViewSource) -> None:
-        """Raise ConfigError where replayed views are not those of these stores, or come in another order."""
+        """Raise ConfigError where replayed views are not those of these stores, or come in another order.
+
+        Warn where the stores have views and the student gets others.
+        """
         if not views.is_replay:
+            if self.stores[0].policy.is_random and not self.other_views:
+                warnings.warn(
+                    f"{self.stores[0].path}: its logits are of the views that it has, and the student gets others; "
+                    "give StoredViews(store) as views, or StoredLogits(..., other_views=True) if that is meant",
+                    stacklevel=3,
+                )
             return
         if not any(store is own for store in views.stores for own in self.stores):
             raise ConfigError(

@@ -325,8 +325,8 @@ class TrainConfig(TrainingOptions):
     """Use only the first N views of the store. Default: all complete views (when resuming: those the run started
     with)."""
     view_order: InTeacher[ViewOrderName] = only_with("sequential", _STORE)
-    """Which of the V views an epoch uses: view epoch mod V (cycle), or a new permutation drawn from --seed every V
-    epochs (permute)."""
+    """Which of the V views an epoch uses: view epoch mod V (sequential), or a new permutation drawn from --seed every
+    V epochs (permuted)."""
     missing: InTeacher[Literal["refuse", "skip"]] = only_with("refuse", _STORE)
     """Records that a store does not have (by the hash of their image): refuse to start (refuse), or leave them out
     and report how many at each start and in result.json (skip)."""

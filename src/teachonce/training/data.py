@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from teachonce.data.dataset import EvalDataset, KDDataset, find_num_classes
 from teachonce.data.fetch_ahead import check_cache_size
-from teachonce.data.logit_sources import RecordLogits
+from teachonce.data.logit_sources import LogitSource, RecordLogits
 from teachonce.data.stored_logits import StoredLogits
 from teachonce.errors import ConfigError, PlanMismatchError, RecordError
 from teachonce.models.fine_tuning import InitialRun, initial_preprocessing, open_initial_run
@@ -121,7 +121,10 @@ def open_training_data(
     if config.in_memory:
         source = RecordsInMemory(source, with_logits=has_record_logits)
     order = ViewOrder(num_views=stores[0].num_views, kind=config.view_order, seed=config.seed) if stores else None
-    logits = StoredLogits(stores, order) if stores else RecordLogits() if has_record_logits else None
+    # Of --own-views the training warns itself.
+    logits: LogitSource | None = RecordLogits() if has_record_logits else None
+    if stores:
+        logits = StoredLogits(stores, order, other_views=config.own_views)
     data_classes = config.num_classes or find_num_classes(source, logits)
     if data_classes < 2:
         raise ConfigError(

@@ -1,0 +1,148 @@
+"""What distillation is worth on CIFAR-10: labels, fixed logits, stored views, the teacher in the loop.
+
+    python -m benchmarks.cifar_proof --images cifar10-jpeg.tar.xz --weights LITE0.safetensors --out proof
+
+A teacher (EfficientNet-Lite0, fine-tuned on all 50,000 training images at 96 px) teaches ``timm:test_resnet`` on 25,000
+of them for 30 epochs. The steps are commands of teachonce, run in ``--out`` in an order in which each finished one
+says something; all of them resume, so this command does too. ``--out/proof.md`` has the tables of those that are done,
+each with its command. ``--minutes``: begin no step after so long, and stop the one that runs.
+
+On one GPU students share it (``--jobs``). On a CPU the teacher is asked through ONNX Runtime, which is about twice as
+fast as PyTorch for it there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import shlex
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from teachonce.engine.machine import num_cores
+from teachonce.versions import library_versions
+
+TEACHER = (
+    "train --data full --student timm:tf_efficientnet_lite0,weights={weights} --out teacher --size 96 "
+    "--eval-crop-frac 1 --crop-scale 0.4 1 --epochs 4 --optimizer adamw --lr 1e-3 --weight-decay 0.02 "
+    "--warmup-epochs 0.3 --batch-size 64 --channels-last --compile --validation-epochs 1 --checkpoint-minutes 5 "
+    "--num-workers 1"
+)
+STUDENT = (
+    "--data 25k --student timm:test_resnet --size 32 --eval-crop-frac 1 --epochs 30 --batch-size 128 --lr 0.2 "
+    "--warmup-epochs 1 --weight-decay 5e-4 --channels-last --validation-epochs 10"
+)
+VIEWS = "extract --data 25k --teacher {teacher} --crop-scale 0.25 1 --views 10"
+ARMS = f"ablate {STUDENT} --teacher {{teacher}} --out arms --crop-scale 0.25 1 --kd-temp 2 --label-weight 0"
+STORES = f"ablate {STUDENT} --arms , --label-weight 0"
+
+
+MOST_SECONDS = 1e6
+"""Of one command; who waits for ever cannot say so in seconds."""
+
+
+class Step(NamedTuple):
+    """A part of the proof: a title, and commands of which the last one's table is its result."""
+
+    title: str
+    commands: tuple[str, ...]
+    out: str
+
+
+def steps() -> Iterator[Step]:
+    """The whole proof, in order."""
+    arms = "labels,center,views:10"
+    for more, seeds in (("", 1), ("", 2), (",views:30", 2), (",online", 2), (",views:4,views:1", 2), ("", 3)):
+        arms += more
+        yield Step(f"Arms, {seeds} seeds: {arms}", (f"{ARMS} --arms {arms} --seeds {seeds}",), "arms")
+    stores = {"int8": "--codec int8", "topk5": "--codec topk --topk 5", "topk2": "--codec topk --topk 2"}
+    extract = tuple(f"{VIEWS} --policy crop {codec} --out stores/{name}" for name, codec in stores.items())
+    for temperature in (1, 4):
+        given = ",".join(f"stores/{name}" for name in stores)
+        out = f"codecs-{temperature}"
+        command = f"{STORES} --stores {given} --kd-temp {temperature} --seeds 2 --out {out}"
+        yield Step(f"Codecs at T = {temperature}, 10 views", (*extract, command), out)
+    policies = {"randaugment": "--policy crop+randaugment", "mixup": "--policy crop --mixup-alpha 0.2"}
+    extract = (extract[0], *(f"{VIEWS} {policy} --out stores/{name}" for name, policy in policies.items()))
+    command = f"{STORES} --stores stores/int8,stores/randaugment,stores/mixup --kd-temp 2 --seeds 2 --out policies"
+    yield Step("What the views are, 10 of them, T = 2", (*extract, command), "policies")
+    command = f"{STORES} --stores stores/int8 --label-weight 1 --kd-temp 2 --seeds 2 --out with-labels"
+    yield Step("KD and labels, half and half", (extract[0], command), "with-labels")
+
+
+def main() -> None:
+    """Run what is not done yet, and write what is; exit code 1 where a command fails, 3 where time is over."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=Path, required=True, help="tar of train/CLASS/*.jpg and test/CLASS/*.jpg")
+    parser.add_argument("--weights", type=Path, required=True, help="ImageNet's, of the teacher")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--jobs", type=int, default=0, help="students at a time; 0: one per core")
+    parser.add_argument("--minutes", type=float, default=float("inf"))
+    flags = parser.parse_args()
+    end = time.monotonic() + 60 * flags.minutes
+    unpack(flags.images, flags.out)
+    teacher = "run:teacher" if flags.device != "cpu" else "onnx:teacher.onnx"
+    options = f"--device {flags.device}"
+    run(flags.out, f"{TEACHER.format(weights=flags.weights.resolve())} {options}", end)
+    if teacher.startswith("onnx") and not (flags.out / "teacher.onnx").exists():
+        run(flags.out, "export-onnx teacher --out teacher.onnx", end)
+    results: dict[str, str] = {}
+    for step in steps():
+        for command in step.commands:
+            jobs = f" --jobs {flags.jobs}" if command.startswith("ablate") else ""
+            run(flags.out, f"{command.format(teacher=teacher)} {options}{jobs}", end)
+        table = (flags.out / step.out / "ablation.md").read_text().strip()
+        # Of the arms the last table has all that the ones before had.
+        results[step.out] = f"## {step.title}\n\n{table}\n"
+        (flags.out / "proof.md").write_text("\n".join([head(flags.device), *results.values()]))
+        print(results[step.out], flush=True)
+
+
+def head(device: str) -> str:
+    """On what it ran."""
+    versions = ", ".join(f"{name} {version}" for name, version in library_versions().items())
+    return f"{platform.machine()}, {num_cores()} cores, device {device}; {versions}\n"
+
+
+def unpack(images: Path, out: Path) -> None:
+    """``full``: all images; ``25k``: the first 2,500 training images of each class, by name."""
+    if (out / "25k").exists():
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(images) as tar:
+        tar.extractall(out / "cifar", filter="data")
+    for name in ("full", "25k.part"):
+        (out / name).mkdir(exist_ok=True)
+        (out / name / "validation").symlink_to("../cifar/test")
+    (out / "full" / "train").symlink_to("../cifar/train")
+    for folder in sorted((out / "cifar" / "train").iterdir()):
+        (out / "25k.part" / "train" / folder.name).mkdir(parents=True)
+        for path in sorted(folder.iterdir())[:2500]:
+            os.link(path, out / "25k.part" / "train" / folder.name / path.name)
+    (out / "25k.part").rename(out / "25k")
+
+
+def run(folder: Path, command: str, end: float) -> None:
+    """A command of teachonce in ``folder``; ends this program where it fails, or where time is over."""
+    print(f"$ teachonce {command}", flush=True)
+    process = subprocess.Popen([sys.executable, "-m", "teachonce", *shlex.split(command)], cwd=folder)
+    try:
+        code = process.wait(min(max(end - time.monotonic(), 0), MOST_SECONDS))
+    except subprocess.TimeoutExpired:
+        process.terminate()  # with a checkpoint
+        process.wait()
+        print(f"--minutes are over; the same command goes on. What is done: {folder / 'proof.md'}", flush=True)
+        sys.exit(3)
+    if code:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
