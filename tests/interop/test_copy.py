@@ -162,6 +162,31 @@ def test_linked_class_folders_are_copied_as_they_are_read(tmp_path: Path) -> Non
     assert len(list((tmp_path / "copy" / "train" / "class1").iterdir())) == 4
 
 
+def test_links_at_any_depth_are_copied_as_they_are_read(tmp_path: Path) -> None:
+    source = write_image_folder(tmp_path / "source")
+    for number, link in enumerate(("train/class0/more", "train/class1", "train/class2/a/b")):
+        elsewhere = write_image_folder(tmp_path / f"elsewhere{number}", split=f"s{number}", num_classes=1)
+        shutil.rmtree(source / link, ignore_errors=True)
+        (source / link).parent.mkdir(parents=True, exist_ok=True)
+        (source / link).symlink_to(elsewhere / f"s{number}")  # whose images are one folder deeper
+    copy(source, tmp_path / "copy")
+    here, there = open_records(source, "train"), open_records(tmp_path / "copy", "train")
+    assert here.num_records == 4 + 4 + 4 + 4 + 4
+    assert [record.key for record in there.iter_shard(0)] == [record.key for record in here.iter_shard(0)]
+
+
+def test_the_list_of_a_folder_keeps_what_is_below_it(records: Path, tmp_path: Path) -> None:
+    """Images of one split and shards of the other, in the order in which the shards come last."""
+    images = write_image_folder(tmp_path / "images", split="validation")
+    copy(images, tmp_path / "copy", split="validation")
+    copy(records, tmp_path / "copy", split="train")
+    listed = read_file_index(open_storage(tmp_path / "copy"))
+    assert listed is not None
+    assert {name.partition("/")[0] for name in listed if "/" in name} == {"validation"}
+    assert sum(name.startswith("validation/") for name in listed) == 12
+    assert {"train-00000-of-00004", "train-00003-of-00004.idx"} <= listed.keys()
+
+
 def test_broken_links_are_named(records: Path, tmp_path: Path) -> None:
     source = write_image_folder(tmp_path / "source")
     (source / "train" / "class1" / "lost.jpg").symlink_to(tmp_path / "nowhere")

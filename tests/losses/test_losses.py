@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from teachonce.losses.losses import kd_loss, kd_loss_from_probs, label_loss, label_probs, soften
+from teachonce.losses.losses import average_probs, kd_loss, kd_loss_from_probs, label_loss, label_probs, soften
 from tests.support import reference
 
 # float32 sums of C terms of size |x|: relative error about C * 2^-24 of the largest; 1e-5 of max(1, |x|) is far above.
@@ -199,8 +199,12 @@ def test_other_dtypes_are_computed_in_float32(dtype: torch.dtype) -> None:
     assert loss.dtype == torch.float32
     assert loss == kd_loss(student.float(), teacher.float(), 2.0)
     assert label_loss(student, labels, 0.1) == label_loss(student.float(), labels, 0.1)
+    both = torch.stack([student, teacher], dim=1)
+    averaged = average_probs(both, 2.0, [0.3, 0.7])
+    assert averaged.dtype == torch.float32
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert kd_loss(student, teacher, 2.0) == loss
+        assert torch.equal(average_probs(both, 2.0, [0.3, 0.7]), averaged)
 
 
 def test_extreme_logits_stay_finite() -> None:

@@ -29,7 +29,7 @@ class _Server(ThreadingHTTPServer):
         """Say nothing of clients that have read enough."""
 
 
-def _handler(folder: Path, found: list[tuple[str, str]]) -> type[BaseHTTPRequestHandler]:
+def _handler(folder: Path, found: list[tuple[str, str]], missing: int) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
@@ -43,7 +43,7 @@ def _handler(folder: Path, found: list[tuple[str, str]]) -> type[BaseHTTPRequest
             found.append((self.command, self.path))
             path = folder / unquote(self.path).lstrip("/")
             if not path.is_file():
-                self._send(404, b"not here\n" if has_body else b"", {})
+                self._send(missing, b"not here\n" if has_body else b"", {})
                 return
             content = path.read_bytes()
             headers = {"ETag": f'"{path.stat().st_mtime_ns:x}-{len(content):x}"', "Accept-Ranges": "bytes"}
@@ -76,11 +76,14 @@ def _handler(folder: Path, found: list[tuple[str, str]]) -> type[BaseHTTPRequest
 
 
 @contextmanager
-def serve(folder: Path, *, has_ranges: bool = True) -> Iterator[WebServer]:
-    """Serve a folder on loopback; without ``has_ranges`` by Python's own server, which sends whole files alone."""
+def serve(folder: Path, *, has_ranges: bool = True, missing: int = 404) -> Iterator[WebServer]:
+    """Serve a folder on loopback; without ``has_ranges`` by Python's own server, which sends whole files alone.
+
+    ``missing`` is the status of what is not there: of a bucket that may not be listed 403.
+    """
     pytest.importorskip("obstore")
     requests: list[tuple[str, str]] = []
-    handler: Any = _handler(folder, requests)
+    handler: Any = _handler(folder, requests, missing)
     if not has_ranges:
 
         class Plain(SimpleHTTPRequestHandler):

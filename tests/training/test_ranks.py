@@ -16,14 +16,15 @@ import torch.distributed as dist
 
 from teachonce.errors import ConfigError, LogitsError, TeachonceError
 from teachonce.training.config import TrainConfig
-from teachonce.training.ranks import Agreement, is_rank, run_ranks, world_shape
+from teachonce.training.ranks import Agreement, is_rank, local_rank, run_ranks, world_shape
 
 CONFIG = TrainConfig(data=Path("data"), student="timm:x", out=Path("run"), devices=2)
 
 
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("LOCAL_RANK", "LOCAL_WORLD_SIZE", "WORLD_SIZE", "SLURM_NTASKS", "MASTER_ADDR", "MASTER_PORT"):
+    slurm, meeting_point = ("SLURM_NTASKS", "SLURM_LOCALID"), ("MASTER_ADDR", "MASTER_PORT")
+    for name in ("LOCAL_RANK", "LOCAL_WORLD_SIZE", "WORLD_SIZE", *slurm, *meeting_point):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -34,6 +35,14 @@ def test_shape_of_the_world(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, value)
     assert is_rank()
     assert world_shape(1, 1) == (4, 2)
+
+
+def test_number_on_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert local_rank() == 0
+    monkeypatch.setenv("SLURM_LOCALID", "3")  # srun says no LOCAL_RANK
+    assert local_rank() == 3
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert local_rank() == 1
 
 
 def test_several_nodes_need_a_meeting_point() -> None:

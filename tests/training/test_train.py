@@ -16,6 +16,8 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import lightning
 import numpy as np
@@ -32,6 +34,7 @@ from teachonce.extraction.config import ExtractConfig
 from teachonce.extraction.extract import extract
 from teachonce.interop.config import MergeConfig
 from teachonce.interop.merge import merge
+from teachonce.losses.metrics import ClassifierMetrics
 from teachonce.models.classifier import load_model
 from teachonce.records.discovery import open_records
 from teachonce.records.tfrecord.tf_example import encode_example
@@ -40,9 +43,10 @@ from teachonce.runs.run import Run
 from teachonce.storage.files import open_storage
 from teachonce.training.config import TrainConfig
 from teachonce.training.report import write_report
+from teachonce.training.store_warnings import StoreStats
 from teachonce.training.train import train
 from tests.support.paths import GOLDEN
-from tests.support.small_data import teacher_logits, write_digits, write_shards, write_store
+from tests.support.small_data import teacher_logits, write_digits, write_image_folder, write_shards, write_store
 
 GRACE_SECONDS = 500.0
 """Between a signal and the end of the process, where that is the process of the tests."""
@@ -449,11 +453,61 @@ def test_weights_of_the_losses(digits: Path, digits_store: Path, tmp_path: Path)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(digits: Path, tmp_path: Path) -> None:
+    """Without an evaluation, which would have seen it before."""
     with pytest.raises(TeachonceError, match=r"loss is not finite in update \d \(epoch \d\); lower --lr \(10000"):
-        train(config(digits, tmp_path / "run", lr=1e4))
+        train(config(digits, tmp_path / "run", lr=1e4, validation_split="none"))
     for checkpoint in (tmp_path / "run" / "checkpoints").glob("*.ckpt"):
         state = torch.load(checkpoint, weights_only=True)["state_dict"]
         assert all(torch.isfinite(tensor).all() for tensor in state.values())
+
+
+def test_an_evaluation_that_is_not_finite_stops_the_run(
+    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last update's loss is that of the weights before it; no result could say what these are worth."""
+    results = iter([0.5, float("nan")])
+    result = {"top1": 0.1, "top5": 0.5, "ece": 0.1}
+    monkeypatch.setattr(ClassifierMetrics, "compute", lambda self: result | {"loss": next(results)})
+    with pytest.raises(TeachonceError, match=r"the validation loss is not finite after epoch 2; lower --lr"):
+        train(config(digits, tmp_path / "run", epochs=2))
+    assert not (tmp_path / "run" / "student.safetensors").exists()
+
+
+def test_the_best_epoch_is_kept_between_checkpoints_too(
+    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    top1 = iter([0.1, 0.9, 0.5, 0.2])
+    result = {"top5": 1.0, "ece": 0.1, "loss": 0.3}
+    monkeypatch.setattr(ClassifierMetrics, "compute", lambda self: {"top1": next(top1)} | result)
+    assert train(config(digits, tmp_path / "run", epochs=4, checkpoint_epochs=4))["best_epoch"] == 2
+    best, last = (tmp_path / "run" / "checkpoints" / name for name in ("best.ckpt", "last.ckpt"))
+    assert [torch.load(path, weights_only=True)["epoch"] for path in (best, last)] == [1, 3]
+
+
+def test_a_teacher_of_unknown_accuracy_is_not_passed(
+    digits: Path, digits_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of a store that was made before the images had labels; a warning would be an error here."""
+    stats = StoreStats(top1=float("nan"), label_nats=float("nan"), non_top1_mass=0.3, num_rows=10)
+    monkeypatch.setattr("teachonce.training.train.measure_store_stats", lambda *_: stats)
+    replays = SimpleNamespace(is_replay=True, has_mix=False)
+    program = sys.modules["teachonce.training.train"]
+    real, seen = program._guard, []
+
+    def guard(config: TrainConfig, data: Any, module: Any, trainer: Any, recorder: Any) -> None:
+        data = SimpleNamespace(stores=data.stores, train=SimpleNamespace(views=replays))
+        real(config, data, module, trainer, recorder)
+        seen.extend(type(callback).__name__ for callback in trainer.callbacks)
+
+    monkeypatch.setattr(program, "_guard", guard)
+    train(config(digits, tmp_path / "run", store=digits_store, epochs=2))
+    assert seen and "TeacherPassed" not in seen
+
+
+def test_an_image_that_is_alone_in_its_batch(tmp_path: Path) -> None:
+    data = write_image_folder(tmp_path / "data", per_class=3)
+    with pytest.raises(ConfigError, match=r"--batch-size 2 splits 9 images so that one is alone in its batch, and"):
+        train(config(data, tmp_path / "run", size=1, batch_size=2, validation_split="none"))
 
 
 def test_schedule_with_warm_up(digits: Path, tmp_path: Path) -> None:

@@ -155,7 +155,7 @@ def _describe_table(arms: Sequence[Arm], num_comparisons: int) -> list[str]:
 
 
 def find_verdicts(arms: Sequence[Arm]) -> list[str]:
-    """Sentences that the figures carry: what hurts, and how the best stored views stand to the rest."""
+    """Sentences that the figures carry: what hurts, and how the last arm of stored views stands to the rest."""
     if len(arms[0].top1) < 3:
         return ["Fewer than 3 seeds: no difference here is more than an impression."]
     base, num_comparisons = arms[0], count_comparisons(arms)
@@ -172,7 +172,7 @@ def find_verdicts(arms: Sequence[Arm]) -> list[str]:
 
 
 def _find_pairs(arms: Sequence[Arm]) -> list[tuple[Arm, Arm]]:
-    """The best stored views beside both ends: fixed logits and an online teacher."""
+    """The last arm of stored views beside both ends: fixed logits and an online teacher."""
     by_name = {arm.name: arm for arm in arms}
     stored = [arm for arm in arms if "stored view" in arm.name]
     ends = [by_name[name] for name in ("fixed centre logits", "online teacher") if name in by_name]

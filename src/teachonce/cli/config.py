@@ -72,6 +72,8 @@ class AblateConfig(TrainingOptions):
         require(bool(self.teacher) or bool(self.stores), "--teacher", self.teacher, "a model SPEC, or --stores")
         require(bool(self.stores) or bool(self.arms), "--arms", self.arms, "at least one arm")
         self.parse_arms()
+        split = self.validation_split
+        require(self.has_validation, "--validation-split", split, "a split: ablate compares validation accuracies")
         # Scaled to a sum of 1, which nothing cannot be.
         require(self.label_weight + self.kd_weight > 0, "--kd-weight", self.kd_weight, "above 0 with --label-weight 0")
         check_applicable(self)

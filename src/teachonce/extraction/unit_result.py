@@ -106,17 +106,18 @@ def write_missing_records(path: Path, plan: Plan, source: RecordSource) -> None:
     for shard, (name, _) in enumerate(plan.shards):
         groups = [group for group in plan.view_groups if views_file(name, group) not in missing]
         if records_file(name) in missing and groups:
-            records = list(source.iter_shard(shard))
-            keys = np.array([record.key for record in records], np.uint64)
-            labels = np.array([record.label for record in records], np.int32)
+            # Not the records themselves: their images may be more than fits into memory.
+            found = [(record.key, record.label, record.filename) for record in source.iter_shard(shard)]
+            keys = np.array([key for key, _, _ in found], np.uint64)
+            labels = np.array([label for _, label, _ in found], np.int32)
             for group in groups:
-                _check_made_of(path, plan, (shard, group), records, keys)
+                _check_made_of(path, plan, (shard, group), source, keys)
                 _check_hits(path, plan, (shard, group), labels)
-            StoreWriter(path, plan).write_records(name, keys, [record.filename for record in records], labels)
+            StoreWriter(path, plan).write_records(name, keys, [filename for _, _, filename in found], labels)
 
 
 def _check_made_of(
-    path: Path, plan: Plan, place: tuple[int, Group], records: Sequence[Record], keys: NDArray[np.uint64]
+    path: Path, plan: Plan, place: tuple[int, Group], source: RecordSource, keys: NDArray[np.uint64]
 ) -> None:
     """Raise StoreError where a view file is of other records; which one changed the index says, where it is there."""
     shard, group = place
@@ -128,7 +129,8 @@ def _check_made_of(
     if stored is not None:
         other = np.flatnonzero(stored[: len(keys)] != keys[: len(stored)])
         at = int(other[0]) if len(other) else min(len(keys), len(stored))
-        what = f"{records[at].where} ({records[at].filename})" if at < len(records) else f"record {at}"
+        record = source.read_record(shard, at) if at < len(keys) else None
+        what = f"record {at}" if record is None else f"{record.where} ({record.filename})"
         changed = f"first: {what}"
     name = plan.shards[shard][0]
     raise StoreError(

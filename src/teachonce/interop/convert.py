@@ -46,6 +46,7 @@ from teachonce.records.class_table import (
     BACKGROUND,
     CLASSES_NAME,
     ClassTable,
+    describe_classes,
     read_classes,
     read_labels,
     write_classes,
@@ -301,15 +302,11 @@ def _begin(config: RecordsConfig, plan: dict[str, Any], classes: ClassTable) -> 
         write_classes(config.out, classes)
     elif old_classes != classes:
         raise PlanMismatchError(
-            f"{config.out / CLASSES_NAME}: other classes ({_count_classes(old_classes)}) than now "
-            f"({_count_classes(classes)}); give the same --labels and --metadata for every split, or another --out"
+            f"{config.out / CLASSES_NAME}: other classes ({describe_classes(old_classes)}) than now "
+            f"({describe_classes(classes)}); give the same --labels and --metadata for every split, or another --out"
         )
     plan_file.begin(plan)
     open_storage(config.out).remove_temporaries()
-
-
-def _count_classes(classes: ClassTable) -> str:
-    return f"{len(classes.names)}, label 1 is {classes.names[min(1, len(classes.names) - 1)]}"
 
 
 def check_arrived(config: RecordsConfig | MergeConfig, names: Sequence[str]) -> None:

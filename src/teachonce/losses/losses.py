@@ -34,7 +34,8 @@ def average_probs(logits: Float[Tensor, "B M C"], temperature: float, weights: S
     vetoes (You et al. 2017, "Learning from multiple teacher networks", section 3, averages softened outputs too).
     """
     probs = torch.softmax(logits.float() / temperature, dim=2)
-    return torch.einsum("bmc,m->bc", probs, torch.tensor(weights, dtype=torch.float32, device=logits.device))
+    # Not as a matrix product, which mixed precision would do in 16 bits.
+    return (probs * torch.tensor(weights, dtype=torch.float32, device=logits.device)[:, None]).sum(dim=1)
 
 
 def kd_loss(

@@ -59,6 +59,13 @@ def write_classes(data: Path, classes: ClassTable) -> None:
     write_json(data / CLASSES_NAME, json_values(classes))
 
 
+def describe_classes(table: ClassTable | None) -> str:
+    """A table in a few words, for messages."""
+    if table is None:
+        return "no list of classes"
+    return f"{len(table.names)}, label 1 is {table.names[min(1, len(table.names) - 1)]}"
+
+
 def read_classes(data: Path) -> ClassTable | None:
     """The class table beside the shards; None where there is none, as with records made elsewhere."""
     path = data / CLASSES_NAME

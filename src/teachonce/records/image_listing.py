@@ -141,7 +141,7 @@ def list_images(root: Path, folders: Sequence[str], *, skip_empty: bool = False)
     others: list[Path] = []
     empty: list[str] = []
     storage = open_storage(root, RecordError)
-    for folder, listed in zip(folders, overlap(storage, folders, lambda top: _list_tree(storage, top)), strict=True):
+    for folder, listed in zip(folders, overlap(storage, folders, lambda top: list_tree(storage, top)), strict=True):
         for path, files in listed:
             found = _choose_images(root / path, files, others)
             if found:
@@ -181,7 +181,7 @@ def is_image_name(name: str) -> bool:
     return name[0] != "." and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES  # noqa: PTH122, a Path costs 2 us
 
 
-def _list_tree(storage: Storage, top: str) -> list[tuple[str, list[str]]]:
+def list_tree(storage: Storage, top: str) -> list[tuple[str, list[str]]]:
     """(folder, its files) of a class folder and all below it, in order; of "" the one folder alone."""
     found: list[tuple[str, list[str]]] = []
     waiting = [top]

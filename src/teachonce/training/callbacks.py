@@ -160,6 +160,9 @@ class EpochRecorder(Checkpoint):
         is_last = trainer.current_epoch + 1 == self.num_epochs
         if is_last or (trainer.current_epoch + 1) % self.checkpoint_epochs == 0:
             self._save(trainer)
+        if self.best_row is self.rows[-1]:
+            # Made a second time instead of copied: a remote file would have to be read back.
+            trainer.save_checkpoint(self.run / BEST_CHECKPOINT)
         if trainer.is_global_zero:
             write_metrics(self.run, self.rows)
             self._log(is_last)
@@ -167,9 +170,6 @@ class EpochRecorder(Checkpoint):
     def _save(self, trainer: Trainer) -> None:
         self.saved_epoch = trainer.current_epoch
         trainer.save_checkpoint(self.run / LAST_CHECKPOINT)  # every process: some strategies gather
-        if self.best_row is self.rows[-1]:
-            # Made a second time instead of copied: a remote file would have to be read back.
-            trainer.save_checkpoint(self.run / BEST_CHECKPOINT)
 
     def _log(self, is_last: bool) -> None:
         least = EPOCH_LINE_SECONDS if sys.stderr.isatty() else LINE_SECONDS

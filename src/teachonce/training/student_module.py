@@ -12,6 +12,7 @@ was interrupted before it. The moving average (``weight_average``) is held besid
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -271,17 +272,23 @@ class StudentModule(lightning.LightningModule):
         self.validation_classes = self.trainer.strategy.reduce(self.class_sums.clone(), reduce_op="sum").cpu()
         self.validation_result = self.metrics.compute()
         self.metrics.reset()
+        if not math.isfinite(self.validation_result["loss"]):
+            self.check_loss(newest=True)  # which says in which update
+            raise self._not_finite(f"the validation loss is not finite after epoch {self.current_epoch + 1}")
 
     def check_loss(self, *, newest: bool = False) -> None:
         """Raise TeachonceError if a loss was NaN or infinite; on a GPU the last batch's counts only with ``newest``."""
         update = self.watch.find_bad(newest=newest)
         if update is not None:
-            precision = self.config.precision
-            other = "" if precision == "float32" else f", or another --precision than {precision}"
-            raise TeachonceError(
-                f"{self.config.out}: the loss is not finite in update {update + 1} (epoch {self.current_epoch + 1}); "
-                f"lower --lr ({self.config.lr:g}), use --warmup-epochs or --clip-norm{other}, and give another --out"
-            )
+            raise self._not_finite(f"the loss is not finite in update {update + 1} (epoch {self.current_epoch + 1})")
+
+    def _not_finite(self, what: str) -> TeachonceError:
+        precision = self.config.precision
+        other = "" if precision == "float32" else f", or another --precision than {precision}"
+        return TeachonceError(
+            f"{self.config.out}: {what}; lower --lr ({self.config.lr:g}), use --warmup-epochs or --clip-norm{other}, "
+            "and give another --out"
+        )
 
     def read_sums(self) -> dict[str, float]:
         """Means over this epoch's images on all devices: train_loss, label_loss, kd_loss, train_top1; and images.
@@ -289,7 +296,7 @@ class StudentModule(lightning.LightningModule):
         Without labels there is no label_loss and no train_top1.
         """
         sums = self.trainer.strategy.reduce(self.sums.clone(), reduce_op="sum")
-        *totals, count = sums.double().tolist()
+        *totals, count = sums.cpu().double().tolist()  # Apple's GPUs have no float64
         names = ("train_loss", "label_loss", "kd_loss", "train_top1")
         means = {name: total / count for name, total in zip(names, totals, strict=True)} | {"images": count}
         return means if self.has_labels else {name: means[name] for name in ("train_loss", "kd_loss", "images")}

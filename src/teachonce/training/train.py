@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 import os
 import statistics
 import tempfile
@@ -77,7 +78,7 @@ from teachonce.training.data import (
 )
 from teachonce.training.interruption import EpochLoader, Interruption, TrainingStoppedError
 from teachonce.training.online_stats import measure_online_stats
-from teachonce.training.ranks import Agreement, is_first_rank, is_rank, run_ranks, world_shape
+from teachonce.training.ranks import Agreement, is_first_rank, is_rank, local_rank, run_ranks, world_shape
 from teachonce.training.report import summarize_classes, write_report
 from teachonce.training.store_warnings import measure_store_stats, warn_before_training, warn_of_teacher
 from teachonce.training.student_module import OnlineTeacher, StudentModule
@@ -281,7 +282,8 @@ def _guard(
     for store in data.stores:
         stats = measure_store_stats(store, config.temperature)
         warn_before_training(store, stats, config.temperature, num_student)
-        best = max(stats.top1, best or 0.0)
+        if not math.isnan(stats.top1):  # of images that have labels
+            best = max(stats.top1, best or 0.0)
     is_seen = data.train.views.is_replay
     if module.online is not None:
         teacher = module.online.teacher
@@ -303,8 +305,9 @@ def _guard(
 def _load_online_teacher(config: TrainConfig, device: torch.device) -> Classifier | None:
     if config.teacher is None or config.temperature == 0:
         return None
-    if str(device) == "cuda" and "LOCAL_RANK" in os.environ:
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    if str(device) == "cuda":
+        # A scheduler may show each process its own GPU alone, as number 0.
+        device = torch.device("cuda", local_rank() % torch.cuda.device_count())
     teacher = load_model(config.teacher, device=device, or_cpu=config.device == "auto")
     if not teacher.preprocessing.antialias:
         raise ConfigError(
@@ -336,8 +339,10 @@ def _build_module(
             _log(trainer, f"{config.out}: starts from {data.initial.path}: {phrase}")
     for size_px in sorted({config.size, data.preprocessing.size_px}):
         _check_size(spec, student, size_px, data.train.num_classes)
-    if config.batch_size == 1:
-        _check_single_image(spec, student, config.size)
+    num_records, world_size = len(data.train), trainer.world_size
+    order = EpochBatches(num_records, config.batch_size, world_size=world_size, accumulate=config.accumulate)
+    if num_records // (order.num_steps * world_size) == 1:
+        _check_single_image(spec, student, config, num_records)
     online = None
     if teacher is not None:
         classes = data.train.records.classes
@@ -372,16 +377,17 @@ def _check_size(spec: ModelSpec, student: torch.nn.Module, size_px: int, num_cla
         raise ModelError(f"--student {spec}: returns {found}, expected [1, {num_classes}]")
 
 
-def _check_single_image(spec: ModelSpec, student: torch.nn.Module, size_px: int) -> None:
+def _check_single_image(spec: ModelSpec, student: torch.nn.Module, config: TrainConfig, num_records: int) -> None:
     """Raise ConfigError where batches of one image leave batch normalization a single value to normalize."""
     trained = copy.deepcopy(student).train()
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            trained(torch.zeros(1, 3, size_px, size_px))
+            trained(torch.zeros(1, 3, config.size, config.size))
     except ValueError as error:
+        split = "" if config.batch_size == 1 else f" splits {num_records} images so that one is alone in its batch, and"
         raise ConfigError(
-            f"--batch-size 1: --student {spec} cannot be trained on one image of {size_px} px ({first_line(error)}); "
-            "choose a larger --batch-size or --size"
+            f"--batch-size {config.batch_size}{split or ':'} --student {spec} cannot be trained on one image of "
+            f"{config.size} px ({first_line(error)}); choose a larger --batch-size or --size"
         ) from error
 
 

@@ -78,6 +78,20 @@ def read_all(source: RecordSource) -> list[tuple[str, int]]:
     return [(record.filename, record.label) for record in streamed]
 
 
+def test_files_without_rows_are_no_shards(tmp_path: Path) -> None:
+    """Some writers leave them, and a shard without records would never be done."""
+    data = write_parquet_folder(tmp_path / "d")
+    expected = read_all(open_records(data, "train"))
+    for name in ("train-00000-of-00002-00", "train-00001-of-00002-ff"):
+        write_parquet(data / f"data/{name}.parquet", build_table([row(0, 0)]).slice(0, 0))
+    source = open_records(data, "train")
+    assert len(source.shards) == 2 and read_all(source) == expected
+    for path in (data / "data").glob("train-*-0a1b2c.parquet"):
+        path.unlink()
+    with pytest.raises(RecordError, match="2 files of train without any row, expected images"):
+        open_records(data, "train")
+
+
 def test_a_folder_of_parquet(tmp_path: Path) -> None:
     data = write_parquet_folder(tmp_path / "d")
     assert find_splits(data) == ["train", "validation"]

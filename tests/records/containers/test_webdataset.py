@@ -16,6 +16,7 @@ from teachonce.records.containers.webdataset import TarSource, expand_braces
 from teachonce.records.discovery import find_splits, open_records
 from teachonce.records.options import RecordOptions
 from teachonce.records.source import NO_LABEL, RecordSource
+from teachonce.storage.local import LocalStorage
 from tests.support.small_data import encode_jpeg
 
 Members = Sequence[tuple[str, bytes]]
@@ -212,6 +213,30 @@ def test_damage_is_named(tmp_path: Path) -> None:
         open_records(data, "train")
     with pytest.raises(ConfigError, match=r"--image-feature x: a tar's images are found by their endings"):
         open_records(data, "train", RecordOptions(image_feature="x"))
+
+
+@pytest.mark.parametrize("is_remote", [False, True])
+def test_a_tar_that_ends_before_its_end_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_remote: bool
+) -> None:
+    """tarfile takes what it does not understand for the end, and says nothing."""
+    if is_remote:
+        monkeypatch.setattr(LocalStorage, "requests_at_once", 2)  # read in one stream
+    data = write_tars(tmp_path / "d", (4,))
+    path = data / "train-000000.tar"
+    content = path.read_bytes()
+    second, third = (content.index(f"00000{number}.jpg".encode()) for number in (1, 2))
+    path.write_bytes(content[:second] + b"\xff" + content[second + 1 :])
+    with pytest.raises(RecordError, match=r"train-000000.tar: behind 000000 byte \d+ is no header of a member"):
+        open_records(data, "train")
+    path.write_bytes(content[:third])
+    with pytest.raises(RecordError, match=r"train-000000.tar: behind 000001 the file ends: it was cut short"):
+        open_records(data, "train")
+    path.write_bytes(content[: third + 100])
+    with pytest.raises(RecordError, match=r"train-000000.tar: "):
+        open_records(data, "train")
+    path.write_bytes(content)
+    assert len(labels_of(open_records(data, "train"))) == 4
 
 
 def open_source_again(source: RecordSource) -> RecordSource:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from teachonce.errors import ConfigError, PlanMismatchError, RecordError
+from teachonce.records.class_table import CLASSES_NAME, ClassTable, write_classes
 from teachonce.records.discovery import open_records
 from teachonce.records.tfrecord.framing import TFRecordWriter, index_path, is_whole, read_tfrecords
 from teachonce.records.tfrecord.rewrite import begin_rewrite, rewrite_shard
@@ -40,6 +41,24 @@ def test_a_shard_that_changed_meanwhile_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RecordError, match=rf"{info.name}: 4 records, 5 when it was opened: the shard was changed"):
         rewrite_shard(info, path, copy_records(info.path, 4))
     assert not path.exists() and not index_path(path).exists()
+
+
+@pytest.mark.parametrize("has_table", [True, False])
+def test_splits_of_one_folder_have_one_list_of_classes(tmp_path: Path, has_table: bool) -> None:
+    """Labels are numbers: under another split's names they would be others' without a word."""
+    first, second = write_shards(tmp_path / "first"), write_shards(tmp_path / "second", split="validation")
+    begin_rewrite("paint", first, tmp_path / "out", open_records(first, "train"), {})
+    write_classes(second, ClassTable(("background", "eel"), ("background", "eel"), has_background=True))
+    if not has_table:
+        (second / CLASSES_NAME).unlink()
+    before = sorted(path.name for path in (tmp_path / "out").iterdir())
+    with pytest.raises(
+        PlanMismatchError, match=r"classes\.json: .*; of .*second: .*one list of classes; choose another"
+    ):
+        begin_rewrite("paint", second, tmp_path / "out", open_records(second, "validation"), {})
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == before
+    third = write_shards(tmp_path / "third", split="validation")
+    begin_rewrite("paint", third, tmp_path / "out", open_records(third, "validation"), {})
 
 
 def test_what_a_folder_is_for_is_kept(tmp_path: Path) -> None:

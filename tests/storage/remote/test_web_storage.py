@@ -108,6 +108,22 @@ def test_without_a_list_nothing_is_listed(server: WebServer) -> None:
     assert not storage.is_folder("a.bin")
 
 
+def test_a_bucket_that_denies_what_it_does_not_have(folder: Path) -> None:
+    """Where it may be read but not listed; of a folder that shows nothing at all the denial is said."""
+    with serve(folder, missing=403) as server:
+        storage = opened(server)
+        with pytest.raises(RecordError, match=r"plan\.json: cannot be read: access denied"):
+            storage.has("plan.json")
+        assert storage.has("a.bin") and not storage.has("plan.001.json")
+        with pytest.raises(RecordError, match=r"nowhere: cannot be read: access denied"):
+            storage.read("nowhere")
+        with pytest.raises(RecordError, match=r"some/folder/b: cannot be listed: access denied"):
+            storage.list_folder("b")
+        publish(folder / "some" / "folder")
+        assert storage.list_folder("b").files == ["c.bin", "ä b#%+&=;'.bin"]
+        assert storage.is_folder("b/d") and not storage.is_folder("e")
+
+
 @pytest.mark.parametrize("change", ["flipped", "newer", "name", "text", "entry", "long", "nan"])
 def test_a_damaged_list(folder: Path, change: str) -> None:
     publish(folder / "some" / "folder")

@@ -25,7 +25,7 @@ from teachonce.interop.copying.transfer import (
 )
 from teachonce.records.class_table import CLASSES_NAME
 from teachonce.records.discovery import find_splits
-from teachonce.records.image_listing import find_class_folders
+from teachonce.records.image_listing import find_class_folders, list_tree
 from teachonce.records.source import parse_shard_name, shard_name
 from teachonce.records.tfrecord.frame_check import FrameCheck
 from teachonce.records.tfrecord.framing import check_index, index_bytes, load_index
@@ -34,6 +34,7 @@ from teachonce.records.written_files import INDEX_SUFFIX, list_written
 from teachonce.runs.run import CONFIG_NAME, LOCK_NAME, RESULT_NAME
 from teachonce.storage.address import to_location
 from teachonce.storage.files import open_storage, read_json
+from teachonce.storage.local import LocalStorage
 from teachonce.storage.remote.file_index import (
     INDEX_NAME,
     ListedFile,
@@ -187,14 +188,13 @@ def copy_images(job: CopyJob) -> Copied:
 
 
 def _walk_split(split: Path) -> list[str]:
-    """The files below a split, those of class folders that are links too: readers follow them, a walk does not."""
+    """The files below a split, those behind links to folders too: readers follow them, a walk does not."""
     storage = open_storage(split, RecordError)
-    names = list(storage.walk())
-    walked = {name.partition("/")[0] for name in names}
-    for folder in find_class_folders(split):
-        if folder not in walked:
-            names += [f"{folder}/{name}" for name in storage.list_folder(folder).files]
-    return names
+    names = set(storage.walk())
+    if isinstance(storage, LocalStorage):  # elsewhere there are no links, and a request for each folder takes long
+        for top in find_class_folders(split):
+            names.update(f"{folder}/{name}" for folder, files in list_tree(storage, top) for name in files)
+    return sorted(names)
 
 
 def copy_run(job: CopyJob) -> Copied:

@@ -26,6 +26,7 @@ from teachonce.records.source import NO_LABEL, Location, Record, RecordSource, S
 from teachonce.storage.cache_folder import cache_folder
 from teachonce.storage.files import atomic_write, exists, locate, open_storage
 from teachonce.storage.storage import FileStatus
+from teachonce.terminal import plural
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -58,6 +59,13 @@ class ArrowSource(RecordSource):
         self._files = _prepare(data, self._names, statuses, options)
         self._tables: dict[int, _Rows] = {}
         rows = [self._rows(shard) for shard in range(len(self._files))]
+        # Some writers leave files without rows, where they had fewer of these than workers.
+        kept = [shard for shard, found in enumerate(rows) if len(found)]
+        if not kept:
+            raise RecordError(f"{data}: {plural(len(rows), 'file')} of {split} without any row, expected images")
+        self._names, statuses = [self._names[shard] for shard in kept], [statuses[shard] for shard in kept]
+        self._files, rows = [self._files[shard] for shard in kept], [rows[shard] for shard in kept]
+        self._tables = {}
         columns = find_columns(rows[0].schema, options, str(data / self._names[0]))
         self._columns = columns
         self._options = options

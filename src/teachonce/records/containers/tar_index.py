@@ -133,6 +133,7 @@ def _scan(storage: Storage, name: str, status: FileStatus) -> list[TarSample]:
                     current.setdefault("image", (suffix, member.offset_data, member.size))
                 elif suffix in ("cls", "json"):
                     current[suffix] = _read_text(tar, member, where)
+            _check_end(storage, name, tar.offset, current.get("name"))
     except (tarfile.TarError, EOFError) as error:
         raise RecordError(f"{where}: is not a tar, or is damaged: {error}; copy it again") from error
     _add(samples, current)
@@ -141,6 +142,18 @@ def _scan(storage: Storage, name: str, status: FileStatus) -> list[TarSample]:
             f"{where}: holds no image ({', '.join(sorted(IMAGE_SUFFIXES))}), expected NAME.jpg and NAME.cls"
         )
     return samples
+
+
+def _check_end(storage: Storage, name: str, offset: int, last: str | None) -> None:
+    """Raise RecordError where no block of zeros is behind the last member, as at the end of every tar.
+
+    The library reads up to what it does not understand, and says nothing.
+    """
+    block = storage.open_reader(name).read(offset, HEADER_BYTES)
+    if len(block) < HEADER_BYTES or any(block):
+        where = storage.describe(name)
+        found = "the file ends" if not block else f"byte {offset} is no header of a member, and not the end of a tar"
+        raise RecordError(f"{where}: behind {last} {found}: it was cut short, or is damaged; copy it again")
 
 
 def _add(samples: list[TarSample], found: dict[str, Any]) -> None:

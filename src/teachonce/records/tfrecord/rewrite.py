@@ -13,8 +13,8 @@ from typing import Any
 
 import xxhash
 
-from teachonce.errors import ConfigError, RecordError
-from teachonce.records.class_table import read_classes, write_classes
+from teachonce.errors import ConfigError, PlanMismatchError, RecordError
+from teachonce.records.class_table import CLASSES_NAME, describe_classes, read_classes, write_classes
 from teachonce.records.source import RecordSource, ShardInfo
 from teachonce.records.tfrecord.framing import TFRecordWriter, delete_index, index_path, write_index
 from teachonce.storage.files import atomic_write, open_storage
@@ -33,6 +33,7 @@ def begin_rewrite(
     """
     if out.resolve() == data.resolve():
         raise ConfigError(f"--out {out}: is the --data folder; choose another folder")
+    _check_classes(command, data, out, source.split)
     shards = xxhash.xxh3_64_hexdigest(repr(source.describe()["shards"]).encode())
     PlanFile(
         folder=out,
@@ -45,6 +46,19 @@ def begin_rewrite(
     if classes is not None and read_classes(out) is None:
         write_classes(out, classes)
     open_storage(out).remove_temporaries()
+
+
+def _check_classes(command: str, data: Path, out: Path, split: str) -> None:
+    """Raise PlanMismatchError where the other splits in ``out`` have other classes: a folder has one list of them."""
+    storage = open_storage(out)
+    names = storage.list_folder().files if storage.is_folder() else []
+    others = [name for name in names if name.startswith(f"{command}.") and name != f"{command}.{split}.json"]
+    old, new = read_classes(out), read_classes(data)
+    if old != new and (old is not None or others):
+        raise PlanMismatchError(
+            f"{out / CLASSES_NAME}: {describe_classes(old)}; of {data}: {describe_classes(new)}; splits of one folder "
+            "have one list of classes; choose another --out"
+        )
 
 
 def rewrite_shard(info: ShardInfo, path: Path, write: Callable[[TFRecordWriter], int]) -> dict[str, ListedFile]:

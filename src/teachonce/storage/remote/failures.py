@@ -80,6 +80,11 @@ class Failure(NamedTuple):
     is_general: bool = False
     """Whether it would be the same for every object of the bucket."""
 
+    @property
+    def may_be_missing(self) -> bool:
+        """Denied without a word: what a bucket that may be read but not listed answers of what it does not have."""
+        return not self.is_explained and self.reason == _ADVICE["AccessDenied"]
+
 
 def client_errors() -> tuple[type[Exception], ...]:
     """What obstore raises; whatever else comes out of a request is no answer of a server."""

@@ -99,8 +99,8 @@ def renew_file_index(
 ) -> None:
     """Add files directly in the folder to its list, which others may renew at the same time.
 
-    Of other files the entries stay that are still there in that size. ``describe`` gets the entries of all
-    that are there and have none; what it leaves out is not listed.
+    Of other files the entries stay that are still there in that size, and those below folders, at which nobody looks.
+    ``describe`` gets the names of all that are there and have no entry; what it leaves out is not listed.
     """
     with ExitStack() as stack:
         if not _hold(storage, stack):
@@ -110,7 +110,7 @@ def renew_file_index(
         kept = {
             name: entry
             for name, entry in known.items()
-            if name in present and present[name].num_bytes == entry.num_bytes
+            if "/" in name or (name in present and present[name].num_bytes == entry.num_bytes)
         }
         others = sorted(present.keys() - kept.keys() - {INDEX_NAME})
         put_file_index(storage, {**kept, **describe(others)})

@@ -40,6 +40,10 @@ _trees: dict[str, _Tree] = {}
 """Lists that this process has read, by the address of their folder: a folder of images has a thousand below it."""
 
 
+_served: set[str] = set()
+"""Folders of which a server has shown this process a file."""
+
+
 @dataclass(frozen=True)
 class WebStorage(ObjectStorage):
     """The files below an address of a web server."""
@@ -72,14 +76,29 @@ class WebStorage(ObjectStorage):
         return found
 
     def has(self, name: str = "") -> bool:
-        """Whether the server has a file of this name."""
+        """Whether the server has a file of this name.
+
+        A bucket that may be read but not listed denies what it does not have: so of a folder of which something was
+        there, what is denied is not.
+        """
+        failure = self._probe(name)
+        if failure is None:
+            return not self._is_listed_folder(name)
+        if failure.kind == "missing" or (failure.may_be_missing and self._folder_of(name) in _served):
+            return False
+        raise self._error(name, "read", failure)
+
+    def _probe(self, name: str) -> Failure | None:
+        """Why the server does not show a file; None where it does."""
         try:
             self._ask(lambda client: obstore.head(client, self._key(name)), name)
         except RequestFailedError as error:
-            if error.failure.kind == "missing":
-                return False
-            raise self._error(name, "read", error.failure) from error
-        return not self._is_listed_folder(name)
+            return error.failure
+        _served.add(self._folder_of(name))
+        return None
+
+    def _folder_of(self, name: str) -> str:
+        return str((self.address / name).parent)
 
     def _is_listed_folder(self, name: str) -> bool:
         """Whether the list has files below this name: of a folder many servers send a page."""
@@ -141,10 +160,14 @@ class WebStorage(ObjectStorage):
         parents = [parent for parent in place.parents if isinstance(parent, Address) and parent.bucket]
         # Of a folder that a list was read for before, the folders below need no further check of it.
         known = next((parent for parent in parents if str(parent) in _trees), None)
+        denied = None
         for parent in [place, *parents] if known is None else [known]:
             tree = _trees[str(parent)] if parent is known else self._read_tree(parent)
-            if tree is not None:
+            if isinstance(tree, _Tree):
                 return tree, "/".join(place.parts[len(parent.parts) :])
+            denied = denied or tree
+        if denied is not None and str(place) not in _served:
+            raise self._error(folder, "listed", denied)
         raise self._error(
             folder,
             "listed",
@@ -155,11 +178,14 @@ class WebStorage(ObjectStorage):
             ),
         )
 
-    def _read_tree(self, parent: Address) -> _Tree | None:
-        """The list in a folder, as it is now; None where there is none."""
+    def _read_tree(self, parent: Address) -> _Tree | Failure | None:
+        """The list in a folder, as it is now; None where there is none, or what denied it, which can mean the same."""
         storage = WebStorage(parent, self.raises)
-        if not storage.has(INDEX_NAME):
-            return None
+        failure = storage._probe(INDEX_NAME)
+        if failure is not None:
+            if failure.kind != "missing" and not failure.may_be_missing:
+                raise storage._error(INDEX_NAME, "read", failure)
+            return failure if failure.may_be_missing else None
         status = storage.status(INDEX_NAME)
         version = status.version or (str(status.modified_ns) if status.modified_ns else "")
         tree = _trees.get(str(parent))
