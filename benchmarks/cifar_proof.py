@@ -7,8 +7,9 @@ of them for 30 epochs. The steps are commands of teachonce, run in ``--out`` in 
 says something; all of them resume, so this command does too. ``--out/proof.md`` has the tables of those that are done,
 each with its command. ``--minutes``: begin no step after so long, and stop the one that runs.
 
-On one GPU students share it (``--jobs``). On a CPU the teacher is asked through ONNX Runtime, which is about twice as
-fast as PyTorch for it there.
+On one GPU students share it (``--jobs``), all arms and seeds at once; seconds of training mean nothing then. On a CPU
+the teacher is asked through ONNX Runtime, which is about twice as fast as PyTorch for it there, and the arms come in
+turn.
 """
 
 from __future__ import annotations
@@ -55,12 +56,14 @@ class Step(NamedTuple):
     out: str
 
 
-def steps() -> Iterator[Step]:
-    """The whole proof, in order."""
+def steps(*, in_turn: bool) -> Iterator[Step]:
+    """The whole proof, in order; ``in_turn``: the first arms first, one after another."""
     arms = "labels,center,views:10"
-    for more, seeds in (("", 1), ("", 2), (",views:30", 2), (",online", 2), (",views:4,views:1", 2), ("", 3)):
+    parts = (("", 1), ("", 2), (",views:30", 2), (",online", 2), (",views:4,views:1", 2), ("", 3))
+    for number, (more, seeds) in enumerate(parts, 1):
         arms += more
-        yield Step(f"Arms, {seeds} seeds: {arms}", (f"{ARMS} --arms {arms} --seeds {seeds}",), "arms")
+        if in_turn or number == len(parts):
+            yield Step(f"Arms, {seeds} seeds: {arms}", (f"{ARMS} --arms {arms} --seeds {seeds}",), "arms")
     stores = {"int8": "--codec int8", "topk5": "--codec topk --topk 5", "topk2": "--codec topk --topk 2"}
     extract = tuple(f"{VIEWS} --policy crop {codec} --out stores/{name}" for name, codec in stores.items())
     for temperature in (1, 4):
@@ -88,16 +91,21 @@ def main() -> None:
     flags = parser.parse_args()
     end = time.monotonic() + 60 * flags.minutes
     unpack(flags.images, flags.out)
-    teacher = "run:teacher" if flags.device != "cpu" else "onnx:teacher.onnx"
-    options = f"--device {flags.device}"
-    run(flags.out, f"{TEACHER.format(weights=flags.weights.resolve())} {options}", end)
-    if teacher.startswith("onnx") and not (flags.out / "teacher.onnx").exists():
+    is_cpu, options = flags.device == "cpu", f"--device {flags.device}"
+    training = TEACHER.format(weights=flags.weights.resolve())
+    if not is_cpu:  # where compiling takes longer than it saves
+        training = training.replace(" --compile", "")
+    run(flags.out, f"{training} {options}", end)
+    teacher = "onnx:teacher.onnx" if is_cpu else "run:teacher"
+    if is_cpu and not (flags.out / "teacher.onnx").exists():
         run(flags.out, "export-onnx teacher --out teacher.onnx", end)
     results: dict[str, str] = {}
-    for step in steps():
+    for step in steps(in_turn=is_cpu):
         for command in step.commands:
-            jobs = f" --jobs {flags.jobs}" if command.startswith("ablate") else ""
-            run(flags.out, f"{command.format(teacher=teacher)} {options}{jobs}", end)
+            more = f" --jobs {flags.jobs}" if command.startswith("ablate") else ""
+            if not is_cpu:
+                more += " --num-workers 1" if command.startswith("ablate") else " --batch-size 512"
+            run(flags.out, f"{command.format(teacher=teacher)} {options}{more}", end)
         table = (flags.out / step.out / "ablation.md").read_text().strip()
         # Of the arms the last table has all that the ones before had.
         results[step.out] = f"## {step.title}\n\n{table}\n"

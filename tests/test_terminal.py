@@ -186,3 +186,19 @@ def test_a_count_has_its_noun():
         "1,024 shards",
     ]
     assert plural(2, "batch", "batches") == "2 batches" and plural(1, "batch", "batches") == "1 batch"
+
+
+def test_nobody_need_read_stderr() -> None:
+    """A supervisor that closes the pipe of the progress is no reason to stop working."""
+    code = (
+        "import os\n"
+        "from teachonce.terminal import print_json, print_line, print_text\n"
+        "read, write = os.pipe()\n"
+        "os.close(read)\n"
+        "os.dup2(write, 2)\n"
+        "print_line('extract: 3 of 4')\n"
+        "print_json({'done': 3})\n"
+        "print_text('still here')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True)
+    assert done.stdout == "still here\n"

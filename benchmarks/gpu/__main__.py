@@ -57,6 +57,9 @@ def main() -> None:
             num_images=24 if flags.tiny else 2048,
         )
         for name in chosen:
+            # Each part as in a process of its own: what PyTorch has compiled or timed for another is forgotten.
+            torch.backends.cudnn.benchmark = False
+            torch._dynamo.reset()
             with report.part(name):
                 PARTS[name](setting, report)
             table = render(report, device, time.perf_counter() - begin)
@@ -67,7 +70,7 @@ def main() -> None:
     print(table)
     for item in report.failed:
         print(f"FAIL {item.part}: {item.name}: found {item.found}, expected {item.expected}", file=sys.stderr)
-    sys.exit(1 if report.failed or not report.checks else 0)
+    sys.exit(1 if report.failed else 0)
 
 
 def check_precision(setting: Setting, report: Report) -> None:
@@ -91,7 +94,8 @@ def measure_training(setting: Setting, report: Report) -> None:
     """Steps alone, then the whole trainer."""
     speed.measure_steps(setting, report)
     spec = setting.random_teacher("timm:test_resnet" if setting.is_tiny else "timm:resnet50")
-    setting = setting.with_images("training", speed.MANY_IMAGES)
+    # Twice as many: of fewer images the first batches, made while nothing is trained, are half of an epoch.
+    setting = setting.with_images("training", 2 * speed.MANY_IMAGES)
     store = setting.make_store("store-training", spec, codec="int8", precision="bf16", policy="crop", views=1)
     speed.measure_training(setting, report, store)
 
@@ -99,10 +103,12 @@ def measure_training(setting: Setting, report: Report) -> None:
 PARTS: dict[str, Callable[[Setting, Report], None]] = {
     "precision": check_precision,
     "transfers": check_transfers,
+    "commands": commands.check_commands,
     "extraction": speed.measure_extraction,
     "training": measure_training,
-    "commands": commands.check_commands,
+    "compiled": commands.check_compiled,
 }
+"""Checks before measurements, and last what takes longest: a run that is stopped has said the most then."""
 
 
 def render(report: Report, device: torch.device, seconds: float) -> str:

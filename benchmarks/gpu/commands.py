@@ -54,12 +54,23 @@ def check_commands(setting: Setting, report: Report) -> None:
             verdict = run(f"verify {name} {data} --device {place}")
             report.check(f"verify {name.name} on {place}", verdict.reason, "sound", verdict.is_sound)
     _check_students(setting, report, common, store, teacher)
-    _check_student_elsewhere(setting, report, data, folder / "student-float32")
-    text = run(f"plan {data} --teacher {teacher} --device {device} --samples 64")
-    report.check("plan: its device", device in str(text), "named", device in str(text))
-    if setting.device.type == "cuda":
-        # Last, because they take longest.
-        _check_compiled_students(setting, report, common, store)
+    with _going_on(report, "evaluate and export"):
+        _check_student_elsewhere(setting, report, data, folder / "student-float32")
+    with _going_on(report, "plan"):
+        text = run(f"plan {data} --teacher {teacher} --device {device} --samples 64")
+        report.check("plan: its device", device in str(text), "named", device in str(text))
+
+
+def check_compiled(setting: Setting, report: Report) -> None:
+    """Students with ``--compile``, of the data and the store of ``check_commands``; on a GPU alone."""
+    folder = setting.folder / "digits"
+    if setting.device.type != "cuda":
+        return
+    if not (folder / "store" / "plan.json").exists():
+        report.check("compiled students: data and store of the part commands", "none", "there", False)
+        return
+    common = f"--data {folder}/records {TRAINING} --device {setting.device_name}"
+    _check_compiled_students(setting, report, common, folder / "store")
 
 
 def _check_students(setting: Setting, report: Report, common: str, store: Path, teacher: str) -> None:
@@ -69,6 +80,7 @@ def _check_students(setting: Setting, report: Report, common: str, store: Path, 
         "float32": f"--store {store}",
         "bf16, channels-last, moving average": f"--store {store} --precision bf16 --channels-last --ema-decay 0.9",
         "online teacher, bf16": f"--teacher {teacher} --precision bf16 {DATA}",
+        "two stores averaged, bf16": f"--store {store} --store {store}-two --precision bf16",
     }
     if setting.device.type == "cuda":
         variants |= {
@@ -77,21 +89,27 @@ def _check_students(setting: Setting, report: Report, common: str, store: Path, 
         }
     for name, options in variants.items():
         _check_student(setting, report, name, f"{train} {options}", folder)
-    _check_resuming(report, f"{train} --validation-split none --store {store}", folder, epochs)
+    with _going_on(report, "resuming"):
+        _check_resuming(report, f"{train} --validation-split none --store {store}", folder, epochs)
 
 
 def _check_student(setting: Setting, report: Report, name: str, line: str, folder: Path) -> None:
-    try:
+    with _going_on(report, f"train, {name}: no forward and loss waiting for the device"):
         with _steps_without_waiting(setting.device):
             result = run(f"{line} --out {folder}/student-{name.replace(', ', '-').replace(' ', '-')}")
+        expected = f"at least {LEAST_TOP1}, no forward and loss waiting for the device"
+        report.check(f"train, {name}: top-1", f"{result['top1']:.3f}", expected, result["top1"] >= LEAST_TOP1)
+
+
+@contextlib.contextmanager
+def _going_on(report: Report, name: str) -> Iterator[None]:
+    """An error within the block is a check that does not hold; what comes behind it is worth its lines."""
+    try:
+        yield
     except Exception as error:
-        # The other students are worth their lines.
         traceback.print_exc()
         found = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
-        report.check(f"train, {name}: runs to its end, no step waiting for the device", found, "no error", False)
-        return
-    expected = f"at least {LEAST_TOP1}, no step waiting for the device"
-    report.check(f"train, {name}: top-1", f"{result['top1']:.3f}", expected, result["top1"] >= LEAST_TOP1)
+        report.check(f"{name}: runs to its end", found, "no error", False)
 
 
 def _check_resuming(report: Report, train: str, folder: Path, epochs: int) -> None:

@@ -16,6 +16,7 @@ import sys
 import unicodedata
 import warnings
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -65,12 +66,16 @@ def as_text(lines: Iterable[str]) -> str:
 
 
 def print_line(text: str, file: TextIO | None = None) -> None:
-    """Print ``one_line`` of a message, at once; default: on stderr, or where ``send_lines`` says."""
+    """Print ``one_line`` of a message, at once; default: on stderr, or where ``send_lines`` says.
+
+    That nobody reads stderr any more is no reason to stop working.
+    """
     if file is None and _senders:
         _senders[-1](one_line(text))
         return
-    file = sys.stderr if file is None else file
-    print(_encodable(one_line(text), file), file=file, flush=True)
+    with suppress(BrokenPipeError) if file is None else nullcontext():
+        file = sys.stderr if file is None else file
+        print(_encodable(one_line(text), file), file=file, flush=True)
 
 
 _senders: list[Callable[[str], None]] = []
@@ -82,8 +87,8 @@ def send_lines(send: Callable[[str], None]) -> None:
 
 
 def print_text(text: str) -> None:
-    """Print a result on stdout: tables and paths keep their line breaks and their length."""
-    print(_encodable(visible(text, keep="\n\t"), sys.stdout))
+    """Print a result on stdout, at once: tables and paths keep their line breaks and their length."""
+    print(_encodable(visible(text, keep="\n\t"), sys.stdout), flush=True)
 
 
 def print_written(*paths: Path, is_json: bool = False) -> None:
@@ -105,8 +110,9 @@ def print_note(text: str, file: TextIO | None = None) -> None:
 
 
 def print_json(value: Any, file: TextIO | None = None) -> None:
-    """Print a value as JSON in one line of ASCII, at once, for a program; default: on stderr."""
-    print(json.dumps(value), file=sys.stderr if file is None else file, flush=True)
+    """Print a value as JSON in one line of ASCII, at once, for a program; default: on stderr, as ``print_line``."""
+    with suppress(BrokenPipeError) if file is None else nullcontext():
+        print(json.dumps(value), file=sys.stderr if file is None else file, flush=True)
 
 
 def set_quiet(quiet: bool) -> None:

@@ -1,6 +1,7 @@
 """The ablation: every arm is trained as it says, at equal steps, and the whole resumes."""
 
 import dataclasses
+import itertools
 import json
 import os
 import signal
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import time
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -221,6 +223,30 @@ def test_wrong_commands(settings, message, tmp_path):
     with pytest.raises(ConfigError) as error:
         AblateConfig(**{"data": tmp_path, "out": tmp_path / "o", "teacher": "run:x", **COMMON, **settings})
     assert message in str(error.value)
+
+
+def test_all_calls_of_an_extraction_count(digits, tmp_path, monkeypatch):
+    """One that was interrupted, one that went on, and one that found all there, of 10 s each."""
+    files = iter(["first", "second", None])
+
+    def fake(extraction):
+        extraction.out.mkdir(parents=True, exist_ok=True)
+        name = next(files)
+        if name is not None:
+            (extraction.out / name).touch()
+        if name == "first":
+            raise KeyboardInterrupt
+
+    clock = itertools.count(step=10)
+    program = sys.modules["teachonce.cli.ablate"]
+    monkeypatch.setattr(program, "extract", fake)
+    monkeypatch.setattr(program, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    config = AblateConfig(data=digits, out=tmp_path / "o", teacher="run:x", arms="labels,views:1", seeds=1, **COMMON)
+    with pytest.raises(KeyboardInterrupt):
+        program._make_stores(config)
+    program._make_stores(config)
+    program._make_stores(config)
+    assert json.loads((tmp_path / "o" / "extractions.json").read_text()) == {"views": 20}
 
 
 def test_without_validation_there_is_nothing_to_compare(digits, tmp_path):

@@ -155,10 +155,13 @@ def test_an_interrupt_says_how_to_resume(capsys, monkeypatch, tmp_path):
     def program(config):
         raise KeyboardInterrupt
 
+    monkeypatch.setattr("teachonce.interop.merge.merge", program)
     monkeypatch.setattr("teachonce.inspection.inspect.inspect", program)
-    assert end_code("inspect", str(tmp_path)) == 130
+    assert end_code("merge", str(tmp_path), "--data", str(tmp_path), "--out", str(tmp_path / "out")) == 130
     expected = "teachonce: interrupted; completed work is kept. Run the same command to resume\n"
     assert capsys.readouterr().err == expected
+    assert end_code("inspect", str(tmp_path)) == 130
+    assert capsys.readouterr().err == "teachonce: interrupted\n", "it begins anew"
 
 
 @pytest.mark.parametrize("name", COMMANDS)

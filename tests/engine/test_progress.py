@@ -1,5 +1,6 @@
 import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -51,6 +52,25 @@ def test_a_terminal_gets_a_bar() -> None:
     with progress("extract", 3, stream=stream) as advance:
         advance(3)
     assert "extract" in stream.getvalue() and "3 of 3 images in 0.0 s" in stream.getvalue()
+
+
+def test_results_do_not_go_to_the_bar() -> None:
+    """Where stderr is a terminal and stdout a file: what is printed meanwhile is for the file."""
+    pty = pytest.importorskip("pty")
+    terminal, shown = pty.openpty()
+    code = (
+        "from teachonce.engine.progress import phase, progress\n"
+        "with phase('predict', 'opening'):\n"
+        "    print('first')\n"
+        "with progress('predict', 2) as advance:\n"
+        "    advance(1)\n"
+        "    print('second')\n"
+        "    advance(1)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=shown, text=True, check=True)
+    os.close(shown)
+    os.close(terminal)
+    assert done.stdout == "first\nsecond\n"
 
 
 def test_seconds_and_rates_for_people() -> None:

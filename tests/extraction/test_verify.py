@@ -23,6 +23,7 @@ from teachonce.models.classifier import load_model
 from teachonce.records.class_table import ClassTable, write_classes
 from teachonce.records.discovery import open_records
 from teachonce.records.source import ShardInfo
+from teachonce.records.tfrecord.framing import read_tfrecords
 from teachonce.storage.sealed_json import sealed_bytes
 from teachonce.store.begin import begin_store
 from teachonce.store.manifests import finalize_store
@@ -65,6 +66,26 @@ def store(tmp_path, data, teacher):
 
 def check(store, data, **options):
     return verify(VerifyConfig(store=store, data=data, device="cpu", **options))
+
+
+def test_equal_images_in_two_shards_have_views_of_their_own(tmp_path, data, teacher):
+    """A view is mixed with an image of its own shard, so the sample of one is not the other's."""
+    first = [bytes(payload) for _, payload in read_tfrecords(data / "train-00000-of-00002")]
+    rewrite_shard(data / "train-00001-of-00002", lambda payloads: first[: len(payloads)])
+    options = {"policy": "crop", "views": 3, "mixup_alpha": 0.5, "device": "cpu", "gate_samples": 0}
+    extract(ExtractConfig(data=data, teacher=teacher, out=tmp_path / "store", **options))
+    verdict = check(tmp_path / "store", data, samples=1000)
+    assert verdict.is_sound, verdict.reason
+    num_samples = sum(
+        len(Store(tmp_path / "store").read_samples(*file)) for file in Store(tmp_path / "store").sample_files()
+    )
+    assert verdict.num_pixels == num_samples > 0
+    # In other shards the second of equal images is not found by its key, and left out.
+    merged = write_color_shards(tmp_path / "merged", sizes=(15,))
+    rewrite_shard(merged / "train-00000-of-00001", lambda _: [*first, *first[:6]])
+    verdict = check(tmp_path / "store", merged, samples=1000)
+    assert verdict.is_sound, verdict.reason
+    assert 0 < verdict.num_pixels < num_samples
 
 
 @pytest.mark.parametrize("codec", ["float32", "float16", "int8"])

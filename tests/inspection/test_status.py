@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -440,7 +441,8 @@ def test_on_a_terminal_the_text_is_renewed_in_its_place(store, monkeypatch):
 def test_to_stop_watching_is_no_interruption(store):
     code = "from teachonce.cli.main import main; main()"
     words = [sys.executable, "-c", code, "status", str(store), "--watch"]
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
     assert process.stdout is not None and "3 of 6 units done" in process.stdout.readline()
     process.send_signal(2)
     out, err = process.communicate(timeout=30)

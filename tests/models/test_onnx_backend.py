@@ -14,6 +14,7 @@ from teachonce.errors import ConfigError, LogitsError, ModelError, NoGpuError
 from teachonce.models.classifier import load_model
 from teachonce.pixels.preprocessing import Preprocessing, normalize
 from teachonce.records.class_table import hash_classes
+from tests.support.web_server import serve
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -205,7 +206,8 @@ def test_logits_are_those_of_a_direct_call(tmp_path: Path, options: dict[str, An
 
 def test_uint8_input_takes_the_pixels_as_they_are(tmp_path: Path) -> None:
     path = write_model(tmp_path / "model.onnx", is_nhwc=True, element=onnx.TensorProto.UINT8, scale=0.01)
-    classifier = load_model(f"onnx:{path},range=byte,mean=0,std=1")
+    classifier = load_model(f"onnx:{path}")
+    assert classifier.preprocessing == load_model(f"onnx:{path},range=byte,mean=0,std=1").preprocessing
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     pixels = noise_pixels()
     np.testing.assert_array_equal(classifier.logits(pixels), session.run(None, {"images": pixels.numpy()})[0])
@@ -237,6 +239,23 @@ def test_probabilities_are_refused_or_taken_back_to_logits(tmp_path: Path) -> No
     restored = load_model(f"onnx:{path},probs=1").logits(noise_pixels())
     # log(softmax) in float32: relative rounding of a probability, 2^-22, is an absolute one of its logarithm.
     np.testing.assert_allclose(restored, logits.log_softmax(dim=1), rtol=2**-22, atol=2**-20)
+
+
+def test_logits_are_not_taken_for_probabilities(tmp_path: Path) -> None:
+    """Their logarithms have the same most likely class, so neither the gate nor ``verify`` would notice."""
+    path = write_model(tmp_path / "model.onnx")
+    with pytest.raises(ModelError, match=r"outputs sum to .*, probabilities to 1; leave out probs=1"):
+        load_model(f"onnx:{path},probs=1")
+
+
+def test_a_model_of_several_files_at_an_address(tmp_path: Path) -> None:
+    (tmp_path / "www").mkdir()
+    path = write_model(tmp_path / "www" / "model.onnx", external=True)
+    with serve(tmp_path / "www") as server:
+        there = load_model(f"onnx:{server.address}/model.onnx")
+        here = load_model(f"onnx:{path}")
+        assert there.weights_sha256 == here.weights_sha256
+        assert torch.equal(there.logits(noise_pixels()), here.logits(noise_pixels()))
 
 
 def test_vanished_probabilities_stay_finite(tmp_path: Path) -> None:

@@ -193,12 +193,20 @@ def _extract(config: AblateConfig, out: Path, **settings: Any) -> None:
     views = {field.name: getattr(config, field.name) for field in shared}
     extraction = ExtractConfig(**drop_idle(ExtractConfig, {**views, **common, **settings}))
     print_note(f"$ teachonce extract {command_line(extraction)}")
-    start = time.monotonic()
-    extract(extraction)
-    seconds = _read_extractions(config)
-    # A call that finds the store complete takes no time; the first one's counts.
-    seconds[out.name] = max(seconds.get(out.name, 0.0), time.monotonic() - start)
-    write_json(config.out / _EXTRACTIONS_NAME, seconds)
+    start, before = time.monotonic(), _files_of(out)
+    try:
+        extract(extraction)
+    finally:
+        # What was interrupted, and later views, took their time too; a call that finds all there takes none.
+        if _files_of(out) != before:
+            seconds = _read_extractions(config)
+            seconds[out.name] = seconds.get(out.name, 0.0) + time.monotonic() - start
+            write_json(config.out / _EXTRACTIONS_NAME, seconds)
+
+
+def _files_of(store: Path) -> set[str]:
+    storage = open_storage(store)
+    return set(storage.walk()) if storage.is_folder() else set()
 
 
 def _read_extractions(config: AblateConfig) -> dict[str, float]:
@@ -313,15 +321,17 @@ def _read_arm(config: AblateConfig, arm: ArmConfig) -> Arm:
     if "teacher" in arm.settings:
         forwards = config.seeds * config.epochs * open_records(config.data, config.split, config).num_records
     extractions = _read_extractions(config)
-    share = arm.num_views / max((store.num_views for store in stores), default=1)
+    shares = [arm.num_views / store.num_views for store in stores]
     return Arm(
         name=arm.name,
         top1=[result["top1"] for result in results],
         ece=[result["ece"] for result in results],
         train_seconds=[result["seconds"] for result in results],
-        extract_seconds=sum(extractions.get(path.name, 0.0) for path in arm.stores) * share,
+        extract_seconds=sum(
+            extractions.get(path.name, 0.0) * share for path, share in zip(arm.stores, shares, strict=True)
+        ),
         teacher_forwards=forwards,
-        store_bytes=round(sum(store.num_bytes() for store in stores) * share),
+        store_bytes=round(sum(store.num_bytes() * share for store, share in zip(stores, shares, strict=True))),
         curves=curves,
         is_baseline=arm.name == "labels only",
         label_weight=student.label_weight,

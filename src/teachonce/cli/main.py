@@ -60,6 +60,8 @@ class Command(NamedTuple):
     """What may follow the command's name, for its help."""
     extra: str | None = None
     """The extra that installs everything the program needs, where its first missing library is in a smaller one."""
+    resumes: bool = False
+    """Whether the same command goes on where it was interrupted."""
 
 
 COMMANDS: dict[str, Command] = {
@@ -76,11 +78,13 @@ COMMANDS: dict[str, Command] = {
             "--images raw --split train --shards 1024 --out records",
             "--images raw --split train --out merged --logits store",
         ),
+        resumes=True,
     ),
     "reindex": Command(
         ReindexConfig,
         "interop.reindex:reindex",
         examples=("--data records --out marked",),
+        resumes=True,
     ),
     "extract": Command(
         ExtractConfig,
@@ -89,6 +93,7 @@ COMMANDS: dict[str, Command] = {
             "--data records --teacher timm:resnet50 --out store --expect-top1 0.78",
             "--data records --teacher timm:resnet50 --out store --policy crop --views 50",
         ),
+        resumes=True,
     ),
     "verify": Command(
         VerifyConfig,
@@ -109,7 +114,7 @@ COMMANDS: dict[str, Command] = {
         ("store", "s3://bucket/store --watch"),
     ),
     "diff": Command(DiffConfig, "inspection.diff:diff", output.show_text, ("run-a run-b", "store-a store-b --json")),
-    "merge": Command(MergeConfig, "interop.merge:merge", examples=("store --data records --out merged",)),
+    "merge": Command(MergeConfig, "interop.merge:merge", examples=("store --data records --out merged",), resumes=True),
     "train": Command(
         TrainConfig,
         "training.train:train",
@@ -118,6 +123,7 @@ COMMANDS: dict[str, Command] = {
             "--config run/config.json --seed 1 --out run-1",
         ),
         extra="train",
+        resumes=True,
     ),
     "evaluate": Command(
         EvaluateConfig,
@@ -144,14 +150,20 @@ COMMANDS: dict[str, Command] = {
         "cli.export:export_logits",
         examples=("store --out logits", "store --out csv --format csv --background-logit 0"),
     ),
-    "upgrade": Command(UpgradeConfig, "interop.upgrade:upgrade", examples=("old-store --out store --data records",)),
+    "upgrade": Command(
+        UpgradeConfig, "interop.upgrade:upgrade", examples=("old-store --out store --data records",), resumes=True
+    ),
     "copy": Command(
         CopyConfig,
         "interop.copy:copy",
         examples=("store s3://bucket/store", "https://host/store store --views 0:10"),
+        resumes=True,
     ),
     "import": Command(
-        ImportConfig, "interop.csv_files:import_csv", examples=("csv --data records --out store --drop 1",)
+        ImportConfig,
+        "interop.csv_files:import_csv",
+        examples=("csv --data records --out store --drop 1",),
+        resumes=True,
     ),
     "plan": Command(
         PlanConfig,
@@ -164,8 +176,9 @@ COMMANDS: dict[str, Command] = {
         "cli.ablate:ablate",
         examples=("--data records --student timm:resnet18 --teacher timm:resnet50 --out ablation --epochs 30",),
         extra="train",
+        resumes=True,
     ),
-    "demo": Command(DemoConfig, "cli.demo:demo", examples=("--out demo",), extra="demo"),
+    "demo": Command(DemoConfig, "cli.demo:demo", examples=("--out demo",), extra="demo", resumes=True),
     "completion": Command(
         CompletionConfig,
         "cli.completion:completion",
@@ -205,7 +218,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = run_words(words)
     except KeyboardInterrupt as interrupt:
         if not isinstance(interrupt, Interrupted):
-            print_line("teachonce: interrupted; completed work is kept. Run the same command to resume")
+            kept = "; completed work is kept. Run the same command to resume" if _resumes(words) else ""
+            print_line(f"teachonce: interrupted{kept}")
         code = 130
     except BrokenPipeError:
         # The reader of our output has gone (`| head`): an error could not be shown; Python would complain at exit.
@@ -218,6 +232,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print_line(f"teachonce: {_as_line(error)}")
         code = error.exit_code if isinstance(error, TeachonceError) else 1
     sys.exit(code)
+
+
+def _resumes(words: Sequence[str]) -> bool:
+    """Whether the command of these words goes on where it was."""
+    name = next((word for word in words if word in COMMANDS), None)
+    return name is not None and COMMANDS[name].resumes
 
 
 def run_words(arguments: Sequence[str]) -> int:

@@ -54,4 +54,4 @@ def decode_topk(
 def _on(like: Tensor, values: NDArray[np.floating]) -> Tensor:
     import torch
 
-    return torch.from_numpy(values.astype(np.float32)).to(like.device, non_blocking=True)
+    return torch.from_numpy(values.astype(np.float32)).to(like.device, non_blocking=like.is_cuda)

@@ -60,7 +60,10 @@ def map_tensor(logits: Float[Tensor, "B S"], source: ClassSpace, target: ClassSp
     import torch
 
     def index(outputs: Outputs) -> slice | Tensor:
-        return outputs if isinstance(outputs, slice) else torch.from_numpy(outputs)
+        if isinstance(outputs, slice):
+            return outputs
+        # Where the logits are: an index from elsewhere would wait for the device.
+        return torch.from_numpy(outputs).to(logits.device, non_blocking=logits.is_cuda)
 
     if source == target:
         return logits

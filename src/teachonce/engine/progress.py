@@ -264,7 +264,8 @@ def _bar(what: str, total: int, done: int, unit: str, phase: str, stream: TextIO
         RateColumn(table_column=Column(no_wrap=True)),
     )
     _stop_spinners()
-    with Progress(*columns, console=Console(file=stream), expand=True) as bar:
+    # What is printed meanwhile goes above the bar where both are on one terminal; a file gets its results itself.
+    with Progress(*columns, console=Console(file=stream), expand=True, redirect_stdout=sys.stdout.isatty()) as bar:
         task = bar.add_task(what, total=total, completed=done)
         yield lambda count: bar.advance(task, count)
 
@@ -276,7 +277,8 @@ def _spinner(text: str, stream: TextIO) -> Iterator[None]:
 
     _stop_spinners()
     columns: Any = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
-    with Progress(*columns, console=Console(file=stream), transient=True) as shown:
+    console, is_shown = Console(file=stream), sys.stdout.isatty()
+    with Progress(*columns, console=console, transient=True, redirect_stdout=is_shown) as shown:
         shown.add_task(text, total=None)
         _spinners.append(shown)
         try:

@@ -48,7 +48,7 @@ from teachonce.records.class_space import ClassSpace
 from teachonce.records.class_table import shown_names
 from teachonce.records.discovery import open_records
 from teachonce.records.source import RecordSource, require_labels
-from teachonce.storage.files import atomic_write, exists
+from teachonce.storage.files import atomic_write, check_can_be_made, exists
 from teachonce.storage.scratch import scratch_folder
 from teachonce.store.store import Store
 from teachonce.store.stored_views import StoredViews
@@ -73,6 +73,7 @@ def export_int8(config: ExportOnnxConfig) -> Comparison:
     for out in outputs:
         if exists(out):
             raise ConfigError(f"{out}: exists; remove it or choose another --out")
+        check_can_be_made(out)
     student = load_model(path_spec("run", config.run))
     check_labels(student, config.out)
     if config.preprocessing == "inside":

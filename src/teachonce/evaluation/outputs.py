@@ -5,7 +5,7 @@ from __future__ import annotations
 from teachonce.errors import ConfigError
 from teachonce.evaluation.config import EvaluateConfig
 from teachonce.extras import require
-from teachonce.storage.files import locate
+from teachonce.storage.files import check_can_be_made, locate
 
 
 def check_outputs(config: EvaluateConfig) -> None:
@@ -22,3 +22,4 @@ def check_outputs(config: EvaluateConfig) -> None:
             raise ConfigError(f"{path}: is a folder; give a file with {option}")
         if storage.has(name) and not config.overwrite:
             raise ConfigError(f"{path}: exists; remove it, choose another {option}, or give --overwrite")
+        check_can_be_made(path)

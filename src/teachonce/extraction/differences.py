@@ -18,13 +18,13 @@ DEVICE_TOLERANCE = {"mps": 2.0**-10}
 """Where a device is known to be coarser than its precision, or where this was not measured (Apple's)."""
 
 
-def rounding(store: Store, logits: NDArray[np.float32]) -> NDArray[np.float64]:
+def rounding(store: Store, logits: NDArray[np.float32], device: str = "cpu") -> NDArray[np.float64]:
     """By how much [N] the logits [N, C] of two extractions may differ: what the arithmetic's precision leaves open.
 
-    The widest of what made the store's files counts.
+    The widest of what made the store's files, and of the ``device`` that the logits are from, counts.
     """
     tolerance = RELATIVE_TOLERANCE[store.plan.teacher.get("precision", "float32")]  # imported logits have none
-    devices = [str(made.get("device")) for made in store.made_by]
+    devices = [device, *(str(made.get("device")) for made in store.made_by)]
     tolerance = max(tolerance, *(DEVICE_TOLERANCE.get(device, 0.0) for device in devices))
     return tolerance * np.abs(logits).max(axis=1).astype(np.float64) + 1e-6
 

@@ -62,7 +62,7 @@ def check_logits(
         stored = join.locate([(shard, row) for shard, row, _ in chosen], [item.record for item in record_views])
         rows = [store.read_rows(shard, view, [row]) for (shard, row), (_, _, view) in zip(stored, chosen, strict=True)]
         columns = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
-        slack = rounding(store, fresh)
+        slack = rounding(store, fresh, teacher.device.type)
         errors, allowed = store.codec.compare_logits(columns, fresh, slack)
         # A NaN, fresh or stored, must not pass as a comparison that is merely false.
         with np.errstate(invalid="ignore"):

@@ -224,11 +224,23 @@ def _choose_samples(join: StoreJoin, count: int) -> list[tuple[Location, int, Sa
         shard, group = files[at]
         keys = join.store.read_keys(shard)
         for sample in join.store.read_samples(shard, group):
-            location = join.find_in_source(int(keys[sample.row])) if sample.view < join.store.num_views else None
+            location = None
+            if sample.view < join.store.num_views:
+                location = _find_sampled(join, (shard, sample.row), int(keys[sample.row]))
             if location is not None:
                 found.append((location, shard, sample))
     chosen = np.unique(np.linspace(0, len(found) - 1, min(count, len(found))).astype(np.int64)).tolist()
     return [found[at] for at in chosen]
+
+
+def _find_sampled(join: StoreJoin, stored: Location, key: int) -> Location | None:
+    """Where the data has the record of a row of the store, if joining leads back to this very row; else None.
+
+    Equal images have rows of their own, and where views are mixed or drawn by boxes, views of their own.
+    """
+    if join.has_positions and join.source.read_record(*stored).key == key:
+        return stored
+    return join.find_in_source(key) if join.store.locations_of(key)[0] == stored else None
 
 
 def _check(config: VerifyConfig, verdict: Verdict) -> None:

@@ -35,7 +35,8 @@ def average_probs(logits: Float[Tensor, "B M C"], temperature: float, weights: S
     """
     probs = torch.softmax(logits.float() / temperature, dim=2)
     # Not as a matrix product, which mixed precision would do in 16 bits.
-    return (probs * torch.tensor(weights, dtype=torch.float32, device=logits.device)[:, None]).sum(dim=1)
+    shares = torch.tensor(weights, dtype=torch.float32).to(logits.device, non_blocking=logits.is_cuda)
+    return (probs * shares[:, None]).sum(dim=1)
 
 
 def kd_loss(

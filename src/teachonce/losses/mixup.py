@@ -77,7 +77,7 @@ def dominant_rows(mixup: Mixup, rows: Shaped[Tensor, "A ..."]) -> Shaped[Tensor,
 
 def _beside(rows: Tensor, values: tuple[int, ...] | tuple[float, ...], dtype: torch.dtype = torch.int64) -> Tensor:
     """A tensor where ``rows`` are; not made there, which would wait for the device."""
-    return torch.tensor(values, dtype=dtype).to(rows.device, non_blocking=True)
+    return torch.tensor(values, dtype=dtype).to(rows.device, non_blocking=rows.is_cuda)
 
 
 def _pairs(shares: NDArray[np.float64], first: NDArray[Any], second: NDArray[Any]) -> Mixup:

@@ -88,7 +88,7 @@ class Classifier:
             settings.enter_context(torch.inference_mode())
             settings.enter_context(true_float32())
             settings.enter_context(self._autocast())
-            images = normalize(pixels.to(self.device, non_blocking=True), self.preprocessing)
+            images = normalize(pixels.to(self.device, non_blocking=self.device.type == "cuda"), self.preprocessing)
             if self.channels_last:
                 images = images.contiguous(memory_format=torch.channels_last)
             return self.forward(images).float()
@@ -275,6 +275,10 @@ def _probe_classes(classifier: Classifier) -> int:
     if not spec.options.get("probs") and array.min() >= 0 and np.allclose(array.sum(axis=1), 1, atol=1e-3):
         advice = "give output=, or add probs=1 to take their logarithm" if classifier.module is None else ""
         raise ModelError(f"{spec}: its outputs are probabilities, expected logits; {advice}".rstrip("; "))
+    if spec.options.get("probs") and not np.allclose(sums := np.exp(array).sum(axis=1), 1, atol=1e-2):
+        raise ModelError(
+            f"{spec}: its outputs sum to {sums[0]:.4g}, probabilities to 1; leave out probs=1, or give output="
+        )
     expected = expected_classes(spec)
     if expected is not None and array.shape[1] != expected:
         raise ModelError(f"{spec}: has {array.shape[1]} classes, expected {expected}; give classes=")

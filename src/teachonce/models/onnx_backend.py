@@ -2,15 +2,20 @@
 
 The layout (NCHW or NHWC), the input size and a fixed batch size are read from the file. A file that
 ``export-onnx`` wrote carries its preprocessing, offset, and its classes' names with a hash as metadata; any other one
-is taken to want what most exports from PyTorch want, a 0.875 center crop and ImageNet's mean and std. The gate of
-``extract`` is there for when that is wrong.
+is taken to want what most exports from PyTorch want, a 0.875 center crop and ImageNet's mean and std, or, where its
+input is uint8, pixels as they are. The gate of ``extract`` is there for when that is wrong.
 """
 
 from __future__ import annotations
 
 import math
 import re
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -20,10 +25,11 @@ from teachonce.errors import ConfigError, ModelError, NoGpuError
 from teachonce.extras import require
 from teachonce.models.output_rows import as_rows
 from teachonce.models.spec import LoadedModel, ModelSpec, first_line, resolve_size
-from teachonce.pixels.preprocessing import Preprocessing
+from teachonce.pixels.preprocessing import PIXELS_AS_THEY_ARE, Preprocessing
 from teachonce.records.class_table import hash_classes
 from teachonce.storage.address import to_location
 from teachonce.storage.files import hash_files, locate
+from teachonce.storage.local import LocalStorage
 from teachonce.storage.strict_json import convert_json, parse_json
 
 PREPROCESSING_KEY = "teachonce.preprocessing"
@@ -56,7 +62,8 @@ def load_onnx_file(
     if not storage.has(name):
         raise ConfigError(f"model {spec.text!r}: no file {path}")
     files = _model_files(path, spec)
-    session = _start_session(storage.local_path(name), device, num_threads)
+    with _side_by_side(files) as local:
+        session = _start_session(local, device, num_threads)
     source = _choose("input", [node.name for node in session.get_inputs()], spec)
     node = next(node for node in session.get_inputs() if node.name == source)
     result = _choose("output", [node.name for node in session.get_outputs()], spec)
@@ -80,7 +87,7 @@ def load_onnx_file(
 
     metadata = session.get_modelmeta().custom_metadata_map
     preprocessing = _read_preprocessing(metadata, path) or _common_preprocessing(
-        resolve_size(spec, path, size_px, height, width)
+        resolve_size(spec, path, size_px, height, width), takes_bytes=dtype == np.uint8
     )
     return LoadedModel(
         forward=forward,
@@ -91,6 +98,23 @@ def load_onnx_file(
         class_names=_read_class_names(metadata, path),
         class_texts=_read_names(metadata, CLASS_TEXTS_KEY, path),
     )
+
+
+@contextmanager
+def _side_by_side(files: Sequence[tuple[str, Path]]) -> Iterator[Path]:
+    """The model's file on this machine, with those of its large tensors where it expects them, while the block runs."""
+    (_, path), *others = files
+    storage, name = locate(path)
+    if not others or isinstance(storage, LocalStorage):
+        yield storage.local_path(name)
+        return
+    with TemporaryDirectory(prefix="teachonce-onnx-") as folder:
+        for place, file in ((name.rpartition("/")[2], path), *others):
+            there, source = locate(file)
+            target = Path(folder) / place
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(there.local_path(source), target)
+        yield Path(folder) / name.rpartition("/")[2]
 
 
 def _start_session(path: Path, device: torch.device, num_threads: int | None) -> Any:
@@ -177,8 +201,9 @@ def _read_names(metadata: dict[str, str], key: str, path: Path) -> tuple[str, ..
         raise ModelError(f"{path}: metadata {key} is damaged: {error}") from error
 
 
-def _common_preprocessing(size_px: int) -> Preprocessing:
-    return Preprocessing(size_px=size_px, resize_px=math.floor(size_px / 0.875))
+def _common_preprocessing(size_px: int, *, takes_bytes: bool) -> Preprocessing:
+    found = Preprocessing(size_px=size_px, resize_px=math.floor(size_px / 0.875))
+    return replace(found, **PIXELS_AS_THEY_ARE) if takes_bytes else found
 
 
 def _model_files(path: Path, spec: ModelSpec) -> list[tuple[str, Path]]:

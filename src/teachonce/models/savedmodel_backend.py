@@ -31,7 +31,7 @@ from teachonce.models.savedmodel_graph import find_outside_operations
 from teachonce.models.spec import LoadedModel, ModelSpec, first_line, parse_model_spec, resolve_size
 from teachonce.models.torch_backend import load_library_model
 from teachonce.models.walkthrough_weights import TIMM_NAMES, describe_missing, find_savedmodel
-from teachonce.pixels.preprocessing import Preprocessing
+from teachonce.pixels.preprocessing import PIXELS_AS_THEY_ARE, Preprocessing
 from teachonce.storage.address import to_location
 from teachonce.storage.files import hash_files, locate, open_storage
 from teachonce.storage.storage import Storage
@@ -138,6 +138,7 @@ def _load_folder(
     is_nchw = dimensions[1] == 3 and dimensions[3] != 3
     height, width = dimensions[2:] if is_nchw else dimensions[1:3]
     size_px = resolve_size(spec, path, size_px, height, width)
+    own_pixels = PIXELS_AS_THEY_ARE if tensor.dtype.is_integer else {}
     place = f"/GPU:{device.index or 0}" if device.type == "cuda" else "/CPU:0"
 
     def forward(images: torch.Tensor) -> torch.Tensor:
@@ -157,7 +158,7 @@ def _load_folder(
     names = [name for name in storage.walk() if name.rpartition("/")[2] != "fingerprint.pb"]
     return LoadedModel(
         forward=forward,
-        preprocessing=_walkthrough_preprocessing(size_px),
+        preprocessing=dataclasses.replace(_walkthrough_preprocessing(size_px), **own_pixels),
         weights_sha256=hash_files((name, path / name) for name in names),
     )
 

@@ -274,6 +274,11 @@ def _load_timm(spec: ModelSpec) -> tuple[nn.Module, Preprocessing]:
     module = _create_timm(spec, spec.options.get("classes"), spec.options.get("size"), pretrained=spec.weights is None)
     if spec.weights is not None:
         fit_weights(module, _adapt(module, _load_weights_for(module, spec), spec), where=spec.text)
+    if getattr(module, "num_classes", None) == 0:
+        raise ModelError(
+            f"{spec.text}: has no last layer: what it returns are features, not logits of classes; choose a checkpoint "
+            "that was fine-tuned (timm names them in1k and the like), or train one of it (train --student)"
+        )
     config = resolve_model_data_config(module)
     _, height, width = config["input_size"]
     geometry = {"center": "shorter", "squash": "squash"}.get(config["crop_mode"])

@@ -157,6 +157,10 @@ class Preprocessing:
         return margin // 2 if self.interpolation == "tf1_bilinear" else round(margin / 2)
 
 
+PIXELS_AS_THEY_ARE: dict[str, Any] = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0), "value_range": "byte"}
+"""Of a ``Preprocessing`` for a model whose input is integers: what normalizing leaves would be rounded to nothing."""
+
+
 def normalize(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
     """The model's input [B, 3, H, W], float32, from pixels [B, H, W, 3] (uint8, or float in 0..255), on their device.
 
@@ -169,8 +173,9 @@ def normalize(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
     if preprocessing.value_range == "unit":
         images = images / 255
     mean, std = (
-        # Not made on the device: that waits for all that was asked of it before.
-        torch.tensor(values, dtype=torch.float32).view(3, 1, 1).to(pixels.device, non_blocking=True)
+        # Not made on the device: that waits for all that was asked of it before. CUDA alone is known to put aside what
+        # it copies from memory that may be gone by then (pytorch issue 189690 is of Apple's GPUs).
+        torch.tensor(values, dtype=torch.float32).view(3, 1, 1).to(pixels.device, non_blocking=pixels.is_cuda)
         for values in (preprocessing.mean, preprocessing.std)
     )
     return (images - mean) / std

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from teachonce.errors import TeachonceError
+from teachonce.errors import ConfigError, TeachonceError
 from teachonce.extras import missing_extras
 from teachonce.storage.address import Address, to_location
 from teachonce.storage.local import LocalStorage
@@ -47,6 +48,17 @@ def exists(path: Path) -> bool:
     if has_parent(path) and open_storage(path.parent).has(path.name):
         return True
     return open_storage(path).is_folder()
+
+
+def check_can_be_made(path: Path) -> None:
+    """Raise ConfigError where no local file of this name could be written: before the work whose result it is."""
+    if isinstance(path, Address):
+        return
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if not folder.is_dir():
+        raise ConfigError(f"{path}: {folder} is a file and not a folder; choose another place")
+    if not os.access(folder, os.W_OK):
+        raise ConfigError(f"{path}: {folder} is not for this user to write to; choose another place")
 
 
 def has_parent(path: Path) -> bool:

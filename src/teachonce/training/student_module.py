@@ -56,7 +56,7 @@ class OnlineTeacher:
         """Ask; classes that the teacher lacks are -inf."""
         logits = self.teacher.logits(pixels)
         # Beside the student, wherever the backend leaves them; cloned out of inference mode, into the training's graph.
-        logits = logits.clone().to(pixels.device, non_blocking=True)
+        logits = logits.clone().to(pixels.device, non_blocking=pixels.is_cuda)
         return map_tensor(logits, self.source, self.target)
 
 

@@ -209,13 +209,26 @@ def _fit(
         trainer.callbacks.append(interruption)  # type: ignore[attr-defined]  # Lightning adds it
         module.after_update = partial(interruption.after_update, trainer, module)
         try:
-            trainer.fit(module, loader, validation, ckpt_path=resume)
+            with _fastest_algorithms(device=trainer.strategy.root_device):
+                trainer.fit(module, loader, validation, ckpt_path=resume)
         except TrainingStoppedError as stopped:
             _log(trainer, f"training: interrupted {stopped.place}; checkpoint saved. Run the same command to resume")
             raise end_by_signal(stopped.number) from None
         except SystemExit as error:
             # What Lightning makes of a second Ctrl+C.
             raise KeyboardInterrupt from error
+
+
+@contextmanager
+def _fastest_algorithms(device: torch.device) -> Iterator[None]:
+    """Let cuDNN try which of its algorithms is the fastest, for a training alone: an extraction after it in the same
+    process is to have those that every other one has."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = device.type == "cuda"
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
 def _build_trainer(
@@ -240,7 +253,7 @@ def _build_trainer(
             check_val_every_n_epoch=config.validation_epochs,
             gradient_clip_val=config.clip_norm,
             accumulate_grad_batches=config.accumulate,
-            benchmark=device.type == "cuda",
+            benchmark=None,  # see ``_fastest_algorithms``
             callbacks=[
                 TrainingProgress(config.epochs, num_records, recorder),
                 *([] if config.logger == "none" else [CurveLog(config.logger, config.out, to_json(config), recorder)]),

@@ -154,6 +154,14 @@ def test_a_teacher_that_is_finished_is_not_trained(teacher: str) -> None:
     assert steps[1].config.teacher == teacher
 
 
+def test_images_are_held_out_of_a_split_named_train_alone() -> None:
+    """The first command of the script would say so otherwise."""
+    with pytest.raises(ConfigError, match=r"--split flowers: pictures has no validation split, and --val-fraction"):
+        steps_of(split="flowers")
+    assert steps_of(replace(PICTURES, has_validation=True), split="flowers")
+    assert steps_of(split="Training")
+
+
 def test_images_without_labels_need_a_teacher() -> None:
     unlabeled = replace(PICTURES, labeled="none", class_names=(), counts=(), largest_label=-1)
     with pytest.raises(ConfigError, match=r"none of its images have labels.*give --teacher SPEC"):

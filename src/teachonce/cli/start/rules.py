@@ -18,6 +18,7 @@ from teachonce.errors import ConfigError
 from teachonce.evaluation.config import ExportOnnxConfig
 from teachonce.extraction.config import ExtractConfig, PlanConfig
 from teachonce.models.spec import parse_model_spec
+from teachonce.records.image_listing import TRAIN_NAMES
 from teachonce.records.options import RecordOptions
 from teachonce.training.config import TrainConfig
 
@@ -90,6 +91,11 @@ def choose_steps(found: Findings, config: StartConfig, folder: Path) -> list[Ste
 def _choose(found: Findings, config: StartConfig) -> _Choices:
     records = {field.name: getattr(config, field.name) for field in fields(RecordOptions)}
     if found.labeled == "all" and not found.has_validation:
+        if config.split.lower() not in TRAIN_NAMES:
+            raise ConfigError(
+                f"--split {config.split}: {config.data} has no validation split, and --val-fraction holds images out "
+                "of a split named train alone; rename the split, or put a validation split beside it"
+            )
         records["val_fraction"] = config.val_fraction or VAL_FRACTION
     num_train = round(found.num_records * (1 - records["val_fraction"]))
     batch_size = choose_batch(num_train)
