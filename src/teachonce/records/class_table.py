@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,6 +57,29 @@ def shown_names(classes: ClassTable | None) -> tuple[str, ...] | None:
 def write_classes(data: Path, classes: ClassTable) -> None:
     """Keep the class table beside the shards."""
     write_json(data / CLASSES_NAME, json_values(classes))
+
+
+def positions(known: Sequence[str], names: Sequence[str], numbers: Iterable[int], where: str) -> dict[int, int]:
+    """Where ``names``, those of ``--labels``, have the ``known`` names at some positions.
+
+    As many names of which none is known are other words for the same classes. Raises ConfigError for one of these
+    numbers whose name is not among the names.
+    """
+    place_of = {name: label for label, name in enumerate(names)}
+    if len(names) == len(known) and not place_of.keys() & set(known):
+        return {number: number for number in numbers}
+    unknown = next((known[number] for number in numbers if known[number] not in place_of), None)
+    if unknown is not None:
+        raise unknown_class(unknown, names, where)
+    return {number: place_of[known[number]] for number in numbers}
+
+
+def unknown_class(name: str, names: Sequence[str], where: str) -> ConfigError:
+    """The error of a class that is not among the names that were given, or that the data brings."""
+    return ConfigError(
+        f"{where}: class {name} is not among the {len(names)} of --labels, or of the data; give the --labels of this "
+        "data"
+    )
 
 
 def describe_classes(table: ClassTable | None) -> str:

@@ -23,7 +23,7 @@ from teachonce.records.containers.table import TABLE_SUFFIXES, read_table
 from teachonce.records.containers.webdataset import TAR_SUFFIX, TarSource, expand_braces, has_braces
 from teachonce.records.folder_layout import find_image_splits, open_image_split
 from teachonce.records.hold_out import Part, hold_out
-from teachonce.records.image_listing import SPLIT_NAMES, TRAIN_NAMES, VALIDATION_NAMES
+from teachonce.records.image_listing import SPLIT_NAMES, TRAIN_NAMES, VALIDATION_NAMES, check_split_names
 from teachonce.records.options import RecordOptions
 from teachonce.records.source import RecordSource, parse_shard_name
 from teachonce.records.tfrecord.foreign import (
@@ -363,6 +363,7 @@ def _by_split(data: Path, names: Sequence[str]) -> dict[str, list[str]]:
             f"{data}: {sets[''][0]} has no split in its name (train, validation, ...), others have; rename it, or put "
             "the files into folders of their own"
         )
+    check_split_names(list(sets), str(data))
     return sets
 
 

@@ -23,7 +23,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from teachonce.engine.prefetch import overlap
-from teachonce.errors import RecordError
+from teachonce.errors import ConfigError, RecordError
 from teachonce.storage.files import open_storage
 from teachonce.storage.storage import Storage
 
@@ -174,6 +174,16 @@ def index_images(root: Path, names: Sequence[str]) -> ImageListing:
     encoded = [name.rpartition("/")[2].encode() for name in names]
     bounds = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
     return ImageListing(root, tuple(number_of), np.array(folder_of, np.int32), b"".join(encoded), bounds)
+
+
+def check_split_names(names: Sequence[str], where: str) -> None:
+    """Raise ConfigError where two names mean one split, of which the other's records would be left out."""
+    seen: dict[str, str] = {}
+    for name in names:
+        same = next((alike[0] for alike in (TRAIN_NAMES, VALIDATION_NAMES) if name.lower() in alike), name.lower())
+        if same in seen:
+            raise ConfigError(f"{where}: the splits {seen[same]} and {name} are one by their names; give it one name")
+        seen[same] = name
 
 
 def is_image_name(name: str) -> bool:

@@ -38,6 +38,11 @@ def build_table(
     return pa.Table.from_pylist(list(rows), schema)
 
 
+def named(names: Sequence[str]) -> dict[str, Any]:
+    """Features of data with other classes."""
+    return FEATURES | {"label": {"_type": "ClassLabel", "names": list(names)}}
+
+
 def row(index: int, label: int | None, path: str | None = "") -> dict[str, Any]:
     return {"image": {"bytes": encode_jpeg(index), "path": f"n_{index}.jpg" if path == "" else path}, "label": label}
 
@@ -174,6 +179,48 @@ def test_texts_are_numbered_over_all_splits(tmp_path: Path, kind: str) -> None:
     assert [label for _, label in read_all(validation)] == [1, 2]
     assert train.classes == validation.classes and train.classes is not None
     assert train.classes.names == ("cat", "eel", "fox") and test.labeled == "none"
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_integers_are_positions_whatever_the_classes_are_called(tmp_path: Path, split: str) -> None:
+    """Folders 0 to 10, sorted as texts: position 2 is the class called 10. A split may lack what would tell."""
+    names = tuple(sorted(map(str, range(11))))
+    assert names[2] == "10"
+    for name, labels in {"train": [0, 2, 3, -1], "validation": [2, 3]}.items():
+        rows = [row(index, label) for index, label in enumerate(labels)]
+        write_parquet(tmp_path / f"d/data/{name}-00000-of-00001.parquet", build_table(rows, named(names)))
+    source = open_records(tmp_path / "d", split)
+    found = [record.label for record in source.iter_shard(0)]
+    assert found == ([0, 2, 3, NO_LABEL] if split == "train" else [2, 3])
+
+
+def test_the_datas_names_are_found_among_those_given(tmp_path: Path) -> None:
+    """Of data of some of a teacher's classes: label 1 is "fox" there, and the teacher's 3."""
+    write_parquet(
+        tmp_path / "d/data/train-00000-of-00001.parquet",
+        build_table([row(0, 1), row(1, 0), row(2, -1)], named(("ant", "fox"))),
+    )
+    (tmp_path / "all.txt").write_text("bee\nant\ncat\nfox\n")
+    options = RecordOptions(labels=tmp_path / "all.txt")
+    assert [record.label for record in open_records(tmp_path / "d", "train", options).iter_shard(0)] == [3, 1, NO_LABEL]
+    (tmp_path / "all.txt").write_text("bee\nant\ncat\n")
+    with pytest.raises(ConfigError, match="class fox is not among the 3 of --labels"):
+        open_records(tmp_path / "d", "train", options)
+    (tmp_path / "all.txt").write_text("Ameise\nFuchs\n")  # as many, and other words
+    assert [record.label for record in open_records(tmp_path / "d", "train", options).iter_shard(0)] == [1, 0, NO_LABEL]
+
+
+def test_the_image_is_the_column_of_its_name(tmp_path: Path) -> None:
+    table = pa.table({"depth": [b"no jpeg"], "image": [encode_jpeg(3)], "label": [1]})
+    write_parquet(tmp_path / "train.parquet", table)
+    assert open_records(tmp_path, "train").read_record(0, 0).encoded == encode_jpeg(3)
+    write_parquet(tmp_path / "train.parquet", table.rename_columns(["depth", "color", "label"]))
+    with pytest.raises(ConfigError, match="has the images depth, color; name one with --image-feature"):
+        open_records(tmp_path, "train")
+    # Paths beside some bytes are a table.
+    (tmp_path / "a.jpg").write_bytes(encode_jpeg(5))
+    write_parquet(tmp_path / "t.parquet", pa.table({"phash": [b"12345678"], "path": ["a.jpg"], "label": [1]}))
+    assert open_records(tmp_path / "t.parquet", "train").read_record(0, 0).encoded == encode_jpeg(5)
 
 
 def test_two_labels_want_one_named(tmp_path: Path) -> None:

@@ -97,6 +97,39 @@ def test_numbers_and_no_splits(data: Path, kind: str) -> None:
         open_records(table, "validation")
 
 
+def write_csv(path: Path, header: str, *rows: str) -> Path:
+    path.write_text("\n".join([header, *rows]) + "\n")
+    return path
+
+
+def test_whole_numbers_as_other_programs_write_them(data: Path) -> None:
+    """Beside missing values a column of integers is one of floats."""
+    rows = "images/a.jpg,10.0", "images/b.jpg,2.0", "images/e.jpg,"
+    source = open_records(write_csv(data / "t.csv", "path,label", *rows), "train")
+    assert [label for _, label in listed(source)] == [10, 2, NO_LABEL] and source.classes is None
+
+
+def test_keys_that_the_first_row_lacks(data: Path) -> None:
+    """Some programs leave out what is null."""
+    rows = [{"path": PATHS[0]}, {"path": PATHS[1], "label": "dog"}, {"path": PATHS[2], "label": "cat"}]
+    table = data / "t.jsonl"
+    table.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert [label for _, label in listed(open_records(table, "train"))] == [NO_LABEL, 1, 0]
+    table.write_text(table.read_text() + json.dumps({"path": PATHS[3], "split": "val"}) + "\n")
+    with pytest.raises(ConfigError, match="row 1 has no split, others have"):
+        open_records(table, "train")
+
+
+def test_spellings_of_one_class_and_of_one_split(data: Path) -> None:
+    rows = "images/a.jpg,cat ,train ", "images/b.jpg, cat,train", "images/e.jpg,dog,val"
+    source = open_records(write_csv(data / "t.csv", "path,label,split", *rows), "train")
+    assert source.num_records == 2 and source.classes is not None and source.classes.names == ("cat", "dog")
+    for first, second in (("train", "Train"), ("val", "validation"), ("training", "train")):
+        write_csv(data / "t.csv", "path,split", f"images/a.jpg,{first}", f"images/b.jpg,{second}")
+        with pytest.raises(ConfigError, match=r"the splits \w+ and \w+ are one by their names"):
+            open_records(data / "t.csv", "train")
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_some_labels_may_be_absent(data: Path, kind: str) -> None:
     labels = ("dog", None, "cat", None)

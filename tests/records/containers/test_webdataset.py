@@ -215,6 +215,14 @@ def test_damage_is_named(tmp_path: Path) -> None:
         open_records(data, "train", RecordOptions(image_feature="x"))
 
 
+def test_images_of_one_key_are_counted(tmp_path: Path) -> None:
+    """What has the same name up to the first dot is one sample, also where the dot is one of a time."""
+    members = [(f"Screenshot {minute}.{second}.png", encode_jpeg(second)) for minute in (10, 11) for second in range(3)]
+    write_tar(tmp_path / "d" / "train-000000.tar", members)
+    with pytest.warns(UserWarning, match=r"train-000000.tar: 4 images left out, such as Screenshot 10.1.png"):
+        assert open_records(tmp_path / "d", "train").num_records == 2
+
+
 @pytest.mark.parametrize("is_remote", [False, True])
 def test_a_tar_that_ends_before_its_end_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_remote: bool

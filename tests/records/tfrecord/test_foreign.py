@@ -59,6 +59,17 @@ def read_all(source: RecordSource) -> list[tuple[str, int]]:
     return [(record.filename, record.label) for record in streamed]
 
 
+def test_the_datas_names_are_found_among_those_given(tmp_path: Path) -> None:
+    """Of data of some of a teacher's classes: its numbers are positions of its own names."""
+    data = write_tfds(tmp_path / "flowers/3.0.1")
+    (tmp_path / "all.txt").write_text("tulip\noak\nrose\ndaisy\n")
+    source = open_records(data, "train", RecordOptions(labels=tmp_path / "all.txt"))
+    assert [label for _, label in read_all(source)][:4] == [3, 2, 0, 3]
+    (tmp_path / "all.txt").write_text("tulip\noak\n")
+    with pytest.raises(ConfigError, match="class daisy is not among the 2 of --labels"):
+        read_all(open_records(data, "train", RecordOptions(labels=tmp_path / "all.txt")))
+
+
 def test_tensorflow_datasets(tmp_path: Path) -> None:
     data = write_tfds(tmp_path / "flowers/3.0.1")
     assert find_splits(data) == ["train", "validation"]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from teachonce.errors import ConfigError
-from teachonce.records.containers.labels import LABEL_COLUMNS, choose_column
+from teachonce.records.containers.labels import IMAGE_COLUMNS, LABEL_COLUMNS, choose_column
 from teachonce.records.options import RecordOptions
 
 if TYPE_CHECKING:
@@ -27,9 +27,13 @@ def find_columns(schema: pa.Schema, options: RecordOptions, where: str) -> Image
     features = _read_features(schema)
     kinds = ("Image", "ClassLabel")
     of_kind = {kind: [name for name in features if features[name].get("_type") == kind] for kind in kinds}
-    image = choose_column(schema.names, options.image_feature, of_kind["Image"], "--image-feature", where)
+    image = options.image_feature and choose_column(schema.names, options.image_feature, (), "--image-feature", where)
     if image is None:
-        image = next((field.name for field in schema if holds_images(field.type)), None)
+        found_images = of_kind["Image"] or [field.name for field in schema if holds_images(field.type)]
+        image = choose_column(found_images, None, ("image", "img", *IMAGE_COLUMNS), "", where)
+        if image is None and len(found_images) > 1:
+            raise ConfigError(f"{where}: has the images {', '.join(found_images)}; name one with --image-feature")
+        image = image or next(iter(found_images), None)
     if image is None or not holds_images(schema.field(image).type):
         found = ", ".join(f"{field.name} ({field.type})" for field in schema)
         raise ConfigError(
@@ -43,6 +47,20 @@ def find_columns(schema: pa.Schema, options: RecordOptions, where: str) -> Image
     names = features.get(label or "", {}).get("names")
     is_list = isinstance(names, list) and all(isinstance(name, str) for name in names)
     return ImageColumns(image, label, tuple(names) if is_list and names else None)
+
+
+def is_of_images(schema: pa.Schema, options: RecordOptions) -> bool:
+    """Whether a file holds encoded images, and not their paths beside other bytes."""
+    import pyarrow as pa
+
+    images = [field.name for field in schema if holds_images(field.type)]
+    if options.image_feature is not None:
+        return options.image_feature in images
+    texts = [field.name for field in schema if pa.types.is_string(field.type) or pa.types.is_large_string(field.type)]
+    if any(feature.get("_type") == "Image" for feature in _read_features(schema).values()):
+        return bool(images)
+    has_usual, has_paths = (choose_column(names, None, IMAGE_COLUMNS, "", "") is not None for names in (images, texts))
+    return bool(images) and (has_usual or not has_paths)
 
 
 def holds_images(kind: pa.DataType) -> bool:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from teachonce.engine.buffers import BufferPool
 from teachonce.engine.progress import progress
 from teachonce.errors import ConfigError, LogitsError, RecordError, TeachonceError
-from teachonce.records.containers.hf_schema import ImageColumns, find_columns, holds_images
+from teachonce.records.containers.hf_schema import ImageColumns, find_columns, is_of_images
 from teachonce.records.containers.labels import number_labels
 from teachonce.records.options import RecordOptions
 from teachonce.records.source import NO_LABEL, Location, Record, RecordSource, ShardInfo, record_key
@@ -226,7 +226,7 @@ def holds_image_columns(path: Path, options: RecordOptions) -> bool:
         schema = _read_parquet_schema(path)
     except ConfigError:
         return False
-    return any(holds_images(field.type) and options.image_feature in (None, field.name) for field in schema)
+    return is_of_images(schema, options)
 
 
 def _open_parquet(path: Path) -> Any:

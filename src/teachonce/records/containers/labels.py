@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from teachonce.errors import ConfigError
-from teachonce.records.class_table import ClassTable, read_labels
+from teachonce.records.class_table import ClassTable, positions, read_labels, unknown_class
 from teachonce.records.options import RecordOptions
 from teachonce.records.source import NO_LABEL
 
@@ -17,6 +17,7 @@ IMAGE_COLUMNS = ("path", "file_name", "filename", "file", "filepath", "image_pat
 LABEL_COLUMNS = ("label", "class", "target", "category", "class_name", "label_name", "cls")
 SPLIT_COLUMNS = ("split", "subset")
 _NUMBER = re.compile(r"[+-]?[0-9]{1,9}")
+_WHOLE = re.compile(r"([+-]?[0-9]{1,9})\.0+")
 
 
 def choose_column(names: Sequence[str], given: str | None, usual: Sequence[str], option: str, where: str) -> str | None:
@@ -47,34 +48,52 @@ def number_labels(
     """Labels [N] (``NO_LABEL`` where None or empty is found), and the classes where their names are known.
 
     Names are numbered by ``--labels``, by the ``known`` names that the data brings, or sorted; numbers are labels as
-    they are, ``--label-offset`` added. Raises ConfigError for a name or number that is not among these.
+    they are, ``--label-offset`` added. An integer is a number, whatever the classes are called; a text of digits is one
+    unless all texts are names. A number is the position of one of the ``known`` names, which ``--labels`` may have
+    elsewhere (``positions``). Raises ConfigError for a name or number that is not among these.
     """
-    texts = [None if item is None or item == "" else str(item) for item in found]
-    distinct = {text for text in texts if text is not None}
+    items = [None if item is None or item == "" else _as_whole(item) for item in found]
+    distinct = {item for item in items if item is not None}
     names = read_labels(options.labels) if options.labels is not None else known
-    are_numbers = bool(distinct) and all(map(_NUMBER.fullmatch, distinct)) and not distinct <= set(names or ())
     if not distinct:
-        return np.full(len(texts), NO_LABEL, np.int32), None if names is None else build_class_table(names)
-    if are_numbers:
-        label_of = {text: int(text) + options.label_offset for text in distinct}
-        most = 2**31 - 2 if names is None else len(names) - 1
-        check_numbers(label_of.values(), most, where)
-    else:
-        if options.label_offset:
-            raise ConfigError(
-                f"--label-offset {options.label_offset}: is for labels that are numbers, {where} has names, such as "
-                f"{min(distinct)}; leave it out"
-            )
-        names = sorted(distinct) if names is None else names
-        label_of = {name: label for label, name in enumerate(names)}
-        unknown = min(distinct - label_of.keys(), default=None)
+        return np.full(len(items), NO_LABEL, np.int32), None if names is None else build_class_table(names)
+    texts = {item for item in distinct if isinstance(item, str)}
+    if texts and all(map(_NUMBER.fullmatch, texts)) and not texts <= set(names or ()):
+        texts = set()
+    numbers = {item: int(item) + options.label_offset for item in distinct - texts}
+    if numbers and texts and names is None:
+        raise ConfigError(
+            f"{where}: labels that are numbers, such as {next(iter(numbers))}, and names, such as {min(texts)}: give "
+            "--labels, or one kind of them"
+        )
+    if texts and options.label_offset:
+        raise ConfigError(
+            f"--label-offset {options.label_offset}: is for labels that are numbers, {where} has names, such as "
+            f"{min(texts)}; leave it out"
+        )
+    label_of: dict[str | int, int] = {}
+    if numbers:
+        own = names if known is None else known
+        check_numbers(numbers.values(), 2**31 - 2 if own is None else len(own) - 1, where)
+        moved: dict[int, int] = {}
+        if known is not None and names is not None and options.labels is not None:
+            moved = positions(known, names, numbers.values(), where)
+        label_of |= {item: moved.get(number, number) for item, number in numbers.items()}
+    if texts:
+        names = sorted(texts) if names is None else names
+        place_of = {name: label for label, name in enumerate(names)}
+        unknown = min(texts - place_of.keys(), default=None)
         if unknown is not None:
-            raise ConfigError(
-                f"{where}: class {unknown} is not among the {len(names)} of {options.labels or 'the data'}; give the "
-                "--labels of this data"
-            )
-    labels = [NO_LABEL if text is None else label_of[text] for text in texts]
+            raise unknown_class(unknown, names, where)
+        label_of |= {text: place_of[text] for text in texts}
+    labels = [NO_LABEL if item is None else label_of[item] for item in items]
     return np.array(labels, np.int32), None if names is None else build_class_table(names)
+
+
+def _as_whole(item: str | int) -> str | int:
+    """A text such as 3.0, which is what many programs write for whole numbers beside missing ones, as 3."""
+    match = _WHOLE.fullmatch(item) if isinstance(item, str) else None
+    return item if match is None else match[1]
 
 
 def check_numbers(numbers: Iterable[int], most: int, where: str) -> None:

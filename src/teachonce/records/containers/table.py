@@ -16,6 +16,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +33,7 @@ from teachonce.records.containers.labels import (
     number_labels,
 )
 from teachonce.records.image_folder import ImageFileSource
-from teachonce.records.image_listing import ImageListing, index_images
+from teachonce.records.image_listing import ImageListing, check_split_names, index_images
 from teachonce.records.options import RecordOptions
 from teachonce.records.source import RecordSource
 from teachonce.storage.address import is_remote
@@ -84,16 +85,22 @@ def _read_table(path: Path, status: FileStatus, options: RecordOptions) -> Image
     paths, labels, splits = columns
     if not paths:
         raise ConfigError(f"{path}: has no row, expected an image a row")
+    labels, splits = [_strip(label) for label in labels], [_strip(split) or None for split in splits]
     numbers, classes = number_labels(labels, options, str(path))
     names = sorted({split for split in splits if split is not None})
     for split in names:
         check_component(split, f"{path}: split", ConfigError)
+    check_split_names(names, str(path))
     if names and None in splits:
         raise ConfigError(f"{path}: row {splits.index(None) + 1} has no split, others have; complete the table")
     number_of = {split: number for number, split in enumerate(names)}
     split_of = np.array([number_of.get(split or "", 0) for split in splits], np.int32)
     root, relative = _place(path, paths)
     return ImageTable(index_images(root, relative), numbers, classes, tuple(names), split_of)
+
+
+def _strip(value: Any) -> Any:
+    return value.strip() if isinstance(value, str) else value
 
 
 _Columns = tuple[list[str], list[str | int | None], list[str | None]]
@@ -109,15 +116,15 @@ def _read_columns(path: Path, options: RecordOptions) -> _Columns:
         return lines, [None] * len(lines), [None] * len(lines)
     if path.suffix == ".parquet":
         return _read_parquet(path, options)
-    rows = _iter_csv(path) if path.suffix == ".csv" else _iter_json(path)
+    iter_rows = _iter_csv if path.suffix == ".csv" else _iter_json
+    # Of JSON every row has keys of its own, as some programs leave out what is null; of CSV the first has all.
+    rows = islice(iter_rows(path), 1 if path.suffix == ".csv" else None)
+    names = list(dict.fromkeys(name for _, row in rows for name in row))
     paths: list[str] = []
     labels: list[str | int | None] = []
     splits: list[str | None] = []
-    chosen: tuple[str, str | None, str | None] | None = None
-    for where, row in rows:
-        if chosen is None:
-            chosen = _choose_columns(list(row), options, path)
-        image, label, split = chosen
+    image, label, split = _choose_columns(names, options, path) if names else ("", None, None)
+    for where, row in iter_rows(path):
         value = row.get(image)
         if not isinstance(value, str) or not value:
             raise ConfigError(f"{where}: {image} is {value!r}, expected the path of an image")

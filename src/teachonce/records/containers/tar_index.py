@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import os
 import tarfile
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from io import RawIOBase
@@ -29,6 +30,7 @@ from teachonce.records.image_listing import IMAGE_SUFFIXES
 from teachonce.storage.cache_folder import cache_folder
 from teachonce.storage.files import atomic_write, locate
 from teachonce.storage.storage import FileStatus, Reader, Storage
+from teachonce.terminal import plural
 
 INDEX_SUFFIX = ".index.json"
 FORMAT_VERSION = 2
@@ -116,6 +118,7 @@ def _scan(storage: Storage, name: str, status: FileStatus) -> list[TarSample]:
     where = storage.describe(name)
     samples: list[TarSample] = []
     current: dict[str, Any] = {}
+    left_out: list[str] = []
     try:
         with _open_tar(storage, name, status.num_bytes) as tar:
             for member in tar:
@@ -130,6 +133,8 @@ def _scan(storage: Storage, name: str, status: FileStatus) -> list[TarSample]:
                         f"{where}: {member.name} ends behind the file's end: it was cut short; copy it again"
                     )
                 if f".{suffix.rpartition('.')[2]}" in IMAGE_SUFFIXES:
+                    if "image" in current:
+                        left_out.append(member.name)
                     current.setdefault("image", (suffix, member.offset_data, member.size))
                 elif suffix in ("cls", "json"):
                     current[suffix] = _read_text(tar, member, where)
@@ -137,6 +142,12 @@ def _scan(storage: Storage, name: str, status: FileStatus) -> list[TarSample]:
     except (tarfile.TarError, EOFError) as error:
         raise RecordError(f"{where}: is not a tar, or is damaged: {error}; copy it again") from error
     _add(samples, current)
+    if left_out:
+        warnings.warn(
+            f"{where}: {plural(len(left_out), 'image')} left out, such as {left_out[0]}: what has the same name up to "
+            "the first dot is one sample, of which the first image is taken; rename them if they are several",
+            stacklevel=2,
+        )
     if not samples:
         raise RecordError(
             f"{where}: holds no image ({', '.join(sorted(IMAGE_SUFFIXES))}), expected NAME.jpg and NAME.cls"

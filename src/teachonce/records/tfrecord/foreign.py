@@ -24,7 +24,7 @@ from teachonce.engine.prefetch import prefetch
 from teachonce.engine.progress import progress
 from teachonce.errors import ConfigError, RecordError, TeachonceError
 from teachonce.options import option_arguments
-from teachonce.records.class_table import BACKGROUND, ClassTable, read_classes, read_labels
+from teachonce.records.class_table import BACKGROUND, ClassTable, positions, read_classes, read_labels
 from teachonce.records.options import RecordOptions
 from teachonce.records.source import Buffer, Record, parse_shard_name
 from teachonce.records.tfrecord.source import BOX_FEATURES, FEATURES, TFRecordSource, check_boxes, check_logits, keys_of
@@ -99,7 +99,10 @@ class ForeignSource(TFRecordSource):
         self.classes = _find_classes(data, self._label, options)
         self._num_classes = None if self.classes is None else len(self.classes.names)
         self._label_of = {} if self.classes is None else {name: at for at, name in enumerate(self.classes.names)}
+        self._known = _find_known_names(data, self._label, options)
         names = "" if self.classes is None else "\n".join(self.classes.names)
+        if self._known is not None and self._known != tuple(names.split("\n")):
+            names += "\n\n" + "\n".join(self._known)
         self.label_reading = xxhash.xxh3_64_hexdigest(f"{self._label}\n{self._offset}\n{names}".encode())
         if self._image != IMAGE_FEATURE:
             self.shards = tuple(
@@ -149,13 +152,22 @@ class ForeignSource(TFRecordSource):
                 raise RecordError(f"{where}: class {name!r} is not in {known}; give the --labels of this data")
             return self._label_of[name]
         label = int(found) + self._offset
-        if label < 0 or (self._num_classes is not None and label >= self._num_classes):
-            expected = "0 or more" if self._num_classes is None else f"0 to {self._num_classes - 1}"
+        num_classes = self._num_classes if self._known is None else len(self._known)
+        if label < 0 or (num_classes is not None and label >= num_classes):
+            expected = "0 or more" if num_classes is None else f"0 to {num_classes - 1}"
             raise RecordError(
                 f"{where}: label {label}, expected {expected} (with --label-offset added); give the --labels, or the "
                 "--label-offset, of this data"
             )
+        if self._known is not None and self.classes is not None and self._known != self.classes.names:
+            return positions(self._known, self.classes.names, [label], where)[label]
         return label
+
+
+def _find_known_names(data: Path, label_feature: str, options: RecordOptions) -> tuple[str, ...] | None:
+    """The names that TFDS has for its numbers; moved labels are another numbering."""
+    path = data / f"{label_feature.replace('/', '-')}.labels.txt"
+    return tuple(read_labels(path)) if not options.label_offset and exists(path) else None
 
 
 def _find_classes(data: Path, label_feature: str, options: RecordOptions) -> ClassTable | None:
@@ -166,12 +178,9 @@ def _find_classes(data: Path, label_feature: str, options: RecordOptions) -> Cla
     if options.labels is not None:
         names = read_labels(options.labels)
         return ClassTable(names, names, has_background=names[0] == BACKGROUND)
-    path = data / f"{label_feature.replace('/', '-')}.labels.txt"
-    if own is None and exists(path):
-        names = read_labels(path)
-        # TFDS numbers them from 0; moved labels are another numbering.
-        return ClassTable(names, names, has_background=False) if not options.label_offset else None
-    return own
+    known = _find_known_names(data, label_feature, options) if own is None else None
+    # TFDS numbers them from 0.
+    return own if known is None else ClassTable(known, known, has_background=False)
 
 
 def _unpack_all(paths: Sequence[Path]) -> Path:
