@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from teachonce.engine.machine import free_memory
+from teachonce.engine.machine import free_memory, quota_cores
 
 GB = 1 << 30
 NO_LIMIT_V1 = 9223372036854771712  # what version 1 says without a limit
@@ -63,6 +63,29 @@ def test_the_page_cache_is_free(proc: Path, cgroups: Path) -> None:
     write(proc / "self/cgroup", "0::/job")
     write_v2(cgroups / "job", 8 * GB, 8 * GB - 4096, active_file=2 * GB, inactive_file=4 * GB)
     assert free_memory(proc, cgroups) == 6 * GB + 4096
+
+
+@pytest.mark.parametrize(
+    ("line", "files", "cores"),
+    [
+        ("0::/job/step", {"job/cpu.max": "400000 100000"}, 4),
+        ("0::/job/step", {"job/cpu.max": "400000 100000", "job/step/cpu.max": "150000 100000"}, 2),
+        ("0::/job/step", {"job/cpu.max": "max 100000"}, None),
+        ("3:cpu,cpuacct:/job", {"cpu/job/cpu.cfs_quota_us": "50000", "cpu/job/cpu.cfs_period_us": "100000"}, 1),
+        ("3:cpu,cpuacct:/job", {"cpu/job/cpu.cfs_quota_us": "-1", "cpu/job/cpu.cfs_period_us": "100000"}, None),
+        ("0::/", {"cpu.max": "250000 100000"}, 3),
+        ("0::/", {}, None),
+    ],
+)
+def test_the_time_that_a_cgroup_has(
+    proc: Path, cgroups: Path, line: str, files: dict[str, str], cores: int | None
+) -> None:
+    """A container that may use 4 cores' worth of time sees all 64 of its machine."""
+    write(proc / "self/cgroup", line)
+    for name, content in files.items():
+        write(cgroups / name, content)
+    found = quota_cores(proc, cgroups)
+    assert found == cores if cores is not None else found > 10**6
 
 
 def test_every_ancestor_counts(proc: Path, cgroups: Path) -> None:

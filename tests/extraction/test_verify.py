@@ -5,6 +5,8 @@ import json
 import re
 import shutil
 import warnings
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,7 +18,7 @@ from teachonce.errors import ConfigError, StoreError, TeachonceError
 from teachonce.extraction.config import ExtractConfig, VerifyConfig
 from teachonce.extraction.extract import extract
 from teachonce.extraction.prepare import MIN_SAMPLES
-from teachonce.extraction.verify import _blocks, verify
+from teachonce.extraction.verify import _blocks, _find_teacher, verify
 from teachonce.interop.config import MergeConfig
 from teachonce.interop.merge import merge
 from teachonce.models.classifier import load_model
@@ -66,6 +68,17 @@ def store(tmp_path, data, teacher):
 
 def check(store, data, **options):
     return verify(VerifyConfig(store=store, data=data, device="cpu", **options))
+
+
+def test_a_store_does_not_say_whom_to_trust():
+    """Its plan may be a stranger's."""
+    plan = SimpleNamespace(teacher={"spec": "savedmodel:model,trust=1"})
+    config, store = VerifyConfig(store=Path("store"), data=Path("data")), SimpleNamespace(path=Path("store"), plan=plan)
+    with pytest.raises(ConfigError, match="store: its plan says to trust the teacher savedmodel:model,trust=1, which"):
+        _find_teacher(config, store)
+    given = dataclasses.replace(config, teacher="savedmodel:model,trust=1")
+    assert _find_teacher(given, store) == "savedmodel:model,trust=1"
+    assert _find_teacher(dataclasses.replace(config, samples=0), store) is None
 
 
 def test_equal_images_in_two_shards_have_views_of_their_own(tmp_path, data, teacher):

@@ -248,6 +248,18 @@ def test_logits_are_not_taken_for_probabilities(tmp_path: Path) -> None:
         load_model(f"onnx:{path},probs=1")
 
 
+def test_tensors_within_nodes_lie_in_the_models_folder_too(tmp_path: Path) -> None:
+    """A constant, here, that names a file elsewhere."""
+    path = write_model(tmp_path / "model.onnx")
+    model = onnx.load(path)
+    tensor = onnx.TensorProto(name="c", data_type=onnx.TensorProto.FLOAT, dims=[1], data_location=1)
+    tensor.external_data.add(key="location", value="../../elsewhere")
+    model.graph.node.insert(0, onnx.helper.make_node("Constant", [], ["unused"], value=tensor))
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(ModelError, match=r"has tensors in '../../elsewhere', outside of its own folder"):
+        load_model(f"onnx:{path}")
+
+
 def test_a_model_of_several_files_at_an_address(tmp_path: Path) -> None:
     (tmp_path / "www").mkdir()
     path = write_model(tmp_path / "www" / "model.onnx", external=True)

@@ -150,6 +150,35 @@ def test_a_hub_module_that_writes_a_file_is_refused(tmp_path: Path, place: str) 
     assert not evidence.exists()
 
 
+@pytest.mark.parametrize("kind", ["two graphs", "a function that only an object names"])
+def test_what_is_run_is_what_tensorflow_takes_it_for(tmp_path: Path, kind: str) -> None:
+    """One graph among several is loaded as TensorFlow 1 did, objects or not; objects may name unlisted functions."""
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    write_savedmodel(tmp_path / "model", write_file, tmp_path / "evidence")
+    file = tmp_path / "model" / "saved_model.pb"
+    model = saved_model_pb2.SavedModel.FromString(file.read_bytes())
+    graph = model.meta_graphs[0]
+    objects = graph.object_graph_def
+    names = list(objects.concrete_functions)
+    objects.concrete_functions.clear()
+    if kind == "two graphs":
+        objects.nodes.clear()
+        objects.nodes.add()
+        model.meta_graphs.add().meta_info_def.tags.append("other")
+        graph.collection_def["saved_model_main_op"].node_list.value.append("write")
+        graph.graph_def.node.add(name="write", op="WriteFile")
+    else:
+        for node in objects.nodes:
+            node.ClearField("function")
+        for name in names:
+            objects.nodes.add().bare_concrete_function.concrete_function_name = name
+    file.write_bytes(model.SerializeToString())
+    with pytest.raises(ModelError, match=r"its graph has operations other than arithmetic \(.*WriteFile"):
+        load_model(f"savedmodel:{tmp_path}/model")
+    assert not (tmp_path / "evidence").exists()
+
+
 def test_the_walkthroughs_teachers_are_looked_at_too(tmp_path: Path) -> None:
     write_savedmodel(tmp_path / "model", write_file, tmp_path / "evidence")
     with pytest.raises(ModelError, match="has operations other than arithmetic"):

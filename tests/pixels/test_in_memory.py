@@ -47,6 +47,12 @@ def test_what_does_not_fit_is_refused(source, monkeypatch):
         RecordsInMemory(source)
 
 
+def test_every_rank_of_a_machine_keeps_a_copy(source, monkeypatch):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(10**9))
+    with pytest.raises(ConfigError, match=r"of 9 records take in 1000000000 processes about .* are free"):
+        RecordsInMemory(source)
+
+
 def test_logits_take_room_too(source, monkeypatch):
     images = [record.encoded for shard in (0, 1) for record in source.iter_shard(shard)]
     pixels = sum(3 * width * height for width, height in map(image_size, images))

@@ -41,6 +41,15 @@ def test_another_process_is_named_and_its_death_sets_free(tmp_path: Path) -> Non
     assert not path.exists()
 
 
+def test_a_link_is_no_lock(tmp_path: Path) -> None:
+    """In a folder of somebody else's it could lead anywhere, and what it led to would be overwritten."""
+    (tmp_path / "precious").write_text("keys")
+    (tmp_path / "lock").symlink_to(tmp_path / "precious")
+    with pytest.raises(OSError, match="symbolic links"), hold_lock(tmp_path / "lock"):
+        pass
+    assert (tmp_path / "precious").read_text() == "keys"
+
+
 def test_a_lock_that_was_let_go_of_between_opening_and_locking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The file that was opened has lost its name: who locks it holds nothing that a third one would meet."""
     path, flock, files = tmp_path / "lock", fcntl.flock, []

@@ -179,6 +179,14 @@ def test_groups_of_views_follow_each_other(tmp_path: Path, groups: list[list[int
     assert f"view_groups: {message}" in refused(tmp_path, "plan.json", content)
 
 
+def test_files_lie_in_the_store(tmp_path: Path) -> None:
+    """A copy would put them where their names say."""
+    content = content_of("store-v2-topk", "manifest.json")
+    content["shards"][0]["files"][0]["name"] = "../elsewhere.arrow"
+    shutil.copytree(GOLDEN / "store-v2-topk", tmp_path / "store")
+    assert "elsewhere" in refused(tmp_path / "store", "manifest.json", content)
+
+
 def test_a_plan_says_what_it_said() -> None:
     for path in GOLDEN.glob("store-v[12]-*/plan.json"):
         written = json.loads(path.read_text())

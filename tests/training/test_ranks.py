@@ -14,9 +14,10 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from teachonce.engine.machine import local_rank
 from teachonce.errors import ConfigError, LogitsError, TeachonceError
 from teachonce.training.config import TrainConfig
-from teachonce.training.ranks import Agreement, is_rank, local_rank, run_ranks, world_shape
+from teachonce.training.ranks import Agreement, is_rank, run_ranks, world_shape
 
 CONFIG = TrainConfig(data=Path("data"), student="timm:x", out=Path("run"), devices=2)
 

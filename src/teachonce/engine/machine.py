@@ -8,6 +8,7 @@ count as free in both: the kernel drops them when memory is requested.
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 from collections.abc import Iterator
 from contextlib import suppress
@@ -39,8 +40,36 @@ def keep_freed_memory() -> None:
 
 
 def num_cores() -> int:
-    """Cores that this process may use (a container's or scheduler's mask counts)."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Cores that this process may use (a container's or scheduler's mask counts, and the time that its cgroup has)."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(allowed, quota_cores()))
+
+
+@functools.cache
+def quota_cores(proc: Path = PROC, cgroups: Path = CGROUPS) -> int:
+    """Cores' worth of time, rounded up, that the cgroup and its ancestors leave; very many without a limit."""
+    quotas = [_INT_MAX]
+    for controllers, group in _cgroups(proc):
+        if not controllers:
+            quota, _, period = _read(cgroups / group / "cpu.max").strip().partition(" ")
+        elif "cpu" in controllers.split(","):
+            names = "cpu.cfs_quota_us", "cpu.cfs_period_us"
+            quota, period = (_read(cgroups / "cpu" / group / name).strip() for name in names)
+        else:
+            continue
+        if quota.isdecimal() and period.isdecimal() and int(period):  # "max" and -1 are no limits
+            quotas.append(-(-int(quota) // int(period)))
+    return min(quotas)
+
+
+def local_rank() -> int:
+    """Number of this process among those that torchrun or srun started on its machine; 0 where it is the only one."""
+    return int(os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or 0)
+
+
+def local_ranks() -> int:
+    """How many of them torchrun started on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE") or 1)
 
 
 def free_memory(proc: Path = PROC, cgroups: Path = CGROUPS) -> int:
@@ -58,15 +87,20 @@ def _free_in_cgroups(proc: Path, cgroups: Path) -> Iterator[int]:
 
     In a container the path may be the host's, of which only the ancestor that the container sees as root is there.
     """
+    for controllers, group in _cgroups(proc):
+        if not controllers:
+            yield from _free_in(cgroups / group, "memory.max", "memory.current", "")
+        elif "memory" in controllers.split(","):
+            folder = cgroups / "memory" / group
+            yield from _free_in(folder, "memory.limit_in_bytes", "memory.usage_in_bytes", "total_")
+
+
+def _cgroups(proc: Path) -> Iterator[tuple[str, PurePosixPath]]:
+    """(controllers, "" for version 2; path) of the process's cgroups and of each of their ancestors."""
     for line in _read(proc / "self" / "cgroup").splitlines():
         _, controllers, name = line.split(":", 2)
         path = PurePosixPath(name).relative_to("/")
-        for group in (path, *path.parents):
-            if not controllers:
-                yield from _free_in(cgroups / group, "memory.max", "memory.current", "")
-            elif "memory" in controllers.split(","):
-                folder = cgroups / "memory" / group
-                yield from _free_in(folder, "memory.limit_in_bytes", "memory.usage_in_bytes", "total_")
+        yield from ((controllers, group) for group in (path, *path.parents))
 
 
 def _free_in(group: Path, limit_name: str, use_name: str, prefix: str) -> Iterator[int]:

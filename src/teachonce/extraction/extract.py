@@ -55,6 +55,10 @@ def extract(config: ExtractConfig) -> bool:
     """
     with stopping_gently(config.grace_seconds):
         preparation, teacher = _prepare(config)
+        if config.engine == "local" and config.num_workers > 1:
+            # Every worker loads its own: this one would take half of the first worker's GPU.
+            teacher = None
+            _give_memory_back()
         plan = preparation.plan
         missing, num_units = preparation.missing, len(plan.shards) * len(plan.view_groups)
         index, count = config.worker_part()
@@ -82,6 +86,13 @@ def extract(config: ExtractConfig) -> bool:
                 f"had finished them, {counts.num_twice} processed twice"
             )
         return _finish(config, plan, has_new_files=counts.num_made > 0)
+
+
+def _give_memory_back() -> None:
+    import torch
+
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
 
 
 def _prepare(config: ExtractConfig) -> tuple[Preparation, Classifier | None]:

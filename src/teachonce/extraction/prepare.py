@@ -6,12 +6,13 @@ All of it happens where a teacher can be loaded, which a cluster's login node ne
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 import torch
 
 from teachonce.codecs.registry import build_codec
-from teachonce.engine.machine import num_cores
+from teachonce.engine.machine import local_rank, local_ranks, num_cores
 from teachonce.engine.progress import phase
 from teachonce.engine.stop_between_units import check_stop
 from teachonce.errors import CheckError, ConfigError, StoreError
@@ -55,7 +56,13 @@ def prepare(config: ExtractConfig) -> tuple[Preparation, Classifier]:
     if config.expect_top1 is not None:
         require_labels(source, "--expect-top1", "leave it out")
     with phase("extract", "loading the teacher"):
-        teacher = load_model(config.teacher, device=config.device, precision=config.precision, compile=config.compile)
+        teacher = load_model(
+            config.teacher,
+            device=_own_device(config.device),
+            precision=config.precision,
+            compile=config.compile,
+            or_cpu=config.device == "auto",
+        )
     check_stop()
     plan = build_plan(config, source, teacher)
     gate = Gate(
@@ -97,6 +104,13 @@ def prepare(config: ExtractConfig) -> tuple[Preparation, Classifier]:
     return Preparation(plan, source, missing, str(teacher.device)), teacher
 
 
+def _own_device(name: str) -> str:
+    """Of processes that torchrun started, each its own GPU, where the device does not say which."""
+    if str(resolve_device(name)) != "cuda" or "LOCAL_RANK" not in os.environ:
+        return name
+    return f"cuda:{local_rank() % torch.cuda.device_count()}"
+
+
 def build_extractor(
     config: ExtractConfig,
     preparation: Preparation,
@@ -115,7 +129,7 @@ def build_extractor(
             compile=config.compile,
         )
     plan, source, *_ = preparation
-    threads = config.decode_threads or num_threads or num_cores()
+    threads = config.decode_threads or num_threads or max(1, num_cores() // local_ranks())
     views_of = open_views_of(config, source)
     return UnitExtractor(config.out, plan, source, teacher, config.batch_size, threads, views_of, config.profile)
 

@@ -32,6 +32,7 @@ from teachonce.errors import CheckError, ConfigError, TeachonceError, Unsupporte
 from teachonce.extraction.config import VerifyConfig
 from teachonce.extraction.differences import describe_versions, rounding
 from teachonce.extras import require
+from teachonce.models.spec import parse_model_spec
 from teachonce.pixels.decode import decode_record
 from teachonce.pixels.preprocessing import Preprocessing
 from teachonce.pixels.render import ViewReader, render_views
@@ -276,4 +277,12 @@ def _check(config: VerifyConfig, verdict: Verdict) -> None:
 def _find_teacher(config: VerifyConfig, store: Store) -> str | None:
     """The SPEC of the teacher to run, None for none."""
     spec = config.teacher or store.plan.teacher["spec"]
-    return None if config.samples == 0 or spec == "none" else spec
+    if config.samples == 0 or spec == "none":
+        return None
+    if config.teacher is None and parse_model_spec(spec).options.get("trust"):
+        # A store may be anybody's: it does not say whose programs are run here.
+        raise ConfigError(
+            f"{store.path}: its plan says to trust the teacher {spec}, which may run any code; if you do, give "
+            "--teacher with this SPEC, or --teacher none"
+        )
+    return spec

@@ -221,7 +221,7 @@ def _model_files(path: Path, spec: ModelSpec) -> list[tuple[str, Path]]:
     except Exception as error:
         # protobuf's DecodeError has moved between its versions.
         raise ModelError(f"{path}: not an ONNX model that can be run ({first_line(error)})") from error
-    for tensor in model.graph.initializer:
+    for tensor in _tensors(model):
         for entry in tensor.external_data:
             if entry.key == "location":
                 files[entry.value] = path.parent / entry.value
@@ -243,12 +243,29 @@ def _model_files(path: Path, spec: ModelSpec) -> list[tuple[str, Path]]:
 def _custom_operators(model: Any) -> list[str]:
     """DOMAIN:NAME of the operators that neither ONNX, nor ONNX Runtime, nor the model itself defines."""
     own = {(function.domain, function.name) for function in model.functions}
-    found = set()
-    waiting = [model.graph.node, *(function.node for function in model.functions)]
+    nodes = (node for node in _nodes(model) if node.domain not in _DOMAINS and (node.domain, node.op_type) not in own)
+    return sorted({f"{node.domain}:{node.op_type}" for node in nodes})
+
+
+def _nodes(model: Any) -> Iterator[Any]:
+    """The nodes of a model, of its functions, and of the graphs within nodes (branches, loops)."""
+    waiting = [*model.graph.node, *(node for function in model.functions for node in function.node)]
     while waiting:
-        for node in waiting.pop():
-            if node.domain not in _DOMAINS and (node.domain, node.op_type) not in own:
-                found.add(f"{node.domain}:{node.op_type}")
-            for attribute in node.attribute:
-                waiting += [graph.node for graph in (attribute.g, *attribute.graphs) if graph.node]
-    return sorted(found)
+        node = waiting.pop()
+        yield node
+        for attribute in node.attribute:
+            waiting += [inner for graph in (attribute.g, *attribute.graphs) for inner in graph.node]
+
+
+def _tensors(model: Any) -> Iterator[Any]:
+    """All tensors of a model, wherever they are."""
+    attributes = [attribute for node in _nodes(model) for attribute in node.attribute]
+    graphs = [model.graph, *(graph for attribute in attributes for graph in (attribute.g, *attribute.graphs))]
+    sparse = [tensor for graph in graphs for tensor in graph.sparse_initializer]
+    for graph in graphs:
+        yield from graph.initializer
+    for attribute in attributes:
+        yield from (attribute.t, *attribute.tensors)
+        sparse += [attribute.sparse_tensor, *attribute.sparse_tensors]
+    for tensor in sparse:
+        yield from (tensor.values, tensor.indices)

@@ -120,7 +120,7 @@ def _load_folder(
     tensorflow = _start_tensorflow(device, num_threads)
     try:
         meta_graph, tags = _find_graph(storage)
-        _refuse_outside_operations(meta_graph, path, spec)
+        _refuse_outside_operations(meta_graph, path, spec, is_only=tags is None)
         model = tensorflow.saved_model.load(str(storage.local_path()), tags=tags)
     except TeachonceError:
         raise
@@ -180,8 +180,8 @@ def _start_tensorflow(device: torch.device, num_threads: int | None) -> Any:
     return tensorflow
 
 
-def _refuse_outside_operations(meta_graph: Any, path: Path, spec: ModelSpec) -> None:
-    found = [] if spec.options.get("trust") else find_outside_operations(meta_graph)
+def _refuse_outside_operations(meta_graph: Any, path: Path, spec: ModelSpec, *, is_only: bool) -> None:
+    found = [] if spec.options.get("trust") else find_outside_operations(meta_graph, is_only=is_only)
     if found:
         shown = ", ".join(found[:8]) + (", ..." if len(found) > 8 else "")
         raise ModelError(

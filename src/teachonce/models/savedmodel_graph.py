@@ -32,25 +32,36 @@ _STATE = re.compile(
 
 _OUTSIDE = re.compile(
     r"File(?!name)|Checkpoint|^(Save|Restore)|PyFunc|Dataset|Iterator|Reader|^Debug|^Copy(Host)?$|ImmutableConst|Abort"
-    r"|VocabRemapping|Skipgram"
+    r"|VocabRemapping|Skipgram|(Decode|Encode)Proto"
 )
 """Names of operations without a declared state that read, write or call something else all the same."""
 
 _RESTORING = frozenset({"RestoreV2", "Restore", "RestoreSlice"})
 
 
-def find_outside_operations(meta_graph: Any) -> list[str]:
-    """Names of the operations that do more than arithmetic, sorted; ``meta_graph`` is a ``MetaGraphDef``."""
+def find_outside_operations(meta_graph: Any, *, is_only: bool) -> list[str]:
+    """Names of the operations that do more than arithmetic, sorted; ``meta_graph`` is a ``MetaGraphDef``.
+
+    ``is_only``: the SavedModel has no other graph. TensorFlow takes one among several as TensorFlow 1 did.
+    """
     graph = meta_graph.graph_def
     functions = {function.signature.name: function.node_def for function in graph.library.function}
-    if meta_graph.object_graph_def.nodes:
-        return sorted(set(_outside([], list(meta_graph.object_graph_def.concrete_functions), functions)))
+    if is_only and meta_graph.HasField("object_graph_def"):
+        return sorted(set(_outside([], _named_functions(meta_graph.object_graph_def), functions)))
     nodes = {node.name: node for node in graph.node}
     infos = [info for signature in meta_graph.signature_def.values() for info in signature.outputs.values()]
     answers = [name for info in infos for name in _tensor_names(info)]
     found = set(_outside(_ancestors(nodes, [*answers, *_collected(meta_graph)]), [], functions))
     restored = _outside(_ancestors(nodes, [meta_graph.saver_def.restore_op_name]), [], functions)
     return sorted(found | (set(restored) - _RESTORING))
+
+
+def _named_functions(objects: Any) -> list[str]:
+    """The functions that an object graph may call: those that it lists, and those that its objects name."""
+    named = set(objects.concrete_functions)
+    for node in objects.nodes:
+        named |= {*node.function.concrete_functions, node.bare_concrete_function.concrete_function_name}
+    return sorted(named)
 
 
 def _tensor_names(info: Any) -> list[str]:

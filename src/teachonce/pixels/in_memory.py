@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from teachonce.engine.buffers import BufferPool
 from teachonce.engine.chunked import chunked
-from teachonce.engine.machine import free_memory, num_cores
+from teachonce.engine.machine import free_memory, local_ranks, num_cores
 from teachonce.engine.prefetch import prefetch
 from teachonce.errors import ConfigError, ImageError
 from teachonce.native import addresses
@@ -135,12 +135,14 @@ class RecordsInMemory(RecordSource):
         count = min(_SAMPLED_RECORDS, source.num_records)
         locations = [source.locate(index * source.num_records // count) for index in range(count)]
         sample = source.read_batch(locations, with_logits=self._with_logits)
-        needed = sum(_num_bytes(record) for record in sample) * source.num_records // count
+        num_ranks = local_ranks()  # each keeps all of it
+        needed = num_ranks * sum(_num_bytes(record) for record in sample) * source.num_records // count
         free = free_memory()
         if needed > free:
+            ranks = f" in {num_ranks} processes" if num_ranks > 1 else ""
             what = "the pixels and logits" if self._with_logits else "the pixels"
             raise ConfigError(
-                f"--in-memory: {what} of {source.num_records:,} records take about {needed / 1e9:,.1f} GB, "
+                f"--in-memory: {what} of {source.num_records:,} records take{ranks} about {needed / 1e9:,.1f} GB, "
                 f"{free / 1e9:,.1f} GB are free; without it, records are read as they are needed"
             )
 

@@ -17,6 +17,7 @@ from pyarrow import ipc
 from teachonce.errors import StoreError, TeachonceError
 from teachonce.storage.block_file import ARROW_ERRORS, DamagedBlock, has_same_columns
 from teachonce.storage.files import open_storage, read_json
+from teachonce.storage.names import check_component
 from teachonce.storage.sealed_json import SEALED_END
 from teachonce.storage.storage import Storage
 from teachonce.storage.strict_json import Count, convert_json, parse_json
@@ -88,6 +89,9 @@ def read_manifest(path: Path) -> tuple[Plan, LegacyManifest]:
     where = path / MANIFEST_NAME
     manifest = convert_json(read_json(where), LegacyManifest, where, StoreError, advice=_ADVICE)
     plan = _build_plan(manifest["plan"], where)
+    for shard in manifest["shards"]:
+        for file in shard["files"]:
+            check_component(file["name"], f"{where}: files", StoreError)
     expected = (plan.format_version, plan.num_views, plan.num_records)
     found = (manifest["format_version"], manifest["num_views"], manifest["num_records"])
     if found != expected:

@@ -158,11 +158,12 @@ class EpochRecorder(Checkpoint):
         }
         self.rows.append({name: found.get(name) for name in METRIC_COLUMNS})
         is_last = trainer.current_epoch + 1 == self.num_epochs
+        if self.best_row is self.rows[-1]:
+            # Before the last one, behind which this epoch is not repeated. Made a second time instead of copied: a
+            # remote file would have to be read back.
+            trainer.save_checkpoint(self.run / BEST_CHECKPOINT)
         if is_last or (trainer.current_epoch + 1) % self.checkpoint_epochs == 0:
             self._save(trainer)
-        if self.best_row is self.rows[-1]:
-            # Made a second time instead of copied: a remote file would have to be read back.
-            trainer.save_checkpoint(self.run / BEST_CHECKPOINT)
         if trainer.is_global_zero:
             write_metrics(self.run, self.rows)
             self._log(is_last)

@@ -39,11 +39,6 @@ def is_rank() -> bool:
     return "LOCAL_RANK" in os.environ or int(os.environ.get("SLURM_NTASKS", 1)) > 1
 
 
-def local_rank() -> int:
-    """Number of this process among those of its machine, as Lightning counts them: 0 where it is the only one."""
-    return int(os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or 0)
-
-
 def is_first_rank() -> bool:
     """Whether this process reports for the training; also before Lightning knows."""
     ranks = [os.environ[name] for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK", "NODE_RANK") if name in os.environ]

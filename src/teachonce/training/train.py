@@ -34,7 +34,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from teachonce.data.class_balance import balanced_weights
 from teachonce.data.loader import Loader
 from teachonce.data.sampler import EpochBatches
-from teachonce.engine.machine import keep_freed_memory
+from teachonce.engine.machine import keep_freed_memory, local_rank
 from teachonce.engine.progress import phase
 from teachonce.engine.stop_long_work import StopSignals, end_by_signal
 from teachonce.errors import ConfigError, ModelError, TeachonceError
@@ -78,7 +78,7 @@ from teachonce.training.data import (
 )
 from teachonce.training.interruption import EpochLoader, Interruption, TrainingStoppedError
 from teachonce.training.online_stats import measure_online_stats
-from teachonce.training.ranks import Agreement, is_first_rank, is_rank, local_rank, run_ranks, world_shape
+from teachonce.training.ranks import Agreement, is_first_rank, is_rank, run_ranks, world_shape
 from teachonce.training.report import summarize_classes, write_report
 from teachonce.training.store_warnings import measure_store_stats, warn_before_training, warn_of_teacher
 from teachonce.training.student_module import OnlineTeacher, StudentModule

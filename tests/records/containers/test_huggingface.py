@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -81,6 +82,18 @@ def read_all(source: RecordSource) -> list[tuple[str, int]]:
     locations = [(shard, at) for shard, info in enumerate(source.shards) for at in range(info.num_records)]
     assert pickle.loads(pickle.dumps(source)).read_batch(locations) == streamed
     return [(record.filename, record.label) for record in streamed]
+
+
+def test_an_arrow_file_whose_numbers_lead_elsewhere_is_refused(tmp_path: Path) -> None:
+    """It would be read beyond its end: memory of something else."""
+    write_saved(tmp_path / "d", [pa.table({"image": pa.array([b"0123456789"], pa.binary()), "label": [1]})])
+    (file,) = (tmp_path / "d").glob("*.arrow")
+    content = file.read_bytes()
+    offsets = np.array([0, 10], np.int32).tobytes()
+    assert content.count(offsets) == 1
+    file.write_bytes(content.replace(offsets, np.array([0, 2**31 - 1], np.int32).tobytes()))
+    with pytest.raises(RecordError, match="is not an Arrow file, or is damaged"):
+        open_records(tmp_path / "d", "train")
 
 
 def test_files_without_rows_are_no_shards(tmp_path: Path) -> None:

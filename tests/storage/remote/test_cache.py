@@ -216,6 +216,19 @@ def test_a_folder_that_cannot_be_written_is_a_warning(tmp_path):
     assert reader.view(5, 500) == CONTENT[5:500]
 
 
+def test_the_default_limit_is_the_same_at_the_second_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the cache took at the first is not free any more, and is room for it all the same."""
+    for name in ("TEACHONCE_CACHE", "TEACHONCE_CACHE_BYTES"):
+        monkeypatch.setenv(name, "")
+    monkeypatch.setattr("teachonce.storage.remote.cache._free_bytes", lambda _: 100_000)
+    first = use_cache(tmp_path / "cache", None)
+    monkeypatch.setattr(CacheFolder, "num_bytes", lambda _: 45_000)
+    monkeypatch.setattr("teachonce.storage.remote.cache._free_bytes", lambda _: 55_000)
+    second = use_cache(tmp_path / "cache", None)
+    assert first is not None and second is not None
+    assert first.max_bytes == second.max_bytes == 50_000
+
+
 class TestCachedStorage(StorageContract):
     """With a cache a storage does all that it does without."""
 

@@ -143,6 +143,8 @@ class _Rows:
         try:
             # save_to_disk writes streams; files are what others write.
             table = (ipc.open_file if bytes(buffer[:6]) == b"ARROW1" else ipc.open_stream)(buffer).read_all()
+            # Its numbers say where in the file the images are: none may lead elsewhere.
+            table.validate(full=True)
         except pa.ArrowException as error:
             raise RecordError(
                 f"{path}: is not an Arrow file, or is damaged: {error}; copy it again".splitlines()[0]

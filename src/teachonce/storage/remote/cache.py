@@ -275,7 +275,8 @@ def cache_of_environment() -> CacheFolder | None:
 def use_cache(folder: Path | None, max_bytes: int | None) -> CacheFolder | None:
     """Cache what this process, and those that it starts, read of objects; default: in the user's cache folder.
 
-    Default of ``max_bytes``: 50 GB, or half of the free disk where that is less. None where there is no place for one.
+    Default of ``max_bytes``: 50 GB, or, where that is less, half of what of the disk is free or the cache's already.
+    None where there is no place for one.
     """
     if folder is None:
         user_folder = cache_folder()
@@ -283,7 +284,9 @@ def use_cache(folder: Path | None, max_bytes: int | None) -> CacheFolder | None:
             return None
         folder = user_folder / "objects"
     if max_bytes is None:
-        max_bytes = min(DEFAULT_BYTES, int(_free_bytes(folder) * _MAX_FREE_FRAC))
+        # What the cache has taken already is room for it too: a second start must not have half as much.
+        room = _free_bytes(folder) + CacheFolder(folder, 0).num_bytes()
+        max_bytes = min(DEFAULT_BYTES, int(room * _MAX_FREE_FRAC))
     os.environ[FOLDER_VARIABLE] = str(folder.absolute())
     os.environ[BYTES_VARIABLE] = str(max_bytes)
     return cache_of_environment()
