@@ -90,8 +90,8 @@ def test_an_arrow_file_whose_numbers_lead_elsewhere_is_refused(tmp_path: Path) -
     (file,) = (tmp_path / "d").glob("*.arrow")
     content = file.read_bytes()
     offsets = np.array([0, 10], np.int32).tobytes()
-    assert content.count(offsets) == 1
-    file.write_bytes(content.replace(offsets, np.array([0, 2**31 - 1], np.int32).tobytes()))
+    at = content.rindex(offsets)  # of its last message, the batch
+    file.write_bytes(content[:at] + np.array([0, 2**31 - 1], np.int32).tobytes() + content[at + len(offsets) :])
     with pytest.raises(RecordError, match="is not an Arrow file, or is damaged"):
         open_records(tmp_path / "d", "train")
 
