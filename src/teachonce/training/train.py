@@ -221,8 +221,7 @@ def _fit(
 
 @contextmanager
 def _fastest_algorithms(device: torch.device) -> Iterator[None]:
-    """Let cuDNN try which of its algorithms is the fastest, for a training alone: an extraction after it in the same
-    process is to have those that every other one has."""
+    """Let cuDNN try its algorithms, but not for an extraction after it, which is to have those of every other one."""
     before = torch.backends.cudnn.benchmark
     torch.backends.cudnn.benchmark = device.type == "cuda"
     try:
@@ -253,7 +252,6 @@ def _build_trainer(
             check_val_every_n_epoch=config.validation_epochs,
             gradient_clip_val=config.clip_norm,
             accumulate_grad_batches=config.accumulate,
-            benchmark=None,  # see ``_fastest_algorithms``
             callbacks=[
                 TrainingProgress(config.epochs, num_records, recorder),
                 *([] if config.logger == "none" else [CurveLog(config.logger, config.out, to_json(config), recorder)]),
@@ -318,14 +316,12 @@ def _guard(
 def _load_online_teacher(config: TrainConfig, device: torch.device) -> Classifier | None:
     if config.teacher is None or config.temperature == 0:
         return None
-    if str(device) == "cuda":
-        # A scheduler may show each process its own GPU alone, as number 0.
+    if str(device) == "cuda":  # a scheduler may show each process its own GPU alone, as number 0
         device = torch.device("cuda", local_rank() % torch.cuda.device_count())
     teacher = load_model(config.teacher, device=device, or_cpu=config.device == "auto")
     if not teacher.preprocessing.antialias:
         raise ConfigError(
-            f"--teacher {config.teacher}: uses unrounded pixels (antialias=0), so it cannot share a view with the "
-            "student"
+            f"--teacher {config.teacher}: its pixels are not rounded (antialias=0): no views to share with a student"
         )
     return teacher
 
@@ -352,10 +348,10 @@ def _build_module(
             _log(trainer, f"{config.out}: starts from {data.initial.path}: {phrase}")
     for size_px in sorted({config.size, data.preprocessing.size_px}):
         _check_size(spec, student, size_px, data.train.num_classes)
-    num_records, world_size = len(data.train), trainer.world_size
-    order = EpochBatches(num_records, config.batch_size, world_size=world_size, accumulate=config.accumulate)
-    if num_records // (order.num_steps * world_size) == 1:
-        _check_single_image(spec, student, config, num_records)
+    count, size = len(data.train), trainer.world_size
+    order = EpochBatches(count, config.batch_size, world_size=size, accumulate=config.accumulate)
+    if count // (order.num_steps * size) == 1:
+        _check_single_image(spec, student, config, count)
     online = None
     if teacher is not None:
         classes = data.train.records.classes
