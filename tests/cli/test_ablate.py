@@ -177,9 +177,7 @@ def test_the_same_command_again_trains_nothing(ablation):
 def test_what_stores_imply_for_the_arms_is_said(tmp_path, capsys, arms, names, said):
     data = write_shards(tmp_path / "data")
     write_store(tmp_path / "store", data)
-    config = AblateConfig(
-        data=data, out=tmp_path / "out", stores=str(tmp_path / "store"), arms=arms, **COMMON
-    )
+    config = AblateConfig(data=data, out=tmp_path / "out", stores=str(tmp_path / "store"), arms=arms, **COMMON)
     assert [arm.name for arm in _given_stores(config)] == names
     assert said in capsys.readouterr().err
 

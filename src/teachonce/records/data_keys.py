@@ -25,7 +25,7 @@ from teachonce.errors import TeachonceError
 from teachonce.records.key_index import KeyIndex
 from teachonce.records.selection import SelectedSource
 from teachonce.records.source import RecordSource
-from teachonce.storage.cache_folder import cache_folder
+from teachonce.storage.cache_folder import cache_folder, filling_cache
 from teachonce.storage.files import atomic_write, locate
 
 WORKER_BYTES = 1 << 30
@@ -81,6 +81,13 @@ class DataKeys:
         return self._shards[shard]
 
     def _read(self, missing: list[int]) -> None:
+        if not missing:
+            return
+        identities = "\n".join(self._source.shards[shard].identity for shard in missing)
+        with filling_cache(xxhash.xxh3_128_hexdigest(identities.encode())):
+            self._read_all([shard for shard in missing if self._find(shard) is None])
+
+    def _read_all(self, missing: list[int]) -> None:
         if not missing:
             return
         infos = [self._source.shards[shard] for shard in missing]

@@ -23,7 +23,7 @@ from teachonce.records.containers.hf_schema import ImageColumns, find_columns, i
 from teachonce.records.containers.labels import number_labels
 from teachonce.records.options import RecordOptions
 from teachonce.records.source import NO_LABEL, Location, Record, RecordSource, ShardInfo, record_key
-from teachonce.storage.cache_folder import cache_folder
+from teachonce.storage.cache_folder import cache_folder, filling_cache
 from teachonce.storage.files import atomic_write, exists, locate, open_storage
 from teachonce.storage.storage import FileStatus
 from teachonce.terminal import plural
@@ -270,12 +270,14 @@ def _prepare(data: Path, names: Sequence[str], statuses: Sequence[FileStatus], o
         places.append(
             cache / "arrow" / f"{xxhash.xxh3_128_hexdigest(text.encode(errors='surrogateescape'))}{ARROW_SUFFIX}"
         )
-    missing = [index for index, place in enumerate(places) if not exists(place)]
-    if missing:
-        with progress(f"copying Parquet into {cache / 'arrow'}", len(missing), unit="files") as advance:
-            for index in missing:
-                _copy_rows(data / names[index], places[index], columns)
-                advance(1)
+    if all(map(exists, places)):
+        return places
+    with filling_cache(places[0].stem):
+        if missing := [index for index, place in enumerate(places) if not exists(place)]:
+            with progress(f"copying Parquet into {cache / 'arrow'}", len(missing), unit="files") as advance:
+                for index in missing:
+                    _copy_rows(data / names[index], places[index], columns)
+                    advance(1)
     return places
 
 

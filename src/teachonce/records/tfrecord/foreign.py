@@ -29,7 +29,7 @@ from teachonce.records.options import RecordOptions
 from teachonce.records.source import Buffer, Record, parse_shard_name
 from teachonce.records.tfrecord.source import BOX_FEATURES, FEATURES, TFRecordSource, check_boxes, check_logits, keys_of
 from teachonce.records.tfrecord.tf_example import Feature, decode_example
-from teachonce.storage.cache_folder import cache_folder
+from teachonce.storage.cache_folder import cache_folder, filling_cache
 from teachonce.storage.files import atomic_write, exists, locate, open_storage
 
 IMAGE_FEATURE, LABEL_FEATURE = FEATURES[:2]
@@ -195,11 +195,17 @@ def _unpack_all(paths: Sequence[Path]) -> Path:
     )
     folder = cache / "unpacked" / xxhash.xxh3_128_hexdigest(described.encode(errors="surrogateescape"))
     there = open_storage(folder)
-    missing = [path for path in paths if not there.has(path.name.removesuffix(".gz"))]
-    if missing:
-        with progress(f"unpacking into {folder}", len(missing), unit="shards") as advance:
-            for _ in prefetch(missing, lambda path: _unpack(path, folder), threads=2, ahead=2):
-                advance(1)
+
+    def find_missing() -> list[Path]:
+        return [path for path in paths if not there.has(path.name.removesuffix(".gz"))]
+
+    if not find_missing():
+        return folder
+    with filling_cache(folder.name):
+        if missing := find_missing():
+            with progress(f"unpacking into {folder}", len(missing), unit="shards") as advance:
+                for _ in prefetch(missing, lambda path: _unpack(path, folder), threads=2, ahead=2):
+                    advance(1)
     return folder
 
 
