@@ -280,7 +280,8 @@ class MadeUpRecords(RecordSource):
 
 def learn(store: Store, num_epochs: int = 15) -> list[float]:
     """KD loss of each epoch of a linear student."""
-    dataset = KDDataset(MadeUpRecords(store), OwnViews(CropPolicy()), StoredLogits([store], temperature=1.0), size=8)
+    logits = StoredLogits([store], temperature=1.0, other_views=True)
+    dataset = KDDataset(MadeUpRecords(store), OwnViews(CropPolicy()), logits, size=8)
     torch.manual_seed(0)
     student = torch.nn.Linear(8 * 8 * 3, dataset.num_classes)
     optimizer = torch.optim.SGD(student.parameters(), lr=0.02)

@@ -10,12 +10,10 @@ from __future__ import annotations
 
 import math
 import re
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -28,8 +26,9 @@ from teachonce.models.spec import LoadedModel, ModelSpec, first_line, resolve_si
 from teachonce.pixels.preprocessing import PIXELS_AS_THEY_ARE, Preprocessing
 from teachonce.records.class_table import hash_classes
 from teachonce.storage.address import to_location
-from teachonce.storage.files import hash_files, locate
+from teachonce.storage.files import atomic_write, hash_files, locate
 from teachonce.storage.local import LocalStorage
+from teachonce.storage.scratch import scratch_folder
 from teachonce.storage.strict_json import convert_json, parse_json
 
 PREPROCESSING_KEY = "teachonce.preprocessing"
@@ -46,6 +45,7 @@ CLASS_TEXTS_KEY = "teachonce.class_texts"
 _DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft", "com.microsoft.nchwc")
 """Whose operators ONNX Runtime brings along: ONNX's, and its own for what was optimized or quantized."""
 
+_BLOCK_BYTES = 4 << 20
 _INPUT_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(uint8)": np.uint8}
 
 
@@ -108,13 +108,13 @@ def _side_by_side(files: Sequence[tuple[str, Path]]) -> Iterator[Path]:
     if not others or isinstance(storage, LocalStorage):
         yield storage.local_path(name)
         return
-    with TemporaryDirectory(prefix="teachonce-onnx-") as folder:
+    with scratch_folder() as folder:
         for place, file in ((name.rpartition("/")[2], path), *others):
             there, source = locate(file)
-            target = Path(folder) / place
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(there.local_path(source), target)
-        yield Path(folder) / name.rpartition("/")[2]
+            with there.stream(source) as content, atomic_write(folder / place) as target:
+                while block := content.read(_BLOCK_BYTES):
+                    target.write(block)
+        yield folder / name.rpartition("/")[2]
 
 
 def _start_session(path: Path, device: torch.device, num_threads: int | None) -> Any:
