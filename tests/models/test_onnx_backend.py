@@ -258,6 +258,9 @@ def test_tensors_within_nodes_lie_in_the_models_folder_too(tmp_path: Path) -> No
     path.write_bytes(model.SerializeToString())
     with pytest.raises(ModelError, match=r"has tensors in '../../elsewhere', outside of its own folder"):
         load_model(f"onnx:{path}")
+    # Trusted or not, its copy would be written outside of the scratch folder.
+    with serve(tmp_path) as server, pytest.raises(ModelError, match=r"outside of its own folder; from an address none"):
+        load_model(f"onnx:{server.address}/model.onnx,trust=1")
 
 
 def test_a_model_of_several_files_at_an_address(tmp_path: Path) -> None:

@@ -108,6 +108,11 @@ def _side_by_side(files: Sequence[tuple[str, Path]]) -> Iterator[Path]:
     if not others or isinstance(storage, LocalStorage):
         yield storage.local_path(name)
         return
+    outside = next((place for place, _ in others if _leads_out(place)), None)
+    if outside is not None:
+        raise ModelError(
+            f"{path}: has tensors in {outside!r}, outside of its own folder; from an address none are read there"
+        )
     with scratch_folder() as folder:
         for place, file in ((name.rpartition("/")[2], path), *others):
             there, source = locate(file)
@@ -233,11 +238,15 @@ def _model_files(path: Path, spec: ModelSpec) -> list[tuple[str, Path]]:
         shown = ", ".join(custom[:8]) + (", ..." if len(custom) > 8 else "")
         raise ModelError(f"{path}: has operators outside of ONNX ({shown}); export it without them, {advice}")
     for location in files:
-        if Path(location).is_absolute() or ".." in Path(location).parts:
+        if _leads_out(location):
             raise ModelError(
                 f"{path}: has tensors in {location!r}, outside of its own folder; move them there, {advice}"
             )
     return list(files.items())
+
+
+def _leads_out(location: str) -> bool:
+    return Path(location).is_absolute() or ".." in Path(location).parts
 
 
 def _custom_operators(model: Any) -> list[str]:
