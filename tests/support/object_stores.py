@@ -17,6 +17,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from email.utils import formatdate
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,9 @@ def new_bucket(endpoint: str) -> str:
     return name
 
 
+@lru_cache
 def _s3(endpoint: str) -> Any:
+    # Made once: it reads megabytes of JSON first, which beside other tests takes as long as what is to be disturbed.
     boto3 = pytest.importorskip("boto3")
     keys = {"aws_access_key_id": "test", "aws_secret_access_key": "test1234"}
     # A session of its own: the default one keeps the first configuration that it has read.
