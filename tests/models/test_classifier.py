@@ -21,6 +21,7 @@ from teachonce.models.spec import parse_model_spec
 from teachonce.models.torch_backend import _library_names, build_module, load_weights, make_timms_layer_small
 from teachonce.pixels.decode import decode_image
 from teachonce.pixels.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, normalize
+from teachonce.training.data import student_preprocessing
 from tests.support.small_data import run_config
 
 NUM_CLASSES = 7
@@ -186,12 +187,26 @@ def test_inception_takes_its_input_as_torchvisions_own_weights_want_it(tmp_path:
     pixels = noise_pixels(2, 75)
     with torch.inference_mode():
         assert torch.equal(classifier.logits(pixels), module(normalize(pixels, classifier.preprocessing)))
+    # A student that begins with these weights says the same of the same pixels, with its own mean and std.
+    spec = parse_model_spec(f"torchvision:inception_v3,weights={tmp_path}/w.safetensors")
+    student, own = build_student(spec, 5, size_px=75).eval(), student_preprocessing(spec, 75, 75)
+    with torch.inference_mode():
+        torch.testing.assert_close(student(normalize(pixels, own)), classifier.logits(pixels), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
 def test_student_has_one_output_even_where_torchvision_has_more(name: str) -> None:
     student = build_student(f"torchvision:{name}", 5)
     assert student(torch.randn(2, 3, 96, 96)).shape == (2, 5)
+
+
+def test_a_student_wants_the_pixels_of_its_librarys_weights() -> None:
+    for name, mean in (
+        ("torchvision:efficientnet_v2_l", 0.5),
+        ("torchvision:resnet18", 0.485),
+        ("timm:vit_base_patch16_224", 0.5),
+    ):
+        assert student_preprocessing(parse_model_spec(name), 32, 32).mean[0] == mean
 
 
 def test_student_from_weights_of_other_classes_keeps_all_but_the_last_layer(resnet_weights: Path) -> None:

@@ -31,7 +31,7 @@ from torch import nn
 from teachonce.errors import ConfigError, ModelError
 from teachonce.models.adapt_weights import Weights, adapt_weights, required_names
 from teachonce.models.spec import LoadedModel, ModelSpec, first_line
-from teachonce.pixels.preprocessing import Preprocessing
+from teachonce.pixels.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from teachonce.storage.address import to_location
 from teachonce.storage.files import locate
 from teachonce.suggestions import closest
@@ -137,6 +137,22 @@ def build_pretrained_module(spec: ModelSpec, num_classes: int, size_px: int | No
         weights = weights | small_layer({name: own[name] for name in fresh})
     fit_weights(module, weights, where=spec.text)
     return module
+
+
+def library_mean_std(spec: ModelSpec) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    """Mean and std of the pixels, of values in 0..1, that a student of the library's pretrained weights wants."""
+    if spec.kind == "timm":
+        from timm.models import get_pretrained_cfg
+
+        entry = get_pretrained_cfg(spec.name)
+        if entry is None:
+            return IMAGENET_MEAN, IMAGENET_STD
+        return tuple(entry.mean), tuple(entry.std)  # type: ignore[return-value]
+    if spec.name in _AUXILIARY:
+        # What torchvision computes of ImageNet's within these networks, where the weights are its own.
+        return (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
+    preset = _torchvision_weights(spec).transforms()
+    return tuple(preset.mean), tuple(preset.std)
 
 
 def small_layer(weights: Weights) -> Weights:

@@ -23,9 +23,10 @@ from teachonce.data.stored_logits import StoredLogits
 from teachonce.errors import ConfigError, PlanMismatchError, RecordError
 from teachonce.models.fine_tuning import InitialRun, initial_preprocessing, open_initial_run
 from teachonce.models.spec import BACKBONE_OPTIONS, ModelSpec, override_preprocessing
+from teachonce.models.torch_backend import library_mean_std
 from teachonce.options import option_arguments, to_json
 from teachonce.pixels.in_memory import RecordsInMemory
-from teachonce.pixels.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from teachonce.pixels.preprocessing import Preprocessing
 from teachonce.pixels.view_sources import DrawnViews, OwnViews, ViewSource
 from teachonce.records.class_space import ClassSpace
 from teachonce.records.class_table import hash_classes, shown_names
@@ -223,7 +224,7 @@ def student_preprocessing(
         )
     if initial is not None:
         return initial_preprocessing(initial, size_px, resize_px, student)
-    mean, std = _library_mean_std(student.kind, student.name)
+    mean, std = library_mean_std(student)
     return override_preprocessing(Preprocessing(size_px=size_px, resize_px=resize_px, mean=mean, std=std), student)
 
 
@@ -382,16 +383,6 @@ def _open_validation(config: TrainConfig, source: RecordSource) -> RecordSource 
             f"data {len(source.classes.names)}, with different names; give the validation split of this data"
         )
     return validation
-
-
-def _library_mean_std(kind: str, name: str) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-    if kind == "timm":
-        from timm.models import get_pretrained_cfg
-
-        entry = get_pretrained_cfg(name)
-        if entry is not None:
-            return tuple(entry.mean), tuple(entry.std)  # type: ignore[return-value]
-    return IMAGENET_MEAN, IMAGENET_STD
 
 
 def _join(fingerprints: list[str]) -> str | None:
