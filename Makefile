@@ -9,6 +9,8 @@ TEST_WORKERS ?= 2
 # A process that dies ends the tests: xdist's schedulers of groups wait for ever for one that takes its place.
 PARALLEL = -n $(TEST_WORKERS) --dist loadgroup --max-worker-restart 0
 NO_TESTS := 5
+# Files with tests that run alone: to collect all others again takes a minute.
+ALONE = $(shell grep -rl --include='test_*.py' 'mark.alone' tests)
 # The slow tests (kills, several processes, real images in full) run in CI, and here with SLOW=1; some of them alone.
 ALL := $(CI)$(SLOW)
 # Benchmarks take real photographs where they are, else synthetic ones.
@@ -66,7 +68,7 @@ demo: setup
 
 test: setup
 	$(BIN)/python -m pytest $(PARALLEL) -m "not $(if $(ALL),alone,slow)" $(TESTS)
-	$(if $(ALL),$(BIN)/python -m pytest -m alone $(TESTS) || [ $$? = $(NO_TESTS) ])
+	$(if $(ALL),$(BIN)/python -m pytest -m alone $(or $(if $(filter tests,$(TESTS)),$(ALONE)),$(TESTS)) || [ $$? = $(NO_TESTS) ])
 
 # The quick tests with the lowest versions of everything that pyproject.toml allows, in an environment of their own.
 test-lowest: $(LOWEST)/.setup-done

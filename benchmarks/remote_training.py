@@ -3,7 +3,7 @@
     python -m benchmarks.remote_training --at s3://BUCKET/FOLDER --images TAR [--small TAR] [--rounds N] [--out FILE]
 
 The photographs of an archive (CLASS/NAME.jpg), ``--copies`` of each with another comment, become 8 shards with a store
-of 10 crops of each (int8, random logits: nobody reads them here), in a temporary folder and at the address. Measured is
+of 4 crops of each (int8, random logits: nobody reads them here), in a temporary folder and at the address. Measured is
 what a training loop gets of ``KDDataset.batches``: crops of 224 px joined with their logits, batches of 64, a thread a
 core. Local and warm are measured in turn; the ratios are those of images a second, and of images a second of CPU time:
 median and quartiles of the rounds, since a shared machine drifts. Cold is the first epoch with an empty cache; beside
@@ -135,7 +135,7 @@ def _commented(jpeg: bytes, number: int) -> bytes:
 
 
 def bytes_of_a_view(here: Path, there: Path, images: Path) -> str:
-    """What one view's epoch fetches of a store with 10 views a file."""
+    """What one view's epoch fetches of a store with all its views in one file a shard."""
     jpegs, labels = read_jpegs(images, SMALL_SHARDS * SMALL_RECORDS)
     prepare(here / "small", there / "small", jpegs, labels, SMALL_SHARDS)
     fetched: dict[str, int] = {}
@@ -169,8 +169,8 @@ def bytes_of_a_view(here: Path, there: Path, images: Path) -> str:
         path.stat().st_size / (1 if name.endswith("records.arrow") else store.num_views) for name, path in files
     )
     return (
-        f"One view's epoch of {len(jpegs)} records in {SMALL_SHARDS} shards, 10 views a file: {total:,} bytes of the "
-        f"store are fetched, {total / needed:.2f} of what keys, labels and that view take."
+        f"One view's epoch of {len(jpegs)} records in {SMALL_SHARDS} shards, {store.num_views} views a file: {total:,} "
+        f"bytes of the store are fetched, {total / needed:.2f} of what keys, labels and that view take."
     )
 
 

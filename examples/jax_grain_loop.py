@@ -38,6 +38,8 @@ def loss_parts(weights, batch, temperature):
 def train(data, store, size=224, batch_size=64, epochs=10, temperature=2.0, rate=0.01):
     """Train a small student on labels and on what the teacher said; returns its weights and each update's KD loss."""
     store = Store(store)
+    if store.policy.mix is not None:
+        sys.exit(f"{store.path}: views are mixed: the label loss needs batch['partner_labels'] and batch['shares'] too")
     # Exactly what the teacher saw, where the store has views; else crops of the student's own.
     views = StoredViews(store) if store.policy.is_random else OwnViews(CropPolicy())
     logits = StoredLogits([store], temperature=temperature)

@@ -47,6 +47,8 @@ def kd_part(temperature):
 def train(data, store, size=224, batch_size=64, epochs=10, temperature=2.0, workers=2):
     """Train a small student on labels and on what the teacher said; returns it and Keras's history."""
     store = Store(store)
+    if store.policy.mix is not None:
+        sys.exit(f"{store.path}: views are mixed: the label loss needs batch['partner_labels'] and batch['shares'] too")
     # Exactly what the teacher saw, where the store has views; else crops of the student's own.
     views = StoredViews(store) if store.policy.is_random else OwnViews(CropPolicy())
     logits = StoredLogits([store], temperature=temperature)

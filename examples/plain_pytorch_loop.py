@@ -15,6 +15,8 @@ from teachonce import CropPolicy, KDDataset, OwnViews, Store, StoredLogits, Stor
 def train(data, store, student="resnet18", size=224, batch_size=64, epochs=10, temperature=2.0):
     """Train on labels and on what the teacher said; returns the student and the loss of each update."""
     store = Store(store)
+    if store.policy.mix is not None:
+        sys.exit(f"{store.path}: views are mixed: the label loss needs batch['partner_labels'] and batch['shares'] too")
     # Exactly what the teacher saw, where the store has views; else crops of the student's own.
     views = StoredViews(store) if store.policy.is_random else OwnViews(CropPolicy())
     logits = StoredLogits([store], temperature=temperature)

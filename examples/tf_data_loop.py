@@ -14,6 +14,8 @@ from teachonce import CropPolicy, KDDataset, OwnViews, Store, StoredLogits, Stor
 def open_dataset(data, store, size=224, temperature=2.0):
     """Views and teacher logits of the records of ``data``: exactly what the teacher saw, where the store has views."""
     store = Store(store)
+    if store.policy.mix is not None:
+        sys.exit(f"{store.path}: views are mixed: the label loss needs batch['partner_labels'] and batch['shares'] too")
     views = StoredViews(store) if store.policy.is_random else OwnViews(CropPolicy())
     logits = StoredLogits([store], temperature=temperature)
     return KDDataset(open_records(Path(data), "train"), views, logits, size=size)

@@ -33,12 +33,25 @@ install_import_hook(["teachonce.losses"], "beartype.beartype")
 settings.register_profile("teachonce", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("teachonce")
 
+# What would outlast a crash of the machine is not tested, and a wait for the disk is 5 ms a file and another a folder.
+os.fsync = lambda fd: None  # type: ignore[assignment]
+
 _TESTS = itertools.count()
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 # The list of the machine's fonts takes seconds to make and depends on nothing here, so it alone is kept.
 os.environ.setdefault("MPLCONFIGDIR", str(Path.home() / ".cache" / "matplotlib"))
+
+
+@pytest.hookimpl(tryfirst=True)  # xdist looks at these marks in the same hook
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that share a fixture of their module run in one process: each would make it for itself."""
+    for item in items:
+        fixtures = item._fixtureinfo.name2fixturedefs if isinstance(item, pytest.Function) else {}
+        shares = any(definitions[-1].scope == "module" for definitions in fixtures.values())
+        if shares and item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
 
 
 @pytest.fixture(scope="session")

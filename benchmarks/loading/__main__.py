@@ -52,7 +52,7 @@ TARGETS = {
     "tf.data, no antialiasing": 1.05,
     "tf.data, antialiased": 1.9,
     "WebDataset, Pillow": 2.2,
-    "FFCV, no antialiasing": 1.5,
+    "FFCV, area filter": 1.5,
     "DALI, image_random_crop, antialiased": 1.5,
     "DALI, random_resized_crop, antialiased": 1.5,
 }

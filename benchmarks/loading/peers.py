@@ -252,7 +252,7 @@ PEERS: dict[str, dict[str, Pipeline]] = {
         "tf.data, antialiased": partial(tfdata, antialias=True, dtype="uint8"),
     },
     "webdataset": {"WebDataset, Pillow": webdataset},
-    "ffcv": {"FFCV, no antialiasing": ffcv},
+    "ffcv": {"FFCV, area filter": ffcv},
     "dali": {
         "DALI, image_random_crop, antialiased": partial(dali, partial_decode=True),
         "DALI, random_resized_crop, antialiased": partial(dali, partial_decode=False),

@@ -144,7 +144,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         prepare_small(Path(folder), flags.images)
         rates = measure(Path(folder), flags.rounds, flags.seconds)
-        shares = measure_shares(Path(folder), max(flags.rounds // 5, 1))
+        shares = measure_shares(Path(folder), max(flags.rounds // 3, 3))
     print("\n".join(one_core_table(rates)))
     for name, values in shares.items():
         print(f"Share of loading in an epoch of test_resnet, {name}: {quote(values)}")

@@ -171,7 +171,14 @@ def draw_accuracy(canvas: Canvas, box: Box, students: Sequence[Student]) -> None
         x = place(forwards, low)[0]
         canvas.line((x, bottom), (x, bottom + 5), color=colors.quiet)
         canvas.text(x, bottom + 19, f"{round(forwards / 1000)}k", color=colors.quiet, anchor="middle", size=12)
-    canvas.text((left + right) / 2, bottom + 38, "teacher forwards", color=colors.quiet, anchor="middle", size=12)
+    canvas.text(
+        (left + right) / 2,
+        bottom + 38,
+        "teacher forwards for all three students",
+        color=colors.quiet,
+        anchor="middle",
+        size=12,
+    )
 
     labels = next(student for student in students if student.forwards == 0)
     upper, lower = place(10_000, labels.top1 + labels.margin)[1], place(10_000, labels.top1 - labels.margin)[1]

@@ -24,6 +24,7 @@ from teachonce.store.store import Store
 from teachonce.training.config import TrainConfig
 from teachonce.training.train import train
 from tests.support.small_data import write_digits, write_shards, write_store
+from tests.support.small_models import write_color_shards, write_color_teacher
 from tests.training.test_interruption import Stopper
 from tests.training.test_train import GRACE_SECONDS, tensor_bytes
 
@@ -180,6 +181,20 @@ def test_what_stores_imply_for_the_arms_is_said(tmp_path, capsys, arms, names, s
     config = AblateConfig(data=data, out=tmp_path / "out", stores=str(tmp_path / "store"), arms=arms, **COMMON)
     assert [arm.name for arm in _given_stores(config)] == names
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("scale", [(0.08, 1.0), (0.5, 1.0)])
+def test_other_views_of_labels_alone_are_said(tmp_path, capsys, scale):
+    """Beside a store the arm of labels draws the student's own views, whatever the store's were drawn by."""
+    data = write_color_shards(tmp_path / "data", sizes=(4,))
+    teacher, store = write_color_teacher(tmp_path / "teacher.onnx"), tmp_path / "store"
+    views = {"policy": "crop", "crop_scale": scale, "flip_prob": 0.0, "gate_samples": 0, "device": "cpu"}
+    extract(ExtractConfig(data=data, teacher=teacher, out=store, **views))
+    options = COMMON | {"crop_scale": (0.08, 1.0)}
+    _given_stores(AblateConfig(data=data, out=tmp_path / "out", stores=str(store), arms="labels", **options))
+    said = capsys.readouterr().err
+    phrase = "ablate: labels only: the student draws views by --policy crop --crop-scale 0.08 1.0 --flip-prob 0.0, and"
+    assert (phrase in said) == ("are by --policy crop --crop-scale 0.5 1.0" in said) == (scale != (0.08, 1.0))
 
 
 @pytest.mark.slow

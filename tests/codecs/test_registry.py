@@ -19,7 +19,7 @@ from teachonce.codecs.options import CodecName
 from teachonce.codecs.registry import CODECS, build_codec, codec_from_json
 from teachonce.data.stored_logits import StoredLogits
 from teachonce.data.tensors import as_tensors
-from teachonce.errors import StoreError
+from teachonce.errors import LogitsError, StoreError
 from teachonce.records.class_space import ClassSpace
 from teachonce.store.store import Store
 from tests.support.small_data import write_shards, write_store
@@ -34,7 +34,12 @@ class FixedPointCodec(DenseCodec):
     step: Annotated[float, Meta(gt=0)] = 0.125
 
     def encode_logits(self, logits: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
-        return {"steps": np.rint(check_finite(logits) / self.step).astype(np.int16)}
+        steps = np.rint(check_finite(logits) / self.step)
+        if np.abs(steps).max(initial=0) > 32767:
+            raise LogitsError(
+                f"a logit beyond {32767 * self.step:g}: too large for steps of {self.step}; choose larger ones"
+            )
+        return {"steps": steps.astype(np.int16)}
 
     def decode_logits(self, columns: Columns, temperature: float = 1.0) -> NDArray[np.float32]:
         return columns["steps"] * np.float32(self.step)
@@ -65,6 +70,15 @@ def test_a_codec_of_ones_own_is_a_class_and_an_entry(tmp_path: Path, monkeypatch
     decoded = teachers.decode(batch, 2.0, ClassSpace(num_classes=4))
     assert decoded.dtype == torch.float32 and decoded[:, 1:].tolist() == expected.tolist()
     assert decoded[:, 0].isneginf().all()
+
+
+def test_a_codec_of_ones_own_refuses_what_it_cannot_hold() -> None:
+    codec = FixedPointCodec(num_classes=2)
+    held = np.array([[4095.875, -4095.875]], np.float32)
+    assert codec.decode_logits(codec.encode_logits(held)).tolist() == held.tolist()
+    with pytest.raises(LogitsError, match=r"a logit beyond 4095\.88: too large for steps of 0\.125"):
+        codec.encode_logits(held + 1)
+    assert codec.encode_logits(np.zeros((0, 2), np.float32))["steps"].shape == (0, 2)
 
 
 def test_the_command_line_offers_every_codec() -> None:

@@ -111,7 +111,7 @@ def test_batches_are_those_of_local_data(local, bucket, fetched, window, num_wor
             assert expected.keys() == found.keys()
             assert all(torch.equal(expected[name], found[name]) for name in expected)
     for shard in near.records.shards:
-        assert fetched.get(shard.name, 0) <= shard.num_bytes, "each byte of the records once"
+        assert 0 < fetched.get(shard.name, 0) <= shard.num_bytes, "each byte of the records once"
 
 
 def test_of_a_store_one_view_is_fetched_for_one_epoch(local, bucket, fetched):
@@ -123,7 +123,7 @@ def test_of_a_store_one_view_is_fetched_for_one_epoch(local, bucket, fetched):
     for shard, _ in store.shards:
         name = views_file(shard, (0, NUM_VIEWS - 1))
         size = (local / "store" / name).stat().st_size
-        assert fetched.get(name, 0) <= size / NUM_VIEWS + 2 * PAGE_BYTES + HEAD_BYTES
+        assert 0 < fetched.get(name, 0) <= size / NUM_VIEWS + 2 * PAGE_BYTES + HEAD_BYTES
     again = dict(fetched)
     for _ in far.batches(batch_size=8, epoch=2, num_workers=2):
         pass
@@ -140,7 +140,7 @@ def test_shards_are_fetched_in_the_order_in_which_they_are_needed(local):
     for items in ahead.follow():
         needed |= dict.fromkeys(shard for shard, _ in records.locate_all(np.array([index for index, _ in items])))
         # An epoch that ends cancels what is still to be fetched; threads need a moment.
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 60
         while not {(shard, 0) for shard in needed} <= set(asked) and time.monotonic() < deadline:
             time.sleep(0.001)
     assert sorted(asked) == [(shard, 0) for shard in range(8)] and sorted(needed) == list(range(8))
@@ -151,7 +151,7 @@ def test_leaving_an_epoch_early_ends_the_fetching(local, bucket):
     iterator = iter(far.batches(batch_size=4, epoch=0, num_workers=1))
     next(iterator)
     iterator.close()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while any(thread.name == "fetch ahead" for thread in threading.enumerate()):
         assert time.monotonic() < deadline
         time.sleep(0.02)

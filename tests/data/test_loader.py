@@ -121,7 +121,10 @@ def test_no_more_is_made_ahead_than_said() -> None:
     dataset = Slow(100)
     iterator = iter(Loader(dataset, batches_of_one(100), 2))
     next(iterator)
-    time.sleep(0.2)
+    deadline = time.monotonic() + 30
+    while len(dataset.made) < 1 + 2 * BATCHES_AHEAD and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.05)  # for one too many
     assert len(dataset.made) == 1 + 2 * BATCHES_AHEAD
     iterator.close()  # type: ignore[attr-defined]
 

@@ -9,6 +9,7 @@ import os
 import signal
 import time
 import warnings
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -234,7 +235,7 @@ def work(tmp_path_factory):
     folder = tmp_path_factory.mktemp("work")
     data = write_color_shards(folder / "data", sizes=(8,) * 24)
     teacher = write_color_teacher(folder / "teacher.onnx")
-    words = ["extract", "--data", data, "--teacher", teacher, "--policy", "crop", "--views", 8, "--views-per-file", 4]
+    words = ["extract", "--data", data, "--teacher", teacher, "--policy", "crop", "--views", 8, "--views-per-file", 2]
     words += ["--batch-size", 1, "--device", "cpu"]
     run_inline(*words, "--out", folder / "inline")
     return folder, words
@@ -270,17 +271,17 @@ def test_a_driver_that_cannot_load_the_teacher(cluster, work, tmp_path):
         folder=work[0],
     )  # fmt: skip
     said = must_be_done(driver, work, out)
-    assert "gate: top-1 1.000 on 192 records" in said and "views 0 to 3 are complete" in said
+    assert "gate: top-1 1.000 on 192 records" in said and "views 0 to 1 are complete" in said
     assert "Traceback" not in said and "raylet" not in said
     again = cluster.start(*words, "--out", out, *cluster.options(num_workers=2), folder=work[0])
-    assert "48 of 48 units done" in must_be_done(again, work, out)
+    assert "96 of 96 units done" in must_be_done(again, work, out)
 
 
 def test_a_node_is_killed_and_another_one_joins(cluster, work, tmp_path):
     out = tmp_path / "store"
     driver = cluster.start(*work[1], "--out", out, *cluster.options(num_workers=2))
     wait_until(lambda: num_views(out) >= 4, 120)
-    assert num_views(out) < 44
+    assert num_views(out) < 92
     cluster.kill()
     cluster.add()
     said = must_be_done(driver, work, out)
@@ -292,8 +293,11 @@ def test_actors_are_killed(cluster, work, tmp_path):
     driver = cluster.start(*work[1], "--out", out, *cluster.options(min_workers=1, max_workers=2))
     for number in (4, 12):
         wait_until(functools.partial(lambda number: num_views(out) >= number, number), 120)
-        for process in actor_processes():
-            os.kill(process, signal.SIGKILL)
+        processes = actor_processes()
+        assert processes
+        for process in processes:
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
     must_be_done(driver, work, out)
 
 
@@ -303,7 +307,7 @@ def test_the_driver_is_killed_and_started_again_beside_a_second_one(cluster, wor
     wait_until(lambda: num_views(out) >= 4, 120)
     driver.kill()
     driver.communicate()
-    assert num_views(out) < 44
+    assert num_views(out) < 92
     drivers = [cluster.start(*work[1], "--out", out, *cluster.options(num_workers=1)) for _ in range(2)]
     for one in drivers:
         must_be_done(one, work, out)
@@ -317,7 +321,7 @@ def test_a_driver_that_is_asked_to_stop(cluster, work, tmp_path):
     driver.send_signal(signal.SIGTERM)
     code, said = finish(driver)
     assert code == 143 and said.splitlines()[-1].startswith("teachonce: stopped by SIGTERM; completed work is kept.")
-    assert 4 <= num_views(out) < 48
+    assert 4 <= num_views(out) < 96
     must_be_done(cluster.start(*work[1], "--out", out, *cluster.options(num_workers=2)), work, out)
 
 
@@ -373,6 +377,6 @@ def test_records_and_merge(cluster, tmp_path):
 
 def test_no_cluster_is_one_line(cluster, work, tmp_path):
     words = [*work[1], "--out", tmp_path / "s", "--engine", "ray", "--address", "127.0.0.1:9"]
-    code, said = finish(cluster.start(*words), 30)
+    code, said = finish(cluster.start(*words))
     line = said.splitlines()[-1]
     assert code == 2 and line.startswith("teachonce: --address 127.0.0.1:9: no Ray cluster can be reached"), said

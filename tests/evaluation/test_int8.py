@@ -15,7 +15,15 @@ from teachonce.cli.main import main
 from teachonce.errors import ConfigError, MissingExtraError
 from teachonce.evaluation.config import EvaluateConfig, ExportOnnxConfig
 from teachonce.evaluation.evaluate import evaluate
-from teachonce.evaluation.int8 import export_int8, int8_path, read_images, spaced_indices
+from teachonce.evaluation.int8 import (
+    _measure_agreement,
+    _open_teacher,
+    _predict,
+    export_int8,
+    int8_path,
+    read_images,
+    spaced_indices,
+)
 from teachonce.evaluation.int8_table import Comparison
 from teachonce.extraction.config import ExtractConfig
 from teachonce.extraction.extract import extract
@@ -24,10 +32,14 @@ from teachonce.interop.convert import convert_records
 from teachonce.interop.merge import merge
 from teachonce.models.classifier import load_model
 from teachonce.pixels.preprocessing import normalize
+from teachonce.pixels.render import render_center
+from teachonce.records.class_space import ClassSpace
 from teachonce.records.discovery import open_records
 from teachonce.store.store import Store
 from teachonce.training.train import train
-from tests.support.small_data import teacher_logits, write_store
+from tests.support.raw_images import write
+from tests.support.small_data import encode_jpeg, teacher_logits, write_store
+from tests.support.small_models import write_color_teacher
 from tests.training.test_train import config
 
 pytest.importorskip("onnxruntime")
@@ -93,6 +105,20 @@ def test_agreement_with_a_store_of_whole_images(run: Path, digits: Path, exporte
         classes = model.forward(torch.from_numpy(images)).argmax(dim=1).numpy()
         assert row.agreement_teacher == pytest.approx((classes == teacher).mean())
     assert found.num_teacher_records == 96 and found.teacher is not None and "whole images" in found.teacher
+
+
+def test_agreement_needs_no_labels(tmp_path: Path) -> None:
+    """The teacher's split may be images alone: a store's logits say what is to be agreed with."""
+    for number in range(6):
+        write(tmp_path / "photos" / f"{number}.jpg", encode_jpeg(number))
+    model = load_model(write_color_teacher(tmp_path / "teacher.onnx"), device="cpu")
+    source = open_records(tmp_path / "photos", "train")
+    pixels = torch.from_numpy(render_center(list(source.iter_shard(0)), model.preprocessing))
+    store = write_store(tmp_path / "store", source, _predict(model, pixels).numpy(), offset=0)
+    options = settings(tmp_path, tmp_path / "photos", tmp_path / "out.onnx", store=store.path)
+    space = ClassSpace(num_classes=model.num_classes)
+    taught = _open_teacher(options, model.preprocessing, space)
+    assert _measure_agreement([model], taught, 6) == ([1.0], 6)
 
 
 def test_agreement_with_the_records_logits_is_that_of_their_store(

@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import get_args
 
 import numpy as np
@@ -14,10 +16,11 @@ import torch
 from PIL import Image
 
 from teachonce.cli.main import main
+from teachonce.errors import ConfigError
 from teachonce.evaluation.config import EvaluateConfig, PredictConfig, PreprocessingPlace
 from teachonce.evaluation.evaluate import evaluate
 from teachonce.evaluation.image_files import ImageFiles
-from teachonce.evaluation.predict import describe, predict, predict_images
+from teachonce.evaluation.predict import Prediction, _print_found, describe, predict, predict_images
 from teachonce.models.classifier import load_model
 from teachonce.records.class_table import ClassTable, write_classes
 from teachonce.records.discovery import open_records
@@ -185,6 +188,31 @@ def test_a_csv_that_exists_is_kept(run: Path, pictures: Path, tmp_path: Path) ->
     with pytest.raises(SystemExit) as end:
         main(["predict", str(run), str(pictures), "--csv", str(tmp_path / "p.csv")])
     assert end.value.code == 2 and (tmp_path / "p.csv").read_text() == "mine"
+
+
+def test_a_csv_that_another_makes_meanwhile_is_kept_and_said(
+    run: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def say(*_: object, **__: object) -> Iterator[Prediction]:
+        (tmp_path / "p.csv").write_text("another's")
+        yield Prediction(path="a.jpg", outputs=(0,), probs=(1.0,))
+
+    monkeypatch.setattr("teachonce.evaluation.predict.predict_images", say)
+    with pytest.raises(ConfigError, match="another command made this file meanwhile"):
+        predict(PredictConfig(model=str(run), images=(pictures,), csv=tmp_path / "p.csv", device="cpu"))
+    assert (tmp_path / "p.csv").read_text() == "another's"
+    with pytest.raises(ConfigError, match=r"p\.csv: exists"):
+        predict(PredictConfig(model=str(run), images=(pictures,), csv=tmp_path / "p.csv", device="cpu"))
+
+
+def test_a_line_has_all_classes_and_the_whole_path(capsys: pytest.CaptureFixture[str]) -> None:
+    names = [f"class number {number}" for number in range(1000)]
+    classifier = SimpleNamespace(class_name=names.__getitem__)
+    path = "/".join(["folder" * 20] * 10) + "/a\nb.jpg"
+    _print_found(Prediction(path=path, outputs=tuple(range(1000)), probs=(0.001,) * 1000), classifier)  # type: ignore[arg-type]
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith(path.replace("\n", "\\n") + ": class number 0 0.0010, ")
+    assert line.endswith("class number 999 0.0010") and line.count("class number") == 1000
 
 
 def test_names_that_are_no_text(run: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from hypothesis import strategies as st
 
 from teachonce.codecs.registry import build_codec
 from teachonce.inspection import measures as measures_module
-from teachonce.inspection.costs import measure_bytes, measure_codec
+from teachonce.inspection.costs import measure_bytes, measure_codec, measure_variation
+from teachonce.inspection.diff import _describe
 from teachonce.inspection.measures import (
     RowSums,
     add_calibration,
@@ -24,17 +26,21 @@ from teachonce.inspection.measures import (
     sum_rows,
     top_classes,
 )
+from teachonce.inspection.store import render_store, summarize_store
 from teachonce.records.class_space import ClassSpace
 from teachonce.records.discovery import open_records
+from teachonce.records.source import NO_LABEL
 from teachonce.rng import generator
 from teachonce.store.begin import begin_store
+from teachonce.store.card import render_card
 from teachonce.store.manifests import finalize_store
 from teachonce.store.plan import Plan, describe_data, group_views
 from teachonce.store.store import Store
 from teachonce.store.tables import Sample, StoreWriter
 from teachonce.views.policy import CropPolicy, RandomMix, policy_to_json
 from teachonce.views.view import Mix, View
-from tests.support.small_data import write_shards, write_store
+from tests.support.raw_images import write
+from tests.support.small_data import encode_jpeg, write_image_folder, write_shards, write_store
 
 SIZES, NUM_VIEWS, NUM_CLASSES = (11, 8), 5, 6
 POLICY = CropPolicy(mix=RandomMix(cutmix_alpha=1.0, mixup_alpha=1.0))
@@ -46,14 +52,14 @@ def probs_of(logits: np.ndarray) -> np.ndarray:
 
 
 def write_mixed_store(
-    path: Path, data: Path, logits: np.ndarray, is_mixed: np.ndarray, codec: str = "float32"
+    path: Path, data: Path, logits: np.ndarray, is_mixed: np.ndarray, codec: str = "float32", k: int = 2
 ) -> Store:
     """A store of given ``logits`` [V, N, C] whose views are mixed where ``is_mixed`` [V, N], with samples of all rows.
 
     Mixes are mixup and cutmix by turns, and a cutmix of so small a box that its share rounds to 1.
     """
     source = open_records(data, "train")
-    coded = build_codec(codec, num_classes=NUM_CLASSES, k=2)
+    coded = build_codec(codec, num_classes=NUM_CLASSES, k=k)
     groups = group_views(len(logits), 2)
     plan = Plan(
         teacher={"spec": "none", "model": "test", "precision": "float32"},
@@ -176,7 +182,8 @@ def test_blocks_of_records_do_not_change_what_is_counted(tmp_path, data, logits,
 
 
 def test_measuring_leaves_what_it_is_given_as_it_was(logits, is_mixed):
-    said = judge_rows(logits[0], np.arange(sum(SIZES)) % NUM_CLASSES, ~is_mixed[0], num_top=5)
+    labels = np.arange(sum(SIZES)) % NUM_CLASSES
+    said = judge_rows(logits[0], labels, np.ones(len(labels), bool), ~is_mixed[0], num_top=5)
     first = add_calibration(np.zeros((15, 3)), said)
     kept = first.copy()
     second = add_calibration(first, said)
@@ -202,6 +209,52 @@ def test_where_all_views_are_mixed_there_is_no_accuracy(tmp_path, data, logits):
     measures = measure_store(store)
     assert measures.top1 is None and measures.ece is None and not measures.suspects
     assert measures.entropy_nats > 0 and measures.shards[0].sums.top1 is None
+
+
+@pytest.mark.parametrize("offset", [-1, 1])
+def test_records_without_a_label_are_left_out_of_what_is_right(tmp_path, logits, offset):
+    source = open_records(write_image_folder(tmp_path / "data"), "train")
+    read = source.iter_shard
+    source.iter_shard = lambda shard: (
+        dataclasses.replace(record, label=NO_LABEL if row % 3 == 0 else record.label)
+        for row, record in enumerate(read(shard))
+    )
+    store = write_store(tmp_path / "some", source, offset=offset)
+    labels = np.concatenate([store.read_labels(shard) for shard in range(len(store.shards))])
+    said = np.concatenate([store.read_logits(shard, 0, slice(None)) for shard in range(len(store.shards))])
+    has_label = labels != NO_LABEL
+    assert has_label.sum() == 8 and len(labels) == 12
+    measures = measure_store(store)
+    assert measures.num_rows == measures.num_plain == 12 and measures.num_labeled == 8
+    assert measures.top1 == pytest.approx((said.argmax(axis=1) + offset == labels)[has_label].mean())
+    assert measures.calibration[:, 0].sum() == 8 and sum(shard.num_labeled for shard in measures.shards) == 8
+    assert measures.num_judged == (has_label & (labels >= offset) & (labels < offset + 3)).sum()
+    assert measures.sums.entropies.sum() == measures.agreement.sum() == 12
+    assert f"{measures.top1:.4f} (without 4 unlabeled)" in render_store(summarize_store(store.path))
+    card, results = render_card(store, None), _describe(store.path).results
+    assert f"top-1 {measures.top1:.4f} of the stored logits of 8 labeled records, over" in card
+    assert results["top1"] == pytest.approx(measures.top1)
+
+
+def test_images_alone_have_no_accuracy(tmp_path):
+    for number in range(6):
+        write(tmp_path / "data" / f"{number}.jpg", encode_jpeg(number))
+    store = write_store(tmp_path / "store", tmp_path / "data", num_classes=3, offset=-1)
+    measures = measure_store(store)
+    assert measures.top1 is measures.top5 is measures.ece is None and measures.entropy_nats > 0
+    assert not measures.suspects and measures.num_judged == 0 and measures.sums.entropies.sum() == 6
+    assert "unknown: the records have no labels" in render_store(summarize_store(store.path))
+    assert "| accuracy | not known: the records have no labels |" in render_card(store, None)
+    assert _describe(store.path).results["top1"] is None
+
+
+@pytest.mark.parametrize("codec, k, is_known", [("topk", 3, False), ("topk", 5, True), ("float32", 5, True)])
+def test_top5_of_a_codec_that_keeps_fewer_is_not_known(tmp_path, data, codec, k, is_known):
+    logits = np.random.default_rng(3).normal(0, 2, (1, sum(SIZES), NUM_CLASSES)).astype(np.float32)
+    store = write_mixed_store(tmp_path / "store", data, logits, np.zeros((1, sum(SIZES)), bool), codec, k=k)
+    measures = measure_store(store)
+    assert (measures.top5 is not None) == is_known and measures.top1 is not None
+    assert (summarize_store(store.path)["top5"] is not None) == is_known
 
 
 def test_a_sample_is_what_the_chosen_records_say(tmp_path, data, logits):
@@ -273,6 +326,15 @@ def test_the_codecs_error_is_total_variation_on_the_samples(tmp_path, data, logi
             assert found.tail_mass[temperature] == pytest.approx(tail.mean())
     assert bool(found.tail_mass) == (codec == "topk")
     assert (found.largest[1] == 0) == (codec == "float32")
+
+
+def test_samples_of_views_that_are_cut_off_are_left_out(tmp_path, data, logits, is_mixed):
+    """A file of two views holds samples of both, also where only the first is used."""
+    path = write_mixed_store(tmp_path / "store", data, logits, is_mixed, "int8").path
+    cut = Store(path, num_views=1)
+    found, variation = measure_codec(cut), measure_variation(cut, 8.0)
+    assert found is not None and found.num_samples == sum(SIZES)
+    assert variation is not None and len(variation) == sum(SIZES)
 
 
 def test_of_many_samples_some_files_are_read(tmp_path, data, logits, is_mixed):

@@ -28,7 +28,8 @@ from teachonce.records.discovery import open_records
 from teachonce.store.begin import begin_store
 from teachonce.store.store import Store
 from tests.support.chromium import measure_page
-from tests.support.small_data import write_shards, write_store
+from tests.support.raw_images import write
+from tests.support.small_data import encode_jpeg, write_shards, write_store
 from tests.support.small_models import COLORS, color_example, write_color_shards, write_color_teacher
 
 SECTIONS = ["decide", "suspects", "sheet", "views", "sure", "shards", "bytes", "codec", "facts"]
@@ -332,6 +333,20 @@ def test_what_the_data_says_is_text_and_never_html(tmp_path):
     assert cards[0].text.startswith(f"✗ {wild}")
     assert 'on"e' in cards[0].text and "&lt;" in cards[1].text
     assert f"labeled {wild}" in section(page, "suspects").text
+
+
+def test_records_without_labels_are_neither_right_nor_wrong(tmp_path):
+    for number in range(6):
+        write(tmp_path / "data" / f"{number}.jpg", encode_jpeg(number))
+    page = read_page(write_page(write_store(tmp_path / "store", tmp_path / "data", offset=-1).path, tmp_path / "data"))
+    assert "6 of 6 views are of records without a label" in " ".join(page.text.split())
+    sheet = section(page, "sheet")
+    assert (
+        not [mark for mark in sheet.find("span") if "mark" in (mark.attributes.get("class") or "")]
+        and "the teacher's choice is the label" not in sheet.text
+    )
+    assert "no label" in sheet.text and len(section(page, "sure").find("svg")) == 2
+    assert "label -1" not in page.find("article")[0].find("p", class_="names")[0].text
 
 
 def test_logits_without_a_teacher_show_the_whole_image(tmp_path):

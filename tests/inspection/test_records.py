@@ -123,6 +123,18 @@ def test_all_images_that_cannot_be_read_are_named(
     assert end.value.code == 1 and "UNREADABLE  5 images" in shown.out
 
 
+@pytest.mark.parametrize("num_sound, sizes", [(3, {"least": 40, "most": 40}), (0, {"least": 0, "most": 0})])
+def test_a_shard_without_a_readable_image_has_no_size(tmp_path: Path, num_sound: int, sizes: dict[str, int]) -> None:
+    broken = [example(number, 1, encoded=[b"text%d" % number]) for number in range(4)]
+    sound = [example(number, 1) for number in range(10, 10 + num_sound)]
+    payloads = [*broken, *sound]
+    write_shards(tmp_path, sizes=(4, num_sound) if num_sound else (4,), payloads=payloads)
+    summary = summarize_records(tmp_path, num_workers=1)
+    (split,) = summary["splits"]
+    assert split["width_px"] == sizes and len(split["unreadable"]) == 4
+    assert f"{sizes['most']} px wide" in render_records(summary)
+
+
 def test_nothing_to_inspect(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no records; expected SPLIT-NNNNN-of-NNNNN shards"):
         summarize_records(tmp_path)

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -392,26 +393,30 @@ def test_options_that_cannot_be_meant():
         StatusConfig(path=Path("store"), watch=True, watch_seconds=0)
 
 
-def finish_later(store, seconds):
-    def finish():
-        time.sleep(seconds)
-        fill(store, make_plan(5))
-        finalize_store(store)
+def finish_meanwhile(store, monkeypatch):
+    """The work is completed in the third pause between two looks, each of which takes no time."""
+    pauses = []
 
-    thread = threading.Thread(target=finish)
-    thread.start()
-    return thread
+    def pause(seconds):
+        pauses.append(seconds)
+        if len(pauses) == 3:
+            fill(store, make_plan(5))
+            finalize_store(store)
+
+    clock = SimpleNamespace(time=time.time, monotonic=lambda: 1000.0, sleep=pause)
+    monkeypatch.setattr("teachonce.inspection.status.time", clock)
+    return pauses
 
 
 @pytest.mark.parametrize("as_json", [False, True])
-def test_watching_ends_when_the_work_is_complete(store, capsys, as_json):
-    thread = finish_later(store, 0.5)
+def test_watching_ends_when_the_work_is_complete(store, capsys, monkeypatch, as_json):
+    pauses = finish_meanwhile(store, monkeypatch)
     text = status(StatusConfig(path=store, watch=True, watch_seconds=0.05, json=as_json))
-    thread.join()
+    assert pauses == [0.05] * 3
     before = capsys.readouterr().out.splitlines()
     if as_json:
         looks = [json.loads(line) for line in before]
-        assert len(looks) > 2 and not any(look["is_complete"] for look in looks)
+        assert len(looks) == 3 and not any(look["is_complete"] for look in looks)
         assert json.loads(text)["is_complete"]
     else:
         assert before == [f"{store}: 3 of 6 units done, 3 missing, 0 workers alive"], "one line, ten seconds apart"
@@ -425,13 +430,12 @@ class Terminal(io.StringIO):
 
 
 def test_on_a_terminal_the_text_is_renewed_in_its_place(store, monkeypatch):
-    thread = finish_later(store, 2)
+    finish_meanwhile(store, monkeypatch)
     terminal = Terminal()
     monkeypatch.setattr(sys, "stdout", terminal)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "300")
     text = status(StatusConfig(path=store, watch=True, watch_seconds=0.05))
-    thread.join()
     shown = terminal.getvalue()
     assert shown.count("3 of 6 units done") > 2 and "\x1b[2K" in shown and "complete; 2 to 3: 1 of 2 shards" in shown
     assert text.startswith(f"{store}: 6 of 6 units done")

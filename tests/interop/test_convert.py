@@ -429,32 +429,42 @@ def test_interrupted_in_the_middle_of_a_shard(images: Path, out: Path, tmp_path:
     assert not list(out.glob(".tmp-*"))
 
 
+# Workers run the top level too. Each stops in the middle of its eleventh shard, so that the kill cannot come too late.
 WORKERS = """
-import sys
+import sys, time
 from pathlib import Path
+from teachonce.interop import convert
 from teachonce.interop.config import RecordsConfig
-from teachonce.interop.convert import convert_records
+encode, count = convert.encode_example, 0
+def stop(features):
+    global count
+    count += 1
+    if count == 105:
+        time.sleep(600)
+    return encode(features)
+convert.encode_example = stop
 if __name__ == "__main__":
-    convert_records(RecordsConfig(images=Path(sys.argv[1]), out=Path(sys.argv[2]), shards=60, num_workers=2))
+    convert.convert_records(RecordsConfig(images=Path(sys.argv[1]), out=Path(sys.argv[2]), shards=60, num_workers=2))
 """
 
 
 @pytest.mark.slow
 def test_killed_with_its_workers_and_finished(out: Path, tmp_path: Path) -> None:
     for number in range(600):
-        write(tmp_path / f"many/train/{number % 3}/{number}.jpg", encode_jpeg(number, 400, 300))
+        write(tmp_path / f"many/train/{number % 3}/{number}.jpg", encode_jpeg(number, 40, 30))
     script = write(tmp_path / "convert.py", WORKERS)
     process = subprocess.Popen([sys.executable, str(script), str(tmp_path / "many"), str(out)], start_new_session=True)
-    wait_until(lambda: len(list(out.glob("train-*-of-00060"))) >= 5)
+    # Ten of each worker; then each has begun one more.
+    wait_until(lambda: len(list(out.glob("train-*-of-00060"))) == 20 and len(list(out.glob(".tmp-*"))) == 2)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    assert 5 <= len(list(out.glob("train-*-of-00060"))) < 60
+    assert len(list(out.glob("train-*-of-00060"))) == 20
     run(tmp_path / "many", out, shards=60, num_workers=2)
     run(tmp_path / "many", tmp_path / "whole", shards=60)
     assert shards_of(out) == shards_of(tmp_path / "whole")
 
 
-def wait_until(holds: Callable[[], bool], seconds: float = 60) -> None:
+def wait_until(holds: Callable[[], bool], seconds: float = 300) -> None:
     end = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < end, "waited too long"

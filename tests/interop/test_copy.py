@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 
@@ -20,6 +23,7 @@ from teachonce.records.discovery import open_records
 from teachonce.storage.address import to_location
 from teachonce.storage.files import open_storage
 from teachonce.storage.remote.file_index import INDEX_NAME, read_file_index
+from teachonce.storage.remote.object_storage import ObjectStorage
 from teachonce.store.join import StoreJoin, has_same_shards
 from teachonce.store.store import Store
 from tests.support.copies import copy
@@ -150,6 +154,20 @@ def test_images(tmp_path: Path) -> None:
         )
         copy(server.address, tmp_path / "back")
     assert everything(tmp_path / "back") == everything(tmp_path / "copy")
+
+
+@pytest.mark.parametrize(
+    "name, phrase", [(b"dir\\a.jpg", "leads to another folder"), (b"a\tb.jpg", "control"), (b"\xff.jpg", "not UTF-8")]
+)
+def test_names_that_no_list_could_have_are_refused_before_anything_is_copied(
+    tmp_path: Path, name: bytes, phrase: str
+) -> None:
+    source = write_image_folder(tmp_path / "source")
+    image = next((source / "train" / "class1").iterdir())
+    image.rename(image.with_name(os.fsdecode(name)))
+    with pytest.raises(TeachonceError, match=rf"class1.*{phrase}"):
+        copy(source, tmp_path / "copy")
+    assert not list(tmp_path.glob("copy/**/*.jpg"))
 
 
 def test_linked_class_folders_are_copied_as_they_are_read(tmp_path: Path) -> None:
@@ -307,15 +325,30 @@ def test_a_real_server(
 def test_a_server_that_dies_meanwhile(gateway: Gateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in environment(gateway.endpoint).items():
         monkeypatch.setenv(name, value)
-    source = write_shards(tmp_path / "source", sizes=(3,) * 40)
+    source = write_shards(tmp_path / "source", sizes=(3,) * 10)
     address = f"s3://{new_bucket(gateway.endpoint)}/records"
+    put, begun = ObjectStorage.put_if_absent, []
+    is_midway, is_killed = threading.Event(), threading.Event()
+
+    @contextmanager
+    def noted(storage: ObjectStorage, name: str) -> Iterator[BinaryIO]:
+        begun.append(name)
+        if len(begun) == 6:
+            assert is_killed.wait(120)
+        with put(storage, name) as file:
+            yield file
+            if len(begun) == 5:
+                is_midway.set()  # this put ends while the server is killed, the next one begins without a server
+
+    monkeypatch.setattr(ObjectStorage, "put_if_absent", noted)
     copying = threading.Thread(target=copy, args=(source, address), kwargs={"transfers": 1})
     copying.start()
-    while len(open_storage(address).statuses()) < 5:
-        time.sleep(0.02)
+    assert is_midway.wait(120)
     gateway.kill()
+    is_killed.set()
+    assert copying.is_alive() and len(begun) <= 6
     gateway.restart()
-    copying.join(120)
+    copying.join(240)
     assert not copying.is_alive()
     copy(address, tmp_path / "back")
     assert everything(source).items() <= everything(tmp_path / "back").items()

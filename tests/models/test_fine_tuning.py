@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -29,6 +25,7 @@ from teachonce.runs.run import Run
 from teachonce.training.config import TrainConfig
 from teachonce.training.train import train
 from tests.evaluation.test_onnx_export import write_run
+from tests.support.kills import train_until_killed
 from tests.support.small_data import write_digits
 from tests.training.test_train import config, tensor_bytes
 
@@ -259,22 +256,10 @@ def test_the_whole_path_of_the_page(halves, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_killed_and_resumed_is_bit_for_bit_the_same(halves, tmp_path: Path) -> None:
     _, high, low_run = halves
-    whole = config(high, tmp_path / "whole", init=low_run, epochs=8)
-    killed = config(high, tmp_path / "killed", init=low_run, epochs=8)
-    program = f"""
-from pathlib import Path, PosixPath
-from teachonce.training.config import TrainConfig
-from teachonce.training.train import train
-train({killed!r})
-"""
-    process = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 300
-    while len(read_metrics(killed.out)) < 2:
-        assert process.poll() is None, "the run ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    whole = config(high, tmp_path / "whole", init=low_run, epochs=4)
+    killed = config(high, tmp_path / "killed", init=low_run, epochs=4)
+    train_until_killed(killed, "epoch == 2 and batch_index == 1")
+    assert len(read_metrics(killed.out)) == 2
     assert Run(killed.out).result is None
     train(killed)
     train(whole)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -111,6 +112,24 @@ def test_the_spec_of_a_path_has_its_commas() -> None:
     with pytest.raises(ConfigError, match="no option 'lr'"):
         parse_model_spec(str(spec))
     assert path_spec("onnx", Path("a.onnx")) == parse_model_spec("onnx:a.onnx")
+
+
+@pytest.mark.parametrize("kind, name", [("run", "lr=0.1,seed=3"), ("onnx", "lr=0.1,seed=3.onnx"), ("run", "a,size=32")])
+def test_a_local_path_that_is_there_is_the_path_as_a_whole(
+    kind: Literal["run", "onnx"], name: str, tmp_path: Path
+) -> None:
+    path, other = tmp_path / name, tmp_path / name.partition(",")[0]
+    for each in (path, other) if kind == "run" else (path,):
+        each.mkdir() if kind == "run" else each.write_bytes(b"")
+        if kind == "run":
+            (each / "config.json").write_text("{}")
+    assert parse_model_spec(path_spec(kind, path).text) == path_spec(kind, path)
+    with_option = parse_model_spec(f"{kind}:{path},size=64,crop=0.9")
+    assert (with_option.name, with_option.options) == (str(path), {"size": 64, "crop": 0.9})
+    if kind == "run":
+        assert parse_model_spec(f"run:{other},size=64").name == str(other)
+    assert parse_model_spec(f"run:s3://bucket/{'run' * 200},size=64").options == {"size": 64}
+    assert parse_model_spec(f"{kind}:{'x' * 5000},size=64").options == {"size": 64}
 
 
 def test_a_spec_carries_every_option_of_the_backbone() -> None:

@@ -2,18 +2,19 @@
 
 import dataclasses
 import io
+import warnings
 
 import numpy as np
 import pytest
 
-from teachonce.errors import StoreError
+from teachonce.errors import RecordError, StoreError
 from teachonce.extraction.config import ExtractConfig
 from teachonce.extraction.extract import extract
 from teachonce.pixels.apply_view import apply_view
 from teachonce.pixels.decode import decode_image
 from teachonce.pixels.preprocessing import Preprocessing
 from teachonce.pixels.render import RecordView, ViewReader, render_views
-from teachonce.pixels.view_sources import DrawnViews, OwnViews
+from teachonce.pixels.view_sources import DrawnViews, OwnViews, warn_of_own_class_partners
 from teachonce.records.discovery import open_records
 from teachonce.store.join import StoreJoin
 from teachonce.store.store import Store
@@ -21,7 +22,7 @@ from teachonce.store.stored_views import StoredViews
 from teachonce.views.draw import draw_view
 from teachonce.views.policy import CenterPolicy, CropPolicy, RandomErasing, RandomMix
 from teachonce.views.view import CENTER
-from tests.support.small_data import change_image, example, rewrite_shard, write_shards, write_store
+from tests.support.small_data import change_image, example, rewrite_shard, write_image_folder, write_shards, write_store
 from tests.support.small_models import write_color_shards, write_color_teacher
 
 POLICY = CropPolicy(erasing=RandomErasing(prob=0.5), mix=RandomMix(mixup_alpha=0.8, cutmix_alpha=1.0))
@@ -166,6 +167,35 @@ def test_a_view_of_another_image_says_where(tmp_path, data, store):
     (seen,) = reader.views_of(reader.join([(0, 0)], [tiny]), 0)
     with pytest.raises(StoreError, match=r"train-00000-of-00002 record 0.*is outside of the image of 3 x 3"):
         render(seen, 8)
+
+
+def test_a_drawn_mix_of_an_image_that_changed_says_where(data):
+    """Keys of a shard are read once, or cached, and the image later."""
+    source = open_records(data, "train")
+    reader = ViewReader(source, DrawnViews(POLICY, 4, source))
+    for key in (0, 5, 2**64 - 1):
+        changed = dataclasses.replace(source.read_record(0, 2), key=key)
+        with pytest.raises(
+            RecordError, match=rf"train-00000-of-00002 record 2.*: key {key:016x} .*the image was changed"
+        ):
+            reader.views_of(reader.join([(0, 2)], [changed]), 0)
+
+
+@pytest.mark.parametrize("per_shard", [4, 12])
+def test_partners_of_the_own_class_are_said(tmp_path, monkeypatch, per_shard):
+    monkeypatch.setattr("teachonce.records.image_folder.FOLDER_SHARD_RECORDS", per_shard)
+    source = open_records(write_image_folder(tmp_path / "images"), "train")
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        warn_of_own_class_partners(CropPolicy(), source, "images")
+        assert found == []
+        warn_of_own_class_partners(POLICY, source, "images")
+    if per_shard == 12:
+        assert found == []
+        return
+    (message,) = (str(warning.message) for warning in found)
+    assert message.startswith("images: its records are sorted by class") and "\n" not in message
+    assert "3 of 3 shards hold one class alone, and 100% of the partners are of the record's own class (27%" in message
 
 
 def test_records_are_those_of_the_stores_beside_the_views_too(tmp_path, data, store):

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from teachonce.errors import RecordError
-from teachonce.records.data_keys import DataKeys
+from teachonce.records.data_keys import ClassOrder, DataKeys, find_class_order
 from teachonce.records.discovery import open_records
 from teachonce.records.image_folder import FolderSource
 from teachonce.records.sample import SubsetSource
-from teachonce.records.source import RecordSource
+from teachonce.records.source import NO_LABEL, RecordSource
 from teachonce.records.tfrecord.source import TFRecordSource
 from tests.support.small_data import change_image, encode_jpeg, example, write_image_folder, write_shards
 
@@ -217,3 +217,15 @@ def test_a_copy_of_the_data_is_read_anew(data: Path, tmp_path: Path, read: list[
     read.clear()
     check(open_records(Path(shutil.copytree(data, tmp_path / "copy")), "train"))
     assert len(read) == 3
+
+
+def test_how_classes_are_spread_over_shards(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = open_records(data, "train")
+    assert find_class_order(source) is None  # labels of TFRecords are in the records
+    labels = [[1, 1, 1], [1, 2, 2, NO_LABEL], [5, 5]]
+    monkeypatch.setattr(TFRecordSource, "known_labels", lambda self, shard: np.array(labels[shard], np.int32))
+    own_class = (3 * 1 + (1 * 0 + 2 * 1 / 2) + 2 * 1) / 8
+    shuffled = (4 * 3 + 2 * 1 + 2 * 1) / (8 * 7)
+    assert find_class_order(source) == ClassOrder(3, 2, pytest.approx(own_class), pytest.approx(shuffled))
+    labels = [[NO_LABEL] * 3, [NO_LABEL, NO_LABEL, 3, NO_LABEL], [NO_LABEL] * 2]
+    assert find_class_order(source) is None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,8 +45,12 @@ def test_others_wait(own_cache: Path, capsys: pytest.CaptureFixture[str]) -> Non
             pass
         thread = threading.Thread(target=enter)
         thread.start()
-        assert not has_entered.wait(0.6)
-        assert capsys.readouterr().err.startswith(f"waiting for process {process.pid} on ")
+        shown, deadline = "", time.monotonic() + 30
+        while not shown and time.monotonic() < deadline:
+            time.sleep(0.02)
+            shown = capsys.readouterr().err
+        assert shown.startswith(f"waiting for process {process.pid} on ")
+        assert not has_entered.wait(0.3)
         process.kill()  # which sets it free too
     assert has_entered.wait(30)
     thread.join()

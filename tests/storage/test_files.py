@@ -8,7 +8,7 @@ import pytest
 
 from teachonce.errors import ConfigError, RecordError, TeachonceError
 from teachonce.storage.address import to_location
-from teachonce.storage.files import atomic_write, exists, locate, open_storage, read_json, write_json
+from teachonce.storage.files import atomic_write, create_file, exists, locate, open_storage, read_json, write_json
 
 
 def names(folder: Path) -> list[str]:
@@ -41,6 +41,21 @@ def test_the_first_of_several_writers_wins(tmp_path):
             fast.write(b"first")
         slow.write(b"second")
     assert (tmp_path / "a.bin").read_bytes() == b"first" and names(tmp_path) == ["a.bin"]
+
+
+def test_a_result_whose_name_was_taken_meanwhile_is_said(tmp_path):
+    path = tmp_path / "out.csv"
+    taken = pytest.raises(ConfigError, match=r"--csv .*out\.csv: another command made this file meanwhile")
+    with taken, create_file(path, "--csv") as file:
+        file.write(b"ours")
+        path.write_bytes(b"another's")
+    assert path.read_bytes() == b"another's"
+    with pytest.raises(ConfigError, match=r"--csv .*out\.csv: exists"), create_file(path, "--csv"):
+        pass
+    with create_file(tmp_path / "free.csv", "--csv") as file:
+        file.write(b"some")
+        file.write(memoryview(b" lines"))
+    assert (tmp_path / "free.csv").read_bytes() == b"some lines"
 
 
 def test_a_location_and_a_single_file(tmp_path, monkeypatch):

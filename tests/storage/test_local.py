@@ -257,6 +257,17 @@ def test_a_temporary_carries_its_writer(tmp_path: Path) -> None:
     assert names(tmp_path) == ["a.bin"]
 
 
+def test_names_as_long_as_a_file_system_takes(tmp_path: Path) -> None:
+    storage = LocalStorage(tmp_path)
+    for name in (254 * "a", 85 * "字"):
+        with storage.put(name) as file:
+            file.write(b"content")
+            (temporary,) = names(tmp_path)
+            assert is_writer_name("-".join(temporary.removeprefix(".tmp-").split("-")[:4]))
+        assert names(tmp_path) == [name] and storage.read(name) == b"content"
+        storage.delete(name)
+
+
 def test_a_file_system_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(self: Path, target: Path) -> None:
         raise OSError(errno.EPERM, os.strerror(errno.EPERM))

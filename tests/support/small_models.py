@@ -104,3 +104,9 @@ def write_color_shards(
         for index in range(first_index, first_index + sum(sizes))
     ]
     return write_shards(folder, sizes=sizes, split=split, num_classes=len(COLORS) + 1, payloads=payloads)
+
+
+def small_student(spec: str) -> str:
+    """A recipe's student without weights, which would be downloaded, and the walkthrough's networks of few filters."""
+    student = spec.removesuffix(",pretrained=1")
+    return f"{student},num_filters=8" if "assemble_resnet" in student else student

@@ -24,7 +24,7 @@ from teachonce.store.repair import remove_damaged
 from teachonce.store.store import Store
 from tests.support.object_stores import environment, fill_bucket, new_bucket
 from tests.support.proxy import Proxy, Request, start_proxy
-from tests.support.small_data import write_image_folder
+from tests.support.small_data import write_image_folder, write_shards
 from tests.support.small_models import write_color_shards, write_color_teacher
 
 NUM_SHARDS = 12
@@ -100,6 +100,21 @@ def test_opening_records(place: Path, proxy: Proxy, monkeypatch: pytest.MonkeyPa
         assert open_storage(place / "data").requests_at_once > 1
         assert [record.label for record in source.iter_shard(3)]
     assert count(requests) == {"GET": 1}
+
+
+def test_shards_without_an_index_are_read_in_blocks(
+    moto: str, proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As TensorFlow leaves them: not a request for each record's header."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    data = write_shards(tmp_path / "data", sizes=(200,), payloads=[bytes([1]) * 4000] * 200)
+    bucket = new_bucket(moto)
+    fill_bucket(moto, bucket, data, "data")
+    shard = to_location(f"s3://{bucket}") / "data" / "train-00000-of-00001"
+    with proxy.counted() as requests:
+        bounds = load_index(shard)
+    assert len(bounds) == 201
+    assert count(requests)["GET"] <= 6, count(requests)
 
 
 def test_opening_image_folders(place: Path, proxy: Proxy) -> None:

@@ -216,16 +216,15 @@ def test_a_signal_during_a_pause_ends_it(tmp_path, number):
     program = tmp_path / "program.sh"
     program.write_text("echo begun >> begun\nexit 1\n")
     words = ["bash", str(RUN_UNTIL_COMPLETE), "bash", str(program)]
-    environment = {**os.environ, "PAUSE": "3"}
+    environment = {**os.environ, "PAUSE": "60"}
     with subprocess.Popen(
         words, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, start_new_session=True
     ) as process:
         try:
-            assert process.stderr is not None and b"again in 3 s" in process.stderr.readline()
+            assert process.stderr is not None and b"again in 60 s" in process.stderr.readline()
             time.sleep(0.3)
-            start = time.monotonic()
             process.send_signal(number)
-            assert process.wait(20) == 143 and time.monotonic() - start < 2
+            assert process.wait(30) == 143
             assert (tmp_path / "begun").read_text() == "begun\n"
         finally:
             with suppress(ProcessLookupError):

@@ -11,12 +11,13 @@ import dataclasses
 import gc
 import os
 from collections.abc import Sequence
-from functools import partial
+from functools import partial, partialmethod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from teachonce.errors import TeachonceError
@@ -31,6 +32,7 @@ from teachonce.training.ranks import run_ranks
 from teachonce.training.recipes import RECIPES, recipe_options
 from teachonce.training.train import train
 from tests.support.small_data import teacher_logits, write_digits, write_shards, write_store
+from tests.support.small_models import small_student
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*(contradicts them more|holds it back|smaller than|nearly one-hot|do not see the same).*:UserWarning",
@@ -174,6 +176,9 @@ def _fill(value: Any, places: dict[str, Path]) -> Any:
 def train_each(configs: Sequence[TrainConfig], _: TrainConfig) -> None:
     """What each rank does."""
     environment = dict(os.environ)
+    # Traced as ever; generating code takes half a minute a rank (tests/models/assembled_resnet does it).
+    compile_module = nn.Module.compile
+    nn.Module.compile = partialmethod(compile_module, backend="eager")  # type: ignore[method-assign,assignment]
     for config in configs:
         os.environ.update(environment)  # Lightning takes out what says which ranks there are
         try:
@@ -254,7 +259,7 @@ def test_every_recipe_on_two_ranks(places: dict[str, Path], tmp_path: Path) -> N
         options = recipe_options(name)
         tiny = {"epochs": 1, "validation_epochs": 1, "warmup_epochs": 0.0, "batch_size": 4, "size": 64, "devices": 2}
         tiny |= {key: size for key, size in (("eval_size", 128), ("eval_resize", 129)) if key in options}
-        tiny["student"] = options["student"].removesuffix(",pretrained=1")  # which would be downloaded
+        tiny["student"] = small_student(options["student"])
         if options.get("kd_temp", 0) > 0:
             tiny["store"] = places["views" if options.get("label_weight") == 0 else "center"]
         configs.append(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,14 +15,22 @@ from teachonce.data.dataset import EvalDataset
 from teachonce.errors import ConfigError, PlanMismatchError
 from teachonce.evaluation.config import EvaluateConfig
 from teachonce.evaluation.evaluate import evaluate
+from teachonce.extraction.config import ExtractConfig
+from teachonce.extraction.prepare import build_plan
+from teachonce.models.classifier import load_model
 from teachonce.models.spec import override_preprocessing, parse_model_spec
 from teachonce.pixels.preprocessing import Preprocessing
+from teachonce.pixels.view_sources import OwnViews
 from teachonce.records.class_space import ClassSpace
 from teachonce.records.discovery import open_records
-from teachonce.training.data import student_preprocessing
+from teachonce.store.begin import begin_store
+from teachonce.training.config import TrainConfig
+from teachonce.training.data import describe_other_views, student_preprocessing, warn_without_effect
 from teachonce.training.train import train
+from teachonce.views.policy import CropPolicy
 from tests.pixels.test_preprocessing import IMAGENET_MEAN_BYTES, WALKTHROUGH
 from tests.support.small_data import teacher_logits, write_image_folder, write_store
+from tests.support.small_models import write_color_shards, write_color_teacher
 from tests.training.test_train import config
 
 PIXELS = "interpolation=tf1_bilinear,mean=123.68/116.78/103.94,std=1,range=byte"
@@ -95,6 +104,48 @@ def test_a_run_with_an_evaluation_filter_of_its_own(digits: Path, tmp_path: Path
     result = train(config(digits, tmp_path / "run", student="timm:test_resnet,interpolation=tf1_bilinear", **settings))
     found = evaluate(EvaluateConfig(data=digits, model=f"run:{tmp_path / 'run'}", device="cpu"))
     assert (found["top1"], found["top5"]) == (result["top1"], result["top5"])
+
+
+@pytest.mark.parametrize(
+    ("views", "settings", "words"),
+    [
+        ({"crop_scale": (0.5, 1.0)}, {"crop_scale": (0.08, 1.0)}, "--policy crop --crop-scale 0.5 1.0"),
+        ({"erase_prob": 0.2}, {}, "--policy crop --crop-scale 0.08 1.0 --erase-prob 0.2"),
+        ({"mixup_alpha": 0.2}, {}, "are mixed, and those that are drawn instead are not"),
+        ({}, {}, ""),
+    ],
+)
+def test_the_views_of_a_baseline_are_said_where_they_differ(
+    tmp_path: Path, views: dict[str, Any], settings: dict[str, Any], words: str
+) -> None:
+    data = write_color_shards(tmp_path / "data", sizes=(4,))
+    extraction = ExtractConfig(
+        data=data, teacher="x", out=tmp_path / "store", policy="crop", **{"mixup_alpha": 0.0, **views}
+    )
+    source = open_records(data, "train")
+    teacher = load_model(write_color_teacher(tmp_path / "teacher.onnx"))
+    begin_store(tmp_path / "store", build_plan(extraction, source, teacher), 1)
+    student: dict[str, Any] = {"data": data, "student": "s", "out": tmp_path / "run", "store": tmp_path / "store"}
+    found = describe_other_views(tmp_path / "store", TrainConfig(kd_temp=0, **student, **settings))
+    assert words in found and bool(found) == bool(words)
+    if "--policy" in words:
+        assert "the student draws views by --policy crop --crop-scale 0.08 1.0, and" in found
+        assert f"are by {words}: for a baseline" in found
+    assert describe_other_views(tmp_path / "nothing", TrainConfig(kd_temp=0, **student)) == ""
+
+
+def test_what_an_online_teacher_alone_reads_is_said(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"cutmix_alpha": 1.0, "mixup_alpha": 0.2, "mix_prob": 0.5, "cutmix_prob": 0.1}
+    given = TrainConfig(
+        data=tmp_path, student="s", out=tmp_path, teacher="timm:resnet18", kd_temp=0, view_seed=3, **settings
+    )
+    data: Any = SimpleNamespace(logits=None, views=OwnViews(CropPolicy()))
+    with pytest.warns(UserWarning) as caught:
+        warn_without_effect(given, data)
+    said = [str(warning.message).removesuffix(" has no effect with --kd-temp 0") for warning in caught]
+    assert said == [
+        *("--teacher timm:resnet18", "--cutmix-alpha 1.0", "--mix-prob 0.5", "--cutmix-prob 0.1", "--view-seed 3"),
+    ]
 
 
 def test_data_of_one_class(tmp_path: Path) -> None:

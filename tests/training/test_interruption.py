@@ -34,6 +34,7 @@ from teachonce.training.interruption import KEY, merge_rank_states
 from teachonce.training.ranks import run_ranks
 from teachonce.training.student_module import StudentModule
 from teachonce.training.train import train
+from tests.support.kills import train_until_killed
 from tests.support.object_stores import environment, new_bucket
 from tests.training.test_train import GRACE_SECONDS, TRAIN, config, curve, tensor_bytes
 
@@ -276,18 +277,11 @@ def test_the_command_says_one_line_and_its_exit_code_is_the_shells(
 def test_killed_after_a_timed_checkpoint(undisturbed: TrainConfig, tmp_path: Path, stopper: Stopper) -> None:
     """kill -9 in the first epoch, whose end has not saved anything yet."""
     run = replace(undisturbed, out=tmp_path / "run", checkpoint_minutes=1e-6)
-    checkpoint = run.out / "checkpoints" / "last.ckpt"
-    process = subprocess.Popen([sys.executable, "-c", TRAIN.format(config=run)], stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 300
-    while not checkpoint.exists():
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.01)
-    process.kill()
-    process.wait()
+    train_until_killed(run, "num_steps == 7")
     place = last_checkpoint(run)[KEY]
-    assert place["epoch"] == 0 and 0 < place["num_done"] < 12
+    assert (place["epoch"], place["num_done"]) == (0, 6)
     train(replace(run, checkpoint_minutes=15.0))
-    assert stopper.num_calls["training_step"] == 36 - place["num_done"]
+    assert stopper.num_calls["training_step"] == 36 - 6
     check_the_same(run, undisturbed)
 
 
@@ -321,8 +315,7 @@ def test_a_loss_that_is_not_finite_is_not_saved(digits: Path, tmp_path: Path, st
     run = config(digits, tmp_path / "run", lr=1e4, batch_size=8, checkpoint_minutes=1e-9)
     with pytest.raises(TeachonceError, match="the loss is not finite in update"):
         train(run)
-    if (run.out / "checkpoints" / "last.ckpt").exists():
-        assert all(tensor.isfinite().all() for tensor in last_checkpoint(run)["state_dict"].values())
+    assert all(tensor.isfinite().all() for tensor in last_checkpoint(run)["state_dict"].values())
 
 
 HANGING = """
@@ -353,8 +346,8 @@ def test_a_step_that_hangs_ends_with_the_grace_period(digits: Path, tmp_path: Pa
     assert process.stdout and process.stdout.readline() == "hangs\n"
     process.terminate()
     begin = time.monotonic()
-    _, said = process.communicate(timeout=60)
-    assert 1 < time.monotonic() - begin < 10
+    _, said = process.communicate(timeout=300)
+    assert 1 < time.monotonic() - begin < 60
     assert process.returncode == 143
     assert said.splitlines()[-1] == (
         "training: no checkpoint could be written within 1.5 seconds of SIGTERM (--grace-seconds); the previous one is "

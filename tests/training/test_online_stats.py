@@ -17,6 +17,7 @@ from teachonce.training.online_stats import NUM_ONLINE_ROWS, measure_online_stat
 from teachonce.training.store_warnings import StoreStats, warn_of_teacher
 from teachonce.training.student_module import OnlineTeacher
 from teachonce.training.train import train
+from teachonce.views.policy import CropPolicy, RandomMix
 from tests.support.small_data import build_dataset, write_digits
 from tests.support.small_models import write_color_shards, write_color_teacher
 
@@ -58,6 +59,19 @@ def test_what_is_measured(tmp_path: Path, size: int) -> None:
     assert stats.non_top1_mass == pytest.approx(1 - np.exp(log_softmax(logits, 2.0)).max(axis=1).mean(), rel=1e-4)
 
 
+@pytest.mark.parametrize("prob", [0.5, 1.0])
+def test_mixed_views_are_not_judged_by_the_label(tmp_path: Path, prob: float) -> None:
+    write_color_shards(tmp_path / "data", sizes=(40, 24))
+    teacher = load_model(write_color_teacher(tmp_path / "teacher.onnx"))
+    source, space = open_records(tmp_path / "data", "train"), ClassSpace(num_classes=4, offset=1)
+    policy = CropPolicy(mix=RandomMix(mixup_alpha=1.0, prob=prob))
+    data = build_dataset(source, size=16, online=teacher.preprocessing, class_space=space, policy=policy)
+    stats = measure_online_stats(data, OnlineTeacher(teacher, space, space), 1.0, batch_size=16)
+    num_plain = int((data.read_batch(list(range(64)), epoch=0)["shares"] == 1).sum())
+    assert stats.num_judged == num_plain < stats.num_rows == 64
+    assert np.isnan(stats.top1) if prob == 1 else stats.top1 == 1  # each image has one color
+
+
 def test_so_many_rows_at_most(tmp_path: Path, ignorant: str) -> None:
     source = open_records(write_digits(tmp_path / "digits", num_train=NUM_ONLINE_ROWS + 44, num_validation=0), "train")
     teacher, space = load_model(ignorant), ClassSpace(num_classes=10)
@@ -86,5 +100,5 @@ def test_nothing_is_asked_where_there_is_no_kd(digits: Path, ignorant: str, tmp_
 
 def test_the_sizes_of_both_are_compared() -> None:
     sizes = {"num_classes": 10, "num_teacher": 66_000_000, "num_student": 1_000_000}
-    (message,) = messages(lambda: warn_of_teacher("--teacher x", StoreStats(0.9, 0.5, 0.3, 60), 1.0, **sizes))
+    (message,) = messages(lambda: warn_of_teacher("--teacher x", StoreStats(0.9, 0.5, 0.3, 60, 60), 1.0, **sizes))
     assert message.startswith("--teacher x: the student has 1.00 M parameters, the teacher 66.0 M, 66 times as many")

@@ -87,6 +87,8 @@ def test_worst_classes_are_shown_where_the_counts_support_it(tmp_path: Path) -> 
     assert "most often taken for" not in page and "validation_classes.csv" in page
     page = write_report(tmp_path, RESULT, classes_of(*[(8, 12)] * 4, (6, 12))).read_text()
     assert "None of 5 classes is below the rest beyond chance" in page and "class &lt;4&gt;, 6 of\n12 right" in page
+    page = write_report(tmp_path, RESULT, classes_of(*[(90, 100)] * 40, *[(1, 100)] * 30)).read_text()
+    assert "the 10 lowest of 30:" in page and page.count("1 of 100") == 10
     page = write_report(tmp_path, RESULT).read_text()
     assert "<h2>Classes" not in page and "validation_classes.csv" not in page
 

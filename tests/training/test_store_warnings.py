@@ -13,6 +13,7 @@ from teachonce.training.store_warnings import (
     warn_before_training,
     warn_of_temperature,
 )
+from tests.inspection.test_measures import NUM_VIEWS, SIZES, write_mixed_store
 from tests.support.small_data import write_shards, write_store
 
 NUM_CLASSES = 4
@@ -58,6 +59,39 @@ def test_a_teacher_worse_than_the_labels(tmp_path):
     assert "top-1 0.300" in message and "contradicts them more often than it agrees with them" in message
 
 
+def mixed_store(tmp_path, is_mixed, right, sharpness=2.0):
+    """Views of which ``is_mixed`` [V, N] are mixed and have the teacher answer the partner's class."""
+    num_classes = 6
+    data = write_shards(tmp_path / "data", sizes=SIZES, num_classes=num_classes + 1)
+    labels = np.array([r.label - 1 for s in range(len(SIZES)) for r in open_records(data, "train").iter_shard(s)])
+    chosen = np.where(right & ~is_mixed, labels, (labels + 1) % num_classes)
+    logits = sharpness * np.eye(num_classes, dtype=np.float32)[chosen]
+    return write_mixed_store(tmp_path / "store", data, logits, is_mixed)
+
+
+def test_views_that_are_mixed_are_not_judged_by_the_label(tmp_path):
+    """At half of all shares the partner's is the larger: a good teacher answers the partner's class."""
+    is_mixed = np.ones((NUM_VIEWS, sum(SIZES)), bool)
+    store = mixed_store(tmp_path, is_mixed, right=True)
+    stats = measure_store_stats(store, 1.0)
+    assert np.isnan(stats.top1) and np.isnan(stats.label_nats) and stats.num_judged == 0
+    assert stats.num_rows == sum(SIZES) and warned(store, stats) == []
+    sure = mixed_store(tmp_path / "sure", is_mixed, right=True, sharpness=9.0)
+    (message,) = warned(sure, measure_store_stats(sure, 1.0))
+    assert "its targets are nearly one-hot" in message and f"on {sum(SIZES)} of the training views" in message
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_views_without_a_mix_are_judged(tmp_path, right):
+    is_mixed = np.arange(sum(SIZES)) % 8 == np.full((NUM_VIEWS, 1), 7)
+    store = mixed_store(tmp_path, is_mixed, right)
+    stats = measure_store_stats(store, 1.0)
+    assert stats.top1 == right and stats.num_judged == sum(SIZES) - 2 == stats.num_rows - 2
+    assert len(warned(store, stats)) == (not right)
+    few = is_mixed | (np.arange(sum(SIZES)) < 8)
+    assert np.isnan(measure_store_stats(mixed_store(tmp_path / "few", few, right), 1.0).top1)
+
+
 def test_an_over_confident_teacher(tmp_path):
     store = make_store(tmp_path, sharpness=9.0, right=1.0)
     (message,) = warned(store, measure_store_stats(store, 1.0))
@@ -68,7 +102,7 @@ def test_an_over_confident_teacher(tmp_path):
 def test_a_student_much_smaller_than_the_teacher(tmp_path):
     store = make_store(tmp_path, sharpness=2.0, right=0.9)
     store.plan.teacher["num_parameters"] = 66_000_000
-    stats = StoreStats(0.9, 0.5, 0.3, 60)
+    stats = StoreStats(0.9, 0.5, 0.3, 60, 60)
     assert warned(store, stats, num_student=2_000_000) == []
     (message,) = warned(store, stats, num_student=1_000_000)
     assert "1.00 M parameters" in message and "66 times as many" in message
@@ -133,7 +167,7 @@ def test_topk_is_for_the_temperatures_of_its_tail(tmp_path, source):
 
 def test_it_is_said_before_the_training(tmp_path, source):
     store = write_store(tmp_path / "store", source, np.eye(8, 4, dtype=np.float32), codec="int8", offset=0)
-    stats = StoreStats(0.9, 0.5, 0.3, 60)
+    stats = StoreStats(0.9, 0.5, 0.3, 60, 60)
     assert warned(store, stats, temperature=4.0) == []
     (message,) = warned(store, stats, temperature=5.0)
     assert "--kd-temp 5 is outside" in message

@@ -132,6 +132,15 @@ def test_a_view_that_is_mixed_has_the_weight_of_both() -> None:
     assert module._row_weights(batch).tolist() == [4.0, 3.25, 2.5]
 
 
+def test_hits_are_counted_by_the_label_with_the_larger_share() -> None:
+    batch = {
+        "labels": torch.tensor([1, 1, 2, 5]),
+        "partner_labels": torch.tensor([1, 2, 1, 6]),
+        "shares": torch.tensor([1.0, 0.05, 0.5, 0.75]),
+    }
+    assert student_module._larger_labels(batch).tolist() == [1, 2, 2, 5]
+
+
 def test_the_momentum_of_batch_norms() -> None:
     norms = [part for part in build(bn_momentum=0.003).student.modules() if isinstance(part, torch.nn.BatchNorm2d)]
     assert len(norms) > 3 and {norm.momentum for norm in norms} == {0.003}

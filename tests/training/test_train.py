@@ -10,7 +10,6 @@ import os
 import re
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -41,10 +40,13 @@ from teachonce.records.tfrecord.tf_example import encode_example
 from teachonce.runs.metrics import METRIC_COLUMNS, TIME_COLUMNS, read_metrics
 from teachonce.runs.run import Run
 from teachonce.storage.files import open_storage
+from teachonce.store.store import Store
 from teachonce.training.config import TrainConfig
 from teachonce.training.report import write_report
 from teachonce.training.store_warnings import StoreStats
+from teachonce.training.student_module import StudentModule
 from teachonce.training.train import train
+from tests.support.kills import train_until_killed
 from tests.support.paths import GOLDEN
 from tests.support.small_data import teacher_logits, write_digits, write_image_folder, write_shards, write_store
 
@@ -203,7 +205,7 @@ def test_killed_and_resumed_is_bit_for_bit_the_same(digits: Path, digits_store: 
     settings = {
         "student": "torchvision:mobilenet_v3_small",
         "store": digits_store,
-        "epochs": 5,
+        "epochs": 4,
         "batch_size": 16,
         "mixup_alpha": 0.3,
         "ema_decay": 0.9,
@@ -216,7 +218,7 @@ def test_killed_and_resumed_is_bit_for_bit_the_same(digits: Path, digits_store: 
 
 
 def test_accumulated_updates_are_resumed(digits: Path, digits_store: Path, tmp_path: Path) -> None:
-    settings = {"store": digits_store, "epochs": 8, "batch_size": 8, "accumulate": 3, "ema_decay": 0.9}
+    settings = {"store": digits_store, "epochs": 4, "batch_size": 8, "accumulate": 3, "ema_decay": 0.9}
     check_resumption(config(digits, tmp_path / "killed", warmup_epochs=1.5, clip_norm=1.0, **settings))
 
 
@@ -270,27 +272,14 @@ def test_a_student_is_told_of_updates_and_not_of_batches(digits: Path, tmp_path:
 def test_a_window_of_shards_is_resumed(tmp_path: Path, paired: bool) -> None:
     data = write_shards(tmp_path / "data", sizes=(30, 5, 41, 1, 20))
     mixup = {"mixup_alpha": 0.2, "mixup_type": 1} if paired else {}
-    settings = {"validation_split": "none", "epochs": 20, "shuffle_shards": 2, "batch_size": 8}
+    settings = {"validation_split": "none", "epochs": 4, "shuffle_shards": 2, "batch_size": 8}
     check_resumption(config(data, tmp_path / "killed", **settings, **mixup))
 
 
 def check_resumption(killed: TrainConfig) -> None:
-    """Kill the run after two epochs at least, go on with it, and compare it with one that is never killed."""
-    program = f"""
-import sys; from pathlib import Path, PosixPath
-from teachonce.training.config import TrainConfig
-from teachonce.training.train import train
-train({killed!r})
-"""
-    process = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 300
-    while len(read_metrics(killed.out)) < 2:
-        assert process.poll() is None, "the run ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert 2 <= len(read_metrics(killed.out)) < killed.epochs
+    """Kill the run within its third epoch, go on with it, and compare it with one that is never killed."""
+    train_until_killed(killed, "epoch == 2 and batch_index == 1")
+    assert len(read_metrics(killed.out)) == 2
     assert not (killed.out / "result.json").exists()
     train(killed)
 
@@ -456,9 +445,27 @@ def test_a_loss_that_is_not_finite_stops_the_run(digits: Path, tmp_path: Path) -
     """Without an evaluation, which would have seen it before."""
     with pytest.raises(TeachonceError, match=r"loss is not finite in update \d \(epoch \d\); lower --lr \(10000"):
         train(config(digits, tmp_path / "run", lr=1e4, validation_split="none"))
-    for checkpoint in (tmp_path / "run" / "checkpoints").glob("*.ckpt"):
-        state = torch.load(checkpoint, weights_only=True)["state_dict"]
-        assert all(torch.isfinite(tensor).all() for tensor in state.values())
+    assert not list((tmp_path / "run").rglob("*.ckpt")), "it did not get through the first epoch"
+
+
+def test_weights_that_are_not_finite_are_not_saved(
+    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They become so in the last update of the second epoch, whose end saves a checkpoint otherwise."""
+    step = StudentModule.training_step
+
+    def poisoned(module: StudentModule, *arguments: Any) -> Any:
+        if module.global_step == 5:
+            with torch.no_grad():
+                next(module.student.parameters()).fill_(float("nan"))
+        return step(module, *arguments)
+
+    monkeypatch.setattr(StudentModule, "training_step", poisoned)
+    with pytest.raises(TeachonceError, match=r"loss is not finite in update 6 \(epoch 2\)"):
+        train(config(digits, tmp_path / "run", validation_split="none"))
+    checkpoint = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == 3
+    assert all(torch.isfinite(tensor).all() for tensor in checkpoint["state_dict"].values())
 
 
 def test_an_evaluation_that_is_not_finite_stops_the_run(
@@ -484,11 +491,33 @@ def test_the_best_epoch_is_kept_between_checkpoints_too(
     assert [torch.load(path, weights_only=True)["epoch"] for path in (best, last)] == [1, 3]
 
 
+@pytest.mark.parametrize(
+    ("settings", "has_mix", "is_watched"),
+    [
+        ({}, False, True),
+        ({"sampler": "balanced"}, False, False),
+        ({"mixup_alpha": 0.2}, False, False),
+        ({}, True, False),
+    ],
+)
+def test_a_student_is_compared_with_its_teacher_on_the_same_views(
+    digits_store: Path, tmp_path: Path, settings: dict[str, Any], has_mix: bool, is_watched: bool
+) -> None:
+    """A balanced sampler's draws are of other classes than the records on which the teacher was measured."""
+    views = SimpleNamespace(is_replay=True, has_mix=has_mix)
+    data: Any = SimpleNamespace(stores=[Store(digits_store)], train=SimpleNamespace(views=views))
+    module: Any = SimpleNamespace(student=torch.nn.Linear(100, 100), has_labels=True, online=None)
+    trainer: Any = SimpleNamespace(callbacks=[])
+    guard = sys.modules["teachonce.training.train"]._guard
+    guard(config(tmp_path, tmp_path, store=digits_store, **settings), data, module, trainer, None)
+    assert bool(trainer.callbacks) == is_watched
+
+
 def test_a_teacher_of_unknown_accuracy_is_not_passed(
     digits: Path, digits_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As of a store that was made before the images had labels; a warning would be an error here."""
-    stats = StoreStats(top1=float("nan"), label_nats=float("nan"), non_top1_mass=0.3, num_rows=10)
+    stats = StoreStats(top1=float("nan"), label_nats=float("nan"), non_top1_mass=0.3, num_rows=10, num_judged=0)
     monkeypatch.setattr("teachonce.training.train.measure_store_stats", lambda *_: stats)
     replays = SimpleNamespace(is_replay=True, has_mix=False)
     program = sys.modules["teachonce.training.train"]

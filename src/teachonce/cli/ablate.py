@@ -62,6 +62,7 @@ from teachonce.storage.strict_json import convert_json
 from teachonce.store.store import Store
 from teachonce.terminal import plural, print_line, print_note, print_text, print_written
 from teachonce.training.config import TrainConfig, TrainingOptions, check_logger
+from teachonce.training.data import describe_other_views
 from teachonce.training.train import train
 from teachonce.views.options import MixOptions
 
@@ -164,6 +165,9 @@ def _given_stores(config: AblateConfig) -> list[ArmConfig]:
         settings = {} if replays else _no_view_mix(config)
         found.append(ArmConfig(name, settings, paths, num_views, replays))
     names = [arm.name for arm in found]
+    replayed = [arm.stores[0] for arm in found if arm.replays]
+    if len(others) < len(words) and replayed and (note := describe_other_views(replayed[0], config)):
+        print_note(f"ablate: labels only: {note}")
     if len(set(names)) != len(names):
         raise ConfigError(
             f"--stores {config.stores}: two arms would have the same name; give stores with different folder names"

@@ -97,7 +97,7 @@ def render_table(arms: Sequence[Arm], num_seeds: int) -> str:
         "ECE",
         "training s",
         "extraction s",
-        "teacher forwards",
+        "teacher forwards, all seeds",
         "logits, bytes",
     ]
     rows = [head, ["---"] * len(head)]

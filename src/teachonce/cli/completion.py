@@ -28,26 +28,48 @@ def completion(config: CompletionConfig) -> str:
     if config.shell == "fish":
         return title + _fish()
     if config.shell == "zsh":
-        return f"#compdef teachonce\n{title}autoload -U +X bashcompinit && bashcompinit\n{_bash()}"
-    return title + _bash()
+        # It knows no compopt, so all words are files there, which is what paths need.
+        begin = f"#compdef teachonce\n{title}autoload -U +X bashcompinit && bashcompinit"
+        return f"{begin}\n{_bash()}\ncomplete -o filenames -F _teachonce teachonce"
+    return f"{title}{_bash()}\ncomplete -F _teachonce teachonce"
 
 
 def _bash() -> str:
+    """The functions. Files are said to be files only where they are: bash makes folders of words else.
+
+    The command is the first word that is one, past what belongs to options of all commands.
+    """
     cases = "\n".join(_bash_case(name, describe_options(command.options)) for name, command in COMMANDS.items())
-    return f"""_teachonce() {{
-  local current="${{COMP_WORDS[COMP_CWORD]}}" previous="${{COMP_WORDS[COMP_CWORD-1]}}" words=""
-  if [ "$COMP_CWORD" -eq 1 ]; then
-    {_reply([*COMMANDS, *_global_flags()])}; return
-  fi
-  case "${{COMP_WORDS[1]}}" in
+    choices = "".join(f"\n      {word}) {_reply(words)}; return;;" for word, words in _global_choices().items())
+    files = "|".join(word for word in _global_values() if word not in _global_choices())
+    return f"""_teachonce_files() {{
+  local line
+  compopt -o filenames 2>/dev/null || true
+  COMPREPLY=()
+  while IFS= read -r line; do
+    [ -z "$line" ] || COMPREPLY+=("$line")
+  done <<< "$(compgen -f -- "$1")"
+}}
+_teachonce() {{
+  local current="${{COMP_WORDS[COMP_CWORD]}}" previous="${{COMP_WORDS[COMP_CWORD-1]}}" words="" chosen="" at
+  for ((at = 1; at < COMP_CWORD && ${{#chosen}} == 0; at++)); do
+    case "${{COMP_WORDS[at]}}" in
+      {"|".join(_global_values())}|=) at=$((at + 1));;
+      {"|".join(COMMANDS)}) chosen="${{COMP_WORDS[at]}}";;
+    esac
+  done
+  case "$previous" in{choices}
+      {files}) _teachonce_files "$current"; return;;
+  esac
+  case "$chosen" in
+    '') {_reply([*COMMANDS, *_global_flags()])}; return;;
 {cases}
   esac
   case "$current" in
     -*) COMPREPLY=($(compgen -W "$words" -- "$current"));;
-    *) COMPREPLY=($(compgen -f -- "$current"));;
+    *) _teachonce_files "$current";;
   esac
-}}
-complete -o filenames -F _teachonce teachonce"""
+}}"""
 
 
 def _bash_case(command: str, options: Sequence[Option]) -> str:
@@ -63,16 +85,42 @@ def _reply(words: Iterable[str]) -> str:
     return f'COMPREPLY=($(compgen -W {shlex.quote(" ".join(words))} -- "$current"))'
 
 
+_FISH_COMMAND = """function __teachonce_command
+    set -l words (commandline -opc)
+    set -l is_value 0
+    for word in $words[2..-1]
+        if test $is_value -eq 1
+            set is_value 0
+            continue
+        end
+        switch $word
+            case {values}
+                set is_value 1
+            case '-*' '*=*'
+                continue
+            case '*'
+                echo $word
+                return
+        end
+    end
+end
+function __teachonce_is
+    set -l command (__teachonce_command)
+    test "$command" = "$argv[1]"
+end"""
+"""The command is the first word that is no option, nor the value of an option of all commands."""
+
+
 def _fish() -> str:
-    lines = []
+    lines = [_FISH_COMMAND.replace("{values}", " ".join(_global_values()))]
     for name, command in COMMANDS.items():
         sentence = (inspect.getdoc(command.options) or "").split("\n")[0]
-        lines.append(f"complete -c teachonce -n __fish_use_subcommand -f -a {name} -d {shlex.quote(sentence)}")
+        lines.append(f"""complete -c teachonce -n '__teachonce_is ""' -f -a {name} -d {shlex.quote(sentence)}""")
         for option in describe_options(command.options):
-            lines += _fish_lines(f"complete -c teachonce -n '__fish_seen_subcommand_from {name}'", option)
+            lines += _fish_lines(f"complete -c teachonce -n '__teachonce_is {name}'", option)
         for heading, sentence in ACTIONS.get(name, ()):
             words = f"-l {heading.removeprefix('--')} -d {shlex.quote(sentence)}"
-            lines.append(f"complete -c teachonce -n '__fish_seen_subcommand_from {name}' {words}")
+            lines.append(f"complete -c teachonce -n '__teachonce_is {name}' {words}")
     return "\n".join([*lines, *(f"complete -c teachonce -l {word.removeprefix('--')}" for word in _global_flags())])
 
 
@@ -96,3 +144,14 @@ def _forms(option: Option) -> list[str]:
 
 def _global_flags() -> list[str]:
     return [word for heading, _ in GLOBAL_OPTIONS for word in heading.replace(",", "").split() if word.startswith("--")]
+
+
+def _global_values() -> list[str]:
+    """Those that a value follows."""
+    return [heading.split()[0] for heading, _ in GLOBAL_OPTIONS if " " in heading and "," not in heading.split(" ")[0]]
+
+
+def _global_choices() -> dict[str, list[str]]:
+    """Of those whose value is one of a few words, these."""
+    found = [heading.split() for heading, _ in GLOBAL_OPTIONS]
+    return {parts[0]: parts[1][1:-1].split(",") for parts in found if len(parts) == 2 and parts[1].startswith("{")}

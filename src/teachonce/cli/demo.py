@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import shlex
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -160,8 +161,8 @@ def demo(config: DemoConfig) -> None:
         f"  {out / 'student-views-0' / 'report.html'}   a student's curves; the teacher's: {teacher / 'report.html'}"
     )
     print_text(f"  {out / 'table.txt'}   these tables")
-    print_text(f"  teachonce inspect {views}   the teacher's logits, by shard")
-    print_text(f"  teachonce inspect {merged}   the walkthrough's TFRecords")
+    print_text(f"  teachonce inspect {shlex.quote(str(views))}   the teacher's logits, by shard")
+    print_text(f"  teachonce inspect {shlex.quote(str(merged))}   the walkthrough's TFRecords")
 
 
 def write_digits(folder: Path) -> None:

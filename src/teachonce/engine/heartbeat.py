@@ -109,11 +109,11 @@ class Heartbeat:
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
         self._thread.start()
 
-    def advance(self, count: int) -> None:
-        """So many more items are done."""
+    def advance(self, count: int, **fields: Any) -> None:
+        """So many more items are done; other fields of ``Beat`` change with them, so that no put is between the two."""
         with self._lock:
             now = time.monotonic()
-            self._beat = dataclasses.replace(self._beat, done=self._beat.done + count)
+            self._beat = dataclasses.replace(self._beat, done=self._beat.done + count, **fields)
             if count:
                 self._last_item = now
                 if not self._rates:
@@ -195,9 +195,9 @@ class Session:
     def __getstate__(self) -> dict[str, Any]:
         return vars(self) | {"_own": []}
 
-    def start(self, index: int = 0, device: str = "", total: int | None = None) -> Heartbeat:
-        """The heartbeat of the worker ``index``, in its process."""
-        heartbeat = Heartbeat(self.location, self._name(index), dataclasses.replace(self._beat(device), total=total))
+    def start(self, index: int = 0, device: str = "", **fields: Any) -> Heartbeat:
+        """The heartbeat of the worker ``index``, in its process; ``fields`` of ``Beat`` are in its first put."""
+        heartbeat = Heartbeat(self.location, self._name(index), dataclasses.replace(self._beat(device), **fields))
         self._own.append(heartbeat)
         return heartbeat
 

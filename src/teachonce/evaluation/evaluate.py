@@ -122,7 +122,13 @@ def evaluate_model(
     if teacher is not None:
         _check_shared(models[0], teacher, data_space)
         others.append(PairedCounts(str(teacher.store.path), "teacher", num_classes, teacher.describe()))
-    tally = Tally(num_classes, num_known_classes=num_known[0], names=shown_names(source.classes), others=others)
+    tally = Tally(
+        num_classes,
+        num_known_classes=num_known[0],
+        first_known_label=max(models[0].offset, 0),
+        names=shown_names(source.classes),
+        others=others,
+    )
     dataset = ComparedRecords(
         source,
         [model.classifier.preprocessing for model in models],

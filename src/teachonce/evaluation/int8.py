@@ -235,19 +235,29 @@ def _measure_agreement(
     if taught is None:
         return [None for _ in models], 0
     indices = spaced_indices(len(taught), wanted).tolist()
-    whole = EvalDataset(taught.records, models[0].preprocessing, taught.class_space)
     same = [0 for _ in models]
     with progress("agreement", len(indices)) as advance:
         for part in _parts(indices):
             items = [(index, 0) for index in part]
             batch = taught.__getitems__(items)
-            # Without stored views the dataset's own pixels are random crops, which the teacher never saw.
-            pixels = batch["pixels"] if taught.views.is_replay else whole.__getitems__(items)["pixels"]
+            # Without stored views the dataset's own pixels are random crops, which the teacher never saw. Labels are
+            # not asked for: the teacher's split need not have any.
+            pixels = (
+                batch["pixels"]
+                if taught.views.is_replay
+                else _whole_pixels(taught.records, part, models[0].preprocessing)
+            )
             teacher_classes = batch["teacher_logits"].argmax(dim=1)
             for index, model in enumerate(models):
                 same[index] += int((_predict(model, pixels).argmax(dim=1) == teacher_classes).sum())
             advance(len(part))
     return [count / len(indices) for count in same], len(indices)
+
+
+def _whole_pixels(records: RecordSource, indices: Sequence[int], preprocessing: Preprocessing) -> torch.Tensor:
+    """The pixels that an evaluation would have of these records."""
+    locations = records.locate_all(np.array(indices, np.int64))
+    return torch.from_numpy(render_center(records.read_batch(locations), preprocessing))
 
 
 def measure_latencies(files: Sequence[Path], preprocessing: Preprocessing) -> tuple[list[float], int]:

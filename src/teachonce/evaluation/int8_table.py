@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from teachonce.evaluation.findings.paired import ClassChange
-from teachonce.evaluation.findings.text import describe_change
+from teachonce.evaluation.findings.text import describe_changes
 from teachonce.records.class_space import shows_top5
 from teachonce.terminal import as_text
 
@@ -141,8 +141,7 @@ def _describe_classes(changes: Sequence[ClassChange]) -> list[str]:
     lost = [change for change in changes if change.net < 0]
     beyond = [change for change in lost if change.is_beyond_chance]
     if beyond:
-        return [f"CLASSES THAT LOSE beyond chance: {', '.join(map(describe_change, beyond[:CLASSES_SHOWN]))}."]
+        return [f"CLASSES THAT LOSE beyond chance: {describe_changes(beyond, CLASSES_SHOWN)}."]
     if lost:
-        listed = ", ".join(map(describe_change, lost[:CLASSES_SHOWN]))
-        return [f"Classes that lose most, all within chance: {listed}."]
+        return [f"Classes that lose most, all within chance: {describe_changes(lost, CLASSES_SHOWN)}."]
     return []

@@ -36,8 +36,8 @@ from teachonce.models.spec import parse_model
 from teachonce.pixels.preprocessing import Preprocessing
 from teachonce.pixels.render import render_center
 from teachonce.records.source import NO_LABEL, Record
-from teachonce.storage.files import atomic_write
-from teachonce.terminal import as_text, print_line, print_text, print_written
+from teachonce.storage.files import create_file
+from teachonce.terminal import print_line, print_text, print_written, visible
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +70,8 @@ class _Batch:
 def predict(config: PredictConfig) -> Predicted:
     """Print the most likely classes of each image, or write them; an image that cannot be read is a line on stderr.
 
-    Raises ConfigError for a model or paths that cannot be meant, before an image is read.
+    Raises ConfigError for a model or paths that cannot be meant, before an image is read, and at the end where another
+    made the file of ``--csv`` meanwhile.
     """
     files = ImageFiles(config.images)
     with phase("predict", "loading the model"):
@@ -81,7 +82,7 @@ def predict(config: PredictConfig) -> Predicted:
         if config.json:
             shows.append(lambda found: print_text(json.dumps(describe(found, classifier))))
         if config.csv is not None:
-            file = outputs.enter_context(atomic_write(config.csv, overwrite=False))
+            file = outputs.enter_context(create_file(config.csv, "--csv"))
             # A name that is no UTF-8 is written with escapes.
             text = io.TextIOWrapper(file, encoding="utf-8", errors="backslashreplace", newline="")
             outputs.callback(text.detach)  # and not closed: the file is its storage's to finish
@@ -146,7 +147,8 @@ def _print_found(found: Prediction, classifier: Classifier) -> None:
     if found.error is None:
         ranked = zip(found.outputs, found.probs, strict=True)
         classes = ", ".join(f"{classifier.class_name(output)} {prob:.4f}" for output, prob in ranked)
-        print_text(as_text([f"{found.path}: {classes}"]))
+        # Whole, as ``--json`` has it: a path that is cut names no file.
+        print_text(visible(f"{found.path}: {classes}"))
 
 
 def _csv_rows(text: io.TextIOBase, classifier: Classifier, top: int) -> Callable[[Prediction], None]:

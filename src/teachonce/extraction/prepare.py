@@ -25,6 +25,7 @@ from teachonce.extraction.units import Preparation, missing_units
 from teachonce.models.classifier import Classifier, load_model, resolve_device
 from teachonce.models.own_classes import resolve_model_offset
 from teachonce.models.spec import ModelSpec
+from teachonce.pixels.view_sources import warn_of_own_class_partners
 from teachonce.records.class_space import ClassSpace
 from teachonce.records.discovery import open_records
 from teachonce.records.source import RecordSource, choose_data_classes, require_labels
@@ -53,6 +54,8 @@ def prepare(config: ExtractConfig) -> tuple[Preparation, Classifier]:
     check_store_folder(config.out)
     with phase("extract", "opening the data"):
         source = open_records(config.data, config.split, config, with_boxes=draws_by_boxes(config))
+    if config.views_of is None:
+        warn_of_own_class_partners(build_policy(config.policy, config), source, config.data)
     if config.expect_top1 is not None:
         require_labels(source, "--expect-top1", "leave it out")
     with phase("extract", "loading the teacher"):

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from teachonce.inspection.gallery import Gallery, GalleryView, describe_view, format_share, shrink
 from teachonce.inspection.measures import Suspect
 from teachonce.pages.pictures import picture_uri
+from teachonce.records.source import NO_LABEL
 from teachonce.terminal import one_line
 from teachonce.views.view import CENTER
 
@@ -53,8 +54,9 @@ class ViewCard:
     number: int
     """Of the view."""
     labels: list[tuple[str, str]]
-    """(share, class); no share where there is one label."""
-    is_agreed: bool
+    """(share, class); no share where there is one label. Empty where there is none."""
+    is_agreed: bool | None
+    """None without a label."""
     choice: str
     choice_prob: float
     bars: list[Bar]
@@ -92,8 +94,9 @@ def prepare_view(gallery_view: GalleryView, gallery: Gallery) -> ViewCard:
         row=gallery_view.row,
         number=gallery_view.number,
         labels=[
-            ("" if has_one_label else format_share(share), gallery.class_text(label))
+            ("" if has_one_label else format_share(share), gallery.label_text(label))
             for label, share in gallery_view.labels
+            if not has_one_label or label != NO_LABEL
         ],
         is_agreed=gallery_view.is_agreed,
         choice=gallery.class_text(choice),
@@ -130,12 +133,12 @@ def prepare_picture(pixels: NDArray[np.uint8]) -> Picture:
 
 def _prepare_bars(gallery_view: GalleryView, gallery: Gallery) -> list[Bar]:
     """The most likely classes, most likely first, and the label where it is none of them."""
-    labels = {label for label, _ in gallery_view.labels}
+    labels = {label for label, _ in gallery_view.labels if label != NO_LABEL}
     bars = []
     for index, (label, prob) in enumerate(gallery_view.top):
-        kind = "label" if label in labels else "" if index else "wrong"
+        kind = "label" if label in labels else "" if index or not labels else "wrong"
         bars.append(Bar(gallery.class_text(label), prob, kind))
-    if gallery_view.label not in dict(gallery_view.top):
+    if gallery_view.label != NO_LABEL and gallery_view.label not in dict(gallery_view.top):
         kind = "rest" if gallery_view.label_prob is None else "label rest"
         bars.append(Bar(gallery.class_text(gallery_view.label), gallery_view.label_prob, kind))
     return bars

@@ -52,7 +52,7 @@ def draw_confidences(measures: Measures) -> str:
 
 def draw_calibration(measures: Measures) -> str:
     """``draw_reliability`` of plain views."""
-    assert measures.ece is not None, "there are plain views"
+    assert measures.ece is not None, "there are views with a label"
     return draw_reliability(measures.calibration, measures.ece, unit="views")
 
 

@@ -110,7 +110,8 @@ def _iter_samples(store: Store, max_samples: int) -> Iterator[tuple[int, int, ND
     num_units = max(1, max_samples // max(1, store.plan.num_samples))
     for at in spread_evenly(len(units), num_units, generator(0, "inspect", "samples")):
         shard, group = units[at]
-        samples = store.read_samples(shard, group)
+        # A file's last views may be beyond those that the store is cut to.
+        samples = [sample for sample in store.read_samples(shard, group) if sample.view < store.num_views]
         for view in sorted({sample.view for sample in samples}):
             chosen = [sample for sample in samples if sample.view == view]
             yield shard, view, np.array([s.row for s in chosen]), np.stack([s.logits for s in chosen])

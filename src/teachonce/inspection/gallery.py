@@ -22,7 +22,7 @@ from teachonce.inspection.measures import num_known, spread_evenly, top_classes
 from teachonce.pixels.decode import decode_record, resize_image
 from teachonce.pixels.preprocessing import Preprocessing
 from teachonce.pixels.render import ViewReader, render_views
-from teachonce.records.source import Location, RecordSource
+from teachonce.records.source import NO_LABEL, Location, RecordSource
 from teachonce.rng import generator
 from teachonce.store.join import StoreJoin, invert_labels
 from teachonce.store.store import Store
@@ -45,6 +45,7 @@ class GalleryView:
     """Of the view."""
     filename: str
     label: int
+    """``NO_LABEL`` where the record has none."""
     top: list[tuple[int, float]]
     """The most likely labels with their probabilities at temperature 1, most likely first."""
     label_prob: float | None
@@ -65,9 +66,10 @@ class GalleryView:
         return [(self.label, self.view.mix.share), (self.partner_label, 1 - self.view.mix.share)]
 
     @property
-    def is_agreed(self) -> bool:
-        """Whether the teacher's choice is the label, or of two the one with the larger share."""
-        return self.top[0][0] == max(self.labels, key=lambda item: item[1])[0]
+    def is_agreed(self) -> bool | None:
+        """Whether the teacher's choice is the label, or of two the one with the larger share; None without a label."""
+        label = max(self.labels, key=lambda item: item[1])[0]
+        return None if label == NO_LABEL else self.top[0][0] == label
 
 
 class Gallery:
@@ -94,6 +96,10 @@ class Gallery:
         names = self.store.plan.class_names
         return one_line(names[label]) if names is not None and 0 <= label < len(names) else f"label {label}"
 
+    def label_text(self, label: int) -> str:
+        """As ``class_text``, of a record's label, which it may not have."""
+        return "no label" if label == NO_LABEL else self.class_text(label)
+
     @property
     def has_names(self) -> bool:
         """Whether labels have names, by the records or by the store."""
@@ -114,7 +120,7 @@ class Gallery:
         probs = np.exp(log_probs[0])
         offset = store.class_space.offset
         label = int(store.read_labels(shard)[row])
-        has_class = 0 <= label - offset < len(probs)
+        has_class = label != NO_LABEL and 0 <= label - offset < len(probs)
         image_size, pixels, partner_label = None, None, None
         (view,) = store.read_views(shard, number, [row])
         if view.mix is not None:
@@ -197,7 +203,7 @@ def describe_view(gallery_view: GalleryView, gallery: Gallery) -> list[str]:
     done += [f"erased {_relative_area(erasing.box):.0%}" for erasing in view.erasings]
     if view.mix is not None and gallery_view.partner_label is not None:
         kind = "mixup" if view.mix.box is None else "cutmix"
-        done.append(f"{kind} with {format_share(1 - view.mix.share)} {gallery.class_text(gallery_view.partner_label)}")
+        done.append(f"{kind} with {format_share(1 - view.mix.share)} {gallery.label_text(gallery_view.partner_label)}")
     return done
 
 

@@ -4,7 +4,7 @@ One pass over the shards, in blocks of records with all their views, so memory d
 store a sample can be measured, spread evenly over records and views by a fixed seed.
 
 A mixed view (mixup, cutmix) has no one label. Entropy and confidence count it; accuracy, calibration, agreement and
-suspects leave it out.
+suspects leave it out. A record without a label is left out of accuracy, calibration and suspects.
 
 Suspects are records whose label the teacher contradicts. Of confident learning (Northcutt et al. 2021,
 arXiv:1911.00068, section 3.2) this takes the ranking, by how far another class is above the given label, here as mean
@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from teachonce.codecs.softmax import log_softmax
+from teachonce.records.source import NO_LABEL
 from teachonce.rng import generator
 from teachonce.store.store import Store
 
@@ -84,13 +85,18 @@ def _no_counts() -> NDArray[np.int64]:
 class RowSums:
     """Sums over (record, view) rows, which can be added; ``num_plain`` of the rows are not mixed.
 
+    Accuracies are of the ``num_labeled`` plain rows whose record has a label; of ``num_ranked`` of these the store
+    tells which five classes are the most likely.
+
     In a pair of rows of an array the first is of plain views, the second of mixed ones.
     """
 
     num_rows: int = 0
     num_plain: int = 0
+    num_labeled: int = 0
+    num_ranked: int = 0
     hits1: float = 0.0
-    """Plain rows whose most likely class is the label."""
+    """Labeled rows whose most likely class is the label."""
     hits5: float = 0.0
     entropy_nats: float = 0.0
     entropies: NDArray[np.int64] = field(default_factory=_no_counts)
@@ -103,13 +109,13 @@ class RowSums:
 
     @property
     def top1(self) -> float | None:
-        """Of the plain views; None where there are none."""
-        return _ratio(self.hits1, self.num_plain)
+        """Of the labeled rows; None where there are none."""
+        return _ratio(self.hits1, self.num_labeled)
 
     @property
     def top5(self) -> float | None:
-        """Of the plain views; None where there are none."""
-        return _ratio(self.hits5, self.num_plain)
+        """Of the labeled rows; None where there are none, and where the codec keeps fewer than five classes."""
+        return _ratio(self.hits5, self.num_ranked)
 
     @property
     def mean_entropy_nats(self) -> float | None:
@@ -125,6 +131,8 @@ class ShardMeasures:
     num_records: int
     num_measured: int
     """Records measured."""
+    num_labeled: int
+    """Those of them that have a label."""
     sums: RowSums
 
 
@@ -137,7 +145,7 @@ class Measures:
     num_classes: int
     shards: list[ShardMeasures]
     calibration: NDArray[np.float64]
-    """[NUM_BINS, 3]: number, sum of confidences, hits of the plain views of each bin of confidence."""
+    """[NUM_BINS, 3]: number, sum of confidences, hits of the labeled rows of each bin of confidence."""
     agreement: NDArray[np.int64]
     """[V + 1, V + 1]: records by number of plain views, and by in how many of them their most frequent top-1 occurs."""
     suspects: list[Suspect]
@@ -168,13 +176,18 @@ class Measures:
         return self.sums.num_plain
 
     @property
+    def num_labeled(self) -> int:
+        """Those that are not mixed and whose record has a label: accuracy and calibration are of these."""
+        return self.sums.num_labeled
+
+    @property
     def top1(self) -> float | None:
-        """Of the plain views; None where there are none."""
+        """Of the labeled rows; None where there are none."""
         return self.sums.top1
 
     @property
     def top5(self) -> float | None:
-        """Of the plain views; None where there are none."""
+        """Of the labeled rows; None where there are none, and where the codec keeps fewer than five classes."""
         return self.sums.top5
 
     @property
@@ -185,7 +198,7 @@ class Measures:
     @property
     def ece(self) -> float | None:
         """Expected calibration error (Guo et al. 2017, arXiv:1706.04599): |accuracy - confidence| weighted by bin."""
-        return _ratio(float(np.abs(self.calibration[:, 2] - self.calibration[:, 1]).sum()), self.num_plain)
+        return _ratio(float(np.abs(self.calibration[:, 2] - self.calibration[:, 1]).sum()), self.num_labeled)
 
 
 @dataclass(frozen=True)
@@ -194,6 +207,8 @@ class ViewRows:
 
     is_plain: NDArray[np.bool_]
     """[N], not mixed."""
+    is_labeled: NDArray[np.bool_]
+    """[N], not mixed, and of a record that has a label."""
     log_probs: NDArray[np.float64]
     """[N, C]."""
     probs: NDArray[np.float64]
@@ -236,6 +251,8 @@ class BlockMeasures:
     suspects: list[Suspect]
     num_contradicted: int
     num_judged: int
+    num_labeled: int
+    """Records that have a label."""
 
 
 def measure_store(
@@ -250,7 +267,7 @@ def measure_store(
     num_contradicted = num_judged = 0
     rows_at_once = max(1, _BLOCK_VALUES // store.class_space.num_classes)
     for shard, rows in enumerate(_rows_by_shard(store, selection)):
-        sums = RowSums()
+        sums, num_labeled = RowSums(), 0
         for start in range(0, len(rows), rows_at_once):
             block = _measure_block(store, shard, rows[start : start + rows_at_once], selection.views, calibration)
             sums = sum(block.view_sums, sums)
@@ -258,8 +275,9 @@ def measure_store(
             suspects = _rank_suspects([*suspects, *block.suspects])
             num_contradicted += block.num_contradicted
             num_judged += block.num_judged
+            num_labeled += block.num_labeled
             count_done(sum(view.num_rows for view in block.view_sums))
-        shards.append(ShardMeasures(*store.shards[shard], len(rows), sums))
+        shards.append(ShardMeasures(*store.shards[shard], len(rows), num_labeled, sums))
     return Measures(
         selection.views,
         store.class_space.num_classes,
@@ -333,21 +351,24 @@ def _measure_block(
     One view is in memory at a time.
     """
     num_classes, num_top = store.class_space.num_classes, num_known(store, 5)
-    labels = store.read_labels(shard)[rows].astype(np.int64) - store.class_space.offset
+    labels = store.read_labels(shard)[rows].astype(np.int64)
+    # Asked before the offset is taken off: with one of -1 a record without label would be one of class 0.
+    has_label = labels != NO_LABEL
+    labels -= store.class_space.offset
     view_sums = []
     sum_log_probs, sum_probs = np.zeros((2, len(rows), num_classes))
     top1 = np.empty((len(views), len(rows)), np.int64)
     is_plain = np.empty((len(views), len(rows)), bool)
     for index, view in enumerate(views):
         is_mixed = read_is_mixed(store, shard, view, rows)
-        said = judge_rows(store.read_logits(shard, view, rows), labels, ~is_mixed, num_top)
+        said = judge_rows(store.read_logits(shard, view, rows), labels, has_label, ~is_mixed, num_top)
         view_sums.append(sum_rows(said))
         calibration = add_calibration(calibration, said)
         top1[index], is_plain[index] = said.top[:, 0], said.is_plain
         sum_log_probs[said.is_plain] += said.log_probs[said.is_plain]
         sum_probs[said.is_plain] += said.probs[said.is_plain]
     num_plain = is_plain.sum(axis=0)
-    judged = np.flatnonzero((num_plain > 0) & (labels >= 0) & (labels < num_classes))
+    judged = np.flatnonzero((num_plain > 0) & has_label & (labels >= 0) & (labels < num_classes))
     means = RecordMeans(
         shard=shard,
         rows=rows[judged],
@@ -364,34 +385,43 @@ def _measure_block(
         find_suspects(means, margins, store.class_space.offset),
         num_contradicted=int((margins <= -log(CONTRADICTED_RATIO)).sum()),
         num_judged=len(margins),
+        num_labeled=int(has_label.sum()),
     )
 
 
 def judge_rows(
-    logits: NDArray[np.floating], labels: NDArray[np.int64], is_plain: NDArray[np.bool_], num_top: int
+    logits: NDArray[np.floating],
+    labels: NDArray[np.int64],
+    has_label: NDArray[np.bool_],
+    is_plain: NDArray[np.bool_],
+    num_top: int,
 ) -> ViewRows:
-    """Logits [N, C] of one view beside the labels [N], which may be none of the C classes."""
+    """Logits [N, C] of one view beside the labels [N], which may be none of the C classes, where there are any."""
     log_probs = log_softmax(logits)
     probs = np.exp(log_probs)
     top = top_classes(log_probs, num_top)
     return ViewRows(
         is_plain=is_plain,
+        is_labeled=is_plain & has_label,
         log_probs=log_probs,
         probs=probs,
         entropies=np.maximum(-(probs * log_probs).sum(axis=1), 0),
         confidences=probs.max(axis=1),
         top=top,
-        is_label=top == labels[:, None],
+        is_label=(top == labels[:, None]) & has_label[:, None],
     )
 
 
 def sum_rows(said: ViewRows) -> RowSums:
     """Counts and sums over the rows of one view."""
-    most = max(log(said.probs.shape[1]), 1e-9)
-    hits = said.is_label[said.is_plain]
+    num_classes = said.probs.shape[1]
+    most = max(log(num_classes), 1e-9)
+    hits = said.is_label[said.is_labeled]
     return RowSums(
         num_rows=len(said.is_plain),
         num_plain=int(said.is_plain.sum()),
+        num_labeled=len(hits),
+        num_ranked=len(hits) if hits.shape[1] >= min(5, num_classes) else 0,
         hits1=float(hits[:, 0].sum()),
         hits5=float(hits.any(axis=1).sum()),
         entropy_nats=float(said.entropies.sum()),
@@ -409,8 +439,8 @@ def _count_values(values: NDArray[np.float64], is_plain: NDArray[np.bool_], most
 
 
 def add_calibration(calibration: NDArray[np.float64], said: ViewRows) -> NDArray[np.float64]:
-    """Calibration [NUM_BINS, 3] with the plain rows of one view added."""
-    confidences, hits = said.confidences[said.is_plain], said.is_label[said.is_plain, 0]
+    """Calibration [NUM_BINS, 3] with the labeled rows of one view added."""
+    confidences, hits = said.confidences[said.is_labeled], said.is_label[said.is_labeled, 0]
     bins = np.minimum((confidences * NUM_BINS).astype(np.int64), NUM_BINS - 1)
     found = calibration.copy()
     np.add.at(found, bins, np.stack([np.ones(len(bins)), confidences, hits], axis=1))

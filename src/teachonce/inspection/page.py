@@ -29,6 +29,7 @@ from teachonce.records.class_space import shows_top5
 from teachonce.records.class_table import brief_names
 from teachonce.records.discovery import open_records
 from teachonce.records.options import RecordOptions
+from teachonce.records.source import NO_LABEL
 from teachonce.storage.files import atomic_write, locate
 from teachonce.store.card import describe_entry
 from teachonce.store.store import Store
@@ -137,7 +138,7 @@ def _numbers(store: Store, measures: Measures) -> list[tuple[str, str]]:
         (f"{store.num_records:,}", "records"),
         (f"{store.num_views:,}", "views each"),
         ("-" if top1 is None else f"{top1:.2%}", "top-1"),
-        *([("-" if top5 is None else f"{top5:.2%}", "top-5")] if shows_top5(measures.num_classes) else []),
+        *([] if top5 is None or not shows_top5(measures.num_classes) else [(f"{top5:.2%}", "top-5")]),
         ("-" if ece is None else f"{ece:.4f}", "ECE, 15 bins"),
         (f"{measures.entropy_nats:.3f}", "entropy in nats"),
         (f"{store.num_bytes() / (store.num_records * store.num_views):,.0f}", "bytes a view"),
@@ -150,7 +151,8 @@ def _show_sheet(gallery: Gallery) -> dict[str, Any]:
     gallery_views = [gallery.read_view(*position) for position in gallery.choose_positions(NUM_PICTURES)]
     return {
         "cards": [prepare_view(gallery_view, gallery) for gallery_view in gallery_views],
-        "num_agreed": sum(gallery_view.is_agreed for gallery_view in gallery_views),
+        "num_agreed": sum(gallery_view.is_agreed or False for gallery_view in gallery_views),
+        "num_labeled": sum(gallery_view.is_agreed is not None for gallery_view in gallery_views),
         "has_mixed": any(len(gallery_view.labels) > 1 for gallery_view in gallery_views),
     }
 
@@ -166,7 +168,7 @@ def _show_views(gallery: Gallery) -> dict[str, Any] | None:
     pixels = gallery.read_record(shard, row)
     return {
         "filename": gallery_views[0].filename,
-        "label": gallery.class_text(gallery_views[0].label),
+        "label": None if gallery_views[0].label == NO_LABEL else gallery.class_text(gallery_views[0].label),
         "picture": None if pixels is None else prepare_picture(pixels),
         "cards": [prepare_view(gallery_view, gallery) for gallery_view in gallery_views],
     }
@@ -179,7 +181,7 @@ def _show_suspects(gallery: Gallery, measures: Measures) -> list[SuspectCard]:
 
 def _draw_charts(measures: Measures) -> list[str]:
     charts = [draw_entropies(measures), draw_confidences(measures)]
-    if measures.num_plain:
+    if measures.num_labeled:
         charts.append(draw_calibration(measures))
     if measures.agreement[2:].any():
         charts.append(draw_agreement(measures))
@@ -204,7 +206,7 @@ def _compare_shards(measures: Measures) -> dict[str, Any] | None:
         "highest": rates[-1],
         "standing_out": STANDING_OUT,
         "rows": [
-            [shard.name, f"{shard.num_measured:,}", f"{shard.sums.top1:.2%}", f"{deviation:+.1f}"]
+            [shard.name, f"{shard.num_labeled:,}", f"{shard.sums.top1:.2%}", f"{deviation:+.1f}"]
             for deviation, shard in unusual[:SHARDS_SHOWN]
         ],
     }
@@ -213,7 +215,7 @@ def _compare_shards(measures: Measures) -> dict[str, Any] | None:
 def _deviation(shard: ShardMeasures, median: float) -> float:
     """Of a shard's accuracy from the median, in standard errors; a record counts once, as its views are alike."""
     # At least the error of one record more or less, for a median of 100 %.
-    error = (max(median * (1 - median), 1 / shard.num_measured) / shard.num_measured) ** 0.5
+    error = (max(median * (1 - median), 1 / shard.num_labeled) / shard.num_labeled) ** 0.5
     return ((shard.sums.top1 or 0.0) - median) / error
 
 

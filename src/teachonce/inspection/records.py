@@ -199,8 +199,8 @@ def _add(total: _Tally, part: _Tally) -> None:
     least, both, most = total.image_bytes
     total.image_bytes = [min(least, part.image_bytes[0]), both + part.image_bytes[1], max(most, part.image_bytes[2])]
     for ours, theirs in ((total.width_px, part.width_px), (total.height_px, part.height_px)):
-        _widen(ours, theirs[0])
-        _widen(ours, theirs[1])
+        # Apart: of a shard without a readable image they are the bounds of nothing, the least above the most.
+        ours[:] = min(ours[0], theirs[0]), max(ours[1], theirs[1])
     total.num_turned += part.num_turned
     total.logit_widths += part.logit_widths
     total.num_logit_hits += part.num_logit_hits

@@ -68,7 +68,8 @@ def describe_store(path: Path, *, trust: bool = False) -> tuple[dict[str, Any], 
 def summarize_store(path: Path, *, trust: bool = False) -> dict[str, Any]:
     """A store as JSON values; accuracy, entropy (nats) and ECE are means over records and views at temperature 1.
 
-    Accuracy and ECE are of the views that are not mixed, and None where all are. ``codec_error`` is total variation
+    Accuracy and ECE are of the views that are not mixed and have a label, and None where there are none; top-5 is None
+    too where the codec keeps fewer than five classes. ``codec_error`` is total variation
     against the dense softmax, by temperature, on ``num_samples`` samples. ``trust`` as in ``Store``.
     """
     summary, store = describe_store(path, trust=trust)
@@ -78,6 +79,7 @@ def summarize_store(path: Path, *, trust: bool = False) -> dict[str, Any]:
     for name in ("top1", "top5", "entropy_nats", "ece"):
         summary[name] = getattr(measures, name)
     summary["num_mixed"] = measures.num_rows - measures.num_plain
+    summary["num_unlabeled"] = measures.num_plain - measures.num_labeled
     summary["bytes"] = store.num_bytes()
     summary["bytes_per_view"] = store.num_bytes() / (store.num_records * store.num_views)
     summary["bytes_per_view_by_column"] = _group_bytes(measure_bytes(store))
@@ -128,7 +130,7 @@ def render_store(summary: dict[str, Any]) -> str:
     ]
     if num_views == 0:
         return as_text(lines)
-    has_top5 = shows_top5(summary["num_classes"])
+    has_top5 = _has_top5(summary)
     columns = ", ".join(f"{name} {size:g}" for name, size in summary["bytes_per_view_by_column"].items())
     lines += [
         f"  bytes     {summary['bytes']:,}, {summary['bytes_per_view']:,.0f} a view ({columns})",
@@ -167,12 +169,19 @@ def describe_usable(summary: dict[str, Any]) -> str:
 
 
 def _describe_accuracy(summary: dict[str, Any]) -> str:
-    num_mixed = summary["num_mixed"]
+    num_mixed, num_unlabeled = summary["num_mixed"], summary["num_unlabeled"]
     if summary["top1"] is None:
-        return "unknown: all views are mixed, and a mixed view has no single label"
-    mixed = f" (without {num_mixed:,} mixed views)" if num_mixed else ""
-    top5 = f", top-5 {summary['top5']:.4f}" if shows_top5(summary["num_classes"]) else ""
-    return f"top-1 {summary['top1']:.4f}{top5}{mixed}"
+        why = "the records have no labels" if num_unlabeled else "all views are mixed"
+        return f"unknown: {why}{', and a mixed view has no single label' if num_mixed else ''}"
+    left_out = [f"{num_mixed:,} mixed views"] * bool(num_mixed) + [f"{num_unlabeled:,} unlabeled"] * bool(num_unlabeled)
+    without = f" (without {' and '.join(left_out)})" if left_out else ""
+    top5 = f", top-5 {summary['top5']:.4f}" if _has_top5(summary) else ""
+    return f"top-1 {summary['top1']:.4f}{top5}{without}"
+
+
+def _has_top5(summary: dict[str, Any]) -> bool:
+    """Whether people see it: of many classes, where the codec keeps as many as five."""
+    return summary["top5"] is not None and shows_top5(summary["num_classes"])
 
 
 def _describe_codec_error(summary: dict[str, Any]) -> str:

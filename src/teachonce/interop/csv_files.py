@@ -220,11 +220,14 @@ def _report_top1(config: ImportConfig) -> None:
     """Say how often the most likely class is the label: the one figure that shows a CSV whose classes are shifted."""
     store = Store(config.out)
     hits = [store.read_hits(shard, (0, 0)) or [0] for shard in range(len(store.shards))]
-    top1 = sum(map(sum, hits)) / store.num_records
-    print_note(f"import: top-1 {top1:.3f} of {config.csv} on {store.num_records:,} records")
+    num_labeled = sum(map(store.count_labeled, range(len(store.shards))))
+    if not num_labeled:
+        return
+    top1 = sum(map(sum, hits)) / num_labeled
+    print_note(f"import: top-1 {top1:.3f} of {config.csv} on {num_labeled:,} records")
     if top1 < NEAR_CHANCE:
         warnings.warn(
-            f"top-1 {top1:.3f} of {config.csv} on {store.num_records:,} records is near chance: are "
+            f"top-1 {top1:.3f} of {config.csv} on {num_labeled:,} records is near chance: are "
             "--offset, --drop and the class order right?",
             stacklevel=2,
         )

@@ -1,8 +1,9 @@
 """Model SPECs: the text that names a model, its weights and its preprocessing.
 
 ``KIND:NAME,option=value,...``, such as ``torchvision:resnet50,weights=FILE,size=224,resize=256,mean=0.5/0.5/0.5``. A
-comma begins an option only where a name and ``=`` follow, so that most paths may hold commas. An option that a kind
-does not know is an error: silently ignored, it would cost a complete run of the teacher.
+comma begins an option only where a name and ``=`` follow, so that most paths may hold commas; after ``run:`` and
+``onnx:`` a local path that is there, such as a run's folder ``lr=0.1,seed=3``, is the path as a whole. An option that a
+kind does not know is an error: silently ignored, it would cost a complete run of the teacher.
 
 Nothing is loaded here; ``models`` does that with one backend a kind, each of which hands back a ``LoadedModel``.
 """
@@ -13,15 +14,17 @@ import dataclasses
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, Literal
 
-from teachonce.errors import ConfigError, ModelError
+from teachonce.errors import ConfigError, ModelError, TeachonceError
 from teachonce.options import parse_integer, parse_number
 from teachonce.pixels.preprocessing import Preprocessing
 from teachonce.runs.run import holds_run
-from teachonce.storage.address import to_location
+from teachonce.storage.address import is_remote, to_location
+from teachonce.storage.files import exists
 from teachonce.suggestions import closest
 
 if TYPE_CHECKING:
@@ -82,7 +85,7 @@ class LoadedModel:
 
 def parse_model_spec(text: str) -> ModelSpec:
     """Read a SPEC; raises ConfigError that lists what is known, for an unknown kind, option or value."""
-    head, *pieces = re.split(r",(?=\s*\w+=)", text.strip())
+    head, *pieces = _split_options(text.strip())
     kind, _, name = head.partition(":")
     if kind in NAMED_KINDS:
         if not name:
@@ -112,8 +115,31 @@ def parse_model_spec(text: str) -> ModelSpec:
     return ModelSpec(text=text, kind=kind, name=name, options=options)
 
 
+def _split_options(text: str) -> list[str]:
+    """``KIND:NAME`` and the options: of a path that is there with all its commas no part is an option.
+
+    Of several readings the longest path wins, so that ``run:lr=0.1,seed=3,size=64`` has one option.
+    """
+    pieces = re.split(r",(?=\s*\w+=)", text)
+    kind = pieces[0].partition(":")[0]
+    if kind not in ("run", "onnx") or len(pieces) == 1:
+        return pieces
+    for end in range(len(text), len(pieces[0]), -1):
+        if text[end : end + 1] in ("", ",") and _is_there(kind, text[len(kind) + 1 : end]):
+            return [text[:end], *re.split(r",(?=\s*\w+=)", text[end:])[1:]]
+    return pieces
+
+
+def _is_there(kind: str, path: str) -> bool:
+    with suppress(TeachonceError):  # of a name that no file system takes
+        return not is_remote(path) and (holds_run(Path(path)) if kind == "run" else exists(Path(path)))
+    return False
+
+
 def path_spec(kind: Literal["run", "onnx"], path: Path) -> ModelSpec:
-    """The SPEC of a run's folder or an ONNX file, whatever characters its path has."""
+    """The SPEC of a run's folder or an ONNX file that is there, whatever characters its path has: ``parse_model_spec``
+    of its text is the same.
+    """
     return ModelSpec(text=f"{kind}:{path}", kind=kind, name=str(path))
 
 

@@ -6,25 +6,32 @@ epoch: which stored view it replays, or which one is drawn.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from teachonce.errors import ConfigError, ImageError
+from teachonce.errors import ConfigError, ImageError, RecordError
 from teachonce.pixels.frames import image_sizes
-from teachonce.records.data_keys import DataKeys
-from teachonce.records.source import Location, RecordSource, all_encoded, all_keys, all_places
+from teachonce.records.data_keys import DataKeys, find_class_order
+from teachonce.records.source import Location, Record, RecordSource, all_encoded, all_keys, all_places
 from teachonce.rng import generator
 from teachonce.store.join import JoinedRecords, StoreJoin
 from teachonce.store.store import Store
+from teachonce.terminal import plural
 from teachonce.views.draw import draw_view, sample_view
 from teachonce.views.policy import Policy
 from teachonce.views.view import CENTER, View
 
 KEPT_SHARDS = 64
 """Shards whose sorted keys are kept, of views that are mixed with partners: 10 kB a shard of ImageNet."""
+
+
+MUCH_OWN_CLASS, MORE_OWN_CLASS = 0.5, 0.25
+"""Where so many partners are of the record's own class, and so many more than in shuffled data, mixing hardly mixes
+classes: of 1,300 images a class in shards of 1,024 it is 0.65, of 100 images a class 0.1."""
 
 
 class ViewSource(Protocol):
@@ -86,7 +93,7 @@ class DrawnViews:
         records = joined.records
         sizes = image_sizes(all_encoded(records), all_places(records)).tolist()
         for index, (key, (width, height)) in enumerate(zip(all_keys(records).tolist(), sizes, strict=True)):
-            keys = self._partners(joined.locations[index][0]) if self.has_mix else None
+            keys = self._partners(joined.locations[index][0], records[index]) if self.has_mix else None
             boxes = records[index].boxes if self.policy.needs_boxes else None
             try:
                 views.append(draw_view(self.policy, self.seed, key, number, width, height, keys, boxes))
@@ -99,8 +106,22 @@ class DrawnViews:
         shard, _ = location
         return shard, int(np.flatnonzero(self._keys.shard(shard) == np.uint64(key))[0])
 
-    def _partners(self, shard: int) -> NDArray[np.uint64]:
-        """The keys of a shard, sorted, each once: what a view's mix is drawn from."""
+    def _partners(self, shard: int, record: Record) -> NDArray[np.uint64]:
+        """The keys of a record's shard, sorted, each once: what its view's mix is drawn from.
+
+        Raises RecordError for a record that is none of them: the keys were read, or cached, before its image changed.
+        """
+        keys = self._shard_keys(shard)
+        at = int(np.searchsorted(keys, np.uint64(record.key)))
+        if at == len(keys) or int(keys[at]) != record.key:
+            raise RecordError(
+                f"{record.where}: key {record.key:016x} ({record.filename}), expected one of the keys that the "
+                f"{len(keys)} images of its shard had: the image was changed after they were read; restore it, or "
+                "touch its file and start again"
+            )
+        return keys
+
+    def _shard_keys(self, shard: int) -> NDArray[np.uint64]:
         found = self._kept.get(shard)
         if found is None:
             found = np.unique(self._keys.shard(shard))
@@ -159,6 +180,23 @@ class OwnViews:
     def locate_partner(self, location: Location, key: int, where: str, *, by_position: bool = False) -> Location:
         """There are no partners."""
         raise AssertionError("a student's own views are not mixed")
+
+
+def warn_of_own_class_partners(policy: Policy, records: RecordSource, where: object) -> None:
+    """Warn where views are mixed with partners of their shard, and most of these are of the record's own class.
+
+    Asked of sources that know their labels without reading records, as folders of images do, which are listed by class.
+    """
+    order = None if policy.mix is None else find_class_order(records)
+    if order is None or order.own_class < max(MUCH_OWN_CLASS, order.own_class_shuffled + MORE_OWN_CLASS):
+        return
+    warnings.warn(
+        f"{where}: its records are sorted by class, and partners of mixup and cutmix are of a record's own shard: "
+        f"{order.num_single} of {plural(order.num_shards, 'shard')} hold one class alone, and {order.own_class:.0%} of "
+        f"the partners are of the record's own class ({order.own_class_shuffled:.0%} if shuffled); write shuffled "
+        "shards first (teachonce records) and use these as --data",
+        stacklevel=3,
+    )
 
 
 def _require_boxes(policy: Policy, records: RecordSource) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 from contextlib import nullcontext, suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from teachonce.engine.progress import Advance, progress
 from teachonce.errors import TeachonceError
 from teachonce.records.key_index import KeyIndex
 from teachonce.records.selection import SelectedSource
-from teachonce.records.source import RecordSource
+from teachonce.records.source import NO_LABEL, RecordSource
 from teachonce.storage.cache_folder import cache_folder, filling_cache
 from teachonce.storage.files import atomic_write, locate
 
@@ -195,3 +196,43 @@ def read_all_labels(source: RecordSource) -> NDArray[np.int32]:
             if advance is not None:
                 advance(len(found[shard]))
     return np.concatenate([found[shard] for shard in numbers])
+
+
+@dataclass(frozen=True)
+class ClassOrder:
+    """How the classes are spread over the shards, as those see it who take pairs of records from one shard."""
+
+    num_shards: int
+    """That have labels."""
+    num_single: int
+    """Of these the shards whose records are of one class."""
+    own_class: float
+    """Of the other records of a record's shard, those of its class, in the mean."""
+    own_class_shuffled: float
+    """What it would be if all shards had been shuffled together."""
+
+
+def find_class_order(source: RecordSource) -> ClassOrder | None:
+    """Measured where all labels are known without reading records and a shard has two with labels; else None."""
+    num_shards = num_single = num_records = num_pairs = 0
+    num_own = 0.0
+    totals = np.zeros(0, np.int64)
+    for shard in range(len(source.shards)):
+        labels = source.known_labels(shard)
+        if labels is None:
+            return None
+        classes, counts = np.unique(labels[labels != NO_LABEL], return_counts=True)
+        if len(classes) == 0:
+            continue
+        size = int(counts.sum())
+        num_shards, num_single, num_records = num_shards + 1, num_single + (len(classes) == 1), num_records + size
+        if len(totals) <= classes[-1]:
+            totals = np.pad(totals, (0, int(classes[-1]) + 1 - len(totals)))
+        totals[classes] += counts
+        if size > 1:
+            num_own += float((counts * (counts - 1)).sum()) / (size - 1)
+            num_pairs += size
+    if num_pairs == 0:
+        return None
+    shuffled = float((totals * (totals - 1)).sum()) / (num_records * (num_records - 1))
+    return ClassOrder(num_shards, num_single, num_own / num_pairs, shuffled)

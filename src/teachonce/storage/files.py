@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 from teachonce.errors import ConfigError, TeachonceError
 from teachonce.extras import missing_extras
@@ -74,6 +75,45 @@ def atomic_write(path: Path, *, overwrite: bool = True) -> Iterator[BinaryIO]:
     storage, name = locate(path)
     with storage.put(name) if overwrite else storage.put_if_absent(name) as file:
         yield file
+
+
+@contextmanager
+def create_file(path: Path, option: str) -> Iterator[BinaryIO]:
+    """A result's file under a name that was free; raises ConfigError after the block where another took it meanwhile.
+
+    ``put_if_absent`` keeps the other's file without a word, as writers of the same content need it: here the results
+    of a whole command would be gone, so what lies there then is compared with what was written.
+    """
+    if exists(path):
+        raise ConfigError(f"{option} {path}: exists; remove it or choose another file")
+    storage, name = locate(path)
+    with storage.put_if_absent(name) as file:
+        hashed = _HashedFile(file)
+        yield cast(BinaryIO, hashed)
+    found = hashlib.sha256()
+    with storage.stream(name) as file:
+        while block := file.read(1 << 20):
+            found.update(block)
+    if found.digest() != hashed.digest.digest():
+        raise ConfigError(
+            f"{option} {path}: another command made this file meanwhile, and it was kept: the results of this one are "
+            "not written; run it again with another file"
+        )
+
+
+class _HashedFile(io.BufferedIOBase):
+    """Writes to ``file``, which its storage finishes, and hashes what is written."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.digest = hashlib.sha256()
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self.digest.update(data)
+        return self._file.write(data)
 
 
 def write_json(path: Path, value: Any, *, overwrite: bool = True) -> None:

@@ -39,6 +39,8 @@ _WRITEBACK_BYTES = 4 << 20
 
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NO_PERMISSION = {errno.EACCES, errno.EPERM, errno.EROFS}
+_LONGEST_NAME = 255
+"""Bytes of a file's name, on nearly every file system."""
 _NO_PLACE = {errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOENT, errno.ENAMETOOLONG, errno.ELOOP}
 _NOT_SUPPORTED = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EACCES, errno.EPERM}
 """What file systems say that cannot do what is requested at all: it is not this file that failed."""
@@ -234,7 +236,7 @@ class LocalStorage(Storage):
     def _put(self, name: str, *, overwrite: bool) -> Iterator[BinaryIO]:
         path = self.root / name
         # Not tempfile: its mode 0600 would hide the file from a colleague's job; the umask decides here.
-        temporary = path.with_name(f"{TEMPORARY_PREFIX}{writer_name()}-{path.name}")
+        temporary = path.with_name(_temporary_name(path.name))
         explain = partial(self._error, name, "written")
         try:
             try:
@@ -258,6 +260,12 @@ class LocalStorage(Storage):
 
     def _error(self, name: str, verb: str, error: OSError) -> TeachonceError:
         return self.raises(f"{self.describe(name)}: cannot be {verb}: {_explain(error, is_written=verb == 'written')}")
+
+
+def _temporary_name(name: str) -> str:
+    """A name for a file until it has its own, which may be as long as a file system takes: of that the beginning."""
+    whole = os.fsencode(f"{TEMPORARY_PREFIX}{writer_name()}-{name}")
+    return whole[:_LONGEST_NAME].decode(errors="ignore")
 
 
 def _is_leftover(entry: os.DirEntry[str]) -> bool:

@@ -134,8 +134,13 @@ def _describe_accuracy(store: Store) -> str:
     found = list(prefetch(files, lambda file: store.read_hits(*file), threads=threads, ahead=2 * threads))
     if None in found:
         return "not recorded when the store was made; `teachonce inspect STORE` measures it"
-    num_rows = store.num_records * store.num_views
-    return f"top-1 {sum(map(sum, filter(None, found))) / max(num_rows, 1):.4f} of the stored logits, over all views"
+    shards = range(len(store.shards))
+    num_labeled = sum(prefetch(shards, store.count_labeled, threads=threads, ahead=2 * threads))
+    if not num_labeled:
+        return "not known: the records have no labels"
+    num_hits = sum(map(sum, filter(None, found)))
+    part = "" if num_labeled == store.num_records else f" of {num_labeled:,} labeled records"
+    return f"top-1 {num_hits / (num_labeled * store.num_views):.4f} of the stored logits{part}, over all views"
 
 
 def _license_of(card: str) -> str | None:

@@ -31,7 +31,7 @@ from teachonce.codecs.registry import codec_from_json
 from teachonce.errors import StoreError
 from teachonce.records.class_space import ClassSpace
 from teachonce.records.key_index import KeyIndex
-from teachonce.records.source import Location, Locations
+from teachonce.records.source import NO_LABEL, Location, Locations
 from teachonce.storage.address import to_location
 from teachonce.store.contents import open_contents
 from teachonce.store.manifests import missing_files
@@ -180,6 +180,10 @@ class Store:
     def read_labels(self, shard: int) -> NDArray[np.int32]:
         """Data labels [N] of a shard; ``NO_LABEL`` where there is none."""
         return self._records(shard).labels
+
+    def count_labeled(self, shard: int) -> int:
+        """How many records of a shard have a label: what is right of them is a part of these."""
+        return int((self.read_labels(shard) != NO_LABEL).sum())
 
     def read_filenames(self, shard: int) -> list[str]:
         """Filenames [N] of a shard."""

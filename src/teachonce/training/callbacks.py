@@ -223,8 +223,9 @@ class TrainingProgress(Callback):
             self._shown = ExitStack()
             self._advance = self._shown.enter_context(progress("train", total, done=done))
             session = self._shown.enter_context(heartbeats(self.recorder.run, "train", item="images"))
-            self._heartbeat = session.start(device=str(module.device), total=total)
-            self._heartbeat.change(done=done, details=self._details(trainer))
+            self._heartbeat = session.start(
+                device=str(module.device), total=total, done=done, details=self._details(trainer)
+            )
             self._num_done = done
 
     def on_train_batch_end(
@@ -234,8 +235,7 @@ class TrainingProgress(Callback):
         if self._shown is not None:
             done = self._images(trainer)
             self._advance(done - self._num_done)
-            self._heartbeat.change(details=self._details(trainer))
-            self._heartbeat.advance(done - self._num_done)
+            self._heartbeat.advance(done - self._num_done, details=self._details(trainer))
             self._num_done = done
 
     def _details(self, trainer: Trainer) -> dict[str, float | int | None]:

@@ -2,9 +2,10 @@
 
 ``TrainingOptions`` is what they have in common with those of ``ablate``: how a student is trained, with any teacher.
 
-``--kd-temp 0`` switches KD off and leaves the rest of the command as it is, because a baseline is made by that option
-alone: a store, ``--logits`` or a teacher given beside it are not read, which is a warning (``training/data.py``). Any
-other option that cannot apply is an error.
+``--kd-temp 0`` switches KD off and leaves the rest of the command as it is: a store, ``--logits`` or a teacher given
+beside it are not read, which is a warning (``training/data.py``). Views are then the student's own, so a baseline of a
+store with views needs the options that these were drawn by, which the warning names. Any other option that cannot apply
+is an error.
 """
 
 from __future__ import annotations

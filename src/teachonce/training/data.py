@@ -10,6 +10,7 @@ import dataclasses
 import math
 import warnings
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,14 +21,14 @@ from teachonce.data.dataset import EvalDataset, KDDataset, find_num_classes
 from teachonce.data.fetch_ahead import check_cache_size
 from teachonce.data.logit_sources import LogitSource, RecordLogits
 from teachonce.data.stored_logits import StoredLogits
-from teachonce.errors import ConfigError, PlanMismatchError, RecordError
+from teachonce.errors import ConfigError, PlanMismatchError, RecordError, TeachonceError
 from teachonce.models.fine_tuning import InitialRun, initial_preprocessing, open_initial_run
 from teachonce.models.spec import BACKBONE_OPTIONS, ModelSpec, override_preprocessing
 from teachonce.models.torch_backend import library_mean_std
 from teachonce.options import option_arguments, to_json
 from teachonce.pixels.in_memory import RecordsInMemory
 from teachonce.pixels.preprocessing import Preprocessing
-from teachonce.pixels.view_sources import DrawnViews, OwnViews, ViewSource
+from teachonce.pixels.view_sources import DrawnViews, OwnViews, ViewSource, warn_of_own_class_partners
 from teachonce.records.class_space import ClassSpace
 from teachonce.records.class_table import hash_classes, shown_names
 from teachonce.records.data_keys import read_all_labels
@@ -39,14 +40,15 @@ from teachonce.storage.files import open_storage, read_json
 from teachonce.storage.remote.cache import use_cache
 from teachonce.store.join import known_records
 from teachonce.store.manifests import visible_views
+from teachonce.store.plan_files import read_plan
 from teachonce.store.store import Store
 from teachonce.store.stored_views import StoredViews
 from teachonce.terminal import plural
-from teachonce.training.config import TrainConfig
+from teachonce.training.config import TrainConfig, TrainingOptions
 from teachonce.versions import library_versions
 from teachonce.views.options import ViewOptions
 from teachonce.views.order import ViewOrder
-from teachonce.views.policy import Policy, build_policy
+from teachonce.views.policy import CenterPolicy, CropPolicy, Policy, build_policy, view_options
 
 _STUDENT_OPTIONS = {"weights", "pretrained", "interpolation", "mean", "std", "range", *BACKBONE_OPTIONS}
 
@@ -336,13 +338,21 @@ def check_replayed_views(config: TrainConfig, dataset: KDDataset) -> None:
 
 
 def warn_without_effect(config: TrainConfig, dataset: KDDataset) -> None:
-    """Warn, once, of what ``--kd-temp 0`` leaves unread, and of what breaks the agreement of stored views."""
+    """Warn, once, of what ``--kd-temp 0`` leaves unread, of partners that an online teacher's views would be mixed with
+    in vain, and of what breaks the agreement of stored views."""
     given = config.given_options()
     if config.temperature == 0 and config.has_teacher:
-        for name in ("store", "logits", "teacher", "kd_weight"):
+        unread = ("store", "logits", "teacher", "kd_weight", "cutmix_alpha", "mix_prob", "cutmix_prob", "view_seed")
+        for name in unread:
             if name in given:
                 given_option = " ".join(option_arguments(name, given[name]))
-                warnings.warn(f"{given_option} has no effect with --kd-temp 0", stacklevel=3)
+                others = (
+                    describe_other_views(config.store[0], config) if name == "store" and not config.own_views else ""
+                )
+                note = f": {others}" if others else ""
+                warnings.warn(f"{given_option} has no effect with --kd-temp 0{note}", stacklevel=3)
+    if isinstance(dataset.views, DrawnViews):
+        warn_of_own_class_partners(dataset.views.policy, dataset.records, config.data)
     stores = [] if dataset.logits is None else dataset.logits.stores
     whole = {str(store.path): visible_views(store.path) for store in stores}
     if config.views is None and len(set(whole.values())) > 1:
@@ -364,6 +374,32 @@ def warn_without_effect(config: TrainConfig, dataset: KDDataset) -> None:
                 f"{why}; so teacher and student do not see the same images, which is the purpose of stored views",
                 stacklevel=3,
             )
+
+
+def describe_other_views(path: Path, config: TrainingOptions) -> str:
+    """How the views that a student of labels alone draws differ from those of a store; empty where they do not.
+
+    The store's logits are not read, so one that cannot be opened is no error.
+    """
+    try:
+        stored, _ = read_plan(path).read_policy()
+    except TeachonceError:
+        return ""
+    drawn = build_policy(config.policy, config)
+    if isinstance(stored, CenterPolicy) or isinstance(drawn, CenterPolicy):
+        return ""
+    wanted = _option_words(stored)
+    if wanted == _option_words(drawn):
+        is_mixed = stored.mix is not None and not config.mixes_batches
+        return f"the views of {path} are mixed, and those that are drawn instead are not" if is_mixed else ""
+    return (
+        f"the student draws views by {_option_words(drawn)}, and those of {path} are by {wanted}: "
+        "for a baseline on views like the store's, give these options"
+    )
+
+
+def _option_words(policy: CropPolicy) -> str:
+    return " ".join(word for item in view_options(policy).items() for word in option_arguments(*item))
 
 
 def _open_validation(config: TrainConfig, source: RecordSource) -> RecordSource | None:

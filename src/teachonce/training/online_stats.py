@@ -11,7 +11,7 @@ import numpy as np
 from teachonce.codecs.softmax import log_softmax
 from teachonce.data.dataset import KDDataset
 from teachonce.records.source import NO_LABEL
-from teachonce.training.store_warnings import StoreStats
+from teachonce.training.store_warnings import StoreStats, judge_labels
 from teachonce.training.student_module import OnlineTeacher
 
 NUM_ONLINE_ROWS = 256
@@ -19,22 +19,24 @@ NUM_ONLINE_ROWS = 256
 
 
 def measure_online_stats(data: KDDataset, online: OnlineTeacher, temperature: float, batch_size: int) -> StoreStats:
-    """Ask about at most ``NUM_ONLINE_ROWS`` views; a mixed view counts by its own label.
+    """Ask about at most ``NUM_ONLINE_ROWS`` views; those that are mixed are not judged by labels.
 
     Logits are of the student's class space, as the loss sees them.
     """
     indices = np.unique(np.linspace(0, len(data) - 1, min(len(data), NUM_ONLINE_ROWS)).round().astype(np.int64))
-    hits = nats = non_top1 = num_labeled = 0.0
+    hits = nats = non_top1 = 0.0
+    num_judged = num_mixed = 0
     for first in range(0, len(indices), batch_size):
         batch = data.read_batch(indices[first : first + batch_size].tolist(), epoch=0)
         logits = online(batch.get("teacher_pixels", batch["pixels"])).cpu().numpy()
         labels = batch["labels"].numpy()
-        is_labeled = labels != NO_LABEL
-        num_labeled += int(is_labeled.sum())
-        hits += float(((logits.argmax(axis=1) == labels) & is_labeled).sum())
-        log_probs = np.take_along_axis(log_softmax(logits)[is_labeled], labels[is_labeled, None], axis=1)
+        is_mixed = batch["shares"].numpy() != 1 if "shares" in batch else np.zeros(len(labels), bool)
+        is_judged = (labels != NO_LABEL) & ~is_mixed
+        num_judged += int(is_judged.sum())
+        num_mixed += int(is_mixed.sum())
+        hits += float(((logits.argmax(axis=1) == labels) & is_judged).sum())
+        log_probs = np.take_along_axis(log_softmax(logits)[is_judged], labels[is_judged, None], axis=1)
         nats -= float(log_probs[np.isfinite(log_probs)].sum())  # a class that the teacher lacks adds no surprise
         non_top1 += float((1 - np.exp(log_softmax(logits, temperature).max(axis=1))).sum())
     total = len(indices)
-    by_label = (hits / num_labeled, nats / num_labeled) if num_labeled else (np.nan, np.nan)
-    return StoreStats(*by_label, non_top1 / total, total)
+    return StoreStats(*judge_labels(hits, nats, num_judged, num_mixed), non_top1 / total, total, num_judged)

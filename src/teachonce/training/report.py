@@ -17,6 +17,7 @@ from torch import Tensor
 from teachonce.data.dataset import EvalDataset
 from teachonce.evaluation.config import EvaluateConfig
 from teachonce.evaluation.findings.per_class import (
+    WORST_SHOWN,
     ClassResult,
     collect_classes,
     encode_csv,
@@ -94,6 +95,7 @@ def write_report(run: Path, result: Mapping[str, Any], classes: Sequence[ClassRe
     """
     opened = Run(run)
     has_top5 = shows_top5(opened.num_classes)
+    worst = find_worst(classes)
     page = render_page(
         _TEMPLATE,
         name=run.name,
@@ -104,7 +106,8 @@ def write_report(run: Path, result: Mapping[str, Any], classes: Sequence[ClassRe
         numbers=_numbers(result, has_top5=has_top5),
         curves=draw_curves(opened.metrics, has_top5=has_top5),
         num_classes=len(sort_worst(classes)),
-        worst=find_worst(classes),
+        worst=worst[:WORST_SHOWN],
+        num_worst=len(worst),
         lowest=sort_worst(classes)[:1],
         level=f"{LEVEL:.0%}",
         command=_evaluate_command(opened),

@@ -18,6 +18,7 @@ import numpy as np
 
 from teachonce.codecs.softmax import log_softmax
 from teachonce.inspection.costs import measure_variation
+from teachonce.inspection.measures import read_is_mixed
 from teachonce.records.source import NO_LABEL
 from teachonce.rng import generator
 from teachonce.store.store import Store
@@ -34,6 +35,8 @@ SMALL_RATIO = 50
 
 NUM_BOUND_ROWS = 256
 """Rows of a store without samples whose bound is computed."""
+MIN_JUDGED_ROWS = 16
+"""Unmixed rows, of views that are mostly mixed, below which a teacher's accuracy on them says nothing."""
 
 
 @dataclass(frozen=True)
@@ -41,39 +44,53 @@ class StoreStats:
     """What a store, or an online teacher, is about to teach, measured on a sample."""
 
     top1: float
-    """Of the teacher, on the views that the student will see, where they have labels; NaN where none has."""
+    """Of the teacher, on the views that the student will see, where they have labels and no mix; NaN where none has."""
     label_nats: float
-    """Cross-entropy of the labels under the teacher: how much it is surprised by them."""
+    """Cross-entropy of the labels under the teacher: how much it is surprised by them; of the same views."""
     non_top1_mass: float
     """Mean mass beyond the most likely class at the training's temperature."""
     num_rows: int
+    num_judged: int
+    """Of these the views with a label and without a mix, of which the first two are."""
+
+
+def judge_labels(hits: float, nats: float, num_judged: int, num_mixed: int) -> tuple[float, float]:
+    """(top-1, nats) of the ``num_judged`` views with a label and without a mix; NaN where they are too few to judge.
+
+    A mixed view has no single label: a teacher that sees the partner's share in it is not wrong.
+    """
+    if num_judged == 0 or (num_mixed > 0 and num_judged < MIN_JUDGED_ROWS):
+        return np.nan, np.nan
+    return hits / num_judged, nats / num_judged
 
 
 def measure_store_stats(store: Store, temperature: float) -> StoreStats:
-    """Measure about ``NUM_ROWS`` (record, view), drawn over shards and views; a mixed view counts by its own label."""
+    """Measure about ``NUM_ROWS`` (record, view), drawn over shards and views; mixed views are not judged by labels."""
     rng = generator(0, "guard")
     num_shards = len(store.shards)
     shards = np.unique(rng.integers(0, num_shards, 64)) if num_shards > 64 else np.arange(num_shards)
     per_shard = -(-NUM_ROWS // len(shards))
-    hits = nats = non_top1 = total = num_labeled = 0.0
+    hits = nats = non_top1 = 0.0
+    total = num_judged = num_mixed = 0
     for shard in shards.tolist():
         num_records = store.shards[shard][1]
         view = int(rng.integers(store.num_views))
         rows = np.sort(rng.permutation(num_records)[:per_shard])
         labels = store.read_labels(shard)[rows]
-        is_labeled = labels != NO_LABEL
+        is_mixed = read_is_mixed(store, shard, view, rows)
+        is_judged = (labels != NO_LABEL) & ~is_mixed
         labels = labels - store.class_space.offset
         logits = store.read_logits(shard, view, rows)
         softened = store.read_logits(shard, view, rows, temperature)
-        hits += float(((logits.argmax(axis=1) == labels) & is_labeled).sum())
-        num_labeled += int(is_labeled.sum())
-        is_known = is_labeled & (labels >= 0) & (labels < logits.shape[1])
+        hits += float(((logits.argmax(axis=1) == labels) & is_judged).sum())
+        num_judged += int(is_judged.sum())
+        num_mixed += int(is_mixed.sum())
+        is_known = is_judged & (labels >= 0) & (labels < logits.shape[1])
         log_probs = log_softmax(logits)[is_known]
         nats -= float(np.take_along_axis(log_probs, labels[is_known, None], axis=1).sum())
         non_top1 += float((1 - np.exp(log_softmax(softened, temperature).max(axis=1))).sum())
         total += len(rows)
-    by_label = (hits / num_labeled, nats / num_labeled) if num_labeled else (np.nan, np.nan)
-    return StoreStats(*by_label, non_top1 / total, int(total))
+    return StoreStats(*judge_labels(hits, nats, num_judged, num_mixed), non_top1 / total, total, num_judged)
 
 
 def warn_of_temperature(store: Store, temperature: float) -> None:
@@ -123,18 +140,19 @@ def warn_of_teacher(
     name: str, stats: StoreStats, temperature: float, *, num_classes: int, num_teacher: int | None, num_student: int
 ) -> None:
     """Warn of what was measured of a store, or of an online teacher; both numbers are of parameters."""
-    on = f"{name}: on {stats.num_rows:,} of the training views"
     if stats.top1 < LOW_TOP1 or stats.label_nats > np.log(num_classes):
         warnings.warn(
-            f"{on} the teacher has top-1 {stats.top1:.3f} and gives the labels {stats.label_nats:.2f} nats "
-            f"(uniform: {np.log(num_classes):.2f}): it contradicts them more often than it agrees with them; try "
-            "larger crops or another teacher, and compare with labels alone (teachonce ablate)",
+            f"{name}: on {stats.num_judged:,} of the training views the teacher has top-1 {stats.top1:.3f} and gives "
+            f"the labels {stats.label_nats:.2f} nats (uniform: {np.log(num_classes):.2f}): it contradicts "
+            "them more often than it agrees with them; try larger crops or another teacher, and compare with labels "
+            "alone (teachonce ablate)",
             stacklevel=3,
         )
     elif stats.non_top1_mass < LITTLE_NON_TOP1_MASS:
         warnings.warn(
-            f"{on} the teacher gives only {stats.non_top1_mass:.4f} of the probability to all other classes at "
-            f"temperature {temperature:g}: its targets are nearly one-hot; try a larger --kd-temp",
+            f"{name}: on {stats.num_rows:,} of the training views the teacher gives only {stats.non_top1_mass:.4f} of "
+            f"the probability to all other classes at temperature {temperature:g}: its targets are nearly one-hot; try "
+            "a larger --kd-temp",
             stacklevel=3,
         )
     if num_teacher and num_teacher > SMALL_RATIO * num_student:

@@ -146,6 +146,7 @@ class StudentModule(lightning.LightningModule):
         label_targets: Tensor = labels
         if "shares" in batch and self.has_labels:
             label_targets = self._mixed_labels(batch)
+            labels = _larger_labels(batch)
         mixup = None
         if self.decode_stored is not None and teacher_logits is None:
             teacher_logits = self.decode_stored(batch, self.config.temperature)
@@ -332,3 +333,8 @@ class StudentModule(lightning.LightningModule):
     def _images(self, pixels: Tensor) -> Tensor:
         images = normalize(pixels, self.preprocessing)
         return images.contiguous(memory_format=torch.channels_last) if self.config.channels_last else images
+
+
+def _larger_labels(batch: Mapping[str, Tensor]) -> Tensor:
+    """Of views that are mixed the labels [B] with the larger share: train_top1 is counted by these."""
+    return torch.where(batch["shares"] >= 0.5, batch["labels"], batch["partner_labels"])

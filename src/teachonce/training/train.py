@@ -281,11 +281,7 @@ def _take_over_signals(trainer: lightning.Trainer) -> None:
 
 
 def _guard(
-    config: TrainConfig,
-    data: TrainingData,
-    module: StudentModule,
-    trainer: lightning.Trainer,
-    recorder: EpochRecorder,
+    config: TrainConfig, data: TrainingData, module: StudentModule, trainer: lightning.Trainer, recorder: EpochRecorder
 ) -> None:
     """Warn of what each teacher is about to teach, and watch whether the student passes the best of them."""
     num_student = sum(parameter.numel() for parameter in module.student.parameters())
@@ -308,8 +304,10 @@ def _guard(
             num_teacher=num_teacher,
             num_student=num_student,
         )
-        best, is_seen = stats.top1, True
-    if best is not None and is_seen and module.has_labels and not data.train.views.has_mix and config.mixup_alpha == 0:
+        best, is_seen = None if math.isnan(stats.top1) else stats.top1, True
+    # Both are then accuracies on the same views: without a mix, and of every record once.
+    is_comparable = config.sampler == "uniform" and config.mixup_alpha == 0 and not data.train.views.has_mix
+    if best is not None and is_seen and module.has_labels and is_comparable:
         trainer.callbacks.insert(0, TeacherPassed(best, recorder))  # type: ignore[attr-defined]  # Lightning adds it
 
 

@@ -19,7 +19,7 @@ so a partner's pixels, which have no mix, need none of its shard's keys.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 from teachonce.errors import ConfigError, StoreError
@@ -202,6 +202,23 @@ def build_policy(name: str, options: ViewOptions) -> Policy:
         erasing=erasing,
         mix=mix,
     )
+
+
+def view_options(policy: CropPolicy) -> dict[str, Any]:
+    """``build_policy`` backwards: the options of a policy, its mix aside; but for --crop-scale without defaults."""
+    found: dict[str, Any] = {"crop_ratio": policy.ratio, "flip_prob": policy.flip_prob}
+    if policy.objects is not None:
+        found |= {"object_covered": policy.objects.covered, "object_boxes": policy.objects.boxes}
+    if policy.randaugment is not None:
+        found["randaugment_ops"] = policy.randaugment.num_operations
+        found["randaugment_magnitude"] = policy.randaugment.magnitude
+        found["randaugment_magnitude_std"] = policy.randaugment.magnitude_std
+    if policy.erasing is not None:
+        found["erase_prob"] = policy.erasing.prob
+        found |= {"erase_scale": policy.erasing.scale, "erase_ratio": policy.erasing.ratio}
+    defaults = {field.name: field.default for field in fields(ViewOptions)}
+    others = {name: value for name, value in found.items() if value != defaults[name]}
+    return {"policy": policy.name, "crop_scale": policy.scale, **others}
 
 
 def policy_to_json(policy: Policy) -> dict[str, Any]:

@@ -11,7 +11,8 @@ import pytest
 
 from teachonce.evaluation.config import EvaluateConfig
 from teachonce.evaluation.evaluate import Evaluated, evaluate, evaluate_model
-from teachonce.evaluation.findings.page import CLASSES_SHOWN, render_findings
+from teachonce.evaluation.findings.page import CLASSES_SHOWN, _list_changes, render_findings
+from teachonce.evaluation.findings.paired import ClassChange
 from teachonce.evaluation.findings.per_class import ClassResult
 from teachonce.evaluation.findings.tally import Findings
 from teachonce.extraction.config import ExtractConfig
@@ -119,6 +120,30 @@ def test_a_model_that_is_always_right_has_no_mistakes(folder: Path, source: Reco
     assert not page.find("img")
 
 
+def test_classes_that_changed_beyond_chance_come_first_and_all_are_counted() -> None:
+    def change(label: int, lost: int, p_value: float) -> ClassChange:
+        return ClassChange(label=label, name=f"class{label}", count=90, only_model=20, only_other=20 + lost,
+                           p_value=p_value, is_beyond_chance=p_value < 1e-6)  # fmt: skip
+
+    listed = _list_changes([change(label, 40 - label, 1e-9 if label == 25 else 0.01) for label in range(30)])
+    assert (listed["num_classes"], listed["num_beyond"], len(listed["rows"])) == (30, 1, 10)
+    assert [row[0] for row in listed["rows"][:2]] == ["class25", "class0"]
+
+
+def test_classes_that_the_model_does_not_know_are_counted_where_they_have_images(
+    findings: Findings, source: RecordSource
+) -> None:
+    """A background class without images is unknown to most models, and hid the notice of one with images."""
+    counts = (0, 10, 10, 10, 0)
+    classes = [ClassResult(label=at, name=f"class{at}", count=count, correct=0) for at, count in enumerate(counts)]
+    for first, known, unknown in ((1, 2, 1), (1, 3, 0), (2, 1, 2), (0, 5, 0)):
+        some = replace(findings, classes=classes, num_known_classes=known, first_known_label=first, confusions=[],
+                       num_pairs=0, comparisons=[], mistakes=())  # fmt: skip
+        assert some.to_json()["num_unknown_classes"] == unknown
+        text = read(render_findings(some, source, model="timm:m", data="d")).text
+        assert (f"does not know {unknown} of the classes with images" in text) == bool(unknown)
+
+
 def test_many_classes_are_folded_and_have_no_matrix(findings: Findings, source: RecordSource) -> None:
     classes = [ClassResult(label=label, name=f"class{label}", count=10, correct=label % 11) for label in range(300)]
     many = replace(findings, classes=classes, num_records=3000, num_known_classes=300, comparisons=[])
@@ -132,6 +157,10 @@ def test_many_classes_are_folded_and_have_no_matrix(findings: Findings, source: 
     assert "The most frequent of 40 confusions" in section(wide, "confusions").text
     assert len(section(wide, "confusions").find("tr")) == 1 + 22
     assert "top-5" in page.text
+    failed = [replace(result, count=100, correct=1 if result.label < 54 else 90) for result in classes]
+    page = read(render_findings(replace(many, classes=failed, num_records=30_000), source, model="timm:m", data="d"))
+    assert "for all classes together): 54 of 300 classes, the 10 lowest of them." in section(page, "classes").text
+    assert len(section(page, "classes").find("table")[0].find("tr")) == 11
 
 
 def test_what_the_data_says_is_text_and_never_html(tmp_path: Path) -> None:
@@ -174,7 +203,14 @@ def test_the_page_fits_its_window_and_can_be_read(
     """With a SPEC and class names that are longer than a phone is wide."""
     long = "a-name-of-a-class-without-any-space-in-it-that-is-longer-than-a-phone"
     classes = [replace(result, name=f"{long}{result.label}", wrong_name=long) for result in findings.classes]
-    named = replace(findings, classes=classes, names=tuple(result.name for result in classes))
+    confusions = [replace(pair, choice=label % 4) for label, pair in enumerate(findings.confusions * 20)]
+    named = replace(
+        findings,
+        classes=classes,
+        names=tuple(f"a_name_{result.name}".replace("-", "_") for result in classes),
+        confusions=confusions,
+        num_pairs=len(confusions),
+    )
     page = tmp_path / "page.html"
     page.write_text(render_findings(named, source, model=f"timm:resnet50,weights=/{'deep/' * 30}file", data="d" * 200))
     measured = measure_page(page, width, tmp_path)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from teachonce.evaluation.findings.paired import ClassChange
 from teachonce.evaluation.findings.per_class import ClassResult
-from teachonce.evaluation.findings.text import describe_worst, render_scores
+from teachonce.evaluation.findings.text import describe_changes, describe_worst, render_scores
 from tests.evaluation.findings.test_paired import result_of
 
 
@@ -22,6 +23,7 @@ def scores(classes: list[ClassResult], **more: object) -> dict[str, object]:
         "top1_high": 0.683,
         "balanced_accuracy": 0.6,
         "num_known_classes": 10,
+        "num_unknown_classes": 0,
         "images_per_second": 12.0,
         "classes": [result.to_json() for result in classes],
     } | more
@@ -47,6 +49,22 @@ def test_a_class_that_fails_is_said() -> None:
         "classes below the rest beyond chance:",
         "  truck: 0 of 12 right (95%: 0.00 to 0.24), 9 taken for car",
     ]
+
+
+def test_classes_that_the_model_does_not_know_are_said() -> None:
+    line = "the model does not know 2 of the classes with images: their images count as mistakes"
+    assert line in render_scores(scores([], num_unknown_classes=2)).splitlines()
+
+
+def test_of_many_classes_that_fail_the_number_is_said() -> None:
+    many = [
+        ClassResult(label=label, name=str(label), count=100, correct=1 if label < 30 else 90) for label in range(70)
+    ]
+    first, *listed = describe_worst(many)
+    assert first == "classes below the rest beyond chance, the 10 lowest of 30:" and len(listed) == 10
+    change = ClassChange(label=0, name="a", count=9, only_model=0, only_other=9, p_value=0.0, is_beyond_chance=True)
+    assert describe_changes([change] * 3, 2) == "a -9 of 9, a -9 of 9 (2 of 3 classes)"
+    assert describe_changes([change], 2) == "a -9 of 9"
 
 
 def test_chance_is_not_a_failure() -> None:

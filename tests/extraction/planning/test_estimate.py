@@ -262,6 +262,13 @@ def test_what_a_plan_says(config, summary):
     assert "sample    9 records, one view per record, drawn by seed 0" in few and "for 2 students of 100 epochs" in few
 
 
+def test_the_teacher_is_scored_on_views_without_a_mix(config):
+    some = build_estimate(replace(config, mixup_alpha=1.0, mix_prob=0.5))
+    assert some["sample"]["top1"] > 0.9 and "the teacher's top-1 on these views without a mix " in render_estimate(some)
+    none = build_estimate(replace(config, mixup_alpha=1.0))
+    assert none["sample"]["top1"] is None and "no unmixed views with labels to score the" in render_estimate(none)
+
+
 def test_the_center_is_one_view(config, data):
     summary = build_estimate(replace(config, policy="center", views=None))
     assert summary["workload"]["num_views"] == 1 and summary["codecs"][0]["view_bytes"] == 0

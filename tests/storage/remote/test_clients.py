@@ -8,7 +8,7 @@ import pytest
 
 from teachonce.errors import ConfigError, RecordError
 from teachonce.storage.files import open_storage
-from teachonce.storage.remote.clients import SMALL_BYTES, patience
+from teachonce.storage.remote.clients import SMALL_BYTES, connect, patience
 from teachonce.storage.remote.settings import VARIABLE, add_options, read_settings
 from tests.storage.test_storage import put
 from tests.support.object_stores import environment, new_bucket
@@ -92,3 +92,11 @@ def test_small_requests_need_not_wait_long(monkeypatch: pytest.MonkeyPatch) -> N
     assert patience(SMALL_BYTES + 1, is_upload=True, retry_seconds=7) == (600, None, 7)
     monkeypatch.setenv(VARIABLE, "timeout_seconds=5")
     assert patience(0) == (5, None, None) and patience(1 << 30) == (5, 5, None)
+
+
+def test_containers_that_azure_names_itself() -> None:
+    add_options(["account_name=a", "skip_signature=true"])
+    connect("az", "$web")
+    for scheme, name in (("az", "$other"), ("s3", "$web")):
+        with pytest.raises(ConfigError, match="is not a valid bucket name"):
+            connect(scheme, name)

@@ -1,6 +1,7 @@
 """``teachonce start DATA``: the commands as a shell script with its reasons as comments, to read, change and run.
 
-With ``--out FILE`` it is written there, and beside it the options of both trainings as files for ``--config``.
+In a comment what a terminal would obey is an escape; in a command the words are what was given. With ``--out FILE`` it
+is written there, and beside it the options of both trainings as files for ``--config``.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from teachonce.errors import ConfigError
 from teachonce.inspection.config import InspectConfig
 from teachonce.options import command_line, given_options, to_json
 from teachonce.records.options import RecordOptions
-from teachonce.storage.files import atomic_write, exists, write_json
+from teachonce.storage.files import create_file, exists, write_json
 from teachonce.terminal import plural, print_note, visible
 from teachonce.training.config import TrainConfig
 
@@ -53,7 +54,7 @@ def start(config: StartConfig) -> str:
     given = dict(zip(trainings, files[-len(trainings) :], strict=True))
     for number, path in given.items():
         write_json(path, _options_of(steps[number].config), overwrite=False)
-    with atomic_write(config.out, overwrite=False) as file:
+    with create_file(config.out, "--out") as file:
         file.write((render_script(found, config, steps, given) + "\n").encode())
     print_note(f"start: read what was written, then: sh {shlex.quote(str(config.out))}")
     return "\n".join(visible(str(path)) for path in (config.out, *given.values()))
@@ -89,7 +90,9 @@ def render_script(
         file = (files or {}).get(number)
         options = command_line(step.config) if file is None else shlex.join(["--config", str(file)])
         lines.append(_wrap(f"teachonce {step.command}", shlex.split(options)))
-    return "\n".join(visible(line) for line in "\n".join(lines).split("\n"))
+    # Comments alone: the shell reads the other lines, and a path with another character is another path.
+    shown = (visible(line) if line.startswith("#") else line for line in lines)
+    return "\n".join(shown)
 
 
 def _inspect_command(config: StartConfig) -> str:

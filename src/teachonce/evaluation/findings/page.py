@@ -16,6 +16,7 @@ from teachonce.evaluation.findings.answers import Answer
 from teachonce.evaluation.findings.charts import CHART_INCHES, draw_class_accuracies
 from teachonce.evaluation.findings.paired import ClassChange, PairedResult, format_p
 from teachonce.evaluation.findings.per_class import (
+    WORST_SHOWN,
     class_name,
     find_worst,
     sort_worst,
@@ -108,10 +109,11 @@ def render_findings(findings: Findings, source: RecordSource, *, model: str, dat
         num_records=findings.num_records,
         num_judged=len(judged),
         num_empty=len(empty),
-        num_unknown=len(findings.classes) - findings.num_known_classes,
+        num_unknown=findings.num_unknown_classes,
         level=f"{LEVEL:.0%}",
         numbers=_numbers(findings),
-        worst=worst,
+        worst=worst[:WORST_SHOWN],
+        num_worst=len(worst),
         all_classes=judged,
         is_open=len(judged) <= CLASSES_SHOWN,
         is_worst={result.label for result in worst},
@@ -218,8 +220,8 @@ def _compare(found: PairedResult, findings: Findings, pictures: _Pictures) -> di
         "is_better": found.difference.value > 0,
         "num_discordant": only_model + only_other,
         "table": [(both, only_model), (only_other, neither)],
-        "lost": _list_changes([change for change in changes if change.net < 0][:CHANGES_SHOWN]),
-        "gained": _list_changes([change for change in reversed(changes) if change.net > 0][:CHANGES_SHOWN]),
+        "lost": _list_changes([change for change in changes if change.net < 0]),
+        "gained": _list_changes([change for change in reversed(changes) if change.net > 0]),
         "only_other": [pictures.card(own, other) for own, other in found.only_other],
         "only_model": [pictures.card(own, other) for own, other in found.only_model],
         "num_only_other": only_other,
@@ -238,13 +240,20 @@ def _comparison_numbers(found: PairedResult) -> list[tuple[str, str]]:
     ]
 
 
-def _list_changes(changes: Sequence[ClassChange]) -> list[list[str]]:
-    return [
-        [
-            change.name,
-            f"{change.net:+,}",
-            f"{change.count:,}",
-            format_p(change.p_value) + (" *" if change.is_beyond_chance else ""),
-        ]
-        for change in changes
-    ]
+def _list_changes(changes: Sequence[ClassChange]) -> dict[str, Any]:
+    """Classes of one direction, those beyond chance first; all are counted, and CHANGES_SHOWN of them are rows."""
+    # A frequent class changes by many images by chance: it is not to push out a rare one that really changed.
+    ordered = sorted(changes, key=lambda change: not change.is_beyond_chance)
+    return {
+        "num_classes": len(changes),
+        "num_beyond": sum(change.is_beyond_chance for change in changes),
+        "rows": [
+            [
+                change.name,
+                f"{change.net:+,}",
+                f"{change.count:,}",
+                format_p(change.p_value) + (" *" if change.is_beyond_chance else ""),
+            ]
+            for change in ordered[:CHANGES_SHOWN]
+        ],
+    }

@@ -20,6 +20,7 @@ from teachonce.evaluation.findings.confusions import Confusion
 from teachonce.evaluation.findings.proportions import wilson_interval
 
 WORST_SHOWN = 10
+"""Of the classes that are below the rest; pages and lines say how many there are."""
 _COLUMNS = ("label", "name", "count", "correct", "accuracy", "low", "high", "wrong_label", "wrong_name", "wrong_count")
 
 
@@ -107,13 +108,12 @@ def sort_worst(classes: Sequence[ClassResult]) -> list[ClassResult]:
     return sorted(found, key=lambda result: (result.correct / result.count, -result.count, result.label))
 
 
-def find_worst(classes: Sequence[ClassResult], most: int = WORST_SHOWN) -> list[ClassResult]:
-    """The least accurate classes that are so beyond chance, the least accurate first, at most ``most``."""
+def find_worst(classes: Sequence[ClassResult]) -> list[ClassResult]:
+    """All classes that are below the rest beyond chance, the least accurate first."""
     judged = sort_worst(classes)
     total = sum(result.count for result in judged)
     overall = sum(result.correct for result in judged) / total if total else 0.0
-    below = [result for result in judged if wilson_interval(result.correct, result.count, len(judged))[1] < overall]
-    return below[:most]
+    return [result for result in judged if wilson_interval(result.correct, result.count, len(judged))[1] < overall]
 
 
 def encode_csv(classes: Sequence[ClassResult], *, with_wrong: bool = True) -> bytes:

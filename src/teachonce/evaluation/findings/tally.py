@@ -40,6 +40,8 @@ class Findings:
     num_records: int
     num_known_classes: int
     """Classes of the data that the model knows."""
+    first_known_label: int
+    """The first of them."""
     names: tuple[str, ...] | None
     classes: list[ClassResult]
     """All classes of the data, by label."""
@@ -61,6 +63,12 @@ class Findings:
         return found
 
     @property
+    def num_unknown_classes(self) -> int:
+        """Classes that have images, all of them mistakes, as the model does not know the class."""
+        known = range(self.first_known_label, self.first_known_label + self.num_known_classes)
+        return sum(result.count > 0 and result.label not in known for result in self.classes)
+
+    @property
     def top1_interval(self) -> tuple[float, float]:
         """Wilson's, of 95 %."""
         return wilson_interval(sum(result.correct for result in self.classes), self.num_records)
@@ -77,6 +85,7 @@ class Findings:
             "top1_high": high,
             "balanced_accuracy": self.balanced_accuracy,
             "num_known_classes": self.num_known_classes,
+            "num_unknown_classes": self.num_unknown_classes,
             "classes": [result.to_json() for result in self.classes],
             "confusions": [
                 {
@@ -109,10 +118,15 @@ class Tally:
         num_classes: int,
         *,
         num_known_classes: int | None = None,
+        first_known_label: int = 0,
         names: Sequence[str] | None = None,
         others: Sequence[PairedCounts] = (),
     ) -> None:
-        """``num_known_classes``: of the ``num_classes`` of the data those that the model knows, where not all."""
+        """``num_known_classes``: of the ``num_classes`` of the data those that the model knows, where not all.
+
+        They begin at ``first_known_label``.
+        """
+        self.first_known_label = first_known_label
         self.num_known_classes = num_classes if num_known_classes is None else num_known_classes
         self.names = None if names is None else tuple(names)
         self.others = others
@@ -155,6 +169,7 @@ class Tally:
             ece=computed["ece"],
             num_records=int(self._counts.sum()),
             num_known_classes=self.num_known_classes,
+            first_known_label=self.first_known_label,
             names=self.names,
             classes=collect_classes(self._counts, self._correct, self.names, self._confusions.worst_of_labels()),
             confusions=self._confusions.pairs(PAIRS_KEPT),

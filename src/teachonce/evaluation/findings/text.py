@@ -23,6 +23,11 @@ def render_scores(scores: Mapping[str, Any]) -> str:
         lines.append(f"top5: {scores['top5']:.4f}")
     lines += [f"{name}: {scores[name]:.4f}" for name in ("balanced_accuracy", "ece")]
     lines += [f"num_records: {scores['num_records']}", f"images_per_second: {scores['images_per_second']:.4f}"]
+    if scores["num_unknown_classes"]:
+        lines.append(
+            f"the model does not know {scores['num_unknown_classes']:,} of the classes with images: their images count "
+            "as mistakes"
+        )
     lines += describe_worst([ClassResult.from_json(values) for values in scores["classes"]])
     for key, kind in (("against", "model"), ("teacher", "teacher")):
         if key in scores:
@@ -30,11 +35,13 @@ def render_scores(scores: Mapping[str, Any]) -> str:
     return as_text(lines)
 
 
-def describe_worst(classes: Sequence[ClassResult], most: int = WORST_SHOWN) -> list[str]:
+def describe_worst(classes: Sequence[ClassResult]) -> list[str]:
     """The classes that are below the rest beyond chance, or that there is none and which is the lowest."""
-    worst, lowest = find_worst(classes, most), sort_worst(classes)[:1]
+    worst, lowest = find_worst(classes), sort_worst(classes)[:1]
     if worst:
-        return ["classes below the rest beyond chance:", *(f"  {describe_class(result)}" for result in worst)]
+        cut = "" if len(worst) <= WORST_SHOWN else f", the {WORST_SHOWN} lowest of {len(worst):,}"
+        listed = (f"  {describe_class(result)}" for result in worst[:WORST_SHOWN])
+        return [f"classes below the rest beyond chance{cut}:", *listed]
     if all(result.correct == result.count for result in lowest):
         return ["every answer is right"] if lowest else []
     return [f"no class is below the rest beyond chance; lowest: {describe_class(result)}" for result in lowest]
@@ -52,6 +59,12 @@ def describe_change(change: ClassChange) -> str:
     return f"{change.name} {change.net:+,} of {change.count:,}"
 
 
+def describe_changes(changes: Sequence[ClassChange], most: int) -> str:
+    """The first ``most`` classes that changed as a phrase, which says of how many they are."""
+    listed = ", ".join(map(describe_change, changes[:most]))
+    return listed if len(changes) <= most else f"{listed} ({most} of {len(changes):,} classes)"
+
+
 def _describe_comparison(scores: Mapping[str, Any], found: Mapping[str, Any], kind: str) -> list[str]:
     """Both accuracies, the difference and its test, agreement, classes gained and lost."""
     value, low, high = (100 * found["difference"][name] for name in ("value", "low", "high"))
@@ -66,7 +79,7 @@ def _describe_comparison(scores: Mapping[str, Any], found: Mapping[str, Any], ki
     ]
     changes = [ClassChange(**values) for values in found["class_changes"]]
     for word, sign, ordered in (("worse", -1, changes), ("better", 1, changes[::-1])):
-        parts = [describe_change(change) for change in ordered if change.is_beyond_chance and sign * change.net > 0]
-        if parts:
-            lines.append(f"  {word} beyond chance: {', '.join(parts[:CHANGES_SHOWN])}")
+        beyond = [change for change in ordered if change.is_beyond_chance and sign * change.net > 0]
+        if beyond:
+            lines.append(f"  {word} beyond chance: {describe_changes(beyond, CHANGES_SHOWN)}")
     return lines

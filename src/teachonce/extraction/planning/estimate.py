@@ -17,6 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from teachonce.codecs.codec import Codec
@@ -50,6 +51,7 @@ from teachonce.extraction.planning.traffic import count_heartbeats, count_traffi
 from teachonce.extraction.prepare import build_plan, draws_by_boxes
 from teachonce.extras import require
 from teachonce.models.classifier import Classifier, load_model
+from teachonce.pixels.view_sources import warn_of_own_class_partners
 from teachonce.records.discovery import open_records
 from teachonce.records.sample import SubsetSource, sample_locations
 from teachonce.records.source import NO_LABEL
@@ -58,6 +60,7 @@ from teachonce.storage.scratch import scratch_folder
 from teachonce.store.plan import Plan
 from teachonce.store.plan_files import PLAN_NAME, holds_store
 from teachonce.versions import library_versions
+from teachonce.views.policy import build_policy
 
 COMPARED_KS = (5, 10, 20, 50)
 """Classes kept by the topk codecs that are compared, beside that of ``--topk`` where it is the codec."""
@@ -106,6 +109,8 @@ def build_estimate(config: PlanConfig) -> dict[str, Any]:
         source = open_records(config.data, config.split, config, with_boxes=draws_by_boxes(extraction))
     if source.num_records == 0:
         raise RecordError(f"{config.data}: split {config.split} has no records; expected some to measure on")
+    if extraction.views_of is None:
+        warn_of_own_class_partners(build_policy(extraction.policy, extraction), source, config.data)
     with phase("plan", "loading the teacher"):
         teacher = load_model(config.teacher, device=config.device, precision=config.precision, compile=config.compile)
     plan = build_plan(extraction, source, teacher)
@@ -275,7 +280,7 @@ def _largest_group(plan: Plan) -> int:
 
 
 def _top1(result: SampleResult, offset: int) -> float | None:
-    """Of the teacher on the views of labeled records; None where there are none."""
-    is_labeled = result.labels != NO_LABEL
-    hits = (result.logits.argmax(axis=1) + offset == result.labels)[is_labeled]
+    """Of the teacher on the unmixed views of labeled records; None where there are none."""
+    is_judged = (result.labels != NO_LABEL) & np.array([view.mix is None for view in result.views])
+    hits = (result.logits.argmax(axis=1) + offset == result.labels)[is_judged]
     return float(hits.mean()) if len(hits) else None

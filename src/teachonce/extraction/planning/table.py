@@ -48,7 +48,7 @@ def _render_head(summary: Mapping[str, Any]) -> list[str]:
         f"  teacher   {teacher_name(summary['teacher'])}, {summary['num_classes']} classes, offset "
         f"{summary['offset']}, {summary['teacher']['preprocessing']['size_px']} px, {summary['teacher']['precision']}",
         f"  policy    {policy['name']}" + (f" ({parameters})" if parameters else ""),
-        f"  sample    {taken}; {_describe_top1(sample['top1'])}",
+        f"  sample    {taken}; {_describe_top1(summary)}",
         f"  device    {summary['device']}; {plural(summary['timings']['num_threads'], 'decode thread')}, batches of "
         f"{summary['batch_size']}",
     ]
@@ -247,5 +247,8 @@ def planned_codec(summary: Mapping[str, Any]) -> Mapping[str, Any]:
     return entry
 
 
-def _describe_top1(top1: float | None) -> str:
-    return "no labels to score the teacher by" if top1 is None else f"the teacher's top-1 on these views {top1:.3f}"
+def _describe_top1(summary: Mapping[str, Any]) -> str:
+    top1, is_mixed = summary["sample"]["top1"], summary["policy"].get("mix") is not None
+    if top1 is None:
+        return f"no {'unmixed views with ' if is_mixed else ''}labels to score the teacher by"
+    return f"the teacher's top-1 on these views{' without a mix' if is_mixed else ''} {top1:.3f}"

@@ -407,7 +407,8 @@ def _parse_index(content: bytes, shard_bytes: int, path: Path | None = None) -> 
 
 
 def _scan_bounds(path: Path) -> NDArray[np.int64]:
-    reader = _open(path)
+    # In order: at an address the whole shard in blocks, where each header would be a request.
+    reader = _open(path, in_order=True)
     bounds = [0]
     while bounds[-1] < reader.num_bytes:
         offset = bounds[-1]

@@ -42,6 +42,8 @@ _USUAL_OPTIONS = {
     "https": ("timeout_seconds", "retry_seconds"),
 }
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
+_AZURE_OWN = ("$web", "$root")
+"""Containers that Azure names itself: of a static web site, and of an account."""
 
 
 class Patience(NamedTuple):
@@ -105,7 +107,7 @@ def _connect(
     if scheme in ("http", "https"):
         client_options["allow_http"] = "true"  # as such an address implies
         return _make(scheme, bucket, lambda: store.HTTPStore(f"{scheme}://{bucket}/", **shared))
-    if _BUCKET.fullmatch(bucket) is None:
+    if _BUCKET.fullmatch(bucket) is None and not (scheme == "az" and bucket in _AZURE_OWN):
         raise ConfigError(f"{scheme}://{bucket}: is not a valid bucket name; expected {scheme}://BUCKET/FOLDER")
     session = _aws_session(options) if scheme == "s3" else None
     endpoint = _find_endpoint(scheme, options, session)
