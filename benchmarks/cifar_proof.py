@@ -2,7 +2,8 @@
 
     python -m benchmarks.cifar_proof --images cifar10-jpeg.tar.xz --weights LITE0.safetensors --out proof
 
-A teacher (EfficientNet-Lite0, fine-tuned on all 50,000 training images at 96 px) teaches ``timm:test_resnet`` on 25,000
+A teacher (EfficientNet-Lite0, fine-tuned on all 50,000 training images at 96 px; 4 epochs of it on a CPU, which gave
+89.9 % where 93 % are wanted, 12 on a GPU) teaches ``timm:test_resnet`` on 25,000
 of them for 30 epochs. The steps are commands of teachonce, run in ``--out`` in an order in which each finished one
 says something; all of them resume, so this command does too. ``--out/proof.md`` has the tables of those that are done,
 each with its command. ``--minutes``: begin no step after so long, and stop the one that runs.
@@ -27,11 +28,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from teachonce.engine.machine import num_cores
+from teachonce.runs.run import Run
 from teachonce.versions import library_versions
 
 TEACHER = (
     "train --data full --student timm:tf_efficientnet_lite0,weights={weights} --out teacher --size 96 "
-    "--eval-crop-frac 1 --crop-scale 0.4 1 --epochs 4 --optimizer adamw --lr 1e-3 --weight-decay 0.02 "
+    "--eval-crop-frac 1 --crop-scale 0.4 1 --epochs {epochs} --optimizer adamw --lr 1e-3 --weight-decay 0.02 "
     "--warmup-epochs 0.3 --batch-size 64 --channels-last --compile --validation-epochs 1 --checkpoint-minutes 5 "
     "--num-workers 1"
 )
@@ -44,6 +46,8 @@ ARMS = f"ablate {STUDENT} --teacher {{teacher}} --out arms --crop-scale 0.25 1 -
 STORES = f"ablate {STUDENT} --arms , --label-weight 0"
 
 
+WANTED_TOP1 = 0.93
+"""Of the teacher, on the test images."""
 MOST_SECONDS = 1e6
 """Of one command; who waits for ever cannot say so in seconds."""
 
@@ -92,10 +96,16 @@ def main() -> None:
     end = time.monotonic() + 60 * flags.minutes
     unpack(flags.images, flags.out)
     is_cpu, options = flags.device == "cpu", f"--device {flags.device}"
-    training = TEACHER.format(weights=flags.weights.resolve())
+    training = TEACHER.format(weights=flags.weights.resolve(), epochs=4 if is_cpu else 12)
     if not is_cpu:  # where compiling takes longer than it saves
         training = training.replace(" --compile", "")
     run(flags.out, f"{training} {options}", end)
+    top1 = Run(flags.out / "teacher").result["top1"]  # type: ignore[index]
+    if top1 < WANTED_TOP1:
+        print(
+            f"The teacher has {top1:.1%} top-1, {WANTED_TOP1:.0%} are wanted: say so where figures are quoted.",
+            flush=True,
+        )
     teacher = "onnx:teacher.onnx" if is_cpu else "run:teacher"
     if is_cpu and not (flags.out / "teacher.onnx").exists():
         run(flags.out, "export-onnx teacher --out teacher.onnx", end)

@@ -21,11 +21,13 @@ def train(data, store, student="resnet18", size=224, batch_size=64, epochs=10, t
     views = StoredViews(store) if store.policy.is_random else OwnViews(CropPolicy())
     logits = StoredLogits([store], temperature=temperature)
     dataset = KDDataset(open_records(Path(data), "train"), views, logits, size=size)
-    model = timm.create_model(student, num_classes=dataset.num_classes)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = timm.create_model(student, num_classes=dataset.num_classes).to(device)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     losses = []
     for epoch in range(epochs):
-        for batch in dataset.batches(batch_size=batch_size, epoch=epoch, drop_last=True):
+        for batch in dataset.batches(batch_size=batch_size, epoch=epoch, drop_last=True, num_workers=4):
+            batch = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
             logits = model(batch["pixels"].permute(0, 3, 1, 2) / 127.5 - 1)
             loss = torch.nn.functional.cross_entropy(logits, batch["labels"])
             loss = loss + kd_loss(logits, batch["teacher_logits"], temperature)

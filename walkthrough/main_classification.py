@@ -8,6 +8,7 @@ in one line that says why; what only keeps house (checkpoints, logging, threads)
 from __future__ import annotations
 
 import argparse
+import math
 import re
 import sys
 from pathlib import Path
@@ -188,7 +189,8 @@ def build_config(flags: argparse.Namespace) -> TrainConfig:
         options |= {"mixup_alpha": 0.2, "mixup_type": flags.mixup_type}
     validation_split = "validation" if has_validation(flags.data_dir) else None
     if validation_split:
-        options["validation_epochs"] = flags.epochs_between_evals
+        # A divisor: the original's last cycle is shorter where the flag is none.
+        options["validation_epochs"] = math.gcd(flags.epochs_between_evals, max(flags.train_epochs, 1))
     return TrainConfig(
         data=flags.data_dir,
         student=student,

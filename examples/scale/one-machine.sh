@@ -9,6 +9,7 @@ set -euo pipefail
 : "${DATA:=s3://bucket/imagenet}" "${STORE:=s3://bucket/stores/resnet50}" "${RUN:=s3://bucket/runs/resnet18}"
 : "${TEACHER:=timm:resnet50}" "${STUDENT:=timm:resnet18}" "${VIEWS:=10}" "${GPUS:=1}"
 : "${CACHE:=/var/tmp/teachonce}" "${CACHE_SIZE:=}" "${DEVICE:=auto}"
+: "${THREADS:=8}"  # of each rank, which prepare batches; --lr is for 256 images an update, whatever GPUS is
 
 # Hours, money and bytes first: nothing is written.
 teachonce plan --data "$DATA" --teacher "$TEACHER" --policy crop --views "$VIEWS" --devices "$GPUS" \
@@ -21,13 +22,13 @@ teachonce status "$STORE"
 teachonce verify "$STORE" --data "$DATA" --device "$DEVICE"
 
 # Data and store at an address are kept on this machine's disk; local ones are read where they are.
-cache=()
+cache=(--device "$DEVICE")  # never empty, which is an error to older versions of bash
 if [[ "$DATA$STORE" == *://* ]]; then
-    cache=(--cache "$CACHE")
+    cache+=(--cache "$CACHE")
     # Without a size the cache takes 50GB, or half of the free disk where that is less.
     if [[ -n "$CACHE_SIZE" ]]; then cache+=(--cache-size "$CACHE_SIZE"); fi
 fi
 
 teachonce train --data "$DATA" --student "$STUDENT" --store "$STORE" --kd-temp 1 --out "$RUN" --devices "$GPUS" \
-    --device "$DEVICE" "${cache[@]}"
+    --lr-batch 256 --num-workers "$THREADS" "${cache[@]}"
 teachonce status "$RUN"

@@ -209,6 +209,21 @@ def test_a_student_wants_the_pixels_of_its_librarys_weights() -> None:
         assert student_preprocessing(parse_model_spec(name), 32, 32).mean[0] == mean
 
 
+def test_a_student_begins_with_the_part_of_a_file_that_is_named(resnet_weights: Path, tmp_path: Path) -> None:
+    weights = load_file(resnet_weights)
+    both = {
+        f"{part}.{name}": tensor + scale
+        for part, scale in (("student", 0), ("teacher", 1))
+        for name, tensor in weights.items()
+    }
+    save_file(both, tmp_path / "both.safetensors")
+    spec = parse_model_spec(f"torchvision:resnet18,weights={tmp_path}/both.safetensors,part=student")
+    student_preprocessing(spec, 32, 32)
+    with pytest.warns(UserWarning, match="teacher"):
+        student = build_student(spec, NUM_CLASSES)
+    assert torch.equal(student.state_dict()["fc.weight"], weights["fc.weight"])
+
+
 def test_student_from_weights_of_other_classes_keeps_all_but_the_last_layer(resnet_weights: Path) -> None:
     with pytest.warns(
         UserWarning,

@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -470,3 +471,9 @@ def test_nothing_is_written_where_one_split_cannot_be(raw_sample, tmp_path):
     )
     assert "class n99999999 is not among the 1000" in message
     assert not list((tmp_path / "out").glob("validation-*"))
+
+
+def test_a_part_whose_gpu_is_not_there_uses_the_cpu(monkeypatch):
+    find_device = runpy.run_path(str(FOLDER / "kd" / "extract_embeddings.py"))["find_device"]
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert [find_device(name) for name in ("0", "1", "7", "")] == ["cuda:0", "cuda:1", "cpu", "cpu"]

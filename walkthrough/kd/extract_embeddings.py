@@ -7,6 +7,7 @@ one resumable and lets ``teachonce verify`` and ``merge`` work from it, and writ
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import torch
 
 from teachonce.cli.walkthrough_flags import parse_boolean, run_command
 from teachonce.engine.jobs import partition
-from teachonce.errors import ConfigError
+from teachonce.errors import ConfigError, NoGpuError
 from teachonce.extraction.config import ExtractConfig
 from teachonce.extraction.extract import extract
 from teachonce.interop.csv_files import write_csv
@@ -30,7 +31,9 @@ def main() -> None:
     parser.add_argument("--data_dir", type=Path, required=True, help="TFRecord shards train-*, validation-*")
     parser.add_argument("--data_name", choices=["imagenet"], default="imagenet", help=argparse.SUPPRESS)
     parser.add_argument("--output_dir", type=Path, default=Path("amoebanet_logits"), help="folder for the CSV files")
-    parser.add_argument("--gpu_to_use", default="0", help="number of the GPU; without one, the CPU is used")
+    parser.add_argument(
+        "--gpu_to_use", default="0", help="number of the GPU; without that one, the CPU is used"
+    )
     parser.add_argument("--no_shard", type=int, default=0, help="which part this command takes, from 0")
     parser.add_argument("--total_num_shard", type=int, default=1, help="number of parts")
     parser.add_argument("--n_tfrecord", type=int, help="number of TFRecord shards, at most (default: any)")
@@ -66,26 +69,35 @@ def extract_embeddings(flags: argparse.Namespace) -> None:
     if not 0 <= flags.no_shard < flags.total_num_shard:
         raise ConfigError(f"--no_shard {flags.no_shard}: expected 0 to {flags.total_num_shard - 1}")
     store = flags.output_dir / f"store.{split}"
-    extract(
-        ExtractConfig(
-            data=flags.data_dir,
-            split=split,
-            teacher=teacher_spec(flags),
-            out=store,
-            codec="float32",
-            offset=flags.offset,
-            # One teacher for all parts: the first one looks at it.
-            gate_samples=64 if flags.no_shard == 0 else 0,
-            worker=f"{flags.no_shard}/{flags.total_num_shard}",
-            batch_size=flags.batch_size,
-            device=f"cuda:{flags.gpu_to_use}" if torch.cuda.is_available() else "cpu",
-        )
+    config = ExtractConfig(
+        data=flags.data_dir,
+        split=split,
+        teacher=teacher_spec(flags),
+        out=store,
+        codec="float32",
+        offset=flags.offset,
+        # One teacher for all parts: the first one looks at it.
+        gate_samples=64 if flags.no_shard == 0 else 0,
+        worker=f"{flags.no_shard}/{flags.total_num_shard}",
+        batch_size=flags.batch_size,
+        device=find_device(flags.gpu_to_use),
     )
+    try:
+        extract(config)
+    except NoGpuError as error:
+        print(f"{error}: the CPU is used", file=sys.stderr)
+        extract(dataclasses.replace(config, device="cpu"))
     opened = Store(store, is_partial=True)
     shards = partition(range(len(opened.shards)), flags.no_shard, flags.total_num_shard)
     path = flags.output_dir / f"{split}-{flags.no_shard}.csv"
     write_csv(opened, path, shards, background_logit=flags.background_logit)
     print_text(visible(str(path)))
+
+
+def find_device(gpu_to_use: str) -> str:
+    """The GPU of that number where this machine has one, else the CPU, as the original finds none then."""
+    is_there = gpu_to_use.isdecimal() and int(gpu_to_use) < torch.cuda.device_count()
+    return f"cuda:{gpu_to_use}" if is_there else "cpu"
 
 
 def teacher_spec(flags: argparse.Namespace) -> str:

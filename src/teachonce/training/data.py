@@ -50,7 +50,7 @@ from teachonce.views.options import ViewOptions
 from teachonce.views.order import ViewOrder
 from teachonce.views.policy import CenterPolicy, CropPolicy, Policy, build_policy, view_options
 
-_STUDENT_OPTIONS = {"weights", "pretrained", "interpolation", "mean", "std", "range", *BACKBONE_OPTIONS}
+_STUDENT_OPTIONS = {"weights", "part", "pretrained", "interpolation", "mean", "std", "range", *BACKBONE_OPTIONS}
 
 
 @dataclasses.dataclass(frozen=True)

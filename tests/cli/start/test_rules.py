@@ -202,3 +202,10 @@ def test_only_the_teacher_knows_the_classes_of_images_without_labels(num_records
 def test_a_spec_that_is_none() -> None:
     with pytest.raises(ConfigError, match="model 'resnet50': expected timm:NAME"):
         steps_of(teacher="resnet50")
+
+
+@pytest.mark.parametrize("given", ["savedmodel:big", "savedmodel:big,interpolation=bicubic"])
+def test_a_savedmodel_is_asked_through_a_filter_that_views_can_have(given: str) -> None:
+    """Its own default, TensorFlow 1's, is refused for crops."""
+    for step in steps_of(teacher=given)[:2]:
+        assert step.config.teacher == (given if "," in given else f"{given},interpolation=bilinear")

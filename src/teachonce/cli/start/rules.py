@@ -76,6 +76,8 @@ def choose_steps(found: Findings, config: StartConfig, folder: Path) -> list[Ste
     chosen = _choose(found, config)
     steps = []
     teacher = config.teacher or f"{LARGE_TEACHER}{PRETRAINED}"
+    if teacher.startswith("savedmodel:") and "interpolation" not in parse_model_spec(teacher).options:
+        teacher += ",interpolation=bilinear"  # TensorFlow 1's filter, its default, is none that views can have
     if found.labeled == "all" and not _is_finished(teacher):
         steps.append(_train_teacher(found, config, chosen, teacher, folder / "teacher"))
         teacher = f"run:{folder / 'teacher'}"
