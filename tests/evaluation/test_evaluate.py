@@ -286,7 +286,11 @@ def test_a_store_whose_teacher_shares_no_class_is_refused(
     assert line.startswith(f"teachonce: {store}: none of the 4 classes of its teacher is, by name, among the 2 of")
     with pytest.raises(ConfigError, match=r"--store .*: its teacher knows 2 of the data's 5 classes, .* none of these"):
         evaluate(EvaluateConfig(data=data, model=right, store=store, offset=-1))
-    assert evaluate(EvaluateConfig(data=data, model=right, store=store, offset=0))["teacher"]["agreement"] == -1
+    found = evaluate(EvaluateConfig(data=data, model=right, store=store, offset=0))
+    # The two can agree on label 3 alone, and that is what the model says of the images of label 4.
+    source = open_records(data, "validation")
+    labels = [record.label for shard in range(len(source.shards)) for record in source.iter_shard(shard)]
+    assert 0 <= found["teacher"]["agreement"] <= labels.count(4) / len(labels) < 0.5
 
 
 def end(*words: Any) -> int:

@@ -8,14 +8,16 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import pytest
 
 from teachonce.engine.heartbeat import WORKERS_FOLDER
 from teachonce.storage.local import TEMPORARY_PREFIX, LocalStorage
 from teachonce.storage.writers import writer_name
-from teachonce.training.config import TrainConfig
+
+if TYPE_CHECKING:
+    from teachonce.training.config import TrainConfig
 
 DEAD_NAME = [sys.executable, "-c", "from teachonce.storage.writers import writer_name; print(writer_name())"]
 

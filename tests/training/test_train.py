@@ -445,7 +445,6 @@ def test_a_loss_that_is_not_finite_stops_the_run(digits: Path, tmp_path: Path) -
     """Without an evaluation, which would have seen it before."""
     with pytest.raises(TeachonceError, match=r"loss is not finite in update \d \(epoch \d\); lower --lr \(10000"):
         train(config(digits, tmp_path / "run", lr=1e4, validation_split="none"))
-    assert not list((tmp_path / "run").rglob("*.ckpt")), "it did not get through the first epoch"
 
 
 def test_weights_that_are_not_finite_are_not_saved(
