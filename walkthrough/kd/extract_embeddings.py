@@ -31,9 +31,7 @@ def main() -> None:
     parser.add_argument("--data_dir", type=Path, required=True, help="TFRecord shards train-*, validation-*")
     parser.add_argument("--data_name", choices=["imagenet"], default="imagenet", help=argparse.SUPPRESS)
     parser.add_argument("--output_dir", type=Path, default=Path("amoebanet_logits"), help="folder for the CSV files")
-    parser.add_argument(
-        "--gpu_to_use", default="0", help="number of the GPU; without that one, the CPU is used"
-    )
+    parser.add_argument("--gpu_to_use", default="0", help="number of the GPU; without that one, the CPU is used")
     parser.add_argument("--no_shard", type=int, default=0, help="which part this command takes, from 0")
     parser.add_argument("--total_num_shard", type=int, default=1, help="number of parts")
     parser.add_argument("--n_tfrecord", type=int, help="number of TFRecord shards, at most (default: any)")
