@@ -100,8 +100,9 @@ def main() -> None:
     if not is_cpu:  # where compiling takes longer than it saves
         training = training.replace(" --compile", "")
     run(flags.out, f"{training} {options}", end)
-    top1 = Run(flags.out / "teacher").result["top1"]  # type: ignore[index]
-    if top1 < WANTED_TOP1:
+    result = Run(flags.out / "teacher").result
+    assert result is not None, "its training has ended"
+    if (top1 := result["top1"]) < WANTED_TOP1:
         print(
             f"The teacher has {top1:.1%} top-1, {WANTED_TOP1:.0%} are wanted: say so where figures are quoted.",
             flush=True,

@@ -477,3 +477,9 @@ def test_a_part_whose_gpu_is_not_there_uses_the_cpu(monkeypatch):
     find_device = runpy.run_path(str(FOLDER / "kd" / "extract_embeddings.py"))["find_device"]
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     assert [find_device(name) for name in ("0", "1", "7", "")] == ["cuda:0", "cuda:1", "cpu", "cpu"]
+
+
+def test_evaluations_need_not_divide_the_epochs(main_classification, tfrecords, tmp_path):
+    """The original's last cycle is shorter then; here a divisor is taken."""
+    words = ["--train_epochs=25", "--epochs_between_evals=10", f"--data_dir={tfrecords}"]
+    assert translate(main_classification, words, tmp_path).validation_epochs == 5

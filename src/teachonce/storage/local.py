@@ -264,8 +264,10 @@ class LocalStorage(Storage):
 
 def _temporary_name(name: str) -> str:
     """A name for a file until it has its own, which may be as long as a file system takes: of that the beginning."""
-    whole = os.fsencode(f"{TEMPORARY_PREFIX}{writer_name()}-{name}")
-    return whole[:_LONGEST_NAME].decode(errors="ignore")
+    whole = f"{TEMPORARY_PREFIX}{writer_name()}-{name}"
+    encoded = os.fsencode(whole)
+    # Not within a character: some file systems take whole ones alone.
+    return whole if len(encoded) <= _LONGEST_NAME else encoded[:_LONGEST_NAME].decode(errors="ignore")
 
 
 def _is_leftover(entry: os.DirEntry[str]) -> bool:

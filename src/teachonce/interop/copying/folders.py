@@ -35,10 +35,10 @@ from teachonce.runs.run import CONFIG_NAME, LOCK_NAME, RESULT_NAME
 from teachonce.storage.address import to_location
 from teachonce.storage.files import open_storage, read_json
 from teachonce.storage.local import LocalStorage
-from teachonce.storage.names import check_component
 from teachonce.storage.remote.file_index import (
     INDEX_NAME,
     ListedFile,
+    check_listed_name,
     hash_bytes,
     hash_file,
     put_file_index,
@@ -227,7 +227,9 @@ def copy_run(job: CopyJob) -> Copied:
 def _copy_files(job: CopyJob, names: Sequence[str], *, may_replace: bool, num_last: int = 0) -> list[Moved]:
     """Copy files as they are, the last ``num_last`` of them behind all others, and put the list of them."""
     source, target = open_storage(job.source), open_storage(job.target)
-    _check_names(source, names)
+    # Before anything is copied: the list is put last.
+    for name in names:
+        check_listed_name(name, f"{source.describe()}: cannot be copied", TeachonceError)
     folders = sorted({name.rpartition("/")[0] for name in names})
     for folder in folders:
         target.remove_temporaries(folder)
@@ -249,18 +251,6 @@ def _copy_files(job: CopyJob, names: Sequence[str], *, may_replace: bool, num_la
     for folder in folders:
         target.remove_temporaries(folder)
     return moved
-
-
-def _check_names(source: Storage, names: Iterable[str]) -> None:
-    """Raise for a name that the list of the copy could not have, before anything is copied."""
-    for name in names:
-        for part in name.split("/"):
-            check_component(part, f"{source.describe(name)}: cannot be copied", TeachonceError)
-        try:
-            name.encode()
-        except UnicodeEncodeError:
-            shown = f"{source.describe()}/{name!a}"
-            raise TeachonceError(f"{shown}: cannot be copied: the name is not UTF-8; rename it") from None
 
 
 def _refuse_unreadable(source: Storage, names: Iterable[str], found: Container[str]) -> None:

@@ -74,10 +74,20 @@ def read_file_index(storage: Storage, folder: str = "") -> dict[str, ListedFile]
     except msgspec.ValidationError as error:
         raise storage.raises(f"{where}: files: {error}; {_ADVICE}") from error
     for listed in files:
-        if not _PLAIN_NAME.fullmatch(listed):
-            for part in listed.split("/"):
-                check_component(part, f"{where}: files", storage.raises)
+        check_listed_name(listed, f"{where}: files", storage.raises)
     return files
+
+
+def check_listed_name(name: str, where: object, error_class: type[TeachonceError]) -> None:
+    """Raise ``error_class``, ``where`` at its beginning, for a name that a list of files cannot have."""
+    if _PLAIN_NAME.fullmatch(name):
+        return
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise error_class(f"{where}: {name!a}: the name is not UTF-8; rename it") from None
+    for part in name.split("/"):
+        check_component(part, f"{where}: {name!r}", error_class)
 
 
 def put_file_index(storage: Storage, files: Mapping[str, ListedFile]) -> None:
