@@ -63,7 +63,7 @@ class Step(NamedTuple):
 def steps(*, in_turn: bool) -> Iterator[Step]:
     """The whole proof, in order; ``in_turn``: the first arms first, one after another."""
     arms = "labels,center,views:10"
-    parts = (("", 1), ("", 2), (",views:30", 2), (",online", 2), (",views:4,views:1", 2), ("", 3))
+    parts = (("", 1), (",online", 1), (",views:4,views:1", 1), (",views:30", 1), ("", 2), ("", 3))
     for number, (more, seeds) in enumerate(parts, 1):
         arms += more
         if in_turn or number == len(parts):

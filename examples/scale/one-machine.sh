@@ -9,7 +9,6 @@ set -euo pipefail
 : "${DATA:=s3://bucket/imagenet}" "${STORE:=s3://bucket/stores/resnet50}" "${RUN:=s3://bucket/runs/resnet18}"
 : "${TEACHER:=timm:resnet50}" "${STUDENT:=timm:resnet18}" "${VIEWS:=10}" "${GPUS:=1}"
 : "${CACHE:=/var/tmp/teachonce}" "${CACHE_SIZE:=}" "${DEVICE:=auto}"
-: "${THREADS:=8}"  # of each rank, which prepare batches; --lr is for 256 images an update, whatever GPUS is
 
 # Hours, money and bytes first: nothing is written.
 teachonce plan --data "$DATA" --teacher "$TEACHER" --policy crop --views "$VIEWS" --devices "$GPUS" \
@@ -30,5 +29,5 @@ if [[ "$DATA$STORE" == *://* ]]; then
 fi
 
 teachonce train --data "$DATA" --student "$STUDENT" --store "$STORE" --kd-temp 1 --out "$RUN" --devices "$GPUS" \
-    --lr-batch 256 --num-workers "$THREADS" "${cache[@]}"
+    --lr-batch 256 "${cache[@]}"
 teachonce status "$RUN"

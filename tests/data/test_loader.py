@@ -13,8 +13,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from teachonce.data import loader as module
 from teachonce.data.dataset import KDDataset
-from teachonce.data.loader import BATCHES_AHEAD, Batch, Loader
+from teachonce.data.loader import BATCHES_AHEAD, Batch, Loader, choose_threads
 from teachonce.data.sampler import EpochBatches
 from teachonce.engine.buffers import MAX_BUFFERS
 from teachonce.engine.prefetch import THREAD_NAME
@@ -58,6 +59,28 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> KDDataset:
 
 def tensors_equal(a: Batch, b: Batch) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize(
+    "num_wanted, device_type, cores, ranks, num_threads",
+    [
+        (None, "cpu", 16, 1, 0),
+        (None, "cuda", 6, 1, 6),
+        (None, "mps", 6, 1, 6),
+        (None, "cuda", 64, 1, 8),
+        (None, "cuda", 64, 16, 4),
+        (None, "cuda", 2, 8, 1),
+        (0, "cuda", 6, 1, 0),
+        (12, "cuda", 6, 1, 12),
+        (3, "cpu", 6, 1, 3),
+    ],
+)
+def test_a_network_on_a_gpu_has_the_cores_for_its_batches(
+    num_wanted, device_type, cores, ranks, num_threads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(ranks))
+    monkeypatch.setattr(module, "num_cores", lambda: cores)
+    assert choose_threads(num_wanted, device_type) == num_threads
 
 
 @pytest.mark.parametrize("num_workers", [0, 1, 3])

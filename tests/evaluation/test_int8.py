@@ -212,7 +212,7 @@ def test_the_command_prints_a_table_or_json(
 @pytest.mark.parametrize("name", ["student.onnx", "student.int8.onnx"])
 def test_outputs_that_exist_are_kept(run: Path, digits: Path, tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("mine")
-    with pytest.raises(ConfigError, match=rf"{name}: exists; remove it or choose another --out"):
+    with pytest.raises(ConfigError, match=rf"{name}: exists; remove it, choose another --out, or give --overwrite"):
         export_int8(settings(run, digits, tmp_path / "student.onnx"))
     assert [path.name for path in tmp_path.iterdir()] == [name] and (tmp_path / name).read_text() == "mine"
 

@@ -227,6 +227,25 @@ def test_output_that_exists_is_kept(run: Path, tmp_path: Path) -> None:
     assert out.read_text() == "mine"
 
 
+def test_what_is_to_be_overwritten_is_when_the_new_file_is_checked(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "student.safetensors"
+    out.write_text("mine")
+    with pytest.raises(ConfigError, match="is a folder; give a file with --out"):
+        export_run(run, "safetensors", tmp_path, overwrite=True)
+    with monkeypatch.context() as patch, pytest.raises(CheckError):
+        patch.setattr(export, "check_safetensors", refuse)
+        export_run(run, "safetensors", out, overwrite=True)
+    assert out.read_text() == "mine"
+    export_run(run, "safetensors", out, overwrite=True)
+    assert load_file(out).keys() == load_file(run / "student.safetensors").keys()
+
+
+def refuse(*_: object) -> None:
+    raise CheckError("it answers otherwise")
+
+
 def test_folder_that_is_no_run(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"has no config\.json"):
         export_run(tmp_path, "safetensors", tmp_path / "out")

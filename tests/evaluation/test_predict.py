@@ -188,6 +188,9 @@ def test_a_csv_that_exists_is_kept(run: Path, pictures: Path, tmp_path: Path) ->
     with pytest.raises(SystemExit) as end:
         main(["predict", str(run), str(pictures), "--csv", str(tmp_path / "p.csv")])
     assert end.value.code == 2 and (tmp_path / "p.csv").read_text() == "mine"
+    with pytest.raises(SystemExit) as end:
+        main(["predict", str(run), str(pictures), "--csv", str(tmp_path / "p.csv"), "--overwrite"])
+    assert end.value.code == 0 and (tmp_path / "p.csv").read_text().startswith("image,")
 
 
 def test_a_csv_that_another_makes_meanwhile_is_kept_and_said(

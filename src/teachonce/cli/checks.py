@@ -94,31 +94,29 @@ def _check_evaluate(config: EvaluateConfig) -> None:
 def _check_predict(config: PredictConfig) -> None:
     from teachonce.evaluation.image_files import check_images
     from teachonce.models.spec import parse_model
-    from teachonce.storage.files import exists
+    from teachonce.storage.files import check_free
 
     _check_spec(parse_model(config.model))
-    if config.csv is not None and exists(config.csv):
-        raise ConfigError(f"--csv {config.csv}: exists; remove it or choose another file")
+    if config.csv is not None:
+        check_free(config.csv, "--csv", overwrite=config.overwrite)
     check_images(config.images)
 
 
 def _check_export_onnx(config: ExportOnnxConfig) -> None:
-    from teachonce.storage.files import exists
+    from teachonce.storage.files import check_free
 
     _check_run(config.run)
     if config.data is not None:
         _check_split(config.data, config.split, config)
         _check_split(config.validation_data or config.data, config.validation_split, config)
-    if exists(config.out):
-        raise ConfigError(f"{config.out}: exists; remove it or choose another --out")
+    check_free(config.out, overwrite=config.overwrite)
 
 
 def _check_export_weights(config: ExportWeightsConfig) -> None:
-    from teachonce.storage.files import exists
+    from teachonce.storage.files import check_free
 
     _check_run(config.run)
-    if exists(config.out):
-        raise ConfigError(f"{config.out}: exists; remove it or choose another --out")
+    check_free(config.out, overwrite=config.overwrite)
 
 
 _CHECKS: dict[type, Callable[[Any], None]] = {

@@ -21,7 +21,10 @@ def export_onnx(config: ExportOnnxConfig) -> None:
     if not config.int8:
         from teachonce.evaluation.onnx_export import export_run
 
-        print_written(*export_run(config.run, "onnx", config.out, preprocessing=config.preprocessing))
+        written = export_run(
+            config.run, "onnx", config.out, preprocessing=config.preprocessing, overwrite=config.overwrite
+        )
+        print_written(*written)
     else:
         from teachonce.evaluation.int8 import export_int8, int8_path
         from teachonce.evaluation.int8_table import render_comparison
@@ -39,7 +42,7 @@ def export_weights(config: ExportWeightsConfig) -> None:
     _refuse_store(config.run)
     from teachonce.evaluation.onnx_export import export_run
 
-    print_written(*export_run(config.run, "safetensors", config.out))
+    print_written(*export_run(config.run, "safetensors", config.out, overwrite=config.overwrite))
     open_storage(config.out.parent).remove_temporaries()
 
 

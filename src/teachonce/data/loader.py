@@ -15,6 +15,7 @@ from typing import Generic, Protocol, TypeVar
 from teachonce.data.fetch_ahead import FetchAhead
 from teachonce.data.sampler import EpochBatches
 from teachonce.data.tensors import Arrays, Batch
+from teachonce.engine.machine import local_ranks, num_cores
 from teachonce.engine.prefetch import prefetch
 from teachonce.records.source import RecordSource
 
@@ -24,6 +25,18 @@ B = TypeVar("B")
 
 BATCHES_AHEAD = 2
 """Batches a thread, made or in progress, that have not been requested yet."""
+MOST_THREADS = 8
+"""That a loader takes unasked: each holds ``BATCHES_AHEAD`` batches, and further ones are for who has measured."""
+
+
+def choose_threads(num_wanted: int | None, device_type: str) -> int:
+    """Threads for a network on such a device, unless so many are wanted: none on a CPU, whose cores it uses itself.
+
+    Else one a core, of which each process that torchrun started on this machine has its part.
+    """
+    if num_wanted is not None:
+        return num_wanted
+    return 0 if device_type == "cpu" else max(1, min(num_cores() // local_ranks(), MOST_THREADS))
 
 
 class Batched(Protocol):

@@ -29,6 +29,7 @@ from teachonce.records.options import RecordOptions, given_record_options
 PreprocessingPlace = Literal["outside", "inside"]
 """Where an exported model's mean, std and layout are: in the program that uses it, or in its graph."""
 _PAGES = Condition("--html or --csv", lambda options: options.html is not None or options.csv is not None)
+_CSV = Condition("--csv", lambda options: options.csv is not None)
 _INT8 = Condition("--int8", lambda options: options.int8)
 
 
@@ -41,6 +42,8 @@ class ExportOnnxConfig(RecordOptions):
     """Folder of a run."""
     out: InOutput[Path]
     """File to write; labels.txt beside it gets the names of the classes, where the data has names."""
+    overwrite: InOutput[bool] = False
+    """Replace an existing file, with --int8 both, once the new one is checked."""
     preprocessing: InOutput[PreprocessingPlace] = "outside"
     """Where mean, std and layout are applied: outside (input float32 [batch, 3, size, size], normalized) or inside
     the graph (input uint8 [batch, size, size, 3], pixels as decoded). Resizing and cropping are outside in both."""
@@ -92,6 +95,8 @@ class ExportWeightsConfig:
     """Folder of a run."""
     out: InOutput[Path]
     """File to write; labels.txt beside it gets the names of the classes, where the data has names."""
+    overwrite: InOutput[bool] = False
+    """Replace an existing file, once the new one is checked."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,6 +154,8 @@ class PredictConfig:
     """Number of classes to show of each image, the most likely ones."""
     csv: InOutput[Path | None] = None
     """Write a CSV file instead, a row an image: image, label, class, probability, and the same of the further ones."""
+    overwrite: InOutput[bool] = only_with(False, _CSV)
+    """Replace an existing file of --csv."""
     json: InOutput[bool] = False
     """Print JSON, one object a line and image."""
     batch_size: InModel[Count] = 64

@@ -27,7 +27,6 @@ from teachonce.data.sampler import EpochBatches
 from teachonce.data.stored_logits import StoredLogits
 from teachonce.engine.machine import num_cores
 from teachonce.engine.progress import phase, progress
-from teachonce.errors import ConfigError
 from teachonce.evaluation.config import ExportOnnxConfig
 from teachonce.evaluation.findings.answers import make_answers
 from teachonce.evaluation.findings.paired import PairedCounts
@@ -48,7 +47,7 @@ from teachonce.records.class_space import ClassSpace
 from teachonce.records.class_table import shown_names
 from teachonce.records.discovery import open_records
 from teachonce.records.source import RecordSource, require_labels
-from teachonce.storage.files import atomic_write, check_can_be_made, exists
+from teachonce.storage.files import atomic_write, check_can_be_made, check_free
 from teachonce.storage.scratch import scratch_folder
 from teachonce.store.store import Store
 from teachonce.store.stored_views import StoredViews
@@ -71,8 +70,7 @@ def export_int8(config: ExportOnnxConfig) -> Comparison:
     assert config.data is not None
     outputs = config.out, int8_path(config.out)
     for out in outputs:
-        if exists(out):
-            raise ConfigError(f"{out}: exists; remove it or choose another --out")
+        check_free(out, overwrite=config.overwrite)
         check_can_be_made(out)
     student = load_model(path_spec("run", config.run))
     check_labels(student, config.out)

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from teachonce.engine.progress import phase
-from teachonce.errors import CheckError, ConfigError, ModelError
+from teachonce.errors import CheckError, ModelError
 from teachonce.evaluation.config import PreprocessingPlace
 from teachonce.evaluation.onnx_pixels import put_normalization_inside, require_whole_pixels, without_normalization
 from teachonce.extras import require
@@ -48,7 +48,7 @@ from teachonce.pixels.preprocessing import normalize
 from teachonce.records.class_table import LABELS_NAME, check_labels_file, write_labels_file
 from teachonce.rng import generator
 from teachonce.runs.run import Run
-from teachonce.storage.files import atomic_write, exists
+from teachonce.storage.files import atomic_write, check_free
 from teachonce.storage.scratch import scratch_folder
 
 ROUNDING_FACTOR = 16
@@ -61,16 +61,20 @@ PROBE_BATCHES = (1, 3)
 
 
 def export_run(
-    run: Path, format: Literal["onnx", "safetensors"], out: Path, *, preprocessing: PreprocessingPlace = "outside"
+    run: Path,
+    format: Literal["onnx", "safetensors"],
+    out: Path,
+    *,
+    preprocessing: PreprocessingPlace = "outside",
+    overwrite: bool = False,
 ) -> list[Path]:
     """Write the run's student to ``out``, checked, and return the paths of what was written.
 
     Where its classes have names, labels.txt beside it has them. Raises CheckError, and leaves no file, where it answers
-    otherwise than the run; ConfigError for a folder that is not a finished run, an ``out`` that exists, a labels.txt of
-    another model, and pixels that ``preprocessing`` inside cannot take.
+    otherwise than the run; ConfigError for a folder that is not a finished run, an ``out`` that exists and is not to be
+    overwritten, a labels.txt of another model, and pixels that ``preprocessing`` inside cannot take.
     """
-    if exists(out):
-        raise ConfigError(f"{out}: exists; remove it or choose another --out")
+    check_free(out, overwrite=overwrite)
     with phase("export", "loading the student"):
         student = load_model(path_spec("run", run))
     check_labels(student, out)

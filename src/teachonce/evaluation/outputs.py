@@ -5,7 +5,7 @@ from __future__ import annotations
 from teachonce.errors import ConfigError
 from teachonce.evaluation.config import EvaluateConfig
 from teachonce.extras import require
-from teachonce.storage.files import check_can_be_made, locate
+from teachonce.storage.files import check_can_be_made, check_free
 
 
 def check_outputs(config: EvaluateConfig) -> None:
@@ -17,9 +17,5 @@ def check_outputs(config: EvaluateConfig) -> None:
     for option, path in (("--html", config.html), ("--csv", config.csv)):
         if path is None:
             continue
-        storage, name = locate(path, ConfigError)
-        if storage.is_folder(name):
-            raise ConfigError(f"{path}: is a folder; give a file with {option}")
-        if storage.has(name) and not config.overwrite:
-            raise ConfigError(f"{path}: exists; remove it, choose another {option}, or give --overwrite")
+        check_free(path, option, overwrite=config.overwrite)
         check_can_be_made(path)

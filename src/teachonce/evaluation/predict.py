@@ -36,7 +36,7 @@ from teachonce.models.spec import parse_model
 from teachonce.pixels.preprocessing import Preprocessing
 from teachonce.pixels.render import render_center
 from teachonce.records.source import NO_LABEL, Record
-from teachonce.storage.files import create_file
+from teachonce.storage.files import atomic_write, check_free, create_file
 from teachonce.terminal import print_line, print_text, print_written, visible
 
 
@@ -82,7 +82,9 @@ def predict(config: PredictConfig) -> Predicted:
         if config.json:
             shows.append(lambda found: print_text(json.dumps(describe(found, classifier))))
         if config.csv is not None:
-            file = outputs.enter_context(create_file(config.csv, "--csv"))
+            check_free(config.csv, "--csv", overwrite=config.overwrite)
+            opened = atomic_write(config.csv) if config.overwrite else create_file(config.csv, "--csv")
+            file = outputs.enter_context(opened)
             # A name that is no UTF-8 is written with escapes.
             text = io.TextIOWrapper(file, encoding="utf-8", errors="backslashreplace", newline="")
             outputs.callback(text.detach)  # and not closed: the file is its storage's to finish

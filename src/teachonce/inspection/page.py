@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from teachonce.engine.progress import progress
-from teachonce.errors import ConfigError, TeachonceError
+from teachonce.errors import TeachonceError
 from teachonce.inspection.cards import SHOWN_PX, SuspectCard, prepare_picture, prepare_suspect, prepare_view
 from teachonce.inspection.charts import draw_agreement, draw_calibration, draw_confidences, draw_entropies
 from teachonce.inspection.costs import measure_bytes, measure_codec
@@ -30,7 +30,7 @@ from teachonce.records.class_table import brief_names
 from teachonce.records.discovery import open_records
 from teachonce.records.options import RecordOptions
 from teachonce.records.source import NO_LABEL
-from teachonce.storage.files import atomic_write, locate
+from teachonce.storage.files import atomic_write, check_free, locate
 from teachonce.store.card import describe_entry
 from teachonce.store.store import Store
 
@@ -93,12 +93,8 @@ def write_page(
 
 def _check_target(target: Path, *, is_default: bool, overwrite: bool) -> None:
     """Raise before anything is measured, where it is plain that the page cannot be written."""
-    storage, name = locate(target)
-    if storage.is_folder(name):
-        raise ConfigError(f"{target}: is a folder; give a file for the page with --out")
-    if not is_default and not overwrite and storage.has(name):
-        raise ConfigError(f"{target}: exists; remove it, choose another --out, or give --overwrite")
-    if is_default and not storage.is_writable():
+    check_free(target, overwrite=is_default or overwrite)
+    if is_default and not locate(target)[0].is_writable():
         raise TeachonceError(f"{target}: the store's folder is not writable; give a file for the page with --out")
 
 

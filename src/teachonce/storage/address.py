@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from pathlib import Path, PosixPath
 from typing import Self
+from urllib.parse import unquote
 
 from teachonce.errors import ConfigError
 
@@ -30,6 +31,9 @@ READ_ONLY = {
 """By scheme: why nothing is written there, and what to do."""
 _PATTERN = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.*)", re.DOTALL)
 """A Path has one slash of the two. A single letter is a drive, and no scheme."""
+_WEB_SCHEMES = ("http", "https")
+_WEB_ESCAPES = str.maketrans({character: f"%{ord(character):02X}" for character in "%?#"})
+"""What has a meaning in an address of a web server, and is written so in one where a name has it."""
 
 
 class Address(PosixPath):
@@ -52,7 +56,7 @@ class Address(PosixPath):
 
     def __str__(self) -> str:
         scheme, _, rest = super().__str__().partition(":/")
-        return f"{scheme}://{rest}"
+        return f"{scheme}://{rest.translate(_WEB_ESCAPES) if scheme in _WEB_SCHEMES else rest}"
 
     def __fspath__(self) -> str:
         raise TypeError(f"{self}: is not a local path: it can only be read through teachonce.storage")
@@ -73,7 +77,8 @@ class Address(PosixPath):
 def to_location(location: Path | str) -> Path:
     """An ``Address`` of a text (or a Path made of one) with a scheme, else the Path.
 
-    Raises ConfigError for an unknown scheme, and for an address without a bucket.
+    Of a web server's it is what a browser would ask for: ``%20`` is a space. Raises ConfigError for an unknown scheme,
+    for an address without a bucket, and for one of a web server with a query or a fragment.
     """
     if isinstance(location, Address):
         return location
@@ -90,10 +95,19 @@ def to_location(location: Path | str) -> Path:
             f"{match[1]}://{match[2]}: unknown scheme {match[1]}, expected {known} or a local path; a mounted "
             "bucket is given as a local path"
         )
-    address = Address(f"{scheme}:/{match[2]}")
+    address = Address(f"{scheme}:/{_decode(scheme, match[2]) if scheme in _WEB_SCHEMES else match[2]}")
     if not address.bucket:
         raise ConfigError(f"{scheme}://: no bucket, expected {scheme}://BUCKET/FOLDER")
     return address
+
+
+def _decode(scheme: str, rest: str) -> str:
+    if mark := next((character for character in rest if character in "?#"), None):
+        raise ConfigError(
+            f"{scheme}://{rest}: expected the address of a folder or a file, without {mark!r} and what follows; "
+            f"a {mark} in a name is written {mark.translate(_WEB_ESCAPES)}"
+        )
+    return unquote(rest, errors="surrogateescape")
 
 
 def read_only_error(address: Address, option: str = "") -> ConfigError:

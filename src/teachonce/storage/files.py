@@ -51,6 +51,14 @@ def exists(path: Path) -> bool:
     return open_storage(path).is_folder()
 
 
+def check_free(path: Path, option: str = "--out", *, overwrite: bool = False) -> None:
+    """Raise ConfigError where a file has this name, unless it may be overwritten, or a folder."""
+    if open_storage(path, ConfigError).is_folder():
+        raise ConfigError(f"{path}: is a folder; give a file with {option}")
+    if not overwrite and has_parent(path) and open_storage(path.parent, ConfigError).has(path.name):
+        raise ConfigError(f"{path}: exists; remove it, choose another {option}, or give --overwrite")
+
+
 def check_can_be_made(path: Path) -> None:
     """Raise ConfigError where no local file of this name could be written: before the work whose result it is."""
     if isinstance(path, Address):

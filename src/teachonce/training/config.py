@@ -212,8 +212,9 @@ class TrainingOptions(MixOptions, RecordOptions):
     """Use the channels-last memory format."""
     device: InRunning[Common[str]] = "auto"
     """auto, cpu, cuda, mps."""
-    num_workers: InRunning[Common[CountOrNone]] = 0
-    """Threads per device that prepare batches ahead; 0 prepares them when they are needed."""
+    num_workers: InRunning[Common[CountOrNone | None]] = None
+    """Threads per device that prepare batches ahead; 0 prepares them when they are needed. Default: 0 on a CPU, which
+    the network itself uses; beside a GPU one per core that the device's process has, at most 8."""
     in_memory: InData[bool] = False
     """Decode every image once and cache the pixels in RAM (3 kB per CIFAR image; refused if they do not fit)."""
     offset: InData[CountOrNone] = 0

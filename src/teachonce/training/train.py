@@ -32,7 +32,7 @@ from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 
 from teachonce.data.class_balance import balanced_weights
-from teachonce.data.loader import Loader
+from teachonce.data.loader import Loader, choose_threads
 from teachonce.data.sampler import EpochBatches
 from teachonce.engine.machine import keep_freed_memory, local_rank
 from teachonce.engine.progress import phase
@@ -189,11 +189,12 @@ def _fit(
         classes=data.classes if config.sampler == "balanced" else None,
     )
     module.loss_weight = order.loss_weight
-    loader = EpochLoader(Loader(data.train, order, config.num_workers))
+    num_threads = choose_threads(config.num_workers, trainer.strategy.root_device.type)
+    loader = EpochLoader(Loader(data.train, order, num_threads))
     validation = None
     if data.validation is not None:
         order = EpochBatches(len(data.validation), config.batch_size, shuffle=False, rank=rank, world_size=world_size)
-        validation = Loader(data.validation, order, config.num_workers)
+        validation = Loader(data.validation, order, num_threads)
     resume = config.out / LAST_CHECKPOINT if open_storage(config.out).has(LAST_CHECKPOINT) else None
     late = (
         f"training: no checkpoint could be written within {config.grace_seconds:g} seconds of SIGTERM "
@@ -472,7 +473,7 @@ def _quiet_lightning() -> Iterator[None]:
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():
-        # --num-workers is the user's own choice, and 0 is right for small data.
+        # Those that it means are processes.
         warnings.filterwarnings("ignore", ".*does not have many workers.*")
         # --device is too.
         warnings.filterwarnings("ignore", "GPU available but not used.*")

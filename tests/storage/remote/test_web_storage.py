@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 
 from teachonce.cli.main import main
 from teachonce.errors import ConfigError, RecordError
+from teachonce.storage.address import Address, to_location
 from teachonce.storage.files import open_storage
 from teachonce.storage.local import LocalStorage
 from teachonce.storage.remote import web_storage
@@ -106,6 +108,34 @@ def test_without_a_list_nothing_is_listed(server: WebServer) -> None:
         with pytest.raises(RecordError, match=rf"^{server.address}/some/folder: cannot be listed: .* no files.json"):
             ask()
     assert not storage.is_folder("a.bin")
+
+
+@pytest.mark.parametrize(
+    "given, name", [("my%20data", "my data"), ("my data", "my data"), ("a%2520b", "a%20b"), ("%C3%A4%3F%23", "ä?#")]
+)
+def test_an_address_is_what_a_browser_asks_for(given: str, name: str) -> None:
+    """And what it is shown as, or written as, is the same address."""
+    address = to_location(f"https://host:8000/{given}/c%41")
+    assert isinstance(address, Address) and address.key == f"{name}/cA"
+    for again in (to_location(str(address)), to_location(Path(str(address))), pickle.loads(pickle.dumps(address))):
+        assert again == address
+    bucket = to_location(f"s3://bucket/{given}")
+    assert str(bucket) == f"s3://bucket/{given}", "where a % is a % in every tool"
+
+
+@pytest.mark.parametrize("rest, mark", [("data?versionId=7", "%3F"), ("page#part", "%23")])
+def test_a_query_is_refused(rest: str, mark: str) -> None:
+    with pytest.raises(ConfigError, match=rf"{re.escape(rest)}: expected the address of .* written {mark}"):
+        to_location(f"https://host/{rest}")
+
+
+def test_files_of_an_address_with_escapes(folder: Path) -> None:
+    (folder / "some").rename(folder / "so me%3F")
+    with serve(folder) as server:
+        storage = open_storage(f"{server.address}/so%20me%253F/folder", RecordError)
+        assert storage.read("a.bin") == FILES["a.bin"]
+        again = open_storage(storage.describe(""), RecordError)
+        assert again.read("b/ä b#%+&=;'.bin") == b"odd"
 
 
 def test_a_bucket_that_denies_what_it_does_not_have(folder: Path) -> None:

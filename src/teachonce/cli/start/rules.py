@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 from teachonce.cli.config import StartConfig
 from teachonce.cli.start.findings import Findings
-from teachonce.engine.machine import num_cores
 from teachonce.errors import ConfigError
 from teachonce.evaluation.config import ExportOnnxConfig
 from teachonce.extraction.config import ExtractConfig, PlanConfig
@@ -40,7 +39,6 @@ FEW_VIEWS_IMAGES = 500_000
 MOST_INT8_BYTES = 200e9
 MOST_USUAL_CLASSES = 21_843
 """Of ImageNet-21k: a store is assumed to have as many where only the teacher knows their number."""
-MOST_THREADS = 8
 
 
 class Step(NamedTuple):
@@ -209,7 +207,6 @@ def _training(found: Findings, config: StartConfig, chosen: _Choices, size: int)
         "eval_crop_frac": 0.875 if found.sides_px[1] > 1.1 * size else 1.0,
         "optimizer": "adamw",
         "warmup_epochs": 1.0 if config.epochs is None or config.epochs > 1 else 0.0,
-        "num_workers": min(num_cores(), MOST_THREADS),
         "device": config.device,
     }
 
@@ -318,7 +315,8 @@ def _train_student(found: Findings, config: StartConfig, chosen: _Choices, folde
 
 
 def _export(found: Findings, config: StartConfig, chosen: _Choices, folder: Path) -> Step:
-    options: dict[str, Any] = {"run": folder / "student", "out": folder / "student.onnx"}
+    # The script is run again after changes and stops; everything before this step sees what is done already.
+    options: dict[str, Any] = {"run": folder / "student", "out": folder / "student.onnx", "overwrite": True}
     if found.labeled != "all":
         reason = "ONNX, compared with PyTorch. --int8 needs labeled images to measure what it costs."
         return Step("For a phone or a server", (reason,), "export-onnx", ExportOnnxConfig(**options))
