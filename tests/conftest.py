@@ -15,6 +15,10 @@ import pytest
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
+from tests.support import blank_curves
+
+blank_curves.install()
+
 # A shell that starts the tests in the background has them, and the programs that they start, ignore interrupts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -52,6 +56,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         shares = any(definitions[-1].scope == "module" for definitions in fixtures.values())
         if shares and item.get_closest_marker("xdist_group") is None:
             item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Curves are drawn with ink for the tests that look at them."""
+    blank_curves.choose(item)
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,8 @@ from teachonce.training.report import draw_curves, write_report
 from tests.support.chromium import measure_page
 from tests.support.small_data import run_config
 
+pytestmark = pytest.mark.curves
+
 CONFIG = run_config("timm:x<y", Preprocessing(size_px=32)) | {
     "data": "data",
     "seed": 3,
