@@ -15,7 +15,7 @@ native = Extension(
     sources=[
         f"native/{name}.c" for name in ("views", "decoding", "segments", "rewrite", "examples", "frames", "numbers")
     ],
-    depends=[f"native/{name}.h" for name in ("jpeg62", "decoding", "segments")],
+    depends=[f"native/{name}.h" for name in ("jpeg62", "decoding", "layout", "segments")],
     # No fused multiply-add: weights must be rounded as Pillow rounds them. No -Wpsabi: no vector crosses a call.
     extra_compile_args=[] if sys.platform == "win32" else ["-O3", "-std=gnu11", "-ffp-contract=off", "-Wno-psabi"],
     libraries=[] if sys.platform == "win32" else ["m"],

@@ -4,7 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define ABI_VERSION 3
+#include "layout.h"
+
 #define NUM_TABLES 4 /* of each kind, in baseline files two */
 #define MAX_LIBRARY_BYTES (16 << 20)
 #ifndef FIRST_COUNT /* the tests build with another one too, which does not hold */
@@ -158,7 +159,7 @@ int is_plain(const struct jpeg_decompress_struct *info) {
   return info->data_precision == 8 && (is_gray || is_color);
 }
 
-/* Take over the library's functions, and whether units between restart markers are counted here; returns ABI_VERSION,
+/* Take over the library's functions, and whether units between restart markers are counted here; returns LAYOUT_VERSION,
  * or 0 where it is built for another version of libjpeg. */
 int teachonce_bind(const struct jpeg_library *library, int32_t count_units) {
   struct decoding decoding;
@@ -172,5 +173,5 @@ int teachonce_bind(const struct jpeg_library *library, int32_t count_units) {
   }
   jpeg.create(&decoding.info, JPEG_LIB_VERSION, sizeof decoding.info);
   jpeg.destroy(&decoding.info);
-  return ABI_VERSION;
+  return LAYOUT_VERSION;
 }

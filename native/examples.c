@@ -7,6 +7,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "layout.h"
+
 enum { DONE = 0, LEFT_TO_PYTHON = 1 };
 
 /* Offsets from the payload's beginning; start = end = 0 for what is not there. See kernel.py. */
@@ -19,6 +21,7 @@ struct found {
   int64_t label, encoded_xxh3, original_key;
   int32_t has_label, has_encoded_xxh3, has_original_key, status;
 };
+_Static_assert(sizeof(struct found) == 120, "as FOUND of Python");
 
 struct span {
   const uint8_t *at, *end;

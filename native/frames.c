@@ -7,6 +7,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "layout.h"
+
 #ifndef _WIN32
 #include <unistd.h>
 #endif
@@ -29,6 +31,10 @@ struct frame {
   int64_t offset, num_bytes;
   uint8_t *bytes;
 };
+_Static_assert(sizeof(struct frame) == 32, "as FRAME of Python");
+
+/* Asked before anything else of this library is called. */
+int64_t teachonce_layout(void) { return LAYOUT_VERSION; }
 
 #if defined(__x86_64__) && defined(__GNUC__)
 static int can_check(void) { return __builtin_cpu_supports("sse4.2"); }

@@ -16,6 +16,8 @@
 enum { SOF0 = 0xC0, SOF1 = 0xC1, DHT = 0xC4, RST0 = 0xD0, EOI = 0xD9, SOS = 0xDA, DQT = 0xDB, DRI = 0xDD };
 enum { APP0 = 0xE0, APP14 = 0xEE, APP15 = 0xEF, COM = 0xFE };
 
+#define MAX_SIDE_PX 65500 /* of libjpeg */
+
 static int read_16(const uint8_t *at) { return at[0] << 8 | at[1]; }
 
 static void write_16(uint8_t *at, int value) { at[0] = value >> 8, at[1] = value & 0xFF; }
@@ -28,6 +30,7 @@ static int read_frame(const uint8_t *segment, int length, int interval, struct s
   if ((num_components != 1 && num_components != 3) || length != 8 + 3 * num_components || segment[2] != 8) return 0;
   grid->height = read_16(segment + 3), grid->width = read_16(segment + 5);
   if (grid->height < 1 || grid->width < 1 || interval < 1) return 0;
+  if (grid->height > MAX_SIDE_PX || grid->width > MAX_SIDE_PX) return 0; /* a part of it would not be too large */
   int across = 1, down = 1;
   for (int i = 0; i < num_components; i++) {
     const int factors = segment[9 + 3 * i], own_across = factors >> 4, own_down = factors & 15;

@@ -20,6 +20,7 @@
 #include <string.h>
 
 #include "decoding.h"
+#include "layout.h"
 #include "segments.h"
 
 #define PRECISION_BITS 22 /* of a weight, as in Pillow */
@@ -40,6 +41,7 @@ struct view {
   int32_t window_left, window_top, window_width, window_height;
   int32_t flip, filter;
 };
+_Static_assert(sizeof(struct view) == 56, "as VIEW of Python");
 
 /* One image and its views: a JPEG, or a binary PPM with 8 bits a channel. */
 struct source {
@@ -49,6 +51,7 @@ struct source {
   int32_t first_view, num_views;
   int32_t status, unused;
 };
+_Static_assert(sizeof(struct source) == 40, "as SOURCE of Python");
 
 /* The tests build with TEACHONCE_NO_AVX2 too: the plain loops then run on any processor. */
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(TEACHONCE_NO_AVX2)
@@ -325,7 +328,8 @@ static const uint8_t *ppm_pixels(const struct source *source, int *width, int *h
 }
 
 static int render_pixels(const uint8_t *pixels, int width, int height, int num_views, const struct view *views,
-                         struct rendering *renderings) {
+                         struct rendering *renderings, int64_t max_pixels) {
+  if ((int64_t)width * height > max_pixels) return LEFT_TO_PILLOW;
   if (!begin_renderings(renderings, num_views, views, width, height)) return LEFT_TO_PILLOW;
   const struct region region = needed_region(renderings, num_views);
   const int needed = region.right - region.left;
@@ -444,7 +448,7 @@ void teachonce_render(struct source *sources, int64_t num_sources, const struct 
     if (source->num_views < 1)
       source->status = DONE;
     else if ((pixels = ppm_pixels(source, &width, &height)))
-      source->status = render_pixels(pixels, width, height, source->num_views, own, renderings);
+      source->status = render_pixels(pixels, width, height, source->num_views, own, renderings, max_pixels);
     else if (jpeg.create)
       source->status = render_jpeg(&decoding, source, own, renderings, max_pixels);
     for (int v = 0; v < source->num_views; v++) {

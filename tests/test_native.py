@@ -70,12 +70,20 @@ def test_one_that_cannot_be_loaded_is_named_with_the_reason(copied: Path, tmp_pa
     assert str(copied / "teachonce" / "_native.so") in line and "reading records and rendering views are slower" in line
 
 
-def test_one_built_from_other_sources_is_not_called(copied: Path, tmp_path: Path):
-    """As one of an older checkout, which lacks functions."""
+NO_FUNCTIONS = "void teachonce_find(void) {}"
+ANOTHER_LAYOUT = "long long teachonce_layout(void) { return 3; }" + "".join(
+    f"void {name}(void) {{ __builtin_trap(); }}"
+    for name in ("teachonce_find", "teachonce_read_frames", "teachonce_read_numbers", "teachonce_rewrite")
+)
+
+
+@pytest.mark.parametrize("source", [NO_FUNCTIONS, ANOTHER_LAYOUT], ids=["no functions", "another layout"])
+def test_one_built_from_other_sources_is_not_called(copied: Path, tmp_path: Path, source: str):
+    """As one of an older checkout, which lacks functions, or whose structs are others."""
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None or sys.platform == "win32":
         pytest.skip("no C compiler")
-    (tmp_path / "old.c").write_text("void teachonce_find(void) {}")
+    (tmp_path / "old.c").write_text(source)
     library = copied / "teachonce" / "_native.so"
     subprocess.run([compiler, "-shared", "-fPIC", "-o", str(library), str(tmp_path / "old.c")], check=True)
     data = write_shards(tmp_path / "data")

@@ -24,7 +24,9 @@ from teachonce.on_demand import OnDemand
 Buffer = bytes | memoryview
 """Bytes that were read: of their own, or a view of the buffer that they were read into."""
 
-_FUNCTIONS = ("teachonce_find", "teachonce_read_frames", "teachonce_read_numbers")
+LAYOUT_VERSION = 4
+"""Of what is handed over to the library; ``native/layout.h``."""
+_FUNCTIONS = ("teachonce_layout", "teachonce_find", "teachonce_read_frames", "teachonce_read_numbers")
 """What is called here and by readers of records; ``kernel`` asks for its own."""
 
 
@@ -77,7 +79,8 @@ def load_library() -> ctypes.CDLL | None:
         )
         return None
     missing = [name for name in _FUNCTIONS if not hasattr(library, name)]
-    if missing:
+    # In a checkout the library of another commit may be left: its structs are others, though its names are the same.
+    if missing or library.teachonce_layout() != LAYOUT_VERSION:
         warn_of_slowness("it was built from other sources; install again")
         return None
     library.teachonce_read_frames.restype = None

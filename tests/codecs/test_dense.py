@@ -303,3 +303,19 @@ def test_estimates_that_leave_a_store_are_said():
         warnings.simplefilter("error")
         warn_of_estimates(build_codec("topk", num_classes=5, k=5), "out")
         warn_of_estimates(build_codec("int8", num_classes=5), "out")
+
+
+@pytest.mark.parametrize("codec", [Float32Codec(), Float16Codec(), Int8Codec()], ids=repr)
+@pytest.mark.parametrize("give", [np.asfortranarray, lambda a: np.repeat(a, 2, axis=1)[:, ::2], np.float64, list])
+def test_the_layout_of_the_array_changes_nothing(codec, give):
+    """As of ``logits[:, class_indices]``, which NumPy lays out by column: near ties stay apart in it too."""
+    logits = np.array([[1e-10, 0, -40], [1, 2, 3]], np.float32)
+    wanted = codec.encode_logits(logits)
+    for name, values in codec.encode_logits(give(logits)).items():
+        np.testing.assert_array_equal(values, wanted[name])
+    assert codec.decode_logits(wanted).argmax(axis=1).tolist() == [0, 2]
+
+
+def test_a_power_that_would_lose_near_ties_is_none():
+    with pytest.raises(StoreError, match="power"):
+        codec_from_json({"name": "int8", "power": 3.0})

@@ -84,10 +84,23 @@ def test_what_is_no_plain_jpeg_is_left(kernel: Kernel) -> None:
         "bytes behind the end": JPEG + b"more",
         "12 bits": JPEG[: frame_header(JPEG) + 4] + b"\x0c" + JPEG[frame_header(JPEG) + 5 :],
         "too many pixels": reframe(JPEG, 9500, 9500, [0x22, 0x11, 0x11]),
+        "too many pixels, decoded": b"P6\n9500 9500\n255\n" + bytes(3 * 9500**2),
     }
     assert MAX_PIXELS < 9500**2
     for name, encoded in others.items():
         assert render(kernel, encoded, [WHOLE])[0] == 1, name
+
+
+@pytest.mark.parametrize("width, status", [(65_500, 0), (65_504, 1)])
+def test_a_side_that_libjpeg_refuses_is_left_with_restart_markers_too(kernel: Kernel, width: int, status: int) -> None:
+    """A part that is cut out of it would have a side that is not too long."""
+    written = draw_jpeg(65_500, 8, 0, "grey", restart_marker_blocks=4)  # as many blocks across as of 65,504
+    frame: Frame = ((100, 0, 140, 8), (40, 8), (0, 0, 40, 8), False, "box")
+    encoded = reframe(written, width, 8, [0x11])
+    assert render(kernel, encoded, [frame])[0] == status
+    if status:
+        with pytest.raises(ImageError):
+            decode_image(encoded)
 
 
 def test_an_end_marker_behind_other_bytes_is_an_end(kernel: Kernel) -> None:

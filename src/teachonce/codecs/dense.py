@@ -82,7 +82,8 @@ class Float16Codec(DenseCodec):
 
         Raises LogitsError for a row whose most likely class would tie with the others.
         """
-        max_logit = check_finite(logits).max(axis=1)
+        logits = check_finite(logits)
+        max_logit = logits.max(axis=1)
         distances = np.minimum(max_logit[:, None].astype(np.float64) - logits, 65504.0)
         halves = distances.astype(np.float16)
         _part_near_ties(halves.view(np.uint16), distances)  # whose 1 is the least distance
@@ -132,7 +133,8 @@ class Int8Codec(DenseCodec):
     """
 
     name: ClassVar[str] = "int8"
-    power: Annotated[float, Meta(gt=0)] = 1.5
+    power: Annotated[float, Meta(gt=0, le=1.7)] = 1.5
+    """A larger one would decode the least code to less than float32 tells apart, and near ties would be lost."""
 
     @property
     def promised_temperatures(self) -> tuple[float, float]:
@@ -146,7 +148,8 @@ class Int8Codec(DenseCodec):
 
     def encode_logits(self, logits: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
         """Columns ``codes`` uint8 [N, C]; ``max_logit``, ``range`` and ``far`` (a distance) float32 [N]."""
-        max_logit = check_finite(logits).max(axis=1)
+        logits = check_finite(logits)
+        max_logit = logits.max(axis=1)
         distances = np.minimum(max_logit[:, None].astype(np.float64) - logits, np.finfo(np.float32).max)
         columns = self._encode(max_logit, distances, far_temperature=16.0)
         wrong = self._total_variation(columns, distances) > MAX_TOTAL_VARIATION
@@ -245,6 +248,7 @@ MAX_TOTAL_VARIATION = 0.01
 
 def _part_near_ties(codes: NDArray[np.unsignedinteger[Any]], distances: NDArray[np.float64]) -> None:
     """Code 1, in place, instead of 0 for classes [N, C] that are less likely than the most likely."""
+    assert codes.flags.c_contiguous and distances.flags.c_contiguous, "else what is written is a copy"
     # Few are 0, so this costs next to nothing compared with a pass over every distance.
     zeros = np.flatnonzero(codes.reshape(-1) == 0)
     codes.reshape(-1)[zeros[distances.reshape(-1)[zeros] > 0]] = 1

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import io
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,10 +19,11 @@ from numpy.typing import NDArray
 from PIL import Image, features
 
 from teachonce.errors import ImageError
-from teachonce.native import addresses, is_switched_off, load_library, warn_of_slowness
+from teachonce.native import LAYOUT_VERSION, addresses, is_switched_off, load_library, warn_of_slowness
 from teachonce.pixels.decode import MAX_PIXELS, image_size, resize_image
 
-_ABI_VERSION = 3
+OLDEST_LIBJPEG_TURBO = 2, 1
+"""Older ones never end at some skips over the rows of a progressive image (its ChangeLog, 2.0.0 [5])."""
 
 VIEW = np.dtype(
     [
@@ -156,6 +158,9 @@ def bind_kernel(library: ctypes.CDLL, counting: Sequence[bool] = (False,)) -> tu
     and relies on more of libjpeg-turbo than its interface (``native/decoding.c``). Off: in some damaged files
     its pixels are not Pillow's.
     """
+    version = features.version_feature("libjpeg_turbo")
+    if version is None or tuple(int(part) for part in re.findall(r"\d+", version)[:2]) < OLDEST_LIBJPEG_TURBO:
+        return None, f"Pillow's libjpeg-turbo is {version or 'another libjpeg'}, 2.1 or newer is needed"
     try:
         pillow = ctypes.CDLL(Image.core.__file__)
         functions = [_find(pillow, name) for name in _JPEG_FUNCTIONS]
@@ -169,7 +174,7 @@ def bind_kernel(library: ctypes.CDLL, counting: Sequence[bool] = (False,)) -> tu
     functions += rewriting
     pointers = (ctypes.c_void_p * len(functions))(*functions)
     for counts_units in counting:
-        if library.teachonce_bind(pointers, ctypes.c_int32(counts_units)) != _ABI_VERSION:
+        if library.teachonce_bind(pointers, ctypes.c_int32(counts_units)) != LAYOUT_VERSION:
             return None, "Pillow's libjpeg has an incompatible interface"
         kernel = Kernel(library, can_rewrite=all(rewriting), counts_units=counts_units)
         if _gives_pillows_pixels(kernel):
@@ -182,16 +187,23 @@ def _find(library: ctypes.CDLL, name: str) -> int | None:
     return ctypes.cast(getattr(library, name), ctypes.c_void_p).value if hasattr(library, name) else None
 
 
+_PROBES: tuple[dict[str, Any], ...] = (
+    {"subsampling": "4:2:0"},
+    {"subsampling": "4:2:0", "restart_marker_blocks": 5},
+    {"subsampling": "4:2:2", "progressive": True},
+)
+
+
 def _gives_pillows_pixels(kernel: Kernel) -> bool:
-    """Small JPEGs with subsampled chroma, with restart markers and without, through boxes that grow and shrink."""
+    """Small JPEGs with subsampled chroma of each kind that is decoded here, through boxes that grow and shrink."""
     waves = np.sin(np.arange(96)[:, None, None] * np.arange(70)[None, :, None] / (37.0 + 11 * np.arange(3)))
     drawn = Image.fromarray(np.rint(127 + 127 * waves).astype(np.uint8))
-    return all(_is_pillows(kernel, drawn, options) for options in ({}, {"restart_marker_blocks": 5}))
+    return all(_is_pillows(kernel, drawn, options) for options in _PROBES)
 
 
-def _is_pillows(kernel: Kernel, drawn: Image.Image, options: Mapping[str, int]) -> bool:
+def _is_pillows(kernel: Kernel, drawn: Image.Image, options: Mapping[str, Any]) -> bool:
     buffer = io.BytesIO()
-    drawn.save(buffer, "JPEG", quality=90, subsampling="4:2:0", **options)
+    drawn.save(buffer, "JPEG", quality=90, **options)
     encoded = buffer.getvalue()
     with Image.open(io.BytesIO(encoded)) as image:
         for box in ((0, 0, 70, 96), (23, 41, 31, 49), (5, 3, 70, 80)):

@@ -6,6 +6,7 @@ epoch: which stored view it replays, or which one is drawn.
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Sequence
 from typing import Protocol
@@ -125,18 +126,19 @@ class DrawnViews:
         found = self._kept.get(shard)
         if found is None:
             found = np.unique(self._keys.shard(shard))
-            while len(self._kept) >= KEPT_SHARDS:
-                # Of threads that do so at once one may find it gone.
-                self._kept.pop(next(iter(self._kept)), None)
-            self._kept[shard] = found
+            with self._lock:
+                while len(self._kept) >= KEPT_SHARDS:
+                    self._kept.pop(next(iter(self._kept)))
+                self._kept[shard] = found
         return found
 
     def _open_cache(self) -> None:
         self._keys = DataKeys(self.records)
         self._kept: dict[int, NDArray[np.uint64]] = {}
+        self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, object]:
-        return {name: value for name, value in vars(self).items() if name not in ("_keys", "_kept")}
+        return {name: value for name, value in vars(self).items() if name not in ("_keys", "_kept", "_lock")}
 
     def __setstate__(self, state: dict[str, object]) -> None:
         vars(self).update(state)
