@@ -33,9 +33,9 @@ DATASETS = {
 """The original's class counts."""
 
 KEEPS_HOUSE = {
-    "keep_checkpoint_max": "the last checkpoint and the best one are kept",
-    "num_best_ckpt_to_keep": "the last checkpoint and the best one are kept",
-    "keep_ckpt_every_eval": "the last checkpoint and the best one are kept",
+    "keep_checkpoint_max": "the last checkpoint and the best weights are kept",
+    "num_best_ckpt_to_keep": "the last checkpoint and the best weights are kept",
+    "keep_ckpt_every_eval": "the last checkpoint and the best weights are kept",
     "save_checkpoints_epochs": "a checkpoint is kept after each epoch",
     "ratio_fine_eval": "it evaluates every --epochs_between_evals epochs; the weights kept are the last ones",
     "val_batch_size": "accuracy does not depend on it",

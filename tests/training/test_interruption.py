@@ -112,7 +112,7 @@ def check_the_same(run: TrainConfig, undisturbed: TrainConfig) -> None:
     assert {name: found[name] for name in found if name not in TIMES} == {
         name: expected[name] for name in expected if name not in TIMES
     }
-    assert sorted(path.name for path in (run.out / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
+    assert sorted(path.name for path in (run.out / "checkpoints").iterdir()) == ["best.safetensors", "last.ckpt"]
     assert not list(run.out.rglob(".tmp-*")) and not (run.out / ".train.lock").exists()
 
 
@@ -579,7 +579,7 @@ def test_a_remote_run_is_stopped_and_resumed(
     for steps in (5, 16):  # in the first epoch, in the second
         stopper.plan("training_step", steps, signal.SIGTERM)
         stop(run)
-    assert read.count("last.ckpt") == 1 and "best.ckpt" not in read
+    assert read.count("last.ckpt") == 1 and "best.safetensors" not in read
     stopper.plan("training_step", 0)
     train(run)
     assert stopper.num_calls["training_step"] == 36 - 5 - 16
@@ -593,7 +593,7 @@ def test_a_remote_run_is_stopped_and_resumed(
     assert len(events) == 3 and all(storage.status(name).num_bytes > 100 for name in events)
     others = {"config.json", "metrics.csv", "result.json", "report.html", "student.safetensors"}
     others |= {"validation_classes.csv"}
-    others |= {"checkpoints/last.ckpt", "checkpoints/best.ckpt"}
+    others |= {"checkpoints/last.ckpt", "checkpoints/best.safetensors"}
     assert set(storage.walk()) - set(events) == others
     assert not [path.name for path in tmp_path.iterdir()]
     assert train(run) == Run(run.out).result

@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load, load_file
 
 from teachonce.cli.main import main
 from teachonce.errors import ConfigError, ImageError, ModelError, PlanMismatchError, TeachonceError
@@ -35,6 +35,7 @@ from teachonce.interop.config import MergeConfig
 from teachonce.interop.merge import merge
 from teachonce.losses.metrics import ClassifierMetrics
 from teachonce.models.classifier import load_model
+from teachonce.models.spec import parse_model
 from teachonce.records.discovery import open_records
 from teachonce.records.tfrecord.tf_example import encode_example
 from teachonce.runs.metrics import METRIC_COLUMNS, TIME_COLUMNS, read_metrics
@@ -103,7 +104,7 @@ def test_run_directory_is_complete(kd_run: Path, digits: Path, digits_store: Pat
         "config.json", "metrics.csv", "result.json", "student.safetensors", "checkpoints", "report.html", "tensorboard",
         "validation_classes.csv",
     }  # fmt: skip
-    assert {path.name for path in (kd_run / "checkpoints").iterdir()} == {"last.ckpt", "best.ckpt"}
+    assert {path.name for path in (kd_run / "checkpoints").iterdir()} == {"last.ckpt", "best.safetensors"}
     assert len(list((kd_run / "tensorboard").glob("events.out.tfevents.*"))) == 1
     resolved = json.loads((kd_run / "config.json").read_text())
     assert resolved["student"] == "timm:test_resnet"
@@ -485,9 +486,20 @@ def test_the_best_epoch_is_kept_between_checkpoints_too(
     top1 = iter([0.1, 0.9, 0.5, 0.2])
     result = {"top5": 1.0, "ece": 0.1, "loss": 0.3}
     monkeypatch.setattr(ClassifierMetrics, "compute", lambda self: {"top1": next(top1)} | result)
-    assert train(config(digits, tmp_path / "run", epochs=4, checkpoint_epochs=4))["best_epoch"] == 2
-    best, last = (tmp_path / "run" / "checkpoints" / name for name in ("best.ckpt", "last.ckpt"))
-    assert [torch.load(path, weights_only=True)["epoch"] for path in (best, last)] == [1, 3]
+    written: list[bytes] = []
+    weights_of = StudentModule.weights
+    monkeypatch.setattr(StudentModule, "weights", lambda self: written.append(weights_of(self)) or written[-1])
+    assert train(config(digits, tmp_path / "run", epochs=4, checkpoint_epochs=4, ema_decay=0.9))["best_epoch"] == 2
+    assert torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)["epoch"] == 3
+    first, second, last = written
+    assert first != second != last
+    for spec, weights in (("", last), (",epoch=last", last), (",epoch=best", second)):
+        found = load_model(parse_model(f"run:{tmp_path / 'run'}{spec}"), device="cpu").module.state_dict()
+        for name, value in load(weights).items():
+            assert torch.equal(found[name], value)
+    (tmp_path / "run" / "checkpoints" / "best.safetensors").unlink()
+    with pytest.raises(ConfigError, match=r"has no checkpoints/best\.safetensors; expected a run with a val"):
+        load_model(parse_model(f"run:{tmp_path / 'run'},epoch=best"), device="cpu")
 
 
 @pytest.mark.parametrize(
@@ -566,7 +578,7 @@ def test_mixup_of_the_walkthroughs_types(digits: Path, digits_store: Path, tmp_p
 def test_without_validation(digits: Path, tmp_path: Path) -> None:
     result = train(config(digits, tmp_path / "run", epochs=1, validation_split="none"))
     assert result["top1"] is None
-    assert not (tmp_path / "run" / "checkpoints" / "best.ckpt").exists()
+    assert not (tmp_path / "run" / "checkpoints" / "best.safetensors").exists()
     (row,) = read_metrics(tmp_path / "run")
     assert row["validation_top1"] is None
 

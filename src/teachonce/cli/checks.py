@@ -201,7 +201,7 @@ def _check_spec(spec: ModelSpec) -> None:
     from teachonce.storage.files import locate
 
     if spec.kind == "run":
-        open_finished_run(to_location(spec.name), requested_by=f"model {spec.text!r}")
+        open_finished_run(to_location(spec.name), requested_by=f"model {spec.text!r}", weights_name=spec.run_weights)
     if spec.kind == "onnx":
         storage, name = locate(to_location(spec.name))
         if not storage.has(name):

@@ -243,9 +243,11 @@ def _load_backend(spec: ModelSpec, device: torch.device, num_threads: int | None
 
 def _load_run(run: Path, spec: ModelSpec) -> LoadedModel:
     """A run's student, with the weights and the preprocessing that its training left behind."""
-    opened = open_finished_run(run, requested_by=f"model {spec.text!r}")
+    weights_name = spec.run_weights
+    opened = open_finished_run(run, requested_by=f"model {spec.text!r}", weights_name=weights_name)
     module = build_module(parse_model_spec(opened.student), opened.num_classes, opened.size_px)
-    fit_weights(module, load_weights(opened.weights_path), where=str(opened.weights_path))
+    path = run / weights_name
+    fit_weights(module, load_weights(path), where=str(path))
     return wrap_module(
         module,
         opened.preprocessing,

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from teachonce.errors import ConfigError, ModelError, TeachonceError
 from teachonce.options import parse_integer, parse_number
 from teachonce.pixels.preprocessing import Preprocessing
-from teachonce.runs.run import holds_run
+from teachonce.runs.run import BEST_WEIGHTS, WEIGHTS_NAME, holds_run
 from teachonce.storage.address import is_remote, to_location
 from teachonce.storage.files import exists
 from teachonce.suggestions import closest
@@ -57,6 +57,11 @@ class ModelSpec:
     def weights(self) -> str | None:
         """The value of ``weights=``, unresolved."""
         return self.options.get("weights")
+
+    @property
+    def run_weights(self) -> str:
+        """Of a run: the file of the last epoch's weights, or with ``epoch=best`` of the best one's."""
+        return BEST_WEIGHTS if self.options.get("epoch") == "best" else WEIGHTS_NAME
 
     @property
     def backbone(self) -> dict[str, Any]:
@@ -258,6 +263,12 @@ def _parse_switch(value: str) -> bool:
     return value == "1"
 
 
+def _parse_epoch(value: str) -> str:
+    if value not in ("last", "best"):
+        raise ValueError("expected last or best")
+    return value
+
+
 def _parse_text(value: str) -> str:
     if not value:
         raise ValueError("expected a value")
@@ -315,6 +326,7 @@ _ALL = (*NAMED_KINDS, *WALKTHROUGH_KINDS)
 _TENSORFLOW = ("savedmodel", *WALKTHROUGH_KINDS)
 _OPTIONS: dict[str, tuple[Callable[[str], Any], tuple[str, ...]]] = {
     "weights": (_parse_text, ("timm", "torchvision", *WALKTHROUGH_KINDS)),
+    "epoch": (_parse_epoch, ("run",)),
     "part": (_parse_text, ("timm", "torchvision")),
     "pretrained": (_parse_switch, ("timm", "torchvision")),
     "classes": (_parse_count, tuple(kind for kind in _ALL if kind != "run")),

@@ -3,7 +3,7 @@
     RUN/config.json           the resolved configuration; written first; the same command again must agree with it
         metrics.csv           one line an epoch, rewritten after each
         checkpoints/last.ckpt the newest state, of an epoch's end or within one, to resume from
-        checkpoints/best.ckpt the one with the best validation top-1
+        checkpoints/best.safetensors the weights with the best validation top-1, for ``run:RUN,epoch=best``
         tensorboard/          event files (--logger: or csv/, wandb/, or none)
         student.safetensors   the final weights (their moving average, where there is one)
         validation_classes.csv images and right answers of each class, in the last evaluation
@@ -44,7 +44,7 @@ REPORT_NAME = "report.html"
 VALIDATION_CLASSES_NAME = "validation_classes.csv"
 CHECKPOINTS_NAME = "checkpoints"
 LAST_CHECKPOINT = f"{CHECKPOINTS_NAME}/last.ckpt"
-BEST_CHECKPOINT = f"{CHECKPOINTS_NAME}/best.ckpt"
+BEST_WEIGHTS = f"{CHECKPOINTS_NAME}/best.safetensors"
 TENSORBOARD_NAME = "tensorboard"
 LOCK_NAME = ".train.lock"
 """Held while a training writes into the run; hidden, as it may come before anything says that this is a run."""
@@ -214,14 +214,17 @@ def find_run(path: Path) -> Run | None:
     return Run(path) if holds_run(path) else None
 
 
-def open_finished_run(path: Path, *, requested_by: str) -> Run:
-    """A run with its final weights, whether or not result.json is there yet.
+def open_finished_run(path: Path, *, requested_by: str, weights_name: str = WEIGHTS_NAME) -> Run:
+    """A run with its final weights, or its best ones, whether or not result.json is there yet.
 
     ConfigError that begins with ``requested_by`` where configuration or weights are missing, else as ``Run``.
     """
-    for name in (CONFIG_NAME, WEIGHTS_NAME):
+    expected = "the folder of a finished run"
+    if weights_name == BEST_WEIGHTS:
+        expected = "a run with a validation split, one of whose epochs has ended"
+    for name in (CONFIG_NAME, weights_name):
         if not open_storage(path).has(name):
-            raise ConfigError(f"{requested_by}: has no {name}; expected the folder of a finished run")
+            raise ConfigError(f"{requested_by}: has no {name}; expected {expected}")
     return Run(path)
 
 

@@ -32,7 +32,7 @@ from teachonce.engine.heartbeat import heartbeats
 from teachonce.engine.progress import LINE_SECONDS, format_seconds, progress
 from teachonce.errors import ModelError, TeachonceError
 from teachonce.runs.metrics import METRIC_COLUMNS, Row, write_metrics
-from teachonce.runs.run import BEST_CHECKPOINT, LAST_CHECKPOINT, TENSORBOARD_NAME
+from teachonce.runs.run import BEST_WEIGHTS, LAST_CHECKPOINT, TENSORBOARD_NAME
 from teachonce.storage.address import to_location
 from teachonce.storage.files import atomic_write, locate, open_storage
 from teachonce.storage.local import LocalStorage
@@ -158,10 +158,10 @@ class EpochRecorder(Checkpoint):
         }
         self.rows.append({name: found.get(name) for name in METRIC_COLUMNS})
         is_last = trainer.current_epoch + 1 == self.num_epochs
-        if self.best_row is self.rows[-1]:
-            # Before the last one, behind which this epoch is not repeated. Made a second time instead of copied: a
-            # remote file would have to be read back.
-            trainer.save_checkpoint(self.run / BEST_CHECKPOINT)
+        # Before the checkpoint behind which this epoch is not repeated.
+        if self.best_row is self.rows[-1] and trainer.is_global_zero:
+            with atomic_write(self.run / BEST_WEIGHTS) as file:
+                file.write(module.weights())
         if is_last or (trainer.current_epoch + 1) % self.checkpoint_epochs == 0:
             self._save(trainer)
         if trainer.is_global_zero:

@@ -19,6 +19,7 @@ from typing import Any
 import lightning
 import torch
 from jaxtyping import Float, Int
+from safetensors.torch import save
 from timm.optim import create_optimizer_v2
 from timm.utils import distribute_bn
 from torch import Tensor
@@ -130,6 +131,13 @@ class StudentModule(lightning.LightningModule):
     def eval_model(self) -> torch.nn.Module:
         """What is evaluated and kept: the moving average where there is one, else the student."""
         return self.student if self.average is None else self.average.model
+
+    def weights(self) -> bytes:
+        """``eval_model``'s, in the safetensors format."""
+        tensors = {
+            name: value.detach().cpu().contiguous().clone() for name, value in self.eval_model.state_dict().items()
+        }
+        return save(tensors, {"student": self.config.student, "format": "pt"})
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Logits [B, C] of pixels [B, H, W, 3] in 0..255, by the weights that are kept."""

@@ -407,8 +407,6 @@ def _finish(
     data: TrainingData,
 ) -> dict[str, Any]:
     """Weights, result and report; the result file comes last, as it says that the run is finished."""
-    from safetensors.torch import save
-
     rows = recorder.rows
     last, best = rows[-1], recorder.best_row
     classes = summarize_classes(recorder.class_sums, data.validation)
@@ -438,11 +436,8 @@ def _finish(
         "seed": config.seed,
     }
     if trainer.is_global_zero:
-        weights = {
-            name: value.detach().cpu().contiguous().clone() for name, value in module.eval_model.state_dict().items()
-        }
         with atomic_write(config.out / WEIGHTS_NAME) as file:
-            file.write(save(weights, {"student": config.student, "format": "pt"}))
+            file.write(module.weights())
         write_report(config.out, result, classes)
         write_json(config.out / RESULT_NAME, result)
     _remove_temporaries(trainer, config)
