@@ -110,6 +110,21 @@ def tensorflow() -> Any:
 
 
 @pytest.fixture(scope="session")
+def exporter() -> Any:
+    from tests.support.onnx_exports import OnceForEachNetwork
+
+    return OnceForEachNetwork(pytest.importorskip("torch").onnx.export)
+
+
+@pytest.fixture(scope="module")
+def onnx_exports(exporter: Any) -> Iterator[None]:
+    """PyTorch's exporter runs once for each network, for all modules of the group "onnx" that ask for this."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("torch.onnx.export", exporter)
+        yield
+
+
+@pytest.fixture(scope="session")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with 96 training and 48 validation images of handwritten digits, 16 px."""
     from tests.support.small_data import write_digits

@@ -35,6 +35,8 @@ def test_weights(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert load_file(folder / "a.safetensors").keys() == load_file(folder / "run" / "student.safetensors").keys()
 
 
+@pytest.mark.usefixtures("onnx_exports")
+@pytest.mark.xdist_group("onnx")
 def test_onnx(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("onnxscript")
     assert run(capsys, "export-onnx run --out a.onnx")[:2] == (0, "a.onnx\n")

@@ -44,11 +44,13 @@ from tests.training.test_train import config
 
 pytest.importorskip("onnxruntime")
 
+pytestmark = [pytest.mark.usefixtures("onnx_exports"), pytest.mark.xdist_group("onnx")]
+
 
 @pytest.fixture(scope="module")
 def run(digits: Path, digits_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("int8") / "run"
-    train(config(digits, out, store=digits_store, epochs=30, lr=0.1))
+    train(config(digits, out, store=digits_store, epochs=20, lr=0.1))
     return out
 
 

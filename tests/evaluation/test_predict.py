@@ -30,6 +30,8 @@ from tests.support.small_data import encode_jpeg, write_as_folder
 from tests.support.small_models import write_color_shards, write_color_teacher
 from tests.training.test_train import config
 
+pytestmark = [pytest.mark.usefixtures("onnx_exports"), pytest.mark.xdist_group("onnx")]
+
 
 @pytest.fixture(scope="module")
 def run(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -18,6 +18,8 @@ from teachonce.models.classifier import build_student
 from teachonce.pixels.preprocessing import Preprocessing
 from tests.support.small_data import encode_jpeg, run_config
 
+pytestmark = [pytest.mark.usefixtures("onnx_exports"), pytest.mark.xdist_group("onnx")]
+
 PREPROCESSING = Preprocessing(size_px=32)
 
 

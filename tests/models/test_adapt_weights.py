@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -44,9 +45,45 @@ def assert_same_logits(spec: str, module: nn.Module, size_px: int) -> None:
     assert classifier.logits(pixels).shape == (2, classifier.num_classes)
 
 
-@pytest.mark.parametrize("library", ["torchvision", "timm"])
-def test_densenet_as_torchvision_publishes_it(tmp_path: Path, library: str) -> None:
-    module = torchvision.models.densenet121(num_classes=5)
+def build_small_densenet(*, weights: None = None, num_classes: int) -> nn.Module:
+    """torchvision's with two blocks of two layers."""
+    return torchvision.models.DenseNet(
+        growth_rate=8, block_config=(2, 2), num_init_features=16, num_classes=num_classes
+    )
+
+
+def build_small_vit(*, weights: None = None, num_classes: int, image_size: int) -> nn.Module:
+    """torchvision's with two layers of 48, where vit_b_32 has twelve of 768: 88 million numbers."""
+    return torchvision.models.VisionTransformer(
+        image_size, patch_size=32, num_layers=2, num_heads=2, hidden_dim=48, mlp_dim=96, num_classes=num_classes
+    )
+
+
+@pytest.fixture
+def small_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The two in torchvision's registry, which asks for a module of its own and for the weights of the architecture."""
+    for name, build, weights in (
+        ("densenet_small", build_small_densenet, torchvision.models.DenseNet121_Weights),
+        ("vit_small", build_small_vit, torchvision.models.ViT_B_32_Weights),
+    ):
+        monkeypatch.setattr(build, "__module__", "torchvision.models.small")
+        monkeypatch.setitem(build.__annotations__, "weights", weights)
+        monkeypatch.setitem(torchvision.models._api.BUILTIN_MODELS, name, build)
+
+
+@pytest.mark.parametrize(
+    "spec, build",
+    [
+        ("torchvision:densenet_small", build_small_densenet),
+        # timm has no small one.
+        ("timm:densenet121", torchvision.models.densenet121),
+    ],
+    ids=["torchvision", "timm"],
+)
+def test_densenet_as_torchvision_publishes_it(
+    tmp_path: Path, spec: str, build: Callable[..., nn.Module], small_networks: None
+) -> None:
+    module = build(num_classes=5)
     weights = old_densenet_names(module.state_dict())
     assert "features.denseblock1.denselayer1.norm.1.weight" in weights
     # Files before PyTorch 0.4.1 have no counters.
@@ -54,7 +91,7 @@ def test_densenet_as_torchvision_publishes_it(tmp_path: Path, library: str) -> N
     save_file(weights, tmp_path / "w.safetensors")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert_same_logits(f"{library}:densenet121,weights={tmp_path}/w.safetensors,classes=5", module, 224)
+        assert_same_logits(f"{spec},weights={tmp_path}/w.safetensors,classes=5,size=64", module, 64)
 
 
 def test_our_default_densenet_teacher_is_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,14 +110,15 @@ def test_our_default_densenet_teacher_is_accepted(tmp_path: Path, monkeypatch: p
     assert load_model(f"torchvision:densenet121,weights={tmp_path}/w.safetensors").class_name(281) == "281"
 
 
-def test_old_names_of_torchvisions_vision_transformers(tmp_path: Path) -> None:
-    module = torchvision.models.vit_b_32(num_classes=5, image_size=64)
+def test_old_names_of_torchvisions_vision_transformers(tmp_path: Path, small_networks: None) -> None:
+    module = build_small_vit(num_classes=5, image_size=64)
     weights = {
         name.replace(".mlp.0.", ".mlp.linear_1.").replace(".mlp.3.", ".mlp.linear_2."): tensor
         for name, tensor in module.state_dict().items()
     }
     save_file(weights, tmp_path / "w.safetensors")
-    assert_same_logits(f"torchvision:vit_b_32,weights={tmp_path}/w.safetensors,classes=5,size=64", module, 64)
+    assert weights.keys() != module.state_dict().keys()
+    assert_same_logits(f"torchvision:vit_small,weights={tmp_path}/w.safetensors,classes=5,size=64", module, 64)
 
 
 @pytest.mark.parametrize("name", ["mnasnet0_5", "mnasnet1_0"])
@@ -88,7 +126,7 @@ def test_mnasnet_from_tensors_alone(tmp_path: Path, name: str) -> None:
     """Its own loading code asks for the layout's version, which safetensors do not carry."""
     module = torchvision.models.get_model(name, num_classes=5)
     save_file(module.state_dict(), tmp_path / "w.safetensors")
-    assert_same_logits(f"torchvision:{name},weights={tmp_path}/w.safetensors,classes=5", module, 224)
+    assert_same_logits(f"torchvision:{name},weights={tmp_path}/w.safetensors,classes=5,size=64", module, 64)
 
 
 def lightning_checkpoint(path: Path, parts: dict[str, nn.Module], beside: dict[str, torch.Tensor]) -> str:
@@ -170,19 +208,19 @@ def test_position_embeddings_are_resampled_as_timm_does(tmp_path: Path, size_px:
     assert torch.equal(student.state_dict()["pos_embed"], expected.state_dict()["pos_embed"])
 
 
-def test_position_embeddings_of_torchvision(tmp_path: Path) -> None:
-    module = torchvision.models.vit_b_32(num_classes=5, image_size=224)
+def test_position_embeddings_of_torchvision(tmp_path: Path, small_networks: None) -> None:
+    module = build_small_vit(num_classes=5, image_size=224)
     nn.init.normal_(module.get_parameter("encoder.pos_embedding"))
     save_file(module.state_dict(), tmp_path / "w.safetensors")
-    with pytest.warns(UserWarning, match=r"encoder.pos_embedding \[1, 50, 768\] to \[1, 26, 768\]"):
-        classifier = load_model(f"torchvision:vit_b_32,weights={tmp_path}/w.safetensors,classes=5,size=160")
+    with pytest.warns(UserWarning, match=r"encoder.pos_embedding \[1, 50, 48\] to \[1, 26, 48\]"):
+        classifier = load_model(f"torchvision:vit_small,weights={tmp_path}/w.safetensors,classes=5,size=160")
     assert classifier.module is not None
     found = classifier.module.state_dict()["encoder.pos_embedding"]
     old = load_file(tmp_path / "w.safetensors")["encoder.pos_embedding"]
     assert torch.equal(found[:, 0], old[:, 0]), "the class token has no place"
-    grid = old[:, 1:].reshape(1, 7, 7, 768).permute(0, 3, 1, 2)
+    grid = old[:, 1:].reshape(1, 7, 7, 48).permute(0, 3, 1, 2)
     resized = nn.functional.interpolate(grid, size=(5, 5), mode="bicubic", antialias=True)
-    assert torch.equal(found[:, 1:], resized.permute(0, 2, 3, 1).reshape(1, 25, 768))
+    assert torch.equal(found[:, 1:], resized.permute(0, 2, 3, 1).reshape(1, 25, 48))
 
 
 def test_what_is_made_for_one_size_says_so(tmp_path: Path) -> None:

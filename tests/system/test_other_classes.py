@@ -24,7 +24,11 @@ from teachonce.training.config import TrainConfig
 from teachonce.training.train import train
 from tests.support.small_data import write_image_folder
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*(contradicts them more|holds it back|nearly one-hot).*:UserWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*(contradicts them more|holds it back|nearly one-hot).*:UserWarning"),
+    pytest.mark.usefixtures("onnx_exports"),
+    pytest.mark.xdist_group("onnx"),
+]
 
 Use = Callable[[str, Path, Path], Any]
 

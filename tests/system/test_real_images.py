@@ -79,18 +79,16 @@ def test_top1_is_that_of_plain_timm(records, store, shared_data):
     network = timm.create_model(NETWORK, checkpoint_path=str(shared_data / WEIGHTS)).eval()
     transform = create_transform(**resolve_data_config({}, model=network))
     source = open_records(records, "train")
-    plain, labels = [], []
-    with torch.inference_mode():
-        for shard in range(8):
-            for record in source.iter_shard(shard):
-                plain.append(network(transform(decode_image(record.encoded))[None])[0].numpy())
-                labels.append(record.label - 1)
+    seen = [record for shard in range(8) for record in source.iter_shard(shard)]
+    labels = np.array([record.label - 1 for record in seen])
     stored = all_logits(store)
+    assert (stored.argmax(axis=1) == labels).sum() == 224  # 89.6 %
+    # Every fifth one also through the library alone: it is in all shards and in all batches of the store's.
+    with torch.inference_mode():
+        plain = np.stack([network(transform(decode_image(record.encoded))[None])[0].numpy() for record in seen[::5]])
     # One image a batch here, 64 there: sums in another order, a few units of the last place.
-    np.testing.assert_allclose(stored, np.stack(plain), atol=1e-3)
-    hits = np.stack(plain).argmax(axis=1) == np.array(labels)
-    assert ((stored.argmax(axis=1) == np.array(labels)) == hits).all()
-    assert hits.sum() == 224  # 89.6 %
+    np.testing.assert_allclose(stored[::5], plain, atol=1e-3)
+    assert (stored[::5].argmax(axis=1) == plain.argmax(axis=1)).all()
 
 
 def test_codecs_on_real_logits(store):
