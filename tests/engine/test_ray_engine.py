@@ -229,6 +229,16 @@ def test_workers_that_fit_nowhere_are_said_and_then_an_error(connected, monkeypa
     assert f"waiting for workers: {found}" in capsys.readouterr().err
 
 
+def test_fewer_workers_than_wanted_are_said_and_then_an_error(connected, monkeypatch, capsys):
+    monkeypatch.setattr("teachonce.engine.ray_engine.SAY_SECONDS", 0.5)
+    monkeypatch.setattr("teachonce.engine.ray_engine.WAIT_SECONDS", 12.0)
+    engine = Engine(name="ray", num_workers=4, min_workers=4)
+    found = "they request 1 CPUs and 0 GPUs each, the cluster has 2 and 0"
+    with pytest.raises(TeachonceError, match=rf"^only 2 of 4 \(--min-workers\) have started within 12 s: {found}; add"):
+        list(run_jobs(partial(Squarer, None), [1, 2, 3, 4, 5], engine=engine, report=ignore))
+    assert f"waiting for workers: 2 of 4 (--min-workers) are ready, {found}" in capsys.readouterr().err
+
+
 @pytest.fixture(scope="module")
 def work(tmp_path_factory):
     """Enough small units for a kill in their middle, the command, and its undisturbed store, made inline."""

@@ -432,7 +432,9 @@ def test_the_last_checkpoint_of_a_folder(main_classification, tmp_path):
 def test_flags_that_keep_house_are_named(main_classification, tmp_path, capsys):
     translate(main_classification, ["--keep_checkpoint_max=0", "--ratio_fine_eval=0.9"], tmp_path)
     (said,) = capsys.readouterr().err.splitlines()
-    assert said.startswith("without effect here: --keep_checkpoint_max (the last checkpoint and the best weights are kept)")
+    assert said.startswith(
+        "without effect here: --keep_checkpoint_max (the last checkpoint and the best weights are kept)"
+    )
     assert "--ratio_fine_eval (" in said
 
 

@@ -49,7 +49,8 @@ PING_SECONDS = 5.0
 ROOM_SECONDS = 5.0
 """How often the size of the cluster is looked at, where it decides the number of workers."""
 SAY_SECONDS, WAIT_SECONDS = 60.0, 3600.0
-"""Without any worker: when it is said, and when it is an error. An autoscaler needs many minutes for a machine."""
+"""Without any worker, or with fewer than --min-workers at the start: when it is said, and when it is an error. An
+autoscaler needs many minutes for a machine."""
 MAX_LOSSES = 20
 """Workers that one job may lose, or that may be lost in a row before any is ready: then it is not the machines."""
 
@@ -433,22 +434,26 @@ class _Pool:
             warnings.warn(pickle.loads(warning), stacklevel=2)
 
     def _check_workers(self) -> None:
-        """Say why nothing happens where no worker is there, and raise TeachonceError where none comes."""
+        """Say why nothing happens where too few workers are there, and raise TeachonceError where no more come."""
         now = time.monotonic()
-        if any(member.is_ready for member in self._members):
+        num_ready = sum(member.is_ready for member in self._members)
+        if num_ready and self._has_begun:
             self._worker_since = self._said_at = now
             return
         has = self._ray.cluster_resources()
         found = f"{self._engine.worker_cpus} CPUs and {self._gpus:g} GPUs each, the cluster has {has.get('CPU', 0):g} "
         found += f"and {has.get('GPU', 0):g}"
-        if now - self._worker_since >= WAIT_SECONDS:
-            raise TeachonceError(
-                f"no worker has started within {WAIT_SECONDS:g} s: they request {found}; add nodes, or give other "
-                "--worker-cpus or --worker-gpus"
-            )
+        of_least = f"{num_ready} of {min(self._engine.min_workers, self._num_left)} (--min-workers)"
         if now - self._said_at >= SAY_SECONDS:
             self._said_at = now
-            print_line(f"waiting for workers: they request {found}")
+            print_line(f"waiting for workers: {f'{of_least} are ready, ' if num_ready else ''}they request {found}")
+        if now - self._worker_since >= WAIT_SECONDS:
+            what = f"only {of_least} have" if num_ready else "no worker has"
+            advice = "a smaller --min-workers, or other" if num_ready else "other"
+            raise TeachonceError(
+                f"{what} started within {WAIT_SECONDS:g} s: they request {found}; add nodes, or give {advice} "
+                "--worker-cpus or --worker-gpus"
+            )
 
 
 def _last_line(error: BaseException) -> str:
