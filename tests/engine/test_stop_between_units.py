@@ -101,9 +101,10 @@ def start(words: list[str], out: Path) -> subprocess.Popen[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("to_all", [False, True], ids=["to the command", "to its processes too"])
 @pytest.mark.parametrize(
-    "more", [(), ("--worker", "1/2"), ("--num-workers", "2")], ids=["inline", "array", "processes"]
+    "more, to_all",
+    [((), False), (("--worker", "1/2"), False), (("--num-workers", "2"), False), (("--num-workers", "2"), True)],
+    ids=["inline", "array", "processes", "processes, to all of them"],
 )
 def test_a_stopped_extraction_is_resumed_by_the_same_command(work, tmp_path, more, to_all):
     (folder, words), out = work, tmp_path / "store"
