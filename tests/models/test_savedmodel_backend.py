@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import shutil
 import subprocess
 import sys
@@ -228,40 +229,86 @@ def test_damaged_folder(tmp_path: Path) -> None:
         load_model(f"savedmodel:{tmp_path}")
 
 
+def run_python(program: str, *folders: Path) -> subprocess.CompletedProcess[str]:
+    """A process of its own that finds modules in these folders first."""
+    pytest.importorskip("triton")
+    path = os.pathsep.join([*map(str, folders), *filter(None, [os.environ.get("PYTHONPATH")])])
+    command = [sys.executable, "-c", program]
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path})
+
+
+@pytest.fixture
+def empty_tensorflow(tmp_path: Path) -> Path:
+    """A folder with a ``tensorflow`` without an LLVM, for who looks only at what has been imported: seconds less."""
+    (tmp_path / "tensorflow.py").touch()
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_tensorflow_before_teachonce_ends_no_process() -> None:
+    """All that would load Triton, with the real TensorFlow; by what else it is kept out, the next test has."""
+    code = (
+        "import tensorflow; import teachonce; import torchvision, timm, lightning, torch; torch._dynamo; "
+        "from teachonce.models.classifier import build_student; build_student('timm:test_resnet', 5); print('alive')"
+    )
+    done = run_python(code)
+    assert done.returncode == 0 and done.stdout == "alive\n", done.stderr
+    assert done.stderr.count("tensorflow was imported before Triton") == 1
+    assert "import triton before tensorflow" in done.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "imports",
     [
         "import tensorflow; import teachonce",
         "import tensorflow; from teachonce.models.classifier import load_model",
-        "import torch; import tensorflow; from teachonce import train",
+        "import torch; import tensorflow; from teachonce import Store",
         "import teachonce; import tensorflow; teachonce.StoredViews",
-        "from teachonce.models.classifier import build_student as b; import tensorflow; b('timm:test_resnet', 5)",
+        "from teachonce.models.classifier import build_student as b; import tensorflow; call(b, 'nothing:x', 5)",
+        "from teachonce.models.classifier import load_model; import tensorflow; call(load_model, 'nothing:x')",
     ],
 )
-def test_tensorflow_before_teachonce_ends_no_process(imports: str) -> None:
-    pytest.importorskip("triton")
-    code = f"{imports}; import torchvision, timm, lightning, torch; torch._dynamo; print('alive')"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0 and done.stdout == "alive\n", done.stderr
+def test_triton_is_kept_out_where_tensorflow_was_first(imports: str, empty_tensorflow: Path) -> None:
+    code = f"""
+def call(function, *arguments):
+    try:
+        function(*arguments)
+    except Exception as error:
+        assert "nothing" in str(error), error
+
+{imports}
+try:
+    import triton
+except ImportError:
+    print("kept out")
+"""
+    done = run_python(code, empty_tensorflow)
+    assert done.returncode == 0 and done.stdout == "kept out\n", done.stderr
     assert done.stderr.count("tensorflow was imported before Triton") == 1
-    assert "import triton before tensorflow" in done.stderr
 
 
-@pytest.mark.parametrize("imports", ["import triton, tensorflow, teachonce", "import teachonce", "import torchvision"])
-def test_otherwise_triton_is_left_alone(imports: str) -> None:
-    pytest.importorskip("triton")
-    code = f"{imports}; import teachonce.models.classifier, triton; print(triton.__name__)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+# The last one as after torchvision, which imports Triton.
+@pytest.mark.parametrize(
+    "imports",
+    [
+        "import triton, tensorflow, teachonce.models.classifier",
+        "import teachonce.models.classifier",
+        "import triton, teachonce",
+    ],
+)
+def test_otherwise_triton_is_left_alone(imports: str, empty_tensorflow: Path) -> None:
+    code = f"{imports}; import triton; print(triton.__name__)"
+    done = run_python(code, empty_tensorflow)
     assert (done.returncode, done.stdout) == (0, "triton\n"), done.stderr
     assert "before Triton" not in done.stderr
 
 
 def test_pytorch_can_load_the_rest_of_itself_after_tensorflow(modern_model: Path) -> None:
-    # Without Triton loaded first, torchvision's import ends the process: two LLVMs that do not get along.
+    # Without Triton loaded first, its import, as by torchvision, ends the process: two LLVMs that do not get along.
     program = (
         "from teachonce.models.classifier import load_model; "
-        f"load_model('savedmodel:{modern_model}'); import torchvision"
+        f"load_model('savedmodel:{modern_model}'); import triton; print(triton.__name__)"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
+    done = run_python(program)
+    assert (done.returncode, done.stdout) == (0, "triton\n"), done.stderr[-2000:]
