@@ -50,11 +50,16 @@ os.environ.setdefault("MPLCONFIGDIR", str(Path.home() / ".cache" / "matplotlib")
 
 @pytest.hookimpl(tryfirst=True)  # xdist looks at these marks in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that share a fixture of their module run in one process: each would make it for itself."""
+    """Tests that share a fixture of their module, or TensorFlow, run in one process: each would make it for itself."""
     for item in items:
         fixtures = item._fixtureinfo.name2fixturedefs if isinstance(item, pytest.Function) else {}
         shares = any(definitions[-1].scope == "module" for definitions in fixtures.values())
-        if shares and item.get_closest_marker("xdist_group") is None:
+        if item.get_closest_marker("xdist_group") is not None:
+            continue
+        # Most modules' own fixtures are made within a second, TensorFlow is imported in seven.
+        if "tensorflow" in fixtures:
+            item.add_marker(pytest.mark.xdist_group("tensorflow"))
+        elif shares:
             item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
 
 

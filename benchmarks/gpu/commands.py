@@ -75,7 +75,7 @@ def check_compiled(setting: Setting, report: Report) -> None:
 
 def _check_students(setting: Setting, report: Report, common: str, store: Path, teacher: str) -> None:
     folder, epochs = store.parent, 3 if setting.is_tiny else 5
-    train = f"train {common} --student timm:test_resnet --lr 0.1 --epochs {epochs}"
+    train = f"train {common} --student timm:test_resnet --lr 0.1"
     is_cuda = setting.device.type == "cuda"
     # Most CPUs have no units for bf16: minutes for what is tried in seconds.
     bf16 = "--precision bf16" if is_cuda else ""
@@ -91,9 +91,11 @@ def _check_students(setting: Setting, report: Report, common: str, store: Path, 
             "labels, mixup": f"--precision bf16 --mixup-alpha 0.1 --mixup-type 2 {DATA}",
         }
     for name, options in variants.items():
-        _check_student(setting, report, name, f"{train} {options}", folder)
+        _check_student(setting, report, name, f"{train} --epochs {epochs} {options}", folder)
     with _going_on(report, "resuming"):
-        _check_resuming(report, f"{train} --validation-split none --store {store}", folder, epochs)
+        _check_resuming(
+            report, f"{train} --validation-split none --store {store}", folder, 2 if setting.is_tiny else epochs
+        )
 
 
 def _check_student(setting: Setting, report: Report, name: str, line: str, folder: Path) -> None:
@@ -119,7 +121,7 @@ def _check_resuming(report: Report, train: str, folder: Path, epochs: int) -> No
     """A curve that was interrupted against one that was not, and two that were not against each other."""
     curves = {}
     for name in ("whole", "whole again", "interrupted"):
-        line = f"{train} --out {folder}/curve-{name.replace(' ', '-')}"
+        line = f"{train} --epochs {epochs} --out {folder}/curve-{name.replace(' ', '-')}"
         if name == "interrupted":
             with contextlib.suppress(_Interrupted), _interrupted_before(epochs - 1):
                 run(line)

@@ -62,7 +62,7 @@ class Setting:
     @property
     def size_px(self) -> int:
         """Side of a student's input where speed is measured."""
-        return 64 if self.is_tiny else 224
+        return 32 if self.is_tiny else 224
 
     @functools.cached_property
     def jpegs(self) -> tuple[list[bytes], list[int]]:
@@ -92,8 +92,9 @@ class Setting:
     def random_teacher(self, spec: str, size_px: int | None = None) -> str:
         """SPEC of an architecture with random weights in a file, its batch norms fed with photographs' statistics.
 
-        The file is made once for each architecture.
+        The file is made once for each architecture. Tiny ones take tiny images too.
         """
+        size_px = self.size_px if self.is_tiny else size_px
         file = self.folder / f"{spec.partition(':')[2]}.safetensors"
         if not file.exists():
             torch.manual_seed(0)

@@ -19,7 +19,10 @@ from teachonce.models.classifier import load_model
 from teachonce.pixels.preprocessing import Preprocessing
 
 # Imported where it is used: merely collecting these tests should not take its seconds.
-pytestmark = pytest.mark.skipif(importlib.util.find_spec("tensorflow") is None, reason="no TensorFlow")
+pytestmark = [
+    pytest.mark.skipif(importlib.util.find_spec("tensorflow") is None, reason="no TensorFlow"),
+    pytest.mark.xdist_group("tensorflow"),
+]
 
 SIZE_PX = 16
 NUM_CLASSES = 5

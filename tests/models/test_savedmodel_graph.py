@@ -13,7 +13,10 @@ import pytest
 from teachonce.errors import ModelError
 from teachonce.models.classifier import load_model
 
-pytestmark = pytest.mark.skipif(importlib.util.find_spec("tensorflow") is None, reason="no TensorFlow")
+pytestmark = [
+    pytest.mark.skipif(importlib.util.find_spec("tensorflow") is None, reason="no TensorFlow"),
+    pytest.mark.xdist_group("tensorflow"),
+]
 
 SIZE_PX = 8
 Body = Callable[[Any, Any, str], Any]

@@ -267,8 +267,7 @@ def test_plain_bilinear_is_its_plain_loop(sides: tuple[int, int, int, int], half
 
 
 @pytest.mark.slow
-def test_plain_bilinear_is_tensorflows() -> None:
-    tensorflow = pytest.importorskip("tensorflow")
+def test_plain_bilinear_is_tensorflows(tensorflow: Any) -> None:
     image = draw_image(101, 75)
     for width, height in [(64, 64), (33, 75), (150, 211), (101, 75)]:
         pixels = np.asarray(image)[None]

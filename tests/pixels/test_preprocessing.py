@@ -152,11 +152,12 @@ def test_walkthrough_imagenet_preprocessing_bit_for_bit(
     assert compared == 4
 
 
-def test_walkthrough_inception_preprocessing(walkthrough_reference: Any, imagenet_sample: Path) -> None:
+def test_walkthrough_inception_preprocessing(
+    walkthrough_reference: Any, imagenet_sample: Path, tensorflow: Any
+) -> None:
     # The reference decoded with TensorFlow's fast DCT, Pillow decodes with the accurate one. From the same pixels the
     # two agree to a rounding or two of numbers below 1 (2 * 2^-23: they divide by 255 before the resize, we after). A
     # bilinear mix is convex, so from the same file they differ by no more than the two decoders' pixels do.
-    tensorflow = pytest.importorskip("tensorflow")
     compared = 0
     for (file, kind), expected in walkthrough_reference.items():
         if kind == "inception":
@@ -172,8 +173,7 @@ def test_walkthrough_inception_preprocessing(walkthrough_reference: Any, imagene
 
 
 @pytest.mark.parametrize("image_size", SIZES)
-def test_central_takes_the_same_margin_as_tensorflow(image_size: tuple[int, int]) -> None:
-    tensorflow = pytest.importorskip("tensorflow")
+def test_central_takes_the_same_margin_as_tensorflow(image_size: tuple[int, int], tensorflow: Any) -> None:
     image = noise_image(*image_size)
     cropped = tensorflow.image.central_crop(np.asarray(image), 0.875).numpy()
     preprocessing = Preprocessing(size_px=40, geometry="central", crop_frac=0.875)

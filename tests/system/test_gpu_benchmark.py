@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 
+from benchmarks.gpu.__main__ import main
 from benchmarks.gpu.report import Report, in_turn
 from tests.support.paths import ROOT
 
@@ -24,10 +25,11 @@ def test_the_tiny_version(tmp_path):
         assert f"| {part} |" in table
 
 
-def test_parts_are_known():
-    command = [sys.executable, "-m", "benchmarks.gpu", "--device", "cpu", "--tiny", "--only", "extracting"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 2 and "extracting is none of precision, transfers" in done.stderr
+def test_parts_are_known(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["gpu", "--device", "cpu", "--tiny", "--only", "extracting"])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 2 and "extracting is none of precision, transfers" in capsys.readouterr().err
 
 
 def test_what_does_not_hold_or_breaks_is_told(capsys):
