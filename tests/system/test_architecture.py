@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import functools
 import graphlib
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -52,6 +54,13 @@ MODULES = {
 ROOMS = sorted(path.parent for path in PACKAGE.rglob("__init__.py") if path.parent != PACKAGE)
 
 
+def dotted_name(node: ast.expr) -> str:
+    """``a.b`` of what reads so, and of other expressions only what follows their last part: ``.b`` of ``f().b``."""
+    if isinstance(node, ast.Attribute):
+        return f"{dotted_name(node.value)}.{node.attr}"
+    return node.id if isinstance(node, ast.Name) else ""
+
+
 def imported_modules(path: Path, code: str | None = None) -> set[str]:
     """Our modules that a file imports anywhere and in whatever form: inside functions, for types, relative, by name."""
     package = ("teachonce", *path.relative_to(PACKAGE).parent.parts)
@@ -64,7 +73,7 @@ def imported_modules(path: Path, code: str | None = None) -> set[str]:
             base = ".".join(package[: len(package) - node.level + 1]) if node.level else ""
             base = ".".join(part for part in (base, node.module) if part)
             names = [f"{base}.{alias.name}" for alias in node.names]
-        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
+        elif isinstance(node, ast.Call) and dotted_name(node.func).endswith(("import_module", "__import__")):
             names = [arg.value for arg in node.args if isinstance(arg, ast.Constant) and isinstance(arg.value, str)]
         for name in names:
             parts = name.split(".")
@@ -75,12 +84,14 @@ def imported_modules(path: Path, code: str | None = None) -> set[str]:
     return found
 
 
-GRAPH = {name: imported_modules(path) for name, path in MODULES.items()}
+@functools.cache
+def graph() -> dict[str, set[str]]:
+    """What each module imports. Not at import: every worker that collects the tests would read the whole package."""
+    return {name: imported_modules(path) for name, path in MODULES.items()}
 
 
 def rank(module: str) -> int:
     room = module.partition(".")[0]
-    # ``python -m teachonce`` is the command line.
     # ``python -m teachonce`` stands on top.
     return LINE.index(room) if room in LINE else len(LINE) if room == "__main__" else -1
 
@@ -107,26 +118,34 @@ def test_every_module_has_its_place():
     assert all(path.is_file() for path in MODULES.values())
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_imports_only_go_down(module):
+def test_imports_only_go_down():
     """Across rooms; what a room's modules owe each other is free of cycles."""
-    room = module.partition(".")[0]
-    # The package itself gives out what lies above: only its version may be asked for.
-    unknown = {name for name in GRAPH[module] if name.partition(".")[0] not in [*FOUNDATION, *LINE, "__version__"]}
-    assert not unknown, f"{module} imports {unknown} from teachonce itself"
-    upwards = {name for name in GRAPH[module] if name.partition(".")[0] != room and rank(name) >= max(rank(module), 0)}
-    assert not upwards, f"{module} imports {sorted(upwards)}"
+    wrong = []
+    for module, imported in graph().items():
+        room = module.partition(".")[0]
+        # The package itself gives out what lies above: only its version may be asked for.
+        unknown = {name for name in imported if name.partition(".")[0] not in [*FOUNDATION, *LINE, "__version__"]}
+        if unknown:
+            wrong.append(f"{module} imports {sorted(unknown)} from teachonce itself")
+        upwards = {name for name in imported if name.partition(".")[0] != room and rank(name) >= max(rank(module), 0)}
+        if upwards:
+            wrong.append(f"{module} imports {sorted(upwards)}")
+    assert not wrong, "\n".join(wrong)
 
 
 def test_imports_have_no_cycles():
-    tuple(graphlib.TopologicalSorter(GRAPH).static_order())
+    tuple(graphlib.TopologicalSorter(graph()).static_order())
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_modules_can_be_read_in_one_sitting(module):
-    text = MODULES[module].read_text()
-    assert len(text.splitlines()) <= MAX_LINES
-    assert ast.get_docstring(ast.parse(text)), "a module says what it is for"
+def test_modules_can_be_read_in_one_sitting():
+    wrong = []
+    for module, path in MODULES.items():
+        text = path.read_text()
+        if len(text.splitlines()) > MAX_LINES:
+            wrong.append(f"{module} has {len(text.splitlines())} lines; at most {MAX_LINES}")
+        if not ast.get_docstring(ast.parse(text)):
+            wrong.append(f"{module} does not say what it is for")
+    assert not wrong, "\n".join(wrong)
 
 
 @pytest.mark.parametrize("folder", ROOMS, ids=lambda path: str(path.relative_to(PACKAGE)))
@@ -177,30 +196,43 @@ def test_a_type_checker_sees_the_names_that_a_room_gives_out(folder):
     assert sorted(given_out) == getattr(__import__(_dotted(folder), fromlist=["_"]), "__all__", [])
 
 
-@pytest.mark.parametrize(
-    "folder",
-    [folder for folder in (PACKAGE, *ROOMS) if names_given_out((folder / "__init__.py").read_text(), "")],
-    ids=lambda path: str(path.relative_to(PACKAGE)),
-)
-def test_the_names_that_a_room_gives_out_are_there(folder):
+def test_the_names_that_a_room_gives_out_are_there():
     """With a sentence of their own; what a dataclass has without one is its signature."""
-    room = __import__(_dotted(folder), fromlist=["_"])
-    assert room.__all__
-    for name in room.__all__:
-        found = getattr(room, name)
-        if callable(found):
-            assert found.__doc__ and not found.__doc__.startswith(f"{name}("), name
+    wrong = []
+    for folder in (PACKAGE, *ROOMS):
+        if not names_given_out((folder / "__init__.py").read_text(), ""):
+            continue
+        room = __import__(_dotted(folder), fromlist=["_"])
+        if not room.__all__:
+            wrong.append(f"{_dotted(folder)}.__all__ is empty")
+        for name in room.__all__:
+            found = getattr(room, name)
+            if callable(found) and (not found.__doc__ or found.__doc__.startswith(f"{name}(")):
+                wrong.append(f"{_dotted(folder)}.{name} has no sentence of its own")
+    assert not wrong, "\n".join(wrong)
 
 
-@pytest.mark.parametrize("last", BARS)
-def test_the_import_line_is_the_install_line(last):
-    """Importing everything up to a bar brings nothing in that stands behind it."""
-    end = LINE.index(last)
-    modules = [f"teachonce.{name}" for name in MODULES if rank(name) <= end]
-    code = f"import importlib, sys\nfor name in {modules}: importlib.import_module(name)\n"
-    code += "print(*{name.partition('.')[0] for name in sys.modules})"
-    loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
-    assert not set(loaded.split()) & BARS[last]
+def test_the_import_line_is_the_install_line():
+    """Importing everything up to a bar brings nothing in that stands behind it.
+
+    One process, as what was imported up to a bar is imported up to the next: from bar to bar it says what it has.
+    """
+    ends = {last: LINE.index(last) for last in BARS}
+    assert list(ends.values()) == sorted(ends.values())
+    begins = dict(zip(ends, (-2, *ends.values()), strict=False))
+    steps = [[f"teachonce.{name}" for name in MODULES if begins[bar] < rank(name) <= ends[bar]] for bar in BARS]
+    assert sum(map(len, steps)) == sum(rank(name) <= max(ends.values()) for name in MODULES) and all(steps)
+    code = (
+        f"import importlib, json, sys\nfor names in {steps}:\n"
+        "    for name in names: importlib.import_module(name)\n"
+        "    print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    # What a library prints when it is imported is none of the lines.
+    loaded = [set(json.loads(line)) for line in done.stdout.splitlines() if line.startswith('["')]
+    wrong = {bar: sorted(names & BARS[bar]) for bar, names in zip(BARS, loaded, strict=True) if names & BARS[bar]}
+    assert not wrong, "up to a bar is imported what stands behind it"
 
 
 def test_the_command_line_answers_without_what_runs_the_commands():
@@ -277,7 +309,7 @@ def file_accesses(code: str) -> dict[str, int]:
             if (module, name) == ("builtins", "open") or name in FILE_MODULES.get(module, ()):
                 found[name] = node.lineno
         elif isinstance(node.func, ast.Attribute):
-            owner, name = ast.unparse(node.func.value), node.func.attr
+            owner, name = dotted_name(node.func.value), node.func.attr
             is_path_replace = name == "replace" and len(node.args) == 1 and not node.keywords
             if owner in FILE_MODULES:
                 if name in FILE_MODULES[owner]:
@@ -315,14 +347,18 @@ def test_every_direct_access_to_files_is_seen():
         assert not file_accesses(code), code
 
 
-@pytest.mark.parametrize("module", [name for name in MODULES if not name.startswith("storage.")])
-def test_files_are_touched_through_the_storage(module):
+def test_files_are_touched_through_the_storage():
     """Else an object store would not do where a folder does. What ALLOWED_FILES lists, and nothing more."""
-    found = file_accesses(MODULES[module].read_text())
-    allowed = ALLOWED_FILES.get(module, {})
-    direct = {f"{name} (line {line})" for name, line in found.items() if name not in allowed}
-    assert not direct, f"{module} touches files itself: {sorted(direct)}; use teachonce.storage"
-    assert not set(allowed) - set(found), "an access is listed that there is not any more"
+    wrong = []
+    for module in (name for name in MODULES if not name.startswith("storage.")):
+        found = file_accesses(MODULES[module].read_text())
+        allowed = ALLOWED_FILES.get(module, {})
+        direct = sorted(f"{name} (line {line})" for name, line in found.items() if name not in allowed)
+        if direct:
+            wrong.append(f"{module} touches files itself: {direct}; use teachonce.storage")
+        if gone := sorted(set(allowed) - set(found)):
+            wrong.append(f"{module}: {gone} is listed and not there any more")
+    assert not wrong, "\n".join(wrong)
 
 
 def test_the_public_names_are_there():
@@ -356,8 +392,13 @@ def test_nothing_names_a_machine_or_a_registry():
         assert "://pypi" not in text and "index-url" not in text, path
 
 
-@pytest.mark.parametrize("module", [name for name in MODULES if name != "terminal"])
-def test_everything_is_printed_through_the_terminal(module):
+def test_everything_is_printed_through_the_terminal():
     """Else a name from a file reaches the terminal as it is."""
-    calls = (node for node in ast.walk(ast.parse(MODULES[module].read_text())) if isinstance(node, ast.Call))
-    assert not [call.lineno for call in calls if isinstance(call.func, ast.Name) and call.func.id == "print"]
+    wrong = [
+        f"{module}, line {call.lineno}"
+        for module, path in MODULES.items()
+        if module != "terminal"
+        for call in ast.walk(ast.parse(path.read_text()))
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "print"
+    ]
+    assert not wrong, "\n".join(wrong)
