@@ -5,6 +5,7 @@ The second half is true of each command's first step: nothing was read or writte
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from teachonce.extraction.extract import extract
 from teachonce.pixels.preprocessing import Preprocessing
 from teachonce.storage.files import write_json
 from tests.support.light_install import ALL_EXTRAS, run_hiding, teachonce_hiding
+from tests.support.many_commands import Ended, run_commands
 from tests.support.paths import GOLDEN
 from tests.support.small_data import run_config, write_image_folder
 from tests.support.small_models import write_color_shards, write_color_teacher
@@ -144,26 +146,34 @@ def test_a_dataset_yields_arrays(folder: Path):
             np.testing.assert_array_equal(found[name], np.concatenate([batch[name].numpy() for batch in batches]))
 
 
-@pytest.mark.parametrize("command", HEAVY)
-def test_heavy_commands_say_what_to_install(folder: Path, tmp_path: Path, command: str):
-    words, extra = HEAVY[command]
+def test_heavy_commands_say_what_to_install(folder: Path, tmp_path: Path):
+    """One process, as above; the folder is looked at after each."""
     for name in ("images", "records", "store", "run"):
         shutil.copytree(folder / name, tmp_path / name)
-    before = sorted(tmp_path.rglob("*"))
-    done = teachonce_hiding(ALL_EXTRAS, *words.split(), folder=tmp_path)
-    assert done.returncode == 2, done.stderr
-    assert not done.stdout
-    (line,) = done.stderr.splitlines()
-    assert line.startswith("teachonce: ")
-    assert line.endswith(f"which is not installed: pip install 'teachonce[{extra}]'")
-    assert sorted(tmp_path.rglob("*")) == before
+    before = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*"))
+    for (words, extra), done in zip(
+        HEAVY.values(), commands_hiding_all(tmp_path, *(words for words, _ in HEAVY.values())), strict=True
+    ):
+        assert done.returncode == 2, (words, done.stderr)
+        assert not done.stdout, words
+        assert len(done.stderr.splitlines()) == 1, (words, done.stderr)
+        (line,) = done.stderr.splitlines()
+        assert line.startswith("teachonce: "), words
+        assert line.endswith(f"which is not installed: pip install 'teachonce[{extra}]'"), (words, line)
+        assert done.files == before, words
 
 
-@pytest.mark.parametrize("name", ["", *COMMANDS])
-def test_help_needs_no_extra(tmp_path: Path, name: str):
-    done = teachonce_hiding(ALL_EXTRAS, *name.split(), "--help", folder=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "usage: teachonce" in done.stdout
+def test_help_needs_no_extra(tmp_path: Path):
+    for name, done in zip(
+        ["", *COMMANDS], commands_hiding_all(tmp_path, "--help", *(f"{name} --help" for name in COMMANDS)), strict=True
+    ):
+        assert done.returncode == 0, (name, done.stderr)
+        assert f"usage: teachonce {name}".rstrip() in done.stdout, name
+
+
+def commands_hiding_all(folder: Path, *commands: str) -> list[Ended]:
+    run = functools.partial(run_hiding, ALL_EXTRAS, folder=folder)
+    return run_commands(run, [words.split() for words in commands])
 
 
 @pytest.mark.slow
