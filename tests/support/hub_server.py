@@ -80,7 +80,8 @@ def serve_hub(files: dict[str, dict[str, bytes]]) -> Iterator[HubServer]:
             return {"Content-Type": "application/json"}, json.dumps(info).encode()
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = Thread(target=server.serve_forever, daemon=True)
+    # How often it looks whether it is to end, in seconds: every test waits for that.
+    thread = Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     hub.endpoint = f"http://127.0.0.1:{server.server_port}"
     try:

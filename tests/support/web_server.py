@@ -95,7 +95,8 @@ def serve(folder: Path, *, has_ranges: bool = True, missing: int = 404) -> Itera
 
         handler = Plain
     server = _Server(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    # How often it looks whether it is to end, in seconds: every test waits for that.
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     running = WebServer(f"http://127.0.0.1:{server.server_address[1]}")
     running.requests = requests

@@ -7,34 +7,51 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 from teachonce.errors import ConfigError
 from teachonce.storage.address import Address, to_location
+from teachonce.storage.files import open_storage
 from tests.records.containers.test_huggingface import write_parquet_folder
 from tests.records.containers.test_webdataset import write_tars
 from tests.support.hub_server import HubServer, serve_hub
 from tests.support.light_install import teachonce_hiding
+from tests.support.many_commands import Ended, run_commands
 from tests.support.small_data import encode_jpeg
 
 pytest.importorskip("huggingface_hub")
 
 
-@pytest.fixture
-def hub(tmp_path: Path) -> Iterator[HubServer]:
-    parquet = write_parquet_folder(tmp_path / "made")
+class Made(NamedTuple):
+    """What the hub has: two folders on this machine that tests read, and the files of each data set by name."""
+
+    parquet: Path
+    tars: Path
+    data_sets: dict[str, dict[str, bytes]]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    folder = tmp_path_factory.mktemp("made")
+    parquet, tars = write_parquet_folder(folder / "parquet"), write_tars(folder / "tars")
     files = {str(path.relative_to(parquet)): path.read_bytes() for path in parquet.rglob("*") if path.is_file()}
     below = {name.replace("data/", "sizes-32/"): content for name, content in files.items()}
     images = {f"train/{kind}/{index}.jpg": encode_jpeg(index) for index, kind in enumerate("aabb")}
     extra = {"train/cat.jpg": encode_jpeg(1), "notes.txt": b"other", "odd[1]@2x/a b#.txt": b"odd"}
     two = {f"{size}/{name.rpartition('/')[2]}": content for size in "xy" for name, content in files.items()}
-    tars = {path.name: path.read_bytes() for path in write_tars(tmp_path / "tars").iterdir()}
-    with serve_hub(
-        {"me/flowers": files | extra, "me/named": below, "me/images": images, "me/two": two, "me/tars": tars}
-    ) as server:
+    in_tars = {path.name: path.read_bytes() for path in tars.iterdir()}
+    data_sets = {"me/flowers": files | extra, "me/named": below, "me/images": images, "me/two": two, "me/tars": in_tars}
+    # The same once more, so that whoever opens all of them downloads each.
+    return Made(parquet, tars, data_sets | {"me/branch": files | extra, "me/folder": below})
+
+
+@pytest.fixture
+def hub(made: Made) -> Iterator[HubServer]:
+    with serve_hub(made.data_sets) as server:
         yield server
 
 
@@ -50,6 +67,7 @@ def python(hub: HubServer, tmp_path: Path, *words: str, **environment: str) -> s
     """Python in a process of its own: huggingface_hub reads its settings when it is imported."""
     return subprocess.run(
         [sys.executable, *words],
+        cwd=tmp_path,
         env=settings(hub, tmp_path) | environment,
         capture_output=True,
         text=True,
@@ -62,27 +80,44 @@ def run(hub: HubServer, tmp_path: Path, *arguments: str, **environment: str) -> 
     return python(hub, tmp_path, "-m", "teachonce", *arguments, **environment)
 
 
-def keys(hub: HubServer, tmp_path: Path, location: str, **environment: str) -> list[int]:
-    script = (
-        "import sys; from pathlib import Path; from teachonce.records.discovery import open_records; "
-        "from teachonce.storage.address import to_location; source = open_records(to_location(sys.argv[1]), 'train'); "
-        "print([record.key for shard in range(len(source.shards)) for record in source.iter_shard(shard)])"
-    )
-    done = python(hub, tmp_path, "-c", script, location, **environment)
+def run_all(hub: HubServer, tmp_path: Path, *commands: Sequence[str]) -> list[Ended]:
+    return run_commands(lambda code: python(hub, tmp_path, "-c", code), commands)
+
+
+KEYS = """
+import sys
+from teachonce.records.discovery import open_records
+from teachonce.storage.address import to_location
+for location in sys.argv[1:]:
+    source = open_records(to_location(location), 'train')
+    print([record.key for shard in range(len(source.shards)) for record in source.iter_shard(shard)])
+"""
+
+
+def keys_of_all(hub: HubServer, tmp_path: Path, *locations: str, **environment: str) -> list[list[int]]:
+    """The keys of each location's records, read by one process."""
+    done = python(hub, tmp_path, "-c", KEYS, *locations, **environment)
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-@pytest.mark.parametrize("name", ["flowers", "flowers@main", "named", "named/sizes-32", "two/x"])
-def test_parquet_of_the_hub_is_what_the_folder_is(hub: HubServer, tmp_path: Path, name: str):
-    found = keys(hub, tmp_path, f"hf://datasets/me/{name}")
-    assert found == keys(hub, tmp_path, str(tmp_path / "made")) and len(found) == 10
+def keys(hub: HubServer, tmp_path: Path, location: str, **environment: str) -> list[int]:
+    (found,) = keys_of_all(hub, tmp_path, location, **environment)
+    return found
+
+
+def test_parquet_of_the_hub_is_what_the_folder_is(hub: HubServer, made: Made, tmp_path: Path):
+    names = ["flowers", "branch@main", "named", "folder/sizes-32", "two/x"]
+    *found, local = keys_of_all(hub, tmp_path, *(f"hf://datasets/me/{name}" for name in names), str(made.parquet))
+    assert len(local) == 10
+    assert dict(zip(names, found, strict=True)) == dict.fromkeys(names, local)
+    assert len(hub.downloads()) == 2 * len(names)
     assert all(asked.endswith(".parquet") for asked in hub.downloads())
 
 
-def test_tars_are_read_too(hub: HubServer, tmp_path: Path):
-    found = keys(hub, tmp_path, "hf://datasets/me/tars")
-    assert len(found) == 7 and found == keys(hub, tmp_path, str(tmp_path / "tars"))
+def test_tars_are_read_too(hub: HubServer, made: Made, tmp_path: Path):
+    found, local = keys_of_all(hub, tmp_path, "hf://datasets/me/tars", str(made.tars))
+    assert len(found) == 7 and found == local
     assert found[:3] == keys(hub, tmp_path, "hf://datasets/me/tars/train-000000.tar", HF_HUB_OFFLINE="1")
 
 
@@ -135,52 +170,65 @@ def test_inspect_shows_the_address_and_the_classes(hub: HubServer, tmp_path: Pat
     assert "hf://datasets/me/flowers" in done.stdout and "daisy" in done.stdout
 
 
+def assert_is_one_line(done: Ended | subprocess.CompletedProcess[str], expected: str) -> None:
+    assert done.returncode in (1, 2) and expected in done.stderr, (expected, done.stderr)
+    assert done.stderr.count("\n") == 1 and "Traceback" not in done.stderr, (expected, done.stderr)
+
+
 @pytest.mark.parametrize(
-    ("location", "environment", "expected"),
+    ("environment", "expected"),
     [
-        ("hf://datasets/me/nothing", {}, "hf://datasets/me/nothing: cannot be downloaded: "),
-        ("hf://datasets/me/flowers@v9", {}, "hf://datasets/me/flowers@v9: cannot be downloaded: "),
-        (
-            "hf://datasets/me/flowers",
-            {"HF_HUB_OFFLINE": "1"},
-            "check the name, the network and, for a private or gated",
-        ),
-        ("hf://datasets/me/flowers", {"HF_ENDPOINT": "http://127.0.0.1:9"}, "cannot be downloaded: "),
-        ("hf://datasets/me/two", {}, "Parquet of several data sets, in x, y; give one of them, such as"),
-        ("hf://datasets/me/flowers/nowhere", {}, "hf://datasets/me/flowers/nowhere: no such folder; expected"),
-        ("hf://me/flowers", {}, "hf://me/flowers: expected hf://datasets/OWNER/NAME"),
-        ("hf://datasets/", {}, "expected hf://datasets/OWNER/NAME"),
+        ({"HF_HUB_OFFLINE": "1"}, "check the name, the network and, for a private or gated"),
+        ({"HF_ENDPOINT": "http://127.0.0.1:9"}, "cannot be downloaded: "),
     ],
 )
-def test_what_cannot_be_read_is_one_line(
-    hub: HubServer, tmp_path: Path, location: str, environment: Mapping[str, str], expected: str
+def test_what_cannot_be_downloaded_is_one_line(
+    hub: HubServer, tmp_path: Path, environment: Mapping[str, str], expected: str
 ):
-    done = run(hub, tmp_path, "inspect", location, **environment)
-    assert done.returncode in (1, 2) and expected in done.stderr, done.stderr
-    assert done.stderr.count("\n") == 1 and "Traceback" not in done.stderr, done.stderr
+    assert_is_one_line(run(hub, tmp_path, "inspect", "hf://datasets/me/flowers", **environment), expected)
 
 
-def test_copy_refuses_it_before_anything_is_asked(hub: HubServer, tmp_path: Path):
-    done = run(hub, tmp_path, "copy", str(tmp_path / "made"), "hf://datasets/me/flowers")
-    assert done.returncode == 2 and "the Hugging Face hub is read-only" in done.stderr and not hub.asked, done.stderr
+def test_what_cannot_be_read_is_one_line(hub: HubServer, tmp_path: Path):
+    expected = {
+        "hf://datasets/me/nothing": "hf://datasets/me/nothing: cannot be downloaded: ",
+        "hf://datasets/me/flowers@v9": "hf://datasets/me/flowers@v9: cannot be downloaded: ",
+        "hf://datasets/me/two": "Parquet of several data sets, in x, y; give one of them, such as",
+        "hf://datasets/me/flowers/nowhere": "hf://datasets/me/flowers/nowhere: no such folder; expected",
+        "hf://me/flowers": "hf://me/flowers: expected hf://datasets/OWNER/NAME",
+        "hf://datasets/": "expected hf://datasets/OWNER/NAME",
+    }
+    all_done = run_all(hub, tmp_path, *(("inspect", location) for location in expected))
+    for done, part in zip(all_done, expected.values(), strict=True):
+        assert_is_one_line(done, part)
 
 
-def test_nothing_is_written_to_it(hub: HubServer, tmp_path: Path):
-    images = str(tmp_path / "made")
-    done = run(hub, tmp_path, "extract", "--data", images, "--teacher", "timm:x", "--out", "hf://datasets/me/x")
-    assert done.returncode == 2 and "the Hugging Face hub is read-only; write to a local path" in done.stderr
-    done = run(hub, tmp_path, "predict", "timm:x", images, "--csv", "hf://datasets/me/x.csv")
-    assert done.returncode == 2 and "--csv hf://datasets/me/x.csv: the Hugging Face hub is" in done.stderr, done.stderr
-    assert not hub.asked
-    script = (
-        "from teachonce.storage.files import open_storage; from teachonce.errors import ConfigError; "
-        "storage = open_storage('hf://datasets/me/flowers'); name = 'x.bin'\n"
-        "for ask in (storage.put, storage.put_if_absent, storage.delete, lambda name: storage.lock(name, 'written')):\n"
-        "    try: ask(name)\n    except ConfigError as error: print(error)\nprint(storage.is_writable())"
+def test_nothing_is_written_to_it(hub: HubServer, made: Made, tmp_path: Path):
+    """Each command refuses it before anything is asked."""
+    images = str(made.parquet)
+    copied, extracted, predicted = run_all(
+        hub,
+        tmp_path,
+        ["copy", images, "hf://datasets/me/flowers"],
+        ["extract", "--data", images, "--teacher", "timm:x", "--out", "hf://datasets/me/x"],
+        ["predict", "timm:x", images, "--csv", "hf://datasets/me/x.csv"],
     )
-    done = python(hub, tmp_path, "-c", script)
-    line = "hf://datasets/me/flowers/x.bin: the Hugging Face hub is read-only; write to a local path or a bucket\n"
-    assert done.stdout == 4 * line + "False\n", done.stderr
+    assert copied.returncode == 2 and "the Hugging Face hub is read-only" in copied.stderr, copied.stderr
+    assert extracted.returncode == 2, extracted.stderr
+    assert "the Hugging Face hub is read-only; write to a local path" in extracted.stderr
+    assert predicted.returncode == 2, predicted.stderr
+    assert "--csv hf://datasets/me/x.csv: the Hugging Face hub is" in predicted.stderr
+    assert not hub.asked
+
+
+def test_nothing_is_put_into_its_storage():
+    # In this process: nothing is asked, so that the environment does not matter.
+    storage = open_storage("hf://datasets/me/flowers")
+    line = "hf://datasets/me/flowers/x.bin: the Hugging Face hub is read-only; write to a local path or a bucket"
+    for ask in (storage.put, storage.put_if_absent, storage.delete, lambda name: storage.lock(name, "written")):
+        with pytest.raises(ConfigError) as caught:
+            ask("x.bin")
+        assert str(caught.value) == line
+    assert not storage.is_writable()
 
 
 def test_without_the_library(tmp_path: Path):
