@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import itertools
 from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from random import Random
@@ -34,7 +35,10 @@ from tests.support.kernel_images import (
     render,
 )
 
-pytestmark = pytest.mark.skipif(load_library() is None, reason="the native library was not built")
+pytestmark = [
+    pytest.mark.skipif(load_library() is None, reason="the native library was not built"),
+    pytest.mark.xdist_group("kernel"),  # whose plain loops are compiled once
+]
 
 
 WHOLE: Frame = ((0, 0, 40, 30), (16, 16), (0, 0, 16, 16), False, "bilinear")
@@ -61,14 +65,14 @@ WHOLE: Frame = ((0, 0, 40, 30), (16, 16), (0, 0, 16, 16), False, "bilinear")
     ],
 )
 @pytest.mark.parametrize("is_jpeg", [True, False])
-def test_a_view_that_cannot_be_is_left(kernel: Kernel, wanted: Frame, is_jpeg: bool) -> None:
+def test_a_view_that_cannot_be_is_left(kernels: Sequence[Kernel], wanted: Frame, is_jpeg: bool) -> None:
     source = JPEG if is_jpeg else b"P6\n40 30\n255\n" + decode_image(JPEG).tobytes()
-    assert render(kernel, source, [wanted])[0] == 1
-    assert render(kernel, source, [WHOLE, wanted])[0] == 1, "one of two"
-    assert render(kernel, source, [WHOLE])[0] == 0
+    assert render(kernels, source, [wanted])[0] == 1
+    assert render(kernels, source, [WHOLE, wanted])[0] == 1, "one of two"
+    assert render(kernels, source, [WHOLE])[0] == 0
 
 
-def test_what_is_no_plain_jpeg_is_left(kernel: Kernel) -> None:
+def test_what_is_no_plain_jpeg_is_left(kernels: Sequence[Kernel]) -> None:
     image = decode_image(JPEG)
     deep = Image.fromarray(np.arange(1200, dtype=np.uint16).reshape(30, 40))
     others = {
@@ -88,25 +92,28 @@ def test_what_is_no_plain_jpeg_is_left(kernel: Kernel) -> None:
     }
     assert MAX_PIXELS < 9500**2
     for name, encoded in others.items():
-        assert render(kernel, encoded, [WHOLE])[0] == 1, name
+        assert render(kernels, encoded, [WHOLE])[0] == 1, name
 
 
 @pytest.mark.parametrize("width, status", [(65_500, 0), (65_504, 1)])
-def test_a_side_that_libjpeg_refuses_is_left_with_restart_markers_too(kernel: Kernel, width: int, status: int) -> None:
+def test_a_side_that_libjpeg_refuses_is_left_with_restart_markers_too(
+    kernels: Sequence[Kernel], width: int, status: int
+) -> None:
     """A part that is cut out of it would have a side that is not too long."""
     written = draw_jpeg(65_500, 8, 0, "grey", restart_marker_blocks=4)  # as many blocks across as of 65,504
     frame: Frame = ((100, 0, 140, 8), (40, 8), (0, 0, 40, 8), False, "box")
     encoded = reframe(written, width, 8, [0x11])
-    assert render(kernel, encoded, [frame])[0] == status
+    for kernel in kernels:
+        assert render(kernel, encoded, [frame])[0] == status
     if status:
         with pytest.raises(ImageError):
             decode_image(encoded)
 
 
-def test_an_end_marker_behind_other_bytes_is_an_end(kernel: Kernel) -> None:
+def test_an_end_marker_behind_other_bytes_is_an_end(kernels: Sequence[Kernel]) -> None:
     """As of a file with a second image behind the first, which Pillow does not look at either."""
     for encoded in (JPEG + JPEG, JPEG + b"trailer\xff\xd9", JPEG + b"\0" * 5000 + b"\xff\xd9"):
-        assert_pillows(kernel, encoded, [WHOLE])
+        assert_pillows(kernels, encoded, [WHOLE])
 
 
 def test_sources_do_not_mind_their_neighbors(kernel: Kernel) -> None:
@@ -167,7 +174,7 @@ def test_counting_units_that_does_not_hold_is_not_used(tmp_path: Path) -> None:
     kernel, _ = bind_kernel(library, [True, False])
     assert kernel is not None and not kernel.counts_units
     encoded = draw_marked_jpeg(4, 4, 60, "4:2:0")
-    assert_pillows(kernel, encoded, [((70, 20, 130, 50), (20, 20), (0, 0, 20, 20), False, "bilinear")])
+    assert_pillows([kernel], encoded, [((70, 20, 130, 50), (20, 20), (0, 0, 20, 20), False, "bilinear")])
 
 
 def damage(encoded: bytes, random: Random) -> bytes:
@@ -201,14 +208,15 @@ def damage(encoded: bytes, random: Random) -> bytes:
     return bytes(changed)
 
 
-def check_rewritten(kernel: Kernel, encoded: bytes) -> None:
+def check_rewritten(kernels: Sequence[Kernel], encoded: bytes) -> None:
     """Left alone, or another file of the same pixels."""
-    rewritten = kernel.rewrite(encoded, by_row=len(encoded) % 2 == 0)
+    rewritten, *others = (kernel.rewrite(encoded, by_row=len(encoded) % 2 == 0) for kernel in kernels)
+    assert all(other == rewritten for other in others)
     if rewritten is not None:
         np.testing.assert_array_equal(np.asarray(decode_image(rewritten)), np.asarray(decode_image(encoded)))
 
 
-def check_damaged(kernel: Kernel, count: int, seed: int) -> dict[str, int]:
+def check_damaged(kernels: Sequence[Kernel], count: int, seed: int) -> dict[str, int]:
     """What became of ``count`` damaged JPEGs; pixels must be Pillow's wherever there are any."""
     random = Random(seed)
     options: list[dict[str, Any]] = [
@@ -236,8 +244,8 @@ def check_damaged(kernel: Kernel, count: int, seed: int) -> dict[str, int]:
             ((0, 0, width, height), (11, 7), (1, 2, 9, 5), True, "bicubic"),
         ]
         wanted = wanted[: random.choice([1, 2])]
-        check_rewritten(kernel, encoded)
-        status, found = render(kernel, encoded, wanted)
+        check_rewritten(kernels, encoded)
+        status, found = render(kernels, encoded, wanted)
         if status != 0:
             outcomes["left"] += 1
             continue
@@ -252,8 +260,8 @@ def check_damaged(kernel: Kernel, count: int, seed: int) -> dict[str, int]:
     return dict(outcomes)
 
 
-def test_damaged_files_are_left_or_have_pillows_pixels(kernel: Kernel) -> None:
-    outcomes = check_damaged(kernel, 1500, seed=1)
+def test_damaged_files_are_left_or_have_pillows_pixels(kernels: Sequence[Kernel]) -> None:
+    outcomes = check_damaged(kernels, 1500, seed=1)
     assert outcomes["left"] > 300 and outcomes["equal"] > 100
 
 
@@ -304,6 +312,6 @@ def test_images_owe_nothing_to_the_ones_before(kernel: Kernel, seed: int) -> Non
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2, 6) if CFLAGS else range(2, 3))
-def test_many_damaged_files_are_left_or_have_pillows_pixels(kernel: Kernel, seed: int) -> None:
-    outcomes = check_damaged(kernel, 10_000 if CFLAGS else 5_000, seed)
+def test_many_damaged_files_are_left_or_have_pillows_pixels(kernels: Sequence[Kernel], seed: int) -> None:
+    outcomes = check_damaged(kernels, 10_000 if CFLAGS else 5_000, seed)
     assert outcomes["left"] > 1000 and outcomes["equal"] > 500

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,14 @@ CFLAGS = os.environ.get("TEACHONCE_CFLAGS", "").split()  # `make fuzz` gives tho
 NATIVE = sorted((ROOT / "native").glob("*.c"))
 
 
+def find_compiler() -> str | None:
+    return None if sys.platform == "win32" else (shutil.which("cc") or shutil.which("gcc"))
+
+
 def build_library(folder: Path, *options: str) -> Path:
     """The library built anew, as setup.py builds it, with TEACHONCE_CFLAGS too; a skip without a compiler."""
-    compiler = shutil.which("cc") or shutil.which("gcc")
-    if compiler is None or sys.platform == "win32":
+    compiler = find_compiler()
+    if compiler is None:
         pytest.skip("no C compiler")
     path = folder / "native.so"
     common = ["-shared", "-fPIC", "-O2", "-std=gnu11", "-ffp-contract=off", "-Wno-psabi", *CFLAGS]
@@ -44,8 +49,23 @@ Frame = tuple[tuple[int, int, int, int], tuple[int, int], tuple[int, int, int, i
 """box, size that it is resized to, window (left, top, width, height) of that, flip, filter."""
 
 
-def render(kernel: Kernel, source: bytes, frames: list[Frame]) -> tuple[int, list[np.ndarray]]:
-    """(status, pixels of each frame) of an image; every byte around the pixels must stay as it is."""
+def render(kernels: Sequence[Kernel], source: bytes, frames: list[Frame]) -> tuple[int, list[np.ndarray]]:
+    """(status, pixels of each frame) of an image, which all kernels must agree on.
+
+    What is compared with Pillow's pixels is then compared for all, and drawn and decoded by Pillow once.
+    """
+    status, pixels = _render(kernels[0], source, frames)
+    for number, kernel in enumerate(kernels[1:], start=1):
+        others, found = _render(kernel, source, frames)
+        assert others == status, f"kernel {number} says {others}, the first {status}"
+        if status == 0:
+            for one, other, wanted in zip(pixels, found, frames, strict=True):
+                np.testing.assert_array_equal(other, one, err_msg=f"kernel {number} {wanted}")
+    return status, pixels
+
+
+def _render(kernel: Kernel, source: bytes, frames: list[Frame]) -> tuple[int, list[np.ndarray]]:
+    """Of one; every byte around the pixels must stay as it is."""
     rooms = [np.full((w * h * 3 + 128,), 0xA5, np.uint8) for _, _, (_, _, w, h), _, _ in frames]
     views = np.array(
         [
@@ -70,8 +90,8 @@ def reference(image: Image.Image, frame: Frame) -> np.ndarray:
     return pixels[:, ::-1] if flip else pixels
 
 
-def assert_pillows(kernel: Kernel, encoded: bytes, frames: list[Frame]) -> None:
-    status, found = render(kernel, encoded, frames)
+def assert_pillows(kernels: Sequence[Kernel], encoded: bytes, frames: list[Frame]) -> None:
+    status, found = render(kernels, encoded, frames)
     assert status == 0
     image = decode_image(encoded)
     for pixels, wanted in zip(found, frames, strict=True):
