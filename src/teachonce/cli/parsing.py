@@ -13,6 +13,7 @@ import dataclasses
 import re
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, get_type_hints
 
@@ -192,6 +193,7 @@ def _suggest(word: str, known: Iterable[str]) -> str:
     return f" (did you mean {close[0]}?)" if close else ""
 
 
+@cache
 def _unchecked_form(options: type) -> type:
     """An option class for tyro: with tyro's markers instead of ours, and filled in before it is checked."""
     import tyro
