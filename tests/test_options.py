@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from teachonce.cli.config import AblateConfig
-from teachonce.cli.main import COMMANDS
+from teachonce.cli.main import COMMANDS, parse_command
 from teachonce.errors import ConfigError
+from teachonce.evaluation.config import ExportOnnxConfig, ExportWeightsConfig
 from teachonce.extraction.config import ExtractConfig, PlanConfig
 from teachonce.interop.config import ImportConfig, RecordsConfig
 from teachonce.options import (
@@ -23,8 +27,14 @@ from teachonce.options import (
     drop_idle,
     given_options,
     only_with,
+    to_json,
 )
+from teachonce.records.options import RecordOptions
+from teachonce.storage.address import Address
 from teachonce.training.config import TrainConfig
+from teachonce.views.options import ViewOptions
+from teachonce.views.order import ViewOrder
+from teachonce.views.policy import build_policy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,3 +160,56 @@ def test_a_command_line_as_it_is_typed() -> None:
     serving = Serving(table=Path("by the window"), guest=("Ada", "Grace"), sides=(2, 3), candles=False)
     assert command_line(serving) == "'by the window' --guest Ada --guest Grace --sides 2 3 --no-candles"
     assert command_line(Serving()) == ""
+
+
+EXTRACT: dict[str, Any] = {"data": Path("d"), "teacher": "timm:a", "out": Path("o")}
+TRAIN: dict[str, Any] = {"data": Path("d"), "student": "timm:a", "out": Path("o")}
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "message"),
+    [
+        (ExtractConfig, {"policy": "crop+rand_augment"}, "--policy crop+rand_augment: expected center, crop, crop+r"),
+        (ExtractConfig, {"policy": "Center"}, "--policy Center: expected center, crop, "),
+        (ExtractConfig, {"crop_scale": 0.1}, "--crop-scale 0.1: expected several values, as a tuple or a list"),
+        (ExtractConfig, {"crop_scale": (0.1,)}, "--crop-scale (0.1,): expected 2 values, found 1"),
+        (ExtractConfig, {"crop_scale": ("a", 1.0)}, "--crop-scale ('a', 1.0): expected a number, found str"),
+        (ExtractConfig, {"data": 3}, "--data 3: expected a path"),
+        (TrainConfig, {"class_weights": "balance"}, "--class-weights balance: expected "),
+        (TrainConfig, {"sampler": "weighted"}, "--sampler weighted: expected uniform or balanced"),
+        (TrainConfig, {"mixup_type": "1", "mixup_alpha": 0.2}, "--mixup-type 1: expected "),
+        (TrainConfig, {"mixup_type": True, "mixup_alpha": 0.2}, "--mixup-type True: expected "),
+        (TrainConfig, {"batch_size": "64"}, "--batch-size 64: expected an integer, found str"),
+        (TrainConfig, {"batch_size": 64.0}, "--batch-size 64.0: expected an integer, found float"),
+        (TrainConfig, {"epochs": True}, "--epochs True: expected an integer, found bool"),
+        (TrainConfig, {"compile": "no"}, "--compile no: expected True or False, found str"),
+        (TrainConfig, {"student": Path("a")}, "expected a text, found PosixPath"),
+        (RecordOptions, {"val_seed": "x", "val_fraction": 0.1}, "--val-seed x: expected an integer, found str"),
+        (ExportOnnxConfig, {"run": "r", "out": "o", "preprocessing": "Inside"}, "--preprocessing Inside: expected out"),
+        (ExportWeightsConfig, {"run": "r", "out": None}, "--out None: expected a path"),
+    ],
+)  # fmt: skip
+def test_a_value_of_another_kind_is_refused(kind: Any, options: dict[str, Any], message: str) -> None:
+    base = {ExtractConfig: EXTRACT, TrainConfig: TRAIN}.get(kind, {})
+    with pytest.raises(ConfigError) as error:
+        kind(**base | options)
+    assert message in str(error.value)
+
+
+def test_values_as_python_gives_them() -> None:
+    """Texts for paths, lists, NumPy's numbers: what is kept is what a command line would have given."""
+    given = {"data": "s3://bucket/data", "out": "out", "store": ["a", Path("b")], "batch_size": np.int64(64)}
+    given |= {"lr": np.float32(0.5), "crop_scale": [0.25, 1.0], "kd_temp": 2, "own_views": np.True_}
+    config: Any = TrainConfig(**{"student": "timm:a", **given})
+    assert isinstance(config.data, Address) and config.out == Path("out") and config.store == (Path("a"), Path("b"))
+    assert (config.batch_size, type(config.batch_size)) == (64, int)
+    assert (config.lr, config.crop_scale, config.own_views) == (0.5, (0.25, 1.0), True)
+    assert TrainConfig(**TRAIN, store="a").store == (Path("a"),)
+    assert json.dumps(to_json(config)) and parse_command(["train", *shlex.split(command_line(config))]) == config
+
+
+def test_names_are_checked_where_no_option_is() -> None:
+    with pytest.raises(ConfigError, match="policy 'RandAugment': expected center, crop"):
+        build_policy("RandAugment", ViewOptions())
+    with pytest.raises(ConfigError, match="order 'sequental' of 3 views: expected sequential or permuted"):
+        ViewOrder(num_views=3, kind="sequental")  # type: ignore[arg-type]

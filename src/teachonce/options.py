@@ -11,14 +11,17 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import re
 import shlex
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, TypeVar, get_args, get_type_hints
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from teachonce.errors import ConfigError
+from teachonce.storage.address import to_location
 
 T = TypeVar("T")
 POSITIONAL, REPEATED, COMMON = "positional", "repeated", "common"
@@ -73,7 +76,7 @@ _CONDITION = "only with"
 
 
 class Range(NamedTuple):
-    """The numbers that an option takes; ``check_ranges`` refuses all others, NaN among them."""
+    """The numbers that an option takes; ``check_values`` refuses all others, NaN among them."""
 
     least: float
     most: float
@@ -204,14 +207,96 @@ def flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def check_ranges(config: Any) -> None:
-    """Raise ConfigError, naming option, value and expectation, for a number outside of its ``Range``."""
+def check_values(config: Any) -> None:
+    """Raise ConfigError, naming option, value and expectation, for a value that its option does not take.
+
+    That is one of another type or, of few, none of these, and a number outside of its ``Range``. Python may give a path
+    as text, several values as a list and numbers of NumPy's: they become what the option's type says.
+    """
+    for name, hint in _hints(config.__class__).items():
+        value = getattr(config, name)
+        try:
+            fitting = _fit(hint, value)
+        except _DoesNotFitError as error:
+            raise ConfigError(f"{flag(name)} {value if isinstance(value, str) else repr(value)}: {error}") from error
+        if fitting is not value:
+            object.__setattr__(config, name, fitting)
     for name, numbers in _ranges(config.__class__).items():
         value = getattr(config, name)
         if value is not None:
             values = value if isinstance(value, tuple) else (value,)
             holds = all(isinstance(item, int | float) and numbers.holds(item) for item in values)
             require(holds, flag(name), " ".join(map(str, values)), numbers.expected)
+
+
+class _DoesNotFitError(Exception):
+    """Says what was expected."""
+
+
+def _fit(hint: Any, value: Any) -> Any:
+    """The value as one of this type; raises _DoesNotFitError for one that is none."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        if REPEATED in hint.__metadata__ and isinstance(value, str | os.PathLike):
+            value = (value,)
+        return _fit(arguments[0], value)
+    if origin in (Union, UnionType):
+        return _fit_any(arguments, value)
+    if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
+        value = value.item()  # a scalar of NumPy's or PyTorch's
+    if origin is Literal:
+        if not any(value == choice and type(value) is type(choice) for choice in arguments):
+            raise _DoesNotFitError(f"expected {', '.join(map(str, arguments[:-1]))} or {arguments[-1]}")
+    elif origin is tuple:
+        return _fit_all(arguments, value)
+    elif hint is Path:
+        if not isinstance(value, str | os.PathLike):
+            raise _DoesNotFitError("expected a path")
+        return to_location(value if isinstance(value, str | Path) else os.fspath(value))
+    elif hint in _KINDS:
+        kinds, what = _KINDS[hint]
+        if not isinstance(value, kinds) or (isinstance(value, bool) and hint is not bool):
+            raise _DoesNotFitError(f"expected {what}, found {type(value).__name__}")
+    return value
+
+
+_KINDS: dict[Any, tuple[Any, str]] = {
+    bool: (bool, "True or False"),
+    int: (int, "an integer"),
+    float: (int | float, "a number"),
+    str: (str, "a text"),
+}
+
+
+def _fit_any(hints: Sequence[Any], value: Any) -> Any:
+    """The value as one of the first of several types that takes it."""
+    expected: list[str] = []
+    for hint in hints:
+        if hint is not NoneType:
+            try:
+                return _fit(hint, value)
+            except _DoesNotFitError as error:
+                expected.append(str(error))
+        elif value is None:
+            return None
+    raise _DoesNotFitError("; or ".join(expected))
+
+
+def _fit_all(hints: Sequence[Any], value: Any) -> tuple[Any, ...]:
+    """The values as a tuple, of any length or of as many as there are types."""
+    if not isinstance(value, tuple | list) and not (hasattr(value, "tolist") and getattr(value, "ndim", 0) == 1):
+        raise _DoesNotFitError("expected several values, as a tuple or a list")
+    if hints[-1] is not Ellipsis and len(value) != len(hints):
+        raise _DoesNotFitError(f"expected {len(hints)} values, found {len(value)}")
+    kinds = [hints[0]] * len(value) if hints[-1] is Ellipsis else hints
+    fitting = tuple(_fit(hint, item) for hint, item in zip(kinds, value, strict=True))
+    return value if value == fitting and isinstance(value, tuple) else fitting
+
+
+@cache
+def _hints(options: type) -> dict[str, Any]:
+    hints = get_type_hints(options, include_extras=True)
+    return {field.name: hints[field.name] for field in dataclasses.fields(options)}
 
 
 def find_ranges(hint: Any) -> Iterator[Range]:

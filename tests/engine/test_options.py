@@ -10,13 +10,13 @@ import pytest
 from teachonce.engine.jobs import run_jobs
 from teachonce.engine.options import Engine, EngineOptions, read_worker_part
 from teachonce.errors import ConfigError, MissingExtraError
-from teachonce.options import check_applicable, check_ranges
+from teachonce.options import check_applicable, check_values
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options(EngineOptions):
     def __post_init__(self):
-        check_ranges(self)
+        check_values(self)
         check_applicable(self)
         self.check_engine()
 

@@ -27,7 +27,7 @@ from teachonce.options import (
     Positional,
     Seed,
     check_applicable,
-    check_ranges,
+    check_values,
     only_with,
     require,
 )
@@ -110,6 +110,9 @@ class CompletionConfig:
     shell: InOutput[Positional[Literal["bash", "zsh", "fish"]]]
     """The shell; the script's first line says where to put it."""
 
+    def __post_init__(self) -> None:
+        check_values(self)
+
 
 @dataclass(frozen=True, kw_only=True)
 class DemoConfig:
@@ -121,7 +124,7 @@ class DemoConfig:
     """Students per row of the tables, each with a different seed."""
 
     def __post_init__(self) -> None:
-        check_ranges(self)
+        check_values(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,5 +152,5 @@ class StartConfig(RecordOptions):
     """File to write the script to, with the options of its trainings beside it, for --config. Default: print it."""
 
     def __post_init__(self) -> None:
-        check_ranges(self)
+        check_values(self)
         check_applicable(self)

@@ -20,7 +20,7 @@ from teachonce.options import (
     Label,
     Positional,
     check_applicable,
-    check_ranges,
+    check_values,
     only_with,
     require,
 )
@@ -78,7 +78,7 @@ class ExportOnnxConfig(RecordOptions):
     """Print the comparison as JSON."""
 
     def __post_init__(self) -> None:
-        check_ranges(self)
+        check_values(self)
         if self.int8:
             require(self.data is not None, "--int8", "without --data", "--data, for calibration images")
             require(self.store is None or self.logits is None, "--logits", self.logits, "not given with --store")
@@ -97,6 +97,9 @@ class ExportWeightsConfig:
     """File to write; labels.txt beside it gets the names of the classes, where the data has names."""
     overwrite: InOutput[bool] = False
     """Replace an existing file, once the new one is checked."""
+
+    def __post_init__(self) -> None:
+        check_values(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +141,7 @@ class EvaluateConfig(RecordOptions):
     """Replace existing files of --html and --csv."""
 
     def __post_init__(self) -> None:
-        check_ranges(self)
+        check_values(self)
         check_applicable(self)
 
 
@@ -166,6 +169,6 @@ class PredictConfig:
     """Autocast precision of the model."""
 
     def __post_init__(self) -> None:
-        check_ranges(self)
+        check_values(self)
         require(bool(self.images), "IMAGES", "none", "at least one image or folder of images")
         check_applicable(self)

@@ -29,7 +29,7 @@ from teachonce.options import (
     Range,
     Seed,
     check_applicable,
-    check_ranges,
+    check_values,
     given_options,
     only_with,
     option_arguments,
@@ -228,5 +228,5 @@ class VerifyConfig(RecordOptions):
     """Print the verdict as JSON."""
 
     def __post_init__(self) -> None:
-        check_ranges(self)
+        check_values(self)
         check_applicable(self)

@@ -15,7 +15,7 @@ from teachonce.options import (
     Positional,
     Range,
     check_applicable,
-    check_ranges,
+    check_values,
     flag,
     only_with,
     require,
@@ -47,7 +47,7 @@ class InspectConfig(RecordOptions):
     """Replace an existing --out file."""
 
     def __post_init__(self) -> None:
-        check_ranges(self)
+        check_values(self)
         check_applicable(self)
         require(not (self.html and self.json), "--html", "with --json", "one of the two")
         for name in ("data", "out"):
@@ -70,7 +70,7 @@ class StatusConfig:
     """Print JSON; with --watch one line per refresh."""
 
     def __post_init__(self) -> None:
-        check_ranges(self)
+        check_values(self)
         check_applicable(self)
 
 
@@ -84,3 +84,6 @@ class DiffConfig:
     """Folder of another run or store, of the same kind."""
     json: InOutput[bool] = False
     """Print JSON."""
+
+    def __post_init__(self) -> None:
+        check_values(self)

@@ -26,7 +26,7 @@ from teachonce.options import (
     Range,
     Seed,
     check_applicable,
-    check_ranges,
+    check_values,
     only_with,
 )
 from teachonce.records.options import RecordOptions
@@ -101,7 +101,7 @@ class RecordsConfig(EngineOptions):
     """Seed of the shuffle."""
 
     def __post_init__(self) -> None:
-        check_ranges(self)
+        check_values(self)
         check_applicable(self)
         self.check_engine()
 
@@ -125,7 +125,7 @@ class MergeConfig(EngineOptions):
     """Skip the comparison of the store's blocks with their hashes on first read."""
 
     def __post_init__(self) -> None:
-        check_ranges(self)
+        check_values(self)
         check_applicable(self)
         self.check_engine()
 
@@ -147,7 +147,7 @@ class ReindexConfig:
     """Processes that write shards; 0 means one per core, fewer for small inputs."""
 
     def __post_init__(self) -> None:
-        check_ranges(self)
+        check_values(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,7 +178,7 @@ class ImportConfig(RecordOptions):
     """First compare every byte of the store's files with their hashes, and import the damaged ones again."""
 
     def __post_init__(self) -> None:
-        check_ranges(self)
+        check_values(self)
         check_applicable(self)
 
 
@@ -207,7 +207,7 @@ class ExportLogitsConfig:
     """Skip the comparison of the store's blocks with their hashes on first read."""
 
     def __post_init__(self) -> None:
-        check_ranges(self)
+        check_values(self)
         check_applicable(self)
 
 
@@ -221,6 +221,9 @@ class UpgradeConfig:
     """Folder of the new store. Default: STORE-v3, next to the old one."""
     data: InData[Path | None] = None
     """The records of the store, to add their class names to the new store; a sample of keys and labels is compared."""
+
+    def __post_init__(self) -> None:
+        check_values(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,6 +247,6 @@ class CopyConfig:
     """Keep files that are at the target with the right size, without reading them again."""
 
     def __post_init__(self) -> None:
-        check_ranges(self)
+        check_values(self)
         for option, text in (("--views", self.views), ("--shards", self.shards)):
             parse_span(option, text)

@@ -35,6 +35,7 @@ from teachonce.records.tfrecord.foreign import (
     open_foreign_shards,
 )
 from teachonce.records.tfrecord.source import TFRecordSource, find_shards
+from teachonce.storage.address import to_location
 from teachonce.storage.files import locate, open_storage
 from teachonce.storage.names import check_component
 from teachonce.storage.storage import Listing, Storage
@@ -106,13 +107,15 @@ def check_own_shards(data: Path, command: str, instead_of_folders: str) -> None:
 
 
 def open_records(
-    data: Path, split: str, options: RecordOptions = _DEFAULTS, *, with_boxes: bool = False
+    data: Path | str, split: str, options: RecordOptions = _DEFAULTS, *, with_boxes: bool = False
 ) -> RecordSource:
     """The records of a split, whatever holds them; ``with_boxes`` as in ``RecordSource``.
 
+    ``data`` is a path or an address, as a text too.
+
     Raises what ``find_split`` does, and RecordError where what is there is incomplete.
     """
-    return find_split(data, split, options)(with_boxes=with_boxes)
+    return find_split(to_location(data), split, options)(with_boxes=with_boxes)
 
 
 def find_split(data: Path, split: str, options: RecordOptions = _DEFAULTS) -> OpenSplit:

@@ -11,6 +11,7 @@ from teachonce.options import (
     InData,
     Label,
     Seed,
+    check_values,
     given_options,
     only_with,
     option_arguments,
@@ -39,6 +40,9 @@ class RecordOptions:
     usual names elsewhere."""
     label_offset: InData[Label] = 0
     """Added to labels that are numbers, such as -1 where the data counts from 1."""
+
+    def __post_init__(self) -> None:
+        check_values(self)
 
 
 def given_record_options(config: RecordOptions) -> str:

@@ -11,7 +11,7 @@ from teachonce.options import (
     PositiveFraction,
     Probability,
     Range,
-    check_ranges,
+    check_values,
     only_with,
     require,
 )
@@ -69,7 +69,7 @@ class ViewOptions:
     """Random erasing: minimum and maximum aspect ratio (height / width)."""
 
     def __post_init__(self) -> None:
-        check_ranges(self)
+        check_values(self)
         _check_ranges("--crop-scale", self.crop_scale, "--crop-ratio", self.crop_ratio)
         _check_ranges("--erase-scale", self.erase_scale, "--erase-ratio", self.erase_ratio)
 

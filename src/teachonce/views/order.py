@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import get_args
 
+from teachonce.errors import ConfigError
 from teachonce.rng import generator
 from teachonce.views.options import ViewOrderName
 
@@ -16,6 +18,13 @@ class ViewOrder:
     kind: ViewOrderName = "sequential"
     seed: int = 0
     """Of ``permuted``."""
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(ViewOrderName) or self.num_views < 1:
+            raise ConfigError(
+                f"order {self.kind!r} of {self.num_views} views: expected {' or '.join(get_args(ViewOrderName))}, "
+                "of at least 1"
+            )
 
     def number_of(self, epoch: int) -> int:
         """The number of the view that every record shows in this epoch."""

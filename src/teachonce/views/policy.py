@@ -20,12 +20,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 from teachonce.errors import ConfigError, StoreError
 from teachonce.storage.strict_json import convert_json, json_values
 from teachonce.views.columns import CENTER_ONLY, ViewLayout
-from teachonce.views.options import MixOptions, ViewOptions
+from teachonce.views.options import MixOptions, PolicyName, ViewOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,7 +171,12 @@ Policy = CenterPolicy | CropPolicy
 
 
 def build_policy(name: str, options: ViewOptions) -> Policy:
-    """The policy that options mean; a mix is part of it only where they are ``MixOptions``."""
+    """The policy that options mean; a mix is part of it only where they are ``MixOptions``.
+
+    Raises ConfigError for a name that is none.
+    """
+    if name not in get_args(PolicyName):
+        raise ConfigError(f"policy {name!r}: expected {', '.join(get_args(PolicyName))}")
     if name == "center":
         return CenterPolicy()
     randaugment = objects = erasing = mix = None
