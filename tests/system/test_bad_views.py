@@ -15,14 +15,20 @@ from tests.support.small_models import write_color_shards, write_color_teacher
 from tests.system.test_bad_input import extract, fails, train, tree
 
 
-@pytest.fixture
-def data(tmp_path):
-    return write_color_shards(tmp_path / "data", sizes=(9, 6))
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("views")
 
 
-@pytest.fixture
-def teacher(tmp_path):
-    return write_color_teacher(tmp_path / "teacher.onnx")
+@pytest.fixture(scope="module")
+def data(folder):
+    """Read by all tests: who changes something has a copy."""
+    return write_color_shards(folder / "data", sizes=(9, 6))
+
+
+@pytest.fixture(scope="module")
+def teacher(folder):
+    return write_color_teacher(folder / "teacher.onnx")
 
 
 def run(*words):
@@ -31,14 +37,18 @@ def run(*words):
     assert end.value.code == 0
 
 
-@pytest.fixture
-def store(tmp_path, data, teacher, capsys):
+@pytest.fixture(scope="module")
+def extracted(folder, data, teacher):
     """Four views in two groups, half of them mixed."""
-    out = tmp_path / "store"
     views = ["--policy", "crop", "--views", 4, "--views-per-file", 2, "--mixup-alpha", 1, "--mix-prob", 0.5]
-    run(*extract(data, teacher, out, *views))
-    capsys.readouterr()
-    return out
+    run(*extract(data, teacher, folder / "store", *views))
+    return folder / "store"
+
+
+@pytest.fixture
+def store(tmp_path, extracted):
+    """A copy of it, which a test may change."""
+    return shutil.copytree(extracted, tmp_path / "store")
 
 
 def test_a_store_whose_views_are_incomplete(tmp_path, capsys, data, store):

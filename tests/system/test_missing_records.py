@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 
@@ -21,22 +22,34 @@ def run(*words: object) -> None:
     assert end.value.code == 0
 
 
-@pytest.fixture
-def store(tmp_path, capsys):
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("records")
+
+
+@pytest.fixture(scope="module")
+def old(folder):
+    return write_color_shards(folder / "old", sizes=(9, 6))
+
+
+@pytest.fixture(scope="module")
+def extracted(folder, old):
     """Over 15 of the 20 records of ``data``."""
-    out = tmp_path / "store"
-    old = write_color_shards(tmp_path / "old", sizes=(9, 6))
-    teacher = write_color_teacher(tmp_path / "teacher.onnx")
-    run(*extract(old, teacher, out, "--policy", "crop", "--views", 2, "--gate-samples", 0))
-    capsys.readouterr()
-    return out
+    teacher = write_color_teacher(folder / "teacher.onnx")
+    run(*extract(old, teacher, folder / "store", "--policy", "crop", "--views", 2, "--gate-samples", 0))
+    return folder / "store"
 
 
 @pytest.fixture
-def data(tmp_path):
+def store(tmp_path, extracted):
+    return shutil.copytree(extracted, tmp_path / "store")
+
+
+@pytest.fixture(scope="module")
+def data(folder):
     payloads = [color_example(index, 1 + index % 4, COLORS[index % 4]) for index in range(20)]
     order = [17, *range(8), 18, 19, *range(8, 17)]
-    return write_shards(tmp_path / "data", (11, 9), num_classes=5, payloads=[payloads[index] for index in order])
+    return write_shards(folder / "data", (11, 9), num_classes=5, payloads=[payloads[index] for index in order])
 
 
 def result(path):
@@ -65,10 +78,10 @@ def test_skipped_records_are_counted(tmp_path, capsys, data, store, in_memory):
     assert found["steps"] == 4, "batches of 4 of 15 records; of 20 there were 5"
 
 
-def test_skipping_where_nothing_is_missing(tmp_path, capsys, store):
-    run(*train(tmp_path / "old", tmp_path / "run", "--store", store, "--missing", "skip"))
+def test_skipping_where_nothing_is_missing(tmp_path, capsys, old, store):
+    run(*train(old, tmp_path / "run", "--store", store, "--missing", "skip"))
     assert result(tmp_path / "run")["missing_records"] == 0
-    run(*train(tmp_path / "old", tmp_path / "refuse", "--store", store))
+    run(*train(old, tmp_path / "refuse", "--store", store))
     assert result(tmp_path / "refuse")["missing_records"] == 0
     left, right = (json.loads((tmp_path / name / "result.json").read_text()) for name in ("run", "refuse"))
     assert left["train_loss"] == right["train_loss"]

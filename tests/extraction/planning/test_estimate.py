@@ -3,6 +3,7 @@
 import html
 import json
 import xml.etree.ElementTree as ElementTree
+from copy import deepcopy
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -46,24 +47,35 @@ FILES = ["extraction-plan.html", "extraction-plan.json", "extraction-plan.svg", 
 MIXED = {"policy": "crop+randaugment", "erase_prob": 0.5, "mixup_alpha": 0.4, "cutmix_alpha": 1.0}
 
 
-@pytest.fixture
-def data(tmp_path):
-    return write_color_shards(tmp_path / "data")  # 20 and 13 records
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("planned")
 
 
-@pytest.fixture
-def teacher(tmp_path):
-    return write_color_teacher(tmp_path / "teacher.onnx", num_classes=NUM_CLASSES)
+@pytest.fixture(scope="module")
+def data(folder):
+    return write_color_shards(folder / "data")  # 20 and 13 records
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
+def teacher(folder):
+    return write_color_teacher(folder / "teacher.onnx", num_classes=NUM_CLASSES)
+
+
+@pytest.fixture(scope="module")
 def config(data, teacher):
     return PlanConfig(data=data, teacher=teacher, offset=1, device="cpu", batch_size=8, views=3, decode_threads=2)
 
 
-@pytest.fixture
-def summary(config):
+@pytest.fixture(scope="module")
+def estimated(config):
     return build_estimate(config)
+
+
+@pytest.fixture
+def summary(estimated):
+    """A copy, which a test may change."""
+    return deepcopy(estimated)
 
 
 def entry_of(summary, label: str) -> dict:
