@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,8 @@ from teachonce.views.policy import CenterPolicy, CropPolicy, policy_to_json
 from teachonce.views.view import View
 
 
+# The same few images are asked for by most tests.
+@lru_cache(maxsize=4096)
 def encode_jpeg(index: int, width: int = 40, height: int = 30) -> bytes:
     """A JPEG whose content is a function of ``index``: smooth colors and a bright patch."""
     rng = np.random.default_rng(index)
@@ -211,15 +215,19 @@ def forge_views(
 
 
 def write_digits(folder: Path, num_train: int = 96, num_validation: int = 48, size_px: int = 16) -> Path:
-    """Handwritten digits of scikit-learn (real scans, 8 x 8 px) as PNG files, SPLIT/DIGIT/NNNN.png."""
-    from sklearn.datasets import load_digits
+    """Handwritten digits of scikit-learn (real scans, 8 x 8 px) as PNG files, SPLIT/DIGIT/NNNN.png.
 
-    digits = load_digits()
-    for index in range(num_train + num_validation):
+    From its file: importing scikit-learn for ``load_digits``, which reads the same, takes a second or two.
+    """
+    found = find_spec("sklearn")
+    assert found is not None and found.origin is not None, "scikit-learn is not installed"
+    table = Path(found.origin).parent / "datasets" / "data" / "digits.csv.gz"
+    digits = np.loadtxt(table, delimiter=",", max_rows=num_train + num_validation)
+    for index, (*values, target) in enumerate(digits):
         split = "train" if index < num_train else "validation"
-        path = folder / split / str(digits.target[index]) / f"{index:04d}.png"
+        path = folder / split / str(int(target)) / f"{index:04d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        pixels = (digits.images[index] * (255 / 16)).astype(np.uint8)
+        pixels = (np.reshape(values, (8, 8)) * (255 / 16)).astype(np.uint8)
         Image.fromarray(pixels).resize((size_px, size_px), Image.Resampling.BICUBIC).save(path)
     return folder
 

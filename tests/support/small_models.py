@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -77,19 +78,23 @@ def color_example(
 
     ``boxes`` [N, 4]: xmin, ymin, xmax, ymax.
     """
-    rng = np.random.default_rng(index)
-    noise = rng.uniform(-0.06, 0.06, (5, 6, 3))
-    pixels = np.clip((color + noise) * 255, 0, 255).astype(np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=95)
     features = {
-        "image/encoded": buffer.getvalue(),
+        "image/encoded": _color_jpeg(index, tuple(np.asarray(color).tolist()), width, height),
         "image/class/label": label,
         "image/filename": f"image_{index}.jpg".encode(),
     }
     for column, side in enumerate(("xmin", "ymin", "xmax", "ymax") if boxes is not None else ()):
         features[f"image/object/bbox/{side}"] = np.asarray(boxes, np.float32)[:, column]
     return encode_example(features)
+
+
+@lru_cache(maxsize=4096)
+def _color_jpeg(index: int, color: tuple[float, ...], width: int, height: int) -> bytes:
+    noise = np.random.default_rng(index).uniform(-0.06, 0.06, (5, 6, 3))
+    pixels = np.clip((color + noise) * 255, 0, 255).astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=95)
+    return buffer.getvalue()
 
 
 def write_color_shards(
