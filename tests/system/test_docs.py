@@ -36,12 +36,21 @@ PAGES = [
     *sorted(DOCS.rglob("*.md")),
 ]
 """LOG.md and CHANGELOG.md are not among them: they tell of names that are gone."""
-CODE = "\n".join(
-    path.read_text()
-    for folder in ("src", "tests", "benchmarks", "examples", "native", "walkthrough")
-    for path in sorted((ROOT / folder).rglob("*"))
-    if path.suffix in (".py", ".c", ".h", ".jinja") and path != Path(__file__)
-)
+
+
+@cache
+def code() -> str:
+    return "\n".join(
+        path.read_text()
+        for folder in ("src", "tests", "benchmarks", "examples", "native", "walkthrough")
+        for path in sorted((ROOT / folder).rglob("*"))
+        if path.suffix in (".py", ".c", ".h", ".jinja") and path != Path(__file__)
+    )
+
+
+@cache
+def words_of_code() -> set[str]:
+    return set(re.findall(r"\w+", code()))
 
 
 def printed_commands(page: Path) -> list[str]:
@@ -159,7 +168,7 @@ def _is_there(name: str) -> bool:
         pkgutil.resolve_name(name)
     except (ImportError, AttributeError):
         # Or a key that the code writes into files.
-        return f'"{name}"' in CODE
+        return f'"{name}"' in code()
     return True
 
 
@@ -167,7 +176,7 @@ def unknown_words(text: str) -> set[str]:
     """Identifiers between backticks, such as snake_case and CamelCase, that occur nowhere in the code."""
     words = re.findall(r"(?<!`)`(\w+)(?:\(\))?`(?!`)", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
     named = {word for word in words if re.search(r"[a-z0-9]_\w|[a-z][A-Z]", word)}
-    return {word for word in named if not re.search(rf"\b{word}\b", CODE)}
+    return named - words_of_code()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=page_id)
