@@ -26,6 +26,7 @@ from teachonce.terminal import (
     show_warnings_as_lines,
     visible,
 )
+from tests.support.many_commands import run_commands
 from tests.support.small_data import encode_jpeg, write_image_folder, write_shards, write_store
 
 HOSTILE = "a\x1b[31mred\x07\r\nteachonce: done"
@@ -155,27 +156,24 @@ def test_paths_that_are_no_text(tmp_path):
     assert r"caf\udce9: records" in done.stdout
 
 
-@pytest.mark.parametrize("name", [b"caf\xc3\xa9.jpg", b"caf\xe9.jpg"])
-def test_names_in_a_process_that_reads_ascii(tmp_path, name):
+def test_names_in_a_process_that_reads_ascii(tmp_path):
     """A name that is UTF-8 is not called anything else: it is the locale that must be mended."""
-    folder = tmp_path / "train" / "a"
-    folder.mkdir(parents=True)
-    (folder / os.fsdecode(name)).write_bytes(encode_jpeg(0))
-    code = "import sys; from teachonce.cli.main import main; main(['inspect', sys.argv[1]])"
-    locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-    done = subprocess.run(
-        [sys.executable, "-c", code, tmp_path], capture_output=True, text=True, env=os.environ | locale
-    )
-    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
-    if name.decode(errors="replace") == "café.jpg":
-        assert r"'caf\xe9.jpg' is UTF-8, but this process decodes names as ascii: set PYTHONUTF8=1" in done.stderr
-        utf8 = {"PYTHONUTF8": "1"}
-        done = subprocess.run(
-            [sys.executable, "-c", code, tmp_path], capture_output=True, env=os.environ | locale | utf8
-        )
-        assert done.returncode == 0
-    else:
-        assert "is not UTF-8; rename it" in done.stderr
+    for folder, name in (("utf8", b"caf\xc3\xa9.jpg"), ("latin1", b"caf\xe9.jpg")):
+        (tmp_path / folder / "train" / "a").mkdir(parents=True)
+        (tmp_path / folder / "train" / "a" / os.fsdecode(name)).write_bytes(encode_jpeg(0))
+
+    def run_code(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+        words, others = [sys.executable, "-c", code], os.environ | locale | environment
+        return subprocess.run(words, capture_output=True, text=True, env=others, cwd=tmp_path)
+
+    utf8, latin1 = run_commands(run_code, [["inspect", "utf8"], ["inspect", "latin1"]])
+    assert utf8.returncode == latin1.returncode == 1
+    assert len(utf8.stderr.splitlines()) == len(latin1.stderr.splitlines()) == 1
+    assert r"'caf\xe9.jpg' is UTF-8, but this process decodes names as ascii: set PYTHONUTF8=1" in utf8.stderr
+    assert "is not UTF-8; rename it" in latin1.stderr
+    (mended,) = run_commands(lambda code: run_code(code, PYTHONUTF8="1"), [["inspect", "utf8"]])
+    assert mended.returncode == 0, mended.stderr
 
 
 def test_a_count_has_its_noun():

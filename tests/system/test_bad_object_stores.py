@@ -167,7 +167,9 @@ def test_no_credentials(fails: Fails, bucket: str, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("command", EVERY)
 def test_a_server_that_refuses(fails: Fails, bucket: str, monkeypatch: pytest.MonkeyPatch, command: str) -> None:
-    monkeypatch.setattr(retry, "FIRST_CONTACT_SECONDS", 0.5)
+    # Tried several times, and not for long: every command waits for it.
+    monkeypatch.setattr(retry, "FIRST_CONTACT_SECONDS", 0.05)
+    monkeypatch.setattr(retry, "_FIRST_PAUSE_SECONDS", 0.005)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
     line = fails(command, f"s3://{bucket}/some")
     assert "the server refused the connection; tried for 0 s: check the endpoint and the network" in line

@@ -20,8 +20,9 @@ ELSEWHERE = "deadbeef-12-34-01234567 7 process 12 on elsewhere\n"
 
 @pytest.fixture
 def storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Storage:
-    monkeypatch.setattr(lease, "STALE_SECONDS", 1.5)
-    monkeypatch.setattr(lease, "SETTLE_SECONDS", 0.5)
+    monkeypatch.setattr(lease, "STALE_SECONDS", 0.6)
+    monkeypatch.setattr(lease, "LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(lease, "SETTLE_SECONDS", 0.2)
     monkeypatch.setattr(lease, "RENEW_SECONDS", 0.1)
     return LocalStorage(tmp_path, RecordError)
 
@@ -71,7 +72,8 @@ def test_one_of_elsewhere_that_is_renewed_is_held(storage: Storage, monkeypatch:
 
 
 def test_of_several_that_find_a_stale_one_one_takes_it(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lease, "SETTLE_SECONDS", 3)
+    # All three have put theirs by then, however busy the machine is.
+    monkeypatch.setattr(lease, "SETTLE_SECONDS", 1.5)
     put(storage, ELSEWHERE)
     outcomes: list[str] = []
 

@@ -21,6 +21,8 @@ from teachonce.storage.writers import is_dead, is_of_this_machine, writer_name
 
 RENEW_SECONDS = 10.0
 STALE_SECONDS = 35.0
+LOOK_SECONDS = 1.0
+"""How often it is looked whether a lease is renewed, up to ``STALE_SECONDS``."""
 SETTLE_SECONDS = 2.0
 """After a take-over: of two at once the later put counts, and both have seen it by then."""
 
@@ -77,7 +79,7 @@ def _held(storage: Storage, name: str, doing: str, shown: str) -> TeachonceError
 def _changes(storage: Storage, name: str, found: str) -> bool:
     end = time.monotonic() + STALE_SECONDS
     while time.monotonic() < end:
-        time.sleep(1)
+        time.sleep(LOOK_SECONDS)
         if _read(storage, name) != found:
             return True
     return False
