@@ -145,8 +145,29 @@ def position_of(card: Element, store: Store) -> tuple[int, int, int]:
     return [name for name, _ in store.shards].index(found[1]), int(found[2]), int(view[1]) if view else 0
 
 
-def test_the_page_has_every_section_and_needs_nothing_beside_it(tmp_path, data, crops):
-    page = read_page(write_page(crops.path, data, tmp_path / "page.html"))
+# Pages that tests read, and none changes.
+@pytest.fixture(scope="module")
+def crops_file(folder, data, crops):
+    return write_page(crops.path, data, folder / "crops.html")
+
+
+@pytest.fixture(scope="module")
+def crops_page(crops_file):
+    return read_page(crops_file)
+
+
+@pytest.fixture(scope="module")
+def crops_page_without_records(folder, crops):
+    return read_page(write_page(crops.path, None, folder / "crops-alone.html"))
+
+
+@pytest.fixture(scope="module")
+def center_page(folder, data, center):
+    return read_page(write_page(center.path, data, folder / "center.html"))
+
+
+def test_the_page_has_every_section_and_needs_nothing_beside_it(crops, crops_page):
+    page = crops_page
     assert [element.attributes["id"] for element in page.find("section")] == SECTIONS
     assert [link.attributes["href"] for link in page.find("nav")[0].find("a")] == [f"#{name}" for name in SECTIONS[1:]]
     for element in page.all():
@@ -172,8 +193,8 @@ def test_the_page_has_every_section_and_needs_nothing_beside_it(tmp_path, data, 
         assert name in section(page, "bytes").text
 
 
-def test_a_card_says_what_the_store_says(tmp_path, data, crops):
-    page = read_page(write_page(crops.path, data, tmp_path / "page.html"))
+def test_a_card_says_what_the_store_says(data, crops, crops_page):
+    page = crops_page
     source = open_records(data, "train")
     size_px = Preprocessing.from_json(crops.plan.teacher["preprocessing"]).size_px
     cards = section(page, "sheet").find("article")
@@ -202,13 +223,13 @@ def test_a_card_says_what_the_store_says(tmp_path, data, crops):
     assert f"In {num_agreed} of 24 the teacher's choice is the label" in section(page, "sheet").text
 
 
-def test_what_was_done_is_said_where_something_was(tmp_path, data, crops, center):
-    assert "crop " in read_page(write_page(crops.path, data, tmp_path / "crops.html")).text
-    assert "view 0" not in read_page(write_page(center.path, data, tmp_path / "center.html")).text
+def test_what_was_done_is_said_where_something_was(crops_page, center_page):
+    assert "crop " in crops_page.text
+    assert "view 0" not in center_page.text
 
 
-def test_policy_center_is_shown_through_the_teachers_preprocessing(tmp_path, data, center):
-    page = read_page(write_page(center.path, data, tmp_path / "page.html"))
+def test_policy_center_is_shown_through_the_teachers_preprocessing(data, center, center_page):
+    page = center_page
     assert [element.attributes["id"] for element in page.find("section")] == [s for s in SECTIONS if s != "views"]
     source = open_records(data, "train")
     preprocessing = Preprocessing.from_json(center.plan.teacher["preprocessing"])
@@ -307,8 +328,8 @@ def test_labels_that_are_a_little_less_likely_need_no_decision(tmp_path):
     assert "image_4.jpg" in card.text and "1 of 6 labels (16.7%)" in section(page, "decide").text
 
 
-def test_without_the_records_there_is_all_but_pictures(tmp_path, crops, mixed):
-    page = read_page(write_page(crops.path, None, tmp_path / "page.html"))
+def test_without_the_records_there_is_all_but_pictures(crops, mixed, crops_page_without_records):
+    page = crops_page_without_records
     assert [element.attributes["id"] for element in page.find("section")] == SECTIONS
     assert not page.find("img") and "this page has no pictures. With them" in page.text
     assert f"teachonce inspect {crops.path} --html --data RECORDS" in page.text
@@ -379,8 +400,10 @@ def test_a_shard_that_stands_out_is_named(tmp_path):
     assert "1 of 3 shards stand out" in other.text
 
 
-def test_of_a_large_store_a_sample_is_measured_and_the_page_says_so(tmp_path, crops, monkeypatch):
-    assert "sample, spread evenly" not in read_page(write_page(crops.path, None, tmp_path / "page.html")).text
+def test_of_a_large_store_a_sample_is_measured_and_the_page_says_so(
+    tmp_path, crops, crops_page_without_records, monkeypatch
+):
+    assert "sample, spread evenly" not in crops_page_without_records.text
     monkeypatch.setattr(inspect_page, "MAX_ROWS", 60)
     page = read_page(write_page(crops.path, None, tmp_path / "again.html"))
     assert "20 of 33 records in 3 of 3 views, 60 of 99 in total" in page.text
@@ -388,9 +411,8 @@ def test_of_a_large_store_a_sample_is_measured_and_the_page_says_so(tmp_path, cr
     assert "Of 60 views" in section(page, "sure").text
 
 
-def test_the_same_store_gives_the_same_page(tmp_path, data, crops):
-    first = write_page(crops.path, data, tmp_path / "a.html").read_bytes()
-    assert write_page(crops.path, data, tmp_path / "b.html").read_bytes() == first
+def test_the_same_store_gives_the_same_page(tmp_path, data, crops, crops_file):
+    assert write_page(crops.path, data, tmp_path / "again.html").read_bytes() == crops_file.read_bytes()
 
 
 def end(*words) -> int:
@@ -448,7 +470,7 @@ def test_a_file_that_exists_is_not_replaced_unasked(tmp_path, center, capsys):
         assert end(center.path, "--html") == 0
 
 
-def test_classes_that_are_numbered_otherwise_keep_their_names(tmp_path, data, center):
+def test_classes_that_are_numbered_otherwise_keep_their_names(tmp_path, data, center, center_page):
     """The same images as a folder, whose labels count from 0 where those of the shards count from 1."""
     images = tmp_path / "images"
     source = open_records(data, "train")
@@ -456,19 +478,18 @@ def test_classes_that_are_numbered_otherwise_keep_their_names(tmp_path, data, ce
         path = images / "train" / source.classes.names[record.label] / record.filename
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(record.encoded)
-    expected = section(read_page(write_page(center.path, data, tmp_path / "a.html")), "sheet").find("article")
-    found = section(read_page(write_page(center.path, images, tmp_path / "b.html")), "sheet").find("article")
+    expected = section(center_page, "sheet").find("article")
+    found = section(read_page(write_page(center.path, images, tmp_path / "page.html")), "sheet").find("article")
     assert [card.text for card in found] == [card.text for card in expected] and "class2" in found[2].text
 
 
-def test_the_records_may_lie_in_other_shards(tmp_path, data, center):
+def test_the_records_may_lie_in_other_shards(tmp_path, center, center_page):
     """The same pictures, captions and numbers; of fewer records, those that are there."""
-    expected = read_page(write_page(center.path, data, tmp_path / "page.html"))
     other = write_color_shards(tmp_path / "other", sizes=(13, 20))
     page = read_page(write_page(center.path, other, tmp_path / "other.html"))
     cards = section(page, "sheet").find("article")
     assert [shown_pixels(card).tobytes() for card in cards] == [
-        shown_pixels(card).tobytes() for card in section(expected, "sheet").find("article")
+        shown_pixels(card).tobytes() for card in section(center_page, "sheet").find("article")
     ]
 
 
@@ -495,10 +516,10 @@ def test_a_folder_that_cannot_be_written_asks_for_another_place(tmp_path, center
         store.chmod(0o755)
 
 
-def test_the_summary_says_the_same_as_the_page(tmp_path, crops, capsys):
+def test_the_summary_says_the_same_as_the_page(crops, crops_page_without_records, capsys):
     assert end(crops.path, "--json") == 0
     summary = json.loads(capsys.readouterr().out)
-    page = read_page(write_page(crops.path, None, tmp_path / "page.html"))
+    page = crops_page_without_records
     numbers = [cell.text for cell in page.find("div", class_="numbers")[0].find("b")]
     # No top-5 of four classes.
     assert numbers[:5] == ["33", "3", f"{summary['top1']:.2%}", f"{summary['ece']:.4f}",
