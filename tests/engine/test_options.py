@@ -21,6 +21,10 @@ class Options(EngineOptions):
         self.check_engine()
 
 
+ARRAY = {"SLURM_ARRAY_TASK_ID": "1", "SLURM_ARRAY_TASK_COUNT": "3"}
+KUBERNETES = {"JOB_COMPLETION_INDEX": "2", "TEACHONCE_NUM_WORKERS": "5"}
+
+
 @pytest.mark.parametrize(
     ("environment", "part"),
     [
@@ -39,8 +43,30 @@ class Options(EngineOptions):
         ),
         ({"JOB_COMPLETION_INDEX": "7", "TEACHONCE_NUM_WORKERS": "8"}, (7, 8)),
         ({"RANK": "2", "WORLD_SIZE": "4"}, (2, 4)),
+        ({"SLURM_STEP_ID": "0", "SLURM_NTASKS": "64", "SLURM_PROCID": "5"}, (5, 64)),
+        # Eight processes in each job of an array: none does the work of another.
+        (
+            ARRAY | {"SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "8", "SLURM_PROCID": "7", "SLURM_NTASKS": "9"},
+            (15, 24),
+        ),
+        (ARRAY | {"SLURM_NTASKS": "8", "SLURM_PROCID": "0"}, (1, 3)),
+        (ARRAY | {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "4"}, (7, 12)),
+        (KUBERNETES | {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "4"}, (11, 20)),
+        (KUBERNETES | {"RANK": "9", "WORLD_SIZE": "20", "LOCAL_WORLD_SIZE": "4"}, (9, 20)),
     ],
-    ids=["slurm", "slurm from 0", "slurm with a step", "kubernetes", "torchrun"],
+    ids=[
+        "slurm",
+        "slurm from 0",
+        "slurm with a step",
+        "kubernetes",
+        "torchrun",
+        "srun",
+        "srun in an array",
+        "a batch script of an array",
+        "torchrun in an array",
+        "torchrun in a pod",
+        "torchrun over pods",
+    ],
 )
 def test_the_environment_says_which_worker_this_is(environment, part):
     assert read_worker_part("auto", environment) == part
@@ -49,7 +75,7 @@ def test_the_environment_says_which_worker_this_is(environment, part):
 @pytest.mark.parametrize(
     ("environment", "line"),
     [
-        ({}, "found no SLURM_ARRAY_TASK_ID, JOB_COMPLETION_INDEX or RANK in the environment; give --worker i/n"),
+        ({}, "found no SLURM_ARRAY_TASK_ID, JOB_COMPLETION_INDEX or RANK, .* in the environment; give --worker i/n"),
         ({"JOB_COMPLETION_INDEX": "3"}, "set TEACHONCE_NUM_WORKERS to the job's completions"),
         ({"SLURM_ARRAY_TASK_ID": "3"}, "SLURM_ARRAY_TASK_COUNT is '' in the environment, expected a number"),
         ({"RANK": "2", "WORLD_SIZE": "2"}, "RANK 2 is not in 0 to 1"),

@@ -25,7 +25,12 @@ from teachonce.records.class_space import ClassSpace
 from teachonce.records.discovery import open_records
 from teachonce.store.begin import begin_store
 from teachonce.training.config import TrainConfig
-from teachonce.training.data import describe_other_views, student_preprocessing, warn_without_effect
+from teachonce.training.data import (
+    check_validation,
+    describe_other_views,
+    student_preprocessing,
+    warn_without_effect,
+)
 from teachonce.training.train import train
 from teachonce.views.policy import CropPolicy
 from tests.pixels.test_preprocessing import IMAGENET_MEAN_BYTES, WALKTHROUGH
@@ -164,3 +169,13 @@ def test_weights_that_say_the_same_go_on(digits: Path, digits_store: Path, tmp_p
     assert train(config(digits, tmp_path / "run", store_weights="0.7,0.3", **settings)) == first
     with pytest.raises(PlanMismatchError, match="store_weights was 7,3, now 3,7"):
         train(config(digits, tmp_path / "run", store_weights="3,7", **settings))
+
+
+@pytest.mark.parametrize(("num_records", "num_devices"), [(5, 8), (0, 1)])
+def test_each_device_needs_a_record_to_evaluate_on(num_records: int, num_devices: int) -> None:
+    config = TrainConfig(data=Path("d"), student="timm:a", out=Path("o"), val_fraction=0.1)
+    data: Any = SimpleNamespace(validation=range(num_records))
+    with pytest.raises(ConfigError, match=rf"--validation-split validation: has {num_records} records, held out by"):
+        check_validation(config, data, num_devices)
+    check_validation(config, SimpleNamespace(validation=range(8)), 8)  # type: ignore[arg-type]
+    check_validation(config, SimpleNamespace(validation=None), 8)  # type: ignore[arg-type]

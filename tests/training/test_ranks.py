@@ -9,6 +9,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,13 +19,17 @@ from teachonce.engine.machine import local_rank
 from teachonce.errors import ConfigError, LogitsError, TeachonceError
 from teachonce.training.config import TrainConfig
 from teachonce.training.ranks import Agreement, is_rank, run_ranks, world_shape
+from teachonce.training.train import train
 
 CONFIG = TrainConfig(data=Path("data"), student="timm:x", out=Path("run"), devices=2)
 
 
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    slurm, meeting_point = ("SLURM_NTASKS", "SLURM_LOCALID"), ("MASTER_ADDR", "MASTER_PORT")
+    slurm, meeting_point = (
+        ("SLURM_NTASKS", "SLURM_LOCALID", "SLURM_STEP_ID", "SLURM_STEP_NUM_TASKS"),
+        ("MASTER_ADDR", "MASTER_PORT"),
+    )
     for name in ("LOCAL_RANK", "LOCAL_WORLD_SIZE", "WORLD_SIZE", *slurm, *meeting_point):
         monkeypatch.delenv(name, raising=False)
 
@@ -36,6 +41,29 @@ def test_shape_of_the_world(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, value)
     assert is_rank()
     assert world_shape(1, 1) == (4, 2)
+
+
+def test_a_batch_script_of_many_tasks_is_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its command is no rank, and starts its own; srun's steps are as many as they have tasks, not as the job has."""
+    monkeypatch.setenv("SLURM_NTASKS", "8")
+    assert not is_rank()
+    monkeypatch.setenv("SLURM_STEP_ID", "0")
+    assert is_rank()
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")
+    assert not is_rank()
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
+    assert is_rank()
+
+
+def test_a_training_on_one_device_in_a_batch_script(
+    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which Lightning refuses (--ntasks), where it takes the allocation for a step."""
+    for name, value in {"SLURM_NTASKS": "8", "SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "train"}.items():
+        monkeypatch.setenv(name, value)
+    options: dict[str, Any] = {"size": 16, "epochs": 1, "batch_size": 32, "validation_split": "none", "logger": "none"}
+    result = train(TrainConfig(data=digits, student="timm:test_resnet", out=tmp_path, device="cpu", **options))
+    assert result["steps"] == 3
 
 
 def test_number_on_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:

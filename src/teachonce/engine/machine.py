@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
@@ -65,6 +65,16 @@ def quota_cores(proc: Path = PROC, cgroups: Path = CGROUPS) -> int:
 def local_rank() -> int:
     """Number of this process among those that torchrun or srun started on its machine; 0 where it is the only one."""
     return int(os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or 0)
+
+
+def slurm_step_tasks(environment: Mapping[str, str]) -> int:
+    """How many processes srun started beside this one, itself counted; 0 where it is alone.
+
+    A batch script of many tasks is one process: only the steps within it are many.
+    """
+    tasks = environment.get("SLURM_STEP_NUM_TASKS") or environment.get("SLURM_NTASKS", "")
+    count = int(tasks) if "SLURM_STEP_ID" in environment and tasks.isdecimal() else 0
+    return count if count > 1 else 0
 
 
 def local_ranks() -> int:

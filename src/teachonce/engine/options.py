@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from teachonce.engine.machine import num_cores
+from teachonce.engine.machine import num_cores, slurm_step_tasks
 from teachonce.errors import ConfigError
 from teachonce.options import Common, Condition, Count, CountOrNone, InRunning, Range, only_with, require
 
@@ -123,31 +123,50 @@ def read_worker_part(worker: str, environment: Mapping[str, str]) -> tuple[int, 
 
 
 def _find_worker_part(environment: Mapping[str, str]) -> tuple[int, int]:
+    """By the number of the job in its array, and of the process among those that torchrun or srun started in it."""
+    job, process = _find_job(environment), _find_process(environment)
+    if job is None and process is None:
+        raise ConfigError(
+            "--worker auto: found no SLURM_ARRAY_TASK_ID, JOB_COMPLETION_INDEX or RANK, nor a step of several tasks of "
+            "srun, in the environment; give --worker i/n"
+        )
+    (index, count), (rank, num_ranks) = job or (0, 1), process or (0, 1)
+    return index * num_ranks + rank, count * num_ranks
+
+
+def _find_job(environment: Mapping[str, str]) -> tuple[int, int] | None:
     if "SLURM_ARRAY_TASK_ID" in environment:
         first, step = _number(environment, "SLURM_ARRAY_TASK_MIN", 0), _number(environment, "SLURM_ARRAY_TASK_STEP", 1)
         index, rest = divmod(_number(environment, "SLURM_ARRAY_TASK_ID") - first, max(1, step))
         count = _number(environment, "SLURM_ARRAY_TASK_COUNT")
-        found = "SLURM_ARRAY_TASK_ID"
-    elif "JOB_COMPLETION_INDEX" in environment:
-        found, index, rest = "JOB_COMPLETION_INDEX", _number(environment, "JOB_COMPLETION_INDEX"), 0
-        if WORKERS_VARIABLE not in environment:
-            raise ConfigError(
-                f"--worker auto: Kubernetes gives JOB_COMPLETION_INDEX {index} but not the number of workers; set "
-                f"{WORKERS_VARIABLE} to the job's completions"
-            )
-        count = _number(environment, WORKERS_VARIABLE)
-    elif "RANK" in environment:
-        found, index, rest = "RANK", _number(environment, "RANK"), 0
-        count = _number(environment, "WORLD_SIZE")
-    else:
+        return _checked(environment, "SLURM_ARRAY_TASK_ID", -1 if rest else index, count)
+    if "JOB_COMPLETION_INDEX" not in environment:
+        return None
+    num_local = environment.get("LOCAL_WORLD_SIZE", environment.get("WORLD_SIZE", ""))
+    if environment.get("WORLD_SIZE", "") != num_local:
+        return None  # torchrun over all pods: its ranks are all there are
+    index = _number(environment, "JOB_COMPLETION_INDEX")
+    if WORKERS_VARIABLE not in environment:
         raise ConfigError(
-            "--worker auto: found no SLURM_ARRAY_TASK_ID, JOB_COMPLETION_INDEX or RANK in the environment; give "
-            "--worker i/n"
+            f"--worker auto: Kubernetes gives JOB_COMPLETION_INDEX {index} but not the number of workers; set "
+            f"{WORKERS_VARIABLE} to the job's completions"
         )
-    if rest or not 0 <= index < count:
+    return _checked(environment, "JOB_COMPLETION_INDEX", index, _number(environment, WORKERS_VARIABLE))
+
+
+def _find_process(environment: Mapping[str, str]) -> tuple[int, int] | None:
+    if "RANK" in environment:
+        return _checked(environment, "RANK", _number(environment, "RANK"), _number(environment, "WORLD_SIZE"))
+    if num_tasks := slurm_step_tasks(environment):
+        return _checked(environment, "SLURM_PROCID", _number(environment, "SLURM_PROCID"), num_tasks)
+    return None
+
+
+def _checked(environment: Mapping[str, str], name: str, index: int, count: int) -> tuple[int, int]:
+    if not 0 <= index < count:
         raise ConfigError(
-            f"--worker auto: {found} {environment[found]} is not in 0 to {count - 1}, or the numbers of the "
-            f"{count} workers have gaps; give --worker i/n"
+            f"--worker auto: {name} {environment[name]} is not in 0 to {count - 1}, or the numbers of the {count} "
+            "workers have gaps; give --worker i/n"
         )
     return index, count
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 
 from teachonce.codecs.registry import build_codec
-from teachonce.engine.machine import local_rank, local_ranks, num_cores
+from teachonce.engine.machine import local_rank, local_ranks, num_cores, slurm_step_tasks
 from teachonce.engine.progress import phase
 from teachonce.engine.stop_between_units import check_stop
 from teachonce.errors import CheckError, ConfigError, StoreError
@@ -108,8 +108,9 @@ def prepare(config: ExtractConfig) -> tuple[Preparation, Classifier]:
 
 
 def _own_device(name: str) -> str:
-    """Of processes that torchrun started, each its own GPU, where the device does not say which."""
-    if str(resolve_device(name)) != "cuda" or "LOCAL_RANK" not in os.environ:
+    """Of processes that torchrun or srun started, each its own GPU, where the device does not say which."""
+    is_one_of_several = "LOCAL_RANK" in os.environ or slurm_step_tasks(os.environ) > 0
+    if str(resolve_device(name)) != "cuda" or not is_one_of_several:
         return name
     return f"cuda:{local_rank() % torch.cuda.device_count()}"
 

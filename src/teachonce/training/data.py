@@ -324,6 +324,17 @@ def _as_begun(config: TrainConfig) -> str:
     return text if is_same else config.store_weights
 
 
+def check_validation(config: TrainConfig, data: TrainingData, world_size: int) -> None:
+    """Raise ConfigError where a device would have no record to evaluate on: before there is a run, not at its end."""
+    if data.validation is not None and len(data.validation) < world_size:
+        held_out = f", held out by --val-fraction {config.val_fraction:g}" if config.val_fraction else ""
+        raise ConfigError(
+            f"--validation-split {config.validation_split}: has {plural(len(data.validation), 'record')}{held_out}, "
+            f"expected at least one for each of {plural(world_size, 'device')}; use fewer devices, a larger split, or "
+            "--validation-split none"
+        )
+
+
 def check_replayed_views(config: TrainConfig, dataset: KDDataset) -> None:
     """Raise ConfigError for an option of the student's own views where the store's are replayed."""
     if not dataset.views.is_replay:

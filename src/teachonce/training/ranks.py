@@ -20,7 +20,7 @@ from multiprocessing import connection, get_context
 from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING, Any
 
-from teachonce.engine.machine import num_cores
+from teachonce.engine.machine import num_cores, slurm_step_tasks
 from teachonce.engine.processes import exit_with_parent
 from teachonce.engine.stop_long_work import PARENT_SECONDS, StopSignals, end_by_signal, stopping_children
 from teachonce.errors import ConfigError, TeachonceError
@@ -36,7 +36,12 @@ _STOPPED = {128 + number: number for number in (signal.SIGTERM, signal.SIGINT)}
 
 def is_rank() -> bool:
     """Whether this process is one of several that somebody started: torchrun, SLURM's srun, or ``run_ranks``."""
-    return "LOCAL_RANK" in os.environ or int(os.environ.get("SLURM_NTASKS", 1)) > 1
+    return "LOCAL_RANK" in os.environ or is_slurm_rank()
+
+
+def is_slurm_rank() -> bool:
+    """Whether this process is one of several of a step of SLURM: a batch script that asks for as many tasks is not."""
+    return slurm_step_tasks(os.environ) > 0
 
 
 def is_first_rank() -> bool:

@@ -72,13 +72,14 @@ from teachonce.training.data import (
     TrainingData,
     check_batch,
     check_replayed_views,
+    check_validation,
     open_training_data,
     resolve_run,
     warn_without_effect,
 )
 from teachonce.training.interruption import EpochLoader, Interruption, TrainingStoppedError
 from teachonce.training.online_stats import measure_online_stats
-from teachonce.training.ranks import Agreement, is_first_rank, is_rank, run_ranks, world_shape
+from teachonce.training.ranks import Agreement, is_first_rank, is_rank, is_slurm_rank, run_ranks, world_shape
 from teachonce.training.report import summarize_classes, write_report
 from teachonce.training.store_warnings import measure_store_stats, warn_before_training, warn_of_teacher
 from teachonce.training.student_module import OnlineTeacher, StudentModule
@@ -111,6 +112,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
             config, student, None if teacher is None else teacher.preprocessing, page_locked=device.type == "cuda"
         )
     trainer, recorder = _build_trainer(config, device, len(data.train))
+    check_validation(config, data, trainer.world_size)
     check_replayed_views(config, data.train)
     if trainer.is_global_zero:
         warn_without_effect(config, data.train)
@@ -239,8 +241,8 @@ def _build_trainer(
     check_num_records(config, num_records, world_size)
     recorder = EpochRecorder(config.out, config.epochs, config.checkpoint_epochs)
     plugins: list[Any] = [AtomicCheckpointIO()]
-    if "LOCAL_RANK" in os.environ and "TORCHELASTIC_RUN_ID" not in os.environ:
-        plugins.append(LightningEnvironment())  # our own ranks, whatever cluster they run on
+    if "TORCHELASTIC_RUN_ID" not in os.environ and (not is_slurm_rank() or "LOCAL_RANK" in os.environ):
+        plugins.append(LightningEnvironment())  # alone, or our own ranks, whatever cluster they run on
     with _quiet_lightning():
         trainer = lightning.Trainer(
             accelerator={"cuda": "gpu"}.get(device.type, device.type),
