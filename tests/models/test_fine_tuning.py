@@ -25,8 +25,8 @@ from teachonce.runs.run import Run
 from teachonce.training.config import TrainConfig
 from teachonce.training.train import train
 from tests.evaluation.test_onnx_export import write_run
-from tests.support.kills import train_until_killed
 from tests.support.small_data import write_digits
+from tests.support.trainings import train_until_killed
 from tests.training.test_train import config, tensor_bytes
 
 RESNET = "timm:test_resnet"
@@ -258,7 +258,7 @@ def test_killed_and_resumed_is_bit_for_bit_the_same(halves, tmp_path: Path) -> N
     _, high, low_run = halves
     whole = config(high, tmp_path / "whole", init=low_run, epochs=4)
     killed = config(high, tmp_path / "killed", init=low_run, epochs=4)
-    train_until_killed(killed, "epoch == 2 and batch_index == 1")
+    train_until_killed(killed, epoch=2, batch_index=1)
     assert len(read_metrics(killed.out)) == 2
     assert Run(killed.out).result is None
     train(killed)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 
 import pytest
 
@@ -16,14 +16,12 @@ from teachonce.engine.heartbeat import WORKERS_FOLDER
 from teachonce.storage.local import TEMPORARY_PREFIX, LocalStorage
 from teachonce.storage.writers import writer_name
 
-if TYPE_CHECKING:
-    from teachonce.training.config import TrainConfig
-
 DEAD_NAME = [sys.executable, "-c", "from teachonce.storage.writers import writer_name; print(writer_name())"]
 
 
+@cache
 def dead_writer() -> str:
-    """The name of a process that has ended."""
+    """The name of a process that has ended; its id may be another's by now, and the time when it began is not."""
     return subprocess.run(DEAD_NAME, check=True, capture_output=True, text=True).stdout.strip()
 
 
@@ -70,33 +68,3 @@ def killed_after(num_files: int | None, folder: Path, monkeypatch: pytest.Monkey
 def everything(folder: Path) -> dict[str, bytes]:
     """All files anywhere below a folder, hidden ones too."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
-
-
-DYING = """
-import os, signal
-from pathlib import Path, PosixPath
-from teachonce.training.config import TrainConfig
-from teachonce.training.student_module import StudentModule
-from teachonce.training.train import train
-step, num_steps = StudentModule.training_step, 0
-def die(module, batch, batch_index):
-    global num_steps
-    num_steps += 1
-    epoch = module.current_epoch
-    if {when}:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return step(module, batch, batch_index)
-StudentModule.training_step = die
-train({config!r})
-"""
-
-
-def train_until_killed(config: TrainConfig, when: str) -> None:
-    """Train in a process that kills itself at the beginning of a training step: where ``when`` holds of its
-    ``num_steps`` (from 1), ``epoch`` and ``batch_index`` (from 0).
-
-    Who looks on from outside and kills comes too late on a busy machine: then the training is over.
-    """
-    program = DYING.format(when=when, config=config)
-    process = subprocess.run([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True)
-    assert process.returncode == -signal.SIGKILL, process.stderr

@@ -24,6 +24,7 @@ from teachonce.cli.main import main
 from teachonce.engine import stop_long_work
 from teachonce.engine.stop_long_work import Interrupted
 from teachonce.errors import ModelError, PlanMismatchError, TeachonceError
+from teachonce.models.classifier import build_student
 from teachonce.runs.metrics import read_metrics
 from teachonce.runs.run import Run
 from teachonce.storage.address import to_location
@@ -34,13 +35,20 @@ from teachonce.training.interruption import KEY, merge_rank_states
 from teachonce.training.ranks import run_ranks
 from teachonce.training.student_module import StudentModule
 from teachonce.training.train import train
-from tests.support.kills import train_until_killed
 from tests.support.object_stores import environment, new_bucket
+from tests.support.trainings import (
+    DROPOUT_STUDENT,
+    MOST_SECONDS,
+    PROCESSES,
+    started,
+    train_and_hang,
+    train_until_killed,
+)
 from tests.training.test_train import GRACE_SECONDS, TRAIN, config, curve, tensor_bytes
 
 # Batch norm, dropout, moving average, mixup, warm-up: everything that has a state or is drawn. 12 updates an epoch.
 EVERYTHING: dict[str, Any] = {
-    "student": "torchvision:mobilenet_v3_small",
+    "student": DROPOUT_STUDENT,
     "epochs": 3,
     "batch_size": 8,
     "mixup_alpha": 0.3,
@@ -114,6 +122,16 @@ def check_the_same(run: TrainConfig, undisturbed: TrainConfig) -> None:
     }
     assert sorted(path.name for path in (run.out / "checkpoints").iterdir()) == ["best.safetensors", "last.ckpt"]
     assert not list(run.out.rglob(".tmp-*")) and not (run.out / ".train.lock").exists()
+
+
+def test_the_student_has_what_is_kept_and_what_is_drawn() -> None:
+    student = build_student(DROPOUT_STUDENT, 10).train()
+    names = student.state_dict().keys()
+    assert any("running_var" in name for name in names) and any("num_batches_tracked" in name for name in names)
+    images = torch.rand(8, 3, 16, 16)
+    # Batch norm gives the same for the same batch: what differs is dropout.
+    assert not torch.equal(student(images), student(images))
+    assert torch.equal(student.eval()(images), student(images))
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -277,7 +295,7 @@ def test_the_command_says_one_line_and_its_exit_code_is_the_shells(
 def test_killed_after_a_timed_checkpoint(undisturbed: TrainConfig, tmp_path: Path, stopper: Stopper) -> None:
     """kill -9 in the first epoch, whose end has not saved anything yet."""
     run = replace(undisturbed, out=tmp_path / "run", checkpoint_minutes=1e-6)
-    train_until_killed(run, "num_steps == 7")
+    train_until_killed(run, epoch=0, batch_index=6)
     place = last_checkpoint(run)[KEY]
     assert (place["epoch"], place["num_done"]) == (0, 6)
     train(replace(run, checkpoint_minutes=15.0))
@@ -318,38 +336,19 @@ def test_a_loss_that_is_not_finite_is_not_saved(digits: Path, tmp_path: Path, st
     assert all(tensor.isfinite().all() for tensor in last_checkpoint(run)["state_dict"].values())
 
 
-HANGING = """
-import ctypes
-from teachonce.training.student_module import StudentModule
-step, calls = StudentModule.training_step, []
-def hang(module, *arguments):
-    calls.append(0)
-    if len(calls) == 9:
-        # As in a collective whose other end is gone: no handler of Python's ever runs.
-        mutex = ctypes.create_string_buffer(128)
-        library = ctypes.CDLL(None)
-        print("hangs", flush=True)
-        library.pthread_mutex_lock(mutex)
-        library.pthread_mutex_lock(mutex)
-    return step(module, *arguments)
-StudentModule.training_step = hang
-"""
-
-
+@pytest.mark.xdist_group("trainings")
 def test_a_step_that_hangs_ends_with_the_grace_period(digits: Path, tmp_path: Path) -> None:
     """The checkpoint before is kept."""
     run = config(digits, tmp_path / "run", grace_seconds=1.5, epochs=2, batch_size=16)
-    program = HANGING + TRAIN.format(config=run)
-    process = subprocess.Popen(
-        [sys.executable, "-c", program], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout and process.stdout.readline() == "hangs\n"
-    process.terminate()
-    begin = time.monotonic()
-    _, said = process.communicate(timeout=300)
-    assert 1 < time.monotonic() - begin < 60
-    assert process.returncode == 143
-    assert said.splitlines()[-1] == (
+    hangs, said = PROCESSES.Event(), tmp_path / "said"
+    with started(train_and_hang, run, 1, 2, hangs, said) as process:
+        assert hangs.wait(MOST_SECONDS)
+        process.terminate()
+        begin = time.monotonic()
+        process.join(MOST_SECONDS)
+        assert 1 < time.monotonic() - begin < 60
+        assert process.exitcode == 143
+    assert said.read_text().splitlines()[-1] == (
         "training: no checkpoint could be written within 1.5 seconds of SIGTERM (--grace-seconds); the previous one is "
         "kept. Run the same command to resume"
     )
@@ -414,9 +413,9 @@ def test_two_ranks_are_stopped_killed_and_resumed_bit_for_bit(
     digits: Path, digits_store: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Running statistics, random numbers and sums are each rank's own."""
-    undisturbed = config(
-        digits, tmp_path / "undisturbed", store=digits_store, devices=2, **(EVERYTHING | {"batch_size": 4})
-    )
+    # One that the ranks of a plain training know, whose processes import nothing of the tests.
+    settings = {"student": "torchvision:mobilenet_v3_small", "batch_size": 4}
+    undisturbed = config(digits, tmp_path / "undisturbed", store=digits_store, devices=2, **(EVERYTHING | settings))
     train(undisturbed)
     run = replace(undisturbed, out=tmp_path / "run")
     with pytest.raises(SystemExit) as ended:

@@ -47,9 +47,9 @@ from teachonce.training.report import write_report
 from teachonce.training.store_warnings import StoreStats
 from teachonce.training.student_module import StudentModule
 from teachonce.training.train import train
-from tests.support.kills import train_until_killed
 from tests.support.paths import GOLDEN
 from tests.support.small_data import teacher_logits, write_digits, write_image_folder, write_shards, write_store
+from tests.support.trainings import DROPOUT_STUDENT, MOST_SECONDS, started, train_until_killed
 
 GRACE_SECONDS = 500.0
 """Between a signal and the end of the process, where that is the process of the tests."""
@@ -201,10 +201,11 @@ def test_a_window_of_shards_is_part_of_the_run(tmp_path: Path) -> None:
         train(replace(plain, shuffle_shards=2))
 
 
+@pytest.mark.xdist_group("trainings")
 def test_killed_and_resumed_is_bit_for_bit_the_same(digits: Path, digits_store: Path, tmp_path: Path) -> None:
     """Batch norm, dropout, moving average, mixup, warm-up, AdamW: everything that has a state or is drawn."""
     settings = {
-        "student": "torchvision:mobilenet_v3_small",
+        "student": DROPOUT_STUDENT,
         "store": digits_store,
         "epochs": 4,
         "batch_size": 16,
@@ -218,6 +219,7 @@ def test_killed_and_resumed_is_bit_for_bit_the_same(digits: Path, digits_store: 
     check_resumption(config(digits, tmp_path / "killed", **settings))
 
 
+@pytest.mark.xdist_group("trainings")
 def test_accumulated_updates_are_resumed(digits: Path, digits_store: Path, tmp_path: Path) -> None:
     settings = {"store": digits_store, "epochs": 4, "batch_size": 8, "accumulate": 3, "ema_decay": 0.9}
     check_resumption(config(digits, tmp_path / "killed", warmup_epochs=1.5, clip_norm=1.0, **settings))
@@ -269,6 +271,7 @@ def test_a_student_is_told_of_updates_and_not_of_batches(digits: Path, tmp_path:
     assert [row["lr"] for row in curve(run.out)] == pytest.approx(expected, rel=1e-12)
 
 
+@pytest.mark.xdist_group("trainings")
 @pytest.mark.parametrize("paired", [False, True])
 def test_a_window_of_shards_is_resumed(tmp_path: Path, paired: bool) -> None:
     data = write_shards(tmp_path / "data", sizes=(30, 5, 41, 1, 20))
@@ -279,7 +282,7 @@ def test_a_window_of_shards_is_resumed(tmp_path: Path, paired: bool) -> None:
 
 def check_resumption(killed: TrainConfig) -> None:
     """Kill the run within its third epoch, go on with it, and compare it with one that is never killed."""
-    train_until_killed(killed, "epoch == 2 and batch_index == 1")
+    train_until_killed(killed, epoch=2, batch_index=1)
     assert len(read_metrics(killed.out)) == 2
     assert not (killed.out / "result.json").exists()
     train(killed)
@@ -299,22 +302,19 @@ train({config!r})
 """
 
 
+@pytest.mark.xdist_group("trainings")
 def test_a_second_training_of_a_run_is_refused(digits: Path, tmp_path: Path) -> None:
     """While the first one trains; the first one's curve is that of a run that nobody disturbed."""
     first = config(digits, tmp_path / "run", epochs=200, num_workers=0)
-    process = subprocess.Popen([sys.executable, "-c", TRAIN.format(config=first)], stderr=subprocess.DEVNULL)
-    try:
-        deadline = time.monotonic() + 300
+    with started(train, first) as process:
+        deadline = time.monotonic() + MOST_SECONDS
         while not read_metrics(first.out):
-            assert process.poll() is None and time.monotonic() < deadline
+            assert process.is_alive() and time.monotonic() < deadline
             time.sleep(0.01)
         expected = rf"^{first.out}: is being trained by process {process.pid} on \S+; wait until it has finished"
         with pytest.raises(TeachonceError, match=expected):
             train(first)
-        assert process.poll() is None and not (first.out / "result.json").exists()
-    finally:
-        process.kill()
-        process.wait()
+        assert process.is_alive() and not (first.out / "result.json").exists()
     assert (first.out / ".train.lock").exists() and len(read_metrics(first.out)) < 200
 
 
