@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+import re
 
+import jaxtyping
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from teachonce.errors import ConfigError
 from teachonce.losses.losses import average_probs, kd_loss, kd_loss_from_probs, label_loss, label_probs, soften
 from tests.support import reference
 
@@ -220,3 +223,86 @@ def test_extreme_logits_stay_finite() -> None:
 def test_shapes_are_checked_in_tests() -> None:
     with pytest.raises(Exception, match=r"kd_loss"):
         kd_loss(torch.zeros(2, 3), torch.zeros(3, 3), 1.0)
+
+
+# 5. Shapes and settings
+
+
+@pytest.fixture
+def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a user calls them: the annotations, which only tests check, are not."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+
+
+@given(logit_pairs(), temperatures, st.integers(1, 3))
+def test_of_several_teachers_the_softened_probabilities_are_averaged(
+    pair: tuple[torch.Tensor, torch.Tensor], temperature: float, num_teachers: int
+) -> None:
+    student, teacher = pair
+    teachers = torch.stack([teacher.roll(shift, dims=1) for shift in range(num_teachers)], dim=1)
+    apart = sum(float(kd_loss(student, one, temperature)) for one in teachers.unbind(1)) / num_teachers
+    assert close(kd_loss(student, teachers, temperature), apart, temperature * 100)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("shape", [(4, 1), (1, 3), (3,), (4, 4), (4, 4, 1), (4, 0, 3), (1, 4, 3), (3, 4, 3)])
+def test_teacher_logits_of_another_shape_are_refused_and_not_broadcast(shape: tuple[int, ...]) -> None:
+    expected = (
+        rf"^teacher_logits {re.escape(str(list(shape)))}: expected \[4, 3\] as student_logits, or \[4, M, 3\] of M"
+    )
+    with pytest.raises(ConfigError, match=expected):
+        kd_loss(torch.zeros(4, 3), torch.zeros(shape), 1.0)
+    if len(shape) < 3:
+        with pytest.raises(ConfigError, match=r"^teacher_probs \[.*: expected \[4, 3\], after student_logits"):
+            kd_loss_from_probs(torch.zeros(4, 3), torch.zeros(shape), 1.0)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("shape", [(0, 3), (3,), (2, 3, 1)])
+def test_student_logits_without_rows_or_of_another_rank_are_refused(shape: tuple[int, ...]) -> None:
+    student = torch.zeros(shape)
+    message = rf"^student_logits {re.escape(str(list(shape)))}: expected \[B, C\] with at least one row"
+    with pytest.raises(ConfigError, match=message):
+        kd_loss(student, student, 1.0)
+    with pytest.raises(ConfigError, match=message):
+        label_loss(student, torch.zeros(shape[0], dtype=torch.int64))
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("labels", [torch.zeros(1, dtype=torch.int64), torch.zeros(4, 1).long(), torch.zeros(4)])
+def test_labels_and_row_weights_of_another_shape_are_refused(labels: torch.Tensor) -> None:
+    student = torch.zeros(4, 3)
+    with pytest.raises(ConfigError, match=r"^labels \[.*: expected \[4"):
+        label_loss(student, labels)
+    # [4, 1] times [4] would be [4, 4].
+    weights = torch.ones(4, 1)
+    with pytest.raises(ConfigError, match=r"^row_weights \[4, 1\]: expected \[4\]"):
+        label_loss(student, torch.zeros(4, dtype=torch.int64), 0.0, weights)
+    with pytest.raises(ConfigError, match=r"^row_weights \[4, 1\]: expected \[4\]"):
+        kd_loss_from_probs(student, soften(student, 1.0), 1.0, weights)
+    with pytest.raises(ConfigError, match=r"^weights: 1, expected one of each of the 2 teachers"):
+        average_probs(torch.zeros(4, 2, 3), 1.0, [1.0])
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, math.inf, math.nan])
+def test_a_temperature_or_smoothing_out_of_range_is_refused(value: float) -> None:
+    student = torch.zeros(4, 3)
+    for compute in (
+        lambda: kd_loss(student, student, value),
+        lambda: kd_loss(student, student[:, None], value),
+        lambda: kd_loss_from_probs(student, student, value),
+    ):
+        with pytest.raises(ConfigError, match=rf"^temperature {value}: expected a finite number above 0"):
+            compute()
+    with pytest.raises(ConfigError, match=r"^smoothing .*: expected 0 to 1"):
+        label_loss(student, torch.zeros(4, dtype=torch.int64), value or 1.5)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("unchecked")
+def test_the_checks_leave_one_graph_to_the_compiler() -> None:
+    student, teachers = torch.randn(6, 5), torch.randn(6, 2, 5)
+    compiled = torch.compile(kd_loss, backend="eager", fullgraph=True)
+    for rows in (6, 4):
+        for teacher in (teachers[:rows], teachers[:rows, 0]):
+            assert compiled(student[:rows], teacher, 2.0) == kd_loss(student[:rows], teacher, 2.0)
