@@ -80,6 +80,25 @@ def test_fewer_records_than_batches_of_an_update() -> None:
         EpochBatches(5, 1, world_size=2, accumulate=3)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 0}, "batch_size 0: expected at least 1"),
+        ({"batch_size": -1}, "batch_size -1: expected at least 1"),
+        ({"world_size": 0}, "world_size 0: expected at least 1"),
+        ({"accumulate": 0}, "accumulate 0: expected at least 1"),
+        ({"rank": 2, "world_size": 2}, "rank 2: expected 0 to 1, of world_size 2"),
+        ({"rank": 1}, "rank 1: expected 0 to 0, of world_size 1"),
+        ({"rank": -1, "world_size": 2}, "rank -1: expected 0 to 1"),
+        ({"first_step": -1}, "first_step -1: expected 0 or more"),
+        ({"epoch": -1}, "epoch -1: expected 0 or more"),
+    ],
+)
+def test_numbers_that_cannot_be_meant(options: dict[str, int], message: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{message}"):
+        EpochBatches(10, **({"batch_size": 4} | options))
+
+
 @pytest.mark.parametrize("paired", [False, True])
 @pytest.mark.parametrize("drop_last", [False, True])
 def test_an_epoch_goes_on_in_its_middle(paired, drop_last):

@@ -400,8 +400,12 @@ def test_a_record_is_found_by_its_number(data: Path) -> None:
     chosen = np.array([source.num_records - 1, 0, 0])
     assert source.locate_all(chosen) == [expected[-1], expected[0], expected[0]]
     assert pickle.loads(pickle.dumps(source)).locate(1) == expected[1]
-    with pytest.raises(AssertionError):
-        source.locate(source.num_records)
+    for wrong in (-1, source.num_records):
+        message = f"record {wrong}: expected 0 to {source.num_records - 1}, by which"
+        with pytest.raises(ConfigError, match=message):
+            source.locate(wrong)
+        with pytest.raises(ConfigError, match=message):
+            source.locate_all(np.array([0, wrong, 1]))
 
 
 def test_an_empty_shard_is_an_error(data: Path) -> None:

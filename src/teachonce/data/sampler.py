@@ -51,7 +51,8 @@ class EpochBatches(Sequence[list[tuple[int, int]]]):
 
     A sequence too: ``batches[step]`` are the records of one batch, for what asks for batches by number.
 
-    Raises ConfigError for fewer records than the batches of one update, and for an invalid window.
+    Raises ConfigError for fewer records than the batches of one update, for a number that cannot be meant (a rank
+    outside the world, a batch of no records), and for an invalid window.
     """
 
     def __init__(
@@ -72,6 +73,12 @@ class EpochBatches(Sequence[list[tuple[int, int]]]):
         shard_sizes: Sequence[int] = (),
         classes: NDArray[np.integer] | None = None,
     ) -> None:
+        _check_counts(batch_size=batch_size, world_size=world_size, accumulate=accumulate)
+        if not 0 <= rank < world_size:
+            raise ConfigError(f"rank {rank}: expected 0 to {world_size - 1}, of world_size {world_size}")
+        if first_step < 0 or epoch < 0:
+            name, value = ("first_step", first_step) if first_step < 0 else ("epoch", epoch)
+            raise ConfigError(f"{name} {value}: expected 0 or more")
         if num_records < world_size * accumulate:
             times = f", {accumulate} batches an update" if accumulate > 1 else ""
             found = f"{plural(num_records, 'record')} for {plural(world_size, 'device')}{times}"
@@ -186,6 +193,12 @@ class EpochBatches(Sequence[list[tuple[int, int]]]):
             return draws.permutation(self.num_records)
         layout = generator(self.seed, "shards", self.epoch)
         return windowed_order(self._shard_sizes, self.shuffle_shards, layout=layout, draws=draws)
+
+
+def _check_counts(**counts: int) -> None:
+    for name, value in counts.items():
+        if value < 1:
+            raise ConfigError(f"{name} {value}: expected at least 1")
 
 
 def _check_classes(

@@ -146,21 +146,30 @@ class Locations(OnDemand[Location]):
 
 
 class ShardOffsets:
-    """Which shard and row the records are that are counted through all shards, in order."""
+    """Which shard and row the records are that are counted through all shards, in order; ConfigError for others."""
 
     def __init__(self, sizes: Iterable[int]) -> None:
         self._first = np.cumsum([0, *sizes], dtype=np.int64)
 
     def locate(self, index: int) -> Location:
         """(shard, row) of a record."""
-        assert 0 <= index < self._first[-1], f"record {index} of {self._first[-1]}"
+        self._check(index, index)
         shard = int(self._first.searchsorted(index, side="right")) - 1
         return shard, index - int(self._first[shard])
 
     def locate_all(self, indices: NDArray[np.integer]) -> Locations:
         """(shard, row) of each of many records [n]."""
+        if len(indices):
+            self._check(indices.min(), indices.max())
         shards = self._first.searchsorted(indices, side="right") - 1
         return Locations(shards, indices - self._first[shards])
+
+    def _check(self, least: int | np.integer, most: int | np.integer) -> None:
+        if least < 0 or most >= self._first[-1]:
+            raise ConfigError(
+                f"record {least if least < 0 else most}: expected 0 to {self._first[-1] - 1}, by which "
+                f"{self._first[-1]} records are counted"
+            )
 
 
 class RecordSource(ABC):
@@ -194,11 +203,11 @@ class RecordSource(ABC):
         return ShardOffsets(shard.num_records for shard in self.shards)
 
     def locate(self, index: int) -> Location:
-        """(shard, row) of a record that is counted through all shards."""
+        """(shard, row) of a record that is counted through all shards; ConfigError for a number that none has."""
         return self._offsets.locate(index)
 
     def locate_all(self, indices: NDArray[np.integer]) -> Locations:
-        """(shard, row) of each of many records [n]."""
+        """(shard, row) of each of many records [n]; raises as ``locate``."""
         return self._offsets.locate_all(indices)
 
     @abstractmethod
