@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils.data import DataLoader
 
 from teachonce.data.dataset import EvalDataset, KDDataset
 from teachonce.data.loader import Loader
@@ -228,10 +229,44 @@ def test_evaluation_batches(data):
     source = open_records(data, "train")
     preprocessing = Preprocessing(size_px=16, resize_px=18)
     dataset = EvalDataset(source, preprocessing, ClassSpace(num_classes=5))
-    (batch,) = Loader(dataset, EpochBatches(15, 20, shuffle=False))
+    (batch,) = dataset.batches(batch_size=20)
     assert batch["pixels"].shape == (15, 16, 16, 3)
+    ranks = [dataset.batches(batch_size=4, rank=rank, world_size=2, num_workers=1) for rank in range(2)]
+    seen = [batch["indices"] for rank in ranks for batch in rank]
+    assert sorted(torch.cat(seen).tolist()) == list(range(15)) and len(seen) == 4
     expected = preprocessing.apply(decode_image(source.read_record(1, 5).encoded))
     np.testing.assert_array_equal(batch["pixels"][14], expected)
+
+
+def test_a_dataloader_takes_the_loader_and_not_the_dataset(data):
+    """A record has its view by the epoch, which a DataLoader that draws records itself does not know."""
+    source = open_records(data, "train")
+    dataset = build_dataset(source, size=8)
+    validation = EvalDataset(source, Preprocessing(size_px=8), ClassSpace(num_classes=5))
+    for loader in (dataset.batches(batch_size=4, epoch=1), validation.batches(batch_size=4)):
+        with pytest.raises(ConfigError, match=r"^record \d+ without an epoch: .*; use dataset.batches\(...\), which"):
+            next(iter(DataLoader(loader.dataset, batch_size=4, shuffle=True)))
+        found = list(DataLoader(loader, batch_size=None))
+        assert len(found) == len(loader) == 4
+        for batch, expected in zip(found, loader, strict=True):
+            assert all(torch.equal(batch[name], expected[name]) for name in expected)
+    sampler = EpochBatches(15, 4, epoch=1)
+    found = list(DataLoader(dataset, batch_sampler=sampler, collate_fn=lambda batch: batch))
+    assert [batch["indices"].tolist() for batch in found] == [[index for index, _ in items] for items in sampler]
+
+
+def test_records_that_are_not_there_are_refused(data):
+    source = open_records(data, "train")
+    dataset = build_dataset(source, size=8)
+    for wrong in (-1, 15):
+        with pytest.raises(ConfigError, match=f"^record {wrong}: expected 0 to 14"):
+            dataset.read_batch([3, wrong], 0)
+    with pytest.raises(ConfigError, match=r"^a batch of no records"):
+        dataset.read_batch([], 0)
+    with pytest.raises(ConfigError, match=r"^a batch of no records"):
+        dataset.read_items([])
+    with pytest.raises(ConfigError, match=r"^num_workers -1: expected 0 or more"):
+        dataset.batches(batch_size=4, epoch=0, num_workers=-1)
 
 
 def test_an_image_that_changed_since_extraction_is_refused(data, view_store):

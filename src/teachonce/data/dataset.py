@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import groupby
+from numbers import Integral
 from operator import itemgetter
 
 import numpy as np
@@ -109,6 +110,8 @@ class KDDataset:
         return batch if self.logits is None else self.logits.finish_arrays(batch, self.class_space)
 
     def _read(self, indices: Sequence[int], epoch: int) -> Arrays:
+        if not len(indices):
+            raise ConfigError("a batch of no records: expected at least one")
         locations = self.records.locate_all(np.asarray(indices, np.int64))
         with_logits = self.logits is not None and self.logits.needs_record_logits
         records = self.records.read_batch(locations, with_logits=with_logits, buffers=self._buffers)
@@ -207,7 +210,10 @@ class KDDataset:
 
 
 class EvalDataset:
-    """Records as a model's evaluation sees them: batches of pixels, labels and indices."""
+    """Records as a model's evaluation sees them, in their order: batches of pixels, labels and indices.
+
+    ``preprocessing`` is the model's: ``load_model(...).preprocessing``.
+    """
 
     def __init__(
         self,
@@ -226,6 +232,11 @@ class EvalDataset:
     def __len__(self) -> int:
         return self.records.num_records
 
+    def batches(self, *, batch_size: int, rank: int = 0, world_size: int = 1, num_workers: int = 0) -> Loader:
+        """A loader of all records in their order; the arguments are those of ``KDDataset.batches``."""
+        order = EpochBatches(len(self), batch_size, shuffle=False, rank=rank, world_size=world_size)
+        return Loader(self, order, num_workers)
+
     def fetch(self, shard: int, epoch: int, go_on: Callable[[], bool] = lambda: True) -> None:
         """A shard of the records."""
         self.records.fetch(shard, go_on)
@@ -236,6 +247,7 @@ class EvalDataset:
 
     def read_items(self, items: Items) -> Arrays:
         """The records of (index, epoch), the same in every epoch."""
+        _check_items(items)
         indices = np.array([index for index, _ in items], np.int64)
         locations = self.records.locate_all(indices)
         records = self.records.read_batch(locations, buffers=self._buffers)
@@ -249,13 +261,25 @@ class EvalDataset:
         }
 
 
+def _check_items(items: Items) -> None:
+    """Refuse what a DataLoader asks for that was given the dataset itself: numbers of records, without their epoch."""
+    if not items:
+        raise ConfigError("a batch of no records: expected at least one")
+    if isinstance(items[0], Integral):
+        raise ConfigError(
+            f"record {items[0]} without an epoch: expected (record, epoch), by which it has its view; use "
+            "dataset.batches(...), which makes batches in threads, or DataLoader(dataset.batches(...), batch_size=None)"
+        )
+
+
 def _by_epoch(items: Items) -> tuple[list[tuple[list[int], int]], NDArray[np.int64] | None]:
     """The records of each epoch, whose views are read together, and where each row is then; None: in its place.
 
     A batch is of one epoch; with partners (``sampler``) of two, one behind the other; of balanced draws of several.
     """
+    _check_items(items)
     epochs = [epoch for _, epoch in items]
-    if epochs and epochs.count(epochs[0]) == len(epochs):
+    if epochs.count(epochs[0]) == len(epochs):
         return [([index for index, _ in items], epochs[0])], None
     order = np.argsort(epochs, kind="stable")
     grouped = [items[at] for at in order.tolist()]

@@ -17,6 +17,7 @@ from teachonce.data.sampler import EpochBatches
 from teachonce.data.tensors import Arrays, Batch
 from teachonce.engine.machine import local_ranks, num_cores
 from teachonce.engine.prefetch import prefetch
+from teachonce.errors import ConfigError
 from teachonce.records.source import RecordSource
 
 Items = Sequence[tuple[int, int]]
@@ -55,6 +56,8 @@ class Batched(Protocol):
 
 class _Batches(ABC, Generic[B]):
     def __init__(self, dataset: Batched, batches: EpochBatches, num_workers: int = 0) -> None:
+        if num_workers < 0:
+            raise ConfigError(f"num_workers {num_workers}: expected 0 or more threads")
         self.dataset = dataset
         self.batches = batches
         self.num_workers = num_workers
@@ -81,7 +84,8 @@ class Loader(_Batches[Batch]):
     """The batches of ``batches``; ``num_workers`` threads make them ahead, with 0 they are made on demand.
 
     What goes wrong in a thread is raised where its batch would have come. Leaving an iteration early stops the threads.
-    ``loader[step]`` makes one batch by its number, for what asks for them in an order or in threads of its own.
+    ``loader[step]`` makes one batch by its number, for what asks for them in an order or in threads of its own, such as
+    PyTorch's ``DataLoader(loader, batch_size=None)``.
     """
 
     def _make(self, items: Items) -> Batch:

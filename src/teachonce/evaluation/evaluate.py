@@ -17,8 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from teachonce.data.loader import Batch, Loader
-from teachonce.data.sampler import EpochBatches
+from teachonce.data.loader import Batch
 from teachonce.engine.machine import num_cores
 from teachonce.engine.progress import Advance, phase, progress
 from teachonce.errors import ConfigError, LogitsError, RecordError
@@ -138,7 +137,6 @@ def evaluate_model(
     )
     spaces = [ClassSpace(num_classes=model.classifier.num_classes, offset=model.offset) for model in models]
     num_threads = num_cores() if num_threads is None else num_threads
-    batches = EpochBatches(source.num_records, batch_size, shuffle=False)
     # One batch is in flight while the next is put together: on a GPU nothing waits for the copy back.
     in_flight: tuple[list[PendingLogits], Batch] | None = None
 
@@ -152,7 +150,7 @@ def evaluate_model(
             other_probs.append(batch[TEACHER_PROBS])
         tally.update(found[0], batch["labels"], batch["indices"], other_probs)
 
-    for batch in Loader(dataset, batches, num_threads):
+    for batch in dataset.batches(batch_size=batch_size, num_workers=num_threads):
         asked = [
             PendingLogits(model.classifier.logits(batch[name]))
             for model, name in zip(models, dataset.pixels_names, strict=True)

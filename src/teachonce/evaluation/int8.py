@@ -21,9 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from teachonce.data.dataset import EvalDataset, KDDataset
-from teachonce.data.loader import Loader
 from teachonce.data.logit_sources import LogitSource, RecordLogits
-from teachonce.data.sampler import EpochBatches
 from teachonce.data.stored_logits import StoredLogits
 from teachonce.engine.machine import num_cores
 from teachonce.engine.progress import phase, progress
@@ -172,9 +170,8 @@ def _compare(
     metrics = [ClassifierMetrics(num_classes) for _ in models]
     num_records = len(validation)
     counts = PairedCounts("float", "model", num_classes)
-    batches = EpochBatches(num_records, BATCH_SIZE, shuffle=False)
     with progress("evaluate", num_records) as advance:
-        for batch in Loader(validation, batches, num_cores()):
+        for batch in validation.batches(batch_size=BATCH_SIZE, num_workers=num_cores()):
             labels, indices = batch["labels"], batch["indices"].numpy()
             logits = [_predict(model, batch["pixels"]) for model in models]
             for one, metric in zip(logits, metrics, strict=True):

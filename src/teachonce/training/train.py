@@ -195,8 +195,9 @@ def _fit(
     loader = EpochLoader(Loader(data.train, order, num_threads))
     validation = None
     if data.validation is not None:
-        order = EpochBatches(len(data.validation), config.batch_size, shuffle=False, rank=rank, world_size=world_size)
-        validation = Loader(data.validation, order, num_threads)
+        validation = data.validation.batches(
+            batch_size=config.batch_size, rank=rank, world_size=world_size, num_workers=num_threads
+        )
     resume = config.out / LAST_CHECKPOINT if open_storage(config.out).has(LAST_CHECKPOINT) else None
     late = (
         f"training: no checkpoint could be written within {config.grace_seconds:g} seconds of SIGTERM "
