@@ -40,10 +40,15 @@ def train(data, store, size=224, batch_size=64, epochs=10, temperature=2.0, rate
     store = Store(store)
     if store.policy.mix is not None:
         sys.exit(f"{store.path}: views are mixed: the label loss needs batch['partner_labels'] and batch['shares'] too")
+    records = open_records(Path(data), "train")
+    if records.labeled != "all":
+        sys.exit(
+            f"{data}: {records.labeled} of its images have labels: the label loss needs those of all; leave it out"
+        )
     # Exactly what the teacher saw, where the store has views; else crops of the student's own.
     views = StoredViews(store) if store.policy.is_random else OwnViews(CropPolicy())
     logits = StoredLogits([store], temperature=temperature)
-    dataset = KDDataset(open_records(Path(data), "train"), views, logits, size=size)
+    dataset = KDDataset(records, views, logits, size=size)
     key, num_inputs, num_hidden = jax.random.key(0), size * size * 3, 64
     weights = {
         "hidden": jax.random.normal(key, (num_inputs, num_hidden)) * num_inputs**-0.5,

@@ -49,10 +49,15 @@ def train(data, store, size=224, batch_size=64, epochs=10, temperature=2.0, work
     store = Store(store)
     if store.policy.mix is not None:
         sys.exit(f"{store.path}: views are mixed: the label loss needs batch['partner_labels'] and batch['shares'] too")
+    records = open_records(Path(data), "train")
+    if records.labeled != "all":
+        sys.exit(
+            f"{data}: {records.labeled} of its images have labels: the label loss needs those of all; leave it out"
+        )
     # Exactly what the teacher saw, where the store has views; else crops of the student's own.
     views = StoredViews(store) if store.policy.is_random else OwnViews(CropPolicy())
     logits = StoredLogits([store], temperature=temperature)
-    dataset = KDDataset(open_records(Path(data), "train"), views, logits, size=size)
+    dataset = KDDataset(records, views, logits, size=size)
     layers = [keras.layers.Rescaling(1 / 127.5, -1), keras.layers.Conv2D(16, 3, 2, activation="relu")]
     layers += [keras.layers.Conv2D(32, 3, 2, activation="relu"), keras.layers.Flatten()]
     model = keras.Sequential([*layers, keras.layers.Dense(dataset.num_classes)])

@@ -16,9 +16,14 @@ def open_dataset(data, store, size=224, temperature=2.0):
     store = Store(store)
     if store.policy.mix is not None:
         sys.exit(f"{store.path}: views are mixed: the label loss needs batch['partner_labels'] and batch['shares'] too")
+    records = open_records(Path(data), "train")
+    if records.labeled != "all":
+        sys.exit(
+            f"{data}: {records.labeled} of its images have labels: the label loss needs those of all; leave it out"
+        )
     views = StoredViews(store) if store.policy.is_random else OwnViews(CropPolicy())
     logits = StoredLogits([store], temperature=temperature)
-    return KDDataset(open_records(Path(data), "train"), views, logits, size=size)
+    return KDDataset(records, views, logits, size=size)
 
 
 def epoch_batches(dataset, epoch, batch_size):

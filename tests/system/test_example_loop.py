@@ -11,7 +11,7 @@ import torch
 
 from tests.inspection.test_measures import NUM_CLASSES, NUM_VIEWS, SIZES, write_mixed_store
 from tests.support.paths import ROOT
-from tests.support.small_data import write_shards
+from tests.support.small_data import encode_jpeg, write_shards
 
 EXAMPLE = ROOT / "examples" / "plain_pytorch_loop.py"
 
@@ -33,4 +33,16 @@ def test_a_store_of_mixed_views_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match=r"store: views are mixed: the label loss needs batch\['partner_labels'\]"):
         runpy.run_path(str(EXAMPLE))["train"](data, tmp_path / "store", student="test_resnet", size=16)
     (refusal,) = (line for line in EXAMPLE.read_text().splitlines() if "views are mixed" in line)
+    assert all(refusal in path.read_text() for path in (ROOT / "examples").glob("*_loop.py"))
+
+
+def test_records_without_labels_are_refused(tmp_path: Path, digits_store: Path) -> None:
+    """Their label is -1, which some frameworks take for the last class."""
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "1.jpg").write_bytes(encode_jpeg(1))
+    with pytest.raises(SystemExit, match=f"^{tmp_path}: none of its images have labels: the label loss needs"):
+        runpy.run_path(str(EXAMPLE))["train"](tmp_path, digits_store, student="test_resnet", size=16)
+    lines = EXAMPLE.read_text().splitlines()
+    (at,) = (number for number, line in enumerate(lines) if "have labels" in line)
+    refusal = "\n".join(lines[at - 2 : at + 1])
     assert all(refusal in path.read_text() for path in (ROOT / "examples").glob("*_loop.py"))
