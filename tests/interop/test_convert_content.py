@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from teachonce.errors import ImageError, PlanMismatchError
+from teachonce.errors import ConfigError, ImageError, PlanMismatchError
 from teachonce.pixels.decode import decode_image
 from teachonce.records.discovery import open_records
 from tests.support.raw_images import CLASSES, encode, examples_of, run, shards_of, write
@@ -240,3 +240,33 @@ def test_other_boxes_of_the_same_names_are_another_conversion(images: Path, out:
 def test_boxes_that_fit_no_image_are_said(images: Path, out: Path, tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="it has no box for any image of .*train"):
         run(images, out, boxes=write(tmp_path / "boxes.csv", "else.JPEG,0,0,1,1\n"))
+
+
+def test_a_first_line_of_background_is_label_0(images: Path, tmp_path: Path, capsys: Any) -> None:
+    # Lists of ImageNet have 1,000 lines or 1,001; the records are the same.
+    lines = [*reversed(CLASSES)]
+    run(images, tmp_path / "1000", labels=write(tmp_path / "labels.txt", "\n".join(lines)))
+    capsys.readouterr()
+    listed = write(tmp_path / "listed.txt", "\n".join(["background", *lines]))
+    run(images, tmp_path / "1001", labels=listed)
+    assert "line 1, background, is label 0; the 3 classes count from 1" in capsys.readouterr().err
+    assert shards_of(tmp_path / "1001") == shards_of(tmp_path / "1000")
+    classes = open_records(tmp_path / "1001", "train").classes
+    assert classes is not None and classes.names == ("background", *lines)
+
+
+def test_a_class_called_background(images: Path, out: Path, tmp_path: Path) -> None:
+    labels = write(tmp_path / "labels.txt", "\n".join([*CLASSES, "background"]))
+    with pytest.raises(ConfigError, match=r"labels.txt line 4: background is label 0 .*; move it to the first line or"):
+        run(images, out, labels=labels)
+    with pytest.raises(ConfigError, match="has background alone"):
+        run(images, out, labels=write(labels, "background\n"))
+    write(images / "train/background/1.JPEG", encode_jpeg(1))
+    with pytest.raises(ConfigError, match=r"images/train: a class is called background, .* rename the class"):
+        run(images, out)
+    with pytest.raises(ConfigError, match="images/train: a class is called background"):
+        run(images, out, labels=write(labels, "\n".join(["background", *CLASSES])))
+    write(images / "validation" / CLASSES[0] / "1.JPEG", encode_jpeg(1))
+    with pytest.raises(ConfigError, match="images/train: a class is called background"):
+        run(images, out, split="validation", shards=1)
+    assert not out.exists()

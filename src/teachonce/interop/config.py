@@ -77,7 +77,8 @@ class RecordsConfig(EngineOptions):
     shards: InOutput[_NumShards] = 1
     """Number of shards (ImageNet: 1024 for train, 128 for validation)."""
     labels: InData[Path | None] = None
-    """Class names (synsets), one per line; line N is label N, 0 is background. Default: the sorted class folders."""
+    """Class names (synsets), one per line; line N is label N, 0 is background, which may come first as a line of its
+    own. Default: the sorted class folders."""
     image_labels: InData[Path | None] = None
     """For a split without class folders: one class name per line, line N for the N-th image in sorted order."""
     metadata: InData[Path | None] = None

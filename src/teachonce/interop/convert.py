@@ -152,16 +152,22 @@ def convert_records(config: RecordsConfig) -> None:
 def list_labeled_images(config: RecordsConfig) -> tuple[ImageListing, NDArray[np.int32], ClassTable]:
     """The images of the split in sorted order, their labels (from 1), and the classes with background 0.
 
-    Raises ConfigError or RecordError where there are none, or where one has a class that the labels do not know.
+    Raises ConfigError or RecordError where there are none, or where one has a class that the labels do not know, or
+    that is called as label 0 is.
     """
     root = _find_root(config)
     listing, names, name_of = _list_flat(config, root) if config.image_labels else _list_folders(root)
     if config.labels is not None:
-        known, origin = read_labels(config.labels), config.labels
+        known, origin = _read_classes(config.labels), config.labels
     else:
         has_splits = root != config.images
         known = tuple((has_splits and find_data_classes(config.images, config.split)) or names)
         origin = config.images / "train"
+    if BACKGROUND in {*known, *names}:
+        raise ConfigError(
+            f"{root if BACKGROUND in names else origin}: a class is called {BACKGROUND}, as label 0 of the records, "
+            "which no image has; rename the class"
+        )
     label_of = {name: label for label, name in enumerate(known, 1)}
     unknown = [number for number, name in enumerate(names) if name not in label_of]
     if unknown:
@@ -176,6 +182,22 @@ def list_labeled_images(config: RecordsConfig) -> tuple[ImageListing, NDArray[np
     texts = class_texts(known, read_metadata(config.metadata) if config.metadata is not None else None)
     classes = ClassTable((BACKGROUND, *known), (BACKGROUND, *texts), has_background=True)
     return listing, np.array([label_of[name] for name in names], np.int32)[name_of], classes
+
+
+def _read_classes(path: Path) -> tuple[str, ...]:
+    """The classes that a labels file lists; a first line of background is label 0, which the records have anyway."""
+    names = read_labels(path)
+    if BACKGROUND in names[1:]:
+        raise ConfigError(
+            f"--labels {path} line {names.index(BACKGROUND) + 1}: {BACKGROUND} is label 0 of the records; move it to "
+            "the first line or remove it, or rename the class if it has images"
+        )
+    if names[0] != BACKGROUND:
+        return names
+    if len(names) == 1:
+        raise ConfigError(f"--labels {path}: has {BACKGROUND} alone, expected one class name a line")
+    print_note(f"--labels {path}: line 1, {BACKGROUND}, is label 0; the {len(names) - 1:,} classes count from 1")
+    return names[1:]
 
 
 def _find_root(config: RecordsConfig) -> Path:
