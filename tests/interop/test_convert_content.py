@@ -15,7 +15,7 @@ from teachonce.errors import ConfigError, ImageError, PlanMismatchError
 from teachonce.pixels.decode import decode_image
 from teachonce.records.discovery import open_records
 from tests.support.raw_images import CLASSES, encode, examples_of, run, shards_of, write
-from tests.support.small_data import encode_jpeg
+from tests.support.small_data import encode_jpeg, write_store
 
 
 def test_pngs_and_cmyk_become_rgb_jpegs_whatever_their_name(images: Path, out: Path, capsys: Any) -> None:
@@ -270,3 +270,15 @@ def test_a_class_called_background(images: Path, out: Path, tmp_path: Path) -> N
     with pytest.raises(ConfigError, match="images/train: a class is called background"):
         run(images, out, split="validation", shards=1)
     assert not out.exists()
+
+
+def test_logits_from_a_store_of_a_table_of_the_images(images: Path, out: Path) -> None:
+    """Its labels are numbers from 0, without names: they move by the background, as those of a folder do."""
+    paths = sorted((images / "train").rglob("*.JPEG"))
+    rows = [f"train/{path.parent.name}/{path.name},{CLASSES.index(path.parent.name)}" for path in paths]
+    source = open_records(write(images / "images.csv", "\n".join(["path,label", *rows])), "train")
+    logits = np.random.default_rng(0).normal(size=(17, 3)).astype(np.float32)
+    run(images, out, logits=write_store(out.parent / "store", source, logits, offset=0).path)
+    examples = examples_of(out)
+    for path, expected in zip(paths, logits, strict=True):
+        np.testing.assert_array_equal(examples[path.name]["image/logit"], [-np.inf, *expected])

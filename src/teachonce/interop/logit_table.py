@@ -17,6 +17,7 @@ from teachonce.errors import ConfigError
 from teachonce.interop.csv_table import CsvTable
 from teachonce.interop.store_table import StoreTable
 from teachonce.records.class_space import ClassSpace, map_logits
+from teachonce.records.image_folder import IMAGE_FILE_FORMATS
 from teachonce.store.join import invert_labels, label_map
 from teachonce.store.plan_files import holds_store
 from teachonce.store.store import Store
@@ -59,7 +60,7 @@ def open_logit_table(
 ) -> MappedTable:
     """The logits of ``path``, a store or a folder of SPLIT-*.csv, for data of ``num_classes`` (background included).
 
-    Classes of a store are found by ``class_names`` where both have names; else a store of an image folder has labels
+    Classes of a store are found by ``class_names`` where both have names; else a store of image files has labels
     from 0 and no background, and is moved by 1.
     """
     table: LogitTable
@@ -74,7 +75,7 @@ def open_logit_table(
             new_labels = invert_labels(store, label_map(store, class_names, num_classes))
         else:
             new_labels = np.arange(store.plan.data_classes)
-            if store.plan.data["format"] == "folder" and store.plan.data_classes == num_classes - 1:
+            if store.plan.data["format"] in IMAGE_FILE_FORMATS and store.plan.data_classes == num_classes - 1:
                 new_labels += 1
             elif store.plan.data_classes != num_classes:
                 raise ConfigError(

@@ -32,6 +32,8 @@ from teachonce.storage.files import open_storage
 from teachonce.storage.storage import FileStatus, Storage
 
 FOLDER_SHARD_RECORDS = 1024
+IMAGE_FILE_FORMATS = ("folder", "table")
+"""What the format of such a source is called: each image is a file."""
 
 
 class ImageFileSource(RecordSource):

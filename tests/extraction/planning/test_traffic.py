@@ -45,8 +45,9 @@ def test_by_hand():
     assert traffic.moved_bytes == traffic.read_bytes + 9000
 
 
-def test_images_of_a_folder_are_read_one_by_one():
-    assert count_traffic(plan_of(5, 20 * MIB, format="folder"), [], 0).num_gets == 3 * 8
+@pytest.mark.parametrize("kind", ["folder", "table"])
+def test_image_files_are_read_one_by_one(kind: str):
+    assert count_traffic(plan_of(5, 8 * MIB, format=kind), [], 0).num_gets == 3 * 8
 
 
 def test_a_mixed_view_reads_a_second_record():

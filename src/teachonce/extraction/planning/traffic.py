@@ -3,11 +3,10 @@
 Of local files only the bytes matter. The counts are those of a run that nothing interrupts, by how the storage works:
 
 - *GET*: of TFRecord shards one a ``READ_BYTES`` and the one that opens them, for each group of views, as records are
-  read again for each; of image folders one an image; of mixed views one for each partner; and two for each file of the
-  store (its first and its last bytes) when the manifests are made.
+  read again for each; of image folders, and of tables of image files, one an image; of mixed views one for each
+  partner; and two for each file of the store (its first and its last bytes) when the manifests are made.
 - *PUT*: one a file of the store, as a file appears complete by one request (larger than ``SINGLE_PUT_BYTES``: one for
-each
-  of its parts, and two more); and the heartbeats of the workers, for as long as these are at it.
+  each of its parts, and two more); and the heartbeats of the workers, for as long as these are at it.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from teachonce.engine.heartbeat import BEAT_SECONDS
+from teachonce.records.image_folder import IMAGE_FILE_FORMATS
 from teachonce.store.plan import Plan
 
 READ_BYTES = 8 << 20
@@ -51,7 +51,7 @@ def count_traffic(plan: Plan, file_bytes: Sequence[float], store_bytes: int) -> 
     sizes = [(num_records, num_bytes) for _, num_records, num_bytes in plan.data["shards"]]
     data_bytes = sum(num_bytes for _, num_bytes in sizes)
     num_groups = len(plan.view_groups)
-    if plan.data["format"] == "folder":
+    if plan.data["format"] in IMAGE_FILE_FORMATS:
         gets_a_group = sum(num_records for num_records, _ in sizes)
     else:
         gets_a_group = sum(1 + math.ceil(num_bytes / READ_BYTES) for _, num_bytes in sizes)
