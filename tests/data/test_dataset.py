@@ -297,8 +297,13 @@ def test_wrong_records_are_named(tmp_path):
     with pytest.raises(ImageError, match="train-00000-of-00001 record 1"):
         build_dataset(open_records(bad_image, "train"), size=8).read_batch([0, 1], 0)
     labels = write_shards(tmp_path / "b", sizes=(1,), num_classes=None, payloads=[example(0, 7)])
-    with pytest.raises(RecordError, match="label 7, expected 0 to 3"):
+    with pytest.raises(RecordError, match="label 7, expected 0 to 3; give --num-classes or --offset that fit"):
         build_dataset(open_records(labels, "train"), size=8, class_space=ClassSpace(num_classes=4)).read_batch([0], 0)
+    with pytest.raises(RecordError, match="label 7, expected 0 to 6; if labels count from 1, give --label-offset -1,"):
+        build_dataset(open_records(labels, "train"), size=8, class_space=ClassSpace(num_classes=7)).read_batch([0], 0)
+    with pytest.raises(RecordError, match="label 7, expected 1 to 6; give --num-classes"):
+        space = ClassSpace(num_classes=6, offset=1)
+        build_dataset(open_records(labels, "train"), size=8, class_space=space).read_batch([0], 0)
     with pytest.raises(ConfigError, match="number of classes is unknown"):
         build_dataset(open_records(labels, "train"), size=8)
     without = write_shards(tmp_path / "c", sizes=(1,))

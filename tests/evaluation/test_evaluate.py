@@ -120,7 +120,8 @@ def test_foreign_records_without_a_class_table(teacher: str, data: Path, tmp_pat
     for path in data.glob("validation-*-of-*"):
         if not path.name.endswith(".idx"):
             (tmp_path / path.name).write_bytes(path.read_bytes())
-    with pytest.raises(RecordError, match=r"record \d+ .*label 4, expected 0 to 3; give --num-classes or --offset"):
+    advice = "if labels count from 1, give --label-offset -1, else an --offset that fits the data"
+    with pytest.raises(RecordError, match=rf"record \d+ .*label 4, expected 0 to 3; {advice}"):
         evaluate(EvaluateConfig(data=tmp_path, model=teacher))
     own = evaluate(EvaluateConfig(data=data, model=teacher))
     foreign = evaluate(EvaluateConfig(data=tmp_path, model=teacher, offset=1))

@@ -155,6 +155,16 @@ def test_labels_of_records_are_those_of_the_data() -> None:
             FULL.check_label(Record(b"", label, "a.jpg", 1, "here"))
 
 
+@pytest.mark.parametrize(
+    "num_classes, advice", [(None, "if labels count from 1, give --label-offset -1, else "), (8, "")]
+)
+def test_a_label_one_too_high_is_of_labels_from_1(num_classes: int | None, advice: str) -> None:
+    """Unless the data has names for them: their positions count from 0."""
+    plan = replace(FULL, data={**FULL.data, "num_classes": num_classes})
+    with pytest.raises(RecordError, match=f"expected 0 to 7; {advice or 'give '}--num-classes or --offset that fit"):
+        plan.check_label(Record(b"", 8, "a.jpg", 1, "here"))
+
+
 def test_what_a_plan_says_of_data(tmp_path: Path) -> None:
     source = open_records(write_shards(tmp_path / "data"), "train")
     described = describe_data(source, 4)

@@ -27,13 +27,21 @@ from teachonce.data.logit_sources import LogitSource
 from teachonce.data.sampler import EpochBatches
 from teachonce.data.tensors import Arrays, Batch, as_tensors, join_batches, lock_pages, take_page_locked
 from teachonce.engine.buffers import BufferPool
-from teachonce.errors import ConfigError, RecordError
+from teachonce.errors import ConfigError
 from teachonce.pixels.decode import Interpolation
 from teachonce.pixels.preprocessing import Preprocessing
 from teachonce.pixels.render import RecordViews, ViewReader, render_center, render_views
 from teachonce.pixels.view_sources import ViewSource
 from teachonce.records.class_space import ClassSpace
-from teachonce.records.source import NO_LABEL, Location, Record, RecordSource, all_labels
+from teachonce.records.source import (
+    MISFIT_ADVICE,
+    NO_LABEL,
+    Location,
+    Record,
+    RecordSource,
+    all_labels,
+    label_error,
+)
 
 
 class KDDataset:
@@ -43,6 +51,7 @@ class KDDataset:
     they are not the student's.
 
     ``page_locked`` is for batches that go to a CUDA device: they are copied there while it works.
+    ``misfit_advice`` ends the error of a label that is no class of the student: it says what to give.
 
     Raises StoreError where a store is of other data or views, LogitsError where the logits do not fit the class space,
     ConfigError where nothing says how many classes there are, and RecordError, with the place, for whatever is wrong
@@ -60,9 +69,11 @@ class KDDataset:
         class_space: ClassSpace | None = None,
         online: Preprocessing | None = None,
         page_locked: bool = False,
+        misfit_advice: str = MISFIT_ADVICE,
     ) -> None:
         self.records = records
         self.page_locked = page_locked
+        self.misfit_advice = misfit_advice
         self.views = views
         self.logits = logits
         self.preprocessing = Preprocessing(size_px=size, interpolation=interpolation)
@@ -119,7 +130,7 @@ class KDDataset:
         record_views = self._reader.views_of(joined, self.views.number_of(epoch))
         batch: Arrays = {
             "pixels": self._render(record_views, self.preprocessing),
-            "labels": _labels(records, self.class_space, may_lack=self._may_lack_labels),
+            "labels": self._read_labels(records),
             "indices": np.array(indices, np.int64),
         }
         if self.views.has_mix:
@@ -135,9 +146,18 @@ class KDDataset:
         partner_labels = labels.copy()
         mixed = list(record_views.partners)
         partners = [record_views.partners[index].record for index in mixed]
-        partner_labels[mixed] = _labels(partners, self.class_space, may_lack=self._may_lack_labels)
+        partner_labels[mixed] = self._read_labels(partners)
         shares = [1.0 if view.mix is None else view.mix.share for view in record_views.views]
         return {"partner_labels": partner_labels, "shares": np.array(shares, np.float32)}
+
+    def _read_labels(self, records: Sequence[Record]) -> NDArray[np.int64]:
+        return _read_labels(
+            records,
+            self.class_space,
+            self.misfit_advice,
+            has_names=self.records.classes is not None,
+            may_lack=self._may_lack_labels,
+        )
 
     def __getitems__(self, items: Items) -> Batch:
         parts, order = _by_epoch(items)
@@ -222,9 +242,11 @@ class EvalDataset:
         class_space: ClassSpace,
         *,
         page_locked: bool = False,
+        misfit_advice: str = MISFIT_ADVICE,
     ) -> None:
         self.records = records
         self.page_locked = page_locked
+        self.misfit_advice = misfit_advice
         self.preprocessing = preprocessing
         self.class_space = class_space
         self._buffers = BufferPool()
@@ -257,7 +279,9 @@ class EvalDataset:
         """Pixels and labels of records that were read; a subclass adds what else it wants of them."""
         return {
             "pixels": render_center(records, self.preprocessing),
-            "labels": _labels(records, self.class_space),
+            "labels": _read_labels(
+                records, self.class_space, self.misfit_advice, has_names=self.records.classes is not None
+            ),
         }
 
 
@@ -300,18 +324,10 @@ def find_num_classes(records: RecordSource, logits: LogitSource | None) -> int:
     )
 
 
-def student_label(record: Record, class_space: ClassSpace) -> int:
-    """The model's class index of a record's label; RecordError where the model has no such class."""
-    label = record.label - class_space.offset
-    if not 0 <= label < class_space.num_classes:
-        raise RecordError(
-            f"{record.where}: label {record.label}, expected {class_space.offset} to "
-            f"{class_space.offset + class_space.num_classes - 1}; give --num-classes or --offset that fit the data"
-        )
-    return label
-
-
-def _labels(records: Sequence[Record], class_space: ClassSpace, *, may_lack: bool = False) -> NDArray[np.int64]:
+def _read_labels(
+    records: Sequence[Record], class_space: ClassSpace, advice: str, *, has_names: bool, may_lack: bool = False
+) -> NDArray[np.int64]:
+    """The model's class index of each record's label; RecordError where the model has no such class."""
     found = all_labels(records)
     labels = found - class_space.offset
     is_outside = (labels < 0) | (labels >= class_space.num_classes)
@@ -319,5 +335,6 @@ def _labels(records: Sequence[Record], class_space: ClassSpace, *, may_lack: boo
         is_outside &= found != NO_LABEL
         labels[found == NO_LABEL] = NO_LABEL
     for index in np.flatnonzero(is_outside).tolist():
-        student_label(records[index], class_space)  # raises
+        expected = range(class_space.offset, class_space.offset + class_space.num_classes)
+        raise label_error(records[index], expected, advice, has_names=has_names)
     return labels

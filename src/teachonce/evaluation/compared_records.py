@@ -92,7 +92,13 @@ class ComparedRecords(EvalDataset):
         *,
         page_locked: bool = False,
     ) -> None:
-        super().__init__(records, preprocessings[0], class_space, page_locked=page_locked)
+        super().__init__(
+            records,
+            preprocessings[0],
+            class_space,
+            page_locked=page_locked,
+            misfit_advice="an --offset that fits the data, or a model of its classes",
+        )
         self.preprocessings = preprocessings
         self.pixels_names = [_pixels_name(preprocessings.index(preprocessing)) for preprocessing in preprocessings]
         """The entry of a batch with the pixels of each model; models that see the same share one."""

@@ -34,6 +34,9 @@ from teachonce.records.class_table import ClassTable
 SCANNED_RECORDS = 64
 """That are read and worked on at once."""
 
+MISFIT_ADVICE = "--num-classes or --offset that fit the data"
+"""What to give where labels and classes do not fit, to the commands that have these options."""
+
 _SHARD_NAME = re.compile(r"(.+)-(\d{5,})-of-(\d{5,})")
 
 
@@ -260,6 +263,23 @@ class RecordSource(ABC):
         num_classes = None if self.classes is None else len(self.classes.names)
         shards = [[shard.name, shard.num_records, shard.num_bytes] for shard in self.shards]
         return {"split": self.split, "format": self.format, "num_classes": num_classes, "shards": shards}
+
+
+def label_error(record: Record, expected: range, advice: str, *, has_names: bool) -> RecordError:
+    """The error of a record whose label is not one of the ``expected``; ``advice`` is what else to give.
+
+    It names only options that the command at hand has. ``has_names``: the data has names for its labels, which are
+    their positions and so count from 0.
+    """
+    start = "give " if has_names or expected.start else offset_hint(record.label, expected.stop)
+    return RecordError(
+        f"{record.where}: label {record.label}, expected {expected.start} to {expected.stop - 1}; {start}{advice}"
+    )
+
+
+def offset_hint(label: int, num_labels: int) -> str:
+    """How the advice on a label that is not 0 to ``num_labels`` - 1 begins: one too high is of labels from 1."""
+    return "if labels count from 1, give --label-offset -1, else " if label == num_labels else "give "
 
 
 def require_labels(source: RecordSource, purpose: str, advice: str) -> None:

@@ -17,9 +17,9 @@ import xxhash
 from msgspec import Meta
 
 from teachonce.codecs.registry import codec_from_json
-from teachonce.errors import RecordError, StoreError, UnsupportedStoreError
+from teachonce.errors import StoreError, UnsupportedStoreError
 from teachonce.records.class_space import ClassSpace
-from teachonce.records.source import NO_LABEL, Record, RecordSource
+from teachonce.records.source import MISFIT_ADVICE, NO_LABEL, Record, RecordSource, label_error
 from teachonce.storage.names import check_component
 from teachonce.storage.strict_json import Count, convert_json, json_values
 from teachonce.views.policy import Policy, policy_from_json
@@ -218,10 +218,8 @@ class Plan:
     def check_label(self, record: Record) -> None:
         """Raise RecordError where a record's label is not one of the data's classes."""
         if record.label != NO_LABEL and not 0 <= record.label < self.data_classes:
-            raise RecordError(
-                f"{record.where}: label {record.label}, expected 0 to {self.data_classes - 1}; give --num-classes or "
-                "--offset that fit the data"
-            )
+            has_names = self.data.get("num_classes") is not None
+            raise label_error(record, range(self.data_classes), MISFIT_ADVICE, has_names=has_names)
 
     def group_files(self, shard_name: str, group: Group) -> list[str]:
         """The files of a shard's group of views, without its records: the sample, where there is one, and the views."""

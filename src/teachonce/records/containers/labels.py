@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from teachonce.errors import ConfigError
 from teachonce.records.class_table import ClassTable, positions, read_labels, unknown_class
 from teachonce.records.options import RecordOptions
-from teachonce.records.source import NO_LABEL
+from teachonce.records.source import NO_LABEL, offset_hint
 
 IMAGE_COLUMNS = ("path", "file_name", "filename", "file", "filepath", "image_path", "image")
 LABEL_COLUMNS = ("label", "class", "target", "category", "class_name", "label_name", "cls")
@@ -101,6 +101,6 @@ def check_numbers(numbers: Iterable[int], most: int, where: str) -> None:
     bad = next((number for number in numbers if not 0 <= number <= most), None)
     if bad is not None:
         raise ConfigError(
-            f"{where}: label {bad}, expected 0 to {most} (with --label-offset added); give the --labels, or the "
-            "--label-offset, of this data"
+            f"{where}: label {bad}, expected 0 to {most} (with --label-offset added); {offset_hint(bad, most + 1)}the "
+            "--labels, or the --label-offset, of this data"
         )

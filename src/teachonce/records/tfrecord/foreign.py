@@ -26,7 +26,7 @@ from teachonce.errors import ConfigError, RecordError, TeachonceError
 from teachonce.options import option_arguments
 from teachonce.records.class_table import BACKGROUND, ClassTable, positions, read_classes, read_labels
 from teachonce.records.options import RecordOptions
-from teachonce.records.source import Buffer, Record, parse_shard_name
+from teachonce.records.source import Buffer, Record, offset_hint, parse_shard_name
 from teachonce.records.tfrecord.source import BOX_FEATURES, FEATURES, TFRecordSource, check_boxes, check_logits, keys_of
 from teachonce.records.tfrecord.tf_example import Feature, decode_example
 from teachonce.storage.cache_folder import cache_folder, filling_cache
@@ -156,8 +156,8 @@ class ForeignSource(TFRecordSource):
         if label < 0 or (num_classes is not None and label >= num_classes):
             expected = "0 or more" if num_classes is None else f"0 to {num_classes - 1}"
             raise RecordError(
-                f"{where}: label {label}, expected {expected} (with --label-offset added); give the --labels, or the "
-                "--label-offset, of this data"
+                f"{where}: label {label}, expected {expected} (with --label-offset added); "
+                f"{offset_hint(label, num_classes or 0)}the --labels, or the --label-offset, of this data"
             )
         if self._known is not None and self.classes is not None and self._known != self.classes.names:
             return positions(self._known, self.classes.names, [label], where)[label]
