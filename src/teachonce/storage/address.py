@@ -31,6 +31,7 @@ READ_ONLY = {
 """By scheme: why nothing is written there, and what to do."""
 _PATTERN = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.*)", re.DOTALL)
 """A Path has one slash of the two. A single letter is a drive, and no scheme."""
+_WRITTEN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _WEB_SCHEMES = ("http", "https")
 _WEB_ESCAPES = str.maketrans({character: f"%{ord(character):02X}" for character in "%?#"})
 """What has a meaning in an address of a web server, and is written so in one where a name has it."""
@@ -72,6 +73,11 @@ class Address(PosixPath):
     def expanduser(self) -> Self:
         """The address itself."""
         return self
+
+
+def has_scheme(text: str) -> bool:
+    """Whether a text is an address as people write it, of a known scheme or not: where only a path can be meant."""
+    return _WRITTEN.match(text) is not None
 
 
 def to_location(location: Path | str) -> Path:

@@ -157,6 +157,10 @@ def test_images_by_path_and_without_names(tmp_path: Path) -> None:
     source = open_records(data, "train")
     assert source.read_record(0, 0).encoded == encode_jpeg(7)
     assert read_all(source)[1] == ("data-00000-of-00001.arrow-1", 1)
+    by_address = {"image": {"bytes": None, "path": "https://server/a.jpg"}, "label": 0}
+    source = open_records(write_saved(tmp_path / "e", [build_table([by_address])]), "train")
+    with pytest.raises(RecordError, match=r"row 0: image is the address https://server/a.jpg, expected the bytes"):
+        source.read_record(0, 0)
 
 
 def test_plain_columns_and_their_options(tmp_path: Path) -> None:

@@ -191,6 +191,11 @@ def test_a_table_that_was_changed_is_read_again(data: Path) -> None:
         ("t.csv", "path,label\n,cat\n", r"t.csv line 2: path is '', expected the path of an image"),
         ("t.csv", "path,label\n", r"t.csv: has no row"),
         ("t.csv", "path,split\nimages/a.jpg,train\nimages/b.jpg,\n", r"row 2 has no split, others have"),
+        (
+            "t.csv",
+            "path\nimages/a.jpg\ns3://bucket/x.jpg\n",
+            r"t.csv: row 2: s3://bucket/x.jpg is an address, expected a path relative to the table; .* as --data$",
+        ),
         ("t.csv", "path,split\nimages/a.jpg,a/b\n", r"split: 'a/b' leads to another folder"),
         ("t.jsonl", "{]\n", r"t.jsonl line 1: is not JSON"),
         ("t.jsonl", "[1]\n", r"t.jsonl line 1: is not a JSON object"),

@@ -23,6 +23,7 @@ from teachonce.records.containers.hf_schema import ImageColumns, find_columns, i
 from teachonce.records.containers.labels import number_labels
 from teachonce.records.options import RecordOptions
 from teachonce.records.source import NO_LABEL, Location, Record, RecordSource, ShardInfo, record_key
+from teachonce.storage.address import has_scheme
 from teachonce.storage.cache_folder import cache_folder, filling_cache
 from teachonce.storage.files import atomic_write, exists, locate, open_storage
 from teachonce.storage.storage import FileStatus
@@ -125,6 +126,11 @@ class ArrowSource(RecordSource):
         if encoded is None:
             if not path:
                 raise RecordError(f"{where}: {self._columns.image} is null, expected an image")
+            if has_scheme(path):
+                raise RecordError(
+                    f"{where}: {self._columns.image} is the address {path}, expected the bytes of an image, or a path "
+                    "below the data; write the data again with the images in it"
+                )
             storage, name = locate(self._data / path, RecordError)
             encoded = storage.read(name)
         filename = path or f"{self.shards[shard].name}-{row}"

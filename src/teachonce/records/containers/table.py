@@ -36,7 +36,7 @@ from teachonce.records.image_folder import ImageFileSource
 from teachonce.records.image_listing import ImageListing, check_split_names, index_images
 from teachonce.records.options import RecordOptions
 from teachonce.records.source import RecordSource
-from teachonce.storage.address import is_remote
+from teachonce.storage.address import has_scheme, is_remote
 from teachonce.storage.files import locate
 from teachonce.storage.names import check_component
 from teachonce.storage.storage import FileStatus
@@ -235,6 +235,11 @@ def _place(path: Path, names: Sequence[str]) -> tuple[Path, list[str]]:
     for row, name in enumerate(names, 1):
         if any(ord(character) < 32 for character in name):
             raise ConfigError(f"{path}: row {row}: the path {name!r} has a control character")
+        if has_scheme(name):
+            raise ConfigError(
+                f"{path}: row {row}: {name} is an address, expected a path relative to the table; a table at an "
+                "address, beside its images, is read there: give its address as --data"
+            )
     clean = [posixpath.normpath(name) for name in names]
     if not any(name.startswith(("/", "../")) for name in clean):
         return path.parent, clean
