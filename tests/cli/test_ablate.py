@@ -178,8 +178,9 @@ def test_the_same_command_again_trains_nothing(ablation):
 def test_what_stores_imply_for_the_arms_is_said(tmp_path, capsys, arms, names, said):
     data = write_shards(tmp_path / "data")
     write_store(tmp_path / "store", data)
-    config = AblateConfig(data=data, out=tmp_path / "out", stores=str(tmp_path / "store"), arms=arms, **COMMON)
+    config = AblateConfig(data=data, out=tmp_path / "out", stores=f" {tmp_path / 'store'} ", arms=arms, **COMMON)
     assert [arm.name for arm in _given_stores(config)] == names
+    assert config.parse_stores() == [(tmp_path / "store",)]
     assert said in capsys.readouterr().err
 
 
@@ -228,6 +229,7 @@ def test_stores_that_are_there(ablation, digits, teacher, tmp_path, capsys):
         ({"arms": "labels,views"}, "--arms views: expected labels, center, online, views:V or own:V"),
         ({"arms": "labels,labels"}, "expected each arm once"),
         ({"seeds": 0}, "--seeds 0"),
+        ({"stores": "a,,b", "teacher": None}, "--stores a,,b: expected stores as A,B,A+B, none of them empty"),
         ({"label_weight": 0.0, "kd_weight": 0.0}, "--kd-weight 0.0: expected above 0 with --label-weight 0"),
         ({"teacher": None}, "--teacher None: expected a model SPEC, or --stores"),
     ],

@@ -55,7 +55,6 @@ from teachonce.options import command_line, drop_idle
 from teachonce.records.discovery import open_records
 from teachonce.records.options import RecordOptions
 from teachonce.runs.run import Run
-from teachonce.storage.address import to_location
 from teachonce.storage.files import atomic_write, open_storage, read_json, write_json
 from teachonce.storage.local import LocalStorage
 from teachonce.storage.strict_json import convert_json
@@ -150,14 +149,13 @@ def _given_stores(config: AblateConfig) -> list[ArmConfig]:
     others = [word for word in words if word != "labels"]
     if len(others) < len(words):
         found.append(ArmConfig("labels only", _no_view_mix(config)))
-    num_stores = len(config.stores.split(","))
+    arms = config.parse_stores()
     print_note(
-        f"ablate: --stores gives {plural(num_stores, 'arm')}"
+        f"ablate: --stores gives {plural(len(arms), 'arm')}"
         + (", labels of --arms one more" if found else "; --arms without labels leaves out the baseline")
         + (f"; of --arms {', '.join(others)} are left out: they need --teacher without --stores" if others else "")
     )
-    for word in config.stores.split(","):
-        paths = tuple(to_location(part) for part in word.split("+"))
+    for paths in arms:
         stores = [Store(path) for path in paths]
         num_views = min(store.num_views for store in stores)
         replays = stores[0].policy.is_random

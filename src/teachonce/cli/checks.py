@@ -74,7 +74,7 @@ def _check_train(config: TrainConfig) -> None:
 
 def _check_ablate(config: AblateConfig) -> None:
     if config.stores:
-        _check_stores([to_location(part) for word in config.stores.split(",") for part in word.split("+")])
+        _check_stores(store for stores in config.parse_stores() for store in stores)
     if config.teacher is not None:
         _check_model(config.teacher)
     _check_num_records(config, world_size=1)

@@ -32,6 +32,7 @@ from teachonce.options import (
     require,
 )
 from teachonce.records.options import RecordOptions
+from teachonce.storage.address import to_location
 from teachonce.training.config import TrainingOptions
 
 _MADE_STORES = Condition("no --stores", lambda options: not options.stores)
@@ -72,6 +73,7 @@ class AblateConfig(TrainingOptions):
         require(bool(self.teacher) or bool(self.stores), "--teacher", self.teacher, "a model SPEC, or --stores")
         require(bool(self.stores) or bool(self.arms), "--arms", self.arms, "at least one arm")
         self.parse_arms()
+        self.parse_stores()
         split = self.validation_split
         require(self.has_validation, "--validation-split", split, "a split: ablate compares validation accuracies")
         # Scaled to a sum of 1, which nothing cannot be.
@@ -87,6 +89,12 @@ class AblateConfig(TrainingOptions):
     def has_teacher(self) -> bool:
         """Always: the arms that need teacher logits have them."""
         return True
+
+    def parse_stores(self) -> list[tuple[Path, ...]]:
+        """The stores of each arm of ``--stores``; raises ConfigError where a name is empty."""
+        arms = [[part.strip() for part in word.split("+")] for word in self.stores.split(",")] if self.stores else []
+        require(all(map(all, arms)), "--stores", self.stores, "stores as A,B,A+B, none of them empty")
+        return [tuple(map(to_location, parts)) for parts in arms]
 
     def parse_arms(self) -> list[tuple[str, int]]:
         """(kind, number of views) of each arm; raises ConfigError for other texts."""
