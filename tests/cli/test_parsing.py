@@ -33,6 +33,7 @@ from teachonce.storage.remote.settings import VARIABLE, read_settings
         ("export run --format onnx --out o", "^export: was split into one command per product: export-onnx RUN"),
         ("completion csh", "^shell csh: expected bash, zsh, fish$"),
         ("verify --progress bar", "^--progress: invalid choice: 'bar'"),
+        ("verify s -help", "^-help: not an option of verify"),
         ("verify --quiet=1", "^--quiet: takes no value, found '1'$"),
         ("verify --config", "^--config: expected one argument"),
     ],
@@ -51,6 +52,20 @@ def test_numbers_that_begin_with_a_dash_are_values() -> None:
     assert parsed.background_logit == float("-inf")
     with pytest.raises(ConfigError, match=r"^-1: unexpected"):
         parse_command(["merge", "s", "-1", "--data", "d", "--out", "o"])
+
+
+def test_files_whose_names_begin_with_a_dash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("-hidden.jpg", "--top"):
+        Path(name).touch()
+        with pytest.raises(ConfigError, match=rf"^{name}: not an option of evaluate; a path is given as \./{name}; "):
+            parse_command(["evaluate", name])
+    for words in (["./-hidden.jpg", "./--top"], ["--", "-hidden.jpg", "--top"]):
+        parsed = parse_command(["predict", "run", "--csv", "out.csv", *words])
+        assert parsed.images == (Path("-hidden.jpg"), Path("--top"))
+    with pytest.raises(ConfigError, match="--storage-options: expected KEY=VALUE pairs"):
+        take_storage_options(["predict", "--storage-options", "--", "a=1"])
+    assert take_storage_options(["predict", "--", "--storage-options"]) == ["predict", "--", "--storage-options"]
 
 
 def test_no_command_shows_them_all(capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import re
+import sys
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
@@ -41,15 +42,28 @@ class Flags(NamedTuple):
 
 
 def take_flags(arguments: Sequence[str] | None) -> tuple[Flags, list[str]]:
-    """The flags that every command takes, wherever they are, and the remaining words."""
+    """The flags that every command takes, wherever they are, and the remaining words.
+
+    Words behind ``--`` are no options, whatever they begin with: they become names that cannot be taken for one.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    end = _end_of_options(words)
+    # As an option of argparse -h would be taken out of -hidden.jpg.
+    before = ["--help" if word == "-h" else word for word in words[:end]]
+    behind = [f"./{word}" if word.startswith("-") else word for word in words[end + 1 :]]
     first = _Flags(prog="teachonce", add_help=False, allow_abbrev=False)
     first.add_argument("--config")
     first.add_argument("--progress", choices=("auto", "json"), default="auto")
     for name in ("--quiet", "--debug", "--version", "--help-all"):
         first.add_argument(name, action="store_true")
-    first.add_argument("-h", "--help", action="store_true")
-    found, words = first.parse_known_args(arguments)
-    return Flags(**vars(found)), words
+    first.add_argument("--help", action="store_true")
+    found, left = first.parse_known_args(before)
+    return Flags(**vars(found)), left + behind
+
+
+def _end_of_options(words: Sequence[str]) -> int:
+    """Where ``--`` stands; the number of words where it does not."""
+    return words.index("--") if "--" in words else len(words)
 
 
 def take_storage_options(words: Sequence[str]) -> list[str]:
@@ -61,7 +75,8 @@ def take_storage_options(words: Sequence[str]) -> list[str]:
     """
     left: list[str] = []
     pairs: list[str] = []
-    rest = deque(words)
+    end = _end_of_options(words)
+    rest = deque(words[:end])
     while rest:
         word = rest.popleft()
         name, equals, value = word.partition("=")
@@ -76,7 +91,7 @@ def take_storage_options(words: Sequence[str]) -> list[str]:
         pairs += found
     if pairs:
         add_options(pairs)
-    return left
+    return left + list(words[end:])
 
 
 def _is_path(word: str) -> bool:
@@ -153,13 +168,14 @@ def explain_words(command: str, options: Sequence[Option], words: Sequence[str],
     places = [option for option in options if option.is_positional]
     left, placed, given = list(words), [], set(chosen)
     while left:
-        word, equals, _ = left.pop(0).partition("=")
+        whole = left.pop(0)
+        word, equals, _ = whole.partition("=")
         if not _is_option(word):
             placed.append(word)
             continue
         option = names.get(word.replace("_", "-"))
         if option is None:
-            hint = _suggest(word, names)
+            hint = f"; a path is given as ./{whole}" if _is_path(whole) else _suggest(word, names)
             return f"{word}: not an option of {command}{hint}; 'teachonce {command} --help-all' lists them"
         given.add(option.name)
         wanted = 0 if equals or not option.value else len(option.value.split()) - ("..." in option.value)
