@@ -16,9 +16,13 @@ from teachonce.records.data_keys import ClassOrder, DataKeys, find_class_order
 from teachonce.records.discovery import open_records
 from teachonce.records.image_folder import FolderSource
 from teachonce.records.sample import SubsetSource
-from teachonce.records.source import NO_LABEL, RecordSource
+from teachonce.records.source import NO_LABEL, RecordSource, record_key
 from teachonce.records.tfrecord.source import TFRecordSource
+from teachonce.storage.address import to_location
+from teachonce.storage.local import LocalStorage
+from teachonce.storage.remote.file_index import hash_file, put_file_index
 from tests.support.small_data import change_image, encode_jpeg, example, write_image_folder, write_shards
+from tests.support.web_server import serve
 
 
 @pytest.fixture
@@ -92,6 +96,20 @@ def test_a_changed_shard_is_read_again(data: Path, read: list[str]) -> None:
     assert read == [changed.shards[1].name]
     after = keys_of(changed)
     assert after[0] == before[0] and after[1][:2] == before[1][:2] and after[1][2] != before[1][2]
+
+
+def test_a_folder_on_a_web_server(tmp_path: Path, read: list[str]) -> None:
+    """It says no times: that a file was replaced shows in its hash alone."""
+    image = tmp_path / "www/data/train/cat/1.jpg"
+    image.parent.mkdir(parents=True)
+    storage, keys = LocalStorage(tmp_path / "www/data"), []
+    with serve(tmp_path / "www") as server:
+        for content in (b"one", b"two", b"two"):
+            image.write_bytes(content)
+            put_file_index(storage, {"train/cat/1.jpg": hash_file(storage, "train/cat/1.jpg")})
+            keys += DataKeys(open_records(to_location(f"{server.address}/data"), "train")).shard(0).tolist()
+    assert keys == [record_key(b"one"), record_key(b"two"), record_key(b"two")]
+    assert len(read) == 2
 
 
 def test_data_that_grows_has_its_new_shards_read(data: Path, read: list[str]) -> None:

@@ -77,7 +77,8 @@ class ImageFileSource(RecordSource):
             except RecordError as error:
                 raise _unreadable(error) from error
             num_bytes += status.num_bytes
-            identity.update(f"{image}\n{status.num_bytes} {status.modified_ns}\n".encode())
+            # A hub and a web server say no times; local files have no version.
+            identity.update(f"{image}\n{status.num_bytes} {status.modified_ns}{status.version}\n".encode())
         return ShardInfo(name, None, len(rows), num_bytes, identity.hexdigest())
 
     def known_labels(self, shard: int) -> NDArray[np.int32]:
