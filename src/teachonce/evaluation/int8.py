@@ -56,6 +56,8 @@ LATENCY_RUNS = 100
 """Single images that each file is timed with, or fewer where these would take longer than ``LATENCY_SECONDS``."""
 LATENCY_SECONDS = 20.0
 WARM_UP_RUNS = 5
+MISFIT_ADVICE = "data of the student's classes"
+"""What to give where a label is none of them: this command has no option for the classes."""
 
 
 def export_int8(config: ExportOnnxConfig) -> Comparison:
@@ -78,13 +80,11 @@ def export_int8(config: ExportOnnxConfig) -> Comparison:
     measured = open_records(config.validation_data or config.data, config.validation_split, config)
     require_labels(measured, "the comparison", "give a labeled --validation-split")
     warn_of_trained_images(config.run, config.validation_split, config)
-    names = None if measured.classes is None else measured.classes.names
-    offset = resolve_model_offset(student, names, None if names is None else len(names), option=None)
-    space = ClassSpace(num_classes=student.num_classes, offset=offset)
-    validation = EvalDataset(measured, student.preprocessing, space)
+    space = _class_space(student, measured)
+    validation = EvalDataset(measured, student.preprocessing, space, misfit_advice=MISFIT_ADVICE)
     taught, teacher = None, None
     if config.store is not None or config.logits is not None:
-        taught = _open_teacher(config, student.preprocessing, space)
+        taught = _open_teacher(config, student)
         teacher = _describe_teacher(taught, config.store)
     with scratch_folder() as folder:
         files = folder / "float.onnx", folder / "int8.onnx"
@@ -137,22 +137,38 @@ def read_images(source: RecordSource, preprocessing: Preprocessing, wanted: int)
         yield from normalize(torch.from_numpy(pixels), preprocessing).numpy()
 
 
-def _open_teacher(config: ExportOnnxConfig, preprocessing: Preprocessing, space: ClassSpace) -> KDDataset:
-    """What a store says of its split, or without one the logits of the records of ``config.split``."""
+def _class_space(student: Classifier, records: RecordSource, store: Store | None = None) -> ClassSpace:
+    """The student's outputs as labels of these records; where they have no names, their labels are the store's."""
+    names = None if records.classes is None else records.classes.names
+    num_classes = None if names is None else len(names)
+    if names is None and store is not None:
+        names, num_classes = store.plan.class_names, store.plan.data_classes
+    offset = resolve_model_offset(student, names, num_classes, option=None)
+    return ClassSpace(num_classes=student.num_classes, offset=offset)
+
+
+def _open_teacher(config: ExportOnnxConfig, student: Classifier) -> KDDataset:
+    """What a store says of its split, or without one the logits of the records of ``config.split``.
+
+    Its records may number the classes otherwise than those of the validation do: a folder from 0, TFRecords from 1.
+    """
     assert config.data is not None
+    preprocessing = student.preprocessing
     store = None if config.store is None else Store(config.store)
     # The most likely class is that of any temperature.
     logits: LogitSource = RecordLogits() if store is None else StoredLogits([store], temperature=1.0)
     # Without stored views the pixels are not those of the dataset's (see ``_measure_agreement``).
     replays = store is not None and store.policy.is_random
     views: ViewSource = StoredViews(store) if store is not None and replays else OwnViews(CropPolicy())
+    records = open_records(config.data, config.split if store is None else store.plan.data["split"], config)
     return KDDataset(
-        open_records(config.data, config.split if store is None else store.plan.data["split"], config),
+        records,
         views,
         logits,
         size=preprocessing.size_px,
         interpolation=preprocessing.interpolation if preprocessing.antialias else "bilinear",
-        class_space=space,
+        class_space=_class_space(student, records, store),
+        misfit_advice=MISFIT_ADVICE,
     )
 
 
