@@ -81,7 +81,7 @@ COMMANDS = [
     ("predict no.onnx images", 2, "no file no.onnx"),
     ("predict timm:a images nowhere", 2, "nowhere: no such file or folder; expected an image or a folder of images"),
     ("predict timm:a", 2, "IMAGES none: expected at least one image"),
-    ("predict timm:a images --csv records", 2, "--csv records: exists; remove it"),
+    ("predict timm:a images --csv records", 2, "records: is a folder; give a file with --csv"),
     ("evaluate --data images --split train --model timm:a --against tim:b", 2, "model 'tim:b'"),
     ("evaluate --data images --split train --model timm:a --store images", 1, "images: is not a store"),
     (
@@ -91,9 +91,9 @@ COMMANDS = [
     ),
     ("export-onnx images --out o", 2, "model 'run:images': has no config.json"),
     ("export-onnx store --out o", 2, "store: is a store, expected a run; use export-logits for stores"),
-    ("export-onnx run --out images", 2, "images: exists; remove it"),
+    ("export-onnx run --out images", 2, "images: is a folder; give a file with --out"),
     ("export-onnx run --out o --int8 --data images", 2, "only train, expected validation"),
-    ("export-weights run --out images", 2, "images: exists; remove it"),
+    ("export-weights run --out images", 2, "images: is a folder; give a file with --out"),
     ("evaluate --data images --model timm:a --csv store/plan.json/a.csv", 2, "plan.json is a file and not a folder"),
     (
         "ablate --data images --student timm:a --teacher timm:a --validation-split none --out o",
