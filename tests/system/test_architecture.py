@@ -20,12 +20,13 @@ PACKAGE = Path(teachonce.__file__).parent
 # What belongs to no room, and is below all of them.
 FOUNDATION = [
     *("errors", "extras", "lazy", "llvm", "native", "on_demand"),
-    *("options", "rng", "suggestions", "terminal", "versions"),
+    *("rng", "suggestions", "terminal", "versions"),
 ]
 # A room imports only from rooms before it. The bars are the install line: what a user must install to import it.
 LINE = [
     # numpy, pyarrow, xxhash, crc32c and msgspec are enough up to here,
-    *("storage", "engine", "pages", "codecs", "views", "records", "store"),
+    # options above the storage alone, as a path among them may be an address;
+    *("storage", "options", "engine", "pages", "codecs", "views", "records", "store"),
     # with Pillow up to here,
     *("pixels", "data", "runs", "interop", "inspection"),
     # with torch and its libraries up to here;
