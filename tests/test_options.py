@@ -14,6 +14,7 @@ import pytest
 
 from teachonce.cli.config import AblateConfig
 from teachonce.cli.main import COMMANDS, parse_command
+from teachonce.codecs.registry import CODECS, build_codec
 from teachonce.errors import ConfigError
 from teachonce.evaluation.config import ExportOnnxConfig, ExportWeightsConfig
 from teachonce.extraction.config import ExtractConfig, PlanConfig
@@ -184,6 +185,8 @@ TRAIN: dict[str, Any] = {"data": Path("d"), "student": "timm:a", "out": Path("o"
         (TrainConfig, {"epochs": True}, "--epochs True: expected an integer, found bool"),
         (TrainConfig, {"compile": "no"}, "--compile no: expected True or False, found str"),
         (TrainConfig, {"student": Path("a")}, "expected a text, found PosixPath"),
+        (TrainConfig, {"logits": "store"}, "--logits store: expected records"),
+        (TrainConfig, {"logger": "tb"}, "--logger tb: expected tensorboard, csv, wandb or none"),
         (RecordOptions, {"val_seed": "x", "val_fraction": 0.1}, "--val-seed x: expected an integer, found str"),
         (ExportOnnxConfig, {"run": "r", "out": "o", "preprocessing": "Inside"}, "--preprocessing Inside: expected out"),
         (ExportWeightsConfig, {"run": "r", "out": None}, "--out None: expected a path"),
@@ -205,7 +208,21 @@ def test_values_as_python_gives_them() -> None:
     assert (config.batch_size, type(config.batch_size)) == (64, int)
     assert (config.lr, config.crop_scale, config.own_views) == (0.5, (0.25, 1.0), True)
     assert TrainConfig(**TRAIN, store="a").store == (Path("a"),)
+    for scale in (np.array([0.25, 1.0]), (np.float32(0.25), 1.0), [np.float64(0.25), np.int64(1)]):
+        config = TrainConfig(**TRAIN, crop_scale=scale)
+        assert config.crop_scale == (0.25, 1.0) and not any(isinstance(item, np.generic) for item in config.crop_scale)
+    epochs: Any = TrainConfig(**TRAIN, schedule="piecewise", boundary_epochs=(np.int64(3),), boundary_rates=[1, 0.1])
+    assert epochs.boundary_epochs == (3,) and type(epochs.boundary_epochs[0]) is int
     assert json.dumps(to_json(config)) and parse_command(["train", *shlex.split(command_line(config))]) == config
+
+
+def test_a_codec_of_a_program_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the guide's on extending enters it; a name that nothing was entered by is refused where it is looked up."""
+    monkeypatch.setitem(CODECS, "fixed", CODECS["float32"])
+    config = ExtractConfig(**EXTRACT, codec="fixed")  # type: ignore[arg-type]
+    assert build_codec(config.codec, num_classes=3) == CODECS["fixed"]()
+    with pytest.raises(ConfigError, match="fixd"):
+        build_codec(ExtractConfig(**EXTRACT, codec="fixd").codec, num_classes=3)  # type: ignore[arg-type]
 
 
 def test_names_are_checked_where_no_option_is() -> None:

@@ -14,7 +14,7 @@ import math
 import os
 import re
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
@@ -38,6 +38,9 @@ class Alias(NamedTuple):
     """As a field's: ``num_devices`` for --num-devices."""
 
 
+OPEN = "open"
+Open = Annotated[T, OPEN]
+"""Marks an option whose choices a program can add to, by a registry, which then is what refuses other names."""
 Common = Annotated[T, COMMON]
 """Marks an option that most calls need: of a command that has such, ``--help`` shows these and ``--help-all`` all.
 A class names inherited ones that are so for it alone in ``COMMON_OPTIONS``."""
@@ -239,14 +242,14 @@ def _fit(hint: Any, value: Any) -> Any:
     if origin is Annotated:
         if REPEATED in hint.__metadata__ and isinstance(value, str | os.PathLike):
             value = (value,)
-        return _fit(arguments[0], value)
+        return _fit(str if OPEN in hint.__metadata__ else arguments[0], value)
     if origin in (Union, UnionType):
         return _fit_any(arguments, value)
     if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
         value = value.item()  # a scalar of NumPy's or PyTorch's
     if origin is Literal:
         if not any(value == choice and type(value) is type(choice) for choice in arguments):
-            raise _DoesNotFitError(f"expected {', '.join(map(str, arguments[:-1]))} or {arguments[-1]}")
+            raise _DoesNotFitError(f"expected {_join(map(str, arguments))}")
     elif origin is tuple:
         return _fit_all(arguments, value)
     elif hint is Path:
@@ -270,6 +273,10 @@ _KINDS: dict[Any, tuple[Any, str]] = {
 
 def _fit_any(hints: Sequence[Any], value: Any) -> Any:
     """The value as one of the first of several types that takes it."""
+    literals = [hint for hint in hints if get_origin(hint) is Literal]
+    if len(literals) > 1:
+        choices: Any = Literal.__getitem__(tuple(choice for hint in literals for choice in get_args(hint)))
+        hints = [choices, *(hint for hint in hints if hint not in literals)]
     expected: list[str] = []
     for hint in hints:
         if hint is not NoneType:
@@ -290,7 +297,13 @@ def _fit_all(hints: Sequence[Any], value: Any) -> tuple[Any, ...]:
         raise _DoesNotFitError(f"expected {len(hints)} values, found {len(value)}")
     kinds = [hints[0]] * len(value) if hints[-1] is Ellipsis else hints
     fitting = tuple(_fit(hint, item) for hint, item in zip(kinds, value, strict=True))
-    return value if value == fitting and isinstance(value, tuple) else fitting
+    is_same = isinstance(value, tuple) and all(item is fit for item, fit in zip(value, fitting, strict=True))
+    return value if is_same else fitting
+
+
+def _join(choices: Iterable[str]) -> str:
+    *others, last = choices
+    return f"{', '.join(others)} or {last}" if others else last
 
 
 @cache

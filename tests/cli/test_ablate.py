@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from teachonce.cli.ablate import ArmConfig, _given_stores, _student_config, ablate
+from teachonce.cli.ablate import ArmConfig, _given_stores, _student_config, _with_own_threads, ablate
 from teachonce.cli.config import AblateConfig
 from teachonce.errors import ConfigError, PlanMismatchError
 from teachonce.extraction.config import ExtractConfig
@@ -333,3 +333,13 @@ def test_a_signal_reaches_the_students_of_all_processes(digits, tmp_path, number
     for seed in range(2):
         log = (tmp_path / "logs" / f"labels-only-seed{seed}.log").read_text()
         assert log.splitlines()[-1].endswith("; checkpoint saved. Run the same command to resume"), log
+
+
+@pytest.mark.parametrize("device, given, jobs, wanted", [("cpu", None, 2, 0), ("cuda", None, 4, 3), ("cuda", 9, 4, 9)])
+def test_students_at_once_share_the_cores(tmp_path, monkeypatch, device, given, jobs, wanted):
+    monkeypatch.setattr("teachonce.cli.ablate.num_cores", lambda: 12)
+    monkeypatch.setattr("teachonce.data.loader.num_cores", lambda: 12)
+    monkeypatch.setattr("teachonce.models.classifier.resolve_device", lambda name: SimpleNamespace(type=name))
+    student = TrainConfig(data=tmp_path, student="timm:a", out=tmp_path, device=device, num_workers=given)
+    assert _with_own_threads(student, jobs).num_workers == wanted
+    assert _with_own_threads(student, 1) == student

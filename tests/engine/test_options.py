@@ -52,6 +52,7 @@ KUBERNETES = {"JOB_COMPLETION_INDEX": "2", "TEACHONCE_NUM_WORKERS": "5"}
         (ARRAY | {"SLURM_NTASKS": "8", "SLURM_PROCID": "0"}, (1, 3)),
         (ARRAY | {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "4"}, (7, 12)),
         (KUBERNETES | {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "4"}, (11, 20)),
+        (KUBERNETES | {"RANK": "2", "WORLD_SIZE": "5"}, (2, 5)),
         (KUBERNETES | {"RANK": "9", "WORLD_SIZE": "20", "LOCAL_WORLD_SIZE": "4"}, (9, 20)),
     ],
     ids=[
@@ -65,6 +66,7 @@ KUBERNETES = {"JOB_COMPLETION_INDEX": "2", "TEACHONCE_NUM_WORKERS": "5"}
         "a batch script of an array",
         "torchrun in an array",
         "torchrun in a pod",
+        "the pod's own number once more",
         "torchrun over pods",
     ],
 )

@@ -342,3 +342,5 @@ def test_a_labels_file_of_other_classes_is_kept(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"labels.txt: has 1 class names, expected the 5 of this model"):
         export_run(run, "safetensors", tmp_path / "a.safetensors")
     assert not (tmp_path / "a.safetensors").exists() and (tmp_path / "labels.txt").read_text() == "mine\n"
+    export_run(run, "safetensors", tmp_path / "a.safetensors", overwrite=True)
+    assert (tmp_path / "labels.txt").read_text().splitlines()[:4] == list(NAMES)

@@ -145,6 +145,16 @@ def test_workers_at_once_make_few_units_twice_and_the_same_store(tmp_path, teach
     assert tree(tmp_path / "parts") == tree(whole.path)
 
 
+def test_a_worker_that_loads_other_weights_than_the_planned_ones_does_nothing(tmp_path, data, teacher):
+    """As where a run whose best epoch teaches is still trained, and a worker begins later than the others."""
+    config = ExtractConfig(data=data, teacher=teacher, out=tmp_path / "store", gate_samples=0, device="cpu")
+    preparation, _ = prepare(config)
+    build_extractor(config, preparation, num_threads=1)
+    write_color_teacher(tmp_path / "teacher.onnx", order=list(range(len(COLORS)))[::-1])
+    with pytest.raises(PlanMismatchError, match="its weights have changed since the extraction began"):
+        build_extractor(config, preparation, num_threads=1)
+
+
 def test_what_is_there_when_its_turn_comes_is_skipped_and_what_came_meanwhile_is_counted(tmp_path, data, teacher):
     """Files of another worker appear between the listing and a unit's turn, and between its turn and its writing."""
     crops = {"policy": "crop", "views": 2, "views_per_file": 1, "gate_samples": 0}

@@ -13,7 +13,7 @@ import pytest
 from teachonce.errors import RecordError, StoreError
 from teachonce.records.discovery import open_records
 from teachonce.records.source import NO_LABEL, Record
-from teachonce.store.plan import Part, Plan, describe_data, group_views
+from teachonce.store.plan import Part, Plan, describe_data, group_views, teacher_name
 from tests.store.test_legacy import FREE, OPTIONAL, OTHER_VALUES, edited, nodes
 from tests.support.small_data import write_shards
 from tests.support.small_stores import make_plan
@@ -174,3 +174,15 @@ def test_what_a_plan_says_of_data(tmp_path: Path) -> None:
     assert describe_data(source)["class_names"] is not None and describe_data(source, 5)["class_names"] is None
     source.classes = None
     assert describe_data(source, 4)["class_names"] is None
+
+
+@pytest.mark.parametrize(
+    "spec, name",
+    [
+        ("run:a/b,size=64", "run:a/b"),
+        ("run:a/b,epoch=best,size=64", "run:a/b,epoch=best"),
+        ("run:a,epoch=last", "run:a"),
+    ],
+)
+def test_the_best_epochs_teacher_has_a_name_of_its_own(spec: str, name: str) -> None:
+    assert teacher_name({"model": "run", "spec": spec}) == name

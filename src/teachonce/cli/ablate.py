@@ -283,10 +283,21 @@ def _build_trainer(logs: Path, num_jobs: int, worker_index: int) -> Callable[[Tr
         # What each training says would be a mess of all of them at once.
         with _open_log(logs, f"{student.out.name}.log") as log, contextlib.redirect_stderr(log):
             print_line(f"$ teachonce train {command_line(student)}", log)
-            train(student)
+            train(_with_own_threads(student, num_jobs))
         report(1)
 
     return train_one
+
+
+def _with_own_threads(student: TrainConfig, num_jobs: int) -> TrainConfig:
+    """Of several students that share a GPU each has its part of the cores for its batches, unless it was said."""
+    from teachonce.data.loader import choose_threads
+    from teachonce.models.classifier import resolve_device
+
+    if student.num_workers is not None or num_jobs == 1:
+        return student
+    num_threads = choose_threads(None, resolve_device(student.device).type)
+    return dataclasses.replace(student, num_workers=min(num_threads, max(1, num_cores() // num_jobs)))
 
 
 @contextlib.contextmanager

@@ -24,6 +24,7 @@ from teachonce.options import (
     InStudent,
     InTeacher,
     Label,
+    Open,
     Positional,
     Seed,
     check_applicable,
@@ -57,7 +58,7 @@ class AblateConfig(TrainingOptions):
     """Loss weights of the arms with a teacher: equal scales --label-weight and --kd-weight to sum to 1, as in the
     arm without a teacher, so that gradients have the same size at the same learning rate; given uses them unchanged
     (1 + 1 is about twice the gradient)."""
-    codec: InTeacher[CodecName] = only_with("int8", _MADE_STORES)
+    codec: InTeacher[Open[CodecName]] = only_with("int8", _MADE_STORES)
     """Codec of the stores."""
     topk: InTeacher[Count] = only_with(10, KEPT_CLASSES)
     """Codec topk: number of classes to keep."""

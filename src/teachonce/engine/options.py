@@ -64,7 +64,7 @@ class EngineOptions:
     worker: InRunning[Common[str]] = only_with("0/1", _LOCAL)
     """i/n: this process is worker i of n in a job array, counted from 0. It does its own part of the work, then
     whatever is missing of the other parts. auto: read i and n from the environment of a Slurm job array, a
-    Kubernetes Indexed Job or torchrun."""
+    Kubernetes Indexed Job, torchrun or a step of srun, or of both of a job and its processes."""
     grace_seconds: InRunning[_Seconds] = 25.0
     """Seconds to finish started work after SIGTERM (preemption of a spot machine); then the command exits with code
     143."""
@@ -125,6 +125,8 @@ def read_worker_part(worker: str, environment: Mapping[str, str]) -> tuple[int, 
 def _find_worker_part(environment: Mapping[str, str]) -> tuple[int, int]:
     """By the number of the job in its array, and of the process among those that torchrun or srun started in it."""
     job, process = _find_job(environment), _find_process(environment)
+    if job is not None and "RANK" in environment and "LOCAL_WORLD_SIZE" not in environment:
+        process = None  # not torchrun's: the job's own number once more
     if job is None and process is None:
         raise ConfigError(
             "--worker auto: found no SLURM_ARRAY_TASK_ID, JOB_COMPLETION_INDEX or RANK, nor a step of several tasks of "

@@ -43,7 +43,7 @@ class ExportOnnxConfig(RecordOptions):
     out: InOutput[Path]
     """File to write; labels.txt beside it gets the names of the classes, where the data has names."""
     overwrite: InOutput[bool] = False
-    """Replace an existing file, with --int8 both, once the new one is checked."""
+    """Replace existing files, labels.txt too, once the new ones are checked."""
     preprocessing: InOutput[PreprocessingPlace] = "outside"
     """Where mean, std and layout are applied: outside (input float32 [batch, 3, size, size], normalized) or inside
     the graph (input uint8 [batch, size, size, 3], pixels as decoded). Resizing and cropping are outside in both."""
@@ -96,7 +96,7 @@ class ExportWeightsConfig:
     out: InOutput[Path]
     """File to write; labels.txt beside it gets the names of the classes, where the data has names."""
     overwrite: InOutput[bool] = False
-    """Replace an existing file, once the new one is checked."""
+    """Replace existing files, labels.txt too, once the new ones are checked."""
 
     def __post_init__(self) -> None:
         check_values(self)

@@ -73,7 +73,7 @@ def export_int8(config: ExportOnnxConfig) -> Comparison:
         check_free(out, overwrite=config.overwrite)
         check_can_be_made(out)
     student = load_model(path_spec("run", config.run))
-    check_labels(student, config.out)
+    check_labels(student, config.out, overwrite=config.overwrite)
     if config.preprocessing == "inside":
         require_whole_pixels(student)
     calibration = open_records(config.data, config.split, config)
@@ -116,7 +116,7 @@ def export_int8(config: ExportOnnxConfig) -> Comparison:
         for file, out in zip(files, outputs, strict=True):
             with atomic_write(out) as written:
                 written.write(file.read_bytes())
-    write_labels(student, config.out)
+    write_labels(student, config.out, overwrite=config.overwrite)
     return found
 
 

@@ -77,7 +77,7 @@ def export_run(
     check_free(out, overwrite=overwrite)
     with phase("export", "loading the student"):
         student = load_model(path_spec("run", run))
-    check_labels(student, out)
+    check_labels(student, out, overwrite=overwrite)
     if preprocessing == "inside":
         require_whole_pixels(student)
     with phase("export", f"writing {format}"):
@@ -94,20 +94,20 @@ def export_run(
                 check_safetensors(student, run, written)
     with atomic_write(out) as file:
         file.write(content)
-    return [out, *write_labels(student, out)]
+    return [out, *write_labels(student, out, overwrite=overwrite)]
 
 
-def check_labels(student: Classifier, out: Path) -> None:
-    """Raise ConfigError where labels.txt beside ``out`` is another model's."""
-    if student.class_names is not None:
+def check_labels(student: Classifier, out: Path, *, overwrite: bool) -> None:
+    """Raise ConfigError where labels.txt beside ``out`` is another model's, unless that is overwritten too."""
+    if student.class_names is not None and not overwrite:
         check_labels_file(out.with_name(LABELS_NAME), _all_names(student))
 
 
-def write_labels(student: Classifier, out: Path) -> list[Path]:
+def write_labels(student: Classifier, out: Path, *, overwrite: bool) -> list[Path]:
     """Write labels.txt beside ``out``, and return its path; none where the classes have no names."""
     if student.class_names is None:
         return []
-    write_labels_file(out.with_name(LABELS_NAME), _all_names(student))
+    write_labels_file(out.with_name(LABELS_NAME), _all_names(student), overwrite=overwrite)
     return [out.with_name(LABELS_NAME)]
 
 

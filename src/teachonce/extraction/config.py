@@ -25,6 +25,7 @@ from teachonce.options import (
     InViews,
     Label,
     NumClasses,
+    Open,
     Positional,
     Range,
     Seed,
@@ -68,7 +69,7 @@ class ExtractionOptions(MixOptions, RecordOptions):
     """Views per record (random policies)."""
     views_per_file: InStore[Count] = only_with(10, DRAWN_VIEWS)
     """Views per file of the store; a unit of work is one shard x this many views."""
-    codec: InStore[Common[CodecName]] = "int8"
+    codec: InStore[Common[Open[CodecName]]] = "int8"
     """How logits are stored: float32 (exact), float16, int8 (about 1 byte per class, total variation below 0.01),
     topk (the most likely classes and the total probability of the others)."""
     topk: InStore[Common[Count]] = only_with(10, KEPT_CLASSES)

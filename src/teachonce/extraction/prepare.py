@@ -15,7 +15,7 @@ from teachonce.codecs.registry import build_codec
 from teachonce.engine.machine import local_rank, local_ranks, num_cores, slurm_step_tasks
 from teachonce.engine.progress import phase
 from teachonce.engine.stop_between_units import check_stop
-from teachonce.errors import CheckError, ConfigError, StoreError
+from teachonce.errors import CheckError, ConfigError, PlanMismatchError, StoreError
 from teachonce.extraction.config import ExtractConfig
 from teachonce.extraction.extractor import UnitExtractor
 from teachonce.extraction.gate import Gate
@@ -133,6 +133,11 @@ def build_extractor(
             compile=config.compile,
         )
     plan, source, *_ = preparation
+    if plan.teacher.get("weights_sha256", teacher.weights_sha256) != teacher.weights_sha256:
+        raise PlanMismatchError(
+            f"--teacher {config.teacher}: its weights have changed since the extraction began, as those of a run do "
+            "while it is trained; restore them, or extract into another store when it has finished"
+        )
     threads = config.decode_threads or num_threads or max(1, num_cores() // local_ranks())
     views_of = open_views_of(config, source)
     return UnitExtractor(config.out, plan, source, teacher, config.batch_size, threads, views_of, config.profile)

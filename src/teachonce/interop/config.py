@@ -22,6 +22,7 @@ from teachonce.options import (
     Label,
     Logit,
     NumClasses,
+    Open,
     Positional,
     Range,
     Seed,
@@ -163,7 +164,7 @@ class ImportConfig(RecordOptions):
     """Folder of the store."""
     split: InData[str] = "train"
     """Split to use."""
-    codec: InStore[CodecName] = "float32"
+    codec: InStore[Open[CodecName]] = "float32"
     """How logits are stored."""
     topk: InStore[Count] = only_with(10, KEPT_CLASSES)
     """Codec topk: number of classes to keep."""

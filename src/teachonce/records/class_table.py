@@ -114,9 +114,10 @@ def check_labels_file(path: Path, names: Sequence[str]) -> None:
         )
 
 
-def write_labels_file(path: Path, names: Sequence[str]) -> None:
-    """Write class names, one a line; a file that has the same ones stays. Raises ConfigError where it has others."""
-    with atomic_write(path, overwrite=False) as file:
+def write_labels_file(path: Path, names: Sequence[str], *, overwrite: bool = False) -> None:
+    """Write class names, one a line; unless it is overwritten, a file of the same ones stays, one of others raises
+    ConfigError."""
+    with atomic_write(path, overwrite=overwrite) as file:
         file.write("".join(f"{line}\n" for line in _label_lines(names)).encode())
     check_labels_file(path, names)
 

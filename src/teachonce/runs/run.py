@@ -221,7 +221,7 @@ def open_finished_run(path: Path, *, requested_by: str, weights_name: str = WEIG
     """
     expected = "the folder of a finished run"
     if weights_name == BEST_WEIGHTS:
-        expected = "a run with a validation split, one of whose epochs has ended"
+        expected = "a run with a validation split, trained to the end of an epoch by this version or a newer one"
     for name in (CONFIG_NAME, weights_name):
         if not open_storage(path).has(name):
             raise ConfigError(f"{requested_by}: has no {name}; expected {expected}")

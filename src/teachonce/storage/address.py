@@ -57,7 +57,10 @@ class Address(PosixPath):
 
     def __str__(self) -> str:
         scheme, _, rest = super().__str__().partition(":/")
-        return f"{scheme}://{rest.translate(_WEB_ESCAPES) if scheme in _WEB_SCHEMES else rest}"
+        if scheme in _WEB_SCHEMES:
+            server, slash, path = rest.partition("/")
+            rest = f"{server}{slash}{path.translate(_WEB_ESCAPES)}"
+        return f"{scheme}://{rest}"
 
     def __fspath__(self) -> str:
         raise TypeError(f"{self}: is not a local path: it can only be read through teachonce.storage")
@@ -113,7 +116,11 @@ def _decode(scheme: str, rest: str) -> str:
             f"{scheme}://{rest}: expected the address of a folder or a file, without {mark!r} and what follows; "
             f"a {mark} in a name is written {mark.translate(_WEB_ESCAPES)}"
         )
-    return unquote(rest, errors="surrogateescape")
+    server, slash, path = rest.partition("/")
+    try:
+        return f"{server}{slash}{unquote(path, errors='strict')}"
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{scheme}://{rest}: expected escapes of UTF-8, such as %C3%A9 for é") from error
 
 
 def read_only_error(address: Address, option: str = "") -> ConfigError:

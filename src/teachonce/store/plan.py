@@ -53,7 +53,8 @@ def teacher_name(teacher: Mapping[str, Any]) -> str:
     model = str(teacher["model"])
     kind, _, rest = str(teacher["spec"]).partition(":")
     is_kind_alone = model.partition(",")[0] == kind and rest
-    return str(teacher["spec"]).partition(",")[0] if is_kind_alone else model
+    epoch = ",epoch=best" if ",epoch=best" in rest else ""
+    return str(teacher["spec"]).partition(",")[0] + epoch if is_kind_alone else model
 
 
 class DataEntry(TypedDict):

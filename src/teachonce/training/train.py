@@ -5,8 +5,8 @@
 The loop is Lightning's; what is ours is the joining (``data.dataset``), the loss (``student_module``), and the promises
 around them: the same command resumes an interrupted run, within an epoch too (``interruption``), with exactly the curve
 and weights of an uninterrupted one (bit for bit on a CPU), another configuration is refused, a finished run is not
-redone. The weights kept are those of the last epoch, never chosen by the validation split; the best epoch's checkpoint
-is next to them for those who want it.
+redone. The weights kept are those of the last epoch, never chosen by the validation split; the best epoch's are
+next to them for those who want them.
 
 Every epoch sees every record once, in batches of one size, give or take one record (``EpochBatches``). Several nodes
 need --out on a file system that they share.

@@ -129,6 +129,14 @@ def test_a_query_is_refused(rest: str, mark: str) -> None:
         to_location(f"https://host/{rest}")
 
 
+def test_the_server_is_as_it_is_given_and_a_path_is_utf8() -> None:
+    address = to_location("http://user:p%2Fw@host:8000/a%20b")
+    assert isinstance(address, Address) and (address.bucket, address.key) == ("user:p%2Fw@host:8000", "a b")
+    assert to_location(str(address)) == address
+    with pytest.raises(ConfigError, match="caf%E9: expected escapes of UTF-8"):
+        to_location("https://host/caf%E9")
+
+
 def test_files_of_an_address_with_escapes(folder: Path) -> None:
     (folder / "some").rename(folder / "so me%3F")
     with serve(folder) as server:
