@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import venv
@@ -257,6 +258,21 @@ def test_what_is_to_be_overwritten_is_when_the_new_file_is_checked(
     assert out.read_text() == "mine"
     export_run(run, "safetensors", out, overwrite=True)
     assert load_file(out).keys() == load_file(run / "student.safetensors").keys()
+
+
+def test_the_best_epochs_weights_are_exported(run: Path, tmp_path: Path) -> None:
+    copied = shutil.copytree(run, tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"epoch=best': has no checkpoints/best\.safetensors"):
+        export_run(copied, "safetensors", tmp_path / "a.safetensors", epoch="best")
+    weights = load_file(run / "student.safetensors")
+    best = {name: tensor + 1 if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
+    (copied / "checkpoints").mkdir(exist_ok=True)
+    save_file(best, copied / "checkpoints" / "best.safetensors")
+    with pytest.raises(SystemExit) as end:
+        main(["export-weights", str(copied), "--out", str(tmp_path / "a.safetensors"), "--epoch", "best"])
+    assert end.value.code == 0
+    found = load_file(tmp_path / "a.safetensors")
+    assert all(torch.equal(found[name], tensor) for name, tensor in best.items())
 
 
 def refuse(*_: object) -> None:

@@ -19,6 +19,7 @@ from teachonce.cli.config import AblateConfig
 from teachonce.errors import ConfigError, TeachonceError
 from teachonce.evaluation.config import EvaluateConfig, ExportOnnxConfig, ExportWeightsConfig, PredictConfig
 from teachonce.extraction.config import ExtractConfig, PlanConfig
+from teachonce.models.options import EpochName
 from teachonce.records.options import RecordOptions
 from teachonce.storage.address import is_remote, to_location
 from teachonce.training.config import TrainConfig, TrainingOptions, check_num_records
@@ -105,7 +106,7 @@ def _check_predict(config: PredictConfig) -> None:
 def _check_export_onnx(config: ExportOnnxConfig) -> None:
     from teachonce.storage.files import check_free
 
-    _check_run(config.run)
+    _check_run(config.run, config.epoch)
     if config.data is not None:
         _check_split(config.data, config.split, config)
         _check_split(config.validation_data or config.data, config.validation_split, config)
@@ -115,7 +116,7 @@ def _check_export_onnx(config: ExportOnnxConfig) -> None:
 def _check_export_weights(config: ExportWeightsConfig) -> None:
     from teachonce.storage.files import check_free
 
-    _check_run(config.run)
+    _check_run(config.run, config.epoch)
     check_free(config.out, overwrite=config.overwrite)
 
 
@@ -181,13 +182,15 @@ def _check_stores(paths: Any) -> None:
         check_holds_store(path)
 
 
-def _check_run(path: Path) -> None:
+def _check_run(path: Path, epoch: EpochName) -> None:
+    from teachonce.models.spec import path_spec
     from teachonce.runs.run import open_finished_run
     from teachonce.store.plan_files import holds_store
 
     if holds_store(path):
         raise ConfigError(f"{path}: is a store, expected a run; use export-logits for stores")
-    open_finished_run(path, requested_by=f"model {f'run:{path}'!r}")
+    spec = path_spec("run", path, epoch)
+    open_finished_run(path, requested_by=f"model {spec.text!r}", weights_name=spec.run_weights)
 
 
 def _check_model(text: str) -> None:

@@ -22,7 +22,12 @@ def export_onnx(config: ExportOnnxConfig) -> None:
         from teachonce.evaluation.onnx_export import export_run
 
         written = export_run(
-            config.run, "onnx", config.out, preprocessing=config.preprocessing, overwrite=config.overwrite
+            config.run,
+            "onnx",
+            config.out,
+            preprocessing=config.preprocessing,
+            epoch=config.epoch,
+            overwrite=config.overwrite,
         )
         print_written(*written)
     else:
@@ -42,7 +47,8 @@ def export_weights(config: ExportWeightsConfig) -> None:
     _refuse_store(config.run)
     from teachonce.evaluation.onnx_export import export_run
 
-    print_written(*export_run(config.run, "safetensors", config.out, overwrite=config.overwrite))
+    written = export_run(config.run, "safetensors", config.out, epoch=config.epoch, overwrite=config.overwrite)
+    print_written(*written)
     open_storage(config.out.parent).remove_temporaries()
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from teachonce.errors import ConfigError
-from teachonce.models.options import Precision, Spec
+from teachonce.models.options import EpochName, Precision, Spec
 from teachonce.options import (
     Condition,
     Count,
@@ -40,6 +40,8 @@ class ExportOnnxConfig(RecordOptions):
 
     run: InModel[Positional[Path]]
     """Folder of a run."""
+    epoch: InModel[EpochName] = "last"
+    """Weights of the last epoch, or of the one with the best validation top-1 (best)."""
     out: InOutput[Path]
     """File to write; labels.txt beside it gets the names of the classes, where the data has names."""
     overwrite: InOutput[bool] = False
@@ -93,6 +95,8 @@ class ExportWeightsConfig:
 
     run: InModel[Positional[Path]]
     """Folder of a run."""
+    epoch: InModel[EpochName] = "last"
+    """Weights of the last epoch, or of the one with the best validation top-1 (best)."""
     out: InOutput[Path]
     """File to write; labels.txt beside it gets the names of the classes, where the data has names."""
     overwrite: InOutput[bool] = False

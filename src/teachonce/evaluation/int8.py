@@ -72,7 +72,7 @@ def export_int8(config: ExportOnnxConfig) -> Comparison:
     for out in outputs:
         check_free(out, overwrite=config.overwrite)
         check_can_be_made(out)
-    student = load_model(path_spec("run", config.run))
+    student = load_model(path_spec("run", config.run, config.epoch))
     check_labels(student, config.out, overwrite=config.overwrite)
     if config.preprocessing == "inside":
         require_whole_pixels(student)
@@ -88,7 +88,7 @@ def export_int8(config: ExportOnnxConfig) -> Comparison:
         teacher = _describe_teacher(taught, config.store)
     with scratch_folder() as folder:
         files = folder / "float.onnx", folder / "int8.onnx"
-        export_run(config.run, "onnx", files[0])
+        export_run(config.run, "onnx", files[0], epoch=config.epoch)
         with phase("export", f"calibrating on {min(config.calibration_images, calibration.num_records)} images"):
             quantize_onnx(
                 files[0],

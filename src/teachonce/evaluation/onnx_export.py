@@ -42,6 +42,7 @@ from teachonce.models.onnx_backend import (
     OFFSET_KEY,
     PREPROCESSING_KEY,
 )
+from teachonce.models.options import EpochName
 from teachonce.models.spec import first_line, parse_model_spec, path_spec
 from teachonce.models.torch_backend import build_module, fit_weights, load_weights
 from teachonce.pixels.preprocessing import normalize
@@ -66,6 +67,7 @@ def export_run(
     out: Path,
     *,
     preprocessing: PreprocessingPlace = "outside",
+    epoch: EpochName = "last",
     overwrite: bool = False,
 ) -> list[Path]:
     """Write the run's student to ``out``, checked, and return the paths of what was written.
@@ -76,7 +78,7 @@ def export_run(
     """
     check_free(out, overwrite=overwrite)
     with phase("export", "loading the student"):
-        student = load_model(path_spec("run", run))
+        student = load_model(path_spec("run", run, epoch))
     check_labels(student, out, overwrite=overwrite)
     if preprocessing == "inside":
         require_whole_pixels(student)

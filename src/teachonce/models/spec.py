@@ -17,9 +17,10 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from teachonce.errors import ConfigError, ModelError, TeachonceError
+from teachonce.models.options import EpochName
 from teachonce.options import parse_integer, parse_number
 from teachonce.pixels.preprocessing import Preprocessing
 from teachonce.runs.run import BEST_WEIGHTS, WEIGHTS_NAME, holds_run
@@ -141,11 +142,13 @@ def _is_there(kind: str, path: str) -> bool:
     return False
 
 
-def path_spec(kind: Literal["run", "onnx"], path: Path) -> ModelSpec:
+def path_spec(kind: Literal["run", "onnx"], path: Path, epoch: EpochName = "last") -> ModelSpec:
     """The SPEC of a run's folder or an ONNX file that is there, whatever characters its path has: ``parse_model_spec``
-    of its text is the same.
+    of its text is the same. ``epoch``: whose weights, of a run.
     """
-    return ModelSpec(text=f"{kind}:{path}", kind=kind, name=str(path))
+    options = {} if epoch == "last" else {"epoch": epoch}
+    text = ",".join([f"{kind}:{path}", *(f"{name}={value}" for name, value in options.items())])
+    return ModelSpec(text=text, kind=kind, name=str(path), options=options)
 
 
 def parse_model(text: str) -> ModelSpec:
@@ -264,7 +267,7 @@ def _parse_switch(value: str) -> bool:
 
 
 def _parse_epoch(value: str) -> str:
-    if value not in ("last", "best"):
+    if value not in get_args(EpochName):
         raise ValueError("expected last or best")
     return value
 
