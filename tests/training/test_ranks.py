@@ -19,7 +19,6 @@ from teachonce.engine.machine import local_rank
 from teachonce.errors import ConfigError, LogitsError, TeachonceError
 from teachonce.training.config import TrainConfig
 from teachonce.training.ranks import Agreement, is_rank, run_ranks, world_shape
-from teachonce.training.train import train
 
 CONFIG = TrainConfig(data=Path("data"), student="timm:x", out=Path("run"), devices=2)
 
@@ -59,6 +58,10 @@ def test_a_training_on_one_device_in_a_batch_script(
     digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Which Lightning refuses (--ntasks), where it takes the allocation for a step."""
+    from teachonce.training.train import (
+        train,
+    )  # not above: the ranks of these tests import this module and not Lightning
+
     for name, value in {"SLURM_NTASKS": "8", "SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "train"}.items():
         monkeypatch.setenv(name, value)
     options: dict[str, Any] = {"size": 16, "epochs": 1, "batch_size": 32, "validation_split": "none", "logger": "none"}
