@@ -72,7 +72,8 @@ def export_run(
 ) -> list[Path]:
     """Write the run's student to ``out``, checked, and return the paths of what was written.
 
-    Where its classes have names, labels.txt beside it has them. Raises CheckError, and leaves no file, where it answers
+    ``epoch``: of the last epoch, or of the one with the best validation top-1. Where its classes have names, labels.txt
+    beside it has them; ``overwrite`` replaces both. Raises CheckError, and leaves no file, where it answers
     otherwise than the run; ConfigError for a folder that is not a finished run, an ``out`` that exists and is not to be
     overwritten, a labels.txt of another model, and pixels that ``preprocessing`` inside cannot take.
     """
