@@ -53,7 +53,7 @@ def test_commands(word: str, expected: str | None) -> None:
         ("--batch", "--batch-size"),
         ("--num-worker", "--num-workers"),
         ("--out-dir", None),
-        ("--epoch", "--epochs"),
+        ("--epohcs", "--epochs"),
         ("--shard", "--shards"),
         ("--kd-tmep", "--kd-temp"),
         ("--expect-top", "--expect-top1"),
@@ -69,6 +69,14 @@ def test_commands(word: str, expected: str | None) -> None:
 )
 def test_options(word: str, expected: str | None) -> None:
     assert closest(word, ALL_OPTIONS) == ([] if expected is None else [expected])
+
+
+def test_an_option_of_another_command() -> None:
+    """`--epoch` is one of the exports' options; a training that is given it is told of its own."""
+    options = [flag(one.name) for one in describe_options(COMMANDS["train"].options)]
+    assert "--epoch" in ALL_OPTIONS
+    assert "--epoch" not in options
+    assert closest("--epoch", options) == ["--epochs"]
 
 
 def test_several_are_the_nearest_first() -> None:
