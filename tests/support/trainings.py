@@ -10,8 +10,11 @@ import ctypes
 import multiprocessing
 import os
 import signal
+import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from multiprocessing.synchronize import Event
 from pathlib import Path
@@ -24,6 +27,7 @@ from timm.models import register_model
 from teachonce.training.config import TrainConfig
 from teachonce.training.student_module import StudentModule
 from teachonce.training.train import train
+from tests.support.warm_python import fork_instead_of_spawn
 
 MOST_SECONDS = 300
 """What a busy machine may need for a few epochs."""
@@ -61,6 +65,36 @@ def _call(environment: dict[str, str], function: Callable[..., object], argument
     # As in tests/conftest.py: what would outlast a crash of the machine is not tested.
     os.fsync = lambda fd: None  # type: ignore[assignment]
     function(*arguments)
+
+
+def forked(function: Callable[..., object], *arguments: Any) -> Any:
+    """What a function of a module returns in a process of its own, whose ranks are forks of it, not spawned.
+
+    Raises what it raises, an exit too. What it says on stderr comes out of the process that runs the tests.
+    """
+    receiving, sending = PROCESSES.Pipe(duplex=False)
+    with tempfile.NamedTemporaryFile("r") as said:
+        with started(_answer, sending, said.name, function, arguments) as process:
+            sending.close()
+            assert receiving.poll(MOST_SECONDS), f"{function} took over {MOST_SECONDS} s"
+            is_result, value = receiving.recv()
+            process.join()
+        sys.stderr.write(said.read())
+    if is_result:
+        return value
+    raise value
+
+
+def _answer(answers: Connection, said: str, function: Callable[..., object], arguments: tuple[Any, ...]) -> None:
+    os.dup2(os.open(said, os.O_WRONLY | os.O_APPEND), 2)
+    fork_instead_of_spawn()
+    torch.set_num_threads(1)  # threads of this process would be missing in its forks
+    try:
+        answer = (True, function(*arguments))
+    except BaseException as error:
+        answer = (False, error)
+    sys.stderr.flush()
+    answers.send(answer)
 
 
 def train_until_killed(config: TrainConfig, epoch: int, batch_index: int) -> None:

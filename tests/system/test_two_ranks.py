@@ -33,6 +33,7 @@ from teachonce.training.recipes import RECIPES, recipe_options
 from teachonce.training.train import train
 from tests.support.small_data import teacher_logits, write_digits, write_shards, write_store
 from tests.support.small_models import small_student
+from tests.support.trainings import forked
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*(contradicts them more|holds it back|smaller than|nearly one-hot|do not see the same).*:UserWarning",
@@ -201,10 +202,11 @@ def test_every_option_is_tried() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("trainings")
 def test_every_option_on_two_ranks_is_one_process_with_the_same_batch(places: dict[str, Path], tmp_path: Path) -> None:
     cases = SAME_CURVES | OTHER_CURVES
     configs = [build(places, tmp_path / "two" / name, num_ranks=2, **cases[name]) for name in cases]
-    run_ranks(partial(train_each, configs), configs[0])
+    forked(run_ranks, partial(train_each, configs), configs[0])
     for config in configs:
         assert [row["step"] for row in curve(config.out)] == [2], config.out.name
     evaluated = []
@@ -244,14 +246,16 @@ def count_unsynchronized(config: TrainConfig) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("trainings")
 def test_gradients_are_exchanged_once_an_update(places: dict[str, Path], tmp_path: Path) -> None:
     config = build(places, tmp_path / "run", num_ranks=2, accumulate=4)
-    run_ranks(count_unsynchronized, config)
+    forked(run_ranks, count_unsynchronized, config)
     # Two updates of four batches.
     assert {path.read_text() for path in config.out.glob("kept-back-*")} == {"6"}
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("trainings")
 def test_every_recipe_on_two_ranks(places: dict[str, Path], tmp_path: Path) -> None:
     """Its own network, at 64 px and without a warm-up."""
     configs = []
@@ -273,6 +277,6 @@ def test_every_recipe_on_two_ranks(places: dict[str, Path], tmp_path: Path) -> N
                 **tiny,
             )
         )
-    run_ranks(partial(train_each, configs), configs[0])
+    forked(run_ranks, partial(train_each, configs), configs[0])
     for config in configs:
         assert [row["step"] for row in curve(config.out)] == [2], config.out.name

@@ -40,6 +40,7 @@ from tests.support.trainings import (
     DROPOUT_STUDENT,
     MOST_SECONDS,
     PROCESSES,
+    forked,
     started,
     train_and_hang,
     train_until_killed,
@@ -409,17 +410,17 @@ def kill_rank_0(config: TrainConfig) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("trainings")
 def test_two_ranks_are_stopped_killed_and_resumed_bit_for_bit(
     digits: Path, digits_store: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Running statistics, random numbers and sums are each rank's own."""
-    # One that the ranks of a plain training know, whose processes import nothing of the tests.
-    settings = {"student": "torchvision:mobilenet_v3_small", "batch_size": 4}
-    undisturbed = config(digits, tmp_path / "undisturbed", store=digits_store, devices=2, **(EVERYTHING | settings))
-    train(undisturbed)
+    settings = EVERYTHING | {"batch_size": 4}
+    undisturbed = config(digits, tmp_path / "undisturbed", store=digits_store, devices=2, **settings)
+    forked(train, undisturbed)
     run = replace(undisturbed, out=tmp_path / "run")
     with pytest.raises(SystemExit) as ended:
-        run_ranks(stop_from_rank_1, run)
+        forked(run_ranks, stop_from_rank_1, run)
     assert ended.value.code == 143
     # Known to all when the next update is done.
     place = last_checkpoint(run)[KEY]
@@ -432,13 +433,14 @@ def test_two_ranks_are_stopped_killed_and_resumed_bit_for_bit(
     lines = capfd.readouterr().err.splitlines()
     assert [line for line in lines if line.startswith("training:")] == [expected]
     with pytest.raises(TeachonceError, match="rank 0 was killed by signal 9"):
-        run_ranks(kill_rank_0, replace(run, checkpoint_minutes=1e-6))
+        forked(run_ranks, kill_rank_0, replace(run, checkpoint_minutes=1e-6))
     assert last_checkpoint(run)[KEY]["epoch"] == 1
-    train(run)
+    forked(train, run)
     check_the_same(run, undisturbed)
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("trainings")
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_two_ranks_are_resumed_on_one(
     digits: Path, digits_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], accumulate: int
@@ -450,7 +452,7 @@ def test_two_ranks_are_resumed_on_one(
     train(undisturbed)
     run = replace(undisturbed, out=tmp_path / "run", devices=2, batch_size=4)
     with pytest.raises(SystemExit):
-        run_ranks(stop_from_rank_1, run)
+        forked(run_ranks, stop_from_rank_1, run)
     capsys.readouterr()
     alone = replace(run, devices=1, batch_size=8 // accumulate, accumulate=accumulate)
     train(alone)

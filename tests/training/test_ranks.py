@@ -19,6 +19,9 @@ from teachonce.engine.machine import local_rank
 from teachonce.errors import ConfigError, LogitsError, TeachonceError
 from teachonce.training.config import TrainConfig
 from teachonce.training.ranks import Agreement, is_rank, run_ranks, world_shape
+from teachonce.training.train import train
+from tests.support.rank_program import write_rank
+from tests.support.trainings import forked
 
 CONFIG = TrainConfig(data=Path("data"), student="timm:x", out=Path("run"), devices=2)
 
@@ -58,10 +61,6 @@ def test_a_training_on_one_device_in_a_batch_script(
     digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Which Lightning refuses (--ntasks), where it takes the allocation for a step."""
-    from teachonce.training.train import (
-        train,
-    )  # not above: the ranks of these tests import this module and not Lightning
-
     for name, value in {"SLURM_NTASKS": "8", "SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "train"}.items():
         monkeypatch.setenv(name, value)
     options: dict[str, Any] = {"size": 16, "epochs": 1, "batch_size": 32, "validation_split": "none", "logger": "none"}
@@ -82,10 +81,6 @@ def test_several_nodes_need_a_meeting_point() -> None:
         run_ranks(print, replace(CONFIG, num_nodes=2))
 
 
-def write_rank(config: TrainConfig) -> None:
-    (config.out / os.environ["LOCAL_RANK"]).write_text(os.environ["WORLD_SIZE"])
-
-
 def fail_on_rank_1(config: TrainConfig) -> None:
     if os.environ["LOCAL_RANK"] == "1":
         raise LogitsError("train-00001 record 3: no image/logit")
@@ -100,14 +95,15 @@ def die_on_rank_0(config: TrainConfig) -> None:
 
 @pytest.mark.slow
 def test_every_rank_runs(tmp_path: Path) -> None:
+    """In processes that are spawned, as users' are; the other tests have forks, which start at once."""
     run_ranks(write_rank, replace(CONFIG, out=tmp_path))
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"0": "2", "1": "2"}
 
 
-@pytest.mark.slow
+@pytest.mark.xdist_group("trainings")
 def test_an_error_of_one_rank_ends_the_others() -> None:
     with pytest.raises(LogitsError, match=r"^train-00001 record 3: no image/logit$"):
-        run_ranks(fail_on_rank_1, CONFIG)
+        forked(run_ranks, fail_on_rank_1, CONFIG)
 
 
 def raise_on_rank_1(config: TrainConfig) -> None:
@@ -116,18 +112,18 @@ def raise_on_rank_1(config: TrainConfig) -> None:
     time.sleep(600)
 
 
-@pytest.mark.slow
+@pytest.mark.xdist_group("trainings")
 def test_a_rank_that_ends_by_itself_would_do_so_again() -> None:
     with pytest.raises(TeachonceError, match=r"^rank 1 exited with code 1; its error is above and must be fixed"):
-        run_ranks(raise_on_rank_1, CONFIG)
+        forked(run_ranks, raise_on_rank_1, CONFIG)
 
 
-@pytest.mark.slow
+@pytest.mark.xdist_group("trainings")
 def test_a_killed_rank_is_said() -> None:
     with pytest.raises(
         TeachonceError, match=r"rank 0 was killed by signal 9 .* same command again to resume from the last checkpoint"
     ):
-        run_ranks(die_on_rank_0, CONFIG)
+        forked(run_ranks, die_on_rank_0, CONFIG)
 
 
 def agree(config: TrainConfig) -> None:
@@ -141,9 +137,9 @@ def agree(config: TrainConfig) -> None:
     dist.destroy_process_group()
 
 
-@pytest.mark.slow
+@pytest.mark.xdist_group("trainings")
 def test_ranks_decide_alike_one_call_later(tmp_path: Path) -> None:
-    run_ranks(agree, replace(CONFIG, out=tmp_path))
+    forked(run_ranks, agree, replace(CONFIG, out=tmp_path))
     for rank in range(2):
         assert json.loads((tmp_path / f"{rank}.json").read_text()) == [0, 0, 1, 0, 15, 0, 0, 2, 0]
 
@@ -176,9 +172,9 @@ def stop_itself(config: TrainConfig) -> None:
         sys.exit(143)
 
 
-@pytest.mark.slow
+@pytest.mark.xdist_group("trainings")
 def test_ranks_that_have_stopped_end_their_parent_as_the_signal_would() -> None:
     """Where a machine of several is taken away, the ranks of the others stop as well."""
     with pytest.raises(SystemExit) as ended:
-        run_ranks(stop_itself, CONFIG)
+        forked(run_ranks, stop_itself, CONFIG)
     assert ended.value.code == 143

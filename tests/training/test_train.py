@@ -49,7 +49,7 @@ from teachonce.training.student_module import StudentModule
 from teachonce.training.train import train
 from tests.support.paths import GOLDEN
 from tests.support.small_data import teacher_logits, write_digits, write_image_folder, write_shards, write_store
-from tests.support.trainings import DROPOUT_STUDENT, MOST_SECONDS, started, train_until_killed
+from tests.support.trainings import DROPOUT_STUDENT, MOST_SECONDS, forked, started, train_until_killed
 
 GRACE_SECONDS = 500.0
 """Between a signal and the end of the process, where that is the process of the tests."""
@@ -673,11 +673,12 @@ def test_an_error_of_a_loader_process_arrives_unchanged(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("trainings")
 def test_two_devices_are_one_batch_of_twice_the_size(digits: Path, digits_store: Path, tmp_path: Path) -> None:
     # A student without batch norm: the averaged gradient of two halves is the gradient of the whole.
     settings = {"student": "timm:test_vit", "store": digits_store, "epochs": 2, "lr": 0.01, "size": 32}
     train(config(digits, tmp_path / "one", batch_size=32, **settings))
-    result = train(config(digits, tmp_path / "two", batch_size=16, devices=2, **settings))
+    result = forked(train, config(digits, tmp_path / "two", batch_size=16, devices=2, **settings))
     assert result["steps"] == 6
     for one, two in zip(curve(tmp_path / "one"), curve(tmp_path / "two"), strict=True):
         # The sums are taken in another order; six updates amplify 2^-24 to about 1e-5.
@@ -685,10 +686,11 @@ def test_two_devices_are_one_batch_of_twice_the_size(digits: Path, digits_store:
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("trainings")
 def test_an_error_of_one_device_ends_all(digits: Path, tmp_path: Path) -> None:
     started = time.monotonic()
     with pytest.raises(TeachonceError, match="loss is not finite"):
-        train(config(digits, tmp_path / "run", batch_size=16, devices=2, lr=1e4))
+        forked(train, config(digits, tmp_path / "run", batch_size=16, devices=2, lr=1e4))
     assert time.monotonic() - started < 240
 
 
@@ -718,13 +720,14 @@ def test_on_the_cpu_of_a_machine_with_a_gpu(digits: Path, tmp_path: Path, monkey
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("trainings")
 def test_ranks_of_a_second_training_are_all_refused(digits: Path, tmp_path: Path) -> None:
     """The first rank holds the lock for all of its training."""
     second = config(digits, tmp_path / "run", batch_size=16, devices=2, epochs=1)
     expected = rf"run: is being trained by process {os.getpid()} on"
     with open_storage(second.out).lock(".train.lock", "trained"), pytest.raises(TeachonceError, match=expected):
-        train(second)
-    assert train(second)["epochs"] == 1 and not (second.out / ".train.lock").exists()
+        forked(train, second)
+    assert forked(train, second)["epochs"] == 1 and not (second.out / ".train.lock").exists()
 
 
 def write_unequal_digits(folder: Path) -> Path:
