@@ -56,7 +56,7 @@ def cpu_ratio(
     begin = time.perf_counter()
     ratios: list[float] = []
     while True:
-        seconds = [_cpu_seconds(work) for work in (ours, other, other, ours)]
+        seconds = [cpu_seconds(work) for work in (ours, other, other, ours)]
         ratios.append((seconds[0] + seconds[3]) / (seconds[1] + seconds[2]))
         if len(ratios) < MIN_ROUNDS:
             continue
@@ -66,7 +66,8 @@ def cpu_ratio(
             return found
 
 
-def _cpu_seconds(work: Callable[[], object]) -> float:
+def cpu_seconds(work: Callable[[], object]) -> float:
+    """CPU time (user + system) of this process."""
     begin = time.process_time()
     work()
     return time.process_time() - begin

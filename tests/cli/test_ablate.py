@@ -25,6 +25,7 @@ from teachonce.training.config import TrainConfig
 from teachonce.training.train import train
 from tests.support.small_data import write_digits, write_shards, write_store
 from tests.support.small_models import write_color_shards, write_color_teacher
+from tests.support.warm_python import warm_python
 from tests.training.test_interruption import Stopper
 from tests.training.test_train import GRACE_SECONDS, tensor_bytes
 
@@ -315,7 +316,8 @@ def test_a_signal_reaches_the_students_of_all_processes(digits, tmp_path, number
     words += " --teacher timm:test_resnet --seeds 2 --jobs 2"
     words += " --epochs 2000 --batch-size 8 --size 16 --eval-crop-frac 1 --device cpu"
     program = f"from teachonce.cli.main import main\nif __name__ == '__main__':\n    main({words.split()!r})"
-    command = [sys.executable, "-c", program]
+    # The processes of a user's are spawned, and of its process group.
+    command = [*(warm_python() if number == signal.SIGTERM else [sys.executable]), "-c", program]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
     runs = [tmp_path / "runs" / f"labels-only-seed{seed}" for seed in range(2)]
     deadline = time.monotonic() + 300

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from teachonce.errors import StoppedError
 from tests.engine.test_jobs import wait_until
 from tests.support.kills import everything
 from tests.support.small_models import write_color_shards, write_color_teacher
+from tests.support.warm_python import warm_python
 
 STOPPED = "teachonce: stopped by SIGTERM; completed work is kept. Run the same command to resume"
 
@@ -90,12 +92,12 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     data, teacher = write_color_shards(folder / "data", sizes=(8,) * 40), write_color_teacher(folder / "t.onnx")
     words = ["extract", "--data", str(data), "--teacher", teacher, "--device", "cpu", "--gate-samples", "0"]
     words += ["--policy", "crop", "--views", "8", "--views-per-file", "4", "--batch-size", "1"]
-    start(words, folder / "inline").communicate()
+    start(words, folder / "inline", warm_python()).communicate()
     return folder, words
 
 
-def start(words: list[str], out: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", MAIN, *words, "--out", str(out)]
+def start(words: list[str], out: Path, python: Sequence[str]) -> subprocess.Popen[str]:
+    command = [*python, "-c", MAIN, *words, "--out", str(out)]
     # A session of its own, so that all of its processes can be given the signal.
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
 
@@ -108,7 +110,7 @@ def start(words: list[str], out: Path) -> subprocess.Popen[str]:
 )
 def test_a_stopped_extraction_is_resumed_by_the_same_command(work, tmp_path, more, to_all):
     (folder, words), out = work, tmp_path / "store"
-    process = start([*words, *more], out)
+    process = start([*words, *more], out, [sys.executable] if to_all else warm_python())
     wait_until(lambda: len(list(out.glob("*.v*.arrow"))) >= 4, 300)
     (os.killpg if to_all else os.kill)(process.pid, signal.SIGTERM)
     _, said = process.communicate(timeout=60)
@@ -117,6 +119,6 @@ def test_a_stopped_extraction_is_resumed_by_the_same_command(work, tmp_path, mor
     assert not list(out.glob(".tmp-*")), "what was begun was finished"
     num_done = len(list(out.glob("*.v*.arrow")))
     assert num_done < 160
-    again = start([*words, *more], out)
+    again = start([*words, *more], out, warm_python())
     assert again.communicate(timeout=300) and again.returncode == 0
     assert everything(out) == everything(folder / "inline")

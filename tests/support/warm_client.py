@@ -1,4 +1,4 @@
-"""A command whose work is done by a fork of the server of ``warm_python``; it imports nothing else, so it starts at once.
+"""A command whose work is done by a fork of the server of ``warm_python``; it imports next to nothing.
 
     python -I -S warm_client.py SOCKET ARGUMENT...
 
@@ -20,7 +20,7 @@ def main() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, PASSED_ON)
     connection = socket.socket(socket.AF_UNIX)
     connection.connect(sys.argv[1])
-    request = json.dumps([sys.argv[2:], os.getcwd(), dict(os.environ)], ensure_ascii=True).encode()
+    request = json.dumps([sys.argv[2:], os.getcwd(), dict(os.environ)]).encode()  # noqa: PTH109 (pathlib is slow)
     socket.send_fds(connection, [len(request).to_bytes(8, "little")], [0, 1, 2])
     connection.sendall(request)
     answers = connection.makefile()

@@ -52,6 +52,7 @@ def warm_python() -> list[str]:
     )
     assert server.stdout is not None
     assert server.stdout.readline() == b"ready\n"
+    atexit.register(server.communicate)  # closes its input, and waits for its end
     return [sys.executable, "-I", "-S", str(_CLIENT), str(address)]
 
 
@@ -199,9 +200,7 @@ def _code_of(code: Any) -> int:
 
 if __name__ == "__main__":
     _import_ahead()
-    the_threads = [
-        Path(f"/proc/self/task/{number}/comm").read_text().strip() for number in os.listdir("/proc/self/task")
-    ]
+    the_threads = [(task / "comm").read_text() for task in Path("/proc/self/task").iterdir()]
     assert len([name for name in the_threads if not name.startswith("jemalloc")]) == 1, the_threads
     the_server = _Server(sys.argv[1])
     print("ready", flush=True)

@@ -11,12 +11,13 @@ import torch
 from benchmarks.gpu.__main__ import main
 from benchmarks.gpu.report import Report, in_turn
 from tests.support.paths import ROOT
+from tests.support.warm_python import warm_python
 
 
 @pytest.mark.slow
 def test_the_tiny_version(tmp_path):
     out = tmp_path / "table.md"
-    command = [sys.executable, "-m", "benchmarks.gpu", "--device", "cpu", "--tiny", "--out", str(out)]
+    command = [*warm_python(), "-m", "benchmarks.gpu", "--device", "cpu", "--tiny", "--out", str(out)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     table = out.read_text()

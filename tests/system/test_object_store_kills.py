@@ -27,14 +27,14 @@ from tests.support.object_stores import (
     list_uploads,
     new_bucket,
 )
-from tests.support.paths import ROOT
 from tests.support.small_data import write_image_folder
 from tests.support.small_models import write_color_shards, write_color_teacher
+from tests.support.warm_python import warm_python
 from tests.torture.sandbox import read_tree
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("gateway")]
 
-RUN = [sys.executable, "-c", "from teachonce.cli.main import main; main()"]
+RUN = ["-c", "from teachonce.cli.main import main; main()"]
 EXTRACT = "extract --data {}/data --teacher TEACHER --out {}/%s --device cpu --gate-samples 0 "
 CENTER = EXTRACT % "fixed" + "--codec float32"
 
@@ -84,8 +84,15 @@ def start(words: str, place: str, local: Path, more: dict[str, str]) -> subproce
     # Beside the place, so that a plan names it as it is in both.
     teacher = f"onnx:{local.parent / 'teacher.onnx'},size=16,resize=16"
     given = words.replace("{}", place).replace("TEACHER", teacher).split()
-    env = {**os.environ, **more, "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}"}
-    return subprocess.Popen([*RUN, *given], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=env)
+    # What is forked from a process that has read an object store cannot read it: workers are spawned, as a user's are.
+    python = [sys.executable] if "--num-workers 2" in words else warm_python()
+    return subprocess.Popen(
+        [*python, *RUN, *given],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **more},
+    )
 
 
 def fill(gateway: Gateway, undisturbed: Path, names: Sequence[str]) -> str:

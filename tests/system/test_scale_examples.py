@@ -24,6 +24,7 @@ from teachonce.store.store import Store
 from tests.support.kills import everything
 from tests.support.paths import DOCS, ROOT
 from tests.support.small_models import write_color_shards, write_color_teacher
+from tests.support.warm_python import warm_python
 
 FOLDER = ROOT / "examples" / "scale"
 SCRIPTS = sorted(FOLDER.rglob("*.sh"))
@@ -277,7 +278,7 @@ def job(tmp_path):
     programs.mkdir()
     main = "from teachonce.cli.main import main; main()"
     for name, line in {
-        "teachonce": f'exec {shlex.quote(sys.executable)} -c {shlex.quote(main)} "$@"',
+        "teachonce": f'exec {shlex.join([*warm_python(), "-c", main])} "$@"',
         "srun": 'test "$1 $2" = "--cpus-per-task ${SLURM_CPUS_PER_TASK:-8}" && shift 2 && exec "$@"',
         "torchrun": f'exec {shlex.quote(sys.executable)} -m torch.distributed.run "$@"',
     }.items():

@@ -45,6 +45,7 @@ from tests.support.trainings import (
     train_and_hang,
     train_until_killed,
 )
+from tests.support.warm_python import warm_python
 from tests.training.test_train import GRACE_SECONDS, TRAIN, config, curve, tensor_bytes
 
 # Batch norm, dropout, moving average, mixup, warm-up: everything that has a state or is drawn. 12 updates an epoch.
@@ -472,9 +473,9 @@ def test_a_signal_to_the_process_that_started_the_ranks(digits: Path, tmp_path: 
     words = f"train --data {digits} --student timm:test_resnet --out {tmp_path / 'run'} --size 16 --eval-crop-frac 1"
     words += " --epochs 500 --batch-size 4 --device cpu --devices 2 --checkpoint-minutes 0.000001"
     program = f"from teachonce.cli.main import main\nmain({words.split()!r})"
-    process = subprocess.Popen(
-        [sys.executable, "-c", program], stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+    # The ranks of a user's are spawned, and of its process group.
+    python = warm_python() if number == signal.SIGTERM else [sys.executable]
+    process = subprocess.Popen([*python, "-c", program], stderr=subprocess.PIPE, text=True, start_new_session=True)
     deadline = time.monotonic() + 300
     while not (tmp_path / "run" / "metrics.csv").exists():
         assert process.poll() is None and time.monotonic() < deadline

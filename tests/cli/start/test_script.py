@@ -6,7 +6,6 @@ import json
 import os
 import shlex
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,9 +19,9 @@ from teachonce.cli.start.rules import choose_steps
 from teachonce.cli.start.script import WIDTH, describe, start
 from teachonce.errors import ConfigError
 from tests.cli.start.test_rules import PICTURES
-from tests.support.paths import ROOT
 from tests.support.small_data import encode_jpeg, write_image_folder, write_shards
 from tests.support.small_models import write_color_shards
+from tests.support.warm_python import warm_python
 
 
 def commands_of(script: str) -> list[list[str]]:
@@ -155,12 +154,9 @@ def test_the_script_runs(digits: Path, here: Path) -> None:
         main(["start", "pictures", *words.split(), "--out", "start.sh"])
     assert end.value.code == 0
     (here / "bin").mkdir()
-    (here / "bin" / "teachonce").write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m teachonce "$@"\n')
+    (here / "bin" / "teachonce").write_text(f'#!/bin/sh\nexec {shlex.join(warm_python())} -m teachonce "$@"\n')
     (here / "bin" / "teachonce").chmod(0o755)
-    environment = os.environ | {
-        "PATH": f"{here / 'bin'}{os.pathsep}{os.environ['PATH']}",
-        "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)]),
-    }
+    environment = os.environ | {"PATH": f"{here / 'bin'}{os.pathsep}{os.environ['PATH']}"}
     done = subprocess.run(["sh", "start.sh"], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     assert "float" in done.stdout and "int8" in done.stdout, "the table of the last command"
