@@ -195,7 +195,10 @@ def step_costs(half_width: float) -> list[str]:
 
         in_turn = cpu_ratio(partial(step, True), partial(step, False), half_width=half_width)
         parts = kd_share(partial(step, False), loss_of, student(images).detach())
-        lines.append(f"| {codec.name} | {in_turn} | {parts} |")
+        lines.append(
+            f"| {codec.name} | {in_turn} | {parts.median:.5f} ({parts.low:.5f} to {parts.high:.5f}, "
+            f"{parts.num_rounds} rounds) |"
+        )
     torch.set_num_threads(num_cores())
     return [*lines, ""]
 

@@ -24,7 +24,7 @@ from teachonce.runs.metrics import read_metrics
 from teachonce.training.student_module import StudentModule
 
 DATA = "--crop-scale 0.6 1 --flip-prob 0"
-TRAINING = "--offset 1 --eval-crop-frac 1 --batch-size 60 --warmup-epochs 1 --num-workers 2 --size 32"
+TRAINING = "--offset 1 --eval-crop-frac 1 --batch-size 60 --warmup-epochs 1 --num-workers 2"
 NUM_VALIDATION = 597
 """Digits of the validation split."""
 LEAST_TOP1 = 0.8
@@ -41,7 +41,7 @@ def check_commands(setting: Setting, report: Report) -> None:
     for split in ("train", "validation"):
         run(f"records --images {folder}/images --out {folder}/records --split {split} --shards 2")
     data, teacher, store = f"--data {folder}/records", f"run:{folder}/teacher", folder / "store"
-    common = f"{data} {TRAINING} --device {device}"
+    common = f"{data} {TRAINING} --size {size_px(setting)} --device {device}"
     learner = "timm:test_resnet --epochs 4 --lr 0.1" if setting.is_tiny else "timm:resnet10t --epochs 8 --lr 0.05"
     top1 = run(f"train {common} {DATA} --student {learner} --out {folder}/teacher")["top1"]
     report.check("train: a teacher's top-1", f"{top1:.3f}", "at least 0.9", top1 >= 0.9)
@@ -61,6 +61,11 @@ def check_commands(setting: Setting, report: Report) -> None:
         report.check("plan: its device", device in str(text), "named", device in str(text))
 
 
+def size_px(setting: Setting) -> int:
+    """Of the students' images."""
+    return 16 if setting.is_tiny else 32
+
+
 def check_compiled(setting: Setting, report: Report) -> None:
     """Students with ``--compile``, of the data and the store of ``check_commands``; on a GPU alone."""
     folder = setting.folder / "digits"
@@ -69,7 +74,7 @@ def check_compiled(setting: Setting, report: Report) -> None:
     if not (folder / "store" / "plan.json").exists():
         report.check("compiled students: data and store of the part commands", "none", "there", False)
         return
-    common = f"--data {folder}/records {TRAINING} --device {setting.device_name}"
+    common = f"--data {folder}/records {TRAINING} --size {size_px(setting)} --device {setting.device_name}"
     _check_compiled_students(setting, report, common, folder / "store")
 
 
@@ -139,8 +144,8 @@ def _check_compiled_students(setting: Setting, report: Report, common: str, stor
     """A small student, and the walkthrough's backbone, inside which something is scheduled at every step."""
     from torch._dynamo.utils import counters
 
-    # Not at 32 px, where the last maps are of one pixel: such have two memory formats at once.
-    common, folder = common.replace("--size 32", "--size 64"), store.parent
+    # Not at 32 px or less, where the last maps are of one pixel: such have two memory formats at once.
+    common, folder = common.replace(f"--size {size_px(setting)}", "--size 64"), store.parent
     options = "--precision bf16 --compile --channels-last --in-memory --lr 0.1 --epochs 5"
     line = f"train {common} --student timm:test_resnet --store {store} {options}"
     _check_student(setting, report, "bf16, compiled, in memory", line, folder)
