@@ -1,6 +1,6 @@
 """What distillation costs a training: reading and decoding stored logits, a step with them, a store of ImageNet's size.
 
-    python -m benchmarks.kd [--quick] [--out FILE]
+    python -m benchmarks.kd [--quick] [--only records|steps|store] [--out FILE]
 
 Three parts, each a ratio or an absolute cost with its reference in the same run:
 
@@ -58,20 +58,27 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a smaller store, fewer rounds")
+    parser.add_argument("--only", choices=("records", "steps", "store"), help="one of the three parts")
     parser.add_argument("--out", type=Path, help="also write the table to this file")
     flags = parser.parse_args()
     torch.set_num_threads(num_cores())
+    command = " ".join(
+        ["python -m benchmarks.kd", *["--quick"] * flags.quick, *([f"--only {flags.only}"] if flags.only else [])]
+    )
     lines = [
         f"# What distillation costs, {platform.machine()}, {num_cores()} cores",
         "",
-        f"{time.strftime('%Y-%m-%d')}, `python -m benchmarks.kd{' --quick' if flags.quick else ''}`.",
+        f"{time.strftime('%Y-%m-%d')}, `{command}`.",
         ", ".join(f"{key} {value}" for key, value in library_versions().items()),
         "",
     ]
     with tempfile.TemporaryDirectory() as folder:
-        lines += record_costs(Path(folder), rounds=5 if flags.quick else 15)
-        lines += step_costs(half_width=0.01 if flags.quick else 0.005)
-        lines += large_store(Path(folder), num_shards=52 if flags.quick else 1024)
+        if flags.only in (None, "records"):
+            lines += record_costs(Path(folder), rounds=5 if flags.quick else 15)
+        if flags.only in (None, "steps"):
+            lines += step_costs(half_width=0.01 if flags.quick else 0.005)
+        if flags.only in (None, "store"):
+            lines += large_store(Path(folder), num_shards=52 if flags.quick else 1024)
     table = "\n".join(lines) + "\n"
     print(table)
     if flags.out is not None:
@@ -213,7 +220,9 @@ def kd_share(step: Callable[[], object], loss_of: Callable[..., torch.Tensor], l
             logits.grad = None
             loss_of(logits, with_kd).backward()
 
-    losses(True), losses(False), step()
+    losses(True)
+    losses(False)
+    step()
     found = []
     for _ in range(rounds):
         both, labels_alone = (cpu_seconds(partial(losses, with_kd)) / repeats for with_kd in (True, False))
