@@ -109,9 +109,11 @@ def main() -> None:
     group = parser.add_mutually_exclusive_group(required=True)
     group.add_argument("--work", type=Path, help="folder that benchmarks.loading prepared")
     group.add_argument("--images", type=Path, help="folder or tar archive of CLASS/NAME.jpg")
-    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--rounds", type=int, default=12, help="2 or more")
     parser.add_argument("--batches", type=int, default=4, help="of each in a round")
     flags = parser.parse_args()
+    if flags.rounds < 2:
+        parser.error(f"--rounds {flags.rounds}: expected 2 or more, of which there is an interval")
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     torch.set_num_threads(1)

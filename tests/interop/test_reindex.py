@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,19 +11,23 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from teachonce.engine.buffers import BufferPool
 from teachonce.errors import ConfigError, PlanMismatchError, RecordError, StoreError
 from teachonce.extraction.config import ExtractConfig
 from teachonce.extraction.extract import extract
 from teachonce.inspection.config import InspectConfig
 from teachonce.inspection.inspect import inspect
-from teachonce.interop.config import MergeConfig, RecordsConfig, ReindexConfig
+from teachonce.interop.config import CopyConfig, MergeConfig, RecordsConfig, ReindexConfig
 from teachonce.interop.convert import convert_records
+from teachonce.interop.copy import copy
 from teachonce.interop.merge import merge
 from teachonce.interop.reindex import reindex
 from teachonce.native import load_library
 from teachonce.pixels.decode import decode_image
+from teachonce.pixels.restart_markers import add_restart_markers
 from teachonce.records.discovery import open_records
-from teachonce.records.source import RecordSource, record_key
+from teachonce.records.options import RecordOptions
+from teachonce.records.source import RecordBatch, RecordSource, all_keys, record_key
 from teachonce.records.tfrecord import source as tfrecord_source
 from teachonce.records.tfrecord.framing import read_tfrecords
 from teachonce.records.tfrecord.source import decode_tfrecord
@@ -267,3 +273,112 @@ def test_records_with_and_without_markers_are_other_conversions(tmp_path: Path) 
     convert_records(RecordsConfig(images=images, out=tmp_path / "out", num_workers=1))
     with pytest.raises(PlanMismatchError, match="restart was off, now auto"):
         convert_records(RecordsConfig(images=images, out=tmp_path / "out", restart="auto", num_workers=1))
+
+
+def test_a_batch_takes_rewritten_records_apart_together(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not one by one, each with a hash of its own: they are read to be faster."""
+    source = open_records(out, "train")
+    taken: list[Any] = []
+    monkeypatch.setattr(tfrecord_source, "take_apart", lambda *arguments, **options: taken.append(arguments))
+    batch = source.read_batch([(0, row) for row in range(5)], buffers=BufferPool())
+    assert isinstance(batch, RecordBatch)
+    monkeypatch.undo()
+    expected = [source.read_record(0, row) for row in range(5)]
+    assert not taken and all_keys(batch).tolist() == [record.key for record in expected]
+    for found, record in zip(batch, expected, strict=True):
+        assert (found.key, found.own_key, found.label) == (record.key, record.own_key, record.label)
+        assert bytes(found.encoded) == bytes(record.encoded)
+
+
+def test_a_changed_image_is_refused_in_a_batch(out: Path) -> None:
+    def change(payloads: list[bytes]) -> list[bytes]:
+        encoded = bytearray(decode_example(payloads[1])["image/encoded"][0])
+        encoded[-20] ^= 1
+        return [payloads[0], replace_feature(payloads[1], "image/encoded", bytes(encoded)), *payloads[2:]]
+
+    rewrite_shard(out / SHARD, change)
+    with pytest.raises(RecordError, match=rf"{SHARD} record 1 .*image/encoded_xxh3 .*the image was changed"):
+        open_records(out, "train").read_batch([(0, 0), (0, 1)], buffers=BufferPool())
+
+
+def test_a_split_by_its_other_name_is_that_split(tmp_path: Path) -> None:
+    """Names of shards say validation: what is there already is of this command or of nobody, whatever --split says."""
+    data = write_shards(tmp_path / "data")
+    write_shards(tmp_path / "data", split="validation")
+    out = tmp_path / "out"
+    reindex(ReindexConfig(data=data, out=out, num_workers=1))
+    copied = [path for path in data.iterdir() if path.name.startswith("validation-")]
+    for path in copied:
+        shutil.copy(path, out)
+    with pytest.raises(ConfigError, match="exists and is not empty"):
+        reindex(ReindexConfig(data=data, out=out, split="val", num_workers=1))
+    for path in copied:
+        (out / path.name).unlink()
+    reindex(ReindexConfig(data=data, out=out, split="val", num_workers=1))
+    assert all(record.own_key is not None for record in open_records(out, "validation").iter_shard(0))
+    # Resumed, all of it is listed.
+    (out / "validation-00000-of-00002").unlink()
+    (out / "files.json").unlink()
+    reindex(ReindexConfig(data=data, out=out, split="val", num_workers=1))
+    listed = (out / "files.json").read_text()
+    assert all(name in listed for name in (*(path.name for path in copied), "reindex.validation.json"))
+
+
+def test_a_copy_is_completed_by_the_same_command(data: Path, out: Path, tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    copy(CopyConfig(source=out, target=target))
+    assert (target / "reindex.train.json").read_bytes() == (out / "reindex.train.json").read_bytes()
+    reindex(ReindexConfig(data=data, out=target, num_workers=1))
+
+
+def test_the_first_record_alone_does_not_decide_what_data_are(tmp_path: Path, cache: Path) -> None:
+    """It was left as it is; the others are rewritten, and where they were."""
+    payloads = [example(index, 1 + index % 3) for index in range(9)]
+    with io.BytesIO() as file:
+        Image.new("RGB", (30, 20), (9, 80, 7)).save(file, "PNG")
+        payloads[0] = replace_feature(payloads[0], "image/encoded", file.getvalue())
+    data = write_shards(tmp_path / "data", sizes=(5, 4), payloads=payloads)
+    store = write_store(tmp_path / "store", data)
+    reindex(ReindexConfig(data=data, out=tmp_path / "out", num_workers=1))
+    source = open_records(tmp_path / "out", "train")
+    assert source.read_record(0, 0).own_key is None
+    assert StoreJoin(Store(store.path), source).has_positions and not list(cache.rglob("*.keys"))
+
+
+def test_markers_that_are_there_already_are_no_failure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images = write_image_folder(tmp_path / "images")
+    for path in images.rglob("*.jpg"):
+        marked = add_restart_markers(path.read_bytes(), by_row=False)
+        assert marked is not None
+        path.write_bytes(marked)
+    convert_records(RecordsConfig(images=images, out=tmp_path / "out", restart="auto", shards=2, num_workers=1))
+    reindex(ReindexConfig(data=tmp_path / "out", out=tmp_path / "again", num_workers=1))
+    assert "could not be given" not in capsys.readouterr().err
+
+
+def test_counts_of_a_resumed_run_say_of_what_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images = write_image_folder(tmp_path / "images")
+    for number in range(12):
+        Image.new("RGB", (30, 20), (9, 80, number)).save(images / f"train/class1/png{number}.jpg", "PNG")
+    config = RecordsConfig(images=images, out=tmp_path / "out", keep=True, restart="auto", shards=2, num_workers=1)
+    convert_records(config)
+    assert "records: 12 images could not be given" in capsys.readouterr().err
+    (tmp_path / "out" / SHARD).unlink()
+    convert_records(config)
+    said = capsys.readouterr().err
+    assert "images of the shards written by this run could not be given" in said
+    assert "images of the shards written by this run were not RGB" in said
+
+
+def test_another_image_of_a_rewritten_record(data: Path, tmp_path: Path) -> None:
+    """What the record says of image/encoded is not said of its thumbnail."""
+    for path in data.glob("train-*-of-0000?"):
+        rewrite_shard(
+            path,
+            lambda payloads: [replace_feature(one, "image/thumbnail", encode_jpeg(number))
+                              for number, one in enumerate(payloads)],
+        )  # fmt: skip
+    reindex(ReindexConfig(data=data, out=tmp_path / "out", num_workers=1))
+    found = open_records(tmp_path / "out", "train", RecordOptions(image_feature="image/thumbnail"))
+    before = open_records(data, "train", RecordOptions(image_feature="image/thumbnail"))
+    assert [record.key for record in records_of(found)] == [record.key for record in records_of(before)]

@@ -38,7 +38,7 @@ from teachonce.interop.csv_join import LineClaims
 from teachonce.interop.csv_table import CsvTable
 from teachonce.interop.imagenet import BoxReader, class_texts, open_boxes, read_image_labels, read_metadata
 from teachonce.interop.logit_table import MappedTable, open_logit_table
-from teachonce.interop.reindex import rewritten_features
+from teachonce.interop.reindex import of_this_run, rewritten_features
 from teachonce.pixels.decode import CheckedImage, check_image, check_jpeg, to_rgb_jpeg
 from teachonce.pixels.jpeg_structure import sound_jpeg_size
 from teachonce.pixels.restart_markers import require_rewriter
@@ -62,7 +62,6 @@ from teachonce.records.image_listing import (
 )
 from teachonce.records.source import parse_shard_name, record_key, shard_name
 from teachonce.records.tfrecord.framing import TFRecordWriter, delete_index, index_path, is_whole, write_index
-from teachonce.records.tfrecord.source import ORIGINAL_KEY
 from teachonce.records.tfrecord.tf_example import FeatureValue, encode_example
 from teachonce.records.written_files import list_written
 from teachonce.rng import generator
@@ -144,9 +143,11 @@ def convert_records(config: RecordsConfig) -> None:
     print_note(f"{config.out}: {plural(len(listing), config.split + ' record')} in {plural(config.shards, 'shard')}")
     if num_others:
         done_to = "kept unchanged" if config.keep else "re-encoded"
-        print_note(f"records: {num_others} images were not RGB or grayscale JPEGs and were {done_to}")
+        which = f"{num_others} images{of_this_run(done)}"
+        print_note(f"records: {which} were not RGB or grayscale JPEGs and were {done_to}")
     if num_unmarked:
-        print_note(f"records: {num_unmarked} images could not be given restart markers and were left unchanged")
+        which = f"{num_unmarked} images{of_this_run(done)}"
+        print_note(f"records: {which} could not be given restart markers and were left unchanged")
 
 
 def list_labeled_images(config: RecordsConfig) -> tuple[ImageListing, NDArray[np.int32], ClassTable]:
@@ -370,11 +371,11 @@ class _ShardWriter:
             writer = TFRecordWriter(file)
             for index, label in enumerate(job.labels.tolist()):
                 try:
-                    features, is_other = self._build_features(images, job.listing, index, label)
+                    features, is_other, is_unmarked = self._build_features(images, job.listing, index, label)
                 except (ImageError, LogitsError) as error:
                     raise error.at(str(job.listing.path(index))) from error
                 num_others += is_other
-                num_unmarked += self.restart != "off" and ORIGINAL_KEY not in features
+                num_unmarked += is_unmarked
                 writer.write(encode_example(features))
                 report(1)
         listed_index = write_index(index_path(path), writer.index)
@@ -382,7 +383,8 @@ class _ShardWriter:
 
     def _build_features(
         self, images: Storage, listing: ImageListing, index: int, label: int
-    ) -> tuple[dict[str, FeatureValue], bool]:
+    ) -> tuple[dict[str, FeatureValue], bool, bool]:
+        """What a record holds; whether its image was none that is written as it is, and can have no restart markers."""
         original = _read_image(images, listing.relative_name(index))
         encoded, image = _check_image(original, keep=self.keep)
         width, height = image.size
@@ -409,9 +411,12 @@ class _ShardWriter:
         }
         if self.table is not None:
             features["image/logit"] = _find_logits(self.table, original, encoded, basename, label)
+        is_unmarked = False
         if self.restart != "off":
-            features |= rewritten_features(encoded, self.restart, record_key(encoded))
-        return features, not image.is_plain
+            changes = rewritten_features(encoded, self.restart, record_key(encoded))
+            is_unmarked = changes is None
+            features |= changes or {}
+        return features, not image.is_plain, is_unmarked
 
 
 def _check_image(original: bytes, *, keep: bool) -> tuple[bytes, CheckedImage]:

@@ -33,7 +33,7 @@ from teachonce.interop.config import MergeConfig
 from teachonce.interop.convert import check_arrived
 from teachonce.records.class_space import ClassSpace, map_logits
 from teachonce.records.discovery import OWN_SHARDS, check_own_shards, open_records
-from teachonce.records.source import Location, Record, RecordSource
+from teachonce.records.source import Location, Record, RecordSource, split_in_names
 from teachonce.records.tfrecord.framing import TFRecordWriter, describe_records, is_whole, read_blocks
 from teachonce.records.tfrecord.native_examples import find_features
 from teachonce.records.tfrecord.rewrite import begin_rewrite, begin_shard
@@ -106,7 +106,7 @@ def merge(config: MergeConfig) -> None:
     check_arrived(config, [source.shards[shard].name for shard in missing])
     open_storage(config.out).remove_temporaries()
     files = {name: entry for found in written for name, entry in found.items()}
-    list_written(config.out, split, files, is_alone=config.worker_part()[1] == 1)
+    list_written(config.out, split_in_names(source), files, is_alone=config.worker_part()[1] == 1)
 
 
 class _ShardMerger:

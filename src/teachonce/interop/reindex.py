@@ -20,7 +20,7 @@ from teachonce.interop.config import MarkerName, ReindexConfig
 from teachonce.pixels.decode import Encoded
 from teachonce.pixels.restart_markers import add_restart_markers, require_rewriter
 from teachonce.records.discovery import OWN_SHARDS, check_own_shards, open_records
-from teachonce.records.source import RecordSource, record_key
+from teachonce.records.source import RecordSource, record_key, split_in_names
 from teachonce.records.tfrecord.framing import TFRecordWriter, describe_record, is_whole, read_tfrecords
 from teachonce.records.tfrecord.rewrite import begin_rewrite, rewrite_shard
 from teachonce.records.tfrecord.source import ENCODED_XXH3, ORIGINAL_KEY, decode_tfrecord, key_feature
@@ -59,16 +59,28 @@ def reindex(config: ReindexConfig) -> None:
         written = [found for _, found in run_jobs(build, jobs, engine=engine, report=advance)]
     num_left = sum(found.num_left for found in written)
     open_storage(config.out).remove_temporaries()
-    list_written(config.out, config.split, {name: entry for found in written for name, entry in found.files.items()})
-    print_note(f"{config.out}: {plural(sum(sizes), config.split + ' record')} in {plural(len(sizes), 'shard')}")
+    split = split_in_names(source)
+    list_written(config.out, split, {name: entry for found in written for name, entry in found.files.items()})
+    print_note(f"{config.out}: {plural(sum(sizes), split + ' record')} in {plural(len(sizes), 'shard')}")
     if num_left:
-        print_note(f"reindex: {num_left} images could not be given restart markers and were left unchanged")
+        which = f"{num_left} images{of_this_run(done)}"
+        print_note(f"reindex: {which} could not be given restart markers and were left unchanged")
 
 
-def rewritten_features(encoded: Encoded, restart: MarkerName, key: int) -> dict[str, FeatureValue]:
-    """What changes of a record with this key whose image gets restart markers; nothing where it is not changed."""
+def of_this_run(num_done: int) -> str:
+    """For a count of what a run found, which begins with ``num_done`` records of earlier runs: of what it is."""
+    return " of the shards written by this run" if num_done else ""
+
+
+def rewritten_features(encoded: Encoded, restart: MarkerName, key: int) -> dict[str, FeatureValue] | None:
+    """What changes of a record with this key whose image gets restart markers: nothing where it has these already.
+
+    None where the image cannot be given any.
+    """
     rewritten = add_restart_markers(encoded, by_row=restart == "row")
-    if rewritten is None or rewritten == encoded:
+    if rewritten is None:
+        return None
+    if rewritten == encoded:
         return {}
     return {
         "image/encoded": rewritten,
@@ -111,10 +123,10 @@ class _ShardRewriter:
                 record = decode_tfrecord(payload, describe_record(location, row, offset), num_classes=self.num_classes)
                 changes = rewritten_features(record.encoded, self.restart, record.key)
                 example: bytes | memoryview = payload
-                for name, value in changes.items():
+                for name, value in (changes or {}).items():
                     example = replace_feature(example, name, value)
                 writer.write(example)
-                num_left += not changes and record.own_key is None
+                num_left += changes is None
                 num_rows += 1
                 report(1)
             return num_rows

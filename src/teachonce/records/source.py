@@ -323,6 +323,12 @@ def parse_shard_name(name: str) -> tuple[str, int, int] | None:
     return (match[1], int(match[2]), int(match[3])) if match else None
 
 
+def split_in_names(source: RecordSource) -> str:
+    """The split as the names of the shards have it, which ``--split`` may call by another name (val, valid)."""
+    names = (parse_shard_name(info.name) for info in source.shards)
+    return next((name[0] for name in names if name), source.split)
+
+
 def choose_data_classes(given: int | None, source: RecordSource) -> int | None:
     """Classes of the data, background included: as ``--num-classes`` says, or the data; None where neither does.
 

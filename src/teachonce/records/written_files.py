@@ -21,6 +21,8 @@ from teachonce.storage.storage import Storage
 
 INDEX_SUFFIX = ".idx"
 PEERS_SECONDS = 10.0
+WRITERS = ("records", "merge", "reindex")
+"""Commands that write shards: each puts its plan beside them, as COMMAND.SPLIT.json."""
 
 
 def list_written(folder: Path, split: str, written: Mapping[str, ListedFile], *, is_alone: bool = True) -> None:
@@ -73,4 +75,4 @@ def belongs_to(name: str, split: str) -> bool:
     shard = parse_shard_name(name.removesuffix(INDEX_SUFFIX))
     if shard is not None:
         return shard[0] == split
-    return name in (CLASSES_NAME, f"records.{split}.json", f"merge.{split}.json")
+    return name == CLASSES_NAME or name in (f"{command}.{split}.json" for command in WRITERS)

@@ -33,7 +33,7 @@ from teachonce.records.class_space import ClassSpace
 from teachonce.records.class_table import hash_classes, shown_names
 from teachonce.records.data_keys import read_all_labels
 from teachonce.records.discovery import open_records
-from teachonce.records.source import RecordSource, require_labels
+from teachonce.records.source import RecordSource, require_labels, split_in_names
 from teachonce.runs.run import Run, find_run
 from teachonce.storage.address import is_remote
 from teachonce.storage.files import open_storage, read_json
@@ -251,7 +251,7 @@ def resolve_run(
         "train_records": _identify(data.train.records),
         "validation_records": None if data.validation is None else _identify(data.validation.records),
         "store_fingerprint": _join([store.fingerprint for store in data.stores]),
-        "record_logits": _identify_record_logits(config),
+        "record_logits": _identify_record_logits(config, data.train.records),
         "store_views": data.num_views,
         "store_parts": [store.num_parts for store in data.stores] or None,
         "online_weights_sha256": online_sha256,
@@ -436,16 +436,17 @@ def _join(fingerprints: list[str]) -> str | None:
     return "+".join(fingerprints) or None
 
 
-def _identify_record_logits(config: TrainConfig) -> dict[str, Any] | None:
+def _identify_record_logits(config: TrainConfig, source: RecordSource) -> dict[str, Any] | None:
     """What ``merge`` or ``records`` noted of the logits that they put into the records; None where they did not.
 
     Records with the logits of two teachers have the same names, sizes and counts.
     """
     if config.logits != "records" or config.temperature == 0:
         return None
+    split = split_in_names(source)
     noted = {
-        f"merge.{config.split}.json": ("store", "view", "background_logit"),
-        f"records.{config.split}.json": ("logits", "background logit"),
+        f"merge.{split}.json": ("store", "view", "background_logit"),
+        f"records.{split}.json": ("logits", "background logit"),
     }
     for name, settings in noted.items():
         if open_storage(config.data).has(name):

@@ -30,7 +30,7 @@ from teachonce.records.source import parse_shard_name, shard_name
 from teachonce.records.tfrecord.frame_check import FrameCheck
 from teachonce.records.tfrecord.framing import check_index, index_bytes, load_index
 from teachonce.records.tfrecord.source import find_shards
-from teachonce.records.written_files import INDEX_SUFFIX, list_written
+from teachonce.records.written_files import INDEX_SUFFIX, WRITERS, list_written
 from teachonce.runs.run import CONFIG_NAME, LOCK_NAME, RESULT_NAME
 from teachonce.storage.address import to_location
 from teachonce.storage.files import open_storage, read_json
@@ -92,7 +92,9 @@ def copy_records(job: CopyJob) -> Copied:
         items = _choose_shards(job, split, source.statuses(), listed)
         _refuse_other_shards(job.target, split, [item.put_name for item in items])
         moved, entries = _move_shards(job, source, target, items, names)
-        for name in (CLASSES_NAME, f"merge.{split}.json", *([] if job.shards else [f"records.{split}.json"])):
+        # Of a part, not the plan of records, which says how many shards there are.
+        plans = [f"{command}.{split}.json" for command in WRITERS if command != "records" or not job.shards]
+        for name in (CLASSES_NAME, *plans):
             if name in names:
                 entries[name] = _put_beside(source.read(name), listed.get(name), source, target, name)
         list_written(job.target, split, entries)

@@ -129,7 +129,8 @@ class ForeignSource(TFRecordSource):
         name = given[0].decode(errors="replace") if isinstance(given, list) and given else where.rpartition("/")[2]
         logits = check_logits(features.get("image/logit"), where, self._num_classes) if with_logits else None
         boxes = check_boxes([features.get(name) for name in BOX_FEATURES], where) if self.with_boxes else None
-        key, own_key = keys_of(features, encoded, where)
+        # What is said of image/encoded is not said of another image.
+        key, own_key = keys_of(features if self._image == IMAGE_FEATURE else {}, encoded, where)
         return Record(encoded, label, name, key, where, logits, boxes, own_key)
 
     def _single(self, payload: Buffer, features: dict[str, Feature], name: str, where: str) -> Any:

@@ -15,7 +15,7 @@ import xxhash
 
 from teachonce.errors import ConfigError, PlanMismatchError, RecordError
 from teachonce.records.class_table import CLASSES_NAME, describe_classes, read_classes, write_classes
-from teachonce.records.source import RecordSource, ShardInfo
+from teachonce.records.source import RecordSource, ShardInfo, split_in_names
 from teachonce.records.tfrecord.framing import TFRecordWriter, delete_index, index_path, write_index
 from teachonce.storage.files import atomic_write, open_storage
 from teachonce.storage.remote.file_index import ListedFile
@@ -33,15 +33,16 @@ def begin_rewrite(
     """
     if out.resolve() == data.resolve():
         raise ConfigError(f"--out {out}: is the --data folder; choose another folder")
-    _check_classes(command, data, out, source.split)
+    split = split_in_names(source)
+    _check_classes(command, data, out, split)
     shards = xxhash.xxh3_64_hexdigest(repr(source.describe()["shards"]).encode())
     PlanFile(
         folder=out,
-        name=f"{command}.{source.split}.json",
+        name=f"{command}.{split}.json",
         foreign=ConfigError(f"--out {out}: exists and is not empty; choose another folder"),
-        is_foreign=lambda names: not _are_of_command(names, command, source.split),
+        is_foreign=lambda names: not _are_of_command(names, command, split),
         defaults={"data": shards} if is_data_new else {},
-    ).begin({"split": source.split, **plan, "data": shards})
+    ).begin({"split": split, **plan, "data": shards})
     classes = read_classes(data)
     if classes is not None and read_classes(out) is None:
         write_classes(out, classes)

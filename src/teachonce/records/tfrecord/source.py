@@ -312,13 +312,17 @@ class TFRecordSource(RecordSource):
         images = payloads.within(*found["image"].T)
         labels = found["label"].copy()
         is_plain = (found["status"] == 0) & (labels >= 0) & (labels < (self._num_classes or np.iinfo(np.int64).max))
-        is_plain &= (found["has_encoded_xxh3"] | found["has_original_key"]) == 0
+        own_keys = np.fromiter(map(record_key, images), np.uint64, len(images))
+        is_rewritten = (found["has_encoded_xxh3"] | found["has_original_key"]) != 0
+        # Of which image it is a rewriting, a record says beside the hash of its own bytes; else it is refused below.
+        has_both = (found["has_encoded_xxh3"] & found["has_original_key"]) != 0
+        is_plain &= ~is_rewritten | (has_both & (found["encoded_xxh3"] == own_keys))
+        keys = np.where(is_rewritten, found["original_key"], own_keys)
 
         others = {
             index: self._take_apart([payloads[index]], [descriptions[index]], False)[0]
             for index in np.flatnonzero(~is_plain).tolist()
         }
-        keys = np.fromiter(map(record_key, images), np.uint64, len(images))
         pointers, sizes = images.addresses, images.num_bytes
         for index, record in others.items():
             keys[index], labels[index] = record.key, record.label
@@ -329,7 +333,8 @@ class TFRecordSource(RecordSource):
                 return others[index]
             name, name_end = found["filename"][index].tolist()
             filename = str(payloads[index][name:name_end], errors="replace")
-            return Record(images[index], int(labels[index]), filename, int(keys[index]), descriptions[index])
+            key, own_key = int(keys[index]), int(own_keys[index]) if is_rewritten[index] else None
+            return Record(images[index], int(labels[index]), filename, key, descriptions[index], own_key=own_key)
 
         return RecordBatch(keys, labels, pointers, sizes, make)
 
