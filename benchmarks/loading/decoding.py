@@ -214,9 +214,11 @@ def measure_photographs(work: Path, rounds: int, seconds: float) -> dict[str, li
     views = [draw_view(CropPolicy(), 0, r.key, 0, *size, None) for r, size in zip(records, sizes, strict=True)]
     ways = photograph_ways(records, views, [width for width, _ in sizes])
     turns = {name: in_turn(way, len(records)) for name, way in ways.items()}
-    turns["ours, read, checked, joined with the store, in batches of 64"] = whole_batches(
-        source, work / "store", SIZE_PX, BATCH_SIZE
-    )
+    whole = "ours, read, checked, joined with the store, in batches of 64"
+    turns[whole] = whole_batches(source, work / "store", SIZE_PX, BATCH_SIZE)
+    if (work / "marked-epoch").exists():
+        marked = open_records(work / "marked-epoch", "train")
+        turns[f"{whole}, restart markers"] = whole_batches(marked, work / "store", SIZE_PX, BATCH_SIZE)
     return compare(turns, rounds, seconds)
 
 
