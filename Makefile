@@ -115,14 +115,16 @@ fmt: setup
 # (benchmarks/topk_tail.py needs a teacher's weights and six minutes, so it stays out.)
 bench: setup
 	$(BIN)/python -m benchmarks.loading --quick $(PHOTOGRAPHS) $(SMALL_IMAGES) --out $(call result,loading)
-	$(BIN)/python -m benchmarks.extraction --out $(call result,extraction)
+	$(BIN)/python -m benchmarks.extraction --seconds 90 --out $(call result,extraction)
 	$(BIN)/python -m benchmarks.records --quick --out $(call result,records)
 	$(BIN)/python -m benchmarks.kd --quick --out $(call result,kd)
 	$(BIN)/python -m benchmarks.where_time_goes --out $(call result,where-time-goes)
 
-# What no CPU can tell, on one GPU; `make gpu DEVICE=cpu` tries the program out on tiny sizes.
+# What no CPU can tell, on one GPU; `make gpu DEVICE=cpu` tries the program out on tiny sizes, `make gpu TEACHER=SPEC` asks
+# one more teacher, with weights of its own.
 gpu: setup
-	$(BIN)/python -m benchmarks.gpu --device $(DEVICE) $(if $(filter cpu,$(DEVICE)),--tiny,$(PHOTOGRAPHS) --out docs/results/gpu.md)
+	$(BIN)/python -m benchmarks.gpu --device $(DEVICE) $(if $(filter cpu,$(DEVICE)),--tiny,\
+		$(PHOTOGRAPHS) $(addprefix --teacher ,$(TEACHER)) --out docs/results/gpu.md)
 
 lock: COMPILE := $(BIN)/uv pip compile --quiet --universal --upgrade --python-version 3.11 --no-annotate --no-header \
 	--generate-hashes pyproject.toml

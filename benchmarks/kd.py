@@ -76,7 +76,7 @@ def main() -> None:
         if flags.only in (None, "records"):
             lines += record_costs(Path(folder), rounds=5 if flags.quick else 15)
         if flags.only in (None, "steps"):
-            lines += step_costs(half_width=0.01 if flags.quick else 0.005)
+            lines += step_costs(max_seconds=30 if flags.quick else 150)
         if flags.only in (None, "store"):
             lines += large_store(Path(folder), num_shards=52 if flags.quick else 1024)
     table = "\n".join(lines) + "\n"
@@ -162,8 +162,8 @@ def reading_costs(path: Path, rounds: int) -> tuple[float, float]:
     return checked, trusted
 
 
-def step_costs(half_width: float) -> list[str]:
-    """Part 2: steps in turn, until the interval is within ``half_width`` of the ratio; and what differs, for itself.
+def step_costs(max_seconds: float) -> list[str]:
+    """Part 2: steps in turn, until the interval is within half a per cent or too long; and what differs, for itself.
 
     Two steps differ in decoding the logits, in the KD loss and in its gradient with respect to the student's logits.
     On a machine whose steps vary by several per cent their ratio says little about one; but these parts are so small
@@ -200,7 +200,7 @@ def step_costs(half_width: float) -> list[str]:
             loss.backward()
             optimizer.step()
 
-        in_turn = cpu_ratio(partial(step, True), partial(step, False), half_width=half_width)
+        in_turn = cpu_ratio(partial(step, True), partial(step, False), max_seconds=max_seconds)
         parts = kd_share(partial(step, False), loss_of, student(images).detach())
         lines.append(
             f"| {codec.name} | {in_turn} | {parts.median:.5f} ({parts.low:.5f} to {parts.high:.5f}, "

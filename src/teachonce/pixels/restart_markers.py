@@ -3,7 +3,7 @@
 The native library rewrites an image with Pillow's libjpeg (``native/rewrite.c``): the same coefficients, quantization
 and metadata, as a baseline JPEG with Huffman tables of its own and a marker every few units of 8 or 16 pixels. Any
 reader gets the same pixels; the kernel enters the file at the markers (``native/segments.c``). What was written is read
-back and compared before it is given out. About 4 ms a photograph, whose file grows by 1 %.
+back and compared before it is given out. About 5 ms a photograph, whose file grows by 1 %.
 
 Only 8-bit grayscale and color JPEGs without damage are rewritten, progressive ones too; others are not changed.
 """
