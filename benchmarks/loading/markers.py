@@ -102,14 +102,14 @@ def measure(work: Path, rounds: int, batches: int) -> dict[str, list[float]]:
     }
 
 
-def compare_extractions(work: Path, teacher: str, rounds: int) -> dict[str, list[float]]:
+def compare_extractions(work: Path, stores: Path, teacher: str, rounds: int) -> dict[str, list[float]]:
     """CPU time without markers over that with them, of whole extractions of one view in turn, and of what decodes."""
     model = load_model(teacher, device="cpu")
     ratios: dict[str, list[float]] = {EXTRACTION: [], RENDERING: []}
     for number in range(rounds + 1):
         seconds: list[tuple[float, float]] = []
         for folder in ("records", "marked"):
-            source, out = open_records(work / folder, "train"), work / f"extracted-{folder}-{number}"
+            source, out = open_records(work / folder, "train"), stores / f"{folder}-{number}"
             config = ExtractConfig(data=work / folder, teacher=teacher, out=out, policy="crop", views=1, device="cpu")
             plan = begin_store(out, build_plan(config, source, model), config.views_per_file)
             extractor, rendering = UnitExtractor(out, plan, source, model, BATCH_SIZE, num_threads=2), 0.0
@@ -156,7 +156,7 @@ def main() -> None:
             prepare_photographs(work, None, flags.images)
         measured = measure(work, flags.rounds, flags.batches)
         if flags.teacher:
-            measured |= compare_extractions(work, flags.teacher, max(2, flags.rounds // 3))
+            measured |= compare_extractions(work, Path(folder) / "stores", flags.teacher, max(2, flags.rounds // 3))
     for name, ratios in measured.items():
         print(f"{name}: {describe(ratios)}", file=sys.stderr)
     print(json.dumps(measured))

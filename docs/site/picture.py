@@ -83,7 +83,7 @@ def read_students() -> list[Student]:
 def read_ratios() -> list[Ratio]:
     """How fast ours loads, as a multiple of each peer."""
     found = []
-    for peer, ratio, _aim in read_table((RESULTS / "performance.md").read_text(), "**Loading**"):
+    for peer, ratio, *_ in read_table((RESULTS / "performance.md").read_text(), "**Loading**"):
         numbers = re.fullmatch(r"([\d.]+) \(([\d.]+) to ([\d.]+)\)", ratio)
         assert numbers is not None, ratio
         found.append(Ratio(peer, *map(float, numbers.groups())))

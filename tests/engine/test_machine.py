@@ -1,4 +1,4 @@
-"""Free memory: the smallest of what the machine has and what the limits of the cgroup and its ancestors leave."""
+"""Free memory (the smallest of what the machine has and what the limits of cgroups leave), cores, processes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from teachonce.engine.machine import free_memory, quota_cores
+from teachonce.engine.machine import free_memory, local_ranks, quota_cores
 
 GB = 1 << 30
 NO_LIMIT_V1 = 9223372036854771712  # what version 1 says without a limit
@@ -133,3 +133,32 @@ def test_where_the_system_does_not_say_it_is_all_of_the_machine(tmp_path: Path) 
 
 def test_this_machine_has_some() -> None:
     assert 0 < free_memory() <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, 1),
+        ({"LOCAL_WORLD_SIZE": "4"}, 4),
+        ({"SLURM_STEP_TASKS_PER_NODE": "8"}, 1),  # of a batch script
+        ({"SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "8", "SLURM_STEP_TASKS_PER_NODE": "8"}, 8),
+        (
+            {
+                "SLURM_STEP_ID": "0",
+                "SLURM_STEP_NUM_TASKS": "23",
+                "SLURM_STEP_TASKS_PER_NODE": "8(x2),7",
+                "SLURM_NODEID": "2",
+            },
+            7,
+        ),
+        ({"SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "8", "SLURM_STEP_TASKS_PER_NODE": "?"}, 1),
+    ],
+)
+def test_processes_of_one_training_on_this_machine(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], expected: int
+) -> None:
+    for name in ("LOCAL_WORLD_SIZE", "SLURM_STEP_ID", "SLURM_STEP_NUM_TASKS", "SLURM_NODEID"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert local_ranks() == expected

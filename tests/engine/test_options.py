@@ -53,6 +53,7 @@ KUBERNETES = {"JOB_COMPLETION_INDEX": "2", "TEACHONCE_NUM_WORKERS": "5"}
         (ARRAY | {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "4"}, (7, 12)),
         (KUBERNETES | {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "4"}, (11, 20)),
         (KUBERNETES | {"RANK": "2", "WORLD_SIZE": "5"}, (2, 5)),
+        (KUBERNETES | {"RANK": "2"}, (2, 5)),
         (KUBERNETES | {"RANK": "9", "WORLD_SIZE": "20", "LOCAL_WORLD_SIZE": "4"}, (9, 20)),
     ],
     ids=[
@@ -67,6 +68,7 @@ KUBERNETES = {"JOB_COMPLETION_INDEX": "2", "TEACHONCE_NUM_WORKERS": "5"}
         "torchrun in an array",
         "torchrun in a pod",
         "the pod's own number once more",
+        "the pod's own number alone",
         "torchrun over pods",
     ],
 )

@@ -248,6 +248,27 @@ def test_logits_are_not_taken_for_probabilities(tmp_path: Path) -> None:
         load_model(f"onnx:{path},probs=1")
 
 
+def test_probabilities_that_are_rounded_are_taken(tmp_path: Path) -> None:
+    """A quantized softmax has steps of 1/256: small ones are 0, and the sum is less than 1."""
+    path = write_model(tmp_path / "model.onnx", softmax=True)
+    model = onnx.load(path)
+    output = model.graph.output[0].name
+    (last,) = (node for node in model.graph.node if output in node.output)
+    last.output[0] = "exact"
+    helper = onnx.helper
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.float32(2.5), "steps"))
+    model.graph.node.extend(
+        [
+            helper.make_node("Mul", ["exact", "steps"], ["many"]),
+            helper.make_node("Floor", ["many"], ["whole"]),
+            helper.make_node("Div", ["whole", "steps"], [output]),
+        ]
+    )
+    path.write_bytes(model.SerializeToString())
+    with pytest.warns(UserWarning, match=r"its outputs sum to 0.*, probabilities to 1: rounded"):
+        load_model(f"onnx:{path},probs=1")
+
+
 def test_tensors_within_nodes_lie_in_the_models_folder_too(tmp_path: Path) -> None:
     """A constant, here, that names a file elsewhere."""
     path = write_model(tmp_path / "model.onnx")

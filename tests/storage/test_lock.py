@@ -7,6 +7,7 @@ import fcntl
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,11 @@ def test_a_file_system_without_locks_is_warned_of(tmp_path: Path, monkeypatch: p
     with pytest.warns(UserWarning, match=r"lock: this file system has no locks"), hold_lock(tmp_path / "lock"):
         pass
     assert not list(tmp_path.iterdir())
+    # Where several may write, as in the cache, there is nothing to make sure of.
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with hold_lock(tmp_path / "lock", is_needed=False):
+            pass
 
 
 def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:

@@ -77,8 +77,12 @@ def forked(function: Callable[..., object], *arguments: Any) -> Any:
         with started(_answer, sending, said.name, function, arguments) as process:
             sending.close()
             assert receiving.poll(MOST_SECONDS), f"{function} took over {MOST_SECONDS} s"
-            is_result, value = receiving.recv()
-            process.join()
+            try:
+                is_result, value = receiving.recv()
+            except EOFError:
+                process.join()
+                raise AssertionError(f"it ended with {process.exitcode}: {said.read()}") from None
+            process.join(MOST_SECONDS)
         sys.stderr.write(said.read())
     if is_result:
         return value

@@ -11,8 +11,15 @@ import os
 import signal
 import socket
 import sys
+from contextlib import suppress
 
 PASSED_ON = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1}
+
+
+def pass_on(fork: int, number: int) -> None:
+    """To a fork that may have ended by now."""
+    with suppress(ProcessLookupError):
+        os.kill(fork, number)
 
 
 def main() -> None:
@@ -26,9 +33,12 @@ def main() -> None:
     answers = connection.makefile()
     fork = int(answers.readline())
     for number in PASSED_ON:
-        signal.signal(number, lambda number, frame: os.kill(fork, number))
+        signal.signal(number, lambda number, frame: pass_on(fork, number))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, PASSED_ON)
-    code = int(answers.readline())
+    answer = answers.readline()
+    if not answer:
+        sys.exit("the server of warm_python has ended")
+    code = int(answer)
     if code < 0:
         signal.signal(-code, signal.SIG_DFL) if -code != signal.SIGKILL else None
         os.kill(os.getpid(), -code)

@@ -57,12 +57,21 @@ def warm_python() -> list[str]:
 
 
 def fork_instead_of_spawn() -> None:
-    """From now on the ranks and the workers of this process are forks of it: nothing here has begun a thread."""
+    """From now on the ranks and the workers of this process are forks of it, as if they were new to signals."""
+    os.register_at_fork(after_in_child=_forget_signals)
     from teachonce.engine import processes
     from teachonce.training import ranks
 
     for module in (processes, ranks):
         module.get_context = lambda method: get_context("fork")  # type: ignore[attr-defined]
+
+
+def _forget_signals() -> None:
+    # The handlers of the process that forked would wake that process up.
+    signal.set_wakeup_fd(-1)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _import_ahead() -> None:
@@ -107,13 +116,15 @@ class _Server:
                     self._wakes.recv(4096)
                     self._reap()
                 elif key.fileobj is self._listener:
-                    self._accept()
+                    client, _ = self._listener.accept()
+                    # A client that was killed meanwhile has no fork.
+                    with suppress(OSError, ValueError):
+                        self._serve_client(client)
                 elif key.data in self._clients:
                     os.kill(key.data, signal.SIGKILL)  # a client says no more: it is gone
                     self._events.unregister(key.fileobj)
 
-    def _accept(self) -> None:
-        client, _ = self._listener.accept()
+    def _serve_client(self, client: socket.socket) -> None:
         header, streams, _, _ = socket.recv_fds(client, 8, 3)
         with client.makefile("rb") as file:
             arguments, folder, environment = json.loads(file.read(int.from_bytes(header, "little")))
@@ -123,9 +134,9 @@ class _Server:
             _run(arguments, folder, environment)
         for stream in streams:
             os.close(stream)
-        client.sendall(f"{pid}\n".encode())
         self._clients[pid] = client
         self._events.register(client, selectors.EVENT_READ, pid)
+        client.sendall(f"{pid}\n".encode())
 
     def _become(self, streams: list[int], client: socket.socket) -> None:
         """Nothing of the server's is left but what it has imported."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
@@ -78,8 +79,20 @@ def slurm_step_tasks(environment: Mapping[str, str]) -> int:
 
 
 def local_ranks() -> int:
-    """How many of them torchrun started on this machine."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE") or 1)
+    """How many of them torchrun, or srun, started on this machine."""
+    if os.environ.get("LOCAL_WORLD_SIZE"):
+        return int(os.environ["LOCAL_WORLD_SIZE"])
+    return _slurm_tasks_here(os.environ) if slurm_step_tasks(os.environ) else 1
+
+
+def _slurm_tasks_here(environment: Mapping[str, str]) -> int:
+    """Of a text such as 8(x2),7: the tasks of each node in turn, "(x2)" where as many nodes have as many."""
+    counts: list[int] = []
+    for part in environment.get("SLURM_STEP_TASKS_PER_NODE", "").split(","):
+        if match := re.fullmatch(r"([0-9]+)(?:\(x([0-9]+)\))?", part):
+            counts += [int(match[1])] * min(int(match[2] or 1), 1 << 16)
+    node = environment.get("SLURM_NODEID", "0")
+    return counts[int(node)] if node.isdecimal() and int(node) < len(counts) else 1
 
 
 def free_memory(proc: Path = PROC, cgroups: Path = CGROUPS) -> int:

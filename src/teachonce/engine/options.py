@@ -124,9 +124,10 @@ def read_worker_part(worker: str, environment: Mapping[str, str]) -> tuple[int, 
 
 def _find_worker_part(environment: Mapping[str, str]) -> tuple[int, int]:
     """By the number of the job in its array, and of the process among those that torchrun or srun started in it."""
-    job, process = _find_job(environment), _find_process(environment)
-    if job is not None and "RANK" in environment and "LOCAL_WORLD_SIZE" not in environment:
-        process = None  # not torchrun's: the job's own number once more
+    job = _find_job(environment)
+    # A RANK that is not torchrun's is the job's own number once more.
+    is_jobs_own = job is not None and "RANK" in environment and "LOCAL_WORLD_SIZE" not in environment
+    process = None if is_jobs_own else _find_process(environment)
     if job is None and process is None:
         raise ConfigError(
             "--worker auto: found no SLURM_ARRAY_TASK_ID, JOB_COMPLETION_INDEX or RANK, nor a step of several tasks of "

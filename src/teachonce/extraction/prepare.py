@@ -59,9 +59,10 @@ def prepare(config: ExtractConfig) -> tuple[Preparation, Classifier]:
     if config.expect_top1 is not None:
         require_labels(source, "--expect-top1", "leave it out")
     with phase("extract", "loading the teacher"):
+        own_device = _own_device(config.device)
         teacher = load_model(
             config.teacher,
-            device=_own_device(config.device),
+            device=own_device,
             precision=config.precision,
             compile=config.compile,
             or_cpu=config.device == "auto",
@@ -103,16 +104,20 @@ def prepare(config: ExtractConfig) -> tuple[Preparation, Classifier]:
             gate.check(teacher, source, plan.class_space.offset)  # stored views are no center crops
         else:
             _check_stored_top1(config)
-    # Where ``auto`` led: a backend may have no GPU where PyTorch has one.
-    return Preparation(plan, source, missing, str(teacher.device)), teacher
+    # Where ``auto`` led: a backend may have no GPU where PyTorch has one. Workers choose of all GPUs, not of this one.
+    device = teacher.device.type if own_device != config.device else str(teacher.device)
+    return Preparation(plan, source, missing, device), teacher
 
 
 def _own_device(name: str) -> str:
     """Of processes that torchrun or srun started, each its own GPU, where the device does not say which."""
-    is_one_of_several = "LOCAL_RANK" in os.environ or slurm_step_tasks(os.environ) > 0
-    if str(resolve_device(name)) != "cuda" or not is_one_of_several:
+    if str(resolve_device(name)) != "cuda" or not _is_one_of_several():
         return name
     return f"cuda:{local_rank() % torch.cuda.device_count()}"
+
+
+def _is_one_of_several() -> bool:
+    return "LOCAL_RANK" in os.environ or slurm_step_tasks(os.environ) > 0
 
 
 def build_extractor(
@@ -128,7 +133,7 @@ def build_extractor(
         torch.set_num_threads(num_threads)
         teacher = load_model(
             config.teacher,
-            device=_worker_device(preparation.device, worker_index),
+            device=_worker_device(preparation.device, worker_index, config.num_workers),
             precision=config.precision,
             compile=config.compile,
         )
@@ -222,10 +227,16 @@ def _num_parameters(teacher: Classifier) -> int | None:
     return None if teacher.module is None else sum(parameter.numel() for parameter in teacher.module.parameters())
 
 
-def _worker_device(device: str, worker_index: int) -> str:
-    """One of the GPUs that this process sees, in turn: all of a machine's, or those that a cluster gave it."""
+def _worker_device(device: str, worker_index: int, num_workers: int) -> str:
+    """One of the GPUs that this process sees, in turn: all of a machine's, or those that a cluster gave it.
+
+    Where torchrun or srun started several processes with workers each, these have the next ones.
+    """
     resolved = resolve_device(device)
-    return f"cuda:{worker_index % torch.cuda.device_count()}" if str(resolved) == "cuda" else str(resolved)
+    if str(resolved) != "cuda":
+        return str(resolved)
+    first = local_rank() * num_workers if _is_one_of_several() else 0
+    return f"cuda:{(first + worker_index) % torch.cuda.device_count()}"
 
 
 def _check_stored_top1(config: ExtractConfig) -> None:

@@ -277,14 +277,30 @@ def _probe_classes(classifier: Classifier) -> int:
     if not spec.options.get("probs") and array.min() >= 0 and np.allclose(array.sum(axis=1), 1, atol=1e-3):
         advice = "give output=, or add probs=1 to take their logarithm" if classifier.module is None else ""
         raise ModelError(f"{spec}: its outputs are probabilities, expected logits; {advice}".rstrip("; "))
-    if spec.options.get("probs") and not np.allclose(sums := np.exp(array).sum(axis=1), 1, atol=1e-2):
-        raise ModelError(
-            f"{spec}: its outputs sum to {sums[0]:.4g}, probabilities to 1; leave out probs=1, or give output="
-        )
+    if spec.options.get("probs"):
+        _check_probabilities(spec, np.exp(array))
     expected = expected_classes(spec)
     if expected is not None and array.shape[1] != expected:
         raise ModelError(f"{spec}: has {array.shape[1]} classes, expected {expected}; give classes=")
     return array.shape[1]
+
+
+def _check_probabilities(spec: ModelSpec, found: NDArray[np.float32]) -> None:
+    """Raise ModelError for outputs that are no probabilities; warn of some that are rounded, as a quantized softmax's.
+
+    Rounded to steps of 1/256, small ones are 0: their sum is less than 1, and they are probabilities still.
+    """
+    sums = found.sum(axis=1)
+    if found.max() > 1 + 1e-2 or sums.max() > 1.5:
+        raise ModelError(
+            f"{spec}: its outputs sum to {sums[0]:.4g}, probabilities to 1; leave out probs=1, or give output="
+        )
+    if not np.allclose(sums, 1, atol=1e-2):
+        warnings.warn(
+            f"{spec}: its outputs sum to {sums[0]:.4g}, probabilities to 1: rounded, as of a quantized softmax, small "
+            "ones are lost; a model that gives logits teaches more",
+            stacklevel=3,
+        )
 
 
 def _compile(module: nn.Module) -> Callable[[Tensor], Tensor]:

@@ -35,7 +35,7 @@ def filling_cache(name: str) -> Iterator[None]:
         while folder is not None:
             try:
                 folder.mkdir(parents=True, exist_ok=True)
-                stack.enter_context(hold_lock(folder / f".{name}.lock"))
+                stack.enter_context(hold_lock(folder / f".{name}.lock", is_needed=False))
                 break
             except LockHeldError as error:
                 if not has_waited:

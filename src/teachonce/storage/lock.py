@@ -25,9 +25,12 @@ class LockHeldError(Exception):
 
 
 @contextmanager
-def hold_lock(path: Path) -> Iterator[None]:
-    """Hold the lock for a block; raises LockHeldError where another process does, OSError where no file can be."""
-    descriptor = _take(path)
+def hold_lock(path: Path, *, is_needed: bool = True) -> Iterator[None]:
+    """Hold the lock for a block; raises LockHeldError where another process does, OSError where no file can be.
+
+    Where the file system has no locks a warning says so, if one ``is_needed``.
+    """
+    descriptor = _take(path, is_needed)
     try:
         yield
     finally:
@@ -36,11 +39,11 @@ def hold_lock(path: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _take(path: Path) -> int:
+def _take(path: Path, is_needed: bool) -> int:
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
         try:
-            if _lock(descriptor, path) and not _is_named(descriptor, path):
+            if _lock(descriptor, path, is_needed) and not _is_named(descriptor, path):
                 os.close(descriptor)
                 continue
             os.ftruncate(descriptor, 0)
@@ -51,7 +54,7 @@ def _take(path: Path) -> int:
         return descriptor
 
 
-def _lock(descriptor: int, path: Path) -> bool:
+def _lock(descriptor: int, path: Path, is_needed: bool) -> bool:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -60,10 +63,12 @@ def _lock(descriptor: int, path: Path) -> bool:
     except OSError as error:
         if error.errno not in _NO_LOCKS:
             raise
-        warnings.warn(
-            f"{path}: this file system has no locks ({error.strerror}): make sure that no other process writes here",
-            stacklevel=2,
-        )
+        if is_needed:
+            warnings.warn(
+                f"{path}: this file system has no locks ({error.strerror}): make sure that no other process writes "
+                "here",
+                stacklevel=2,
+            )
         return False
     return True
 

@@ -31,8 +31,9 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, Wand
 from teachonce.engine.heartbeat import heartbeats
 from teachonce.engine.progress import LINE_SECONDS, format_seconds, progress
 from teachonce.errors import ModelError, TeachonceError
+from teachonce.runs.best_weights import BestWeights
 from teachonce.runs.metrics import METRIC_COLUMNS, Row, write_metrics
-from teachonce.runs.run import BEST_WEIGHTS, LAST_CHECKPOINT, TENSORBOARD_NAME
+from teachonce.runs.run import LAST_CHECKPOINT, TENSORBOARD_NAME
 from teachonce.storage.address import to_location
 from teachonce.storage.files import atomic_write, locate, open_storage
 from teachonce.storage.local import LocalStorage
@@ -40,6 +41,7 @@ from teachonce.storage.scratch import scratch_folder
 from teachonce.storage.storage import Storage
 from teachonce.terminal import print_note
 from teachonce.training.config import LoggerName
+from teachonce.training.ranks import is_first_rank
 from teachonce.training.student_module import StudentModule
 
 EPOCH_LINE_SECONDS = 2.0
@@ -96,6 +98,7 @@ class EpochRecorder(Checkpoint):
         self.run = run
         self.num_epochs = num_epochs
         self.checkpoint_epochs = checkpoint_epochs
+        self.best_weights = BestWeights(run)
         self.rows: list[Row] = []
         self.class_sums: torch.Tensor | None = None
         """[2, C]: images and right answers of each class in the last evaluation; None before one."""
@@ -112,6 +115,7 @@ class EpochRecorder(Checkpoint):
             "class_sums": self.class_sums,
             "seconds": time.monotonic() - self._start,
             "train_seconds": self._train_seconds,
+            "best_weights": self.best_weights.state(),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -120,6 +124,8 @@ class EpochRecorder(Checkpoint):
         self.class_sums = state_dict.get("class_sums")
         self._start = time.monotonic() - state_dict.get("seconds", 0.0)
         self._train_seconds = state_dict.get("train_seconds", 0.0)
+        if "best_weights" in state_dict:
+            self.best_weights.resume(state_dict["best_weights"], is_first=is_first_rank())
 
     @property
     def best_row(self) -> Row | None:
@@ -160,10 +166,11 @@ class EpochRecorder(Checkpoint):
         is_last = trainer.current_epoch + 1 == self.num_epochs
         # Before the checkpoint behind which this epoch is not repeated.
         if self.best_row is self.rows[-1] and trainer.is_global_zero:
-            with atomic_write(self.run / BEST_WEIGHTS) as file:
-                file.write(module.weights())
+            self.best_weights.put(module.weights())
         if is_last or (trainer.current_epoch + 1) % self.checkpoint_epochs == 0:
             self._save(trainer)
+        if is_last and trainer.is_global_zero:
+            self.best_weights.finish()
         if trainer.is_global_zero:
             write_metrics(self.run, self.rows)
             self._log(is_last)

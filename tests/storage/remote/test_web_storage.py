@@ -159,6 +159,10 @@ def test_a_bucket_that_denies_what_it_does_not_have(folder: Path) -> None:
             storage.list_folder("b")
         publish(folder / "some" / "folder")
         assert storage.list_folder("b").files == ["c.bin", "ä b#%+&=;'.bin"]
+    # Another process, which asks for what is not there before anything else: the list is.
+    with serve(folder, missing=403) as server:
+        storage = opened(server)
+        assert not storage.has("plan.json") and not storage.has("b/plan.json")
         assert storage.is_folder("b/d") and not storage.is_folder("e")
 
 

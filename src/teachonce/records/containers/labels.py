@@ -52,9 +52,15 @@ def number_labels(
     unless all texts are names. A number is the position of one of the ``known`` names, which ``--labels`` may have
     elsewhere (``positions``). Raises ConfigError for a name or number that is not among these.
     """
-    items = [None if item is None or item == "" else _as_whole(item) for item in found]
-    distinct = {item for item in items if item is not None}
+    items = [None if item is None or item == "" else item for item in found]
+    if options.label_offset:
+        known = None  # moved labels are another numbering than that of the names
     names = read_labels(options.labels) if options.labels is not None else known
+    # 1.0 is 1 where all are whole numbers; beside 1.5, or among the names, it is a name.
+    words = {item for item in items if isinstance(item, str)}
+    if all(map(_is_number, words)) and not words & set(names or ()):
+        items = [None if item is None else _as_whole(item) for item in items]
+    distinct = {item for item in items if item is not None}
     if not distinct:
         return np.full(len(items), NO_LABEL, np.int32), None if names is None else build_class_table(names)
     texts = {item for item in distinct if isinstance(item, str)}
@@ -88,6 +94,11 @@ def number_labels(
         label_of |= {text: place_of[text] for text in texts}
     labels = [NO_LABEL if item is None else label_of[item] for item in items]
     return np.array(labels, np.int32), None if names is None else build_class_table(names)
+
+
+def _is_number(text: str) -> bool:
+    """Whether a text is a whole number, as 3 or 3.0."""
+    return _NUMBER.fullmatch(text) is not None or _WHOLE.fullmatch(text) is not None
 
 
 def _as_whole(item: str | int) -> str | int:

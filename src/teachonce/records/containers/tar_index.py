@@ -33,7 +33,7 @@ from teachonce.storage.storage import FileStatus, Reader, Storage
 from teachonce.terminal import plural
 
 INDEX_SUFFIX = ".index.json"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 HEADER_BYTES = 512
 MAX_TEXT_BYTES = 1 << 20
 """Of a label's file: more is no label."""
@@ -56,6 +56,8 @@ class _Index(msgspec.Struct, forbid_unknown_fields=True):
     version: str
     check: str
     samples: list[TarSample]
+    left_out: list[str]
+    """Images that are no sample's."""
 
 
 def load_tar_index(path: Path, status: FileStatus) -> list[TarSample]:
@@ -65,9 +67,12 @@ def load_tar_index(path: Path, status: FileStatus) -> list[TarSample]:
     for place in (path.with_name(name + INDEX_SUFFIX), cached):
         found = None if place is None else _read_index(place, storage, name, status)
         if found is not None:
+            _warn_of_left_out(storage.describe(name), found.left_out)
             return found.samples
-    samples = _scan(storage, name, status)
-    index = _Index(FORMAT_VERSION, status.num_bytes, _version(status), _check(storage, name, samples), samples)
+    samples, left_out = _scan(storage, name, status)
+    _warn_of_left_out(storage.describe(name), left_out)
+    check = _check(storage, name, samples)
+    index = _Index(FORMAT_VERSION, status.num_bytes, _version(status), check, samples, left_out)
     content = msgspec.json.encode(index)
     if storage.is_writable():
         with suppress(TeachonceError), storage.put(name + INDEX_SUFFIX) as file:
@@ -114,7 +119,18 @@ def _check(storage: Storage, name: str, samples: list[TarSample]) -> str:
     return hasher.hexdigest()
 
 
-def _scan(storage: Storage, name: str, status: FileStatus) -> list[TarSample]:
+def _warn_of_left_out(where: str, names: list[str]) -> None:
+    """Whenever the tar is opened, not only when its index is made: by others, or long ago."""
+    if names:
+        warnings.warn(
+            f"{where}: {plural(len(names), 'image')} left out, such as {names[0]}: what has the same name up to "
+            "the first dot is one sample, of which the first image is taken; rename them if they are several",
+            stacklevel=3,
+        )
+
+
+def _scan(storage: Storage, name: str, status: FileStatus) -> tuple[list[TarSample], list[str]]:
+    """The samples, and the images that are none."""
     where = storage.describe(name)
     samples: list[TarSample] = []
     current: dict[str, Any] = {}
@@ -142,17 +158,11 @@ def _scan(storage: Storage, name: str, status: FileStatus) -> list[TarSample]:
     except (tarfile.TarError, EOFError) as error:
         raise RecordError(f"{where}: is not a tar, or is damaged: {error}; copy it again") from error
     _add(samples, current)
-    if left_out:
-        warnings.warn(
-            f"{where}: {plural(len(left_out), 'image')} left out, such as {left_out[0]}: what has the same name up to "
-            "the first dot is one sample, of which the first image is taken; rename them if they are several",
-            stacklevel=2,
-        )
     if not samples:
         raise RecordError(
             f"{where}: holds no image ({', '.join(sorted(IMAGE_SUFFIXES))}), expected NAME.jpg and NAME.cls"
         )
-    return samples
+    return samples, left_out
 
 
 def _check_end(storage: Storage, name: str, offset: int, last: str | None) -> None:

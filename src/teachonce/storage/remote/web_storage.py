@@ -78,13 +78,13 @@ class WebStorage(ObjectStorage):
     def has(self, name: str = "") -> bool:
         """Whether the server has a file of this name.
 
-        A bucket that may be read but not listed denies what it does not have: so of a folder of which something was
-        there, what is denied is not.
+        A bucket that may be read but not listed denies what it does not have: so of a folder of which something, such
+        as its list, is there, what is denied is not.
         """
         failure = self._probe(name)
         if failure is None:
             return not self._is_listed_folder(name)
-        if failure.kind == "missing" or (failure.may_be_missing and self._folder_of(name) in _served):
+        if failure.kind == "missing" or (failure.may_be_missing and self._is_served(name)):
             return False
         raise self._error(name, "read", failure)
 
@@ -96,6 +96,12 @@ class WebStorage(ObjectStorage):
             return error.failure
         _served.add(self._folder_of(name))
         return None
+
+    def _is_served(self, name: str) -> bool:
+        """Whether something in the folder of a file was there, or its list is, or that of all folders here."""
+        folder = name.rpartition("/")[0]
+        lists = dict.fromkeys((f"{folder}/{INDEX_NAME}" if folder else INDEX_NAME, INDEX_NAME))
+        return self._folder_of(name) in _served or any(self._probe(file) is None for file in lists if file != name)
 
     def _folder_of(self, name: str) -> str:
         return str((self.address / name).parent)

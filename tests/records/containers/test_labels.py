@@ -1,0 +1,31 @@
+"""Labels of tables and tars: numbers, texts that are numbers, and names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from teachonce.records.containers.labels import number_labels
+from teachonce.records.options import RecordOptions
+
+
+def test_whole_numbers_are_numbers_however_they_are_written() -> None:
+    labels, classes = number_labels(["3.0", "1", "2.00", None], RecordOptions(), "here")
+    assert labels.tolist() == [3, 1, 2, -1] and classes is None
+
+
+def test_names_that_look_like_numbers_stay_names(tmp_path: Path) -> None:
+    """Beside a name that is none, versions or grades are what they are, and 10 and 10.0 are two."""
+    labels, classes = number_labels(["1.0", "1.5", "10.0", "10"], RecordOptions(), "here")
+    assert classes is not None and classes.names == ("1.0", "1.5", "10", "10.0")
+    np.testing.assert_array_equal(labels, [0, 1, 3, 2])
+    (tmp_path / "labels.txt").write_text("2.0\n1.0\n")
+    labels, _ = number_labels(["1.0", "2.0"], RecordOptions(labels=tmp_path / "labels.txt"), "here")
+    assert labels.tolist() == [1, 0]
+
+
+def test_an_offset_moves_labels_away_from_the_names() -> None:
+    """Names that the data brings are of the numbers as they were."""
+    labels, classes = number_labels([1, 2], RecordOptions(label_offset=-1), "here", ["unknown", "cat", "dog"])
+    assert labels.tolist() == [0, 1] and classes is None
