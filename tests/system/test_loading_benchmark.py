@@ -64,13 +64,13 @@ def test_every_target_is_of_a_peer():
 
 
 def test_ratios_are_taken_round_by_round():
-    from benchmarks.loading.__main__ import Pair, quote, verdict
+    from benchmarks.loading.__main__ import TARGETS, Pair, quote, verdict
 
     pair = Pair("tf.data, antialiased", [100.0, 10.0, 50.0], {"ours": [200.0, 15.0, 150.0]})
     assert pair.ratios("ours") == [2.0, 1.5, 3.0]
     assert quote(pair.ratios("ours")) == "2.00 (1.50 to 3.00)"
-    assert verdict(pair.peer, pair.ratios("ours")) == "1.9 held"
-    assert verdict(pair.peer, [1.89]) == "1.9 **missed**"
+    assert verdict(TARGETS, pair.peer, pair.ratios("ours")) == "1.9 held"
+    assert verdict(TARGETS, pair.peer, [1.89]) == "1.9 **missed**"
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no /proc")
