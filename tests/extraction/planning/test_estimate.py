@@ -328,8 +328,7 @@ def test_the_written_plan_is_the_printed_one(tmp_path, config, capsys):
     page = (out / "extraction-plan.html").read_text()
     assert page == render_plan(summary, text) and text.splitlines()[0] in html.unescape(page)
     assert page.count("<figure>") == 4 and "Recommendation: <code>--codec" in page
-    # By what was measured: on a busy machine reading a row may have cost more than so small a teacher's forward.
-    is_never = summary["break_even"]["epochs"] is None
+    is_never = summary["break_even"]["epochs"] is None  # measured: reading a row may cost more than so small a teacher
     online = "cheaper than an online teacher" if is_never else "epochs, and an online teacher costs more"
     assert page.count(" (planned)") == 1 and page.count(online) == 1
     # An earlier plan may be written over, and --json prints what is written.
