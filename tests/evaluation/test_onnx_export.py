@@ -350,13 +350,11 @@ def test_classes_are_called_as_evaluation_calls_them(tmp_path: Path) -> None:
 def test_a_run_without_names_writes_no_labels(run: Path, tmp_path: Path) -> None:
     export_run(run, "safetensors", tmp_path / "a.safetensors")
     assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]
-    # Another model's would be taken for its own.
+    # Another model's would be taken for its own; the user's own is not removed.
     (tmp_path / "labels.txt").write_text("mine\n")
-    with pytest.raises(ConfigError, match=r"labels.txt: has class names, and those of this model are not known"):
-        export_run(run, "safetensors", tmp_path / "b.safetensors")
-    assert not (tmp_path / "b.safetensors").exists()
-    export_run(run, "safetensors", tmp_path / "a.safetensors", overwrite=True)
-    assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]
+    with pytest.warns(UserWarning, match=r"labels.txt: has class names, and those of a.safetensors are not known"):
+        export_run(run, "safetensors", tmp_path / "a.safetensors", overwrite=True)
+    assert (tmp_path / "labels.txt").read_text() == "mine\n"
 
 
 def test_a_labels_file_of_other_classes_is_kept(tmp_path: Path) -> None:

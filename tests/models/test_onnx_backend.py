@@ -248,6 +248,18 @@ def test_logits_are_not_taken_for_probabilities(tmp_path: Path) -> None:
         load_model(f"onnx:{path},probs=1")
 
 
+def test_small_logits_are_not_taken_for_rounded_probabilities(tmp_path: Path) -> None:
+    path = write_model(tmp_path / "model.onnx", scale=0.01)
+    model = onnx.load(path)
+    for tensor in model.graph.initializer:
+        if tensor.name == "bias":
+            small = np.array([0.11, 0.07, -0.2, 0.313, 0.029], np.float32)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(small, "bias"))
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(ModelError, match=r"outputs sum to .*, probabilities to 1; leave out probs=1"):
+        load_model(f"onnx:{path},probs=1")
+
+
 def test_probabilities_that_are_rounded_are_taken(tmp_path: Path) -> None:
     """A quantized softmax has steps of 1/256: small ones are 0, and the sum is less than 1."""
     path = write_model(tmp_path / "model.onnx", softmax=True)

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from teachonce.engine.progress import phase
-from teachonce.errors import CheckError, ConfigError, ModelError
+from teachonce.errors import CheckError, ModelError
 from teachonce.evaluation.config import PreprocessingPlace
 from teachonce.evaluation.onnx_pixels import put_normalization_inside, require_whole_pixels, without_normalization
 from teachonce.extras import require
@@ -102,25 +102,23 @@ def export_run(
 
 def check_labels(student: Classifier, out: Path, *, overwrite: bool) -> None:
     """Raise ConfigError where labels.txt beside ``out`` is another model's, unless that is overwritten too."""
-    path = out.with_name(LABELS_NAME)
-    storage, name = locate(path)
     if student.class_names is not None and not overwrite:
-        check_labels_file(path, _all_names(student))
-    elif student.class_names is None and not overwrite and storage.has(name):
-        raise ConfigError(
-            f"{path}: has class names, and those of this model are not known; remove it, or export into another folder"
-        )
+        check_labels_file(out.with_name(LABELS_NAME), _all_names(student))
 
 
 def write_labels(student: Classifier, out: Path, *, overwrite: bool) -> list[Path]:
-    """Write labels.txt beside ``out``, and return its path; where the classes have no names, none is left there."""
+    """Write labels.txt beside ``out``, and return its path; where no names are known none, and one there is warned of."""
+    path = out.with_name(LABELS_NAME)
     if student.class_names is None:
-        storage, name = locate(out.with_name(LABELS_NAME))
-        if overwrite and storage.has(name):
-            storage.delete(name)
+        storage, name = locate(path)
+        if storage.has(name):  # the user's own, perhaps: it is left
+            warnings.warn(
+                f"{path}: has class names, and those of {out.name} are not known: check that they are its own",
+                stacklevel=2,
+            )
         return []
-    write_labels_file(out.with_name(LABELS_NAME), _all_names(student), overwrite=overwrite)
-    return [out.with_name(LABELS_NAME)]
+    write_labels_file(path, _all_names(student), overwrite=overwrite)
+    return [path]
 
 
 def _all_names(student: Classifier) -> list[str]:
