@@ -107,7 +107,7 @@ def check_labels(student: Classifier, out: Path, *, overwrite: bool) -> None:
 
 
 def write_labels(student: Classifier, out: Path, *, overwrite: bool) -> list[Path]:
-    """Write labels.txt beside ``out``, and return its path; where no names are known none, and one there is warned of."""
+    """Write labels.txt beside ``out`` and return its path; where no names are known none; one there is warned of."""
     path = out.with_name(LABELS_NAME)
     if student.class_names is None:
         storage, name = locate(path)
