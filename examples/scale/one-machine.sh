@@ -7,7 +7,7 @@
 # Needs `pip install 'teachonce[train,remote]'`; without object stores 'teachonce[train]'.
 set -euo pipefail
 : "${DATA:=s3://bucket/imagenet}" "${STORE:=s3://bucket/stores/resnet50}" "${RUN:=s3://bucket/runs/resnet18}"
-: "${TEACHER:=timm:resnet50}" "${STUDENT:=timm:resnet18}" "${VIEWS:=10}" "${GPUS:=1}"
+: "${TEACHER:=timm:resnet50}" "${STUDENT:=timm:resnet18}" "${VIEWS:=10}" "${EPOCHS:=100}" "${WARMUP:=5}" "${GPUS:=1}"
 : "${CACHE:=/var/tmp/teachonce}" "${CACHE_SIZE:=}" "${DEVICE:=auto}"
 
 # Hours, money and bytes first: nothing is written.
@@ -29,5 +29,5 @@ if [[ "$DATA$STORE" == *://* ]]; then
 fi
 
 teachonce train --data "$DATA" --student "$STUDENT" --store "$STORE" --kd-temp 1 --out "$RUN" --devices "$GPUS" \
-    --lr-batch 256 "${cache[@]}"
+    --epochs "$EPOCHS" --lr-batch 256 --warmup-epochs "$WARMUP" "${cache[@]}"
 teachonce status "$RUN"

@@ -13,7 +13,7 @@
 # on storage that all machines reach; each machine caches the data once for all of its ranks.
 set -euo pipefail
 : "${DATA:=s3://bucket/imagenet}" "${STORE:=s3://bucket/stores/resnet50}" "${RUN:=s3://bucket/runs/resnet18}"
-: "${STUDENT:=timm:resnet18}" "${GPUS:=8}" "${BATCH:=128}" "${CACHE:=/var/tmp/teachonce}" "${CACHE_SIZE:=}"
+: "${STUDENT:=timm:resnet18}" "${GPUS:=8}" "${BATCH:=128}" "${EPOCHS:=100}" "${WARMUP:=5}" "${CACHE:=/var/tmp/teachonce}" "${CACHE_SIZE:=}"
 : "${NODES:=${SLURM_NNODES:-1}}" "${PORT:=$((29400 + ${SLURM_JOB_ID:-0} % 1000))}" "${DEVICE:=cuda}" "${MORE:=}"
 if [[ -z "${HEAD:-}" ]]; then
     HEAD=localhost
@@ -33,4 +33,4 @@ fi
 exec torchrun --nnodes "$NODES" --nproc-per-node "$GPUS" --rdzv-id "teachonce-${SLURM_JOB_ID:-$PORT}" --rdzv-backend c10d \
     --rdzv-endpoint "$HEAD:$PORT" --max-restarts 0 --no-python \
     teachonce train --data "$DATA" --student "$STUDENT" --store "$STORE" --kd-temp 1 --out "$RUN" --batch-size "$BATCH" \
-    --lr-batch 256 "${cache[@]}" --checkpoint-minutes 15 --grace-seconds 25 $MORE
+    --epochs "$EPOCHS" --lr-batch 256 --warmup-epochs "$WARMUP" "${cache[@]}" --checkpoint-minutes 15 --grace-seconds 25 $MORE

@@ -16,6 +16,13 @@ if TYPE_CHECKING:
     from teachonce.data.logit_sources import RecordLogits as RecordLogits
     from teachonce.data.sampler import EpochBatches as EpochBatches
     from teachonce.data.stored_logits import StoredLogits as StoredLogits
+    from teachonce.errors import CheckError as CheckError
+    from teachonce.errors import ConfigError as ConfigError
+    from teachonce.errors import LogitsError as LogitsError
+    from teachonce.errors import ModelError as ModelError
+    from teachonce.errors import RecordError as RecordError
+    from teachonce.errors import StoppedError as StoppedError
+    from teachonce.errors import StoreError as StoreError
     from teachonce.errors import TeachonceError as TeachonceError
     from teachonce.evaluation.config import EvaluateConfig as EvaluateConfig
     from teachonce.evaluation.evaluate import evaluate as evaluate
@@ -33,17 +40,25 @@ if TYPE_CHECKING:
     from teachonce.losses.losses import kd_loss as kd_loss
     from teachonce.models.assembled_resnet.registry import register_models as register_models
     from teachonce.models.classifier import load_model as load_model
+    from teachonce.pixels.preprocessing import Preprocessing as Preprocessing
+    from teachonce.pixels.preprocessing import normalize as normalize
     from teachonce.pixels.view_sources import DrawnViews as DrawnViews
     from teachonce.pixels.view_sources import OwnViews as OwnViews
     from teachonce.records.class_space import ClassSpace as ClassSpace
     from teachonce.records.discovery import open_records as open_records
+    from teachonce.records.options import RecordOptions as RecordOptions
     from teachonce.store.store import Store as Store
     from teachonce.store.stored_views import StoredViews as StoredViews
     from teachonce.training.config import TrainConfig as TrainConfig
     from teachonce.training.train import train as train
     from teachonce.views.order import ViewOrder as ViewOrder
+    from teachonce.views.policy import AutoAugment as AutoAugment
     from teachonce.views.policy import CenterPolicy as CenterPolicy
     from teachonce.views.policy import CropPolicy as CropPolicy
+    from teachonce.views.policy import ObjectCrop as ObjectCrop
+    from teachonce.views.policy import RandAugment as RandAugment
+    from teachonce.views.policy import RandomErasing as RandomErasing
+    from teachonce.views.policy import RandomMix as RandomMix
     from teachonce.views.view import View as View
 
 __version__ = "0.1.0"
@@ -51,8 +66,11 @@ __version__ = "0.1.0"
 __getattr__, __dir__, __all__ = exports(
     __name__,
     {
+        "AutoAugment": "views.policy",
         "CenterPolicy": "views.policy",
+        "CheckError": "errors",
         "ClassSpace": "records.class_space",
+        "ConfigError": "errors",
         "CropPolicy": "views.policy",
         "DrawnViews": "pixels.view_sources",
         "EpochBatches": "data.sampler",
@@ -61,11 +79,22 @@ __getattr__, __dir__, __all__ = exports(
         "ExtractConfig": "extraction.config",
         "ImportConfig": "interop.config",
         "KDDataset": "data.dataset",
+        "LogitsError": "errors",
         "MergeConfig": "interop.config",
+        "ModelError": "errors",
+        "ObjectCrop": "views.policy",
         "OwnViews": "pixels.view_sources",
+        "Preprocessing": "pixels.preprocessing",
+        "RandAugment": "views.policy",
+        "RandomErasing": "views.policy",
+        "RandomMix": "views.policy",
+        "RecordError": "errors",
         "RecordLogits": "data.logit_sources",
+        "RecordOptions": "records.options",
         "RecordsConfig": "interop.config",
+        "StoppedError": "errors",
         "Store": "store.store",
+        "StoreError": "errors",
         "StoredLogits": "data.stored_logits",
         "StoredViews": "store.stored_views",
         "TeachonceError": "errors",
@@ -81,6 +110,7 @@ __getattr__, __dir__, __all__ = exports(
         "kd_loss": "losses.losses",
         "load_model": "models.classifier",
         "merge": "interop.merge",
+        "normalize": "pixels.preprocessing",
         "open_records": "records.discovery",
         "register_models": "models.assembled_resnet.registry",
         "train": "training.train",

@@ -229,9 +229,9 @@ def test_the_readmes_loop_runs(tmp_path):
     )
     code = code.replace("batch_size=256", "batch_size=4")
     setup = (
-        "import torch\nfrom pathlib import Path\nfrom torch.nn.functional import cross_entropy\n"
+        "import torch\nfrom torch.nn.functional import cross_entropy\n"
         "student = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(8 * 8 * 3, 4))\n"
-        'normalize = lambda pixels: pixels.float() / 255\ndevice = "cpu"\n'
+        'device = "cpu"\n'
     )
     end = "\nassert torch.isfinite(loss) and batch['teacher_logits'].shape[1] == 4\n"
     subprocess.run([sys.executable, "-c", setup + code + end], check=True, cwd=tmp_path)

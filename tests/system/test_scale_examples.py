@@ -328,9 +328,10 @@ def test_one_machine_from_plan_to_student(job):
     script = (FOLDER / "one-machine.sh").read_text()
     # Two batches of the data, which has 50 records, for a few epochs.
     short = folder / "one-machine.sh"
-    short.write_text(script.replace("--kd-temp 1", "--kd-temp 1 --epochs 2 --batch-size 16 --size 32"))
+    short.write_text(script.replace("--kd-temp 1", "--kd-temp 1 --batch-size 16 --size 32"))
+    few = {"EPOCHS": "2", "WARMUP": "1"}
     done = subprocess.run(
-        ["bash", str(short)], env=environment, capture_output=True, text=True, timeout=300, check=False
+        ["bash", str(short)], env=environment | few, capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 0, done.stderr
     assert "on 1 device (--devices)" in done.stdout and "sound" in done.stdout
@@ -343,7 +344,7 @@ def test_torchrun_on_one_machine(job):
     folder, environment = job
     run_script(FOLDER / "slurm-array.sh", environment | {"SLURM_ARRAY_TASK_COUNT": "1", "SLURM_ARRAY_TASK_ID": "0"})
     with_port = {"GPUS": "2", "BATCH": "8", "PORT": "0", "NODES": "1"}
-    more = {"MORE": "--epochs 1 --size 32 --validation-split none"}
+    more = {"MORE": "--size 32 --validation-split none", "EPOCHS": "1", "WARMUP": "1"}
     run_script(FOLDER / "torchrun-train.sh", environment | with_port | more)
     assert read_json(folder / "run" / "result.json")["epochs"] == 1
     assert read_json(folder / "run" / "config.json")["world_size"] == 2

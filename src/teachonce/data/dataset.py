@@ -232,7 +232,8 @@ class KDDataset:
 class EvalDataset:
     """Records as a model's evaluation sees them, in their order: batches of pixels, labels and indices.
 
-    ``preprocessing`` is the model's: ``load_model(...).preprocessing``.
+    ``preprocessing`` is the model's: ``load_model(...).preprocessing``; of a student in training a ``Preprocessing`` of
+    its size, with the margin that it will have, such as ``resize_px=256`` of 224.
     """
 
     def __init__(

@@ -38,7 +38,7 @@ class StoredLogits:
     they are stored, for ``decode`` on the device. With ``other_views`` it is meant, and not warned of, that the student
     gets other views than those that the stores have.
 
-    Raises StoreError where the stores are of other policies, seeds or data classes.
+    Raises StoreError where the stores are of other policies, seeds or data classes, ConfigError for none.
     """
 
     needs_record_logits = False
@@ -51,7 +51,8 @@ class StoredLogits:
         temperature: float | None = None,
         other_views: bool = False,
     ) -> None:
-        assert stores, "at least one store"
+        if not stores:
+            raise ConfigError("logits of no store: expected at least one")
         self.stores = list(stores)
         for store in self.stores:
             check_same_policy(self.stores[0], store)

@@ -140,7 +140,8 @@ def load_model(
 
     ``num_threads`` is the backend's for one operation (PyTorch: of the whole process). Images and the weights of
     convolutions are channels-last, which CPUs and GPUs compute fastest; on a CPU the process keeps the memory that it
-    frees. A backend that was built without a GPU is used on the CPU where the device is ``auto``, or with ``or_cpu``.
+    frees. A backend that was built without a GPU is used on the CPU, with a warning, where the device is ``auto``, or
+    with ``or_cpu``.
     Raises ConfigError for an invalid SPEC, ModelError for weights or a model that do not fit, LogitsError for one whose
     logits are not finite.
     """
@@ -151,9 +152,10 @@ def load_model(
         torch.set_num_threads(num_threads)
     try:
         loaded = _load_backend(spec, target, num_threads)
-    except NoGpuError:
+    except NoGpuError as error:
         if not (or_cpu or str(device) == "auto"):
             raise
+        warnings.warn(f"{error}; the CPU is used", stacklevel=2)
         target = torch.device("cpu")
         loaded = _load_backend(spec, target, num_threads)
     if target.type == "cpu" and loaded.module is not None:

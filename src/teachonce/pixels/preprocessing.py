@@ -164,11 +164,13 @@ PIXELS_AS_THEY_ARE: dict[str, Any] = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0,
 def normalize(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
     """The model's input [B, 3, H, W], float32, from pixels [B, H, W, 3] (uint8, or float in 0..255), on their device.
 
-    The operations and their order are torchvision's ``ToTensor`` and ``Normalize``, so the bits are the same.
+    The operations and their order are torchvision's ``ToTensor`` and ``Normalize``, so the bits are the same. Raises
+    ConfigError for other shapes.
     """
     import torch
 
-    assert pixels.ndim == 4 and pixels.shape[-1] == 3, pixels.shape
+    if pixels.ndim != 4 or pixels.shape[-1] != 3:
+        raise ConfigError(f"pixels {list(pixels.shape)}: expected [B, H, W, 3]")
     images = pixels.permute(0, 3, 1, 2).contiguous().to(torch.float32)
     if preprocessing.value_range == "unit":
         images = images / 255
