@@ -233,6 +233,10 @@ def test_stores_that_are_there(ablation, digits, teacher, tmp_path, capsys):
         ({"stores": "a,,b", "teacher": None}, "--stores a,,b: expected stores as A,B,A+B, none of them empty"),
         ({"label_weight": 0.0, "kd_weight": 0.0}, "--kd-weight 0.0: expected above 0 with --label-weight 0"),
         ({"teacher": None}, "--teacher None: expected a model SPEC, or --stores"),
+        (
+            {"arms": "views:2,own:2", "cutmix_alpha": 1.0},
+            "--arms own:2: expected arms without own:V, or no --cutmix-alpha",
+        ),
     ],
 )
 def test_wrong_commands(settings, message, tmp_path):

@@ -122,7 +122,11 @@ def test_foreign_records_without_a_class_table(teacher: str, data: Path, tmp_pat
             (tmp_path / path.name).write_bytes(path.read_bytes())
     advice = "if labels count from 1, give --label-offset -1, else an --offset that fits the data"
     with pytest.raises(RecordError, match=rf"record \d+ .*label 4, expected 0 to 3; {advice}"):
+        evaluate(EvaluateConfig(data=tmp_path, model=teacher, offset=0))
+    with pytest.raises(ConfigError, match=r"the number of classes is unknown .*: give --offset, the data label"):
         evaluate(EvaluateConfig(data=tmp_path, model=teacher))
+    with pytest.raises(ConfigError, match="give offset= in its SPEC"):
+        evaluate(EvaluateConfig(data=tmp_path, model=teacher, offset=1, against=teacher))
     own = evaluate(EvaluateConfig(data=data, model=teacher))
     foreign = evaluate(EvaluateConfig(data=tmp_path, model=teacher, offset=1))
     assert foreign["top1"] == own["top1"] and foreign["ece"] == pytest.approx(own["ece"])

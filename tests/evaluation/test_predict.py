@@ -125,6 +125,22 @@ def test_both_at_once(run: Path, pictures: Path, tmp_path: Path, capsys: pytest.
     assert len((tmp_path / "p.csv").read_text().splitlines()) == 8
 
 
+def test_the_table_is_complete_though_nobody_reads_the_lines(
+    run: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As behind `| head`."""
+
+    def gone(text: str) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr("teachonce.evaluation.predict.print_text", gone)
+    with pytest.raises(BrokenPipeError):
+        predict(PredictConfig(model=str(run), images=(pictures,), json=True, csv=tmp_path / "p.csv"))
+    assert len((tmp_path / "p.csv").read_text().splitlines()) == 8
+    with pytest.raises(BrokenPipeError):
+        predict(PredictConfig(model=str(run), images=(pictures,), json=True))
+
+
 @pytest.mark.parametrize("batch_size", [1, 4, 64])
 def test_odd_files_cost_their_own_result_alone(
     run: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], batch_size: int

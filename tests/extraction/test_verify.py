@@ -142,7 +142,10 @@ def test_all_damage_is_listed_at_once(store, data):
         (store / name).write_bytes(raw)
     (store / "train-00000-of-00002.records.arrow").unlink()
     reason = check(store, data).reason
-    assert "3 of 7 files are damaged; run extract with the same options and --repair to recompute them" in reason
+    assert (
+        "3 of 7 files are damaged; run the command that made it, extract or import, with the same options and --repair"
+        in reason
+    )
     for name in (NAME, other):
         assert re.search(rf"{name}: block 0: hash \w+, \w+ was written", reason)
     assert re.search(r"train-00000-of-00002\.records\.arrow: cannot be read", reason)

@@ -19,6 +19,7 @@ from teachonce.storage.files import write_json
 from teachonce.store.begin import begin_store
 from teachonce.store.manifests import finalize_store
 from teachonce.store.plan_files import CONFIG_NAME
+from teachonce.views.policy import CropPolicy, RandomMix, policy_to_json
 from tests.support.small_data import run_config
 from tests.support.small_stores import fill, make_plan
 
@@ -126,6 +127,14 @@ def test_two_stores(tmp_path: Path) -> None:
     assert found["environment"] == {}
     same = compare(first, first)
     assert same["settings"] == same["environment"] == {}
+
+
+def test_a_mixed_view_has_no_single_label(tmp_path: Path) -> None:
+    first = write_store(tmp_path / "a")
+    mixed = policy_to_json(CropPolicy(mix=RandomMix(cutmix_alpha=1.0))) | {"seed": 0}
+    second = write_store(tmp_path / "b", policy=mixed)
+    top1 = compare(first, second)["results"]["top1"]
+    assert 0 <= top1[0] <= 1 and top1[1] is None
 
 
 def test_options_that_one_store_lacks_are_not_compared(tmp_path: Path) -> None:

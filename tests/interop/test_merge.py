@@ -12,6 +12,8 @@ from teachonce.interop.merge import merge
 from teachonce.records.discovery import open_records
 from teachonce.records.tfrecord.framing import read_tfrecords
 from teachonce.records.tfrecord.tf_example import decode_example
+from teachonce.storage.files import write_json
+from teachonce.store.plan_files import CONFIG_NAME
 from teachonce.store.store import Store
 from tests.support.small_data import change_image, example, write_image_folder, write_shards, write_store
 
@@ -153,6 +155,14 @@ def test_wrong_commands(tmp_path, data, store):
     run(store, data, tmp_path / "out")
     with pytest.raises(PlanMismatchError, match=r"background_logit was -inf, now 0\.0"):
         run(store, data, tmp_path / "out", background_logit=0.0)
+
+
+def test_records_that_were_held_out_are_said_to_be(tmp_path, store):
+    """The store is of this very data: to extract over it would not be what --val-fraction was given for."""
+    more = write_shards(tmp_path / "more", sizes=(5, 4))
+    write_json((store.path if isinstance(store, Store) else store) / CONFIG_NAME, {"val_fraction": 0.1})
+    with pytest.raises(StoreError, match=r"extracted with --val-fraction 0\.1, and merge copies whole splits"):
+        run(store, more, tmp_path / "out")
 
 
 def test_a_damaged_record_stops_it(tmp_path, data, store):

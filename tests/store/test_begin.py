@@ -73,6 +73,23 @@ def test_names_that_the_data_did_not_have_are_no_other_plan(tmp_path):
         begin_store(tmp_path / "named", make_plan(class_names=names[::-1]), views_per_file=2)
 
 
+def test_a_number_of_classes_that_the_data_did_not_say_is_no_other_plan(tmp_path):
+    """As where classes.json is added beside TFRecords whose --num-classes was given before."""
+    path = tmp_path / "store"
+    plan = make_plan()
+    unnamed, named = (
+        replace(plan, data=plan.data | {"num_classes": None}),
+        plan.data | {"num_classes": plan.data_classes},
+    )
+    begin_store(path, unnamed, views_per_file=2)
+    names = tuple(map(str, range(plan.data_classes)))
+    begin_store(path, replace(plan, data=named, class_names=names), views_per_file=2)
+    other = tmp_path / "other"
+    begin_store(other, replace(plan, data=named), views_per_file=2)
+    with pytest.raises(PlanMismatchError, match="num_classes was"):
+        begin_store(other, replace(plan, data=named | {"num_classes": 99}), views_per_file=2)
+
+
 def grown(plan, *added):
     data = plan.data | {"shards": [*plan.data["shards"], *([name, count, 50] for name, count in added)]}
     return replace(plan, data=data, shards=(*plan.shards, *added))

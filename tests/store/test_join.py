@@ -220,7 +220,7 @@ def test_unknown_records_are_counted_and_named(tmp_path, store, source):
         StoreJoin(store, other)
     assert str(error.value) == (
         f"{store.path}: 6 of 8 records are in the store; 2 are not (first: image_100.jpg); give the data of "
-        f"{store.path}, extract over this data, or leave them out with --missing skip"
+        f"{store.path}, or extract over this data (train --missing skip leaves them out)"
     )
     unknown = find_unknown([store], other)
     assert unknown.count == 2 and [rows.tolist() for rows in unknown.rows] == [[1], [1]]
@@ -602,7 +602,7 @@ def test_the_advice_is_that_of_the_program(tmp_path, store):
     other = open_records(
         write_shards(tmp_path / "other", payloads=[example(index, 1 + index % 3) for index in range(3, 12)]), "train"
     )
-    with pytest.raises(StoreError, match="or leave them out with --missing skip"):
+    with pytest.raises(StoreError, match="train --missing skip leaves them out"):
         StoreJoin(store, other)
     with pytest.raises(StoreError, match=r"3 are not .*; do this$"):
         StoreJoin(store, other, advice="do this")

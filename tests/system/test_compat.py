@@ -360,6 +360,10 @@ def test_an_old_store_is_verified_trained_from_and_merged(tmp_path, records, old
 
 
 def merge_of(store, records, out):
+    if Store(store).policy.mix is not None:
+        with pytest.raises(ConfigError, match="its views are mixed with other images"):
+            merge(MergeConfig(store=store, data=records, out=out, view=1))
+        return
     with pytest.warns(UserWarning, match="is a random crop"):
         merge(MergeConfig(store=store, data=records, out=out, view=1))
     merged, opened = open_records(out, "train"), Store(store)
@@ -459,6 +463,11 @@ def test_what_is_not_upgraded(tmp_path):
         upgrade(UpgradeConfig(store=path, out=tmp_path / "new"))
     with pytest.raises(StoreError, match="is not finished"):
         Store(tmp_path / "new")
+
+
+def test_options_of_data_that_is_not_given_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match="--label-offset 1: applies only with --data, found no --data"):
+        UpgradeConfig(store=tmp_path, label_offset=1)
 
 
 def test_an_upgrade_of_the_working_folder_lies_beside_it(tmp_path, monkeypatch):

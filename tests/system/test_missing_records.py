@@ -61,7 +61,7 @@ def test_it_is_refused_with_the_count(tmp_path, capsys, data, store):
     line = fails(
         capsys, words, 1, r"15 of 20 records are in the store; 5 are not \(first: image_17\.jpg\); give the data of"
     )
-    assert line.endswith("or leave them out with --missing skip") and not (tmp_path / "run" / "result.json").exists()
+    assert line.endswith("(train --missing skip leaves them out)") and not (tmp_path / "run" / "result.json").exists()
 
 
 @pytest.mark.parametrize("in_memory", [False, True])

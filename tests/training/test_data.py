@@ -24,6 +24,7 @@ from teachonce.pixels.view_sources import OwnViews
 from teachonce.records.class_space import ClassSpace
 from teachonce.records.discovery import open_records
 from teachonce.store.begin import begin_store
+from teachonce.store.store import Store
 from teachonce.training.config import TrainConfig
 from teachonce.training.data import (
     check_validation,
@@ -34,6 +35,7 @@ from teachonce.training.data import (
 from teachonce.training.train import train
 from teachonce.views.policy import CropPolicy
 from tests.pixels.test_preprocessing import IMAGENET_MEAN_BYTES, WALKTHROUGH
+from tests.support.paths import GOLDEN
 from tests.support.small_data import teacher_logits, write_image_folder, write_store
 from tests.support.small_models import write_color_shards, write_color_teacher
 from tests.training.test_train import config
@@ -151,6 +153,35 @@ def test_what_an_online_teacher_alone_reads_is_said(tmp_path: Path) -> None:
     assert said == [
         *("--teacher timm:resnet18", "--cutmix-alpha 1.0", "--mix-prob 0.5", "--cutmix-prob 0.1", "--view-seed 3"),
     ]
+
+
+def test_what_a_baseline_leaves_unread_of_a_store_is_said(tmp_path: Path) -> None:
+    """--missing skip too: the training with the store leaves records out, the baseline does not."""
+    given = TrainConfig(
+        data=tmp_path,
+        student="s",
+        out=tmp_path,
+        store=(tmp_path / "s",),
+        kd_temp=0,
+        missing="skip",
+        views=2,
+        trust=True,
+    )
+    data: Any = SimpleNamespace(logits=None, views=OwnViews(CropPolicy()))
+    with pytest.warns(UserWarning) as caught:
+        warn_without_effect(given, data)
+    said = [str(warning.message) for warning in caught]
+    end = " has no effect with --kd-temp 0"
+    assert f"--missing skip{end}: the records that the store lacks are trained on too" in said
+    assert {f"--views 2{end}", f"--trust{end}"} <= set(said)
+
+
+def test_own_views_of_mixed_answers_are_refused(tmp_path: Path) -> None:
+    data = GOLDEN / "records"
+    store = GOLDEN / "store-v3-int8"
+    assert Store(store).policy.mix is not None
+    with pytest.raises(ConfigError, match=r"--own-views: the views of --store .* are mixed with other images"):
+        train(config(data, tmp_path / "run", store=store, own_views=True, validation_split=None))
 
 
 def test_data_of_one_class(tmp_path: Path) -> None:

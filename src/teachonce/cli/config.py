@@ -77,6 +77,13 @@ class AblateConfig(TrainingOptions):
         self.parse_stores()
         split = self.validation_split
         require(self.has_validation, "--validation-split", split, "a split: ablate compares validation accuracies")
+        mixing = next((name for name in ("mixup", "cutmix") if getattr(self, f"{name}_alpha") > 0), None)
+        if mixing is not None and self.teacher and not self.stores:
+            own = next((f"own:{count}" for kind, count in self.parse_arms() if kind == "own"), None)
+            advice = (
+                f"arms without own:V, or no --{mixing}-alpha: the store's answers are of mixed images, its views not"
+            )
+            require(own is None, "--arms", own, advice)
         # Scaled to a sum of 1, which nothing cannot be.
         require(self.label_weight + self.kd_weight > 0, "--kd-weight", self.kd_weight, "above 0 with --label-weight 0")
         check_applicable(self)

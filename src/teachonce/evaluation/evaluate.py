@@ -172,6 +172,14 @@ def _load(spec: str, config: EvaluateConfig, source: RecordSource, offset: int |
         warn_of_trained_images(classifier.spec.name, config.split, config)
     names = None if source.classes is None else source.classes.names
     num_classes = None if names is None else len(names)
+    knows_offset = offset is not None or classifier.default_offset is not None
+    if num_classes is None and not knows_offset:
+        # As in ``extract``: a guess would shift every label, and of some of the classes nothing would show it.
+        asked = "--offset" if option is not None else "offset= in its SPEC"
+        raise ConfigError(
+            f"{config.data}: the number of classes is unknown (no classes.json): give {asked}, the data label of the "
+            f"first class of {spec} (ImageNet TFRecords: 1; labels that count from 0: 0)"
+        )
     return Evaluated(classifier, resolve_model_offset(classifier, names, num_classes, offset, option=option))
 
 

@@ -77,6 +77,7 @@ def predict(config: PredictConfig) -> Predicted:
     with phase("predict", "loading the model"):
         classifier = load_model(parse_model(config.model), device=config.device, precision=config.precision)
     num_failed = 0
+    gone: BrokenPipeError | None = None
     with ExitStack() as outputs:
         shows: list[Callable[[Prediction], None]] = []
         if config.json:
@@ -96,9 +97,18 @@ def predict(config: PredictConfig) -> Predicted:
                 if found.error is not None:
                     num_failed += 1
                     print_line(f"teachonce: {found.error}")
-                for show in shows:
-                    show(found)
+                for show in list(shows):
+                    try:
+                        show(found)
+                    except BrokenPipeError as error:
+                        if config.csv is None:
+                            raise
+                        # The reader of stdout has gone (`| head`), and the table is not his.
+                        gone = error
+                        shows.remove(show)
                 advance(1)
+    if gone is not None:
+        raise gone
     if config.csv is not None:
         print_written(config.csv, is_json=config.json)
     return Predicted(num_images=len(files), num_failed=num_failed)

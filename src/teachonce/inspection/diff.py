@@ -119,12 +119,14 @@ def _describe_store(store: Store) -> Described:
         store.read_hits(shard, group) for group in store.plan.view_groups for shard in range(len(store.plan.shards))
     ]
     num_rows = sum(map(store.count_labeled, range(len(store.plan.shards)))) * store.num_views
+    # A mixed view has no single label.
+    is_judged = store.policy.mix is None and None not in hits and num_rows > 0
     results = {
         "records": store.num_records,
         "shards": len(store.plan.shards),
         "views": store.num_views,
         "bytes": store.num_bytes(),
-        "top1": None if None in hits or not num_rows else sum(sum(found or []) for found in hits) / num_rows,
+        "top1": sum(sum(found or []) for found in hits) / num_rows if is_judged else None,
     }
     devices = sorted({str(made["device"]) for made in store.made_by if "device" in made})
     environment = {"versions": store.versions, "device": " and ".join(devices) or None}

@@ -30,7 +30,7 @@ from teachonce.options import (
     check_values,
     only_with,
 )
-from teachonce.records.options import RecordOptions
+from teachonce.records.options import RecordOptions, given_record_options
 
 MarkerName = Literal["auto", "row"]
 """Where restart markers go: several per row of blocks where the row divides evenly, or one per row."""
@@ -214,7 +214,7 @@ class ExportLogitsConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class UpgradeConfig:
+class UpgradeConfig(RecordOptions):
     """Convert a store of format 1 or 2 to the current format, without the teacher."""
 
     store: InStore[Positional[Path]]
@@ -225,7 +225,9 @@ class UpgradeConfig:
     """The records of the store, to add their class names to the new store; a sample of keys and labels is compared."""
 
     def __post_init__(self) -> None:
-        check_values(self)
+        super().__post_init__()
+        if self.data is None and (given := given_record_options(self)):
+            raise ConfigError(f"{given}: applies only with --data, found no --data")
 
 
 @dataclass(frozen=True, kw_only=True)

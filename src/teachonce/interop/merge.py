@@ -44,6 +44,7 @@ from teachonce.storage.files import open_storage
 from teachonce.storage.names import check_component
 from teachonce.storage.remote.file_index import ListedFile
 from teachonce.store.join import StoreJoin
+from teachonce.store.plan_files import read_options
 from teachonce.store.store import Store
 from teachonce.views.columns import VIEW_COLUMNS
 
@@ -70,9 +71,14 @@ def merge(config: MergeConfig) -> None:
         source = open_records(config.data, split)
     if source.format != "tfrecord":  # a split beside shards of others
         raise ConfigError(f"{config.data}: merge copies {OWN_SHARDS}, found {split}/ with images; {instead}")
-    join = StoreJoin(store, source, advice=f"give the data of {store.path}, or extract over this data")
+    join = StoreJoin(store, source, advice=_advice(store))
     if not 0 <= config.view < store.num_views:
         raise ConfigError(f"--view {config.view}: expected 0 to {store.num_views - 1}, the views of {config.store}")
+    if store.policy.mix is not None:
+        raise ConfigError(
+            f"{config.store}: its views are mixed with other images, so its logits are of no record alone; give a "
+            "store without mixing, or train from this one"
+        )
     if store.policy.is_random:
         warnings.warn(
             f"{config.store}: view {config.view} is a random crop, which readers of the merged records cannot "
@@ -185,6 +191,17 @@ def _in_turn(shards: Sequence[int], engine: Engine) -> list[list[int]]:
         return [[shard] for shard in shards]
     most = len(shards) // (4 * engine.num_workers) if engine.num_workers > 1 else SHARDS_IN_TURN
     return list(chunked(shards, min(SHARDS_IN_TURN, max(1, most))))
+
+
+def _advice(store: Store) -> str:
+    """What to do about records that the store does not have."""
+    options = read_options(store.path)
+    if options.get("val_fraction"):
+        return (
+            f"the store was extracted with --val-fraction {options['val_fraction']}, and merge copies whole splits; "
+            "train from the store, or extract over all of this data"
+        )
+    return f"give the data of {store.path}, or extract over this data"
 
 
 def _count_classes(store: Store, source: RecordSource) -> int:

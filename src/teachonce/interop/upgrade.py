@@ -16,6 +16,7 @@ from teachonce.engine.progress import phase, progress
 from teachonce.errors import ConfigError, StoreError
 from teachonce.interop.config import UpgradeConfig
 from teachonce.records.discovery import open_records
+from teachonce.records.options import RecordOptions
 from teachonce.storage.files import open_storage
 from teachonce.store.begin import begin_store
 from teachonce.store.card import copy_card
@@ -29,6 +30,7 @@ from teachonce.terminal import plural, print_note
 ROWS_AT_ONCE = 1024
 COMPARED_RECORDS = 256
 """Of the data that gives the names: of so many keys and labels are compared with the store's."""
+_NO_OPTIONS = RecordOptions()
 
 
 def upgrade(config: UpgradeConfig) -> None:
@@ -62,7 +64,7 @@ def upgrade(config: UpgradeConfig) -> None:
 
 
 def _begin(config: UpgradeConfig, store: Store, out: Path) -> Plan:
-    names = None if config.data is None else read_names(config.data, store)
+    names = None if config.data is None else read_names(config.data, store, config)
     plan = replace(store.plan, format_version=FORMAT_VERSION, class_names=names)
     plan = begin_store(out, plan, views_per_file=1)
     while names is not None and plan.class_names is None:
@@ -72,9 +74,9 @@ def _begin(config: UpgradeConfig, store: Store, out: Path) -> Plan:
     return plan
 
 
-def read_names(data: Path, store: Store) -> tuple[str, ...]:
+def read_names(data: Path, store: Store, options: RecordOptions = _NO_OPTIONS) -> tuple[str, ...]:
     """The names of the data's classes; ConfigError where there are none, or it is not the data of the store."""
-    source = open_records(data, store.plan.data["split"])
+    source = open_records(data, store.plan.data["split"], options)
     if source.classes is None or len(source.classes.names) != store.plan.data_classes:
         found = "no class names" if source.classes is None else f"{len(source.classes.names)} classes"
         raise ConfigError(f"{data}: {found}, expected the {store.plan.data_classes} classes of the store")

@@ -26,7 +26,8 @@ class RecordOptions:
 
     val_fraction: InData[FractionBelowOne] = 0.0
     """Data without a validation split: hold about this part of its images out as one. An image is in it by a hash of
-    its bytes, so it stays there as data grow, and equal images are on one side. Give it to every command alike."""
+    its bytes, so it stays there as data grow, and equal images are on one side. Give it alike to every command that
+    has it."""
     val_seed: InData[Seed] = only_with(0, _HELD_OUT)
     """--val-fraction: another seed holds other images out."""
     labels: InData[Path | None] = None

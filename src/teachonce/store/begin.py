@@ -83,8 +83,11 @@ def _check_agrees(path: Path, old: Plan, new: Plan, *, knows_data: bool) -> None
             f"can be read and trained from, but not extended; 'teachonce upgrade {path}' converts it to format "
             f"{FORMAT_VERSION}"
         )
-    # Names that the data did not have when the store was started say nothing against it.
+    # Names that the data did not have when the store was started, or their number, say nothing against it: how many
+    # classes the teacher was mapped to is another field.
     names = {"class_names"} if old.class_names is None or new.class_names is None else set()
+    if None in (old.data.get("num_classes"), new.data.get("num_classes")):
+        names.add("data.num_classes")
     may_differ = MAY_DIFFER | names | ({"data.format"} if knows_data else set())
     if not knows_data:
         may_differ -= {"data.shards"}

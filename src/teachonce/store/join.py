@@ -65,7 +65,9 @@ class StoreJoin:
         if not self.has_positions:
             unknown = find_unknown([store], source)
             if unknown.count:
-                skip = f"give the data of {store.path}, extract over this data, or leave them out with --missing skip"
+                skip = (
+                    f"give the data of {store.path}, or extract over this data (train --missing skip leaves them out)"
+                )
                 raise StoreError(unknown.describe(advice or skip))
         self._check_sampled_labels()
         _warn_of_conflicts(store)
@@ -101,7 +103,8 @@ class StoreJoin:
                 at = int(others[np.flatnonzero(stored != keys[others])[0]])
                 raise StoreError(
                     f"{records[at].where}: the index of {self.store.path} points to a row with another key: it is "
-                    "damaged or of other records; run extract with the same options and --repair to rebuild it"
+                    "damaged or of other records; run the command that made it, extract or import, with the same "
+                    "options and --repair to rebuild it"
                 )
         self._check_labels(records, stored_labels)
         return found

@@ -40,7 +40,7 @@ from teachonce.store.tables import (
     write_index,
 )
 
-REPAIR = "run extract with the same options and --repair to rebuild it"
+REPAIR = "run the command that made it, extract or import, with the same options and --repair to rebuild it"
 
 
 @dataclass(frozen=True, kw_only=True)

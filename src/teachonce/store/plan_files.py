@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from teachonce.errors import StoreError
-from teachonce.storage.files import open_storage, write_json
+from teachonce.storage.files import open_storage, read_json, write_json
 from teachonce.storage.sealed_json import parse_sealed, write_sealed
 from teachonce.store import legacy
 from teachonce.store.plan import ADVICE, RESTORE, Plan
@@ -92,6 +92,11 @@ def put_config(path: Path, options: dict[str, Any]) -> None:
     """Keep the options that a store is started with, where no other worker has kept its own."""
     if not open_storage(path).has(CONFIG_NAME):
         write_json(path / CONFIG_NAME, options, overwrite=False)
+
+
+def read_options(path: Path) -> dict[str, Any]:
+    """The options that a store was started with, as JSON has them; {} where nothing says them."""
+    return read_json(path / CONFIG_NAME) if open_storage(path).has(CONFIG_NAME) else {}
 
 
 def _check_follows(plans: list[SealedPlan], where: str) -> None:

@@ -285,8 +285,8 @@ class Store:
         if damaged:
             listed = "\n  ".join(reason for _, reason in damaged)
             raise StoreError(
-                f"{self.path}: {len(damaged)} of {num_files} files are damaged; run extract with the same options "
-                f"and --repair to recompute them:\n  {listed}"
+                f"{self.path}: {len(damaged)} of {num_files} files are damaged; run the command that made "
+                f"it, extract or import, with the same options and --repair to recompute them:\n  {listed}"
             )
         return num_files
 

@@ -116,6 +116,11 @@ def open_training_data(
     stores = open_stores(config) if config.temperature > 0 else []
     has_record_logits = config.logits == "records" and config.temperature > 0
     num_missing = 0
+    if config.own_views and stores and stores[0].policy.mix is not None:
+        raise ConfigError(
+            f"--own-views: the views of --store {stores[0].path} are mixed with other images, and its answers are of "
+            "no other view; replay them, or give a store without mixing"
+        )
     if stores and config.missing == "skip":
         source, unknown = known_records(stores, source)
         num_missing = unknown.count
@@ -353,13 +358,17 @@ def warn_without_effect(config: TrainConfig, dataset: KDDataset) -> None:
     in vain, and of what breaks the agreement of stored views."""
     given = config.given_options()
     if config.temperature == 0 and config.has_teacher:
-        unread = ("store", "logits", "teacher", "kd_weight", "cutmix_alpha", "mix_prob", "cutmix_prob", "view_seed")
+        views = ("views", "view_order", "own_views", "missing", "trust", "store_weights", "teacher_offset")
+        mixes = ("cutmix_alpha", "mix_prob", "cutmix_prob", "view_seed")
+        unread = ("store", "logits", "teacher", "kd_weight", *views, *mixes)
         for name in unread:
             if name in given:
                 given_option = " ".join(option_arguments(name, given[name]))
                 others = (
                     describe_other_views(config.store[0], config) if name == "store" and not config.own_views else ""
                 )
+                if name == "missing":
+                    others = "the records that the store lacks are trained on too"
                 note = f": {others}" if others else ""
                 warnings.warn(f"{given_option} has no effect with --kd-temp 0{note}", stacklevel=3)
     if isinstance(dataset.views, DrawnViews):

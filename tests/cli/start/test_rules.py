@@ -175,6 +175,8 @@ def test_images_without_labels_need_a_teacher() -> None:
 def test_classes_without_names_and_background() -> None:
     teacher, _, _, student, _ = steps_of(replace(PICTURES, class_names=(), largest_label=9))
     assert teacher.config.num_classes == student.config.num_classes == 10
+    unnamed = steps_of(replace(PICTURES, class_names=(), largest_label=9), teacher="onnx:big.onnx")
+    assert [step.config.num_classes for step in unnamed[:3]] == [10, 10, 10]
     assert steps_of(replace(PICTURES, has_background=True))[0].config.offset == 1
 
 

@@ -80,7 +80,7 @@ def choose_steps(found: Findings, config: StartConfig, folder: Path) -> list[Ste
         steps.append(_train_teacher(found, config, chosen, teacher, folder / "teacher"))
         teacher = f"run:{folder / 'teacher'}"
     steps += [
-        _plan(config, chosen, teacher),
+        _plan(found, config, chosen, teacher),
         _extract(found, config, chosen, teacher, folder / "store"),
         _train_student(found, config, chosen, folder),
         _export(found, config, chosen, folder),
@@ -216,11 +216,12 @@ def _unnamed_classes(found: Findings) -> int | None:
     return None if found.class_names or found.labeled == "none" else found.largest_label + 1
 
 
-def _views(found: Findings | None, config: StartConfig, chosen: _Choices, teacher: str) -> dict[str, Any]:
+def _views(found: Findings, config: StartConfig, chosen: _Choices, teacher: str) -> dict[str, Any]:
     return {
         **chosen.records,
         "data": config.data,
         "split": config.split,
+        "num_classes": _unnamed_classes(found),
         "teacher": teacher,
         "policy": "crop",
         "views": chosen.num_views,
@@ -229,8 +230,8 @@ def _views(found: Findings | None, config: StartConfig, chosen: _Choices, teache
     }
 
 
-def _plan(config: StartConfig, chosen: _Choices, teacher: str) -> Step:
-    options = _views(None, config, chosen, teacher)
+def _plan(found: Findings, config: StartConfig, chosen: _Choices, teacher: str) -> Step:
+    options = _views(found, config, chosen, teacher)
     reasons = (
         "Bytes, hours and what the codec loses, measured on a sample. Read it before the next command, and give "
         "--price and --devices for a cluster.",
