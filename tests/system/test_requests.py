@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from teachonce.cli.main import main
@@ -22,6 +23,8 @@ from teachonce.storage.files import open_storage
 from teachonce.store.manifests import finalize_store
 from teachonce.store.repair import remove_damaged
 from teachonce.store.store import Store
+from teachonce.training.config import TrainConfig
+from teachonce.training.train import train
 from tests.support.object_stores import environment, fill_bucket, new_bucket
 from tests.support.proxy import Proxy, Request, start_proxy
 from tests.support.small_data import write_image_folder, write_shards
@@ -125,6 +128,26 @@ def test_opening_image_folders(place: Path, proxy: Proxy) -> None:
     assert not count(requests)["HEAD"] and len(requests) <= 2 * 4 + 10, count(requests)
 
 
+def test_images_are_requested_side_by_side(place: Path, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch of them, and those of a shard one after another."""
+    source = open_records(place / "images", "train")
+    for read in (
+        lambda: source.read_batch(source.locate_all(np.arange(40))),
+        lambda: list(source.iter_shard(0)),
+    ):
+        most = most_at_once(proxy, monkeypatch)
+        with proxy.counted() as requests:
+            names = [record.filename for record in read()]
+        assert names == sorted(names) and count(requests) == {"GET": len(names)}
+        assert most[0] >= 3
+
+
+def test_image_files_far_away_are_said_to_be_requested_in_every_epoch(place: Path, tmp_path: Path) -> None:
+    options = {"epochs": 1, "batch_size": 16, "size": 16, "device": "cpu", "validation_split": None, "warmup_epochs": 0}
+    with pytest.warns(UserWarning, match="each image is a file, which no cache keeps: every epoch requests them all"):
+        train(TrainConfig(data=place / "images", student="timm:test_resnet", out=tmp_path / "run", **options))
+
+
 def test_opening_a_store(place: Path, proxy: Proxy) -> None:
     """Whatever the number of its shards: its plans and its manifests."""
     with proxy.counted() as requests:
@@ -139,7 +162,6 @@ def test_opening_a_store(place: Path, proxy: Proxy) -> None:
 
 def test_a_block_is_read_once(moto: str, proxy: Proxy, tmp_path: Path) -> None:
     """To compare its hash and to use it are one request."""
-    import numpy as np
     import pyarrow as pa
 
     from teachonce.storage.block_file import BlockFile, write_blocks

@@ -90,7 +90,7 @@ class ImageFileSource(RecordSource):
         self, locations: Sequence[Location], *, with_logits: bool = False, buffers: BufferPool | None = None
     ) -> list[Record]:
         """The records at several locations; LogitsError where logits are requested, which a folder cannot hold."""
-        return [self._read(shard, row, with_logits) for shard, row in locations]
+        return list(overlap(self._storage, locations, lambda place: self._read(*place, with_logits)))
 
     def _read(self, shard: int, row: int, with_logits: bool) -> Record:
         assert 0 <= row < self.shards[shard].num_records, f"row {row} of {self.shards[shard]}"
@@ -107,8 +107,8 @@ class ImageFileSource(RecordSource):
 
     def iter_shard(self, shard: int, *, with_logits: bool = False) -> Iterator[Record]:
         """The records of a shard in order; raises as ``read_batch``."""
-        for row in range(self.shards[shard].num_records):
-            yield self._read(shard, row, with_logits)
+        rows = range(self.shards[shard].num_records)
+        yield from overlap(self._storage, rows, lambda row: self._read(shard, row, with_logits))
 
 
 class FolderSource(ImageFileSource):

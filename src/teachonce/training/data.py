@@ -33,6 +33,7 @@ from teachonce.records.class_space import ClassSpace
 from teachonce.records.class_table import hash_classes, shown_names
 from teachonce.records.data_keys import read_all_labels
 from teachonce.records.discovery import open_records
+from teachonce.records.image_folder import IMAGE_FILE_FORMATS
 from teachonce.records.source import RecordSource, require_labels, split_in_names
 from teachonce.runs.run import Run, find_run
 from teachonce.storage.address import is_remote
@@ -106,6 +107,14 @@ def open_training_data(
     source = open_records(config.data, config.split, config, with_boxes=policy.needs_boxes)
     if cache is not None and source.is_fetched:
         check_cache_size(source, config.shuffle_shards, cache.max_bytes)
+    elif (
+        source.format in IMAGE_FILE_FORMATS and not config.in_memory and open_storage(config.data).requests_at_once > 1
+    ):
+        warnings.warn(
+            f"{config.data}: each image is a file, which no cache keeps: every epoch requests them all; make records of "
+            "them (teachonce records), or give --in-memory",
+            stacklevel=3,
+        )
     if config.uses_labels:
         require_labels(source, "the label loss", "train on the teacher alone with --label-weight 0")
     for option, value in (("--class-weights", config.class_weights), ("--sampler", config.sampler)):
