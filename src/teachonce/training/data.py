@@ -107,12 +107,11 @@ def open_training_data(
     source = open_records(config.data, config.split, config, with_boxes=policy.needs_boxes)
     if cache is not None and source.is_fetched:
         check_cache_size(source, config.shuffle_shards, cache.max_bytes)
-    elif (
-        source.format in IMAGE_FILE_FORMATS and not config.in_memory and open_storage(config.data).requests_at_once > 1
-    ):
+    is_far = source.format in IMAGE_FILE_FORMATS and open_storage(config.data).requests_at_once > 1
+    if is_far and not config.in_memory:
         warnings.warn(
-            f"{config.data}: each image is a file, which no cache keeps: every epoch requests them all; make records of "
-            "them (teachonce records), or give --in-memory",
+            f"{config.data}: each image is a file, which no cache keeps: every epoch requests them all; make records "
+            "of them (teachonce records), or give --in-memory",
             stacklevel=3,
         )
     if config.uses_labels:
