@@ -148,7 +148,7 @@ def test_kept_records_have_the_keys_of_the_image_folder(mixed_images: Path, tmp_
 
 
 def test_cmyk_becomes_rgb_without_a_color_profile() -> None:
-    """R = (255 - C) (255 - K) / 255 with Adobe's inverted numbers turned over, rounded; so docs/guide/data.md says."""
+    """R = (255 - C) (255 - K) / 255 with Adobe's inverted numbers turned over, rounded: docs/reference/pixels.md."""
     for as_ycck in (False, True):
         encoded = encode_cmyk(as_ycck=as_ycck)
         cmyk = np.asarray(Image.open(io.BytesIO(encoded)), int)

@@ -127,7 +127,7 @@ def test_links_lead_to_a_file_and_a_heading(page: Path):
 
 
 def test_wrong_links_are_seen():
-    page = DOCS / "guide" / "data.md"
+    page = DOCS / "guide" / "imagenet-editions.md"
     right = """[a](views.md) [b](../design.md#the-seams) [c](#what-to-do) <img src="../images/gains-dark.svg">
     `[no](link.md)` [web](https://example.org/x#y)
 [ref]: ../../examples/read_store.py"""

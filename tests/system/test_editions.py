@@ -1,4 +1,4 @@
-"""Two editions of one data set, as docs/guide/data.md tells it: which records differ, and how logits move."""
+"""Two editions of one data set, as docs/guide/imagenet-editions.md has it: which records differ, how logits move."""
 
 import re
 import shutil
@@ -16,7 +16,7 @@ from teachonce.store.store import Store
 from tests.support.paths import DOCS
 from tests.support.small_data import build_dataset, write_image_folder, write_store
 
-PAGE = (DOCS / "guide" / "data.md").read_text()
+PAGE = (DOCS / "guide" / "imagenet-editions.md").read_text()
 
 
 @pytest.fixture
