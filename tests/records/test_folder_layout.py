@@ -107,7 +107,7 @@ def test_the_classes_of_a_list_are_numbered_by_it(tmp_path: Path) -> None:
     assert labels_of(open_records(tmp_path / "data", "validation", options)) == {"dog/2.jpg": 1}
     write_images(tmp_path / "data", "train/fox/1.jpg")
     with pytest.raises(
-        RecordError, match=r"train/fox: a class that .*labels.txt does not list \(5 classes\); give the"
+        ConfigError, match=r"train/fox: a class that .*labels.txt does not list \(5 classes\); give the"
     ):
         open_records(tmp_path / "data", "train", options)
 

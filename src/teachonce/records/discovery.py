@@ -129,7 +129,7 @@ def find_split(data: Path, split: str, options: RecordOptions = _DEFAULTS) -> Op
     if found is None:
         raise ConfigError(
             f"{data}: no records at all, expected {split}-NNNNN-of-NNNNN shards, {split}/CLASS or CLASS folders of "
-            "images, or images; give another folder"
+            "images, images, TFRecords, tars or Parquet; give another folder (docs/guide/data.md says what is read)"
         )
     if options.val_fraction and split.lower() in (*TRAIN_NAMES, *VALIDATION_NAMES):
         there = _match(found.splits, VALIDATION_NAMES[0])

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from teachonce.engine.buffers import BufferPool
 from teachonce.engine.prefetch import overlap
-from teachonce.errors import LogitsError, RecordError
+from teachonce.errors import ConfigError, LogitsError, RecordError
 from teachonce.records.class_table import ClassTable
 from teachonce.records.image_listing import (
     TRAIN_NAMES,
@@ -146,7 +146,9 @@ class FolderSource(ImageFileSource):
         unknown = sorted(set(folders) - set(names))
         if unknown:
             has = "does not have" if labels is None else "does not list"
-            raise RecordError(f"{root / unknown[0]}: a class that {origin} {has} ({len(names)} classes); {advice}")
+            message = f"{root / unknown[0]}: a class that {origin} {has} ({len(names)} classes); {advice}"
+            # Of a list that was given the command is wrong, as for other containers; else the data.
+            raise RecordError(message) if labels is None else ConfigError(message)
         if folder:
             listing = list_images(root, folders)
         label_of = {name: label for label, name in enumerate(names)}

@@ -439,7 +439,8 @@ def check_header(path: Path, row: int, offset: int, header: bytes | memoryview, 
         raise truncated(path, row, offset, f"the header has {len(header)} of {HEADER_BYTES} bytes")
     length, crc = _HEADER.unpack(header)
     if masked_crc32c(header[:8]) != crc:
-        hint = "it looks like gzip, which is not supported" if row == 0 and bytes(header[:2]) == b"\x1f\x8b" else ""
+        is_packed = row == 0 and bytes(header[:2]) == b"\x1f\x8b"
+        hint = "it looks like gzip, which is read where the name ends in .gz" if is_packed else ""
         hint = hint or "write the shard again, or delete its .idx if that is outdated"
         raise RecordError(
             f"{describe_record(path, row, offset)}: wrong checksum of the length: the shard is damaged or not a "
