@@ -35,7 +35,7 @@ PAGES = [
     ROOT / "walkthrough" / "README.md",
     *sorted(DOCS.rglob("*.md")),
 ]
-"""LOG.md and CHANGELOG.md are not among them: they tell of names that are gone."""
+"""LOG.md is not among them: it tells of names that are gone; CHANGELOG.md of one, `export`."""
 
 
 @cache
