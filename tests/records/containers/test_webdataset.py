@@ -94,6 +94,40 @@ def test_names_folders_and_endings(tmp_path: Path, format: int) -> None:
     assert source.classes is not None and source.classes.names == ("daisy", "rose") and source.labeled == "some"
 
 
+IMAGES = [(f"{index}.jpg", encode_jpeg(index)) for index in range(3)]
+LABELS = [(f"{index}.cls", str(5 + index).encode()) for index in range(3)]
+
+
+@pytest.mark.parametrize("members", [IMAGES + LABELS, LABELS + IMAGES, IMAGES[:2] + LABELS[::-1] + IMAGES[2:]])
+@pytest.mark.parametrize("is_remote", [False, True])
+def test_labels_that_do_not_lie_beside_their_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, members: Members, is_remote: bool
+) -> None:
+    """As ``tar cf x.tar *.jpg *.cls`` leaves them; images keep their order."""
+    if is_remote:
+        monkeypatch.setattr(LocalStorage, "requests_at_once", 2)  # read in one stream
+    source = open_records(write_tar(tmp_path / "d/x.tar", members).parent, "train")
+    assert list(labels_of(source).items()) == [("0.jpg", 5), ("1.jpg", 6), ("2.jpg", 7)] and source.labeled == "all"
+
+
+def test_of_labels_in_several_places_that_beside_the_image_counts(tmp_path: Path) -> None:
+    """Images of one name that lie apart stay two records: they may be of two tars, one appended to the other."""
+    members = [
+        *sample(0, 1),
+        ("000001.jpg", encode_jpeg(1)),
+        ("000000.cls", b"2"),
+        ("000001.json", b'{"fine": 8}'),
+        ("000000.png", encode_jpeg(2)),
+        ("000001.cls", b"3"),
+        ("000009.cls", b"4"),
+    ]
+    data = write_tar(tmp_path / "d/x.tar", members).parent
+    expected = {"000000.jpg": 1, "000001.jpg": 3, "000000.png": 2}
+    assert labels_of(open_records(data, "train")) == expected
+    write_tar(data / "x.tar", members[2:5])
+    assert labels_of(open_records(data, "train", RecordOptions(label_feature="fine"))) == {"000001.jpg": 8}
+
+
 def test_classes_are_numbered_over_all_splits(tmp_path: Path) -> None:
     write_tar(tmp_path / "d/train-0.tar", [*sample(0, "cat"), *sample(1, "eel")])
     write_tar(tmp_path / "d/val-0.tar", sample(2, "eel"))
@@ -164,12 +198,12 @@ def test_the_index_is_made_once_and_again_for_another_tar(tmp_path: Path) -> Non
         b"{}",
         b"[1]",
         index.read_bytes()[:-9],
-        index.read_bytes().replace(b'"format_version":3', b'"format_version":2'),
+        index.read_bytes().replace(b'"format_version":4', b'"format_version":3'),
     ):
         index.write_bytes(damage)
         os.utime(path)
         assert len(labels_of(open_records(data, "train"))) == 3
-        assert json.loads(index.read_bytes())["format_version"] == 3
+        assert json.loads(index.read_bytes())["format_version"] == 4
 
 
 def test_a_tar_of_the_same_size_with_another_label_is_indexed_again(tmp_path: Path) -> None:

@@ -1,13 +1,16 @@
 """Where the images of a WebDataset tar lie: NAME.tar.index.json beside it, so that a tar is read by row, not unpacked.
 
-    {"format_version": 2, "num_bytes": 30720, "version": "1760000000000000000", "check": "...",
-     "samples": [["n01/0001", "jpg", 1536, 20480, "7", null], ...]}
+    {"format_version": 4, "num_bytes": 30720, "version": "1760000000000000000", "check": "...",
+     "samples": [["n01/0001", "jpg", 1536, 20480, "7", null], ...], "left_out": []}
 
 A sample is the members of one name up to the first dot of its last part: its image (jpg, png, webp, ...), with offset
-and size, and the texts of its cls and its json. The index is made by reading the tar once, or only its headers where it
-is local, and kept beside it, or in the cache folder where the tar's is read-only. ``version`` is the tar's time of
-modification, or what an object store calls its version, and ``check`` a hash of the first and the last image's header:
-the index of a tar that was replaced or copied is made again, as its labels may be others at the same size.
+and size, and the texts of its cls and its json. WebDataset wants them side by side; labels that lie elsewhere in the
+tar, as after ``tar cf x.tar *.jpg *.cls``, are taken too, where the sample has none beside it.
+
+The index is made by reading the tar once, or only its headers where it is local, and kept beside it, or in the cache
+folder where the tar's is read-only. ``version`` is the tar's time of modification, or what an object store calls its
+version, and ``check`` a hash of the first and the last image's header: the index of a tar that was replaced or copied
+is made again, as its labels may be others at the same size.
 """
 
 from __future__ import annotations
@@ -33,7 +36,7 @@ from teachonce.storage.storage import FileStatus, Reader, Storage
 from teachonce.terminal import plural
 
 INDEX_SUFFIX = ".index.json"
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 HEADER_BYTES = 512
 MAX_TEXT_BYTES = 1 << 20
 """Of a label's file: more is no label."""
@@ -133,6 +136,7 @@ def _scan(storage: Storage, name: str, status: FileStatus) -> tuple[list[TarSamp
     """The samples, and the images that are none."""
     where = storage.describe(name)
     samples: list[TarSample] = []
+    apart: dict[str, dict[str, str]] = {"cls": {}, "json": {}}
     current: dict[str, Any] = {}
     left_out: list[str] = []
     try:
@@ -142,7 +146,7 @@ def _scan(storage: Storage, name: str, status: FileStatus) -> tuple[list[TarSamp
                 if not member.isfile() or not suffix or member.name.rpartition("/")[2].startswith((".", "__")):
                     continue
                 if key != current.get("name"):
-                    _add(samples, current)
+                    _add(samples, apart, current)
                     current = {"name": key}
                 if member.offset_data + member.size > status.num_bytes:
                     raise RecordError(
@@ -157,11 +161,15 @@ def _scan(storage: Storage, name: str, status: FileStatus) -> tuple[list[TarSamp
             _check_end(storage, name, tar.offset, current.get("name"))
     except (tarfile.TarError, EOFError) as error:
         raise RecordError(f"{where}: is not a tar, or is damaged: {error}; copy it again") from error
-    _add(samples, current)
+    _add(samples, apart, current)
     if not samples:
         raise RecordError(
             f"{where}: holds no image ({', '.join(sorted(IMAGE_SUFFIXES))}), expected NAME.jpg and NAME.cls"
         )
+    if any(apart.values()):
+        for row, sample in enumerate(samples):
+            cls, fields = sample.cls or apart["cls"].get(sample.name), sample.json or apart["json"].get(sample.name)
+            samples[row] = sample._replace(cls=cls, json=fields)
     return samples, left_out
 
 
@@ -177,10 +185,18 @@ def _check_end(storage: Storage, name: str, offset: int, last: str | None) -> No
         raise RecordError(f"{where}: behind {last} {found}: it was cut short, or is damaged; copy it again")
 
 
-def _add(samples: list[TarSample], found: dict[str, Any]) -> None:
+def _add(samples: list[TarSample], apart: dict[str, dict[str, str]], found: dict[str, Any]) -> None:
+    """Add what lay side by side: a sample, or, by ending and name, texts whose image is elsewhere, or nowhere.
+
+    Only the latter are looked up by name in the end: a tar that is sorted takes no more memory for them.
+    """
     if "image" in found:
         suffix, offset, num_bytes = found["image"]
         samples.append(TarSample(found["name"], suffix, offset, num_bytes, found.get("cls"), found.get("json")))
+        return
+    for suffix, texts in apart.items():
+        if suffix in found:
+            texts[found["name"]] = found[suffix]
 
 
 def _split_name(path: str) -> tuple[str, str]:
