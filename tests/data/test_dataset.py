@@ -25,6 +25,7 @@ from teachonce.pixels.preprocessing import Preprocessing
 from teachonce.pixels.view_sources import DrawnViews, OwnViews
 from teachonce.records.class_space import ClassSpace, map_logits
 from teachonce.records.discovery import open_records
+from teachonce.records.options import RecordOptions
 from teachonce.rng import generator
 from teachonce.store.store import Store
 from teachonce.store.stored_views import StoredViews
@@ -306,6 +307,11 @@ def test_wrong_records_are_named(tmp_path):
         build_dataset(open_records(labels, "train"), size=8, class_space=space).read_batch([0], 0)
     with pytest.raises(ConfigError, match="number of classes is unknown"):
         build_dataset(open_records(labels, "train"), size=8)
+    gap = open_records(write_shards(tmp_path / "g", sizes=(2,), payloads=[example(0, 1), example(1, -1)]), "train",
+                       RecordOptions(label_feature="image/class/label"))  # fmt: skip
+    gap.labeled = "all"  # by the records that were asked
+    with pytest.raises(RecordError, match=r"record 1 .*: has no label, expected 0 to 3 as other records of the split"):
+        build_dataset(gap, size=8).read_batch([0, 1], 0)
     without = write_shards(tmp_path / "c", sizes=(1,))
     with pytest.raises(LogitsError, match="no image/logit"):
         build_dataset(open_records(without, "train"), size=8, use_record_logits=True).read_batch([0], 0)

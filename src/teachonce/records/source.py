@@ -271,6 +271,11 @@ def label_error(record: Record, expected: range, advice: str, *, has_names: bool
     It names only options that the command at hand has. ``has_names``: the data has names for its labels, which are
     their positions and so count from 0.
     """
+    if record.label == NO_LABEL:
+        return RecordError(
+            f"{record.where}: has no label, expected {expected.start} to {expected.stop - 1} as other records of the "
+            "split have; label it, or leave it out of the data"
+        )
     start = "give " if has_names or expected.start else offset_hint(record.label, expected.stop)
     return RecordError(
         f"{record.where}: label {record.label}, expected {expected.start} to {expected.stop - 1}; {start}{advice}"

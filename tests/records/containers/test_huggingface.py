@@ -149,6 +149,12 @@ def test_a_saved_dataset_and_a_dict_of_them(tmp_path: Path) -> None:
     assert read_all(test) == [("n_9.jpg", NO_LABEL)] and test.labeled == "none"
 
 
+def test_minus_1_is_no_label_without_names_too(tmp_path: Path) -> None:
+    table = pa.table({"image": [encode_jpeg(0), encode_jpeg(1)], "label": [-1, 3]})
+    source = open_records(write_parquet(tmp_path / "d/train.parquet", table).parent, "train")
+    assert [label for _, label in read_all(source)] == [NO_LABEL, 3] and source.labeled == "some"
+
+
 def test_images_by_path_and_without_names(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere/a.jpg").write_bytes(encode_jpeg(7))

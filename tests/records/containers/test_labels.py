@@ -3,16 +3,35 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 
+from teachonce.errors import ConfigError
 from teachonce.records.containers.labels import number_labels
 from teachonce.records.options import RecordOptions
+from teachonce.records.source import NO_LABEL
 
 
 def test_whole_numbers_are_numbers_however_they_are_written() -> None:
     labels, classes = number_labels(["3.0", "1", "2.00", None], RecordOptions(), "here")
     assert labels.tolist() == [3, 1, 2, -1] and classes is None
+
+
+@pytest.mark.parametrize("found", [[-1, 2, None], ["-1", "2", ""], ["-1.0", "2.0", ""]])
+@pytest.mark.parametrize("known", [None, ["cat", "dog", "eel", "fox"]])
+def test_minus_1_is_no_label_whatever_the_offset(found: list[Any], known: list[str] | None) -> None:
+    assert number_labels(found, RecordOptions(), "here", known)[0].tolist() == [NO_LABEL, 2, NO_LABEL]
+    assert number_labels(found, RecordOptions(label_offset=1), "here", known)[0].tolist() == [NO_LABEL, 3, NO_LABEL]
+    with pytest.raises(ConfigError, match="here: label -1, expected 0 to"):
+        number_labels([0], RecordOptions(label_offset=-1), "here", known)
+
+
+def test_minus_1_may_be_a_name(tmp_path: Path) -> None:
+    assert number_labels(["-1", "none"], RecordOptions(), "here")[0].tolist() == [0, 1]
+    (tmp_path / "labels.txt").write_text("-1\n1\n")
+    assert number_labels(["1", "-1"], RecordOptions(labels=tmp_path / "labels.txt"), "here")[0].tolist() == [1, 0]
 
 
 def test_names_that_look_like_numbers_stay_names(tmp_path: Path) -> None:

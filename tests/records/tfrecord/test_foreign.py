@@ -14,7 +14,7 @@ import pytest
 from teachonce.errors import ConfigError, RecordError
 from teachonce.records.discovery import find_splits, named_splits, open_records
 from teachonce.records.options import RecordOptions
-from teachonce.records.source import RecordSource
+from teachonce.records.source import NO_LABEL, RecordSource
 from teachonce.records.tfrecord.framing import TFRecordWriter
 from teachonce.records.tfrecord.tf_example import encode_example
 from tests.support.small_data import encode_jpeg, example
@@ -90,6 +90,44 @@ def test_tensorflow_datasets(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("labels", "labeled"),
+    [([-1] * 5, "none"), ([0, -1, 2, -1, 1], "some"), ([0, 1, 2, 0, 1], "all"), ([*[1] * 300, *[-1] * 5], "some")],
+)
+@pytest.mark.parametrize("offset", [0, 1])
+def test_a_label_of_minus_1_is_none(tmp_path: Path, labels: list[int], labeled: str, offset: int) -> None:
+    """As imagenet2012's test split has it; an offset moves the labels that there are."""
+    data = write_tfds(tmp_path / "flowers/3.0.1")
+    write_shard(data / "flowers-test.tfrecord-00000-of-00001", [tfds_example(0, label) for label in labels])
+    source = open_records(data, "test", RecordOptions(label_offset=offset))
+    expected = [label if label == NO_LABEL else label + offset for label in labels]
+    assert source.labeled == labeled and [label for _, label in read_all(source)] == expected
+    assert pickle.loads(pickle.dumps(source)).labeled == labeled
+
+
+def test_other_labels_below_0_are_refused(tmp_path: Path) -> None:
+    for label, offset in ((-2, 0), (0, -1), (-2, 1)):
+        data = write_tfds(tmp_path / f"{label}{offset}")
+        write_shard(data / "flowers-test.tfrecord-00000-of-00001", [tfds_example(0, label)])
+        with pytest.raises(RecordError, match=rf"record 0 .*: label {label + offset}, expected 0 "):
+            read_all(open_records(data, "test", RecordOptions(label_offset=offset)))
+
+
+def test_records_without_the_labels_feature_have_none(tmp_path: Path) -> None:
+    """As a table without such a column: what there is instead is said."""
+    payloads = [encode_example({"image": encode_jpeg(i), "kind": b"cat", "id": b"n%d" % i}) for i in range(3)]
+    path = write_shard(tmp_path / "d/all.tfrecord", payloads)
+    source = open_records(path.parent, "train", RecordOptions(image_feature="image"))
+    assert read_all(source) == [(f"n{i}", NO_LABEL) for i in range(3)]
+    with pytest.warns(UserWarning, match=r"all.tfrecord: no feature is known as the label, .* has kind: name one with"):
+        assert source.labeled == "none"
+    path = write_shard(tmp_path / "e/all.tfrecord", [encode_example({"image": encode_jpeg(0), "id": b"n0"})])
+    assert open_records(path.parent, "train", RecordOptions(image_feature="image")).labeled == "none"
+    payloads += [encode_example({"image": encode_jpeg(i), "image/class/label": i}) for i in range(2)]
+    path = write_shard(tmp_path / "f/all.tfrecord", payloads)
+    assert open_records(path.parent, "train", RecordOptions(image_feature="image")).labeled == "some"
+
+
+@pytest.mark.parametrize(
     ("names", "splits"),
     [
         (["train.tfrecord", "val.tfrecord"], ["train", "val"]),
@@ -138,8 +176,8 @@ def test_labels_from_1_and_other_features(tmp_path: Path) -> None:
             r"data.tfrecord record 0 .*: no image/encoded, found boxes, img, kind; .* with --image-feature",
         ),
         (
-            {"image_feature": "img"},
-            r"no image/class/label, found boxes, img, kind; name the feature with --label-feature",
+            {"image_feature": "img", "label_feature": "species"},
+            r"no species, found boxes, img, kind; name the feature with --label-feature",
         ),
         (
             {"image_feature": "img", "label_feature": "kind"},

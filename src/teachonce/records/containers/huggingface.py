@@ -2,8 +2,8 @@
 
 Arrow files (save_to_disk) are mapped into memory and read by row as they are. Parquet has no rows to go to: each file
 is copied once, its images as they are, into an Arrow file in the cache folder, which must have the room. Images are the
-bytes of an Image feature, or the file at its path; class names are those of the ClassLabel feature, and its -1, as test
-splits have it, is no label.
+bytes of an Image feature, or the file at its path; class names are those of the ClassLabel feature. -1, as test splits
+have it, is no label.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class ArrowSource(RecordSource):
         columns = find_columns(rows[0].schema, options, str(data / self._names[0]))
         self._columns = columns
         self._options = options
-        texts = [_known(label, columns.names) for shard in rows for label in shard.labels(columns.label)]
+        texts = [_check_kind(label) for shard in rows for label in shard.labels(columns.label)]
         num_rows = len(texts)
         if (
             columns.label
@@ -204,10 +204,10 @@ def _read_texts(path: Path, column: str) -> set[str]:
     return {text for text in found if isinstance(text, str)}
 
 
-def _known(label: Any, names: Sequence[str] | None) -> str | int | None:
+def _check_kind(label: Any) -> str | int | None:
     if isinstance(label, bool) or not isinstance(label, str | int | None):
         raise ConfigError(f"label {label!r}: expected a name or a whole number; name the column with --label-feature")
-    return None if names is not None and label == -1 else label
+    return label
 
 
 def find_saved_splits(data: Path) -> dict[str, list[str]] | None:

@@ -45,7 +45,7 @@ def build_class_table(names: Sequence[str]) -> ClassTable:
 def number_labels(
     found: Sequence[str | int | None], options: RecordOptions, where: str, known: Sequence[str] | None = None
 ) -> tuple[NDArray[np.int32], ClassTable | None]:
-    """Labels [N] (``NO_LABEL`` where None or empty is found), and the classes where their names are known.
+    """Labels [N] (``NO_LABEL`` where None, empty or -1 is found), and the classes where their names are known.
 
     Names are numbered by ``--labels``, by the ``known`` names that the data brings, or sorted; numbers are labels as
     they are, ``--label-offset`` added. An integer is a number, whatever the classes are called; a text of digits is one
@@ -66,7 +66,9 @@ def number_labels(
     texts = {item for item in distinct if isinstance(item, str)}
     if texts and all(map(_NUMBER.fullmatch, texts)) and not texts <= set(names or ()):
         texts = set()
-    numbers = {item: int(item) + options.label_offset for item in distinct - texts}
+    # -1 is how data says that a label is not there: whatever the offset, which moves those that are.
+    absent = {item for item in distinct - texts if int(item) == NO_LABEL}
+    numbers = {item: int(item) + options.label_offset for item in distinct - texts - absent}
     if numbers and texts and names is None:
         raise ConfigError(
             f"{where}: labels that are numbers, such as {next(iter(numbers))}, and names, such as {min(texts)}: give "
@@ -77,7 +79,7 @@ def number_labels(
             f"--label-offset {options.label_offset}: is for labels that are numbers, {where} has names, such as "
             f"{min(texts)}; leave it out"
         )
-    label_of: dict[str | int, int] = {}
+    label_of: dict[str | int, int] = dict.fromkeys(absent, NO_LABEL)
     if numbers:
         own = names if known is None else known
         check_numbers(numbers.values(), 2**31 - 2 if own is None else len(own) - 1, where)

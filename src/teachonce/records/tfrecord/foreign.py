@@ -2,31 +2,36 @@
 
 TensorFlow Datasets (features.json beside the shards: ``image``, ``label`` from 0, class names in label.labels.txt), the
 official models' ImageNet (TF-slim's features, labels from 1), and whatever ``--image-feature``, ``--label-feature`` and
-``--label-offset`` say. A shard that is compressed as a whole cannot be read by row: it is unpacked once, into the cache
-folder, which must have the room. Examples are taken apart in Python here, not by the native library.
+``--label-offset`` say. A label of -1, as TFDS gives it to test splits, is none, and so is one that is not there, unless
+its feature was named; whether a split has labels is asked of some of its records.
+
+A shard that is compressed as a whole cannot be read by row: it is unpacked once, into the cache folder, which must have
+the room. Examples are taken apart in Python here, not by the native library.
 """
 
 from __future__ import annotations
 
 import gzip
 import re
+import warnings
 import zlib
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from teachonce.engine.prefetch import prefetch
+from teachonce.engine.prefetch import overlap, prefetch
 from teachonce.engine.progress import progress
 from teachonce.errors import ConfigError, RecordError, TeachonceError
 from teachonce.options import option_arguments
 from teachonce.records.class_table import BACKGROUND, ClassTable, positions, read_classes, read_labels
 from teachonce.records.options import RecordOptions
-from teachonce.records.source import Buffer, Record, offset_hint, parse_shard_name
+from teachonce.records.source import NO_LABEL, Buffer, Record, offset_hint, parse_shard_name
 from teachonce.records.tfrecord.source import BOX_FEATURES, FEATURES, TFRecordSource, check_boxes, check_logits, keys_of
 from teachonce.records.tfrecord.tf_example import Feature, decode_example
 from teachonce.storage.cache_folder import cache_folder, filling_cache
@@ -39,6 +44,8 @@ _SHARD_FILE = re.compile(
     r".+\.(tfrecords?|tfrec|tfr)(-\d+-of-\d+)?(\.gz)?|.+\.(tfrecords?|tfrec|tfr)[-.].*", re.IGNORECASE
 )
 _BLOCK_BYTES = 4 << 20
+ASKED_RECORDS = 128
+"""Of which it is seen whether records have labels: the least part of the data in which a gap is noticed."""
 
 
 def is_tfrecord_name(name: str) -> bool:
@@ -95,6 +102,7 @@ class ForeignSource(TFRecordSource):
         is_tfds = open_storage(data).has(TFDS_FEATURES)
         self._image = options.image_feature or ("image" if is_tfds else IMAGE_FEATURE)
         self._label = options.label_feature or ("label" if is_tfds else LABEL_FEATURE)
+        self._is_named = options.label_feature is not None
         self._offset = options.label_offset
         self.classes = _find_classes(data, self._label, options)
         self._num_classes = None if self.classes is None else len(self.classes.names)
@@ -108,6 +116,30 @@ class ForeignSource(TFRecordSource):
             self.shards = tuple(
                 replace(shard, identity=xxhash.xxh3_128_hexdigest(f"{shard.identity}\n{self._image}".encode()))
                 for shard in self.shards
+            )
+
+    @cached_property
+    def labeled(self) -> Literal["all", "some", "none"]:  # type: ignore[override]
+        """What is so of records all over the split: to ask all would be to read the data.
+
+        Warns where none has the feature of the label.
+        """
+        asked = np.unique(np.linspace(0, self.num_records - 1, ASKED_RECORDS).astype(np.int64))
+        storage = open_storage(self._files[0].path.parent, RecordError)
+        labels = overlap(storage, self.locate_all(asked), lambda location: self.read_record(*location).label)
+        is_labeled = [label != NO_LABEL for label in labels]
+        if not any(is_labeled):
+            self._warn_without_feature()
+        return "all" if all(is_labeled) else "some" if any(is_labeled) else "none"
+
+    def _warn_without_feature(self) -> None:
+        found = decode_example(self._keep_open(0).read(0))
+        others = sorted(found.keys() - {*FEATURES, *NAME_FEATURES, self._image})
+        if self._label not in found and others:
+            warnings.warn(
+                f"{self._files[0].path}: no feature is known as the label, so its images have none; has "
+                f"{', '.join(others)}: name one with --label-feature",
+                stacklevel=3,
             )
 
     def _find(self, payloads: Sequence[Buffer]) -> NDArray[Any] | None:
@@ -124,7 +156,9 @@ class ForeignSource(TFRecordSource):
         encoded = self._single(payload, features, self._image, where)
         if not isinstance(encoded, bytes):
             raise RecordError(f"{where}: {self._image} is a number, expected an encoded image; give --image-feature")
-        label = self._number(self._single(payload, features, self._label, where), where)
+        label = NO_LABEL
+        if self._is_named or len(features.get(self._label, ())):
+            label = self._number(self._single(payload, features, self._label, where), where)
         given = next((features[name] for name in NAME_FEATURES if isinstance(features.get(name), list)), None)
         name = given[0].decode(errors="replace") if isinstance(given, list) and given else where.rpartition("/")[2]
         logits = check_logits(features.get("image/logit"), where, self._num_classes) if with_logits else None
@@ -146,12 +180,17 @@ class ForeignSource(TFRecordSource):
     def _number(self, found: Any, where: str) -> int:
         if isinstance(found, np.float32):
             raise RecordError(f"{where}: {self._label} is the number {found}, expected a whole one or a name")
+        if found == b"":
+            return NO_LABEL
         if isinstance(found, bytes):
             name = found.decode(errors="replace")
             if name not in self._label_of:
                 known = f"the {len(self._label_of)} classes" if self._label_of else "a list of classes"
                 raise RecordError(f"{where}: class {name!r} is not in {known}; give the --labels of this data")
             return self._label_of[name]
+        # Whatever the offset: it moves the labels that there are.
+        if int(found) == NO_LABEL:
+            return NO_LABEL
         label = int(found) + self._offset
         num_classes = self._num_classes if self._known is None else len(self._known)
         if label < 0 or (num_classes is not None and label >= num_classes):
