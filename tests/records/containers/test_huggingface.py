@@ -44,7 +44,7 @@ def named(names: Sequence[str]) -> dict[str, Any]:
     return FEATURES | {"label": {"_type": "ClassLabel", "names": list(names)}}
 
 
-def row(index: int, label: int | None, path: str | None = "") -> dict[str, Any]:
+def row(index: int, label: float | None, path: str | None = "") -> dict[str, Any]:
     return {"image": {"bytes": encode_jpeg(index), "path": f"n_{index}.jpg" if path == "" else path}, "label": label}
 
 
@@ -153,6 +153,26 @@ def test_minus_1_is_no_label_without_names_too(tmp_path: Path) -> None:
     table = pa.table({"image": [encode_jpeg(0), encode_jpeg(1)], "label": [-1, 3]})
     source = open_records(write_parquet(tmp_path / "d/train.parquet", table).parent, "train")
     assert [label for _, label in read_all(source)] == [NO_LABEL, 3] and source.labeled == "some"
+
+
+@pytest.mark.parametrize("kind", ["parquet", "saved"])
+@pytest.mark.parametrize("names", [NAMES, None])
+def test_whole_numbers_as_floats_beside_missing_ones(tmp_path: Path, kind: str, names: Sequence[str] | None) -> None:
+    rows = [row(0, 2.0), row(1, None), row(2, float("nan")), row(3, -1.0), row(4, 0.0)]
+    table = build_table(rows, {} if names is None else named(names), pa.float64())
+    if kind == "saved":
+        write_saved(tmp_path / "d", [table])
+    else:
+        write_parquet(tmp_path / "d/train.parquet", table)
+    source = open_records(tmp_path / "d", "train")
+    assert [label for _, label in read_all(source)] == [2, NO_LABEL, NO_LABEL, NO_LABEL, 0]
+    assert source.labeled == "some" and (source.classes is None) == (names is None)
+
+
+def test_what_is_no_label_is_named(tmp_path: Path) -> None:
+    data = write_saved(tmp_path / "d", [build_table([row(0, 0.5)], {}, pa.float64())])
+    with pytest.raises(ConfigError, match=r"arrow: label is 0.5, expected a name or a whole number; name the column"):
+        open_records(data, "train")
 
 
 def test_images_by_path_and_without_names(tmp_path: Path) -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from teachonce.errors import ConfigError
-from teachonce.records.containers.labels import number_labels
+from teachonce.errors import ConfigError, RecordError
+from teachonce.records.containers.labels import as_label, number_labels
 from teachonce.records.options import RecordOptions
 from teachonce.records.source import NO_LABEL
 
@@ -32,6 +33,23 @@ def test_minus_1_may_be_a_name(tmp_path: Path) -> None:
     assert number_labels(["-1", "none"], RecordOptions(), "here")[0].tolist() == [0, 1]
     (tmp_path / "labels.txt").write_text("-1\n1\n")
     assert number_labels(["1", "-1"], RecordOptions(labels=tmp_path / "labels.txt"), "here")[0].tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("value", [3, 3.0, np.float32(3), np.int64(3), np.float16(3)])
+def test_a_whole_number_may_be_a_float(value: Any) -> None:
+    label = as_label(value, "t.parquet: label", ConfigError)
+    assert label == 3 and type(label) is int
+
+
+def test_what_is_missing_may_be_nan() -> None:
+    assert [as_label(value, "here", ConfigError) for value in (None, math.nan, np.float32("nan"))] == [None] * 3
+    assert as_label("3.0", "here", ConfigError) == "3.0"
+
+
+@pytest.mark.parametrize("value", [1.5, math.inf, 1e30, True, [3], np.float32(0.5)])
+def test_what_is_no_label(value: Any) -> None:
+    with pytest.raises(RecordError, match=r"t.json: label is \S+, expected a name or a whole number; and so on$"):
+        as_label(value, "t.json: label", RecordError, advice="; and so on")
 
 
 def test_names_that_look_like_numbers_stay_names(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,35 @@ def test_whole_numbers_as_other_programs_write_them(data: Path) -> None:
     rows = "images/a.jpg,10.0", "images/b.jpg,2.0", "images/e.jpg,"
     source = open_records(write_csv(data / "t.csv", "path,label", *rows), "train")
     assert [label for _, label in listed(source)] == [10, 2, NO_LABEL] and source.classes is None
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_whole_numbers_as_floats_beside_missing_ones(data: Path, kind: str) -> None:
+    """What a pandas frame has where some labels are missing: float64 with NaN."""
+    labels = (10.0, "" if kind == "csv" else math.nan, 2.0, -1.0)
+    rows = [{"path": path, "label": label} for path, label in zip(PATHS, labels, strict=True)]
+    source = open_records(write_table(data / f"t.{kind}", rows), "train")
+    assert [label for _, label in listed(source)] == [10, NO_LABEL, 2, NO_LABEL]
+    assert source.classes is None and source.labeled == "some"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_column_of_labels_that_are_all_missing(data: Path, kind: str) -> None:
+    table = write_table(data / f"t.{kind}", [{"path": path, "label": None} for path in PATHS])
+    assert open_records(table, "train").labeled == "none"
+
+
+@pytest.mark.parametrize(
+    ("column", "message"),
+    [
+        (pa.array([1.0, 1.5]), r"t.parquet: row 2: label is 1.5, expected a name or a whole number"),
+        (pa.array([True, False]), r"t.parquet: column label is of bool, expected names or whole numbers"),
+    ],
+)
+def test_what_a_column_of_labels_cannot_hold(data: Path, column: pa.Array, message: str) -> None:
+    pq.write_table(pa.table({"path": PATHS[:2], "label": column}), data / "t.parquet")
+    with pytest.raises(ConfigError, match=message):
+        open_records(data / "t.parquet", "train")
 
 
 def test_keys_that_the_first_row_lacks(data: Path) -> None:

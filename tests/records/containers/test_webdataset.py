@@ -146,6 +146,15 @@ def test_fields_of_json(tmp_path: Path) -> None:
         open_records(data, "train", RecordOptions(label_feature="z"))
 
 
+def test_whole_numbers_as_floats_and_none(tmp_path: Path) -> None:
+    texts = ['{"label": 3.0}', '{"label": NaN}', '{"label": null}', "4.0", "null", '{"label": -1}']
+    members: list[tuple[str, bytes]] = []
+    for index, text in enumerate(texts):
+        members += [(f"{index}.jpg", encode_jpeg(index)), (f"{index}.json", text.encode())]
+    data = write_tar(tmp_path / "d/x.tar", members).parent
+    assert list(labels_of(open_records(data, "train")).values()) == [3, -1, -1, 4, -1, -1]
+
+
 def test_the_option_wins_over_cls(tmp_path: Path) -> None:
     members = [
         *sample(0, 5),
@@ -245,6 +254,9 @@ def test_damage_is_named(tmp_path: Path) -> None:
         open_records(data, "train")
     write_tar(path, [("0.jpg", encode_jpeg(0)), ("0.json", b'{"label": [1]}')])
     with pytest.raises(RecordError, match=r"0.json: label is \[1\], expected a name or a whole number"):
+        open_records(data, "train")
+    write_tar(path, [("0.jpg", encode_jpeg(0)), ("0.json", b"[1]")])
+    with pytest.raises(RecordError, match=r"0.json: is \[1\], expected a name or a whole number"):
         open_records(data, "train")
     with pytest.raises(ConfigError, match=r"--image-feature x: a tar's images are found by their endings"):
         open_records(data, "train", RecordOptions(image_feature="x"))

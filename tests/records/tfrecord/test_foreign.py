@@ -104,6 +104,18 @@ def test_a_label_of_minus_1_is_none(tmp_path: Path, labels: list[int], labeled: 
     assert pickle.loads(pickle.dumps(source)).labeled == labeled
 
 
+def test_whole_numbers_as_floats_and_none(tmp_path: Path) -> None:
+    found = [*np.array([[2], [np.nan], [-1]], np.float32), b"", b"rose"]
+    payloads = [encode_example({"image": encode_jpeg(0), "label": label}) for label in found]
+    data = write_tfds(tmp_path / "flowers/3.0.1")
+    write_shard(data / "flowers-test.tfrecord-00000-of-00001", payloads)
+    assert [label for _, label in read_all(open_records(data, "test"))] == [2, NO_LABEL, NO_LABEL, NO_LABEL, 1]
+    payloads = [encode_example({"image": encode_jpeg(0), "label": np.array([0.5], np.float32)})]
+    write_shard(data / "flowers-dev.tfrecord-00000-of-00001", payloads)
+    with pytest.raises(RecordError, match=r"record 0 .*: label is 0.5, expected a name or a whole number"):
+        read_all(open_records(data, "dev"))
+
+
 def test_other_labels_below_0_are_refused(tmp_path: Path) -> None:
     for label, offset in ((-2, 0), (0, -1), (-2, 1)):
         data = write_tfds(tmp_path / f"{label}{offset}")

@@ -20,7 +20,7 @@ from teachonce.engine.buffers import BufferPool
 from teachonce.engine.progress import progress
 from teachonce.errors import ConfigError, LogitsError, RecordError, TeachonceError
 from teachonce.records.containers.hf_schema import ImageColumns, find_columns, is_of_images
-from teachonce.records.containers.labels import number_labels
+from teachonce.records.containers.labels import as_label, number_labels
 from teachonce.records.options import RecordOptions
 from teachonce.records.source import NO_LABEL, Location, Record, RecordSource, ShardInfo, record_key
 from teachonce.storage.address import has_scheme
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 PARQUET_SUFFIX, ARROW_SUFFIX = ".parquet", ".arrow"
 _BATCH_ROWS = 256
+_ADVICE = "; name the column with --label-feature"
 
 
 class ArrowSource(RecordSource):
@@ -70,7 +71,11 @@ class ArrowSource(RecordSource):
         columns = find_columns(rows[0].schema, options, str(data / self._names[0]))
         self._columns = columns
         self._options = options
-        texts = [_check_kind(label) for shard in rows for label in shard.labels(columns.label)]
+        texts = [
+            as_label(label, f"{data / name}: {columns.label}", ConfigError, advice=_ADVICE)
+            for name, shard in zip(self._names, rows, strict=True)
+            for label in shard.labels(columns.label)
+        ]
         num_rows = len(texts)
         if (
             columns.label
@@ -202,12 +207,6 @@ def _read_texts(path: Path, column: str) -> set[str]:
         file = _open_parquet(path)
         found = file.read(columns=[column])[column].to_pylist() if column in file.schema_arrow.names else []
     return {text for text in found if isinstance(text, str)}
-
-
-def _check_kind(label: Any) -> str | int | None:
-    if isinstance(label, bool) or not isinstance(label, str | int | None):
-        raise ConfigError(f"label {label!r}: expected a name or a whole number; name the column with --label-feature")
-    return label
 
 
 def find_saved_splits(data: Path) -> dict[str, list[str]] | None:

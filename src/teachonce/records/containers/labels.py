@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from teachonce.errors import ConfigError
+from teachonce.errors import ConfigError, TeachonceError
 from teachonce.records.class_table import ClassTable, positions, read_labels, unknown_class
 from teachonce.records.options import RecordOptions
 from teachonce.records.source import NO_LABEL, offset_hint
@@ -40,6 +42,21 @@ def _plain(name: str) -> str:
 def build_class_table(names: Sequence[str]) -> ClassTable:
     """The classes of these names, which have no background and no other texts."""
     return ClassTable(tuple(names), tuple(names), has_background=False)
+
+
+def as_label(found: Any, where: str, error: type[TeachonceError], *, advice: str = "") -> str | int | None:
+    """A label as a column, a feature or JSON has it; None: there is none. Raises ``error`` for what is no label.
+
+    Many programs keep whole numbers as floats where some are missing, and these as NaN. ``where`` ends in the column.
+    """
+    value = found.item() if isinstance(found, np.generic) else found
+    if isinstance(value, float):
+        if math.isnan(value):
+            return None
+        value = int(value) if value.is_integer() and abs(value) < 1 << 31 else value
+    if not isinstance(value, str | int | None) or isinstance(value, bool):
+        raise error(f"{where} is {value!r}, expected a name or a whole number{advice}")
+    return value
 
 
 def number_labels(

@@ -29,6 +29,7 @@ from teachonce.records.containers.labels import (
     IMAGE_COLUMNS,
     LABEL_COLUMNS,
     SPLIT_COLUMNS,
+    as_label,
     choose_column,
     number_labels,
 )
@@ -129,10 +130,7 @@ def _read_columns(path: Path, options: RecordOptions) -> _Columns:
         if not isinstance(value, str) or not value:
             raise ConfigError(f"{where}: {image} is {value!r}, expected the path of an image")
         paths.append(value)
-        found = None if label is None else row.get(label)
-        if not isinstance(found, str | int | None) or isinstance(found, bool):
-            raise ConfigError(f"{where}: {label} is {found!r}, expected a name or a whole number")
-        labels.append(found)
+        labels.append(None if label is None else as_label(row.get(label), f"{where}: {label}", ConfigError))
         part = None if split is None else row.get(split) or None
         if not isinstance(part, str | None):
             raise ConfigError(f"{where}: {split} is {part!r}, expected the name of a split")
@@ -206,13 +204,21 @@ def _read_parquet(path: Path, options: RecordOptions) -> _Columns:
     labels: list[Any] = [None] * len(paths)
     if label is not None:
         column = table[label]
-        if not (pa.types.is_integer(column.type) or _is_text(column.type)):
+        if not (_is_number(column.type) or _is_text(column.type)):
             raise ConfigError(f"{path}: column {label} is of {column.type}, expected names or whole numbers")
-        labels = column.to_pylist()
+        found = enumerate(column.to_pylist(), 1)
+        labels = [as_label(value, f"{path}: row {row}: {label}", ConfigError) for row, value in found]
     splits: list[Any] = [None] * len(paths)
     if split is not None:
         splits = [text or None for text in _texts(table, split, path)]
     return [str(text) for text in paths], labels, splits
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    """Whether a column can be one of whole numbers, or has no value at all."""
+    import pyarrow as pa
+
+    return pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_null(kind)
 
 
 def _is_text(kind: pa.DataType) -> bool:

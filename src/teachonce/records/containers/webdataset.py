@@ -25,7 +25,7 @@ from teachonce.engine.prefetch import prefetch
 from teachonce.engine.progress import progress
 from teachonce.errors import ConfigError, LogitsError, RecordError
 from teachonce.records.class_table import ClassTable
-from teachonce.records.containers.labels import LABEL_COLUMNS, choose_column, number_labels
+from teachonce.records.containers.labels import LABEL_COLUMNS, as_label, choose_column, number_labels
 from teachonce.records.containers.tar_index import TarSample, load_tar_index
 from teachonce.records.options import RecordOptions
 from teachonce.records.source import NO_LABEL, Buffer, Location, Record, RecordSource, ShardInfo, record_key
@@ -217,16 +217,13 @@ def _label_text(sample: TarSample, path: Path, options: RecordOptions) -> str | 
         found = parse_json(sample.json.encode())
     except ValueError as error:
         raise RecordError(f"{where}: is not JSON: {error}") from error
-    if isinstance(found, int | str) and not isinstance(found, bool) and option is None:
-        return found
-    if not isinstance(found, dict | int | str) or isinstance(found, bool):
-        raise RecordError(f"{where}: is neither an object nor a label")
+    if not isinstance(found, dict):
+        label = as_label(found, f"{where}:", RecordError)
+        if option is None:
+            return label
     # The option names a field of the JSON first, or the file beside it.
     fields = found if isinstance(found, dict) else {}
     if sample.cls:
         fields = {"cls": sample.cls, **fields}
     column = choose_column(list(fields), option, LABEL_COLUMNS, "--label-feature", where)
-    label = None if column is None else fields[column]
-    if not isinstance(label, str | int | None) or isinstance(label, bool):
-        raise RecordError(f"{where}: {column} is {label!r}, expected a name or a whole number")
-    return label
+    return None if column is None else as_label(fields[column], f"{where}: {column}", RecordError)

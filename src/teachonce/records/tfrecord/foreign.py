@@ -30,6 +30,7 @@ from teachonce.engine.progress import progress
 from teachonce.errors import ConfigError, RecordError, TeachonceError
 from teachonce.options import option_arguments
 from teachonce.records.class_table import BACKGROUND, ClassTable, positions, read_classes, read_labels
+from teachonce.records.containers.labels import as_label
 from teachonce.records.options import RecordOptions
 from teachonce.records.source import NO_LABEL, Buffer, Record, offset_hint, parse_shard_name
 from teachonce.records.tfrecord.source import BOX_FEATURES, FEATURES, TFRecordSource, check_boxes, check_logits, keys_of
@@ -178,20 +179,19 @@ class ForeignSource(TFRecordSource):
         return values[0]
 
     def _number(self, found: Any, where: str) -> int:
-        if isinstance(found, np.float32):
-            raise RecordError(f"{where}: {self._label} is the number {found}, expected a whole one or a name")
-        if found == b"":
-            return NO_LABEL
         if isinstance(found, bytes):
+            if not found:
+                return NO_LABEL
             name = found.decode(errors="replace")
             if name not in self._label_of:
                 known = f"the {len(self._label_of)} classes" if self._label_of else "a list of classes"
                 raise RecordError(f"{where}: class {name!r} is not in {known}; give the --labels of this data")
             return self._label_of[name]
         # Whatever the offset: it moves the labels that there are.
-        if int(found) == NO_LABEL:
+        number = as_label(found, f"{where}: {self._label}", RecordError)
+        if number in (None, NO_LABEL):
             return NO_LABEL
-        label = int(found) + self._offset
+        label = int(number) + self._offset
         num_classes = self._num_classes if self._known is None else len(self._known)
         if label < 0 or (num_classes is not None and label >= num_classes):
             expected = "0 or more" if num_classes is None else f"0 to {num_classes - 1}"
