@@ -19,7 +19,7 @@ from teachonce.interop.config import MergeConfig, RecordsConfig
 from teachonce.interop.convert import check_arrived, convert_records
 from teachonce.interop.merge import merge
 from teachonce.pixels.decode import decode_image
-from teachonce.records.discovery import open_records
+from teachonce.records.discovery import find_splits, open_records
 from teachonce.records.source import record_key
 from teachonce.records.tfrecord.framing import index_path, read_tfrecords
 from teachonce.records.tfrecord.tf_example import encode_example
@@ -206,6 +206,30 @@ def test_two_splits_share_a_folder_and_its_classes(images: Path, out: Path) -> N
         run(images, out, split="test", shards=2)
 
 
+@pytest.mark.parametrize(
+    ("folder", "split"), [("val", "validation"), ("Validation", "val"), ("valid", "valid"), ("validation", "VALID")]
+)
+@pytest.mark.parametrize(("train", "asked"), [("train", "training"), ("Train", "train")])
+def test_a_split_by_another_of_its_names(
+    images: Path, out: Path, folder: str, split: str, train: str, asked: str
+) -> None:
+    """As every command takes them; shards are named as was asked."""
+    write(images / folder / CLASSES[2] / "v1.JPEG", encode_jpeg(50))
+    (images / "train").rename(images / train)
+    run(images, out, split=asked)
+    run(images, out, split=split, shards=1)
+    assert find_splits(out) == sorted([asked, split]) and open_records(out, asked).num_records == 17
+    labels = {name: example["image/class/label"][0] for name, example in examples_of(out, split).items()}
+    assert labels == {"v1.JPEG": 3}  # the classes are train's
+
+
+def test_a_flat_split_by_another_of_its_names(images: Path, out: Path, tmp_path: Path) -> None:
+    write(images / "val/a.JPEG", encode_jpeg(50))
+    answers = write(tmp_path / "a.txt", CLASSES[1])
+    run(images, out, split="validation", image_labels=answers, shards=1)
+    assert open_records(out, "val").read_record(0, 0).label == 2
+
+
 def test_labels_from_a_file(images: Path, out: Path, tmp_path: Path) -> None:
     labels = write(tmp_path / "labels.txt", "n01484850\nn99999999\nn01443537\nn01440764\n")
     metadata = write(
@@ -320,6 +344,8 @@ def test_classes_in_no_splits_are_the_training_split(images: Path, out: Path, tm
     store = write_store(tmp_path / "store", source, logits, offset=0)
     with pytest.raises(ConfigError, match=r"found folders of images; use records --logits"):
         merge(MergeConfig(data=classes, store=store.path, out=tmp_path / "merged"))
+    run(classes, tmp_path / "by_another_name", split="Training")
+    assert open_records(tmp_path / "by_another_name", "train").num_records == 17
     run(classes, out, logits=store.path)
     examples = examples_of(out)
     assert len(examples) == 17

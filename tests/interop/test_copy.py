@@ -19,7 +19,7 @@ import pytest
 
 from teachonce.cli.main import main
 from teachonce.errors import ConfigError, PlanMismatchError, RecordError, TeachonceError
-from teachonce.records.discovery import open_records
+from teachonce.records.discovery import find_splits, open_records
 from teachonce.storage.address import to_location
 from teachonce.storage.files import open_storage
 from teachonce.storage.remote.file_index import INDEX_NAME, read_file_index
@@ -117,6 +117,11 @@ def test_splits_lie_together(tmp_path: Path) -> None:
     copy(source, tmp_path / "one", split="train")
     copy(source, tmp_path / "both")
     assert everything(tmp_path / "one") == everything(tmp_path / "both")
+    copy(source, tmp_path / "other", split="val")
+    assert find_splits(tmp_path / "other") == ["validation"]
+    images = write_image_folder(tmp_path / "images", split="Val")
+    copy(images, tmp_path / "copied", split="validation")
+    assert find_splits(tmp_path / "copied") == ["Val"]
     with pytest.raises(ConfigError, match="has the splits train, validation; give --split"):
         copy(source, tmp_path / "no", shards="0:1")
     with pytest.raises(ConfigError, match=r"--split test: .* has train, validation"):

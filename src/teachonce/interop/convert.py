@@ -51,13 +51,14 @@ from teachonce.records.class_table import (
     read_labels,
     write_classes,
 )
-from teachonce.records.discovery import IMAGE_FOLDERS, find_kind, find_splits
+from teachonce.records.discovery import IMAGE_FOLDERS, find_kind, find_splits, match_split
 from teachonce.records.folder_layout import find_image_splits
 from teachonce.records.image_listing import (
     TRAIN_NAMES,
     ImageListing,
     find_class_folders,
     find_data_classes,
+    find_train_folder,
     list_images,
 )
 from teachonce.records.source import parse_shard_name, record_key, shard_name
@@ -162,8 +163,8 @@ def list_labeled_images(config: RecordsConfig) -> tuple[ImageListing, NDArray[np
         known, origin = _read_classes(config.labels), config.labels
     else:
         has_splits = root != config.images
-        known = tuple((has_splits and find_data_classes(config.images, config.split)) or names)
-        origin = config.images / "train"
+        known = tuple((has_splits and find_data_classes(config.images, root.name)) or names)
+        origin = config.images / (find_train_folder(config.images) or root.name)
     if BACKGROUND in {*known, *names}:
         raise ConfigError(
             f"{root if BACKGROUND in names else origin}: a class is called {BACKGROUND}, as label 0 of the records, "
@@ -202,7 +203,10 @@ def _read_classes(path: Path) -> tuple[str, ...]:
 
 
 def _find_root(config: RecordsConfig) -> Path:
-    """The folder of the split; of images in no splits, which are the training split, their own folder."""
+    """The folder of the split, which may have another name for it; of images in no splits, the training split, theirs.
+
+    Shards are named after the split that was asked for.
+    """
     root = config.images / check_component(config.split, "--split", ConfigError)
     images = open_storage(config.images)
     if images.is_folder(config.split):
@@ -215,9 +219,11 @@ def _find_root(config: RecordsConfig) -> Path:
     if not images.is_folder():
         raise ConfigError(f"{config.images}: no such folder; expected SPLIT/CLASS or CLASS folders of images")
     if splits := find_splits(config.images):
+        if name := match_split(splits, config.split):
+            return config.images / name
         raise ConfigError(f"{root}: no such folder; {config.images} has {', '.join(splits)}; give another --split")
     has_images = find_image_splits(config.images, images.list_folder()) == []
-    if has_images and config.split in TRAIN_NAMES:
+    if has_images and config.split.lower() in TRAIN_NAMES:
         return config.images
     advice = "its images are --split train; " if has_images else ""
     raise ConfigError(

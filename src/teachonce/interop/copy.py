@@ -7,12 +7,14 @@ folder of the three kinds is in ``copying``.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from teachonce.errors import ConfigError
 from teachonce.interop.config import CopyConfig, parse_span
 from teachonce.interop.copying.folders import copy_images, copy_records, copy_run
 from teachonce.interop.copying.stores import copy_store
 from teachonce.interop.copying.transfer import Copied, CopyJob
-from teachonce.records.discovery import named_splits
+from teachonce.records.discovery import match_split, named_splits
 from teachonce.records.folder_layout import find_image_splits
 from teachonce.records.source import parse_shard_name
 from teachonce.runs.run import holds_run
@@ -66,8 +68,11 @@ def _copy(job: CopyJob) -> Copied:
         if job.split in shards or (job.split is None and shards):
             return copy_records(job)
         splits = find_image_splits(job.source, listing) or []
-        if job.split in splits or (job.split is None and splits):
-            return copy_images(job)
+        name = None if job.split is None else match_split(sorted({*shards, *splits}), job.split)
+        if name in shards:
+            return copy_records(replace(job, split=name))
+        if name in splits or (job.split is None and splits):
+            return copy_images(replace(job, split=name))
         if job.split is not None and (shards or splits):
             raise ConfigError(f"--split {job.split}: {job.source} has {', '.join(sorted({*shards, *splits}))}")
         if named_splits(job.source):

@@ -132,7 +132,7 @@ def find_split(data: Path, split: str, options: RecordOptions = _DEFAULTS) -> Op
             "images, images, TFRecords, tars or Parquet; give another folder (docs/guide/data.md says what is read)"
         )
     if options.val_fraction and split.lower() in (*TRAIN_NAMES, *VALIDATION_NAMES):
-        there = _match(found.splits, VALIDATION_NAMES[0])
+        there = match_split(found.splits, VALIDATION_NAMES[0])
         if there is not None:
             raise ConfigError(
                 f"--val-fraction {options.val_fraction}: {data} has a validation split, {there}; leave the option out"
@@ -157,7 +157,7 @@ def _name_of(data: Path, found: Container, split: str) -> str:
     """The name of a split in what was found; "" where that is all records. Raises ConfigError."""
     if not found.splits and split.lower() in TRAIN_NAMES:
         return ""
-    name = _match(found.splits, split)
+    name = match_split(found.splits, split)
     if name is not None:
         return name
     is_validation = split.lower() in VALIDATION_NAMES
@@ -173,15 +173,15 @@ def _name_of(data: Path, found: Container, split: str) -> str:
                 else "--split train"
             )
         )
-    also = f", or {held_out}" if is_validation and _match(found.splits, "train") else ""
+    also = f", or {held_out}" if is_validation and match_split(found.splits, "train") else ""
     raise ConfigError(
         f"{data}: only {', '.join(sorted(found.splits))}, expected {split}-NNNNN-of-NNNNN shards or {split}/CLASS "
         f"folders of images; give another --split or folder{also}"
     )
 
 
-def _match(splits: Sequence[str], split: str) -> str | None:
-    """The split of this name, or of another one for the same: val for validation."""
+def match_split(splits: Sequence[str], split: str) -> str | None:
+    """The split of this name, or of another one for the same: val for validation; None where there is none."""
     if split in splits:
         return split
     known = split.lower()
