@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 
 import onnx
@@ -13,7 +14,10 @@ from teachonce.errors import CheckError
 from teachonce.extraction.gate import Gate
 from teachonce.models.classifier import Classifier, load_model
 from teachonce.records.discovery import open_records
-from tests.support.small_models import write_color_shards, write_color_teacher
+from teachonce.records.options import RecordOptions
+from teachonce.records.sample import sample_locations
+from tests.support.small_data import write_shards
+from tests.support.small_models import COLORS, color_example, write_color_shards, write_color_teacher
 
 WRONG_PIXELS = ",mean=0.5,std=2.5"
 
@@ -59,6 +63,23 @@ def test_a_model_of_one_size_is_diagnosed_all_the_same(tmp_path, build):
     data = write_color_shards(tmp_path / "data")
     with pytest.raises(CheckError, match=r"a wrong mean/std \(ImageNet's mean and std match: add ',mean=0.485"):
         check(build(tmp_path / "t.onnx"), data)
+
+
+def test_unlabeled_records_are_no_part_of_the_sample(tmp_path, capsys):
+    """Of TFRecords of others, whose labels are known when they are read."""
+    payloads = [color_example(i, i % 4 if i % 5 == 0 else -1, COLORS[i % 4]) for i in range(100)]
+    teacher = load_model(write_color_teacher(tmp_path / "t.onnx"))
+    options = RecordOptions(label_feature="image/class/label")
+    gate = Gate(num_samples=8, expect_top1=0.9, batch_size=8, seed=0, data=tmp_path)
+    source = open_records(write_shards(tmp_path / "a", sizes=(100,), payloads=payloads), "train", options)
+    assert gate.check(teacher, source, 0) == 1.0
+    assert "gate: top-1 1.000 on 8 records" in capsys.readouterr().err
+    payloads = [color_example(i, -1 if i else 0, COLORS[0]) for i in range(200)]
+    source = open_records(write_shards(tmp_path / "b", sizes=(200,), payloads=payloads), "train", options)
+    seed = next(seed for seed in range(99) if (0, 0) not in sample_locations(source, 16, seed))
+    one = dataclasses.replace(gate, num_samples=1, seed=seed)
+    assert source.labeled == "some" and math.isnan(one.check(teacher, source, 0))
+    assert "gate: skipped, none of 16 sampled records has a label to score" in capsys.readouterr().err
 
 
 def test_a_model_of_one_size_that_nothing_explains(tmp_path):

@@ -28,8 +28,8 @@ from teachonce.errors import CheckError
 from teachonce.models.classifier import Classifier
 from teachonce.pixels.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, ValueRange
 from teachonce.pixels.render import render_center
-from teachonce.records.sample import sample_records
-from teachonce.records.source import NO_LABEL, Record, RecordSource
+from teachonce.records.sample import sample_labeled
+from teachonce.records.source import Record, RecordSource
 from teachonce.rng import generator
 from teachonce.terminal import print_note
 
@@ -61,10 +61,13 @@ class Gate:
 
         ``offset`` is the data label of the teacher's class 0.
         """
-        sampled = [] if source.labeled == "none" else sample_records(source, self.num_samples, self.seed)
-        records = [record for record in sampled if record.label != NO_LABEL]
+        records: list[Record] = []
+        num_read = 0
+        if source.labeled != "none":
+            records, num_read = sample_labeled(source, self.num_samples, self.seed)
         if not records:
-            print_note("gate: skipped, the data has no labels to score the teacher by")
+            without = f"none of {num_read:,} sampled records has a label" if num_read else "the data has no labels"
+            print_note(f"gate: skipped, {without} to score the teacher by")
             return math.nan
         labels = np.array([record.label for record in records])
         with phase("gate", f"running the teacher on {len(records)} records"):

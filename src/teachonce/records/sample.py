@@ -5,21 +5,46 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from teachonce.engine.buffers import BufferPool
-from teachonce.records.source import Location, Locations, Record, RecordSource, ShardInfo, shard_name
+from teachonce.records.source import NO_LABEL, Location, Locations, Record, RecordSource, ShardInfo, shard_name
 from teachonce.rng import generator
 
-
-def sample_records(source: RecordSource, count: int, seed: int) -> Sequence[Record]:
-    """``count`` records of the source (all, where it has fewer), drawn by ``seed``, in their order."""
-    return source.read_batch(sample_locations(source, count, seed))
+MAX_DRAWS = 16
+"""Records that are read at most for each that is to have a label: 256 of them are found where one in 16 has one."""
 
 
 def sample_locations(source: RecordSource, count: int, seed: int) -> Locations:
-    """The locations of ``sample_records``."""
-    chosen = np.sort(generator(seed, "gate").permutation(source.num_records)[:count])
-    return source.locate_all(chosen)
+    """Where ``count`` records of the source are (all, where it has fewer), drawn by ``seed``, in their order."""
+    return source.locate_all(np.sort(_draw_order(source, seed)[:count]))
+
+
+def sample_labeled(source: RecordSource, count: int, seed: int) -> tuple[list[Record], int]:
+    """``count`` records with a label, in their order, and how many were read for them.
+
+    Of data that is labeled throughout they are those of ``sample_locations``. Else the next of the same order are
+    drawn for those without: from the rows with labels, where these are known without reading, or until ``MAX_DRAWS``
+    times ``count`` records were read. Fewer are returned where there are no more.
+    """
+    order = _draw_order(source, seed)
+    known = [labels for shard in range(len(source.shards)) if (labels := source.known_labels(shard)) is not None]
+    if len(known) == len(source.shards):
+        order = order[np.concatenate(known)[order] != NO_LABEL]
+    found: dict[int, Record] = {}
+    num_read = 0
+    while len(found) < count and num_read < min(len(order), MAX_DRAWS * count):
+        drawn = order[num_read : num_read + count]
+        rows = np.sort(drawn)
+        records = dict(zip(rows.tolist(), source.read_batch(source.locate_all(rows)), strict=True))
+        labeled = [row for row in drawn.tolist() if records[row].label != NO_LABEL]
+        found |= {row: records[row] for row in labeled[: count - len(found)]}
+        num_read += len(drawn)
+    return [found[row] for row in sorted(found)], num_read
+
+
+def _draw_order(source: RecordSource, seed: int) -> NDArray[np.int64]:
+    return generator(seed, "gate").permutation(source.num_records)
 
 
 class SubsetSource(RecordSource):

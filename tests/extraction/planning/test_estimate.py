@@ -31,7 +31,7 @@ from teachonce.extraction.planning.table import format_bytes, format_hours, rend
 from teachonce.extraction.prepare import build_plan
 from teachonce.models.classifier import load_model
 from teachonce.records.discovery import open_records
-from teachonce.records.sample import SubsetSource, sample_locations, sample_records
+from teachonce.records.sample import SubsetSource, sample_labeled, sample_locations
 from teachonce.store.store import Store
 from teachonce.views.columns import VIEW_COLUMNS
 from tests.support.chromium import measure_page
@@ -164,10 +164,9 @@ def test_a_mixed_view_takes_its_partner_from_the_sample_and_pays_for_it(data, te
 
 def test_sample_locations_are_those_of_the_gates_records(data):
     source = open_records(data, "train")
-    records = sample_records(source, 10, seed=3)
-    assert [source.read_record(*location).key for location in sample_locations(source, 10, seed=3)] == [
-        r.key for r in records
-    ]
+    records, _ = sample_labeled(source, 10, seed=3)
+    keys = [source.read_record(*location).key for location in sample_locations(source, 10, seed=3)]
+    assert keys == [record.key for record in records]
     assert sample_locations(source, 10, seed=4) != sample_locations(source, 10, seed=3)
     assert sample_locations(source, 99, seed=3) == [(0, row) for row in range(20)] + [(1, row) for row in range(13)]
 
