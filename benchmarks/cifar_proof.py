@@ -43,7 +43,7 @@ STUDENT = (
 )
 VIEWS = "extract --data 25k --teacher {teacher} --crop-scale 0.25 1 --views 10"
 ARMS = f"ablate {STUDENT} --teacher {{teacher}} --out arms --crop-scale 0.25 1 --kd-temp 2 --label-weight 0"
-STORES = f"ablate {STUDENT} --arms , --label-weight 0"
+STORES = f"ablate {STUDENT} --arms ''"
 
 
 WANTED_TOP1 = 0.93
@@ -61,26 +61,43 @@ class Step(NamedTuple):
 
 
 def steps(*, in_turn: bool) -> Iterator[Step]:
-    """The whole proof, in order; ``in_turn``: the first arms first, one after another."""
+    """The whole proof; ``in_turn``: in an order in which each finished step says something, first all with one seed."""
     arms = "labels,center,views:10"
-    parts = (("", 1), (",online", 1), (",views:4,views:1", 1), (",views:30", 1), ("", 2), ("", 3))
-    for number, (more, seeds) in enumerate(parts, 1):
+    parts = ("", ",online", ",views:4,views:1", ",views:30")
+    for number, more in enumerate(parts, 1):
         arms += more
         if in_turn or number == len(parts):
+            seeds = 1 if in_turn else 3
             yield Step(f"Arms, {seeds} seeds: {arms}", (f"{ARMS} --arms {arms} --seeds {seeds}",), "arms")
-    stores = {"int8": "--codec int8", "topk5": "--codec topk --topk 5", "topk2": "--codec topk --topk 2"}
-    extract = tuple(f"{VIEWS} --policy crop {codec} --out stores/{name}" for name, codec in stores.items())
-    for temperature in (1, 4):
-        given = ",".join(f"stores/{name}" for name in stores)
-        out = f"codecs-{temperature}"
-        command = f"{STORES} --stores {given} --kd-temp {temperature} --seeds 2 --out {out}"
-        yield Step(f"Codecs at T = {temperature}, 10 views", (*extract, command), out)
-    policies = {"randaugment": "--policy crop+randaugment", "mixup": "--policy crop --mixup-alpha 0.2"}
-    extract = (extract[0], *(f"{VIEWS} {policy} --out stores/{name}" for name, policy in policies.items()))
-    command = f"{STORES} --stores stores/int8,stores/randaugment,stores/mixup --kd-temp 2 --seeds 2 --out policies"
-    yield Step("What the views are, 10 of them, T = 2", (*extract, command), "policies")
-    command = f"{STORES} --stores stores/int8 --label-weight 1 --kd-temp 2 --seeds 2 --out with-labels"
-    yield Step("KD and labels, half and half", (extract[0], command), "with-labels")
+    for seeds in (1, 2) if in_turn else (2,):
+        yield from _comparisons(seeds)
+        if in_turn:
+            yield Step(f"Arms, {seeds + 1} seeds: {arms}", (f"{ARMS} --arms {arms} --seeds {seeds + 1}",), "arms")
+
+
+def _comparisons(seeds: int) -> Iterator[Step]:
+    """What is asked besides: labels beside the teacher, what views are, how logits are stored."""
+    view = {
+        "int8": "--policy crop --codec int8",
+        "randaugment": "--policy crop+randaugment",
+        "mixup": "--policy crop --mixup-alpha 0.2",
+        "topk5": "--policy crop --codec topk --topk 5",
+        "topk2": "--policy crop --codec topk --topk 2",
+    }
+    extract = {name: f"{VIEWS} {options} --out stores/{name}" for name, options in view.items()}
+
+    def compare(title: str, names: tuple[str, ...], options: str, out: str) -> Step:
+        stores = ",".join(f"stores/{name}" for name in names)
+        command = f"{STORES} --stores {stores} {options} --seeds {seeds} --out {out}"
+        return Step(f"{title}, {seeds} seeds", (*map(extract.__getitem__, names), command), out)
+
+    yield compare("KD and labels, half and half", ("int8",), "--label-weight 1 --kd-temp 2", "with-labels")
+    kinds = ("int8", "randaugment", "mixup")
+    yield compare("What the views are, 10 of them, T = 2", kinds, "--label-weight 0 --kd-temp 2", "policies")
+    codecs = ("int8", "topk5", "topk2")
+    for temperature in (4, 1):
+        options = f"--label-weight 0 --kd-temp {temperature}"
+        yield compare(f"Codecs at T = {temperature}, 10 views", codecs, options, f"codecs-{temperature}")
 
 
 def main() -> None:
