@@ -2,11 +2,13 @@
 
 A better epoch's weights are written before the checkpoint that counts the epoch. A training that is killed in between
 goes on from the checkpoint before, repeats the epoch, and may come to another result: on a GPU sums are not taken in
-one order. So the weights that the last checkpoint knows are kept until the next one.
+one order. So the weights that the last checkpoint knows are kept until the next one. A file that a user has removed is
+no error: there is none then until an epoch is better.
 """
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,8 @@ from teachonce.runs.run import BEST_WEIGHTS, KEPT_BEST_WEIGHTS
 from teachonce.storage.files import open_storage
 from teachonce.storage.storage import Storage
 from teachonce.terminal import print_note
+
+_BLOCK_BYTES = 1 << 20
 
 
 class BestWeights:
@@ -31,7 +35,7 @@ class BestWeights:
     def put(self, content: bytes) -> None:
         """The weights of an epoch that is better than those before."""
         storage = open_storage(self._run)
-        if self._hash is not None and self._hash == self._checkpointed:
+        if self._hash is not None and self._hash == self._checkpointed and storage.has(BEST_WEIGHTS):
             _copy(storage, BEST_WEIGHTS, KEPT_BEST_WEIGHTS)
         with storage.put(BEST_WEIGHTS) as file:
             file.write(content)
@@ -48,13 +52,11 @@ class BestWeights:
         if not is_first:
             return
         storage = open_storage(self._run)
-        if storage.has(BEST_WEIGHTS) and self._hash_of(storage, BEST_WEIGHTS) != self._hash:
-            if storage.has(KEPT_BEST_WEIGHTS) and self._hash_of(storage, KEPT_BEST_WEIGHTS) == self._hash:
+        if _hash(storage, BEST_WEIGHTS) != self._hash:
+            if self._hash is not None and _hash(storage, KEPT_BEST_WEIGHTS) == self._hash:
                 _copy(storage, KEPT_BEST_WEIGHTS, BEST_WEIGHTS)
             else:
-                storage.delete(BEST_WEIGHTS)
-                if self._hash is not None:
-                    print_note(f"{self._run / BEST_WEIGHTS}: of an epoch that is repeated now; removed")
+                self._forget(storage)
         self.finish()
 
     def finish(self) -> None:
@@ -63,11 +65,28 @@ class BestWeights:
         if storage.has(KEPT_BEST_WEIGHTS):
             storage.delete(KEPT_BEST_WEIGHTS)
 
-    @staticmethod
-    def _hash_of(storage: Storage, name: str) -> str:
-        return xxhash.xxh3_128_hexdigest(storage.read(name))
+    def _forget(self, storage: Storage) -> None:
+        """Have no file, as there is none that is of the curve."""
+        if self._hash is not None:
+            what = "missing; the next better epoch's are kept"
+            if storage.has(BEST_WEIGHTS):
+                what = "of an epoch that is repeated now; removed"
+            print_note(f"{self._run / BEST_WEIGHTS}: {what}")
+        storage.delete(BEST_WEIGHTS)
+        self._hash = self._checkpointed = None
+
+
+def _hash(storage: Storage, name: str) -> str | None:
+    """In blocks: weights may be larger than what is read as a whole; None where there is no such file."""
+    if not storage.has(name):
+        return None
+    hasher = xxhash.xxh3_128()
+    with storage.stream(name) as file:
+        while block := file.read(_BLOCK_BYTES):
+            hasher.update(block)
+    return hasher.hexdigest()
 
 
 def _copy(storage: Storage, source: str, target: str) -> None:
-    with storage.put(target) as file:
-        file.write(storage.read(source))
+    with storage.stream(source) as content, storage.put(target) as file:
+        shutil.copyfileobj(content, file, _BLOCK_BYTES)
