@@ -9,8 +9,9 @@ import pytest
 
 from teachonce.errors import ConfigError, ModelError, PlanMismatchError, TeachonceError
 from teachonce.pixels.preprocessing import Preprocessing
+from teachonce.records.class_table import hash_classes
 from teachonce.runs.metrics import METRIC_COLUMNS, read_metrics, write_metrics
-from teachonce.runs.run import Run, begin_run, find_run, open_finished_run
+from teachonce.runs.run import Run, begin_run, check_run, find_run, open_finished_run
 from teachonce.storage.files import write_json
 from teachonce.training.config import default_options
 from tests.support.small_data import run_config
@@ -50,6 +51,31 @@ def test_an_option_that_the_run_did_not_have_yet_had_its_default(tmp_path: Path)
     )
     with pytest.raises(PlanMismatchError, match="mixup_type was batch, now 1;"):
         begin_run(tmp_path / "run", {**CONFIG, "mixup_type": 1}, default_options())
+
+
+def test_the_order_of_the_classes_is_part_of_the_run(tmp_path: Path) -> None:
+    """By it labels are numbered, and it is that of a file or of folders, which a user may change."""
+
+    def named(*names: str, **changes: Any) -> dict[str, Any]:
+        return CONFIG | {"classes_hash": hash_classes(names), "class_names": list(names), "labels": "a.txt"} | changes
+
+    begin_run(tmp_path / "run", named("cat", "dog", "emu"), default_options())
+    begin_run(tmp_path / "run", named("cat", "dog", "emu", labels="b.txt", trust=True), default_options())
+    expected = r"started with other classes, or with the same ones in another order: output 1 was dog, now emu; give"
+    for check in (check_run, begin_run):
+        with pytest.raises(PlanMismatchError, match=expected):
+            check(tmp_path / "run", named("cat", "emu", "dog"), default_options())
+    with pytest.raises(PlanMismatchError, match="output 2 was emu, now nothing;"):
+        begin_run(tmp_path / "run", named("cat", "dog"), default_options())
+    # Runs of older versions know less.
+    (tmp_path / "old").mkdir()
+    write_json(tmp_path / "old" / "config.json", named("cat", "dog", class_names=None))
+    with pytest.raises(PlanMismatchError, match=rf"output 0 was {hash_classes(['cat', 'dog'])}, now "):
+        begin_run(tmp_path / "old", named("dog", "cat", class_names=None), default_options())
+    write_json(tmp_path / "old" / "config.json", {**CONFIG, "labels": "a.txt"})
+    begin_run(tmp_path / "old", named("dog", "cat"), default_options())
+    with pytest.raises(PlanMismatchError, match=r"labels was a\.txt, now b\.txt; choose another --out"):
+        begin_run(tmp_path / "old", named("dog", "cat", labels="b.txt"), default_options())
 
 
 def test_begin_leaves_other_folders_alone(tmp_path: Path) -> None:

@@ -202,6 +202,32 @@ def test_weights_that_say_the_same_go_on(digits: Path, digits_store: Path, tmp_p
         train(config(digits, tmp_path / "run", store_weights="3,7", **settings))
 
 
+def test_names_that_were_swapped_are_other_classes(tmp_path: Path) -> None:
+    """The labels would be permuted under a student that has begun to learn them; the file may be moved."""
+    write_image_folder(tmp_path / "images", per_class=12)
+    labels, moved = tmp_path / "labels.txt", tmp_path / "moved.txt"
+    labels.write_text("class0\nclass1\nclass2\n")
+    settings = {"epochs": 1, "batch_size": 12, "validation_split": "none", "logger": "none"}
+    first = train(config(tmp_path / "images", tmp_path / "run", labels=labels, **settings))
+    labels.rename(moved)
+    assert train(config(tmp_path / "images", tmp_path / "run", labels=moved, **settings)) == first
+    moved.write_text("class0\nclass2\nclass1\n")
+    with pytest.raises(PlanMismatchError, match="in another order: output 1 was class1, now class2"):
+        train(config(tmp_path / "images", tmp_path / "run", labels=moved, **settings))
+
+
+@pytest.mark.filterwarnings("ignore:--teacher .* contradicts them")
+def test_an_online_teacher_may_be_moved(digits: Path, tmp_path: Path) -> None:
+    settings = {"epochs": 1, "validation_split": "none", "logger": "none", "kd_temp": 1.0}
+    train(config(digits, tmp_path / "teacher", **settings | {"kd_temp": None}))
+    first = train(config(digits, tmp_path / "run", teacher=f"run:{tmp_path / 'teacher'}", **settings))
+    (tmp_path / "teacher").rename(tmp_path / "moved")
+    assert train(config(digits, tmp_path / "run", teacher=f"run:{tmp_path / 'moved'}", **settings)) == first
+    other = f"run:{tmp_path / 'moved'},mean=0"
+    with pytest.raises(PlanMismatchError, match=r"teacher was run:\S*teacher, now run:\S*moved,mean=0"):
+        train(config(digits, tmp_path / "run", teacher=other, **settings))
+
+
 @pytest.mark.parametrize(("num_records", "num_devices"), [(5, 8), (0, 1)])
 def test_each_device_needs_a_record_to_evaluate_on(num_records: int, num_devices: int) -> None:
     config = TrainConfig(data=Path("d"), student="timm:a", out=Path("o"), val_fraction=0.1)

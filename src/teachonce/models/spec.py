@@ -65,6 +65,12 @@ class ModelSpec:
         return BEST_WEIGHTS if self.options.get("epoch") == "best" else WEIGHTS_NAME
 
     @property
+    def elsewhere(self) -> tuple[str, str, dict[str, Any]]:
+        """Kind, name and options without paths: equal for models that differ, at most, in where they lie."""
+        name = "" if self.kind in ("onnx", "savedmodel", "run") else self.name
+        return self.kind, name, {**self.options, "weights": None}
+
+    @property
     def backbone(self) -> dict[str, Any]:
         """The options that say what an assembled ResNet is made of: with kind and name, the architecture."""
         return {name: value for name, value in self.options.items() if name in BACKBONE_OPTIONS}

@@ -14,20 +14,21 @@
 A run is the same run wherever it is computed: paths, the kind of device, the nodes that devices are spread over and
 loader threads may change between two starts. Everything that the numbers depend on may not, but for the number of
 devices (``world_size``) where an update has as many images: config.json keeps the first one (``training/data.py``).
-Data and store are compared by what they are, not by where they are stored. Who only needs the final weights
-(``open_finished_run``) asks for these and not for result.json. Nothing here needs torch.
+Data, classes, store and teacher are compared by what they are, not by where they are stored. Who only needs the final
+weights (``open_finished_run``) asks for these and not for result.json. Nothing here needs torch.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, TypeVar
 
 import xxhash
 
-from teachonce.errors import ConfigError, ModelError, TeachonceError
+from teachonce.errors import ConfigError, ModelError, PlanMismatchError, TeachonceError
 from teachonce.pixels.preprocessing import Preprocessing
 from teachonce.runs.metrics import Row, read_metrics
 from teachonce.storage.address import to_location
@@ -74,6 +75,8 @@ _FREE = frozenset(
         "num_nodes",
         "num_workers",
         "in_memory",
+        "trust",
+        "labels",
         "checkpoint_epochs",
         "checkpoint_minutes",
         "grace_seconds",
@@ -83,7 +86,7 @@ _FREE = frozenset(
     }
 )
 """Entries of config.json that may differ when a run is resumed: where it is computed and where files are; the name of
-the recipe, whose options are compared one by one; names and hash of the classes, which older runs lack."""
+the recipe, whose options are compared one by one; what ``_check_classes`` compares, as older runs lack some of it."""
 
 _NUMBER = (int, float)
 _ANY_NUMBER = (int, float, type(None))
@@ -236,7 +239,7 @@ def check_run(path: Path, config: Mapping[str, Any], defaults: Mapping[str, Any]
     ``defaults`` are the values of options that the run's version may not have had yet. Raises PlanMismatchError naming
     each setting that differs, TeachonceError where ``path`` holds something else.
     """
-    _plan_file(path, defaults).check(config)
+    _check_classes(path, _plan_file(path, defaults).check(config), config)
 
 
 def check_run_folder(path: Path) -> None:
@@ -246,7 +249,34 @@ def check_run_folder(path: Path) -> None:
 
 def begin_run(path: Path, config: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
     """``check_run``, then write config.json where there is none; processes of one training may do this at once."""
-    _plan_file(path, defaults).begin(config)
+    _check_classes(path, _plan_file(path, defaults).begin(config), config)
+
+
+def _check_classes(path: Path, old: Mapping[str, Any] | None, new: Mapping[str, Any]) -> None:
+    """Raise PlanMismatchError where outputs of the student would be other classes than so far.
+
+    The order of the classes is that of a file or of folders, which a user may change; by it labels are numbered. A list
+    of names (``labels``) may be moved where both know the names.
+    """
+    if old is None:
+        return
+    if old.get("classes_hash") is None or new.get("classes_hash") is None:
+        before, now = (config.get("labels") for config in (old, new))
+        if before != now:
+            raise PlanMismatchError(
+                f"{path}: was started with a different configuration: labels was {before}, now {now}; choose another "
+                "--out, or the same settings"
+            )
+        return
+    if old["classes_hash"] == new["classes_hash"]:
+        return
+    names = zip_longest(old.get("class_names") or [], new.get("class_names") or [], fillvalue="nothing")
+    differing = ((output, *pair) for output, pair in enumerate(names) if pair[0] != pair[1])
+    output, before, now = next(differing, (0, old["classes_hash"], new["classes_hash"]))
+    raise PlanMismatchError(
+        f"{path}: was started with other classes, or with the same ones in another order: output {output} was "
+        f"{before}, now {now}; give --labels or name the folders as before, or choose another --out"
+    )
 
 
 def _no_run(path: Path, error: Exception) -> ModelError:

@@ -23,7 +23,7 @@ from teachonce.data.logit_sources import LogitSource, RecordLogits
 from teachonce.data.stored_logits import StoredLogits
 from teachonce.errors import ConfigError, PlanMismatchError, RecordError, TeachonceError
 from teachonce.models.fine_tuning import InitialRun, initial_preprocessing, open_initial_run
-from teachonce.models.spec import BACKBONE_OPTIONS, ModelSpec, override_preprocessing
+from teachonce.models.spec import BACKBONE_OPTIONS, ModelSpec, override_preprocessing, parse_model_spec
 from teachonce.models.torch_backend import library_mean_std
 from teachonce.options import option_arguments, to_json
 from teachonce.pixels.in_memory import RecordsInMemory
@@ -252,6 +252,7 @@ def resolve_run(
         **_batch_as_begun(config, world_size),
         "kd_temp": config.temperature,
         "store_weights": _as_begun(config),
+        "teacher": _teacher_as_begun(config, online_sha256),
         "eval_size": data.preprocessing.size_px,
         "num_classes": data.train.num_classes,
         "offset": data.train.class_space.offset,
@@ -335,6 +336,18 @@ def _as_begun(config: TrainConfig) -> str:
         return config.store_weights
     is_same = np.allclose(before, config.teacher_weights(), rtol=1e-9, atol=0)
     return text if is_same else config.store_weights
+
+
+def _teacher_as_begun(config: TrainConfig, weights_sha256: str | None) -> str | None:
+    """``--teacher`` as the run was started with, where it is the same model in another place."""
+    begun = find_run(config.out)
+    if weights_sha256 is None or begun is None or begun.config.get("online_weights_sha256") != weights_sha256:
+        return config.teacher
+    try:
+        before, now = (parse_model_spec(str(text)).elsewhere for text in (begun.teacher, config.teacher))
+    except ConfigError:  # a path with commas that is not there any more
+        return config.teacher
+    return begun.teacher if before == now else config.teacher
 
 
 def check_validation(config: TrainConfig, data: TrainingData, world_size: int) -> None:
