@@ -338,6 +338,23 @@ def test_a_loss_that_is_not_finite_is_not_saved(digits: Path, tmp_path: Path, st
     assert all(tensor.isfinite().all() for tensor in last_checkpoint(run)["state_dict"].values())
 
 
+def test_weights_that_the_newest_update_makes_are_not_saved(
+    digits: Path, tmp_path: Path, stopper: Stopper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No loss has been computed by them when the signal asks for a checkpoint."""
+
+    def poisoned(module: StudentModule, optimizer: torch.optim.Optimizer) -> None:
+        if module.global_step == 1:
+            next(module.student.parameters()).grad.fill_(float("nan"))
+
+    monkeypatch.setattr(StudentModule, "on_before_optimizer_step", poisoned)
+    run = config(digits, tmp_path / "run", batch_size=8)
+    stopper.plan("training_step", 2, signal.SIGTERM)
+    with pytest.raises(TeachonceError, match=r"the weights are not finite after update 2 \(epoch 1\)"):
+        train(run)
+    assert not (run.out / "checkpoints").exists()
+
+
 @pytest.mark.xdist_group("trainings")
 def test_a_step_that_hangs_ends_with_the_grace_period(digits: Path, tmp_path: Path) -> None:
     """The checkpoint before is kept."""

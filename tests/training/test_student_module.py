@@ -238,6 +238,26 @@ def test_a_loss_that_is_not_finite_ends_the_training_within_an_update(
         assert all(torch.isfinite(tensor).all() for tensor in found["state_dict"].values())
 
 
+def test_all_that_is_kept_is_looked_at() -> None:
+    module = build(ema_decay=0.9)
+    assert module.average is not None
+    module.student.register_buffer("mask", torch.tensor([0.0, -torch.inf]))  # what no update makes
+    module.check_weights(with_statistics=True)
+    for model in (module.student, module.average.model):
+        for value, has_statistics in ((next(model.parameters()), False), (model.get_buffer("bn1.running_var"), True)):
+            for bad in (torch.nan, torch.inf, -torch.inf):
+                kept = value.detach().clone()
+                with torch.no_grad():
+                    value[0] = bad
+                with pytest.raises(TeachonceError, match="the weights are not finite"):
+                    module.check_weights(with_statistics=True)
+                if has_statistics:
+                    module.check_weights()
+                with torch.no_grad():
+                    value.copy_(kept)
+    module.check_weights(with_statistics=True)
+
+
 def test_a_class_that_the_teacher_lacks(batch) -> None:
     student_logits, labels, teacher_logits = batch
     teacher_logits = teacher_logits.clone()

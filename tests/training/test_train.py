@@ -468,6 +468,33 @@ def test_weights_that_are_not_finite_are_not_saved(
     assert all(torch.isfinite(tensor).all() for tensor in checkpoint["state_dict"].values())
 
 
+def test_weights_that_the_last_update_makes_are_no_result(
+    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its loss is that of the weights before it, and without an evaluation no other loss follows."""
+
+    def poisoned(module: StudentModule, optimizer: torch.optim.Optimizer) -> None:
+        if module.global_step == 5:
+            next(module.student.parameters()).grad.fill_(float("nan"))
+
+    monkeypatch.setattr(StudentModule, "on_before_optimizer_step", poisoned)
+    run = config(digits, tmp_path / "run", epochs=2, validation_split="none")
+    with pytest.raises(TeachonceError, match=r"run: the weights are not finite after update 6 \(epoch 2\); lower --lr"):
+        train(run)
+    checkpoint = torch.load(run.out / "checkpoints" / "last.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == 3
+    assert not (run.out / "student.safetensors").exists()
+    # As an older version has saved them.
+    monkeypatch.undo()
+    train(run)
+    (run.out / "result.json").unlink()
+    checkpoint = torch.load(run.out / "checkpoints" / "last.ckpt", weights_only=True)
+    next(iter(checkpoint["state_dict"].values())).fill_(float("inf"))
+    torch.save(checkpoint, run.out / "checkpoints" / "last.ckpt")
+    with pytest.raises(TeachonceError, match="run: the weights are not finite after update 6"):
+        train(run)
+
+
 def test_an_evaluation_that_is_not_finite_stops_the_run(
     digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -195,6 +195,7 @@ class Interruption(Checkpoint):
         if decided:
             # What is not finite must not be saved.
             module.check_loss(newest=True)
+            module.check_weights()
             self._save_within(trainer, num_done, decided)
 
     def on_validation_batch_end(

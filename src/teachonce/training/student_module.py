@@ -251,6 +251,8 @@ class StudentModule(lightning.LightningModule):
             distribute_bn(self.student, self.trainer.world_size, reduce=True)
             if self.average is not None:
                 distribute_bn(self.average.model, self.trainer.world_size, reduce=True)
+        if is_last:
+            self.check_weights(with_statistics=True)
         if is_updated and not is_last and self.after_update is not None:
             self.after_update((batch_index + 1) // self.trainer.accumulate_grad_batches)
 
@@ -290,6 +292,27 @@ class StudentModule(lightning.LightningModule):
         update = self.watch.find_bad(newest=newest)
         if update is not None:
             raise self._not_finite(f"the loss is not finite in update {update + 1} (epoch {self.current_epoch + 1})")
+
+    def check_weights(self, *, with_statistics: bool = False) -> None:
+        """Raise TeachonceError if a weight is NaN or infinite, as only the newest update's can be: its loss is that of
+        the weights before it. For what is about to be saved; the device is waited for.
+
+        Ranks agree without asking each other: they all have the same parameters, and from an epoch's end on the same
+        running statistics, which are looked at then (``with_statistics``).
+        """
+        largest = []
+        for model in (self.student, *([] if self.average is None else [self.average.model])):
+            tensors: list[Tensor] = list(model.parameters())
+            if with_statistics:
+                tensors += [value for name, value in model.named_buffers() if "running_" in name]
+            # The largest magnitude, not the sum, which may overflow.
+            largest += [
+                torch.linalg.vector_norm(value.detach().float(), torch.inf) for value in tensors if value.numel()
+            ]
+        if not torch.stack(largest).isfinite().all():
+            raise self._not_finite(
+                f"the weights are not finite after update {self.global_step} (epoch {self.current_epoch + 1})"
+            )
 
     def _not_finite(self, what: str) -> TeachonceError:
         precision = self.config.precision

@@ -410,6 +410,7 @@ def _finish(
     data: TrainingData,
 ) -> dict[str, Any]:
     """Weights, result and report; the result file comes last, as it says that the run is finished."""
+    module.check_weights(with_statistics=True)  # those of a checkpoint that an older version has written
     rows = recorder.rows
     last, best = rows[-1], recorder.best_row
     classes = summarize_classes(recorder.class_sums, data.validation)
