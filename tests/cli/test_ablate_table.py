@@ -76,6 +76,12 @@ def test_one_evaluation_has_no_empty_panel():
     assert "mean over seeds" not in draw_ablation([LABELS, arm("KD", 0.6, 0.7, 0.8, curves=[[(2, 0.6)]] * 3)])
 
 
+def test_a_curve_without_its_last_row_is_no_error():
+    curves = [[(1, 0.5), (2, 0.6)], [(1, 0.5)], [(1, 0.5), (2, 0.7)]]
+    assert "mean over seeds" in draw_ablation([LABELS, arm("KD", 0.6, 0.7, 0.8, curves=curves)])
+    assert "mean over seeds" in draw_ablation([LABELS, arm("KD", 0.6, 0.7, 0.8, curves=[[], *curves])])
+
+
 def page_of(arms):
     names = ("ablation.md", "ablation.json")
     return render_ablation(arms, 3, student="timm:a<b", command="teachonce ablate --out 'x y'", files=names)

@@ -271,8 +271,10 @@ def _draw_dots(arms: Sequence[Arm], axes: Any) -> None:
 
 def _draw_curves(arms: Sequence[Arm], axes: Any) -> None:
     for position, arm in enumerate(arms):
-        epochs = [epoch for epoch, _ in arm.curves[0]] if arm.curves else []
-        means = [100 * statistics.mean(curve[at][1] for curve in arm.curves) for at in range(len(epochs))]
+        curves = [dict(curve) for curve in arm.curves]
+        # A run that was killed at the wrong moment may lack its last row.
+        epochs = [epoch for epoch in curves[0] if all(epoch in curve for curve in curves)] if curves else []
+        means = [100 * statistics.mean(curve[epoch] for curve in curves) for epoch in epochs]
         axes.plot(epochs, means, color=_COLORS[position % len(_COLORS)], label=arm.name, lw=1.3)
     axes.set_xlabel("epoch")
     axes.set_ylabel("top-1 in %, mean over seeds")

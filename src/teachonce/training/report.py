@@ -36,6 +36,7 @@ from teachonce.runs.metrics import METRICS_NAME, Row
 from teachonce.runs.run import REPORT_NAME, VALIDATION_CLASSES_NAME, WEIGHTS_NAME, Run
 from teachonce.storage.address import to_location
 from teachonce.storage.files import atomic_write
+from teachonce.terminal import plural
 from teachonce.training.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -86,6 +87,15 @@ def summarize_classes(class_sums: Tensor | None, validation: EvalDataset | None)
     counts, correct = class_sums.long().numpy()
     names = shown_names(validation.records.classes)
     return collect_classes(counts, correct, names, first_label=validation.class_space.offset)
+
+
+def describe_result(result: Mapping[str, Any], num_classes: int) -> str:
+    """A result as a phrase for people."""
+    phrase = plural(result["epochs"], "epoch")
+    if result["top1"] is not None:
+        top5 = f", top-5 {result['top5']:.4f}" if shows_top5(num_classes) else ""
+        phrase += f", top-1 {result['top1']:.4f}{top5}, ECE {result['ece']:.4f}"
+    return phrase
 
 
 def write_report(run: Path, result: Mapping[str, Any], classes: Sequence[ClassResult] = ()) -> Path:

@@ -45,8 +45,9 @@ from teachonce.models.fine_tuning import start_from
 from teachonce.models.own_classes import resolve_model_offset
 from teachonce.models.spec import ModelSpec, first_line, parse_model_spec
 from teachonce.options import to_json
-from teachonce.records.class_space import ClassSpace, shows_top5
+from teachonce.records.class_space import ClassSpace
 from teachonce.rng import derive_seed
+from teachonce.runs.metrics import write_metrics
 from teachonce.runs.run import (
     CHECKPOINTS_NAME,
     LAST_CHECKPOINT,
@@ -59,7 +60,7 @@ from teachonce.runs.run import (
     find_run,
 )
 from teachonce.storage.files import atomic_write, open_storage, write_json
-from teachonce.terminal import plural, print_note
+from teachonce.terminal import print_note
 from teachonce.training.callbacks import (
     AtomicCheckpointIO,
     CurveLog,
@@ -80,7 +81,7 @@ from teachonce.training.data import (
 from teachonce.training.interruption import EpochLoader, Interruption, TrainingStoppedError
 from teachonce.training.online_stats import measure_online_stats
 from teachonce.training.ranks import Agreement, is_first_rank, is_rank, is_slurm_rank, run_ranks, world_shape
-from teachonce.training.report import summarize_classes, write_report
+from teachonce.training.report import describe_result, summarize_classes, write_report
 from teachonce.training.store_warnings import measure_store_stats, warn_before_training, warn_of_teacher
 from teachonce.training.student_module import OnlineTeacher, StudentModule
 
@@ -159,15 +160,6 @@ def _alone(config: TrainConfig, trainer: lightning.Trainer) -> Iterator[None]:
         if storage.has(RESULT_NAME):
             raise TeachonceError(f"{config.out}: another process finished it meanwhile; run again to see its result")
         yield
-
-
-def describe_result(result: dict[str, Any], num_classes: int) -> str:
-    """A result as a phrase for people."""
-    phrase = plural(result["epochs"], "epoch")
-    if result["top1"] is not None:
-        top5 = f", top-5 {result['top5']:.4f}" if shows_top5(num_classes) else ""
-        phrase += f", top-1 {result['top1']:.4f}{top5}, ECE {result['ece']:.4f}"
-    return phrase
 
 
 def _fit(
@@ -442,6 +434,8 @@ def _finish(
     if trainer.is_global_zero:
         with atomic_write(config.out / WEIGHTS_NAME) as file:
             file.write(module.weights())
+        # The last epoch's row is missing where a kill came between the checkpoint that has it and this file.
+        write_metrics(config.out, rows)
         write_report(config.out, result, classes)
         write_json(config.out / RESULT_NAME, result)
     _remove_temporaries(trainer, config)
