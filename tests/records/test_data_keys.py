@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 
 from teachonce.errors import RecordError
-from teachonce.records.data_keys import ClassOrder, DataKeys, find_class_order
+from teachonce.records.data_keys import ClassOrder, DataKeys, find_class_order, find_other_label, read_shard_labels
 from teachonce.records.discovery import open_records
 from teachonce.records.image_folder import FolderSource
 from teachonce.records.sample import SubsetSource
+from teachonce.records.selection import SelectedSource
 from teachonce.records.source import NO_LABEL, RecordSource, record_key
 from teachonce.records.tfrecord.source import TFRecordSource
 from teachonce.storage.address import to_location
@@ -247,3 +248,42 @@ def test_how_classes_are_spread_over_shards(data: Path, monkeypatch: pytest.Monk
     assert find_class_order(source) == ClassOrder(3, 2, pytest.approx(own_class), pytest.approx(shuffled))
     labels = [[NO_LABEL] * 3, [NO_LABEL, NO_LABEL, 3, NO_LABEL], [NO_LABEL] * 2]
     assert find_class_order(source) is None
+
+
+def test_a_label_that_is_none_of_the_classes(
+    data: Path, read: list[str], cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Labels of 9 records in shards of 3, 4 and 2; the first records of each shard are read, and no more."""
+    rows: list[tuple[int, int]] = []
+    real = TFRecordSource.read_batch
+
+    def noted(self: TFRecordSource, locations: Any, **options: Any) -> Any:
+        rows.extend(locations)
+        return real(self, locations, **options)
+
+    monkeypatch.setattr(TFRecordSource, "read_batch", noted)
+    source = open_records(data, "train")
+    labels = [[record.label for record in source.iter_shard(shard)] for shard in range(3)]
+    largest = max(map(max, labels))
+    first = next(
+        (shard, row) for shard in range(3) for row in range(len(labels[shard])) if labels[shard][row] == largest
+    )
+    read.clear()
+    assert find_other_label(source, range(largest + 1)) is None
+    assert rows == [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2), (1, 3), (2, 0), (2, 1)]
+    assert find_other_label(source, range(largest)) == first
+    for most, expected in ((6, [(0, 0), (0, 1), (1, 0), (1, 1), (2, 0), (2, 1)]), (2, [(0, 0), (2, 0)]), (1, [(0, 0)])):
+        rows.clear()
+        assert find_other_label(source, range(largest + 1), most) is None
+        assert rows == expected
+    rows.clear()
+    # Of some of the records, and where labels are cached: nothing is read.
+    chosen = SelectedSource(source, [np.array([], int), np.array([3]), np.array([0, 1])])
+    for shard in range(3):
+        read_shard_labels(source, shard)
+    read.clear()
+    assert find_other_label(source, range(largest)) == first
+    assert find_other_label(chosen, range(largest + 1)) is None and find_other_label(chosen, range(0)) == (0, 0)
+    assert rows == read == []
+    folder = open_records(write_image_folder(data.parent / "images"), "train")
+    assert find_other_label(folder, range(2)) == (0, 8) and find_other_label(folder, range(3)) is None

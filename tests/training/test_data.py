@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +13,7 @@ import pytest
 
 from teachonce.cli.main import parse_command
 from teachonce.data.dataset import EvalDataset
-from teachonce.errors import ConfigError, PlanMismatchError
+from teachonce.errors import ConfigError, PlanMismatchError, RecordError
 from teachonce.evaluation.config import EvaluateConfig
 from teachonce.evaluation.evaluate import evaluate
 from teachonce.extraction.config import ExtractConfig
@@ -36,7 +37,7 @@ from teachonce.training.train import train
 from teachonce.views.policy import CropPolicy
 from tests.pixels.test_preprocessing import IMAGENET_MEAN_BYTES, WALKTHROUGH
 from tests.support.paths import GOLDEN
-from tests.support.small_data import teacher_logits, write_image_folder, write_store
+from tests.support.small_data import example, teacher_logits, write_image_folder, write_shards, write_store
 from tests.support.small_models import write_color_shards, write_color_teacher
 from tests.training.test_train import config
 
@@ -200,6 +201,21 @@ def test_weights_that_say_the_same_go_on(digits: Path, digits_store: Path, tmp_p
     assert train(config(digits, tmp_path / "run", store_weights="0.7,0.3", **settings)) == first
     with pytest.raises(PlanMismatchError, match="store_weights was 7,3, now 3,7"):
         train(config(digits, tmp_path / "run", store_weights="3,7", **settings))
+
+
+def test_a_label_to_evaluate_on_that_is_no_class_leaves_no_run(tmp_path: Path) -> None:
+    """It was found after an epoch, and what mends it, another number of classes or offset, is another run."""
+    data = write_shards(tmp_path / "data", sizes=(12, 12), num_classes=None)
+    payloads = [example(index, 1 + index % 4) for index in range(6)]
+    write_shards(data, sizes=(6,), split="validation", num_classes=None, payloads=payloads)
+    run = config(data, tmp_path / "run", num_classes=4, batch_size=12, epochs=1, logger="none")
+    with pytest.raises(
+        RecordError, match=r"validation-00000-of-00001 record 3 .*: label 4, expected 0 to 3; if labels c"
+    ):
+        train(run)
+    assert not run.out.exists()
+    # One that was begun has been evaluated, or is not lost by it.
+    train(dataclasses.replace(run, num_classes=5))
 
 
 def test_names_that_were_swapped_are_other_classes(tmp_path: Path) -> None:

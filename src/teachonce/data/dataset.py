@@ -33,6 +33,7 @@ from teachonce.pixels.preprocessing import Preprocessing
 from teachonce.pixels.render import RecordViews, ViewReader, render_center, render_views
 from teachonce.pixels.view_sources import ViewSource
 from teachonce.records.class_space import ClassSpace
+from teachonce.records.data_keys import find_other_label
 from teachonce.records.source import (
     MISFIT_ADVICE,
     NO_LABEL,
@@ -255,6 +256,15 @@ class EvalDataset:
     def __len__(self) -> int:
         return self.records.num_records
 
+    def check_labels(self) -> None:
+        """Raise RecordError for a record whose label is no class of the model, where that is found without reading all
+        of them (``find_other_label``).
+        """
+        space = self.class_space
+        location = find_other_label(self.records, range(space.offset, space.offset + space.num_classes))
+        if location is not None:
+            self._read_labels(self.records.read_batch([location]))
+
     def batches(self, *, batch_size: int, rank: int = 0, world_size: int = 1, num_workers: int = 0) -> Loader:
         """A loader of all records in their order; the arguments are those of ``KDDataset.batches``."""
         order = EpochBatches(len(self), batch_size, shuffle=False, rank=rank, world_size=world_size)
@@ -280,10 +290,11 @@ class EvalDataset:
         """Pixels and labels of records that were read; a subclass adds what else it wants of them."""
         return {
             "pixels": render_center(records, self.preprocessing),
-            "labels": _read_labels(
-                records, self.class_space, self.misfit_advice, has_names=self.records.classes is not None
-            ),
+            "labels": self._read_labels(records),
         }
+
+    def _read_labels(self, records: Sequence[Record]) -> NDArray[np.int64]:
+        return _read_labels(records, self.class_space, self.misfit_advice, has_names=self.records.classes is not None)
 
 
 def _check_items(items: Items) -> None:

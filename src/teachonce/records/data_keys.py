@@ -18,6 +18,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from teachonce.engine.chunked import chunked
 from teachonce.engine.jobs import run_jobs
 from teachonce.engine.machine import num_cores
 from teachonce.engine.options import Engine
@@ -25,12 +26,15 @@ from teachonce.engine.progress import Advance, progress
 from teachonce.errors import TeachonceError
 from teachonce.records.key_index import KeyIndex
 from teachonce.records.selection import SelectedSource
-from teachonce.records.source import NO_LABEL, RecordSource
+from teachonce.records.source import NO_LABEL, Location, RecordSource
 from teachonce.storage.cache_folder import cache_folder, filling_cache
 from teachonce.storage.files import atomic_write, locate
 
 WORKER_BYTES = 1 << 30
 """Bytes of records for which it pays to start one more process."""
+SAMPLED_LABELS = 4096
+"""Records that show whether labels are right: of 1,000 classes in no order they miss one twice in 100 times."""
+READ_AT_ONCE = 32
 
 
 class DataKeys:
@@ -167,21 +171,63 @@ def write_cached(name: str, words: NDArray[np.uint64]) -> None:
 
 def read_shard_labels(source: RecordSource, shard: int) -> NDArray[np.int32]:
     """The labels [n] of a shard's records: known, cached, or read, once. Raises RecordError as the source."""
-    found = source.known_labels(shard)
+    found = find_shard_labels(source, shard)
     if found is not None:
         return found
     if isinstance(source, SelectedSource):
         # Cached for the records that they were chosen from.
         return source.choose_rows(shard, partial(read_shard_labels, source.source))
     info = source.shards[shard]
-    name = f"{info.identity}.{source.label_reading}.labels" if info.identity else ""
-    cached = read_cached(name, info.num_records) if name else None
-    if cached is not None:
-        return cached.view(np.int64).astype(np.int32)
     labels = np.fromiter((record.label for record in source.iter_shard(shard)), np.int64, info.num_records)
-    if name:
+    if name := _labels_name(source, shard):
         write_cached(name, labels.view(np.uint64))
     return labels.astype(np.int32)
+
+
+def find_shard_labels(source: RecordSource, shard: int) -> NDArray[np.int32] | None:
+    """As ``read_shard_labels``; None where they are neither known nor cached."""
+    found = source.known_labels(shard)
+    if found is not None:
+        return found
+    if isinstance(source, SelectedSource):
+        whole = find_shard_labels(source.source, source.shard_of(shard))
+        return None if whole is None else source.choose_rows(shard, lambda _: whole)
+    name = _labels_name(source, shard)
+    cached = read_cached(name, source.shards[shard].num_records) if name else None
+    return None if cached is None else cached.view(np.int64).astype(np.int32)
+
+
+def _labels_name(source: RecordSource, shard: int) -> str:
+    """Of the file that the labels of a shard are cached in; "": nowhere."""
+    identity = source.shards[shard].identity
+    return f"{identity}.{source.label_reading}.labels" if identity else ""
+
+
+def find_other_label(source: RecordSource, expected: range, most: int = SAMPLED_LABELS) -> Location | None:
+    """Where a record is whose label is none of the ``expected``; None where none was found.
+
+    Of shards whose labels are neither known nor cached about ``most`` records are read, the first ones of many shards:
+    labels that are shifted, or of other classes, are found, and data that is far away is not read as a whole.
+    """
+    unknown = []
+    for shard in range(len(source.shards)):
+        labels = find_shard_labels(source, shard)
+        if labels is None:
+            unknown.append(shard)
+            continue
+        others = np.flatnonzero((labels < expected.start) | (labels >= expected.stop))
+        if len(others):
+            return shard, int(others[0])
+    spread = unknown[:: -(-len(unknown) // most) or 1]
+    is_small = sum(source.shards[shard].num_records for shard in spread) <= most
+    for shard in spread:
+        num_rows = source.shards[shard].num_records
+        rows = range(num_rows if is_small else min(num_rows, most // len(spread)))
+        for locations in chunked(((shard, row) for row in rows), READ_AT_ONCE):
+            for location, record in zip(locations, source.read_batch(locations), strict=True):
+                if record.label not in expected:
+                    return location
+    return None
 
 
 def read_all_labels(source: RecordSource) -> NDArray[np.int32]:

@@ -60,6 +60,10 @@ class SelectedSource(RecordSource):
         found = self.source.known_labels(self._shards[shard])
         return None if found is None else found[self._rows[shard]]
 
+    def shard_of(self, shard: int) -> int:
+        """The shard of the source that a shard is of."""
+        return self._shards[shard]
+
     def choose_rows(self, shard: int, read: Callable[[int], NDArray[np.int32]]) -> NDArray[np.int32]:
         """Of what ``read`` knows of all records of a shard of the source, what it knows of those here."""
         return read(self._shards[shard])[self._rows[shard]]

@@ -153,6 +153,10 @@ def open_training_data(
         )
     space = ClassSpace(num_classes=data_classes - config.offset, offset=config.offset)
     validation = _open_validation(config, source)
+    evaluated = None if validation is None else EvalDataset(validation, preprocessing, space, page_locked=page_locked)
+    if evaluated is not None and find_run(config.out) is None:
+        # Not after an epoch: the run would be lost, as what mends labels is another configuration.
+        evaluated.check_labels()
     is_balanced = "balanced" in (config.class_weights, config.sampler)
     train = KDDataset(
         source,
@@ -169,9 +173,7 @@ def open_training_data(
     texts = None if shown is None else shown[config.offset :]
     return TrainingData(
         train=train,
-        validation=None
-        if validation is None
-        else EvalDataset(validation, preprocessing, space, page_locked=page_locked),
+        validation=evaluated,
         preprocessing=preprocessing,
         data_classes=data_classes,
         class_names=names,
