@@ -121,6 +121,14 @@ def test_a_store_given_twice() -> None:
         build(store=(Path("a/../s"), Path("t"), Path("s")))
 
 
+def test_epochs_between_evaluations_that_there_are_none_of() -> None:
+    """A recipe's --validation-epochs stood in the way of --epochs, and any other was refused without a validation."""
+    options: dict[str, Any] = {"data": Path("d"), "out": Path("o"), "epochs": 7}
+    TrainConfig.from_recipe("vanilla_resnet50", validation_split="none", **options)
+    with pytest.raises(ConfigError, match="--validation-epochs 5: expected a divisor of --epochs 7"):
+        TrainConfig.from_recipe("vanilla_resnet50", **options)
+
+
 def test_balanced_classes() -> None:
     assert build(sampler="balanced").sampler == "balanced" and build(class_weights="balanced")
     with pytest.raises(ConfigError, match="--sampler balanced: expected uniform with --shuffle-shards 4, whose"):

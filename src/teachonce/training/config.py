@@ -255,7 +255,7 @@ class TrainingOptions(MixOptions, RecordOptions):
             expected = f"at least the {size_px} px of the evaluation's input"
             require(self.eval_resize >= size_px, "--eval-resize", self.eval_resize, expected)
         require(
-            self.epochs % self.validation_epochs == 0,
+            self.epochs % self.validation_epochs == 0 or not self.has_validation,
             "--validation-epochs",
             self.validation_epochs,
             f"a divisor of --epochs {self.epochs}",
