@@ -23,6 +23,7 @@ from teachonce.training.schedules import (
     fixed_lr,
     piecewise_lr,
     polynomial_lr,
+    scale_lr,
     warmup_lr,
 )
 
@@ -158,6 +159,18 @@ def test_the_optimizer_gets_the_rate() -> None:
     rate.step_update(3)
     assert [group["lr"] for group in optimizer.param_groups] == [0.4, 0.2]
     rate.load_state_dict(rate.state_dict() | {"t_initial": 9})  # what timm's schedulers kept in older checkpoints
+
+
+def test_the_peak_is_that_of_the_images_of_an_update() -> None:
+    config = options(lr=0.4, lr_batch=1024, batch_size=128, min_lr=0.5)  # a peak of 0.8 on 16 devices
+    assert scale_lr(config, 16) == 0.8
+    assert (
+        scale_lr(options(lr=0.4, lr_batch=1024, batch_size=128, accumulate=8), 1) == 0.4 == scale_lr(options(lr=0.4), 9)
+    )
+    with pytest.raises(ConfigError, match=r"--min-lr 0\.5: expected at most 0\.4, .* is for 1024 images an update"):
+        scale_lr(config, 8)
+    with pytest.raises(ConfigError, match=r"--min-lr 0\.5: expected at most --lr 0\.4"):
+        options(lr=0.4, min_lr=0.5)
 
 
 @pytest.mark.parametrize(

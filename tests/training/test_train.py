@@ -592,6 +592,12 @@ def test_a_learning_rate_for_another_batch(digits: Path, tmp_path: Path) -> None
     settings = {"schedule": "fixed", "lr": 0.05, "lr_batch": 128, "batch_size": 32, "epochs": 1}
     train(config(digits, tmp_path / "run", validation_split=None, **settings))
     assert [row["lr"] for row in curve(tmp_path / "run")] == [0.05 * 32 / 128]
+    # Before there is a run: a cosine would rise from its peak.
+    rising = settings | {"schedule": "cosine", "min_lr": 0.02}
+    expected = "--min-lr 0.02: expected at most 0.0125, which --lr 0.05 for --lr-batch 128 is for 32 images an update"
+    with pytest.raises(ConfigError, match=expected):
+        train(config(digits, tmp_path / "rising", validation_split=None, **rising))
+    assert not (tmp_path / "rising").exists()
 
 
 def test_mixup_of_the_walkthroughs_types(digits: Path, digits_store: Path, tmp_path: Path) -> None:

@@ -293,7 +293,9 @@ class TrainingOptions(MixOptions, RecordOptions):
         return self.schedule in ("exponential", "polynomial") or (self.schedule == "cosine" and self.warmup_prefix)
 
     def _check_schedule(self) -> None:
-        require(self.min_lr <= self.lr, "--min-lr", self.min_lr, f"at most --lr {self.lr}")
+        # With --lr-batch the peak is known when the number of devices is (``schedules.scale_lr``).
+        is_below = self.lr_batch is not None or self.min_lr <= self.lr
+        require(is_below, "--min-lr", self.min_lr, f"at most --lr {self.lr}")
         boundaries, rates = self.boundary_epochs, self.boundary_rates
         is_rising = bool(boundaries) and all(a < b for a, b in pairwise((0, *boundaries)))
         found = " ".join(map(str, boundaries))

@@ -18,6 +18,7 @@ from typing import Any
 
 from torch.optim import Optimizer
 
+from teachonce.errors import ConfigError
 from teachonce.training.config import TrainingOptions
 
 Schedule = Callable[[int], float]
@@ -60,6 +61,23 @@ def piecewise_lr(update: int, peak_lr: float, boundaries: Sequence[float], rates
     """peak * rates[i], i the number of boundaries below ``update``: at a boundary itself still the rate before it."""
     assert len(rates) == len(boundaries) + 1
     return peak_lr * rates[sum(update > boundary for boundary in boundaries)]
+
+
+def scale_lr(options: TrainingOptions, world_size: int) -> float:
+    """The peak: ``--lr``, scaled from ``--lr-batch`` to the images of an update on so many devices.
+
+    ConfigError where it is below ``--min-lr``: the rate would rise to its end.
+    """
+    if options.lr_batch is None:
+        return options.lr
+    images = options.batch_size * options.accumulate * world_size
+    peak_lr = options.lr * (images / options.lr_batch)
+    if options.min_lr > peak_lr:
+        raise ConfigError(
+            f"--min-lr {options.min_lr:g}: expected at most {peak_lr:g}, which --lr {options.lr:g} for --lr-batch "
+            f"{options.lr_batch} is for {images} images an update"
+        )
+    return peak_lr
 
 
 def build_schedule(options: TrainingOptions, peak_lr: float, updates_per_epoch: int) -> Schedule:

@@ -35,7 +35,7 @@ from teachonce.records.class_space import ClassSpace
 from teachonce.rng import derive_seed, generator
 from teachonce.training.config import TrainConfig
 from teachonce.training.loss_watch import LossWatch
-from teachonce.training.schedules import LearningRate, build_schedule
+from teachonce.training.schedules import LearningRate, build_schedule, scale_lr
 from teachonce.training.weight_average import WeightAverage
 
 _AVERAGE_PREFIX = "ema."
@@ -336,9 +336,7 @@ class StudentModule(lightning.LightningModule):
     def configure_optimizers(self) -> Any:
         """Optimizer (timm's) and per-update schedule of the config."""
         config = self.config
-        peak_lr = config.lr
-        if config.lr_batch is not None:
-            peak_lr *= config.batch_size * config.accumulate * self.trainer.world_size / config.lr_batch
+        peak_lr = scale_lr(config, self.trainer.world_size)
         # timm gives norms and biases (all parameters of one dimension) no weight decay.
         optimizer = create_optimizer_v2(
             self.student,

@@ -82,6 +82,7 @@ from teachonce.training.interruption import EpochLoader, Interruption, TrainingS
 from teachonce.training.online_stats import measure_online_stats
 from teachonce.training.ranks import Agreement, is_first_rank, is_rank, is_slurm_rank, run_ranks, world_shape
 from teachonce.training.report import describe_result, summarize_classes, write_report
+from teachonce.training.schedules import scale_lr
 from teachonce.training.store_warnings import measure_store_stats, warn_before_training, warn_of_teacher
 from teachonce.training.student_module import OnlineTeacher, StudentModule
 
@@ -129,6 +130,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
             f"{config.out}: already finished ({describe_result(finished, data.train.num_classes)}); nothing to do",
         )
         return finished
+    scale_lr(config, trainer.world_size)  # what it refuses should leave nothing behind
     # The caller's random numbers are not touched here; those of the student are a function of the seed.
     with torch.random.fork_rng(devices=[]):  # of GPUs, to read the state alone would take memory on each
         with _phase("building the student"):
