@@ -61,6 +61,17 @@ def test_stored_views_are_compared_with_both_ends():
     assert "within the noise of it" in verdicts[1] and "online teacher: +0.00" in verdicts[1]
 
 
+def test_labels_are_the_baseline_wherever_they_stand():
+    worse, views = arm("fixed centre logits", 0.50, 0.52, 0.54), arm("4 stored views", 0.70, 0.71, 0.73)
+    first, last = ([LABELS, worse, views], [worse, views, LABELS])
+    assert find_verdicts(last) == find_verdicts(first)
+    assert "WARNING: fixed centre logits hurts: -10.00 +- 0.00 points against labels only." in find_verdicts(last)
+    assert "against labels only" in render_table(last, 3)
+    assert sorted(render_table(last, 3).splitlines()) == sorted(render_table(first, 3).splitlines())
+    assert page_of(last).count("-10.00") == page_of(first).count("-10.00") > 0
+    assert "against fixed centre logits" in render_table([worse, views], 3), "without labels the first one"
+
+
 def test_two_seeds_are_no_evidence():
     assert find_verdicts([arm("labels only", 0.6, 0.7), arm("online teacher", 0.1, 0.2)]) == [
         "Fewer than 3 seeds: no difference here is more than an impression."

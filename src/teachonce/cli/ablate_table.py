@@ -1,9 +1,9 @@
 """What an ablation found, as a table with intervals and as a picture.
 
-Arms are compared with the first one (labels only, where it is there) by the differences of equal seeds; the interval is
-Student's t over the seeds, and all intervals of a column hold together with 95 % (Bonferroni): of ten arms that do
-nothing, one would otherwise be found to help or to hurt every other time. An arm that loses beyond its interval gets a
-warning in words: distillation that hurts should not have to be found in a column.
+Arms are compared with labels only, or where it is not there with the first one, by the differences of equal seeds; the
+interval is Student's t over the seeds, and all intervals of a column hold together with 95 % (Bonferroni): of ten arms
+that do nothing, one would otherwise be found to help or to hurt every other time. An arm that loses beyond its interval
+gets a warning in words: distillation that hurts should not have to be found in a column.
 
 Seeds say nothing of the images that happen to be in the validation split, which all arms and seeds share; what another
 draw of as many would move stands beside them (binomial).
@@ -86,9 +86,14 @@ def count_comparisons(arms: Sequence[Arm]) -> int:
     return max(1, len(arms) - 1 + len(_find_pairs(arms)))
 
 
+def find_base(arms: Sequence[Arm]) -> Arm:
+    """The arm that the others are compared with: labels only wherever it stands, else the first."""
+    return next((arm for arm in arms if arm.is_baseline), arms[0])
+
+
 def render_table(arms: Sequence[Arm], num_seeds: int) -> str:
     """A Markdown table in points of top-1, and below it what it allows to say."""
-    base = arms[0]
+    base = find_base(arms)
     num_comparisons = count_comparisons(arms)
     head = ["the same student, equal steps", "label + KD weight", "lr", f"top-1, mean +- 95 % ({num_seeds} seeds)"]
     head += [
@@ -158,9 +163,9 @@ def find_verdicts(arms: Sequence[Arm]) -> list[str]:
     """Sentences that the figures carry: what hurts, and how the last arm of stored views stands to the rest."""
     if len(arms[0].top1) < 3:
         return ["Fewer than 3 seeds: no difference here is more than an impression."]
-    base, num_comparisons = arms[0], count_comparisons(arms)
+    base, num_comparisons = find_base(arms), count_comparisons(arms)
     found = []
-    for arm in arms[1:]:
+    for arm in arms:
         mean, half = difference(arm, base, num_comparisons)
         if base.is_baseline and mean + half < 0:
             found.append(f"WARNING: {arm.name} hurts: {_signed(mean, half)} points against {base.name}.")
@@ -176,7 +181,7 @@ def _find_pairs(arms: Sequence[Arm]) -> list[tuple[Arm, Arm]]:
     by_name = {arm.name: arm for arm in arms}
     stored = [arm for arm in arms if "stored view" in arm.name]
     ends = [by_name[name] for name in ("fixed centre logits", "online teacher") if name in by_name]
-    return [(stored[-1], end) for end in ends if stored and end is not arms[0]]
+    return [(stored[-1], end) for end in ends if stored and end is not find_base(arms)]
 
 
 def draw_ablation(arms: Sequence[Arm]) -> str:
@@ -198,7 +203,7 @@ def draw_ablation(arms: Sequence[Arm]) -> str:
 
 def render_ablation(arms: Sequence[Arm], num_seeds: int, *, student: str, command: str, files: tuple[str, str]) -> str:
     """The page: charts, what follows, and the columns that decide; ``files`` are the names of table and numbers."""
-    num_comparisons = count_comparisons(arms)
+    base, num_comparisons = find_base(arms), count_comparisons(arms)
     described = "; ".join(f"{arm.name}: {100 * statistics.mean(arm.top1):.2f} %" for arm in arms)
     drawn = [(_draw_dots, described)]
     if _has_curves(arms):
@@ -215,7 +220,7 @@ def render_ablation(arms: Sequence[Arm], num_seeds: int, *, student: str, comman
     accuracies = []
     for arm in arms:
         top1 = f"{100 * statistics.mean(arm.top1):.2f}{_plus_minus(interval(arm.top1, len(arms)))}"
-        against = "" if arm is arms[0] else _signed(*difference(arm, arms[0], num_comparisons))
+        against = "" if arm is base else _signed(*difference(arm, base, num_comparisons))
         accuracies.append((arm.name, top1, against))
     return render_page(
         "cli/templates/ablation.html.jinja",
@@ -223,7 +228,7 @@ def render_ablation(arms: Sequence[Arm], num_seeds: int, *, student: str, comman
         num_seeds=num_seeds,
         charts=charts,
         verdicts=find_verdicts(arms),
-        baseline=arms[0].name,
+        baseline=base.name,
         accuracies=accuracies,
         costs=[
             (
