@@ -724,6 +724,18 @@ def test_two_devices_are_one_batch_of_twice_the_size(digits: Path, digits_store:
 
 @pytest.mark.slow
 @pytest.mark.xdist_group("trainings")
+def test_relabeled_records_of_all_devices_are_counted(digits: Path, digits_store: Path, tmp_path: Path) -> None:
+    data = tmp_path / "digits"
+    shutil.copytree(digits, data)
+    for path in sorted((data / "train" / "0").iterdir())[:6]:
+        path.rename(data / "train" / "1" / path.name)
+    settings = {"store": digits_store, "epochs": 2, "batch_size": 16, "validation_split": "none", "logger": "none"}
+    result = train(config(data, tmp_path / "run", devices=2, **settings))
+    assert result["relabeled_records"] == 6
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("trainings")
 def test_an_error_of_one_device_ends_all(digits: Path, tmp_path: Path) -> None:
     started = time.monotonic()
     with pytest.raises(TeachonceError, match="loss is not finite"):

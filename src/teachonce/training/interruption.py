@@ -133,12 +133,18 @@ class Interruption(Checkpoint):
         return self._loader.loader.batches.num_updates
 
     def state_dict(self) -> dict[str, Any]:
-        """What the first rank has met in the data so far, at whatever point of the training."""
+        """What all ranks have met in the data so far, at whatever point of the training; every rank calls this.
+
+        The first one knows it from there on, for the result as well: the end of a training is checkpointed.
+        """
+        # Ranks may have met the same record, in different epochs: sets are joined, not numbers added.
+        found = _gather({"relabeled": self._data.relabeled}, self._agreement.num_ranks)
+        self._data.relabeled_before = self._data.relabeled.union(*(state["relabeled"] for state in found if state))
         keys = np.array(sorted(self._data.relabeled), np.uint64)
         return {"relabeled": torch.from_numpy(keys.view(np.int64))}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Count on from there; the other ranks' counts are not requested."""
+        """Count on from there."""
         self._data.relabeled_before = frozenset(state_dict["relabeled"].numpy().view(np.uint64).tolist())
 
     def on_save_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:

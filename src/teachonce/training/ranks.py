@@ -120,13 +120,13 @@ class Agreement:
 
     def __init__(self, device: torch.device, num_ranks: int) -> None:
         self._device = device
-        self._num_ranks = num_ranks
+        self.num_ranks = num_ranks
         self._stream: torch.cuda.Stream | None = None
         self._pending: Callable[[], int] | None = None
 
     def decide(self, wish: int, *, wait: bool = False) -> int:
         """The largest wish of the call before, 0 at first; with ``wait`` of this call too. A lone rank never waits."""
-        if self._num_ranks == 1:
+        if self.num_ranks == 1:
             return wish
         decided = 0 if self._pending is None else self._pending()
         self._pending = self._reduce(wish)
