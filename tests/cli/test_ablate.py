@@ -16,6 +16,7 @@ import pytest
 
 from teachonce.cli.ablate import ArmConfig, _given_stores, _student_config, _with_own_threads, ablate
 from teachonce.cli.config import AblateConfig
+from teachonce.engine.stop_long_work import Interrupted
 from teachonce.errors import ConfigError, PlanMismatchError
 from teachonce.extraction.config import ExtractConfig
 from teachonce.extraction.extract import extract
@@ -310,6 +311,26 @@ def test_a_signal_stops_the_student_at_hand_and_the_ablation(digits, tmp_path, m
     for seed in range(2):
         runs = [folder / "runs" / f"labels-only-seed{seed}" for folder in (config.out, whole.out)]
         assert tensor_bytes(runs[0] / "student.safetensors") == tensor_bytes(runs[1] / "student.safetensors")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_a_student_is_prepared_stops_it_too(digits, tmp_path, monkeypatch, number):
+    """It comes before the training listens."""
+
+    def asked_to_stop(config):
+        os.kill(os.getpid(), number)
+        return train(config)
+
+    monkeypatch.setattr("teachonce.cli.ablate.train", asked_to_stop)
+    common = COMMON | {"batch_size": 8, "grace_seconds": GRACE_SECONDS}
+    config = AblateConfig(
+        data=digits, out=tmp_path / "out", arms="labels", teacher="run:none", seeds=2, jobs=1, **common
+    )
+    with pytest.raises(SystemExit if number == signal.SIGTERM else Interrupted):
+        ablate(config)
+    log = (config.out / "logs" / "labels-only-seed0.log").read_text()
+    assert "training: interrupted in epoch 1 at step 1 of 12; checkpoint saved." in log
+    assert not (config.out / "runs" / "labels-only-seed1").exists()
 
 
 @pytest.mark.slow

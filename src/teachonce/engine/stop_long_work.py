@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
 from types import FrameType, TracebackType
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from teachonce.terminal import print_line
 
@@ -48,8 +48,11 @@ class StopSignals:
     """Within a ``with`` block: which signal has asked this process to stop.
 
     ``grace_seconds`` after a SIGTERM the process ends, with ``late`` as its last line. ``patience`` answers the first
-    Ctrl+C on a terminal. Processes that say nothing leave both empty.
+    Ctrl+C on a terminal. Processes that say nothing leave both empty. A block within another one begins with what that
+    was asked: it came before there was anything to stop.
     """
+
+    _entered: ClassVar[list[StopSignals]] = []
 
     def __init__(self, grace_seconds: float, *, late: str = "", patience: str = "") -> None:
         self.received: int | None = None
@@ -63,6 +66,9 @@ class StopSignals:
     def __enter__(self) -> Self:
         if threading.current_thread() is not threading.main_thread():
             return self
+        if self._entered:
+            self.received, self._num_interrupts = self._entered[-1].received, self._entered[-1]._num_interrupts
+        self._entered.append(self)
         self._reading_end, self._writing_end = socket.socketpair()
         self._writing_end.setblocking(False)
         self._wakeup = signal.set_wakeup_fd(self._writing_end.fileno(), warn_on_full_buffer=False)
@@ -78,6 +84,7 @@ class StopSignals:
     ) -> None:
         if threading.current_thread() is not threading.main_thread():
             return
+        self._entered.remove(self)
         for number, handler in self._handlers.items():
             # None: it was installed by other than Python, which cannot put it back.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
@@ -95,7 +102,7 @@ class StopSignals:
 
     def _watch(self) -> None:
         """End the process when it is time; returns when the block has ended."""
-        deadline, code, num_interrupts = float("inf"), 0, 0
+        deadline, code, num_interrupts = float("inf"), 0, self._num_interrupts
         while True:
             wait_seconds = None if deadline == float("inf") else max(deadline - time.monotonic(), 0)
             if not select.select([self._reading_end], [], [], wait_seconds)[0]:
