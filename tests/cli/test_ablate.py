@@ -87,7 +87,7 @@ def test_each_arm_takes_of_the_techniques_what_it_can(digits, teacher, tmp_path)
         "label_smoothing": 0.1,
         "validation_data": digits,
     }
-    arms = "labels,center,views:1,own:1,online"
+    arms = "labels,center,views:1,online"
     common = COMMON | {"epochs": 1, "eval_crop_frac": 0.875}
     config = AblateConfig(data=digits, out=tmp_path, teacher=teacher, arms=arms, seeds=1, **common, **techniques)
     with warnings.catch_warnings(record=True) as caught:
@@ -100,7 +100,6 @@ def test_each_arm_takes_of_the_techniques_what_it_can(digits, teacher, tmp_path)
         "labels-only": 1,
         "fixed-centre-logits": 1,
         "1-stored-view": "batch",
-        "1-views-not-replayed": "batch",
         "online-teacher": "batch",
     }
     smoothing = {name.removesuffix("-seed0"): run["label_smoothing"] for name, run in runs.items()}

@@ -432,6 +432,7 @@ def test_no_kd_at_temperature_0(digits: Path, digits_store: Path, tmp_path: Path
     assert [str(warning.message).split(" has no")[0] for warning in caught] == [
         f"--store {digits_store}",
         "--kd-weight 0.5",
+        "--views 1",
     ]
     train(config(digits, tmp_path / "labels", epochs=1))
     assert curve(tmp_path / "zero") == curve(tmp_path / "labels")
