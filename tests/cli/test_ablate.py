@@ -245,6 +245,13 @@ def test_wrong_commands(settings, message, tmp_path):
     assert message in str(error.value)
 
 
+def test_a_learning_rate_that_would_rise_is_refused_before_a_store_is_made(digits, tmp_path):
+    settings = COMMON | {"lr": 0.1, "lr_batch": 1024, "min_lr": 0.05}
+    with pytest.raises(ConfigError, match=r"--min-lr 0\.05: expected at most 0\."):
+        ablate(AblateConfig(data=digits, out=tmp_path / "out", teacher="run:none", arms="views:2", **settings))
+    assert not (tmp_path / "out").exists()
+
+
 def test_all_calls_of_an_extraction_count(digits, tmp_path, monkeypatch):
     """One that was interrupted, one that went on, and one that found all there, of 10 s each."""
     files = iter(["first", "second", None])

@@ -62,6 +62,7 @@ from teachonce.store.store import Store
 from teachonce.terminal import plural, print_line, print_note, print_text, print_written
 from teachonce.training.config import TrainConfig, TrainingOptions, check_logger
 from teachonce.training.data import describe_other_views
+from teachonce.training.schedules import scale_lr
 from teachonce.training.train import train
 from teachonce.views.options import MixOptions
 
@@ -88,6 +89,7 @@ def ablate(config: AblateConfig) -> list[Arm]:
     """
     require("scipy", purpose="ablate, for its intervals,")
     check_logger(config.logger)
+    scale_lr(config, 1)  # before anything is extracted
     start = time.monotonic()
     arm_configs = _given_stores(config) if config.stores else _make_stores(config)
     jobs = [_student_config(config, arm, seed) for seed in range(config.seeds) for arm in arm_configs]

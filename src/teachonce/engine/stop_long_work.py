@@ -66,8 +66,7 @@ class StopSignals:
     def __enter__(self) -> Self:
         if threading.current_thread() is not threading.main_thread():
             return self
-        if self._entered:
-            self.received, self._num_interrupts = self._entered[-1].received, self._entered[-1]._num_interrupts
+        outer = self._entered[-1] if self._entered else None
         self._entered.append(self)
         self._reading_end, self._writing_end = socket.socketpair()
         self._writing_end.setblocking(False)
@@ -77,6 +76,9 @@ class StopSignals:
         for number in (signal.SIGTERM, signal.SIGINT):
             if signal.getsignal(number) != signal.SIG_IGN:
                 self._handlers[number] = signal.signal(number, self._receive)
+        if outer is not None:  # which hears of nothing from here on
+            self.received = self.received or outer.received
+            self._num_interrupts += outer._num_interrupts
         return self
 
     def __exit__(
@@ -102,7 +104,7 @@ class StopSignals:
 
     def _watch(self) -> None:
         """End the process when it is time; returns when the block has ended."""
-        deadline, code, num_interrupts = float("inf"), 0, self._num_interrupts
+        deadline, code, num_interrupts = float("inf"), 0, 0
         while True:
             wait_seconds = None if deadline == float("inf") else max(deadline - time.monotonic(), 0)
             if not select.select([self._reading_end], [], [], wait_seconds)[0]:

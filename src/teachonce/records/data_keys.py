@@ -9,6 +9,7 @@ no harm: readers of a record compare its key.
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -22,11 +23,12 @@ from teachonce.engine.chunked import chunked
 from teachonce.engine.jobs import run_jobs
 from teachonce.engine.machine import num_cores
 from teachonce.engine.options import Engine
+from teachonce.engine.prefetch import prefetch
 from teachonce.engine.progress import Advance, progress
 from teachonce.errors import TeachonceError
 from teachonce.records.key_index import KeyIndex
 from teachonce.records.selection import SelectedSource
-from teachonce.records.source import NO_LABEL, Location, RecordSource
+from teachonce.records.source import NO_LABEL, Location, Record, RecordSource
 from teachonce.storage.cache_folder import cache_folder, filling_cache
 from teachonce.storage.files import atomic_write, locate
 
@@ -35,6 +37,7 @@ WORKER_BYTES = 1 << 30
 SAMPLED_LABELS = 4096
 """Records that show whether labels are right: of 1,000 classes in no order they miss one twice in 100 times."""
 READ_AT_ONCE = 32
+READ_THREADS = 4
 
 
 class DataKeys:
@@ -223,11 +226,17 @@ def find_other_label(source: RecordSource, expected: range, most: int = SAMPLED_
     for shard in spread:
         num_rows = source.shards[shard].num_records
         rows = range(num_rows if is_small else min(num_rows, most // len(spread)))
-        for locations in chunked(((shard, row) for row in rows), READ_AT_ONCE):
-            for location, record in zip(locations, source.read_batch(locations), strict=True):
+        batches = chunked(((shard, row) for row in rows), READ_AT_ONCE)
+        read = prefetch(batches, partial(_read_with_locations, source), threads=READ_THREADS, ahead=2 * READ_THREADS)
+        for found in read:
+            for location, record in found:
                 if record.label not in expected:
                     return location
     return None
+
+
+def _read_with_locations(source: RecordSource, locations: Sequence[Location]) -> list[tuple[Location, Record]]:
+    return list(zip(locations, source.read_batch(locations), strict=True))
 
 
 def read_all_labels(source: RecordSource) -> NDArray[np.int32]:

@@ -46,6 +46,7 @@ from teachonce.store.store import Store
 from teachonce.store.stored_views import StoredViews
 from teachonce.terminal import plural
 from teachonce.training.config import TrainConfig, TrainingOptions
+from teachonce.training.ranks import is_first_rank
 from teachonce.versions import library_versions
 from teachonce.views.options import ViewOptions
 from teachonce.views.order import ViewOrder
@@ -154,7 +155,7 @@ def open_training_data(
     space = ClassSpace(num_classes=data_classes - config.offset, offset=config.offset)
     validation = _open_validation(config, source)
     evaluated = None if validation is None else EvalDataset(validation, preprocessing, space, page_locked=page_locked)
-    if evaluated is not None and find_run(config.out) is None:
+    if evaluated is not None and is_first_rank() and find_run(config.out) is None:
         # Not after an epoch: the run would be lost, as what mends labels is another configuration.
         evaluated.check_labels()
     is_balanced = "balanced" in (config.class_weights, config.sampler)
@@ -381,7 +382,7 @@ def warn_without_effect(config: TrainConfig, dataset: KDDataset) -> None:
     in vain, and of what breaks the agreement of stored views."""
     given = config.given_options()
     if config.temperature == 0 and config.has_teacher:
-        views = ("views", "view_order", "own_views", "missing", "trust", "store_weights", "teacher_offset")
+        views = ("views", "view_order", "missing", "trust", "store_weights", "teacher_offset")
         mixes = ("cutmix_alpha", "mix_prob", "cutmix_prob", "view_seed")
         unread = ("store", "logits", "teacher", "kd_weight", *views, *mixes)
         for name in unread:

@@ -310,9 +310,8 @@ class StudentModule(lightning.LightningModule):
                 torch.linalg.vector_norm(value.detach().float(), torch.inf) for value in tensors if value.numel()
             ]
         if not torch.stack(largest).isfinite().all():
-            raise self._not_finite(
-                f"the weights are not finite after update {self.global_step} (epoch {self.current_epoch + 1})"
-            )
+            epoch = min(self.current_epoch + 1, self.config.epochs)  # behind the last one it counts on
+            raise self._not_finite(f"the weights are not finite after update {self.global_step} (epoch {epoch})")
 
     def _not_finite(self, what: str) -> TeachonceError:
         precision = self.config.precision

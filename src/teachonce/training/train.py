@@ -101,6 +101,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
     check_logger(config.logger)
     device = resolve_device(config.device)
     _check_device(config, device)
+    scale_lr(config, math.prod(world_shape(config.devices, config.num_nodes)))  # refused before anything is loaded
     if device.type == "cpu":
         keep_freed_memory()
     if config.devices * config.num_nodes > 1 and not is_rank():
@@ -130,7 +131,6 @@ def train(config: TrainConfig) -> dict[str, Any]:
             f"{config.out}: already finished ({describe_result(finished, data.train.num_classes)}); nothing to do",
         )
         return finished
-    scale_lr(config, trainer.world_size)  # what it refuses should leave nothing behind
     # The caller's random numbers are not touched here; those of the student are a function of the seed.
     with torch.random.fork_rng(devices=[]):  # of GPUs, to read the state alone would take memory on each
         with _phase("building the student"):

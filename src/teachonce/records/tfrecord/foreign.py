@@ -45,6 +45,8 @@ _SHARD_FILE = re.compile(
     r".+\.(tfrecords?|tfrec|tfr)(-\d+-of-\d+)?(\.gz)?|.+\.(tfrecords?|tfrec|tfr)[-.].*", re.IGNORECASE
 )
 _BLOCK_BYTES = 4 << 20
+LABEL_RULE = "-1 is none"
+"""What labels that were cached by another rule are told apart by."""
 ASKED_RECORDS = 128
 """Of which it is seen whether records have labels: the least part of the data in which a gap is noticed."""
 
@@ -112,7 +114,8 @@ class ForeignSource(TFRecordSource):
         names = "" if self.classes is None else "\n".join(self.classes.names)
         if self._known is not None and self._known != tuple(names.split("\n")):
             names += "\n\n" + "\n".join(self._known)
-        self.label_reading = xxhash.xxh3_64_hexdigest(f"{self._label}\n{self._offset}\n{names}".encode())
+        rule = f"{self._label}\n{self._offset}\n{names}\n{LABEL_RULE}"
+        self.label_reading = xxhash.xxh3_64_hexdigest(rule.encode())
         if self._image != IMAGE_FEATURE:
             self.shards = tuple(
                 replace(shard, identity=xxhash.xxh3_128_hexdigest(f"{shard.identity}\n{self._image}".encode()))
