@@ -318,16 +318,18 @@ def test_numbers_are_read_as_python_reads_them(numbers):
 @pytest.mark.skipif(load_library() is None, reason="the native library was not built")
 @given(st.lists(st.one_of(st.floats(width=32, allow_nan=False, allow_infinity=False), st.integers(-(2**53), 2**53))))
 def test_the_native_library_reads_numbers_as_python_does(numbers):
-    """To the last bit, or leaves them: beyond 10^22 a power of ten is no double."""
+    """To the last bit, or leaves them: beyond 10^22 a power of ten is no double, nor digits beyond 2^53."""
     texts = [str(np.float32(number)) if isinstance(number, float) else str(number) for number in numbers]
     texts += ["0", "-0.0", "1e22", "1E-22", "9007199254740992", "0009.50", "123.4560e+2", "9007199254740991e-22"]
-    texts += ["900719940000000.0", "-9007199254740992.000"]
+    texts += ["900719940000000.0", "-9007199254740992.000", "9007200000000000.0"]
     for text in texts:
         found = np.empty(1)
         count = load_library().teachonce_read_numbers(text.encode(), len(text), found.ctypes.data, 1)
         digits, _, exponent = text.lower().partition("e")
-        power = int(exponent or 0) - len(digits.partition(".")[2])
-        assert count == (1 if -22 <= power <= 22 else -1), text
+        whole, _, fraction = digits.partition(".")
+        power = int(exponent or 0) - len(fraction)
+        is_exact = -22 <= power <= 22 and abs(int(whole + fraction.rstrip("0"))) <= 1 << 53
+        assert count == (1 if is_exact else -1), text
         assert count == -1 or found.tobytes() == np.array([float(text)]).tobytes(), text
 
 
