@@ -122,6 +122,7 @@ class ForeignSource(TFRecordSource):
                 for shard in self.shards
             )
 
+    # What other sources know when they are opened is read here, when it is asked for.
     @cached_property
     def labeled(self) -> Literal["all", "some", "none"]:  # type: ignore[override]
         """What is so of records all over the split: to ask all would be to read the data.
