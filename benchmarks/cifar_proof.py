@@ -43,6 +43,7 @@ STUDENT = (
 )
 VIEWS = "extract --data 25k --teacher {teacher} --crop-scale 0.25 1 --views 10"
 ARMS = f"ablate {STUDENT} --teacher {{teacher}} --out arms --crop-scale 0.25 1 --kd-temp 2 --label-weight 0"
+SHUFFLED = "records --images 25k --split train --shards 25 --keep --out shuffled"
 STORES = f"ablate {STUDENT} --arms ''"
 
 
@@ -84,12 +85,15 @@ def _comparisons(seeds: int) -> Iterator[Step]:
         "topk5": "--policy crop --codec topk --topk 5",
         "topk2": "--policy crop --codec topk --topk 2",
     }
-    extract = {name: f"{VIEWS} {options} --out stores/{name}" for name, options in view.items()}
+    extract = {name: (f"{VIEWS} {options} --out stores/{name}",) for name, options in view.items()}
+    # Partners are of the same shard, and of a folder that is one class; the store serves the folder's images too.
+    (mixed,) = extract["mixup"]
+    extract["mixup"] = (SHUFFLED, mixed.replace("--data 25k", "--data shuffled --offset 1"))
 
     def compare(title: str, names: tuple[str, ...], options: str, out: str) -> Step:
         stores = ",".join(f"stores/{name}" for name in names)
         command = f"{STORES} --stores {stores} {options} --seeds {seeds} --out {out}"
-        return Step(f"{title}, {seeds} seeds", (*map(extract.__getitem__, names), command), out)
+        return Step(f"{title}, {seeds} seeds", (*(each for name in names for each in extract[name]), command), out)
 
     yield compare("KD and labels, half and half", ("int8",), "--label-weight 1 --kd-temp 2", "with-labels")
     kinds = ("int8", "randaugment", "mixup")
@@ -130,15 +134,25 @@ def main() -> None:
     results: dict[str, str] = {}
     for step in steps(in_turn=is_cpu):
         for command in step.commands:
-            more = f" --jobs {flags.jobs}" if command.startswith("ablate") else ""
-            if not is_cpu:
-                more += " --num-workers 1" if command.startswith("ablate") else " --batch-size 512"
-            run(flags.out, f"{command.format(teacher=teacher)} {options}{more}", end)
+            run(flags.out, command.format(teacher=teacher) + more_options(command, flags), end)
         table = (flags.out / step.out / "ablation.md").read_text().strip()
         # Of the arms the last table has all that the ones before had.
         results[step.out] = f"## {step.title}\n\n{table}\n"
         (flags.out / "proof.md").write_text("\n".join([head(flags.device), *results.values()]))
         print(results[step.out], flush=True)
+
+
+def more_options(command: str, flags: argparse.Namespace) -> str:
+    """What the machine asks for."""
+    verb = command.split()[0]
+    if verb == "records":
+        return ""
+    more = f" --device {flags.device}"
+    if verb == "ablate":
+        more += f" --jobs {flags.jobs}"
+    if flags.device == "cpu":
+        return more
+    return f"{more} --num-workers 1" if verb == "ablate" else f"{more} --batch-size 512"
 
 
 def head(device: str) -> str:

@@ -17,8 +17,11 @@ def test_every_command_is_one(in_turn: bool) -> None:
     for step in found:
         for command in step.commands:
             config = parse_command(shlex.split(command.format(teacher="onnx:teacher.onnx")))
-            if command.startswith("extract"):
+            if command.startswith("records"):
+                shards = str(config.out)
+            elif command.startswith("extract"):
                 made.add(str(config.out))
+                assert str(config.data) == (shards if config.mixup_alpha else "25k")
             else:
                 assert str(config.out) == step.out
                 assert made >= {str(path) for paths in config.parse_stores() for path in paths}

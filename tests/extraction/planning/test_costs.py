@@ -133,6 +133,12 @@ def test_the_smallest_faithful_codec_is_recommended_with_what_less_would_cost():
     assert recommend(entries(float32=0, float16=1e-4, int8=0.02))["codec"] == "float16"
     advice = recommend(entries(float32=0, int8=0.006, topk_50=0.009))
     assert (advice["codec"], advice["k"]) == ("topk", 50) and "trade-off" not in advice["reason"]
+
+
+def test_a_codec_that_saves_next_to_nothing_is_no_trade_off():
+    found = entries(float32=0, int8=0.006, topk_50=0.2, topk_10=0.5)
+    found[2]["bytes_per_view"] = found[1]["bytes_per_view"] - 1  # ten classes, half of them stored
+    assert "topk 10 takes" in recommend(found)["reason"]
     refusing = entries(float32=0, int8=0.006)
     refusing[1] = {"name": "int8", "label": "int8", "k": None, "refused": "too wild"}
     assert recommend(refusing)["codec"] == "float32"

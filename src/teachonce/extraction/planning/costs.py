@@ -31,6 +31,8 @@ TAIL_KS = (1, 2, 5, 10, 20, 50)
 """Classes kept for which the mass of the rest is measured."""
 MAX_WORST_VARIATION = 0.01
 """Total variation, of the worst sampled view at any of ``TEMPERATURES``, below which a codec counts as faithful."""
+WORTH_NAMING = 0.9
+"""Of the recommended codec's bytes: one that takes more than this saves too little to be called a trade-off."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,7 +236,7 @@ def recommend(codecs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     usable = [entry for entry in codecs if entry["refused"] is None]
     faithful = [entry for entry in usable if worst_variation(entry) < MAX_WORST_VARIATION]
     best = min(faithful, key=lambda entry: entry["bytes_per_view"])
-    smaller = [entry for entry in usable if entry["bytes_per_view"] < best["bytes_per_view"]]
+    smaller = [entry for entry in usable if entry["bytes_per_view"] < WORTH_NAMING * best["bytes_per_view"]]
     temperatures = ", ".join(map(str, TEMPERATURES))
     reason = (
         f"the smallest with total variation below {MAX_WORST_VARIATION} on every sampled view at T = "
