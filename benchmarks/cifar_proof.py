@@ -85,7 +85,9 @@ def _comparisons(seeds: int) -> Iterator[Step]:
         "topk5": "--policy crop --codec topk --topk 5",
         "topk2": "--policy crop --codec topk --topk 2",
     }
-    extract = {name: (f"{VIEWS} {options} --out stores/{name}",) for name, options in view.items()}
+    extract: dict[str, tuple[str, ...]] = {
+        name: (f"{VIEWS} {options} --out stores/{name}",) for name, options in view.items()
+    }
     # Partners are of the same shard, and of a folder that is one class; the store serves the folder's images too.
     (mixed,) = extract["mixup"]
     extract["mixup"] = (SHUFFLED, mixed.replace("--data 25k", "--data shuffled --offset 1"))
