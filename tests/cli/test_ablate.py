@@ -307,13 +307,15 @@ def test_a_signal_stops_the_student_at_hand_and_the_ablation(digits, tmp_path, m
     with pytest.raises(SystemExit) as ended:
         ablate(config)
     assert ended.value.code == 143
-    expected = "ablate: interrupted; 1 of 2 students are trained. Run the same command to resume"
-    assert capsys.readouterr().err.splitlines()[-1] == expected
+    *_, progress, last = capsys.readouterr().err.splitlines()
+    assert last == "ablate: interrupted; 1 of 2 students are trained. Run the same command to resume"
+    assert progress.startswith("ablate: stopped at 2 of 4 epochs in ")
     log = (config.out / "logs" / "labels-only-seed1.log").read_text()
     assert "training: interrupted in epoch 1 at step 5 of 12; checkpoint saved." in log
     stopper.plan("training_step", 0)
     ablate(config)
     assert stopper.num_calls["training_step"] == 24 - 5
+    assert "ablate: done 4 of 4 epochs in " in capsys.readouterr().err
     for seed in range(2):
         runs = [folder / "runs" / f"labels-only-seed{seed}" for folder in (config.out, whole.out)]
         assert tensor_bytes(runs[0] / "student.safetensors") == tensor_bytes(runs[1] / "student.safetensors")
@@ -323,9 +325,9 @@ def test_a_signal_stops_the_student_at_hand_and_the_ablation(digits, tmp_path, m
 def test_a_signal_while_a_student_is_prepared_stops_it_too(digits, tmp_path, monkeypatch, number):
     """It comes before the training listens."""
 
-    def asked_to_stop(config):
+    def asked_to_stop(config, **given):
         os.kill(os.getpid(), number)
-        return train(config)
+        return train(config, **given)
 
     monkeypatch.setattr("teachonce.cli.ablate.train", asked_to_stop)
     common = COMMON | {"batch_size": 8, "grace_seconds": GRACE_SECONDS}

@@ -54,7 +54,7 @@ from teachonce.models.spec import parse_model_spec
 from teachonce.options import command_line, drop_idle
 from teachonce.records.discovery import open_records
 from teachonce.records.options import RecordOptions
-from teachonce.runs.run import Run
+from teachonce.runs.run import Run, find_run
 from teachonce.storage.files import atomic_write, open_storage, read_json, write_json
 from teachonce.storage.local import LocalStorage
 from teachonce.storage.strict_json import convert_json
@@ -253,9 +253,10 @@ def _train_students(config: AblateConfig, students: Sequence[TrainConfig], num_j
     ):
         build: Callable[[int], Any] = partial(_build_trainer, config.out / "logs", num_jobs)
         try:
-            with progress(
-                "ablate", len(students), unit="students", phase=describe_start(num_jobs, len(students))
-            ) as advance:
+            num_done = sum(map(_count_epochs, students))
+            phase = describe_start(num_jobs, len(students))
+            total = len(students) * config.epochs
+            with progress("ablate", total, done=num_done, unit="epochs", phase=phase) as advance:
                 for _ in run_jobs(build, students, engine=Engine(num_workers=num_jobs), report=advance):
                     num_trained += 1
                     if signals.received:
@@ -282,13 +283,30 @@ def _build_trainer(logs: Path, num_jobs: int, worker_index: int) -> Callable[[Tr
         torch.set_num_threads(max(1, num_cores() // num_jobs))
 
     def train_one(student: TrainConfig, report: Advance) -> None:
+        num_done = _count_epochs(student)
+
+        def count(num_epochs: int) -> None:
+            nonlocal num_done
+            report(max(0, num_epochs - num_done))  # a checkpoint may be behind the curve
+            num_done = max(num_done, num_epochs)
+
         # What each training says would be a mess of all of them at once.
         with _open_log(logs, f"{student.out.name}.log") as log, contextlib.redirect_stderr(log):
             print_line(f"$ teachonce train {command_line(student)}", log)
-            train(_with_own_threads(student, num_jobs))
-        report(1)
+            train(_with_own_threads(student, num_jobs), on_epoch=count)
+        count(student.epochs)
 
     return train_one
+
+
+def _count_epochs(student: TrainConfig) -> int:
+    """Those that an earlier call trained."""
+    run = find_run(student.out)
+    if run is None:
+        return 0
+    if run.result is not None:
+        return student.epochs
+    return int(run.metrics[-1]["epoch"] or 0) if run.metrics else 0
 
 
 def _with_own_threads(student: TrainConfig, num_jobs: int) -> TrainConfig:

@@ -269,6 +269,17 @@ class TrainingProgress(Callback):
             shown.__exit__(type(exception), exception, exception.__traceback__)
 
 
+class EpochCount(Callback):
+    """Tells the caller of the training how many epochs have ended."""
+
+    def __init__(self, report: Callable[[int], None]) -> None:
+        self.report = report
+
+    def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
+        """The epoch's, also where it is not validated."""
+        self.report(trainer.current_epoch + 1)
+
+
 class Beginning(NamedTuple):
     """What a logger is built for: a training that starts, or resumes."""
 

@@ -21,7 +21,7 @@ import os
 import statistics
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
@@ -64,6 +64,7 @@ from teachonce.terminal import print_note
 from teachonce.training.callbacks import (
     AtomicCheckpointIO,
     CurveLog,
+    EpochCount,
     EpochRecorder,
     TeacherPassed,
     TrainingProgress,
@@ -89,9 +90,10 @@ from teachonce.training.student_module import OnlineTeacher, StudentModule
 _PRECISIONS = {"float32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 
-def train(config: TrainConfig) -> dict[str, Any]:
+def train(config: TrainConfig, *, on_epoch: Callable[[int], None] | None = None) -> dict[str, Any]:
     """Train a student into ``config.out``, or finish what an interrupted call began; returns result.json's content.
 
+    ``on_epoch``: called with the number of finished epochs after each that this process trains.
     With several devices this process starts one per device, unless torchrun or srun did. Raises ConfigError for
     settings that do not fit the data or the machine, PlanMismatchError where the run was started with others,
     TeachonceError where the loss is not finite, and RecordError, StoreError or LogitsError, with the place, for what is
@@ -115,6 +117,8 @@ def train(config: TrainConfig) -> dict[str, Any]:
             config, student, None if teacher is None else teacher.preprocessing, page_locked=device.type == "cuda"
         )
     trainer, recorder = _build_trainer(config, device, len(data.train))
+    if on_epoch is not None:
+        trainer.callbacks.append(EpochCount(on_epoch))  # type: ignore[attr-defined]  # Lightning adds it
     check_validation(config, data, trainer.world_size)
     check_replayed_views(config, data.train)
     if trainer.is_global_zero:
