@@ -9,7 +9,7 @@ from typing import Any, Literal, NotRequired, TypedDict
 import pytest
 
 from teachonce.errors import ConfigError, RecordError
-from teachonce.storage.strict_json import Count, convert_json, json_values, parse_json
+from teachonce.storage.strict_json import Count, convert_json, json_values, parse_json, parse_strict_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +78,7 @@ def test_defaults_are_written_too() -> None:
         (value(shards=[{"name": "x", "records": "3"}]), "FILE: shards[0].records: expected `int`, got `str`"),
         (
             value(shards=[{"name": "x", "records": 3, "bytes": 1}]),
-            "FILE: shards[0].bytes: unknown here (known: name, records)",
+            "FILE: shards[0].bytes: unknown here (known: name, records, note)",
         ),
         (value(crop={"scale": [1]}), "FILE: crop.scale: expected `array` of length 2, got 1"),
         (value(crop={"scale": [0, math.nan]}), "FILE: crop.scale[1]: nan, expected a finite number"),
@@ -105,3 +105,18 @@ def test_what_is_nested_too_deep_is_no_json(depth, begin, end):
     with pytest.raises(ValueError, match="nested more than 64 deep"):
         parse_json(begin * depth + "1" + end * depth)
     assert parse_json(begin * 64 + "1" + end * 64)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"a": 1, "b": {"c": 1, "d": 2, "c": 1}}', "the key 'c' occurs twice in one object"),
+        (b'\xef\xbb\xbf{"a": 1}', "BOM"),
+        ('{"a": 1}'.encode("utf-16"), "utf-8"),
+        (b"[" * 200_000, "nested more than 64 deep"),
+    ],
+)
+def test_what_is_hashed_has_one_meaning(content: bytes, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        parse_strict_json(content)
+    assert parse_strict_json(b'{"a": [1, {"a": 2}]}') == {"a": [1, {"a": 2}]}

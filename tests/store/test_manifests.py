@@ -170,7 +170,7 @@ def reseal(path, name, **changes):
         ({"part": 1}, r"\(plan, part, views\)"),
         ({"views": [0, 2]}, r"\(plan, part, views\)"),
         ({"views": None}, r"\(plan, part, views\)"),
-        ({"format_version": 4}, r"\(plan, part, views\)"),
+        ({"format_version": 4}, "store format version 4, this teachonce reads 3 .*that wrote it"),
         ({"newest": 1}, "newest: unknown here"),
         ({"files": {"a": [1, "b"]}}, "files"),
         ({"made_by": "text"}, "made_by"),
@@ -184,6 +184,24 @@ def test_a_manifest_of_something_else_is_refused(finished, changes, match):
         Store(path).read_columns(0, 0)
     with pytest.raises(StoreError, match=rf"manifest\.v000-001\.json: .*{match}"):
         Store(path).check_files()
+
+
+def test_a_manifest_without_its_version_is_refused(finished):
+    path, *_ = finished
+    value = json.loads((path / "manifest.records.json").read_text())
+    del value["xxh3"], value["format_version"]
+    (path / "manifest.records.json").write_bytes(sealed_bytes(value))
+    with pytest.raises(StoreError, match=r"manifest\.records\.json: store format version None, this teachonce reads 3"):
+        Store(path).read_columns(0, 0)
+
+
+@pytest.mark.parametrize("name", ["manifest.records.json", "manifest.v000-001.json"])
+def test_a_missing_manifest_is_named(finished, name):
+    """All files are there: then what is missing is not one of them."""
+    path, *_ = finished
+    (path / name).unlink()
+    with pytest.raises(StoreError, match=rf"is not finished: 6 of 6 files are there, {name} is not; run the same"):
+        Store(path)
 
 
 def test_a_file_that_the_manifest_does_not_have_is_refused(finished):

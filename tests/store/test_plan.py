@@ -14,6 +14,7 @@ from teachonce.errors import RecordError, StoreError
 from teachonce.records.discovery import open_records
 from teachonce.records.source import NO_LABEL, Record
 from teachonce.store.plan import Part, Plan, describe_data, group_views, teacher_name
+from teachonce.views.policy import CropPolicy, RandAugment, RandomMix, policy_to_json
 from tests.store.test_legacy import FREE, OPTIONAL, OTHER_VALUES, edited, nodes
 from tests.support.small_data import write_shards
 from tests.support.small_stores import make_plan
@@ -105,6 +106,9 @@ def test_groups_of_views_follow_each_other(groups: list[list[int]], message: str
         ({"shards": [["a\nb", 1], ["b", 2]]}, r"shards: 'a\nb' has a control character"),
         ({"shards": []}, "parts: begin with the shards [0, 1], expected rising numbers from 0 below 0"),
         ({"parts": []}, "parts: begin with the shards []"),
+        ({"parts": [[0, 1]]}, "parts: the first has min_views, expected [0, 0]"),
+        ({"shards": [[".tmp-1", 1], ["b", 2]]}, "shards: '.tmp-1' begins as files in the making do"),
+        ({"data_classes": 0}, "data_classes: expected `int` >= 1"),
         ({"parts": [[1, 0]]}, "parts: begin with the shards [1]"),
         ({"parts": [[0, 0], [0, 0]]}, "parts: begin with the shards [0, 0]"),
         ({"parts": [[0, 0], [2, 0]]}, "parts: begin with the shards [0, 2]"),
@@ -113,6 +117,38 @@ def test_groups_of_views_follow_each_other(groups: list[list[int]], message: str
 )
 def test_shards_parts_and_names_that_cannot_be(changes: dict[str, Any], message: str) -> None:
     assert message in refused(content() | changes)
+
+
+POLICY = policy_to_json(CropPolicy(randaugment=RandAugment(), mix=RandomMix(mixup_alpha=1.0))) | {"seed": 0}
+
+
+@pytest.mark.parametrize("path", ["scale", "ratio", "flip_prob", "seed", "randaugment.magnitude_std", "mix.prob"])
+def test_a_policy_has_all_of_its_parameters(path: str) -> None:
+    """A default would be one of this version; the older formats, which had them, may lack some."""
+    value = content() | {"policy": json.loads(json.dumps(POLICY))}
+    Plan.from_json(value, "WHERE")
+    outer, _, inner = path.rpartition(".")
+    del (value["policy"][outer] if outer else value["policy"])[inner]
+    assert f"policy: object missing required field `{path}`" in refused(value)
+
+
+@pytest.mark.parametrize(
+    ("policy", "message"),
+    [
+        ({"name": "center", "seed": 0}, "policy: seed: unknown here, center draws nothing"),
+        (POLICY | {"erasing": None}, "policy: erasing: expected `object`, got `null`"),
+    ],
+)
+def test_a_policy_has_nothing_that_means_nothing(policy: dict[str, Any], message: str) -> None:
+    assert message in refused(content() | {"policy": policy})
+
+
+def test_the_known_fields_are_all_that_there_may_be() -> None:
+    plan, teacher, policy = content() | {"newest": 1}, content(), content()
+    teacher["teacher"]["newest"] = policy["policy"]["newest"] = 1
+    assert ", shards, parts, follows)" in refused(plan)
+    assert "preprocessing, lines, csv_xxh3, drop)" in refused(teacher)
+    assert "erasing, mix, seed)" in refused(policy)
 
 
 def test_a_split_that_is_no_name_is_refused() -> None:

@@ -23,7 +23,7 @@ from pyarrow import ipc
 
 from teachonce.errors import StoreError, TeachonceError
 from teachonce.storage.storage import Mapped, Storage
-from teachonce.storage.strict_json import Count, convert_json, parse_json
+from teachonce.storage.strict_json import Count, convert_json, parse_strict_json
 
 METADATA_KEY = b"teachonce"
 _MAGIC = b"ARROW1\0\0"
@@ -199,7 +199,7 @@ class BlockFile:
         if text is None:
             raise self.error("has no hashes of its blocks: written by another program")
         try:
-            metadata = parse_json(text)
+            metadata = parse_strict_json(text)
         except ValueError as error:
             raise self.error(f"its metadata is not JSON ({error}): damaged") from error
         if not isinstance(metadata, dict):
@@ -279,7 +279,7 @@ class BlockCheck:
             raise self._error("its first bytes (schema and hashes) are not those that were written")
         try:
             metadata = ipc.read_schema(pa.py_buffer(bytes(self._head[len(_MAGIC) :]))).metadata or {}
-            blocks = parse_json(metadata[METADATA_KEY])["blocks"]
+            blocks = parse_strict_json(metadata[METADATA_KEY])["blocks"]
             blocks = convert_json(blocks, list[tuple[Count, str]], f"{self._where}: blocks", StoreError)
         except ARROW_ERRORS as error:
             raise self._error(f"its schema cannot be read ({_first_line(error)})") from error

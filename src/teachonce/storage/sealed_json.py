@@ -23,7 +23,7 @@ import xxhash
 
 from teachonce.errors import TeachonceError
 from teachonce.storage.storage import Storage
-from teachonce.storage.strict_json import parse_json
+from teachonce.storage.strict_json import parse_strict_json
 
 SEAL = "xxh3"
 ZEROS = "0" * 32
@@ -57,7 +57,7 @@ def parse_sealed(content: bytes, where: str, error: type[TeachonceError], advice
     """As ``read_sealed``, of a file's bytes; ``where`` is its name in messages."""
     found = _check_seal(content, where, error, advice)
     try:
-        value = parse_json(content)
+        value = parse_strict_json(content)
     except ValueError as problem:
         raise error(f"{where}: is not JSON: {problem}; {advice}") from problem
     if not isinstance(value, dict):

@@ -15,10 +15,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Annotated, Any, TypeVar
 
 import msgspec
+import msgspec.inspect
 
 from teachonce.errors import TeachonceError
 
@@ -37,6 +38,30 @@ def parse_json(text: str | bytes) -> Any:
         value = json.loads(text)
     except RecursionError as error:
         raise ValueError(f"nested more than {MAX_DEPTH} deep") from error
+    return _check_depth(value)
+
+
+def parse_strict_json(content: bytes) -> Any:
+    """As ``parse_json``, but UTF-8 without a byte order mark, and a key occurs once in its object.
+
+    Of two equal keys readers take different ones; what people write by hand may have them, what is hashed may not.
+    """
+    try:
+        value = json.loads(content.decode(), object_pairs_hook=_unique)
+    except RecursionError as error:
+        raise ValueError(f"nested more than {MAX_DEPTH} deep") from error
+    return _check_depth(value)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} occurs twice in one object")
+    return found
+
+
+def _check_depth(value: Any) -> Any:
     level = [value]
     for _ in range(MAX_DEPTH):
         level = [item for inner in level for item in _inner(inner) if isinstance(item, dict | list)]
@@ -49,8 +74,16 @@ def _inner(value: Any) -> Iterable[Any]:
     return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
 
 
-def convert_json(value: Any, kind: type[T], where: object, error: type[TeachonceError], *, advice: str = "") -> T:
-    """``value``, as ``json`` reads it, as a ``kind``.
+def convert_json(
+    value: Any,
+    kind: type[T],
+    where: object,
+    error: type[TeachonceError],
+    *,
+    advice: str = "",
+    also: Sequence[str] = (),
+) -> T:
+    """``value``, as ``json`` reads it, as a ``kind``; ``also`` are fields that the caller took out of it before.
 
     Raises ``error`` with one line, ``where`` and the field in it and ``advice`` at its end, for an unknown or a missing
     key, a value of another type or out of range, and a number that is not finite; what a ``__post_init__`` refuses in
@@ -68,7 +101,10 @@ def convert_json(value: Any, kind: type[T], where: object, error: type[Teachonce
         if isinstance(problem, error):
             raise problem.at(str(where)) from problem
         raise error(f"{where}: {problem}") from problem
-    for path, known in _unknown(value, json_values(found)):
+    for path, keys in _unknown(value, json_values(found)):
+        known = list(_fields(msgspec.inspect.type_info(kind), keys) or ())
+        if len(keys) == 1:
+            known = [*known, *(name for name in also if name not in known)]
         raise error(_line(where, path, f"unknown here (known: {', '.join(known) or 'none'})") + end)
     return found
 
@@ -95,13 +131,38 @@ def _not_finite(value: Any, path: str = "") -> Iterator[tuple[str, float]]:
         yield path, value
 
 
-def _unknown(value: Any, known: Any, path: str = "") -> Iterator[tuple[str, Iterable[str]]]:
-    """(path, the keys there are) of each key in ``value`` that ``known``, what was made of it, lacks."""
+def _unknown(
+    value: Any, known: Any, path: str = "", keys: tuple[str | int, ...] = ()
+) -> Iterator[tuple[str, tuple[str | int, ...]]]:
+    """(path, its keys) of each key in ``value`` that ``known``, what was made of it, lacks."""
     for key in _keys(value):
         if isinstance(key, str) and key not in known:
-            yield _below(path, key), known
+            yield _below(path, key), (*keys, key)
         elif isinstance(value[key], dict | list):
-            yield from _unknown(value[key], known[key], _below(path, key))
+            yield from _unknown(value[key], known[key], _below(path, key), (*keys, key))
+
+
+def _fields(kind: msgspec.inspect.Type, keys: Sequence[str | int]) -> Iterable[str] | None:
+    """The fields that a ``kind`` can have where the last of ``keys`` leads to, those that are optional too."""
+    if isinstance(kind, msgspec.inspect.Metadata):
+        return _fields(kind.type, keys)
+    if isinstance(kind, msgspec.inspect.UnionType):
+        return next((found for item in kind.types if (found := _fields(item, keys)) is not None), None)
+    inner: msgspec.inspect.Type | None = None
+    if isinstance(kind, msgspec.inspect.TypedDictType | msgspec.inspect.DataclassType | msgspec.inspect.NamedTupleType):
+        if len(keys) == 1:
+            # msgspec sorts those of a TypedDict.
+            own = {field.encode_name for field in kind.fields}
+            return [name for name in getattr(kind.cls, "__annotations__", {}) if name in own] or sorted(own)
+        names = {field.encode_name: field.type for field in kind.fields}
+        inner = list(names.values())[keys[0]] if isinstance(keys[0], int) else names.get(keys[0])
+    elif isinstance(kind, msgspec.inspect.DictType):
+        inner = kind.value_type
+    elif isinstance(kind, msgspec.inspect.TupleType):
+        inner = kind.item_types[int(keys[0])]
+    elif isinstance(kind, msgspec.inspect.ListType | msgspec.inspect.VarTupleType):
+        inner = kind.item_type
+    return None if inner is None or len(keys) == 1 else _fields(inner, keys[1:])
 
 
 def _keys(value: Any) -> Iterable[str | int]:

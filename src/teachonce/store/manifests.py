@@ -28,7 +28,7 @@ from teachonce.storage.sealed_json import read_seal, read_sealed, write_sealed
 from teachonce.storage.storage import Storage
 from teachonce.storage.strict_json import Count, convert_json, json_values
 from teachonce.store import legacy
-from teachonce.store.plan import FORMAT_VERSION, Group, Plan, records_file
+from teachonce.store.plan import FORMAT_VERSION, Group, Plan, check_version, records_file
 from teachonce.store.plan_files import SealedPlan, read_plans
 from teachonce.store.tables import (
     check_file,
@@ -66,9 +66,10 @@ class ReadManifest:
     def __init__(self, storage: Storage, name: str, plan: Plan, expected: tuple[str, int, Group | None]) -> None:
         value, self.seal = read_sealed(storage, name, StoreError, REPAIR)
         where = storage.describe(name)
+        check_version(value, where, REPAIR)
         self.content = convert_json(value, Manifest, where, StoreError, advice=REPAIR)
         found = (self.content.plan, self.content.part, self.content.views)
-        if self.content.format_version != FORMAT_VERSION or found != expected:
+        if found != expected:
             raise StoreError(f"{where}: (plan, part, views) {found}, expected {expected}: of another store; {REPAIR}")
         check_manifest(self.content, plan, where)
 
@@ -198,6 +199,17 @@ class Manifests:
         num_views, num_parts = self.visible()
         has_index = all(storage.has(index_file(part)) for part in range(len(plan.parts)))
         return has_index and num_views >= plan.num_views and num_parts >= len(plan.parts)
+
+
+def missing_manifest(path: Path, plan: Plan) -> str | None:
+    """Name of the first manifest without which a store of some format has no views to read; None: they are there."""
+    storage = open_storage(path)
+    needed = (
+        [legacy.MANIFEST_NAME]
+        if legacy.is_legacy(path)
+        else [records_manifest(0), views_manifest(0, plan.view_groups[0])]
+    )
+    return next((name for name in needed if not storage.has(name)), None)
 
 
 def finalize_store(path: Path) -> int:

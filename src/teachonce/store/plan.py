@@ -20,9 +20,10 @@ from teachonce.codecs.registry import codec_from_json
 from teachonce.errors import StoreError, UnsupportedStoreError
 from teachonce.records.class_space import ClassSpace
 from teachonce.records.source import MISFIT_ADVICE, NO_LABEL, Record, RecordSource, label_error
+from teachonce.storage.local import TEMPORARY_PREFIX
 from teachonce.storage.names import check_component
 from teachonce.storage.strict_json import Count, convert_json, json_values
-from teachonce.views.policy import Policy, policy_from_json
+from teachonce.views.policy import Policy, policy_from_json, policy_to_json
 
 FORMAT_VERSION = 3
 _IDENTITY = re.compile(r"[0-9a-f]{32}")
@@ -99,7 +100,7 @@ class Plan:
     """Spec, SHA-256 of the weights, precision, and its evaluation preprocessing: a ``TeacherEntry``."""
     class_space: ClassSpace
     """The teacher's classes, and which data label its class 0 is."""
-    data_classes: Count
+    data_classes: Annotated[int, Meta(ge=1, le=2**63 - 1)]
     """Classes of the data, background included."""
     class_names: tuple[str, ...] | None = None
     """Names of the data's classes by label, where it has any."""
@@ -126,12 +127,17 @@ class Plan:
         check_component(self.data["split"], "data.split", StoreError)
         for name, _ in self.shards:
             check_component(name, "shards", StoreError)
+            _require(not name.startswith(TEMPORARY_PREFIX), f"shards: {name!r} begins as files in the making do")
         _require(len({name for name, _ in self.shards}) == len(self.shards), "shards: a name occurs twice")
         names = self.class_names
         _require(names is None or len(names) == self.data_classes, "class_names: expected one for each of data_classes")
         codec_from_json(self.codec)
         self.read_policy()
         self._check_groups()
+        _require(
+            not self.parts or self.parts[0].min_views == 0,
+            "parts: the first has min_views, expected [0, 0]",
+        )
         firsts = [part.first_shard for part in self.parts]
         _require(
             firsts[:1] == [0] and firsts == sorted(set(firsts)) and firsts[-1] < len(self.shards),
@@ -155,14 +161,9 @@ class Plan:
     @classmethod
     def from_json(cls, value: Any, where: object) -> Plan:
         """The plan in ``value``; raises StoreError with the field for another format version, and as ``Plan``."""
-        version = value.get("format_version") if isinstance(value, dict) else None
-        if version != FORMAT_VERSION:
-            is_newer = isinstance(version, int) and version > FORMAT_VERSION
-            raise (UnsupportedStoreError if is_newer else StoreError)(
-                f"{where}: store format version {version}, this teachonce reads {FORMAT_VERSION} (and 1 and 2); "
-                "use the version of teachonce that wrote it, or extract again"
-            )
-        plan = convert_json(value, cls, where, StoreError, advice=ADVICE)
+        check_version(value, where, "extract again")
+        plan = convert_json(value, cls, where, StoreError, advice=ADVICE, also=("follows",))
+        plan.check_policy_fields(where)
         identity = value.get("identity")
         if not isinstance(identity, str) or not _IDENTITY.fullmatch(identity):
             raise StoreError(f"{where}: identity: {identity!r}, expected 32 digits 0-9 a-f; {ADVICE}")
@@ -215,6 +216,21 @@ class Plan:
         entry = dict(self.policy)
         seed = convert_json(entry.pop("seed", 0), int, "policy: seed", StoreError, advice=ADVICE)
         return policy_from_json(entry), seed
+
+    def check_policy_fields(self, where: object) -> None:
+        """Raise StoreError where the policy lacks a parameter that format 3 always has, or has one that means nothing.
+
+        Those of formats 1 and 2 may lack some.
+        """
+        policy, _ = self.read_policy()
+        missing = _lacking(policy_to_json(policy) | ({"seed": 0} if policy.is_random else {}), self.policy)
+        if missing:
+            raise StoreError(f"{where}: policy: object missing required field `{missing}`; {ADVICE}")
+        null = next((name for name, value in self.policy.items() if value is None), None)
+        if null is not None:
+            raise StoreError(f"{where}: policy: {null}: expected `object`, got `null`: left out where it is not drawn")
+        if "seed" in self.policy and not policy.is_random:
+            raise StoreError(f"{where}: policy: seed: unknown here, {policy.name} draws nothing; {ADVICE}")
 
     def check_label(self, record: Record) -> None:
         """Raise RecordError where a record's label is not one of the data's classes."""
@@ -274,6 +290,28 @@ def group_views(num_views: int, views_per_file: int, done: Sequence[Group] = ())
         groups.append((first, last))
         first = last + 1
     return tuple(groups)
+
+
+def check_version(value: Any, where: object, advice: str) -> None:
+    """Raise StoreError for a plan or a manifest of another format version, UnsupportedStoreError for a newer one."""
+    version = value.get("format_version") if isinstance(value, dict) else None
+    if version != FORMAT_VERSION:
+        is_newer = isinstance(version, int) and version > FORMAT_VERSION
+        raise (UnsupportedStoreError if is_newer else StoreError)(
+            f"{where}: store format version {version}, this teachonce reads {FORMAT_VERSION} (and 1 and 2); "
+            f"use the version of teachonce that wrote it, or {advice}"
+        )
+
+
+def _lacking(expected: Mapping[str, Any], found: Mapping[str, Any]) -> str:
+    """Path of the first entry that ``found`` lacks, objects in it included; "" where it has all."""
+    for name, value in expected.items():
+        if name not in found:
+            return name
+        inner = _lacking(value, found[name]) if isinstance(value, dict) else ""
+        if inner:
+            return f"{name}.{inner}"
+    return ""
 
 
 def _require(holds: bool, what: str) -> None:

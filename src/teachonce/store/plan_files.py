@@ -16,7 +16,7 @@ from teachonce.errors import StoreError
 from teachonce.storage.files import open_storage, read_json, write_json
 from teachonce.storage.sealed_json import parse_sealed, write_sealed
 from teachonce.store import legacy
-from teachonce.store.plan import ADVICE, RESTORE, Plan
+from teachonce.store.plan import ADVICE, FORMAT_VERSION, RESTORE, Plan
 
 PLAN_NAME = "plan.json"
 CONFIG_NAME = "extract.config.json"
@@ -65,6 +65,8 @@ def read_plans(path: Path) -> list[SealedPlan]:
     while content is not None:
         where = storage.describe(plan_file(len(plans)))
         value, seal = parse_sealed(content, where, StoreError, RESTORE)
+        if "follows" not in value and value.get("format_version") == FORMAT_VERSION:
+            raise StoreError(f"{where}: object missing required field `follows`; {ADVICE}")
         follows = value.pop("follows", None)
         expected = plans[-1].seal if plans else None
         if follows != expected:

@@ -34,7 +34,7 @@ from teachonce.records.key_index import KeyIndex
 from teachonce.records.source import NO_LABEL, Location, Locations
 from teachonce.storage.address import to_location
 from teachonce.store.contents import open_contents
-from teachonce.store.manifests import missing_files
+from teachonce.store.manifests import missing_files, missing_manifest
 from teachonce.store.open_shards import OpenShards
 from teachonce.store.plan import Group, Plan, records_file, samples_file, views_file
 from teachonce.store.plan_files import read_plan
@@ -356,7 +356,9 @@ class Store:
         plan = read_plan(self.path)
         names = set(plan.files())
         num_missing = len(missing_files(self.path, plan))
+        manifest = missing_manifest(self.path, plan)
+        missing = f", {manifest} is not" if manifest is not None and not num_missing else ""
         return (
-            f"{self.path}: is not finished: {len(names) - num_missing} of {len(names)} files are there; run the "
-            "same extract command to resume"
+            f"{self.path}: is not finished: {len(names) - num_missing} of {len(names)} files are there{missing}; run "
+            "the same extract command to resume"
         )

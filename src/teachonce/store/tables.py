@@ -224,7 +224,7 @@ def check_file(file: BlockFile, name: str, where: str, expected: Mapping[str, An
     kind = "index" if _INDEX_NAME.fullmatch(name) else "views"
     kind = next((end for end in ("records", "sample") if name.endswith(f".{end}.arrow")), kind)
     check_metadata(file.metadata, where, {"format": FORMAT_VERSION, "kind": kind, **expected}, advice)
-    about: Any = convert_json(file.metadata, _ABOUT[kind], where, StoreError, advice=advice)
+    about: Any = convert_json(file.metadata, _ABOUT[kind], where, StoreError, advice=advice, also=("blocks",))
     if "made_by" in about:
         check_made_by(about["made_by"], where, advice)
     num_views = about["views"][1] - about["views"][0] + 1 if kind == "views" else 1

@@ -238,7 +238,7 @@ def policy_from_json(entry: Mapping[str, Any]) -> Policy:
     name = parameters.pop("name", None)
     unknown = f"policy {name!r} with these parameters is unknown (was it written by a newer teachonce?)"
     kind: type[Policy] = CenterPolicy if name == CenterPolicy.name else CropPolicy
-    policy: Policy = convert_json(parameters, kind, unknown, StoreError)
+    policy: Policy = convert_json(parameters, kind, unknown, StoreError, also=["seed"] if kind.is_random else [])
     if policy.name != name:
         raise StoreError(f"{unknown}: name: expected {policy.name} for them")
     return policy
