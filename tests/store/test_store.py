@@ -12,6 +12,8 @@ import pyarrow as pa
 import pytest
 from pyarrow import ipc
 
+from teachonce.codecs.dense import Float16Codec, Float32Codec, Int8Codec
+from teachonce.codecs.topk import TopKCodec
 from teachonce.errors import StoreError
 from teachonce.records.key_index import KeyIndex
 from teachonce.storage.block_file import BlockFile
@@ -23,7 +25,10 @@ from teachonce.store.manifests import finalize_store, missing_files
 from teachonce.store.open_shards import OpenShards
 from teachonce.store.plan_files import read_plan
 from teachonce.store.store import Store
-from teachonce.store.tables import Sample, StoreWriter, write_index
+from teachonce.store.tables import Sample, StoreWriter, to_batch, write_index
+from teachonce.views.columns import encode_views
+from teachonce.views.operations import OPERATION_NAMES
+from teachonce.views.policy import CropPolicy, RandAugment, RandomErasing, RandomMix, policy_to_json
 from teachonce.views.view import CENTER, View
 from tests.support.small_stores import MADE_BY, NUM_CLASSES, SIZES, fill, make_plan, shard_keys
 
@@ -409,3 +414,90 @@ def test_an_index_of_records_that_are_not_there_is_refused(finished, trust):
     (path / "manifest.records.json").write_bytes(sealed_bytes(value))
     with pytest.raises(StoreError, match=r"index\.arrow: shard \d row 4000000000: there is no such record: damaged"):
         Store(path, trust=trust).find(np.array([1], np.uint64))
+
+
+POLICY = CropPolicy(
+    randaugment=RandAugment(), erasing=RandomErasing(), mix=RandomMix(mixup_alpha=1.0, cutmix_alpha=1.0)
+)
+CODECS = {
+    "float32": Float32Codec(),
+    "float16": Float16Codec(),
+    "int8": Int8Codec(),
+    "topk": TopKCodec(k=3, num_classes=NUM_CLASSES),
+}
+
+
+@pytest.mark.parametrize(
+    ("codec", "column", "value", "match"),
+    [
+        ("float32", "logits", np.nan, r"logits \[.*nan.*\], expected finite numbers"),
+        ("float32", "logits", -np.inf, r"logits \[.*-inf"),
+        ("float16", "distances", np.nan, r"distances \[.*nan"),
+        ("float16", "distances", -1, r"distances \[.*-1"),
+        ("float16", "max_logit", np.inf, "max_logit inf"),
+        ("int8", "max_logit", np.nan, "max_logit nan"),
+        ("int8", "range", np.nan, "range nan"),
+        ("int8", "far", -1, r"far -1\.0"),
+        ("topk", "indices", NUM_CLASSES, f"class index {NUM_CLASSES}, expected one of {NUM_CLASSES} classes"),
+        ("topk", "range", np.nan, "range nan"),
+        ("topk", "range", np.inf, "range inf, expected 0 to 256"),
+        ("int8", "box", [9, 0, 3, 9], r"box \[9, 0, 3, 9\], expected left < right"),
+        ("int8", "box", [3, 3, 3, 9], r"box \[3, 3, 3, 9\]"),
+        ("int8", "flip", 2, "flip 2, expected 0 or 1"),
+        ("int8", "operations", [0, 99], r"operations \[0, 99\], expected codes below 15 .a newer teachonce"),
+        ("int8", "magnitudes", [np.nan, 0], r"magnitudes \[nan, 0\.0\], expected finite"),
+        ("int8", "posterize", 0, r"magnitudes \[.*1 to 8 bits for posterize"),
+        ("int8", "posterize", 9, r"magnitudes \[.*1 to 8 bits for posterize"),
+        ("int8", "erasing_boxes", [9, 9, 3, 3], r"erasing_boxes \[9, 9, 3, 3\], expected left <= right"),
+        ("int8", "mix_share", 2, r"mix_share 2\.0, expected 0 to 1"),
+        ("int8", "mix_share", np.nan, "mix_share nan"),
+        ("int8", "mix_box", [9, 9, 3, 3], r"mix_box \[9, 9, 3, 3\], expected left <= right"),
+    ],
+)
+def test_values_that_nothing_writes_are_refused_where_they_are_read(tmp_path, codec, column, value, match):
+    """Though every hash holds; once a block is found sound it is not looked at again."""
+    path, name = tmp_path / "store", "train-00000-of-00002"
+    policy = policy_to_json(POLICY) | {"seed": 0}
+    plan = begin_store(path, make_plan(num_views=2, policy=policy, codec=CODECS[codec].to_json()), views_per_file=2)
+    good = encode_views([View((0, 0, 5, 5))] * 5, POLICY.layout)
+    good |= CODECS[codec].encode_logits(np.random.default_rng(0).normal(0, 3, (5, NUM_CLASSES)).astype(np.float32))
+    bad = {key: values.copy() for key, values in good.items()}
+    if column == "posterize":
+        bad["operations"][3], bad["magnitudes"][3] = OPERATION_NAMES.index(column), value
+    else:
+        bad[column][3] = value
+    StoreWriter(path, plan, MADE_BY).write_columns(
+        name, (0, 1), shard_keys(0, 5), [to_batch(good), to_batch(bad)], [0, 0]
+    )
+    fill(path, plan)
+    finalize_store(path)
+    store = Store(path)
+    assert store.check_files() and store.read_columns(0, 0)
+    for _ in range(2):
+        with pytest.raises(
+            StoreError, match=rf"{name}\.v000-001\.arrow: view 1, row 3: {match}.*: damaged; .*--repair"
+        ):
+            store.read_columns(0, 1)
+    assert Store(path, trust=True).read_columns(0, 1)
+
+
+def test_large_logits_are_no_damage():
+    """Whose sum float32 does not hold."""
+    Float32Codec().check_values({"logits": np.full((3, NUM_CLASSES), 3e38, np.float32)})
+
+
+@pytest.mark.parametrize("order", ["reversed", "other"])
+def test_an_index_that_is_not_that_of_the_records_is_found(finished, order):
+    path, *_ = finished
+    index = Store(path).index[0]
+    Store(path).check_index()
+    rows = index.rows[::-1].copy() if order == "reversed" else index.rows * 0
+    keys = index.keys[::-1].copy() if order == "reversed" else index.keys
+    (path / "index.arrow").unlink()
+    write_index(path, "index.arrow", KeyIndex(keys, index.shards, rows), read_plan(path).identity)
+    value = json.loads((path / "manifest.records.json").read_text())
+    del value["xxh3"]
+    value["files"]["index.arrow"] = BlockFile(open_storage(path), "index.arrow").entry
+    (path / "manifest.records.json").write_bytes(sealed_bytes(value))
+    with pytest.raises(StoreError, match=r"index\.arrow: is not the index of these records; .*--repair"):
+        Store(path).check_index()

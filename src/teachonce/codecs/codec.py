@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from teachonce.codecs.softmax import soften
-from teachonce.errors import LogitsError
+from teachonce.errors import LogitsError, StoreError
 from teachonce.storage.strict_json import json_values
 
 if TYPE_CHECKING:
@@ -116,6 +116,13 @@ class Codec(ABC):
         """Raise StoreError for values that no encoder writes and that could not be decoded."""
         return
 
+    def check_values(self, columns: Columns) -> None:
+        """Raise StoreError, with the row, for values of a block that no encoder writes; done once, as it is first read.
+
+        What ``check_columns`` looks for, and numbers that are not finite: a NaN would be one in every student.
+        """
+        self.check_columns(columns)
+
     def kept_classes(self, columns: Columns) -> NDArray[np.intp] | None:
         """Class indices [N, K] of the classes that each row keeps; None: every class."""
         return None
@@ -123,6 +130,14 @@ class Codec(ABC):
     def to_json(self) -> dict[str, Any]:
         """The codec as its entry in a plan: name and parameters; ``registry.codec_from_json`` is the inverse."""
         return {"name": self.name, **json_values(self)}
+
+
+def require_rows(is_sound: NDArray[np.bool_], name: str, values: NDArray[Any], expected: str) -> None:
+    """Raise StoreError with the first row that is not sound, [N] or [N, width], and its value of a column."""
+    if not is_sound.all():
+        row = int(np.argwhere(~is_sound)[0][0])
+        shown = str(values[row].tolist())[:80]
+        raise StoreError(f"row {row}: {name} {shown}, expected {expected}: damaged")
 
 
 def check_finite(logits: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -24,7 +24,7 @@ import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 
-from teachonce.codecs.codec import Codec, Columns, check_finite
+from teachonce.codecs.codec import Codec, Columns, check_finite, require_rows
 from teachonce.codecs.on_device import decode_int8
 from teachonce.errors import LogitsError
 
@@ -52,6 +52,15 @@ class Float32Codec(DenseCodec):
     def encode_logits(self, logits: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
         """One column, ``logits`` float32 [N, C]."""
         return {"logits": check_finite(logits)}
+
+    def check_values(self, columns: Columns) -> None:
+        """Finite logits."""
+        logits = columns["logits"]
+        with np.errstate(over="ignore", invalid="ignore"):
+            # A sum is finite only where all of its terms are, and takes one pass and no memory.
+            is_finite = np.isfinite(logits.sum(dtype=np.float32))
+        if not is_finite:
+            require_rows(np.isfinite(logits), "logits", logits, "finite numbers")
 
     def decode_logits(self, columns: Columns, temperature: float = 1.0) -> NDArray[np.float32]:
         """The column itself."""
@@ -96,6 +105,15 @@ class Float16Codec(DenseCodec):
                 "the classes apart; use --codec float32"
             )
         return {"distances": halves, "max_logit": max_logit}
+
+    def check_values(self, columns: Columns) -> None:
+        """A finite largest logit, and distances below it."""
+        distances, max_logit = columns["distances"], columns["max_logit"]
+        # As integers those that are finite and not negative are the least: NumPy has no fast float16.
+        if distances.view(np.uint16).max(initial=0) >= _INFINITE_HALF:
+            is_sound = distances.view(np.uint16) < _INFINITE_HALF
+            require_rows(is_sound, "distances", distances, "finite numbers from 0 on")
+        require_rows(np.isfinite(max_logit), "max_logit", max_logit, "a finite number")
 
     def decode_logits(self, columns: Columns, temperature: float = 1.0) -> NDArray[np.float32]:
         """``max_logit - distances`` in float32."""
@@ -205,6 +223,13 @@ class Int8Codec(DenseCodec):
         np.copyto(distances, columns["far"][:, None], where=codes == 255)
         return distances
 
+    def check_values(self, columns: Columns) -> None:
+        """A finite largest logit, and distances below it."""
+        require_rows(np.isfinite(columns["max_logit"]), "max_logit", columns["max_logit"], "a finite number")
+        for name in ("range", "far"):
+            values = columns[name]
+            require_rows((values >= 0) & (values < np.inf), name, values, "a finite number from 0 on")
+
     def decode_logits(self, columns: Columns, temperature: float = 1.0) -> NDArray[np.float32]:
         """``max_logit - range * (codes / 254) ** power`` in float32; code 255 is ``far``."""
         # The arithmetic is done once for each of 256 codes, in a table a row, and not for each class.
@@ -236,6 +261,8 @@ class Int8Codec(DenseCodec):
         return bound + 4 * _float32_rounding(columns["max_logit"], np.where(codes == 255, far, row_range))
 
 
+_INFINITE_HALF = 0x7C00
+"""The bits of float16's infinity; those of NaN and of what is negative are larger."""
 _HALF_STEP = np.finfo(np.float16).smallest_subnormal
 """2^-24: the least distance of float16."""
 CHECKED_TEMPERATURES = (1.0, 2.0, 4.0)

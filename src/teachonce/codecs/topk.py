@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from teachonce.codecs.codec import Codec, Columns, check_finite
+from teachonce.codecs.codec import Codec, Columns, check_finite, require_rows
 from teachonce.codecs.on_device import decode_topk
 from teachonce.errors import ConfigError, LogitsError, StoreError
 
@@ -150,9 +150,14 @@ class TopKCodec(Codec):
         """Raise StoreError for a class index that does not exist: a device would write beyond its memory."""
         last = columns["indices"].max(initial=0)
         if last >= self.num_classes:
-            raise StoreError(
-                f"class index {last} in a store of {self.num_classes} classes: damaged; run teachonce verify"
-            )
+            raise StoreError(f"class index {last} in a store of {self.num_classes} classes: damaged")
+
+    def check_values(self, columns: Columns) -> None:
+        """Class indices, and a range that is one."""
+        indices, row_range = columns["indices"], columns["range"]
+        expected = f"one of {self.num_classes} classes"
+        require_rows(indices < self.num_classes, "class index", indices.max(axis=1), expected)
+        require_rows((row_range >= 0) & (row_range <= MAX_DISTANCE), "range", row_range, "0 to 256")
 
     def kept_classes(self, columns: Columns) -> NDArray[np.intp]:
         """The column ``indices``."""

@@ -45,15 +45,15 @@ class StoredLogits:
 
     def __init__(
         self,
-        stores: Sequence[Store],
+        stores: Store | Sequence[Store],
         order: ViewOrder | None = None,
         *,
         temperature: float | None = None,
         other_views: bool = False,
     ) -> None:
-        if not stores:
+        self.stores = [stores] if isinstance(stores, Store) else list(stores)
+        if not self.stores:
             raise ConfigError("logits of no store: expected at least one")
-        self.stores = list(stores)
         for store in self.stores:
             check_same_policy(self.stores[0], store)
         self.order = order or ViewOrder(num_views=self.num_views)

@@ -1,13 +1,13 @@
 """Verify: a verdict on a store, against its data and its teacher.
 
 Five checks, each named in the verdict. ``files``: every byte of the store is the one that was written; all damaged
-blocks are listed. ``keys``: every record of the data is in the store, by key; the store may have more. ``top1``: the
-most likely class is the label as often as at extraction, so the offset between both is that of the extraction.
-``pixels``: the store's own samples are replayed; the hash of the decoded image says whether the decoder is the one of
-the extraction, the hash of the pixels at the teacher's size whether crop, resize, operations and mix are. ``logits``:
-for another sample, fresh teacher logits agree with the stored ones within the codec's bound plus the arithmetic's
-tolerance; the record with the largest difference is named. So a verdict says what differs: order, decoder, resize,
-weights, or the arithmetic.
+blocks are listed, and the index is that of the records. ``keys``: every record of the data is in the store, by key;
+the store may have more. ``top1``: the most likely class is the label as often as at extraction, so the offset between
+both is that of the extraction. ``pixels``: the store's own samples are replayed; the hash of the decoded image says
+whether the decoder is the one of the extraction, the hash of the pixels at the teacher's size whether crop, resize,
+operations and mix are. ``logits``: for another sample, fresh teacher logits agree with the stored ones within the
+codec's bound plus the arithmetic's tolerance; the record with the largest difference is named. So a verdict says what
+differs: order, decoder, resize, weights, or the arithmetic.
 
 Only ``logits`` runs the teacher (``fresh_logits``): without it nothing here needs torch.
 """
@@ -251,6 +251,7 @@ def _check(config: VerifyConfig, verdict: Verdict) -> None:
         require("torch", purpose=f"recomputing logits with {teacher} (--teacher none skips this)")
     with phase("verify", "comparing every byte of the store's files with their hashes"):
         verdict.num_files = store.check_files()
+        store.check_index()
     with phase("verify", "opening the data"):
         source = open_records(config.data, store.plan.data["split"], config)
     join = StoreJoin(

@@ -62,8 +62,8 @@ class CsvTable:
         if not np.isfinite(logits).all():
             bad = int(np.flatnonzero(~np.isfinite(logits))[0])
             raise LogitsError(
-                f"{self.lines.describe(at)} ({name}): logit {bad} is {logits[bad]}, expected a finite number; extract "
-                "again"
+                f"{self.lines.describe(at)} ({name}): logit {bad} is {logits[bad]}, expected a finite number; a "
+                "class that the teacher masks needs a finite one, -1e4 say, else extract again"
             )
         return logits
 

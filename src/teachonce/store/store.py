@@ -34,7 +34,7 @@ from teachonce.records.key_index import KeyIndex
 from teachonce.records.source import NO_LABEL, Location, Locations
 from teachonce.storage.address import to_location
 from teachonce.store.contents import open_contents
-from teachonce.store.manifests import missing_files, missing_manifest
+from teachonce.store.manifests import REPAIR, index_file, missing_files, missing_manifest
 from teachonce.store.open_shards import OpenShards
 from teachonce.store.plan import Group, Plan, records_file, samples_file, views_file
 from teachonce.store.plan_files import read_plan
@@ -48,7 +48,7 @@ from teachonce.store.tables import (
     to_records,
     views_schema,
 )
-from teachonce.views.columns import VIEW_COLUMNS, decode_views
+from teachonce.views.columns import VIEW_COLUMNS, check_views, decode_views
 from teachonce.views.policy import Policy
 from teachonce.views.view import View
 
@@ -63,7 +63,8 @@ class Store:
     The files of the shards that were used last stay mapped, of 16,384 shards in all stores of a process together
     (``open_shards``): at most 49,152 maps of the 65,530 that Linux allows, and about 12 KB a shard besides their pages.
 
-    A block (one view of one shard) is compared with its hash when it is first read; ``trust`` leaves that out. A file
+    A block (one view of one shard) is compared with its hash when it is first read, and its values with what they may
+    be; ``trust`` leaves that out. A file
     whose bytes are not those that were written is a StoreError with its name.
     """
 
@@ -79,6 +80,7 @@ class Store:
         trust: bool = False,
     ) -> None:
         self.path = to_location(path)
+        self._trust = trust
         self._contents = open_contents(self.path, is_partial=is_partial, trust=trust, num_parts=num_parts)
         if not self._contents.num_views:
             raise StoreError(self._why_unfinished())
@@ -294,6 +296,13 @@ class Store:
         """The number of files, and (file, what is wrong with its blocks) of each that is not what was written."""
         return self._contents.find_damage()
 
+    def check_index(self) -> None:
+        """Raise StoreError unless the index of each part has every record once, at its place, in order."""
+        for part, index in enumerate(self._contents.read_index()):
+            shards = self.plan.part_shards(part)
+            if not index.fits([self.read_keys(shard) for shard in shards], shards.start):
+                raise StoreError(f"{self.path / index_file(part)}: is not the index of these records; {REPAIR}")
+
     def num_bytes(self) -> int:
         """Bytes of all files of the manifests."""
         return sum(self.file_sizes().values())
@@ -330,11 +339,18 @@ class Store:
         name, num_records = self.shards[shard]
         file = opened.file(group) or self._contents.open_file(views_file(name, group), shard, group)
         schema = views_schema(self.policy.layout, self.codec, self.class_space.num_classes)
+        is_checked = self._trust or bool(self._checked[shard, view])
         # A shard's view is small and will be read in random order: hashing it also reads it once, in order, which on a
         # cold disk is cheaper.
-        batch = file.read(view - group[0], schema, num_records, is_checked=bool(self._checked[shard, view]))
-        self._checked[shard, view] = True
+        batch = file.read(view - group[0], schema, num_records, is_checked=is_checked)
         columns = {column: to_numpy(batch.column(column)) for column in batch.schema.names}
+        if not is_checked:
+            try:
+                check_views(columns)
+                self.codec.check_values(columns)
+            except StoreError as error:
+                raise StoreError(f"{self.path / views_file(name, group)}: view {view}, {error}; {REPAIR}") from error
+        self._checked[shard, view] = True
         opened.keep(group, file, view, columns)
         return columns
 

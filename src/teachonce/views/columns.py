@@ -13,6 +13,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from teachonce.codecs.codec import require_rows
 from teachonce.errors import StoreError
 from teachonce.on_demand import OnDemand
 from teachonce.views.operations import OPERATION_NAMES, Operation
@@ -54,6 +55,7 @@ CROP_ONLY = ViewLayout()
 CENTER_ONLY = ViewLayout(has_box=False)
 """The layout of the policy ``center``: no columns."""
 
+_POSTERIZE = OPERATION_NAMES.index("posterize")
 VIEW_COLUMNS = frozenset(ViewLayout(num_operations=1, num_erasings=1, has_mix=True, has_mix_box=True).columns)
 
 _MORE_COLUMNS = VIEW_COLUMNS - set(CROP_ONLY.columns)
@@ -123,6 +125,35 @@ def decode_views(columns: Mapping[str, NDArray[Any]], count: int) -> Sequence[Vi
     return [
         View(tuple(boxes[row]), bool(flips[row]), operations[row], erasings[row], mixes[row]) for row in range(count)
     ]
+
+
+def check_views(columns: Mapping[str, NDArray[Any]]) -> None:
+    """Raise StoreError, with the row, for the values of a block that no view has; other columns may be present."""
+    if "box" in columns:
+        require_rows(_is_box(columns["box"], strictly=True), "box", columns["box"], "left < right and top < bottom")
+        require_rows(columns["flip"] <= 1, "flip", columns["flip"], "0 or 1")
+    if "operations" in columns:
+        codes, magnitudes = columns["operations"], columns["magnitudes"]
+        is_known = codes < len(OPERATION_NAMES)
+        expected = f"codes below {len(OPERATION_NAMES)} (a newer teachonce may have more)"
+        require_rows(is_known, "operations", codes, expected)
+        bits = np.rint(magnitudes.astype(np.float32))
+        is_sound = np.isfinite(bits) & ((codes != _POSTERIZE) | ((bits >= 1) & (bits <= 8)))
+        require_rows(is_sound, "magnitudes", magnitudes, "finite numbers, 1 to 8 bits for posterize")
+    if "erasing_boxes" in columns:
+        boxes = columns["erasing_boxes"]
+        is_sound = _is_box(boxes.reshape(-1, 4)).reshape(len(boxes), -1)
+        require_rows(is_sound, "erasing_boxes", boxes, "left <= right and top <= bottom")
+    if "mix_share" in columns:
+        shares = columns["mix_share"]
+        require_rows((shares >= 0) & (shares <= 1), "mix_share", shares, "0 to 1")
+    if "mix_box" in columns:
+        require_rows(_is_box(columns["mix_box"]), "mix_box", columns["mix_box"], "left <= right and top <= bottom")
+
+
+def _is_box(boxes: NDArray[np.integer], *, strictly: bool = False) -> NDArray[np.bool_]:
+    compare = np.less if strictly else np.less_equal
+    return compare(boxes[:, 0], boxes[:, 2]) & compare(boxes[:, 1], boxes[:, 3])
 
 
 def _pad(items: Sequence[Any], filler: Any, length: int) -> list[Any]:

@@ -193,6 +193,12 @@ def test_views_without_which_records_would_be_missing(store: Store, tmp_path: Pa
     grow(store.path)
     with pytest.raises(ConfigError, match=r"--views 0:2: records that were added .* at least 6 views"):
         copy(store.path, tmp_path / "no", views="0:2")
+    # Where none of these records are copied, or they alone are, no views are missing.
+    for number, shards in enumerate(("0:2", "2:3")):
+        copy(store.path, tmp_path / str(number), views="0:2", shards=shards)
+        assert Store(tmp_path / str(number)).num_views == 2
+    with pytest.raises(ConfigError, match=r"--views 0:2: records that were added"):
+        copy(store.path, tmp_path / "no", views="0:2", shards="1:3")
 
 
 def test_a_part_of_the_shards_is_a_store_of_its_own(store: Store, tmp_path: Path) -> None:

@@ -119,7 +119,12 @@ def _choose_views(job: CopyJob, store: Store) -> int:
             f"--views {job.views}: a store has views from 0 on, several per file: {job.source} can be copied with "
             f"--views {possible}"
         )
-    needed = max(part.min_views for part in store.plan.parts)
+    chosen = set(_choose_shards(job, store))
+    parts = [
+        part for number, part in enumerate(store.plan.parts) if chosen.intersection(store.plan.part_shards(number))
+    ]
+    # The first of them becomes part 0, which needs none.
+    needed = max((part.min_views for part in (parts if job.shards is None else parts[1:])), default=0)
     if needed > job.views.end:
         raise ConfigError(
             f"--views {job.views}: records that were added to {job.source} later have at least {needed} views; "
