@@ -103,6 +103,11 @@ def test_a_class_index_that_does_not_exist_is_refused_before_it_reaches_a_device
         store.codec.decode_logits(columns)
 
 
+def test_one_store_needs_no_list(stores: dict[str, Store]) -> None:
+    """As ``StoredViews(store)``, beside which it stands."""
+    assert StoredLogits(stores["int8"]).stores == [stores["int8"]]
+
+
 def test_with_a_temperature_a_batch_has_logits_and_no_columns(data: Path, stores: dict[str, Store]) -> None:
     source = open_records(data, "train")
     teachers = StoredLogits([stores["int8"]], temperature=2.0)

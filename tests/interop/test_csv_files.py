@@ -109,6 +109,21 @@ def test_wrong_lines_are_refused_with_the_name(tmp_path, data, csv, change, mess
     assert not list((tmp_path / "again").glob("manifest.*"))
 
 
+def test_logits_that_the_codec_refuses_are_said_with_the_image(tmp_path, data, csv):
+    edit(csv, lambda lines: [lines[0], lines[1].rpartition(",")[0] + ",1e30", *lines[2:]])
+    name = (csv / "train-0.csv").read_text().splitlines()[1].partition(",")[0]
+    with pytest.raises(
+        LogitsError, match=rf"{csv}: train-\d+-of-\d+: (\S*/)?{name}: teacher logits in row \d+: .*float32"
+    ):
+        run_import(csv, data, tmp_path / "again", codec="float16")
+
+
+def test_a_masked_class_is_told_from_a_fault(tmp_path, data, csv):
+    edit(csv, lambda lines: [lines[0].rpartition(",")[0] + ",-inf", *lines[1:]])
+    with pytest.raises(LogitsError, match=r"logit 2 is -inf, .*a class that the teacher masks needs a finite one"):
+        run_import(csv, data, tmp_path / "again")
+
+
 def shifted(csv, folder, by=1.0):
     """The same names, lines and widths: another teacher."""
     folder.mkdir()

@@ -31,7 +31,7 @@ V = TypeVar("V")
 
 
 class StoredLogits:
-    """The logits of one or several stores over the same views; picklable.
+    """The logits of one store, or of several over the same views; picklable.
 
     ``order`` says which view's logits an epoch has (default: one by one). With ``temperature`` a batch has
     ``teacher_logits``, for a softmax at that temperature, which a sparse codec must know; without it the columns as

@@ -19,7 +19,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from teachonce.codecs.registry import build_codec, warn_of_estimates
+from teachonce.codecs.registry import Codec, build_codec, codec_from_json, warn_of_estimates
 from teachonce.engine.chunked import chunked
 from teachonce.engine.jobs import partition
 from teachonce.engine.machine import num_cores
@@ -171,7 +171,11 @@ def import_csv(config: ImportConfig) -> None:
                 keys, filenames, labels, logits = _join_shard(source, shard, table)
                 claims.claim(filenames, first)
                 writer.write_records(name, keys, filenames, labels)
-                writer.write_views(name, (0, 0), keys, labels, logits[None], None)
+                try:
+                    writer.write_views(name, (0, 0), keys, labels, logits[None], None)
+                except LogitsError as error:
+                    filename = _first_refused(codec_from_json(plan.codec), filenames, logits)
+                    raise LogitsError(f"{config.csv}: {name}: {filename}: {error}") from error
             else:
                 claims.claim(read_records(config.out, plan, shard).filenames.to_pylist(), first)
             first += num_records
@@ -192,6 +196,16 @@ def _describe_csv(table: CsvTable) -> dict[str, Any]:
         "csv_xxh3": table.digest(),
         "drop": table.drop,
     }
+
+
+def _first_refused(codec: Codec, filenames: Sequence[str], logits: NDArray[np.float32]) -> str:
+    """The image whose logits a codec does not take; it says the row alone."""
+    for filename, row in zip(filenames, logits, strict=True):
+        try:
+            codec.encode_logits(row[None])
+        except LogitsError:
+            return filename
+    return filenames[0]
 
 
 def _refuse_other_csv(config: ImportConfig, plan: Plan) -> None:

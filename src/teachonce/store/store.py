@@ -63,6 +63,9 @@ class Store:
     The files of the shards that were used last stay mapped, of 16,384 shards in all stores of a process together
     (``open_shards``): at most 49,152 maps of the 65,530 that Linux allows, and about 12 KB a shard besides their pages.
 
+    ``path``, ``plan``, ``policy``, ``seed``, ``codec`` and ``num_views`` say what it is. Where a method asks for a
+    group, it is a tuple (first view, last view) of ``plan.view_groups``, which are stored in one file.
+
     A block (one view of one shard) is compared with its hash when it is first read, and its values with what they may
     be; ``trust`` leaves that out. A file
     whose bytes are not those that were written is a StoreError with its name.
