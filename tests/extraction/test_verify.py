@@ -24,15 +24,18 @@ from teachonce.interop.merge import merge
 from teachonce.models.classifier import load_model
 from teachonce.records.class_table import ClassTable, write_classes
 from teachonce.records.discovery import open_records
+from teachonce.records.key_index import KeyIndex
 from teachonce.records.source import ShardInfo
 from teachonce.records.tfrecord.framing import read_tfrecords
+from teachonce.storage.block_file import BlockFile
+from teachonce.storage.files import open_storage
 from teachonce.storage.sealed_json import sealed_bytes
 from teachonce.store.begin import begin_store
 from teachonce.store.manifests import finalize_store
 from teachonce.store.plan import samples_file
 from teachonce.store.plan_files import read_plan
 from teachonce.store.store import Store
-from teachonce.store.tables import StoreWriter
+from teachonce.store.tables import StoreWriter, write_index
 from tests.support.small_data import (
     build_dataset,
     change_image,
@@ -132,6 +135,19 @@ def test_a_flipped_bit_in_the_store(store, data):
     verdict = check(store, data)
     assert not verdict.is_sound and NAME in verdict.reason and "damaged" in verdict.reason
     assert (verdict.num_files, verdict.num_keys) == (0, 0)
+
+
+def test_an_index_of_other_rows_is_not_sound(store, data):
+    """Sound by every hash: its records are there, at other places."""
+    index = Store(store).index[0]
+    (store / "index.arrow").unlink()
+    write_index(store, "index.arrow", KeyIndex(index.keys, index.shards, index.rows * 0), read_plan(store).identity)
+    value = json.loads((store / "manifest.records.json").read_text())
+    del value["xxh3"]
+    value["files"]["index.arrow"] = BlockFile(open_storage(store), "index.arrow").entry
+    (store / "manifest.records.json").write_bytes(sealed_bytes(value))
+    verdict = check(store, data, teacher="none")
+    assert not verdict.is_sound and "index.arrow: is not the index of these records" in verdict.reason
 
 
 def test_all_damage_is_listed_at_once(store, data):
