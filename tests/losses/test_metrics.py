@@ -7,8 +7,9 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from torchmetrics.classification import MulticlassCalibrationError
 
-from teachonce.losses.metrics import NUM_ECE_BINS, ClassifierMetrics
+from teachonce.losses.metrics import NUM_ECE_BINS, CalibrationError, ClassifierMetrics
 from tests.support import reference
 
 
@@ -76,3 +77,50 @@ def test_reset_forgets() -> None:
     metrics.reset()
     metrics.update(logits, labels)
     assert metrics.compute() == pytest.approx(compute(logits, labels), rel=1e-6)
+
+
+@settings(max_examples=25)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 60), st.integers(2, 12), st.sampled_from([0.3, 2.0, 8.0]))
+def test_ece_is_that_of_torchmetrics(seed: int, num: int, classes: int, scale: float) -> None:
+    logits, labels = random_logits(seed, num, classes, scale)
+    expected = MulticlassCalibrationError(classes, n_bins=NUM_ECE_BINS, norm="l1")
+    # It gives a confidence of exactly 1 a bin of its own.
+    expected.update(torch.softmax(logits, dim=1).clamp_max(1 - 2.0**-24), labels)
+    # Float32 sums of at most 60 confidences there: 60 roundings of 2^-24.
+    assert compute(logits, labels)["ece"] == pytest.approx(float(expected.compute()), abs=4e-6)
+
+
+def test_ece_of_as_many_images_as_imagenet() -> None:
+    """One bin of a million images, in which a float32 sum stops to grow by what it is given."""
+    rng = np.random.default_rng(0)
+    num, num_batches = 1_281_167, 40
+    confidences = rng.uniform(0.94, 1, num).astype(np.float32)
+    hits = rng.random(num) < confidences
+    metric = CalibrationError()
+    probs, labels = torch.from_numpy(np.stack([confidences, 1 - confidences], axis=1)), torch.from_numpy(1 - hits)
+    for batch, of_batch in zip(probs.chunk(num_batches), labels.chunk(num_batches), strict=True):
+        metric.update(batch, of_batch)
+    expected = abs(confidences.astype(np.float64).mean() - hits.mean())
+    # A step of a confidence is 2^-32; these all are multiples of 2^-24, so only the division rounds.
+    assert float(metric.compute()) == pytest.approx(expected, abs=1e-12)
+    backward = CalibrationError()
+    for batch, of_batch in zip(
+        probs.flip(0).chunk(7 * num_batches), labels.flip(0).chunk(7 * num_batches), strict=True
+    ):
+        backward.update(batch, of_batch)
+    assert torch.equal(backward.sums, metric.sums)
+
+
+def test_memory_does_not_grow_with_the_images() -> None:
+    logits, labels = random_logits(0, 50, 10, 2.0)
+    metrics = ClassifierMetrics(10)
+
+    def num_values() -> int:
+        kept = [getattr(part, name) for part in metrics.children() for name in part.metric_state]
+        return sum(value.numel() if isinstance(value, torch.Tensor) else len(value) for value in kept)
+
+    metrics.update(logits, labels)
+    num_before = num_values()
+    for _ in range(5):
+        metrics.update(logits, labels)
+    assert num_values() == num_before

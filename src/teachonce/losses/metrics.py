@@ -1,8 +1,8 @@
 """Top-1, top-5, expected calibration error and loss of a classifier, accumulated over batches and devices.
 
 Used by the trainer at the end of an epoch and by ``teachonce evaluate``, so that both mean the same. The counting is
-torchmetrics'. It decides by the values whether it was given logits or probabilities; here probabilities are passed
-where they are meant, because logits that happen to be in 0..1 would be taken for probabilities.
+torchmetrics', but for ECE: its own keeps every confidence, and adds them up in float32, one after the other, so that a
+bin of a million images is off by half a point.
 
 Guo et al. 2017, arXiv:1706.04599, section 2: ECE with 15 bins of equal width, weighted by their counts.
 """
@@ -12,10 +12,41 @@ from __future__ import annotations
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torchmetrics import MeanMetric
-from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
+from torchmetrics import MeanMetric, Metric
+from torchmetrics.classification import MulticlassAccuracy
 
 NUM_ECE_BINS = 15
+_CONFIDENCE_STEPS = 2.0**32
+"""Of a confidence in a sum: int64 holds those of 2^31 images, each within 2^-33."""
+
+
+class CalibrationError(Metric):
+    """ECE from sums by bin. Integers: exact in any order of images and ranks, also on devices without float64."""
+
+    full_state_update = False
+    sums: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("sums", torch.zeros(NUM_ECE_BINS, 3, dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, probs: Float[Tensor, "B C"], labels: Int[Tensor, " B"]) -> None:
+        """Count one batch: images, confidences and right answers of each bin, which has its lower border."""
+        confidences, choices = probs.max(dim=1)
+        # A NaN, which the loss tells of, has no integer.
+        confidences = confidences.nan_to_num(nan=0.0)
+        borders = torch.linspace(0, 1, NUM_ECE_BINS + 1, device=probs.device)
+        # By definition a confidence of exactly 1 belongs to the last bin.
+        bins = (torch.bucketize(confidences, borders, right=True) - 1).clamp_max(NUM_ECE_BINS - 1)
+        steps = (confidences * _CONFIDENCE_STEPS).round().long()
+        values = torch.stack([torch.ones_like(steps), steps, (choices == labels).long()], dim=1)
+        is_in = bins[:, None] == torch.arange(NUM_ECE_BINS, device=probs.device)
+        self.sums += (is_in[:, :, None] * values[:, None, :]).sum(dim=0)
+
+    def compute(self) -> Tensor:
+        """The mean of |confidence - accuracy|, weighted by images; NaN without any."""
+        counts, steps, hits = self.sums.cpu().double().T
+        return (steps / _CONFIDENCE_STEPS - hits).abs().sum() / counts.sum()
 
 
 class ClassifierMetrics(torch.nn.Module):
@@ -28,7 +59,7 @@ class ClassifierMetrics(torch.nn.Module):
         top5 = min(5, num_classes if top5_classes is None else top5_classes)
         self.top1 = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
         self.top5 = MulticlassAccuracy(num_classes, top_k=top5, average="micro", validate_args=False)
-        self.ece = MulticlassCalibrationError(num_classes, n_bins=NUM_ECE_BINS, norm="l1", validate_args=False)
+        self.ece = CalibrationError()
         self.loss = MeanMetric(nan_strategy="disable")
 
     def update(self, logits: Float[Tensor, "B C"], labels: Int[Tensor, " B"]) -> None:
@@ -38,8 +69,7 @@ class ClassifierMetrics(torch.nn.Module):
         logits = logits.float()
         self.top1.update(logits, labels)
         self.top5.update(logits, labels)
-        # torchmetrics gives a confidence of exactly 1 a bin of its own; by definition it belongs to the last one.
-        self.ece.update(torch.softmax(logits, dim=1).clamp_max(1 - 2.0**-24), labels)
+        self.ece.update(torch.softmax(logits, dim=1), labels)
         # One value a row: torchmetrics 1.9 drops the weights of weighted ones when it does not look for NaN.
         self.loss.update(torch.nn.functional.cross_entropy(logits, labels, reduction="none"))
 
