@@ -114,8 +114,8 @@ def test_what_was_not_seen_is_clipped(tmp_path: Path) -> None:
 
 def test_percentile_leaves_the_outermost_out(tmp_path: Path) -> None:
     float_file = write_convolution(tmp_path / "float.onnx", np.eye(3))
-    images = np.random.default_rng(0).uniform(0, 1, (3000, 3, 4, 4)).astype(np.float32) ** 9
-    images[0, 0, 0, 0] = 100  # one of 144,000 values
+    images = np.random.default_rng(0).uniform(0, 1, (6000, 3, 4, 4)).astype(np.float32) ** 9
+    images[0, 0, 0, 0] = 100  # one of 288,000 values
     grid = flat_images(np.linspace(0, 1, 64)[:, None] * np.ones(3))
     errors = {}
     for calibration in ("minmax", "percentile"):
@@ -124,6 +124,19 @@ def test_percentile_leaves_the_outermost_out(tmp_path: Path) -> None:
         errors[calibration] = np.abs(ask(out, grid) - ask(float_file, grid)).max()
     assert errors["minmax"] > 0.1, "a step of 100 / 255 is a coarse one"
     assert errors["percentile"] < errors["minmax"] / 2
+
+
+def test_percentile_gives_a_negative_outlier_no_half_of_the_integers(tmp_path: Path) -> None:
+    from onnx import numpy_helper
+
+    float_file = write_convolution(tmp_path / "float.onnx", np.eye(3))
+    images = np.random.default_rng(0).uniform(0, 1, (6000, 3, 4, 4)).astype(np.float32)
+    images[0, 0, 0, 0] = -1  # one of 288,000 values: 0.00035 %
+    quantize_onnx(float_file, tmp_path / "int8.onnx", images, calibration="percentile")
+    constants = {item.name: numpy_helper.to_array(item) for item in onnx.load(tmp_path / "int8.onnx").graph.initializer}
+    # The range ends at borders of the calibrator's 2,048 bins between -1 and 1.
+    assert constants["images_scale"] == pytest.approx(1 / 255, rel=3 * 2 / 2048)
+    assert constants["images_zero_point"] <= 1
 
 
 def test_calibration_uses_every_image(tmp_path: Path) -> None:

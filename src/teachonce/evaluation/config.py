@@ -64,7 +64,7 @@ class ExportOnnxConfig(RecordOptions):
     calibration_images: InInt8[Count] = only_with(256, _INT8)
     """Number of calibration images, evenly spaced over the split."""
     calibration: InInt8[Literal["minmax", "percentile"]] = only_with("minmax", _INT8)
-    """Activation ranges: minimum and maximum (minmax), or without the outermost 0.001 % on each side (percentile,
+    """Activation ranges: minimum and maximum (minmax), or without the outermost 0.0005 % on each side (percentile,
     which keeps all activations of the calibration images in memory)."""
     weight_bits: InInt8[Literal[7, 8]] = only_with(7, _INT8)
     """7: sums overflow on no processor, so results measured here hold on a phone. 8: finer, but x86 processors
