@@ -9,6 +9,7 @@ from teachonce.codecs.softmax import total_variation
 from teachonce.records.discovery import open_records
 from teachonce.training.store_warnings import (
     StoreStats,
+    judge_labels,
     measure_store_stats,
     warn_before_training,
     warn_of_temperature,
@@ -57,6 +58,29 @@ def test_a_teacher_worse_than_the_labels(tmp_path):
     store = make_store(tmp_path, sharpness=2.0, right=0.3)
     (message,) = warned(store, measure_store_stats(store, 1.0))
     assert "top-1 0.300" in message and "contradicts them more often than it agrees with them" in message
+
+
+def test_a_teacher_that_is_mostly_right_but_too_sure(tmp_path):
+    store = make_store(tmp_path, sharpness=2.0, right=0.9)
+    (message,) = warned(store, StoreStats(0.85, 1.5, 0.1, 60, 60))
+    assert "top-1 0.850 and gives the labels 1.50 nats (uniform: 1.39)" in message
+    assert "contradicts" not in message and "try a larger --kd-temp" in message
+
+
+def test_labels_that_the_teacher_lacks_have_no_nats(tmp_path):
+    """Class 4 of the data is none of the teacher's four: it is wrong there, and its surprise is not defined."""
+    source = open_records(write_shards(tmp_path / "data", sizes=(40, 20), num_classes=NUM_CLASSES + 2), "train")
+    labels = np.array([r.label - 1 for s in range(2) for r in source.iter_shard(s)])
+    is_known = labels < NUM_CLASSES
+    logits = 2 * np.eye(NUM_CLASSES, dtype=np.float32)[np.minimum(labels, NUM_CLASSES - 1)]
+    stats = measure_store_stats(write_store(tmp_path / "store", source, logits), 1.0)
+    assert 0 < is_known.sum() < 60 and stats.num_judged == 60
+    assert stats.top1 == pytest.approx(is_known.mean())
+    assert stats.label_nats == pytest.approx(np.log(np.exp(2) + 3) - 2, abs=1e-6)
+    assert np.isnan(judge_labels(0.0, 0.0, num_judged=60, num_known=0, num_mixed=0)[1])
+    store = make_store(tmp_path / "other", sharpness=2.0, right=0.9)
+    (message,) = warned(store, StoreStats(0.0, float("nan"), 0.1, 60, 60))
+    assert "top-1 0.000 and knows the class of none of the labels: it contradicts them" in message
 
 
 def mixed_store(tmp_path, is_mixed, right, sharpness=2.0):

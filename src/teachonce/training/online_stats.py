@@ -25,7 +25,7 @@ def measure_online_stats(data: KDDataset, online: OnlineTeacher, temperature: fl
     """
     indices = np.unique(np.linspace(0, len(data) - 1, min(len(data), NUM_ONLINE_ROWS)).round().astype(np.int64))
     hits = nats = non_top1 = 0.0
-    num_judged = num_mixed = 0
+    num_judged = num_known = num_mixed = 0
     for first in range(0, len(indices), batch_size):
         batch = data.read_batch(indices[first : first + batch_size].tolist(), epoch=0)
         logits = online(batch.get("teacher_pixels", batch["pixels"])).cpu().numpy()
@@ -36,7 +36,10 @@ def measure_online_stats(data: KDDataset, online: OnlineTeacher, temperature: fl
         num_mixed += int(is_mixed.sum())
         hits += float(((logits.argmax(axis=1) == labels) & is_judged).sum())
         log_probs = np.take_along_axis(log_softmax(logits)[is_judged], labels[is_judged, None], axis=1)
-        nats -= float(log_probs[np.isfinite(log_probs)].sum())  # a class that the teacher lacks adds no surprise
+        log_probs = log_probs[np.isfinite(log_probs)]  # a class that the teacher lacks adds no surprise
+        num_known += len(log_probs)
+        nats -= float(log_probs.sum())
         non_top1 += float((1 - np.exp(log_softmax(logits, temperature).max(axis=1))).sum())
     total = len(indices)
-    return StoreStats(*judge_labels(hits, nats, num_judged, num_mixed), non_top1 / total, total, num_judged)
+    judged = judge_labels(hits, nats, num_judged, num_known, num_mixed)
+    return StoreStats(*judged, non_top1 / total, total, num_judged)

@@ -46,7 +46,8 @@ class StoreStats:
     top1: float
     """Of the teacher, on the views that the student will see, where they have labels and no mix; NaN where none has."""
     label_nats: float
-    """Cross-entropy of the labels under the teacher: how much it is surprised by them; of the same views."""
+    """Cross-entropy of the labels under the teacher: how much it is surprised by them; of those of the same views whose
+    class it knows."""
     non_top1_mass: float
     """Mean mass beyond the most likely class at the training's temperature."""
     num_rows: int
@@ -54,14 +55,15 @@ class StoreStats:
     """Of these the views with a label and without a mix, of which the first two are."""
 
 
-def judge_labels(hits: float, nats: float, num_judged: int, num_mixed: int) -> tuple[float, float]:
+def judge_labels(hits: float, nats: float, num_judged: int, num_known: int, num_mixed: int) -> tuple[float, float]:
     """(top-1, nats) of the ``num_judged`` views with a label and without a mix; NaN where they are too few to judge.
 
-    A mixed view has no single label: a teacher that sees the partner's share in it is not wrong.
+    A mixed view has no single label: a teacher that sees the partner's share in it is not wrong. The teacher has the
+    label's class in ``num_known`` of them, of which ``nats`` are.
     """
     if num_judged == 0 or (num_mixed > 0 and num_judged < MIN_JUDGED_ROWS):
         return np.nan, np.nan
-    return hits / num_judged, nats / num_judged
+    return hits / num_judged, nats / num_known if num_known else np.nan
 
 
 def measure_store_stats(store: Store, temperature: float) -> StoreStats:
@@ -71,7 +73,7 @@ def measure_store_stats(store: Store, temperature: float) -> StoreStats:
     shards = np.unique(rng.integers(0, num_shards, 64)) if num_shards > 64 else np.arange(num_shards)
     per_shard = -(-NUM_ROWS // len(shards))
     hits = nats = non_top1 = 0.0
-    total = num_judged = num_mixed = 0
+    total = num_judged = num_known = num_mixed = 0
     for shard in shards.tolist():
         num_records = store.shards[shard][1]
         view = int(rng.integers(store.num_views))
@@ -86,11 +88,13 @@ def measure_store_stats(store: Store, temperature: float) -> StoreStats:
         num_judged += int(is_judged.sum())
         num_mixed += int(is_mixed.sum())
         is_known = is_judged & (labels >= 0) & (labels < logits.shape[1])
+        num_known += int(is_known.sum())
         log_probs = log_softmax(logits)[is_known]
         nats -= float(np.take_along_axis(log_probs, labels[is_known, None], axis=1).sum())
         non_top1 += float((1 - np.exp(log_softmax(softened, temperature).max(axis=1))).sum())
         total += len(rows)
-    return StoreStats(*judge_labels(hits, nats, num_judged, num_mixed), non_top1 / total, total, num_judged)
+    judged = judge_labels(hits, nats, num_judged, num_known, num_mixed)
+    return StoreStats(*judged, non_top1 / total, total, num_judged)
 
 
 def warn_of_temperature(store: Store, temperature: float) -> None:
@@ -140,12 +144,21 @@ def warn_of_teacher(
     name: str, stats: StoreStats, temperature: float, *, num_classes: int, num_teacher: int | None, num_student: int
 ) -> None:
     """Warn of what was measured of a store, or of an online teacher; both numbers are of parameters."""
-    if stats.top1 < LOW_TOP1 or stats.label_nats > np.log(num_classes):
+    judged = f"{name}: on {stats.num_judged:,} of the training views the teacher has top-1 {stats.top1:.3f}"
+    if np.isnan(stats.label_nats):
+        judged += " and knows the class of none of the labels"
+    else:
+        judged += f" and gives the labels {stats.label_nats:.2f} nats (uniform: {np.log(num_classes):.2f})"
+    if stats.top1 < LOW_TOP1:
         warnings.warn(
-            f"{name}: on {stats.num_judged:,} of the training views the teacher has top-1 {stats.top1:.3f} and gives "
-            f"the labels {stats.label_nats:.2f} nats (uniform: {np.log(num_classes):.2f}): it contradicts "
-            "them more often than it agrees with them; try larger crops or another teacher, and compare with labels "
-            "alone (teachonce ablate)",
+            f"{judged}: it contradicts them more often than it agrees with them; try larger crops or another teacher, "
+            "and compare with labels alone (teachonce ablate)",
+            stacklevel=3,
+        )
+    elif stats.label_nats > np.log(num_classes):
+        warnings.warn(
+            f"{judged}: it is mostly right, but so sure where it is wrong that it knows the labels less than one that "
+            "guesses; try a larger --kd-temp, and compare with labels alone (teachonce ablate)",
             stacklevel=3,
         )
     elif stats.non_top1_mass < LITTLE_NON_TOP1_MASS:
