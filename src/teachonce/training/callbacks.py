@@ -190,11 +190,16 @@ class EpochRecorder(Checkpoint):
 class TeacherPassed(Callback):
     """Warns, once, when the student knows the labels of its training views better than its teacher does.
 
-    From there on the teacher's targets pull it back toward the teacher's errors.
+    From there on the teacher's targets pull it back toward the teacher's errors. The teacher's accuracy is that of a
+    sample of ``num_judged`` views: the student passes it by two of its standard errors.
     """
 
-    def __init__(self, teacher_top1: float, recorder: EpochRecorder) -> None:
+    def __init__(self, teacher_top1: float, num_judged: int, recorder: EpochRecorder) -> None:
         self.teacher_top1 = teacher_top1
+        self.num_judged = num_judged
+        # Two successes and two failures more (Agresti & Coull 1998): a sample of one answer alone has an error too.
+        smoothed = (teacher_top1 * num_judged + 2) / (num_judged + 4)
+        self._passed_top1 = teacher_top1 + 2 * (smoothed * (1 - smoothed) / (num_judged + 4)) ** 0.5
         self.recorder = recorder
         self._has_warned = False
 
@@ -203,13 +208,14 @@ class TeacherPassed(Callback):
         if self._has_warned or not self.recorder.rows:
             return
         top1 = float(self.recorder.rows[-1]["train_top1"] or 0.0)
-        if top1 <= self.teacher_top1:
+        if top1 <= self._passed_top1:
             return
         self._has_warned = True
         warnings.warn(
             f"epoch {self.recorder.rows[-1]['epoch']}: the student's top-1 on its training views is {top1:.3f}, "
-            f"above the teacher's {self.teacher_top1:.3f}: from now on the teacher holds it back; try a smaller "
-            "--kd-weight, another teacher, or labels alone (teachonce ablate)",
+            f"above the teacher's {self.teacher_top1:.3f} on {self.num_judged:,} of them by more than two standard "
+            "errors: from now on the teacher holds it back; try a smaller --kd-weight, another teacher, or labels "
+            "alone (teachonce ablate)",
             stacklevel=2,
         )
 

@@ -84,7 +84,7 @@ from teachonce.training.online_stats import measure_online_stats
 from teachonce.training.ranks import Agreement, is_first_rank, is_rank, is_slurm_rank, run_ranks, world_shape
 from teachonce.training.report import describe_result, summarize_classes, write_report
 from teachonce.training.schedules import scale_lr
-from teachonce.training.store_warnings import measure_store_stats, warn_before_training, warn_of_teacher
+from teachonce.training.store_warnings import StoreStats, measure_store_stats, warn_before_training, warn_of_teacher
 from teachonce.training.student_module import OnlineTeacher, StudentModule
 
 _PRECISIONS = {"float32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
@@ -287,12 +287,12 @@ def _guard(
 ) -> None:
     """Warn of what each teacher is about to teach, and watch whether the student passes the best of them."""
     num_student = sum(parameter.numel() for parameter in module.student.parameters())
-    best = None
+    best: StoreStats | None = None
     for store in data.stores:
         stats = measure_store_stats(store, config.temperature)
         warn_before_training(store, stats, config.temperature, num_student)
-        if not math.isnan(stats.top1):  # of images that have labels
-            best = max(stats.top1, best or 0.0)
+        if not math.isnan(stats.top1) and (best is None or stats.top1 > best.top1):  # of images that have labels
+            best = stats
     is_seen = data.train.views.is_replay
     if module.online is not None:
         teacher = module.online.teacher
@@ -306,11 +306,12 @@ def _guard(
             num_teacher=num_teacher,
             num_student=num_student,
         )
-        best, is_seen = None if math.isnan(stats.top1) else stats.top1, True
+        best, is_seen = None if math.isnan(stats.top1) else stats, True
     # Both are then accuracies on the same views: without a mix, and of every record once.
     is_comparable = config.sampler == "uniform" and config.mixup_alpha == 0 and not data.train.views.has_mix
     if best is not None and is_seen and module.has_labels and is_comparable:
-        trainer.callbacks.insert(0, TeacherPassed(best, recorder))  # type: ignore[attr-defined]  # Lightning adds it
+        guard = TeacherPassed(best.top1, best.num_judged, recorder)
+        trainer.callbacks.insert(0, guard)  # type: ignore[attr-defined]  # Lightning adds it
 
 
 def _load_online_teacher(config: TrainConfig, device: torch.device) -> Classifier | None:
