@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 
 from teachonce.errors import ConfigError
-from teachonce.records.class_space import ClassSpace, NamedClassSpace, map_logits, resolve_offset, shared_classes
+from teachonce.records.class_space import (
+    ClassSpace,
+    NamedClassSpace,
+    describe_low_top1,
+    map_logits,
+    resolve_offset,
+    shared_classes,
+)
 
 
 def test_a_missing_class_gets_no_mass_at_any_temperature():
@@ -102,3 +109,27 @@ def test_outputs_are_mapped_by_their_labels(source, target):
     labels = source.labels()[of_source]
     assert (labels == target.labels()[of_target]).all()
     assert set(labels.tolist()) - {-1} == (set(source.labels().tolist()) & set(target.labels().tolist())) - {-1}
+
+
+def test_what_a_low_top1_is() -> None:
+    rng = np.random.default_rng(0)
+    balanced, of_thousand = rng.integers(0, 4, 256), rng.integers(0, 1000, 256)
+    # A quarter, and three standard errors of 256 answers: 0.25 + 3 * 0.027.
+    assert describe_low_top1(0.25, balanced, 4) == describe_low_top1(0.33, balanced, 4) == "near chance"
+    assert describe_low_top1(0.45, balanced, 4) is None
+    # Shifted by one: of two classes every answer is wrong, or half of them.
+    assert describe_low_top1(0.5, balanced // 2, 2) == "near chance"
+    # Far above a thousandth.
+    assert describe_low_top1(0.08, of_thousand, 1000) == "low"
+    assert describe_low_top1(0.004, of_thousand, 1000) == "near chance"
+    assert describe_low_top1(0.12, of_thousand, 1000) is None
+    mostly_first = (np.arange(256) >= 192).astype(np.int64)
+    said = "hardly above what the commonest label alone would get (0.750)"
+    assert describe_low_top1(0.8, mostly_first, 2) == said and describe_low_top1(0.9, mostly_first, 2) is None
+    # Images of one class: what is always right for them says nothing.
+    assert describe_low_top1(0.95, np.zeros(256, np.int64), 4) is None
+    # Of 12 images a sixth or a half is no evidence.
+    few = np.arange(12) % 6
+    assert describe_low_top1(0.5, few, 6) is describe_low_top1(0.167, few, 6) is None
+    assert describe_low_top1(0.0, few, 6) == "near chance"
+    assert describe_low_top1(0.083, few, 1000) == "low"

@@ -28,6 +28,7 @@ from teachonce.errors import CheckError
 from teachonce.models.classifier import Classifier
 from teachonce.pixels.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, ValueRange
 from teachonce.pixels.render import render_center
+from teachonce.records.class_space import describe_low_top1
 from teachonce.records.sample import sample_labeled
 from teachonce.records.source import Record, RecordSource
 from teachonce.rng import generator
@@ -36,8 +37,6 @@ from teachonce.terminal import print_note
 HALF = (0.5, 0.5, 0.5)
 ZERO, ONE = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
 SIZES_PX = (160, 192, 224, 227, 240, 256, 288, 299, 320, 331, 380, 384, 448)
-NEAR_CHANCE = 0.1
-"""Top-1 below which a teacher causes a warning, whatever was expected."""
 MIN_RECORDS_PER_CLASS = 4
 """Records of a class, on average, below which a learned class order would be chance."""
 
@@ -49,7 +48,7 @@ class Gate:
     num_samples: int
     """Labeled records that it is scored on."""
     expect_top1: float | None
-    """The least top-1, 0..1; None: only a score near chance is warned of."""
+    """The least top-1, 0..1; None: only a score near chance, or a low one, is warned of."""
     batch_size: int
     seed: int
     """Of the sample."""
@@ -75,9 +74,9 @@ class Gate:
         top1 = _top1(logits, labels, offset)
         print_note(f"gate: top-1 {top1:.3f} on {len(records)} records")
         if self.expect_top1 is None:
-            if top1 < NEAR_CHANCE:
+            if low := describe_low_top1(top1, labels, teacher.num_classes):
                 warnings.warn(
-                    f"top-1 {top1:.3f} of {teacher.spec} on {len(records)} records is near chance: are --offset "
+                    f"top-1 {top1:.3f} of {teacher.spec} on {len(records)} records is {low}: are --offset "
                     "and the class order right? with --expect-top1 the command stops here and looks for the cause",
                     stacklevel=2,
                 )

@@ -29,9 +29,9 @@ from teachonce.errors import ConfigError, LogitsError, PlanMismatchError, StoreE
 from teachonce.interop.config import ImportConfig
 from teachonce.interop.csv_join import LineClaims
 from teachonce.interop.csv_table import CsvTable
-from teachonce.records.class_space import ClassSpace, map_logits
+from teachonce.records.class_space import ClassSpace, describe_low_top1, map_logits
 from teachonce.records.discovery import open_records
-from teachonce.records.source import RecordSource, choose_data_classes
+from teachonce.records.source import NO_LABEL, RecordSource, choose_data_classes
 from teachonce.storage.files import atomic_write, exists, open_storage
 from teachonce.storage.names import check_component
 from teachonce.store.begin import begin_store
@@ -121,8 +121,6 @@ def _refuse_shared_basenames(store: Store) -> None:
         )
 
 
-NEAR_CHANCE = 0.1
-"""Top-1 below which imported logits cause a warning, as an extraction's gate does."""
 CLAIMED_RECORDS = 32
 """Records whose names are looked up at once; they are held with their images."""
 
@@ -234,14 +232,17 @@ def _report_top1(config: ImportConfig) -> None:
     """Say how often the most likely class is the label: the one figure that shows a CSV whose classes are shifted."""
     store = Store(config.out)
     hits = [store.read_hits(shard, (0, 0)) or [0] for shard in range(len(store.shards))]
-    num_labeled = sum(map(store.count_labeled, range(len(store.shards))))
+    labels = np.concatenate([store.read_labels(shard) for shard in range(len(store.shards))])
+    labels = labels[labels != NO_LABEL]
+    num_labeled = len(labels)
     if not num_labeled:
         return
     top1 = sum(map(sum, hits)) / num_labeled
     print_note(f"import: top-1 {top1:.3f} of {config.csv} on {num_labeled:,} records")
-    if top1 < NEAR_CHANCE:
+    # As an extraction's gate does.
+    if low := describe_low_top1(top1, labels, store.class_space.num_classes):
         warnings.warn(
-            f"top-1 {top1:.3f} of {config.csv} on {num_labeled:,} records is near chance: are "
+            f"top-1 {top1:.3f} of {config.csv} on {num_labeled:,} records is {low}: are "
             "--offset, --drop and the class order right?",
             stacklevel=2,
         )

@@ -25,6 +25,33 @@ def shows_top5(num_classes: int) -> bool:
     return num_classes >= TOP5_CLASSES
 
 
+LOW_TOP1 = 0.1
+"""Of a teacher that is above chance: a top-1 that hardly anyone means to distill."""
+NUM_JUDGED_IMAGES = 64
+"""Images from which three standard errors of chance are too narrow to accuse a fair teacher: 0.19 at one half."""
+
+
+def describe_low_top1(top1: float, labels: NDArray[np.integer], num_classes: int) -> str | None:
+    """What a teacher's top-1 on images of these ``labels`` is too low for, to follow "is"; None where it is not.
+
+    Chance is 1 / C, or always the commonest label where the labels differ; above it is what is so by three standard
+    errors of as many images. Of fewer than ``NUM_JUDGED_IMAGES`` only a low top-1 says something.
+    """
+    low = "low" if top1 < LOW_TOP1 else None
+    if len(labels) < NUM_JUDGED_IMAGES:
+        return "near chance" if low and top1 <= 1 / num_classes else low
+
+    def limit(chance: float) -> float:
+        return min(1.0, chance + 3 * (chance * (1 - chance) / len(labels)) ** 0.5)
+
+    if top1 < limit(1 / num_classes):
+        return "near chance"
+    commonest = np.unique(labels, return_counts=True)[1].max() / len(labels)
+    if commonest < 1 and top1 < limit(commonest):
+        return f"hardly above what the commonest label alone would get ({commonest:.3f})"
+    return low
+
+
 @dataclass(frozen=True, kw_only=True)
 class ClassSpace:
     """``num_classes`` outputs, of which output ``i`` is the data label ``i + offset``."""
