@@ -136,12 +136,32 @@ def test_among_many_arms_a_difference_must_be_larger_to_be_one():
 
 def test_what_validation_sampling_alone_would_move():
     base = arm("labels only", 0.62, 0.62, 0.62, is_baseline=True, num_validation=10_000)
-    # 1.96 sqrt(0.62 * 0.38 / 10000), though three equal seeds say +- 0.
-    assert sampling_interval(base) == pytest.approx(0.009513, abs=1e-6) and interval(base.top1) == 0
+    # 1.96 sqrt(0.62 * 0.38 / 10000) = 0.009513 is within 2e-6 of Wilson's, though three equal seeds say +- 0.
+    assert sampling_interval(base) == pytest.approx(0.009513, abs=2e-6) and interval(base.top1) == 0
     table = render_table([base, arm("KD", 0.62, 0.62, 0.62, num_validation=10_000)], 3)
     assert "+- 0.95" in table.splitlines()[2]
-    assert "Another validation split of 10,000 images would move a top-1 by up to 0.95 points" in table
-    assert sampling_interval(LABELS) == float("inf") and "Another validation split of" not in render_table([LABELS], 3)
+    assert "10,000 validation images: on all images of their kind a top-1 lies within +- 0.95 points (95 %)" in table
+    assert "a difference within +- 1.35" in table
+    assert sampling_interval(LABELS) == float("inf") and "images of their kind" not in render_table([LABELS], 3)
+
+
+def test_all_right_on_a_hundred_images_is_no_certainty():
+    # Wilson's at 100 of 100: 1 / (1 + 1.96^2 / 100) to 1.
+    expected = (1 - 1 / (1 + 1.959964**2 / 100)) / 2
+    assert sampling_interval(arm("KD", 1.0, 1.0, 1.0, num_validation=100)) == pytest.approx(expected, rel=1e-6)
+
+
+def test_seeds_that_happen_to_agree_leave_one_image():
+    labels = arm("labels only", 0.62, 0.63, 0.64, is_baseline=True, num_validation=100)
+    worse = arm("KD", 0.60, 0.61, 0.62, num_validation=100)
+    assert difference(worse, labels) == (pytest.approx(-0.02), pytest.approx(0.01))
+    (verdict,) = find_verdicts([labels, worse])
+    assert "hurts: -2.00 +- 1.00 points" in verdict
+
+
+def test_what_holds_together_is_each_column():
+    table = render_table([LABELS, arm("KD", 0.61, 0.63, 0.66)], 3)
+    assert "those of the means hold together with 95 %, and so do those of the differences" in table
 
 
 def test_the_table_says_what_the_gradients_are():

@@ -44,7 +44,7 @@ def test_the_table() -> None:
         "| float | 75.00 | 95.00 | 80.00                   | 100.00            | 4.000 | 2.000       | 1.00  |\n"
         "| int8  | 74.50 | 95.00 | 79.00                   | 97.00             | 1.100 | 1.000       | 0.50  |\n"
         "\n"
-        "int8: -0.50 +- 0.76 points of top-1 on 1,000 records.\n"
+        "int8: -0.50 +- 0.81 points of top-1 on 1,000 records.\n"
         "Times: median of 100 single images each, alternating, one thread of this CPU, ONNX Runtime.\n"
         "Teacher: views, 2,048 records."
     )
@@ -89,13 +89,20 @@ def test_change_and_noise_are_those_of_the_paired_hits() -> None:
     only_float, only_int8, rest = 40, 10, 950
     changes = [-1] * only_float + [1] * only_int8 + [0] * rest
     found = dataclasses.replace(FOUND, only_float_right=only_float, only_int8_right=only_int8)
-    mean = sum(changes) / 1000
-    variance = sum((change - mean) ** 2 for change in changes) / 1000
-    assert found.top1_change_points == pytest.approx(100 * mean)
-    assert found.noise_points == pytest.approx(100 * 1.96 * (variance / 1000) ** 0.5)
-    # No record that only one gets right: no noise. All of them: the change is certain.
-    assert dataclasses.replace(FOUND, only_float_right=0, only_int8_right=0).noise_points == 0
-    assert dataclasses.replace(FOUND, only_float_right=1000, only_int8_right=0).noise_points == 0
+    assert found.top1_change_points == pytest.approx(100 * sum(changes) / 1000)
+    # Bonett and Price: one record more for each, then the textbook's interval; its middle is 0.006 points from -3.
+    changes += [-1, 1]
+    mean = sum(changes) / 1002
+    variance = sum((change - mean) ** 2 for change in changes) / 1002
+    half = 100 * 1.959964 * (variance / 1002) ** 0.5
+    assert found.noise_points == pytest.approx(half + 100 * (30 / 1000 - 30 / 1002), rel=1e-6)
+
+
+def test_a_hundred_equal_answers_are_no_certainty() -> None:
+    same = dataclasses.replace(FOUND, num_records=100, only_float_right=0, only_int8_right=0)
+    assert same.noise_points == pytest.approx(100 * 1.959964 * (2 / 102) ** 0.5 / 102**0.5, rel=1e-6)
+    assert find_verdicts(same)[0] == "int8: +0.00 +- 2.72 points of top-1 on 100 records."
+    assert dataclasses.replace(same, only_float_right=100).noise_points > 1
 
 
 @pytest.mark.parametrize("lost, is_said", [(0, False), (10, False), (11, True), (200, True)])

@@ -5,8 +5,8 @@ interval is Student's t over the seeds, and all intervals of a column hold toget
 that do nothing, one would otherwise be found to help or to hurt every other time. An arm that loses beyond its interval
 gets a warning in words: distillation that hurts should not have to be found in a column.
 
-Seeds say nothing of the images that happen to be in the validation split, which all arms and seeds share; what another
-draw of as many would move stands beside them (binomial).
+Seeds say nothing of the images that happen to be in the validation split, which all arms and seeds share; how far the
+accuracy on all such images may be from the one on these stands beside them (Wilson's interval).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from teachonce.evaluation.findings.proportions import wilson_interval
 from teachonce.pages.charts import LINE, draw_svg
 from teachonce.pages.page import render_page
 from teachonce.terminal import as_text
@@ -52,33 +53,41 @@ class Arm:
     """Images of the validation split; 0 where that is not known."""
 
 
-def interval(values: Sequence[float], num_intervals: int = 1) -> float:
+def interval(values: Sequence[float], num_intervals: int = 1, num_validation: int = 0) -> float:
     """Half the width of the mean's confidence interval (Student's t); infinite for a single value.
 
-    Of ``num_intervals`` such intervals, all hold together with 95 % or more (Bonferroni).
+    Of ``num_intervals`` such intervals, all hold together with 95 % or more (Bonferroni). Accuracies are counts of
+    ``num_validation`` images: seeds that happen to agree leave one image's width; 0: not known.
     """
     if len(values) < 2:
         return float("inf")
     from scipy.stats import t
 
-    return float(t.ppf(1 - 0.025 / num_intervals, len(values) - 1)) * statistics.stdev(values) / len(values) ** 0.5
+    half = float(t.ppf(1 - 0.025 / num_intervals, len(values) - 1)) * statistics.stdev(values) / len(values) ** 0.5
+    return max(half, 1 / num_validation if num_validation else 0.0)
 
 
 def difference(arm: Arm, other: Arm, num_intervals: int = 1) -> tuple[float, float]:
     """(mean, half interval) of arm - other in top-1, paired by seed; ``num_intervals`` as in ``interval``."""
     pairs = [a - b for a, b in zip(arm.top1, other.top1, strict=True)]
-    return statistics.mean(pairs), interval(pairs, num_intervals)
+    return statistics.mean(pairs), interval(pairs, num_intervals, arm.num_validation)
+
+
+def mean_interval(arm: Arm, num_intervals: int = 1) -> float:
+    """Half the interval of an arm's mean top-1 over its seeds."""
+    return interval(arm.top1, num_intervals, arm.num_validation)
 
 
 def sampling_interval(arm: Arm) -> float:
-    """Half the width in which 95 % of validation splits of as many images would put this arm's top-1.
+    """How far from this arm's top-1 the one on all images of the validation split's kind may be (95 %).
 
-    1.96 sqrt(p (1 - p) / n): what sampling alone moves, whatever the number of seeds.
+    Half of Wilson's interval: what sampling alone leaves open, whatever the number of seeds. Another split of as many
+    images has an error of its own, and differs by up to sqrt(2) of this.
     """
     if not arm.num_validation:
         return float("inf")
-    top1 = statistics.mean(arm.top1)
-    return 1.959964 * (top1 * (1 - top1) / arm.num_validation) ** 0.5
+    low, high = wilson_interval(round(statistics.mean(arm.top1) * arm.num_validation), arm.num_validation)
+    return (high - low) / 2
 
 
 def count_comparisons(arms: Sequence[Arm]) -> int:
@@ -98,7 +107,7 @@ def render_table(arms: Sequence[Arm], num_seeds: int) -> str:
     head = ["the same student, equal steps", "label + KD weight", "lr", f"top-1, mean +- 95 % ({num_seeds} seeds)"]
     head += [
         f"against {base.name}",
-        "another validation split",
+        "on all such images",
         "ECE",
         "training s",
         "extraction s",
@@ -113,7 +122,7 @@ def render_table(arms: Sequence[Arm], num_seeds: int) -> str:
                 arm.name,
                 f"{arm.label_weight:.3g} + {arm.kd_weight:.3g}",
                 f"{arm.lr:g}",
-                f"{100 * statistics.mean(arm.top1):.2f}{_plus_minus(interval(arm.top1, len(arms)))}",
+                f"{100 * statistics.mean(arm.top1):.2f}{_plus_minus(mean_interval(arm, len(arms)))}",
                 against,
                 _plus_minus(sampling_interval(arm)).strip(),
                 f"{statistics.mean(arm.ece):.3f}",
@@ -147,14 +156,14 @@ def _describe_table(arms: Sequence[Arm], num_comparisons: int) -> list[str]:
         )
     found.append(
         f"Intervals are Student's t over the seeds, corrected for {len(arms)} arms and {num_comparisons} "
-        "comparisons (Bonferroni): all of them hold together with 95 %."
+        "comparisons (Bonferroni): those of the means hold together with 95 %, and so do those of the differences."
     )
     if all(arm.num_validation for arm in arms):
         half = max(sampling_interval(arm) for arm in arms)
         found.append(
-            f"Another validation split of {arms[0].num_validation:,} images would move a top-1 by up to "
-            f"{100 * half:.2f} points (95 %), independent of the seeds, and a difference by up to "
-            f"{100 * half * 2**0.5:.2f} if two arms err on unrelated images; by less if they err on the same ones."
+            f"These are {arms[0].num_validation:,} validation images: on all images of their kind a top-1 lies within "
+            f"+- {100 * half:.2f} points (95 %), whatever the seeds, and a difference within +- "
+            f"{100 * half * 2**0.5:.2f} if two arms err on unrelated images; within less if they err on the same ones."
         )
     return found
 
@@ -219,7 +228,7 @@ def render_ablation(arms: Sequence[Arm], num_seeds: int, *, student: str, comman
     ]
     accuracies = []
     for arm in arms:
-        top1 = f"{100 * statistics.mean(arm.top1):.2f}{_plus_minus(interval(arm.top1, len(arms)))}"
+        top1 = f"{100 * statistics.mean(arm.top1):.2f}{_plus_minus(mean_interval(arm, len(arms)))}"
         against = "" if arm is base else _signed(*difference(arm, base, num_comparisons))
         accuracies.append((arm.name, top1, against))
     return render_page(
@@ -264,7 +273,7 @@ def _draw_dots(arms: Sequence[Arm], axes: Any) -> None:
         color = _COLORS[position % len(_COLORS)]
         top1 = [100 * value for value in arm.top1]
         if len(top1) > 1:
-            half = 100 * interval(arm.top1, len(arms))
+            half = 100 * mean_interval(arm, len(arms))
             axes.errorbar(statistics.mean(top1), position, xerr=half, color=color, capsize=3, lw=1.2)
         axes.plot(top1, [position] * len(top1), "|", color=color, alpha=0.6, ms=9)
         axes.plot(statistics.mean(top1), position, "o", color=color, ms=6)

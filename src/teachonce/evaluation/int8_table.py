@@ -1,7 +1,8 @@
 """What quantization costs and brings, as one table and in words.
 
 A loss of accuracy is compared with two things: a point, which is what 8 bits usually stay within, and the noise of the
-images that it was measured on (the records that only one of the two gets right, as in McNemar's test). A loss is said
+images that it was measured on (the records that only one of the two gets right, as in McNemar's test; the interval is
+Bonett and Price's, which has a width where there are none). A loss is said
 where it is one, in capitals, because a table of six columns is looked at for its last.
 """
 
@@ -12,6 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from teachonce.evaluation.findings.paired import ClassChange
+from teachonce.evaluation.findings.proportions import paired_difference
 from teachonce.evaluation.findings.text import describe_changes
 from teachonce.records.class_space import shows_top5
 from teachonce.terminal import as_text
@@ -64,9 +66,9 @@ class Comparison:
 
     @property
     def noise_points(self) -> float:
-        """Half the 95 % interval of that change: paired, so only records count that one of the two gets right."""
-        changed, net = self.only_float_right + self.only_int8_right, self.only_int8_right - self.only_float_right
-        return 196 * max(0.0, changed - net**2 / self.num_records) ** 0.5 / self.num_records
+        """How far the 95 % interval of that change reaches, to its farther side."""
+        found = paired_difference(self.only_int8_right, self.only_float_right, self.num_records)
+        return 100 * max(found.high - found.value, found.value - found.low)
 
     @property
     def latency_ratio(self) -> float:
