@@ -55,8 +55,8 @@ class Codec(ABC):
     def promised_temperatures(self) -> tuple[float, float] | None:
         """Least and largest temperature of a softmax for which the codec says how near it is; None: any.
 
-        ``promise`` says how near. It holds for any number of classes; beyond these temperatures what was set apart as
-        having no mass has some, and the more classes there are the more.
+        ``promise`` says how near, and at which of them. It holds for any number of classes; beyond these temperatures
+        what was set apart as having no mass has some, and the more classes there are the more.
         """
         return None
 

@@ -120,7 +120,7 @@ def warn_of_temperature(store: Store, temperature: float) -> None:
         )
     warnings.warn(
         f"{store.path}: --kd-temp {temperature:g} is outside of T = {promised[0]:g} to {promised[1]:g}, for which "
-        f"codec {store.codec.name} guarantees {store.codec.promise}; at T = {temperature:g}, with {num_classes:,} "
+        f"codec {store.codec.name} has {store.codec.promise}; at T = {temperature:g}, with {num_classes:,} "
         f"classes, the total variation is {found}; extract with --codec float16, or give a "
         f"{'smaller' if temperature > promised[1] else 'larger'} --kd-temp",
         stacklevel=2,
