@@ -200,3 +200,23 @@ def test_nobody_need_read_stderr() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True)
     assert done.stdout == "still here\n"
+
+
+@pytest.mark.parametrize(("lost", "code"), [(1, 0), (2, 0), (3, 1)])
+def test_only_a_lost_reader_of_stdout_ends_a_command_well(lost: int, code: int) -> None:
+    """`| head` has seen enough; that another pipe is broken is an error, and that nobody reads stderr is nothing."""
+    program = (
+        "import os, sys\n"
+        "from teachonce.cli import main\n"
+        "read, write = os.pipe()\n"
+        "os.close(read)\n"
+        f"os.dup2(write, {lost})\n"
+        "def run(words):\n"
+        "    print('working', file=sys.__stdout__, flush=True)\n"
+        f"    {lost} == 3 and os.write(3, b'x')\n"
+        "main.run_words = run\n"
+        "main.main(['verify'])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == code, done
+    assert (done.stderr != "") == (code == 1)

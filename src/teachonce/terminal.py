@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import select
 import sys
 import unicodedata
 import warnings
@@ -68,12 +69,12 @@ def as_text(lines: Iterable[str]) -> str:
 def print_line(text: str, file: TextIO | None = None) -> None:
     """Print ``one_line`` of a message, at once; default: on stderr, or where ``send_lines`` says.
 
-    That nobody reads stderr any more is no reason to stop working.
+    That nobody reads stderr any more, or the disk of a log is full, is no reason to stop working.
     """
     if file is None and _senders:
         _senders[-1](one_line(text))
         return
-    with suppress(BrokenPipeError) if file is None else nullcontext():
+    with suppress(OSError) if file is None else nullcontext():
         file = sys.stderr if file is None else file
         print(_encodable(one_line(text), file), file=file, flush=True)
 
@@ -111,8 +112,15 @@ def print_note(text: str, file: TextIO | None = None) -> None:
 
 def print_json(value: Any, file: TextIO | None = None) -> None:
     """Print a value as JSON in one line of ASCII, at once, for a program; default: on stderr, as ``print_line``."""
-    with suppress(BrokenPipeError) if file is None else nullcontext():
+    with suppress(OSError) if file is None else nullcontext():
         print(json.dumps(value), file=sys.stderr if file is None else file, flush=True)
+
+
+def has_lost_reader(stream: TextIO) -> bool:
+    """Whether what is written to a pipe or socket goes nowhere, as the other end is closed."""
+    poll = select.poll()
+    poll.register(stream.fileno(), select.POLLOUT)
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
 
 
 def set_quiet(quiet: bool) -> None:

@@ -237,3 +237,20 @@ def test_quiet_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
         finally:
             set_quiet(False)
         assert not stream.getvalue()
+
+
+@pytest.mark.parametrize("style", ["auto", "json"])
+def test_a_reader_that_has_gone_stops_no_work(monkeypatch: pytest.MonkeyPatch, style: str) -> None:
+    class Gone(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError
+
+    monkeypatch.setenv(module.STYLE_VARIABLE, style)
+    monkeypatch.setattr(module, "LINE_SECONDS", 0.0)
+    monkeypatch.setattr(module, "JSON_SECONDS", 0.0)
+    done = []
+    with phase("extract", "loading", stream=Gone()), progress("extract", 3, stream=Gone()) as advance:
+        for number in range(3):
+            advance(1)
+            done.append(number)
+    assert done == [0, 1, 2]

@@ -64,3 +64,19 @@ def test_a_place_that_cannot_be_written(top: Path, monkeypatch: pytest.MonkeyPat
         scratch_folder(),
     ):
         pass
+
+
+def test_a_folder_of_another_machine_in_which_something_was_written_lately_stays(top: Path) -> None:
+    """A training there appends to a file for days; the folder itself changes with a new file alone."""
+    machine, rest = dead_writer().split("-", 1)
+    elsewhere = "".join("0" if letter != "0" else "1" for letter in machine)
+    used, unused = (top / f"teachonce-{elsewhere}-{rest[:-1]}{end}" for end in "01")
+    for folder in (used, unused):
+        (folder / "events").mkdir(parents=True)
+        (folder / "events/a.log").write_bytes(b"a")
+        for path in (folder / "events/a.log", folder / "events", folder):
+            os.utime(path, (0, 0))
+    (used / "events/a.log").write_bytes(b"ab")
+    os.utime(used, (0, 0))
+    with scratch_folder():
+        assert used.exists() and not unused.exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from dataclasses import replace
@@ -9,7 +10,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from teachonce.errors import StoreError
+from teachonce.errors import StoreError, TeachonceError
+from teachonce.storage import local
 from teachonce.storage.block_file import BlockFile
 from teachonce.storage.files import open_storage
 from teachonce.storage.sealed_json import sealed_bytes
@@ -297,3 +299,21 @@ def test_an_index_that_was_removed_is_made_again(finished):
     ):
         finalize_store(path)
     assert not (path / "index.arrow").exists()
+
+
+@pytest.mark.parametrize("name", ["train-00000-of-00002.v000-001.arrow", "manifest.v000-001.json"])
+def test_what_cannot_be_read_now_is_not_removed(finished, monkeypatch, name):
+    """A lost server, or a file without rights, is no damage."""
+    path, *_ = finished
+    before = read_tree(path)
+    open_regular = local.open_regular
+
+    def lost(asked, **given):
+        if str(asked).endswith(f"/{name}"):
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return open_regular(asked, **given)
+
+    monkeypatch.setattr(local, "open_regular", lost)
+    with pytest.raises(TeachonceError, match=rf"{name}: cannot be read: Stale file handle; --repair removes"):
+        remove_damaged(path)
+    assert read_tree(path) == before

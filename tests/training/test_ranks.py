@@ -18,7 +18,7 @@ import torch.distributed as dist
 from teachonce.engine.machine import local_rank
 from teachonce.errors import ConfigError, LogitsError, TeachonceError
 from teachonce.training.config import TrainConfig
-from teachonce.training.ranks import Agreement, is_rank, run_ranks, world_shape
+from teachonce.training.ranks import Agreement, is_first_rank, is_rank, run_ranks, world_shape
 from teachonce.training.train import train
 from tests.support.rank_program import write_rank
 from tests.support.trainings import forked
@@ -178,3 +178,13 @@ def test_ranks_that_have_stopped_end_their_parent_as_the_signal_would() -> None:
     with pytest.raises(SystemExit) as ended:
         forked(run_ranks, stop_itself, CONFIG)
     assert ended.value.code == 143
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_under_torchrun_its_number_alone_says_who_is_first(monkeypatch, rank):
+    """srun may have numbered the nodes otherwise."""
+    numbers = {"RANK": rank, "SLURM_PROCID": 1 - rank, "LOCAL_RANK": 0}
+    for name, number in numbers.items():
+        monkeypatch.setenv(name, str(number))
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "job")
+    assert is_first_rank() == (rank == 0)

@@ -38,7 +38,7 @@ from teachonce.interop.config import (
     ReindexConfig,
     UpgradeConfig,
 )
-from teachonce.terminal import print_line, print_text, set_quiet, show_warnings_as_lines
+from teachonce.terminal import has_lost_reader, print_line, print_text, set_quiet, show_warnings_as_lines
 from teachonce.training.config import TrainConfig
 from teachonce.training.recipes import Recipe, build_recipe, describe_recipes
 
@@ -221,12 +221,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             kept = "; completed work is kept. Run the same command to resume" if _resumes(words) else ""
             print_line(f"teachonce: interrupted{kept}")
         code = 130
-    except BrokenPipeError:
-        # The reader of our output has gone (`| head`): an error could not be shown; Python would complain at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
     except Exception as error:
         # Whatever it is: a library's error, or a bug. The last handler.
+        if isinstance(error, BrokenPipeError) and has_lost_reader(sys.stdout):
+            # `| head` has what it wanted: an error could not be shown; Python would complain at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(0)
         if "--debug" in words:
             traceback.print_exc()
         print_line(f"teachonce: {_as_line(error)}")

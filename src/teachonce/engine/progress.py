@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Literal, TextIO
 
 from teachonce.terminal import is_quiet, print_json, print_line
@@ -102,13 +102,17 @@ def _report_phase(what: str, text: str, stream: TextIO, has_ended: threading.Eve
     start = time.monotonic()
     if has_ended.wait(PHASE_SECONDS):
         return
-    print_line(f"{what}: {text}", stream)
-    while not has_ended.wait(max(LINE_SECONDS, 0.5)):
-        print_line(f"{what}: {text}, {format_seconds(time.monotonic() - start)} elapsed", stream)
+    with suppress(OSError):
+        print_line(f"{what}: {text}", stream)
+        while not has_ended.wait(max(LINE_SECONDS, 0.5)):
+            print_line(f"{what}: {text}, {format_seconds(time.monotonic() - start)} elapsed", stream)
 
 
 def _print_phase(what: str, text: str, elapsed_seconds: float, stream: TextIO) -> None:
-    print_json({"event": "phase", "what": what, "phase": text, "elapsed_seconds": round(elapsed_seconds, 3)}, stream)
+    with suppress(OSError):
+        print_json(
+            {"event": "phase", "what": what, "phase": text, "elapsed_seconds": round(elapsed_seconds, 3)}, stream
+        )
 
 
 def format_seconds(seconds: float) -> str:
@@ -206,7 +210,8 @@ class _Lines:
         return rate, (self._total - self._done) / rate
 
     def _print(self, text: str) -> None:
-        print_line(f"{self._what}: {text}", self._stream)
+        with suppress(OSError):  # that nobody reads it, or the log's disk is full, is no reason to stop working
+            print_line(f"{self._what}: {text}", self._stream)
 
 
 class _JsonLines(_Lines):
@@ -234,10 +239,9 @@ class _JsonLines(_Lines):
         report = {"event": event, "what": self._what, "done": self._done, "total": self._total, "unit": self._unit}
         if event == "progress" and self._first_unit is None:
             report["phase"] = self._phase
-        print_json(
-            report | {"per_second": rate, "elapsed_seconds": round(now - self._start, 3), "remaining_seconds": left},
-            self._stream,
-        )
+        report |= {"per_second": rate, "elapsed_seconds": round(now - self._start, 3), "remaining_seconds": left}
+        with suppress(OSError):
+            print_json(report, self._stream)
 
 
 @contextmanager

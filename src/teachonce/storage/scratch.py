@@ -38,6 +38,11 @@ def scratch_folder() -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def _last_change(folder: Path) -> float:
+    """When anything in it was last written: another machine's process may append to a file for days."""
+    return max(path.lstat().st_mtime for path in [folder, *folder.rglob("*")])
+
+
 def _remove_dead(top: Path) -> None:
     with suppress(OSError):
         for path in top.glob(f"{_PREFIX}*"):
@@ -46,5 +51,5 @@ def _remove_dead(top: Path) -> None:
             with suppress(OSError):
                 found = path.lstat()
                 is_ours = is_writer_name(name) and stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid()
-                if is_ours and is_dead(name, found.st_mtime):
+                if is_ours and is_dead(name, found.st_mtime) and is_dead(name, _last_change(path)):
                     shutil.rmtree(path, ignore_errors=True)

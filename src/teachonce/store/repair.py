@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from teachonce.engine.prefetch import overlap
-from teachonce.errors import StoreError
+from teachonce.errors import StoreError, TeachonceError
 from teachonce.storage.block_file import BlockFile, FileEntry
 from teachonce.storage.files import open_storage
 from teachonce.storage.storage import Storage
@@ -50,6 +50,7 @@ def remove_damaged(path: Path) -> list[Damage]:
                 try:
                     entries = manifests.read(part, group).content.files
                 except StoreError as error:
+                    _check_was_read(storage, manifest, error)
                     damaged.append(Damage(manifest, str(error)))
 
             def check(
@@ -88,6 +89,15 @@ def _files(plan: Plan, part: int, group: Group | None) -> Iterator[tuple[str, in
         name = plan.shards[shard][0]
         for file in [records_file(name)] if group is None else plan.group_files(name, group):
             yield file, shard
+
+
+def _check_was_read(storage: Storage, name: str, error: StoreError) -> None:
+    """Raise why a file that is there could not be read: by rights, a lost server. That is no damage, and may pass."""
+    cause = error.__cause__
+    if isinstance(cause, TeachonceError) and not isinstance(cause, StoreError) and storage.has(name):
+        raise TeachonceError(
+            f"{cause}; --repair removes what it has read and found damaged: repeat it once this can be read"
+        ) from cause
 
 
 def _read_key_hashes(storage: Storage, manifests: Manifests, present: set[str]) -> dict[int | None, str]:
@@ -134,6 +144,7 @@ def _check(
         check_file(file, name, storage.describe(name), expected, "removed")
         file.check_tail()
     except StoreError as error:
+        _check_was_read(storage, name, error)
         return str(error)
     damaged = file.find_damage(entry)
     return f"{storage.describe(name)}: {'; '.join(map(str, damaged))}" if damaged else None

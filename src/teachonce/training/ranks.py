@@ -46,6 +46,8 @@ def is_slurm_rank() -> bool:
 
 def is_first_rank() -> bool:
     """Whether this process reports for the training; also before Lightning knows."""
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        return os.environ["RANK"] == "0"  # torchrun may number nodes otherwise than the scheduler that started it
     ranks = [os.environ[name] for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK", "NODE_RANK") if name in os.environ]
     return all(rank == "0" for rank in ranks)
 
