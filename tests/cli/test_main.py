@@ -164,7 +164,8 @@ def test_an_interrupt_says_how_to_resume(capsys, monkeypatch, tmp_path):
 def test_every_command_has_a_program(name):
     module, _, function = cli.COMMANDS[name].program.partition(":")
     program = getattr(importlib.import_module(f"teachonce.{module}"), function)
-    (parameter,) = inspect.signature(program).parameters.values()
+    parameter, *more = inspect.signature(program).parameters.values()
+    assert all(other.kind is other.KEYWORD_ONLY and other.default is None for other in more), "the command gives one"
     assert parameter.annotation == cli.COMMANDS[name].options.__name__
 
 
