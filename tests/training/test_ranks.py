@@ -133,6 +133,9 @@ def agree(config: TrainConfig) -> None:
     agreement = Agreement(torch.device("cpu"), 2)
     decided = [agreement.decide(15 if (rank, call) == (1, 3) else int(call == 1)) for call in range(6)]
     decided += [agreement.decide(0, wait=True), agreement.decide(2 * rank, wait=True), agreement.decide(0)]
+    agreement.check_equal(7)
+    with pytest.raises(TeachonceError, match=rf"would begin after {rank} updates, another one after up to 1: .* again"):
+        agreement.check_equal(rank)
     (config.out / f"{rank}.json").write_text(json.dumps(decided))
     dist.destroy_process_group()
 

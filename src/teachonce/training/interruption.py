@@ -179,6 +179,7 @@ class Interruption(Checkpoint):
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Take up this rank's state, after the data-parallel wrapper has made all ranks equal."""
         assert isinstance(module, StudentModule)
+        self._agreement.check_equal(trainer.global_step)
         where = None if not self._recorder.rows else f"after epoch {len(self._recorder.rows)}"
         if self._resumed is not None:
             place, states = self._resumed

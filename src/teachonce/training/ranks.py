@@ -137,6 +137,18 @@ class Agreement:
             self._pending = None
         return decided
 
+    def check_equal(self, step: int) -> None:
+        """Raise TeachonceError, on all ranks, where they are about to begin after different numbers of updates.
+
+        Each looks for the checkpoint by itself, which one that is just ending may write meanwhile.
+        """
+        latest = self.decide(step, wait=True)
+        if self.decide(int(step != latest), wait=True):
+            raise TeachonceError(
+                f"training: this rank would begin after {step:,} updates, another one after up to {latest:,}: the "
+                "checkpoint appeared while they were starting. Run the same command again"
+            )
+
     def _reduce(self, wish: int) -> Callable[[], int]:
         import torch
         from torch.distributed import ReduceOp, all_reduce
