@@ -17,6 +17,7 @@ from teachonce.terminal import (
     MAX_LINE_CHARACTERS,
     MAX_WORD_CHARACTERS,
     as_text,
+    has_lost_reader,
     one_line,
     plural,
     print_line,
@@ -220,3 +221,7 @@ def test_only_a_lost_reader_of_stdout_ends_a_command_well(lost: int, code: int) 
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == code, done
     assert (done.stderr != "") == (code == 1)
+
+
+def test_a_stream_without_a_descriptor_has_not_lost_its_reader() -> None:
+    assert not has_lost_reader(io.StringIO())

@@ -118,8 +118,12 @@ def print_json(value: Any, file: TextIO | None = None) -> None:
 
 def has_lost_reader(stream: TextIO) -> bool:
     """Whether what is written to a pipe or socket goes nowhere, as the other end is closed."""
+    try:
+        descriptor = stream.fileno()
+    except (AttributeError, OSError, ValueError):
+        return False  # closed, or none of the system's
     poll = select.poll()
-    poll.register(stream.fileno(), select.POLLOUT)
+    poll.register(descriptor, select.POLLOUT)
     return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
 
 

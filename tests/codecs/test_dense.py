@@ -337,3 +337,17 @@ def test_the_layout_of_the_array_changes_nothing(codec, give):
 def test_a_power_that_would_lose_near_ties_is_none():
     with pytest.raises(StoreError, match="power"):
         codec_from_json({"name": "int8", "power": 3.0})
+
+
+def test_two_zeros_that_are_largest_are_no_damage():
+    """Of 0.0 and -0.0 the distance may be -0.0, which older versions wrote."""
+    codec = Float16Codec()
+    for row in ([0.0, -0.0, -1.0], [-0.0, 0.0, -1.0]):
+        columns = codec.encode_logits(np.array([row], np.float32))
+        assert not np.signbit(columns["distances"]).any()
+        codec.check_values(columns)
+    columns["distances"][0, 0] = -0.0
+    codec.check_values(columns)
+    columns["distances"][0, 0] = -1.0
+    with pytest.raises(StoreError, match="row 0: distances"):
+        codec.check_values(columns)

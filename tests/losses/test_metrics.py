@@ -124,3 +124,12 @@ def test_memory_does_not_grow_with_the_images() -> None:
     for _ in range(5):
         metrics.update(logits, labels)
     assert num_values() == num_before
+
+
+def test_calibration_that_was_reset_in_inference_mode_is_updated_outside_it():
+    metric = CalibrationError()
+    with torch.inference_mode():
+        metric.update(torch.tensor([[0.9, 0.1]]), torch.tensor([0]))
+        metric.reset()
+    metric.update(torch.tensor([[0.75, 0.25]]), torch.tensor([0]))
+    assert float(metric.compute()) == 0.25

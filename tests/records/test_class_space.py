@@ -126,6 +126,8 @@ def test_what_a_low_top1_is() -> None:
     mostly_first = (np.arange(256) >= 192).astype(np.int64)
     said = "hardly above what the commonest label alone would get (0.750)"
     assert describe_low_top1(0.8, mostly_first, 2) == said and describe_low_top1(0.9, mostly_first, 2) is None
+    said = "no better than what the commonest label alone would get (0.750)"
+    assert describe_low_top1(0.7, mostly_first, 2) == said
     # Images of one class: what is always right for them says nothing.
     assert describe_low_top1(0.95, np.zeros(256, np.int64), 4) is None
     # Of 12 images a sixth or a half is no evidence.

@@ -93,7 +93,7 @@ class Float16Codec(DenseCodec):
         """
         logits = check_finite(logits)
         max_logit = logits.max(axis=1)
-        distances = np.minimum(max_logit[:, None].astype(np.float64) - logits, 65504.0)
+        distances = np.minimum(max_logit[:, None].astype(np.float64) - logits, 65504.0) + 0.0  # and none of -0.0
         halves = distances.astype(np.float16)
         _part_near_ties(halves.view(np.uint16), distances)  # whose 1 is the least distance
         lost = np.flatnonzero(max_logit - np.float32(65504) == max_logit)
@@ -111,7 +111,8 @@ class Float16Codec(DenseCodec):
         distances, max_logit = columns["distances"], columns["max_logit"]
         # As integers those that are finite and not negative are the least: NumPy has no fast float16.
         if distances.view(np.uint16).max(initial=0) >= _INFINITE_HALF:
-            is_sound = distances.view(np.uint16) < _INFINITE_HALF
+            bits = distances.view(np.uint16)
+            is_sound = (bits < _INFINITE_HALF) | (bits == _NEGATIVE_ZERO)  # 0.0 and -0.0 both largest: older stores
             require_rows(is_sound, "distances", distances, "finite numbers from 0 on")
         require_rows(np.isfinite(max_logit), "max_logit", max_logit, "a finite number")
 
@@ -269,6 +270,8 @@ class Int8Codec(DenseCodec):
 
 _INFINITE_HALF = 0x7C00
 """The bits of float16's infinity; those of NaN and of what is negative are larger."""
+_NEGATIVE_ZERO = 0x8000
+"""Those of float16's -0.0."""
 _HALF_STEP = np.finfo(np.float16).smallest_subnormal
 """2^-24: the least distance of float16."""
 CHECKED_TEMPERATURES = (1.0, 2.0, 4.0)

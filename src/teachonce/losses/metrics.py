@@ -41,7 +41,7 @@ class CalibrationError(Metric):
         steps = (confidences * _CONFIDENCE_STEPS).round().long()
         values = torch.stack([torch.ones_like(steps), steps, (choices == labels).long()], dim=1)
         is_in = bins[:, None] == torch.arange(NUM_ECE_BINS, device=probs.device)
-        self.sums += (is_in[:, :, None] * values[:, None, :]).sum(dim=0)
+        self.sums = self.sums + (is_in[:, :, None] * values[:, None, :]).sum(dim=0)
 
     def compute(self) -> Tensor:
         """The mean of |confidence - accuracy|, weighted by images; NaN without any."""

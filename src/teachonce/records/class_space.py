@@ -48,7 +48,8 @@ def describe_low_top1(top1: float, labels: NDArray[np.integer], num_classes: int
         return "near chance"
     commonest = np.unique(labels, return_counts=True)[1].max() / len(labels)
     if commonest < 1 and top1 < limit(commonest):
-        return f"hardly above what the commonest label alone would get ({commonest:.3f})"
+        words = "hardly above" if top1 > commonest else "no better than"
+        return f"{words} what the commonest label alone would get ({commonest:.3f})"
     return low
 
 
