@@ -31,7 +31,10 @@ from tests.training.test_interruption import Stopper
 from tests.training.test_train import GRACE_SECONDS, tensor_bytes
 
 # The teacher of a few steps earns a warning, which is tested in test_guards.
-pytestmark = pytest.mark.filterwarnings("ignore:.*contradicts them more often:UserWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*contradicts them more often:UserWarning"),
+    pytest.mark.filterwarnings("ignore:.*is near chance:UserWarning"),
+]
 
 COMMON = {
     "student": "timm:test_resnet",
