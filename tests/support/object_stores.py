@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import fcntl
 import hashlib
 import hmac
 import logging
@@ -11,6 +12,7 @@ import os
 import shutil
 import socket
 import subprocess
+import tempfile
 import time
 import urllib.request
 import uuid
@@ -77,7 +79,10 @@ class Gateway:
         self.endpoint = f"http://127.0.0.1:{port}"
         try:
             self._call("start", str(port))
-        except subprocess.SubprocessError:
+            # Where another server took the ports meanwhile, it is that one which answers.
+            for name in ("mon", "osd", "rgw"):
+                os.kill(int((folder / f"{name}.pid").read_text()), 0)
+        except (subprocess.SubprocessError, ProcessLookupError):
             self.stop()  # what of it did start
             raise
 
@@ -105,8 +110,11 @@ def start_gateway(folder: Path, port: int) -> Iterator[Gateway]:
     """A gateway, or a skip where there is none."""
     if shutil.which("radosgw") is None or not RGW.is_file():
         pytest.skip("no radosgw: make services")
-    # Another session's server may hold the port, or one that a killed session left.
-    gateway = Gateway(folder, find_free_ports(port))
+    # One at a time on this machine: between the search for ports and their use lie seconds.
+    with open(Path(tempfile.gettempdir()) / "teachonce-tests-gateway.lock", "w") as lock:  # noqa: PTH123, held open
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        # Another server may hold the port, or one that a killed run left.
+        gateway = Gateway(folder, find_free_ports(port))
     try:
         yield gateway
     finally:
