@@ -26,9 +26,10 @@ from teachonce.engine.stop_long_work import Interrupted
 from teachonce.errors import ModelError, PlanMismatchError, TeachonceError
 from teachonce.models.classifier import build_student
 from teachonce.runs.metrics import read_metrics
-from teachonce.runs.run import Run
+from teachonce.runs.run import LOCK_NAME, Run
 from teachonce.storage.address import to_location
 from teachonce.storage.files import open_storage
+from teachonce.storage.remote import lease
 from teachonce.storage.remote.object_storage import ObjectStorage
 from teachonce.training.config import TrainConfig
 from teachonce.training.interruption import KEY, merge_rank_states
@@ -635,6 +636,30 @@ def test_the_tables_of_a_remote_run_that_is_resumed(digits: Path, bucket: Path, 
 
 def read_epochs(content: bytes) -> list[dict[str, str]]:
     return [row for row in csv.DictReader(content.decode().splitlines()) if row["epoch/train_loss"]]
+
+
+def test_a_remote_run_that_another_training_has_taken_over_ends(
+    digits: Path, bucket: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its lease was not renewed for a while, as its machine was stopped; what the other one writes stays."""
+    monkeypatch.setattr(lease, "RENEW_SECONDS", 60)
+    monkeypatch.setattr(lease, "STALE_SECONDS", 0)
+    run = config(digits, bucket / "run", logger="csv")
+    storage = open_storage(run.out)
+    taken: dict[str, bytes] = {}
+
+    def take_over(num_epochs: int) -> None:
+        if taken:
+            return
+        with storage.put(LOCK_NAME) as file:
+            file.write(b"deadbeef-12-34-01234567 7 process 12 on elsewhere\n")
+        taken.update({name: storage.read(name) for name in storage.walk()})
+
+    with pytest.raises(
+        TeachonceError, match=r"run/\.train.lock: process 12 on elsewhere has taken over the lock of this"
+    ):
+        train(run, on_epoch=take_over)
+    assert {name: storage.read(name) for name in storage.walk()} == taken
 
 
 def test_the_log_of_a_student_of_a_remote_ablation(bucket: Path) -> None:

@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 
 from teachonce.errors import RecordError
+from teachonce.storage.files import open_storage
 from teachonce.storage.local import LocalStorage
 from teachonce.storage.remote import lease
 from teachonce.storage.remote.lease import hold_lease
 from teachonce.storage.storage import Storage
 from tests.support.kills import dead_writer
+from tests.support.object_stores import environment, new_bucket
 
 ELSEWHERE = "deadbeef-12-34-01234567 7 process 12 on elsewhere\n"
 
@@ -101,3 +103,38 @@ def test_a_holder_that_lost_it_says_so_and_leaves_it(storage: Storage) -> None:
             put(storage, ELSEWHERE)
             time.sleep(0.5)
         assert storage.read("a/lock").startswith(b"deadbeef")
+
+
+@pytest.fixture
+def bucket(moto: str, storage: Storage, monkeypatch: pytest.MonkeyPatch) -> Storage:
+    for name, value in environment(moto).items():
+        monkeypatch.setenv(name, value)
+    return open_storage(f"s3://{new_bucket(moto)}/run", RecordError)
+
+
+LOST = r"a/lock: process 12 on elsewhere has taken over the lock of this process, .*; a/b/last.ckpt was not written"
+
+
+def test_whoever_lost_it_puts_nothing_more_into_the_folder(bucket: Storage) -> None:
+    with pytest.warns(UserWarning, match="this one ends when it next writes"), bucket.lock("a/lock", "painted"):
+        with bucket.put("a/b/last.ckpt") as file:
+            file.write(b"mine")
+        put(bucket, ELSEWHERE)
+        time.sleep(0.5)
+        with pytest.raises(RecordError, match=LOST), bucket.put("a/b/last.ckpt") as file:
+            file.write(b"late")
+        with bucket.put("ab/elsewhere") as file:
+            file.write(b"of no concern")
+    assert bucket.read("a/b/last.ckpt") == b"mine"
+    with bucket.put("a/b/last.ckpt") as file:  # by something else of this process
+        file.write(b"anew")
+
+
+def test_a_process_that_was_stopped_looks_before_it_puts(bucket: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "RENEW_SECONDS", 60)
+    with bucket.lock("a/lock", "painted"):
+        put(bucket, ELSEWHERE)
+        time.sleep(0.7)  # STALE_SECONDS, and it was not renewed
+        with pytest.raises(RecordError, match=LOST), bucket.put("a/b/last.ckpt") as file:
+            file.write(b"late")
+    assert not bucket.has("a/b/last.ckpt")

@@ -2,7 +2,8 @@
 
 It keeps two people from training into one folder; nothing that several workers write together needs it. No clock is
 compared with another machine's: a process that finds the object watches whether it changes. One that does not change
-for ``STALE_SECONDS``, or whose process on this machine has ended, is taken over.
+for ``STALE_SECONDS``, or whose process on this machine has ended, is taken over. Whoever lost it so, as it was stopped
+or without a network for so long, can put nothing more into the folder: ``check_leases``.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 
 from teachonce.errors import TeachonceError
 from teachonce.storage.storage import Storage
@@ -27,18 +29,61 @@ SETTLE_SECONDS = 2.0
 """After a take-over: of two at once the later put counts, and both have seen it by then."""
 
 
+@dataclass
+class _Lease:
+    storage: Storage
+    name: str
+    writer: str
+    renewed: float
+    """When it was last known to be ours, by the monotonic clock."""
+    taken_by: str = ""
+    """Who has it by now instead."""
+
+    def look(self) -> None:
+        """Find out who has it."""
+        found = _read(self.storage, self.name)
+        if found and not found.startswith(self.writer):
+            self.taken_by = found.partition(" ")[2].partition(" ")[2] or "another process"
+
+    def loss(self) -> str:
+        return (
+            f"{self.storage.describe(self.name)}: {self.taken_by} has taken over the lock of this process, which was "
+            "not renewed in time"
+        )
+
+
+_LEASES: dict[str, _Lease] = {}
+"""Of this process, by the addresses of their folders."""
+
+
+def check_leases(storage: Storage, name: str) -> None:
+    """Raise where what is to be put lies in a folder whose lease this process held and lost."""
+    address = storage.describe(name)
+    for folder, lease in list(_LEASES.items()):
+        if not address.startswith(f"{folder}/") or address == lease.storage.describe(lease.name):
+            continue
+        # A process that was stopped for minutes comes here before its renewal does.
+        if not lease.taken_by and time.monotonic() - lease.renewed > STALE_SECONDS:
+            lease.look()
+        if lease.taken_by:
+            raise storage.raises(f"{lease.loss()}; {name} was not written, and is the other's from now on")
+
+
 @contextmanager
 def hold_lease(storage: Storage, name: str, doing: str) -> Iterator[None]:
     """Hold the object for a block; raises where another process does."""
     writer = writer_name()
     _take(storage, name, doing, writer)
+    folder = storage.describe(name).rpartition("/")[0]
+    lease = _LEASES[folder] = _Lease(storage, name, writer, time.monotonic())
     ended = threading.Event()
-    renewal = threading.Thread(target=_renew, args=(storage, name, writer, ended), daemon=True)
+    renewal = threading.Thread(target=_renew, args=(lease, ended), daemon=True)
     renewal.start()
     try:
         yield
     finally:
         ended.set()
+        del _LEASES[folder]
         renewal.join()
         with suppress(TeachonceError):
             if _read(storage, name).startswith(writer):
@@ -85,23 +130,19 @@ def _changes(storage: Storage, name: str, found: str) -> bool:
     return False
 
 
-def _renew(storage: Storage, name: str, writer: str, ended: threading.Event) -> None:
+def _renew(lease: _Lease, ended: threading.Event) -> None:
     count = 0
     while not ended.wait(RENEW_SECONDS):
         count += 1
         # What keeps the server from answering now will be an error where the work itself needs it.
         with suppress(TeachonceError):
-            found = _read(storage, name)
-            if found and not found.startswith(writer):
-                holder = found.partition(" ")[2].partition(" ")[2]
-                warnings.warn(
-                    f"{storage.describe(name)}: {holder} has taken over the lock of this process, which was not "
-                    "renewed in time; stop one of them",
-                    stacklevel=1,
-                )
+            lease.look()
+            if lease.taken_by:
+                warnings.warn(f"{lease.loss()}; this one ends when it next writes", stacklevel=1)
                 return
-            with storage.put(name) as file:
-                file.write(_content(writer, count))
+            with lease.storage.put(lease.name) as file:
+                file.write(_content(lease.writer, count))
+            lease.renewed = time.monotonic()
 
 
 def _read(storage: Storage, name: str) -> str:

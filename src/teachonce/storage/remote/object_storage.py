@@ -31,7 +31,7 @@ from teachonce.storage.remote.body import Body
 from teachonce.storage.remote.cache import FETCH_PAGES, CachedReader, cache_of_environment
 from teachonce.storage.remote.clients import Patience, connect, patience
 from teachonce.storage.remote.failures import Failure
-from teachonce.storage.remote.lease import hold_lease
+from teachonce.storage.remote.lease import check_leases, hold_lease
 from teachonce.storage.remote.local_copy import local_copy
 from teachonce.storage.remote.reader import (
     HEAD_BYTES,
@@ -290,6 +290,7 @@ class ObjectStorage(Storage):
         try:
             with _first_failure(body):
                 yield cast(BinaryIO, body)
+            check_leases(self, name)
             send(name, body)
         finally:
             body.discard()
