@@ -373,7 +373,8 @@ class _ShardWriter:
         images = open_storage(job.listing.root, RecordError)
         num_others = num_unmarked = 0
         delete_index(path)  # of an older shard of this name
-        with atomic_write(path) as file:
+        # Another process's that came first stays: it has the same bytes, and may be read already.
+        with atomic_write(path, overwrite=False) as file:
             writer = TFRecordWriter(file)
             for index, label in enumerate(job.labels.tolist()):
                 try:

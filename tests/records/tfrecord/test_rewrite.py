@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from teachonce.errors import ConfigError, PlanMismatchError, RecordError
 from teachonce.records.class_table import CLASSES_NAME, ClassTable, write_classes
 from teachonce.records.discovery import open_records
 from teachonce.records.tfrecord.framing import TFRecordWriter, index_path, is_whole, read_tfrecords
-from teachonce.records.tfrecord.rewrite import begin_rewrite, rewrite_shard
+from teachonce.records.tfrecord.rewrite import begin_rewrite, begin_shard, rewrite_shard
 from tests.support.small_data import write_shards
 
 
@@ -72,3 +73,15 @@ def test_what_a_folder_is_for_is_kept(tmp_path: Path) -> None:
         begin_rewrite("glue", data, tmp_path / "out", source, {"color": "red"})
     with pytest.raises(ConfigError, match="is the --data folder"):
         begin_rewrite("paint", data, data, source, {"color": "red"})
+
+
+def test_of_two_writers_of_a_shard_the_first_stays(tmp_path: Path) -> None:
+    """Somebody may read it already, and in an object store the same bytes put again are another object."""
+    info = open_records(write_shards(tmp_path / "data", sizes=(5,)), "train").shards[0]
+    assert info.path is not None
+    path = tmp_path / info.name
+    both = [begin_shard(info, path, copy_records(info.path, 5)) for _ in range(2)]
+    both[0]()
+    first = path.stat()
+    both[1]()
+    assert os.path.samestat(path.stat(), first) and is_whole(path)

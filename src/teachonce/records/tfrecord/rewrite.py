@@ -76,11 +76,12 @@ def begin_shard(
 ) -> Callable[[], dict[str, ListedFile]]:
     """``rewrite_shard`` but for the end: the function that is returned has to be called for it, by any thread.
 
-    It waits for the disk, which takes about as long as writing, so another shard can be written meanwhile.
+    It waits for the disk, which takes about as long as writing, so another shard can be written meanwhile. A shard
+    that another process wrote meanwhile stays: it has the same bytes, and may be read already.
     """
     delete_index(path)  # of an older shard of this name
     with ExitStack() as stack:
-        writer = TFRecordWriter(stack.enter_context(atomic_write(path)))
+        writer = TFRecordWriter(stack.enter_context(atomic_write(path, overwrite=False)))
         with writer.behind():
             num_rows = write(writer)
         if num_rows != info.num_records:
