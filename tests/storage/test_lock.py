@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import socket
 import subprocess
 import sys
 import warnings
@@ -95,3 +96,39 @@ def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     expected = pytest.raises(TeachonceError, match=r"file/lock: cannot be written: .*choose another --out")
     with expected, LocalStorage(tmp_path / "file").lock("lock", "trained"):
         pass
+
+
+OTHER_USER = """
+import os, sys
+from pathlib import Path
+from teachonce.storage.lock import LockHeldError, hold_lock
+os.setuid(65534)
+try:
+    with hold_lock(Path(sys.argv[1])):
+        print("held")
+except LockHeldError as error:
+    print("by", error)
+except PermissionError as error:
+    print(error.strerror, error.filename)
+"""
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs to become another user")
+def test_what_another_user_left_is_taken_over_where_the_folder_is_shared(tmp_path: Path) -> None:
+    for parent in tmp_path.parents[:3]:
+        parent.chmod(0o755)
+    path = tmp_path / "lock"
+
+    def try_it() -> str:
+        return subprocess.run(
+            [sys.executable, "-c", OTHER_USER, path], capture_output=True, text=True, check=True
+        ).stdout
+
+    assert try_it() == f"Permission denied {path}\n"
+    path.write_text("process 1 on here\n")
+    assert try_it() == f"Permission denied {path}\n" and path.exists()
+    tmp_path.chmod(0o777)
+    with hold_lock(path):
+        assert try_it() == f"by process {os.getpid()} on {socket.gethostname()}\n"
+    path.write_text("process 1 on here\n")
+    assert try_it() == "held\n" and not path.exists()

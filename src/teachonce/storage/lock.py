@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}
+_FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW
 _SHOWN_BYTES = 100
 
 
@@ -41,7 +42,13 @@ def hold_lock(path: Path, *, is_needed: bool = True) -> Iterator[None]:
 
 def _take(path: Path, is_needed: bool) -> int:
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | _FLAGS, 0o666)
+        except PermissionError:
+            if not os.access(path.parent, os.W_OK):
+                raise
+            _remove_leftover(path, is_needed)
+            continue
         try:
             if _lock(descriptor, path, is_needed) and not _is_named(descriptor, path):
                 os.close(descriptor)
@@ -52,6 +59,24 @@ def _take(path: Path, is_needed: bool) -> int:
             os.close(descriptor)
             raise
         return descriptor
+
+
+def _remove_leftover(path: Path, is_needed: bool) -> None:
+    """Remove another user's file, which only they can write, where nobody holds it: a killed process left it.
+
+    Raises LockHeldError where its holder lives, PermissionError where it cannot be told or removed.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | _FLAGS)
+    except FileNotFoundError:
+        return  # released meanwhile
+    try:
+        if not _lock(descriptor, path, is_needed):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        if _is_named(descriptor, path):
+            path.unlink()
+    finally:
+        os.close(descriptor)
 
 
 def _lock(descriptor: int, path: Path, is_needed: bool) -> bool:
