@@ -422,3 +422,10 @@ def test_a_mapped_file_takes_no_descriptor(tmp_path: Path) -> None:
     assert not opened & {str((tmp_path / f"{number}.bin").resolve()) for number in range(20)}
     assert [bytes(view) for view in mapped] == [b"%d" % number for number in range(20)]
     assert all(view.readonly for view in mapped)
+
+
+def test_a_folder_whose_name_is_no_utf_8_can_be_mapped(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"\xff")
+    folder.mkdir()
+    (folder / "a").write_bytes(b"content")
+    assert bytes(LocalStorage(folder, RecordError).map("a")) == b"content"

@@ -168,7 +168,7 @@ class LocalStorage(Storage):
             # Imported here, as reading records needs no pyarrow.
             import pyarrow as pa
 
-            with pa.memory_map(str(self.root / name)) as mapped:
+            with pa.memory_map(os.fsencode(self.root / name)) as mapped:
                 return memoryview(mapped.read_buffer())
         except OSError as error:
             raise self._error(name, "read", error) from error
