@@ -35,7 +35,7 @@ CEPH := ceph-mon ceph-osd radosgw ceph-common
 
 PYTHON_IS_NEW = $(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit("python3 is %d.%d, 3.11 or newer is needed: make PYTHON=python3.12 ..." % v[:2])'
 
-.PHONY: setup services demo check test test-lowest docs fuzz torture bench gpu fmt lock wheel release-check clean
+.PHONY: setup setup-lowest services demo check test test-parallel test-alone test-lowest docs fuzz torture bench gpu fmt lock wheel release-check clean
 
 setup: $(STAMP)
 
@@ -67,12 +67,20 @@ demo: setup
 	$(BIN)/teachonce demo --out demo
 
 test: setup
+	+$(MAKE) --no-print-directory test-parallel
+	$(if $(ALL),+$(MAKE) --no-print-directory test-alone)
+
+test-parallel: setup
 	$(BIN)/python -m pytest $(PARALLEL) -m "not $(if $(ALL),alone,slow)" $(TESTS)
-	$(if $(ALL),$(BIN)/python -m pytest -m alone $(or $(if $(filter tests,$(TESTS)),$(ALONE)),$(TESTS)) || [ $$? = $(NO_TESTS) ])
+
+test-alone: setup
+	$(BIN)/python -m pytest -m alone $(or $(if $(filter tests,$(TESTS)),$(ALONE)),$(TESTS)) || [ $$? = $(NO_TESTS) ]
 
 # The quick tests with the lowest versions of everything that pyproject.toml allows, in an environment of their own.
 test-lowest: $(LOWEST)/.setup-done
 	$(LOWEST)/bin/python -m pytest $(PARALLEL) -m "not slow" $(LOWEST_TESTS)
+
+setup-lowest: $(LOWEST)/.setup-done
 
 $(LOWEST)/.setup-done: $(STAMP) requirements.lowest.lock
 	rm -rf $(LOWEST)
