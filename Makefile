@@ -5,7 +5,8 @@ STAMP := .venv/.setup-done
 LOWEST := .venv-lowest
 DOCS := .venv-docs
 TESTS ?= tests
-TEST_WORKERS ?= 2
+# One more than cores: many tests wait for servers and processes that they kill. Each takes some 2 GB.
+TEST_WORKERS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN); echo $$((n < 8 ? n + 1 : 8)))
 # A process that dies ends the tests: xdist's schedulers of groups wait for ever for one that takes its place.
 PARALLEL = -n $(TEST_WORKERS) --dist loadgroup --max-worker-restart 0
 NO_TESTS := 5
