@@ -116,7 +116,11 @@ LOST = r"a/lock: process 12 on elsewhere has taken over the lock of this process
 
 
 def test_whoever_lost_it_puts_nothing_more_into_the_folder(bucket: Storage) -> None:
-    with pytest.warns(UserWarning, match="this one ends when it next writes"), bucket.lock("a/lock", "painted"):
+    with (
+        pytest.warns(UserWarning, match="this one ends when it next writes"),
+        bucket.lock("a/lock", "painted"),
+        bucket.lock("a/another", "glued"),
+    ):
         with bucket.put("a/b/last.ckpt") as file:
             file.write(b"mine")
         put(bucket, ELSEWHERE)

@@ -29,7 +29,7 @@ SETTLE_SECONDS = 2.0
 """After a take-over: of two at once the later put counts, and both have seen it by then."""
 
 
-@dataclass
+@dataclass(eq=False)
 class _Lease:
     storage: Storage
     name: str
@@ -52,15 +52,16 @@ class _Lease:
         )
 
 
-_LEASES: dict[str, _Lease] = {}
-"""Of this process, by the addresses of their folders."""
+_LEASES: list[_Lease] = []
+"""Of this process."""
 
 
 def check_leases(storage: Storage, name: str) -> None:
     """Raise where what is to be put lies in a folder whose lease this process held and lost."""
     address = storage.describe(name)
-    for folder, lease in list(_LEASES.items()):
-        if not address.startswith(f"{folder}/") or address == lease.storage.describe(lease.name):
+    for lease in list(_LEASES):
+        own = lease.storage.describe(lease.name)
+        if address == own or not address.startswith(f"{own.rpartition('/')[0]}/"):
             continue
         # A process that was stopped for minutes comes here before its renewal does.
         if not lease.taken_by and time.monotonic() - lease.renewed > STALE_SECONDS:
@@ -74,8 +75,8 @@ def hold_lease(storage: Storage, name: str, doing: str) -> Iterator[None]:
     """Hold the object for a block; raises where another process does."""
     writer = writer_name()
     _take(storage, name, doing, writer)
-    folder = storage.describe(name).rpartition("/")[0]
-    lease = _LEASES[folder] = _Lease(storage, name, writer, time.monotonic())
+    lease = _Lease(storage, name, writer, time.monotonic())
+    _LEASES.append(lease)
     ended = threading.Event()
     renewal = threading.Thread(target=_renew, args=(lease, ended), daemon=True)
     renewal.start()
@@ -83,7 +84,7 @@ def hold_lease(storage: Storage, name: str, doing: str) -> Iterator[None]:
         yield
     finally:
         ended.set()
-        del _LEASES[folder]
+        _LEASES.remove(lease)
         renewal.join()
         with suppress(TeachonceError):
             if _read(storage, name).startswith(writer):
