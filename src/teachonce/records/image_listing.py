@@ -161,7 +161,10 @@ def list_images(root: Path, folders: Sequence[str], *, skip_empty: bool = False)
     if empty:
         warnings.warn(f"{root}: {len(empty)} folders have no images and are left out: {', '.join(empty)}", stacklevel=2)
     if others:
-        warnings.warn(f"{len(others)} files without an image extension are ignored, such as {others[0]}", stacklevel=2)
+        known = ", ".join(sorted(IMAGE_SUFFIXES))
+        warnings.warn(
+            f"{len(others)} files are ignored, such as {others[0]}: images have an extension of {known}", stacklevel=2
+        )
     bounds = np.cumsum([0, *sizes], dtype=np.int64)
     joined = np.concatenate(folder_of) if folder_of else np.empty(0, np.int32)
     return ImageListing(root, tuple(paths), joined, b"".join(names), bounds)
