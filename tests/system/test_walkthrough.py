@@ -300,6 +300,7 @@ def test_the_commands_here_are_the_seeds(shared_data):
 
 @pytest.mark.slow
 @pytest.mark.alone
+@pytest.mark.timeout(1800)  # eight processes at once take four minutes of two cores, where nothing else runs
 def test_every_printed_command_runs(raw_sample, printed):
     """Records without logits, both teachers in eight parts side by side, records with logits, the student."""
     variables = {"IMAGENET_RAW_PATH": raw_sample, "IMAGENET_TFR_PATH": printed / "tfrecords"}
