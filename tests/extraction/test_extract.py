@@ -378,7 +378,7 @@ def test_the_gate_lets_a_good_teacher_pass(tmp_path, data, teacher, capsys):
     [
         ({"offset": 0}, r"labels shifted by one \(--offset 1\), which gives 1\.000"),
         ({"order": [2, 0, 3, 1]}, r"a different class order"),
-        ({"options": ",mean=0.5,std=2.5"}, r"a wrong mean/std \(.* match: add ',mean="),
+        ({"options": ",mean=0.5,std=2.5"}, r"a wrong mean/std \(.*: add ',mean="),
     ],
 )
 def test_the_gate_names_the_mistake(tmp_path, data, change, finding):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import warnings
 from pathlib import Path
 
 import onnx
@@ -61,7 +62,7 @@ def check(teacher: Classifier, data: Path, offset: int = 1) -> float:
 )
 def test_a_model_of_one_size_is_diagnosed_all_the_same(tmp_path, build):
     data = write_color_shards(tmp_path / "data")
-    with pytest.raises(CheckError, match=r"a wrong mean/std \(ImageNet's mean and std match: add ',mean=0.485"):
+    with pytest.raises(CheckError, match=r"a wrong mean/std \(ImageNet's mean and std: add ',mean=0.485"):
         check(build(tmp_path / "t.onnx"), data)
 
 
@@ -89,3 +90,34 @@ def test_a_model_of_one_size_that_nothing_explains(tmp_path):
         CheckError, match=r"other sizes \(13 trials could not be run with this model\); none of them explains it"
     ):
         check(same, write_color_shards(tmp_path / "data"))
+
+
+def test_what_is_better_and_not_yet_right_is_said_to_be_that(tmp_path):
+    data = write_color_shards(tmp_path / "data")
+    gate = Gate(num_samples=33, expect_top1=1.5, batch_size=8, seed=0, data=data)
+    teacher = load_model(write_color_teacher(tmp_path / "t.onnx") + WRONG_PIXELS)
+    with pytest.raises(CheckError, match=r"which gives 1\.000: nearer, but not yet what is expected; more than that"):
+        gate.check(teacher, open_records(data, "train"), 1)
+
+
+@pytest.mark.parametrize(
+    ("options", "offset", "phrase"),
+    [
+        (WRONG_PIXELS, 1, r"a wrong mean/std \(ImageNet's mean and std: add ',mean=.*\) gives 1\.000"),
+        ("", 2, r"labels shifted by one \(--offset 1\) gives 1\.000"),
+        ("", 1, None),
+    ],
+)
+def test_a_mediocre_teacher_that_another_setting_makes_a_good_one(
+    tmp_path, options, offset, phrase, monkeypatch, capsys
+):
+    """Unasked: its owner may not know what it should reach."""
+    data = write_color_shards(tmp_path / "data")
+    gate = Gate(num_samples=33, expect_top1=None, batch_size=8, seed=0, data=data)
+    teacher = load_model(write_color_teacher(tmp_path / "t.onnx") + options)
+    monkeypatch.setattr("teachonce.extraction.gate.LOOK_BELOW", 0.99)
+    monkeypatch.setattr("teachonce.extraction.gate.describe_low_top1", lambda *_: "")
+    expected = warnings.catch_warnings() if phrase is None else pytest.warns(UserWarning, match=phrase)
+    with expected:
+        top1 = gate.check(teacher, open_records(data, "train"), offset)
+    assert (top1 < 0.99) == (phrase is not None), capsys.readouterr().err

@@ -557,6 +557,12 @@ def test_other_devices_with_other_images_an_update_are_refused(
         match=r"run: started on 4 devices with 32 images an update, now on 1 with 8; give --batch-size 32, or choose",
     ):
         train(run)
+    begun(world_size=8, batch_size=1)
+    with pytest.raises(
+        PlanMismatchError, match=r"now on 1: with one image a batch an epoch may .*; resume on 8, or in"
+    ):
+        train(run)
+    begun(world_size=4)
     with pytest.raises(PlanMismatchError, match=r"now on 1 with 24; choose a number of devices that divides it, or"):
         train(replace(run, accumulate=3))
     with pytest.raises(PlanMismatchError, match=r"now on 1 with 16; give --batch-size 16 --accumulate 2, or choose"):

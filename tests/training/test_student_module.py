@@ -101,9 +101,10 @@ def test_weights_of_classes_count_in_both_losses(batch) -> None:
 
 
 @pytest.mark.parametrize("mixup_type", ["batch", 1, 2])
-def test_a_mixed_row_has_the_mixed_weight(batch, mixup_type) -> None:
+def test_each_part_of_a_mixed_row_has_its_own_weight(batch, mixup_type) -> None:
+    """Not the mixture of both, by which a common partner would count for part of a rare record."""
     student_logits, labels, teacher_logits = batch
-    module = build(store=Path("store"), kd_temp=2.0, mixup_alpha=0.2, mixup_type=mixup_type)
+    module = build(store=Path("store"), kd_temp=2.0, mixup_alpha=0.2, mixup_type=mixup_type, label_smoothing=0.1)
     mixup = sample_mixup(generator(5), 0.2, 8, mixup_type)
     student_logits = student_logits[: len(mixup.partners)]
     weights = torch.arange(8, dtype=torch.float32) / 4
@@ -112,12 +113,45 @@ def test_a_mixed_row_has_the_mixed_weight(batch, mixup_type) -> None:
     shares = [mixup.share] * len(mixup.partners) if isinstance(mixup.share, float) else mixup.share
     expected = torch.zeros(3)
     for row, (own, other, share) in enumerate(zip(rows, mixup.partners, shares, strict=True)):
-        one = [own, other]
-        alone = Mixup((share,), (1,), (0,))
-        parts = module.losses(student_logits[row : row + 1], labels[one], teacher_logits[one], alone)
-        weight = share * weights[own] + (1 - share) * weights[other]
-        expected += weight * torch.stack(parts) / len(student_logits)
+        for index, part in ((own, share), (other, 1 - share)):
+            one = slice(index, index + 1)
+            alone = module.losses(student_logits[row : row + 1], labels[one], teacher_logits[one], None)
+            expected += part * weights[index] * torch.stack(alone) / len(student_logits)
     torch.testing.assert_close(torch.stack(found), expected)
+
+
+def test_labels_of_a_stored_mixture_have_their_own_weights(batch) -> None:
+    student_logits, _, teacher_logits = batch
+    module = build(store=Path("store"), kd_temp=2.0, label_smoothing=0.1)
+    module.class_weights = torch.tensor([0.5, 4.0, *[1.0] * 8])
+    parts = {
+        "labels": torch.tensor([1, 1, 2]),
+        "partner_labels": torch.tensor([1, 0, 1]),
+        "shares": torch.tensor([1.0, 0.75, 0.25]),
+    }
+    three, answers = student_logits[:3], teacher_logits[:3]
+    found = module.losses(three, module._mixed_labels(parts), answers, None, module._row_weights(parts))
+    expected = torch.zeros(())
+    for row in range(3):
+        for name, share in (("labels", parts["shares"][row]), ("partner_labels", 1 - parts["shares"][row])):
+            label = parts[name][row : row + 1]
+            _, alone, _ = module.losses(three[row : row + 1], label, answers[row : row + 1], None)
+            expected += share * module.class_weights[label[0]] * alone / 3
+    torch.testing.assert_close(found[1], expected)
+
+
+def test_classes_count_the_same_however_they_are_mixed() -> None:
+    """What a batch of them asks for: as much of the class of one record as of that of nine."""
+    module = build(label_weight=1.0)
+    module.class_weights = torch.tensor([10 / 18, 10 / 2, *[0.0] * 8])
+    labels = torch.tensor([0] * 9 + [1])
+    for seed in range(20):
+        mixup = sample_mixup(generator(seed), 1.0, 10)
+        logits = torch.zeros(10, 10, requires_grad=True)
+        module.losses(logits, labels, None, mixup, module.class_weights[labels])[0].backward()
+        # All classes have the same softmax: their gradients differ by what the targets ask for.
+        assert logits.grad is not None
+        assert abs(logits.grad[:, 0].sum() - logits.grad[:, 1].sum()) < 1e-5
 
 
 def test_a_view_that_is_mixed_has_the_weight_of_both() -> None:

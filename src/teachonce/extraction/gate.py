@@ -11,9 +11,9 @@ from __future__ import annotations
 import dataclasses
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,8 @@ from teachonce.terminal import print_note
 HALF = (0.5, 0.5, 0.5)
 ZERO, ONE = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
 SIZES_PX = (160, 192, 224, 227, 240, 256, 288, 299, 320, 331, 380, 384, 448)
+LOOK_BELOW = 0.5
+"""Top-1 below which the cheap trials are made unasked: few teachers of so little accuracy are worth distilling."""
 MIN_RECORDS_PER_CLASS = 4
 """Records of a class, on average, below which a learned class order would be chance."""
 
@@ -80,6 +82,8 @@ class Gate:
                     "and the class order right? with --expect-top1 the command stops here and looks for the cause",
                     stacklevel=2,
                 )
+            elif top1 < LOOK_BELOW:
+                self._look_for_better(teacher, records, labels, logits, offset)
             return top1
         if top1 >= self.expect_top1:
             return top1
@@ -90,6 +94,26 @@ class Gate:
             f"gate: top-1 {top1:.3f} of {teacher.spec} on {len(records)} records of {self.data}, expected at least "
             f"{self.expect_top1}; {found}"
         )
+
+    def _look_for_better(
+        self,
+        teacher: Classifier,
+        records: list[Record],
+        labels: NDArray[np.int64],
+        logits: NDArray[np.float32],
+        offset: int,
+    ) -> None:
+        """Warn where another mean and std, or a shift of the labels, makes a mediocre teacher a clearly better one."""
+        top1 = _top1(logits, labels, offset)
+        trials = _shifted(logits, labels, offset)
+        others, _ = _try_others(teacher, _other_inputs(teacher.preprocessing), records, labels, offset, self.batch_size)
+        score, phrase = max(trials + others, key=lambda trial: trial[0])
+        if score >= _convincing(top1, len(records)):
+            warnings.warn(
+                f"top-1 {top1:.3f} of {teacher.spec} on {len(records)} records may have a cause: {phrase} gives "
+                f"{score:.3f}; with --expect-top1 the command stops here and looks further",
+                stacklevel=3,
+            )
 
 
 def score_records(teacher: Classifier, records: list[Record], batch_size: int) -> NDArray[np.float32]:
@@ -119,7 +143,7 @@ def diagnose(
 ) -> str:
     """Which mistake explains the low score best, as a phrase that names the setting to change."""
     top1 = _top1(logits, labels, offset)
-    trials = [(_top1(logits, labels, offset + shift), _shift_phrase(offset + shift)) for shift in (-1, 1)]
+    trials = _shifted(logits, labels, offset)
     order = _order_score(logits, labels)
     if order is not None:
         trials.append((order, "a different class order; check the labels file, or the teacher's class list"))
@@ -127,19 +151,14 @@ def diagnose(
     if max(score for score, _ in trials) < expect_top1:
         # Only now the dearer trials: each of them runs the teacher again.
         print_note("gate: below --expect-top1; trying other mean, std and sizes to find the cause")
-        for preprocessing, phrase in _other_preprocessings(teacher.preprocessing):
-            other = dataclasses.replace(teacher, preprocessing=preprocessing)
-            try:
-                other_logits = score_records(other, records, batch_size)
-            except Exception:
-                # A model of fixed input size refuses another with an error of its library's own, of any class; what
-                # the other trials find is worth more than that.
-                num_failed += 1
-                continue
-            trials.append((_top1(other_logits, labels, offset), phrase))
+        used = teacher.preprocessing
+        others = chain(_other_inputs(used), _other_sizes(used))
+        found, num_failed = _try_others(teacher, others, records, labels, offset, batch_size)
+        trials += found
     score, phrase = max(trials, key=lambda trial: trial[0])
     if score >= _convincing(top1, len(records)):
-        return f"the cause is probably {phrase}, which gives {score:.3f}"
+        still = "" if score >= expect_top1 else ": nearer, but not yet what is expected; more than that is different"
+        return f"the cause is probably {phrase}, which gives {score:.3f}{still}"
     unable = f" ({num_failed} trials could not be run with this model)" if num_failed else ""
     tried = ["labels shifted by one", *(["a different class order"] if order is not None else [])]
     return (
@@ -157,8 +176,34 @@ def _convincing(top1: float, count: int) -> float:
     return top1 + max(0.05, 3 * np.sqrt(max(top1, 1 / count) * (1 - top1) / count))
 
 
-def _shift_phrase(offset: int) -> str:
-    return f"labels shifted by one (--offset {offset})"
+def _shifted(logits: NDArray[np.float32], labels: NDArray[np.int64], offset: int) -> list[tuple[float, str]]:
+    return [
+        (_top1(logits, labels, offset + shift), f"labels shifted by one (--offset {offset + shift})")
+        for shift in (-1, 1)
+    ]
+
+
+def _try_others(
+    teacher: Classifier,
+    others: Iterable[tuple[Preprocessing, str]],
+    records: list[Record],
+    labels: NDArray[np.int64],
+    offset: int,
+    batch_size: int,
+) -> tuple[list[tuple[float, str]], int]:
+    """Top-1 with each other preprocessing, and with how many the model does not run."""
+    trials, num_failed = [], 0
+    for preprocessing, phrase in others:
+        other = dataclasses.replace(teacher, preprocessing=preprocessing)
+        try:
+            logits = score_records(other, records, batch_size)
+        except Exception:
+            # A model of fixed input size refuses another with an error of its library's own, of any class; what the
+            # other trials find is worth more than that.
+            num_failed += 1
+            continue
+        trials.append((_top1(logits, labels, offset), phrase))
+    return trials, num_failed
 
 
 def _order_score(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> float | None:
@@ -174,7 +219,7 @@ def _order_score(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> floa
     return float((met.argmax(axis=1)[predicted[1::2]] == labels[1::2]).mean())
 
 
-def _other_preprocessings(used: Preprocessing) -> Iterator[tuple[Preprocessing, str]]:
+def _other_inputs(used: Preprocessing) -> Iterator[tuple[Preprocessing, str]]:
     inputs: list[tuple[tuple[float, float, float], tuple[float, float, float], ValueRange, str]] = [
         (IMAGENET_MEAN, IMAGENET_STD, "unit", "ImageNet's mean and std"),
         (HALF, HALF, "unit", "values in -1..1"),
@@ -185,7 +230,10 @@ def _other_preprocessings(used: Preprocessing) -> Iterator[tuple[Preprocessing, 
         other = dataclasses.replace(used, mean=mean, std=std, value_range=value_range)
         if other != used:
             setting = f"mean={'/'.join(map(str, mean))},std={'/'.join(map(str, std))},range={value_range}"
-            yield other, f"a wrong mean/std ({name} match: add ',{setting}' to --teacher)"
+            yield other, f"a wrong mean/std ({name}: add ',{setting}' to --teacher)"
+
+
+def _other_sizes(used: Preprocessing) -> Iterator[tuple[Preprocessing, str]]:
     for size_px in SIZES_PX:
         if size_px != used.size_px:
             yield used.with_size(size_px), f"a wrong size (add ',size={size_px}' to --teacher)"

@@ -102,9 +102,9 @@ def label_loss(
 ) -> Float[Tensor, ""]:
     """CE((1 - smoothing) * label + smoothing / C, softmax(student)), mean over the batch, in nats.
 
-    ``labels`` are class indices, or probabilities where labels are mixed (``label_probs``). With ``row_weights`` w it
-    is sum(w_i loss_i) / B. PyTorch's own class weights divide by sum(w_i) of the batch, so that a record would count
-    by who its neighbors are, and otherwise on several devices than on one.
+    ``labels`` are class indices, or probabilities where labels are mixed (``label_probs``, ``weigh_targets``). With
+    ``row_weights`` w it is sum(w_i loss_i) / B. PyTorch's own class weights divide by sum(w_i) of the batch, so that a
+    record would count by who its neighbors are, and otherwise on several devices than on one.
 
     Raises ConfigError for other shapes, for a batch without rows, and for a smoothing outside 0 to 1.
     """
@@ -125,6 +125,18 @@ def label_loss(
 def label_probs(labels: Int[Tensor, " B"], num_classes: int) -> Float[Tensor, "B {num_classes}"]:
     """Labels as one-hot float32 rows."""
     return torch.nn.functional.one_hot(labels, num_classes).float()
+
+
+def weigh_targets(
+    probs: Float[Tensor, "A C"], row_weights: Float[Tensor, " A"], smoothing: float = 0.0
+) -> Float[Tensor, "A C"]:
+    """w_i ((1 - smoothing) probs_i + smoothing / C): targets that have the weights of their rows in them, to be mixed.
+
+    Cross-entropy is linear in its target, so a mixture of such rows, given to ``label_loss`` or ``kd_loss_from_probs``
+    without weights, is the mixture of the weighted losses.
+    """
+    smoothed = (1 - smoothing) * probs.float() + smoothing / probs.shape[1]
+    return row_weights[:, None] * smoothed
 
 
 def _cross_entropy(

@@ -279,7 +279,7 @@ def resolve_run(
 def check_batch(config: TrainConfig, world_size: int) -> str | None:
     """What another number of devices than the run was started with changes, in a line; None: it is the same number.
 
-    Raises PlanMismatchError where updates would have another number of images.
+    Raises PlanMismatchError where updates would have another number of images, or an epoch of updates.
     """
     begun = find_run(config.out)
     if begun is None:
@@ -290,10 +290,13 @@ def check_batch(config: TrainConfig, world_size: int) -> str | None:
         return None
     phrase = f"{config.out}: started on {plural(num_before, 'device')} with {images} images an update"
     if images == math.prod(now.values()):
-        return (
-            f"{phrase}, now on {world_size}: equal up to rounding, except for batch norm and mixup, which use one "
-            "device's batch"
-        )
+        if (before["batch_size"] == 1) != (now["batch_size"] == 1):
+            reason = "with one image a batch an epoch may have another number of updates"
+            raise PlanMismatchError(
+                f"{phrase}, now on {world_size}: {reason}; resume on {num_before}, or in another --out"
+            )
+        equal = "equal up to rounding, except for batch norm and mixup, which use one device's batch"
+        return f"{phrase}, now on {world_size}: {equal}"
     per_batch, rest = divmod(images, world_size * config.accumulate)
     times = f" --accumulate {config.accumulate}" if config.accumulate > 1 else ""
     advice = "choose a number of devices that divides it" if rest else f"give --batch-size {per_batch}{times}"

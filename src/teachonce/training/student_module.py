@@ -26,7 +26,14 @@ from torch import Tensor
 
 from teachonce.data.tensors import map_tensor
 from teachonce.errors import LogitsError, TeachonceError
-from teachonce.losses.losses import average_probs, kd_loss_from_probs, label_loss, label_probs, soften
+from teachonce.losses.losses import (
+    average_probs,
+    kd_loss_from_probs,
+    label_loss,
+    label_probs,
+    soften,
+    weigh_targets,
+)
 from teachonce.losses.metrics import ClassifierMetrics
 from teachonce.losses.mixup import Mixup, apply_mixup, dominant_rows, sample_mixup
 from teachonce.models.classifier import Classifier
@@ -190,17 +197,21 @@ class StudentModule(lightning.LightningModule):
 
         Labels and teacher are of the A rows that ``mixup`` makes B of; without it A = B.
         Of M teachers the softened probabilities are averaged, by ``--store-weights``. ``row_weights`` count in both
-        losses; a mixed row's is mixed by the same share.
+        losses, before anything is mixed: what a mixture has of a record counts by that record's own weight, not by the
+        mean of both, which would give the common partner of a rare record part of the rare one's weight. Labels that
+        are given as probabilities are weighted and smoothed already (``_mixed_labels``).
         """
         config = self.config
-        if mixup is not None and row_weights is not None:
-            row_weights = apply_mixup(mixup, row_weights)
-        label_targets = labels
+        label_targets, label_weights, smoothing = labels, row_weights, config.label_smoothing
+        if row_weights is not None and self.has_labels and (mixup is not None or labels.is_floating_point()):
+            if not labels.is_floating_point():
+                label_targets = weigh_targets(label_probs(labels, self.num_classes), row_weights, smoothing)
+            label_weights, smoothing = None, 0.0
         if mixup is not None and self.has_labels:
-            probs = labels if labels.is_floating_point() else label_probs(labels, self.num_classes)
+            probs = label_targets if label_targets.is_floating_point() else label_probs(labels, self.num_classes)
             label_targets = apply_mixup(mixup, probs)
         if self.has_labels:
-            label_part = label_loss(student_logits, label_targets, config.label_smoothing, row_weights)
+            label_part = label_loss(student_logits, label_targets, smoothing, label_weights)
         else:
             label_part = student_logits.new_zeros((), dtype=torch.float32)
         loss, kd_part = config.label_weight * label_part, torch.zeros_like(label_part)
@@ -212,13 +223,15 @@ class StudentModule(lightning.LightningModule):
             else:
                 teacher_probs = soften(teacher_logits, config.temperature)
             if mixup is not None:
+                if row_weights is not None:
+                    teacher_probs, row_weights = weigh_targets(teacher_probs, row_weights), None
                 teacher_probs = apply_mixup(mixup, teacher_probs)
             kd_part = kd_loss_from_probs(student_logits, teacher_probs, config.temperature, row_weights)
             loss = loss + config.kd_weight * kd_part
         return loss, label_part, kd_part
 
     def _row_weights(self, batch: Mapping[str, Tensor]) -> Tensor | None:
-        """The weight [A] of each record of a batch, of a view that is mixed with a partner that of both."""
+        """The weight [A] of each record; of a stored mixture, whose answer is one for both, the mean of both."""
         if self.class_weights is None:
             return None
         weights = self.class_weights[batch["labels"]]
@@ -353,10 +366,19 @@ class StudentModule(lightning.LightningModule):
         scheduler.step_update(self.global_step)
 
     def _mixed_labels(self, batch: dict[str, Tensor]) -> Tensor:
-        """Label probabilities [B, C] of views that are mixed: own and partner's label by the effective share."""
+        """Label probabilities [B, C] of views that are mixed: own and partner's label by the effective share.
+
+        Where classes have weights, each label by its own class's, and smoothed.
+        """
         share = batch["shares"][:, None]
-        own, partner = (label_probs(batch[name], self.num_classes) for name in ("labels", "partner_labels"))
+        own, partner = (self._label_targets(batch[name]) for name in ("labels", "partner_labels"))
         return share * own + (1 - share) * partner
+
+    def _label_targets(self, labels: Tensor) -> Tensor:
+        probs = label_probs(labels, self.num_classes)
+        if self.class_weights is None:
+            return probs
+        return weigh_targets(probs, self.class_weights[labels], self.config.label_smoothing)
 
     def _images(self, pixels: Tensor) -> Tensor:
         images = normalize(pixels, self.preprocessing)
