@@ -77,7 +77,7 @@ def test_tiny_imagenets_layout(tmp_path: Path) -> None:
     (tmp_path / "train/n1/n1_boxes.txt").write_text("n1_0.JPEG\t0\t0\t9\t9\n")
     write_images(tmp_path, "val/images/val_0.JPEG", "val/images/val_1.JPEG", "test/images/test_0.JPEG")
     (tmp_path / "val/val_annotations.txt").write_text("val_1.JPEG\tn1\t0\t0\t9\t9\nval_0.JPEG\tn2\t0\t0\t9\t9\n")
-    with pytest.warns(UserWarning, match=r"1 files are ignored, .*images have an extension of \.bmp, "):
+    with pytest.warns(UserWarning, match=r"1 file ignored, .*images have one of \.bmp, "):
         train = open_records(tmp_path, "train")
     assert labels_of(train) == {"n1/images/n1_0.JPEG": 0, "n2/images/n2_0.JPEG": 1, "n2/images/n2_1.JPEG": 1}
     validation = open_records(tmp_path, "validation")

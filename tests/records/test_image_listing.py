@@ -56,7 +56,7 @@ def test_images_lie_at_any_depth_below_their_class_as_for_imagefolder(tmp_path: 
     names = ["a/9.jpg", "a/deep/er/1.png", "a/deep-er/0.jpg", "a/deep/2.JPG", "b/images/3.jpeg", "c c/x/y/z/4.bmp"]
     make_tree(tmp_path, *names, "b/notes.md", "b/images/boxes.txt")
     folders = find_class_folders(tmp_path)
-    with pytest.warns(match="2 files are ignored"):
+    with pytest.warns(match="2 files ignored"):
         listing = list_images(tmp_path, folders)
     expected = torchvision.datasets.ImageFolder(tmp_path)
     assert [str(path) for path, _ in expected.samples] == [str(tmp_path / name) for name in listing.relative_names()]
@@ -73,7 +73,7 @@ def test_a_link_that_leads_back_is_refused(tmp_path: Path) -> None:
 
 def test_other_files_are_left_out_with_a_warning(tmp_path: Path) -> None:
     make_tree(tmp_path, "a/1.jpg", "a/2.tiff", "a/notes.txt", "a/Thumbs.db", "a/desktop.ini")
-    with pytest.warns(UserWarning, match="2 files are ignored, such as"):
+    with pytest.warns(UserWarning, match=r"2 files ignored, most with the extension \.t\w+ \(1\), \.t"):
         assert len(list_images(tmp_path, ["a"])) == 1
 
 

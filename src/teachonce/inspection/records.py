@@ -277,7 +277,10 @@ def _render_unreadable(split: dict[str, Any]) -> list[str]:
 def _render_turned(split: dict[str, Any]) -> list[str]:
     if not split["num_turned"]:
         return []
-    return [f"  turned    {split['num_turned']:,} images have an EXIF rotation, which is ignored"]
+    count = split["num_turned"]
+    return [
+        f"  turned    {plural(count, 'image')} {'has' if count == 1 else 'have'} an EXIF rotation, which is ignored"
+    ]
 
 
 def _render_classes(split: dict[str, Any]) -> str:

@@ -46,12 +46,12 @@ _AUXILIARY = {"googlenet": "aux1.", "inception_v3": "AuxLogits."}
 
 def load_library_model(spec: ModelSpec) -> LoadedModel:
     """A teacher of timm or torchvision, in evaluation mode on the CPU, with its own preprocessing."""
+    if spec.options.get("pretrained") is False and spec.weights is None:
+        raise ConfigError(f"model {spec.text!r}: a teacher needs weights; give weights=FILE with pretrained=0")
     if spec.weights is None and "classes" in spec.options:
         raise ConfigError(
             f"model {spec.text!r}: classes= needs weights=FILE, because the pretrained head has fixed classes"
         )
-    if spec.options.get("pretrained") is False and spec.weights is None:
-        raise ConfigError(f"model {spec.text!r}: a teacher needs weights; give weights=FILE with pretrained=0")
     if spec.kind == "timm":
         module, preprocessing = _load_timm(spec)
     else:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from teachonce.engine.prefetch import overlap
 from teachonce.errors import ConfigError, RecordError
 from teachonce.storage.files import open_storage
 from teachonce.storage.storage import Storage
+from teachonce.terminal import plural
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".pgm"})
 _SYSTEM_FILES = frozenset({"thumbs.db", "desktop.ini"})
@@ -161,9 +163,13 @@ def list_images(root: Path, folders: Sequence[str], *, skip_empty: bool = False)
     if empty:
         warnings.warn(f"{root}: {len(empty)} folders have no images and are left out: {', '.join(empty)}", stacklevel=2)
     if others:
+        counts = Counter(path.suffix.lower() or "none" for path in others).most_common(3)
+        endings = ", ".join(f"{suffix} ({count:,})" for suffix, count in counts)
         known = ", ".join(sorted(IMAGE_SUFFIXES))
         warnings.warn(
-            f"{len(others)} files are ignored, such as {others[0]}: images have an extension of {known}", stacklevel=2
+            f"{plural(len(others), 'file')} ignored, most with the extension {endings}, such as {others[0]}: images "
+            f"have one of {known}",
+            stacklevel=2,
         )
     bounds = np.cumsum([0, *sizes], dtype=np.int64)
     joined = np.concatenate(folder_of) if folder_of else np.empty(0, np.int32)

@@ -291,10 +291,8 @@ def check_batch(config: TrainConfig, world_size: int) -> str | None:
     phrase = f"{config.out}: started on {plural(num_before, 'device')} with {images} images an update"
     if images == math.prod(now.values()):
         if (before["batch_size"] == 1) != (now["batch_size"] == 1):
-            reason = "with one image a batch an epoch may have another number of updates"
-            raise PlanMismatchError(
-                f"{phrase}, now on {world_size}: {reason}; resume on {num_before}, or in another --out"
-            )
+            reason = f"with one image a batch an epoch may have other updates; resume on {num_before}"
+            raise PlanMismatchError(f"{phrase}, now on {world_size}: {reason}, or choose another --out")
         equal = "equal up to rounding, except for batch norm and mixup, which use one device's batch"
         return f"{phrase}, now on {world_size}: {equal}"
     per_batch, rest = divmod(images, world_size * config.accumulate)

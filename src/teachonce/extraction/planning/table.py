@@ -162,7 +162,7 @@ def _render_codecs(summary: Mapping[str, Any]) -> list[str]:
     if promised is not None:
         least, largest = promised
         lines.append(
-            f"    {planned_codec(summary)['label']} is bounded only for T = {least:g} to {largest:g} ; outside, train "
+            f"    {planned_codec(summary)['label']} is bounded only for T = {least:g} to {largest:g}; outside, train "
             "warns, and float16 is accurate at any"
         )
     lines.append("    < the planned codec; store: all files, with keys, names and samples for verify")
