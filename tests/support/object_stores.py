@@ -194,6 +194,7 @@ def start_azurite(folder: Path) -> Iterator[str]:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
                 break
             time.sleep(0.1)
+        assert process.poll() is None, "Azurite has ended: another process may have its port"
         yield f"http://127.0.0.1:{port}/{AZURE_ACCOUNT}"
     finally:
         process.kill()
