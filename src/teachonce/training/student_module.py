@@ -349,7 +349,7 @@ class StudentModule(lightning.LightningModule):
         """Optimizer (timm's) and per-update schedule of the config."""
         config = self.config
         peak_lr = scale_lr(config, self.trainer.world_size)
-        # timm gives norms and biases (all parameters of one dimension) no weight decay.
+        # timm gives norms and biases (all parameters of one dimension), and what its network exempts, no weight decay.
         optimizer = create_optimizer_v2(
             self.student,
             opt="momentum" if config.optimizer == "sgd" else config.optimizer,
