@@ -1,5 +1,6 @@
 import io
 import json
+import os
 import re
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from teachonce.errors import ConfigError, RecordError
 from teachonce.inspection.records import render_records, summarize_records
 from teachonce.records.discovery import open_records
 from teachonce.records.options import RecordOptions
-from tests.support.small_data import example, write_image_folder, write_shards
+from tests.support.small_data import encode_jpeg, example, write_image_folder, write_shards
 
 
 @pytest.fixture
@@ -121,6 +122,76 @@ def test_all_images_that_cannot_be_read_are_named(
         main(["inspect", str(tmp_path / "data")])
     shown = capsys.readouterr()
     assert end.value.code == 1 and "UNREADABLE  5 images" in shown.out
+
+
+def spoil(folder: Path) -> dict[str, str]:
+    """Files with an image's name that nobody can read, and what is said of each."""
+    (folder / "gone.jpg").symlink_to("nowhere.jpg")
+    (folder / "loop.jpg").symlink_to("loop.jpg")
+    os.mkfifo(folder / "pipe.jpg")
+    (folder / "device.png").symlink_to("/dev/zero")
+    return {
+        "gone.jpg": "No such file or directory, the file is a broken link to nowhere.jpg",
+        "loop.jpg": "Too many levels of symbolic links, the file is a broken link to loop.jpg",
+        "pipe.jpg": "is a named pipe, expected a regular file",
+        "device.png": "is a device, expected a regular file",
+    }
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_files_that_cannot_be_read_are_named_with_the_damaged_images(
+    tmp_path: Path, num_workers: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_image_folder(tmp_path / "data")
+    folder = data / "train" / "class1"
+    expected = spoil(folder)
+    (folder / "text.jpg").write_bytes(b"text")
+    (split,) = summarize_records(data, num_workers=num_workers)["splits"]
+    assert (split["num_records"], split["num_doubled"]) == (17, 0)
+    assert [entry["num_records"] for entry in split["classes"]] == [4, 9, 4]
+    found = {Path(item["where"]).name: item["why"] for item in split["unreadable"]}
+    assert found.keys() == {*expected, "text.jpg"}
+    for name, phrase in expected.items():
+        assert found[name] == f"cannot be read: {phrase}"
+    assert split["image_bytes"]["least"] == 4 and split["num_bytes"] == sum(
+        path.stat().st_size for path in data.rglob("*.jpg") if path.is_file()
+    )
+    with pytest.raises(SystemExit) as end:
+        main(["inspect", str(data)])
+    shown = capsys.readouterr()
+    assert end.value.code == 1 and "UNREADABLE  5 images" in shown.out and "stop" not in shown.err
+    assert f"    {folder}/gone.jpg: cannot be read: No such file" in shown.out
+
+
+def test_of_a_split_that_is_held_out_they_are_named_once(tmp_path: Path) -> None:
+    data = write_image_folder(tmp_path / "data", per_class=8) / "train"
+    names = {*spoil(data / "class1"), *spoil(data / "class2")}
+    splits = summarize_records(data, num_workers=1, options=RecordOptions(val_fraction=0.3))["splits"]
+    assert [split["split"] for split in splits] == ["train", "validation"]
+    found = [item["where"] for split in splits for item in split["unreadable"]]
+    assert len(found) == len(set(found)) == 8 and {Path(where).name for where in found} == names
+    # What cannot be read now is not what is known of it once it is mended.
+    for name in names:
+        for label in (1, 2):
+            (data / f"class{label}" / name).unlink()
+            (data / f"class{label}" / name).write_bytes(encode_jpeg(900 + label))
+    with pytest.raises(RecordError, match=r"gone.jpg: cannot be read: .*; restore or remove it and start again"):
+        (data / "class0" / "gone.jpg").symlink_to("nowhere")
+        open_records(data, "train", RecordOptions(val_fraction=0.3))
+
+
+def test_nothing_that_can_be_read_and_rows_of_tables(tmp_path: Path) -> None:
+    folder = tmp_path / "data" / "train" / "a"
+    folder.mkdir(parents=True)
+    (folder / "gone.jpg").symlink_to("nowhere")
+    summary = summarize_records(tmp_path / "data")
+    (split,) = summary["splits"]
+    assert split["image_bytes"] == {"least": 0, "mean": 0, "most": 0} and split["num_records"] == 1
+    assert "UNREADABLE  1 image;" in render_records(summary)
+    (tmp_path / "here.jpg").write_bytes(encode_jpeg(1))
+    (tmp_path / "table.csv").write_text("path,label\nhere.jpg,a\nmissing.jpg,b\n")
+    (split,) = summarize_records(tmp_path / "table.csv")["splits"]
+    assert split["num_records"] == 2 and [Path(item["where"]).name for item in split["unreadable"]] == ["missing.jpg"]
 
 
 @pytest.mark.parametrize("num_sound, sizes", [(3, {"least": 40, "most": 40}), (0, {"least": 0, "most": 0})])

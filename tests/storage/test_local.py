@@ -300,13 +300,16 @@ def test_links(tmp_path: Path) -> None:
     (tmp_path / "file").symlink_to("real/a.bin")
     (tmp_path / "broken").symlink_to("nowhere")
     (tmp_path / "circle").symlink_to(".")
+    (tmp_path / "self").symlink_to("self")
     storage = LocalStorage(tmp_path, ConfigError)
     files, folders = storage.list_folder()
-    assert (sorted(files), sorted(folders)) == (["broken", "file"], ["circle", "folder", "real"])
-    assert sorted(storage.walk()) == ["broken", "file", "real/a.bin"]
+    assert (sorted(files), sorted(folders)) == (["broken", "file", "self"], ["circle", "folder", "real"])
+    assert sorted(storage.walk()) == ["broken", "file", "real/a.bin", "self"]
+    assert storage.statuses().keys() == {"file"}
     assert storage.read("file") == b"a" and not storage.has("broken")
-    with pytest.raises(ConfigError, match="broken: cannot be read: No such file"):
-        storage.status("broken")
+    for name, reason in (("broken", "No such file.*link to nowhere"), ("self", "Too many levels.*link to self")):
+        with pytest.raises(ConfigError, match=f"{name}: cannot be read: {reason}$"):
+            storage.status(name)
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="asks the system what a pipe is called")

@@ -95,6 +95,12 @@ def test_what_never_ends(tmp_path, capsys, teacher):
         )
         fails(capsys, extract(images, teacher, tmp_path / "s", "--offset", 0), 1, found)
         bad.unlink()
+    bad.symlink_to("nowhere.jpg")
+    records = ["records", "--images", images, "--out", tmp_path / "o", "--shards", 1, "--num-workers", 1]
+    for words in (records, train(images, tmp_path / "run"), extract(images, teacher, tmp_path / "s", "--offset", 0)):
+        fails(capsys, words, 1, r"bad\.jpg: cannot be read: No such file.*, the file is a broken link to nowhere\.jpg")
+    assert not (tmp_path / "run").exists() and not (tmp_path / "s").exists()
+    bad.unlink()
     words = ["records", "--images", images, "--out", tmp_path / "new", "--labels"]
     fails(capsys, [*words, pipe], 2, "pipe: cannot be read: is a named pipe, expected a regular file")
     fails(capsys, [*words, "/dev/zero"], 2, "zero: cannot be read: is a device, expected a regular file")

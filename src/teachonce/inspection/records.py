@@ -1,7 +1,8 @@
 """What is in a folder of records: counts by shard and class, sizes, features, and the logits if there are any.
 
 Every record is read once, with its checksums; a damaged one ends it, with its name: nothing behind it can be trusted.
-Images are opened for their size and not decoded: those that are none, or whose end is missing, are named at the end.
+Images are opened for their size and not decoded: those that are none, whose end is missing, or whose file cannot be
+read are named at the end.
 Shards are read in parallel. It answers the questions before hours of a teacher are spent: are all classes
 there, are there duplicate images, does ``image/logit`` have the width of the classes and agree with the labels?
 """
@@ -40,6 +41,8 @@ class _Tally:
     """What was counted in some records; ``keys`` are kept to find duplicate images, 8 bytes each."""
 
     num_records: int = 0
+    num_read: int = 0
+    """Of these the ones whose bytes could be read, be they an image or not."""
     labels: Counter[int] = field(default_factory=Counter)
     features: Counter[tuple[str, str]] = field(default_factory=Counter)
     image_bytes: list[int] = field(default_factory=lambda: [2**63 - 1, 0, 0])  # least, sum, most
@@ -51,7 +54,8 @@ class _Tally:
     num_bad_logits: int = 0
     keys: list[np.ndarray] = field(default_factory=list)
     unreadable: list[tuple[str, str]] = field(default_factory=list)
-    """(where, why) of images that are none, or whose end is missing; they count as records, and in no size."""
+    """(where, why) of files that cannot be read and images that are none, or whose end is missing; they count as
+    records, and in no size."""
 
 
 def summarize_records(
@@ -60,13 +64,14 @@ def summarize_records(
     """A folder of records as JSON values, one entry a split; ``num_workers`` 0 is one process a core.
 
     Raises ConfigError where there are no records, RecordError with the place of one that is damaged, other than in its
-    image.
+    image or as an image file.
     """
     options = options or RecordOptions()
     splits = [split] if split is not None else named_splits(data, options)
     if not splits:
         raise ConfigError(f"{data}: no records; expected SPLIT-NNNNN-of-NNNNN shards or SPLIT/CLASS folders of images")
-    summaries = [_summarize_split(open_records(data, name, options), num_workers or num_cores()) for name in splits]
+    sources = [open_records(data, name, options, keeps_unreadable=True) for name in splits]
+    summaries = [_summarize_split(source, num_workers or num_cores()) for source in sources]
     return {"kind": "records", "path": str(data), "splits": summaries}
 
 
@@ -113,8 +118,8 @@ def _summarize_split(source: RecordSource, num_workers: int) -> dict[str, Any]:
         "num_classes": len(names) if table is not None else None,
         "has_background": None if table is None else table.has_background,
         "image_bytes": {
-            "least": total.image_bytes[0],
-            "mean": total.image_bytes[1] / total.num_records,
+            "least": min(total.image_bytes[0], total.image_bytes[2]),
+            "mean": total.image_bytes[1] / max(total.num_read, 1),
             "most": total.image_bytes[2],
         },
         "width_px": _bounds(total.width_px),
@@ -148,9 +153,14 @@ class _ShardReader:
     def __call__(self, shard: int, report: Advance) -> _Tally:
         tally = _Tally()
         keys = []
-        for where, label, encoded, features in self._read(shard):
+        for where, label, encoded, features, why in self._read(shard):
+            report(1)
             tally.num_records += 1
             tally.labels[label] += 1
+            if why:
+                tally.unreadable.append((where, why))
+                continue
+            tally.num_read += 1
             tally.features.update((name, _kind(value)) for name, value in features.items())
             try:
                 width, height = image_size(encoded)
@@ -169,15 +179,15 @@ class _ShardReader:
                 tally.logit_widths[len(logits)] += 1
                 tally.num_logit_hits += int(logits.argmax()) == label
                 tally.num_bad_logits += bool((np.isnan(logits) | np.isposinf(logits)).any())
-            report(1)
         tally.keys.append(np.array(keys, np.uint64))
         return tally
 
-    def _read(self, shard: int) -> Iterator[tuple[str, int, Buffer, dict[str, Feature]]]:
+    def _read(self, shard: int) -> Iterator[tuple[str, int, Buffer, dict[str, Feature], str]]:
+        """Place, label, image and features of each record, and why there is no image, where its file is unreadable."""
         path = self.source.shards[shard].path
         if path is None or type(self.source) is not TFRecordSource:
             for record in self.source.iter_shard(shard):
-                yield record.where, record.label, record.encoded, {}
+                yield record.where, record.label, record.encoded, {}, record.unreadable
             return
         for row, (offset, payload) in enumerate(read_tfrecords(path)):
             where = describe_record(path, row, offset)
@@ -189,11 +199,12 @@ class _ShardReader:
             if label is None or not len(label) or not isinstance(encoded, list) or not encoded:
                 found = ", ".join(sorted(features)) or "nothing"
                 raise RecordError(f"{where}: expected image/encoded and image/class/label, found {found}")
-            yield where, int(label[0]), encoded[0], features
+            yield where, int(label[0]), encoded[0], features, ""
 
 
 def _add(total: _Tally, part: _Tally) -> None:
     total.num_records += part.num_records
+    total.num_read += part.num_read
     total.labels += part.labels
     total.features += part.features
     least, both, most = total.image_bytes

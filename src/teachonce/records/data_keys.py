@@ -14,6 +14,7 @@ from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import xxhash
@@ -73,9 +74,8 @@ class DataKeys:
         with self._lock:
             found = self._find(shard)
             if found is None:
-                found = self._shards[shard] = _KeyReader(self._source, 0)(shard, lambda count: None)
-                self._cache(shard)
-            return found
+                self._keep(shard, _KeyReader(self._source, 0)(shard, lambda count: None))
+            return self._shards[shard]
 
     def _find(self, shard: int) -> NDArray[np.uint64] | None:
         if shard not in self._shards:
@@ -103,12 +103,13 @@ class DataKeys:
         build = partial(_KeyReader, self._source)
         with progress("keys", sum(info.num_records for info in infos), unit="records") as advance:
             for shard, found in run_jobs(build, missing, engine=Engine(num_workers=num_workers), report=advance):
-                self._shards[shard] = found
-                self._cache(shard)
+                self._keep(shard, found)
 
-    def _cache(self, shard: int) -> None:
-        if identity := self._source.shards[shard].identity:
-            write_cached(f"{identity}.keys", self._shards[shard])
+    def _keep(self, shard: int, found: _ShardKeys) -> None:
+        self._shards[shard] = found.keys
+        identity = self._source.shards[shard].identity
+        if identity and found.is_whole:
+            write_cached(f"{identity}.keys", found.keys)
 
     def _map_index(self) -> KeyIndex:
         shards = self.shards
@@ -127,16 +128,24 @@ class DataKeys:
         return KeyIndex(found[:num_records], halves[:num_records], halves[num_records:])
 
 
+class _ShardKeys(NamedTuple):
+    keys: NDArray[np.uint64]
+    is_whole: bool
+    """False where a file could not be read, which may be mended without that its size or time changes."""
+
+
 class _KeyReader:
     def __init__(self, source: RecordSource, worker_index: int) -> None:
         self.source = source
 
-    def __call__(self, shard: int, report: Advance) -> NDArray[np.uint64]:
+    def __call__(self, shard: int, report: Advance) -> _ShardKeys:
         keys = np.empty(self.source.shards[shard].num_records, np.uint64)
+        is_whole = True
         for row, record in enumerate(self.source.iter_shard(shard)):
             keys[row] = record.key
+            is_whole = is_whole and not record.unreadable
             report(1)
-        return keys
+        return _ShardKeys(keys, is_whole)
 
 
 def _cache_file(name: str) -> Path | None:

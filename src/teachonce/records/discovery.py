@@ -54,8 +54,8 @@ _FOREIGN, _TARS, _ARROW, _TABLE = (
 class OpenSplit(Protocol):
     """Opens what was found of a split."""
 
-    def __call__(self, *, with_boxes: bool = False) -> RecordSource:
-        """The split; ``with_boxes`` as in ``RecordSource``."""
+    def __call__(self, *, with_boxes: bool = False, keeps_unreadable: bool = False) -> RecordSource:
+        """The split; ``with_boxes`` and ``keeps_unreadable`` as in ``RecordSource``."""
         ...
 
 
@@ -107,15 +107,20 @@ def check_own_shards(data: Path, command: str, instead_of_folders: str) -> None:
 
 
 def open_records(
-    data: Path | str, split: str, options: RecordOptions = _DEFAULTS, *, with_boxes: bool = False
+    data: Path | str,
+    split: str,
+    options: RecordOptions = _DEFAULTS,
+    *,
+    with_boxes: bool = False,
+    keeps_unreadable: bool = False,
 ) -> RecordSource:
-    """The records of a split, whatever holds them; ``with_boxes`` as in ``RecordSource``.
+    """The records of a split, whatever holds them; ``with_boxes`` and ``keeps_unreadable`` as in ``RecordSource``.
 
     ``data`` is a path or an address, as a text too.
 
     Raises what ``find_split`` does, and RecordError where what is there is incomplete.
     """
-    return find_split(to_location(data), split, options)(with_boxes=with_boxes)
+    return find_split(to_location(data), split, options)(with_boxes=with_boxes, keeps_unreadable=keeps_unreadable)
 
 
 def find_split(data: Path, split: str, options: RecordOptions = _DEFAULTS) -> OpenSplit:
@@ -143,14 +148,23 @@ def find_split(data: Path, split: str, options: RecordOptions = _DEFAULTS) -> Op
         return partial(_open_part, found, name, split, part, options)
     name = _name_of(data, found, split)
     found.check(name)
-    return partial(found.open_split, name, split)
+    return partial(_open_whole, found, name, split)
+
+
+def _open_whole(
+    found: Container, name: str, split: str, *, with_boxes: bool = False, keeps_unreadable: bool = False
+) -> RecordSource:
+    source = found.open_split(name, split, with_boxes=with_boxes)
+    source.keeps_unreadable = keeps_unreadable
+    if source.unreadable and not keeps_unreadable:
+        raise RecordError(source.unreadable)
+    return source
 
 
 def _open_part(
-    found: Container, name: str, split: str, part: Part, options: RecordOptions, *, with_boxes: bool = False
+    found: Container, name: str, split: str, part: Part, options: RecordOptions, **how: bool
 ) -> RecordSource:
-    source = found.open_split(name, split, with_boxes=with_boxes)
-    return hold_out(source, part, options.val_fraction, options.val_seed)
+    return hold_out(_open_whole(found, name, split, **how), part, options.val_fraction, options.val_seed)
 
 
 def _name_of(data: Path, found: Container, split: str) -> str:

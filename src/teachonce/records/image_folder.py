@@ -39,7 +39,8 @@ IMAGE_FILE_FORMATS = ("folder", "table")
 class ImageFileSource(RecordSource):
     """Images of a listing with their ``labels`` [N]; a file name is the image's path below the listing's root.
 
-    Names alone collide. Opening it asks for the size of every file, which identifies the data in a plan.
+    Names alone collide. Opening it asks for the size of every file, which identifies the data in a plan; of a local one
+    that has none ``unreadable`` says so, for who opens it to decide.
     """
 
     def __init__(
@@ -70,16 +71,21 @@ class ImageFileSource(RecordSource):
         rows = range(start, min(start + FOLDER_SHARD_RECORDS, len(self._listing)))
         num_bytes = 0
         identity = xxhash.xxh3_128(os.fsencode(self._storage.describe()))
+        is_known = True
         for index in rows:
             image = self._listing.relative_name(index)
             try:
                 status = found.get(image) or self._storage.status(image)
             except RecordError as error:
-                raise _unreadable(error) from error
+                if not self._storage.is_local:
+                    raise RecordError(_explain(error)) from error
+                self.unreadable = self.unreadable or _explain(error)
+                is_known = False
+                continue
             num_bytes += status.num_bytes
             # A hub and a web server say no times; local files have no version.
             identity.update(f"{image}\n{status.num_bytes} {status.modified_ns}{status.version}\n".encode())
-        return ShardInfo(name, None, len(rows), num_bytes, identity.hexdigest())
+        return ShardInfo(name, None, len(rows), num_bytes, identity.hexdigest() if is_known else "")
 
     def known_labels(self, shard: int) -> NDArray[np.int32]:
         """Those of the listing."""
@@ -102,7 +108,9 @@ class ImageFileSource(RecordSource):
         try:
             encoded = self._storage.read(name)
         except RecordError as error:
-            raise _unreadable(error) from error
+            if self.keeps_unreadable and self._storage.is_local:
+                return Record.without_image(int(self._labels[index]), name, where, error)
+            raise RecordError(_explain(error)) from error
         return Record(encoded, int(self._labels[index]), name, record_key(encoded), where)
 
     def iter_shard(self, shard: int, *, with_logits: bool = False) -> Iterator[Record]:
@@ -172,5 +180,5 @@ def _all_statuses(storage: Storage, folders: Sequence[str]) -> dict[str, FileSta
     }
 
 
-def _unreadable(error: RecordError) -> RecordError:
-    return RecordError(f"{error}; restore the image and start again")
+def _explain(error: RecordError) -> str:
+    return f"{error}; restore or remove it and start again, `teachonce inspect` lists all such images"

@@ -58,6 +58,14 @@ class Record:
     own_key: int | None = None
     """Of an image that was rewritten without loss the hash of its bytes as they are: ``key`` is the original's then.
     None: ``key`` is the hash of its bytes."""
+    unreadable: str = ""
+    """Why its file cannot be read; only of a source that ``keeps_unreadable``."""
+
+    @classmethod
+    def without_image(cls, label: int, filename: str, where: str, error: RecordError) -> Record:
+        """Of a file that cannot be read: no bytes, and the hash of its place as the key."""
+        key = record_key(where.encode(errors="surrogatepass"))
+        return cls(b"", label, filename, key, where, unreadable=str(error).removeprefix(f"{where}: "))
 
 
 class RecordBatch(OnDemand[Record]):
@@ -195,6 +203,10 @@ class RecordSource(ABC):
     format: str
     with_boxes: bool = False
     """Whether records come with their bounding boxes (which image folders do not have), to draw crops by them."""
+    keeps_unreadable: bool = False
+    """Whether an image file of this machine that cannot be read is a record that says so, instead of an error."""
+    unreadable: str = ""
+    """The error of the first file that cannot be read, as far as opening the source shows it."""
 
     @property
     def num_records(self) -> int:

@@ -19,7 +19,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, suppre
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, ClassVar
 
 from teachonce.errors import TeachonceError
 from teachonce.storage.lock import LockHeldError, hold_lock
@@ -42,6 +42,7 @@ _NO_PERMISSION = {errno.EACCES, errno.EPERM, errno.EROFS}
 _LONGEST_NAME = 255
 """Bytes of a file's name, on nearly every file system."""
 _NO_PLACE = {errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOENT, errno.ENAMETOOLONG, errno.ELOOP}
+_BROKEN_LINK = {errno.ENOENT, errno.ELOOP}
 _NOT_SUPPORTED = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EACCES, errno.EPERM}
 """What file systems say that cannot do what is requested at all: it is not this file that failed."""
 
@@ -52,6 +53,7 @@ class LocalStorage(Storage):
 
     root: Path
     raises: type[TeachonceError] = TeachonceError
+    is_local: ClassVar[bool] = True
 
     def describe(self, name: str = "") -> str:
         """The path, as it was given."""
@@ -68,7 +70,7 @@ class LocalStorage(Storage):
             with os.scandir(self.root / folder) as entries:
                 for entry in entries:
                     if not entry.name.startswith(TEMPORARY_PREFIX):
-                        (listing.folders if entry.is_dir() else listing.files).append(entry.name)
+                        (listing.folders if _is_folder(entry) else listing.files).append(entry.name)
         except OSError as error:
             raise self._error(folder, "listed", error) from error
         return listing
@@ -92,9 +94,9 @@ class LocalStorage(Storage):
         for name in self.list_folder(folder).files:
             try:
                 status = os.stat(f"{self.root}/{folder}/{name}")  # noqa: PTH116, as in ``status``
-            except FileNotFoundError:
-                continue  # removed since it was listed, or a broken link
             except OSError as error:
+                if error.errno in _BROKEN_LINK:
+                    continue  # removed since it was listed, or a broken link
                 raise self._error(f"{folder}/{name}" if folder else name, "read", error) from error
             if stat.S_ISREG(status.st_mode):
                 found[name] = FileStatus(status.st_size, status.st_mtime_ns)
@@ -259,7 +261,11 @@ class LocalStorage(Storage):
                 temporary.unlink(missing_ok=True)
 
     def _error(self, name: str, verb: str, error: OSError) -> TeachonceError:
-        return self.raises(f"{self.describe(name)}: cannot be {verb}: {_explain(error, is_written=verb == 'written')}")
+        reason = _explain(error, is_written=verb == "written")
+        if error.errno in _BROKEN_LINK and verb == "read":
+            with suppress(OSError):
+                reason += f", the file is a broken link to {(self.root / name).readlink()}"
+        return self.raises(f"{self.describe(name)}: cannot be {verb}: {reason}")
 
 
 def _temporary_name(name: str) -> str:
@@ -268,6 +274,15 @@ def _temporary_name(name: str) -> str:
     encoded = os.fsencode(whole)
     # Not within a character: some file systems take whole ones alone.
     return whole if len(encoded) <= _LONGEST_NAME else encoded[:_LONGEST_NAME].decode(errors="ignore")
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        if entry.is_symlink():
+            return False  # to itself, or to where this user may not look
+        raise
 
 
 def _is_leftover(entry: os.DirEntry[str]) -> bool:

@@ -74,6 +74,9 @@ class Storage(ABC):
     requests_at_once: ClassVar[int] = 1
     """Requests that are worth having under way together: more than one where each takes a round trip."""
 
+    is_local: ClassVar[bool] = False
+    """Whether its files are this machine's, of which one may be unreadable alone: elsewhere the next ones are too."""
+
     can_list: ClassVar[bool] = True
     """False where a folder is known by the list in it alone (files.json), which a store does not need."""
 

@@ -137,7 +137,12 @@ class ArrowSource(RecordSource):
                     "below the data; write the data again with the images in it"
                 )
             storage, name = locate(self._data / path, RecordError)
-            encoded = storage.read(name)
+            try:
+                encoded = storage.read(name)
+            except RecordError as error:
+                if not (self.keeps_unreadable and storage.is_local):
+                    raise
+                return Record.without_image(int(self._labels[shard][row]), path, where, error)
         filename = path or f"{self.shards[shard].name}-{row}"
         return Record(encoded, int(self._labels[shard][row]), filename, record_key(encoded), where)
 
