@@ -38,6 +38,14 @@ def test_what_is_no_image_by_its_name_is_left_out_of_a_folder(tmp_path: Path) ->
         assert [Path(file.path).name for file in ImageFiles([tmp_path / "a"])] == ["b.jpg"]
 
 
+def test_a_folder_holds_names_of_any_bytes_too(tmp_path: Path) -> None:
+    names = ["0.jpg", "a/caf\udce9.jpg", "a/x\ny.jpg", "b\n/\udcff\udcfe/1.jpg", "caf\u00e9/2.jpg"]
+    write_files(tmp_path, *names)
+    files = list(ImageFiles([tmp_path]))
+    assert [file.path for file in files] == [f"{tmp_path}/{name}" for name in names]
+    assert all(file.storage.read(file.name) == b"x" for file in files)
+
+
 def test_what_is_not_there(tmp_path: Path) -> None:
     write_files(tmp_path, "a/notes.txt", "b/c/notes.txt")
     missing = tmp_path / "nowhere"

@@ -237,7 +237,7 @@ def test_a_line_has_all_classes_and_the_whole_path(capsys: pytest.CaptureFixture
 
 
 def test_names_that_are_no_text(run: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A file name may be any bytes; one given by name is read, and shown with escapes."""
+    """A file name may be any bytes; one given by name, or in a folder, is read, and shown with escapes."""
     odd = tmp_path / "caf\udce9\n.jpg"
     shutil.copy(pictures / "ab" / "0.jpg", odd)
     code, lines, errors = run_words(capsys, run, odd, "--top", 1)
@@ -246,6 +246,14 @@ def test_names_that_are_no_text(run: Path, pictures: Path, tmp_path: Path, capsy
     assert code == 0
     (row,) = csv.DictReader((tmp_path / "p.csv").read_text().splitlines(keepends=True))
     assert row["image"].endswith("caf\\udce9\n.jpg")
+    whole = run_words(capsys, run, pictures)[1]
+    odd.rename(pictures / "ab" / odd.name)
+    code, lines, errors = run_words(capsys, run, pictures)
+    assert (code, len(lines), errors) == (0, 8, [])
+    (line,) = set(lines) - set(whole)
+    assert line.startswith(f"{pictures}/ab/caf") and "\\n.jpg: " in line and set(whole) < set(lines)
+    code, objects, _ = run_words(capsys, run, pictures, "--json")
+    assert code == 0 and f"{pictures / 'ab' / odd.name}" in {json.loads(line)["image"] for line in objects}
 
 
 def test_from_python(run: Path, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:

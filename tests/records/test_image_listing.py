@@ -86,10 +86,18 @@ def test_what_windows_leaves_is_no_news(tmp_path: Path) -> None:
 
 def test_names_that_are_not_utf8_or_break_lines_are_refused(tmp_path: Path) -> None:
     make_tree(tmp_path, "a/x\udcff.jpg", "b/x\ny.jpg")
-    with pytest.raises(RecordError, match="is not UTF-8; rename it"):
+    with pytest.raises(RecordError, match=r"/a/x\\udcff\.jpg: the name b'x\\xff\.jpg' is not UTF-8; rename it$"):
         list_images(tmp_path, ["a"])
-    with pytest.raises(RecordError, match="has a line break; rename it"):
+    with pytest.raises(RecordError, match=r"/b/x\\ny\.jpg: the name has a line break, expected one line; rename it$"):
         list_images(tmp_path, ["b"])
+    make_tree(tmp_path, "c/d\n/1.jpg", "\udcff/1.jpg")
+    with pytest.raises(RecordError, match=r"/c/d\\n: the name has a line break"):
+        list_images(tmp_path, ["c"])
+    with pytest.raises(RecordError, match=r"/\\udcff: the name b'\\xff' is not UTF-8"):
+        find_class_folders(tmp_path)
+    folders = find_class_folders(tmp_path, any_names=True)
+    names = list(list_images(tmp_path, folders, any_names=True).relative_names())
+    assert names == ["a/x\udcff.jpg", "b/x\ny.jpg", "c/d\n/1.jpg", "\udcff/1.jpg"]
 
 
 def test_the_classes_of_train_are_the_datas(tmp_path: Path) -> None:

@@ -1,8 +1,8 @@
 """The images that ``predict`` is asked about: files and folders, local or at addresses, in the order they are given.
 
-A folder stands for all images at any depth below it, sorted by folder and name. Names of a folder are kept in one block
-(``records.image_listing``), so a million of them take little memory. Nothing here is read but names; nothing imports
-torch.
+A folder stands for all images at any depth below it, sorted by folder and name. A name may be any bytes, in a folder as
+well: no other command has to find an image by it. Names of a folder are kept in one block (``records.image_listing``),
+so a million of them take little memory. Nothing here is read but names; nothing imports torch.
 """
 
 from __future__ import annotations
@@ -79,10 +79,10 @@ def _require_folder(path: Path, storage: Storage) -> None:
 def _list_below(folder: Path) -> ImageListing:
     storage = open_storage(folder, RecordError)
     _require_folder(folder, storage)
-    folders = find_class_folders(folder)
+    folders = find_class_folders(folder, any_names=True)
     if any(map(is_image_name, storage.list_folder().files)):
         folders = ["", *folders]
     if not folders:
         suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
         raise ConfigError(f"{folder}: has no images ({suffixes}), expected at least one")
-    return list_images(folder, folders, skip_empty=True)
+    return list_images(folder, folders, skip_empty=True, any_names=True)

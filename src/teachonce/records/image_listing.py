@@ -17,6 +17,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,7 @@ from teachonce.engine.prefetch import overlap
 from teachonce.errors import ConfigError, RecordError
 from teachonce.storage.files import open_storage
 from teachonce.storage.storage import Storage
-from teachonce.terminal import plural
+from teachonce.terminal import plural, visible
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".pgm"})
 _SYSTEM_FILES = frozenset({"thumbs.db", "desktop.ini"})
@@ -38,6 +39,8 @@ SPLIT_NAMES = frozenset((*TRAIN_NAMES, *VALIDATION_NAMES, "test", "testing", "ev
 """Names of splits, in lower case: Train is one too."""
 MAX_DEPTH = 32
 """Folders below a class folder: more is a link that leads back to a folder above it."""
+_ANY_NAME = "surrogatepass"
+"""How bytes are made of a name that is not UTF-8, and the same name of them, in whatever way it was decoded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +58,7 @@ class ImageListing:
 
     def basename(self, index: int) -> str:
         """File name of an image, without its folder."""
-        return self.names[self.bounds[index] : self.bounds[index + 1]].decode()
+        return self.names[self.bounds[index] : self.bounds[index + 1]].decode(errors=_ANY_NAME)
 
     def relative_name(self, index: int) -> str:
         """ "CLASS/NAME" of an image; "NAME" in a flat folder."""
@@ -104,10 +107,13 @@ class ImageListing:
         return hasher.hexdigest()
 
 
-def find_class_folders(folder: Path) -> list[str]:
-    """Names of the folders in ``folder``, sorted; hidden ones do not count. Empty where there are none."""
-    found = open_storage(folder, RecordError).list_folder().folders
-    return sorted(_check_name(folder, name) for name in found if name[0] != ".")
+def find_class_folders(folder: Path, *, any_names: bool = False) -> list[str]:
+    """Names of the folders in ``folder``, sorted; hidden ones do not count. Empty where there are none.
+
+    ``any_names`` as in ``list_images``.
+    """
+    found = [name for name in open_storage(folder, RecordError).list_folder().folders if name[0] != "."]
+    return sorted(found if any_names else (_check_name(folder, name) for name in found))
 
 
 def find_data_classes(images: Path, split: str) -> list[str]:
@@ -130,11 +136,14 @@ def find_train_classes(images: Path) -> list[str]:
     return [] if train is None else find_class_folders(images / train)
 
 
-def list_images(root: Path, folders: Sequence[str], *, skip_empty: bool = False) -> ImageListing:
+def list_images(
+    root: Path, folders: Sequence[str], *, skip_empty: bool = False, any_names: bool = False
+) -> ImageListing:
     """The images of the class folders below ``root``, at any depth (of ``root`` alone for the folder ""), sorted.
 
     Raises RecordError for a class folder without an image, or leaves it out where ``skip_empty``. That, and files with
-    other endings that are left out, are one warning each.
+    other endings that are left out, are one warning each. ``any_names``: also those that are not UTF-8 or have a line
+    break, which nothing can be called that is written down, and so are a RecordError else.
     """
     paths: list[str] = []
     folder_of: list[NDArray[np.int32]] = []
@@ -143,11 +152,14 @@ def list_images(root: Path, folders: Sequence[str], *, skip_empty: bool = False)
     others: list[Path] = []
     empty: list[str] = []
     storage = open_storage(root, RecordError)
-    for folder, listed in zip(folders, overlap(storage, folders, lambda top: list_tree(storage, top)), strict=True):
+    list_below = partial(list_tree, storage, any_names=any_names)
+    for folder, listed in zip(folders, overlap(storage, folders, list_below), strict=True):
         for path, files in listed:
             found = _choose_images(root / path, files, others)
+            if not any_names:
+                found = [_check_name(root / path, name) for name in found]
             if found:
-                encoded = [name.encode() for name in found]
+                encoded = [name.encode(errors=_ANY_NAME) for name in found]
                 folder_of.append(np.full(len(found), len(paths), np.int32))
                 paths.append(path)
                 names.append(b"".join(encoded))
@@ -200,15 +212,19 @@ def is_image_name(name: str) -> bool:
     return name[0] != "." and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES  # noqa: PTH122, a Path costs 2 us
 
 
-def list_tree(storage: Storage, top: str) -> list[tuple[str, list[str]]]:
-    """(folder, its files) of a class folder and all below it, in order; of "" the one folder alone."""
+def list_tree(storage: Storage, top: str, *, any_names: bool = False) -> list[tuple[str, list[str]]]:
+    """(folder, its files) of a class folder and all below it, in order; of "" the one folder alone.
+
+    ``any_names`` as in ``list_images``, of the folders.
+    """
     found: list[tuple[str, list[str]]] = []
     waiting = [top]
     while waiting:
         folder = waiting.pop()
         listing, where = storage.list_folder(folder), storage.describe(folder)
         found.append((folder, listing.files))
-        below = [f"{folder}/{_check_name(where, name)}" for name in listing.folders if name[0] != "."] if top else []
+        names = [name for name in listing.folders if name[0] != "."] if top else []
+        below = [f"{folder}/{name if any_names else _check_name(where, name)}" for name in names]
         if below and folder.count("/") >= MAX_DEPTH:
             raise RecordError(
                 f"{storage.describe(folder)}: is {MAX_DEPTH} folders below its class; a link leads back to a folder "
@@ -225,7 +241,7 @@ def _choose_images(folder: Path, listed: Sequence[str], others: list[Path]) -> l
         if name[0] == "." or name.lower() in _SYSTEM_FILES:
             continue
         if is_image_name(name):
-            found.append(_check_name(folder, name))
+            found.append(name)
         else:
             others.append(folder / name)
     return sorted(found)
@@ -235,9 +251,9 @@ def _check_name(folder: Path | str, name: str) -> str:
     try:
         name.encode()
     except UnicodeEncodeError:
-        raise RecordError(f"{folder}: {_describe_undecoded(os.fsencode(name))}") from None
+        raise RecordError(f"{visible(f'{folder}/{name}')}: {_describe_undecoded(os.fsencode(name))}") from None
     if "\n" in name:
-        raise RecordError(f"{folder}: the name {name!r} has a line break; rename it")
+        raise RecordError(f"{visible(f'{folder}/{name}')}: the name has a line break, expected one line; rename it")
     return name
 
 
