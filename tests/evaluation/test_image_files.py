@@ -34,7 +34,7 @@ def test_files_and_folders_in_the_order_they_are_given(tmp_path: Path, monkeypat
 
 def test_what_is_no_image_by_its_name_is_left_out_of_a_folder(tmp_path: Path) -> None:
     write_files(tmp_path, "a/b.jpg", "a/notes.txt", "a/empty/.keep")
-    with pytest.warns(UserWarning, match="(ignored, .*such as .*notes.txt|have no images and are left out: empty)"):
+    with pytest.warns(UserWarning, match="(ignored, .* as .*notes.txt|1 folder has no images and is left out: empty)"):
         assert [Path(file.path).name for file in ImageFiles([tmp_path / "a"])] == ["b.jpg"]
 
 

@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 
 from teachonce.cli.main import main
+from teachonce.cli.output import show_verdict
 from teachonce.codecs.dense import Float32Codec
 from teachonce.codecs.registry import CODECS
 from teachonce.errors import ConfigError, StoreError, TeachonceError
 from teachonce.extraction.config import ExtractConfig, VerifyConfig
 from teachonce.extraction.extract import extract
 from teachonce.extraction.prepare import MIN_SAMPLES
-from teachonce.extraction.verify import _blocks, _find_teacher, verify
+from teachonce.extraction.verify import Verdict, _blocks, _find_teacher, verify
 from teachonce.interop.config import MergeConfig
 from teachonce.interop.merge import merge
 from teachonce.models.classifier import load_model
@@ -350,6 +351,12 @@ def test_the_command_line_gives_verdict_and_exit_code(store, data, capsys):
     with pytest.raises(SystemExit) as end:
         main(["verify", str(store), "--data", str(data), "--device", "cpu"])
     assert end.value.code == 0 and ": sound: 7 files, 15 keys" in capsys.readouterr().out
+    one = Verdict(is_sound=True, num_files=1, num_keys=1, num_top1=1, num_pixels=1, num_logits=1, num_absent=1)
+    assert show_verdict(one, VerifyConfig(store=store, data=data)) == 0
+    assert capsys.readouterr().out == (
+        f"{store}: sound: 1 file, 1 key, top-1 of 1 block, pixels of 1 and logits of 1 view (1 image of the store is "
+        "missing from the data)\n"
+    )
     (store / NAME).write_bytes(b"")
     with pytest.raises(SystemExit) as end:
         main(["verify", str(store), "--data", str(data), "--device", "cpu", "--json"])

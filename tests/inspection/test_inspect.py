@@ -17,7 +17,7 @@ from teachonce.inspection.config import InspectConfig
 from teachonce.inspection.inspect import inspect
 from teachonce.inspection.measures import measure_store
 from teachonce.inspection.page import write_page
-from teachonce.inspection.store import render_store, summarize_store
+from teachonce.inspection.store import describe_usable, render_store, summarize_store
 from teachonce.records.discovery import open_records
 from teachonce.store.begin import begin_store
 from teachonce.store.card import render_card
@@ -47,6 +47,15 @@ def shown(capsys, *words) -> str:
         main([str(word) for word in words])
     assert end.value.code == 0
     return capsys.readouterr().out
+
+
+def test_one_of_anything_is_singular(tmp_path):
+    data = write_shards(tmp_path / "data", sizes=(1,), num_classes=2)
+    store = write_store(tmp_path / "store", data, np.zeros((1, 1), np.float32), codec="float32")
+    text = render_store(summarize_store(store.path))
+    assert "1 record x 1 view in 1 shard" in text and ", 1 class, offset 1" in text
+    assert describe_usable(summarize_store(store.path)) == "1 of 1 view"
+    assert " of 1 files" not in text and "1 samples" not in text
 
 
 def test_a_stores_numbers_are_those_of_torch(store):

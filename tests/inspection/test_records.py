@@ -85,6 +85,16 @@ def test_foreign_and_mixed_logits(tmp_path: Path) -> None:
     assert "2 labels, 7 to 9 (no classes.json)" in text and "1 NOT FINITE" in text
 
 
+def test_one_of_anything_is_singular(tmp_path: Path) -> None:
+    payloads = [example(0, 7, logit=np.zeros(1, np.float32)), example(1, 7)]
+    data = write_shards(tmp_path / "data", sizes=(2,), num_classes=None, payloads=payloads)
+    summary = summarize_records(data, num_workers=1)
+    text = render_records(summary)
+    assert "  classes   1 label, 7 to 7 (" in text and "of 1 class in 1 record, top-1" in text
+    summary["splits"][0]["num_unlabeled"] = 1
+    assert "; 1 record has no label" in render_records(summary)
+
+
 def test_damage_is_named(data: Path, tmp_path: Path) -> None:
     path = data / "train-00001-of-00002"
     content = bytearray(path.read_bytes())

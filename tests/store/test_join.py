@@ -373,7 +373,7 @@ def test_equal_images_under_two_labels_are_both_right(tmp_path):
         write_shards(tmp_path / str(order), sizes, payloads=[payloads[index] for index in order])
         other = open_records(tmp_path / str(order), "train")
         with pytest.warns(
-            UserWarning, match=r"1 images occur more than once with different labels \(first: image_7\.jpg with"
+            UserWarning, match=r"1 image occurs more than once with different labels \(first: image_7\.jpg with"
         ):
             join = StoreJoin(store, other)
         join.locate(*read_all(other))

@@ -46,11 +46,13 @@ def show_inspection(inspection: Inspection, config: InspectConfig) -> int:
 def show_verdict(verdict: Verdict, config: VerifyConfig) -> int:
     """Of ``verify``: 1 where the store is not sound."""
     checked = (
-        f"{verdict.num_files} files, {verdict.num_keys:,} keys, top-1 of {verdict.num_top1} blocks, pixels of "
-        f"{verdict.num_pixels:,} and logits of {verdict.num_logits:,} views"
+        f"{plural(verdict.num_files, 'file')}, {plural(verdict.num_keys, 'key')}, top-1 of "
+        f"{plural(verdict.num_top1, 'block')}, pixels of {verdict.num_pixels:,} and logits of "
+        f"{plural(verdict.num_logits, 'view')}"
     )
     if verdict.num_absent:
-        checked += f" ({verdict.num_absent:,} images of the store are missing from the data)"
+        are = "is" if verdict.num_absent == 1 else "are"
+        checked += f" ({plural(verdict.num_absent, 'image')} of the store {are} missing from the data)"
     if config.json:
         print_text(json.dumps(verdict.to_json()))
     elif verdict.is_sound:

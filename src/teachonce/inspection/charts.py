@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from teachonce.inspection.measures import NUM_HISTOGRAM_BINS, Measures
 from teachonce.pages.charts import BLUE, ORANGE, QUIET, draw_svg
+from teachonce.terminal import plural
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,7 +31,8 @@ def draw_entropies(measures: Measures) -> str:
         axes.set_xlabel(f"nats; uniform is ln {measures.num_classes:,} = {most:.2f}")
 
     description = (
-        f"Histogram of the teacher's entropy over {measures.num_rows:,} views: mean {measures.entropy_nats:.3f} nats."
+        f"Histogram of the teacher's entropy over {plural(measures.num_rows, 'view')}: mean "
+        f"{measures.entropy_nats:.3f} nats."
     )
     return draw_svg(draw, size_inches=_SIZE, name="entropy", description=description)
 

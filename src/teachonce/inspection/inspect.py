@@ -18,7 +18,7 @@ from teachonce.runs.metrics import METRIC_COLUMNS
 from teachonce.runs.run import Run, holds_run
 from teachonce.storage.files import locate
 from teachonce.store.plan_files import holds_store
-from teachonce.terminal import as_text, visible
+from teachonce.terminal import as_text, plural, visible
 
 EPOCHS_SHOWN = 8
 
@@ -88,7 +88,7 @@ def render_run(run: Run) -> str:
     epochs, batch_size = run.setting("epochs", int), run.setting("batch_size", int)
     state = "finished" if result is not None else "NOT finished: run the same command to resume"
     lines = [
-        f"{run.path}: run of {run.student}, {run.num_classes} classes, {state}",
+        f"{run.path}: run of {run.student}, {plural(run.num_classes, 'class', 'classes')}, {state}",
         f"  data      {data}, split {split}; {run.describe_supervision()}",
         f"  epochs    {rows[-1]['epoch'] if rows else 0} of {epochs}, batch {batch_size}",
     ]
@@ -103,7 +103,7 @@ def render_run(run: Run) -> str:
         widths = [max(len(name), 9) for name in columns]
         lines += ["", "  " + "  ".join(name.rjust(width) for name, width in zip(columns, widths, strict=True))]
         if len(rows) > EPOCHS_SHOWN:
-            lines.append(f"  ... {len(rows) - EPOCHS_SHOWN} earlier epochs (--json shows all)")
+            lines.append(f"  ... {plural(len(rows) - EPOCHS_SHOWN, 'earlier epoch')} (--json shows all)")
         for row in rows[-EPOCHS_SHOWN:]:
             cells = [f"{row[name]:.4g}" if row[name] is not None else "-" for name in columns]
             lines.append("  " + "  ".join(cell.rjust(width) for cell, width in zip(cells, widths, strict=True)))

@@ -33,6 +33,7 @@ from teachonce.records.source import NO_LABEL
 from teachonce.storage.files import atomic_write, check_free, locate
 from teachonce.store.card import describe_entry
 from teachonce.store.store import Store
+from teachonce.terminal import plural
 
 PAGE_NAME = "inspect.html"
 NUM_PICTURES = 24
@@ -258,9 +259,10 @@ def _list_facts(store: Store, summary: dict[str, Any]) -> dict[str, Any]:
         "class names": brief_names(store.plan.class_names or ()) or None,
         "policy": describe_entry(summary["policy"]),
         "codec": describe_entry(summary["codec"]),
-        "records": f"{summary['num_records']:,} of split {summary['split']} in {summary['num_shards']:,} shards",
+        "records": f"{summary['num_records']:,} of split {summary['split']} in "
+        f"{plural(summary['num_shards'], 'shard')}",
         "views": f"{summary['num_views']:,} of {summary['num_views_planned']:,} planned",
-        "coverage": f"{summary['files_present']:,} of {summary['files_planned']:,} files",
+        "coverage": f"{summary['files_present']:,} of {plural(summary['files_planned'], 'file')}",
         "format": f"version {store.plan.format_version}",
         "fingerprint": store.fingerprint,
         "made with": store.versions,

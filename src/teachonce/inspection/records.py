@@ -2,9 +2,9 @@
 
 Every record is read once, with its checksums; a damaged one ends it, with its name: nothing behind it can be trusted.
 Images are opened for their size and not decoded: those that are none, whose end is missing, or whose file cannot be
-read are named at the end.
-Shards are read in parallel. It answers the questions before hours of a teacher are spent: are all classes
-there, are there duplicate images, does ``image/logit`` have the width of the classes and agree with the labels?
+read are named at the end. Shards are read in parallel. It answers the questions before hours of a teacher are spent:
+are all classes there, are there duplicate images, within a split or in train and validation, does ``image/logit`` have
+the width of the classes and agree with the labels?
 """
 
 from __future__ import annotations
@@ -17,12 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from teachonce.engine.jobs import run_jobs
 from teachonce.engine.machine import num_cores
 from teachonce.engine.options import Engine
 from teachonce.engine.progress import Advance, progress
 from teachonce.errors import ConfigError, ImageError, RecordError
+from teachonce.inspection.duplicates import SplitKeys, find_shared, key_of_unreadable
 from teachonce.pixels.decode import check_end, exif_orientation, image_size
 from teachonce.records.discovery import named_splits, open_records
 from teachonce.records.options import RecordOptions
@@ -38,7 +40,7 @@ LINES_SHOWN = 16
 
 @dataclass
 class _Tally:
-    """What was counted in some records; ``keys`` are kept to find duplicate images, 8 bytes each."""
+    """What was counted in some records."""
 
     num_records: int = 0
     num_read: int = 0
@@ -52,7 +54,8 @@ class _Tally:
     logit_widths: Counter[int] = field(default_factory=Counter)
     num_logit_hits: int = 0
     num_bad_logits: int = 0
-    keys: list[np.ndarray] = field(default_factory=list)
+    keys: NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))
+    """Of a shard, to find equal images."""
     unreadable: list[tuple[str, str]] = field(default_factory=list)
     """(where, why) of files that cannot be read and images that are none, or whose end is missing; they count as
     records, and in no size."""
@@ -71,8 +74,8 @@ def summarize_records(
     if not splits:
         raise ConfigError(f"{data}: no records; expected SPLIT-NNNNN-of-NNNNN shards or SPLIT/CLASS folders of images")
     sources = [open_records(data, name, options, keeps_unreadable=True) for name in splits]
-    summaries = [_summarize_split(source, num_workers or num_cores()) for source in sources]
-    return {"kind": "records", "path": str(data), "splits": summaries}
+    summaries, keys = zip(*(_summarize_split(source, num_workers or num_cores()) for source in sources), strict=True)
+    return {"kind": "records", "path": str(data), "splits": list(summaries), "shared": find_shared(keys)}
 
 
 def render_records(summary: dict[str, Any]) -> str:
@@ -80,11 +83,12 @@ def render_records(summary: dict[str, Any]) -> str:
     lines = [f"{summary['path']}: records"]
     for split in summary["splits"]:
         lines += ["", *_render_split(split)]
+    lines += _render_shared(summary.get("shared", []))
     return as_text(lines)
 
 
-def _summarize_split(source: RecordSource, num_workers: int) -> dict[str, Any]:
-    total = _Tally()
+def _summarize_split(source: RecordSource, num_workers: int) -> tuple[dict[str, Any], SplitKeys]:
+    total, shard_keys = _Tally(), {}
     # Of a part of the records the shards' files hold the others too.
     is_part = isinstance(source, SelectedSource)
     shard_bytes = [shard.num_bytes for shard in source.shards]
@@ -96,22 +100,23 @@ def _summarize_split(source: RecordSource, num_workers: int) -> dict[str, Any]:
             report=advance,
         ):
             _add(total, tally)
+            shard_keys[shard] = tally.keys
             if is_part:
                 shard_bytes[shard] = tally.image_bytes[1]
     table = source.classes
     names = table.names if table is not None else ()
     num_unlabeled = total.labels.pop(NO_LABEL, 0)
     labels = sorted(set(total.labels) | set(range(len(names))))
-    keys = np.concatenate(total.keys)
+    keys = SplitKeys(source, shard_keys)
     num_logits = sum(total.logit_widths.values())
     widths = sorted(total.logit_widths)
-    return {
+    summary = {
         "split": source.split,
         "format": source.format,
         "num_records": total.num_records,
         "num_bytes": sum(shard_bytes),
         "bytes_of": "images" if is_part else "shards",
-        "num_doubled": int(len(keys) - len(np.unique(keys))),
+        "num_doubled": keys.num_doubled,
         "num_turned": total.num_turned,
         "num_unlabeled": num_unlabeled,
         "unreadable": [{"where": where, "why": why} for where, why in total.unreadable],
@@ -144,6 +149,7 @@ def _summarize_split(source: RecordSource, num_workers: int) -> dict[str, Any]:
             for shard, num_bytes in zip(source.shards, shard_bytes, strict=True)
         ],
     }
+    return summary, keys
 
 
 class _ShardReader:
@@ -153,13 +159,15 @@ class _ShardReader:
     def __call__(self, shard: int, report: Advance) -> _Tally:
         tally = _Tally()
         keys = []
-        for where, label, encoded, features, why in self._read(shard):
+        for row, (where, label, encoded, features, why) in enumerate(self._read(shard)):
             report(1)
             tally.num_records += 1
             tally.labels[label] += 1
             if why:
                 tally.unreadable.append((where, why))
+                keys.append(key_of_unreadable(self.source.split, shard, row))
                 continue
+            key, _ = keys_of(features, encoded, where)
             tally.num_read += 1
             tally.features.update((name, _kind(value)) for name, value in features.items())
             try:
@@ -167,19 +175,20 @@ class _ShardReader:
                 check_end(encoded)
             except ImageError as error:
                 tally.unreadable.append((where, str(error)))
+                key = key_of_unreadable(self.source.split, shard, row)
             else:
                 tally.num_turned += exif_orientation(encoded) != 1
                 _widen(tally.width_px, width)
                 _widen(tally.height_px, height)
             least, total, most = tally.image_bytes
             tally.image_bytes = [min(least, len(encoded)), total + len(encoded), max(most, len(encoded))]
-            keys.append(keys_of(features, encoded, where)[0])
+            keys.append(key)
             logits = features.get("image/logit")
             if isinstance(logits, np.ndarray) and len(logits):
                 tally.logit_widths[len(logits)] += 1
                 tally.num_logit_hits += int(logits.argmax()) == label
                 tally.num_bad_logits += bool((np.isnan(logits) | np.isposinf(logits)).any())
-        tally.keys.append(np.array(keys, np.uint64))
+        tally.keys = np.array(keys, np.uint64)
         return tally
 
     def _read(self, shard: int) -> Iterator[tuple[str, int, Buffer, dict[str, Feature], str]]:
@@ -216,7 +225,6 @@ def _add(total: _Tally, part: _Tally) -> None:
     total.logit_widths += part.logit_widths
     total.num_logit_hits += part.num_logit_hits
     total.num_bad_logits += part.num_bad_logits
-    total.keys += part.keys
     total.unreadable += part.unreadable
 
 
@@ -285,6 +293,21 @@ def _render_unreadable(split: dict[str, Any]) -> list[str]:
     return lines
 
 
+def _render_shared(shared: list[dict[str, Any]]) -> list[str]:
+    lines = []
+    for pair in shared:
+        count, (first, second) = pair["num_records"], pair["splits"]
+        if count:
+            here, there = pair["example"]
+            are, them = ("is", "it") if count == 1 else ("are", "them")
+            lines += [
+                "",
+                f"SHARED  {plural(count, 'image')} of {first} {are} in {second} too, byte for byte: {here} is {there}; "
+                f"remove {them} from one of the two, as accuracy on {second} counts what was trained on",
+            ]
+    return lines
+
+
 def _render_turned(split: dict[str, Any]) -> list[str]:
     if not split["num_turned"]:
         return []
@@ -301,10 +324,11 @@ def _render_classes(split: dict[str, Any]) -> str:
     median = present[len(present) // 2]
     counts = f"{present[0]:,} to {present[-1]:,} records each, median {median:,}"
     if split["num_unlabeled"]:
-        counts += f"; {split['num_unlabeled']:,} records have no label"
+        have = "has" if split["num_unlabeled"] == 1 else "have"
+        counts += f"; {plural(split['num_unlabeled'], 'record')} {have} no label"
     if split["num_classes"] is None:
         labels = [entry["label"] for entry in split["classes"]]
-        return f"{len(present)} labels, {labels[0]} to {labels[-1]} (no classes.json); {counts}"
+        return f"{plural(len(present), 'label')}, {labels[0]} to {labels[-1]} (no classes.json); {counts}"
     background = " and background" if split["has_background"] else ""
     num_classes = split["num_classes"] - bool(split["has_background"])
     return f"{len(present)} of {num_classes} present{background}; {counts}"
@@ -316,6 +340,7 @@ def _render_logits(split: dict[str, Any]) -> str:
         return "none"
     bad = f"; {logits['num_not_finite']:,} NOT FINITE" if logits["num_not_finite"] else ""
     return (
-        f"of {logits['num_classes']} classes in {logits['num_records']:,} records, "
+        f"of {logits['num_classes']} {'class' if logits['num_classes'] == 1 else 'classes'} in "
+        f"{plural(logits['num_records'], 'record')}, "
         f"top-1 {logits['top1']:.4f} against the labels{bad}"
     )

@@ -204,13 +204,13 @@ def render_line(summary: Summary) -> str:
     parts = []
     if summary["kind"] == "store":
         done, missing = summary["units_done"], summary["units_missing"]
-        parts.append(f"{done:,} of {done + missing:,} units done, {missing:,} missing")
+        parts.append(f"{done:,} of {plural(done + missing, 'unit')} done, {missing:,} missing")
         rate = summary["views_per_second"]
         if rate is not None:
             records = format_rate(summary["records_per_second"])
             parts.append(f"{format_rate(rate).removesuffix('/s')} views/s ({records.removesuffix('/s')} records/s)")
     else:
-        parts.append(f"{summary['epochs_done']} of {summary['epochs']} epochs done, step {summary['step']:,}")
+        parts.append(f"{summary['epochs_done']} of {plural(summary['epochs'], 'epoch')} done, step {summary['step']:,}")
         if summary["images_per_second"] is not None:
             parts.append(f"{format_rate(summary['images_per_second']).removesuffix('/s')} images/s")
     if summary["seconds_left"] is not None:
@@ -229,7 +229,7 @@ def _describe_groups(summary: Summary) -> str:
     for group in summary["groups"]:
         if not group["is_complete"] and group["units_done"]:
             first, last = group["views"]
-            parts.append(f"{first} to {last}: {group['units_done']:,} of {group['units']:,} shards")
+            parts.append(f"{first} to {last}: {group['units_done']:,} of {plural(group['units'], 'shard')}")
     if not summary["units_missing"] and not summary["is_complete"]:
         parts.append("all files are there except the manifest, which the same extract command writes")
     return "; ".join(parts)

@@ -116,13 +116,14 @@ def render_store(summary: dict[str, Any]) -> str:
         f"{plural(summary['num_records'], 'record')} x {plural(num_views or num_planned, 'view')} in "
         f"{plural(summary['num_shards'], 'shard')}"
     )
-    coverage = f"{summary['files_present']} of {summary['files_planned']} files"
+    coverage = f"{summary['files_present']} of {plural(summary['files_planned'], 'file')}"
     if not summary["is_finished"]:
         usable = f"usable for {describe_usable(summary)}" if num_views else "NOT finished"
         coverage += f"; {usable}: run the same extract command to resume" + (" for the rest" if num_views else "")
     lines = [
         f"{summary['path']}: store of split {summary['split']}, {views}",
-        f"  teacher   {teacher_name(summary['teacher'])}, {summary['num_classes']} classes, offset {summary['offset']}",
+        f"  teacher   {teacher_name(summary['teacher'])}, {plural(summary['num_classes'], 'class', 'classes')}, "
+        f"offset {summary['offset']}",
         *([] if not summary["class_names"] else [f"  classes   {brief_names(summary['class_names'])}"]),
         f"  policy    {describe_entry(summary['policy'])}",
         f"  codec     {describe_entry(summary['codec'])}",
@@ -163,9 +164,9 @@ def render_store(summary: dict[str, Any]) -> str:
 
 def describe_usable(summary: dict[str, Any]) -> str:
     """What readers see of what is planned, as a phrase."""
-    phrase = f"{summary['num_views']} of {summary['num_views_planned']} views"
+    phrase = f"{summary['num_views']} of {plural(summary['num_views_planned'], 'view')}"
     num_records, num_planned = summary["num_records"], summary["num_records_planned"]
-    return phrase if num_records == num_planned else f"{phrase} of {num_records:,} of {num_planned:,} records"
+    return phrase if num_records == num_planned else f"{phrase} of {num_records:,} of {plural(num_planned, 'record')}"
 
 
 def _describe_accuracy(summary: dict[str, Any]) -> str:
@@ -173,7 +174,8 @@ def _describe_accuracy(summary: dict[str, Any]) -> str:
     if summary["top1"] is None:
         why = "the records have no labels" if num_unlabeled else "all views are mixed"
         return f"unknown: {why}{', and a mixed view has no single label' if num_mixed else ''}"
-    left_out = [f"{num_mixed:,} mixed views"] * bool(num_mixed) + [f"{num_unlabeled:,} unlabeled"] * bool(num_unlabeled)
+    left_out = [plural(num_mixed, "mixed view")] if num_mixed else []
+    left_out += [f"{num_unlabeled:,} unlabeled"] if num_unlabeled else []
     without = f" (without {' and '.join(left_out)})" if left_out else ""
     top5 = f", top-5 {summary['top5']:.4f}" if _has_top5(summary) else ""
     return f"top-1 {summary['top1']:.4f}{top5}{without}"
@@ -191,7 +193,7 @@ def _describe_codec_error(summary: dict[str, Any]) -> str:
         f"{error['mean']:.2g} (largest {error['largest']:.2g}) at T={temperature}"
         for temperature, error in summary["codec_error"].items()
     )
-    return f"{errors}: total variation of the softmax, mean of {summary['num_samples']:,} samples"
+    return f"{errors}: total variation of the softmax, mean of {plural(summary['num_samples'], 'sample')}"
 
 
 def _fraction(value: float | None) -> str:

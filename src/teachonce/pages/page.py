@@ -15,7 +15,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from teachonce.pages.charts import COLORS
-from teachonce.terminal import shorten_words, visible
+from teachonce.terminal import plural, shorten_words, visible
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -28,7 +28,7 @@ def render_page(template: str, **values: Any) -> str:
 
 @cache
 def environment() -> Environment:
-    """Where templates find each other, and what all of them know: ``colors`` by name, and the filter ``formatted``."""
+    """Where templates find each other, and what all know: ``colors``, ``plural``, and the filter ``formatted``."""
     # For those who want a page.
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -43,6 +43,7 @@ def environment() -> Environment:
     )
     found.filters["formatted"] = format
     found.globals["colors"] = COLORS
+    found.globals["plural"] = plural
     return found
 
 

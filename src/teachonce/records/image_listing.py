@@ -173,7 +173,9 @@ def list_images(
                 "fill the folder or remove it"
             )
     if empty:
-        warnings.warn(f"{root}: {len(empty)} folders have no images and are left out: {', '.join(empty)}", stacklevel=2)
+        have, are = ("has", "is") if len(empty) == 1 else ("have", "are")
+        found_empty = f"{plural(len(empty), 'folder')} {have} no images and {are} left out"
+        warnings.warn(f"{root}: {found_empty}: {', '.join(empty)}", stacklevel=2)
     if others:
         counts = Counter(path.suffix.lower() or "none" for path in others).most_common(3)
         endings = ", ".join(f"{suffix} ({count:,})" for suffix, count in counts)

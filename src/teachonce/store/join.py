@@ -35,6 +35,7 @@ from teachonce.records.source import (
 )
 from teachonce.storage.resume import plan_differences
 from teachonce.store.store import Store
+from teachonce.terminal import plural
 
 SAMPLED_LABELS = 32
 """Records whose labels, and of rewritten data whose keys, are compared when data and store are joined."""
@@ -410,8 +411,9 @@ def _warn_of_conflicts(store: Store) -> None:
         num_conflicts += len(different)
     if num_conflicts:
         warnings.warn(
-            f"{store.path}: {num_conflicts:,} images occur more than once with different labels (first: {first}); "
-            "they share views and logits, and each keeps its own label",
+            f"{store.path}: {plural(num_conflicts, 'image')} {'occurs' if num_conflicts == 1 else 'occur'} more than "
+            f"once with different labels (first: {first}); equal images share views and logits, and each keeps its own "
+            "label",
             stacklevel=4,
         )
 

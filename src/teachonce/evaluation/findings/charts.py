@@ -9,6 +9,7 @@ import numpy as np
 
 from teachonce.evaluation.findings.per_class import ClassResult
 from teachonce.pages.charts import BLUE, QUIET, draw_svg
+from teachonce.terminal import plural
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -36,5 +37,5 @@ def draw_class_accuracies(classes: Sequence[ClassResult], balanced: float) -> st
         axes.yaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(axis="y")
 
-    description = f"Histogram of the accuracies of {len(values):,} classes: mean {balanced:.4f}."
+    description = f"Histogram of the accuracies of {plural(len(values), 'class', 'classes')}: mean {balanced:.4f}."
     return draw_svg(draw, size_inches=CHART_INCHES, name="classes", description=description)
