@@ -204,7 +204,8 @@ def test_the_same_images_with_other_labels(tmp_path, store):
     verdict = check(store, other, teacher="none")
     assert not verdict.is_sound and "record 0" in verdict.reason and "label 2 (class1) " in verdict.reason
     with pytest.raises(
-        StoreError, match=r"label 2 .* as do 15 of 15 records: the classes have a different order there"
+        StoreError,
+        match=r"label 2 .*; 15 of 15 sampled images .*: the classes have a different order or numbering here",
     ):
         merge(MergeConfig(store=store, data=other, out=tmp_path / "m", num_workers=1))
     with pytest.raises(StoreError, match=r"label \d .*a different order"):
@@ -214,7 +215,7 @@ def test_the_same_images_with_other_labels(tmp_path, store):
 def test_data_with_another_class_count(tmp_path, store, data):
     """Classes of one name are the same, whatever their number; without a name in common they are others."""
     for first, reason in (
-        ("class0", "label 1 (a) (image_0.jpg), another one in the store"),
+        ("class0", "label 1 (a) (image_0.jpg), the store"),
         ("background", "its classes are background, class3 and the like, those of the data background, g: none in"),
         ("none", "its classes are background, class3 and the like, those of the data none, g: none in common"),
     ):

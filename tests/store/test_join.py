@@ -389,22 +389,23 @@ def test_an_image_that_was_given_another_label_keeps_its_own(tmp_path, source, s
     # Records 3 and 6 (label 1) are of class 3 today.
     relabeled = [example(index, 3) if index in (3, 6) else payload for index, payload in enumerate(payloads)]
     other = open_records(write_shards(tmp_path / "other", payloads=relabeled), "train")
-    dataset = build_dataset(other, size=8, store=store)
     with pytest.warns(
-        UserWarning, match=r"record 3 .*label 3 \(class2\) \(image_3\.jpg\), the store .* has 1 \(class0\)"
+        UserWarning,
+        match=r"2 of 8 sampled images \(about 25 % of all\) have another label than in the store, such as .*record 3 "
+        r".*label 3 \(class2\) \(image_3\.jpg\), the store .* has 1 \(class0\): the data's labels are used, ",
     ) as seen:
-        batch = dataset.read_batch(range(8), 0)
-    assert len(seen) == 1, "the second one is only counted"
+        dataset = build_dataset(other, size=8, store=store)
+    assert len(seen) == 1
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        dataset.read_batch(range(8), 0)
+        batch = dataset.read_batch(range(8), 0)
     before = build_dataset(source, size=8, store=store).read_batch(range(8), 0)
     assert batch["labels"].tolist() == [1, 2, 3, 3, 2, 3, 3, 2] != before["labels"].tolist()
     assert torch.equal(batch["teacher_logits"], before["teacher_logits"])
     assert dataset.num_relabeled == 2
-    join = StoreJoin(store, other)
-    with pytest.warns(UserWarning, match="further such images are only counted"):
-        join.locate(*read_all(other))
+    with pytest.warns(UserWarning, match="2 of 8 sampled images"):
+        join = StoreJoin(store, other)
+    join.locate(*read_all(other))
     assert len(join.relabeled) == 2
 
 
@@ -412,7 +413,9 @@ def test_most_labels_different_is_another_order_of_the_classes(tmp_path, store):
     relabeled = [example(index, 1 + (index + (index < 5)) % 3) for index in range(8)]
     other = open_records(write_shards(tmp_path / "other", payloads=relabeled), "train")
     with pytest.raises(
-        StoreError, match=r"record 0 .*label 2 \(class1\) .*as do 5 of 8 records: the classes have a different order"
+        StoreError,
+        match=r"record 0 .*label 2 \(class1\) .*; 5 of 8 sampled images \(about 62 % of all\) have another label than "
+        r"in the store, expected at most 50 %, .*the classes have a different order .*another --out",
     ):
         StoreJoin(store, other)
 

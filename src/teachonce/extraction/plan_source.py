@@ -25,6 +25,7 @@ from teachonce.records.source import Location, Record, RecordSource, ShardInfo
 from teachonce.storage.files import open_storage
 from teachonce.store.contents import StoreContents
 from teachonce.store.plan import Plan, records_file
+from teachonce.store.relabeling.labels import compare_labels
 from teachonce.store.store import Store
 from teachonce.store.tables import read_records
 from teachonce.terminal import plural, print_note
@@ -33,7 +34,7 @@ READ_AT_ONCE = 32
 KEPT_SHARDS = 64
 """Shards whose keys and places in the data are kept, 16 bytes per record: as many as threads may read at once."""
 LABEL_SAMPLE = 256
-"""Known records whose labels are compared before a store grows."""
+"""Records of which those that are known have their labels compared before a store grows: most may be new."""
 
 
 def open_plan_source(path: Path, plan: Plan, source: RecordSource) -> RecordSource:
@@ -83,21 +84,11 @@ class ExtractedData:
 
         Plans that agree have the same class names; without any, no label may differ.
         """
-        store = Store(self._path, is_partial=True)
-        num_records = self._source.num_records
-        chosen = np.unique(np.linspace(0, num_records - 1, min(LABEL_SAMPLE, num_records)).astype(np.int64))
-        records = self._source.read_batch(self._source.locate_all(chosen))
-        known, _ = store.find(np.array([record.key for record in records], np.uint64))
-        different, num_known = [], int(known.sum())
-        for at in np.flatnonzero(known).tolist():
-            found = store.locations_of(records[at].key)
-            if records[at].label not in {int(store.read_labels(shard)[row]) for shard, row in found}:
-                different.append(records[at])
-        if different and (plan.class_names is None or 2 * len(different) > num_known):
+        found = compare_labels(Store(self._path, is_partial=True), self._source, count=LABEL_SAMPLE)
+        if found.num_different and (plan.class_names is None or not found.is_relabeling):
             raise PlanMismatchError(
-                f"{self._path}: {different[0].where} has label {different[0].label} but another one in the store, "
-                f"as {len(different)} of {num_known} compared records do: the classes are numbered differently "
-                "here; use the same --labels, or another --out"
+                f"{self._path}: {found.example}; {found.count()} have another label than in the store: the classes are "
+                "numbered differently here; use the same --labels, or another --out"
             )
 
     def check_has_all(self, plan: Plan) -> None:

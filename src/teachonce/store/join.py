@@ -34,11 +34,11 @@ from teachonce.records.source import (
     all_labels,
 )
 from teachonce.storage.resume import plan_differences
+from teachonce.store.relabeling.labels import compare_labels, describe_label, take_labels, warn_of_conflicts
 from teachonce.store.store import Store
-from teachonce.terminal import plural
 
-SAMPLED_LABELS = 32
-"""Records whose labels, and of rewritten data whose keys, are compared when data and store are joined."""
+SAMPLED_KEYS = 32
+"""Records whose keys say whether shards of other bytes are the store's, rewritten without loss."""
 
 
 class StoreJoin:
@@ -70,8 +70,18 @@ class StoreJoin:
                     f"give the data of {store.path}, or extract over this data (train --missing skip leaves them out)"
                 )
                 raise StoreError(unknown.describe(advice or skip))
-        self._check_sampled_labels()
-        _warn_of_conflicts(store)
+        # Without names every difference is refused when it is read.
+        self._sample = compare_labels(store, source, self.labels) if self.is_by_name else None
+        if self._sample is not None and self._sample.num_different:
+            if not self._sample.is_relabeling:
+                raise StoreError(
+                    self._sample.refuse(
+                        "use the labels of the extraction (the same --labels), or, if these are right, extract over "
+                        "this data into another --out"
+                    )
+                )
+            warnings.warn(self._sample.describe(), stacklevel=2)
+        warn_of_conflicts(store)
 
     def fetch(self, shard: int, view: int) -> None:
         """Read the blocks of one view of a shard, where the store's shards are those of the records."""
@@ -156,7 +166,7 @@ class StoreJoin:
 
     def _check_labels(self, records: Sequence[Record], stored: NDArray[np.int32]) -> None:
         labels = all_labels(records)
-        mapped = labels if self.labels is None else _take(self.labels, labels)
+        mapped = labels if self.labels is None else take_labels(self.labels, labels)
         is_other = (mapped != stored) & (labels != NO_LABEL) & (stored != NO_LABEL)
         for at in np.flatnonzero(is_other).tolist():
             self._check_label(records[at], int(mapped[at]), int(stored[at]))
@@ -166,52 +176,17 @@ class StoreJoin:
         for shard, row in self.store.locations_of(record.key):
             if int(self.store.read_labels(shard)[row]) == mapped:
                 return
-        what = (
-            f"{record.where}: label {record.label}{self._name(record.label)} ({record.filename}), the store "
-            f"{self.store.path} has {stored}{self._stored_name(stored)}"
-        )
-        if not self.is_by_name:
+        what = describe_label(self.store, self.source, record, stored)
+        if self._sample is None:
             raise StoreError(
-                f"{what}: the classes have a different order or numbering there; use the same --labels, or "
-                "extract over this data"
+                f"{what}: the classes have a different order or numbering there; use the same --labels, or extract "
+                "over this data into another --out"
             )
         with self._lock:
             is_first = not self.relabeled
             self.relabeled.add(record.key)
-        if is_first:
-            warnings.warn(
-                f"{what}: the image has a new label since; the new label is used with the stored views and logits "
-                "(further such images are only counted)",
-                stacklevel=2,
-            )
-
-    def _check_sampled_labels(self) -> None:
-        """Raise StoreError where most labels differ: then it is not single images that were given other ones."""
-        count = min(SAMPLED_LABELS, self.source.num_records)
-        if not self.is_by_name or not count:
-            return
-        locations = [self.source.locate(index * self.source.num_records // count) for index in range(count)]
-        records = self.source.read_batch(locations)
-        known, places = self.store.find(all_keys(records))
-        different = [
-            record
-            for record, is_known, (shard, row) in zip(records, known.tolist(), places.tolist(), strict=True)
-            if is_known and not self._has_label(record, (shard, row))
-        ]
-        if 2 * len(different) > int(known.sum()):
-            record = different[0]
-            raise StoreError(
-                f"{record.where}: label {record.label}{self._name(record.label)} ({record.filename}), another one "
-                f"in the store {self.store.path}, as do {len(different)} of {int(known.sum())} records: the "
-                "classes have a different order there; use the same --labels, or extract over this data"
-            )
-
-    def _has_label(self, record: Record, location: Location) -> bool:
-        mapped = record.label if self.labels is None else int(_take(self.labels, np.array([record.label]))[0])
-        stored = [
-            int(self.store.read_labels(shard)[row]) for shard, row in (location, *self.store.locations_of(record.key))
-        ]
-        return record.label == NO_LABEL or mapped in stored or NO_LABEL in stored
+        if is_first and not self._sample.num_different:
+            warnings.warn(self._sample.describe_later(what), stacklevel=2)
 
     def _unknown(self, location: Location, record: Record) -> str:
         found = f"{record.where}: key {record.key:016x} ({record.filename})"
@@ -222,14 +197,6 @@ class StoreJoin:
                 "image has changed since extraction, or this is other data; extract again"
             )
         return f"{found} is not in the store {self.store.path}: the image changed while it was read; start again"
-
-    def _name(self, label: int) -> str:
-        names = self.source.classes.names if self.source.classes is not None else ()
-        return f" ({names[label]})" if 0 <= label < len(names) else ""
-
-    def _stored_name(self, label: int) -> str:
-        names = self.store.plan.class_names or ()
-        return f" ({names[label]})" if 0 <= label < len(names) else ""
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name not in ("_lock", "_keys")}
@@ -335,7 +302,7 @@ def is_rewriting(store: Store, source: RecordSource) -> bool:
     Other bytes alone are no sign of that: unless records say so, their keys are all looked up before anything begins.
     """
     sizes = [info.num_records for info in source.shards]
-    count = min(SAMPLED_LABELS, source.num_records)
+    count = min(SAMPLED_KEYS, source.num_records)
     if len(store.plan.parts) > 1 or [number for _, number in store.shards] != sizes or not count:
         return False
     locations = [source.locate(index * source.num_records // count) for index in range(count)]
@@ -390,32 +357,6 @@ class JoinedRecords:
 def join_records(joins: Sequence[StoreJoin], locations: Sequence[Location], records: Sequence[Record]) -> JoinedRecords:
     """The records with their place in each store; StoreError for one that a store does not have."""
     return JoinedRecords(records, locations, {id(join.store): join.locate(locations, records) for join in joins})
-
-
-def _warn_of_conflicts(store: Store) -> None:
-    """Name the first of the store's equal images that have different labels, and count them."""
-    num_conflicts, first = 0, ""
-    for index in store.index:
-        same = np.flatnonzero(index.keys[1:] == index.keys[:-1])
-        if not len(same):
-            continue
-        locations = [[index.location(place + behind) for place in same.tolist()] for behind in (0, 1)]
-        labels = [store.gather_keys(part)[1] for part in locations]
-        different = np.flatnonzero(labels[0] != labels[1])
-        if len(different) and not first:
-            at = int(different[0])
-            first = " and ".join(
-                f"{store.read_filename(*part[at])} with label {of_part[at]}"
-                for part, of_part in zip(locations, labels, strict=True)
-            )
-        num_conflicts += len(different)
-    if num_conflicts:
-        warnings.warn(
-            f"{store.path}: {plural(num_conflicts, 'image')} {'occurs' if num_conflicts == 1 else 'occur'} more than "
-            f"once with different labels (first: {first}); equal images share views and logits, and each keeps its own "
-            "label",
-            stacklevel=4,
-        )
 
 
 def label_map(store: Store, names: Sequence[str] | None, num_classes: int | None) -> NDArray[np.int64] | None:
@@ -479,11 +420,6 @@ def invert_labels(store: Store, labels: NDArray[np.int64] | None) -> NDArray[np.
     known = np.flatnonzero(labels >= 0)
     inverted[labels[known]] = known
     return inverted
-
-
-def _take(labels: NDArray[np.int64], at: NDArray[np.int64]) -> NDArray[np.int64]:
-    is_inside = (at >= 0) & (at < len(labels))
-    return np.where(is_inside, labels[np.where(is_inside, at, 0)], -1)
 
 
 def _explain(stores: Sequence[Store], source: RecordSource, location: Location) -> str:
