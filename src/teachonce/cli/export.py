@@ -66,7 +66,7 @@ def export_logits(config: ExportLogitsConfig) -> None:
             config.store,
             config.out,
             csv_files=config.csv_files,
-            view=config.view or 0,
+            view=config.view,
             background_logit=config.background_logit,
             trust=config.trust,
         )

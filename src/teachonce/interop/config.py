@@ -113,13 +113,14 @@ class MergeConfig(EngineOptions):
     """Copy TFRecords with a store's logits inserted as image/logit, in constant memory."""
 
     store: InStore[Positional[Path]]
-    """Folder of the store (policy center, or the view to take with --view)."""
+    """Folder of the store: policy center, or any without mixing and the view to take with --view."""
     data: InData[Path]
     """Folder of the TFRecords from which the store was extracted."""
     out: InOutput[Path]
     """Folder for the merged shards; finished shards are kept, missing ones are written."""
-    view: InStore[CountOrNone] = 0
-    """View whose logits are inserted."""
+    view: InStore[CountOrNone | None] = None
+    """View whose logits are inserted. Default: that of policy center; of random views, whose crop no reader of the
+    records knows, one must be named."""
     background_logit: InOutput[Logit] = float("-inf")
     """Logit for classes that the teacher does not have; 0 reproduces the walkthrough's files (and gives such classes
     real probability)."""
@@ -196,7 +197,8 @@ class ExportLogitsConfig:
     """parquet: one row per view, with key, filename, label, view, crop box and flip, and the logits as lists; csv:
     one line per image, its basename and one number per class."""
     view: InStore[CountOrNone | None] = None
-    """Export only this view. Default: parquet: all views; csv: view 0."""
+    """Export only this view. Default: parquet: all views; csv: that of policy center; of random views
+    one must be named."""
     top: InOutput[Count | None] = only_with(None, _PARQUET)
     """parquet: only this many of the most likely classes per row, as lists of classes and of their logits. Default:
     all classes, or as many as codec topk has kept."""

@@ -29,6 +29,7 @@ from teachonce.errors import ConfigError, LogitsError, PlanMismatchError, StoreE
 from teachonce.interop.config import ImportConfig
 from teachonce.interop.csv_join import LineClaims
 from teachonce.interop.csv_table import CsvTable
+from teachonce.interop.store_table import check_one_logit
 from teachonce.records.class_space import ClassSpace, describe_low_top1, map_logits
 from teachonce.records.discovery import open_records
 from teachonce.records.source import NO_LABEL, RecordSource, choose_data_classes
@@ -52,17 +53,18 @@ def export_csv(
     out: Path,
     *,
     csv_files: int = 1,
-    view: int = 0,
+    view: int | None = None,
     background_logit: float | None = None,
     trust: bool = False,
 ) -> list[Path]:
     """Write the logits of the store ``source`` as ``csv_files`` files, file i holding the shards i, i + csv_files, ...
 
-    Raises ConfigError where one of the files exists already, LogitsError where two images share a basename, StoreError
-    where the store's split is not a name of a file.
+    Raises ConfigError where one of the files exists already or the logits are of no image alone, LogitsError where two
+    images share a basename, StoreError where the store's split is not a name of a file.
     """
     with phase("export", "opening the store"):
         store = Store(source, trust=trust)
+    view = check_one_logit(store, view)
     split = check_component(store.plan.data["split"], f"{source}: the plan's split", StoreError)
     paths = [out / f"{split}-{index}.csv" for index in range(csv_files)]
     for path in paths:

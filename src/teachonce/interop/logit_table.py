@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from teachonce.errors import ConfigError
 from teachonce.interop.csv_table import CsvTable
-from teachonce.interop.store_table import StoreTable
+from teachonce.interop.store_table import StoreTable, check_one_logit
 from teachonce.records.class_space import ClassSpace, map_logits
 from teachonce.records.image_folder import IMAGE_FILE_FORMATS
 from teachonce.store.join import invert_labels, label_map
@@ -66,11 +66,7 @@ def open_logit_table(
     table: LogitTable
     if holds_store(path):
         store = Store(path)
-        if store.policy.is_random:
-            raise ConfigError(
-                f"{path}: holds logits of random views (policy {store.policy.name}), which do not belong to full "
-                "images; give a store of policy center"
-            )
+        view = check_one_logit(store, has_view=False)
         if store.plan.class_names is not None and class_names is not None:
             new_labels = invert_labels(store, label_map(store, class_names, num_classes))
         else:
@@ -82,7 +78,7 @@ def open_logit_table(
                     f"{path}: logits for data of {store.plan.data_classes} classes, this data has {num_classes} "
                     "(background included); give the store of this data"
                 )
-        table = StoreTable(store, new_labels)
+        table = StoreTable(store, new_labels, view)
     else:
         table = CsvTable(path, split=split, data_classes=num_classes)
     return MappedTable(table, num_classes, background_logit)

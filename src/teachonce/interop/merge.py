@@ -11,7 +11,6 @@ Nothing here imports torch.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
@@ -31,6 +30,7 @@ from teachonce.engine.stop_between_units import check_stop, stopping_gently
 from teachonce.errors import ConfigError, StoreError
 from teachonce.interop.config import MergeConfig
 from teachonce.interop.convert import check_arrived
+from teachonce.interop.store_table import check_one_logit
 from teachonce.records.class_space import ClassSpace, map_logits
 from teachonce.records.discovery import OWN_SHARDS, check_own_shards, open_records
 from teachonce.records.source import Location, Record, RecordSource, split_in_names
@@ -59,11 +59,12 @@ MERGE_BLOCK_RECORDS = 64
 def merge(config: MergeConfig) -> None:
     """Write each shard of the data with the store's logits inserted; complete shards are kept.
 
-    Raises StoreError where data and store do not belong together, PlanMismatchError where the output was started from
-    another store.
+    Raises StoreError where data and store do not belong together, ConfigError where the store's logits are of no image
+    alone, PlanMismatchError where the output was started from another store.
     """
     with phase("merge", "opening the store"):
         store = Store(config.store, trust=config.trust)
+    view = check_one_logit(store, config.view)
     split = check_component(store.plan.data["split"], f"{config.store}: the plan's split", StoreError)
     with phase("merge", "opening the data"):
         instead = f"use records --logits {config.store}"
@@ -72,24 +73,11 @@ def merge(config: MergeConfig) -> None:
     if source.format != "tfrecord":  # a split beside shards of others
         raise ConfigError(f"{config.data}: merge copies {OWN_SHARDS}, found {split}/ with images; {instead}")
     join = StoreJoin(store, source, advice=_advice(store))
-    if not 0 <= config.view < store.num_views:
-        raise ConfigError(f"--view {config.view}: expected 0 to {store.num_views - 1}, the views of {config.store}")
-    if store.policy.mix is not None:
-        raise ConfigError(
-            f"{config.store}: its views are mixed with other images, so its logits are of no record alone; give a "
-            "store without mixing, or train from this one"
-        )
-    if store.policy.is_random:
-        warnings.warn(
-            f"{config.store}: view {config.view} is a random crop, which readers of the merged records cannot "
-            "reproduce; train from the store instead",
-            stacklevel=2,
-        )
     warn_of_estimates(store.codec, f"{config.store} -> {config.out}")
     target = ClassSpace(num_classes=_count_classes(store, source))
     plan = {
         "store": store.fingerprint,
-        "view": config.view,
+        "view": view,
         "background_logit": str(config.background_logit),
         "num_classes": target.num_classes,
     }
@@ -99,7 +87,7 @@ def merge(config: MergeConfig) -> None:
     missing = [shard for shard in shards if not is_whole(config.out / source.shards[shard].name)]
     sizes = [info.num_records for info in source.shards]
     done = sum(sizes) - sum(sizes[shard] for shard in missing)
-    build = partial(_ShardMerger, config, join, target)
+    build = partial(_ShardMerger, config, join, target, view)
     num_bytes = sum(source.shards[shard].num_bytes for shard in missing)
     engine = config.choose_engine(num_bytes // MERGE_WORKER_BYTES)
     jobs = _in_turn(missing, engine)
@@ -116,8 +104,9 @@ def merge(config: MergeConfig) -> None:
 
 
 class _ShardMerger:
-    def __init__(self, config: MergeConfig, join: StoreJoin, target: ClassSpace, worker_index: int) -> None:
+    def __init__(self, config: MergeConfig, join: StoreJoin, target: ClassSpace, view: int, worker_index: int) -> None:
         self.config = config
+        self.view = view
         self.join = join
         self.store = join.store
         self.target = target
@@ -160,7 +149,7 @@ class _ShardMerger:
 
     def _read_logits(self, locations: Sequence[Location], records: Sequence[Record]) -> NDArray[np.float32]:
         stored = self.join.locate(locations, records)
-        columns = self.store.gather_columns(stored, self.config.view)
+        columns = self.store.gather_columns(stored, self.view)
         logits = self.store.codec.decode_logits(
             {name: values for name, values in columns.items() if name not in VIEW_COLUMNS}
         )

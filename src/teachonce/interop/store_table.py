@@ -2,13 +2,44 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 from numpy.typing import NDArray
 
-from teachonce.errors import LogitsError
+from teachonce.errors import ConfigError, LogitsError
 from teachonce.records.class_space import ClassSpace
 from teachonce.records.source import NO_LABEL
 from teachonce.store.store import Store
+
+
+def check_one_logit(store: Store, view: int | None = None, *, has_view: bool = True) -> int:
+    """The view whose logits may stand for an image in what has one vector of logits for each: records and CSV.
+
+    Such readers know neither crops nor partners. So ConfigError where views are mixed with other images, or are random
+    and none was asked for by its number (``view``; ``has_view``: the command has --view); one that was gets a warning.
+    """
+    if store.policy.mix is not None:
+        raise ConfigError(
+            f"{store.path}: its views are mixed with other images, so its logits are of no image alone; give a store "
+            "of policy center, or train from this one (train --store)"
+        )
+    if store.policy.is_random and view is None:
+        or_view = f", or --view 0 to {store.num_views - 1} for those of one random view" if has_view else ""
+        raise ConfigError(
+            f"{store.path}: holds logits of random views (policy {store.policy.name}), which do not belong to full "
+            f"images; give a store of policy center{or_view}"
+        )
+    view = view or 0
+    if view >= store.num_views:
+        raise ConfigError(f"--view {view}: expected 0 to {store.num_views - 1}, the views of {store.path}")
+    if store.policy.is_random:
+        warnings.warn(
+            f"{store.path}: view {view} is a random crop, which readers of its logits alone cannot reproduce; train "
+            "from the store instead",
+            stacklevel=3,
+        )
+    return view
 
 
 class StoreTable:
