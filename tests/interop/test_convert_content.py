@@ -233,7 +233,10 @@ def test_other_boxes_of_the_same_names_are_another_conversion(images: Path, out:
     run(images, out, boxes=tmp_path / "xml")
     run(images, out, boxes=tmp_path / "xml")
     write(path, xml.replace("80", "90"))
-    with pytest.raises(PlanMismatchError, match=r"boxes was \w+, now \w+"):
+    with pytest.raises(
+        PlanMismatchError,
+        match=r"out: was started with other inputs: the boxes \(--boxes\): not the same then and now; choose another",
+    ):
         run(images, out, boxes=tmp_path / "xml")
 
 

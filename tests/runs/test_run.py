@@ -10,11 +10,13 @@ import pytest
 from teachonce.errors import ConfigError, ModelError, PlanMismatchError, TeachonceError
 from teachonce.pixels.preprocessing import Preprocessing
 from teachonce.records.class_table import hash_classes
+from teachonce.records.discovery import open_records
+from teachonce.records.source import RecordSource, identify_data
 from teachonce.runs.metrics import METRIC_COLUMNS, read_metrics, write_metrics
 from teachonce.runs.run import Run, begin_run, check_run, find_run, open_finished_run
 from teachonce.storage.files import write_json
 from teachonce.training.config import default_options
-from tests.support.small_data import run_config
+from tests.support.small_data import run_config, write_shards
 
 CONFIG = {
     "student": "timm:x",
@@ -70,7 +72,7 @@ def test_the_order_of_the_classes_is_part_of_the_run(tmp_path: Path) -> None:
     # Runs of older versions know less.
     (tmp_path / "old").mkdir()
     write_json(tmp_path / "old" / "config.json", named("cat", "dog", class_names=None))
-    with pytest.raises(PlanMismatchError, match=rf"output 0 was {hash_classes(['cat', 'dog'])}, now "):
+    with pytest.raises(PlanMismatchError, match="same ones in another order; give --labels"):
         begin_run(tmp_path / "old", named("dog", "cat", class_names=None), default_options())
     write_json(tmp_path / "old" / "config.json", {**CONFIG, "labels": "a.txt"})
     begin_run(tmp_path / "old", named("dog", "cat"), default_options())
@@ -178,3 +180,56 @@ def test_what_is_found_of_a_run(tmp_path: Path) -> None:
     result = {"epochs": 1, "top1": 0.5, "top5": 1, "ece": 0.1, "seconds": 2.5}
     write_json(tmp_path / "result.json", result)
     assert open_finished_run(tmp_path, requested_by="--x").result == run.result == result
+
+
+def identified(source: RecordSource) -> dict[str, Any]:
+    return {**source.describe(), **identify_data(source)}
+
+
+def test_a_run_whose_data_changed_says_how_much_it_was_and_is(tmp_path: Path) -> None:
+    """Its message was: train_records.shards was 1b0c..., now 77aa..."""
+    before = open_records(write_shards(tmp_path / "before", sizes=(5, 3)), "train")
+    after = open_records(write_shards(tmp_path / "after", sizes=(5, 4)), "train")
+    started = CONFIG | {"train_records": identified(before), "validation_records": identified(before)}
+    begin_run(tmp_path / "run", started, default_options())
+    begin_run(tmp_path / "run", started, default_options())
+    with pytest.raises(PlanMismatchError) as caught:
+        begin_run(tmp_path / "run", started | {"train_records": identified(after)}, default_options())
+    old, new = (f"{identify_data(source)['num_bytes']:,} bytes" for source in (before, after))
+    assert str(caught.value) == (
+        f"{tmp_path / 'run'}: was started with other inputs: the training data (--data) changed since: 8 images in 2 "
+        f"shards ({old}) then, 9 images in 2 shards ({new}) now; choose another --out, or restore what the run was "
+        "started with"
+    )
+    renamed = identified(before) | {"shards": "ab" * 8}
+    with pytest.raises(
+        PlanMismatchError, match=r"the validation data changed since: 8 images .* then and now, but other"
+    ):
+        begin_run(tmp_path / "run", started | {"validation_records": renamed}, default_options())
+    with pytest.raises(
+        PlanMismatchError, match=r"configuration: lr was 0.1, now 0.2; the training data .*same settings$"
+    ):
+        begin_run(tmp_path / "run", started | {"lr": 0.2, "train_records": identified(after)}, default_options())
+
+
+def test_a_run_of_an_older_version_knows_less_of_its_data(tmp_path: Path) -> None:
+    source = open_records(write_shards(tmp_path / "data"), "train")
+    records = identified(source)
+    older = {name: value for name, value in records.items() if name not in ("num_shards", "num_bytes")}
+    begin_run(tmp_path / "run", CONFIG | {"train_records": older}, default_options())
+    begin_run(tmp_path / "run", CONFIG | {"train_records": records}, default_options())
+    now = records | {"shards": "ab" * 8, "num_records": 9}
+    with pytest.raises(PlanMismatchError, match="changed since: 8 images then, 9 images now; choose"):
+        begin_run(tmp_path / "run", CONFIG | {"train_records": now}, default_options())
+
+
+def test_other_stores_and_weights_are_named_without_their_hashes(tmp_path: Path) -> None:
+    names = ("store_fingerprint", "init_weights_sha256", "online_weights_sha256")
+    begin_run(tmp_path / "run", CONFIG | dict.fromkeys(names, "ab" * 16), default_options())
+    for name, what in zip(names, ("the store", "the weights to start from", "the teacher's weights"), strict=True):
+        changed = CONFIG | dict.fromkeys(names, "ab" * 16) | {name: "cd" * 16}
+        with pytest.raises(
+            PlanMismatchError, match=rf"other inputs: {what} \(.*\): not the same then and now; choose"
+        ) as caught:
+            begin_run(tmp_path / "run", changed, default_options())
+        assert "abab" not in str(caught.value)

@@ -94,3 +94,35 @@ def test_long_values_are_cut_and_long_lists_counted() -> None:
     assert plan_differences({"a": {"b": long}}, {"a": {"b": [*long[:99], 0]}}) == ["a.b: 1 of 100 entries differ"]
     assert plan_differences({"a": [1, 2]}, {"a": [1]}) == ["a was [1, 2], now [1]"]
     assert plan_differences({"a": {"b": 1}}, {"a": None}) == ["a.b was 1, now None"]
+
+
+def test_hashes_are_never_shown_but_what_they_are_of() -> None:
+    """People cannot compare them: what differs is said by name, of a setting that nobody named by its own."""
+    one, other = "ab" * 16, "cd" * 16
+    hashes = {"store": "the store (--store)", "data.shards": lambda old, new: f"{old['n']} then, {new['n']} now"}
+    old = {"store": one, "data": {"shards": one, "n": 1}, "x": "12" * 8, "y": None, "both": f"{one}+{other}", "lr": 1}
+    new = {"store": other, "data": {"shards": other, "n": 2}, "x": "34" * 8, "y": one, "both": one, "lr": 2}
+    assert plan_differences(old, new, frozenset({"data.n"}), hashes=hashes) == [
+        "the store (--store): not the same then and now",
+        "1 then, 2 now",
+        "x: not the same then and now",
+        "y: none then",
+        "both: not the same then and now",
+        "lr was 1, now 2",
+    ]
+    assert plan_differences({"a": one}, {"a": other}, words=("there", "here")) == ["a: not the same there and here"]
+    assert plan_differences({"a": one}, {}) == ["a: none now"]
+
+
+def test_inputs_that_changed_are_no_other_settings(tmp_path: Path) -> None:
+    hashes = {"store": "the store (--store)"}
+    file = plan_file(tmp_path, hashes=hashes, advice_on_inputs="restore it")
+    file.begin(PLAN | {"store": "ab" * 16})
+    with pytest.raises(PlanMismatchError) as error:
+        file.begin(PLAN | {"store": "cd" * 16})
+    found = "the store (--store): not the same then and now"
+    assert str(error.value) == f"{tmp_path}: was started with other inputs: {found}; restore it"
+    with pytest.raises(
+        PlanMismatchError, match=r"a different plan: seed was 0, now 1; the store .* and now; choose another"
+    ):
+        file.begin(PLAN | {"store": "cd" * 16, "seed": 1})

@@ -30,11 +30,23 @@ def test_another_plan_is_refused_with_what_differs(tmp_path):
         begin_store(path, other, views_per_file=2)
     for phrase in (
         "teacher.model was timm:x, now timm:y",
-        "teacher.weights_sha256 was ab, now cd",
+        "the teacher's weights (--teacher): not the same then and now",
         "codec.name was int8",
     ):
         assert phrase in str(error.value)
     assert read_tree(path) == before
+
+
+def test_shards_that_changed_are_named(tmp_path):
+    """Where a store cannot grow, as one of imported logits."""
+    plan = make_plan()
+    name, *rest = plan.data["shards"][0]
+    begin_store(tmp_path / "store", plan, views_per_file=2)
+    shards = [[name, rest[0], rest[1] + 1], ["new", 1, 2], ["newer", 1, 2], *plan.data["shards"][2:]]
+    with pytest.raises(
+        PlanMismatchError, match=rf"2 added \(first: new\), 1 removed .*, 1 changed \(first: {name}\); choose"
+    ):
+        begin_store(tmp_path / "store", make_plan(data=plan.data | {"shards": shards}), views_per_file=2)
 
 
 def test_moved_weights_are_the_same_teacher(tmp_path):
@@ -98,7 +110,9 @@ def grown(plan, *added):
 def test_other_data_is_refused_where_nobody_says_what_it_has_more(tmp_path):
     path = tmp_path / "store"
     plan = begin_store(path, make_plan(), views_per_file=2)
-    with pytest.raises(PlanMismatchError, match=r"data\.shards"):
+    with pytest.raises(
+        PlanMismatchError, match=r"the shards of the data changed since: 1 added \(first: more\); choose"
+    ):
         begin_store(path, grown(plan, ("more", 2)), views_per_file=2)
 
 

@@ -92,7 +92,8 @@ def check_logits(
 def _check_teacher(store: Store, teacher: Classifier) -> None:
     found = {"weights_sha256": teacher.weights_sha256, "preprocessing": teacher.preprocessing.to_json()}
     expected = {name: store.plan.teacher[name] for name in found if store.plan.teacher.get(name) is not None}
-    differences = plan_differences(expected, {name: found[name] for name in expected})
+    hashes = {"weights_sha256": "its weights"}
+    differences = plan_differences(expected, {name: found[name] for name in expected}, hashes=hashes)
     if differences:
         raise CheckError(f"{store.path}: a different teacher than at extraction: {'; '.join(differences)}")
     if teacher.num_classes != store.class_space.num_classes:

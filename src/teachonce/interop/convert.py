@@ -324,6 +324,13 @@ def _begin(config: RecordsConfig, plan: dict[str, Any], classes: ClassTable) -> 
         is_foreign=lambda names: any(shard and shard[0] == config.split for shard in map(parse_shard_name, names)),
         advice=f"choose another --out, or remove the {config.split} shards and {name}",
         defaults={"keep": False, "restart": "off"},
+        hashes={
+            "image names": "the names of the images",
+            "labels": "the labels of the images",
+            "order": "the order of the images (drawn by --seed)",
+            "boxes": "the boxes (--boxes)",
+            "logits": "the logits (--logits)",
+        },
     )
     plan_file.check(plan)
     old_classes = read_classes(config.out)

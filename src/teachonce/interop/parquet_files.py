@@ -57,6 +57,7 @@ def export_parquet(
     PlanFile(
         folder=out,
         name=PLAN_NAME,
+        hashes={"store": f"the store {source}"},
         foreign=ConfigError(f"{out}: exists and is not an export; choose another --out or remove it"),
     ).begin({"store": store.fingerprint, "view": view, "top": top})
     storage = open_storage(out)

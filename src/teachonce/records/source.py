@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -30,6 +30,7 @@ from teachonce.native import Buffer as Buffer
 from teachonce.native import Buffers
 from teachonce.on_demand import OnDemand
 from teachonce.records.class_table import ClassTable
+from teachonce.terminal import plural
 
 SCANNED_RECORDS = 64
 """That are read and worked on at once."""
@@ -275,6 +276,56 @@ class RecordSource(ABC):
         num_classes = None if self.classes is None else len(self.classes.names)
         shards = [[shard.name, shard.num_records, shard.num_bytes] for shard in self.shards]
         return {"split": self.split, "format": self.format, "num_classes": num_classes, "shards": shards}
+
+
+def identify_data(source: RecordSource) -> dict[str, Any]:
+    """What identifies the shards of a source in the plan of what is made of it: a hash, and what to say of others."""
+    shards = source.describe()["shards"]
+    return {
+        "shards": xxhash.xxh3_64_hexdigest(repr(shards).encode()),
+        "num_records": source.num_records,
+        "num_shards": len(shards),
+        "num_bytes": sum(num_bytes for *_, num_bytes in shards),
+    }
+
+
+def describe_data_change(what: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """A phrase for data whose ``identify_data`` is another one than then: how much it was, and is now.
+
+    What older versions wrote lacks some of the numbers.
+    """
+    names = ("num_records", "num_shards", "num_bytes")
+    known = [name for name in names if None not in (old.get(name), new.get(name))]
+    phrase = f"{what} changed since"
+    if not known:
+        return phrase
+    then, now = (_describe_amount({name: plan[name] for name in known}) for plan in (old, new))
+    if then == now:
+        return f"{phrase}: {then} then and now, but other shards or sizes"
+    return f"{phrase}: {then} then, {now} now"
+
+
+def _describe_amount(known: Mapping[str, int]) -> str:
+    parts = []
+    if "num_records" in known:
+        parts.append(plural(known["num_records"], "image"))
+    if "num_shards" in known:
+        parts.append(f"in {plural(known['num_shards'], 'shard')}")
+    if "num_bytes" in known:
+        parts.append(f"({plural(known['num_bytes'], 'byte')})")
+    return " ".join(parts)
+
+
+def describe_shard_changes(old: Sequence[Sequence[Any]], new: Sequence[Sequence[Any]]) -> str:
+    """Which of the data's shards (name, records, bytes) were added, removed and changed, as a phrase."""
+    before, now = ({str(shard[0]): list(shard) for shard in shards} for shards in (old, new))
+    found = [
+        ("added", [name for name in now if name not in before]),
+        ("removed", [name for name in before if name not in now]),
+        ("changed", [name for name in before if name in now and before[name] != now[name]]),
+    ]
+    phrases = [f"{len(names):,} {word} (first: {names[0]})" for word, names in found if names]
+    return f"the shards of the data changed since: {', '.join(phrases) or 'in another order'}"
 
 
 def label_error(record: Record, expected: range, advice: str, *, has_names: bool) -> RecordError:

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, TypeVar
@@ -30,10 +31,11 @@ import xxhash
 
 from teachonce.errors import ConfigError, ModelError, PlanMismatchError, TeachonceError
 from teachonce.pixels.preprocessing import Preprocessing
+from teachonce.records.source import describe_data_change
 from teachonce.runs.metrics import Row, read_metrics
 from teachonce.storage.address import to_location
 from teachonce.storage.files import open_storage, read_json
-from teachonce.storage.resume import PlanFile
+from teachonce.storage.resume import PlanFile, Say
 from teachonce.storage.strict_json import parse_json
 
 T = TypeVar("T")
@@ -83,10 +85,31 @@ _FREE = frozenset(
         "logger",
         "recipe",
         "versions",
+        *(
+            f"{records}.{name}"
+            for records in ("train_records", "validation_records")
+            for name in ("num_shards", "num_bytes")
+        ),
     }
 )
 """Entries of config.json that may differ when a run is resumed: where it is computed and where files are; the name of
-the recipe, whose options are compared one by one; what ``_check_classes`` compares, as older runs lack some of it."""
+the recipe, whose options are compared one by one; what ``_check_classes`` compares, as older runs lack some of it; what
+the hash of the records' shards says already."""
+
+_TRAIN_DATA = partial(describe_data_change, "the training data (--data)")
+_VALIDATION_DATA = partial(describe_data_change, "the validation data")
+INPUTS: Mapping[str, Say] = {
+    "train_records.shards": _TRAIN_DATA,
+    "train_records.num_records": _TRAIN_DATA,
+    "validation_records.shards": _VALIDATION_DATA,
+    "validation_records.num_records": _VALIDATION_DATA,
+    "store_fingerprint": "the store (--store)",
+    "record_logits.store": "the store whose logits the records have (merge)",
+    "record_logits.logits": "the logits that the records have (records --logits)",
+    "init_weights_sha256": "the weights to start from (--init, or those of --student)",
+    "online_weights_sha256": "the teacher's weights (--teacher)",
+}
+"""Entries of config.json that say by a hash what a run was started with, and what messages call them."""
 
 _NUMBER = (int, float)
 _ANY_NUMBER = (int, float, type(None))
@@ -272,10 +295,12 @@ def _check_classes(path: Path, old: Mapping[str, Any] | None, new: Mapping[str, 
         return
     names = zip_longest(old.get("class_names") or [], new.get("class_names") or [], fillvalue="nothing")
     differing = ((output, *pair) for output, pair in enumerate(names) if pair[0] != pair[1])
-    output, before, now = next(differing, (0, old["classes_hash"], new["classes_hash"]))
+    # Older runs have no names.
+    output, before, now = next(differing, (None, None, None))
+    which = "" if output is None else f": output {output} was {before}, now {now}"
     raise PlanMismatchError(
-        f"{path}: was started with other classes, or with the same ones in another order: output {output} was "
-        f"{before}, now {now}; give --labels or name the folders as before, or choose another --out"
+        f"{path}: was started with other classes, or with the same ones in another order{which}; give --labels or name "
+        "the folders as before, or choose another --out"
     )
 
 
@@ -289,6 +314,8 @@ def _plan_file(path: Path, defaults: Mapping[str, Any]) -> PlanFile:
         name=CONFIG_NAME,
         foreign=TeachonceError(f"{path}: exists and is not a run; choose another --out or remove it"),
         what="configuration",
+        hashes=INPUTS,
+        advice_on_inputs="choose another --out, or restore what the run was started with",
         may_differ=_FREE,
         defaults=defaults,
     )

@@ -8,6 +8,7 @@ anything is touched. Several processes may begin at once: the first one's plan c
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,9 @@ from teachonce.storage.files import open_storage, read_json, write_json
 
 SHOWN_CHARACTERS = 80
 """Of a value in a message; of longer lists it says how many entries differ."""
+_HASH = re.compile(r"[0-9a-f]{16,128}(\+[0-9a-f]{16,128})*")
+Say = str | Callable[[Mapping[str, Any], Mapping[str, Any]], str]
+"""What a hash is of, such as "the store (--store)"; or a phrase from the two objects that the hashes are in."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +36,10 @@ class PlanFile:
     """Whether names in a folder without plan (hidden ones and the plan's left out) are something else's; here: any."""
     what: str = "plan"
     advice: str = "choose another --out, or the same settings"
+    hashes: Mapping[str, Say] = field(default_factory=dict)
+    """Settings that identify an input by its hash, which says nothing to people, and how messages name them."""
+    advice_on_inputs: str = ""
+    """``advice`` where only such settings differ; "": the same."""
     may_differ: frozenset[str] = frozenset()
     """Settings that may change between two calls; "a.b" is b of the object a."""
     defaults: Mapping[str, Any] = field(default_factory=dict)
@@ -71,12 +79,15 @@ class PlanFile:
             return None
         known = {name: value for name, value in self.defaults.items() if name in plan}
         # As JSON has it: tuples are lists there.
-        differences = plan_differences(known | old, json.loads(json.dumps(plan)), self.may_differ)
-        if differences:
-            raise PlanMismatchError(
-                f"{self.folder}: was started with a different {self.what}: {'; '.join(differences)}; {self.advice}"
-            )
-        return old
+        new = json.loads(json.dumps(plan))
+        differences = plan_differences(known | old, new, self.may_differ, hashes=self.hashes)
+        if not differences:
+            return old
+        found = "; ".join(differences)
+        if self.hashes and not plan_differences(known | old, new, self.may_differ | self.hashes.keys()):
+            advice = self.advice_on_inputs or self.advice
+            raise PlanMismatchError(f"{self.folder}: was started with other inputs: {found}; {advice}")
+        raise PlanMismatchError(f"{self.folder}: was started with a different {self.what}: {found}; {self.advice}")
 
     def begin(self, plan: Mapping[str, Any]) -> dict[str, Any]:
         """``check``, then write the plan where there is none; returns the plan that is there now."""
@@ -95,8 +106,13 @@ def plan_differences(
     prefix: str = "",
     *,
     words: tuple[str, str] = ("was", "now"),
+    hashes: Mapping[str, Say] | None = None,
 ) -> list[str]:
-    """One phrase for each setting in which two JSON objects differ, those aside that may, in the order of ``new``."""
+    """One phrase for each setting in which two JSON objects differ, those aside that may, in the order of ``new``.
+
+    Of a hash it says that it is another one, with the words that ``hashes`` has for the setting.
+    """
+    hashes = hashes or {}
     phrases: list[str] = []
     for key in dict.fromkeys([*new, *old]):
         name, before, now = prefix + key, old.get(key), new.get(key)
@@ -104,13 +120,27 @@ def plan_differences(
             continue
         if {type(before), type(now)} in ({dict}, {dict, type(None)}):
             # A part that only one of them has differs by each of its settings.
-            phrases += plan_differences(before or {}, now or {}, may_differ, f"{name}.", words=words)
+            phrases += plan_differences(before or {}, now or {}, may_differ, f"{name}.", words=words, hashes=hashes)
+        elif name in hashes or _is_hash(before) or _is_hash(now):
+            say = hashes.get(name, name)
+            phrases.append(_describe_hash(say, before, now, words) if isinstance(say, str) else say(old, new))
         elif isinstance(before, list) and isinstance(now, list) and len(str(before)) > SHOWN_CHARACTERS:
             num_different = sum(a != b for a, b in zip(before, now, strict=False)) + abs(len(before) - len(now))
             phrases.append(f"{name}: {num_different} of {max(len(before), len(now))} entries differ")
         else:
             phrases.append(f"{name} {words[0]} {_brief(before)}, {words[1]} {_brief(now)}")
-    return phrases
+    return list(dict.fromkeys(phrases))
+
+
+def _is_hash(value: Any) -> bool:
+    return isinstance(value, str) and _HASH.fullmatch(value) is not None
+
+
+def _describe_hash(what: str, before: Any, now: Any, words: tuple[str, str]) -> str:
+    first, second = ("then", "now") if words == ("was", "now") else words
+    if before is None or now is None:
+        return f"{what}: none {first if before is None else second}"
+    return f"{what}: not the same {first} and {second}"
 
 
 def _brief(value: Any) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from teachonce.errors import PlanMismatchError, StoreError
+from teachonce.records.source import describe_shard_changes
 from teachonce.storage.files import open_storage
-from teachonce.storage.resume import plan_differences
+from teachonce.storage.resume import Say, plan_differences
 from teachonce.store.manifests import Manifests
 from teachonce.store.plan import FORMAT_VERSION, Part, Plan, group_views
 from teachonce.store.plan_files import SealedPlan, holds_store, put_plan, read_plans
@@ -18,6 +19,13 @@ MAY_DIFFER = frozenset(
 )
 """More views and records may be added, and the teacher's weights may be elsewhere today: what the teacher is, its
 model and the weights' hash say."""
+
+_INPUTS: Mapping[str, Say] = {
+    "teacher.weights_sha256": "the teacher's weights (--teacher)",
+    "teacher.csv_xxh3": "the CSV files",
+    "data.shards": lambda old, new: describe_shard_changes(old["shards"], new["shards"]),
+}
+"""Fields that say by a hash or a list what a store was started with, and what messages call them."""
 
 
 class DataToday(Protocol):
@@ -91,7 +99,7 @@ def _check_agrees(path: Path, old: Plan, new: Plan, *, knows_data: bool) -> None
     may_differ = MAY_DIFFER | names | ({"data.format"} if knows_data else set())
     if not knows_data:
         may_differ -= {"data.shards"}
-    differences = plan_differences(old.to_json(), new.to_json(), frozenset(may_differ))
+    differences = plan_differences(old.to_json(), new.to_json(), frozenset(may_differ), hashes=_INPUTS)
     if differences:
         raise PlanMismatchError(
             f"{path}: was started with a different plan: {'; '.join(differences)}; choose another --out, or the "

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import xxhash
 from numpy.typing import NDArray
 
 from teachonce.data.dataset import EvalDataset, KDDataset, find_num_classes
@@ -34,7 +33,7 @@ from teachonce.records.class_table import hash_classes, shown_names
 from teachonce.records.data_keys import read_all_labels
 from teachonce.records.discovery import open_records
 from teachonce.records.image_folder import IMAGE_FILE_FORMATS
-from teachonce.records.source import RecordSource, require_labels, split_in_names
+from teachonce.records.source import RecordSource, identify_data, require_labels, split_in_names
 from teachonce.runs.run import Run, find_run
 from teachonce.storage.address import is_remote
 from teachonce.storage.files import open_storage, read_json
@@ -494,6 +493,4 @@ def _identify_record_logits(config: TrainConfig, source: RecordSource) -> dict[s
 
 
 def _identify(source: RecordSource) -> dict[str, Any]:
-    described = source.describe()
-    shards = xxhash.xxh3_64_hexdigest(repr(described["shards"]).encode())
-    return {**described, "shards": shards, "num_records": source.num_records}
+    return {**source.describe(), **identify_data(source)}

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import xxhash
-
 from teachonce.errors import ConfigError, PlanMismatchError, RecordError
 from teachonce.records.class_table import CLASSES_NAME, describe_classes, read_classes, write_classes
-from teachonce.records.source import RecordSource, ShardInfo, split_in_names
+from teachonce.records.source import RecordSource, ShardInfo, describe_data_change, identify_data, split_in_names
 from teachonce.records.tfrecord.framing import TFRecordWriter, delete_index, index_path, write_index
 from teachonce.storage.files import atomic_write, open_storage
 from teachonce.storage.remote.file_index import ListedFile
@@ -35,14 +34,22 @@ def begin_rewrite(
         raise ConfigError(f"--out {out}: is the --data folder; choose another folder")
     split = split_in_names(source)
     _check_classes(command, data, out, split)
-    shards = xxhash.xxh3_64_hexdigest(repr(source.describe()["shards"]).encode())
+    identity = identify_data(source)
+    shards = identity.pop("shards")
     PlanFile(
         folder=out,
         name=f"{command}.{split}.json",
         foreign=ConfigError(f"--out {out}: exists and is not empty; choose another folder"),
         is_foreign=lambda names: not _are_of_command(names, command, split),
         defaults={"data": shards} if is_data_new else {},
-    ).begin({"split": split, **plan, "data": shards})
+        # What the hash says already; plans of older versions lack them.
+        may_differ=frozenset(identity),
+        hashes={
+            "data": partial(describe_data_change, f"the records of {data}"),
+            "store": "the store",
+        },
+        advice_on_inputs="choose another --out, or restore them",
+    ).begin({"split": split, **plan, "data": shards, **identity})
     classes = read_classes(data)
     if classes is not None and read_classes(out) is None:
         write_classes(out, classes)
