@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import shlex
+from pathlib import Path
 
 import pytest
 
-from benchmarks.cifar_proof import TEACHER, steps
+from benchmarks.cifar_proof import steps, teachings
 from teachonce.cli.main import parse_command
 
 
@@ -27,4 +28,5 @@ def test_every_command_is_one(in_turn: bool) -> None:
                 assert made >= {str(path) for paths in config.parse_stores() for path in paths}
     assert {step.out for step in found} == {"arms", "with-labels", "policies", "codecs-1", "codecs-4"}
     assert "Arms, 3 seeds: labels,center,views:10,online,views:4,views:1,views:30" in {step.title for step in found}
-    parse_command(shlex.split(TEACHER.format(weights="w.safetensors", epochs=4)))
+    first, second = (parse_command(shlex.split(words)) for words in teachings(Path("w.safetensors"), is_cpu=in_turn))
+    assert second.init == first.out and second.size > first.size
