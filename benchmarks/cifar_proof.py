@@ -35,7 +35,7 @@ SMALL_TEACHER = (
     "train --data full --student timm:tf_efficientnet_lite0,weights={weights} --out teacher-64 --size 64 --epochs 6 "
     "--crop-scale 0.4 1 --lr 2e-3"
 )
-TEACHER = "train --data full --student timm:tf_efficientnet_lite0 --init teacher-64 --out teacher --crop-scale 0.6 1 --lr 1e-3"
+TEACHER = "train --data full --student timm:tf_efficientnet_lite0 --init teacher-64 --out teacher --crop-scale 0.6 1"
 TEACHER_SIZES = {
     "cpu": "--size 96 --eval-size 112 --epochs 6 --lr 1e-3",
     "cuda": "--size 128 --eval-size 144 --epochs 20 --lr 1e-3",
