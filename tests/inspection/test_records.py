@@ -72,6 +72,17 @@ def test_several_splits_and_one_of_them(tmp_path: Path) -> None:
     assert "logits    none" in text and "3 of 3 present; 4 to 4 records each" in text
 
 
+def test_a_split_in_val_is_called_validation(tmp_path: Path) -> None:
+    """As every other result calls it; the folder's name and the option stay what they are."""
+    write_image_folder(tmp_path, "train")
+    write_image_folder(tmp_path, "val")
+    for split in (None, "val"):
+        summary = summarize_records(tmp_path, split)
+        assert summary["splits"][-1]["split"] == "validation"
+        lines = render_records(summary).splitlines()
+        assert any(line.startswith("validation: ") for line in lines) and not any("val: " in line for line in lines)
+
+
 def test_foreign_and_mixed_logits(tmp_path: Path) -> None:
     bad = np.array([0, np.nan, 0], np.float32)
     payloads = [example(0, 7, logit=np.zeros(5, np.float32)), example(1, 9, logit=bad), example(2, 9)]

@@ -443,3 +443,13 @@ def test_an_import_says_the_top1_and_warns_of_shifted_classes(tmp_path, capsys):
 def test_more_classes_than_the_data_has_are_refused(tmp_path, data, csv):
     with pytest.raises(ConfigError, match="--num-classes 5: the data has 4 classes; omit it"):
         run_import(csv, data, tmp_path / "out", num_classes=5)
+
+
+def test_csv_of_val_is_that_of_validation(tmp_path, data, csv):
+    """Results call the split validation, so it is asked for by that name."""
+    for path in sorted(csv.iterdir()):
+        path.rename(path.with_name(path.name.replace("train", "val")))
+    for path in sorted(data.glob("train-*")):
+        path.rename(path.with_name(path.name.replace("train", "val")))
+    for number, split in enumerate(("validation", "val")):
+        assert run_import(csv, data, tmp_path / f"store-{number}", split=split).num_records == 12

@@ -43,6 +43,16 @@ def test_against_plain_loops(seed: int, num: int, classes: int, scale: float) ->
     assert found["loss"] == pytest.approx(reference.label_loss(rows, one_hot, 0.0), rel=1e-5, abs=1e-6)
 
 
+def test_accuracies_are_the_exact_quotients_of_counts() -> None:
+    """Not 0.8999999761581421, which is 9 of 10 in float32."""
+    labels = torch.arange(10)
+    logits = torch.nn.functional.one_hot(labels, 10).float()
+    logits[3] = torch.linspace(1, 0, 10)  # class 3 is its fourth
+    logits[7, 7], logits[7, :6] = -1.0, torch.arange(6.0)  # class 7 its last
+    found = compute(logits, labels)
+    assert found["top1"] == 8 / 10 and found["top5"] == 9 / 10
+
+
 def test_batch_size_does_not_matter() -> None:
     logits, labels = random_logits(0, 50, 10, 2.0)
     assert compute(logits, labels, 50) == pytest.approx(compute(logits, labels, 3), rel=1e-6)

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from teachonce.errors import RecordError
-from teachonce.records.image_listing import find_class_folders, find_data_classes, list_images
+from teachonce.records.image_listing import find_class_folders, find_data_classes, known_as, list_images
 
 
 def make_tree(root: Path, *names: str) -> Path:
@@ -109,3 +109,15 @@ def test_the_classes_of_train_are_the_datas(tmp_path: Path) -> None:
     assert find_data_classes(tmp_path, "validation") == ["a", "b"]
     (tmp_path / "Train").rename(tmp_path / "other")
     assert find_data_classes(tmp_path, "validation") == ["b"]
+
+
+def test_results_call_a_split_by_one_name() -> None:
+    named = {
+        "val": "validation",
+        "Valid": "validation",
+        "VALIDATION": "validation",
+        "training": "train",
+        "Train": "train",
+    }
+    assert {name: known_as(name) for name in named} == named
+    assert known_as("test") == "test" and known_as("Even") == "Even"

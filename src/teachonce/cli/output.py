@@ -59,8 +59,15 @@ def show_verdict(verdict: Verdict, config: VerifyConfig) -> int:
         error = "" if verdict.largest_error is None else f"; largest logit error {verdict.largest_error:.4g}"
         print_text(f"{config.store}: sound: {checked}{error}")
     else:
-        print_text(as_text(f"{config.store}: NOT sound after {checked}: {verdict.reason}".splitlines()))
+        reason = _without_store(verdict.reason, str(config.store))
+        print_text(as_text(f"{config.store}: NOT sound after {checked}: {reason}".splitlines()))
     return 0 if verdict.is_sound else 1
+
+
+def _without_store(reason: str, store: str) -> str:
+    """A reason behind the store's name, which it need not say again: of its files the names within it are enough."""
+    reason = reason.removeprefix(f"{store}: ").removeprefix(f"{store.rstrip('/')}/")
+    return reason.replace(f" the store {store} ", " the store ").replace(f" the store {store}:", " the store:")
 
 
 def show_predicted(predicted: Predicted, config: PredictConfig) -> int:

@@ -44,6 +44,7 @@ from teachonce.pixels.view_sources import OwnViews, ViewSource
 from teachonce.records.class_space import ClassSpace
 from teachonce.records.class_table import shown_names
 from teachonce.records.discovery import open_records
+from teachonce.records.image_listing import known_as
 from teachonce.records.source import RecordSource, require_labels
 from teachonce.storage.files import atomic_write, check_can_be_made, check_free
 from teachonce.storage.scratch import scratch_folder
@@ -235,7 +236,7 @@ def _compare(
 
 def _describe_teacher(taught: KDDataset, store_path: Path | None) -> str:
     if store_path is None:
-        return f"image/logit of {taught.records.split}"
+        return f"image/logit of {known_as(taught.records.split)}"
     return f"{store_path}, {'its stored views' if taught.views.is_replay else 'whole images'}"
 
 

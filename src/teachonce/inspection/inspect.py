@@ -13,6 +13,7 @@ from teachonce.inspection.records import render_records, summarize_records
 from teachonce.inspection.store import render_store, summarize_store
 from teachonce.records.class_space import shows_top5
 from teachonce.records.class_table import brief_names
+from teachonce.records.image_listing import known_as
 from teachonce.records.options import given_record_options
 from teachonce.runs.metrics import METRIC_COLUMNS
 from teachonce.runs.run import Run, holds_run
@@ -89,7 +90,7 @@ def render_run(run: Run) -> str:
     state = "finished" if result is not None else "NOT finished: run the same command to resume"
     lines = [
         f"{run.path}: run of {run.student}, {plural(run.num_classes, 'class', 'classes')}, {state}",
-        f"  data      {data}, split {split}; {run.describe_supervision()}",
+        f"  data      {data}, split {known_as(split)}; {run.describe_supervision()}",
         f"  epochs    {rows[-1]['epoch'] if rows else 0} of {epochs}, batch {batch_size}",
     ]
     if run.class_names is not None:

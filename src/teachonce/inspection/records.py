@@ -27,6 +27,7 @@ from teachonce.errors import ConfigError, ImageError, RecordError
 from teachonce.inspection.duplicates import SplitKeys, find_shared, key_of_unreadable
 from teachonce.pixels.decode import check_end, exif_orientation, image_size
 from teachonce.records.discovery import named_splits, open_records
+from teachonce.records.image_listing import known_as
 from teachonce.records.options import RecordOptions
 from teachonce.records.selection import SelectedSource
 from teachonce.records.source import NO_LABEL, Buffer, RecordSource
@@ -92,7 +93,7 @@ def _summarize_split(source: RecordSource, num_workers: int) -> tuple[dict[str, 
     # Of a part of the records the shards' files hold the others too.
     is_part = isinstance(source, SelectedSource)
     shard_bytes = [shard.num_bytes for shard in source.shards]
-    with progress(f"inspect {source.split}", source.num_records, unit="records") as advance:
+    with progress(f"inspect {known_as(source.split)}", source.num_records, unit="records") as advance:
         for shard, tally in run_jobs(
             partial(_ShardReader, source),
             range(len(source.shards)),
@@ -111,7 +112,7 @@ def _summarize_split(source: RecordSource, num_workers: int) -> tuple[dict[str, 
     num_logits = sum(total.logit_widths.values())
     widths = sorted(total.logit_widths)
     summary = {
-        "split": source.split,
+        "split": known_as(source.split),
         "format": source.format,
         "num_records": total.num_records,
         "num_bytes": sum(shard_bytes),

@@ -14,6 +14,7 @@ from teachonce.inspection.costs import CodecError, ColumnBytes, measure_bytes, m
 from teachonce.inspection.measures import measure_store
 from teachonce.records.class_space import shows_top5
 from teachonce.records.class_table import brief_names
+from teachonce.records.image_listing import known_as
 from teachonce.store.card import describe_entry
 from teachonce.store.manifests import missing_files, visible_views
 from teachonce.store.plan import teacher_name
@@ -55,7 +56,7 @@ def describe_store(path: Path, *, trust: bool = False) -> tuple[dict[str, Any], 
         "class_names": plan.class_names,
         "policy": plan.policy,
         "codec": plan.codec,
-        "split": plan.data["split"],
+        "split": known_as(plan.data["split"]),
         "num_shards": len(plan.shards if store is None else store.shards),
         "num_records": num_records,
         "num_records_planned": plan.num_records,

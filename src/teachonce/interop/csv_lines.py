@@ -19,6 +19,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from teachonce.errors import ConfigError, LogitsError
+from teachonce.records.discovery import match_split
 from teachonce.storage.files import open_storage
 from teachonce.storage.names import check_component
 from teachonce.storage.storage import Reader
@@ -50,8 +51,10 @@ class CsvLines:
         if not self._storage.is_folder():
             raise ConfigError(f"{folder}: no such folder; expected one with {split}-*.csv files; check the path")
         found = self._storage.list_folder().files
+        names = {name.rpartition("-")[0] for name in found if name.endswith(".csv")}
+        prefix = match_split(sorted(names), split) or split
         self._files = sorted(
-            (name for name in found if name.startswith(f"{split}-") and name.endswith(".csv")), key=_number_in_name
+            (name for name in found if name.startswith(f"{prefix}-") and name.endswith(".csv")), key=_number_in_name
         )
         if not self._files:
             raise ConfigError(

@@ -1,8 +1,9 @@
 """Top-1, top-5, expected calibration error and loss of a classifier, accumulated over batches and devices.
 
 Used by the trainer at the end of an epoch and by ``teachonce evaluate``, so that both mean the same. The counting is
-torchmetrics', but for ECE: its own keeps every confidence, and adds them up in float32, one after the other, so that a
-bin of a million images is off by half a point.
+torchmetrics', but not its division in float32, by which 9 right ones of 10 are 0.8999999761, nor its ECE, which keeps
+every confidence, and adds them up in float32, one after the other, so that a bin of a million images is off by half a
+point.
 
 Guo et al. 2017, arXiv:1706.04599, section 2: ECE with 15 bins of equal width, weighted by their counts.
 """
@@ -49,6 +50,15 @@ class CalibrationError(Metric):
         return (steps / _CONFIDENCE_STEPS - hits).abs().sum() / counts.sum()
 
 
+class Accuracy(MulticlassAccuracy):
+    """The part of the images that are right, as the exact quotient of both counts: torchmetrics' own is of float32."""
+
+    def compute(self) -> Tensor:
+        """float64, on the CPU, as Apple's GPUs have none; 0 without images."""
+        right, _, _, wrong = (int(count.sum()) for count in self._final_state())
+        return torch.tensor(right / max(right + wrong, 1), dtype=torch.float64)
+
+
 class ClassifierMetrics(torch.nn.Module):
     """``update`` with batches, then ``compute``; moves with ``to``, and sums over the processes of a DDP group."""
 
@@ -57,8 +67,8 @@ class ClassifierMetrics(torch.nn.Module):
         super().__init__()
         # validate_args would read every batch back from the device; labels are checked where they are read.
         top5 = min(5, num_classes if top5_classes is None else top5_classes)
-        self.top1 = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
-        self.top5 = MulticlassAccuracy(num_classes, top_k=top5, average="micro", validate_args=False)
+        self.top1 = Accuracy(num_classes, average="micro", validate_args=False)
+        self.top5 = Accuracy(num_classes, top_k=top5, average="micro", validate_args=False)
         self.ece = CalibrationError()
         self.loss = MeanMetric(nan_strategy="disable")
 

@@ -199,11 +199,19 @@ def index_images(root: Path, names: Sequence[str]) -> ImageListing:
     return ImageListing(root, tuple(number_of), np.array(folder_of, np.int32), b"".join(encoded), bounds)
 
 
+def known_as(split: str) -> str:
+    """The one name by which results call a split, whatever its folder or an option calls it: validation for val.
+
+    Names of files stay as they were asked for.
+    """
+    return next((alike[0] for alike in (TRAIN_NAMES, VALIDATION_NAMES) if split.lower() in alike), split)
+
+
 def check_split_names(names: Sequence[str], where: str) -> None:
     """Raise ConfigError where two names mean one split, of which the other's records would be left out."""
     seen: dict[str, str] = {}
     for name in names:
-        same = next((alike[0] for alike in (TRAIN_NAMES, VALIDATION_NAMES) if name.lower() in alike), name.lower())
+        same = known_as(name).lower()
         if same in seen:
             raise ConfigError(f"{where}: the splits {seen[same]} and {name} are one by their names; give it one name")
         seen[same] = name

@@ -16,6 +16,7 @@ from typing import Any
 
 from teachonce.engine.prefetch import prefetch
 from teachonce.errors import TeachonceError
+from teachonce.records.image_listing import known_as
 from teachonce.storage.files import open_storage
 from teachonce.storage.storage import Storage
 from teachonce.store.plan import teacher_name
@@ -110,7 +111,7 @@ def _rows(store: Store, teacher_license: str | None) -> Iterator[tuple[str, str]
     )
     yield (
         "data",
-        f"split {_code(plan.data['split'])}, {plural(store.num_records, 'record')} in "
+        f"split {_code(known_as(plan.data['split']))}, {plural(store.num_records, 'record')} in "
         f"{plural(len(store.shards), 'shard')}, "
         f"{plan.data_classes:,} labels; the teacher's first class is label {store.class_space.offset}",
     )

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from teachonce.evaluation.findings.answers import to_answers
-from teachonce.evaluation.findings.paired import NUM_PICTURES, PairedCounts, PairedResult, format_p
+from teachonce.evaluation.findings.paired import NUM_PICTURES, PairedCounts, PairedResult, describe_p, format_p
 from teachonce.evaluation.findings.proportions import mcnemar_p, paired_difference
 from tests.evaluation.findings.test_answers import random_answers
 
@@ -87,5 +87,6 @@ def test_json_has_the_figures() -> None:
 
 def test_a_p_value_is_never_zero() -> None:
     assert [format_p(value) for value in (1.0, 0.0213, 0.0001, 0.00001, 0.0)] == [
-        "1", "0.021", "0.0001", "below 0.0001", "below 0.0001",
+        "1", "0.021", "0.0001", "< 0.0001", "< 0.0001",
     ]  # fmt: skip
+    assert [describe_p(value) for value in (0.0213, 0.00001)] == ["p = 0.021", "p < 0.0001"]

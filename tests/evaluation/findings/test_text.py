@@ -84,6 +84,8 @@ def test_a_comparison_is_said_with_its_test() -> None:
     lines = text.splitlines()[-8:]
     assert lines[0].startswith("against: other: top1 0.7917; this model +4.17 points (95%: ")
     assert lines[0].endswith("within chance (McNemar, exact binomial: p = 0.5)")
+    sure = render_scores(scores([], against=found | {"p_value": 1e-7})).splitlines()
+    assert any(line.endswith("beyond chance (McNemar, exact binomial: p < 0.0001)") for line in sure)
     assert lines[1] == "  same class for 0.7083 of the images; only this model is right on 20, only the other on 15"
     assert lines[2:4] == ["  worse beyond chance: bus -12 of 72", "  better beyond chance: van +17 of 48"]
     assert lines[4].startswith("teacher: store: top1 0.7917") and "only the teacher on 15" in lines[5]

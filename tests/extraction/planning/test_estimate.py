@@ -281,7 +281,10 @@ def test_what_a_plan_says(config, summary):
         assert entry["read_back_seconds"] > 0 and entry["write_seconds"] > 0
     text = render_estimate(summary)
     assert "33 records x 3 views in 2 shards" in text and "all 33 records (of 256 requested)" in text
-    assert "2 devices like this one" in text and "(of 8: one per shard and file of views is useful)" in text
+    assert (
+        "on 2 of 8 devices like this one" in text
+        and "(more than one per shard and file of views would be idle)" in text
+    )
     assert "int8 <" in text and "recommendation: --codec" in text
     few = render_estimate(build_estimate(replace(config, samples=9, students=2)))
     assert "sample    9 records, one view per record, drawn by seed 0" in few and "for 2 students of 100 epochs" in few

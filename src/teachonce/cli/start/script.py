@@ -20,6 +20,7 @@ from teachonce.engine.progress import phase
 from teachonce.errors import ConfigError
 from teachonce.inspection.config import InspectConfig
 from teachonce.options import command_line, given_options, to_json
+from teachonce.records.image_listing import known_as
 from teachonce.records.options import RecordOptions
 from teachonce.storage.files import create_file, exists, write_json
 from teachonce.terminal import plural, print_note, visible
@@ -106,7 +107,7 @@ def describe(found: Findings, config: StartConfig) -> str:
     """What was found, as a paragraph."""
     least, median, most = found.sides_px
     text = (
-        f"{found.num_records:,} images in split {config.split} ({_FORMATS.get(found.format, found.format)}), "
+        f"{found.num_records:,} images in split {known_as(config.split)} ({_FORMATS.get(found.format, found.format)}), "
         f"shorter side {least} to {most} px, median {median}, {found.mean_bytes:,} bytes in the mean "
         f"({found.num_sampled:,} looked at)."
     )

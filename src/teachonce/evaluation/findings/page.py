@@ -14,7 +14,7 @@ from typing import Any
 
 from teachonce.evaluation.findings.answers import Answer
 from teachonce.evaluation.findings.charts import CHART_INCHES, draw_class_accuracies
-from teachonce.evaluation.findings.paired import ClassChange, PairedResult, format_p
+from teachonce.evaluation.findings.paired import ClassChange, PairedResult, describe_p, format_p
 from teachonce.evaluation.findings.per_class import (
     WORST_SHOWN,
     class_name,
@@ -30,6 +30,7 @@ from teachonce.models.spec import parse_model_spec
 from teachonce.pages.page import render_page
 from teachonce.pixels.decode import decode_record
 from teachonce.records.class_space import shows_top5
+from teachonce.records.image_listing import known_as
 from teachonce.records.source import RecordSource
 from teachonce.terminal import one_line
 
@@ -105,7 +106,7 @@ def render_findings(findings: Findings, source: RecordSource, *, model: str, dat
         title=parse_model_spec(model).title,
         model=model,
         data=data,
-        split=source.split,
+        split=known_as(source.split),
         num_records=findings.num_records,
         num_judged=len(judged),
         num_empty=len(empty),
@@ -214,7 +215,7 @@ def _compare(found: PairedResult, findings: Findings, pictures: _Pictures) -> di
         "other": "the teacher" if found.kind == "teacher" else "the other",
         "numbers": _comparison_numbers(found),
         "num_records": found.num_records,
-        "p_text": format_p(found.p_value),
+        "p_text": describe_p(found.p_value),
         "test": found.test,
         "is_beyond_chance": found.p_value < 1 - LEVEL,
         "is_better": found.difference.value > 0,

@@ -191,5 +191,11 @@ class PairedCounts:
 
 
 def format_p(value: float) -> str:
-    """A p value with two digits, never as 0."""
-    return f"{value:.2g}" if value >= 0.0001 else "below 0.0001"
+    """A p value with two digits, never as 0: 0.021, < 0.0001."""
+    return f"{value:.2g}" if value >= 0.0001 else "< 0.0001"
+
+
+def describe_p(value: float) -> str:
+    """The same in a sentence: p = 0.021, p < 0.0001."""
+    text = format_p(value)
+    return f"p {text}" if text.startswith("<") else f"p = {text}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from teachonce.evaluation.findings.paired import ClassChange, format_p
+from teachonce.evaluation.findings.paired import ClassChange, describe_p
 from teachonce.evaluation.findings.per_class import WORST_SHOWN, ClassResult, find_worst, sort_worst
 from teachonce.evaluation.findings.proportions import LEVEL
 from teachonce.records.class_space import shows_top5
@@ -72,8 +72,8 @@ def _describe_comparison(scores: Mapping[str, Any], found: Mapping[str, Any], ki
     other = "the teacher" if kind == "teacher" else "the other"
     lines = [
         f"{'teacher' if kind == 'teacher' else 'against'}: {found[kind]}: top1 {found['top1']:.4f}; this model "
-        f"{value:+.2f} points ({LEVEL:.0%}: {low:+.2f} to {high:+.2f}), {verdict} (McNemar, {found['test']}: p = "
-        f"{format_p(found['p_value'])})",
+        f"{value:+.2f} points ({LEVEL:.0%}: {low:+.2f} to {high:+.2f}), {verdict} (McNemar, {found['test']}: "
+        f"{describe_p(found['p_value'])})",
         f"  same class for {found['agreement']:.4f} of the images; only this model is right on "
         f"{found['only_this_right']:,}, only {other} on {found['only_other_right']:,}",
     ]

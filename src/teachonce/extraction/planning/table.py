@@ -97,11 +97,12 @@ def _render_time(summary: Mapping[str, Any]) -> list[str]:
     views = work["num_records"] * work["num_views"]
     lines.append(f"  extraction of {views:,} views: {format_hours(hours['hours_here'])} here")
     used = hours["devices_used"]
-    several = f"{format_hours(hours['hours_on_devices'])} on {plural(used, 'device')} like this one"
+    on = plural(used, "device") if used == work["num_devices"] else f"{used} of {plural(work['num_devices'], 'device')}"
+    several = f"{format_hours(hours['hours_on_devices'])} on {on} like this one"
     if hours["hours_sharing_cores"] is not None and used > 1:
         several += f", {format_hours(hours['hours_sharing_cores'])} if they share this machine's cores"
     if used < work["num_devices"]:
-        several += f" (of {work['num_devices']}: one per shard and file of views is useful)"
+        several += " (more than one per shard and file of views would be idle)"
     if used > 1 or work["num_devices"] > 1:
         lines[-1] += f", {several}"
     lines.append(
@@ -126,7 +127,7 @@ def _render_cluster(summary: Mapping[str, Any]) -> list[str]:
     num_groups = work["num_groups"]
     again = f": all data {num_groups} times, once per file of views" if num_groups > 1 else ""
     return [
-        f"  on {plural(used, 'device')} (--devices), each with its own cores and link",
+        f"  on {plural(used, 'device')} (--devices){', each' if used > 1 else ''} with its own cores and link",
         f"    time      {format_hours(hours['hours_on_devices'])}; {paid}",
         f"    limit     {hours['bottleneck']}, {shares[hours['bottleneck']]:.0%} of the time; {', '.join(others)}",
         f"    network   {network}",
