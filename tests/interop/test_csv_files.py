@@ -20,7 +20,10 @@ from teachonce.native import load_library
 from teachonce.records.discovery import open_records
 from teachonce.storage.sealed_json import SEAL, sealed_bytes
 from teachonce.store.store import Store
+from tests.support.kills import Killed, everything, killed_after
 from tests.support.small_data import example, write_image_folder, write_shards, write_store
+
+PLAN = "_teachonce_export.train.json"
 
 
 @pytest.fixture
@@ -45,7 +48,7 @@ def run_import(csv, data, out, **options):
 
 
 def test_lines_are_basename_then_one_number_a_class(store, csv):
-    assert sorted(path.name for path in csv.iterdir()) == ["train-0.csv", "train-1.csv"]
+    assert sorted(path.name for path in csv.iterdir()) == ["_teachonce_export.train.json", "train-0.csv", "train-1.csv"]
     lines = (csv / "train-0.csv").read_text().splitlines()
     assert len(lines) == 9 and len((csv / "train-1.csv").read_text().splitlines()) == 3  # shards 0 and 2; shard 1
     name, *numbers = lines[0].split(",")
@@ -127,7 +130,7 @@ def test_a_masked_class_is_told_from_a_fault(tmp_path, data, csv):
 def shifted(csv, folder, by=1.0):
     """The same names, lines and widths: another teacher."""
     folder.mkdir()
-    for path in csv.iterdir():
+    for path in csv.glob("*.csv"):
         lines = [line.split(",") for line in path.read_text().splitlines()]
         text = "".join(",".join([name, *(repr(float(v) + by) for v in values)]) + "\n" for name, *values in lines)
         (folder / path.name).write_text(text)
@@ -270,8 +273,51 @@ def test_wrong_commands(tmp_path, data, store, csv):
         open_logit_table(csv, split="train", num_classes=9, background_logit=0.0)
     with pytest.raises(ConfigError, match="data of 4 classes, this data has 9"):
         open_logit_table(store.path, split="train", num_classes=9, background_logit=0.0)
-    with pytest.raises(ConfigError, match=r"train-0\.csv: exists"):
-        export_csv(store.path, csv)
+    (csv / PLAN).unlink()
+    with pytest.raises(ConfigError, match=r"train-0\.csv: exists; choose another --out or remove it"):
+        export_csv(store.path, csv, csv_files=2)
+
+
+def test_a_killed_export_resumes(tmp_path, store, monkeypatch):
+    whole = tmp_path / "whole"
+    export_csv(store.path, whole, csv_files=3)
+    expected = everything(whole)
+    for num_files in range(4):
+        out = tmp_path / f"killed-{num_files}"
+        with pytest.raises(Killed), killed_after(num_files, out, monkeypatch):
+            export_csv(store.path, out, csv_files=3)
+        there = {path: path.stat().st_mtime_ns for path in out.glob("*.csv")}
+        assert len(there) == max(0, num_files - 1)  # behind the plan
+        export_csv(store.path, out, csv_files=3)
+        assert everything(out) == expected
+        assert {path: path.stat().st_mtime_ns for path in there} == there, "what is complete is kept"
+
+
+def test_an_export_with_other_settings_or_files_is_refused(tmp_path, data, store, csv):
+    """The files of two exports would be read as one."""
+    before = everything(csv)
+    for options, phrase in (
+        ({"csv_files": 1}, "csv_files was 2, now 1"),
+        ({"csv_files": 2, "background_logit": 0.0}, "background_logit was None, now 0.0"),
+    ):
+        with pytest.raises(
+            PlanMismatchError, match=rf"{phrase}; choose another --out, or .* or remove {PLAN} and train"
+        ):
+            export_csv(store.path, csv, **options)
+    other = write_store(tmp_path / "other", data, np.zeros((12, 3), np.float32))
+    with pytest.raises(PlanMismatchError, match=rf"{csv}: was started with "):
+        export_csv(other.path, csv, csv_files=2)
+    assert everything(csv) == before
+    (csv / "train-7.csv").write_text("a.jpg,1,2,3\n")
+    with pytest.raises(
+        ConfigError, match=r"train-7\.csv: is none of this export's files, train-0\.csv to train-1\.csv"
+    ):
+        export_csv(store.path, csv, csv_files=2)
+    # Of the other split in the same folder there is a plan of its own.
+    validation = write_store(
+        tmp_path / "validation", write_shards(tmp_path / "data", split="validation"), split="validation"
+    )
+    assert [path.name for path in export_csv(validation.path, csv)] == ["validation-0.csv"]
 
 
 def test_the_originals_padded_files_and_back(tmp_path, data, store):

@@ -289,7 +289,9 @@ def test_an_output_that_exists(tmp_path, capsys, teacher):
     fails(capsys, train(data, foreign), 1, "exists and is not a run")
     images = write_image_folder(tmp_path / "images")
     fails(capsys, ["records", "--images", images, "--out", data], 1, "did not write|other classes")
-    export_csv(store.path, tmp_path / "csv")
+    (path,) = export_csv(store.path, tmp_path / "other")
+    (tmp_path / "csv").mkdir()
+    path.rename(tmp_path / "csv" / path.name)
     fails(
         capsys, ["export-logits", store.path, "--format", "csv", "--out", tmp_path / "csv"], 2, r"train-0\.csv: exists"
     )

@@ -4,7 +4,8 @@
 numbers are the teacher's own classes (1000 or 1001); floats are written with the digits that bring back the same
 float32. The original pads a teacher of 1000 classes with a background logit of 0, which takes real probability mass:
 ask for it with ``--background-logit 0`` where its own code is to read the files, and leave it out with ``--drop 1``
-when reading such files. About 20 kB an image, which is why a store is better.
+when reading such files. About 20 kB an image, which is why a store is better. A plan beside the files, by split, lets
+the same export resume and keeps files of two exports apart, which readers would take for one.
 """
 
 from __future__ import annotations
@@ -28,13 +29,15 @@ from teachonce.engine.progress import phase, progress
 from teachonce.errors import ConfigError, LogitsError, PlanMismatchError, StoreError
 from teachonce.interop.config import ImportConfig
 from teachonce.interop.csv_join import LineClaims
+from teachonce.interop.csv_lines import is_csv_of
 from teachonce.interop.csv_table import CsvTable
 from teachonce.interop.store_table import check_one_logit
 from teachonce.records.class_space import ClassSpace, describe_low_top1, map_logits
 from teachonce.records.discovery import open_records
 from teachonce.records.source import NO_LABEL, RecordSource, choose_data_classes
-from teachonce.storage.files import atomic_write, exists, open_storage
+from teachonce.storage.files import atomic_write, open_storage
 from teachonce.storage.names import check_component
+from teachonce.storage.resume import PlanFile
 from teachonce.store.begin import begin_store
 from teachonce.store.card import write_card
 from teachonce.store.manifests import finalize_store, missing_files
@@ -59,25 +62,63 @@ def export_csv(
 ) -> list[Path]:
     """Write the logits of the store ``source`` as ``csv_files`` files, file i holding the shards i, i + csv_files, ...
 
-    Raises ConfigError where one of the files exists already or the logits are of no image alone, LogitsError where two
-    images share a basename, StoreError where the store's split is not a name of a file.
+    Files that are there from the same export are kept. Raises ConfigError where other files of these names are there,
+    or the logits are of no image alone, PlanMismatchError where the export was begun with other settings, LogitsError
+    where two images share a basename, StoreError where the store's split is not a name of a file.
     """
     with phase("export", "opening the store"):
         store = Store(source, trust=trust)
     view = check_one_logit(store, view)
     split = check_component(store.plan.data["split"], f"{source}: the plan's split", StoreError)
-    paths = [out / f"{split}-{index}.csv" for index in range(csv_files)]
-    for path in paths:
-        if exists(path):
-            raise ConfigError(f"{path}: exists; choose another --out or remove it")
-    with phase("export", "comparing the names of the images"):
-        _refuse_shared_basenames(store)
+    names = [f"{split}-{index}.csv" for index in range(csv_files)]
+    plan_file = _plan_file(out, split)
+    plan = {
+        "store": store.fingerprint,
+        "view": view,
+        "csv_files": csv_files,
+        "background_logit": None if background_logit is None else str(background_logit),
+    }
+    plan_file.check(plan)
+    others = [name for name in _csv_files_in(out, split) if name not in names]
+    if others:
+        # Whoever reads the split reads every file of these names.
+        raise ConfigError(
+            f"{out / others[0]}: is none of this export's files, {names[0]} to {names[-1]}; choose another --out or "
+            "remove it"
+        )
+    storage = open_storage(out)
+    missing = [index for index, name in enumerate(names) if not storage.has(name)]
+    if missing:
+        with phase("export", "comparing the names of the images"):
+            _refuse_shared_basenames(store)
+    plan_file.begin(plan)
     warn_of_estimates(store.codec, f"{source} -> {out}")
-    with progress("export", store.num_records, unit="records") as advance:
-        for index, path in enumerate(paths):
-            shards = partition(range(len(store.shards)), index, csv_files)
-            write_csv(store, path, shards, view=view, background_logit=background_logit, advance=advance)
-    return paths
+    parts = [partition(range(len(store.shards)), index, csv_files) for index in range(csv_files)]
+    done = store.num_records - sum(store.shards[shard][1] for index in missing for shard in parts[index])
+    with progress("export", store.num_records, done=done, unit="records") as advance:
+        for index in missing:
+            write_csv(
+                store, out / names[index], parts[index], view=view, background_logit=background_logit, advance=advance
+            )
+    return [out / name for name in names]
+
+
+def _plan_file(out: Path, split: str) -> PlanFile:
+    """Of the export of a split: a folder may hold several, and whatever else."""
+    name = f"_teachonce_export.{split}.json"
+    found = next(iter(_csv_files_in(out, split)), "")
+    return PlanFile(
+        folder=out,
+        name=name,
+        foreign=ConfigError(f"{out / found}: exists; choose another --out or remove it"),
+        is_foreign=lambda names: any(is_csv_of(split, name) for name in names),
+        advice=f"choose another --out, or the same settings, or remove {name} and {split}-*.csv there",
+    )
+
+
+def _csv_files_in(out: Path, split: str) -> list[str]:
+    storage = open_storage(out)
+    return sorted(name for name in storage.list_folder().files if is_csv_of(split, name)) if storage.is_folder() else []
 
 
 def write_csv(

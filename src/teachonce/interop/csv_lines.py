@@ -53,9 +53,7 @@ class CsvLines:
         found = self._storage.list_folder().files
         names = {name.rpartition("-")[0] for name in found if name.endswith(".csv")}
         prefix = match_split(sorted(names), split) or split
-        self._files = sorted(
-            (name for name in found if name.startswith(f"{prefix}-") and name.endswith(".csv")), key=_number_in_name
-        )
+        self._files = sorted((name for name in found if is_csv_of(prefix, name)), key=_number_in_name)
         if not self._files:
             raise ConfigError(
                 f"{folder}: is neither a store nor a folder with {split}-*.csv files; check the path and the split"
@@ -191,6 +189,11 @@ def _take_apart(line: bytes) -> tuple[bytes, bytes]:
 
 def _hash(data: bytes) -> int:
     return xxhash.xxh3_64_intdigest(data)
+
+
+def is_csv_of(split: str, name: str) -> bool:
+    """Whether a file of this name is read as a part of the split."""
+    return name.startswith(f"{split}-") and name.endswith(".csv")
 
 
 def _number_in_name(name: str) -> tuple[int, str]:
