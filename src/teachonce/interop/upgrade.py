@@ -36,7 +36,9 @@ _NO_OPTIONS = RecordOptions()
 def upgrade(config: UpgradeConfig) -> None:
     """Write the store of format 3; files that are there already are kept, so an interrupted upgrade resumes.
 
-    Raises ConfigError for a store that is of format 3, StoreError where the old one is unfinished or damaged.
+    An old store that has got more views since is upgraded further. Raises ConfigError for a store that is of format 3,
+    StoreError where the old one is unfinished or damaged, PlanMismatchError where the new one has these views in other
+    groups.
     """
     check_holds_store(config.store)
     if read_plan(config.store).format_version == FORMAT_VERSION:
@@ -58,6 +60,12 @@ def upgrade(config: UpgradeConfig) -> None:
     finalize_store(out)
     open_storage(out).remove_temporaries()
     copy_card(config.store, out)
+    num_views = Store(out).num_views
+    if num_views < store.num_views:
+        raise StoreError(
+            f"{out}: {num_views} views are complete, expected the {store.num_views} of {config.store}: files were "
+            "removed meanwhile; run the same upgrade again"
+        )
     print_note(
         f"{out}: format {FORMAT_VERSION}: {plural(store.num_records, 'record')} x {plural(store.num_views, 'view')}"
     )
@@ -66,7 +74,8 @@ def upgrade(config: UpgradeConfig) -> None:
 def _begin(config: UpgradeConfig, store: Store, out: Path) -> Plan:
     names = None if config.data is None else read_names(config.data, store, config)
     plan = replace(store.plan, format_version=FORMAT_VERSION, class_names=names)
-    plan = begin_store(out, plan, views_per_file=1)
+    # By the old store's own groups: its files are copied one by one.
+    plan = begin_store(out, plan, views_per_file=None)
     while names is not None and plan.class_names is None:
         # Begun without names: they are those of the last plan. Another process may put one at the same time.
         put_plan(out, plan.extend(class_names=names), read_plans(out))

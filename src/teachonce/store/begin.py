@@ -11,7 +11,7 @@ from teachonce.records.source import describe_shard_changes
 from teachonce.storage.files import open_storage
 from teachonce.storage.resume import Say, plan_differences
 from teachonce.store.manifests import Manifests
-from teachonce.store.plan import FORMAT_VERSION, Part, Plan, group_views
+from teachonce.store.plan import FORMAT_VERSION, Group, Part, Plan, group_views
 from teachonce.store.plan_files import SealedPlan, holds_store, put_plan, read_plans
 
 MAY_DIFFER = frozenset(
@@ -38,9 +38,11 @@ class DataToday(Protocol):
         """Raise where the data lacks records of the plan: then these cannot get more views."""
 
 
-def begin_store(path: Path, plan: Plan, views_per_file: int, today: DataToday | None = None) -> Plan:
+def begin_store(path: Path, plan: Plan, views_per_file: int | None, today: DataToday | None = None) -> Plan:
     """Write the plan, or agree with the one that is there, which is followed by another if this one has more views.
 
+    Views that the one that is there lacks are grouped by ``views_per_file``; None: as in ``plan``, whose files are made
+    already, and which is refused where the one that is there has the same views in other groups.
     Where the data is another than the latest plan's, ``today`` says what it has beyond it; without it other data is
     refused. Several workers may begin or extend the same store at once: they end with one plan. Raises
     PlanMismatchError naming each field that differs, and StoreError where ``path`` holds something that is not a store.
@@ -52,7 +54,11 @@ def begin_store(path: Path, plan: Plan, views_per_file: int, today: DataToday | 
         plans = read_plans(path)
         latest = plans[-1].plan
         _check_agrees(path, latest, plan, knows_data=today is not None)
-        extended = latest.extend(view_groups=group_views(plan.num_views, views_per_file, latest.view_groups))
+        if views_per_file is None:
+            groups = _continue_groups(path, latest, plan)
+        else:
+            groups = group_views(plan.num_views, views_per_file, latest.view_groups)
+        extended = latest.extend(view_groups=groups)
         has_other_data = plan.data["shards"] != latest.data["shards"]
         lacks_views = extended != latest or Manifests(path, plans).visible()[0] < latest.num_views
         if today is not None and lacks_views and (has_other_data or len(latest.parts) > 1):
@@ -63,6 +69,18 @@ def begin_store(path: Path, plan: Plan, views_per_file: int, today: DataToday | 
         if extended == latest:
             return latest
         put_plan(path, extended, plans)
+
+
+def _continue_groups(path: Path, old: Plan, new: Plan) -> tuple[Group, ...]:
+    """The groups of the longer of two plans; raises PlanMismatchError where it does not begin with the other's."""
+    shorter, longer = sorted((old.view_groups, new.view_groups), key=len)
+    if longer[: len(shorter)] == shorter:
+        return longer
+    here, there = next(pair for pair in zip(old.view_groups, new.view_groups, strict=False) if pair[0] != pair[1])
+    raise PlanMismatchError(
+        f"{path}: has a file of views {here[0]} to {here[1]}, expected one of {there[0]} to {there[1]}: it got views "
+        "in other groups meanwhile; choose another --out"
+    )
 
 
 def check_agrees(path: Path, plan: Plan) -> None:
