@@ -7,6 +7,7 @@ folder of the three kinds is in ``copying``.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from teachonce.errors import ConfigError
@@ -20,6 +21,7 @@ from teachonce.records.source import parse_shard_name
 from teachonce.runs.run import holds_run
 from teachonce.storage.address import READ_ONLY, Address, read_only_error
 from teachonce.storage.files import exists, open_storage
+from teachonce.storage.storage import Listing
 from teachonce.store.plan_files import holds_store
 from teachonce.terminal import print_note
 
@@ -30,8 +32,13 @@ def copy(config: CopyConfig) -> None:
     Raises ConfigError where there is nothing to copy or the target cannot be written, else as the kinds' functions:
     RecordError or StoreError for what is damaged, PlanMismatchError where something else is at the target.
     """
-    if config.source.resolve() == config.target.resolve():
+    source, target = config.source.resolve(), config.target.resolve()
+    if source == target:
         raise ConfigError(f"{config.target}: is the source itself; choose another target")
+    if source in target.parents or target in source.parents:
+        # Of runs and images all that is below is copied: a copy inside would be copied into itself the next time.
+        where = "lies in" if source in target.parents else "holds"
+        raise ConfigError(f"{config.target}: {where} the source, {config.source}; choose a target beside it")
     if not open_storage(config.target).can_list:
         raise ConfigError(f"{config.target}: a web server is read-only; copy to a local path, s3://, gs:// or az://")
     job = CopyJob(
@@ -65,8 +72,10 @@ def _copy(job: CopyJob) -> Copied:
     if storage.is_folder():
         listing = storage.list_folder()
         shards = {shard[0] for shard in map(parse_shard_name, listing.files) if shard}
-        if job.split in shards or (job.split is None and shards):
+        if job.split in shards:
             return copy_records(job)
+        if job.split is None and shards:
+            return _copy_all(job, sorted(shards), listing)
         splits = find_image_splits(job.source, listing) or []
         name = None if job.split is None else match_split(sorted({*shards, *splits}), job.split)
         if name in shards:
@@ -81,6 +90,20 @@ def _copy(job: CopyJob) -> Copied:
     if exists(job.source):
         raise _not_copied(job)
     raise ConfigError(f"{job.source}: no such folder; expected a store, records or a run; check the path")
+
+
+def _copy_all(job: CopyJob, shards: Sequence[str], listing: Listing) -> Copied:
+    """Every split of a folder of TFRecords: others may be folders of images beside them."""
+    found = (listing.folders and find_image_splits(job.source, listing)) or []
+    images = sorted(set(found) - set(shards))  # of two of a name readers take the shards
+    if not images:
+        return copy_records(job)
+    if job.shards is not None:
+        raise ConfigError(
+            f"--shards {job.shards}: {job.source} has the splits {', '.join(sorted({*shards, *images}))}; give --split"
+        )
+    first, second = copy_records(job), copy_images(job, images)
+    return Copied(f"{first.what}; {second.what}", *map(sum, zip(first[1:], second[1:], strict=True)))
 
 
 def _not_copied(job: CopyJob) -> ConfigError:

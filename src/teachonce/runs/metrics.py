@@ -67,6 +67,12 @@ def read_metrics(path: Path) -> list[Row]:
     return rows
 
 
+def count_epochs(path: Path) -> int:
+    """Lines of metrics.csv, one an epoch, whatever they say: the curve of another version, or a damaged one, counts."""
+    content = open_storage(path).find(METRICS_NAME) or b""
+    return max(0, content.count(b"\n") - 1)
+
+
 def _number(name: str, text: str) -> float | int | None:
     if text == "":
         return None

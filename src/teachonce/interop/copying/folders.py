@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Collection, Container, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from teachonce.engine.progress import phase, progress
@@ -31,6 +32,7 @@ from teachonce.records.tfrecord.frame_check import FrameCheck
 from teachonce.records.tfrecord.framing import check_index, index_bytes, load_index
 from teachonce.records.tfrecord.source import find_shards
 from teachonce.records.written_files import INDEX_SUFFIX, WRITERS, list_written
+from teachonce.runs.metrics import count_epochs
 from teachonce.runs.run import CONFIG_NAME, LOCK_NAME, RESULT_NAME
 from teachonce.storage.address import to_location
 from teachonce.storage.files import open_storage, read_json
@@ -179,9 +181,10 @@ def _put_beside(content: bytes, listed: ListedFile | None, source: Storage, targ
     return found
 
 
-def copy_images(job: CopyJob) -> Copied:
-    """Copy the class folders of one split or of all."""
-    splits = [job.split] if job.split is not None else find_splits(job.source)
+def copy_images(job: CopyJob, splits: Sequence[str] | None = None) -> Copied:
+    """Copy the class folders of some splits; default: of ``job.split``, or of all."""
+    if splits is None:
+        splits = [job.split] if job.split is not None else find_splits(job.source)
     if job.shards is not None:
         raise ConfigError(f"--shards {job.shards}: is for stores and TFRecords, {job.source} is a folder of images")
     with phase("copy", "listing the images"):
@@ -203,19 +206,27 @@ def _walk_split(split: Path) -> list[str]:
 def copy_run(job: CopyJob) -> Copied:
     """Copy a run; one that is there from an earlier copy is brought up to date.
 
-    Raises PlanMismatchError where another run is at the target.
+    Raises PlanMismatchError where another run is at the target, or this one with more epochs than the source has.
     """
     for option, value in (("--shards", job.shards), ("--split", job.split)):
         if value is not None:
             raise ConfigError(f"{option} {value}: is for records, {job.source} is a run")
     source, target = open_storage(job.source), open_storage(job.target)
-    if target.has(CONFIG_NAME):
+    is_update = target.has(CONFIG_NAME)
+    if is_update:
         there, here = read_json(job.target / CONFIG_NAME), read_json(job.source / CONFIG_NAME)
         differences = plan_differences(there, here, words=("there", "here"))
         if differences:
             raise PlanMismatchError(f"{job.target}: is a different run: {'; '.join(differences)}; choose another place")
     elif target.is_folder() and any(name[0] != "." for listing in target.list_folder() for name in listing):
         raise PlanMismatchError(f"{job.target}: exists and is not a run; choose another target")
+    # A training there would lose its checkpoint, or write beside the copy.
+    with target.lock(LOCK_NAME, "trained or copied to") if is_update else nullcontext():
+        return _copy_run(job, source, target)
+
+
+def _copy_run(job: CopyJob, source: Storage, target: Storage) -> Copied:
+    _refuse_further(job)
     names = [name for name in sorted(source.walk()) if name not in (LOCK_NAME, INDEX_NAME) and not _is_hidden(name)]
     is_finished = RESULT_NAME in names
     if target.has(RESULT_NAME) and not (is_finished and target.read(RESULT_NAME) == source.read(RESULT_NAME)):
@@ -224,6 +235,17 @@ def copy_run(job: CopyJob) -> Copied:
     names.sort(key=lambda name: (name != CONFIG_NAME, name == RESULT_NAME))
     moved = _copy_files(job, names, may_replace=True, num_last=int(is_finished))
     return sum_up("run" if is_finished else "run that is NOT finished", moved)
+
+
+def _refuse_further(job: CopyJob) -> None:
+    """Raise PlanMismatchError where the run at the target is further: what it has learned since would be lost."""
+    here, there = ((open_storage(path).has(RESULT_NAME), count_epochs(path)) for path in (job.source, job.target))
+    if there > here:
+        words = [f"{'finished, ' if is_finished else ''}epoch {epochs}" for is_finished, epochs in (there, here)]
+        raise PlanMismatchError(
+            f"{job.target}: is further ({words[0]}) than {job.source} ({words[1]}), expected the same run or an "
+            "earlier state of it; swap SOURCE and TARGET, choose another target, or remove what is there"
+        )
 
 
 def _copy_files(job: CopyJob, names: Sequence[str], *, may_replace: bool, num_last: int = 0) -> list[Moved]:
