@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 
 from teachonce.data.dataset import EvalDataset, KDDataset
 from teachonce.data.loader import Loader
+from teachonce.data.logit_sources import RecordLogits
 from teachonce.data.sampler import EpochBatches
 from teachonce.data.stored_logits import StoredLogits
 from teachonce.errors import ConfigError, ImageError, LogitsError, RecordError, StoreError
@@ -432,12 +433,17 @@ def test_stores_of_other_views_are_not_averaged(tmp_path, data, view_store):
         dataset.read_batch([0], 0)
 
 
-def test_mixed_views_bring_both_labels_and_the_share(tmp_path, data):
+@pytest.fixture
+def mixed_store(tmp_path, data):
     teacher = write_color_teacher(tmp_path / "t.onnx")
     out = tmp_path / "mixed"
     options = {"policy": "crop", "views": 2, "cutmix_alpha": 1.0, "mix_prob": 0.7, "device": "cpu", "gate_samples": 0}
     extract(ExtractConfig(data=data, teacher=teacher, out=out, **options))
-    store, source = Store(out), open_records(data, "train")
+    return Store(out)
+
+
+def test_mixed_views_bring_both_labels_and_the_share(data, mixed_store):
+    store, source = mixed_store, open_records(data, "train")
     dataset = build_dataset(source, size=16, store=store)
     batch = dataset.read_batch(range(len(dataset)), 1)
     shares = batch["shares"].tolist()
@@ -449,6 +455,21 @@ def test_mixed_views_bring_both_labels_and_the_share(tmp_path, data):
         assert batch["partner_labels"][index] == source.read_record(shard, partner).label
         assert share == (1.0 if view.mix is None else np.float32(view.mix.share))
         assert batch["labels"][index] == source.read_record(shard, row).label
+
+
+def test_logits_of_mixed_images_stand_beside_their_own_views_alone(data, mixed_store):
+    """Of two images beside the pixels of one, or of one beside two: nobody said that of what the student is shown."""
+    source = open_records(data, "train")
+    redrawn = DrawnViews(mixed_store.policy, mixed_store.seed + 1, source)
+    for views in (OwnViews(CropPolicy()), DrawnViews(CropPolicy(), 0, source), redrawn):
+        for other_views in (False, True):
+            with pytest.raises(
+                ConfigError, match=rf"^{mixed_store.path}: its views are mixed with other images.*; give"
+            ):
+                KDDataset(source, views, StoredLogits([mixed_store], other_views=other_views), size=8)
+    for views in (StoredViews(mixed_store), redrawn):
+        with pytest.raises(ConfigError, match=r"views are mixed with other images, and the records' logits are of one"):
+            KDDataset(source, views, RecordLogits(), size=8)
 
 
 def test_an_online_teachers_views_are_those_of_an_extraction(data, view_store):

@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from teachonce.data.tensors import Arrays, Batch
-from teachonce.errors import LogitsError
+from teachonce.errors import ConfigError, LogitsError
 from teachonce.pixels.view_sources import ViewSource
 from teachonce.records.class_space import ClassSpace, map_logits
 from teachonce.records.source import RecordSource
@@ -33,7 +33,7 @@ class LogitSource(Protocol):
         """
 
     def check_views(self, views: ViewSource) -> None:
-        """Raise ConfigError where replayed views are not the ones that the logits are of."""
+        """Raise ConfigError where the logits are not of these views, and cannot stand beside them."""
 
     def find_num_classes(self, records: RecordSource) -> int:
         """Classes of the data, background included, for data that does not say so itself."""
@@ -62,7 +62,13 @@ class RecordLogits:
         return []
 
     def check_views(self, views: ViewSource) -> None:
-        """Any will do: the logits are of the full image."""
+        """Any of one image: the logits are of the full one. ConfigError for views that are mixed with another."""
+        if views.has_mix:
+            where = f"{views.stores[0].path}: its" if views.stores else "DrawnViews:"
+            raise ConfigError(
+                f"{where} views are mixed with other images, and the records' logits are of one image each; give views "
+                "that are not mixed, or StoredLogits of the store that has these views"
+            )
 
     def find_num_classes(self, records: RecordSource) -> int:
         """The width of the first record's."""

@@ -36,7 +36,7 @@ class StoredLogits:
     ``order`` says which view's logits an epoch has (default: one by one). With ``temperature`` a batch has
     ``teacher_logits``, for a softmax at that temperature, which a sparse codec must know; without it the columns as
     they are stored, for ``decode`` on the device. With ``other_views`` it is meant, and not warned of, that the student
-    gets other views than those that the stores have.
+    gets other views than those that the stores have; of mixed views it cannot be meant.
 
     Raises StoreError where the stores are of other policies, seeds or data classes, ConfigError for none.
     """
@@ -79,11 +79,18 @@ class StoredLogits:
         return list(self._joins)
 
     def check_views(self, views: ViewSource) -> None:
-        """Raise ConfigError where replayed views are not those of these stores, or come in another order.
+        """Raise ConfigError where replayed views are not those of these stores, or come in another order, and where
+        others are given beside the logits of mixed ones, which are of two images.
 
         Warn where the stores have views and the student gets others.
         """
         if not views.is_replay:
+            if self.stores[0].policy.mix is not None:
+                # Not with other_views either: another draw of a mix has another partner, or none.
+                raise ConfigError(
+                    f"{self.stores[0].path}: its views are mixed with other images, and its logits are of no other "
+                    "view; give StoredViews(store) as views, or a store without mixing"
+                )
             if self.stores[0].policy.is_random and not self.other_views:
                 warnings.warn(
                     f"{self.stores[0].path}: its logits are of the views that it has, and the student gets others; "
