@@ -492,6 +492,10 @@ def test_logits_of_other_views_than_the_replayed_ones_are_refused(data, view_sto
     permuted = ViewOrder(num_views=view_store.num_views, kind="permuted", seed=1)
     with pytest.raises(ConfigError, match="views and logits have different view orders"):
         KDDataset(source, StoredViews(view_store, permuted), StoredLogits([view_store]), size=8)
+    # Which goes through two views one by one in its first three cycles.
+    later, one_by_one = ViewOrder(num_views=2, kind="permuted", seed=1), ViewOrder(num_views=2)
+    with pytest.raises(ConfigError, match="views and logits have different view orders"):
+        KDDataset(source, StoredViews(view_store, later), StoredLogits([view_store], one_by_one), size=8)
     KDDataset(source, StoredViews(view_store, permuted), StoredLogits([view_store], permuted), size=8)
     KDDataset(source, OwnViews(CropPolicy()), StoredLogits([view_store], permuted, other_views=True), size=8)
     with pytest.warns(UserWarning, match=r"its logits are of the views that it has, and the student gets others; give"):

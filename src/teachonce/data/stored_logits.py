@@ -103,8 +103,7 @@ class StoredLogits:
                 f"{views.stores[0].path}: its views with the logits of {self.stores[0].path}: open the store once "
                 "and use it for views and logits"
             )
-        epochs = range(2 * self.order.num_views)
-        if [views.number_of(epoch) for epoch in epochs] != [self.order.number_of(epoch) for epoch in epochs]:
+        if not _is_in_order(views, self.order):
             raise ConfigError(
                 f"{self.stores[0].path}: views and logits have different view orders; give both the same ViewOrder"
             )
@@ -196,6 +195,15 @@ class StoredLogits:
                     f"{store.path}: view {number} of {joined.records[0].where} and others differs from that of "
                     f"{self.stores[0].path} ({', '.join(different)}): other views; extract with --views-of"
                 )
+
+
+def _is_in_order(views: ViewSource, order: ViewOrder) -> bool:
+    """Whether every epoch shows the view that the order says; of a source without an order some epochs are asked."""
+    own = getattr(views, "order", None)
+    if isinstance(own, ViewOrder):
+        return own.is_same(order)
+    epochs = range(2 * order.num_views)
+    return [views.number_of(epoch) for epoch in epochs] == [order.number_of(epoch) for epoch in epochs]
 
 
 def _prefix(number: int) -> str:

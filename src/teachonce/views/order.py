@@ -26,6 +26,15 @@ class ViewOrder:
                 "of at least 1"
             )
 
+    def is_same(self, other: ViewOrder) -> bool:
+        """Whether both show the same view in every epoch: some epochs are no proof, permuted ones may begin alike."""
+        return self._essence == other._essence
+
+    @property
+    def _essence(self) -> tuple[int, int | None]:
+        """What the views depend on: not the seed where nothing is drawn, or where there is but one order to draw."""
+        return self.num_views, None if self.kind == "sequential" or self.num_views == 1 else self.seed
+
     def number_of(self, epoch: int) -> int:
         """The number of the view that every record shows in this epoch."""
         cycle, position = divmod(epoch, self.num_views)
