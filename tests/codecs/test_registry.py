@@ -21,6 +21,7 @@ from teachonce.data.stored_logits import StoredLogits
 from teachonce.data.tensors import as_tensors
 from teachonce.errors import LogitsError, StoreError
 from teachonce.records.class_space import ClassSpace
+from teachonce.records.discovery import open_records
 from teachonce.store.store import Store
 from tests.support.small_data import write_shards, write_store
 
@@ -65,6 +66,7 @@ def test_a_codec_of_ones_own_is_a_class_and_an_entry(tmp_path: Path, monkeypatch
     assert [store.read_logits(shard, 0, [row])[0].tolist() for shard, row in locations] == expected.tolist()
 
     teachers = StoredLogits([store])
+    teachers.join(open_records(tmp_path / "data", "train"))
     batch = as_tensors(teachers.to_batch([store.gather_columns(locations, 0)]))
     assert batch["teacher0_steps"].dtype == torch.int16
     decoded = teachers.decode(batch, 2.0, ClassSpace(num_classes=4))

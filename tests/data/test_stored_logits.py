@@ -12,13 +12,13 @@ import torch
 
 from teachonce.data.stored_logits import StoredLogits
 from teachonce.data.tensors import as_tensors
-from teachonce.errors import StoreError
+from teachonce.errors import ConfigError, StoreError
 from teachonce.records.class_space import ClassSpace, map_logits
 from teachonce.records.discovery import open_records
 from teachonce.store.join import join_records
 from teachonce.store.store import Store
 from tests.codecs.test_on_device import assert_bits
-from tests.support.small_data import build_dataset, example, write_shards, write_store
+from tests.support.small_data import build_dataset, example, write_as_folder, write_shards, write_store
 
 CODECS = ["float32", "float16", "int8", "topk"]
 NUM_CLASSES = 30
@@ -35,6 +35,13 @@ def stores(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, St
     folder = tmp_path_factory.mktemp("stores")
     options: dict[str, Any] = {"num_classes": NUM_CLASSES, "offset": 1}
     return {name: write_store(folder / name, data, codec=name, **options) for name in CODECS}
+
+
+def join(data: Path, stores: list[Store]) -> StoredLogits:
+    """As a dataset does, before anything is decoded."""
+    teachers = StoredLogits(stores)
+    teachers.join(open_records(data, "train"))
+    return teachers
 
 
 def gather(stores: list[Store], locations: list[tuple[int, int]]) -> list[dict[str, np.ndarray]]:
@@ -57,8 +64,8 @@ def read_logits(store: Store, space: ClassSpace, temperature: float) -> np.ndarr
 
 @pytest.mark.parametrize("space", SPACES, ids=str)
 @pytest.mark.parametrize("name", CODECS)
-def test_in_the_students_classes(stores: dict[str, Store], name: str, space: ClassSpace) -> None:
-    teachers = StoredLogits([stores[name]])
+def test_in_the_students_classes(data: Path, stores: dict[str, Store], name: str, space: ClassSpace) -> None:
+    teachers = join(data, [stores[name]])
     batch = as_tensors(teachers.to_batch(gather([stores[name]], LOCATIONS)))
     assert all(len(values) == len(LOCATIONS) for values in batch.values())
     found, expected = teachers.decode(batch, 2.0, space), read_logits(stores[name], space, 2.0)
@@ -71,22 +78,22 @@ def test_in_the_students_classes(stores: dict[str, Store], name: str, space: Cla
         assert_bits(found, expected)
 
 
-def test_several_stores_have_an_axis_of_their_own(stores: dict[str, Store]) -> None:
+def test_several_stores_have_an_axis_of_their_own(data: Path, stores: dict[str, Store]) -> None:
     chosen = [stores["int8"], stores["topk"], stores["float16"]]
-    teachers = StoredLogits(chosen)
+    teachers = join(data, chosen)
     batch = as_tensors(teachers.to_batch(gather(chosen, LOCATIONS)))
     found = teachers.decode(batch, 4.0, SPACES[1])
     assert found.shape == (4, 3, NUM_CLASSES + 1)
     for number, store in enumerate(chosen):
-        alone = StoredLogits([store])
+        alone = join(data, [store])
         assert torch.equal(
             found[:, number], alone.decode(as_tensors(alone.to_batch(gather([store], LOCATIONS))), 4.0, SPACES[1])
         )
 
 
-def test_more_than_ten_stores_are_told_apart(stores: dict[str, Store]) -> None:
+def test_more_than_ten_stores_are_told_apart(data: Path, stores: dict[str, Store]) -> None:
     chosen = [stores["float32"]] * 11 + [stores["float16"]]
-    teachers = StoredLogits(chosen)
+    teachers = join(data, chosen)
     found = teachers.decode(as_tensors(teachers.to_batch(gather(chosen, LOCATIONS))), 1.0, SPACES[0])
     assert_bits(found[:, 1].contiguous(), read_logits(stores["float32"], SPACES[0], 1.0))
     assert_bits(found[:, 11].contiguous(), read_logits(stores["float16"], SPACES[0], 1.0))
@@ -120,9 +127,31 @@ def test_with_a_temperature_a_batch_has_logits_and_no_columns(data: Path, stores
     np.testing.assert_array_equal(arrays["teacher_logits"], read_logits(stores["int8"], SPACES[1], 2.0))
 
 
-def test_it_pickles(stores: dict[str, Store]) -> None:
+def test_before_the_classes_of_the_data_are_known_nothing_is_decoded(
+    data: Path, stores: dict[str, Store], tmp_path: Path
+) -> None:
+    """A folder of the same images numbers their classes from 0: by the store's own numbers each would be the next."""
+    store = stores["float32"]
+    folder = open_records(write_as_folder(open_records(data, "train"), tmp_path / "folder"), "train")
+    teachers, names = StoredLogits([store]), store.plan.class_names
+    assert folder.classes is not None and names is not None
+    columns = teachers.to_batch(gather([store], LOCATIONS))
+    space = ClassSpace(num_classes=len(folder.classes.names))
+    with pytest.raises(ConfigError, match=rf"^{store.path}: .* not joined with records yet; decode with dataset.logit"):
+        teachers.decode(as_tensors(columns), 2.0, space)
+    with pytest.raises(ConfigError, match=rf"^{store.path}: .* not joined with records yet"):
+        teachers.decode_arrays(columns, 2.0, space)
+    with pytest.warns(UserWarning, match="by name the data has 8 of the teacher's 30 classes"):
+        teachers.join(folder)
+    found = teachers.decode_arrays(columns, 2.0, space)
+    shard, row = LOCATIONS[0]
+    said = store.read_logits(shard, 0, [row])[0]
+    assert found[0].tolist() == [said[names.index(name) - store.class_space.offset] for name in folder.classes.names]
+
+
+def test_it_pickles(data: Path, stores: dict[str, Store]) -> None:
     chosen = [stores["topk"], stores["int8"]]
-    teachers = StoredLogits(chosen)
+    teachers = join(data, chosen)
     batch = as_tensors(teachers.to_batch(gather(chosen, LOCATIONS)))
     again = pickle.loads(pickle.dumps(teachers))
     assert torch.equal(again.decode(batch, 2.0, SPACES[1]), teachers.decode(batch, 2.0, SPACES[1]))
@@ -145,8 +174,8 @@ def test_a_data_sets_batches_decode_to_its_logits(data: Path, stores: dict[str, 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("name", CODECS)
-def test_on_a_cuda_device(stores: dict[str, Store], name: str) -> None:
-    teachers = StoredLogits([stores[name]])
+def test_on_a_cuda_device(data: Path, stores: dict[str, Store], name: str) -> None:
+    teachers = join(data, [stores[name]])
     batch = as_tensors(teachers.to_batch(gather([stores[name]], LOCATIONS)))
     with torch.autocast("cuda", torch.bfloat16):
         found = teachers.decode({key: values.cuda() for key, values in batch.items()}, 2.0, SPACES[1])

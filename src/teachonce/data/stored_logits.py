@@ -154,7 +154,8 @@ class StoredLogits:
         """Teacher logits [B, C] of a batch, of M > 1 stores [B, M, C], on the batch's device, in float32.
 
         For a student of ``class_space`` and a softmax at ``temperature``, which a sparse codec must know. Classes that
-        a teacher lacks are -inf.
+        a teacher lacks are -inf. Raises ConfigError before a dataset has joined them with its records, whose classes
+        may be numbered otherwise than a store's: a folder's from 0, those of TFRecords from 1.
         """
         teachers = []
         for number, store in enumerate(self.stores):
@@ -180,7 +181,15 @@ class StoredLogits:
 
     def _space(self, number: int) -> ClassSpace:
         """A teacher's classes in the labels of the data, where that is known."""
-        return self._joins[number].class_space if self._joins else self.stores[number].class_space
+        if self._joins:
+            return self._joins[number].class_space
+        store = self.stores[number]
+        if store.plan.class_names is not None:
+            raise ConfigError(
+                f"{store.path}: its classes are found by name among those of the records, and its logits are not "
+                "joined with records yet; decode with dataset.logits, those of a KDDataset"
+            )
+        return store.class_space
 
     def _check_same_views(
         self, gathered: Sequence[Mapping[str, NDArray[Any]]], joined: JoinedRecords, number: int
