@@ -502,6 +502,17 @@ def test_logits_of_other_views_than_the_replayed_ones_are_refused(data, view_sto
         KDDataset(source, OwnViews(CropPolicy()), StoredLogits([view_store]), size=8)
 
 
+def test_an_order_of_views_that_the_store_does_not_have_is_refused_at_once(view_store):
+    """Not in the epoch that shows the first of them."""
+    more = ViewOrder(num_views=4)
+    for source in (StoredViews, StoredLogits):
+        with pytest.raises(ConfigError, match=rf"^{view_store.path}: an order of 4 views, expected at most 3, which"):
+            source(view_store, more)
+        assert source(view_store, ViewOrder(num_views=2)).order.num_views == 2
+    with pytest.raises(ConfigError, match="an order of 3 views, expected at most 2"):
+        StoredLogits([view_store, Store(view_store.path, num_views=2)], ViewOrder(num_views=3))
+
+
 def test_a_sparse_store_must_know_the_temperature(tmp_path, data):
     teacher = write_color_teacher(tmp_path / "t.onnx")
     extract(ExtractConfig(data=data, teacher=teacher, out=tmp_path / "s", codec="topk", topk=2, device="cpu"))

@@ -21,6 +21,7 @@ from teachonce.records.class_space import ClassSpace, map_logits
 from teachonce.records.source import RecordSource
 from teachonce.store.join import JoinedRecords, StoreJoin, check_same_policy
 from teachonce.store.store import Store
+from teachonce.store.stored_views import choose_order
 from teachonce.views.columns import VIEW_COLUMNS
 from teachonce.views.order import ViewOrder
 
@@ -38,7 +39,8 @@ class StoredLogits:
     they are stored, for ``decode`` on the device. With ``other_views`` it is meant, and not warned of, that the student
     gets other views than those that the stores have; of mixed views it cannot be meant.
 
-    Raises StoreError where the stores are of other policies, seeds or data classes, ConfigError for none.
+    Raises StoreError where the stores are of other policies, seeds or data classes, ConfigError for none, and for an
+    order of views that they do not all have.
     """
 
     needs_record_logits = False
@@ -56,7 +58,7 @@ class StoredLogits:
             raise ConfigError("logits of no store: expected at least one")
         for store in self.stores:
             check_same_policy(self.stores[0], store)
-        self.order = order or ViewOrder(num_views=self.num_views)
+        self.order = choose_order(order, self.num_views, self.stores[0].path)
         self.temperature = temperature
         self.other_views = other_views
         self._joins: list[StoreJoin] = []

@@ -8,17 +8,34 @@ from teachonce.errors import ConfigError
 from teachonce.records.source import Location, RecordSource
 from teachonce.store.join import JoinedRecords, StoreJoin
 from teachonce.store.store import Store
+from teachonce.terminal import plural
 from teachonce.views.columns import decode_views
 from teachonce.views.order import ViewOrder
 from teachonce.views.view import View
 
 
+def choose_order(order: ViewOrder | None, num_views: int, where: object) -> ViewOrder:
+    """The order that was given, or that of all views one by one; ConfigError for one of more views than there are.
+
+    Now, and not in the epoch that asks for the first of them.
+    """
+    if order is not None and order.num_views > num_views:
+        raise ConfigError(
+            f"{where}: an order of {plural(order.num_views, 'view')}, expected at most {num_views}, which there are; "
+            f"give ViewOrder(num_views={num_views}, ...)"
+        )
+    return order or ViewOrder(num_views=num_views)
+
+
 class StoredViews:
-    """The views that a store's teacher was shown; ``order`` says which of them an epoch shows (default: one by one)."""
+    """The views that a store's teacher was shown; ``order`` says which of them an epoch shows (default: one by one).
+
+    Raises ConfigError for an order of views that the store does not have.
+    """
 
     def __init__(self, store: Store, order: ViewOrder | None = None) -> None:
         self.store = store
-        self.order = order or ViewOrder(num_views=store.num_views)
+        self.order = choose_order(order, store.num_views, store.path)
         self.is_replay = store.policy.is_random
         self.has_mix = store.policy.mix is not None
         self._join: StoreJoin | None = None
