@@ -149,6 +149,24 @@ def test_before_the_classes_of_the_data_are_known_nothing_is_decoded(
     assert found[0].tolist() == [said[names.index(name) - store.class_space.offset] for name in folder.classes.names]
 
 
+@pytest.mark.parametrize("temperature", [0.0, -1.0, float("inf"), float("nan")])
+@pytest.mark.parametrize("name", ["float32", "topk"])
+def test_a_temperature_that_no_softmax_has_is_refused(
+    data: Path, stores: dict[str, Store], name: str, temperature: float
+) -> None:
+    """A sparse codec would raise what NumPy says of it, or nothing, and give NaN."""
+    teachers = join(data, [stores[name]])
+    columns = teachers.to_batch(gather([stores[name]], LOCATIONS))
+    with pytest.raises(ConfigError, match=rf"^temperature {temperature}: expected a finite number above 0"):
+        StoredLogits([stores[name]], temperature=temperature)
+    with pytest.raises(ConfigError, match=r"^temperature"):
+        teachers.decode(as_tensors(columns), temperature, SPACES[0])
+    with pytest.raises(ConfigError, match=r"^temperature"):
+        teachers.decode_arrays(columns, temperature, SPACES[0])
+    with pytest.raises(ConfigError, match=r"^temperature"):
+        stores[name].read_logits(0, 0, [0], temperature)
+
+
 def test_it_pickles(data: Path, stores: dict[str, Store]) -> None:
     chosen = [stores["topk"], stores["int8"]]
     teachers = join(data, chosen)

@@ -5,8 +5,18 @@ The losses of students are in ``losses``; the error bounds that a codec checks w
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
+
+from teachonce.errors import ConfigError
+
+
+def check_temperature(temperature: float) -> None:
+    """Raise ConfigError for a temperature that no softmax has: of 0, below it, infinite or NaN."""
+    if not 0 < temperature < math.inf:
+        raise ConfigError(f"temperature {temperature}: expected a finite number above 0")
 
 
 def log_softmax(logits: NDArray[np.floating], temperature: float = 1.0) -> NDArray[np.float64]:

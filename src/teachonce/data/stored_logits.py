@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from teachonce.codecs.softmax import check_temperature
 from teachonce.data.tensors import Arrays, Batch, map_tensor
 from teachonce.errors import ConfigError, StoreError
 from teachonce.pixels.view_sources import ViewSource
@@ -39,8 +40,8 @@ class StoredLogits:
     they are stored, for ``decode`` on the device. With ``other_views`` it is meant, and not warned of, that the student
     gets other views than those that the stores have; of mixed views it cannot be meant.
 
-    Raises StoreError where the stores are of other policies, seeds or data classes, ConfigError for none, and for an
-    order of views that they do not all have.
+    Raises StoreError where the stores are of other policies, seeds or data classes, ConfigError for none, for an
+    order of views that they do not all have, and for a temperature that is not above 0.
     """
 
     needs_record_logits = False
@@ -53,6 +54,8 @@ class StoredLogits:
         temperature: float | None = None,
         other_views: bool = False,
     ) -> None:
+        if temperature is not None:
+            check_temperature(temperature)
         self.stores = [stores] if isinstance(stores, Store) else list(stores)
         if not self.stores:
             raise ConfigError("logits of no store: expected at least one")
@@ -159,6 +162,7 @@ class StoredLogits:
         a teacher lacks are -inf. Raises ConfigError before a dataset has joined them with its records, whose classes
         may be numbered otherwise than a store's: a folder's from 0, those of TFRecords from 1.
         """
+        check_temperature(temperature)
         teachers = []
         for number, store in enumerate(self.stores):
             logits = store.codec.decode_tensor(_columns_of(number, batch), temperature)
@@ -171,6 +175,7 @@ class StoredLogits:
 
     def decode_arrays(self, batch: Arrays, temperature: float, class_space: ClassSpace) -> NDArray[np.float32]:
         """``decode`` in NumPy."""
+        check_temperature(temperature)
         teachers = []
         for number, store in enumerate(self.stores):
             logits = store.codec.decode_logits(_columns_of(number, batch), temperature)

@@ -16,19 +16,19 @@ as plain loops.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from teachonce.codecs.softmax import check_temperature
 from teachonce.errors import ConfigError
 
 
 def soften(logits: Float[Tensor, "B C"], temperature: float) -> Float[Tensor, "B C"]:
     """softmax(logits / T) in float32; a logit of -inf (a class that the teacher lacks) is exactly 0 at any T."""
-    _check_temperature(temperature)
+    check_temperature(temperature)
     return torch.softmax(logits.float() / temperature, dim=1)
 
 
@@ -38,7 +38,7 @@ def average_probs(logits: Float[Tensor, "B M C"], temperature: float, weights: S
     Probabilities are averaged, not logits: the mean of logits is a geometric mean, in which the most doubtful teacher
     vetoes (You et al. 2017, "Learning from multiple teacher networks", section 3, averages softened outputs too).
     """
-    _check_temperature(temperature)
+    check_temperature(temperature)
     if len(weights) != logits.shape[1]:
         raise ConfigError(f"weights: {len(weights)}, expected one of each of the {logits.shape[1]} teachers")
     probs = torch.softmax(logits.float() / temperature, dim=2)
@@ -86,7 +86,7 @@ def kd_loss_from_probs(
     Mixup mixes probabilities, not logits: a linear mix of logits is a geometric mean of distributions.
     With ``row_weights`` w the mean is sum(w_i loss_i) / B: not divided by the weights of the batch (``label_loss``).
     """
-    _check_temperature(temperature)
+    check_temperature(temperature)
     _check_student(student_logits)
     _check_shape("teacher_probs", teacher_probs, student_logits.shape)
     _check_row_weights(row_weights, student_logits)
@@ -144,11 +144,6 @@ def _cross_entropy(
 ) -> Float[Tensor, ""]:
     losses = (probs * log_probs).sum(dim=1)
     return -(losses if row_weights is None else row_weights * losses).mean()
-
-
-def _check_temperature(temperature: float) -> None:
-    if not 0 < temperature < math.inf:
-        raise ConfigError(f"temperature {temperature}: expected a finite number above 0")
 
 
 def _check_student(student_logits: Tensor) -> None:

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from teachonce.codecs.codec import Codec
 from teachonce.codecs.registry import codec_from_json
+from teachonce.codecs.softmax import check_temperature
 from teachonce.errors import StoreError
 from teachonce.records.class_space import ClassSpace
 from teachonce.records.key_index import KeyIndex
@@ -214,6 +215,7 @@ class Store:
         A sparse codec estimates the classes that it does not keep for a softmax at ``temperature``; a dense one gives
         the same at any.
         """
+        check_temperature(temperature)
         return self.codec.decode_logits(self.read_rows(shard, view, rows), temperature)
 
     def read_rows(
