@@ -267,6 +267,14 @@ def test_records_that_are_not_there_are_refused(data):
         dataset.read_batch([], 0)
     with pytest.raises(ConfigError, match=r"^a batch of no records"):
         dataset.read_items([])
+    for not_numbers in (np.arange(15) == 2, [False, False, True], [0.5, 2.0], np.array([1.0])):
+        for read in (dataset.read_batch, dataset.read_arrays):
+            with pytest.raises(TypeError, match=r"expected record numbers \(of a mask: np.flatnonzero\(mask\)\)"):
+                read(not_numbers, 0)
+    with pytest.raises(TypeError, match="expected record numbers"):
+        EvalDataset(source, Preprocessing(size_px=8), ClassSpace(num_classes=5)).read_items([(0.5, 0)])
+    for numbers in (np.array([3, 14], np.uint64), [3, 14], range(3, 15, 11)):
+        assert dataset.read_batch(numbers, 0)["indices"].tolist() == [3, 14]
     with pytest.raises(ConfigError, match=r"^num_workers -1: expected 0 or more"):
         dataset.batches(batch_size=4, epoch=0, num_workers=-1)
 

@@ -124,7 +124,7 @@ class KDDataset:
     def _read(self, indices: Sequence[int], epoch: int) -> Arrays:
         if not len(indices):
             raise ConfigError("a batch of no records: expected at least one")
-        locations = self.records.locate_all(np.asarray(indices, np.int64))
+        locations = self.records.locate_all(np.asarray(indices))
         with_logits = self.logits is not None and self.logits.needs_record_logits
         records = self.records.read_batch(locations, with_logits=with_logits, buffers=self._buffers)
         joined = self._reader.join(locations, records)
@@ -281,10 +281,10 @@ class EvalDataset:
     def read_items(self, items: Items) -> Arrays:
         """The records of (index, epoch), the same in every epoch."""
         _check_items(items)
-        indices = np.array([index for index, _ in items], np.int64)
+        indices = np.array([index for index, _ in items])
         locations = self.records.locate_all(indices)
         records = self.records.read_batch(locations, buffers=self._buffers)
-        return {**self.make_arrays(locations, records), "indices": indices}
+        return {**self.make_arrays(locations, records), "indices": indices.astype(np.int64, copy=False)}
 
     def make_arrays(self, locations: Sequence[Location], records: Sequence[Record]) -> Arrays:
         """Pixels and labels of records that were read; a subclass adds what else it wants of them."""

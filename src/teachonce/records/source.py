@@ -170,7 +170,10 @@ class ShardOffsets:
         return shard, index - int(self._first[shard])
 
     def locate_all(self, indices: NDArray[np.integer]) -> Locations:
-        """(shard, row) of each of many records [n]."""
+        """(shard, row) of each of many records [n]; TypeError for what is no numbers: of a mask each truth would be."""
+        if indices.dtype == np.bool_ or (indices.size and indices.dtype.kind not in "iu"):
+            raise TypeError(f"records of {indices.dtype}, expected record numbers (of a mask: np.flatnonzero(mask))")
+        indices = indices.astype(np.int64, copy=False)
         if len(indices):
             self._check(indices.min(), indices.max())
         shards = self._first.searchsorted(indices, side="right") - 1
