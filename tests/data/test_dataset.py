@@ -253,7 +253,7 @@ def test_a_dataloader_takes_the_loader_and_not_the_dataset(data):
         for batch, expected in zip(found, loader, strict=True):
             assert all(torch.equal(batch[name], expected[name]) for name in expected)
     sampler = EpochBatches(15, 4, epoch=1)
-    found = list(DataLoader(dataset, batch_sampler=sampler, collate_fn=lambda batch: batch))
+    found = list(DataLoader(dataset, batch_sampler=sampler, collate_fn=dict))
     assert [batch["indices"].tolist() for batch in found] == [[index for index, _ in items] for items in sampler]
 
 

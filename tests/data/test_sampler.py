@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import pytest
 
 from teachonce.data.sampler import EpochBatches
@@ -119,5 +121,7 @@ def test_a_batch_by_its_number(paired):
     assert batches[-1] == rest[-1] and batches[1:3] == rest[1:3]
     with pytest.raises(IndexError):
         batches[len(rest)]
+    # As a DataLoader's processes get it that are spawned, also after a batch was asked for.
+    assert list(pickle.loads(pickle.dumps(batches))) == rest
     batches.set_epoch(3)
     assert [batches[step] for step in range(len(batches))] == list(EpochBatches(53, 6, seed=5, epoch=3, paired=paired))

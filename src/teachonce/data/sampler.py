@@ -109,6 +109,10 @@ class EpochBatches(Sequence[list[tuple[int, int]]]):
         self.epoch = epoch
         self.first_step = 0
 
+    def __getstate__(self) -> dict[str, object]:
+        # The order is functions, which do not pickle, and is drawn again where it is asked for.
+        return {**vars(self), "_orders": None}
+
     def __len__(self) -> int:
         return max(self.num_steps - self.first_step, 0)
 
