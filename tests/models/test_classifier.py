@@ -69,6 +69,18 @@ def test_torchvision_logits_are_those_of_a_direct_call(resnet_weights: Path) -> 
     assert classifier.module is not None and not classifier.module.training
 
 
+def test_a_loss_keeps_the_logits_for_its_backward_pass(resnet_weights: Path) -> None:
+    """As that of a loop of one's own does, with a teacher beside the student."""
+    teacher = load_model(resnet_spec(resnet_weights))
+    student = nn.Linear(3 * SIZE_PX * SIZE_PX, NUM_CLASSES)
+    pixels = noise_pixels()
+    teacher_logits = teacher.logits(pixels)
+    assert not teacher_logits.is_inference() and not teacher_logits.requires_grad
+    nn.functional.mse_loss(student(pixels.flatten(1).float() / 255), teacher_logits).backward()
+    assert student.weight.grad is not None and teacher.module is not None
+    assert all(parameter.grad is None for parameter in teacher.module.parameters())
+
+
 def test_weights_hash_is_of_the_values_not_of_the_file(resnet_weights: Path, tmp_path: Path) -> None:
     weights = load_file(resnet_weights)
     torch.save({"state_dict": {f"module.{name}": tensor for name, tensor in weights.items()}}, tmp_path / "w.pth")

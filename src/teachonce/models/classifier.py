@@ -81,8 +81,8 @@ class Classifier:
     def logits(self, pixels: Tensor) -> Tensor:
         """Logits [B, C], float32, of pixels [B, H, W, 3] (uint8, or float in 0..255), from any device.
 
-        They are where the backend leaves them (PyTorch: on ``device``) and nothing is waited for; ``collect_logits``
-        brings them home and checks them.
+        They are where the backend leaves them (PyTorch: on ``device``), without a gradient, and nothing is waited for;
+        ``collect_logits`` brings them home and checks them.
         """
         with ExitStack() as settings:
             settings.enter_context(torch.inference_mode())
@@ -91,7 +91,9 @@ class Classifier:
             images = normalize(pixels.to(self.device, non_blocking=self.device.type == "cuda"), self.preprocessing)
             if self.channels_last:
                 images = images.contiguous(memory_format=torch.channels_last)
-            return self.forward(images).float()
+            logits = self.forward(images).float()
+        # Out of inference mode, whose own tensors no loss may keep for its backward pass.
+        return logits.clone()
 
     def collect_logits(self, logits: Tensor | PendingLogits) -> NDArray[np.float32]:
         """Logits as an array on the CPU; raises LogitsError where one is NaN or infinite.

@@ -63,8 +63,8 @@ class OnlineTeacher:
     def __call__(self, pixels: Tensor) -> Tensor:
         """Ask; classes that the teacher lacks are -inf."""
         logits = self.teacher.logits(pixels)
-        # Beside the student, wherever the backend leaves them; cloned out of inference mode, into the training's graph.
-        logits = logits.clone().to(pixels.device, non_blocking=pixels.is_cuda)
+        # Beside the student, wherever the backend leaves them.
+        logits = logits.to(pixels.device, non_blocking=pixels.is_cuda)
         return map_tensor(logits, self.source, self.target)
 
 
