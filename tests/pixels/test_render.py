@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 import pytest
 
-from teachonce.errors import RecordError, StoreError
+from teachonce.errors import ConfigError, RecordError, StoreError
 from teachonce.extraction.config import ExtractConfig
 from teachonce.extraction.extract import extract
 from teachonce.pixels.apply_view import apply_view
@@ -196,6 +196,12 @@ def test_partners_of_the_own_class_are_said(tmp_path, monkeypatch, per_shard):
     (message,) = (str(warning.message) for warning in found)
     assert message.startswith("images: its records are sorted by class") and "\n" not in message
     assert "3 of 3 shards hold one class alone, and 100% of the partners are of the record's own class (27%" in message
+
+
+def test_a_students_own_views_are_not_mixed():
+    """A policy that mixes would be drawn without its mix, and nobody would know."""
+    with pytest.raises(ConfigError, match="a student's own views are not mixed; give DrawnViews, or a policy without"):
+        OwnViews(CropPolicy(mix=RandomMix(mixup_alpha=1.0)))
 
 
 def test_records_are_those_of_the_stores_beside_the_views_too(tmp_path, data, store):

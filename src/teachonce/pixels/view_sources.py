@@ -146,13 +146,21 @@ class DrawnViews:
 
 
 class OwnViews:
-    """A student's own augmentation: drawn by (seed, epoch, record key), unmixed, stored nowhere."""
+    """A student's own augmentation: drawn by (seed, epoch, record key), unmixed, stored nowhere.
+
+    Raises ConfigError for a policy that mixes: partners are of the record's shard, whose keys only DrawnViews read.
+    """
 
     is_replay = False
     has_mix = False
     stores: list[Store] = []  # noqa: RUF012, always empty
 
     def __init__(self, policy: Policy, seed: int = 0) -> None:
+        if policy.mix is not None:
+            raise ConfigError(
+                "OwnViews of a policy that mixes images: a student's own views are not mixed; give DrawnViews, or a "
+                "policy without mix, and mix the batches"
+            )
         self.policy = policy
         self.seed = seed
 

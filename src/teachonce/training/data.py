@@ -199,7 +199,7 @@ def _choose_views(
     if stores and stores[0].policy.is_random and not config.own_views:
         return StoredViews(stores[0], order)
     # Without an online teacher mixup is of the batch (``losses.mixup``), and not of the views.
-    return OwnViews(policy, config.seed)
+    return OwnViews(dataclasses.replace(policy, mix=None) if policy.mix else policy, config.seed)
 
 
 def open_stores(config: TrainConfig) -> list[Store]:
