@@ -37,6 +37,8 @@ class EpochBatches(Sequence[list[tuple[int, int]]]):
     those of batches N times as large, and every update has N batches. ``loss_weight`` weighs their losses so that the
     mean over N batches, and over ranks, is the mean over the update's records.
 
+    It is one epoch until ``set_epoch`` says which: iterated again without it, it has the same order and views again.
+
     ``first_step`` resumes in the middle of an epoch: the batches before it are skipped without reading their records.
 
     ``shuffle_shards`` N permutes the shards, whose numbers of records are ``shard_sizes``, and shuffles records in a
