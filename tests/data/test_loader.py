@@ -10,16 +10,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
+from teachonce.data import dataset as dataset_module
 from teachonce.data import loader as module
-from teachonce.data.dataset import KDDataset
+from teachonce.data.dataset import EvalDataset, KDDataset
 from teachonce.data.loader import BATCHES_AHEAD, Batch, Loader, choose_threads
 from teachonce.data.sampler import EpochBatches
 from teachonce.engine.buffers import MAX_BUFFERS
 from teachonce.engine.prefetch import THREAD_NAME
-from teachonce.errors import ImageError
+from teachonce.errors import ConfigError, ImageError
+from teachonce.pixels.preprocessing import Preprocessing
 from teachonce.records.discovery import open_records
 from tests.support.small_data import build_dataset, example, write_image_folder, write_shards
 
@@ -186,6 +190,34 @@ def test_with_cuda_the_pixels_are_page_locked(dataset: KDDataset) -> None:
     assert not any(values.is_pinned() for values in dataset.__getitems__([(0, 0)]).values())
     locked = build_dataset(dataset.records, size=12, page_locked=True)
     assert all(values.is_pinned() for values in locked.__getitems__([(0, 0), (1, 1)]).values())
+
+
+def test_page_locked_pixels_are_in_the_storage_that_torch_made(
+    dataset: KDDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With plain memory in its place, where there is no CUDA: what counts is whose storage a batch has."""
+    made: list[torch.Tensor] = []
+
+    def take(shape: tuple[int, ...]) -> NDArray[np.uint8]:
+        made.append(torch.empty(shape, dtype=torch.uint8))
+        return made[-1].numpy()
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(dataset_module, "take_page_locked", take)
+    monkeypatch.setattr(dataset_module, "lock_pages", lambda batch: batch)
+    locked = build_dataset(dataset.records, size=12, page_locked=True)
+    pixels = locked.__getitems__([(0, 0), (1, 0)])["pixels"]
+    assert [pixels.untyped_storage()._cdata] == [tensor.untyped_storage()._cdata for tensor in made]
+
+
+def test_without_cuda_page_locked_memory_is_refused_at_once(
+    dataset: KDDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match=r"^page_locked: PyTorch finds no CUDA device here, expected one"):
+        build_dataset(dataset.records, size=12, page_locked=True)
+    with pytest.raises(ConfigError, match=r"^page_locked: PyTorch finds no CUDA device here"):
+        EvalDataset(dataset.records, Preprocessing(size_px=12), dataset.class_space, page_locked=True)
 
 
 def test_a_machine_with_cuda_takes_plain_memory_for_the_cpu(

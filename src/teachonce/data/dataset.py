@@ -25,7 +25,15 @@ from numpy.typing import NDArray
 from teachonce.data.loader import Items, Loader
 from teachonce.data.logit_sources import LogitSource
 from teachonce.data.sampler import EpochBatches
-from teachonce.data.tensors import Arrays, Batch, as_tensors, join_batches, lock_pages, take_page_locked
+from teachonce.data.tensors import (
+    Arrays,
+    Batch,
+    as_tensors,
+    check_page_locked,
+    join_batches,
+    lock_pages,
+    take_page_locked,
+)
 from teachonce.engine.buffers import BufferPool
 from teachonce.errors import ConfigError
 from teachonce.pixels.decode import Interpolation
@@ -73,6 +81,8 @@ class KDDataset:
         misfit_advice: str = MISFIT_ADVICE,
     ) -> None:
         self.records = records
+        if page_locked:
+            check_page_locked()
         self.page_locked = page_locked
         self.misfit_advice = misfit_advice
         self.views = views
@@ -247,6 +257,8 @@ class EvalDataset:
         misfit_advice: str = MISFIT_ADVICE,
     ) -> None:
         self.records = records
+        if page_locked:
+            check_page_locked()
         self.page_locked = page_locked
         self.misfit_advice = misfit_advice
         self.preprocessing = preprocessing

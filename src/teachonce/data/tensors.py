@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from teachonce.errors import ConfigError
 from teachonce.extras import missing_extras
 from teachonce.records.class_space import ClassSpace, Outputs, shared_classes
 
@@ -30,7 +31,16 @@ def as_tensors(arrays: Arrays) -> Batch:
     with missing_extras("a batch of tensors (as_numpy() has NumPy arrays)"):
         import torch
 
-    return {name: torch.from_numpy(values) for name, values in arrays.items()}
+    def over(values: NDArray[Any]) -> Tensor:
+        # Where the memory is a tensor's, over its storage: by that torch knows when a copy from page-locked memory to a
+        # device is over. Of another storage over the same bytes it knows by their first address alone, and would hand
+        # out memory of which a part is still being copied.
+        owner = values.base
+        if isinstance(owner, torch.Tensor) and owner.shape == values.shape:
+            return owner
+        return torch.from_numpy(values)
+
+    return {name: over(values) for name, values in arrays.items()}
 
 
 def join_batches(parts: Sequence[Batch], order: NDArray[np.int64] | None = None) -> Batch:
@@ -41,6 +51,17 @@ def join_batches(parts: Sequence[Batch], order: NDArray[np.int64] | None = None)
         return parts[0]
     joined = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     return joined if order is None else {name: values[torch.from_numpy(order)] for name, values in joined.items()}
+
+
+def check_page_locked() -> None:
+    """Raise ConfigError where there is no CUDA device, for which alone memory is page-locked."""
+    with missing_extras("page_locked"):
+        import torch
+
+    if not torch.cuda.is_available():
+        raise ConfigError(
+            "page_locked: PyTorch finds no CUDA device here, expected one that the batches go to; leave it out"
+        )
 
 
 def take_page_locked(shape: tuple[int, ...]) -> NDArray[np.uint8]:
