@@ -6,6 +6,7 @@ import pytest
 
 from teachonce.cli.ablate_table import (
     Arm,
+    count_comparisons,
     difference,
     draw_ablation,
     find_verdicts,
@@ -59,6 +60,17 @@ def test_stored_views_are_compared_with_both_ends():
     )
     assert "better than it" in verdicts[0] and "fixed centre logits: +2.97" in verdicts[0]
     assert "within the noise of it" in verdicts[1] and "online teacher: +0.00" in verdicts[1]
+
+
+def test_a_difference_that_table_and_sentences_have_is_counted_once():
+    """Stored views that are the base are compared with both ends in the table, and in the sentences again."""
+    views, center, online = (
+        arm(name, 0.6, 0.62, 0.64) for name in ("4 stored views", "fixed centre logits", "online teacher")
+    )
+    assert count_comparisons([views, center, online]) == 2
+    assert count_comparisons([center, views, online]) == 3, "views against online is in no row"
+    assert count_comparisons([LABELS, center, views, online]) == 5
+    assert "3 arms and 2 comparisons" in render_table([views, center, online], 3)
 
 
 def test_labels_are_the_baseline_wherever_they_stand():

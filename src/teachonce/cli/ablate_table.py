@@ -91,8 +91,10 @@ def sampling_interval(arm: Arm) -> float:
 
 
 def count_comparisons(arms: Sequence[Arm]) -> int:
-    """How many differences the table and its sentences judge together."""
-    return max(1, len(arms) - 1 + len(_find_pairs(arms)))
+    """How many differences the table and its sentences judge together, each of them once."""
+    base = find_base(arms)
+    # Where stored views are the base, the table has these pairs already.
+    return max(1, len(arms) - 1 + sum(arm is not base for arm, _ in _find_pairs(arms)))
 
 
 def find_base(arms: Sequence[Arm]) -> Arm:
