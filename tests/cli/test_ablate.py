@@ -277,6 +277,9 @@ def test_all_calls_of_an_extraction_count(digits, tmp_path, monkeypatch):
     program._make_stores(config)
     program._make_stores(config)
     assert json.loads((tmp_path / "o" / "extractions.json").read_text()) == {"views": 20}
+    own, other = tmp_path / "o" / "stores" / "views", tmp_path / "other" / "views"
+    assert program._extraction_seconds(config, own.parent / ".." / "stores" / "views") == 20
+    assert program._extraction_seconds(config, other) == 0, "of --stores, with the name of an own one"
 
 
 def test_without_validation_there_is_nothing_to_compare(digits, tmp_path):

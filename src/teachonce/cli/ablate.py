@@ -119,29 +119,33 @@ def _make_stores(config: AblateConfig) -> list[ArmConfig]:
     """The arms of ``--arms``, after extracting the stores that they need."""
     arms = config.parse_arms()
     num_views = max((count for _, count in arms), default=0)
-    folder = config.out / "stores"
+    center, views = _store_path(config, "center"), _store_path(config, "views")
     if any(kind == "center" for kind, _ in arms):
         # The teacher's own crop draws nothing.
         nothing = dict.fromkeys(("mixup_alpha", "cutmix_alpha", "erase_prob", "object_covered"), 0.0)
-        _extract(config, folder / "center", policy="center", **nothing)
+        _extract(config, center, policy="center", **nothing)
     if num_views:
-        _extract(config, folder / "views", policy=config.policy, views=num_views)
+        _extract(config, views, policy=config.policy, views=num_views)
     found = []
     for kind, count in arms:
         if kind == "labels":
             found.append(ArmConfig("labels only", _no_view_mix(config)))
         elif kind == "center":
-            found.append(ArmConfig("fixed centre logits", _no_view_mix(config), (folder / "center",), 1))
+            found.append(ArmConfig("fixed centre logits", _no_view_mix(config), (center,), 1))
         elif kind == "views":
             name = f"{count} stored view" + "s" * (count > 1)
-            found.append(ArmConfig(name, {"views": count}, (folder / "views",), count, replays=True))
+            found.append(ArmConfig(name, {"views": count}, (views,), count, replays=True))
         elif kind == "own":
             settings = {"views": count, "own_views": True, "mixup_alpha": 0.0, "cutmix_alpha": 0.0}
-            found.append(ArmConfig(f"{count} views, not replayed", settings, (folder / "views",), count))
+            found.append(ArmConfig(f"{count} views, not replayed", settings, (views,), count))
         else:
             online = {"teacher": config.teacher, "teacher_offset": config.teacher_offset}
             found.append(ArmConfig("online teacher", online | {"view_seed": config.view_seed}))
     return found
+
+
+def _store_path(config: AblateConfig, name: str) -> Path:
+    return config.out / "stores" / name
 
 
 def _given_stores(config: AblateConfig) -> list[ArmConfig]:
@@ -219,6 +223,12 @@ def _read_extractions(config: AblateConfig) -> dict[str, float]:
         return {}
     path = config.out / _EXTRACTIONS_NAME
     return convert_json(read_json(path), dict[str, float], path, TeachonceError, advice="remove it")
+
+
+def _extraction_seconds(config: AblateConfig, store: Path) -> float:
+    """What the extractions of this ablation took; 0 for a store elsewhere, whatever its folder is called."""
+    is_own = store.resolve() == _store_path(config, store.name).resolve()
+    return _read_extractions(config).get(store.name, 0.0) if is_own else 0.0
 
 
 def _student_config(config: AblateConfig, arm: ArmConfig, seed: int) -> TrainConfig:
@@ -353,7 +363,6 @@ def _read_arm(config: AblateConfig, arm: ArmConfig) -> Arm:
     forwards = sum(store.num_records for store in stores) * arm.num_views
     if "teacher" in arm.settings:
         forwards = config.seeds * config.epochs * open_records(config.data, config.split, config).num_records
-    extractions = _read_extractions(config)
     shares = [arm.num_views / store.num_views for store in stores]
     return Arm(
         name=arm.name,
@@ -361,7 +370,7 @@ def _read_arm(config: AblateConfig, arm: ArmConfig) -> Arm:
         ece=[result["ece"] for result in results],
         train_seconds=[result["seconds"] for result in results],
         extract_seconds=sum(
-            extractions.get(path.name, 0.0) * share for path, share in zip(arm.stores, shares, strict=True)
+            _extraction_seconds(config, path) * share for path, share in zip(arm.stores, shares, strict=True)
         ),
         teacher_forwards=forwards,
         store_bytes=round(sum(store.num_bytes() * share for store, share in zip(stores, shares, strict=True))),
