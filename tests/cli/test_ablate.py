@@ -4,11 +4,13 @@ import dataclasses
 import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 import warnings
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -186,6 +188,41 @@ def test_what_stores_imply_for_the_arms_is_said(tmp_path, capsys, arms, names, s
     assert [arm.name for arm in _given_stores(config)] == names
     assert config.parse_stores() == [(tmp_path / "store",)]
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "arms"),
+    [
+        ("crop+flip/a", [["crop+flip/a"]]),
+        ("crop+flip/a, crop+flip/b+crop+flip/a", [["crop+flip/a"], ["crop+flip/b", "crop+flip/a"]]),
+        ("A,x,y,x,y+A", [["A"], ["x,y"], ["x,y", "A"]]),
+        ("c++/a", [["c++/a"]]),
+        ("A,none+A", [["A"], ["none", "A"]]),
+        ("A,B,A+./B", [["A"], ["B"], ["A", "B"]]),
+    ],
+)
+def test_a_store_whose_name_has_what_separates_names(tmp_path, monkeypatch, text, arms):
+    monkeypatch.chdir(tmp_path)
+    data = write_shards(tmp_path / "data")
+    write_store(tmp_path / "A", data)
+    for name in ("B", "A+B", "x,y", "crop+flip/a", "crop+flip/b", "c++/a"):
+        shutil.copytree("A", name)
+    config = AblateConfig(data=data, out=tmp_path / "out", stores=text, arms="", **COMMON)
+    assert config.parse_stores() == [tuple(map(Path, parts)) for parts in arms]
+    with pytest.raises(
+        ConfigError, match=r"^--stores A,A\+B: there is more than one way to read it, as A\+B is a store"
+    ):
+        dataclasses.replace(config, stores="A,A+B")
+
+
+def test_arms_whose_runs_would_have_one_folder_are_refused(tmp_path):
+    data = write_shards(tmp_path / "data")
+    stores = [tmp_path / "a b", tmp_path / "a-b"]
+    for store in stores:
+        write_store(store, data)
+    config = AblateConfig(data=data, out=tmp_path / "out", stores=",".join(map(str, stores)), arms="", **COMMON)
+    with pytest.raises(ConfigError, match="two arms would have the same name"):
+        _given_stores(config)
 
 
 @pytest.mark.parametrize("scale", [(0.08, 1.0), (0.5, 1.0)])

@@ -168,11 +168,10 @@ def _given_stores(config: AblateConfig) -> list[ArmConfig]:
         name = " + ".join(path.name for path in paths)
         settings = {} if replays else _no_view_mix(config)
         found.append(ArmConfig(name, settings, paths, num_views, replays))
-    names = [arm.name for arm in found]
     replayed = [arm.stores[0] for arm in found if arm.replays]
     if len(others) < len(words) and replayed and (note := describe_other_views(replayed[0], config)):
         print_note(f"ablate: labels only: {note}")
-    if len(set(names)) != len(names):
+    if len({_run_path(config, arm, 0) for arm in found}) != len(found):
         raise ConfigError(
             f"--stores {config.stores}: two arms would have the same name; give stores with different folder names"
         )

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
 from teachonce.codecs.options import KEPT_CLASSES, CodecName
-from teachonce.errors import ConfigError
+from teachonce.errors import ConfigError, TeachonceError
 from teachonce.models.options import Spec
 from teachonce.options import (
     Common,
@@ -47,7 +50,8 @@ class AblateConfig(TrainingOptions):
     teacher: InTeacher[Common[Spec | None]] = only_with(None, _MADE_STORES)
     """Model SPEC of the teacher that extracts the stores of the arms and is the online teacher."""
     stores: InArms[Common[str]] = ""
-    """Stores to compare instead of making them: A,B,A+B; A+B averages two teachers over the same views."""
+    """Stores to compare instead of making them: A,B,A+B; A+B averages two teachers over the same views.
+    Names of stores may have + and commas themselves."""
     arms: InArms[Common[str]] = "labels,center,views:1,views:4,views:10,online"
     """What to compare: labels; center (fixed logits, the student's own crops); views:V (V stored views); own:V (V
     stored views, but the student draws its own: no agreement); online. With --stores an arm is a store, and of these
@@ -99,8 +103,23 @@ class AblateConfig(TrainingOptions):
         return True
 
     def parse_stores(self) -> list[tuple[Path, ...]]:
-        """The stores of each arm of ``--stores``; raises ConfigError where a name is empty."""
-        arms = [[part.strip() for part in word.split("+")] for word in self.stores.split(",")] if self.stores else []
+        """The stores of each arm of ``--stores``; raises ConfigError where a name is empty, or two readings hold.
+
+        Names may have a + or a comma themselves: words that are stores only when they are joined are one name.
+        """
+        words = re.split("([+,])", self.stores) if self.stores else []
+        is_store = cache(_is_store)
+        short, long = (_join_names(words, is_store, longest=longest) for longest in (False, True))
+        if short != long:
+            name = next(name for name in long or () if name not in (short or ()))
+            both = "more than one way to read it, as {0} is a store and so are its parts; for these write +./ for +"
+            raise ConfigError(f"--stores {self.stores}: there is {both.format(name.strip())}, or rename a store")
+        arms: list[list[str]] = [[]] if words else []
+        for word in short or words:
+            if word == ",":
+                arms.append([])
+            elif word != "+":
+                arms[-1].append(word.strip())
         require(all(map(all, arms)), "--stores", self.stores, "stores as A,B,A+B, none of them empty")
         return [tuple(map(to_location, parts)) for parts in arms]
 
@@ -117,6 +136,31 @@ class AblateConfig(TrainingOptions):
                 raise ConfigError(f"--arms {word}: expected labels, center, online, views:V or own:V")
         require(len(set(found)) == len(found), "--arms", self.arms, "each arm once")
         return found
+
+
+def _join_names(words: Sequence[str], is_store: Callable[[str], bool], *, longest: bool) -> list[str] | None:
+    """Names and the separators between them, with words joined so that every name is a store; None: there is no way.
+
+    Of several ways the one with the shortest names, or the longest ones, from the left.
+    """
+    ends = range(1, len(words) + 1, 2)
+    for end in reversed(ends) if longest else ends:
+        name = "".join(words[:end])
+        if is_store(name):
+            if end == len(words):
+                return [name]
+            if rest := _join_names(words[end + 1 :], is_store, longest=longest):
+                return [name, words[end], *rest]
+    return None
+
+
+def _is_store(text: str) -> bool:
+    from teachonce.store.plan_files import holds_store
+
+    # What cannot be looked for is said when it is opened.
+    with suppress(TeachonceError, OSError, ValueError):
+        return bool(text.strip()) and holds_store(to_location(text.strip()))
+    return False
 
 
 @dataclass(frozen=True, kw_only=True)
