@@ -16,10 +16,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from teachonce.cli.ablate import ArmConfig, _given_stores, _student_config, _with_own_threads, ablate
+from teachonce.cli.ablate import ArmConfig, _given_stores, _student_config, _train_students, _with_own_threads, ablate
 from teachonce.cli.config import AblateConfig
 from teachonce.engine.stop_long_work import Interrupted
-from teachonce.errors import ConfigError, PlanMismatchError
+from teachonce.errors import ConfigError, PlanMismatchError, RecordError, TeachonceError
 from teachonce.extraction.config import ExtractConfig
 from teachonce.extraction.extract import extract
 from teachonce.runs.run import Run
@@ -382,6 +382,73 @@ def test_a_signal_while_a_student_is_prepared_stops_it_too(digits, tmp_path, mon
     log = (config.out / "logs" / "labels-only-seed0.log").read_text()
     assert "training: interrupted in epoch 1 at step 1 of 12; checkpoint saved." in log
     assert not (config.out / "runs" / "labels-only-seed1").exists()
+
+
+def labels_alone(digits, out, **more):
+    settings = {"arms": "labels", "teacher": "run:none", "seeds": 3, "grace_seconds": GRACE_SECONDS, **more}
+    return AblateConfig(data=digits, out=out, **COMMON | settings)
+
+
+@pytest.mark.parametrize("error", [RecordError("a shard is damaged"), RuntimeError("CUDA out of memory\nTried ...")])
+def test_a_student_that_fails_leaves_the_others_to_be_trained(digits, tmp_path, monkeypatch, capsys, error):
+    def train_but_one(config, **given):
+        if config.seed == 0:
+            raise error
+        return train(config, **given)
+
+    monkeypatch.setattr("teachonce.cli.ablate.train", train_but_one)
+    config = labels_alone(digits, tmp_path / "out")
+    text = str(error) if isinstance(error, RecordError) else "RuntimeError: CUDA out of memory"
+    line = f"labels-only-seed0: {text}"
+    with pytest.raises(TeachonceError) as raised:
+        ablate(config)
+    assert str(raised.value).startswith(f"{config.out}: of 3 students 1 failed: {line}; logs/ has more")
+    assert raised.value.exit_code == 1
+    said = capsys.readouterr().err.splitlines()
+    assert f"ablate: {line}" in said and said[-1].startswith("ablate: stopped at 4 of 6 epochs")
+    log = (config.out / "logs" / "labels-only-seed0.log").read_text().splitlines()
+    assert log[-1] == f"teachonce: {text}"
+    assert all(Run(config.out / "runs" / f"labels-only-seed{seed}").result for seed in (1, 2))
+    assert not (config.out / "ablation.md").exists()
+    monkeypatch.setattr("teachonce.cli.ablate.train", train)
+    assert len(ablate(config)[0].top1) == 3, "the same command trains what failed"
+
+
+@pytest.mark.parametrize("error", [ConfigError("no such device"), PlanMismatchError("lr was 1, now 2")])
+def test_what_is_wrong_with_the_command_ends_it(digits, tmp_path, monkeypatch, error):
+    def refuse(config, **given):
+        raise error
+
+    monkeypatch.setattr("teachonce.cli.ablate.train", refuse)
+    with pytest.raises(type(error), match=f"^{error}$"):
+        ablate(labels_alone(digits, tmp_path))
+    assert [path.name for path in (tmp_path / "logs").iterdir()] == ["labels-only-seed0.log"]
+
+
+def test_a_failure_before_a_signal_is_not_lost(digits, tmp_path, monkeypatch, capsys):
+    def fail_then_stop(config, **given):
+        if config.seed == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+            return train(config, **given)
+        raise RecordError("a shard is damaged")
+
+    monkeypatch.setattr("teachonce.cli.ablate.train", fail_then_stop)
+    with pytest.raises(Interrupted):
+        ablate(labels_alone(digits, tmp_path))
+    said = capsys.readouterr().err.splitlines()
+    assert "ablate: labels-only-seed0: a shard is damaged" in said
+    assert said[-1] == "ablate: interrupted; 0 of 3 students are trained. Run the same command to resume"
+
+
+@pytest.mark.slow
+def test_students_that_run_are_stopped_where_the_command_is_wrong(digits, tmp_path):
+    """In two processes: one of them is asked to end, with a checkpoint, when the other refuses its student."""
+    config = labels_alone(digits, tmp_path, seeds=2, jobs=2, epochs=5000, batch_size=8)
+    students = [_student_config(config, ArmConfig("labels only", {}), seed) for seed in range(2)]
+    students[1] = dataclasses.replace(students[1], data=tmp_path / "nowhere")
+    with pytest.raises(ConfigError, match="nowhere: no such folder"):
+        _train_students(config, students, 2)
+    assert not list(tmp_path.glob("runs/*/result.json")), "5000 epochs are not over"
 
 
 @pytest.mark.slow

@@ -26,6 +26,7 @@ import dataclasses
 import io
 import signal
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -46,11 +47,11 @@ from teachonce.engine.stop_long_work import (
     end_by_signal,
     stopping_children,
 )
-from teachonce.errors import ConfigError, TeachonceError
+from teachonce.errors import ConfigError, PlanMismatchError, TeachonceError
 from teachonce.extraction.config import ExtractConfig
 from teachonce.extraction.extract import extract
 from teachonce.extras import require
-from teachonce.models.spec import parse_model_spec
+from teachonce.models.spec import first_line, parse_model_spec
 from teachonce.options import command_line, drop_idle
 from teachonce.records.discovery import open_records
 from teachonce.records.options import RecordOptions
@@ -253,31 +254,52 @@ def _run_path(config: AblateConfig, arm: ArmConfig, seed: int) -> Path:
 
 
 def _train_students(config: AblateConfig, students: Sequence[TrainConfig], num_jobs: int) -> None:
-    """Train all students; a signal stops those that are being trained, each with a checkpoint, and then the command."""
+    """Train all students; a signal stops those that are being trained, each with a checkpoint, and then the command.
+
+    A student that fails is said at once and leaves the others to be trained; what is wrong with the command, which the
+    others would say too, stops them. Raises that, or in the end TeachonceError with all failures.
+    """
     others = set(active_children())
     num_trained, stopped = 0, 0
+    failures: list[str] = []
+    refusal: TeachonceError | None = None
     with (
         StopSignals(config.grace_seconds + PARENT_SECONDS) as signals,
         stopping_children(signals, lambda: set(active_children()) - others),
     ):
-        build: Callable[[int], Any] = partial(_build_trainer, config.out / "logs", num_jobs)
+        build = partial(_build_trainer, config.out / "logs", num_jobs)
+        engine = Engine(num_workers=num_jobs)
         try:
             num_done = sum(map(_count_epochs, students))
             phase = describe_start(num_jobs, len(students))
             total = len(students) * config.epochs
             with progress("ablate", total, done=num_done, unit="epochs", phase=phase) as advance:
-                for _ in run_jobs(build, students, engine=Engine(num_workers=num_jobs), report=advance):
-                    num_trained += 1
+                for student, failure in run_jobs(build, students, engine=engine, report=advance):
+                    if isinstance(failure, (ConfigError, PlanMismatchError)):
+                        refusal = failure
+                        signals.received = signals.received or signal.SIGTERM  # as if asked: it stops the others
+                        raise refusal
+                    if failure is None:
+                        num_trained += 1
+                    else:
+                        failures.append(f"{student.out.name}: {failure}")
+                        print_line(f"ablate: {failures[-1]}")
                     if signals.received:
                         break
+                if failures and not signals.received:
+                    raise TeachonceError(
+                        f"{config.out}: of {plural(len(students), 'student')} {len(failures)} failed: "
+                        f"{'; '.join(failures)}; logs/ has more, and the same command tries them again"
+                    )
         except Interrupted:
             stopped = signal.SIGINT
         except SystemExit:
             stopped = signal.SIGTERM
-        except TeachonceError:
-            if not signals.received:
+        except TeachonceError as error:
+            if error is refusal or not signals.received:
                 raise
-            # A process that was about to train knows no more of a signal than to end.
+            # Mostly a process that was about to train, which knows no more of a signal than to end.
+            print_line(f"ablate: {error}")
         stopped = signals.received or stopped
     if stopped:
         done = f"{num_trained} of {len(students)} students are trained"
@@ -285,13 +307,15 @@ def _train_students(config: AblateConfig, students: Sequence[TrainConfig], num_j
         raise end_by_signal(stopped)
 
 
-def _build_trainer(logs: Path, num_jobs: int, worker_index: int) -> Callable[[TrainConfig, Advance], None]:
+def _build_trainer(
+    logs: Path, num_jobs: int, worker_index: int
+) -> Callable[[TrainConfig, Advance], TeachonceError | None]:
     import torch
 
     if num_jobs > 1:
         torch.set_num_threads(max(1, num_cores() // num_jobs))
 
-    def train_one(student: TrainConfig, report: Advance) -> None:
+    def train_one(student: TrainConfig, report: Advance) -> TeachonceError | None:
         num_done = _count_epochs(student)
 
         def count(num_epochs: int) -> None:
@@ -302,8 +326,18 @@ def _build_trainer(logs: Path, num_jobs: int, worker_index: int) -> Callable[[Tr
         # What each training says would be a mess of all of them at once.
         with _open_log(logs, f"{student.out.name}.log") as log, contextlib.redirect_stderr(log):
             print_line(f"$ teachonce train {command_line(student)}", log)
-            train(_with_own_threads(student, num_jobs), on_epoch=count)
+            try:
+                train(_with_own_threads(student, num_jobs), on_epoch=count)
+            except Exception as error:
+                # Returned, as an error that is raised would wait in the engine until all students at hand have ended.
+                failure = error if isinstance(error, TeachonceError) else None
+                if failure is None:
+                    traceback.print_exc(file=log)
+                    failure = TeachonceError(first_line(error))
+                print_line(f"teachonce: {failure}", log)
+                return failure
         count(student.epochs)
+        return None
 
     return train_one
 
