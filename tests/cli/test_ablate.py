@@ -16,7 +16,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from teachonce.cli.ablate import ArmConfig, _given_stores, _student_config, _train_students, _with_own_threads, ablate
+from teachonce.cli.ablate import (
+    ArmConfig,
+    _check_parts,
+    _given_stores,
+    _student_config,
+    _train_students,
+    _with_own_threads,
+    ablate,
+)
 from teachonce.cli.config import AblateConfig
 from teachonce.engine.stop_long_work import Interrupted
 from teachonce.errors import ConfigError, PlanMismatchError, RecordError, TeachonceError
@@ -262,6 +270,32 @@ def test_stores_that_are_there(ablation, digits, teacher, tmp_path, capsys):
     losses = [Run(tmp_path / "out" / "runs" / f"{name}-seed0").result["train_loss"] for name in ("views", "second")]
     both = Run(tmp_path / "out" / "runs" / "views-+-second-seed0").result["train_loss"]
     np.testing.assert_allclose(losses, both, rtol=1e-3)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_students_of_a_store_that_grew_have_its_first_views(digits, teacher, tmp_path, capsys):
+    """Those that began before and after are shown as one arm."""
+    store = tmp_path / "store"
+    extraction = ExtractConfig(
+        data=digits, teacher=teacher, out=store, policy="crop", views=1, codec="float16", device="cpu", gate_samples=0
+    )
+    extract(extraction)
+    common = COMMON | {"epochs": 1, "crop_scale": (0.08, 1.0), "flip_prob": 0.5}
+    config = AblateConfig(data=digits, out=tmp_path / "out", stores=str(store), arms="", seeds=1, **common)
+    ablate(config)
+    extract(dataclasses.replace(extraction, views=2))
+    capsys.readouterr()
+    (arm,) = ablate(dataclasses.replace(config, seeds=2))
+    assert "ablate: store: 1 of 2 views are used, as its students in" in capsys.readouterr().err
+    runs = [Run(tmp_path / "out" / "runs" / f"store-seed{seed}") for seed in range(2)]
+    assert [run.store_views for run in runs] == [1, 1] and arm.teacher_forwards == 96
+    (other,) = _given_stores(dataclasses.replace(config, out=tmp_path / "other"))
+    assert (other.num_views, other.settings["views"]) == (2, 2), "also when it grows before the last has started"
+    _check_parts(config, [other])
+    begun = runs[1].config | {"store_parts": [2]}
+    (runs[1].path / "config.json").write_text(json.dumps(begun))
+    with pytest.raises(PlanMismatchError, match=r"records were added to the store since students of store began"):
+        ablate(dataclasses.replace(config, seeds=2))
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ import io
 import signal
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import active_children
@@ -96,7 +96,9 @@ def ablate(config: AblateConfig) -> list[Arm]:
     jobs = [_student_config(config, arm, seed) for seed in range(config.seeds) for arm in arm_configs]
     # The finished ones too: train checks whether they are of this configuration, and refuses or skips them.
     num_jobs = min(config.jobs or num_cores(), len(jobs))
+    _check_parts(config, arm_configs)
     _train_students(config, jobs, num_jobs)
+    _check_parts(config, arm_configs)  # they are read anew for each student
     arms = [_read_arm(config, arm) for arm in arm_configs]
     table, command = render_table(arms, config.seeds), f"teachonce ablate {command_line(config)}"
     with atomic_write(config.out / TABLE_NAME) as file:
@@ -164,11 +166,11 @@ def _given_stores(config: AblateConfig) -> list[ArmConfig]:
     )
     for paths in arms:
         stores = [Store(path) for path in paths]
-        num_views = min(store.num_views for store in stores)
         replays = stores[0].policy.is_random
-        name = " + ".join(path.name for path in paths)
-        settings = {} if replays else _no_view_mix(config)
-        found.append(ArmConfig(name, settings, paths, num_views, replays))
+        arm = ArmConfig(" + ".join(path.name for path in paths), {}, paths, replays=replays)
+        num_views = _choose_views(config, arm, [store.num_views for store in stores])
+        settings = {"views": num_views} | ({} if replays else _no_view_mix(config))
+        found.append(dataclasses.replace(arm, settings=settings, num_views=num_views))
     replayed = [arm.stores[0] for arm in found if arm.replays]
     if len(others) < len(words) and replayed and (note := describe_other_views(replayed[0], config)):
         print_note(f"ablate: labels only: {note}")
@@ -177,6 +179,35 @@ def _given_stores(config: AblateConfig) -> list[ArmConfig]:
             f"--stores {config.stores}: two arms would have the same name; give stores with different folder names"
         )
     return found
+
+
+def _choose_views(config: AblateConfig, arm: ArmConfig, whole: Sequence[int]) -> int:
+    """Views that all students of an arm use, of stores that may grow: as many as those began with that are there."""
+    begun = [run.store_views for run in _begun_runs(config, arm) if run is not None and run.store_views is not None]
+    num_views = min([*whole, *begun])
+    if num_views < max(whole):
+        began = f"as its students in {config.out / 'runs'} began with; another --out takes those of now"
+        why = began if num_views < min(whole) else "as one of its stores has no more"
+        print_note(f"ablate: {arm.name}: {num_views} of {plural(max(whole), 'view')} are used, {why}")
+    return num_views
+
+
+def _begun_runs(config: AblateConfig, arm: ArmConfig) -> list[Run | None]:
+    """The run of each seed, None where it was not started."""
+    return [find_run(_run_path(config, arm, seed)) for seed in range(config.seeds)]
+
+
+def _check_parts(config: AblateConfig, arms: Iterable[ArmConfig]) -> None:
+    """Raise PlanMismatchError where records were added to a store since some of an arm's students began."""
+    for arm in arms:
+        now = [Store(path).num_parts for path in arm.stores]
+        found = [now if run is None else run.store_parts or now for run in _begun_runs(config, arm)]
+        if any(parts != found[0] for parts in found):
+            raise PlanMismatchError(
+                f"{config.out}: records were added to the store since students of {arm.name} began, and others would "
+                f"learn from more (parts of the stores: {' and '.join(sorted(set(map(str, found))))}); choose another "
+                "--out"
+            )
 
 
 def _no_view_mix(config: AblateConfig) -> dict[str, Any]:
