@@ -88,6 +88,11 @@ def ablation(digits, teacher, tmp_path_factory):
         return config, ablate(config)
 
 
+def labels_alone(digits, out, **more):
+    settings = {"arms": "labels", "teacher": "run:none", "seeds": 3, "grace_seconds": GRACE_SECONDS, **more}
+    return AblateConfig(data=digits, out=out, **COMMON | settings)
+
+
 def test_each_arm_takes_of_the_techniques_what_it_can(digits, teacher, tmp_path):
     """Crops by objects, AutoAugment, mixup in pairs: no arm is refused, none warns that an option does nothing."""
     techniques = {"policy": "crop+autoaugment", "object_covered": 0.1, "mixup_alpha": 0.2, "mixup_type": 1}
@@ -371,6 +376,35 @@ def test_another_configuration_is_refused(ablation):
     assert (config.out / "ablation.md").read_text() == before
 
 
+def test_another_configuration_is_refused_before_anything_is_done(digits, tmp_path, monkeypatch):
+    """A store would be extracted and a student of the new arm trained before one of an old arm is looked at."""
+    config = labels_alone(digits, tmp_path / "out", seeds=1)
+    ablate(config)
+    before = sorted(config.out.rglob("*"))
+    monkeypatch.setattr("teachonce.cli.ablate.extract", pytest.fail)
+    monkeypatch.setattr("teachonce.cli.ablate.train", pytest.fail)
+    with pytest.raises(PlanMismatchError, match=r"labels-only-seed0: was started with .*: lr was 0\.05, now 0\.5; "):
+        ablate(dataclasses.replace(config, arms="views:1,labels", lr=0.5))
+    assert sorted(config.out.rglob("*")) == before
+    # Of a version without the option: the default.
+    path = config.out / "runs" / "labels-only-seed0" / "config.json"
+    saved = json.loads(path.read_text())
+    path.write_text(json.dumps({name: value for name, value in saved.items() if name != "accumulate"}))
+    monkeypatch.undo()
+    assert len(ablate(config)) == 1
+
+
+@pytest.mark.parametrize("begun", ["stores", "runs", "logs", ".hidden"])
+def test_a_folder_of_something_else_is_refused(digits, tmp_path, begun):
+    write_store(tmp_path / "store", write_shards(tmp_path / "data"))
+    for out in (tmp_path / "store", tmp_path / "data", tmp_path / "store" / "plan.json", digits):
+        with pytest.raises(TeachonceError, match=f"^{out}: exists and is not an ablation; choose another --out"):
+            ablate(labels_alone(digits, out))
+    assert not (digits / "logs").exists()
+    (tmp_path / "out" / begun).mkdir(parents=True)
+    labels_alone(digits, tmp_path / "out").check_folder()
+
+
 def test_a_signal_stops_the_student_at_hand_and_the_ablation(digits, tmp_path, monkeypatch, capsys):
     """In this process; what was trained is kept, and the same command resumes within the epoch."""
     common = COMMON | {"batch_size": 8, "grace_seconds": GRACE_SECONDS}
@@ -416,11 +450,6 @@ def test_a_signal_while_a_student_is_prepared_stops_it_too(digits, tmp_path, mon
     log = (config.out / "logs" / "labels-only-seed0.log").read_text()
     assert "training: interrupted in epoch 1 at step 1 of 12; checkpoint saved." in log
     assert not (config.out / "runs" / "labels-only-seed1").exists()
-
-
-def labels_alone(digits, out, **more):
-    settings = {"arms": "labels", "teacher": "run:none", "seeds": 3, "grace_seconds": GRACE_SECONDS, **more}
-    return AblateConfig(data=digits, out=out, **COMMON | settings)
 
 
 @pytest.mark.parametrize("error", [RecordError("a shard is damaged"), RuntimeError("CUDA out of memory\nTried ...")])

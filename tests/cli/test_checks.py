@@ -74,6 +74,7 @@ COMMANDS = [
     (f"{TRAIN} --data images --bach-size 3", 2, "did you mean --batch-size?"),
     ("ablate --student timm:a --data images --validation-split train --out o --stores a,b", 1, "a: no such folder"),
     ("ablate --student timm:a --data images --validation-split train --out o --teacher x", 2, "model 'x'"),
+    ("ablate --student timm:a --data images --validation-split train --out store --teacher x", 1, "is not an ablation"),
     ("evaluate --data images --model timm:a", 2, "only train, expected validation"),
     ("evaluate --data images --split train --model run:images", 2, "has no config.json"),
     ("predict tim:a images", 2, "model 'tim:a': is not the folder of a run"),

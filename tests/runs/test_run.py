@@ -13,7 +13,7 @@ from teachonce.records.class_table import hash_classes
 from teachonce.records.discovery import open_records
 from teachonce.records.source import RecordSource, identify_data
 from teachonce.runs.metrics import METRIC_COLUMNS, read_metrics, write_metrics
-from teachonce.runs.run import Run, begin_run, check_run, find_run, open_finished_run
+from teachonce.runs.run import Run, begin_run, check_options, check_run, find_run, open_finished_run
 from teachonce.storage.files import write_json
 from teachonce.training.config import default_options
 from tests.support.small_data import run_config, write_shards
@@ -43,6 +43,22 @@ def test_begin_says_what_differs(tmp_path: Path) -> None:
         f"{tmp_path / 'run'}: was started with a different configuration: lr was 0.1, now 0.2; "
         "crop_scale was [0.08, 1.0], now [0.5, 1.0]; new was None, now 1; choose another --out, or the same settings"
     )
+
+
+def test_options_alone_are_compared_with_their_part_of_the_run(tmp_path: Path) -> None:
+    """What comes of data, and of options with it, is another matter."""
+    run = tmp_path / "run"
+    check_options(run, {"lr": 0.2}, default_options())
+    made = {"num_classes": 5, "train_records": "a", "world_size": 2, "batch_size": 64}
+    begin_run(run, CONFIG | made, default_options())
+    check_options(run, {"lr": 0.1, "device": "cuda", "num_classes": None, "batch_size": 128}, default_options())
+    with pytest.raises(
+        PlanMismatchError, match=r"/run: was started with a different configuration: lr was 0\.1, now 1;"
+    ):
+        check_options(run, {"lr": 1}, default_options())
+    write_json(run / "config.json", CONFIG | made | {"world_size": 1})
+    with pytest.raises(PlanMismatchError, match="batch_size was 64, now 128;"):
+        check_options(run, {"batch_size": 128}, default_options())
 
 
 def test_an_option_that_the_run_did_not_have_yet_had_its_default(tmp_path: Path) -> None:

@@ -52,16 +52,16 @@ from teachonce.extraction.config import ExtractConfig
 from teachonce.extraction.extract import extract
 from teachonce.extras import require
 from teachonce.models.spec import first_line, parse_model_spec
-from teachonce.options import command_line, drop_idle
+from teachonce.options import command_line, drop_idle, to_json
 from teachonce.records.discovery import open_records
 from teachonce.records.options import RecordOptions
-from teachonce.runs.run import Run, find_run
+from teachonce.runs.run import Run, check_options, find_run
 from teachonce.storage.files import atomic_write, open_storage, read_json, write_json
 from teachonce.storage.local import LocalStorage
 from teachonce.storage.strict_json import convert_json
 from teachonce.store.store import Store
 from teachonce.terminal import plural, print_line, print_note, print_text, print_written
-from teachonce.training.config import TrainConfig, TrainingOptions, check_logger
+from teachonce.training.config import TrainConfig, TrainingOptions, check_logger, default_options
 from teachonce.training.data import describe_other_views
 from teachonce.training.schedules import scale_lr
 from teachonce.training.train import train
@@ -88,12 +88,17 @@ def ablate(config: AblateConfig) -> list[Arm]:
 
     Raises what ``extract`` and ``train`` do.
     """
+    config.check_folder()
     require("scipy", purpose="ablate, for its intervals,")
     check_logger(config.logger)
     scale_lr(config, 1)  # before anything is extracted
     start = time.monotonic()
-    arm_configs = _given_stores(config) if config.stores else _make_stores(config)
+    arm_configs = _given_stores(config) if config.stores else _made_arms(config)
     jobs = [_student_config(config, arm, seed) for seed in range(config.seeds) for arm in arm_configs]
+    for job in jobs:
+        _check_begun(job)
+    if not config.stores:
+        _make_stores(config)
     # The finished ones too: train checks whether they are of this configuration, and refuses or skips them.
     num_jobs = min(config.jobs or num_cores(), len(jobs))
     _check_parts(config, arm_configs)
@@ -118,19 +123,23 @@ def ablate(config: AblateConfig) -> list[Arm]:
     return arms
 
 
-def _make_stores(config: AblateConfig) -> list[ArmConfig]:
-    """The arms of ``--arms``, after extracting the stores that they need."""
+def _make_stores(config: AblateConfig) -> None:
+    """Extract the stores that the arms of ``--arms`` need."""
     arms = config.parse_arms()
     num_views = max((count for _, count in arms), default=0)
-    center, views = _store_path(config, "center"), _store_path(config, "views")
     if any(kind == "center" for kind, _ in arms):
         # The teacher's own crop draws nothing.
         nothing = dict.fromkeys(("mixup_alpha", "cutmix_alpha", "erase_prob", "object_covered"), 0.0)
-        _extract(config, center, policy="center", **nothing)
+        _extract(config, _store_path(config, "center"), policy="center", **nothing)
     if num_views:
-        _extract(config, views, policy=config.policy, views=num_views)
+        _extract(config, _store_path(config, "views"), policy=config.policy, views=num_views)
+
+
+def _made_arms(config: AblateConfig) -> list[ArmConfig]:
+    """The arms of ``--arms``, whose stores need not be there yet."""
+    center, views = _store_path(config, "center"), _store_path(config, "views")
     found = []
-    for kind, count in arms:
+    for kind, count in config.parse_arms():
         if kind == "labels":
             found.append(ArmConfig("labels only", _no_view_mix(config)))
         elif kind == "center":
@@ -277,6 +286,14 @@ def _student_config(config: AblateConfig, arm: ArmConfig, seed: int) -> TrainCon
     own = {"out": _run_path(config, arm, seed), "store": arm.stores, "seed": seed}
     # What an option needs, such as a teacher or mixup, not every arm has.
     return TrainConfig(**drop_idle(TrainConfig, {**common, **arm.settings, **own}))
+
+
+def _check_begun(student: TrainConfig) -> None:
+    """Raise PlanMismatchError where the student was begun with other options: before other work, unlike ``train``."""
+    resolved = {"kd_temp": student.temperature, "eval_size": student.eval_sides_px[0]}
+    if student.views is not None and student.temperature > 0:
+        resolved["store_views"] = student.views
+    check_options(student.out, to_json(student) | resolved, default_options())
 
 
 def _run_path(config: AblateConfig, arm: ArmConfig, seed: int) -> Path:

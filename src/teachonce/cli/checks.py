@@ -74,6 +74,7 @@ def _check_train(config: TrainConfig) -> None:
 
 
 def _check_ablate(config: AblateConfig) -> None:
+    config.check_folder()
     if config.stores:
         _check_stores(store for stores in config.parse_stores() for store in stores)
     if config.teacher is not None:

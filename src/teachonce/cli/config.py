@@ -37,6 +37,7 @@ from teachonce.options import (
 )
 from teachonce.records.options import RecordOptions
 from teachonce.storage.address import to_location
+from teachonce.storage.resume import PlanFile
 from teachonce.training.config import TrainingOptions
 
 _MADE_STORES = Condition("no --stores", lambda options: not options.stores)
@@ -101,6 +102,16 @@ class AblateConfig(TrainingOptions):
     def has_teacher(self) -> bool:
         """Always: the arms that need teacher logits have them."""
         return True
+
+    def check_folder(self) -> None:
+        """Raise TeachonceError where ``--out`` is something else than an ablation or a place for one."""
+        PlanFile(
+            folder=self.out,
+            name="ablation.json",
+            foreign=TeachonceError(f"{self.out}: exists and is not an ablation; choose another --out or remove it"),
+            # Any of them is the first, and two commands with other arms may begin at once.
+            is_foreign=lambda names: bool(names) and {"stores", "logs", "runs"}.isdisjoint(names),
+        ).check_folder()
 
     def parse_stores(self) -> list[tuple[Path, ...]]:
         """The stores of each arm of ``--stores``; raises ConfigError where a name is empty, or two readings hold.

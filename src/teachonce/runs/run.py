@@ -20,6 +20,7 @@ weights (``open_finished_run``) asks for these and not for result.json. Nothing 
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from functools import partial
@@ -110,6 +111,9 @@ INPUTS: Mapping[str, Say] = {
     "online_weights_sha256": "the teacher's weights (--teacher)",
 }
 """Entries of config.json that say by a hash what a run was started with, and what messages call them."""
+
+_RESOLVED = frozenset({"teacher", "store_weights", "num_classes", "offset"})
+"""Options that config.json has as they came out with the data or the teacher at hand."""
 
 _NUMBER = (int, float)
 _ANY_NUMBER = (int, float, type(None))
@@ -263,6 +267,21 @@ def check_run(path: Path, config: Mapping[str, Any], defaults: Mapping[str, Any]
     each setting that differs, TeachonceError where ``path`` holds something else.
     """
     _check_classes(path, _plan_file(path, defaults).check(config), config)
+
+
+def check_options(path: Path, options: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
+    """``check_run`` of what ``options`` alone say, before data, stores and a teacher are opened.
+
+    What config.json has beyond them is left out, and so is what a training makes of an option with these.
+    """
+    plan_file = _plan_file(path, defaults)
+    old = plan_file.read()
+    if old is None:
+        return
+    unsaid = old.keys() - options.keys() | _RESOLVED
+    if old.get("world_size", 1) != 1:
+        unsaid |= {"batch_size", "accumulate"}
+    dataclasses.replace(plan_file, may_differ=_FREE | unsaid).check(options)
 
 
 def check_run_folder(path: Path) -> None:
