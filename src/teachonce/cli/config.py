@@ -37,7 +37,6 @@ from teachonce.options import (
 )
 from teachonce.records.options import RecordOptions
 from teachonce.storage.address import to_location
-from teachonce.storage.resume import PlanFile
 from teachonce.training.config import TrainingOptions
 
 _MADE_STORES = Condition("no --stores", lambda options: not options.stores)
@@ -105,6 +104,8 @@ class AblateConfig(TrainingOptions):
 
     def check_folder(self) -> None:
         """Raise TeachonceError where ``--out`` is something else than an ablation or a place for one."""
+        from teachonce.storage.resume import PlanFile  # not for a help: it needs a library
+
         PlanFile(
             folder=self.out,
             name="ablation.json",
