@@ -104,7 +104,13 @@ def test_a_store_that_is_being_extended_is_usable_for_the_views_that_are_whole(t
     }
     text = render_store(summary)
     assert "63 records x 2 views" in text
-    assert "6 of 10 files; usable for 2 of 5 views: run the same extract command to resume for the rest" in text
+    assert (
+        "6 of 10 files; usable for 2 of 5 views: the others are planned, not begun here (extract makes them, c" in text
+    )
+    name = next((tmp_path / "crops").glob("*.v000-001.arrow")).name.replace("v000-001", "v002-004")
+    (tmp_path / "crops" / name).write_bytes(b"begun")
+    text = render_store(summarize_store(tmp_path / "crops"))
+    assert "7 of 10 files; usable for 2 of 5 views: run the same extract command to resume for the rest" in text
 
 
 def test_records_that_are_being_added_are_not_counted_before_they_are_complete(tmp_path):

@@ -382,9 +382,14 @@ def test_a_store_whose_later_views_are_missing_is_shown_as_far_as_it_goes(tmp_pa
     store = make_store(tmp_path, data, "store", policy="crop", views=2, views_per_file=2)
     begin_store(store.path, replace(store.plan, view_groups=((0, 1), (2, 4))), views_per_file=3)
     page = read_page(write_page(store.path, data))
-    assert "Usable for 2 of 5 views" in page.text and "6 of 10 files" in page.text
+    assert "Usable for 2 of 5 views: the others are planned, not begun here" in page.text
+    assert "to resume" not in page.text
     assert {position_of(card, store)[2] for card in section(page, "sheet").find("article")} == {0, 1}
     assert "2 of 5 planned" in section(page, "facts").text
+    name = store.shards[0][0]
+    (store.path / f"{name}.v002-004.arrow").write_bytes(b"begun")
+    text = read_page(write_page(store.path, data, overwrite=True)).text
+    assert "7 of 10 files" in text and "run the same extract command to resume" in text
     assert "Usable" not in read_page(write_page(make_store(tmp_path, data, "whole").path)).text
 
 

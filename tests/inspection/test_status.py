@@ -27,8 +27,10 @@ from teachonce.storage.files import open_storage, write_json
 from teachonce.storage.writers import writer_name
 from teachonce.store.begin import begin_store
 from teachonce.store.manifests import finalize_store
+from teachonce.store.plan_files import put_config
 from teachonce.training.config import TrainConfig
 from teachonce.training.train import train
+from tests.support.copies import copy
 from tests.support.kills import dead_writer, everything
 from tests.support.object_stores import environment, new_bucket, start_moto
 from tests.support.paths import GOLDEN, ROOT
@@ -98,7 +100,42 @@ def test_a_store_under_way(store):
     text = status(StatusConfig(path=store))
     assert text.splitlines()[0] == f"{store}: 3 of 6 units done, 3 missing, 0 workers alive"
     assert "0 to 1 of 5 complete; 2 to 3: 1 of 2 shards" in text
-    assert "no worker is active: run the same extract command to resume" in text
+    assert "no worker is active: run the command that made it (extract, copy or upgrade) to resume" in text
+    put_config(store, {})
+    assert "no worker is active: run the same extract command to resume" in status(StatusConfig(path=store))
+
+
+@pytest.mark.parametrize("has_config", [True, False])
+def test_a_part_of_the_views_is_nothing_to_wait_for(tmp_path, has_config):
+    """A copy of it was unfinished for ever: ``--watch`` never ended."""
+    path, part = tmp_path / "store", tmp_path / "part"
+    plan = begin_store(path, make_plan(5), 2)
+    fill(path, plan)
+    finalize_store(path)
+    if has_config:
+        put_config(path, {})
+    copy(path, part, views="0:2")
+    text = status(StatusConfig(path=part, watch=True))
+    assert text.splitlines()[0] == f"{part}: 2 of 6 units done, 4 missing, not begun here"
+    assert "0 to 1 of 5 complete; the others are planned, not begun here (extract makes them, copy with" in text
+    assert "resume" not in text and "workers" not in text
+    summary = look_at(part)
+    assert summary["is_part"] and not summary["is_complete"]
+    # With a file of the others, with a worker, or without one of its own, there is.
+    writer = write_beat(part, FOREIGN)
+    assert writer and not look_at(part)["is_part"]
+    shutil.rmtree(part / WORKERS_FOLDER)
+    assert look_at(part)["is_part"]
+    for name in ("train-00000-of-00002.v002-003.arrow", "train-00001-of-00002.v004-004.arrow"):
+        shutil.copy(path / name, part / name)
+        assert not look_at(part)["is_part"] and "to resume" in status(StatusConfig(path=part))
+        (part / name).unlink()
+    copy(path, part, views="0:4")
+    assert look_at(part)["is_part"] and "0 to 3 of 5 complete; the others" in status(StatusConfig(path=part))
+    (part / "index.arrow").unlink()
+    assert not look_at(part)["is_part"]
+    copy(path, part)
+    assert look_at(part)["is_complete"] and not look_at(part)["is_part"]
 
 
 def test_a_store_that_was_only_begun(tmp_path):
@@ -113,7 +150,9 @@ def test_a_complete_store_and_one_without_its_manifest(store):
     fill(store, make_plan(5))
     summary = look_at(store)
     assert summary["units_missing"] == 0 and not summary["is_complete"]
-    assert "all files are there except the manifest, which the same extract command writes" in render_status(summary)
+    assert "all files are there except the manifest, which the command that made it (extract, " in render_status(
+        summary
+    )
     finalize_store(store)
     summary = look_at(store)
     assert summary["is_complete"] and (summary["units_done"], summary["num_views"]) == (6, 5)

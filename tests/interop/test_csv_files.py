@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from teachonce.errors import ConfigError, LogitsError, PlanMismatchError
+from teachonce.errors import ConfigError, LogitsError, PlanMismatchError, StoreError
 from teachonce.interop.config import ImportConfig, RecordsConfig
 from teachonce.interop.convert import convert_records
 from teachonce.interop.csv_files import export_csv, import_csv
@@ -276,6 +276,13 @@ def test_wrong_commands(tmp_path, data, store, csv):
     (csv / PLAN).unlink()
     with pytest.raises(ConfigError, match=r"train-0\.csv: exists; choose another --out or remove it"):
         export_csv(store.path, csv, csv_files=2)
+
+
+def test_a_killed_import_says_what_resumes_it(tmp_path, data, csv, monkeypatch):
+    with pytest.raises(Killed), killed_after(3, tmp_path / "out", monkeypatch):
+        run_import(csv, data, tmp_path / "out")
+    with pytest.raises(StoreError, match=r"2 of 6 files are there; run the same import command to resume"):
+        Store(tmp_path / "out")
 
 
 def test_a_killed_export_resumes(tmp_path, store, monkeypatch):

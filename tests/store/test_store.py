@@ -23,7 +23,7 @@ from teachonce.store import open_shards
 from teachonce.store.begin import begin_store
 from teachonce.store.manifests import finalize_store, missing_files
 from teachonce.store.open_shards import OpenShards
-from teachonce.store.plan_files import read_plan
+from teachonce.store.plan_files import put_config, read_plan
 from teachonce.store.store import Store
 from teachonce.store.tables import Sample, StoreWriter, to_batch, write_index
 from teachonce.views.columns import encode_views
@@ -154,6 +154,11 @@ def importlib_has(name):
 def test_an_unfinished_store_is_refused_and_says_what_is_missing(tmp_path):
     path = tmp_path / "store"
     plan = begin_store(path, make_plan(), views_per_file=2)
+    with pytest.raises(
+        StoreError, match=r"0 of 4 files are there; run the command that made it \(extract, copy or upgrade\) to resume"
+    ):
+        Store(path)
+    put_config(path, {})
     with pytest.raises(
         StoreError, match=r"is not finished: 0 of 4 files are there; run the same extract command to resume"
     ):

@@ -32,6 +32,7 @@ from teachonce.records.options import RecordOptions
 from teachonce.records.source import NO_LABEL
 from teachonce.storage.files import atomic_write, check_free, locate
 from teachonce.store.card import describe_entry
+from teachonce.store.plan_files import OTHERS_NOT_HERE
 from teachonce.store.store import Store
 from teachonce.terminal import plural
 
@@ -114,6 +115,7 @@ def _describe_page(store: Store, gallery: Gallery, summary: dict[str, Any]) -> d
         "num_rows": store.num_records * store.num_views,
         "summary": summary,
         "usable": describe_usable(summary),
+        "others_not_here": OTHERS_NOT_HERE,
         "has_data": gallery.source is not None,
         "has_names": gallery.has_names,
         "command": f"teachonce inspect {shlex.quote(str(store.path))} --html --data RECORDS",

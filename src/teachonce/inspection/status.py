@@ -29,8 +29,8 @@ from teachonce.runs.run import Run, holds_run
 from teachonce.storage.files import open_storage
 from teachonce.storage.writers import is_dead, is_of_this_machine
 from teachonce.store.legacy import is_legacy
-from teachonce.store.manifests import is_complete, missing_parts, visible_views
-from teachonce.store.plan_files import holds_store, read_plan
+from teachonce.store.manifests import holds_first_views, is_complete, missing_files, missing_parts, visible_views
+from teachonce.store.plan_files import OTHERS_NOT_HERE, holds_store, read_plan, resuming_command
 from teachonce.terminal import as_text, one_line, plural, print_text
 
 SILENT_BEATS = 3
@@ -102,8 +102,9 @@ class Look:
 def _summarize_store(path: Path, workers: list[Summary]) -> Summary:
     plan = read_plan(path)
     missing = missing_parts(path, plan)
-    sizes = [num_records for _, num_records in plan.shards]
     num_views = visible_views(path)
+    is_done = num_views >= plan.num_views if is_legacy(path) else is_complete(path, plan)
+    sizes = [num_records for _, num_records in plan.shards]
     groups = [
         {
             "views": list(group),
@@ -118,7 +119,10 @@ def _summarize_store(path: Path, workers: list[Summary]) -> Summary:
     return {
         "kind": "store",
         "path": str(path),
-        "is_complete": num_views >= plan.num_views if is_legacy(path) else is_complete(path, plan),
+        "is_complete": is_done,
+        # A worker that began none of their files yet, or died before, has a heartbeat.
+        "is_part": not is_done and not workers and holds_first_views(path, plan, missing_files(path, plan)),
+        "resuming_command": resuming_command(path, plan),
         "num_records": sum(sizes),
         "num_views": num_views,
         "num_views_planned": plan.num_views,
@@ -146,6 +150,8 @@ def _summarize_run(path: Path, workers: list[Summary]) -> Summary:
         "kind": "run",
         "path": str(path),
         "is_complete": result is not None,
+        "is_part": False,
+        "resuming_command": "the same train command",
         "student": run.student,
         "epochs_done": len(rows),
         "epochs": run.setting("epochs", int),
@@ -185,7 +191,7 @@ def render_status(summary: Summary) -> str:
         figures = [f"{name} {row[name]:.4g}" for name in names if row[name] is not None]
         lines.append(f"  epoch {row['epoch']}    {', '.join(figures)}")
     workers = summary["workers"]
-    if not summary["is_complete"]:
+    if not _is_at_rest(summary):
         lines.append(f"  workers    {_count_workers(workers)}")
     shown = sorted(workers, key=lambda worker: (not worker["alive"], -worker["written"]))[:WORKERS_SHOWN]
     lines += [f"    {_describe_worker(worker)}" for worker in shown]
@@ -194,8 +200,8 @@ def render_status(summary: Summary) -> str:
     if summary["last_error"] is not None:
         error = summary["last_error"]
         lines.append(f"  last error {error['host']}, process {error['pid']}: {error['error']}")
-    if not summary["is_complete"] and not any(worker["alive"] is not False for worker in workers):
-        lines.append(f"  no worker is active: run the same {_command(summary)} command to resume")
+    if not _is_at_rest(summary) and not any(worker["alive"] is not False for worker in workers):
+        lines.append(f"  no worker is active: run {summary['resuming_command']} to resume")
     return as_text(lines)
 
 
@@ -217,6 +223,8 @@ def render_line(summary: Summary) -> str:
         parts.append(f"{format_seconds(summary['seconds_left'])} left")
     if summary["is_complete"]:
         parts.append("complete")
+    elif summary["is_part"]:
+        parts.append("not begun here")
     else:
         num_alive = sum(1 for worker in summary["workers"] if worker["alive"])
         parts.append(f"{plural(num_alive, 'worker')} alive")
@@ -230,8 +238,10 @@ def _describe_groups(summary: Summary) -> str:
         if not group["is_complete"] and group["units_done"]:
             first, last = group["views"]
             parts.append(f"{first} to {last}: {group['units_done']:,} of {plural(group['units'], 'shard')}")
+    if summary["is_part"]:
+        parts.append(OTHERS_NOT_HERE)
     if not summary["units_missing"] and not summary["is_complete"]:
-        parts.append("all files are there except the manifest, which the same extract command writes")
+        parts.append(f"all files are there except the manifest, which {summary['resuming_command']} writes")
     return "; ".join(parts)
 
 
@@ -279,15 +289,16 @@ def _describe_life(worker: Summary) -> str:
     return f"last heartbeat {heard} by its own clock; --watch shows whether it is alive"
 
 
-def _command(summary: Summary) -> str:
-    return "extract" if summary["kind"] == "store" else "train"
+def _is_at_rest(summary: Summary) -> bool:
+    """Whether there is nothing to wait for: all is there, or a part of the views and nobody makes more of them."""
+    return bool(summary["is_complete"] or summary["is_part"])
 
 
 def _watch(look: Look, config: StatusConfig) -> str:
     """Show states until the work is complete; returns the last one. Ctrl-C ends it silently with exit code 130."""
     try:
         with _shown_looks(config) as show:
-            while not (summary := look())["is_complete"]:
+            while not _is_at_rest(summary := look()):
                 show(summary)
                 time.sleep(config.watch_seconds)
     except KeyboardInterrupt:

@@ -16,9 +16,9 @@ from teachonce.records.class_space import shows_top5
 from teachonce.records.class_table import brief_names
 from teachonce.records.image_listing import known_as
 from teachonce.store.card import describe_entry
-from teachonce.store.manifests import missing_files, visible_views
+from teachonce.store.manifests import holds_first_views, missing_files, visible_views
 from teachonce.store.plan import teacher_name
-from teachonce.store.plan_files import read_plan
+from teachonce.store.plan_files import OTHERS_NOT_HERE, read_plan, resuming_command
 from teachonce.store.store import Store
 from teachonce.terminal import as_text, plural
 
@@ -44,10 +44,13 @@ def describe_store(path: Path, *, trust: bool = False) -> tuple[dict[str, Any], 
     num_files = sum(1 for _ in plan.files())
     store = Store(path, trust=trust) if visible_views(path) else None
     num_views, num_records = (0, plan.num_records) if store is None else (store.num_views, store.num_records)
+    is_finished = num_views >= plan.num_views and num_records >= plan.num_records
     summary = {
         "kind": "store",
         "path": str(path),
-        "is_finished": num_views >= plan.num_views and num_records >= plan.num_records,
+        "is_finished": is_finished,
+        "is_part": not is_finished and holds_first_views(path, plan, missing),
+        "resuming_command": resuming_command(path, plan),
         "files_present": num_files - len(missing),
         "files_planned": num_files,
         "teacher": plan.teacher,
@@ -120,7 +123,12 @@ def render_store(summary: dict[str, Any]) -> str:
     coverage = f"{summary['files_present']} of {plural(summary['files_planned'], 'file')}"
     if not summary["is_finished"]:
         usable = f"usable for {describe_usable(summary)}" if num_views else "NOT finished"
-        coverage += f"; {usable}: run the same extract command to resume" + (" for the rest" if num_views else "")
+        if summary["is_part"]:
+            coverage += f"; {usable}: {OTHERS_NOT_HERE}"
+        else:
+            coverage += f"; {usable}: run {summary['resuming_command']} to resume" + (
+                " for the rest" if num_views else ""
+            )
     lines = [
         f"{summary['path']}: store of split {summary['split']}, {views}",
         f"  teacher   {teacher_name(summary['teacher'])}, {plural(summary['num_classes'], 'class', 'classes')}, "

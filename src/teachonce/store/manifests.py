@@ -11,7 +11,7 @@ bytes of those that no manifest has yet; their blocks are not read. File times d
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -369,6 +369,20 @@ def _files_of_manifests(storage: Storage, plan: Plan) -> set[str]:
             if storage.has(views_manifest(part, group)):
                 found.update(file for name in names for file in plan.group_files(name, group))
     return found
+
+
+def holds_first_views(path: Path, plan: Plan, missing: Collection[str]) -> bool:
+    """Whether the first views of a plan are complete and no file of the later ones is there.
+
+    So is a copy of a part of the views, and a store that is planned for more of them. ``missing``: ``missing_files``.
+    """
+    num_views = visible_views(path)
+    later = [group for group in plan.view_groups if group[0] >= num_views]
+    if not num_views or not later or legacy.is_legacy(path):
+        return False
+    not_here = {file for name, _ in plan.shards for group in later for file in plan.group_files(name, group)}
+    first = plan.extend(view_groups=plan.view_groups[: -len(later)])
+    return set(missing) == not_here and is_complete(path, first)
 
 
 def missing_parts(path: Path, plan: Plan) -> set[tuple[int, Group]]:

@@ -21,6 +21,8 @@ from teachonce.store.plan import ADVICE, FORMAT_VERSION, RESTORE, Plan
 PLAN_NAME = "plan.json"
 CONFIG_NAME = "extract.config.json"
 """The options of the call that began the store, for ``extract --config``; no part of the format."""
+OTHERS_NOT_HERE = "the others are planned, not begun here (extract makes them, copy with more --views brings them)"
+"""Said of views whose files nobody has begun, and of those that a copy of a part left out."""
 
 
 class SealedPlan(NamedTuple):
@@ -99,6 +101,15 @@ def put_config(path: Path, options: dict[str, Any]) -> None:
 def read_options(path: Path) -> dict[str, Any]:
     """The options that a store was started with, as JSON has them; {} where nothing says them."""
     return read_json(path / CONFIG_NAME) if open_storage(path).has(CONFIG_NAME) else {}
+
+
+def resuming_command(path: Path, plan: Plan) -> str:
+    """What completes a store, as a phrase behind "run"."""
+    if plan.teacher.get("model") == "csv":
+        return "the same import command"
+    if open_storage(path).has(CONFIG_NAME):
+        return "the same extract command"
+    return "the command that made it (extract, copy or upgrade)"
 
 
 def _check_follows(plans: list[SealedPlan], where: str) -> None:

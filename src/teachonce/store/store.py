@@ -38,7 +38,7 @@ from teachonce.store.contents import open_contents
 from teachonce.store.manifests import REPAIR, index_file, missing_files, missing_manifest
 from teachonce.store.open_shards import OpenShards
 from teachonce.store.plan import Group, Plan, records_file, samples_file, views_file
-from teachonce.store.plan_files import read_plan
+from teachonce.store.plan_files import read_plan, resuming_command
 from teachonce.store.tables import (
     Sample,
     ShardRecords,
@@ -381,5 +381,5 @@ class Store:
         missing = f", {manifest} is not" if manifest is not None and not num_missing else ""
         return (
             f"{self.path}: is not finished: {len(names) - num_missing} of {len(names)} files are there{missing}; run "
-            "the same extract command to resume"
+            f"{resuming_command(self.path, plan)} to resume"
         )
