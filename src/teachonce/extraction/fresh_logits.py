@@ -95,7 +95,10 @@ def _check_teacher(store: Store, teacher: Classifier) -> None:
     hashes = {"weights_sha256": "its weights"}
     differences = plan_differences(expected, {name: found[name] for name in expected}, hashes=hashes)
     if differences:
-        raise CheckError(f"{store.path}: a different teacher than at extraction: {'; '.join(differences)}")
+        raise CheckError(
+            f"{store.path}: a different teacher than at extraction: {'; '.join(differences)}; give --teacher with that "
+            "of the extraction, or --teacher none to leave it out"
+        )
     if teacher.num_classes != store.class_space.num_classes:
         raise CheckError(
             f"{store.path}: logits of {store.class_space.num_classes} classes, the teacher has {teacher.num_classes}"

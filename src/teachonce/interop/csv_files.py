@@ -258,11 +258,8 @@ def _refuse_other_csv(config: ImportConfig, plan: Plan) -> None:
         return  # for ``begin_store`` to say
     found = []
     if old.get("csv_xxh3") != plan.teacher["csv_xxh3"]:
-        was = f"hash {old['csv_xxh3']}" if "csv_xxh3" in old else "recorded by an older teachonce without their hash"
-        found.append(
-            f"started from the CSV files of another teacher, or from others than {config.csv} holds now ({was}, "
-            f"now {plan.teacher['csv_xxh3']})"
-        )
+        then = "" if "csv_xxh3" in old else " (recorded by an older teachonce without their hash)"
+        found.append(f"started from the CSV files of another teacher, or from others than {config.csv} holds now{then}")
     if old.get("drop", plan.teacher["drop"]) != plan.teacher["drop"]:
         found.append(f"started with --drop {old['drop']}, now {plan.teacher['drop']}")
     if found:

@@ -19,6 +19,8 @@ def check_one_logit(store: Store, view: int | None = None, *, has_view: bool = T
     Such readers know neither crops nor partners. So ConfigError where views are mixed with other images, or are random
     and none was asked for by its number (``view``; ``has_view``: the command has --view); one that was gets a warning.
     """
+    if view is not None and not 0 <= view < store.num_views:
+        raise ConfigError(f"--view {view}: expected 0 to {store.num_views - 1}, the views of {store.path}")
     if store.policy.mix is not None:
         raise ConfigError(
             f"{store.path}: its views are mixed with other images, so its logits are of no image alone; give a store "
@@ -31,8 +33,6 @@ def check_one_logit(store: Store, view: int | None = None, *, has_view: bool = T
             f"images; give a store of policy center{or_view}"
         )
     view = view or 0
-    if view >= store.num_views:
-        raise ConfigError(f"--view {view}: expected 0 to {store.num_views - 1}, the views of {store.path}")
     if store.policy.is_random:
         warnings.warn(
             f"{store.path}: view {view} is a random crop, which readers of its logits alone cannot reproduce; train "
