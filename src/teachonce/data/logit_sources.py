@@ -64,7 +64,7 @@ class RecordLogits:
     def check_views(self, views: ViewSource) -> None:
         """Any of one image: the logits are of the full one. ConfigError for views that are mixed with another."""
         if views.has_mix:
-            where = f"{views.stores[0].path}: its" if views.stores else "DrawnViews:"
+            where = f"{views.stores[0].path}: its" if views.stores else f"{type(views).__name__}: these"
             raise ConfigError(
                 f"{where} views are mixed with other images, and the records' logits are of one image each; give views "
                 "that are not mixed, or StoredLogits of the store that has these views"
