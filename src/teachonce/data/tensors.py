@@ -35,7 +35,7 @@ def as_tensors(arrays: Arrays) -> Batch:
         # Where the memory is a tensor's, over its storage: by that torch knows when a copy from page-locked memory to a
         # device is over. Of another storage over the same bytes it knows by their first address alone, and would hand
         # out memory of which a part is still being copied.
-        owner = values.base
+        owner: Any = values.base
         if isinstance(owner, torch.Tensor) and owner.shape == values.shape:
             return owner
         return torch.from_numpy(values)
