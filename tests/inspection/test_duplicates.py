@@ -30,26 +30,26 @@ def test_images_of_train_that_validation_has_too_are_said(tmp_path: Path, capsys
     data = tmp_path / "data"
     for split in ("train", "val"):
         write_image_folder(data, split)
-    assert shared(data) == {"val": (0, None)}
+    assert shared(data) == {"validation": (0, None)}
     assert "SHARED" not in render_records(summarize_records(data))
     shutil.copy(data / "train/class1/train_1_2.jpg", data / "val/class2/other_name.jpg")
     pair = [f"{data}/train/class1/train_1_2.jpg", f"{data}/val/class2/other_name.jpg"]
-    assert shared(data) == {"val": (1, pair)}
+    assert shared(data) == {"validation": (1, pair)}
     with pytest.raises(SystemExit) as end:
         main(["inspect", str(data)])
     assert end.value.code == 0, "as for images that a split has twice"
     assert (
-        f"\nSHARED  1 image of train is in val too, byte for byte: {pair[0]} is {pair[1]}; remove it from one of the "
-        "two, as accuracy on val counts what was trained on\n"
+        f"\nSHARED  1 image of train is in validation too, byte for byte: {pair[0]} is {pair[1]}; remove it from one of "
+        "the two, as accuracy on validation counts what was trained on\n"
     ) in capsys.readouterr().out
     # Images of train are counted: twice there is two, twice in validation is not.
     shutil.copy(data / "train/class1/train_1_2.jpg", data / "train/class0/zz.jpg")
     shutil.copy(data / "train/class1/train_1_2.jpg", data / "val/class2/zz.jpg")
     shutil.copytree(data / "train/class2", data / "test/class2")
     found = shared(data)
-    assert (found["val"][0], found["test"][0]) == (2, 4), "val and test are not compared"
+    assert (found["validation"][0], found["test"][0]) == (2, 4), "val and test are not compared"
     text = render_records(summarize_records(data))
-    assert "2 images of train are in val too" in text and "4 images of train are in test too" in text
+    assert "2 images of train are in validation too" in text and "4 images of train are in test too" in text
     for split in ("train", "val"):
         assert summarize_records(data, split)["shared"] == [], "there is nothing to compare with"
 
@@ -60,7 +60,7 @@ def test_what_cannot_be_read_is_equal_to_nothing(tmp_path: Path) -> None:
         for name in ("a.jpg", "b.jpg"):
             (folder / name).write_bytes(b"")
             (folder / f"gone_{name}").symlink_to("nowhere")
-    assert shared(tmp_path) == {"val": (0, None)}
+    assert shared(tmp_path) == {"validation": (0, None)}
     assert all(split["num_doubled"] == 0 for split in summarize_records(tmp_path)["splits"])
 
 

@@ -261,9 +261,11 @@ def build_dataset(
     stores = [item if isinstance(item, Store) else Store(item) for item in given]
     policy = policy or CropPolicy()
     logits: LogitSource | None = RecordLogits() if use_record_logits else None
-    views: ViewSource = OwnViews(policy, seed)
+    views: ViewSource
     if online is not None:
         views = DrawnViews(policy, seed if view_seed is None else view_seed, records)
+    else:
+        views = OwnViews(policy, seed)
     if stores:
         order = ViewOrder(num_views=min(item.num_views for item in stores), kind=view_order, seed=seed)
         logits = StoredLogits(stores, order, temperature=None if as_stored else temperature)
