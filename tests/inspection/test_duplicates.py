@@ -39,8 +39,8 @@ def test_images_of_train_that_validation_has_too_are_said(tmp_path: Path, capsys
         main(["inspect", str(data)])
     assert end.value.code == 0, "as for images that a split has twice"
     assert (
-        f"\nSHARED  1 image of train is in validation too, byte for byte: {pair[0]} is {pair[1]}; remove it from one of "
-        "the two, as accuracy on validation counts what was trained on\n"
+        f"\nSHARED  1 image of train is in validation too, byte for byte: {pair[0]} is {pair[1]}; remove it from one "
+        "of the two, as accuracy on validation counts what was trained on\n"
     ) in capsys.readouterr().out
     # Images of train are counted: twice there is two, twice in validation is not.
     shutil.copy(data / "train/class1/train_1_2.jpg", data / "train/class0/zz.jpg")
