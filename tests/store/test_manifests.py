@@ -202,7 +202,7 @@ def test_a_missing_manifest_is_named(finished, name):
     """All files are there: then what is missing is not one of them."""
     path, *_ = finished
     (path / name).unlink()
-    with pytest.raises(StoreError, match=rf"is not finished: 6 of 6 files are there, {name} is not; run the same"):
+    with pytest.raises(StoreError, match=rf"is not finished: 6 of 6 files are there, {name} is not; run the command"):
         Store(path)
 
 
