@@ -91,7 +91,7 @@ def test_entry_resolves_split_and_offset(teacher: str, data: Path) -> None:
     assert 0.4 < result["top1"] < 0.6 and result["num_records"] == NUM_RECORDS and result["images_per_second"] > 0
     assert result["top5"] == 1.0, "four classes are all in the top 5"
     assert result["top1"] == round(result["top1"] * NUM_RECORDS) / NUM_RECORDS, "not a float32"
-    assert evaluate(EvaluateConfig(data=data, model=teacher, split="val"))["split"] == "validation"
+    assert evaluate(EvaluateConfig(data=data, model=teacher, split="val"))["split"] == "val"
     shifted = evaluate(EvaluateConfig(data=data, model=teacher, offset=0))
     assert shifted["top1"] != result["top1"] and shifted["offset"] == 0
 

@@ -30,11 +30,11 @@ def test_images_of_train_that_validation_has_too_are_said(tmp_path: Path, capsys
     data = tmp_path / "data"
     for split in ("train", "val"):
         write_image_folder(data, split)
-    assert shared(data) == {"validation": (0, None)}
+    assert shared(data) == {"val": (0, None)}
     assert "SHARED" not in render_records(summarize_records(data))
     shutil.copy(data / "train/class1/train_1_2.jpg", data / "val/class2/other_name.jpg")
     pair = [f"{data}/train/class1/train_1_2.jpg", f"{data}/val/class2/other_name.jpg"]
-    assert shared(data) == {"validation": (1, pair)}
+    assert shared(data) == {"val": (1, pair)}
     with pytest.raises(SystemExit) as end:
         main(["inspect", str(data)])
     assert end.value.code == 0, "as for images that a split has twice"
@@ -47,7 +47,7 @@ def test_images_of_train_that_validation_has_too_are_said(tmp_path: Path, capsys
     shutil.copy(data / "train/class1/train_1_2.jpg", data / "val/class2/zz.jpg")
     shutil.copytree(data / "train/class2", data / "test/class2")
     found = shared(data)
-    assert (found["validation"][0], found["test"][0]) == (2, 4), "val and test are not compared"
+    assert (found["val"][0], found["test"][0]) == (2, 4), "val and test are not compared"
     text = render_records(summarize_records(data))
     assert "2 images of train are in validation too" in text and "4 images of train are in test too" in text
     for split in ("train", "val"):
@@ -60,7 +60,7 @@ def test_what_cannot_be_read_is_equal_to_nothing(tmp_path: Path) -> None:
         for name in ("a.jpg", "b.jpg"):
             (folder / name).write_bytes(b"")
             (folder / f"gone_{name}").symlink_to("nowhere")
-    assert shared(tmp_path) == {"validation": (0, None)}
+    assert shared(tmp_path) == {"val": (0, None)}
     assert all(split["num_doubled"] == 0 for split in summarize_records(tmp_path)["splits"])
 
 

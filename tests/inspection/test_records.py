@@ -73,12 +73,12 @@ def test_several_splits_and_one_of_them(tmp_path: Path) -> None:
 
 
 def test_a_split_in_val_is_called_validation(tmp_path: Path) -> None:
-    """As every other result calls it; the folder's name and the option stay what they are."""
+    """In texts, as by every other result; values for programs have the name that the data has."""
     write_image_folder(tmp_path, "train")
     write_image_folder(tmp_path, "val")
     for split in (None, "val"):
         summary = summarize_records(tmp_path, split)
-        assert summary["splits"][-1]["split"] == "validation"
+        assert summary["splits"][-1]["split"] == "val", "the name in the data"
         lines = render_records(summary).splitlines()
         assert any(line.startswith("validation: ") for line in lines) and not any("val: " in line for line in lines)
 

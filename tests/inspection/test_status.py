@@ -106,7 +106,7 @@ def test_a_store_under_way(store):
 
 
 @pytest.mark.parametrize("has_config", [True, False])
-def test_a_part_of_the_views_is_nothing_to_wait_for(tmp_path, has_config):
+def test_a_part_of_the_views_is_nothing_to_wait_for(tmp_path, has_config, monkeypatch):
     """A copy of it was unfinished for ever: ``--watch`` never ended."""
     path, part = tmp_path / "store", tmp_path / "part"
     plan = begin_store(path, make_plan(5), 2)
@@ -115,6 +115,7 @@ def test_a_part_of_the_views_is_nothing_to_wait_for(tmp_path, has_config):
     if has_config:
         put_config(path, {})
     copy(path, part, views="0:2")
+    monkeypatch.setattr("teachonce.inspection.status.PART_SECONDS", 0)
     text = status(StatusConfig(path=part, watch=True))
     assert text.splitlines()[0] == f"{part}: 2 of 6 units done, 4 missing, not begun here"
     assert "0 to 1 of 5 complete; the others are planned, not begun here (extract makes them, copy with" in text
@@ -136,6 +137,26 @@ def test_a_part_of_the_views_is_nothing_to_wait_for(tmp_path, has_config):
     assert not look_at(part)["is_part"]
     copy(path, part)
     assert look_at(part)["is_complete"] and not look_at(part)["is_part"]
+
+
+def test_a_part_is_watched_for_a_while_as_its_workers_may_only_be_starting(tmp_path, monkeypatch):
+    """An extraction that adds views plans them long before its first heartbeat."""
+    path, part = tmp_path / "store", tmp_path / "part"
+    plan = begin_store(path, make_plan(5), 2)
+    fill(path, plan)
+    finalize_store(path)
+    copy(path, part, views="0:2")
+    seconds, looks = [0.0], []
+
+    def sleep(_):
+        seconds[0] += 400
+        looks.append(look_at(part)["num_views"])
+        if len(looks) == 1:
+            copy(path, part, views="0:4")
+
+    monkeypatch.setattr("teachonce.inspection.status.time", SimpleNamespace(monotonic=lambda: seconds[0], sleep=sleep))
+    text = status(StatusConfig(path=part, watch=True))
+    assert "0 to 3 of 5 complete; the others are planned" in text and looks == [2, 4]
 
 
 def test_a_store_that_was_only_begun(tmp_path):

@@ -34,7 +34,6 @@ from teachonce.models.pending import PendingLogits
 from teachonce.records.class_space import ClassSpace, map_logits
 from teachonce.records.class_table import shown_names
 from teachonce.records.discovery import open_records
-from teachonce.records.image_listing import known_as
 from teachonce.records.source import RecordSource, require_labels
 from teachonce.storage.files import locate
 from teachonce.store.store import Store
@@ -84,7 +83,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         _write(config.html, page.encode())
     return {
         "model": config.model,
-        "split": known_as(config.split),
+        "split": config.split,
         "offset": model.offset,
         **findings.to_json(),
         "images_per_second": findings.num_records / seconds,

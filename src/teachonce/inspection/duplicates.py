@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from teachonce.errors import RecordError
-from teachonce.records.image_listing import SPLIT_NAMES, TRAIN_NAMES, known_as
+from teachonce.records.image_listing import SPLIT_NAMES, TRAIN_NAMES
 from teachonce.records.source import RecordSource, record_key
 
 
@@ -67,7 +67,7 @@ def _compare(first: SplitKeys, second: SplitKeys) -> dict[str, Any]:
         same = int(np.flatnonzero(second.keys == first.keys[shared[0]])[0])
         example = [first.describe(int(shared[0])), second.describe(same)]
     return {
-        "splits": [known_as(split.source.split) for split in (first, second)],
+        "splits": [first.source.split, second.source.split],
         "num_records": len(shared),
         "example": example,
     }

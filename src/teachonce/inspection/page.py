@@ -28,6 +28,7 @@ from teachonce.pages.page import render_page
 from teachonce.records.class_space import shows_top5
 from teachonce.records.class_table import brief_names
 from teachonce.records.discovery import open_records
+from teachonce.records.image_listing import known_as
 from teachonce.records.options import RecordOptions
 from teachonce.records.source import NO_LABEL
 from teachonce.storage.files import atomic_write, check_free, locate
@@ -109,6 +110,7 @@ def _describe_page(store: Store, gallery: Gallery, summary: dict[str, Any]) -> d
         "policy": store.policy.name,
         "is_center": not store.policy.is_random,
         "codec_name": store.codec.name,
+        "split": known_as(summary["split"]),
         "is_sparse": store.codec.num_kept is not None,
         "num_records": store.num_records,
         "num_views": store.num_views,
@@ -261,7 +263,7 @@ def _list_facts(store: Store, summary: dict[str, Any]) -> dict[str, Any]:
         "class names": brief_names(store.plan.class_names or ()) or None,
         "policy": describe_entry(summary["policy"]),
         "codec": describe_entry(summary["codec"]),
-        "records": f"{summary['num_records']:,} of split {summary['split']} in "
+        "records": f"{summary['num_records']:,} of split {known_as(summary['split'])} in "
         f"{plural(summary['num_shards'], 'shard')}",
         "views": f"{summary['num_views']:,} of {summary['num_views_planned']:,} planned",
         "coverage": f"{summary['files_present']:,} of {plural(summary['files_planned'], 'file')}",

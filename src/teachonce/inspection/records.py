@@ -112,7 +112,7 @@ def _summarize_split(source: RecordSource, num_workers: int) -> tuple[dict[str, 
     num_logits = sum(total.logit_widths.values())
     widths = sorted(total.logit_widths)
     summary = {
-        "split": known_as(source.split),
+        "split": source.split,
         "format": source.format,
         "num_records": total.num_records,
         "num_bytes": sum(shard_bytes),
@@ -254,7 +254,8 @@ def _render_split(split: dict[str, Any]) -> list[str]:
     duplicates = f"; {plural(split['num_doubled'], 'DUPLICATE image')}" if split["num_doubled"] else ""
     of_images = " of images, those of these records" if split["bytes_of"] == "images" else ""
     lines = [
-        f"{split['split']}: {plural(split['num_records'], 'record')} in {plural(len(split['shards']), 'shard')} "
+        f"{known_as(split['split'])}: {plural(split['num_records'], 'record')} in "
+        f"{plural(len(split['shards']), 'shard')} "
         f"({split['format']}), {split['num_bytes']:,} bytes{of_images}{duplicates}",
         f"  images    {sizes['mean']:,.0f} bytes (minimum {sizes['least']:,}, maximum {sizes['most']:,}), "
         f"{_span(split['width_px'])} px wide, {_span(split['height_px'])} px high",
@@ -297,7 +298,7 @@ def _render_unreadable(split: dict[str, Any]) -> list[str]:
 def _render_shared(shared: list[dict[str, Any]]) -> list[str]:
     lines = []
     for pair in shared:
-        count, (first, second) = pair["num_records"], pair["splits"]
+        count, (first, second) = pair["num_records"], map(known_as, pair["splits"])
         if count:
             here, there = pair["example"]
             are, them = ("is", "it") if count == 1 else ("are", "them")

@@ -36,6 +36,9 @@ from teachonce.terminal import as_text, one_line, plural, print_text
 SILENT_BEATS = 3
 """Beats without which a worker is not taken for alive."""
 WORKERS_SHOWN = 20
+PART_SECONDS = 600.0
+"""How long the first views alone may be there, and nobody at work, until a watch ends: before its first heartbeat an
+extraction that adds views plans them, loads the teacher and asks the gate, and a copy has no heartbeat."""
 
 Summary = dict[str, Any]
 
@@ -290,7 +293,7 @@ def _describe_life(worker: Summary) -> str:
 
 
 def _is_at_rest(summary: Summary) -> bool:
-    """Whether there is nothing to wait for: all is there, or a part of the views and nobody makes more of them."""
+    """Whether nobody has to resume: all is there, or a part of the views and nobody makes more of them."""
     return bool(summary["is_complete"] or summary["is_part"])
 
 
@@ -298,7 +301,12 @@ def _watch(look: Look, config: StatusConfig) -> str:
     """Show states until the work is complete; returns the last one. Ctrl-C ends it silently with exit code 130."""
     try:
         with _shown_looks(config) as show:
-            while not _is_at_rest(summary := look()):
+            part_since = None
+            while not (summary := look())["is_complete"]:
+                now = time.monotonic()
+                part_since = None if not summary.get("is_part") else now if part_since is None else part_since
+                if part_since is not None and now - part_since >= PART_SECONDS:
+                    break
                 show(summary)
                 time.sleep(config.watch_seconds)
     except KeyboardInterrupt:

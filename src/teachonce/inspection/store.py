@@ -59,7 +59,7 @@ def describe_store(path: Path, *, trust: bool = False) -> tuple[dict[str, Any], 
         "class_names": plan.class_names,
         "policy": plan.policy,
         "codec": plan.codec,
-        "split": known_as(plan.data["split"]),
+        "split": plan.data["split"],
         "num_shards": len(plan.shards if store is None else store.shards),
         "num_records": num_records,
         "num_records_planned": plan.num_records,
@@ -130,7 +130,7 @@ def render_store(summary: dict[str, Any]) -> str:
                 " for the rest" if num_views else ""
             )
     lines = [
-        f"{summary['path']}: store of split {summary['split']}, {views}",
+        f"{summary['path']}: store of split {known_as(summary['split'])}, {views}",
         f"  teacher   {teacher_name(summary['teacher'])}, {plural(summary['num_classes'], 'class', 'classes')}, "
         f"offset {summary['offset']}",
         *([] if not summary["class_names"] else [f"  classes   {brief_names(summary['class_names'])}"]),

@@ -17,6 +17,7 @@ from teachonce.interop.copying.stores import copy_store
 from teachonce.interop.copying.transfer import Copied, CopyJob
 from teachonce.records.discovery import match_split, named_splits
 from teachonce.records.folder_layout import find_image_splits
+from teachonce.records.image_listing import known_as
 from teachonce.records.source import parse_shard_name
 from teachonce.runs.run import holds_run
 from teachonce.storage.address import READ_ONLY, Address, read_only_error
@@ -32,13 +33,8 @@ def copy(config: CopyConfig) -> None:
     Raises ConfigError where there is nothing to copy or the target cannot be written, else as the kinds' functions:
     RecordError or StoreError for what is damaged, PlanMismatchError where something else is at the target.
     """
-    source, target = config.source.resolve(), config.target.resolve()
-    if source == target:
+    if config.source.resolve() == config.target.resolve():
         raise ConfigError(f"{config.target}: is the source itself; choose another target")
-    if source in target.parents or target in source.parents:
-        # Of runs and images all that is below is copied: a copy inside would be copied into itself the next time.
-        where = "lies in" if source in target.parents else "holds"
-        raise ConfigError(f"{config.target}: {where} the source, {config.source}; choose a target beside it")
     if not open_storage(config.target).can_list:
         raise ConfigError(f"{config.target}: a web server is read-only; copy to a local path, s3://, gs:// or az://")
     job = CopyJob(
@@ -95,13 +91,10 @@ def _copy(job: CopyJob) -> Copied:
 def _copy_all(job: CopyJob, shards: Sequence[str], listing: Listing) -> Copied:
     """Every split of a folder of TFRecords: others may be folders of images beside them."""
     found = (listing.folders and find_image_splits(job.source, listing)) or []
-    images = sorted(set(found) - set(shards))  # of two of a name readers take the shards
-    if not images:
+    known = {known_as(name).lower() for name in shards}
+    images = [name for name in sorted(found) if known_as(name).lower() not in known]  # readers take the shards
+    if not images or job.shards is not None:
         return copy_records(job)
-    if job.shards is not None:
-        raise ConfigError(
-            f"--shards {job.shards}: {job.source} has the splits {', '.join(sorted({*shards, *images}))}; give --split"
-        )
     first, second = copy_records(job), copy_images(job, images)
     return Copied(f"{first.what}; {second.what}", *map(sum, zip(first[1:], second[1:], strict=True)))
 

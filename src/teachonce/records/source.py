@@ -299,6 +299,8 @@ def describe_data_change(what: str, old: Mapping[str, Any], new: Mapping[str, An
     """
     names = ("num_records", "num_shards", "num_bytes")
     known = [name for name in names if None not in (old.get(name), new.get(name))]
+    if not (old and new):
+        return f"{what} is another: {'none' if not old else 'some'} then, {'none' if not new else 'some'} now"
     phrase = f"{what} changed since"
     if not known:
         return phrase

@@ -279,10 +279,10 @@ def _temporary_name(name: str) -> str:
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:
-        if entry.is_symlink():
-            return False  # to itself, or to where this user may not look
-        raise
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return False  # a link to itself
+        raise  # what may not be looked at may be a class
 
 
 def _is_leftover(entry: os.DirEntry[str]) -> bool:

@@ -374,11 +374,12 @@ def _files_of_manifests(storage: Storage, plan: Plan) -> set[str]:
 def holds_first_views(path: Path, plan: Plan, missing: Collection[str]) -> bool:
     """Whether the first views of a plan are complete and no file of the later ones is there.
 
-    So is a copy of a part of the views, and a store that is planned for more of them. ``missing``: ``missing_files``.
+    So is a copy of a part of the views, and a store that is planned for more of them; never known of a place that lists
+    no files. ``missing``: ``missing_files``.
     """
     num_views = visible_views(path)
     later = [group for group in plan.view_groups if group[0] >= num_views]
-    if not num_views or not later or legacy.is_legacy(path):
+    if not num_views or not later or legacy.is_legacy(path) or not open_storage(path).can_list:
         return False
     not_here = {file for name, _ in plan.shards for group in later for file in plan.group_files(name, group)}
     first = plan.extend(view_groups=plan.view_groups[: -len(later)])

@@ -91,12 +91,13 @@ def test_images_beside_shards_are_copied_too(tmp_path: Path, capsys: pytest.Capt
     # A split alone is still that one.
     copy(source, tmp_path / "one", split="train")
     assert find_splits(tmp_path / "one") == ["train"]
-    with pytest.raises(ConfigError, match=r"--shards 0:1: .* has the splits train, validation; give --split"):
-        copy(source, tmp_path / "part", shards="0:1")
-    # Of two of a name readers take the shards, and so does the copy.
-    shutil.move(source / "validation", source / "train")
-    copy(source, tmp_path / "shards")
-    assert not (tmp_path / "shards" / "train").exists()
+    copy(source, tmp_path / "part", shards="0:1")
+    assert find_splits(tmp_path / "part") == ["train"]
+    # Of two names of a split readers take the shards, and so does the copy.
+    for name in ("train", "Training"):
+        shutil.move(next(path for path in source.iterdir() if path.is_dir()), source / name)
+        copy(source, tmp_path / f"shards of {name}")
+        assert not (tmp_path / f"shards of {name}" / name).exists()
 
 
 @pytest.mark.parametrize("kind", ["run", "images"])
@@ -111,3 +112,12 @@ def test_a_place_within_the_source_or_around_it_is_refused(tmp_path: Path, kind:
     with pytest.raises(ConfigError, match=rf"{tmp_path}: holds the source, {source}; choose a target beside it"):
         copy(source, tmp_path)
     assert everything(source) == before
+
+
+def test_records_are_copied_to_a_place_within_them_or_around_them(tmp_path: Path) -> None:
+    """Of these the files are known by name: none is copied into itself."""
+    source = write_shards(tmp_path / "download" / "records", sizes=(4, 3))
+    for target in (source / "part", source.parent):
+        for _ in range(2):
+            copy(source, target, shards="0:2")
+        assert open_records(target, "train").num_records == 7

@@ -9,6 +9,7 @@ from teachonce.evaluation.findings.paired import ClassChange, describe_p
 from teachonce.evaluation.findings.per_class import WORST_SHOWN, ClassResult, find_worst, sort_worst
 from teachonce.evaluation.findings.proportions import LEVEL
 from teachonce.records.class_space import shows_top5
+from teachonce.records.image_listing import known_as
 from teachonce.terminal import as_text
 
 CHANGES_SHOWN = 5
@@ -17,7 +18,7 @@ CHANGES_SHOWN = 5
 
 def render_scores(scores: Mapping[str, Any]) -> str:
     """The result of ``evaluate``: a line a figure, then the worst classes, then each comparison."""
-    lines = [f"{name}: {scores[name]}" for name in ("model", "split", "offset")]
+    lines = [f"model: {scores['model']}", f"split: {known_as(scores['split'])}", f"offset: {scores['offset']}"]
     lines.append(f"top1: {scores['top1']:.4f} ({LEVEL:.0%}: {scores['top1_low']:.4f} to {scores['top1_high']:.4f})")
     if shows_top5(scores["num_known_classes"]):
         lines.append(f"top5: {scores['top5']:.4f}")

@@ -53,7 +53,6 @@ from teachonce.extras import require
 from teachonce.models.classifier import Classifier, load_model
 from teachonce.pixels.view_sources import warn_of_own_class_partners
 from teachonce.records.discovery import open_records
-from teachonce.records.image_listing import known_as
 from teachonce.records.sample import SubsetSource, sample_locations
 from teachonce.records.source import NO_LABEL
 from teachonce.storage.files import atomic_write, exists, open_storage, write_json
@@ -155,7 +154,7 @@ def build_estimate(config: PlanConfig) -> dict[str, Any]:
     return {
         "kind": "plan",
         "data": str(config.data),
-        "split": known_as(config.split),
+        "split": config.split,
         "teacher": plan.teacher,
         "num_classes": teacher.num_classes,
         "offset": plan.class_space.offset,

@@ -12,6 +12,7 @@ from teachonce.extraction.planning.costs import TEMPERATURES, first_cheaper
 from teachonce.extraction.planning.picture import draw_panels
 from teachonce.extraction.planning.table import describe_variation, format_bytes, format_hours, planned_codec
 from teachonce.pages.page import render_page
+from teachonce.records.image_listing import known_as
 from teachonce.store.plan import teacher_name
 from teachonce.terminal import plural
 
@@ -25,7 +26,7 @@ def render_plan(summary: Mapping[str, Any], text: str) -> str:
         _TEMPLATE,
         teacher=teacher_name(summary["teacher"]),
         data=summary["data"],
-        split=summary["split"],
+        split=known_as(summary["split"]),
         num_records=work["num_records"],
         policy=summary["policy"]["name"],
         num_views=work["num_views"],

@@ -8,6 +8,7 @@ from typing import Any
 
 from teachonce.engine.progress import format_seconds
 from teachonce.extraction.planning.costs import TEMPERATURES, first_cheaper
+from teachonce.records.image_listing import known_as
 from teachonce.store.plan import teacher_name
 from teachonce.terminal import as_text, plural
 
@@ -43,7 +44,7 @@ def _render_head(summary: Mapping[str, Any]) -> list[str]:
     policy = summary["policy"]
     parameters = ", ".join(f"{key} {value}" for key, value in policy.items() if key != "name")
     return [
-        f"{summary['data']}: plan for split {summary['split']}, {work['num_records']:,} records x "
+        f"{summary['data']}: plan for split {known_as(summary['split'])}, {work['num_records']:,} records x "
         f"{plural(work['num_views'], 'view')} in {plural(work['num_shards'], 'shard')}",
         f"  teacher   {teacher_name(summary['teacher'])}, {summary['num_classes']} classes, offset "
         f"{summary['offset']}, {summary['teacher']['preprocessing']['size_px']} px, {summary['teacher']['precision']}",

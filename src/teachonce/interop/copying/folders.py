@@ -187,10 +187,22 @@ def copy_images(job: CopyJob, splits: Sequence[str] | None = None) -> Copied:
         splits = [job.split] if job.split is not None else find_splits(job.source)
     if job.shards is not None:
         raise ConfigError(f"--shards {job.shards}: is for stores and TFRecords, {job.source} is a folder of images")
+    _check_apart(job)
     with phase("copy", "listing the images"):
         names = [f"{split}/{name}" for split in splits for name in sorted(_walk_split(job.source / split))]
     moved = _copy_files(job, [name for name in names if not _is_hidden(name)], may_replace=False)
     return sum_up(f"images of {', '.join(splits)}", moved)
+
+
+def _check_apart(job: CopyJob) -> None:
+    """Raise ConfigError where one place lies in the other.
+
+    Of runs and images all that is below is copied: a copy inside would be copied into itself the next time.
+    """
+    source, target = job.source.resolve(), job.target.resolve()
+    if source in target.parents or target in source.parents:
+        where = "lies in" if source in target.parents else "holds"
+        raise ConfigError(f"{job.target}: {where} the source, {job.source}; choose a target beside it")
 
 
 def _walk_split(split: Path) -> list[str]:
@@ -211,6 +223,7 @@ def copy_run(job: CopyJob) -> Copied:
     for option, value in (("--shards", job.shards), ("--split", job.split)):
         if value is not None:
             raise ConfigError(f"{option} {value}: is for records, {job.source} is a run")
+    _check_apart(job)
     source, target = open_storage(job.source), open_storage(job.target)
     is_update = target.has(CONFIG_NAME)
     if is_update:

@@ -75,7 +75,8 @@ class LabelSample:
         """A warning of a record that was read later (as ``describe_label``), where none of the sample differs."""
         # P(none of n) is 5 % where the share is 3/n.
         most = f", so probably fewer than {300 / self.num_compared:.0f} % of all" if self.num_compared > 3 else ""
-        return f"{example}; none of {self.num_compared} sampled images differs{most}{_KEPT}"
+        none = f"; none of {self.num_compared} sampled images differs{most}" if self.num_compared else ""
+        return f"{example}{none}{_KEPT}"
 
 
 _KEPT = (
