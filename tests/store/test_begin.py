@@ -1,6 +1,5 @@
 """Beginning a store: the same plan goes on, more views and records follow it, and everything else is refused."""
 
-import multiprocessing
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -14,6 +13,7 @@ from teachonce.store.plan_files import read_plan, read_plans
 from teachonce.store.store import Store
 from tests.support.paths import GOLDEN
 from tests.support.small_stores import Today, fill, make_plan, read_tree
+from tests.support.trainings import PROCESSES
 
 
 def test_another_plan_is_refused_with_what_differs(tmp_path):
@@ -180,12 +180,11 @@ def test_threads_that_extend_at_once_end_with_one_plan(finished):
     assert [sealed.plan for sealed in read_plans(path)][-1] == latest
 
 
-@pytest.mark.parametrize("_round", range(3))
+@pytest.mark.parametrize("_round", range(2))
 def test_processes_that_begin_at_once_end_with_one_plan(tmp_path, _round):
-    context = multiprocessing.get_context("fork")
-    start = context.Event()
+    start = PROCESSES.Event()
     path = tmp_path / "store"
-    workers = [context.Process(target=extend, args=(path, 2 + number % 3, start)) for number in range(4)]
+    workers = [PROCESSES.Process(target=extend, args=(path, 2 + number % 3, start)) for number in range(4)]
     for worker in workers:
         worker.start()
     start.set()
