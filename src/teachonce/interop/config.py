@@ -95,7 +95,7 @@ class RecordsConfig(EngineOptions):
     """Keep the bytes of every image, so that a record's key is that of its file. Without this option PNG, WebP, BMP,
     PPM and CMYK JPEG are converted to RGB JPEG, as by TF-slim's builder. With it, image/format names each format;
     TensorFlow's decode_image reads all of them except PPM (older versions: except WebP). GIF is always refused."""
-    restart: InOutput[MarkerName | Literal["off"]] = "off"
+    restart: InOutput[Literal[MarkerName, "off"]] = "off"
     """Insert restart markers into every JPEG, losslessly, so that a crop decodes only its own part of the image.
     auto: several per row of blocks where the width allows it, row: one per row. Record keys stay those of the
     original images."""

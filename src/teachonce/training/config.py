@@ -223,7 +223,7 @@ class TrainingOptions(MixOptions, RecordOptions):
     """Classes of the data, background included. Default: from the data, the store or the logits."""
     checkpoint_epochs: InOutput[Count] = 1
     """Epochs between checkpoints."""
-    logger: InOutput[LoggerName | Literal["none"]] = "tensorboard"
+    logger: InOutput[Literal[LoggerName, "none"]] = "tensorboard"
     """Where loss, learning rate and each epoch's results are logged beside metrics.csv: event files in the run
     (tensorboard), a table with a row per logged step in the run (csv), Weights & Biases (wandb; 'pip install wandb'),
     or nowhere (none)."""
@@ -485,7 +485,7 @@ def check_num_records(config: TrainingOptions, num_records: int, world_size: int
         )
 
 
-def check_logger(name: LoggerName | Literal["none"]) -> None:
+def check_logger(name: Literal[LoggerName, "none"]) -> None:
     """Raise MissingExtraError where the library of ``--logger`` is not installed."""
     if name in ("tensorboard", "wandb"):
         require_modules(name, purpose=f"--logger {name}")
