@@ -37,7 +37,7 @@ from teachonce.training.train import train
 from teachonce.views.policy import CropPolicy
 from tests.pixels.test_preprocessing import IMAGENET_MEAN_BYTES, WALKTHROUGH
 from tests.support.paths import GOLDEN
-from tests.support.small_data import example, teacher_logits, write_image_folder, write_shards, write_store
+from tests.support.small_data import example, write_image_folder, write_shards
 from tests.support.small_models import write_color_shards, write_color_teacher
 from tests.training.test_train import config
 
@@ -191,18 +191,6 @@ def test_data_of_one_class(tmp_path: Path) -> None:
         train(config(tmp_path / "images", tmp_path / "run"))
 
 
-def test_weights_that_say_the_same_go_on(digits: Path, digits_store: Path, tmp_path: Path) -> None:
-    """A run begun with 7,3 is that of 0.7,0.3, and not that of 3,7."""
-    other = tmp_path / "other"
-    source = open_records(digits, "train")
-    write_store(other, source, teacher_logits(source) * np.float32(0.9), num_classes=10, offset=0)
-    settings = {"store": (digits_store, other), "epochs": 1}
-    first = train(config(digits, tmp_path / "run", store_weights="7,3", **settings))
-    assert train(config(digits, tmp_path / "run", store_weights="0.7,0.3", **settings)) == first
-    with pytest.raises(PlanMismatchError, match="store_weights was 7,3, now 3,7"):
-        train(config(digits, tmp_path / "run", store_weights="3,7", **settings))
-
-
 def test_a_label_to_evaluate_on_that_is_no_class_leaves_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It was found after an epoch, and what mends it, another number of classes or offset, is another run."""
     data = write_shards(tmp_path / "data", sizes=(12, 12), num_classes=None)
@@ -232,18 +220,6 @@ def test_names_that_were_swapped_are_other_classes(tmp_path: Path) -> None:
     moved.write_text("class0\nclass2\nclass1\n")
     with pytest.raises(PlanMismatchError, match="in another order: output 1 was class1, now class2"):
         train(config(tmp_path / "images", tmp_path / "run", labels=moved, **settings))
-
-
-@pytest.mark.filterwarnings("ignore:--teacher .* contradicts them")
-def test_an_online_teacher_may_be_moved(digits: Path, tmp_path: Path) -> None:
-    settings = {"epochs": 1, "validation_split": "none", "logger": "none", "kd_temp": 1.0}
-    train(config(digits, tmp_path / "teacher", **settings | {"kd_temp": None}))
-    first = train(config(digits, tmp_path / "run", teacher=f"run:{tmp_path / 'teacher'}", **settings))
-    (tmp_path / "teacher").rename(tmp_path / "moved")
-    assert train(config(digits, tmp_path / "run", teacher=f"run:{tmp_path / 'moved'}", **settings)) == first
-    other = f"run:{tmp_path / 'moved'},mean=0"
-    with pytest.raises(PlanMismatchError, match=r"teacher was run:.*, now run:"):
-        train(config(digits, tmp_path / "run", teacher=other, **settings))
 
 
 @pytest.mark.parametrize(("num_records", "num_devices"), [(5, 8), (0, 1)])

@@ -43,8 +43,8 @@ from teachonce.runs.run import Run
 from teachonce.storage.files import open_storage
 from teachonce.store.store import Store
 from teachonce.training.config import TrainConfig
+from teachonce.training.guards.store_warnings import StoreStats
 from teachonce.training.report import write_report
-from teachonce.training.store_warnings import StoreStats
 from teachonce.training.student_module import StudentModule
 from teachonce.training.train import train
 from tests.support.paths import GOLDEN

@@ -23,6 +23,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
@@ -33,9 +34,9 @@ import xxhash
 from teachonce.errors import ConfigError, ModelError, PlanMismatchError, TeachonceError
 from teachonce.pixels.preprocessing import Preprocessing
 from teachonce.records.source import describe_data_change
-from teachonce.runs.metrics import Row, read_metrics
+from teachonce.runs.metrics import METRICS_NAME, Row, read_metrics
 from teachonce.storage.address import to_location
-from teachonce.storage.files import open_storage, read_json
+from teachonce.storage.files import open_storage, read_json, write_json
 from teachonce.storage.resume import PlanFile, Say
 from teachonce.storage.strict_json import parse_json
 
@@ -246,6 +247,21 @@ def find_run(path: Path) -> Run | None:
     return Run(path) if holds_run(path) else None
 
 
+def find_trained(path: Path) -> Run | None:
+    """``find_run`` of a run of which anything was kept: a state to resume from, or the row of an epoch."""
+    return None if _is_untrained(path) else find_run(path)
+
+
+def _is_untrained(path: Path) -> bool:
+    """Whether this is a run that ended before anything of it was kept, as by a mistake that shows in the first step."""
+    storage = open_storage(path)
+    if any(storage.has(name) for name in (LAST_CHECKPOINT, METRICS_NAME, WEIGHTS_NAME, RESULT_NAME)):
+        return False
+    with suppress(TeachonceError):  # another program's config.json
+        return find_run(path) is not None
+    return False
+
+
 def open_finished_run(path: Path, *, requested_by: str, weights_name: str = WEIGHTS_NAME) -> Run:
     """A run with its final weights, or its best ones, whether or not result.json is there yet.
 
@@ -263,10 +279,12 @@ def open_finished_run(path: Path, *, requested_by: str, weights_name: str = WEIG
 def check_run(path: Path, config: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
     """Agree with the run that ``path`` holds, if any; nothing is written.
 
-    ``defaults`` are the values of options that the run's version may not have had yet. Raises PlanMismatchError naming
-    each setting that differs, TeachonceError where ``path`` holds something else.
+    A run of which nothing was kept yet agrees with everything. ``defaults`` are the values of options that the run's
+    version may not have had yet. Raises PlanMismatchError naming each setting that differs, TeachonceError where
+    ``path`` holds something else.
     """
-    _check_classes(path, _plan_file(path, defaults).check(config), config)
+    if not _is_untrained(path):
+        _check_classes(path, _plan_file(path, defaults).check(config), config)
 
 
 def check_options(path: Path, options: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
@@ -276,7 +294,7 @@ def check_options(path: Path, options: Mapping[str, Any], defaults: Mapping[str,
     """
     plan_file = _plan_file(path, defaults)
     old = plan_file.read()
-    if old is None:
+    if old is None or _is_untrained(path):
         return
     unsaid = old.keys() - options.keys() | _RESOLVED
     if old.get("world_size", 1) != 1:
@@ -289,9 +307,19 @@ def check_run_folder(path: Path) -> None:
     _plan_file(path, {}).check_folder()
 
 
-def begin_run(path: Path, config: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
-    """``check_run``, then write config.json where there is none; processes of one training may do this at once."""
-    _check_classes(path, _plan_file(path, defaults).begin(config), config)
+def begin_run(path: Path, config: Mapping[str, Any], defaults: Mapping[str, Any]) -> bool:
+    """``check_run``, then write config.json where there is none; the caller holds ``LOCK_NAME``.
+
+    Returns whether it took the place of another configuration, of which nothing was kept.
+    """
+    try:
+        _check_classes(path, _plan_file(path, defaults).begin(config), config)
+    except PlanMismatchError:
+        if not _is_untrained(path):
+            raise
+        write_json(path / CONFIG_NAME, dict(config))
+        return True
+    return False
 
 
 def _check_classes(path: Path, old: Mapping[str, Any] | None, new: Mapping[str, Any]) -> None:

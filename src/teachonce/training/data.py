@@ -1,17 +1,15 @@
 """What a student is trained and evaluated on, and whether a configuration fits it.
 
-Opens the records, the store and the validation split in the student's class space, derives the evaluation
-preprocessing, and puts down in ``resolve_run`` everything that the numbers of a run depend on.
+Opens the records, the store and the validation split in the student's class space, and derives the evaluation
+preprocessing.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
 import warnings
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,11 +18,11 @@ from teachonce.data.dataset import EvalDataset, KDDataset, find_num_classes
 from teachonce.data.fetch_ahead import check_cache_size
 from teachonce.data.logit_sources import LogitSource, RecordLogits
 from teachonce.data.stored_logits import StoredLogits
-from teachonce.errors import ConfigError, PlanMismatchError, RecordError, TeachonceError
+from teachonce.errors import ConfigError, TeachonceError
 from teachonce.models.fine_tuning import InitialRun, initial_preprocessing, open_initial_run
-from teachonce.models.spec import BACKBONE_OPTIONS, ModelSpec, override_preprocessing, parse_model_spec
+from teachonce.models.spec import BACKBONE_OPTIONS, ModelSpec, override_preprocessing
 from teachonce.models.torch_backend import library_mean_std
-from teachonce.options import option_arguments, to_json
+from teachonce.options import option_arguments
 from teachonce.pixels.in_memory import RecordsInMemory
 from teachonce.pixels.preprocessing import Preprocessing
 from teachonce.pixels.view_sources import DrawnViews, OwnViews, ViewSource, warn_of_own_class_partners
@@ -33,10 +31,10 @@ from teachonce.records.class_table import hash_classes, shown_names
 from teachonce.records.data_keys import read_all_labels
 from teachonce.records.discovery import open_records
 from teachonce.records.image_folder import IMAGE_FILE_FORMATS
-from teachonce.records.source import RecordSource, identify_data, require_labels, split_in_names
-from teachonce.runs.run import Run, find_run
+from teachonce.records.source import RecordSource, require_labels
+from teachonce.runs.run import find_trained
 from teachonce.storage.address import is_remote
-from teachonce.storage.files import open_storage, read_json
+from teachonce.storage.files import open_storage
 from teachonce.storage.remote.cache import use_cache
 from teachonce.store.join import known_records
 from teachonce.store.manifests import visible_views
@@ -46,7 +44,6 @@ from teachonce.store.stored_views import StoredViews
 from teachonce.terminal import plural
 from teachonce.training.config import TrainConfig, TrainingOptions
 from teachonce.training.ranks import is_first_rank
-from teachonce.versions import library_versions
 from teachonce.views.options import ViewOptions
 from teachonce.views.order import ViewOrder
 from teachonce.views.policy import CenterPolicy, CropPolicy, Policy, build_policy, view_options
@@ -154,7 +151,7 @@ def open_training_data(
     space = ClassSpace(num_classes=data_classes - config.offset, offset=config.offset)
     validation = _open_validation(config, source)
     evaluated = None if validation is None else EvalDataset(validation, preprocessing, space, page_locked=page_locked)
-    if evaluated is not None and is_first_rank() and find_run(config.out) is None:
+    if evaluated is not None and is_first_rank() and find_trained(config.out) is None:
         # Not after an epoch: the run would be lost, as what mends labels is another configuration.
         evaluated.check_labels()
     is_balanced = "balanced" in (config.class_weights, config.sampler)
@@ -207,7 +204,7 @@ def open_stores(config: TrainConfig) -> list[Store]:
 
     A run that was started while a store was growing continues with the views and the records that it began with.
     """
-    begun = find_run(config.out)
+    begun = find_trained(config.out)
     parts = (begun and begun.store_parts) or []
     opened = [
         partial(Store, path, trust=config.trust, num_parts=parts[index] if index < len(parts) else None)
@@ -243,114 +240,6 @@ def student_preprocessing(
         return initial_preprocessing(initial, size_px, resize_px, student)
     mean, std = library_mean_std(student)
     return override_preprocessing(Preprocessing(size_px=size_px, resize_px=resize_px, mean=mean, std=std), student)
-
-
-def resolve_run(
-    config: TrainConfig, data: TrainingData, world_size: int, online_sha256: str | None = None
-) -> dict[str, Any]:
-    """The content of config.json: the configuration, what it came to, and what the data and the store are."""
-    return {
-        **to_json(config),
-        **_batch_as_begun(config, world_size),
-        "kd_temp": config.temperature,
-        "store_weights": _as_begun(config),
-        "teacher": _teacher_as_begun(config, online_sha256),
-        "eval_size": data.preprocessing.size_px,
-        "num_classes": data.train.num_classes,
-        "offset": data.train.class_space.offset,
-        "data_classes": data.data_classes,
-        "classes_hash": data.classes_hash,
-        "class_names": None if data.class_names is None else list(data.class_names),
-        "class_texts": None if data.class_texts is None else list(data.class_texts),
-        "init_weights_sha256": None if data.initial is None else data.initial.weights_sha256,
-        "preprocessing": data.preprocessing.to_json(),
-        "train_records": _identify(data.train.records),
-        "validation_records": None if data.validation is None else _identify(data.validation.records),
-        "store_fingerprint": _join([store.fingerprint for store in data.stores]),
-        "record_logits": _identify_record_logits(config, data.train.records),
-        "store_views": data.num_views,
-        "store_parts": [store.num_parts for store in data.stores] or None,
-        "online_weights_sha256": online_sha256,
-        "versions": library_versions(),
-    }
-
-
-def check_batch(config: TrainConfig, world_size: int) -> str | None:
-    """What another number of devices than the run was started with changes, in a line; None: it is the same number.
-
-    Raises PlanMismatchError where updates would have another number of images, or an epoch of updates.
-    """
-    begun = find_run(config.out)
-    if begun is None:
-        return None
-    before, now = _begun_batch(begun), _batch(config, world_size)
-    num_before, images = before["world_size"], math.prod(before.values())
-    if num_before == world_size:
-        return None
-    phrase = f"{config.out}: started on {plural(num_before, 'device')} with {images} images an update"
-    if images == math.prod(now.values()):
-        if (before["batch_size"] == 1) != (now["batch_size"] == 1):
-            reason = f"with one image a batch an epoch may have other updates; resume on {num_before}"
-            raise PlanMismatchError(f"{phrase}, now on {world_size}: {reason}, or choose another --out")
-        equal = "equal up to rounding, except for batch norm and mixup, which use one device's batch"
-        return f"{phrase}, now on {world_size}: {equal}"
-    per_batch, rest = divmod(images, world_size * config.accumulate)
-    times = f" --accumulate {config.accumulate}" if config.accumulate > 1 else ""
-    advice = "choose a number of devices that divides it" if rest else f"give --batch-size {per_batch}{times}"
-    raise PlanMismatchError(
-        f"{phrase}, now on {world_size} with {math.prod(now.values())}; {advice}, or choose another --out"
-    )
-
-
-def _batch(config: TrainConfig, world_size: int) -> dict[str, int]:
-    """What the images of an update are: batch size, batches and devices."""
-    return {"batch_size": config.batch_size, "accumulate": config.accumulate, "world_size": world_size}
-
-
-def _begun_batch(begun: Run) -> dict[str, int]:
-    # Runs of a version without --accumulate had one batch an update.
-    accumulate = begun.setting("accumulate", int) if "accumulate" in begun.config else 1
-    return {
-        "batch_size": begun.setting("batch_size", int),
-        "accumulate": accumulate,
-        "world_size": begun.setting("world_size", int),
-    }
-
-
-def _batch_as_begun(config: TrainConfig, world_size: int) -> dict[str, int]:
-    """``_batch`` as the run was started with, where there are other devices and an update has as many images."""
-    now, begun = _batch(config, world_size), find_run(config.out)
-    if begun is None:
-        return now
-    before = _begun_batch(begun)
-    is_same = before["world_size"] != world_size and math.prod(before.values()) == math.prod(now.values())
-    return before if is_same else now
-
-
-def _as_begun(config: TrainConfig) -> str:
-    """``--store-weights`` as the run was started with, where it says the same: 7,3 is 0.7,0.3."""
-    begun = find_run(config.out)
-    text = None if begun is None else begun.config.get("store_weights")
-    if begun is None or not isinstance(text, str) or len(begun.stores) != len(config.store):
-        return config.store_weights
-    try:
-        before = dataclasses.replace(config, store_weights=text).teacher_weights()
-    except ConfigError:
-        return config.store_weights
-    is_same = np.allclose(before, config.teacher_weights(), rtol=1e-9, atol=0)
-    return text if is_same else config.store_weights
-
-
-def _teacher_as_begun(config: TrainConfig, weights_sha256: str | None) -> str | None:
-    """``--teacher`` as the run was started with, where it is the same model in another place."""
-    begun = find_run(config.out)
-    if weights_sha256 is None or begun is None or begun.config.get("online_weights_sha256") != weights_sha256:
-        return config.teacher
-    try:
-        before, now = (parse_model_spec(str(text)).elsewhere for text in (begun.teacher, config.teacher))
-    except ConfigError:  # a path with commas that is not there any more
-        return config.teacher
-    return begun.teacher if before == now else config.teacher
 
 
 def check_validation(config: TrainConfig, data: TrainingData, world_size: int) -> None:
@@ -463,34 +352,3 @@ def _open_validation(config: TrainConfig, source: RecordSource) -> RecordSource 
             f"data {len(source.classes.names)}, with different names; give the validation split of this data"
         )
     return validation
-
-
-def _join(fingerprints: list[str]) -> str | None:
-    return "+".join(fingerprints) or None
-
-
-def _identify_record_logits(config: TrainConfig, source: RecordSource) -> dict[str, Any] | None:
-    """What ``merge`` or ``records`` noted of the logits that they put into the records; None where they did not.
-
-    Records with the logits of two teachers have the same names, sizes and counts.
-    """
-    if config.logits != "records" or config.temperature == 0:
-        return None
-    split = split_in_names(source)
-    noted = {
-        f"merge.{split}.json": ("store", "view", "background_logit"),
-        f"records.{split}.json": ("logits", "background logit"),
-    }
-    for name, settings in noted.items():
-        if open_storage(config.data).has(name):
-            found = read_json(config.data / name)
-            if not isinstance(found, dict):
-                raise RecordError(
-                    f"{config.data / name}: is not a plan of merged records, expected a JSON object; run merge again"
-                )
-            return {setting: found.get(setting) for setting in settings}
-    return None
-
-
-def _identify(source: RecordSource) -> dict[str, Any]:
-    return {**source.describe(), **identify_data(source)}

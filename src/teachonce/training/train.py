@@ -14,7 +14,6 @@ need --out on a file system that they share.
 
 from __future__ import annotations
 
-import copy
 import logging
 import math
 import os
@@ -31,22 +30,17 @@ import torch
 from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 
-from teachonce.data.class_balance import balanced_weights
 from teachonce.data.loader import Loader, choose_threads
 from teachonce.data.sampler import EpochBatches
 from teachonce.engine.machine import keep_freed_memory, local_rank
 from teachonce.engine.progress import phase
 from teachonce.engine.stop_long_work import StopSignals, end_by_signal
-from teachonce.errors import ConfigError, ModelError, TeachonceError
+from teachonce.errors import ConfigError, TeachonceError
 from teachonce.evaluation.findings.per_class import balanced_accuracy
 from teachonce.extras import require
-from teachonce.models.classifier import Classifier, build_student, load_model, resolve_device
-from teachonce.models.fine_tuning import start_from
-from teachonce.models.own_classes import resolve_model_offset
-from teachonce.models.spec import ModelSpec, first_line, parse_model_spec
+from teachonce.models.classifier import Classifier, load_model, resolve_device
+from teachonce.models.spec import parse_model_spec
 from teachonce.options import to_json
-from teachonce.records.class_space import ClassSpace
-from teachonce.rng import derive_seed
 from teachonce.runs.metrics import write_metrics
 from teachonce.runs.run import (
     CHECKPOINTS_NAME,
@@ -57,10 +51,11 @@ from teachonce.runs.run import (
     Run,
     begin_run,
     check_run,
-    find_run,
+    find_trained,
 )
 from teachonce.storage.files import atomic_write, open_storage, write_json
 from teachonce.terminal import print_note
+from teachonce.training.building import build_student_module, start_student
 from teachonce.training.callbacks import (
     AtomicCheckpointIO,
     CurveLog,
@@ -72,20 +67,24 @@ from teachonce.training.callbacks import (
 from teachonce.training.config import TrainConfig, check_logger, check_num_records, default_options
 from teachonce.training.data import (
     TrainingData,
-    check_batch,
     check_replayed_views,
     check_validation,
     open_training_data,
-    resolve_run,
     warn_without_effect,
 )
+from teachonce.training.guards.online_stats import measure_online_stats
+from teachonce.training.guards.store_warnings import (
+    StoreStats,
+    measure_store_stats,
+    warn_before_training,
+    warn_of_teacher,
+)
+from teachonce.training.identity import check_batch, resolve_run
 from teachonce.training.interruption import EpochLoader, Interruption, TrainingStoppedError
-from teachonce.training.online_stats import measure_online_stats
 from teachonce.training.ranks import Agreement, is_first_rank, is_rank, is_slurm_rank, run_ranks, world_shape
 from teachonce.training.report import describe_result, summarize_classes, write_report
 from teachonce.training.schedules import scale_lr
-from teachonce.training.store_warnings import StoreStats, measure_store_stats, warn_before_training, warn_of_teacher
-from teachonce.training.student_module import OnlineTeacher, StudentModule
+from teachonce.training.student_module import StudentModule
 
 _PRECISIONS = {"float32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
@@ -126,7 +125,7 @@ def train(config: TrainConfig, *, on_epoch: Callable[[int], None] | None = None)
     changed = check_batch(config, trainer.world_size)
     resolved = resolve_run(config, data, trainer.world_size, None if teacher is None else teacher.weights_sha256)
     check_run(config.out, resolved, default_options())
-    begun = find_run(config.out)
+    begun = find_trained(config.out)
     finished = None if begun is None else begun.result
     if finished is not None:
         _remove_temporaries(trainer, config)
@@ -138,12 +137,18 @@ def train(config: TrainConfig, *, on_epoch: Callable[[int], None] | None = None)
     # The caller's random numbers are not touched here; those of the student are a function of the seed.
     with torch.random.fork_rng(devices=[]):  # of GPUs, to read the state alone would take memory on each
         with _phase("building the student"):
-            module = _build_module(config, student, trainer, data, teacher)
+            network, weights_sha256, phrase = start_student(config, student, data)
+            module = build_student_module(network, config, student, data, teacher, trainer.world_size)
+        if weights_sha256 is not None and (begun is None or resolved["init_weights_sha256"] is not None):
+            resolved["init_weights_sha256"] = weights_sha256
+        if phrase:
+            _log(trainer, phrase)
         if trainer.is_global_zero:
             _guard(config, data, module, trainer, recorder)
         # Not before the student is known to fit: a mistake should leave nothing behind.
         with _alone(config, trainer):
-            begin_run(config.out, resolved, default_options())
+            if trainer.is_global_zero and begin_run(config.out, resolved, default_options()):
+                _log(trainer, f"{config.out}: was started with other settings, of which nothing was kept: begins anew")
             if changed:
                 _log(trainer, changed)
             with _quiet_lightning():
@@ -325,80 +330,6 @@ def _load_online_teacher(config: TrainConfig, device: torch.device) -> Classifie
             f"--teacher {config.teacher}: its pixels are not rounded (antialias=0): no views to share with a student"
         )
     return teacher
-
-
-def _build_module(
-    config: TrainConfig,
-    spec: ModelSpec,
-    trainer: lightning.Trainer,
-    data: TrainingData,
-    teacher: Classifier | None,
-) -> StudentModule:
-    torch.manual_seed(derive_seed(config.seed, "student"))
-    student = build_student(spec, data.train.num_classes, size_px=config.size)
-    if data.initial is not None:
-        phrase = start_from(
-            student,
-            data.initial,
-            spec,
-            num_classes=data.train.num_classes,
-            size_px=config.size,
-            classes_hash=data.classes_hash,
-        )
-        if not open_storage(config.out).has(LAST_CHECKPOINT):
-            _log(trainer, f"{config.out}: starts from {data.initial.path}: {phrase}")
-    for size_px in sorted({config.size, data.preprocessing.size_px}):
-        _check_size(spec, student, size_px, data.train.num_classes)
-    count, size = len(data.train), trainer.world_size
-    order = EpochBatches(count, config.batch_size, world_size=size, accumulate=config.accumulate)
-    if count // (order.num_steps * size) == 1:
-        _check_single_image(spec, student, config, count)
-    online = None
-    if teacher is not None:
-        classes = data.train.records.classes
-        names = None if classes is None else classes.names
-        asked = config.teacher_offset
-        offset = resolve_model_offset(teacher, names, data.data_classes, asked, option="--teacher-offset")
-        space = ClassSpace(num_classes=teacher.num_classes, offset=offset)
-        online = OnlineTeacher(teacher, space, data.train.class_space)
-    decode = None if data.stored is None else partial(data.stored.decode, class_space=data.train.class_space)
-    module = StudentModule(student, config, data.preprocessing, data.train.num_classes, online, decode)
-    module.has_labels = data.train.records.labeled == "all"
-    if data.classes is not None and config.class_weights == "balanced":
-        module.class_weights = torch.from_numpy(balanced_weights(data.classes, data.train.num_classes))
-    return module
-
-
-def _check_size(spec: ModelSpec, student: torch.nn.Module, size_px: int, num_classes: int) -> None:
-    """Raise ModelError now, not after an epoch, where the student does not take this size."""
-    student.eval()
-    try:
-        with torch.no_grad():
-            logits = student(torch.zeros(1, 3, size_px, size_px))
-    except Exception as error:
-        # Architectures raise whatever they like; the cause stays in the message and in the chain.
-        raise ModelError(
-            f"--student {spec}: does not run on {size_px} x {size_px} px ({first_line(error)}); choose "
-            "another --size, or --eval-size"
-        ) from error
-    student.train()
-    if not isinstance(logits, torch.Tensor) or logits.shape != (1, num_classes):
-        found = list(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
-        raise ModelError(f"--student {spec}: returns {found}, expected [1, {num_classes}]")
-
-
-def _check_single_image(spec: ModelSpec, student: torch.nn.Module, config: TrainConfig, num_records: int) -> None:
-    """Raise ConfigError where batches of one image leave batch normalization a single value to normalize."""
-    trained = copy.deepcopy(student).train()
-    try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            trained(torch.zeros(1, 3, config.size, config.size))
-    except ValueError as error:
-        split = "" if config.batch_size == 1 else f" splits {num_records} images so that one is alone in its batch, and"
-        raise ConfigError(
-            f"--batch-size {config.batch_size}{split or ':'} --student {spec} cannot be trained on one image of "
-            f"{config.size} px ({first_line(error)}); choose a larger --batch-size or --size"
-        ) from error
 
 
 def _finish(

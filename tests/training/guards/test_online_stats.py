@@ -13,8 +13,8 @@ from teachonce.models.classifier import load_model
 from teachonce.records.class_space import ClassSpace
 from teachonce.records.discovery import open_records
 from teachonce.training.config import TrainConfig
-from teachonce.training.online_stats import NUM_ONLINE_ROWS, measure_online_stats
-from teachonce.training.store_warnings import StoreStats, warn_of_teacher
+from teachonce.training.guards.online_stats import NUM_ONLINE_ROWS, measure_online_stats
+from teachonce.training.guards.store_warnings import StoreStats, warn_of_teacher
 from teachonce.training.student_module import OnlineTeacher
 from teachonce.training.train import train
 from teachonce.views.policy import CropPolicy, RandomMix

@@ -11,7 +11,7 @@ import numpy as np
 from teachonce.codecs.softmax import log_softmax
 from teachonce.data.dataset import KDDataset
 from teachonce.records.source import NO_LABEL
-from teachonce.training.store_warnings import StoreStats, judge_labels
+from teachonce.training.guards.store_warnings import StoreStats, judge_labels
 from teachonce.training.student_module import OnlineTeacher
 
 NUM_ONLINE_ROWS = 256

@@ -7,7 +7,7 @@ import pytest
 
 from teachonce.codecs.softmax import total_variation
 from teachonce.records.discovery import open_records
-from teachonce.training.store_warnings import (
+from teachonce.training.guards.store_warnings import (
     StoreStats,
     judge_labels,
     measure_store_stats,
