@@ -20,7 +20,7 @@ from teachonce.data.dataset import EvalDataset
 from teachonce.errors import ConfigError, ImageError, LogitsError, RecordError, StoreError
 from teachonce.evaluation.compared_records import MAX_VIEWS, ComparedRecords, StoredTeacher
 from teachonce.evaluation.config import EvaluateConfig
-from teachonce.evaluation.evaluate import evaluate, evaluate_model
+from teachonce.evaluation.evaluate import evaluate, evaluate_model, to_probabilities
 from teachonce.extraction.config import ExtractConfig
 from teachonce.extraction.extract import extract
 from teachonce.models.classifier import Classifier, load_model
@@ -83,6 +83,13 @@ def test_numbers_are_those_of_a_plain_loop(teacher: str, data: Path, batch_size:
     # Means of 33 float32 numbers in 0..1, added in another order: 33 * 2^-24.
     for name, value in expected.items():
         assert getattr(found, name) == pytest.approx(value, abs=33 * 2**-24)
+
+
+def test_the_largest_logit_has_the_largest_probability() -> None:
+    """In float32 both of these have one probability, and a model did not agree with itself."""
+    logits = torch.tensor([[0.25, np.nextafter(np.float32(0.25), np.float32(1)), -3.0], [0.25, 0.25, -30.0]])
+    assert torch.equal(to_probabilities(logits).argmax(dim=1), logits.argmax(dim=1))
+    assert torch.softmax(logits, dim=1)[0].argmax() != logits[0].argmax()
 
 
 def test_entry_resolves_split_and_offset(teacher: str, data: Path) -> None:

@@ -145,7 +145,7 @@ def evaluate_model(
             torch.from_numpy(map_logits(_collect(model, pending, batch, source), space, data_space))
             for model, pending, space in zip(models, logits, spaces, strict=True)
         ]
-        other_probs = [torch.softmax(other, dim=1) for other in found[1:]]
+        other_probs = [to_probabilities(other) for other in found[1:]]
         if teacher is not None:
             other_probs.append(batch[TEACHER_PROBS])
         tally.update(found[0], batch["labels"], batch["indices"], other_probs)
@@ -163,6 +163,11 @@ def evaluate_model(
     assert in_flight is not None
     count(*in_flight)
     return tally.findings()
+
+
+def to_probabilities(logits: torch.Tensor) -> torch.Tensor:
+    """Softmax [B, C] in float64: two logits that differ in float32 do so there, and the largest one stays it."""
+    return torch.softmax(logits.double(), dim=1)
 
 
 def _load(spec: str, config: EvaluateConfig, source: RecordSource, offset: int | None, option: str | None) -> Evaluated:

@@ -256,6 +256,13 @@ def _parse_number(value: str) -> float:
     return number
 
 
+def _parse_rate(value: str) -> float:
+    number = _parse_number(value)
+    if not 0 <= number < 1:
+        raise ValueError("expected a rate in [0, 1)")
+    return number
+
+
 def _parse_triple(value: str) -> tuple[float, float, float]:
     numbers = [_parse_number(part) for part in value.split("/")]
     if len(numbers) == 1:
@@ -331,6 +338,9 @@ BACKBONE_OPTIONS: dict[str, Callable[[str], Any]] = {
 }
 """The fields of ``BackboneOptions`` that a SPEC carries; depth is in the name, ``--bn-momentum`` is the training's."""
 
+TRAINING_OPTIONS = ("drop_rate", "drop_path_rate")
+"""Options of a student's network that act in training alone: dropout before its last layer, and stochastic depth."""
+
 _ALL = (*NAMED_KINDS, *WALKTHROUGH_KINDS)
 _TENSORFLOW = ("savedmodel", *WALKTHROUGH_KINDS)
 _OPTIONS: dict[str, tuple[Callable[[str], Any], tuple[str, ...]]] = {
@@ -338,6 +348,7 @@ _OPTIONS: dict[str, tuple[Callable[[str], Any], tuple[str, ...]]] = {
     "epoch": (_parse_epoch, ("run",)),
     "part": (_parse_text, ("timm", "torchvision")),
     "pretrained": (_parse_switch, ("timm", "torchvision")),
+    **dict.fromkeys(TRAINING_OPTIONS, (_parse_rate, ("timm", "torchvision"))),
     "classes": (_parse_count, tuple(kind for kind in _ALL if kind != "run")),
     "offset": (_parse_integer, _ALL),
     "size": (_parse_count, _ALL),

@@ -30,7 +30,7 @@ from torch import nn
 
 from teachonce.errors import ConfigError, ModelError
 from teachonce.models.adapt_weights import Weights, adapt_weights, required_names
-from teachonce.models.spec import LoadedModel, ModelSpec, first_line
+from teachonce.models.spec import TRAINING_OPTIONS, LoadedModel, ModelSpec, first_line
 from teachonce.pixels.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from teachonce.storage.address import to_location
 from teachonce.storage.files import locate
@@ -42,6 +42,8 @@ _PREFIXES = ("module.", "_orig_mod.", "model.")
 NEW_LAYER_STD = 0.01
 # How the weights of the auxiliary classifiers begin that torchvision's two Inceptions have beside the real one.
 _AUXILIARY = {"googlenet": "aux1.", "inception_v3": "AuxLogits."}
+# torchvision's names of timm's options.
+_RATES = {"drop_rate": "dropout", "drop_path_rate": "stochastic_depth_prob"}
 
 
 def load_library_model(spec: ModelSpec) -> LoadedModel:
@@ -52,6 +54,8 @@ def load_library_model(spec: ModelSpec) -> LoadedModel:
         raise ConfigError(
             f"model {spec.text!r}: classes= needs weights=FILE, because the pretrained head has fixed classes"
         )
+    if unused := [name for name in TRAINING_OPTIONS if name in spec.options]:
+        raise ConfigError(f"model {spec.text!r}: {unused[0]}= acts in training, and a teacher is not trained; omit it")
     if spec.kind == "timm":
         module, preprocessing = _load_timm(spec)
     else:
@@ -340,7 +344,7 @@ def _create_timm(spec: ModelSpec, num_classes: int | None, size_px: int | None, 
             f"model {spec.text!r}: {', '.join(spec.backbone)} are options only of the assembled ResNets; give one "
             f"of {', '.join(MODEL_NAMES)}"
         )
-    arguments |= spec.backbone
+    arguments |= spec.backbone | {name: spec.options[name] for name in TRAINING_OPTIONS if name in spec.options}
     try:
         config = timm.get_pretrained_cfg(spec.name)
     except RuntimeError as error:
@@ -400,6 +404,7 @@ def _create_torchvision(
         arguments["init_weights"] = initialize
         # What torchvision does with pretrained weights: they were trained on values in -1..1.
         arguments["transform_input"] = weights is not None
+    arguments |= {_RATES[name]: spec.options[name] for name in TRAINING_OPTIONS if name in spec.options}
     if size_px is not None and spec.name.startswith("vit_"):
         arguments["image_size"] = size_px
     if size_px is not None and spec.name.startswith("maxvit"):

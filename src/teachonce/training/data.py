@@ -20,7 +20,7 @@ from teachonce.data.logit_sources import LogitSource, RecordLogits
 from teachonce.data.stored_logits import StoredLogits
 from teachonce.errors import ConfigError, TeachonceError
 from teachonce.models.fine_tuning import InitialRun, initial_preprocessing, open_initial_run
-from teachonce.models.spec import BACKBONE_OPTIONS, ModelSpec, override_preprocessing
+from teachonce.models.spec import BACKBONE_OPTIONS, TRAINING_OPTIONS, ModelSpec, override_preprocessing
 from teachonce.models.torch_backend import library_mean_std
 from teachonce.options import option_arguments
 from teachonce.pixels.in_memory import RecordsInMemory
@@ -48,7 +48,8 @@ from teachonce.views.options import ViewOptions
 from teachonce.views.order import ViewOrder
 from teachonce.views.policy import CenterPolicy, CropPolicy, Policy, build_policy, view_options
 
-_STUDENT_OPTIONS = {"weights", "part", "pretrained", "interpolation", "mean", "std", "range", *BACKBONE_OPTIONS}
+_STUDENT_OPTIONS = {"weights", "part", "pretrained", "interpolation", "mean", "std", "range"}
+_STUDENT_OPTIONS |= {*TRAINING_OPTIONS, *BACKBONE_OPTIONS}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -59,10 +59,17 @@ class OnlineTeacher:
         self.teacher = teacher
         self.source = source
         self.target = target
+        self.last: Tensor | None = None
+        """Its newest logits, as it gave them."""
+
+    def check(self) -> None:
+        """Raise LogitsError where its newest logits are NaN or infinite: they make a loss so, whatever the rate."""
+        if self.last is not None:
+            self.teacher.collect_logits(self.last)
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """Ask; classes that the teacher lacks are -inf."""
-        logits = self.teacher.logits(pixels)
+        logits = self.last = self.teacher.logits(pixels)
         # Beside the student, wherever the backend leaves them.
         logits = logits.to(pixels.device, non_blocking=pixels.is_cuda)
         return map_tensor(logits, self.source, self.target)
@@ -327,6 +334,8 @@ class StudentModule(lightning.LightningModule):
             raise self._not_finite(f"the weights are not finite after update {self.global_step} (epoch {epoch})")
 
     def _not_finite(self, what: str) -> TeachonceError:
+        if self.online is not None:
+            self.online.check()
         precision = self.config.precision
         other = "" if precision == "float32" else f", or another --precision than {precision}"
         return TeachonceError(

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from teachonce.codecs.softmax import log_softmax
-from teachonce.models.classifier import load_model
+from teachonce.errors import LogitsError
+from teachonce.models.classifier import build_student, load_model
 from teachonce.records.class_space import ClassSpace
 from teachonce.records.discovery import open_records
 from teachonce.training.config import TrainConfig
 from teachonce.training.guards.online_stats import NUM_ONLINE_ROWS, measure_online_stats
 from teachonce.training.guards.store_warnings import StoreStats, warn_of_teacher
-from teachonce.training.student_module import OnlineTeacher
+from teachonce.training.student_module import OnlineTeacher, StudentModule
 from teachonce.training.train import train
 from teachonce.views.policy import CropPolicy, RandomMix
 from tests.support.small_data import build_dataset, write_digits
@@ -70,6 +73,26 @@ def test_mixed_views_are_not_judged_by_the_label(tmp_path: Path, prob: float) ->
     num_plain = int((data.read_batch(list(range(64)), epoch=0)["shares"] == 1).sum())
     assert stats.num_judged == num_plain < stats.num_rows == 64
     assert np.isnan(stats.top1) if prob == 1 else stats.top1 == 1  # each image has one color
+
+
+def test_a_teacher_that_gives_nan_is_named_before_the_training(digits: Path, ignorant: str, tmp_path: Path) -> None:
+    """The training ended with the advice to lower the learning rate."""
+    source = open_records(digits, "train")
+    teacher, space = load_model(ignorant), ClassSpace(num_classes=10)
+    damaged = dataclasses.replace(teacher, forward=lambda images: teacher.forward(images) * torch.nan)
+    data = build_dataset(source, size=16, online=teacher.preprocessing)
+    online = OnlineTeacher(damaged, space, space)
+    with pytest.raises(LogitsError, match=r"ignorant: NaN or infinite logits for 16 of 16 images; check its"):
+        measure_online_stats(data, online, 1.0, batch_size=16)
+    module = StudentModule(
+        build_student("timm:test_resnet", 10),
+        TrainConfig(data=digits, student="timm:test_resnet", out=tmp_path, kd_temp=1.0, teacher=ignorant),
+        teacher.preprocessing,
+        10,
+        online,
+    )
+    with pytest.raises(LogitsError, match="NaN or infinite logits"):
+        raise module._not_finite("the loss is not finite")
 
 
 def test_so_many_rows_at_most(tmp_path: Path, ignorant: str) -> None:

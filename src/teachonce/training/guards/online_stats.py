@@ -21,7 +21,7 @@ NUM_ONLINE_ROWS = 256
 def measure_online_stats(data: KDDataset, online: OnlineTeacher, temperature: float, batch_size: int) -> StoreStats:
     """Ask about at most ``NUM_ONLINE_ROWS`` views; those that are mixed are not judged by labels.
 
-    Logits are of the student's class space, as the loss sees them.
+    Logits are of the student's class space, as the loss sees them. Raises LogitsError for a teacher that gives NaN.
     """
     indices = np.unique(np.linspace(0, len(data) - 1, min(len(data), NUM_ONLINE_ROWS)).round().astype(np.int64))
     hits = nats = non_top1 = 0.0
@@ -29,6 +29,7 @@ def measure_online_stats(data: KDDataset, online: OnlineTeacher, temperature: fl
     for first in range(0, len(indices), batch_size):
         batch = data.read_batch(indices[first : first + batch_size].tolist(), epoch=0)
         logits = online(batch.get("teacher_pixels", batch["pixels"])).cpu().numpy()
+        online.check()
         labels = batch["labels"].numpy()
         is_mixed = batch["shares"].numpy() != 1 if "shares" in batch else np.zeros(len(labels), bool)
         is_judged = (labels != NO_LABEL) & ~is_mixed
