@@ -136,6 +136,10 @@ def agree(config: TrainConfig) -> None:
     agreement.check_equal(7)
     with pytest.raises(TeachonceError, match=rf"would begin after {rank} updates, another one after up to 1: .* again"):
         agreement.check_equal(rank)
+    agreement.check_same({"records": 5, "views": 3})
+    found = "this rank has the larger" if rank else "records: 5 here, up to 5 elsewhere, views: 0 here, up to 1 elsewh"
+    with pytest.raises(TeachonceError, match=rf"opened different data, stores or settings \({found}.*growing, run"):
+        agreement.check_same({"records": 5, "views": rank})
     (config.out / f"{rank}.json").write_text(json.dumps(decided))
     dist.destroy_process_group()
 

@@ -323,7 +323,7 @@ def test_a_run_that_another_process_finished_meanwhile(
 ) -> None:
     from teachonce.training import train as module
 
-    out, begin = tmp_path / "run", module._build_module
+    out, begin = tmp_path / "run", module.build_student_module
 
     def finish_meanwhile(*arguments):
         built = begin(*arguments)
@@ -331,7 +331,7 @@ def test_a_run_that_another_process_finished_meanwhile(
         (out / "result.json").write_text("{}")
         return built
 
-    monkeypatch.setattr(module, "_build_module", finish_meanwhile)
+    monkeypatch.setattr(module, "build_student_module", finish_meanwhile)
     with pytest.raises(TeachonceError, match="another process finished it meanwhile"):
         train(config(digits, out))
     assert [path.name for path in out.iterdir()] == ["result.json"]

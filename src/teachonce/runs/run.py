@@ -287,6 +287,16 @@ def check_run(path: Path, config: Mapping[str, Any], defaults: Mapping[str, Any]
         _check_classes(path, _plan_file(path, defaults).check(config), config)
 
 
+def hash_config(config: Mapping[str, Any]) -> int:
+    """A number below 2**31 of everything in a configuration that the numbers of its run depend on."""
+    # The class order is compared by ``check_run`` in its own way.
+    counted = {name: value for name, value in config.items() if name not in _FREE or name == "classes_hash"}
+    for name in ("train_records", "validation_records"):
+        records = counted.get(name) or {}
+        counted[name] = {entry: value for entry, value in records.items() if f"{name}.{entry}" not in _FREE}
+    return xxhash.xxh3_64(json.dumps(counted, sort_keys=True, default=str).encode()).intdigest() & 0x7FFFFFFF
+
+
 def check_options(path: Path, options: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
     """``check_run`` of what ``options`` alone say, before data, stores and a teacher are opened.
 

@@ -115,8 +115,11 @@ class Interruption(Checkpoint):
         recorder: EpochRecorder,
         loader: EpochLoader,
         data: KDDataset,
+        inputs: Mapping[str, int],
     ) -> None:
+        """``inputs``: what all ranks must have alike (``Agreement.check_same``)."""
         self._config = config
+        self._inputs = inputs
         self._signals = signals
         self._agreement = agreement
         self._recorder = recorder
@@ -179,6 +182,7 @@ class Interruption(Checkpoint):
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Take up this rank's state, after the data-parallel wrapper has made all ranks equal."""
         assert isinstance(module, StudentModule)
+        self._agreement.check_same(self._inputs)
         self._agreement.check_equal(trainer.global_step)
         where = None if not self._recorder.rows else f"after epoch {len(self._recorder.rows)}"
         if self._resumed is not None:

@@ -149,6 +149,21 @@ class Agreement:
                 "checkpoint appeared while they were starting. Run the same command again"
             )
 
+    def check_same(self, inputs: Mapping[str, int]) -> None:
+        """Raise TeachonceError, on all ranks, where they have other ``inputs``: numbers below 2**31 by what they are.
+
+        Each opens data and store by itself: a store may grow meanwhile, and nodes may have other copies of the data.
+        """
+        latest = {name: self.decide(value, wait=True) for name, value in inputs.items()}
+        is_other = inputs != latest
+        if self.decide(int(is_other), wait=True):
+            found = ", ".join(f"{name}: {inputs[name]} here, up to {most} elsewhere" for name, most in latest.items())
+            what = found if is_other else "this rank has the larger numbers, or all are equal to its own"
+            raise TeachonceError(
+                f"training: the ranks opened different data, stores or settings ({what}); give all of them the same "
+                "files and the same version; where a store is growing, run the same command again, or set --views"
+            )
+
     def _reduce(self, wish: int) -> Callable[[], int]:
         import torch
         from torch.distributed import ReduceOp, all_reduce

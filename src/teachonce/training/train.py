@@ -20,7 +20,7 @@ import os
 import statistics
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
@@ -52,6 +52,7 @@ from teachonce.runs.run import (
     begin_run,
     check_run,
     find_trained,
+    hash_config,
 )
 from teachonce.storage.files import atomic_write, open_storage, write_json
 from teachonce.terminal import print_note
@@ -152,8 +153,13 @@ def train(config: TrainConfig, *, on_epoch: Callable[[int], None] | None = None)
             if changed:
                 _log(trainer, changed)
             with _quiet_lightning():
-                _fit(config, trainer, module, data, recorder)
+                _fit(config, trainer, module, data, recorder, _inputs_of_ranks(resolved, data))
             return _finish(config, trainer, module, recorder, data)
+
+
+def _inputs_of_ranks(resolved: Mapping[str, Any], data: TrainingData) -> dict[str, int]:
+    """What every rank must have found, each for itself."""
+    return {"records": len(data.train), "views": data.num_views or 0, "hash of all": hash_config(resolved)}
 
 
 def _phase(text: str) -> AbstractContextManager[None]:
@@ -179,6 +185,7 @@ def _fit(
     module: StudentModule,
     data: TrainingData,
     recorder: EpochRecorder,
+    inputs: Mapping[str, int],
 ) -> None:
     rank, world_size = trainer.global_rank, trainer.world_size
     order = EpochBatches(
@@ -212,7 +219,7 @@ def _fit(
         config.grace_seconds, late=late if is_first else "", patience=patience if is_first else ""
     ) as signals:
         agreement = Agreement(trainer.strategy.root_device, world_size)
-        interruption = Interruption(config, signals, agreement, recorder, loader, data.train)
+        interruption = Interruption(config, signals, agreement, recorder, loader, data.train, inputs)
         trainer.callbacks.append(interruption)  # type: ignore[attr-defined]  # Lightning adds it
         module.after_update = partial(interruption.after_update, trainer, module)
         try:
