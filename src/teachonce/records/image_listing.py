@@ -15,7 +15,7 @@ import os
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -113,7 +113,7 @@ def find_class_folders(folder: Path, *, any_names: bool = False) -> list[str]:
     ``any_names`` as in ``list_images``.
     """
     found = [name for name in open_storage(folder, RecordError).list_folder().folders if name[0] != "."]
-    return sorted(found if any_names else (_check_name(folder, name) for name in found))
+    return sorted(found if any_names else (check_image_name(folder, name) for name in found))
 
 
 def find_data_classes(images: Path, split: str) -> list[str]:
@@ -157,7 +157,7 @@ def list_images(
         for path, files in listed:
             found = _choose_images(root / path, files, others)
             if not any_names:
-                found = [_check_name(root / path, name) for name in found]
+                found = [check_image_name(root / path, name) for name in found]
             if found:
                 encoded = [name.encode(errors=_ANY_NAME) for name in found]
                 folder_of.append(np.full(len(found), len(paths), np.int32))
@@ -177,8 +177,7 @@ def list_images(
         found_empty = f"{plural(len(empty), 'folder')} {have} no images and {are} left out"
         warnings.warn(f"{root}: {found_empty}: {', '.join(empty)}", stacklevel=2)
     if others:
-        counts = Counter(path.suffix.lower() or "none" for path in others).most_common(3)
-        endings = ", ".join(f"{suffix} ({count:,})" for suffix, count in counts)
+        endings = count_endings(path.name for path in others)
         known = ", ".join(sorted(IMAGE_SUFFIXES))
         warnings.warn(
             f"{plural(len(others), 'file')} ignored, most with the extension {endings}, such as {others[0]}: images "
@@ -188,6 +187,12 @@ def list_images(
     bounds = np.cumsum([0, *sizes], dtype=np.int64)
     joined = np.concatenate(folder_of) if folder_of else np.empty(0, np.int32)
     return ImageListing(root, tuple(paths), joined, b"".join(names), bounds)
+
+
+def count_endings(names: Iterable[str]) -> str:
+    """The three endings that most of these names have, as a phrase: .tif (12), .gif (1)."""
+    counts = Counter(os.path.splitext(name)[1].lower() or "none" for name in names).most_common(3)  # noqa: PTH122
+    return ", ".join(f"{suffix} ({count:,})" for suffix, count in counts)
 
 
 def index_images(root: Path, names: Sequence[str]) -> ImageListing:
@@ -234,7 +239,7 @@ def list_tree(storage: Storage, top: str, *, any_names: bool = False) -> list[tu
         listing, where = storage.list_folder(folder), storage.describe(folder)
         found.append((folder, listing.files))
         names = [name for name in listing.folders if name[0] != "."] if top else []
-        below = [f"{folder}/{name if any_names else _check_name(where, name)}" for name in names]
+        below = [f"{folder}/{name if any_names else check_image_name(where, name)}" for name in names]
         if below and folder.count("/") >= MAX_DEPTH:
             raise RecordError(
                 f"{storage.describe(folder)}: is {MAX_DEPTH} folders below its class; a link leads back to a folder "
@@ -257,13 +262,16 @@ def _choose_images(folder: Path, listed: Sequence[str], others: list[Path]) -> l
     return sorted(found)
 
 
-def _check_name(folder: Path | str, name: str) -> str:
+def check_image_name(folder: Path | str, name: str, separator: str = "/") -> str:
+    """The name of an image or a folder of images; raises RecordError for one that nothing written down can have."""
     try:
         name.encode()
     except UnicodeEncodeError:
-        raise RecordError(f"{visible(f'{folder}/{name}')}: {_describe_undecoded(os.fsencode(name))}") from None
+        where = visible(f"{folder}{separator}{name}")
+        raise RecordError(f"{where}: {_describe_undecoded(os.fsencode(name))}") from None
     if "\n" in name:
-        raise RecordError(f"{visible(f'{folder}/{name}')}: the name has a line break, expected one line; rename it")
+        where = visible(f"{folder}{separator}{name}")
+        raise RecordError(f"{where}: the name has a line break, expected one line; rename it")
     return name
 
 

@@ -88,7 +88,10 @@ def test_names_folders_and_endings(tmp_path: Path, format: int) -> None:
         (f"{long}.jpeg", encode_jpeg(4)),
         ("notes.txt", b"no image"),
     ]
-    source = open_records(write_tar(tmp_path / "d/any.tar", members, format).parent, "train")
+    with pytest.warns(
+        UserWarning, match=r"any.tar: 1 sample without an image left out, .* \.txt \(1\), such as notes.txt"
+    ):
+        source = open_records(write_tar(tmp_path / "d/any.tar", members, format).parent, "train")
     expected = {"n01/0.jpg": 1, "n01/1.a.seg.png": 0, "n02/1.webp": 1, f"{long}.jpeg": NO_LABEL}
     assert labels_of(source) == expected
     assert source.classes is not None and source.classes.names == ("daisy", "rose") and source.labeled == "some"
@@ -123,9 +126,13 @@ def test_of_labels_in_several_places_that_beside_the_image_counts(tmp_path: Path
     ]
     data = write_tar(tmp_path / "d/x.tar", members).parent
     expected = {"000000.jpg": 1, "000001.jpg": 3, "000000.png": 2}
-    assert labels_of(open_records(data, "train")) == expected
+    with pytest.warns(
+        UserWarning, match=r"x.tar: 1 sample without an image left out, .* \.cls \(1\), such as 000009.cls"
+    ):
+        assert labels_of(open_records(data, "train")) == expected
     write_tar(data / "x.tar", members[2:5])
-    assert labels_of(open_records(data, "train", RecordOptions(label_feature="fine"))) == {"000001.jpg": 8}
+    with pytest.warns(UserWarning, match=r"1 sample without an image left out"):
+        assert labels_of(open_records(data, "train", RecordOptions(label_feature="fine"))) == {"000001.jpg": 8}
 
 
 def test_classes_are_numbered_over_all_splits(tmp_path: Path) -> None:
@@ -207,12 +214,12 @@ def test_the_index_is_made_once_and_again_for_another_tar(tmp_path: Path) -> Non
         b"{}",
         b"[1]",
         index.read_bytes()[:-9],
-        index.read_bytes().replace(b'"format_version":4', b'"format_version":3'),
+        index.read_bytes().replace(b'"format_version":5', b'"format_version":4'),
     ):
         index.write_bytes(damage)
         os.utime(path)
         assert len(labels_of(open_records(data, "train"))) == 3
-        assert json.loads(index.read_bytes())["format_version"] == 4
+        assert json.loads(index.read_bytes())["format_version"] == 5
 
 
 def test_a_tar_of_the_same_size_with_another_label_is_indexed_again(tmp_path: Path) -> None:
@@ -271,6 +278,104 @@ def test_images_of_one_key_are_counted(tmp_path: Path) -> None:
     webdataset._open_all.cache_clear()  # as another command, which finds the index
     with pytest.warns(UserWarning, match=r"train-000000.tar: 4 images left out"):
         assert open_records(tmp_path / "d", "train").num_records == 2
+
+
+def test_samples_without_an_image_that_is_read_are_counted(tmp_path: Path) -> None:
+    """As files of other endings in a folder are."""
+    endings = ("jpg", "tif", "gif", "tif", "jfif")
+    images = [(f"{index}.{ending}", encode_jpeg(index)) for index, ending in enumerate(endings)]
+    labels = [(f"{index}.cls", b"3") for index in range(5)]
+    side_by_side = [member for pair in zip(images, labels, strict=True) for member in pair]
+    data = tmp_path / "d"
+    for members in (side_by_side, images + labels, labels + images):
+        write_tar(data / "x.tar", members)
+        with pytest.warns(
+            UserWarning,
+            match=r"d/x.tar: 4 samples without an image left out, most with the extension \.tif \(2\), \.\w+ \(1\), "
+            r"\.\w+ \(1\), such as 1.tif: images have one of \.bmp, ",
+        ):
+            assert labels_of(open_records(data, "train")) == {"0.jpg": 3}
+    write_tar(data / "y.tar", [*side_by_side[-4:], *sample(5, 3)])
+    with pytest.warns(UserWarning, match=r"/d: 6 samples without .*, such as 1.tif in x.tar: images"):
+        assert open_records(data, "train").num_records == 2
+
+
+def write_links(path: Path, links: Sequence[tuple[str, str, bytes]]) -> Path:
+    """Two images and their labels, and behind each a link."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for name, content in [*sample(0, 3), *sample(1, 4)]:
+            info = tarfile.TarInfo(f"./a/{name}")
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+        for name, target, kind in links:
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, target
+            tar.addfile(info)
+    return path
+
+
+@pytest.mark.parametrize("is_remote", [False, True])
+def test_links_stand_for_the_files_that_the_tar_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_remote: bool
+) -> None:
+    """What GNU tar writes for a file that it has already, as programs make of equal labels; named, or by a path."""
+    if is_remote:
+        monkeypatch.setattr(LocalStorage, "requests_at_once", 2)  # read in one stream
+    links = [
+        ("./a/2.jpg", "./a/000000.jpg", tarfile.LNKTYPE),
+        ("./a/2.cls", "./a/000001.cls", tarfile.LNKTYPE),
+        ("b/3.jpg", "../a/000001.jpg", tarfile.SYMTYPE),
+        ("b/3.cls", "../a/./000000.cls", tarfile.SYMTYPE),
+        ("b/readme.txt", "/nowhere", tarfile.SYMTYPE),
+    ]
+    source = open_records(write_links(tmp_path / "d/x.tar", links).parent, "train")
+    assert labels_of(source) == {"a/000000.jpg": 3, "a/000001.jpg": 4, "a/2.jpg": 4, "b/3.jpg": 3}
+    assert [source.read_record(0, row).encoded for row in range(4)] == [encode_jpeg(index) for index in (0, 1, 0, 1)]
+
+
+def test_links_to_what_the_tar_does_not_have_are_counted(tmp_path: Path) -> None:
+    links = [
+        ("a/2.jpg", "/data/2.jpg", tarfile.SYMTYPE),
+        ("a/2.cls", "a/000001.cls", tarfile.LNKTYPE),
+        ("a/3.jpg", "a/4.jpg", tarfile.LNKTYPE),
+        ("a/000001.json", "a/000001.jpg", tarfile.LNKTYPE),
+    ]
+    data = write_links(tmp_path / "d/x.tar", links).parent
+    said = r"x.tar: 3 links left out, such as a/2.jpg: the tar does not hold what they lead to, .* --dereference$"
+    with pytest.warns(UserWarning, match=said) as warned:
+        assert open_records(data, "train").num_records == 2
+    assert len(warned) == 1
+    with tarfile.open(data / "x.tar", "w") as tar:
+        info = tarfile.TarInfo("0.jpg")
+        info.type, info.linkname = tarfile.SYMTYPE, "/data/0.jpg"
+        tar.addfile(info)
+    with pytest.raises(RecordError, match=r"x.tar: holds no image but 1 link, such as 0.jpg: .* --dereference$"):
+        open_records(data, "train")
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_an_ending_without_a_dot_is_that_of_the_image(tmp_path: Path, order: int) -> None:
+    """WebDataset takes the ending for the field's name: mask.png is another one of the sample."""
+    members = [("0.mask.png", encode_jpeg(1)), ("0.png", encode_jpeg(0)), ("0.zoom.png", encode_jpeg(2))][::order]
+    data = write_tar(tmp_path / "d/x.tar", [*members, ("0.cls", b"3")]).parent
+    with pytest.warns(UserWarning, match=r"x.tar: 2 images left out, such as 0.(mask|zoom).png: "):
+        source = open_records(data, "train")
+    assert labels_of(source) == {"0.png": 3} and source.read_record(0, 0).encoded == encode_jpeg(0)
+
+
+def test_names_that_are_not_utf8_or_break_lines_are_refused(tmp_path: Path) -> None:
+    """As those of a folder are; of what is no image the name is of no account."""
+    data = tmp_path / "d"
+    write_tar(data / "x.tar", [*sample(0, 1), ("a\udce9.jpg", encode_jpeg(1))], tarfile.GNU_FORMAT)
+    with pytest.raises(RecordError, match=r"x.tar: a\\udce9\.jpg: the name b'a\\xe9\.jpg' is not UTF-8; rename it$"):
+        open_records(data, "train")
+    write_tar(data / "x.tar", [("a\nb.jpg", encode_jpeg(1))])
+    with pytest.raises(RecordError, match=r"x.tar: a\\nb\.jpg: the name has a line break"):
+        open_records(data, "train")
+    write_tar(data / "x.tar", [*sample(0, 1), ("n\udce9.txt", b"text")], tarfile.GNU_FORMAT)
+    with pytest.warns(UserWarning, match=r"1 sample without an image left out, .* such as n\\udce9\.txt"):
+        assert open_records(data, "train").num_records == 1
 
 
 @pytest.mark.parametrize("is_remote", [False, True])

@@ -26,7 +26,7 @@ from teachonce.engine.progress import progress
 from teachonce.errors import ConfigError, LogitsError, RecordError
 from teachonce.records.class_table import ClassTable
 from teachonce.records.containers.labels import LABEL_COLUMNS, as_label, choose_column, number_labels
-from teachonce.records.containers.tar_index import TarSample, load_tar_index
+from teachonce.records.containers.tar_index import TarIndex, TarSample, load_tar_index, warn_of_left_out
 from teachonce.records.options import RecordOptions
 from teachonce.records.source import NO_LABEL, Buffer, Location, Record, RecordSource, ShardInfo, record_key
 from teachonce.storage.files import open_storage
@@ -191,16 +191,19 @@ def _open_all(data: Path, names: tuple[str, ...], statuses: tuple[FileStatus, ..
     """The samples and labels of tars, and the classes where their names are known."""
     with progress("tars", len(names), unit="tars") as advance:
         load = zip(names, statuses, strict=True)
-        samples: dict[str, list[TarSample]] = {}
+        indices: dict[str, TarIndex] = {}
         loaded = prefetch(
             load, lambda item: load_tar_index(data / item[0], item[1]), threads=INDEX_THREADS, ahead=2 * INDEX_THREADS
         )
         for name, found in zip(names, loaded, strict=True):
-            samples[name] = found
+            indices[name] = found
             advance(1)
+    warn_of_left_out(data, indices)
+    samples = {name: index.samples for name, index in indices.items()}
     texts = [_label_text(sample, data / name, options) for name in names for sample in samples[name]]
     numbers, classes = number_labels(texts, options, str(data))
     # Of millions of samples the texts would fill the memory.
+    indices.clear()
     samples = {name: [sample._replace(cls=None, json=None) for sample in samples[name]] for name in names}
     ends = np.cumsum([len(samples[name]) for name in names])[:-1]
     return samples, dict(zip(names, np.split(numbers, ends), strict=True)), classes
