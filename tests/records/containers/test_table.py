@@ -139,6 +139,19 @@ def test_what_a_column_of_labels_cannot_hold(data: Path, column: pa.Array, messa
         open_records(data / "t.parquet", "train")
 
 
+def test_columns_of_no_concern_may_hold_line_breaks_and_have_one_name(data: Path) -> None:
+    rows = 'images/a.jpg,cat,"two\n\nlines",', '"images/b.jpg", "dog","a ""quote""",3'
+    source = open_records(write_csv(data / "t.csv", "path,label,text,text", *rows), "train")
+    assert listed(source) == [("images/a.jpg", 0), ("images/b.jpg", 1)]
+
+
+def test_doubled_columns_of_parquet(data: Path) -> None:
+    columns = [pa.array(["images/a.jpg"]), pa.array(["cat"]), pa.array(["dog"])]
+    pq.write_table(pa.table(columns, names=["path", "label", "label"]), data / "t.parquet")
+    with pytest.raises(ConfigError, match=r"t.parquet: has 2 columns label, expected one"):
+        open_records(data / "t.parquet", "train")
+
+
 def test_keys_that_the_first_row_lacks(data: Path) -> None:
     """Some programs leave out what is null."""
     rows = [{"path": PATHS[0]}, {"path": PATHS[1], "label": "dog"}, {"path": PATHS[2], "label": "cat"}]
@@ -227,6 +240,18 @@ def test_a_table_that_was_changed_is_read_again(data: Path) -> None:
             r"t.csv: row 2: s3://bucket/x.jpg is an address, expected a path relative to the table; .* as --data$",
         ),
         ("t.csv", "path,split\nimages/a.jpg,a/b\n", r"split: 'a/b' leads to another folder"),
+        ("t.csv", 'path,label\na.jpg,a\n"b.jpg,a\nc.jpg,b\n', r"t.csv line 3: is no row of CSV: .* mend its quotes$"),
+        ("t.csv", 'path,label\na.jpg,a\nb.jpg,"a\nc.jpg,b\n', r"t.csv line 3: is no row of CSV: .* mend its quotes$"),
+        (
+            "t.csv",
+            'path,label\na.jpg,a\n\nb.jpg,"a\nc.jpg,b\nd.jpg,a"\n',
+            r"t.csv line 4: label is 'a\\nc.jpg,b\\nd.jpg,a', with a line break .* mend the quotes$",
+        ),
+        ("t.csv", 'path,split\na.jpg,"train\nb.jpg,val"\n', r"t.csv line 2: split is 'train\\nb.jpg,val', with a line"),
+        ("t.csv", 'path,label\na.jpg,a\n"b.jpg\nc.jpg",b\n', r"t.csv line 3: path is 'b.jpg\\nc.jpg', with a line"),
+        ("t.csv", 'path,label,text\na.jpg,a,"b\nc.jpg,a,"b"\n', r"t.csv line 2: is no row of CSV: ',' expected after"),
+        ("t.csv", "path,label,label\na.jpg,a,b\n", r"t.csv: has 2 columns label, expected one; rename the others"),
+        ("t.csv", "path,path,label\na.jpg,b.jpg,b\n", r"t.csv: has 2 columns path, expected one"),
         ("t.jsonl", "{]\n", r"t.jsonl line 1: is not JSON"),
         ("t.jsonl", "[1]\n", r"t.jsonl line 1: is not a JSON object"),
         ("t.jsonl", '{"path": "images/a.jpg", "label": 1.5}\n', r"line 1: label is 1.5, expected a name or a whole"),

@@ -12,11 +12,11 @@ from __future__ import annotations
 import csv
 import os
 import posixpath
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 
 TABLE_SUFFIXES = (".csv", ".jsonl", ".parquet", ".txt")
 _EXPECTED = "a header with path, and label and split where there are any"
+_CONTROL = re.compile(r"[\x00-\x1f]")
 
 
 @dataclass(frozen=True)
@@ -117,10 +118,10 @@ def _read_columns(path: Path, options: RecordOptions) -> _Columns:
         return lines, [None] * len(lines), [None] * len(lines)
     if path.suffix == ".parquet":
         return _read_parquet(path, options)
-    iter_rows = _iter_csv if path.suffix == ".csv" else _iter_json
-    # Of JSON every row has keys of its own, as some programs leave out what is null; of CSV the first has all.
-    rows = islice(iter_rows(path), 1 if path.suffix == ".csv" else None)
-    names = list(dict.fromkeys(name for _, row in rows for name in row))
+    is_csv = path.suffix == ".csv"
+    iter_rows = _iter_csv if is_csv else _iter_json
+    # Of JSON every row has keys of its own, as some programs leave out what is null.
+    names = _read_header(path) if is_csv else list(dict.fromkeys(name for _, row in _iter_json(path) for name in row))
     paths: list[str] = []
     labels: list[str | int | None] = []
     splits: list[str | None] = []
@@ -129,6 +130,8 @@ def _read_columns(path: Path, options: RecordOptions) -> _Columns:
         value = row.get(image)
         if not isinstance(value, str) or not value:
             raise ConfigError(f"{where}: {image} is {value!r}, expected the path of an image")
+        if is_csv:
+            _check_fields(row, (image, label, split), where)
         paths.append(value)
         labels.append(None if label is None else as_label(row.get(label), f"{where}: {label}", ConfigError))
         part = None if split is None else row.get(split) or None
@@ -147,6 +150,9 @@ def _choose_columns(names: Sequence[str], options: RecordOptions, path: Path) ->
         )
     label = choose_column(names, options.label_feature, LABEL_COLUMNS, "--label-feature", str(path))
     split = choose_column(names, None, SPLIT_COLUMNS, "", str(path))
+    doubled = next((name for name in (image, label, split) if names.count(name or "") > 1), None)
+    if doubled:
+        raise ConfigError(f"{path}: has {names.count(doubled)} columns {doubled}, expected one; rename the others")
     others = [name.strip() for name in names if name not in (image, split)]
     if label is None and others:
         warnings.warn(
@@ -157,20 +163,49 @@ def _choose_columns(names: Sequence[str], options: RecordOptions, path: Path) ->
     return image, label, split
 
 
+def _read_header(path: Path) -> list[str]:
+    header = next((fields for _, fields in _iter_fields(path)), None)
+    if header is None:
+        raise ConfigError(f"{path}: is empty, expected {_EXPECTED}")
+    return header
+
+
 def _iter_csv(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    lines = (line + "\n" for _, line in read_lines(path))
-    reader = csv.reader(lines, skipinitialspace=True)
-    try:
-        header = next(filter(None, reader), None)
+    header: list[str] | None = None
+    for where, fields in _iter_fields(path):
         if header is None:
-            raise ConfigError(f"{path}: is empty, expected {_EXPECTED}")
-        for fields in filter(None, reader):
-            where = f"{path} line {reader.line_num}"
-            if len(fields) != len(header):
-                raise ConfigError(f"{where}: {len(fields)} fields, expected {len(header)}: {', '.join(header)}")
+            header = fields
+        elif len(fields) != len(header):
+            raise ConfigError(f"{where}: {len(fields)} fields, expected {len(header)}: {', '.join(header)}")
+        else:
             yield where, dict(zip(header, fields, strict=True))
+
+
+def _iter_fields(path: Path) -> Iterator[tuple[str, list[str]]]:
+    """The rows that are not blank, with the line that each begins in: where a quote is wrong, the row ends far below.
+
+    Strictly: a reader that is not takes all that follows such a quote for one field.
+    """
+    reader = csv.reader((line + "\n" for _, line in read_lines(path)), skipinitialspace=True, strict=True)
+    first = 1
+    try:
+        for fields in reader:
+            if fields:
+                yield f"{path} line {first}", fields
+            first = reader.line_num + 1
     except csv.Error as error:
-        raise ConfigError(f"{path} line {reader.line_num}: {error}") from error
+        raise ConfigError(f"{path} line {first}: is no row of CSV: {error}; mend its quotes") from error
+
+
+def _check_fields(row: dict[str, Any], columns: Sequence[str | None], where: str) -> None:
+    """Raise ConfigError for a field of several lines, as two quotes make it that are in rows apart."""
+    for column in columns:
+        value = "" if column is None else row[column].strip()
+        if _CONTROL.search(value):
+            raise ConfigError(
+                f"{where}: {column} is {value!r}, with a line break or control character, expected one line; mend the "
+                "quotes"
+            )
 
 
 def _iter_json(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -239,7 +274,7 @@ def _texts(table: pa.Table, column: str, path: Path) -> list[str | None]:
 def _place(path: Path, names: Sequence[str]) -> tuple[Path, list[str]]:
     """The folder below which all images lie, and their names there: the table's own, unless they lead elsewhere."""
     for row, name in enumerate(names, 1):
-        if any(ord(character) < 32 for character in name):
+        if _CONTROL.search(name):
             raise ConfigError(f"{path}: row {row}: the path {name!r} has a control character")
         if has_scheme(name):
             raise ConfigError(
