@@ -232,13 +232,13 @@ def _find_file(data: Path, options: RecordOptions) -> Container:
         return Container(
             _FOREIGN, (), lambda _, split, **boxes: open_foreign_shards(data.parent, split, files, options, **boxes)
         )
-    if data.suffix not in TABLE_SUFFIXES:
+    if data.suffix.lower() not in TABLE_SUFFIXES:
         raise ConfigError(
             f"{data}: is a file of no known kind; expected a folder of records, a table of images "
             f"({', '.join(TABLE_SUFFIXES)}), Parquet with images in it, a tar ({TAR_SUFFIX}, not compressed) or a "
             "TFRecord shard"
         )
-    if name.endswith(PARQUET_SUFFIX) and holds_image_columns(data, options):
+    if name.lower().endswith(PARQUET_SUFFIX) and holds_image_columns(data, options):
         return Container(
             _ARROW, (), lambda _, split, **boxes: ArrowSource(data.parent, split, [name], options, **boxes)
         )

@@ -202,7 +202,7 @@ def test_plain_columns_and_their_options(tmp_path: Path) -> None:
 
 def write_texts(folder: Path, kind: str) -> Path:
     """Data whose validation split lacks the first class, and whose test split has no labels."""
-    splits = {"train": ["cat", "eel"], "validation": ["eel", "fox"], "test": None}
+    splits = {"train": ["cat", "eel"], "validation": ["eel ", "fox"], "test": None}
     for split, labels in splits.items():
         columns = {"image": [encode_jpeg(len(split)), encode_jpeg(1)], **({"label": labels} if labels else {})}
         if kind == "parquet":
@@ -251,6 +251,11 @@ def test_the_datas_names_are_found_among_those_given(tmp_path: Path) -> None:
         open_records(tmp_path / "d", "train", options)
     (tmp_path / "all.txt").write_text("Ameise\nFuchs\n")  # as many, and other words
     assert [record.label for record in open_records(tmp_path / "d", "train", options).iter_shard(0)] == [1, 0, NO_LABEL]
+
+
+def test_the_ending_may_be_in_upper_case(tmp_path: Path) -> None:
+    path = write_parquet(tmp_path / "T.PARQUET", pa.table({"image": [encode_jpeg(0)], "label": ["cat"]}))
+    assert [label for _, label in read_all(open_records(path, "train"))] == [0]
 
 
 def test_the_image_is_the_column_of_its_name(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from teachonce.errors import ConfigError, RecordError
-from teachonce.records.containers.labels import as_label, number_labels
+from teachonce.records.containers.labels import absent_words, as_label, number_labels
 from teachonce.records.options import RecordOptions
 from teachonce.records.source import NO_LABEL
 
@@ -44,6 +44,21 @@ def test_a_whole_number_may_be_a_float(value: Any) -> None:
 def test_what_is_missing_may_be_nan() -> None:
     assert [as_label(value, "here", ConfigError) for value in (None, math.nan, np.float32("nan"))] == [None] * 3
     assert as_label("3.0", "here", ConfigError) == "3.0"
+
+
+def test_spaces_around_a_name_are_no_part_of_it() -> None:
+    assert [as_label(value, "here", ConfigError) for value in (" cat\n", "cat", "3 ", "  ")] == ["cat", "cat", "3", ""]
+
+
+def test_texts_that_say_that_there_is_no_label(tmp_path: Path) -> None:
+    """In a text file alone, and where the classes are known not among these."""
+    words = ["NaN", "null", " NULL ", "none", "nano"]
+    absent = absent_words(RecordOptions())
+    assert [as_label(word, "here", ConfigError, absent=absent) for word in words] == [None] * 3 + words[3:]
+    assert [as_label(word, "here", ConfigError) for word in words] == ["NaN", "null", "NULL", "none", "nano"]
+    (tmp_path / "labels.txt").write_text("Null\nnano\n")
+    absent = absent_words(RecordOptions(labels=tmp_path / "labels.txt"))
+    assert [as_label(word, "here", ConfigError, absent=absent) for word in ("NaN", "null")] == [None, "null"]
 
 
 @pytest.mark.parametrize("value", [1.5, math.inf, 1e30, True, [3], np.float32(0.5)])

@@ -174,6 +174,26 @@ def test_spellings_of_one_class_and_of_one_split(data: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_spaces_around_a_class_are_no_part_of_it(data: Path, kind: str) -> None:
+    rows = [{"path": path, "label": label} for path, label in zip(PATHS, ("cat", "cat ", " dog", "dog"), strict=True)]
+    assert [label for _, label in listed(open_records(write_table(data / f"t.{kind}", rows), "train"))] == [0, 0, 1, 1]
+
+
+def test_nan_and_null_of_a_csv_are_no_label(data: Path) -> None:
+    labels = (0, "NaN", "null", 1)
+    rows = [{"path": path, "label": label} for path, label in zip(PATHS, labels, strict=True)]
+    source = open_records(write_table(data / "t.csv", rows), "train")
+    assert [label for _, label in listed(source)] == [0, NO_LABEL, NO_LABEL, 1] and source.classes is None
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_ending_of_a_table_may_be_in_upper_case(data: Path, kind: str) -> None:
+    table = write_table(data / f"t.{kind}", [{"path": path, "label": "cat"} for path in PATHS])
+    table = table.rename(data / f"T.{kind.upper()}")
+    assert listed(open_records(table, "train")) == [(path, 0) for path in PATHS]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_some_labels_may_be_absent(data: Path, kind: str) -> None:
     labels = ("dog", None, "cat", None)
     table = write_table(data / f"t.{kind}", [{"path": p, "label": n} for p, n in zip(PATHS, labels, strict=True)])

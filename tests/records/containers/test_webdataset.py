@@ -162,6 +162,23 @@ def test_whole_numbers_as_floats_and_none(tmp_path: Path) -> None:
     assert list(labels_of(open_records(data, "train")).values()) == [3, -1, -1, 4, -1, -1]
 
 
+def test_texts_of_labels_are_as_in_other_containers(tmp_path: Path) -> None:
+    """A byte order mark and spaces are no part of them, NaN is none."""
+    members: list[tuple[str, bytes]] = []
+    for index, text in enumerate((b"\xef\xbb\xbf1", b"2\r\n", b"nan", b"")):
+        members += [(f"{index}.jpg", encode_jpeg(index)), (f"{index}.cls", text)]
+    data = write_tar(tmp_path / "d/x.tar", members).parent
+    source = open_records(data, "train")
+    assert list(labels_of(source).values()) == [1, 2, -1, -1] and source.classes is None
+    assert list(labels_of(open_records(data, "train", RecordOptions(label_feature="cls"))).values()) == [1, 2, -1, -1]
+    texts = (b'\xef\xbb\xbf{"label": "cat"}', b'{"label": "cat "}', b'{"label": " NaN"}')
+    members = [("0.jpg", encode_jpeg(0)), ("1.jpg", encode_jpeg(1)), ("2.jpg", encode_jpeg(2))]
+    write_tar(data / "x.tar", [*members, *((f"{index}.json", text) for index, text in enumerate(texts))])
+    source = open_records(data, "train")
+    assert list(labels_of(source).values()) == [1, 1, 0]
+    assert source.classes is not None and source.classes.names == ("NaN", "cat")
+
+
 def test_the_option_wins_over_cls(tmp_path: Path) -> None:
     members = [
         *sample(0, 5),

@@ -204,14 +204,14 @@ def _take_apart(chunk: pa.Array) -> tuple[pa.Array, pa.Array | None]:
 
 def _read_texts(path: Path, column: str) -> set[str]:
     """The texts in a column of a file; none where it has no such column, as test splits may have none."""
-    if not path.name.endswith(PARQUET_SUFFIX):
+    if not path.name.lower().endswith(PARQUET_SUFFIX):
         storage, name = locate(path, RecordError)
         rows = _Rows(storage.local_path(name))
         found = rows.labels(column) if column in rows.schema.names else []
     else:
         file = _open_parquet(path)
         found = file.read(columns=[column])[column].to_pylist() if column in file.schema_arrow.names else []
-    return {text for text in found if isinstance(text, str)}
+    return {text.strip() for text in found if isinstance(text, str)}
 
 
 def find_saved_splits(data: Path) -> dict[str, list[str]] | None:
@@ -263,7 +263,7 @@ def _read_parquet_schema(path: Path) -> pa.Schema:
 
 def _prepare(data: Path, names: Sequence[str], statuses: Sequence[FileStatus], options: RecordOptions) -> list[Path]:
     """The Arrow files to read: those given, or the copies of Parquet files, which are made where they are missing."""
-    if not names[0].endswith(PARQUET_SUFFIX):
+    if not names[0].lower().endswith(PARQUET_SUFFIX):
         storage = open_storage(data, RecordError)
         return [storage.local_path(name) for name in names]
     cache = cache_folder()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -44,10 +44,19 @@ def build_class_table(names: Sequence[str]) -> ClassTable:
     return ClassTable(tuple(names), tuple(names), has_background=False)
 
 
-def as_label(found: Any, where: str, error: type[TeachonceError], *, advice: str = "") -> str | int | None:
+def absent_words(options: RecordOptions) -> frozenset[str]:
+    """What a text file, in which all is text, has for a label that is not there, unless it is one of ``--labels``."""
+    names = () if options.labels is None else read_labels(options.labels)
+    return frozenset(("nan", "null")) - {name.casefold() for name in names}
+
+
+def as_label(
+    found: Any, where: str, error: type[TeachonceError], *, advice: str = "", absent: Container[str] = ()
+) -> str | int | None:
     """A label as a column, a feature or JSON has it; None: there is none. Raises ``error`` for what is no label.
 
-    Many programs keep whole numbers as floats where some are missing, and these as NaN. ``where`` ends in the column.
+    Many programs keep whole numbers as floats where some are missing, and these as NaN. Spaces around a name are no
+    part of it, in whatever it is written. ``where`` ends in the column; ``absent`` as ``absent_words``.
     """
     value = found.item() if isinstance(found, np.generic) else found
     if isinstance(value, float):
@@ -56,6 +65,9 @@ def as_label(found: Any, where: str, error: type[TeachonceError], *, advice: str
         value = int(value) if value.is_integer() and abs(value) < 1 << 31 else value
     if not isinstance(value, str | int | None) or isinstance(value, bool):
         raise error(f"{where} is {value!r}, expected a name or a whole number{advice}")
+    if isinstance(value, str):
+        value = value.strip()
+        return None if value.casefold() in absent else value
     return value
 
 

@@ -29,6 +29,7 @@ from teachonce.records.containers.labels import (
     IMAGE_COLUMNS,
     LABEL_COLUMNS,
     SPLIT_COLUMNS,
+    absent_words,
     as_label,
     choose_column,
     number_labels,
@@ -87,7 +88,7 @@ def _read_table(path: Path, status: FileStatus, options: RecordOptions) -> Image
     paths, labels, splits = columns
     if not paths:
         raise ConfigError(f"{path}: has no row, expected an image a row")
-    labels, splits = [_strip(label) for label in labels], [_strip(split) or None for split in splits]
+    splits = [(split or "").strip() or None for split in splits]
     numbers, classes = number_labels(labels, options, str(path))
     names = sorted({split for split in splits if split is not None})
     for split in names:
@@ -101,27 +102,25 @@ def _read_table(path: Path, status: FileStatus, options: RecordOptions) -> Image
     return ImageTable(index_images(root, relative), numbers, classes, tuple(names), split_of)
 
 
-def _strip(value: Any) -> Any:
-    return value.strip() if isinstance(value, str) else value
-
-
 _Columns = tuple[list[str], list[str | int | None], list[str | None]]
 """Paths, labels and splits."""
 
 
 def _read_columns(path: Path, options: RecordOptions) -> _Columns:
-    if path.suffix == ".txt":
+    suffix = path.suffix.lower()
+    if suffix == ".txt":
         for option, given in (("--image-feature", options.image_feature), ("--label-feature", options.label_feature)):
             if given is not None:
                 raise ConfigError(f"{option} {given}: {path} is a list of paths and has no columns; leave it out")
         lines = [line.strip() for _, line in read_lines(path) if line]
         return lines, [None] * len(lines), [None] * len(lines)
-    if path.suffix == ".parquet":
+    if suffix == ".parquet":
         return _read_parquet(path, options)
-    is_csv = path.suffix == ".csv"
+    is_csv = suffix == ".csv"
     iter_rows = _iter_csv if is_csv else _iter_json
     # Of JSON every row has keys of its own, as some programs leave out what is null.
     names = _read_header(path) if is_csv else list(dict.fromkeys(name for _, row in _iter_json(path) for name in row))
+    absent = absent_words(options) if is_csv else ()
     paths: list[str] = []
     labels: list[str | int | None] = []
     splits: list[str | None] = []
@@ -133,7 +132,8 @@ def _read_columns(path: Path, options: RecordOptions) -> _Columns:
         if is_csv:
             _check_fields(row, (image, label, split), where)
         paths.append(value)
-        labels.append(None if label is None else as_label(row.get(label), f"{where}: {label}", ConfigError))
+        found = None if label is None else row.get(label)
+        labels.append(as_label(found, f"{where}: {label}", ConfigError, absent=absent))
         part = None if split is None else row.get(split) or None
         if not isinstance(part, str | None):
             raise ConfigError(f"{where}: {split} is {part!r}, expected the name of a split")

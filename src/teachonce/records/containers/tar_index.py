@@ -342,7 +342,7 @@ def _read_text(tar: tarfile.TarFile, member: tarfile.TarInfo, where: str) -> str
     file = tar.extractfile(member)
     assert file is not None
     try:
-        text = file.read().decode()
+        text = file.read().decode("utf-8-sig")  # a byte order mark, as some editors write it, is no part of a label
     except UnicodeDecodeError:
         raise RecordError(f"{where}: {member.name} is not UTF-8 text, expected a label") from None
     # In one line, which is a line of the index.

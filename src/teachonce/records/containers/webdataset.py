@@ -11,7 +11,7 @@ import itertools
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from teachonce.engine.prefetch import prefetch
 from teachonce.engine.progress import progress
 from teachonce.errors import ConfigError, LogitsError, RecordError
 from teachonce.records.class_table import ClassTable
-from teachonce.records.containers.labels import LABEL_COLUMNS, as_label, choose_column, number_labels
+from teachonce.records.containers.labels import LABEL_COLUMNS, absent_words, as_label, choose_column, number_labels
 from teachonce.records.containers.tar_index import TarIndex, TarSample, load_tar_index, warn_of_left_out
 from teachonce.records.options import RecordOptions
 from teachonce.records.source import NO_LABEL, Buffer, Location, Record, RecordSource, ShardInfo, record_key
@@ -200,7 +200,8 @@ def _open_all(data: Path, names: tuple[str, ...], statuses: tuple[FileStatus, ..
             advance(1)
     warn_of_left_out(data, indices)
     samples = {name: index.samples for name, index in indices.items()}
-    texts = [_label_text(sample, data / name, options) for name in names for sample in samples[name]]
+    absent = absent_words(options)
+    texts = [_label_text(sample, data / name, options, absent) for name in names for sample in samples[name]]
     numbers, classes = number_labels(texts, options, str(data))
     # Of millions of samples the texts would fill the memory.
     indices.clear()
@@ -209,12 +210,12 @@ def _open_all(data: Path, names: tuple[str, ...], statuses: tuple[FileStatus, ..
     return samples, dict(zip(names, np.split(numbers, ends), strict=True)), classes
 
 
-def _label_text(sample: TarSample, path: Path, options: RecordOptions) -> str | int | None:
+def _label_text(sample: TarSample, path: Path, options: RecordOptions, absent: Container[str]) -> str | int | None:
     option = options.label_feature
     if sample.json is None or (sample.cls and option is None):
         if option not in (None, "cls") and sample.cls:
             choose_column(["cls"], option, (), "--label-feature", f"{path}: {sample.name}")
-        return sample.cls
+        return as_label(sample.cls, f"{path}: {sample.name}.cls", RecordError, absent=absent)
     where = f"{path}: {sample.name}.json"
     try:
         found = parse_json(sample.json.encode())
@@ -229,4 +230,7 @@ def _label_text(sample: TarSample, path: Path, options: RecordOptions) -> str | 
     if sample.cls:
         fields = {"cls": sample.cls, **fields}
     column = choose_column(list(fields), option, LABEL_COLUMNS, "--label-feature", where)
-    return None if column is None else as_label(fields[column], f"{where}: {column}", RecordError)
+    if column is None:
+        return None
+    is_text = fields[column] is sample.cls
+    return as_label(fields[column], f"{where}: {column}", RecordError, absent=absent if is_text else ())
