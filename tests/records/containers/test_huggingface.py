@@ -197,7 +197,15 @@ def test_plain_columns_and_their_options(tmp_path: Path) -> None:
     assert [label for _, label in read_all(source)] == [1, 0]
     options = RecordOptions(image_feature="jpg", label_feature="n", label_offset=-1)
     assert [label for _, label in read_all(open_records(tmp_path / "d", "train", options))] == [2, 0]
-    assert [label for _, label in read_all(open_records(tmp_path / "d", "train"))] == [NO_LABEL, NO_LABEL]
+    with pytest.warns(
+        UserWarning, match=r"x.parquet: no column is known as the label, .* has y, n: name one with --la"
+    ):
+        assert [label for _, label in read_all(open_records(tmp_path / "d", "train"))] == [NO_LABEL, NO_LABEL]
+    write_saved(tmp_path / "saved", [table])
+    with pytest.warns(
+        UserWarning, match=r"arrow: no column is known as the label, .* has y, n: name one with --label-"
+    ):
+        assert open_records(tmp_path / "saved", "train").labeled == "none"
 
 
 def write_texts(folder: Path, kind: str) -> Path:

@@ -147,10 +147,28 @@ def test_classes_are_numbered_over_all_splits(tmp_path: Path) -> None:
 def test_fields_of_json(tmp_path: Path) -> None:
     members = [("0.jpg", encode_jpeg(0)), ("0.json", json.dumps({"key": "0", "y": 4}).encode())]
     data = write_tar(tmp_path / "d/x.tar", members).parent
-    assert labels_of(open_records(data, "train")) == {"0.jpg": NO_LABEL}
+    with pytest.warns(UserWarning, match=r"x.tar: no field of the json is known as the label, .* has key, y: name one"):
+        assert labels_of(open_records(data, "train")) == {"0.jpg": NO_LABEL}
     assert labels_of(open_records(data, "train", RecordOptions(label_feature="y", label_offset=-1))) == {"0.jpg": 3}
     with pytest.raises(ConfigError, match=r"--label-feature z: .*x.tar: 0.json has key, y; give one of these"):
         open_records(data, "train", RecordOptions(label_feature="z"))
+
+
+def test_texts_that_are_no_labels_are_said_once_a_split(tmp_path: Path) -> None:
+    for split, label in (("train", b"1"), ("val", b"2")):
+        for number in range(2):
+            members = [("0.jpg", encode_jpeg(0)), ("0.txt", label)]
+            write_tar(tmp_path / f"d/{split}-{number}.tar", members)
+    with pytest.warns(
+        UserWarning, match=r"val-0.tar: no sample has a label, has NAME.txt: labels .* from NAME.cls"
+    ) as said:
+        assert open_records(tmp_path / "d", "val").labeled == "none"
+    assert len(said) == 1
+    write_tar(tmp_path / "d/val-1.tar", [*members, ("0.cls", b"3")])
+    assert open_records(tmp_path / "d", "val").labeled == "some"
+    write_tar(tmp_path / "d/val-1.tar", [("0.jpg", encode_jpeg(0)), ("0.cls", b"-1"), ("0.txt", b"text")])
+    write_tar(tmp_path / "d/val-0.tar", [("0.jpg", encode_jpeg(0)), ("0.json", b'{"label": null}'), ("0.txt", b"text")])
+    assert open_records(tmp_path / "d", "val").labeled == "none"
 
 
 def test_whole_numbers_as_floats_and_none(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from teachonce.errors import ConfigError
-from teachonce.records.containers.labels import IMAGE_COLUMNS, LABEL_COLUMNS, choose_column
+from teachonce.records.containers.labels import IMAGE_COLUMNS, LABEL_COLUMNS, choose_column, warn_without_label
 from teachonce.records.options import RecordOptions
 
 if TYPE_CHECKING:
@@ -23,7 +23,10 @@ class ImageColumns(NamedTuple):
 
 
 def find_columns(schema: pa.Schema, options: RecordOptions, where: str) -> ImageColumns:
-    """The columns that options, features or types tell; raises ConfigError where they do not."""
+    """The columns that options, features or types tell; raises ConfigError where they do not tell of an image.
+
+    Warns where they do not tell of a label among others.
+    """
     features = _read_features(schema)
     kinds = ("Image", "ClassLabel")
     of_kind = {kind: [name for name in features if features[name].get("_type") == kind] for kind in kinds}
@@ -44,6 +47,8 @@ def find_columns(schema: pa.Schema, options: RecordOptions, where: str) -> Image
     if options.label_feature is None and len(usual) > 1:
         raise ConfigError(f"{where}: has the labels {', '.join(usual)}; name one with --label-feature")
     label = choose_column(schema.names, options.label_feature, usual or LABEL_COLUMNS, "--label-feature", where)
+    if label is None:
+        warn_without_label([field.name for field in schema if not holds_images(field.type)], where)
     names = features.get(label or "", {}).get("names")
     is_list = isinstance(names, list) and all(isinstance(name, str) for name in names)
     return ImageColumns(image, label, tuple(names) if is_list and names else None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import warnings
 from collections.abc import Container, Iterable, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from teachonce.errors import ConfigError, TeachonceError
-from teachonce.records.class_table import ClassTable, positions, read_labels, unknown_class
+from teachonce.records.class_table import ClassTable, brief_names, positions, read_labels, unknown_class
 from teachonce.records.options import RecordOptions
 from teachonce.records.source import NO_LABEL, offset_hint
 
@@ -33,6 +34,16 @@ def choose_column(names: Sequence[str], given: str | None, usual: Sequence[str],
         raise ConfigError(f"{option} {given}: {where} has {', '.join(names) or 'nothing'}; give one of these")
     wanted = usual if given is None else (given,)
     return next((plain[key] for name in wanted for key in (name, _plain(name)) if key in plain), None)
+
+
+def warn_without_label(others: Sequence[str], where: str, *, thing: str = "column") -> None:
+    """Say that images are read without labels where there are ``others`` that may be these, under another name."""
+    if others:
+        warnings.warn(
+            f"{where}: no {thing} is known as the label, so its images have none; has {brief_names(others)}: name one "
+            "with --label-feature",
+            stacklevel=3,
+        )
 
 
 def _plain(name: str) -> str:

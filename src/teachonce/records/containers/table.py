@@ -13,7 +13,6 @@ import csv
 import os
 import posixpath
 import re
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -33,6 +32,7 @@ from teachonce.records.containers.labels import (
     as_label,
     choose_column,
     number_labels,
+    warn_without_label,
 )
 from teachonce.records.image_folder import ImageFileSource
 from teachonce.records.image_listing import ImageListing, check_split_names, index_images
@@ -153,13 +153,8 @@ def _choose_columns(names: Sequence[str], options: RecordOptions, path: Path) ->
     doubled = next((name for name in (image, label, split) if names.count(name or "") > 1), None)
     if doubled:
         raise ConfigError(f"{path}: has {names.count(doubled)} columns {doubled}, expected one; rename the others")
-    others = [name.strip() for name in names if name not in (image, split)]
-    if label is None and others:
-        warnings.warn(
-            f"{path}: no column is known as the label, so its images have none; has {', '.join(others)}: name one with "
-            "--label-feature",
-            stacklevel=2,
-        )
+    if label is None:
+        warn_without_label([name.strip() for name in names if name not in (image, split)], str(path))
     return image, label, split
 
 

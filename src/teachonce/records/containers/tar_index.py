@@ -1,7 +1,8 @@
 """Where the images of a WebDataset tar lie: NAME.tar.index.json beside it, so that a tar is read by row, not unpacked.
 
     {"format_version": 5, "num_bytes": 30720, "version": "1760000000000000000", "check": "...",
-     "samples": [["n01/0001", "jpg", 1536, 20480, "7", null], ...], "left_out": [], "ignored": [], "links": []}
+     "samples": [["n01/0001", "jpg", 1536, 20480, "7", null], ...], "left_out": [], "ignored": [], "links": [],
+     "has_txt": false}
 
 A sample is the members of one name up to the first dot of its last part: its image (jpg, png, webp, ...), with offset
 and size, and the texts of its cls and its json. WebDataset wants them side by side; labels that lie elsewhere in the
@@ -45,7 +46,6 @@ HEADER_BYTES = 512
 MAX_TEXT_BYTES = 1 << 20
 """Of a label's file: more is no label."""
 _LABEL_SUFFIXES = ("cls", "json")
-_TEXT_SUFFIXES = (*_LABEL_SUFFIXES, "txt")
 
 
 class TarSample(NamedTuple):
@@ -73,6 +73,8 @@ class TarIndex(msgspec.Struct, forbid_unknown_fields=True):
     """A file of each sample without an image: of an ending that is not read, where it has one."""
     links: list[str]
     """Images and labels that are links to what the tar does not hold before them."""
+    has_txt: bool
+    """Whether there are texts that are not read."""
 
 
 def load_tar_index(path: Path, status: FileStatus) -> TarIndex:
@@ -92,6 +94,7 @@ def load_tar_index(path: Path, status: FileStatus) -> TarIndex:
         members.samples,
         members.left_out,
         *members.find_no_samples(),
+        members.has_txt,
     )
     content = msgspec.json.encode(index)
     if storage.is_writable():
@@ -197,6 +200,7 @@ class _Members:
     def __init__(self, where: str) -> None:
         self.samples: list[TarSample] = []
         self.left_out: list[str] = []
+        self.has_txt = False
         self._where = where
         self._current = _Sample("")
         self._apart: dict[str, dict[str, str]] = {suffix: {} for suffix in _LABEL_SUFFIXES}
@@ -229,7 +233,9 @@ class _Members:
         elif suffix in _LABEL_SUFFIXES:
             assert text is not None
             current.texts[suffix] = text
-        elif suffix not in _TEXT_SUFFIXES:
+        elif suffix == "txt":
+            self.has_txt = True
+        else:
             current.other = current.other or name
 
     def add_link(self, member: tarfile.TarInfo, key: str, suffix: str) -> None:

@@ -10,8 +10,9 @@ from __future__ import annotations
 import itertools
 import re
 import threading
+import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,14 @@ from teachonce.engine.prefetch import prefetch
 from teachonce.engine.progress import progress
 from teachonce.errors import ConfigError, LogitsError, RecordError
 from teachonce.records.class_table import ClassTable
-from teachonce.records.containers.labels import LABEL_COLUMNS, absent_words, as_label, choose_column, number_labels
+from teachonce.records.containers.labels import (
+    LABEL_COLUMNS,
+    absent_words,
+    as_label,
+    choose_column,
+    number_labels,
+    warn_without_label,
+)
 from teachonce.records.containers.tar_index import TarIndex, TarSample, load_tar_index, warn_of_left_out
 from teachonce.records.options import RecordOptions
 from teachonce.records.source import NO_LABEL, Buffer, Location, Record, RecordSource, ShardInfo, record_key
@@ -91,13 +99,15 @@ class TarSource(RecordSource):
         if missing is not None:
             raise RecordError(f"{data / missing}: no such tar; copy it again, or give another pattern")
         numbered = sorted({*self._names, *(all_names or ())})
-        samples, labels, self.classes = _open_all(
+        samples, labels, self.classes, unread = _open_all(
             data, tuple(numbered), tuple(found[name] for name in numbered), options
         )
         self._samples = [samples[name] for name in self._names]
         self._labels = [labels[name] for name in self._names]
         is_labeled = np.concatenate(self._labels) != NO_LABEL
         self.labeled = "all" if is_labeled.all() else "some" if is_labeled.any() else "none"
+        if self.labeled == "none":
+            _warn_of_unread(data, {name: unread[name] for name in self._names if name in unread})
         self.shards = tuple(
             ShardInfo(name, None, len(samples[name]), found[name].num_bytes, self._identify(name, found[name]))
             for name in self._names
@@ -183,12 +193,12 @@ class TarSource(RecordSource):
         self._open(shard).fetch(go_on)
 
 
-_Opened = tuple[dict[str, list[TarSample]], dict[str, NDArray[np.int32]], ClassTable | None]
+_Opened = tuple[dict[str, list[TarSample]], dict[str, NDArray[np.int32]], ClassTable | None, dict[str, tuple[str, ...]]]
 
 
 @lru_cache(2)  # a command opens the splits of its data one after another
 def _open_all(data: Path, names: tuple[str, ...], statuses: tuple[FileStatus, ...], options: RecordOptions) -> _Opened:
-    """The samples and labels of tars, and the classes where their names are known."""
+    """The samples and labels of tars, the classes where their names are known, and what might be labels."""
     with progress("tars", len(names), unit="tars") as advance:
         load = zip(names, statuses, strict=True)
         indices: dict[str, TarIndex] = {}
@@ -201,13 +211,45 @@ def _open_all(data: Path, names: tuple[str, ...], statuses: tuple[FileStatus, ..
     warn_of_left_out(data, indices)
     samples = {name: index.samples for name, index in indices.items()}
     absent = absent_words(options)
+    unread = {name: hints for name, index in indices.items() if (hints := _find_unread(index, options))}
     texts = [_label_text(sample, data / name, options, absent) for name in names for sample in samples[name]]
     numbers, classes = number_labels(texts, options, str(data))
     # Of millions of samples the texts would fill the memory.
     indices.clear()
     samples = {name: [sample._replace(cls=None, json=None) for sample in samples[name]] for name in names}
     ends = np.cumsum([len(samples[name]) for name in names])[:-1]
-    return samples, dict(zip(names, np.split(numbers, ends), strict=True)), classes
+    return samples, dict(zip(names, np.split(numbers, ends), strict=True)), classes, unread
+
+
+def _find_unread(index: TarIndex, options: RecordOptions) -> tuple[str, ...]:
+    """The fields of the first sample's json, none of which is known as the label, and ".txt" where there are texts."""
+    first = index.samples[0]
+    if options.label_feature is not None or first.cls is not None:
+        return ()
+    try:
+        found = {} if first.json is None else parse_json(first.json.encode())
+    except ValueError:
+        return ()  # as is said with the label
+    fields = list(found) if isinstance(found, dict) else []
+    if first.json is not None and (not fields or choose_column(fields, None, LABEL_COLUMNS, "", "") is not None):
+        return ()
+    return (*fields, *([".txt"] if index.has_txt else []))
+
+
+def _warn_of_unread(data: Path, found: Mapping[str, Sequence[str]]) -> None:
+    """Say what of a split without labels may be these."""
+    if not found:
+        return
+    names = list(dict.fromkeys(name for names in found.values() for name in names))
+    where = str(data / next(iter(found)))
+    fields = [name for name in names if name != ".txt"]
+    warn_without_label(fields, where, thing="field of the json")
+    if not fields:
+        warnings.warn(
+            f"{where}: no sample has a label, has NAME.txt: labels are read from NAME.cls, or from a field of "
+            "NAME.json; write them so, if these texts are labels",
+            stacklevel=3,
+        )
 
 
 def _label_text(sample: TarSample, path: Path, options: RecordOptions, absent: Container[str]) -> str | int | None:
