@@ -38,6 +38,13 @@ def test_what_is_no_image_by_its_name_is_left_out_of_a_folder(tmp_path: Path) ->
         assert [Path(file.path).name for file in ImageFiles([tmp_path / "a"])] == ["b.jpg"]
 
 
+def test_what_is_no_image_beside_folders_alone_is_said_too(tmp_path: Path) -> None:
+    write_files(tmp_path, "a/b.jpg", "c.heic")
+    with pytest.warns(UserWarning, match=r"^1 file ignored, .* as .*/c.heic") as said:
+        assert [Path(file.path).name for file in ImageFiles([tmp_path])] == ["b.jpg"]
+    assert len(said) == 1
+
+
 def test_a_folder_holds_names_of_any_bytes_too(tmp_path: Path) -> None:
     names = ["0.jpg", "a/caf\udce9.jpg", "a/x\ny.jpg", "b\n/\udcff\udcfe/1.jpg", "caf\u00e9/2.jpg"]
     write_files(tmp_path, *names)

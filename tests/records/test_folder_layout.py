@@ -189,6 +189,15 @@ def test_folders_without_images_beside_classes_are_left_out_with_one_warning(tmp
         open_records(tmp_path / "alone", "train")
 
 
+@pytest.mark.parametrize("folder", ["", "train/"])
+def test_images_beside_class_folders_are_counted(tmp_path: Path, folder: str) -> None:
+    write_images(tmp_path, *(f"{folder}{name}" for name in ("ant/1.jpg", "bee/1.jpg", "stray.jpg", "x.png")))
+    write_texts(tmp_path, f"{folder}readme.txt", f"{folder}._1.jpg")
+    with pytest.warns(UserWarning, match=r": 2 images beside the class folders left out, such as stray.jpg: ") as said:
+        assert labels_of(open_records(tmp_path, "train")) == {"ant/1.jpg": 0, "bee/1.jpg": 1}
+    assert len(said) == 1
+
+
 @pytest.mark.parametrize("stray", ["pics.tar", "features.parquet", "x.tfrecord"])
 @pytest.mark.parametrize("layout", [("train/ant/1.jpg", "validation/ant/2.jpg"), ("ant/1.jpg", "bee/1.jpg")])
 def test_a_file_of_records_beside_folders_of_images_is_ambiguous(

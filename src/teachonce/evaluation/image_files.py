@@ -80,9 +80,7 @@ def _list_below(folder: Path) -> ImageListing:
     storage = open_storage(folder, RecordError)
     _require_folder(folder, storage)
     folders = find_class_folders(folder, any_names=True)
-    if any(map(is_image_name, storage.list_folder().files)):
-        folders = ["", *folders]
-    if not folders:
+    if not folders and not any(map(is_image_name, storage.list_folder().files)):
         suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
         raise ConfigError(f"{folder}: has no images ({suffixes}), expected at least one")
-    return list_images(folder, folders, skip_empty=True, any_names=True)
+    return list_images(folder, ["", *folders], skip_empty=True, any_names=True)

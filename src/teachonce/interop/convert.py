@@ -234,7 +234,7 @@ def _find_root(config: RecordsConfig) -> Path:
 
 def _list_folders(root: Path) -> tuple[ImageListing, list[str], NDArray[np.int32]]:
     """Images, class names, and which of them each image has."""
-    folders = find_class_folders(root)
+    folders = find_class_folders(root, warns=True)
     if not folders:
         raise ConfigError(f"{root}: no class folders; for a flat folder of images give --image-labels")
     listing = list_images(root, folders)

@@ -138,7 +138,7 @@ class FolderSource(ImageFileSource):
     ) -> None:
         folder = split if folder is None else folder
         root = data / folder if folder else data
-        folders = find_class_folders(root)
+        folders = find_class_folders(root, warns=True)
         if not folders:
             raise RecordError(f"{root}: no class folders, expected {split}/CLASS/NAME.jpg")
         if not folder:

@@ -107,12 +107,20 @@ class ImageListing:
         return hasher.hexdigest()
 
 
-def find_class_folders(folder: Path, *, any_names: bool = False) -> list[str]:
+def find_class_folders(folder: Path, *, any_names: bool = False, warns: bool = False) -> list[str]:
     """Names of the folders in ``folder``, sorted; hidden ones do not count. Empty where there are none.
 
-    ``any_names`` as in ``list_images``.
+    ``any_names`` as in ``list_images``; ``warns``: of images beside them, which have no class and are left out.
     """
-    found = [name for name in open_storage(folder, RecordError).list_folder().folders if name[0] != "."]
+    listing = open_storage(folder, RecordError).list_folder()
+    found = [name for name in listing.folders if name[0] != "."]
+    beside = sorted(filter(is_image_name, listing.files)) if warns and found else []
+    if beside:
+        warnings.warn(
+            f"{folder}: {plural(len(beside), 'image')} beside the class folders left out, such as {beside[0]}: the "
+            "class of an image is the folder that it lies in; move them into theirs",
+            stacklevel=2,
+        )
     return sorted(found if any_names else (check_image_name(folder, name) for name in found))
 
 
@@ -141,9 +149,9 @@ def list_images(
 ) -> ImageListing:
     """The images of the class folders below ``root``, at any depth (of ``root`` alone for the folder ""), sorted.
 
-    Raises RecordError for a class folder without an image, or leaves it out where ``skip_empty``. That, and files with
-    other endings that are left out, are one warning each. ``any_names``: also those that are not UTF-8 or have a line
-    break, which nothing can be called that is written down, and so are a RecordError else.
+    Raises RecordError for a class folder without an image, or leaves it out where ``skip_empty``. That, the folder ""
+    aside, and files with other endings that are left out, are one warning each. ``any_names``: also those that are not
+    UTF-8 or have a line break, which nothing can be called that is written down, and so are a RecordError else.
     """
     paths: list[str] = []
     folder_of: list[NDArray[np.int32]] = []
@@ -172,7 +180,7 @@ def list_images(
                 f"{root / folder}: has no images ({', '.join(sorted(IMAGE_SUFFIXES))}), expected at least one; "
                 "fill the folder or remove it"
             )
-    if empty:
+    if empty := list(filter(None, empty)):
         have, are = ("has", "is") if len(empty) == 1 else ("have", "are")
         found_empty = f"{plural(len(empty), 'folder')} {have} no images and {are} left out"
         warnings.warn(f"{root}: {found_empty}: {', '.join(empty)}", stacklevel=2)
