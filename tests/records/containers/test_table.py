@@ -272,6 +272,7 @@ def test_a_table_that_was_changed_is_read_again(data: Path) -> None:
         ("t.csv", 'path,label,text\na.jpg,a,"b\nc.jpg,a,"b"\n', r"t.csv line 2: is no row of CSV: ',' expected after"),
         ("t.csv", "path,label,label\na.jpg,a,b\n", r"t.csv: has 2 columns label, expected one; rename the others"),
         ("t.csv", "path,path,label\na.jpg,b.jpg,b\n", r"t.csv: has 2 columns path, expected one"),
+        ("t.csv", "path,label,,,split,split\na.jpg,b,,,x,y\n", r"t.csv: has 2 columns split, expected one"),
         ("t.jsonl", "{]\n", r"t.jsonl line 1: is not JSON"),
         ("t.jsonl", "[1]\n", r"t.jsonl line 1: is not a JSON object"),
         ("t.jsonl", '{"path": "images/a.jpg", "label": 1.5}\n', r"line 1: label is 1.5, expected a name or a whole"),

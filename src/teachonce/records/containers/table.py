@@ -150,8 +150,9 @@ def _choose_columns(names: Sequence[str], options: RecordOptions, path: Path) ->
         )
     label = choose_column(names, options.label_feature, LABEL_COLUMNS, "--label-feature", str(path))
     split = choose_column(names, None, SPLIT_COLUMNS, "", str(path))
-    doubled = next((name for name in (image, label, split) if names.count(name or "") > 1), None)
-    if doubled:
+    chosen = (name for name in (image, label, split) if name is not None)
+    doubled = next((name for name in chosen if names.count(name) > 1), None)
+    if doubled is not None:
         raise ConfigError(f"{path}: has {names.count(doubled)} columns {doubled}, expected one; rename the others")
     if label is None:
         warn_without_label([name.strip() for name in names if name not in (image, split)], str(path))
