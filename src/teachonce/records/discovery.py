@@ -19,6 +19,7 @@ from teachonce.records.containers.huggingface import (
     find_saved_splits,
     holds_image_columns,
 )
+from teachonce.records.containers.shard_files import check_shard_set
 from teachonce.records.containers.table import TABLE_SUFFIXES, read_table
 from teachonce.records.containers.webdataset import TAR_SUFFIX, TarSource, expand_braces, has_braces
 from teachonce.records.folder_layout import find_image_splits, open_image_split
@@ -28,7 +29,6 @@ from teachonce.records.options import RecordOptions
 from teachonce.records.source import RecordSource, parse_shard_name
 from teachonce.records.tfrecord.foreign import (
     TFDS_FEATURES,
-    check_shard_set,
     has_foreign_options,
     is_foreign_name,
     is_tfrecord_name,
@@ -220,7 +220,7 @@ def _find_file(data: Path, options: RecordOptions) -> Container:
         names = expand_braces(name)
         if not all(map(_is_tar, names)):
             raise ConfigError(f"{data}: stands for names such as {names[0]}; expected tars, NAME.tar")
-        return _open_tars(data.parent, names, options)
+        return _open_tars(data.parent, names, options, is_part=True)
     if not parent.has(name):
         raise ConfigError(
             f"{data}: no such folder; expected TFRecord shards, SPLIT/CLASS folders of images, or a table of images"
@@ -351,10 +351,12 @@ def _open_arrow(data: Path, sets: dict[str, list[str]], options: RecordOptions) 
         _ARROW,
         tuple(sorted(filter(None, sets))),
         lambda name, split, **boxes: ArrowSource(data, split, sets[name], options, all_names=names, **boxes),
+        lambda name: check_shard_set(data, sets[name]),
     )
 
 
-def _open_tars(data: Path, names: Sequence[str], options: RecordOptions) -> Container:
+def _open_tars(data: Path, names: Sequence[str], options: RecordOptions, *, is_part: bool = False) -> Container:
+    """``is_part``: others of their set may have been left out on purpose."""
     if options.image_feature is not None:
         raise ConfigError(
             f"--image-feature {options.image_feature}: a tar's images are found by their endings; leave it out"
@@ -364,6 +366,7 @@ def _open_tars(data: Path, names: Sequence[str], options: RecordOptions) -> Cont
         _TARS,
         tuple(sorted(filter(None, sets))),
         lambda name, split, **boxes: TarSource(data, split, sets[name], options, all_names=names, **boxes),
+        lambda name: check_shard_set(data, [] if is_part else sets[name]),
     )
 
 

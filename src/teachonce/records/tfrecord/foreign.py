@@ -68,17 +68,6 @@ def has_foreign_options(options: RecordOptions) -> bool:
     return bool(options.image_feature or options.label_feature or options.label_offset or options.labels)
 
 
-def check_shard_set(data: Path, names: Sequence[str]) -> None:
-    """Raise RecordError where the names of shards say that some are missing."""
-    found = {shard for name in names if (shard := parse_shard_name(name.removesuffix(".gz"))) is not None}
-    for prefix, count in sorted({(prefix, count) for prefix, _, count in found}):
-        missing = next((index for index in range(count) if (prefix, index, count) not in found), None)
-        if missing is not None:
-            raise RecordError(
-                f"{data}: {prefix}-{missing:05d}-of-{count:05d} is missing, of {count} shards; copy it again"
-            )
-
-
 def open_foreign_shards(
     data: Path, split: str, names: Sequence[str], options: RecordOptions, *, with_boxes: bool = False
 ) -> ForeignSource:
