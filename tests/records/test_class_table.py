@@ -14,6 +14,7 @@ from teachonce.records.class_table import (
     ClassTable,
     brief_names,
     check_labels_file,
+    describe_other_names,
     read_classes,
     write_classes,
     write_labels_file,
@@ -73,3 +74,15 @@ def test_a_labels_file_has_a_line_an_output(tmp_path: Path) -> None:
 def test_names_for_people() -> None:
     assert brief_names("ab") == "a, b" and brief_names("abcdefgh") == "a, b, c, d, e, f, g, h"
     assert brief_names("abcdefghij", most=2) == "a, b, ... (8 more)"
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["dog"], "1 classes, expected 2"),
+        (["dog", "cat"], "the same classes in another order: label 0 is dog, expected cat"),
+        (["cat", "eel"], "classes of other names: label 1 is eel, expected dog"),
+    ],
+)
+def test_names_that_differ(names: list[str], expected: str) -> None:
+    assert describe_other_names(names, ["cat", "dog"]) == expected

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from teachonce.cli.main import parse_command
@@ -37,7 +40,7 @@ from teachonce.training.train import train
 from teachonce.views.policy import CropPolicy
 from tests.pixels.test_preprocessing import IMAGENET_MEAN_BYTES, WALKTHROUGH
 from tests.support.paths import GOLDEN
-from tests.support.small_data import example, write_image_folder, write_shards
+from tests.support.small_data import encode_jpeg, example, write_image_folder, write_shards
 from tests.support.small_models import write_color_shards, write_color_teacher
 from tests.training.test_train import config
 
@@ -206,6 +209,21 @@ def test_a_label_to_evaluate_on_that_is_no_class_leaves_no_run(tmp_path: Path, m
     # One that was begun has been evaluated, or is not lost by it.
     monkeypatch.setattr(EvalDataset, "check_labels", None)
     train(begun)
+
+
+def test_a_split_to_evaluate_on_with_the_classes_in_another_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "data").mkdir()
+    for split, names in {"train": ["cat", "dog"], "validation": ["dog", "cat"]}.items():
+        features = {"image": {"_type": "Image"}, "label": {"_type": "ClassLabel", "names": names}}
+        metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+        schema = pa.schema([("image", pa.binary()), ("label", pa.int64())], metadata)
+        rows = [{"image": encode_jpeg(index), "label": index % 2} for index in range(12)]
+        pq.write_table(pa.Table.from_pylist(rows, schema), tmp_path / f"data/{split}.parquet")
+    with pytest.raises(ConfigError, match="has the same classes in another order: label 0 is dog, expected cat as in"):
+        train(config(tmp_path / "data", tmp_path / "run", logger="none"))
 
 
 def test_names_that_were_swapped_are_other_classes(tmp_path: Path) -> None:

@@ -82,6 +82,15 @@ def unknown_class(name: str, names: Sequence[str], where: str) -> ConfigError:
     )
 
 
+def describe_other_names(names: Sequence[str], expected: Sequence[str]) -> str:
+    """How names that differ from those of ``expected`` do so, as a phrase: "2 classes, expected 3"."""
+    if len(names) != len(expected):
+        return f"{len(names)} classes, expected {len(expected)}"
+    label = next(at for at, (name, other) in enumerate(zip(names, expected, strict=True)) if name != other)
+    what = "the same classes in another order" if set(names) == set(expected) else "classes of other names"
+    return f"{what}: label {label} is {names[label]}, expected {expected[label]}"
+
+
 def describe_classes(table: ClassTable | None) -> str:
     """A table in a few words, for messages."""
     if table is None:

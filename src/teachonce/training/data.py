@@ -27,7 +27,7 @@ from teachonce.pixels.in_memory import RecordsInMemory
 from teachonce.pixels.preprocessing import Preprocessing
 from teachonce.pixels.view_sources import DrawnViews, OwnViews, ViewSource, warn_of_own_class_partners
 from teachonce.records.class_space import ClassSpace
-from teachonce.records.class_table import hash_classes, shown_names
+from teachonce.records.class_table import describe_other_names, hash_classes, shown_names
 from teachonce.records.data_keys import read_all_labels
 from teachonce.records.discovery import open_records
 from teachonce.records.image_folder import IMAGE_FILE_FORMATS
@@ -349,7 +349,8 @@ def _open_validation(config: TrainConfig, source: RecordSource) -> RecordSource 
     require_labels(validation, "the evaluation", "give --validation-split none")
     if source.classes and validation.classes and source.classes.names != validation.classes.names:
         raise ConfigError(
-            f"{folder}: split {config.validation_split} has {len(validation.classes.names)} classes, the training "
-            f"data {len(source.classes.names)}, with different names; give the validation split of this data"
+            f"{folder}: split {config.validation_split} has "
+            f"{describe_other_names(validation.classes.names, source.classes.names)} as in the training data; give "
+            "the validation split of this data, or --labels, by whose names both are numbered"
         )
     return validation

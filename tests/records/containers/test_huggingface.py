@@ -266,6 +266,40 @@ def test_the_ending_may_be_in_upper_case(tmp_path: Path) -> None:
     assert [label for _, label in read_all(open_records(path, "train"))] == [0]
 
 
+def write_two(folder: Path, kind: str, tables: Sequence[pa.Table]) -> Path:
+    """One split of two files."""
+    if kind == "saved":
+        return write_saved(folder, tables)
+    for number, table in enumerate(tables):
+        write_parquet(folder / f"train-{number}.parquet", table)
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["parquet", "saved"])
+def test_a_number_is_one_class_in_all_files(tmp_path: Path, kind: str) -> None:
+    """Numbered by the first file's names a dog of the second was a cat."""
+    tables = [build_table([row(0, 0)], named(("cat", "dog"))), build_table([row(1, 0)], named(("dog", "cat")))]
+    data = write_two(tmp_path / "d", kind, tables)
+    message = r"1[^ ]*: has the same classes in another order: label 0 is dog, expected cat as in .*0\S*; write both"
+    with pytest.raises(RecordError, match=message):
+        open_records(data, "train")
+    # Without names it is of those of the others, whichever comes first.
+    data = write_two(tmp_path / "e", kind, [build_table([row(0, 1)], {}), tables[1]])
+    source = open_records(data, "train")
+    assert [label for _, label in read_all(source)] == [1, 0]
+    assert source.classes is not None and source.classes.names == ("dog", "cat")
+
+
+@pytest.mark.parametrize("kind", ["parquet", "saved"])
+@pytest.mark.parametrize("lacking", [0, 1])
+def test_a_label_that_only_some_files_have(tmp_path: Path, kind: str, lacking: int) -> None:
+    """Were the first the one without, all images would have none."""
+    tables = [pa.table({"image": [encode_jpeg(number)], "label": [number]}) for number in range(2)]
+    tables[lacking] = tables[lacking].drop_columns(["label"])
+    with pytest.raises(RecordError, match=r"1\S*: has (none|the column label) as the label, |has no column label"):
+        open_records(write_two(tmp_path / "d", kind, tables), "train")
+
+
 def test_the_image_is_the_column_of_its_name(tmp_path: Path) -> None:
     table = pa.table({"depth": [b"no jpeg"], "image": [encode_jpeg(3)], "label": [1]})
     write_parquet(tmp_path / "train.parquet", table)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from teachonce.errors import ConfigError
+from teachonce.errors import ConfigError, RecordError
+from teachonce.records.class_table import describe_other_names
 from teachonce.records.containers.labels import IMAGE_COLUMNS, LABEL_COLUMNS, choose_column, warn_without_label
 from teachonce.records.options import RecordOptions
 
@@ -23,10 +24,7 @@ class ImageColumns(NamedTuple):
 
 
 def find_columns(schema: pa.Schema, options: RecordOptions, where: str) -> ImageColumns:
-    """The columns that options, features or types tell; raises ConfigError where they do not tell of an image.
-
-    Warns where they do not tell of a label among others.
-    """
+    """The columns that options, features or types tell; raises ConfigError where they do not tell of an image."""
     features = _read_features(schema)
     kinds = ("Image", "ClassLabel")
     of_kind = {kind: [name for name in features if features[name].get("_type") == kind] for kind in kinds}
@@ -47,11 +45,42 @@ def find_columns(schema: pa.Schema, options: RecordOptions, where: str) -> Image
     if options.label_feature is None and len(usual) > 1:
         raise ConfigError(f"{where}: has the labels {', '.join(usual)}; name one with --label-feature")
     label = choose_column(schema.names, options.label_feature, usual or LABEL_COLUMNS, "--label-feature", where)
-    if label is None:
-        warn_without_label([field.name for field in schema if not holds_images(field.type)], where)
     names = features.get(label or "", {}).get("names")
     is_list = isinstance(names, list) and all(isinstance(name, str) for name in names)
     return ImageColumns(image, label, tuple(names) if is_list and names else None)
+
+
+def find_common_columns(schemas: Mapping[str, pa.Schema], options: RecordOptions) -> ImageColumns:
+    """The same of several files, by their places: a number is one class in all of them.
+
+    Warns, of the first, where none of its columns is known to be the label.
+    A file without names is of those of the others. Raises RecordError where two files have other columns, or other
+    names of the labels.
+    """
+    found = {where: find_columns(schema, options, where) for where, schema in schemas.items()}
+    first, columns = next(iter(found.items()))
+    named = next((where for where in found if found[where].names is not None), first)
+    for where, other in found.items():
+        check_columns(other, where, columns, first)
+        if other.names is not None and other.names != found[named].names:
+            differs = describe_other_names(other.names, found[named].names or ())
+            raise RecordError(f"{where}: has {differs} as in {named}; write both again with the classes in one order")
+    warn_where_unlabeled(columns, schemas[first], first)
+    return columns._replace(names=found[named].names)
+
+
+def warn_where_unlabeled(columns: ImageColumns, schema: pa.Schema, where: str) -> None:
+    """Warn where none of a file's columns is known to be the label, of those that it has beside the image."""
+    if columns.label is None:
+        warn_without_label([field.name for field in schema if not holds_images(field.type)], where)
+
+
+def check_columns(found: ImageColumns, where: str, expected: ImageColumns, first: str) -> None:
+    """Raise RecordError where a file has image or label in another column than the ``first`` one."""
+    for what, ours, theirs in (("image", found.image, expected.image), ("label", found.label, expected.label)):
+        if ours != theirs:
+            has, other = ("none" if name is None else f"the column {name}" for name in (ours, theirs))
+            raise RecordError(f"{where}: has {has} as the {what}, {first} has {other}; expected the same in all files")
 
 
 def is_of_images(schema: pa.Schema, options: RecordOptions) -> bool:

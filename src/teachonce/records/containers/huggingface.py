@@ -19,7 +19,14 @@ from numpy.typing import NDArray
 from teachonce.engine.buffers import BufferPool
 from teachonce.engine.progress import progress
 from teachonce.errors import ConfigError, LogitsError, RecordError, TeachonceError
-from teachonce.records.containers.hf_schema import ImageColumns, find_columns, is_of_images
+from teachonce.records.containers.hf_schema import (
+    ImageColumns,
+    check_columns,
+    find_columns,
+    find_common_columns,
+    is_of_images,
+    warn_where_unlabeled,
+)
 from teachonce.records.containers.labels import as_label, number_labels
 from teachonce.records.options import RecordOptions
 from teachonce.records.source import NO_LABEL, Location, Record, RecordSource, ShardInfo, record_key
@@ -68,7 +75,9 @@ class ArrowSource(RecordSource):
         self._names, statuses = [self._names[shard] for shard in kept], [statuses[shard] for shard in kept]
         self._files, rows = [self._files[shard] for shard in kept], [rows[shard] for shard in kept]
         self._tables = {}
-        columns = find_columns(rows[0].schema, options, str(data / self._names[0]))
+        places = [str(data / name) for name in self._names]
+        schemas = {where: shard.schema for where, shard in zip(places, rows, strict=True)}
+        columns = find_common_columns(schemas, options)
         self._columns = columns
         self._options = options
         texts = [
@@ -271,7 +280,9 @@ def _prepare(data: Path, names: Sequence[str], statuses: Sequence[FileStatus], o
         raise ConfigError(
             f"{data}: is Parquet, and there is no cache folder to copy it into by rows; set XDG_CACHE_HOME"
         )
-    columns = find_columns(_read_parquet_schema(data / names[0]), options, str(data / names[0]))
+    schema = _read_parquet_schema(data / names[0])
+    columns = find_columns(schema, options, str(data / names[0]))
+    warn_where_unlabeled(columns, schema, str(data / names[0]))
     wanted = [column for column in (columns.image, columns.label) if column is not None]
     storage = open_storage(data, RecordError)
     places = []
@@ -286,12 +297,13 @@ def _prepare(data: Path, names: Sequence[str], statuses: Sequence[FileStatus], o
         if missing := [index for index, place in enumerate(places) if not exists(place)]:
             with progress(f"copying Parquet into {cache / 'arrow'}", len(missing), unit="files") as advance:
                 for index in missing:
-                    _copy_rows(data / names[index], places[index], columns)
+                    _copy_rows(data / names[index], places[index], columns, data / names[0], options)
                     advance(1)
     return places
 
 
-def _copy_rows(path: Path, target: Path, columns: ImageColumns) -> None:
+def _copy_rows(path: Path, target: Path, columns: ImageColumns, first: Path, options: RecordOptions) -> None:
+    """Copy the columns of the ``first`` file; its label may not be left out where only others have one."""
     import pyarrow as pa
     from pyarrow import ipc
 
@@ -300,6 +312,9 @@ def _copy_rows(path: Path, target: Path, columns: ImageColumns) -> None:
     missing = next((name for name in wanted if name not in file.schema_arrow.names), None)
     if missing is not None:
         raise RecordError(f"{path}: has no column {missing}, other files of the data have; copy it again")
+    # Of files without rows the types may be any.
+    if file.metadata.num_rows:
+        check_columns(find_columns(file.schema_arrow, options, str(path)), str(path), columns, str(first))
     schema = pa.schema([file.schema_arrow.field(name) for name in wanted], file.schema_arrow.metadata)
     try:
         with atomic_write(target) as out, ipc.new_stream(out, schema) as writer:
