@@ -149,6 +149,47 @@ def test_a_saved_dataset_and_a_dict_of_them(tmp_path: Path) -> None:
     assert read_all(test) == [("n_9.jpg", NO_LABEL)] and test.labeled == "none"
 
 
+def list_files(folder: Path, names: Sequence[str]) -> None:
+    (folder / "state.json").write_text(json.dumps({"_data_files": [{"filename": name} for name in names]}))
+
+
+def test_a_saved_dataset_is_the_files_that_it_lists(tmp_path: Path) -> None:
+    """Beside them what was saved there before, or is hidden, is no part of it."""
+    data = write_saved(tmp_path / "d", [build_table([row(0, 0)]), build_table([row(1, 1)])])
+    for name in ("data-00000-of-00001.arrow", "._data-00000-of-00002.arrow"):
+        (data / name).write_bytes((data / "data-00000-of-00002.arrow").read_bytes())
+    with pytest.raises(
+        RecordError, match=r"shards of several sets \(data-00000-of-00001.arrow and data-00000-of-00002"
+    ):
+        open_records(data, "train")  # without a list
+    list_files(data, ["data-00000-of-00002.arrow", "data-00001-of-00002.arrow"])
+    assert read_all(open_records(data, "train")) == [("n_0.jpg", 0), ("n_1.jpg", 1)]
+    list_files(data, ["data-00000-of-00001.arrow"])
+    assert read_all(open_records(data, "train")) == [("n_0.jpg", 0)]
+    list_files(data, ["data.arrow"])
+    with pytest.raises(RecordError, match=r"/d/data.arrow: cannot be read"):
+        open_records(data, "train")
+    list_files(data, ["../e/data.arrow"])
+    with pytest.raises(RecordError, match=r"state.json: a file: '../e/data.arrow' leads to another folder"):
+        open_records(data, "train")
+    list_files(data, [])
+    with pytest.raises(RecordError, match=r"has no Arrow file, expected data-NNNNN-of-NNNNN.arrow"):
+        open_records(data, "train")
+    (data / "state.json").write_text("{")
+    with pytest.raises(RecordError, match=r"state.json: is not JSON: .*; copy it again"):
+        open_records(data, "train")
+
+
+def test_a_saved_dict_is_the_splits_that_it_lists(tmp_path: Path) -> None:
+    for split in ("train", "test", "validation"):
+        write_saved(tmp_path / split, [build_table([row(0, 0)])])
+    (tmp_path / "dataset_dict.json").write_text('{"splits": ["train", "test"]}')
+    assert find_splits(tmp_path) == ["test", "train"]
+    (tmp_path / "dataset_dict.json").write_text('{"splits": ["train", "dev"]}')
+    with pytest.warns(UserWarning, match=r"dataset_dict.json: names the split dev, which has no folder"):
+        assert open_records(tmp_path, "train").num_records == 1
+
+
 def test_minus_1_is_no_label_without_names_too(tmp_path: Path) -> None:
     table = pa.table({"image": [encode_jpeg(0), encode_jpeg(1)], "label": [-1, 3]})
     source = open_records(write_parquet(tmp_path / "d/train.parquet", table).parent, "train")

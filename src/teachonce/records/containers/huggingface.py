@@ -8,6 +8,7 @@ have it, is no label.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,7 +34,9 @@ from teachonce.records.source import NO_LABEL, Location, Record, RecordSource, S
 from teachonce.storage.address import has_scheme
 from teachonce.storage.cache_folder import cache_folder, filling_cache
 from teachonce.storage.files import atomic_write, exists, locate, open_storage
+from teachonce.storage.names import check_component
 from teachonce.storage.storage import FileStatus
+from teachonce.storage.strict_json import parse_json
 from teachonce.terminal import plural
 
 if TYPE_CHECKING:
@@ -224,21 +227,48 @@ def _read_texts(path: Path, column: str) -> set[str]:
 
 
 def find_saved_splits(data: Path) -> dict[str, list[str]] | None:
-    """The Arrow files of ``save_to_disk`` by split ("": it has none); None where the folder is no such."""
+    """The Arrow files of ``save_to_disk`` by split ("": it has none); None where the folder is no such.
+
+    Splits and files are those that its own lists name: a folder may hold what was saved there before.
+    """
     storage = open_storage(data)
-    if storage.has("dataset_dict.json"):
-        folders = [name for name in sorted(storage.list_folder().folders) if storage.has(f"{name}/state.json")]
-        return {folder: _arrow_files(data, f"{folder}/") for folder in folders}
-    return {"": _arrow_files(data, "")} if storage.has("state.json") and storage.has("dataset_info.json") else None
+    if not storage.has("dataset_dict.json"):
+        is_saved = storage.has("state.json") and storage.has("dataset_info.json")
+        return {"": _arrow_files(data, "")} if is_saved else None
+    folders = [name for name in sorted(storage.list_folder().folders) if storage.has(f"{name}/state.json")]
+    listed = _read_list(data / "dataset_dict.json", "splits")
+    if listed is not None and (missing := sorted(set(listed) - set(folders))):
+        # The others can be used without it, and it may have been left out on purpose.
+        warnings.warn(
+            f"{data / 'dataset_dict.json'}: names the split {missing[0]}, which has no folder with a state.json here; "
+            "copy it again if it is needed",
+            stacklevel=2,
+        )
+    return {folder: _arrow_files(data, f"{folder}/") for folder in folders if listed is None or folder in listed}
 
 
 def _arrow_files(data: Path, prefix: str) -> list[str]:
-    listed = open_storage(data).list_folder(prefix.rstrip("/")).files
-    # What datasets' own map() left is no part of it.
-    found = [f"{prefix}{name}" for name in listed if name.endswith(ARROW_SUFFIX) and not name.startswith("cache-")]
+    state = data / prefix / "state.json"
+    found = _read_list(state, "_data_files", "filename")
+    if found is None:
+        # What datasets' own map() left is no part of it.
+        listed = open_storage(data).list_folder(prefix.rstrip("/")).files
+        found = [name for name in listed if name.endswith(ARROW_SUFFIX) and not name.startswith(("cache-", "."))]
     if not found:
         raise RecordError(f"{data / prefix}: has no Arrow file, expected data-NNNNN-of-NNNNN.arrow; save it again")
-    return found
+    return [f"{prefix}{check_component(name, f'{state}: a file', RecordError)}" for name in found]
+
+
+def _read_list(path: Path, key: str, name: str = "") -> list[str] | None:
+    """The texts, or those called ``name``, in a list of a JSON file; None where it has no such list."""
+    storage, file = locate(path, RecordError)
+    try:
+        content = parse_json(storage.read(file))
+        found = content.get(key) if isinstance(content, dict) else None
+    except ValueError as error:
+        raise RecordError(f"{path}: is not JSON: {error}; copy it again".splitlines()[0]) from error
+    items = [item.get(name) if isinstance(item, dict) else item for item in found] if isinstance(found, list) else None
+    return items if items is not None and all(isinstance(item, str) for item in items) else None
 
 
 def holds_image_columns(path: Path, options: RecordOptions) -> bool:
