@@ -208,9 +208,14 @@ def _find_container(data: Path, options: RecordOptions) -> Container | None:
     storage = open_storage(data)
     if not storage.is_folder():
         return _find_file(data, options)
-    listing = storage.list_folder()
+    listing = _list_visible(storage)
     finders = (_find_tfrecords, _find_saved, _find_tars, _find_parquet, _find_images, _find_only_parquet)
     return next((found for find in finders if (found := find(data, options, listing)) is not None), None)
+
+
+def _list_visible(storage: Storage, folder: str = "") -> Listing:
+    """What is in a folder but for hidden files and folders: copying from a Mac, or Spark, leaves some beside shards."""
+    return Listing(*([name for name in names if name[0] != "."] for names in storage.list_folder(folder)))
 
 
 def _find_file(data: Path, options: RecordOptions) -> Container:
@@ -289,7 +294,7 @@ def _find_tars(data: Path, options: RecordOptions, listing: Listing) -> Containe
 
 def _check_alone(data: Path, name: str, listing: Listing) -> None:
     """Raise ConfigError where a container lies beside folders of images, and so either may be the data."""
-    below = sorted(name for name in listing.folders if name[0] != ".")
+    below = sorted(listing.folders)
     splits = find_image_splits(data, listing) if below else None
     folders = splits or (below if splits is not None and len(below) > 1 else [])
     if folders:
@@ -318,16 +323,16 @@ def _find_parquet(data: Path, options: RecordOptions, listing: Listing) -> Conta
 def _find_only_parquet(data: Path, options: RecordOptions, listing: Listing) -> Container | None:
     """The same in one folder of any name: how the hub keeps a data set that has a name of its own, or several."""
     storage, found = open_storage(data), {}
-    for folder in sorted(name for name in listing.folders if name[0] != "."):
+    for folder in sorted(listing.folders):
         with suppress(TeachonceError):  # one that cannot be listed holds nothing
-            found[folder] = _parquet_names(storage, folder, storage.list_folder(folder))
+            found[folder] = _parquet_names(storage, folder, _list_visible(storage, folder))
     folders = [folder for folder, names in found.items() if names]
     if len(folders) > 1:
         raise ConfigError(
             f"{data}: Parquet of several data sets, in {', '.join(folders)}; give one of them, such as "
             f"{data / folders[0]}"
         )
-    return _find_parquet(data / folders[0], options, storage.list_folder(folders[0])) if folders else None
+    return _find_parquet(data / folders[0], options, _list_visible(storage, folders[0])) if folders else None
 
 
 def _parquet_names(storage: Storage, folder: str, listing: Listing) -> list[str]:
@@ -336,7 +341,7 @@ def _parquet_names(storage: Storage, folder: str, listing: Listing) -> list[str]
     if names:
         return names
     for below in sorted(name for name in listing.folders if name.lower() in {"data", *SPLIT_NAMES}):
-        files = storage.list_folder(f"{folder}/{below}" if folder else below).files
+        files = _list_visible(storage, f"{folder}/{below}" if folder else below).files
         names += [f"{below}/{name}" for name in filter(_is_parquet, files)]
     return names
 

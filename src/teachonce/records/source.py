@@ -38,7 +38,7 @@ SCANNED_RECORDS = 64
 MISFIT_ADVICE = "--num-classes or --offset that fit the data"
 """What to give where labels and classes do not fit, to the commands that have these options."""
 
-_SHARD_NAME = re.compile(r"(.+)-(\d{5,})-of-(\d{5,})")
+_SHARD_NAME = re.compile(r"([^.].*)-(\d{5,})-of-(\d{5,})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -391,7 +391,7 @@ def shard_name(split: str, index: int, count: int) -> str:
 
 
 def parse_shard_name(name: str) -> tuple[str, int, int] | None:
-    """Split, index and count that made a ``shard_name``; None for other names."""
+    """Split, index and count that made a ``shard_name``; None for other names, and for hidden files."""
     match = _SHARD_NAME.fullmatch(name)
     return (match[1], int(match[2]), int(match[3])) if match else None
 

@@ -12,7 +12,7 @@ import pytest
 
 from teachonce.errors import RecordError
 from teachonce.records.containers.shard_files import check_shard_set
-from teachonce.records.discovery import open_records
+from teachonce.records.discovery import find_splits, open_records
 from teachonce.records.tfrecord.framing import TFRecordWriter
 from tests.support.small_data import encode_jpeg, example
 
@@ -72,6 +72,28 @@ def test_a_part_on_purpose(tmp_path: Path, suffix: str) -> None:
     assert open_records(data / f"train-00002-of-00004{suffix}", "train").num_records == 1
     if suffix == ".tar":
         assert open_records(data / "train-{00001..00002}-of-00004.tar", "train").num_records == 2
+
+
+@pytest.mark.parametrize("suffix", (*SUFFIXES, ""))
+def test_hidden_files_are_no_shards(tmp_path: Path, suffix: str) -> None:
+    """A Mac leaves ._NAME of every file, Spark a checksum."""
+    data = write_set(tmp_path / "d", suffix, 2)
+    for index in range(2):
+        name = f"train-{index:05d}-of-00002{suffix}"
+        (data / f"._{name}").write_bytes(b"\0\5\26\7")
+        (data / f".{name}.crc").write_bytes(b"crc")
+    (data / "_SUCCESS").touch()
+    assert find_splits(data) == ["train"] and open_records(data, "train").num_records == 2
+    below = data.rename(tmp_path / "data")
+    if suffix == ".parquet":
+        assert find_splits(below.parent) == ["train"] and open_records(below.parent, "train").num_records == 2
+
+
+def test_checksums_are_no_shards(tmp_path: Path) -> None:
+    write_shard(tmp_path / "train.tfrecord", 0)
+    for ending in ("md5", "crc", "SHA256", "json"):
+        (tmp_path / f"train.tfrecord.{ending}").write_text("d41d8cd98f00b204e9800998ecf8427e  train.tfrecord\n")
+    assert open_records(tmp_path, "train").num_records == 1
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,8 @@ TFDS_FEATURES = "features.json"
 _SHARD_FILE = re.compile(
     r".+\.(tfrecords?|tfrec|tfr)(-\d+-of-\d+)?(\.gz)?|.+\.(tfrecords?|tfrec|tfr)[-.].*", re.IGNORECASE
 )
+_BESIDE_SHARDS = (".idx", ".json", ".index", ".md5", ".crc", ".crc32", ".crc32c", ".sha1", ".sha256", ".sha512")
+"""Endings of files that say something of a shard: its index, what it holds, its checksum."""
 _BLOCK_BYTES = 4 << 20
 LABEL_RULE = "-1 is none"
 """What labels that were cached by another rule are told apart by."""
@@ -59,7 +61,7 @@ def is_tfrecord_name(name: str) -> bool:
 def is_foreign_name(name: str) -> bool:
     """Whether a shard is named otherwise than ours, SPLIT-NNNNN-of-NNNNN."""
     is_packed = name.endswith(".gz") and parse_shard_name(name.removesuffix(".gz")) is not None
-    is_named = _SHARD_FILE.fullmatch(name) is not None and not name.endswith((".idx", ".json", ".index"))
+    is_named = _SHARD_FILE.fullmatch(name) is not None and not name.lower().endswith(_BESIDE_SHARDS)
     return is_packed or is_named
 
 
