@@ -3,6 +3,7 @@ import json
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -114,8 +115,34 @@ def test_damage_is_named(data: Path, tmp_path: Path) -> None:
     with pytest.raises(RecordError, match=r"train-00001-of-00002 record 2 \(byte \d+\): wrong checksum of the data"):
         summarize_records(data, num_workers=1)
     other = write_shards(tmp_path / "other", sizes=(1,), payloads=[example(0, 1, **{"class/label": None})])
-    with pytest.raises(RecordError, match=r"train-00000-of-00001 record 0 \(byte 0\): .*expected image/enc"):
+    with pytest.raises(
+        RecordError, match=r"train-00000-of-00001 record 0 \(byte 0\): no image/class/label, found image/"
+    ):
         summarize_records(other, num_workers=1)
+
+
+@pytest.mark.parametrize(
+    ("label", "message"),
+    [
+        (b"cat", "holds 1 values of bytes, expected one of int64; .*by --label-feature image/class/label, or write"),
+        (b"3", "holds 1 values of bytes"),
+        (
+            np.ones(1, np.float32),
+            "holds 1 values of float32, expected one of int64; .*by --label-feature image/class/l",
+        ),
+        ([1, 2], "holds 2 values of int64, expected one of int64; write the record again"),
+        (-1, "label -1, expected 0 to 2"),
+        (3, "label 3, expected 0 to 2"),
+    ],
+)
+def test_a_label_that_training_refuses_is_refused(tmp_path: Path, label: Any, message: str) -> None:
+    payloads = [example(0, 1), example(1, 1, **{"class/label": label})]
+    data = write_shards(tmp_path, sizes=(2,), num_classes=3, payloads=payloads)
+    with pytest.raises(RecordError, match=rf"train-00000-of-00001 record 1 \(byte \d+\): .*{message}") as error:
+        summarize_records(data, num_workers=1)
+    with pytest.raises(RecordError) as expected:
+        open_records(data, "train").read_record(0, 1)
+    assert str(error.value) == str(expected.value)
 
 
 @pytest.mark.parametrize("kind", ["jpg", "png"])

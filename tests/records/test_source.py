@@ -206,10 +206,10 @@ def test_boxes_that_cannot_be_used(tmp_path: Path, sides: tuple[list[float], ...
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"encoded": None}, "no image/encoded"),
+        ({"encoded": None}, "no image/encoded, found .*read it by --image-feature, else write the record again"),
         ({"encoded": np.empty(0, np.float32)}, "no image/encoded"),
         ({"encoded": 7}, "image/encoded holds 1 values of int64, expected one of bytes"),
-        ({"class_label": None}, "no image/class/label"),
+        ({"class_label": None}, "no image/class/label, found .*read it by --label-feature, else write"),
         ({"class_label": [1, 2]}, "image/class/label holds 2 values of int64"),
         ({"class_label": b"cat"}, "image/class/label holds 1 values of bytes, expected one of int64"),
         ({"class_label": 3}, "label 3, expected 0 to 2"),

@@ -32,7 +32,7 @@ from teachonce.records.options import RecordOptions
 from teachonce.records.selection import SelectedSource
 from teachonce.records.source import NO_LABEL, Buffer, RecordSource
 from teachonce.records.tfrecord.framing import describe_record, read_tfrecords
-from teachonce.records.tfrecord.source import TFRecordSource, keys_of
+from teachonce.records.tfrecord.source import TFRecordSource, image_and_label, keys_of
 from teachonce.records.tfrecord.tf_example import Feature, decode_example
 from teachonce.terminal import as_text, plural
 
@@ -199,17 +199,15 @@ class _ShardReader:
             for record in self.source.iter_shard(shard):
                 yield record.where, record.label, record.encoded, {}, record.unreadable
             return
+        num_classes = None if self.source.classes is None else len(self.source.classes.names)
         for row, (offset, payload) in enumerate(read_tfrecords(path)):
             where = describe_record(path, row, offset)
             try:
                 features = decode_example(payload)
             except RecordError as error:
                 raise error.at(where) from error
-            label, encoded = features.get("image/class/label"), features.get("image/encoded")
-            if label is None or not len(label) or not isinstance(encoded, list) or not encoded:
-                found = ", ".join(sorted(features)) or "nothing"
-                raise RecordError(f"{where}: expected image/encoded and image/class/label, found {found}")
-            yield where, int(label[0]), encoded[0], features, ""
+            encoded, label = image_and_label(payload, features, where, num_classes)
+            yield where, label, encoded, features, ""
 
 
 def _add(total: _Tally, part: _Tally) -> None:

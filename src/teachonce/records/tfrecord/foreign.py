@@ -33,12 +33,20 @@ from teachonce.records.class_table import BACKGROUND, ClassTable, positions, rea
 from teachonce.records.containers.labels import as_label
 from teachonce.records.options import RecordOptions
 from teachonce.records.source import NO_LABEL, Buffer, Record, offset_hint, parse_shard_name
-from teachonce.records.tfrecord.source import BOX_FEATURES, FEATURES, TFRecordSource, check_boxes, check_logits, keys_of
+from teachonce.records.tfrecord.source import (
+    BOX_FEATURES,
+    FEATURES,
+    IMAGE_FEATURE,
+    LABEL_FEATURE,
+    TFRecordSource,
+    check_boxes,
+    check_logits,
+    keys_of,
+)
 from teachonce.records.tfrecord.tf_example import Feature, decode_example
 from teachonce.storage.cache_folder import cache_folder, filling_cache
 from teachonce.storage.files import atomic_write, exists, locate, open_storage
 
-IMAGE_FEATURE, LABEL_FEATURE = FEATURES[:2]
 NAME_FEATURES = ("image/filename", "file_name", "filename", "image/file_name", "id", "image/id")
 TFDS_FEATURES = "features.json"
 _SHARD_FILE = re.compile(

@@ -62,7 +62,8 @@ ENCODED_XXH3 = "image/encoded_xxh3"
 ORIGINAL_KEY = "image/original_key"
 """Beside it the key of the image that it was rewritten from, which is the record's."""
 
-FEATURES = ("image/encoded", "image/class/label", "image/filename", ENCODED_XXH3, ORIGINAL_KEY)
+IMAGE_FEATURE, LABEL_FEATURE = "image/encoded", "image/class/label"
+FEATURES = (IMAGE_FEATURE, LABEL_FEATURE, "image/filename", ENCODED_XXH3, ORIGINAL_KEY)
 """What is read of every record."""
 
 
@@ -114,11 +115,7 @@ def decode_tfrecord(
         features = decode_example(payload, names)
     except RecordError as error:
         raise error.at(where) from error
-    encoded = _single(features.get("image/encoded"), bytes, "image/encoded", where)
-    label = int(_single(features.get("image/class/label"), np.int64, "image/class/label", where))
-    if label < 0 or (num_classes is not None and label >= num_classes):
-        expected = "0 or more" if num_classes is None else f"0 to {num_classes - 1}"
-        raise RecordError(f"{where}: label {label}, expected {expected}; the record is damaged or has other classes")
+    encoded, label = image_and_label(payload, features, where, num_classes)
     filename = features.get("image/filename")
     name = filename[0].decode(errors="replace") if isinstance(filename, list) and filename else ""
     logits = check_logits(features.get("image/logit"), where, num_classes) if with_logits else None
@@ -198,12 +195,35 @@ def _key(values: Feature | None) -> int | None:
     return int(values.view(np.uint64)[0])
 
 
-def _single(values: Any, kind: type, name: str, where: str) -> Any:
+def image_and_label(
+    payload: Buffer, features: Mapping[str, Feature], where: str, num_classes: int | None
+) -> tuple[Buffer, int]:
+    """Image and label of a record with these features; raises as ``decode_tfrecord``."""
+    encoded = _single(payload, features, IMAGE_FEATURE, bytes, where)
+    label = int(_single(payload, features, LABEL_FEATURE, np.int64, where))
+    if label < 0 or (num_classes is not None and label >= num_classes):
+        expected = "0 or more" if num_classes is None else f"0 to {num_classes - 1}"
+        raise RecordError(f"{where}: label {label}, expected {expected}; the record is damaged or has other classes")
+    return encoded, label
+
+
+def _single(payload: Buffer, features: Mapping[str, Feature], name: str, kind: type, where: str) -> Any:
+    option = "--image-feature" if name == IMAGE_FEATURE else "--label-feature"
+    values = features.get(name)
     if values is None or len(values) == 0:
-        raise RecordError(f"{where}: no {name}, which every record needs; write the record again")
+        found = ", ".join(sorted(decode_example(payload))) or "nothing"
+        raise RecordError(
+            f"{where}: no {name}, found {found}; if one of these is meant, extract, train and evaluate read it by "
+            f"{option}, else write the record again"
+        )
     if len(values) > 1 or not isinstance(values[0], kind):
         found = f"{len(values)} values of {type(values[0]).__name__}"
-        raise RecordError(f"{where}: {name} holds {found}, expected one of {kind.__name__}; write the record again")
+        # What others write, names or whole numbers as floats, is read where the options say that others did.
+        is_readable = len(values) == 1 and name == LABEL_FEATURE
+        advice = f"extract, train and evaluate read it by {option} {name}, or " if is_readable else ""
+        raise RecordError(
+            f"{where}: {name} holds {found}, expected one of {kind.__name__}; {advice}write the record again"
+        )
     return values[0]
 
 
