@@ -255,7 +255,7 @@ def test_a_shard_without_a_readable_image_has_no_size(tmp_path: Path, num_sound:
 
 
 def test_nothing_to_inspect(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no records; expected SPLIT-NNNNN-of-NNNNN shards"):
+    with pytest.raises(ConfigError, match="no records at all, expected train-NNNNN-of-NNNNN shards"):
         summarize_records(tmp_path)
     with pytest.raises(ConfigError, match="nowhere: no such folder; expected TFRecord shards"):
         summarize_records(tmp_path / "nowhere")

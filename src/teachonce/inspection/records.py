@@ -23,7 +23,7 @@ from teachonce.engine.jobs import run_jobs
 from teachonce.engine.machine import num_cores
 from teachonce.engine.options import Engine
 from teachonce.engine.progress import Advance, progress
-from teachonce.errors import ConfigError, ImageError, RecordError
+from teachonce.errors import ImageError, RecordError
 from teachonce.inspection.duplicates import SplitKeys, find_shared, key_of_unreadable
 from teachonce.pixels.decode import check_end, exif_orientation, image_size
 from teachonce.records.discovery import named_splits, open_records
@@ -71,9 +71,8 @@ def summarize_records(
     image or as an image file.
     """
     options = options or RecordOptions()
-    splits = [split] if split is not None else named_splits(data, options)
-    if not splits:
-        raise ConfigError(f"{data}: no records; expected SPLIT-NNNNN-of-NNNNN shards or SPLIT/CLASS folders of images")
+    # Where there are no records, opening says what was expected.
+    splits = [split] if split is not None else named_splits(data, options) or ["train"]
     sources = [open_records(data, name, options, keeps_unreadable=True) for name in splits]
     summaries, keys = zip(*(_summarize_split(source, num_workers or num_cores()) for source in sources), strict=True)
     return {"kind": "records", "path": str(data), "splits": list(summaries), "shared": find_shared(keys)}

@@ -43,12 +43,15 @@ from teachonce.storage.storage import Listing, Storage
 _DEFAULTS = RecordOptions()
 OWN_SHARDS = "TFRecord shards SPLIT-NNNNN-of-NNNNN"
 IMAGE_FOLDERS = "folders of images"
-_FOREIGN, _TARS, _ARROW, _TABLE = (
+_FOREIGN, _SHARDS_BELOW, _TARS, _ARROW, _TABLE = (
     "TFRecords of others",
+    "TFRecords in folders",
     "WebDataset tars",
     "a Hugging Face data set",
     "a table of images",
 )
+
+_PACKED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
 
 class OpenSplit(Protocol):
@@ -132,10 +135,7 @@ def find_split(data: Path, split: str, options: RecordOptions = _DEFAULTS) -> Op
     check_component(split, f"{data}: split", ConfigError)
     found = _find_container(data, options)
     if found is None:
-        raise ConfigError(
-            f"{data}: no records at all, expected {split}-NNNNN-of-NNNNN shards, {split}/CLASS or CLASS folders of "
-            "images, images, TFRecords, tars or Parquet; give another folder (docs/guide/data.md says what is read)"
-        )
+        raise _no_records(data, split)
     if options.val_fraction and split.lower() in (*TRAIN_NAMES, *VALIDATION_NAMES):
         there = match_split(found.splits, VALIDATION_NAMES[0])
         if there is not None:
@@ -149,6 +149,22 @@ def find_split(data: Path, split: str, options: RecordOptions = _DEFAULTS) -> Op
     name = _name_of(data, found, split)
     found.check(name)
     return partial(_open_whole, found, name, split)
+
+
+def _no_records(data: Path, split: str) -> ConfigError:
+    storage = open_storage(data)
+    listing = _list_visible(storage)
+    names = sorted((*listing.files, *_files_below(storage, "", listing)))
+    packed = next((name for name in names if name.lower().endswith(_PACKED_TARS)), None)
+    if packed is not None:
+        return ConfigError(
+            f"{data}: no records at all, but a compressed tar, {packed}; tars are read by row as they are: unpack "
+            f"it to NAME{TAR_SUFFIX}, as gunzip does"
+        )
+    return ConfigError(
+        f"{data}: no records at all, expected {split}-NNNNN-of-NNNNN shards, {split}/CLASS or CLASS folders of "
+        "images, images, TFRecords, tars or Parquet; give another folder (docs/guide/data.md says what is read)"
+    )
 
 
 def _open_whole(
@@ -209,7 +225,7 @@ def _find_container(data: Path, options: RecordOptions) -> Container | None:
     if not storage.is_folder():
         return _find_file(data, options)
     listing = _list_visible(storage)
-    finders = (_find_tfrecords, _find_saved, _find_tars, _find_parquet, _find_images, _find_only_parquet)
+    finders = (_find_tfrecords, _find_saved, _find_tars, _find_parquet, _find_images, _find_below, _find_only_parquet)
     return next((found for find in finders if (found := find(data, options, listing)) is not None), None)
 
 
@@ -338,16 +354,54 @@ def _find_only_parquet(data: Path, options: RecordOptions, listing: Listing) -> 
 def _parquet_names(storage: Storage, folder: str, listing: Listing) -> list[str]:
     """Parquet in a folder, or where it has none itself in its data/ and its folders of splits; names within it."""
     names = list(filter(_is_parquet, listing.files))
-    if names:
-        return names
+    return names or list(filter(_is_parquet, _files_below(storage, folder, listing)))
+
+
+def _files_below(storage: Storage, folder: str, listing: Listing) -> list[str]:
+    """The files in data/ and in the folders of splits of a folder, which has this listing; names within it."""
+    names = []
     for below in sorted(name for name in listing.folders if name.lower() in {"data", *SPLIT_NAMES}):
         files = _list_visible(storage, f"{folder}/{below}" if folder else below).files
-        names += [f"{below}/{name}" for name in filter(_is_parquet, files)]
+        names += [f"{below}/{name}" for name in files]
     return names
 
 
 def _is_parquet(name: str) -> bool:
     return name.endswith(PARQUET_SUFFIX)
+
+
+def _find_below(data: Path, options: RecordOptions, listing: Listing) -> Container | None:
+    """TFRecords or tars in data/ or in folders of splits; where there are images, tars beside them are left over."""
+    names = _files_below(open_storage(data), "", listing)
+    if any(is_tfrecord_name(_base(name)) for name in names):
+        return _open_shards_below(data, names, options)
+    tars = sorted(filter(_is_tar, names))
+    return _open_tars(data, tars, options) if tars else None
+
+
+def _base(name: str) -> str:
+    return name.rpartition("/")[2]
+
+
+def _open_shards_below(data: Path, names: Sequence[str], options: RecordOptions) -> Container:
+    sets = _by_split(data, [name for name in names if is_tfrecord_name(_base(name))])
+
+    def open_split(name: str, split: str, *, with_boxes: bool = False) -> RecordSource:
+        folders = sorted({shard.rpartition("/")[0] for shard in sets[name]})
+        if len(folders) > 1:
+            raise ConfigError(f"{data}: {split} shards in {' and '.join(folders)}, expected one folder; move them")
+        # A split is read as if its folder were the data: classes and features lie beside shards.
+        root, shards = data / folders[0], sorted(map(_base, sets[name]))
+        if (
+            has_foreign_options(options)
+            or f"{folders[0]}/{TFDS_FEATURES}" in names
+            or any(map(is_foreign_name, shards))
+        ):
+            return open_foreign_shards(root, split, shards, options, with_boxes=with_boxes)
+        return TFRecordSource(root, split, [root / shard for shard in shards], with_boxes=with_boxes)
+
+    splits = tuple(sorted(filter(None, sets)))
+    return Container(_SHARDS_BELOW, splits, open_split, lambda name: check_shard_set(data, sets[name]))
 
 
 def _open_arrow(data: Path, sets: dict[str, list[str]], options: RecordOptions) -> Container:
@@ -379,7 +433,7 @@ def _by_split(data: Path, names: Sequence[str]) -> dict[str, list[str]]:
     """Files by the split that is a word of their names ("": of none); raises ConfigError where only some have one."""
     sets: dict[str, list[str]] = {}
     for name in names:
-        shard = parse_shard_name(name.removesuffix(".gz"))
+        shard = parse_shard_name(_base(name).removesuffix(".gz"))
         words = re.split("[^a-z]+", name.lower())
         found = next((word for word in words if word in SPLIT_NAMES), "")
         sets.setdefault(found or (shard[0] if shard and "." not in shard[0] else ""), []).append(name)

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from teachonce.errors import RecordError
+from teachonce.errors import ConfigError, RecordError
 from teachonce.records.containers.shard_files import check_shard_set
 from teachonce.records.discovery import find_splits, open_records
 from teachonce.records.tfrecord.framing import TFRecordWriter
@@ -72,6 +72,53 @@ def test_a_part_on_purpose(tmp_path: Path, suffix: str) -> None:
     assert open_records(data / f"train-00002-of-00004{suffix}", "train").num_records == 1
     if suffix == ".tar":
         assert open_records(data / "train-{00001..00002}-of-00004.tar", "train").num_records == 2
+
+
+@pytest.mark.parametrize("suffix", (*SUFFIXES, ""))
+def test_shards_in_folders_of_splits(tmp_path: Path, suffix: str) -> None:
+    write_set(tmp_path / "d/train", suffix, 3)
+    for index in range(2):
+        write_shard(tmp_path / f"d/val/validation-{index:05d}-of-00002{suffix}", 5 + index)
+    (tmp_path / "d/train/.hidden").touch()
+    assert find_splits(tmp_path / "d") == ["train", "val"]
+    train, validation = (open_records(tmp_path / "d", split) for split in ("train", "validation"))
+    assert [record.label for shard in range(3) for record in train.iter_shard(shard)] == [0, 1, 2]
+    assert [validation.read_record(shard, 0).label for shard in range(2)] == [5, 6]
+    assert type(train) is type(open_records(tmp_path / "d/train", "train"))
+    assert all("/" not in info.name for source in (train, validation) for info in source.shards)
+    (tmp_path / f"d/train/train-00001-of-00003{suffix}").unlink()
+    with pytest.raises(RecordError, match=rf"/d: train/train-00001-of-00003{suffix} is missing"):
+        open_records(tmp_path / "d", "train")
+
+
+@pytest.mark.parametrize("suffix", (*SUFFIXES, ""))
+def test_shards_in_a_folder_called_data(tmp_path: Path, suffix: str) -> None:
+    for split in ("train", "test"):
+        write_shard(tmp_path / f"data/{split}-00000-of-00001{suffix}", 1)
+    assert find_splits(tmp_path) == ["test", "train"] and open_records(tmp_path, "test").num_records == 1
+    write_shard(tmp_path / f"train/train-00000-of-00001{suffix}", 2)
+    if suffix in (".tar", ".parquet"):
+        assert open_records(tmp_path, "train").num_records == 2
+    else:
+        with pytest.raises(ConfigError, match="train shards in data and train, expected one folder; move them"):
+            open_records(tmp_path, "train")
+
+
+def test_tars_beside_the_images_that_came_out_of_them(tmp_path: Path) -> None:
+    """As ImageNet's: a tar a class, which was unpacked where it lies."""
+    for name in ("cat", "dog"):
+        write_shard(tmp_path / f"train/{name}.tar", 0)
+        (tmp_path / f"train/{name}").mkdir()
+        (tmp_path / f"train/{name}/0.jpg").write_bytes(encode_jpeg(0))
+    assert open_records(tmp_path, "train").format != "webdataset"
+
+
+@pytest.mark.parametrize("name", ["images.tar.gz", "train/0.tgz"])
+def test_compressed_tars_are_named(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).touch()
+    with pytest.raises(ConfigError, match=f"no records at all, but a compressed tar, {name}; .* unpack it to NAME.tar"):
+        open_records(tmp_path, "train")
 
 
 @pytest.mark.parametrize("suffix", (*SUFFIXES, ""))

@@ -267,8 +267,11 @@ def _read_list(path: Path, key: str, name: str = "") -> list[str] | None:
         found = content.get(key) if isinstance(content, dict) else None
     except ValueError as error:
         raise RecordError(f"{path}: is not JSON: {error}; copy it again".splitlines()[0]) from error
-    items = [item.get(name) if isinstance(item, dict) else item for item in found] if isinstance(found, list) else None
-    return items if items is not None and all(isinstance(item, str) for item in items) else None
+    if not isinstance(found, list):
+        return None
+    items = [item.get(name) if isinstance(item, dict) else item for item in found]
+    texts = [item for item in items if isinstance(item, str)]
+    return texts if len(texts) == len(items) else None
 
 
 def holds_image_columns(path: Path, options: RecordOptions) -> bool:

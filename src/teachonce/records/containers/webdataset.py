@@ -75,7 +75,7 @@ def expand_braces(name: str) -> list[str]:
 
 
 class TarSource(RecordSource):
-    """The images of some tars of a folder; file names are those of the members."""
+    """The images of some tars below ``data``; file names are those of the members."""
 
     format = "webdataset"
 
@@ -94,7 +94,10 @@ class TarSource(RecordSource):
         self._storage = open_storage(data, RecordError)
         self.is_fetched = self._storage.is_cached
         self._names = sorted(names)
-        found = self._storage.statuses()
+        found: dict[str, FileStatus] = {}
+        for folder in {name.rpartition("/")[0] for name in (*self._names, *(all_names or ()))}:
+            statuses = self._storage.statuses(folder)
+            found |= {f"{folder}/{name}" if folder else name: status for name, status in statuses.items()}
         missing = next((name for name in self._names if name not in found), None)
         if missing is not None:
             raise RecordError(f"{data / missing}: no such tar; copy it again, or give another pattern")
@@ -109,7 +112,13 @@ class TarSource(RecordSource):
         if self.labeled == "none":
             _warn_of_unread(data, {name: unread[name] for name in self._names if name in unread})
         self.shards = tuple(
-            ShardInfo(name, None, len(samples[name]), found[name].num_bytes, self._identify(name, found[name]))
+            ShardInfo(
+                name.replace("/", "-"),
+                None,
+                len(samples[name]),
+                found[name].num_bytes,
+                self._identify(name, found[name]),
+            )
             for name in self._names
         )
         self._prepare()
