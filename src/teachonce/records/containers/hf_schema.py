@@ -53,20 +53,21 @@ def find_columns(schema: pa.Schema, options: RecordOptions, where: str) -> Image
 def find_common_columns(schemas: Mapping[str, pa.Schema], options: RecordOptions) -> ImageColumns:
     """The same of several files, by their places: a number is one class in all of them.
 
-    Warns, of the first, where none of its columns is known to be the label.
     A file without names is of those of the others. Raises RecordError where two files have other columns, or other
     names of the labels.
     """
-    found = {where: find_columns(schema, options, where) for where, schema in schemas.items()}
-    first, columns = next(iter(found.items()))
+    (first, like), *others = schemas.items()
+    found = {first: find_columns(like, options, first)}
+    for where, schema in others:
+        is_same = schema.equals(like, check_metadata=True)
+        found[where] = found[first] if is_same else find_columns(schema, options, where)
     named = next((where for where in found if found[where].names is not None), first)
-    for where, other in found.items():
-        check_columns(other, where, columns, first)
-        if other.names is not None and other.names != found[named].names:
-            differs = describe_other_names(other.names, found[named].names or ())
+    for where, columns in found.items():
+        _check_same(where, columns, first, found[first])
+        if columns.names is not None and columns.names != found[named].names:
+            differs = describe_other_names(columns.names, found[named].names or ())
             raise RecordError(f"{where}: has {differs} as in {named}; write both again with the classes in one order")
-    warn_where_unlabeled(columns, schemas[first], first)
-    return columns._replace(names=found[named].names)
+    return found[first]._replace(names=found[named].names)
 
 
 def warn_where_unlabeled(columns: ImageColumns, schema: pa.Schema, where: str) -> None:
@@ -75,8 +76,7 @@ def warn_where_unlabeled(columns: ImageColumns, schema: pa.Schema, where: str) -
         warn_without_label([field.name for field in schema if not holds_images(field.type)], where)
 
 
-def check_columns(found: ImageColumns, where: str, expected: ImageColumns, first: str) -> None:
-    """Raise RecordError where a file has image or label in another column than the ``first`` one."""
+def _check_same(where: str, found: ImageColumns, first: str, expected: ImageColumns) -> None:
     for what, ours, theirs in (("image", found.image, expected.image), ("label", found.label, expected.label)):
         if ours != theirs:
             has, other = ("none" if name is None else f"the column {name}" for name in (ours, theirs))

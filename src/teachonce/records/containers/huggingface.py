@@ -9,7 +9,7 @@ have it, is no label.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +21,6 @@ from teachonce.engine.buffers import BufferPool
 from teachonce.engine.progress import progress
 from teachonce.errors import ConfigError, LogitsError, RecordError, TeachonceError
 from teachonce.records.containers.hf_schema import (
-    ImageColumns,
-    check_columns,
     find_columns,
     find_common_columns,
     is_of_images,
@@ -81,6 +79,8 @@ class ArrowSource(RecordSource):
         places = [str(data / name) for name in self._names]
         schemas = {where: shard.schema for where, shard in zip(places, rows, strict=True)}
         columns = find_common_columns(schemas, options)
+        # Copies of Parquet have no other column, and were asked before.
+        warn_where_unlabeled(columns, rows[0].schema, places[0])
         self._columns = columns
         self._options = options
         texts = [
@@ -313,10 +313,16 @@ def _prepare(data: Path, names: Sequence[str], statuses: Sequence[FileStatus], o
         raise ConfigError(
             f"{data}: is Parquet, and there is no cache folder to copy it into by rows; set XDG_CACHE_HOME"
         )
-    schema = _read_parquet_schema(data / names[0])
-    columns = find_columns(schema, options, str(data / names[0]))
-    warn_where_unlabeled(columns, schema, str(data / names[0]))
+    first, schema = str(data / names[0]), _read_parquet_schema(data / names[0])
+    columns = find_columns(schema, options, first)
+    warn_where_unlabeled(columns, schema, first)
     wanted = [column for column in (columns.image, columns.label) if column is not None]
+
+    def check(path: Path, other: pa.Schema) -> None:
+        # Most are as the first one.
+        if not other.equals(schema, check_metadata=True):
+            find_common_columns({first: schema, str(path): other}, options)
+
     storage = open_storage(data, RecordError)
     places = []
     for name, status in zip(names, statuses, strict=True):
@@ -330,24 +336,23 @@ def _prepare(data: Path, names: Sequence[str], statuses: Sequence[FileStatus], o
         if missing := [index for index, place in enumerate(places) if not exists(place)]:
             with progress(f"copying Parquet into {cache / 'arrow'}", len(missing), unit="files") as advance:
                 for index in missing:
-                    _copy_rows(data / names[index], places[index], columns, data / names[0], options)
+                    _copy_rows(data / names[index], places[index], wanted, check)
                     advance(1)
     return places
 
 
-def _copy_rows(path: Path, target: Path, columns: ImageColumns, first: Path, options: RecordOptions) -> None:
-    """Copy the columns of the ``first`` file; its label may not be left out where only others have one."""
+def _copy_rows(path: Path, target: Path, wanted: Sequence[str], check: Callable[[Path, pa.Schema], None]) -> None:
+    """Copy the ``wanted`` columns; ``check`` raises where those of a file with this schema are others."""
     import pyarrow as pa
     from pyarrow import ipc
 
     file = _open_parquet(path)
-    wanted = [column for column in (columns.image, columns.label) if column is not None]
     missing = next((name for name in wanted if name not in file.schema_arrow.names), None)
     if missing is not None:
         raise RecordError(f"{path}: has no column {missing}, other files of the data have; copy it again")
     # Of files without rows the types may be any.
     if file.metadata.num_rows:
-        check_columns(find_columns(file.schema_arrow, options, str(path)), str(path), columns, str(first))
+        check(path, file.schema_arrow)
     schema = pa.schema([file.schema_arrow.field(name) for name in wanted], file.schema_arrow.metadata)
     try:
         with atomic_write(target) as out, ipc.new_stream(out, schema) as writer:
